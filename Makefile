@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all a new user needs; each installs what it uses into .venv.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' && { echo $$p; break; }; done)
+BIN := .venv/bin
+MODEL := .cache/models/smollm2-135m
+TEXTS := .cache/texts
+# Where no CUDA compiler is installed, the plugin is built with the one from the package index.
+NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
+
+.PHONY: demo test lint format plugin models clean
+
+demo: .venv/installed models
+	PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_EVAL_TEXT=$(TEXTS)/eval.txt \
+	  $(BIN)/patch-compile build $(MODEL) -o out/smollm2 --ratio 0.4 --target sm86 --force
+
+test: .venv/installed models
+	PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files '*.cu' '*.cuh' '*.cpp' '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files '*.cu' '*.cuh' '*.cpp' '*.h' | xargs -r $(BIN)/clang-format -i
+
+plugin: .venv/installed
+	$(BIN)/patch-compile plugin
+
+models: .venv/installed
+	$(BIN)/python samples/models.py smollm2 $(MODEL)
+	$(BIN)/python samples/texts.py $(TEXTS)
+
+.venv/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev,rtx$(NVCC_EXTRA)]'
+	touch $@
+
+clean:
+	rm -rf .venv .cache out build dist

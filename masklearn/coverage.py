@@ -1,0 +1,163 @@
+"""Which linears get a mask, and why the others do not: from config and headers, no weight is read."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from masklearn.architectures import Architecture, architecture_of, meta_model
+from masklearn.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+from masklearn.tiles import GROUP
+
+__all__ = ["Coverage", "covered_linears", "covered_linears_of", "matches"]
+
+_DTYPES = ("F16", "BF16", "F32")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """linears: covered, name to (N, K), in the order of the model; skipped: left dense, name to reason."""
+
+    linears: Mapping[str, tuple[int, int]]
+    skipped: Mapping[str, str]
+
+
+def covered_linears(
+    model_dir: str | Path, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Coverage:
+    """The covered linears of a model directory; see `covered_linears_of`."""
+    return covered_linears_of(Checkpoint.open(model_dir), include, exclude)
+
+
+def covered_linears_of(
+    checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Coverage:
+    """The covered linears of an open checkpoint.
+
+    Without `include`, every `nn.Linear` of the blocks is covered and the output head is not. With `include`,
+    those that match one of its patterns are, the head among them. `exclude` wins over `include`. A pattern is a
+    glob over the whole name (`*` also crosses dots), or `re:` and a regular expression for the whole name.
+    Never covered: embeddings (not linears), weights tied to another module, K that no group of 4 divides.
+
+    PatchCompileError: an architecture that is not covered, a pattern that matches no linear, a weight that is
+    missing or has another shape or dtype than the model's.
+    """
+    architecture = architecture_of(checkpoint)
+    linears, tied = _linears(checkpoint)
+    for pattern in (*include, *exclude):
+        _check_pattern(pattern, linears)
+    covered: dict[str, tuple[int, int]] = {}
+    skipped: dict[str, str] = {}
+    for name, shape in linears.items():
+        reason = _reason(name, shape, architecture, include, exclude, tied)
+        if reason:
+            skipped[name] = reason
+        else:
+            _check_weight(checkpoint, name, shape)
+            covered[name] = shape
+    if not covered:
+        raise PatchCompileError(
+            "No linear is covered", _summary(skipped), "Give other include and exclude patterns."
+        )
+    return Coverage(covered, skipped)
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """True when the whole name fits one pattern: a glob, or `re:` and a regular expression."""
+    return any(
+        re.fullmatch(pattern[3:], name) is not None
+        if pattern.startswith("re:")
+        else fnmatchcase(name, pattern)
+        for pattern in patterns
+    )
+
+
+def _linears(checkpoint: Checkpoint) -> tuple[dict[str, tuple[int, int]], set[str]]:
+    """All `nn.Linear` with (N, K), and the names of those whose weight another module shares."""
+    import torch
+
+    model = meta_model(checkpoint)
+    owners: dict[int, int] = {}
+    for _, parameter in model.named_parameters(remove_duplicate=False):
+        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    linears, tied = {}, set()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            linears[name] = (module.out_features, module.in_features)
+            if owners[id(module.weight)] > 1:
+                tied.add(name)
+    return linears, tied
+
+
+def _reason(
+    name: str,
+    shape: tuple[int, int],
+    architecture: Architecture,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    tied: set[str],
+) -> str:
+    """Why the linear stays dense; empty when it is covered."""
+    if name in tied:
+        return "its weight is tied to the embedding"
+    if matches(name, exclude):
+        return "excluded"
+    if include and not matches(name, include):
+        return "not included"
+    if not include and not name.startswith(architecture.blocks + "."):
+        return "the output head is left dense unless included by name"
+    if shape[1] % GROUP:
+        return f"K = {shape[1]} is not a multiple of {GROUP}"
+    return ""
+
+
+def _check_pattern(pattern: str, names: Iterable[str]) -> None:
+    try:
+        hit = any(matches(name, [pattern]) for name in names)
+    except re.error as error:
+        raise PatchCompileError(
+            f"{pattern!r} is not a regular expression", str(error), "Correct the pattern."
+        ) from error
+    if not hit:
+        raise PatchCompileError(
+            f"The pattern {pattern!r} matches no linear",
+            f"The model has {', '.join(_kinds(names))}.",
+            "A glob must fit the whole name: write *.q_proj, or re: and a regular expression.",
+        )
+
+
+def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> None:
+    weight = f"{name}.weight"
+    if weight not in checkpoint:
+        raise PatchCompileError(
+            f"{checkpoint.path} has no {weight}",
+            "config.json describes a model that has it.",
+            "Fetch the checkpoint again.",
+        )
+    entry = checkpoint.entry(weight)
+    if entry.shape != shape:
+        raise PatchCompileError(
+            f"{weight} is {list(entry.shape)} in the checkpoint",
+            f"config.json makes it {list(shape)}.",
+            "Use the config.json that belongs to the weights.",
+        )
+    if entry.dtype not in _DTYPES:
+        raise PatchCompileError(
+            f"{weight} has dtype {entry.dtype}",
+            f"Masks are learned on {', '.join(_DTYPES)} weights.",
+            "Use a checkpoint that is not quantised.",
+        )
+
+
+def _kinds(names: Iterable[str]) -> list[str]:
+    """Names with their block numbers folded into `*`, each once."""
+    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
+
+
+def _summary(skipped: Mapping[str, str]) -> str:
+    counts: dict[str, int] = {}
+    for reason in skipped.values():
+        counts[reason] = counts.get(reason, 0) + 1
+    return "; ".join(f"{count} linears: {reason}" for reason, count in counts.items())

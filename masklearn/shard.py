@@ -1,0 +1,159 @@
+"""One safetensors file: a header that is checked, tensors read one at a time, and a writer that streams.
+
+The safetensors library writes only what is wholly in memory, and metadata in hash order, so that two equal
+files differ in bytes. Format: 8 bytes little-endian header length, JSON header, data.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.errors import PatchCompileError
+
+__all__ = ["Shard", "TensorEntry", "numpy_dtype", "write_shard"]
+
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
+}  # fmt: skip
+_NUMPY = {
+    "BOOL": "bool", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4",
+    "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+}  # fmt: skip
+_ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_MAX_HEADER = 100_000_000  # the safetensors library refuses more
+
+
+def numpy_dtype(code: str) -> np.dtype[Any]:
+    """The numpy dtype of a safetensors code; bf16 and fp8 come from ml_dtypes. KeyError if unknown."""
+    if code in _NUMPY:
+        return np.dtype(_NUMPY[code])
+    import ml_dtypes
+
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[code]))
+    return dtype
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a header: safetensors dtype code, shape, and absolute byte offsets in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A checked header: every tensor's bytes exist and match its shape."""
+
+    path: Path
+    tensors: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: Path) -> "Shard":
+        """Read and verify the header of `path`; PatchCompileError when truncated or corrupt."""
+        header, base = _read_header(path)
+        metadata = header.pop("__metadata__", {})
+        try:
+            tensors = {name: _entry(fields, base) for name, fields in header.items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise _corrupt(path, f"the header entry of a tensor is malformed ({error!r})") from error
+        end = max((entry.end for entry in tensors.values()), default=base)
+        size = path.stat().st_size
+        if end != size:
+            raise _corrupt(path, f"the header describes {end} bytes, the file has {size}")
+        return cls(path, tensors, metadata)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """The tensor `name`, copied into memory. KeyError if absent."""
+        entry = self.tensors[name]
+        dtype = numpy_dtype(entry.dtype)
+        count = (entry.end - entry.start) // dtype.itemsize
+        with self.path.open("rb") as file:
+            file.seek(entry.start)
+            array = np.fromfile(file, dtype=dtype, count=count)
+        if array.size != count:
+            raise _corrupt(self.path, f"{name} ends early")
+        return array.reshape(entry.shape)
+
+
+def write_shard(
+    path: Path,
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    data: Callable[[str], NDArray[Any]],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a safetensors file, one tensor in memory at a time, then rename it into place.
+
+    tensors: name to (dtype code, shape), written in the order given; data(name) is called once for each, in
+    that order. The bytes depend on nothing but the arguments.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    offset = 0
+    for name, (code, shape) in tensors.items():
+        end = offset + _nbytes(code, shape)
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    blob = json.dumps(header, separators=(",", ":")).encode()
+    blob += b" " * (-len(blob) % 8)
+    part = path.with_name(f".{path.name}.part{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            file.write(struct.pack("<Q", len(blob)) + blob)
+            for name, (code, shape) in tensors.items():
+                _write_tensor(file, name, data(name), _nbytes(code, shape))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_tensor(file: Any, name: str, array: NDArray[Any], nbytes: int) -> None:
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if flat.nbytes != nbytes:
+        raise ValueError(f"{name}: {flat.nbytes} bytes given, {nbytes} announced")
+    file.write(flat.view(np.uint8).data if flat.size else b"")
+
+
+def _nbytes(code: str, shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * _BITS[code] // 8
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header and the offset where data begin."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else _MAX_HEADER + 1
+        if length > min(_MAX_HEADER, size - 8):
+            raise _corrupt(path, f"{size} bytes cannot hold the header it announces")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise _corrupt(path, "its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _corrupt(path, "its header is not a JSON object")
+    return header, 8 + length
+
+
+def _entry(fields: Any, base: int) -> TensorEntry:
+    code, shape = fields["dtype"], tuple(int(n) for n in fields["shape"])
+    start, end = (int(n) for n in fields["data_offsets"])
+    if start < 0 or end - start != _nbytes(code, shape):
+        raise ValueError(f"{end - start} bytes for {code} {list(shape)}")
+    return TensorEntry(code, shape, base + start, base + end)
+
+
+def _corrupt(path: Path, why: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"{path} is truncated or not a safetensors file", why, "Fetch or write the file again."
+    )

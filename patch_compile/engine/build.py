@@ -1,0 +1,178 @@
+"""The engine stage: an ONNX file with PatchLinear nodes → a checked engine and the plugin beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patch_compile.engine.backend import Backend, BackendName, load_backend
+from patch_compile.engine.check import check_programs
+from patch_compile.engine.expectation import PlanExpectation
+from patch_compile.engine.graph_inputs import read_inputs
+from patch_compile.engine.monitor import Cancellation, Progress
+from patch_compile.engine.network import BuildJob, write_engine
+from patch_compile.engine.plan_program import PlanProgram, read_programs
+from patch_compile.engine.plugin_library import load_plugin
+from patch_compile.engine.profiles import Profile
+from patch_compile.engine.targets import Target
+from patch_compile.engine.worker import run_cancellable
+from patch_compile.errors import PatchCompileError
+from patch_compile.plugin import LIBRARY_NAME
+
+__all__ = ["BuildCancelledError", "EngineReport", "build_engine", "check_engine"]
+
+
+class BuildCancelledError(PatchCompileError):
+    """The progress callback asked the build to stop; nothing was written."""
+
+    exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__("the build was cancelled", "nothing was written")
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What was built. Bytes are of the file, and of the packed tensors."""
+
+    path: Path
+    plugin: Path | None
+    backend: str
+    version: str
+    targets: tuple[str, ...]
+    profiles: tuple[str, ...]
+    dtype: str | None
+    patch_linears: int
+    nbytes: int
+    packed_bytes: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For report.json: `nbytes` as `bytes`, paths as text."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["bytes"] = fields.pop("nbytes")
+        return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+
+
+def build_engine(
+    onnx_path: Path,
+    engine_path: Path,
+    *,
+    backend: Backend | str,
+    targets: tuple[Target, ...],
+    profiles: tuple[Profile, ...],
+    plugin: Path | None,
+    expected: PlanExpectation,
+    optimization_level: int | None = None,
+    progress: Progress | None = None,
+) -> EngineReport:
+    """Build, check and write the engine, with the plugin embedded in it and as `libpatch_linear.so` beside it.
+
+    `progress(phase, step, total)` is called from another thread; when it returns False, BuildCancelledError is raised.
+    Raises PatchCompileError for a file, a target, a shape or a plugin that can't be built, and PlanMismatchError when
+    the engine does not hold what `expected` says. On any error, Ctrl-C included, nothing is left behind.
+    """
+    start = time.monotonic()
+    backend = load_backend(backend) if isinstance(backend, str) else backend
+    engine_path.parent.mkdir(parents=True, exist_ok=True)
+    job = BuildJob(backend, onnx_path, targets, profiles, plugin, optimization_level)
+    _check_job(job, expected)
+    backend.let_parser_meet_plugins()
+    if plugin is not None:
+        load_plugin(backend, plugin)
+    with _replaced_when_whole(engine_path) as partial:
+        _write(job, partial, progress)
+        check_engine(partial, backend=backend, expected=expected, profiles=profiles, targets=targets)
+        nbytes = partial.stat().st_size
+        beside = _copy_plugin(plugin, engine_path.parent)
+    return EngineReport(
+        engine_path,
+        beside,
+        str(backend.name),
+        backend.version,
+        tuple(target.name for target in targets),
+        tuple(profile.name for profile in profiles),
+        expected.dtype,
+        len(expected.patch_linears),
+        nbytes,
+        expected.packed_bytes,
+        round(time.monotonic() - start, 2),
+    )
+
+
+def check_engine(
+    engine: Path,
+    *,
+    backend: Backend,
+    expected: PlanExpectation,
+    profiles: tuple[Profile, ...],
+    targets: tuple[Target, ...],
+) -> tuple[PlanProgram, ...]:
+    """The programs of a built engine, checked: see `check_programs`. Raises PlanMismatchError."""
+    names = tuple(target.name for target in targets)
+    if backend.name == BackendName.TENSORRT:
+        from patch_compile.engine.inspector import inspect_engine
+
+        programs = inspect_engine(backend, engine, names)
+    else:
+        programs = read_programs(engine)
+    check_programs(programs, expected, profiles=max(1, len(profiles)), targets=names)
+    return programs
+
+
+def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
+    if not job.targets:
+        raise PatchCompileError("no target given", "an engine is built for a GPU", "give --target sm86")
+    job.backend.check_targets(job.targets)
+    if expected.patch_linears and job.plugin is None:
+        raise PatchCompileError(
+            "no plugin given",
+            f"{len(expected.patch_linears)} PatchLinear nodes would run as dense matrix products",
+            "build it with `patch-compile plugin`",
+        )
+    for given in read_inputs(job.onnx_path):
+        if given.is_dynamic and not job.profiles:
+            raise PatchCompileError(f"no shapes for the input {given.spelled()}", fix="give --opt-shapes")
+        for profile in job.profiles:
+            if given.is_dynamic and given.name not in profile.shapes:
+                raise PatchCompileError(f"the profile {profile.name!r} has no shape for {given.spelled()}")
+
+
+def _write(job: BuildJob, partial: Path, progress: Progress | None) -> None:
+    cancellation = Cancellation()
+    with partial.open("wb") as file:
+        run_cancellable(lambda: write_engine(job, file, progress, cancellation), cancellation)
+    if isinstance(cancellation.error, OSError):
+        reason = cancellation.error.strerror or str(cancellation.error)
+        raise PatchCompileError(f"cannot write the engine into {partial.parent}", reason)
+    if cancellation.error is not None:
+        raise cancellation.error
+    if cancellation.requested:
+        raise BuildCancelledError
+
+
+@contextmanager
+def _replaced_when_whole(path: Path) -> Iterator[Path]:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _copy_plugin(plugin: Path | None, folder: Path) -> Path | None:
+    if plugin is None:
+        return None
+    beside = folder / LIBRARY_NAME
+    if plugin.resolve() != beside.resolve():
+        with _replaced_when_whole(beside) as partial:
+            shutil.copyfile(plugin, partial)
+    return beside

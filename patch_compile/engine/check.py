@@ -1,0 +1,102 @@
+"""Checks a built engine against what its ONNX file promised: every PatchLinear is there, with its bytes and type."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from patch_compile.engine.expectation import PlanExpectation, expectation_from_onnx
+from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, PlanLayer, PlanProgram
+from patch_compile.errors import PatchCompileError
+
+__all__ = ["PlanExpectation", "PlanMismatchError", "check_programs", "expectation_from_onnx"]
+
+_DENSE, _SPARSE, _INDEX = 1, 2, 4  # inputs of PatchLinear; X is input 0
+_SHOWN = 5
+
+
+class PlanMismatchError(PatchCompileError):
+    """The engine is not what was planned. It is not kept."""
+
+    def __init__(self, problems: list[str]) -> None:
+        shown = "; ".join(problems[:_SHOWN])
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        super().__init__(
+            "the engine is not what was planned", shown + more, "please report this with the ONNX file"
+        )
+
+
+def check_programs(
+    programs: tuple[PlanProgram, ...],
+    expected: PlanExpectation,
+    *,
+    profiles: int = 1,
+    targets: Iterable[str] = (),
+) -> None:
+    """Raise PlanMismatchError unless each of the `profiles` runs every PatchLinear once, as a plugin, by its name.
+
+    Also checked: the bytes and the type of its packed tensors, that no other layer took a PatchLinear or merged two of
+    `expected.separate_gemms`, and that each program is for all `targets`.
+    """
+    problems = [
+        *_wrong_targets(programs, tuple(targets)),
+        *_wrong_counts(programs, expected, profiles),
+        *(problem for program in programs for problem in _wrong_layers(program, expected)),
+    ]
+    if problems:
+        raise PlanMismatchError(problems)
+
+
+def _wrong_targets(programs: tuple[PlanProgram, ...], targets: tuple[str, ...]) -> Iterator[str]:
+    if not programs:
+        yield "its program can't be read"
+    for program in programs:
+        missing = [target for target in targets if not {target, ANY_TARGET} & {*program.targets}]
+        if missing:
+            yield f"it is for {', '.join(program.targets) or 'no GPU'}, not for {', '.join(missing)}"
+
+
+def _wrong_counts(
+    programs: tuple[PlanProgram, ...], expected: PlanExpectation, profiles: int
+) -> Iterator[str]:
+    plugins = [layer for program in programs for layer in program.layers if layer.kind == PLUGIN]
+    found = Counter((layer.name, layer.profile) for layer in plugins)
+    wanted = {(name, profile) for name in expected.patch_linears for profile in range(profiles)}
+    for name, profile in sorted(wanted | found.keys()):
+        count = found[name, profile]
+        if (name, profile) not in wanted:
+            yield f"profile {profile} runs a plugin {name!r} that the ONNX file does not have"
+        elif count != 1:
+            yield f"profile {profile} runs the PatchLinear {name!r} {count} times"
+
+
+def _wrong_layers(program: PlanProgram, expected: PlanExpectation) -> Iterator[str]:
+    for layer in program.layers:
+        if layer.kind != PLUGIN:
+            yield from _swallowed(layer, expected)
+        elif layer.name in expected.patch_linears:
+            yield from _wrong_constants(layer, program, expected)
+
+
+def _swallowed(layer: PlanLayer, expected: PlanExpectation) -> Iterator[str]:
+    for node in layer.onnx_nodes:
+        if node in expected.patch_linears:
+            yield f"{layer.kind} {layer.name!r} took the place of the PatchLinear {node!r}"
+    merged = sorted({*layer.onnx_nodes, *layer.name.split("+")} & {*expected.separate_gemms})
+    if len(merged) > 1:
+        yield f"{layer.kind} {layer.name!r} merged {', '.join(merged)}, which the plan keeps apart"
+
+
+def _wrong_constants(layer: PlanLayer, program: PlanProgram, expected: PlanExpectation) -> Iterator[str]:
+    names = layer.inputs[_DENSE : _INDEX + 1]
+    tensors = [program.tensors.get(name) for name in names]
+    sizes = [tensor.nbytes for tensor in tensors if tensor is not None and tensor.nbytes is not None]
+    wanted = expected.patch_linears[layer.name]
+    if len(sizes) != _INDEX:
+        yield f"{layer.name!r} reads packed tensors that are no constants"
+    elif sum(sizes) != wanted:
+        yield f"{layer.name!r} holds {sum(sizes)} bytes of packed weights, not {wanted}"
+    for tensor in tensors[:_SPARSE]:
+        if tensor is not None and tensor.dtype != expected.dtype:
+            yield f"{layer.name!r} computes in {tensor.dtype}, not in {expected.dtype}"
+            return

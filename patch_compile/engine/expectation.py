@@ -1,0 +1,94 @@
+"""What the plan of an ONNX file must hold once it is built: computed from the file, weights unread."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.ops.patch_linear import DOMAIN, INPUTS, NAME
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["PlanExpectation", "expectation_from_onnx"]
+
+_PACKED = INPUTS[1:]  # dense, sparse, meta, index
+_VALUES = INPUTS[1:3]
+
+
+@dataclass(frozen=True)
+class PlanExpectation:
+    """What an engine must show.
+
+    patch_linears: name of each PatchLinear node → bytes of its packed tensors (dense, sparse, meta, index).
+    dtype: type of their values, `float16` or `bfloat16`; None in a graph without PatchLinear.
+    separate_gemms: names of matrix products that must not be merged with one another (the parts of a split).
+    """
+
+    patch_linears: Mapping[str, int]
+    dtype: str | None
+    separate_gemms: tuple[str, ...] = ()
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of all packed tensors."""
+        return sum(self.patch_linears.values())
+
+
+def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
+    """The expectation of an ONNX file.
+
+    Raises PatchCompileError for a file that is no model, and for PatchLinear nodes that can't be told apart, whose
+    packed tensors are not constants of the file, or that differ in type.
+    """
+    from patch_compile.engine.graph_inputs import load_graph
+
+    graph = load_graph(onnx_path)
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
+    _check_names(node.name for node in nodes)
+    dtypes = {_dtype(stored[name]) for node in nodes for name in _constants(node, stored)[: len(_VALUES)]}
+    if len(dtypes) > 1:
+        raise PatchCompileError(
+            f"{onnx_path} mixes types", f"its PatchLinear nodes hold {' and '.join(sorted(dtypes))}"
+        )
+    sizes = {node.name: sum(_nbytes(stored[name]) for name in _constants(node, stored)) for node in nodes}
+    return PlanExpectation(sizes, dtypes.pop() if dtypes else None)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1 or not name:
+            raise PatchCompileError(
+                f"{count} PatchLinear nodes have the name {name!r}",
+                "each needs one of its own to be found in an engine",
+            )
+
+
+def _constants(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> list[str]:
+    names = list(node.input[1 : 1 + len(_PACKED)])
+    for role, name in zip(_PACKED, names, strict=True):
+        if name not in stored:
+            raise PatchCompileError(
+                f"{role} of the PatchLinear {node.name!r} is not a constant",
+                f"{name!r} is no initializer of the graph",
+            )
+    return names
+
+
+def _nbytes(tensor: onnx.TensorProto) -> int:
+    from onnx import helper
+
+    item = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return item * math.prod(int(size) for size in tensor.dims)
+
+
+def _dtype(tensor: onnx.TensorProto) -> str:
+    from onnx import TensorProto
+
+    return str(TensorProto.DataType.Name(tensor.data_type)).lower()

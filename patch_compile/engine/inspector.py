@@ -1,0 +1,63 @@
+"""Reads the layers of a full TensorRT engine through its inspector; needs the GPU that it was built on.
+
+Written from NVIDIA's description of the JSON (Engine Inspector, and its migration page from 10 to 11, where
+`Format/Datatype` became `DataType` and `Format`), into the same form as `plan_program` gives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+from patch_compile.engine.backend import Backend
+from patch_compile.engine.plan_program import PLUGIN, PlanLayer, PlanProgram, PlanTensor
+from patch_compile.errors import PatchCompileError
+
+__all__ = ["inspect_engine", "program_from_json"]
+
+_DTYPES = (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), ("half", "float16"))
+_ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int32": 4}
+
+
+def inspect_engine(backend: Backend, engine: Path, targets: tuple[str, ...]) -> tuple[PlanProgram, ...]:
+    """The layers of an engine that was built with detailed profiling verbosity, as one program.
+
+    Raises PatchCompileError when the engine does not load.
+    """
+    trt = backend.trt
+    runtime = trt.Runtime(backend.logger)
+    runtime.engine_host_code_allowed = True  # the plugin that the engine carries is host code
+    with engine.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+        loaded = runtime.deserialize_cuda_engine(plan)
+    if loaded is None:
+        raise PatchCompileError(f"the engine {engine.name} does not load", "see the log of TensorRT above")
+    inspector = loaded.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    return (program_from_json(json.loads(text), targets),)
+
+
+def program_from_json(information: dict[str, Any], targets: tuple[str, ...]) -> PlanProgram:
+    """The inspector's JSON as a program for `targets`."""
+    layers = [layer for layer in information["Layers"] if isinstance(layer, dict)]
+    tensors = {tensor["Name"]: _tensor(tensor) for layer in layers for tensor in layer.get("Inputs", ())}
+    return PlanProgram(targets, tuple(_layer(layer) for layer in layers), tensors)
+
+
+def _layer(layer: dict[str, Any]) -> PlanLayer:
+    kind = str(layer.get("LayerType", ""))
+    inputs = tuple(tensor["Name"] for tensor in layer.get("Inputs", ()))
+    metadata = str(layer.get("Metadata", ""))
+    return PlanLayer.named(PLUGIN if "plugin" in kind.lower() else kind, str(layer["Name"]), inputs, metadata)
+
+
+def _tensor(tensor: dict[str, Any]) -> PlanTensor:
+    spelled = str(tensor.get("DataType") or tensor.get("Format/Datatype", "")).lower()
+    dtype = next((dtype for word, dtype in _DTYPES if word in spelled), spelled)
+    dtype = "int32" if "int32" in dtype else dtype
+    dims = tuple(size if size >= 0 else None for size in tensor.get("Dimensions", ()))
+    known = [size for size in dims if size is not None]
+    item = _ITEM_BYTES.get(dtype)
+    return PlanTensor(dtype, dims, math.prod(known) * item if item and len(known) == len(dims) else None)

@@ -1,0 +1,148 @@
+"""ONNX file → engine bytes in a file: the calls into TensorRT, which run in one worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from patch_compile.engine.backend import Backend, BackendName
+from patch_compile.engine.monitor import Cancellation, Progress, progress_monitor
+from patch_compile.engine.profiles import Profile
+from patch_compile.engine.targets import Target
+from patch_compile.errors import PatchCompileError
+
+__all__ = ["BuildJob", "write_engine"]
+
+_READING = "Reading ONNX"
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """What to build and how; `optimization_level` None leaves the backend's."""
+
+    backend: Backend
+    onnx_path: Path
+    targets: tuple[Target, ...]
+    profiles: tuple[Profile, ...]
+    plugin: Path | None
+    optimization_level: int | None
+
+
+def write_engine(job: BuildJob, out: BinaryIO, progress: Progress | None, cancellation: Cancellation) -> None:
+    """Build the engine into `out`; returns early, with less written, when `cancellation` is requested.
+
+    Raises PatchCompileError when the file does not parse or the engine can't be built.
+    """
+    errors: list[str] = []
+    logger = job.backend.logger
+    logger.heard = errors.append
+    try:
+        _write_engine(job, out, progress, cancellation, errors)
+    finally:
+        logger.heard = None
+
+
+def _write_engine(
+    job: BuildJob, out: BinaryIO, progress: Progress | None, cancellation: Cancellation, errors: list[str]
+) -> None:
+    trt = job.backend.trt
+    if not cancellation.ask(progress, _READING, 0, 1):
+        return
+    builder = trt.Builder(job.backend.logger)
+    network = builder.create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, job.backend.logger)
+    _parse(job, parser, errors)
+    if not cancellation.ask(progress, _READING, 1, 1):
+        return
+    config = _config(job, builder, errors)
+    config.progress_monitor = monitor = progress_monitor(trt, progress, cancellation)
+    built = _serialize(trt, builder, network, config, out, cancellation)
+    del monitor
+    if not built and not cancellation.requested:
+        raise PatchCompileError(
+            f"{job.backend.name} can't build an engine from {job.onnx_path}",
+            _said(errors),
+            "see the log above",
+        )
+
+
+def _network_flags(trt: Any) -> int:
+    # Where strong typing is the only one, the flag may be gone.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _parse(job: BuildJob, parser: Any, errors: list[str]) -> None:
+    if parser.parse_from_file(str(job.onnx_path.resolve())):
+        return
+    found = [parser.get_error(i) for i in range(parser.num_errors)]
+    reasons = [f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc()}" for e in found]
+    raise PatchCompileError(
+        f"{job.backend.name} can't parse {job.onnx_path}",
+        "; ".join(dict.fromkeys(reasons)) or _said(errors),
+    )
+
+
+def _config(job: BuildJob, builder: Any, errors: list[str]) -> Any:
+    trt = job.backend.trt
+    config = builder.create_builder_config()
+    if job.optimization_level is not None:
+        config.builder_optimization_level = job.optimization_level
+    if job.plugin is not None:
+        config.plugins_to_serialize = [str(job.plugin.resolve())]
+    if job.backend.builds_ahead:
+        config.num_compute_capabilities = len(job.targets)
+        for i, target in enumerate(job.targets):
+            config.set_compute_capability(getattr(trt.ComputeCapability, target.name.upper()), i)
+    if job.backend.name == BackendName.TENSORRT:
+        config.profiling_verbosity = (
+            trt.ProfilingVerbosity.DETAILED
+        )  # the check reads the layers' names and types
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)  # permits its own 2:4 tactics; TensorRT times both
+    for profile in job.profiles:
+        _add_profile(profile, builder, config, errors)
+    return config
+
+
+def _add_profile(profile: Profile, builder: Any, config: Any, errors: list[str]) -> None:
+    added = builder.create_optimization_profile()
+    for name, shapes in profile.shapes.items():
+        added.set_shape(name, shapes.min, shapes.opt, shapes.max)
+    if config.add_optimization_profile(added) < 0:
+        raise PatchCompileError(f"the profile {profile.name!r} is not valid", _said(errors))
+
+
+def _serialize(
+    trt: Any, builder: Any, network: Any, config: Any, out: BinaryIO, cancellation: Cancellation
+) -> bool:
+    if not hasattr(builder, "build_serialized_network_to_stream"):
+        plan = builder.build_serialized_network(network, config)
+        if plan is None or cancellation.requested:
+            return False
+        out.write(plan)
+        return True
+
+    class Writer(trt.IStreamWriter):  # type: ignore[misc]  # the base class is Any
+        """Saves the copy of the whole engine that `build_serialized_network` would return."""
+
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+
+        def write(self, data: bytes) -> int:
+            # RTX 1.7.1 does not look at what a writer returns, so a failed write is kept as the reason to cancel.
+            try:
+                if not cancellation.requested:
+                    out.write(data)
+            except OSError as error:
+                cancellation.request(error)
+            return len(data)
+
+    writer = Writer()
+    return bool(builder.build_serialized_network_to_stream(network, config, writer))
+
+
+def _said(errors: Iterable[str]) -> str:
+    """What the library logged, the first (the cause) first."""
+    return "; ".join(dict.fromkeys(line.strip() for line in errors)) or "it logged no reason"

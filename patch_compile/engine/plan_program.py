@@ -1,0 +1,125 @@
+"""Reads the program text inside an RTX engine: its layers, its constants and the GPUs it is for.
+
+The text is undocumented. It begins at `header {`, ends at a zero byte, and there is at least one for each optimization
+profile (RTX 1.7.1). What is read of it:
+
+    accelerators={sm86 sm89 }                                   or {*}: nothing in it depends on the GPU
+    tensor={ alignment=128 const_payload_size=65536 dims={ 4 8192 } name="q.dense_constantHalf" … type=half }
+    custom_layer={ name="q" output={"y.1" } input={"x.1" "q.dense_constantHalf" … } … layers="[ONNX Layer: q]" }
+    custom_layer={ name="q [profile 1]" …
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ANY_TARGET", "PLUGIN", "PlanLayer", "PlanProgram", "PlanTensor", "read_programs"]
+
+PLUGIN = "custom_layer"
+ANY_TARGET = "*"
+_START = b"header {\n"
+_TARGETS = re.compile(r"^\s*accelerators=\{([^}]*)\}", re.MULTILINE)
+_TENSOR = re.compile(r"^\s*tensor=\{ (.*) \}$", re.MULTILINE)
+_LAYER = re.compile(r'^\s*(\w+)=\{ name="([^"]*)" (.*)\}$', re.MULTILINE)
+_PROFILE = re.compile(r"(.*) \[profile (\d+)\]")
+_INPUTS = re.compile(r'\binput=\{((?:"[^"]*"|[^"}])*)\}')
+_NODES = re.compile(r'\blayers="([^"]*)"')
+_DIMS = re.compile(r'\bdims=\{((?:"[^"]*"|[^"}])*)\}')
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_DTYPES = {"half": "float16", "bf16": "bfloat16", "float": "float32"}
+
+
+@dataclass(frozen=True)
+class PlanTensor:
+    """A tensor of the program: `dims` as far as they are numbers, and the bytes it holds if it is a constant."""
+
+    dtype: str
+    dims: tuple[int | None, ...]
+    constant_bytes: int | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no elements; such a constant has no payload."""
+        return 0 in self.dims
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of a constant, None for anything computed."""
+        return 0 if self.is_empty else self.constant_bytes
+
+
+@dataclass(frozen=True)
+class PlanLayer:
+    """A statement of the program: `kind` as it is spelled there, and the ONNX nodes that went into it."""
+
+    kind: str
+    name: str
+    profile: int
+    inputs: tuple[str, ...]
+    onnx_nodes: tuple[str, ...]
+
+    @classmethod
+    def named(cls, kind: str, name: str, inputs: tuple[str, ...], metadata: str) -> PlanLayer:
+        """From a layer's name, that may end in ` [profile 1]`, and its metadata, that list `[ONNX Layer: …]`."""
+        suffixed = _PROFILE.fullmatch(name)
+        plain, profile = (suffixed[1], int(suffixed[2])) if suffixed else (name, 0)
+        return cls(kind, plain, profile, inputs, tuple(_ONNX_LAYER.findall(metadata)))
+
+
+@dataclass(frozen=True)
+class PlanProgram:
+    """One program text: a profile, or a part of it that runs as one."""
+
+    targets: tuple[str, ...]
+    layers: tuple[PlanLayer, ...]
+    tensors: Mapping[str, PlanTensor]
+
+
+def read_programs(engine: Path) -> tuple[PlanProgram, ...]:
+    """All programs of an engine, by mapping the file: an engine may be larger than memory."""
+    with engine.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+        return tuple(_parse(text) for text in _texts(plan))
+
+
+def _texts(plan: mmap.mmap) -> Iterator[str]:
+    start = plan.find(_START)
+    while start >= 0:
+        end = plan.find(b"\0", start)
+        end = len(plan) if end < 0 else end
+        yield plan[start:end].decode(errors="replace")
+        start = plan.find(_START, end)
+
+
+def _parse(text: str) -> PlanProgram:
+    head, _, body = text.partition("\nmain {")
+    targets = _TARGETS.search(head)
+    return PlanProgram(
+        tuple(targets[1].split()) if targets else (),
+        tuple(_layer(*match.groups()) for match in _LAYER.finditer(body)),
+        dict(_tensor(match[1]) for match in _TENSOR.finditer(head)),
+    )
+
+
+def _layer(kind: str, name: str, rest: str) -> PlanLayer:
+    inputs = _INPUTS.search(rest)
+    nodes = _NODES.search(rest)
+    named = tuple(re.findall(r'"([^"]*)"', inputs[1])) if inputs else ()
+    return PlanLayer.named(kind, name, named, nodes[1] if nodes else "")
+
+
+def _tensor(fields: str) -> tuple[str, PlanTensor]:
+    name = re.search(r'\bname="([^"]*)"', fields)
+    dims = _DIMS.search(fields)
+    dtype = re.search(r"\btype=(\w+)$", fields)
+    payload = re.search(r"\bconst_payload_size=(\d+)", fields)
+    sizes = dims[1].split() if dims else []
+    tensor = PlanTensor(
+        _DTYPES.get(dtype[1], dtype[1]) if dtype else "",
+        tuple(int(size) if size.isdigit() else None for size in sizes),
+        int(payload[1]) if payload else None,
+    )
+    return name[1] if name else "", tensor

@@ -1,0 +1,74 @@
+"""Loads the PatchLinear plugin into the builder's registry, once per process."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from patch_compile.engine.backend import Backend
+from patch_compile.errors import PatchCompileError
+from patch_compile.ops.patch_linear import NAME
+from patch_compile.plugin import check_backend
+
+__all__ = ["load_plugin"]
+
+_VERSION, _NAMESPACE = "1", ""
+
+_loaded: dict[str, str] = {}  # backend → sha256 of the library that registered PatchLinear
+
+
+def load_plugin(backend: Backend, path: Path) -> None:
+    """Register the plugin library at `path` with the backend's registry.
+
+    Raises PatchCompileError when it is missing, can't be loaded, was built for another backend, holds no
+    PatchLinear, or another build of it is already registered in this process.
+    """
+    check_backend(path, backend.name)
+    content = _sha256(path)
+    if _loaded.get(backend.name) == content:
+        return
+    if backend.name in _loaded or _registered(backend):
+        raise PatchCompileError(
+            "another PatchLinear plugin is already loaded in this process",
+            f"TensorRT keeps the first of a name, so {path} would not be the one that is used",
+            "build in a fresh process, without preloading a plugin",
+        )
+    _load(backend, path)
+    _loaded[backend.name] = content
+
+
+def _load(backend: Backend, path: Path) -> None:
+    # Opened here first and never closed: the library registers itself when it is loaded, and load_library closes a
+    # library whose creators are already known, which would leave the registry with dangling pointers (RTX 1.7.1).
+    try:
+        library = ctypes.CDLL(str(path.resolve()))
+    except OSError as error:
+        raise PatchCompileError(f"the plugin {path} can't be loaded", str(error), _REBUILD) from None
+    if not hasattr(library, "getCreators"):
+        raise PatchCompileError(f"{path} is not a TensorRT plugin", "it exports no getCreators", _REBUILD)
+    if not _registered(backend):
+        backend.trt.get_plugin_registry().load_library(str(path.resolve()))
+    if not _registered(backend):
+        raise PatchCompileError(
+            f"the plugin {path} does not register {NAME}",
+            f"{backend.name} {backend.version} refused it, or it holds another operator",
+            _REBUILD,
+        )
+
+
+_REBUILD = "build it with `patch-compile plugin --force`"
+
+
+def _registered(backend: Backend) -> bool:
+    creators: list[Any] = backend.trt.get_plugin_registry().all_creators
+    return any(
+        (creator.name, creator.plugin_version, creator.plugin_namespace) == (NAME, _VERSION, _NAMESPACE)
+        for creator in creators
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

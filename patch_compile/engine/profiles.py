@@ -1,0 +1,224 @@
+"""Optimization profiles: ranges of input shapes, from trtexec-like specifications or from the graph alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from patch_compile.engine.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
+from patch_compile.errors import PatchCompileError
+
+__all__ = [
+    "Limits",
+    "Profile",
+    "ShapeRange",
+    "default_profiles",
+    "parse_profile",
+    "parse_shapes",
+    "profiles_from_onnx",
+]
+
+Shape = tuple[int, ...]
+_SHAPE = re.compile(r"\d+(?:x\d+)*")
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """Smallest, most frequent and largest shape of one input."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One optimization profile: a range of shapes for every dynamic input, by name."""
+
+    name: str
+    shapes: Mapping[str, ShapeRange]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Largest sizes of the default profiles: sequences in a batch, tokens in a prompt, tokens in the cache."""
+
+    batch: int = 8
+    sequence: int = 1024
+    past: int = 4096
+
+
+def profiles_from_onnx(
+    onnx_path: Path,
+    min_shapes: str | None = None,
+    opt_shapes: str | None = None,
+    max_shapes: str | None = None,
+) -> tuple[Profile, ...]:
+    """The one profile that the specifications give, or without any the default ones of the graph.
+
+    Raises PatchCompileError naming the input and the dimension.
+    """
+    inputs = read_inputs(onnx_path)
+    if min_shapes is None and opt_shapes is None and max_shapes is None:
+        return default_profiles(inputs)
+    return (parse_profile(inputs, min_shapes=min_shapes, opt_shapes=opt_shapes, max_shapes=max_shapes),)
+
+
+def parse_profile(
+    inputs: tuple[GraphInput, ...], *, min_shapes: str | None, opt_shapes: str | None, max_shapes: str | None
+) -> Profile:
+    """The profile of --min-shapes, --opt-shapes and --max-shapes (see `parse_shapes`).
+
+    A missing one follows trtexec: min and max default to opt, opt to max, and any of them to the only one given.
+    Raises PatchCompileError naming the input and the dimension.
+    """
+    given = {"min": min_shapes, "opt": opt_shapes, "max": max_shapes}
+    parsed = {kind: parse_shapes(spec, inputs, f"--{kind}-shapes") for kind, spec in given.items() if spec}
+    if not parsed:
+        raise PatchCompileError("no shapes given", fix="give --opt-shapes, or --min-shapes and --max-shapes")
+    opt = parsed.get("opt") or parsed.get("max") or parsed["min"]
+    low, high = parsed.get("min", opt), parsed.get("max", opt)
+    ranges = {i.name: ShapeRange(low[i.name], opt[i.name], high[i.name]) for i in inputs if i.is_dynamic}
+    return _checked(Profile("given", ranges), inputs)
+
+
+def parse_shapes(spec: str, inputs: tuple[GraphInput, ...], flag: str = "shapes") -> dict[str, Shape]:
+    """Shapes of every dynamic input, from trtexec's spelling or from dimensions, also mixed.
+
+    `input_ids:1x1,past_key_values.0.key:1x3x0x64` names inputs; `batch=1,sequence=1,past=0` names dimensions of the
+    graph and `total` follows as past + sequence. An input's own shape wins.
+    Raises PatchCompileError naming the input and the dimension.
+    """
+    by_name = {i.name: i for i in inputs}
+    sizes: dict[str, int] = {}
+    shapes: dict[str, Shape] = {}
+    for item in filter(None, (part.strip() for part in spec.split(","))):
+        dim, is_dim, size = item.partition("=")
+        if is_dim and ":" not in size:
+            sizes[_known_dim(dim.strip(), inputs, flag)] = _size(dim.strip(), size.strip(), flag)
+            continue
+        name, _, shape = item.rpartition(":")
+        shapes[name.strip()] = _explicit(name.strip(), shape.strip(), by_name, item, flag)
+    return {i.name: shapes.get(i.name) or resolve_dims(i, sizes) for i in inputs if i.is_dynamic}
+
+
+def default_profiles(inputs: tuple[GraphInput, ...], limits: Limits | None = None) -> tuple[Profile, ...]:
+    """Profiles for graphs with dimensions `batch`, `sequence` and maybe `past` (a decoder with its cache).
+
+    A decoder gets two, as its phases want different kernels: prefill (sequence 1…, past 0) and decode (sequence 1,
+    past 1…).
+    Anything else gets one. A graph without dynamic inputs gets none.
+    Raises PatchCompileError for a dimension that it can't know the size of.
+    """
+    most = limits or Limits()
+    names = dim_names(inputs)
+    if not names:
+        return ()
+    batch, sequence, past = (
+        (1, 1, most.batch),
+        (1, _typical(most.sequence), most.sequence),
+        (1, _typical(most.past), most.past),
+    )
+    if "past" not in names:
+        return (_ranged("encoder", inputs, {"batch": batch, "sequence": sequence}),)
+    return (
+        _ranged("prefill", inputs, {"batch": batch, "sequence": sequence, "past": (0, 0, 0)}),
+        _ranged("decode", inputs, {"batch": batch, "sequence": (1, 1, 1), "past": past}),
+    )
+
+
+def _typical(largest: int) -> int:
+    return max(1, largest // 4)
+
+
+def _ranged(name: str, inputs: tuple[GraphInput, ...], sizes: Mapping[str, tuple[int, int, int]]) -> Profile:
+    low, opt, high = ({dim: size[i] for dim, size in sizes.items()} for i in range(3))
+    ranges = {
+        i.name: ShapeRange(resolve_dims(i, low), resolve_dims(i, opt), resolve_dims(i, high))
+        for i in inputs
+        if i.is_dynamic
+    }
+    return _checked(Profile(name, ranges), inputs)
+
+
+def _known_dim(dim: str, inputs: tuple[GraphInput, ...], flag: str) -> str:
+    known = dim_names(inputs)
+    if dim not in known:
+        raise PatchCompileError(
+            f"{flag}: the graph has no dimension {dim!r}",
+            f"its dimensions are {', '.join(known) or 'all static'}",
+        )
+    return dim
+
+
+def _size(dim: str, size: str, flag: str) -> int:
+    if not size.isdecimal():
+        raise PatchCompileError(
+            f"{flag}: {size!r} is no size for the dimension {dim!r}", "a size is 0, 1, 2, …"
+        )
+    return int(size)
+
+
+def _explicit(name: str, shape: str, by_name: Mapping[str, GraphInput], item: str, flag: str) -> Shape:
+    if not name or not _SHAPE.fullmatch(shape):
+        raise PatchCompileError(
+            f"{flag}: can't read {item!r}",
+            "an input is NAME:1x128, a dimension is NAME=128, separated by commas",
+        )
+    if name not in by_name:
+        raise PatchCompileError(
+            f"{flag}: the graph has no input {name!r}", f"its inputs are {_listed(tuple(by_name.values()))}"
+        )
+    sizes, dims = tuple(int(part) for part in shape.split("x")), by_name[name].dims
+    if len(sizes) != len(dims):
+        raise PatchCompileError(
+            f"{flag}: {shape} has {len(sizes)} dimensions", f"the input is {by_name[name].spelled()}"
+        )
+    for axis, (size, dim) in enumerate(zip(sizes, dims, strict=True)):
+        if isinstance(dim, int) and size != dim:
+            raise PatchCompileError(
+                f"{flag}: {size} is not the size of dimension {axis} of the input {name!r}",
+                f"it is always {dim}",
+            )
+    return sizes
+
+
+def _listed(inputs: tuple[GraphInput, ...]) -> str:
+    spelled = [given.spelled() for given in inputs]
+    return ", ".join(spelled if len(spelled) <= 8 else [*spelled[:7], f"… ({len(spelled)} in all)"])
+
+
+def _checked(profile: Profile, inputs: tuple[GraphInput, ...]) -> Profile:
+    """Order of min, opt, max, and one size for one symbol: TensorRT would only say that a profile is invalid."""
+    for i in inputs:
+        if i.name in profile.shapes:
+            _check_order(i, profile.shapes[i.name])
+    for kind in ("min", "opt", "max"):
+        _check_agreement(kind, profile, inputs)
+    return profile
+
+
+def _check_order(given: GraphInput, shapes: ShapeRange) -> None:
+    for axis, (low, opt, high) in enumerate(zip(shapes.min, shapes.opt, shapes.max, strict=True)):
+        if not low <= opt <= high:
+            raise PatchCompileError(
+                f"the shapes of {given.name!r} are out of order",
+                f"dimension {axis} ({given.dims[axis]}) is min {low}, opt {opt}, max {high}",
+                "give min ≤ opt ≤ max",
+            )
+
+
+def _check_agreement(kind: str, profile: Profile, inputs: tuple[GraphInput, ...]) -> None:
+    seen: dict[str, tuple[int, str]] = {}
+    for i in inputs:
+        for dim, size in zip(i.dims, getattr(profile.shapes.get(i.name), kind, ()), strict=False):
+            if isinstance(dim, int):
+                continue
+            first_size, first = seen.setdefault(dim, (size, i.name))
+            if size != first_size:
+                raise PatchCompileError(
+                    f"the {kind} shapes disagree on the dimension {dim!r}",
+                    f"{first!r} gives {first_size}, {i.name!r} gives {size}",
+                )

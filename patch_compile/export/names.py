@@ -1,0 +1,52 @@
+"""Names a reader of the graph recognises: nodes and values are called after the module they come from."""
+
+import ast
+import re
+from collections import Counter
+
+import onnx_ir as ir
+
+__all__ = ["SCOPE", "layer_of", "name_by_scope", "scope_of"]
+
+SCOPE = "patch_compile.scope"
+_TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
+_LAYER = re.compile(r"^model\.layers\.(\d+)(?=\.|$)")
+
+
+def scope_of(node: ir.Node) -> str:
+    """Return the module a node was traced from, e.g. "model.layers.0.mlp.gate_proj"; "" outside of any."""
+    if SCOPE in node.metadata_props:
+        return node.metadata_props[SCOPE]
+    scopes = ast.literal_eval(node.metadata_props.get(_TORCH_SCOPES, "[]"))
+    # The last entry is the node's own name.
+    modules = [scope for scope in scopes[:-1] if scope.startswith("decoder")]
+    return str(modules[-1]).removeprefix("decoder").removeprefix(".") if modules else ""
+
+
+def layer_of(scope: str) -> int | None:
+    """Return the decoder layer of a scope, None outside of the layers."""
+    match = _LAYER.match(scope)
+    return int(match[1]) if match else None
+
+
+def name_by_scope(model: ir.Model) -> None:
+    """Name every node `<module>/<op>_<n>` and its outputs alike; drop torch's metadata (it holds local paths)."""
+    counts: Counter[str] = Counter()
+    kept = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
+    for node in model.graph:
+        scope = scope_of(node)
+        stem = f"{scope}/{node.op_type}" if scope else node.op_type
+        node.name = f"{stem}_{counts[stem]}"
+        counts[stem] += 1
+        node.doc_string = None
+        node.metadata_props.clear()
+        node.metadata_props[SCOPE] = scope
+        for index, value in enumerate(node.outputs):
+            value.metadata_props.clear()
+            if value.name not in kept:
+                value.name = f"{node.name}:{index}"
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.doc_string = model.graph.doc_string = None

@@ -1,0 +1,161 @@
+"""Weights into ONNX: attached by name as lazy tensors, written one at a time.
+
+Peak memory is set by the largest tensor, not by the model.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from masklearn.errors import PatchCompileError
+
+if TYPE_CHECKING:
+    from masklearn.checkpoint import Checkpoint
+
+__all__ = ["bind_weights", "cast_weight", "write_onnx"]
+
+# TensorRT and ONNX Runtime map the file: a tensor on a page of its own needs no copy.
+_ALIGNMENT = 4096
+# Bytes. Shapes and scalars stay in the graph, where parsers look for build-time constants.
+_INLINE = 1024
+_SOURCES = ("float16", "bfloat16", "float32", "float64")
+_TIED = {"model.embed_tokens.weight": "lm_head.weight", "lm_head.weight": "model.embed_tokens.weight"}
+
+
+def bind_weights(model: ir.Model, checkpoint: "Checkpoint", dtype: ir.DataType) -> None:
+    """Attach the checkpoint's tensors to the initializers that have no data yet; nothing is read until written.
+
+    dtype: the graph's type, FLOAT16 or BFLOAT16; a weight of another type in the checkpoint is cast when read.
+
+    Raises:
+        PatchCompileError: a weight is missing in the checkpoint or has another shape.
+    """
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            continue
+        assert value.name is not None and value.shape is not None
+        if value.dtype != dtype:
+            raise ValueError(f"{value.name} is {value.dtype} in a graph of {dtype}")
+        source = _source_name(value, checkpoint)
+        value.const_value = ir.LazyTensor(
+            partial(_read, checkpoint, source, value.name, dtype),
+            dtype=dtype,
+            shape=value.shape,
+            name=value.name,
+        )
+
+
+def _source_name(value: ir.Value, checkpoint: "Checkpoint") -> str:
+    assert value.name is not None and value.shape is not None
+    tied = _TIED.get(value.name, "")
+    name = value.name if value.name in checkpoint or tied not in checkpoint else tied
+    if name not in checkpoint:
+        raise PatchCompileError(
+            f"{checkpoint.path} holds no {name}",
+            "the graph made from its config.json needs it",
+            "fetch the model again",
+        )
+    if tuple(checkpoint.shape(name)) != value.shape.numpy():
+        raise PatchCompileError(
+            f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
+            f"its config.json says {list(value.shape.numpy())}",
+            "fetch the model again",
+        )
+    return name
+
+
+def _read(checkpoint: "Checkpoint", source: str, name: str, dtype: ir.DataType) -> ir.TensorProtocol:
+    return ir.Tensor(cast_weight(source, checkpoint.read(source), dtype), dtype=dtype, name=name)
+
+
+def cast_weight(name: str, array: NDArray[Any], dtype: ir.DataType) -> NDArray[Any]:
+    """Round a weight to the graph's type, to nearest even.
+
+    Raises:
+        PatchCompileError: a finite weight is too large for fp16, or the weight isn't a floating-point one.
+    """
+    if array.dtype.name not in _SOURCES:
+        raise PatchCompileError(
+            f"{name} is {array.dtype.name} in the checkpoint",
+            "weights must be fp16, bf16 or fp32",
+            "use the unquantized checkpoint",
+        )
+    target = dtype.numpy()
+    if array.dtype == target:
+        return array
+    # numpy has no direct way between its own and ml_dtypes' 16-bit types; fp32 holds both exactly.
+    wide = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        rounded = wide.astype(target)
+    overflowed = np.isfinite(wide) & ~np.isfinite(rounded.astype(np.float32))
+    if overflowed.any():
+        largest = float(np.abs(wide[overflowed]).max())
+        raise PatchCompileError(
+            f"{name} does not fit {dtype.name.lower()}: its largest weight is {largest:g}",
+            f"{dtype.name.lower()} ends at {_largest(dtype):g}",
+            "choose bf16 (--dtype bfloat16)",
+        )
+    return rounded
+
+
+def _largest(dtype: ir.DataType) -> float:
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(dtype.numpy()).max)
+
+
+def write_onnx(model: ir.Model, path: Path) -> None:
+    """Write `path` and `path`.data beside it, one tensor in memory at a time; whole or not at all.
+
+    Every tensor above 1 KiB goes to the data file, at a multiple of 4096 bytes. The model keeps its (lazy) tensors.
+
+    Raises:
+        ValueError: an initializer has no data; see `bind_weights`.
+    """
+    import onnx
+
+    data = path.with_name(path.name + ".data")
+    data_part, path_part = (p.with_name(f".{p.name}.{os.getpid()}.part") for p in (data, path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    originals = {value: value.const_value for value in model.graph.initializers.values()}
+    missing = [str(value.name) for value, tensor in originals.items() if tensor is None]
+    if missing:
+        raise ValueError(f"initializers without data: {missing[:5]}")
+    try:
+        with data_part.open("wb") as stream:
+            for value, tensor in originals.items():
+                assert tensor is not None
+                # Small ones are made now too: a lazy tensor is asked once, in the order of the initializers.
+                large = tensor.nbytes > _INLINE
+                value.const_value = (
+                    _append(stream, str(value.name), tensor, data.name)
+                    if large
+                    else ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+                )
+        onnx.save_model(ir.to_proto(model), str(path_part))
+        # The old graph must not be read with the new data.
+        path.unlink(missing_ok=True)
+        data_part.replace(data)
+        path_part.replace(path)
+    finally:
+        for value, tensor in originals.items():
+            value.const_value = tensor
+        data_part.unlink(missing_ok=True)
+        path_part.unlink(missing_ok=True)
+
+
+def _append(stream: BinaryIO, name: str, tensor: ir.TensorProtocol, location: str) -> ir.ExternalTensor:
+    stream.seek(-stream.tell() % _ALIGNMENT, os.SEEK_CUR)
+    offset = stream.tell()
+    # Written through a view: `tobytes` would hold a second copy of the largest tensor.
+    array = np.ascontiguousarray(tensor.numpy())
+    if array.shape != tuple(tensor.shape) or array.dtype != tensor.dtype.numpy():
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, announced as {tensor.dtype} {tensor.shape}")
+    stream.write(array.view(np.uint8).data)
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.ExternalTensor(location, offset, array.nbytes, tensor.dtype, shape=shape, name=name)

@@ -1,0 +1,51 @@
+"""Read a small constant; a weight is never one."""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+__all__ = ["SMALL", "constant_of", "scalar_of"]
+
+# Elements. Shapes, axes and scalars are far below it, the smallest weight of a real model is far above.
+SMALL = 64
+
+_LISTS = {
+    "value_ints": np.int64,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_float": np.float32,
+}
+
+
+def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """Return the array of a constant of at most `SMALL` elements, None for anything else.
+
+    Weights have no data in an exported graph (`const_value` is None) or are read lazily: neither is looked at.
+    """
+    if value is None or value.is_graph_input():
+        return None
+    producer = value.producer()
+    if producer is not None:
+        return _constant_node(producer)
+    tensor = value.const_value
+    if tensor is None or isinstance(tensor, ir.LazyTensor | ir.ExternalTensor) or tensor.size > SMALL:
+        return None
+    return tensor.numpy()
+
+
+def _constant_node(node: ir.Node) -> NDArray[np.generic] | None:
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    name, attribute = next(iter(node.attributes.items()))
+    if name == "value":
+        tensor = attribute.as_tensor()
+        return tensor.numpy() if tensor.size <= SMALL else None
+    if name in _LISTS:
+        return np.asarray(attribute.value, dtype=_LISTS[name])
+    return None
+
+
+def scalar_of(value: ir.Value | None) -> float | int | None:
+    """Return the number in a one-element constant, None for anything else."""
+    array = constant_of(value)
+    return array.reshape(-1)[0].item() if array is not None and array.size == 1 else None

@@ -1,0 +1,30 @@
+"""Keep one copy of each small constant."""
+
+import onnx_ir as ir
+
+from patch_compile.passes.constants import constant_of
+
+__all__ = ["DeduplicateConstantsPass"]
+
+
+class DeduplicateConstantsPass(ir.passes.InPlacePass):
+    """Merge small constants of equal type, shape and bytes; weights are neither read nor merged.
+
+    The pass of onnx_ir reads every tensor below its limit and warns about each weight that has no data yet.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Keep the first of each."""
+        kept: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        modified = False
+        for value in list(model.graph.initializers.values()):
+            array = constant_of(value)
+            if array is None or value.is_graph_output():
+                continue
+            first = kept.setdefault((array.dtype.name, array.shape, array.tobytes()), value)
+            if first is not value:
+                value.replace_all_uses_with(first)
+                assert value.name is not None
+                model.graph.initializers.pop(value.name)
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)

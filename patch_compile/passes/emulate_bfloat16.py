@@ -1,0 +1,129 @@
+"""Turn a bf16 graph into an fp32 one that rounds as bf16 does, for ONNX Runtime on a CPU.
+
+Its CPU provider has no bf16 kernel for MatMul, Attention or RMSNormalization and refuses the graph. Verification
+runs this copy instead; what is shipped and compiled is the bf16 graph itself.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["EmulateBfloat16Pass"]
+
+_BF16 = ir.DataType.BFLOAT16
+_FLOAT = ir.DataType.FLOAT
+_PACKED_DOMAIN = "patch"
+# Results are elements of the inputs: already numbers of bf16, no rounding needed.
+_MOVES = frozenset(
+    (
+        "Concat",
+        "Expand",
+        "Gather",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    )
+)
+
+
+class EmulateBfloat16Pass(ir.passes.FunctionalPass):
+    """Make a copy of a model in which every bf16 value is fp32, rounded to bf16 where an operation made it.
+
+    1. Inputs, outputs and values of bf16 become fp32; so do bf16 weights, exactly, when they are read.
+    2. After each operation that computes (not: moves) a bf16 value, Cast to bf16 and back rounds it, once, to
+       nearest even: the result a bf16 kernel with fp32 accumulation gives.
+    3. Cast(to=bf16) becomes Cast(to=fp32) with rule 2.
+    4. Packed weights of PatchLinear stay bf16: its function widens them itself.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite a clone; tensors are shared with the original."""
+        copy = model.clone()
+        graph = copy.graph
+        for value in list(graph.initializers.values()):
+            if value.dtype == _BF16 and not _is_packed(value):
+                _widen_initializer(value)
+        for value in graph.inputs:
+            _set_float(value)
+        for node in list(graph):
+            _widen_node(graph, node)
+        return ir.passes.PassResult(copy, modified=True)
+
+    def ensures(self, model: ir.Model) -> None:
+        """No operation but a rounding Cast and PatchLinear reads or makes bf16."""
+        for node in model.graph:
+            values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == _BF16]
+            if values and node.op_type != "Cast" and node.domain != _PACKED_DOMAIN:
+                raise ir.passes.PostconditionError(f"{node.name} still works on bf16")
+
+
+def _is_packed(value: ir.Value) -> bool:
+    return bool(value.uses()) and all(use.node.domain == _PACKED_DOMAIN for use in value.uses())
+
+
+def _set_float(value: ir.Value) -> None:
+    if value.dtype == _BF16:
+        value.type = ir.TensorType(_FLOAT)
+
+
+def _widen_initializer(value: ir.Value) -> None:
+    tensor = value.const_value
+    if tensor is not None:
+        value.const_value = ir.LazyTensor(
+            lambda: ir.Tensor(tensor.numpy().astype(np.float32), dtype=_FLOAT, name=value.name),
+            dtype=_FLOAT,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=value.name,
+        )
+    value.type = ir.TensorType(_FLOAT)
+
+
+def _widen_node(graph: ir.Graph, node: ir.Node) -> None:
+    to = node.attributes.get("to")
+    narrows = node.op_type == "Cast" and to is not None and to.as_int() == _BF16
+    if narrows:
+        node.attributes["to"] = ir.AttrInt64("to", int(_FLOAT))
+    constant = node.attributes.get("value") if node.op_type == "Constant" else None
+    if constant is not None and constant.as_tensor().dtype == _BF16:
+        array = constant.as_tensor().numpy().astype(np.float32)
+        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
+    for output in list(node.outputs):
+        made = narrows or _makes_bfloat16(node, output)
+        _set_float(output)
+        if made and node.op_type not in _MOVES and node.op_type != "Constant":
+            _round(graph, node, output)
+
+
+def _makes_bfloat16(node: ir.Node, output: ir.Value) -> bool:
+    """Tell whether an output is bf16; torch's exporter leaves values inside one of its operations untyped.
+
+    By then the inputs are fp32, those made from bf16 being marked; an untyped result of one of them is bf16 too.
+    """
+    if output.dtype is not None:
+        return output.dtype == _BF16
+    return any(value is not None and value.meta.get(_ROUNDED, False) for value in node.inputs)
+
+
+_ROUNDED = "patch_compile.rounded_to_bfloat16"
+
+
+def _round(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
+    """Put the rounding behind `output`; the rounded value takes over its name, readers and place in the outputs."""
+    narrow = ir.node("Cast", [output], attributes={"to": int(_BF16)}, name=f"{output.name}/to_bfloat16")
+    narrow.outputs[0].type, narrow.outputs[0].shape = ir.TensorType(_BF16), output.shape
+    wide = ir.node(
+        "Cast", [narrow.outputs[0]], attributes={"to": int(_FLOAT)}, name=f"{output.name}/to_float"
+    )
+    rounded = wide.outputs[0]
+    rounded.type, rounded.shape = ir.TensorType(_FLOAT), output.shape
+    rounded.meta[_ROUNDED] = True
+    readers = [use for use in output.uses() if use.node is not narrow]
+    for use in readers:
+        use.node.replace_input_with(use.idx, rounded)
+    if output.is_graph_output():
+        graph.outputs[graph.outputs.index(output)] = rounded
+    rounded.name, output.name = output.name, f"{output.name}/exact"
+    graph.insert_after(node, [narrow, wide])

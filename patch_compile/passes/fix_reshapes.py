@@ -1,0 +1,55 @@
+"""Say the shape of a Reshape as a constant instead of computing it."""
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["FixReshapesPass"]
+
+
+class FixReshapesPass(ir.passes.InPlacePass):
+    """Replace a computed Reshape target by a constant one; the arithmetic on sizes then has no reader left.
+
+    1. A known output dimension is written as it is.
+    2. An unknown output dimension that the input has, under the same name, at the same place is written 0 (copy).
+    3. One unknown output dimension that is left over is written -1; with more, the node stays as it is.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite every Reshape whose input and output shapes are known by name."""
+        modified = False
+        for node in model.graph:
+            if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):
+                continue
+            target = _target(node)
+            if target is None or (node.inputs[1] is not None and node.inputs[1].const_value is not None):
+                continue
+            name = f"{node.name}:shape"
+            tensor = ir.tensor(np.array(target, dtype=np.int64), name=name)
+            value = ir.Value(
+                name=name,
+                type=ir.TensorType(ir.DataType.INT64),
+                shape=ir.Shape([len(target)]),
+                const_value=tensor,
+            )
+            model.graph.register_initializer(value)
+            node.replace_input_with(1, value)
+            node.attributes.pop("allowzero", None)
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _target(node: ir.Node) -> list[int] | None:
+    source, shape = node.inputs[0], node.outputs[0].shape
+    if source is None or source.shape is None or shape is None:
+        return None
+    target: list[int] = []
+    for axis, dim in enumerate(shape):
+        if isinstance(dim, int):
+            if dim == 0:
+                return None
+            target.append(dim)
+        elif dim.value is not None and axis < len(source.shape) and source.shape[axis] == dim:
+            target.append(0)
+        else:
+            target.append(-1)
+    return target if target.count(-1) <= 1 else None

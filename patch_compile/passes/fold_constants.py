@@ -1,0 +1,103 @@
+"""Fold arithmetic on shapes, axes and scalars."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from patch_compile.passes.constants import SMALL, constant_of
+
+__all__ = ["FoldConstantsPass"]
+
+Array = NDArray[Any]
+
+
+def _reshape(_node: ir.Node, arrays: Sequence[Array]) -> Array:
+    return arrays[0].reshape([int(n) for n in arrays[1]])
+
+
+def _concat(node: ir.Node, arrays: Sequence[Array]) -> Array:
+    return np.concatenate(arrays, axis=node.attributes["axis"].as_int())
+
+
+def _cast(node: ir.Node, arrays: Sequence[Array]) -> Array:
+    return arrays[0].astype(ir.DataType(node.attributes["to"].as_int()).numpy())
+
+
+def _unsqueeze(_node: ir.Node, arrays: Sequence[Array]) -> Array:
+    return np.expand_dims(arrays[0], tuple(int(axis) for axis in arrays[1]))
+
+
+def _squeeze(_node: ir.Node, arrays: Sequence[Array]) -> Array:
+    axes = tuple(int(axis) for axis in arrays[1]) if len(arrays) > 1 else None
+    return np.squeeze(arrays[0], axes)
+
+
+_EVALUATE: dict[str, Callable[[ir.Node, Sequence[Array]], Array]] = {
+    "Add": lambda _, a: a[0] + a[1],
+    "Cast": _cast,
+    "Concat": _concat,
+    "Identity": lambda _, a: a[0],
+    "Mul": lambda _, a: a[0] * a[1],
+    "Neg": lambda _, a: -a[0],
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Sub": lambda _, a: a[0] - a[1],
+    "Unsqueeze": _unsqueeze,
+}
+
+
+class FoldConstantsPass(ir.passes.InPlacePass):
+    """Replace small constant expressions by initializers. TensorRT refuses axes that are computed.
+
+    1. A Constant node of at most `SMALL` elements becomes an initializer.
+    2. CastLike(constant, x) becomes a constant when the type of x is known.
+    3. An operation of `_EVALUATE` whose inputs are all small constants becomes its result.
+    Weights are never read (see `constants.constant_of`).
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fold in one sweep: nodes are in topological order."""
+        graph = model.graph
+        folded = 0
+        for node in list(graph):
+            result = self._fold(node)
+            if result is None or any(value.is_graph_output() for value in node.outputs):
+                continue
+            output = node.outputs[0]
+            assert output.name is not None
+            tensor = ir.tensor(result, name=output.name)
+            constant = ir.Value(
+                name=output.name,
+                type=ir.TensorType(tensor.dtype),
+                shape=ir.Shape(result.shape),
+                const_value=tensor,
+            )
+            output.replace_all_uses_with(constant)
+            graph.remove(node, safe=True)
+            graph.register_initializer(constant)
+            folded += 1
+        return ir.passes.PassResult(model, modified=folded > 0)
+
+    def _fold(self, node: ir.Node) -> Array | None:
+        if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
+            return None
+        if node.op_type == "Constant":
+            return constant_of(node.outputs[0])
+        if node.op_type == "CastLike":
+            return _fold_cast_like(node)
+        evaluate = _EVALUATE.get(node.op_type)
+        arrays = [constant_of(value) for value in node.inputs]
+        if evaluate is None or any(array is None for array in arrays):
+            return None
+        result = np.asarray(evaluate(node, [array for array in arrays if array is not None]))
+        return result if result.size <= SMALL else None
+
+
+def _fold_cast_like(node: ir.Node) -> Array | None:
+    array, like = constant_of(node.inputs[0]), node.inputs[1]
+    if array is None or like is None or like.dtype is None:
+        return None
+    return array.astype(like.dtype.numpy())

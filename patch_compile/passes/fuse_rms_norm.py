@@ -1,0 +1,59 @@
+"""Root mean square normalization as one op."""
+
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import pattern
+
+from patch_compile.passes.constants import scalar_of
+
+__all__ = ["FuseRmsNormPass"]
+
+_OPSET = 23  # RMSNormalization
+
+
+class _RmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscript ships no types we follow
+    """`weight * cast(x32 / sqrt(mean(x32²) + ε))`, x32 = cast(x, fp32) -> RMSNormalization(x, weight).
+
+    Same roundings on both sides: the op normalizes in fp32 (stash_type 1), rounds to the type of x and scales.
+    """
+
+    def pattern(self, op: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any, dtype: Any) -> Any:
+        wide = op.Cast(x, to=int(ir.DataType.FLOAT))
+        mean = op.ReduceMean(op.Pow(wide, two), axes, keepdims=1, _allow_other_attributes=True)
+        scale = op.Reciprocal(op.Sqrt(op.Add(mean, epsilon)))
+        return op.Mul(weight, op.Cast(op.Mul(wide, scale), to=dtype))
+
+    def check(self, _context: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        if scalar_of(two) != 2:
+            return result.fail("the mean is not one of squares", two)
+        if scalar_of(axes) != -1:
+            return result.fail("the mean is not over the last axis", axes)
+        if scalar_of(epsilon) is None:
+            return result.fail("epsilon is not a constant", epsilon)
+        if weight.shape is None or len(weight.shape) != 1 or weight.dtype != x.dtype:
+            return result.fail("the weight is not a vector of the input's type", weight)
+        return result
+
+    def rewrite(self, op: Any, x: Any, weight: Any, epsilon: Any, **_: Any) -> Any:
+        return op.RMSNormalization(x, weight, axis=-1, epsilon=float(scalar_of(epsilon) or 0.0), stash_type=1)
+
+
+class FuseRmsNormPass(ir.passes.InPlacePass):
+    """Replace the root mean square normalization of transformers by `RMSNormalization`.
+
+    1. Only under opset 23 or later; before it, the graph stays as it is.
+    2. The mean must be over the last axis, epsilon a constant and the weight a vector of the input's type.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply the one rule."""
+        if model.graph.opset_imports.get("", 0) < _OPSET:
+            return ir.passes.PassResult(model, modified=False)
+        count = pattern.RewriteRuleSet([_RmsNorm.rule()]).apply_to_model(model)
+        for node in model.graph:
+            if node.op_type == "RMSNormalization" and node.outputs[0].name is not None:
+                # "model.norm/Mul_1:0", the value it replaced -> "model.norm/RMSNormalization"
+                node.name = node.outputs[0].name.rpartition("/")[0] + "/RMSNormalization"
+        return ir.passes.PassResult(model, modified=count > 0)

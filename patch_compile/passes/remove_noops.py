@@ -1,0 +1,101 @@
+"""Remove nodes that return their input unchanged."""
+
+import onnx_ir as ir
+
+from patch_compile.passes.constants import constant_of, scalar_of
+
+__all__ = ["RemoveNoopsPass"]
+
+
+class RemoveNoopsPass(ir.passes.InPlacePass):
+    """Remove operations without effect, as far as types and shapes prove it.
+
+    1. Identity(x) -> x
+    2. Cast(x, to=type of x) -> x
+    3. Mul(x, 1) -> x, for a scalar 1 (the attention scaling of plain rotary embeddings)
+    4. Slice(x) -> x, where every slice is the whole axis in steps of 1
+    5. Transpose(x) -> x, for the identity permutation
+    6. Reshape(x) or Expand(x) -> x, where the shape stays the same, dimension by dimension
+    A node between a graph input and a graph output stays.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Remove in one sweep: nodes are in topological order."""
+        modified = False
+        for node in list(model.graph):
+            source = _unchanged_input(node)
+            if source is None or not _bypass(node.outputs[0], source):
+                continue
+            model.graph.remove(node, safe=True)
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _bypass(output: ir.Value, source: ir.Value) -> bool:
+    graph = output.graph
+    if not output.is_graph_output():
+        output.replace_all_uses_with(source)
+        return True
+    if source.producer() is None or source.is_graph_output() or graph is None:
+        return False
+    # The output's name is the interface, so the source takes it over.
+    source.name, output.name = output.name, None
+    output.replace_all_uses_with(source, replace_graph_outputs=True)
+    return True
+
+
+def _unchanged_input(node: ir.Node) -> ir.Value | None:
+    if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+        return None
+    source, output = node.inputs[0], node.outputs[0]
+    match node.op_type:
+        case "Identity":
+            unchanged = True
+        case "Cast":
+            unchanged = source.dtype is not None and source.dtype == node.attributes["to"].as_int()
+        case "Mul":
+            unchanged = scalar_of(node.inputs[1]) == 1 and _is_scalar_of(node.inputs[1], source)
+        case "Slice":
+            unchanged = _whole_slice(node)
+        case "Transpose":
+            perm = node.attributes.get("perm")
+            unchanged = perm is not None and list(perm.as_ints()) == list(range(len(perm.as_ints())))
+        case "Reshape" | "Expand":
+            unchanged = _same_known_shape(source.shape, output.shape)
+        case _:
+            unchanged = False
+    return source if unchanged else None
+
+
+def _is_scalar_of(scalar: ir.Value | None, tensor: ir.Value) -> bool:
+    """Tell whether multiplying keeps rank: a [1, 1] "scalar" would raise that of a vector."""
+    return (
+        scalar is not None
+        and scalar.shape is not None
+        and len(scalar.shape) == 0
+        and tensor.dtype is not None
+    )
+
+
+def _same_known_shape(a: ir.Shape | None, b: ir.Shape | None) -> bool:
+    if a is None or b is None or len(a) != len(b):
+        return False
+    return all(x == y and (isinstance(x, int) or x.value is not None) for x, y in zip(a, b, strict=True))
+
+
+def _whole_slice(node: ir.Node) -> bool:
+    source = node.inputs[0]
+    assert source is not None
+    starts, ends = constant_of(node.inputs[1]), constant_of(node.inputs[2])
+    axes = constant_of(node.inputs[3]) if len(node.inputs) > 3 else None
+    steps = constant_of(node.inputs[4]) if len(node.inputs) > 4 else None
+    if starts is None or ends is None or axes is None or source.shape is None:
+        return False
+    if starts.any() or (len(node.inputs) > 4 and (steps is None or (steps != 1).any())):
+        return False
+    return all(_reaches_end(source.shape[int(axis)], int(end)) for axis, end in zip(axes, ends, strict=True))
+
+
+def _reaches_end(dim: int | ir.SymbolicDim, end: int) -> bool:
+    # torch writes "to the end" as the largest int64; no real axis reaches 2**31 - 1.
+    return end >= (dim if isinstance(dim, int) else 2**31 - 1)

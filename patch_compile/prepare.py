@@ -1,0 +1,128 @@
+"""Everything that can be found out, and refused, before any work is done."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import Coverage, covered_linears_of
+from masklearn.maskset import MaskSet
+from patch_compile.errors import PatchCompileError
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+
+if TYPE_CHECKING:
+    from patch_compile.engine.targets import Target
+    from patch_compile.plugin import PluginLibrary
+
+__all__ = ["Job", "prepare"]
+
+_DEFAULT_TARGET = "sm86"
+_PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked recipe with its defaults filled in; `plugin` and `targets` are empty for the backend `onnx`."""
+
+    recipe: Recipe
+    out: Path
+    checkpoint: Checkpoint
+    coverage: Coverage
+    backend: str
+    targets: tuple[Target, ...]
+    plugin: PluginLibrary | None
+
+
+def prepare(recipe: Recipe, progress: Progress) -> Job:
+    """Check model, masks, backend, targets and plugin, and say each default that is taken.
+
+    Raises PatchCompileError for anything that would stop the build later.
+    """
+    checkpoint = Checkpoint.open(recipe.model)
+    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+    ratio = recipe.ratio
+    if recipe.mask is not None:
+        masks = MaskSet.load(recipe.mask)
+        masks.check_covers(coverage.linears)
+        ratio = masks.ratio
+    for path in (recipe.calib, recipe.eval_text):
+        if path is not None and not path.exists():
+            raise PatchCompileError(f"no text at {path}", "", "give a text file or a folder of them")
+    out = _out(recipe, float(ratio or 0.0), progress)
+    backend = _backend(recipe, progress)
+    targets = _targets(recipe, backend, progress)
+    _check_space(checkpoint, out, backend)
+    return Job(recipe, out, checkpoint, coverage, backend, targets, _plugin(backend, progress))
+
+
+def _out(recipe: Recipe, ratio: float, progress: Progress) -> Path:
+    if recipe.out is not None:
+        return recipe.out
+    out = Path(f"{recipe.model.resolve().name}-patch-{ratio:.2f}")
+    progress.note(f"output: ./{out} (no -o given)")
+    return out
+
+
+def _backend(recipe: Recipe, progress: Progress) -> str:
+    from patch_compile.engine.backend import default_backend, load_backend
+
+    if recipe.backend is None:
+        name, why = default_backend()
+        progress.note(f"backend: {name} ({why})")
+        return str(name)
+    if recipe.backend != "onnx":
+        load_backend(recipe.backend)
+    return recipe.backend
+
+
+def _targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[Target, ...]:
+    from patch_compile.engine.backend import load_backend
+    from patch_compile.engine.targets import local_target, parse_targets
+
+    if recipe.target is not None:
+        targets = parse_targets(recipe.target)
+    else:
+        local = local_target()
+        targets = (local,) if local else parse_targets(_DEFAULT_TARGET)
+        if backend != "onnx":
+            why = "the GPU of this machine" if local else "no GPU here"
+            progress.note(f"target: {targets[0].name} ({why})")
+    if backend == "onnx":
+        return ()
+    load_backend(backend).check_targets(targets)
+    return targets
+
+
+def _plugin(backend: str, progress: Progress) -> PluginLibrary | None:
+    if backend == "onnx":
+        return None
+    from patch_compile.plugin import build_plugin
+
+    with progress.stage("plugin"):
+        return build_plugin(backend)
+
+
+def _check_space(checkpoint: Checkpoint, out: Path, backend: str) -> None:
+    """The pruned checkpoint, the hybrid and the dense ONNX and the engine have to fit, with nothing removed."""
+    stored = sum(file.stat().st_size for file in checkpoint.files())
+    halves = sum(_numel(checkpoint.shape(name)) for name in checkpoint.names()) * 2
+    needed = stored + int(halves * (1 + _PACKED_SHARE * (1 if backend == "onnx" else 2)))
+    home = next(parent for parent in (Path.cwd() / out).parents if parent.exists())
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise PatchCompileError(
+            f"no space for {out}",
+            f"it needs up to {needed / 1e9:.1f} GB, {home} has {free / 1e9:.1f} GB",
+            "make room, or build to another disk with -o",
+        )
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

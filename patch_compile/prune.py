@@ -1,0 +1,56 @@
+"""The pruned checkpoint: the source's files with the masked weights zeroed, in the same dense layout."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.maskset import MaskSet
+from masklearn.shard import Shard, write_shard
+
+__all__ = ["masked_weight", "write_pruned_checkpoint"]
+
+# Besides weights a model folder holds small files (configuration, tokenizer, chat template), which travel along.
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
+
+
+def masked_weight(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
+    """`W∘M: [N, K]` in the type of W; pruned weights are +0, whatever their sign was."""
+    return np.where(keep, weight, np.zeros((), weight.dtype))
+
+
+def write_pruned_checkpoint(
+    checkpoint: Checkpoint,
+    masks: MaskSet,
+    out: Path,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> None:
+    """Write `out`, a Hugging Face folder with the same shards and names; one tensor is in memory at a time.
+
+    progress: called with a tensor's name, tensors written and tensors in all.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for file in checkpoint.path.iterdir():
+        if file.is_file() and not file.name.endswith(_OTHER_WEIGHTS):
+            shutil.copyfile(file, out / file.name)
+    total, done = len(list(checkpoint.names())), 0
+
+    def tensor(shard: Shard, name: str) -> NDArray[Any]:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(name, done, total)
+        weight = shard.read(name)
+        linear = name.removesuffix(".weight")
+        return masked_weight(weight, masks[linear].keep()) if linear in masks else weight
+
+    for file_name, shard in checkpoint.shards().items():
+        specs = {name: (entry.dtype, entry.shape) for name, entry in shard.tensors.items()}
+        write_shard(out / file_name, specs, partial(tensor, shard), shard.metadata)

@@ -1,0 +1,114 @@
+"""The proof of a build: compiled right, pruned how much, and what the two models say."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.calibrate import load_tokenizer, read_text, token_windows
+from masklearn.selftext import write_text
+from patch_compile.compile import export_graph, write_dense, write_emulated
+from patch_compile.prepare import Job
+from patch_compile.progress import Progress
+from patch_compile.verify.agreement import judge_agreement, run_checkpoint
+from patch_compile.verify.quality import Quality, compare_logits
+from patch_compile.verify.study import Questions, run_study
+
+__all__ = ["prove"]
+
+_PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
+_SENTENCE_TOKENS = 40
+_EVAL_SEED_OFFSET = 1  # text of the same seed may have been used to calibrate
+
+
+def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Progress) -> dict[str, Any]:
+    """Compare hybrid, pruned and dense model; the parts of report.json that answer the three questions.
+
+    The dense ONNX and logits are written to `scratch` and removed. Raises AccuracyError when the hybrid was not
+    compiled right.
+    """
+    r = job.recipe
+    tokenizer = load_tokenizer(r.model)
+    windows, text = _windows(job, tokenizer, progress)
+    questions = Questions(
+        windows,
+        windows[:_PROBE_WINDOWS, :_PROBE_TOKENS],
+        tokenizer(r.prompt)["input_ids"],
+        _SENTENCE_TOKENS,
+        partial(_ended, tokenizer),
+    )
+    with progress.stage("dense reference"):
+        dense_path, hybrid_path = _runnable(job, hybrid_path, scratch)
+    with progress.stage("hybrid on ONNX Runtime") as update:
+        hybrid = run_study("hybrid", hybrid_path, questions, scratch, progress=update)
+    with progress.stage("dense on ONNX Runtime") as update:
+        dense = run_study("dense", dense_path, questions, scratch, hybrid.feeds, update)
+    with progress.stage("pruned checkpoint on transformers"):
+        checkpoint = run_checkpoint(pruned, r.dtype, hybrid.feeds)
+    agreement = judge_agreement(hybrid, dense, checkpoint, r.dtype)
+    quality = compare_logits(dense.logits, hybrid.logits, windows)
+    for file in scratch.iterdir():
+        file.unlink()
+    return {
+        "text": {"eval": text, "calib": str(r.calib.resolve()) if r.calib else None},
+        "perplexity": _perplexity(quality, text["name"], windows.shape, r.dtype),
+        "agreement": vars(agreement),
+        "difference": {
+            "kl": quality.kl / quality.tokens,
+            "top1_agreement": quality.same_top1 / quality.tokens,
+            "largest_logit_error": agreement.dense_error,
+        },
+        "generated": {
+            "prompt": r.prompt,
+            "dense": _text(tokenizer, dense.continuation),
+            "hybrid": _text(tokenizer, hybrid.continuation),
+        },
+    }
+
+
+def _runnable(job: Job, hybrid_path: Path, scratch: Path) -> tuple[Path, Path]:
+    """Dense and hybrid file as ONNX Runtime's CPU provider runs them: it has no kernels for bf16 graphs, so of those
+    it gets a copy in fp32 that rounds to bf16 after every operation."""
+    r = job.recipe
+    graph = export_graph(r.model, dtype=r.dtype, opset=r.opset)
+    dense_path = scratch / "dense.onnx"
+    if r.dtype == "float16":
+        write_dense(graph, job.checkpoint, dense_path, r.dtype)
+        return dense_path, hybrid_path
+    write_dense(graph, job.checkpoint, dense_path, r.dtype, emulate_bfloat16=True)
+    emulated = scratch / "hybrid.onnx"
+    write_emulated(hybrid_path, emulated)
+    return dense_path, emulated
+
+
+def _perplexity(quality: Quality, text: str, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+    dense, hybrid = quality.perplexity
+    how = f"{text}, {shape[0]} windows × {shape[1]} tokens, {dtype}, ONNX Runtime"
+    return {"dense": dense, "hybrid": hybrid, "text": how}
+
+
+def _windows(job: Job, tokenizer: Any, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    r = job.recipe
+    if r.eval_text is not None:
+        windows = token_windows(tokenizer, read_text(r.eval_text), r.eval_length, r.eval_windows)
+        return windows, {"name": r.eval_text.name, "path": str(r.eval_text.resolve())}
+    progress.note(
+        "evaluation text: the dense model writes its own (no --eval given); real text is harder for it"
+    )
+    with progress.stage("evaluation text") as update:
+        windows = write_text(r.model, r.eval_windows, r.eval_length, r.seed + _EVAL_SEED_OFFSET, update)
+    return windows, {"name": "text written by the dense model", "path": None}
+
+
+def _ended(tokenizer: Any, tokens: list[int]) -> bool:
+    """A sentence ends at its full stop, or where the model ends the text."""
+    text = tokenizer.decode(tokens)
+    return tokens[-1] == tokenizer.eos_token_id or text.rstrip(" ")[-1:] in (".", "!", "?", "\n")
+
+
+def _text(tokenizer: Any, tokens: list[int]) -> str:
+    return str(tokenizer.decode(tokens, skip_special_tokens=True)).rstrip()

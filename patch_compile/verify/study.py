@@ -1,0 +1,99 @@
+"""Everything one ONNX model is asked, in one session: two models need never be in memory together."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.verify.decoder import OnnxDecoder
+
+__all__ = ["Feed", "Questions", "Study", "quiet_polygraphy", "run_study"]
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """windows: held-out tokens `[count, length]`; probe: `[count, length]` for the comparison by Polygraphy;
+    prompt: token ids to continue, until `ended(new tokens)` or `new_tokens`."""
+
+    windows: NDArray[np.int64]
+    probe: NDArray[np.int64]
+    prompt: list[int]
+    new_tokens: int
+    ended: Callable[[list[int]], bool]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The answers of one model.
+
+    results: Polygraphy's RunResults over `feeds`, logits alone; logits: one file per window, fp32
+    `[length, vocabulary]`; continuation: new token ids; layers: how many hold a cache.
+    """
+
+    results: Any
+    feeds: list[Feed]
+    logits: list[Path]
+    continuation: list[int]
+    layers: int
+
+
+def run_study(
+    name: str,
+    path: Path,
+    questions: Questions,
+    folder: Path,
+    feeds: list[Feed] | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Study:
+    """Ask the model at `path`; `feeds` of an earlier study make the answers comparable. Logits go to `folder`."""
+    from polygraphy.backend.onnxrt import OnnxrtRunner
+    from polygraphy.comparator import Comparator
+
+    class LogitsRunner(OnnxrtRunner):  # type: ignore[misc]
+        """Keeps the logits alone: caches of every layer and feed would fill the memory."""
+
+        def infer_impl(self, feed_dict: Feed) -> Any:
+            outputs = super().infer_impl(feed_dict)
+            return OrderedDict(logits=outputs["logits"].astype(np.float32))
+
+    decoder = OnnxDecoder(path)
+    feeds = feeds or [feed for window in questions.probe for feed in _feeds(decoder, window)]
+    with quiet_polygraphy():
+        results = Comparator.run([LogitsRunner(decoder.session, name=name)], data_loader=feeds)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, window in enumerate(questions.windows):
+        logits, _ = decoder.step(window[None], decoder.empty_cache(1))
+        files.append(folder / f"{name}.{number}.npy")
+        np.save(files[-1], logits[0])
+        if progress:
+            progress("window", number + 1, len(questions.windows))
+    continuation = decoder.generate(questions.prompt, questions.new_tokens, questions.ended)
+    layers = sum(name.endswith(".key") for name in decoder.empty_cache(1))
+    return Study(results, feeds, files, continuation, layers)
+
+
+def _feeds(decoder: OnnxDecoder, window: NDArray[np.int64]) -> Iterator[Feed]:
+    """A prefill of all but the last token, then one decode step on its cache."""
+    ids = window[None]
+    yield decoder.feed(ids[:, :-1], decoder.empty_cache(1))
+    _, cache = decoder.step(ids[:, :-1], decoder.empty_cache(1))
+    yield decoder.feed(ids[:, -1:], cache)
+
+
+@contextmanager
+def quiet_polygraphy() -> Iterator[None]:
+    """Polygraphy logs to stdout, which is the result's; what it finds is raised and reported by us."""
+    from polygraphy.logger import G_LOGGER
+
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        yield

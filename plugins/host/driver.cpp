@@ -1,0 +1,143 @@
+// The host emulation as a C library for the tests.
+#include <exception>
+#include <string>
+#include <utility>
+
+#include "kernels/patch_linear.cuh"
+#include "kernels/reduce_splits.cuh"
+#include "kernels/schedule.h"
+
+// A mutation test compiles few configurations to save time; the full build has them all.
+#ifndef PATCH_HOST_CONFIGS
+#define PATCH_HOST_CONFIGS 0x3f
+#endif
+
+namespace patch::host {
+namespace {
+
+std::string last_error;
+
+struct Call {
+  LinearArguments arguments;
+  int64_t dense_values, sparse_values, meta_words, index_words, partial_values;
+  int32_t scalar, config, copy_mode;
+  uint32_t seed;
+};
+
+void add_tensors(GlobalMemory* memory, const Call& c) {
+  using Use = GlobalMemory::Use;
+  const LinearArguments& a = c.arguments;
+  const size_t tokens = a.tokens;
+  memory->add("X", a.x, tokens * a.in_features * 2, 2, Use::kInput);
+  memory->add("dense", a.dense, c.dense_values * 2, 2, Use::kInput);
+  memory->add("sparse", a.sparse, c.sparse_values * 2, 2, Use::kInput);
+  memory->add("meta", a.meta, c.meta_words * 4, 4, Use::kInput);
+  memory->add("index", a.index, c.index_words * 4, 4, Use::kInput);
+  if (a.bias) memory->add("bias", a.bias, static_cast<size_t>(a.out_features) * 2, 2, Use::kInput);
+  memory->add("Y", a.y, tokens * a.out_features * 2, 2, Use::kOutput);
+  if (a.splits > 1) memory->add("partials", a.partials, c.partial_values * 4, 4, Use::kOutput);
+}
+
+template <class T, int C>
+std::string run_config(Machine* m, const Call& c) {
+  if constexpr ((PATCH_HOST_CONFIGS >> C & 1) == 0) {
+    return "this build leaves the configuration out";
+  } else {
+    using G = Geometry<C>;
+    const LinearArguments& a = c.arguments;
+    const auto mode = static_cast<CopyMode>(c.copy_mode);
+    const LaunchShape shape{a.panels * ceil_div(a.tokens, G::kTokens), a.splits, G::kThreads,
+                            G::kSharedBytes};
+    std::string error = m->run(shape, mode, c.seed, [&] { patch_linear<T, C>(a); });
+    if (!error.empty() || a.splits == 1) return error;
+    const int width = a.panels * G::kPanelRows;
+    const LaunchShape reduce{ceil_div(static_cast<int64_t>(a.tokens) * (width / 4), kReduceThreads), 1,
+                             kReduceThreads, 0};
+    return m->run(reduce, mode, c.seed + 1, [&] { reduce_splits<T>(a, width); });
+  }
+}
+
+template <class T, int... C>
+std::string run_by_number(Machine* m, const Call& c, std::integer_sequence<int, C...>) {
+  std::string error = "no such configuration";
+  ((C == c.config ? (error = run_config<T, C>(m, c), 0) : 0), ...);
+  return error;
+}
+
+std::string run(const Call& c, Machine* m) {
+  Call call = c;
+  if (!choose_vectors(&call.arguments)) return "misaligned arguments";
+  add_tensors(&m->global, call);
+  const auto numbers = std::make_integer_sequence<int, kConfigCount>();
+  const std::string error = static_cast<Scalar>(c.scalar) == Scalar::kHalf
+                                ? run_by_number<Half>(m, call, numbers)
+                                : run_by_number<BFloat16>(m, call, numbers);
+  return error.empty() ? m->global.complete("Y") : error;
+}
+
+}  // namespace
+}  // namespace patch::host
+
+extern "C" {
+
+// Runs one PatchLinear; 0 when no check found a fault.  Not reentrant.
+int patch_host_run(const patch::host::Call* call, patch::host::Stats* stats) {
+  static patch::host::Machine machine;  // its stacks and shared memory serve every run
+  machine.global = {};
+  machine.stats = {};
+  try {
+    patch::host::last_error = patch::host::run(*call, &machine);
+  } catch (const std::exception& e) {
+    patch::host::last_error = e.what();
+  }
+  *stats = machine.stats;
+  return patch::host::last_error.empty() ? 0 : 1;
+}
+
+const char* patch_host_error() { return patch::host::last_error.c_str(); }
+
+int patch_host_config_count() { return patch::kConfigCount; }
+const char* patch_host_config_name(int i) { return patch::kConfigs[i].name; }
+void patch_host_config(int i, int32_t* out) {
+  const patch::Config& c = patch::kConfigs[i];
+  const int32_t fields[] = {c.panel_rows, c.tokens, c.feature_warps, c.token_warps, c.stages};
+  std::copy(std::begin(fields), std::end(fields), out);
+}
+
+void patch_host_schedule(int64_t tokens, int32_t out, int32_t in, int32_t panel_rows, int sms, int config,
+                         int32_t* chosen) {
+  const patch::Schedule s = patch::choose_schedule({tokens, out, in, panel_rows}, sms, config);
+  chosen[0] = s.config, chosen[1] = s.splits;
+}
+int64_t patch_host_partial_bytes(int64_t tokens, int32_t out, int32_t in, int32_t panel_rows, int splits) {
+  return static_cast<int64_t>(patch::partial_bytes({tokens, out, in, panel_rows}, splits));
+}
+int64_t patch_host_workspace_bound(int64_t tokens, int32_t out, int32_t in, int32_t panel_rows) {
+  return static_cast<int64_t>(patch::workspace_bound({tokens, out, in, panel_rows}));
+}
+
+int patch_host_cut(int dense, int sparse, int part, int parts) {
+  return patch::cut_slabs(dense, sparse, part, parts);
+}
+uint32_t patch_host_narrow(int scalar, float v) {
+  return (scalar == 0 ? patch::Half::narrow_one(v) : patch::BFloat16::narrow_one(v));
+}
+float patch_host_widen(int scalar, uint16_t v) {
+  return scalar == 0 ? patch::Half::widen(v) : patch::BFloat16::widen(v);
+}
+
+// One warp, one fp16 mma.sp: a, b [32 lanes][4 words], meta [32], c [32][4] in and out.
+int patch_host_mma_sp(int selector, const uint32_t* a, const uint32_t* b, const uint32_t* meta, float* c) {
+  patch::host::Machine machine;
+  patch::host::last_error = machine.run({1, 1, 32, 0}, patch::host::CopyMode::kLazy, 1, [&] {
+    const int l = patch::thread_index();
+    uint32_t ra[4], rb[4];
+    float rc[4];
+    std::copy_n(a + l * 4, 4, ra), std::copy_n(b + l * 4, 4, rb), std::copy_n(c + l * 4, 4, rc);
+    selector == 0 ? patch::Half::mma_sp<0>(rc, ra, rb, meta[l]) : patch::Half::mma_sp<1>(rc, ra, rb, meta[l]);
+    std::copy_n(rc, 4, c + l * 4);
+  });
+  return patch::host::last_error.empty() ? 0 : 1;
+}
+
+}  // extern "C"

@@ -1,0 +1,295 @@
+// The emulated GPU: blocks of fibers, several alive at once, run in an order drawn from a seed.
+//
+//   run():  pick a ready warp of any resident block -> run its 32 lanes, each up to its next stop ->
+//           all at one collective: compute it, go on    all at the barrier: wait for the block    all done:
+//           retire
+//
+// Lanes of a warp must stop at the same thing (the kernels have no divergent collectives); warps of a block,
+// and blocks, interleave freely.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "host/fiber.h"
+#include "host/memory.h"
+
+namespace patch::host {
+
+// When the bytes of a cp.async land: at its wait_group, at once, or either, drawn per copy.
+enum class CopyMode : int32_t { kLazy = 0, kEager = 1, kMixed = 2 };
+
+struct Stats {
+  uint64_t mma = 0, mma_sp = 0, ldmatrix = 0, ldmatrix_waves = 0, copies = 0, barriers = 0, switches = 0;
+};
+
+struct LaunchShape {
+  int64_t grid_x = 1;
+  int grid_y = 1, threads = 32;
+  size_t shared_bytes = 0;
+};
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du) {}
+  uint32_t next() {
+    state_ ^= state_ << 13, state_ ^= state_ >> 7, state_ ^= state_ << 17;
+    return static_cast<uint32_t>(state_ >> 32);
+  }
+  uint32_t below(uint32_t n) { return static_cast<uint32_t>((static_cast<uint64_t>(next()) * n) >> 32); }
+
+ private:
+  uint64_t state_;
+};
+
+using Collective = void (*)(void* const* lanes);  // one argument struct per lane, each on its fiber's stack
+
+class Machine {
+ public:
+  static constexpr int kResidentBlocks = 3;
+  static constexpr int kMaxThreads = 256;
+
+  GlobalMemory global;
+  Stats stats;
+
+  // Empty when the launch went well, else the first fault.
+  std::string run(const LaunchShape& shape, CopyMode mode, uint64_t seed,
+                  const std::function<void()>& kernel) {
+    current_machine() = this;
+    shape_ = shape, mode_ = mode, random_ = Random(seed), kernel_ = &kernel, error_.clear();
+    if (shape.threads % 32 || shape.threads > kMaxThreads) return "unsupported block size";
+    std::vector<int64_t> order(shape.grid_x * shape.grid_y);
+    std::iota(order.begin(), order.end(), int64_t{0});
+    for (size_t i = order.size(); i > 1; --i)
+      std::swap(order[i - 1], order[random_.below(static_cast<uint32_t>(i))]);
+    size_t next = 0;
+    ready_.clear();
+    for (auto& b : blocks_) {
+      if (!b) b = std::make_unique<Block>();
+      if (next < order.size()) start(*b, order[next++]);
+    }
+    while (!ready_.empty() && error_.empty()) {
+      const size_t pick = random_.below(static_cast<uint32_t>(ready_.size()));
+      Block& b = *ready_[pick].block;
+      if (run_warp(b, ready_[pick].warp)) continue;
+      ready_[pick] = ready_.back();
+      ready_.pop_back();
+      settle(b);
+      if (b.live == 0 && error_.empty() && next < order.size()) start(b, order[next++]);
+    }
+    for (auto& b : blocks_)
+      if (error_.empty() && b->live) error_ = "deadlock: a barrier that not all threads of the block reach";
+    for (auto& b : blocks_) b->live = 0;
+    return error_;
+  }
+
+  // --- called from fibers ---
+  static Machine& get() { return *current_machine(); }
+  int thread() const { return thread_; }
+  int64_t block_x() const { return block_->id % shape_.grid_x; }
+  int block_y() const { return static_cast<int>(block_->id / shape_.grid_x); }
+  uint8_t* shared() { return block_->shared.data(); }
+
+  void barrier() { stop(Stop::kBarrier); }
+  void collective(Collective compute, void* lane) {
+    Lane& me = block_->lanes[thread_];
+    me.compute = compute, me.argument = lane;
+    stop(Stop::kCollective);
+  }
+  // Ends the launch; the fiber never runs again.
+  void fail(const std::string& what) {
+    if (error_.empty())
+      error_ = what + " (block " + std::to_string(block_->id) + ", thread " + std::to_string(thread_) + ")";
+    for (;;) stop(Stop::kFailed);
+  }
+  void check(const std::string& fault) {
+    if (!fault.empty()) fail(fault);
+  }
+  void check(const char* fault) {
+    if (fault) fail(fault);
+  }
+
+  void read_shared(const void* p, size_t bytes) {
+    check(block_->shared.read(p, bytes, static_cast<uint16_t>(thread_)));
+  }
+  void write_shared(const void* p, size_t bytes) {
+    check(block_->shared.write(p, bytes, static_cast<uint16_t>(thread_), false));
+  }
+  // A whole warp reads this row together, so even its own writer needs a barrier first.
+  void read_shared_by_warp(const void* p, size_t bytes) {
+    check(block_->shared.read(p, bytes, SharedMemory::kMany));
+  }
+
+  void copy_async(void* shared, const void* from, int bytes, bool valid) {
+    ++stats.copies;
+    if (valid) check(global.read(from, bytes));
+    check(block_->shared.write(shared, bytes, static_cast<uint16_t>(thread_), true));
+    Copy copy{shared, from, bytes, valid,
+              mode_ == CopyMode::kEager || (mode_ == CopyMode::kMixed && random_.next() & 1)};
+    if (copy.landed)
+      perform(copy);
+    else
+      std::memset(shared, 0xff, bytes);
+    block_->lanes[thread_].open.push_back(copy);
+  }
+  void commit_copies() {
+    Lane& me = block_->lanes[thread_];
+    me.groups.push_back(std::move(me.open));
+    me.open.clear();
+  }
+  void wait_copies(size_t still_open) {
+    Lane& me = block_->lanes[thread_];
+    for (; me.groups.size() > still_open; me.groups.pop_front())
+      for (Copy& c : me.groups.front()) {
+        if (!c.landed) perform(c);
+        block_->shared.land(c.to, c.bytes);
+      }
+  }
+
+ private:
+  enum class Stop { kReady, kBarrier, kCollective, kDone, kFailed };
+  struct Copy {
+    void* to;
+    const void* from;
+    int bytes;
+    bool valid, landed;
+  };
+  struct Lane {
+    Fiber fiber;
+    Stop stop = Stop::kReady;
+    Collective compute = nullptr;
+    void* argument = nullptr;
+    std::vector<Copy> open;
+    std::deque<std::vector<Copy>> groups;
+  };
+  struct Block {
+    int64_t id = 0;
+    int live = 0, waiting = 0;  // warps
+    SharedMemory shared;
+    std::vector<Lane> lanes;
+    StackPool stacks{kMaxThreads};
+  };
+  struct Ready {
+    Block* block;
+    int warp;
+  };
+
+  static Machine*& current_machine() {
+    static Machine* machine = nullptr;
+    return machine;
+  }
+  static void fiber_main() {
+    Machine& m = get();
+    (*m.kernel_)();
+    for (;;) m.stop(Stop::kDone);
+  }
+  static void perform(const Copy& c) {
+    if (c.valid)
+      std::memcpy(c.to, c.from, c.bytes);
+    else
+      std::memset(c.to, 0, c.bytes);
+  }
+
+  void start(Block& b, int64_t id) {
+    b.id = id, b.live = shape_.threads / 32, b.waiting = 0;
+    b.shared.reset(shape_.shared_bytes);
+    b.lanes.resize(shape_.threads);
+    for (int i = 0; i < shape_.threads; ++i) {
+      Lane& lane = b.lanes[i];
+      lane.stop = Stop::kReady, lane.open.clear(), lane.groups.clear();
+      lane.fiber.start(b.stacks[i], fiber_main);
+    }
+    for (int w = 0; w < b.live; ++w) ready_.push_back({&b, w});
+  }
+
+  void stop(Stop why) {
+    Lane& me = block_->lanes[thread_];
+    me.stop = why;
+    ++stats.switches;
+    me.fiber.leave();
+  }
+
+  // Runs a warp until it waits, ends, or is put back among the ready ones (true).
+  bool run_warp(Block& b, int warp) {
+    block_ = &b;
+    Lane* lanes = b.lanes.data() + warp * 32;
+    for (;;) {
+      const int first = static_cast<int>(random_.below(32));
+      for (int i = 0; i < 32; ++i) {
+        const int lane = (first + i) & 31;
+        thread_ = warp * 32 + lane;
+        lanes[lane].fiber.enter();
+        if (!error_.empty()) return false;
+      }
+      if (!together(lanes)) return fault("the lanes of a warp diverge at a barrier or collective", warp);
+      if (lanes[0].stop == Stop::kDone) return --b.live, finish(lanes, warp);
+      if (lanes[0].stop == Stop::kBarrier) return ++b.waiting, false;
+      thread_ = warp * 32;
+      if (!compute(lanes)) return false;
+      if (random_.below(8) == 0) return true;  // let another warp come between
+    }
+  }
+
+  static bool together(const Lane* lanes) {
+    return std::all_of(lanes + 1, lanes + 32, [&](const Lane& l) {
+      return l.stop == lanes[0].stop && (l.stop != Stop::kCollective || l.compute == lanes[0].compute);
+    });
+  }
+  // Collectives check their operands outside of any fiber, so a fault is noted and not thrown.
+  bool compute(Lane* lanes) {
+    void* arguments[32];
+    for (int i = 0; i < 32; ++i) arguments[i] = lanes[i].argument;
+    lanes[0].compute(arguments);
+    return error_.empty();
+  }
+  bool finish(const Lane* lanes, int warp) {
+    for (int i = 0; i < 32; ++i) {
+      if (!lanes[i].open.empty()) return fault("cp.async never committed", warp);
+      for (const auto& g : lanes[i].groups)
+        if (!g.empty()) return fault("cp.async still under way when the thread ends", warp);
+    }
+    return false;
+  }
+  bool fault(const char* what, int warp) {
+    error_ =
+        std::string(what) + " (block " + std::to_string(block_->id) + ", warp " + std::to_string(warp) + ")";
+    return false;
+  }
+  // The barrier opens when every warp of the block waits at it.
+  void settle(Block& b) {
+    if (b.waiting == 0 || !error_.empty()) return;
+    if (b.live < shape_.threads / 32) {
+      error_ = "a barrier is reached after a warp of the block has ended";
+      return;
+    }
+    if (b.waiting < b.live) return;
+    b.waiting = 0;
+    b.shared.pass_barrier();
+    ++stats.barriers;
+    for (int w = 0; w < b.live; ++w) ready_.push_back({&b, w});
+  }
+
+ public:
+  // For collectives.
+  void note_fault(const std::string& what) {
+    if (error_.empty()) error_ = what + " (block " + std::to_string(block_->id) + ")";
+  }
+
+ private:
+  LaunchShape shape_;
+  CopyMode mode_ = CopyMode::kLazy;
+  Random random_{1};
+  const std::function<void()>* kernel_ = nullptr;
+  std::string error_;
+  std::vector<Ready> ready_;
+  std::unique_ptr<Block> blocks_[kResidentBlocks];
+  Block* block_ = nullptr;
+  int thread_ = 0;
+};
+
+}  // namespace patch::host

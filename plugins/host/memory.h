@@ -1,0 +1,155 @@
+// Memory of the emulated device, checked on every access.
+//
+//   GlobalMemory   the tensors of a launch: bounds, alignment, "written before read", "written exactly once"
+//   SharedMemory   one block's: bounds, alignment, "written before read", and races between two barriers
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace patch::host {
+
+class GlobalMemory {
+ public:
+  enum class Use { kInput, kOutput };
+
+  // `unit` is the bytes of one element; outputs count their writes by element.
+  void add(const char* name, const void* begin, size_t bytes, size_t unit, Use use) {
+    const auto first = reinterpret_cast<uintptr_t>(begin);
+    Region region{name, first, first + bytes, unit, use, {}};
+    if (use == Use::kOutput) region.writes.assign(bytes / unit, 0);
+    regions_.push_back(std::move(region));
+  }
+
+  std::string read(const void* p, size_t bytes) {
+    Region* r = find(p, bytes);
+    if (!r) return outside("read", p, bytes);
+    if (r->use == Use::kInput) return misaligned(*r, p, bytes);
+    for (size_t i = 0; i < bytes / r->unit; ++i)
+      if (r->writes[offset(*r, p) / r->unit + i] == 0) return "read of " + r->name + " before it is written";
+    return misaligned(*r, p, bytes);
+  }
+
+  std::string write(const void* p, size_t bytes) {
+    Region* r = find(p, bytes);
+    if (!r || r->use == Use::kInput) return outside("write", p, bytes);
+    for (size_t i = 0; i < bytes / r->unit; ++i)
+      if (++r->writes[offset(*r, p) / r->unit + i] != 1) return r->name + " element written twice";
+    return misaligned(*r, p, bytes);
+  }
+
+  // Every element of this output was written; the write counts above allow no second time.
+  std::string complete(const std::string& name) const {
+    for (const Region& r : regions_) {
+      if (r.name != name) continue;
+      for (size_t i = 0; i < r.writes.size(); ++i)
+        if (r.writes[i] != 1) return name + " element " + std::to_string(i) + " never written";
+    }
+    return {};
+  }
+
+ private:
+  struct Region {
+    std::string name;
+    uintptr_t begin, end;
+    size_t unit;
+    Use use;
+    std::vector<uint8_t> writes;
+  };
+
+  static size_t offset(const Region& r, const void* p) { return reinterpret_cast<uintptr_t>(p) - r.begin; }
+  static std::string misaligned(const Region& r, const void* p, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(p) % bytes == 0) return {};
+    return "misaligned access of " + std::to_string(bytes) + " bytes to " + r.name;
+  }
+  std::string outside(const char* what, const void* p, size_t bytes) const {
+    std::string near;
+    for (const Region& r : regions_)
+      if (reinterpret_cast<uintptr_t>(p) >= r.begin && reinterpret_cast<uintptr_t>(p) <= r.end + 65536)
+        near = ", " + std::to_string(static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) - r.end)) +
+               " bytes from the end of " + r.name;
+    return std::string(what) + " of " + std::to_string(bytes) + " bytes outside of every tensor" + near;
+  }
+  Region* find(const void* p, size_t bytes) {
+    const auto a = reinterpret_cast<uintptr_t>(p);
+    for (Region& r : regions_)
+      if (a >= r.begin && a + bytes <= r.end) return &r;
+    return nullptr;
+  }
+
+  std::vector<Region> regions_;
+};
+
+// Who touched each 4-byte word last, and in which epoch (number of barriers passed).  Two threads touching a
+// word in one epoch, one of them writing, is a race, whatever order the emulation happened to run them in.  A
+// word that cp.async is filling is `pending` from issue to wait_group and belongs to nobody.
+class SharedMemory {
+ public:
+  static constexpr uint16_t kMany = 0xffff;  // more than one reader, or a whole warp
+
+  void reset(size_t bytes) {
+    storage_.assign(bytes + 128, 0xff);  // 0xffff is a NaN in fp16 and bf16
+    base_ = storage_.data() + (128 - reinterpret_cast<uintptr_t>(storage_.data()) % 128) % 128;
+    bytes_ = bytes;
+    words_.assign(bytes / 4, Word{});
+    epoch_ = 1;
+  }
+  void pass_barrier() { ++epoch_; }
+  uint8_t* data() { return base_; }
+
+  const char* read(const void* p, size_t bytes, uint16_t reader) {
+    if (const char* e = address(p, bytes)) return e;
+    for (Word *w = word(p), *end = w + bytes / 4; w != end; ++w) {
+      if (w->pending) return "shared memory read while cp.async is filling it (missing wait)";
+      if (w->write_epoch == 0) return "shared memory read before anything is written to it";
+      if (w->write_epoch == epoch_ && w->writer != reader)
+        return "race: shared memory read in the epoch another thread wrote it (missing barrier)";
+      w->reader = w->read_epoch == epoch_ && w->reader != reader ? kMany : reader;
+      w->read_epoch = epoch_;
+    }
+    return nullptr;
+  }
+
+  const char* write(const void* p, size_t bytes, uint16_t writer, bool pending) {
+    if (const char* e = address(p, bytes)) return e;
+    for (Word *w = word(p), *end = w + bytes / 4; w != end; ++w) {
+      if (w->pending) return "shared memory written while cp.async is filling it";
+      if (w->write_epoch == epoch_ && w->writer != writer)
+        return "race: two threads write the same shared memory in one epoch";
+      if (w->read_epoch == epoch_ && w->reader != writer)
+        return "race: shared memory written in the epoch another thread reads it (missing barrier)";
+      w->write_epoch = epoch_, w->writer = writer, w->pending = pending;
+    }
+    return nullptr;
+  }
+
+  // A cp.async of `writer` has landed and its wait has passed: from the next epoch on, others may read.
+  void land(const void* p, size_t bytes) {
+    for (Word *w = word(p), *end = w + bytes / 4; w != end; ++w) w->pending = false, w->write_epoch = epoch_;
+  }
+
+ private:
+  struct Word {
+    uint32_t write_epoch = 0, read_epoch = 0;
+    uint16_t writer = kMany, reader = kMany;
+    bool pending = false;
+  };
+
+  const char* address(const void* p, size_t bytes) const {
+    const auto* a = static_cast<const uint8_t*>(p);
+    if (a < base_ || a + bytes > base_ + bytes_) return "shared memory access out of bounds";
+    if (static_cast<size_t>(a - base_) % bytes) return "misaligned shared memory access";
+    return nullptr;
+  }
+  Word* word(const void* p) { return words_.data() + (static_cast<const uint8_t*>(p) - base_) / 4; }
+
+  std::vector<uint8_t> storage_;
+  uint8_t* base_ = nullptr;
+  size_t bytes_ = 0;
+  std::vector<Word> words_;
+  uint32_t epoch_ = 1;
+};
+
+}  // namespace patch::host

@@ -1,0 +1,253 @@
+// kernels/ptx.cuh for the host emulation: the same names, computed as the PTX ISA (9.7.14) says.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "host/machine.h"
+
+#define PATCH_DEVICE inline
+#define PATCH_KERNEL(threads) void
+#define PATCH_SHARED(name) uint8_t* name = ::patch::host::Machine::get().shared()
+#define PATCH_UNROLL
+
+namespace patch {
+
+inline int thread_index() { return host::Machine::get().thread(); }
+inline int64_t block_index() { return host::Machine::get().block_x(); }
+inline int split_index() { return host::Machine::get().block_y(); }
+inline void sync_block() { host::Machine::get().barrier(); }
+
+template <int Bytes>
+void copy_async(void* shared, const void* global, bool valid) {
+  host::Machine::get().copy_async(shared, global, Bytes, valid);
+}
+inline void commit_copies() { host::Machine::get().commit_copies(); }
+template <int Groups>
+void wait_copies() {
+  host::Machine::get().wait_copies(Groups);
+}
+
+inline void load_shared(uint32_t (&r)[4], const void* p) {
+  host::Machine::get().read_shared(p, 16);
+  std::memcpy(r, p, 16);
+}
+inline uint32_t load_shared_word(const void* p) {
+  host::Machine::get().read_shared(p, 4);
+  uint32_t v;
+  std::memcpy(&v, p, 4);
+  return v;
+}
+inline void store_shared_word(void* p, uint32_t v) {
+  host::Machine::get().write_shared(p, 4);
+  std::memcpy(p, &v, 4);
+}
+
+template <class V>
+V load_global(const V* p, size_t bytes = sizeof(V)) {
+  host::Machine::get().check(host::Machine::get().global.read(p, bytes));
+  return *p;
+}
+inline int32_t load_index(const int32_t* p) { return load_global(p); }
+inline uint16_t load_bias(const uint16_t* p) { return load_global(p); }
+inline void load_partials(float (&v)[4], const float* p) {
+  load_global(p, 16);
+  std::memcpy(v, p, 16);
+}
+inline void store_global(void* to, const void* from, size_t bytes) {
+  host::Machine::get().check(host::Machine::get().global.write(to, bytes));
+  std::memcpy(to, from, bytes);
+}
+inline void store_partial(float* p, float v) { store_global(p, &v, 4); }
+template <int Bytes>
+void store_registers(uint16_t* to, const uint32_t (&values)[2]) {
+  store_global(to, values, Bytes);
+}
+template <int Bytes>
+void store_output(uint16_t* to, const uint16_t* from) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(from);
+  for (int i = 0; i < Bytes;
+       i += 4)  // the race check works on words; a 2-byte read checks the word it lies in
+    host::Machine::get().read_shared(bytes - reinterpret_cast<uintptr_t>(bytes) % 4 + i, 4);
+  store_global(to, from, Bytes);
+}
+
+namespace host {
+
+struct MatrixLane {
+  const uint8_t* row;
+  uint32_t* r;
+};
+
+inline void compute_ldmatrix(void* const* lanes) {
+  Machine& m = Machine::get();
+  ++m.stats.ldmatrix;
+  const auto at = [&](int l) { return static_cast<const MatrixLane*>(lanes[l]); };
+  for (int j = 0; j < 4; ++j) {
+    int rows_of_banks[8] = {}, waves = 0;  // a 16-byte row covers one of 8 groups of 4 banks
+    for (int i = 0; i < 8; ++i)
+      waves = std::max(waves, ++rows_of_banks[reinterpret_cast<uintptr_t>(at(8 * j + i)->row) / 16 % 8]);
+    m.stats.ldmatrix_waves += waves;
+    for (int l = 0; l < 32; ++l) std::memcpy(&at(l)->r[j], at(8 * j + l / 4)->row + 4 * (l % 4), 4);
+  }
+}
+
+struct TransposeLane {
+  uint32_t in, out;
+};
+
+inline void compute_transpose(void* const* lanes) {
+  uint16_t m[8][8];
+  for (int l = 0; l < 32; ++l)
+    std::memcpy(&m[l / 4][2 * (l % 4)], &static_cast<TransposeLane*>(lanes[l])->in, 4);
+  for (int l = 0; l < 32; ++l) {
+    const int row = l / 4, column = 2 * (l % 4);
+    static_cast<TransposeLane*>(lanes[l])->out = m[column][row] | static_cast<uint32_t>(m[column + 1][row])
+                                                                      << 16;
+  }
+}
+
+struct MmaLane {
+  float* c;
+  const uint32_t* a;
+  uint32_t b[4];
+  uint32_t meta;
+};
+
+inline uint16_t half_word(uint32_t r, int high) { return static_cast<uint16_t>(r >> (16 * high)); }
+
+// c += A B, A [16, K], B [K, 8]; C's layout: c0, c1 row g, c2, c3 row g + 8, columns 2t, 2t + 1.
+template <int K>
+void accumulate(void* const* lanes, const float (&a)[16][K], const float (&b)[K][8]) {
+  float c[16][8];
+  for (int l = 0; l < 32; ++l)
+    for (int j = 0; j < 4; ++j)
+      c[l / 4 + (j >> 1) * 8][l % 4 * 2 + (j & 1)] = static_cast<MmaLane*>(lanes[l])->c[j];
+  for (int row = 0; row < 16; ++row)
+    for (int k = 0; k < K; ++k)
+      for (int n = 0; n < 8; ++n) c[row][n] += a[row][k] * b[k][n];
+  for (int l = 0; l < 32; ++l)
+    for (int j = 0; j < 4; ++j)
+      static_cast<MmaLane*>(lanes[l])->c[j] = c[l / 4 + (j >> 1) * 8][l % 4 * 2 + (j & 1)];
+}
+
+// 9.7.14.5.8: a_i row g for i in {0, 1, 4, 5} else g + 8, column 2t + (i & 1), + 8 for i >= 4;
+//             b_i row 2t + (i & 1), + 8 for i >= 2, column g.
+template <class T>
+void compute_mma(void* const* lanes) {
+  ++Machine::get().stats.mma;
+  float a[16][16], b[16][8];
+  for (int l = 0; l < 32; ++l) {
+    const auto& lane = *static_cast<const MmaLane*>(lanes[l]);
+    const int g = l / 4, t = l % 4;
+    for (int i = 0; i < 8; ++i)
+      a[g + ((i >> 1) & 1) * 8][2 * t + (i & 1) + (i >= 4) * 8] = T::widen(half_word(lane.a[i >> 1], i & 1));
+    for (int i = 0; i < 4; ++i)
+      b[2 * t + (i & 1) + (i >= 2) * 8][g] = T::widen(half_word(lane.b[i >> 1], i & 1));
+  }
+  accumulate(lanes, a, b);
+}
+
+// 9.7.14.6: the compressed a_i lies as in mma.m16n8k16 and its pair covers the 4 dense columns from 4t (+ 16
+// for i >= 4).  Selector s reads the metadata of lanes 2s and 2s + 1 of each quad: the first for columns
+// 0..15, the second for 16..31; low half word for row g, high half word for row g + 8; 4 bits for 4 columns.
+template <class T, int Selector>
+void compute_mma_sp(void* const* lanes) {
+  ++Machine::get().stats.mma_sp;
+  float a[16][32] = {}, b[32][8];
+  for (int l = 0; l < 32; ++l) {
+    const auto& lane = *static_cast<const MmaLane*>(lanes[l]);
+    const int g = l / 4, t = l % 4;
+    for (int i = 0; i < 8; ++i) {
+      const int high = (i >> 1) & 1, first = 4 * t + (i >= 4) * 16;
+      const auto& owner = *static_cast<const MmaLane*>(lanes[g * 4 + 2 * Selector + (first >> 4)]);
+      const uint32_t pair = owner.meta >> (16 * high + (first & 15)) & 15;
+      if ((pair & 3) >= (pair >> 2))
+        return Machine::get().note_fault("mma.sp::ordered_metadata got an unordered pair");
+      a[g + high * 8][first + (i & 1 ? pair >> 2 : pair & 3)] = T::widen(half_word(lane.a[i >> 1], i & 1));
+      b[2 * t + (i & 1) + (i >> 1) * 8][g] = T::widen(half_word(lane.b[i >> 1], i & 1));
+    }
+  }
+  accumulate(lanes, a, b);
+}
+
+// Every fp16 value, so that widening is a load.
+inline const float* half_table() {
+  static const std::unique_ptr<float[]> table = [] {
+    auto t = std::make_unique<float[]>(65536);
+    for (uint32_t v = 0; v < 65536; ++v) {
+      const int exponent = v >> 10 & 31, fraction = v & 1023;
+      const float magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
+                              : exponent == 0
+                                  ? std::ldexp(static_cast<float>(fraction), -24)
+                                  : std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+      t[v] = v & 0x8000 ? -magnitude : magnitude;
+    }
+    return t;
+  }();
+  return table.get();
+}
+
+}  // namespace host
+
+inline void load_matrices(uint32_t (&r)[4], const void* row) {
+  host::Machine::get().read_shared_by_warp(row, 16);
+  host::MatrixLane lane{static_cast<const uint8_t*>(row), r};
+  host::Machine::get().collective(host::compute_ldmatrix, &lane);
+}
+inline uint32_t transpose_matrix(uint32_t r) {
+  host::TransposeLane lane{r, 0};
+  host::Machine::get().collective(host::compute_transpose, &lane);
+  return lane.out;
+}
+
+// mma and mma.sp for a type that can widen and narrow one value.
+template <class T>
+struct HostScalar {
+  static uint32_t narrow(float lo, float hi) {
+    return T::narrow_one(lo) | static_cast<uint32_t>(T::narrow_one(hi)) << 16;
+  }
+  static void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    host::MmaLane lane{c, a, {b0, b1, 0, 0}, 0};
+    host::Machine::get().collective(host::compute_mma<T>, &lane);
+  }
+  template <int Selector>
+  static void mma_sp(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t meta) {
+    host::MmaLane lane{c, a, {b[0], b[1], b[2], b[3]}, meta};
+    host::Machine::get().collective(host::compute_mma_sp<T, Selector>, &lane);
+  }
+};
+
+struct Half : HostScalar<Half> {
+  static float widen(uint16_t v) { return host::half_table()[v]; }
+  // Round to nearest even; beyond 65504 + half a step it becomes infinite.
+  static uint16_t narrow_one(float f) {
+    const auto sign = static_cast<uint16_t>(std::signbit(f) ? 0x8000 : 0);
+    const float magnitude = std::fabs(f);
+    if (std::isnan(f)) return 0x7fff;
+    if (magnitude >= 65520.f) return sign | 0x7c00;
+    if (magnitude < 6.103515625e-05f)  // subnormal: steps of 2^-24
+      return sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(magnitude, 24)));
+    uint32_t bits;
+    std::memcpy(&bits, &magnitude, 4);
+    bits += 0xfff + ((bits >> 13) & 1);
+    return sign | static_cast<uint16_t>((bits >> 13) - (112u << 10));
+  }
+};
+
+struct BFloat16 : HostScalar<BFloat16> {
+  static float widen(uint16_t v) {
+    const uint32_t bits = static_cast<uint32_t>(v) << 16;
+    float f;
+    std::memcpy(&f, &bits, 4);
+    return f;
+  }
+  static uint16_t narrow_one(float f) {
+    if (std::isnan(f)) return 0x7fff;
+    uint32_t bits;
+    std::memcpy(&bits, &f, 4);
+    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+};
+
+}  // namespace patch

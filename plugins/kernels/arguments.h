@@ -1,0 +1,45 @@
+// What a PatchLinear launch needs, in plain types: the CUDA launcher, the host emulation and the plugin share
+// it.
+#pragma once
+#include <cstdint>
+
+namespace patch {
+
+enum class Scalar : int32_t { kHalf = 0, kBFloat16 = 1 };
+
+// Y[tokens, out] = X[tokens, in] W^T + bias.  All pointers are device pointers.
+struct LinearArguments {
+  const uint16_t* x;       // [tokens, in], contiguous
+  const uint16_t* dense;   // [dense_slabs, panel_rows * 64]
+  const uint16_t* sparse;  // [sparse_slabs, panel_rows * 32]
+  const uint32_t* meta;    // [sparse_slabs, panel_rows * 2]
+  const int32_t* index;    // dense_ptr[panels + 1], sparse_ptr[panels + 1], dense_k, sparse_k
+  const uint16_t* bias;    // [out] or null
+  uint16_t* y;             // [tokens, out], contiguous
+  float* partials;         // [splits, tokens, panels * panel_rows], used when splits > 1
+  int32_t tokens;
+  int32_t out_features;
+  int32_t in_features;  // a multiple of 4
+  int32_t panels;
+  int32_t dense_slabs;
+  int32_t splits;
+  int32_t x_vector;  // values of X one copy moves: 8 or 4 (see choose_vectors)
+  int32_t y_vector;  // values of Y one store moves: 8, 4, 2 or 1
+};
+
+// Rows of X and Y follow each other without padding, so their alignment is that of in_features and
+// out_features.  Returns false where a pointer is less aligned than the kernel can work with.
+inline bool choose_vectors(LinearArguments* a) {
+  const auto aligned = [](const void* p, uintptr_t bytes) {
+    return reinterpret_cast<uintptr_t>(p) % bytes == 0;
+  };
+  a->x_vector = a->in_features % 8 == 0 && aligned(a->x, 16) ? 8 : 4;
+  a->y_vector = 8;
+  while (a->y_vector > 1 && (a->out_features % a->y_vector != 0 || !aligned(a->y, 2 * a->y_vector)))
+    a->y_vector /= 2;
+  return a->in_features % 4 == 0 && aligned(a->x, 8) && aligned(a->y, 2) && aligned(a->dense, 16) &&
+         aligned(a->sparse, 16) && aligned(a->meta, 16) && aligned(a->index, 4) && aligned(a->bias, 2) &&
+         (a->splits == 1 || aligned(a->partials, 16));
+}
+
+}  // namespace patch

@@ -1,0 +1,23 @@
+// Launches PatchLinear on a CUDA stream.  Allocates nothing, waits for nothing: safe inside a CUDA graph
+// capture.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include "kernels/arguments.h"
+#include "kernels/schedule.h"
+
+namespace patch {
+
+// SMs of the current device; asks the driver once per device.
+cudaError_t sm_count(int* sms) noexcept;
+
+// `a->splits`, `a->x_vector` and `a->y_vector` are filled in from `schedule` and the pointers.  Returns
+// cudaErrorMisalignedAddress for pointers the kernel can't use and cudaErrorInvalidConfiguration for a grid
+// beyond CUDA's limit.
+cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, cudaStream_t stream) noexcept;
+
+// One per scalar type, each in its own file so that they compile side by side.
+cudaError_t launch_half(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
+cudaError_t launch_bfloat16(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
+
+}  // namespace patch

@@ -1,0 +1,167 @@
+// The only file that knows the hardware: one wrapper per instruction, every asm statement of the project.
+// Under PATCH_HOST_EMULATION the same names come from host/ptx_on_host.h and the kernels run on a CPU.
+#pragma once
+#include <cstdint>
+#ifdef PATCH_HOST_EMULATION
+#include "host/ptx_on_host.h"
+#else
+#include <cuda_runtime.h>
+
+#define PATCH_DEVICE __device__ __forceinline__
+#define PATCH_KERNEL(threads) __global__ void __launch_bounds__(threads)
+#define PATCH_SHARED(name) extern __shared__ __align__(128) uint8_t name[]
+#define PATCH_UNROLL _Pragma("unroll")
+
+namespace patch {
+
+PATCH_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+PATCH_DEVICE int64_t block_index() { return blockIdx.x; }
+PATCH_DEVICE int split_index() { return static_cast<int>(blockIdx.y); }
+PATCH_DEVICE void sync_block() { __syncthreads(); }
+
+PATCH_DEVICE uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// cp.async (PTX ISA, "cp.async"): src-size 0 fills the destination with zeros and reads nothing.
+// 16-byte copies go around L1 (.cg); smaller ones exist only as .ca.
+template <int Bytes>
+PATCH_DEVICE void copy_async(void* shared, const void* global, bool valid) {
+  static_assert(Bytes == 16 || Bytes == 8);
+  const int size = valid ? Bytes : 0;
+  if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(size)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 8, %2;\n" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(size)
+                 : "memory");
+  }
+}
+PATCH_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+// Waits until at most `Groups` of this thread's latest groups are still under way.
+template <int Groups>
+PATCH_DEVICE void wait_copies() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(Groups) : "memory");
+}
+
+// ldmatrix.x4: lanes 8j..8j+7 give the row addresses of 8x8 matrix j; lane l gets row l/4, columns 2(l%4),
+// +1.
+PATCH_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+// movmatrix.trans: the warp's 8x8 matrix of 16-bit values, in ldmatrix's layout, transposed.
+PATCH_DEVICE uint32_t transpose_matrix(uint32_t r) {
+  uint32_t t;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(t) : "r"(r));
+  return t;
+}
+
+PATCH_DEVICE void load_shared(uint32_t (&r)[4], const void* p) {
+  const uint4 v = *static_cast<const uint4*>(p);
+  r[0] = v.x, r[1] = v.y, r[2] = v.z, r[3] = v.w;
+}
+PATCH_DEVICE uint32_t load_shared_word(const void* p) { return *static_cast<const uint32_t*>(p); }
+PATCH_DEVICE void store_shared_word(void* p, uint32_t v) { *static_cast<uint32_t*>(p) = v; }
+
+PATCH_DEVICE int32_t load_index(const int32_t* p) { return __ldg(p); }
+PATCH_DEVICE uint16_t load_bias(const uint16_t* p) { return __ldg(p); }
+PATCH_DEVICE void load_partials(float (&v)[4], const float* p) {
+  const float4 f = *reinterpret_cast<const float4*>(p);
+  v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
+}
+PATCH_DEVICE void store_partial(float* p, float v) { *p = v; }
+
+template <int Bytes>
+struct Vector;
+template <>
+struct Vector<2> {
+  using Type = uint16_t;
+};
+template <>
+struct Vector<4> {
+  using Type = uint32_t;
+};
+template <>
+struct Vector<8> {
+  using Type = uint2;
+};
+template <>
+struct Vector<16> {
+  using Type = uint4;
+};
+// `from` is shared memory.
+template <int Bytes>
+PATCH_DEVICE void store_output(uint16_t* to, const uint16_t* from) {
+  using V = typename Vector<Bytes>::Type;
+  *reinterpret_cast<V*>(to) = *reinterpret_cast<const V*>(from);
+}
+// `values` are registers.
+template <int Bytes>
+PATCH_DEVICE void store_registers(uint16_t* to, const uint32_t (&values)[2]) {
+  if constexpr (Bytes == 8)
+    *reinterpret_cast<uint2*>(to) = make_uint2(values[0], values[1]);
+  else
+    *to = static_cast<uint16_t>(values[0]);
+}
+
+// mma.m16n8k16 (PTX ISA 9.7.14.5.8) and mma.sp::ordered_metadata.m16n8k32 (9.7.14.6), fp32 accumulators.
+#define PATCH_MMA(TYPE)                                                       \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE         \
+               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n" \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+#define PATCH_MMA_SP(TYPE)                                                                               \
+  asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." TYPE "." TYPE               \
+               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, %13;\n"          \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                          \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]), \
+                 "r"(meta), "n"(Selector))
+
+struct Half {
+  PATCH_DEVICE static float widen(uint16_t v) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;\n" : "=f"(f) : "h"(v));
+    return f;
+  }
+  // The low half word is `lo`.
+  PATCH_DEVICE static uint32_t narrow(float lo, float hi) {
+    uint32_t r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+  }
+  PATCH_DEVICE static void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    PATCH_MMA("f16");
+  }
+  template <int Selector>
+  PATCH_DEVICE static void mma_sp(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[4],
+                                  uint32_t meta) {
+    PATCH_MMA_SP("f16");
+  }
+};
+
+struct BFloat16 {
+  PATCH_DEVICE static float widen(uint16_t v) { return __uint_as_float(static_cast<uint32_t>(v) << 16); }
+  PATCH_DEVICE static uint32_t narrow(float lo, float hi) {
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+  }
+  PATCH_DEVICE static void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    PATCH_MMA("bf16");
+  }
+  template <int Selector>
+  PATCH_DEVICE static void mma_sp(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[4],
+                                  uint32_t meta) {
+    PATCH_MMA_SP("bf16");
+  }
+};
+#undef PATCH_MMA
+#undef PATCH_MMA_SP
+
+}  // namespace patch
+#endif

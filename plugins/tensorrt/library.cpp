@@ -1,0 +1,33 @@
+#include "tensorrt/library.h"
+
+#include <dlfcn.h>
+
+namespace patch {
+namespace {
+
+// Both backends export the same names, so each plugin asks its own library only: versioned names first, as
+// the wheels ship no other.
+constexpr const char* kRtxLibraries[] = {"libtensorrt_rtx.so.1", "libtensorrt_rtx.so.2",
+                                         "libtensorrt_rtx.so"};
+constexpr const char* kFullLibraries[] = {"libnvinfer.so.11", "libnvinfer.so.12", "libnvinfer.so.10",
+                                          "libnvinfer.so"};
+
+template <class Names>
+void* find_in(const Names& libraries, const char* symbol) noexcept {
+  for (const char* library : libraries) {
+    void* handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
+    if (!handle) continue;
+    void* found = dlsym(handle, symbol);
+    dlclose(handle);  // gives back the reference RTLD_NOLOAD took; the library stays loaded
+    if (found) return found;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void* tensorrt_symbol(const char* name) noexcept {
+  return kRtx ? find_in(kRtxLibraries, name) : find_in(kFullLibraries, name);
+}
+
+}  // namespace patch

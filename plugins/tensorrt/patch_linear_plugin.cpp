@@ -1,0 +1,218 @@
+#include "tensorrt/patch_linear_plugin.h"
+
+#include <initializer_list>
+#include <memory>
+#include <new>
+
+#include "kernels/launch.h"
+#include "tensorrt/log.h"
+
+namespace patch {
+namespace {
+
+using nvinfer1::DataType;
+using nvinfer1::Dims;
+using nvinfer1::DynamicPluginTensorDesc;
+using nvinfer1::PluginTensorDesc;
+
+enum Input : int32_t { kX, kDense, kSparse, kMeta, kIndex, kBias };
+
+int32_t fail(const std::string& message) {
+  log(Severity::kERROR, message);
+  return -1;
+}
+
+std::string text(const Dims& d) {
+  std::string s = "[";
+  for (int32_t i = 0; i < d.nbDims; ++i) s += (i ? ", " : "") + std::to_string(d.d[i]);
+  return s + "]";
+}
+
+int64_t tokens_of(const Dims& x) {
+  int64_t tokens = 1;
+  for (int32_t i = 0; i + 1 < x.nbDims; ++i) tokens *= x.d[i];
+  return tokens;
+}
+
+bool is(const Dims& d, std::initializer_list<int64_t> expected) {
+  int32_t i = 0;
+  if (d.nbDims != static_cast<int32_t>(expected.size())) return false;
+  for (const int64_t e : expected)
+    if (d.d[i++] != e) return false;
+  return true;
+}
+
+// The packed tensors must fit together: the kernel takes their sizes on trust.
+template <class DimsOf>
+int32_t check_shapes(const Attributes& a, int32_t inputs, const DimsOf& dims_of) {
+  const Dims& x = dims_of(kX);
+  if (x.nbDims < 1 || (x.d[x.nbDims - 1] != a.in_features && x.d[x.nbDims - 1] != -1))
+    return fail("X has shape " + text(x) +
+                ", its last dimension must be in_features = " + std::to_string(a.in_features));
+  const int64_t rows = a.panel_rows, panels = ceil_div(a.out_features, rows);
+  const int64_t dense = dims_of(kDense).d[0], sparse = dims_of(kSparse).d[0];
+  const auto expect = [&](int32_t input, const char* name, std::initializer_list<int64_t> shape) {
+    return is(dims_of(input), shape) ? 0
+                                     : fail(std::string(name) + " has shape " + text(dims_of(input)) +
+                                            ", which does not fit the other packed tensors");
+  };
+  if (expect(kDense, "dense", {dense, rows * 64}) || expect(kSparse, "sparse", {sparse, rows * 32}) ||
+      expect(kMeta, "meta", {sparse, rows * 2}) ||
+      expect(kIndex, "index", {2 * (panels + 1) + dense + sparse}))
+    return -1;
+  return inputs > kBias ? expect(kBias, "bias", {a.out_features}) : 0;
+}
+
+}  // namespace
+
+PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes)
+    : attributes_(attributes),
+      timing_id_("in=" + std::to_string(attributes.in_features) + " out=" +
+                 std::to_string(attributes.out_features) + " rows=" + std::to_string(attributes.panel_rows)) {
+}
+
+nvinfer1::IPluginCapability* PatchLinearPlugin::getCapabilityInterface(
+    nvinfer1::PluginCapabilityType type) noexcept {
+  switch (type) {
+    case nvinfer1::PluginCapabilityType::kCORE:
+      return static_cast<nvinfer1::IPluginV3OneCore*>(this);
+    case nvinfer1::PluginCapabilityType::kBUILD:
+      return static_cast<nvinfer1::IPluginV3OneBuild*>(this);
+    case nvinfer1::PluginCapabilityType::kRUNTIME:
+      return static_cast<nvinfer1::IPluginV3OneRuntime*>(this);
+  }
+  return nullptr;
+}
+
+nvinfer1::IPluginV3* PatchLinearPlugin::clone() noexcept {
+  try {
+    auto copy = std::make_unique<PatchLinearPlugin>(attributes_);
+    copy->tactic_ = tactic_;
+    copy->has_bias_ = has_bias_;
+    return copy.release();
+  } catch (const std::bad_alloc&) {
+    fail("out of memory while copying the plugin");
+    return nullptr;
+  }
+}
+
+int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t inputs,
+                                           const DynamicPluginTensorDesc*, int32_t) noexcept {
+  has_bias_ = inputs > kBias;
+  return check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].desc.dims; });
+}
+
+int32_t PatchLinearPlugin::getOutputDataTypes(DataType* out, int32_t, const DataType* in,
+                                              int32_t) const noexcept {
+  out[0] = in[kX];
+  return 0;
+}
+
+int32_t PatchLinearPlugin::getOutputShapes(const nvinfer1::DimsExprs* in, int32_t inputs,
+                                           const nvinfer1::DimsExprs*, int32_t, nvinfer1::DimsExprs* out,
+                                           int32_t, nvinfer1::IExprBuilder& builder) noexcept {
+  if (inputs != kBias && inputs != kBias + 1)
+    return fail("takes X, dense, sparse, meta, index and optionally bias; got " + std::to_string(inputs) +
+                " inputs");
+  if (in[kX].nbDims < 1) return fail("X must have at least one dimension");
+  out[0] = in[kX];
+  out[0].d[out[0].nbDims - 1] = builder.constant(attributes_.out_features);
+  return out[0].d[out[0].nbDims - 1] ? 0 : -1;
+}
+
+bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* in_out,
+                                                  int32_t inputs, int32_t outputs) noexcept {
+  if ((inputs != kBias && inputs != kBias + 1) || outputs != 1) return false;
+  const PluginTensorDesc& desc = in_out[position].desc;
+  if (desc.format != nvinfer1::TensorFormat::kLINEAR) return false;
+  if (position == kX) return desc.type == DataType::kHALF || desc.type == DataType::kBF16;
+  if (position == kMeta || position == kIndex) return desc.type == DataType::kINT32;
+  return desc.type == in_out[kX].desc.type;
+}
+
+size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_t,
+                                           const DynamicPluginTensorDesc*, int32_t) const noexcept {
+  return workspace_bound(
+      {tokens_of(in[kX].max), attributes_.out_features, attributes_.in_features, attributes_.panel_rows});
+}
+
+int32_t PatchLinearPlugin::getNbTactics() noexcept {
+  int32_t count = 1;
+  for (const Config& c : kConfigs) count += c.panel_rows == attributes_.panel_rows;
+  return count;
+}
+
+int32_t PatchLinearPlugin::getValidTactics(int32_t* tactics, int32_t count) noexcept {
+  if (count != getNbTactics()) return fail("TensorRT asks for another number of tactics than it was given");
+  *tactics++ = kAutoTactic;
+  for (int32_t i = 0; i < kConfigCount; ++i)
+    if (kConfigs[i].panel_rows == attributes_.panel_rows) *tactics++ = kFirstConfigTactic + i;
+  return 0;
+}
+
+int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
+  const int32_t config = tactic - kFirstConfigTactic;
+  const bool fixed =
+      config >= 0 && config < kConfigCount && kConfigs[config].panel_rows == attributes_.panel_rows;
+  // 0 is TensorRT's "no custom tactic".
+  if (tactic != 0 && tactic != kAutoTactic && !fixed)
+    return fail("no tactic " + std::to_string(tactic) +
+                "; the engine was built with another version of this plugin");
+  tactic_ = fixed ? tactic : kAutoTactic;
+  return 0;
+}
+
+int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs, const PluginTensorDesc*,
+                                         int32_t) noexcept {
+  has_bias_ = inputs > kBias;
+  if (tokens_of(in[kX].dims) > INT32_MAX)
+    return fail("more than 2^31 - 1 tokens in X of shape " + text(in[kX].dims));
+  return check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].dims; });
+}
+
+int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*,
+                                   const void* const* inputs, void* const* outputs, void* workspace,
+                                   cudaStream_t stream) noexcept {
+  const int64_t tokens = tokens_of(in[kX].dims);
+  const Problem problem{tokens, attributes_.out_features, attributes_.in_features, attributes_.panel_rows};
+  int sms = 0;
+  cudaError_t error = sm_count(&sms);
+  if (error == cudaSuccess && tokens > 0) {
+    LinearArguments a{};
+    a.x = static_cast<const uint16_t*>(inputs[kX]);
+    a.dense = static_cast<const uint16_t*>(inputs[kDense]);
+    a.sparse = static_cast<const uint16_t*>(inputs[kSparse]);
+    a.meta = static_cast<const uint32_t*>(inputs[kMeta]);
+    a.index = static_cast<const int32_t*>(inputs[kIndex]);
+    a.bias = has_bias_ ? static_cast<const uint16_t*>(inputs[kBias]) : nullptr;
+    a.y = static_cast<uint16_t*>(outputs[0]);
+    a.partials = static_cast<float*>(workspace);
+    a.tokens = static_cast<int32_t>(tokens);
+    a.out_features = attributes_.out_features;
+    a.in_features = attributes_.in_features;
+    a.panels = static_cast<int32_t>(panel_count(problem));
+    a.dense_slabs = static_cast<int32_t>(in[kDense].dims.d[0]);
+    const int config = tactic_ == kAutoTactic ? kAnyConfig : tactic_ - kFirstConfigTactic;
+    const Scalar scalar = in[kX].type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
+    error = launch(a, scalar, choose_schedule(problem, sms, config), stream);
+  }
+  if (error == cudaSuccess) return 0;
+  return fail("X " + text(in[kX].dims) + " to " + std::to_string(attributes_.out_features) +
+              " features: " + cudaGetErrorString(error));
+}
+
+const nvinfer1::PluginFieldCollection* PatchLinearPlugin::getFieldsToSerialize() noexcept {
+  try {
+    using nvinfer1::PluginFieldType;
+    fields_ = {{"in_features", &attributes_.in_features, PluginFieldType::kINT32, 1},
+               {"out_features", &attributes_.out_features, PluginFieldType::kINT32, 1},
+               {"panel_rows", &attributes_.panel_rows, PluginFieldType::kINT32, 1}};
+  } catch (const std::bad_alloc&) {
+    fail("out of memory while serializing the plugin");
+    return nullptr;
+  }
+  collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
+  return &collection_;
+}
+
+}  // namespace patch

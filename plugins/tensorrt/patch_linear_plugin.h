@@ -1,0 +1,76 @@
+// PatchLinear as a TensorRT plugin:  Y = PatchLinear(X, dense, sparse, meta, index[, bias]).
+#pragma once
+#include <string>
+#include <vector>
+
+#include "NvInferRuntime.h"
+
+namespace patch {
+
+inline constexpr const char* kPluginName = "PatchLinear";
+inline constexpr const char* kPluginVersion = "1";
+inline constexpr const char* kPluginNamespace = "";
+
+struct Attributes {
+  int32_t in_features = 0;
+  int32_t out_features = 0;
+  int32_t panel_rows = 0;
+};
+
+// Without a GPU TensorRT records the first tactic untimed, so the first one decides at run time from the
+// shape; tactic kFirstConfigTactic + i is configuration i of kernels/config.h.
+inline constexpr int32_t kAutoTactic = 1;
+inline constexpr int32_t kFirstConfigTactic = 2;
+
+class PatchLinearPlugin final : public nvinfer1::IPluginV3,
+                                public nvinfer1::IPluginV3OneCore,
+                                public nvinfer1::IPluginV3OneBuild,
+                                public nvinfer1::IPluginV3OneRuntime {
+ public:
+  explicit PatchLinearPlugin(const Attributes& attributes);
+
+  nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
+  nvinfer1::IPluginV3* clone() noexcept override;
+
+  const char* getPluginName() const noexcept override { return kPluginName; }
+  const char* getPluginVersion() const noexcept override { return kPluginVersion; }
+  const char* getPluginNamespace() const noexcept override { return kPluginNamespace; }
+
+  int32_t configurePlugin(const nvinfer1::DynamicPluginTensorDesc* in, int32_t inputs,
+                          const nvinfer1::DynamicPluginTensorDesc* out, int32_t outputs) noexcept override;
+  int32_t getOutputDataTypes(nvinfer1::DataType* out, int32_t outputs, const nvinfer1::DataType* in,
+                             int32_t inputs) const noexcept override;
+  int32_t getOutputShapes(const nvinfer1::DimsExprs* in, int32_t inputs, const nvinfer1::DimsExprs* shapes,
+                          int32_t shape_inputs, nvinfer1::DimsExprs* out, int32_t outputs,
+                          nvinfer1::IExprBuilder& builder) noexcept override;
+  bool supportsFormatCombination(int32_t position, const nvinfer1::DynamicPluginTensorDesc* in_out,
+                                 int32_t inputs, int32_t outputs) noexcept override;
+  int32_t getNbOutputs() const noexcept override { return 1; }
+  size_t getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* in, int32_t inputs,
+                          const nvinfer1::DynamicPluginTensorDesc* out,
+                          int32_t outputs) const noexcept override;
+  int32_t getNbTactics() noexcept override;
+  int32_t getValidTactics(int32_t* tactics, int32_t count) noexcept override;
+  const char* getTimingCacheID() noexcept override { return timing_id_.c_str(); }
+
+  int32_t setTactic(int32_t tactic) noexcept override;
+  int32_t onShapeChange(const nvinfer1::PluginTensorDesc* in, int32_t inputs,
+                        const nvinfer1::PluginTensorDesc* out, int32_t outputs) noexcept override;
+  int32_t enqueue(const nvinfer1::PluginTensorDesc* in, const nvinfer1::PluginTensorDesc* out,
+                  const void* const* inputs, void* const* outputs, void* workspace,
+                  cudaStream_t stream) noexcept override;
+  nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override {
+    return clone();
+  }
+  const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
+
+ private:
+  Attributes attributes_;
+  int32_t tactic_ = kAutoTactic;
+  bool has_bias_ = false;
+  std::string timing_id_;
+  std::vector<nvinfer1::PluginField> fields_;
+  nvinfer1::PluginFieldCollection collection_{};
+};
+
+}  // namespace patch

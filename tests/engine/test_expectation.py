@@ -1,0 +1,72 @@
+import onnx
+import pytest
+
+from patch_compile.engine.check import expectation_from_onnx
+from patch_compile.errors import PatchCompileError
+from patch_compile.packing import pack
+from tests.engine import graphs
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Write a chain, change its graph, and compute the expectation."""
+
+    def run(change):
+        path = graphs.write_chain(tmp_path / "m.onnx")
+        model = onnx.load(path)
+        change(model.graph)
+        onnx.save(model, path)
+        return expectation_from_onnx(path)
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_names_bytes_and_type(tmp_path, dtype):
+    path = graphs.write_chain(tmp_path / "m.onnx", dtype=dtype, shares=(0.5, 0.0, 1.0))
+    expected = expectation_from_onnx(path)
+    assert list(expected.patch_linears) == ["layers.0.proj", "layers.1.proj", "layers.2.proj"]
+    assert expected.dtype == dtype
+    mask, _ = graphs.random_mask((128, 128), (64, 64), 0.5, 0)
+    packed = pack(graphs.random_weight((128, 128), "u2", 0), mask, 64)
+    assert expected.patch_linears["layers.0.proj"] == packed.nbytes
+    assert expected.packed_bytes == sum(expected.patch_linears.values())
+
+
+def test_external_data_is_not_read(tmp_path):
+    path = graphs.write_chain(tmp_path / "m.onnx", external=True)
+    whole = expectation_from_onnx(path)
+    (tmp_path / "m.onnx.data").unlink()
+    assert expectation_from_onnx(path) == whole
+
+
+def test_graph_without_linears(tmp_path):
+    expected = expectation_from_onnx(graphs.write_two_gemms(tmp_path / "m.onnx"))
+    assert (expected.patch_linears, expected.dtype, expected.packed_bytes) == ({}, None, 0)
+
+
+def test_two_nodes_of_one_name(broken):
+    with pytest.raises(PatchCompileError, match=r"2 PatchLinear nodes have the name 'layers\.0\.proj'"):
+        broken(lambda graph: setattr(graph.node[1], "name", "layers.0.proj"))
+
+
+def test_node_without_a_name(broken):
+    with pytest.raises(PatchCompileError, match="1 PatchLinear nodes have the name ''"):
+        broken(lambda graph: setattr(graph.node[1], "name", ""))
+
+
+def test_packed_tensor_that_is_computed(broken):
+    with pytest.raises(
+        PatchCompileError, match=r"sparse of the PatchLinear 'layers\.1\.proj' is not a constant"
+    ):
+        broken(lambda graph: graph.node[1].input.__setitem__(2, "computed"))
+
+
+def test_mixed_types(broken):
+    def change(graph):
+        next(
+            t for t in graph.initializer if t.name == "layers.1.proj.dense"
+        ).data_type = onnx.TensorProto.BFLOAT16
+
+    with pytest.raises(PatchCompileError, match="bfloat16 and float16"):
+        broken(change)

@@ -1,0 +1,47 @@
+"""The JSON as NVIDIA documents it; the run against a real engine needs the GPU that built it."""
+
+import pytest
+
+from patch_compile.engine.check import PlanExpectation, PlanMismatchError, check_programs
+from patch_compile.engine.inspector import program_from_json
+
+
+def tensor(name, dims, old, new, spelling):
+    kind = (
+        {"Format/Datatype": old}
+        if spelling == 10
+        else {"DataType": new, "Format": "Row major linear (kLINEAR)"}
+    )
+    return {"Name": name, "Location": "Device", "Dimensions": dims, **kind}
+
+
+def information(spelling, kind="PluginV3", name="q"):
+    half, whole = ("Row major linear FP16 format", "Half"), ("Row major linear INT32 format", "Int32")
+    inputs = [
+        tensor("x", [-1, 128], *half, spelling),
+        tensor("dense", [2, 4096], *half, spelling),
+        tensor("sparse", [2, 2048], *half, spelling),
+        tensor("meta", [2, 128], *whole, spelling),
+        tensor("index", [10], *whole, spelling),
+    ]
+    layer = {"Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": [], "Metadata": "[ONNX Layer: q]"}
+    return {"Layers": [layer], "Bindings": []}
+
+
+EXPECTED = PlanExpectation({"q": 2 * 4096 * 2 + 2 * 2048 * 2 + 2 * 128 * 4 + 40}, "float16")
+
+
+@pytest.mark.parametrize("spelling", [10, 11])
+def test_plugin_layer_passes_the_check(spelling):
+    check_programs((program_from_json(information(spelling), ("sm86",)),), EXPECTED, targets=["sm86"])
+
+
+def test_profiles_by_suffix():
+    programs = tuple(program_from_json(information(11, name=n), ("sm86",)) for n in ("q", "q [profile 1]"))
+    check_programs(programs, EXPECTED, profiles=2)
+
+
+def test_layer_that_is_no_plugin():
+    program = program_from_json(information(11, kind="gemm"), ("sm86",))
+    with pytest.raises(PlanMismatchError, match="gemm 'q' took the place of the PatchLinear 'q'"):
+        check_programs((program,), EXPECTED)

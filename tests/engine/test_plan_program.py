@@ -1,0 +1,63 @@
+import mmap
+
+from patch_compile.engine.plan_program import PlanTensor, read_programs
+
+TEXT = r"""header {
+  version = 5
+  region = { name=devmem size=8192000 place=accelerator }
+  accelerators={sm86 sm89 }
+}
+descriptors {
+  tensor={ alignment=128 const_payload_size=65536 dims={ 4 8192 } name="q.dense_constantHalf" offset=9 type=half }
+  tensor={ alignment=128 const_payload_size=0 dims={ 0 4096 } name="(Unnamed Layer* 1) [Constant]" offset=4 type=bf16 }
+  tensor={ alignment=2 dims={ "a}b" 256 } mem_prop=0 name="{F[q...}]}.1" region="" strides={ "p" 1 } type=half }
+}
+main {
+ label bb1:
+  custom_layer={ name="/q/proj" output={"y" } input={"{F[q...}]}.1" "q.dense_constantHalf" } layers="[ONNX Layer: /q/proj]" }
+  fully_connected={ name="a+b" output={"z" } input={"y.1" "w" } stream=0 layers="[ONNX Layer: a]%s[ONNX Layer: b]" }
+}
+shape_main {
+  assert={ name=__mye1093_check input={"__mye369" } stream=0 msg="out of bounds; " }
+}
+"""
+
+
+def write(path, *texts):
+    path.write_bytes(b"\x7fELF\0" * 100 + b"".join(text.encode() + b"\0" * 9 + b"weights" for text in texts))
+    return read_programs(path)
+
+
+def test_reads_layers_tensors_and_targets(tmp_path):
+    (program,) = write(tmp_path / "e", TEXT % "\x1f")
+    assert program.targets == ("sm86", "sm89")
+    custom, dense = program.layers
+    assert (custom.kind, custom.name, custom.profile) == ("custom_layer", "/q/proj", 0)
+    assert custom.inputs == ("{F[q...}]}.1", "q.dense_constantHalf")
+    assert custom.onnx_nodes == ("/q/proj",)
+    assert (dense.name, dense.onnx_nodes) == ("a+b", ("a", "b"))
+    assert program.tensors["q.dense_constantHalf"] == PlanTensor("float16", (4, 8192), 65536)
+    assert program.tensors["{F[q...}]}.1"] == PlanTensor("float16", (None, 256), None)
+
+
+def test_empty_constants_have_no_bytes(tmp_path):
+    (program,) = write(tmp_path / "e", TEXT)
+    assert program.tensors["(Unnamed Layer* 1) [Constant]"].nbytes == 0
+    assert program.tensors["q.dense_constantHalf"].nbytes == 65536
+    assert program.tensors["{F[q...}]}.1"].nbytes is None
+
+
+def test_a_program_for_each_profile(tmp_path):
+    second = TEXT.replace('name="/q/proj"', 'name="/q/proj [profile 1]"')
+    programs = write(tmp_path / "e", TEXT, second)
+    assert [(p.layers[0].name, p.layers[0].profile) for p in programs] == [("/q/proj", 0), ("/q/proj", 1)]
+
+
+def test_engine_without_a_program(tmp_path):
+    assert write(tmp_path / "e", "header {") == ()
+
+
+def test_text_that_ends_with_the_file_and_crosses_pages(tmp_path):
+    path = tmp_path / "e"
+    path.write_bytes(b"\xff" * (mmap.PAGESIZE - 5) + TEXT.encode())
+    assert len(read_programs(path)[0].layers) == 2

@@ -1,0 +1,181 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, save
+
+from patch_compile.engine.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
+from patch_compile.engine.profiles import (
+    Limits,
+    ShapeRange,
+    default_profiles,
+    parse_profile,
+    parse_shapes,
+    profiles_from_onnx,
+)
+from patch_compile.errors import PatchCompileError
+from tests.engine import graphs
+
+KEY = "past_key_values.0.key"
+DECODER = (
+    GraphInput("input_ids", ("batch", "sequence")),
+    GraphInput("attention_mask", ("batch", "total")),
+    GraphInput(KEY, ("batch", 3, "past", 64)),
+    GraphInput("scale", (4,)),
+)
+ENCODER = DECODER[:1]
+
+
+class TestShapes:
+    def test_trtexec_spelling(self):
+        spec = f"input_ids:1x5,attention_mask:1x7,{KEY}:1x3x2x64"
+        assert parse_shapes(spec, DECODER) == {
+            "input_ids": (1, 5),
+            "attention_mask": (1, 7),
+            KEY: (1, 3, 2, 64),
+        }
+
+    def test_by_dimension(self):
+        shapes = parse_shapes("batch=2, sequence=5, past=0", DECODER)
+        assert shapes == {"input_ids": (2, 5), "attention_mask": (2, 5), KEY: (2, 3, 0, 64)}
+
+    def test_mixed_own_shape_wins(self):
+        shapes = parse_shapes(f"batch=2,sequence=5,past=1,total=9,{KEY}:2x3x4x64", DECODER)
+        assert shapes == {"input_ids": (2, 5), "attention_mask": (2, 9), KEY: (2, 3, 4, 64)}
+
+    def test_input_name_with_colon_and_equals(self):
+        inputs = (GraphInput("a=b:0", ("batch", 8)),)
+        assert parse_shapes("a=b:0:4x8", inputs) == {"a=b:0": (4, 8)}
+
+    @given(st.integers(0, 99), st.integers(1, 99), st.integers(0, 99))
+    def test_total_is_past_and_sequence(self, batch, sequence, past):
+        shapes = parse_shapes(f"past={past},sequence={sequence},batch={batch}", DECODER)
+        assert shapes["attention_mask"] == (batch, past + sequence)
+
+    @pytest.mark.parametrize(
+        ("spec", "says"),
+        [
+            ("input_ids:1x1", r"'total' \(axis 1\) of the input attention_mask|'batch' \(axis 0\)"),
+            (
+                "batch=1,sequence=1",
+                r"no size for the dimension 'total' \(axis 1\) of the input attention_mask",
+            ),
+            ("batch=1,total=1,sequence=1", rf"'past' \(axis 2\) of the input {KEY}"),
+            ("batch=1,seq=1", r"no dimension 'seq'.*batch, sequence, total, past"),
+            ("batch=-1", "'-1' is no size for the dimension 'batch'"),
+            ("batch=one", "'one' is no size"),
+            ("tokens:1x1", "no input 'tokens'.*input_ids"),
+            ("input_ids:1", "1 has 1 dimensions. the input is input_ids"),
+            (f"{KEY}:1x4x0x64", f"4 is not the size of dimension 1 of the input '{KEY}'. it is always 3"),
+            ("input_ids:1xx", "can't read 'input_ids:1xx'"),
+            ("input_ids", "can't read 'input_ids'"),
+            ("input_ids:-1x1", "can't read"),
+        ],
+    )
+    def test_errors_name_the_input_and_the_dimension(self, spec, says):
+        with pytest.raises(PatchCompileError, match=says):
+            parse_shapes(spec, DECODER)
+
+    def test_error_names_the_flag(self):
+        with pytest.raises(PatchCompileError, match=r"^--opt-shapes: "):
+            parse_profile(DECODER, min_shapes=None, opt_shapes="depth=1", max_shapes=None)
+
+
+class TestProfile:
+    def test_missing_flags_follow_trtexec(self):
+        def ranges(**flags):
+            given = {"min_shapes": None, "opt_shapes": None, "max_shapes": None} | flags
+            r = parse_profile(ENCODER, **given).shapes["input_ids"]
+            return [shape[1] for shape in (r.min, r.opt, r.max)]
+
+        size = "batch=1,sequence={}".format
+        assert ranges(opt_shapes=size(4)) == [4, 4, 4]
+        assert ranges(max_shapes=size(8)) == [8, 8, 8]
+        assert ranges(min_shapes=size(1)) == [1, 1, 1]
+        assert ranges(min_shapes=size(1), max_shapes=size(8)) == [1, 8, 8]
+        assert ranges(min_shapes=size(1), opt_shapes=size(4)) == [1, 4, 4]
+        assert ranges(min_shapes=size(1), opt_shapes=size(4), max_shapes=size(8)) == [1, 4, 8]
+
+    def test_order(self):
+        with pytest.raises(
+            PatchCompileError, match=r"'input_ids' .*dimension 1 \(sequence\) is min 9, opt 4, max 4"
+        ):
+            parse_profile(
+                ENCODER, min_shapes="batch=1,sequence=9", opt_shapes="batch=1,sequence=4", max_shapes=None
+            )
+
+    def test_one_size_for_one_dimension(self):
+        spec = f"input_ids:1x5,attention_mask:2x7,{KEY}:1x3x2x64"
+        with pytest.raises(
+            PatchCompileError, match=r"'batch'\. 'input_ids' gives 1, 'attention_mask' gives 2"
+        ):
+            parse_profile(DECODER, min_shapes=None, opt_shapes=spec, max_shapes=None)
+
+    def test_nothing_given(self):
+        with pytest.raises(PatchCompileError, match="no shapes given"):
+            parse_profile(ENCODER, min_shapes=None, opt_shapes=None, max_shapes=None)
+
+
+class TestDefaults:
+    def test_decoder_has_prefill_and_decode(self):
+        prefill, decode = default_profiles(DECODER, Limits(batch=4, sequence=64, past=256))
+        assert (prefill.name, decode.name) == ("prefill", "decode")
+        assert prefill.shapes[KEY] == ShapeRange((1, 3, 0, 64), (1, 3, 0, 64), (4, 3, 0, 64))
+        assert prefill.shapes["input_ids"] == ShapeRange((1, 1), (1, 16), (4, 64))
+        assert prefill.shapes["attention_mask"] == ShapeRange((1, 1), (1, 16), (4, 64))
+        assert decode.shapes["input_ids"] == ShapeRange((1, 1), (1, 1), (4, 1))
+        assert decode.shapes[KEY] == ShapeRange((1, 3, 1, 64), (1, 3, 64, 64), (4, 3, 256, 64))
+        assert decode.shapes["attention_mask"] == ShapeRange((1, 2), (1, 65), (4, 257))
+        assert "scale" not in prefill.shapes
+
+    def test_encoder_has_one(self):
+        (profile,) = default_profiles(ENCODER, Limits(batch=2, sequence=8))
+        assert profile.shapes == {"input_ids": ShapeRange((1, 1), (1, 2), (2, 8))}
+
+    def test_static_graph_has_none(self):
+        assert default_profiles((GraphInput("x", (1, 8)),)) == ()
+
+    def test_dimension_of_unknown_meaning(self):
+        with pytest.raises(PatchCompileError, match=r"'height' \(axis 1\) of the input image"):
+            default_profiles((GraphInput("image", ("batch", "height")),))
+
+
+class TestGraph:
+    def test_inputs_of_a_file(self, tmp_path):
+        inputs = read_inputs(graphs.write_decoder(tmp_path / "m.onnx"))
+        assert [i.spelled() for i in inputs] == [
+            "x [batch, sequence, 128]",
+            "attention_mask [batch, total]",
+            "past_key_values.0.key [batch, 1, past, 128]",
+        ]
+        assert dim_names(inputs) == ("batch", "sequence", "total", "past")
+
+    def test_profiles_of_a_file(self, tmp_path):
+        path = graphs.write_decoder(tmp_path / "m.onnx")
+        assert [p.name for p in profiles_from_onnx(path)] == ["prefill", "decode"]
+        (given_one,) = profiles_from_onnx(path, opt_shapes="batch=1,sequence=2,past=3")
+        assert given_one.shapes["attention_mask"].opt == (1, 5)
+
+    def test_sums_of_dimensions(self):
+        total = GraphInput("mask", ("batch", "past + sequence", "sequence + 1"))
+        assert resolve_dims(total, {"batch": 1, "past": 2, "sequence": 3}) == (1, 5, 4)
+        assert dim_names((total,)) == ("batch", "past", "sequence")
+
+    def test_formula_that_is_no_sum(self):
+        with pytest.raises(PatchCompileError, match=r"'2\*past'.*give mask:SHAPE"):
+            resolve_dims(GraphInput("mask", ("2*past",)), {"past": 2})
+
+    def test_dimension_without_a_name_gets_one(self, tmp_path):
+        value = helper.make_tensor_value_info("in/put", TensorProto.FLOAT, [None, 4])
+        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 4])
+        node = helper.make_node("Identity", ["in/put"], ["y"])
+        save(helper.make_model(helper.make_graph([node], "g", [value], [out])), tmp_path / "m.onnx")
+        (found,) = read_inputs(tmp_path / "m.onnx")
+        assert found.dims == ("in_put_0", 4)
+        assert parse_shapes("in_put_0=3", (found,)) == {"in/put": (3, 4)}
+
+    def test_input_without_a_shape(self, tmp_path):
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
+        node = helper.make_node("Identity", ["x"], ["y"])
+        save(helper.make_model(helper.make_graph([node], "g", [value], [value])), tmp_path / "m.onnx")
+        with pytest.raises(PatchCompileError, match="the input x has no shape"):
+            read_inputs(tmp_path / "m.onnx")

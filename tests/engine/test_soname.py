@@ -1,0 +1,52 @@
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patch_compile.engine.soname import answer_to_unversioned_name, name_only_library
+from patch_compile.errors import PatchCompileError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_library_answers_to_its_name_and_pulls_in_what_it_needs(tmp_path):
+    path = tmp_path / "anything.so"
+    path.write_bytes(
+        name_only_library("libnamed_by_test.so", "libm.so.6", 62 if os.uname().machine == "x86_64" else 183)
+    )
+    ctypes.CDLL(str(path))
+    path.unlink()
+    assert ctypes.CDLL("libnamed_by_test.so").cos is not None
+
+
+def test_needed_library_that_is_missing(tmp_path):
+    path = tmp_path / "anything.so"
+    path.write_bytes(name_only_library("libnamed_2.so", "libnot_there.so.9", 62))
+    with pytest.raises(OSError, match=r"libnot_there\.so\.9"):
+        ctypes.CDLL(str(path))
+
+
+def test_library_that_is_not_loaded():
+    with pytest.raises(PatchCompileError, match=r"libnot_loaded\.so is not loaded"):
+        answer_to_unversioned_name("libnot_loaded.so")
+
+
+@pytest.mark.rtx
+def test_rtx_answers_with_its_own_registry():
+    code = """
+import ctypes
+from patch_compile.engine.backend import load_backend
+load_backend("tensorrt-rtx").let_parser_meet_plugins()
+load_backend("tensorrt-rtx").let_parser_meet_plugins()
+address = lambda name: ctypes.cast(ctypes.CDLL(name).getPluginRegistry, ctypes.c_void_p).value
+assert address("libtensorrt_rtx.so") == address("libtensorrt_rtx.so.1")
+"""
+    environment = {**os.environ, "PATH": ""}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

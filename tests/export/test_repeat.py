@@ -1,0 +1,76 @@
+import onnx_ir as ir
+import pytest
+
+from patch_compile.export.names import layer_of, scope_of
+from patch_compile.export.repeat import NotRepeatableError, repeat_last_layer
+from patch_compile.passes import cleanup_passes, run_passes
+from tests.export.tiny import Exports
+
+
+def described(model: ir.Model) -> list[str]:
+    """Return everything but where the batch size is read from, which torch takes from the last cache input."""
+    cleaned = run_passes(model, cleanup_passes())
+    interface = [str(v) for v in (*cleaned.graph.inputs, *cleaned.graph.outputs)]
+    weights = sorted(f"{v.name} {v.dtype} {v.shape}" for v in cleaned.graph.initializers.values())
+    nodes = [f"{node.name}: {node}" for node in cleaned.graph if node.op_type not in ("Shape", "Squeeze")]
+    return [*interface, *weights, *nodes]
+
+
+def test_repeating_gives_the_graph_that_tracing_gives(exports: Exports) -> None:
+    assert described(exports.raw("llama")) == described(traced(exports))
+
+
+def traced(exports: Exports) -> ir.Model:
+    """Return a graph of four layers that were all traced."""
+    return exports.raw("llama", repeat_layers=False)
+
+
+def last_layer(model: ir.Model, op_type: str) -> ir.Node:
+    return next(n for n in model.graph if n.op_type == op_type and layer_of(scope_of(n)) == 3)
+
+
+def test_a_different_attribute_is_found(exports: Exports) -> None:
+    model = traced(exports)
+    last_layer(model, "Attention").attributes["scale"] = ir.AttrFloat32("scale", 0.5)
+    with pytest.raises(NotRepeatableError, match="Attention"):
+        repeat_last_layer(model, 4, 8)
+
+
+def test_a_different_input_is_found(exports: Exports) -> None:
+    model = traced(exports)
+    attention = last_layer(model, "Attention")
+    attention.replace_input_with(1, attention.inputs[2])
+    with pytest.raises(NotRepeatableError, match="read different values"):
+        repeat_last_layer(model, 4, 8)
+
+
+def test_a_skip_to_an_older_layer_is_found(exports: Exports) -> None:
+    model = traced(exports)
+    adds = [n for n in model.graph if n.op_type == "Add" and scope_of(n) == "model.layers.3"]
+    first_layer = [n for n in model.graph if n.op_type == "Add" and scope_of(n) == "model.layers.1"]
+    adds[0].replace_input_with(0, first_layer[-1].outputs[0])
+    with pytest.raises(NotRepeatableError, match="read different values"):
+        repeat_last_layer(model, 4, 8)
+
+
+def test_one_more_node_is_found(exports: Exports) -> None:
+    model = traced(exports)
+    add = last_layer(model, "Add")
+    extra = ir.node("Neg", [add.outputs[0]], name="extra", metadata_props=dict(add.metadata_props))
+    model.graph.insert_after(add, extra)
+    with pytest.raises(NotRepeatableError, match="nodes"):
+        repeat_last_layer(model, 4, 8)
+
+
+def test_models_that_mix_kinds_of_layers_are_traced_whole(exports: Exports) -> None:
+    model = exports.graph("qwen2-mixed")
+    masks = [n.inputs[3].name for n in model.graph if n.op_type == "Attention" and n.inputs[3] is not None]
+    assert masks[0] == masks[1] != masks[2] == masks[3]
+
+
+def test_scopes_are_read_from_the_last_module(exports: Exports) -> None:
+    model = traced(exports)
+    gate = next(n for n in model.graph if n.name == "model.layers.1.mlp.gate_proj/MatMul_0")
+    assert scope_of(gate) == "model.layers.1.mlp.gate_proj"
+    assert layer_of("model.layers.12.mlp") == 12
+    assert layer_of("model.layers_extra.1") is layer_of("model.norm") is None

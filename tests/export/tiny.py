@@ -1,0 +1,147 @@
+"""Tiny random checkpoints of every covered architecture, and how to run their export beside transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import torch
+
+from masklearn.checkpoint import Checkpoint
+from patch_compile.export import export_model
+from patch_compile.onnx_data import bind_weights, write_onnx
+from patch_compile.passes import cleanup_passes, run_passes
+
+LAYERS = 4
+_SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+    # Ten times the usual spread: attention is far from uniform, so a wrong mask or rotation shows.
+    "initializer_range": 0.2,
+}
+_YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+# The windows are shorter than the tests' sequences.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"tie_word_embeddings": False}),
+    "llama-tied-yarn": ("llama", {"tie_word_embeddings": True, "rope_parameters": _YARN}),
+    "mistral-window": ("mistral", {"sliding_window": 6}),
+    "qwen2-mixed": ("qwen2", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}),
+    "qwen3": ("qwen3", {}),
+}
+
+
+def save_tiny(variant: str, path: Path, **changes: Any) -> Path:
+    """Save a random fp32 model of `variant` at `path`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, settings = VARIANTS[variant]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **(_SIZES | settings | changes))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        # Biases start at 0 and norms at 1, where dropping either would go unnoticed.
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
+    model.save_pretrained(path)
+    return path
+
+
+class Exports:
+    """Checkpoints and exported graphs of the variants, each made once: tracing one takes seconds."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._graphs: dict[tuple[str, tuple[tuple[str, Any], ...]], ir.Model] = {}
+
+    def model_dir(self, variant: str) -> Path:
+        """Directory of the checkpoint."""
+        path = self._root / variant
+        return path if path.exists() else save_tiny(variant, path)
+
+    def raw(self, variant: str, **options: Any) -> ir.Model:
+        """Return a copy of what `export_model` gives; fp16 unless `dtype` says otherwise."""
+        key = (variant, tuple(sorted(options.items())))
+        if key not in self._graphs:
+            settings = {"dtype": "float16"} | options
+            self._graphs[key] = export_model(self.model_dir(variant), **settings)
+        return self._graphs[key].clone()
+
+    def graph(self, variant: str, **options: Any) -> ir.Model:
+        """Return a cleaned-up copy."""
+        return run_passes(self.raw(variant, **options), cleanup_passes())
+
+    def bound(self, variant: str, **options: Any) -> ir.Model:
+        """Return a cleaned-up copy with the checkpoint's weights."""
+        model = self.graph(variant, **options)
+        dtype = ir.DataType[options.get("dtype", "float16").upper()]
+        bind_weights(model, Checkpoint.open(self.model_dir(variant)), dtype)
+        return model
+
+    def write(self, path: Path, variant: str, **options: Any) -> Path:
+        """Write the bound graph."""
+        write_onnx(self.bound(variant, **options), path)
+        return path
+
+
+class OrtDecoder:
+    """A decoder on ONNX Runtime that keeps its cache between steps."""
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 2
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
+        self._cache: list[np.ndarray] = []
+        self._mask = np.zeros((0, 0), np.int64)
+
+    def start(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Prefill `ids` [batch, sequence] from an empty cache; fp32 logits."""
+        kind = np.float32 if self._past[0].type == "tensor(float)" else np.float16
+        self._cache = [np.zeros((len(ids), i.shape[1], 0, i.shape[3]), kind) for i in self._past]
+        self._mask = mask
+        return self._run(ids, np.maximum(np.cumsum(mask, axis=1) - 1, 0))
+
+    def step(self, ids: np.ndarray) -> np.ndarray:
+        """Continue by one token `ids` [batch, 1]."""
+        self._mask = np.concatenate([self._mask, np.ones_like(ids)], axis=1)
+        return self._run(ids, self._mask.sum(axis=1, keepdims=True) - 1)
+
+    def _run(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        cache = {i.name: t for i, t in zip(self._past, self._cache, strict=True)}
+        feed = {"input_ids": ids, "attention_mask": self._mask, "position_ids": positions, **cache}
+        logits, *self._cache = self.session.run(None, feed)
+        return logits.astype(np.float32)
+
+
+class Reference:
+    """transformers in fp32, with the weights rounded as the graph's are; one row at a time and never padded."""
+
+    def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float16) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+        for parameter in self.model.parameters():  # not .half(): that would round the rotary frequencies
+            parameter.data = parameter.data.to(dtype).float()
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """[len(tokens), vocab]."""
+        with torch.no_grad():
+            return self.model(input_ids=torch.tensor([list(tokens)])).logits[0].numpy()
+
+
+def tolerance(reference: np.ndarray, layers: int, unit_roundoff: float) -> float:
+    """Expected size of the rounding error of a 16-bit run, times 4.
+
+    About 20 results in a row are rounded in a layer (norms 2·2, linears 4, rotary 3, attention 3, SiLU and its
+    product 3, residuals 2, cache 1). Each errs by at most `unit_roundoff` relative to values of the residual's
+    scale; independent errors add in square.
+    """
+    return 4 * float(np.sqrt(20 * layers)) * unit_roundoff * float(np.abs(reference).max())

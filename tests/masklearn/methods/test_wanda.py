@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from masklearn.architectures import ARCHITECTURES
+from masklearn.calibrate import calibration_windows
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears
+from masklearn.methods import METHODS, Candidate
+from masklearn.patterns import KEPT_POSITIONS
+from masklearn.recipe import LearnRecipe, Method
+from tests.masklearn.conftest import ModelMaker
+
+TILE = (32, 32)
+
+
+def run(path: Path, recipe: LearnRecipe) -> dict[str, Candidate]:
+    coverage = covered_linears(path, recipe.include, recipe.exclude)
+    return dict(METHODS[Method.WANDA](Checkpoint.open(path), coverage, recipe, lambda *_: None))
+
+
+def whole_model(path: Path, recipe: LearnRecipe) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Wanda as its paper states it, the whole model in memory; weight by weight in numpy."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    inputs: dict[str, list[np.ndarray]] = {name: [] for name in linears}
+    for name, linear in linears.items():
+        linear.register_forward_pre_hook(lambda _, x, name=name: inputs[name].append(x[0][0].numpy()))
+    with torch.no_grad():
+        for window in calibration_windows(Checkpoint.open(path), recipe):
+            model(torch.from_numpy(window)[None])
+    return {
+        name: pruned(linears[name].weight.detach().numpy(), np.concatenate(inputs[name])) for name in linears
+    }
+
+
+def pruned(weight: np.ndarray, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    score = np.abs(weight) * np.sqrt((inputs.astype(np.float64) ** 2).sum(axis=0))
+    codes = np.zeros((weight.shape[0], weight.shape[1] // 4), np.uint8)
+    cost = np.zeros((-(-weight.shape[0] // TILE[0]), -(-weight.shape[1] // TILE[1])))
+    for n, g in np.ndindex(codes.shape):
+        group = score[n, 4 * g : 4 * g + 4]
+        order = np.argsort(-group, kind="stable")
+        codes[n, g] = KEPT_POSITIONS.index(tuple(sorted(order[:2].tolist())))
+        cost[n // TILE[0], 4 * g // TILE[1]] += (group[order[2:]] ** 2).sum()
+    return codes, cost / (score**2).mean()
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_block_by_block_equals_the_whole_model(make_model, text_file: Path, model_type: str) -> None:
+    path = make_model(model_type, shard="30KB", dtype=torch.bfloat16)
+    recipe = LearnRecipe(tile=TILE, calib=text_file, windows=6, length=20, device="cpu", include=("*",))
+    candidates, expected = run(path, recipe), whole_model(path, recipe)
+    assert sorted(candidates) == sorted(expected)
+    for name, (codes, cost) in expected.items():
+        np.testing.assert_array_equal(candidates[name].pattern, codes)
+        np.testing.assert_allclose(candidates[name].score, cost, rtol=1e-4)
+
+
+def test_head_alone_is_scored_from_its_own_inputs(make_model: ModelMaker, text_file: Path) -> None:
+    path = make_model()
+    recipe = LearnRecipe(tile=TILE, calib=text_file, windows=2, length=20, include=("lm_head",))
+    candidates, expected = run(path, recipe), whole_model(path, recipe)
+    assert list(candidates) == ["lm_head"]
+    np.testing.assert_array_equal(candidates["lm_head"].pattern, expected["lm_head"][0])

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from masklearn.architectures import ARCHITECTURES
+from masklearn.blocks import stream_blocks
+from masklearn.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+from tests.masklearn.conftest import ModelMaker
+
+WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("shard", ["5GB", "30KB"])
+def test_inputs_of_every_linear_are_those_of_the_whole_model(make_model, model_type, shard) -> None:
+    """Windows of 11 tokens are longer than the sliding windows of the tiny mistral and qwen2."""
+    path = make_model(model_type, shard=shard)
+    whole = AutoModelForCausalLM.from_pretrained(path).eval()
+    linears = {n: m for n, m in whole.named_modules() if isinstance(m, torch.nn.Linear)}
+    expected = record(linears, lambda: [whole(torch.from_numpy(window)[None]) for window in WINDOWS])
+    seen: dict[str, torch.Tensor] = {}
+    for block in stream_blocks(Checkpoint.open(path), WINDOWS, "cpu", only=list(linears)):
+        assert all(torch.equal(linear.weight, linears[name].weight) for name, linear in block.linears.items())
+        seen |= record(block.linears, block.advance)
+    assert sorted(seen) == sorted(linears)
+    for name, inputs in expected.items():
+        torch.testing.assert_close(seen[name], inputs, rtol=1e-4, atol=1e-4)
+
+
+def record(linears: dict[str, torch.nn.Linear], run) -> dict[str, torch.Tensor]:
+    """Inputs of every linear, all windows after one another."""
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in linears}
+    hooks = [
+        linear.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0].detach()))
+        for name, linear in linears.items()
+    ]
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(inputs) for name, inputs in seen.items()}
+
+
+def test_one_block_is_in_memory(make_model: ModelMaker) -> None:
+    blocks = []
+    for block in stream_blocks(Checkpoint.open(make_model()), WINDOWS):
+        blocks.append(block)
+        on_meta = [all(p.is_meta for p in b.module.parameters()) for b in blocks]
+        assert on_meta == [True] * (len(blocks) - 1) + [False]
+    assert len(blocks) == 3
+
+
+def test_changed_weights_change_what_the_next_block_sees(make_model: ModelMaker) -> None:
+    def inputs_of_the_last(change: bool) -> torch.Tensor:
+        for i, block in enumerate(stream_blocks(Checkpoint.open(path), WINDOWS)):
+            if i == 2:
+                return record(block.linears, block.forward)["model.layers.2.self_attn.q_proj"]
+            if change and i == 0:
+                block.linears["model.layers.0.mlp.down_proj"].weight.zero_()
+        raise AssertionError
+
+    path = make_model()
+    assert not torch.allclose(inputs_of_the_last(False), inputs_of_the_last(True))
+
+
+def test_forward_may_repeat_and_advance_may_not(make_model: ModelMaker) -> None:
+    block = next(stream_blocks(Checkpoint.open(make_model()), WINDOWS))
+    first = record(block.linears, block.forward)
+    second = record(block.linears, block.forward)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    block.advance()
+    with pytest.raises(RuntimeError, match="has been advanced"):
+        block.advance()
+
+
+def test_blocks_after_the_last_wanted_are_not_run(make_model: ModelMaker) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    wanted = ["model.layers.1.mlp.up_proj"]
+    assert len(list(stream_blocks(checkpoint, WINDOWS, only=wanted))) == 2
+    assert len(list(stream_blocks(checkpoint, WINDOWS, only=[*wanted, "lm_head"]))) == 4
+    assert len(list(stream_blocks(checkpoint, WINDOWS))) == 3
+
+
+def test_faults_of_the_checkpoint_are_named(make_model: ModelMaker) -> None:
+    path = make_model()
+    tensors = load_file(path / "model.safetensors")
+    good = tensors.copy()
+    name = "model.layers.1.post_attention_layernorm.weight"
+    for fault, message in (
+        (good[name] * float("inf"), "holds NaN or infinity"),
+        (good[name][:4].clone(), r"is \[4\] in the checkpoint"),
+        (None, "has no model.layers.1.post_attention_layernorm.weight"),
+    ):
+        changed = {k: v for k, v in (good | {name: fault}).items() if v is not None}
+        save_file(changed, path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(PatchCompileError, match=message):
+            list(stream_blocks(Checkpoint.open(path), WINDOWS))
+
+
+def test_foreign_tokens_and_devices(make_model: ModelMaker) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    with pytest.raises(PatchCompileError, match="gives token 40, the embedding has 40"):
+        next(stream_blocks(checkpoint, WINDOWS * 0 + 40))
+    with pytest.raises(PatchCompileError, match="The device 'gpu' cannot be used"):
+        next(stream_blocks(checkpoint, WINDOWS, "gpu"))

@@ -1,0 +1,133 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from masklearn.architectures import ARCHITECTURES
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears, matches
+from masklearn.errors import PatchCompileError
+from tests.masklearn.conftest import ModelMaker
+
+KINDS = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]  # fmt: skip
+
+
+def edit_config(path: Path, **settings: object) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | settings))
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_blocks_are_covered_and_the_head_is_not(make_model: ModelMaker, model_type: str) -> None:
+    path = make_model(model_type)
+    coverage = covered_linears(path)
+    assert list(coverage.linears) == [f"model.layers.{i}.{kind}" for i in range(3) for kind in KINDS]
+    checkpoint = Checkpoint.open(path)
+    assert all(checkpoint.shape(f"{name}.weight") == shape for name, shape in coverage.linears.items())
+    assert coverage.skipped == {"lm_head": "the output head is left dense unless included by name"}
+
+
+def test_include_and_exclude(make_model: ModelMaker) -> None:
+    path = make_model()
+    assert list(covered_linears(path, ["*.q_proj", "lm_head"]).linears) == [
+        *(f"model.layers.{i}.self_attn.q_proj" for i in range(3)),
+        "lm_head",
+    ]
+    coverage = covered_linears(path, [r"re:model\.layers\.[12]\..*"], ["*.mlp.*"])
+    assert len(coverage.linears) == 8
+    assert coverage.skipped["model.layers.0.self_attn.q_proj"] == "not included"
+    assert coverage.skipped["model.layers.1.mlp.up_proj"] == "excluded"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("lm_head", True), ("lm_*", True), ("lm", False), ("re:lm", False), ("re:lm_.*", True), ("*head", True)],
+)
+def test_a_pattern_is_for_the_whole_name(pattern: str, expected: bool) -> None:
+    assert matches("lm_head", [pattern]) is expected
+
+
+def test_tied_head_is_never_covered(make_model: ModelMaker) -> None:
+    path = make_model(tie_word_embeddings=True)
+    assert "lm_head.weight" not in Checkpoint.open(path)
+    coverage = covered_linears(path, ["*"])
+    assert coverage.skipped == {"lm_head": "its weight is tied to the embedding"}
+
+
+def test_k_that_groups_do_not_divide_stays_dense(make_model: ModelMaker) -> None:
+    coverage = covered_linears(make_model(intermediate_size=70))
+    assert coverage.skipped["model.layers.0.mlp.down_proj"] == "K = 70 is not a multiple of 4"
+    assert coverage.linears["model.layers.0.mlp.up_proj"] == (70, 48)  # N may be anything
+
+
+def test_no_weight_is_read(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a weight was read"))
+    assert len(covered_linears(make_model(shard="30KB")).linears) == 21
+
+
+@pytest.mark.parametrize("pattern", ["q_proj", "*.lm_head", "re:.*attention.*"])
+def test_pattern_without_a_match(make_model: ModelMaker, pattern: str) -> None:
+    message = re.escape(repr(pattern)) + r" matches no linear.*model.layers.\*.self_attn.q_proj, "
+    with pytest.raises(PatchCompileError, match=message):
+        covered_linears(make_model(), exclude=[pattern])
+
+
+def test_pattern_that_is_no_regular_expression(make_model: ModelMaker) -> None:
+    with pytest.raises(PatchCompileError, match=r"'re:\(' is not a regular expression"):
+        covered_linears(make_model(), ["re:("])
+
+
+def test_everything_excluded(make_model: ModelMaker) -> None:
+    with pytest.raises(PatchCompileError, match=r"No linear is covered. 22 linears: excluded"):
+        covered_linears(make_model(), exclude=["*"])
+
+
+def test_unknown_architecture_lists_the_covered(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, model_type="mamba")
+    with pytest.raises(
+        PatchCompileError, match=r"'mamba' of .* is not covered.*llama, mistral, qwen2, qwen3"
+    ):
+        covered_linears(path)
+
+
+def test_quantised_checkpoint(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(PatchCompileError, match="is quantised"):
+        covered_linears(path)
+
+
+def test_config_that_describes_no_model(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, num_hidden_layers="many")
+    with pytest.raises(PatchCompileError, match="transformers cannot build the model"):
+        covered_linears(path)
+
+
+def test_config_of_another_size(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, intermediate_size=80)
+    with pytest.raises(PatchCompileError, match=r"gate_proj.weight is \[72, 48\].*makes it \[80, 48\]"):
+        covered_linears(path)
+
+
+def test_missing_weight(make_model: ModelMaker) -> None:
+    path = make_model()
+    edit_config(path, num_hidden_layers=4)
+    with pytest.raises(PatchCompileError, match=r"has no model.layers.3.self_attn.q_proj.weight"):
+        covered_linears(path)
+
+
+def test_weight_of_a_quantised_dtype(make_model: ModelMaker) -> None:
+    path = make_model()
+    tensors = load_file(path / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PatchCompileError, match=r"q_proj.weight has dtype F8_E4M3"):
+        covered_linears(path)

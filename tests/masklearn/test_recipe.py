@@ -1,0 +1,35 @@
+import pytest
+from pydantic import ValidationError
+
+from masklearn.errors import PatchCompileError
+from masklearn.recipe import LearnRecipe, Method
+
+
+def test_defaults_and_strings_from_the_command_line() -> None:
+    assert LearnRecipe().method is Method.WANDA
+    assert LearnRecipe(method="magnitude", tile=[64, 32]).tile == (64, 32)
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        LearnRecipe().ratio = 0.1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ratio": 0.6}, r"ratio: .*0 ... 0.5"),
+        ({"ratio": -0.1}, "ratio: "),
+        ({"ratio": float("nan")}, "ratio: "),
+        ({"tile": (128, 6)}, "tile: .*multiple of 4"),
+        ({"tile": (0, 8)}, "tile.0: "),
+        ({"windows": 0}, "windows: "),
+        ({"length": 1}, "length: "),
+        ({"seed": -1}, "seed: "),
+        ({"method": "sparsegpt"}, "method: .*'magnitude' or 'wanda'"),
+        ({"rate": 0.4}, "rate: Extra inputs"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(PatchCompileError, match=message):
+        LearnRecipe.checked(**settings)

@@ -1,0 +1,176 @@
+"""The kernel on the CPU: builds `plugins/host` with the system's C++ compiler and calls it through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.plugins.oracle_packing import Packed
+
+__all__ = ["COMPILER", "PLUGINS", "CopyMode", "HostKernel", "Launch", "Stats", "compile_host_kernel"]
+
+PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+_FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+
+
+class CopyMode(IntEnum):
+    """When the bytes of a cp.async land."""
+
+    LAZY = 0
+    EAGER = 1
+    MIXED = 2
+
+
+class _Arguments(ctypes.Structure):
+    _fields_ = [
+        (n, ctypes.c_void_p) for n in ["x", "dense", "sparse", "meta", "index", "bias", "y", "partials"]
+    ] + [
+        (n, ctypes.c_int32)
+        for n in [
+            "tokens",
+            "out_features",
+            "in_features",
+            "panels",
+            "dense_slabs",
+            "splits",
+            "x_vector",
+            "y_vector",
+        ]
+    ]
+
+
+class _Call(ctypes.Structure):
+    _fields_ = [
+        ("arguments", _Arguments),
+        *(
+            (n, ctypes.c_int64)
+            for n in ["dense_values", "sparse_values", "meta_words", "index_words", "partial_values"]
+        ),
+        *((n, ctypes.c_int32) for n in ["scalar", "config", "copy_mode"]),
+        ("seed", ctypes.c_uint32),
+    ]
+
+
+class Stats(ctypes.Structure):
+    """Counters of one run."""
+
+    _fields_ = [
+        (n, ctypes.c_uint64)
+        for n in ["mma", "mma_sp", "ldmatrix", "ldmatrix_waves", "copies", "barriers", "switches"]
+    ]
+
+
+@dataclass
+class Launch:
+    """How to run: `config` indexes the table of configurations, `scalar` 0 is fp16, 1 is bf16."""
+
+    config: int
+    scalar: int = 0
+    splits: int = 1
+    mode: CopyMode = CopyMode.LAZY
+    seed: int = 1
+    stats: Stats = field(default_factory=Stats)
+
+
+class HostKernel:
+    """The loaded library."""
+
+    def __init__(self, path: Path) -> None:
+        self.lib = ctypes.CDLL(str(path))
+        self.lib.patch_host_error.restype = ctypes.c_char_p
+        self.lib.patch_host_config_name.restype = ctypes.c_char_p
+        for name in ("patch_host_partial_bytes", "patch_host_workspace_bound"):
+            function = getattr(self.lib, name)
+            function.restype = ctypes.c_int64
+            function.argtypes = [ctypes.c_int64] + [ctypes.c_int32] * (4 if "partial" in name else 3)
+        self.lib.patch_host_schedule.argtypes = (
+            [ctypes.c_int64] + [ctypes.c_int32] * 3 + [ctypes.c_int] * 2 + [ctypes.c_void_p]
+        )
+        self.lib.patch_host_narrow.argtypes = [ctypes.c_int, ctypes.c_float]
+        self.lib.patch_host_narrow.restype = ctypes.c_uint32
+        self.lib.patch_host_widen.argtypes = [ctypes.c_int, ctypes.c_uint16]
+        self.lib.patch_host_widen.restype = ctypes.c_float
+
+    def configs(self) -> dict[str, tuple[int, ...]]:
+        """Name -> (panel_rows, tokens, feature_warps, token_warps, stages)."""
+        out = {}
+        for i in range(self.lib.patch_host_config_count()):
+            fields = (ctypes.c_int32 * 5)()
+            self.lib.patch_host_config(i, fields)
+            out[self.lib.patch_host_config_name(i).decode()] = tuple(fields)
+        return out
+
+    def schedule(
+        self, tokens: int, shape: tuple[int, int], panel_rows: int, sms: int, config: int = -1
+    ) -> tuple[int, int]:
+        """(configuration, splits) the plugin would choose."""
+        out = (ctypes.c_int32 * 2)()
+        self.lib.patch_host_schedule(tokens, *shape, panel_rows, sms, config, out)
+        return out[0], out[1]
+
+    def run(
+        self, packed: Packed, x: NDArray[np.uint16], bias: NDArray[np.uint16] | None, launch: Launch
+    ) -> NDArray[np.uint16]:
+        """Y [tokens, out] in bits; raises RuntimeError with the first fault the emulation found."""
+        rows, _ = packed.shape
+        tokens = len(x)
+        panels = -(-rows // packed.panel_rows)
+        tensors = {name: _aligned(getattr(packed, name)) for name in ("dense", "sparse", "meta", "index")}
+        tensors["x"] = _aligned(x)
+        tensors["y"] = _aligned(np.full((tokens, rows), 0x7E01, np.uint16))
+        partials = launch.splits * tokens * panels * packed.panel_rows if launch.splits > 1 else 0
+        tensors["partials"] = _aligned(np.full(partials, np.nan, np.float32))
+        if bias is not None:
+            tensors["bias"] = _aligned(bias)
+        call = _Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
+        call.dense_values, call.sparse_values = packed.dense.size, packed.sparse.size
+        call.meta_words, call.index_words, call.partial_values = packed.meta.size, packed.index.size, partials
+        a = call.arguments
+        for name, tensor in tensors.items():
+            setattr(a, name, tensor.ctypes.data)
+        a.tokens, a.out_features, a.in_features = tokens, rows, packed.shape[1]
+        a.panels, a.dense_slabs, a.splits = panels, len(packed.dense), launch.splits
+        if self.lib.patch_host_run(ctypes.byref(call), ctypes.byref(launch.stats)):
+            raise RuntimeError(self.lib.patch_host_error().decode())
+        return tensors["y"].copy()
+
+
+def compile_host_kernel(
+    cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = (), opt: str = "-O2"
+) -> HostKernel:
+    """Compile `plugins/host/driver.cpp`, or take the library of the same sources from `cache`."""
+    assert COMPILER is not None
+    flags = [*_FLAGS, opt, *(f"-D{d}" for d in ("PATCH_HOST_EMULATION", *defines))]
+    digest = hashlib.sha256(" ".join([COMPILER, *flags]).encode())
+    for source in sorted([*plugins.glob("kernels/*"), *plugins.glob("host/*")]):
+        digest.update(source.name.encode() + source.read_bytes())
+    library = cache / f"host-kernel-{digest.hexdigest()[:20]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as tmp:
+            fresh = Path(tmp) / library.name
+            subprocess.run(
+                [COMPILER, *flags, "-I", str(plugins), str(plugins / "host/driver.cpp"), "-o", str(fresh)],
+                check=True,
+            )
+            fresh.replace(library)
+    return HostKernel(library)
+
+
+def _aligned(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """A copy that begins at a multiple of 256 bytes, as device memory does."""
+    buffer = np.empty(array.nbytes + 256, np.uint8)
+    offset = -buffer.ctypes.data % 256
+    out = buffer[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
+    out[...] = array
+    return out

@@ -1,0 +1,145 @@
+"""One TensorRT-RTX process for the tests: `python -m tests.plugins.rtx_session COMMAND LIBRARY`.
+
+A process has one logger and one plugin registry, and a fault in a plugin ends it; so every scenario has its own.
+Prints what a test looks at as one line of JSON, and the log to stderr.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import tensorrt_rtx as trt
+from onnx import helper
+
+from tests.plugins.oracle_packing import pack_slabs
+
+ROWS, COLUMNS, PANEL_ROWS = 200, 324, 64
+
+
+class Log(trt.ILogger):  # type: ignore[misc]
+    """Keeps errors."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.errors: list[str] = []
+
+    def log(self, severity: Any, message: str) -> None:
+        if severity <= trt.ILogger.Severity.WARNING:
+            print(message, file=sys.stderr)
+        # Without a driver TensorRT-RTX complains of CUDA now and then and goes on.
+        if severity <= trt.ILogger.Severity.ERROR and "Cuda Runtime" not in message:
+            self.errors.append(message)
+
+
+def register(order: str, library: str) -> dict[str, Any]:
+    """`order`: d = dlopen, l = load_library, c = load_library of a copy, x = deregister what l loaded."""
+    log = Log()
+    trt.Builder(log)  # creates the registry
+    registry = trt.get_plugin_registry()
+    handles = []
+    for step in order:
+        if step == "d":
+            ctypes.CDLL(library)
+        elif step == "l":
+            handles.append(registry.load_library(library))
+        elif step == "c":
+            copy = Path(tempfile.mkdtemp()) / "copy.so"
+            shutil.copy(library, copy)
+            registry.load_library(str(copy))
+        else:
+            registry.deregister_library(handles.pop())
+    known = [(c.name, c.plugin_version, c.plugin_namespace) for c in registry.all_creators]
+    return {"known": [k for k in known if k[0] == "PatchLinear"], "errors": log.errors}
+
+
+def create(fields: dict[str, int], library: str) -> tuple[Log, Any]:
+    log = Log()
+    builder = trt.Builder(log)
+    trt.get_plugin_registry().load_library(library)
+    creator = trt.get_plugin_registry().get_creator("PatchLinear", "1", "")
+    made = [trt.PluginField(n, np.array([v], np.int32), trt.PluginFieldType.INT32) for n, v in fields.items()]
+    try:
+        plugin = creator.create_plugin("linear", trt.PluginFieldCollection(made), trt.TensorRTPhase.BUILD)
+    except Exception as error:  # the binding has no type of its own for a null plugin
+        log.errors.append(str(error))
+        plugin = None
+    return log, (builder, plugin)
+
+
+def linear_model(variant: str, columns: int) -> onnx.ModelProto:
+    """One PatchLinear node with zero weights."""
+    rng = np.random.default_rng(0)
+    sparse = rng.random((-(-ROWS // PANEL_ROWS), -(-COLUMNS // 64))) < 0.5
+    packed = pack_slabs(np.zeros((ROWS, COLUMNS), np.uint16), sparse, PANEL_ROWS)
+    kind = onnx.TensorProto.BFLOAT16 if variant == "bf16" else onnx.TensorProto.FLOAT16
+    other = onnx.TensorProto.BFLOAT16 if variant == "mixed" else kind
+    tensors = {
+        "dense": (packed.dense, other),
+        "sparse": (packed.sparse, kind),
+        "meta": (packed.meta, onnx.TensorProto.INT32),
+        "index": (packed.index, onnx.TensorProto.INT32),
+        "bias": (np.zeros(ROWS, np.uint16), kind),
+    }
+    if variant == "nobias":
+        del tensors["bias"]
+    initializers = [
+        helper.make_tensor(name, dtype, array.shape, array.tobytes(), raw=True)
+        for name, (array, dtype) in tensors.items()
+    ]
+    attributes = {"in_features": COLUMNS, "out_features": ROWS, "panel_rows": PANEL_ROWS}
+    plugin = {"plugin_namespace": "", "plugin_version": "1"}
+    node = helper.make_node("PatchLinear", ["x", *tensors], ["y"], domain="patch", **attributes, **plugin)
+    graph = helper.make_graph(
+        [node],
+        "linear",
+        [helper.make_tensor_value_info("x", kind, ["batch", "tokens", columns])],
+        [helper.make_tensor_value_info("y", kind, ["batch", "tokens", ROWS])],
+        initializers,
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("patch", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def build(variant: str, library: str) -> dict[str, Any]:
+    """Build an engine of one PatchLinear. Variants: fp16, bf16, nobias, shape (wrong), mixed (types)."""
+    log = Log()
+    builder = trt.Builder(log)
+    trt.get_plugin_registry().load_library(library)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    columns = COLUMNS + 4 if variant == "shape" else COLUMNS
+    if not parser.parse(linear_model(variant, columns).SerializeToString()):
+        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        return {"built": False, "layers": 0, "shape": [], "errors": log.errors + errors}
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 3
+    for i, name in enumerate(("SM80", "SM86", "SM89")):
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), i)
+    profile = builder.create_optimization_profile()
+    profile.set_shape("x", (1, 1, columns), (1, 128, columns), (8, 512, columns))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    shape = list(network.get_output(0).shape)
+    layers = 0 if plan is None else bytes(plan).count(b"custom_layer={ name=")
+    return {"built": plan is not None, "layers": layers, "shape": shape, "errors": log.errors}
+
+
+def main(command: str, argument: str, library: str) -> dict[str, Any]:
+    if command == "register":
+        return register(argument, library)
+    if command == "create":
+        log, (_, plugin) = create(json.loads(argument), library)
+        return {"made": plugin is not None, "errors": log.errors}
+    return build(argument, library)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))

@@ -1,0 +1,98 @@
+"""The compiled plugin inside TensorRT-RTX: registration, attributes, and engines built without a GPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patch_compile.plugin import build_plugin, describe_toolchain
+
+TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
+pytestmark = [
+    pytest.mark.rtx,
+    pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed"
+    ),
+]
+
+GOOD = {"in_features": 64, "out_features": 100, "panel_rows": 64}
+
+
+@pytest.fixture(scope="module")
+def library(plugin_cache):
+    return build_plugin("tensorrt-rtx", cache_dir=plugin_cache).path
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """RTX's parser loads `libtensorrt_rtx.so`; the wheel has it under its versioned name only."""
+    import tensorrt_rtx_libs
+
+    folder = tmp_path_factory.mktemp("soname")
+    wheel = Path(tensorrt_rtx_libs.__file__).parent
+    (folder / "libtensorrt_rtx.so").symlink_to(wheel / "libtensorrt_rtx.so.1")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))
+    return os.environ | {"OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": path}
+
+
+@pytest.fixture
+def session(library, environment):
+    """Run one scenario in a process of its own; a crash fails the test with the log."""
+
+    def run(command, argument):
+        arguments = [sys.executable, "-m", "tests.plugins.rtx_session", command, argument, str(library)]
+        done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.mark.parametrize("order", ["d", "l", "dl", "ld", "dc"])
+def test_registers_once_whichever_way_it_is_loaded(session, order):
+    got = session("register", order)
+    assert got["known"] == [["PatchLinear", "1", ""]]
+    assert [e for e in got["errors"] if "exists already" not in e or order != "dc"] == []
+
+
+def test_loading_twice_is_harmless_and_unloading_leaves_nothing(session):
+    assert session("register", "ll")["known"] == [["PatchLinear", "1", ""]]
+    assert session("register", "lx")["known"] == []
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "nobias"])
+def test_engine_builds_ahead_of_time(session, variant):
+    got = session("build", variant)
+    assert got["errors"] == [] and got["built"] and got["layers"] >= 1
+    assert got["shape"] == [-1, -1, 200]
+
+
+@pytest.mark.parametrize("variant", ["shape", "mixed"])
+def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
+    got = session("build", variant)
+    assert not got["built"] and got["errors"]
+    assert variant != "shape" or any("last dimension must be in_features = 324" in e for e in got["errors"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"in_features": 66}, "in_features must be a positive multiple of 4"),
+        ({"out_features": 0}, "out_features must be positive"),
+        ({"panel_rows": 96}, "panel_rows must be 64 or 128"),
+        ({"panel_rows": None}, "panel_rows must be 64 or 128"),
+    ],
+)
+def test_senseless_attributes_are_refused_by_name(session, change, message):
+    fields = {k: v for k, v in (GOOD | change).items() if v is not None}
+    got = session("create", json.dumps(fields))
+    assert not got["made"] and any(message in e for e in got["errors"])
+
+
+def test_good_attributes_make_a_plugin(session):
+    assert session("create", json.dumps(GOOD | {"unknown": 3})) == {"made": True, "errors": []}
