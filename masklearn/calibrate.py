@@ -1,6 +1,6 @@
 """Calibration text to token windows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from masklearn.recipe import LearnRecipe
 from masklearn.selftext import write_text
 
 __all__ = ["calibration_windows", "load_tokenizer", "read_text", "token_windows"]
+
+_PIECE = 1_000_000  # characters
 
 
 def read_text(path: str | Path) -> str:
@@ -59,7 +61,7 @@ def token_windows(
     Without `seed` they are the first `count` (all, if None); with it a draw without replacement, in the order of
     the text, so that calibration sees all of a long text. PatchCompileError when the text is too short.
     """
-    ids = np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype=np.int64)
+    ids = _token_ids(tokenizer, text)
     available = ids.size // length
     wanted = available if count is None else count
     if available < max(wanted, 1):
@@ -73,6 +75,25 @@ def token_windows(
         return windows[:wanted].copy()
     drawn = np.random.default_rng(seed).choice(available, size=wanted, replace=False)
     return windows[np.sort(drawn)]
+
+
+def _token_ids(tokenizer: Any, text: str) -> NDArray[np.int64]:
+    """Ids of a whole text; special tokens of its beginning once, as for a text tokenised in one go."""
+    parts = [
+        np.asarray(tokenizer(piece, add_special_tokens=i == 0, verbose=False)["input_ids"], dtype=np.int64)
+        for i, piece in enumerate(_pieces(text))
+    ]
+    return np.concatenate(parts)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a long text where a line ends: tokenisers keep some 170 bytes for every character they are given."""
+    start = 0
+    while len(text) - start > _PIECE:
+        cut = text.rfind("\n", start, start + _PIECE) + 1 or start + _PIECE
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
 
 
 def calibration_windows(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.architectures import cache_argument
 from masklearn.errors import PatchCompileError
 
 __all__ = ["write_text"]
@@ -44,23 +46,23 @@ def write_text(
     return np.concatenate(written)
 
 
-def _sample(model: object, start: int, count: int, length: int) -> NDArray[np.int64]:
+def _sample(model: Any, start: int, count: int, length: int) -> NDArray[np.int64]:
     """Windows `[count, length]` after the start token; a document's end does not end its window."""
     import torch
     from transformers import DynamicCache
 
     tokens = torch.full((count, 1), start)
-    cache = DynamicCache(config=model.config)  # type: ignore[attr-defined]
+    cache = DynamicCache(config=model.config)
     out = [tokens]
     with torch.no_grad():
         for _ in range(length - 1):
-            logits = model(input_ids=tokens, past_key_values=cache, logits_to_keep=1).logits  # type: ignore[operator]
+            logits = model(input_ids=tokens, logits_to_keep=1, **{cache_argument(model): cache}).logits
             tokens = torch.multinomial(logits[:, -1].float().softmax(-1), 1)
             out.append(tokens)
     return np.asarray(torch.cat(out, dim=1).numpy(), np.int64)
 
 
-def _start_token(config: object, model_dir: Path) -> int:
+def _start_token(config: Any, model_dir: Path) -> int:
     for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id"):
         token = getattr(config, name, None)
         token = token[0] if isinstance(token, list) and token else token

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 __all__ = ["print_masks", "print_plugin", "print_report"]
 
 Row = Mapping[str, Any]
+_PIPE_WIDTH = 120
 
 
 def print_report(report: Row, *, as_json: bool) -> None:
@@ -53,14 +55,17 @@ def print_plugin(result: Row, *, as_json: bool) -> None:
 
 
 def _console() -> Console:
-    return Console(markup=False, highlight=False)
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:  # a pipe has no width; 80 columns would cut the table
+        console.width = _PIPE_WIDTH
+    return console
 
 
 def _linears_table(linears: Iterable[Row]) -> Table:
     """One row per kind of linear and lowering: `layers.7.mlp.up_proj` and its sisters are one kind."""
-    table = Table("linear", "count", "shape", "ratio", "2:4 tiles", "lowering", "MB before", "MB after")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(box=SIMPLE_HEAD)
+    for header in ("linear", "count", "shape", "ratio", "2:4 tiles", "lowering", "MB before", "MB after"):
+        table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
     linears = list(linears)
     for (kind, shape, lowering), rows in _by_kind(linears).items():
         table.add_row(kind, str(len(rows)), shape, *_ratio_and_tiles(rows), lowering, *_megabytes(rows))

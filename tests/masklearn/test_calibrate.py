@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from masklearn import calibrate
 from masklearn.calibrate import calibration_windows, load_tokenizer, read_text, token_windows
 from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
@@ -13,7 +14,7 @@ from tests.masklearn.conftest import ModelMaker
 class Letters:
     """A tokenizer in the only respect that counts here: a letter is a token."""
 
-    def __call__(self, text: str, verbose: bool) -> dict[str, list[int]]:
+    def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) - ord("a") for letter in text]}
 
 
@@ -38,6 +39,23 @@ def test_text_that_is_too_short(count: int | None, need: int) -> None:
     text = "abcdefghijk" if count else "ab"
     with pytest.raises(PatchCompileError, match=rf"too short.*need {need}; it has {len(text)}"):
         token_windows(Letters(), text, 3, count)
+
+
+@pytest.mark.parametrize(
+    ("piece", "text"), [(7, "ab\nabcd\nabc\n\nabcdefghijk"), (3, "abcdefgh"), (99, "ab")]
+)
+def test_a_long_text_is_tokenised_in_pieces_without_loss(
+    monkeypatch: pytest.MonkeyPatch, piece: int, text: str
+) -> None:
+    class Marked(Letters):
+        def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
+            assert 0 < len(text) <= piece
+            ids = super().__call__(text, add_special_tokens, verbose)["input_ids"]
+            return {"input_ids": [99] * add_special_tokens + ids}
+
+    monkeypatch.setattr(calibrate, "_PIECE", piece)
+    ids = token_windows(Marked(), text, len(text) + 1)[0]
+    assert ids.tolist() == [99, *(ord(letter) - ord("a") for letter in text)]
 
 
 def test_a_file_or_the_texts_of_a_directory_by_name(tmp_path: Path) -> None:
