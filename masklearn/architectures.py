@@ -9,7 +9,7 @@ from masklearn.errors import PatchCompileError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "meta_model"]
+__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "cache_argument", "meta_model"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,10 @@ def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
             "Fetch the checkpoint again, or update transformers.",
         ) from error
     return model.eval()
+
+
+def cache_argument(model: Any) -> str:
+    """Name of the forward argument that takes the KV cache: transformers 5.2x renamed `past_key_values` to `cache`."""
+    import inspect
+
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

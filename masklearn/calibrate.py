@@ -97,7 +97,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def calibration_windows(
-    checkpoint: Checkpoint, recipe: LearnRecipe, progress: Callable[[str, int, int], None] | None = None
+    checkpoint: Checkpoint, recipe: LearnRecipe, progress: Callable[[str, int, int], object] | None = None
 ) -> NDArray[np.int64]:
     """Token windows `[windows, length]`: a draw from the recipe's text, or text that the model writes itself.
 

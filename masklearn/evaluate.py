@@ -31,7 +31,7 @@ class Perplexity:
 
 
 def perplexity(
-    model: Any, windows: NDArray[np.int64], progress: Callable[[str, int, int], None] | None = None
+    model: Any, windows: NDArray[np.int64], progress: Callable[[str, int, int], object] | None = None
 ) -> Perplexity:
     """Perplexity of a Hugging Face causal language model over `windows` `[count, length]`.
 

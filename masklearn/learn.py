@@ -19,7 +19,7 @@ __all__ = ["LearnRecipe", "Method", "learn"]
 def learn(
     model_dir: str | Path,
     recipe: LearnRecipe,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> MaskSet:
     """Learn hybrid masks for every covered linear of a model directory.
 

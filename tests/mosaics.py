@@ -34,4 +34,6 @@ def masked_by_hand(weight, mask, pattern):
 
 
 shapes = st.tuples(st.integers(1, 300), st.integers(1, 60).map(lambda groups: groups * 4))
-tile_sizes = st.sampled_from([(128, 128), (64, 64), (128, 64), (64, 256), (32, 32), (100, 20), (1, 4), (4096, 4096)])
+tile_sizes = st.sampled_from(
+    [(128, 128), (64, 64), (128, 64), (64, 256), (32, 32), (100, 20), (1, 4), (4096, 4096)]
+)

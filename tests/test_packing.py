@@ -9,7 +9,9 @@ from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, ti
 
 
 @settings(max_examples=60, deadline=None)
-@given(shapes, tile_sizes, st.sampled_from([0.0, 0.3, 0.8, 1.0]), st.sampled_from([64, 128]), st.integers(0, 9))
+@given(
+    shapes, tile_sizes, st.sampled_from([0.0, 0.3, 0.8, 1.0]), st.sampled_from([64, 128]), st.integers(0, 9)
+)
 def test_unpack_gives_the_masked_weight_bit_for_bit(shape, tile, share, panel_rows, seed):
     mask, pattern = random_mask(shape, tile, share, seed)
     weight = random_weight(shape, np.float16, seed)
@@ -20,7 +22,9 @@ def test_unpack_gives_the_masked_weight_bit_for_bit(shape, tile, share, panel_ro
 
 @settings(max_examples=60, deadline=None)
 @given(shapes, tile_sizes, st.sampled_from([0.0, 0.4, 1.0]), st.sampled_from([64, 128]), st.integers(0, 9))
-def test_a_slab_is_sparse_exactly_when_all_its_weights_lie_in_sparse_tiles(shape, tile, share, panel_rows, seed):
+def test_a_slab_is_sparse_exactly_when_all_its_weights_lie_in_sparse_tiles(
+    shape, tile, share, panel_rows, seed
+):
     mask, _ = random_mask(shape, tile, share, seed)
     packed = pack(np.zeros(shape, np.uint16), mask, panel_rows)
     grid = packed.slab_is_sparse()

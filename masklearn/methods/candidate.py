@@ -13,7 +13,7 @@ from masklearn.recipe import LearnRecipe, Method
 __all__ = ["METHODS", "Candidate", "Learner", "Progress", "register"]
 
 # (what is done, done, total); called from the thread that learns.
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from masklearn.architectures import cache_argument
+
 __all__ = ["ExportDecoder", "attention_implementation", "build_fake_decoder"]
 
 _ONNX_ATTENTION = "patch_compile_onnx_attention"
@@ -36,7 +38,7 @@ class ExportDecoder(nn.Module):
             position_ids=position_ids,
             use_cache=True,
             logits_to_keep=1 if self.last_logits_only else 0,
-            **{_cache_argument(self.decoder): cache},
+            **{cache_argument(self.decoder): cache},
         )
         return (output.logits, *(t for layer in cache.layers for t in (layer.keys, layer.values)))
 
@@ -65,13 +67,6 @@ class ExportDecoder(nn.Module):
         if window is not None:
             visible = visible & (slot > query - window)
         return (visible & attention_mask[:, None, None, :].bool()) | (slot == query)
-
-
-def _cache_argument(decoder: nn.Module) -> str:
-    """Name the cache argument: transformers 5.2x renamed `past_key_values` to `cache`."""
-    import inspect
-
-    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
 def _cache_from(past: tuple[Tensor, ...]) -> Any:

@@ -130,7 +130,7 @@ class PackLinearsPass(passes.InPlacePass):
         for tensor in tensors.values():
             value = ir.Value(
                 name=tensor.name,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(tensor.shape.numpy()),
                 type=ir.TensorType(tensor.dtype),
                 const_value=tensor,
             )
@@ -155,7 +155,7 @@ class _PackedOnce:
         self._packed: PackedLinear | None = None
         self._taken: set[str] = set()
 
-    def take(self, part: str, dtype: ir.DataType) -> ir.Tensor:
+    def take(self, part: str, dtype: ir.DataType) -> ir.TensorProtocol:
         if self._packed is None:
             self._packed = self._make()
         array = getattr(self._packed, part)

@@ -69,5 +69,5 @@ def _check_finite(kind: str, logits: Logits) -> None:
 
 def _log_softmax(logits: Logits) -> NDArray[np.float32]:
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    log_sum: NDArray[np.float32] = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted - log_sum
+    log_p: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return log_p

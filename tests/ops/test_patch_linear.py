@@ -37,7 +37,9 @@ def one_linear(packed, dtype, bias=None, opset=23):
     model = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)],
-        functions=[patch_linear_function(opset=opset, bias=bias is not None, bfloat16=dtype is not np.float16)],
+        functions=[
+            patch_linear_function(opset=opset, bias=bias is not None, bfloat16=dtype is not np.float16)
+        ],
         ir_version=10,
     )
     onnx.checker.check_model(model, full_check=True)
@@ -47,7 +49,9 @@ def one_linear(packed, dtype, bias=None, opset=23):
 def run(model, x, dtype):
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     binding = session.io_binding()
-    binding.bind_ortvalue_input("X", ort.OrtValue.ortvalue_from_numpy_with_onnx_type(x.view(np.uint16), ELEMENT[dtype]))
+    binding.bind_ortvalue_input(
+        "X", ort.OrtValue.ortvalue_from_numpy_with_onnx_type(x.view(np.uint16), ELEMENT[dtype])
+    )
     out = np.zeros((*x.shape[:-1], model.graph.output[0].type.tensor_type.shape.dim[2].dim_value), np.uint16)
     y = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(out, ELEMENT[dtype])
     binding.bind_ortvalue_output("Y", y)

@@ -1,0 +1,95 @@
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears
+from masklearn.maskset import MaskSet
+from patch_compile.compile import write_dense, write_hybrid
+from patch_compile.errors import InvariantError
+from patch_compile.ops.patch_linear import DOMAIN, NAME
+from patch_compile.passes.pack_linears import PackLinearsPass
+from patch_compile.plan.lowering import plan_linears
+from patch_compile.prune import write_pruned_checkpoint
+from tests.export.conftest import exports  # noqa: F401  (the session's exported graphs)
+from tests.export.tiny import OrtDecoder
+from tests.mosaics import random_mask
+
+
+def masks_for(model_dir, share=0.5):
+    linears = covered_linears(model_dir).linears
+    masks = {
+        name: random_mask(shape, (64, 64), share, seed)[0]
+        for seed, (name, shape) in enumerate(linears.items())
+    }
+    return MaskSet(masks, method="random", seed=0, base_model="tiny", base_sha256="", ratio_asked=share / 2)
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen2-mixed"])  # without and with biases
+def test_hybrid_and_masked_dense_model_give_the_same_logits(exports, variant, tmp_path):  # noqa: F811
+    source = Checkpoint.open(exports.model_dir(variant))
+    masks = masks_for(source.path)
+    write_pruned_checkpoint(source, masks, tmp_path / "model")
+    pruned = Checkpoint.open(tmp_path / "model")
+    write_dense(exports.graph(variant), pruned, tmp_path / "dense.onnx", "float16")
+    seen = []
+    hybrid_path = tmp_path / "hybrid.onnx"
+    plan = plan_linears(masks)
+    write_hybrid(
+        exports.graph(variant), pruned, masks, plan, hybrid_path, "float16", lambda *step: seen.append(step)
+    )
+
+    hybrid = onnx.load(hybrid_path, load_external_data=False)
+    onnx.checker.check_model(str(hybrid_path))
+    nodes = [node.name for node in hybrid.graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
+    planned = [name for name, linear in plan.items() if linear.lowering == "plugin"]
+    assert sorted(nodes) == sorted(planned)
+    assert nodes
+    assert len(seen) == len(planned)
+    assert not {f"{name}.weight" for name in planned} & {tensor.name for tensor in hybrid.graph.initializer}
+
+    ids = np.arange(12)[None] % 100
+    mask = np.ones_like(ids)
+    one, other = OrtDecoder(tmp_path / "dense.onnx"), OrtDecoder(hybrid_path)
+    a, b = one.start(ids, mask), other.start(ids, mask)
+    # Both sum in fp32 and round once per linear; only the order of the sums differs.
+    np.testing.assert_allclose(a, b, atol=4 * 2.0**-11 * np.abs(a).max())
+    assert np.abs(a).max() > 0.1
+
+
+def test_a_linear_that_is_not_in_the_graph_is_refused(exports):  # noqa: F811
+    plan = {
+        "model.layers.9.mlp.up_proj": plan_linears({"x": random_mask((64, 64), (64, 64), 1.0, 0)[0]})["x"]
+    }
+    with pytest.raises(ir.passes.PreconditionError, match=r"no linear model\.layers\.9"):
+        PackLinearsPass(plan, {}, lambda name: np.zeros((64, 64)), ir.DataType.FLOAT16)(
+            exports.graph("llama")
+        )
+
+
+def test_another_shape_or_type_is_refused(exports):  # noqa: F811
+    name = "model.layers.0.mlp.up_proj"
+    masks = {name: random_mask((64, 64), (64, 64), 1.0, 0)[0]}
+    for dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        with pytest.raises(ir.passes.PreconditionError, match="planned"):
+            PackLinearsPass(plan_linears(masks), masks, lambda name: None, dtype)(exports.graph("llama"))
+
+
+def test_a_weight_that_packs_wrongly_stops_the_write(exports, tmp_path, monkeypatch):  # noqa: F811
+    """The check is on the bytes that are written, so a fault in packing itself can't get past it."""
+    from patch_compile.passes import pack_linears
+
+    def faulty(weight, mask, panel_rows, pack=pack_linears.pack):
+        packed = pack(weight, mask, panel_rows)
+        packed.sparse[-1, -1] ^= 1
+        return packed
+
+    monkeypatch.setattr(pack_linears, "pack", faulty)
+    source = Checkpoint.open(exports.model_dir("llama"))
+    masks = masks_for(source.path, 1.0)
+    with pytest.raises(InvariantError, match="decode to other bits"):
+        write_hybrid(
+            exports.graph("llama"), source, masks, plan_linears(masks), tmp_path / "m.onnx", "float16"
+        )
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from patch_compile.packing import pack
+from patch_compile.plan.lowering import plan_linear
+from tests.mosaics import random_mask
+
+
+@pytest.mark.parametrize("shape", [(576, 576), (192, 576), (1536, 576), (300, 100)])
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_the_plan_announces_what_packing_gives(shape, share):
+    mask, _ = random_mask(shape, (64, 64), share, 2)
+    plan = plan_linear("x", mask)
+    packed = pack(np.zeros(shape, np.uint16), mask, plan.panel_rows)
+    assert plan.lowering == "plugin"
+    assert plan.reason == ""
+    assert (plan.dense_slabs, plan.sparse_slabs) == (len(packed.dense), len(packed.sparse))
+    assert plan.bytes_after == packed.nbytes
+    assert plan.bytes_before == 2 * shape[0] * shape[1]
+    assert plan.zeroed == mask.zeroed
+
+
+def test_a_linear_without_sparse_tiles_stays_dense_with_its_reason():
+    mask, _ = random_mask((128, 128), (64, 64), 0.0, 0)
+    plan = plan_linear("x", mask)
+    assert (plan.lowering, plan.reason) == ("dense", "none of its tiles is 2:4")
+    assert plan.bytes_after == plan.bytes_before
+
+
+def test_tiles_too_small_for_a_slab_are_said():
+    mask, _ = random_mask((128, 128), (64, 32), 0.0, 0)
+    tiles = mask.tiles.copy()
+    tiles[:, 0] = True
+    from masklearn.maskset import LinearMask
+
+    half = LinearMask.from_candidate((64, 32), tiles, np.zeros((128, 32), np.uint8))
+    plan = plan_linear("x", half)
+    assert plan.lowering == "dense"
+    assert "too small" in plan.reason
+    assert plan.row()["reason"] == plan.reason

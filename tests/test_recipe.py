@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from masklearn.learn import LearnRecipe
+from patch_compile.cli import build
+from patch_compile.errors import PatchCompileError
+from patch_compile.recipe import Recipe
+
+
+def test_every_setting_has_a_flag_and_every_flag_a_setting():
+    flags = {parameter.name for parameter in build.params}
+    assert flags - {"recipe", "force", "resume", "as_json", "help"} == set(Recipe.model_fields)
+
+
+def test_learning_settings_are_those_of_masklearn():
+    assert set(LearnRecipe.model_fields) - set(Recipe.model_fields) == {"device"}
+
+
+def test_a_saved_recipe_gives_the_same_settings(tmp_path):
+    recipe = Recipe.parse(
+        {"model": tmp_path, "ratio": 0.3, "tile": (64, 64), "include": ("*mlp*",), "out": "x"}
+    )
+    recipe.save(tmp_path / "recipe.yaml")
+    again = Recipe.parse(Recipe.load(tmp_path / "recipe.yaml"))
+    assert again == recipe.model_copy(update={"out": None})
+
+
+def test_saved_paths_do_not_depend_on_the_folder_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Recipe.parse({"model": Path("m"), "ratio": 0.3}).save(tmp_path / "recipe.yaml")
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["model"] == str(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ratio": 0.2, "colour": "red"}, {"ratio": 0.2, "windows": 0}, {"ratio": "x"}]
+)
+def test_wrong_settings_are_named(settings):
+    name = next(reversed(settings))
+    with pytest.raises(PatchCompileError, match=name):
+        Recipe.parse({"model": "m", **settings})
+
+
+@pytest.mark.parametrize("text", ["- a list", "{", ""])
+def test_a_file_that_is_no_recipe(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(PatchCompileError):
+        Recipe.load(tmp_path / "r.yaml")

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from polygraphy.comparator import IterationResult, RunResults
+
+from patch_compile.errors import AccuracyError
+from patch_compile.verify.agreement import judge_agreement, rounding_tolerance
+from patch_compile.verify.study import Study
+
+
+def results(name, logits):
+    return RunResults([(name, [IterationResult(outputs={"logits": logits}, runner_name=name, runtime=0.1)])])
+
+
+def study(name, logits):
+    return Study(results(name, logits), [], [], [], layers=30)
+
+
+def test_rounding_passes_and_more_than_rounding_does_not():
+    rng = np.random.default_rng(0)
+    exact = (rng.standard_normal((1, 5, 100)) * 10).astype(np.float32)
+    scale = np.abs(exact).max()
+    tolerance, why = rounding_tolerance("float16", 30)
+    assert "452 roundings" in why
+    dense = study("dense", exact + 3)
+    rounded = exact.copy()
+    rounded[0, 2, 7] += 0.9 * tolerance * scale
+    agreement = judge_agreement(
+        study("hybrid", rounded), dense, results("pruned checkpoint", exact), "float16"
+    )
+    assert agreement.error == pytest.approx(0.9 * tolerance, rel=1e-3)
+    assert agreement.dense_error == pytest.approx(3 / scale, rel=1e-3)
+    wrong = exact.copy()
+    wrong[0, 2, 7] -= 1.1 * tolerance * scale
+    with pytest.raises(AccuracyError, match="differs from the pruned checkpoint") as caught:
+        judge_agreement(study("hybrid", wrong), dense, results("pruned checkpoint", exact), "float16")
+    assert caught.value.exit_code == 3
+
+
+def test_nan_is_never_agreement():
+    exact = np.ones((1, 1, 4), np.float32)
+    broken = exact.copy()
+    broken[0, 0, 0] = np.nan
+    with pytest.raises(AccuracyError):
+        judge_agreement(
+            study("hybrid", broken), study("dense", exact), results("pruned checkpoint", exact), "float16"
+        )
+
+
+def test_tolerance_follows_type_and_depth():
+    assert rounding_tolerance("bfloat16", 8)[0] == 8 * rounding_tolerance("float16", 8)[0]
+    assert rounding_tolerance("float16", 32)[0] > rounding_tolerance("float16", 8)[0]
