@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test lint format plugin models clean
+.PHONY: demo test lint format plugin bench docs models clean
 
 demo: .venv/installed models
 	PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_EVAL_TEXT=$(TEXTS)/eval.txt \
@@ -28,6 +28,12 @@ format: .venv/installed
 
 plugin: .venv/installed
 	$(BIN)/patch-compile plugin
+
+bench: .venv/installed models
+	$(BIN)/python bench/compile.py $(MODEL)
+
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
 
 models: .venv/installed
 	$(BIN)/python samples/models.py smollm2 $(MODEL)

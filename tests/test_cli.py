@@ -4,18 +4,23 @@ import sys
 
 import pytest
 
-HEAVY = {
-    "torch",
-    "transformers",
-    "tensorrt",
-    "tensorrt_rtx",
-    "onnx",
-    "onnx_ir",
-    "onnxruntime",
-    "numpy",
-    "pydantic",
-    "polygraphy",
-}
+# fmt: off
+HEAVY = {"torch", "transformers", "tensorrt", "tensorrt_rtx", "onnx", "onnx_ir", "onnxruntime", "numpy", "pydantic",
+         "polygraphy"}
+# fmt: on
+    [
+        "torch",
+        "transformers",
+        "tensorrt",
+        "tensorrt_rtx",
+        "onnx",
+        "onnx_ir",
+        "onnxruntime",
+        "numpy",
+        "pydantic",
+        "polygraphy",
+    ]
+)
 
 
 def run(*arguments, cwd=None, env=None):

@@ -25,6 +25,7 @@ _UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 # Roundings to 16 bits that one block adds to the residual stream, as counted in the graph: norm, q, k, v, rotary,
 # attention, o, add; norm, gate, up, SiLU, product, down, add.
 _ROUNDINGS_PER_LAYER = 15
+_DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,15 @@ def rounding_tolerance(dtype: str, layers: int) -> tuple[float, str]:
     """Allowed error of a logit, as a share of the largest, and its derivation in words.
 
     Each of n roundings moves the result by at most the unit roundoff u of the type, in a random direction, so
-    together by about u·√n (Higham & Mary 2019, probabilistic rounding error analysis). Most of them sit in a branch
-    that adds a small part to the residual stream, so that what is measured lies well below: 0.16·u·√n for SmolLM2.
+    together by some u·√n (Higham & Mary 2019, probabilistic rounding error analysis); the largest of many logits
+    lies up to three deviations out. Measured: 1.3·u·√n for random models of 2 layers, 0.4·u·√n for SmolLM2.
     """
     roundoff = _UNIT_ROUNDOFF[dtype]
     roundings = _ROUNDINGS_PER_LAYER * layers + 2  # and the last norm and the head
-    why = f"u·√n, u = {roundoff:.2e} for {dtype}, n = {roundings} roundings in {layers} layers"
-    return float(roundoff * np.sqrt(roundings)), why
+    why = (
+        f"{_DEVIATIONS:g}·u·√n, u = {roundoff:.2e} for {dtype}, n = {roundings} roundings in {layers} layers"
+    )
+    return float(_DEVIATIONS * roundoff * np.sqrt(roundings)), why
 
 
 def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) -> Agreement:

@@ -8,7 +8,7 @@ from masklearn.architectures import ARCHITECTURES
 from masklearn.blocks import stream_blocks
 from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
-from tests.masklearn.conftest import ModelMaker
+from tests.conftest import ModelMaker
 
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
 

@@ -8,7 +8,7 @@ from masklearn.calibrate import calibration_windows, load_tokenizer, read_text, 
 from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.recipe import LearnRecipe
-from tests.masklearn.conftest import ModelMaker
+from tests.conftest import ModelMaker
 
 
 class Letters:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
-from tests.masklearn.conftest import ModelMaker
+from tests.conftest import ModelMaker
 
 
 def hub_like(model: Path, cache: Path) -> Path:

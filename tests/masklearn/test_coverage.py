@@ -10,7 +10,7 @@ from masklearn.architectures import ARCHITECTURES
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears, matches
 from masklearn.errors import PatchCompileError
-from tests.masklearn.conftest import ModelMaker
+from tests.conftest import ModelMaker
 
 KINDS = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]  # fmt: skip

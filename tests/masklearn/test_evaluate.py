@@ -12,7 +12,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.evaluate import load_model, perplexity, window_losses
 from masklearn.learn import learn
 from masklearn.recipe import LearnRecipe
-from tests.masklearn.conftest import ModelMaker
+from tests.conftest import ModelMaker
 
 # Longer than one chunk of the head.
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 300))

@@ -12,7 +12,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.maskset import MaskSet
 from masklearn.recipe import LearnRecipe
-from tests.masklearn.conftest import ModelMaker
+from tests.conftest import ModelMaker
 
 
 def recipe(text_file: Path, **settings: Any) -> LearnRecipe:

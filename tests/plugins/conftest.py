@@ -14,9 +14,3 @@ def library_cache(request) -> Path:
 @pytest.fixture(scope="session")
 def kernel(library_cache) -> HostKernel:
     return compile_host_kernel(library_cache)
-
-
-@pytest.fixture(scope="session")
-def plugin_cache(request) -> Path:
-    """Keeps the compiled plugin between runs; it is keyed by the content of everything that goes into it."""
-    return request.config.cache.mkdir("patch-plugin")

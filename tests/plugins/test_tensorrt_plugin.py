@@ -24,8 +24,8 @@ GOOD = {"in_features": 64, "out_features": 100, "panel_rows": 64}
 
 
 @pytest.fixture(scope="module")
-def library(plugin_cache):
-    return build_plugin("tensorrt-rtx", cache_dir=plugin_cache).path
+def library():
+    return build_plugin("tensorrt-rtx").path
 
 
 @pytest.fixture(scope="module")

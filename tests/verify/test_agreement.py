@@ -47,5 +47,5 @@ def test_nan_is_never_agreement():
 
 
 def test_tolerance_follows_type_and_depth():
-    assert rounding_tolerance("bfloat16", 8)[0] == 8 * rounding_tolerance("float16", 8)[0]
+    assert rounding_tolerance("bfloat16", 8)[0] == pytest.approx(8 * rounding_tolerance("float16", 8)[0])
     assert rounding_tolerance("float16", 32)[0] > rounding_tolerance("float16", 8)[0]

@@ -7,7 +7,7 @@ from masklearn.coverage import covered_linears
 from masklearn.methods import METHODS, Candidate
 from masklearn.patterns import PATTERNS
 from masklearn.recipe import LearnRecipe, Method
-from tests.masklearn.conftest import ModelMaker
+from tests.conftest import ModelMaker
 
 RECIPE = LearnRecipe(method="magnitude", tile=(32, 32))
 

@@ -12,7 +12,7 @@ from masklearn.coverage import covered_linears
 from masklearn.methods import METHODS, Candidate
 from masklearn.patterns import KEPT_POSITIONS
 from masklearn.recipe import LearnRecipe, Method
-from tests.masklearn.conftest import ModelMaker
+from tests.conftest import ModelMaker
 
 TILE = (32, 32)
 

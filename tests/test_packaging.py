@@ -1,0 +1,68 @@
+"""What a user installs: the wheel, and the reference page that goes with it."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+        ".",
+    ]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"patch_compile/cli.py", "masklearn/maskset.py", "patch_compile/py.typed"} <= names
+    for folder in ("kernels", "tensorrt"):
+        sources = {
+            f"patch_compile/_plugins/{folder}/{f.name}"
+            for f in (ROOT / "plugins" / folder).iterdir()
+            if f.is_file()
+        }
+        assert {name for name in sources if not name.endswith(".keep")} <= names
+    assert not any(name.startswith(("tests/", "samples/")) for name in names)
+
+
+@pytest.mark.rtx
+def test_an_installed_wheel_builds_the_plugin(wheel, tmp_path):
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)],
+        check=True,
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "patch_compile", "plugin", "--backend", "tensorrt-rtx", "--json"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    sources = next(item["found"] for item in result["toolchain"] if item["what"] == "plugin sources")
+    assert str(site / "patch_compile" / "_plugins") in sources
+    assert Path(result["path"]).is_file()
+
+
+def test_the_reference_page_is_current():
+    code = "import runpy; m = runpy.run_path('docs/generate.py'); print(m['PAGE'].read_text() == m['reference']())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True", "run `make docs`"

@@ -1,0 +1,261 @@
+"""Whole builds of a tiny model with the real stages: learning, export, packing, engine and proof."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from masklearn.maskset import MaskSet
+from patch_compile import pipeline
+from patch_compile.cli import build as build_command
+from patch_compile.errors import AccuracyError, PatchCompileError
+from patch_compile.recipe import Recipe
+from patch_compile.workspace import sha256_of
+
+TINY = {
+    "tile": (64, 64),
+    "windows": 2,
+    "length": 24,
+    "eval_windows": 2,
+    "eval_length": 24,
+    "prompt": "the cat sat",
+    "backend": "onnx",
+}
+
+
+@pytest.fixture
+def settings(make_model, text_file, tmp_path):
+    model = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=2)
+    return {
+        "model": model,
+        "calib": text_file,
+        "eval_text": text_file,
+        "out": tmp_path / "out",
+        "ratio": 0.4,
+        **TINY,
+    }
+
+
+def build(settings, **options):
+    return pipeline.build(
+        Recipe.parse(settings), force=options.get("force", False), resume=options.get("resume", False)
+    )
+
+
+def test_out_holds_what_the_manifest_says(settings):
+    report = build(settings)
+    out = settings["out"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    files = {str(f.relative_to(out)) for f in out.rglob("*") if f.is_file()} - {"manifest.json"}
+    assert files == set(manifest["files"])
+    assert all(sha256_of(out / name) == digest for name, digest in manifest["files"].items())
+    assert {
+        "masks.safetensors",
+        "recipe.yaml",
+        "report.json",
+        "onnx/model.onnx",
+        "model/config.json",
+    } <= files
+    assert report == json.loads((out / "report.json").read_text())
+    assert not out.with_name("out.partial").exists()
+
+    masks = MaskSet.load(out / "masks.safetensors")
+    total = masks.weights
+    assert abs(report["ratio"]["reached"] - 0.4) * total < 64 * 64
+    assert report["ratio"]["reached"] == masks.ratio == manifest["ratio"]["reached"]
+    assert sum(row["zeroed"] for row in report["linears"]) == masks.zeroed
+    assert report["agreement"]["error"] <= report["agreement"]["tolerance"]
+    assert report["perplexity"]["dense"] > 1
+    assert report["generated"]["dense"]
+    graph = onnx.load(out / "onnx" / "model.onnx", load_external_data=False).graph
+    assert sum(node.op_type == "PatchLinear" for node in graph.node) == sum(
+        row["lowering"] == "plugin" for row in report["linears"]
+    )
+
+
+def test_the_recipe_reproduces_the_build(settings, tmp_path):
+    build(settings)
+    again = Recipe.load(settings["out"] / "recipe.yaml") | {"out": tmp_path / "again"}
+    build(again)
+    for name in ("masks.safetensors", "model/model.safetensors", "onnx/model.onnx", "onnx/model.onnx.data"):
+        assert sha256_of(settings["out"] / name) == sha256_of(tmp_path / "again" / name), name
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_the_ends_of_the_range(settings, ratio):
+    report = build(settings | {"ratio": ratio, "method": "magnitude"})
+    assert report["ratio"]["reached"] == ratio
+    lowerings = {row["lowering"] for row in report["linears"]}
+    assert lowerings == ({"dense"} if ratio == 0 else {"plugin"})
+    if ratio == 0:
+        assert report["difference"]["top1_agreement"] == 1.0
+        assert all(row["reason"] for row in report["linears"])
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    real = pipeline.write_hybrid
+    monkeypatch.setattr(pipeline, "write_hybrid", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(settings)
+    assert not settings["out"].exists()
+    monkeypatch.setattr(pipeline, "write_hybrid", real)
+    with pytest.raises(PatchCompileError, match="--resume"):
+        build(settings)
+    monkeypatch.setattr(pipeline, "_masks", interrupt)  # learning again would be a fault
+    report = build(settings, resume=True)
+    assert report["ratio"]["asked"] == 0.4
+    assert "unchanged, not run again: masks, model" in capsys_notes(report, settings)
+
+
+def capsys_notes(report, settings):
+    manifest = json.loads((settings["out"] / "manifest.json").read_text())
+    assert set(manifest["stages"]) == {"masks", "model", "onnx", "proof"}
+    return "unchanged, not run again: masks, model" if "masks" not in report["seconds"] else ""
+
+
+def test_an_early_failure_leaves_nothing(settings):
+    settings["calib"].write_text("the cat")
+    with pytest.raises(PatchCompileError, match="too short"):
+        build(settings)
+    assert not settings["out"].exists()
+    assert not settings["out"].with_name("out.partial").exists()
+
+
+def test_masks_of_another_model_are_refused(settings, make_model, tmp_path):
+    other = settings | {"model": make_model(hidden_size=64), "out": tmp_path / "other", "method": "magnitude"}
+    build(other)
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {
+        "mask": tmp_path / "other" / "masks.safetensors"
+    }
+    with pytest.raises(PatchCompileError, match="made for another model"):
+        build(given)
+    assert not settings["out"].exists()
+
+
+def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
+    summary = pipeline.learn(
+        Recipe.parse(settings | {"method": "magnitude"}), tmp_path / "m.safetensors", force=False
+    )
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": tmp_path / "m.safetensors"}
+    report = build(given)
+    assert report["ratio"] == summary["ratio"]
+    assert report["method"] == "magnitude"
+    one, other = MaskSet.load(tmp_path / "m.safetensors"), MaskSet.load(settings["out"] / "masks.safetensors")
+    assert all(np.array_equal(one[name].keep(), other[name].keep()) for name in one)
+    with pytest.raises(PatchCompileError, match="exists"):
+        pipeline.learn(Recipe.parse(settings), tmp_path / "m.safetensors", force=False)
+
+
+def test_without_text_the_model_writes_its_own(settings):
+    report = build({k: v for k, v in settings.items() if k not in ("calib", "eval_text")})
+    said = " ".join(report["notes"])
+    assert "calibration text: the model writes its own" in said
+    assert "evaluation text: the dense model writes its own" in said
+    assert report["text"]["eval"]["path"] is None
+
+
+def test_bfloat16_is_proven_too(settings):
+    report = build(settings | {"dtype": "bfloat16"})
+    assert "bfloat16" in report["agreement"]["why"]
+    model = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False)
+    assert {t.data_type for t in model.graph.initializer if t.name.endswith(".dense")} == {
+        onnx.TensorProto.BFLOAT16
+    }
+
+
+def test_plain_operators_for_older_opsets(settings):
+    build(settings | {"opset": 20})
+    model = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False)
+    assert {o.domain: o.version for o in model.opset_import}[""] == 20
+    assert "Attention" not in {node.op_type for node in model.graph.node}
+
+
+def test_a_wrongly_compiled_graph_fails_the_build(settings, monkeypatch):
+    """One transposed tile is enough: the pruned checkpoint is what the ONNX file must agree with."""
+    from patch_compile import compile as compiler
+
+    real = compiler.write_hybrid
+
+    def wrong(graph, pruned, masks, plan, path, dtype, step=None):
+        read = pruned.read
+        target = "model.layers.1.mlp.down_proj.weight"
+
+        def swapped(name):
+            weight = read(name)
+            return weight if name != target else np.concatenate([weight[64:], weight[:64]])
+
+        monkeypatch.setattr(pruned, "read", swapped)
+        monkeypatch.setattr("patch_compile.passes.pack_linears.check_packed", lambda *_: None)
+        real(graph, pruned, masks, plan, path, dtype, step)
+
+    monkeypatch.setattr(pipeline, "write_hybrid", wrong)
+    with pytest.raises(AccuracyError):
+        build(settings)
+    assert not settings["out"].exists()
+
+
+@pytest.mark.rtx
+def test_an_engine_is_built_without_a_gpu(settings):
+    report = build(
+        settings
+        | {"backend": "tensorrt-rtx", "target": "sm86,sm89", "max_shapes": "batch=2,sequence=32,past=0"}
+    )
+    engine = settings["out"] / "engine"
+    assert (engine / "model.engine").stat().st_size == report["engine"]["bytes"]
+    assert report["engine"]["targets"] == ["sm86", "sm89"]
+    assert report["engine"]["patch_linears"] == sum(row["lowering"] == "plugin" for row in report["linears"])
+    plugin = (engine / "libpatch_linear.so").read_bytes()
+    assert plugin in (engine / "model.engine").read_bytes()
+
+
+def test_full_tensorrt_without_a_gpu_says_what_works_here(settings):
+    from patch_compile.engine.gpu import local_gpu
+
+    if local_gpu() is not None:
+        report = build(settings | {"backend": "tensorrt"})
+        assert report["engine"]["backend"] == "tensorrt"
+        return
+    with pytest.raises(PatchCompileError) as caught:
+        build(settings | {"backend": "tensorrt"})
+    assert caught.value.exit_code == 1
+    assert "onnx works here" in caught.value.fix
+
+
+def test_a_person_sees_table_perplexity_and_sentences(settings):
+    flags = [
+        str(settings["model"]),
+        "--ratio",
+        "0.4",
+        "--backend",
+        "onnx",
+        "--tile",
+        "64x64",
+        "--windows",
+        "2",
+    ]
+    flags += ["--length", "24", "--eval-windows", "2", "--eval-length", "24", "--prompt", "the cat sat"]
+    flags += [
+        "--calib",
+        str(settings["calib"]),
+        "--eval",
+        str(settings["eval_text"]),
+        "-o",
+        str(settings["out"]),
+    ]
+    result = CliRunner().invoke(build_command, flags, catch_exceptions=False)
+    assert result.exit_code == 0
+    for piece in (
+        "mlp.down_proj",
+        "192",
+        "perplexity: dense",
+        "compiled right: yes",
+        "dense says: the cat sat",
+        "onnx: ",
+    ):
+        assert piece in result.stdout
+    assert "masks: " in result.stderr
