@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,10 @@ def random_masks(model_dir: Path) -> MaskSet:
     return MaskSet(masks, method="random", seed=0, base_model="", base_sha256="", ratio_asked=RATIO)
 
 
-def timed(what: str, work: object) -> float:
+def timed(what: str, work: Callable[[], object]) -> float:
+    """Run, print and return seconds."""
     start = time.perf_counter()
-    work()  # type: ignore[operator]
+    work()
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{what:24} {seconds:7.2f} s   peak so far {peak:.2f} GiB")
@@ -47,6 +49,7 @@ def timed(what: str, work: object) -> float:
 
 
 def main(model_dir: Path) -> None:
+    """Measure the stages on one model directory."""
     checkpoint, masks = Checkpoint.open(model_dir), random_masks(model_dir)
     size = sum(file.stat().st_size for file in checkpoint.files())
     graphs = []

@@ -8,19 +8,6 @@ import pytest
 HEAVY = {"torch", "transformers", "tensorrt", "tensorrt_rtx", "onnx", "onnx_ir", "onnxruntime", "numpy", "pydantic",
          "polygraphy"}
 # fmt: on
-    [
-        "torch",
-        "transformers",
-        "tensorrt",
-        "tensorrt_rtx",
-        "onnx",
-        "onnx_ir",
-        "onnxruntime",
-        "numpy",
-        "pydantic",
-        "polygraphy",
-    ]
-)
 
 
 def run(*arguments, cwd=None, env=None):
