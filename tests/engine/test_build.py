@@ -330,10 +330,10 @@ class TestFreshProcess:
         """
         process = fresh_process(body, chain, out, plugin)
         assert process.stdout.readline() == "building\n"
-        sent = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-        assert time.monotonic() - sent < 5
+        stdout, stderr = process.communicate(timeout=60)
+        # Steps, not seconds: how long one takes is the machine's affair. A whole build reports dozens.
+        assert stdout.count("building") <= 10
         assert stderr.rstrip().endswith("KeyboardInterrupt")
         assert process.returncode in (-signal.SIGINT, 130)
         assert_nothing_left(out)
