@@ -42,7 +42,7 @@ def build(recipe: Recipe, *, force: bool, resume: bool) -> dict[str, Any]:
     """Run what is not there yet and return the report. Interrupted, finished stages stay for `resume`."""
     progress = Progress()
     _quiet_libraries()
-    job = prepare(recipe, progress)
+    job = prepare(recipe, progress, force=force, resume=resume)
     workspace = Workspace(job.out, force=force, resume=resume)
     try:
         report = _stages(job, workspace, progress)

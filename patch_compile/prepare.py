@@ -13,6 +13,7 @@ from masklearn.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
+from patch_compile.workspace import check_out
 
 if TYPE_CHECKING:
     from patch_compile.engine.targets import Target
@@ -37,8 +38,8 @@ class Job:
     plugin: PluginLibrary | None
 
 
-def prepare(recipe: Recipe, progress: Progress) -> Job:
-    """Check model, masks, backend, targets and plugin, and say each default that is taken.
+def prepare(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) -> Job:
+    """Check model, masks, OUT, backend, targets and plugin, and say each default that is taken.
 
     Raises PatchCompileError for anything that would stop the build later.
     """
@@ -53,6 +54,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Job:
         if path is not None and not path.exists():
             raise PatchCompileError(f"no text at {path}", "", "give a text file or a folder of them")
     out = _out(recipe, float(ratio or 0.0), progress)
+    check_out(out, force=force, resume=resume)
     backend = _backend(recipe, progress)
     targets = _targets(recipe, backend, progress)
     _check_space(checkpoint, out, backend)

@@ -20,7 +20,7 @@ from typing import Any
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["MANIFEST", "StageRecord", "Workspace", "key_of", "sha256_of", "write_json"]
+__all__ = ["MANIFEST", "StageRecord", "Workspace", "check_out", "key_of", "sha256_of", "write_json"]
 
 MANIFEST = "manifest.json"
 _STATE = "state.json"
@@ -36,15 +36,12 @@ class StageRecord:
 
 
 class Workspace:
-    """The unfinished form of OUT.
-
-    Raises PatchCompileError when OUT or an unfinished build of it exists and neither `force` nor `resume` was given.
-    """
+    """The unfinished form of OUT. Raises PatchCompileError as `check_out` does."""
 
     def __init__(self, out: Path, *, force: bool = False, resume: bool = False) -> None:
+        check_out(out, force=force, resume=resume)
         self.out = Path.cwd() / out
-        self.root = self.out.with_name(self.out.name + ".partial")
-        _refuse_existing(self.out, self.root, force=force, resume=resume)
+        self.root = _partial(self.out)
         self._previous = _read_records(self.out / MANIFEST, self.out) if force else {}
         if self.root.exists() and force and not resume:
             shutil.rmtree(self.root)
@@ -109,6 +106,29 @@ class Workspace:
         return False
 
 
+def check_out(out: Path, *, force: bool, resume: bool) -> None:
+    """Raise PatchCompileError when OUT or an unfinished build of it is there and no flag says what to do with it."""
+    root = _partial(out)
+    if out.exists() and not force:
+        raise PatchCompileError(
+            f"{out} exists",
+            "a build never overwrites an earlier one",
+            "use --force to replace it, or another -o",
+        )
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise PatchCompileError(
+            f"{out} was not made by patch-compile",
+            f"it holds no {MANIFEST}, so --force will not replace it",
+            "choose another -o",
+        )
+    if root.exists() and not (force or resume):
+        raise PatchCompileError(
+            f"{root} holds an unfinished build",
+            "an earlier run was interrupted",
+            "use --resume to go on, or --force to start anew",
+        )
+
+
 def key_of(*parts: object) -> str:
     """Hash of JSON-able parts: the identity of a stage's inputs."""
     text = json.dumps(parts, sort_keys=True, default=str)
@@ -129,25 +149,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _refuse_existing(out: Path, root: Path, *, force: bool, resume: bool) -> None:
-    if out.exists() and not force:
-        raise PatchCompileError(
-            f"{out} exists",
-            "a build never overwrites an earlier one",
-            "use --force to replace it, or another -o",
-        )
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise PatchCompileError(
-            f"{out} was not made by patch-compile",
-            f"it holds no {MANIFEST}, so --force will not replace it",
-            "choose another -o",
-        )
-    if root.exists() and not (force or resume):
-        raise PatchCompileError(
-            f"{root} holds an unfinished build",
-            "an earlier run was interrupted",
-            "use --resume to go on, or --force to start anew",
-        )
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
 
 
 def _read_records(path: Path, home: Path) -> dict[str, StageRecord]:

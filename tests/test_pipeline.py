@@ -109,13 +109,10 @@ def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
     monkeypatch.setattr(pipeline, "_masks", interrupt)  # learning again would be a fault
     report = build(settings, resume=True)
     assert report["ratio"]["asked"] == 0.4
-    assert "unchanged, not run again: masks, model" in capsys_notes(report, settings)
-
-
-def capsys_notes(report, settings):
+    assert "masks" not in report["seconds"]
+    assert "export" in report["seconds"]
     manifest = json.loads((settings["out"] / "manifest.json").read_text())
     assert set(manifest["stages"]) == {"masks", "model", "onnx", "proof"}
-    return "unchanged, not run again: masks, model" if "masks" not in report["seconds"] else ""
 
 
 def test_an_early_failure_leaves_nothing(settings):
@@ -259,3 +256,52 @@ def test_a_person_sees_table_perplexity_and_sentences(settings):
     ):
         assert piece in result.stdout
     assert "masks: " in result.stderr
+
+
+def test_each_default_is_said_in_one_line(settings, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    model = settings["model"]
+    chosen = {k: v for k, v in settings.items() if k != "out"} | {"method": "magnitude"}
+    report = build(chosen)
+    assert (tmp_path / f"{model.name}-patch-0.40" / "onnx" / "model.onnx").is_file()
+    assert report["notes"] == [f"output: ./{model.name}-patch-0.40 (no -o given)"]
+
+
+@pytest.mark.rtx
+def test_backend_and_target_are_chosen_and_said(settings, capsys):
+    from patch_compile.engine.backend import default_backend
+    from patch_compile.prepare import prepare
+    from patch_compile.progress import Progress
+
+    progress = Progress()
+    recipe = Recipe.parse({k: v for k, v in settings.items() if k != "backend"})
+    job = prepare(recipe, progress, force=False, resume=False)
+    assert job.backend == default_backend()[0]
+    said = [note.split(":")[0] for note in progress.notes]
+    assert said == (["backend"] if job.backend == "onnx" else ["backend", "target"])
+    assert "backend: " in capsys.readouterr().err
+
+
+def test_what_would_stop_the_build_later_stops_it_before_any_work(settings, monkeypatch):
+    import shutil
+    from collections import namedtuple
+
+    def no_work(*_args):
+        raise AssertionError("no stage may begin")
+
+    monkeypatch.setattr(pipeline, "_masks", no_work)
+    for change, said in [
+        ({"backend": "tensorrt-rtx", "target": "sm12345"}, "unknown target"),
+        ({"calib": settings["out"]}, "no text at"),
+        ({"model": settings["out"]}, "No model directory"),
+        ({"exclude": ("*nothing*",)}, "nothing"),
+    ]:
+        with pytest.raises(PatchCompileError, match=said):
+            build(settings | change)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    with pytest.raises(PatchCompileError, match="no space"):
+        build(settings)
+    settings["out"].mkdir()
+    with pytest.raises(PatchCompileError, match="exists"):
+        build(settings)
