@@ -74,7 +74,7 @@ def build_plugin(backend: str | None, *, force: bool) -> dict[str, Any]:
     """Build the plugin for a backend; returns where it is and what it was built with."""
     from patch_compile.engine.backend import BackendName, default_backend
     from patch_compile.plugin import build_plugin as compile_plugin
-    from patch_compile.plugin import describe_toolchain
+    from patch_compile.toolchain import describe_toolchain
 
     progress = Progress()
     if backend is None:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile import plugin
+from patch_compile import plugin, toolchain
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin import (
     ARCHS,
     LIBRARY_NAME,
     build_plugin,
     check_backend,
-    describe_toolchain,
     read_identity,
 )
+from patch_compile.toolchain import Tool, describe_toolchain
 
 TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
 needs_tools = pytest.mark.skipif(
@@ -118,8 +118,8 @@ def test_a_damaged_library_is_compiled_again(tmp_path, monkeypatch, content):
         library.path.write_bytes(identity)
 
     monkeypatch.setattr(plugin, "_compile", compile_)
-    monkeypatch.setattr(plugin, "_find_nvcc", lambda: plugin._Tool(Path("nvcc"), "13.0.0"))
-    monkeypatch.setattr(plugin, "_find_headers", lambda backend: plugin._Tool(tmp_path, "10.14.1"))
+    monkeypatch.setattr(plugin, "find_nvcc", lambda: Tool(Path("nvcc"), "13.0.0"))
+    monkeypatch.setattr(plugin, "find_headers", lambda backend: Tool(tmp_path, "10.14.1"))
     library = build_plugin("tensorrt", archs=(80,), cache_dir=tmp_path)
     if content is not None:
         library.path.write_bytes(content)
@@ -133,16 +133,16 @@ def test_the_fingerprint_follows_everything_that_goes_in(tmp_path, monkeypatch):
     header = tmp_path / "NvInferRuntime.h"
     header.write_text("a")
     nvcc, cxx, headers = (
-        plugin._Tool(Path("nvcc"), "13.0.0"),
-        plugin._Tool(Path("g++"), "12"),
-        plugin._Tool(tmp_path, "10"),
+        Tool(Path("nvcc"), "13.0.0"),
+        Tool(Path("g++"), "12"),
+        Tool(tmp_path, "10"),
     )
     prints = [
         plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers),
         plugin._fingerprint("tensorrt-rtx", (80,), nvcc, cxx, headers),
         plugin._fingerprint("tensorrt", (80, 86), nvcc, cxx, headers),
-        plugin._fingerprint("tensorrt", (80,), plugin._Tool(nvcc.path, "13.1.0"), cxx, headers),
-        plugin._fingerprint("tensorrt", (80,), nvcc, plugin._Tool(cxx.path, "13"), headers),
+        plugin._fingerprint("tensorrt", (80,), Tool(nvcc.path, "13.1.0"), cxx, headers),
+        plugin._fingerprint("tensorrt", (80,), nvcc, Tool(cxx.path, "13"), headers),
     ]
     header.write_text("b")
     prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
@@ -152,7 +152,7 @@ def test_the_fingerprint_follows_everything_that_goes_in(tmp_path, monkeypatch):
         for file in (PLUGINS / folder).iterdir():
             (copy / folder / file.name).write_bytes(file.read_bytes())
     (copy / "kernels" / "config.h").write_text("other")
-    monkeypatch.setattr(plugin, "_sources", lambda: copy)
+    monkeypatch.setattr(plugin, "plugin_sources", lambda: copy)
     prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
     assert len(set(prints)) == len(prints)
 
@@ -179,7 +179,7 @@ def test_an_old_nvcc_on_path_does_not_hide_a_new_one(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDACXX", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}/old/bin:/usr/bin:/bin")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "new"))
-    assert plugin._find_nvcc() == (tmp_path / "new" / "bin" / "nvcc", "13.1.7")
+    assert plugin.find_nvcc() == (tmp_path / "new" / "bin" / "nvcc", "13.1.7")
 
 
 def test_the_wheels_nvcc_is_found(tmp_path, monkeypatch):
@@ -190,19 +190,19 @@ def test_the_wheels_nvcc_is_found(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    assert wheel / "nvcc" in list(plugin._nvcc_candidates())
+    assert wheel / "nvcc" in list(toolchain._nvcc_candidates())
 
 
 def test_a_missing_cxx_compiler_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("NVCC_CCBIN", "no-such-compiler")
     with pytest.raises(PatchCompileError, match="no-such-compiler is not found"):
-        plugin._find_cxx()
+        plugin.find_cxx()
 
 
 def test_an_nvcc_that_fails_gives_its_last_words(tmp_path, monkeypatch):
     script = "[ $1 = --version ] && echo 'release 13.0, V13.0.88' && exit 0; echo 'unsupported GNU version!' >&2; exit 1"
     monkeypatch.setenv("CUDACXX", str(executable(tmp_path / "nvcc", script)))
-    monkeypatch.setattr(plugin, "_find_headers", lambda backend: plugin._Tool(tmp_path, "10.14.1"))
+    monkeypatch.setattr(plugin, "find_headers", lambda backend: Tool(tmp_path, "10.14.1"))
     with pytest.raises(
         PatchCompileError, match=r"(?s)nvcc could not build.*unsupported GNU version!.*NVCC_CCBIN"
     ):
@@ -224,9 +224,9 @@ def test_installed_headers_are_taken_by_their_version(tmp_path, monkeypatch):
     headers(tmp_path / "rtx" / "include", 1, "TRT_MAJOR_RTX")
     monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path / "full"))
     for backend in ("tensorrt", "tensorrt-rtx"):
-        assert plugin._find_headers(backend) == (tmp_path / "full" / "include", "11.2.3")
+        assert plugin.find_headers(backend) == (tmp_path / "full" / "include", "11.2.3")
     monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path / "rtx"))
-    assert plugin._find_headers("tensorrt-rtx") == (tmp_path / "rtx" / "include", "1.2.3")
+    assert plugin.find_headers("tensorrt-rtx") == (tmp_path / "rtx" / "include", "1.2.3")
 
 
 @pytest.mark.parametrize(("major", "macro"), [(8, "TRT_MAJOR_ENTERPRISE"), (1, "TRT_MAJOR_RTX")])
@@ -234,14 +234,14 @@ def test_headers_that_do_not_fit_are_refused(tmp_path, monkeypatch, major, macro
     headers(tmp_path / "include", major, macro)
     monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path))
     with pytest.raises(PatchCompileError, match="no headers of tensorrt"):
-        plugin._find_headers("tensorrt")
+        plugin.find_headers("tensorrt")
 
 
 def test_headers_that_can_not_be_fetched_leave_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     with pytest.raises(PatchCompileError, match=r"(?s)headers could not be fetched.*TENSORRT_ROOT"):
-        plugin._fetch_headers(tmp_path, lambda message: None)
+        plugin.fetch_headers(tmp_path, lambda message: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,7 +266,7 @@ def test_the_cache_follows_xdg(tmp_path, monkeypatch):
 @needs_tools
 def test_ptx_has_the_instructions_with_operands_in_their_order(tmp_path):
     """The host emulation can't see inside the asm statements; nvcc's own output can."""
-    nvcc = str(plugin._find_nvcc().path)
+    nvcc = str(plugin.find_nvcc().path)
     for unit, kind in (("launch_half.cu", "f16"), ("launch_bfloat16.cu", "bf16")):
         out = tmp_path / "kernel.ptx"
         command = [nvcc, "-std=c++17", "-I", str(PLUGINS), "-arch=compute_80", "-ptx", "-o", str(out)]
