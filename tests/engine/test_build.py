@@ -320,7 +320,9 @@ class TestFreshProcess:
 
     def test_ctrl_c_stops_promptly_and_leaves_nothing(self, chain, out, plugin):
         body = """
-            import time
+            import signal, time
+            # A job that a script started in the background inherits SIGINT ignored; a person's Ctrl-C is not.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             def slow(phase, step, total):
                 if phase != "Reading ONNX":
                     print("building", flush=True)
