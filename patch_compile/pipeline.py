@@ -71,7 +71,7 @@ def learn(recipe: Recipe, out: Path, *, force: bool) -> dict[str, Any]:
 
 
 def build_plugin(backend: str | None, *, force: bool) -> dict[str, Any]:
-    """Build the plugin for a backend; returns where it is and what it was built with."""
+    """Say what building the plugin needs and what of it is here, build it, and return where it is."""
     from patch_compile.engine.backend import BackendName, default_backend
     from patch_compile.plugin import build_plugin as compile_plugin
     from patch_compile.toolchain import describe_toolchain
@@ -81,10 +81,13 @@ def build_plugin(backend: str | None, *, force: bool) -> dict[str, Any]:
         name, why = default_backend()
         backend = str(BackendName.TENSORRT_RTX if name is BackendName.ONNX else name)
         progress.note(f"backend: {backend} ({why})")
+    toolchain = describe_toolchain(backend)
+    for item in toolchain:
+        progress.note(f"{item.what}: {item.where if item.found else f'missing. {item.where} {item.fix}'}")
     with progress.stage("plugin"):
         library = compile_plugin(backend, force=force)
-    found = [{"what": item.what, "found": item.where} for item in describe_toolchain(backend)]
-    return {"backend": backend, "path": str(library.path), "toolchain": found}
+    found = [{"what": item.what, "found": item.where} for item in toolchain]
+    return {"backend": backend, "path": str(library.path), "archs": list(library.archs), "toolchain": found}
 
 
 def _stages(job: Job, workspace: Workspace, progress: Progress) -> dict[str, Any]:
@@ -193,6 +196,7 @@ def _write_report(job: Job, masks: MaskSet, progress: Progress, root: Path) -> N
     engine = root / "engine" / "engine.json"
     report = {
         "schema": _SCHEMA,
+        "path": str(job.out / _REPORT),
         "model": {"path": str(job.recipe.model.resolve()), "sha256": job.checkpoint.fingerprint()},
         "method": masks.method,
         "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},

@@ -71,3 +71,15 @@ def test_plugin_says_what_it_found():
     result = json.loads(done.stdout)
     assert result["path"].endswith("libpatch_linear.so")
     assert {"nvcc", "TensorRT headers"} <= {item["what"] for item in result["toolchain"]}
+
+
+def test_plugin_says_what_is_missing_before_it_fails(tmp_path):
+    import os
+
+    env = os.environ | {"CUDACXX": str(tmp_path / "nvcc"), "XDG_CACHE_HOME": str(tmp_path)}
+    done = run("plugin", "--backend", "tensorrt-rtx", env=env)
+    assert done.returncode == 1
+    assert "nvcc: missing. CUDACXX is" in done.stderr
+    assert "TensorRT headers: " in done.stderr
+    assert "error: nvcc is not found" in done.stderr
+    assert "Traceback" not in done.stderr

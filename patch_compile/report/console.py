@@ -44,14 +44,12 @@ def print_masks(summary: Row, path: Path, *, as_json: bool) -> None:
 
 
 def print_plugin(result: Row, *, as_json: bool) -> None:
-    """The result of `plugin`: what was found, and where the library is."""
+    """The result of `plugin`: where the library is."""
     if as_json:
         print(json.dumps(result, indent=1))
         return
-    console = _console()
-    for item in result["toolchain"]:
-        console.print(f"{item['what']}: {item['found']}", soft_wrap=True)
-    console.print(f"plugin for {result['backend']}: {result['path']}", soft_wrap=True)
+    archs = ", ".join(f"sm{arch}" for arch in result["archs"])
+    _console().print(f"plugin for {result['backend']}, {archs}: {result['path']}", soft_wrap=True)
 
 
 def _console() -> Console:
@@ -122,3 +120,4 @@ def _summary(report: Row) -> Iterable[str]:
         )
     for kind in ("dense", "hybrid"):
         yield f"{kind} says: {report['generated']['prompt']}{report['generated'][kind]}"
+    yield f"report: {report['path']}"
