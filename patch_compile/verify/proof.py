@@ -97,7 +97,7 @@ def _windows(job: Job, tokenizer: Any, progress: Progress) -> tuple[NDArray[np.i
         windows = token_windows(tokenizer, read_text(r.eval_text), r.eval_length, r.eval_windows)
         return windows, {"name": r.eval_text.name, "path": str(r.eval_text.resolve())}
     progress.note(
-        "evaluation text: the dense model writes its own (no --eval given); real text is harder for it"
+        "evaluation text: the dense model writes its own (no --eval given); perplexity on it is not that on real text"
     )
     with progress.stage("evaluation text") as update:
         windows = write_text(r.model, r.eval_windows, r.eval_length, r.seed + _EVAL_SEED_OFFSET, update)
