@@ -39,11 +39,13 @@ def problems(programs, expected=EXPECTED, **more):
 
 def test_as_planned():
     check_programs((program(Q, K, GEMM),), EXPECTED, targets=["sm86"])
+    assert "'k' 0 times" in problems((program(Q, GEMM),), targets=["sm86"])
 
 
 def test_a_profile_may_be_in_parts_and_a_part_for_any_gpu():
     parts = (program(Q), program(K), program(GEMM, targets=("*",)))
     check_programs(parts, EXPECTED, targets=["sm86"])
+    assert "'k' 0 times" in problems((parts[0], parts[2]), targets=["sm86"])
 
 
 def test_every_profile_runs_every_linear():

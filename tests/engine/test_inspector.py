@@ -39,6 +39,8 @@ def test_plugin_layer_passes_the_check(spelling):
 def test_profiles_by_suffix():
     programs = tuple(program_from_json(information(11, name=n), ("sm86",)) for n in ("q", "q [profile 1]"))
     check_programs(programs, EXPECTED, profiles=2)
+    with pytest.raises(PlanMismatchError, match="profile 1"):
+        check_programs(programs[:1], EXPECTED, profiles=2)
 
 
 def test_layer_that_is_no_plugin():
