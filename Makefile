@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test lint format plugin bench docs models clean
+.PHONY: demo test lint format plugin bench bench-quality docs models clean
 
 demo: .venv/installed models
 	PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_EVAL_TEXT=$(TEXTS)/eval.txt \
@@ -31,6 +31,10 @@ plugin: .venv/installed
 
 bench: .venv/installed models
 	$(BIN)/python bench/compile.py $(MODEL)
+
+# EVAL: held-out text, never the calibration text; the table in docs/quality.md is on the head of WikiText-2's test set.
+bench-quality: .venv/installed models
+	$(BIN)/python bench/quality.py $(MODEL) --calib $(TEXTS)/calib.txt --eval $(or $(EVAL),$(TEXTS)/eval.txt)
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

@@ -16,11 +16,11 @@ import numpy as np
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears
 from masklearn.maskset import LinearMask, MaskSet
+from masklearn.prune import write_pruned_checkpoint
 from masklearn.select import select
 from masklearn.tiles import grid_shape, tile_weights
 from patch_compile.compile import export_graph, write_hybrid
 from patch_compile.plan.lowering import plan_linears
-from patch_compile.prune import write_pruned_checkpoint
 
 RATIO, TILE = 0.4, (128, 128)
 

@@ -1,53 +1,126 @@
 """A model run block by block over calibration windows, with the weights of one block in memory."""
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.architectures import Architecture, architecture_of, meta_model
+from masklearn.architectures import architecture_of
+from masklearn.block_parts import BlockModel, Part
 from masklearn.checkpoint import Checkpoint
+from masklearn.device import usable_device
 from masklearn.errors import PatchCompileError
+from masklearn.logits import token_losses
 
-__all__ = ["Block", "stream_blocks"]
+__all__ = ["BackwardBlock", "Block", "stream_blocks", "stream_blocks_back"]
+
+_KEPT_BYTES = 1 << 30  # inputs of all blocks up to this size stay in memory, more go to files
 
 
 class Block:
     """One block with its weights in memory, and the hidden states of all windows that enter it.
 
-    module: the block, fp32, on the run's device; linears: its `nn.Linear`s by checkpoint name. Register forward
-    hooks on them, then call `forward` or `advance`.
+    module: the block, fp32, on the run's device; linears: its `nn.Linear`s by checkpoint name (weights [N, K],
+    whatever the checkpoint's layout); hidden: its inputs, `[1, length, hidden]` each window; call: keyword
+    arguments of the block besides the hidden states; is_head: it is the final norm and the output head, and gives
+    logits. Register forward hooks on the linears, then call `forward` or `advance`.
     """
 
-    def __init__(self, part: "_Part", hidden: list[torch.Tensor]) -> None:
+    def __init__(
+        self, part: Part, hidden: list[torch.Tensor], *, is_head: bool = False, bf16: bool = False
+    ) -> None:
         self.module = part.module
-        self.linears = part.linears()
+        self.linears = part.linears
+        self.hidden = hidden
+        self.call: Mapping[str, Any] = part.call
+        self.is_head = is_head
+        self._bf16 = bf16
         self.advanced = False
-        self._part = part
-        self._hidden = hidden
 
+    def run(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The block's output for `hidden` `[1, length, hidden]`; differentiable where the caller enables that."""
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self._bf16):
+            output = self.module(hidden, **self.call)
+        return output if isinstance(output, torch.Tensor) else output[0]
+
+    @torch.no_grad()
     def forward(self) -> None:
         """Run every window through the block for its hooks' sake; the outputs are dropped."""
-        for hidden in self._hidden:
-            self._run(hidden)
+        for hidden in self.hidden:
+            self.run(hidden)
 
+    @torch.no_grad()
     def advance(self) -> None:
         """Run every window through the block; the outputs enter the next one. Once only."""
         if self.advanced:
             raise RuntimeError("the block has been advanced: its inputs are gone")
-        for i, hidden in enumerate(self._hidden):
-            output = self._run(hidden)
-            if self._part.feeds_next:
-                self._hidden[i] = output
+        for i, hidden in enumerate(self.hidden):
+            output = self.run(hidden)
+            if not self.is_head:  # logits of all windows would be far larger than anything else here
+                self.hidden[i] = output
         self.advanced = True
 
-    @torch.no_grad()
-    def _run(self, hidden: torch.Tensor) -> torch.Tensor:
-        output = self.module(hidden, **self._part.call)
-        return output if isinstance(output, torch.Tensor) else output[0]
+
+class BackwardBlock(Block):
+    """A block on the way back: `grads[i]` is the gradient of window i's loss at the block's output.
+
+    Register full backward hooks on the linears, then call `backward` for every window, `loss_backward` on the
+    head. Either puts the gradient at the block's input in `grads[i]`, for the block before it.
+    """
+
+    def __init__(self, part: Part, hidden: list[torch.Tensor], grads: list[Any], **kind: bool) -> None:
+        super().__init__(part, hidden, **kind)
+        self.grads: list[torch.Tensor] = grads
+        self._left = set(range(len(hidden)))
+
+    def backward(self, i: int) -> None:
+        """Run window i again, with gradients, and back through the block. Once for each window."""
+        leaf = self._enter(i)
+        with torch.enable_grad():
+            torch.autograd.backward(self.run(leaf), self.grads[i])
+        self._leave(i, leaf)
+
+    def loss_backward(self, i: int, labels: torch.Tensor) -> float:
+        """The summed loss of window i in nats, from its token ids `labels` `[length]`: each is predicted from those
+        before it. Goes back through the head in chunks. Once for each window.
+        """
+        leaf = self._enter(i)
+        total = 0.0
+        with torch.enable_grad():
+            following = labels[1:].to(leaf.device)
+            for _, loss in token_losses(self.run, leaf[0, :-1], following):
+                torch.autograd.backward(loss)
+                total += float(loss.detach())
+        self._leave(i, leaf)
+        return total
+
+    def advance(self) -> None:
+        """No block follows on the way back."""
+        raise RuntimeError("the block runs backward")
+
+    def finish(self, windows: NDArray[np.int64]) -> None:
+        """Run the windows that the caller left out."""
+        for i in sorted(self._left):
+            if self.is_head:
+                self.loss_backward(i, torch.from_numpy(windows[i]))
+            else:
+                self.backward(i)
+
+    def _enter(self, i: int) -> torch.Tensor:
+        if i not in self._left:
+            raise RuntimeError(f"window {i} has gone back through the block: its gradient is gone")
+        return self.hidden[i].detach().requires_grad_()
+
+    def _leave(self, i: int, leaf: torch.Tensor) -> None:
+        assert leaf.grad is not None
+        self.grads[i] = leaf.grad
+        self._left.remove(i)
 
 
 def stream_blocks(
@@ -55,148 +128,148 @@ def stream_blocks(
     windows: NDArray[np.int64],
     device: str | None = None,
     only: Collection[str] | None = None,
+    *,
+    head: bool = False,
+    bf16: bool = False,
 ) -> Iterator[Block]:
     """Yield the model's blocks in order, each with its weights read from the checkpoint in fp32.
 
     A block that the caller did not advance is advanced when the next one is asked for; its memory is then given
-    back. windows: `[count, length]` token ids; device: None for CUDA when there is one; only: the linears that
-    are wanted: blocks after the last of them are not run, and if the output head is among them a last block of
-    final norm and head follows. Memory: one block (at first the embedding) and the hidden states of all
-    windows. PatchCompileError when a weight is missing, misshapen, or holds NaN or infinity.
+    back. windows: `[count, length]` token ids; device: None for CUDA when there is one; only: the linears that are
+    wanted: blocks after the last of them are not run, and if the output head is among them a last block of final
+    norm and head follows; head: it follows in any case; bf16: linears compute in bf16, under autocast. Memory: one
+    block (at first the embedding) and the hidden states of all windows. PatchCompileError when a weight is missing,
+    misshapen, or holds NaN or infinity, when the windows do not fit the model, or when an encoder is asked for its
+    head.
     """
-    architecture = architecture_of(checkpoint)
-    model = meta_model(checkpoint)
-    hidden = _embed(model, architecture, checkpoint, windows, _device(device))
-    parts = _parts(model, architecture, _block_calls(model, architecture, hidden[0]))
-    for part in _needed(parts, only):
-        for prefix, module in part.modules.items():
-            _materialise(module, prefix, checkpoint, hidden[0].device)
-        block = Block(part, hidden)
+    if head:
+        _check_has_loss(checkpoint)
+    on = usable_device(device)
+    model = BlockModel(checkpoint, windows, on)
+    for part in model.needed(only, head=head):
+        part.load(on)
+        block = Block(part, model.hidden, is_head=part is model.tail, bf16=bf16)
         yield block
         if not block.advanced:
             block.advance()
-        part.module.to("meta")
+        part.release()
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Modules by checkpoint prefix that are in memory together, and what runs them."""
-
-    modules: Mapping[str, torch.nn.Module]
-    module: torch.nn.Module
-    call: Mapping[str, Any]
-    feeds_next: bool = True
-
-    def linears(self) -> dict[str, torch.nn.Linear]:
-        return {
-            f"{prefix}.{name}" if name else prefix: linear
-            for prefix, module in self.modules.items()
-            for name, linear in module.named_modules()
-            if isinstance(linear, torch.nn.Linear)
-        }
-
-
-def _parts(model: Any, architecture: Architecture, calls: list[dict[str, Any]]) -> list[_Part]:
-    blocks = model.get_submodule(architecture.blocks)
-    parts = [
-        _Part({f"{architecture.blocks}.{i}": block}, block, call)
-        for i, (block, call) in enumerate(zip(blocks, calls, strict=True))
-    ]
-    tail = {name: model.get_submodule(name) for name in (architecture.norm, architecture.head)}
-    # The logits of all windows together would be far larger than anything else here.
-    return [*parts, _Part(tail, torch.nn.Sequential(*tail.values()), {}, feeds_next=False)]
-
-
-def _needed(parts: list[_Part], only: Collection[str] | None) -> list[_Part]:
-    if only is None:
-        return parts[:-1]
-    wanted = [i for i, part in enumerate(parts) if any(name in only for name in part.linears())]
-    return parts[: max(wanted, default=-1) + 1]
-
-
-def _embed(
-    model: Any,
-    architecture: Architecture,
+def stream_blocks_back(
     checkpoint: Checkpoint,
     windows: NDArray[np.int64],
-    device: torch.device,
-) -> list[torch.Tensor]:
-    """Embeddings of every window, `[1, length, hidden]` each."""
-    embedding = model.get_submodule(architecture.embedding)
-    if int(windows.max()) >= embedding.num_embeddings:
-        raise PatchCompileError(
-            f"The tokenizer of {checkpoint.path} does not belong to the model",
-            f"It gives token {int(windows.max())}, the embedding has {embedding.num_embeddings}.",
-            "Put the model's own tokenizer beside its weights.",
-        )
-    weight = _read(checkpoint, f"{architecture.embedding}.weight", embedding.weight.shape)
-    return [
-        torch.nn.functional.embedding(torch.from_numpy(window)[None], weight).to(device) for window in windows
-    ]
+    device: str | None = None,
+    *,
+    store: Path | None = None,
+    forward: Callable[[Block], None] | None = None,
+    bf16: bool = False,
+) -> Iterator[BackwardBlock]:
+    """Run forward through all blocks, then yield the head and the blocks from last to first, for gradients.
 
+    forward: called with each block (without the head) on the way there; it may register hooks, and calls
+    `block.advance()` or leaves that to the stream. On the way back every block has its weights read again, and
+    `hidden` are its inputs; windows that the caller did not run backward are run when the next block is asked for.
 
-def _block_calls(model: Any, architecture: Architecture, hidden: torch.Tensor) -> list[dict[str, Any]]:
-    """What the model passes to each block besides the hidden states: mask, rotary embedding, positions.
-
-    The model's own forward runs with every block replaced by one that only records, so that masks (sliding
-    windows) and rotary variants are those of the architecture.
+    The inputs of every block are kept in fp32: in memory while all of them together take up to 1 GiB, else in one
+    file a block below `store` (None for a temporary folder), deleted once read. Memory otherwise: one block, and
+    two times the hidden states of all windows. PatchCompileError as `stream_blocks`, and when an encoder has no
+    loss to go back from or the files do not fit.
     """
-    base = model.get_submodule(architecture.base)
-    blocks, norm = base.layers, base.norm
-    recorders = [_Recorder() for _ in blocks]
-    # Built again for real: its frequencies come from the config, no checkpoint holds them.
-    base.rotary_emb = type(base.rotary_emb)(config=model.config).to(hidden.device)
-    base.layers, base.norm = torch.nn.ModuleList(recorders), torch.nn.Identity()
-    try:
-        with torch.no_grad():
-            base(inputs_embeds=hidden, use_cache=False)
-    finally:
-        base.layers, base.norm = blocks, norm
-    return [recorder.call for recorder in recorders]
+    _check_has_loss(checkpoint)
+    on = usable_device(device)
+    model = BlockModel(checkpoint, windows, on)
+    with _kept_inputs(store, model.hidden, len(model.blocks)) as kept:
+        for i, part in enumerate(model.blocks):
+            kept.put(i, model.hidden)
+            _run_forward(part, model.hidden, on, forward, bf16=bf16)
+        assert model.tail is not None
+        grads: list[Any] = [None] * len(windows)
+        yield from _backward_block(model.tail, model.hidden, grads, windows, on, is_head=True, bf16=bf16)
+        model.hidden.clear()
+        for i, part in reversed(list(enumerate(model.blocks))):
+            yield from _backward_block(part, kept.take(i, on), grads, windows, on, bf16=bf16)
 
 
-class _Recorder(torch.nn.Module):
-    """Stands in for a block: keeps the arguments and passes the hidden states on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.call: dict[str, Any] = {}
-
-    def forward(self, hidden: torch.Tensor, **call: Any) -> torch.Tensor:
-        self.call = call
-        return hidden
-
-
-def _materialise(module: torch.nn.Module, prefix: str, checkpoint: Checkpoint, device: torch.device) -> None:
-    """Give a module on the meta device its weights."""
-    for name, parameter in list(module.named_parameters()):
-        owner, _, attribute = name.rpartition(".")
-        weight = _read(checkpoint, f"{prefix}.{name}", parameter.shape).to(device)
-        setattr(module.get_submodule(owner), attribute, torch.nn.Parameter(weight, requires_grad=False))
+def _run_forward(
+    part: Part,
+    hidden: list[torch.Tensor],
+    device: torch.device,
+    forward: Callable[[Block], None] | None,
+    *,
+    bf16: bool,
+) -> None:
+    part.load(device)
+    block = Block(part, hidden, bf16=bf16)
+    if forward is not None:
+        forward(block)
+    if not block.advanced:
+        block.advance()
+    part.release()
 
 
-def _read(checkpoint: Checkpoint, name: str, shape: torch.Size) -> torch.Tensor:
-    if name not in checkpoint:
+def _backward_block(
+    part: Part,
+    hidden: list[torch.Tensor],
+    grads: list[Any],
+    windows: NDArray[np.int64],
+    device: torch.device,
+    **kind: bool,
+) -> Iterator[BackwardBlock]:
+    part.load(device)
+    block = BackwardBlock(part, hidden, grads, **kind)
+    yield block
+    block.finish(windows)
+    part.release()
+
+
+def _check_has_loss(checkpoint: Checkpoint) -> None:
+    if architecture_of(checkpoint).encoder:
         raise PatchCompileError(
-            f"{checkpoint.path} has no {name}",
-            "config.json describes a model that has it.",
-            "Fetch the checkpoint again.",
+            f"{checkpoint.path} has no next-token loss",
+            f"It is an encoder ({checkpoint.config['model_type']}), which predicts no text.",
+            "Rank tiles by a criterion that needs no loss: relative, raw or magnitude.",
         )
-    if checkpoint.shape(name) != tuple(shape):
-        raise PatchCompileError(
-            f"{name} is {list(checkpoint.shape(name))} in the checkpoint",
-            f"config.json makes it {list(shape)}.",
-            "Use the config.json that belongs to the weights.",
-        )
-    return checkpoint.read_finite(name)
 
 
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise PatchCompileError(
-            f"The device {name!r} cannot be used", str(error).splitlines()[0], "Give cpu or cuda."
-        ) from error
+class _KeptInputs:
+    """Inputs of every block, in memory or, where there is a folder, in files."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._memory: dict[int, list[torch.Tensor]] = {}
+
+    def put(self, block: int, hidden: list[torch.Tensor]) -> None:
+        """Keep the inputs of a block."""
+        inputs = [window.detach().to("cpu") for window in hidden]
+        if self._folder is None:
+            self._memory[block] = inputs
+        else:
+            torch.save(inputs, self._folder / f"{block}.pt")
+
+    def take(self, block: int, device: torch.device) -> list[torch.Tensor]:
+        """The inputs of a block, once."""
+        if self._folder is None:
+            return [window.to(device) for window in self._memory.pop(block)]
+        file = self._folder / f"{block}.pt"
+        inputs: list[torch.Tensor] = torch.load(file, weights_only=True, map_location=device)
+        file.unlink()
+        return inputs
+
+
+@contextmanager
+def _kept_inputs(store: Path | None, hidden: list[torch.Tensor], blocks: int) -> Iterator[_KeptInputs]:
+    size = sum(window.nbytes for window in hidden) * blocks
+    if size <= _KEPT_BYTES:
+        yield _KeptInputs(None)
+        return
+    if store is not None:
+        store.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store, prefix="inputs-") as folder:
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise PatchCompileError(
+                "There is no space for the inputs of the blocks",
+                f"They take {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB.",
+                "Make room, give fewer windows, or rank tiles by another criterion than fisher.",
+            )
+        yield _KeptInputs(Path(folder))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
 from masklearn.shard import Shard, TensorEntry, numpy_dtype
+from masklearn.weights import WeightStore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,10 +30,17 @@ class Checkpoint:
     Symbolic links (a hub cache consists of them) are resolved, so `files` are real paths.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], shards: dict[str, Shard]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        shards: dict[str, Shard],
+        new: WeightStore | None = None,
+    ) -> None:
         """shards: name of the file in the directory to its header; use `Checkpoint.open`."""
         self.path = path
         self.config = config
+        self.new = new
         self._shards = shards
         self._file_of = {name: file for file, shard in shards.items() for name in shard.tensors}
 
@@ -51,6 +59,13 @@ class Checkpoint:
                     f"{path / file} does not hold {name}", f"{_INDEX} says it does.", "Fetch the shard again."
                 )
         return cls(path, config, shards)
+
+    def with_weights(self, new: WeightStore) -> "Checkpoint":
+        """The same checkpoint, in which tensors that `new` holds (now or later) have the values they have there.
+
+        Files, headers and `fingerprint` stay those on disk.
+        """
+        return Checkpoint(self.path, self.config, self._shards, new)
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""
@@ -73,6 +88,8 @@ class Checkpoint:
 
     def read(self, name: str) -> NDArray[Any]:
         """A tensor, copied into memory."""
+        if self.new is not None and name in self.new:
+            return self.new.read(name)
         return self._shard(name).read(name)
 
     def torch(self, name: str) -> "Tensor":

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from masklearn.architectures import ARCHITECTURES, architecture_of, auto_class, longest_window
 from masklearn.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+from masklearn.linears import linear_weights
+from masklearn.logits import Softcap, token_losses
 from masklearn.maskset import MaskSet
+from masklearn.naming import linear_name
 
 __all__ = ["Perplexity", "load_model", "perplexity", "window_losses"]
-
-_HEAD_CHUNK = 256  # tokens whose logits exist at once: 256 x 128k vocabulary in fp32 is 134 MB
 
 
 @dataclass(frozen=True)
@@ -51,37 +54,61 @@ def perplexity(
 
 
 def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:
-    """Summed negative log-likelihood of each window, in nats, one window at a time."""
-    head = model.get_output_embeddings()
-    device = head.weight.device
+    """Summed negative log-likelihood of each window, in nats, one window at a time.
+
+    PatchCompileError when the model is an encoder, or its learned positions are fewer than a window's tokens.
+    """
+    head, cap = _head(model), Softcap.of(model.config)
+    logits = head if cap is None else torch.nn.Sequential(head, cap)
+    _check_length(model, windows.shape[1])
+    device = model.get_input_embeddings().weight.device
     for window in windows:
         ids = torch.from_numpy(window).to(device)
         with torch.no_grad():
             hidden = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, :-1]
-            starts = range(0, hidden.shape[0], _HEAD_CHUNK)
-            chunks = ((hidden[i : i + _HEAD_CHUNK], ids[1:][i : i + _HEAD_CHUNK]) for i in starts)
-            yield math.fsum(_loss(head(states), labels) for states, labels in chunks)
+            yield math.fsum(float(loss) for _, loss in token_losses(logits, hidden, ids[1:]))
 
 
 def load_model(
     model_dir: str | Path, masks: MaskSet | None = None, dtype: torch.dtype = torch.float32
 ) -> Any:
-    """A local model in eval mode, with pruned weights set to zero when `masks` are given."""
-    from transformers import AutoModelForCausalLM
+    """A local model in eval mode, with pruned weights set to zero when `masks` are given.
 
-    Checkpoint.open(model_dir)  # its errors are better than those of transformers
+    With its language-model head, or without any where it is an encoder. PatchCompileError when the architecture is
+    not covered, or the masks are another model's.
+    """
+    checkpoint = Checkpoint.open(model_dir)
+    loader = auto_class(architecture_of(checkpoint))
     with _without_bars():  # progress is the caller's
-        model = AutoModelForCausalLM.from_pretrained(
-            str(model_dir), dtype=dtype, local_files_only=True
-        ).eval()
+        model = loader.from_pretrained(str(model_dir), dtype=dtype, local_files_only=True).eval()
     if masks is not None:
-        linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-        masks.check_covers(
-            {name: (m.out_features, m.in_features) for name, m in linears.items() if name in masks}
-        )
+        weights = {linear_name(checkpoint, name): w for name, w in linear_weights(model).items()}
+        masks.check_covers({name: (w.shape[0], w.shape[1]) for name, w in weights.items() if name in masks})
         for name, mask in masks.items():
-            linears[name].weight.data.masked_fill_(torch.from_numpy(~mask.keep()), 0.0)
+            weights[name].masked_fill_(torch.from_numpy(~mask.keep()), 0.0)
     return model
+
+
+def _head(model: Any) -> torch.nn.Module:
+    head: torch.nn.Module | None = model.get_output_embeddings()
+    if head is None:
+        raise PatchCompileError(
+            f"A {model.config.model_type} model has no perplexity",
+            "It is an encoder, which predicts no text.",
+            "Compare its outputs instead.",
+        )
+    return head
+
+
+def _check_length(model: Any, length: int) -> None:
+    row = ARCHITECTURES.get(model.config.model_type)
+    longest = None if row is None else longest_window(row, model.config)
+    if longest is not None and length > longest:
+        raise PatchCompileError(
+            f"Windows of {length} tokens are too long for the model",
+            f"Its positions are learned, and reach {longest} tokens.",
+            f"Give windows of {longest} tokens or fewer.",
+        )
 
 
 @contextmanager
@@ -95,7 +122,3 @@ def _without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _loss(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    return float(torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))

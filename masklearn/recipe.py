@@ -2,47 +2,108 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from masklearn.budget import parse_ratio
 from masklearn.errors import PatchCompileError
 from masklearn.tiles import GROUP
 
-__all__ = ["LearnRecipe", "Method"]
+__all__ = ["GRADIENT_METHODS", "Criterion", "LearnRecipe", "LearnSettings", "Method", "Ratio", "Repair"]
 
 _Positive = Annotated[int, Field(ge=1)]
+
+# Zeroed weights / weights, or ratios by pattern; "0.4" becomes 0.4.
+Ratio = Annotated[float | str, AfterValidator(parse_ratio)]
 
 
 class Method(StrEnum):
     """How the 2:4 pattern and the tile scores are found; the key of the registry of methods."""
 
-    MAGNITUDE = "magnitude"
+    ONESHOT = "oneshot"
+    SPARSEGPT = "sparsegpt"
     WANDA = "wanda"
+    MAGNITUDE = "magnitude"
+    PATCH_JOINT = "patch-joint"
+    PATCH_TILE = "patch-tile"
+    MASKLLM = "maskllm"
 
 
-class LearnRecipe(BaseModel):
-    """What `learn` is asked for.
+GRADIENT_METHODS = (Method.PATCH_JOINT, Method.PATCH_TILE, Method.MASKLLM)
+_REPAIRED = (Method.ONESHOT, *GRADIENT_METHODS)
 
-    method: see `Method`; ratio: zeroed weights / weights, 0 ... 0.5; tile: (rows, cols), cols a multiple of 4;
-    include, exclude: patterns of `coverage`; calib: local .txt file or directory of them, for methods that use
-    text, None for text that the model writes itself; windows, length: how many windows of how many tokens;
-    seed: of their draw; device: where blocks run, None for a CUDA device when there is one.
+
+class Criterion(StrEnum):
+    """What `oneshot` and `sparsegpt` rank tiles by: what turning a tile 2:4 costs."""
+
+    FISHER = (
+        "fisher"  # E[g²] of the linear's output gradient x output error: the loss it costs, to second order
+    )
+    RELATIVE = "relative"  # output error / output energy of the linear
+    RAW = "raw"  # output error
+    MAGNITUDE = "magnitude"  # sum of |w| that goes, in units of the linear's mean
+    RANDOM = "random"  # a reference: seeded draw
+
+
+class Repair(StrEnum):
+    """What is done to the surviving weights once the masks are fixed."""
+
+    NONE = "none"
+    DISTILL = "distill"
+
+
+class LearnSettings(BaseModel):
+    """All settings of learning but the ratio, which a build may take from a masks file.
+
+    method: see `Method`; per_layer: every linear has the ratio, instead of all together; tile: (rows, cols), cols
+    a multiple of 4; include, exclude: patterns of `coverage`; calib: text of `masklearn.text`, None for text that
+    the model writes itself; windows, length: how many windows of how many tokens; seed: of everything drawn;
+    device: where the model runs, None for a CUDA device when there is one.
+
+    criterion: see `Criterion`, None for the method's own; damping: of the Hessian, share of its mean diagonal.
+    repair: see `Repair`, None for the method's own; repair_steps, repair_minutes: its budget, whichever ends
+    first; batch: windows in a step of training; learning_rate: None for the method's own.
+    prior, steps, distill_weight, checkpoint_every: of the gradient methods (`patch-joint`, `patch-tile`,
+    `maskllm`): one-shot method or masks file to start from, steps, weight of the KL to the dense logits beside
+    the language model's loss, steps between checkpoints. precision, gradient_checkpointing: of all training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Method = Method.WANDA
-    ratio: float = 0.4
+    method: Method = Method.ONESHOT
+    per_layer: bool = False
     tile: tuple[_Positive, _Positive] = (128, 128)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    calib: Path | None = None
-    windows: _Positive = 64
+    calib: str | None = None
+    windows: _Positive = 32
     length: Annotated[int, Field(ge=2)] = 512
     seed: Annotated[int, Field(ge=0)] = 0
     device: str | None = None
+    criterion: Criterion | None = None
+    damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    repair: Repair | None = None
+    repair_steps: Annotated[int, Field(ge=0)] | None = None
+    repair_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    batch: _Positive = 2
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    prior: str = "oneshot"
+    steps: _Positive = 200
+    distill_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    checkpoint_every: _Positive = 50
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+
+    @property
+    def repairs(self) -> bool:
+        """True when the surviving weights are repaired: as asked, else as the method does by default."""
+        return self.method in _REPAIRED if self.repair is None else self.repair is Repair.DISTILL
+
+    @property
+    def trains(self) -> bool:
+        """True when text beyond the calibration windows is wanted."""
+        return self.repairs or self.method in GRADIENT_METHODS
 
     @field_validator("tile")
     @classmethod
@@ -51,12 +112,14 @@ class LearnRecipe(BaseModel):
             raise ValueError(f"the tile's columns must be a multiple of {GROUP}")
         return tile
 
-    @field_validator("ratio")
-    @classmethod
-    def _possible(cls, ratio: float) -> float:
-        if not 0.0 <= ratio <= 0.5:
-            raise ValueError("it must lie in 0 ... 0.5: with every tile 2:4 half of the weights are zeroed")
-        return ratio
+
+class LearnRecipe(LearnSettings):
+    """What `learn` is asked for: the settings, and the budget.
+
+    ratio: zeroed weights / weights, 0 ... 0.5, or ratios by pattern such as `mlp.*=0.5,*.v_proj=0` (see `budget`).
+    """
+
+    ratio: Ratio = 0.4
 
     @classmethod
     def checked(cls, **settings: Any) -> "LearnRecipe":
@@ -70,4 +133,7 @@ class LearnRecipe(BaseModel):
 
 
 def _faults(errors: Sequence[Any]) -> str:
-    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in errors)
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
+        for fault in errors
+    )

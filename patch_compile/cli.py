@@ -47,16 +47,37 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
 
 
 # Defaults are None throughout: the recipe holds them, and a flag that was not given must not override a recipe file.
+_METHODS = ("oneshot", "sparsegpt", "wanda", "magnitude", "patch-joint", "patch-tile", "maskllm")
+_CRITERIA = ("fisher", "relative", "raw", "magnitude", "random")
 _learning = _options(
-    click.option("--ratio", type=float, help="Share of weights to zero, 0 … 0.5 (0.5 = every tile 2:4)."),
-    click.option("--method", type=click.Choice(["wanda", "magnitude"]), help="How tiles and weights are ranked. [wanda]"),
+    click.option("--ratio", metavar="RATIO", help="Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…"),
+    click.option("--per-layer", is_flag=True, default=None, help="Give every linear the ratio. [all linears together]"),
+    click.option("--method", type=click.Choice(_METHODS), help="How masks are learned. [oneshot]"),
     click.option("--tile", type=_Tile(), help="Tile size. [128x128]"),
     click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match (re:… for a regex)."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense (re:… for a regex)."),
-    click.option("--calib", type=_PATH, help="Calibration text: a file or a folder. [the model writes its own]"),
-    click.option("--windows", type=int, help="Calibration windows. [16]"),
+    click.option("--calib", metavar="TEXT", help="Calibration text: a .txt, .jsonl or .parquet file, a folder or the "
+                 "name of a dataset. [the model writes its own]"),
+    click.option("--windows", type=int, help="Calibration windows. [32]"),
     click.option("--length", type=int, help="Tokens in a calibration window. [512]"),
     click.option("--seed", type=int, help="Seed of everything random. [0]"),
+    click.option("--device", metavar="DEVICE", help="Where the model runs while masks are learned. [cuda if there is one]"),
+    click.option("--criterion", type=click.Choice(_CRITERIA), help="What oneshot and sparsegpt rank tiles by. "
+                 "[fisher; relative for sparsegpt]"),
+    click.option("--damping", type=float, help="Damping of the Hessian, as a share of its mean diagonal. [0.01]"),
+    click.option("--repair", type=click.Choice(["none", "distill"]), help="Train the surviving weights to the dense model's "
+                 "logits. [distill; none for sparsegpt, wanda, magnitude]"),
+    click.option("--repair-steps", type=int, help="Steps of repair. [by model size]"),
+    click.option("--repair-minutes", type=float, help="Stop repair after so many minutes."),
+    click.option("--batch", type=int, help="Windows in a training step. [2]"),
+    click.option("--learning-rate", type=float, help="Of training. [the method's own]"),
+    click.option("--prior", metavar="METHOD|FILE", help="What patch-joint, patch-tile and maskllm start from: a one-shot "
+                 "method or a masks file. [oneshot]"),
+    click.option("--steps", type=int, help="Training steps of patch-joint, patch-tile and maskllm. [200]"),
+    click.option("--distill-weight", type=float, help="Weight of the KL to the dense logits beside their loss. [1]"),
+    click.option("--checkpoint-every", type=int, help="Training steps between checkpoints. [50]"),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of training. [bf16 where it is fast]"),
+    click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory, more time in training."),
 )  # fmt: skip
 _engine = _options(
     click.option("--mask", type=_PATH, metavar="FILE", help="Use these masks; nothing is learned."),
@@ -69,10 +90,13 @@ _engine = _options(
     click.option("--max-shapes", metavar="SPEC", help="Largest shapes."),
     click.option("--optimization-level", type=click.IntRange(0, 5), help="Builder effort. [the backend's]"),
 )  # fmt: skip
-_proof = _options(
-    click.option("--eval", "eval_text", type=_PATH, help="Held-out text for perplexity. [the model writes its own]"),
+_evaluation = _options(
+    click.option("--eval", "eval_text", metavar="TEXT", help="Held-out text for perplexity. [the model writes its own]"),
     click.option("--eval-windows", type=int, help="Windows of it. [8]"),
     click.option("--eval-length", type=int, help="Tokens in a window. [1024]"),
+)  # fmt: skip
+_proof = _options(
+    _evaluation,
     click.option("--prompt", help="Prompt of the sentence that dense and hybrid model each generate."),
 )  # fmt: skip
 
@@ -114,19 +138,61 @@ def build(recipe: Path | None, force: bool, resume: bool, as_json: bool, **flags
 @cli.command()
 @click.argument("model", type=_PATH, metavar="MODEL_DIR")
 @click.option(
-    "-o", "--out", type=_PATH, required=True, metavar="FILE", help="The MaskSet to write (masks.safetensors)."
+    "-o",
+    "--out",
+    type=_PATH,
+    required=True,
+    metavar="OUT",
+    help="Folder to write: masks and the pruned model.",
 )
 @_learning
-@click.option("--force", is_flag=True, help="Replace FILE.")
+@_evaluation
+@click.option(
+    "--baselines",
+    metavar="NAMES",
+    help="Compare with simpler ways to prune: all, or some of dense, uniform-2:4, "
+    "ffn-only, magnitude-tiles, random-tiles, unstructured.",
+)
+@click.option("--force", is_flag=True, help="Replace OUT.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def learn(out: Path, force: bool, as_json: bool, **flags: Any) -> None:
-    """Learn the hybrid masks of MODEL_DIR and write them, without compiling."""
+def learn(baselines: str | None, force: bool, resume: bool, as_json: bool, **flags: Any) -> None:
+    """Learn the hybrid masks of MODEL_DIR, and the weights that go with them, without compiling.
+
+    `build MODEL_DIR --mask OUT/masks.safetensors` goes on from there.
+    """
     from patch_compile.pipeline import learn as run
     from patch_compile.recipe import Recipe
     from patch_compile.report.console import print_masks
 
-    masks = run(Recipe.parse(_given(flags)), out, force=force)
-    print_masks(masks, out, as_json=as_json)
+    summary = run(Recipe.parse(_given(flags)), baselines, force=force, resume=resume)
+    print_masks(summary, as_json=as_json)
+
+
+@cli.command("import-mask")
+@click.argument("source", type=_PATH, metavar="SOURCE")
+@click.option("--model", type=_PATH, required=True, metavar="MODEL_DIR", help="The model they are for.")
+@click.option(
+    "-o", "--out", type=_PATH, required=True, metavar="FILE", help="The MaskSet to write (masks.safetensors)."
+)
+@click.option(
+    "--format",
+    type=click.Choice(["auto", "maskllm", "patch", "checkpoint", "compressed-tensors"]),
+    default="auto",
+    help="What SOURCE is: an .npz of MaskLLM or PATCH, a pruned Hugging Face directory, or one of compressed-tensors "
+    "(sparse-24-bitmask, sparse-bitmask). [found by its content]",
+)
+@click.option("--tile", type=_Tile(), help="Tile size. [found: the largest that loses no 2:4 area]")
+@click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense.")
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def import_mask(out: Path, format: str, as_json: bool, **flags: Any) -> None:
+    """Import masks that others published: SOURCE → FILE, for `build MODEL_DIR --mask FILE`."""
+    from patch_compile.importing import import_mask as run
+    from patch_compile.report.console import print_import
+
+    print_import(run(out=out, format=None if format == "auto" else format, **flags), as_json=as_json)
 
 
 @cli.command()

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.maskset import LinearMask
+from masklearn.prune import masked_weight
 from patch_compile.errors import InvariantError
 from patch_compile.packing import PackedLinear, unpack
-from patch_compile.prune import masked_weight
 
 __all__ = ["check_packed"]
 

@@ -6,25 +6,31 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
 from masklearn.maskset import MaskSet
+from masklearn.recipe import LearnRecipe
 from patch_compile.compile import export_graph, write_hybrid
 from patch_compile.errors import PatchCompileError
 from patch_compile.plan.lowering import plan_linears
-from patch_compile.prepare import Job, prepare
+from patch_compile.prepare import MODEL, Job, prepare, prepare_learning
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.workspace import MANIFEST, Workspace, key_of, sha256_of, write_json
 
+if TYPE_CHECKING:
+    from masklearn.baselines import Baseline
+    from masklearn.learn import Learned
+
 __all__ = ["build", "build_plugin", "learn"]
 
 _SCHEMA = 1
-_MASKS, _MODEL, _ONNX, _ENGINE = "masks.safetensors", "model", "onnx/model.onnx", "engine/model.engine"
+_MASKS, _ONNX, _ENGINE = "masks.safetensors", "onnx/model.onnx", "engine/model.engine"
 _REPORT, _RECIPE = "report.json", "recipe.yaml"
 _PACKAGES = (
     "torch",
@@ -41,33 +47,45 @@ _PACKAGES = (
 def build(recipe: Recipe, *, force: bool, resume: bool) -> dict[str, Any]:
     """Run what is not there yet and return the report. Interrupted, finished stages stay for `resume`."""
     progress = Progress()
-    _quiet_libraries()
+    _quiet_libraries(recipe)
     job = prepare(recipe, progress, force=force, resume=resume)
-    workspace = Workspace(job.out, force=force, resume=resume)
-    try:
-        report = _stages(job, workspace, progress)
-    except BaseException as error:
-        if not workspace.discard_if_empty() and isinstance(error, KeyboardInterrupt | PatchCompileError):
-            progress.note(f"finished stages are kept in {workspace.root}; --resume goes on from there")
-        raise
-    return report
+    with _kept_when_interrupted(Workspace(job.out, force=force, resume=resume), progress) as workspace:
+        return _stages(job, workspace, progress)
 
 
-def learn(recipe: Recipe, out: Path, *, force: bool) -> dict[str, Any]:
-    """Learn masks alone, write them to the file `out`, and return a summary for the table."""
-    if out.exists() and not force:
-        raise PatchCompileError(f"{out} exists", "masks are never overwritten", "use --force, or another -o")
-    if not out.resolve().parent.is_dir():
-        raise PatchCompileError(f"{out.parent} is not a folder", "", "make it first, or choose another -o")
-    _quiet_libraries()
-    coverage = covered_linears_of(Checkpoint.open(recipe.model), recipe.include, recipe.exclude)
-    masks = _learn(recipe, Progress())
-    masks.save(out)
-    return {
-        "linears": [plan.row() for plan in plan_linears(masks).values()],
-        "skipped": [{"name": name, "reason": why} for name, why in coverage.skipped.items()],
-        "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},
-    }
+def learn(recipe: Recipe, baselines: str | None = None, *, force: bool, resume: bool) -> dict[str, Any]:
+    """Learn masks alone: write them and the pruned model to the folder OUT, and return a summary for the table.
+
+    baselines: see `masklearn.baselines.parse_baselines`; None compares with none.
+    """
+    from masklearn.baselines import parse_baselines
+    from masklearn.summary import summarise_tiles
+
+    progress = Progress()
+    names = parse_baselines(baselines) if baselines else ()
+    _quiet_libraries(recipe)
+    job = prepare_learning(recipe, progress, force=force, resume=resume)
+    with _kept_when_interrupted(Workspace(job.out, force=force, resume=resume), progress) as workspace:
+        recipe.save(workspace.root / _RECIPE)
+        workspace.run("masks", _masks_key(job), [_MASKS, MODEL], partial(_masks, job, progress))
+        masks = MaskSet.load(workspace.root / _MASKS)
+        summary = {
+            "schema": _SCHEMA,
+            "path": str(job.out),
+            "model": {"path": str(recipe.model.resolve()), "sha256": job.checkpoint.fingerprint()},
+            "method": masks.method,
+            "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},
+            "linears": [plan.row() for plan in plan_linears(masks).values()],
+            "where_sparse": summarise_tiles(masks.tile_maps()),
+            "skipped": _skipped(job),
+            "learned": masks.extra,
+            **({"baselines": _compared(job, workspace.root, masks, names, progress)} if names else {}),
+            "notes": progress.notes,
+            "seconds": progress.seconds,
+        }
+        write_json(workspace.root / MANIFEST, _manifest(job, workspace, summary, masks))
+        workspace.publish()
+    return summary
 
 
 def build_plugin(backend: str | None, *, force: bool) -> dict[str, Any]:
@@ -90,13 +108,22 @@ def build_plugin(backend: str | None, *, force: bool) -> dict[str, Any]:
     return {"backend": backend, "path": str(library.path), "archs": list(library.archs), "toolchain": found}
 
 
+@contextmanager
+def _kept_when_interrupted(workspace: Workspace, progress: Progress) -> Iterator[Workspace]:
+    try:
+        yield workspace
+    except BaseException as error:
+        if not workspace.discard_if_empty() and isinstance(error, KeyboardInterrupt | PatchCompileError):
+            progress.note(f"what is finished is kept in {workspace.root}; --resume goes on from there")
+        raise
+
+
 def _stages(job: Job, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     recipe, root = job.recipe, workspace.root
     recipe.save(root / _RECIPE)
     key = _keys(job)
-    workspace.run("masks", key["masks"], [_MASKS], lambda out: _masks(job, progress).save(out / _MASKS))
+    workspace.run("masks", key["masks"], [_MASKS, MODEL], partial(_masks, job, progress))
     masks = MaskSet.load(root / _MASKS)
-    workspace.run("model", key["model"], [_MODEL], partial(_write_model, job, masks, progress))
     workspace.run("onnx", key["onnx"], ["onnx"], partial(_write_onnx, job, masks, progress))
     if job.backend != "onnx":
         workspace.run("engine", key["engine"], ["engine"], partial(_write_engine, job, progress))
@@ -104,55 +131,89 @@ def _stages(job: Job, workspace: Workspace, progress: Progress) -> dict[str, Any
     if workspace.reused:
         progress.note(f"unchanged, not run again: {', '.join(workspace.reused)}")
     report: dict[str, Any] = json.loads((root / _REPORT).read_text())
-    write_json(root / MANIFEST, _manifest(job, workspace, report))
+    write_json(root / MANIFEST, _manifest(job, workspace, report, masks))
     workspace.publish()
     return report
 
 
 def _keys(job: Job) -> dict[str, str]:
     """Each stage's key holds that of the stage before it."""
-    r, version = job.recipe, importlib.metadata.version("patch-compile")
-    text = {name: _text_hash(path) for name, path in (("calib", r.calib), ("eval", r.eval_text))}
-    learned = [r.method, r.ratio, r.tile, r.include, r.exclude, text["calib"], r.windows, r.length, r.seed]
-    given = sha256_of(r.mask) if r.mask else None
-    masks = key_of(version, job.checkpoint.fingerprint(), given or learned)
+    r, masks = job.recipe, _masks_key(job)
     onnx = key_of(masks, r.dtype, r.opset)
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, r.optimization_level]
     plugin = job.plugin.fingerprint if job.plugin else None
     engine = key_of(onnx, job.backend, [target.name for target in job.targets], shapes, plugin)
-    proof = key_of(engine, text["eval"], r.eval_windows, r.eval_length, r.prompt, r.seed)
-    return {"masks": masks, "model": key_of(masks, "model"), "onnx": onnx, "engine": engine, "proof": proof}
+    proof = key_of(engine, _text_hash(r.eval_text), r.eval_windows, r.eval_length, r.prompt, r.seed)
+    return {"masks": masks, "onnx": onnx, "engine": engine, "proof": proof}
 
 
-def _text_hash(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    return key_of([sha256_of(file) for file in files])
+def _masks_key(job: Job) -> str:
+    r, version = job.recipe, importlib.metadata.version("patch-compile")
+    given = sha256_of(r.mask) if r.mask else None
+    learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib"})
+    return key_of(version, job.checkpoint.fingerprint(), given or [learned, _text_hash(r.calib)])
 
 
-def _masks(job: Job, progress: Progress) -> MaskSet:
+def _text_hash(source: str | None) -> str | None:
+    from masklearn.text import open_text
+
+    return None if source is None else open_text(source).fingerprint()
+
+
+def _masks(job: Job, progress: Progress, root: Path) -> None:
+    """Write the masks and the pruned checkpoint; masks that come with new weights hold that checkpoint's sha256."""
+    from masklearn.prune import write_pruned_checkpoint
+
     if job.recipe.mask is not None:
-        return MaskSet.load(job.recipe.mask)
-    return _learn(job.recipe, progress)
+        masks, weights = MaskSet.load(job.recipe.mask), job.given or job.checkpoint
+    else:
+        learned = _learn(job, progress, root)
+        masks, weights = learned.masks, learned.checkpoint
+    with progress.stage("pruned checkpoint") as update:
+        write_pruned_checkpoint(weights, masks, root / MODEL, update)
+    if (
+        job.recipe.mask is None and weights.new is not None and any(weights.new.names())
+    ) or "weights" in masks.extra:
+        masks.extra["weights"] = Checkpoint.open(root / MODEL).fingerprint()
+    masks.save(root / _MASKS)
 
 
-def _learn(recipe: Recipe, progress: Progress) -> MaskSet:
-    from masklearn.learn import LearnRecipe
+def _learn(job: Job, progress: Progress, root: Path) -> Learned:
     from masklearn.learn import learn as learn_masks
 
-    settings = recipe.model_dump(include=set(LearnRecipe.model_fields))
-    if recipe.calib is None and recipe.method != "magnitude":
-        progress.note("calibration text: the model writes its own (no --calib given)")
+    scratch = root / "scratch" / _masks_key(job)[:16]
     with progress.stage("masks") as update:
-        return learn_masks(recipe.model, LearnRecipe.checked(**settings), progress=update)
+        return learn_masks(job.recipe.model, job.recipe.learning(), scratch, update, progress.note)
 
 
-def _write_model(job: Job, masks: MaskSet, progress: Progress, root: Path) -> None:
-    from patch_compile.prune import write_pruned_checkpoint
+def _compared(
+    job: Job, root: Path, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
+) -> dict[str, Any]:
+    from masklearn.baselines import compare
+    from masklearn.calibrate import load_tokenizer
+    from patch_compile.verify.held_out import evaluation_windows
 
-    with progress.stage("pruned checkpoint") as update:
-        write_pruned_checkpoint(job.checkpoint, masks, root / _MODEL, update)
+    r, seconds = job.recipe, progress.seconds.get("masks", 0.0)
+    windows, text = evaluation_windows(r, load_tokenizer(r.model), progress)
+    scratch = root / "scratch" / "baselines"
+    with progress.stage("baselines") as update:
+        found = compare(
+            r.model,
+            r.learning(),
+            root / MODEL,
+            masks,
+            seconds,
+            names,
+            windows,
+            scratch,
+            update,
+            progress.note,
+        )
+    return {**found, "text": text}
+
+
+def _skipped(job: Job) -> list[dict[str, str]]:
+    return [{"name": name, "reason": why} for name, why in job.coverage.skipped.items()]
 
 
 def _write_onnx(job: Job, masks: MaskSet, progress: Progress, root: Path) -> None:
@@ -162,7 +223,7 @@ def _write_onnx(job: Job, masks: MaskSet, progress: Progress, root: Path) -> Non
     with progress.stage("pack") as update:
         (root / _ONNX).parent.mkdir(parents=True, exist_ok=True)
         write_hybrid(
-            graph, Checkpoint.open(root / _MODEL), masks, plan_linears(masks), root / _ONNX, r.dtype, update
+            graph, Checkpoint.open(root / MODEL), masks, plan_linears(masks), root / _ONNX, r.dtype, update
         )
 
 
@@ -190,9 +251,10 @@ def _write_engine(job: Job, progress: Progress, root: Path) -> None:
 
 
 def _write_report(job: Job, masks: MaskSet, progress: Progress, root: Path) -> None:
+    from masklearn.summary import summarise_tiles
     from patch_compile.verify.proof import prove
 
-    proof = prove(job, root / _ONNX, root / _MODEL, root / "scratch", progress)
+    proof = prove(job, root / _ONNX, root / MODEL, root / "scratch" / "proof", progress)
     engine = root / "engine" / "engine.json"
     report = {
         "schema": _SCHEMA,
@@ -201,7 +263,9 @@ def _write_report(job: Job, masks: MaskSet, progress: Progress, root: Path) -> N
         "method": masks.method,
         "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},
         "linears": [plan.row() for plan in plan_linears(masks).values()],
-        "skipped": [{"name": name, "reason": why} for name, why in job.coverage.skipped.items()],
+        "where_sparse": summarise_tiles(masks.tile_maps()),
+        "skipped": _skipped(job),
+        "learned": masks.extra,
         "onnx": {"path": str(job.out / _ONNX), "bytes": _bytes_of(root / "onnx")},
         "engine": _engine_entry(job, json.loads(engine.read_text())) if engine.is_file() else None,
         **proof,
@@ -219,7 +283,7 @@ def _bytes_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def _manifest(job: Job, workspace: Workspace, report: dict[str, Any]) -> dict[str, Any]:
+def _manifest(job: Job, workspace: Workspace, report: dict[str, Any], masks: MaskSet) -> dict[str, Any]:
     files = {name: digest for record in workspace.records.values() for name, digest in record.files.items()}
     files[_RECIPE] = sha256_of(workspace.root / _RECIPE)
     return {
@@ -228,7 +292,7 @@ def _manifest(job: Job, workspace: Workspace, report: dict[str, Any]) -> dict[st
         "ratio": report["ratio"],
         "method": report["method"],
         "seed": job.recipe.seed,
-        "text": report["text"],
+        "text": {"calib": masks.extra.get("text"), **report.get("text", {})},
         "versions": _versions(),
         "files": dict(sorted(files.items())),
         "stages": workspace.stages(),
@@ -248,8 +312,11 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _quiet_libraries() -> None:
-    """Their bars and warnings would be taken for ours; nothing may reach a hub either."""
+def _quiet_libraries(recipe: Recipe) -> None:
+    """Their bars and warnings would be taken for ours; nothing may reach a hub unless the user names a dataset."""
+    from masklearn.text import open_text
+
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    if not any(text is not None and open_text(text).on_hub for text in (recipe.calib, recipe.eval_text)):
+        os.environ["HF_HUB_OFFLINE"] = "1"

@@ -11,6 +11,7 @@ from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import Coverage, covered_linears_of
 from masklearn.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
+from patch_compile.export.architectures import check_exportable
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.workspace import check_out
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from patch_compile.engine.targets import Target
     from patch_compile.plugin import PluginLibrary
 
-__all__ = ["Job", "prepare"]
+__all__ = ["MODEL", "Job", "prepare", "prepare_learning"]
+
+MODEL = "model"  # the pruned checkpoint, beside masks.safetensors
 
 _DEFAULT_TARGET = "sm86"
 _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
@@ -33,6 +36,7 @@ class Job:
     out: Path
     checkpoint: Checkpoint
     coverage: Coverage
+    given: Checkpoint | None  # the weights that belong to the masks given by `mask`
     backend: str
     targets: tuple[Target, ...]
     plugin: PluginLibrary | None
@@ -44,27 +48,68 @@ def prepare(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) ->
     Raises PatchCompileError for anything that would stop the build later.
     """
     checkpoint = Checkpoint.open(recipe.model)
+    check_exportable(checkpoint)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    ratio = recipe.ratio
+    ratio, given = recipe.ratio, None
     if recipe.mask is not None:
         masks = MaskSet.load(recipe.mask)
         masks.check_covers(coverage.linears)
-        ratio = masks.ratio
-    for path in (recipe.calib, recipe.eval_text):
-        if path is not None and not path.exists():
-            raise PatchCompileError(f"no text at {path}", "", "give a text file or a folder of them")
-    out = _out(recipe, float(ratio or 0.0), progress)
+        ratio, given = masks.ratio, _weights_of(masks, recipe.mask, checkpoint)
+    _check_text(recipe)
+    out = _out(recipe, ratio, progress)
     check_out(out, force=force, resume=resume)
     backend = _backend(recipe, progress)
     targets = _targets(recipe, backend, progress)
     _check_space(checkpoint, out, backend)
-    return Job(recipe, out, checkpoint, coverage, backend, targets, _plugin(backend, progress))
+    return Job(recipe, out, checkpoint, coverage, given, backend, targets, _plugin(backend, progress))
 
 
-def _out(recipe: Recipe, ratio: float, progress: Progress) -> Path:
+def prepare_learning(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) -> Job:
+    """The same for learning masks alone: a job without backend, targets and plugin."""
+    checkpoint = Checkpoint.open(recipe.model)
+    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+    _check_text(recipe)
+    out = _out(recipe, recipe.ratio, progress)
+    check_out(out, force=force, resume=resume)
+    return Job(recipe, out, checkpoint, coverage, None, "onnx", (), None)
+
+
+def _weights_of(masks: MaskSet, file: Path, checkpoint: Checkpoint) -> Checkpoint:
+    """Masks that were learned together with new weights belong to the model folder beside them, and only to it."""
+    digest = masks.extra.get("weights")
+    if digest is None:
+        return checkpoint
+    folder = file.parent / MODEL
+    if not folder.is_dir():
+        raise PatchCompileError(
+            f"{file} was learned together with new weights",
+            f"they belong into {folder}, and nothing is there",
+            "keep masks.safetensors beside the folder it was written with, or learn again with --repair none "
+            "--method wanda, which keeps the weights",
+        )
+    weights = Checkpoint.open(folder)
+    if weights.fingerprint() != digest:
+        raise PatchCompileError(
+            f"{folder} does not hold the weights that {file.name} was learned with",
+            "its sha256 is another one",
+            "use the two as they were written",
+        )
+    return weights
+
+
+def _check_text(recipe: Recipe) -> None:
+    from masklearn.text import open_text
+
+    for source in (recipe.calib, recipe.eval_text):
+        if source is not None:
+            open_text(source)
+
+
+def _out(recipe: Recipe, ratio: float | str | None, progress: Progress) -> Path:
     if recipe.out is not None:
         return recipe.out
-    out = Path(f"{recipe.model.resolve().name}-patch-{ratio:.2f}")
+    name = f"{ratio:.2f}" if isinstance(ratio, float) else "mixed"
+    out = Path(f"{recipe.model.resolve().name}-patch-{name}")
     progress.note(f"output: ./{out} (no -o given)")
     return out
 
@@ -109,10 +154,10 @@ def _plugin(backend: str, progress: Progress) -> PluginLibrary | None:
 
 
 def _check_space(checkpoint: Checkpoint, out: Path, backend: str) -> None:
-    """The pruned checkpoint, the hybrid and the dense ONNX and the engine have to fit, with nothing removed."""
+    """New weights, the pruned checkpoint, hybrid and dense ONNX and the engine have to fit, with nothing removed."""
     stored = sum(file.stat().st_size for file in checkpoint.files())
     halves = sum(_numel(checkpoint.shape(name)) for name in checkpoint.names()) * 2
-    needed = stored + int(halves * (1 + _PACKED_SHARE * (1 if backend == "onnx" else 2)))
+    needed = 2 * stored + int(halves * (1 + _PACKED_SHARE * (1 if backend == "onnx" else 2)))
     home = next(parent for parent in (Path.cwd() / out).parents if parent.exists())
     free = shutil.disk_usage(home).free
     if free < needed:

@@ -6,30 +6,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from masklearn.recipe import LearnRecipe, LearnSettings, Ratio
 from patch_compile.errors import PatchCompileError
 
 __all__ = ["Recipe"]
 
 
-class Recipe(BaseModel):
+class Recipe(LearnSettings):
     """Every setting of `patch-compile build`; `None` means that the default is found when the build starts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path
     out: Path | None = None
-    ratio: float | None = None
-    method: Literal["wanda", "magnitude"] = "wanda"
-    tile: tuple[int, int] = (128, 128)
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    ratio: Ratio | None = None
     mask: Path | None = None
-    calib: Path | None = None
-    windows: int = Field(16, ge=1)
-    length: int = Field(512, ge=2)
-    seed: int = 0
     dtype: Literal["float16", "bfloat16"] = "float16"
     opset: int = Field(23, ge=20, le=23)
     backend: Literal["tensorrt", "tensorrt-rtx", "onnx"] | None = None
@@ -38,7 +29,7 @@ class Recipe(BaseModel):
     opt_shapes: str | None = None
     max_shapes: str | None = None
     optimization_level: int | None = Field(None, ge=0, le=5)
-    eval_text: Path | None = None
+    eval_text: str | None = None
     eval_windows: int = Field(8, ge=1)
     eval_length: int = Field(1024, ge=2)
     prompt: str = "The capital of France is"
@@ -51,7 +42,9 @@ class Recipe(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = "-".join(str(part) for part in first["loc"][:1]) or "recipe"
-            raise PatchCompileError(f"the setting {name!r} is not valid", first["msg"]) from None
+            raise PatchCompileError(
+                f"the setting {name!r} is not valid", first["msg"].removeprefix("Value error, ")
+            ) from None
         recipe._check_ratio()
         return recipe
 
@@ -68,10 +61,19 @@ class Recipe(BaseModel):
             raise PatchCompileError(f"{path} holds no settings", "a recipe is a mapping of setting to value")
         return settings
 
+    def learning(self) -> LearnRecipe:
+        """The settings of mask learning among these."""
+        return LearnRecipe.checked(**self.model_dump(include=set(LearnRecipe.model_fields)))
+
     def save(self, path: Path) -> None:
         """Write the effective settings; `build --recipe` of this file reproduces the run."""
+        from masklearn.text import open_text
+
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
-        settings |= {k: str(Path(settings[k]).resolve()) for k in _PATHS if settings.get(k)}
+        settings |= {k: str(Path(settings[k]).resolve()) for k in ("model", "mask") if settings.get(k)}
+        settings |= {k: open_text(settings[k]).spec for k in ("calib", "eval_text") if settings.get(k)}
+        if Path(self.prior).is_file():
+            settings["prior"] = str(Path(self.prior).resolve())
         path.write_text(yaml.safe_dump(settings, sort_keys=False))
 
     def _check_ratio(self) -> None:
@@ -87,12 +89,3 @@ class Recipe(BaseModel):
                 "the mask has a ratio of its own",
                 "drop one of --ratio, --mask",
             )
-        if self.ratio is not None and not 0 <= self.ratio <= 0.5:
-            raise PatchCompileError(
-                f"the ratio {self.ratio:g} is outside 0 … 0.5",
-                "it is the share of zeroed weights, and 2:4 zeroes half of them at most",
-                "give a ratio between 0 (dense) and 0.5 (uniform 2:4)",
-            )
-
-
-_PATHS = ("model", "mask", "calib", "eval_text")

@@ -86,8 +86,8 @@ class Workspace:
         return self.out
 
     def discard_if_empty(self) -> bool:
-        """Remove the folder unless a stage was finished in it; True when it is gone."""
-        if self.records:
+        """Remove the folder unless a stage was finished or training state kept in it; True when it is gone."""
+        if self.records or any(self.scratch.rglob("*checkpoint*")):
             return False
         shutil.rmtree(self.root, ignore_errors=True)
         return True

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from masklearn.architectures import ARCHITECTURES, auto_class
 
 # fmt: off
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far", "from", "big", "red", "house", "in",
          "rain", "while", "birds", "sang", "low"]
 # fmt: on
 
-# Sizes that exercise ragged tiles (32x32) and grouped query attention; mistral's window is shorter than the text.
+# Sizes that exercise ragged tiles (32x32) and grouped query attention; sliding windows are shorter than the text.
 SIZES: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": 48,
@@ -26,11 +28,48 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": False,
 }
+# Defaults of some lie outside the tiny vocabulary.
+_TOKENS = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 1}
+_MOE: dict[str, Any] = _TOKENS | {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "num_key_value_heads": 4,
+}
+_GEMMA: dict[str, Any] = _TOKENS | {
+    "head_dim": 12,
+    "query_pre_attn_scalar": 12,
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
 EXTRA: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 5, "head_dim": 12},
     "qwen2": {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     "qwen3": {"head_dim": 20},
+    "gemma": _TOKENS | {"head_dim": 12},
+    "gemma2": _GEMMA | {"final_logit_softcapping": 3.0},
+    "gemma3_text": _GEMMA,
+    "gemma3": _GEMMA | {"tie_word_embeddings": True},
+    "phi3": _TOKENS | {"sliding_window": 5},
+    "gpt2": _TOKENS,
+    "opt": _TOKENS | {"ffn_dim": 72, "word_embed_proj_dim": 24},
+    "gpt_neox": _TOKENS | {"rotary_pct": 0.5},
+    "mixtral": _TOKENS | {"num_local_experts": 4, "sliding_window": 5},
+    "qwen2_moe": _MOE | {"shared_expert_intermediate_size": 32, "decoder_sparse_step": 2},
+    "qwen3_moe": _MOE | {"head_dim": 12},
+    "bert": _TOKENS,
+    "roberta": _TOKENS,
+    "xlm-roberta": _TOKENS,
+    "distilbert": _TOKENS | {"dim": 48, "hidden_dim": 72, "n_layers": 3, "n_heads": 4},
+}
+_VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
 }
 
 ModelMaker = Callable[..., Path]
@@ -43,9 +82,11 @@ def make_model(tmp_path: Path) -> ModelMaker:
     def make(
         model_type: str = "llama", shard: str = "5GB", dtype: torch.dtype = torch.float32, **settings: Any
     ) -> Path:
-        config = AutoConfig.for_model(model_type, **(SIZES | EXTRA[model_type] | settings))
+        sizes = SIZES | EXTRA[model_type] | settings
+        if model_type == "gemma3":  # a text model beside a vision tower
+            sizes = {"text_config": sizes, "vision_config": _VISION, "mm_tokens_per_image": 4}
         torch.manual_seed(1)
-        model = AutoModelForCausalLM.from_config(config)
+        model = auto_class(ARCHITECTURES[model_type]).from_config(AutoConfig.for_model(model_type, **sizes))
         with torch.no_grad():  # random norms and wide weights, so that features differ in scale
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)

@@ -1,6 +1,8 @@
 """Whole builds of a tiny model with the real stages: learning, export, packing, engine and proof."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,9 +14,11 @@ from patch_compile import pipeline
 from patch_compile.cli import build as build_command
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.recipe import Recipe
+from patch_compile.report.console import print_masks
 from patch_compile.workspace import sha256_of
 
 TINY = {
+    "method": "wanda",
     "tile": (64, 64),
     "windows": 2,
     "length": 24,
@@ -30,8 +34,8 @@ def settings(make_model, text_file, tmp_path):
     model = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=2)
     return {
         "model": model,
-        "calib": text_file,
-        "eval_text": text_file,
+        "calib": str(text_file),
+        "eval_text": str(text_file),
         "out": tmp_path / "out",
         "ratio": 0.4,
         **TINY,
@@ -112,11 +116,11 @@ def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
     assert "masks" not in report["seconds"]
     assert "export" in report["seconds"]
     manifest = json.loads((settings["out"] / "manifest.json").read_text())
-    assert set(manifest["stages"]) == {"masks", "model", "onnx", "proof"}
+    assert set(manifest["stages"]) == {"masks", "onnx", "proof"}
 
 
 def test_an_early_failure_leaves_nothing(settings):
-    settings["calib"].write_text("the cat")
+    Path(settings["calib"]).write_text("the cat")
     with pytest.raises(PatchCompileError, match="too short"):
         build(settings)
     assert not settings["out"].exists()
@@ -135,17 +139,73 @@ def test_masks_of_another_model_are_refused(settings, make_model, tmp_path):
 
 
 def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
-    summary = pipeline.learn(
-        Recipe.parse(settings | {"method": "magnitude"}), tmp_path / "m.safetensors", force=False
-    )
-    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": tmp_path / "m.safetensors"}
+    recipe = Recipe.parse(settings | {"method": "magnitude", "out": tmp_path / "learned"})
+    summary = pipeline.learn(recipe, force=False, resume=False)
+    file = tmp_path / "learned" / "masks.safetensors"
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": file}
     report = build(given)
     assert report["ratio"] == summary["ratio"]
     assert report["method"] == "magnitude"
-    one, other = MaskSet.load(tmp_path / "m.safetensors"), MaskSet.load(settings["out"] / "masks.safetensors")
+    one, other = MaskSet.load(file), MaskSet.load(settings["out"] / "masks.safetensors")
     assert all(np.array_equal(one[name].keep(), other[name].keep()) for name in one)
     with pytest.raises(PatchCompileError, match="exists"):
-        pipeline.learn(Recipe.parse(settings), tmp_path / "m.safetensors", force=False)
+        pipeline.learn(recipe, force=False, resume=False)
+
+
+def test_masks_bring_the_weights_they_were_learned_with(settings, tmp_path):
+    learned = tmp_path / "learned"
+    pipeline.learn(
+        Recipe.parse(settings | {"method": "sparsegpt", "out": learned}), force=False, resume=False
+    )
+    manifest = json.loads((learned / "manifest.json").read_text())
+    files = {str(f.relative_to(learned)) for f in learned.rglob("*") if f.is_file()} - {"manifest.json"}
+    assert files == set(manifest["files"])
+    assert manifest["text"]["calib"]["name"] == Path(settings["calib"]).name
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": learned / "masks.safetensors"}
+    build(given)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (learned, settings["out"])]
+    assert weights[0] == weights[1] != (settings["model"] / "model.safetensors").read_bytes()
+    again = given | {"mask": settings["out"] / "masks.safetensors", "out": tmp_path / "again"}
+    build(again)
+    (learned / "model" / "model.safetensors").write_bytes(
+        (settings["model"] / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(PatchCompileError, match="does not hold the weights"):
+        build(given | {"out": tmp_path / "other"})
+    shutil.rmtree(learned / "model")
+    with pytest.raises(PatchCompileError, match="learned together with new weights"):
+        build(given | {"out": tmp_path / "other"})
+
+
+def test_learn_compares_with_baselines(settings, tmp_path, capsys):
+    recipe = Recipe.parse(settings | {"method": "sparsegpt", "out": tmp_path / "learned"})
+    summary = pipeline.learn(recipe, "dense,ffn-only", force=False, resume=False)
+    assert [row["name"] for row in summary["baselines"]["rows"]] == ["sparsegpt", "dense", "ffn-only"]
+    assert summary["baselines"]["text"]["name"] == Path(settings["eval_text"]).name
+    assert not list((tmp_path / "learned").glob("scratch"))
+    print_masks(summary, as_json=False)
+    shown = capsys.readouterr().out
+    assert "ffn-only" in shown and "% of tiles 2:4" in shown
+    with pytest.raises(PatchCompileError, match="does not name baselines"):
+        pipeline.learn(recipe, "the rest", force=True, resume=False)
+
+
+def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
+    """What was trained is in the scratch folder, so the unfinished build stays although no stage is finished."""
+    repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
+
+    def progress_until(what, done, total):
+        if what.startswith("repair") and done == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("patch_compile.progress._ignore", progress_until)
+    with pytest.raises(KeyboardInterrupt):
+        build(repairing)
+    root = settings["out"].with_name("out.partial")
+    assert root.is_dir()
+    monkeypatch.undo()
+    report = build(repairing, resume=True)
+    assert report["learned"]["repair"]["steps"] == 6
 
 
 def test_without_text_the_model_writes_its_own(settings):
@@ -292,7 +352,7 @@ def test_what_would_stop_the_build_later_stops_it_before_any_work(settings, monk
     monkeypatch.setattr(pipeline, "_masks", no_work)
     for change, said in [
         ({"backend": "tensorrt-rtx", "target": "sm12345"}, "unknown target"),
-        ({"calib": settings["out"]}, "no text at"),
+        ({"calib": str(settings["out"])}, "no such file"),
         ({"model": settings["out"]}, "No model directory"),
         ({"exclude": ("*nothing*",)}, "nothing"),
     ]:

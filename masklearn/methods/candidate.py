@@ -6,14 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
-from masklearn.recipe import LearnRecipe, Method
+from masklearn.recipe import Method
+from masklearn.task import Task
 
-__all__ = ["METHODS", "Candidate", "Learner", "Progress", "register"]
-
-# (what is done, done, total); called from the thread that learns.
-Progress = Callable[[str, int, int], object]
+__all__ = ["METHODS", "Candidate", "Learner", "register"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +17,16 @@ class Candidate:
     """A proposal for one linear: `select` decides which of its tiles become 2:4.
 
     pattern: uint8 codes of a 2:4 pattern for every group of 4, `[N, K/4]`; score: fp32 `[grid]`, what turning
-    each tile 2:4 costs, comparable across linears; weight: new weights `[N, K]`, or None to keep them.
+    each tile 2:4 costs, comparable across linears. New weights, where a method gives them, are solved for the
+    final masks (`solve`), so a candidate has none.
     """
 
     pattern: NDArray[np.uint8]
     score: NDArray[np.float32]
-    weight: NDArray[np.float32] | None = None
 
 
 # Yields (name, candidate) for each covered linear, once.
-Learner = Callable[[Checkpoint, Coverage, LearnRecipe, Progress], Iterator[tuple[str, Candidate]]]
+Learner = Callable[[Task], Iterator[tuple[str, Candidate]]]
 
 METHODS: dict[Method, Learner] = {}
 

@@ -6,35 +6,30 @@ from typing import Any
 import torch
 
 from masklearn.blocks import Block, stream_blocks
-from masklearn.calibrate import calibration_windows
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
-from masklearn.methods.candidate import Candidate, Progress, register
+from masklearn.methods.candidate import Candidate, register
 from masklearn.methods.relative import candidate_from_importance
-from masklearn.recipe import LearnRecipe, Method
+from masklearn.recipe import Method
+from masklearn.task import Task
 
 __all__ = ["learn_wanda", "squared_input_norms"]
 
 
 @register(Method.WANDA)
-def learn_wanda(
-    checkpoint: Checkpoint, coverage: Coverage, recipe: LearnRecipe, progress: Progress
-) -> Iterator[tuple[str, Candidate]]:
+def learn_wanda(task: Task) -> Iterator[tuple[str, Candidate]]:
     """Yield a candidate per linear, block by block, one block in memory.
 
     The norms are those of the dense model: which tiles become 2:4 is known only when every block is scored, and
     inputs that come out of wholly 2:4 blocks are further from the final model's than the dense ones. The sum of
     (|w|·‖x‖)² is the squared output error if features were uncorrelated, so it adds up over a tile.
     """
-    windows = calibration_windows(checkpoint, recipe, progress)
-    done = 0
-    for block in stream_blocks(checkpoint, windows, recipe.device, only=coverage.linears):
-        covered = {name: linear for name, linear in block.linears.items() if name in coverage.linears}
+    linears, done = task.coverage.linears, 0
+    for block in stream_blocks(task.checkpoint, task.text.calibration(), task.recipe.device, only=linears):
+        covered = {name: linear for name, linear in block.linears.items() if name in linears}
         norms = squared_input_norms(block, covered)
         for name, linear in covered.items():
-            yield name, candidate_from_importance(linear.weight.square() * norms[name], recipe.tile)
+            yield name, candidate_from_importance(linear.weight.square() * norms[name], task.recipe.tile)
         done += len(covered)
-        progress("scoring", done, len(coverage.linears))
+        task.progress("scoring", done, len(linears))
 
 
 def squared_input_norms(block: Block, linears: Mapping[str, torch.nn.Linear]) -> dict[str, torch.Tensor]:

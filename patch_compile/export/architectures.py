@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masklearn.architectures import ARCHITECTURES
+from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
 
-__all__ = ["COVERED_ARCHITECTURES", "load_config"]
+__all__ = ["COVERED_ARCHITECTURES", "check_exportable", "load_config"]
 
-# `model_type` of config.json; what masks can be learned for can be exported.
-COVERED_ARCHITECTURES: tuple[str, ...] = tuple(ARCHITECTURES)
+# `model_type` of config.json. Masks can be learned for more (`masklearn.architectures`).
+COVERED_ARCHITECTURES: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3")
+
+_BLOCKS = "model.layers."
 
 # These recompute their frequencies from the length at run time: a graph can't hold that.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -29,11 +31,23 @@ def load_config(model_dir: Path) -> Any:
         raise PatchCompileError(
             f"The architecture {model_type!r} of {model_dir} is not covered",
             f"the export covers {', '.join(COVERED_ARCHITECTURES)}",
-            "use one of these, or a checkpoint saved in one of these layouts",
+            "use one of these, or a checkpoint saved in one of these layouts; "
+            "masks alone are learned for more, by `patch-compile learn`",
         )
     config = AutoConfig.from_pretrained(str(model_dir))
     _refuse_unsupported(config, model_dir)
     return config
+
+
+def check_exportable(checkpoint: Checkpoint) -> None:
+    """PatchCompileError when `export_model` would refuse the model, or its graph would not find the weights."""
+    load_config(checkpoint.path)
+    if not any(name.startswith(_BLOCKS) for name in checkpoint.names()):
+        raise PatchCompileError(
+            f"The tensors of {checkpoint.path} are not named as a causal language model's",
+            f"none begins with {_BLOCKS!r}, as in a checkpoint of the base model alone",
+            "load it with AutoModelForCausalLM and call save_pretrained",
+        )
 
 
 def _read_model_type(model_dir: Path) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["print_masks", "print_plugin", "print_report"]
+from masklearn.kinds import kind_of, short_kinds
+
+__all__ = ["print_import", "print_masks", "print_plugin", "print_report"]
 
 Row = Mapping[str, Any]
 _PIPE_WIDTH = 120
+_SHADES = " ░▒▓█"  # none, and quarters: a map can be read at a glance without colour
 
 
 def print_report(report: Row, *, as_json: bool) -> None:
@@ -25,22 +27,41 @@ def print_report(report: Row, *, as_json: bool) -> None:
         return
     console = _console()
     console.print(_linears_table(report["linears"]))
+    _print_where(console, report)
     _print_skipped(console, report["skipped"])
     for line in _summary(report):
         console.print(line, soft_wrap=True)
 
 
-def print_masks(summary: Row, path: Path, *, as_json: bool) -> None:
+def print_masks(summary: Row, *, as_json: bool) -> None:
     """The result of `learn`."""
     if as_json:
-        print(json.dumps({"path": str(path), **summary}, indent=1))
+        print(json.dumps(summary, indent=1))
         return
     console = _console()
     console.print(_linears_table(summary["linears"]))
+    _print_where(console, summary)
     _print_skipped(console, summary["skipped"])
+    ratio = summary["ratio"]
+    console.print(f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {summary['method']}")
     console.print(
-        f"masks: {path}, ratio {summary['ratio']['reached']:.4f} (asked {summary['ratio']['asked']:g})"
+        f"masks: {summary['path']}/masks.safetensors, pruned model: {summary['path']}/model", soft_wrap=True
     )
+    if "baselines" in summary:
+        _print_baselines(console, summary["baselines"])
+
+
+def print_import(summary: Row, *, as_json: bool) -> None:
+    """The result of `import-mask`."""
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    console = _console()
+    console.print(_linears_table(summary["linears"]))
+    _print_where(console, summary)
+    _print_skipped(console, summary["skipped"])
+    console.print(f"ratio: {summary['ratio']:.4f}, zeros {summary['zeros']:.4f}, format {summary['format']}")
+    console.print(f"masks: {summary['path']}", soft_wrap=True)
 
 
 def print_plugin(result: Row, *, as_json: bool) -> None:
@@ -60,8 +81,8 @@ def _console() -> Console:
 
 
 def _linears_table(linears: Iterable[Row]) -> Table:
-    """One row per kind of linear and lowering: `layers.7.mlp.up_proj` and its sisters are one kind."""
-    table = Table(box=SIMPLE_HEAD)
+    """One row per kind of linear and lowering: `model.layers.7.mlp.up_proj` and its sisters are `up_proj`."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
     for header in ("linear", "count", "shape", "ratio", "2:4 tiles", "lowering", "MB before", "MB after"):
         table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
     linears = list(linears)
@@ -73,11 +94,13 @@ def _linears_table(linears: Iterable[Row]) -> Table:
 
 
 def _by_kind(linears: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """By the shortest end of the name that tells the kind apart, shape and lowering."""
+    linears = list(linears)
+    short = short_kinds(dict.fromkeys(kind_of(row["name"]) for row in linears))
     kinds: dict[tuple[str, str, str], list[Row]] = {}
     for row in linears:
-        kind = re.sub(r"\.\d+\.", ".*.", row["name"])
         shape = "×".join(map(str, row["shape"]))
-        kinds.setdefault((kind, shape, row.get("lowering", "")), []).append(row)
+        kinds.setdefault((short[kind_of(row["name"])], shape, row.get("lowering", "")), []).append(row)
     return kinds
 
 
@@ -93,6 +116,46 @@ def _megabytes(rows: list[Row]) -> tuple[str, str]:
         return "", ""
     before, after = (sum(row[key] for row in rows) / 1e6 for key in ("bytes_before", "bytes_after"))
     return f"{before:.1f}", f"{after:.1f}"
+
+
+def _print_where(console: Console, result: Row) -> None:
+    """The map of `masklearn.summary`: per cent of tiles that are 2:4, kinds down, depth across."""
+    where = result.get("where_sparse")
+    if not where or not where["blocks"]:
+        return
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="")
+    table.add_column("% of tiles 2:4", no_wrap=True)
+    table.add_column("all", justify="right", no_wrap=True)
+    for first, _ in where["blocks"]:
+        table.add_column(str(first), justify="right", no_wrap=True)
+    for row in (*where["kinds"], {"kind": "all", **where["all"]}):
+        table.add_row(row["kind"], *map(_shaded, (row["share"], *row["by_depth"])))
+    console.print(table)
+    console.print("columns: all blocks, then groups of neighbouring blocks by the first of them")
+
+
+def _shaded(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}{_SHADES[math.ceil(4 * share)]}"
+
+
+def _print_baselines(console: Console, compared: Row) -> None:
+    """The result of `masklearn.baselines.compare`: the learned model first, its baselines below."""
+    table = Table(box=SIMPLE_HEAD)
+    for header in ("model", "ratio", "perplexity", "seconds", ""):
+        table.add_column(header, no_wrap=True, justify="right" if header not in ("model", "") else "left")
+    for row in compared["rows"]:
+        about = "" if row["deployable"] else "a reference: no kernel runs it"
+        table.add_row(
+            row["name"], f"{row['ratio']:.3f}", f"{row['perplexity']:.2f}", f"{row['seconds']:.0f}", about
+        )
+    console.print(table)
+    console.print(
+        f"perplexity on {compared['windows']} windows of {compared['length']} tokens, {compared['dtype']}; "
+        "baselines have SparseGPT's weights, without repair",
+        soft_wrap=True,
+    )
+    for remark in compared["remarks"]:
+        console.print(f"note: {remark}", soft_wrap=True)
 
 
 def _print_skipped(console: Console, skipped: Iterable[Row]) -> None:

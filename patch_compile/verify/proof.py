@@ -6,15 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from masklearn.calibrate import load_tokenizer, read_text, token_windows
-from masklearn.selftext import write_text
+from masklearn.calibrate import load_tokenizer
 from patch_compile.compile import export_graph, write_dense, write_emulated
 from patch_compile.prepare import Job
 from patch_compile.progress import Progress
 from patch_compile.verify.agreement import judge_agreement, run_checkpoint
+from patch_compile.verify.held_out import evaluation_windows
 from patch_compile.verify.quality import Quality, compare_logits
 from patch_compile.verify.study import Questions, run_study
 
@@ -22,7 +19,6 @@ __all__ = ["prove"]
 
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
 _SENTENCE_TOKENS = 40
-_EVAL_SEED_OFFSET = 1  # text of the same seed may have been used to calibrate
 
 
 def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Progress) -> dict[str, Any]:
@@ -33,7 +29,7 @@ def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Pr
     """
     r = job.recipe
     tokenizer = load_tokenizer(r.model)
-    windows, text = _windows(job, tokenizer, progress)
+    windows, text = evaluation_windows(job.recipe, tokenizer, progress)
     questions = Questions(
         windows,
         windows[:_PROBE_WINDOWS, :_PROBE_TOKENS],
@@ -54,7 +50,7 @@ def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Pr
     for file in scratch.iterdir():
         file.unlink()
     return {
-        "text": {"eval": text, "calib": str(r.calib.resolve()) if r.calib else None},
+        "text": {"eval": text},
         "perplexity": _perplexity(quality, text["name"], windows.shape, r.dtype),
         "agreement": vars(agreement),
         "difference": {
@@ -89,19 +85,6 @@ def _perplexity(quality: Quality, text: str, shape: tuple[int, ...], dtype: str)
     dense, hybrid = quality.perplexity
     how = f"{text}, {shape[0]} windows × {shape[1]} tokens, {dtype}, ONNX Runtime"
     return {"dense": dense, "hybrid": hybrid, "text": how}
-
-
-def _windows(job: Job, tokenizer: Any, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    r = job.recipe
-    if r.eval_text is not None:
-        windows = token_windows(tokenizer, read_text(r.eval_text), r.eval_length, r.eval_windows)
-        return windows, {"name": r.eval_text.name, "path": str(r.eval_text.resolve())}
-    progress.note(
-        "evaluation text: the dense model writes its own (no --eval given); perplexity on it is not that on real text"
-    )
-    with progress.stage("evaluation text") as update:
-        windows = write_text(r.model, r.eval_windows, r.eval_length, r.seed + _EVAL_SEED_OFFSET, update)
-    return windows, {"name": "text written by the dense model", "path": None}
 
 
 def _ended(tokenizer: Any, tokens: list[int]) -> bool:

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
 from patch_compile.export import load_config
+from patch_compile.export.architectures import check_exportable
+from tests.export.tiny import Exports
 
 
 def write(path: Path, **settings: Any) -> Path:
@@ -16,6 +19,16 @@ def write(path: Path, **settings: Any) -> Path:
 def test_an_uncovered_architecture_is_refused_with_the_covered_ones(tmp_path: Path) -> None:
     with pytest.raises(PatchCompileError, match=r"'gpt2'.*not covered.*llama, mistral, qwen2, qwen3"):
         load_config(write(tmp_path, model_type="gpt2"))
+
+
+def test_names_without_the_prefix_of_the_graph_are_refused(exports: Exports, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    named = exports.model_dir("llama")
+    check_exportable(Checkpoint.open(named))
+    AutoModelForCausalLM.from_pretrained(named).model.save_pretrained(tmp_path)
+    with pytest.raises(PatchCompileError, match=r"not named as .*none begins with 'model.layers.'"):
+        check_exportable(Checkpoint.open(tmp_path))
 
 
 def test_a_quantized_checkpoint_is_refused(tmp_path: Path) -> None:

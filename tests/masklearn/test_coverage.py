@@ -21,7 +21,98 @@ def edit_config(path: Path, **settings: object) -> None:
     (path / "config.json").write_text(json.dumps(config | settings))
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+ATTENTION = {
+    "phi3": ["self_attn.o_proj", "self_attn.qkv_proj"],
+    "gpt2": ["attn.c_attn", "attn.c_proj"],
+    "opt": ["self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj"],
+    "gpt_neox": ["attention.query_key_value", "attention.dense"],
+    "distilbert": [f"attention.{kind}_lin" for kind in ("q", "k", "v", "out")],
+}
+ENCODER = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+           "intermediate.dense", "output.dense"]  # fmt: skip
+EXPERT = ["gate_proj", "up_proj", "down_proj"]
+KINDS_OF = {
+    "phi3": [*ATTENTION["phi3"], "mlp.gate_up_proj", "mlp.down_proj"],
+    "gpt2": [*ATTENTION["gpt2"], "mlp.c_fc", "mlp.c_proj"],
+    "opt": [*ATTENTION["opt"], "fc1", "fc2"],
+    "gpt_neox": [*ATTENTION["gpt_neox"], "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
+    "bert": ENCODER,
+    "roberta": ENCODER,
+    "xlm-roberta": ENCODER,
+    "distilbert": [*ATTENTION["distilbert"], "ffn.lin1", "ffn.lin2"],
+    "mixtral": [
+        *KINDS[:4],
+        *(f"block_sparse_moe.experts.{i}.{kind}" for i in range(4) for kind in ("w1", "w3", "w2")),
+    ],
+    "qwen3_moe": [*KINDS[:4], *(f"mlp.experts.{i}.{kind}" for i in range(4) for kind in EXPERT)],
+}
+BLOCKS_OF = {
+    "gemma3": "language_model.model.layers",
+    "gpt2": "transformer.h",
+    "opt": "model.decoder.layers",
+    "gpt_neox": "gpt_neox.layers",
+    "bert": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+    "distilbert": "transformer.layer",
+}
+
+
+@pytest.mark.parametrize("model_type", sorted(set(ARCHITECTURES) - {"qwen2_moe"}))
+def test_linears_of_every_architecture_under_the_names_of_its_checkpoint(make_model, model_type: str) -> None:
+    path = make_model(model_type)
+    checkpoint, coverage = Checkpoint.open(path), covered_linears(path)
+    blocks = BLOCKS_OF.get(model_type, "model.layers")
+    kinds = KINDS_OF.get(model_type, KINDS)
+    assert list(coverage.linears) == [f"{blocks}.{i}.{kind}" for i in range(3) for kind in kinds]
+    for name, shape in coverage.linears.items():
+        stored = checkpoint.shape(f"{name}.weight")
+        assert (stored[::-1] if name in coverage.transposed else stored) == shape
+    assert coverage.transposed == (frozenset(coverage.linears) if model_type == "gpt2" else frozenset())
+
+
+def test_a_mixture_whose_blocks_differ(make_model: ModelMaker) -> None:
+    """Every second block of this one has experts; what routes tokens stays dense unless it is named."""
+    path = make_model("qwen2_moe")
+    kinds = [name.removeprefix("model.layers.") for name in covered_linears(path).linears]
+    experts = [f"1.mlp.experts.{i}.{kind}" for i in range(4) for kind in EXPERT]
+    shared = [f"1.mlp.shared_expert.{kind}" for kind in EXPERT]
+    mlp = [[f"0.{kind}" for kind in KINDS[4:]], [*experts, *shared], [f"2.{kind}" for kind in KINDS[4:]]]
+    assert kinds == [name for i in range(3) for name in (*(f"{i}.{kind}" for kind in KINDS[:4]), *mlp[i])]
+    gate = "model.layers.1.mlp.shared_expert_gate"
+    assert covered_linears(path).skipped[gate].startswith("it routes tokens to experts")
+    assert covered_linears(path, ["*.shared_expert_gate"]).linears == {gate: (1, 48)}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "reason"),
+    [
+        ("bert", "pooler.dense", "the layer after the last block is left dense unless included by name"),
+        ("gpt_neox", "embed_out", "the output head is left dense unless included by name"),
+        (
+            "opt",
+            "model.decoder.project_out",
+            "the layer after the last block is left dense unless included by name",
+        ),
+        ("opt", "model.decoder.project_in", "it lies outside the blocks of the text model"),
+        ("gemma3", "vision_tower.encoder.layers.0.mlp.fc1", "it lies outside the blocks of the text model"),
+    ],
+)
+def test_what_lies_outside_the_blocks(make_model, model_type: str, name: str, reason: str) -> None:
+    path = make_model(model_type)
+    assert covered_linears(path).skipped[name].startswith(reason)
+    included = covered_linears(path, ["*layer*0*", name])
+    assert (name in included.linears) is ("unless included" in reason)
+
+
+def test_a_transposed_weight_of_another_shape(make_model: ModelMaker) -> None:
+    path = make_model("gpt2")
+    edit_config(path, n_inner=80)
+    with pytest.raises(PatchCompileError, match=r"c_fc.weight is \[48, 192\].*makes it \[48, 80\]"):
+        covered_linears(path)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
 def test_blocks_are_covered_and_the_head_is_not(make_model: ModelMaker, model_type: str) -> None:
     path = make_model(model_type)
     coverage = covered_linears(path)

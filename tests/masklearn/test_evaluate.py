@@ -6,19 +6,27 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from masklearn.architectures import ARCHITECTURES
+from masklearn.architectures import ARCHITECTURES, auto_class
 from masklearn.calibrate import load_tokenizer, read_text, token_windows
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears
 from masklearn.errors import PatchCompileError
 from masklearn.evaluate import load_model, perplexity, window_losses
 from masklearn.learn import learn
+from masklearn.linears import linear_modules, read_linear
+from masklearn.maskset import MaskSet
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
+from tests.mosaics import random_mask
 
 # Longer than one chunk of the head.
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 300))
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+LANGUAGE_MODELS = sorted(name for name, row in ARCHITECTURES.items() if not row.encoder)
+
+
+@pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_loss_is_that_of_transformers(make_model: ModelMaker, model_type: str, dtype: torch.dtype) -> None:
     path = make_model(model_type, max_position_embeddings=512)
@@ -41,9 +49,9 @@ def test_progress_streams(make_model: ModelMaker) -> None:
     assert calls == [("perplexity", done, 3) for done in (1, 2, 3)]
 
 
-def test_masked_model_has_the_masks_zeros_and_no_others(make_model: ModelMaker, text_file: Path) -> None:
+def test_masked_model_has_the_masks_zeros_and_no_others(make_model: ModelMaker, tmp_path: Path) -> None:
     path = make_model()
-    masks = learn(path, LearnRecipe(method="magnitude", tile=(32, 32), ratio=0.3))
+    masks = learn(path, LearnRecipe(method="magnitude", tile=(32, 32), ratio=0.3), tmp_path).masks
     dense = AutoModelForCausalLM.from_pretrained(path).state_dict()
     for name, tensor in load_model(path, masks).state_dict().items():
         mask = masks.get(name.removesuffix(".weight"))
@@ -53,8 +61,46 @@ def test_masked_model_has_the_masks_zeros_and_no_others(make_model: ModelMaker, 
         assert torch.equal(tensor, expected)
 
 
-def test_masks_of_another_model(make_model: ModelMaker) -> None:
-    masks = learn(make_model(), LearnRecipe(method="magnitude", tile=(32, 32)))
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_masks_reach_the_weights_of_every_layout(make_model: ModelMaker, model_type: str) -> None:
+    """Transposed weights, fused experts and names that differ from the module's among them."""
+    path = make_model(model_type)
+    checkpoint, linears = Checkpoint.open(path), covered_linears(path).linears
+    masks = MaskSet(
+        {name: random_mask(shape, (32, 32), 0.5, i)[0] for i, (name, shape) in enumerate(linears.items())},
+        method="random", seed=0, base_model="x", base_sha256="", ratio_asked=0.25,
+    )  # fmt: skip
+    masked, dense = load_model(path, masks), load_model(path)
+    assert type(masked) is type(auto_class(ARCHITECTURES[model_type]).from_pretrained(path))
+    for name, linear in linear_modules(masked, checkpoint).items():
+        weight = linear_modules(dense, checkpoint)[name].weight
+        expected = torch.where(torch.from_numpy(masks[name].keep()), weight, 0.0) if name in masks else weight
+        assert torch.equal(linear.weight, expected), name
+        if name in masks:
+            assert torch.equal(weight, read_linear(checkpoint, name))
+
+
+def test_an_encoder_has_no_perplexity(make_model: ModelMaker) -> None:
+    with pytest.raises(PatchCompileError, match="bert model has no perplexity"):
+        perplexity(load_model(make_model("bert")), WINDOWS[:, :8])
+
+
+def test_windows_longer_than_learned_positions(make_model: ModelMaker) -> None:
+    with pytest.raises(PatchCompileError, match=r"Windows of 300 tokens.*reach 64 tokens"):
+        perplexity(load_model(make_model("gpt2")), WINDOWS)
+
+
+def test_a_capped_head(make_model: ModelMaker) -> None:
+    """Gemma 2 caps its logits; a cap that were left out would show."""
+    path = make_model("gemma2", max_position_embeddings=512)
+    model = load_model(path)
+    capped = list(window_losses(model, WINDOWS))
+    model.config.final_logit_softcapping = None
+    assert not np.allclose(capped, list(window_losses(model, WINDOWS)), rtol=1e-2)
+
+
+def test_masks_of_another_model(make_model: ModelMaker, tmp_path: Path) -> None:
+    masks = learn(make_model(), LearnRecipe(method="magnitude", tile=(32, 32)), tmp_path).masks
     with pytest.raises(PatchCompileError, match="another model"):
         load_model(make_model(intermediate_size=64), masks)
     with pytest.raises(PatchCompileError, match="another model"):

@@ -2,28 +2,37 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from masklearn.calibrate import calibration_windows
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears
 from masklearn.errors import PatchCompileError
+from masklearn.evaluate import load_model
 from masklearn.learn import learn
 from masklearn.maskset import MaskSet
-from masklearn.recipe import LearnRecipe
+from masklearn.prune import write_pruned_checkpoint
+from masklearn.recipe import Criterion, LearnRecipe
 from tests.conftest import ModelMaker
+
+METHODS = ["oneshot", "sparsegpt", "wanda", "magnitude"]
 
 
 def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
-    return LearnRecipe(**({"tile": (32, 32), "calib": text_file, "windows": 4, "length": 16} | settings))
+    given = {"tile": (32, 32), "calib": str(text_file), "windows": 4, "length": 16, "repair": "none"}
+    return LearnRecipe(**(given | settings))
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ratio", [0.0, 0.23, 0.4, 0.5])
-def test_masks_meet_the_ratio_and_the_model(make_model, text_file: Path, method: str, ratio: float) -> None:
+def test_masks_meet_the_ratio_and_the_model(
+    make_model, text_file: Path, tmp_path: Path, method: str, ratio: float
+) -> None:
     path = make_model()
-    masks = learn(path, recipe(text_file, method=method, ratio=ratio))
+    masks = learn(path, recipe(text_file, method=method, ratio=ratio), tmp_path / "scratch").masks
     masks.check_covers(covered_linears(path).linears)
     assert abs(masks.ratio - ratio) * masks.weights < 32 * 32
     assert ratio not in (0.0, 0.5) or masks.ratio == ratio
@@ -36,13 +45,13 @@ def test_same_recipe_same_file(make_model: ModelMaker, text_file: Path, tmp_path
     path = make_model()
     files = []
     for name, seed in (("1", 0), ("2", 0), ("3", 7)):
-        learn(path, recipe(text_file, seed=seed)).save(tmp_path / name)
+        learn(path, recipe(text_file, seed=seed), tmp_path / f"s{name}").masks.save(tmp_path / name)
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1] != files[2]
 
 
 def test_masks_belong_to_their_model(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    learn(make_model(), recipe(text_file, method="magnitude")).save(tmp_path / "masks")
+    learn(make_model(), recipe(text_file, method="magnitude"), tmp_path / "s").masks.save(tmp_path / "masks")
     other = make_model(num_hidden_layers=2)
     with pytest.raises(
         PatchCompileError, match=r"another model.*model\.layers\.2\.mlp\.down_proj is not a covered"
@@ -50,44 +59,122 @@ def test_masks_belong_to_their_model(make_model: ModelMaker, text_file: Path, tm
         MaskSet.load(tmp_path / "masks").check_covers(covered_linears(other).linears)
 
 
-def test_progress_ends_at_the_total(make_model: ModelMaker, text_file: Path) -> None:
+def test_progress_ends_at_the_total(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
-    learn(make_model(), recipe(text_file), progress=lambda *call: calls.append(call))
-    done = [done for what, done, _ in calls if what == "scoring"]
-    assert done == sorted(done)
-    assert calls[-1] == ("scoring", 21, 21)
+    learn(make_model(), recipe(text_file), tmp_path / "s", progress=lambda *call: calls.append(call))
+    for step in ("scoring", "sensitivity of the loss", "solving"):
+        done = [done for what, done, _ in calls if what.startswith(step)]
+        assert done == sorted(done)
+        assert done[-1] == 21
+    assert calls[-1][0].startswith("solving, output error 0.")
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda"])
-def test_nan_is_named(make_model: ModelMaker, text_file: Path, method: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_is_named(make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str) -> None:
     path = make_model()
     tensors = load_file(path / "model.safetensors")
     tensors["model.layers.2.mlp.gate_proj.weight"][0, 0] = math.nan
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
     with pytest.raises(PatchCompileError, match=r"model.layers.2.mlp.gate_proj.weight holds NaN"):
-        learn(path, recipe(text_file, method=method))
+        learn(path, recipe(text_file, method=method), tmp_path / "s")
+
+
+def test_infinite_activations_are_named(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    path = make_model()
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e25
+    tensors["model.layers.1.mlp.gate_proj.weight"] *= 1e25
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PatchCompileError, match=r"inputs of model.layers.1.mlp.down_proj are not finite"):
+        learn(path, recipe(text_file, method="sparsegpt"), tmp_path / "s")
 
 
 def test_only_one_block_is_read_at_a_time(
-    make_model, text_file: Path, monkeypatch: pytest.MonkeyPatch
+    make_model, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights are read in the order of the blocks, each once, and the head is not read at all."""
     reads: list[str] = []
     read = Checkpoint.read
     monkeypatch.setattr(Checkpoint, "read", lambda self, name: (reads.append(name), read(self, name))[1])
-    learn(make_model(shard="30KB"), recipe(text_file))
+    learn(make_model(shard="30KB"), recipe(text_file, method="wanda"), tmp_path / "s")
     assert reads[0] == "model.embed_tokens.weight"
     assert "lm_head.weight" not in reads
     assert len(set(reads)) == len(reads) == 1 + 3 * 9
     assert [int(name.split(".")[2]) for name in reads[1:]] == sorted([0, 1, 2] * 9)
 
 
+def test_new_weights_are_solved_for_the_final_masks(make_model, text_file: Path, tmp_path: Path) -> None:
+    """Only linears with a sparse tile change, the pruned model holds exactly the masks' zeros, and it is nearer to
+    the dense model than the same masks on the dense weights are."""
+    path = make_model()
+    learned = learn(path, recipe(text_file, ratio=0.3), tmp_path / "s")
+    dense = Checkpoint.open(path)
+    assert learned.checkpoint.new is not None
+    for name, mask in learned.masks.items():
+        old, new = dense.read(f"{name}.weight"), learned.checkpoint.read(f"{name}.weight")
+        assert mask.tiles.any() != np.array_equal(old, new)
+        assert not new[~mask.keep()].any()
+    write_pruned_checkpoint(learned.checkpoint, learned.masks, tmp_path / "solved")
+    write_pruned_checkpoint(dense, learned.masks, tmp_path / "masked")
+    assert divergence(path, tmp_path / "solved", text_file) < 0.9 * divergence(
+        path, tmp_path / "masked", text_file
+    )
+
+
+def divergence(dense: Path, pruned: Path, text_file: Path) -> float:
+    """Mean squared difference of the logits on the calibration windows."""
+    windows = torch.from_numpy(calibration_windows(Checkpoint.open(dense), recipe(text_file)))
+    with torch.no_grad():
+        logits = [load_model(path)(windows).logits for path in (dense, pruned)]
+    return float((logits[0] - logits[1]).square().mean())
+
+
+def test_an_output_head_that_is_included_is_ranked_too(make_model, text_file: Path, tmp_path: Path) -> None:
+    masks = learn(make_model(), recipe(text_file, include=("*",), ratio=0.3), tmp_path / "s").masks
+    assert len(masks) == 22
+    assert masks["lm_head"].shape == (40, 48)
+
+
+@pytest.mark.parametrize("criterion", list(Criterion))
+def test_every_criterion_ranks_differently(make_model, text_file: Path, tmp_path: Path, criterion) -> None:
+    path = make_model()
+    masks = learn(path, recipe(text_file, criterion=criterion, tile=(8, 8)), tmp_path / "s").masks
+    other = Criterion.RAW if criterion is Criterion.FISHER else Criterion.FISHER
+    others = learn(path, recipe(text_file, criterion=other, tile=(8, 8)), tmp_path / "t").masks
+    assert any(not np.array_equal(masks[name].tiles, others[name].tiles) for name in masks)
+
+
+def test_fisher_ranks_by_the_loss_that_a_tile_costs(make_model, text_file: Path, tmp_path: Path) -> None:
+    """A linear whose output nothing reads costs nothing: all its tiles go first."""
+    path = make_model()
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"].zero_()  # so up and gate of the last block do not matter
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    masks = learn(path, recipe(text_file, ratio=0.25), tmp_path / "s").masks
+    for kind in ("up_proj", "gate_proj", "down_proj"):
+        assert masks[f"model.layers.2.mlp.{kind}"].tiles.all()
+    assert not masks["model.layers.2.self_attn.v_proj"].tiles.all()
+
+
+def test_repair_is_recorded_and_keeps_the_masks(make_model, text_file: Path, tmp_path: Path) -> None:
+    path = make_model()
+    solved = learn(path, recipe(text_file), tmp_path / "s")
+    repaired = learn(path, recipe(text_file, repair="distill", repair_steps=8, batch=1), tmp_path / "t")
+    assert repaired.masks.extra["repair"]["steps"] == 8
+    assert repaired.masks.extra["repair"]["kl_last"] < repaired.masks.extra["repair"]["kl_first"]
+    for name, mask in repaired.masks.items():
+        assert np.array_equal(mask.keep(), solved.masks[name].keep())
+        assert not repaired.checkpoint.read(f"{name}.weight")[~mask.keep()].any()
+    assert repaired.masks.extra["text"]["name"] == text_file.name
+
+
 @pytest.mark.model
-def test_sample_model(sample_model: Path, sample_texts: Path) -> None:
+def test_sample_model(sample_model: Path, sample_texts: Path, tmp_path: Path) -> None:
     """The real model, ragged tiles: hidden 576 is 4.5 x 128."""
-    recipe = LearnRecipe(calib=sample_texts / "calib.txt", windows=4, length=128, ratio=0.4)
+    calib = str(sample_texts / "calib.txt")
+    recipe = LearnRecipe(method="wanda", calib=calib, windows=4, length=128, ratio=0.4)
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    masks = learn(sample_model, recipe)
+    masks = learn(sample_model, recipe, tmp_path).masks
     assert len(masks) == 210
     assert masks["model.layers.7.self_attn.q_proj"].tiles.shape == (5, 5)
     assert abs(masks.ratio - 0.4) * masks.weights < 128 * 128

@@ -6,8 +6,10 @@ from masklearn.recipe import LearnRecipe, Method
 
 
 def test_defaults_and_strings_from_the_command_line() -> None:
-    assert LearnRecipe().method is Method.WANDA
+    assert LearnRecipe().method is Method.ONESHOT
     assert LearnRecipe(method="magnitude", tile=[64, 32]).tile == (64, 32)
+    assert LearnRecipe(ratio="0.3").ratio == 0.3
+    assert LearnRecipe(ratio=" mlp.*=.5 , v_proj=0").ratio == "mlp.*=0.5,v_proj=0.0"
 
 
 def test_frozen() -> None:
@@ -18,7 +20,9 @@ def test_frozen() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ratio": 0.6}, r"ratio: .*0 ... 0.5"),
+        ({"ratio": 0.6}, r"ratio: 0.6 is outside 0 … 0.5"),
+        ({"ratio": "mlp.*=0.6"}, r"ratio: 0.6 is outside 0 … 0.5"),
+        ({"ratio": ""}, r"ratio: it is empty"),
         ({"ratio": -0.1}, "ratio: "),
         ({"ratio": float("nan")}, "ratio: "),
         ({"tile": (128, 6)}, "tile: .*multiple of 4"),
@@ -26,7 +30,7 @@ def test_frozen() -> None:
         ({"windows": 0}, "windows: "),
         ({"length": 1}, "length: "),
         ({"seed": -1}, "seed: "),
-        ({"method": "sparsegpt"}, "method: .*'magnitude' or 'wanda'"),
+        ({"method": "obs"}, "method: .*'sparsegpt', 'wanda'"),
         ({"rate": 0.4}, "rate: Extra inputs"),
     ],
 )

@@ -6,12 +6,12 @@ import pytest
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears
 from masklearn.maskset import MaskSet
+from masklearn.prune import write_pruned_checkpoint
 from patch_compile.compile import write_dense, write_hybrid
 from patch_compile.errors import InvariantError
 from patch_compile.ops.patch_linear import DOMAIN, NAME
 from patch_compile.passes.pack_linears import PackLinearsPass
 from patch_compile.plan.lowering import plan_linears
-from patch_compile.prune import write_pruned_checkpoint
 from tests.export.conftest import exports  # noqa: F401  (the session's exported graphs)
 from tests.export.tiny import OrtDecoder
 from tests.mosaics import random_mask

@@ -8,14 +8,13 @@ from masklearn.methods import METHODS, Candidate
 from masklearn.patterns import PATTERNS
 from masklearn.recipe import LearnRecipe, Method
 from tests.conftest import ModelMaker
+from tests.masklearn.tasks import task_of
 
 RECIPE = LearnRecipe(method="magnitude", tile=(32, 32))
 
 
 def run(path) -> dict[str, Candidate]:
-    return dict(
-        METHODS[Method.MAGNITUDE](Checkpoint.open(path), covered_linears(path), RECIPE, lambda *_: None)
-    )
+    return dict(METHODS[Method.MAGNITUDE](task_of(path, RECIPE)))
 
 
 def test_keeps_the_larger_and_scores_what_goes_in_units_of_the_mean(make_model: ModelMaker) -> None:

@@ -5,21 +5,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from masklearn.architectures import ARCHITECTURES
 from masklearn.calibrate import calibration_windows
 from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears
 from masklearn.methods import METHODS, Candidate
 from masklearn.patterns import KEPT_POSITIONS
 from masklearn.recipe import LearnRecipe, Method
 from tests.conftest import ModelMaker
+from tests.masklearn.tasks import task_of
 
 TILE = (32, 32)
+# Every architecture's inputs are compared in test_blocks; here one of each layout of names and weights.
+_LAYOUTS = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def run(path: Path, recipe: LearnRecipe) -> dict[str, Candidate]:
-    coverage = covered_linears(path, recipe.include, recipe.exclude)
-    return dict(METHODS[Method.WANDA](Checkpoint.open(path), coverage, recipe, lambda *_: None))
+    return dict(METHODS[Method.WANDA](task_of(path, recipe)))
 
 
 def whole_model(path: Path, recipe: LearnRecipe) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -49,10 +49,10 @@ def pruned(weight: np.ndarray, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return codes, cost / (score**2).mean()
 
 
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("model_type", _LAYOUTS)
 def test_block_by_block_equals_the_whole_model(make_model, text_file: Path, model_type: str) -> None:
     path = make_model(model_type, shard="30KB", dtype=torch.bfloat16)
-    recipe = LearnRecipe(tile=TILE, calib=text_file, windows=6, length=20, device="cpu", include=("*",))
+    recipe = LearnRecipe(tile=TILE, calib=str(text_file), windows=6, length=20, device="cpu", include=("*",))
     candidates, expected = run(path, recipe), whole_model(path, recipe)
     assert sorted(candidates) == sorted(expected)
     for name, (codes, cost) in expected.items():
@@ -62,7 +62,7 @@ def test_block_by_block_equals_the_whole_model(make_model, text_file: Path, mode
 
 def test_head_alone_is_scored_from_its_own_inputs(make_model: ModelMaker, text_file: Path) -> None:
     path = make_model()
-    recipe = LearnRecipe(tile=TILE, calib=text_file, windows=2, length=20, include=("lm_head",))
+    recipe = LearnRecipe(tile=TILE, calib=str(text_file), windows=2, length=20, include=("lm_head",))
     candidates, expected = run(path, recipe), whole_model(path, recipe)
     assert list(candidates) == ["lm_head"]
     np.testing.assert_array_equal(candidates["lm_head"].pattern, expected["lm_head"][0])

@@ -1,10 +1,9 @@
-"""The pruned checkpoint: the source's files with the masked weights zeroed, in the same dense layout."""
+"""The pruned checkpoint: the source's files with new values and masked weights zeroed, in the same dense layout."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint import Checkpoint
 from masklearn.maskset import MaskSet
-from masklearn.shard import Shard, write_shard
+from masklearn.naming import is_transposed
+from masklearn.shard import write_shard
 
 __all__ = ["masked_weight", "write_pruned_checkpoint"]
 
@@ -22,7 +22,7 @@ _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msg
 
 
 def masked_weight(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
-    """`W∘M: [N, K]` in the type of W; pruned weights are +0, whatever their sign was."""
+    """`W∘M` in the layout and type of W; pruned weights are +0, whatever their sign was."""
     return np.where(keep, weight, np.zeros((), weight.dtype))
 
 
@@ -34,6 +34,8 @@ def write_pruned_checkpoint(
 ) -> None:
     """Write `out`, a Hugging Face folder with the same shards and names; one tensor is in memory at a time.
 
+    Weights that `checkpoint` has new values for (`Checkpoint.with_weights`) are written with these.
+
     progress: called with a tensor's name, tensors written and tensors in all.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -42,15 +44,18 @@ def write_pruned_checkpoint(
             shutil.copyfile(file, out / file.name)
     total, done = len(list(checkpoint.names())), 0
 
-    def tensor(shard: Shard, name: str) -> NDArray[Any]:
+    def tensor(name: str) -> NDArray[Any]:
         nonlocal done
         done += 1
         if progress:
             progress(name, done, total)
-        weight = shard.read(name)
+        weight = checkpoint.read(name)
         linear = name.removesuffix(".weight")
-        return masked_weight(weight, masks[linear].keep()) if linear in masks else weight
+        if linear not in masks:
+            return weight
+        keep = masks[linear].keep()
+        return masked_weight(weight, keep.T if is_transposed(checkpoint, linear) else keep)
 
     for file_name, shard in checkpoint.shards().items():
         specs = {name: (entry.dtype, entry.shape) for name, entry in shard.tensors.items()}
-        write_shard(out / file_name, specs, partial(tensor, shard), shard.metadata)
+        write_shard(out / file_name, specs, tensor, shard.metadata)

@@ -6,7 +6,7 @@ import pytest
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears
 from masklearn.maskset import MaskSet
-from patch_compile.prune import masked_weight, write_pruned_checkpoint
+from masklearn.prune import masked_weight, write_pruned_checkpoint
 from tests.mosaics import random_mask
 
 

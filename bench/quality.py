@@ -1,0 +1,257 @@
+"""Quality of every method at every ratio: perplexity, seconds and peak memory, each run in a process of its own.
+
+    python -m bench.quality MODEL_DIR --calib TEXT --eval TEXT [--tile 64x64 --tile 128x128] [--seeds 3]
+
+Finished rows are kept in a JSON file beside the page (`--state`), keyed by everything that decides them but the
+program's version, so that an interrupted sweep goes on where it stopped; `--fresh` measures them again. The whole
+table is printed and written to docs/quality.md. `--only 'oneshot*'` measures some rows only.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from bench.quality_page import page
+from masklearn.baselines import Baseline
+from masklearn.recipe import LearnRecipe
+
+RATIOS = (0.45, 0.35, 0.25)
+_DISTILL = {"repair": "distill"}
+NO_REPAIR = "oneshot, no repair"
+PATCH = "patch-joint, no repair"
+_SPARE_MINUTES = 0.3  # of a run with a limit: its repair starts and ends outside the minutes it is given
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of the table. ratio: of the column, None for a row that has its own; settings: of `LearnRecipe`;
+    minutes: that learning may take in all, repair included; spread: measured for every seed.
+    """
+
+    method: str
+    ratio: float | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    baseline: Baseline | None = None
+    minutes: float | None = None
+    spread: bool = True
+
+
+def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)) -> list[Entry]:
+    """All cells of one tile size in the order they are measured; a limited run comes after the one without repair."""
+    found = [
+        Entry("dense", None, baseline=Baseline.DENSE, spread=False),
+        Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}),
+        Entry("ffn-only 2:4", None, baseline=Baseline.FFN_ONLY),
+    ]
+    for ratio in RATIOS:
+        asked: dict[str, Any] = {"method": "oneshot", "ratio": ratio}
+        found += [
+            Entry("random tiles", ratio, asked, Baseline.RANDOM_TILES),
+            Entry("magnitude tiles", ratio, asked, Baseline.MAGNITUDE_TILES),
+            Entry("unstructured (not deployable)", ratio, asked, Baseline.UNSTRUCTURED),
+            Entry(NO_REPAIR, ratio, asked | {"repair": "none"}),
+            *(Entry(f"oneshot, {m:g} min in all", ratio, asked | _DISTILL, minutes=m) for m in totals),
+        ]
+    for ratio in RATIOS:
+        found.append(
+            Entry(PATCH, ratio, {"method": "patch-joint", "ratio": ratio, "repair": "none"}, spread=False)
+        )
+        for minutes in repairs:
+            settings = {"method": "oneshot", "ratio": ratio, **_DISTILL, "repair_minutes": minutes}
+            found.append(Entry(f"oneshot + {minutes:g} min of repair", ratio, settings, spread=False))
+    return found
+
+
+class State:
+    """Finished rows in a JSON file, written whole after each."""
+
+    def __init__(self, path: Path, fresh: bool = False) -> None:
+        self.path = path
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.is_file() and not fresh:
+            self.rows = json.loads(path.read_text(encoding="utf-8"))
+
+    def put(self, key: str, row: dict[str, Any]) -> None:
+        """Keep a finished row, beside those that another process has put there meanwhile."""
+        self.rows[key] = row
+        kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.write_text(json.dumps(kept | {key: row}, indent=1), encoding="utf-8")
+        part.replace(self.path)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An entry with all that decides its numbers, but for the program's version."""
+
+    entry: Entry
+    settings: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Under which its row is kept."""
+        entry = self.entry
+        decides = {
+            "method": entry.method,
+            "baseline": entry.baseline,
+            "minutes": entry.minutes,
+            **self.settings,
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    def without_repair(self) -> "Cell":
+        """The cell that a limited run takes its time from."""
+        settings = {**self.settings, "repair": "none"}
+        return Cell(Entry(NO_REPAIR, self.entry.ratio), settings)
+
+    def __str__(self) -> str:
+        ratio = "" if self.entry.ratio is None else f" at {self.entry.ratio}"
+        return f"{self.entry.method}{ratio}, tile {self.settings['tile']}, seed {self.settings['seed']}"
+
+
+def protocol(asked: argparse.Namespace) -> dict[str, Any]:
+    """What is the same for all rows of a page: texts and model by digest, windows and lengths."""
+    about = {name: getattr(asked, name) for name in ("windows", "length", "eval_windows", "eval_length")}
+    return about | {"files": [_digest(Path(path)) for path in (asked.model, asked.calib, asked.evaluation)]}
+
+
+def cells(asked: argparse.Namespace) -> list[Cell]:
+    """All cells of the command line, the first seed of every tile size first."""
+    about = protocol(asked)
+    return [
+        Cell(entry, {**about, **entry.settings, "tile": tile, "seed": seed})
+        for seed in range(asked.seeds)
+        for tile in asked.tile
+        for entry in entries(asked.total, asked.minutes)
+        if seed == 0 or entry.spread
+    ]
+
+
+def sweep(asked: argparse.Namespace, state: State) -> tuple[list[dict[str, Any]], list[str]]:
+    """Measure what `--only` wants and is not known yet; returns all known rows of the page, and what failed."""
+    table, failed = cells(asked), []
+    missing = [cell for cell in _wanted(table, asked.only) if cell.key not in state.rows]
+    for number, cell in enumerate(missing, start=1):
+        print(f"[{number}/{len(missing)}] {cell}", file=sys.stderr, flush=True)
+        try:
+            state.put(cell.key, _run(asked, cell, state))
+        except RunFailed as error:
+            failed.append(f"{cell}: {error}")
+    about = protocol(asked)
+    peers = [row for row in state.rows.values() if row.get("protocol") == about]
+    return [state.rows[cell.key] for cell in table if cell.key in state.rows] + peers, failed
+
+
+class RunFailed(Exception):
+    """A run that ended without a row; its own message is on stderr."""
+
+
+def _wanted(table: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """Those of `--only`, with the ones that a limited run needs first."""
+    picked = [cell for cell in table if any(fnmatchcase(cell.entry.method, glob) for glob in only)]
+    needed = {cell.without_repair().key for cell in picked if cell.entry.minutes is not None}
+    return [cell for cell in table if cell in picked or cell.key in needed]
+
+
+def _digest(path: Path) -> str:
+    """Of a text's bytes, or of the names and sizes of a folder's files."""
+    if path.is_dir():
+        files = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*"))
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
+    """One cell in a process of its own."""
+    entry, settings = cell.entry, cell.settings
+    recipe = {name: value for name, value in settings.items() if name in LearnRecipe.model_fields}
+    recipe |= {"calib": str(asked.calib), "tile": [int(side) for side in settings["tile"].split("x")]}
+    if entry.minutes is not None:
+        recipe["repair_minutes"] = _left_for_repair(cell, state)
+    folder = asked.scratch / cell.key
+    shutil.rmtree(folder, ignore_errors=True)  # a run that went on would be timed wrongly
+    folder.mkdir(parents=True)
+    spec = {"model": str(asked.model), "recipe": recipe, "baseline": entry.baseline, "scratch": str(folder)}
+    spec |= {
+        "eval": str(asked.evaluation),
+        "eval_windows": asked.eval_windows,
+        "eval_length": asked.eval_length,
+    }
+    try:
+        command = [sys.executable, "-m", "bench.quality_run", json.dumps(spec), str(folder / "row.json")]
+        if code := subprocess.run(command, check=False).returncode:
+            raise RunFailed(f"exit code {code}")
+        measured = json.loads((folder / "row.json").read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}
+    return about | {"deployable": entry.baseline is not Baseline.UNSTRUCTURED} | measured
+
+
+def _left_for_repair(cell: Cell, state: State) -> float:
+    """Minutes of the limit that scoring and solving leave, by the time they took in the run without repair."""
+    assert cell.entry.minutes is not None
+    before = state.rows.get(cell.without_repair().key)
+    if before is None:
+        raise RunFailed(f"{NO_REPAIR!r}, which it takes its time from, has no row")
+    left = cell.entry.minutes - before["seconds"] / 60 - _SPARE_MINUTES
+    if left <= 0:
+        raise RunFailed(f"without repair it already took {before['seconds'] / 60:.1f} minutes")
+    return round(left, 2)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--calib", type=Path, required=True, help="text to calibrate and repair on")
+    parser.add_argument("--eval", dest="evaluation", type=Path, required=True, help="held-out text")
+    parser.add_argument("--tile", action="append", help="ROWSxCOLS, may be repeated [64x64]")
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--eval-windows", type=int, default=16)
+    parser.add_argument("--eval-length", type=int, default=1024)
+    parser.add_argument("--seeds", type=int, default=1, help="calibration seeds 0 … N-1, for the spread")
+    parser.add_argument(
+        "--total", type=float, nargs="*", default=[8.0], help="minutes in all, repair included"
+    )
+    parser.add_argument("--minutes", type=float, nargs="*", default=[30.0], help="minutes of repair alone")
+    parser.add_argument("--only", nargs="*", default=["*"], metavar="GLOB", help="rows by their name")
+    parser.add_argument("--out", type=Path, default=Path("docs/quality.md"))
+    parser.add_argument("--state", type=Path, help="finished rows [OUT with .json]")
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that are finished")
+    parser.add_argument("--scratch", type=Path, default=Path(".cache/quality"))
+    asked = parser.parse_args(argv)
+    asked.tile = asked.tile or ["64x64"]
+    asked.state = asked.state or asked.out.with_suffix(".json")
+    return asked
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table and write the page; 1 when a row failed, 130 when interrupted."""
+    asked = arguments(argv)
+    try:
+        rows, failed = sweep(asked, State(asked.state, asked.fresh))
+    except KeyboardInterrupt:
+        print(f"interrupted; finished rows are in {asked.state}", file=sys.stderr)
+        return 130
+    text = page(rows, asked)
+    asked.out.write_text(text, encoding="utf-8")
+    print(text)
+    for label in failed:
+        print(f"failed: {label}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""The page of the quality benchmark: tables of rows that `bench.quality` measured, in Markdown."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+Row = Mapping[str, Any]
+_OWN = "own ratio"
+_PRIOR = "oneshot, no repair"
+_PACKAGES = ("torch", "transformers", "accelerate", "numpy")
+_BUDGETS = (5, 10, 45)  # minutes
+_WHAT = """A row is a process of its own: its memory is its own, and its seconds are those of learning (text, scores,
+solve, training) without evaluation. Seconds depend on what else the machine does. Perplexity is exp of the mean negative
+log-likelihood; the evaluation text is never calibrated or trained on."""
+
+
+def page(rows: Sequence[Row], asked: argparse.Namespace) -> str:
+    """The whole page; asked: the command line."""
+    parts = [_heading(asked)]
+    ours = [row for row in rows if "protocol" not in row]
+    for tile in dict.fromkeys(row["tile"] for row in ours):
+        these = [row for row in ours if row["tile"] == tile]
+        parts += [
+            f"## Tiles {tile}",
+            "Perplexity. Several seeds: median (lowest … highest).",
+            _perplexities(these),
+        ]
+        parts += ["Seconds of learning, and peak memory of it in GiB.", _costs(these)]
+        parts += _sections(these)
+    if peers := [row for row in rows if "protocol" in row]:
+        parts += ["## Other tools", "On the same calibration windows, by `bench/peers.py`.", _peers(peers)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections(rows: Sequence[Row]) -> list[str]:
+    parts = []
+    if gains := _gains(rows):
+        parts += ["What training brings over `oneshot` without repair, at the same ratio and seed 0.", gains]
+    if best := _best(rows):
+        parts += ["The lowest perplexity of a deployable result within a time.", best]
+    return parts
+
+
+def _heading(asked: argparse.Namespace) -> str:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    return "\n".join(
+        [
+            "# Quality",
+            "",
+            f"Written by `{_command(asked)}` on {datetime.now(UTC):%Y-%m-%d}.",
+            "",
+            f"- model: {asked.model.resolve().name}; covered: the linears of its blocks",
+            f"- calibration: {asked.calib.name}, {asked.windows} windows × {asked.length} tokens",
+            f"- evaluation: {asked.evaluation.name}, first {asked.eval_windows} windows × {asked.eval_length} tokens, fp32",
+            f"- machine: {_processor()}, {os.cpu_count()} cores, {_memory_gib()} GiB",
+            f"- Python {platform.python_version()}, {versions}",
+            "",
+            _WHAT,
+        ]
+    )
+
+
+def _command(asked: argparse.Namespace) -> str:
+    """As it was given, with the names of files and no folders."""
+    words = ["python -m bench.quality", asked.model.resolve().name, "--calib", asked.calib.name]
+    words += ["--eval", asked.evaluation.name, *(f"--tile {tile}" for tile in asked.tile)]
+    for name in ("windows", "length", "eval_windows", "eval_length", "seeds"):
+        words.append(f"--{name.replace('_', '-')} {getattr(asked, name)}")
+    words += ["--total", *map("{:g}".format, asked.total), "--minutes", *map("{:g}".format, asked.minutes)]
+    if asked.only != ["*"]:
+        words += ["--only", *(f"'{glob}'" for glob in asked.only)]
+    return " ".join(words)
+
+
+def _perplexities(rows: Sequence[Row]) -> str:
+    def cell(found: Sequence[Row]) -> str:
+        own = f" at {found[0]['reached']:.3f}" if found[0]["ratio"] is None else ""
+        return _spread([row["perplexity"] for row in found]) + own
+
+    return _table(rows, cell)
+
+
+def _costs(rows: Sequence[Row]) -> str:
+    def cell(found: Sequence[Row]) -> str:
+        return f"{median(r['seconds'] for r in found):.0f} s, {max(r['peak_gib'] for r in found):.1f}"
+
+    return _table(rows, cell)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{median(values):.2f} ({min(values):.2f} … {max(values):.2f})"
+
+
+def _table(rows: Sequence[Row], cell: Any) -> str:
+    """Methods down, ratios across; what has a ratio of its own is in the first column."""
+    ratios = sorted({row["ratio"] for row in rows if row["ratio"] is not None}, reverse=True)
+    lines = [_line(["", _OWN, *(f"{ratio:.2f}" for ratio in ratios)]), _line(["---"] * (2 + len(ratios)))]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        cells = [method]
+        for ratio in (None, *ratios):
+            found = [row for row in rows if (row["method"], row["ratio"]) == (method, ratio)]
+            cells.append(cell(found) if found else "")
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _gains(rows: Sequence[Row]) -> str:
+    """Points of perplexity that a minute of training gains over the prior."""
+    first = [row for row in rows if row["seed"] == 0]
+    priors = {row["ratio"]: row for row in first if row["method"] == _PRIOR}
+    lines = []
+    for row in first:
+        prior = priors.get(row["ratio"])
+        trained = row["method"].startswith(("oneshot", "patch", "maskllm")) and row["method"] != _PRIOR
+        if prior is None or not trained:
+            continue
+        minutes = (row["seconds"] - prior["seconds"]) / 60
+        gain = prior["perplexity"] - row["perplexity"]
+        per_minute = f"{gain / minutes:.2f}" if minutes > 0 else ""
+        values = [f"{row['ratio']:.2f}", f"{prior['perplexity']:.2f}", f"{row['perplexity']:.2f}"]
+        lines.append(_line([row["method"], *values, f"{minutes:.1f}", per_minute]))
+    if not lines:
+        return ""
+    header = ["", "ratio", "before", "after", "more minutes", "gain per minute"]
+    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
+
+
+def _best(rows: Sequence[Row]) -> str:
+    usable = [
+        r for r in rows if r["ratio"] is not None and "not deployable" not in r["method"] and r["seed"] == 0
+    ]
+    lines = []
+    for ratio in sorted({row["ratio"] for row in usable}, reverse=True):
+        cells = [f"{ratio:.2f}"]
+        for budget in _BUDGETS:
+            within = [row for row in usable if row["ratio"] == ratio and row["seconds"] <= 60 * budget]
+            best = min(within, key=lambda row: row["perplexity"], default=None)
+            cells.append("" if best is None else f"{best['method']}: {best['perplexity']:.2f}")
+        lines.append(_line(cells))
+    if not lines:
+        return ""
+    header = ["ratio", *(f"{budget} minutes" for budget in _BUDGETS)]
+    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
+
+
+def _peers(rows: Sequence[Row]) -> str:
+    header = ["", "ratio", "perplexity", "seconds"]
+    lines = [
+        _line([row["method"], f"{row['reached']:.3f}", f"{row['perplexity']:.2f}", f"{row['seconds']:.0f}"])
+        for row in rows
+    ]
+    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in _lines(info) if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory_gib() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []

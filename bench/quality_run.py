@@ -1,0 +1,62 @@
+"""One cell of the quality benchmark, in a process of its own so that its peak memory is its own.
+
+python -m bench.quality_run SPEC_JSON OUT_FILE
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from masklearn.baselines import Baseline, learn_baseline, measure
+from masklearn.calibrate import first_windows, load_tokenizer
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears_of
+from masklearn.learn import learn_task
+from masklearn.recipe import LearnRecipe
+from masklearn.task import Task
+from patch_compile.progress import Progress
+
+
+def run(spec: dict[str, Any]) -> dict[str, Any]:
+    """Learn and measure: reached ratio, perplexity, seconds of learning, peak memory while learning, repair's record.
+
+    spec: model, recipe (settings of `LearnRecipe`), baseline or None, scratch, eval, eval_windows, eval_length.
+    """
+    recipe, scratch = LearnRecipe.checked(**spec["recipe"]), Path(spec["scratch"])
+    checkpoint = Checkpoint.open(spec["model"])
+    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+    progress = Progress()
+    with progress.stage("learning") as update:
+        task = Task(checkpoint, coverage, recipe, scratch / "scratch", update, progress.note)
+        start = time.perf_counter()
+        if spec["baseline"] is None:
+            learned = learn_task(task)
+            ratio = learned.masks.ratio
+        else:
+            learned, ratio = learn_baseline(Baseline(spec["baseline"]), task)
+        seconds = time.perf_counter() - start
+    peak = peak_gib()
+    windows = first_windows(
+        load_tokenizer(spec["model"]), spec["eval"], spec["eval_length"], spec["eval_windows"]
+    )
+    with progress.stage("perplexity") as update:
+        value = measure(learned, windows, scratch / "model", recipe, update)
+    found = {"reached": ratio, "perplexity": value, "seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
+    return found | {"repair": learned.masks.extra.get("repair"), "notes": progress.notes}
+
+
+def peak_gib() -> float:
+    """Peak resident memory of this process in GiB. `ru_maxrss` would count the parent's pages at the fork as well."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(kib) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(json.dumps(run(json.loads(sys.argv[1]))), encoding="utf-8")

@@ -1,0 +1,277 @@
+"""What a learned result is compared with: the same model pruned in simpler ways, evaluated on the same text.
+
+Each is a recipe that a user can give as well (FFN stands for the model's patterns, `mlp.*` for most):
+
+    dense          the model as it is
+    uniform-2:4    --method sparsegpt --ratio 0.5
+    ffn-only       --method sparsegpt --ratio '*=0,FFN=0.5'      what 2:4 gives for free: attention stays dense
+    magnitude-tiles  --method sparsegpt --criterion magnitude    at the result's own ratio
+    random-tiles   --method sparsegpt --criterion random         at the result's own ratio
+    unstructured   SparseGPT without structure, the result's ratio in every linear: not deployable, a reference
+
+None is repaired: their weights are SparseGPT's. On where they come from see PATCH (arXiv 2509.23410) and its reviews.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.architectures import architecture_of
+from masklearn.budget import Budget, fits
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import Coverage, covered_linears_of
+from masklearn.errors import PatchCompileError
+from masklearn.learn import Learned, learn_task
+from masklearn.maskset import MaskSet
+from masklearn.recipe import Criterion, LearnRecipe, Method, Repair
+from masklearn.task import Progress, Task
+from masklearn.tiles import tile_weights
+from masklearn.weights import WeightStore
+
+__all__ = [
+    "Baseline",
+    "Row",
+    "baseline_settings",
+    "compare",
+    "learn_baseline",
+    "measure",
+    "parse_baselines",
+    "remarks",
+    "run_baselines",
+]
+
+# name; ratio: reached; perplexity; seconds: of learning, evaluation not among them; deployable
+Row = dict[str, Any]
+Windows = NDArray[np.int64]
+Note = Callable[[str], object]
+
+
+class Baseline(StrEnum):
+    """What a result is compared with; the key of the registry of baselines."""
+
+    DENSE = "dense"
+    UNIFORM = "uniform-2:4"
+    FFN_ONLY = "ffn-only"
+    MAGNITUDE_TILES = "magnitude-tiles"
+    RANDOM_TILES = "random-tiles"
+    UNSTRUCTURED = "unstructured"
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A baseline that `learn` makes: the settings it replaces; ratio: None for the recipe's."""
+
+    ratio: Callable[[Checkpoint, Coverage], float | str] | None = None
+    criterion: Criterion = (
+        Criterion.MAGNITUDE
+    )  # where the ratio decides for every tile, the cheapest to compute
+
+
+def _ffn_ratio(checkpoint: Checkpoint, coverage: Coverage) -> str:
+    """2:4 in the feed-forward linears, dense elsewhere."""
+    patterns = architecture_of(checkpoint).ffn
+    found = [p for p in patterns if any(fits(name, p) for name in coverage.linears)]
+    if not found:
+        raise PatchCompileError(
+            f"The baseline {Baseline.FFN_ONLY} has nothing to prune",
+            f"No covered linear is one of the feed-forward part ({', '.join(patterns)}).",
+            "Leave this baseline out, or cover the feed-forward part.",
+        )
+    return ",".join(["*=0", *(f"{pattern}=0.5" for pattern in found)])
+
+
+_LEARNED: dict[Baseline, _Learned] = {
+    Baseline.UNIFORM: _Learned(lambda _, __: 0.5),
+    Baseline.FFN_ONLY: _Learned(_ffn_ratio),
+    Baseline.MAGNITUDE_TILES: _Learned(),
+    Baseline.RANDOM_TILES: _Learned(criterion=Criterion.RANDOM),
+}
+
+
+def parse_baselines(names: str) -> tuple[Baseline, ...]:
+    """`--baselines` as a person spells it: `all`, or names with commas between; PatchCompileError for another."""
+    if names.strip() == "all":
+        return tuple(Baseline)
+    try:
+        return tuple(dict.fromkeys(Baseline(name.strip()) for name in names.split(",")))
+    except ValueError as error:
+        raise PatchCompileError(
+            f"{names!r} does not name baselines", f"{error}.", f"Give all, or some of {', '.join(Baseline)}."
+        ) from error
+
+
+def baseline_settings(
+    name: Baseline, recipe: LearnRecipe, checkpoint: Checkpoint, coverage: Coverage
+) -> LearnRecipe:
+    """The recipe of a baseline that `learn` makes, beside a result of `recipe`. KeyError for the others."""
+    baseline = _LEARNED[name]
+    changed: dict[str, Any] = {
+        "method": Method.SPARSEGPT,
+        "criterion": baseline.criterion,
+        "repair": Repair.NONE,
+    }
+    if baseline.ratio is not None:
+        changed |= {"ratio": baseline.ratio(checkpoint, coverage), "per_layer": False}
+    return recipe.model_copy(update=changed)
+
+
+def compare(
+    model_dir: Path,
+    recipe: LearnRecipe,
+    pruned: Path,
+    masks: MaskSet,
+    seconds: float,
+    names: Iterable[Baseline],
+    windows: Windows,
+    scratch: Path,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> dict[str, Any]:
+    """A result beside its baselines, for JSON: {rows, remarks, windows, length, dtype}; the first row is the result.
+
+    pruned: the folder of the result's pruned checkpoint; seconds: that learning it took; windows: `[count, length]`
+    tokens of held-out text. See `run_baselines`.
+    """
+    value = _perplexity(pruned, windows, recipe, progress)
+    result = _row(masks.method, masks.ratio, value, seconds)
+    rows = run_baselines(model_dir, recipe, names, windows, scratch, progress, note)
+    about = {"windows": len(windows), "length": windows.shape[1], "dtype": "float32"}
+    return {"rows": [result, *rows], "remarks": remarks(result, rows), **about}
+
+
+def run_baselines(
+    model_dir: Path,
+    recipe: LearnRecipe,
+    names: Iterable[Baseline],
+    windows: Windows,
+    scratch: Path,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> list[Row]:
+    """A row for each baseline: name, ratio reached, perplexity, seconds of learning, deployable.
+
+    windows: `[count, length]`, evaluated in fp32 on the recipe's device; scratch: takes one pruned checkpoint at a
+    time, and is left as it was. The calibration text is read once for all. PatchCompileError: see `learn`; a model
+    that predicts no next token.
+    """
+    checkpoint = Checkpoint.open(model_dir)
+    _check_causal(checkpoint)
+    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+    progress, note = progress or (lambda *_: None), note or (lambda _: None)
+    task = Task(checkpoint, coverage, recipe, scratch, progress, note)
+    return [_baseline_row(name, task, windows) for name in names]
+
+
+def remarks(result: Row, baselines: Sequence[Row]) -> list[str]:
+    """Lines on what a person should not overlook in a comparison."""
+    lines = []
+    for row in baselines:
+        if row["name"] == Baseline.FFN_ONLY and _no_better(result, row):
+            lines.append(
+                f"{result['name']} at ratio {result['ratio']:.3f} is worse than FFN-only 2:4 at {row['ratio']:.3f} "
+                f"(perplexity {result['perplexity']:.2f} against {row['perplexity']:.2f}): prune the feed-forward "
+                "part alone instead, or repair longer"
+            )
+        elif row["deployable"] and row["name"] != Baseline.DENSE and _no_better(result, row):
+            lines.append(f"{result['name']} is worse than {row['name']} at no higher ratio")
+    return lines
+
+
+def _no_better(result: Row, other: Row) -> bool:
+    """Worse where no more was asked of it; two ratios that tiles alone keep apart count as equal."""
+    return bool(result["perplexity"] > other["perplexity"] and result["ratio"] <= other["ratio"] + 1e-3)
+
+
+def _baseline_row(name: Baseline, task: Task, windows: Windows) -> Row:
+    """Make one baseline in a folder of its own, measure it, and delete the folder."""
+    folder = task.scratch / f"baseline-{name.name.lower()}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+    ours = replace(task, scratch=folder, progress=_named(task.progress, name))
+    if name is not Baseline.DENSE:
+        ours.__dict__["text"] = task.text
+    try:
+        start = time.perf_counter()
+        learned, ratio = learn_baseline(name, ours)
+        seconds = time.perf_counter() - start
+        value = measure(learned, windows, folder / "model", task.recipe, ours.progress)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return _row(name, ratio, value, seconds, deployable=name is not Baseline.UNSTRUCTURED)
+
+
+def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:
+    """The pruned model of a baseline and its ratio, beside a result of the task's recipe."""
+    if name is Baseline.DENSE:
+        return Learned(_no_masks(), task.checkpoint), 0.0
+    if name is Baseline.UNSTRUCTURED:
+        return _unstructured(task)
+    recipe = baseline_settings(name, task.recipe, task.checkpoint, task.coverage)
+    learned = learn_task(task.with_recipe(recipe))
+    return learned, learned.masks.ratio
+
+
+def _unstructured(task: Task) -> tuple[Learned, float]:
+    """The asked ratio in every linear: SparseGPT without structure has no budget over all."""
+    from masklearn.solve import solve_unstructured
+
+    areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
+    ratio = Budget.of(task.recipe.ratio, task.recipe.per_layer).ratio(areas)
+    store = WeightStore(task.scratch / "weights")
+    solve_unstructured(task, ratio, store)
+    return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio
+
+
+def _no_masks() -> MaskSet:
+    return MaskSet({}, method="none", seed=0, base_model="", base_sha256="", ratio_asked=0.0)
+
+
+def measure(
+    learned: Learned, windows: Windows, folder: Path, recipe: LearnRecipe, progress: Progress | None = None
+) -> float:
+    """Perplexity of a learned result in fp32, with weights rounded to the checkpoint's type as they are deployed.
+
+    folder: where its pruned checkpoint is written.
+    """
+    from masklearn.prune import write_pruned_checkpoint
+
+    if learned.checkpoint.new is None and not learned.masks:
+        return _perplexity(learned.checkpoint.path, windows, recipe, progress)
+    write_pruned_checkpoint(learned.checkpoint, learned.masks, folder)
+    return _perplexity(folder, windows, recipe, progress)
+
+
+def _perplexity(model_dir: Path, windows: Windows, recipe: LearnRecipe, progress: Progress | None) -> float:
+    from masklearn.device import usable_device
+    from masklearn.evaluate import load_model, perplexity
+
+    return perplexity(load_model(model_dir).to(usable_device(recipe.device)), windows, progress).value
+
+
+def _row(name: str, ratio: float, value: float, seconds: float, *, deployable: bool = True) -> Row:
+    return {
+        "name": str(name),
+        "ratio": ratio,
+        "perplexity": value,
+        "seconds": round(seconds, 1),
+        "deployable": deployable,
+    }
+
+
+def _named(progress: Progress, name: str) -> Progress:
+    return lambda what, done, total: progress(f"{name}: {what}", done, total)
+
+
+def _check_causal(checkpoint: Checkpoint) -> None:
+    if architecture_of(checkpoint).encoder:
+        raise PatchCompileError(
+            f"{checkpoint.path} predicts no next token",
+            "Baselines are compared by perplexity, which an encoder does not have.",
+            "Learn without baselines.",
+        )

@@ -1,0 +1,114 @@
+"""compressed-tensors' `sparse-24-bitmask` and `sparse-bitmask`: a Hugging Face directory with bitmasks.
+
+Written by llm-compressor; the readers were removed from compressed-tensors in 2026. Only the mask is taken: the
+kept values are in the source's `X.compressed`, the weights to compile in the model.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import Coverage
+from masklearn.errors import PatchCompileError
+from masklearn.importers.orientation import oriented, stored_shape
+from masklearn.importers.published import Format, Published, check_known, register
+from masklearn.tiles import GROUP
+
+__all__ = ["BITMASK", "open_compressed_tensors"]
+
+BITMASK = ".bitmask"
+
+_TWO_FOUR, _ANY = "sparse-24-bitmask", "sparse-bitmask"
+
+
+@register(Format.COMPRESSED_TENSORS)
+def open_compressed_tensors(source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
+    """Of a weight `X.weight [N, K]`: `X.shape`, `X.bitmask` uint8 `[N, ceil(K/8)]` (lowest bit first, 1 = kept) and
+    `X.compressed`, `[N, K/2]` where every group of 4 keeps two (sparse-24-bitmask), else `[kept]` with `X.row_offsets`
+    (sparse-bitmask). A linear that has `X.weight` instead is dense.
+    """
+    stored = Checkpoint.open(source)
+    _check_format(stored)
+    prefixes = {
+        name.removesuffix(BITMASK).removesuffix(".weight"): name.removesuffix(BITMASK)
+        for name in stored.names()
+        if name.endswith(BITMASK)
+    }
+    names, ignored = check_known(source, prefixes, checkpoint, coverage)
+    for name in coverage.linears:
+        if name not in prefixes and f"{name}.weight" not in stored:
+            raise _faulty(stored, name, f"There is neither {name}.weight nor {name}{BITMASK}.")
+    uniform = frozenset(name for name in names if f"{prefixes[name]}.row_offsets" not in stored)
+
+    def read(name: str) -> NDArray[np.bool_]:
+        kept = _bits(stored, prefixes[name], stored_shape(coverage, name))
+        if name in uniform:
+            _check_two_four(stored, prefixes[name], kept)
+        else:
+            _check_rows(stored, prefixes[name], kept)
+        return oriented(coverage, name, kept)
+
+    return Published(names, read, stored.fingerprint, uniform=uniform, ignored=ignored)
+
+
+def _check_format(stored: Checkpoint) -> None:
+    """The format's name lies in config.json, in one of two places; files may lack it."""
+    settings: Any = stored.config.get("quantization_config") or stored.config.get("compression_config") or {}
+    found = (settings.get("sparsity_config") or stored.config.get("sparsity_config") or {}).get("format")
+    if found not in (None, _TWO_FOUR, _ANY):
+        raise PatchCompileError(
+            f"{stored.path} is compressed as {found!r}",
+            f"Masks are imported from {_TWO_FOUR} and {_ANY}.",
+            "Give a checkpoint in one of these, or one that is not compressed.",
+        )
+
+
+def _bits(stored: Checkpoint, prefix: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    rows, columns = shape
+    if f"{prefix}.shape" not in stored:
+        raise _faulty(stored, prefix, "It has no shape.")
+    said = stored.read(f"{prefix}.shape").ravel().tolist()
+    if said != [rows, columns]:
+        raise _faulty(stored, prefix, f"Its shape is {said}, the model's {[rows, columns]}.")
+    packed = stored.read(f"{prefix}{BITMASK}")
+    if packed.dtype != np.uint8 or packed.shape != (rows, -(-columns // 8)):
+        raise _faulty(stored, prefix, f"Its bitmask is {packed.dtype} {list(packed.shape)}.")
+    bits = np.unpackbits(packed, axis=1, bitorder="little")
+    if bits[:, columns:].any():
+        raise _faulty(stored, prefix, "Its bitmask has bits after the last column.")
+    return bits[:, :columns].astype(np.bool_)
+
+
+def _check_two_four(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_]) -> None:
+    expected = (kept.shape[0], kept.shape[1] // 2)
+    if f"{prefix}.compressed" not in stored or stored.shape(f"{prefix}.compressed") != expected:
+        raise _faulty(stored, prefix, f"Its values are not {list(expected)}.")
+    counts = kept.reshape(kept.shape[0], -1, GROUP).sum(axis=-1)
+    if bool((counts != 2).any()):
+        row, group = np.argwhere(counts != 2)[0].tolist()
+        raise _faulty(
+            stored,
+            prefix,
+            f"Row {row} keeps {counts[row, group]} of k = {group * GROUP} ... {group * GROUP + 3}, not two.",
+        )
+
+
+def _check_rows(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_]) -> None:
+    counts = kept.sum(axis=1)
+    if f"{prefix}.compressed" not in stored or stored.shape(f"{prefix}.compressed") != (int(counts.sum()),):
+        raise _faulty(
+            stored, prefix, f"Its values are not {int(counts.sum())}, as many as its bitmask keeps."
+        )
+    if not np.array_equal(stored.read(f"{prefix}.row_offsets").ravel(), np.cumsum(counts) - counts):
+        raise _faulty(stored, prefix, "Its row offsets are not those of its bitmask.")
+
+
+def _faulty(stored: Checkpoint, prefix: str, why: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"The mask of {prefix} in {stored.path} is not valid",
+        why,
+        "Fetch the checkpoint again, and give the model that it was made from.",
+    )

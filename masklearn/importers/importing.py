@@ -1,0 +1,212 @@
+"""Published masks to a MaskSet: tile size found, every linear verified, one in memory at a time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import Coverage
+from masklearn.errors import PatchCompileError
+from masklearn.importers.detect import detect_format
+from masklearn.importers.groups import zeros_per_group
+from masklearn.importers.mosaic import Mosaic, mosaic_of
+from masklearn.importers.orientation import model_nonzero
+from masklearn.importers.published import IMPORTERS, Format, Published, first_few
+from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
+from masklearn.maskset import LinearMask, MaskSet
+from masklearn.tiles import GROUP, grid_shape
+
+__all__ = ["import_masks"]
+
+Progress = Callable[[str, int, int], object]
+Note = Callable[[str], object]
+
+
+def import_masks(
+    source: Path,
+    checkpoint: Checkpoint,
+    coverage: Coverage,
+    format: Format | None = None,
+    tile: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> MaskSet:
+    """Import the masks of `source` for the covered linears of a model.
+
+    format, tile: None to find them; note: called with a line for each thing that was found or decided. Memory:
+    one weight, and the patterns. PatchCompileError: the source is damaged, of another model or format, has no
+    2:4 tile, or violates 2:4 where it claims it (named linear and group).
+    """
+    note = note or _unsaid
+    if format is None:
+        format, why = detect_format(source)
+        note(f"format: {format} ({why})")
+    published = IMPORTERS[format](source, checkpoint, coverage)
+    run = _Import(source, published, checkpoint, coverage, progress or _silent, note)
+    run.say_coverage()
+    masks = dict(run.masks(tile or run.tile_size()))
+    ratio = run.ratio(masks)
+    extra: dict[str, Any] = {
+        "source": source.absolute().name,
+        "sha256": published.sha256(),
+        "format": format.value,
+        "zeros": run.zeros,
+        "skipped": dict(coverage.skipped),
+        "unmasked": run.unmasked,
+        "ignored": list(published.ignored),
+        **published.about,
+    }
+    return MaskSet(
+        masks,
+        method=f"import:{format.value}",
+        seed=0,
+        base_model=checkpoint.path.resolve().name,
+        base_sha256=checkpoint.fingerprint(),
+        ratio_asked=ratio,
+        extra=extra,
+    )
+
+
+@dataclass
+class _Import:
+    """One import. zeros: of the published masks; extra: zeros beyond two of a group that the model does not have;
+    nearly: tiles by linear that are dense because of a few groups.
+    """
+
+    source: Path
+    published: Published
+    checkpoint: Checkpoint
+    coverage: Coverage
+    progress: Progress
+    note: Note
+    zeros: int = 0
+    extra: int = 0
+    nearly: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def unmasked(self) -> list[str]:
+        """Covered linears that the source has no mask for."""
+        masked = set(self.published.names)
+        return [name for name in self.coverage.linears if name not in masked]
+
+    def say_coverage(self) -> None:
+        """Which linears the source and the coverage do not share."""
+        if self.unmasked:
+            few = first_few(self.unmasked)
+            self.note(f"dense: {len(self.unmasked)} covered linears that the source does not mask ({few})")
+        if self.published.ignored:
+            self.note(f"left out: masks of {first_few(self.published.ignored)}, which are not covered")
+
+    def tile_size(self) -> TileSize:
+        """Find the tile size, and say it."""
+        mosaics = [name for name in self.published.names if name not in self.published.uniform]
+        if not mosaics:
+            self.note(f"tile: {_words(DEFAULT_TILE)} (every group is 2:4, so any size would do)")
+            return DEFAULT_TILE
+        search = TileSearch([self.coverage.linears[name] for name in mosaics], self.published.smallest)
+        for done, name in enumerate(mosaics, start=1):
+            search.add(self.published.read(name))
+            self.progress("finding the tile size", done, len(mosaics))
+        size = search.result()
+        if size is None and not self.published.uniform:
+            raise self._no_tile()
+        self.note(f"tile: {_words(size or DEFAULT_TILE)} (the largest that loses no 2:4 area)")
+        return size or DEFAULT_TILE
+
+    def masks(self, size: TileSize) -> Iterator[tuple[str, LinearMask]]:
+        """The hybrid mask of every covered linear, dense where the source has none."""
+        masked = set(self.published.names)
+        for done, (name, shape) in enumerate(self.coverage.linears.items(), start=1):
+            tile = tile_of(size, shape)
+            yield name, self._mask(name, tile) if name in masked else _dense(shape, tile)
+            self.progress("importing", done, len(self.coverage.linears))
+
+    def ratio(self, masks: dict[str, LinearMask]) -> float:
+        """The ratio by pattern, said with what else was found; an import without sparse tiles is refused."""
+        weights = sum(mask.weights for mask in masks.values())
+        ratio = sum(mask.zeroed for mask in masks.values()) / weights
+        if ratio == 0.0:
+            raise self._no_tile()
+        self.note(f"ratio: {ratio:.4f} by pattern; {self.zeros / weights:.4f} of the weights are zero")
+        if self.extra:
+            self.note(f"kept: {self.extra} weights that the source zeroes beyond two of a group of 4")
+        if self.nearly:
+            self.note(
+                f"dense: {sum(self.nearly.values())} tiles that are 2:4 but for a tenth of their groups or less "
+                f"(in {first_few(self.nearly)}); was the model trained after it was pruned?"
+            )
+        return ratio
+
+    def _mask(self, name: str, tile: tuple[int, int]) -> LinearMask:
+        kept = self.published.read(name)
+        if name in self.published.uniform:
+            self._check_uniform(name, kept)
+        mosaic = mosaic_of(kept, tile)
+        self.zeros += mosaic.zeros
+        if not self.published.in_weights and bool(mosaic.dropped(kept).any()):
+            nonzero = model_nonzero(self.checkpoint, self.coverage, name)
+            mosaic = mosaic_of(kept, tile, ~nonzero)
+            self._check_dropped(name, mosaic, mosaic.dropped(kept) & nonzero)
+        if mosaic.nearly:
+            self.nearly[name] = mosaic.nearly
+        return mosaic.mask
+
+    def _check_uniform(self, name: str, kept: NDArray[np.bool_]) -> None:
+        zeros = zeros_per_group(kept)
+        if not bool((zeros < 2).any()):
+            return
+        row, group = np.argwhere(zeros < 2)[0].tolist()
+        raise PatchCompileError(
+            f"The mask of {name} in {self.source} is not 2:4",
+            f"Row {row} keeps {GROUP - zeros[row, group]} of {_place(group)}; at most two of a group can be kept.",
+            "Give the model that it was made for; a mosaic of dense and 2:4 tiles is imported from PATCH's format "
+            "or from the pruned checkpoint.",
+        )
+
+    def _check_dropped(self, name: str, mosaic: Mosaic, lost: NDArray[np.bool_]) -> None:
+        """lost: zeros of the source that the model does not have; the hybrid mask must take over all but those beyond
+        two of a group.
+        """
+        dense = lost.reshape(lost.shape[0], -1, GROUP).any(axis=-1) & ~mosaic.sparse
+        if bool(dense.any()):
+            row, group = np.argwhere(dense)[0].tolist()
+            rows, columns = mosaic.mask.tile
+            raise PatchCompileError(
+                f"The mask of {name} in {self.source} zeroes weights where it is not 2:4",
+                f"It zeroes weights of row {row}, {_place(group)}, which the model has; but in the {rows}x{columns} "
+                "tile around them some group of 4 keeps more than two.",
+                "Leave out --tile or give a smaller one; give the very model that the masks were made for.",
+            )
+        self.extra += int(lost.sum())
+
+    def _no_tile(self) -> PatchCompileError:
+        return PatchCompileError(
+            f"{self.source} holds no 2:4 tiles",
+            "Nowhere do all groups of 4 along K (in_features) in a tile have two zeros: it is dense, or sparse "
+            "without structure.",
+            "Give masks or a checkpoint pruned 2:4 or to a mosaic; a smaller --tile finds smaller tiles.",
+        )
+
+
+def _dense(shape: tuple[int, int], tile: tuple[int, int]) -> LinearMask:
+    return LinearMask(shape, tile, np.zeros(grid_shape(shape, tile), np.bool_), np.zeros(0, np.uint8))
+
+
+def _place(group: int) -> str:
+    return f"k = {group * GROUP} ... {group * GROUP + GROUP - 1}"
+
+
+def _words(size: TileSize) -> str:
+    return "x".join(str(side or "*") for side in size)
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """No progress is wanted."""
+
+
+def _unsaid(_line: str) -> None:
+    """Nobody reads."""

@@ -1,0 +1,93 @@
+"""NumPy archives of bit-packed masks, as MaskLLM and PATCH publish them: read one at a time, never unpickled."""
+
+import hashlib
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.errors import PatchCompileError
+
+__all__ = ["MaskArchive"]
+
+_HEADER = 4096  # bytes that the header of an array in the archive takes at most
+
+
+class MaskArchive:
+    """An `.npz` whose members are arrays of plain numbers."""
+
+    def __init__(self, path: Path) -> None:
+        """PatchCompileError when there is no such file, or it is no archive of arrays."""
+        self.path = path
+        try:
+            loaded = np.load(path, allow_pickle=False)
+        except FileNotFoundError as error:
+            raise PatchCompileError(f"No masks at {path}", "There is no such file.", "") from error
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise self._damaged(str(error)) from error
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise self._damaged("It holds a single array, not an archive of them.")
+        self._npz = loaded
+        pickled = [name for name in self._zip().namelist() if not name.endswith(".npy")]
+        if pickled:
+            raise self._refused(pickled[0])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays, in the order of the archive."""
+        return list(self._npz.files)
+
+    def read(self, name: str, most: int | None = None) -> NDArray[Any]:
+        """An array. most: bytes it may take; a larger one is refused before it is read."""
+        size = self._zip().getinfo(f"{name}.npy").file_size
+        if most is not None and size > most + _HEADER:
+            raise self._damaged(f"{name} takes {size} bytes, {most} are expected.")
+        try:
+            array: NDArray[Any] = self._npz[name]
+        except ValueError as error:
+            if "allow_pickle" in str(error):
+                raise self._refused(name) from error
+            raise self._damaged(f"{name}: {error}") from error
+        except (EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+            raise self._damaged(f"{name}: {error}") from error
+        return array
+
+    def read_bits(self, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """A mask of this shape from `np.packbits` of its flat 0/1 values (the first value is the highest bit)."""
+        count = shape[0] * shape[1]
+        packed = self.read(name, -(-count // 8))
+        if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-count // 8):
+            raise PatchCompileError(
+                f"{name} in {self.path} is {packed.dtype} {list(packed.shape)}",
+                f"The bits of {shape[0]}x{shape[1]} weights take {-(-count // 8)} bytes.",
+                "Give the model that the masks were made for.",
+            )
+        bits = np.unpackbits(packed)
+        if bits[count:].any():
+            raise self._damaged(f"{name} has bits after its last weight.")
+        return bits[:count].astype(np.bool_).reshape(shape)
+
+    def sha256(self) -> str:
+        """Of the file's bytes."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _zip(self) -> zipfile.ZipFile:
+        archive = self._npz.zip
+        assert archive is not None  # until it is closed
+        return archive
+
+    def _refused(self, name: str) -> PatchCompileError:
+        return PatchCompileError(
+            f"{name} in {self.path} is pickled, or no array",
+            "A pickle runs code when it is read, so only arrays of numbers are.",
+            "Write the archive with np.savez_compressed and arrays of uint8.",
+        )
+
+    def _damaged(self, why: str) -> PatchCompileError:
+        return PatchCompileError(
+            f"{self.path} is damaged or not an archive of masks", why, "Fetch the file again."
+        )

@@ -1,0 +1,83 @@
+"""PATCH's `mask.npz` (arXiv 2509.23410): bits and shape of every masked weight, and JSON about the run.
+
+Its masks are where the trained model's weights are not zero, so weights of a dense tile that were zero before
+training are zeros of the mask too.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import Coverage
+from masklearn.errors import PatchCompileError
+from masklearn.importers.npz import MaskArchive
+from masklearn.importers.orientation import oriented, stored_shape
+from masklearn.importers.published import Format, Published, check_known, register
+from masklearn.naming import linear_name
+
+__all__ = ["META", "SHAPE", "open_patch"]
+
+META, SHAPE = "__meta__", ".__shape__"
+
+_UNIFORM = "2:4"  # the `pattern` of a mask whose tiles are all sparse; that of a mosaic is "Dense/2:4 tiles"
+_MOST_META = 2**20  # bytes
+
+
+@register(Format.PATCH)
+def open_patch(source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
+    """`<name>.weight`: `np.packbits` of the flat mask, 1 = kept; `<name>.weight.__shape__`; `__meta__`: JSON text."""
+    archive = MaskArchive(source)
+    keys = {
+        linear_name(checkpoint, key.removesuffix(".weight")): key
+        for key in archive.names
+        if key != META and not key.endswith(SHAPE)
+    }
+    names, ignored = check_known(source, keys, checkpoint, coverage)
+    about = _meta(archive)
+
+    def read(name: str) -> NDArray[np.bool_]:
+        shape = stored_shape(coverage, name)
+        _check_shape(archive, keys[name], shape)
+        return oriented(coverage, name, archive.read_bits(keys[name], shape))
+
+    uniform = frozenset(names) if about.get("pattern") == _UNIFORM else frozenset()
+    return Published(
+        names, read, archive.sha256, uniform=uniform, smallest=4, ignored=ignored, about={"meta": about}
+    )
+
+
+def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, int]) -> None:
+    if key + SHAPE not in archive.names:
+        raise PatchCompileError(
+            f"{archive.path} gives no shape for {key}",
+            f"There is no {key + SHAPE}.",
+            "Give --format maskllm if the archive is one of MaskLLM, whose shapes are those of the model.",
+        )
+    found = archive.read(key + SHAPE, 64)
+    if found.dtype.kind not in "iu" or found.ravel().tolist() != list(shape):
+        raise PatchCompileError(
+            f"{key} is {found.ravel().tolist()} in {archive.path}",
+            f"It is {list(shape)} in the model.",
+            "Give the model that the masks were made for.",
+        )
+
+
+def _meta(archive: MaskArchive) -> dict[str, Any]:
+    """What the archive says about itself: repo, base model, sparsity, pattern; may be absent."""
+    if META not in archive.names:
+        return {}
+    stored = archive.read(META, _MOST_META)
+    text = stored.item() if stored.ndim == 0 else stored.tobytes()
+    try:
+        about = json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise PatchCompileError(
+            f"{META} in {archive.path} is not JSON", str(error), "Fetch the file again."
+        ) from error
+    if not isinstance(about, dict):
+        raise PatchCompileError(f"{META} in {archive.path} is not a JSON object", "", "Fetch the file again.")
+    return about

@@ -1,0 +1,161 @@
+"""Which masks are kept: the learned ones, or the prior's where these turn out to be the better.
+
+Training minimises the loss of the dense weights under a mask; what a user gets are weights solved for the mask. So
+the masks are compared with the weights they would be used with, before repair, on windows that training did not
+see, by the KL to the dense model. That costs a solve for each contender, of which one had to be made anyway.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.budget import Budget
+from masklearn.calibrate import TokenPool
+from masklearn.divergence import divergences
+from masklearn.methods.gradient.prior import Prior, prior_path
+from masklearn.processes import made_once
+from masklearn.recipe import Method
+from masklearn.select import select
+from masklearn.shard import Shard, write_shard
+from masklearn.solve import solve
+from masklearn.task import Task
+from masklearn.tiles import tile_weights
+from masklearn.weights import WeightStore
+
+__all__ = ["Masks", "held_out", "report_path", "solve_best"]
+
+Tiles = Mapping[str, NDArray[np.bool_]]
+Patterns = Mapping[str, NDArray[np.uint8]]
+
+_HELD_OUT = 16  # windows, or an eighth of a small pool
+_LEARNED, _LEARNED_TILES, _PRIOR = "learned", "learned tiles, patterns of the solve", "prior"
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """A contender; patterns: 2:4 patterns of every group, None for those that the solve chooses."""
+
+    name: str
+    tiles: Tiles
+    patterns: Patterns | None
+
+    def same_as(self, other: "Masks") -> bool:
+        """Whether solving gives the same."""
+        if (self.patterns is None) != (other.patterns is None):
+            return False
+        same = all(np.array_equal(grid, other.tiles[name]) for name, grid in self.tiles.items())
+        ours, theirs = self.patterns or {}, other.patterns or {}
+        return same and all(np.array_equal(codes, theirs[name]) for name, codes in ours.items())
+
+
+def held_out(pool: TokenPool) -> tuple[TokenPool, NDArray[np.int64]]:
+    """The pool without its last windows, for training, and these windows.
+
+    They are of those that calibration did not use, where there are such. A pool of one window is both.
+    """
+    total = len(pool.windows)
+    count = min(_HELD_OUT, max(1, total // 8))
+    if total == 1:
+        return pool, pool.windows
+    kept = pool.windows[: total - count]
+    return TokenPool(kept, pool.record, min(pool.count, len(kept))), pool.windows[total - count :]
+
+
+def report_path(task: Task) -> Path:
+    """Where training leaves its figures."""
+    return task.scratch / "train" / "report.json"
+
+
+def solve_best(
+    task: Task, tiles: Tiles, patterns: Patterns, store: WeightStore
+) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.uint8]], dict[str, Any]]:
+    """Solve weights for the learned masks and for the prior's, and keep the better ones.
+
+    tiles, patterns: learned. Weights go to `store`; returns tile maps, patterns of every group, and the record of
+    training and comparison. One of several processes does the work, in a folder that all of them see.
+    """
+    path = made_once(
+        task.scratch / "train" / "best.safetensors", lambda: _write_best(task, tiles, patterns, store)
+    )
+    shard = Shard.open(path)
+    names = list(task.coverage.linears)
+    best_tiles = {name: shard.read(f"{name}.tiles").astype(np.bool_) for name in names}
+    best_patterns = {name: shard.read(f"{name}.pattern") for name in names}
+    return best_tiles, best_patterns, json.loads(shard.metadata["record"])
+
+
+def _write_best(task: Task, tiles: Tiles, patterns: Patterns, store: WeightStore) -> None:
+    contenders = _contenders(task, tiles, patterns)
+    stores = [WeightStore(task.scratch / "train" / f"solved-{i}") for i in range(len(contenders))]
+    solved = []
+    for masks, own in zip(contenders, stores, strict=True):
+        task.note(f"solving for: {masks.name}")
+        solved.append(solve(task, masks.tiles, own, masks.patterns))
+    _, windows = held_out(task.text)
+    pruned = [task.checkpoint.with_weights(own) for own in stores]
+    found = divergences(task.checkpoint, pruned, windows, task.recipe.device, task.progress)
+    best = int(np.argmin(found))
+    kl = {masks.name: value for masks, value in zip(contenders, found, strict=True)}
+    task.note(_line(kl, contenders[best].name, len(windows)))
+    for file in stores[best].folder.iterdir():
+        file.replace(store.folder / file.name)
+    for own in stores:
+        shutil.rmtree(own.folder)
+    record = json.loads(report_path(task).read_text()) | {"kept": contenders[best].name, "kl": kl}
+    _write(task.scratch / "train" / "best.safetensors", contenders[best].tiles, solved[best], record)
+
+
+def _contenders(task: Task, tiles: Tiles, patterns: Patterns) -> list[Masks]:
+    """Those that differ, the prior first.
+
+    A prior whose own method leaves patterns to the solve is solved as that method would. `patch-tile`, which learns
+    no patterns, then leaves them to the solve too; `patch-joint` tries both.
+    """
+    prior = Prior(prior_path(task))
+    areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
+    budget = Budget.of(task.recipe.ratio, task.recipe.per_layer)
+    before = select({name: prior.score(name) for name in areas}, areas, budget)
+    free = task.recipe.prior in (Method.ONESHOT, Method.SPARSEGPT)
+    own = None if free else {name: prior[name].pattern for name in areas}
+    free_tiles = task.recipe.method is Method.PATCH_TILE and free
+    contenders = [Masks(_PRIOR, before, own), Masks(_LEARNED, tiles, None if free_tiles else patterns)]
+    if task.recipe.method is Method.PATCH_JOINT:
+        contenders.append(Masks(_LEARNED_TILES, tiles, None))
+    return _different(contenders)
+
+
+def _different(contenders: Sequence[Masks]) -> list[Masks]:
+    different: list[Masks] = []
+    for masks in contenders:
+        if not any(masks.same_as(other) for other in different):
+            different.append(masks)
+    return different
+
+
+def _line(kl: Mapping[str, float], kept: str, windows: int) -> str:
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in kl.items())
+    why = ""
+    if kept == _PRIOR:
+        why = "; training made no better masks" if len(kl) > 1 else "; training changed no mask"
+    return (
+        f"KL to the dense model on {windows} windows held out, weights solved: {figures}. Kept: {kept}{why}"
+    )
+
+
+def _write(path: Path, tiles: Tiles, patterns: Patterns, record: Mapping[str, Any]) -> None:
+    specs: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, grid in tiles.items():
+        specs[f"{name}.tiles"] = ("U8", grid.shape)
+        specs[f"{name}.pattern"] = ("U8", patterns[name].shape)
+
+    def tensor(key: str) -> NDArray[np.uint8]:
+        name, kind = key.rsplit(".", 1)
+        return tiles[name].astype(np.uint8) if kind == "tiles" else patterns[name]
+
+    write_shard(path, specs, tensor, {"record": json.dumps(record)})

@@ -1,0 +1,161 @@
+"""The one course of all gradient methods: prior, logits on the linears, training, candidates."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from masklearn.architectures import architecture_of
+from masklearn.budget import Budget
+from masklearn.linears import linear_modules
+from masklearn.methods.candidate import Candidate
+from masklearn.methods.gradient.contest import held_out, report_path
+from masklearn.methods.gradient.logits import candidate_from_logits, first_pattern_logits, first_tile_logits
+from masklearn.methods.gradient.objective import DensityTarget, MaskObjective
+from masklearn.methods.gradient.parametrization import Drawing, HybridMask
+from masklearn.methods.gradient.prior import ONE_SHOT, Prior, prior_path, write_prior
+from masklearn.methods.gradient.settings import MaskSettings
+from masklearn.processes import is_main_process, made_once, process_rank
+from masklearn.select import select
+from masklearn.task import Task
+from masklearn.tiles import tile_weights
+from masklearn.training.loop import Schedule, TrainReport, train
+from masklearn.training.model import training_model
+
+__all__ = ["learn_by_gradient"]
+
+
+def learn_by_gradient(task: Task, settings: MaskSettings) -> Iterator[tuple[str, Candidate]]:
+    """Yield a candidate per linear, from logits trained for `recipe.steps` steps.
+
+    Training goes on from its checkpoint in the scratch folder. PatchCompileError: see `write_prior` and `train`.
+    """
+    path = prior_path(task)
+    prior = Prior(made_once(path, lambda: write_prior(task, path)))
+    model = training_model(task.checkpoint)
+    modules = linear_modules(model, task.checkpoint)
+    masks = _masks(task, settings, prior)
+    objective = _objective(task, settings, masks, _norm([modules[name].weight for name in masks]))
+    for name, mask in masks.items():
+        # unsafe: the check would draw a mask; one keeps its weight's shape and dtype
+        parametrize.register_parametrization(modules[name], "weight", mask, unsafe=True)
+    report = _train(task, settings, model, objective)
+    if is_main_process():
+        _write_report(task, report)
+    for name, mask in masks.items():
+        logits = _whole(mask.pattern_logits), _whole(mask.tile_logits)
+        yield name, candidate_from_logits(*logits, prior[name], task.recipe.tile)
+
+
+def _masks(task: Task, settings: MaskSettings, prior: Prior) -> dict[str, HybridMask]:
+    """Masks whose logits begin at the prior."""
+    drawing = Drawing(task.recipe.seed, rank=process_rank())
+    tile_logits: Mapping[str, Tensor] = {}
+    if settings.tile_scale is not None:
+        scores, areas = {name: prior.score(name) for name in task.coverage.linears}, _areas(task)
+        tile_logits = first_tile_logits(scores, select(scores, areas, _budget(task)), areas)
+    masks = {}
+    for place, (name, shape) in enumerate(task.coverage.linears.items()):
+        codes = torch.from_numpy(prior[name].pattern)
+        trained = settings.pattern_scale is not None
+        masks[name] = HybridMask(
+            drawing,
+            place,
+            shape,
+            task.recipe.tile,
+            tile_logits=tile_logits.get(name),
+            pattern_logits=first_pattern_logits(codes) if trained else None,
+            codes=None if trained else codes,
+        )
+    return masks
+
+
+def _objective(
+    task: Task, settings: MaskSettings, masks: Mapping[str, HybridMask], norm: float
+) -> MaskObjective:
+    areas, budget = _areas(task), _budget(task)
+    targets = [
+        DensityTarget(
+            [masks[name].place for name in share.names],
+            sum(int(areas[name].sum()) for name in share.names),
+            share.saving,
+        )
+        for share in budget.shares(areas)
+    ]
+    return MaskObjective(
+        settings,
+        next(iter(masks.values())).drawing,
+        list(masks.values()),
+        targets,
+        ratio=budget.ratio(areas),
+        norm=norm,
+        distill=task.recipe.distill_weight,
+        tile_rate=task.recipe.learning_rate or settings.tile_rate(task.recipe.steps),
+        encoder=architecture_of(task.checkpoint).encoder,
+    )
+
+
+def _train(task: Task, settings: MaskSettings, model: nn.Module, objective: MaskObjective) -> TrainReport:
+    recipe = task.recipe
+    schedule = Schedule(
+        steps=recipe.steps,
+        minutes=None,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate or settings.learning_rate,
+        decay="cosine",
+        warmup=settings.warmup,
+        betas=settings.betas,
+        checkpoint_every=recipe.checkpoint_every,
+        seed=recipe.seed,
+        precision=recipe.precision,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        device=recipe.device,
+    )
+    pool, _ = held_out(task.text)
+    folder = task.scratch / "train" / "checkpoints"
+    return train(model, objective, pool, schedule, folder, task.progress, what="learning masks")
+
+
+def _write_report(task: Task, report: TrainReport) -> None:
+    """Without times: equal runs have equal records, and equal files of masks."""
+    prior = task.recipe.prior
+    record: dict[str, Any] = {
+        "prior": prior if prior in ONE_SHOT else Path(prior).name,
+        "steps": report.steps,
+        "tokens": report.tokens,
+        "first": dict(report.first),
+        "last": dict(report.last),
+    }
+    path = report_path(task)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(record))
+    beside.replace(path)
+
+
+def _whole(logits: Tensor | None) -> Tensor | None:
+    """A parameter that FSDP keeps in shards, put together; a collective call, made by every process."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(logits, DTensor):
+        return logits.full_tensor().detach()
+    return None if logits is None else logits.detach()
+
+
+def _norm(weights: list[Tensor]) -> float:
+    """‖W‖ of all of them."""
+    return math.sqrt(sum(float(weight.detach().square().sum(dtype=torch.float64)) for weight in weights))
+
+
+def _areas(task: Task) -> dict[str, NDArray[np.int64]]:
+    return {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
+
+
+def _budget(task: Task) -> Budget:
+    return Budget.of(task.recipe.ratio, task.recipe.per_layer)

@@ -1,0 +1,119 @@
+"""The prior: the one-shot mask that mask learning starts from, kept in a file that every process reads."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.errors import PatchCompileError
+from masklearn.linears import read_linear
+from masklearn.maskset import LinearMask, MaskSet
+from masklearn.methods.candidate import METHODS, Candidate
+from masklearn.patterns import patterns_from_scores
+from masklearn.recipe import Method
+from masklearn.shard import Shard, write_shard
+from masklearn.task import Task
+from masklearn.tiles import GROUP, expand_tiles, grid_shape, tile_weights
+
+__all__ = ["GRADIENT", "ONE_SHOT", "Prior", "prior_path", "write_prior"]
+
+GRADIENT = (Method.PATCH_JOINT, Method.PATCH_TILE, Method.MASKLLM)
+ONE_SHOT = {method.value: method for method in Method if method not in GRADIENT}
+
+
+class Prior(Mapping[str, Candidate]):
+    """Candidates by linear, read from the file when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._shard = Shard.open(path)
+        self._names = [key.removesuffix(".score") for key in self._shard.tensors if key.endswith(".score")]
+
+    def __getitem__(self, name: str) -> Candidate:
+        return Candidate(self._shard.read(f"{name}.pattern"), self.score(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def score(self, name: str) -> NDArray[np.float32]:
+        """The tile scores alone, `[grid]`."""
+        score: NDArray[np.float32] = self._shard.read(f"{name}.score")
+        return score
+
+
+def prior_path(task: Task) -> Path:
+    """Where the task's prior lies once it is made."""
+    return task.scratch / "train" / "prior.safetensors"
+
+
+def write_prior(task: Task, path: Path) -> None:
+    """Write the recipe's prior to `path`: that of a one-shot method, or the masks of a file.
+
+    PatchCompileError when `recipe.prior` is neither, or when the file's masks are for another model, coverage or
+    tile size.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = dict(_candidates(task))
+    specs: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, shape in task.coverage.linears.items():
+        specs[f"{name}.pattern"] = ("U8", (shape[0], shape[1] // GROUP))
+        specs[f"{name}.score"] = ("F32", grid_shape(shape, task.recipe.tile))
+
+    def tensor(key: str) -> NDArray[np.uint8] | NDArray[np.float32]:
+        name, kind = key.rsplit(".", 1)
+        return parts[name].pattern if kind == "pattern" else parts[name].score
+
+    write_shard(path, specs, tensor, {"prior": task.recipe.prior})
+
+
+def _candidates(task: Task) -> Iterator[tuple[str, Candidate]]:
+    prior = task.recipe.prior
+    if prior in ONE_SHOT:
+        return METHODS[ONE_SHOT[prior]](task)
+    if Path(prior).is_file():
+        return _of_masks(task, MaskSet.load(prior))
+    raise PatchCompileError(
+        f"There is no prior {prior!r}",
+        f"Mask learning starts from one of {', '.join(ONE_SHOT)}, or from a masks file.",
+        "Name one of these, or give the path of a masks.safetensors.",
+    )
+
+
+def _of_masks(task: Task, masks: MaskSet) -> Iterator[tuple[str, Candidate]]:
+    """A tile that is 2:4 in the file scores 0, a dense one its weights.
+
+    The file has no patterns for dense tiles; there the two largest |w| of each group are kept.
+    """
+    _check_masks(task, masks)
+    for done, name in enumerate(task.coverage.linears, start=1):
+        mask = masks[name]
+        weight = read_linear(task.checkpoint, name)
+        pattern: NDArray[np.uint8] = patterns_from_scores(weight.abs()).numpy()
+        pattern[expand_tiles(mask.tiles, mask.shape, mask.tile)] = mask.pattern
+        yield name, Candidate(pattern, _score(mask))
+        task.progress("reading the prior", done, len(masks))
+
+
+def _score(mask: LinearMask) -> NDArray[np.float32]:
+    return np.where(mask.tiles, 0, tile_weights(mask.shape, mask.tile)).astype(np.float32)
+
+
+def _check_masks(task: Task, masks: MaskSet) -> None:
+    masks.check_covers(task.coverage.linears)
+    if masks.base_sha256 != task.checkpoint.fingerprint():
+        raise PatchCompileError(
+            f"The prior {task.recipe.prior} was learned on other weights",
+            f"It belongs to {masks.base_model}; the checkpoint at {task.checkpoint.path} differs from that.",
+            "Give masks of this checkpoint, or name a one-shot method.",
+        )
+    wanted = task.recipe.tile
+    for name, mask in masks.items():
+        if mask.tile != wanted:
+            raise PatchCompileError(
+                f"The prior {task.recipe.prior} has other tiles",
+                f"{name} has tiles of {mask.tile[0]}x{mask.tile[1]}, {wanted[0]}x{wanted[1]} are asked for.",
+                f"Give --tile {mask.tile[0]}x{mask.tile[1]}, or another prior.",
+            )

@@ -1,0 +1,118 @@
+"""`oneshot` and `sparsegpt`: tiles ranked by what turning them 2:4 costs, by SparseGPT on the dense model's inputs.
+
+Both solve the surviving weights again for the final masks (`solve`); they differ in the criterion they take by
+default, and `oneshot` repairs. The scores come from the dense model's activations: which tiles become 2:4 is known
+only when every block is scored, and a wholly 2:4 model's activations are further from the final model's.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from masklearn import obs
+from masklearn.architectures import architecture_of
+from masklearn.blocks import Block, stream_blocks
+from masklearn.fisher import output_fisher
+from masklearn.linears import read_linear
+from masklearn.methods.candidate import Candidate, register
+from masklearn.moments import input_moments
+from masklearn.patterns import patterns_from_scores
+from masklearn.recipe import Criterion, Method
+from masklearn.task import Task
+from masklearn.tiles import GROUP, tile_sums, tile_weights
+
+__all__ = ["learn_oneshot", "learn_sparsegpt"]
+
+_SCORE_WINDOWS = 16  # as good as 64 for the ranking, in a quarter of the time
+_TOKENS_PER_INPUT = 2  # at least so many tokens per input feature, or the Hessian is far from full rank
+
+
+@register(Method.ONESHOT)
+def learn_oneshot(task: Task) -> Iterator[tuple[str, Candidate]]:
+    """Yield a candidate per linear, ranked by the loss its error costs unless the recipe names a criterion.
+
+    An encoder has no next-token loss to rank by: its tiles are ranked by relative output error.
+    """
+    criterion = task.recipe.criterion
+    if criterion is None and architecture_of(task.checkpoint).encoder:
+        task.note("tiles are ranked by relative output error: an encoder has no next-token loss")
+        criterion = Criterion.RELATIVE
+    return _learn(task, criterion or Criterion.FISHER)
+
+
+@register(Method.SPARSEGPT)
+def learn_sparsegpt(task: Task) -> Iterator[tuple[str, Candidate]]:
+    """Yield a candidate per linear, ranked by relative output error unless the recipe names a criterion."""
+    return _learn(task, task.recipe.criterion or Criterion.RELATIVE)
+
+
+def _learn(task: Task, criterion: Criterion) -> Iterator[tuple[str, Candidate]]:
+    if criterion in (Criterion.MAGNITUDE, Criterion.RANDOM):
+        yield from _without_text(task, criterion)
+        return
+    windows = _score_windows(task)
+    candidates: dict[str, Candidate] = {}
+
+    def score(block: Block) -> None:
+        candidates.update(_block_candidates(task, block, criterion))
+        task.progress("scoring", len(candidates), len(task.coverage.linears))
+
+    sensitivity: dict[str, float] = {}
+    if criterion is Criterion.FISHER:
+        sensitivity = output_fisher(task, windows, forward=score)
+    left = [name for name in task.coverage.linears if name not in candidates]
+    # Without Fisher all of them; with it an output head that is covered, which no block passes on to.
+    stream = stream_blocks(task.checkpoint, windows, task.recipe.device, only=left, bf16=task.bf16)
+    for block in stream if left else ():
+        if set(left) & set(block.linears):
+            score(block)
+    for name, candidate in candidates.items():
+        weight = np.float32(sensitivity.get(name, 1.0))
+        yield name, Candidate(candidate.pattern, candidate.score * weight)
+
+
+def _score_windows(task: Task) -> NDArray[np.int64]:
+    widest = max(shape[1] for shape in task.coverage.linears.values())
+    wanted = max(_SCORE_WINDOWS, -(-_TOKENS_PER_INPUT * widest // task.recipe.length))
+    return task.text.calibration()[:wanted]
+
+
+def _block_candidates(task: Task, block: Block, criterion: Criterion) -> dict[str, Candidate]:
+    """Advance the block, prune each of its linears wholly, and keep patterns and errors but no weights.
+
+    Scores are squared output errors per token, or shares of the linear's output energy.
+    """
+    linears = {name: linear for name, linear in block.linears.items() if name in task.coverage.linears}
+    moments = input_moments(linears, block.advance)
+    tokens = sum(hidden.shape[0] * hidden.shape[1] for hidden in block.hidden)
+    factors: dict[int, torch.Tensor] = {}
+    candidates = {}
+    for name, linear in linears.items():
+        moment, weight = moments[name], linear.weight.detach()
+        if id(moment) not in factors:
+            factors[id(moment)] = obs.inverse_factor(moment.clone(), task.recipe.damping, name, task.note)
+        solved = obs.solve_linear(weight, factors[id(moment)])
+        scale = (
+            float((weight @ moment).mul_(weight).sum()) if criterion is Criterion.RELATIVE else float(tokens)
+        )
+        error = tile_sums(solved.loss.cpu().numpy(), task.recipe.tile)
+        candidates[name] = Candidate(solved.patterns.cpu().numpy(), error / np.float32(scale or 1.0))
+    return candidates
+
+
+def _without_text(task: Task, criterion: Criterion) -> Iterator[tuple[str, Candidate]]:
+    """Reference rankings: mean |w| of a tile in units of the linear's mean, or a seeded draw."""
+    rng = np.random.default_rng(task.recipe.seed)
+    for done, name in enumerate(task.coverage.linears, start=1):
+        weight = read_linear(task.checkpoint, name).abs()
+        areas = tile_weights(task.coverage.linears[name], task.recipe.tile)
+        score: NDArray[np.floating]
+        if criterion is Criterion.RANDOM:
+            score = rng.random(areas.shape) * areas
+        else:
+            groups = weight.view(weight.shape[0], -1, GROUP).sum(dim=2)
+            score = tile_sums(groups.numpy(), task.recipe.tile) / (float(weight.mean()) or 1.0)
+        yield name, Candidate(patterns_from_scores(weight).numpy(), score.astype(np.float32))
+        task.progress("scoring", done, len(task.coverage.linears))

@@ -1,0 +1,43 @@
+"""Second moments XᵀX of the inputs of a block's linears: the Hessians of their squared output errors."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["input_moments"]
+
+
+def input_moments(
+    linears: Mapping[str, torch.nn.Linear], run: Callable[[], object]
+) -> dict[str, torch.Tensor]:
+    """XᵀX over all tokens that `run` sends through each linear, fp32 `[K, K]` by name.
+
+    Linears that are given the same tensor (q, k and v; gate and up) share one matrix: the same object is returned
+    for all of them.
+    """
+    leaders: dict[str, str] = {}
+    moments: dict[str, torch.Tensor] = {}
+    inputs: dict[str, torch.Tensor] = {}
+
+    def watch(name: str, linear: torch.nn.Linear) -> Any:
+        def add(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            x = arguments[0]
+            if name not in leaders:  # which inputs are shared lies in the block's code, so once tells
+                leaders[name] = next((n for n, seen in inputs.items() if seen is x), name)
+                inputs[name] = x
+            if leaders[name] == name:
+                rows = x.detach().flatten(0, -2).float()
+                if name not in moments:
+                    moments[name] = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
+                moments[name].addmm_(rows.t(), rows)
+
+        return linear.register_forward_pre_hook(add)
+
+    hooks = [watch(name, linear) for name, linear in linears.items()]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: moments[leaders[name]] for name in linears}

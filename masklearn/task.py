@@ -1,0 +1,60 @@
+"""What every step of learning is given: the model, what of it is covered, the recipe, and the text."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from masklearn.calibrate import TokenPool, token_pool
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import Coverage
+from masklearn.device import usable_device
+from masklearn.recipe import LearnRecipe
+
+__all__ = ["Progress", "Task"]
+
+# (what is done, done, total); called from the thread that learns.
+Progress = Callable[[str, int, int], object]
+
+_TRAINING_WINDOWS = 4096  # 2M tokens of 512: more than a day of training on a CPU
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """checkpoint: the dense model; scratch: a folder for what does not fit in memory and for training state;
+    note: says a line that a person should read.
+    """
+
+    checkpoint: Checkpoint
+    coverage: Coverage
+    recipe: LearnRecipe
+    scratch: Path
+    progress: Progress
+    note: Callable[[str], object]
+
+    @cached_property
+    def text(self) -> TokenPool:
+        """Windows of the recipe's text, read or written when first asked for."""
+        training = _TRAINING_WINDOWS if self.recipe.trains else 0
+        return token_pool(self.checkpoint, self.recipe, self.progress, training=training)
+
+    def with_recipe(self, recipe: LearnRecipe) -> "Task":
+        """The same task with other settings of what is not the text; text that was already read is kept."""
+        other = replace(self, recipe=recipe)
+        if "text" in self.__dict__:
+            other.__dict__["text"] = self.text
+        return other
+
+    @property
+    def bf16(self) -> bool:
+        """Whether linears compute in bf16 while blocks are streamed and models trained; see `precision`."""
+        from masklearn.precision import computes_in_bf16
+
+        return computes_in_bf16(self.recipe.precision, usable_device(self.recipe.device))
+
+    def of(self, checkpoint: Checkpoint) -> "Task":
+        """The same task on a checkpoint with new weights; text that was already read is kept."""
+        other = replace(self, checkpoint=checkpoint)
+        if "text" in self.__dict__:
+            other.__dict__["text"] = self.text
+        return other

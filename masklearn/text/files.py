@@ -1,0 +1,149 @@
+"""Local files as streams of characters: plain text, JSON lines, JSON arrays and Parquet."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from masklearn.errors import PatchCompileError
+from masklearn.text.columns import columns_of_record, columns_of_schema, text_column
+
+__all__ = ["BETWEEN", "PLAIN", "RECORDS", "file_documents", "file_text", "record_texts"]
+
+PLAIN = (".txt", ".text", ".md", "")  # a name without a suffix is plain text too
+RECORDS = (".jsonl", ".ndjson", ".parquet", ".json")
+BETWEEN = "\n\n"  # documents are joined by a blank line, as the usual reading of WikiText-2 joins its rows
+
+_CHUNK = 1_000_000  # characters
+_ROWS = 256  # of a Parquet file, in memory at a time
+_LARGEST_ARRAY = 2**30  # bytes; a JSON array is parsed as a whole
+
+
+def file_text(path: Path, column: str | None = None) -> Iterator[str]:
+    """Pieces whose concatenation is the text of a file, documents joined by a blank line.
+
+    PatchCompileError when it is not UTF-8 or not what its suffix says, or has no column of text.
+    """
+    if path.suffix.lower() in PLAIN:
+        yield from _plain(path)
+        return
+    for i, document in enumerate(file_documents(path, column)):
+        yield BETWEEN + document if i else document
+
+
+def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
+    """The documents of a file of records that are not blank, in order."""
+    read = {".parquet": _parquet, ".json": _json}.get(path.suffix.lower(), _json_lines)
+    yield from (text for text in read(path, column) if text and not text.isspace())
+
+
+def record_texts(
+    records: Iterable[tuple[str, Mapping[str, Any]]], where: str, column: str | None
+) -> Iterator[str | None]:
+    """The text of every record, None where it has none; the first record decides on the column.
+
+    records: (place, record) in order. PatchCompileError names the place where the text is no string.
+    """
+    records = iter(records)
+    first = next(records, None)
+    if first is None:
+        return
+    name = text_column(columns_of_record(first[1]), where, column)
+    for place, record in chain([first], records):
+        text = record.get(name)
+        if not isinstance(text, str | None):
+            raise PatchCompileError(
+                f"{place}: {name!r} is {type(text).__name__}, not a string",
+                "The first record decides which column is the text.",
+                "Name another column (FILE:COLUMN), or mend the record.",
+            )
+        yield text
+
+
+def _plain(path: Path) -> Iterator[str]:
+    # utf-8-sig: a byte order mark is no part of the text.
+    with _utf8(path), path.open(encoding="utf-8-sig") as file:
+        while piece := file.read(_CHUNK):
+            yield piece
+
+
+def _json_lines(path: Path, column: str | None) -> Iterator[str | None]:
+    with _utf8(path), path.open(encoding="utf-8-sig") as file:
+        lines = ((f"{path}, line {i}", line) for i, line in enumerate(file, start=1) if not line.isspace())
+        yield from record_texts(((place, _record(place, line)) for place, line in lines), str(path), column)
+
+
+def _json(path: Path, column: str | None) -> Iterator[str | None]:
+    """A file that begins with `[` is an array of objects, any other holds an object a line."""
+    with _utf8(path), path.open(encoding="utf-8-sig") as file:
+        start = file.read(1)
+        while start.isspace():
+            start = file.read(1)
+    if start != "[":
+        yield from _json_lines(path, column)
+        return
+    if path.stat().st_size > _LARGEST_ARRAY:
+        raise PatchCompileError(
+            f"{path} is one JSON array of {path.stat().st_size / 2**30:.1f} GiB",
+            "An array is parsed as a whole; this one is too large for that.",
+            "Convert it to JSON lines (.jsonl), which are read one by one.",
+        )
+    with _utf8(path):
+        content = path.read_text(encoding="utf-8-sig")
+    try:
+        items = json.loads(content)
+    except ValueError as error:
+        raise _not_json(str(path), error) from error
+    named = ((f"{path}, element {i}", item) for i, item in enumerate(items))
+    yield from record_texts(((place, _object(place, item)) for place, item in named), str(path), column)
+
+
+def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            name = text_column(columns_of_schema(file.schema_arrow), str(path), column)
+            for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
+                yield from batch.column(0).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise PatchCompileError(
+            f"{path} cannot be read as Parquet", str(error), "Fetch or write the file again."
+        ) from error
+
+
+def _record(place: str, line: str) -> Mapping[str, Any]:
+    try:
+        return _object(place, json.loads(line))
+    except ValueError as error:
+        raise _not_json(place, error) from error
+
+
+def _object(place: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise PatchCompileError(
+            f"{place} is a JSON {type(value).__name__}, not an object",
+            "Each document is an object whose `text` holds it.",
+            'Write {"text": "..."} for each document.',
+        )
+    return value
+
+
+def _not_json(place: str, error: ValueError) -> PatchCompileError:
+    return PatchCompileError(
+        f"{place} is not JSON",
+        str(error),
+        "Give an object a line, or an array of objects in a .json file.",
+    )
+
+
+@contextmanager
+def _utf8(path: Path) -> Iterator[None]:
+    """Turns a decoding error into the user's: which file, and where in it."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise PatchCompileError(f"The text at {path} is not UTF-8", str(error), "Convert it.") from error

@@ -1,0 +1,84 @@
+"""Datasets by name, streamed with the `datasets` library: nothing but what is read is fetched."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from masklearn.errors import PatchCompileError
+from masklearn.text.columns import columns_of_schema, text_column
+from masklearn.text.files import record_texts
+
+__all__ = ["SPELLING", "dataset_documents"]
+
+SPELLING = "NAME[:CONFIG][:SPLIT][:COLUMN], such as Salesforce/wikitext:wikitext-2-raw-v1 or NAME::test"
+_SPLIT = "train"
+
+
+def dataset_documents(
+    name: str | Path, config: str | None, split: str | None, column: str | None
+) -> Iterator[str]:
+    """The documents of a dataset that are not blank, in the order of the split.
+
+    name: of a dataset on the hub, or a local directory laid out as one; split: `train` or the only one, if None.
+    PatchCompileError when it cannot be reached or has no such config, split or column.
+    """
+    where = str(name)
+    rows = _rows(where, config, split)
+    if rows.features is not None:
+        column = text_column(columns_of_schema(rows.features.arrow_schema), where, column)
+    with _user_errors(where):
+        named = ((f"{where}, row {i}", row) for i, row in enumerate(rows, start=1))
+        yield from (text for text in record_texts(named, where, column) if text and not text.isspace())
+
+
+def _rows(where: str, config: str | None, split: str | None) -> Any:
+    """The split as an `IterableDataset`."""
+    from datasets import load_dataset
+
+    with _user_errors(where), _quiet():
+        splits = load_dataset(where, config, streaming=True)
+    wanted = split or (_SPLIT if _SPLIT in splits or len(splits) != 1 else next(iter(splits)))
+    if wanted not in splits:
+        raise PatchCompileError(
+            f"{where} has no split {wanted!r}",
+            f"It has {', '.join(map(str, splits))}.",
+            f"Name one of them: {SPELLING}.",
+        )
+    return splits[wanted]
+
+
+@contextmanager
+def _user_errors(where: str) -> Iterator[None]:
+    """Whatever keeps a dataset from being read is for the user to mend: its name, its files or the network."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise PatchCompileError(
+            f"The dataset {where!r} cannot be read", f"{type(error).__name__}: {error}", _remedy(where)
+        ) from error
+
+
+def _remedy(where: str) -> str:
+    if Path(where).is_dir():
+        return f"Mend its files or give another CONFIG or SPLIT: {SPELLING}."
+    return (
+        f"No local file or folder has this name either. A dataset is spelled {SPELLING}; "
+        "it needs a network, or a copy in the cache of `datasets`."
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Bars of other libraries would be taken for ours."""
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()

@@ -1,0 +1,180 @@
+"""What a user gives as text: how it is spelled, where it lies, and the characters it holds."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from masklearn.errors import PatchCompileError
+from masklearn.text.files import BETWEEN, PLAIN, RECORDS, file_text
+from masklearn.text.hub import SPELLING, dataset_documents
+
+__all__ = ["SourceKind", "TextSource", "open_text", "read_text"]
+
+_SUFFIXES = tuple(suffix for suffix in (*PLAIN, *RECORDS) if suffix)
+# A hub name is NAME or OWNER/NAME.
+_HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+
+
+class SourceKind(StrEnum):
+    """Where text comes from; SELF is text that the model writes itself."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    DATASET = "dataset"
+    SELF = "self"
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text that was found but not read.
+
+    name: without the folders it lies in, for records; spec: finds it from any working directory; files: of which
+    it consists, none for a dataset on the hub; dataset: name or local path, config, split of a dataset; column: of
+    records, None to find it.
+    """
+
+    kind: SourceKind
+    name: str
+    spec: str
+    files: tuple[Path, ...] = ()
+    dataset: tuple[str, str | None, str | None] | None = None
+    column: str | None = None
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether reading it needs a network (or the cache of `datasets`)."""
+        return self.dataset is not None and not self.files
+
+    def fingerprint(self) -> str:
+        """sha256 of what decides the text: the bytes of its files, and what is read of them.
+
+        Of a dataset on the hub, its name: what it holds is known only once it is read.
+        """
+        read = [self.column, self.dataset[1:] if self.files and self.dataset else self.dataset]
+        total = hashlib.sha256(json.dumps([self.kind.value, *read]).encode())
+        for path in self.files:
+            with path.open("rb") as file:
+                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+        return total.hexdigest()
+
+    def pieces(self) -> Iterator[str]:
+        """Pieces whose concatenation is the text: documents joined by a blank line.
+
+        PatchCompileError when it cannot be read; see `files` and `hub`.
+        """
+        if self.dataset is not None:
+            for i, document in enumerate(dataset_documents(*self.dataset, self.column)):
+                yield BETWEEN + document if i else document
+            return
+        for i, file in enumerate(self.files):
+            if i:
+                yield BETWEEN
+            yield from file_text(file, self.column)
+
+
+def open_text(spec: str | Path) -> TextSource:
+    """Find a text: a local file or folder, or the name of a dataset.
+
+    What exists is a path, with `:COLUMN` after a file of records if wanted; a folder followed by
+    `:[CONFIG][:SPLIT][:COLUMN]` is read as a local dataset. Any other name is that of a dataset on the hub,
+    `NAME[:CONFIG][:SPLIT][:COLUMN]`, unless it looks like a path. Reads no text. PatchCompileError when there is
+    none.
+    """
+    text = str(spec)
+    path, rest = _existing(text)
+    if path is None:
+        return _hub(text)
+    if path.is_file():
+        return _file(path, rest)
+    return _folder(path) if rest is None else _local_dataset(path, rest)
+
+
+def read_text(spec: str | Path) -> str:
+    """The whole text of `open_text(spec)`. PatchCompileError when it is blank or cannot be read."""
+    text = "".join(open_text(spec).pieces())
+    if not text.strip():
+        raise PatchCompileError(f"The text at {spec} is empty", "", "Give a text with words in it.")
+    return text
+
+
+def _existing(text: str) -> tuple[Path | None, str | None]:
+    """The longest beginning that exists as a path, and what follows its colon."""
+    parts = text.split(":")
+    for count in range(len(parts), 0, -1):
+        path = Path(":".join(parts[:count])).expanduser()
+        if parts[0] and path.exists():
+            return path, ":".join(parts[count:]) if count < len(parts) else None
+    return None, None
+
+
+def _file(path: Path, column: str | None) -> TextSource:
+    suffix = path.suffix.lower()
+    if suffix not in (*PLAIN, *RECORDS):
+        raise PatchCompileError(
+            f"{path} is no text that can be read",
+            f"Its suffix is {suffix}; files of {', '.join(_SUFFIXES)} can be.",
+            "Convert it.",
+        )
+    if column is not None and (suffix in PLAIN or not column or ":" in column):
+        raise PatchCompileError(
+            f"{path} has no column {column!r}",
+            "Plain text has no columns." if suffix in PLAIN else "A file is spelled FILE or FILE:COLUMN.",
+            f"Give {path} alone, or one of {', '.join(RECORDS)} with its column.",
+        )
+    end = f":{column}" if column else ""
+    return TextSource(SourceKind.FILE, path.name + end, f"{path.resolve()}{end}", (path,), column=column)
+
+
+def _folder(path: Path) -> TextSource:
+    kinds = {suffix: sorted(path.glob(f"*{suffix}")) for suffix in _SUFFIXES if suffix != ".md"}
+    found = {suffix: files for suffix, files in kinds.items() if files}
+    if len(found) > 1:  # a .json beside texts describes them
+        found.pop(".json", None)
+    if not found:
+        raise PatchCompileError(
+            f"No text at {path}",
+            f"The folder has no file of {', '.join(_SUFFIXES)}.",
+            f"Give the folder they lie in; for a dataset laid out as on the hub, {path}:CONFIG or {path}::SPLIT.",
+        )
+    if len(found) > 1:
+        raise PatchCompileError(
+            f"The texts in {path} are of several kinds",
+            f"It has {', '.join(f'{len(files)} {suffix}' for suffix, files in found.items())}.",
+            "Give one file, or a folder that holds one kind.",
+        )
+    files = tuple(next(iter(found.values())))
+    return TextSource(SourceKind.FOLDER, path.resolve().name, str(path.resolve()), files)
+
+
+def _local_dataset(path: Path, rest: str) -> TextSource:
+    config, split, column = _parts(f"{path}:{rest}", rest)
+    files = tuple(sorted(file for file in path.rglob("*") if file.is_file()))
+    real = path.resolve()
+    return TextSource(
+        SourceKind.DATASET, f"{real.name}:{rest}", f"{real}:{rest}", files, (str(real), config, split), column
+    )
+
+
+def _hub(text: str) -> TextSource:
+    name, _, rest = text.partition(":")
+    if not _HUB_NAME.fullmatch(name) or name.lower().endswith(_SUFFIXES) or name.startswith("."):
+        raise PatchCompileError(
+            f"No text at {text}",
+            "There is no such file or folder.",
+            f"Give a file of {', '.join(_SUFFIXES)}, a folder of them, or a dataset: {SPELLING}.",
+        )
+    config, split, column = _parts(text, rest)
+    return TextSource(SourceKind.DATASET, text, text, dataset=(name, config, split), column=column)
+
+
+def _parts(spec: str, rest: str) -> tuple[str | None, str | None, str | None]:
+    """CONFIG, SPLIT and COLUMN of `CONFIG:SPLIT:COLUMN`, None where empty."""
+    parts = rest.split(":")
+    if len(parts) > 3:
+        raise PatchCompileError(f"{spec} has too many colons", f"A dataset is spelled {SPELLING}.", "")
+    config, split, column = (part or None for part in (*parts, "", "")[:3])
+    return config, split, column

@@ -1,0 +1,111 @@
+"""Checkpoints of a training run, through accelerate, each whole or not there at all."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+__all__ = ["Checkpoints", "History"]
+
+_FILE = "run.json"
+_RUNNING = 10  # steps that the figures of a progress line are the mean of
+
+
+class History:
+    """What a run has done so far: its seconds and the figures of every step."""
+
+    def __init__(self, seconds: float = 0.0, figures: list[dict[str, float]] | None = None) -> None:
+        self.seconds = seconds
+        self.figures = figures or []
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return len(self.figures)
+
+    def add(self, figures: Mapping[str, float], seconds: float) -> None:
+        """Note a step, and the seconds used up to its end."""
+        self.figures.append(dict(figures))
+        self.seconds = seconds
+
+    def running(self) -> dict[str, float]:
+        """Each figure's mean over the latest steps."""
+        return _means(self.figures[-_RUNNING:])
+
+    def mean(self, share: float, *, last: bool = False) -> dict[str, float]:
+        """Each figure's mean over the first, or last, `share` of the steps (one at least)."""
+        count = max(1, round(share * self.steps))
+        return _means(self.figures[-count:] if last else self.figures[:count])
+
+
+class Checkpoints:
+    """The newest state of a run in `folder/checkpoint-N`: written beside and renamed when whole, then the one before
+    it is removed.
+
+    identity: what a checkpoint must agree in to be gone on from, JSON can hold it; others are removed.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator, identity: Mapping[str, Any]) -> None:
+        self._folder, self._accelerator = folder, accelerator
+        self._identity = json.loads(json.dumps(identity))
+        self._sharded = accelerator.distributed_type is DistributedType.FSDP
+        self._saved = 0
+        if not self._sharded:
+            accelerator.register_save_state_pre_hook(_drop_frozen)
+
+    def restore(self) -> History:
+        """Load the newest checkpoint, random states included; an empty history where there is none to go on from."""
+        newest = max(self._folder.glob("checkpoint-*"), default=None)
+        content = json.loads((newest / _FILE).read_text()) if newest else {}
+        if newest is None or content["identity"] != self._identity:
+            self._accelerator.wait_for_everyone()
+            if self._accelerator.is_main_process:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            return History()
+        # Not strict: frozen weights are not in it.
+        self._accelerator.load_state(str(newest), **({} if self._sharded else {"strict": False}))
+        self._saved = len(content["figures"])
+        return History(content["seconds"], content["figures"])
+
+    def save(self, history: History) -> None:
+        """Write the run's state, unless it is there; a kill at any moment leaves it or the one before it."""
+        if history.steps == self._saved:
+            return
+        partial = self._folder / "partial"
+        if self._accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self._accelerator.wait_for_everyone()
+        self._accelerator.save_state(str(partial))
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            self._publish(partial, history)
+        self._accelerator.wait_for_everyone()
+        self._saved = history.steps
+
+    def _publish(self, partial: Path, history: History) -> None:
+        content = {"identity": self._identity, "seconds": history.seconds, "figures": history.figures}
+        (partial / _FILE).write_text(json.dumps(content))
+        older = list(self._folder.glob("checkpoint-*"))
+        # Names sort as numbers do: a kill before the older one is gone leaves two, of which the last counts.
+        partial.rename(self._folder / f"checkpoint-{history.steps:08d}")
+        for folder in older:
+            shutil.rmtree(folder)
+
+
+def _drop_frozen(models: list[Any], weights: list[dict[str, Any]], _folder: str) -> None:
+    """Frozen weights are as they were given: they need not be written every time."""
+    for model, state in zip(models, weights, strict=True):
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                state.pop(name, None)
+
+
+def _means(figures: list[dict[str, float]]) -> dict[str, float]:
+    if not figures:
+        return {}
+    return {name: sum(step[name] for step in figures) / len(figures) for name in figures[0]}

@@ -1,0 +1,56 @@
+"""Distillation: a pruned student is trained to predict what the dense teacher predicts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masklearn.training.head import Head, Teacher, head_loss
+from masklearn.training.model import last_hidden
+
+__all__ = ["Distillation"]
+
+
+class Distillation:
+    """An `Objective`: KL(teacher ‖ student) over the vocabulary, the mean over all tokens.
+
+    An encoder has no vocabulary to predict: ‖student − teacher‖² / ‖teacher‖² of the last hidden states instead.
+    trained: parameters of the student that train; teacher_bf16: the teacher's linears are in bf16.
+    """
+
+    def __init__(
+        self, teacher: Any, trained: Sequence[nn.Parameter], *, encoder: bool, teacher_bf16: bool
+    ) -> None:
+        self.figure = "error" if encoder else "kl"
+        self._teacher, self._trained = teacher, list(trained)
+        self._encoder, self._teacher_bf16 = encoder, teacher_bf16
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """All trained parameters alike."""
+        return [{"params": self._trained}]
+
+    def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
+        """See the class; ids: `[batch, length]`."""
+        target = self._target(ids)
+        hidden = last_hidden(model, ids)
+        if self._encoder:
+            error = (hidden.float() - target).square().sum() / target.square().sum()
+            return error, {self.figure: float(error.detach())}
+        teacher = Teacher(target.flatten(0, 1), Head.of(self._teacher))
+        total, (divergence,) = head_loss(hidden.flatten(0, 1), Head.of(model), [(1.0, teacher)])
+        return total, {self.figure: divergence}
+
+    def begin(self, step: int, fraction: float) -> None:
+        """Nothing changes over the steps."""
+
+    def end(self, step: int) -> None:
+        """Masks keep themselves."""
+
+    @torch.no_grad()
+    def _target(self, ids: Tensor) -> Tensor:
+        self._teacher.to(ids.device)
+        if not self._teacher_bf16:
+            return last_hidden(self._teacher, ids).float()
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            return last_hidden(self._teacher, ids).float()

@@ -1,0 +1,158 @@
+"""How much memory training takes, what there is, and what to give up so that it fits."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from masklearn.architectures import architecture_of, meta_model
+from masklearn.checkpoint import Checkpoint
+from masklearn.maskset import LinearMask
+
+__all__ = ["Demand", "Thrift", "available_memory", "demand_of", "fitting"]
+
+# Measured on SmolLM2-135M. _KEPT: bytes that autograd keeps by token and feature (N + K of every linear) in fp32 and
+# under bf16 autocast; the rest covers what a process and its kernels take, and fragmentation.
+_KEPT = {False: 4.4, True: 3.4}
+_MARGIN, _PROCESS = 1.2, 0.3 * 2**30
+_CHUNK_LOGITS = 4 * 4 * 128  # bytes a word of the vocabulary: four fp32 tensors of a chunk of tokens
+
+
+@dataclass(frozen=True)
+class Thrift:
+    """What is given up for memory. teacher_bf16: the dense teacher's linears are kept in bf16."""
+
+    optimizer: Literal["adamw", "adafactor"]
+    teacher_bf16: bool
+    gradient_checkpointing: bool
+
+    def __str__(self) -> str:
+        return ", ".join(
+            [
+                "AdamW" if self.optimizer == "adamw" else "Adafactor",
+                f"teacher in {'bf16' if self.teacher_bf16 else 'fp32'}",
+                *(["gradient checkpointing"] if self.gradient_checkpointing else []),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Sizes that set the memory of distillation.
+
+    weights: of the model; shared: those of them that student and teacher have in common (embeddings); trained;
+    features: N + K summed over the linears that a token passes; hidden; blocks; vocabulary: 0 for an encoder;
+    tokens: of a batch.
+    """
+
+    weights: int
+    shared: int
+    trained: int
+    features: int
+    hidden: int
+    blocks: int
+    vocabulary: int
+    tokens: int
+
+    def bytes_for(self, thrift: Thrift, *, bf16: bool) -> int:
+        """Peak bytes of training with this thrift; bf16: linears compute in it."""
+        state = 12 if thrift.optimizer == "adamw" else 4  # gradient, and Adam's two moments
+        teacher = (2 if thrift.teacher_bf16 else 4) * (self.weights - self.shared)
+        model = 4 * self.weights + (state + 1) * self.trained + teacher  # 1: the mask
+        head = (_CHUNK_LOGITS + (4 * self.hidden if bf16 else 0)) * self.vocabulary
+        return round(_MARGIN * (model + self._kept(thrift, bf16) + head) + _PROCESS)
+
+    def _kept(self, thrift: Thrift, bf16: bool) -> float:
+        """For the backward pass: activations, and weights in autocast's type."""
+        whole = _KEPT[bf16] * self.features * self.tokens + (2 * self.trained if bf16 else 0)
+        if not thrift.gradient_checkpointing:
+            return whole
+        return whole / self.blocks + 4 * self.hidden * self.blocks * self.tokens
+
+
+def demand_of(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: int) -> Demand:
+    """Sizes of the distillation of a checkpoint under masks, with that many tokens a step; no weight is read."""
+    model: Any = meta_model(checkpoint)
+    row = architecture_of(checkpoint)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    masked = sum(mask.weights for mask in masks.values())
+    head = None if row.encoder else model.get_output_embeddings()
+    embedding = model.get_input_embeddings().weight
+    return Demand(
+        weights=weights,
+        shared=weights - masked,
+        trained=masked,
+        features=_features(model),
+        hidden=embedding.shape[1],
+        blocks=len(model.get_submodule(row.blocks)),
+        vocabulary=0 if head is None else head.out_features,
+        tokens=tokens,
+    )
+
+
+def fitting(
+    demand: Demand, first: Thrift, available: int, *, bf16: bool, note: Callable[[str], object]
+) -> Thrift | None:
+    """The first that fits of: `first`, a bf16 teacher and gradient checkpointing, Adafactor beside; None if none does.
+
+    note: is told of each that does not, with the numbers.
+    """
+    spared = replace(first, teacher_bf16=True, gradient_checkpointing=True)
+    steps = dict.fromkeys((first, spared, replace(spared, optimizer="adafactor")))
+    for thrift in steps:
+        needed = demand.bytes_for(thrift, bf16=bf16)
+        if needed <= available:
+            return thrift
+        note(f"repair with {thrift} needs {_gib(needed)} of memory, {_gib(available)} are available")
+    return None
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that this process can still take on a device: free on a GPU, its share of what the host and its control
+    group leave on a CPU.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    return min([free, *_group_limits()]) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _features(model: Any) -> int:
+    """N + K of the linears a token passes: of a mixture, those of the experts it is sent to."""
+    chosen = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
+    features = 0.0
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or module is model.get_output_embeddings():
+            continue
+        owner = (
+            model.get_submodule(name.rpartition(".experts.")[0] + ".experts") if ".experts." in name else None
+        )
+        share = 1.0 if owner is None or chosen is None else chosen / len(owner)
+        features += share * (module.in_features + module.out_features)
+    return round(features)
+
+
+def _group_limits() -> list[int]:
+    """What the process's control group leaves, of version 2 and 1, where it sets a limit."""
+    root = Path("/sys/fs/cgroup")
+    pairs = (
+        (root / "memory.max", root / "memory.current"),
+        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
+    )
+    left = []
+    for limit, used in pairs:
+        try:
+            left.append(int(limit.read_text()) - int(used.read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return left
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,77 @@
+"""A checkpoint's whole model in memory, made ready for training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masklearn.architectures import ARCHITECTURES, meta_model
+from masklearn.checkpoint import Checkpoint
+from masklearn.linears import read_tensor
+from masklearn.naming import checkpoint_name
+from masklearn.precision import keep_attention_in_fp32
+
+__all__ = ["last_hidden", "training_model"]
+
+
+def training_model(
+    checkpoint: Checkpoint,
+    given: Mapping[str, nn.Parameter] | None = None,
+    linear_dtype: torch.dtype = torch.float32,
+) -> Any:
+    """The model of a checkpoint, with its new weights where it has any: fp32, on the CPU, without dropout.
+
+    Every linear is an `nn.Linear` (see `as_linears`); tied parameters are one. given: parameters by module name that
+    are taken as they are instead of being read; linear_dtype: of the linears' weights that are read.
+    PatchCompileError when a weight is missing, misshapen, or holds NaN or infinity.
+    """
+    model: Any = meta_model(checkpoint)
+    names = _spellings(model)
+    loaded: dict[int, nn.Parameter] = {}
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        owner, _, attribute = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if given is not None and name in given:
+            loaded[id(parameter)] = given[name]
+        elif id(parameter) not in loaded:
+            linear = isinstance(module, nn.Linear) and attribute == "weight"
+            dtype = linear_dtype if linear else torch.float32
+            loaded[id(parameter)] = _read(checkpoint, names[id(parameter)], parameter.shape, dtype)
+        setattr(module, attribute, loaded[id(parameter)])
+    _without_dropout(model)
+    keep_attention_in_fp32(model)
+    return model
+
+
+def last_hidden(model: Any, ids: Tensor) -> Tensor:
+    """What enters the output head, or an encoder's last hidden states, `[batch, length, hidden]`; ids: `[batch, length]`."""
+    row = ARCHITECTURES[model.config.model_type]
+    base = model.get_submodule(row.base)
+    hidden: Tensor = base(input_ids=ids, **({} if row.encoder else {"use_cache": False})).last_hidden_state
+    return hidden
+
+
+def _read(checkpoint: Checkpoint, names: list[str], shape: torch.Size, dtype: torch.dtype) -> nn.Parameter:
+    """A parameter under whichever of its names the checkpoint has."""
+    stored = [checkpoint_name(checkpoint, name) for name in names]
+    source = next((name for name in stored if name in checkpoint), stored[0])
+    return nn.Parameter(read_tensor(checkpoint, source, shape).to(dtype))
+
+
+def _spellings(model: nn.Module) -> dict[int, list[str]]:
+    """Every name of each parameter."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def _without_dropout(model: nn.Module) -> None:
+    """The few steps of repair and mask learning need no regulariser, and a teacher is no moving target."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

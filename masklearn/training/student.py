@@ -1,0 +1,114 @@
+"""The masked model that repair trains: which of its parameters train, and how they go back to the checkpoint."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from masklearn.architectures import ARCHITECTURES, Architecture
+from masklearn.checkpoint import Checkpoint
+from masklearn.linears import linear_modules, write_linear
+from masklearn.maskset import LinearMask
+from masklearn.naming import checkpoint_name
+from masklearn.processes import is_main_process
+from masklearn.training.fixed_mask import fix_masks
+from masklearn.training.model import training_model
+from masklearn.weights import WeightStore
+
+__all__ = ["Student", "vectors"]
+
+
+class _Slot(NamedTuple):
+    """Where a parameter lies: sharding puts another one in its place."""
+
+    owner: nn.Module
+    attribute: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        parameter: nn.Parameter = getattr(self.owner, self.attribute)
+        return parameter
+
+    def whole(self) -> Tensor:
+        """The values, gathered from all processes where they are sharded."""
+        values = self.parameter.detach()
+        return values.full_tensor() if isinstance(values, DTensor) else values
+
+
+class Student:
+    """A checkpoint's model, new weights included, with masks that hold while it trains.
+
+    model: fp32, on the CPU. What trains: surviving weights of the masked linears, norms and biases. Embeddings and
+    output head do not, unless the head has a mask. An encoder's pooler has no part in the last hidden states: its
+    weights stay as they are.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, masks: Mapping[str, LinearMask]) -> None:
+        row = ARCHITECTURES[checkpoint.config["model_type"]]
+        self.model = training_model(checkpoint)
+        self._checkpoint = checkpoint
+        self._vectors = {
+            checkpoint_name(checkpoint, name): _slot(self.model, name) for name in vectors(self.model, row)
+        }
+        linears = linear_modules(self.model, checkpoint)
+        self._frozen = self._untrained({id(linears[name].weight) for name in masks})
+        keeps = {name: torch.from_numpy(mask.keep()) for name, mask in masks.items()}
+        outside = getattr(self.model, row.head, None) if row.encoder and row.head else None
+        inside = set() if outside is None else {id(module) for module in outside.modules()}
+        self._weights = {
+            name: _Slot(_parametrization(linear), "original")
+            for name, linear in fix_masks(linears, keeps).items()
+            if id(linear) not in inside
+        }
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What trains."""
+        return [slot.parameter for slot in (*self._weights.values(), *self._vectors.values())]
+
+    def teacher(self, linear_dtype: torch.dtype) -> Any:
+        """The dense model of the checkpoint's directory; what does not train is the student's own, not a copy."""
+        return training_model(Checkpoint.open(self._checkpoint.path), self._frozen, linear_dtype)
+
+    def save(self, store: WeightStore) -> None:
+        """Put what was trained in the store. Every process must call it; the main one writes."""
+        for name, slot in self._weights.items():
+            values = slot.whole()
+            if is_main_process():
+                write_linear(store, self._checkpoint, name, values)
+        for name, slot in self._vectors.items():
+            values = slot.whole()
+            if is_main_process():
+                store.put(name, values, self._checkpoint.entry(name))
+
+    def _untrained(self, masked: set[int]) -> dict[str, nn.Parameter]:
+        """Parameters that do not train and are the dense model's, by module name."""
+        trained = masked | {id(slot.parameter) for slot in self._vectors.values()}
+        new = self._checkpoint.new
+        return {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if id(parameter) not in trained
+            and (new is None or checkpoint_name(self._checkpoint, name) not in new)
+        }
+
+
+def vectors(model: nn.Module, row: Architecture) -> Iterator[str]:
+    """Names of the norms' weights and of all biases up to the last hidden states."""
+    prefix = f"{row.base}." if row.base else ""
+    for name, parameter in model.named_parameters():
+        outside = row.head and name.startswith(f"{row.head}.")
+        if parameter.ndim == 1 and name.startswith(prefix) and not outside:
+            yield name
+
+
+def _slot(model: nn.Module, name: str) -> _Slot:
+    owner, _, attribute = name.rpartition(".")
+    return _Slot(model.get_submodule(owner), attribute)
+
+
+def _parametrization(linear: nn.Linear) -> nn.Module:
+    parametrizations: Any = linear.parametrizations
+    chain: nn.Module = parametrizations.weight
+    return chain

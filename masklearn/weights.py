@@ -1,0 +1,67 @@
+"""New values for tensors of a checkpoint, one file each, so that no model has to fit in memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.errors import PatchCompileError
+from masklearn.shard import Shard, TensorEntry, write_shard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["WeightStore"]
+
+
+class WeightStore:
+    """Tensors by checkpoint name in a folder; each keeps the dtype and shape it has in the checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._file(name).is_file()
+
+    def names(self) -> Iterator[str]:
+        """Names of all tensors, sorted."""
+        return (file.name.removesuffix(".safetensors") for file in sorted(self.folder.glob("*.safetensors")))
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A tensor, copied into memory. FileNotFoundError if absent."""
+        return Shard.open(self._file(name)).read(name)
+
+    def put(self, name: str, values: "Tensor", entry: TensorEntry) -> None:
+        """Keep `values`, rounded to the dtype of the checkpoint's `entry`; a later value replaces an earlier one.
+
+        ValueError when the shape is another; PatchCompileError when a value is not finite in that dtype.
+        """
+        if tuple(values.shape) != entry.shape:
+            raise ValueError(f"{name}: {list(values.shape)} given, the checkpoint has {list(entry.shape)}")
+        array = _numpy(values, entry.dtype)
+        if not bool(np.isfinite(array.astype(np.float32)).all()):
+            raise PatchCompileError(
+                f"New values of {name} are not finite in {entry.dtype}",
+                "The solve or the training diverged, or they exceed what the type holds.",
+                "Give more --damping or a lower --learning-rate, or convert the checkpoint to bfloat16.",
+            )
+        write_shard(self._file(name), {name: (entry.dtype, entry.shape)}, lambda _: array, {})
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+def _numpy(values: "Tensor", code: str) -> NDArray[Any]:
+    import torch
+
+    dtype = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}[code]
+    values = values.detach().to("cpu", dtype).contiguous()
+    if dtype is not torch.bfloat16:
+        array: NDArray[Any] = values.numpy()
+        return array
+    import ml_dtypes
+
+    return values.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

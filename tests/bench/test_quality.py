@@ -1,0 +1,180 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.quality import NO_REPAIR, PATCH, RATIOS, State, arguments, cells, entries, main, protocol, sweep
+from bench.quality_page import page
+from bench.quality_run import peak_gib, run
+from masklearn.baselines import Baseline
+from masklearn.calibrate import first_windows, load_tokenizer
+from masklearn.evaluate import load_model, perplexity
+from masklearn.recipe import LearnRecipe
+from tests.conftest import ModelMaker
+
+SMALL = ["--tile", "16x16", "--windows", "6", "--length", "16", "--eval-windows", "2", "--eval-length", "20"]
+
+
+@pytest.fixture
+def command(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> list[str]:
+    """A command line on a tiny model; the two texts are one."""
+    out = ["--out", str(tmp_path / "page.md"), "--scratch", str(tmp_path / "runs")]
+    return [str(make_model()), "--calib", str(text_file), "--eval", str(text_file), *SMALL, *out]
+
+
+def row(method: str, ratio: float | None, value: float, seconds: float = 60.0, **more: Any) -> dict[str, Any]:
+    about = {"method": method, "ratio": ratio, "tile": "64x64", "seed": 0, "deployable": True}
+    return about | {"reached": ratio or 0.5, "perplexity": value, "seconds": seconds, "peak_gib": 1.26} | more
+
+
+def line(text: str, method: str, nth: int = 0) -> list[str]:
+    found = [found for found in text.splitlines() if found.startswith(f"| {method} |")]
+    return [cell.strip() for cell in found[nth].strip("|").split("|")]
+
+
+def test_every_entry_is_a_valid_recipe_and_every_baseline_is_there() -> None:
+    found = entries()
+    for entry in found:
+        LearnRecipe.checked(**entry.settings)
+    assert {entry.baseline for entry in found} - {None} == set(Baseline) - {Baseline.UNIFORM}
+    for ratio in RATIOS:
+        methods = [entry.method for entry in found if entry.ratio == ratio]
+        assert methods.index(NO_REPAIR) < methods.index("oneshot, 8 min in all") < methods.index(PATCH)
+        assert "oneshot + 30 min of repair" in methods
+
+
+def test_rows_are_measured_in_processes_of_their_own_and_kept(
+    command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    only = ["--only", "dense", "unstr*"]
+    assert main([*command, *only]) == 0
+    state = json.loads((tmp_path / "page.json").read_text())
+    rows = {(r["method"], r["ratio"]): r for r in state.values()}
+    assert len(rows) == 1 + len(RATIOS)
+    model = command[0]
+    windows = first_windows(load_tokenizer(model), command[4], 20, 2)
+    assert rows["dense", None]["perplexity"] == perplexity(load_model(model), windows).value
+    assert rows["unstructured (not deployable)", 0.45]["deployable"] is False
+    assert rows["unstructured (not deployable)", 0.25]["reached"] == 0.25
+    assert all(0.1 < r["peak_gib"] < 8 for r in rows.values())
+    assert not list((tmp_path / "runs").iterdir())
+    shown = capfd.readouterr().out
+    assert shown.strip() == (tmp_path / "page.md").read_text().strip()
+    shown_value = line(shown, "unstructured (not deployable)")[4]
+    assert shown_value == f"{rows['unstructured (not deployable)', 0.25]['perplexity']:.2f}"
+
+
+def test_finished_rows_are_not_run_again(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = arguments(command)
+    state = State(asked.state)
+    started = []
+    monkeypatch.setattr(
+        "bench.quality._run", lambda _, cell, __: (started.append(cell.key), row("x", None, 1.0))[1]
+    )
+    first = sweep(asked, state)[0]
+    assert started == [cell.key for cell in cells(asked)]
+    again, failed = sweep(arguments(command), State(asked.state))
+    assert (again, failed) == (first, [])
+    assert len(started) == len(first)
+    sweep(arguments([*command, "--seeds", "2"]), State(asked.state))
+    assert len(started) == len(first) + sum(entry.spread for entry in entries())
+    sweep(arguments([*command, "--only", "dense"]), State(asked.state, fresh=True))
+    assert started[-1] == started[0]
+
+
+def test_a_key_holds_all_that_decides_a_row(command: list[str], tmp_path: Path) -> None:
+    keys = {cell.key for cell in cells(arguments(command))}
+    assert len(keys) == len(entries())
+    for more in (["--windows", "7"], ["--eval-length", "16"], ["--tile", "8x8"]):
+        others = [cell.key for cell in cells(arguments([*command, *more]))]
+        assert not keys & set(others[len(keys) if more[0] == "--tile" else 0 :])
+    Path(command[2]).write_text("the cat sat " * 100)
+    assert not keys & {cell.key for cell in cells(arguments(command))}
+
+
+def test_a_limited_run_is_given_what_the_run_without_repair_left(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = arguments([*command, "--only", "oneshot, 8*", "--total", "8", "5"])
+    specs: list[dict[str, Any]] = []
+
+    class Done:
+        returncode = 0
+
+    def fake(arguments: list[str], check: bool) -> Done:
+        spec = json.loads(arguments[-2])
+        specs.append(spec)
+        measured = {"reached": 0.3, "perplexity": 30.0, "seconds": 120.0, "peak_gib": 1.0}
+        Path(arguments[-1]).write_text(json.dumps(measured))
+        return Done()
+
+    monkeypatch.setattr("bench.quality.subprocess.run", fake)
+    rows, failed = sweep(asked, State(asked.state))
+    assert failed == []
+    assert [r["method"] for r in rows] == [NO_REPAIR, "oneshot, 8 min in all"] * 3
+    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.7] * 3
+    assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 3
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(
+    command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = [*command, "--eval-windows", "9999", "--only", "dense"]
+    assert main(wrong) == 1
+    assert re.search(r"failed: dense, tile 16x16, seed 0: exit code 1", capfd.readouterr().err)
+    assert not (tmp_path / "page.json").exists()
+
+
+def test_a_run_reports_what_repair_did(command: list[str], tmp_path: Path) -> None:
+    recipe = {"method": "oneshot", "ratio": 0.3, "repair": "distill", "repair_steps": 2, "tile": [16, 16]}
+    recipe |= {"windows": 4, "length": 16, "calib": command[2]}
+    spec = {"model": command[0], "recipe": recipe, "baseline": None, "scratch": str(tmp_path / "one")}
+    found = run(spec | {"eval": command[4], "eval_windows": 2, "eval_length": 20})
+    assert found["repair"]["steps"] == 2
+    assert found["perplexity"] > 1.0
+    assert 0.0 < found["peak_gib"] <= peak_gib()
+
+
+def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
+    rows = [
+        row("dense", None, 22.88, reached=0.0),
+        *(row("oneshot, no repair", 0.35, 41.0 + seed, seed=seed, seconds=100 + seed) for seed in range(3)),
+        row("oneshot, no repair", 0.25, 33.0),
+        row("oneshot, 8 min in all", 0.35, 33.0, seconds=460.0),
+        row("unstructured (not deployable)", 0.35, 20.0, deployable=False),
+        row("peer 1.0", None, 99.0, protocol={}),
+    ]
+    text = page(rows, arguments([*command, "--tile", "64x64"]))
+    assert line(text, "dense") == ["dense", "22.88 at 0.000", "", ""]
+    assert line(text, "oneshot, no repair") == ["oneshot, no repair", "", "42.00 (41.00 … 43.00)", "33.00"]
+    assert line(text, "oneshot, no repair", 1) == ["oneshot, no repair", "", "101 s, 1.3", "60 s, 1.3"]
+    assert line(text, "oneshot, 8 min in all", 2) == [
+        "oneshot, 8 min in all", "0.35", "41.00", "33.00", "6.0", "1.33",
+    ]  # fmt: skip
+    assert line(text, "0.35") == [
+        "0.35", "oneshot, no repair: 41.00", "oneshot, 8 min in all: 33.00", "oneshot, 8 min in all: 33.00",
+    ]  # fmt: skip
+    assert line(text, "peer 1.0") == ["peer 1.0", "0.500", "99.00", "60"]
+    assert str(Path(command[0]).parent) not in text  # names of files, no folders
+    assert "windows × 16 tokens" in text
+
+
+def test_other_tools_measured_by_the_same_protocol_are_on_the_page(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = arguments([*command, "--only", "nothing"])
+    state = State(asked.state)
+    state.put("a", row("same", None, 5.0, protocol=protocol(asked)))
+    state.put("b", row("other", None, 6.0, protocol=protocol(asked) | {"windows": 1}))
+    assert [r["method"] for r in sweep(asked, state)[0]] == ["same"]
+
+
+def test_two_processes_keep_their_rows_in_one_file(tmp_path: Path) -> None:
+    first, second = State(tmp_path / "s.json"), State(tmp_path / "s.json")
+    first.put("a", row("one", None, 1.0))
+    second.put("b", row("two", None, 2.0))
+    assert list(State(tmp_path / "s.json").rows) == ["a", "b"]

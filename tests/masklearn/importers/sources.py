@@ -1,0 +1,161 @@
+"""Writers of published formats, byte by byte from their description, and random masks to put into them."""
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import Coverage
+from masklearn.maskset import LinearMask
+from masklearn.tiles import grid_shape
+
+Bits = NDArray[np.bool_]
+Tile = tuple[int, int]
+
+
+def mosaic(rng: np.random.Generator, shape: Tile, tile: Tile, sparse: float = 0.5) -> LinearMask:
+    """A random hybrid mask whose map, if it has more than one tile, is neither all dense nor all sparse."""
+    tiles = rng.random(grid_shape(shape, tile)) < sparse
+    if tiles.size > 1:
+        tiles.flat[:2] = [True, False]
+    return LinearMask.from_candidate(
+        tile, tiles, rng.integers(0, 6, (shape[0], shape[1] // 4)).astype(np.uint8)
+    )
+
+
+def mosaics(coverage: Coverage, tile: Tile, seed: int = 0) -> dict[str, LinearMask]:
+    """Random masks of all covered linears."""
+    rng = np.random.default_rng(seed)
+    return {name: mosaic(rng, shape, tile) for name, shape in coverage.linears.items()}
+
+
+def uniform(coverage: Coverage, tile: Tile = (128, 128)) -> dict[str, LinearMask]:
+    """Random masks of all covered linears in which every tile is 2:4."""
+    rng = np.random.default_rng(1)
+    return {
+        name: LinearMask.from_candidate(
+            tile,
+            np.ones(grid_shape(shape, tile), np.bool_),
+            rng.integers(0, 6, (shape[0], shape[1] // 4)).astype(np.uint8),
+        )
+        for name, shape in coverage.linears.items()
+    }
+
+
+def pack(bits: NDArray[np.bool_], first_is_high: bool) -> bytes:
+    """Eight 0/1 values a byte; the last byte is filled with zeros."""
+    values = [int(bit) for bit in np.ravel(bits)]
+    values += [0] * (-len(values) % 8)
+    places = range(7, -1, -1) if first_is_high else range(8)
+    return bytes(
+        sum(bit << place for bit, place in zip(values[i : i + 8], places, strict=True))
+        for i in range(0, len(values), 8)
+    )
+
+
+def npy(descr: str, shape: tuple[int, ...], data: bytes) -> bytes:
+    """A .npy file, version 1.0: magic, header length, header, data."""
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape!r}, }}"
+    header += " " * (-(10 + len(header) + 1) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
+
+
+def write_npz(path: Path, members: Mapping[str, bytes]) -> Path:
+    """A zip archive of .npy files, as np.savez_compressed lays it out."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return path
+
+
+def maskllm_members(keeps: Mapping[str, Bits]) -> dict[str, bytes]:
+    """`X.weight.mask`: bits, the first the highest, no shape."""
+    packed = {name: pack(keep, first_is_high=True) for name, keep in keeps.items()}
+    return {f"{name}.weight.mask": npy("|u1", (len(data),), data) for name, data in packed.items()}
+
+
+def patch_members(keeps: Mapping[str, Bits], meta: dict[str, str] | None = None) -> dict[str, bytes]:
+    """`__meta__`, and for each weight its bits and its shape."""
+    text = json.dumps(meta or {"pattern": "Dense/2:4 tiles"})
+    members = {"__meta__": npy(f"<U{len(text)}", (), text.encode("utf-32-le"))}
+    for name, keep in keeps.items():
+        data = pack(keep, first_is_high=True)
+        members[f"{name}.weight"] = npy("|u1", (len(data),), data)
+        members[f"{name}.weight.__shape__"] = npy("<i8", (2,), struct.pack("<2q", *keep.shape))
+    return members
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> None:
+    """Header length, JSON header, data."""
+    header, body = {}, io.BytesIO()
+    for name, (dtype, shape, data) in tensors.items():
+        start = body.tell()
+        body.write(data)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, body.tell()]}
+    blob = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(blob)) + blob + body.getvalue())
+
+
+def raw_tensors(checkpoint: Checkpoint) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """All tensors of a checkpoint, to change and write again."""
+    return {
+        name: (checkpoint.entry(name).dtype, checkpoint.shape(name), checkpoint.read(name).tobytes())
+        for name in checkpoint.names()
+    }
+
+
+def compressed(keep: Bits, values: NDArray[np.float32]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Tensors of one weight: `sparse-24-bitmask` where every group keeps two, else `sparse-bitmask`."""
+    rows, columns = keep.shape
+    bitmask = b"".join(pack(row, first_is_high=False) for row in keep)
+    kept = [value for row, mask in zip(values, keep, strict=True) for value in row[mask]]
+    counts = [int(row.sum()) for row in keep]
+    two_four = bool((keep.reshape(rows, -1, 4).sum(axis=-1) == 2).all())
+    tensors = {
+        "shape": ("I64", (2, 1), struct.pack("<2q", rows, columns)),
+        "bitmask": ("U8", (rows, -(-columns // 8)), bitmask),
+        "compressed": (
+            "F32",
+            (rows, columns // 2) if two_four else (len(kept),),
+            struct.pack(f"<{len(kept)}f", *kept),
+        ),
+    }
+    if not two_four:
+        offsets = [sum(counts[:i]) for i in range(rows)]
+        tensors["row_offsets"] = ("I64", (rows,), struct.pack(f"<{rows}q", *offsets))
+    return tensors
+
+
+def write_compressed(
+    folder: Path, checkpoint: Checkpoint, keeps: Mapping[str, Bits], config: dict[str, object] | None = None
+) -> Path:
+    """A compressed-tensors directory of a model, the weights in `keeps` compressed."""
+    folder.mkdir()
+    tensors = raw_tensors(checkpoint)
+    for name, keep in keeps.items():
+        values = checkpoint.read(f"{name}.weight").astype(np.float32)
+        del tensors[f"{name}.weight"]
+        tensors |= {f"{name}.{kind}": tensor for kind, tensor in compressed(keep, values).items()}
+    write_safetensors(folder / "model.safetensors", tensors)
+    (folder / "config.json").write_text(json.dumps(checkpoint.config | (config or {})))
+    return folder
+
+
+def write_pruned(folder: Path, checkpoint: Checkpoint, keeps: Mapping[str, Bits]) -> Path:
+    """A Hugging Face directory with zeros of either sign where a mask has them."""
+    folder.mkdir()
+    tensors = raw_tensors(checkpoint)
+    for name, keep in keeps.items():
+        weight = checkpoint.read(f"{name}.weight").copy()
+        weight[~keep] *= 0  # -0.0 where the weight was negative
+        dtype, shape, _ = tensors[f"{name}.weight"]
+        tensors[f"{name}.weight"] = (dtype, shape, weight.tobytes())
+    write_safetensors(folder / "model.safetensors", tensors)
+    (folder / "config.json").write_text(json.dumps(checkpoint.config))
+    return folder

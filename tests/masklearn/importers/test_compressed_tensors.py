@@ -1,0 +1,104 @@
+import struct
+
+import numpy as np
+import pytest
+
+from masklearn.errors import PatchCompileError
+from tests.masklearn.importers import sources
+from tests.masklearn.importers.conftest import Model, assert_same
+
+UP = "model.layers.0.mlp.up_proj"
+
+
+def config(kind: str) -> dict[str, object]:
+    sparsity = {"format": kind, "sparsity_structure": "2:4", "ignore": ["lm_head"]}
+    return {"quantization_config": {"quant_method": "compressed-tensors", "sparsity_config": sparsity}}
+
+
+def test_sparse_24_bitmask(dense: Model, tmp_path) -> None:
+    expected = sources.uniform(dense.coverage)
+    keeps = {name: mask.keep() for name, mask in expected.items()}
+    source = sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps, config("sparse-24-bitmask"))
+    assert_same(dense.import_from(source), expected)
+    assert dense.notes[0].startswith("format: compressed-tensors (it holds model.layers.0.")
+
+
+def test_linears_that_are_not_compressed_are_dense(dense: Model, tmp_path) -> None:
+    masks = sources.uniform(dense.coverage)
+    keeps = {name: mask.keep() for name, mask in masks.items() if "mlp" in name}
+    imported = dense.import_from(sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps))
+    assert all(mask.tiles.any() == ("mlp" in name) for name, mask in imported.items())
+
+
+def test_sparse_bitmask_holds_a_mosaic(dense: Model, tmp_path) -> None:
+    expected = sources.mosaics(dense.coverage, (16, 16))
+    source = sources.write_compressed(
+        tmp_path / "ct", dense.checkpoint, dense.nonzero(expected), config("sparse-bitmask")
+    )
+    imported = dense.import_from(source)
+    for name, mask in expected.items():
+        np.testing.assert_array_equal(imported[name].keep(), mask.keep(), err_msg=name)
+
+
+def test_a_sparse_bitmask_without_structure(dense: Model, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    keeps = {name: rng.random(shape) > 0.5 for name, shape in dense.coverage.linears.items()}
+    with pytest.raises(PatchCompileError, match="holds no 2:4 tiles"):
+        dense.import_from(sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps))
+
+
+def test_formats_that_are_not_known(dense: Model, tmp_path) -> None:
+    keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
+    source = sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps, config("sparse-99"))
+    with pytest.raises(PatchCompileError, match=r"compressed as 'sparse-99'.*sparse-24-bitmask"):
+        dense.import_from(source)
+
+
+def test_damaged_tensors(dense: Model, tmp_path) -> None:
+    keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
+    source = sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps)
+    values = dense.checkpoint.read(f"{UP}.weight").astype(np.float32)
+    good = sources.raw_tensors(dense.checkpoint)
+    for name, keep in keeps.items():
+        good.pop(f"{name}.weight")
+        weight = dense.checkpoint.read(f"{name}.weight").astype(np.float32)
+        good |= {f"{name}.{kind}": t for kind, t in sources.compressed(keep, weight).items()}
+    bad = keeps[UP].copy()
+    bad[3, 8:12] = [True, True, True, False]
+    plain = sources.compressed(bad, values)  # sparse-bitmask
+    bits = good[f"{UP}.bitmask"]
+    for change, said in (
+        ({"shape": None}, "has no shape"),
+        (
+            {"shape": ("I64", (2, 1), struct.pack("<2q", 48, 72))},
+            r"shape is \[48, 72\], the model's \[72, 48\]",
+        ),
+        ({"bitmask": ("I8", *bits[1:])}, "bitmask is int8"),
+        ({"bitmask": ("U8", (72 * 6,), bits[2])}, r"bitmask is uint8 \[432\]"),
+        ({"bitmask": plain["bitmask"]}, r"Row 3 keeps 3 of k = 8 \.\.\. 11, not two"),
+        ({"compressed": plain["compressed"]}, r"values are not \[72, 24\]"),
+        ({"compressed": None}, r"values are not \[72, 24\]"),
+        (plain | {"compressed": ("F32", (4,), bytes(16))}, "as many as its bitmask keeps"),
+        (plain | {"row_offsets": ("I64", (72,), bytes(8 * 72))}, "row offsets are not those"),
+        ({"bitmask": None, "shape": None}, f"neither {UP}.weight nor {UP}.bitmask"),
+    ):
+        changes = {f"{UP}.{kind}": tensor for kind, tensor in change.items()}
+        tensors = {key: value for key, value in (good | changes).items() if value is not None}
+        sources.write_safetensors(source / "model.safetensors", tensors)
+        with pytest.raises(PatchCompileError, match=said):
+            dense.import_from(source)
+
+
+def test_columns_that_do_not_fill_a_byte(make_dense, tmp_path) -> None:
+    dense = make_dense(intermediate_size=76)
+    expected = sources.uniform(dense.coverage)
+    keeps = {name: mask.keep() for name, mask in expected.items()}
+    source = sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps)
+    assert_same(dense.import_from(source), expected)
+    tensors = sources.raw_tensors(type(dense.checkpoint).open(source))
+    down = "model.layers.0.mlp.down_proj.bitmask"
+    dtype, shape, data = tensors[down]
+    tensors[down] = (dtype, shape, data[:9] + bytes([data[9] | 0x80]) + data[10:])
+    sources.write_safetensors(source / "model.safetensors", tensors)
+    with pytest.raises(PatchCompileError, match="bits after the last column"):
+        dense.import_from(source)

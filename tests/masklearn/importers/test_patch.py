@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears_of
+from masklearn.errors import PatchCompileError
+from masklearn.importers.published import Format
+from tests.masklearn.importers import sources
+from tests.masklearn.importers.conftest import Model, assert_same
+
+
+@pytest.mark.parametrize("tile", [(4, 4), (8, 16), (16, 8), (16, 16), (32, 32)])
+def test_what_was_written_comes_back_with_its_tile_size(dense: Model, tmp_path, tile) -> None:
+    expected = sources.mosaics(dense.coverage, tile)
+    source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(dense.nonzero(expected)))
+    masks = dense.import_from(source)
+    assert_same(masks, expected)
+    assert "format: patch (an archive that holds __meta__)" in dense.notes
+    assert f"tile: {tile[0]}x{tile[1]} (the largest that loses no 2:4 area)" in dense.notes
+    assert masks.extra["meta"] == {"pattern": "Dense/2:4 tiles"}
+
+
+def test_zeros_of_the_model_itself_are_no_violation(make_dense, tmp_path) -> None:
+    """The published masks are `weight != 0`, so they have groups that keep three, one or none."""
+    dense = make_dense()
+    rng = np.random.default_rng(3)
+    tensors = sources.raw_tensors(dense.checkpoint)
+    for name, shape in dense.coverage.linears.items():
+        weight = dense.checkpoint.read(f"{name}.weight").copy()
+        weight[rng.random(shape) < 0.03] = 0.0
+        tensors[f"{name}.weight"] = ("F32", shape, weight.tobytes())
+    sources.write_safetensors(dense.checkpoint.path / "model.safetensors", tensors)
+    dense = Model(Checkpoint.open(dense.checkpoint.path), dense.coverage)
+    expected = sources.mosaics(dense.coverage, (16, 16))
+    source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(dense.nonzero(expected)))
+    masks = dense.import_from(source)
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(mask.tiles, expected[name].tiles)
+        weight = dense.checkpoint.read(f"{name}.weight")
+        np.testing.assert_array_equal(weight * mask.keep(), weight * expected[name].keep())
+    assert not any(line.startswith("kept:") for line in dense.notes)
+
+
+def test_a_uniform_mask_by_its_pattern(dense: Model, tmp_path) -> None:
+    expected = sources.uniform(dense.coverage)
+    keeps = {name: mask.keep() for name, mask in expected.items()}
+    members = sources.patch_members(keeps, {"pattern": "2:4", "base_model": "someone/model"})
+    masks = dense.import_from(sources.write_npz(tmp_path / "mask.npz", members))
+    assert_same(masks, expected)
+    assert masks.extra["meta"]["base_model"] == "someone/model"
+    keeps["model.layers.0.mlp.up_proj"][2, 4:8] = True
+    members = sources.patch_members(keeps, {"pattern": "2:4"})
+    with pytest.raises(PatchCompileError, match=r"up_proj in .*not 2:4.*Row 2 keeps 4 of k = 4 \.\.\. 7"):
+        dense.import_from(sources.write_npz(tmp_path / "bad.npz", members))
+
+
+def test_a_group_that_is_not_two_four_is_named(dense: Model, tmp_path) -> None:
+    expected = sources.mosaics(dense.coverage, (16, 16))
+    keeps = dense.nonzero(expected)
+    name = "model.layers.2.self_attn.q_proj"
+    assert expected[name].tiles[0, 0]
+    keeps[name][5, 8:12] = [True, True, False, True]
+    source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(keeps))
+    with pytest.raises(PatchCompileError, match=rf"mask of {name} in .*zeroes weights of row"):
+        dense.import_from(source)
+    with pytest.raises(PatchCompileError, match=rf"mask of {name} in .*row 0, k = 0 \.\.\. 3.*16x16 tile"):
+        dense.import_from(source, tile=(16, 16))
+
+
+def test_a_tile_that_does_not_fit_is_refused(dense: Model, tmp_path) -> None:
+    expected = sources.mosaics(dense.coverage, (16, 16))
+    source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(dense.nonzero(expected)))
+    with pytest.raises(PatchCompileError, match=r"32x32 tile.*Leave out --tile"):
+        dense.import_from(source, tile=(32, 32))
+    finer = dense.import_from(source, tile=(8, 8))
+    assert finer.ratio == pytest.approx(dense.import_from(source).ratio)
+
+
+def test_another_base_model(dense: Model, make_dense, tmp_path) -> None:
+    """Its zeros lie elsewhere: weights that the mask zeroes in dense tiles are there."""
+    expected = sources.mosaics(dense.coverage, (16, 16))
+    keeps = dense.nonzero(expected)
+    for name, mask in expected.items():
+        keep = mask.keep()
+        keeps[name] &= ~(keep & (np.random.default_rng(0).random(keep.shape) < 0.02))
+    with pytest.raises(PatchCompileError, match="the very model that the masks were made for"):
+        dense.import_from(sources.write_npz(tmp_path / "mask.npz", sources.patch_members(keeps)))
+
+
+def changed(members, key, data):
+    return members | {key: data} if data is not None else {k: v for k, v in members.items() if k != key}
+
+
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "said"),
+    [
+        (f"{NAME}.__shape__", None, "gives no shape for"),
+        (
+            f"{NAME}.__shape__",
+            sources.npy("<i8", (2,), bytes(16)),
+            r"is \[0, 0\].*is \[72, 48\] in the model",
+        ),
+        (f"{NAME}.__shape__", sources.npy("<f8", (2,), bytes(16)), r"is \[0.0, 0.0\]"),
+        (NAME, sources.npy("|u1", (431,), bytes(431)), "72x48 weights take 432 bytes"),
+        ("__meta__", sources.npy("<U2", (), "{]".encode("utf-32-le")), "__meta__ in .* is not JSON"),
+        ("__meta__", sources.npy("<U2", (), "[]".encode("utf-32-le")), "is not a JSON object"),
+    ],
+)
+def test_damaged_archives(dense: Model, tmp_path, key: str, data: bytes | None, said: str) -> None:
+    members = sources.patch_members(dense.nonzero(sources.mosaics(dense.coverage, (16, 16))))
+    source = sources.write_npz(tmp_path / "mask.npz", changed(members, key, data))
+    with pytest.raises(PatchCompileError, match=said):
+        dense.import_from(source)
+
+
+def test_meta_may_be_missing_or_bytes(dense: Model, tmp_path) -> None:
+    expected = sources.mosaics(dense.coverage, (16, 16))
+    members = sources.patch_members(dense.nonzero(expected))
+    for i, data in enumerate((None, sources.npy("|u1", (2,), b"{}"))):
+        source = sources.write_npz(tmp_path / f"{i}.npz", changed(members, "__meta__", data))
+        assert_same(dense.import_from(source), expected)
+
+
+def test_a_dense_mask_has_no_tiles(dense: Model, tmp_path) -> None:
+    keeps = {name: np.ones(shape, np.bool_) for name, shape in dense.coverage.linears.items()}
+    source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(keeps))
+    with pytest.raises(PatchCompileError, match="holds no 2:4 tiles"):
+        dense.import_from(source, format=Format.PATCH)
+
+
+def test_weights_that_are_stored_transposed(make_dense, tmp_path) -> None:
+    """A Conv1D's mask has the layout of its weight, [K, N]; 2:4 is along K."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=40, n_embd=48, n_layer=1, n_head=4, n_inner=72, bos_token_id=1, eos_token_id=1
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    checkpoint = Checkpoint.open(tmp_path / "gpt2")
+    dense = Model(checkpoint, covered_linears_of(checkpoint))
+    assert dense.coverage.transposed
+    expected = sources.mosaics(dense.coverage, (16, 16))
+    keeps = {
+        name: mask.keep().T if name in dense.coverage.transposed else mask.keep()
+        for name, mask in expected.items()
+    }
+    members = sources.patch_members(keeps)
+    assert_same(dense.import_from(sources.write_npz(tmp_path / "mask.npz", members)), expected)
+    pruned = sources.write_pruned(tmp_path / "pruned", checkpoint, keeps)
+    assert_same(dense.import_from(pruned), expected)

@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+from masklearn.importers.orientation import model_nonzero
+from masklearn.maskset import MaskSet
+from masklearn.prune import write_pruned_checkpoint
+from tests.masklearn.importers import sources
+from tests.masklearn.importers.conftest import Model, assert_same
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tile", [(16, 16), (32, 16), (16, 64)])
+def test_a_pruned_model_gives_its_masks_back(make_dense, tmp_path, tile, dtype) -> None:
+    dense = make_dense(dtype=dtype, shard="40KB")
+    expected = sources.mosaics(dense.coverage, tile)
+    masks = MaskSet(expected, method="x", seed=0, base_model="", base_sha256="", ratio_asked=0.1)
+    write_pruned_checkpoint(dense.checkpoint, masks, tmp_path / "pruned")
+    imported = dense.import_from(tmp_path / "pruned")
+    for name, mask in expected.items():
+        np.testing.assert_array_equal(imported[name].keep(), mask.keep(), err_msg=name)
+    assert imported.ratio == pytest.approx(masks.ratio)
+    assert "format: checkpoint (a Hugging Face directory, whose zeros are the mask)" in dense.notes
+
+
+def test_zeros_of_either_sign_and_beyond_the_pattern(dense: Model, tmp_path) -> None:
+    expected = sources.mosaics(dense.coverage, (16, 16), seed=2)
+    keeps = {name: mask.keep().copy() for name, mask in expected.items()}
+    rng = np.random.default_rng(0)
+    for keep in keeps.values():
+        keep &= rng.random(keep.shape) > 0.03
+    source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
+    masks = dense.import_from(source)
+    for name, mask in expected.items():
+        assert masks[name].tile == (16, 16)
+        np.testing.assert_array_equal(masks[name].tiles, mask.tiles)
+        assert not (~masks[name].keep() & keeps[name]).any()  # nothing that survived is pruned
+    zeros = sum(int((~keep).sum()) for keep in keeps.values())
+    assert masks.extra["zeros"] == zeros
+    assert f"{zeros / masks.weights:.4f} of the weights are zero" in " ".join(dense.notes)
+
+
+def test_dead_rows_do_not_change_the_tile_size(dense: Model, tmp_path) -> None:
+    expected = sources.mosaics(dense.coverage, (32, 16))
+    keeps = {name: mask.keep().copy() for name, mask in expected.items()}
+    name = "model.layers.0.mlp.up_proj"
+    dense_row = int(np.flatnonzero(~expected[name].tiles.all(axis=1))[0])
+    keeps[name][32 * dense_row : 32 * dense_row + 20] = False
+    imported = dense.import_from(sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps))
+    assert_same(
+        {key: mask for key, mask in imported.items() if key != name},
+        {key: mask for key, mask in expected.items() if key != name},
+    )
+    np.testing.assert_array_equal(imported[name].tiles, expected[name].tiles)
+
+
+def test_uniform_two_four_is_any_tile(dense: Model, tmp_path) -> None:
+    keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items() if "mlp" in name}
+    masks = dense.import_from(sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps))
+    assert all(
+        mask.tile == (128, 128) and mask.tiles.all() == ("mlp" in name) for name, mask in masks.items()
+    )
+    assert "tile: 128x128 (the largest that loses no 2:4 area)" in dense.notes
+
+
+def test_tiles_that_are_nearly_two_four_are_said(dense: Model, tmp_path) -> None:
+    keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
+    keeps["model.layers.0.mlp.up_proj"][3, 4:8] = True
+    source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
+    masks = dense.import_from(source, tile=(16, 16))
+    assert int((~masks["model.layers.0.mlp.up_proj"].tiles).sum()) == 1
+    assert any(line.startswith("dense: 1 tiles that are 2:4 but for") for line in dense.notes)
+
+
+def test_models_that_are_not_pruned_two_four(dense: Model, tmp_path) -> None:
+    with pytest.raises(PatchCompileError, match="holds no 2:4 tiles"):
+        dense.import_from(dense.checkpoint.path)
+    rng = np.random.default_rng(0)
+    keeps = {name: rng.random(shape) > 0.5 for name, shape in dense.coverage.linears.items()}
+    with pytest.raises(PatchCompileError, match=r"holds no 2:4 tiles.*sparse without structure"):
+        dense.import_from(sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps))
+
+
+def test_damaged_sources(dense: Model, tmp_path) -> None:
+    keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
+    source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
+    good = sources.raw_tensors(dense.checkpoint)
+    name = "model.layers.0.mlp.up_proj.weight"
+    nan = np.full((72, 48), np.nan, np.float32).tobytes()
+    for change, said in (
+        ({name: ("F32", (72, 48), nan)}, "holds NaN or infinity"),
+        ({name: ("F32", (48, 72), bytes(4 * 72 * 48))}, r"is \[48, 72\] there and \[72, 48\] in the model"),
+        ({name: ("I8", (72, 48), bytes(72 * 48))}, "has dtype I8"),
+        ({name: None}, f"There is no {name}"),
+    ):
+        tensors = {key: value for key, value in (good | change).items() if value is not None}
+        sources.write_safetensors(source / "model.safetensors", tensors)
+        with pytest.raises(PatchCompileError, match=said):
+            dense.import_from(source)
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    with pytest.raises(PatchCompileError, match="pickled weights only"):
+        dense.import_from(source)
+    assert json.loads((source / "config.json").read_text())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_smallest_weights_are_no_zeros_and_infinity_is_refused(make_dense, dtype) -> None:
+    dense = make_dense(dtype=dtype)
+    name = "model.layers.0.mlp.up_proj"
+    weight = dense.checkpoint.torch(f"{name}.weight").clone()
+    tiny = torch.nextafter(torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype))
+    weight[0, :4] = torch.stack([tiny, -tiny, torch.zeros((), dtype=dtype), -torch.zeros((), dtype=dtype)])
+    code, shape = dense.checkpoint.entry(f"{name}.weight").dtype, (72, 48)
+    for value, said in ((None, None), (float("inf"), "NaN or infinity"), (float("-inf"), "NaN or infinity")):
+        if value is not None:
+            weight[1, 1] = value
+        data = weight.view(torch.uint8).numpy().tobytes()
+        tensors = sources.raw_tensors(dense.checkpoint) | {f"{name}.weight": (code, shape, data)}
+        path = dense.checkpoint.path.parent / f"changed{value}"
+        path.mkdir()
+        sources.write_safetensors(path / "model.safetensors", tensors)
+        (path / "config.json").write_text(json.dumps(dense.checkpoint.config))
+        checkpoint = Checkpoint.open(path)
+        if said:
+            with pytest.raises(PatchCompileError, match=said):
+                model_nonzero(checkpoint, dense.coverage, name)
+        else:
+            assert model_nonzero(checkpoint, dense.coverage, name)[0, :4].tolist() == [
+                True,
+                True,
+                False,
+                False,
+            ]
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "gpt2", "gpt_neox", "mixtral", "gemma3", "bert"])
+def test_checkpoints_of_other_layouts(make_dense, tmp_path, model_type) -> None:
+    """Fused, transposed, renamed, of experts, below a prefix, and an encoder's."""
+    dense = make_dense(model_type)
+    expected = sources.mosaics(dense.coverage, (16, 16))
+    masks = MaskSet(expected, method="x", seed=0, base_model="", base_sha256="", ratio_asked=0.1)
+    write_pruned_checkpoint(dense.checkpoint, masks, tmp_path / "pruned")
+    assert_same(dense.import_from(tmp_path / "pruned"), expected)

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masklearn.importers.mosaic import mosaic_of
+from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, tile_of
+from masklearn.tiles import expand_tiles
+from tests.masklearn.importers import sources
+
+
+def search(keeps, smallest: int = 16):
+    found = TileSearch([keep.shape for keep in keeps], smallest)
+    for keep in keeps:
+        found.add(keep)
+    return found.result()
+
+
+SHAPES = [(256, 320), (192, 256), (576, 192)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([(16, 16), (32, 16), (16, 64), (64, 64), (96, 32), (64, 128)]),
+    st.sampled_from([4, 8, 16]),
+    st.floats(0.0, 0.05),
+    st.integers(0, 10**6),
+)
+def test_the_size_that_was_pruned_with_is_found(tile, smallest, natural, seed) -> None:
+    """Or a larger one that loses nothing; whatever zeros there were before, and with ragged tiles (576 = 4.5 x 128)."""
+    rng = np.random.default_rng(seed)
+    masks = [sources.mosaic(rng, shape, tile, 0.6) for shape in SHAPES]
+    keeps = [mask.keep() & (rng.random(mask.shape) >= natural) for mask in masks]
+    size = search(keeps, smallest)
+    assert size is not None
+    lost = 0
+    for mask, keep in zip(masks, keeps, strict=True):
+        found = mosaic_of(keep, tile_of(size, mask.shape)).sparse
+        lost += int((expand_tiles(mask.tiles, mask.shape, tile) & ~found).sum())
+        assert np.prod(tile_of(size, mask.shape)) >= min(np.prod(tile), mask.weights)
+    assert lost <= 1e-3 * sum(mask.pattern.size for mask in masks)
+
+
+@pytest.mark.parametrize("tile", [(128, 320), (256, 16)])
+def test_tiles_of_the_whole_width_or_height(tile) -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(256, 320), (256, 320)]
+    size = search([sources.mosaic(rng, shape, tile).keep() for shape in shapes])
+    assert size == ((128, None) if tile[0] == 128 else (None, 16))
+    assert tile_of(size, (256, 320)) == tile
+
+
+def test_any_size_fits_linears_that_are_all_dense_or_all_sparse() -> None:
+    rng = np.random.default_rng(0)
+    sparse = sources.mosaic(rng, (256, 256), (1000, 1000), 1.0).keep()
+    assert search([sparse, np.ones((256, 256), np.bool_)]) == DEFAULT_TILE
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.5, 0.6])
+def test_zeros_without_structure_are_no_tiles(share: float) -> None:
+    rng = np.random.default_rng(0)
+    assert search([rng.random((512, 512)) >= share for _ in range(3)]) is None
+
+
+def test_rows_that_are_all_zero_are_no_evidence() -> None:
+    keep = np.ones((256, 256), np.bool_)
+    keep[:64] = False
+    assert search([keep]) is None
+
+
+def test_a_few_tiles_that_look_sparse_by_chance_do_not_shrink_the_tile() -> None:
+    mask = sources.mosaic(np.random.default_rng(0), (2048, 2048), (128, 128))
+    keep = mask.keep()
+    row, column = 128 * np.argwhere(~mask.tiles)[0]
+    keep[row : row + 16, column : column + 16] = np.tile([True, True, False, False], 4)
+    assert search([keep]) == (128, 128)

@@ -1,0 +1,65 @@
+"""One process of a run that tests start: candidates are saved by every process, then `learn`'s masks where asked.
+
+accelerate shards (FSDP) on accelerators alone; with "fsdp" it is told that it may on a CPU, where torch can.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from masklearn.learn import learn
+from masklearn.methods import METHODS
+from masklearn.processes import process_rank
+from masklearn.recipe import LearnRecipe
+from tests.masklearn.methods.gradient.tasks import task_of
+
+
+def shard_on_cpu() -> None:
+    from accelerate import state
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    plain = state.AcceleratorState.__init__
+
+    def init(self: Any, *arguments: Any, **settings: Any) -> None:
+        first = not self.initialized
+        plain(self, *arguments, **settings)
+        if first:
+            self.distributed_type = state.PartialState._shared_state["distributed_type"] = (
+                DistributedType.FSDP
+            )
+            self.fsdp_plugin = FullyShardedDataParallelPlugin(
+                fsdp_version=2,
+                auto_wrap_policy="transformer_based_wrap",
+                reshard_after_forward=True,
+                state_dict_type="SHARDED_STATE_DICT",
+            )
+
+    state.AcceleratorState.__init__ = init
+
+
+def say(kind: str, number: int) -> None:
+    """A line in one piece: the processes share a pipe."""
+    os.write(1, f"{kind} {process_rank()} {number}\n".encode())
+
+
+def show(what: str, done: int, _total: int) -> None:
+    if what.startswith("learning masks"):
+        say("step", done)
+
+
+if __name__ == "__main__":
+    say("process", os.getpid())
+    model, settings, scratch, out, kind, masks = sys.argv[1:]
+    if kind == "fsdp":
+        shard_on_cpu()
+    recipe = LearnRecipe.model_validate_json(settings)
+    task = task_of(Path(model), recipe, Path(scratch), progress=show)
+    found = {}
+    for name, candidate in METHODS[recipe.method](task):
+        found |= {f"{name}.pattern": candidate.pattern, f"{name}.score": candidate.score}
+    np.savez(f"{out}{process_rank()}.npz", **found)
+    if masks == "masks":
+        learn(model, recipe, Path(scratch)).masks.save(f"{out}{process_rank()}.safetensors")

@@ -1,0 +1,109 @@
+"""Runs in processes of their own: killed and resumed, alone and with others."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from masklearn.methods import METHODS
+from masklearn.recipe import LearnRecipe
+from tests.masklearn.methods.gradient.tasks import TILE, make_task
+
+_SCRIPT = Path(__file__).with_name("run_learn.py")
+_TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+_STEPS = 8
+# Every tile and most patterns change: a run that lost a step would end elsewhere.
+_SETTINGS: dict[str, Any] = {
+    "method": "patch-joint", "ratio": 0.35, "prior": "wanda", "steps": _STEPS, "learning_rate": 0.05,
+    "checkpoint_every": 3, "repair": "none", "precision": "fp32",
+}  # fmt: skip
+
+Arrays = dict[str, np.ndarray]
+
+
+class Run:
+    """Runs of one recipe; every process leaves its candidates."""
+
+    def __init__(self, model: Path, text: Path, folder: Path, kind: str) -> None:
+        self.recipe = LearnRecipe(**_SETTINGS, tile=TILE, calib=str(text), windows=4, length=16, device="cpu")
+        self.model, self.folder, self.kind = model, folder, kind
+        self.processes = 1 if kind == "alone" else 2
+
+    def start(self, name: str, masks: str = "") -> subprocess.Popen[str]:
+        launcher = () if self.kind == "alone" else _TORCHRUN
+        command = [sys.executable, *launcher, str(_SCRIPT), str(self.model), self.recipe.model_dump_json()]
+        return subprocess.Popen(
+            [*command, str(self.folder / name), str(self.folder / f"{name}.out"), self.kind, masks],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+        )
+
+    def finish(self, name: str, masks: str = "") -> list[Arrays]:
+        """Run to the end; the candidates of every process."""
+        process = self.start(name, masks)
+        process.communicate(timeout=600)
+        assert process.returncode == 0
+        files = [self.folder / f"{name}.out{rank}.npz" for rank in range(self.processes)]
+        return [dict(np.load(file)) for file in files]
+
+    def kill_at(self, name: str, step: int) -> None:
+        """SIGKILL to all processes when the first has done `step`."""
+        launcher = self.start(name)
+        assert launcher.stdout is not None
+        processes = []
+        for line in launcher.stdout:
+            kind, rank, number = line.split()
+            if kind == "process":
+                processes.append(int(number))
+            elif (rank, number) == ("0", str(step)):
+                break
+        assert len(processes) == self.processes
+        for process in processes:  # torchrun gives each a session of its own
+            os.kill(process, signal.SIGKILL)
+        launcher.kill()
+        launcher.wait()
+        launcher.stdout.close()
+        assert not list(self.folder.glob(f"{name}.out*"))
+
+    def cut_and_resumed(self, name: str) -> list[Arrays]:
+        self.kill_at(name, random.randrange(1, _STEPS))
+        return self.finish(name)
+
+
+def assert_same(found: Arrays, expected: Arrays, tolerance: float = 0.0) -> None:
+    assert sorted(found) == sorted(expected)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=tolerance, err_msg=name)
+
+
+def test_killed_at_any_step_and_resumed_it_ends_in_the_same_masks(
+    make_model, text_file, tmp_path: Path
+) -> None:
+    model = make_model()
+    whole = dict(METHODS[_SETTINGS["method"]](make_task(model, text_file, tmp_path / "whole", **_SETTINGS)))
+    expected = {f"{name}.pattern": candidate.pattern for name, candidate in whole.items()}
+    expected |= {f"{name}.score": candidate.score for name, candidate in whole.items()}
+    (found,) = Run(model, text_file, tmp_path, "alone").cut_and_resumed("cut")
+    assert_same(found, expected)
+
+
+def test_so_do_several_processes_with_whole_models_and_with_shards(
+    make_model, text_file, tmp_path: Path
+) -> None:
+    """Every process ends in the same masks. Shards sum the gradient's norm in another order."""
+    model = make_model()
+    run = Run(model, text_file, tmp_path, "ddp")
+    first, second = run.finish("whole", "masks")
+    assert_same(first, second)
+    masks = [(tmp_path / f"whole.out{rank}.safetensors").read_bytes() for rank in (0, 1)]
+    assert masks[0] == masks[1]
+    for found in run.cut_and_resumed("ddp"):
+        assert_same(found, first)
+    for found in Run(model, text_file, tmp_path, "fsdp").cut_and_resumed("fsdp"):
+        assert_same(found, first, tolerance=1e-5)

@@ -1,0 +1,162 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import AutoModelForCausalLM
+
+from masklearn.methods.candidate import Candidate
+from masklearn.methods.gradient.logits import candidate_from_logits, first_pattern_logits, first_tile_logits
+from masklearn.methods.gradient.objective import DensityTarget, MaskObjective, density_excess, norm_kept
+from masklearn.methods.gradient.parametrization import Drawing, HybridMask, Sums
+from masklearn.methods.gradient.settings import MaskSettings
+from masklearn.methods.maskllm import MASKLLM
+from masklearn.methods.patch import JOINT, TILE
+from masklearn.select import select
+from masklearn.tiles import tile_weights
+from tests.conftest import ModelMaker
+
+
+def sums(sparse: float, energy: float = 1.0) -> Sums:
+    return Sums(torch.tensor(sparse), torch.tensor(energy))
+
+
+def test_density_is_global_with_one_target_and_by_share_with_several() -> None:
+    """100 + 300 weights, of which 40 and 60 lie in sparse tiles: zeroed are 20 and 30."""
+    record = {0: sums(40.0), 1: sums(60.0)}
+    together = [DensityTarget([0, 1], 400, 0.4 * 400)]
+    assert float(density_excess(together, record)) == pytest.approx(abs(50 / 400 - 0.4))
+    apart = [DensityTarget([0], 100, 50.0), DensityTarget([1], 300, 0.0)]
+    assert float(density_excess(apart, record)) == pytest.approx((30 + 30) / 400)
+
+
+def test_norm_is_that_of_the_whole_model() -> None:
+    record = {0: sums(0.0, 9.0), 1: sums(0.0, 16.0)}
+    assert float(norm_kept(record, 10.0)) == pytest.approx(5.0 / 10.0)
+
+
+def masked_model(path, drawing: Drawing) -> tuple[nn.Module, list[HybridMask], float]:
+    """Every linear of the blocks under a random mask."""
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    masks, energy = [], 0.0
+    torch.manual_seed(0)
+    for linear in [m for _, m in model.model.layers.named_modules() if isinstance(m, nn.Linear)]:
+        shape = (linear.out_features, linear.in_features)
+        codes = torch.randint(6, (shape[0], shape[1] // 4), dtype=torch.uint8)
+        tiles = torch.randn(-(-shape[0] // 32), -(-shape[1] // 32)) * 0.05
+        logits = first_pattern_logits(codes)
+        mask = HybridMask(drawing, len(masks), shape, (32, 32), tile_logits=tiles, pattern_logits=logits)
+        energy += float(linear.weight.detach().double().square().sum())
+        parametrize.register_parametrization(linear, "weight", mask)
+        masks.append(mask)
+    return model, masks, math.sqrt(energy)
+
+
+def test_loss_is_the_papers(make_model: ModelMaker) -> None:
+    """Term by term, from the model's own logits under the same draw."""
+    drawing = Drawing(0)
+    model, masks, norm = masked_model(make_model(), drawing)
+    weights = sum(mask.shape[0] * mask.shape[1] for mask in masks)
+    target = DensityTarget(range(len(masks)), weights, 0.35 * weights)
+    objective = MaskObjective(
+        JOINT, drawing, masks, [target], ratio=0.35, norm=norm, distill=0.7, tile_rate=0.1
+    )
+    objective.begin(3, 0.25)
+    assert drawing.temperature == pytest.approx(2.0 + 0.25 * (0.05 - 2.0))
+    assert (drawing.tile_scale, drawing.pattern_scale, drawing.step) == (106.25, 200.0, 3)
+    ids = torch.randint(40, (2, 12))
+    loss, figures = objective.loss(model, ids)
+
+    with torch.no_grad():
+        student = model(ids).logits[:, :-1].flatten(0, 1).log_softmax(-1)
+        drawing.masked = False
+        dense = model(ids).logits[:, :-1].flatten(0, 1).log_softmax(-1)
+        drawing.masked, drawing.record = True, {}
+        masked = [module.weight for module in model.modules() if hasattr(module, "parametrizations")]
+    lm = nn.functional.nll_loss(student, ids[:, 1:].flatten())
+    kl = (dense.exp() * (dense - student)).sum(-1).mean()
+    sparse = sum(float(found.sparse) for found in drawing.record.values())
+    density = 1 - 0.5 * sparse / weights
+    kept = math.sqrt(sum(float(weight.square().sum()) for weight in masked)) / norm
+    expected = lm + 0.7 * kl + 7 * abs(density - 0.65) - 10 * 0.75 * kept
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-4)
+    assert figures == pytest.approx({"lm": float(lm), "kl": float(kl), "density": density}, rel=1e-4)
+
+
+def test_nothing_is_recorded_outside_of_the_loss(make_model: ModelMaker) -> None:
+    drawing = Drawing(0)
+    model, masks, norm = masked_model(make_model(), drawing)
+    target = DensityTarget(range(len(masks)), 1, 0.0)
+    objective = MaskObjective(
+        JOINT, drawing, masks, [target], ratio=0.35, norm=norm, distill=0.0, tile_rate=0.1
+    )
+    objective.begin(0, 0.0)
+    _, figures = objective.loss(model, torch.randint(40, (1, 8)))
+    assert "kl" not in figures
+    assert drawing.record is None
+    assert drawing.masked
+
+
+def fit(mask: HybridMask, weight: Tensor, live: Tensor, settings: MaskSettings, zeroed: float) -> None:
+    """Linear regression towards the dense weight, on inputs that reach the live features alone."""
+    draw, steps = torch.Generator().manual_seed(0), 150
+    linear = nn.Linear(*reversed(weight.shape), bias=False).requires_grad_(False)
+    linear.weight.copy_(weight)
+    parametrize.register_parametrization(linear, "weight", mask)
+    targets = [DensityTarget([0], weight.numel(), zeroed)]
+    objective = MaskObjective(
+        settings,
+        mask.drawing,
+        [mask],
+        targets,
+        ratio=0.25,
+        norm=float(weight.norm()),
+        distill=0.0,
+        tile_rate=5e-3,
+    )
+    optimizer = torch.optim.Adam(objective.parameter_groups(), 5e-3)
+    for step in range(steps):
+        objective.begin(step, step / steps)
+        mask.drawing.record = {}
+        x = torch.randn(64, weight.shape[1], generator=draw) * live
+        loss = (linear(x) - x @ weight.T).square().mean()
+        loss = loss + settings.density_weight * density_excess(targets, mask.drawing.record)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_tiles_that_matter_turn_dense() -> None:
+    """Inputs reach one column of tiles, which the prior makes 2:4; at the ratio that it had, others are now."""
+    shape, tile = (8, 32), (4, 8)
+    live = torch.zeros(32)
+    live[8:16] = 1.0
+    areas, scores = {"w": tile_weights(shape, tile)}, np.arange(8, dtype=np.float32).reshape(2, 4)
+    scores[:, 1] -= 10.0
+    before = select({"w": scores}, areas, 0.25)
+    assert before["w"][:, 1].all()
+    logits = first_tile_logits({"w": scores}, before, areas)["w"]
+    prior = Candidate(np.zeros((8, 8), np.uint8), scores)
+    codes = torch.from_numpy(prior.pattern)
+    mask = HybridMask(Drawing(0), 0, shape, tile, tile_logits=logits, pattern_logits=None, codes=codes)
+    fit(mask, torch.randn(shape, generator=torch.Generator().manual_seed(1)), live, TILE, 0.25 * 256)
+    ended = candidate_from_logits(None, mask.tile_logits.detach(), prior, tile)
+    after = select({"w": ended.score}, areas, 0.25)["w"]
+    assert after.sum() == before["w"].sum() == 4
+    assert not after[:, 1].any()
+
+
+def test_patterns_follow_the_inputs() -> None:
+    """Every group has two live features, and the prior keeps the other two."""
+    shape = (8, 32)
+    live = torch.tensor([1.0, 0.0, 1.0, 0.0] * 8)
+    prior = Candidate(np.full((8, 8), 4, np.uint8), np.zeros((2, 4), np.float32))  # keeps 1 and 3
+    logits = first_pattern_logits(torch.from_numpy(prior.pattern))
+    mask = HybridMask(Drawing(0), 0, shape, (4, 8), tile_logits=None, pattern_logits=logits)
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    weight = weight.sign() * (0.5 + weight.abs())  # none is too small to matter
+    fit(mask, weight, live, MASKLLM, 0.5 * 256)
+    ended = candidate_from_logits(mask.pattern_logits.detach(), None, prior, (4, 8))
+    assert (ended.pattern == 1).mean() > 0.9  # keeps 0 and 2

@@ -1,0 +1,208 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from masklearn.architectures import ARCHITECTURES, architecture_of
+from masklearn.baselines import (
+    Baseline,
+    baseline_settings,
+    compare,
+    learn_baseline,
+    measure,
+    parse_baselines,
+    remarks,
+    run_baselines,
+)
+from masklearn.budget import fits
+from masklearn.calibrate import token_pool
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears, covered_linears_of
+from masklearn.errors import PatchCompileError
+from masklearn.evaluate import load_model, perplexity
+from masklearn.learn import learn
+from masklearn.prune import write_pruned_checkpoint
+from masklearn.recipe import LearnRecipe
+from masklearn.task import Task
+from tests.conftest import ModelMaker
+
+WINDOWS = np.random.default_rng(3).integers(0, 22, (3, 20))
+
+
+def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
+    given = {
+        "tile": (16, 16),
+        "calib": str(text_file),
+        "windows": 8,
+        "length": 16,
+        "ratio": 0.3,
+        "device": "cpu",
+    }
+    return LearnRecipe(**(given | settings))
+
+
+def row(name: str, ratio: float, value: float, deployable: bool = True) -> dict[str, Any]:
+    return {"name": name, "ratio": ratio, "perplexity": value, "seconds": 1.0, "deployable": deployable}
+
+
+def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    path, scratch = make_model(), tmp_path / "scratch"
+    scratch.mkdir()
+    calls: list[str] = []
+    rows = run_baselines(
+        path, recipe(text_file), tuple(Baseline), WINDOWS, scratch, lambda what, *_: calls.append(what)
+    )
+    assert [r["name"] for r in rows] == [str(name) for name in Baseline]
+    found = {r["name"]: r for r in rows}
+    weights = {name: n * k for name, (n, k) in covered_linears(path).linears.items()}
+    ffn = sum(size for name, size in weights.items() if ".mlp." in name) / sum(weights.values())
+    assert found["dense"]["ratio"] == 0.0
+    assert found["uniform-2:4"]["ratio"] == 0.5
+    assert found["ffn-only"]["ratio"] == pytest.approx(ffn / 2)
+    assert found["unstructured"]["ratio"] == 0.3
+    tile = 16 * 16 / sum(weights.values())
+    assert all(abs(found[name]["ratio"] - 0.3) <= tile / 4 for name in ("magnitude-tiles", "random-tiles"))
+    assert [r["name"] for r in rows if not r["deployable"]] == ["unstructured"]
+    assert len({r["perplexity"] for r in rows}) == len(rows)  # six different models
+    dense = AutoModelForCausalLM.from_pretrained(path).eval()
+    assert found["dense"]["perplexity"] == perplexity(dense, WINDOWS).value
+    assert "ffn-only: perplexity" in calls
+    assert not list(scratch.iterdir())
+
+
+def test_a_baseline_is_what_its_flags_give(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    """The table's numbers come from `learn` with the flags in the module's docstring."""
+    path, ours = make_model(), recipe(text_file, per_layer=True, repair="none")
+    flags: dict[Baseline, dict[str, Any]] = {
+        Baseline.UNIFORM: {"ratio": 0.5},
+        Baseline.FFN_ONLY: {"ratio": "*=0,mlp.*=0.5", "per_layer": False},
+        Baseline.MAGNITUDE_TILES: {"criterion": "magnitude"},
+        Baseline.RANDOM_TILES: {"criterion": "random"},
+    }
+    rows = run_baselines(path, ours, flags, WINDOWS, tmp_path / "scratch")
+    for found, (name, settings) in zip(rows, flags.items(), strict=True):
+        by_hand = recipe(
+            text_file, **({"per_layer": True, "repair": "none", "method": "sparsegpt"} | settings)
+        )
+        learned = learn(path, by_hand, tmp_path / name.name)
+        write_pruned_checkpoint(learned.checkpoint, learned.masks, tmp_path / name.name / "model")
+        value = perplexity(load_model(tmp_path / name.name / "model"), WINDOWS).value
+        assert (found["perplexity"], found["ratio"]) == (value, learned.masks.ratio)
+
+
+def test_ffn_only_prunes_the_feed_forward_part_alone(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    path = make_model()
+    checkpoint = Checkpoint.open(path)
+    ffn = baseline_settings(Baseline.FFN_ONLY, recipe(text_file), checkpoint, covered_linears(path))
+    notes: list[str] = []
+    masks = learn(path, ffn, tmp_path / "s", note=notes.append).masks
+    assert all(bool(tiles.all()) == (".mlp." in name) for name, tiles in masks.tile_maps().items())
+    assert not any(tiles.any() for name, tiles in masks.tile_maps().items() if ".mlp." not in name)
+    assert notes == []
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_every_architecture_knows_its_feed_forward_part(make_model: ModelMaker, model_type: str) -> None:
+    """Each block has linears in and outside it; attention is never part of it."""
+    path = make_model(model_type)
+    names = list(covered_linears(path).linears)
+    patterns = architecture_of(Checkpoint.open(path)).ffn
+    inside = [name for name in names if any(fits(name, pattern) for pattern in patterns)]
+    assert inside
+    assert not any("attn" in name or "attention" in name for name in inside)
+    assert 0 < len(inside) < len(names)
+
+
+def test_no_feed_forward_part_covered(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    ours = recipe(text_file, include=("*.q_proj",))
+    with pytest.raises(PatchCompileError, match=r"ffn-only has nothing to prune.*mlp\.\*"):
+        run_baselines(make_model(), ours, [Baseline.FFN_ONLY], WINDOWS, tmp_path)
+
+
+def test_unstructured_zeroes_the_ratio_of_every_linear(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    checkpoint, ours = Checkpoint.open(make_model()), recipe(text_file, ratio="*=0.2,mlp.*=0.3")
+    task = Task(
+        checkpoint, covered_linears_of(checkpoint), ours, tmp_path / "s", lambda *_: None, lambda _: None
+    )
+    learned, ratio = learn_baseline(Baseline.UNSTRUCTURED, task)
+    assert 0.2 < ratio < 0.3
+    for name, shape in task.coverage.linears.items():
+        weight = learned.checkpoint.read(f"{name}.weight")
+        assert abs((weight == 0).mean() - ratio) <= 0.5 / (shape[0] * min(shape[1], 128)) + 1e-12
+
+
+def test_the_text_is_read_once(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    monkeypatch.setattr(
+        "masklearn.task.token_pool", lambda *a, **k: (reads.append(1), token_pool(*a, **k))[1]
+    )
+    run_baselines(
+        make_model(), recipe(text_file), [Baseline.UNIFORM, Baseline.FFN_ONLY], WINDOWS, tmp_path / "s"
+    )
+    assert reads == [1]
+
+
+def test_compare_puts_the_result_first(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    path, ours = make_model(), recipe(text_file, method="magnitude", ratio=0.25)
+    learned = learn(path, ours, tmp_path / "learn")
+    value = measure(learned, WINDOWS, tmp_path / "pruned", ours)
+    compared = compare(
+        path, ours, tmp_path / "pruned", learned.masks, 3.21, [Baseline.DENSE], WINDOWS, tmp_path / "scratch"
+    )
+    first, dense = compared["rows"]
+    assert first == row("magnitude", learned.masks.ratio, value) | {"seconds": 3.2}
+    assert dense["name"] == "dense"
+    assert (compared["windows"], compared["length"], compared["dtype"]) == (3, 20, "float32")
+
+
+def test_worse_than_ffn_only_is_said_in_words() -> None:
+    ffn = row("ffn-only", 0.375, 80.0)
+    (line,) = remarks(row("wanda", 0.35, 90.0), [row("dense", 0.0, 22.0), ffn])
+    assert line.startswith(
+        "wanda at ratio 0.350 is worse than FFN-only 2:4 at 0.375 (perplexity 90.00 against 80.00)"
+    )
+    assert remarks(row("wanda", 0.45, 90.0), [ffn]) == []  # more was asked of it
+    assert remarks(row("oneshot", 0.375, 70.0), [ffn]) == []
+    assert remarks(row("wanda", 0.3753, 90.0), [ffn]) != []  # the same ratio, to a tile
+
+
+def test_only_deployable_baselines_shame_a_result() -> None:
+    better = [row("unstructured", 0.35, 30.0, deployable=False), row("dense", 0.0, 20.0)]
+    assert remarks(row("oneshot", 0.35, 40.0), better) == []
+    assert remarks(row("oneshot", 0.35, 40.0), [row("random-tiles", 0.35, 39.0)]) == [
+        "oneshot is worse than random-tiles at no higher ratio"
+    ]
+
+
+def test_names_from_the_command_line() -> None:
+    assert parse_baselines("all") == tuple(Baseline)
+    assert parse_baselines("ffn-only, dense,ffn-only") == (Baseline.FFN_ONLY, Baseline.DENSE)
+    with pytest.raises(
+        PatchCompileError, match=r"'ffn' is not a valid Baseline.*Give all, or some of dense, uniform-2:4"
+    ):
+        parse_baselines("dense,ffn")
+
+
+def test_an_encoder_has_no_perplexity(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(PatchCompileError, match="predicts no next token"):
+        run_baselines(make_model("bert"), recipe(text_file), [Baseline.DENSE], WINDOWS, tmp_path)
+
+
+def test_a_model_in_half_precision_is_measured_as_it_is_stored(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    path = make_model(dtype=torch.bfloat16)
+    learned = learn(path, recipe(text_file, method="sparsegpt"), tmp_path / "s")
+    value = measure(learned, WINDOWS, tmp_path / "m", recipe(text_file))
+    stored = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32).eval()
+    assert value == perplexity(stored, WINDOWS).value
+    assert Checkpoint.open(tmp_path / "m").entry("model.layers.0.mlp.up_proj.weight").dtype == "BF16"

@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masklearn.errors import PatchCompileError
+from masklearn.text import files
+from masklearn.text.files import file_text
+
+TEXTS = ["first", "", "  \n", None, "second é\nline", "third"]
+JOINED = "first\n\nsecond é\nline\n\nthird"
+
+
+def text_of(path: Path, column: str | None = None) -> str:
+    return "".join(file_text(path, column))
+
+
+def write_lines(path: Path, records: list[object]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_every_kind_gives_the_same_text(tmp_path: Path) -> None:
+    records: list[object] = [{"id": i, "text": text} for i, text in enumerate(TEXTS)]
+    for name in ("a.jsonl", "a.ndjson", "lines.json"):
+        assert text_of(write_lines(tmp_path / name, records)) == JOINED
+    (tmp_path / "array.json").write_text("\n " + json.dumps(records, indent=1))
+    assert text_of(tmp_path / "array.json") == JOINED
+    pq.write_table(pa.table({"id": range(len(TEXTS)), "text": TEXTS}), tmp_path / "a.parquet")
+    assert text_of(tmp_path / "a.parquet") == JOINED
+    (tmp_path / "a.txt").write_text(JOINED, encoding="utf-8-sig")
+    assert text_of(tmp_path / "a.txt") == JOINED
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30)), st.integers(1, 7))
+def test_records_come_back_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], rows: int
+) -> None:
+    path = tmp_path_factory.mktemp("t")
+    expected = "\n\n".join(text for text in texts if text and not text.isspace())
+    write_lines(path / "a.jsonl", [{"text": text} for text in texts])
+    pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), path / "a.parquet", row_group_size=rows)
+    assert text_of(path / "a.jsonl") == text_of(path / "a.parquet") == expected
+
+
+def test_long_plain_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_CHUNK", 3)
+    (tmp_path / "a.txt").write_text("abcdéfgh", encoding="utf-8")
+    assert list(file_text(tmp_path / "a.txt")) == ["abc", "déf", "gh"]
+
+
+def test_only_the_text_column_of_a_parquet_file_is_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": ["x", "y"], "b": ["1", "2"]}), tmp_path / "a.parquet")
+    assert text_of(tmp_path / "a.parquet", "b") == "1\n\n2"
+    with pytest.raises(PatchCompileError, match="no column that is clearly its text"):
+        text_of(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', r"a\.jsonl, line 3 is not JSON"),
+        ("a.jsonl", b'{"text": "a"}\n["b"]\n', "line 2 is a JSON list, not an object"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": 4}\n', "line 2: 'text' is int, not a string"),
+        ("a.jsonl", b'{"text": "caf\xe9"}\n', "not UTF-8"),
+        ("a.json", b'{\n "text": "a"\n}', "line 1 is not JSON.*an array of objects"),
+        ("a.json", b'["a", "b"]', "element 0 is a JSON str"),
+        ("a.json", b'[{"text": "a"},', "is not JSON"),
+        ("a.parquet", b"PAR1 no", "cannot be read as Parquet"),
+        ("a.txt", b"caf\xe9", "not UTF-8"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PatchCompileError, match=said):
+        text_of(tmp_path / name)
+
+
+def test_a_json_array_too_large_to_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text('[{"text": "a"}]')
+    monkeypatch.setattr(files, "_LARGEST_ARRAY", 10)
+    with pytest.raises(PatchCompileError, match="Convert it to JSON lines"):
+        text_of(tmp_path / "a.json")

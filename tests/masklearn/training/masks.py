@@ -1,0 +1,21 @@
+"""Masks for tests of training: every second tile 2:4, the larger two of four kept."""
+
+import numpy as np
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears_of
+from masklearn.linears import read_linear
+from masklearn.maskset import LinearMask
+from masklearn.patterns import patterns_from_scores
+from masklearn.tiles import grid_shape
+
+TILE = (32, 32)
+
+
+def magnitude_masks(checkpoint: Checkpoint, include: tuple[str, ...] = ()) -> dict[str, LinearMask]:
+    masks = {}
+    for name, shape in covered_linears_of(checkpoint, include).linears.items():
+        tiles = np.indices(grid_shape(shape, TILE)).sum(axis=0) % 2 == 0
+        pattern = patterns_from_scores(np.abs(read_linear(checkpoint, name).numpy()))
+        masks[name] = LinearMask.from_candidate(TILE, tiles, pattern)
+    return masks

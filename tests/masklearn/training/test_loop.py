@@ -1,0 +1,216 @@
+"""The loop with an objective of its own: a linear map is learned."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from masklearn.calibrate import TokenPool
+from masklearn.errors import PatchCompileError
+from masklearn.training.loop import Schedule, TrainReport, train
+
+LENGTH = 4
+
+
+class Fit:
+    """(model(ids) − 2·ids)², with noise that depends on torch's random state."""
+
+    def __init__(self, model: nn.Linear) -> None:
+        self.model = model
+        self.begun: list[tuple[int, float]] = []
+        self.ended: list[int] = []
+        self.seen: list[list[list[int]]] = []
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.model.weight]}]
+
+    def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
+        self.seen.append(ids.tolist())
+        x = ids.float() / 10
+        noise = 0.01 * torch.randn(x.shape)
+        return (model(x) + noise - 2 * x).square().mean(), {"size": float(len(ids))}
+
+    def begin(self, step: int, fraction: float) -> None:
+        self.begun.append((step, fraction))
+
+    def end(self, step: int) -> None:
+        self.ended.append(step)
+
+
+class _StopError(Exception):
+    pass
+
+
+def schedule(**settings: Any) -> Schedule:
+    defaults: dict[str, Any] = {
+        "steps": 10, "minutes": None, "batch": 2, "learning_rate": 0.05, "decay": "linear", "warmup": 0,
+        "betas": (0.9, 0.95), "checkpoint_every": 3, "seed": 5, "precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+    return Schedule(**(defaults | settings))
+
+
+def pool(seed: int = 0) -> TokenPool:
+    windows = np.random.default_rng(seed).integers(0, 20, (12, LENGTH))
+    return TokenPool(windows=windows, record={}, count=2)
+
+
+def fit(
+    folder: Path, settings: Schedule, *, stop: int | None = None, text: int = 0, start: int = 1
+) -> tuple[nn.Linear, Fit, TrainReport | None, list[tuple[str, int, int]]]:
+    """Train; `stop` raises in the progress call of that step, as Ctrl-C would."""
+    torch.manual_seed(start)
+    model = nn.Linear(LENGTH, LENGTH)
+    objective, shown = Fit(model), []
+
+    def progress(what: str, done: int, total: int) -> None:
+        shown.append((what, done, total))
+        if stop is not None and len(shown) == stop:
+            raise _StopError
+
+    try:
+        report = train(model, objective, pool(text), settings, folder, progress, what="fitting")
+    except _StopError:
+        report = None
+    return model, objective, report, shown
+
+
+def test_it_learns_and_reports(tmp_path: Path) -> None:
+    model, objective, report, shown = fit(tmp_path, schedule(steps=60))
+    assert report is not None
+    assert (report.steps, report.tokens) == (60, 60 * 2 * LENGTH)
+    assert report.last["loss"] < 0.5 * report.first["loss"]
+    assert report.last["size"] == 2.0
+    assert [done for _, done, _ in shown] == list(range(1, 61))
+    assert shown[-1][0] == "fitting: size 2" and shown[-1][2] == 60
+    assert objective.begun == [(step, pytest.approx(step / 60)) for step in range(60)]
+    assert objective.ended == list(range(60))
+    assert not model.bias.requires_grad and model.bias.grad is None
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9, 10])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_interrupted_at_any_step_it_ends_in_the_same_parameters(
+    tmp_path: Path, stop: int, optimizer: str
+) -> None:
+    settings = schedule(optimizer=optimizer)
+    whole, _, expected, _ = fit(tmp_path / "whole", settings)
+    fit(tmp_path / "cut", settings, stop=stop)
+    resumed, objective, report, _ = fit(tmp_path / "cut", settings)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert report is not None and expected is not None
+    assert (report.first, report.last) == (expected.first, expected.last)
+    # Steps since the latest whole checkpoint are done again, none before it.
+    assert [step for step, _ in objective.begun] == list(range((stop - 1) // 3 * 3, 10))
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    whole, *_ = fit(tmp_path, schedule())
+    again, objective, report, _ = fit(tmp_path, schedule())
+    assert not objective.seen and report is not None and report.steps == 10
+    assert torch.equal(again.weight, whole.weight)
+
+
+@pytest.mark.parametrize("other", [{"learning_rate": 0.1}, {"text": 1}, {"start": 2}])
+def test_a_checkpoint_of_another_run_is_discarded(tmp_path: Path, other: dict[str, Any]) -> None:
+    def run(folder: Path, stop: int | None, text: int = 0, start: int = 1, **settings: Any) -> nn.Linear:
+        return fit(folder, schedule(**settings), stop=stop, text=text, start=start)[0]
+
+    run(tmp_path / "cut", 7)
+    assert torch.equal(
+        run(tmp_path / "cut", None, **other).weight, run(tmp_path / "new", None, **other).weight
+    )
+
+
+def test_one_checkpoint_is_left_and_no_part_of_one(tmp_path: Path) -> None:
+    fit(tmp_path, schedule())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000010"]
+
+
+def test_what_was_half_written_is_ignored(tmp_path: Path) -> None:
+    whole, *_ = fit(tmp_path / "whole", schedule())
+    fit(tmp_path / "cut", schedule(), stop=5)
+    (tmp_path / "cut" / "partial").mkdir()
+    (tmp_path / "cut" / "partial" / "model.safetensors").write_bytes(b"half")
+    resumed, *_ = fit(tmp_path / "cut", schedule())
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_the_budget_in_minutes_ends_it(tmp_path: Path) -> None:
+    _, objective, report, shown = fit(tmp_path, schedule(steps=None, minutes=0.02))
+    assert report is not None and report.steps > 1
+    assert 0.8 < report.seconds < 5.0
+    fractions = [fraction for _, fraction in objective.begun]
+    assert fractions == sorted(fractions) and fractions[0] >= 0.0 and fractions[-1] < 1.0
+    assert shown[-1][1:] == (1, 1)
+
+
+def test_minutes_before_an_interruption_count(tmp_path: Path) -> None:
+    fit(tmp_path, schedule(steps=4, minutes=0.02))
+    state = tmp_path / "checkpoint-00000004" / "run.json"
+    state.write_text(state.read_text().replace('"seconds": 0.', '"seconds": 100.'))
+    _, objective, report, _ = fit(tmp_path, schedule(steps=4, minutes=0.02))
+    assert report is not None and report.seconds > 100.0 and not objective.seen
+
+
+def test_whichever_budget_is_spent_first_ends_it(tmp_path: Path) -> None:
+    _, _, report, _ = fit(tmp_path, schedule(steps=3, minutes=60.0))
+    assert report is not None and report.steps == 3
+
+
+def test_a_budget_of_no_steps_does_nothing(tmp_path: Path) -> None:
+    _, objective, report, _ = fit(tmp_path, schedule(steps=0))
+    assert not objective.seen and report is not None
+    assert (report.steps, report.first, report.last) == (0, {}, {})
+
+
+def test_a_budget_is_needed() -> None:
+    with pytest.raises(ValueError, match="budget"):
+        schedule(steps=None, minutes=None)
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    linear, cosine = schedule(warmup=3), schedule(decay="cosine")
+    assert [round(linear.factor(step, step / 10), 3) for step in range(5)] == [0.25, 0.45, 0.6, 0.7, 0.6]
+    assert linear.factor(10, 1.0) == 0.0
+    assert (cosine.factor(0, 0.0), cosine.factor(5, 0.5)) == (1.0, pytest.approx(0.5))
+    assert cosine.factor(10, 1.0) == pytest.approx(0.0)
+
+
+def test_the_loss_that_is_no_number_stops_it(tmp_path: Path) -> None:
+    class Broken(Fit):
+        def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
+            loss, figures = super().loss(model, ids)
+            return loss * (math.nan if len(self.seen) == 3 else 1.0), figures
+
+    model = nn.Linear(LENGTH, LENGTH)
+    with pytest.raises(PatchCompileError, match=r"diverged at step 3.*nan.*--learning-rate below 0\.05"):
+        train(model, Broken(model), pool(), schedule(), tmp_path, lambda *_: None, what="fitting")
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    """Adam divides a constant factor out; one that jumps from step to step shows."""
+
+    class Jumping(Fit):
+        def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
+            loss, figures = super().loss(model, ids)
+            return loss * 1000.0 ** (len(self.seen) % 2), figures
+
+    ends = []
+    for clip in (None, 1e-6):
+        torch.manual_seed(1)
+        model = nn.Linear(LENGTH, LENGTH)
+        settings = schedule(clip=clip)
+        train(model, Jumping(model), pool(), settings, tmp_path / str(clip), lambda *_: None, what="fitting")
+        ends.append(model.weight.detach())
+    assert not torch.allclose(*ends)
+
+
+def test_batches_are_those_of_the_pool(tmp_path: Path) -> None:
+    _, objective, _, _ = fit(tmp_path, schedule(steps=7))
+    batches = pool().batches(2, seed=5)
+    assert objective.seen == [next(batches).tolist() for _ in range(7)]
