@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["is_main_process", "made_once", "process_rank"]
+__all__ = ["is_main_process", "leave", "made_once", "process_count", "process_rank"]
 
 _POLL = 0.2  # seconds
 # Of torchrun, which `accelerate launch` uses too, and of the MPI launchers that accelerate knows.
@@ -20,6 +20,24 @@ def process_rank() -> int:
 def is_main_process() -> bool:
     """True in a single process, and in the first of several."""
     return process_rank() == 0
+
+
+def process_count() -> int:
+    """Processes that this launch has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leave() -> None:
+    """End the process group, if there is one, when all processes have come here.
+
+    Until then the others may wait for files of the main process, which it removes when it is done; and the threads
+    of a group that is not ended may abort a process that exits.
+    """
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def made_once(path: Path, make: Callable[[], object]) -> Path:

@@ -26,7 +26,7 @@ _LEARNING_RATE = 3e-4
 _BETAS = (0.9, 0.95)
 _WARMUP = 5
 # What a repair without a budget sees: _TOKENS for a model of _WEIGHTS weights or fewer.
-_TOKENS = 2**17
+_TOKENS = 2**16
 _WEIGHTS = 135_000_000
 
 
@@ -69,8 +69,8 @@ def repair(
 def default_steps(weights: int, tokens: int) -> int:
     """Steps of a repair without a budget, for a model of that many weights and that many tokens a step.
 
-    131,072 tokens for a model of 135M weights or fewer, which takes SmolLM2-135M about 5 minutes on 2 cores; for
-    larger ones in proportion to the square root of the weights: 0.36M tokens for 1B, 0.94M for 7B.
+    65,536 tokens for a model of 135M weights or fewer, which takes SmolLM2-135M about 6 minutes on 2 cores; for
+    larger ones in proportion to the square root of the weights: 0.18M tokens for 1B, 0.47M for 7B.
     """
     return math.ceil(_TOKENS * math.sqrt(max(1.0, weights / _WEIGHTS)) / tokens)
 

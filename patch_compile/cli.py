@@ -159,14 +159,16 @@ def build(recipe: Path | None, force: bool, resume: bool, as_json: bool, **flags
 def learn(baselines: str | None, force: bool, resume: bool, as_json: bool, **flags: Any) -> None:
     """Learn the hybrid masks of MODEL_DIR, and the weights that go with them, without compiling.
 
-    `build MODEL_DIR --mask OUT/masks.safetensors` goes on from there.
+    `build MODEL_DIR --mask OUT/masks.safetensors` goes on from there. Training shares itself out under
+    `accelerate launch --no_python patch-compile learn …` and torchrun.
     """
     from patch_compile.pipeline import learn as run
     from patch_compile.recipe import Recipe
     from patch_compile.report.console import print_masks
 
     summary = run(Recipe.parse(_given(flags)), baselines, force=force, resume=resume)
-    print_masks(summary, as_json=as_json)
+    if summary is not None:
+        print_masks(summary, as_json=as_json)
 
 
 @cli.command("import-mask")

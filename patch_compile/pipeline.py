@@ -6,15 +6,19 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from masklearn.checkpoint import Checkpoint
 from masklearn.maskset import MaskSet
-from masklearn.recipe import LearnRecipe
+from masklearn.processes import is_main_process, leave, process_count
+from masklearn.recipe import LearnRecipe, Method
 from patch_compile.compile import export_graph, write_hybrid
 from patch_compile.errors import PatchCompileError
 from patch_compile.plan.lowering import plan_linears
@@ -46,6 +50,12 @@ _PACKAGES = (
 
 def build(recipe: Recipe, *, force: bool, resume: bool) -> dict[str, Any]:
     """Run what is not there yet and return the report. Interrupted, finished stages stay for `resume`."""
+    if process_count() > 1:
+        raise PatchCompileError(
+            "a build runs in one process",
+            "only learning is shared out",
+            "launch `patch-compile learn`, then `patch-compile build --mask OUT/masks.safetensors`",
+        )
     progress = Progress()
     _quiet_libraries(recipe)
     job = prepare(recipe, progress, force=force, resume=resume)
@@ -53,19 +63,28 @@ def build(recipe: Recipe, *, force: bool, resume: bool) -> dict[str, Any]:
         return _stages(job, workspace, progress)
 
 
-def learn(recipe: Recipe, baselines: str | None = None, *, force: bool, resume: bool) -> dict[str, Any]:
+def learn(
+    recipe: Recipe, baselines: str | None = None, *, force: bool, resume: bool
+) -> dict[str, Any] | None:
     """Learn masks alone: write them and the pruned model to the folder OUT, and return a summary for the table.
+
+    Of several processes (`accelerate launch`, torchrun) the first writes and returns; the others take part, and
+    return None.
 
     baselines: see `masklearn.baselines.parse_baselines`; None compares with none.
     """
     from masklearn.baselines import parse_baselines
     from masklearn.summary import summarise_tiles
 
+    if not is_main_process():
+        _take_part(recipe)
+        return None
     progress = Progress()
     names = parse_baselines(baselines) if baselines else ()
     _quiet_libraries(recipe)
     job = prepare_learning(recipe, progress, force=force, resume=resume)
     with _kept_when_interrupted(Workspace(job.out, force=force, resume=resume), progress) as workspace:
+        _ready(workspace.scratch).touch()
         recipe.save(workspace.root / _RECIPE)
         workspace.run("masks", _masks_key(job), [_MASKS, MODEL], partial(_masks, job, progress))
         masks = MaskSet.load(workspace.root / _MASKS)
@@ -182,8 +201,12 @@ def _learn(job: Job, progress: Progress, root: Path) -> Learned:
     from masklearn.learn import learn as learn_masks
 
     scratch = root / "scratch" / _masks_key(job)[:16]
+    if job.recipe.calib is None and (job.recipe.method is not Method.MAGNITUDE or job.recipe.repairs):
+        progress.note("calibration text: the model writes its own (no --calib given)")
     with progress.stage("masks") as update:
-        return learn_masks(job.recipe.model, job.recipe.learning(), scratch, update, progress.note)
+        learned = learn_masks(job.recipe.model, job.recipe.learning(), scratch, update, progress.note)
+    leave()
+    return learned
 
 
 def _compared(
@@ -210,6 +233,25 @@ def _compared(
             progress.note,
         )
     return {**found, "text": text}
+
+
+def _take_part(recipe: Recipe) -> None:
+    """What all processes but the first do: learn beside it, in its scratch folder, and write nothing else."""
+    from masklearn.learn import learn as learn_masks
+
+    _quiet_libraries(recipe)
+    job = prepare_learning(recipe, Progress(Console(quiet=True)), force=True, resume=True)
+    scratch = Workspace.scratch_of(job.out)
+    while not _ready(scratch).exists():  # the first process may have to clear an earlier run away
+        time.sleep(0.2)
+    learn_masks(recipe.model, recipe.learning(), scratch / _masks_key(job)[:16])
+    leave()
+
+
+def _ready(scratch: Path) -> Path:
+    """There when the first process of this launch has made the scratch folder."""
+    launch = (os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_PORT"))
+    return scratch / f"launch-{key_of(*launch)[:16]}"
 
 
 def _skipped(job: Job) -> list[dict[str, str]]:

@@ -55,6 +55,11 @@ class Workspace:
         """Files that only later stages need; removed when the build is published."""
         return self.root / _SCRATCH
 
+    @staticmethod
+    def scratch_of(out: Path) -> Path:
+        """The folder that `scratch` is while OUT is being built, for other processes."""
+        return _partial(Path.cwd() / out) / _SCRATCH
+
     def run(self, stage: str, key: str, outputs: list[str], work: Callable[[Path], None]) -> None:
         """Run `work(root)`, which writes `outputs` (files or folders), unless its result is already there."""
         if self._reuse(stage, key):

@@ -1,7 +1,10 @@
 """Whole builds of a tiny model with the real stages: learning, export, packing, engine and proof."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +193,58 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
         pipeline.learn(recipe, "the rest", force=True, resume=False)
 
 
+def test_several_processes_learn_and_one_writes(settings, tmp_path):
+    """As `accelerate launch` starts them; the second run clears the first one's away."""
+    flags = [
+        "--method",
+        "patch-tile",
+        "--steps",
+        "2",
+        "--prior",
+        "magnitude",
+        "--repair",
+        "none",
+        "--tile",
+        "64x64",
+    ]
+    flags += [
+        "--ratio",
+        "0.4",
+        "--windows",
+        "4",
+        "--length",
+        "16",
+        "--batch",
+        "1",
+        "--calib",
+        settings["calib"],
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [
+        "-m",
+        "patch_compile",
+        "learn",
+        str(settings["model"]),
+        "-o",
+        str(tmp_path / "out"),
+        *flags,
+        "--json",
+    ]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for force in ([], ["--force"]):
+        done = subprocess.run([*command, *force], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["ratio"]["asked"] == 0.4
+    assert not (tmp_path / "out.partial").exists()
+    assert MaskSet.load(tmp_path / "out" / "masks.safetensors").method == "patch-tile"
+
+
+def test_a_build_runs_in_one_process(settings, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PatchCompileError, match="in one process"):
+        build(settings)
+
+
 def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
     """What was trained is in the scratch folder, so the unfinished build stays although no stage is finished."""
     repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
@@ -307,7 +362,7 @@ def test_a_person_sees_table_perplexity_and_sentences(settings):
     result = CliRunner().invoke(build_command, flags, catch_exceptions=False)
     assert result.exit_code == 0
     for piece in (
-        "mlp.down_proj",
+        "down_proj",
         "192",
         "perplexity: dense",
         "compiled right: yes",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears_of
-from masklearn.processes import process_rank
+from masklearn.processes import leave, process_rank
 from masklearn.recipe import LearnRecipe
 from masklearn.repair import repair
 from masklearn.task import Task
@@ -30,3 +30,4 @@ if __name__ == "__main__":
     recipe = LearnRecipe.model_validate_json(settings)
     task = Task(checkpoint, covered_linears_of(checkpoint), recipe, Path(scratch), show, lambda line: None)
     repair(task.of(checkpoint.with_weights(store)), magnitude_masks(checkpoint), store)
+    leave()

@@ -166,9 +166,9 @@ def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_
 
 
 def test_larger_models_see_more_text_by_default() -> None:
-    assert default_steps(30_000_000, 1024) == default_steps(135_000_000, 1024) == 128
-    assert default_steps(540_000_000, 1024) == 256
-    assert default_steps(7_000_000_000, 1024) == 922
+    assert default_steps(30_000_000, 1024) == default_steps(135_000_000, 1024) == 64
+    assert default_steps(540_000_000, 1024) == 128
+    assert default_steps(7_000_000_000, 1024) == 461
 
 
 class Runs:

@@ -12,7 +12,7 @@ import numpy as np
 
 from masklearn.learn import learn
 from masklearn.methods import METHODS
-from masklearn.processes import process_rank
+from masklearn.processes import leave, process_rank
 from masklearn.recipe import LearnRecipe
 from tests.masklearn.methods.gradient.tasks import task_of
 
@@ -63,3 +63,4 @@ if __name__ == "__main__":
     np.savez(f"{out}{process_rank()}.npz", **found)
     if masks == "masks":
         learn(model, recipe, Path(scratch)).masks.save(f"{out}{process_rank()}.safetensors")
+    leave()
