@@ -136,7 +136,7 @@ def test_a_run_reports_what_repair_did(command: list[str], tmp_path: Path) -> No
     found = run(spec | {"eval": command[4], "eval_windows": 2, "eval_length": 20})
     assert found["repair"]["steps"] == 2
     assert found["perplexity"] > 1.0
-    assert 0.0 < found["peak_gib"] <= peak_gib()
+    assert 0.0 < found["peak_gib"] <= peak_gib() + 0.005  # rounded to two digits
 
 
 def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
