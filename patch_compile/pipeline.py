@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from rich.console import Console
 
 from masklearn.checkpoint import Checkpoint
@@ -84,7 +85,6 @@ def learn(
     _quiet_libraries(recipe)
     job = prepare_learning(recipe, progress, force=force, resume=resume)
     with _kept_when_interrupted(Workspace(job.out, force=force, resume=resume), progress) as workspace:
-        _ready(workspace.scratch).touch()
         recipe.save(workspace.root / _RECIPE)
         workspace.run("masks", _masks_key(job), [_MASKS, MODEL], partial(_masks, job, progress))
         masks = MaskSet.load(workspace.root / _MASKS)
@@ -203,6 +203,7 @@ def _learn(job: Job, progress: Progress, root: Path) -> Learned:
     scratch = root / "scratch" / _masks_key(job)[:16]
     if job.recipe.calib is None and (job.recipe.method is not Method.MAGNITUDE or job.recipe.repairs):
         progress.note("calibration text: the model writes its own (no --calib given)")
+    _ready(root / "scratch").touch()
     with progress.stage("masks") as update:
         learned = learn_masks(job.recipe.model, job.recipe.learning(), scratch, update, progress.note)
     leave()
@@ -243,13 +244,20 @@ def _take_part(recipe: Recipe) -> None:
     job = prepare_learning(recipe, Progress(Console(quiet=True)), force=True, resume=True)
     scratch = Workspace.scratch_of(job.out)
     while not _ready(scratch).exists():  # the first process may have to clear an earlier run away
+        if _published_since_start(job.out):  # it found the masks unchanged, and there is nothing to learn
+            return
         time.sleep(0.2)
     learn_masks(recipe.model, recipe.learning(), scratch / _masks_key(job)[:16])
     leave()
 
 
+def _published_since_start(out: Path) -> bool:
+    manifest = out / MANIFEST
+    return manifest.is_file() and manifest.stat().st_mtime > psutil.Process().create_time()
+
+
 def _ready(scratch: Path) -> Path:
-    """There when the first process of this launch has made the scratch folder."""
+    """There when the first process of this launch learns, in this scratch folder."""
     launch = (os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_PORT"))
     return scratch / f"launch-{key_of(*launch)[:16]}"
 
