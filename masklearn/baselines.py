@@ -30,8 +30,9 @@ from masklearn.coverage import Coverage, covered_linears_of
 from masklearn.errors import PatchCompileError
 from masklearn.learn import Learned, learn_task
 from masklearn.maskset import MaskSet
+from masklearn.progress import Progress
 from masklearn.recipe import Criterion, LearnRecipe, Method, Repair
-from masklearn.task import Progress, Task
+from masklearn.task import Task
 from masklearn.tiles import tile_weights
 from masklearn.weights import WeightStore
 

@@ -1,7 +1,7 @@
 """Text to token windows: those that calibrate, and those that train after them."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
+from masklearn.progress import Progress
 from masklearn.recipe import LearnRecipe
 from masklearn.selftext import write_text
 from masklearn.text import SourceKind, TextSource, open_text, read_text
@@ -25,7 +26,6 @@ __all__ = [
     "token_windows",
 ]
 
-Progress = Callable[[str, int, int], object]
 
 _PIECE = 1_000_000  # characters
 # Characters from which windows are drawn. Text beyond them is read only while windows are still wanting; a stream

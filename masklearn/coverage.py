@@ -9,6 +9,7 @@ from pathlib import Path
 from masklearn.architectures import Architecture, architecture_of, meta_model
 from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
+from masklearn.kinds import kinds_of
 from masklearn.naming import is_transposed, linear_name
 from masklearn.tiles import GROUP
 
@@ -143,7 +144,7 @@ def _check_pattern(pattern: str, names: Iterable[str]) -> None:
     if not hit:
         raise PatchCompileError(
             f"The pattern {pattern!r} matches no linear",
-            f"The model has {', '.join(_kinds(names))}.",
+            f"The model has {', '.join(kinds_of(names))}.",
             "A glob must fit the whole name: write *.q_proj, or re: and a regular expression.",
         )
 
@@ -181,11 +182,6 @@ def _missing(checkpoint: Checkpoint, weight: str) -> PatchCompileError:
         "config.json describes a model that has it.",
         "Fetch the checkpoint again.",
     )
-
-
-def _kinds(names: Iterable[str]) -> list[str]:
-    """Names with their block numbers folded into `*`, each once."""
-    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
 def _summary(skipped: Mapping[str, str]) -> str:

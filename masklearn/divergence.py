@@ -11,7 +11,7 @@ from masklearn.architectures import architecture_of
 from masklearn.blocks import Block, stream_blocks
 from masklearn.checkpoint import Checkpoint
 from masklearn.logits import HEAD_CHUNK
-from masklearn.task import Progress
+from masklearn.progress import Progress
 
 __all__ = ["divergences"]
 

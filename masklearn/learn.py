@@ -12,9 +12,10 @@ from masklearn.budget import Budget
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears_of
 from masklearn.maskset import LinearMask, MaskSet
-from masklearn.recipe import Criterion, LearnRecipe, Method, Repair
+from masklearn.progress import Progress
+from masklearn.recipe import GRADIENT_METHODS, Criterion, LearnRecipe, Method, Repair
 from masklearn.select import select
-from masklearn.task import Progress, Task
+from masklearn.task import Task
 from masklearn.tiles import tile_weights
 from masklearn.weights import WeightStore
 
@@ -23,11 +24,10 @@ __all__ = ["Criterion", "LearnRecipe", "Learned", "Method", "Repair", "learn", "
 Tiles = Mapping[str, NDArray[np.bool_]]
 Patterns = dict[str, NDArray[np.uint8]]
 
-# Methods that train masks, which are compared with their prior's; that solve the surviving weights again for the
-# final masks; that repair them unless told not to.
-_TRAINED = (Method.PATCH_JOINT, Method.PATCH_TILE, Method.MASKLLM)
+# Methods that choose patterns and solve the surviving weights when the tiles are chosen.
 _SOLVE = (Method.ONESHOT, Method.SPARSEGPT)
-_REPAIR = (Method.ONESHOT, *_TRAINED)
+# Ratios that leave no choice of tiles.
+_DENSE, _UNIFORM = 0.0, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,36 +68,45 @@ def learn_task(task: Task) -> Learned:
     budget = Budget.of(recipe.ratio, recipe.per_layer)
     if left_dense := budget.left_dense(list(linears)):  # the patterns' faults are also found before any work
         task.note(left_dense)
-    patterns: Patterns = {}
-    scores: dict[str, NDArray[np.float32]] = {}
-    for name, candidate in METHODS[recipe.method](task):
-        patterns[name], scores[name] = candidate.pattern, candidate.score
     areas = {name: tile_weights(shape, recipe.tile) for name, shape in linears.items()}
+    solves = recipe.method in _SOLVE
+    patterns: Patterns = {}
+    scores: dict[str, NDArray[np.floating]] = {}
+    if solves and recipe.ratio in (_DENSE, _UNIFORM):
+        scores = {name: np.zeros(grid.shape) for name, grid in areas.items()}
+    else:
+        for name, candidate in METHODS[recipe.method](task):
+            scores[name] = candidate.score
+            if not solves:  # a byte per 4 weights of the model
+                patterns[name] = candidate.pattern
     tiles = select({name: scores[name] for name in linears}, areas, budget)
     return _finish(task, tiles, patterns, budget)
 
 
 def _finish(task: Task, tiles: Tiles, patterns: Patterns, budget: Budget) -> Learned:
     """Weights for the final masks: solved, then repaired, as the recipe and the method say."""
-    recipe, store = task.recipe, WeightStore(task.scratch / "weights")
+    recipe, solved = task.recipe, WeightStore(task.scratch / "solved")
     extra: dict[str, Any] = {"skipped": dict(task.coverage.skipped), "budget": budget.record()}
-    if recipe.method in _TRAINED:
+    if recipe.method in GRADIENT_METHODS:
         from masklearn.methods.gradient.contest import solve_best
 
-        tiles, patterns, extra["train"] = solve_best(task, tiles, patterns, store)
+        tiles, patterns, extra["train"] = solve_best(task, tiles, patterns, solved)
     elif recipe.method in _SOLVE:
         from masklearn.solve import solve
 
-        patterns = solve(task, tiles, store)
+        patterns = solve(task, tiles, solved)
     masks = {
         name: LinearMask.from_candidate(recipe.tile, tiles[name], patterns.pop(name))
         for name in task.coverage.linears
     }
-    checkpoint = task.checkpoint.with_weights(store)
+    checkpoint = task.checkpoint.with_weights(solved)
     if recipe.repairs:
         from masklearn.repair import repair
 
-        extra["repair"] = repair(task.of(checkpoint), masks, store)
+        # Apart from the solved ones, which a run that goes on must start its repair from again.
+        repaired = WeightStore(task.scratch / "repaired", below=solved)
+        extra["repair"] = repair(task.of(checkpoint), masks, repaired)
+        checkpoint = task.checkpoint.with_weights(repaired)
     if "text" in task.__dict__:
         extra["text"] = dict(task.text.record)
     return Learned(_mask_set(task, masks, budget, extra), checkpoint)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["input_moments"]
+__all__ = ["input_moments", "output_energy"]
 
 
 def input_moments(
@@ -41,3 +41,8 @@ def input_moments(
         for hook in hooks:
             hook.remove()
     return {name: moments[leaders[name]] for name in linears}
+
+
+def output_energy(weight: torch.Tensor, moment: torch.Tensor) -> float:
+    """‖XWᵀ‖² over all tokens, from W `[N, K]` and XᵀX `[K, K]`."""
+    return float((weight @ moment).mul_(weight).sum())

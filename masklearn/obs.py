@@ -5,7 +5,7 @@ weights make up for it as well as they can (optimal brain surgeon). The order of
 factor serves them all: U upper triangular with H⁻¹ = UᵀU; its rows hold the updates, its diagonal the divisors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.patterns import PATTERNS, patterns_from_scores
 from masklearn.tiles import GROUP
 
-__all__ = ["Solved", "inverse_factor", "solve_linear", "solve_unstructured"]
+__all__ = ["Solved", "inverse_factor", "inverse_factors", "solve_linear", "solve_unstructured"]
 
 _BLOCK = 128  # columns between two updates of all later ones: the paper's lazy batch
 _MAX_DAMPING = 1.0
@@ -63,6 +63,17 @@ def inverse_factor(
         f"Damping of up to {_MAX_DAMPING:g} of its mean diagonal did not help.",
         "Give more calibration windows, or exclude this linear.",
     )
+
+
+def inverse_factors(
+    moments: Mapping[str, torch.Tensor], damping: float, note: Callable[[str], object]
+) -> dict[str, torch.Tensor]:
+    """`inverse_factor` of every linear's XᵀX, by name; those that share a matrix share its factor."""
+    factors: dict[int, torch.Tensor] = {}
+    for name, moment in moments.items():
+        if id(moment) not in factors:
+            factors[id(moment)] = inverse_factor(moment.clone(), damping, name, note)
+    return {name: factors[id(moment)] for name, moment in moments.items()}
 
 
 def _factor(hessian: torch.Tensor) -> torch.Tensor | None:

@@ -9,6 +9,7 @@ __all__ = ["is_main_process", "leave", "made_once", "process_count", "process_ra
 
 _POLL = 0.2  # seconds
 # Of torchrun, which `accelerate launch` uses too, and of the MPI launchers that accelerate knows.
+_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
@@ -23,20 +24,23 @@ def is_main_process() -> bool:
 
 
 def process_count() -> int:
-    """Processes that this launch has."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Number of processes that a launcher started together; 1 for a single process."""
+    return next((int(os.environ[name]) for name in _COUNTS if name in os.environ), 1)
 
 
-def leave() -> None:
-    """End the process group, if there is one, when all processes have come here.
+def leave(folder: Path) -> None:
+    """End this process's part: the main process waits until all have come here, the others go on.
 
-    Until then the others may wait for files of the main process, which it removes when it is done; and the threads
-    of a group that is not ended may abort a process that exits.
+    Until then they may wait for, or write, files in the scratch folder, which the main process removes when it is
+    done. A process group, if one was made, is ended: its threads may abort a process that exits without. folder: of
+    this launch alone, seen by all.
     """
     import torch
 
+    (folder / f"left-{process_rank()}").touch()
+    while is_main_process() and len(list(folder.glob("left-*"))) < process_count():
+        time.sleep(_POLL)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 

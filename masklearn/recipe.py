@@ -37,9 +37,8 @@ _REPAIRED = (Method.ONESHOT, *GRADIENT_METHODS)
 class Criterion(StrEnum):
     """What `oneshot` and `sparsegpt` rank tiles by: what turning a tile 2:4 costs."""
 
-    FISHER = (
-        "fisher"  # E[g²] of the linear's output gradient x output error: the loss it costs, to second order
-    )
+    # E[g²] of the linear's output gradient x output error: the loss it costs, to second order.
+    FISHER = "fisher"
     RELATIVE = "relative"  # output error / output energy of the linear
     RAW = "raw"  # output error
     MAGNITUDE = "magnitude"  # sum of |w| that goes, in units of the linear's mean
@@ -66,7 +65,8 @@ class LearnSettings(BaseModel):
     first; batch: windows in a step of training; learning_rate: None for the method's own.
     prior, steps, distill_weight, checkpoint_every: of the gradient methods (`patch-joint`, `patch-tile`,
     `maskllm`): one-shot method or masks file to start from, steps, weight of the KL to the dense logits beside
-    the language model's loss, steps between checkpoints. precision, gradient_checkpointing: of all training.
+    the language model's loss, steps between checkpoints (of repair too). precision: of all training, and of the
+    passes of `oneshot` and `sparsegpt`; gradient_checkpointing: of all training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from masklearn import obs
 from masklearn.blocks import Block, stream_blocks
 from masklearn.linears import write_linear
-from masklearn.moments import input_moments
+from masklearn.moments import input_moments, output_energy
 from masklearn.task import Task
 from masklearn.tiles import expand_tiles
 from masklearn.weights import WeightStore
@@ -69,21 +69,12 @@ def _solve_block(
 ) -> float:
     """Replace the block's weights; returns the linears' mean relative squared output error."""
     moments = input_moments(linears, block.forward)
-    factors: dict[int, torch.Tensor] = {}
+    factors = obs.inverse_factors(moments, task.recipe.damping, task.note)
     errors = []
     for name, linear in linears.items():
-        moment = moments[name]
-        if id(moment) not in factors:
-            factors[id(moment)] = obs.inverse_factor(moment.clone(), task.recipe.damping, name, task.note)
-        weight = prune(name, linear.weight.data, factors[id(moment)])
-        errors.append(_relative_error(linear.weight.data, weight, moment))
+        weight = prune(name, linear.weight.data, factors[name])
+        energy = output_energy(linear.weight.data, moments[name])
+        errors.append(output_energy(linear.weight.data - weight, moments[name]) / (energy or 1.0))
         linear.weight.data.copy_(weight)
         write_linear(store, task.checkpoint, name, weight)
     return float(np.mean(errors)) if errors else 0.0
-
-
-def _relative_error(old: torch.Tensor, new: torch.Tensor, moment: torch.Tensor) -> float:
-    """‖X(W − W′)ᵀ‖² / ‖XWᵀ‖²."""
-    energy = float((old @ moment).mul_(old).sum())
-    change = old - new
-    return float((change @ moment).mul_(change).sum()) / energy if energy else 0.0

@@ -4,17 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from masklearn.calibrate import TokenPool, token_pool
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import Coverage
 from masklearn.device import usable_device
+from masklearn.progress import Progress
 from masklearn.recipe import LearnRecipe
 
-__all__ = ["Progress", "Task"]
-
-# (what is done, done, total); called from the thread that learns.
-Progress = Callable[[str, int, int], object]
+__all__ = ["Task"]
 
 _TRAINING_WINDOWS = 4096  # 2M tokens of 512: more than a day of training on a CPU
 
@@ -40,10 +39,7 @@ class Task:
 
     def with_recipe(self, recipe: LearnRecipe) -> "Task":
         """The same task with other settings of what is not the text; text that was already read is kept."""
-        other = replace(self, recipe=recipe)
-        if "text" in self.__dict__:
-            other.__dict__["text"] = self.text
-        return other
+        return self._changed(recipe=recipe)
 
     @property
     def bf16(self) -> bool:
@@ -54,7 +50,10 @@ class Task:
 
     def of(self, checkpoint: Checkpoint) -> "Task":
         """The same task on a checkpoint with new weights; text that was already read is kept."""
-        other = replace(self, checkpoint=checkpoint)
+        return self._changed(checkpoint=checkpoint)
+
+    def _changed(self, **changes: Any) -> "Task":
+        other = replace(self, **changes)
         if "text" in self.__dict__:
             other.__dict__["text"] = self.text
         return other

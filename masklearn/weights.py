@@ -1,6 +1,5 @@
 """New values for tensors of a checkpoint, one file each, so that no model has to fit in memory."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +16,30 @@ __all__ = ["WeightStore"]
 
 
 class WeightStore:
-    """Tensors by checkpoint name in a folder; each keeps the dtype and shape it has in the checkpoint."""
+    """Tensors by checkpoint name in a folder; each keeps the dtype and shape it has in the checkpoint.
 
-    def __init__(self, folder: Path) -> None:
+    below: what else there is; it is read from, never written to.
+    """
+
+    def __init__(self, folder: Path, below: "WeightStore | None" = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._below = below
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._file(name).is_file()
+        if isinstance(name, str) and self._file(name).is_file():
+            return True
+        return self._below is not None and name in self._below
 
-    def names(self) -> Iterator[str]:
+    def names(self) -> list[str]:
         """Names of all tensors, sorted."""
-        return (file.name.removesuffix(".safetensors") for file in sorted(self.folder.glob("*.safetensors")))
+        own = {file.name.removesuffix(".safetensors") for file in self.folder.glob("*.safetensors")}
+        return sorted(own if self._below is None else own.union(self._below.names()))
 
     def read(self, name: str) -> NDArray[Any]:
         """A tensor, copied into memory. FileNotFoundError if absent."""
+        if self._below is not None and not self._file(name).is_file():
+            return self._below.read(name)
         return Shard.open(self._file(name)).read(name)
 
     def put(self, name: str, values: "Tensor", entry: TensorEntry) -> None:

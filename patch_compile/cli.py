@@ -76,7 +76,7 @@ _learning = _options(
     click.option("--steps", type=int, help="Training steps of patch-joint, patch-tile and maskllm. [200]"),
     click.option("--distill-weight", type=float, help="Weight of the KL to the dense logits beside their loss. [1]"),
     click.option("--checkpoint-every", type=int, help="Training steps between checkpoints. [50]"),
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of training. [bf16 where it is fast]"),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of training and solving. [bf16 if fast]"),
     click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory, more time in training."),
 )  # fmt: skip
 _engine = _options(
@@ -160,7 +160,7 @@ def learn(baselines: str | None, force: bool, resume: bool, as_json: bool, **fla
     """Learn the hybrid masks of MODEL_DIR, and the weights that go with them, without compiling.
 
     `build MODEL_DIR --mask OUT/masks.safetensors` goes on from there. Training shares itself out under
-    `accelerate launch --no_python patch-compile learn …` and torchrun.
+    `torchrun -m patch_compile learn …`, which accelerate launch starts too.
     """
     from patch_compile.pipeline import learn as run
     from patch_compile.recipe import Recipe

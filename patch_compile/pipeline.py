@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,6 @@ def learn(
     baselines: see `masklearn.baselines.parse_baselines`; None compares with none.
     """
     from masklearn.baselines import parse_baselines
-    from masklearn.summary import summarise_tiles
 
     if not is_main_process():
         _take_part(recipe)
@@ -89,15 +89,8 @@ def learn(
         workspace.run("masks", _masks_key(job), [_MASKS, MODEL], partial(_masks, job, progress))
         masks = MaskSet.load(workspace.root / _MASKS)
         summary = {
-            "schema": _SCHEMA,
             "path": str(job.out),
-            "model": {"path": str(recipe.model.resolve()), "sha256": job.checkpoint.fingerprint()},
-            "method": masks.method,
-            "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},
-            "linears": [plan.row() for plan in plan_linears(masks).values()],
-            "where_sparse": summarise_tiles(masks.tile_maps()),
-            "skipped": _skipped(job),
-            "learned": masks.extra,
+            **_about_masks(job, masks),
             **({"baselines": _compared(job, workspace.root, masks, names, progress)} if names else {}),
             "notes": progress.notes,
             "seconds": progress.seconds,
@@ -170,7 +163,8 @@ def _masks_key(job: Job) -> str:
     r, version = job.recipe, importlib.metadata.version("patch-compile")
     given = sha256_of(r.mask) if r.mask else None
     learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib"})
-    return key_of(version, job.checkpoint.fingerprint(), given or [learned, _text_hash(r.calib)])
+    files = [_text_hash(r.calib), sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
+    return key_of(version, job.checkpoint.fingerprint(), given or [learned, *files])
 
 
 def _text_hash(source: str | None) -> str | None:
@@ -190,9 +184,7 @@ def _masks(job: Job, progress: Progress, root: Path) -> None:
         masks, weights = learned.masks, learned.checkpoint
     with progress.stage("pruned checkpoint") as update:
         write_pruned_checkpoint(weights, masks, root / MODEL, update)
-    if (
-        job.recipe.mask is None and weights.new is not None and any(weights.new.names())
-    ) or "weights" in masks.extra:
+    if "weights" in masks.extra or (weights.new is not None and weights.new.names()):
         masks.extra["weights"] = Checkpoint.open(root / MODEL).fingerprint()
     masks.save(root / _MASKS)
 
@@ -203,10 +195,12 @@ def _learn(job: Job, progress: Progress, root: Path) -> Learned:
     scratch = root / "scratch" / _masks_key(job)[:16]
     if job.recipe.calib is None and (job.recipe.method is not Method.MAGNITUDE or job.recipe.repairs):
         progress.note("calibration text: the model writes its own (no --calib given)")
-    _ready(root / "scratch").touch()
+    launch = _launch(root / "scratch")
+    shutil.rmtree(launch, ignore_errors=True)  # of a run that was interrupted
+    launch.mkdir()
     with progress.stage("masks") as update:
         learned = learn_masks(job.recipe.model, job.recipe.learning(), scratch, update, progress.note)
-    leave()
+    leave(launch)
     return learned
 
 
@@ -243,12 +237,13 @@ def _take_part(recipe: Recipe) -> None:
     _quiet_libraries(recipe)
     job = prepare_learning(recipe, Progress(Console(quiet=True)), force=True, resume=True)
     scratch = Workspace.scratch_of(job.out)
-    while not _ready(scratch).exists():  # the first process may have to clear an earlier run away
+    while not _launch(scratch).exists():  # the first process may have to clear an earlier run away
         if _published_since_start(job.out):  # it found the masks unchanged, and there is nothing to learn
             return
         time.sleep(0.2)
-    learn_masks(recipe.model, recipe.learning(), scratch / _masks_key(job)[:16])
-    leave()
+    if recipe.trains:  # nothing else is shared out
+        learn_masks(recipe.model, recipe.learning(), scratch / _masks_key(job)[:16])
+    leave(_launch(scratch))
 
 
 def _published_since_start(out: Path) -> bool:
@@ -256,14 +251,26 @@ def _published_since_start(out: Path) -> bool:
     return manifest.is_file() and manifest.stat().st_mtime > psutil.Process().create_time()
 
 
-def _ready(scratch: Path) -> Path:
-    """There when the first process of this launch learns, in this scratch folder."""
+def _launch(scratch: Path) -> Path:
+    """A folder that is there when the first process of this launch learns, in this scratch folder."""
     launch = (os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_PORT"))
     return scratch / f"launch-{key_of(*launch)[:16]}"
 
 
-def _skipped(job: Job) -> list[dict[str, str]]:
-    return [{"name": name, "reason": why} for name, why in job.coverage.skipped.items()]
+def _about_masks(job: Job, masks: MaskSet) -> dict[str, Any]:
+    """What a report says about masks, wherever they come from."""
+    from masklearn.summary import summarise_tiles
+
+    return {
+        "schema": _SCHEMA,
+        "model": {"path": str(job.recipe.model.resolve()), "sha256": job.checkpoint.fingerprint()},
+        "method": masks.method,
+        "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},
+        "linears": [plan.row() for plan in plan_linears(masks).values()],
+        "where_sparse": summarise_tiles(masks.tile_maps()),
+        "skipped": [{"name": name, "reason": why} for name, why in job.coverage.skipped.items()],
+        "learned": masks.extra,
+    }
 
 
 def _write_onnx(job: Job, masks: MaskSet, progress: Progress, root: Path) -> None:
@@ -301,21 +308,13 @@ def _write_engine(job: Job, progress: Progress, root: Path) -> None:
 
 
 def _write_report(job: Job, masks: MaskSet, progress: Progress, root: Path) -> None:
-    from masklearn.summary import summarise_tiles
     from patch_compile.verify.proof import prove
 
     proof = prove(job, root / _ONNX, root / MODEL, root / "scratch" / "proof", progress)
     engine = root / "engine" / "engine.json"
     report = {
-        "schema": _SCHEMA,
         "path": str(job.out / _REPORT),
-        "model": {"path": str(job.recipe.model.resolve()), "sha256": job.checkpoint.fingerprint()},
-        "method": masks.method,
-        "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},
-        "linears": [plan.row() for plan in plan_linears(masks).values()],
-        "where_sparse": summarise_tiles(masks.tile_maps()),
-        "skipped": _skipped(job),
-        "learned": masks.extra,
+        **_about_masks(job, masks),
         "onnx": {"path": str(job.out / _ONNX), "bytes": _bytes_of(root / "onnx")},
         "engine": _engine_entry(job, json.loads(engine.read_text())) if engine.is_file() else None,
         **proof,

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from masklearn.architectures import ARCHITECTURES, auto_class
+from tests.builds import TINY
 
 # fmt: off
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far", "from", "big", "red", "house", "in",
@@ -104,6 +105,20 @@ def text_file(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
     return path
+
+
+@pytest.fixture
+def settings(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> dict[str, Any]:
+    """Settings of a build of a tiny model, or of learning its masks."""
+    model = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=2)
+    return {
+        "model": model,
+        "calib": str(text_file),
+        "eval_text": str(text_file),
+        "out": tmp_path / "out",
+        "ratio": 0.4,
+        **TINY,
+    }
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from masklearn.importers.orientation import model_nonzero
 from masklearn.importers.published import IMPORTERS, Format, Published, first_few
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
 from masklearn.maskset import LinearMask, MaskSet
+from masklearn.progress import Progress
 from masklearn.tiles import GROUP, grid_shape
 
 __all__ = ["import_masks"]
 
-Progress = Callable[[str, int, int], object]
 Note = Callable[[str], object]
 
 

@@ -8,7 +8,6 @@ only when every block is scored, and a wholly 2:4 model's activations are furthe
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from masklearn import obs
@@ -17,7 +16,7 @@ from masklearn.blocks import Block, stream_blocks
 from masklearn.fisher import output_fisher
 from masklearn.linears import read_linear
 from masklearn.methods.candidate import Candidate, register
-from masklearn.moments import input_moments
+from masklearn.moments import input_moments, output_energy
 from masklearn.patterns import patterns_from_scores
 from masklearn.recipe import Criterion, Method
 from masklearn.task import Task
@@ -25,7 +24,7 @@ from masklearn.tiles import GROUP, tile_sums, tile_weights
 
 __all__ = ["learn_oneshot", "learn_sparsegpt"]
 
-_SCORE_WINDOWS = 16  # as good as 64 for the ranking, in a quarter of the time
+_SCORE_WINDOWS = 16  # of 512 tokens, as many as the Fisher information was estimated from when it was chosen
 _TOKENS_PER_INPUT = 2  # at least so many tokens per input feature, or the Hessian is far from full rank
 
 
@@ -87,16 +86,12 @@ def _block_candidates(task: Task, block: Block, criterion: Criterion) -> dict[st
     linears = {name: linear for name, linear in block.linears.items() if name in task.coverage.linears}
     moments = input_moments(linears, block.advance)
     tokens = sum(hidden.shape[0] * hidden.shape[1] for hidden in block.hidden)
-    factors: dict[int, torch.Tensor] = {}
+    factors = obs.inverse_factors(moments, task.recipe.damping, task.note)
     candidates = {}
     for name, linear in linears.items():
-        moment, weight = moments[name], linear.weight.detach()
-        if id(moment) not in factors:
-            factors[id(moment)] = obs.inverse_factor(moment.clone(), task.recipe.damping, name, task.note)
-        solved = obs.solve_linear(weight, factors[id(moment)])
-        scale = (
-            float((weight @ moment).mul_(weight).sum()) if criterion is Criterion.RELATIVE else float(tokens)
-        )
+        weight = linear.weight.detach()
+        solved = obs.solve_linear(weight, factors[name])
+        scale = output_energy(weight, moments[name]) if criterion is Criterion.RELATIVE else float(tokens)
         error = tile_sums(solved.loss.cpu().numpy(), task.recipe.tile)
         candidates[name] = Candidate(solved.patterns.cpu().numpy(), error / np.float32(scale or 1.0))
     return candidates

@@ -17,7 +17,7 @@ from masklearn.calibrate import TokenPool
 from masklearn.device import usable_device
 from masklearn.errors import PatchCompileError
 from masklearn.precision import computes_in_bf16
-from masklearn.task import Progress
+from masklearn.progress import Progress
 from masklearn.training.checkpoints import Checkpoints, History
 from masklearn.training.optimizers import optimizer_of
 from masklearn.training.schedule import Schedule

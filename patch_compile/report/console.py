@@ -25,10 +25,7 @@ def print_report(report: Row, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report, indent=1))
         return
-    console = _console()
-    console.print(_linears_table(report["linears"]))
-    _print_where(console, report)
-    _print_skipped(console, report["skipped"])
+    console = _print_linears(report)
     for line in _summary(report):
         console.print(line, soft_wrap=True)
 
@@ -38,10 +35,7 @@ def print_masks(summary: Row, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, indent=1))
         return
-    console = _console()
-    console.print(_linears_table(summary["linears"]))
-    _print_where(console, summary)
-    _print_skipped(console, summary["skipped"])
+    console = _print_linears(summary)
     ratio = summary["ratio"]
     console.print(f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {summary['method']}")
     console.print(
@@ -56,10 +50,7 @@ def print_import(summary: Row, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, indent=1))
         return
-    console = _console()
-    console.print(_linears_table(summary["linears"]))
-    _print_where(console, summary)
-    _print_skipped(console, summary["skipped"])
+    console = _print_linears(summary)
     console.print(f"ratio: {summary['ratio']:.4f}, zeros {summary['zeros']:.4f}, format {summary['format']}")
     console.print(f"masks: {summary['path']}", soft_wrap=True)
 
@@ -80,6 +71,16 @@ def _console() -> Console:
     return console
 
 
+def _print_linears(report: Row) -> Console:
+    """What all results of masks begin with: the linears, where they are sparse, and what was left out."""
+    console = _console()
+    console.print(_linears_table(report["linears"]))
+    _print_where(console, report)
+    for row in report["skipped"]:
+        console.print(f"left dense: {row['name']}: {row['reason']}", soft_wrap=True)
+    return console
+
+
 def _linears_table(linears: Iterable[Row]) -> Table:
     """One row per kind of linear and lowering: `model.layers.7.mlp.up_proj` and its sisters are `up_proj`."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
@@ -94,14 +95,15 @@ def _linears_table(linears: Iterable[Row]) -> Table:
 
 
 def _by_kind(linears: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """By the shortest end of the name that tells the kind apart, shape and lowering."""
+    """By the shortest end of the name that tells the kind apart, shape and lowering; those of a kind together."""
     linears = list(linears)
     short = short_kinds(dict.fromkeys(kind_of(row["name"]) for row in linears))
     kinds: dict[tuple[str, str, str], list[Row]] = {}
     for row in linears:
         shape = "×".join(map(str, row["shape"]))
         kinds.setdefault((short[kind_of(row["name"])], shape, row.get("lowering", "")), []).append(row)
-    return kinds
+    order = list(short.values())
+    return dict(sorted(kinds.items(), key=lambda kind: order.index(kind[0][0])))
 
 
 def _ratio_and_tiles(rows: list[Row]) -> tuple[str, str]:
@@ -156,11 +158,6 @@ def _print_baselines(console: Console, compared: Row) -> None:
     )
     for remark in compared["remarks"]:
         console.print(f"note: {remark}", soft_wrap=True)
-
-
-def _print_skipped(console: Console, skipped: Iterable[Row]) -> None:
-    for row in skipped:
-        console.print(f"left dense: {row['name']}: {row['reason']}", soft_wrap=True)
 
 
 def _summary(report: Row) -> Iterable[str]:

@@ -30,4 +30,4 @@ if __name__ == "__main__":
     recipe = LearnRecipe.model_validate_json(settings)
     task = Task(checkpoint, covered_linears_of(checkpoint), recipe, Path(scratch), show, lambda line: None)
     repair(task.of(checkpoint.with_weights(store)), magnitude_masks(checkpoint), store)
-    leave()
+    leave(Path(scratch))

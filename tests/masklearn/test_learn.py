@@ -156,6 +156,28 @@ def test_fisher_ranks_by_the_loss_that_a_tile_costs(make_model, text_file: Path,
     assert not masks["model.layers.2.self_attn.v_proj"].tiles.all()
 
 
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_tiles_are_not_scored_where_the_ratio_leaves_no_choice(
+    make_model, text_file, tmp_path, ratio
+) -> None:
+    said: set[str] = set()
+    settings = recipe(text_file, method="sparsegpt", ratio=ratio)
+    masks = learn(make_model(), settings, tmp_path / "s", progress=lambda what, *_: said.add(what[:7])).masks
+    assert masks.ratio == ratio
+    assert "solving" in said and "scoring" not in said
+
+
+def test_a_run_that_goes_on_repairs_from_the_solved_weights(make_model, text_file, tmp_path: Path) -> None:
+    """Interrupted after its repair, before its result was written: the same weights come out, not twice repaired."""
+    path, settings = make_model(), recipe(text_file, repair="distill", repair_steps=3, batch=1)
+    results = [learn(path, settings, tmp_path / "s").checkpoint for _ in range(2)]
+    norm = "model.layers.0.input_layernorm.weight"
+    assert not np.array_equal(results[0].read(norm), Checkpoint.open(path).read(norm))
+    first = learn(path, settings, tmp_path / "t").checkpoint
+    for name in first.names():
+        assert np.array_equal(first.read(name), results[1].read(name)), name
+
+
 def test_repair_is_recorded_and_keeps_the_masks(make_model, text_file: Path, tmp_path: Path) -> None:
     path = make_model()
     solved = learn(path, recipe(text_file), tmp_path / "s")

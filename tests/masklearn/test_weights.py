@@ -31,6 +31,20 @@ def test_new_values_are_read_in_the_dtype_of_the_checkpoint(
     assert torch.equal(checkpoint.torch(NAME), (values * 2).to(dtype))
 
 
+def test_a_store_reads_through_to_the_one_below_and_never_writes_there(make_model, tmp_path: Path) -> None:
+    base = Checkpoint.open(make_model())
+    below = WeightStore(tmp_path / "below")
+    store = WeightStore(tmp_path / "above", below)
+    other = "model.layers.0.mlp.up_proj.weight"
+    for name in (NAME, other):
+        below.put(name, torch.ones(base.shape(name)), base.entry(name))
+    store.put(NAME, torch.zeros(base.shape(NAME)), base.entry(NAME))
+    assert store.names() == sorted([NAME, other])
+    assert not store.read(NAME).any()
+    assert store.read(other).all() and below.read(NAME).all()
+    assert other in store and "lm_head.weight" not in store
+
+
 def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Path) -> None:
     base = Checkpoint.open(make_model(dtype=torch.float16))
     store = WeightStore(tmp_path / "new")

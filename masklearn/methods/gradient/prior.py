@@ -11,15 +11,14 @@ from masklearn.linears import read_linear
 from masklearn.maskset import LinearMask, MaskSet
 from masklearn.methods.candidate import METHODS, Candidate
 from masklearn.patterns import patterns_from_scores
-from masklearn.recipe import Method
+from masklearn.recipe import GRADIENT_METHODS, Method
 from masklearn.shard import Shard, write_shard
 from masklearn.task import Task
 from masklearn.tiles import GROUP, expand_tiles, grid_shape, tile_weights
 
-__all__ = ["GRADIENT", "ONE_SHOT", "Prior", "prior_path", "write_prior"]
+__all__ = ["ONE_SHOT", "Prior", "prior_path", "write_prior"]
 
-GRADIENT = (Method.PATCH_JOINT, Method.PATCH_TILE, Method.MASKLLM)
-ONE_SHOT = {method.value: method for method in Method if method not in GRADIENT}
+ONE_SHOT = {method.value: method for method in Method if method not in GRADIENT_METHODS}
 
 
 class Prior(Mapping[str, Candidate]):

@@ -63,4 +63,4 @@ if __name__ == "__main__":
     np.savez(f"{out}{process_rank()}.npz", **found)
     if masks == "masks":
         learn(model, recipe, Path(scratch)).masks.save(f"{out}{process_rank()}.safetensors")
-    leave()
+    leave(Path(scratch))

@@ -6,8 +6,9 @@ from typing import Any
 
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears_of
+from masklearn.progress import Progress
 from masklearn.recipe import LearnRecipe
-from masklearn.task import Progress, Task
+from masklearn.task import Task
 
 TILE = (32, 32)
 

@@ -1,0 +1,162 @@
+"""`learn` with its real stages on a tiny model, and what `build --mask` makes of its results."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from masklearn.maskset import MaskSet
+from patch_compile import pipeline
+from patch_compile.errors import PatchCompileError
+from patch_compile.recipe import Recipe
+from patch_compile.report.console import print_masks
+from tests.builds import build
+
+
+def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
+    recipe = Recipe.parse(settings | {"method": "magnitude", "out": tmp_path / "learned"})
+    summary = pipeline.learn(recipe, force=False, resume=False)
+    file = tmp_path / "learned" / "masks.safetensors"
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": file}
+    report = build(given)
+    assert report["ratio"] == summary["ratio"]
+    assert report["method"] == "magnitude"
+    one, other = MaskSet.load(file), MaskSet.load(settings["out"] / "masks.safetensors")
+    assert all(np.array_equal(one[name].keep(), other[name].keep()) for name in one)
+    with pytest.raises(PatchCompileError, match="exists"):
+        pipeline.learn(recipe, force=False, resume=False)
+
+
+def test_masks_bring_the_weights_they_were_learned_with(settings, tmp_path):
+    learned = tmp_path / "learned"
+    pipeline.learn(
+        Recipe.parse(settings | {"method": "sparsegpt", "out": learned}), force=False, resume=False
+    )
+    manifest = json.loads((learned / "manifest.json").read_text())
+    files = {str(f.relative_to(learned)) for f in learned.rglob("*") if f.is_file()} - {"manifest.json"}
+    assert files == set(manifest["files"])
+    assert manifest["text"]["calib"]["name"] == Path(settings["calib"]).name
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": learned / "masks.safetensors"}
+    build(given)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (learned, settings["out"])]
+    assert weights[0] == weights[1] != (settings["model"] / "model.safetensors").read_bytes()
+    again = given | {"mask": settings["out"] / "masks.safetensors", "out": tmp_path / "again"}
+    build(again)
+    (learned / "model" / "model.safetensors").write_bytes(
+        (settings["model"] / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(PatchCompileError, match="does not hold the weights"):
+        build(given | {"out": tmp_path / "other"})
+    shutil.rmtree(learned / "model")
+    with pytest.raises(PatchCompileError, match="learned together with new weights"):
+        build(given | {"out": tmp_path / "other"})
+
+
+def test_learn_compares_with_baselines(settings, tmp_path, capsys):
+    recipe = Recipe.parse(settings | {"method": "sparsegpt", "out": tmp_path / "learned"})
+    summary = pipeline.learn(recipe, "dense,ffn-only", force=False, resume=False)
+    assert [row["name"] for row in summary["baselines"]["rows"]] == ["sparsegpt", "dense", "ffn-only"]
+    assert summary["baselines"]["text"]["name"] == Path(settings["eval_text"]).name
+    assert not list((tmp_path / "learned").glob("scratch"))
+    print_masks(summary, as_json=False)
+    shown = capsys.readouterr().out
+    assert "ffn-only" in shown and "% of tiles 2:4" in shown
+    with pytest.raises(PatchCompileError, match="does not name baselines"):
+        pipeline.learn(recipe, "the rest", force=True, resume=False)
+
+
+def test_several_processes_learn_and_one_writes(settings, tmp_path):
+    """As `accelerate launch` starts them; the second run finds the masks unchanged, the third learns others."""
+    flags = [
+        "--method",
+        "patch-tile",
+        "--steps",
+        "2",
+        "--prior",
+        "magnitude",
+        "--repair",
+        "none",
+        "--tile",
+        "64x64",
+    ]
+    flags += [
+        "--ratio",
+        "0.4",
+        "--windows",
+        "4",
+        "--length",
+        "16",
+        "--batch",
+        "1",
+        "--calib",
+        settings["calib"],
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [
+        "-m",
+        "patch_compile",
+        "learn",
+        str(settings["model"]),
+        "-o",
+        str(tmp_path / "out"),
+        *flags,
+        "--json",
+    ]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for more in ([], ["--force"], ["--force", "--seed", "1"]):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, env=env, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["ratio"]["asked"] == 0.4
+    assert not (tmp_path / "out.partial").exists()
+    assert MaskSet.load(tmp_path / "out" / "masks.safetensors").method == "patch-tile"
+
+
+def test_a_build_runs_in_one_process(settings, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PatchCompileError, match="in one process"):
+        build(settings)
+
+
+def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
+    """What was trained is in the scratch folder, so the unfinished build stays although no stage is finished."""
+    repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
+
+    def progress_until(what, done, total):
+        if what.startswith("repair") and done == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("patch_compile.progress._ignore", progress_until)
+    with pytest.raises(KeyboardInterrupt):
+        build(repairing)
+    root = settings["out"].with_name("out.partial")
+    assert root.is_dir()
+    monkeypatch.undo()
+    report = build(repairing, resume=True)
+    assert report["learned"]["repair"]["steps"] == 6
+
+
+def test_masks_are_learned_again_when_the_file_they_start_from_has_changed(settings, tmp_path):
+    prior = tmp_path / "prior" / "masks.safetensors"
+
+    def learned(**changes):
+        asked = settings | {"repair": "none", "checkpoint_every": 2} | changes
+        return pipeline.learn(Recipe.parse(asked), force=True, resume=False)
+
+    trained = {
+        "method": "patch-tile",
+        "steps": 2,
+        "batch": 1,
+        "prior": str(prior),
+        "out": tmp_path / "trained",
+    }
+    for criterion in ("magnitude", "random"):
+        learned(method="sparsegpt", criterion=criterion, tile=(32, 32), out=prior.parent)
+        summary = learned(tile=(32, 32), **trained)
+        assert "masks" in summary["seconds"]
+        assert summary["learned"]["train"]["prior"] == "masks.safetensors"
+    assert "masks" not in learned(tile=(32, 32), **trained)["seconds"]
