@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def write_pruned_checkpoint(
 ) -> None:
     """Write `out`, a Hugging Face folder with the same shards and names; one tensor is in memory at a time.
 
-    Weights that `checkpoint` has new values for (`Checkpoint.with_weights`) are written with these.
+    Weights that `checkpoint` has new values for (`Checkpoint.with_weights`) are written with these. Sub-folders go
+    along where they hold no weights (chat templates) or are modules of a sentence-transformers model; exports to
+    other formats do not.
 
     progress: called with a tensor's name, tensors written and tensors in all.
     """
@@ -42,6 +45,8 @@ def write_pruned_checkpoint(
     for file in checkpoint.path.iterdir():
         if file.is_file() and not file.name.endswith(_OTHER_WEIGHTS):
             shutil.copyfile(file, out / file.name)
+    for folder in _folders(checkpoint.path):
+        shutil.copytree(folder, out / folder.relative_to(checkpoint.path), dirs_exist_ok=True)
     total, done = len(list(checkpoint.names())), 0
 
     def tensor(name: str) -> NDArray[Any]:
@@ -59,3 +64,18 @@ def write_pruned_checkpoint(
     for file_name, shard in checkpoint.shards().items():
         specs = {name: (entry.dtype, entry.shape) for name, entry in shard.tensors.items()}
         write_shard(out / file_name, specs, tensor, shard.metadata)
+
+
+def _folders(model: Path) -> Iterator[Path]:
+    """Sub-folders that belong to a model besides its weights."""
+    listed = (
+        model / "modules.json"
+    )  # of sentence-transformers: the path of each module, "" for the model itself
+    modules = {module["path"] for module in json.loads(listed.read_text())} if listed.is_file() else set()
+    for folder in sorted(model.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if folder.name in modules or not any(
+            file.name.endswith(_OTHER_WEIGHTS) for file in folder.rglob("*")
+        ):
+            yield folder

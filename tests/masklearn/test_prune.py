@@ -44,3 +44,26 @@ def test_the_pruned_checkpoint_loads_in_transformers_with_only_the_masked_weight
         linear = name.removesuffix(".weight")
         expected = weight * torch.from_numpy(masks[linear].keep()) if linear in masks else weight
         assert torch.equal(after[name], expected), name
+
+
+def test_sub_folders_go_along_unless_they_are_exports_of_the_weights(make_model, tmp_path):
+    source = make_model()
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]
+    contents = {
+        "modules.json": json.dumps(modules),
+        "1_Pooling/config.json": "{}",
+        "2_Dense/model.safetensors": "weights of a module",
+        "additional_chat_templates/tool.jinja": "template",
+        "onnx/model.onnx": "an export",
+        "onnx/config.json": "{}",
+        ".git/config": "not the model's",
+    }
+    for name, text in contents.items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(text)
+    out = tmp_path / "pruned"
+    masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
+    write_pruned_checkpoint(Checkpoint.open(source), masks, out)
+    copied = {name for name in contents if (out / name).is_file()}
+    assert copied == {name for name in contents if not name.startswith(("onnx/", ".git/"))}
+    assert all((out / name).read_text() == contents[name] for name in copied)
