@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from masklearn.architectures import Architecture, architecture_of, longest_window, meta_model
 from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
+from masklearn.hidden_states import HiddenStates
 from masklearn.linears import read_tensor
 from masklearn.logits import Softcap
 from masklearn.naming import checkpoint_name, linear_name
@@ -58,7 +60,7 @@ class Part:
 class _Calls:
     """hidden: what enters the first block, `[1, length, hidden]` each window; calls: keyword arguments by block."""
 
-    hidden: list[Tensor]
+    hidden: HiddenStates
     calls: list[dict[str, Any]]
 
 
@@ -69,17 +71,20 @@ class BlockModel:
     encoder's pooler, None where there is none.
     """
 
-    hidden: list[Tensor]
+    hidden: HiddenStates
     blocks: list[Part]
     tail: Part | None
 
-    def __init__(self, checkpoint: Checkpoint, windows: NDArray[np.int64], device: torch.device) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, windows: NDArray[np.int64], device: torch.device, store: Path | None
+    ) -> None:
+        """store: a folder for hidden states that do not fit in memory, None for a temporary one."""
         self.checkpoint = checkpoint
         self.architecture = architecture_of(checkpoint)
         model: Any = meta_model(checkpoint)
         keep_attention_in_fp32(model)
         self._aliases = _aliases(model)
-        started = self._start(model, windows, device)
+        started = self._start(model, windows, device, store)
         self.hidden = started.hidden
         blocks = model.get_submodule(self.architecture.blocks)
         self.blocks = [
@@ -127,7 +132,9 @@ class BlockModel:
             modules[""] = cap
         return Part(self, modules, {}) if modules else None
 
-    def _start(self, model: Any, windows: NDArray[np.int64], device: torch.device) -> _Calls:
+    def _start(
+        self, model: Any, windows: NDArray[np.int64], device: torch.device, store: Path | None
+    ) -> _Calls:
         """Run the model's own code up to its blocks, so that embeddings, positions, masks and rotary variants are
         those of the architecture; the weights in front of the blocks are given back afterwards.
         """
@@ -143,7 +150,10 @@ class BlockModel:
         recorders = [_Recorder(block) for block in blocks]
         setattr(owner, child, nn.ModuleList(recorders))
         try:
-            hidden = [_first_input(base, row, recorders, window, device) for window in windows]
+            first = _first_input(base, row, recorders, windows[0], device)
+            hidden = HiddenStates(first, len(windows), store)
+            for i, window in enumerate(windows[1:], start=1):
+                hidden[i] = _first_input(base, row, recorders, window, device)
         finally:
             setattr(owner, child, blocks)
             for module in front.values():

@@ -1,9 +1,6 @@
 """A model run block by block over calibration windows, with the weights of one block in memory."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from masklearn.block_parts import BlockModel, Part
 from masklearn.checkpoint import Checkpoint
 from masklearn.device import usable_device
 from masklearn.errors import PatchCompileError
+from masklearn.hidden_states import HiddenStates, check_space
 from masklearn.logits import token_losses
 
 __all__ = ["BackwardBlock", "Block", "stream_blocks", "stream_blocks_back"]
@@ -33,7 +31,7 @@ class Block:
     """
 
     def __init__(
-        self, part: Part, hidden: list[torch.Tensor], *, is_head: bool = False, bf16: bool = False
+        self, part: Part, hidden: HiddenStates, *, is_head: bool = False, bf16: bool = False
     ) -> None:
         self.module = part.module
         self.linears = part.linears
@@ -74,9 +72,9 @@ class BackwardBlock(Block):
     head. Either puts the gradient at the block's input in `grads[i]`, for the block before it.
     """
 
-    def __init__(self, part: Part, hidden: list[torch.Tensor], grads: list[Any], **kind: bool) -> None:
+    def __init__(self, part: Part, hidden: HiddenStates, grads: HiddenStates, **kind: bool) -> None:
         super().__init__(part, hidden, **kind)
-        self.grads: list[torch.Tensor] = grads
+        self.grads = grads
         self._left = set(range(len(hidden)))
 
     def backward(self, i: int) -> None:
@@ -130,6 +128,7 @@ def stream_blocks(
     only: Collection[str] | None = None,
     *,
     head: bool = False,
+    store: Path | None = None,
     bf16: bool = False,
 ) -> Iterator[Block]:
     """Yield the model's blocks in order, each with its weights read from the checkpoint in fp32.
@@ -137,15 +136,16 @@ def stream_blocks(
     A block that the caller did not advance is advanced when the next one is asked for; its memory is then given
     back. windows: `[count, length]` token ids; device: None for CUDA when there is one; only: the linears that are
     wanted: blocks after the last of them are not run, and if the output head is among them a last block of final
-    norm and head follows; head: it follows in any case; bf16: linears compute in bf16, under autocast. Memory: one
-    block (at first the embedding) and the hidden states of all windows. PatchCompileError when a weight is missing,
+    norm and head follows; head: it follows in any case; store: a folder for hidden states that do not fit in memory,
+    None for a temporary one; bf16: linears compute in bf16, under autocast. Memory: one block (at first the
+    embedding) and the hidden states of all windows (see `HiddenStates`). PatchCompileError when a weight is missing,
     misshapen, or holds NaN or infinity, when the windows do not fit the model, or when an encoder is asked for its
     head.
     """
     if head:
         _check_has_loss(checkpoint)
     on = usable_device(device)
-    model = BlockModel(checkpoint, windows, on)
+    model = BlockModel(checkpoint, windows, on, store)
     for part in model.needed(only, head=head):
         part.load(on)
         block = Block(part, model.hidden, is_head=part is model.tail, bf16=bf16)
@@ -170,29 +170,29 @@ def stream_blocks_back(
     `block.advance()` or leaves that to the stream. On the way back every block has its weights read again, and
     `hidden` are its inputs; windows that the caller did not run backward are run when the next block is asked for.
 
-    The inputs of every block are kept in fp32: in memory while all of them together take up to 1 GiB, else in one
-    file a block below `store` (None for a temporary folder), deleted once read. Memory otherwise: one block, and
-    two times the hidden states of all windows. PatchCompileError as `stream_blocks`, and when an encoder has no
-    loss to go back from or the files do not fit.
+    The inputs of every block are kept in fp32: in memory while all of them together take up to 1 GiB, else in a file
+    a block in `store` (None for the system's temporary folder). Memory otherwise: one block, and two times the hidden
+    states of all windows. PatchCompileError as `stream_blocks`, and when an encoder has no loss to go back from or
+    the files do not fit.
     """
     _check_has_loss(checkpoint)
     on = usable_device(device)
-    model = BlockModel(checkpoint, windows, on)
-    with _kept_inputs(store, model.hidden, len(model.blocks)) as kept:
-        for i, part in enumerate(model.blocks):
-            kept.put(i, model.hidden)
-            _run_forward(part, model.hidden, on, forward, bf16=bf16)
-        assert model.tail is not None
-        grads: list[Any] = [None] * len(windows)
-        yield from _backward_block(model.tail, model.hidden, grads, windows, on, is_head=True, bf16=bf16)
-        model.hidden.clear()
-        for i, part in reversed(list(enumerate(model.blocks))):
-            yield from _backward_block(part, kept.take(i, on), grads, windows, on, bf16=bf16)
+    model = BlockModel(checkpoint, windows, on, store)
+    kept = _KeptInputs(model.hidden, len(model.blocks), store)
+    for i, part in enumerate(model.blocks):
+        kept.put(i, model.hidden)
+        _run_forward(part, model.hidden, on, forward, bf16=bf16)
+    assert model.tail is not None
+    grads = HiddenStates(model.hidden[0], len(windows), store)
+    yield from _backward_block(model.tail, model.hidden, grads, windows, on, is_head=True, bf16=bf16)
+    model.hidden.clear()
+    for i, part in reversed(list(enumerate(model.blocks))):
+        yield from _backward_block(part, kept.take(i), grads, windows, on, bf16=bf16)
 
 
 def _run_forward(
     part: Part,
-    hidden: list[torch.Tensor],
+    hidden: HiddenStates,
     device: torch.device,
     forward: Callable[[Block], None] | None,
     *,
@@ -209,8 +209,8 @@ def _run_forward(
 
 def _backward_block(
     part: Part,
-    hidden: list[torch.Tensor],
-    grads: list[Any],
+    hidden: HiddenStates,
+    grads: HiddenStates,
     windows: NDArray[np.int64],
     device: torch.device,
     **kind: bool,
@@ -232,44 +232,23 @@ def _check_has_loss(checkpoint: Checkpoint) -> None:
 
 
 class _KeptInputs:
-    """Inputs of every block, in memory or, where there is a folder, in files."""
+    """Inputs of every block, in memory or in files."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._memory: dict[int, list[torch.Tensor]] = {}
+    def __init__(self, hidden: HiddenStates, blocks: int, store: Path | None) -> None:
+        size = hidden[0].nbytes * len(hidden) * blocks
+        self._store = store
+        self._on_disk = size > _KEPT_BYTES
+        self._inputs: dict[int, HiddenStates] = {}
+        if self._on_disk:
+            check_space(size, store)
 
-    def put(self, block: int, hidden: list[torch.Tensor]) -> None:
+    def put(self, block: int, hidden: HiddenStates) -> None:
         """Keep the inputs of a block."""
-        inputs = [window.detach().to("cpu") for window in hidden]
-        if self._folder is None:
-            self._memory[block] = inputs
-        else:
-            torch.save(inputs, self._folder / f"{block}.pt")
+        kept = HiddenStates(hidden[0], len(hidden), self._store, on_disk=self._on_disk or None)
+        for i, window in enumerate(hidden):
+            kept[i] = window
+        self._inputs[block] = kept
 
-    def take(self, block: int, device: torch.device) -> list[torch.Tensor]:
+    def take(self, block: int) -> HiddenStates:
         """The inputs of a block, once."""
-        if self._folder is None:
-            return [window.to(device) for window in self._memory.pop(block)]
-        file = self._folder / f"{block}.pt"
-        inputs: list[torch.Tensor] = torch.load(file, weights_only=True, map_location=device)
-        file.unlink()
-        return inputs
-
-
-@contextmanager
-def _kept_inputs(store: Path | None, hidden: list[torch.Tensor], blocks: int) -> Iterator[_KeptInputs]:
-    size = sum(window.nbytes for window in hidden) * blocks
-    if size <= _KEPT_BYTES:
-        yield _KeptInputs(None)
-        return
-    if store is not None:
-        store.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store, prefix="inputs-") as folder:
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise PatchCompileError(
-                "There is no space for the inputs of the blocks",
-                f"They take {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB.",
-                "Make room, give fewer windows, or rank tiles by another criterion than fisher.",
-            )
-        yield _KeptInputs(Path(folder))
+        return self._inputs.pop(block)

@@ -24,9 +24,8 @@ def output_fisher(
     """
     covered = task.coverage.linears
     fisher: dict[str, float] = {}
-    store = task.scratch / "activations"
     for block in stream_blocks_back(
-        task.checkpoint, windows, task.recipe.device, store=store, forward=forward, bf16=task.bf16
+        task.checkpoint, windows, task.recipe.device, store=task.activations, forward=forward, bf16=task.bf16
     ):
         linears = {name: linear for name, linear in block.linears.items() if name in covered}
         squares = dict.fromkeys(linears, 0.0)

@@ -8,14 +8,14 @@ import torch
 from accelerate import PartialState
 
 from masklearn.architectures import architecture_of
-from masklearn.device import usable_device
+from masklearn.device import available_memory, usable_device
 from masklearn.maskset import LinearMask
 from masklearn.precision import computes_in_bf16
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.training.distillation import Distillation
 from masklearn.training.loop import TrainReport, train
-from masklearn.training.memory import Thrift, available_memory, demand_of, fitting
+from masklearn.training.memory import Thrift, demand_of, fitting
 from masklearn.training.schedule import Schedule
 from masklearn.training.student import Student
 from masklearn.weights import WeightStore

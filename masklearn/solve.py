@@ -55,7 +55,12 @@ def solve_unstructured(task: Task, ratio: float, store: WeightStore) -> None:
 def _sequential(task: Task, store: WeightStore, prune: _Prune) -> None:
     covered, done = task.coverage.linears, 0
     for block in stream_blocks(
-        task.checkpoint, task.text.calibration(), task.recipe.device, only=list(covered), bf16=task.bf16
+        task.checkpoint,
+        task.text.calibration(),
+        task.recipe.device,
+        only=list(covered),
+        store=task.activations,
+        bf16=task.bf16,
     ):
         linears = {name: linear for name, linear in block.linears.items() if name in covered}
         error = _solve_block(task, store, prune, block, linears)

@@ -31,6 +31,11 @@ class Task:
     progress: Progress
     note: Callable[[str], object]
 
+    @property
+    def activations(self) -> Path:
+        """Folder for hidden states that do not fit in memory."""
+        return self.scratch / "activations"
+
     @cached_property
     def text(self) -> TokenPool:
         """Windows of the recipe's text, read or written when first asked for."""

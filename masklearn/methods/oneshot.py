@@ -63,7 +63,9 @@ def _learn(task: Task, criterion: Criterion) -> Iterator[tuple[str, Candidate]]:
         sensitivity = output_fisher(task, windows, forward=score)
     left = [name for name in task.coverage.linears if name not in candidates]
     # Without Fisher all of them; with it an output head that is covered, which no block passes on to.
-    stream = stream_blocks(task.checkpoint, windows, task.recipe.device, only=left, bf16=task.bf16)
+    stream = stream_blocks(
+        task.checkpoint, windows, task.recipe.device, only=left, store=task.activations, bf16=task.bf16
+    )
     for block in stream if left else ():
         if set(left) & set(block.linears):
             score(block)

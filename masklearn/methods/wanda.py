@@ -23,7 +23,13 @@ def learn_wanda(task: Task) -> Iterator[tuple[str, Candidate]]:
     (|w|·‖x‖)² is the squared output error if features were uncorrelated, so it adds up over a tile.
     """
     linears, done = task.coverage.linears, 0
-    for block in stream_blocks(task.checkpoint, task.text.calibration(), task.recipe.device, only=linears):
+    for block in stream_blocks(
+        task.checkpoint,
+        task.text.calibration(),
+        task.recipe.device,
+        only=linears,
+        store=task.activations,
+    ):
         covered = {name: linear for name, linear in block.linears.items() if name in linears}
         norms = squared_input_norms(block, covered)
         for name, linear in covered.items():

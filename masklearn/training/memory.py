@@ -1,19 +1,16 @@
 """How much memory training takes, what there is, and what to give up so that it fits."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from masklearn.architectures import architecture_of, meta_model
 from masklearn.checkpoint import Checkpoint
 from masklearn.maskset import LinearMask
 
-__all__ = ["Demand", "Thrift", "available_memory", "demand_of", "fitting"]
+__all__ = ["Demand", "Thrift", "demand_of", "fitting"]
 
 # Measured on SmolLM2-135M. _KEPT: bytes that autograd keeps by token and feature (N + K of every linear) in fp32 and
 # under bf16 autocast; the rest covers what a process and its kernels take, and fragmentation.
@@ -111,18 +108,6 @@ def fitting(
     return None
 
 
-def available_memory(device: torch.device) -> int:
-    """Bytes that this process can still take on a device: free on a GPU, its share of what the host and its control
-    group leave on a CPU.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    return min([free, *_group_limits()]) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def _features(model: Any) -> int:
     """N + K of the linears a token passes: of a mixture, those of the experts it is sent to."""
     chosen = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
@@ -136,22 +121,6 @@ def _features(model: Any) -> int:
         share = 1.0 if owner is None or chosen is None else chosen / len(owner)
         features += share * (module.in_features + module.out_features)
     return round(features)
-
-
-def _group_limits() -> list[int]:
-    """What the process's control group leaves, of version 2 and 1, where it sets a limit."""
-    root = Path("/sys/fs/cgroup")
-    pairs = (
-        (root / "memory.max", root / "memory.current"),
-        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
-    )
-    left = []
-    for limit, used in pairs:
-        try:
-            left.append(int(limit.read_text()) - int(used.read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return left
 
 
 def _gib(count: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from masklearn import blocks as blocks_module
-from masklearn import logits
+from masklearn import hidden_states, logits
 from masklearn.architectures import ARCHITECTURES, auto_class
 from masklearn.blocks import BackwardBlock, Block, stream_blocks_back
 from masklearn.checkpoint import Checkpoint
@@ -119,15 +119,25 @@ def test_inputs_that_do_not_fit_go_to_files(make_model, tmp_path: Path, monkeypa
     size = 3 * WINDOWS.size * 48 * 4
     store = tmp_path / "store" if named else None
     if not named:
-        monkeypatch.setattr(blocks_module.tempfile, "tempdir", str(tmp_path))
-    files = []
+        monkeypatch.setattr(hidden_states.tempfile, "tempdir", str(tmp_path))
+    files: list[Any] = []
+    mapped = hidden_states._mapped
+    monkeypatch.setattr(hidden_states, "_mapped", lambda *of: files.append(of) or mapped(*of))
     for limit in (size, size - 1):
         monkeypatch.setattr(blocks_module, "_KEPT_BYTES", limit)
         for i, block in enumerate(finished(checkpoint, store)):
             assert all(torch.equal(a, b) for a, b in zip(block.grads, expected[i], strict=True))
-            files.append(len(list(tmp_path.rglob("*.pt"))))
-    assert files == [0, 0, 0, 0, 3, 2, 1, 0]  # deleted once read
-    assert not list(tmp_path.rglob("inputs-*"))
+        assert len(files) == (0 if limit == size else 3)
+    assert not list(tmp_path.rglob("hidden-*"))
+
+
+def test_nothing_depends_on_where_the_hidden_states_are(make_model, tmp_path: Path, monkeypatch) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    expected = [[h.clone() for h in block.grads] for block in finished(checkpoint, None)]
+    monkeypatch.setattr(hidden_states, "_SHARE", 0.0)
+    for i, block in enumerate(finished(checkpoint, tmp_path)):
+        assert block.hidden.on_disk and block.grads.on_disk
+        assert all(torch.equal(a, b) for a, b in zip(block.grads, expected[i], strict=True))
 
 
 def finished(checkpoint: Checkpoint, store: Path | None) -> Any:
@@ -137,20 +147,11 @@ def finished(checkpoint: Checkpoint, store: Path | None) -> Any:
         yield block
 
 
-def test_files_are_removed_when_the_caller_stops(make_model, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(blocks_module, "_KEPT_BYTES", 0)
-    stream = stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu", store=tmp_path / "store")
-    next(stream)
-    assert len(list((tmp_path / "store").rglob("*.pt"))) == 3
-    stream.close()
-    assert not list((tmp_path / "store").iterdir())
-
-
 def test_no_space_for_the_inputs(make_model, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(blocks_module, "_KEPT_BYTES", 0)
-    usage = blocks_module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(blocks_module.shutil, "disk_usage", lambda _: usage._replace(free=1))
-    with pytest.raises(PatchCompileError, match="no space for the inputs"):
+    usage = hidden_states.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(hidden_states.shutil, "disk_usage", lambda _: usage._replace(free=1))
+    with pytest.raises(PatchCompileError, match="no space for the hidden states"):
         next(stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu", store=tmp_path))
 
 

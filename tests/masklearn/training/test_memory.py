@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 
-import torch
-
 from masklearn.checkpoint import Checkpoint
 from masklearn.maskset import LinearMask
-from masklearn.training.memory import Demand, Thrift, available_memory, demand_of, fitting
+from masklearn.training.memory import Demand, Thrift, demand_of, fitting
 from tests.conftest import ModelMaker
 from tests.masklearn.training.masks import magnitude_masks
 
@@ -73,7 +71,3 @@ def test_of_a_mixture_the_chosen_experts_count(make_model: ModelMaker) -> None:
     demand = demand_of(checkpoint, masks, tokens=32)
     # 2 of 4 experts, gate 48+4
     assert demand.features in (3 * (2 * 96 + 2 * 72 + 2 * 3 * 120 + 52), 3 * (2 * 96 + 2 * 72 + 2 * 3 * 120))
-
-
-def test_there_is_memory() -> None:
-    assert 2**20 < available_memory(torch.device("cpu")) < 2**50
