@@ -240,12 +240,13 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table and write the page; 1 when a row failed, 130 when interrupted."""
     asked = arguments(argv)
+    state = State(asked.state, asked.fresh)
     try:
-        rows, failed = sweep(asked, State(asked.state, asked.fresh))
+        rows, failed = sweep(asked, state)
     except KeyboardInterrupt:
         print(f"interrupted; finished rows are in {asked.state}", file=sys.stderr)
         return 130
-    text = page(rows, asked)
+    text = page(rows, asked, [row for row in state.rows.values() if "shape" in row])
     asked.out.write_text(text, encoding="utf-8")
     print(text)
     for label in failed:

@@ -18,10 +18,12 @@ _BUDGETS = (5, 10, 45)  # minutes
 _WHAT = """A row is a process of its own: its memory is its own, and its seconds are those of learning (text, scores,
 solve, training) without evaluation. Seconds depend on what else the machine does. Perplexity is exp of the mean negative
 log-likelihood; the evaluation text is never calibrated or trained on."""
+_LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
+blocks, by `python -m bench.memory`. Measured with these blocks; in the last two columns, what all of them would take."""
 
 
-def page(rows: Sequence[Row], asked: argparse.Namespace) -> str:
-    """The whole page; asked: the command line."""
+def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = ()) -> str:
+    """The whole page; asked: the command line; large: rows of `bench.memory`."""
     parts = [_heading(asked)]
     ours = [row for row in rows if "protocol" not in row]
     for tile in dict.fromkeys(row["tile"] for row in ours):
@@ -35,6 +37,8 @@ def page(rows: Sequence[Row], asked: argparse.Namespace) -> str:
         parts += _sections(these)
     if peers := [row for row in rows if "protocol" in row]:
         parts += ["## Other tools", "On the same calibration windows, by `bench/peers.py`.", _peers(peers)]
+    if large:
+        parts += ["## Large models", _LARGE, _large(large)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -155,6 +159,26 @@ def _peers(rows: Sequence[Row]) -> str:
     header = ["", "ratio", "perplexity", "seconds"]
     lines = [
         _line([row["method"], f"{row['reached']:.3f}", f"{row['perplexity']:.2f}", f"{row['seconds']:.0f}"])
+        for row in rows
+    ]
+    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
+
+
+def _large(rows: Sequence[Row]) -> str:
+    header = ["", "windows", "blocks", "seconds", "peak GiB", "all blocks", "hours", "peak GiB"]
+    lines = [
+        _line(
+            [
+                row["shape"],
+                f"{row['windows']} × {row['length']}",
+                str(row["blocks"]),
+                f"{row['seconds']:.0f}",
+                f"{row['peak_gib']:.1f}",
+                str(row["all_blocks"]),
+                f"{row['whole']['hours']:.1f}",
+                f"{row['whole']['peak_gib']:.1f}",
+            ]
+        )
         for row in rows
     ]
     return "\n".join([_line(header), _line(["---"] * len(header)), *lines])

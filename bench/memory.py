@@ -1,0 +1,183 @@
+"""Peak memory and seconds of `oneshot` on a large model's shape, from a few of its blocks.
+
+    python -m bench.memory [--shape llama-2-7b] [--blocks 2] [--windows 32] [--length 512] [--limit 8]
+
+Writes a checkpoint of seeded random weights with so few blocks, scores, chooses and solves it in a process of its own
+(no repair: its memory is `masklearn.training.memory`'s to decide), and says what all blocks would take: seconds by
+the block, memory as the measured peak and what is kept of every further block until the tiles are chosen. The row is
+kept beside those of `bench.quality` (`--state`), whose page shows it. Exit code 1 above `--limit` GiB.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.quality import State
+from bench.quality_run import peak_gib
+from masklearn.calibrate import TokenPool
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears_of
+from masklearn.learn import learn_task
+from masklearn.recipe import LearnRecipe
+from masklearn.shard import write_shard
+from masklearn.task import Task
+from masklearn.tiles import GROUP, grid_shape
+from patch_compile.progress import Progress
+
+# Configurations of transformers, without the number of blocks that is asked for here.
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama-2-7b": {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "num_hidden_layers": 32,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+}
+_STD = 0.02
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0) -> None:
+    """A llama's fp16 checkpoint of normal weights: a shard for each block, one for the rest."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    hidden, inner, words = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    values = config["hidden_size"] // config["num_attention_heads"] * config["num_key_value_heads"]
+    block = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (values, hidden),
+        "self_attn.v_proj": (values, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    shards: list[dict[str, tuple[int, ...]]] = [
+        {f"model.layers.{i}.{name}.weight": shape for name, shape in block.items()}
+        for i in range(config["num_hidden_layers"])
+    ]
+    rest = {"model.embed_tokens": (words, hidden), "model.norm": (hidden,), "lm_head": (words, hidden)}
+    shards.append({f"{name}.weight": shape for name, shape in rest.items()})
+    rng, index = np.random.default_rng(seed), {}
+    for i, shard in enumerate(shards, start=1):
+        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        index |= dict.fromkeys(shard, file)
+
+        def tensor(name: str, shapes: dict[str, tuple[int, ...]] = shard) -> NDArray[np.float16]:
+            if len(shapes[name]) == 1:
+                return np.ones(shapes[name], np.float16)
+            return (rng.standard_normal(shapes[name], np.float32) * np.float32(_STD)).astype(np.float16)
+
+        write_shard(folder / file, {name: ("F16", shape) for name, shape in shard.items()}, tensor, {})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
+    """Learn, and return the peak in GiB and the seconds of each stage; random tokens stand for text."""
+    checkpoint = Checkpoint.open(folder)
+    stages: dict[str, float] = {}
+    last = time.perf_counter()
+
+    def clock(what: str, _done: int, _total: int) -> None:
+        nonlocal last
+        now, stage = time.perf_counter(), what.split(",")[0]
+        stages[stage] = stages.get(stage, 0.0) + now - last
+        last = now
+
+    progress = Progress()
+    task = Task(
+        checkpoint,
+        covered_linears_of(checkpoint, (), ()),
+        recipe,
+        folder / "scratch",
+        clock,
+        progress.note,
+    )
+    tokens = np.random.default_rng(0).integers(
+        0, checkpoint.config["vocab_size"], (recipe.windows, recipe.length)
+    )
+    task.__dict__["text"] = TokenPool(tokens, {"name": "random tokens"}, recipe.windows)
+    start = last = time.perf_counter()
+    learned = learn_task(task)
+    kept = sum(n * k // GROUP + 4 * int(np.prod(grid_shape((n, k), recipe.tile)))
+               for n, k in task.coverage.linears.values())  # fmt: skip
+    return {
+        "reached": learned.masks.ratio,
+        "seconds": round(time.perf_counter() - start, 1),
+        "stages": {name: round(seconds, 1) for name, seconds in stages.items()},
+        "peak_gib": round(peak_gib(), 2),
+        "kept_gib_a_block": round(kept / checkpoint.config["num_hidden_layers"] / 2**30, 4),
+    }
+
+
+def extrapolated(row: dict[str, Any], blocks: int) -> dict[str, float]:
+    """Of all `blocks` of the shape: hours, and the peak in GiB."""
+    more = blocks - row["blocks"]
+    return {
+        "hours": round(row["seconds"] / row["blocks"] * blocks / 3600, 2),
+        "peak_gib": round(row["peak_gib"] + more * row["kept_gib_a_block"], 2),
+    }
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--limit", type=float, default=8.0, help="GiB")
+    parser.add_argument("--state", type=Path, default=Path("docs/quality.json"))
+    parser.add_argument("--scratch", type=Path, default=Path(".cache/memory"))
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # in the process of its own
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the checkpoint, measure in another process, print and keep the row."""
+    asked = arguments(argv)
+    recipe = LearnRecipe(ratio=0.4, repair="none", windows=asked.windows, length=asked.length)
+    if asked.measure is not None:
+        print(json.dumps(measure(asked.measure, recipe)))
+        return 0
+    folder = asked.scratch / asked.shape
+    shutil.rmtree(folder, ignore_errors=True)
+    whole = SHAPES[asked.shape]
+    try:
+        write_checkpoint(folder, whole | {"num_hidden_layers": asked.blocks})
+        command = [sys.executable, "-m", "bench.memory", "--measure", str(folder)]
+        command += ["--windows", str(asked.windows), "--length", str(asked.length)]
+        run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        row = json.loads(run.stdout.splitlines()[-1])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    row |= {"shape": asked.shape, "blocks": asked.blocks, "windows": asked.windows, "length": asked.length}
+    row["all_blocks"] = whole["num_hidden_layers"]
+    row["whole"] = extrapolated(row, row["all_blocks"])
+    State(asked.state).put(f"memory-{asked.shape}", row)
+    print(json.dumps(row, indent=1))
+    print(f"{asked.shape}: peak {row['whole']['peak_gib']} GiB, {row['whole']['hours']} h in all")
+    return int(row["whole"]["peak_gib"] > asked.limit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
