@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = ["MODEL", "Job", "prepare", "prepare_learning"]
 MODEL = "model"  # the pruned checkpoint, beside masks.safetensors
 
 _DEFAULT_TARGET = "sm86"
+_STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
 _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
 
 
@@ -60,7 +62,7 @@ def prepare(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) ->
     check_out(out, force=force, resume=resume)
     backend = _backend(recipe, progress)
     targets = _targets(recipe, backend, progress)
-    _check_space(checkpoint, out, backend)
+    _check_space(checkpoint, recipe, out, _compiled_bytes(checkpoint, backend))
     return Job(recipe, out, checkpoint, coverage, given, backend, targets, _plugin(backend, progress))
 
 
@@ -71,6 +73,7 @@ def prepare_learning(recipe: Recipe, progress: Progress, *, force: bool, resume:
     _check_text(recipe)
     out = _out(recipe, recipe.ratio, progress)
     check_out(out, force=force, resume=resume)
+    _check_space(checkpoint, recipe, out, compiled=0)
     return Job(recipe, out, checkpoint, coverage, None, "onnx", (), None)
 
 
@@ -153,23 +156,40 @@ def _plugin(backend: str, progress: Progress) -> PluginLibrary | None:
         return build_plugin(backend)
 
 
-def _check_space(checkpoint: Checkpoint, out: Path, backend: str) -> None:
-    """New weights, the pruned checkpoint, hybrid and dense ONNX and the engine have to fit, with nothing removed."""
-    stored = sum(file.stat().st_size for file in checkpoint.files())
-    halves = sum(_numel(checkpoint.shape(name)) for name in checkpoint.names()) * 2
-    needed = 2 * stored + int(halves * (1 + _PACKED_SHARE * (1 if backend == "onnx" else 2)))
+def _check_space(checkpoint: Checkpoint, recipe: Recipe, out: Path, compiled: int) -> None:
+    """Everything has to fit, with nothing removed; compiled: bytes of ONNX files and engine."""
+    needed = compiled + (_learning_bytes(checkpoint, recipe) if recipe.mask is None else 0)
+    needed += _stored(checkpoint)  # the pruned checkpoint
     home = next(parent for parent in (Path.cwd() / out).parents if parent.exists())
     free = shutil.disk_usage(home).free
     if free < needed:
         raise PatchCompileError(
             f"no space for {out}",
             f"it needs up to {needed / 1e9:.1f} GB, {home} has {free / 1e9:.1f} GB",
-            "make room, or build to another disk with -o",
+            "make room, or write to another disk with -o",
         )
 
 
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+def _learning_bytes(checkpoint: Checkpoint, recipe: Recipe) -> int:
+    """Solved and repaired weights, and two checkpoints of training: the newest and the one being written."""
+    from masklearn.device import available_memory, usable_device
+
+    stored = _stored(checkpoint) * (1 + recipe.repairs)
+    if not recipe.trains:
+        return stored
+    # A checkpoint comes from memory: where its state does not fit there, nothing is trained.
+    state = min(_STATE_BYTES * _weights(checkpoint), available_memory(usable_device(recipe.device)))
+    return stored + 2 * state
+
+
+def _compiled_bytes(checkpoint: Checkpoint, backend: str) -> int:
+    """The dense ONNX of the proof, the hybrid one and the engine."""
+    return int(2 * _weights(checkpoint) * (1 + _PACKED_SHARE * (1 if backend == "onnx" else 2)))
+
+
+def _stored(checkpoint: Checkpoint) -> int:
+    return sum(file.stat().st_size for file in checkpoint.files())
+
+
+def _weights(checkpoint: Checkpoint) -> int:
+    return sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())

@@ -1,6 +1,7 @@
 """`learn` with its real stages on a tiny model, and what `build --mask` makes of its results."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from masklearn.checkpoint import Checkpoint
 from masklearn.maskset import MaskSet
 from patch_compile import pipeline
 from patch_compile.errors import PatchCompileError
@@ -160,3 +162,20 @@ def test_masks_are_learned_again_when_the_file_they_start_from_has_changed(setti
         assert "masks" in summary["seconds"]
         assert summary["learned"]["train"]["prior"] == "masks.safetensors"
     assert "masks" not in learned(tile=(32, 32), **trained)["seconds"]
+
+
+def test_a_disk_without_room_for_learning_is_said_before_any_work(settings, tmp_path, monkeypatch):
+    """Of a recipe that solves and repairs: pruned, solved and repaired weights, and two training checkpoints."""
+    recipe = Recipe.parse(settings | {"method": "oneshot", "repair_steps": 1, "out": tmp_path / "learned"})
+    checkpoint = Checkpoint.open(settings["model"])
+    stored = sum(file.stat().st_size for file in checkpoint.files())
+    weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+    needed = 3 * stored + 2 * 12 * weights
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    monkeypatch.setattr(pipeline, "_masks", lambda *_: pytest.fail("no stage may begin"))
+    with pytest.raises(PatchCompileError, match=r"no space for .*learned"):
+        pipeline.learn(recipe, force=False, resume=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    with pytest.raises(pytest.fail.Exception, match="no stage may begin"):
+        pipeline.learn(recipe, force=False, resume=False)
