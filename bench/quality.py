@@ -26,48 +26,56 @@ from masklearn.recipe import LearnRecipe
 RATIOS = (0.45, 0.35, 0.25)
 _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"
-PATCH = "patch-joint, no repair"
-_SPARE_MINUTES = 0.3  # of a run with a limit: its repair starts and ends outside the minutes it is given
+PATCH, PATCH_RATIO = "patch-joint, no repair", 0.35
+_SPARE_MINUTES = 0.4  # of a run with a limit: its repair starts and ends outside the minutes it is given
 
 
 @dataclass(frozen=True)
 class Entry:
     """One cell of the table. ratio: of the column, None for a row that has its own; settings: of `LearnRecipe`;
-    minutes: that learning may take in all, repair included; spread: measured for every seed.
+    total: minutes that learning may take in all, repair included; tiled: it depends on the tile size, and is measured
+    for each; spread: it is measured for every seed, at the first tile size.
     """
 
     method: str
     ratio: float | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     baseline: Baseline | None = None
-    minutes: float | None = None
-    spread: bool = True
+    total: float | None = None
+    tiled: bool = False
+    spread: bool = False
+
+    @property
+    def repairs(self) -> bool:
+        """Whether it goes on from the masks and weights of the row without repair."""
+        return self.settings.get("repair") == "distill"
 
 
 def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)) -> list[Entry]:
-    """All cells of one tile size in the order they are measured; a limited run comes after the one without repair."""
+    """All cells of one tile size, in the order they are measured: what is asked for most comes first."""
     found = [
-        Entry("dense", None, baseline=Baseline.DENSE, spread=False),
-        Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}),
-        Entry("ffn-only 2:4", None, baseline=Baseline.FFN_ONLY),
+        Entry("dense", None, baseline=Baseline.DENSE),
+        Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}, spread=True),
+        Entry("ffn-only 2:4", None, baseline=Baseline.FFN_ONLY, spread=True),
     ]
-    for ratio in RATIOS:
-        asked: dict[str, Any] = {"method": "oneshot", "ratio": ratio}
+    oneshot: dict[float, dict[str, Any]] = {ratio: {"method": "oneshot", "ratio": ratio} for ratio in RATIOS}
+    for ratio, asked in oneshot.items():
+        found.append(Entry(NO_REPAIR, ratio, asked | {"repair": "none"}, tiled=True, spread=True))
+        for minutes in totals:
+            name = f"oneshot, {minutes:g} min in all"
+            found.append(Entry(name, ratio, asked | _DISTILL, total=minutes, tiled=True))
+    for ratio, asked in oneshot.items():
         found += [
             Entry("random tiles", ratio, asked, Baseline.RANDOM_TILES),
             Entry("magnitude tiles", ratio, asked, Baseline.MAGNITUDE_TILES),
             Entry("unstructured (not deployable)", ratio, asked, Baseline.UNSTRUCTURED),
-            Entry(NO_REPAIR, ratio, asked | {"repair": "none"}),
-            *(Entry(f"oneshot, {m:g} min in all", ratio, asked | _DISTILL, minutes=m) for m in totals),
         ]
-    for ratio in RATIOS:
-        found.append(
-            Entry(PATCH, ratio, {"method": "patch-joint", "ratio": ratio, "repair": "none"}, spread=False)
-        )
-        for minutes in repairs:
-            settings = {"method": "oneshot", "ratio": ratio, **_DISTILL, "repair_minutes": minutes}
-            found.append(Entry(f"oneshot + {minutes:g} min of repair", ratio, settings, spread=False))
-    return found
+    for minutes in repairs:
+        for ratio, asked in oneshot.items():
+            settings = asked | _DISTILL | {"repair_minutes": minutes}
+            found.append(Entry(f"oneshot + {minutes:g} min of repair", ratio, settings))
+    joint = {"method": "patch-joint", "ratio": PATCH_RATIO, "repair": "none"}
+    return [*found, Entry(PATCH, PATCH_RATIO, joint)]
 
 
 class State:
@@ -102,14 +110,15 @@ class Cell:
         decides = {
             "method": entry.method,
             "baseline": entry.baseline,
-            "minutes": entry.minutes,
+            "total": entry.total,
             **self.settings,
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def without_repair(self) -> "Cell":
-        """The cell that a limited run takes its time from."""
-        settings = {**self.settings, "repair": "none"}
+        """The cell whose masks and weights a repair starts from."""
+        settings = {name: value for name, value in self.settings.items() if name != "repair_minutes"}
+        settings["repair"] = "none"
         return Cell(Entry(NO_REPAIR, self.entry.ratio), settings)
 
     def __str__(self) -> str:
@@ -131,7 +140,7 @@ def cells(asked: argparse.Namespace) -> list[Cell]:
         for seed in range(asked.seeds)
         for tile in asked.tile
         for entry in entries(asked.total, asked.minutes)
-        if seed == 0 or entry.spread
+        if (seed == 0 and (entry.tiled or tile == asked.tile[0])) or (entry.spread and tile == asked.tile[0])
     ]
 
 
@@ -155,9 +164,9 @@ class RunFailed(Exception):
 
 
 def _wanted(table: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
-    """Those of `--only`, with the ones that a limited run needs first."""
+    """Those of `--only`, with the ones that a repair starts from."""
     picked = [cell for cell in table if any(fnmatchcase(cell.entry.method, glob) for glob in only)]
-    needed = {cell.without_repair().key for cell in picked if cell.entry.minutes is not None}
+    needed = {cell.without_repair().key for cell in picked if cell.entry.repairs}
     return [cell for cell in table if cell in picked or cell.key in needed]
 
 
@@ -174,37 +183,61 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
     entry, settings = cell.entry, cell.settings
     recipe = {name: value for name, value in settings.items() if name in LearnRecipe.model_fields}
     recipe |= {"calib": str(asked.calib), "tile": [int(side) for side in settings["tile"].split("x")]}
-    if entry.minutes is not None:
-        recipe["repair_minutes"] = _left_for_repair(cell, state)
-    folder = asked.scratch / cell.key
-    shutil.rmtree(folder, ignore_errors=True)  # a run that went on would be timed wrongly
-    folder.mkdir(parents=True)
-    spec = {"model": str(asked.model), "recipe": recipe, "baseline": entry.baseline, "scratch": str(folder)}
+    spec: dict[str, Any] = {"model": str(asked.model), "recipe": recipe, "baseline": entry.baseline}
+    before: Mapping[str, Any] | None = None
+    if entry.repairs:
+        before = _prior(asked, cell.without_repair(), state)
+        spec["prior"] = str(_kept(asked, cell.without_repair()))
+        if entry.total is not None:
+            recipe["repair_minutes"] = _left_for_repair(entry.total, before["seconds"] / 60)
+    elif entry.method == NO_REPAIR:
+        spec["keep"] = str(_kept(asked, cell))
+    spec["scratch"] = str(asked.scratch / cell.key)
     spec |= {
         "eval": str(asked.evaluation),
         "eval_windows": asked.eval_windows,
         "eval_length": asked.eval_length,
     }
-    try:
-        command = [sys.executable, "-m", "bench.quality_run", json.dumps(spec), str(folder / "row.json")]
-        if code := subprocess.run(command, check=False).returncode:
-            raise RunFailed(f"exit code {code}")
-        measured = json.loads((folder / "row.json").read_text(encoding="utf-8"))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    measured = _measured(spec)
+    if before is not None:
+        measured["seconds"] = round(measured["seconds"] + before["seconds"], 1)
+        measured["peak_gib"] = max(measured["peak_gib"], before["peak_gib"])
     about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}
     return about | {"deployable": entry.baseline is not Baseline.UNSTRUCTURED} | measured
 
 
-def _left_for_repair(cell: Cell, state: State) -> float:
-    """Minutes of the limit that scoring and solving leave, by the time they took in the run without repair."""
-    assert cell.entry.minutes is not None
-    before = state.rows.get(cell.without_repair().key)
-    if before is None:
-        raise RunFailed(f"{NO_REPAIR!r}, which it takes its time from, has no row")
-    left = cell.entry.minutes - before["seconds"] / 60 - _SPARE_MINUTES
+def _measured(spec: dict[str, Any]) -> dict[str, Any]:
+    """Run the spec in a process, in a scratch folder that is empty before and gone after."""
+    folder = Path(spec["scratch"])
+    shutil.rmtree(folder, ignore_errors=True)  # a run that went on would be timed wrongly
+    folder.mkdir(parents=True)
+    try:
+        command = [sys.executable, "-m", "bench.quality_run", json.dumps(spec), str(folder / "row.json")]
+        if code := subprocess.run(command, check=False).returncode:
+            raise RunFailed(f"exit code {code}")
+        row: dict[str, Any] = json.loads((folder / "row.json").read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return row
+
+
+def _kept(asked: argparse.Namespace, cell: Cell) -> Path:
+    """Where the masks and solved weights of a row without repair stay for the repairs that start from them."""
+    return Path(asked.scratch) / f"{cell.key}-solved"
+
+
+def _prior(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
+    """The row without repair, measured again where its masks and weights are gone."""
+    if cell.key not in state.rows or not _kept(asked, cell).is_dir():
+        state.put(cell.key, _run(asked, cell, state))
+    return state.rows[cell.key]
+
+
+def _left_for_repair(total: float, used: float) -> float:
+    """Minutes of a limit that scoring and solving leave."""
+    left = total - used - _SPARE_MINUTES
     if left <= 0:
-        raise RunFailed(f"without repair it already took {before['seconds'] / 60:.1f} minutes")
+        raise RunFailed(f"without repair it already took {used:.1f} minutes")
     return round(left, 2)
 
 

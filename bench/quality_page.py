@@ -16,7 +16,8 @@ _PRIOR = "oneshot, no repair"
 _PACKAGES = ("torch", "transformers", "accelerate", "numpy")
 _BUDGETS = (5, 10, 45)  # minutes
 _WHAT = """A row is a process of its own: its memory is its own, and its seconds are those of learning (text, scores,
-solve, training) without evaluation. Seconds depend on what else the machine does. Perplexity is exp of the mean negative
+solve, training) without evaluation; a repair goes on from what the row without repair left, and its time and memory
+count as its own. Seconds depend on what else the machine does. Perplexity is exp of the mean negative
 log-likelihood; the evaluation text is never calibrated or trained on."""
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m bench.memory`. Measured with these blocks; in the last two columns, what all of them would take."""

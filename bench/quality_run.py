@@ -5,6 +5,7 @@ python -m bench.quality_run SPEC_JSON OUT_FILE
 
 import json
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,16 +15,23 @@ from masklearn.baselines import Baseline, learn_baseline, measure
 from masklearn.calibrate import first_windows, load_tokenizer
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears_of
-from masklearn.learn import learn_task
+from masklearn.learn import Learned, learn_task
+from masklearn.maskset import MaskSet
 from masklearn.recipe import LearnRecipe
+from masklearn.repair import repair
 from masklearn.task import Task
+from masklearn.weights import WeightStore
 from patch_compile.progress import Progress
+
+_MASKS, _SOLVED = "masks.safetensors", "solved"
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:
     """Learn and measure: reached ratio, perplexity, seconds of learning, peak memory while learning, repair's record.
 
-    spec: model, recipe (settings of `LearnRecipe`), baseline or None, scratch, eval, eval_windows, eval_length.
+    spec: model, recipe (settings of `LearnRecipe`), baseline or None, scratch, eval, eval_windows, eval_length; keep:
+    a folder to leave masks and solved weights in; prior: one that an earlier run left, of which only the repair is
+    done here: it ends where the whole would have ended.
     """
     recipe, scratch = LearnRecipe.checked(**spec["recipe"]), Path(spec["scratch"])
     checkpoint = Checkpoint.open(spec["model"])
@@ -32,7 +40,10 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     with progress.stage("learning") as update:
         task = Task(checkpoint, coverage, recipe, scratch / "scratch", update, progress.note)
         start = time.perf_counter()
-        if spec["baseline"] is None:
+        if "prior" in spec:
+            learned = _repaired(task, Path(spec["prior"]))
+            ratio = learned.masks.ratio
+        elif spec["baseline"] is None:
             learned = learn_task(task)
             ratio = learned.masks.ratio
         else:
@@ -44,8 +55,28 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     )
     with progress.stage("perplexity") as update:
         value = measure(learned, windows, scratch / "model", recipe, update)
+    if "keep" in spec:
+        _keep(learned, Path(spec["keep"]))
     found = {"reached": ratio, "perplexity": value, "seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
     return found | {"repair": learned.masks.extra.get("repair"), "notes": progress.notes}
+
+
+def _keep(learned: Learned, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    part = folder.with_name(f"{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    learned.masks.save(part / _MASKS)
+    assert learned.checkpoint.new is not None
+    shutil.copytree(learned.checkpoint.new.folder, part / _SOLVED, dirs_exist_ok=True)
+    part.rename(folder)
+
+
+def _repaired(task: Task, prior: Path) -> Learned:
+    """What `learn_task` does after solving."""
+    masks, solved = MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED)
+    store = WeightStore(task.scratch / "repaired", below=solved)
+    masks.extra["repair"] = repair(task.of(task.checkpoint.with_weights(solved)), masks, store)
+    return Learned(masks, task.checkpoint.with_weights(store))
 
 
 def peak_gib() -> float:

@@ -41,8 +41,18 @@ def test_every_entry_is_a_valid_recipe_and_every_baseline_is_there() -> None:
     assert {entry.baseline for entry in found} - {None} == set(Baseline) - {Baseline.UNIFORM}
     for ratio in RATIOS:
         methods = [entry.method for entry in found if entry.ratio == ratio]
-        assert methods.index(NO_REPAIR) < methods.index("oneshot, 8 min in all") < methods.index(PATCH)
+        assert methods.index(NO_REPAIR) < methods.index("oneshot, 8 min in all")
         assert "oneshot + 30 min of repair" in methods
+    assert [entry.ratio for entry in found if entry.method == PATCH] == [0.35]
+
+
+def test_only_what_depends_on_it_is_measured_for_another_tile_or_seed(command: list[str]) -> None:
+    table = cells(arguments([*command, "--tile", "8x8", "--seeds", "2"]))
+    others = {cell.entry.method for cell in table if cell.settings["tile"] == "8x8"}
+    assert others == {NO_REPAIR, "oneshot, 8 min in all"}
+    again = [cell for cell in table if cell.settings["seed"] == 1]
+    assert {cell.entry.method for cell in again} == {"sparsegpt 2:4", "ffn-only 2:4", NO_REPAIR}
+    assert {cell.settings["tile"] for cell in again} == {"16x16"}
 
 
 def test_rows_are_measured_in_processes_of_their_own_and_kept(
@@ -91,7 +101,7 @@ def test_a_key_holds_all_that_decides_a_row(command: list[str], tmp_path: Path) 
     assert len(keys) == len(entries())
     for more in (["--windows", "7"], ["--eval-length", "16"], ["--tile", "8x8"]):
         others = [cell.key for cell in cells(arguments([*command, *more]))]
-        assert not keys & set(others[len(keys) if more[0] == "--tile" else 0 :])
+        assert not keys & set(others[len(keys) if more[0] == "--tile" else 0 :])  # the first tile size stays
     Path(command[2]).write_text("the cat sat " * 100)
     assert not keys & {cell.key for cell in cells(arguments(command))}
 
@@ -99,7 +109,7 @@ def test_a_key_holds_all_that_decides_a_row(command: list[str], tmp_path: Path) 
 def test_a_limited_run_is_given_what_the_run_without_repair_left(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = arguments([*command, "--only", "oneshot, 8*", "--total", "8", "5"])
+    asked = arguments([*command, "--only", "oneshot, 8*", "--total", "8"])
     specs: list[dict[str, Any]] = []
 
     class Done:
@@ -108,6 +118,8 @@ def test_a_limited_run_is_given_what_the_run_without_repair_left(
     def fake(arguments: list[str], check: bool) -> Done:
         spec = json.loads(arguments[-2])
         specs.append(spec)
+        if "keep" in spec:
+            Path(spec["keep"]).mkdir(parents=True)
         measured = {"reached": 0.3, "perplexity": 30.0, "seconds": 120.0, "peak_gib": 1.0}
         Path(arguments[-1]).write_text(json.dumps(measured))
         return Done()
@@ -116,8 +128,24 @@ def test_a_limited_run_is_given_what_the_run_without_repair_left(
     rows, failed = sweep(asked, State(asked.state))
     assert failed == []
     assert [r["method"] for r in rows] == [NO_REPAIR, "oneshot, 8 min in all"] * 3
-    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.7] * 3
+    assert [r["seconds"] for r in rows] == [120.0, 240.0] * 3
+    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 3
     assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 3
+    assert [spec.get("prior") for spec in specs[1::2]] == [spec["keep"] for spec in specs[::2]]
+
+
+def test_a_repair_that_goes_on_ends_where_the_whole_ends(command: list[str], tmp_path: Path) -> None:
+    recipe = {"method": "oneshot", "ratio": 0.3, "tile": [16, 16], "windows": 4, "length": 16}
+    recipe |= {"calib": command[2], "repair_steps": 2}
+    about = {"model": command[0], "baseline": None, "eval": command[4], "eval_windows": 2, "eval_length": 20}
+    whole = run(about | {"recipe": recipe | {"repair": "distill"}, "scratch": str(tmp_path / "whole")})
+    kept = str(tmp_path / "kept")
+    first = run(about | {"recipe": recipe | {"repair": "none"}, "scratch": str(tmp_path / "a"), "keep": kept})
+    after = about | {"recipe": recipe | {"repair": "distill"}, "scratch": str(tmp_path / "b"), "prior": kept}
+    second = run(after)
+    assert second["perplexity"] == whole["perplexity"] != first["perplexity"]
+    assert second["repair"] == whole["repair"]
+    assert second["reached"] == whole["reached"]
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(
