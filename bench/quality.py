@@ -26,7 +26,9 @@ from masklearn.recipe import LearnRecipe
 RATIOS = (0.45, 0.35, 0.25)
 _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"
-PATCH, PATCH_RATIO = "patch-joint, no repair", 0.35
+OWN_TEXT = "oneshot, no repair, self-written text"
+PATCH = "patch-joint, no repair"
+_ONE_RATIO = 0.35  # of rows that one ratio says enough about
 _SPARE_MINUTES = 0.4  # of a run with a limit: its repair starts and ends outside the minutes it is given
 
 
@@ -74,8 +76,10 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for ratio, asked in oneshot.items():
             settings = asked | _DISTILL | {"repair_minutes": minutes}
             found.append(Entry(f"oneshot + {minutes:g} min of repair", ratio, settings))
-    joint = {"method": "patch-joint", "ratio": PATCH_RATIO, "repair": "none"}
-    return [*found, Entry(PATCH, PATCH_RATIO, joint)]
+    own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
+    found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
+    joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none"}
+    return [*found, Entry(PATCH, _ONE_RATIO, joint)]
 
 
 class State:
@@ -182,7 +186,8 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
     """One cell in a process of its own."""
     entry, settings = cell.entry, cell.settings
     recipe = {name: value for name, value in settings.items() if name in LearnRecipe.model_fields}
-    recipe |= {"calib": str(asked.calib), "tile": [int(side) for side in settings["tile"].split("x")]}
+    recipe["tile"] = [int(side) for side in settings["tile"].split("x")]
+    recipe.setdefault("calib", str(asked.calib))
     spec: dict[str, Any] = {"model": str(asked.model), "recipe": recipe, "baseline": entry.baseline}
     before: Mapping[str, Any] | None = None
     if entry.repairs:

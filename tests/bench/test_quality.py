@@ -5,7 +5,19 @@ from typing import Any
 
 import pytest
 
-from bench.quality import NO_REPAIR, PATCH, RATIOS, State, arguments, cells, entries, main, protocol, sweep
+from bench.quality import (
+    NO_REPAIR,
+    OWN_TEXT,
+    PATCH,
+    RATIOS,
+    State,
+    arguments,
+    cells,
+    entries,
+    main,
+    protocol,
+    sweep,
+)
 from bench.quality_page import page
 from bench.quality_run import peak_gib, run
 from masklearn.baselines import Baseline
@@ -132,6 +144,22 @@ def test_a_limited_run_is_given_what_the_run_without_repair_left(
     assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 3
     assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 3
     assert [spec.get("prior") for spec in specs[1::2]] == [spec["keep"] for spec in specs[::2]]
+
+
+def test_the_row_of_self_written_text_is_given_none(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = arguments([*command, "--only", "*self-written*", "unstructured*"])
+    texts = {}
+
+    def fake(spec: dict[str, Any]) -> dict[str, Any]:
+        texts[spec["recipe"]["calib"]] = spec
+        return {"reached": 0.3, "perplexity": 30.0, "seconds": 1.0, "peak_gib": 1.0}
+
+    monkeypatch.setattr("bench.quality._measured", fake)
+    rows, failed = sweep(asked, State(asked.state))
+    assert failed == [] and [r["method"] for r in rows].count(OWN_TEXT) == 1
+    assert list(texts) == [command[2], None]
 
 
 def test_a_repair_that_goes_on_ends_where_the_whole_ends(command: list[str], tmp_path: Path) -> None:
