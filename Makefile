@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test lint format plugin bench bench-quality docs models clean
+.PHONY: demo test mutate lint format plugin bench bench-quality docs models clean
 
 # 24 steps of repair instead of the default's 64: for a first look in minutes.
 demo: .venv/installed models
@@ -16,6 +16,10 @@ demo: .venv/installed models
 
 test: .venv/installed models
 	PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
+
+# Every injected kernel bug must be caught: some minutes.
+mutate: .venv/installed
+	$(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/test_kernel_faults.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

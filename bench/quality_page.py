@@ -124,7 +124,8 @@ def _gains(rows: Sequence[Row]) -> str:
     lines = []
     for row in first:
         prior = priors.get(row["ratio"])
-        trained = row["method"].startswith(("oneshot", "patch", "maskllm")) and row["method"] != _PRIOR
+        trained = row["method"].startswith(("oneshot", "patch", "maskllm"))
+        trained = trained and not row["method"].startswith(_PRIOR)
         if prior is None or not trained:
             continue
         minutes = (row["seconds"] - prior["seconds"]) / 60

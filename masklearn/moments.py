@@ -7,6 +7,10 @@ import torch
 
 __all__ = ["input_moments", "output_energy"]
 
+_BLOCK = (
+    384  # rows of XᵀX that are summed together; smaller ones save more products, larger ones multiply faster
+)
+
 
 def input_moments(
     linears: Mapping[str, torch.nn.Linear], run: Callable[[], object]
@@ -30,7 +34,7 @@ def input_moments(
                 rows = x.detach().flatten(0, -2).float()
                 if name not in moments:
                     moments[name] = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
-                moments[name].addmm_(rows.t(), rows)
+                _add_upper(moments[name], rows)
 
         return linear.register_forward_pre_hook(add)
 
@@ -40,7 +44,23 @@ def input_moments(
     finally:
         for hook in hooks:
             hook.remove()
+    for moment in moments.values():
+        _mirror(moment)
     return {name: moments[leaders[name]] for name in linears}
+
+
+def _add_upper(moment: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add XᵀX of X `[tokens, K]` on and above the diagonal, in blocks of rows: 0.6 of the work for K = 1536."""
+    for start in range(0, moment.shape[0], _BLOCK):
+        end = min(start + _BLOCK, moment.shape[0])
+        moment[start:end, start:].addmm_(rows[:, start:end].t(), rows[:, start:])
+
+
+def _mirror(moment: torch.Tensor) -> None:
+    """Put what lies above the diagonal below it, block by block."""
+    for start in range(0, moment.shape[0], _BLOCK):
+        end = min(start + _BLOCK, moment.shape[0])
+        moment[end:, start:end] = moment[start:end, end:].t()
 
 
 def output_energy(weight: torch.Tensor, moment: torch.Tensor) -> float:

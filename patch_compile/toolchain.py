@@ -86,7 +86,7 @@ def plugin_sources() -> Path:
     """`patch_compile/_plugins` of an installed wheel, `plugins` beside the package in a checkout."""
     here = Path(__file__).resolve().parent
     for folder in (here / "_plugins", here.parent / "plugins"):
-        if (folder / "kernels" / "patch_linear.cuh").is_file():
+        if (folder / "kernels" / "slabs.cuh").is_file():
             return folder
     raise PatchCompileError(
         "The plugin's sources are missing", f"They are not beside {here}.", "Install patch-compile again."

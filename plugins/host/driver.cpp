@@ -3,9 +3,9 @@
 #include <string>
 #include <utility>
 
-#include "kernels/patch_linear.cuh"
-#include "kernels/reduce_splits.cuh"
 #include "kernels/schedule.h"
+#include "kernels/stream_kernel.cuh"
+#include "kernels/tile_kernel.cuh"
 
 // A mutation test compiles few configurations to save time; the full build has them all.
 #ifndef PATCH_HOST_CONFIGS
@@ -19,7 +19,7 @@ std::string last_error;
 
 struct Call {
   LinearArguments arguments;
-  int64_t dense_values, sparse_values, meta_words, index_words, partial_values;
+  int64_t dense_values, sparse_values, meta_words, index_words, partial_values, counter_words;
   int32_t scalar, config, copy_mode;
   uint32_t seed;
 };
@@ -35,7 +35,9 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
   memory->add("index", a.index, c.index_words * 4, 4, Use::kInput);
   if (a.bias) memory->add("bias", a.bias, static_cast<size_t>(a.out_features) * 2, 2, Use::kInput);
   memory->add("Y", a.y, tokens * a.out_features * 2, 2, Use::kOutput);
-  if (a.splits > 1) memory->add("partials", a.partials, c.partial_values * 4, 4, Use::kOutput);
+  if (a.parts <= 1) return;
+  memory->add("partials", a.partials, c.partial_values * 4, 4, Use::kExchange);
+  memory->add("counters", a.counters, c.counter_words * 4, 4, Use::kCounter);
 }
 
 template <class T, int C>
@@ -46,14 +48,15 @@ std::string run_config(Machine* m, const Call& c) {
     using G = Geometry<C>;
     const LinearArguments& a = c.arguments;
     const auto mode = static_cast<CopyMode>(c.copy_mode);
-    const LaunchShape shape{a.panels * ceil_div(a.tokens, G::kTokens), a.splits, G::kThreads,
-                            G::kSharedBytes};
-    std::string error = m->run(shape, mode, c.seed, [&] { patch_linear<T, C>(a); });
-    if (!error.empty() || a.splits == 1) return error;
-    const int width = a.panels * G::kPanelRows;
-    const LaunchShape reduce{ceil_div(static_cast<int64_t>(a.tokens) * (width / 4), kReduceThreads), 1,
-                             kReduceThreads, 0};
-    return m->run(reduce, mode, c.seed + 1, [&] { reduce_splits<T>(a, width); });
+    constexpr bool kTiles = G::kKernel == Kernel::kTile;
+    const int64_t blocks = kTiles ? a.panels * ceil_div(a.tokens, G::kTokens) : a.parts;
+    const auto kernel = [&] {
+      if constexpr (kTiles)
+        patch_tiles<T, C>(a);
+      else
+        patch_stream<T, C>(a);
+    };
+    return m->run({blocks, G::kThreads, G::kSharedBytes}, mode, c.seed, kernel);
   }
 }
 
@@ -72,7 +75,9 @@ std::string run(const Call& c, Machine* m) {
   const std::string error = static_cast<Scalar>(c.scalar) == Scalar::kHalf
                                 ? run_by_number<Half>(m, call, numbers)
                                 : run_by_number<BFloat16>(m, call, numbers);
-  return error.empty() ? m->global.complete("Y") : error;
+  if (!error.empty()) return error;
+  const std::string missing = m->global.complete("Y");
+  return missing.empty() ? m->global.counters_reset() : missing;
 }
 
 }  // namespace
@@ -100,24 +105,35 @@ int patch_host_config_count() { return patch::kConfigCount; }
 const char* patch_host_config_name(int i) { return patch::kConfigs[i].name; }
 void patch_host_config(int i, int32_t* out) {
   const patch::Config& c = patch::kConfigs[i];
-  const int32_t fields[] = {c.panel_rows, c.tokens, c.feature_warps, c.token_warps, c.stages};
+  const int32_t fields[] = {c.panel_rows,
+                            c.tokens,
+                            c.feature_warps,
+                            c.token_warps,
+                            c.stages,
+                            c.blocks_per_sm,
+                            c.kernel == patch::Kernel::kStream};
   std::copy(std::begin(fields), std::end(fields), out);
 }
 
-void patch_host_schedule(int64_t tokens, int32_t out, int32_t in, int32_t panel_rows, int sms, int config,
-                         int32_t* chosen) {
-  const patch::Schedule s = patch::choose_schedule({tokens, out, in, panel_rows}, sms, config);
-  chosen[0] = s.config, chosen[1] = s.splits;
+void patch_host_schedule(const patch::Problem* problem, int sms, int config, int32_t* chosen) {
+  const patch::Schedule s = patch::choose_schedule(*problem, sms, config);
+  chosen[0] = s.config, chosen[1] = s.parts;
 }
-int64_t patch_host_partial_bytes(int64_t tokens, int32_t out, int32_t in, int32_t panel_rows, int splits) {
-  return static_cast<int64_t>(patch::partial_bytes({tokens, out, in, panel_rows}, splits));
+int64_t patch_host_partial_bytes(int config, int parts) {
+  return static_cast<int64_t>(patch::partial_bytes(patch::kConfigs[config], parts));
 }
-int64_t patch_host_workspace_bound(int64_t tokens, int32_t out, int32_t in, int32_t panel_rows) {
-  return static_cast<int64_t>(patch::workspace_bound({tokens, out, in, panel_rows}));
+int64_t patch_host_workspace_bound(const patch::Problem* problem) {
+  return static_cast<int64_t>(patch::workspace_bound(*problem));
 }
 
-int patch_host_cut(int dense, int sparse, int part, int parts) {
-  return patch::cut_slabs(dense, sparse, part, parts);
+int patch_host_slabs_before(int64_t offset, int dense, int sparse) {
+  return patch::slabs_before(offset, dense, sparse);
+}
+int patch_host_part_of(int64_t start, int64_t total, int parts) {
+  return patch::part_of(start, total, parts);
+}
+int64_t patch_host_part_begin(int part, int64_t total, int parts) {
+  return patch::part_begin(part, total, parts);
 }
 uint32_t patch_host_narrow(int scalar, float v) {
   return (scalar == 0 ? patch::Half::narrow_one(v) : patch::BFloat16::narrow_one(v));
@@ -129,7 +145,7 @@ float patch_host_widen(int scalar, uint16_t v) {
 // One warp, one fp16 mma.sp: a, b [32 lanes][4 words], meta [32], c [32][4] in and out.
 int patch_host_mma_sp(int selector, const uint32_t* a, const uint32_t* b, const uint32_t* meta, float* c) {
   patch::host::Machine machine;
-  patch::host::last_error = machine.run({1, 1, 32, 0}, patch::host::CopyMode::kLazy, 1, [&] {
+  patch::host::last_error = machine.run({1, 32, 0}, patch::host::CopyMode::kLazy, 1, [&] {
     const int l = patch::thread_index();
     uint32_t ra[4], rb[4];
     float rc[4];

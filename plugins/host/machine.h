@@ -29,8 +29,8 @@ struct Stats {
 };
 
 struct LaunchShape {
-  int64_t grid_x = 1;
-  int grid_y = 1, threads = 32;
+  int64_t blocks = 1;
+  int threads = 32;
   size_t shared_bytes = 0;
 };
 
@@ -63,7 +63,7 @@ class Machine {
     current_machine() = this;
     shape_ = shape, mode_ = mode, random_ = Random(seed), kernel_ = &kernel, error_.clear();
     if (shape.threads % 32 || shape.threads > kMaxThreads) return "unsupported block size";
-    std::vector<int64_t> order(shape.grid_x * shape.grid_y);
+    std::vector<int64_t> order(shape.blocks);
     std::iota(order.begin(), order.end(), int64_t{0});
     for (size_t i = order.size(); i > 1; --i)
       std::swap(order[i - 1], order[random_.below(static_cast<uint32_t>(i))]);
@@ -91,11 +91,15 @@ class Machine {
   // --- called from fibers ---
   static Machine& get() { return *current_machine(); }
   int thread() const { return thread_; }
-  int64_t block_x() const { return block_->id % shape_.grid_x; }
-  int block_y() const { return static_cast<int>(block_->id / shape_.grid_x); }
+  int64_t block() const { return block_->id; }
   uint8_t* shared() { return block_->shared.data(); }
 
   void barrier() { stop(Stop::kBarrier); }
+  bool barrier_any(bool vote) {
+    block_->vote |= vote;
+    barrier();
+    return block_->voted;
+  }
   void collective(Collective compute, void* lane) {
     Lane& me = block_->lanes[thread_];
     me.compute = compute, me.argument = lane;
@@ -112,6 +116,36 @@ class Machine {
   }
   void check(const char* fault) {
     if (fault) fail(fault);
+  }
+
+  void pass_sums(void* to, const void* from, size_t bytes) {
+    check(global.pass(to, bytes, block_->id));
+    std::memcpy(to, from, bytes);
+    block_->lanes[thread_].passed.push_back({to, bytes});
+  }
+  void take_sums(void* to, const void* from, size_t bytes) {
+    check(global.take(from, bytes, block_->id, block_->lanes[thread_].fenced == block_->arrivals));
+    std::memcpy(to, from, bytes);
+  }
+  void fence() {
+    Lane& me = block_->lanes[thread_];
+    for (const auto& [p, bytes] : me.passed) global.fence(p, bytes);
+    me.fenced = block_->arrivals;
+  }
+  // Counts the block, and with it all that its threads have passed on.
+  int32_t arrive(int32_t* counter) {
+    if (!global.counter(counter)) fail("an arrival is counted outside of the counters");
+    for (Lane& lane : block_->lanes) {
+      for (const auto& [p, bytes] : lane.passed)
+        if (!global.count(p, bytes)) fail("race: a block counts itself before the fence of its partial sums");
+      lane.passed.clear();
+    }
+    ++block_->arrivals;
+    return (*counter)++;
+  }
+  void reset(int32_t* counter) {
+    if (!global.counter(counter)) fail("a counter is reset outside of the counters");
+    *counter = 0;
   }
 
   void read_shared(const void* p, size_t bytes) {
@@ -166,10 +200,14 @@ class Machine {
     void* argument = nullptr;
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
+    std::vector<std::pair<void*, size_t>> passed;  // partial sums that are not counted yet
+    int fenced = 0;                                // arrivals of the block before this thread's latest fence
   };
   struct Block {
     int64_t id = 0;
     int live = 0, waiting = 0;  // warps
+    int arrivals = 0;
+    bool vote = false, voted = false;  // of barrier_any
     SharedMemory shared;
     std::vector<Lane> lanes;
     StackPool stacks{kMaxThreads};
@@ -197,11 +235,13 @@ class Machine {
 
   void start(Block& b, int64_t id) {
     b.id = id, b.live = shape_.threads / 32, b.waiting = 0;
+    b.arrivals = 0, b.vote = b.voted = false;
     b.shared.reset(shape_.shared_bytes);
     b.lanes.resize(shape_.threads);
     for (int i = 0; i < shape_.threads; ++i) {
       Lane& lane = b.lanes[i];
       lane.stop = Stop::kReady, lane.open.clear(), lane.groups.clear();
+      lane.passed.clear(), lane.fenced = 0;
       lane.fiber.start(b.stacks[i], fiber_main);
     }
     for (int w = 0; w < b.live; ++w) ready_.push_back({&b, w});
@@ -269,6 +309,7 @@ class Machine {
     }
     if (b.waiting < b.live) return;
     b.waiting = 0;
+    b.voted = b.vote, b.vote = false;
     b.shared.pass_barrier();
     ++stats.barriers;
     for (int w = 0; w < b.live; ++w) ready_.push_back({&b, w});

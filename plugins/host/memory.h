@@ -1,6 +1,8 @@
 // Memory of the emulated device, checked on every access.
 //
-//   GlobalMemory   the tensors of a launch: bounds, alignment, "written before read", "written exactly once"
+//   GlobalMemory   the tensors of a launch: bounds, alignment, "written before read", "written exactly once",
+//   and
+//                  of those that blocks pass to each other: written, fenced and counted before another reads
 //   SharedMemory   one block's: bounds, alignment, "written before read", and races between two barriers
 #pragma once
 #include <cstdint>
@@ -13,13 +15,15 @@ namespace patch::host {
 
 class GlobalMemory {
  public:
-  enum class Use { kInput, kOutput };
+  // kExchange: written by one block, read by another; kCounter: 0 before and after.
+  enum class Use { kInput, kOutput, kExchange, kCounter };
 
   // `unit` is the bytes of one element; outputs count their writes by element.
   void add(const char* name, const void* begin, size_t bytes, size_t unit, Use use) {
     const auto first = reinterpret_cast<uintptr_t>(begin);
-    Region region{name, first, first + bytes, unit, use, {}};
-    if (use == Use::kOutput) region.writes.assign(bytes / unit, 0);
+    Region region{name, first, first + bytes, unit, use, {}, {}};
+    if (use == Use::kOutput || use == Use::kExchange) region.writes.assign(bytes / unit, 0);
+    if (use == Use::kExchange) region.owners.assign(bytes / unit, {});
     regions_.push_back(std::move(region));
   }
 
@@ -34,10 +38,52 @@ class GlobalMemory {
 
   std::string write(const void* p, size_t bytes) {
     Region* r = find(p, bytes);
-    if (!r || r->use == Use::kInput) return outside("write", p, bytes);
+    if (!r || (r->use != Use::kOutput && r->use != Use::kExchange)) return outside("write", p, bytes);
     for (size_t i = 0; i < bytes / r->unit; ++i)
       if (++r->writes[offset(*r, p) / r->unit + i] != 1) return r->name + " element written twice";
     return misaligned(*r, p, bytes);
+  }
+
+  // What a thread of `block` writes for others; the elements are its own until it is counted.
+  std::string pass(const void* p, size_t bytes, int64_t block) {
+    const std::string fault = write(p, bytes);
+    if (!fault.empty()) return fault;
+    Region* r = find(p, bytes);
+    if (r->use != Use::kExchange) return "partial sums written to " + r->name;
+    for (size_t i = 0; i < bytes / r->unit; ++i)
+      r->owners[offset(*r, p) / r->unit + i] = {block, State::kWritten};
+    return {};
+  }
+  // `acquired`: the reader has passed a fence after it counted itself.
+  std::string take(const void* p, size_t bytes, int64_t block, bool acquired) {
+    const std::string fault = read(p, bytes);
+    if (!fault.empty()) return fault;
+    const Region* r = find(p, bytes);
+    if (r->use != Use::kExchange) return "partial sums read from " + r->name;
+    for (size_t i = 0; i < bytes / r->unit; ++i) {
+      const Owner& o = r->owners[offset(*r, p) / r->unit + i];
+      if (o.block == block) continue;
+      if (o.state != State::kCounted) return "race: partial sums read before their block has counted itself";
+      if (!acquired) return "race: partial sums read without a fence after counting";
+    }
+    return {};
+  }
+  void fence(const void* p, size_t bytes) { advance(p, bytes, State::kFenced); }
+  // False where the thread that wrote it has not passed a fence.
+  bool count(const void* p, size_t bytes) { return advance(p, bytes, State::kCounted); }
+  int32_t* counter(int32_t* p) {
+    const Region* r = find(p, sizeof(int32_t));
+    return r && r->use == Use::kCounter ? p : nullptr;
+  }
+
+  // Every counter is 0 again.
+  std::string counters_reset() const {
+    for (const Region& r : regions_)
+      if (r.use == Use::kCounter)
+        for (auto p = reinterpret_cast<const int32_t*>(r.begin); p != reinterpret_cast<const int32_t*>(r.end);
+             ++p)
+          if (*p) return r.name + " is not 0 after the launch";
+    return {};
   }
 
   // Every element of this output was written; the write counts above allow no second time.
@@ -51,13 +97,29 @@ class GlobalMemory {
   }
 
  private:
+  enum class State : uint8_t { kWritten, kFenced, kCounted };
+  struct Owner {
+    int64_t block = -1;
+    State state = State::kWritten;
+  };
   struct Region {
     std::string name;
     uintptr_t begin, end;
     size_t unit;
     Use use;
     std::vector<uint8_t> writes;
+    std::vector<Owner> owners;
   };
+
+  bool advance(const void* p, size_t bytes, State to) {
+    Region* r = find(p, bytes);
+    for (size_t i = 0; i < bytes / r->unit; ++i) {
+      State& state = r->owners[offset(*r, p) / r->unit + i].state;
+      if (to == State::kCounted && state == State::kWritten) return false;
+      if (state < to) state = to;
+    }
+    return true;
+  }
 
   static size_t offset(const Region& r, const void* p) { return reinterpret_cast<uintptr_t>(p) - r.begin; }
   static std::string misaligned(const Region& r, const void* p, size_t bytes) {

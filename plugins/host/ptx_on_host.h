@@ -14,13 +14,19 @@
 namespace patch {
 
 inline int thread_index() { return host::Machine::get().thread(); }
-inline int64_t block_index() { return host::Machine::get().block_x(); }
-inline int split_index() { return host::Machine::get().block_y(); }
+inline int64_t block_index() { return host::Machine::get().block(); }
 inline void sync_block() { host::Machine::get().barrier(); }
+inline bool sync_block_any(bool vote) { return host::Machine::get().barrier_any(vote); }
 
 template <int Bytes>
 void copy_async(void* shared, const void* global, bool valid) {
   host::Machine::get().copy_async(shared, global, Bytes, valid);
+}
+using Policy = uint64_t;
+inline Policy weights_read_once() { return 1; }
+inline Policy weights_read_again() { return 0; }
+inline void copy_weights_async(void* shared, const void* global, Policy) {
+  host::Machine::get().copy_async(shared, global, 16, true);
 }
 inline void commit_copies() { host::Machine::get().commit_copies(); }
 template <int Groups>
@@ -50,19 +56,17 @@ V load_global(const V* p, size_t bytes = sizeof(V)) {
 }
 inline int32_t load_index(const int32_t* p) { return load_global(p); }
 inline uint16_t load_bias(const uint16_t* p) { return load_global(p); }
-inline void load_partials(float (&v)[4], const float* p) {
-  load_global(p, 16);
-  std::memcpy(v, p, 16);
-}
+inline void load_partials(float (&v)[4], const float* p) { host::Machine::get().take_sums(v, p, 16); }
+inline void store_partials(float* p, const float (&v)[4]) { host::Machine::get().pass_sums(p, v, 16); }
+inline void fence_device() { host::Machine::get().fence(); }
+inline int32_t count_arrival(int32_t* counter) { return host::Machine::get().arrive(counter); }
+inline void reset_counter(int32_t* counter) { host::Machine::get().reset(counter); }
 inline void store_global(void* to, const void* from, size_t bytes) {
   host::Machine::get().check(host::Machine::get().global.write(to, bytes));
   std::memcpy(to, from, bytes);
 }
-inline void store_partial(float* p, float v) { store_global(p, &v, 4); }
-template <int Bytes>
-void store_registers(uint16_t* to, const uint32_t (&values)[2]) {
-  store_global(to, values, Bytes);
-}
+inline void store_pair(uint16_t* to, uint32_t pair) { store_global(to, &pair, 4); }
+inline void store_value(uint16_t* to, uint16_t value) { store_global(to, &value, 2); }
 template <int Bytes>
 void store_output(uint16_t* to, const uint16_t* from) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(from);
@@ -105,6 +109,17 @@ inline void compute_transpose(void* const* lanes) {
     static_cast<TransposeLane*>(lanes[l])->out = m[column][row] | static_cast<uint32_t>(m[column + 1][row])
                                                                       << 16;
   }
+}
+
+struct VoteLane {
+  bool vote;
+  int count;
+};
+
+inline void compute_votes(void* const* lanes) {
+  int count = 0;
+  for (int l = 0; l < 32; ++l) count += static_cast<VoteLane*>(lanes[l])->vote;
+  for (int l = 0; l < 32; ++l) static_cast<VoteLane*>(lanes[l])->count = count;
 }
 
 struct MmaLane {
@@ -194,6 +209,11 @@ inline void load_matrices(uint32_t (&r)[4], const void* row) {
   host::Machine::get().read_shared_by_warp(row, 16);
   host::MatrixLane lane{static_cast<const uint8_t*>(row), r};
   host::Machine::get().collective(host::compute_ldmatrix, &lane);
+}
+inline int count_votes(bool vote) {
+  host::VoteLane lane{vote, 0};
+  host::Machine::get().collective(host::compute_votes, &lane);
+  return lane.count;
 }
 inline uint32_t transpose_matrix(uint32_t r) {
   host::TransposeLane lane{r, 0};

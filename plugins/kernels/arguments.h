@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/work.h"
+
 namespace patch {
 
 enum class Scalar : int32_t { kHalf = 0, kBFloat16 = 1 };
@@ -16,15 +18,22 @@ struct LinearArguments {
   const int32_t* index;    // dense_ptr[panels + 1], sparse_ptr[panels + 1], dense_k, sparse_k
   const uint16_t* bias;    // [out] or null
   uint16_t* y;             // [tokens, out], contiguous
-  float* partials;         // [splits, tokens, panels * panel_rows], used when splits > 1
+  float* partials;         // [2 * parts, tokens of a block * panel_rows], of a stream with parts > 1
+  int32_t* counters;       // [parts], of the same; 0 before a launch and after it
   int32_t tokens;
   int32_t out_features;
   int32_t in_features;  // a multiple of 4
   int32_t panels;
   int32_t dense_slabs;
-  int32_t splits;
+  int32_t sparse_slabs;
+  int32_t parts;     // blocks that share a stream's slabs
   int32_t x_vector;  // values of X one copy moves: 8 or 4 (see choose_vectors)
   int32_t y_vector;  // values of Y one store moves: 8, 4, 2 or 1
+
+  PATCH_BOTH int32_t token_tiles(int tokens_per_tile) const { return (tokens - 1) / tokens_per_tile + 1; }
+  PATCH_BOTH int64_t total_cost(int64_t tiles) const {
+    return tiles * (static_cast<int64_t>(panels) * kTileCost + slabs_cost(dense_slabs, sparse_slabs));
+  }
 };
 
 // Rows of X and Y follow each other without padding, so their alignment is that of in_features and
@@ -39,7 +48,7 @@ inline bool choose_vectors(LinearArguments* a) {
     a->y_vector /= 2;
   return a->in_features % 4 == 0 && aligned(a->x, 8) && aligned(a->y, 2) && aligned(a->dense, 16) &&
          aligned(a->sparse, 16) && aligned(a->meta, 16) && aligned(a->index, 4) && aligned(a->bias, 2) &&
-         (a->splits == 1 || aligned(a->partials, 16));
+         (a->parts <= 1 || (aligned(a->partials, 16) && aligned(a->counters, 4)));
 }
 
 }  // namespace patch

@@ -5,38 +5,49 @@
 
 namespace patch {
 
+enum class Kernel : int8_t {
+  kStream,  // blocks take equal shares of all slabs, and add up tiles that they share (stream_kernel.cuh)
+  kTile,    // a block takes a tile of Y (tile_kernel.cuh)
+};
+
 struct Config {
   const char* name;
+  Kernel kernel;
   int panel_rows;     // rows of W a block multiplies: 64 or 128, as the weight was packed
   int tokens;         // rows of X a block multiplies
   int feature_warps;  // warps along the panel's rows
   int token_warps;    // warps along the tokens
   int stages;         // slots of the cp.async ring
+  int blocks_per_sm;  // that a stream is cut for
 };
 
 // Shared memory is the limit: a slot holds one dense slab (128 B per panel row) and the X tile beside it
-// (128 B per token); sm_86 and sm_89 give a block 99 KiB, so every line stays below that.
+// (128 B per token); sm_86 and sm_89 give a block 99 KiB, so every line stays below that, and a line with two
+// blocks below 49.
 inline constexpr Config kConfigs[] = {
-    {"decode-64", 64, 16, 4, 1, 4},      // 40 KiB, 4 warps of 16x16
-    {"mid-64", 64, 64, 2, 2, 4},         // 64 KiB, 4 warps of 32x32
-    {"prefill-64", 64, 128, 2, 2, 4},    // 96 KiB, 4 warps of 32x64
-    {"decode-128", 128, 16, 4, 1, 4},    // 72 KiB, 4 warps of 32x16
-    {"mid-128", 128, 64, 4, 2, 4},       // 96 KiB, 8 warps of 32x32
-    {"prefill-128", 128, 128, 2, 2, 3},  // 96 KiB, 4 warps of 64x64
+    {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2},    // 40 KiB, 4 warps of 16x16
+    {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2},       // 48 KiB, 4 warps of 32x32
+    {"prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1},    // 96 KiB, 4 warps of 32x64
+    {"decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1},  // 72 KiB, 4 warps of 32x16
+    {"mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1},     // 96 KiB, 8 warps of 32x32
+    {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1},  // 96 KiB, 4 warps of 64x64
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
 
-inline constexpr int kSlabColumns = 64;         // K covered by one slab
-inline constexpr int kSharedLimit = 99 * 1024;  // cudaDevAttrMaxSharedMemoryPerBlockOptin of sm_86 and sm_89
+inline constexpr int kSlabColumns = 64;          // K covered by one slab
+inline constexpr int kSharedLimit = 99 * 1024;   // cudaDevAttrMaxSharedMemoryPerBlockOptin of sm_86 and sm_89
+inline constexpr int kSharedPerSm = 100 * 1024;  // of which every block takes 1 KiB more than it asks for
 
 // Everything a kernel derives from its configuration.
 template <int C>
 struct Geometry {
+  static constexpr Kernel kKernel = kConfigs[C].kernel;
   static constexpr int kPanelRows = kConfigs[C].panel_rows;
   static constexpr int kTokens = kConfigs[C].tokens;
   static constexpr int kFeatureWarps = kConfigs[C].feature_warps;
   static constexpr int kTokenWarps = kConfigs[C].token_warps;
   static constexpr int kStages = kConfigs[C].stages;
+  static constexpr int kBlocksPerSm = kConfigs[C].blocks_per_sm;
   static constexpr int kThreads = 32 * kFeatureWarps * kTokenWarps;
 
   static constexpr int kRowBlocks = kPanelRows / 16;               // 16-row blocks of the panel
@@ -48,15 +59,18 @@ struct Geometry {
   static constexpr int kMetaBytes = kPanelRows * 8;
   static constexpr int kXBytes = kTokens * kSlabColumns * 2;
   static constexpr int kStageBytes = kDenseBytes + kXBytes;
+  static constexpr int kRingBytes = kStages * kStageBytes;
 
   static constexpr int kOutputStride = kPanelRows + 8;  // values; the 16 bytes more keep banks apart
   static constexpr int kOutputBytes = kTokens * kOutputStride * 2;
+  // A tile's output takes the ring's place; a stream writes from registers while its ring goes on.
   static constexpr int kSharedBytes =
-      kStages * kStageBytes > kOutputBytes ? kStages * kStageBytes : kOutputBytes;
+      kKernel == Kernel::kTile && kOutputBytes > kRingBytes ? kOutputBytes : kRingBytes;
 
   static_assert(kPanelRows == 64 || kPanelRows == 128);
   static_assert(kWarpRows * kFeatureWarps * 16 == kPanelRows && kWarpTokens * kTokenWarps * 8 == kTokens);
   static_assert(kStages >= 2 && kSharedBytes <= kSharedLimit);
+  static_assert(kBlocksPerSm * (kSharedBytes + 1024) <= kSharedPerSm);
   // Copy loops have constant trip counts, so every thread must carry the same number of chunks.
   static_assert(kSparseBytes % (16 * kThreads) == 0 && kXBytes % (16 * kThreads) == 0);
   static_assert(kMetaBytes / 16 <= kThreads);

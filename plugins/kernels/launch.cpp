@@ -18,7 +18,7 @@ cudaError_t sm_count(int* sms) noexcept {
 
 cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, cudaStream_t stream) noexcept {
   if (a.tokens == 0 || a.out_features == 0) return cudaSuccess;
-  a.splits = schedule.splits;
+  a.parts = schedule.parts;
   if (!choose_vectors(&a)) return cudaErrorMisalignedAddress;
   return scalar == Scalar::kHalf ? launch_half(a, schedule.config, stream)
                                  : launch_bfloat16(a, schedule.config, stream);

@@ -11,7 +11,7 @@ namespace patch {
 // SMs of the current device; asks the driver once per device.
 cudaError_t sm_count(int* sms) noexcept;
 
-// `a->splits`, `a->x_vector` and `a->y_vector` are filled in from `schedule` and the pointers.  Returns
+// `a->parts`, `a->x_vector` and `a->y_vector` are filled in from `schedule` and the pointers.  Returns
 // cudaErrorMisalignedAddress for pointers the kernel can't use and cudaErrorInvalidConfiguration for a grid
 // beyond CUDA's limit.
 cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, cudaStream_t stream) noexcept;

@@ -5,10 +5,18 @@
 #include <utility>
 
 #include "kernels/launch.h"
-#include "kernels/patch_linear.cuh"
-#include "kernels/reduce_splits.cuh"
+#include "kernels/stream_kernel.cuh"
+#include "kernels/tile_kernel.cuh"
 
 namespace patch {
+
+template <class T, int C>
+constexpr auto kernel_of() {
+  if constexpr (Geometry<C>::kKernel == Kernel::kStream)
+    return &patch_stream<T, C>;
+  else
+    return &patch_tiles<T, C>;
+}
 
 // Above 48 KiB a kernel must be told, once per device.  Doing it twice is harmless, so no lock.
 template <class T, int C>
@@ -18,31 +26,21 @@ cudaError_t allow_shared_memory() {
   if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return e;
   const uint64_t bit = uint64_t{1} << (device & 63);
   if (device < 64 && (done.load(std::memory_order_acquire) & bit)) return cudaSuccess;
-  const cudaError_t e = cudaFuncSetAttribute(patch_linear<T, C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+  const cudaError_t e = cudaFuncSetAttribute(kernel_of<T, C>(), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              Geometry<C>::kSharedBytes);
   if (e == cudaSuccess && device < 64) done.fetch_or(bit, std::memory_order_release);
   return e;
 }
 
-template <class T>
-cudaError_t launch_reduction(const LinearArguments& a, int panel_rows, cudaStream_t stream) {
-  const int width = a.panels * panel_rows;
-  const int64_t blocks = ceil_div(static_cast<int64_t>(a.tokens) * (width / 4), kReduceThreads);
-  if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-  reduce_splits<T><<<static_cast<unsigned>(blocks), kReduceThreads, 0, stream>>>(a, width);
-  return cudaGetLastError();
-}
-
 template <class T, int C>
 cudaError_t launch_config(const LinearArguments& a, cudaStream_t stream) {
   using G = Geometry<C>;
-  const int64_t blocks = a.panels * ceil_div(a.tokens, G::kTokens);
-  if (blocks > INT32_MAX || a.splits > 65535) return cudaErrorInvalidConfiguration;
+  const bool tiles = G::kKernel == Kernel::kTile;
+  const int64_t blocks = tiles ? a.panels * ceil_div(a.tokens, G::kTokens) : a.parts;
+  if (blocks > INT32_MAX || (tiles && a.parts != 1)) return cudaErrorInvalidConfiguration;
   if (const cudaError_t e = allow_shared_memory<T, C>(); e != cudaSuccess) return e;
-  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(a.splits));
-  patch_linear<T, C><<<grid, G::kThreads, G::kSharedBytes, stream>>>(a);
-  if (const cudaError_t e = cudaGetLastError(); e != cudaSuccess || a.splits == 1) return e;
-  return launch_reduction<T>(a, G::kPanelRows, stream);
+  kernel_of<T, C>()<<<static_cast<unsigned>(blocks), G::kThreads, G::kSharedBytes, stream>>>(a);
+  return cudaGetLastError();
 }
 
 template <class T, int... C>

@@ -16,8 +16,11 @@ namespace patch {
 
 PATCH_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 PATCH_DEVICE int64_t block_index() { return blockIdx.x; }
-PATCH_DEVICE int split_index() { return static_cast<int>(blockIdx.y); }
 PATCH_DEVICE void sync_block() { __syncthreads(); }
+// The same, and whether `vote` is true in any thread of the block.
+PATCH_DEVICE bool sync_block_any(bool vote) { return __syncthreads_or(vote) != 0; }
+// Lanes of the warp in which `vote` is true.
+PATCH_DEVICE int count_votes(bool vote) { return __popc(__ballot_sync(0xffffffffu, vote)); }
 
 PATCH_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -38,6 +41,25 @@ PATCH_DEVICE void copy_async(void* shared, const void* global, bool valid) {
                  "l"(global), "r"(size)
                  : "memory");
   }
+}
+// How long L2 shall hold on to weights.
+using Policy = uint64_t;
+PATCH_DEVICE Policy weights_read_once() {
+  Policy p;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(p));
+  return p;
+}
+PATCH_DEVICE Policy weights_read_again() {
+  Policy p;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;\n" : "=l"(p));
+  return p;
+}
+// 16 bytes.
+PATCH_DEVICE void copy_weights_async(void* shared, const void* global, Policy policy) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)),
+      "l"(global), "l"(policy)
+      : "memory");
 }
 PATCH_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 // Waits until at most `Groups` of this thread's latest groups are still under way.
@@ -70,11 +92,19 @@ PATCH_DEVICE void store_shared_word(void* p, uint32_t v) { *static_cast<uint32_t
 
 PATCH_DEVICE int32_t load_index(const int32_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_bias(const uint16_t* p) { return __ldg(p); }
+
+// Partial sums pass between blocks, so they go around L1.  `p` is aligned to 16 bytes.
 PATCH_DEVICE void load_partials(float (&v)[4], const float* p) {
-  const float4 f = *reinterpret_cast<const float4*>(p);
+  const float4 f = __ldcg(reinterpret_cast<const float4*>(p));
   v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
 }
-PATCH_DEVICE void store_partial(float* p, float v) { *p = v; }
+PATCH_DEVICE void store_partials(float* p, const float (&v)[4]) {
+  __stcg(reinterpret_cast<float4*>(p), make_float4(v[0], v[1], v[2], v[3]));
+}
+PATCH_DEVICE void fence_device() { __threadfence(); }
+// How many blocks have come before this one.
+PATCH_DEVICE int count_arrival(int32_t* counter) { return atomicAdd(counter, 1); }
+PATCH_DEVICE void reset_counter(int32_t* counter) { *counter = 0; }
 
 template <int Bytes>
 struct Vector;
@@ -100,14 +130,8 @@ PATCH_DEVICE void store_output(uint16_t* to, const uint16_t* from) {
   using V = typename Vector<Bytes>::Type;
   *reinterpret_cast<V*>(to) = *reinterpret_cast<const V*>(from);
 }
-// `values` are registers.
-template <int Bytes>
-PATCH_DEVICE void store_registers(uint16_t* to, const uint32_t (&values)[2]) {
-  if constexpr (Bytes == 8)
-    *reinterpret_cast<uint2*>(to) = make_uint2(values[0], values[1]);
-  else
-    *to = static_cast<uint16_t>(values[0]);
-}
+PATCH_DEVICE void store_pair(uint16_t* to, uint32_t pair) { *reinterpret_cast<uint32_t*>(to) = pair; }
+PATCH_DEVICE void store_value(uint16_t* to, uint16_t value) { *to = value; }
 
 // mma.m16n8k16 (PTX ISA 9.7.14.5.8) and mma.sp::ordered_metadata.m16n8k32 (9.7.14.6), fp32 accumulators.
 #define PATCH_MMA(TYPE)                                                       \

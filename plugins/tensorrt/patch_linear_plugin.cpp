@@ -42,6 +42,15 @@ bool is(const Dims& d, std::initializer_list<int64_t> expected) {
   return true;
 }
 
+Problem problem(const Attributes& a, int64_t tokens, const Dims& dense, const Dims& sparse) {
+  return {tokens,
+          a.out_features,
+          a.in_features,
+          a.panel_rows,
+          static_cast<int32_t>(dense.d[0]),
+          static_cast<int32_t>(sparse.d[0])};
+}
+
 // The packed tensors must fit together: the kernel takes their sizes on trust.
 template <class DimsOf>
 int32_t check_shapes(const Attributes& a, int32_t inputs, const DimsOf& dims_of) {
@@ -133,7 +142,7 @@ bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const Dynami
 size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_t,
                                            const DynamicPluginTensorDesc*, int32_t) const noexcept {
   return workspace_bound(
-      {tokens_of(in[kX].max), attributes_.out_features, attributes_.in_features, attributes_.panel_rows});
+      problem(attributes_, tokens_of(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims));
 }
 
 int32_t PatchLinearPlugin::getNbTactics() noexcept {
@@ -167,6 +176,8 @@ int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inp
   has_bias_ = inputs > kBias;
   if (tokens_of(in[kX].dims) > INT32_MAX)
     return fail("more than 2^31 - 1 tokens in X of shape " + text(in[kX].dims));
+  // A builder that times tactics may run a plugin that no context was made for.
+  if (have_counters() != 0) return -1;
   return check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].dims; });
 }
 
@@ -174,10 +185,13 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
                                    const void* const* inputs, void* const* outputs, void* workspace,
                                    cudaStream_t stream) noexcept {
   const int64_t tokens = tokens_of(in[kX].dims);
-  const Problem problem{tokens, attributes_.out_features, attributes_.in_features, attributes_.panel_rows};
   int sms = 0;
   cudaError_t error = sm_count(&sms);
   if (error == cudaSuccess && tokens > 0) {
+    const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);
+    const int config = tactic_ == kAutoTactic ? kAnyConfig : tactic_ - kFirstConfigTactic;
+    const Schedule schedule = choose_schedule(p, sms, config);
+    if (schedule.parts > 1 && !counters_) return fail("enqueue before any shapes are known");
     LinearArguments a{};
     a.x = static_cast<const uint16_t*>(inputs[kX]);
     a.dense = static_cast<const uint16_t*>(inputs[kDense]);
@@ -187,18 +201,32 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
     a.bias = has_bias_ ? static_cast<const uint16_t*>(inputs[kBias]) : nullptr;
     a.y = static_cast<uint16_t*>(outputs[0]);
     a.partials = static_cast<float*>(workspace);
+    a.counters = counters_.get();
     a.tokens = static_cast<int32_t>(tokens);
-    a.out_features = attributes_.out_features;
-    a.in_features = attributes_.in_features;
-    a.panels = static_cast<int32_t>(panel_count(problem));
-    a.dense_slabs = static_cast<int32_t>(in[kDense].dims.d[0]);
-    const int config = tactic_ == kAutoTactic ? kAnyConfig : tactic_ - kFirstConfigTactic;
+    a.out_features = p.out_features;
+    a.in_features = p.in_features;
+    a.panels = static_cast<int32_t>(panel_count(p));
+    a.dense_slabs = p.dense_slabs;
+    a.sparse_slabs = p.sparse_slabs;
     const Scalar scalar = in[kX].type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
-    error = launch(a, scalar, choose_schedule(problem, sms, config), stream);
+    error = launch(a, scalar, schedule, stream);
   }
   if (error == cudaSuccess) return 0;
   return fail("X " + text(in[kX].dims) + " to " + std::to_string(attributes_.out_features) +
               " features: " + cudaGetErrorString(error));
+}
+
+nvinfer1::IPluginV3* PatchLinearPlugin::attachToContext(nvinfer1::IPluginResourceContext*) noexcept {
+  std::unique_ptr<PatchLinearPlugin> attached(static_cast<PatchLinearPlugin*>(clone()));
+  return attached && attached->have_counters() == 0 ? attached.release() : nullptr;
+}
+
+int32_t PatchLinearPlugin::have_counters() noexcept {
+  if (counters_) return 0;
+  const cudaError_t error = make_counters(&counters_);
+  return error == cudaSuccess
+             ? 0
+             : fail(std::string("no memory for the counters of a context: ") + cudaGetErrorString(error));
 }
 
 const nvinfer1::PluginFieldCollection* PatchLinearPlugin::getFieldsToSerialize() noexcept {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "NvInferRuntime.h"
+#include "tensorrt/counters.h"
 
 namespace patch {
 
@@ -59,15 +60,18 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   int32_t enqueue(const nvinfer1::PluginTensorDesc* in, const nvinfer1::PluginTensorDesc* out,
                   const void* const* inputs, void* const* outputs, void* workspace,
                   cudaStream_t stream) noexcept override;
-  nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override {
-    return clone();
-  }
+  // A copy with counters of its own, so that contexts may run side by side.
+  nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override;
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
+  // Makes them where there are none; -1 when there is no memory.
+  int32_t have_counters() noexcept;
+
   Attributes attributes_;
   int32_t tactic_ = kAutoTactic;
   bool has_bias_ = false;
+  Counters counters_;
   std::string timing_id_;
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection collection_{};

@@ -26,3 +26,13 @@ def test_moments_are_sums_over_all_tokens_and_shared_inputs_are_counted_once() -
     torch.testing.assert_close(moments["o"], inner.t() @ inner)
     assert moments["q"] is moments["k"]
     assert not module.q._forward_pre_hooks
+
+
+def test_moments_of_wide_inputs_are_whole_and_symmetric() -> None:
+    """Wider than the blocks they are summed in, and no multiple of them."""
+    linear = torch.nn.Linear(900, 4)
+    windows = [torch.randn(1, 7, 900) for _ in range(3)]
+    moment = input_moments({"linear": linear}, lambda: [linear(x) for x in windows])["linear"]
+    tokens = torch.cat(windows).flatten(0, 1)
+    torch.testing.assert_close(moment, tokens.t() @ tokens, rtol=1e-4, atol=1e-4)
+    assert torch.equal(moment, moment.t())

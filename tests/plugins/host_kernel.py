@@ -11,13 +11,24 @@ import tempfile
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tests.plugins.oracle_packing import Packed
 
-__all__ = ["COMPILER", "PLUGINS", "CopyMode", "HostKernel", "Launch", "Stats", "compile_host_kernel"]
+__all__ = [
+    "COMPILER",
+    "PLUGINS",
+    "Config",
+    "CopyMode",
+    "HostKernel",
+    "Launch",
+    "Problem",
+    "Stats",
+    "compile_host_kernel",
+]
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
@@ -34,7 +45,8 @@ class CopyMode(IntEnum):
 
 class _Arguments(ctypes.Structure):
     _fields_ = [
-        (n, ctypes.c_void_p) for n in ["x", "dense", "sparse", "meta", "index", "bias", "y", "partials"]
+        (n, ctypes.c_void_p)
+        for n in ["x", "dense", "sparse", "meta", "index", "bias", "y", "partials", "counters"]
     ] + [
         (n, ctypes.c_int32)
         for n in [
@@ -43,7 +55,8 @@ class _Arguments(ctypes.Structure):
             "in_features",
             "panels",
             "dense_slabs",
-            "splits",
+            "sparse_slabs",
+            "parts",
             "x_vector",
             "y_vector",
         ]
@@ -55,7 +68,14 @@ class _Call(ctypes.Structure):
         ("arguments", _Arguments),
         *(
             (n, ctypes.c_int64)
-            for n in ["dense_values", "sparse_values", "meta_words", "index_words", "partial_values"]
+            for n in [
+                "dense_values",
+                "sparse_values",
+                "meta_words",
+                "index_words",
+                "partial_values",
+                "counter_words",
+            ]
         ),
         *((n, ctypes.c_int32) for n in ["scalar", "config", "copy_mode"]),
         ("seed", ctypes.c_uint32),
@@ -71,13 +91,39 @@ class Stats(ctypes.Structure):
     ]
 
 
+class Problem(ctypes.Structure):
+    """Sizes that a schedule is chosen by."""
+
+    _fields_ = [
+        ("tokens", ctypes.c_int64),
+        *(
+            (n, ctypes.c_int32)
+            for n in ["out_features", "in_features", "panel_rows", "dense_slabs", "sparse_slabs"]
+        ),
+    ]
+
+
+class Config(NamedTuple):
+    """A line of the table of configurations."""
+
+    panel_rows: int
+    tokens: int
+    feature_warps: int
+    token_warps: int
+    stages: int
+    blocks_per_sm: int
+    streams: bool
+
+
 @dataclass
 class Launch:
-    """How to run: `config` indexes the table of configurations, `scalar` 0 is fp16, 1 is bf16."""
+    """How to run: `config` indexes the table of configurations, `scalar` 0 is fp16, 1 is bf16; parts: of a stream,
+    fewer where they would be narrower than a slab.
+    """
 
     config: int
     scalar: int = 0
-    splits: int = 1
+    parts: int = 1
     mode: CopyMode = CopyMode.LAZY
     seed: int = 1
     stats: Stats = field(default_factory=Stats)
@@ -90,34 +136,45 @@ class HostKernel:
         self.lib = ctypes.CDLL(str(path))
         self.lib.patch_host_error.restype = ctypes.c_char_p
         self.lib.patch_host_config_name.restype = ctypes.c_char_p
-        for name in ("patch_host_partial_bytes", "patch_host_workspace_bound"):
-            function = getattr(self.lib, name)
-            function.restype = ctypes.c_int64
-            function.argtypes = [ctypes.c_int64] + [ctypes.c_int32] * (4 if "partial" in name else 3)
-        self.lib.patch_host_schedule.argtypes = (
-            [ctypes.c_int64] + [ctypes.c_int32] * 3 + [ctypes.c_int] * 2 + [ctypes.c_void_p]
-        )
+        for name, kinds in {
+            "partial_bytes": [ctypes.c_int, ctypes.c_int],
+            "workspace_bound": [ctypes.c_void_p],
+            "part_begin": [ctypes.c_int, ctypes.c_int64, ctypes.c_int],
+        }.items():
+            function = getattr(self.lib, f"patch_host_{name}")
+            function.restype, function.argtypes = ctypes.c_int64, kinds
+        self.lib.patch_host_part_of.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        self.lib.patch_host_slabs_before.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int]
         self.lib.patch_host_narrow.argtypes = [ctypes.c_int, ctypes.c_float]
         self.lib.patch_host_narrow.restype = ctypes.c_uint32
         self.lib.patch_host_widen.argtypes = [ctypes.c_int, ctypes.c_uint16]
         self.lib.patch_host_widen.restype = ctypes.c_float
 
-    def configs(self) -> dict[str, tuple[int, ...]]:
-        """Name -> (panel_rows, tokens, feature_warps, token_warps, stages)."""
+    def configs(self) -> dict[str, Config]:
+        """The table, by name and in its order."""
         out = {}
         for i in range(self.lib.patch_host_config_count()):
-            fields = (ctypes.c_int32 * 5)()
+            fields = (ctypes.c_int32 * 7)()
             self.lib.patch_host_config(i, fields)
-            out[self.lib.patch_host_config_name(i).decode()] = tuple(fields)
+            out[self.lib.patch_host_config_name(i).decode()] = Config(*fields[:6], bool(fields[6]))
         return out
 
-    def schedule(
-        self, tokens: int, shape: tuple[int, int], panel_rows: int, sms: int, config: int = -1
-    ) -> tuple[int, int]:
-        """(configuration, splits) the plugin would choose."""
+    def schedule(self, problem: Problem, sms: int, config: int = -1) -> tuple[int, int]:
+        """(configuration, parts) the plugin would choose."""
         out = (ctypes.c_int32 * 2)()
-        self.lib.patch_host_schedule(tokens, *shape, panel_rows, sms, config, out)
+        self.lib.patch_host_schedule(ctypes.byref(problem), sms, config, out)
         return out[0], out[1]
+
+    def workspace_bound(self, problem: Problem) -> int:
+        """Bytes that TensorRT is asked for."""
+        return int(self.lib.patch_host_workspace_bound(ctypes.byref(problem)))
+
+    def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
+        """How many parts the launch is cut into: one for a tile kernel, and none narrower than a dense slab."""
+        config = list(self.configs().values())[launch.config]
+        panels, tiles = -(-packed.shape[0] // packed.panel_rows), -(-tokens // config.tokens)
+        total = tiles * (4 * panels + 16 * len(packed.dense) + 9 * len(packed.sparse))
+        return max(1, min(launch.parts, total // 16)) if config.streams else 1
 
     def run(
         self, packed: Packed, x: NDArray[np.uint16], bias: NDArray[np.uint16] | None, launch: Launch
@@ -129,18 +186,22 @@ class HostKernel:
         tensors = {name: _aligned(getattr(packed, name)) for name in ("dense", "sparse", "meta", "index")}
         tensors["x"] = _aligned(x)
         tensors["y"] = _aligned(np.full((tokens, rows), 0x7E01, np.uint16))
-        partials = launch.splits * tokens * panels * packed.panel_rows if launch.splits > 1 else 0
+        parts, config = self.parts(packed, tokens, launch), list(self.configs().values())[launch.config]
+        partials = 2 * parts * config.tokens * config.panel_rows if parts > 1 else 0
         tensors["partials"] = _aligned(np.full(partials, np.nan, np.float32))
+        tensors["counters"] = _aligned(np.zeros(parts, np.int32))
         if bias is not None:
             tensors["bias"] = _aligned(bias)
         call = _Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
         call.dense_values, call.sparse_values = packed.dense.size, packed.sparse.size
-        call.meta_words, call.index_words, call.partial_values = packed.meta.size, packed.index.size, partials
+        call.meta_words, call.index_words = packed.meta.size, packed.index.size
+        call.partial_values, call.counter_words = partials, parts
         a = call.arguments
         for name, tensor in tensors.items():
             setattr(a, name, tensor.ctypes.data)
         a.tokens, a.out_features, a.in_features = tokens, rows, packed.shape[1]
-        a.panels, a.dense_slabs, a.splits = panels, len(packed.dense), launch.splits
+        a.panels, a.parts = panels, parts
+        a.dense_slabs, a.sparse_slabs = len(packed.dense), len(packed.sparse)
         if self.lib.patch_host_run(ctypes.byref(call), ctypes.byref(launch.stats)):
             raise RuntimeError(self.lib.patch_host_error().decode())
         return tensors["y"].copy()

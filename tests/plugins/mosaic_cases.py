@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.plugins.oracle_packing import Packed, pack_slabs, prune_2_of_4
 
-__all__ = ["DTYPES", "Case", "make_case"]
+__all__ = ["DTYPES", "Case", "make_case", "without_panels"]
 
 DTYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _MANTISSA = {DTYPES[0]: 11, DTYPES[1]: 8}  # significand bits
@@ -39,6 +39,32 @@ class Case:
         rounding = np.abs(self.expected) * 2.0 ** -_MANTISSA[self.dtype] + _SMALLEST[self.dtype]
         error = np.abs(got - self.expected) / (summation * (1 + 2.0**-8) + rounding)
         return float(np.nan_to_num(error, nan=np.inf).max(initial=0))
+
+
+def without_panels(case: Case, keep: NDArray[np.bool_]) -> Case:
+    """The same problem with all weights of other rows zero and their slabs dropped; keep: `[out]`, whole panels."""
+    rows, packed = case.packed.panel_rows, case.packed
+    panels = keep[::rows]
+    dense_ptr, sparse_ptr = np.split(packed.index[: 2 * (len(panels) + 1)], 2)
+    columns = np.split(packed.index[2 * (len(panels) + 1) :], [len(packed.dense)])
+    parts, picked = [], []
+    for pointer, column in zip((dense_ptr, sparse_ptr), columns, strict=True):
+        counts = np.diff(pointer)
+        kept = np.repeat(panels, counts)
+        parts.append(np.concatenate([[0], np.cumsum(counts * panels)]).astype(np.int32))
+        picked.append((kept, column[kept]))
+    (dense, dense_columns), (sparse, sparse_columns) = picked
+    emptied = Packed(
+        packed.shape, rows, packed.dense[dense], packed.sparse[sparse], packed.meta[sparse],
+        np.concatenate([*parts, dense_columns, sparse_columns]),
+    )  # fmt: skip
+    bias = np.zeros(len(keep)) if case.bias is None else case.bias.view(case.dtype).astype(np.float64)
+    return replace(
+        case,
+        packed=emptied,
+        expected=np.where(keep, case.expected, bias),
+        magnitude=np.where(keep, case.magnitude, np.abs(bias)),
+    )
 
 
 def make_case(

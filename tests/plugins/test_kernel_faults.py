@@ -2,58 +2,120 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.plugins.host_kernel import COMPILER, PLUGINS, CopyMode, Launch, compile_host_kernel
-from tests.plugins.mosaic_cases import make_case
+from tests.plugins.mosaic_cases import make_case, without_panels
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-LINEAR, REDUCE = "kernels/patch_linear.cuh", "kernels/reduce_splits.cuh"
+SLABS, OUTPUT = "kernels/slabs.cuh", "kernels/output.cuh"
+TILE, STREAM, WORK = "kernels/tile_kernel.cuh", "kernels/stream_kernel.cuh", "kernels/work.h"
 # name: (file, what stands there, what the bug makes of it)
 MUTATIONS = {
-    "one wait too few": (LINEAR, "wait_copies<G::kStages - 2>();", "wait_copies<G::kStages - 1>();"),
-    "no barrier in the loop": (LINEAR, "sync_block();  // this slab has landed", "// this slab has landed"),
-    "no barrier before the output": (LINEAR, "sync_block();  // the output tile", "// the output tile"),
-    "no barrier inside the output": (LINEAR, "sync_block();\n  switch", "switch"),
-    "empty groups not committed": (LINEAR, "    }\n    commit_copies();", "    commit_copies();\n    }"),
-    "fills the slot being read": (LINEAR, "write = G::kStages - 1;\n", "write = 0;\n"),
-    "wrong selector": (LINEAR, "mma_sp<K32>", "mma_sp<1 - K32>"),
-    "metadata of another row block": (LINEAR, "block * 128 + at.lane * 4", "(block ^ 1) * 128 + at.lane * 4"),
-    "no swizzle when reading": (LINEAR, "((chunk ^ (row & 7)) << 4)", "(chunk << 4)"),
+    "one wait too few": (SLABS, "wait_copies<G::kStages - 2>();", "wait_copies<G::kStages - 1>();"),
+    "no barrier in the loop": (SLABS, "sync_block();  // this slab has landed", "// this slab has landed"),
+    "no barrier before the output": (TILE, "sync_block();  // the output tile", "// the output tile"),
+    "no barrier inside the output": (OUTPUT, "sync_block();\n  switch", "switch"),
+    "empty groups not committed": (
+        SLABS,
+        "kStageBytes);\n    commit_copies();  // also",
+        "kStageBytes);\n    // also",
+    ),
+    "fills the slot being read": (SLABS, "write_ = G::kStages - 1;", "write_ = 0;"),
+    "wrong selector": (SLABS, "mma_sp<K32>", "mma_sp<1 - K32>"),
+    "metadata of another row block": (SLABS, "block * 128 + at.lane * 4", "(block ^ 1) * 128 + at.lane * 4"),
+    "no swizzle when reading": (SLABS, "((chunk ^ (row & 7)) << 4)", "(chunk << 4)"),
     "halves of b exchanged": (
-        LINEAR,
+        SLABS,
         "b[n][2 * half], b[n][2 * half + 1]",
         "b[n][2 * half + 1], b[n][2 * half]",
     ),
-    "reads tokens that are not there": (LINEAR, "+ j * kRows < a.tokens && k <", "+ j * kRows >= 0 && k <"),
-    "reads columns that are not there": (LINEAR, "a.tokens && k < a.in_features", "a.tokens"),
-    "stores tokens that are not there": (LINEAR, "token < a.tokens && out <", "out <"),
-    "stores features that are not there": (LINEAR, "&& out < a.out_features", ""),
-    "reads bias that is not there": (LINEAR, "a.bias && row < a.out_features", "a.bias"),
-    "bias of the first panel": (LINEAR, "load_bias(a.bias + row)", "load_bias(a.bias + row % G::kPanelRows)"),
-    "not transposed": (LINEAR, "transpose_matrix(pair)", "pair"),
-    "parts of K overlap": (LINEAR, "split_index() + 1, a.splits)", "split_index() + 2, a.splits)"),
-    "partials of other tokens": (LINEAR, "if (token < a.tokens) store_partial", "store_partial"),
-    "last split left out": (REDUCE, "split < a.splits;", "split < a.splits - 1;"),
+    "reads tokens that are not there": (SLABS, "+ j * kRows < a.tokens && k <", "+ j * kRows >= 0 && k <"),
+    "reads columns that are not there": (SLABS, "a.tokens && k < a.in_features", "a.tokens"),
+    "second 2:4 slab of the panel before": (SLABS, "p.first_sparse + (i - p.dense)", "p.first_sparse + i"),
+    "stores tokens that are not there": (OUTPUT, "token < a.tokens && out <", "out <"),
+    "stores features that are not there": (OUTPUT, "&& out < a.out_features)\n", ")\n"),
+    "reads bias that is not there": (OUTPUT, "a.bias && row < a.out_features", "a.bias"),
+    "bias of the first panel": (
+        OUTPUT,
+        "load_bias(a.bias + row)",
+        "load_bias(a.bias + row % G::kPanelRows)",
+    ),
+    "not transposed": (OUTPUT, "transpose_matrix(pair)", "pair"),
+    "a stream stores tokens that are not there": (
+        OUTPUT,
+        "first_token + token >= a.tokens || out",
+        "out",
+    ),
+    "a pair across the end of a row": (OUTPUT, "if (out + 1 < a.out_features) store_value", "store_value"),
+    "halves of a pair exchanged": (
+        OUTPUT,
+        "static_cast<uint16_t>(pair >> 16)",
+        "static_cast<uint16_t>(pair)",
+    ),
+    "parts overlap": (STREAM, "block_index()) + 1, total", "block_index()) + 2, total"),
+    "a part begins a slab late": (STREAM, "slabs_before(begin - start,", "slabs_before(begin - start + 1,"),
+    "a finished tile is not passed over": (
+        STREAM,
+        "if (begin > start && slab == panel.dense + panel.sparse) next_tile(a);",
+        "",
+    ),
+    "the wrong panel to begin with": (STREAM, "tiles * cost <= start", "tiles * cost < start"),
+    "token tiles of one panel only": (
+        STREAM,
+        "begin - before * tiles_) / cost",
+        "begin - before * tiles_) / cost * 0",
+    ),
+    "the ring does not pass empty tiles": (
+        STREAM,
+        "while (slab >= end && more())",
+        "if (slab >= end && more())",
+    ),
+    "no fence before counting": (STREAM, "fence_device();  // what is counted", "// what is counted"),
+    "no fence after counting": (STREAM, "fence_device();  // nor is", "// nor is"),
+    "no barrier before counting": (STREAM, "sync_block();\n  const bool ends", "const bool ends"),
+    "counts one block too few": (STREAM, "== last - first;", "== last - first - 1;"),
+    "every thread counts": (STREAM, "at.thread == 0 && count_arrival", "at.thread < 2 && count_arrival"),
+    "counters not reset": (STREAM, "if (at.thread == 0) reset_counter", "if (false) reset_counter"),
+    "two parts share a slot": (STREAM, "(of == first ? 1 : 0)", "0"),
+    "the first part left out": (STREAM, "for (int from = first;", "for (int from = first + 1;"),
+    "adds to what it has": (STREAM, "  clear<G>(acc);\n  for (int from", "  for (int from"),
+    "sums of another fragment": (
+        STREAM,
+        "load_partials(sums, partial_sums<G>(a, slot(from), m * G::kWarpTokens + n",
+        "load_partials(sums, partial_sums<G>(a, slot(from), n",
+    ),
+    "a shared tile written by all": (
+        STREAM,
+        "if (!sync_block_any(ends)) return false;",
+        "sync_block_any(ends);",
+    ),
+    "2:4 slabs counted as dense": (WORK, "if (whole <= dense) return", "if (whole <= dense + sparse) return"),
+    "the last unit one too early": (WORK, "tile_cost(dense, sparse - 1)", "tile_cost(dense, sparse) - 20"),
 }
-CASES = [  # config, tokens, (rows, columns), splits
+CASES = [  # config, tokens, (rows, columns), parts
     (0, 5, (130, 324), 1),
-    (0, 5, (130, 324), 3),
-    (1, 20, (67, 260), 1),
+    (0, 5, (130, 324), 7),
+    (0, 37, (67, 260), 3),
+    (1, 20, (67, 260), 2),
+    (2, 20, (67, 260), 1),
 ]
 
 
 def faults(kernel):
     """What a battery of runs says: faults found by the checks, or results beyond the bound."""
     found = []
-    for config, tokens, shape, splits in CASES:
-        case = make_case(tokens, shape, 64, seed=tokens)
+    problems = [(config, make_case(m, shape, 64, seed=m), parts) for config, m, shape, parts in CASES]
+    emptied = make_case(5, (5 * 64, 260), 64, seed=3)
+    keep = np.repeat([True, False, False, True, False], 64)
+    problems += [(0, without_panels(emptied, keep), parts) for parts in (1, 2, 5)]
+    for config, case, parts in problems:
         for mode in CopyMode:
             try:
-                y = kernel.run(
-                    case.packed, case.x, case.bias, Launch(config, splits=splits, mode=mode, seed=mode + 1)
-                )
+                launch = Launch(config, parts=parts, mode=mode, seed=mode + 1)
+                y = kernel.run(case.packed, case.x, case.bias, launch)
             except RuntimeError as error:
                 found.append(str(error))
                 continue
@@ -62,7 +124,27 @@ def faults(kernel):
     return found
 
 
-@pytest.mark.parametrize("name", ["as it is", *MUTATIONS])
+# One of each kind of check in every run of the tests; `make mutate` runs them all.
+OFTEN = (
+    "as it is",
+    "one wait too few",
+    "no barrier in the loop",
+    "wrong selector",
+    "reads columns that are not there",
+    "stores tokens that are not there",
+    "parts overlap",
+    "no fence before counting",
+    "counters not reset",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in OFTEN else pytest.mark.mutation)
+        for name in ("as it is", *MUTATIONS)
+    ],
+)
 def test_broken_kernels_are_caught(name, tmp_path, library_cache):
     plugins = tmp_path / "plugins"
     for folder in ("kernels", "host"):
@@ -72,5 +154,5 @@ def test_broken_kernels_are_caught(name, tmp_path, library_cache):
         text = (plugins / file).read_text()
         assert text.count(before) == 1, "the mutation no longer fits the source"
         (plugins / file).write_text(text.replace(before, after))
-    broken = compile_host_kernel(library_cache, plugins, ("PATCH_HOST_CONFIGS=3",), opt="-O1")
+    broken = compile_host_kernel(library_cache, plugins, ("PATCH_HOST_CONFIGS=7",), opt="-O1")
     assert bool(faults(broken)) == (name in MUTATIONS)

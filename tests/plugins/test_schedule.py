@@ -1,9 +1,9 @@
-"""Which configuration runs what, how K is cut, and that the workspace suffices."""
+"""How work is dealt out, which configuration runs what, and that the workspace suffices."""
 
 import numpy as np
 import pytest
 
-from tests.plugins.host_kernel import COMPILER
+from tests.plugins.host_kernel import COMPILER, Problem
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
@@ -17,52 +17,105 @@ SHAPES = (
     (576, 576),
     (64, 64),
     (50257, 768),
+    (32768, 32768),
 )
 
 
+def problem(tokens, shape, panel_rows, share=0.8):
+    slabs = -(-shape[0] // panel_rows) * -(-shape[1] // 64)
+    sparse = round(share * slabs)
+    return Problem(tokens, *shape, panel_rows, slabs - sparse, sparse)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("panel_rows", [64, 128])
-def test_workspace_bound_covers_every_smaller_shape(kernel, panel_rows):
+def test_workspace_bound_covers_every_smaller_shape(kernel, panel_rows, share):
     """TensorRT asks for the workspace of the largest shape, once, before it knows the device."""
-    configs = [i for i, c in enumerate(kernel.configs().values()) if c[0] == panel_rows]
+    configs = [i for i, c in enumerate(kernel.configs().values()) if c.panel_rows == panel_rows]
     for shape in SHAPES:
-        for most in (1, 16, 17, 300, 5000):
-            bound = kernel.lib.patch_host_workspace_bound(most, *shape, panel_rows)
+        for most in (1, 16, 17, 300, 5000, 65536):
+            bound = kernel.workspace_bound(problem(most, shape, panel_rows, share))
             for tokens in {1, most, most // 2 + 1, max(1, most - 1), min(most, 64), min(most, 128)}:
                 for sms in SMS:
                     for fixed in (-1, *configs):
-                        _, splits = kernel.schedule(tokens, shape, panel_rows, sms, fixed)
-                        need = kernel.lib.patch_host_partial_bytes(tokens, *shape, panel_rows, splits)
-                        assert need <= bound
+                        config, parts = kernel.schedule(problem(tokens, shape, panel_rows, share), sms, fixed)
+                        assert kernel.lib.patch_host_partial_bytes(config, parts) <= bound
+                        assert 1 <= parts <= 2 * 192  # counters
+
+
+def test_the_workspace_does_not_grow_with_the_tokens(kernel):
+    bounds = [kernel.workspace_bound(problem(tokens, (32768, 32768), 64)) for tokens in (256, 65536)]
+    assert bounds[0] == bounds[1] < 2**24
 
 
 @pytest.mark.parametrize("panel_rows", [64, 128])
 def test_tokens_choose_the_configuration(kernel, panel_rows):
     names = list(kernel.configs())
-    chosen = {m: names[kernel.schedule(m, (4096, 4096), panel_rows, 108)[0]] for m in (1, 16, 64, 4096)}
+    chosen = {
+        m: names[kernel.schedule(problem(m, (4096, 4096), panel_rows), 108)[0]] for m in (1, 16, 64, 4096)
+    }
     assert chosen == {1: f"decode-{panel_rows}", 16: f"decode-{panel_rows}", 64: f"mid-{panel_rows}"} | {
         4096: f"prefill-{panel_rows}"
     }
 
 
-def test_decode_splits_until_the_device_is_full_and_prefill_does_not(kernel):
+def test_decode_fills_the_device_and_prefill_is_not_cut(kernel):
     """4096 rows are 32 panels for 108 SMs."""
-    _, splits = kernel.schedule(1, (4096, 4096), 128, 108)
-    assert splits >= 2 and 32 * splits <= 2 * 108
-    assert kernel.schedule(8192, (4096, 4096), 128, 108)[1] == 1
-    assert kernel.schedule(1, (32000, 4096), 128, 108)[1] == 1
+    _, parts = kernel.schedule(problem(1, (4096, 4096), 128), 108)
+    assert parts >= 108
+    assert kernel.schedule(problem(8192, (4096, 4096), 128), 108)[1] == 1
+
+
+def test_a_small_linear_is_not_cut_into_crumbs(kernel):
+    """Of 9 panels of 9 slabs, each part has two dense slabs' worth to do at least."""
+    _, parts = kernel.schedule(problem(1, (576, 576), 64, share=0.0), 400)
+    assert parts <= 81 // 2 + 1
 
 
 def test_a_tactic_fixes_the_configuration(kernel):
-    for number, (panel_rows, *_) in enumerate(kernel.configs().values()):
-        assert kernel.schedule(1, (4096, 4096), panel_rows, 108, number)[0] == number
-        assert kernel.schedule(1, (4096, 4096), 192 - panel_rows, 108, number)[0] == -1
+    for number, config in enumerate(kernel.configs().values()):
+        rows = config.panel_rows
+        chosen, parts = kernel.schedule(problem(1, (4096, 4096), rows), 108, number)
+        assert chosen == number and (config.streams or parts == 1)
+        assert kernel.schedule(problem(1, (4096, 4096), 192 - rows), 108, number)[0] == -1
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 7, 16])
-def test_parts_cover_every_slab_once_at_equal_cost(kernel, parts):
-    rng = np.random.default_rng(parts)
-    for dense, sparse in [(0, 0), (1, 0), (0, 1), (64, 0), (0, 64), *rng.integers(0, 200, (50, 2)).tolist()]:
-        cuts = [kernel.lib.patch_host_cut(dense, sparse, part, parts) for part in range(parts + 1)]
-        assert cuts[0] == 0 and cuts[-1] == dense + sparse and cuts == sorted(cuts)
-        cost = np.cumsum([0] + [16] * dense + [9] * sparse)
-        assert np.abs(np.diff(cost[cuts]) - cost[-1] / parts).max() <= 16
+def starts_of(panels, tiles):
+    """Where every unit starts, in the order of the launch: [(panel, tile, slab or None for the beginning, start)]."""
+    found, at = [], 0
+    for panel, (dense, sparse) in enumerate(panels):
+        for tile in range(tiles):
+            for slab, cost in enumerate([4] + [16] * dense + [9] * sparse):
+                found.append((panel, tile, slab - 1, at))
+                at += cost
+    return found, at
+
+
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_every_unit_belongs_to_one_part_and_parts_are_equal(kernel, tiles):
+    rng = np.random.default_rng(tiles)
+    for panels in (
+        [(0, 0)],
+        [(1, 0)],
+        [(0, 1)],
+        [(0, 0), (5, 5), (0, 0)],
+        rng.integers(0, 20, (7, 2)).tolist(),
+    ):
+        units, total = starts_of(panels, tiles)
+        for parts in {1, 2, 3, 5, max(1, total // 40), max(1, total // 16)}:
+            if parts > max(1, total // 16):
+                continue
+            begins = [kernel.lib.patch_host_part_begin(part, total, parts) for part in range(parts + 1)]
+            assert begins[0] == 0 and begins[-1] == total
+            dealt = [kernel.lib.patch_host_part_of(start, total, parts) for *_, start in units]
+            assert dealt == sorted(dealt) and set(dealt) == set(range(parts))
+            for part, (*_, start) in zip(dealt, units, strict=True):
+                assert begins[part] <= start < begins[part + 1]
+            assert max(np.diff(begins)) - min(np.diff(begins)) <= 1
+
+
+def test_slabs_before_a_place_are_those_that_start_there(kernel):
+    for dense, sparse in [(0, 0), (3, 0), (0, 3), (4, 5)]:
+        starts = np.cumsum([4] + [16] * dense + [9] * sparse)[:-1] if dense + sparse else np.array([])
+        for offset in range(-2, 4 + 16 * dense + 9 * sparse + 30):
+            assert kernel.lib.patch_host_slabs_before(offset, dense, sparse) == int((starts < offset).sum())

@@ -1,0 +1,113 @@
+"""The kernels as a shared library, built by nvcc for the GPU that is here, and called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+__all__ = ["Arguments", "Kernels", "Problem", "build_library", "find_nvcc"]
+
+PLUGINS = Path(__file__).resolve().parents[1]
+_FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
+
+
+class Arguments(ctypes.Structure):
+    """`LinearArguments` of kernels/arguments.h."""
+
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in
+          ("x", "dense", "sparse", "meta", "index", "bias", "y", "partials", "counters")),
+        *((n, ctypes.c_int32) for n in
+          ("tokens", "out_features", "in_features", "panels", "dense_slabs", "sparse_slabs", "parts",
+           "x_vector", "y_vector")),
+    ]  # fmt: skip
+
+
+class Problem(ctypes.Structure):
+    """`Problem` of kernels/schedule.h."""
+
+    _fields_ = [
+        ("tokens", ctypes.c_int64),
+        *((n, ctypes.c_int32) for n in
+          ("out_features", "in_features", "panel_rows", "dense_slabs", "sparse_slabs")),
+    ]  # fmt: skip
+
+
+def find_nvcc() -> Path:
+    """nvcc of $CUDA_HOME, of the search path, or of /usr/local/cuda. FileNotFoundError when there is none."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    found = shutil.which("nvcc", path=os.pathsep.join([f"{home}/bin", os.environ.get("PATH", "")]))
+    if found is None:
+        raise FileNotFoundError("nvcc is neither in $CUDA_HOME/bin nor on the search path")
+    return Path(found)
+
+
+def build_library(folder: Path, arch: str, nvcc: Path | None = None) -> Path:
+    """Compile `kernels/` and `bench/library.cpp` for one architecture such as sm_86, into `folder`."""
+    compiler = str(nvcc or find_nvcc())
+    sources = [*sorted(PLUGINS.glob("kernels/*.cu")), *sorted(PLUGINS.glob("kernels/*.cpp"))]
+    sources.append(PLUGINS / "bench" / "library.cpp")
+    flags = [*_FLAGS, f"-arch={arch}", "-I", str(PLUGINS)]
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def compile_unit(source: Path) -> str:
+        out = folder / f"{source.name}.o"
+        subprocess.run([compiler, *flags, "-c", str(source), "-o", str(out)], check=True)
+        return str(out)
+
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(compile_unit, sources))
+    library = folder / "libpatch_bench.so"
+    subprocess.run(
+        [compiler, f"-arch={arch}", "-shared", "-cudart=static", *objects, "-o", str(library)], check=True
+    )
+    return library
+
+
+class Kernels:
+    """The loaded library."""
+
+    def __init__(self, library: Path) -> None:
+        self._lib = lib = ctypes.CDLL(str(library))
+        lib.patch_bench_launch.restype = lib.patch_bench_config_name.restype = ctypes.c_char_p
+        lib.patch_bench_launch.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_void_p,
+        ]
+        lib.patch_bench_partial_bytes.restype = lib.patch_bench_counter_bytes.restype = ctypes.c_int64
+
+    def configs(self) -> list[tuple[str, int]]:
+        """Name and panel rows of every configuration, in the order of the table."""
+        lib = self._lib
+        return [
+            (lib.patch_bench_config_name(i).decode(), lib.patch_bench_config_panel_rows(i))
+            for i in range(lib.patch_bench_config_count())
+        ]
+
+    def schedule(self, problem: Problem, sms: int, config: int = -1) -> tuple[int, int]:
+        """(configuration, parts) for a problem; configuration -1 when none fits."""
+        chosen = (ctypes.c_int32 * 2)()
+        self._lib.patch_bench_schedule(ctypes.byref(problem), sms, config, chosen)
+        return chosen[0], chosen[1]
+
+    def partial_bytes(self, config: int, parts: int) -> int:
+        """Of the workspace."""
+        return int(self._lib.patch_bench_partial_bytes(config, parts))
+
+    @property
+    def counter_bytes(self) -> int:
+        """Of the counters, which must be 0 before the first launch."""
+        return int(self._lib.patch_bench_counter_bytes())
+
+    def launch(self, arguments: Arguments, scalar: int, config: int, parts: int, stream: int) -> None:
+        """Put one launch on a CUDA stream; RuntimeError with CUDA's words."""
+        error = self._lib.patch_bench_launch(ctypes.byref(arguments), scalar, config, parts, stream)
+        if error is not None:
+            raise RuntimeError(error.decode())

@@ -1,0 +1,27 @@
+// The kernels as a plain shared library, for the benchmark: no TensorRT.
+#include "kernels/launch.h"
+
+extern "C" {
+
+// The configuration and parts for these sizes: `config` -1 lets the shape decide.
+void patch_bench_schedule(const patch::Problem* problem, int sms, int config, int32_t* chosen) {
+  const patch::Schedule s = patch::choose_schedule(*problem, sms, config);
+  chosen[0] = s.config, chosen[1] = s.parts;
+}
+int64_t patch_bench_partial_bytes(int config, int parts) {
+  return static_cast<int64_t>(patch::partial_bytes(patch::kConfigs[config], parts));
+}
+int64_t patch_bench_counter_bytes() { return patch::kCounterBytes; }
+int patch_bench_config_count() { return patch::kConfigCount; }
+const char* patch_bench_config_name(int config) { return patch::kConfigs[config].name; }
+int patch_bench_config_panel_rows(int config) { return patch::kConfigs[config].panel_rows; }
+
+// Null when the launch went well, else CUDA's words.
+const char* patch_bench_launch(const patch::LinearArguments* arguments, int scalar, int config, int parts,
+                               void* stream) {
+  const cudaError_t error = patch::launch(*arguments, static_cast<patch::Scalar>(scalar), {config, parts},
+                                          static_cast<cudaStream_t>(stream));
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // extern "C"

@@ -1,0 +1,63 @@
+"""Packed weights made up for timing: random values and positions, no weight behind them that had to be packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SHAPES", "TOKENS", "Layout", "random_layout", "random_meta"]
+
+# (out_features, in_features) of the models' linears, each once
+SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
+    "LLaMA-2-7B": ((4096, 4096), (11008, 4096), (4096, 11008)),
+    "LLaMA-3.1-8B": ((1024, 4096), (14336, 4096), (4096, 14336)),
+    "Qwen2.5-0.5B": ((896, 896), (128, 896), (4864, 896), (896, 4864)),
+}
+TOKENS = (1, 8, 16, 32, 64, 128, 512, 2048, 4096)
+_SLAB = 64
+# Two kept positions of four, ascending, as nibbles idx0 | idx1 << 2
+_NIBBLES = np.array([i | j << 2 for i in range(4) for j in range(i + 1, 4)], np.uint32)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the slabs of a linear lie. index: the packed format's CSR, int32; dense, sparse: how many slabs."""
+
+    shape: tuple[int, int]
+    panel_rows: int
+    index: NDArray[np.int32]
+    dense: int
+    sparse: int
+
+    @property
+    def panels(self) -> int:
+        """Along the output features."""
+        return -(-self.shape[0] // self.panel_rows)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all slabs: 128 and 72 bytes a panel row."""
+        return self.panel_rows * (128 * self.dense + 72 * self.sparse)
+
+
+def random_layout(shape: tuple[int, int], panel_rows: int, share: float, seed: int = 0) -> Layout:
+    """Slabs of which `share` are 2:4, to one, at random places."""
+    panels, columns = -(-shape[0] // panel_rows), -(-shape[1] // _SLAB)
+    is_sparse = np.zeros(panels * columns, np.bool_)
+    is_sparse[: round(share * is_sparse.size)] = True
+    is_sparse = np.random.default_rng(seed).permutation(is_sparse).reshape(panels, columns)
+    pointers = [np.concatenate([[0], np.cumsum(kind.sum(1))]) for kind in (~is_sparse, is_sparse)]
+    places = [np.nonzero(kind)[1] for kind in (~is_sparse, is_sparse)]
+    index = np.concatenate([*pointers, *places]).astype(np.int32)
+    return Layout(shape, panel_rows, index, int((~is_sparse).sum()), int(is_sparse.sum()))
+
+
+def random_meta(layout: Layout, seed: int = 0) -> NDArray[np.int32]:
+    """Valid metadata words, `[sparse slabs, panel_rows * 2]`."""
+    rng = np.random.default_rng(seed)
+    words = np.zeros((layout.sparse, layout.panel_rows * 2), np.uint32)
+    for nibble in range(8):
+        words |= _NIBBLES[rng.integers(0, 6, words.shape)] << np.uint32(4 * nibble)
+    return words.view(np.int32)

@@ -1,0 +1,81 @@
+// From accumulators to Y: adds the bias, rounds, and turns [feature][token] into [token][feature].
+#pragma once
+#include "kernels/slabs.cuh"
+
+namespace patch {
+
+// Two features of one token out of each lane: movmatrix has transposed the 8x8 block of `half`.  `store` is
+// called with (feature within the panel, token within the tile, the pair).
+template <class T, class G, class Store>
+PATCH_DEVICE void finish_values(const Accumulators<G>& acc, const LinearArguments& a, int panel,
+                                const Place<G>& at, const Store& store) {
+  PATCH_UNROLL
+  for (int m = 0; m < G::kWarpRows; ++m) {
+    PATCH_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int block = (at.feature_warp * G::kWarpRows + m) * 16 + half * 8;
+      const int64_t row = static_cast<int64_t>(panel) * G::kPanelRows + block + at.group;
+      const float bias = a.bias && row < a.out_features ? T::widen(load_bias(a.bias + row)) : 0.f;
+      PATCH_UNROLL
+      for (int n = 0; n < G::kWarpTokens; ++n) {
+        const uint32_t pair = T::narrow(acc[m][n][2 * half] + bias, acc[m][n][2 * half + 1] + bias);
+        const int token = (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
+        store(block + at.quad * 2, token, transpose_matrix(pair));
+      }
+    }
+  }
+}
+
+// Straight from registers, two values at a time: shared memory stays the ring's.
+template <class T, class G>
+PATCH_DEVICE void write_from_registers(const Accumulators<G>& acc, const LinearArguments& a, int panel,
+                                       int first_token, const Place<G>& at) {
+  finish_values<T, G>(acc, a, panel, at, [&](int feature, int token, uint32_t pair) {
+    const int64_t out = static_cast<int64_t>(panel) * G::kPanelRows + feature;
+    if (first_token + token >= a.tokens || out >= a.out_features) return;
+    uint16_t* to = a.y + static_cast<int64_t>(first_token + token) * a.out_features + out;
+    if (a.y_vector >= 2) return store_pair(to, pair);  // out_features is even: the pair lies inside the row
+    store_value(to, static_cast<uint16_t>(pair));
+    if (out + 1 < a.out_features) store_value(to + 1, static_cast<uint16_t>(pair >> 16));
+  });
+}
+
+template <class G, int Values>
+PATCH_DEVICE void store_rows(const LinearArguments& a, int panel, int first_token, const uint16_t* tile,
+                             int thread) {
+  constexpr int kVectors = G::kPanelRows / Values;
+  PATCH_UNROLL
+  for (int j = 0; j < G::kTokens * kVectors / G::kThreads; ++j) {
+    const int vector = j * G::kThreads + thread;
+    const int row = vector / kVectors, feature = vector % kVectors * Values;
+    const int token = first_token + row;
+    const int64_t out = static_cast<int64_t>(panel) * G::kPanelRows + feature;
+    // `Values` divides out_features, so a vector lies inside the row or outside it, never across its end.
+    if (token < a.tokens && out < a.out_features)
+      store_output<2 * Values>(a.y + static_cast<int64_t>(token) * a.out_features + out,
+                               tile + row * G::kOutputStride + feature);
+  }
+}
+
+// Through shared memory, in whole vectors of Y; nobody may be using it.
+template <class T, class G>
+PATCH_DEVICE void write_through_shared(const Accumulators<G>& acc, const LinearArguments& a, int panel,
+                                       int first_token, uint8_t* shared, const Place<G>& at) {
+  auto* tile = reinterpret_cast<uint16_t*>(shared);
+  finish_values<T, G>(acc, a, panel, at, [&](int feature, int token, uint32_t pair) {
+    store_shared_word(tile + token * G::kOutputStride + feature, pair);
+  });
+  sync_block();
+  switch (a.y_vector) {
+    case 8:
+      return store_rows<G, 8>(a, panel, first_token, tile, at.thread);
+    case 4:
+      return store_rows<G, 4>(a, panel, first_token, tile, at.thread);
+    case 2:
+      return store_rows<G, 2>(a, panel, first_token, tile, at.thread);
+    default:
+      return store_rows<G, 1>(a, panel, first_token, tile, at.thread);
+  }
+}
+
+}  // namespace patch

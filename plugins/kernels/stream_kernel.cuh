@@ -1,0 +1,174 @@
+// The kernel for few tokens: all slabs of all tiles in one row, cut into parts of equal cost, one for each
+// block (work.h).  4096 rows are 32 panels for 108 SMs: a block for each would leave most of the device idle.
+//
+//      tile 0                tile 1          tile 2
+//      |-------------------|---------------|-----------------------|
+//      part 0        part 1        part 2         part 3
+//      |-------------|-------------|--------------|----------------|
+//
+// A tile that several parts share is added up in fp32 by whichever of its blocks ends last, always in the
+// order of the parts, so that results repeat bit for bit.  No block waits for another.  The ring goes on over
+// the ends of tiles.
+#pragma once
+#include "kernels/output.cuh"
+
+namespace patch {
+
+// The panel of the tile that position `start` lies in; all lanes of a warp ask for the same one.
+PATCH_DEVICE int find_panel(const LinearArguments& a, int64_t tiles, int64_t start) {
+  const int32_t* dense_ptr = a.index;
+  const int32_t* sparse_ptr = dense_ptr + a.panels + 1;
+  int low = 0, count = a.panels;  // panel `low` begins at or before `start`, panel low + count after it
+  while (count > 1) {
+    const int step = (count + 31) / 32, probe = (thread_index() & 31) * step;
+    bool before = false;
+    if (probe < count) {
+      const int panel = low + probe;
+      const int64_t cost = static_cast<int64_t>(panel) * kTileCost +
+                           slabs_cost(load_index(dense_ptr + panel), load_index(sparse_ptr + panel));
+      before = tiles * cost <= start;
+    }
+    const int passed = (count_votes(before) - 1) * step;
+    low += passed;
+    count = count - passed < step ? count - passed : step;
+  }
+  return low;
+}
+
+// One block's way through its part: a tile at a time, and the slabs of it that are the block's.
+template <class G>
+class Cursor {
+ public:
+  Panel panel;
+  int token_tile;
+  int64_t start;  // of the tile
+  int slab, end;  // of the tile's slabs, those left to do
+
+  PATCH_DEVICE Cursor(const LinearArguments& a, int64_t total)
+      : Cursor(a, part_begin(static_cast<int>(block_index()), total, a.parts),
+               part_begin(static_cast<int>(block_index()) + 1, total, a.parts)) {}
+
+  // Whether a tile is at hand.
+  PATCH_DEVICE bool more() const { return start < stop_; }
+  PATCH_DEVICE int first_token() const { return token_tile * G::kTokens; }
+
+  PATCH_DEVICE void next_tile(const LinearArguments& a) {
+    start += tile_cost(panel.dense, panel.sparse);
+    if (++token_tile == tiles_) {
+      token_tile = 0;
+      if (more()) panel = Panel(a, panel.number + 1);
+    }
+    slab = 0;
+    end = more() ? slabs_before(stop_ - start, panel.dense, panel.sparse) : 0;
+  }
+  // For a cursor that goes by slabs alone: over tiles that have none.
+  PATCH_DEVICE void next_slab(const LinearArguments& a) {
+    ++slab;
+    skip_empty(a);
+  }
+  PATCH_DEVICE void skip_empty(const LinearArguments& a) {
+    while (slab >= end && more()) next_tile(a);
+  }
+
+ private:
+  PATCH_DEVICE Cursor(const LinearArguments& a, int64_t begin, int64_t stop)
+      : panel(a, find_panel(a, a.token_tiles(G::kTokens), begin)),
+        tiles_(a.token_tiles(G::kTokens)),
+        stop_(stop) {
+    const int64_t cost = tile_cost(panel.dense, panel.sparse);
+    const int64_t before =
+        static_cast<int64_t>(panel.number) * kTileCost + slabs_cost(panel.first_dense, panel.first_sparse);
+    token_tile = static_cast<int>((begin - before * tiles_) / cost);
+    start = before * tiles_ + token_tile * cost;
+    slab = slabs_before(begin - start, panel.dense, panel.sparse);
+    end = slabs_before(stop - start, panel.dense, panel.sparse);
+    // The tile's last unit may start before `begin`.
+    if (begin > start && slab == panel.dense + panel.sparse) next_tile(a);
+  }
+
+  int tiles_;
+  int64_t stop_;
+};
+
+// Partial sums lie as the accumulators do, four values a thread: [slot][fragment][thread][4].
+template <class G>
+PATCH_DEVICE float* partial_sums(const LinearArguments& a, int slot, int fragment, int thread) {
+  return a.partials + static_cast<int64_t>(slot) * (G::kTokens * G::kPanelRows) +
+         (fragment * G::kThreads + thread) * 4;
+}
+
+// Leaves this block's sums of a tile that the parts first .. last share.  True for the block that ends last:
+// `acc` then holds the whole tile.
+//
+// Slots: a part has at most one tile that began before it (slot 2 * part), and at most one that begins in it
+// and goes on (2 * part + 1).
+template <class G>
+PATCH_DEVICE bool add_up(Accumulators<G>& acc, const LinearArguments& a, int first, int last,
+                         const Place<G>& at) {
+  const int part = static_cast<int>(block_index());
+  const auto slot = [first](int of) { return 2 * of + (of == first ? 1 : 0); };
+  PATCH_UNROLL
+  for (int m = 0; m < G::kWarpRows; ++m) {
+    PATCH_UNROLL
+    for (int n = 0; n < G::kWarpTokens; ++n)
+      store_partials(partial_sums<G>(a, slot(part), m * G::kWarpTokens + n, at.thread), acc[m][n]);
+  }
+  fence_device();  // what is counted below is there for all to see
+  sync_block();
+  const bool ends = at.thread == 0 && count_arrival(a.counters + first) == last - first;
+  if (!sync_block_any(ends)) return false;
+  fence_device();  // nor is anything read before it is
+  clear<G>(acc);
+  for (int from = first; from <= last; ++from) {
+    PATCH_UNROLL
+    for (int m = 0; m < G::kWarpRows; ++m) {
+      PATCH_UNROLL
+      for (int n = 0; n < G::kWarpTokens; ++n) {
+        float sums[4];
+        load_partials(sums, partial_sums<G>(a, slot(from), m * G::kWarpTokens + n, at.thread));
+        PATCH_UNROLL
+        for (int j = 0; j < 4; ++j) acc[m][n][j] += sums[j];
+      }
+    }
+  }
+  if (at.thread == 0) reset_counter(a.counters + first);  // for the next launch
+  return true;
+}
+
+// Grid: x = parts.
+template <class T, int C>
+PATCH_KERNEL(Geometry<C>::kThreads)
+patch_stream(const LinearArguments a) {
+  using G = Geometry<C>;
+  PATCH_SHARED(shared);
+  const Place<G> at;
+  const int64_t total = a.total_cost(a.token_tiles(G::kTokens));
+  // A weight that one tile of tokens reads is read once: it need not push X out of L2.
+  const Policy policy = a.tokens <= G::kTokens ? weights_read_once() : weights_read_again();
+
+  Cursor<G> work(a, total), ahead = work;
+  ahead.skip_empty(a);
+  int column = ahead.more() ? ahead.panel.column(ahead.slab) : 0;  // read one slab ahead
+  const auto request = [&](uint8_t* slot) {
+    if (!ahead.more()) return;
+    copy_slab<G>(a, ahead.panel, ahead.slab, column, ahead.first_token(), policy, slot, at.thread);
+    ahead.next_slab(a);
+    if (ahead.more()) column = ahead.panel.column(ahead.slab);
+  };
+  Ring<G> ring(shared, request);
+  for (; work.more(); work.next_tile(a)) {
+    Accumulators<G> acc;
+    clear<G>(acc);
+    const int dense = work.panel.dense;
+    int i = work.slab;
+    for (; i < work.end && i < dense; ++i) multiply_dense<T, G>(acc, ring.turn(request), at);
+    for (; i < work.end; ++i) multiply_sparse<T, G>(acc, ring.turn(request), at);
+
+    const int first = part_of(work.start, total, a.parts);
+    const int last = part_of(work.start + last_unit(dense, work.panel.sparse), total, a.parts);
+    if (first == last || add_up<G>(acc, a, first, last, at))
+      write_from_registers<T, G>(acc, a, work.panel.number, work.first_token(), at);
+  }
+}
+
+}  // namespace patch

@@ -1,0 +1,18 @@
+#include "tensorrt/counters.h"
+
+#include "kernels/schedule.h"
+
+namespace patch {
+
+cudaError_t make_counters(Counters* counters) noexcept {
+  void* memory = nullptr;
+  if (const cudaError_t e = cudaMalloc(&memory, kCounterBytes); e != cudaSuccess) return e;
+  Counters made(static_cast<int32_t*>(memory));
+  if (const cudaError_t e = cudaMemset(memory, 0, kCounterBytes); e != cudaSuccess) return e;
+  // A context's stream may not wait for the default one.
+  if (const cudaError_t e = cudaStreamSynchronize(nullptr); e != cudaSuccess) return e;
+  *counters = std::move(made);
+  return cudaSuccess;
+}
+
+}  // namespace patch

@@ -1,0 +1,19 @@
+// Device memory that blocks of a stream count themselves in (kernels/stream_kernel.cuh).  Kernels find it 0
+// and leave it 0, so it is cleared once, when a context is made, and never in enqueue.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+
+namespace patch {
+
+struct FreeOnDevice {
+  void operator()(int32_t* counters) const noexcept { cudaFree(counters); }
+};
+using Counters = std::unique_ptr<int32_t, FreeOnDevice>;
+
+// kCounterBytes of zeros on the current device.
+cudaError_t make_counters(Counters* counters) noexcept;
+
+}  // namespace patch
