@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test mutate lint format plugin bench bench-quality docs models clean
+.PHONY: demo test mutate lint format plugin bench bench-quality bench-memory docs models clean
 
 # 24 steps of repair instead of the default's 64: for a first look in minutes.
 demo: .venv/installed models
@@ -41,6 +41,9 @@ bench: .venv/installed models
 # EVAL: held-out text, never the calibration text; the table in docs/quality.md is on the head of WikiText-2's test set.
 bench-quality: .venv/installed models
 	$(BIN)/python bench/quality.py $(MODEL) --calib $(TEXTS)/calib.txt --eval $(or $(EVAL),$(TEXTS)/eval.txt)
+
+bench-memory: .venv/installed
+	$(BIN)/python -m bench.memory
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

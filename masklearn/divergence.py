@@ -1,6 +1,7 @@
 """How far pruned models' predictions are from the dense model's, with one block of a model in memory."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,29 +24,32 @@ def divergences(
     windows: NDArray[np.int64],
     device: str | None,
     progress: Progress,
+    store: Path | None = None,
 ) -> list[float]:
     """For each pruned checkpoint, mean KL(dense ‖ pruned) of the next token over all tokens of `windows`, in nats.
 
     Of encoders, which predict no tokens: the squared distance of the last hidden states, in units of the dense
     model's energy. Their weights are taken as they are: masks must have been applied. Memory: a block and a head
-    of each of two models, and two times the hidden states of all windows.
+    of each of two models, and two times the hidden states of all windows; those that do not fit go to `store`.
     """
     head = not architecture_of(dense).encoder
     total = len(pruned) + 1
-    reference = _last(dense, windows, device, head=head)
+    reference = _last(dense, windows, device, store, head=head)
     progress("comparing with the dense model", 1, total)
     found = []
     for done, checkpoint in enumerate(pruned, start=2):
-        other = _last(checkpoint, windows, device, head=head)
+        other = _last(checkpoint, windows, device, store, head=head)
         found.append(_kl(reference, other) if head else _distance(reference, other))
         progress("comparing with the dense model", done, total)
     return found
 
 
-def _last(checkpoint: Checkpoint, windows: NDArray[np.int64], device: str | None, *, head: bool) -> Block:
+def _last(
+    checkpoint: Checkpoint, windows: NDArray[np.int64], device: str | None, store: Path | None, *, head: bool
+) -> Block:
     """The head with its inputs, its weights in memory; or the last block, advanced."""
     last: Block | None = None
-    for last in stream_blocks(checkpoint, windows, device, head=head):
+    for last in stream_blocks(checkpoint, windows, device, head=head, store=store):
         if last.is_head:
             break
     assert last is not None

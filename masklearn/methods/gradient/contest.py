@@ -99,7 +99,7 @@ def _write_best(task: Task, tiles: Tiles, patterns: Patterns, store: WeightStore
         solved.append(solve(task, masks.tiles, own, masks.patterns))
     _, windows = held_out(task.text)
     pruned = [task.checkpoint.with_weights(own) for own in stores]
-    found = divergences(task.checkpoint, pruned, windows, task.recipe.device, task.progress)
+    found = divergences(task.checkpoint, pruned, windows, task.recipe.device, task.progress, task.activations)
     best = int(np.argmin(found))
     kl = {masks.name: value for masks, value in zip(contenders, found, strict=True)}
     task.note(_line(kl, contenders[best].name, len(windows)))
