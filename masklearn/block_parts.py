@@ -76,7 +76,11 @@ class BlockModel:
     tail: Part | None
 
     def __init__(
-        self, checkpoint: Checkpoint, windows: NDArray[np.int64], device: torch.device, store: Path | None
+        self,
+        checkpoint: Checkpoint,
+        windows: NDArray[np.int64],
+        device: torch.device,
+        store: Path | None = None,
     ) -> None:
         """store: a folder for hidden states that do not fit in memory, None for a temporary one."""
         self.checkpoint = checkpoint

@@ -17,7 +17,7 @@ WINDOWS = np.random.default_rng(0).integers(2, 40, (2, 7))
 
 def last_hidden(path: Path) -> torch.Tensor:
     blocks = list(stream_blocks(Checkpoint.open(path), WINDOWS, "cpu"))
-    return torch.cat(blocks[-1].hidden)
+    return torch.cat(list(blocks[-1].hidden))
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt", "gpt_neox", "mixtral"])
