@@ -1,5 +1,7 @@
 #include "tensorrt/counters.h"
 
+#include <utility>
+
 #include "kernels/schedule.h"
 
 namespace patch {
