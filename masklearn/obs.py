@@ -7,6 +7,7 @@ factor serves them all: U upper triangular with H⁻¹ = UᵀU; its rows hold th
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -14,7 +15,16 @@ from masklearn.errors import PatchCompileError
 from masklearn.patterns import PATTERNS, patterns_from_scores
 from masklearn.tiles import GROUP
 
-__all__ = ["Solved", "inverse_factor", "inverse_factors", "solve_linear", "solve_unstructured"]
+__all__ = [
+    "Solved",
+    "inverse_factor",
+    "inverse_factors",
+    "solve_linear",
+    "solve_unstructured",
+    "with_damping",
+]
+
+_Found = TypeVar("_Found")
 
 _BLOCK = 128  # columns between two updates of all later ones: the paper's lazy batch
 _MAX_DAMPING = 1.0
@@ -31,13 +41,17 @@ class Solved:
     loss: torch.Tensor
 
 
-def inverse_factor(
-    hessian: torch.Tensor, damping: float, name: str, note: Callable[[str], object]
-) -> torch.Tensor:
-    """U `[K, K]`, upper triangular, with (H + λ·mean(diag H)·I)⁻¹ = UᵀU; `hessian` is overwritten.
+def with_damping(
+    hessian: torch.Tensor,
+    damping: float,
+    name: str,
+    note: Callable[[str], object],
+    attempt: Callable[[torch.Tensor], _Found | None],
+) -> _Found:
+    """What `attempt` makes of H + λ·mean(diag H)·I, the first time it is not None; `hessian` is overwritten.
 
-    λ starts at `damping` and grows tenfold, said by `note`, until the factorisation succeeds. PatchCompileError
-    when H is not finite (named linear) or λ = 1 does not suffice.
+    λ starts at `damping` and grows tenfold, said by `note`, until then. PatchCompileError when H is not finite (named
+    linear) or λ = 1 does not suffice.
     """
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean())
@@ -47,15 +61,13 @@ def inverse_factor(
             "NaN, infinity or values too large for fp32 reach it on the calibration text.",
             "The checkpoint is damaged, or its layers before this one overflow: use another one.",
         )
-    if mean == 0.0:  # no input ever reaches it: every order is as good
-        return torch.eye(len(diagonal), device=hessian.device)
     added = 0.0
     while damping <= _MAX_DAMPING:
         diagonal += damping * mean - added
         added = damping * mean
-        factor = _factor(hessian)
-        if factor is not None:
-            return factor
+        found = attempt(hessian)
+        if found is not None:
+            return found
         damping *= 10
         note(f"{name}: the Hessian is not positive definite, damping raised to {min(damping, 1.0):g}")
     raise PatchCompileError(
@@ -63,6 +75,18 @@ def inverse_factor(
         f"Damping of up to {_MAX_DAMPING:g} of its mean diagonal did not help.",
         "Give more calibration windows, or exclude this linear.",
     )
+
+
+def inverse_factor(
+    hessian: torch.Tensor, damping: float, name: str, note: Callable[[str], object]
+) -> torch.Tensor:
+    """U `[K, K]`, upper triangular, with (H + λ·mean(diag H)·I)⁻¹ = UᵀU; `hessian` is overwritten.
+
+    λ and errors: see `with_damping`.
+    """
+    if not bool(hessian.any()):  # no input ever reaches it: every order is as good
+        return torch.eye(len(hessian), device=hessian.device)
+    return with_damping(hessian, damping, name, note, _factor)
 
 
 def inverse_factors(

@@ -6,18 +6,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn import obs
+from masklearn import alps, obs
 from masklearn.blocks import Block, stream_blocks
 from masklearn.linears import write_linear
 from masklearn.moments import input_moments, output_energy
+from masklearn.recipe import Method
 from masklearn.task import Task
 from masklearn.tiles import expand_tiles
 from masklearn.weights import WeightStore
 
 __all__ = ["solve", "solve_unstructured"]
 
-# (name, weight [N, K], factor) to the new weight
-_Prune = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
+# Weights [N, K] by name of linears that share their inputs, and XᵀX of these, to new weights.
+_Prune = Callable[[Mapping[str, torch.Tensor], torch.Tensor], Mapping[str, torch.Tensor]]
 
 
 def solve(
@@ -26,30 +27,56 @@ def solve(
     store: WeightStore,
     patterns: Mapping[str, NDArray[np.uint8]] | None = None,
 ) -> dict[str, NDArray[np.uint8]]:
-    """SparseGPT under given tile maps; new weights go to `store`, patterns `[N, K/4]` of every group come back.
+    """Solve under given tile maps; new weights go to `store`, patterns `[N, K/4]` of every group come back.
 
-    patterns: 2:4 patterns to keep to; None lets each be chosen where its error is made. Sequential, as the authors'
-    code: a block's Hessians come from the outputs of the pruned blocks before it. In memory are one block, the
-    hidden states of the calibration windows, the block's Hessians and a byte per 4 weights. PatchCompileError: see
-    `obs.inverse_factor` and `stream_blocks`.
+    By SparseGPT where that is the recipe's method, by ALPS for all others. patterns: 2:4 patterns to keep to; None
+    lets each be chosen where its error is made. Sequential, as SparseGPT's code: a block's Hessians come from the
+    outputs of the pruned blocks before it. In memory are one block, the hidden states of the calibration windows, the
+    block's Hessians and a byte per 4 weights. PatchCompileError: see `obs.with_damping` and `stream_blocks`.
     """
-    chosen: dict[str, NDArray[np.uint8]] = {}
+    recipe, chosen = task.recipe, dict[str, NDArray[np.uint8]]()
 
-    def prune(name: str, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        shape = task.coverage.linears[name]
-        sparse = torch.from_numpy(expand_tiles(tiles[name], shape, task.recipe.tile)).to(weight.device)
-        given = None if patterns is None else torch.from_numpy(patterns[name]).to(weight.device)
-        solved = obs.solve_linear(weight, factor, sparse, given)
-        chosen[name] = solved.patterns.cpu().numpy()
-        return solved.weight
+    def groups(name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+        sparse = expand_tiles(tiles[name], task.coverage.linears[name], recipe.tile)
+        given = None if patterns is None else torch.from_numpy(patterns[name]).to(device)
+        return torch.from_numpy(sparse).to(device), given
 
-    _sequential(task, store, prune)
+    def by_sparsegpt(weights: Mapping[str, torch.Tensor], moment: torch.Tensor) -> dict[str, torch.Tensor]:
+        factor = obs.inverse_factor(moment.clone(), recipe.damping, next(iter(weights)), task.note)
+        found = {}
+        for name, weight in weights.items():
+            solved = obs.solve_linear(weight, factor, *groups(name, weight.device))
+            found[name], chosen[name] = solved.weight, solved.patterns.cpu().numpy()
+        return found
+
+    def by_alps(weights: Mapping[str, torch.Tensor], moment: torch.Tensor) -> dict[str, torch.Tensor]:
+        rows = [len(weight) for weight in weights.values()]
+        sparse, given = zip(*(groups(name, moment.device) for name in weights), strict=True)
+        values, codes = alps.solve_rows(
+            torch.cat(list(weights.values())),
+            moment,
+            recipe.damping,
+            next(iter(weights)),
+            task.note,
+            torch.cat(sparse),
+            None if patterns is None else torch.cat(given),
+        )
+        parts = (part.cpu().numpy() for part in torch.split(codes, rows))
+        chosen.update(zip(weights, parts, strict=True))
+        return dict(zip(weights, torch.split(values, rows), strict=True))
+
+    _sequential(task, store, by_sparsegpt if recipe.method is Method.SPARSEGPT else by_alps)
     return chosen
 
 
 def solve_unstructured(task: Task, ratio: float, store: WeightStore) -> None:
     """SparseGPT without structure, `ratio` of every linear: a reference for quality that no kernel runs fast."""
-    _sequential(task, store, lambda _, weight, factor: obs.solve_unstructured(weight, factor, ratio))
+
+    def prune(weights: Mapping[str, torch.Tensor], moment: torch.Tensor) -> dict[str, torch.Tensor]:
+        factor = obs.inverse_factor(moment.clone(), task.recipe.damping, next(iter(weights)), task.note)
+        return {name: obs.solve_unstructured(weight, factor, ratio) for name, weight in weights.items()}
+
+    _sequential(task, store, prune)
 
 
 def _sequential(task: Task, store: WeightStore, prune: _Prune) -> None:
@@ -74,12 +101,23 @@ def _solve_block(
 ) -> float:
     """Replace the block's weights; returns the linears' mean relative squared output error."""
     moments = input_moments(linears, block.forward)
-    factors = obs.inverse_factors(moments, task.recipe.damping, task.note)
     errors = []
-    for name, linear in linears.items():
-        weight = prune(name, linear.weight.data, factors[name])
-        energy = output_energy(linear.weight.data, moments[name])
-        errors.append(output_energy(linear.weight.data - weight, moments[name]) / (energy or 1.0))
-        linear.weight.data.copy_(weight)
-        write_linear(store, task.checkpoint, name, weight)
+    for names in _sharing(moments):
+        moment = moments[names[0]]
+        weights = {name: linears[name].weight.data for name in names}
+        for name, pruned in prune(weights, moment).items():
+            energy = output_energy(weights[name], moment)
+            errors.append(output_energy(weights[name] - pruned, moment) / (energy or 1.0))
+            weights[name].copy_(pruned)
+            write_linear(store, task.checkpoint, name, pruned)
+        for name in names:
+            del moments[name]
     return float(np.mean(errors)) if errors else 0.0
+
+
+def _sharing(moments: Mapping[str, torch.Tensor]) -> list[list[str]]:
+    """Names of the linears of each moment: q, k and v, for example."""
+    groups: dict[int, list[str]] = {}
+    for name, moment in moments.items():
+        groups.setdefault(id(moment), []).append(name)
+    return list(groups.values())
