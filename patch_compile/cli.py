@@ -83,6 +83,8 @@ _engine = _options(
     click.option("--mask", type=_PATH, metavar="FILE", help="Use these masks; nothing is learned."),
     click.option("--dtype", type=click.Choice(["float16", "bfloat16"]), help="Type of the graph and the engine. [float16]"),
     click.option("--opset", type=int, help="ONNX opset: 23 (Attention, RMSNormalization), or 20 (plain ops). [23]"),
+    click.option("--fuse/--no-fuse", default=None, help="One node for a linear and what follows it (bias, GELU, residual; "
+                 "gate and up). [fuse]"),
     click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnx"]), help="[what this machine has]"),
     click.option("--target", metavar="SM[,SM…]", help="GPUs to build for, such as sm86,sm89 or a6000. [local GPU, or sm86]"),
     click.option("--min-shapes", metavar="SPEC", help="Smallest shapes, as trtexec spells them, or batch=1,sequence=1."),

@@ -59,11 +59,14 @@ def write_hybrid(
     path: Path,
     dtype: Dtype,
     step: Step | None = None,
-) -> None:
+    *,
+    fuse: bool = True,
+) -> dict[str, LinearPlan]:
     """Rewrite the covered linears as planned and write the graph; all weights come from the pruned checkpoint.
 
     Packed weights are checked against `W∘M` as they are written. step: called with a linear's name, linears packed
-    and in all.
+    and in all. fuse: what follows a linear goes into its node where the graph allows it. Returns the plan with what
+    the graph decided: the node and the epilogue of each linear.
     """
     from patch_compile.onnx_data import bind_weights, cast_weight, write_onnx
     from patch_compile.passes import run_passes
@@ -71,17 +74,20 @@ def write_hybrid(
 
     total, done = sum(p.lowering == "plugin" for p in plan.values()), 0
 
-    def read(linear: str) -> NDArray[Any]:
+    def read(name: str) -> NDArray[Any]:
         nonlocal done
-        done += 1
-        if step:
-            step(linear, done, total)
-        name = f"{linear}.weight"
+        linear = name.removesuffix(".weight")
+        if linear in plan:  # and not a bias
+            done += 1
+            if step:
+                step(linear, done, total)
         return cast_weight(name, pruned.read(name), _ir_dtype(dtype))
 
-    run_passes(graph, [PackLinearsPass(plan, masks, read, _ir_dtype(dtype))])
+    packing = PackLinearsPass(plan, masks, read, _ir_dtype(dtype), fuse=fuse)
+    run_passes(graph, [packing])
     bind_weights(graph, pruned, _ir_dtype(dtype))
     write_onnx(graph, path)
+    return packing.plan
 
 
 def _ir_dtype(dtype: Dtype) -> ir.DataType:

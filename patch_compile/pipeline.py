@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from masklearn.processes import is_main_process, leave, process_count
 from masklearn.recipe import LearnRecipe, Method
 from patch_compile.compile import export_graph, write_hybrid
 from patch_compile.errors import PatchCompileError
-from patch_compile.plan.lowering import plan_linears
+from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.prepare import MODEL, Job, prepare, prepare_learning
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
@@ -37,7 +37,7 @@ __all__ = ["build", "build_plugin", "learn"]
 
 _SCHEMA = 1
 _MASKS, _ONNX, _ENGINE = "masks.safetensors", "onnx/model.onnx", "engine/model.engine"
-_REPORT, _RECIPE = "report.json", "recipe.yaml"
+_PLAN, _REPORT, _RECIPE = "plan.json", "report.json", "recipe.yaml"
 _PACKAGES = (
     "torch",
     "transformers",
@@ -90,7 +90,7 @@ def learn(
         masks = MaskSet.load(workspace.root / _MASKS)
         summary = {
             "path": str(job.out),
-            **_about_masks(job, masks),
+            **_about_masks(job, masks, _rows(plan_linears(masks))),
             **({"baselines": _compared(job, workspace.root, masks, names, progress)} if names else {}),
             "notes": progress.notes,
             "seconds": progress.seconds,
@@ -136,7 +136,7 @@ def _stages(job: Job, workspace: Workspace, progress: Progress) -> dict[str, Any
     key = _keys(job)
     workspace.run("masks", key["masks"], [_MASKS, MODEL], partial(_masks, job, progress))
     masks = MaskSet.load(root / _MASKS)
-    workspace.run("onnx", key["onnx"], ["onnx"], partial(_write_onnx, job, masks, progress))
+    workspace.run("onnx", key["onnx"], ["onnx", _PLAN], partial(_write_onnx, job, masks, progress))
     if job.backend != "onnx":
         workspace.run("engine", key["engine"], ["engine"], partial(_write_engine, job, progress))
     workspace.run("proof", key["proof"], [_REPORT], partial(_write_report, job, masks, progress))
@@ -151,7 +151,7 @@ def _stages(job: Job, workspace: Workspace, progress: Progress) -> dict[str, Any
 def _keys(job: Job) -> dict[str, str]:
     """Each stage's key holds that of the stage before it."""
     r, masks = job.recipe, _masks_key(job)
-    onnx = key_of(masks, r.dtype, r.opset)
+    onnx = key_of(masks, r.dtype, r.opset, r.fuse)
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, r.optimization_level]
     plugin = job.plugin.fingerprint if job.plugin else None
     engine = key_of(onnx, job.backend, [target.name for target in job.targets], shapes, plugin)
@@ -257,8 +257,12 @@ def _launch(scratch: Path) -> Path:
     return scratch / f"launch-{key_of(*launch)[:16]}"
 
 
-def _about_masks(job: Job, masks: MaskSet) -> dict[str, Any]:
-    """What a report says about masks, wherever they come from."""
+def _rows(plan: Mapping[str, LinearPlan]) -> list[dict[str, Any]]:
+    return [linear.row() for linear in plan.values()]
+
+
+def _about_masks(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a report says about masks, wherever they come from; linears: a row of the plan for each."""
     from masklearn.summary import summarise_tiles
 
     return {
@@ -266,7 +270,7 @@ def _about_masks(job: Job, masks: MaskSet) -> dict[str, Any]:
         "model": {"path": str(job.recipe.model.resolve()), "sha256": job.checkpoint.fingerprint()},
         "method": masks.method,
         "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},
-        "linears": [plan.row() for plan in plan_linears(masks).values()],
+        "linears": linears,
         "where_sparse": summarise_tiles(masks.tile_maps()),
         "skipped": [{"name": name, "reason": why} for name, why in job.coverage.skipped.items()],
         "learned": masks.extra,
@@ -279,9 +283,9 @@ def _write_onnx(job: Job, masks: MaskSet, progress: Progress, root: Path) -> Non
         graph = export_graph(r.model, dtype=r.dtype, opset=r.opset)
     with progress.stage("pack") as update:
         (root / _ONNX).parent.mkdir(parents=True, exist_ok=True)
-        write_hybrid(
-            graph, Checkpoint.open(root / MODEL), masks, plan_linears(masks), root / _ONNX, r.dtype, update
-        )
+        pruned, plan = Checkpoint.open(root / MODEL), plan_linears(masks)
+        compiled = write_hybrid(graph, pruned, masks, plan, root / _ONNX, r.dtype, update, fuse=r.fuse)
+    write_json(root / _PLAN, {"linears": _rows(compiled)})
 
 
 def _write_engine(job: Job, progress: Progress, root: Path) -> None:
@@ -314,7 +318,7 @@ def _write_report(job: Job, masks: MaskSet, progress: Progress, root: Path) -> N
     engine = root / "engine" / "engine.json"
     report = {
         "path": str(job.out / _REPORT),
-        **_about_masks(job, masks),
+        **_about_masks(job, masks, json.loads((root / _PLAN).read_text())["linears"]),
         "onnx": {"path": str(job.out / _ONNX), "bytes": _bytes_of(root / "onnx")},
         "engine": _engine_entry(job, json.loads(engine.read_text())) if engine.is_file() else None,
         **proof,

@@ -23,6 +23,7 @@ class Recipe(LearnSettings):
     mask: Path | None = None
     dtype: Literal["float16", "bfloat16"] = "float16"
     opset: int = Field(23, ge=20, le=23)
+    fuse: bool = True
     backend: Literal["tensorrt", "tensorrt-rtx", "onnx"] | None = None
     target: str | None = None
     min_shapes: str | None = None

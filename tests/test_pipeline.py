@@ -43,9 +43,28 @@ def test_out_holds_what_the_manifest_says(settings):
     assert report["perplexity"]["dense"] > 1
     assert report["generated"]["dense"]
     graph = onnx.load(out / "onnx" / "model.onnx", load_external_data=False).graph
-    assert sum(node.op_type == "PatchLinear" for node in graph.node) == sum(
-        row["lowering"] == "plugin" for row in report["linears"]
-    )
+    nodes = [node.name for node in graph.node if node.op_type == "PatchLinear"]
+    assert sorted(nodes) == sorted(nodes_of(report))
+    assert "model.layers.1.mlp.gate_proj+up_proj" in nodes
+    assert report["linears"] == json.loads((out / "plan.json").read_text())["linears"]
+    words = {row["name"].rpartition(".")[2]: row["epilogue"] for row in report["linears"] if row["node"]}
+    assert words["gate_proj"] == "SiLU·mul with up_proj"
+    assert words["down_proj"] == "residual"
+
+
+def nodes_of(report):
+    """Names of the PatchLinear nodes: gate and up share one."""
+    return {row["node"] for row in report["linears"] if row["lowering"] == "plugin"}
+
+
+def test_without_fusion_every_linear_is_a_node_of_its_own(settings):
+    fused = build(settings)
+    report = build(settings | {"fuse": False}, force=True)
+    assert "masks" not in report["seconds"]  # only what comes after them is another
+    assert nodes_of(report) == {row["name"] for row in report["linears"] if row["lowering"] == "plugin"}
+    assert not any(row["epilogue"] for row in report["linears"])
+    assert len(nodes_of(fused)) < len(nodes_of(report))
+    assert report["perplexity"]["hybrid"] == pytest.approx(fused["perplexity"]["hybrid"], rel=0.01)
 
 
 def test_the_recipe_reproduces_the_build(settings, tmp_path):
@@ -68,7 +87,7 @@ def test_the_ends_of_the_range(settings, ratio):
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
-    def interrupt(*_args):
+    def interrupt(*_args, **_options):
         raise KeyboardInterrupt
 
     real = pipeline.write_hybrid
@@ -137,7 +156,7 @@ def test_a_wrongly_compiled_graph_fails_the_build(settings, monkeypatch):
 
     real = compiler.write_hybrid
 
-    def wrong(graph, pruned, masks, plan, path, dtype, step=None):
+    def wrong(graph, pruned, masks, plan, path, dtype, step=None, **options):
         read = pruned.read
         target = "model.layers.1.mlp.down_proj.weight"
 
@@ -146,8 +165,8 @@ def test_a_wrongly_compiled_graph_fails_the_build(settings, monkeypatch):
             return weight if name != target else np.concatenate([weight[64:], weight[:64]])
 
         monkeypatch.setattr(pruned, "read", swapped)
-        monkeypatch.setattr("patch_compile.passes.pack_linears.check_packed", lambda *_: None)
-        real(graph, pruned, masks, plan, path, dtype, step)
+        monkeypatch.setattr("patch_compile.passes.packed_initializers.check_packed", lambda *_: None)
+        return real(graph, pruned, masks, plan, path, dtype, step, **options)
 
     monkeypatch.setattr(pipeline, "write_hybrid", wrong)
     with pytest.raises(AccuracyError):
@@ -164,7 +183,9 @@ def test_an_engine_is_built_without_a_gpu(settings):
     engine = settings["out"] / "engine"
     assert (engine / "model.engine").stat().st_size == report["engine"]["bytes"]
     assert report["engine"]["targets"] == ["sm86", "sm89"]
-    assert report["engine"]["patch_linears"] == sum(row["lowering"] == "plugin" for row in report["linears"])
+    assert report["engine"]["patch_linears"] == len(nodes_of(report))
+    epilogues = {row["epilogue"] for row in report["linears"]}
+    assert {"SiLU·mul with up_proj", "residual"} <= epilogues
     plugin = (engine / "libpatch_linear.so").read_bytes()
     assert plugin in (engine / "model.engine").read_bytes()
 
@@ -211,6 +232,7 @@ def test_a_person_sees_table_perplexity_and_sentences(settings):
         "perplexity: dense",
         "compiled right: yes",
         "dense says: the cat sat",
+        "SiLU·mul with up_proj ×",
         "onnx: ",
     ):
         assert piece in result.stdout

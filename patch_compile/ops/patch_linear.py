@@ -1,30 +1,48 @@
-"""PatchLinear as an ONNX model-local function: the executable definition of the packed format.
+"""PatchLinear as an ONNX model-local function: the executable definition of the packed format and of its epilogues.
 
 The body decodes the slabs with standard operators and multiplies in fp32. Everything before the MatMul depends on
 constants alone and is data movement or integer arithmetic, so ONNX Runtime folds it when it loads the model. It
 holds every intermediate of every linear while it does, so there are few of them and they are small. bf16 is widened
 to fp32 first (exact), since its CPU kernels do not move bf16.
+What follows the product, its epilogue, is in fp32 too and rounds once, at the end. With z = X Wᵀ + b:
+
+    Y = activation(z) + residual                      N rows of W
+    Y = activation(z_gate) · z_up + residual          gated: N rows of the gate and N of the up, panel by panel
+
+A function can't leave out an input, so each combination is an overload with a body of its own; the decoding is one
+text, up to the two rows of panels that a gated one takes apart.
 TensorRT takes the plugin of the same name instead, since each node carries `plugin_namespace`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx
 from onnx import parser
 
-__all__ = ["DOMAIN", "INPUTS", "NAME", "OVERLOAD_BIAS", "VERSION", "patch_linear_function"]
+__all__ = ["DOMAIN", "GATED_PANEL_ROWS", "INPUTS", "NAME", "VERSION", "Epilogue", "patch_linear_function"]
 
 DOMAIN = "patch"
 NAME = "PatchLinear"
 VERSION = 1
 INPUTS = ("X", "dense", "sparse", "meta", "index")
-OVERLOAD_BIAS = "bias"
+GATED_PANEL_ROWS = 64
+
+# fp32 z -> fp32 a, by the value of the attribute
+_ACTIVATIONS = {
+    "": (),
+    "gelu": ("a = Gelu ({z})",),
+    "gelu_tanh": ('a = Gelu <approximate = "tanh"> ({z})',),
+    "silu": ("s = Sigmoid ({z})", "a = Mul ({z}, s)"),
+}
 
 _BODY = """
 <domain: "patch", opset_import: ["": {opset}]{overload}>
 PatchLinear <in_features: int, out_features: int, panel_rows: int,
+             activation: string = "", gated: int = 0, residual: int = 0,
              plugin_namespace: string = "", plugin_version: string = "1">
-            (X, dense, sparse, meta, index{bias_input}) => (Y)
+            ({inputs}) => (Y)
 {{
   N = Constant <value_int: int = @out_features> ()
   K = Constant <value_int: int = @in_features> ()
@@ -47,7 +65,7 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   sixty_three = Sub (slab_k, one)
   k_up = Add (K, sixty_three)
   S = Div (k_up, slab_k)
-  P1 = Unsqueeze (P, axis0)
+  {packed_panels}
   S1 = Unsqueeze (S, axis0)
 
   dims_lanes = Constant <value_ints = [8, 4, 2, 2, 2]> ()
@@ -140,43 +158,119 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   grid_shape = Concat <axis = 0> (P1, S1)
   grid_ids = Reshape (stored_at, grid_shape)
   panels = Gather <axis = 0> (slabs, grid_ids)
-  columns_first = Transpose <perm = [1, 3, 4, 0, 2]> (panels)
   columns64 = Constant <value_ints = [64]> ()
   K_padded = Mul (S1, columns64)
-  N_padded = Mul (P1, PR1)
-  whole_shape = Concat <axis = 0> (K_padded, N_padded)
-  whole = Reshape (columns_first, whole_shape)
   K1 = Unsqueeze (K, axis0)
   N1 = Unsqueeze (N, axis0)
-  ends = Concat <axis = 0> (K1, N1)
-  starts = Constant <value_ints = [0, 0]> ()
-  weight = Slice (whole, starts, ends)
+  {weight}
   weight_f32 = Cast <to = 1> (weight)
 
   X_f32 = Cast <to = 1> (X)
+  product = MatMul (X_f32, weight_f32)
   {epilogue}
-  Y = CastLike (sum, X)
+  Y = CastLike ({result}, X)
 }}"""
 
-_PLAIN = "sum = MatMul (X_f32, weight_f32)"
-_WITH_BIAS = """product = MatMul (X_f32, weight_f32)
-  bias_f32 = Cast <to = 1> (bias)
-  sum = Add (product, bias_f32)"""
+# [P, S, PR, 16, 4] -> [K, N]
+_WEIGHT = """columns_first = Transpose <perm = [1, 3, 4, 0, 2]> (panels)
+  N_padded = Mul (P1, PR1)
+  whole_shape = Concat <axis = 0> (K_padded, N_padded)
+  whole = Reshape (columns_first, whole_shape)
+  ends = Concat <axis = 0> (K1, N1)
+  starts = Constant <value_ints = [0, 0]> ()
+  weight = Slice (whole, starts, ends)"""
+# [2 P, S, PR, 16, 4] -> [K, 2 N], the gate's columns, then the up's
+_GATED_WEIGHT = """pairs_shape = Concat <axis = 0> (unknown, two1, S1, PR1, dims_groups)
+  pairs = Reshape (panels, pairs_shape)
+  columns_first = Transpose <perm = [2, 4, 5, 1, 0, 3]> (pairs)
+  whole_shape = Concat <axis = 0> (K_padded, two1, unknown)
+  whole = Reshape (columns_first, whole_shape)
+  ends = Concat <axis = 0> (K1, two1, N1)
+  starts = Constant <value_ints = [0, 0, 0]> ()
+  both = Slice (whole, starts, ends)
+  weight_shape = Concat <axis = 0> (K1, unknown)
+  weight = Reshape (both, weight_shape)"""
 
 
-def patch_linear_function(*, opset: int, bias: bool, bfloat16: bool) -> onnx.FunctionProto:
-    """The function for nodes without a bias, or (overload `bias`) with one.
+@dataclass(frozen=True)
+class Epilogue:
+    """What a node does to its product. activation: "", "gelu" (by erf), "gelu_tanh" or "silu"."""
 
-    X: T `[..., K]`, T = fp16 or bf16 → Y: T `[..., N]`; fp32 accumulation, one rounding at the end.
+    bias: bool = False
+    activation: str = ""
+    gated: bool = False
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(f"no activation {self.activation!r}")
+
+    @property
+    def overload(self) -> str:
+        """Name of the function's overload: `bias_gelu_residual`, `gated_silu`; empty without an epilogue."""
+        parts = ("bias" * self.bias, "gated" * self.gated, self.activation, "residual" * self.residual)
+        return "_".join(part for part in parts if part)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The node's inputs, in order; that there is a bias is told by their number."""
+        return (*INPUTS, *("bias",) * self.bias, *("residual",) * self.residual)
+
+    @property
+    def attributes(self) -> dict[str, int | str]:
+        """The node's attributes that are not at their default."""
+        values: dict[str, int | str] = {
+            "activation": self.activation,
+            "gated": int(self.gated),
+            "residual": int(self.residual),
+        }
+        return {name: value for name, value in values.items() if value}
+
+
+def patch_linear_function(
+    epilogue: Epilogue = Epilogue(), *, opset: int, bfloat16: bool
+) -> onnx.FunctionProto:
+    """The function for nodes with this epilogue, as the overload `epilogue.overload`.
+
+    X: T `[..., K]`, T = fp16 or bf16 → Y: T `[..., N]`; bias: T `[N]`, gated `[2 N]`, the gate's first; residual: T, of
+    Y's shape. fp32 accumulation, one rounding at the end.
     `opset` is the model's (20 or newer): the ONNX checker wants function and model to agree.
     """
     table = ", ".join(f"{nibble & 3}, {nibble >> 2}" for nibble in range(16))
+    packed_panels = "P1 = Unsqueeze (P, axis0)"
+    if epilogue.gated:
+        packed_panels = "P2 = Mul (P, two)\n  P1 = Unsqueeze (P2, axis0)"
+    lines, result = _epilogue(epilogue)
     text = _BODY.format(
         table=table,
         widen="Cast <to = 1>" if bfloat16 else "Identity",
         opset=opset,
-        overload=f', overload: "{OVERLOAD_BIAS}"' if bias else "",
-        bias_input=", bias" if bias else "",
-        epilogue=_WITH_BIAS if bias else _PLAIN,
+        overload=f', overload: "{epilogue.overload}"' if epilogue.overload else "",
+        inputs=", ".join(epilogue.inputs),
+        packed_panels=packed_panels,
+        weight=_GATED_WEIGHT if epilogue.gated else _WEIGHT,
+        epilogue="\n  ".join(lines),
+        result=result,
     )
     return parser.parse_function(text)
+
+
+def _epilogue(epilogue: Epilogue) -> tuple[list[str], str]:
+    """Lines from `product` on, and the name of their fp32 result."""
+    lines, result = [], "product"
+    if epilogue.bias:
+        lines += ["bias_f32 = Cast <to = 1> (bias)", "sum = Add (product, bias_f32)"]
+        result = "sum"
+    if epilogue.gated:
+        lines.append(f"gate, up = Split <axis = -1, num_outputs = 2> ({result})")
+        result = "gate"
+    if epilogue.activation:
+        lines += [line.format(z=result) for line in _ACTIVATIONS[epilogue.activation]]
+        result = "a"
+    if epilogue.gated:
+        lines.append(f"gated_up = Mul ({result}, up)")
+        result = "gated_up"
+    if epilogue.residual:
+        lines += ["residual_f32 = Cast <to = 1> (residual)", f"total = Add ({result}, residual_f32)"]
+        result = "total"
+    return lines, result

@@ -17,6 +17,7 @@ def cleanup_passes() -> "list[ir.passes.PassBase]":
     from patch_compile.passes.deduplicate_constants import DeduplicateConstantsPass
     from patch_compile.passes.fix_reshapes import FixReshapesPass
     from patch_compile.passes.fold_constants import FoldConstantsPass
+    from patch_compile.passes.fuse_gelu import FuseGeluPass
     from patch_compile.passes.fuse_rms_norm import FuseRmsNormPass
     from patch_compile.passes.fuse_rotary_embedding import FuseRotaryEmbeddingPass
     from patch_compile.passes.remove_noops import RemoveNoopsPass
@@ -29,6 +30,7 @@ def cleanup_passes() -> "list[ir.passes.PassBase]":
         DeduplicateConstantsPass(),
         common.CommonSubexpressionEliminationPass(),
         FuseRmsNormPass(),
+        FuseGeluPass(),
         FuseRotaryEmbeddingPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),

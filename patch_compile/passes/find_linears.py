@@ -16,16 +16,24 @@ class LinearSite:
     """One `Y = X Wᵀ + b` in the graph.
 
     `nodes` compute `output` from `x` and nothing else reads what is between them; the Transpose is among them
-    only when no other node reads it. `shared` is True where the weight has other readers, as a tied head has.
+    only when no other node reads it. `product` is the MatMul or Gemm. `shared` is True where the weight has other
+    readers, as a tied head has.
     """
 
     name: str
     nodes: tuple[ir.Node, ...]
-    x: ir.Value  # [..., K]
+    product: ir.Node
     weight: ir.Value  # initializer [N, K], named `<name>.weight`
     bias: ir.Value | None  # initializer [N]
     output: ir.Value  # [..., N]
     shared: bool
+
+    @property
+    def x(self) -> ir.Value:
+        """[..., K]; read from the graph, where a pass may have replaced the node that makes it."""
+        x = self.product.inputs[0]
+        assert x is not None
+        return x
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,7 +100,7 @@ def _from_matmul(node: ir.Node) -> LinearSite | None:
         return None
     assert weight is not None
     own = len(transpose.outputs[0].uses()) == 1
-    return _with_bias((transpose, node) if own else (node,), x, weight, None, transpose if own else node)
+    return _with_bias((transpose, node) if own else (node,), node, weight, None, transpose if own else node)
 
 
 def _from_gemm(node: ir.Node) -> LinearSite | None:
@@ -110,7 +118,7 @@ def _from_gemm(node: ir.Node) -> LinearSite | None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and not _is_bias(bias, weight):
         return None
-    return _with_bias((node,), x, weight, bias, node)
+    return _with_bias((node,), node, weight, bias, node)
 
 
 def _is_bias(value: ir.Value | None, weight: ir.Value) -> bool:
@@ -120,7 +128,7 @@ def _is_bias(value: ir.Value | None, weight: ir.Value) -> bool:
 
 
 def _with_bias(
-    nodes: tuple[ir.Node, ...], x: ir.Value, weight: ir.Value, bias: ir.Value | None, reader: ir.Node
+    nodes: tuple[ir.Node, ...], product: ir.Node, weight: ir.Value, bias: ir.Value | None, reader: ir.Node
 ) -> LinearSite:
     assert weight.name is not None
     output = nodes[-1].outputs[0]
@@ -131,4 +139,4 @@ def _with_bias(
         if other is not None and _is_bias(other, weight):
             nodes, bias, output = (*nodes, add), other, add.outputs[0]
     shared = any(use.node is not reader for use in weight.uses()) or reader not in nodes
-    return LinearSite(weight.name.removesuffix(_SUFFIX), nodes, x, weight, bias, output, shared)
+    return LinearSite(weight.name.removesuffix(_SUFFIX), nodes, product, weight, bias, output, shared)

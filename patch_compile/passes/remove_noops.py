@@ -3,6 +3,7 @@
 import onnx_ir as ir
 
 from patch_compile.passes.constants import constant_of, scalar_of
+from patch_compile.passes.shapes import same_known_shape
 
 __all__ = ["RemoveNoopsPass"]
 
@@ -61,7 +62,7 @@ def _unchanged_input(node: ir.Node) -> ir.Value | None:
             perm = node.attributes.get("perm")
             unchanged = perm is not None and list(perm.as_ints()) == list(range(len(perm.as_ints())))
         case "Reshape" | "Expand":
-            unchanged = _same_known_shape(source.shape, output.shape)
+            unchanged = same_known_shape(source.shape, output.shape)
         case _:
             unchanged = False
     return source if unchanged else None
@@ -75,12 +76,6 @@ def _is_scalar_of(scalar: ir.Value | None, tensor: ir.Value) -> bool:
         and len(scalar.shape) == 0
         and tensor.dtype is not None
     )
-
-
-def _same_known_shape(a: ir.Shape | None, b: ir.Shape | None) -> bool:
-    if a is None or b is None or len(a) != len(b):
-        return False
-    return all(x == y and (isinstance(x, int) or x.value is not None) for x, y in zip(a, b, strict=True))
 
 
 def _whole_slice(node: ir.Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from masklearn.maskset import LinearMask
@@ -18,7 +18,11 @@ _SPARSE_BYTES_PER_WEIGHT = 1.125
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """One linear: `shape` is `[N, K]`; bytes are those of the 16-bit weight and of its packed tensors."""
+    """One linear: `shape` is `[N, K]`; bytes are those of the 16-bit weight and of its packed tensors.
+
+    node: name of the PatchLinear node that computes it, which gate and up share. epilogue: in words, what that node does
+    beside the product and the bias. Both are known when the graph is; until then a node has its linear's name.
+    """
 
     name: str
     shape: tuple[int, int]
@@ -30,6 +34,8 @@ class LinearPlan:
     panel_rows: int
     dense_slabs: int
     sparse_slabs: int
+    node: str
+    epilogue: str = ""
 
     @property
     def bytes_before(self) -> int:
@@ -43,7 +49,9 @@ class LinearPlan:
             return self.bytes_before
         slab = self.panel_rows * SLAB_K
         panels = -(-self.shape[0] // self.panel_rows)
-        index = 4 * (2 * (panels + 1) + self.dense_slabs + self.sparse_slabs)
+        # Two rows of pointers with an end each, which gate and up share.
+        pointers = 2 * panels + (2 if self.node == self.name else 1)
+        index = 4 * (pointers + self.dense_slabs + self.sparse_slabs)
         return (
             self.dense_slabs * slab * _ELEMENT
             + int(self.sparse_slabs * slab * _SPARSE_BYTES_PER_WEIGHT)
@@ -59,11 +67,21 @@ class LinearPlan:
             "tiles": {"sparse": self.sparse_tiles, "all": self.tiles},
             "lowering": self.lowering,
             "reason": self.reason,
+            "node": self.node if self.lowering == "plugin" else None,
+            "epilogue": self.epilogue,
             "panel_rows": self.panel_rows,
             "slabs": {"dense": self.dense_slabs, "sparse": self.sparse_slabs},
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
         }
+
+    def fused(self, mask: LinearMask, node: str, epilogue: str, panel_rows: int | None = None) -> LinearPlan:
+        """The plan once the graph has told what its node does; panel_rows: None keeps the panels."""
+        rows = panel_rows or self.panel_rows
+        dense, sparse = _count_slabs(mask, rows)
+        return replace(
+            self, node=node, epilogue=epilogue, panel_rows=rows, dense_slabs=dense, sparse_slabs=sparse
+        )
 
 
 def plan_linears(masks: Mapping[str, LinearMask]) -> dict[str, LinearPlan]:
@@ -74,8 +92,8 @@ def plan_linears(masks: Mapping[str, LinearMask]) -> dict[str, LinearPlan]:
 def plan_linear(name: str, mask: LinearMask) -> LinearPlan:
     """`plugin` wherever a slab is sparse: a 2:4 slab reads 1.125 bytes a weight, a dense one 2."""
     panel_rows = choose_panel_rows(mask.shape, mask.tile)
-    grid = sparse_slabs(mask, panel_rows)
-    reason = _why_dense(mask, bool(grid.any()))
+    dense, sparse = _count_slabs(mask, panel_rows)
+    reason = _why_dense(mask, sparse > 0)
     return LinearPlan(
         name=name,
         shape=mask.shape,
@@ -85,9 +103,16 @@ def plan_linear(name: str, mask: LinearMask) -> LinearPlan:
         lowering="dense" if reason else "plugin",
         reason=reason,
         panel_rows=panel_rows,
-        dense_slabs=int((~grid).sum()),
-        sparse_slabs=int(grid.sum()),
+        dense_slabs=dense,
+        sparse_slabs=sparse,
+        node=name,
     )
+
+
+def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int]:
+    """How many slabs are stored densely and how many 2:4."""
+    grid = sparse_slabs(mask, panel_rows)
+    return int((~grid).sum()), int(grid.sum())
 
 
 def _why_dense(mask: LinearMask, any_sparse_slab: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -160,6 +161,15 @@ def _print_baselines(console: Console, compared: Row) -> None:
         console.print(f"note: {remark}", soft_wrap=True)
 
 
+def _fused(linears: Iterable[Row]) -> str:
+    """Each epilogue with the number of nodes that have it: gate and up, which share one, are counted once."""
+    nodes: dict[str, str] = {}
+    for row in linears:
+        if row["node"] is not None:
+            nodes.setdefault(row["node"], row["epilogue"])
+    return ", ".join(f"{words} ×{count}" for words, count in Counter(nodes.values()).items() if words)
+
+
 def _summary(report: Row) -> Iterable[str]:
     ratio, ppl, agree = report["ratio"], report["perplexity"], report["agreement"]
     yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {report['method']}"
@@ -168,6 +178,7 @@ def _summary(report: Row) -> Iterable[str]:
         f"compiled right: yes, hybrid ONNX and pruned checkpoint differ by {agree['error']:.2e} of the largest "
         f"logit (allowed {agree['tolerance']:.2e}: {agree['why']})"
     )
+    yield f"fused into their linears: {_fused(report['linears']) or 'nothing'}"
     difference = report["difference"]
     yield f"pruned how much: same next token as dense at {difference['top1_agreement']:.0%} of positions"
     engine = report["engine"]

@@ -23,7 +23,7 @@ __all__ = ["Agreement", "judge_agreement", "rounding_tolerance", "run_checkpoint
 
 _UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 # Roundings to 16 bits that one block adds to the residual stream, as counted in the graph: norm, q, k, v, rotary,
-# attention, o, add; norm, gate, up, SiLU, product, down, add.
+# attention, o, add; norm, gate, up, SiLU, product, down, add. A PatchLinear with an epilogue rounds once for its part.
 _ROUNDINGS_PER_LAYER = 15
 _DEVIATIONS = 3.0
 

@@ -9,7 +9,7 @@
 
 // A mutation test compiles few configurations to save time; the full build has them all.
 #ifndef PATCH_HOST_CONFIGS
-#define PATCH_HOST_CONFIGS 0x3f
+#define PATCH_HOST_CONFIGS 0x1ff
 #endif
 
 namespace patch::host {
@@ -33,7 +33,9 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
   memory->add("sparse", a.sparse, c.sparse_values * 2, 2, Use::kInput);
   memory->add("meta", a.meta, c.meta_words * 4, 4, Use::kInput);
   memory->add("index", a.index, c.index_words * 4, 4, Use::kInput);
-  if (a.bias) memory->add("bias", a.bias, static_cast<size_t>(a.out_features) * 2, 2, Use::kInput);
+  const size_t rows = static_cast<size_t>(a.out_features) * panels_per_tile(kConfigs[c.config].gated);
+  if (a.bias) memory->add("bias", a.bias, rows * 2, 2, Use::kInput);
+  if (a.residual) memory->add("residual", a.residual, tokens * a.out_features * 2, 2, Use::kInput);
   memory->add("Y", a.y, tokens * a.out_features * 2, 2, Use::kOutput);
   if (a.parts <= 1) return;
   memory->add("partials", a.partials, c.partial_values * 4, 4, Use::kExchange);
@@ -111,7 +113,8 @@ void patch_host_config(int i, int32_t* out) {
                             c.token_warps,
                             c.stages,
                             c.blocks_per_sm,
-                            c.kernel == patch::Kernel::kStream};
+                            c.kernel == patch::Kernel::kStream,
+                            c.gated};
   std::copy(std::begin(fields), std::end(fields), out);
 }
 

@@ -56,6 +56,16 @@ V load_global(const V* p, size_t bytes = sizeof(V)) {
 }
 inline int32_t load_index(const int32_t* p) { return load_global(p); }
 inline uint16_t load_bias(const uint16_t* p) { return load_global(p); }
+inline uint16_t load_value(const uint16_t* p) { return load_global(p); }
+inline uint32_t load_pair(const uint16_t* p) {
+  uint32_t pair;
+  host::Machine::get().check(host::Machine::get().global.read(p, 4));
+  if (reinterpret_cast<uintptr_t>(p) % 4) host::Machine::get().note_fault("misaligned load of a pair");
+  std::memcpy(&pair, p, 4);
+  return pair;
+}
+inline float exp2_approximate(float x) { return std::exp2(x); }
+inline float reciprocal(float x) { return 1.f / x; }
 inline void load_partials(float (&v)[4], const float* p) { host::Machine::get().take_sums(v, p, 16); }
 inline void store_partials(float* p, const float (&v)[4]) { host::Machine::get().pass_sums(p, v, 16); }
 inline void fence_device() { host::Machine::get().fence(); }

@@ -9,26 +9,38 @@ namespace patch {
 
 enum class Scalar : int32_t { kHalf = 0, kBFloat16 = 1 };
 
-// Y[tokens, out] = X[tokens, in] W^T + bias.  All pointers are device pointers.
+// kGelu is x * Phi(x), kGeluTanh its approximation by tanh (Hendrycks & Gimpel, arXiv 1606.08415), kSilu
+// x * sigmoid(x).
+enum class Activation : int32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kSilu = 3 };
+// Their names in ONNX, by number.
+inline constexpr const char* kActivationNames[] = {"", "gelu", "gelu_tanh", "silu"};
+inline constexpr int kActivationCount = sizeof(kActivationNames) / sizeof(kActivationNames[0]);
+
+// Z = X W^T + bias, in fp32, and Y[tokens, out] = activation(Z) + residual, rounded once.
+// Gated: Z has a gate and an up of `out` columns each, and Y = activation(gate) * up + residual.  Their
+// panels alternate in the packed weight, bias holds the gate's values, then the up's. All pointers are device
+// pointers.
 struct LinearArguments {
-  const uint16_t* x;       // [tokens, in], contiguous
-  const uint16_t* dense;   // [dense_slabs, panel_rows * 64]
-  const uint16_t* sparse;  // [sparse_slabs, panel_rows * 32]
-  const uint32_t* meta;    // [sparse_slabs, panel_rows * 2]
-  const int32_t* index;    // dense_ptr[panels + 1], sparse_ptr[panels + 1], dense_k, sparse_k
-  const uint16_t* bias;    // [out] or null
-  uint16_t* y;             // [tokens, out], contiguous
-  float* partials;         // [2 * parts, tokens of a block * panel_rows], of a stream with parts > 1
-  int32_t* counters;       // [parts], of the same; 0 before a launch and after it
+  const uint16_t* x;         // [tokens, in], contiguous
+  const uint16_t* dense;     // [dense_slabs, panel_rows * 64]
+  const uint16_t* sparse;    // [sparse_slabs, panel_rows * 32]
+  const uint32_t* meta;      // [sparse_slabs, panel_rows * 2]
+  const int32_t* index;      // dense_ptr[p + 1], sparse_ptr[p + 1], dense_k, sparse_k; p packed panels
+  const uint16_t* bias;      // [out], gated [2 * out], or null
+  const uint16_t* residual;  // [tokens, out], contiguous, or null
+  uint16_t* y;               // [tokens, out], contiguous
+  float* partials;           // [2 * parts, tokens of a block * panel_rows], of a stream with parts > 1
+  int32_t* counters;         // [parts], of the same; 0 before a launch and after it
   int32_t tokens;
   int32_t out_features;
   int32_t in_features;  // a multiple of 4
-  int32_t panels;
+  int32_t panels;       // of Y; as many packed ones, gated twice as many
   int32_t dense_slabs;
   int32_t sparse_slabs;
   int32_t parts;     // blocks that share a stream's slabs
   int32_t x_vector;  // values of X one copy moves: 8 or 4 (see choose_vectors)
   int32_t y_vector;  // values of Y one store moves: 8, 4, 2 or 1
+  Activation activation;
 
   PATCH_BOTH int32_t token_tiles(int tokens_per_tile) const { return (tokens - 1) / tokens_per_tile + 1; }
   PATCH_BOTH int64_t total_cost(int64_t tiles) const {
@@ -44,11 +56,13 @@ inline bool choose_vectors(LinearArguments* a) {
   };
   a->x_vector = a->in_features % 8 == 0 && aligned(a->x, 16) ? 8 : 4;
   a->y_vector = 8;
-  while (a->y_vector > 1 && (a->out_features % a->y_vector != 0 || !aligned(a->y, 2 * a->y_vector)))
+  // The residual is read in pairs where Y can be written in pairs.
+  while (a->y_vector > 1 &&
+         (a->out_features % a->y_vector != 0 || !aligned(a->y, 2 * a->y_vector) || !aligned(a->residual, 4)))
     a->y_vector /= 2;
   return a->in_features % 4 == 0 && aligned(a->x, 8) && aligned(a->y, 2) && aligned(a->dense, 16) &&
          aligned(a->sparse, 16) && aligned(a->meta, 16) && aligned(a->index, 4) && aligned(a->bias, 2) &&
-         (a->parts <= 1 || (aligned(a->partials, 16) && aligned(a->counters, 4)));
+         aligned(a->residual, 2) && (a->parts <= 1 || (aligned(a->partials, 16) && aligned(a->counters, 4)));
 }
 
 }  // namespace patch

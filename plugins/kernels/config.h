@@ -19,24 +19,33 @@ struct Config {
   int token_warps;    // warps along the tokens
   int stages;         // slots of the cp.async ring
   int blocks_per_sm;  // that a stream is cut for
+  bool gated;         // a tile is a gate's panel and the up's beside it (see epilogue.cuh)
 };
 
 // Shared memory is the limit: a slot holds one dense slab (128 B per panel row) and the X tile beside it
 // (128 B per token); sm_86 and sm_89 give a block 99 KiB, so every line stays below that, and a line with two
 // blocks below 49.
 inline constexpr Config kConfigs[] = {
-    {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2},    // 40 KiB, 4 warps of 16x16
-    {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2},       // 48 KiB, 4 warps of 32x32
-    {"prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1},    // 96 KiB, 4 warps of 32x64
-    {"decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1},  // 72 KiB, 4 warps of 32x16
-    {"mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1},     // 96 KiB, 8 warps of 32x32
-    {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1},  // 96 KiB, 4 warps of 64x64
+    {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false},    // 40 KiB, 4 warps of 16x16
+    {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false},       // 48 KiB, 4 warps of 32x32
+    {"prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, false},    // 96 KiB, 4 warps of 32x64
+    {"decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1, false},  // 72 KiB, 4 warps of 32x16
+    {"mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1, false},     // 96 KiB, 8 warps of 32x32
+    {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, false},  // 96 KiB, 4 warps of 64x64
+    // Two panels of 64 rows make a tile as large as one of 128, so gated weights have no others.
+    {"gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true},  // 40 KiB, 4 warps of 2 x 16x16
+    {"gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true},     // 48 KiB, 4 warps of 2 x 32x32
+    {"gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, true},  // 96 KiB, 4 warps of 2 x 32x64
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
 
 inline constexpr int kSlabColumns = 64;          // K covered by one slab
+inline constexpr int kTilesPerGroup = 8;         // token tiles that walk over the panels together
 inline constexpr int kSharedLimit = 99 * 1024;   // cudaDevAttrMaxSharedMemoryPerBlockOptin of sm_86 and sm_89
 inline constexpr int kSharedPerSm = 100 * 1024;  // of which every block takes 1 KiB more than it asks for
+
+// Packed panels whose products one tile of Y is made of.
+constexpr int panels_per_tile(bool gated) { return gated ? 2 : 1; }
 
 // Everything a kernel derives from its configuration.
 template <int C>
@@ -48,6 +57,8 @@ struct Geometry {
   static constexpr int kTokenWarps = kConfigs[C].token_warps;
   static constexpr int kStages = kConfigs[C].stages;
   static constexpr int kBlocksPerSm = kConfigs[C].blocks_per_sm;
+  static constexpr bool kGated = kConfigs[C].gated;
+  static constexpr int kPanels = panels_per_tile(kGated);
   static constexpr int kThreads = 32 * kFeatureWarps * kTokenWarps;
 
   static constexpr int kRowBlocks = kPanelRows / 16;               // 16-row blocks of the panel
@@ -60,6 +71,8 @@ struct Geometry {
   static constexpr int kXBytes = kTokens * kSlabColumns * 2;
   static constexpr int kStageBytes = kDenseBytes + kXBytes;
   static constexpr int kRingBytes = kStages * kStageBytes;
+
+  static constexpr int kTileSums = kTokens * kPanelRows * kPanels;
 
   static constexpr int kOutputStride = kPanelRows + 8;  // values; the 16 bytes more keep banks apart
   static constexpr int kOutputBytes = kTokens * kOutputStride * 2;

@@ -1,26 +1,23 @@
-// From accumulators to Y: adds the bias, rounds, and turns [feature][token] into [token][feature].
+// From accumulators to Y: rounds, and turns [feature][token] into [token][feature].
 #pragma once
-#include "kernels/slabs.cuh"
+#include "kernels/epilogue.cuh"
 
 namespace patch {
 
 // Two features of one token out of each lane: movmatrix has transposed the 8x8 block of `half`.  `store` is
 // called with (feature within the panel, token within the tile, the pair).
 template <class T, class G, class Store>
-PATCH_DEVICE void finish_values(const Accumulators<G>& acc, const LinearArguments& a, int panel,
-                                const Place<G>& at, const Store& store) {
+PATCH_DEVICE void round_values(const Accumulators<G>& acc, const Place<G>& at, const Store& store) {
   PATCH_UNROLL
   for (int m = 0; m < G::kWarpRows; ++m) {
     PATCH_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int block = (at.feature_warp * G::kWarpRows + m) * 16 + half * 8;
-      const int64_t row = static_cast<int64_t>(panel) * G::kPanelRows + block + at.group;
-      const float bias = a.bias && row < a.out_features ? T::widen(load_bias(a.bias + row)) : 0.f;
+      const int feature = (at.feature_warp * G::kWarpRows + m) * 16 + half * 8 + at.quad * 2;
       PATCH_UNROLL
       for (int n = 0; n < G::kWarpTokens; ++n) {
-        const uint32_t pair = T::narrow(acc[m][n][2 * half] + bias, acc[m][n][2 * half + 1] + bias);
+        const uint32_t pair = T::narrow(acc[m][n][2 * half], acc[m][n][2 * half + 1]);
         const int token = (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
-        store(block + at.quad * 2, token, transpose_matrix(pair));
+        store(feature, token, transpose_matrix(pair));
       }
     }
   }
@@ -30,7 +27,7 @@ PATCH_DEVICE void finish_values(const Accumulators<G>& acc, const LinearArgument
 template <class T, class G>
 PATCH_DEVICE void write_from_registers(const Accumulators<G>& acc, const LinearArguments& a, int panel,
                                        int first_token, const Place<G>& at) {
-  finish_values<T, G>(acc, a, panel, at, [&](int feature, int token, uint32_t pair) {
+  round_values<T, G>(acc, at, [&](int feature, int token, uint32_t pair) {
     const int64_t out = static_cast<int64_t>(panel) * G::kPanelRows + feature;
     if (first_token + token >= a.tokens || out >= a.out_features) return;
     uint16_t* to = a.y + static_cast<int64_t>(first_token + token) * a.out_features + out;
@@ -62,7 +59,7 @@ template <class T, class G>
 PATCH_DEVICE void write_through_shared(const Accumulators<G>& acc, const LinearArguments& a, int panel,
                                        int first_token, uint8_t* shared, const Place<G>& at) {
   auto* tile = reinterpret_cast<uint16_t*>(shared);
-  finish_values<T, G>(acc, a, panel, at, [&](int feature, int token, uint32_t pair) {
+  round_values<T, G>(acc, at, [&](int feature, int token, uint32_t pair) {
     store_shared_word(tile + token * G::kOutputStride + feature, pair);
   });
   sync_block();

@@ -92,6 +92,21 @@ PATCH_DEVICE void store_shared_word(void* p, uint32_t v) { *static_cast<uint32_t
 
 PATCH_DEVICE int32_t load_index(const int32_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_bias(const uint16_t* p) { return __ldg(p); }
+PATCH_DEVICE uint16_t load_value(const uint16_t* p) { return __ldg(p); }
+// Two values, aligned to 4 bytes.
+PATCH_DEVICE uint32_t load_pair(const uint16_t* p) { return __ldg(reinterpret_cast<const uint32_t*>(p)); }
+
+// At most 2^-22 off, relative (PTX ISA 9.7.3, ex2 and rcp); subnormals count as 0.
+PATCH_DEVICE float exp2_approximate(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(x));
+  return r;
+}
+PATCH_DEVICE float reciprocal(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(x));
+  return r;
+}
 
 // Partial sums pass between blocks, so they go around L1.  `p` is aligned to 16 bytes.
 PATCH_DEVICE void load_partials(float (&v)[4], const float* p) {

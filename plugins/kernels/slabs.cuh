@@ -30,20 +30,29 @@
 
 namespace patch {
 
-// The slabs of one panel: `dense` dense ones, then `sparse` 2:4 ones.
+// The slabs of one panel of Y: `dense` dense ones, then `sparse` 2:4 ones.  Gated, two packed panels make it,
+// and of each kind the gate's slabs come first.
+template <class G>
 struct Panel {
   int number, dense, sparse, first_dense, first_sparse;
+  int gate_dense, gate_sparse;  // of gated ones
   const int32_t *dense_columns, *sparse_columns;
 
   PATCH_DEVICE Panel(const LinearArguments& a, int panel) : number(panel) {
     const int32_t* dense_ptr = a.index;
-    const int32_t* sparse_ptr = dense_ptr + a.panels + 1;
-    first_dense = load_index(dense_ptr + panel);
-    first_sparse = load_index(sparse_ptr + panel);
-    dense = load_index(dense_ptr + panel + 1) - first_dense;
-    sparse = load_index(sparse_ptr + panel + 1) - first_sparse;
-    dense_columns = sparse_ptr + a.panels + 1 + first_dense;
-    sparse_columns = sparse_ptr + a.panels + 1 + a.dense_slabs + first_sparse;
+    const int32_t* sparse_ptr = dense_ptr + a.panels * G::kPanels + 1;
+    const int32_t* columns = sparse_ptr + a.panels * G::kPanels + 1;
+    const int packed = panel * G::kPanels;
+    first_dense = load_index(dense_ptr + packed);
+    first_sparse = load_index(sparse_ptr + packed);
+    dense = load_index(dense_ptr + packed + G::kPanels) - first_dense;
+    sparse = load_index(sparse_ptr + packed + G::kPanels) - first_sparse;
+    if constexpr (G::kGated) {
+      gate_dense = load_index(dense_ptr + packed + 1) - first_dense;
+      gate_sparse = load_index(sparse_ptr + packed + 1) - first_sparse;
+    }
+    dense_columns = columns + first_dense;
+    sparse_columns = columns + a.dense_slabs + first_sparse;
   }
   // K / 64 of slab i
   PATCH_DEVICE int column(int i) const {
@@ -64,6 +73,15 @@ struct Place {
 
 template <class G>
 using Accumulators = float[G::kWarpRows][G::kWarpTokens][4];
+// Of every packed panel of a tile.
+template <class G>
+using Sums = float[G::kPanels][G::kWarpRows][G::kWarpTokens][4];
+
+// The first of the 8 rows of W (features of Y) that a warp's fragment m has in its lower or upper half.
+template <class G>
+PATCH_DEVICE int64_t first_row(int panel, int m, int half, const Place<G>& at) {
+  return static_cast<int64_t>(panel) * G::kPanelRows + (at.feature_warp * G::kWarpRows + m) * 16 + half * 8;
+}
 
 template <class G, int Bytes>
 PATCH_DEVICE void copy_bytes(uint8_t* slot, const void* from, Policy policy, int thread) {
@@ -76,8 +94,8 @@ PATCH_DEVICE void copy_bytes(uint8_t* slot, const void* from, Policy policy, int
 }
 
 template <class G>
-PATCH_DEVICE void copy_weights(const LinearArguments& a, const Panel& p, int i, Policy policy, uint8_t* slot,
-                               int thread) {
+PATCH_DEVICE void copy_weights(const LinearArguments& a, const Panel<G>& p, int i, Policy policy,
+                               uint8_t* slot, int thread) {
   if (i < p.dense) {
     const int64_t row = p.first_dense + i;
     copy_bytes<G, G::kDenseBytes>(slot, a.dense + row * (G::kDenseBytes / 2), policy, thread);
@@ -110,7 +128,7 @@ PATCH_DEVICE void copy_x(const LinearArguments& a, int first_token, int column, 
 }
 
 template <class G>
-PATCH_DEVICE void copy_slab(const LinearArguments& a, const Panel& p, int i, int column, int first_token,
+PATCH_DEVICE void copy_slab(const LinearArguments& a, const Panel<G>& p, int i, int column, int first_token,
                             Policy policy, uint8_t* slot, int thread) {
   copy_weights<G>(a, p, i, policy, slot, thread);
   if (a.x_vector == 8)
@@ -178,14 +196,29 @@ PATCH_DEVICE void multiply_sparse(Accumulators<G>& acc, const uint8_t* slot, con
   multiply_sparse_k32<T, G, 1>(acc, slot, meta, at);
 }
 
+// Slabs i .. end of a panel, each into the sums it belongs to.  `turn` gives the slot of the next slab.
+template <class T, class G, class Turn>
+PATCH_DEVICE void multiply_slabs(Sums<G>& sums, const Panel<G>& p, int i, int end, const Turn& turn,
+                                 const Place<G>& at) {
+  if constexpr (G::kGated)
+    for (; i < end && i < p.gate_dense; ++i) multiply_dense<T, G>(sums[0], turn(), at);
+  for (; i < end && i < p.dense; ++i) multiply_dense<T, G>(sums[G::kPanels - 1], turn(), at);
+  if constexpr (G::kGated)
+    for (; i < end && i < p.dense + p.gate_sparse; ++i) multiply_sparse<T, G>(sums[0], turn(), at);
+  for (; i < end; ++i) multiply_sparse<T, G>(sums[G::kPanels - 1], turn(), at);
+}
+
 template <class G>
-PATCH_DEVICE void clear(Accumulators<G>& acc) {
+PATCH_DEVICE void clear(Sums<G>& sums) {
   PATCH_UNROLL
-  for (int m = 0; m < G::kWarpRows; ++m) {
+  for (int f = 0; f < G::kPanels; ++f) {
     PATCH_UNROLL
-    for (int n = 0; n < G::kWarpTokens; ++n) {
+    for (int m = 0; m < G::kWarpRows; ++m) {
       PATCH_UNROLL
-      for (int j = 0; j < 4; ++j) acc[m][n][j] = 0.f;
+      for (int n = 0; n < G::kWarpTokens; ++n) {
+        PATCH_UNROLL
+        for (int j = 0; j < 4; ++j) sums[f][m][n][j] = 0.f;
+      }
     }
   }
 }

@@ -15,17 +15,18 @@
 namespace patch {
 
 // The panel of the tile that position `start` lies in; all lanes of a warp ask for the same one.
+template <class G>
 PATCH_DEVICE int find_panel(const LinearArguments& a, int64_t tiles, int64_t start) {
   const int32_t* dense_ptr = a.index;
-  const int32_t* sparse_ptr = dense_ptr + a.panels + 1;
+  const int32_t* sparse_ptr = dense_ptr + a.panels * G::kPanels + 1;
   int low = 0, count = a.panels;  // panel `low` begins at or before `start`, panel low + count after it
   while (count > 1) {
     const int step = (count + 31) / 32, probe = (thread_index() & 31) * step;
     bool before = false;
     if (probe < count) {
-      const int panel = low + probe;
+      const int panel = low + probe, packed = panel * G::kPanels;
       const int64_t cost = static_cast<int64_t>(panel) * kTileCost +
-                           slabs_cost(load_index(dense_ptr + panel), load_index(sparse_ptr + panel));
+                           slabs_cost(load_index(dense_ptr + packed), load_index(sparse_ptr + packed));
       before = tiles * cost <= start;
     }
     const int passed = (count_votes(before) - 1) * step;
@@ -39,7 +40,7 @@ PATCH_DEVICE int find_panel(const LinearArguments& a, int64_t tiles, int64_t sta
 template <class G>
 class Cursor {
  public:
-  Panel panel;
+  Panel<G> panel;
   int token_tile;
   int64_t start;  // of the tile
   int slab, end;  // of the tile's slabs, those left to do
@@ -56,7 +57,7 @@ class Cursor {
     start += tile_cost(panel.dense, panel.sparse);
     if (++token_tile == tiles_) {
       token_tile = 0;
-      if (more()) panel = Panel(a, panel.number + 1);
+      if (more()) panel = Panel<G>(a, panel.number + 1);
     }
     slab = 0;
     end = more() ? slabs_before(stop_ - start, panel.dense, panel.sparse) : 0;
@@ -72,7 +73,7 @@ class Cursor {
 
  private:
   PATCH_DEVICE Cursor(const LinearArguments& a, int64_t begin, int64_t stop)
-      : panel(a, find_panel(a, a.token_tiles(G::kTokens), begin)),
+      : panel(a, find_panel<G>(a, a.token_tiles(G::kTokens), begin)),
         tiles_(a.token_tiles(G::kTokens)),
         stop_(stop) {
     const int64_t cost = tile_cost(panel.dense, panel.sparse);
@@ -90,47 +91,50 @@ class Cursor {
   int64_t stop_;
 };
 
+template <class G, class Function>
+PATCH_DEVICE void for_each_fragment(Sums<G>& sums, const Function& function) {
+  PATCH_UNROLL
+  for (int f = 0; f < G::kPanels; ++f) {
+    PATCH_UNROLL
+    for (int m = 0; m < G::kWarpRows; ++m) {
+      PATCH_UNROLL
+      for (int n = 0; n < G::kWarpTokens; ++n)
+        function(sums[f][m][n], (f * G::kWarpRows + m) * G::kWarpTokens + n);
+    }
+  }
+}
+
 // Partial sums lie as the accumulators do, four values a thread: [slot][fragment][thread][4].
 template <class G>
 PATCH_DEVICE float* partial_sums(const LinearArguments& a, int slot, int fragment, int thread) {
-  return a.partials + static_cast<int64_t>(slot) * (G::kTokens * G::kPanelRows) +
-         (fragment * G::kThreads + thread) * 4;
+  return a.partials + static_cast<int64_t>(slot) * G::kTileSums + (fragment * G::kThreads + thread) * 4;
 }
 
 // Leaves this block's sums of a tile that the parts first .. last share.  True for the block that ends last:
-// `acc` then holds the whole tile.
+// `sums` then holds the whole tile.
 //
 // Slots: a part has at most one tile that began before it (slot 2 * part), and at most one that begins in it
 // and goes on (2 * part + 1).
 template <class G>
-PATCH_DEVICE bool add_up(Accumulators<G>& acc, const LinearArguments& a, int first, int last,
-                         const Place<G>& at) {
+PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int last, const Place<G>& at) {
   const int part = static_cast<int>(block_index());
   const auto slot = [first](int of) { return 2 * of + (of == first ? 1 : 0); };
-  PATCH_UNROLL
-  for (int m = 0; m < G::kWarpRows; ++m) {
-    PATCH_UNROLL
-    for (int n = 0; n < G::kWarpTokens; ++n)
-      store_partials(partial_sums<G>(a, slot(part), m * G::kWarpTokens + n, at.thread), acc[m][n]);
-  }
+  for_each_fragment<G>(sums, [&](float (&values)[4], int fragment) {
+    store_partials(partial_sums<G>(a, slot(part), fragment, at.thread), values);
+  });
   fence_device();  // what is counted below is there for all to see
   sync_block();
   const bool ends = at.thread == 0 && count_arrival(a.counters + first) == last - first;
   if (!sync_block_any(ends)) return false;
   fence_device();  // nor is anything read before it is
-  clear<G>(acc);
-  for (int from = first; from <= last; ++from) {
-    PATCH_UNROLL
-    for (int m = 0; m < G::kWarpRows; ++m) {
+  clear<G>(sums);
+  for (int from = first; from <= last; ++from)
+    for_each_fragment<G>(sums, [&](float (&values)[4], int fragment) {
+      float share[4];
+      load_partials(share, partial_sums<G>(a, slot(from), fragment, at.thread));
       PATCH_UNROLL
-      for (int n = 0; n < G::kWarpTokens; ++n) {
-        float sums[4];
-        load_partials(sums, partial_sums<G>(a, slot(from), m * G::kWarpTokens + n, at.thread));
-        PATCH_UNROLL
-        for (int j = 0; j < 4; ++j) acc[m][n][j] += sums[j];
-      }
-    }
-  }
+      for (int j = 0; j < 4; ++j) values[j] += share[j];
+    });
   if (at.thread == 0) reset_counter(a.counters + first);  // for the next launch
   return true;
 }
@@ -157,17 +161,15 @@ patch_stream(const LinearArguments a) {
   };
   Ring<G> ring(shared, request);
   for (; work.more(); work.next_tile(a)) {
-    Accumulators<G> acc;
-    clear<G>(acc);
-    const int dense = work.panel.dense;
-    int i = work.slab;
-    for (; i < work.end && i < dense; ++i) multiply_dense<T, G>(acc, ring.turn(request), at);
-    for (; i < work.end; ++i) multiply_sparse<T, G>(acc, ring.turn(request), at);
+    Sums<G> sums;
+    clear<G>(sums);
+    multiply_slabs<T, G>(sums, work.panel, work.slab, work.end, [&] { return ring.turn(request); }, at);
 
     const int first = part_of(work.start, total, a.parts);
-    const int last = part_of(work.start + last_unit(dense, work.panel.sparse), total, a.parts);
-    if (first == last || add_up<G>(acc, a, first, last, at))
-      write_from_registers<T, G>(acc, a, work.panel.number, work.first_token(), at);
+    const int last = part_of(work.start + last_unit(work.panel.dense, work.panel.sparse), total, a.parts);
+    if (first != last && !add_up<G>(sums, a, first, last, at)) continue;
+    finish<T, G>(sums, a, work.panel.number, work.first_token(), at);
+    write_from_registers<T, G>(sums[0], a, work.panel.number, work.first_token(), at);
   }
 }
 

@@ -10,12 +10,11 @@ namespace patch {
 struct Assignment {
   int panel, token_tile;
   PATCH_DEVICE Assignment(const LinearArguments& a, int tokens_per_tile) {
-    constexpr int kGroup = 8;
     const int tiles = (a.tokens - 1) / tokens_per_tile + 1;
-    const int64_t per_group = static_cast<int64_t>(kGroup) * a.panels;
-    const int first = static_cast<int>(block_index() / per_group) * kGroup;
+    const int64_t per_group = static_cast<int64_t>(kTilesPerGroup) * a.panels;
+    const int first = static_cast<int>(block_index() / per_group) * kTilesPerGroup;
     const int inside = static_cast<int>(block_index() % per_group);
-    const int height = tiles - first < kGroup ? tiles - first : kGroup;
+    const int height = tiles - first < kTilesPerGroup ? tiles - first : kTilesPerGroup;
     token_tile = first + inside % height;
     panel = inside / height;
   }
@@ -29,7 +28,7 @@ patch_tiles(const LinearArguments a) {
   PATCH_SHARED(shared);
   const Place<G> at;
   const Assignment block(a, G::kTokens);
-  const Panel panel(a, block.panel);
+  const Panel<G> panel(a, block.panel);
   const int first_token = block.token_tile * G::kTokens;
   const int end = panel.dense + panel.sparse;
 
@@ -40,16 +39,15 @@ patch_tiles(const LinearArguments a) {
     copy_slab<G>(a, panel, next, column, first_token, weights_read_again(), slot, at.thread);
     if (++next < end) column = panel.column(next);
   };
-  Accumulators<G> acc;
-  clear<G>(acc);
+  Sums<G> sums;
+  clear<G>(sums);
   Ring<G> ring(shared, request);
-  int i = 0;
-  for (; i < panel.dense; ++i) multiply_dense<T, G>(acc, ring.turn(request), at);
-  for (; i < end; ++i) multiply_sparse<T, G>(acc, ring.turn(request), at);
+  multiply_slabs<T, G>(sums, panel, 0, end, [&] { return ring.turn(request); }, at);
 
+  finish<T, G>(sums, a, block.panel, first_token, at);
   wait_copies<0>();
   sync_block();  // the output tile takes the ring's place
-  write_through_shared<T, G>(acc, a, block.panel, first_token, shared, at);
+  write_through_shared<T, G>(sums[0], a, block.panel, first_token, shared, at);
 }
 
 }  // namespace patch

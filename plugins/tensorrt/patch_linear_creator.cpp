@@ -17,13 +17,29 @@ int32_t* attribute(Attributes* a, std::string_view name) {
   if (name == "in_features") return &a->in_features;
   if (name == "out_features") return &a->out_features;
   if (name == "panel_rows") return &a->panel_rows;
+  if (name == "gated") return &a->gated;
+  if (name == "residual") return &a->residual;
   return nullptr;
+}
+
+// ONNX's strings come with their length, and may end in a NUL.
+int32_t activation_number(const PluginField& f) {
+  std::string_view name(static_cast<const char*>(f.data), f.data ? f.length : 0);
+  while (!name.empty() && name.back() == '\0') name.remove_suffix(1);
+  for (int32_t i = 0; i < kActivationCount; ++i)
+    if (name == kActivationNames[i]) return i;
+  return -1;
 }
 
 // What is wrong with the fields; empty when they describe a linear.
 std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a) {
   for (int32_t i = 0; i < fields.nbFields; ++i) {
     const PluginField& f = fields.fields[i];
+    if (f.name == std::string_view("activation")) {
+      if (f.type != PluginFieldType::kCHAR) return "activation must be a string";
+      a->activation = activation_number(f);
+      continue;
+    }
     int32_t* value = attribute(a, f.name);
     if (!value) continue;
     if (f.type != PluginFieldType::kINT32 || f.length != 1 || !f.data)
@@ -33,6 +49,9 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a) {
   if (a->in_features <= 0 || a->in_features % 4 != 0) return "in_features must be a positive multiple of 4";
   if (a->out_features <= 0) return "out_features must be positive";
   if (a->panel_rows != 64 && a->panel_rows != 128) return "panel_rows must be 64 or 128";
+  if (a->activation < 0) return "activation must be empty, gelu, gelu_tanh or silu";
+  if ((a->gated | a->residual) & ~1) return "gated and residual must be 0 or 1";
+  if (a->gated && a->panel_rows != 64) return "panel_rows must be 64 where gated is 1";
   return {};
 }
 
@@ -41,7 +60,10 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a) {
 PatchLinearCreator::PatchLinearCreator()
     : fields_{PluginField("in_features", nullptr, PluginFieldType::kINT32, 1),
               PluginField("out_features", nullptr, PluginFieldType::kINT32, 1),
-              PluginField("panel_rows", nullptr, PluginFieldType::kINT32, 1)},
+              PluginField("panel_rows", nullptr, PluginFieldType::kINT32, 1),
+              PluginField("gated", nullptr, PluginFieldType::kINT32, 1),
+              PluginField("residual", nullptr, PluginFieldType::kINT32, 1),
+              PluginField("activation", nullptr, PluginFieldType::kCHAR, 1)},
       collection_{static_cast<int32_t>(fields_.size()), fields_.data()} {}
 
 nvinfer1::IPluginV3* PatchLinearCreator::createPlugin(const char* name,

@@ -1,5 +1,6 @@
 #include "tensorrt/patch_linear_plugin.h"
 
+#include <cstring>
 #include <initializer_list>
 #include <memory>
 #include <new>
@@ -48,7 +49,8 @@ Problem problem(const Attributes& a, int64_t tokens, const Dims& dense, const Di
           a.in_features,
           a.panel_rows,
           static_cast<int32_t>(dense.d[0]),
-          static_cast<int32_t>(sparse.d[0])};
+          static_cast<int32_t>(sparse.d[0]),
+          a.gated};
 }
 
 // The packed tensors must fit together: the kernel takes their sizes on trust.
@@ -58,7 +60,8 @@ int32_t check_shapes(const Attributes& a, int32_t inputs, const DimsOf& dims_of)
   if (x.nbDims < 1 || (x.d[x.nbDims - 1] != a.in_features && x.d[x.nbDims - 1] != -1))
     return fail("X has shape " + text(x) +
                 ", its last dimension must be in_features = " + std::to_string(a.in_features));
-  const int64_t rows = a.panel_rows, panels = ceil_div(a.out_features, rows);
+  const int64_t rows = a.panel_rows, packed = panels_per_tile(a.gated),
+                panels = packed * ceil_div(a.out_features, rows);
   const int64_t dense = dims_of(kDense).d[0], sparse = dims_of(kSparse).d[0];
   const auto expect = [&](int32_t input, const char* name, std::initializer_list<int64_t> shape) {
     return is(dims_of(input), shape) ? 0
@@ -69,15 +72,29 @@ int32_t check_shapes(const Attributes& a, int32_t inputs, const DimsOf& dims_of)
       expect(kMeta, "meta", {sparse, rows * 2}) ||
       expect(kIndex, "index", {2 * (panels + 1) + dense + sparse}))
     return -1;
-  return inputs > kBias ? expect(kBias, "bias", {a.out_features}) : 0;
+  if (a.residual) {
+    const Dims& y = dims_of(inputs - 1);
+    bool fits = y.nbDims == x.nbDims && (y.d[y.nbDims - 1] == a.out_features || y.d[y.nbDims - 1] == -1);
+    for (int32_t i = 0; fits && i + 1 < x.nbDims; ++i)
+      fits = y.d[i] == x.d[i] || y.d[i] == -1 || x.d[i] == -1;
+    if (!fits) return fail("residual has shape " + text(y) + ", it must be that of Y");
+  }
+  return inputs > kBias + a.residual ? expect(kBias, "bias", {packed * a.out_features}) : 0;
 }
 
 }  // namespace
 
 PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes)
     : attributes_(attributes),
-      timing_id_("in=" + std::to_string(attributes.in_features) + " out=" +
-                 std::to_string(attributes.out_features) + " rows=" + std::to_string(attributes.panel_rows)) {
+      timing_id_(
+          "in=" + std::to_string(attributes.in_features) + " out=" + std::to_string(attributes.out_features) +
+          " rows=" + std::to_string(attributes.panel_rows) + " gated=" + std::to_string(attributes.gated) +
+          " residual=" + std::to_string(attributes.residual) + " " +
+          kActivationNames[attributes.activation]) {}
+
+bool PatchLinearPlugin::takes(int32_t inputs) const noexcept {
+  const int32_t least = kBias + attributes_.residual;
+  return inputs == least || inputs == least + 1;
 }
 
 nvinfer1::IPluginCapability* PatchLinearPlugin::getCapabilityInterface(
@@ -107,7 +124,7 @@ nvinfer1::IPluginV3* PatchLinearPlugin::clone() noexcept {
 
 int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t inputs,
                                            const DynamicPluginTensorDesc*, int32_t) noexcept {
-  has_bias_ = inputs > kBias;
+  has_bias_ = inputs > kBias + attributes_.residual;
   return check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].desc.dims; });
 }
 
@@ -120,8 +137,9 @@ int32_t PatchLinearPlugin::getOutputDataTypes(DataType* out, int32_t, const Data
 int32_t PatchLinearPlugin::getOutputShapes(const nvinfer1::DimsExprs* in, int32_t inputs,
                                            const nvinfer1::DimsExprs*, int32_t, nvinfer1::DimsExprs* out,
                                            int32_t, nvinfer1::IExprBuilder& builder) noexcept {
-  if (inputs != kBias && inputs != kBias + 1)
-    return fail("takes X, dense, sparse, meta, index and optionally bias; got " + std::to_string(inputs) +
+  if (!takes(inputs))
+    return fail(std::string("takes X, dense, sparse, meta, index, optionally bias") +
+                (attributes_.residual ? " and residual" : "") + "; got " + std::to_string(inputs) +
                 " inputs");
   if (in[kX].nbDims < 1) return fail("X must have at least one dimension");
   out[0] = in[kX];
@@ -131,7 +149,7 @@ int32_t PatchLinearPlugin::getOutputShapes(const nvinfer1::DimsExprs* in, int32_
 
 bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* in_out,
                                                   int32_t inputs, int32_t outputs) noexcept {
-  if ((inputs != kBias && inputs != kBias + 1) || outputs != 1) return false;
+  if (!takes(inputs) || outputs != 1) return false;
   const PluginTensorDesc& desc = in_out[position].desc;
   if (desc.format != nvinfer1::TensorFormat::kLINEAR) return false;
   if (position == kX) return desc.type == DataType::kHALF || desc.type == DataType::kBF16;
@@ -147,7 +165,7 @@ size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, in
 
 int32_t PatchLinearPlugin::getNbTactics() noexcept {
   int32_t count = 1;
-  for (const Config& c : kConfigs) count += c.panel_rows == attributes_.panel_rows;
+  for (const Config& c : kConfigs) count += fits(c, attributes_.panel_rows, attributes_.gated);
   return count;
 }
 
@@ -155,14 +173,14 @@ int32_t PatchLinearPlugin::getValidTactics(int32_t* tactics, int32_t count) noex
   if (count != getNbTactics()) return fail("TensorRT asks for another number of tactics than it was given");
   *tactics++ = kAutoTactic;
   for (int32_t i = 0; i < kConfigCount; ++i)
-    if (kConfigs[i].panel_rows == attributes_.panel_rows) *tactics++ = kFirstConfigTactic + i;
+    if (fits(kConfigs[i], attributes_.panel_rows, attributes_.gated)) *tactics++ = kFirstConfigTactic + i;
   return 0;
 }
 
 int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
   const int32_t config = tactic - kFirstConfigTactic;
-  const bool fixed =
-      config >= 0 && config < kConfigCount && kConfigs[config].panel_rows == attributes_.panel_rows;
+  const bool fixed = config >= 0 && config < kConfigCount &&
+                     fits(kConfigs[config], attributes_.panel_rows, attributes_.gated);
   // 0 is TensorRT's "no custom tactic".
   if (tactic != 0 && tactic != kAutoTactic && !fixed)
     return fail("no tactic " + std::to_string(tactic) +
@@ -173,7 +191,7 @@ int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
 
 int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs, const PluginTensorDesc*,
                                          int32_t) noexcept {
-  has_bias_ = inputs > kBias;
+  has_bias_ = inputs > kBias + attributes_.residual;
   if (tokens_of(in[kX].dims) > INT32_MAX)
     return fail("more than 2^31 - 1 tokens in X of shape " + text(in[kX].dims));
   // A builder that times tactics may run a plugin that no context was made for.
@@ -199,6 +217,8 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
     a.meta = static_cast<const uint32_t*>(inputs[kMeta]);
     a.index = static_cast<const int32_t*>(inputs[kIndex]);
     a.bias = has_bias_ ? static_cast<const uint16_t*>(inputs[kBias]) : nullptr;
+    a.residual = attributes_.residual ? static_cast<const uint16_t*>(inputs[kBias + has_bias_]) : nullptr;
+    a.activation = static_cast<Activation>(attributes_.activation);
     a.y = static_cast<uint16_t*>(outputs[0]);
     a.partials = static_cast<float*>(workspace);
     a.counters = counters_.get();
@@ -232,9 +252,14 @@ int32_t PatchLinearPlugin::have_counters() noexcept {
 const nvinfer1::PluginFieldCollection* PatchLinearPlugin::getFieldsToSerialize() noexcept {
   try {
     using nvinfer1::PluginFieldType;
+    const char* activation = kActivationNames[attributes_.activation];
     fields_ = {{"in_features", &attributes_.in_features, PluginFieldType::kINT32, 1},
                {"out_features", &attributes_.out_features, PluginFieldType::kINT32, 1},
-               {"panel_rows", &attributes_.panel_rows, PluginFieldType::kINT32, 1}};
+               {"panel_rows", &attributes_.panel_rows, PluginFieldType::kINT32, 1},
+               {"gated", &attributes_.gated, PluginFieldType::kINT32, 1},
+               {"residual", &attributes_.residual, PluginFieldType::kINT32, 1},
+               {"activation", activation, PluginFieldType::kCHAR,
+                static_cast<int32_t>(std::strlen(activation) + 1)}};
   } catch (const std::bad_alloc&) {
     fail("out of memory while serializing the plugin");
     return nullptr;

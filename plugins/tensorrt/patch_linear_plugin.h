@@ -1,9 +1,10 @@
-// PatchLinear as a TensorRT plugin:  Y = PatchLinear(X, dense, sparse, meta, index[, bias]).
+// PatchLinear as a TensorRT plugin:  Y = PatchLinear(X, dense, sparse, meta, index[, bias][, residual]).
 #pragma once
 #include <string>
 #include <vector>
 
 #include "NvInferRuntime.h"
+#include "kernels/arguments.h"
 #include "tensorrt/counters.h"
 
 namespace patch {
@@ -16,6 +17,9 @@ struct Attributes {
   int32_t in_features = 0;
   int32_t out_features = 0;
   int32_t panel_rows = 0;
+  int32_t gated = 0;       // 1: the weight is a gate's and an up's, see kernels/arguments.h
+  int32_t residual = 0;    // 1: the last input is added
+  int32_t activation = 0;  // number of an Activation
 };
 
 // Without a GPU TensorRT records the first tactic untimed, so the first one decides at run time from the
@@ -65,6 +69,8 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
+  // Whether a node may have so many inputs.
+  bool takes(int32_t inputs) const noexcept;
   // Makes them where there are none; -1 when there is no memory.
   int32_t have_counters() noexcept;
 

@@ -5,7 +5,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from patch_compile.ops.patch_linear import DOMAIN, NAME, VERSION, patch_linear_function
+from patch_compile.gated import interleave
+from patch_compile.ops.patch_linear import DOMAIN, NAME, VERSION, Epilogue, patch_linear_function
 from patch_compile.packing import pack
 from tests.mosaics import random_mask, random_weight
 
@@ -15,6 +16,7 @@ DTYPES = {
     "bfloat16": (ml_dtypes.bfloat16, TensorProto.BFLOAT16),
 }
 SIZE = 128
+NONE = Epilogue()
 
 
 def write_chain(
@@ -45,6 +47,23 @@ def write_chain(
         helper.make_tensor_value_info("y", kind, ["batch", "sequence", SIZE if with_gemm else shape[0]])
     ]
     return save(path, nodes, inputs, outputs, initializers, external)
+
+
+def write_mlp(path, *, dtype="float16"):
+    """x [batch, sequence, K] through gate and up as one node and a down that adds x: two nodes, two epilogues."""
+    gated, added = Epilogue(activation="silu", gated=True), Epilogue(residual=True)
+    shape = (SIZE, SIZE)
+    gate_up = packed_tensors("mlp.gate_proj+up_proj", shape, 0.5, dtype, seed=0, up_share=1.0)
+    down = packed_tensors("mlp.down_proj", shape, 0.5, dtype, seed=2)
+    nodes = [
+        patch_linear("mlp.gate_proj+up_proj", "x", gate_up, "h", shape, epilogue=gated),
+        patch_linear("mlp.down_proj", "h", down, "y", shape, epilogue=added, more_inputs=["x"]),
+    ]
+    kind = DTYPES[dtype][1]
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, kind, ["batch", "sequence", SIZE])] for name in "xy"
+    )
+    return save(path, nodes, inputs, outputs, [*gate_up, *down], external=False, epilogues=(gated, added))
 
 
 def write_decoder(path):
@@ -81,10 +100,14 @@ def write_two_gemms(path):
     return save(path, nodes, inputs, outputs, weights, external=False)
 
 
-def packed_tensors(name, shape, share, dtype, seed):
-    mask, _ = random_mask(shape, (64, 64), share, seed)
-    weight = random_weight(shape, DTYPES[dtype][0], seed)
-    packed = pack(weight.view(np.uint16), mask, 64)
+def packed_tensors(name, shape, share, dtype, seed, up_share=None):
+    """Of a linear, or of a gate and, with `up_share` of its tiles 2:4, an up."""
+    parts = []
+    for i, of_part in enumerate((share, up_share)):
+        if of_part is not None:
+            mask, _ = random_mask(shape, (64, 64), of_part, seed + i)
+            parts.append(pack(random_weight(shape, DTYPES[dtype][0], seed + i).view(np.uint16), mask, 64))
+    packed = interleave(*parts) if len(parts) > 1 else parts[0]
     kind = DTYPES[dtype][1]
     return [
         tensor(f"{name}.dense", packed.dense, kind),
@@ -94,17 +117,19 @@ def packed_tensors(name, shape, share, dtype, seed):
     ]
 
 
-def patch_linear(name, x, tensors, y, shape, as_plugin=True):
+def patch_linear(name, x, tensors, y, shape, as_plugin=True, epilogue=NONE, more_inputs=()):
     namespace = {"plugin_namespace": "", "plugin_version": "1"} if as_plugin else {}
     return helper.make_node(
         NAME,
-        [x, *(t.name for t in tensors)],
+        [x, *(t.name for t in tensors), *more_inputs],
         [y],
         name,
         domain=DOMAIN,
+        overload=epilogue.overload,
         in_features=shape[1],
         out_features=shape[0],
         panel_rows=64,
+        **epilogue.attributes,
         **namespace,
     )
 
@@ -113,13 +138,13 @@ def tensor(name, values, kind):
     return helper.make_tensor(name, kind, values.shape, np.ascontiguousarray(values).tobytes(), raw=True)
 
 
-def save(path, nodes, inputs, outputs, initializers, external):
+def save(path, nodes, inputs, outputs, initializers, external, epilogues=(NONE,)):
     bfloat16 = any(stored.data_type == TensorProto.BFLOAT16 for stored in initializers)
     graph = helper.make_graph(nodes, "graph", inputs, outputs, initializers)
     model = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
-        functions=[patch_linear_function(opset=OPSET, bias=False, bfloat16=bfloat16)],
+        functions=[patch_linear_function(e, opset=OPSET, bfloat16=bfloat16) for e in epilogues],
         ir_version=11,
     )
     onnx.checker.check_model(model)

@@ -97,6 +97,16 @@ def test_decoder_gets_every_linear_in_both_profiles(tmp_path, build, out):
     assert sorted((x.name, x.profile) for x in layers) == [("proj", 0), ("proj", 1)]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_nodes_with_epilogues(tmp_path, build, out, dtype):
+    """The name of a gated node holds a "+", with which the library joins the names of what it merged itself."""
+    report = build(graphs.write_mlp(tmp_path / "mlp.onnx", dtype=dtype))
+    assert report.patch_linears == 2
+    (program,) = read_programs(out)
+    plugins = [(x.name, len(x.inputs)) for x in program.layers if x.kind == PLUGIN]
+    assert plugins == [("mlp.gate_proj+up_proj", 5), ("mlp.down_proj", 6)]
+
+
 @pytest.mark.parametrize("level", [0, 5])
 def test_optimization_level(chain, build, level):
     assert build(chain, optimization_level=level).patch_linears == 2

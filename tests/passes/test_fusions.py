@@ -4,6 +4,7 @@ import pytest
 
 from patch_compile.passes import cleanup_passes, run_passes
 from patch_compile.passes.fold_constants import FoldConstantsPass
+from patch_compile.passes.fuse_gelu import FuseGeluPass
 from patch_compile.passes.fuse_rms_norm import FuseRmsNormPass
 from patch_compile.passes.fuse_rotary_embedding import FuseRotaryEmbeddingPass
 from tests.passes.test_cleanup_passes import graph_of, ops, outputs
@@ -112,3 +113,45 @@ def test_older_opsets_keep_plain_ops() -> None:
     assert "RotaryEmbedding" not in ops(run_passes(rotary(20), cleanup_passes()))
     norm = graph_of(NORM.format(power="2.0", axis=-1), 20)
     assert "RMSNormalization" not in ops(run_passes(norm, cleanup_passes()))
+
+
+GELU = """
+    agraph (float16[n, 8] x) => (float16[n, 8] y) {{
+        half32 = Constant <value = float {{0.5}}> ()
+        half = Cast <to = 10> (half32)
+        three32 = Constant <value = float {{3.0}}> ()
+        three = Cast <to = 10> (three32)
+        cubic32 = Constant <value = float {{0.044715}}> ()
+        cubic = Cast <to = 10> (cubic32)
+        scale32 = Constant <value = float {{{scale}}}> ()
+        scale = Cast <to = 10> (scale32)
+        one32 = Constant <value = float {{1.0}}> ()
+        one = Cast <to = 10> (one32)
+        halved = Mul (x, half)
+        cube = Pow ({base}, three)
+        small = Mul (cube, cubic)
+        sum = Add (x, small)
+        scaled = Mul (sum, scale)
+        turned = Tanh (scaled)
+        shifted = Add (turned, one)
+        y = Mul (halved, shifted)
+    }}"""
+
+
+def test_a_gelu_that_is_spelled_out_is_one_op() -> None:
+    text = GELU.format(scale=0.7978845608, base="x")
+    model = run_passes(graph_of(text), [FoldConstantsPass(), FuseGeluPass()])
+    assert ops(model) == ["Gelu"]
+    assert model.graph[0].attributes["approximate"].as_string() == "tanh"
+    x = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float16) * 3
+    fused, plain = outputs(model, x=x)[0], outputs(graph_of(text), x=x)[0]
+    # Eight roundings to fp16 against one.
+    np.testing.assert_allclose(
+        fused.astype(np.float32), plain.astype(np.float32), rtol=8 * 2.0**-11, atol=2.0**-10
+    )
+
+
+@pytest.mark.parametrize(("scale", "base"), [(0.8, "x"), (0.7978845608, "halved")])
+def test_what_is_not_that_gelu_stays(scale: float, base: str) -> None:
+    model = run_passes(graph_of(GELU.format(scale=scale, base=base)), [FoldConstantsPass(), FuseGeluPass()])
+    assert "Gelu" not in ops(model)

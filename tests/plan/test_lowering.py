@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from patch_compile.gated import interleave
 from patch_compile.packing import pack
 from patch_compile.plan.lowering import plan_linear
 from tests.mosaics import random_mask
@@ -18,12 +19,37 @@ def test_the_plan_announces_what_packing_gives(shape, share):
     assert plan.bytes_after == packed.nbytes
     assert plan.bytes_before == 2 * shape[0] * shape[1]
     assert plan.zeroed == mask.zeroed
+    assert (plan.node, plan.epilogue) == ("x", "")
+
+
+@pytest.mark.parametrize("shape", [(512, 576), (300, 100)])
+@pytest.mark.parametrize("shares", [(0.4, 1.0), (1.0, 0.6)])
+def test_gate_and_up_together_announce_what_their_node_holds(shape, shares):
+    masks = [random_mask(shape, (128, 128), share, 2)[0] for share in shares]
+    plans = [
+        plan_linear(name, mask).fused(mask, "gate+up", "SiLU·mul", 64)
+        for name, mask in zip(("gate", "up"), masks, strict=True)
+    ]
+    packed = interleave(*(pack(np.zeros(shape, np.uint16), mask, 64) for mask in masks))
+    assert sum(plan.bytes_after for plan in plans) == packed.nbytes
+    assert sum(plan.dense_slabs for plan in plans) == len(packed.dense)
+    assert {(plan.panel_rows, plan.row()["node"], plan.row()["epilogue"]) for plan in plans} == {
+        (64, "gate+up", "SiLU·mul")
+    }
+
+
+def test_a_residual_keeps_the_panels():
+    mask, _ = random_mask((512, 512), (128, 128), 0.5, 0)
+    plan = plan_linear("x", mask)
+    assert plan.panel_rows == 128
+    assert plan.fused(mask, "x", "residual").row() == plan.row() | {"epilogue": "residual"}
 
 
 def test_a_linear_without_sparse_tiles_stays_dense_with_its_reason():
     mask, _ = random_mask((128, 128), (64, 64), 0.0, 0)
     plan = plan_linear("x", mask)
     assert (plan.lowering, plan.reason) == ("dense", "none of its tiles is 2:4")
+    assert plan.row()["node"] is None
     assert plan.bytes_after == plan.bytes_before
 
 

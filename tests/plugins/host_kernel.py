@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -21,12 +22,14 @@ from tests.plugins.oracle_packing import Packed
 __all__ = [
     "COMPILER",
     "PLUGINS",
+    "Arguments",
     "Config",
     "CopyMode",
     "HostKernel",
     "Launch",
     "Problem",
     "Stats",
+    "arguments_of",
     "compile_host_kernel",
 ]
 
@@ -43,10 +46,12 @@ class CopyMode(IntEnum):
     MIXED = 2
 
 
-class _Arguments(ctypes.Structure):
+class Arguments(ctypes.Structure):
+    """LinearArguments of plugins/kernels/arguments.h."""
+
     _fields_ = [
         (n, ctypes.c_void_p)
-        for n in ["x", "dense", "sparse", "meta", "index", "bias", "y", "partials", "counters"]
+        for n in ["x", "dense", "sparse", "meta", "index", "bias", "residual", "y", "partials", "counters"]
     ] + [
         (n, ctypes.c_int32)
         for n in [
@@ -59,13 +64,14 @@ class _Arguments(ctypes.Structure):
             "parts",
             "x_vector",
             "y_vector",
+            "activation",
         ]
     ]
 
 
 class _Call(ctypes.Structure):
     _fields_ = [
-        ("arguments", _Arguments),
+        ("arguments", Arguments),
         *(
             (n, ctypes.c_int64)
             for n in [
@@ -98,7 +104,7 @@ class Problem(ctypes.Structure):
         ("tokens", ctypes.c_int64),
         *(
             (n, ctypes.c_int32)
-            for n in ["out_features", "in_features", "panel_rows", "dense_slabs", "sparse_slabs"]
+            for n in ["out_features", "in_features", "panel_rows", "dense_slabs", "sparse_slabs", "gated"]
         ),
     ]
 
@@ -113,6 +119,7 @@ class Config(NamedTuple):
     stages: int
     blocks_per_sm: int
     streams: bool
+    gated: bool
 
 
 @dataclass
@@ -154,9 +161,11 @@ class HostKernel:
         """The table, by name and in its order."""
         out = {}
         for i in range(self.lib.patch_host_config_count()):
-            fields = (ctypes.c_int32 * 7)()
+            fields = (ctypes.c_int32 * 8)()
             self.lib.patch_host_config(i, fields)
-            out[self.lib.patch_host_config_name(i).decode()] = Config(*fields[:6], bool(fields[6]))
+            out[self.lib.patch_host_config_name(i).decode()] = Config(
+                *fields[:6], bool(fields[6]), bool(fields[7])
+            )
         return out
 
     def schedule(self, problem: Problem, sms: int, config: int = -1) -> tuple[int, int]:
@@ -172,39 +181,67 @@ class HostKernel:
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
         """How many parts the launch is cut into: one for a tile kernel, and none narrower than a dense slab."""
         config = list(self.configs().values())[launch.config]
-        panels, tiles = -(-packed.shape[0] // packed.panel_rows), -(-tokens // config.tokens)
+        panels, tiles = -(-packed.shape[0] // packed.panel_rows), -(-tokens // config.tokens)  # of Y
         total = tiles * (4 * panels + 16 * len(packed.dense) + 9 * len(packed.sparse))
         return max(1, min(launch.parts, total // 16)) if config.streams else 1
 
+    def tensors(
+        self,
+        packed: Packed,
+        x: NDArray[np.uint16],
+        bias: NDArray[np.uint16] | None,
+        launch: Launch,
+        residual: NDArray[np.uint16] | None = None,
+    ) -> dict[str, NDArray[np.generic]]:
+        """What the pointers of Arguments point to before a launch; Y is filled with a NaN."""
+        tokens, parts = len(x), self.parts(packed, len(x), launch)
+        config = list(self.configs().values())[launch.config]
+        sums = config.tokens * config.panel_rows * (1 + config.gated)
+        partials = 2 * parts * sums if parts > 1 else 0
+        tensors: dict[str, NDArray[np.generic]] = {
+            name: getattr(packed, name) for name in ("dense", "sparse", "meta", "index")
+        }
+        tensors["x"] = x
+        tensors["y"] = np.full((tokens, packed.shape[0]), 0x7E01, np.uint16)
+        tensors["partials"] = np.full(partials, np.nan, np.float32)
+        tensors["counters"] = np.zeros(parts, np.int32)
+        optional = {"bias": bias, "residual": residual}
+        return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
+
     def run(
-        self, packed: Packed, x: NDArray[np.uint16], bias: NDArray[np.uint16] | None, launch: Launch
+        self,
+        packed: Packed,
+        x: NDArray[np.uint16],
+        bias: NDArray[np.uint16] | None,
+        launch: Launch,
+        residual: NDArray[np.uint16] | None = None,
+        activation: int = 0,
     ) -> NDArray[np.uint16]:
         """Y [tokens, out] in bits; raises RuntimeError with the first fault the emulation found."""
-        rows, _ = packed.shape
-        tokens = len(x)
-        panels = -(-rows // packed.panel_rows)
-        tensors = {name: _aligned(getattr(packed, name)) for name in ("dense", "sparse", "meta", "index")}
-        tensors["x"] = _aligned(x)
-        tensors["y"] = _aligned(np.full((tokens, rows), 0x7E01, np.uint16))
-        parts, config = self.parts(packed, tokens, launch), list(self.configs().values())[launch.config]
-        partials = 2 * parts * config.tokens * config.panel_rows if parts > 1 else 0
-        tensors["partials"] = _aligned(np.full(partials, np.nan, np.float32))
-        tensors["counters"] = _aligned(np.zeros(parts, np.int32))
-        if bias is not None:
-            tensors["bias"] = _aligned(bias)
+        parts = self.parts(packed, len(x), launch)
+        tensors = self.tensors(packed, x, bias, launch, residual)
+        tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
+        addresses = {name: tensor.ctypes.data for name, tensor in tensors.items()}
         call = _Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
         call.dense_values, call.sparse_values = packed.dense.size, packed.sparse.size
         call.meta_words, call.index_words = packed.meta.size, packed.index.size
-        call.partial_values, call.counter_words = partials, parts
-        a = call.arguments
-        for name, tensor in tensors.items():
-            setattr(a, name, tensor.ctypes.data)
-        a.tokens, a.out_features, a.in_features = tokens, rows, packed.shape[1]
-        a.panels, a.parts = panels, parts
-        a.dense_slabs, a.sparse_slabs = len(packed.dense), len(packed.sparse)
+        call.partial_values, call.counter_words = tensors["partials"].size, parts
+        call.arguments = arguments_of(packed, len(x), parts, addresses, activation)
         if self.lib.patch_host_run(ctypes.byref(call), ctypes.byref(launch.stats)):
             raise RuntimeError(self.lib.patch_host_error().decode())
         return tensors["y"].copy()
+
+
+def arguments_of(
+    packed: Packed, tokens: int, parts: int, addresses: Mapping[str, int], activation: int = 0
+) -> Arguments:
+    """Arguments but for the vector widths; addresses: of the tensors by name, without those that there are none of."""
+    a = Arguments(**addresses)
+    a.tokens, (a.out_features, a.in_features) = tokens, packed.shape
+    a.panels, a.parts = -(-packed.shape[0] // packed.panel_rows), parts
+    a.dense_slabs, a.sparse_slabs = len(packed.dense), len(packed.sparse)
+    a.activation = activation
+    return a
 
 
 def compile_host_kernel(

@@ -2,47 +2,87 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.plugins.oracle_packing import Packed, pack_slabs, prune_2_of_4
+from tests.plugins.oracle_packing import Packed, pack_gated, pack_slabs, prune_2_of_4
 
-__all__ = ["DTYPES", "Case", "make_case", "without_panels"]
+__all__ = ["ACTIVATIONS", "DTYPES", "Case", "make_case", "without_panels"]
 
 DTYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _MANTISSA = {DTYPES[0]: 11, DTYPES[1]: 8}  # significand bits
 _SMALLEST = {DTYPES[0]: 2.0**-24, DTYPES[1]: 2.0**-133}  # spacing of the subnormals
 
 
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+_SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+
+
+def _sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-z))
+
+
+# In the order of `Activation` in plugins/kernels/arguments.h.
+ACTIVATIONS = {
+    "": lambda z: z,
+    "gelu": lambda z: 0.5 * z * (1 + _erf(z / math.sqrt(2))),
+    "gelu_tanh": lambda z: 0.5 * z * (1 + np.tanh(_SQRT_2_OVER_PI * (z + 0.044715 * z**3))),
+    "silu": lambda z: z * _sigmoid(z),
+}
+_STEEPEST = 1.13  # the largest slope of any of them
+# What they are computed with: ex2 and rcp to 2^-22, an erf to 1.5e-7, arguments of a few dozen in fp32.
+_ACTIVATION_ERROR = 2.0**-18
+
+
 @dataclass(frozen=True)
 class Case:
-    """One problem; `x`, `bias` in bits."""
+    """One problem; `x`, `bias`, `residual` in bits; activation: index into ACTIVATIONS."""
 
     packed: Packed
     x: NDArray[np.uint16]
     bias: NDArray[np.uint16] | None
     expected: NDArray[np.float64]  # [tokens, out]
-    magnitude: NDArray[np.float64]  # |x| |W|^T + |bias|, what rounding errors are relative to
+    slack: NDArray[
+        np.float64
+    ]  # [tokens, out], how far fp32 arithmetic may be off before the result is rounded
     dtype: np.dtype
+    residual: NDArray[np.uint16] | None = None
+    activation: int = 0
 
     def worst(self, y: NDArray[np.uint16]) -> float:
         """Largest error in units of the allowed one; a NaN is infinitely wrong.
 
-        fp32 sums of K exact products in any order: at most (K + 32) 2^-24 of the magnitude (Higham 2002, eq. 3.5; 32
-        covers bias, splits and the tensor cores' truncation); then one rounding to the output type.
+        Allowed is the slack and then one rounding to the output type.
         """
         got = y.view(self.dtype).astype(np.float64)
-        summation = (self.packed.shape[1] + 32) * 2.0**-24 * self.magnitude
         rounding = np.abs(self.expected) * 2.0 ** -_MANTISSA[self.dtype] + _SMALLEST[self.dtype]
-        error = np.abs(got - self.expected) / (summation * (1 + 2.0**-8) + rounding)
+        error = np.abs(got - self.expected) / (self.slack * (1 + 2.0**-7) + rounding)
         return float(np.nan_to_num(error, nan=np.inf).max(initial=0))
+
+    @property
+    def epilogue(self) -> dict[str, Any]:
+        """What `HostKernel.run` and `PtxKernel.run` take beside the packed weight, X and bias."""
+        return {"residual": self.residual, "activation": self.activation}
+
+
+def _summation(columns: int) -> float:
+    """fp32 sums of K exact products in any order: at most (K + 32) 2^-24 of the sum of magnitudes (Higham 2002,
+    eq. 3.5; 32 covers bias, splits and the tensor cores' truncation).
+    """
+    return (columns + 32) * 2.0**-24
 
 
 def without_panels(case: Case, keep: NDArray[np.bool_]) -> Case:
-    """The same problem with all weights of other rows zero and their slabs dropped; keep: `[out]`, whole panels."""
+    """The same problem with all weights of other rows zero and their slabs dropped; keep: `[out]`, whole panels.
+
+    Of a plain product: no gate, activation or residual.
+    """
+    assert not case.packed.gated and not case.activation and case.residual is None
     rows, packed = case.packed.panel_rows, case.packed
     panels = keep[::rows]
     dense_ptr, sparse_ptr = np.split(packed.index[: 2 * (len(panels) + 1)], 2)
@@ -63,7 +103,7 @@ def without_panels(case: Case, keep: NDArray[np.bool_]) -> Case:
         case,
         packed=emptied,
         expected=np.where(keep, case.expected, bias),
-        magnitude=np.where(keep, case.magnitude, np.abs(bias)),
+        slack=np.where(keep, case.slack, 2.0**-24 * np.abs(bias)),
     )
 
 
@@ -75,25 +115,62 @@ def make_case(
     dtype: np.dtype = DTYPES[0],
     share: float = 0.5,
     bias: bool = True,
+    gated: bool = False,
+    activation: str = "",
+    residual: bool = False,
     seed: int = 0,
 ) -> Case:
     """Random slabs, `share` of them 2:4. Values are of both signs and have zeros among them."""
     rng = np.random.default_rng(seed)
     rows, columns = shape
-    sparse = rng.random((-(-rows // panel_rows), -(-columns // 64))) < share
-    weight = rng.standard_normal(shape, np.float32) / 8
-    weight[rng.random(shape) < 0.05] = -0.0
-    inside = np.repeat(np.repeat(sparse, panel_rows, 0), 64, 1)[:rows, :columns]
-    weight = np.where(inside, prune_2_of_4(weight, rng), weight).astype(dtype)
+    grids, weights, biases = [], [], []
+    for _ in range(1 + gated):
+        sparse = rng.random((-(-rows // panel_rows), -(-columns // 64))) < share
+        weight = rng.standard_normal(shape, np.float32) / 8
+        weight[rng.random(shape) < 0.05] = -0.0
+        inside = np.repeat(np.repeat(sparse, panel_rows, 0), 64, 1)[:rows, :columns]
+        grids.append(sparse)
+        weights.append(np.where(inside, prune_2_of_4(weight, rng), weight).astype(dtype))
+        biases.append(rng.standard_normal(rows, np.float32).astype(dtype))
     x = rng.standard_normal((tokens, columns), np.float32).astype(dtype)
-    b = rng.standard_normal(rows, np.float32).astype(dtype) if bias else None
-    w64, x64 = weight.astype(np.float64), x.astype(np.float64)
-    b64 = 0.0 if b is None else b.astype(np.float64)
+    added = rng.standard_normal((tokens, rows), np.float32).astype(dtype) if residual else None
+    bits = np.stack(weights).view(np.uint16)
+    number = list(ACTIVATIONS).index(activation)
+    expected, slack = _answer(x, weights, biases if bias else None, activation, added)
     return Case(
-        pack_slabs(weight.view(np.uint16), sparse, panel_rows),
+        pack_gated(bits, np.stack(grids), panel_rows) if gated else pack_slabs(bits[0], grids[0], panel_rows),
         x.view(np.uint16),
-        None if b is None else b.view(np.uint16),
-        x64 @ w64.T + b64,
-        np.abs(x64) @ np.abs(w64).T + np.abs(b64),
+        np.concatenate(biases).view(np.uint16) if bias else None,
+        expected,
+        slack,
         dtype,
+        None if added is None else added.view(np.uint16),
+        number,
     )
+
+
+def _answer(
+    x: NDArray[Any],
+    weights: list[NDArray[Any]],
+    biases: list[NDArray[Any]] | None,
+    activation: str,
+    residual: NDArray[Any] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Y in float64, and to first order how far fp32 may be off."""
+    x64 = x.astype(np.float64)
+    sums, errors = [], []
+    for i, weight in enumerate(weights):
+        w64 = weight.astype(np.float64)
+        b64 = np.zeros(len(weight)) if biases is None else biases[i].astype(np.float64)
+        sums.append(x64 @ w64.T + b64)
+        errors.append(_summation(x.shape[1]) * (np.abs(x64) @ np.abs(w64).T + np.abs(b64)))
+    y, slack = ACTIVATIONS[activation](sums[0]), errors[0]
+    if activation:
+        slack = _STEEPEST * slack + _ACTIVATION_ERROR * np.abs(sums[0])
+    if len(weights) == 2:
+        slack = np.abs(sums[1]) * slack + (np.abs(y) + slack) * errors[1] + 2.0**-24 * np.abs(y * sums[1])
+        y = y * sums[1]
+    if residual is not None:
+        y = y + residual.astype(np.float64)
+        slack = slack + 2.0**-24 * np.abs(y)
+    return y, slack

@@ -7,17 +7,20 @@ program's reading of it.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Packed", "pack_slabs", "prune_2_of_4"]
+__all__ = ["Packed", "pack_gated", "pack_slabs", "prune_2_of_4"]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The four tensors and the shape they stand for; 16-bit values as raw bits."""
+    """The four tensors and the shape they stand for; 16-bit values as raw bits.
+
+    gated: shape is that of the gate and of the up, whose panels alternate.
+    """
 
     shape: tuple[int, int]
     panel_rows: int
@@ -25,6 +28,7 @@ class Packed:
     sparse: NDArray[np.uint16]
     meta: NDArray[np.int32]
     index: NDArray[np.int32]
+    gated: bool = False
 
 
 def prune_2_of_4(weight: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -63,6 +67,16 @@ def pack_slabs(bits: NDArray[np.uint16], sparse: NDArray[np.bool_], panel_rows: 
         np.array(words, np.uint32).reshape(-1, panel_rows * 2).view(np.int32),
         np.array(index, np.int32),
     )
+
+
+def pack_gated(bits: NDArray[np.uint16], sparse: NDArray[np.bool_], panel_rows: int) -> Packed:
+    """Gate and up `[2, out, in]`, with their maps of 2:4 slabs `[2, panels, slabs]`."""
+    _, rows, columns = bits.shape
+    panels = sparse.shape[1]
+    padded = np.pad(bits, ((0, 0), (0, panels * panel_rows - rows), (0, 0)))
+    alternating = padded.reshape(2, panels, panel_rows, columns).swapaxes(0, 1).reshape(-1, columns)
+    packed = pack_slabs(alternating, sparse.swapaxes(0, 1).reshape(2 * panels, -1), panel_rows)
+    return replace(packed, shape=(rows, columns), gated=True)
 
 
 def _fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:

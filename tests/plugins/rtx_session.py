@@ -19,7 +19,7 @@ import onnx
 import tensorrt_rtx as trt
 from onnx import helper
 
-from tests.plugins.oracle_packing import pack_slabs
+from tests.plugins.oracle_packing import pack_gated, pack_slabs
 
 ROWS, COLUMNS, PANEL_ROWS = 200, 324, 64
 
@@ -60,12 +60,17 @@ def register(order: str, library: str) -> dict[str, Any]:
     return {"known": [k for k in known if k[0] == "PatchLinear"], "errors": log.errors}
 
 
-def create(fields: dict[str, int], library: str) -> tuple[Log, Any]:
+def create(fields: dict[str, int | str], library: str) -> tuple[Log, Any]:
     log = Log()
     builder = trt.Builder(log)
     trt.get_plugin_registry().load_library(library)
     creator = trt.get_plugin_registry().get_creator("PatchLinear", "1", "")
-    made = [trt.PluginField(n, np.array([v], np.int32), trt.PluginFieldType.INT32) for n, v in fields.items()]
+    made = [
+        trt.PluginField(n, np.frombuffer(v.encode(), np.int8), trt.PluginFieldType.CHAR)
+        if isinstance(v, str)
+        else trt.PluginField(n, np.array([v], np.int32), trt.PluginFieldType.INT32)
+        for n, v in fields.items()
+    ]
     try:
         plugin = creator.create_plugin("linear", trt.PluginFieldCollection(made), trt.TensorRTPhase.BUILD)
     except Exception as error:  # the binding has no type of its own for a null plugin
@@ -77,8 +82,10 @@ def create(fields: dict[str, int], library: str) -> tuple[Log, Any]:
 def linear_model(variant: str, columns: int) -> onnx.ModelProto:
     """One PatchLinear node with zero weights."""
     rng = np.random.default_rng(0)
-    sparse = rng.random((-(-ROWS // PANEL_ROWS), -(-COLUMNS // 64))) < 0.5
-    packed = pack_slabs(np.zeros((ROWS, COLUMNS), np.uint16), sparse, PANEL_ROWS)
+    gated, residual = variant.startswith("gated"), variant.startswith("residual")
+    sparse = rng.random((1 + gated, -(-ROWS // PANEL_ROWS), -(-COLUMNS // 64))) < 0.5
+    weight = np.zeros((1 + gated, ROWS, COLUMNS), np.uint16)
+    packed = pack_gated(weight, sparse, PANEL_ROWS) if gated else pack_slabs(weight[0], sparse[0], PANEL_ROWS)
     kind = onnx.TensorProto.BFLOAT16 if variant == "bf16" else onnx.TensorProto.FLOAT16
     other = onnx.TensorProto.BFLOAT16 if variant == "mixed" else kind
     tensors = {
@@ -86,7 +93,7 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
         "sparse": (packed.sparse, kind),
         "meta": (packed.meta, onnx.TensorProto.INT32),
         "index": (packed.index, onnx.TensorProto.INT32),
-        "bias": (np.zeros(ROWS, np.uint16), kind),
+        "bias": (np.zeros(ROWS * (1 + gated), np.uint16), kind),
     }
     if variant == "nobias":
         del tensors["bias"]
@@ -95,12 +102,21 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
         for name, (array, dtype) in tensors.items()
     ]
     attributes = {"in_features": COLUMNS, "out_features": ROWS, "panel_rows": PANEL_ROWS}
+    if gated:
+        attributes |= {"gated": 1, "activation": "silu"}
+    if residual:
+        attributes |= {"residual": 1, "activation": "gelu_tanh"}
+    inputs = [helper.make_tensor_value_info("x", kind, ["batch", "tokens", columns])]
+    if residual:
+        wrong = variant.endswith("shape")
+        inputs.append(helper.make_tensor_value_info("r", kind, ["batch", "tokens", ROWS + 4 * wrong]))
     plugin = {"plugin_namespace": "", "plugin_version": "1"}
-    node = helper.make_node("PatchLinear", ["x", *tensors], ["y"], domain="patch", **attributes, **plugin)
+    names = ["x", *tensors, *["r"] * residual]
+    node = helper.make_node("PatchLinear", names, ["y"], domain="patch", **attributes, **plugin)
     graph = helper.make_graph(
         [node],
         "linear",
-        [helper.make_tensor_value_info("x", kind, ["batch", "tokens", columns])],
+        inputs,
         [helper.make_tensor_value_info("y", kind, ["batch", "tokens", ROWS])],
         initializers,
     )
@@ -109,7 +125,10 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
 
 
 def build(variant: str, library: str) -> dict[str, Any]:
-    """Build an engine of one PatchLinear. Variants: fp16, bf16, nobias, shape (wrong), mixed (types)."""
+    """Build an engine of one PatchLinear.
+
+    Variants: fp16, bf16, nobias, gated, residual, shape (wrong), mixed (types), residual-shape (wrong).
+    """
     log = Log()
     builder = trt.Builder(log)
     trt.get_plugin_registry().load_library(library)
@@ -125,6 +144,9 @@ def build(variant: str, library: str) -> dict[str, Any]:
         config.set_compute_capability(getattr(trt.ComputeCapability, name), i)
     profile = builder.create_optimization_profile()
     profile.set_shape("x", (1, 1, columns), (1, 128, columns), (8, 512, columns))
+    if variant.startswith("residual"):
+        rows = network.get_input(1).shape[-1]
+        profile.set_shape("r", (1, 1, rows), (1, 128, rows), (8, 512, rows))
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     shape = list(network.get_output(0).shape)

@@ -10,7 +10,7 @@ from tests.plugins.mosaic_cases import make_case, without_panels
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-SLABS, OUTPUT = "kernels/slabs.cuh", "kernels/output.cuh"
+SLABS, OUTPUT, EPILOGUE = "kernels/slabs.cuh", "kernels/output.cuh", "kernels/epilogue.cuh"
 TILE, STREAM, WORK = "kernels/tile_kernel.cuh", "kernels/stream_kernel.cuh", "kernels/work.h"
 # name: (file, what stands there, what the bug makes of it)
 MUTATIONS = {
@@ -37,12 +37,35 @@ MUTATIONS = {
     "second 2:4 slab of the panel before": (SLABS, "p.first_sparse + (i - p.dense)", "p.first_sparse + i"),
     "stores tokens that are not there": (OUTPUT, "token < a.tokens && out <", "out <"),
     "stores features that are not there": (OUTPUT, "&& out < a.out_features)\n", ")\n"),
-    "reads bias that is not there": (OUTPUT, "a.bias && row < a.out_features", "a.bias"),
-    "bias of the first panel": (
-        OUTPUT,
-        "load_bias(a.bias + row)",
-        "load_bias(a.bias + row % G::kPanelRows)",
+    "reads bias that is not there": (EPILOGUE, "row < a.out_features ? T::widen", "true ? T::widen"),
+    "bias of the first panel": (EPILOGUE, "load_bias(bias + row)", "load_bias(bias + row % G::kPanelRows)"),
+    "the gate's bias for the up": (EPILOGUE, "a.bias + static_cast<int64_t>(f) * a.out_features", "a.bias"),
+    "the up activated": (EPILOGUE, "activate<G>(sums[0]", "activate<G>(sums[G::kPanels - 1]"),
+    "the gate left open": (EPILOGUE, "v *= sums[1][m][n][j]", "v = sums[1][m][n][j]"),
+    "the residual added twice": (
+        EPILOGUE,
+        "  activate<G>(sums[0]",
+        "  if (a.residual) add_residual<T, G>(sums[0], a, panel, first_token, at);\n  activate<G>(sums[0]",
     ),
+    "the residual not transposed": (EPILOGUE, "pair = transpose_matrix(pair);", ""),
+    "halves of the residual exchanged": (
+        EPILOGUE,
+        "static_cast<uint16_t>(pair >> 16)",
+        "static_cast<uint16_t>(pair)",
+    ),
+    "reads a residual that is not there": (EPILOGUE, "token < a.tokens && feature <", "feature <"),
+    "a pair of the residual across rows": (EPILOGUE, "if (a.y_vector >= 2)  //", "if (true)  //"),
+    "GELU without its cube": (EPILOGUE, "0.044715f * x * x * x", "0.044715f * x"),
+    "erf where tanh was asked for": (EPILOGUE, "v = gelu_tanh(v)", "v = gelu(v)"),
+    "the wrong tail of erfc": (EPILOGUE, "x < 0.f ? tail : 1.f - tail", "x > 0.f ? tail : 1.f - tail"),
+    "the up's dense slabs into the gate": (
+        SLABS,
+        "multiply_dense<T, G>(sums[G::kPanels - 1]",
+        "multiply_dense<T, G>(sums[0]",
+    ),
+    "the gate's 2:4 slabs into the up": (SLABS, "i < p.dense + p.gate_sparse", "i < p.gate_sparse"),
+    "gate and up not paired": (SLABS, "const int packed = panel * G::kPanels;", "const int packed = panel;"),
+    "sums of the gate for the up": (STREAM, "(f * G::kWarpRows + m) * G::kWarpTokens", "m * G::kWarpTokens"),
     "not transposed": (OUTPUT, "transpose_matrix(pair)", "pair"),
     "a stream stores tokens that are not there": (
         OUTPUT,
@@ -81,11 +104,11 @@ MUTATIONS = {
     "counters not reset": (STREAM, "if (at.thread == 0) reset_counter", "if (false) reset_counter"),
     "two parts share a slot": (STREAM, "(of == first ? 1 : 0)", "0"),
     "the first part left out": (STREAM, "for (int from = first;", "for (int from = first + 1;"),
-    "adds to what it has": (STREAM, "  clear<G>(acc);\n  for (int from", "  for (int from"),
+    "adds to what it has": (STREAM, "  clear<G>(sums);\n  for (int from", "  for (int from"),
     "sums of another fragment": (
         STREAM,
-        "load_partials(sums, partial_sums<G>(a, slot(from), m * G::kWarpTokens + n",
-        "load_partials(sums, partial_sums<G>(a, slot(from), n",
+        "load_partials(share, partial_sums<G>(a, slot(from), fragment,",
+        "load_partials(share, partial_sums<G>(a, slot(from), fragment % G::kWarpTokens,",
     ),
     "a shared tile written by all": (
         STREAM,
@@ -102,6 +125,12 @@ CASES = [  # config, tokens, (rows, columns), parts
     (1, 20, (67, 260), 3),
     (2, 20, (67, 260), 1),
 ]
+EPILOGUES = [  # config, tokens, (rows, columns), parts, the epilogue
+    (0, 5, (67, 132), 2, {"activation": "gelu", "residual": True}),
+    (2, 20, (72, 132), 1, {"activation": "gelu_tanh", "residual": True}),
+    (6, 9, (130, 324), 5, {"activation": "silu", "gated": True, "residual": True}),
+]
+CONFIGS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 6  # that are compiled
 
 
 def faults(kernel):
@@ -111,11 +140,13 @@ def faults(kernel):
     emptied = make_case(5, (5 * 64, 260), 64, seed=3)
     keep = np.repeat([True, False, False, True, False], 64)
     problems += [(0, without_panels(emptied, keep), parts) for parts in (1, 2, 5)]
+    for config, tokens, shape, parts, epilogue in EPILOGUES:
+        problems.append((config, make_case(tokens, shape, 64, seed=tokens, **epilogue), parts))
     for config, case, parts in problems:
         for mode in CopyMode:
             try:
                 launch = Launch(config, parts=parts, mode=mode, seed=mode + 1)
-                y = kernel.run(case.packed, case.x, case.bias, launch)
+                y = kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)
             except RuntimeError as error:
                 found.append(str(error))
                 continue
@@ -135,6 +166,8 @@ OFTEN = (
     "parts overlap",
     "no fence before counting",
     "counters not reset",
+    "the up activated",
+    "the residual not transposed",
 )
 
 
@@ -154,5 +187,5 @@ def test_broken_kernels_are_caught(name, tmp_path, library_cache):
         text = (plugins / file).read_text()
         assert text.count(before) == 1, "the mutation no longer fits the source"
         (plugins / file).write_text(text.replace(before, after))
-    broken = compile_host_kernel(library_cache, plugins, ("PATCH_HOST_CONFIGS=7",), opt="-O1")
+    broken = compile_host_kernel(library_cache, plugins, (f"PATCH_HOST_CONFIGS={CONFIGS}",), opt="-O1")
     assert bool(faults(broken)) == (name in MUTATIONS)

@@ -8,20 +8,29 @@ from hypothesis import strategies as st
 from patch_compile.packing import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
-from tests.plugins.mosaic_cases import DTYPES, make_case, without_panels
-from tests.plugins.oracle_packing import Packed
+from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
+from tests.plugins.oracle_packing import Packed, pack_slabs
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-STREAMS = ("decode-64", "mid-64", "decode-128", "mid-128")
-CONFIGS = ("decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128")
+GATED = ("gated-decode-64", "gated-mid-64", "gated-prefill-64")
+PLAIN = ("decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128")
+CONFIGS = (*PLAIN, *GATED)
+STREAMS = tuple(name for name in CONFIGS if "prefill" not in name)
 TOKENS = (*range(1, 41), 64, 100, 128, 129, 300)
 
 
 def run(kernel, case, config, dtype, **how):
     number = list(kernel.configs()).index(config)
     launch = Launch(number, scalar=DTYPES.index(dtype), **how)
-    return kernel.run(case.packed, case.x, case.bias, launch), launch.stats
+    return kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue), launch.stats
+
+
+def case_for(kernel, config, tokens, shape, **how):
+    """A problem packed as the configuration wants it; a gate is activated by SiLU."""
+    about = kernel.configs()[config]
+    gated = {"gated": True, "activation": "silu"} if about.gated else {}
+    return make_case(tokens, shape, about.panel_rows, **(gated | how))
 
 
 def check(kernel, case, config, dtype, **how):
@@ -34,6 +43,7 @@ def check(kernel, case, config, dtype, **how):
 def test_the_table_of_configurations_is_the_one_tested(kernel):
     assert tuple(kernel.configs()) == CONFIGS
     assert tuple(name for name, config in kernel.configs().items() if config.streams) == STREAMS
+    assert tuple(name for name, config in kernel.configs().items() if config.gated) == GATED
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -44,7 +54,10 @@ def test_every_number_of_tokens(kernel, config, dtype):
         rng = np.random.default_rng(tokens)
         shape = int(rng.integers(1, 2 * panel_rows + 40)), 4 * int(rng.integers(1, 100))
         bias, share = bool(tokens % 3), float(rng.random())
-        case = make_case(tokens, shape, panel_rows, dtype=dtype, share=share, bias=bias, seed=tokens)
+        epilogue = {"residual": tokens % 5 < 2, "activation": list(ACTIVATIONS)[tokens % 4]}
+        case = case_for(
+            kernel, config, tokens, shape, dtype=dtype, share=share, bias=bias, seed=tokens, **epilogue
+        )
         how = {"parts": 1 + tokens % 7, "mode": CopyMode(tokens % 3), "seed": tokens}
         check(kernel, case, config, dtype, **how)
 
@@ -55,7 +68,7 @@ def test_every_ring_position(kernel, config):
     panel_rows = kernel.configs()[config][0]
     for slabs in range(1, 11):
         for mode in CopyMode:
-            case = make_case(5, (panel_rows, slabs * 64 - 4 * (slabs % 3)), panel_rows, seed=slabs)
+            case = case_for(kernel, config, 5, (panel_rows, slabs * 64 - 4 * (slabs % 3)), seed=slabs)
             check(kernel, case, config, DTYPES[0], mode=mode, seed=slabs)
 
 
@@ -64,7 +77,7 @@ def test_every_ring_position(kernel, config):
 def test_all_dense_and_all_sparse(kernel, config, share):
     """One of the two packed tensors has no rows."""
     panel_rows = kernel.configs()[config][0]
-    case = make_case(17, (panel_rows + 8, 448), panel_rows, share=share, seed=3)
+    case = case_for(kernel, config, 17, (panel_rows + 8, 448), share=share, seed=3)
     assert 0 in (len(case.packed.dense), len(case.packed.sparse))
     for parts in (1, 3):
         check(kernel, case, config, DTYPES[0], parts=parts)
@@ -73,10 +86,10 @@ def test_all_dense_and_all_sparse(kernel, config, share):
 @pytest.mark.parametrize("columns", [4, 8, 60, 64, 68, 124, 132])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 6, 7, 63, 64, 65, 72, 100, 129])
 def test_ragged_weights(kernel, rows, columns):
-    """Every store width of Y and both copy widths of X."""
-    for config in ("decode-64", "decode-128"):
-        case = make_case(
-            3, (rows, columns), kernel.configs()[config][0], dtype=DTYPES[1], seed=rows * columns
+    """Every store width of Y and both copy widths of X, and of the residual both ways to read it."""
+    for config in ("decode-64", "decode-128", "gated-decode-64"):
+        case = case_for(
+            kernel, config, 3, (rows, columns), dtype=DTYPES[1], residual=True, seed=rows * columns
         )
         for parts in (1, 2):
             check(kernel, case, config, DTYPES[1], parts=parts)
@@ -86,14 +99,102 @@ def test_ragged_weights(kernel, rows, columns):
 def test_every_number_of_parts(kernel, config):
     """Parts that hold many tiles, share one with a neighbour, lie inside one, and are as narrow as a slab."""
     for tokens in (7, 100):
-        case = make_case(tokens, (300, 452), kernel.configs()[config].panel_rows, seed=tokens)
+        case = case_for(kernel, config, tokens, (300, 452), seed=tokens)
         number = CONFIGS.index(config)
         most = kernel.parts(case.packed, tokens, Launch(number, parts=10**6))
         for parts in sorted({*range(1, 12), most // 3, most // 2, most - 1, most}):
             check(kernel, case, config, DTYPES[0], parts=parts, mode=CopyMode(parts % 3), seed=parts)
 
 
-@pytest.mark.parametrize("config", STREAMS)
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_epilogue(kernel, config, activation, residual):
+    for dtype in DTYPES:
+        for bias, parts in ((True, 1), (False, 5)):
+            case = make_case(
+                21,
+                (150, 324),
+                kernel.configs()[config].panel_rows,
+                gated=kernel.configs()[config].gated,
+                dtype=dtype,
+                bias=bias,
+                activation=activation,
+                residual=residual,
+                seed=parts,
+            )
+            check(kernel, case, config, dtype, parts=parts, seed=parts)
+
+
+@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a])
+def test_activations_far_out(kernel, activation):
+    """One weight and one input a value: Z from -60000 to 60000, both tails, infinities and a NaN."""
+    z = np.concatenate(
+        [np.linspace(-12, 12, 97), [-6e4, -300.0, -90.0, -88.0, 88.0, 90.0, 300.0, 6e4, np.inf, np.nan]]
+    ).astype(np.float16)
+    case = make_case(len(z), (1, 4), 64, share=0, bias=False, activation=activation, seed=1)
+    one = np.zeros((1, 4), np.float16)
+    one[0, 0] = 1
+    x = np.zeros((len(z), 4), np.float16)
+    x[:, 0] = z
+    packed = pack_slabs(one.view(np.uint16), np.zeros((1, 1), bool), 64)
+    launch = Launch(CONFIGS.index("decode-64"))
+    y = kernel.run(packed, x.view(np.uint16), None, launch, activation=case.activation).view(np.float16)[:, 0]
+    with np.errstate(over="ignore"):
+        expected = ACTIVATIONS[activation](z.astype(np.float64))
+    finite = np.isfinite(expected)
+    error = np.abs(y[finite] - expected[finite])
+    assert (error <= 2.0**-11 * np.abs(expected[finite]) + 2.0**-20 * np.maximum(1, np.abs(z[finite]))).all()
+    assert y[-2] == np.inf and np.isnan(y[-1])
+
+
+def test_gate_and_up_keep_their_own_tiles(kernel):
+    """A gate of dense slabs beside an up of 2:4 ones, and the reverse: nothing is read as what it is not."""
+    for share in ((0.0, 1.0), (1.0, 0.0)):
+        gate, up = (make_case(9, (70, 260), 64, share=s, bias=False, seed=4) for s in share)
+        packed = interleaved(gate.packed, up.packed)
+        z = [c.expected for c in (gate, up)]
+        for name in GATED:
+            launch = Launch(CONFIGS.index(name), parts=3)
+            y = kernel.run(packed, gate.x, None, launch, activation=0).view(np.float16)
+            assert np.allclose(y, z[0] * z[1], rtol=2e-3, atol=1e-4)
+
+
+def interleaved(gate, up):
+    """Panels of two packed weights by turns, slab by slab."""
+    pointers, slabs, columns = {}, {}, {}
+    for i, kind in enumerate(("dense", "sparse")):
+        parts = []
+        for packed in (gate, up):
+            panels = -(-packed.shape[0] // 64)
+            starts = packed.index[i * (panels + 1) : (i + 1) * (panels + 1)]
+            first = 2 * (panels + 1) + (len(packed.dense) if i else 0)
+            parts.append((starts, packed.index[first : first + starts[-1]]))
+        order = [
+            (side, slab)
+            for panel in range(panels)
+            for side, (starts, _) in enumerate(parts)
+            for slab in range(starts[panel], starts[panel + 1])
+        ]
+        counts = [np.diff(starts) for starts, _ in parts]
+        pointers[kind] = np.concatenate([[0], np.cumsum(np.stack(counts, 1).reshape(-1))])
+        columns[kind] = np.array([parts[side][1][slab] for side, slab in order], np.int32)
+        slabs[kind] = order
+    take = lambda name, kind: np.array(  # noqa: E731
+        [getattr((gate, up)[side], name)[slab] for side, slab in slabs[kind]]
+    ).reshape(-1, getattr(gate, name).shape[1])
+    return Packed(
+        gate.shape,
+        64,
+        take("dense", "dense").astype(np.uint16),
+        take("sparse", "sparse").astype(np.uint16),
+        take("meta", "sparse").astype(np.int32),
+        np.concatenate([*pointers.values(), *columns.values()]).astype(np.int32),
+        gated=True,
+    )
+
+
+@pytest.mark.parametrize("config", [name for name in STREAMS if name in PLAIN])
 def test_empty_panels(kernel, config):
     """Panels without a slab, among them the first and the last: Y there is the bias."""
     rows = kernel.configs()[config].panel_rows
@@ -137,7 +238,7 @@ def test_overflow_becomes_infinity(kernel):
     shapes,
     tile_sizes,
     st.sampled_from([0.0, 0.3, 0.8, 1.0]),
-    st.sampled_from(CONFIGS),
+    st.sampled_from(PLAIN),
     st.integers(1, 40),
     st.integers(1, 30),
     st.sampled_from(CopyMode),

@@ -21,24 +21,32 @@ SHAPES = (
 )
 
 
-def problem(tokens, shape, panel_rows, share=0.8):
-    slabs = -(-shape[0] // panel_rows) * -(-shape[1] // 64)
+def problem(tokens, shape, panel_rows, share=0.8, gated=False):
+    slabs = -(-shape[0] // panel_rows) * -(-shape[1] // 64) * (1 + gated)
     sparse = round(share * slabs)
-    return Problem(tokens, *shape, panel_rows, slabs - sparse, sparse)
+    return Problem(tokens, *shape, panel_rows, slabs - sparse, sparse, gated)
+
+
+PACKINGS = [(64, False), (128, False), (64, True)]  # rows of a panel, gated
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("panel_rows", [64, 128])
-def test_workspace_bound_covers_every_smaller_shape(kernel, panel_rows, share):
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_workspace_bound_covers_every_smaller_shape(kernel, packing, share):
     """TensorRT asks for the workspace of the largest shape, once, before it knows the device."""
-    configs = [i for i, c in enumerate(kernel.configs().values()) if c.panel_rows == panel_rows]
+    panel_rows, gated = packing
+    configs = [
+        i for i, c in enumerate(kernel.configs().values()) if (c.panel_rows, c.gated) == (panel_rows, gated)
+    ]
     for shape in SHAPES:
         for most in (1, 16, 17, 300, 5000, 65536):
-            bound = kernel.workspace_bound(problem(most, shape, panel_rows, share))
+            bound = kernel.workspace_bound(problem(most, shape, panel_rows, share, gated))
             for tokens in {1, most, most // 2 + 1, max(1, most - 1), min(most, 64), min(most, 128)}:
                 for sms in SMS:
                     for fixed in (-1, *configs):
-                        config, parts = kernel.schedule(problem(tokens, shape, panel_rows, share), sms, fixed)
+                        asked = problem(tokens, shape, panel_rows, share, gated)
+                        config, parts = kernel.schedule(asked, sms, fixed)
+                        assert config in configs
                         assert kernel.lib.patch_host_partial_bytes(config, parts) <= bound
                         assert 1 <= parts <= 2 * 192  # counters
 
@@ -48,15 +56,24 @@ def test_the_workspace_does_not_grow_with_the_tokens(kernel):
     assert bounds[0] == bounds[1] < 2**24
 
 
-@pytest.mark.parametrize("panel_rows", [64, 128])
-def test_tokens_choose_the_configuration(kernel, panel_rows):
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("sms", [84, 108, 128])
+def test_tokens_choose_the_configuration(kernel, packing, sms):
+    panel_rows, gated = packing
     names = list(kernel.configs())
-    chosen = {
-        m: names[kernel.schedule(problem(m, (4096, 4096), panel_rows), 108)[0]] for m in (1, 16, 64, 4096)
-    }
-    assert chosen == {1: f"decode-{panel_rows}", 16: f"decode-{panel_rows}", 64: f"mid-{panel_rows}"} | {
-        4096: f"prefill-{panel_rows}"
-    }
+    chosen = [
+        names[kernel.schedule(problem(m, (4096, 4096), panel_rows, gated=gated), sms)[0]]
+        for m in (1, 16, 64, 512, 4096)
+    ]
+    kinds = ("decode", "decode", "mid", "prefill", "prefill")
+    assert chosen == ["gated-" * gated + f"{kind}-{panel_rows}" for kind in kinds]
+
+
+def test_token_tiles_of_a_large_weight_walk_over_it_together(kernel):
+    """Else each reads it from DRAM again: 32 panels x 2 token tiles are 64 parts, though there are 84 SMs."""
+    assert kernel.schedule(problem(128, (4096, 4096), 128), 84) == (4, 64)
+    _, parts = kernel.schedule(problem(128, (576, 576), 128), 84)  # this one stays in L2
+    assert parts > 5 * 2
 
 
 def test_decode_fills_the_device_and_prefill_is_not_cut(kernel):
@@ -74,10 +91,11 @@ def test_a_small_linear_is_not_cut_into_crumbs(kernel):
 
 def test_a_tactic_fixes_the_configuration(kernel):
     for number, config in enumerate(kernel.configs().values()):
-        rows = config.panel_rows
-        chosen, parts = kernel.schedule(problem(1, (4096, 4096), rows), 108, number)
-        assert chosen == number and (config.streams or parts == 1)
-        assert kernel.schedule(problem(1, (4096, 4096), 192 - rows), 108, number)[0] == -1
+        for rows, gated in PACKINGS:
+            asked = problem(1, (4096, 4096), rows, gated=gated)
+            chosen, parts = kernel.schedule(asked, 108, number)
+            fits = (rows, gated) == (config.panel_rows, config.gated)
+            assert chosen == (number if fits else -1) and (config.streams or parts == 1)
 
 
 def starts_of(panels, tiles):

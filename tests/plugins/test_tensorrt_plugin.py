@@ -66,18 +66,19 @@ def test_loading_twice_is_harmless_and_unloading_leaves_nothing(session):
     assert session("register", "lx")["known"] == []
 
 
-@pytest.mark.parametrize("variant", ["fp16", "bf16", "nobias"])
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "nobias", "gated", "residual"])
 def test_engine_builds_ahead_of_time(session, variant):
     got = session("build", variant)
     assert got["errors"] == [] and got["built"] and got["layers"] >= 1
     assert got["shape"] == [-1, -1, 200]
 
 
-@pytest.mark.parametrize("variant", ["shape", "mixed"])
+@pytest.mark.parametrize("variant", ["shape", "mixed", "residual-shape"])
 def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
     got = session("build", variant)
     assert not got["built"] and got["errors"]
-    assert variant != "shape" or any("last dimension must be in_features = 324" in e for e in got["errors"])
+    message = {"shape": "last dimension must be in_features = 324", "residual-shape": "it must be that of Y"}
+    assert any(message.get(variant, "") in e for e in got["errors"])
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,11 @@ def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
         ({"out_features": 0}, "out_features must be positive"),
         ({"panel_rows": 96}, "panel_rows must be 64 or 128"),
         ({"panel_rows": None}, "panel_rows must be 64 or 128"),
+        ({"panel_rows": 128, "gated": 1}, "panel_rows must be 64 where gated is 1"),
+        ({"gated": 2}, "gated and residual must be 0 or 1"),
+        ({"residual": -1}, "gated and residual must be 0 or 1"),
+        ({"activation": "quick_gelu"}, "activation must be empty, gelu, gelu_tanh or silu"),
+        ({"activation": 1}, "activation must be a string"),
     ],
 )
 def test_senseless_attributes_are_refused_by_name(session, change, message):
@@ -95,5 +101,8 @@ def test_senseless_attributes_are_refused_by_name(session, change, message):
     assert not got["made"] and any(message in e for e in got["errors"])
 
 
-def test_good_attributes_make_a_plugin(session):
-    assert session("create", json.dumps(GOOD | {"unknown": 3})) == {"made": True, "errors": []}
+@pytest.mark.parametrize(
+    "more", [{"unknown": 3}, {"activation": "silu", "gated": 1}, {"activation": "gelu\0", "residual": 1}]
+)
+def test_good_attributes_make_a_plugin(session, more):
+    assert session("create", json.dumps(GOOD | more)) == {"made": True, "errors": []}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from masklearn.summary import summarise_tiles
-from patch_compile.report.console import print_import, print_masks
+from patch_compile.report.console import _fused, print_import, print_masks
 
 KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
@@ -108,3 +108,20 @@ def test_a_result_without_blocks_has_no_map(capsys: pytest.CaptureFixture[str]) 
     made = summary(1) | {"where_sparse": summarise_tiles({"lm_head": np.ones((1, 1), bool)})}
     print_import(made | {"ratio": 0.1, "zeros": 0.2, "format": "x"}, as_json=False)
     assert "% of tiles" not in capsys.readouterr().out
+
+
+def test_what_is_fused_is_counted_by_nodes() -> None:
+    rows = [
+        {"node": node, "epilogue": words}
+        for node, words in [
+            ("0.gate+up", "SiLU·mul with up"),
+            ("0.gate+up", "SiLU·mul with gate"),
+            ("1.gate+up", "SiLU·mul with up"),
+            ("1.gate+up", "SiLU·mul with gate"),
+            ("0.down", "residual"),
+            ("0.q", ""),
+            (None, ""),
+        ]
+    ]
+    assert _fused(rows) == "SiLU·mul with up ×2, residual ×1"
+    assert _fused(rows[-2:]) == ""

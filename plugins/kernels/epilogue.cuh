@@ -1,0 +1,121 @@
+// What becomes of a tile's products before it is rounded: bias, activation, gate, residual, all in fp32.
+//
+//   Y = activation(X W^T + bias) + residual,  or, gated,  activation(gate) * up + residual
+//
+// A gate and an up keep panels of their own, so that each has its own tile map: a slab of rows of both would
+// be 2:4 only where both are.  Row i of the gate and row i of the up lie at the same place of the two sets of
+// accumulators, so the gate costs no exchange between threads.
+#pragma once
+#include "kernels/slabs.cuh"
+
+namespace patch {
+
+PATCH_DEVICE float sigmoid(float x) { return reciprocal(1.f + exp2_approximate(-1.4426950409f * x)); }
+
+// The normal distribution function: erfc by Abramowitz & Stegun 7.1.26, at most 1.5e-7 off, which is what
+// 1 + erf in fp32 leaves of it too.
+PATCH_DEVICE float normal_cdf(float x) {
+  const float z = 0.70710678119f * (x < 0.f ? -x : x);
+  const float t = reciprocal(1.f + 0.3275911f * z);
+  const float series =
+      t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+  const float tail = 0.5f * series * exp2_approximate(-1.4426950409f * z * z);
+  return x < 0.f ? tail : 1.f - tail;
+}
+
+PATCH_DEVICE float gelu(float x) { return x * normal_cdf(x); }
+// 0.5 (1 + tanh(u)) = sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+PATCH_DEVICE float gelu_tanh(float x) { return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x)); }
+PATCH_DEVICE float silu(float x) { return x * sigmoid(x); }
+
+template <class G, class Function>
+PATCH_DEVICE void for_each_sum(Accumulators<G>& acc, const Function& change) {
+  PATCH_UNROLL
+  for (int m = 0; m < G::kWarpRows; ++m) {
+    PATCH_UNROLL
+    for (int n = 0; n < G::kWarpTokens; ++n) {
+      PATCH_UNROLL
+      for (int j = 0; j < 4; ++j) change(acc[m][n][j], m, n, j);
+    }
+  }
+}
+
+template <class G>
+PATCH_DEVICE void activate(Accumulators<G>& acc, Activation activation) {
+  switch (activation) {
+    case Activation::kNone:
+      return;
+    case Activation::kGelu:
+      return for_each_sum<G>(acc, [](float& v, int, int, int) { v = gelu(v); });
+    case Activation::kGeluTanh:
+      return for_each_sum<G>(acc, [](float& v, int, int, int) { v = gelu_tanh(v); });
+    case Activation::kSilu:
+      return for_each_sum<G>(acc, [](float& v, int, int, int) { v = silu(v); });
+  }
+}
+
+// bias: of the panel set's `out_features` rows.
+template <class T, class G>
+PATCH_DEVICE void add_bias(Accumulators<G>& acc, const LinearArguments& a, const uint16_t* bias, int panel,
+                           const Place<G>& at) {
+  PATCH_UNROLL
+  for (int m = 0; m < G::kWarpRows; ++m) {
+    PATCH_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = first_row<G>(panel, m, half, at) + at.group;
+      const float value = row < a.out_features ? T::widen(load_bias(bias + row)) : 0.f;
+      PATCH_UNROLL
+      for (int n = 0; n < G::kWarpTokens; ++n) {
+        acc[m][n][2 * half] += value;
+        acc[m][n][2 * half + 1] += value;
+      }
+    }
+  }
+}
+
+// The residual comes as pairs of features of one token; movmatrix turns an 8x8 block of them into the
+// accumulators' order, pairs of tokens of one feature.
+template <class T, class G>
+PATCH_DEVICE void add_residual(Accumulators<G>& acc, const LinearArguments& a, int panel, int first_token,
+                               const Place<G>& at) {
+  PATCH_UNROLL
+  for (int m = 0; m < G::kWarpRows; ++m) {
+    PATCH_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int64_t feature = first_row<G>(panel, m, half, at) + at.quad * 2;
+      PATCH_UNROLL
+      for (int n = 0; n < G::kWarpTokens; ++n) {
+        const int token = first_token + (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
+        uint32_t pair = 0;
+        if (token < a.tokens && feature < a.out_features) {
+          const uint16_t* from = a.residual + static_cast<int64_t>(token) * a.out_features + feature;
+          if (a.y_vector >= 2)  // out_features is even: the pair lies inside the row
+            pair = load_pair(from);
+          else
+            pair = load_value(from) |
+                   (feature + 1 < a.out_features ? static_cast<uint32_t>(load_value(from + 1)) << 16 : 0u);
+        }
+        pair = transpose_matrix(pair);
+        acc[m][n][2 * half] += T::widen(static_cast<uint16_t>(pair));
+        acc[m][n][2 * half + 1] += T::widen(static_cast<uint16_t>(pair >> 16));
+      }
+    }
+  }
+}
+
+// From the sums of a tile to its values of Y, in the first set of accumulators.
+template <class T, class G>
+PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
+                         const Place<G>& at) {
+  if (a.bias) {
+    PATCH_UNROLL
+    for (int f = 0; f < G::kPanels; ++f)
+      add_bias<T, G>(sums[f], a, a.bias + static_cast<int64_t>(f) * a.out_features, panel, at);
+  }
+  activate<G>(sums[0], a.activation);
+  if constexpr (G::kGated)
+    for_each_sum<G>(sums[0], [&](float& v, int m, int n, int j) { v *= sums[1][m][n][j]; });
+  if (a.residual) add_residual<T, G>(sums[0], a, panel, first_token, at);
+}
+
+}  // namespace patch
