@@ -47,6 +47,7 @@ bench-memory: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py
+	$(BIN)/python plugins/bench/roofline.py --page docs/performance.md
 
 models: .venv/installed
 	$(BIN)/python samples/models.py smollm2 $(MODEL)

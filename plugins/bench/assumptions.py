@@ -1,0 +1,38 @@
+"""What the roofline takes for granted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["ASSUMED", "Assumptions"]
+
+
+def _assumed(value: Any, what: str) -> Any:
+    return field(default=value, metadata={"what": what})
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What no data sheet says; the same for hybrid and dense products unless `what` says otherwise."""
+
+    bandwidth: float = _assumed(0.90, "share of DRAM bandwidth, and of L2's, that a product reaches")
+    tensor: float = _assumed(0.85, "share of the rates of tensor cores, shared memory and issue slots")
+    hybrid: float = _assumed(1.0, "of these shares, what the hybrid kernels reach")
+    clock: float = _assumed(1.0, "sustained clock over boost clock")
+    launch: float = _assumed(1.0, "µs between kernels of a CUDA graph")
+    # doi 10.1016/j.ultsonch.2023.106546, table 3, has 400 for A100 and H100.
+    dram_latency: float = _assumed(500, "clocks to DRAM when it is idle")
+    # arXiv 2606.22588 finds 222 to 339 on an L40.
+    l2_latency: float = _assumed(280, "clocks to L2")
+    loaded: float = _assumed(3.0, "DRAM latency under full load, over the idle one")
+    l2_rate: float = _assumed(1.0, "L2's bandwidth over that in the table of devices")
+    l2_kept: float = _assumed(0.5, "share of L2 that holds what is read a second time")
+    sparse: float = _assumed(1.0, "rate of mma.sp over twice that of mma.sync")
+    attention: float = _assumed(1.0, "of a product's shares, what attention reaches")
+    merged: bool = _assumed(False, "the dense model computes Q, K, V as one product, and gate, up as one")
+    fused: bool = _assumed(False, "the hybrid model computes gate, up and SiLU·mul in one kernel")
+    waves: bool = _assumed(False, "the dense product is rounded up to whole 128×128 tiles for every SM")
+
+
+ASSUMED = Assumptions()

@@ -1,0 +1,186 @@
+"""What a launch of the kernels does on a device: bytes through DRAM, clocks of the busiest SM, and what comes before the
+first and after the last product. Follows kernels/stream_kernel.cuh and kernels/tile_kernel.cuh.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+from assumptions import Assumptions
+from devices import Device
+from schedule import SLAB, Config, Problem
+
+__all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
+
+_LANE_BYTES = {"LDSM": 512, "LDS.128": 512, "LDS": 128}  # a warp's
+_FMA = {"HMMA": 16 * 8 * 16, "HMMA.SP": 16 * 8 * 32}  # the latter of the weights before pruning
+_SHARED_BYTES, _SCHEDULERS = 128, 4  # an SM and clock: all of these architectures
+_REGISTERS, _GRANULE = 65536, 256  # of an SM, and what a warp's are rounded up to
+_GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
+
+
+@cache
+def _sass() -> dict[str, Any]:
+    return dict(json.loads(Path(__file__).with_name("sass.json").read_text())["kernels"])
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of a device under assumptions: bytes a microsecond, clocks a microsecond, and per SM and clock."""
+
+    bytes: float
+    clocks: float
+    fma: float
+    sparse_fma: float
+    shared: float
+    l2: float
+    issue: float
+
+
+def rates_of(device: Device, assume: Assumptions) -> Rates:
+    bandwidth, rest = assume.bandwidth * assume.hybrid, assume.tensor * assume.hybrid
+    fma = device.fma * device.mma * rest
+    l2 = device.l2_bytes / device.sms * bandwidth * assume.l2_rate
+    return Rates(
+        device.bandwidth * 1e3 * bandwidth,
+        device.clock * 1e3 * assume.clock,
+        fma,
+        fma * device.sparse * assume.sparse,
+        _SHARED_BYTES * rest,
+        l2,
+        _SCHEDULERS * rest,
+    )
+
+
+def _slab_clocks(
+    device: Device, config: Config, kind: str, tokens: int, assume: Assumptions
+) -> dict[str, float]:
+    """Clocks of an SM for one slab, by what could limit them."""
+    counts, rates = _sass()[f"sm_{device.arch}"][config.name][kind], rates_of(device, assume)
+    weights = config.dense_bytes if kind == "dense" else config.sparse_bytes
+    read = config.warps * sum(counts[name] * lane for name, lane in _LANE_BYTES.items())
+    x_read = min(tokens, config.tokens) * SLAB * 2  # rows beyond the tokens are filled with zeros, not read
+    return {
+        "tensor": config.warps
+        * (
+            counts["HMMA"] * _FMA["HMMA"] / rates.fma + counts["HMMA.SP"] * _FMA["HMMA.SP"] / rates.sparse_fma
+        ),
+        "shared": (read + weights + config.x_bytes) / rates.shared,
+        "l2": (weights + x_read) / rates.l2,
+        "issue": config.warps * sum(counts.values()) / rates.issue,
+    }
+
+
+def _occupancy(device: Device, config: Config) -> int:
+    """Blocks an SM holds at a time."""
+    registers = _sass()[f"sm_{device.arch}"][config.name]["registers"]
+    a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
+    return min(device.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a launch does: DRAM bytes, clocks of the busiest SM by their limit, and microseconds before and after."""
+
+    bytes: float
+    clocks: dict[str, float]
+    edges: float
+    inflight: float  # bytes that all SMs ask for at a time
+
+
+def _slabs_clocks(
+    device: Device, config: Config, problem: Problem, times: float, assume: Assumptions
+) -> dict[str, float]:
+    """Of all slabs of a token tile, `times` over: each kind of slab counts for what limits it most."""
+    clocks: dict[str, float] = {}
+    for kind, slabs in (("dense", problem.dense_slabs), ("sparse", problem.sparse_slabs)):
+        limits = _slab_clocks(device, config, kind, problem.tokens, assume)
+        bound = max(limits, key=lambda name: limits[name])
+        clocks[bound] = clocks.get(bound, 0) + times * slabs * limits[bound]
+    return clocks
+
+
+def weight_bytes(problem: Problem) -> int:
+    index = 4 * (2 * (problem.panels + 1) + problem.dense_slabs + problem.sparse_slabs)
+    return problem.panel_rows * (128 * problem.dense_slabs + 72 * problem.sparse_slabs) + index
+
+
+def work_of(device: Device, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
+    if config.streams:
+        return _stream(device, config, problem, parts, assume)
+    return _tiles(device, config, problem, assume)
+
+
+def _passes(problem: Problem, config: Config, parts: int, weights: int, kept: float) -> float:
+    """How often a stream reads a weight from DRAM: token tiles of a panel read its slabs one after another, and L2 has
+    them still where no more than `kept` bytes come between. Mean of some panels and places in them.
+    """
+    token_tiles, panels = problem.token_tiles(config), problem.panels
+    if token_tiles == 1 or weights <= kept:
+        return 1
+    reads, places = 0, 0
+    for panel in range(0, panels, -(-panels // 8)):
+        for slab in (0.0, 0.25, 0.5, 0.75):
+            # When each token tile gets there, in lengths of a part; in one length all parts read token_tiles * weights.
+            starts = (
+                (panel * token_tiles + tile + slab) * parts / problem.tiles(config)
+                for tile in range(token_tiles)
+            )
+            times = sorted(start % 1 for start in starts)
+            between = (min(1, (b - a) * token_tiles) * weights for a, b in pairwise(times))
+            reads += 1 + sum(moved > kept for moved in between)
+            places += 1
+    return reads / places
+
+
+def _stream(device: Device, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
+    rates = rates_of(device, assume)
+    tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
+    weights = weight_bytes(problem)
+    passes = _passes(problem, config, parts, weights, assume.l2_kept * device.l2 * 1e6)
+    activations = 2 * problem.tokens * (problem.in_features + problem.out_features)
+    # Parts cut tiles at parts - 1 places, of which gcd - 1 fall between tiles; each cut leaves one more piece to add up.
+    cuts = parts - gcd(parts, tiles)
+    shared_tiles = len({j * tiles // parts for j in range(1, parts) if j * tiles % parts})
+    pieces = cuts + shared_tiles
+    sums = 4 * config.tokens * config.panel_rows
+    busiest = -(-parts // device.sms) / parts
+    clocks = _slabs_clocks(device, config, problem, token_tiles * busiest, assume)
+    if pieces:
+        clocks["l2"] = clocks.get("l2", 0) + 2 * pieces * sums * busiest / rates.l2
+    l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks
+    # Two rounds of probes, the panel and the column come one after the other, half of them from DRAM; the last tile is
+    # stored, counted and read piece by piece; then Y is stored.
+    tail = l2 * ((3 + -(-parts // tiles) + 1) if pieces else 1)
+    edges = 2 * dram + 2 * l2 + tail
+    resident = min(parts, device.sms * _occupancy(device, config))
+    slab_bytes = weights / (problem.dense_slabs + problem.sparse_slabs)
+    return Work(passes * weights + activations, clocks, edges, resident * (config.stages - 1) * slab_bytes)
+
+
+def _tiles(device: Device, config: Config, problem: Problem, assume: Assumptions) -> Work:
+    rates, at_once = rates_of(device, assume), _occupancy(device, config)
+    tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
+    weights, l2_bytes = weight_bytes(problem), assume.l2_kept * device.l2 * 1e6
+    groups = -(-token_tiles // _GROUP)
+    x_bytes = 2 * problem.tokens * problem.in_features
+    # The panels that run at a time read a group's X together; the next ones find it in L2 or read it again.
+    panels_at_once = max(1, device.sms * at_once // min(_GROUP, token_tiles))
+    x_passes = 1 if x_bytes / groups <= l2_bytes else -(-problem.panels // panels_at_once)
+    passes = 1 if weights <= l2_bytes else groups
+    moved = passes * weights + x_passes * x_bytes + 2 * problem.tokens * problem.out_features
+    rounds = -(-tiles // device.sms)
+    clocks = _slabs_clocks(device, config, problem, rounds / problem.panels, assume)
+    l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks
+    # Pointers and the first slab, then the tile of Y through shared memory and out; blocks beside it go on meanwhile.
+    out = 2 * config.output_bytes / rates.shared / rates.clocks + l2
+    each = 2 * l2 + dram + out
+    edges = rounds / min(at_once, rounds) * each
+    slab_bytes = config.dense_bytes + config.x_bytes
+    return Work(moved, clocks, edges, min(tiles, device.sms * at_once) * (config.stages - 1) * slab_bytes)

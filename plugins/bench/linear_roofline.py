@@ -1,0 +1,128 @@
+"""Microseconds of one linear: the roof of bytes, tensor cores, shared memory, L2 and issue slots, and what the kernels do
+beside it. The dense product gets the same shares of the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from assumptions import ASSUMED, Assumptions
+from devices import Device
+from launch_work import rates_of, weight_bytes, work_of
+from schedule import CONFIGS, SLAB, Problem, choose_schedule
+
+__all__ = [
+    "Linear",
+    "Prediction",
+    "dense_time",
+    "first_bytes",
+    "hopper_prefill",
+    "linear",
+    "predict",
+    "speedup_limit",
+]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Y = X Wᵀ, W [out_features, in_features] of which `share` of the slabs are 2:4."""
+
+    out_features: int
+    in_features: int
+    share: float
+    panel_rows: int = 128
+
+    def problem(self, tokens: int) -> Problem:
+        panels = -(-self.out_features // self.panel_rows)
+        slabs = panels * -(-self.in_features // SLAB)
+        sparse = round(self.share * slabs)
+        sizes = (self.out_features, self.in_features, self.panel_rows)
+        return Problem(tokens, *sizes, slabs - sparse, sparse)
+
+
+def linear(out_features: int, in_features: int, share: float, panel_rows: int = 128) -> Linear:
+    """A linear whose slabs are 2:4 to `share`, packed in panels of 64 or 128 rows."""
+    return Linear(out_features, in_features, share, panel_rows)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """microseconds: of the hybrid kernel; bound: what most of them go to, "bytes", "tensor", "shared", "l2", "issue" or
+    "launch"; share: of the roof of its own bytes and products; reason: why the dense path is taken, empty if it isn't.
+    """
+
+    microseconds: float
+    bound: str
+    dense_microseconds: float
+    dense_bound: str
+    share: float
+    config: str
+    parts: int
+    reason: str = ""
+
+    @property
+    def speedup(self) -> float:
+        return self.dense_microseconds / self.microseconds
+
+
+def speedup_limit(share: float, bound: str) -> float:
+    """No hybrid kernel is faster over a dense one that is bound by "bytes", or by the "tensor" cores."""
+    return 1 / (1 - (0.4375 if bound == "bytes" else 0.5) * share)
+
+
+def first_bytes(device: Device, assume: Assumptions) -> float:
+    """Microseconds from the end of the kernel before to the first bytes from DRAM."""
+    return assume.launch + assume.dram_latency / rates_of(device, assume).clocks
+
+
+def dense_time(
+    device: Device, shape: Linear, tokens: int, assume: Assumptions = ASSUMED
+) -> tuple[float, str]:
+    """Microseconds of the dense product, at its roof but for one launch and one trip to DRAM, and what bounds it."""
+    n, k = shape.out_features, shape.in_features
+    moved = 2 * (n * k + tokens * (n + k)) / (device.bandwidth * 1e3 * assume.bandwidth)
+    rate = device.dense * 1e6 * assume.tensor * assume.clock
+    product = 2 * tokens * n * k / rate
+    if assume.waves and tokens >= 128:
+        tiles = -(-n // 128) * -(-tokens // 128)
+        product *= -(-tiles // device.sms) * device.sms / tiles
+    return first_bytes(device, assume) + max(moved, product), "bytes" if moved > product else "tensor"
+
+
+def predict(
+    device: Device, shape: Linear, tokens: int, config: int | None = None, assume: Assumptions = ASSUMED
+) -> Prediction:
+    """Time of a hybrid linear and of the dense one. `config` None: as the plugin chooses. ValueError if none fits."""
+    problem, rates = shape.problem(tokens), rates_of(device, assume)
+    number, parts = choose_schedule(problem, device.sms, config)
+    if number < 0:
+        raise ValueError(f"no configuration {config} for panels of {shape.panel_rows} rows")
+    chosen = CONFIGS[number]
+    work = work_of(device, chosen, problem, parts, assume)
+    loaded = assume.loaded * assume.dram_latency / rates.clocks  # Little's law: bytes in flight over latency
+    moved = work.bytes * max(1 / rates.bytes, loaded / work.inflight)
+    computed = sum(work.clocks.values()) / rates.clocks
+    fixed = first_bytes(device, assume) + work.edges
+    dense, dense_bound = dense_time(device, shape, tokens, assume)
+    total = fixed + max(moved, computed)
+    bound = "bytes" if moved >= computed else max(work.clocks, key=lambda name: work.clocks[name])
+    if fixed > max(moved, computed):
+        bound = "launch"
+    least = max(
+        (weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features))
+        / (device.bandwidth * 1e3),
+        2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / (device.dense * 1e6),
+    )
+    reason = hopper_prefill(device, dense / total, bound)
+    return Prediction(total, bound, dense, dense_bound, least / total, chosen.name, parts, reason)
+
+
+def hopper_prefill(device: Device, speedup: float, bound: str) -> str:
+    """Why a linear of many tokens is left dense on Hopper; empty elsewhere, and where bytes are the hybrid's limit.
+
+    The tensor cores of Hopper reach their full rate by wgmma alone: an all-2:4 product by mma.sp takes 1.62 times the
+    dense one's time on an H100 (NVIDIA/cutlass issue 1335), and arXiv 2402.13499 finds mma.sync below wgmma.
+    """
+    if device.arch != 90 or bound in ("bytes", "launch") or speedup >= 1:
+        return ""
+    return f"mma.sp reaches {speedup:.2f} of wgmma"

@@ -1,0 +1,55 @@
+"""Machine code of the kernels for the tests: compiled once, and kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.toolchain import find_nvcc
+from tests.plugins.host_kernel import PLUGINS
+
+sys.path.insert(0, str(PLUGINS / "bench"))
+cubin: Any = importlib.import_module("cubin")
+
+__all__ = ["CUOBJDUMP", "NVCC", "MachineCode", "MachineCodeOf", "cubin", "machine_code"]
+
+try:
+    NVCC = find_nvcc()
+except PatchCompileError:
+    NVCC = None
+CUOBJDUMP = cubin.find_cuobjdump()
+
+
+class MachineCode(NamedTuple):
+    """kernels: what ptxas says, in the order of the table of configurations; code: instructions by configuration."""
+
+    kernels: list[Any]
+    code: dict[int, list[Any]]
+
+
+MachineCodeOf = Callable[[str, int], MachineCode]  # of a scalar type and an architecture
+
+
+def machine_code(cache: Path, scalar: str, arch: int) -> MachineCode:
+    """Compile one source for one architecture, or take it from `cache`, where its name is the hash of all sources."""
+    assert NVCC is not None and CUOBJDUMP is not None
+    digest = hashlib.sha256(" ".join([*cubin.FLAGS, NVCC.version, scalar, str(arch)]).encode())
+    for source in sorted(PLUGINS.glob("kernels/*")):
+        digest.update(source.name.encode() + source.read_bytes())
+    stem = cache / f"{scalar}-{arch}-{digest.hexdigest()[:20]}"
+    binary, said = stem.with_suffix(".cubin"), stem.with_suffix(".json")
+    if not said.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            fresh = Path(folder) / binary.name
+            kernels = cubin.compile_cubin(cubin.SOURCES[scalar], arch, NVCC.path, fresh)
+            fresh.replace(binary)
+        said.write_text(json.dumps(kernels))
+    kernels = [cubin.Kernel(*numbers) for numbers in json.loads(said.read_text())]
+    return MachineCode(kernels, cubin.disassemble(binary, CUOBJDUMP))

@@ -1,0 +1,116 @@
+"""What nvcc makes of the kernels, on every architecture the plugin is built for: registers, spills, instructions."""
+
+import importlib
+import json
+from functools import cache
+
+import pytest
+
+from patch_compile.plugin import ARCHS
+from tests.plugins.machine_code import CUOBJDUMP, NVCC, MachineCodeOf, cubin, machine_code
+
+sass, schedule = (importlib.import_module(name) for name in ("sass", "schedule"))
+
+pytestmark = [
+    pytest.mark.skipif(NVCC is None or CUOBJDUMP is None, reason="no nvcc, or no cuobjdump with an nvdisasm"),
+    pytest.mark.xdist_group("binary"),
+]
+
+# Bytes a thread may store to and load from local memory, all of them outside the loops over slabs; others none.
+SPILLS = {"prefill-128": 16, "gated-prefill-64": 32}
+REGISTERS_PER_SM = 65536
+REGISTER_GRANULE = 256  # what a warp's registers are rounded up to
+NAMES = [config.name for config in schedule.CONFIGS]
+
+every_binary = pytest.mark.parametrize(
+    ("scalar", "arch"), [(scalar, arch) for arch in ARCHS for scalar in cubin.SOURCES]
+)
+
+
+@pytest.fixture(scope="session")
+def binary(request) -> MachineCodeOf:
+    folder = request.config.cache.mkdir("patch-cubin")
+    return cache(lambda scalar, arch: machine_code(folder, scalar, arch))
+
+
+def test_the_counts_are_made_for_the_architectures_of_the_plugin():
+    assert cubin.ARCHS == ARCHS
+
+
+@every_binary
+def test_every_configuration_has_its_kernels(binary, scalar, arch):
+    found = binary(scalar, arch)
+    assert {kernel.config for kernel in found.kernels} == set(found.code) == set(range(len(NAMES)))
+
+
+@every_binary
+def test_nothing_spills_beyond_its_budget(binary, scalar, arch):
+    spilled = {NAMES[k.config]: k.spill_stores + k.spill_loads for k in binary(scalar, arch).kernels}
+    assert {name: size for name, size in spilled.items() if size > SPILLS.get(name, 0)} == {}
+
+
+@every_binary
+def test_registers_leave_room_for_the_blocks_a_stream_is_cut_for(binary, scalar, arch):
+    for kernel in binary(scalar, arch).kernels:
+        config = schedule.CONFIGS[kernel.config]
+        warp = -(-kernel.registers * 32 // REGISTER_GRANULE) * REGISTER_GRANULE
+        assert config.blocks_per_sm * config.warps * warp <= REGISTERS_PER_SM, config.name
+
+
+@every_binary
+def test_every_kernel_multiplies_dense_and_sparse_slabs_on_tensor_cores(binary, scalar, arch):
+    for number, code in binary(scalar, arch).code.items():
+        opcodes = {i.opcode for i in code}
+        for multiply in ("HMMA.16816.F32", "HMMA.SP.16832.F32"):
+            wanted = multiply + (".BF16" if scalar == "bfloat16" else "")
+            assert wanted in opcodes, NAMES[number]
+        # Products of other shapes or sums in fp16 would be another kernel than the one the tests on the CPU run.
+        assert {o for o in opcodes if "MMA" in o} == {
+            name + (".BF16" if scalar == "bfloat16" else "")
+            for name in ("HMMA.16816.F32", "HMMA.SP.16832.F32")
+        }
+
+
+@every_binary
+def test_a_slab_costs_the_instructions_it_must_and_touches_no_local_memory(binary, scalar, arch):
+    for number, code in binary(scalar, arch).code.items():
+        c = schedule.CONFIGS[number]
+        row_blocks, token_blocks = c.panel_rows // 16 // c.feature_warps, c.tokens // 8 // c.token_warps
+        for kind, k_steps, name in (("dense", 4, "HMMA"), ("sparse", 2, "HMMA.SP")):
+            counts = sass.count_slab(code, c, kind)
+            assert counts[name] == k_steps * row_blocks * token_blocks
+            assert counts["HMMA"] + counts["HMMA.SP"] == counts[name]
+            assert counts["LDSM"] == 2 * token_blocks  # a matrix of X for every 8 columns, four at a time
+            assert counts["LDS.128"] == k_steps * row_blocks  # one fragment of W each
+            assert counts["LDS"] == (row_blocks if kind == "sparse" else 0)  # metadata
+            loop = sass.loop_of(code, sass.KINDS[kind])
+            assert not [i for i in loop if i.opcode.startswith(("LDL", "STL"))], c.name
+
+
+def test_the_stored_counts_are_those_of_the_kernels(binary):
+    """Else: `python plugins/bench/sass.py`, then `make docs`. Compilers differ in what they spend on addresses."""
+    found, stored = binary("half", 80), json.loads(sass.JSON.read_text())["kernels"]
+    assert set(stored) == {f"sm_{arch}" for arch in ARCHS}
+    known = {c.name: n for n, c in enumerate(schedule.CONFIGS) if not c.gated}
+    assert list(stored["sm_80"]) == list(known)
+    for kernel in found.kernels:
+        config = schedule.CONFIGS[kernel.config]
+        if config.gated:
+            continue
+        counts = stored["sm_80"][config.name]
+        assert abs(kernel.registers - counts["registers"]) <= 8, config.name
+        for kind in sass.KINDS:
+            fresh = sass.count_slab(found.code[kernel.config], config, kind)
+            assert abs(fresh.pop("other") - counts[kind]["other"]) <= 0.15 * counts[kind]["other"], (
+                config.name
+            )
+            assert fresh == {name: count for name, count in counts[kind].items() if name != "other"}
+
+
+def test_code_without_the_loop_is_refused():
+    multiply = cubin.Instruction(0, "", "HMMA.16816.F32", " R0, R4, R8, R0 ")
+    with pytest.raises(ValueError, match="no loop around HMMA"):
+        sass.count_slab([multiply], schedule.CONFIGS[0], "dense")
+    back = cubin.Instruction(16, "@P0", "BRA", " 0x0 ")
+    with pytest.raises(ValueError, match="no way through the loop"):
+        sass.count_slab([multiply, back], schedule.CONFIGS[0], "dense")

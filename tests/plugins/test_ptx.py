@@ -1,0 +1,233 @@
+"""What nvcc made of the kernels, run by the interpreter, against float64 within its error bound."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from patch_compile.toolchain import describe_toolchain
+from tests.mosaics import shapes
+from tests.plugins.host_kernel import HostKernel, Launch
+from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, make_case, without_panels
+from tests.plugins.ptx_kernel import SCALARS, PtxKernel, compile_ptx
+from tests.plugins.ptx_parser import PtxFault
+from tests.plugins.test_kernel_results import CONFIGS, PLAIN, STREAMS, case_for
+
+MISSING = [
+    item.what for item in describe_toolchain() if not item.found and item.what in ("nvcc", "C++ compiler")
+]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"to make PTX of the kernels there is no {MISSING}")
+
+# Written as asm in ptx.cuh, so no emulation of the source has seen it.  Copies of weights are left out: those of dense
+# slabs stand in the loop over 2:4 slabs too, where none is left to ask for.
+ASM = re.compile(
+    r"mma|ldmatrix|movmatrix|cp\.async(?!.*cache_hint)|createpolicy|cvt\.(?:rn\.b?f16x2|f32\.f16)|ex2|rcp|vote|membar|bar\.red"
+)
+
+
+@pytest.fixture(scope="session")
+def ptx_cache(request: pytest.FixtureRequest) -> Path:
+    return request.config.cache.mkdir("patch-ptx")
+
+
+@pytest.fixture(scope="session")
+def texts(ptx_cache: Path) -> dict[int, str]:
+    return {scalar: compile_ptx(ptx_cache, scalar) for scalar in range(len(SCALARS))}
+
+
+@pytest.fixture(scope="session")
+def ptx(kernel: HostKernel, texts: dict[int, str]) -> PtxKernel:
+    return PtxKernel(kernel, texts)
+
+
+def check(ptx: PtxKernel, case: Case, config: str, parts: int = 1, seed: int = 0) -> NDArray[np.uint16]:
+    launch = Launch(CONFIGS.index(config), DTYPES.index(case.dtype), parts, seed=seed)
+    y = ptx.run(case.packed, case.x, case.bias, launch, **case.epilogue)
+    assert case.worst(y) <= 1, (parts, seed)
+    return y
+
+
+def test_every_configuration_is_there_and_tested(ptx: PtxKernel, kernel: HostKernel) -> None:
+    assert tuple(kernel.configs()) == CONFIGS
+    for scalar in range(len(SCALARS)):
+        assert sorted(ptx.entries(scalar)) == list(range(len(CONFIGS)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_ring_position(ptx: PtxKernel, kernel: HostKernel, config: str, dtype: np.dtype) -> None:
+    """K over twice the ring: slabs modulo stages takes every value, all dense, all 2:4 and mixed.
+
+    With them go ragged K, N (every width of a store of Y) and M, one panel and two, one part and several, every
+    activation, with bias and residual and without; afterwards every asm statement of the kernel has run.
+    """
+    shape = kernel.configs()[config]
+    for slabs in range(1, 2 * shape.stages + 1):
+        for i, share in enumerate((0.0, 1.0, 0.5)):
+            n = 3 * slabs + i
+            columns = 64 * slabs - 4 * (n % 4)
+            rows = shape.panel_rows * (1 + n % 2) - (0, 8, 4, 2, 1)[n % 5]
+            tokens = (1, 7, shape.tokens, shape.tokens + 1, 3, 8)[n % 6]
+            case = case_for(
+                kernel, config, tokens, (rows, columns), dtype=dtype, share=share, bias=n % 3 > 0, seed=n,
+                residual=n % 4 > 1, activation=list(ACTIVATIONS)[n % 7 % 4],
+            )  # fmt: skip
+            check(ptx, case, config, 1 + (0, 2, 0, 3)[n % 4], seed=n)
+    machine = ptx.machine(DTYPES.index(dtype), CONFIGS.index(config))
+    missed = [c.text for c, ran in zip(machine.entry.code, machine.ran, strict=True) if not ran]
+    assert not [text for text in missed if ASM.match(text)]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(CONFIGS),
+    st.sampled_from(DTYPES),
+    shapes,
+    st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]),
+    st.booleans(),
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.sampled_from(list(ACTIVATIONS)),
+    st.booleans(),
+    st.lists(st.booleans(), min_size=5, max_size=5),
+    st.integers(0, 999),
+)
+def test_random_maps(
+    ptx: PtxKernel,
+    kernel: HostKernel,
+    config: str,
+    dtype: np.dtype,
+    shape: tuple[int, int],
+    share: float,
+    bias: bool,
+    tokens: int,
+    parts: int,
+    activation: str,
+    residual: bool,
+    filled: list[bool],
+    seed: int,
+) -> None:
+    """Any map and epilogue, or some panels without a slab; blocks in any order."""
+    case = case_for(
+        kernel, config, tokens, shape, dtype=dtype, share=share, bias=bias, seed=seed,
+        residual=residual, activation=activation,
+    )  # fmt: skip
+    keep = np.repeat(filled, case.packed.panel_rows)[: shape[0]]
+    plain = config in PLAIN and not residual and not activation
+    check(ptx, without_panels(case, keep) if plain and not keep.all() else case, config, parts, seed)
+
+
+@pytest.mark.parametrize("config", STREAMS)
+def test_more_panels_than_a_warp_has_lanes(ptx: PtxKernel, kernel: HostKernel, config: str) -> None:
+    """A part begins anywhere among 70 panels: a warp looks for it in two rounds."""
+    rows = kernel.configs()[config].panel_rows
+    check(ptx, case_for(kernel, config, 3, (70 * rows - 3, 64), seed=5), config, parts=37)
+
+
+@pytest.mark.parametrize("config", STREAMS)
+def test_a_shared_tile_repeats_bit_for_bit(ptx: PtxKernel, kernel: HostKernel, config: str) -> None:
+    case = case_for(kernel, config, 18, (40, 512), seed=6)
+    runs = [check(ptx, case, config, parts=5, seed=seed) for seed in range(4)]
+    assert all((y == runs[0]).all() for y in runs)
+
+
+def with_a_nan(ptx: PtxKernel, case: Case, launch: Launch) -> float:
+    """The worst error of the other tokens when X begins with a NaN, where copies of nothing point."""
+    x = case.x.copy()
+    x[0, 0] = np.array(np.nan, case.dtype).view(np.uint16)
+    y = ptx.run(case.packed, x, case.bias, launch, **case.epilogue)
+    reached = np.isnan(y[0].view(case.dtype).astype(np.float32)).any()
+    y[0] = case.expected[0].astype(case.dtype).view(np.uint16)
+    return case.worst(y) if reached else np.inf
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_nan_stays_in_its_token(ptx: PtxKernel, kernel: HostKernel, config: str, dtype: np.dtype) -> None:
+    """Columns beyond K and tokens beyond M are zeros, by 8- and by 16-byte copies."""
+    for columns in (72, 76):
+        case = case_for(kernel, config, 3, (20, columns), dtype=dtype, seed=columns)
+        assert with_a_nan(ptx, case, Launch(CONFIGS.index(config), DTYPES.index(dtype))) <= 1
+
+
+Replacement = str | Callable[[re.Match[str]], str]
+SELECTOR = r"(mma\.sp[^;]*), ([01]);"
+# name: (what nvcc wrote, what the bug makes of it)
+MUTATIONS: dict[str, tuple[str, Replacement]] = {
+    "selectors exchanged": (SELECTOR, lambda m: f"{m[1]}, {1 - int(m[2])};"),
+    "always the first selector": (SELECTOR, r"\1, 0;"),
+    "a of mma in another order": (
+        r"(mma\.sync[^;{]*\{[^}]*\}, \{[^,]*),([^,]*),([^,]*),", r"\1,\3,\2,",
+    ),
+    "a of mma.sp in another order": (
+        r"(mma\.sp[^;{]*\{[^}]*\}, \{[^,]*),([^,]*),([^,]*),", r"\1,\3,\2,",
+    ),
+    "b of mma exchanged": (r"(mma\.sync[^;{]*\{[^}]*\}, \{[^}]*\}, \{)([^,]*),([^}]*)", r"\1\3,\2"),
+    "b of mma.sp in another order": (
+        r"(mma\.sp[^;{]*\{[^}]*\}, \{[^}]*\}, \{[^,]*),([^,]*),([^,]*),", r"\1,\3,\2,",
+    ),
+    "b of mma.sp is a": (r"(mma\.sp[^;{]*\{[^}]*\}, )(\{[^}]*\}), \{[^}]*\}", r"\1\2, \2"),
+    "sums begin anew": (
+        r"(mma\.[^;{]*\{[^}]*\}, \{[^}]*\}, \{[^}]*\}, )\{[^}]*\}",
+        r"\1{0f00000000,0f00000000,0f00000000,0f00000000}",
+    ),
+    "sums in another order": (r"(mma\.[^;{]*\{)([^,]*),([^,]*),", r"\1\3,\2,"),
+    "the other 16-bit type": (r"f32\.f16\.f16\.f32", "f32.bf16.bf16.f32"),
+    "matrices in another order": (r"(ldmatrix[^{]*\{)([^,]*),([^,]*),", r"\1\3,\2,"),
+    "matrices transposed": (r"x4\.shared", "x4.trans.shared"),
+    "output not transposed": (r"movmatrix\.sync\.aligned\.m8n8\.trans\.b16", "mov.b32"),
+    "halves of a pair exchanged": (r"(cvt\.rn\.f16x2\.f32 %r\d+), (%f\d+), (%f\d+)", r"\1, \3, \2"),
+    "clamps below zero": (r"cvt\.rn\.f16x2", "cvt.rn.relu.f16x2"),
+    "bias not added": (r"cvt\.f32\.f16 (%f\d+), %rs\d+;", r"mov.f32 \1, 0f00000000;"),
+    "exponents not taken": (r"ex2\.approx\.ftz\.f32", "mov.f32"),
+    "reciprocals not taken": (r"rcp\.approx\.ftz\.f32", "mov.f32"),
+    "reads 8 bytes of what is not there": (r"(cp\.async\.ca[^;]*, 8), %r\d+;", r"\1;"),
+    "reads 16 bytes of what is not there": (r"(cp\.async\.cg[^;]*B \[[^;]*, 16), %r\d+;", r"\1;"),
+    "reads no tokens": (r"(cp\.async\.c[ag][^;]*, (?:16|8)), %r\d+;", r"\1, 0;"),
+    "copies half": (r"(cp\.async\.ca[^;]*), 8, (%r\d+);", r"\1, 4, \2;"),
+    "one wait too few": (r"wait_group \d;", "wait_group 3;"),
+    "groups not committed": (r"cp\.async\.commit_group;", ""),
+    "votes not counted": (r"vote\.sync\.ballot\.b32 \s*(%r\d+), %p\d+, %r\d+;", r"mov.u32 \1, 1;"),
+    "counts by two": (r"(atom\.global\.add\.u32[^;]*), 1;", r"\1, 2;"),
+    "all threads must end": (r"bar\.red\.or", "bar.red.and"),
+    "counter not reset": (r"(mov\.u32 \s*(%r\d+), 0;)\s*st\.global\.u32 \s*\[%rd\d+\], \2;", r"\1"),
+    "another argument": (r"_param_0\+80\]", "_param_0+88]"),
+}  # fmt: skip
+
+
+def noticed(ptx: PtxKernel, rows: int) -> bool:
+    """Whether a battery of runs of decode-64 ends in a fault or a wrong result."""
+    for tokens, columns, parts, activation in ((5, 324, 1, ""), (18, 328, 3, "gelu")):
+        case = make_case(
+            tokens,
+            (2 * rows + 6, columns),
+            rows,
+            activation=activation,
+            residual=bool(activation),
+            seed=tokens,
+        )
+        launch = Launch(0, parts=parts)
+        try:
+            y = ptx.run(case.packed, case.x, case.bias, launch, **case.epilogue)
+            if case.worst(y) > 1 or with_a_nan(ptx, case, launch) > 1:
+                return True
+        except PtxFault:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", ["as it is", *MUTATIONS])
+def test_broken_ptx_is_noticed(kernel: HostKernel, texts: dict[int, str], name: str) -> None:
+    text = texts[0]
+    if name in MUTATIONS:
+        pattern, replacement = MUTATIONS[name]
+        text = re.sub(pattern, replacement, text)
+        assert text != texts[0], "the mutation no longer fits what nvcc writes"
+    assert noticed(PtxKernel(kernel, {0: text}), kernel.configs()[CONFIGS[0]].panel_rows) == (
+        name in MUTATIONS
+    )

@@ -1,0 +1,498 @@
+"""The PTX interpreter itself: each instruction against Python's arithmetic or the ISA's figures, each fault on purpose."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.plugins.ptx_machine import Machine
+from tests.plugins.ptx_memory import Memory
+from tests.plugins.ptx_parser import PtxFault, parse_entry
+from tests.plugins.ptx_state import dtype_of
+
+Tensors = dict[str, NDArray[np.generic]]
+BITS = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+
+
+def execute(body: str, tensors: Tensors, threads: int = 32, shared: int = 0, blocks: int = 1) -> Memory:
+    """Run a kernel whose pointers %rd0, %rd1, ... are the tensors; those named out... are writable."""
+    loads = "\n".join(f"ld.param.u64 %rd{i}, [k_param_0+{8 * i}];" for i in range(len(tensors)))
+    text = f"""
+        .version 8.5 .target sm_80 .address_size 64
+        .extern .shared .align 128 .b8 pool[];
+        .visible .entry k(.param .align 8 .b8 k_param_0[{8 * len(tensors)}]) .maxntid {threads}, 1, 1
+        {{
+        .reg .pred %p<10>; .reg .b16 %rs<20>; .reg .b32 %r<40>; .reg .f32 %f<40>; .reg .b64 %rd<40>;
+        {loads}
+        mov.u32 %r0, %tid.x;
+        {body}
+        ret;
+        }}"""
+    memory = Memory.holding(tensors, [name for name in tensors if name.startswith("out")])
+    pointers = np.array([memory.address(name) for name in tensors], np.uint64).tobytes()
+    Machine(parse_entry(text, "k"), shared).launch(blocks, pointers, memory)
+    return memory
+
+
+REGISTER = {"16": "%rs", "32": "%r", "64": "%rd"}
+
+
+def register(kind: str, number: int) -> str:
+    stem = "%f" if kind == "f32" else REGISTER[kind.lstrip("busf")]
+    return f"{stem}{20 + number}" if stem != "%rs" else f"%rs{number}"
+
+
+def apply(opcode: str, result: str, sources: list[tuple[str, object]]) -> NDArray[np.generic]:
+    """The instruction on 32 lanes; a source is (type, array [32]), or (type, text of a constant)."""
+    tensors: Tensors = {"out": np.zeros(32, dtype_of(result))}
+    lines, operands = ["mul.wide.u32 %rd10, %r0, 2;"], [register(result, 0)]
+    for i, (kind, values) in enumerate(sources):
+        if isinstance(values, str):
+            operands.append(values)
+            continue
+        name = f"in{i}"
+        tensors[name] = np.asarray(values, dtype_of(kind))
+        size, place = dtype_of(kind).itemsize, register(kind, i + 1)
+        lines.append(f"mad.lo.s64 %rd11, %rd10, {size // 2}, %rd{len(tensors) - 1};")
+        lines.append(f"ld.global.{kind} {place}, [%rd11];")
+        operands.append(place)
+    size = dtype_of(result).itemsize
+    lines.append(f"{opcode} {', '.join(operands)};")
+    lines.append(f"mad.lo.s64 %rd11, %rd10, {size // 2}, %rd0;\nst.global.{result} [%rd11], {operands[0]};")
+    return execute("\n".join(lines), tensors).tensor("out", dtype_of(result))
+
+
+def integers(kind: str, seed: int) -> NDArray[np.generic]:
+    """Random ones of every magnitude, and the ends of the range."""
+    rng, limits = np.random.default_rng(seed), np.iinfo(dtype_of(kind))
+    ends = [limits.min, limits.max, 0, 1, limits.max // 2, 7]
+    bits = int(limits.bits)
+    values = [int.from_bytes(rng.bytes(8), "little") >> int(rng.integers(64 - bits, 64)) for _ in range(26)]
+    wrapped = [
+        (v + limits.min) % 2**bits - (2**bits if (v + limits.min) % 2**bits > limits.max else 0)
+        for v in values
+    ]
+    return np.array(ends + wrapped, dtype_of(kind))[rng.permutation(32)]
+
+
+def truncated(a: int, b: int) -> int:
+    quotient = abs(a) // abs(b)
+    return -quotient if (a < 0) != (b < 0) else quotient
+
+
+BINARY: dict[str, tuple[str, str, Callable[[int, int], int]]] = {
+    "add.s32": ("s32", "s32", lambda a, b: a + b),
+    "sub.s64": ("s64", "s64", lambda a, b: a - b),
+    "mul.lo.s64": ("s64", "s64", lambda a, b: a * b),
+    "mul.wide.s32": ("s32", "s64", lambda a, b: a * b),
+    "mul.wide.u32": ("u32", "u64", lambda a, b: a * b),
+    "mul.hi.s32": ("s32", "s32", lambda a, b: a * b >> 32),
+    "mul.hi.u32": ("u32", "u32", lambda a, b: a * b >> 32),
+    "mul.hi.s64": ("s64", "s64", lambda a, b: a * b >> 64),
+    "mul.hi.u64": ("u64", "u64", lambda a, b: a * b >> 64),
+    "div.s32": ("s32", "s32", truncated),
+    "div.s64": ("s64", "s64", truncated),
+    "div.u32": ("u32", "u32", lambda a, b: a // b),
+    "rem.s32": ("s32", "s32", lambda a, b: a - b * truncated(a, b)),
+    "rem.u64": ("u64", "u64", lambda a, b: a % b),
+    "min.s32": ("s32", "s32", min),
+    "max.u32": ("u32", "u32", max),
+    "and.b64": ("b64", "b64", lambda a, b: a & b),
+    "or.b32": ("b32", "b32", lambda a, b: a | b),
+    "xor.b32": ("b32", "b32", lambda a, b: a ^ b),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("opcode", BINARY)
+def test_integer_arithmetic(opcode: str) -> None:
+    source, result, function = BINARY[opcode]
+    a, b = integers(source, 1), integers(source, 2)
+    if opcode[:3] in ("div", "rem"):
+        b = np.where(b == 0, 3, b).astype(b.dtype)
+    got = apply(opcode, result, [(source, a), (source, b)])
+    bits = 8 * got.itemsize
+    assert [int(v) % 2**bits for v in got] == [
+        function(int(x), int(y)) % 2**bits for x, y in zip(a, b, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["b32", "s32", "u32", "b64", "s64", "u64"])
+def test_shifts_are_clamped(kind: str) -> None:
+    a, bits = integers(kind, 3), int(kind[1:])
+    amount = np.arange(32, dtype=np.uint32) * 3
+    got = apply(f"{'shl' if kind[0] == 'b' else 'shr'}.{kind}", kind, [(kind, a), ("u32", amount)])
+    if kind[0] == "b":
+        expected = [(int(v) << int(n)) % 2**bits for v, n in zip(a, amount, strict=True)]
+    else:
+        expected = [int(v) >> int(n) for v, n in zip(a, amount, strict=True)]
+    assert got.tolist() == expected
+
+
+def test_integers_of_other_forms() -> None:
+    a, b, c = (integers("s32", seed) for seed in (4, 5, 6))
+    ints = [a.tolist(), b.tolist(), c.tolist()]
+    got = apply("mad.lo.s32", "s32", [("s32", a), ("s32", b), ("s32", c)])
+    assert [v % 2**32 for v in got.tolist()] == [(x * y + z) % 2**32 for x, y, z in zip(*ints, strict=True)]
+    u, w = a.view(np.uint32), b.view(np.uint32)
+    got = apply("bfi.b32", "b32", [("b32", u), ("b32", w), ("u32", "4"), ("u32", "28")])
+    assert got.tolist() == [(x << 4 | y & 15) % 2**32 for x, y in zip(u.tolist(), w.tolist(), strict=True)]
+    got = apply("bfe.s32", "s32", [("s32", a), ("u32", "8"), ("u32", "8")])
+    assert got.tolist() == [((x >> 8 & 255) ^ 128) - 128 for x in ints[0]]
+    assert apply("popc.b32", "u32", [("b32", u)]).tolist() == [bin(x).count("1") for x in u.tolist()]
+    got = apply("prmt.b32", "b32", [("b32", u), ("b32", w), ("b32", "0x7610")])
+    assert got.tolist() == [x & 0xFFFF | y & 0xFFFF0000 for x, y in zip(u.tolist(), w.tolist(), strict=True)]
+    got = apply("prmt.b32", "b32", [("b32", u), ("b32", w), ("b32", "0xBBBB")])
+    assert got.tolist() == [2**32 - 1 if x >> 31 else 0 for x in u.tolist()]
+    assert apply("cvt.s64.s32", "s64", [("s32", a)]).tolist() == ints[0]
+    assert apply("cvt.u64.u32", "u64", [("u32", u)]).tolist() == u.tolist()
+    wide = integers("s64", 7)
+    assert apply("cvt.u32.u64", "u32", [("s64", wide)]).tolist() == [v % 2**32 for v in wide.tolist()]
+    assert apply("cvt.s64.s32", "s64", [("s64", wide)]).tolist() == [
+        (v + 2**31) % 2**32 - 2**31 for v in wide.tolist()
+    ]
+
+
+def floats(seed: int, scale: int = 20) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    return np.ldexp(rng.standard_normal(32), rng.integers(-scale, scale, 32)).astype(np.float32)
+
+
+def test_fma_rounds_once() -> None:
+    a, b = floats(1), floats(2)
+    c = (-(a.astype(np.float64) * b) * (1 + 2.0**-20)).astype(np.float32)
+    c[::3] = floats(3)[::3]
+    got = apply("fma.rn.f32", "f32", [("f32", a), ("f32", b), ("f32", c)])
+    for x, y, z, r in zip(a, b, c, got, strict=True):
+        exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+        neighbours = [float(np.nextafter(r, np.float32(to))) for to in (-np.inf, np.inf)]
+        assert all(abs(Fraction(float(r)) - exact) <= abs(Fraction(n) - exact) for n in neighbours)
+
+
+APPROXIMATE: dict[str, tuple[Callable[[float], float], float]] = {
+    "ex2.approx.ftz.f32": (lambda x: 2.0**x, 2.0**-22),
+    "rcp.approx.f32": (lambda x: 1 / x, 2.0**-23),
+    "rcp.rn.f32": (lambda x: 1 / x, 2.0**-24),
+    "sqrt.rn.f32": (math.sqrt, 2.0**-24),
+    "rsqrt.approx.f32": (lambda x: 1 / math.sqrt(x), 2.0**-22.9),
+    "tanh.approx.f32": (math.tanh, 2.0**-11),
+}
+
+
+@pytest.mark.parametrize("opcode", APPROXIMATE)
+def test_approximations_err_as_much_as_granted(opcode: str) -> None:
+    function, granted = APPROXIMATE[opcode]
+    x = np.abs(floats(5, 6))
+    got = apply(opcode, "f32", [("f32", x)]).astype(np.float64)
+    exact = np.array([function(float(v)) for v in x])
+    error = np.abs(got / exact - 1).max()
+    assert error <= granted + 2.0**-24 and (error > granted / 2 or ".rn" in opcode)
+
+
+def test_floats_of_other_forms() -> None:
+    a, b = floats(8), floats(9)
+    special = np.array([np.nan, 0.0, -0.0, np.inf, 1e-40, 3.0], np.float32)
+    a[:6], b[:6] = special, [2.0, -0.0, 0.0, np.nan, 1.0, np.nan]
+    two: list[tuple[str, object]] = [("f32", a), ("f32", b)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        quotient = a / b
+    np.testing.assert_array_equal(apply("div.rn.f32", "f32", two), quotient)
+    np.testing.assert_array_equal(apply("copysign.f32", "f32", two), np.copysign(b, a))
+    np.testing.assert_array_equal(apply("neg.f32", "f32", two[:1]), -a)
+    np.testing.assert_array_equal(apply("abs.f32", "f32", two[:1]), np.abs(a))
+    flushed = np.where(np.abs(a) < 2.0**-126, np.copysign(0, a), a)
+    np.testing.assert_array_equal(apply("mul.ftz.f32", "f32", [*two[:1], ("f32", "0f40000000")]), 2 * flushed)
+    low = apply("min.f32", "f32", two)
+    np.testing.assert_array_equal(low, np.fmin(a, b))
+    assert np.signbit(low[1:3]).all() and not np.signbit(apply("max.f32", "f32", two)[1:3]).any()
+    assert np.isnan(apply("max.NaN.f32", "f32", two)[[0, 3, 5]]).all()
+    whole = np.array([*(np.arange(-14, 14) / 4), 3e9, -3e9, np.nan, np.inf], np.float32)
+    got = apply("cvt.rzi.s32.f32", "s32", [("f32", whole)]).tolist()
+    assert got == [int(v / 4) for v in range(-14, 14)] + [2**31 - 1, -(2**31), 0, 2**31 - 1]
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_rounding_to_16_bits(kind: str) -> None:
+    a, b = floats(10, 30), floats(11, 30)
+    a[:8] = [65519.99, 65520, -65520, np.inf, 2.0**-25, 3 * 2.0**-25, -0.0, 1 + 2.0**-8]
+    with np.errstate(over="ignore"):
+        high, low = (v.astype(BITS[kind]).view(np.uint16).astype(np.uint32) for v in (a, b))
+    got = apply(f"cvt.rn.{kind}x2.f32", "b32", [("f32", a), ("f32", b)])
+    np.testing.assert_array_equal(got, high << np.uint32(16) | low)
+    a[0] = np.nan
+    assert apply(f"cvt.rn.{kind}.f32", "b16", [("f32", a)])[0] == 0x7FFF
+
+
+@pytest.mark.parametrize(
+    "test", ["eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "geu", "num", "nan"]
+)
+def test_comparisons_with_a_nan(test: str) -> None:
+    a, b = floats(12), floats(13)
+    a[::4], b[::5], b[1] = np.nan, np.nan, a[1]
+    tensors: Tensors = {"a": a, "b": b, "out": np.zeros(32, np.uint32)}
+    body = f"""mul.wide.u32 %rd10, %r0, 4; add.s64 %rd11, %rd10, %rd0; add.s64 %rd12, %rd10, %rd1;
+        add.s64 %rd13, %rd10, %rd2; ld.global.f32 %f1, [%rd11]; ld.global.f32 %f2, [%rd12];
+        setp.{test}.f32 %p1, %f1, %f2; selp.u32 %r1, 1, 0, %p1; st.global.u32 [%rd13], %r1;"""
+    unordered = np.isnan(a) | np.isnan(b)
+    if test in ("num", "nan"):
+        expected = unordered if test == "nan" else ~unordered
+    else:
+        name = {
+            "eq": "equal",
+            "ne": "not_equal",
+            "lt": "less",
+            "le": "less_equal",
+            "gt": "greater",
+            "ge": "greater_equal",
+        }
+        ordered = getattr(np, name[test[:2]])(a, b)
+        expected = ordered | unordered if test.endswith("u") else ordered & ~unordered
+    np.testing.assert_array_equal(execute(body, tensors).tensor("out", np.uint32), expected)
+
+
+# Matrices
+
+
+def lanes_of_a(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
+    """[16, 16] to the eight values of each lane, by the figure of m16n8k16's A."""
+    lanes = np.zeros((32, 8), matrix.dtype)
+    for lane, i in itertools.product(range(32), range(8)):
+        row = lane // 4 + (0 if i in (0, 1, 4, 5) else 8)
+        lanes[lane, i] = matrix[row, lane % 4 * 2 + (i & 1) + (8 if i >= 4 else 0)]
+    return lanes
+
+
+def lanes_of_b(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
+    """[k, 8] to the k / 4 values of each lane."""
+    lanes = np.zeros((32, len(matrix) // 4), matrix.dtype)
+    for lane, i in itertools.product(range(32), range(len(matrix) // 4)):
+        lanes[lane, i] = matrix[lane % 4 * 2 + (i & 1) + i // 2 * 8, lane // 4]
+    return lanes
+
+
+def multiply(
+    kind: str, a: object, b: object, c: object, metadata: object = None, selector: int = 0
+) -> NDArray[np.float32]:
+    """D [16, 8] of mma, or of mma.sp where there is metadata [32]."""
+    left, right = lanes_of_a(np.asarray(a, BITS[kind])), lanes_of_b(np.asarray(b, BITS[kind]))
+    addend, sums = np.asarray(c, np.float32), np.zeros((32, 4), np.float32)
+    for lane, i in itertools.product(range(32), range(4)):
+        sums[lane, i] = addend[lane // 4 + i // 2 * 8, lane % 4 * 2 + i % 2]
+    tensors: Tensors = {
+        "a": left.view(np.uint16), "b": right.view(np.uint16), "out": sums,
+        "e": np.zeros(32, np.uint32) if metadata is None else np.asarray(metadata, np.uint32),
+    }  # fmt: skip
+    shape, rest, of_b = "sync.aligned.m16n8k16", "", "%r5, %r6"
+    if metadata is not None:
+        shape, rest = "sp::ordered_metadata.sync.aligned.m16n8k32", f", %r9, {selector}"
+        of_b = "%r5, %r6, %r7, %r8"
+    body = f"""
+        mul.wide.u32 %rd10, %r0, 16; add.s64 %rd11, %rd10, %rd0; ld.global.v4.u32 {{%r1, %r2, %r3, %r4}}, [%rd11];
+        mul.wide.u32 %rd12, %r0, {right.shape[1] * 2}; add.s64 %rd13, %rd12, %rd1;
+        ld.global.v{right.shape[1] // 2}.u32 {{{of_b}}}, [%rd13];
+        add.s64 %rd14, %rd10, %rd2; ld.global.v4.f32 {{%f1, %f2, %f3, %f4}}, [%rd14];
+        mul.wide.u32 %rd15, %r0, 4; add.s64 %rd16, %rd15, %rd3; ld.global.u32 %r9, [%rd16];
+        mma.{shape}.row.col.f32.{kind}.{kind}.f32
+            {{%f1, %f2, %f3, %f4}}, {{%r1, %r2, %r3, %r4}}, {{{of_b}}}, {{%f1, %f2, %f3, %f4}}{rest};
+        st.global.v4.f32 [%rd14], {{%f1, %f2, %f3, %f4}};"""
+    result = execute(body, tensors).tensor("out", np.float32).reshape(32, 4)
+    out = np.zeros((16, 8), np.float32)
+    for lane, i in itertools.product(range(32), range(4)):
+        out[lane // 4 + i // 2 * 8, lane % 4 * 2 + i % 2] = result[lane, i]
+    return out
+
+
+def random_matrix(kind: str, shape: tuple[int, int], seed: int) -> NDArray[np.generic]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(BITS[kind])
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_mma_is_a_product(kind: str) -> None:
+    a, b = random_matrix(kind, (16, 16), 1), random_matrix(kind, (16, 8), 2)
+    c = np.random.default_rng(3).standard_normal((16, 8)).astype(np.float32)
+    expected = a.astype(np.float64) @ b.astype(np.float64) + c
+    np.testing.assert_allclose(multiply(kind, a, b, c), expected, rtol=2.0**-23, atol=2.0**-40)
+
+
+@pytest.mark.parametrize("selector", [0, 1])
+@pytest.mark.parametrize("kind", BITS)
+def test_sparse_mma_is_a_product(kind: str, selector: int) -> None:
+    """Metadata of the other selector is noise; a NaN that no metadata names goes nowhere."""
+    rng = np.random.default_rng(selector)
+    pairs = np.array(list(itertools.combinations(range(4), 2)))[rng.integers(0, 6, (16, 8))]
+    kept, b = random_matrix(kind, (16, 16), 4), random_matrix(kind, (32, 8), 5)
+    pairs[:, 3] = (0, 2)
+    dense = np.zeros((16, 32))
+    words = rng.integers(0, 2**32, 32, dtype=np.uint32)
+    words[[4 * g + 2 * selector + j for g in range(8) for j in range(2)]] = 0
+    for row, chunk in itertools.product(range(16), range(8)):
+        first, second = (int(v) for v in pairs[row, chunk])
+        dense[row, 4 * chunk + first] = kept[row, 2 * chunk]
+        dense[row, 4 * chunk + second] = kept[row, 2 * chunk + 1]
+        lane = row % 8 * 4 + 2 * selector + chunk // 4
+        words[lane] |= np.uint32((first | second << 2) << (row // 8 * 16 + chunk % 4 * 4))
+    expected = dense @ b.astype(np.float64)
+    b[4 * 3 + 1] = np.nan
+    got = multiply(kind, kept, b, np.zeros((16, 8)), words, selector)
+    np.testing.assert_allclose(got, expected, rtol=2.0**-23, atol=2.0**-40)
+
+
+def test_the_golden_vector_of_llvm() -> None:
+    """LLVM's sparse-mma-2-4-f16.mlir, an integration test that runs on the hardware; its CHECK lines restated."""
+    kept = np.add.outer(np.arange(16), np.arange(16)) + 1.0
+    b = np.subtract.outer(np.arange(8), np.arange(32)).astype(float).T
+    out = multiply("f16", kept, b, np.zeros((16, 8)), np.full(32, 0x88888888))
+    assert out[0].tolist() == [-2720, -2584, -2448, -2312, -2176, -2040, -1904, -1768]
+    assert out[7].tolist() == [-4400, -4152, -3904, -3656, -3408, -3160, -2912, -2664]
+    assert out[15].tolist() == [-6320, -5944, -5568, -5192, -4816, -4440, -4064, -3688]
+
+
+def test_metadata_out_of_order_is_a_fault() -> None:
+    with pytest.raises(PtxFault, match="ascending"):
+        multiply("f16", np.ones((16, 16)), np.ones((32, 8)), np.zeros((16, 8)), np.full(32, 0x22222222))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_matrices_come_from_rows_of_shared_memory(transposed: bool) -> None:
+    """ldmatrix.x4: lane 8j + i names row i of matrix j; movmatrix transposes one."""
+    values = np.arange(4 * 64, dtype=np.uint16).reshape(4, 8, 8)
+    tensors: Tensors = {
+        "in": values,
+        "out": np.zeros((32, 4), np.uint32),
+        "out_moved": np.zeros(32, np.uint32),
+    }
+    body = f"""
+        mul.wide.u32 %rd10, %r0, 16; add.s64 %rd11, %rd10, %rd0; add.s64 %rd12, %rd10, %rd1;
+        ld.global.v4.u32 {{%r1, %r2, %r3, %r4}}, [%rd11];
+        mov.u32 %r5, pool; shl.b32 %r6, %r0, 4; xor.b32 %r7, %r6, 16; add.s32 %r8, %r5, %r7;
+        st.shared.v4.u32 [%r8], {{%r1, %r2, %r3, %r4}}; bar.sync 0;
+        ldmatrix.sync.aligned.m8n8.x4{".trans" if transposed else ""}.shared.b16 {{%r1, %r2, %r3, %r4}}, [%r8];
+        st.global.v4.u32 [%rd12], {{%r1, %r2, %r3, %r4}};
+        movmatrix.sync.aligned.m8n8.trans.b16 %r9, %r2;
+        mul.wide.u32 %rd13, %r0, 4; add.s64 %rd14, %rd13, %rd2; st.global.u32 [%rd14], %r9;"""
+    memory = execute(body, tensors, shared=512)
+    got = memory.tensor("out", np.uint16).reshape(8, 4, 4, 2)  # group, quad, matrix, value
+    expected = values.transpose(0, 2, 1) if transposed else values
+    np.testing.assert_array_equal(got.transpose(2, 0, 1, 3).reshape(4, 8, 8), expected)
+    moved = memory.tensor("out_moved", np.uint16).reshape(8, 8)
+    np.testing.assert_array_equal(moved, expected[1].T)
+
+
+# Ways that part, barriers
+
+
+def test_threads_part_and_meet() -> None:
+    """Loops of other lengths, a branch to later code and back, early returns; then warps are whole again."""
+    body = """
+        mul.wide.u32 %rd10, %r0, 4; add.s64 %rd11, %rd10, %rd0;
+        mov.u32 %r1, 0; mov.u32 %r2, 0; and.b32 %r3, %r0, 7;
+        LOOP: add.s32 %r1, %r1, %r2; add.s32 %r2, %r2, 1; setp.le.u32 %p1, %r2, %r3; @%p1 bra LOOP;
+        and.b32 %r4, %r0, 1; setp.eq.u32 %p2, %r4, 1; @%p2 bra FAR;
+        add.s32 %r1, %r1, 100;
+        NEAR: vote.sync.ballot.b32 %r5, %p2, 0xffffffff; popc.b32 %r6, %r5; add.s32 %r1, %r1, %r6;
+        @!%p2 bra DONE;
+        { .reg .pred %p2; setp.lt.u32 %p2, %r0, 32; @%p2 ret; }
+        @%p2 add.s32 %r1, %r1, 1000;
+        DONE: st.global.u32 [%rd11], %r1; bra.uni END;
+        FAR: add.s32 %r1, %r1, 200; bra NEAR;
+        END:"""
+    got = execute(body, {"out": np.zeros(64, np.int32)}, threads=64).tensor("out", np.int32)
+    triangle = [t % 8 * (t % 8 + 1) // 2 + 16 for t in range(64)]
+    expected = [s + (100 if t % 2 == 0 else 0 if t < 32 else 1200) for t, s in enumerate(triangle)]
+    assert got.tolist() == [0 if t % 2 and t < 32 else e for t, e in enumerate(expected)]
+
+
+def test_a_barrier_tells_all_votes() -> None:
+    body = """
+        setp.eq.u32 %p1, %r0, 5; bar.red.or.pred %p2, 0, %p1; bar.red.and.pred %p3, 0, %p1; bar.red.popc.u32 %r1, 0, !%p1;
+        selp.u32 %r2, 1000, 0, %p2; selp.u32 %r3, 2000, 0, %p3; add.s32 %r1, %r1, %r2; add.s32 %r1, %r1, %r3;
+        mul.wide.u32 %rd10, %r0, 4; add.s64 %rd11, %rd10, %rd0; st.global.u32 [%rd11], %r1;"""
+    got = execute(body, {"out": np.zeros(64, np.int32)}, threads=64).tensor("out", np.int32)
+    assert set(got.tolist()) == {1063}
+
+
+def test_blocks_share_global_memory() -> None:
+    body = "setp.ne.u32 %p1, %r0, 0; mov.u32 %r1, %ctaid.x; @!%p1 atom.global.add.u32 %r2, [%rd0], %r1;"
+    assert execute(body, {"out": np.zeros(1, np.int32)}, blocks=5).tensor("out", np.int32)[0] == 10
+
+
+# Copies under way
+
+
+def copied(body: str) -> NDArray[np.uint32]:
+    """What a word of shared memory is after two copies of 1 and 2 to two places, at the end of `body`."""
+    start = """
+        mov.u32 %r1, pool; setp.eq.u32 %p1, %r0, 0; add.s64 %rd10, %rd0, 16; mov.u32 %r5, 16; mov.u32 %r6, 0;
+        @!%p1 bra END;
+        cp.async.cg.shared.global [%r1], [%rd0], 16, %r5; cp.async.commit_group;
+        cp.async.cg.shared.global [%r1+16], [%rd10], 16; cp.async.commit_group;
+    """
+    end = "ld.shared.u32 %r2, [%r1]; ld.shared.u32 %r3, [%r1+16]; st.global.v2.u32 [%rd1], {%r2, %r3};\nEND:"
+    tensors: Tensors = {"in": np.repeat(np.array([1, 2], np.uint32), 4), "out": np.zeros(2, np.uint32)}
+    return execute(start + body + end, tensors, shared=64).tensor("out", np.uint32)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("", [0xFFFFFFFF, 0xFFFFFFFF]),
+        ("cp.async.wait_group 2;", [0xFFFFFFFF, 0xFFFFFFFF]),
+        ("cp.async.wait_group 1;", [1, 0xFFFFFFFF]),
+        ("cp.async.wait_group 0;", [1, 2]),
+        ("cp.async.ca.shared.global [%r1], [%rd0], 8, %r6; cp.async.wait_group 0;", [1, 2]),
+        ("cp.async.ca.shared.global [%r1], [%rd0], 8, %r6; cp.async.wait_all;", [0, 2]),
+        ("cp.async.commit_group; cp.async.wait_group 1;", [1, 2]),
+    ],
+)
+def test_copies_land_when_waited_for(body: str, expected: list[int]) -> None:
+    assert copied(body).tolist() == expected
+
+
+FAULTS = {
+    "an unknown opcode": ("frobnicate.s32 %r1, %r0;", "unknown instruction"),
+    "an unknown modifier": ("add.sat.s32 %r1, %r0, 1;", "unknown instruction"),
+    "an unknown instruction that does not run": ("bra END; add.cc.s32 %r1, %r0, 1; END:", "unknown instruction"),
+    "an unknown directive": (".local .b8 x[4];", "directive"),
+    "an unknown register": ("mov.u32 %r1, %clock;", "neither a register"),
+    "a register of another width": ("mov.u32 %rd10, %r0;", "is no"),
+    "an unknown label": ("bra NOWHERE;", "label"),
+    "beyond a tensor": ("add.s64 %rd10, %rd0, 128; ld.global.u32 %r1, [%rd10];", "may not be read"),
+    "far beyond": ("ld.global.u32 %r1, [%rd10];", "aligned|outside"),
+    "a vector across the end": ("ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];", "may not be read"),
+    "not aligned": ("add.s64 %rd10, %rd0, 4; ld.global.v2.u32 {%r1, %r2}, [%rd10];", "aligned"),
+    "writes a constant": ("st.global.u32 [%rd0], %r0;", "may not be written"),
+    "a cached load of what is written": ("ld.global.nc.u32 %r1, [%rd1];", "nc load"),
+    "beyond shared memory": ("mov.u32 %r1, pool; ld.shared.u32 %r2, [%r1+64];", "outside|may not"),
+    "a copy beyond": (
+        "mov.u32 %r1, pool; add.s64 %rd10, %rd0, 128; cp.async.cg.shared.global [%r1], [%rd10], 16;",
+        "may not be read",
+    ),
+    "a copy of a size that is not": ("mov.u32 %r1, pool; cp.async.cg.shared.global [%r1], [%rd0], 8;", "size"),
+    "a division by zero": ("mov.u32 %r1, 0; div.u32 %r2, %r0, %r1;", "by zero"),
+    "a parameter beyond": ("ld.param.u64 %rd10, [k_param_0+16];", "no such parameter"),
+    "a part of a warp votes": (
+        "setp.lt.u32 %p1, %r0, 7; @%p1 bra END; vote.sync.ballot.b32 %r1, %p1, -1; END:",
+        "do not come",
+    ),
+    "a part of the block waits": ("setp.lt.u32 %p1, %r0, 32; @%p1 bra END; bar.sync 0; END:",
+        "have returned"),
+    "two barriers": ("setp.lt.u32 %p1, %r0, 32; @%p1 bra A; bar.sync 0; bra END; A: bar.sync 1; END:", "others"),
+    "a warp parted at a barrier": (
+        "setp.lt.u32 %p1, %r0, 7; @%p1 bra A; bar.sync 0; bra END; A: bar.sync 0; END:",
+        "not whole",
+    ),
+    "no end": ("LOOP: bra LOOP;", "no end"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults(name: str) -> None:
+    body, message = FAULTS[name]
+    with pytest.raises(PtxFault, match=message):
+        execute(body, {"in": np.zeros(32, np.uint32), "out": np.zeros(2, np.uint32)}, threads=64, shared=64)

@@ -1,0 +1,216 @@
+"""The roofline: never above the limits, a schedule that is the plugin's, and a page that says what it says."""
+
+import importlib
+import itertools
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.plugins.host_kernel import COMPILER, PLUGINS
+from tests.plugins.host_kernel import Problem as HostProblem
+
+sys.path.insert(0, str(PLUGINS / "bench"))
+assumptions, devices, linear_roofline, problems, roofline, schedule = (
+    importlib.import_module(name)
+    for name in ("assumptions", "devices", "linear_roofline", "problems", "roofline", "schedule")
+)
+
+DEVICES = devices.DEVICES
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+SHAPES = [shape for shapes in problems.SHAPES.values() for shape in shapes]
+LARGE = [(4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336)]
+AMPERE_AND_ADA = [d for d in DEVICES.values() if d.arch != 90]
+HOPPER = [d for d in DEVICES.values() if d.arch == 90]
+
+
+def whole(device, ratio, model="LLaMA-2-7B", **changes):
+    assume = replace(assumptions.ASSUMED, **changes)
+    return roofline.end_to_end(DEVICES[device], roofline.MODELS[model], 16, 128, 128, ratio, assume)
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=lambda d: d.name)
+def test_no_prediction_exceeds_the_limits(device):
+    shares, rows = (0.0, 0.3, *roofline.SHARES), (64, 128)
+    for shape, tokens, share, height in itertools.product(SHAPES, problems.TOKENS, shares, rows):
+        problem = roofline.linear(*shape, share, height).problem(tokens)
+        p = roofline.predict(device, roofline.linear(*shape, share, height), tokens)
+        # The share is that of whole slabs.
+        exact = problem.sparse_slabs / (problem.sparse_slabs + problem.dense_slabs)
+        assert 0 < p.speedup <= linear_roofline.speedup_limit(exact, p.dense_bound) + 1e-9
+        assert p.speedup <= 1 / (1 - exact / 2) + 1e-9 and 0 < p.share < 1
+        if tokens <= 16:
+            assert p.dense_bound == "bytes" and p.speedup <= 1 / (1 - 0.4375 * exact) + 1e-9
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=lambda d: d.name)
+def test_more_sparse_slabs_are_never_slower(device):
+    """For a few tokens and for many: between, the schedule moves from one kernel to another."""
+    for shape, tokens in itertools.product(LARGE, (1, 8, 16, 2048, 4096)):
+        times = [
+            roofline.predict(device, roofline.linear(*shape, share), tokens).microseconds
+            for share in np.linspace(0, 1, 11)
+        ]
+        assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
+def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
+    """The same bytes and products: what is left are the index, sums of shared tiles and whole tiles."""
+    for shape in LARGE:
+        decode = roofline.predict(device, roofline.linear(*shape, 0.0), 16)
+        assert 0 < decode.microseconds - decode.dense_microseconds < 4
+        assert decode.speedup > 0.87
+        n, tokens = shape[0], 4096
+        tiles = -(-n // 128) * -(-tokens // 128)
+        whole_tiles = -(-tiles // device.sms) * device.sms / tiles
+        prefill = roofline.predict(device, roofline.linear(*shape, 0.0), tokens)
+        assert 0.95 < prefill.speedup * whole_tiles <= 1.0
+
+
+def test_geforce_cards_sum_in_fp32_at_half_the_rate():
+    """Of the same tensor cores: an SM of an A6000 does 512 multiply-adds a clock, of a 3090 and 4090 256."""
+    rates = {name: round(d.fma / 256) * 256 for name, d in DEVICES.items()}
+    assert rates == {"A100-40": 1024, "A100-80": 1024, "A6000": 512, "RTX 3090": 256, "RTX 4090": 256} | {
+        "L4": 512, "L40S": 512, "H100": 2048, "H200": 2048
+    }  # fmt: skip
+    assert all(abs(d.fma / rates[d.name] - 1) < 0.02 and d.source for d in DEVICES.values())
+
+
+def test_end_to_end_on_an_a6000():
+    """Below the goal of 1.21 / 1.33 / 1.47 by a hundredth, above what STOICC measured of such a mosaic."""
+    found = [whole("A6000", ratio).speedup for ratio in roofline.RATIOS]
+    assert found == pytest.approx([1.197, 1.316, 1.462], abs=0.006)
+    assert all(
+        speedup > published for speedup, published in zip(found, roofline.PUBLISHED["A6000"], strict=True)
+    )
+    assert max(goal - speedup for goal, speedup in zip(roofline.GOAL, found, strict=True)) < 0.02
+
+
+def test_gate_up_and_activation_in_one_kernel_reach_the_goal():
+    for ratio, goal in zip(roofline.RATIOS, roofline.GOAL, strict=True):
+        assert whole("A6000", ratio, fused=True).speedup >= goal
+
+
+def test_both_models_do_the_same_work_beside_the_linears():
+    """At ratio 0 the hybrid model is the dense one but for the overhead of its linears, 7 in each of 32 blocks."""
+    found = whole("A6000", 0.0)
+    assert 0 < found.hybrid_decode - found.dense_decode < 127 * 7 * 32 * 3e-3
+    assert whole("A6000", 0.35).dense == found.dense
+
+
+def test_what_attention_reads_is_in_the_end_to_end_time():
+    """KV cache of a step in the middle: 16 sequences, 191.5 tokens, 2 * 32 * 4096 values of 2 bytes."""
+    kept = 16 * 191.5 * 2 * 32 * 4096 * 2
+    slower, all_of_it = whole("A6000", 0.35, attention=0.5), whole("A6000", 0.35)
+    added = (slower.dense_decode - all_of_it.dense_decode) / 127
+    assert added == pytest.approx(kept / (768e6 * 0.9), rel=0.01)
+
+
+@pytest.mark.parametrize("device", HOPPER, ids=lambda d: d.name)
+def test_hopper_prefills_dense_and_decodes_by_mma_sp(device):
+    for shape, share in itertools.product(LARGE, roofline.SHARES):
+        prefill = roofline.predict(device, roofline.linear(*shape, share), 2048)
+        assert prefill.reason == f"mma.sp reaches {prefill.speedup:.2f} of wgmma" and prefill.speedup < 1
+        decode = roofline.predict(device, roofline.linear(*shape, share), 16)
+        assert decode.reason == "" and (share < 0.5 or decode.speedup > 0.9)
+    model = whole(device.name, 0.35)
+    assert model.reason and model.dense - model.dense_decode == pytest.approx(
+        model.hybrid - model.hybrid_decode
+    )
+    assert model.dense_decode > model.hybrid_decode
+
+
+def test_only_hopper_has_a_reason_to_prefill_dense():
+    for device, shape in itertools.product(AMPERE_AND_ADA, LARGE):
+        assert roofline.predict(device, roofline.linear(*shape, 0.9), 2048).reason == ""
+
+
+def test_a_configuration_of_another_panel_height_is_refused():
+    names = [c.name for c in schedule.CONFIGS]
+    shape = roofline.linear(4096, 4096, 0.5)
+    found = roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-128"))
+    assert found.config == "mid-128"
+    with pytest.raises(ValueError, match="panels of 128 rows"):
+        roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-64"))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
+def test_the_schedule_is_that_of_the_plugin(kernel):
+    assert [c.name for c in schedule.CONFIGS] == list(kernel.configs())
+    for mine, theirs in zip(schedule.CONFIGS, kernel.configs().values(), strict=True):
+        assert all(
+            getattr(mine, name) == getattr(theirs, name) for name in ("panel_rows", "tokens", "stages")
+        )
+        assert mine.warps == theirs.feature_warps * theirs.token_warps
+        assert (mine.streams, mine.blocks_per_sm) == (theirs.streams, theirs.blocks_per_sm)
+    rng = np.random.default_rng(0)
+    for _ in range(4000):
+        n, k = (int(64 * 2 ** rng.uniform(0, 9)) // 4 * 4 for _ in range(2))
+        tokens, rows = int(2 ** rng.uniform(0, 13)), int(rng.choice([64, 128]))
+        slabs = -(-n // rows) * -(-k // 64)
+        sparse = round(rng.random() * slabs)
+        sizes = (tokens, n, k, rows, slabs - sparse, sparse)
+        sms = int(rng.choice([20, 58, 84, 108, 128, 132, 142, 300]))
+        assert schedule.choose_schedule(schedule.Problem(*sizes), sms) == kernel.schedule(
+            HostProblem(*sizes), sms
+        )
+        fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
+        assert schedule.choose_schedule(schedule.Problem(*sizes), sms, fixed) == kernel.schedule(
+            HostProblem(*sizes), sms, fixed
+        )
+
+
+def test_the_models_linears_are_the_benchmarks_shapes():
+    for model in roofline.MODELS.values():
+        assert set(model.linears()) <= set(SHAPES)
+
+
+def test_the_page_is_current():
+    """Else: `make docs`."""
+    page = PAGE.read_text()
+    assert page.splitlines()[2].startswith("Not yet run on hardware")
+    assert roofline.renew(page) == page
+
+
+def test_a_page_without_marks_is_refused():
+    with pytest.raises(ValueError, match="the page lacks"):
+        roofline.renew("# Performance\n")
+
+
+def test_the_program_prints_tables_and_writes_json(tmp_path):
+    command = [sys.executable, str(PLUGINS / "bench" / "roofline.py"), "--device", "L4", "--json"]
+    done = subprocess.run([*command, str(tmp_path / "r.json")], capture_output=True, text=True, check=True)
+    titles = (
+        "Devices",
+        "Linears on L4",
+        "Models, batch 16, 128 + 128 tokens",
+        "Assumptions",
+        "How the answer moves",
+    )
+    places = [done.stdout.index(title) for title in titles]
+    assert places == sorted(places) and done.stderr == ""
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["device"]["name"] == "L4"
+    assert len(written["linears"]) == len(SHAPES) * len(problems.TOKENS) * len(roofline.SHARES)
+    assert set(written["sensitivity"]) == {what for what, _ in roofline.SENSITIVITY}
+    assert len(written["models"]) == len(DEVICES) * 3 * 3
+
+
+def test_every_assumption_has_a_line_of_its_own_and_is_moved():
+    """A figure that is assumed and never moved would hide what rests on it."""
+    named = set(assumptions.Assumptions.__dataclass_fields__)
+    assert {name for _, change in roofline.SENSITIVITY for name in change} == named
+    assert all(f"| {name} |" in roofline.assumption_table() for name in named)
+
+
+def test_it_needs_neither_torch_nor_the_packages():
+    code = "import sys, roofline; print(sorted({'torch', 'patch_compile', 'masklearn'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PLUGINS / "bench", capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
