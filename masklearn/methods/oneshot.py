@@ -1,8 +1,9 @@
 """`oneshot` and `sparsegpt`: tiles ranked by what turning them 2:4 costs, by SparseGPT on the dense model's inputs.
 
 Both solve patterns and weights again for the final tiles (`solve`), `oneshot` by ALPS and `sparsegpt` by SparseGPT; they
-differ in the criterion they take by default as well, and `oneshot` repairs. The scores come from the dense model's activations: which tiles become 2:4 is known
-only when every block is scored, and a wholly 2:4 model's activations are further from the final model's.
+differ in the criterion they take by default as well, and `oneshot` repairs. The scores come from the dense model's
+activations: which tiles become 2:4 is known only when every block is scored, and a wholly 2:4 model's activations are
+further from the final model's.
 """
 
 from collections.abc import Iterator
