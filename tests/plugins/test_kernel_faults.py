@@ -37,7 +37,7 @@ MUTATIONS = {
     "second 2:4 slab of the panel before": (SLABS, "p.first_sparse + (i - p.dense)", "p.first_sparse + i"),
     "stores tokens that are not there": (OUTPUT, "token < a.tokens && out <", "out <"),
     "stores features that are not there": (OUTPUT, "&& out < a.out_features)\n", ")\n"),
-    "reads bias that is not there": (EPILOGUE, "row < a.out_features ? T::widen", "true ? T::widen"),
+    "reads bias that is not there": (EPILOGUE, "row < a.out_features ? T", "row < a.out_features + 64 ? T"),
     "bias of the first panel": (EPILOGUE, "load_bias(bias + row)", "load_bias(bias + row % G::kPanelRows)"),
     "the gate's bias for the up": (EPILOGUE, "a.bias + static_cast<int64_t>(f) * a.out_features", "a.bias"),
     "the up activated": (EPILOGUE, "activate<G>(sums[0]", "activate<G>(sums[G::kPanels - 1]"),
