@@ -218,13 +218,8 @@ class Epilogue:
 
     @property
     def attributes(self) -> dict[str, int | str]:
-        """The node's attributes that are not at their default."""
-        values: dict[str, int | str] = {
-            "activation": self.activation,
-            "gated": int(self.gated),
-            "residual": int(self.residual),
-        }
-        return {name: value for name, value in values.items() if value}
+        """The node's attributes; TensorRT's parser warns of any that a node leaves to its default."""
+        return {"activation": self.activation, "gated": int(self.gated), "residual": int(self.residual)}
 
 
 def patch_linear_function(

@@ -186,6 +186,11 @@ class TestProgress:
         assert build(chain).patch_linears == 2
 
 
+def test_the_parser_misses_no_attribute(chain, build, caplog):
+    build(chain)
+    assert "not found in plugin node" not in caplog.text
+
+
 class TestFailures:
     def test_earlier_engine_survives(self, chain, build, out):
         build(chain)
@@ -201,7 +206,8 @@ class TestFailures:
 
         path = graphs.write_chain(tmp_path / "m.onnx")
         model = onnx.load(path)
-        model.graph.node[1].attribute[0].name = "in_feature"  # the plugin then lacks it
+        attributes = {attribute.name: attribute for attribute in model.graph.node[1].attribute}
+        attributes["in_features"].name = "in_feature"  # the plugin then lacks it
         onnx.save(model, path)
         with pytest.raises(PatchCompileError, match=r"layers\.1\.proj"):
             build(path)

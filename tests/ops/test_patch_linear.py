@@ -148,8 +148,9 @@ def test_an_activation_of_another_name_is_refused():
         Epilogue(activation="quick_gelu")
 
 
-def test_a_node_without_an_epilogue_is_written_as_before():
-    assert Epilogue().attributes == {} and Epilogue(bias=True).attributes == {}
+def test_a_node_without_an_epilogue_says_so():
+    plain = {"activation": "", "gated": 0, "residual": 0}
+    assert Epilogue().attributes == plain and Epilogue(bias=True).attributes == plain
     assert (Epilogue().overload, Epilogue(bias=True).overload) == ("", "bias")
 
 
