@@ -14,7 +14,7 @@ from masklearn.coverage import covered_linears_of
 from masklearn.maskset import LinearMask, MaskSet
 from masklearn.progress import Progress
 from masklearn.recipe import GRADIENT_METHODS, Criterion, LearnRecipe, Method, Repair
-from masklearn.select import select
+from masklearn.select import Selection, select
 from masklearn.task import Task
 from masklearn.tiles import tile_weights
 from masklearn.weights import WeightStore
@@ -23,6 +23,8 @@ __all__ = ["Criterion", "LearnRecipe", "Learned", "Method", "Repair", "learn", "
 
 Tiles = Mapping[str, NDArray[np.bool_]]
 Patterns = dict[str, NDArray[np.uint8]]
+Grids = Mapping[str, NDArray[Any]]
+Choose = Callable[[Grids, Grids], tuple[Selection, Budget]]
 
 # Methods that choose patterns and solve the surviving weights when the tiles are chosen.
 _SOLVE = (Method.ONESHOT, Method.SPARSEGPT)
@@ -46,41 +48,51 @@ def learn(
     scratch: Path,
     progress: Progress | None = None,
     note: Callable[[str], object] | None = None,
+    choose: Choose | None = None,
 ) -> Learned:
     """Learn hybrid masks for every covered linear of a model directory, and new weights to go with them.
 
     scratch: a folder for new weights, for what does not fit in memory and for training state, which a later call
     with the same arguments goes on from; progress: called with (what is done, done, total); note: called with
-    lines for a person. The result depends on the checkpoint's bytes, the recipe and the text alone, unless the
+    lines for a person; choose: (scores, areas) of `select` to the tile maps and the budget that they fill, None for the
+    recipe's ratio. The result depends on the checkpoint's bytes, the recipe and the text alone, unless the
     recipe bounds the minutes. PatchCompileError: see `Checkpoint.open`, `covered_linears_of`, `token_pool` and
     `stream_blocks`.
     """
     checkpoint = Checkpoint.open(model_dir)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    return learn_task(Task(checkpoint, coverage, recipe, scratch, progress or _silent, note or _unsaid))
+    task = Task(checkpoint, coverage, recipe, scratch, progress or _silent, note or _unsaid)
+    return learn_task(task, choose)
 
 
-def learn_task(task: Task) -> Learned:
+def learn_task(task: Task, choose: Choose | None = None) -> Learned:
     """`learn` for a task that is already set up, such as one that shares its text with others."""
     from masklearn.methods import METHODS
 
     recipe, linears = task.recipe, task.coverage.linears
-    budget = Budget.of(recipe.ratio, recipe.per_layer)
-    if left_dense := budget.left_dense(list(linears)):  # the patterns' faults are also found before any work
-        task.note(left_dense)
+    leaves_no_choice = choose is None and recipe.ratio in (_DENSE, _UNIFORM)
+    choose = choose or _by_ratio(task)
     areas = {name: tile_weights(shape, recipe.tile) for name, shape in linears.items()}
     solves = recipe.method in _SOLVE
     patterns: Patterns = {}
     scores: dict[str, NDArray[np.floating]] = {}
-    if solves and recipe.ratio in (_DENSE, _UNIFORM):
+    if solves and leaves_no_choice:
         scores = {name: np.zeros(grid.shape) for name, grid in areas.items()}
     else:
         for name, candidate in METHODS[recipe.method](task):
             scores[name] = candidate.score
             if not solves:  # a byte per 4 weights of the model
                 patterns[name] = candidate.pattern
-    tiles = select({name: scores[name] for name in linears}, areas, budget)
+    tiles, budget = choose({name: scores[name] for name in linears}, areas)
     return _finish(task, tiles, patterns, budget)
+
+
+def _by_ratio(task: Task) -> Choose:
+    """Tile maps of the recipe's ratio; the faults of its patterns are found now, before any work."""
+    budget = Budget.of(task.recipe.ratio, task.recipe.per_layer)
+    if left_dense := budget.left_dense(list(task.coverage.linears)):
+        task.note(left_dense)
+    return lambda scores, areas: (select(scores, areas, budget), budget)
 
 
 def _finish(task: Task, tiles: Tiles, patterns: Patterns, budget: Budget) -> Learned:
@@ -122,9 +134,14 @@ def _mask_set(
         seed=task.recipe.seed,
         base_model=task.checkpoint.path.resolve().name,
         base_sha256=task.checkpoint.fingerprint(),
-        ratio_asked=budget.ratio(areas),
+        ratio_asked=_reached(masks) if budget.amount is not None else budget.ratio(areas),
         extra=extra,
     )
+
+
+def _reached(masks: Mapping[str, LinearMask]) -> float:
+    """The ratio, where none was asked for but a saving."""
+    return sum(mask.zeroed for mask in masks.values()) / sum(mask.weights for mask in masks.values())
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

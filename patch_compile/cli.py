@@ -29,12 +29,12 @@ class _Tile(click.ParamType[tuple[int, int]]):
     ) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        parts = str(value).lower().split("x")
-        if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts) or int(parts[1]) % 4:
-            self.fail(
-                f"{value!r}: a tile is ROWSxCOLS with COLS a multiple of 4, such as 128x128", param, ctx
-            )
-        return int(parts[0]), int(parts[1])
+        from masklearn.tile_text import parse_tile
+
+        try:
+            return parse_tile(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
@@ -53,11 +53,11 @@ _learning = _options(
     click.option("--ratio", metavar="RATIO", help="Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…"),
     click.option("--per-layer", is_flag=True, default=None, help="Give every linear the ratio. [all linears together]"),
     click.option("--method", type=click.Choice(_METHODS), help="How masks are learned. [oneshot]"),
-    click.option("--tile", type=_Tile(), help="Tile size. [128x128]"),
+    click.option("--tile", type=_Tile(), help="Tile size; 128x* is 128 rows and all of K. [128x128]"),
     click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match (re:… for a regex)."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense (re:… for a regex)."),
     click.option("--calib", metavar="TEXT", help="Calibration text: a .txt, .jsonl or .parquet file, a folder or the "
-                 "name of a dataset. [the model writes its own]"),
+                 "name of a dataset; of FILE.onnx an .npz of inputs. [the model writes its own]"),
     click.option("--windows", type=int, help="Calibration windows. [32]"),
     click.option("--length", type=int, help="Tokens in a calibration window. [512]"),
     click.option("--seed", type=int, help="Seed of everything random. [0]"),
@@ -79,18 +79,34 @@ _learning = _options(
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of training and solving. [bf16 if fast]"),
     click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory, more time in training."),
 )  # fmt: skip
-_engine = _options(
-    click.option("--mask", type=_PATH, metavar="FILE", help="Use these masks; nothing is learned."),
+_graph = _options(
     click.option("--dtype", type=click.Choice(["float16", "bfloat16"]), help="Type of the graph and the engine. [float16]"),
     click.option("--opset", type=int, help="ONNX opset: 23 (Attention, RMSNormalization), or 20 (plain ops). [23]"),
     click.option("--fuse/--no-fuse", default=None, help="One node for a linear and what follows it (bias, GELU, residual; "
                  "gate and up). [fuse]"),
+)  # fmt: skip
+_engine = _options(
+    click.option("--mask", type=_PATH, metavar="FILE", help="Use these masks; nothing is learned."),
+    _graph,
     click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnx"]), help="[what this machine has]"),
     click.option("--target", metavar="SM[,SM…]", help="GPUs to build for, such as sm86,sm89 or a6000. [local GPU, or sm86]"),
     click.option("--min-shapes", metavar="SPEC", help="Smallest shapes, as trtexec spells them, or batch=1,sequence=1."),
     click.option("--opt-shapes", metavar="SPEC", help="Shapes to tune for."),
     click.option("--max-shapes", metavar="SPEC", help="Largest shapes."),
     click.option("--optimization-level", type=click.IntRange(0, 5), help="Builder effort. [the backend's]"),
+)  # fmt: skip
+_lowering = _options(
+    click.option("--lowering", metavar="LOWERING", help="How linears are compiled: auto (plugin where it is predicted "
+                 "faster, else dense), plugin, split or dense, or PATTERN=LOWERING,… [auto]"),
+    click.option("--batch-size", type=int, help="Sequences that speed is predicted for. [16]"),
+    click.option("--prompt-tokens", type=int, help="Tokens of their prompts. [128]"),
+    click.option("--generated-tokens", type=int, help="Tokens generated after each. [128]"),
+)  # fmt: skip
+_planning = _options(
+    click.option("--speedup", type=float, metavar="X", help="Prune as much as a whole workload X times as fast is predicted "
+                 "to take."),
+    click.option("--budget-ms", type=float, metavar="MS", help="The same for milliseconds that the workload may take."),
+    _lowering,
 )  # fmt: skip
 _evaluation = _options(
     click.option("--eval", "eval_text", metavar="TEXT", help="Held-out text for perplexity. [the model writes its own]"),
@@ -113,9 +129,10 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("model", type=_PATH, metavar="MODEL_DIR", required=False)
+@click.argument("model", type=_PATH, metavar="MODEL_DIR|FILE.onnx", required=False)
 @click.option("-o", "--out", type=_PATH, help="Folder to write. [./NAME-patch-RATIO]")
 @_learning
+@_planning
 @_engine
 @_proof
 @click.option(
@@ -125,7 +142,12 @@ def cli() -> None:
 @click.option("--resume", is_flag=True, help="Go on with an interrupted build.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def build(recipe: Path | None, force: bool, resume: bool, as_json: bool, **flags: Any) -> None:
-    """Learn masks, compile, build the engine and prove what it cost: MODEL_DIR → OUT."""
+    """Learn masks, compile, build the engine and prove what it cost: MODEL_DIR → OUT.
+
+    FILE.onnx is any ONNX model: its MatMul, Gemm and 1×1 Conv with constant weights are the linears. --calib is then an
+    .npz of one array per graph input: with an axis more than the input, the first counts runs; without, it counts samples.
+    Learned by oneshot, sparsegpt or wanda on these inputs, or by magnitude without them.
+    """
     from patch_compile.pipeline import build as run
     from patch_compile.recipe import Recipe
     from patch_compile.report.console import print_report
@@ -171,6 +193,85 @@ def learn(baselines: str | None, force: bool, resume: bool, as_json: bool, **fla
     summary = run(Recipe.parse(_given(flags)), baselines, force=force, resume=resume)
     if summary is not None:
         print_masks(summary, as_json=as_json)
+
+
+@cli.command()
+@click.argument("model", type=_PATH, metavar="MODEL_DIR")
+@click.option(
+    "--ratio", metavar="RATIO", help="Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…"
+)
+@click.option("--mask", type=_PATH, metavar="FILE", help="Plan for the tile maps of these masks.")
+@_planning
+@click.option("--target", metavar="CARD", help="Card of the table of devices, or sm86. [local GPU, or sm86]")
+@click.option("--tile", type=_Tile(), help="Tile size. [128x128]")
+@click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(as_json: bool, **flags: Any) -> None:
+    """Predict how `build` would compile each linear of MODEL_DIR, and how fast; no weight is read.
+
+    Without --mask every linear is taken to have the ratio, or the one that --speedup or --budget-ms takes.
+    """
+    from patch_compile.planning import plan as run
+    from patch_compile.recipe import Recipe
+    from patch_compile.report.plan_table import print_plan
+
+    print_plan(run(Recipe.parse(_given(flags))), as_json=as_json)
+
+
+def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+    """Say what the passes are, and exit: MODEL_DIR is not asked for."""
+    if not given or ctx.resilient_parsing:
+        return
+    from patch_compile.passes import describe_passes
+
+    for number, (name, what) in enumerate(describe_passes(), start=1):
+        click.echo(f"{number:2} {name}: {what}")
+    ctx.exit()
+
+
+@cli.command("compile")
+@click.argument("model", type=_PATH, metavar="MODEL_DIR")
+@click.option("--mask", type=_PATH, required=True, metavar="FILE", help="The masks (masks.safetensors).")
+@click.option(
+    "-o",
+    "--out",
+    type=_PATH,
+    required=True,
+    metavar="OUT",
+    help="Folder to write: onnx/model.onnx and how each linear is compiled.",
+)
+@_graph
+@_lowering
+@click.option("--target", metavar="CARD", help="Card that `auto` predicts for. [local GPU, or sm86]")
+@click.option("--include", multiple=True, metavar="GLOB", help="Covered linears, as when masks were learned.")
+@click.option(
+    "--exclude", multiple=True, metavar="GLOB", help="Linears left dense, as when masks were learned."
+)
+@click.option(
+    "--dump-passes", type=_PATH, metavar="DIR", help="Write the graph, without weights, after each pass."
+)
+@click.option(
+    "--list-passes",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_passes,
+    help="Name the passes in their order, and exit.",
+)
+@click.option("--force", is_flag=True, help="Replace OUT.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def compile_command(dump_passes: Path | None, force: bool, as_json: bool, **flags: Any) -> None:
+    """Write MODEL_DIR as hybrid ONNX under given masks, without engine and proof.
+
+    Runs on ONNX Runtime as it is; `build --mask FILE` makes an engine too, and proves what the masks cost.
+    """
+    from patch_compile.compiling import compile_model
+    from patch_compile.recipe import Recipe
+    from patch_compile.report.console import print_compiled
+
+    recipe = Recipe.parse(_given(flags) | {"backend": "onnx"})
+    print_compiled(compile_model(recipe, dump_passes=dump_passes, force=force), as_json=as_json)
 
 
 @cli.command("import-mask")

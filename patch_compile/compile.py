@@ -1,8 +1,9 @@
-"""Checkpoint + MaskSet → ONNX: export, cleanup, packing, and weights that are read only when written."""
+"""Checkpoint + MaskSet → ONNX: export, cleanup, lowering, and weights that are read only when written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,9 +12,12 @@ from numpy.typing import NDArray
 from masklearn.checkpoint import Checkpoint
 from masklearn.maskset import LinearMask
 from patch_compile.plan.lowering import LinearPlan
+from patch_compile.plan.split import SplitCost
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from patch_compile.passes import PassDump
 
 __all__ = ["export_graph", "write_dense", "write_emulated", "write_hybrid"]
 
@@ -21,13 +25,13 @@ Dtype = Literal["float16", "bfloat16"]
 Step = Callable[[str, int, int], object]
 
 
-def export_graph(model_dir: Path, *, dtype: Dtype, opset: int) -> ir.Model:
+def export_graph(model_dir: Path, *, dtype: Dtype, opset: int, dump: PassDump | None = None) -> ir.Model:
     """The cleaned-up graph of a model directory, without weights. Opsets before 23 use plain operators only."""
     from patch_compile.export.model import export_model
     from patch_compile.passes import cleanup_passes, run_passes
 
     graph = export_model(model_dir, dtype=dtype, opset=opset, plain_ops=opset < 23)
-    return run_passes(graph, cleanup_passes())
+    return run_passes(graph, cleanup_passes(), dump)
 
 
 def write_dense(
@@ -53,7 +57,7 @@ def write_emulated(source: Path, path: Path) -> None:
 
 def write_hybrid(
     graph: ir.Model,
-    pruned: Checkpoint,
+    checkpoint: Checkpoint,
     masks: Mapping[str, LinearMask],
     plan: Mapping[str, LinearPlan],
     path: Path,
@@ -61,18 +65,20 @@ def write_hybrid(
     step: Step | None = None,
     *,
     fuse: bool = True,
+    split_cost: SplitCost | None = None,
+    dump: PassDump | None = None,
 ) -> dict[str, LinearPlan]:
-    """Rewrite the covered linears as planned and write the graph; all weights come from the pruned checkpoint.
+    """Rewrite the covered linears as planned and write the graph, masked, with the weights of the checkpoint.
 
-    Packed weights are checked against `W∘M` as they are written. step: called with a linear's name, linears packed
-    and in all. fuse: what follows a linear goes into its node where the graph allows it. Returns the plan with what
-    the graph decided: the node and the epilogue of each linear.
+    Whether the checkpoint is pruned already makes no difference: each lowering masks what it writes, and checks it.
+    step: called with a linear's name, linears written and in all. fuse: what follows a linear goes into its node where
+    the graph allows it. split_cost: what the groups of a split minimise. Returns the plan with what the graph decided:
+    the node and the epilogue of each linear, and how it is split.
     """
-    from patch_compile.onnx_data import bind_weights, cast_weight, write_onnx
-    from patch_compile.passes import run_passes
-    from patch_compile.passes.pack_linears import PackLinearsPass
+    from patch_compile.onnx_data import bind_weights, read_weight, write_onnx
+    from patch_compile.passes import lowering_passes, run_passes
 
-    total, done = sum(p.lowering == "plugin" for p in plan.values()), 0
+    done = 0
 
     def read(name: str) -> NDArray[Any]:
         nonlocal done
@@ -80,14 +86,16 @@ def write_hybrid(
         if linear in plan:  # and not a bias
             done += 1
             if step:
-                step(linear, done, total)
-        return cast_weight(name, pruned.read(name), _ir_dtype(dtype))
+                step(linear, done, len(plan))
+        return read_weight(checkpoint, name, _ir_dtype(dtype))
 
-    packing = PackLinearsPass(plan, masks, read, _ir_dtype(dtype), fuse=fuse)
-    run_passes(graph, [packing])
-    bind_weights(graph, pruned, _ir_dtype(dtype))
+    lowering = packing, splitting, _ = lowering_passes(
+        plan, masks, read, _ir_dtype(dtype), fuse=fuse, split_cost=split_cost
+    )
+    run_passes(graph, lowering, dump)
+    bind_weights(graph, checkpoint, _ir_dtype(dtype))
     write_onnx(graph, path)
-    return packing.plan
+    return {name: replace(one, split=splitting.splits.get(name)) for name, one in packing.plan.items()}
 
 
 def _ir_dtype(dtype: Dtype) -> ir.DataType:

@@ -1,16 +1,20 @@
-"""The rules that keep a packed linear valid (design: PatchLinear). A breach is our fault, never the user's."""
+"""The rules that keep a compiled linear valid, packed or split. A breach is our fault, never the user's."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.maskset import LinearMask
 from masklearn.prune import masked_weight
+from masklearn.tiles import GROUP
 from patch_compile.errors import InvariantError
 from patch_compile.packing import PackedLinear, unpack
+from patch_compile.plan.split import Split
 
-__all__ = ["check_packed"]
+__all__ = ["check_packed", "check_split", "check_two_four"]
 
 
 def check_packed(name: str, packed: PackedLinear, weight: NDArray[np.uint16], mask: LinearMask) -> None:
@@ -28,3 +32,23 @@ def check_packed(name: str, packed: PackedLinear, weight: NDArray[np.uint16], ma
     if not np.array_equal(decoded, expected):
         wrong = int((decoded != expected).sum())
         raise InvariantError(f"{name}: {wrong} weights decode to other bits than those of the masked weight")
+
+
+def check_split(name: str, split: Split, tiles: NDArray[np.bool_]) -> None:
+    """Every tile row lies in one group, so that every weight is in one part, and every 2:4 part in 2:4 tiles alone.
+
+    tiles: the linear's tile map. Raises InvariantError with its name.
+    """
+    rows = sorted(row for group in split.groups for row in group.rows)
+    if rows != [*range(len(tiles))]:
+        raise InvariantError(f"{name}: its {len(tiles)} tile rows and those of its groups differ: {rows}")
+    for group in split.groups:
+        if not tiles[np.ix_(group.rows, group.sparse_columns)].all():
+            raise InvariantError(f"{name}: dense tiles lie in the 2:4 part of the tile rows {group.rows}")
+
+
+def check_two_four(name: str, part: NDArray[Any]) -> None:
+    """Of each 4 consecutive k of a part `[rows, K]` of 16-bit values at most 2 are kept; raises InvariantError."""
+    kept = (part.view(np.uint16) != 0).reshape(len(part), -1, GROUP).sum(axis=-1)
+    if kept.max(initial=0) > 2:
+        raise InvariantError(f"{name}: {int((kept > 2).sum())} groups of 4 along K keep more than 2 weights")

@@ -13,11 +13,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
+from masklearn.naming import is_transposed
 
 if TYPE_CHECKING:
     from masklearn.checkpoint import Checkpoint
 
-__all__ = ["bind_weights", "cast_weight", "write_onnx"]
+__all__ = ["bind_weights", "cast_weight", "read_weight", "write_onnx"]
 
 # TensorRT and ONNX Runtime map the file: a tensor on a page of its own needs no copy.
 _ALIGNMENT = 4096
@@ -60,17 +61,32 @@ def _source_name(value: ir.Value, checkpoint: "Checkpoint") -> str:
             "the graph made from its config.json needs it",
             "fetch the model again",
         )
-    if tuple(checkpoint.shape(name)) != value.shape.numpy():
+    expected = value.shape.numpy()[::-1] if _is_transposed(checkpoint, name) else value.shape.numpy()
+    if tuple(checkpoint.shape(name)) != expected:
         raise PatchCompileError(
             f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
-            f"its config.json says {list(value.shape.numpy())}",
+            f"its config.json says {list(expected)}",
             "fetch the model again",
         )
     return name
 
 
 def _read(checkpoint: "Checkpoint", source: str, name: str, dtype: ir.DataType) -> ir.TensorProtocol:
-    return ir.Tensor(cast_weight(source, checkpoint.read(source), dtype), dtype=dtype, name=name)
+    return ir.Tensor(read_weight(checkpoint, source, dtype), dtype=dtype, name=name)
+
+
+def read_weight(checkpoint: "Checkpoint", name: str, dtype: ir.DataType) -> NDArray[Any]:
+    """A tensor as a graph of type `dtype` has it: the weight of a linear is [N, K], however the checkpoint keeps it.
+
+    Raises PatchCompileError as `cast_weight` does.
+    """
+    array = cast_weight(name, checkpoint.read(name), dtype)
+    return np.ascontiguousarray(array.T) if _is_transposed(checkpoint, name) else array
+
+
+def _is_transposed(checkpoint: "Checkpoint", name: str) -> bool:
+    linear = name.removesuffix(".weight")
+    return linear != name and len(checkpoint.shape(name)) == 2 and is_transposed(checkpoint, linear)
 
 
 def cast_weight(name: str, array: NDArray[Any], dtype: ir.DataType) -> NDArray[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -23,31 +22,25 @@ from masklearn.processes import is_main_process, leave, process_count
 from masklearn.recipe import LearnRecipe, Method
 from patch_compile.compile import export_graph, write_hybrid
 from patch_compile.errors import PatchCompileError
+from patch_compile.manifest import RECIPE, SCHEMA, write_manifest
 from patch_compile.plan.lowering import LinearPlan, plan_linears
+from patch_compile.plan.outline import outline_of
+from patch_compile.plan.summary import summarise_plan
 from patch_compile.prepare import MODEL, Job, prepare, prepare_learning
-from patch_compile.progress import Progress
+from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.workspace import MANIFEST, Workspace, key_of, sha256_of, write_json
 
 if TYPE_CHECKING:
     from masklearn.baselines import Baseline
     from masklearn.learn import Learned
+    from patch_compile.onnx_in.prepare import OnnxJob
+    from patch_compile.plan.tiles_for_speed import TilesForSpeed
 
 __all__ = ["build", "build_plugin", "learn"]
 
-_SCHEMA = 1
 _MASKS, _ONNX, _ENGINE = "masks.safetensors", "onnx/model.onnx", "engine/model.engine"
-_PLAN, _REPORT, _RECIPE = "plan.json", "report.json", "recipe.yaml"
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "onnx",
-    "onnx-ir",
-    "onnxruntime",
-    "polygraphy",
-    "tensorrt-rtx-cu13",
-    "tensorrt",
-)
+_PLAN, _REPORT = "plan.json", "report.json"
 
 
 def build(recipe: Recipe, *, force: bool, resume: bool) -> dict[str, Any]:
@@ -60,7 +53,7 @@ def build(recipe: Recipe, *, force: bool, resume: bool) -> dict[str, Any]:
         )
     progress = Progress()
     _quiet_libraries(recipe)
-    job = prepare(recipe, progress, force=force, resume=resume)
+    job = _prepared(recipe, progress, force=force, resume=resume)
     with _kept_when_interrupted(Workspace(job.out, force=force, resume=resume), progress) as workspace:
         return _stages(job, workspace, progress)
 
@@ -85,7 +78,7 @@ def learn(
     _quiet_libraries(recipe)
     job = prepare_learning(recipe, progress, force=force, resume=resume)
     with _kept_when_interrupted(Workspace(job.out, force=force, resume=resume), progress) as workspace:
-        recipe.save(workspace.root / _RECIPE)
+        recipe.save(workspace.root / RECIPE)
         workspace.run("masks", _masks_key(job), [_MASKS, MODEL], partial(_masks, job, progress))
         masks = MaskSet.load(workspace.root / _MASKS)
         summary = {
@@ -95,7 +88,7 @@ def learn(
             "notes": progress.notes,
             "seconds": progress.seconds,
         }
-        write_json(workspace.root / MANIFEST, _manifest(job, workspace, summary, masks))
+        write_manifest(recipe, workspace, summary, masks)
         workspace.publish()
     return summary
 
@@ -130,9 +123,17 @@ def _kept_when_interrupted(workspace: Workspace, progress: Progress) -> Iterator
         raise
 
 
-def _stages(job: Job, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+def _prepared(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) -> Job | OnnxJob:
+    if not recipe.is_onnx:
+        return prepare(recipe, progress, force=force, resume=resume)
+    from patch_compile.onnx_in.prepare import prepare_onnx
+
+    return prepare_onnx(recipe, progress, force=force, resume=resume)
+
+
+def _stages(job: Job | OnnxJob, workspace: Workspace, progress: Progress) -> dict[str, Any]:
     recipe, root = job.recipe, workspace.root
-    recipe.save(root / _RECIPE)
+    recipe.save(root / RECIPE)
     key = _keys(job)
     workspace.run("masks", key["masks"], [_MASKS, MODEL], partial(_masks, job, progress))
     masks = MaskSet.load(root / _MASKS)
@@ -143,28 +144,38 @@ def _stages(job: Job, workspace: Workspace, progress: Progress) -> dict[str, Any
     if workspace.reused:
         progress.note(f"unchanged, not run again: {', '.join(workspace.reused)}")
     report: dict[str, Any] = json.loads((root / _REPORT).read_text())
-    write_json(root / MANIFEST, _manifest(job, workspace, report, masks))
+    write_manifest(recipe, workspace, report, masks)
     workspace.publish()
     return report
 
 
-def _keys(job: Job) -> dict[str, str]:
+def _keys(job: Job | OnnxJob) -> dict[str, str]:
     """Each stage's key holds that of the stage before it."""
     r, masks = job.recipe, _masks_key(job)
-    onnx = key_of(masks, r.dtype, r.opset, r.fuse)
+    onnx = key_of(masks, r.dtype, r.opset, r.fuse, r.lowering, repr(job.costs))
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, r.optimization_level]
     plugin = job.plugin.fingerprint if job.plugin else None
     engine = key_of(onnx, job.backend, [target.name for target in job.targets], shapes, plugin)
-    proof = key_of(engine, _text_hash(r.eval_text), r.eval_windows, r.eval_length, r.prompt, r.seed)
+    proof = key_of(
+        engine, _calib_hash(r), _text_hash(r.eval_text), r.eval_windows, r.eval_length, r.prompt, r.seed
+    )
     return {"masks": masks, "onnx": onnx, "engine": engine, "proof": proof}
 
 
-def _masks_key(job: Job) -> str:
+def _masks_key(job: Job | OnnxJob) -> str:
     r, version = job.recipe, importlib.metadata.version("patch-compile")
     given = sha256_of(r.mask) if r.mask else None
     learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib"})
-    files = [_text_hash(r.calib), sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
-    return key_of(version, job.checkpoint.fingerprint(), given or [learned, *files])
+    files = [_calib_hash(r), sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
+    rounded = r.dtype if r.is_onnx else None  # its pruned model holds the numbers that are packed
+    speed = [str(r.goal), r.lowering, repr(job.costs)] if r.goal else None  # what its tiles are chosen by
+    return key_of(version, job.fingerprint, given or [learned, *files], rounded, speed)
+
+
+def _calib_hash(recipe: Recipe) -> str | None:
+    if recipe.is_onnx and recipe.calib:
+        return sha256_of(Path(recipe.calib))
+    return _text_hash(recipe.calib)
 
 
 def _text_hash(source: str | None) -> str | None:
@@ -173,10 +184,15 @@ def _text_hash(source: str | None) -> str | None:
     return None if source is None else open_text(source).fingerprint()
 
 
-def _masks(job: Job, progress: Progress, root: Path) -> None:
-    """Write the masks and the pruned checkpoint; masks that come with new weights hold that checkpoint's sha256."""
+def _masks(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
+    """Write the masks and the pruned model; masks that come with new weights hold that model's sha256."""
     from masklearn.prune import write_pruned_checkpoint
 
+    if not isinstance(job, Job):
+        from patch_compile.onnx_in.stages import write_onnx_masks
+
+        write_onnx_masks(job, root / _MASKS, progress, root)
+        return
     if job.recipe.mask is not None:
         masks, weights = MaskSet.load(job.recipe.mask), job.given or job.checkpoint
     else:
@@ -199,9 +215,23 @@ def _learn(job: Job, progress: Progress, root: Path) -> Learned:
     shutil.rmtree(launch, ignore_errors=True)  # of a run that was interrupted
     launch.mkdir()
     with progress.stage("masks") as update:
-        learned = learn_masks(job.recipe.model, job.recipe.learning(), scratch, update, progress.note)
+        choose = _tiles_for_speed(job)
+        learned = learn_masks(job.recipe.model, job.recipe.learning(), scratch, update, progress.note, choose)
+    if choose is not None:
+        learned.masks.extra["speed"] = choose.record
     leave(launch)
     return learned
+
+
+def _tiles_for_speed(job: Job) -> TilesForSpeed | None:
+    """What chooses the tiles for the speed that is asked for; None where the ratio does."""
+    from patch_compile.plan.tiles_for_speed import TilesForSpeed
+
+    r = job.recipe
+    if r.goal is None or job.costs is None:  # a goal without costs was refused
+        return None
+    outline = outline_of(job.checkpoint, job.coverage)
+    return TilesForSpeed(r.goal, job.costs, outline, job.coverage.linears, r.tile, r.lowering)
 
 
 def _compared(
@@ -261,13 +291,13 @@ def _rows(plan: Mapping[str, LinearPlan]) -> list[dict[str, Any]]:
     return [linear.row() for linear in plan.values()]
 
 
-def _about_masks(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict[str, Any]:
+def _about_masks(job: Job | OnnxJob, masks: MaskSet, linears: list[dict[str, Any]]) -> dict[str, Any]:
     """What a report says about masks, wherever they come from; linears: a row of the plan for each."""
     from masklearn.summary import summarise_tiles
 
     return {
-        "schema": _SCHEMA,
-        "model": {"path": str(job.recipe.model.resolve()), "sha256": job.checkpoint.fingerprint()},
+        "schema": SCHEMA,
+        "model": {"path": str(job.recipe.model.resolve()), "sha256": job.fingerprint},
         "method": masks.method,
         "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},
         "linears": linears,
@@ -277,24 +307,31 @@ def _about_masks(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dic
     }
 
 
-def _write_onnx(job: Job, masks: MaskSet, progress: Progress, root: Path) -> None:
+def _write_onnx(job: Job | OnnxJob, masks: MaskSet, progress: Progress, root: Path) -> None:
+    if not isinstance(job, Job):
+        from patch_compile.onnx_in.stages import write_planned
+
+        write_json(root / _PLAN, write_planned(job, masks, root / _ONNX, progress, root))
+        return
     r = job.recipe
     with progress.stage("export"):
         graph = export_graph(r.model, dtype=r.dtype, opset=r.opset)
     with progress.stage("pack") as update:
         (root / _ONNX).parent.mkdir(parents=True, exist_ok=True)
-        pruned, plan = Checkpoint.open(root / MODEL), plan_linears(masks)
+        pruned, plan = Checkpoint.open(root / MODEL), plan_linears(masks, r.lowering, job.costs)
         compiled = write_hybrid(graph, pruned, masks, plan, root / _ONNX, r.dtype, update, fuse=r.fuse)
-    write_json(root / _PLAN, {"linears": _rows(compiled)})
+    summary = summarise_plan(compiled, outline_of(job.checkpoint, job.coverage), job.costs)
+    write_json(root / _PLAN, {"linears": _rows(compiled), **summary})
 
 
-def _write_engine(job: Job, progress: Progress, root: Path) -> None:
+def _write_engine(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
     from patch_compile.engine.build import build_engine
     from patch_compile.engine.expectation import expectation_from_onnx
     from patch_compile.engine.profiles import profiles_from_onnx
 
     r = job.recipe
     profiles = profiles_from_onnx(root / _ONNX, r.min_shapes, r.opt_shapes, r.max_shapes)
+    expected = expectation_from_onnx(root / _ONNX)
     with progress.stage("engine") as update:
         (root / _ENGINE).parent.mkdir(parents=True, exist_ok=True)
         report = build_engine(
@@ -303,22 +340,34 @@ def _write_engine(job: Job, progress: Progress, root: Path) -> None:
             backend=job.backend,
             targets=job.targets,
             profiles=profiles,
-            plugin=job.plugin.path if job.plugin else None,
-            expected=expectation_from_onnx(root / _ONNX),
+            plugin=job.plugin.path if job.plugin and expected.patch_linears else None,
+            expected=expected,
             optimization_level=r.optimization_level,
             progress=update,
         )
     write_json(root / "engine" / "engine.json", report.as_dict())
 
 
-def _write_report(job: Job, masks: MaskSet, progress: Progress, root: Path) -> None:
+def _proof(job: Job | OnnxJob, plan: dict[str, Any], progress: Progress, root: Path) -> dict[str, Any]:
+    scratch = root / "scratch" / "proof"
+    if not isinstance(job, Job):
+        from patch_compile.onnx_in.prove import prove_onnx
+
+        packed = [row["name"] for row in plan["linears"] if row["lowering"] != "dense"]
+        return prove_onnx(job, root / _ONNX, root / MODEL / "model.onnx", packed, scratch, progress)
     from patch_compile.verify.proof import prove
 
-    proof = prove(job, root / _ONNX, root / MODEL, root / "scratch" / "proof", progress)
+    return prove(job, root / _ONNX, root / MODEL, scratch, progress)
+
+
+def _write_report(job: Job | OnnxJob, masks: MaskSet, progress: Progress, root: Path) -> None:
     engine = root / "engine" / "engine.json"
+    plan = json.loads((root / _PLAN).read_text())
+    proof = _proof(job, plan, progress, root)
     report = {
         "path": str(job.out / _REPORT),
-        **_about_masks(job, masks, json.loads((root / _PLAN).read_text())["linears"]),
+        **_about_masks(job, masks, plan.pop("linears")),
+        "plan": plan,
         "onnx": {"path": str(job.out / _ONNX), "bytes": _bytes_of(root / "onnx")},
         "engine": _engine_entry(job, json.loads(engine.read_text())) if engine.is_file() else None,
         **proof,
@@ -328,7 +377,7 @@ def _write_report(job: Job, masks: MaskSet, progress: Progress, root: Path) -> N
     write_json(root / _REPORT, report)
 
 
-def _engine_entry(job: Job, built: dict[str, Any]) -> dict[str, Any]:
+def _engine_entry(job: Job | OnnxJob, built: dict[str, Any]) -> dict[str, Any]:
     return {**built, "path": str(job.out / _ENGINE)}
 
 
@@ -336,40 +385,5 @@ def _bytes_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def _manifest(job: Job, workspace: Workspace, report: dict[str, Any], masks: MaskSet) -> dict[str, Any]:
-    files = {name: digest for record in workspace.records.values() for name, digest in record.files.items()}
-    files[_RECIPE] = sha256_of(workspace.root / _RECIPE)
-    return {
-        "schema": _SCHEMA,
-        "model": report["model"],
-        "ratio": report["ratio"],
-        "method": report["method"],
-        "seed": job.recipe.seed,
-        "text": {"calib": masks.extra.get("text"), **report.get("text", {})},
-        "versions": _versions(),
-        "files": dict(sorted(files.items())),
-        "stages": workspace.stages(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    versions = {
-        "patch-compile": importlib.metadata.version("patch-compile"),
-        "python": platform.python_version(),
-    }
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
 def _quiet_libraries(recipe: Recipe) -> None:
-    """Their bars and warnings would be taken for ours; nothing may reach a hub unless the user names a dataset."""
-    from masklearn.text import open_text
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if not any(text is not None and open_text(text).on_hub for text in (recipe.calib, recipe.eval_text)):
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    quiet_libraries(() if recipe.is_onnx else (recipe.calib, recipe.eval_text))

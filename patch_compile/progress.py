@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-__all__ = ["Progress", "Update"]
+__all__ = ["Progress", "Update", "quiet_libraries"]
 
 Update = Callable[[str, int, int], bool]
 """`update(what, done, total)`: what a stage is at and how far, in steps of its own; True to go on."""
@@ -59,6 +60,16 @@ class Progress:
                 return True
 
             yield update
+
+
+def quiet_libraries(texts: Iterable[str | None] = ()) -> None:
+    """Their bars and warnings would be taken for ours; nothing may reach a hub unless one of the texts is a dataset."""
+    from masklearn.text import open_text
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not any(text is not None and open_text(text).on_hub for text in texts):
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _ignore(_what: str, _done: int, _total: int) -> bool:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from masklearn.recipe import LearnRecipe, LearnSettings, Ratio
+from masklearn.architectures import architecture_of
+from masklearn.checkpoint import Checkpoint
+from masklearn.recipe import GRADIENT_METHODS, LearnRecipe, LearnSettings, Ratio
 from patch_compile.errors import PatchCompileError
+from patch_compile.plan.lowering_patterns import parse_lowering
+from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.plan.workload import Workload
 
 __all__ = ["Recipe"]
 
@@ -21,6 +26,12 @@ class Recipe(LearnSettings):
     out: Path | None = None
     ratio: Ratio | None = None
     mask: Path | None = None
+    speedup: float | None = Field(None, gt=1.0, allow_inf_nan=False)
+    budget_ms: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    lowering: Annotated[str, AfterValidator(parse_lowering)] = "auto"
+    batch_size: int = Field(16, ge=1)
+    prompt_tokens: int = Field(128, ge=1)
+    generated_tokens: int = Field(128, ge=1)
     dtype: Literal["float16", "bfloat16"] = "float16"
     opset: int = Field(23, ge=20, le=23)
     fuse: bool = True
@@ -47,6 +58,7 @@ class Recipe(LearnSettings):
                 f"the setting {name!r} is not valid", first["msg"].removeprefix("Value error, ")
             ) from None
         recipe._check_ratio()
+        recipe._check_goal()
         return recipe
 
     @classmethod
@@ -62,31 +74,78 @@ class Recipe(LearnSettings):
             raise PatchCompileError(f"{path} holds no settings", "a recipe is a mapping of setting to value")
         return settings
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the model is an ONNX file made by others; else it is a checkpoint."""
+        return self.model.suffix == ".onnx"
+
+    @property
+    def goal(self) -> SpeedGoal | None:
+        """The speed that decides how much is pruned, None where something else does."""
+        asked = self.speedup is not None or self.budget_ms is not None
+        return SpeedGoal(self.speedup, self.budget_ms) if asked else None
+
+    def workload_of(self, checkpoint: Checkpoint) -> Workload:
+        """What the speed of a model is predicted for."""
+        workload = Workload(self.batch_size, self.prompt_tokens, self.generated_tokens)
+        return workload.without_decode() if architecture_of(checkpoint).encoder else workload
+
     def learning(self) -> LearnRecipe:
         """The settings of mask learning among these."""
-        return LearnRecipe.checked(**self.model_dump(include=set(LearnRecipe.model_fields)))
+        return LearnRecipe.checked(
+            **self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True)
+        )
 
     def save(self, path: Path) -> None:
         """Write the effective settings; `build --recipe` of this file reproduces the run."""
         from masklearn.text import open_text
 
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
-        settings |= {k: str(Path(settings[k]).resolve()) for k in ("model", "mask") if settings.get(k)}
-        settings |= {k: open_text(settings[k]).spec for k in ("calib", "eval_text") if settings.get(k)}
+        paths = ("model", "mask", "calib") if self.is_onnx else ("model", "mask")
+        settings |= {k: str(Path(settings[k]).resolve()) for k in paths if settings.get(k)}
+        texts = ("calib", "eval_text") if not self.is_onnx else ()  # its calib are arrays
+        settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
         if Path(self.prior).is_file():
             settings["prior"] = str(Path(self.prior).resolve())
         path.write_text(yaml.safe_dump(settings, sort_keys=False))
 
     def _check_ratio(self) -> None:
-        if self.ratio is None and self.mask is None:
+        """One of what says how much to prune is given, and no more."""
+        amounts = {
+            "a ratio": self.ratio,
+            "a mask": self.mask,
+            "a speed-up": self.speedup,
+            "a budget of milliseconds": self.budget_ms,
+        }
+        given = [what for what, amount in amounts.items() if amount is not None]
+        if not given:
             raise PatchCompileError(
                 "no ratio given",
                 "a build needs to know how much to prune",
-                "give --ratio 0.4, or --mask FILE",
+                "give --ratio 0.4, --mask FILE, --speedup 1.3 or --budget-ms 2000",
             )
-        if self.ratio is not None and self.mask is not None:
+        if len(given) > 1:
             raise PatchCompileError(
-                "both a ratio and a mask given",
-                "the mask has a ratio of its own",
-                "drop one of --ratio, --mask",
+                f"both {given[0]} and {given[1]} given",
+                "each of them says how much to prune",
+                "drop one of --ratio, --mask, --speedup, --budget-ms",
             )
+
+    def _check_goal(self) -> None:
+        """A speed decides on tiles that are ranked once, over all linears together."""
+        if self.goal is None:
+            return
+        for flag, against, why in (
+            (
+                f"--method {self.method.value}",
+                self.method in GRADIENT_METHODS,
+                "its training steers towards a ratio",
+            ),
+            ("--per-layer", self.per_layer, "it gives every linear the same ratio"),
+        ):
+            if against:
+                raise PatchCompileError(
+                    f"{flag} does not go with {self.goal}",
+                    why,
+                    "drop one of the two; `patch-compile plan` says which ratio the speed takes",
+                )

@@ -17,7 +17,10 @@ def run(*arguments, cwd=None, env=None):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["build", "--help"], ["learn", "--help"], ["plugin", "--help"], ["import-mask", "--help"]],
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("build", "learn", "plan", "compile", "plugin", "import-mask")),
+    ],
 )
 def test_help_imports_nothing_heavy(arguments):
     code = (

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,6 +36,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"patch_compile/cli.py", "masklearn/maskset.py", "patch_compile/py.typed"} <= names
+    assert "patch_compile/_plugins/bench/sass.json" in names
     for folder in ("kernels", "tensorrt"):
         sources = {
             f"patch_compile/_plugins/{folder}/{f.name}"
@@ -44,19 +47,44 @@ def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
     assert not any(name.startswith(("tests/", "samples/")) for name in names)
 
 
-@pytest.mark.rtx
-def test_an_installed_wheel_builds_the_plugin(wheel, tmp_path):
-    site = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)],
-        check=True,
-    )
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory):
+    """A folder with the wheel installed."""
+    folder = tmp_path_factory.mktemp("installed") / "site"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(folder),
+        str(wheel),
+    ]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def run_installed(site, cwd, *arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "patch_compile", "plugin", "--backend", "tensorrt-rtx", "--json"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True,
+        [sys.executable, "-m", "patch_compile", *map(str, arguments), "--json"],
+        cwd=cwd, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_an_installed_wheel_plans(site, tmp_path):
+    """With the configurations and instruction counts that came in it."""
+    model = write_hollow_llama(tmp_path / "model", LLAMA_2_7B | {"num_hidden_layers": 1})
+    result = run_installed(site, tmp_path, "plan", model, "--ratio", "0.4", "--target", "a6000")
+    assert {row["lowering"] for row in result["linears"]} == {"plugin"}
+
+
+@pytest.mark.rtx
+def test_an_installed_wheel_builds_the_plugin(site, tmp_path):
+    result = run_installed(site, tmp_path, "plugin", "--backend", "tensorrt-rtx")
     sources = next(item["found"] for item in result["toolchain"] if item["what"] == "plugin sources")
     assert str(site / "patch_compile" / "_plugins") in sources
     assert Path(result["path"]).is_file()

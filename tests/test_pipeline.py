@@ -7,12 +7,16 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from masklearn.maskset import MaskSet
 from patch_compile import pipeline
 from patch_compile.cli import build as build_command
-from patch_compile.errors import AccuracyError, PatchCompileError
+from patch_compile.errors import AccuracyError, PatchCompileError, SpeedError
+from patch_compile.prepare import prepare
+from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
+from patch_compile.report.console import print_report
 from patch_compile.workspace import sha256_of
 from tests.builds import build
 
@@ -84,6 +88,72 @@ def test_the_ends_of_the_range(settings, ratio):
     if ratio == 0:
         assert report["difference"]["top1_agreement"] == 1.0
         assert all(row["reason"] for row in report["linears"])
+
+
+def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(settings, capsys):
+    """Tiny linears: the engine is as fast as the dense one, which nobody should take for a success."""
+    report = build(settings | {"lowering": "auto", "method": "magnitude", "target": "a6000"})
+    reason = "it is too small: on A6000 even all 2:4 it is predicted no faster than dense"
+    assert {row["lowering"] for row in report["linears"]} == {"dense"}
+    assert {row["reason"] for row in report["linears"]} <= {reason, "none of its tiles is 2:4"}
+    written = json.loads((settings["out"] / "plan.json").read_text())
+    assert written["linears"] == report["linears"] and written["card"]["name"] == "A6000"
+    assert report["plan"] == {key: value for key, value in written.items() if key != "linears"}
+    graph = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False).graph
+    assert not any(node.op_type == "PatchLinear" for node in graph.node)
+    print_report(report, as_json=False)
+    said = capsys.readouterr().out
+    assert f": {reason}" in said and "so nothing is gained on A6000" in said
+    assert "predicted speed-up on A6000, batch 16, 128 prompt + 128 generated tokens: end to end 1.00" in said
+
+
+def test_another_workload_lowering_or_card_compiles_again_with_the_same_masks(settings):
+    def keys(**change):
+        recipe = Recipe.parse(settings | change)
+        return pipeline._keys(prepare(recipe, Progress(), force=False, resume=False))
+
+    first = keys()
+    for change in ({"lowering": "mlp.*=dense"}, {"generated_tokens": 4}, {"target": "h100"}):
+        again = keys(**change)
+        assert again["masks"] == first["masks"] and again["onnx"] != first["onnx"], change
+
+
+def test_a_speed_chooses_the_tiles(settings, make_model, capsys):
+    """One block that is large enough for a slow card."""
+    model = make_model(hidden_size=768, intermediate_size=3072, num_hidden_layers=1, num_attention_heads=6)
+    weights = load_file(
+        model / "model.safetensors"
+    )  # the wide weights of small models are too wide for a large one
+    save_file(
+        {name: w * 0.1 if w.ndim == 2 else w for name, w in weights.items()}, model / "model.safetensors"
+    )
+    fast = {k: v for k, v in settings.items() if k != "ratio"} | {
+        "model": model, "method": "magnitude", "lowering": "auto", "target": "l4", "tile": (128, 128)
+    }  # fmt: skip
+    report = build(fast | {"speedup": 1.06})
+    assert 1.06 <= report["plan"]["whole"]["end_to_end"]["speedup"] < 1.08
+    speed = report["learned"]["speed"]
+    assert sum(row["tiles"]["sparse"] for row in report["linears"]) == speed["tiles"]
+    assert speed["bound"] <= speed["cost"] and 0 <= speed["gap"] < 0.05
+    assert {row["lowering"] for row in report["linears"] if row["tiles"]["sparse"]} == {"plugin"}
+    print_report(report, as_json=False)
+    said = capsys.readouterr().out
+    assert "(for a speed-up of 1.06), method magnitude" in said and "(the linear program), a gap of" in said
+
+
+def test_a_target_without_a_card_is_built_for_without_predictions_but_has_no_speed(settings):
+    job = prepare(Recipe.parse(settings | {"target": "sm120"}), Progress(), force=False, resume=False)
+    assert job.costs is None
+    asked = {k: v for k, v in settings.items() if k != "ratio"} | {"target": "sm120", "speedup": 1.3}
+    with pytest.raises(PatchCompileError, match="no card for the target 'sm120'"):
+        prepare(Recipe.parse(asked), Progress(), force=False, resume=False)
+
+
+def test_a_speed_out_of_reach_is_refused_before_any_work(settings, monkeypatch):
+    monkeypatch.setattr(pipeline, "_masks", None)  # to begin would be a fault
+    with pytest.raises(SpeedError, match="out of reach"):
+        build({k: v for k, v in settings.items() if k != "ratio"} | {"speedup": 1.3})
+    assert not settings["out"].exists()
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
@@ -215,7 +285,18 @@ def test_a_person_sees_table_perplexity_and_sentences(settings):
         "--windows",
         "2",
     ]
-    flags += ["--length", "24", "--eval-windows", "2", "--eval-length", "24", "--prompt", "the cat sat"]
+    flags += [
+        "--lowering",
+        "plugin",
+        "--length",
+        "24",
+        "--eval-windows",
+        "2",
+        "--eval-length",
+        "24",
+        "--prompt",
+        "the cat sat",
+    ]
     flags += [
         "--calib",
         str(settings["calib"]),
@@ -251,8 +332,6 @@ def test_each_default_is_said_in_one_line(settings, monkeypatch, tmp_path):
 @pytest.mark.rtx
 def test_backend_and_target_are_chosen_and_said(settings, capsys):
     from patch_compile.engine.backend import default_backend
-    from patch_compile.prepare import prepare
-    from patch_compile.progress import Progress
 
     progress = Progress()
     recipe = Recipe.parse({k: v for k, v in settings.items() if k != "backend"})

@@ -170,12 +170,12 @@ def _python_logger(trt: Any) -> Any:
     class PythonLogger(trt.ILogger):  # type: ignore[misc]  # the base class is Any
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.heard: Callable[[str], None] | None = None
+            self.heard: Callable[[int, str], None] | None = None
 
         def log(self, level: Any, message: str) -> None:
             number = logging.DEBUG if _is_expected(message) else levels.get(level, logging.WARNING)
             _LOG.log(number, "%s", message)
-            if number >= logging.ERROR and self.heard is not None:
-                self.heard(message)
+            if self.heard is not None:
+                self.heard(number, message)
 
     return PythonLogger()

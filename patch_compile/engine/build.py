@@ -21,6 +21,7 @@ from patch_compile.engine.network import BuildJob, write_engine
 from patch_compile.engine.plan_program import PlanProgram, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
+from patch_compile.engine.sparsity_log import NO_TACTICS, sparse_tactics
 from patch_compile.engine.targets import Target
 from patch_compile.engine.worker import run_cancellable
 from patch_compile.errors import PatchCompileError
@@ -40,7 +41,11 @@ class BuildCancelledError(PatchCompileError):
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What was built. Bytes are of the file, and of the packed tensors."""
+    """What was built. Bytes are of the file, and of the packed tensors.
+
+    sparse_parts: 2:4 products of split linears; sparsity: what became of them and of other 2:4 weights, in words, empty
+    where there are none.
+    """
 
     path: Path
     plugin: Path | None
@@ -52,6 +57,8 @@ class EngineReport:
     patch_linears: int
     nbytes: int
     packed_bytes: int
+    sparse_parts: int
+    sparsity: str
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def build_engine(
     if plugin is not None:
         load_plugin(backend, plugin)
     with _replaced_when_whole(engine_path) as partial:
-        _write(job, partial, progress)
+        logged = _write(job, partial, progress)
         check_engine(partial, backend=backend, expected=expected, profiles=profiles, targets=targets)
         nbytes = partial.stat().st_size
         beside = _copy_plugin(plugin, engine_path.parent)
@@ -103,6 +110,8 @@ def build_engine(
         len(expected.patch_linears),
         nbytes,
         expected.packed_bytes,
+        len(expected.sparse_parts),
+        _sparsity(backend, expected, logged),
         round(time.monotonic() - start, 2),
     )
 
@@ -145,10 +154,18 @@ def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
                 raise PatchCompileError(f"the profile {profile.name!r} has no shape for {given.spelled()}")
 
 
-def _write(job: BuildJob, partial: Path, progress: Progress | None) -> None:
+def _sparsity(backend: Backend, expected: PlanExpectation, logged: tuple[str, ...]) -> str:
+    parts = len(expected.sparse_parts)
+    if backend.name == BackendName.TENSORRT:
+        return sparse_tactics(logged).in_words(parts) if parts or logged else ""
+    return NO_TACTICS.format(parts=parts) if parts else ""
+
+
+def _write(job: BuildJob, partial: Path, progress: Progress | None) -> tuple[str, ...]:
+    """Build; returns what was logged about sparsity."""
     cancellation = Cancellation()
     with partial.open("wb") as file:
-        run_cancellable(lambda: write_engine(job, file, progress, cancellation), cancellation)
+        logged = run_cancellable(lambda: write_engine(job, file, progress, cancellation), cancellation)
     if isinstance(cancellation.error, OSError):
         reason = cancellation.error.strerror or str(cancellation.error)
         raise PatchCompileError(f"cannot write the engine into {partial.parent}", reason)
@@ -156,6 +173,7 @@ def _write(job: BuildJob, partial: Path, progress: Progress | None) -> None:
         raise cancellation.error
     if cancellation.requested:
         raise BuildCancelledError
+    return logged
 
 
 @contextmanager

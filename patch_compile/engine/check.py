@@ -1,4 +1,7 @@
-"""Checks a built engine against what its ONNX file promised: every PatchLinear is there, with its bytes and type."""
+"""Checks a built engine against what its ONNX file promised.
+
+Every PatchLinear is there, with its bytes and type, and the 2:4 parts of every split are still on their own.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,14 @@ def check_programs(
 ) -> None:
     """Raise PlanMismatchError unless each of the `profiles` runs every PatchLinear once, as a plugin, by its name.
 
-    Also checked: the bytes and the type of its packed tensors, that no other layer took a PatchLinear or merged two of
-    `expected.separate_gemms`, and that each program is for all `targets`.
+    Also checked: the bytes and the type of its packed tensors, that no other layer took a PatchLinear, that each of the
+    profiles runs every 2:4 part of a split in a layer without another product, and that each program is for all
+    `targets`.
     """
     problems = [
         *_wrong_targets(programs, tuple(targets)),
         *_wrong_counts(programs, expected, profiles),
+        *_lost_parts(programs, expected, profiles),
         *(problem for program in programs for problem in _wrong_layers(program, expected)),
     ]
     if problems:
@@ -70,6 +75,21 @@ def _wrong_counts(
             yield f"profile {profile} runs the PatchLinear {name!r} {count} times"
 
 
+def _lost_parts(programs: tuple[PlanProgram, ...], expected: PlanExpectation, profiles: int) -> Iterator[str]:
+    found = {
+        (node, layer.profile) for program in programs for layer in program.layers for node in _nodes(layer)
+    }
+    for name in sorted(expected.sparse_parts):
+        for profile in range(profiles):
+            if (name, profile) not in found:
+                yield f"profile {profile} runs no product {name!r}, the 2:4 part of a split"
+
+
+def _nodes(layer: PlanLayer) -> set[str]:
+    """ONNX nodes that went into a layer, by its metadata and by its name."""
+    return {*layer.onnx_nodes, *layer.name.split("+")}
+
+
 def _wrong_layers(program: PlanProgram, expected: PlanExpectation) -> Iterator[str]:
     for layer in program.layers:
         if layer.kind != PLUGIN:
@@ -82,9 +102,12 @@ def _swallowed(layer: PlanLayer, expected: PlanExpectation) -> Iterator[str]:
     for node in layer.onnx_nodes:
         if node in expected.patch_linears:
             yield f"{layer.kind} {layer.name!r} took the place of the PatchLinear {node!r}"
-    merged = sorted({*layer.onnx_nodes, *layer.name.split("+")} & {*expected.separate_gemms})
-    if len(merged) > 1:
-        yield f"{layer.kind} {layer.name!r} merged {', '.join(merged)}, which the plan keeps apart"
+    sparse, dense = (sorted(_nodes(layer) & names) for names in (expected.sparse_parts, expected.products))
+    if sparse and dense:
+        yield (
+            f"{layer.kind} {layer.name!r} merged {', '.join(sparse)}, the 2:4 part of a split, "
+            f"with {', '.join(dense)}: it is computed densely"
+        )
 
 
 def _wrong_constants(layer: PlanLayer, program: PlanProgram, expected: PlanExpectation) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.ops.patch_linear import DOMAIN, INPUTS, NAME
+from patch_compile.plan.split import PART
 
 if TYPE_CHECKING:
     import onnx
@@ -19,6 +20,7 @@ __all__ = ["PlanExpectation", "expectation_from_onnx"]
 
 _PACKED = INPUTS[1:]  # dense, sparse, meta, index
 _VALUES = INPUTS[1:3]
+_PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,15 @@ class PlanExpectation:
 
     patch_linears: name of each PatchLinear node → bytes of its packed tensors (dense, sparse, meta, index).
     dtype: type of their values, `float16` or `bfloat16`; None in a graph without PatchLinear.
-    separate_gemms: names of matrix products that must not be merged with one another (the parts of a split).
+    sparse_parts: names of the products of splits whose weights are 2:4; each must be there, and may be merged with
+    others of its kind only: together with a dense product it is dense.
+    products: names of all other matrix products of the graph.
     """
 
     patch_linears: Mapping[str, int]
     dtype: str | None
-    separate_gemms: tuple[str, ...] = ()
+    sparse_parts: frozenset[str] = frozenset()
+    products: frozenset[str] = frozenset()
 
     @property
     def packed_bytes(self) -> int:
@@ -58,7 +63,13 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
             f"{onnx_path} mixes types", f"its PatchLinear nodes hold {' and '.join(sorted(dtypes))}"
         )
     sizes = {node.name: sum(_nbytes(stored[name]) for name in _constants(node, stored)) for node in nodes}
-    return PlanExpectation(sizes, dtypes.pop() if dtypes else None)
+    products = {node.name: _is_sparse_part(node) for node in graph.node if node.op_type in _PRODUCTS}
+    sparse = frozenset(name for name, is_sparse in products.items() if is_sparse)
+    return PlanExpectation(sizes, dtypes.pop() if dtypes else None, sparse, frozenset(products) - sparse)
+
+
+def _is_sparse_part(node: onnx.NodeProto) -> bool:
+    return any((entry.key, entry.value) == (PART, "sparse") for entry in node.metadata_props)
 
 
 def _check_names(names: Iterable[str]) -> None:

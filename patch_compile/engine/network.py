@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 from patch_compile.engine.backend import Backend, BackendName
 from patch_compile.engine.monitor import Cancellation, Progress, progress_monitor
 from patch_compile.engine.profiles import Profile
+from patch_compile.engine.sparsity_log import is_about_sparsity
 from patch_compile.engine.targets import Target
 from patch_compile.errors import PatchCompileError
 
@@ -30,18 +32,30 @@ class BuildJob:
     optimization_level: int | None
 
 
-def write_engine(job: BuildJob, out: BinaryIO, progress: Progress | None, cancellation: Cancellation) -> None:
-    """Build the engine into `out`; returns early, with less written, when `cancellation` is requested.
+def write_engine(
+    job: BuildJob, out: BinaryIO, progress: Progress | None, cancellation: Cancellation
+) -> tuple[str, ...]:
+    """Build the engine into `out`, and return what was logged about sparsity.
 
-    Raises PatchCompileError when the file does not parse or the engine can't be built.
+    Returns early, with less written, when `cancellation` is requested. Raises PatchCompileError when the file does not
+    parse or the engine can't be built.
     """
     errors: list[str] = []
+    sparsity: list[str] = []
+
+    def hear(level: int, message: str) -> None:
+        if level >= logging.ERROR:
+            errors.append(message)
+        elif is_about_sparsity(message):
+            sparsity.append(message)
+
     logger = job.backend.logger
-    logger.heard = errors.append
+    logger.heard = hear
     try:
         _write_engine(job, out, progress, cancellation, errors)
     finally:
         logger.heard = None
+    return tuple(sparsity)
 
 
 def _write_engine(

@@ -26,6 +26,7 @@ _TARGETS = re.compile(r"^\s*accelerators=\{([^}]*)\}", re.MULTILINE)
 _TENSOR = re.compile(r"^\s*tensor=\{ (.*) \}$", re.MULTILINE)
 _LAYER = re.compile(r'^\s*(\w+)=\{ name="([^"]*)" (.*)\}$', re.MULTILINE)
 _PROFILE = re.compile(r"(.*) \[profile (\d+)\]")
+_OF_PROFILE = re.compile(r" \[profile (\d+)\]")
 _INPUTS = re.compile(r'\binput=\{((?:"[^"]*"|[^"}])*)\}')
 _NODES = re.compile(r'\blayers="([^"]*)"')
 _DIMS = re.compile(r'\bdims=\{((?:"[^"]*"|[^"}])*)\}')
@@ -64,10 +65,18 @@ class PlanLayer:
 
     @classmethod
     def named(cls, kind: str, name: str, inputs: tuple[str, ...], metadata: str) -> PlanLayer:
-        """From a layer's name, that may end in ` [profile 1]`, and its metadata, that list `[ONNX Layer: …]`."""
+        """From a layer's name, that may end in ` [profile 1]`, and its metadata, that list `[ONNX Layer: …]`.
+
+        A layer that RTX made late (a product from a 1×1 convolution) has no name of its own: inputs tell its profile.
+        """
         suffixed = _PROFILE.fullmatch(name)
-        plain, profile = (suffixed[1], int(suffixed[2])) if suffixed else (name, 0)
+        plain, profile = (suffixed[1], int(suffixed[2])) if suffixed else (name, _profile_of(inputs))
         return cls(kind, plain, profile, inputs, tuple(_ONNX_LAYER.findall(metadata)))
+
+
+def _profile_of(inputs: tuple[str, ...]) -> int:
+    found = next(filter(None, map(_OF_PROFILE.search, inputs)), None)
+    return int(found[1]) if found else 0
 
 
 @dataclass(frozen=True)

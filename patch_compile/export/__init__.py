@@ -1,4 +1,4 @@
-"""Hugging Face decoder → ONNX graph that knows every weight by name and shape and holds none."""
+"""Hugging Face model → ONNX graph that knows every weight by name and shape and holds none."""
 
 from patch_compile.export.architectures import COVERED_ARCHITECTURES, load_config
 from patch_compile.export.model import export_model

@@ -4,18 +4,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+from masklearn.architectures import ARCHITECTURES, Architecture
 from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
+from masklearn.naming import checkpoint_name
 
-__all__ = ["COVERED_ARCHITECTURES", "check_exportable", "load_config"]
+__all__ = ["COVERED_ARCHITECTURES", "check_exportable", "has_pooler", "load_config", "text_config"]
 
-# `model_type` of config.json. Masks can be learned for more (`masklearn.architectures`).
-COVERED_ARCHITECTURES: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3")
-
-_BLOCKS = "model.layers."
+# Masks are learned for these (`masklearn.architectures`), but no graph is made of them.
+_EXPERTS = (
+    "which experts a token runs through is decided at run time: in a graph, all would run on every token"
+)
+_REFUSED = dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe"), _EXPERTS)
+# `model_type` of config.json.
+COVERED_ARCHITECTURES: tuple[str, ...] = tuple(kind for kind in ARCHITECTURES if kind not in _REFUSED)
 
 # These recompute their frequencies from the length at run time: a graph can't hold that.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+# Settings of a config that make it another model than the one that is traced.
+_OTHER_MODELS = {
+    "is_decoder": "it reads from left to right, with a cache, as no encoder does",
+    "add_cross_attention": "its layers read the output of another model",
+    "use_bidirectional_attention": "its tokens read those that follow, so there is no next one to predict",
+}
 
 
 def load_config(model_dir: Path) -> Any:
@@ -28,9 +40,10 @@ def load_config(model_dir: Path) -> Any:
 
     model_type = _read_model_type(model_dir)
     if model_type not in COVERED_ARCHITECTURES:
+        why = f"{_REFUSED[model_type]}; " if model_type in _REFUSED else ""
         raise PatchCompileError(
             f"The architecture {model_type!r} of {model_dir} is not covered",
-            f"the export covers {', '.join(COVERED_ARCHITECTURES)}",
+            f"{why}the export covers {', '.join(COVERED_ARCHITECTURES)}",
             "use one of these, or a checkpoint saved in one of these layouts; "
             "masks alone are learned for more, by `patch-compile learn`",
         )
@@ -39,15 +52,31 @@ def load_config(model_dir: Path) -> Any:
     return config
 
 
+def text_config(config: Any) -> Any:
+    """The config of what is traced: of a model of images and text, its text part."""
+    return config.get_text_config()
+
+
 def check_exportable(checkpoint: Checkpoint) -> None:
-    """PatchCompileError when `export_model` would refuse the model, or its graph would not find the weights."""
-    load_config(checkpoint.path)
-    if not any(name.startswith(_BLOCKS) for name in checkpoint.names()):
+    """PatchCompileError when `export_model` would refuse the model, or its graph would not find the head's weights.
+
+    What the blocks need is checked where they are covered (`masklearn.coverage`).
+    """
+    config = load_config(checkpoint.path)
+    row = ARCHITECTURES[config.model_type]
+    tied = bool(text_config(config).tie_word_embeddings)
+    if not row.encoder and not tied and checkpoint_name(checkpoint, f"{row.head}.weight") not in checkpoint:
         raise PatchCompileError(
-            f"The tensors of {checkpoint.path} are not named as a causal language model's",
-            f"none begins with {_BLOCKS!r}, as in a checkpoint of the base model alone",
+            f"{checkpoint.path} holds no output head",
+            f"{row.head}.weight is in none of its files, as in a checkpoint of the base model alone",
             "load it with AutoModelForCausalLM and call save_pretrained",
         )
+
+
+def has_pooler(checkpoint: Checkpoint, architecture: Architecture) -> bool:
+    """Whether the weights of an encoder's pooler are there; one trained below another head has none."""
+    names = (f"{part}.dense.weight" for part in architecture.tail)
+    return architecture.encoder and any(checkpoint_name(checkpoint, name) in checkpoint for name in names)
 
 
 def _read_model_type(model_dir: Path) -> str:
@@ -76,10 +105,25 @@ def _refuse_unsupported(config: Any, model_dir: Path) -> None:
             "masks are learned on, and packed from, fp16, bf16 or fp32 weights",
             "use the unquantized checkpoint",
         )
-    rope_type = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope_type in _LENGTH_DEPENDENT_ROPE:
-        raise PatchCompileError(
-            f"Rotary embeddings of type {rope_type!r} are not covered",
-            "their frequencies change with the length of the sequence, which a graph can't express",
-            "set rope_scaling to null or to linear, llama3 or yarn in config.json",
-        )
+    text = text_config(config)
+    for setting, why in _OTHER_MODELS.items():
+        if getattr(text, setting, False):
+            raise PatchCompileError(
+                f"{model_dir} is not covered with {setting} = true in its config.json",
+                why,
+                f"use a model of the type {config.model_type!r} without it",
+            )
+    for rope_type in _rope_types(text):
+        if rope_type in _LENGTH_DEPENDENT_ROPE:
+            raise PatchCompileError(
+                f"Rotary embeddings of type {rope_type!r} are not covered",
+                "their frequencies change with the length of the sequence, which a graph can't express",
+                "set rope_scaling to null or to linear, llama3 or yarn in config.json",
+            )
+
+
+def _rope_types(config: Any) -> set[str]:
+    """One for all layers, or one for each kind of layer (Gemma 3)."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [kind for kind in parameters.values() if isinstance(kind, dict)] or [parameters]
+    return {kind.get("rope_type", "default") for kind in kinds}

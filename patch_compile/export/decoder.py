@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from masklearn.architectures import cache_argument
+from patch_compile.export.interface import Interface, token_dimensions
 
-__all__ = ["ExportDecoder", "attention_implementation", "build_fake_decoder"]
-
-_ONNX_ATTENTION = "patch_compile_onnx_attention"
-_PLAIN_ATTENTION = "patch_compile_plain_attention"
+__all__ = ["ExportDecoder", "decoder_interface"]
 
 
 class ExportDecoder(nn.Module):
@@ -22,9 +20,9 @@ class ExportDecoder(nn.Module):
     key and value of each layer with the new tokens appended.
     """
 
-    def __init__(self, decoder: nn.Module, *, last_logits_only: bool) -> None:
+    def __init__(self, traced: nn.Module, *, last_logits_only: bool) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.traced = traced
         self.last_logits_only = last_logits_only
 
     def forward(
@@ -32,19 +30,19 @@ class ExportDecoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Run one step: a prefill (past = 0) or a continuation."""
         cache = _cache_from(past)
-        output = self.decoder(
+        output = self.traced(
             input_ids=input_ids,
             attention_mask=self._masks(attention_mask, input_ids.shape[1]),
             position_ids=position_ids,
             use_cache=True,
             logits_to_keep=1 if self.last_logits_only else 0,
-            **{cache_argument(self.decoder): cache},
+            **{cache_argument(self.traced): cache},
         )
         return (output.logits, *(t for layer in cache.layers for t in (layer.keys, layer.values)))
 
     def _masks(self, attention_mask: Tensor, sequence: int) -> Any:
         """Return the mask of every layer, or one mask per kind of layer where the model mixes kinds."""
-        config = self.decoder.config
+        config = self.traced.config
         window = getattr(config, "sliding_window", None)
         layer_types = getattr(config, "layer_types", None)
         if layer_types is None:
@@ -69,6 +67,35 @@ class ExportDecoder(nn.Module):
         return (visible & attention_mask[:, None, None, :].bool()) | (slot == query)
 
 
+def decoder_interface(config: Any, dtype: torch.dtype) -> Interface:
+    """Inputs and outputs of a decoder with a KV cache; config: that of the text model."""
+    parts = [f"{i}.{part}" for i in range(config.num_hidden_layers) for part in ("key", "value")]
+    batch, sequence, past = token_dimensions("batch", "sequence", "past")
+    # total = past + sequence, which plain ops prove and the Attention op doesn't: only AUTO accepts both.
+    mask, tokens, cache = {0: batch, 1: torch.export.Dim.AUTO}, {0: batch, 1: sequence}, {0: batch, 2: past}
+    return Interface(
+        inputs=("input_ids", "attention_mask", "position_ids", *(f"past_key_values.{p}" for p in parts)),
+        outputs=("logits", *(f"present.{p}" for p in parts)),
+        arguments=_example_arguments(config, dtype),
+        dynamic_shapes=(tokens, mask, tokens, tuple(cache for _ in parts)),
+        dimensions=((0, 0, "batch"), (0, 1, "sequence"), (1, 1, "total"), (3, 2, "past")),
+    )
+
+
+def _example_arguments(config: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    # All different and above 1: torch.export specializes 0 and 1, and merges dimensions of equal size.
+    batch, sequence, past = 2, 3, 5
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # A setting that its class does not know means nothing to the model.
+    grouped = config.num_key_value_heads if hasattr(type(config), "num_key_value_heads") else None
+    kv_heads = grouped or config.num_attention_heads
+    ids = torch.zeros(batch, sequence, dtype=torch.int64)
+    mask = torch.ones(batch, past + sequence, dtype=torch.int64)
+    shape = (batch, kv_heads, past, head_dim)
+    cache = (torch.zeros(shape, dtype=dtype) for _ in range(2 * config.num_hidden_layers))
+    return (ids, mask, torch.zeros_like(ids), *cache)
+
+
 def _cache_from(past: tuple[Tensor, ...]) -> Any:
     """Fill a cache directly: `update` on an empty layer would concatenate a 1-D empty tensor, which ONNX forbids."""
     from transformers.cache_utils import Cache, DynamicLayer
@@ -80,63 +107,3 @@ def _cache_from(past: tuple[Tensor, ...]) -> Any:
         layer.dtype, layer.device, layer.is_initialized = key.dtype, key.device, True
         layers.append(layer)
     return Cache(layers=layers)
-
-
-def _onnx_attention(
-    _module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention as one ONNX op (opset 23); it groups the query heads by itself."""
-    output, *_unused = torch.onnx.ops.attention(query, key, value, attention_mask, scale=scaling)
-    return output.transpose(1, 2), None
-
-
-def _plain_attention(
-    _module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention in MatMul and Softmax; the heads of a group share their key and value by broadcasting.
-
-    The softmax is in fp32, spelled as a cast before it: asked for by `dtype=` it would be exported in fp16.
-    """
-    batch, heads, sequence, head_dim = query.shape
-    kv_heads = key.shape[1]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads, sequence, head_dim)
-    scores = (torch.matmul(grouped, key.unsqueeze(2).transpose(-1, -2)) * scaling).float()
-    hidden = torch.where(attention_mask, 0.0, torch.finfo(torch.float32).min)
-    weights = torch.softmax(scores + hidden.unsqueeze(2), dim=-1).to(query.dtype)
-    output = torch.matmul(weights, value.unsqueeze(2))
-    return output.reshape(batch, heads, sequence, head_dim).transpose(1, 2), None
-
-
-def attention_implementation(*, plain_ops: bool) -> str:
-    """Name the attention implementation for transformers, registering both of ours first."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(_ONNX_ATTENTION, _onnx_attention)
-    AttentionInterface.register(_PLAIN_ATTENTION, _plain_attention)
-    return _PLAIN_ATTENTION if plain_ops else _ONNX_ATTENTION
-
-
-def build_fake_decoder(config: Any, dtype: torch.dtype, fake_mode: Any, *, plain_ops: bool) -> nn.Module:
-    """Build the model with weights that have a shape and no data; only the rotary frequencies are real."""
-    from transformers import AutoModelForCausalLM
-
-    with fake_mode:
-        decoder: nn.Module = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention_implementation(plain_ops=plain_ops)
-        )
-    # Built in fake mode its frequencies would be fake too, and end in the graph as a weight no checkpoint has.
-    base: Any = decoder.model
-    base.rotary_emb = type(base.rotary_emb)(config)
-    return decoder.eval()

@@ -1,11 +1,14 @@
-"""`export_model`: one decoder directory in, one weightless ONNX model out."""
+"""`export_model`: one model directory in, one weightless ONNX model out."""
 
+import copy
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from masklearn.architectures import ARCHITECTURES
+from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
-from patch_compile.export.architectures import load_config
+from patch_compile.export.architectures import has_pooler, load_config, text_config
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -17,7 +20,7 @@ _LOGGER = logging.getLogger(__name__)
 _FUSED_OPSET = 23  # the first with Attention, RMSNormalization and RotaryEmbedding
 _PLAIN_OPSET = 20
 # The first block also holds constants that later blocks share; the second is the pattern, the third its proof.
-_TRACED_LAYERS = 3
+_TRACED_BLOCKS = 3
 
 
 def export_model(
@@ -29,49 +32,67 @@ def export_model(
     logits: Literal["all", "last"] = "all",
     repeat_layers: bool = True,
 ) -> "ir.Model":
-    """Export a Hugging Face decoder as an ONNX graph without weights.
+    """Export a Hugging Face decoder or encoder as an ONNX graph without weights.
 
-    Inputs `input_ids`, `attention_mask`, `position_ids` (int64), `past_key_values.{i}.key|value`; outputs
-    `logits`, `present.{i}.key|value`; dimensions `batch`, `sequence`, `past`, `total` are dynamic. Every weight
-    is an initializer `[N, K]` under its checkpoint name, with type and shape and no data (`const_value` is
-    None); a tied head uses `model.embed_tokens.weight`. Run `patch_compile.passes.cleanup_passes()` next.
+    Of a decoder: inputs `input_ids`, `attention_mask`, `position_ids` (int64), `past_key_values.{i}.key|value`;
+    outputs `logits`, `present.{i}.key|value`; dimensions `batch`, `sequence`, `past`, `total` are dynamic. Of an
+    encoder: inputs `input_ids`, `attention_mask` and, where it tells sentences apart, `token_type_ids`; outputs
+    `last_hidden_state` and, where the checkpoint has a pooler, `pooler_output`. Every weight is an initializer
+    under its checkpoint name, `[N, K]` even where the checkpoint keeps it transposed (GPT-2), with type and shape and
+    no data (`const_value` is None); a tied head uses the embedding. Run `patch_compile.passes.cleanup_passes()` next.
 
     Args:
-        model_dir: a directory with config.json; its weights are not opened.
+        model_dir: a directory with config.json and safetensors; of the latter only the headers are read.
         dtype: type of weights and activations in the graph.
         opset: 23 by default, 20 with `plain_ops`.
         plain_ops: use no Attention op, for readers of opsets before 23.
-        logits: "last" computes them for the last position only, shape `[batch, 1, vocab]`.
-        repeat_layers: trace three layers and repeat the third, after checking that it equals the second node
-            for node; False traces all of them.
+        logits: "last" computes them for the last position only, shape `[batch, 1, vocab]`; encoders have none.
+        repeat_layers: trace three blocks of layers and repeat the third, after checking that it equals the second
+            node for node; False traces all of them. A block is one layer, or one period of a model that mixes kinds.
 
     Raises:
         PatchCompileError: the model isn't covered, or the opset doesn't fit.
     """
     import torch
 
-    from patch_compile.export.names import name_by_scope
-    from patch_compile.export.repeat import NotRepeatableError, repeat_last_layer
-    from patch_compile.export.trace import trace_decoder
+    from patch_compile.export.names import name_as_in, name_by_scope
+    from patch_compile.export.trace import trace_model
 
-    config = load_config(Path(model_dir))
+    config, checkpoint = load_config(Path(model_dir)), Checkpoint.open(model_dir)
+    text, whole = text_config(config), ARCHITECTURES[config.model_type]
+    architecture = ARCHITECTURES[text.model_type]
     options: dict[str, Any] = {
+        "architecture": architecture,
         "dtype": getattr(torch, dtype),
         "opset": _check_opset(opset, plain_ops),
         "plain_ops": plain_ops,
         "last_logits_only": logits == "last",
+        "pooler": has_pooler(checkpoint, architecture),
     }
-    model: ir.Model | None = None
-    if repeat_layers and _layers_alike(config):
-        try:
-            model = trace_decoder(_with_layers(config, _TRACED_LAYERS), **options)
-            repeat_last_layer(model, _TRACED_LAYERS, config.num_hidden_layers)
-        except NotRepeatableError as error:
-            _LOGGER.warning("tracing all %d layers: %s", config.num_hidden_layers, error)
-            model = None
+    model = _trace_repeated(text, options) if repeat_layers else None
     if model is None:
-        model = trace_decoder(config, **options)
+        model = trace_model(text, **options)
     name_by_scope(model)
+    name_as_in(checkpoint, model, built=architecture.base, whole=whole.base)
+    return model
+
+
+def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
+    """Three blocks, the last one repeated; None, with a warning, where the blocks are not alike after all."""
+    from patch_compile.export.repeat import NotRepeatableError, repeat_last_block
+    from patch_compile.export.trace import trace_model
+
+    layers, period = config.num_hidden_layers, _period(config)
+    # Layers that make no whole period are traced too, before those that are repeated.
+    traced = _TRACED_BLOCKS * period + layers % period
+    if traced >= layers:
+        return None
+    model = trace_model(_with_layers(config, traced), **options)
+    try:
+        repeat_last_block(model, traced, layers, period)
+    except NotRepeatableError as error:
+        _LOGGER.warning("tracing all %d layers: %s", layers, error)
+        return None
     return model
 
 
@@ -87,14 +108,15 @@ def _check_opset(opset: int | None, plain_ops: bool) -> int:
     return chosen
 
 
-def _layers_alike(config: Any) -> bool:
-    kinds = set(getattr(config, "layer_types", None) or ())
-    return config.num_hidden_layers > _TRACED_LAYERS and len(kinds) <= 1
+def _period(config: Any) -> int:
+    """After how many layers the kinds of layers repeat."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    return next(n for n in range(1, len(kinds) + 1) if kinds[n:] == kinds[:-n])
 
 
 def _with_layers(config: Any, layers: int) -> Any:
-    settings = config.to_dict()
-    settings["num_hidden_layers"] = layers
-    if settings.get("layer_types"):
-        settings["layer_types"] = settings["layer_types"][:layers]
-    return type(config).from_dict(settings)
+    shorter = copy.deepcopy(config)
+    if getattr(config, "layer_types", None):
+        shorter.layer_types = config.layer_types[:layers]
+    shorter.num_hidden_layers = layers
+    return shorter

@@ -6,11 +6,18 @@ from collections import Counter
 
 import onnx_ir as ir
 
-__all__ = ["SCOPE", "layer_of", "name_by_scope", "scope_of"]
+from masklearn.architectures import ARCHITECTURES
+from masklearn.checkpoint import Checkpoint
+from masklearn.naming import checkpoint_name
+
+__all__ = ["BLOCKS", "SCOPE", "TRACED", "layer_of", "name_as_in", "name_by_scope", "scope_of"]
 
 SCOPE = "patch_compile.scope"
+TRACED = "traced"  # attribute of our wrappers that holds the model of transformers
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
-_LAYER = re.compile(r"^model\.layers\.(\d+)(?=\.|$)")
+# Where the layers of any covered architecture lie, as a regular expression.
+BLOCKS = "|".join(sorted({re.escape(row.blocks) for row in ARCHITECTURES.values()}))
+_LAYER = re.compile(rf"^(?:{BLOCKS})\.(\d+)(?=\.|$)")
 
 
 def scope_of(node: ir.Node) -> str:
@@ -19,12 +26,12 @@ def scope_of(node: ir.Node) -> str:
         return node.metadata_props[SCOPE]
     scopes = ast.literal_eval(node.metadata_props.get(_TORCH_SCOPES, "[]"))
     # The last entry is the node's own name.
-    modules = [scope for scope in scopes[:-1] if scope.startswith("decoder")]
-    return str(modules[-1]).removeprefix("decoder").removeprefix(".") if modules else ""
+    modules = [scope for scope in scopes[:-1] if scope == TRACED or scope.startswith(f"{TRACED}.")]
+    return str(modules[-1]).removeprefix(TRACED).removeprefix(".") if modules else ""
 
 
 def layer_of(scope: str) -> int | None:
-    """Return the decoder layer of a scope, None outside of the layers."""
+    """Return the layer of a scope, None outside of the layers."""
     match = _LAYER.match(scope)
     return int(match[1]) if match else None
 
@@ -50,3 +57,18 @@ def name_by_scope(model: ir.Model) -> None:
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     model.doc_string = model.graph.doc_string = None
+
+
+def name_as_in(checkpoint: Checkpoint, model: ir.Model, built: str, whole: str) -> None:
+    """Give every weight of the graph the name that the checkpoint has for it.
+
+    built: the base model in what was traced, whole: in all of the checkpoint's model; they differ where only the
+    text part of a model is traced.
+    """
+    for value in list(model.graph.initializers.values()):
+        if value.const_value is not None or value.name is None:
+            continue
+        name = value.name
+        if built != whole and name.startswith(f"{built}."):
+            name = whole + name.removeprefix(built)
+        value.name = checkpoint_name(checkpoint, name)

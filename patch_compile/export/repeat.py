@@ -1,69 +1,113 @@
-"""Repeat one decoder layer instead of tracing all of them: tracing costs a second a layer, copying nothing.
+"""Repeat one block of layers instead of tracing all of them: tracing costs a second a layer, copying nothing.
 
-The proof is made on every export: three layers are traced, and the third must be the second node for node, with
-the layer number in its names moved by one and its input moved from the first layer's output to the second's. What
-holds from 1 to 2 then holds from 2 to 3, because tracing runs the same Python for every layer of one kind.
+A block is one layer, or as many as the pattern of a model that mixes kinds of layers (Gemma) has.
+
+The proof is made on every export: three blocks are traced, and the third must be the second node for node, with
+the layer numbers in its names moved by one block and its input moved from the first block's output to the second's.
+What holds from 1 to 2 then holds from 2 to 3, because tracing runs the same Python for every layer of one kind.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from patch_compile.export.names import SCOPE, layer_of, scope_of
+from patch_compile.export.names import BLOCKS, SCOPE, layer_of, scope_of
 
-__all__ = ["NotRepeatableError", "repeat_last_layer"]
+__all__ = ["NotRepeatableError", "repeat_last_block"]
 
-_NUMBERED = re.compile(r"^(model\.layers|past_key_values|present)\.(\d+)(?=\.|$)")
+_NUMBERED = re.compile(rf"^({BLOCKS}|past_key_values|present)\.(\d+)(?=\.|$)")
 
 Values = dict[ir.Value, ir.Value]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The layers of a block: `period` of them from `first` on."""
+
+    first: int
+    period: int
+
+    def __str__(self) -> str:
+        """In words, with the block that follows."""
+        ends = (range(n, n + self.period) for n in (self.first, self.first + self.period))
+        names = (str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ends)
+        return f"layers {' and '.join(names)}"
 
 
 class NotRepeatableError(Exception):
     """Two layers that should be alike are not; the message says where."""
 
 
-def repeat_last_layer(model: ir.Model, traced: int, layers: int) -> None:
-    """Extend a model traced with `traced` (>= 3) layers to `layers` of them, in place.
+def repeat_last_block(model: ir.Model, traced: int, layers: int, period: int = 1) -> None:
+    """Extend a model traced with `traced` layers to `layers` of them by its last `period` layers, in place.
+
+    traced: at least three periods; as many layers are missing as a multiple of the period has.
 
     Raises:
-        NotRepeatableError: the last two traced layers differ; the model is unchanged.
+        NotRepeatableError: the last two blocks differ; the model is unchanged.
     """
+    if traced < 3 * period or (layers - traced) % period:
+        raise ValueError(f"{traced} traced layers can't be repeated to {layers} by {period} at a time")
     graph = model.graph
-    blocks = [[n for n in graph if layer_of(scope_of(n)) == i] for i in range(traced)]
-    following = _prove_alike(blocks[-3], blocks[-2], blocks[-1], traced - 2)
-    original = block = blocks[-1]
+    before, pattern, proof = _last_blocks(graph, traced, period)
+    following = _prove_alike(before, pattern, proof, Numbers(traced - 2 * period, period))
+    original = block = proof
     tail = _uses_outside(original, graph)
-    for layer in range(traced, layers):
-        block, following = _copy_block(graph, block, following, layer)
+    for first in range(traced, layers, period):
+        block, following = _copy_block(graph, block, following, Numbers(first, period))
     ends = dict(zip(_outputs(original), _outputs(block), strict=True))
     for node, index in tail:
         value = node.inputs[index]
         assert value is not None
         node.replace_input_with(index, ends[value])
+    _move_results(graph, ends)
+
+
+def _last_blocks(graph: ir.Graph, traced: int, period: int) -> list[list[ir.Node]]:
+    """The nodes of the last three blocks, in order."""
+    blocks: list[list[ir.Node]] = [[], [], []]
+    first = traced - 3 * period
+    for node in graph:
+        layer = layer_of(scope_of(node))
+        if layer is not None and layer >= first:
+            blocks[(layer - first) // period].append(node)
+    return blocks
 
 
 def _outputs(block: Sequence[ir.Node]) -> list[ir.Value]:
     return [value for node in block for value in node.outputs]
 
 
+def _move_results(graph: ir.Graph, ends: Values) -> None:
+    """What the last block gives out of the graph, an encoder's hidden states, comes from its last copy now."""
+    for place, value in enumerate(graph.outputs):
+        if value in ends and not _is_numbered(value):
+            end = ends[value]
+            value.name, end.name = end.name, value.name
+            graph.outputs[place] = end
+
+
+def _is_numbered(value: ir.Value) -> bool:
+    return value.name is not None and _NUMBERED.match(value.name) is not None
+
+
 def _prove_alike(
-    before: Sequence[ir.Node], first: Sequence[ir.Node], second: Sequence[ir.Node], layer: int
+    before: Sequence[ir.Node], first: Sequence[ir.Node], second: Sequence[ir.Node], numbers: Numbers
 ) -> Values:
-    """Return each value of `first` (layer number `layer`) with its counterpart in `second`."""
+    """Return each value of `first` (whose layers are `numbers`) with its counterpart in `second`."""
     if len(first) != len(second):
-        raise NotRepeatableError(f"layers {layer} and {layer + 1} have {len(first)} and {len(second)} nodes")
+        raise NotRepeatableError(f"{numbers} have {len(first)} and {len(second)} nodes")
     following = dict(zip(_outputs(first), _outputs(second), strict=True))
     earlier, carried = set(_outputs(before)), Values()
     for a, b in zip(first, second, strict=True):
         if not _same_operation(a, b):
-            raise NotRepeatableError(f"{a.name} of layer {layer} is not {b.name} of layer {layer + 1}")
+            raise NotRepeatableError(f"{a.name} is not {b.name} in {numbers}")
         for x, y in zip(a.inputs, b.inputs, strict=True):
-            if not _same_source(x, y, following, earlier, carried):
-                raise NotRepeatableError(
-                    f"{a.name} and {b.name} read different values in layers {layer} and {layer + 1}"
-                )
+            if not _same_source(x, y, numbers.period, following, earlier, carried):
+                raise NotRepeatableError(f"{a.name} and {b.name} read different values in {numbers}")
     return following
 
 
@@ -90,18 +134,23 @@ def _same_attribute(a: ir.Attr, b: ir.Attr) -> bool:
 
 
 def _same_source(
-    x: ir.Value | None, y: ir.Value | None, following: Values, earlier: set[ir.Value], carried: Values
+    x: ir.Value | None,
+    y: ir.Value | None,
+    period: int,
+    following: Values,
+    earlier: set[ir.Value],
+    carried: Values,
 ) -> bool:
     if x is None or y is None:
         return x is y
-    if x in following:  # computed in the layer itself
+    if x in following:  # computed in the block itself
         return following[x] is y
-    if x is y:  # shared by all layers: mask, rotary tables; of what the first layer computed, constants only
+    if x is y:  # shared by all blocks: mask, rotary tables; of what the first block computed, constants only
         producer = x.producer()
         return x not in earlier or (producer is not None and producer.op_type == "Constant")
-    if x in earlier and y in following:  # handed from layer to layer; the same one at every place
+    if x in earlier and y in following:  # handed from block to block; the same one at every place
         return carried.setdefault(x, y) is y
-    return x.name is not None and x.producer() is None and y.name == _moved(x.name, 1)
+    return x.name is not None and x.producer() is None and y.name == _moved(x.name, period)
 
 
 def _moved(name: str, by: int) -> str:
@@ -115,31 +164,31 @@ def _uses_outside(block: Sequence[ir.Node], graph: ir.Graph) -> list[tuple[ir.No
 
 
 def _copy_block(
-    graph: ir.Graph, block: Sequence[ir.Node], following: Values, layer: int
+    graph: ir.Graph, block: Sequence[ir.Node], following: Values, numbers: Numbers
 ) -> tuple[list[ir.Node], Values]:
-    """Append a copy of `block` as layer `layer`; `following` maps the block before it to `block`."""
+    """Append a copy of `block` as the layers `numbers`; `following` maps the block before it to `block`."""
     copies: list[ir.Node] = []
     moved = Values()
     for node in block:
-        inputs = [_moved_input(graph, value, moved, following) for value in node.inputs]
-        copy = _copy_node(node, inputs, layer)
+        inputs = [_moved_input(graph, value, numbers.period, moved, following) for value in node.inputs]
+        copy = _copy_node(node, inputs, numbers)
         moved.update(zip(node.outputs, copy.outputs, strict=True))
         copies.append(copy)
     graph.insert_after(block[-1], copies)
     # Key before value, as in the traced layers: the order of the outputs, not that of the nodes.
-    graph.outputs.extend([moved[value] for value in list(graph.outputs) if value in moved])
+    graph.outputs.extend([moved[v] for v in list(graph.outputs) if v in moved and _is_numbered(v)])
     return copies, moved
 
 
 def _moved_input(
-    graph: ir.Graph, value: ir.Value | None, moved: Values, following: Values
+    graph: ir.Graph, value: ir.Value | None, period: int, moved: Values, following: Values
 ) -> ir.Value | None:
     if value is None:
         return None
     if value in moved or value in following:
         return moved.get(value) or following[value]
     assert value.name is not None
-    name = _moved(value.name, 1)
+    name = _moved(value.name, period)
     if value.producer() is not None or name == value.name:
         return value
     if value.is_initializer():
@@ -160,8 +209,8 @@ def _new_input(graph: ir.Graph, like: ir.Value, name: str) -> ir.Value:
     return value
 
 
-def _copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], layer: int) -> ir.Node:
-    outputs = [ir.Value(name=_output_name(v, layer), type=v.type, shape=v.shape) for v in node.outputs]
+def _copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], numbers: Numbers) -> ir.Node:
+    outputs = [ir.Value(name=_output_name(v, numbers), type=v.type, shape=v.shape) for v in node.outputs]
     return ir.Node(
         node.domain,
         node.op_type,
@@ -170,11 +219,12 @@ def _copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], layer: int) -> 
         overload=node.overload,
         outputs=outputs,
         version=node.version,
-        name=f"{node.name}.{layer}",
-        metadata_props={SCOPE: _moved(scope_of(node), 1)},
+        name=f"{node.name}.{numbers.first}",
+        metadata_props={SCOPE: _moved(scope_of(node), numbers.period)},
     )
 
 
-def _output_name(value: ir.Value, layer: int) -> str:
+def _output_name(value: ir.Value, numbers: Numbers) -> str:
     assert value.name is not None
-    return _moved(value.name, 1) if value.is_graph_output() else f"{value.name}.{layer}"
+    numbered = value.is_graph_output() and _is_numbered(value)
+    return _moved(value.name, numbers.period) if numbered else f"{value.name}.{numbers.first}"

@@ -53,8 +53,7 @@ class FoldConstantsPass(ir.passes.InPlacePass):
     """Replace small constant expressions by initializers. TensorRT refuses axes that are computed.
 
     1. A Constant node of at most `SMALL` elements becomes an initializer.
-    2. CastLike(constant, x) becomes a constant when the type of x is known.
-    3. An operation of `_EVALUATE` whose inputs are all small constants becomes its result.
+    2. An operation of `_EVALUATE` whose inputs are all small constants becomes its result.
     Weights are never read (see `constants.constant_of`).
     """
 
@@ -86,18 +85,9 @@ class FoldConstantsPass(ir.passes.InPlacePass):
             return None
         if node.op_type == "Constant":
             return constant_of(node.outputs[0])
-        if node.op_type == "CastLike":
-            return _fold_cast_like(node)
         evaluate = _EVALUATE.get(node.op_type)
         arrays = [constant_of(value) for value in node.inputs]
         if evaluate is None or any(array is None for array in arrays):
             return None
         result = np.asarray(evaluate(node, [array for array in arrays if array is not None]))
         return result if result.size <= SMALL else None
-
-
-def _fold_cast_like(node: ir.Node) -> Array | None:
-    array, like = constant_of(node.inputs[0]), node.inputs[1]
-    if array is None or like is None or like.dtype is None:
-        return None
-    return array.astype(like.dtype.numpy())

@@ -19,25 +19,52 @@ class _RmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscrip
     """
 
     def pattern(self, op: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any, dtype: Any) -> Any:
-        wide = op.Cast(x, to=int(ir.DataType.FLOAT))
-        mean = op.ReduceMean(op.Pow(wide, two), axes, keepdims=1, _allow_other_attributes=True)
-        scale = op.Reciprocal(op.Sqrt(op.Add(mean, epsilon)))
-        return op.Mul(weight, op.Cast(op.Mul(wide, scale), to=dtype))
+        normal = _normalized(op, op.Cast(x, to=int(ir.DataType.FLOAT)), two, axes, epsilon)
+        return op.Mul(weight, op.Cast(normal, to=dtype))
 
     def check(self, _context: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any, **_: Any) -> Any:
-        result = pattern.MatchResult()
-        if scalar_of(two) != 2:
-            return result.fail("the mean is not one of squares", two)
-        if scalar_of(axes) != -1:
-            return result.fail("the mean is not over the last axis", axes)
-        if scalar_of(epsilon) is None:
-            return result.fail("epsilon is not a constant", epsilon)
-        if weight.shape is None or len(weight.shape) != 1 or weight.dtype != x.dtype:
-            return result.fail("the weight is not a vector of the input's type", weight)
-        return result
+        return _check(x, weight, two, axes, epsilon)
 
     def rewrite(self, op: Any, x: Any, weight: Any, epsilon: Any, **_: Any) -> Any:
-        return op.RMSNormalization(x, weight, axis=-1, epsilon=float(scalar_of(epsilon) or 0.0), stash_type=1)
+        return _rms_normalization(op, x, weight, epsilon)
+
+
+class _WideRmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscript ships no types we follow
+    """`x32 / sqrt(mean(x32²) + ε) * scale32` -> RMSNormalization(x32, scale32).
+
+    Gemma's, whose scale is `1 + weight` and which scales in fp32 and rounds what comes of it.
+    """
+
+    def pattern(self, op: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any) -> Any:
+        return op.Mul(_normalized(op, x, two, axes, epsilon), weight)
+
+    def check(self, _context: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any, **_: Any) -> Any:
+        return _check(x, weight, two, axes, epsilon)
+
+    def rewrite(self, op: Any, x: Any, weight: Any, epsilon: Any, **_: Any) -> Any:
+        return _rms_normalization(op, x, weight, epsilon)
+
+
+def _normalized(op: Any, x: Any, two: Any, axes: Any, epsilon: Any) -> Any:
+    mean = op.ReduceMean(op.Pow(x, two), axes, keepdims=1, _allow_other_attributes=True)
+    return op.Mul(x, op.Reciprocal(op.Sqrt(op.Add(mean, epsilon))))
+
+
+def _check(x: ir.Value, weight: ir.Value, two: ir.Value, axes: ir.Value, epsilon: ir.Value) -> Any:
+    result = pattern.MatchResult()
+    if scalar_of(two) != 2:
+        return result.fail("the mean is not one of squares", two)
+    if scalar_of(axes) != -1:
+        return result.fail("the mean is not over the last axis", axes)
+    if scalar_of(epsilon) is None:
+        return result.fail("epsilon is not a constant", epsilon)
+    if weight.shape is None or len(weight.shape) != 1 or weight.dtype != x.dtype:
+        return result.fail("the weight is not a vector of the input's type", weight)
+    return result
+
+
+def _rms_normalization(op: Any, x: Any, weight: Any, epsilon: ir.Value) -> Any:
+    return op.RMSNormalization(x, weight, axis=-1, epsilon=float(scalar_of(epsilon) or 0.0), stash_type=1)
 
 
 class FuseRmsNormPass(ir.passes.InPlacePass):
@@ -45,13 +72,15 @@ class FuseRmsNormPass(ir.passes.InPlacePass):
 
     1. Only under opset 23 or later; before it, the graph stays as it is.
     2. The mean must be over the last axis, epsilon a constant and the weight a vector of the input's type.
+    3. It may be scaled after rounding to 16 bits (Llama) or before it (Gemma).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the one rule."""
+        """Apply the two rules."""
         if model.graph.opset_imports.get("", 0) < _OPSET:
             return ir.passes.PassResult(model, modified=False)
-        count = pattern.RewriteRuleSet([_RmsNorm.rule()]).apply_to_model(model)
+        rules = pattern.RewriteRuleSet([_RmsNorm.rule(), _WideRmsNorm.rule()])
+        count = rules.apply_to_model(model)
         for node in model.graph:
             if node.op_type == "RMSNormalization" and node.outputs[0].name is not None:
                 # "model.norm/Mul_1:0", the value it replaced -> "model.norm/RMSNormalization"

@@ -8,23 +8,40 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["run_passes"]
+__all__ = ["PassDump", "run_passes"]
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def run_passes(
-    model: "ir.Model", passes: "Sequence[ir.passes.PassBase]", dump_dir: Path | None = None
-) -> "ir.Model":
-    """Run `passes` in order; each checks what it requires and ensures.
+class PassDump:
+    """Writes a graph as text, without weights, before the first and after each pass, so that a diff shows what it did.
 
-    With `dump_dir`, the graph before the first and after each pass is written there as text,
-    `00_start.txt`, `01_<Pass>.txt` and so on (weights by name, type and shape only).
+    `00_start.txt`, `01_<Pass>.txt` and so on in `folder`; further passes of the same model count on.
     """
-    if dump_dir is not None:
-        dump_dir.mkdir(parents=True, exist_ok=True)
-        _dump(model, dump_dir / "00_start.txt")
-    for number, graph_pass in enumerate(passes, start=1):
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._count = 0
+
+    def start(self, model: "ir.Model") -> None:
+        """Write the graph before the first pass, unless passes were run before."""
+        if self._count == 0:
+            _write(model, self._folder / "00_start.txt")
+
+    def after(self, name: str, model: "ir.Model") -> None:
+        """Write the graph after the pass called `name`."""
+        self._count += 1
+        _write(model, self._folder / f"{self._count:02d}_{name}.txt")
+
+
+def run_passes(
+    model: "ir.Model", passes: "Sequence[ir.passes.PassBase]", dump: PassDump | None = None
+) -> "ir.Model":
+    """Run `passes` in order; each checks what it requires and ensures. dump: see `PassDump`."""
+    if dump is not None:
+        dump.start(model)
+    for graph_pass in passes:
         name = type(graph_pass).__name__
         before = len(model.graph)
         result = graph_pass(model)
@@ -32,15 +49,17 @@ def run_passes(
         _LOGGER.debug(
             "%s: %d -> %d nodes%s", name, before, len(model.graph), "" if result.modified else ", unchanged"
         )
-        if dump_dir is not None:
-            _dump(model, dump_dir / f"{number:02d}_{name}.txt")
+        if dump is not None:
+            dump.after(name, model)
     return model
 
 
-def _dump(model: "ir.Model", path: Path) -> None:
+def _write(model: "ir.Model", path: Path) -> None:
+    """Inputs, weights (by name, type and shape), nodes, outputs, and the functions that nodes call."""
     graph = model.graph
     lines = [f"input  {value}" for value in graph.inputs]
     lines += [f"weight {value.name} {value.dtype} {value.shape}" for value in graph.initializers.values()]
     lines += [f"{node.name}: {node}" for node in graph]
     lines += [f"output {value}" for value in graph.outputs]
+    lines += [f"function {'::'.join(filter(None, identifier))}" for identifier in model.functions]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from masklearn.maskset import LinearMask
+from masklearn.tile_text import spell_tile
 from patch_compile.packing import SLAB_K, choose_panel_rows, sparse_slabs
+from patch_compile.plan.cost import CostModel, LinearCost
+from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
+from patch_compile.plan.split import Split
 
 __all__ = ["LinearPlan", "Lowering", "plan_linear", "plan_linears"]
 
@@ -22,6 +26,8 @@ class LinearPlan:
 
     node: name of the PatchLinear node that computes it, which gate and up share. epilogue: in words, what that node does
     beside the product and the bias. Both are known when the graph is; until then a node has its linear's name.
+    predicted: its times, the linear on its own, None where nothing is known of the card. split: the products that compute
+    a linear lowered as `split`, once they are chosen.
     """
 
     name: str
@@ -36,6 +42,13 @@ class LinearPlan:
     sparse_slabs: int
     node: str
     epilogue: str = ""
+    predicted: LinearCost | None = None
+    split: Split | None = None
+
+    @property
+    def share(self) -> float:
+        """`p`: weights in 2:4 tiles, over all of its weights."""
+        return 2 * self.zeroed / (self.shape[0] * self.shape[1])
 
     @property
     def bytes_before(self) -> int:
@@ -45,7 +58,7 @@ class LinearPlan:
     @property
     def bytes_after(self) -> int:
         """Bytes of the constants that the compiled linear reads, padding and index included."""
-        if self.lowering == "dense":
+        if self.lowering != "plugin":
             return self.bytes_before
         slab = self.panel_rows * SLAB_K
         panels = -(-self.shape[0] // self.panel_rows)
@@ -59,7 +72,7 @@ class LinearPlan:
         )
 
     def row(self) -> dict[str, Any]:
-        """The linear's row in report.json."""
+        """The linear's row in plan.json and report.json."""
         return {
             "name": self.name,
             "shape": list(self.shape),
@@ -73,6 +86,8 @@ class LinearPlan:
             "slabs": {"dense": self.dense_slabs, "sparse": self.sparse_slabs},
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
+            "predicted": self.predicted.row() if self.predicted else None,
+            "split": self.split.row() if self.split else None,
         }
 
     def fused(self, mask: LinearMask, node: str, epilogue: str, panel_rows: int | None = None) -> LinearPlan:
@@ -84,29 +99,55 @@ class LinearPlan:
         )
 
 
-def plan_linears(masks: Mapping[str, LinearMask]) -> dict[str, LinearPlan]:
-    """The plan of every covered linear, in the order of the masks."""
-    return {name: plan_linear(name, masks[name]) for name in masks}
+def plan_linears(
+    masks: Mapping[str, LinearMask], lowering: str = "plugin", costs: CostModel | None = None
+) -> dict[str, LinearPlan]:
+    """The plan of every covered linear, in the order of the masks.
+
+    lowering: as `--lowering` spells it; costs: what `auto` goes by, None where nothing is known of the card.
+    PatchCompileError for a pattern that fits no linear.
+    """
+    asked = asked_lowerings(lowering, list(masks))
+    return {name: plan_linear(name, masks[name], asked[name], costs) for name in masks}
 
 
-def plan_linear(name: str, mask: LinearMask) -> LinearPlan:
-    """`plugin` wherever a slab is sparse: a 2:4 slab reads 1.125 bytes a weight, a dense one 2."""
+def plan_linear(
+    name: str, mask: LinearMask, asked: Asked = "plugin", costs: CostModel | None = None
+) -> LinearPlan:
+    """The lowering that is asked for, wherever a slab is sparse: a 2:4 slab reads 1.125 bytes a weight, a dense one 2.
+
+    `auto` is `plugin` where it is predicted to be faster than `dense`, and where nothing is predicted.
+    """
     panel_rows = choose_panel_rows(mask.shape, mask.tile)
     dense, sparse = _count_slabs(mask, panel_rows)
-    reason = _why_dense(mask, sparse > 0)
+    predicted = costs.of(mask.shape, panel_rows, dense, sparse) if costs else None
+    chosen, reason = _choose(asked, _unfit(asked, mask, sparse > 0), costs, predicted)
     return LinearPlan(
         name=name,
         shape=mask.shape,
         sparse_tiles=int(mask.tiles.sum()),
         tiles=mask.tiles.size,
         zeroed=mask.zeroed,
-        lowering="dense" if reason else "plugin",
+        lowering=chosen,
         reason=reason,
         panel_rows=panel_rows,
         dense_slabs=dense,
         sparse_slabs=sparse,
         node=name,
+        predicted=predicted,
     )
+
+
+def _choose(
+    asked: Asked, unfit: str, costs: CostModel | None, predicted: LinearCost | None
+) -> tuple[Lowering, str]:
+    """The lowering, and why it is not `plugin`; unfit: why nothing but `dense` is possible."""
+    if unfit:
+        return "dense", unfit
+    if asked in ("split", "dense"):
+        return asked, "asked for by --lowering"
+    slower = costs.why_dense(predicted) if asked == "auto" and costs and predicted else ""
+    return ("dense", slower) if slower else ("plugin", "")
 
 
 def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int]:
@@ -115,9 +156,11 @@ def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int]:
     return int((~grid).sum()), int(grid.sum())
 
 
-def _why_dense(mask: LinearMask, any_sparse_slab: bool) -> str:
+def _unfit(asked: Asked, mask: LinearMask, any_sparse_slab: bool) -> str:
     if not mask.tiles.any():
         return "none of its tiles is 2:4"
-    if not any_sparse_slab:
-        return f"no {SLAB_K}-wide slab lies in 2:4 tiles alone: tiles of {mask.tile[0]}×{mask.tile[1]} are too small"
+    if not any_sparse_slab and asked in ("auto", "plugin"):  # the others have no slabs
+        return (
+            f"no {SLAB_K}-wide slab lies in 2:4 tiles alone: tiles of {spell_tile(mask.tile)} are too small"
+        )
     return ""

@@ -13,11 +13,22 @@ from rich.console import Console
 from rich.table import Table
 
 from masklearn.kinds import kind_of, short_kinds
+from patch_compile.report.prediction import choice_line, reason_lines, speed_line
+from patch_compile.report.split import split_lines
 
-__all__ = ["print_import", "print_masks", "print_plugin", "print_report"]
+__all__ = [
+    "by_kind",
+    "new_console",
+    "print_compiled",
+    "print_import",
+    "print_masks",
+    "print_plugin",
+    "print_report",
+]
 
 Row = Mapping[str, Any]
 _PIPE_WIDTH = 120
+_OUTPUTS = 4  # of a graph that are shown; a decoder has two for each layer's cache
 _SHADES = " ░▒▓█"  # none, and quarters: a map can be read at a glance without colour
 
 
@@ -27,7 +38,7 @@ def print_report(report: Row, *, as_json: bool) -> None:
         print(json.dumps(report, indent=1))
         return
     console = _print_linears(report)
-    for line in _summary(report):
+    for line in _summary(report) if "perplexity" in report else _onnx_summary(report):
         console.print(line, soft_wrap=True)
 
 
@@ -46,6 +57,19 @@ def print_masks(summary: Row, *, as_json: bool) -> None:
         _print_baselines(console, summary["baselines"])
 
 
+def print_compiled(summary: Row, *, as_json: bool) -> None:
+    """The result of `compile`."""
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    console = _print_linears(summary)
+    for line in (*reason_lines(summary["linears"]), *split_lines(summary["linears"])):
+        console.print(line, soft_wrap=True)
+    console.print(f"ratio: {summary['ratio']['reached']:.4f}, method {summary['method']}")
+    console.print(f"fused into their linears: {_fused(summary['linears']) or 'nothing'}", soft_wrap=True)
+    console.print(f"onnx: {summary['onnx']['path']}, {summary['onnx']['bytes'] / 1e6:.1f} MB", soft_wrap=True)
+
+
 def print_import(summary: Row, *, as_json: bool) -> None:
     """The result of `import-mask`."""
     if as_json:
@@ -62,10 +86,11 @@ def print_plugin(result: Row, *, as_json: bool) -> None:
         print(json.dumps(result, indent=1))
         return
     archs = ", ".join(f"sm{arch}" for arch in result["archs"])
-    _console().print(f"plugin for {result['backend']}, {archs}: {result['path']}", soft_wrap=True)
+    new_console().print(f"plugin for {result['backend']}, {archs}: {result['path']}", soft_wrap=True)
 
 
-def _console() -> Console:
+def new_console() -> Console:
+    """Prints tables to stdout as wide as the terminal, wider into a pipe."""
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:  # a pipe has no width; 80 columns would cut the table
         console.width = _PIPE_WIDTH
@@ -74,7 +99,7 @@ def _console() -> Console:
 
 def _print_linears(report: Row) -> Console:
     """What all results of masks begin with: the linears, where they are sparse, and what was left out."""
-    console = _console()
+    console = new_console()
     console.print(_linears_table(report["linears"]))
     _print_where(console, report)
     for row in report["skipped"]:
@@ -88,14 +113,14 @@ def _linears_table(linears: Iterable[Row]) -> Table:
     for header in ("linear", "count", "shape", "ratio", "2:4 tiles", "lowering", "MB before", "MB after"):
         table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
     linears = list(linears)
-    for (kind, shape, lowering), rows in _by_kind(linears).items():
+    for (kind, shape, lowering), rows in by_kind(linears).items():
         table.add_row(kind, str(len(rows)), shape, *_ratio_and_tiles(rows), lowering, *_megabytes(rows))
     table.add_section()
     table.add_row("all", str(len(linears)), "", *_ratio_and_tiles(linears), "", *_megabytes(linears))
     return table
 
 
-def _by_kind(linears: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
+def by_kind(linears: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
     """By the shortest end of the name that tells the kind apart, shape and lowering; those of a kind together."""
     linears = list(linears)
     short = short_kinds(dict.fromkeys(kind_of(row["name"]) for row in linears))
@@ -171,24 +196,60 @@ def _fused(linears: Iterable[Row]) -> str:
 
 
 def _summary(report: Row) -> Iterable[str]:
+    yield from reason_lines(report["linears"])
+    yield from split_lines(report["linears"])
     ratio, ppl, agree = report["ratio"], report["perplexity"], report["agreement"]
-    yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {report['method']}"
+    speed = report["learned"].get("speed")
+    asked = f"for {speed['goal']}" if speed else f"asked {ratio['asked']:g}"
+    yield f"ratio: {ratio['reached']:.4f} ({asked}), method {report['method']}"
+    yield from filter(None, [choice_line(speed)])
     yield f"perplexity: dense {ppl['dense']:.2f}, hybrid {ppl['hybrid']:.2f} ({ppl['text']})"
     yield (
         f"compiled right: yes, hybrid ONNX and pruned checkpoint differ by {agree['error']:.2e} of the largest "
         f"logit (allowed {agree['tolerance']:.2e}: {agree['why']})"
     )
+    yield from filter(None, (speed_line(report["plan"]), *report["plan"]["remarks"]))
     yield f"fused into their linears: {_fused(report['linears']) or 'nothing'}"
     difference = report["difference"]
     yield f"pruned how much: same next token as dense at {difference['top1_agreement']:.0%} of positions"
-    engine = report["engine"]
-    if engine is None:
-        yield f"onnx: {report['onnx']['path']}, {report['onnx']['bytes'] / 1e6:.1f} MB (no engine: backend onnx)"
-    else:
-        yield (
-            f"engine: {engine['path']}, {engine['bytes'] / 1e6:.1f} MB, {engine['backend']} for "
-            f"{', '.join(engine['targets'])}"
-        )
+    yield from _result_lines(report)
     for kind in ("dense", "hybrid"):
         yield f"{kind} says: {report['generated']['prompt']}{report['generated'][kind]}"
     yield f"report: {report['path']}"
+
+
+def _onnx_summary(report: Row) -> Iterable[str]:
+    """Of a build from an ONNX file or of an encoder, which is compared on its outputs and says nothing."""
+    yield from reason_lines(report["linears"])
+    yield from split_lines(report["linears"])
+    ratio, agree, inputs = report["ratio"], report["agreement"], report["inputs"]
+    yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {report['method']}"
+    yield (
+        f"compiled right: yes, hybrid and {agree.get('against', 'pruned ONNX')} differ by {agree['error']:.2e} of the "
+        f"largest output "
+        f"(allowed {agree['tolerance']:.2e}: {agree['why']})"
+    )
+    yield from filter(None, [speed_line(report["plan"]) if "whole" in report["plan"] else ""])
+    yield from report["plan"]["remarks"]
+    yield f"fused into their linears: {_fused(report['linears']) or 'nothing'}"
+    outputs = report["difference"]["outputs"]
+    for one in outputs[:_OUTPUTS]:
+        what = "relative error" if one["floating"] else "share of elements that differ:"
+        yield f"pruned how much: {one['output']}: {what} {one['relative']:.3g} against the original"
+    if others := [one["relative"] for one in outputs[_OUTPUTS:]]:
+        yield f"pruned how much: {len(others)} more outputs, at most {max(others):.3g}: see the report"
+    yield f"compared on {inputs['compared']} runs of {inputs['words']}"
+    yield from _result_lines(report)
+    yield f"report: {report['path']}"
+
+
+def _result_lines(report: Row) -> Iterable[str]:
+    """What was built, and what became of its 2:4 products."""
+    engine = report["engine"]
+    if engine is None:
+        onnx = report["onnx"]
+        yield f"onnx: {onnx['path']}, {onnx['bytes'] / 1e6:.1f} MB (no engine: backend onnx)"
+        return
+    targets = ", ".join(engine["targets"])
+    yield f"engine: {engine['path']}, {engine['bytes'] / 1e6:.1f} MB, {engine['backend']} for {targets}"
+    yield from filter(None, [engine["sparsity"]])

@@ -100,7 +100,7 @@ def run_checkpoint(directory: Path, dtype: str, feeds: list[Feed]) -> Any:
         def infer_impl(self, feed_dict: Feed) -> Any:
             given = {name: torch.from_numpy(np.asarray(value)) for name, value in feed_dict.items()}
             cache = DynamicCache(config=self.model.config)
-            for layer in range(self.model.config.num_hidden_layers):
+            for layer in range(self.model.config.get_text_config().num_hidden_layers):
                 key, value = (
                     given.pop(f"past_key_values.{layer}.{part}").float() for part in ("key", "value")
                 )

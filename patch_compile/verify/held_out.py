@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.architectures import architecture_of, longest_window
 from masklearn.calibrate import first_windows
+from masklearn.checkpoint import Checkpoint
 from masklearn.selftext import write_text
 from masklearn.text import open_text
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 
-__all__ = ["evaluation_windows"]
+__all__ = ["encoder_windows", "evaluation_windows"]
 
 _EVAL_SEED_OFFSET = 1  # text of the same seed may have been used to calibrate
 
@@ -21,14 +23,46 @@ _EVAL_SEED_OFFSET = 1  # text of the same seed may have been used to calibrate
 def evaluation_windows(
     r: Recipe, tokenizer: Any, progress: Progress
 ) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """Windows `[eval_windows, eval_length]`, and the name and path of their text."""
+    """Windows `[eval_windows, eval_length]`, shorter where learned positions end, and name and path of their text."""
+    length = _reachable_length(r, progress)
     if r.eval_text is not None:
-        windows = first_windows(tokenizer, r.eval_text, r.eval_length, r.eval_windows)
-        source = open_text(r.eval_text)
-        return windows, {"name": source.name, "path": source.spec}
+        return _windows_of(r.eval_text, r, tokenizer, length)
     progress.note(
         "evaluation text: the dense model writes its own (no --eval given); perplexity on it is not that on real text"
     )
     with progress.stage("evaluation text") as update:
-        windows = write_text(r.model, r.eval_windows, r.eval_length, r.seed + _EVAL_SEED_OFFSET, update)
+        windows = write_text(r.model, r.eval_windows, length, r.seed + _EVAL_SEED_OFFSET, update)
     return windows, {"name": "text written by the dense model", "path": None}
+
+
+def encoder_windows(
+    r: Recipe, tokenizer: Any, progress: Progress
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """The same for an encoder, which writes no text: without a text to evaluate on, that of the calibration is taken."""
+    text = r.eval_text or r.calib
+    assert text is not None  # refused before any work is done
+    if r.eval_text is None:
+        progress.note(
+            "evaluation text: that of the calibration (no --eval given, and an encoder writes none)"
+        )
+    return _windows_of(text, r, tokenizer, _reachable_length(r, progress))
+
+
+def _windows_of(
+    text: str, r: Recipe, tokenizer: Any, length: int
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    source = open_text(text)
+    windows = first_windows(tokenizer, text, length, r.eval_windows)
+    return windows, {"name": source.name, "path": source.spec}
+
+
+def _reachable_length(r: Recipe, progress: Progress) -> int:
+    """eval_length, or as far as learned positions reach."""
+    from transformers import AutoConfig
+
+    checkpoint = Checkpoint.open(r.model)
+    longest = longest_window(architecture_of(checkpoint), AutoConfig.from_pretrained(checkpoint.path))
+    if longest is None or r.eval_length <= longest:
+        return r.eval_length
+    progress.note(f"evaluation text: windows of {longest} tokens, as far as the positions of the model reach")
+    return longest

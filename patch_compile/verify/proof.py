@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from masklearn.architectures import architecture_of
 from masklearn.calibrate import load_tokenizer
 from patch_compile.compile import export_graph, write_dense, write_emulated
 from patch_compile.prepare import Job
 from patch_compile.progress import Progress
 from patch_compile.verify.agreement import judge_agreement, run_checkpoint
+from patch_compile.verify.encoder import prove_encoder
 from patch_compile.verify.held_out import evaluation_windows
 from patch_compile.verify.quality import Quality, compare_logits
 from patch_compile.verify.study import Questions, run_study
@@ -27,6 +30,12 @@ def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Pr
     The dense ONNX and logits are written to `scratch` and removed. Raises AccuracyError when the hybrid was not
     compiled right.
     """
+    if architecture_of(job.checkpoint).encoder:
+        with progress.stage("dense reference"):
+            files = _runnable(job, hybrid_path, scratch)
+        proof = prove_encoder(job, *files, pruned, scratch, progress)
+        shutil.rmtree(scratch)
+        return proof
     r = job.recipe
     tokenizer = load_tokenizer(r.model)
     windows, text = evaluation_windows(job.recipe, tokenizer, progress)

@@ -8,8 +8,9 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["Arguments", "Kernels", "Problem", "build_library", "find_nvcc"]
+__all__ = ["Arguments", "Config", "Device", "Kernels", "Problem", "build_library", "find_nvcc"]
 
 PLUGINS = Path(__file__).resolve().parents[1]
 _FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
@@ -20,10 +21,10 @@ class Arguments(ctypes.Structure):
 
     _fields_ = [
         *((n, ctypes.c_void_p) for n in
-          ("x", "dense", "sparse", "meta", "index", "bias", "y", "partials", "counters")),
+          ("x", "dense", "sparse", "meta", "index", "bias", "residual", "y", "partials", "counters")),
         *((n, ctypes.c_int32) for n in
           ("tokens", "out_features", "in_features", "panels", "dense_slabs", "sparse_slabs", "parts",
-           "x_vector", "y_vector")),
+           "x_vector", "y_vector", "activation")),
     ]  # fmt: skip
 
 
@@ -33,8 +34,26 @@ class Problem(ctypes.Structure):
     _fields_ = [
         ("tokens", ctypes.c_int64),
         *((n, ctypes.c_int32) for n in
-          ("out_features", "in_features", "panel_rows", "dense_slabs", "sparse_slabs")),
+          ("out_features", "in_features", "panel_rows", "dense_slabs", "sparse_slabs", "gated")),
     ]  # fmt: skip
+
+
+class Device(ctypes.Structure):
+    """`Device` of kernels/schedule.h."""
+
+    _fields_ = [
+        ("sms", ctypes.c_int32), ("shared_bytes", ctypes.c_int32), ("l2_bytes", ctypes.c_int64),
+        ("block_tokens", ctypes.c_int32), ("fma", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+class Config(NamedTuple):
+    """What a weight must be packed like for a configuration to run it."""
+
+    name: str
+    panel_rows: int
+    gated: bool
+    shared_bytes: int
 
 
 def find_nvcc() -> Path:
@@ -73,7 +92,8 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         self._lib = lib = ctypes.CDLL(str(library))
-        lib.patch_bench_launch.restype = lib.patch_bench_config_name.restype = ctypes.c_char_p
+        for name in ("launch", "config_name", "device"):
+            getattr(lib, f"patch_bench_{name}").restype = ctypes.c_char_p
         lib.patch_bench_launch.argtypes = [
             ctypes.c_void_p,
             ctypes.c_int,
@@ -83,18 +103,27 @@ class Kernels:
         ]
         lib.patch_bench_partial_bytes.restype = lib.patch_bench_counter_bytes.restype = ctypes.c_int64
 
-    def configs(self) -> list[tuple[str, int]]:
-        """Name and panel rows of every configuration, in the order of the table."""
-        lib = self._lib
-        return [
-            (lib.patch_bench_config_name(i).decode(), lib.patch_bench_config_panel_rows(i))
-            for i in range(lib.patch_bench_config_count())
-        ]
+    def configs(self) -> list[Config]:
+        """Every configuration, in the order of the table."""
+        found, numbers = [], (ctypes.c_int32 * 3)()
+        for i in range(self._lib.patch_bench_config_count()):
+            self._lib.patch_bench_config(i, numbers)
+            rows, gated, shared = numbers
+            found.append(Config(self._lib.patch_bench_config_name(i).decode(), rows, bool(gated), shared))
+        return found
 
-    def schedule(self, problem: Problem, sms: int, config: int = -1) -> tuple[int, int]:
+    def device(self) -> Device:
+        """The current device as the plugin sees it; RuntimeError with CUDA's words."""
+        device = Device()
+        error = self._lib.patch_bench_device(ctypes.byref(device))
+        if error is not None:
+            raise RuntimeError(error.decode())
+        return device
+
+    def schedule(self, problem: Problem, device: Device, config: int = -1) -> tuple[int, int]:
         """(configuration, parts) for a problem; configuration -1 when none fits."""
         chosen = (ctypes.c_int32 * 2)()
-        self._lib.patch_bench_schedule(ctypes.byref(problem), sms, config, chosen)
+        self._lib.patch_bench_schedule(ctypes.byref(problem), ctypes.byref(device), config, chosen)
         return chosen[0], chosen[1]
 
     def partial_bytes(self, config: int, parts: int) -> int:

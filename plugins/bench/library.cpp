@@ -4,9 +4,15 @@
 extern "C" {
 
 // The configuration and parts for these sizes: `config` -1 lets the shape decide.
-void patch_bench_schedule(const patch::Problem* problem, int sms, int config, int32_t* chosen) {
-  const patch::Schedule s = patch::choose_schedule(*problem, sms, config);
+void patch_bench_schedule(const patch::Problem* problem, const patch::Device* device, int config,
+                          int32_t* chosen) {
+  const patch::Schedule s = patch::choose_schedule(*problem, *device, config);
   chosen[0] = s.config, chosen[1] = s.parts;
+}
+// The current device as the plugin sees it; null when it can be asked, else CUDA's words.
+const char* patch_bench_device(patch::Device* device) {
+  const cudaError_t error = patch::current_device(device);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 int64_t patch_bench_partial_bytes(int config, int parts) {
   return static_cast<int64_t>(patch::partial_bytes(patch::kConfigs[config], parts));
@@ -14,7 +20,10 @@ int64_t patch_bench_partial_bytes(int config, int parts) {
 int64_t patch_bench_counter_bytes() { return patch::kCounterBytes; }
 int patch_bench_config_count() { return patch::kConfigCount; }
 const char* patch_bench_config_name(int config) { return patch::kConfigs[config].name; }
-int patch_bench_config_panel_rows(int config) { return patch::kConfigs[config].panel_rows; }
+void patch_bench_config(int config, int32_t* out) {
+  const patch::Config& c = patch::kConfigs[config];
+  out[0] = c.panel_rows, out[1] = c.gated, out[2] = patch::shared_bytes(c);
+}
 
 // Null when the launch went well, else CUDA's words.
 const char* patch_bench_launch(const patch::LinearArguments* arguments, int scalar, int config, int parts,

@@ -30,6 +30,7 @@ struct Stats {
 
 struct LaunchShape {
   int64_t blocks = 1;
+  int64_t first = 0;  // blocks before it are left out
   int threads = 32;
   size_t shared_bytes = 0;
 };
@@ -63,8 +64,8 @@ class Machine {
     current_machine() = this;
     shape_ = shape, mode_ = mode, random_ = Random(seed), kernel_ = &kernel, error_.clear();
     if (shape.threads % 32 || shape.threads > kMaxThreads) return "unsupported block size";
-    std::vector<int64_t> order(shape.blocks);
-    std::iota(order.begin(), order.end(), int64_t{0});
+    std::vector<int64_t> order(shape.blocks - shape.first);
+    std::iota(order.begin(), order.end(), shape.first);
     for (size_t i = order.size(); i > 1; --i)
       std::swap(order[i - 1], order[random_.below(static_cast<uint32_t>(i))]);
     size_t next = 0;

@@ -5,13 +5,33 @@
 //                  of those that blocks pass to each other: written, fenced and counted before another reads
 //   SharedMemory   one block's: bounds, alignment, "written before read", and races between two barriers
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace patch::host {
+
+// Zeros that take memory only where they are counted up: the largest Y has 2^31 elements.
+class Counts {
+ public:
+  Counts() = default;
+  explicit Counts(size_t size)
+      : counts_(static_cast<uint8_t*>(std::calloc(std::max<size_t>(size, 1), 1)), &std::free), size_(size) {
+    if (!counts_) throw std::bad_alloc();
+  }
+  size_t size() const { return size_; }
+  uint8_t& operator[](size_t i) const { return counts_.get()[i]; }
+
+ private:
+  std::shared_ptr<uint8_t> counts_;
+  size_t size_ = 0;
+};
 
 class GlobalMemory {
  public:
@@ -22,7 +42,7 @@ class GlobalMemory {
   void add(const char* name, const void* begin, size_t bytes, size_t unit, Use use) {
     const auto first = reinterpret_cast<uintptr_t>(begin);
     Region region{name, first, first + bytes, unit, use, {}, {}};
-    if (use == Use::kOutput || use == Use::kExchange) region.writes.assign(bytes / unit, 0);
+    if (use == Use::kOutput || use == Use::kExchange) region.writes = Counts(bytes / unit);
     if (use == Use::kExchange) region.owners.assign(bytes / unit, {});
     regions_.push_back(std::move(region));
   }
@@ -107,7 +127,7 @@ class GlobalMemory {
     uintptr_t begin, end;
     size_t unit;
     Use use;
-    std::vector<uint8_t> writes;
+    Counts writes;
     std::vector<Owner> owners;
   };
 

@@ -23,8 +23,9 @@ struct Config {
 };
 
 // Shared memory is the limit: a slot holds one dense slab (128 B per panel row) and the X tile beside it
-// (128 B per token); sm_86 and sm_89 give a block 99 KiB, so every line stays below that, and a line with two
-// blocks below 49.
+// (128 B per token).  sm_86 and sm_89 give a block 99 KiB, so a line of two blocks stays below 49; a line
+// above 99 KiB is for sm_80 (163 KiB) and sm_90 (227 KiB), and is left out on devices that don't have as
+// much.
 inline constexpr Config kConfigs[] = {
     {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false},    // 40 KiB, 4 warps of 16x16
     {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false},       // 48 KiB, 4 warps of 32x32
@@ -36,16 +37,33 @@ inline constexpr Config kConfigs[] = {
     {"gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true},  // 40 KiB, 4 warps of 2 x 16x16
     {"gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true},     // 48 KiB, 4 warps of 2 x 32x32
     {"gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, true},  // 96 KiB, 4 warps of 2 x 32x64
+    // Where tiles of 128 tokens are not many times the SMs: the last of them would leave most SMs idle.
+    {"broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, false},       // 96 KiB, 4 warps of 32x64
+    {"broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, false},     // 96 KiB, 8 warps of 64x32
+    {"gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true},  // 96 KiB, 8 warps of 2 x 32x32
+    // An A100 multiplies 2:4 as fast as its shared memory is read: twice the tokens for each fragment of W.
+    {"wide-128", Kernel::kTile, 128, 256, 2, 4, 3, 1, false},  // 144 KiB, 8 warps of 64x64
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
 
-inline constexpr int kSlabColumns = 64;          // K covered by one slab
-inline constexpr int kTilesPerGroup = 8;         // token tiles that walk over the panels together
-inline constexpr int kSharedLimit = 99 * 1024;   // cudaDevAttrMaxSharedMemoryPerBlockOptin of sm_86 and sm_89
-inline constexpr int kSharedPerSm = 100 * 1024;  // of which every block takes 1 KiB more than it asks for
+inline constexpr int kSlabColumns = 64;   // K covered by one slab
+inline constexpr int kTilesPerGroup = 8;  // token tiles that walk over the panels together
+// cudaDevAttrMaxSharedMemoryPerBlockOptin: of sm_86 and sm_89, which every device has, and of sm_90.
+inline constexpr int kSharedEverywhere = 99 * 1024;
+inline constexpr int kSharedMost = 227 * 1024;
 
 // Packed panels whose products one tile of Y is made of.
 constexpr int panels_per_tile(bool gated) { return gated ? 2 : 1; }
+
+constexpr int stage_bytes(const Config& c) { return (c.panel_rows + c.tokens) * kSlabColumns * 2; }
+// Values of a row of the output tile in shared memory; the 16 bytes more keep banks apart.
+constexpr int output_stride(const Config& c) { return c.panel_rows + 8; }
+// What a block asks for.  A tile's output takes the ring's place; a stream writes from registers while its
+// ring goes on.
+constexpr int shared_bytes(const Config& c) {
+  const int ring = c.stages * stage_bytes(c), output = c.tokens * output_stride(c) * 2;
+  return c.kernel == Kernel::kTile && output > ring ? output : ring;
+}
 
 // Everything a kernel derives from its configuration.
 template <int C>
@@ -69,21 +87,18 @@ struct Geometry {
   static constexpr int kSparseBytes = kDenseBytes / 2;
   static constexpr int kMetaBytes = kPanelRows * 8;
   static constexpr int kXBytes = kTokens * kSlabColumns * 2;
-  static constexpr int kStageBytes = kDenseBytes + kXBytes;
-  static constexpr int kRingBytes = kStages * kStageBytes;
+  static constexpr int kStageBytes = stage_bytes(kConfigs[C]);
 
   static constexpr int kTileSums = kTokens * kPanelRows * kPanels;
 
-  static constexpr int kOutputStride = kPanelRows + 8;  // values; the 16 bytes more keep banks apart
-  static constexpr int kOutputBytes = kTokens * kOutputStride * 2;
-  // A tile's output takes the ring's place; a stream writes from registers while its ring goes on.
-  static constexpr int kSharedBytes =
-      kKernel == Kernel::kTile && kOutputBytes > kRingBytes ? kOutputBytes : kRingBytes;
+  static constexpr int kOutputStride = output_stride(kConfigs[C]);
+  static constexpr int kSharedBytes = shared_bytes(kConfigs[C]);
 
   static_assert(kPanelRows == 64 || kPanelRows == 128);
   static_assert(kWarpRows * kFeatureWarps * 16 == kPanelRows && kWarpTokens * kTokenWarps * 8 == kTokens);
-  static_assert(kStages >= 2 && kSharedBytes <= kSharedLimit);
-  static_assert(kBlocksPerSm * (kSharedBytes + 1024) <= kSharedPerSm);
+  static_assert(kStages >= 2 && kStageBytes == kDenseBytes + kXBytes && kSharedBytes <= kSharedMost);
+  // An SM has 1 KiB more than a block may ask for, and every block takes 1 KiB more than it asks for.
+  static_assert(kBlocksPerSm == 1 || kBlocksPerSm * (kSharedBytes + 1024) <= kSharedEverywhere + 1024);
   // Copy loops have constant trip counts, so every thread must carry the same number of chunks.
   static_assert(kSparseBytes % (16 * kThreads) == 0 && kXBytes % (16 * kThreads) == 0);
   static_assert(kMetaBytes / 16 <= kThreads);

@@ -1,19 +1,53 @@
 #include "kernels/launch.h"
 
-#include <array>
-#include <atomic>
+#include <exception>
+#include <initializer_list>
+#include <map>
+#include <mutex>
+#include <utility>
 
 namespace patch {
 
-cudaError_t sm_count(int* sms) noexcept {
-  static std::array<std::atomic<int>, 64> known{};
-  int device = 0;
-  if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return e;
-  const bool cached = device < static_cast<int>(known.size());
-  if (cached && (*sms = known[device].load(std::memory_order_relaxed)) > 0) return cudaSuccess;
-  const cudaError_t e = cudaDeviceGetAttribute(sms, cudaDevAttrMultiProcessorCount, device);
-  if (e == cudaSuccess && cached) known[device].store(*sms, std::memory_order_relaxed);
-  return e;
+namespace {
+
+cudaError_t ask(int number, Device* device) {
+  int32_t l2 = 0, clock = 0, memory_clock = 0, bus = 0, major = 0, minor = 0;
+  for (const auto& [attribute, value] : std::initializer_list<std::pair<cudaDeviceAttr, int32_t*>>{
+           {cudaDevAttrMultiProcessorCount, &device->sms},
+           {cudaDevAttrMaxSharedMemoryPerBlockOptin, &device->shared_bytes},
+           {cudaDevAttrL2CacheSize, &l2},
+           {cudaDevAttrClockRate, &clock},
+           {cudaDevAttrMemoryClockRate, &memory_clock},
+           {cudaDevAttrGlobalMemoryBusWidth, &bus},
+           {cudaDevAttrComputeCapabilityMajor, &major},
+           {cudaDevAttrComputeCapabilityMinor, &minor}})
+    if (const cudaError_t e = cudaDeviceGetAttribute(value, attribute, number); e != cudaSuccess) return e;
+  // kHz and bits; two transfers a clock.
+  const double bandwidth = 2e3 * memory_clock * bus / 8;
+  device->l2_bytes = l2;
+  device->fma = fma_per_clock(major, minor);
+  device->block_tokens =
+      bandwidth > 0 ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma) : kUsualBlockTokens;
+  return cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t current_device(Device* device) noexcept {
+  static std::mutex lock;
+  static std::map<int, Device> known;
+  int number = 0;
+  if (const cudaError_t e = cudaGetDevice(&number); e != cudaSuccess) return e;
+  try {
+    const std::lock_guard<std::mutex> held(lock);
+    const auto [found, first] = known.try_emplace(number);
+    if (first)
+      if (const cudaError_t e = ask(number, &found->second); e != cudaSuccess) return known.erase(found), e;
+    *device = found->second;
+    return cudaSuccess;
+  } catch (const std::exception&) {
+    return cudaErrorMemoryAllocation;
+  }
 }
 
 cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, cudaStream_t stream) noexcept {

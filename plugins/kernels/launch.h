@@ -8,8 +8,8 @@
 
 namespace patch {
 
-// SMs of the current device; asks the driver once per device.
-cudaError_t sm_count(int* sms) noexcept;
+// The current device, as schedules see it; asks the driver once per device.
+cudaError_t current_device(Device* device) noexcept;
 
 // `a->parts`, `a->x_vector` and `a->y_vector` are filled in from `schedule` and the pointers.  Returns
 // cudaErrorMisalignedAddress for pointers the kernel can't use and cudaErrorInvalidConfiguration for a grid

@@ -1,7 +1,8 @@
 // Which configuration runs a problem, and into how many parts its slabs are cut.  Plain host arithmetic, no
-// CUDA, so the plugin asks it on every enqueue and tests ask it on any machine.
+// CUDA, so tests ask it on any machine.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -20,6 +21,15 @@ struct Problem {
   int32_t gated;  // 0 or 1; the slabs are then the gate's and the up's
 };
 
+// What a schedule depends on of the device.
+struct Device {
+  int32_t sms;
+  int32_t shared_bytes;  // that a block may ask for
+  int64_t l2_bytes;
+  int32_t block_tokens;  // see block_tokens
+  int32_t fma;           // dense multiply-adds of an SM and clock
+};
+
 struct Schedule {
   int32_t config;  // index into kConfigs, -1 when none fits
   int32_t parts;   // of a stream; 1 for a tile kernel
@@ -31,6 +41,20 @@ inline constexpr int kAnyConfig = -1;
 inline constexpr int kMaxSms = 192;
 inline constexpr int kMinSlabsPerPart = 2;
 static_assert(kMinSlabsPerPart * kDenseCost >= kMinPartCost);
+
+// Units in which such a block comes from DRAM at an SM's share of the bandwidth: 150 on an A100, 200 on an
+// A6000, 400 on an L4.  bandwidth: bytes a second of the whole device; clock: Hz; fma: dense multiply-adds an
+// SM and clock.
+inline int32_t block_tokens(double bandwidth, int sms, double clock, int fma) {
+  return static_cast<int32_t>(64 * 64 * 2 / (bandwidth / sms) * clock * fma / (64 * 64));
+}
+// Of fp16 with fp32 sums, by compute capability.  GeForce cards, half as fast, can't be told from others.
+// Where a device does not tell its memory.
+inline constexpr int32_t kUsualBlockTokens = 200;
+inline constexpr double fma_per_clock(int major, int minor) {
+  return major == 8 ? (minor == 0 ? 1024 : 512)
+                    : 0.62 * 2048;  // mma.sync's share of what Hopper does by wgmma
+}
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t panel_count(const Problem& p) { return ceil_div(p.out_features, p.panel_rows); }
@@ -70,57 +94,92 @@ inline size_t workspace_bound(const Problem& p) {
 }
 
 // Time in units of one token times one dense 64x64 block of W on one SM (some 3 ns on an A100).  The numbers
-// are from the data sheets of the A100 and the A6000, not measured; they order the choices, nothing more.
-inline constexpr int64_t kDramTokens = 200;  // such a block from DRAM, at an SM's share of the bandwidth,
-inline constexpr int64_t kL2Tokens = 64;     // from L2,
-inline constexpr int64_t kTurnTokens = 16;   // and a turn of the ring
-inline constexpr int64_t kAddUp = 300;       // a fence and a count
+// are from data sheets, not measured; they order the choices, nothing more.
+inline constexpr int64_t kBlockBytes = 64 * 64 * 2;
+inline constexpr int64_t kL2Tokens = 64;    // from L2,
+inline constexpr int64_t kTurnTokens = 16;  // and a turn of the ring
+inline constexpr int64_t kFillTurns = 3;    // until the first slab is there
+inline constexpr int64_t kAddUp = 300;      // a fence and a count
 inline constexpr int64_t kSumsPerUnit = 700;
-inline constexpr int64_t kStaysInL2 = int64_t{4} << 20;  // bytes of W that every device keeps there
+inline constexpr int64_t kMaxTokenTiles = 64;  // of a stream; more of them are taken to share nothing
 
-// How often W comes from DRAM: once for all token tiles that walk over it side by side.  The blocks of a
-// stream do where each tile has as many of them as any other; else a panel is read again for each of its
-// token tiles.
-inline int64_t weight_reads(const Problem& p, const Config& c, int parts) {
-  const int64_t bytes = slabs_cost(p.dense_slabs, p.sparse_slabs) * 8 * p.panel_rows;
-  if (bytes <= kStaysInL2) return 1;
-  if (c.kernel == Kernel::kTile) return ceil_div(token_tiles(p, c), kTilesPerGroup);
-  return parts % tile_count(p, c) == 0 ? 1 : token_tiles(p, c);
+inline int64_t weight_bytes(const Problem& p) {
+  return slabs_cost(p.dense_slabs, p.sparse_slabs) * 8 * p.panel_rows;
 }
 
-// The busiest SM's products, or W's way from DRAM, whichever takes longer.
-inline int64_t predicted_cost(const Problem& p, const Config& c, int parts, int sms) {
-  sms = std::max(sms, 1);
-  const int64_t height = c.panel_rows / 64, slabs = slabs_cost(p.dense_slabs, p.sparse_slabs);
-  const int64_t turn = (std::max<int64_t>(c.tokens, kL2Tokens) + kTurnTokens) * height;
+// How often W comes from DRAM: again for each token tile of a panel that gets to a slab when L2 has lost it.
+inline int64_t weight_reads(const Problem& p, const Config& c, int parts, int64_t kept) {
+  const int64_t bytes = weight_bytes(p), tokens = token_tiles(p, c), tiles = tile_count(p, c);
+  if (tokens == 1 || bytes <= kept) return 1;
+  if (c.kernel == Kernel::kTile) return ceil_div(tokens, kTilesPerGroup);
+  if (tokens > kMaxTokenTiles) return parts % tiles == 0 ? 1 : tokens;
+  // While each part goes its length, all of them together ask for `tokens` times W.  In units of 1 / tiles of
+  // that length a token tile starts `parts` after the one before it: how far apart do they go?
+  std::array<int64_t, kMaxTokenTiles> starts{};
+  for (int64_t j = 0; j < tokens; ++j) starts[j] = j * parts % tiles;
+  std::sort(starts.begin(), starts.begin() + tokens);
+  int64_t reads = 1;
+  for (int64_t j = 1; j < tokens; ++j) reads += (starts[j] - starts[j - 1]) * tokens * bytes > kept * tiles;
+  return reads;
+}
+
+// Bytes of X from DRAM.  The panels of a stream are anywhere in X, and find in L2 what fits there; tiles that
+// run at a time share the X of their group.
+inline int64_t x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
+  const int64_t bytes = 2 * p.tokens * p.in_features, panels = panel_count(p);
+  if (c.kernel == Kernel::kStream) return bytes + (panels - 1) * std::max<int64_t>(0, bytes - kept);
+  const int64_t tokens = token_tiles(p, c), groups = ceil_div(tokens, kTilesPerGroup);
+  if (bytes <= kept * groups) return bytes;
+  const int64_t at_once = std::max<int64_t>(1, sms / std::min<int64_t>(tokens, kTilesPerGroup));
+  return bytes * ceil_div(panels, at_once);
+}
+
+// A turn of the ring for a slab: products, or bytes through shared memory (128 a clock on every device),
+// where feature warps each read X and token warps each read W.
+inline int64_t turn_cost(const Config& c, bool sparse, const Device& device) {
+  const int64_t height = c.panel_rows / 64, weights = c.panel_rows * (sparse ? 72 : 128), x = c.tokens * 128;
+  const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps);
+  const int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
+  return std::max(tokens, bytes * device.fma / (128 * 64 * 64)) + kTurnTokens * height;
+}
+
+// Two things that go on at the same time get in each other's way.
+inline int64_t overlapped(int64_t a, int64_t b) { return std::max(a, b) + std::min(a, b) / 4; }
+
+// The busiest SM's products, or the way of W and X from DRAM, whichever takes longer.
+inline int64_t predicted_cost(const Problem& p, const Config& c, int parts, const Device& device) {
+  const int64_t sms = std::max(device.sms, 1), kept = device.l2_bytes / 2;
   const bool tile = c.kernel == Kernel::kTile;
   // An SM that others leave the bandwidth to can't take much more of it.
   const int64_t busy = std::min<int64_t>(tile ? tile_count(p, c) : parts, sms);
-  const int64_t dram = slabs * weight_reads(p, c, parts) * kDramTokens * height / (kDenseCost * busy);
-  if (tile) {
-    const int64_t waves = ceil_div(tile_count(p, c), sms);
-    return std::max(waves * (slabs / (kDenseCost * panel_count(p)) + c.stages) * turn, dram);
-  }
-  const int64_t multiply = (ceil_div(total_cost(p, c), busy) / kDenseCost + c.stages) * turn;
+  const int64_t moved =
+      weight_bytes(p) * weight_reads(p, c, parts, kept) + x_bytes(p, c, static_cast<int>(sms), kept);
+  const int64_t dram = moved * device.block_tokens / (kBlockBytes * busy);
+  const int64_t turn = turn_cost(c, false, device), tiles = tile_count(p, c);
+  const int64_t turns = p.dense_slabs * turn + p.sparse_slabs * turn_cost(c, true, device);
+  if (tile) return overlapped(ceil_div(tiles, sms) * (turns / panel_count(p) + kFillTurns * turn), dram);
+  const int64_t ends = tiles * kTileCost * turn / kDenseCost;
+  const int64_t multiply = ceil_div(token_tiles(p, c) * turns + ends, busy) + kFillTurns * turn;
   // The block that ends last reads the sums of all that share its tile.
   const int64_t shared = std::min<int64_t>(parts, ceil_div(parts, tile_count(p, c)) + 1);
   const int64_t sums = shared * sums_per_tile(c);
-  return std::max(multiply, dram) + (parts > 1 ? kAddUp + sums / kSumsPerUnit : 0);
+  return overlapped(multiply, dram) + (parts > 1 ? kAddUp + sums / kSumsPerUnit : 0);
 }
 
 // `config` fixes the configuration (a tactic); kAnyConfig lets the shape decide.
-inline Schedule choose_schedule(const Problem& p, int sms, int config = kAnyConfig) {
+inline Schedule choose_schedule(const Problem& p, const Device& device, int config = kAnyConfig) {
   Schedule best{-1, 1};
   int64_t best_cost = 0;
   for (int i = 0; i < kConfigCount; ++i) {
     const Config& c = kConfigs[i];
     if (!fits(c, p.panel_rows, p.gated) || (config != kAnyConfig && config != i)) continue;
-    const int most = max_parts(p, c, sms);
+    if (shared_bytes(c) > device.shared_bytes) continue;
+    const int sms = device.sms, most = max_parts(p, c, sms);
     // Whole multiples of the tiles or of the SMs: what lies between leaves some of them with less to do.
     for (const int64_t parts :
          {int64_t{1}, int64_t{most}, int64_t{std::min(most, sms)}, std::min<int64_t>(most, tile_count(p, c)),
           std::min<int64_t>(most, 2 * tile_count(p, c)), std::min<int64_t>(most, 4 * tile_count(p, c))}) {
-      const int64_t cost = predicted_cost(p, c, static_cast<int>(parts), sms);
+      const int64_t cost = predicted_cost(p, c, static_cast<int>(parts), device);
       if (best.config < 0 || cost < best_cost) best = {i, static_cast<int32_t>(parts)}, best_cost = cost;
     }
   }

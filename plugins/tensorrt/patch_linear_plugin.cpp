@@ -82,6 +82,16 @@ int32_t check_shapes(const Attributes& a, int32_t inputs, const DimsOf& dims_of)
   return inputs > kBias + a.residual ? expect(kBias, "bias", {packed * a.out_features}) : 0;
 }
 
+// Shared memory that a block may ask for; what every device has where there is none to ask.
+int32_t shared_here() {
+  Device device{};
+  return current_device(&device) == cudaSuccess ? device.shared_bytes : kSharedEverywhere;
+}
+
+bool is_tactic(const Config& c, const Attributes& a, int32_t shared) {
+  return fits(c, a.panel_rows, a.gated) && shared_bytes(c) <= shared;
+}
+
 }  // namespace
 
 PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes)
@@ -164,16 +174,18 @@ size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, in
 }
 
 int32_t PatchLinearPlugin::getNbTactics() noexcept {
+  const int32_t shared = shared_here();
   int32_t count = 1;
-  for (const Config& c : kConfigs) count += fits(c, attributes_.panel_rows, attributes_.gated);
+  for (const Config& c : kConfigs) count += is_tactic(c, attributes_, shared);
   return count;
 }
 
 int32_t PatchLinearPlugin::getValidTactics(int32_t* tactics, int32_t count) noexcept {
   if (count != getNbTactics()) return fail("TensorRT asks for another number of tactics than it was given");
+  const int32_t shared = shared_here();
   *tactics++ = kAutoTactic;
   for (int32_t i = 0; i < kConfigCount; ++i)
-    if (fits(kConfigs[i], attributes_.panel_rows, attributes_.gated)) *tactics++ = kFirstConfigTactic + i;
+    if (is_tactic(kConfigs[i], attributes_, shared)) *tactics++ = kFirstConfigTactic + i;
   return 0;
 }
 
@@ -186,6 +198,7 @@ int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
     return fail("no tactic " + std::to_string(tactic) +
                 "; the engine was built with another version of this plugin");
   tactic_ = fixed ? tactic : kAutoTactic;
+  scheduled_tokens_ = -1;
   return 0;
 }
 
@@ -196,6 +209,7 @@ int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inp
     return fail("more than 2^31 - 1 tokens in X of shape " + text(in[kX].dims));
   // A builder that times tactics may run a plugin that no context was made for.
   if (have_counters() != 0) return -1;
+  if (have_schedule(tokens_of(in[kX].dims), in[kDense].dims, in[kSparse].dims) != 0) return -1;
   return check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].dims; });
 }
 
@@ -203,34 +217,31 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
                                    const void* const* inputs, void* const* outputs, void* workspace,
                                    cudaStream_t stream) noexcept {
   const int64_t tokens = tokens_of(in[kX].dims);
-  int sms = 0;
-  cudaError_t error = sm_count(&sms);
-  if (error == cudaSuccess && tokens > 0) {
-    const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);
-    const int config = tactic_ == kAutoTactic ? kAnyConfig : tactic_ - kFirstConfigTactic;
-    const Schedule schedule = choose_schedule(p, sms, config);
-    if (schedule.parts > 1 && !counters_) return fail("enqueue before any shapes are known");
-    LinearArguments a{};
-    a.x = static_cast<const uint16_t*>(inputs[kX]);
-    a.dense = static_cast<const uint16_t*>(inputs[kDense]);
-    a.sparse = static_cast<const uint16_t*>(inputs[kSparse]);
-    a.meta = static_cast<const uint32_t*>(inputs[kMeta]);
-    a.index = static_cast<const int32_t*>(inputs[kIndex]);
-    a.bias = has_bias_ ? static_cast<const uint16_t*>(inputs[kBias]) : nullptr;
-    a.residual = attributes_.residual ? static_cast<const uint16_t*>(inputs[kBias + has_bias_]) : nullptr;
-    a.activation = static_cast<Activation>(attributes_.activation);
-    a.y = static_cast<uint16_t*>(outputs[0]);
-    a.partials = static_cast<float*>(workspace);
-    a.counters = counters_.get();
-    a.tokens = static_cast<int32_t>(tokens);
-    a.out_features = p.out_features;
-    a.in_features = p.in_features;
-    a.panels = static_cast<int32_t>(panel_count(p));
-    a.dense_slabs = p.dense_slabs;
-    a.sparse_slabs = p.sparse_slabs;
-    const Scalar scalar = in[kX].type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
-    error = launch(a, scalar, schedule, stream);
-  }
+  if (tokens == 0) return 0;
+  // Both are there since onShapeChange.
+  if (!counters_) return fail("enqueue before any shapes are known");
+  if (have_schedule(tokens, in[kDense].dims, in[kSparse].dims) != 0) return -1;
+  const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);
+  LinearArguments a{};
+  a.x = static_cast<const uint16_t*>(inputs[kX]);
+  a.dense = static_cast<const uint16_t*>(inputs[kDense]);
+  a.sparse = static_cast<const uint16_t*>(inputs[kSparse]);
+  a.meta = static_cast<const uint32_t*>(inputs[kMeta]);
+  a.index = static_cast<const int32_t*>(inputs[kIndex]);
+  a.bias = has_bias_ ? static_cast<const uint16_t*>(inputs[kBias]) : nullptr;
+  a.residual = attributes_.residual ? static_cast<const uint16_t*>(inputs[kBias + has_bias_]) : nullptr;
+  a.activation = static_cast<Activation>(attributes_.activation);
+  a.y = static_cast<uint16_t*>(outputs[0]);
+  a.partials = static_cast<float*>(workspace);
+  a.counters = counters_.get();
+  a.tokens = static_cast<int32_t>(tokens);
+  a.out_features = p.out_features;
+  a.in_features = p.in_features;
+  a.panels = static_cast<int32_t>(panel_count(p));
+  a.dense_slabs = p.dense_slabs;
+  a.sparse_slabs = p.sparse_slabs;
+  const Scalar scalar = in[kX].type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
+  const cudaError_t error = launch(a, scalar, schedule_, stream);
   if (error == cudaSuccess) return 0;
   return fail("X " + text(in[kX].dims) + " to " + std::to_string(attributes_.out_features) +
               " features: " + cudaGetErrorString(error));
@@ -239,6 +250,19 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
 nvinfer1::IPluginV3* PatchLinearPlugin::attachToContext(nvinfer1::IPluginResourceContext*) noexcept {
   std::unique_ptr<PatchLinearPlugin> attached(static_cast<PatchLinearPlugin*>(clone()));
   return attached && attached->have_counters() == 0 ? attached.release() : nullptr;
+}
+
+int32_t PatchLinearPlugin::have_schedule(int64_t tokens, const Dims& dense, const Dims& sparse) noexcept {
+  if (tokens == scheduled_tokens_) return 0;
+  Device device{};
+  if (const cudaError_t error = current_device(&device); error != cudaSuccess)
+    return fail(std::string("no device: ") + cudaGetErrorString(error));
+  const int config = tactic_ == kAutoTactic ? kAnyConfig : tactic_ - kFirstConfigTactic;
+  schedule_ = choose_schedule(problem(attributes_, tokens, dense, sparse), device, config);
+  if (schedule_.config < 0)
+    return fail("tactic " + std::to_string(tactic_) + " needs more shared memory than this device has");
+  scheduled_tokens_ = tokens;
+  return 0;
 }
 
 int32_t PatchLinearPlugin::have_counters() noexcept {

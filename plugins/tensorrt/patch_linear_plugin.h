@@ -5,6 +5,7 @@
 
 #include "NvInferRuntime.h"
 #include "kernels/arguments.h"
+#include "kernels/schedule.h"
 #include "tensorrt/counters.h"
 
 namespace patch {
@@ -73,9 +74,13 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   bool takes(int32_t inputs) const noexcept;
   // Makes them where there are none; -1 when there is no memory.
   int32_t have_counters() noexcept;
+  // Makes schedule_ where it is not that of so many tokens; -1 when the tactic is not one of this device.
+  int32_t have_schedule(int64_t tokens, const nvinfer1::Dims& dense, const nvinfer1::Dims& sparse) noexcept;
 
   Attributes attributes_;
   int32_t tactic_ = kAutoTactic;
+  int64_t scheduled_tokens_ = -1;
+  Schedule schedule_{-1, 1};
   bool has_bias_ = false;
   Counters counters_;
   std::string timing_id_;

@@ -93,13 +93,42 @@ def test_type():
     assert said == "'q' computes in float16, not in bfloat16; 'k' computes in float16, not in bfloat16"
 
 
-@pytest.mark.parametrize("merged", [("k+head", ()), ("myelin", ("q1", "q2"))])
-def test_parts_of_a_split(merged):
-    name, nodes = merged
-    layer = PlanLayer("fully_connected", "q1+q2" if not nodes else name, 0, ("x", "w"), nodes)
-    expected = PlanExpectation({}, None, separate_gemms=("q1", "q2"))
-    check_programs((program(layer),), replace(expected, separate_gemms=("q1",)))
-    assert "merged q1, q2, which the plan keeps apart" in problems((program(layer),), expected)
+SPLIT = PlanExpectation({}, None, sparse_parts=frozenset({"s0", "s1"}), products=frozenset({"d0", "head"}))
+
+
+def product(name, profile=0, nodes=None, kind="fully_connected"):
+    return PlanLayer(kind, name, profile, ("x", "w"), (name,) if nodes is None else nodes)
+
+
+@pytest.mark.parametrize(
+    ("layer", "names"),
+    [
+        (product("s0+d0", nodes=()), "'s0+d0' merged s0, the 2:4 part of a split, with d0"),
+        (
+            product("gemm_7", nodes=("s0", "s1", "d0", "head")),
+            "merged s0, s1, the 2:4 part of a split, with d0, head",
+        ),
+    ],
+)
+def test_a_part_of_a_split_that_was_merged(layer, names):
+    apart = program(product("s0", kind="corrltn"), product("s1"), product("d0"), product("head"))
+    check_programs((apart,), SPLIT)
+    rest = [other for other in apart.layers if other.name not in names]
+    assert f"{names}: it is computed densely" in problems((program(layer, *rest),), SPLIT)
+
+
+def test_two_four_parts_may_be_merged_and_so_may_dense_ones():
+    check_programs(
+        (program(product("s0+s1", nodes=("s0", "s1")), product("x", nodes=("d0", "head"))),), SPLIT
+    )
+
+
+def test_a_part_of_a_split_that_is_not_there():
+    first, second = (program(*(product(name, profile) for name in ("s0", "s1"))) for profile in (0, 1))
+    check_programs((first, second), SPLIT, profiles=2)
+    assert problems((first, program(product("s1", 1))), SPLIT, profiles=2) == (
+        "profile 1 runs no product 's0', the 2:4 part of a split"
+    )
 
 
 def test_many_problems_are_counted():

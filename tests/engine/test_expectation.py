@@ -6,6 +6,7 @@ from patch_compile.engine.check import expectation_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.gated import interleave
 from patch_compile.packing import pack
+from patch_compile.plan.split import PART
 from tests.engine import graphs
 
 
@@ -53,6 +54,18 @@ def test_external_data_is_not_read(tmp_path):
 def test_graph_without_linears(tmp_path):
     expected = expectation_from_onnx(graphs.write_two_gemms(tmp_path / "m.onnx"))
     assert (expected.patch_linears, expected.dtype, expected.packed_bytes) == ({}, None, 0)
+
+
+def test_products_and_the_parts_of_a_split(tmp_path):
+    path = graphs.write_two_gemms(tmp_path / "m.onnx")
+    expected = expectation_from_onnx(path)
+    assert (expected.sparse_parts, expected.products) == (frozenset(), frozenset({"gemm0", "gemm1"}))
+    model = onnx.load(path)
+    for node, part in zip(model.graph.node, ("dense", "sparse"), strict=False):
+        node.metadata_props.add(key=PART, value=part)
+    onnx.save(model, path)
+    expected = expectation_from_onnx(path)
+    assert (expected.sparse_parts, expected.products) == (frozenset({"gemm1"}), frozenset({"gemm0"}))
 
 
 def test_two_nodes_of_one_name(broken):

@@ -1,6 +1,6 @@
 import mmap
 
-from patch_compile.engine.plan_program import PlanTensor, read_programs
+from patch_compile.engine.plan_program import PlanLayer, PlanTensor, read_programs
 
 TEXT = r"""header {
   version = 5
@@ -51,6 +51,16 @@ def test_a_program_for_each_profile(tmp_path):
     second = TEXT.replace('name="/q/proj"', 'name="/q/proj [profile 1]"')
     programs = write(tmp_path / "e", TEXT, second)
     assert [(p.layers[0].name, p.layers[0].profile) for p in programs] == [("/q/proj", 0), ("/q/proj", 1)]
+
+
+def test_a_layer_made_late_has_the_profile_of_its_inputs():
+    """As RTX 1.7.1 writes a 1×1 convolution that it computes as a product, in the second profile."""
+    inputs = ("__mye433592dconst", "__mye33622o_proj/split/0/sparse [profile 1]_alpha")
+    layer = PlanLayer.named(
+        "fully_connected", "__mye422491", inputs, "[ONNX Layer: o_proj/split/0/sparse]__gemm_from_conv1x1"
+    )
+    assert (layer.name, layer.profile, layer.onnx_nodes) == ("__mye422491", 1, ("o_proj/split/0/sparse",))
+    assert PlanLayer.named("fully_connected", "__mye1", inputs[:1], "").profile == 0
 
 
 def test_engine_without_a_program(tmp_path):

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from masklearn.architectures import ARCHITECTURES
 from masklearn.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
-from patch_compile.export import load_config
+from patch_compile.export import COVERED_ARCHITECTURES, load_config
 from patch_compile.export.architectures import check_exportable
 from tests.export.tiny import Exports
 
@@ -16,19 +17,55 @@ def write(path: Path, **settings: Any) -> Path:
     return path
 
 
-def test_an_uncovered_architecture_is_refused_with_the_covered_ones(tmp_path: Path) -> None:
-    with pytest.raises(PatchCompileError, match=r"'gpt2'.*not covered.*llama, mistral, qwen2, qwen3"):
-        load_config(write(tmp_path, model_type="gpt2"))
+def test_everything_that_masks_are_learned_for_is_exported_or_refused_with_the_reason(tmp_path: Path) -> None:
+    refused = sorted(set(ARCHITECTURES) - set(COVERED_ARCHITECTURES))
+    assert refused == ["mixtral", "qwen2_moe", "qwen3_moe"]
+    for kind in refused:
+        with pytest.raises(
+            PatchCompileError, match=rf"'{kind}'.*not covered.*which experts .* at run time.*llama"
+        ):
+            load_config(write(tmp_path, model_type=kind))
 
 
-def test_names_without_the_prefix_of_the_graph_are_refused(exports: Exports, tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused_with_the_covered_ones(tmp_path: Path) -> None:
+    with pytest.raises(
+        PatchCompileError, match=r"'t5'.*not covered.*llama, mistral, qwen2, qwen3.*gpt2.*bert"
+    ):
+        load_config(write(tmp_path, model_type="t5"))
+
+
+def test_a_checkpoint_of_the_base_model_alone_has_no_head(exports: Exports, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    named = exports.model_dir("llama")
-    check_exportable(Checkpoint.open(named))
-    AutoModelForCausalLM.from_pretrained(named).model.save_pretrained(tmp_path)
-    with pytest.raises(PatchCompileError, match=r"not named as .*none begins with 'model.layers.'"):
+    whole = exports.model_dir("llama")
+    check_exportable(Checkpoint.open(whole))
+    AutoModelForCausalLM.from_pretrained(whole).model.save_pretrained(tmp_path)
+    with pytest.raises(PatchCompileError, match=r"holds no output head.*lm_head.weight is in none"):
         check_exportable(Checkpoint.open(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "setting"),
+    [
+        ("bert", "is_decoder"),
+        ("gpt2", "add_cross_attention"),
+        ("gemma3_text", "use_bidirectional_attention"),
+    ],
+)
+def test_a_setting_that_makes_it_another_model_is_refused(
+    model_type: str, setting: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PatchCompileError, match=f"not covered with {setting} = true"):
+        load_config(write(tmp_path, model_type=model_type, **{setting: True}))
+
+
+def test_rope_of_one_kind_of_layer_alone_is_refused_too(tmp_path: Path) -> None:
+    rope = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+    }
+    with pytest.raises(PatchCompileError, match="'dynamic' are not covered"):
+        load_config(write(tmp_path, model_type="gemma3_text", rope_parameters=rope))
 
 
 def test_a_quantized_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
+import logging
+from pathlib import Path
+
+import numpy as np
 import onnx_ir as ir
 import pytest
 
+from patch_compile.export import export_model
 from patch_compile.export.names import layer_of, scope_of
-from patch_compile.export.repeat import NotRepeatableError, repeat_last_layer
+from patch_compile.export.repeat import NotRepeatableError, repeat_last_block
 from patch_compile.passes import cleanup_passes, run_passes
-from tests.export.tiny import Exports
+from tests.export.tiny import Exports, save_tiny
 
 
 def described(model: ir.Model) -> list[str]:
@@ -33,7 +38,7 @@ def test_a_different_attribute_is_found(exports: Exports) -> None:
     model = traced(exports)
     last_layer(model, "Attention").attributes["scale"] = ir.AttrFloat32("scale", 0.5)
     with pytest.raises(NotRepeatableError, match="Attention"):
-        repeat_last_layer(model, 4, 8)
+        repeat_last_block(model, 4, 8)
 
 
 def test_a_different_input_is_found(exports: Exports) -> None:
@@ -41,7 +46,7 @@ def test_a_different_input_is_found(exports: Exports) -> None:
     attention = last_layer(model, "Attention")
     attention.replace_input_with(1, attention.inputs[2])
     with pytest.raises(NotRepeatableError, match="read different values"):
-        repeat_last_layer(model, 4, 8)
+        repeat_last_block(model, 4, 8)
 
 
 def test_a_skip_to_an_older_layer_is_found(exports: Exports) -> None:
@@ -50,7 +55,7 @@ def test_a_skip_to_an_older_layer_is_found(exports: Exports) -> None:
     first_layer = [n for n in model.graph if n.op_type == "Add" and scope_of(n) == "model.layers.1"]
     adds[0].replace_input_with(0, first_layer[-1].outputs[0])
     with pytest.raises(NotRepeatableError, match="read different values"):
-        repeat_last_layer(model, 4, 8)
+        repeat_last_block(model, 4, 8)
 
 
 def test_one_more_node_is_found(exports: Exports) -> None:
@@ -59,7 +64,30 @@ def test_one_more_node_is_found(exports: Exports) -> None:
     extra = ir.node("Neg", [add.outputs[0]], name="extra", metadata_props=dict(add.metadata_props))
     model.graph.insert_after(add, extra)
     with pytest.raises(NotRepeatableError, match="nodes"):
-        repeat_last_layer(model, 4, 8)
+        repeat_last_block(model, 4, 8)
+
+
+def test_a_period_of_layers_is_repeated_as_one_block(tmp_path: Path) -> None:
+    """Four periods of two kinds, and a layer before them that makes no whole period."""
+    kinds = ["sliding_attention", "full_attention"] * 4 + ["sliding_attention"]
+    settings = {"num_hidden_layers": len(kinds), "layer_types": kinds, "max_window_layers": 0}
+    model_dir = save_tiny("qwen2-mixed", tmp_path, **settings)
+    repeated, whole = (export_model(model_dir, dtype="float16", repeat_layers=r) for r in (True, False))
+    windows = [node.inputs[3] for node in repeated.graph if node.op_type == "Attention"]
+    assert [window is windows[0] for window in windows] == [kind == kinds[0] for kind in kinds]
+    assert described(repeated) == described(whole)
+
+
+def test_layers_that_differ_are_traced_whole_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """GPT-2 may scale the attention of each layer by its number."""
+    model_dir = save_tiny("gpt2", tmp_path, scale_attn_by_inverse_layer_idx=True)
+    with caplog.at_level(logging.WARNING):
+        model = export_model(model_dir, dtype="float16")
+    assert "tracing all 4 layers" in caplog.text
+    scales = [n.attributes["scale"].as_float() for n in model.graph if n.op_type == "Attention"]
+    np.testing.assert_allclose(scales, [0.25 / (i + 1) for i in range(4)], rtol=1e-6)
 
 
 def test_models_that_mix_kinds_of_layers_are_traced_whole(exports: Exports) -> None:

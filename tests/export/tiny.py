@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
+from masklearn.architectures import ARCHITECTURES, auto_class
 from masklearn.checkpoint import Checkpoint
 from patch_compile.export import export_model
 from patch_compile.onnx_data import bind_weights, write_onnx
@@ -28,6 +29,22 @@ _SIZES: dict[str, Any] = {
     "initializer_range": 0.2,
 }
 _YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+_PARTIAL_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+_TOKENS = {
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}  # some defaults lie outside the vocabulary
+_OWN_HEADS: dict[str, Any] = _TOKENS | {"num_key_value_heads": 4}  # a key and a value for every query
+_GEMMA3_ROPE = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+}
+_GEMMA: dict[str, Any] = _TOKENS | {
+    "sliding_window": 6,
+    "query_pre_attn_scalar": 24,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
 # The windows are shorter than the tests' sequences.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": False}),
@@ -35,21 +52,55 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral-window": ("mistral", {"sliding_window": 6}),
     "qwen2-mixed": ("qwen2", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}),
     "qwen3": ("qwen3", {}),
+    "gemma": ("gemma", _TOKENS),
+    "gemma2": ("gemma2", _GEMMA | {"attn_logit_softcapping": 4.0, "final_logit_softcapping": 5.0}),
+    "gemma3_text": ("gemma3_text", _GEMMA | {"rope_parameters": _GEMMA3_ROPE}),
+    "phi3": ("phi3", _TOKENS | {"sliding_window": 6, "rope_parameters": _PARTIAL_ROPE}),
+    "gpt2": ("gpt2", _OWN_HEADS),
+    "opt": ("opt", _OWN_HEADS | {"ffn_dim": 96, "word_embed_proj_dim": 32}),
+    "gpt_neox": ("gpt_neox", _OWN_HEADS | {"rope_parameters": _PARTIAL_ROPE}),
+}
+# Without a cache; `pooler_output` where the model has one.
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", _TOKENS),
+    "roberta": ("roberta", _TOKENS | {"type_vocab_size": 1}),
+    "xlm-roberta": ("xlm-roberta", _TOKENS | {"type_vocab_size": 1}),
+    "distilbert": ("distilbert", _TOKENS | {"dim": 64, "hidden_dim": 96, "n_layers": LAYERS, "n_heads": 4}),
 }
 
 
 def save_tiny(variant: str, path: Path, **changes: Any) -> Path:
     """Save a random fp32 model of `variant` at `path`."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    kind, settings = VARIANTS[variant]
+    kind, settings = (VARIANTS | ENCODERS)[variant]
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **(_SIZES | settings | changes))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for name, parameter in model.named_parameters():
+    return _save(auto_class(ARCHITECTURES[kind]).from_config(config, dtype=torch.float32), path)
+
+
+def save_gemma3(path: Path) -> Path:
+    """Save a random Gemma 3 with a vision tower, its text model of three layers."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    text = _SIZES | _GEMMA | {"num_hidden_layers": 3, "layer_types": _GEMMA["layer_types"][:3]}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        "gemma3",
+        text_config=text,
+        vision_config=vision | {"image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        tie_word_embeddings=True,
+    )
+    return _save(AutoModelForCausalLM.from_config(config, dtype=torch.float32), path)
+
+
+def _save(model: Any, path: Path) -> Path:
+    for parameter in model.parameters():
         # Biases start at 0 and norms at 1, where dropping either would go unnoticed.
         if parameter.dim() == 1:
-            torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
+            parameter.data += 0.2 * torch.randn_like(parameter)
     model.save_pretrained(path)
     return path
 

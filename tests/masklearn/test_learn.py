@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from masklearn.budget import Budget
 from masklearn.calibrate import calibration_windows
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears
@@ -16,6 +17,7 @@ from masklearn.learn import learn
 from masklearn.maskset import MaskSet
 from masklearn.prune import write_pruned_checkpoint
 from masklearn.recipe import Criterion, LearnRecipe
+from masklearn.select import select
 from tests.conftest import ModelMaker
 
 METHODS = ["oneshot", "sparsegpt", "wanda", "magnitude"]
@@ -48,6 +50,32 @@ def test_same_recipe_same_file(make_model: ModelMaker, text_file: Path, tmp_path
         learn(path, recipe(text_file, seed=seed), tmp_path / f"s{name}").masks.save(tmp_path / name)
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1] != files[2]
+
+
+def test_tiles_may_be_chosen_by_what_they_save(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    """Of a saving that only the last block brings, in a unit of its own; the recipe's ratio says nothing then."""
+    path = make_model()
+    asked: dict[str, Any] = {}
+
+    def choose(scores: Any, areas: Any) -> Any:
+        assert list(scores) == list(areas) == list(covered_linears(path).linears)
+        saves = {name: area * ("layers.2" in name) / 1000 for name, area in areas.items()}
+        asked["budget"] = Budget.saving(2.0, "µs")
+        asked["tiles"] = select(scores, areas, asked["budget"], saves)
+        return asked["tiles"], asked["budget"]
+
+    given = recipe(text_file, method="magnitude", ratio=0.5)
+    masks = learn(path, given, tmp_path / "scratch", choose=choose).masks
+    assert all(np.array_equal(mask.tiles, asked["tiles"][name]) for name, mask in masks.items())
+    assert {name.split(".")[2] for name, mask in masks.items() if mask.tiles.any()} == {"2"}
+    assert (
+        masks.ratio_asked
+        == masks.ratio
+        == pytest.approx(sum(m.zeroed for m in masks.values()) / masks.weights)
+    )
+    assert masks.extra["budget"] == {"amount": 2.0, "unit": "µs"}
 
 
 def test_masks_belong_to_their_model(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:

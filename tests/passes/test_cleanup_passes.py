@@ -3,12 +3,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
+import pytest
 
-from patch_compile.passes import cleanup_passes, run_passes
+from patch_compile.passes import PassDump, cleanup_passes, run_passes
 from patch_compile.passes.deduplicate_constants import DeduplicateConstantsPass
 from patch_compile.passes.fix_reshapes import FixReshapesPass
 from patch_compile.passes.fold_constants import FoldConstantsPass
 from patch_compile.passes.remove_noops import RemoveNoopsPass
+from patch_compile.passes.replace_sequences import ReplaceSequencesPass
+from patch_compile.passes.resolve_cast_like import ResolveCastLikePass
 
 
 def graph_of(text: str, opset: int = 23) -> ir.Model:
@@ -60,7 +63,7 @@ def test_every_operation_folds_to_what_onnx_runtime_computes() -> None:
             b = Constant <value = int64[2] {2, 3}> ()
             f = Constant <value = float {4.0}> ()
             axis = Constant <value_ints = [0]> ()
-            like = CastLike (f, x)
+            like = Cast <to = 7> (f)
             sum = Add (a, b)
             difference = Sub (a, b)
             product = Mul (a, like)
@@ -77,6 +80,65 @@ def test_every_operation_folds_to_what_onnx_runtime_computes() -> None:
     assert ops(model) == ["Add"]
     x = np.array([100])
     assert outputs(model, x=x)[0].tolist() == outputs(graph_of(text), x=x)[0].tolist()
+
+
+def test_a_cast_like_another_value_says_its_type() -> None:
+    text = """
+        agraph (float16[n, 4] x) => (float16[n, 4] y) {
+            wide = Cast <to = 1> (x)
+            root = Sqrt (wide)
+            y = CastLike (root, x)
+        }"""
+    model = graph_of(text)
+    assert ResolveCastLikePass()(model).modified
+    assert ops(model) == ["Cast", "Sqrt", "Cast"]
+    assert not ResolveCastLikePass()(model).modified
+    x = np.array([[1, 2, 3, 4]], np.float16)
+    assert np.array_equal(outputs(model, x=x)[0], outputs(graph_of(text), x=x)[0])
+
+
+def test_a_cast_like_a_value_of_unknown_type_stays() -> None:
+    model = graph_of("agraph (float[n] x, float16[n] z) => (y) { u = Neg (z) y = CastLike (x, u) }")
+    assert not ResolveCastLikePass()(model).modified
+
+
+SEQUENCE = """
+    agraph (float[n, 6] x) => (float[n, {first}] a, float[n, {second}] b) {{
+        sizes = Constant <{sizes}> ()
+        zero = Constant <value = int64 {{0}}> ()
+        one = Constant <value = int64 {{-1}}> ()
+        parts = SplitToSequence <axis = {axis}, keepdims = 1> (x, sizes)
+        a = SequenceAt (parts, zero)
+        b = SequenceAt (parts, one)
+    }}"""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first", "second"),
+    [("value_ints = [2, 4]", 2, 4), ("value = int64 {3}", 3, 3), ("value = int64 {4}", 4, 2)],
+)
+def test_a_sequence_of_parts_becomes_a_split(sizes: str, first: int, second: int) -> None:
+    text = SEQUENCE.format(sizes=sizes, first=first, second=second, axis=-1)
+    model = run_passes(graph_of(text), [FoldConstantsPass(), ReplaceSequencesPass()])
+    assert ops(model) == ["Split"]
+    assert [value.name for value in model.graph.outputs] == ["a", "b"]
+    x = np.arange(12, dtype=np.float32).reshape(2, 6)
+    for made, expected in zip(outputs(model, x=x), outputs(graph_of(text), x=x), strict=True):
+        assert np.array_equal(made, expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("axis = -1", "axis = 0"),  # of unknown length
+        ("keepdims = 1", "keepdims = 0"),
+        ("a = SequenceAt (parts, zero)", "l = SequenceLength (parts) a = SequenceAt (parts, l)"),
+    ],
+)
+def test_a_sequence_that_is_no_split_stays(old: str, new: str) -> None:
+    text = SEQUENCE.format(sizes="value = int64 {3}", first=3, second=3, axis=-1).replace(old, new)
+    model = run_passes(graph_of(text), [FoldConstantsPass(), ReplaceSequencesPass()])
+    assert "SplitToSequence" in ops(model)
 
 
 def test_weights_are_not_folded_merged_or_read() -> None:
@@ -216,7 +278,8 @@ def test_equal_constants_become_one_and_types_are_told_apart() -> None:
 def test_each_pass_leaves_its_graph_in_the_dump(tmp_path: Path) -> None:
     model = graph_of("agraph (float[2] x, float[2] W) => (float[2] y) { a = Identity (x)\n y = Mul (a, W) }")
     with_weight(model, "W", (2,))
-    run_passes(model, cleanup_passes()[:3], dump_dir=tmp_path / "dump")
+    dump = PassDump(tmp_path / "dump")
+    run_passes(run_passes(model, [FoldConstantsPass(), FixReshapesPass()], dump), [RemoveNoopsPass()], dump)
     names = sorted(path.name for path in (tmp_path / "dump").iterdir())
     assert names == [
         "00_start.txt",

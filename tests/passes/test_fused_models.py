@@ -14,6 +14,7 @@ import torch
 
 from masklearn.checkpoint import Checkpoint
 from masklearn.maskset import LinearMask
+from masklearn.naming import is_transposed
 from masklearn.prune import masked_weight
 from patch_compile.compile import write_hybrid
 from patch_compile.export import export_model
@@ -30,8 +31,10 @@ Fused = dict[str, int]
 
 
 def masks_of(model: ir.Model) -> dict[str, LinearMask]:
-    """Every linear but the head; the first tile of each is 2:4, so that none stays dense."""
-    sites = {name: site for name, site in find_linears(model).items() if name != "lm_head"}
+    """Every linear of the blocks; the first tile of each is 2:4, so that none stays dense."""
+    outside = ("lm_head", "model.decoder.project_in", "model.decoder.project_out")  # of the blocks
+    found = find_linears(model).items()
+    sites = {name: site for name, site in found if name not in outside and not site.shared}
     return {name: _mask(site.shape, seed) for seed, (name, site) in enumerate(sites.items())}
 
 
@@ -54,15 +57,19 @@ class Pruned:
 
     def __init__(self, path: Path, masks: dict[str, Any]) -> None:
         self._source, self._masks, self.path = Checkpoint.open(path), masks, path
-        self.shape = self._source.shape
+        self.shape, self.config = self._source.shape, self._source.config
 
     def __contains__(self, name: str) -> bool:
         return name in self._source
 
     def read(self, name: str) -> np.ndarray:
         weight = self._source.read(name)
-        mask = self._masks.get(name.removesuffix(".weight"))
-        return weight if mask is None else np.where(mask.keep(), weight, 0).astype(weight.dtype)
+        linear = name.removesuffix(".weight")
+        if linear not in self._masks:
+            return weight
+        keep = self._masks[linear].keep()
+        keep = keep.T if is_transposed(self._source, linear) else keep
+        return np.where(keep, weight, 0).astype(weight.dtype)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,8 @@ class Pruned:
         ("llama", {"hidden_act": "gelu"}, {}, {"": 3, "residual": 2, "gated_gelu": 1}),
         ("llama", {"hidden_act": "quick_gelu"}, {}, {"": 5, "residual": 2}),
         ("qwen2-mixed", {}, {"opset": 20, "plain_ops": True}, {"bias": 3, "residual": 2, "gated_silu": 1}),
+        ("gpt2", {}, {}, {"bias": 1, "bias_residual": 2, "bias_gelu_tanh": 1}),
+        ("opt", {}, {}, {"bias": 4, "bias_residual": 2}),
     ],
 )  # fmt: skip
 def test_decoders(
@@ -136,7 +145,7 @@ def check_fusion(model: ir.Model, feed: np.ndarray, tmp_path: Path, expected: Fu
 
 
 class Mlp(torch.nn.Module):
-    """The MLP of GPT-2 (whose own layers hold `[K, N]` and are not found yet) and of encoders."""
+    """The MLP of GPT-2 and of encoders."""
 
     def __init__(self, activation: str) -> None:
         from transformers.activations import ACT2FN

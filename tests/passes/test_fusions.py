@@ -1,6 +1,7 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes import common
 
 from patch_compile.passes import cleanup_passes, run_passes
 from patch_compile.passes.fold_constants import FoldConstantsPass
@@ -48,6 +49,37 @@ def test_what_is_not_rms_norm_stays(power: str, axis: int) -> None:
         graph_of(NORM.format(power=power, axis=axis)), [FoldConstantsPass(), FuseRmsNormPass()]
     )
     assert "RMSNormalization" not in ops(model)
+
+
+WIDE_NORM = """
+    agraph (float16[n, 8] x, float16[8] weight) => (float16[n, 8] y) {
+        two = Constant <value = float {2.0}> ()
+        one = Constant <value = float {1.0}> ()
+        axes = Constant <value_ints = [-1]> ()
+        epsilon = Constant <value = float {0.01}> ()
+        wide = Cast <to = 1> (x)
+        square = Pow (wide, two)
+        mean = ReduceMean <keepdims = 1> (square, axes)
+        shifted = Add (mean, epsilon)
+        root = Sqrt (shifted)
+        scale = Reciprocal (root)
+        normal = Mul (wide, scale)
+        wide_weight = Cast <to = 1> (weight)
+        centred = Add (wide_weight, one)
+        scaled = Mul (normal, centred)
+        y = Cast <to = 10> (scaled)
+    }"""
+
+
+def test_rms_norm_that_scales_in_fp32_is_fused_in_fp32() -> None:
+    model = graph_of(WIDE_NORM)
+    common.ShapeInferencePass()(model)  # torch types what it exports
+    run_passes(model, [FoldConstantsPass(), FuseRmsNormPass()])
+    assert ops(model) == ["Cast", "Cast", "Add", "RMSNormalization", "Cast"]
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(s).astype(np.float16) * 3 for s in ((5, 8), (8,)))
+    fused, plain = (outputs(m, x=x, weight=weight)[0] for m in (model, graph_of(WIDE_NORM)))
+    np.testing.assert_allclose(fused.astype(np.float32), plain.astype(np.float32), rtol=2.0**-10)
 
 
 def test_a_weight_of_another_type_is_not_fused() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,10 @@ __all__ = [
     "COMPILER",
     "PLUGINS",
     "Arguments",
+    "Call",
     "Config",
     "CopyMode",
+    "Device",
     "HostKernel",
     "Launch",
     "Problem",
@@ -34,6 +38,10 @@ __all__ = [
 ]
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+# The benchmark's view of the kernels' structs serves here too: what a GPU is given is what these tests run with.
+sys.path[:0] = [str(PLUGINS / "bench")]
+_kernels = importlib.import_module("kernels")
+Arguments, Device, Problem = _kernels.Arguments, _kernels.Device, _kernels.Problem
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 _FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 
@@ -46,30 +54,9 @@ class CopyMode(IntEnum):
     MIXED = 2
 
 
-class Arguments(ctypes.Structure):
-    """LinearArguments of plugins/kernels/arguments.h."""
+class Call(ctypes.Structure):
+    """What `patch_host_run` takes: arguments, and the sizes that every access is checked against."""
 
-    _fields_ = [
-        (n, ctypes.c_void_p)
-        for n in ["x", "dense", "sparse", "meta", "index", "bias", "residual", "y", "partials", "counters"]
-    ] + [
-        (n, ctypes.c_int32)
-        for n in [
-            "tokens",
-            "out_features",
-            "in_features",
-            "panels",
-            "dense_slabs",
-            "sparse_slabs",
-            "parts",
-            "x_vector",
-            "y_vector",
-            "activation",
-        ]
-    ]
-
-
-class _Call(ctypes.Structure):
     _fields_ = [
         ("arguments", Arguments),
         *(
@@ -81,6 +68,7 @@ class _Call(ctypes.Structure):
                 "index_words",
                 "partial_values",
                 "counter_words",
+                "first_block",
             ]
         ),
         *((n, ctypes.c_int32) for n in ["scalar", "config", "copy_mode"]),
@@ -97,18 +85,6 @@ class Stats(ctypes.Structure):
     ]
 
 
-class Problem(ctypes.Structure):
-    """Sizes that a schedule is chosen by."""
-
-    _fields_ = [
-        ("tokens", ctypes.c_int64),
-        *(
-            (n, ctypes.c_int32)
-            for n in ["out_features", "in_features", "panel_rows", "dense_slabs", "sparse_slabs", "gated"]
-        ),
-    ]
-
-
 class Config(NamedTuple):
     """A line of the table of configurations."""
 
@@ -120,6 +96,7 @@ class Config(NamedTuple):
     blocks_per_sm: int
     streams: bool
     gated: bool
+    shared_bytes: int
 
 
 @dataclass
@@ -161,17 +138,17 @@ class HostKernel:
         """The table, by name and in its order."""
         out = {}
         for i in range(self.lib.patch_host_config_count()):
-            fields = (ctypes.c_int32 * 8)()
+            fields = (ctypes.c_int32 * 9)()
             self.lib.patch_host_config(i, fields)
             out[self.lib.patch_host_config_name(i).decode()] = Config(
-                *fields[:6], bool(fields[6]), bool(fields[7])
+                *fields[:6], bool(fields[6]), bool(fields[7]), fields[8]
             )
         return out
 
-    def schedule(self, problem: Problem, sms: int, config: int = -1) -> tuple[int, int]:
-        """(configuration, parts) the plugin would choose."""
+    def schedule(self, problem: Any, device: Any, config: int = -1) -> tuple[int, int]:
+        """(configuration, parts) the plugin would choose for a `Problem` on a `Device`."""
         out = (ctypes.c_int32 * 2)()
-        self.lib.patch_host_schedule(ctypes.byref(problem), sms, config, out)
+        self.lib.patch_host_schedule(ctypes.byref(problem), ctypes.byref(device), config, out)
         return out[0], out[1]
 
     def workspace_bound(self, problem: Problem) -> int:
@@ -222,7 +199,7 @@ class HostKernel:
         tensors = self.tensors(packed, x, bias, launch, residual)
         tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
         addresses = {name: tensor.ctypes.data for name, tensor in tensors.items()}
-        call = _Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
+        call = Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
         call.dense_values, call.sparse_values = packed.dense.size, packed.sparse.size
         call.meta_words, call.index_words = packed.meta.size, packed.index.size
         call.partial_values, call.counter_words = tensors["partials"].size, parts

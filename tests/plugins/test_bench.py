@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from patch_compile.packing import PackedLinear
-from tests.plugins.host_kernel import COMPILER, PLUGINS, Launch
-from tests.plugins.host_kernel import Problem as HostProblem
+from tests.plugins.host_kernel import COMPILER, PLUGINS, Device, Launch, Problem
 from tests.plugins.oracle_packing import Packed
 
 sys.path.insert(0, str(PLUGINS / "bench"))
@@ -76,11 +75,14 @@ def test_without_a_gpu_it_says_so():
 @pytest.mark.skipif(NVCC is None or COMPILER is None, reason="no nvcc, or no compiler for the host emulation")
 def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path):
     library = bench_kernels.Kernels(bench_kernels.build_library(tmp_path, "sm_80", NVCC))
-    assert [name for name, _ in library.configs()] == list(kernel.configs())
-    assert [rows for _, rows in library.configs()] == [c.panel_rows for c in kernel.configs().values()]
-    for tokens in (1, 64, 4096):
-        sizes = (tokens, 4096, 4096, 128, 400, 1648)
-        chosen = library.schedule(bench_kernels.Problem(*sizes), 108)
-        assert chosen == kernel.schedule(HostProblem(*sizes), 108)
+    assert library.configs() == [
+        bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes)
+        for name, c in kernel.configs().items()
+    ]
+    device = Device(108, 163 << 10, 40 << 20, 153, 1024)
+    for tokens, gated in ((1, 0), (64, 0), (4096, 0), (4096, 1)):
+        problem = Problem(tokens, 4096, 4096, 64 if gated else 128, 400, 1648, gated)
+        chosen = library.schedule(problem, device)
+        assert chosen == kernel.schedule(problem, device)
         assert library.partial_bytes(*chosen) == kernel.lib.patch_host_partial_bytes(*chosen)
     assert library.counter_bytes >= 4 * 108

@@ -13,10 +13,14 @@ from tests.plugins.oracle_packing import Packed, pack_slabs
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-GATED = ("gated-decode-64", "gated-mid-64", "gated-prefill-64")
-PLAIN = ("decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128")
-CONFIGS = (*PLAIN, *GATED)
-STREAMS = tuple(name for name in CONFIGS if "prefill" not in name)
+CONFIGS = (
+    "decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128",
+    "gated-decode-64", "gated-mid-64", "gated-prefill-64",
+    "broad-64", "broad-128", "gated-broad-64", "wide-128",
+)  # fmt: skip
+GATED = tuple(name for name in CONFIGS if name.startswith("gated"))
+PLAIN = tuple(name for name in CONFIGS if name not in GATED)
+STREAMS = tuple(name for name in CONFIGS if not name.startswith(("prefill", "gated-prefill", "wide")))
 TOKENS = (*range(1, 41), 64, 100, 128, 129, 300)
 
 

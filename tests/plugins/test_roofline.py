@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from patch_compile.plan.roofline import assumptions, linear_roofline, schedule
+from patch_compile.plan.roofline.devices import DEVICES
 from tests.plugins.host_kernel import COMPILER, PLUGINS
+from tests.plugins.host_kernel import Device as HostDevice
 from tests.plugins.host_kernel import Problem as HostProblem
 
 sys.path.insert(0, str(PLUGINS / "bench"))
-assumptions, devices, linear_roofline, problems, roofline, schedule = (
-    importlib.import_module(name)
-    for name in ("assumptions", "devices", "linear_roofline", "problems", "roofline", "schedule")
-)
+problems, roofline = (importlib.import_module(name) for name in ("problems", "roofline"))
 
-DEVICES = devices.DEVICES
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 SHAPES = [shape for shapes in problems.SHAPES.values() for shape in shapes]
 LARGE = [(4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336)]
@@ -49,13 +48,29 @@ def test_no_prediction_exceeds_the_limits(device):
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=lambda d: d.name)
 def test_more_sparse_slabs_are_never_slower(device):
-    """For a few tokens and for many: between, the schedule moves from one kernel to another."""
-    for shape, tokens in itertools.product(LARGE, (1, 8, 16, 2048, 4096)):
+    """By more than 5 %, where the schedule moves from one kernel to another. Hopper leaves many tokens dense."""
+    many = () if device.arch == 90 else (2048, 4096)
+    for shape, tokens in itertools.product(LARGE, (1, 8, 16, *many)):
         times = [
             roofline.predict(device, roofline.linear(*shape, share), tokens).microseconds
             for share in np.linspace(0, 1, 11)
         ]
-        assert times == sorted(times, reverse=True)
+        assert all(after <= 1.05 * before for before, after in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
+def test_the_schedule_is_about_the_best_there_is(device):
+    """The plugin's rule of thumb against the roofline of every configuration."""
+    lost = []
+    for shape, tokens, share in itertools.product(LARGE, problems.TOKENS, (0.0, 0.5, 0.9)):
+        asked = roofline.linear(*shape, share)
+        best = min(
+            roofline.predict(device, asked, tokens, number).microseconds
+            for number, c in enumerate(schedule.CONFIGS)
+            if c.panel_rows == 128 and c.shared_bytes <= device.limits.shared_bytes
+        )
+        lost.append(roofline.predict(device, asked, tokens).microseconds / best)
+    assert np.exp(np.mean(np.log(lost))) < 1.03 and max(lost) < 1.5
 
 
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
@@ -67,8 +82,9 @@ def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
         assert decode.speedup > 0.87
         n, tokens = shape[0], 4096
         tiles = -(-n // 128) * -(-tokens // 128)
-        whole_tiles = -(-tiles // device.sms) * device.sms / tiles
         prefill = roofline.predict(device, roofline.linear(*shape, 0.0), tokens)
+        cut = prefill.parts > 1  # into as many equal parts as there are SMs
+        whole_tiles = 1 if cut else -(-tiles // device.sms) * device.sms / tiles
         assert 0.95 < prefill.speedup * whole_tiles <= 1.0
 
 
@@ -82,23 +98,23 @@ def test_geforce_cards_sum_in_fp32_at_half_the_rate():
 
 
 def test_end_to_end_on_an_a6000():
-    """Below the goal of 1.21 / 1.33 / 1.47 by a hundredth, above what STOICC measured of such a mosaic."""
+    """The goal of 1.21 / 1.33 / 1.47 is reached, and what STOICC measured of such a mosaic passed."""
     found = [whole("A6000", ratio).speedup for ratio in roofline.RATIOS]
-    assert found == pytest.approx([1.197, 1.316, 1.462], abs=0.006)
+    assert found == pytest.approx([1.213, 1.334, 1.483], abs=0.006)
+    assert all(speedup >= goal for speedup, goal in zip(found, roofline.GOAL, strict=True))
     assert all(
         speedup > published for speedup, published in zip(found, roofline.PUBLISHED["A6000"], strict=True)
     )
-    assert max(goal - speedup for goal, speedup in zip(roofline.GOAL, found, strict=True)) < 0.02
 
 
-def test_gate_up_and_activation_in_one_kernel_reach_the_goal():
-    for ratio, goal in zip(roofline.RATIOS, roofline.GOAL, strict=True):
-        assert whole("A6000", ratio, fused=True).speedup >= goal
+def test_gate_up_and_activation_in_three_kernels_miss_it_by_a_hundredth():
+    found = [whole("A6000", ratio, fused=False).speedup for ratio in roofline.RATIOS]
+    assert all(0 < goal - speedup < 0.02 for goal, speedup in zip(roofline.GOAL, found, strict=True))
 
 
 def test_both_models_do_the_same_work_beside_the_linears():
     """At ratio 0 the hybrid model is the dense one but for the overhead of its linears, 7 in each of 32 blocks."""
-    found = whole("A6000", 0.0)
+    found = whole("A6000", 0.0, fused=False)
     assert 0 < found.hybrid_decode - found.dense_decode < 127 * 7 * 32 * 3e-3
     assert whole("A6000", 0.35).dense == found.dense
 
@@ -155,14 +171,20 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         slabs = -(-n // rows) * -(-k // 64)
         sparse = round(rng.random() * slabs)
         sizes = (tokens, n, k, rows, slabs - sparse, sparse)
-        sms = int(rng.choice([20, 58, 84, 108, 128, 132, 142, 300]))
-        assert schedule.choose_schedule(schedule.Problem(*sizes), sms) == kernel.schedule(
-            HostProblem(*sizes), sms
+        sms, shared = int(rng.choice([20, 58, 84, 108, 132, 300])), int(rng.choice([99, 163, 227])) << 10
+        limits = (
+            sms,
+            shared,
+            int(2 ** rng.uniform(20, 27)),
+            int(rng.integers(50, 400)),
+            int(rng.integers(256, 1300)),
         )
+        mine, theirs = schedule.Problem(*sizes), HostProblem(*sizes)
         fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
-        assert schedule.choose_schedule(schedule.Problem(*sizes), sms, fixed) == kernel.schedule(
-            HostProblem(*sizes), sms, fixed
-        )
+        for config in (None, fixed):
+            found = schedule.choose_schedule(mine, schedule.Limits(*limits), config)
+            asked = -1 if config is None else config
+            assert found == kernel.schedule(theirs, HostDevice(*limits), asked)
 
 
 def test_the_models_linears_are_the_benchmarks_shapes():
@@ -208,8 +230,10 @@ def test_every_assumption_has_a_line_of_its_own_and_is_moved():
     assert all(f"| {name} |" in roofline.assumption_table() for name in named)
 
 
-def test_it_needs_neither_torch_nor_the_packages():
-    code = "import sys, roofline; print(sorted({'torch', 'patch_compile', 'masklearn'} & set(sys.modules)))"
+def test_it_needs_nothing_heavy():
+    code = (
+        "import sys, roofline; print(sorted({'torch', 'transformers', 'onnx', 'onnx_ir'} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PLUGINS / "bench", capture_output=True, text=True, check=True
     )

@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 
-from tests.plugins.host_kernel import COMPILER, Problem
+from tests.plugins.host_kernel import COMPILER, Device, Problem
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-SMS = (20, 46, 84, 108, 132, 188, 400)
+# SMs, shared memory that a block may ask for, L2, and tokens that an SM multiplies while a block of W comes from DRAM.
+A6000, RTX_4090 = Device(84, 99 << 10, 6 << 20, 201, 512), Device(128, 99 << 10, 72 << 20, 328, 512)
+A100, H100 = Device(108, 163 << 10, 40 << 20, 153, 1024), Device(132, 227 << 10, 50 << 20, 183, 1270)
+DEVICES = (
+    A6000, A100, H100, RTX_4090, Device(20, 99 << 10, 2 << 20, 150, 512), Device(46, 99 << 10, 4 << 20, 150, 512),
+    Device(188, 99 << 10, 128 << 20, 300, 512), Device(400, 227 << 10, 200 << 20, 100, 1270),
+)  # fmt: skip
 SHAPES = (
     (4096, 4096),
     (11008, 4096),
@@ -38,54 +44,77 @@ def test_workspace_bound_covers_every_smaller_shape(kernel, packing, share):
     configs = [
         i for i, c in enumerate(kernel.configs().values()) if (c.panel_rows, c.gated) == (panel_rows, gated)
     ]
+    shared = [c.shared_bytes for c in kernel.configs().values()]
     for shape in SHAPES:
         for most in (1, 16, 17, 300, 5000, 65536):
             bound = kernel.workspace_bound(problem(most, shape, panel_rows, share, gated))
             for tokens in {1, most, most // 2 + 1, max(1, most - 1), min(most, 64), min(most, 128)}:
-                for sms in SMS:
+                for device in DEVICES:
                     for fixed in (-1, *configs):
                         asked = problem(tokens, shape, panel_rows, share, gated)
-                        config, parts = kernel.schedule(asked, sms, fixed)
-                        assert config in configs
+                        config, parts = kernel.schedule(asked, device, fixed)
+                        if fixed >= 0 and device.shared_bytes < shared[fixed]:
+                            assert config == -1
+                            continue
+                        assert config in configs and shared[config] <= device.shared_bytes
                         assert kernel.lib.patch_host_partial_bytes(config, parts) <= bound
                         assert 1 <= parts <= 2 * 192  # counters
 
 
 def test_the_workspace_does_not_grow_with_the_tokens(kernel):
-    bounds = [kernel.workspace_bound(problem(tokens, (32768, 32768), 64)) for tokens in (256, 65536)]
-    assert bounds[0] == bounds[1] < 2**24
+    bounds = [kernel.workspace_bound(problem(tokens, (32768, 32768), 128)) for tokens in (256, 65536)]
+    assert bounds[0] == bounds[1] < 2**25
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("sms", [84, 108, 128])
-def test_tokens_choose_the_configuration(kernel, packing, sms):
+@pytest.mark.parametrize("device", [A6000, A100, RTX_4090], ids=["A6000", "A100", "RTX 4090"])
+def test_tokens_choose_the_configuration(kernel, packing, device):
     panel_rows, gated = packing
     names = list(kernel.configs())
     chosen = [
-        names[kernel.schedule(problem(m, (4096, 4096), panel_rows, gated=gated), sms)[0]]
-        for m in (1, 16, 64, 512, 4096)
+        names[kernel.schedule(problem(m, (4096, 4096), panel_rows, gated=gated), device)[0]]
+        for m in (1, 16, 64, 8192)
     ]
-    kinds = ("decode", "decode", "mid", "prefill", "prefill")
+    wide = (panel_rows, device.sms) == (128, 108)
+    kinds = ("decode", "decode", "mid", "wide" if wide else "prefill")
     assert chosen == ["gated-" * gated + f"{kind}-{panel_rows}" for kind in kinds]
 
 
-def test_token_tiles_of_a_large_weight_walk_over_it_together(kernel):
-    """Else each reads it from DRAM again: 32 panels x 2 token tiles are 64 parts, though there are 84 SMs."""
-    assert kernel.schedule(problem(128, (4096, 4096), 128), 84) == (4, 64)
-    _, parts = kernel.schedule(problem(128, (576, 576), 128), 84)  # this one stays in L2
+def test_what_needs_more_shared_memory_than_the_device_has_is_no_choice(kernel):
+    wide = list(kernel.configs()).index("wide-128")
+    asked = problem(8192, (4096, 4096), 128)
+    assert [kernel.schedule(asked, device, wide)[0] for device in (A6000, RTX_4090, A100, H100)] == [
+        -1, -1, wide, wide,
+    ]  # fmt: skip
+    assert kernel.schedule(asked, A6000)[0] != wide
+
+
+def test_a_last_wave_that_would_idle_is_cut(kernel):
+    """512 tokens by 4096 rows are 128 tiles: 108 SMs would take two turns for 1.2 turns' work."""
+    config, parts = kernel.schedule(problem(512, (4096, 4096), 128), A100)
+    assert list(kernel.configs())[config] == "broad-128" and parts == 108
+
+
+def test_token_tiles_of_a_large_weight_walk_over_it_together_where_l2_is_small(kernel):
+    """Else each reads it from DRAM again: 32 panels x 2 token tiles of 64 are 64 parts, though there are 84 SMs."""
+    names = list(kernel.configs())
+    asked = problem(128, (4096, 4096), 128)
+    assert kernel.schedule(asked, A6000, names.index("mid-128"))[1] == 64
+    assert kernel.schedule(asked, Device(84, 99 << 10, 72 << 20, 201, 512), names.index("mid-128"))[1] == 84
+    _, parts = kernel.schedule(problem(128, (576, 576), 128), A6000)  # this one stays in L2
     assert parts > 5 * 2
 
 
 def test_decode_fills_the_device_and_prefill_is_not_cut(kernel):
     """4096 rows are 32 panels for 108 SMs."""
-    _, parts = kernel.schedule(problem(1, (4096, 4096), 128), 108)
+    _, parts = kernel.schedule(problem(1, (4096, 4096), 128), A100)
     assert parts >= 108
-    assert kernel.schedule(problem(8192, (4096, 4096), 128), 108)[1] == 1
+    assert kernel.schedule(problem(8192, (4096, 4096), 128), A100)[1] == 1
 
 
 def test_a_small_linear_is_not_cut_into_crumbs(kernel):
     """Of 9 panels of 9 slabs, each part has two dense slabs' worth to do at least."""
-    _, parts = kernel.schedule(problem(1, (576, 576), 64, share=0.0), 400)
+    _, parts = kernel.schedule(problem(1, (576, 576), 64, share=0.0), DEVICES[-1])
     assert parts <= 81 // 2 + 1
 
 
@@ -93,7 +122,7 @@ def test_a_tactic_fixes_the_configuration(kernel):
     for number, config in enumerate(kernel.configs().values()):
         for rows, gated in PACKINGS:
             asked = problem(1, (4096, 4096), rows, gated=gated)
-            chosen, parts = kernel.schedule(asked, 108, number)
+            chosen, parts = kernel.schedule(asked, H100, number)
             fits = (rows, gated) == (config.panel_rows, config.gated)
             assert chosen == (number if fits else -1) and (config.streams or parts == 1)
 

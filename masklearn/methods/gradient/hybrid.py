@@ -35,8 +35,9 @@ def gumbel(shape: torch.Size, device: torch.device, generator: torch.Generator) 
 
 def spread_tiles(grid: Tensor, shape: tuple[int, int], tile: tuple[int, int]) -> Tensor:
     """A value per tile at the resolution of groups: `[grid]` to `[N, K/4]`."""
-    rows = grid.repeat_interleave(tile[0], dim=0)[: shape[0]]
-    return rows.repeat_interleave(tile[1] // GROUP, dim=1)[:, : shape[1] // GROUP]
+    tall, wide = (min(size, whole) for size, whole in zip(tile, shape, strict=True))  # a tile may be larger
+    rows = grid.repeat_interleave(tall, dim=0)[: shape[0]]
+    return rows.repeat_interleave(wide // GROUP, dim=1)[:, : shape[1] // GROUP]
 
 
 def weight_of_logits(

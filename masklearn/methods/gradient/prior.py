@@ -14,6 +14,7 @@ from masklearn.patterns import patterns_from_scores
 from masklearn.recipe import GRADIENT_METHODS, Method
 from masklearn.shard import Shard, write_shard
 from masklearn.task import Task
+from masklearn.tile_text import spell_tile
 from masklearn.tiles import GROUP, expand_tiles, grid_shape, tile_weights
 
 __all__ = ["ONE_SHOT", "Prior", "prior_path", "write_prior"]
@@ -113,6 +114,6 @@ def _check_masks(task: Task, masks: MaskSet) -> None:
         if mask.tile != wanted:
             raise PatchCompileError(
                 f"The prior {task.recipe.prior} has other tiles",
-                f"{name} has tiles of {mask.tile[0]}x{mask.tile[1]}, {wanted[0]}x{wanted[1]} are asked for.",
-                f"Give --tile {mask.tile[0]}x{mask.tile[1]}, or another prior.",
+                f"{name} has tiles of {spell_tile(mask.tile)}, {spell_tile(wanted)} are asked for.",
+                f"Give --tile {spell_tile(mask.tile)}, or another prior.",
             )

@@ -13,6 +13,7 @@ from masklearn.methods.gradient.hybrid import (
     weight_of_logits,
 )
 from masklearn.patterns import KEPT_POSITIONS, PATTERNS
+from masklearn.tile_text import WHOLE
 from masklearn.tiles import expand_tiles, grid_shape
 
 
@@ -93,7 +94,9 @@ def test_a_hard_mask_is_exactly_one_of_six_patterns() -> None:
         assert mask[n, 4 * g : 4 * g + 4].sum() == 2.0
 
 
-@pytest.mark.parametrize("shape, tile", [((5, 24), (2, 8)), ((4, 8), (4, 8)), ((7, 20), (16, 12))])
+@pytest.mark.parametrize(
+    "shape, tile", [((5, 24), (2, 8)), ((4, 8), (4, 8)), ((7, 20), (16, 12)), ((7, 20), (2, WHOLE))]
+)
 def test_tiles_spread_as_their_map_expands(shape: tuple[int, int], tile: tuple[int, int]) -> None:
     grid = torch.rand(grid_shape(shape, tile), generator=generator())
     expected = expand_tiles(grid.numpy() > 0.5, shape, tile)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from math import gcd
-from pathlib import Path
 from typing import Any
 
-from assumptions import Assumptions
-from devices import Device
-from schedule import SLAB, Config, Problem
+from patch_compile.plan.roofline.assumptions import Assumptions
+from patch_compile.plan.roofline.devices import Device
+from patch_compile.plan.roofline.schedule import SLAB, Config, Problem
+from patch_compile.toolchain import plugin_sources
 
 __all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
 
@@ -27,7 +27,7 @@ _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
 
 @cache
 def _sass() -> dict[str, Any]:
-    return dict(json.loads(Path(__file__).with_name("sass.json").read_text())["kernels"])
+    return dict(json.loads((plugin_sources() / "bench" / "sass.json").read_text())["kernels"])
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Rates:
 
 
 def rates_of(device: Device, assume: Assumptions) -> Rates:
+    """What hybrid kernels reach of a device."""
     bandwidth, rest = assume.bandwidth * assume.hybrid, assume.tensor * assume.hybrid
     fma = device.fma * device.mma * rest
     l2 = device.l2_bytes / device.sms * bandwidth * assume.l2_rate
@@ -79,7 +80,7 @@ def _slab_clocks(
 
 def _occupancy(device: Device, config: Config) -> int:
     """Blocks an SM holds at a time."""
-    registers = _sass()[f"sm_{device.arch}"][config.name]["registers"]
+    registers: int = _sass()[f"sm_{device.arch}"][config.name]["registers"]
     a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
     return min(device.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps))
 
@@ -107,11 +108,13 @@ def _slabs_clocks(
 
 
 def weight_bytes(problem: Problem) -> int:
+    """Of the packed slabs and their index."""
     index = 4 * (2 * (problem.panels + 1) + problem.dense_slabs + problem.sparse_slabs)
     return problem.panel_rows * (128 * problem.dense_slabs + 72 * problem.sparse_slabs) + index
 
 
 def work_of(device: Device, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
+    """What one launch of a configuration does, its stream cut into `parts`."""
     if config.streams:
         return _stream(device, config, problem, parts, assume)
     return _tiles(device, config, problem, assume)
@@ -143,8 +146,11 @@ def _stream(device: Device, config: Config, problem: Problem, parts: int, assume
     rates = rates_of(device, assume)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights = weight_bytes(problem)
-    passes = _passes(problem, config, parts, weights, assume.l2_kept * device.l2 * 1e6)
-    activations = 2 * problem.tokens * (problem.in_features + problem.out_features)
+    passes = _passes(problem, config, parts, weights, assume.l2_kept * (device.l2 << 20))
+    x_bytes = 2 * problem.tokens * problem.in_features
+    # Panels are anywhere in X, and find in L2 what fits there.
+    again = (problem.panels - 1) * max(0, x_bytes - assume.l2_kept * (device.l2 << 20))
+    activations = x_bytes + again + 2 * problem.tokens * problem.out_features
     # Parts cut tiles at parts - 1 places, of which gcd - 1 fall between tiles; each cut leaves one more piece to add up.
     cuts = parts - gcd(parts, tiles)
     shared_tiles = len({j * tiles // parts for j in range(1, parts) if j * tiles % parts})
@@ -167,7 +173,7 @@ def _stream(device: Device, config: Config, problem: Problem, parts: int, assume
 def _tiles(device: Device, config: Config, problem: Problem, assume: Assumptions) -> Work:
     rates, at_once = rates_of(device, assume), _occupancy(device, config)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
-    weights, l2_bytes = weight_bytes(problem), assume.l2_kept * device.l2 * 1e6
+    weights, l2_bytes = weight_bytes(problem), assume.l2_kept * (device.l2 << 20)
     groups = -(-token_tiles // _GROUP)
     x_bytes = 2 * problem.tokens * problem.in_features
     # The panels that run at a time read a group's X together; the next ones find it in L2 or read it again.

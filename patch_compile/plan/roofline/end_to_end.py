@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from assumptions import ASSUMED, Assumptions
-from devices import Device
-from linear_roofline import Linear, dense_time, first_bytes, predict
+from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.plan.roofline.devices import Device
+from patch_compile.plan.roofline.linear_roofline import Linear, Prediction, dense_time, first_bytes, predict
 
-__all__ = ["MODELS", "EndToEnd", "Model", "end_to_end"]
+__all__ = ["MODELS", "EndToEnd", "Model", "end_to_end", "rest_of"]
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,12 @@ class Model:
 
     @property
     def q(self) -> int:
+        """Output features of q_proj."""
         return self.heads * self.head_dim
 
     @property
     def kv(self) -> int:
+        """Output features of k_proj and of v_proj."""
         return self.kv_heads * self.head_dim
 
     def linears(self) -> Iterator[tuple[int, int]]:
@@ -75,6 +77,7 @@ class EndToEnd:
 
     @property
     def speedup(self) -> float:
+        """Dense over hybrid time."""
         return self.dense / self.hybrid
 
 
@@ -93,32 +96,48 @@ def end_to_end(
     The prompt gives the first token. Where mma.sp is the slower one on Hopper, the phase is computed with dense weights.
     """
     share, steps = 2 * ratio, generated - 1
-    shapes = list(model.linears())
-    dense_shapes = list(model.merged_linears()) if assume.merged else shapes
-    hybrid_shapes = list(model.gated_linears()) if assume.fused else shapes
+    dense_shapes = list(model.merged_linears() if assume.merged else model.linears())
     times, reasons = [], []
     for tokens in (batch * prompt, batch):
-        predicted = [
-            predict(device, Linear(*shape, share, panel_rows), tokens, assume=assume)
-            for shape in hybrid_shapes
-        ]
         dense = sum(dense_time(device, Linear(*shape, 0), tokens, assume)[0] for shape in dense_shapes)
-        hybrid = sum(p.dense_microseconds if p.reason else p.microseconds for p in predicted)
-        if assume.fused:
-            hybrid -= _silu(device, model, tokens, assume)
+        hybrid, reason = _hybrid_block(device, model, tokens, share, assume, panel_rows)
         times.append((model.layers * dense, model.layers * hybrid))
-        reasons.append(next((p.reason for p in predicted if p.reason), ""))
-    prefill_rest = _rest(device, model, batch * prompt, batch, assume) + model.layers * _prefill_attention(
-        device, model, batch, prompt, assume
-    )
-    # Attention of a step reads all tokens before it: on average, those of the middle step.
-    step_rest = _rest(device, model, batch, batch, assume) + model.layers * _decode_attention(
-        device, model, batch, prompt + (generated - 1) / 2, assume
-    )
+        reasons.append(reason)
+    rests = rest_of(device, model, batch, prompt, generated, assume)
     (dense_prefill, hybrid_prefill), (dense_step, hybrid_step) = times
-    decodes = [steps * (step + step_rest) / 1e3 for step in (dense_step, hybrid_step)]
-    prefills = [(prefill + prefill_rest) / 1e3 for prefill in (dense_prefill, hybrid_prefill)]
-    return EndToEnd(prefills[0] + decodes[0], prefills[1] + decodes[1], *decodes, reasons[0])
+    dense_decode, hybrid_decode = (steps * (step + rests[1]) / 1e3 for step in (dense_step, hybrid_step))
+    dense, hybrid = ((prefill + rests[0]) / 1e3 for prefill in (dense_prefill, hybrid_prefill))
+    return EndToEnd(dense + dense_decode, hybrid + hybrid_decode, dense_decode, hybrid_decode, reasons[0])
+
+
+def _hybrid_block(
+    device: Device, model: Model, tokens: int, share: float, assume: Assumptions, panel_rows: int
+) -> tuple[float, str]:
+    """Microseconds of a block's linears, less the SiLU·mul that they do themselves, and why dense ones are among them."""
+
+    def predicted(shapes: Iterator[tuple[int, int]]) -> list[Prediction]:
+        return [predict(device, Linear(*s, share, panel_rows), tokens, assume=assume) for s in shapes]
+
+    fused = predicted(model.gated_linears()) if assume.fused else []
+    if fused and not any(p.reason for p in fused):
+        return sum(p.microseconds for p in fused) - _silu(device, model, tokens, assume), ""
+    apart = predicted(model.linears())
+    reason = next((p.reason for p in apart if p.reason), "")
+    return sum(p.dense_microseconds if p.reason else p.microseconds for p in apart), reason
+
+
+def rest_of(
+    device: Device, model: Model, batch: int, prompt: int, generated: int, assume: Assumptions = ASSUMED
+) -> tuple[float, float]:
+    """Microseconds of all but the linears of the blocks: of the prompt, and of a step after it."""
+    prefill = _rest(device, model, batch * prompt, batch, assume)
+    step = _rest(device, model, batch, batch, assume)
+    # Attention of a step reads all tokens before it: on average, those of the middle step.
+    context = prompt + (generated - 1) / 2
+    return (
+        prefill + model.layers * _prefill_attention(device, model, batch, prompt, assume),
+        step + model.layers * _decode_attention(device, model, batch, context, assume),
+    )
 
 
 def _kernel(device: Device, moved: float, assume: Assumptions, flops: float = 0, part: float = 1) -> float:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from assumptions import ASSUMED, Assumptions
-from devices import Device
-from launch_work import rates_of, weight_bytes, work_of
-from schedule import CONFIGS, SLAB, Problem, choose_schedule
+from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.plan.roofline.devices import Device
+from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes, work_of
+from patch_compile.plan.roofline.schedule import CONFIGS, SLAB, Problem, choose_schedule
 
 __all__ = [
     "Linear",
@@ -33,6 +33,7 @@ class Linear:
     panel_rows: int = 128
 
     def problem(self, tokens: int) -> Problem:
+        """What the schedule is asked for `tokens` rows of X."""
         panels = -(-self.out_features // self.panel_rows)
         slabs = panels * -(-self.in_features // SLAB)
         sparse = round(self.share * slabs)
@@ -62,6 +63,7 @@ class Prediction:
 
     @property
     def speedup(self) -> float:
+        """Dense over hybrid time."""
         return self.dense_microseconds / self.microseconds
 
 
@@ -94,7 +96,7 @@ def predict(
 ) -> Prediction:
     """Time of a hybrid linear and of the dense one. `config` None: as the plugin chooses. ValueError if none fits."""
     problem, rates = shape.problem(tokens), rates_of(device, assume)
-    number, parts = choose_schedule(problem, device.sms, config)
+    number, parts = choose_schedule(problem, device.limits, config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {shape.panel_rows} rows")
     chosen = CONFIGS[number]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from patch_compile.plan.roofline.schedule import Limits
+
 __all__ = ["DEVICES", "Device"]
 
 _A100 = "NVIDIA A100 Tensor Core GPU Architecture (2020)"
@@ -31,7 +33,7 @@ class Device:
     dense: float
     sms: int
     clock: float
-    l2: float
+    l2: int
     l2_bytes: int
     shared: tuple[int, int]
     source: str
@@ -39,11 +41,20 @@ class Device:
     sparse: float = 2.0
 
     @property
+    def limits(self) -> Limits:
+        """What a schedule depends on."""
+        fma = _FMA[self.arch]
+        block = 64 * 64 * 2 / (self.bandwidth / self.sms) * self.clock * fma / 64**2
+        return Limits(self.sms, self.shared[1] << 10, self.l2 << 20, int(block), fma)
+
+    @property
     def fma(self) -> float:
         """Dense fp16 multiply-adds an SM and clock."""
         return self.dense * 1e3 / (2 * self.sms * self.clock)
 
 
+# What the plugin takes for `Device.fma`: GeForce cards, half as fast, can't be told from others.
+_FMA = {80: 1024, 86: 512, 89: 512, 90: 1270}
 # Shared memory: CUDA C++ Programming Guide, "Compute Capabilities".
 _SM80, _SM86, _SM90 = (164, 163), (100, 99), (228, 227)
 # L2: 5120 bytes a clock on A100 (its paper) and H100 (as many GB/s over the clock in doi 10.1016/j.ultsonch.2023.106546,

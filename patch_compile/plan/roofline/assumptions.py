@@ -31,7 +31,9 @@ class Assumptions:
     sparse: float = _assumed(1.0, "rate of mma.sp over twice that of mma.sync")
     attention: float = _assumed(1.0, "of a product's shares, what attention reaches")
     merged: bool = _assumed(False, "the dense model computes Q, K, V as one product, and gate, up as one")
-    fused: bool = _assumed(False, "the hybrid model computes gate, up and SiLU·mul in one kernel")
+    fused: bool = _assumed(
+        True, "the hybrid model computes gate, up and SiLU·mul in one kernel, as it is compiled"
+    )
     waves: bool = _assumed(False, "the dense product is rounded up to whole 128×128 tiles for every SM")
 
 

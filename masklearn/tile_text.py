@@ -1,0 +1,24 @@
+"""How a tile size is spelled: `128x128`, or `128x*`, where `*` is all rows or all columns of a linear."""
+
+__all__ = ["WHOLE", "parse_tile", "spell_tile"]
+
+WHOLE = 1 << 20  # more rows and columns than a linear has: its one tile in that direction is ragged
+_GROUP = 4
+
+
+def parse_tile(text: str) -> tuple[int, int]:
+    """(rows, columns), `WHOLE` for `*`. ValueError in one line when it is no tile."""
+    parts = text.lower().split("x")
+    sizes = [
+        WHOLE if part == "*" else int(part) if part.isascii() and part.isdigit() else 0 for part in parts
+    ]
+    if len(sizes) != 2 or not all(sizes) or sizes[1] % _GROUP:
+        raise ValueError(
+            f"{text!r}: a tile is ROWSxCOLS with COLS a multiple of 4, such as 128x128, or 128x* for all columns"
+        )
+    return sizes[0], sizes[1]
+
+
+def spell_tile(tile: tuple[int, int]) -> str:
+    """The inverse."""
+    return "x".join("*" if size == WHOLE else str(size) for size in tile)

@@ -1,0 +1,53 @@
+"""Models built for tracing: parameters have a shape and no data, and every linear is an `nn.Linear`."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from masklearn.architectures import Architecture, auto_class
+from masklearn.linears import as_linears
+from patch_compile.export.attention import attention_implementation
+
+__all__ = ["build_fake_model", "tied_names"]
+
+
+def build_fake_model(
+    config: Any, architecture: Architecture, dtype: torch.dtype, fake_mode: Any, *, plain_ops: bool
+) -> nn.Module:
+    """Build the model of a config with fake parameters of `dtype`.
+
+    Buffers are real: rotary frequencies and embedding scales come from the config, no checkpoint holds them.
+    """
+    from accelerate import init_empty_weights
+
+    attention = attention_implementation(plain_ops=plain_ops)
+    with init_empty_weights(include_buffers=False):
+        model: Any = auto_class(architecture).from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        )
+    model.tie_weights()  # moving them to the meta device one by one has parted tied parameters
+    as_linears(model)
+    with fake_mode:
+        _fake_parameters(model, dtype)
+    fake: nn.Module = model.eval()
+    return fake
+
+
+def tied_names(model: Any) -> dict[str, str]:
+    """The head's weight to the embedding's where they are one: torch names it after the head, checkpoints store
+    the embedding."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return {}
+    names = {module: name for name, module in model.named_modules()}
+    return {f"{names[head]}.weight": f"{names[embedding]}.weight"}
+
+
+def _fake_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    made: dict[nn.Parameter, nn.Parameter] = {}  # tied ones stay one
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter not in made:
+                made[parameter] = nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=False)
+            setattr(module, name, made[parameter])

@@ -1,0 +1,58 @@
+"""manifest.json: what a run was made of, with which versions, and the sha256 of every file in OUT."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from masklearn.maskset import MaskSet
+from patch_compile.recipe import Recipe
+from patch_compile.workspace import MANIFEST, Workspace, sha256_of, write_json
+
+__all__ = ["RECIPE", "SCHEMA", "write_manifest"]
+
+SCHEMA = 1
+RECIPE = "recipe.yaml"
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "polygraphy",
+    "tensorrt-rtx-cu13",
+    "tensorrt",
+)
+
+
+def write_manifest(recipe: Recipe, workspace: Workspace, report: Mapping[str, Any], masks: MaskSet) -> None:
+    """Write it; report: of the run, for its model, ratio, method and texts."""
+    files = {name: digest for record in workspace.records.values() for name, digest in record.files.items()}
+    files[RECIPE] = sha256_of(workspace.root / RECIPE)
+    manifest = {
+        "schema": SCHEMA,
+        "model": report["model"],
+        "ratio": report["ratio"],
+        "method": report["method"],
+        "seed": recipe.seed,
+        "text": {"calib": masks.extra.get("text"), **report.get("text", {})},
+        "versions": _versions(),
+        "files": dict(sorted(files.items())),
+        "stages": workspace.stages(),
+    }
+    write_json(workspace.root / MANIFEST, manifest)
+
+
+def _versions() -> dict[str, str]:
+    versions = {
+        "patch-compile": importlib.metadata.version("patch-compile"),
+        "python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,105 @@
+"""External data of an ONNX file: each tensor's bytes must be there before any of them is read, and are mapped."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from patch_compile.errors import PatchCompileError
+
+__all__ = ["MappedTensor", "data_files", "map_external_data"]
+
+_SMALL = 64  # elements: shapes and scalars are read at once, since passes look at them
+
+
+class MappedTensor(ir.LazyTensor):
+    """A tensor in a file of its own; read when asked for, and not kept.
+
+    onnx-ir's own refuses files behind links, soft (a hub cache holds nothing else) and hard (as a rebuild makes them).
+    """
+
+    def __init__(
+        self, file: Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
+    ) -> None:
+        super().__init__(
+            partial(_read, file, offset, dtype, shape, name),
+            dtype=dtype,
+            shape=ir.Shape(shape),
+            name=name,
+            cache=False,
+        )
+        self.file = file
+
+
+def map_external_data(path: Path, model: ir.Model) -> None:
+    """Map the tensors of the main graph that the model at `path` keeps in files.
+
+    Raises PatchCompileError when a tensor's file is missing or short, or its length is not that of its shape, and for
+    weights of less than 8 bits.
+    """
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            mapped = _mapped(path, str(value.name), tensor)
+            value.const_value = mapped if mapped.size > _SMALL else ir.Tensor(mapped.numpy(), name=value.name)
+        elif tensor is not None and tensor.dtype.bitwidth < 8 and tensor.dtype != ir.DataType.STRING:
+            raise PatchCompileError(
+                f"{value.name} holds {tensor.dtype.name.lower()} weights",
+                "PatchLinear computes in fp16 or bf16",
+                "give the model as it was before it was quantized",
+            )
+
+
+def data_files(model: ir.Model) -> list[Path]:
+    """The files that a mapped model's tensors lie in, sorted."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sorted({tensor.file for tensor in tensors if isinstance(tensor, MappedTensor)})
+
+
+def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> MappedTensor:
+    location = Path(tensor.location)
+    if location.is_absolute() or ".." in location.parts:
+        raise PatchCompileError(
+            f"{name} of {path} lies outside the model's folder",
+            f"its data are in {location}, and ONNX allows files below the model's folder only",
+            "save the model again with its data beside it",
+        )
+    file = path.parent / location
+    if not file.is_file():
+        raise PatchCompileError(
+            f"the weights of {path} are missing",
+            f"{name} and maybe others lie in {file}, which is not there",
+            f"put {location} where the model expects it, or fetch the model again with its data",
+        )
+    _check_length(file, name, tensor)
+    return MappedTensor(file, tensor.offset or 0, tensor.dtype, tuple(tensor.shape.numpy()), name)
+
+
+def _check_length(file: Path, name: str, tensor: ir.ExternalTensor) -> None:
+    needed, offset = tensor.nbytes, tensor.offset or 0
+    if tensor.length is not None and tensor.length != needed:
+        raise PatchCompileError(
+            f"the model says that {name} has {tensor.length} bytes",
+            f"its shape {list(tensor.shape.numpy())} of {tensor.dtype.name.lower()} needs {needed}",
+            "export the model again",
+        )
+    size = file.stat().st_size
+    if offset + needed > size:
+        raise PatchCompileError(
+            f"{file} is too short",
+            f"{name} ends at byte {offset + needed}, the file has {size}",
+            "it was not copied whole: fetch it again",
+        )
+
+
+def _read(
+    file: Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
+) -> ir.TensorProtocol:
+    size = int(np.prod(shape)) * dtype.numpy().itemsize
+    raw = (
+        np.memmap(file, np.uint8, "r", offset, size) if size else np.empty(0, np.uint8)
+    )  # nothing can't be mapped
+    return ir.Tensor(raw.view(dtype.numpy()).reshape(shape), dtype=dtype, name=name)

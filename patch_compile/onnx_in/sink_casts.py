@@ -1,0 +1,95 @@
+"""Activations between linears of an fp32 model in the 16-bit type, where a PatchLinear can take them in."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+__all__ = ["SinkCastsPass"]
+
+_STANDARD = ("", "ai.onnx")
+_ACTIVATIONS = frozenset(
+    ("Gelu", "Sigmoid", "Mul")
+)  # of which GELU, SiLU and the product of gate and up are made
+
+
+class SinkCastsPass(ir.passes.InPlacePass):
+    """`Cast(op(Cast(y)))` -> `op(y)`: an activation between two linears computes in their 16-bit type.
+
+    1. Every input of the operation is cast from the 16-bit type, and everything that reads its result, maybe through other
+       such operations, casts it back to it: what the next linear is given is rounded in any case, and may not be larger.
+    2. Cast to a wider type and back is left out, for it changes nothing.
+    Unfused, an operation rounds its result once more; in a PatchLinear's epilogue it is fp32 and rounds once.
+    """
+
+    def __init__(self, dtype: ir.DataType) -> None:
+        """dtype: FLOAT16 or BFLOAT16, that of the linears."""
+        super().__init__()
+        self._dtype = dtype
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """One sweep in graph order, in which each result is there before what reads it."""
+        count = sum(self._sink(node) or self._leave_out(node) for node in list(model.graph))
+        return ir.passes.PassResult(model, modified=count > 0)
+
+    def _sink(self, node: ir.Node) -> bool:
+        inputs = [self._narrow(value) for value in node.inputs]
+        narrow = [value for value in inputs if value is not None]
+        graph, before = node.graph, node.outputs[0]
+        if not _is_activation(node) or len(narrow) < len(inputs) or not self._ends_narrow(before):
+            return False
+        assert graph is not None and before.dtype is not None
+        sunk = ir.Node(node.domain, node.op_type, narrow, list(node.attributes.values()), name=node.name)
+        result = sunk.outputs[0]
+        result.name, result.type, result.shape = (
+            f"{before.name}/narrow",
+            ir.TensorType(self._dtype),
+            before.shape,
+        )
+        wide = ir.node("Cast", [result], attributes={"to": int(before.dtype)}, name=f"{before.name}/wide")
+        wide.outputs[0].name, wide.outputs[0].type = f"{before.name}/wide", before.type
+        graph.insert_before(node, [sunk, wide])
+        ir.convenience.replace_all_uses_with(before, wide.outputs[0])
+        graph.remove(node, safe=True)
+        return True
+
+    def _leave_out(self, node: ir.Node) -> bool:
+        """Cast back of a value that was cast; the first Cast goes once nothing reads it."""
+        narrow = self._narrow(node.inputs[0]) if self._narrows(node) else None
+        if narrow is None:
+            return False
+        ir.convenience.replace_all_uses_with(node.outputs[0], narrow)
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
+        return True
+
+    def _narrow(self, value: ir.Value | None) -> ir.Value | None:
+        """The 16-bit value that a value was cast from, None for any other."""
+        cast = value.producer() if value is not None else None
+        if cast is None or cast.op_type != "Cast" or cast.domain not in _STANDARD or cast.inputs[0] is None:
+            return None
+        return cast.inputs[0] if cast.inputs[0].dtype == self._dtype else None
+
+    def _narrows(self, node: ir.Node) -> bool:
+        return node.op_type == "Cast" and node.domain in _STANDARD and node.outputs[0].dtype == self._dtype
+
+    def _ends_narrow(self, value: ir.Value) -> bool:
+        """Whether a value is read, and in the 16-bit type alone."""
+        if value.is_graph_output() or not value.uses():
+            return False
+        return all(self._narrows(use.node) or self._passes_on(use.node, value) for use in value.uses())
+
+    def _passes_on(self, node: ir.Node, value: ir.Value) -> bool:
+        """Whether a reader is an activation too, whose other inputs are 16-bit or will be."""
+        if not _is_activation(node) or not self._ends_narrow(node.outputs[0]):
+            return False
+        return all(other is value or self._comes_narrow(other) for other in node.inputs)
+
+    def _comes_narrow(self, value: ir.Value | None) -> bool:
+        if self._narrow(value) is not None:
+            return True
+        maker = value.producer() if value is not None else None
+        return maker is not None and _is_activation(maker) and all(map(self._comes_narrow, maker.inputs))
+
+
+def _is_activation(node: ir.Node) -> bool:
+    return node.op_type in _ACTIVATIONS and node.domain in _STANDARD

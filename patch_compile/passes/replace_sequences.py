@@ -1,0 +1,89 @@
+"""Split a tensor into tensors instead of a sequence of them."""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from patch_compile.passes.constants import constant_of, scalar_of
+
+__all__ = ["ReplaceSequencesPass"]
+
+
+class ReplaceSequencesPass(ir.passes.InPlacePass):
+    """Replace `SequenceAt(SplitToSequence(x, sizes), i)` by output i of `Split(x, sizes)`: TensorRT has no sequences.
+
+    1. The sizes must be constants: one for each part, or one for all parts of an axis of known length.
+    2. The parts keep their axis (keepdims = 1).
+    3. All readers of the sequence must be SequenceAt with a constant position.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite every sequence that can be."""
+        modified = False
+        for node in list(model.graph):
+            if node.op_type == "SplitToSequence" and node.domain in ("", "ai.onnx"):
+                modified = _replace(model.graph, node) or modified
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _replace(graph: ir.Graph, node: ir.Node) -> bool:
+    sizes, readers = _sizes(node), [use.node for use in node.outputs[0].uses()]
+    places = [scalar_of(reader.inputs[1]) for reader in readers if reader.op_type == "SequenceAt"]
+    if sizes is None or len(places) != len(readers) or None in places:
+        return False
+    split = _split(node, sizes)
+    graph.insert_before(node, split)
+    for reader, place in zip(readers, places, strict=True):
+        assert place is not None
+        _take_over(graph, reader, split.outputs[int(place)])
+    graph.remove(node, safe=True)
+    return True
+
+
+def _sizes(node: ir.Node) -> list[int] | None:
+    """The length of every part, None where it is not known."""
+    given = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    keepdims = node.attributes.get("keepdims")
+    if given is None or (keepdims is not None and keepdims.as_int() != 1):
+        return None
+    if given.ndim == 1:
+        return [int(size) for size in given]
+    x, size = node.inputs[0], int(given)
+    length = x.shape[_axis(node)] if x is not None and x.shape is not None else None
+    if not isinstance(length, int):
+        return None
+    return [min(size, length - start) for start in range(0, length, size)]
+
+
+def _axis(node: ir.Node) -> int:
+    axis = node.attributes.get("axis")
+    return axis.as_int() if axis is not None else 0
+
+
+def _split(node: ir.Node, sizes: Sequence[int]) -> ir.Node:
+    name = (node.name or "").replace("SplitToSequence", "Split")
+    x = node.inputs[0]
+    assert x is not None
+    lengths = ir.tensor(list(sizes), dtype=ir.DataType.INT64, name=f"{name}:sizes")
+    kind, shape = ir.TensorType(ir.DataType.INT64), ir.Shape([len(sizes)])
+    constant = ir.Value(name=lengths.name, type=kind, shape=shape, const_value=lengths)
+    assert node.graph is not None
+    node.graph.register_initializer(constant)
+    return ir.node(
+        "Split",
+        [x, constant],
+        attributes={"axis": _axis(node)},
+        outputs=[ir.Value(name=f"{name}:{i}", type=x.type) for i in range(len(sizes))],
+        name=name,
+        metadata_props=dict(node.metadata_props),
+    )
+
+
+def _take_over(graph: ir.Graph, reader: ir.Node, part: ir.Value) -> None:
+    """Put a part in the place of what read it from the sequence."""
+    element = reader.outputs[0]
+    part.shape = element.shape
+    if element.is_graph_output():
+        part.name, element.name = element.name, None
+    ir.convenience.replace_all_uses_with(element, part, replace_graph_outputs=True)
+    graph.remove(reader, safe=True)

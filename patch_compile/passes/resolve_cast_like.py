@@ -1,0 +1,33 @@
+"""Say the type of a cast instead of pointing at a value of that type."""
+
+import onnx_ir as ir
+
+__all__ = ["ResolveCastLikePass"]
+
+
+class ResolveCastLikePass(ir.passes.InPlacePass):
+    """Replace `CastLike(x, y)` by `Cast(x, to=type of y)`, the one form of a cast that other passes look for.
+
+    1. Only where the type of y is known.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite every CastLike."""
+        modified = False
+        for node in list(model.graph):
+            like = node.inputs[1] if node.op_type == "CastLike" and node.domain in ("", "ai.onnx") else None
+            if like is None or like.dtype is None:
+                continue
+            cast = ir.node(
+                "Cast",
+                [node.inputs[0]],
+                attributes={"to": int(like.dtype)},
+                name=(node.name or "").replace("CastLike", "Cast"),
+                metadata_props=dict(node.metadata_props),
+            )
+            cast.outputs[0].type = ir.TensorType(like.dtype)
+            ir.convenience.replace_nodes_and_values(
+                model.graph, node, [node], [cast], node.outputs, cast.outputs
+            )
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)

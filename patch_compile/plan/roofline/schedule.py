@@ -1,0 +1,211 @@
+"""`kernels/config.h` and `kernels/schedule.h` in Python, for the roofline: the table of configurations is read from
+the header, the choice among them repeated here (a test holds the two together).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+from patch_compile.toolchain import plugin_sources
+
+__all__ = ["CONFIGS", "Config", "Limits", "Problem", "choose_schedule"]
+
+SLAB = 64  # columns of K
+_TILE_COST, _DENSE_COST, _SPARSE_COST = 4, 16, 9  # kernels/work.h
+_MAX_SMS, _MIN_SLABS_PER_PART = 192, 2
+_L2_TOKENS, _TURN_TOKENS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 16, 3, 300, 700
+_TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES = 8, 64, 64 * 64 * 2
+_LINE = re.compile(r'\{"([\w-]+)", Kernel::k(\w+), ' + ", ".join([r"(\d+)"] * 6) + r"(, true)?[,}]")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A line of kConfigs, and of what `Geometry` derives from it what the roofline needs; bytes."""
+
+    name: str
+    streams: bool
+    panel_rows: int
+    tokens: int
+    feature_warps: int
+    token_warps: int
+    stages: int
+    blocks_per_sm: int
+    gated: bool  # for a gate and an up packed together, which the roofline leaves out
+
+    @property
+    def warps(self) -> int:
+        """Of a block."""
+        return self.feature_warps * self.token_warps
+
+    @property
+    def dense_bytes(self) -> int:
+        """Of a dense slab."""
+        return self.panel_rows * SLAB * 2
+
+    @property
+    def sparse_bytes(self) -> int:
+        """Of a 2:4 slab, with its metadata."""
+        return self.panel_rows * 72
+
+    @property
+    def x_bytes(self) -> int:
+        """Of the part of X that is multiplied with a slab."""
+        return self.tokens * SLAB * 2
+
+    @property
+    def output_bytes(self) -> int:
+        """Of a tile of Y in shared memory, with the gaps that keep banks apart."""
+        return self.tokens * (self.panel_rows + 8) * 2
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        ring = self.stages * (self.dense_bytes + self.x_bytes)
+        return ring if self.streams else max(ring, self.output_bytes)
+
+
+def _read_configs() -> tuple[Config, ...]:
+    header = plugin_sources() / "kernels" / "config.h"
+    return tuple(
+        Config(name, kind == "Stream", *_six(numbers), bool(gated))
+        for name, kind, *numbers, gated in _LINE.findall(header.read_text())
+    )
+
+
+def _six(numbers: list[str]) -> tuple[int, int, int, int, int, int]:
+    rows, tokens, feature_warps, token_warps, stages, blocks = map(int, numbers)
+    return rows, tokens, feature_warps, token_warps, stages, blocks
+
+
+CONFIGS = _read_configs()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`Device` of schedule.h: what a schedule depends on of a device. Bytes; those of shared memory are a block's."""
+
+    sms: int
+    shared_bytes: int
+    l2_bytes: int
+    block_tokens: int  # tokens an SM multiplies by a 64×64 block of W while one comes from DRAM
+    fma: int  # dense multiply-adds of an SM and clock
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`Problem` of schedule.h."""
+
+    tokens: int
+    out_features: int
+    in_features: int
+    panel_rows: int
+    dense_slabs: int
+    sparse_slabs: int
+
+    @property
+    def panels(self) -> int:
+        """Along the output features."""
+        return _ceil_div(self.out_features, self.panel_rows)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all slabs with their metadata."""
+        return self.slabs_cost * 8 * self.panel_rows
+
+    @property
+    def slabs_cost(self) -> int:
+        """Of all slabs, in the units of kernels/work.h."""
+        return self.dense_slabs * _DENSE_COST + self.sparse_slabs * _SPARSE_COST
+
+    def token_tiles(self, config: Config) -> int:
+        """Tiles of Y along the tokens."""
+        return _ceil_div(self.tokens, config.tokens)
+
+    def tiles(self, config: Config) -> int:
+        """Tiles of Y."""
+        return self.panels * self.token_tiles(config)
+
+    def total_cost(self, config: Config) -> int:
+        """Of all tiles, in the units of kernels/work.h."""
+        return self.token_tiles(config) * (self.panels * _TILE_COST + self.slabs_cost)
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _max_parts(problem: Problem, config: Config, sms: int) -> int:
+    if not config.streams:
+        return 1
+    fill = config.blocks_per_sm * min(max(sms, 1), _MAX_SMS)
+    deep = problem.total_cost(config) // (_MIN_SLABS_PER_PART * _DENSE_COST)
+    return max(1, min(fill, deep))
+
+
+def _weight_reads(problem: Problem, config: Config, parts: int, kept: int) -> int:
+    tokens, tiles = problem.token_tiles(config), problem.tiles(config)
+    if tokens == 1 or problem.weight_bytes <= kept:
+        return 1
+    if not config.streams:
+        return _ceil_div(tokens, _TILES_PER_GROUP)
+    if tokens > _MAX_TOKEN_TILES:
+        return 1 if parts % tiles == 0 else tokens
+    starts = sorted(j * parts % tiles for j in range(tokens))
+    return 1 + sum((b - a) * tokens * problem.weight_bytes > kept * tiles for a, b in pairwise(starts))
+
+
+def _x_bytes(problem: Problem, config: Config, sms: int, kept: int) -> int:
+    moved = 2 * problem.tokens * problem.in_features
+    if config.streams:
+        return moved + (problem.panels - 1) * max(0, moved - kept)
+    tokens = problem.token_tiles(config)
+    if moved <= kept * _ceil_div(tokens, _TILES_PER_GROUP):
+        return moved
+    return moved * _ceil_div(problem.panels, max(1, sms // min(tokens, _TILES_PER_GROUP)))
+
+
+def _overlapped(a: int, b: int) -> int:
+    return max(a, b) + min(a, b) // 4
+
+
+def _turn_cost(config: Config, weights: int, device: Limits, halved: int) -> int:
+    moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
+    height = config.panel_rows // 64
+    tokens = max(config.tokens, _L2_TOKENS) * height // halved
+    return max(tokens, moved * device.fma // (128 * 64 * 64)) + _TURN_TOKENS * height
+
+
+def _predicted_cost(problem: Problem, config: Config, parts: int, device: Limits) -> int:
+    sms, kept = max(device.sms, 1), device.l2_bytes // 2
+    tiles, busy = problem.tiles(config), min(parts if config.streams else problem.tiles(config), sms)
+    moved = problem.weight_bytes * _weight_reads(problem, config, parts, kept)
+    moved += _x_bytes(problem, config, sms, kept)
+    dram = moved * device.block_tokens // (_BLOCK_BYTES * busy)
+    turn = _turn_cost(config, config.dense_bytes, device, 1)
+    turns = problem.dense_slabs * turn
+    turns += problem.sparse_slabs * _turn_cost(config, config.sparse_bytes, device, 2)
+    if not config.streams:
+        return _overlapped(_ceil_div(tiles, sms) * (turns // problem.panels + _FILL_TURNS * turn), dram)
+    ends = tiles * _TILE_COST * turn // _DENSE_COST
+    multiply = _ceil_div(problem.token_tiles(config) * turns + ends, busy) + _FILL_TURNS * turn
+    shared = min(parts, _ceil_div(parts, tiles) + 1)
+    sums = shared * config.tokens * config.panel_rows
+    return _overlapped(multiply, dram) + (_ADD_UP + sums // _SUMS_PER_UNIT if parts > 1 else 0)
+
+
+def choose_schedule(problem: Problem, device: Limits, config: int | None = None) -> tuple[int, int]:
+    """(configuration, parts); configuration -1 when none fits the panel's height and the device."""
+    best, best_cost = (-1, 1), 0
+    for i, c in enumerate(CONFIGS):
+        if c.gated or c.panel_rows != problem.panel_rows or (config is not None and config != i):
+            continue
+        if c.shared_bytes > device.shared_bytes:
+            continue
+        most, tiles = _max_parts(problem, c, device.sms), problem.tiles(c)
+        for parts in (1, most, min(most, device.sms), *(min(most, many * tiles) for many in (1, 2, 4))):
+            cost = _predicted_cost(problem, c, parts, device)
+            if best[0] < 0 or cost < best_cost:
+                best, best_cost = (i, parts), cost
+    return best

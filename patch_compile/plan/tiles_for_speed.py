@@ -1,0 +1,132 @@
+"""From scores to the tile map that costs least quality for a speed that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.budget import Budget
+from masklearn.maskset import LinearMask
+from masklearn.select import Selection, select
+from masklearn.tiles import sparse_groups
+from patch_compile.packing import SLAB_K, choose_panel_rows
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.inversion import unreachable
+from patch_compile.plan.lowering import LinearPlan, plan_linears
+from patch_compile.plan.lowering_patterns import asked_lowerings
+from patch_compile.plan.outline import Outline
+from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.plan.whole_model import Phase, predict_whole
+
+__all__ = ["TilesForSpeed"]
+
+Grids = Mapping[str, NDArray[Any]]
+Shape = tuple[int, int]
+
+_UNIT = "µs"
+_HALVINGS = 16  # of the saving: to a 65536th of what all tiles save
+
+
+class TilesForSpeed:
+    """Greedy by score over microseconds saved, for a saving that the whole model's prediction says is enough.
+
+    1. A tile saves its share of what its linear takes less with all tiles 2:4 than with none, in the whole workload;
+       nothing in a linear that is not lowered as `plugin`, or that even all 2:4 is no faster than dense.
+    2. `select` fills a saving exactly, to one tile. Halving finds the least saving with which the model, planned with its
+       real lowerings, is as fast as asked.
+    3. A linear in which too few tiles were chosen to pay for its launch is lowered dense: they are taken back, since
+       they save nothing.
+    """
+
+    def __init__(
+        self,
+        goal: SpeedGoal,
+        costs: CostModel,
+        outline: Outline,
+        linears: Mapping[str, Shape],
+        tile: Shape,
+        lowering: str,
+    ) -> None:
+        """linears: covered, name to `[N, K]`; lowering: as `--lowering` spells it."""
+        self._goal, self._costs, self._outline = goal, costs, outline
+        self._linears, self._tile, self._lowering = linears, tile, lowering
+        self.record: dict[str, Any] = {}  # how it was chosen, once it is
+
+    def __call__(self, scores: Grids, areas: Grids) -> tuple[Selection, Budget]:
+        """Tile maps from what each tile costs, and the saving they are chosen for. SpeedError when none is enough."""
+        saved = self._saved(areas)
+        amount = self._least(scores, areas, saved)
+        wasted = self._wasted(select(scores, areas, Budget.saving(amount, _UNIT), saved), saved)
+        amount -= sum(wasted.values())
+        saved |= {name: np.zeros_like(saved[name]) for name in wasted}
+        budget = Budget.saving(max(0.0, amount), _UNIT)
+        chosen = select(scores, areas, budget, saved)
+        self.record = self._recorded(chosen)
+        return chosen, budget
+
+    def _saved(self, areas: Grids) -> dict[str, NDArray[np.float64]]:
+        """Microseconds that each tile saves, `[grid]`."""
+        asked = asked_lowerings(self._lowering, list(self._linears))
+        saved = {}
+        for name, shape in self._linears.items():
+            all_of_it = self._all_saved(shape) if asked[name] in ("auto", "plugin") else 0.0
+            saved[name] = areas[name] * (all_of_it / (shape[0] * shape[1]))
+        return saved
+
+    def _all_saved(self, shape: Shape) -> float:
+        rows = choose_panel_rows(shape, self._tile)
+        cost = self._costs.of(shape, rows, -(-shape[0] // rows) * -(-shape[1] // SLAB_K), 0)
+        none, all_of_it = self._costs.hybrid(cost), self._costs.sparse(cost)
+        return max(0.0, none - all_of_it) if all_of_it < self._costs.dense(cost) else 0.0
+
+    def _least(self, scores: Grids, areas: Grids, saved: Grids) -> float:
+        """The least saving that is enough. SpeedError when that of all tiles is not."""
+        low, high = 0.0, float(sum(grid.sum() for grid in saved.values()))
+        best = self._end_to_end(select(scores, areas, Budget.saving(high, _UNIT), saved))
+        if not self._goal.met(best):
+            raise unreachable(self._goal, best)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            enough = self._goal.met(
+                self._end_to_end(select(scores, areas, Budget.saving(middle, _UNIT), saved))
+            )
+            low, high = (low, middle) if enough else (middle, high)
+        return high
+
+    def _wasted(self, chosen: Selection, saved: Grids) -> dict[str, float]:
+        """What tiles were thought to save in linears that are lowered dense all the same."""
+        plans = self._plans(chosen)
+        return {
+            name: float(saved[name][tiles].sum())
+            for name, tiles in chosen.items()
+            if tiles.any() and plans[name].lowering == "dense"
+        }
+
+    def _end_to_end(self, tiles: Grids) -> Phase:
+        return predict_whole(self._plans(tiles).values(), self._outline, self._costs).end_to_end
+
+    def _plans(self, tiles: Grids) -> dict[str, LinearPlan]:
+        masks = {
+            name: _with_any_pattern(shape, self._tile, tiles[name]) for name, shape in self._linears.items()
+        }
+        return plan_linears(masks, self._lowering, self._costs)
+
+    def _recorded(self, chosen: Selection) -> dict[str, Any]:
+        """Cost and bound are in the unit of the scores; the bound is that of the linear program, which may cut tiles."""
+        (fill,) = chosen.fills
+        return {
+            "goal": str(self._goal),
+            "card": self._costs.card.name,
+            "saved_us": fill.saved,
+            "tiles": fill.tiles,
+            "cost": fill.cost,
+            "bound": fill.bound,
+            "gap": fill.gap / fill.bound if fill.bound else 0.0,
+        }
+
+
+def _with_any_pattern(shape: Shape, tile: Shape, tiles: NDArray[np.bool_]) -> LinearMask:
+    return LinearMask(shape, tile, tiles, np.zeros(sparse_groups(tiles, shape, tile), np.uint8))

@@ -1,0 +1,114 @@
+"""A packed linear in device memory, in as many copies as it takes that no launch finds its weight in L2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from kernels import Arguments, Device, Kernels, Problem
+from problems import Layout, random_layout, random_meta
+
+__all__ = ["ACTIVATIONS", "DTYPES", "Call", "Epilogue", "Hybrid", "random_hybrid"]
+
+DTYPES = (torch.float16, torch.bfloat16)  # by the numbers of `Scalar` in kernels/arguments.h
+ACTIVATIONS = ("", "gelu", "gelu_tanh", "silu")  # likewise of `Activation`
+
+Call = Callable[[int], object]  # a launch on the current stream, of the copy of that number
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What a launch does besides the product; tensors lie where X does, in its type."""
+
+    bias: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+    activation: str = ""
+
+
+class Hybrid:
+    """shape: (out_features, in_features); gated: `layout` is that of a gate and an up of this shape."""
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        shape: tuple[int, int],
+        layout: Layout,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        gated: bool = False,
+        copies: int = 1,
+    ) -> None:
+        self._kernels, self.shape, self.layout, self._gated = kernels, shape, layout, gated
+        self._weights = [{name: t.clone() for name, t in tensors.items()} for _ in range(copies)]
+        place = tensors["index"].device
+        self._counters = torch.zeros(kernels.counter_bytes, dtype=torch.uint8, device=place)
+        self._partials = torch.empty(0, device=place)
+
+    def problem(self, tokens: int) -> Problem:
+        """What a schedule is chosen for."""
+        sizes = (self.layout.panel_rows, self.layout.dense, self.layout.sparse, self._gated)
+        return Problem(tokens, *self.shape, *sizes)
+
+    def caller(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        device: Device,
+        config: int = -1,
+        epilogue: Epilogue | None = None,
+    ) -> Call:
+        """Launches from X `[tokens, in]` to Y `[tokens, out]`; config: -1 lets the shape decide."""
+        after = epilogue or Epilogue()
+        config, parts = self._kernels.schedule(self.problem(len(x)), device, config)
+        needed = self._kernels.partial_bytes(config, parts) // 4
+        if self._partials.numel() < needed:
+            self._partials = torch.empty(needed, device=x.device)
+        (n, k), layout = self.shape, self.layout
+        sizes = Arguments(
+            x=x.data_ptr(), y=y.data_ptr(), partials=self._partials.data_ptr(),
+            counters=self._counters.data_ptr(), tokens=len(x), out_features=n, in_features=k,
+            panels=-(-n // layout.panel_rows), dense_slabs=layout.dense, sparse_slabs=layout.sparse,
+            bias=_pointer(after.bias), residual=_pointer(after.residual),
+            activation=ACTIVATIONS.index(after.activation),
+        )  # fmt: skip
+        arguments = [_with(sizes, copy) for copy in self._weights]
+        scalar = DTYPES.index(x.dtype)
+
+        def call(copy: int) -> None:
+            stream = torch.cuda.current_stream().cuda_stream if x.is_cuda else 0
+            self._kernels.launch(arguments[copy % len(arguments)], scalar, config, parts, stream)
+
+        return call
+
+
+def random_hybrid(
+    kernels: Kernels,
+    shape: tuple[int, int],
+    rows: int,
+    share: float,
+    *,
+    gated: bool = False,
+    copies: int = 1,
+) -> Hybrid:
+    """fp16 weights of which `share` of the slabs are 2:4, for timing; gated: twice as many."""
+    packed_rows = 2 * -(-shape[0] // rows) * rows if gated else shape[0]
+    layout = random_layout((packed_rows, shape[1]), rows, share)
+    tensors = {
+        "dense": torch.randn(layout.dense, rows * 64, device="cuda").half(),
+        "sparse": torch.randn(layout.sparse, rows * 32, device="cuda").half(),
+        "meta": torch.from_numpy(random_meta(layout)).cuda(),
+        "index": torch.from_numpy(layout.index).cuda(),
+    }
+    return Hybrid(kernels, shape, layout, tensors, gated=gated, copies=copies)
+
+
+def _pointer(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _with(sizes: Arguments, weights: Mapping[str, torch.Tensor]) -> Arguments:
+    arguments = Arguments.from_buffer_copy(sizes)
+    for name, tensor in weights.items():
+        setattr(arguments, name, tensor.data_ptr())
+    return arguments

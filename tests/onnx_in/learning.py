@@ -1,0 +1,64 @@
+"""Learning on a file, with what a build would give it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from masklearn.maskset import LinearMask
+from masklearn.recipe import LearnRecipe
+from masklearn.weights import WeightStore
+from patch_compile.engine.graph_inputs import read_inputs
+from patch_compile.onnx_in.feeds import Feeds, input_dtypes, random_feeds
+from patch_compile.onnx_in.find import find_onnx_linears
+from patch_compile.onnx_in.hybrid import write_onnx_hybrid
+from patch_compile.onnx_in.learn import OnnxTask, learn_onnx
+from patch_compile.onnx_in.moments import gather_moments, write_probe
+from patch_compile.onnx_in.pruned import write_pruned
+from patch_compile.onnx_in.read import read_onnx
+from patch_compile.plan.lowering import LinearPlan, plan_linears
+
+__all__ = ["Learned", "learn", "quiet", "write_hybrid"]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """masks of a file; pruned: the model that was written with them."""
+
+    masks: dict[str, LinearMask]
+    task: OnnxTask
+    feeds: Feeds
+    pruned: Path
+    dtype: ir.DataType
+
+
+def quiet(*_: object) -> None:
+    """No progress is wanted."""
+
+
+def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) -> Learned:
+    """Masks and pruned model of `path`, on random inputs."""
+    model = read_onnx(path)
+    linears = find_onnx_linears(path, model).linears
+    feeds = random_feeds(read_inputs(path), input_dtypes(model), {}, seed=1)
+    recipe = LearnRecipe(**{"ratio": 0.4, "tile": (64, 64), "method": "oneshot"} | settings)
+    moments = None
+    if recipe.method != "magnitude":
+        write_probe(model, linears, folder / "probe.onnx")
+        moments = gather_moments(folder / "probe.onnx", linears, feeds, folder / "moments", quiet)
+    kind = ir.DataType[dtype]
+    task = OnnxTask(linears, moments, recipe, WeightStore(folder / "store"), kind, quiet, quiet)
+    masks = learn_onnx(task)
+    write_pruned(model, linears, masks, task.store, kind, folder / "pruned.onnx", quiet)
+    return Learned(masks, task, feeds, folder / "pruned.onnx", kind)
+
+
+def write_hybrid(learned: Learned, path: Path, **options: Any) -> dict[str, LinearPlan]:
+    """The hybrid of a pruned model."""
+    model = read_onnx(learned.pruned)
+    linears = find_onnx_linears(learned.pruned, model).linears
+    plan = plan_linears(learned.masks, options.pop("lowering", "plugin"))
+    return write_onnx_hybrid(
+        model, linears, learned.masks, plan, learned.dtype, path, quiet, **{"fuse": True} | options
+    )

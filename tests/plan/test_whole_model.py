@@ -1,0 +1,128 @@
+"""The whole model: the roofline's own figures, limits that nothing passes, and remarks in words."""
+
+from dataclasses import replace
+
+import pytest
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears_of
+from patch_compile.plan.assumed import assumed_plans
+from patch_compile.plan.cards import card_of
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.roofline.assumptions import ASSUMED
+from patch_compile.plan.roofline.devices import DEVICES
+from patch_compile.plan.roofline.end_to_end import MODELS, end_to_end
+from patch_compile.plan.summary import UNPREDICTED, summarise_plan
+from patch_compile.plan.whole_model import predict_whole
+from patch_compile.plan.workload import Workload
+from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
+
+LOAD = Workload(16, 128, 128)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> tuple[Outline, dict[str, tuple[int, int]]]:
+    checkpoint = Checkpoint.open(write_hollow_llama(tmp_path_factory.mktemp("models") / "7b"))
+    coverage = covered_linears_of(checkpoint)
+    return outline_of(checkpoint, coverage), dict(coverage.linears)
+
+
+def whole(llama, ratio, target="a6000", lowering="plugin", load=LOAD):
+    outline, linears = llama
+    costs = CostModel(card_of(target), load)
+    plans = assumed_plans(linears, (128, 128), dict.fromkeys(linears, ratio), lowering, costs)
+    return predict_whole(plans.values(), outline, costs), plans, costs
+
+
+def test_a_checkpoint_is_outlined_from_its_config_and_headers(llama):
+    outline, linears = llama
+    expected = MODELS["LLaMA-2-7B"]
+    assert {k: v for k, v in vars(outline.model).items() if k != "name"} == {
+        k: v for k, v in vars(expected).items() if k != "name"
+    }
+    assert outline.others == () and len(linears) == 32 * 7
+
+
+@pytest.mark.parametrize("target", ["a6000", "a100", "rtx 4090"])
+@pytest.mark.parametrize("ratio", [0.25, 0.5])
+def test_it_is_the_end_to_end_time_of_the_roofline(llama, target, ratio):
+    """Of linears on their own: gate and up are fused in the graph, which is not there yet."""
+    found, _, costs = whole(llama, ratio, target)
+    alone = replace(ASSUMED, fused=False)
+    expected = end_to_end(costs.card.device, MODELS["LLaMA-2-7B"], 16, 128, 128, ratio, alone)
+    assert found.end_to_end.dense == pytest.approx(expected.dense)
+    assert found.decode.planned == pytest.approx(expected.hybrid_decode)
+    assert found.end_to_end.planned == pytest.approx(expected.hybrid)
+
+
+def test_on_hopper_the_prompt_is_not_computed_with_weights_that_the_engine_lacks(llama):
+    """The roofline's page takes a dense path there; an engine holds each linear once."""
+    found, plans, costs = whole(llama, 0.4, "h100")
+    assert found.prefill.speedup < 1 < found.decode.speedup
+    remarks = summarise_plan(plans, llama[0], costs)["remarks"]
+    assert any(line.startswith("prefill on H100: mma.sp reaches 0.") for line in remarks)
+
+
+@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize(
+    "load", [LOAD, Workload(1, 1, 2), Workload(1, 32, 64), Workload(300, 16, 16)], ids=str
+)
+def test_nothing_is_promised_beyond_the_limits(llama, target, load):
+    for ratio in (0.1, 0.35, 0.5):
+        for lowering in ("auto", "plugin", "mlp.*=plugin,self_attn.*=dense"):
+            found, plans, _ = whole(llama, ratio, target, lowering, load)
+            p = sum(2 * x.zeroed for x in plans.values()) / sum(
+                x.shape[0] * x.shape[1] for x in plans.values()
+            )
+            assert found.prefill.limit == pytest.approx(1 / (1 - p / 2))
+            if load.batch <= 16:
+                assert found.decode.limit == pytest.approx(1 / (1 - 0.4375 * p))
+            for phase in (found.prefill, found.decode, found.end_to_end):
+                assert 0 < phase.speedup <= phase.limit
+            if lowering == "auto":
+                assert found.end_to_end.speedup >= 1
+
+
+def test_what_is_not_covered_is_in_both_models(tmp_path):
+    checkpoint = Checkpoint.open(write_hollow_llama(tmp_path / "m", LLAMA_2_7B | {"num_hidden_layers": 2}))
+    costs = CostModel(card_of("a6000"), LOAD)
+    times = []
+    for exclude in ((), ("*v_proj",)):
+        coverage = covered_linears_of(checkpoint, exclude=exclude)
+        ratios = {name: 0.0 if "v_proj" in name else 0.4 for name in coverage.linears}
+        plans = assumed_plans(coverage.linears, (128, 128), ratios, "plugin", costs)
+        times.append(predict_whole(plans.values(), outline_of(checkpoint, coverage), costs).end_to_end)
+    assert times[0].dense == pytest.approx(times[1].dense)
+    assert times[0].planned == pytest.approx(times[1].planned)
+
+
+def test_an_encoder_has_no_decode_steps(llama):
+    found, _, _ = whole(llama, 0.4, load=LOAD.without_decode())
+    assert found.decode.dense == found.decode.planned == 0 and found.decode.speedup == 1
+    assert found.end_to_end.speedup == found.prefill.speedup
+    assert str(LOAD.without_decode()) == "batch 16, 128 tokens"
+
+
+def remarks(llama, *args, **options) -> str:
+    _, plans, costs = whole(llama, *args, **options)
+    return " ".join(summarise_plan(plans, llama[0], costs)["remarks"])
+
+
+def test_remarks_say_what_the_figures_do_not(llama, tmp_path):
+    assert "nothing here is measured" in remarks(llama, 0.4)
+    assert "so nothing is gained on A6000" in remarks(llama, 0.4, lowering="dense")
+    assert "split linears count as dense" in remarks(llama, 0.4, lowering="split")
+    config = LLAMA_2_7B | {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 1}
+    checkpoint = Checkpoint.open(write_hollow_llama(tmp_path / "small", config))
+    coverage = covered_linears_of(checkpoint)
+    small = outline_of(checkpoint, coverage), dict(coverage.linears)
+    assert "predicted slower than the dense model on A6000" in remarks(small, 0.4)
+    assert "every linear is dense" in remarks(small, 0.4, lowering="auto")
+
+
+def test_without_a_card_nothing_is_predicted_and_that_is_said(llama):
+    _, plans, _ = whole(llama, 0.4)
+    found = summarise_plan(plans, llama[0], None)
+    assert found["whole"] is None and found["remarks"] == [UNPREDICTED]
+    assert found["totals"]["bytes_before"] == 2 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)

@@ -1,0 +1,59 @@
+"""Builds of encoders, which are proven by their hidden states."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masklearn.errors import PatchCompileError
+from patch_compile.errors import AccuracyError
+from patch_compile.report.console import print_report
+from patch_compile.verify import encoder
+from tests.builds import TINY, build
+
+
+@pytest.fixture
+def settings(make_model: Any, text_file: Path, tmp_path: Path) -> dict[str, Any]:
+    model = make_model("bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
+    settings = {"model": model, "calib": str(text_file), "out": tmp_path / "out", "ratio": 0.4, **TINY}
+    return settings | {"lowering": "plugin"}
+
+
+def test_the_report_compares_hidden_states(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = build(settings | {"eval_length": 80})
+    agreement = report["agreement"]
+    assert 0 < agreement["error"] <= agreement["tolerance"] < 0.02
+    outputs = {one["output"]: one["relative"] for one in report["difference"]["outputs"]}
+    assert set(outputs) == {"last_hidden_state", "pooler_output"}
+    assert min(outputs.values()) > 10 * agreement["error"]
+    # 80 tokens are more than the positions that were learned.
+    assert report["inputs"]["words"].endswith("2 windows × 64 tokens, float16")
+    assert {"perplexity", "generated"}.isdisjoint(report)
+    assert any("positions of the model reach" in note for note in report["notes"])
+    assert any("that of the calibration" in note for note in report["notes"])
+    print_report(report, as_json=False)
+    assert "hybrid and pruned checkpoint differ by" in capsys.readouterr().out
+
+
+def test_an_encoder_that_was_not_compiled_right_fails(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pruned checkpoint is not the dense one: setting it beside the dense model must be noticed."""
+    run = encoder._run_checkpoint
+
+    def run_dense(directory: Path, *rest: Any) -> Any:
+        return run(settings["model"], *rest)
+
+    monkeypatch.setattr(encoder, "_run_checkpoint", run_dense)
+    with pytest.raises(AccuracyError, match=r"'\w+' of the hybrid ONNX differs .* rounding explains"):
+        build(settings)
+
+
+def test_without_text_it_is_refused_before_any_work(settings: dict[str, Any]) -> None:
+    settings |= {"method": "magnitude"}
+    del settings["calib"]
+    with pytest.raises(PatchCompileError, match=r"an encoder, which writes no text .* --eval"):
+        build(settings)
+    assert not settings["out"].exists()
