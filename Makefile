@@ -8,14 +8,15 @@ NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/
 
 .PHONY: demo test mutate lint format plugin bench bench-quality bench-memory docs models clean
 
-# 24 steps of repair instead of the default's 64: for a first look in minutes. The linears of this model are too small to
+# 12 steps of repair instead of the default's 64: for a first look in minutes. The linears of this model are too small to
 # gain by the plugin, and `auto` would leave them dense.
 demo: .venv/installed models
-	PATCH_COMPILE_BUILD_WINDOWS=16 PATCH_COMPILE_BUILD_REPAIR_STEPS=24 PATCH_COMPILE_BUILD_LOWERING=plugin \
+	PATCH_COMPILE_BUILD_WINDOWS=16 PATCH_COMPILE_BUILD_REPAIR_STEPS=12 PATCH_COMPILE_BUILD_LOWERING=plugin \
 	  PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_EVAL_TEXT=$(TEXTS)/eval.txt \
 	  $(BIN)/patch-compile build $(MODEL) -o out/smollm2 --ratio 0.4 --target sm86 --force
 
 test: .venv/installed models
+	$(BIN)/python samples/models.py minilm .cache/models/minilm
 	PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
 
 # Every injected kernel bug must be caught: some minutes.

@@ -49,10 +49,13 @@ def write_emulated(source: Path, path: Path) -> None:
     """Copy a bf16 ONNX file as fp32 that rounds to bf16, which ONNX Runtime's CPU provider can run."""
     import onnx_ir as ir
 
+    from patch_compile.external_data import map_external_data
     from patch_compile.onnx_data import write_onnx
     from patch_compile.passes.emulate_bfloat16 import EmulateBfloat16Pass
 
-    write_onnx(EmulateBfloat16Pass()(ir.load(source)).model, path)
+    model = ir.load(source)
+    map_external_data(source, model)  # what an earlier build made is a hard link, which onnx-ir refuses
+    write_onnx(EmulateBfloat16Pass()(model).model, path)
 
 
 def write_hybrid(

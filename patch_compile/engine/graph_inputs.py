@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_file import load_proto
 
 if TYPE_CHECKING:
     import onnx
@@ -49,17 +50,7 @@ def read_inputs(onnx_path: Path) -> tuple[GraphInput, ...]:
 
 def load_graph(onnx_path: Path) -> onnx.GraphProto:
     """The graph of an ONNX file, external data unread. Raises PatchCompileError when it is none."""
-    import onnx
-
-    try:
-        model = onnx.load(str(onnx_path), load_external_data=False)
-    except OSError as error:
-        raise PatchCompileError(f"cannot read {onnx_path}", error.strerror or str(error)) from None
-    except Exception as error:  # protobuf's DecodeError shares no public base class with onnx's errors
-        raise PatchCompileError(f"{onnx_path} is not an ONNX model", str(error)) from None
-    if not model.graph.node:
-        raise PatchCompileError(f"{onnx_path} is not an ONNX model", "it holds no graph")
-    return model.graph
+    return load_proto(onnx_path).graph
 
 
 def _read_input(value: onnx.ValueInfoProto) -> GraphInput:

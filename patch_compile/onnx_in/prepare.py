@@ -17,7 +17,7 @@ from masklearn.maskset import MaskSet
 from patch_compile.engine.graph_inputs import GraphInput, read_inputs
 from patch_compile.engine.profiles import parse_profile, profiles_from_onnx
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_in.external_data import data_files
+from patch_compile.external_data import data_files
 from patch_compile.onnx_in.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_in.find import find_onnx_linears
 from patch_compile.onnx_in.linears import FoundLinears, OnnxLinear

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patch_compile.errors import AccuracyError
+from patch_compile.onnx_file import load_proto
 from patch_compile.onnx_in.compare import Answers, Difference, answer, compare_answers
 from patch_compile.onnx_in.find import find_onnx_linears
-from patch_compile.onnx_in.read import load_proto, read_onnx
+from patch_compile.onnx_in.read import read_onnx
 from patch_compile.onnx_in.rounding import RoundLinearsPass
 from patch_compile.onnx_in.runnable import runnable
 from patch_compile.onnx_in.widen import WidenPass

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_in.external_data import map_external_data
+from patch_compile.external_data import map_external_data
+from patch_compile.onnx_file import load_proto
 from patch_compile.onnx_in.opsets import OLDEST_OPSET, check_opsets, shorten_standard_domain
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-__all__ = ["load_proto", "read_onnx"]
+__all__ = ["read_onnx"]
 
 
 def read_onnx(path: Path) -> ir.Model:
@@ -48,27 +49,6 @@ def read_onnx(path: Path) -> ir.Model:
         model = _upgraded(path, model)
         common.NameFixPass()(model)
         return common.ShapeInferencePass()(model).model
-
-
-def load_proto(path: Path) -> onnx.ModelProto:
-    """The file without its external data. Raises PatchCompileError when it is no ONNX model."""
-    import onnx
-
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except OSError as error:
-        raise PatchCompileError(f"cannot read {path}", error.strerror or str(error)) from None
-    except Exception as error:  # protobuf's DecodeError shares no public base class with onnx's errors
-        raise PatchCompileError(f"{path} is not an ONNX model", str(error)) from None
-    if not proto.graph.node:
-        raise PatchCompileError(f"{path} is not an ONNX model", "it holds no graph")
-    if proto.graph.sparse_initializer:
-        raise PatchCompileError(
-            f"{path} holds sparse initializers",
-            "neither ONNX Runtime nor TensorRT multiplies by them",
-            "store the weights densely",
-        )
-    return proto
 
 
 def _deserialized(path: Path, proto: onnx.ModelProto) -> ir.Model:

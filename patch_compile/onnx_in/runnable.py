@@ -6,9 +6,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from patch_compile.external_data import map_external_data
 from patch_compile.onnx_data import write_onnx
-from patch_compile.onnx_in.external_data import map_external_data
-from patch_compile.onnx_in.read import load_proto
+from patch_compile.onnx_file import load_proto
 from patch_compile.passes.emulate_bfloat16 import EmulateBfloat16Pass
 
 __all__ = ["runnable"]

@@ -11,7 +11,7 @@ from masklearn.maskset import LinearMask, MaskSet
 from masklearn.recipe import Method
 from masklearn.tiles import tile_weights
 from masklearn.weights import WeightStore
-from patch_compile.onnx_in.external_data import data_files
+from patch_compile.external_data import data_files
 from patch_compile.onnx_in.find import find_onnx_linears
 from patch_compile.onnx_in.hybrid import write_onnx_hybrid
 from patch_compile.onnx_in.learn import SOLVING, OnnxTask, learn_onnx

@@ -1,0 +1,34 @@
+"""An ONNX file as its protobuf message, external data unread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patch_compile.errors import PatchCompileError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["load_proto"]
+
+
+def load_proto(path: Path) -> onnx.ModelProto:
+    """The file without its external data. Raises PatchCompileError when it is no ONNX model."""
+    import onnx
+
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise PatchCompileError(f"cannot read {path}", error.strerror or str(error)) from None
+    except Exception as error:  # protobuf's DecodeError shares no public base class with onnx's errors
+        raise PatchCompileError(f"{path} is not an ONNX model", str(error)) from None
+    if not proto.graph.node:
+        raise PatchCompileError(f"{path} is not an ONNX model", "it holds no graph")
+    if proto.graph.sparse_initializer:
+        raise PatchCompileError(
+            f"{path} holds sparse initializers",
+            "neither ONNX Runtime nor TensorRT multiplies by them",
+            "store the weights densely",
+        )
+    return proto
