@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cubin import ARCHS, FLAGS, SOURCES, Instruction, compile_cubin, disassemble, find_cuobjdump
 from kernels import find_nvcc
-from schedule import CONFIGS, Config
+
+from patch_compile.plan.roofline.schedule import CONFIGS, Config
 
 __all__ = ["JSON", "KINDS", "count_slab", "loop_of", "sass_counts"]
 

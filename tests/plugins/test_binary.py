@@ -6,10 +6,11 @@ from functools import cache
 
 import pytest
 
+from patch_compile.plan.roofline import schedule
 from patch_compile.plugin import ARCHS
 from tests.plugins.machine_code import CUOBJDUMP, NVCC, MachineCodeOf, cubin, machine_code
 
-sass, schedule = (importlib.import_module(name) for name in ("sass", "schedule"))
+sass = importlib.import_module("sass")
 
 pytestmark = [
     pytest.mark.skipif(NVCC is None or CUOBJDUMP is None, reason="no nvcc, or no cuobjdump with an nvdisasm"),
