@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bench.checkpoints import SHAPES, write_checkpoint
 from bench.quality import State
 from bench.quality_run import peak_gib
 from masklearn.calibrate import TokenPool
@@ -28,65 +28,9 @@ from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears_of
 from masklearn.learn import learn_task
 from masklearn.recipe import LearnRecipe
-from masklearn.shard import write_shard
 from masklearn.task import Task
 from masklearn.tiles import GROUP, grid_shape
 from patch_compile.progress import Progress
-
-# Configurations of transformers, without the number of blocks that is asked for here.
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-2-7b": {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "num_hidden_layers": 32,
-        "vocab_size": 32000,
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-    },
-}
-_STD = 0.02
-
-
-def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0) -> None:
-    """A llama's fp16 checkpoint of normal weights: a shard for each block, one for the rest."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    hidden, inner, words = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    values = config["hidden_size"] // config["num_attention_heads"] * config["num_key_value_heads"]
-    block = {
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (values, hidden),
-        "self_attn.v_proj": (values, hidden),
-        "self_attn.o_proj": (hidden, hidden),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-        "input_layernorm": (hidden,),
-        "post_attention_layernorm": (hidden,),
-    }
-    shards: list[dict[str, tuple[int, ...]]] = [
-        {f"model.layers.{i}.{name}.weight": shape for name, shape in block.items()}
-        for i in range(config["num_hidden_layers"])
-    ]
-    rest = {"model.embed_tokens": (words, hidden), "model.norm": (hidden,), "lm_head": (words, hidden)}
-    shards.append({f"{name}.weight": shape for name, shape in rest.items()})
-    rng, index = np.random.default_rng(seed), {}
-    for i, shard in enumerate(shards, start=1):
-        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        index |= dict.fromkeys(shard, file)
-
-        def tensor(name: str, shapes: dict[str, tuple[int, ...]] = shard) -> NDArray[np.float16]:
-            if len(shapes[name]) == 1:
-                return np.ones(shapes[name], np.float16)
-            return (rng.standard_normal(shapes[name], np.float32) * np.float32(_STD)).astype(np.float16)
-
-        write_shard(folder / file, {name: ("F16", shape) for name, shape in shard.items()}, tensor, {})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
 def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:

@@ -8,29 +8,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.maskset import LinearMask
-from masklearn.prune import masked_weight
 from masklearn.tiles import GROUP
 from patch_compile.errors import InvariantError
-from patch_compile.packing import PackedLinear, unpack
+from patch_compile.packing import PackedLinear, count_wrong
 from patch_compile.plan.split import Split
 
 __all__ = ["check_packed", "check_split", "check_two_four"]
 
 
-def check_packed(name: str, packed: PackedLinear, weight: NDArray[np.uint16], mask: LinearMask) -> None:
+def check_packed(
+    name: str,
+    packed: PackedLinear,
+    weight: NDArray[np.uint16],
+    mask: LinearMask,
+    panels: NDArray[np.int64] | None = None,
+) -> None:
     """Decode the packed tensors and compare with `W∘M: [N, K]` bit for bit.
 
+    panels: those of `packed` that are this linear's, in their order, where it is packed together with others.
     The decoding itself fails when a slab is stored twice or not at all, or when metadata are not 2:4; equality
     then says that every weight is there once and that exactly the weights under the mask are zeroed. Raises
     InvariantError with the linear's name.
     """
+    own = np.arange(-(-weight.shape[0] // packed.panel_rows)) if panels is None else panels
     try:
-        decoded = unpack(packed)
+        wrong = count_wrong(packed, weight, mask, own)
     except ValueError as error:
         raise InvariantError(f"{name}: {error}") from error
-    expected = masked_weight(weight, mask.keep())
-    if not np.array_equal(decoded, expected):
-        wrong = int((decoded != expected).sum())
+    if wrong:
         raise InvariantError(f"{name}: {wrong} weights decode to other bits than those of the masked weight")
 
 

@@ -16,27 +16,34 @@ instruction, so that a lane's fragment is one 16-byte load. With lane = 4 g + t:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.maskset import LinearMask
-from masklearn.patterns import KEPT_POSITIONS
 from masklearn.tiles import expand_tiles
+from patch_compile import slabs
+from patch_compile.slabs import SLAB_K
 
-__all__ = ["SLAB_K", "PackedLinear", "choose_panel_rows", "csr_index", "pack", "sparse_slabs", "unpack"]
+__all__ = [
+    "SLAB_K",
+    "PackedLinear",
+    "choose_panel_rows",
+    "count_wrong",
+    "csr_index",
+    "grid_together",
+    "pack",
+    "pack_together",
+    "sparse_slabs",
+    "unpack",
+]
 
-SLAB_K = 64
-_CHUNK_WEIGHTS = 1 << 22  # panels are packed in chunks of about this many weights: bounds the temporaries
 _WIDE_PANEL, _NARROW_PANEL = 128, 64
-
-_FIRST, _SECOND = np.array(KEPT_POSITIONS, np.uint64).T
-_NIBBLE = (_FIRST | _SECOND << np.uint64(2)).astype(np.uint32)
-_PATTERN_OF_NIBBLE = np.full(16, 255, np.uint8)
-_PATTERN_OF_NIBBLE[_NIBBLE] = np.arange(6)
-_LOW16 = np.uint64(0xFFFF)
 
 
 @dataclass(frozen=True)
@@ -62,21 +69,22 @@ class PackedLinear:
 
     def slab_is_sparse(self) -> NDArray[np.bool_]:
         """Grid `[panels, slabs along K]`, True where the slab is stored 2:4; raises if a slab is not stored once."""
-        panels, slabs = _grid(self.shape, self.panel_rows)
-        grid = np.zeros((panels, slabs), np.int8)
-        for rows, columns, mark in (*self._positions("dense", 1), *self._positions("sparse", 2)):
-            np.add.at(grid, (rows, columns), mark)
-        if not np.isin(grid, (1, 2)).all():
-            raise ValueError("a slab is stored twice or not at all")
-        return np.equal(grid, 2)
+        return self.places()[0]
 
-    def _positions(self, kind: str, mark: int) -> list[tuple[NDArray[np.int64], NDArray[np.int32], int]]:
-        panels = _grid(self.shape, self.panel_rows)[0]
-        n_dense = len(self.dense)
-        ptr = self.index[: panels + 1] if kind == "dense" else self.index[panels + 1 : 2 * (panels + 1)]
-        start = 2 * (panels + 1) + (0 if kind == "dense" else n_dense)
-        count = n_dense if kind == "dense" else len(self.sparse)
-        return [(np.repeat(np.arange(panels), np.diff(ptr)), self.index[start : start + count], mark)]
+    def places(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """`slab_is_sparse`, and in a like grid at which place of `dense` or of `sparse` and `meta` the slab lies."""
+        panels, slabs_along_k = _grid(self.shape, self.panel_rows)
+        times = np.zeros((2, panels, slabs_along_k), np.int8)
+        slots = np.zeros((panels, slabs_along_k), np.int64)
+        pointers = self.index[: 2 * (panels + 1)].reshape(2, -1)
+        columns = np.split(self.index[2 * (panels + 1) :], [len(self.dense)])
+        for kind in (0, 1):
+            at = np.repeat(np.arange(panels), np.diff(pointers[kind])), columns[kind]
+            np.add.at(times[kind], at, 1)
+            slots[at] = np.arange(len(columns[kind]))
+        if not (times.sum(axis=0) == 1).all():
+            raise ValueError("a slab is stored twice or not at all")
+        return times[1] == 1, slots
 
 
 def choose_panel_rows(shape: tuple[int, int], tile: tuple[int, int]) -> int:
@@ -96,44 +104,115 @@ def pack(weight: NDArray[np.uint16], mask: LinearMask, panel_rows: int) -> Packe
 
     Raises ValueError when weight and mask disagree in shape.
     """
-    if weight.shape != mask.shape:
-        raise ValueError(f"weight {weight.shape} and mask {mask.shape} differ")
-    n_panels, n_slabs = _grid(mask.shape, panel_rows)
-    is_sparse = sparse_slabs(mask, panel_rows)
-    patterns, in_sparse_tile = _pattern_grid(mask)
-    dense, sparse, meta = [], [], []
-    step = max(1, _CHUNK_WEIGHTS // (panel_rows * n_slabs * SLAB_K))
-    for first in range(0, n_panels, step):
-        panels = slice(first, min(first + step, n_panels))
-        rows = slice(panels.start * panel_rows, panels.stop * panel_rows)
-        words = _words(weight[rows], patterns[rows], in_sparse_tile[rows])
-        slabs = _slabs(words, panel_rows, n_slabs)
-        slab_patterns = _slabs(patterns[rows], panel_rows, n_slabs)
-        chosen = is_sparse[panels]
-        dense.append(_dense_fragments(slabs[~chosen]))
-        sparse.append(_sparse_fragments(slabs[chosen], slab_patterns[chosen]))
-        meta.append(_meta_words(slab_patterns[chosen]))
+    panels = _grid(mask.shape, panel_rows)[0]
+    packed = pack_together([(weight, mask)], panel_rows, [np.arange(panels)])
+    return replace(packed, shape=mask.shape)
+
+
+def pack_together(
+    linears: Sequence[tuple[NDArray[np.uint16], LinearMask]],
+    panel_rows: int,
+    panels: Sequence[NDArray[np.int64]],
+) -> PackedLinear:
+    """Pack linears of one K as one, `[all panels · panel_rows, K]`: weight and mask of each, and where its panels go.
+
+    Raises ValueError when a weight and its mask disagree in shape.
+    """
+    for weight, mask in linears:
+        if weight.shape != mask.shape:
+            raise ValueError(f"weight {weight.shape} and mask {mask.shape} differ")
+    grid = grid_together([sparse_slabs(mask, panel_rows) for _, mask in linears], panels)
+    slots, sparse_count = _slots(grid), int(grid.sum())
+    dense = np.zeros((grid.size - sparse_count, panel_rows * SLAB_K // 2), np.uint32)
+    sparse = np.zeros((sparse_count, panel_rows * SLAB_K // 4), np.uint32)
+    meta = np.zeros((sparse_count, panel_rows * 2), np.uint32)
+    for (weight, mask), own in zip(linears, panels, strict=True):
+
+        def pack_one(words: NDArray[np.uint32], codes: NDArray[np.uint8], panel: int) -> None:
+            slabs.pack_panel(words, codes, grid[panel], slots[panel], dense, sparse, meta)
+
+        _for_each_panel(weight, mask, panel_rows, own, pack_one)
     return PackedLinear(
-        mask.shape,
+        (len(grid) * panel_rows, linears[0][1].shape[1]),
         panel_rows,
-        np.concatenate(dense),
-        np.concatenate(sparse),
-        np.concatenate(meta),
-        csr_index(is_sparse),
+        dense.view(np.uint16),
+        sparse.view(np.uint16),
+        meta.view(np.int32),
+        csr_index(grid),
     )
 
 
+def grid_together(
+    grids: Sequence[NDArray[np.bool_]], panels: Sequence[NDArray[np.int64]]
+) -> NDArray[np.bool_]:
+    """Which slabs of linears packed together are 2:4, from those of each, `[its panels, slabs]`, and their places."""
+    together = np.concatenate(grids)
+    together[np.concatenate(panels)] = np.concatenate(grids)
+    return together
+
+
 def unpack(packed: PackedLinear) -> NDArray[np.uint16]:
-    """The exact inverse: bits of `W∘M: [N, K]`. Raises ValueError on an invalid index or metadata."""
+    """The exact inverse of `pack`: bits of `W∘M: [N, K]`. Raises ValueError on an invalid index or metadata."""
     rows, columns = packed.shape
-    is_sparse = packed.slab_is_sparse()
-    n_panels, n_slabs = is_sparse.shape
-    pr = packed.panel_rows
-    out = np.empty((n_panels, n_slabs, pr, 16), np.uint64)
-    out[~is_sparse] = _dense_words(packed.dense, pr)
-    out[is_sparse] = _sparse_words(packed.sparse, packed.meta, pr)
-    whole = out.transpose(0, 2, 1, 3).reshape(n_panels * pr, n_slabs * 16)
-    return np.ascontiguousarray(whole).view(np.uint16)[:rows, :columns].copy()
+    words = np.empty((rows, columns // 2), np.uint32)
+    grid, slots = packed.places()
+    for panel in range(len(grid)):
+        own = slice(panel * packed.panel_rows, (panel + 1) * packed.panel_rows)
+        _unpack_panel(packed, grid[panel], slots[panel], words[own])
+    return words.view(np.uint16)
+
+
+def count_wrong(
+    packed: PackedLinear, weight: NDArray[np.uint16], mask: LinearMask, panels: NDArray[np.int64]
+) -> int:
+    """How many weights of a linear decode to other bits than those of `W∘M`; panels: where its own lie in `packed`.
+
+    Raises ValueError on an invalid index or metadata.
+    """
+    grid, slots = packed.places()
+    wrong = np.zeros(len(grid), np.int64)
+
+    def count_one(words: NDArray[np.uint32], codes: NDArray[np.uint8], panel: int) -> None:
+        decoded = np.empty_like(words)
+        _unpack_panel(packed, grid[panel], slots[panel], decoded)
+        wrong[panel] = slabs.count_differences(decoded, words, codes)
+
+    _for_each_panel(weight, mask, packed.panel_rows, panels, count_one)
+    return int(wrong.sum())
+
+
+def _unpack_panel(
+    packed: PackedLinear, is_sparse: NDArray[np.bool_], slots: NDArray[np.int64], words: NDArray[np.uint32]
+) -> None:
+    stored = packed.dense.view(np.uint32), packed.sparse.view(np.uint32), packed.meta.view(np.uint32)
+    if slabs.unpack_panel(words, is_sparse, slots, *stored) == slabs.BAD_METADATA:
+        raise ValueError("metadata holds a pair of positions that is not ascending")
+
+
+def _for_each_panel(
+    weight: NDArray[np.uint16],
+    mask: LinearMask,
+    panel_rows: int,
+    panels: NDArray[np.int64],
+    work: Callable[[NDArray[np.uint32], NDArray[np.uint8], int], None],
+) -> None:
+    """Call `work(its words, codes of its groups, its place)` for each panel, on all cores: the loops hold no lock."""
+    words = np.ascontiguousarray(weight).view(np.uint32)
+    covered = expand_tiles(mask.tiles, mask.shape, mask.tile)
+    starts = np.concatenate([[0], np.cumsum(covered.sum(axis=1))])
+
+    def one(number: int) -> None:
+        rows = slice(number * panel_rows, (number + 1) * panel_rows)
+        codes = slabs.panel_codes(mask.pattern, covered[rows], starts[rows])
+        work(words[rows], codes, int(panels[number]))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        deque(pool.map(one, range(len(panels))), maxlen=0)
+
+
+def _slots(grid: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The place of each slab `[panels, slabs]` among those stored like it."""
+    return np.where(grid, np.cumsum(grid).reshape(grid.shape), np.cumsum(~grid).reshape(grid.shape)) - 1
 
 
 def _grid(shape: tuple[int, int], panel_rows: int) -> tuple[int, int]:
@@ -154,89 +233,6 @@ def _all_between(tiles: NDArray[np.bool_], tile: int, size: int, step: int, axis
         touched = np.arange(start // tile, (min(start + step, size) - 1) // tile + 1)
         cells.append(tiles.take(touched, axis=axis).all(axis=axis))
     return np.stack(cells, axis=axis)
-
-
-def _pattern_grid(mask: LinearMask) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Pattern of every group `[N, K/4]` (0 where dense) and whether the group lies in a sparse tile."""
-    rows, columns = mask.shape
-    covered = expand_tiles(mask.tiles, mask.shape, mask.tile)
-    patterns = np.zeros((rows, columns // 4), np.uint8)
-    patterns[covered] = mask.pattern
-    return patterns, covered
-
-
-def _words(
-    weight: NDArray[np.uint16], patterns: NDArray[np.uint8], covered: NDArray[np.bool_]
-) -> NDArray[np.uint64]:
-    """Groups of four 16-bit values as 64-bit words `[rows, K/4]`, pruned positions zero."""
-    words = np.ascontiguousarray(weight).view(np.uint64)
-    keep = (_LOW16 << (_FIRST * np.uint64(16))) | (_LOW16 << (_SECOND * np.uint64(16)))
-    return np.where(covered, words & keep[patterns], words)
-
-
-def _slabs(groups: NDArray[Any], panel_rows: int, n_slabs: int) -> NDArray[Any]:
-    """`[rows, K/4]`, zero-padded to whole slabs, as `[panels, slabs, PR, 16]`."""
-    rows, columns = groups.shape
-    panels = -(-rows // panel_rows)
-    extra = panels * panel_rows - rows, n_slabs * 16 - columns
-    padded = np.pad(groups, ((0, extra[0]), (0, extra[1]))) if any(extra) else groups
-    return padded.reshape(panels, panel_rows, n_slabs, 16).transpose(0, 2, 1, 3)
-
-
-def _dense_fragments(slabs: NDArray[np.uint64]) -> NDArray[np.uint16]:
-    """`[n, PR, 16]` words of four values → `[n, PR·64]` in fragment order."""
-    n, pr, _ = slabs.shape
-    pairs = np.ascontiguousarray(slabs).view(np.uint32).reshape(n, pr // 16, 2, 8, 4, 2, 4)
-    order = pairs.transpose(0, 4, 1, 3, 6, 5, 2)  # n, k16, row block, g, t, k half, row half
-    return np.ascontiguousarray(order).view(np.uint16).reshape(n, pr * 64)
-
-
-def _dense_words(dense: NDArray[np.uint16], pr: int) -> NDArray[np.uint64]:
-    n = len(dense)
-    pairs = np.ascontiguousarray(dense).view(np.uint32).reshape(n, 4, pr // 16, 8, 4, 2, 2)
-    order = pairs.transpose(0, 2, 6, 3, 1, 5, 4)
-    return np.ascontiguousarray(order).reshape(n, pr, 32).view(np.uint64)
-
-
-def _sparse_fragments(slabs: NDArray[np.uint64], patterns: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """`[n, PR, 16]` words and their patterns → kept values `[n, PR·32]` in fragment order."""
-    n, pr, _ = slabs.shape
-    first = (slabs >> (_FIRST * np.uint64(16))[patterns]) & _LOW16
-    second = (slabs >> (_SECOND * np.uint64(16))[patterns]) & _LOW16
-    pairs = (first | second << np.uint64(16)).astype(np.uint32).reshape(n, pr // 16, 2, 8, 2, 2, 4)
-    order = pairs.transpose(0, 4, 1, 3, 6, 5, 2)  # n, k32, row block, g, t, k half, row half
-    return np.ascontiguousarray(order).view(np.uint16).reshape(n, pr * 32)
-
-
-def _sparse_words(sparse: NDArray[np.uint16], meta: NDArray[np.int32], pr: int) -> NDArray[np.uint64]:
-    n = len(sparse)
-    patterns = _patterns_of_meta(meta, pr)
-    pairs = np.ascontiguousarray(sparse).view(np.uint32).reshape(n, 2, pr // 16, 8, 4, 2, 2)
-    kept = np.ascontiguousarray(pairs.transpose(0, 2, 6, 3, 1, 5, 4)).reshape(n, pr, 16).astype(np.uint64)
-    first = (kept & _LOW16) << (_FIRST * np.uint64(16))[patterns]
-    second = (kept >> np.uint64(16)) << (_SECOND * np.uint64(16))[patterns]
-    return np.asarray(first | second, np.uint64)
-
-
-def _meta_words(patterns: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Patterns `[n, PR, 16]` → metadata words `[n, PR·2]`."""
-    n, pr, _ = patterns.shape
-    shifts = np.arange(0, 16, 4, dtype=np.uint32)
-    half = np.bitwise_or.reduce(_NIBBLE[patterns].reshape(n, pr, 4, 4) << shifts, axis=-1)
-    half = half.reshape(n, pr // 16, 2, 8, 4)  # row half, g, t
-    words = half[:, :, 0] | half[:, :, 1] << np.uint32(16)
-    return np.ascontiguousarray(words).view(np.int32).reshape(n, pr * 2)
-
-
-def _patterns_of_meta(meta: NDArray[np.int32], pr: int) -> NDArray[np.uint8]:
-    n = len(meta)
-    words = np.ascontiguousarray(meta).view(np.uint32).reshape(n, pr // 16, 1, 8, 4, 1)
-    half = words >> np.array([0, 16], np.uint32).reshape(1, 1, 2, 1, 1, 1)
-    nibbles = (half >> np.arange(0, 16, 4, dtype=np.uint32)) & np.uint32(15)
-    patterns: NDArray[np.uint8] = _PATTERN_OF_NIBBLE[nibbles].reshape(n, pr, 16)
-    if (patterns == 255).any():
-        raise ValueError("metadata holds a pair of positions that is not ascending")
-    return patterns
 
 
 def csr_index(is_sparse: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from bench import memory
+from bench import checkpoints, memory
 from bench.quality import arguments
 from bench.quality_page import page
 
@@ -16,13 +16,13 @@ TINY = {
 
 @pytest.fixture
 def shapes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    config = memory.SHAPES["llama-2-7b"] | TINY | {"num_hidden_layers": 5}
-    monkeypatch.setitem(memory.SHAPES, "llama-2-7b", config)
+    config = checkpoints.SHAPES["llama-2-7b"] | TINY | {"num_hidden_layers": 5}
+    monkeypatch.setitem(checkpoints.SHAPES, "llama-2-7b", config)
     return config
 
 
 def test_the_checkpoint_loads_in_transformers(tmp_path: Path, shapes: dict[str, Any]) -> None:
-    memory.write_checkpoint(tmp_path / "model", shapes)
+    checkpoints.write_checkpoint(tmp_path / "model", shapes)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     weights = model.state_dict()
     assert weights["model.layers.4.self_attn.k_proj.weight"].shape == (16, 32)
