@@ -312,6 +312,35 @@ def plugin(backend: str | None, force: bool, as_json: bool) -> None:
     print_plugin(run(backend, force=force), as_json=as_json)
 
 
+@cli.command()
+@click.argument("path", type=_PATH, metavar="PATH")
+@click.option("--all", "every", is_flag=True, help="A line for each tensor or linear. [one for each kind]")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def inspect(path: Path, every: bool, as_json: bool) -> None:
+    """Say what a file or folder is, what is in it, and whether it is whole.
+
+    PATH: an engine, an ONNX file, masks or other safetensors, the plugin, a model folder, or OUT. Exit code 1 when
+    something in it is broken.
+    """
+    from patch_compile.inspecting import inspect_path
+    from patch_compile.report.inspected import print_found
+
+    found = inspect_path(path)
+    print_found(found, every=every, as_json=as_json)
+    if found.faults:
+        raise click.exceptions.Exit(1)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can do, and how to mend what it lacks."""
+    from patch_compile.doctor import examine
+    from patch_compile.report.inspected import print_examined
+
+    print_examined(examine(), as_json=as_json)
+
+
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value not in (None, ())}
 

@@ -40,6 +40,7 @@ __all__ = [
     "PluginIdentity",
     "PluginLibrary",
     "build_plugin",
+    "cached_plugins",
     "check_backend",
     "read_identity",
 ]
@@ -131,6 +132,12 @@ def read_identity(path: Path) -> PluginIdentity:
         version, backend, cuda, archs, headers = (group.decode() for group in match.groups())
     arch_list = tuple(int(arch) // 10 for arch in archs.split(","))
     return PluginIdentity(int(version), backend, cuda, arch_list, headers)
+
+
+def cached_plugins(cache_dir: Path | None = None) -> tuple[Path, list[Path]]:
+    """The cache's folder and the libraries in it; see `build_plugin`."""
+    cache = cache_dir or _default_cache()
+    return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
 
 
 def check_backend(path: Path, backend: str) -> PluginIdentity:

@@ -19,7 +19,10 @@ def run(*arguments, cwd=None, env=None):
     "arguments",
     [
         ["--help"],
-        *([name, "--help"] for name in ("build", "learn", "plan", "compile", "plugin", "import-mask")),
+        *(
+            [name, "--help"]
+            for name in ("build", "learn", "plan", "compile", "plugin", "import-mask", "inspect", "doctor")
+        ),
     ],
 )
 def test_help_imports_nothing_heavy(arguments):
