@@ -21,7 +21,7 @@ test: .venv/installed models
 
 # Every injected kernel bug must be caught: some minutes.
 mutate: .venv/installed
-	$(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/test_kernel_faults.py
+	$(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/test_kernel_faults.py tests/plugins/test_dense_path_faults.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ RATIOS = (0.45, 0.35, 0.25)
 _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"
 OWN_TEXT = "oneshot, no repair, self-written text"
+PERMUTED = "oneshot, no repair, permuted"
 PATCH = "patch-joint, no repair"
 _ONE_RATIO = 0.35  # of rows that one ratio says enough about
 _SPARE_MINUTES = 0.4  # of a run with a limit: its repair starts and ends outside the minutes it is given
@@ -76,6 +77,8 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for ratio, asked in oneshot.items():
             settings = asked | _DISTILL | {"repair_minutes": minutes}
             found.append(Entry(f"oneshot + {minutes:g} min of repair", ratio, settings))
+    for ratio, asked in oneshot.items():
+        found.append(Entry(PERMUTED, ratio, asked | {"repair": "none", "permute": True}))
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
     joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none"}

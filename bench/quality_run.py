@@ -67,7 +67,7 @@ def _keep(learned: Learned, folder: Path) -> None:
     part.mkdir(parents=True, exist_ok=True)
     learned.masks.save(part / _MASKS)
     assert learned.checkpoint.new is not None
-    shutil.copytree(learned.checkpoint.new.folder, part / _SOLVED, dirs_exist_ok=True)
+    learned.checkpoint.new.copy_to(part / _SOLVED)
     part.rename(folder)
 
 

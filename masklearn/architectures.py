@@ -32,6 +32,8 @@ class Architecture:
     encoder: no next tokens are predicted; positions: the embedding of positions is learned, so windows have a
     longest length: `max_position_embeddings` less this many; None for rotary embeddings.
     ffn: patterns, as of `budget`, of the linears of the feed-forward part, in any of the checkpoints' spellings.
+    mlp: module names, below what holds them all, of the linears that make its hidden channels (gate and up) and of the
+    one that takes them in (down); see `mlps`. qkv: likewise of attention's linears of one input, () where one makes all.
     """
 
     base: str = "model"
@@ -45,6 +47,8 @@ class Architecture:
     encoder: bool = False
     positions: int | None = None
     ffn: tuple[str, ...] = ("mlp.*",)
+    mlp: tuple[tuple[str, ...], str] = (("gate_proj", "up_proj"), "down_proj")
+    qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
 
 
 _LLAMA = Architecture()
@@ -64,6 +68,8 @@ _GPT2 = Architecture(
     prefixes=("transformer.", ""),
     conv1d=True,
     positions=0,
+    mlp=(("c_fc",), "c_proj"),
+    qkv=(),
 )
 _OPT = Architecture(
     base="model.decoder",
@@ -71,6 +77,7 @@ _OPT = Architecture(
     tail=("model.decoder.final_layer_norm", "model.decoder.project_out", "lm_head"),
     positions=0,
     ffn=("fc1", "fc2"),
+    mlp=(("fc1",), "fc2"),
 )
 _GPT_NEOX = Architecture(
     base="gpt_neox",
@@ -78,6 +85,8 @@ _GPT_NEOX = Architecture(
     tail=("gpt_neox.final_layer_norm", "lm_head"),
     prefixes=("gpt_neox.", ""),
     spellings=((r"^lm_head\.", "embed_out."),),
+    mlp=(("dense_h_to_4h",), "dense_4h_to_h"),
+    qkv=(),
 )
 # The text part of the multimodal model: the vision tower stays dense.
 _GEMMA3 = Architecture(
@@ -100,6 +109,8 @@ _BERT = Architecture(
     encoder=True,
     positions=0,
     ffn=("intermediate.dense", r"re:.*\.\d+\.output\.dense"),
+    mlp=(("intermediate.dense",), "output.dense"),
+    qkv=("query", "key", "value"),
 )
 # Positions count from the padding token's id on, which is 1.
 _ROBERTA = replace(_BERT, prefixes=("", "roberta."), positions=2)
@@ -114,7 +125,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
     "gemma3": _GEMMA3,
-    "phi3": _LLAMA,
+    "phi3": replace(_LLAMA, mlp=(("gate_up_proj",), "down_proj"), qkv=()),
     "gpt2": _GPT2,
     "opt": _OPT,
     "gpt_neox": _GPT_NEOX,
@@ -131,6 +142,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         prefixes=("", "distilbert."),
         spellings=(),
         ffn=("ffn.*",),
+        mlp=(("lin1",), "lin2"),
+        qkv=("q_lin", "k_lin", "v_lin"),
     ),
 }
 

@@ -117,6 +117,7 @@ def baseline_settings(
         "method": Method.SPARSEGPT,
         "criterion": baseline.criterion,
         "repair": Repair.NONE,
+        "permute": False,
     }
     if baseline.ratio is not None:
         changed |= {"ratio": baseline.ratio(checkpoint, coverage), "per_layer": False}

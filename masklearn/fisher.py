@@ -1,4 +1,4 @@
-"""How much the loss depends on each linear's output: the mean squared gradient there (empirical Fisher)."""
+"""How much the loss depends on each linear's outputs: the mean squared gradients there (empirical Fisher)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,20 +15,19 @@ __all__ = ["output_fisher"]
 
 def output_fisher(
     task: Task, windows: NDArray[np.int64], forward: Callable[[Block], None] | None = None
-) -> dict[str, float]:
-    """E[g²] by linear: g is the gradient of the summed next-token loss at the linear's output, the mean is over
-    tokens and outputs. To second order ½·E[g²]·‖δy‖² is what an output error δy adds to the loss.
+) -> dict[str, NDArray[np.float64]]:
+    """E[g²] of every output `[N]` by linear: g is the gradient of the summed next-token loss there, the mean is over
+    tokens. To second order ½·Σ E[g²]·δy² is what output errors δy add to the loss.
 
-    One scalar per linear ranks tiles as well as one per output does (perplexity 58.0 and 58.1 on SmolLM2-135M at
-    ratio .35). forward: see `stream_blocks_back`, for statistics that are wanted from the same forward pass.
+    forward: see `stream_blocks_back`, for statistics that are wanted from the same forward pass.
     """
     covered = task.coverage.linears
-    fisher: dict[str, float] = {}
+    fisher: dict[str, NDArray[np.float64]] = {}
     for block in stream_blocks_back(
         task.checkpoint, windows, task.recipe.device, store=task.activations, forward=forward, bf16=task.bf16
     ):
         linears = {name: linear for name, linear in block.linears.items() if name in covered}
-        squares = dict.fromkeys(linears, 0.0)
+        squares = {name: torch.zeros(one.out_features, dtype=torch.float64) for name, one in linears.items()}
         hooks = [_watch(name, linear, squares) for name, linear in linears.items()]
         for i, window in enumerate(windows):
             if block.is_head:
@@ -37,14 +36,13 @@ def output_fisher(
                 block.backward(i)
         for hook in hooks:
             hook.remove()
-        tokens = windows.size
-        fisher |= {name: total / (tokens * linears[name].out_features) for name, total in squares.items()}
+        fisher |= {name: (total / windows.size).numpy() for name, total in squares.items()}
         task.progress("sensitivity of the loss", len(fisher), len(covered))
     return fisher
 
 
-def _watch(name: str, linear: torch.nn.Linear, squares: dict[str, float]) -> Any:
+def _watch(name: str, linear: torch.nn.Linear, squares: dict[str, torch.Tensor]) -> Any:
     def add(_: torch.nn.Module, __: Any, gradients: tuple[torch.Tensor, ...]) -> None:
-        squares[name] += float(gradients[0].double().square().sum())
+        squares[name] += gradients[0].double().flatten(0, -2).square().sum(dim=0).cpu()
 
     return linear.register_full_backward_hook(add)

@@ -34,8 +34,8 @@ _DENSE, _UNIFORM = 0.0, 0.5
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """masks: the MaskSet; checkpoint: the model, with new values of surviving weights where the method or the
-    repair gave any (`checkpoint.new` holds them, in the scratch folder); the masks are not applied to it.
+    """masks: the MaskSet; checkpoint: the model, with new values of surviving weights where the method, the repair
+    or a permutation gave any (`checkpoint.new` holds them, in the scratch folder); the masks are not applied to it.
     """
 
     masks: MaskSet
@@ -68,11 +68,15 @@ def learn(
 def learn_task(task: Task, choose: Choose | None = None) -> Learned:
     """`learn` for a task that is already set up, such as one that shares its text with others."""
     from masklearn.methods import METHODS
+    from masklearn.permute import permute
 
     recipe, linears = task.recipe, task.coverage.linears
     leaves_no_choice = choose is None and recipe.ratio in (_DENSE, _UNIFORM)
     choose = choose or _by_ratio(task)
     areas = {name: tile_weights(shape, recipe.tile) for name, shape in linears.items()}
+    permuted = permute(task) if recipe.permute else None
+    if permuted is not None:
+        task = task.of(permuted.checkpoint)
     solves = recipe.method in _SOLVE
     patterns: Patterns = {}
     scores: dict[str, NDArray[np.floating]] = {}
@@ -84,7 +88,11 @@ def learn_task(task: Task, choose: Choose | None = None) -> Learned:
             if not solves:  # a byte per 4 weights of the model
                 patterns[name] = candidate.pattern
     tiles, budget = choose({name: scores[name] for name in linears}, areas)
-    return _finish(task, tiles, patterns, budget)
+    learned = _finish(task, tiles, patterns, budget)
+    if permuted is not None:
+        learned.masks.orders.update(permuted.orders)
+        learned.masks.extra["permuted"] = dict(permuted.record)
+    return learned
 
 
 def _by_ratio(task: Task) -> Choose:
@@ -97,7 +105,7 @@ def _by_ratio(task: Task) -> Choose:
 
 def _finish(task: Task, tiles: Tiles, patterns: Patterns, budget: Budget) -> Learned:
     """Weights for the final masks: solved, then repaired, as the recipe and the method say."""
-    recipe, solved = task.recipe, WeightStore(task.scratch / "solved")
+    recipe, solved = task.recipe, WeightStore(task.scratch / "solved", below=task.checkpoint.new)
     extra: dict[str, Any] = {"skipped": dict(task.coverage.skipped), "budget": budget.record()}
     if recipe.method in GRADIENT_METHODS:
         from masklearn.methods.gradient.contest import solve_best

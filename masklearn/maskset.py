@@ -102,14 +102,19 @@ class MaskSet(Mapping[str, LinearMask]):
         base_sha256: str,
         ratio_asked: float,
         extra: Mapping[str, Any] | None = None,
+        orders: Mapping[str, NDArray[np.int32]] | None = None,
     ) -> None:
-        """extra: anything JSON can hold; it comes back from `load` as it is."""
+        """extra: anything JSON can hold; it comes back from `load` as it is. orders: of hidden channels that were
+        permuted before the masks were learned (see `permute.Permuted`), which then say nothing of the base model's
+        own weights; empty where none were.
+        """
         self.method = method
         self.seed = seed
         self.base_model = base_model
         self.base_sha256 = base_sha256
         self.ratio_asked = ratio_asked
         self.extra: dict[str, Any] = dict(extra or {})
+        self.orders: dict[str, NDArray[np.int32]] = dict(orders or {})
         self._masks: dict[str, LinearMask | _Stored] = dict(masks)
         self._shard: Shard | None = None
 
@@ -166,7 +171,10 @@ class MaskSet(Mapping[str, LinearMask]):
 
     def save(self, path: str | Path) -> None:
         """Write the set to `path`; equal sets give equal bytes."""
-        specs: dict[str, tuple[str, tuple[int, ...]]] = {}
+        orders = sorted(self.orders.items())
+        specs: dict[str, tuple[str, tuple[int, ...]]] = {
+            f"{name}.order": ("I32", o.shape) for name, o in orders
+        }
         for name in sorted(self._masks):
             mask = self._masks[name]
             specs[f"{name}.tiles"] = ("U8", (-(-mask.tiles.size // 8),))
@@ -194,6 +202,7 @@ class MaskSet(Mapping[str, LinearMask]):
             )
             linears = json.loads(meta["linears"])
             masks._masks.update({name: _stored(shard, name, about) for name, about in linears.items()})
+            masks.orders.update(_orders(shard))
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(path, f"its metadata do not describe its tensors: {error}") from error
         masks._shard = shard
@@ -214,8 +223,10 @@ class MaskSet(Mapping[str, LinearMask]):
             "extra": json.dumps(self.extra, sort_keys=True),
         }
 
-    def _encoded(self, tensor: str) -> NDArray[np.uint8]:
+    def _encoded(self, tensor: str) -> NDArray[Any]:
         name, kind = tensor.rsplit(".", 1)
+        if kind == "order":
+            return self.orders[name]
         if kind == "tiles":
             return np.packbits(self._masks[name].tiles, bitorder="little")
         return _to_nibbles(self[name].pattern)
@@ -261,6 +272,16 @@ def _stored(shard: Shard, name: str, about: Mapping[str, Any]) -> _Stored:
     if entry.dtype != "U8" or entry.shape != (_nibble_bytes(stored),):
         raise ValueError(f"{name}.pattern is {list(entry.shape)}, its tiles need [{_nibble_bytes(stored)}]")
     return stored
+
+
+def _orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
+    """Orders of hidden channels; ValueError for one that is no permutation."""
+    names = [tensor for tensor in shard.tensors if tensor.endswith(".order")]
+    orders = {name.removesuffix(".order"): shard.read(name) for name in names}
+    for name, order in orders.items():
+        if order.dtype != np.int32 or not np.array_equal(np.sort(order), np.arange(len(order))):
+            raise ValueError(f"{name}.order is no permutation")
+    return orders
 
 
 def _check_version(path: Path, shard: Shard) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["input_moments", "output_energy"]
+__all__ = ["input_moments", "output_energy", "squared_input_norms"]
 
 _BLOCK = (
     384  # rows of XᵀX that are summed together; smaller ones save more products, larger ones multiply faster
@@ -47,6 +47,30 @@ def input_moments(
     for moment in moments.values():
         _mirror(moment)
     return {name: moments[leaders[name]] for name in linears}
+
+
+def squared_input_norms(
+    linears: Mapping[str, torch.nn.Linear], run: Callable[[], object]
+) -> dict[str, torch.Tensor]:
+    """‖x‖² of every input feature over all tokens that `run` sends through each linear, fp32 `[K]` by name."""
+    sums = {
+        name: torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
+        for name, linear in linears.items()
+    }
+
+    def watch(name: str) -> Any:
+        def add(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            sums[name] += inputs[0].flatten(0, -2).square().sum(dim=0)
+
+        return linears[name].register_forward_pre_hook(add)
+
+    hooks = [watch(name) for name in linears]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: total.float() for name, total in sums.items()}
 
 
 def _add_upper(moment: torch.Tensor, rows: torch.Tensor) -> None:

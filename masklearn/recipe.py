@@ -63,6 +63,7 @@ class LearnSettings(BaseModel):
     criterion: see `Criterion`, None for the method's own; damping: of the Hessian, share of its mean diagonal.
     repair: see `Repair`, None for the method's own; repair_steps, repair_minutes: its budget, whichever ends
     first; batch: windows in a step of training; learning_rate: None for the method's own.
+    permute: hidden channels of feed-forward parts are reordered first (see `permute`).
     prior, steps, distill_weight, checkpoint_every: of the gradient methods (`patch-joint`, `patch-tile`,
     `maskllm`): one-shot method or masks file to start from, steps, weight of the KL to the dense logits beside
     the language model's loss, steps between checkpoints (of repair too). precision: of all training, and of the
@@ -83,6 +84,7 @@ class LearnSettings(BaseModel):
     device: str | None = None
     criterion: Criterion | None = None
     damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    permute: bool = False
     repair: Repair | None = None
     repair_steps: Annotated[int, Field(ge=0)] | None = None
     repair_minutes: Annotated[float, Field(gt=0.0)] | None = None

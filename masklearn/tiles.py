@@ -5,7 +5,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GROUP", "check_tile", "expand_tiles", "grid_shape", "sparse_groups", "tile_sums", "tile_weights"]
+__all__ = [
+    "GROUP",
+    "check_tile",
+    "expand_tiles",
+    "grid_shape",
+    "sparse_groups",
+    "sum_columns",
+    "sum_rows",
+    "tile_sums",
+    "tile_weights",
+]
 
 GROUP = 4  # consecutive k that share one 2:4 pattern
 
@@ -44,10 +54,21 @@ def expand_tiles(tiles: NDArray[np.bool_], shape: Shape, tile: Shape) -> NDArray
 
 def tile_sums(groups: NDArray[Any], tile: Shape) -> NDArray[np.float32]:
     """Sum a value per group of 4 over each tile: `[N, K/4]` to `[grid]`, accumulated in fp64."""
+    return sum_rows(sum_columns(groups, tile), tile).astype(np.float32)
+
+
+def sum_columns(groups: NDArray[Any], tile: Shape) -> NDArray[np.float64]:
+    """The first half of `tile_sums`, for rows that are weighted yet: `[N, K/4]` to `[N, grid columns]`."""
     columns = np.arange(0, groups.shape[1], tile[1] // GROUP)
-    rows = np.arange(0, groups.shape[0], tile[0])
-    along_k = np.add.reduceat(groups, columns, axis=1, dtype=np.float64)
-    return np.add.reduceat(along_k, rows, axis=0).astype(np.float32)
+    sums: NDArray[np.float64] = np.add.reduceat(groups, columns, axis=1, dtype=np.float64)
+    return sums
+
+
+def sum_rows(rows: NDArray[Any], tile: Shape) -> NDArray[np.float64]:
+    """The second half: `[N, grid columns]` to `[grid]`."""
+    starts = np.arange(0, rows.shape[0], tile[0])
+    sums: NDArray[np.float64] = np.add.reduceat(rows, starts, axis=0, dtype=np.float64)
+    return sums
 
 
 def _extents(size: int, step: int) -> NDArray[np.int64]:

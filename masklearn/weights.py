@@ -1,5 +1,6 @@
 """New values for tensors of a checkpoint, one file each, so that no model has to fit in memory."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ class WeightStore:
         if self._below is not None and not self._file(name).is_file():
             return self._below.read(name)
         return Shard.open(self._file(name)).read(name)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy all tensors into a folder, for a store with nothing below it."""
+        if self._below is not None:
+            self._below.copy_to(folder)
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
 
     def put(self, name: str, values: "Tensor", entry: TensorEntry) -> None:
         """Keep `values`, rounded to the dtype of the checkpoint's `entry`; a later value replaces an earlier one.

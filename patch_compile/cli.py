@@ -65,6 +65,8 @@ _learning = _options(
     click.option("--criterion", type=click.Choice(_CRITERIA), help="What oneshot and sparsegpt rank tiles by. "
                  "[fisher; relative for sparsegpt]"),
     click.option("--damping", type=float, help="Damping of the Hessian, as a share of its mean diagonal. [0.01]"),
+    click.option("--permute/--no-permute", default=None, help="Reorder the hidden channels of feed-forward parts first, so "
+                 "that those cheap to prune share tiles; the model computes the same. [no-permute]"),
     click.option("--repair", type=click.Choice(["none", "distill"]), help="Train the surviving weights to the dense model's "
                  "logits. [distill; none for sparsegpt, wanda, magnitude]"),
     click.option("--repair-steps", type=int, help="Steps of repair. [by model size]"),
@@ -79,11 +81,15 @@ _learning = _options(
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of training and solving. [bf16 if fast]"),
     click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory, more time in training."),
 )  # fmt: skip
+_fusing = _options(
+    click.option("--fuse", metavar="KINDS", help="What shares a node, where the graph allows it: all, none, or some of qkv "
+                 "(q, k, v), gated (gate, up, SiLU·mul), activation (GELU, SiLU), residual, bias; commas between. [all]"),
+    click.option("--no-fuse", "fuse", flag_value="none", help="A node for each linear alone: --fuse none."),
+)  # fmt: skip
 _graph = _options(
     click.option("--dtype", type=click.Choice(["float16", "bfloat16"]), help="Type of the graph and the engine. [float16]"),
     click.option("--opset", type=int, help="ONNX opset: 23 (Attention, RMSNormalization), or 20 (plain ops). [23]"),
-    click.option("--fuse/--no-fuse", default=None, help="One node for a linear and what follows it (bias, GELU, residual; "
-                 "gate and up). [fuse]"),
+    _fusing,
 )  # fmt: skip
 _engine = _options(
     click.option("--mask", type=_PATH, metavar="FILE", help="Use these masks; nothing is learned."),
@@ -202,6 +208,7 @@ def learn(baselines: str | None, force: bool, resume: bool, as_json: bool, **fla
 )
 @click.option("--mask", type=_PATH, metavar="FILE", help="Plan for the tile maps of these masks.")
 @_planning
+@_fusing
 @click.option("--target", metavar="CARD", help="Card of the table of devices, or sm86. [local GPU, or sm86]")
 @click.option("--tile", type=_Tile(), help="Tile size. [128x128]")
 @click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match.")

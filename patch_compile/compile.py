@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint import Checkpoint
 from masklearn.maskset import LinearMask
+from patch_compile.fusion import Fusion
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.split import SplitCost
 
@@ -67,15 +67,15 @@ def write_hybrid(
     dtype: Dtype,
     step: Step | None = None,
     *,
-    fuse: bool = True,
+    fuse: Collection[Fusion] = tuple(Fusion),
     split_cost: SplitCost | None = None,
     dump: PassDump | None = None,
 ) -> dict[str, LinearPlan]:
     """Rewrite the covered linears as planned and write the graph, masked, with the weights of the checkpoint.
 
     Whether the checkpoint is pruned already makes no difference: each lowering masks what it writes, and checks it.
-    step: called with a linear's name, linears written and in all. fuse: what follows a linear goes into its node where
-    the graph allows it. split_cost: what the groups of a split minimise. Returns the plan with what the graph decided:
+    step: called with a linear's name, linears written and in all. fuse: what goes into a linear's node where the graph
+    allows it. split_cost: what the groups of a split minimise. Returns the plan with what the graph decided:
     the node and the epilogue of each linear, and how it is split.
     """
     from patch_compile.onnx_data import bind_weights, read_weight, write_onnx
@@ -92,13 +92,11 @@ def write_hybrid(
                 step(linear, done, len(plan))
         return read_weight(checkpoint, name, _ir_dtype(dtype))
 
-    lowering = packing, splitting, _ = lowering_passes(
-        plan, masks, read, _ir_dtype(dtype), fuse=fuse, split_cost=split_cost
-    )
-    run_passes(graph, lowering, dump)
+    lowering = lowering_passes(plan, masks, read, _ir_dtype(dtype), fuse=fuse, split_cost=split_cost)
+    run_passes(graph, lowering.in_order, dump)
     bind_weights(graph, checkpoint, _ir_dtype(dtype))
     write_onnx(graph, path)
-    return {name: replace(one, split=splitting.splits.get(name)) for name, one in packing.plan.items()}
+    return lowering.plan
 
 
 def _ir_dtype(dtype: Dtype) -> ir.DataType:

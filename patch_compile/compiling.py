@@ -16,6 +16,7 @@ from patch_compile.manifest import RECIPE, SCHEMA, write_manifest
 from patch_compile.passes import PassDump
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.outline import outline_of
+from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import summarise_plan
 from patch_compile.prepare import Job, prepare_compiling
 from patch_compile.progress import Progress, quiet_libraries
@@ -59,12 +60,13 @@ def _write(job: Job, masks: MaskSet, dump_passes: Path | None, progress: Progres
     with progress.stage("export"):
         graph = export_graph(r.model, dtype=r.dtype, opset=r.opset, dump=dump)
     with progress.stage("pack") as update:
-        weights, plan = job.given or job.checkpoint, plan_linears(masks, r.lowering, job.costs)
+        weights, outline = job.given or job.checkpoint, outline_of(job.checkpoint, job.coverage, r.fuse)
+        plan = settle_together(plan_linears(masks, r.lowering, job.costs), r.lowering, outline, job.costs)
         compiled = write_hybrid(
             graph, weights, masks, plan, root / _ONNX, r.dtype, update, fuse=r.fuse, dump=dump
         )
     rows = [linear.row() for linear in compiled.values()]
-    summary = summarise_plan(compiled, outline_of(job.checkpoint, job.coverage), job.costs)
+    summary = summarise_plan(compiled, outline.compiled(compiled.values()), job.costs)
     write_json(root / _PLAN, {"linears": rows, **summary})
 
 

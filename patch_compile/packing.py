@@ -27,8 +27,6 @@ from numpy.typing import NDArray
 
 from masklearn.maskset import LinearMask
 from masklearn.tiles import expand_tiles
-from patch_compile import slabs
-from patch_compile.slabs import SLAB_K
 
 __all__ = [
     "SLAB_K",
@@ -43,6 +41,7 @@ __all__ = [
     "unpack",
 ]
 
+SLAB_K = 64
 _WIDE_PANEL, _NARROW_PANEL = 128, 64
 
 
@@ -116,11 +115,17 @@ def pack_together(
 ) -> PackedLinear:
     """Pack linears of one K as one, `[all panels · panel_rows, K]`: weight and mask of each, and where its panels go.
 
-    Raises ValueError when a weight and its mask disagree in shape.
+    Raises ValueError when a weight and its mask disagree in shape, or linears in K.
     """
+    from patch_compile import slabs
+
     for weight, mask in linears:
         if weight.shape != mask.shape:
             raise ValueError(f"weight {weight.shape} and mask {mask.shape} differ")
+        if mask.shape[1] != linears[0][1].shape[1]:
+            raise ValueError(
+                f"linears of K = {linears[0][1].shape[1]} and {mask.shape[1]} can't be packed as one"
+            )
     grid = grid_together([sparse_slabs(mask, panel_rows) for _, mask in linears], panels)
     slots, sparse_count = _slots(grid), int(grid.sum())
     dense = np.zeros((grid.size - sparse_count, panel_rows * SLAB_K // 2), np.uint32)
@@ -169,6 +174,8 @@ def count_wrong(
 
     Raises ValueError on an invalid index or metadata.
     """
+    from patch_compile import slabs
+
     grid, slots = packed.places()
     wrong = np.zeros(len(grid), np.int64)
 
@@ -184,6 +191,8 @@ def count_wrong(
 def _unpack_panel(
     packed: PackedLinear, is_sparse: NDArray[np.bool_], slots: NDArray[np.int64], words: NDArray[np.uint32]
 ) -> None:
+    from patch_compile import slabs
+
     stored = packed.dense.view(np.uint32), packed.sparse.view(np.uint32), packed.meta.view(np.uint32)
     if slabs.unpack_panel(words, is_sparse, slots, *stored) == slabs.BAD_METADATA:
         raise ValueError("metadata holds a pair of positions that is not ascending")
@@ -197,6 +206,8 @@ def _for_each_panel(
     work: Callable[[NDArray[np.uint32], NDArray[np.uint8], int], None],
 ) -> None:
     """Call `work(its words, codes of its groups, its place)` for each panel, on all cores: the loops hold no lock."""
+    from patch_compile import slabs
+
     words = np.ascontiguousarray(weight).view(np.uint32)
     covered = expand_tiles(mask.tiles, mask.shape, mask.tile)
     starts = np.concatenate([[0], np.cumsum(covered.sum(axis=1))])

@@ -25,6 +25,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.manifest import RECIPE, SCHEMA, write_manifest
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.outline import outline_of
+from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import summarise_plan
 from patch_compile.prepare import MODEL, Job, prepare, prepare_learning
 from patch_compile.progress import Progress, quiet_libraries
@@ -168,7 +169,8 @@ def _masks_key(job: Job | OnnxJob) -> str:
     learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib"})
     files = [_calib_hash(r), sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
     rounded = r.dtype if r.is_onnx else None  # its pruned model holds the numbers that are packed
-    speed = [str(r.goal), r.lowering, repr(job.costs)] if r.goal else None  # what its tiles are chosen by
+    # What its tiles are chosen by.
+    speed = [str(r.goal), r.lowering, r.fuse, repr(job.costs)] if r.goal else None
     return key_of(version, job.fingerprint, given or [learned, *files], rounded, speed)
 
 
@@ -209,7 +211,8 @@ def _learn(job: Job, progress: Progress, root: Path) -> Learned:
     from masklearn.learn import learn as learn_masks
 
     scratch = root / "scratch" / _masks_key(job)[:16]
-    if job.recipe.calib is None and (job.recipe.method is not Method.MAGNITUDE or job.recipe.repairs):
+    reads_text = job.recipe.method is not Method.MAGNITUDE or job.recipe.repairs or job.recipe.permute
+    if job.recipe.calib is None and reads_text:
         progress.note("calibration text: the model writes its own (no --calib given)")
     launch = _launch(root / "scratch")
     shutil.rmtree(launch, ignore_errors=True)  # of a run that was interrupted
@@ -219,6 +222,11 @@ def _learn(job: Job, progress: Progress, root: Path) -> Learned:
         learned = learn_masks(job.recipe.model, job.recipe.learning(), scratch, update, progress.note, choose)
     if choose is not None:
         learned.masks.extra["speed"] = choose.record
+    if permuted := learned.masks.extra.get("permuted"):
+        progress.note(
+            f"permuted: the hidden channels of {permuted['parts']} feed-forward parts; their dense outputs differ by"
+            f" {permuted['dense_error']:g} of their norm at most"
+        )
     leave(launch)
     return learned
 
@@ -230,7 +238,7 @@ def _tiles_for_speed(job: Job) -> TilesForSpeed | None:
     r = job.recipe
     if r.goal is None or job.costs is None:  # a goal without costs was refused
         return None
-    outline = outline_of(job.checkpoint, job.coverage)
+    outline = outline_of(job.checkpoint, job.coverage, r.fuse)
     return TilesForSpeed(r.goal, job.costs, outline, job.coverage.linears, r.tile, r.lowering)
 
 
@@ -318,9 +326,10 @@ def _write_onnx(job: Job | OnnxJob, masks: MaskSet, progress: Progress, root: Pa
         graph = export_graph(r.model, dtype=r.dtype, opset=r.opset)
     with progress.stage("pack") as update:
         (root / _ONNX).parent.mkdir(parents=True, exist_ok=True)
-        pruned, plan = Checkpoint.open(root / MODEL), plan_linears(masks, r.lowering, job.costs)
+        pruned, outline = Checkpoint.open(root / MODEL), outline_of(job.checkpoint, job.coverage, r.fuse)
+        plan = settle_together(plan_linears(masks, r.lowering, job.costs), r.lowering, outline, job.costs)
         compiled = write_hybrid(graph, pruned, masks, plan, root / _ONNX, r.dtype, update, fuse=r.fuse)
-    summary = summarise_plan(compiled, outline_of(job.checkpoint, job.coverage), job.costs)
+    summary = summarise_plan(compiled, outline.compiled(compiled.values()), job.costs)
     write_json(root / _PLAN, {"linears": _rows(compiled), **summary})
 
 

@@ -20,6 +20,7 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.inversion import ratio_for
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import summarise_plan
 from patch_compile.plan.whole_model import Phase, predict_whole
 from patch_compile.recipe import Recipe
@@ -51,7 +52,10 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     card, notes = _card(recipe.target)
     planner = _Planner(
-        recipe, coverage, outline_of(checkpoint, coverage), CostModel(card, recipe.workload_of(checkpoint))
+        recipe,
+        coverage,
+        outline_of(checkpoint, coverage, recipe.fuse),
+        CostModel(card, recipe.workload_of(checkpoint)),
     )
     plans = planner.with_masks(recipe.mask) if recipe.mask else planner.with_ratio()
     if recipe.mask is None:
@@ -104,7 +108,7 @@ class _Planner:
         """Of real tile maps."""
         masks = MaskSet.load(file)
         masks.check_covers(self.coverage.linears)
-        return plan_linears(masks, self.recipe.lowering, self.costs)
+        return self._settled(plan_linears(masks, self.recipe.lowering, self.costs))
 
     def with_ratio(self) -> Plans:
         """Of the ratio that is asked for, or of that which the speed takes."""
@@ -123,4 +127,7 @@ class _Planner:
 
     def _at(self, ratios: Mapping[str, float]) -> Plans:
         r = self.recipe
-        return assumed_plans(self.coverage.linears, r.tile, ratios, r.lowering, self.costs)
+        return self._settled(assumed_plans(self.coverage.linears, r.tile, ratios, r.lowering, self.costs))
+
+    def _settled(self, plans: Plans) -> Plans:
+        return settle_together(plans, self.recipe.lowering, self.outline, self.costs)

@@ -49,6 +49,7 @@ ARCHS = (80, 86, 89, 90)
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 LIBRARY_NAME = "libpatch_linear.so"
 
+_FOLDERS = ("kernels", "dense_path", "tensorrt")
 _COMPILE_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler", "-fPIC,-fvisibility=hidden")
 _LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "-z,nodelete,-z,defs,--exclude-libs,ALL")
 _IDENTITY = re.compile(
@@ -173,9 +174,7 @@ def _default_cache() -> Path:
 
 
 def _units(sources: Path) -> list[Path]:
-    return sorted(
-        p for folder in ("kernels", "tensorrt") for p in (sources / folder).glob("*.c*") if p.suffix != ".cuh"
-    )
+    return sorted(p for folder in _FOLDERS for p in (sources / folder).glob("*.c*") if p.suffix != ".cuh")
 
 
 def _code_flags(archs: tuple[int, ...]) -> list[str]:
@@ -188,7 +187,7 @@ def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, he
     sources = plugin_sources()
     flags = [*_COMPILE_FLAGS, *_LINK_FLAGS, *_code_flags(archs)]
     digest = hashlib.sha256(json.dumps([backend, nvcc.version, cxx.version, flags]).encode())
-    for folder in (sources / "kernels", sources / "tensorrt", headers.path):
+    for folder in (*(sources / name for name in _FOLDERS), headers.path):
         pattern = "NvInfer*.h" if folder == headers.path else "*"
         for file in sorted(p for p in folder.glob(pattern) if p.is_file()):
             digest.update(f"\0{file.name}\0".encode() + file.read_bytes())

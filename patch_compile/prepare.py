@@ -20,6 +20,7 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.inversion import unreachable
 from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.plan.outline import outline_of
+from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.plan.whole_model import predict_whole
 from patch_compile.progress import Progress
@@ -147,7 +148,7 @@ def _weights_of(masks: MaskSet, file: Path, checkpoint: Checkpoint) -> Checkpoin
             f"{file} was learned together with new weights",
             f"they belong into {folder}, and nothing is there",
             "keep masks.safetensors beside the folder it was written with, or learn again with --repair none "
-            "--method wanda, which keeps the weights",
+            "--method wanda and without --permute, which keeps the weights",
         )
     weights = Checkpoint.open(folder)
     if weights.fingerprint() != digest:
@@ -234,8 +235,10 @@ def _check_goal(
     """SpeedError when not even all tiles 2:4 are as fast as asked, PatchCompileError where nothing is predicted."""
     costs = costs or CostModel(card_of(recipe.target or DEFAULT_TARGET), recipe.workload_of(checkpoint))
     sparse = dict.fromkeys(coverage.linears, 0.5)
+    outline = outline_of(checkpoint, coverage, recipe.fuse)
     plans = assumed_plans(coverage.linears, recipe.tile, sparse, recipe.lowering, costs)
-    best = predict_whole(plans.values(), outline_of(checkpoint, coverage), costs).end_to_end
+    plans = settle_together(plans, recipe.lowering, outline, costs)
+    best = predict_whole(plans.values(), outline, costs).end_to_end
     if not goal.met(best):
         raise unreachable(goal, best)
 
@@ -270,10 +273,10 @@ def check_free_space(out: Path, needed: int) -> None:
 
 
 def _learning_bytes(checkpoint: Checkpoint, recipe: Recipe) -> int:
-    """Solved and repaired weights, and two checkpoints of training: the newest and the one being written."""
+    """Permuted, solved and repaired weights, and two checkpoints of training: the newest and the one being written."""
     from masklearn.device import available_memory, usable_device
 
-    stored = _stored(checkpoint) * (1 + recipe.repairs)
+    stored = _stored(checkpoint) * (1 + recipe.permute + recipe.repairs)
     if not recipe.trains:
         return stored
     # A checkpoint comes from memory: where its state does not fit there, nothing is trained.

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError
 
 from masklearn.architectures import architecture_of
 from masklearn.checkpoint import Checkpoint
 from masklearn.recipe import GRADIENT_METHODS, LearnRecipe, LearnSettings, Ratio
 from patch_compile.errors import PatchCompileError
+from patch_compile.fusion import Fusion, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.plan.workload import Workload
 
 __all__ = ["Recipe"]
+
+_Fusions = Annotated[tuple[Fusion, ...], BeforeValidator(parse_fusions), PlainSerializer(spell_fusions)]
 
 
 class Recipe(LearnSettings):
@@ -34,7 +37,7 @@ class Recipe(LearnSettings):
     generated_tokens: int = Field(128, ge=1)
     dtype: Literal["float16", "bfloat16"] = "float16"
     opset: int = Field(23, ge=20, le=23)
-    fuse: bool = True
+    fuse: _Fusions = tuple(Fusion)
     backend: Literal["tensorrt", "tensorrt-rtx", "onnx"] | None = None
     target: str | None = None
     min_shapes: str | None = None
@@ -59,6 +62,7 @@ class Recipe(LearnSettings):
             ) from None
         recipe._check_ratio()
         recipe._check_goal()
+        recipe._check_permutation()
         return recipe
 
     @classmethod
@@ -129,6 +133,15 @@ class Recipe(LearnSettings):
                 f"both {given[0]} and {given[1]} given",
                 "each of them says how much to prune",
                 "drop one of --ratio, --mask, --speedup, --budget-ms",
+            )
+
+    def _check_permutation(self) -> None:
+        """Channels are permuted before masks are learned, or not at all."""
+        if self.permute and self.mask is not None:
+            raise PatchCompileError(
+                "--permute does not go with a mask",
+                "masks say which weights stay by their places; those learned with --permute bring the permuted model along",
+                "drop --permute, or learn masks with it: patch-compile learn --permute",
             )
 
     def _check_goal(self) -> None:

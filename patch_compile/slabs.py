@@ -17,17 +17,15 @@ from masklearn.patterns import KEPT_POSITIONS, PATTERNS
 __all__ = [
     "BAD_METADATA",
     "DENSE",
-    "SLAB_K",
     "count_differences",
     "pack_panel",
     "panel_codes",
     "unpack_panel",
 ]
 
-SLAB_K = 64
 DENSE = 6  # the code of a group in a dense tile; patterns have 0..5
 BAD_METADATA = -1
-_GROUPS = SLAB_K // 4  # a slab's, in each of its rows
+_GROUPS = 16  # of a slab, in each of its rows
 
 _FIRST, _SECOND = np.array(KEPT_POSITIONS, np.uint32).T.copy()
 _NIBBLE = _FIRST | _SECOND << np.uint32(2)

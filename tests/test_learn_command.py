@@ -59,6 +59,25 @@ def test_masks_bring_the_weights_they_were_learned_with(settings, tmp_path):
         build(given | {"out": tmp_path / "other"})
 
 
+def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
+    """Magnitude keeps every weight that stays, and yet the checkpoint's own weights are not those of the masks."""
+    learned = tmp_path / "learned"
+    recipe = Recipe.parse(settings | {"method": "magnitude", "permute": True, "out": learned})
+    summary = pipeline.learn(recipe, force=False, resume=False)
+    assert summary["learned"]["permuted"]["parts"] == 2
+    assert any(note.startswith("permuted: the hidden channels of 2") for note in summary["notes"])
+    assert Recipe.parse(Recipe.load(learned / "recipe.yaml")).permute
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": learned / "masks.safetensors"}
+    report = build(given)
+    assert report["learned"]["permuted"] == summary["learned"]["permuted"]
+    assert report["agreement"]["error"] <= report["agreement"]["tolerance"]
+    orders = [MaskSet.load(folder / "masks.safetensors").orders for folder in (learned, settings["out"])]
+    assert all(np.array_equal(order, orders[1][name]) for name, order in orders[0].items())
+    shutil.rmtree(learned / "model")
+    with pytest.raises(PatchCompileError, match="learned together with new weights"):
+        build(given | {"out": tmp_path / "other"})
+
+
 def test_learn_compares_with_baselines(settings, tmp_path, capsys):
     recipe = Recipe.parse(settings | {"method": "sparsegpt", "out": tmp_path / "learned"})
     summary = pipeline.learn(recipe, "dense,ffn-only", force=False, resume=False)

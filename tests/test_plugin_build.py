@@ -147,7 +147,7 @@ def test_the_fingerprint_follows_everything_that_goes_in(tmp_path, monkeypatch):
     header.write_text("b")
     prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
     copy = tmp_path / "plugins"
-    for folder in ("kernels", "tensorrt"):
+    for folder in ("kernels", "dense_path", "tensorrt"):
         (copy / folder).mkdir(parents=True)
         for file in (PLUGINS / folder).iterdir():
             (copy / folder / file.name).write_bytes(file.read_bytes())

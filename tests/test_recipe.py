@@ -47,3 +47,8 @@ def test_a_file_that_is_no_recipe(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(PatchCompileError):
         Recipe.load(tmp_path / "r.yaml")
+
+
+def test_given_masks_are_not_permuted():
+    with pytest.raises(PatchCompileError, match="--permute does not go with a mask"):
+        Recipe.parse({"model": "m", "mask": "masks.safetensors", "permute": True})

@@ -1,17 +1,15 @@
 """Wanda (arXiv 2306.11695): a weight counts |w|·‖x‖₂, with x its input feature over the calibration text."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import torch
-
-from masklearn.blocks import Block, stream_blocks
+from masklearn.blocks import stream_blocks
 from masklearn.methods.candidate import Candidate, register
 from masklearn.methods.relative import candidate_from_importance
+from masklearn.moments import squared_input_norms
 from masklearn.recipe import Method
 from masklearn.task import Task
 
-__all__ = ["learn_wanda", "squared_input_norms"]
+__all__ = ["learn_wanda"]
 
 
 @register(Method.WANDA)
@@ -31,30 +29,8 @@ def learn_wanda(task: Task) -> Iterator[tuple[str, Candidate]]:
         store=task.activations,
     ):
         covered = {name: linear for name, linear in block.linears.items() if name in linears}
-        norms = squared_input_norms(block, covered)
+        norms = squared_input_norms(covered, block.advance)
         for name, linear in covered.items():
             yield name, candidate_from_importance(linear.weight.square() * norms[name], task.recipe.tile)
         done += len(covered)
         task.progress("scoring", done, len(linears))
-
-
-def squared_input_norms(block: Block, linears: Mapping[str, torch.nn.Linear]) -> dict[str, torch.Tensor]:
-    """Advance the block; returns ‖x‖² of every input feature over all tokens, fp32 `[K]` by linear."""
-    sums = {
-        name: torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
-        for name, linear in linears.items()
-    }
-
-    def watch(name: str) -> Any:
-        def add(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            sums[name] += inputs[0].flatten(0, -2).square().sum(dim=0)
-
-        return linears[name].register_forward_pre_hook(add)
-
-    hooks = [watch(name) for name in linears]
-    try:
-        block.advance()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: total.float() for name, total in sums.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.engine.backend import Backend
+from patch_compile.engine.cublaslt import name_cublaslt
 from patch_compile.errors import PatchCompileError
 from patch_compile.ops.patch_linear import NAME
 from patch_compile.plugin import check_backend
@@ -40,6 +41,7 @@ def load_plugin(backend: Backend, path: Path) -> None:
 
 
 def _load(backend: Backend, path: Path) -> None:
+    name_cublaslt()
     # Opened here first and never closed: the library registers itself when it is loaded, and load_library closes a
     # library whose creators are already known, which would leave the registry with dangling pointers (RTX 1.7.1).
     try:

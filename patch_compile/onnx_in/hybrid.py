@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from masklearn.maskset import LinearMask
+from patch_compile.fusion import Fusion
 from patch_compile.onnx_in.linears import OnnxLinear
 from patch_compile.plan.lowering import LinearPlan
 
@@ -28,11 +28,12 @@ def write_onnx_hybrid(
     path: Path,
     progress: Callable[[str, int, int], object],
     *,
-    fuse: bool,
+    fuse: Collection[Fusion],
 ) -> dict[str, LinearPlan]:
     """Write `path` (+ .data) from the pruned model as it was read; packed weights are checked against `W∘M`.
 
     A linear planned as `dense` keeps its node as it is. progress: called with a linear's name, linears packed and in all.
+    fuse: what goes into a linear's node where the graph allows it.
     Returns the plan with what the graph decided: the node and the epilogue of each linear.
     """
     from onnx_ir.passes import common
@@ -54,9 +55,9 @@ def write_onnx_hybrid(
             progress(linear, done, len(lowered))
         return normalize.weights[name].numpy()
 
-    lowering = packing, splitting, _ = lowering_passes(lowered, masks, read, dtype, fuse=fuse)
+    lowering = lowering_passes(lowered, masks, read, dtype, fuse=fuse)
     cleanup = [common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()]
-    prepared = [normalize, *([SinkCastsPass(dtype)] if fuse else []), common.RemoveUnusedNodesPass()]
-    write_onnx(run_passes(model, [*prepared, *lowering, *cleanup]), path)
-    compiled = {name: replace(one, split=splitting.splits.get(name)) for name, one in packing.plan.items()}
-    return {**plan, **compiled}
+    sinking = [SinkCastsPass(dtype)] if {Fusion.GATED, Fusion.ACTIVATION} & {*fuse} else []
+    prepared = [normalize, *sinking, common.RemoveUnusedNodesPass()]
+    write_onnx(run_passes(model, [*prepared, *lowering.in_order, *cleanup]), path)
+    return {**plan, **lowering.plan}

@@ -15,6 +15,7 @@ __all__ = ["effective_recipe"]
 _NO_TEXT = "an ONNX file is calibrated on inputs, not on text"
 _NO_TRAINING = "an ONNX file has no gradients to train by"
 _NO_TOKENS = "an ONNX file is compared on its inputs, not on text"
+_NO_BLOCKS = "channels are permuted in the feed-forward parts of a checkpoint's blocks, which an ONNX file does not name"
 _NO_SPEED = "speed is predicted for decoders and encoders of checkpoints"
 _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("windows", "length"), _NO_TEXT),
@@ -26,6 +27,7 @@ _REFUSED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("eval_text", "eval_windows", "eval_length", "prompt"), _NO_TOKENS),
     **dict.fromkeys(("speedup", "budget_ms", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
+    "permute": _NO_BLOCKS,
     "opset": "an ONNX file keeps its opset (20 where it is older)",
 }
 _FLAGS = {"eval_text": "eval"}  # settings whose flag has another name

@@ -1,4 +1,4 @@
-"""Linears of any form -> the form that PackLinearsPass takes, in the 16-bit type of their packed weights."""
+"""Linears of any form -> the form that GatherLinearsPass takes, in the 16-bit type of their packed weights."""
 
 from __future__ import annotations
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
+from patch_compile.fusion import Fusion
 from patch_compile.passes.run import PassDump, run_passes
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from patch_compile.plan.lowering import LinearPlan
     from patch_compile.plan.split import SplitCost
 
-__all__ = ["PassDump", "cleanup_passes", "describe_passes", "lowering_passes", "run_passes"]
+__all__ = ["LoweringPasses", "PassDump", "cleanup_passes", "describe_passes", "lowering_passes", "run_passes"]
 
 
 def cleanup_passes() -> list[ir.passes.PassBase]:
@@ -55,28 +57,69 @@ def cleanup_passes() -> list[ir.passes.PassBase]:
     ]
 
 
+@dataclass(frozen=True)
+class LoweringPasses:
+    """The passes that compile each covered linear as planned."""
+
+    fusing: list[ir.passes.PassBase]
+    packing: PackLinearsPass
+    splitting: SplitLinearsPass
+    masking: MaskLinearsPass
+
+    @property
+    def in_order(self) -> list[ir.passes.PassBase]:
+        """As they run."""
+        return [*self.fusing, self.packing, self.splitting, self.masking]
+
+    @property
+    def plan(self) -> dict[str, LinearPlan]:
+        """As compiled, once they have run: with the nodes, epilogues and panels, and how a linear is split."""
+        splits = self.splitting.splits
+        return {name: replace(one, split=splits.get(name)) for name, one in self.packing.plan.items()}
+
+
 def lowering_passes(
     plan: Mapping[str, LinearPlan],
     masks: Mapping[str, LinearMask],
     read: ReadTensor,
     dtype: ir.DataType,
     *,
-    fuse: bool = True,
+    fuse: Collection[Fusion] = tuple(Fusion),
     split_cost: SplitCost | None = None,
-) -> tuple[PackLinearsPass, SplitLinearsPass, MaskLinearsPass]:
-    """Return the passes that compile each covered linear as planned, in order, for a graph without weights.
+) -> LoweringPasses:
+    """Return the passes that compile each covered linear as planned, for a graph without weights.
 
-    read: name of a tensor (`<linear>.weight`, a bias) to its values in `dtype`, called when they are written.
+    read: name of a tensor (`<linear>.weight`, a bias) to its values in `dtype`, called when they are written. fuse: what
+    goes into a linear's node, where the graph allows it.
     """
+    from patch_compile.passes.gather_linears import GatherLinearsPass
     from patch_compile.passes.mask_linears import MaskLinearsPass
     from patch_compile.passes.pack_linears import PackLinearsPass
     from patch_compile.passes.split_linears import SplitLinearsPass
 
-    return (
-        PackLinearsPass(plan, masks, read, dtype, fuse=fuse),
+    return LoweringPasses(
+        [GatherLinearsPass(plan, dtype), *_fusion_passes(plan, fuse)],
+        PackLinearsPass(plan, masks, read, dtype),
         SplitLinearsPass(plan, masks, read, dtype, split_cost),
         MaskLinearsPass(plan, masks, read, dtype),
     )
+
+
+def _fusion_passes(plan: Mapping[str, LinearPlan], fuse: Collection[Fusion]) -> list[ir.passes.PassBase]:
+    from patch_compile.passes.fuse_activation import FuseActivationPass
+    from patch_compile.passes.fuse_bias import FuseBiasPass
+    from patch_compile.passes.fuse_gated import FuseGatedPass
+    from patch_compile.passes.fuse_qkv import FuseQkvPass
+    from patch_compile.passes.fuse_residual import FuseResidualPass
+
+    made = {
+        Fusion.BIAS: FuseBiasPass(),
+        Fusion.GATED: FuseGatedPass(),
+        Fusion.ACTIVATION: FuseActivationPass(),
+        Fusion.RESIDUAL: FuseResidualPass(),
+        Fusion.QKV: FuseQkvPass(plan),
+    }
+    return [made[fusion] for fusion in Fusion if fusion in fuse]
 
 
 def describe_passes() -> list[tuple[str, str]]:
@@ -84,7 +127,7 @@ def describe_passes() -> list[tuple[str, str]]:
     import onnx_ir as ir
 
     lowering = lowering_passes({}, {}, _no_weight, ir.DataType.FLOAT16)
-    kinds = [type(graph_pass) for graph_pass in (*cleanup_passes(), *lowering)]
+    kinds = [type(graph_pass) for graph_pass in (*cleanup_passes(), *lowering.in_order)]
     return [(kind.__name__, (inspect.getdoc(kind) or "").partition("\n")[0]) for kind in kinds]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["LinearSite", "find_linears"]
+__all__ = ["LinearSite", "find_linears", "is_bias"]
 
 _LOGGER = logging.getLogger(__name__)
 _SUFFIX = ".weight"
@@ -116,12 +116,13 @@ def _from_gemm(node: ir.Node) -> LinearSite | None:
         return None
     assert weight is not None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and not _is_bias(bias, weight):
+    if bias is not None and not is_bias(bias, weight):
         return None
     return _with_bias((node,), node, weight, bias, node)
 
 
-def _is_bias(value: ir.Value | None, weight: ir.Value) -> bool:
+def is_bias(value: ir.Value | None, weight: ir.Value) -> bool:
+    """Tell whether a value is an initializer [N], for the weight [N, K]."""
     if value is None or not value.is_initializer() or value.shape is None or weight.shape is None:
         return False
     return len(value.shape) == 1 and value.shape[0] == weight.shape[0]
@@ -136,7 +137,7 @@ def _with_bias(
     if bias is None and len(readers) == 1 and not output.is_graph_output():
         add = readers[0]
         other = next((v for v in add.inputs if v is not output), None) if add.op_type == "Add" else None
-        if other is not None and _is_bias(other, weight):
+        if other is not None and is_bias(other, weight):
             nodes, bias, output = (*nodes, add), other, add.outputs[0]
     shared = any(use.node is not reader for use in weight.uses()) or reader not in nodes
     return LinearSite(weight.name.removesuffix(_SUFFIX), nodes, product, weight, bias, output, shared)

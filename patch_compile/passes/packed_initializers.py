@@ -12,56 +12,62 @@ from numpy.typing import NDArray
 
 from masklearn.maskset import LinearMask
 from patch_compile.errors import InvariantError
-from patch_compile.gated import interleave, interleave_grids, separate
 from patch_compile.invariants import check_packed
-from patch_compile.packing import PackedLinear, csr_index, pack, sparse_slabs
+from patch_compile.joint import gated_panels, stacked_panels
+from patch_compile.packing import PackedLinear, csr_index, grid_together, pack_together, sparse_slabs
+from patch_compile.passes.linear_node import LinearNode
 from patch_compile.plan.lowering import LinearPlan
 
-__all__ = ["ReadTensor", "concatenated_bias", "packed_initializers"]
+__all__ = ["ReadTensor", "joint_bias", "packed_initializers"]
 
 ReadTensor = Callable[[str], NDArray[Any]]
 
 
 def packed_initializers(
-    node: str,
-    linears: Sequence[LinearPlan],
+    linear: LinearNode,
+    plans: Sequence[LinearPlan],
     masks: Mapping[str, LinearMask],
     read: ReadTensor,
     dtype: ir.DataType,
 ) -> list[ir.Value]:
-    """`<node>.dense|sparse|meta|index` of a linear, or of a gate and its up, panel by panel.
+    """`<node>.dense|sparse|meta|index`: gate and up panel by panel, linears that share X one below the other.
 
     The index is made now. The others are packed, and compared with `W∘M` bit for bit, when the first of them is written,
     and forgotten after the last: the weights of one node are in memory at a time.
     """
-    rows = linears[0].panel_rows
-    grids = [sparse_slabs(masks[plan.name], rows) for plan in linears]
-    index = csr_index(grids[0] if len(grids) == 1 else interleave_grids(*grids))
-    dense, sparse = sum(plan.dense_slabs for plan in linears), sum(plan.sparse_slabs for plan in linears)
-    once = _PackedOnce(partial(_pack, node, linears, masks, read, index))
+    rows = plans[0].panel_rows
+    grids = [sparse_slabs(masks[plan.name], rows) for plan in plans]
+    index = csr_index(grid_together(grids, _panels(linear, rows)))
+    dense, sparse = sum(plan.dense_slabs for plan in plans), sum(plan.sparse_slabs for plan in plans)
+    once = _PackedOnce(partial(_pack, linear, plans, masks, read, index))
     shapes = {
         "dense": (dtype, (dense, rows * 64)),
         "sparse": (dtype, (sparse, rows * 32)),
         "meta": (ir.DataType.INT32, (sparse, rows * 2)),
     }
     tensors: list[ir.TensorProtocol] = [
-        _lazy(f"{node}.{part}", partial(once.take, part, kind), kind, shape)
+        _lazy(f"{linear.name}.{part}", partial(once.take, part, kind), kind, shape)
         for part, (kind, shape) in shapes.items()
     ]
-    return [_value(tensor) for tensor in (*tensors, ir.Tensor(index, name=f"{node}.index"))]
+    return [_value(tensor) for tensor in (*tensors, ir.Tensor(index, name=f"{linear.name}.index"))]
 
 
-def concatenated_bias(
-    node: str, biases: Sequence[ir.Value], read: ReadTensor, dtype: ir.DataType
-) -> ir.Value:
-    """`<node>.bias` `[2 N]`: the gate's, then the up's; read when it is written."""
-    names = [str(bias.name) for bias in biases]
-    size = sum(bias.shape.numpy()[0] for bias in biases if bias.shape is not None)
+def joint_bias(linear: LinearNode, read: ReadTensor, dtype: ir.DataType) -> ir.Value:
+    """`<node>.bias` of several linears: one behind the other, as their rows lie in Y; read when it is written.
+
+    Of a gate and its up `[2 N]`, the gate's first.
+    """
+    names = [str(bias.name) for bias in linear.biases]
+    sizes = [n for n, _ in linear.shapes] if linear.gated else linear.rows
 
     def make() -> ir.TensorProtocol:
-        return ir.Tensor(np.concatenate([read(name) for name in names]), dtype=dtype)
+        whole = np.zeros(sum(sizes), dtype.numpy())
+        for name, start in zip(names, np.cumsum([0, *sizes[:-1]]), strict=True):
+            values = read(name)
+            whole[start : start + len(values)] = values
+        return ir.Tensor(whole, dtype=dtype)
 
-    return _value(_lazy(f"{node}.bias", make, dtype, (size,)))
+    return _value(_lazy(f"{linear.name}.bias", make, dtype, (sum(sizes),)))
 
 
 def _lazy(
@@ -80,24 +86,26 @@ def _value(tensor: ir.TensorProtocol) -> ir.Value:
 
 
 def _pack(
-    node: str,
-    linears: Sequence[LinearPlan],
+    linear: LinearNode,
+    plans: Sequence[LinearPlan],
     masks: Mapping[str, LinearMask],
     read: ReadTensor,
     index: NDArray[np.int32],
 ) -> PackedLinear:
-    weights = [read(f"{plan.name}.weight").view(np.uint16) for plan in linears]
-    parts = [
-        pack(weight, masks[plan.name], plan.panel_rows) for weight, plan in zip(weights, linears, strict=True)
-    ]
-    packed = parts[0] if len(parts) == 1 else interleave(*parts)
-    # What is checked is what is written: gate and up as they come out of their node again.
-    parts = [packed] if len(parts) == 1 else [*separate(packed, linears[0].shape[0])]
-    for part, weight, plan in zip(parts, weights, linears, strict=True):
-        check_packed(plan.name, part, weight, masks[plan.name])
+    weights = [read(f"{plan.name}.weight").view(np.uint16) for plan in plans]
+    parts = [(weight, masks[plan.name]) for weight, plan in zip(weights, plans, strict=True)]
+    panels = _panels(linear, plans[0].panel_rows)
+    packed = pack_together(parts, plans[0].panel_rows, panels)
+    for plan, part, own in zip(plans, parts, panels, strict=True):
+        check_packed(plan.name, packed, *part, own)
     if not np.array_equal(packed.index, index):
-        raise InvariantError(f"{node}: the index announced and the index packed differ")
+        raise InvariantError(f"{linear.name}: the index announced and the index packed differ")
     return packed
+
+
+def _panels(linear: LinearNode, panel_rows: int) -> list[NDArray[np.int64]]:
+    rows = [n for n, _ in linear.shapes]
+    return gated_panels(rows[0], panel_rows) if linear.gated else stacked_panels(rows, panel_rows)
 
 
 class _PackedOnce:

@@ -18,8 +18,8 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class Times:
-    """Microseconds in one phase. tensor_bound: the dense product is, not by bytes; reason: why the tensor cores' sparse
-    instruction is slower than the dense product, as on Hopper; empty where it is not.
+    """Microseconds in one phase. tensor_bound: the dense product is, not by bytes; reason: why the hybrid linear is slower
+    than the dense one where the card's tensor cores are to blame, as on Hopper; empty where it is not.
     """
 
     dense: float

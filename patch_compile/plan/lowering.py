@@ -13,7 +13,7 @@ from patch_compile.plan.cost import CostModel, LinearCost
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
 from patch_compile.plan.split import Split
 
-__all__ = ["LinearPlan", "Lowering", "plan_linear", "plan_linears"]
+__all__ = ["LinearPlan", "Lowering", "plan_linear", "plan_linears", "uncovered"]
 
 Lowering = Literal["plugin", "split", "dense"]
 _ELEMENT = 2  # bytes of fp16 and bf16
@@ -24,8 +24,9 @@ _SPARSE_BYTES_PER_WEIGHT = 1.125
 class LinearPlan:
     """One linear: `shape` is `[N, K]`; bytes are those of the 16-bit weight and of its packed tensors.
 
-    node: name of the PatchLinear node that computes it, which gate and up share. epilogue: in words, what that node does
-    beside the product and the bias. Both are known when the graph is; until then a node has its linear's name.
+    node: name of the PatchLinear node that computes it, which gate and up share, and q, k and v. epilogue: in words, what
+    that node does beside the product and the bias. leads: it is the first linear of its node. All are known when the graph
+    is; until then a node has its linear's name.
     predicted: its times, the linear on its own, None where nothing is known of the card. split: the products that compute
     a linear lowered as `split`, once they are chosen.
     """
@@ -42,6 +43,7 @@ class LinearPlan:
     sparse_slabs: int
     node: str
     epilogue: str = ""
+    leads: bool = True
     predicted: LinearCost | None = None
     split: Split | None = None
 
@@ -62,8 +64,8 @@ class LinearPlan:
             return self.bytes_before
         slab = self.panel_rows * SLAB_K
         panels = -(-self.shape[0] // self.panel_rows)
-        # Two rows of pointers with an end each, which gate and up share.
-        pointers = 2 * panels + (2 if self.node == self.name else 1)
+        # Two rows of pointers with an end each, which the linears of a node share.
+        pointers = 2 * panels + 2 * self.leads
         index = 4 * (pointers + self.dense_slabs + self.sparse_slabs)
         return (
             self.dense_slabs * slab * _ELEMENT
@@ -90,12 +92,26 @@ class LinearPlan:
             "split": self.split.row() if self.split else None,
         }
 
-    def fused(self, mask: LinearMask, node: str, epilogue: str, panel_rows: int | None = None) -> LinearPlan:
+    def fused(
+        self,
+        mask: LinearMask,
+        node: str,
+        epilogue: str,
+        panel_rows: int | None = None,
+        *,
+        leads: bool = True,
+    ) -> LinearPlan:
         """The plan once the graph has told what its node does; panel_rows: None keeps the panels."""
         rows = panel_rows or self.panel_rows
         dense, sparse = _count_slabs(mask, rows)
         return replace(
-            self, node=node, epilogue=epilogue, panel_rows=rows, dense_slabs=dense, sparse_slabs=sparse
+            self,
+            node=node,
+            epilogue=epilogue,
+            leads=leads,
+            panel_rows=rows,
+            dense_slabs=dense,
+            sparse_slabs=sparse,
         )
 
 
@@ -136,6 +152,13 @@ def plan_linear(
         node=name,
         predicted=predicted,
     )
+
+
+def uncovered(name: str, shape: tuple[int, int]) -> LinearPlan:
+    """The plan of a linear that has no mask: it stays as it is."""
+    rows = choose_panel_rows(shape, shape)
+    slabs = -(-shape[0] // rows) * -(-shape[1] // SLAB_K)
+    return LinearPlan(name, shape, 0, 1, 0, "dense", "it is not covered", rows, slabs, 0, node=name)
 
 
 def _choose(

@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
+from masklearn.architectures import architecture_of
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import Coverage
 from masklearn.kinds import depth_of
+from patch_compile.fusion import Fusion
+from patch_compile.plan.lowering import LinearPlan, uncovered
+from patch_compile.plan.products import Together, compiled_together, fused_together, together_by_name
 from patch_compile.plan.roofline.end_to_end import Model
 
 __all__ = ["Outline", "outline_of"]
 
-Shape = tuple[int, int]
-
 
 @dataclass(frozen=True)
 class Outline:
-    """model: its sizes; others: linears of the blocks that are not covered."""
+    """model: its sizes; others: linears of the blocks that are not covered, which are dense.
+
+    together: linears that read one input, which the dense model computes as one product: TensorRT merges them itself.
+    nodes: those of them that share a PatchLinear node as far as they are packed.
+    """
 
     model: Model
-    others: tuple[Shape, ...] = ()
+    others: tuple[LinearPlan, ...] = ()
+    together: tuple[Together, ...] = ()
+    nodes: tuple[Together, ...] = ()
+
+    def compiled(self, plans: Collection[LinearPlan]) -> Outline:
+        """The same, with the nodes that the graph allowed."""
+        return replace(self, nodes=compiled_together(plans))
 
 
-def outline_of(checkpoint: Checkpoint, coverage: Coverage) -> Outline:
-    """The outline of a checkpoint; no weight is read."""
+def outline_of(
+    checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[Fusion] = tuple(Fusion)
+) -> Outline:
+    """The outline of a checkpoint, whose linears share nodes as `fuse` says; no weight is read."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint.path).get_text_config()
-    others = (name for name in coverage.skipped if depth_of(name) is not None)
-    shapes = [checkpoint.shape(f"{name}.weight") for name in others if f"{name}.weight" in checkpoint]
+    skipped = (name for name in coverage.skipped if depth_of(name) is not None)
+    shapes = {name: checkpoint.shape(f"{name}.weight") for name in skipped if f"{name}.weight" in checkpoint}
+    others = [uncovered(name, (n, k)) for name, (n, k, *more) in shapes.items() if not more]
     head_covered = any(depth_of(name) is None for name in coverage.linears)
+    names = (*coverage.linears, *(plan.name for plan in others))
+    together = together_by_name(names, architecture_of(checkpoint))
     return Outline(
         _model(checkpoint.path.resolve().name, config, head_covered),
-        tuple((shape[0], shape[1]) for shape in shapes if len(shape) == 2),
+        tuple(others),
+        together,
+        fused_together(together, fuse),
     )
 
 

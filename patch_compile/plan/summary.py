@@ -17,7 +17,10 @@ UNPREDICTED = (
     "a linear is plugin wherever a 64-wide slab of it is 2:4"
 )
 _NOT_MEASURED = "predictions of a roofline (docs/performance.md): nothing here is measured"
-_ALONE = "each linear is predicted on its own; gate and up in one node, and other epilogues, save some more"
+_ALONE = (
+    "linears of one input count as one product where they share a node, and in the dense model, for TensorRT merges those "
+    "itself; what activations and residuals in their nodes save comes on top"
+)
 
 
 def summarise_plan(
@@ -55,9 +58,11 @@ def _remarks(plans: list[LinearPlan], whole: WholeModel, costs: CostModel) -> It
         )
     if "split" in lowerings:
         yield "split linears count as dense: how fast TensorRT's own 2:4 tactics are is not predicted"
-    reasons = [p.predicted.prefill.reason for p in plans if p.predicted and p.lowering == "plugin"]
-    if any(reasons):
+    reasons = {p.predicted.prefill.reason for p in plans if p.predicted and p.lowering == "plugin"} - {""}
+    if reasons:
+        worst = {reason.partition(" reaches ")[0]: reason for reason in sorted(reasons, reverse=True)}
         yield (
-            f"prefill on {name}: {min(filter(None, reasons))}, and an engine holds a linear in one form, so the prompt "
-            "takes longer than with dense weights; decode steps have to make up for it"
+            f"prefill on {name}: {', '.join(worst.values())}: an engine holds each linear once, packed; for many tokens "
+            "it is unpacked before a dense product (the dense path), for fewer mma.sp multiplies it as it is; decode "
+            "steps have to make up for what that costs"
         )

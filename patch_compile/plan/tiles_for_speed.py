@@ -18,6 +18,7 @@ from patch_compile.plan.inversion import unreachable
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.plan.outline import Outline
+from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.plan.whole_model import Phase, predict_whole
 
@@ -112,7 +113,8 @@ class TilesForSpeed:
         masks = {
             name: _with_any_pattern(shape, self._tile, tiles[name]) for name, shape in self._linears.items()
         }
-        return plan_linears(masks, self._lowering, self._costs)
+        plans = plan_linears(masks, self._lowering, self._costs)
+        return settle_together(plans, self._lowering, self._outline, self._costs)
 
     def _recorded(self, chosen: Selection) -> dict[str, Any]:
         """Cost and bound are in the unit of the scores; the bound is that of the linear program, which may cut tiles."""

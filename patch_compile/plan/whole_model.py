@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from patch_compile.plan.cost import CostModel, Times
-from patch_compile.plan.lowering import LinearPlan, Lowering
+from patch_compile.plan.cost import CostModel, LinearCost, Times
+from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import Outline
+from patch_compile.plan.products import Together, cost_together, products_of
 from patch_compile.plan.roofline.end_to_end import rest_of
-from patch_compile.plan.roofline.linear_roofline import Linear, dense_time, speedup_limit
+from patch_compile.plan.roofline.linear_roofline import speedup_limit
 
 __all__ = ["Phase", "WholeModel", "predict_whole"]
 
@@ -59,28 +60,31 @@ class WholeModel:
 
 
 def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeModel:
-    """Linears as they are planned, and all else as in the dense model. What TensorRT makes of `split` is not predicted:
-    it counts as dense. Every plan has its times.
+    """Linears as they are planned, and all else as in the dense model; those of one input as the product that they are in
+    the outline. What TensorRT makes of `split` is not predicted: it counts as dense. Every plan has its times.
     """
     load, device = costs.workload, costs.card.device
     prefill, step = rest_of(device, outline.model, load.batch, load.prompt, load.generated)
-    prefill += sum(
-        dense_time(device, Linear(*shape, 0.0), load.prefill_tokens)[0] for shape in outline.others
-    )
-    step += sum(dense_time(device, Linear(*shape, 0.0), load.batch)[0] for shape in outline.others)
-    costed = [(plan.lowering, plan.predicted) for plan in plans if plan.predicted]
+    every = [*plans, *outline.others]
+    dense = _costs(every, outline.together, costs)
+    planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.together, costs)
+    hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], outline.nodes, costs)
     share = sum(2 * plan.zeroed for plan in plans) / sum(plan.shape[0] * plan.shape[1] for plan in plans)
-    of_prompt = [(lowering, cost.prefill) for lowering, cost in costed]
-    of_step = [(lowering, cost.decode) for lowering, cost in costed]
     # With many sequences the tensor cores are the limit of decode too, and 2:4 saves them more than bytes.
-    bound = "tensor" if any(times.tensor_bound for _, times in of_step) else "bytes"
+    bound = "tensor" if any(cost.decode.tensor_bound for cost in dense) else "bytes"
+
+    def phase(of: Callable[[LinearCost], Times], rest: float, runs: int, limit: float) -> Phase:
+        as_dense = rest + sum(of(cost).dense for cost in dense)
+        as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
+        return Phase(runs * as_dense / 1e3, runs * as_planned / 1e3, limit)
+
     return WholeModel(
-        _phase(of_prompt, prefill, 1, speedup_limit(share, "tensor")),
-        _phase(of_step, step, load.steps, speedup_limit(share, bound)),
+        phase(lambda cost: cost.prefill, prefill, 1, speedup_limit(share, "tensor")),
+        phase(lambda cost: cost.decode, step, load.steps, speedup_limit(share, bound)),
     )
 
 
-def _phase(linears: Collection[tuple[Lowering, Times]], rest: float, runs: int, limit: float) -> Phase:
-    dense = rest + sum(times.dense for _, times in linears)
-    planned = rest + sum(times.hybrid if how == "plugin" else times.dense for how, times in linears)
-    return Phase(runs * dense / 1e3, runs * planned / 1e3, limit)
+def _costs(
+    plans: Collection[LinearPlan], together: Collection[Together], costs: CostModel
+) -> list[LinearCost]:
+    return [cost_together(product, gated, costs) for product, gated in products_of(plans, together)]

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from hybrid import ACTIVATIONS, DTYPES, Epilogue, Hybrid
+from element_packing import Packed, pack_gated, pack_slabs
+from hybrid import ACTIVATIONS, DENSE_PATH, DTYPES, Epilogue, Hybrid
 from kernels import Config, Device, Kernels
+from numpy.typing import NDArray
 from problems import Layout
 
 from masklearn.maskset import LinearMask
-from patch_compile.gated import interleave
-from patch_compile.packing import PackedLinear, pack
 
 __all__ = ["TOKENS", "check"]
 
@@ -55,14 +55,21 @@ def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
         for dtype in DTYPES:
             for shape in ((rows + 36, 452), (4 * rows, 1024)):
                 yield from (Case(number, about, dtype, shape, share) for share in _SHARES)
+    if device.dense_fma:
+        for rows, gated in ((64, False), (128, False), (64, True)):
+            about = Config("dense path", rows, gated, 0)
+            for dtype in DTYPES:
+                for shape in ((rows + 40, 456), (4 * rows, 1024)):
+                    yield from (Case(DENSE_PATH, about, dtype, shape, share) for share in _SHARES)
 
 
 def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, tokens: Sequence[int]) -> float:
     """Largest error in units of what fp32 sums and one rounding allow; infinite where two runs differ."""
-    rng = np.random.default_rng(case.config)
+    rng = np.random.default_rng(abs(case.config))
     halves = [_random_weight(rng, case) for _ in range(1 + case.about.gated)]
-    packed = interleave(*(half for _, half in halves)) if case.about.gated else halves[0][1]
-    layout = Layout(packed.shape, packed.panel_rows, packed.index, len(packed.dense), len(packed.sparse))
+    packed = _packed(halves, case)
+    whole = len(halves) * -(-case.shape[0] // packed.panel_rows) * packed.panel_rows, case.shape[1]
+    layout = Layout(whole, packed.panel_rows, packed.index, len(packed.dense), len(packed.sparse))
     hybrid = Hybrid(kernels, case.shape, layout, _tensors(packed, place), gated=case.about.gated)
     weights = [weight.to(place) for weight, _ in halves]
     worst = 0.0
@@ -76,21 +83,29 @@ def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, token
         call(0)
         if not torch.equal(once.view(torch.int16), y.view(torch.int16)):
             return float("inf")
-        worst = max(worst, _error(y, x, weights, epilogue))
+        rounded = case.config == DENSE_PATH and bool(case.about.gated or epilogue.activation)
+        worst = max(worst, _error(y, x, weights, epilogue, rounded))
     return worst
 
 
-def _random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, PackedLinear]:
-    """A masked weight, and the same packed."""
+def _random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+    """A masked weight, and which of its slabs are 2:4."""
     rows, (n, k) = case.about.panel_rows, case.shape
     tiles = rng.random((-(-n // rows), -(-k // 64))) < case.share
     mask = LinearMask.from_candidate((rows, 64), tiles, rng.integers(0, 6, (n, k // 4)).astype(np.uint8))
     weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) / 8).to(case.dtype)
-    weight.masked_fill_(torch.from_numpy(~mask.keep()), 0.0)
-    return weight, pack(weight.view(torch.int16).numpy().view(np.uint16), mask, rows)
+    return weight.masked_fill_(torch.from_numpy(~mask.keep()), 0.0), tiles
 
 
-def _tensors(packed: PackedLinear, place: str) -> dict[str, torch.Tensor]:
+def _packed(halves: Sequence[tuple[torch.Tensor, NDArray[np.bool_]]], case: Case) -> Packed:
+    bits = np.stack([weight.view(torch.int16).numpy().view(np.uint16) for weight, _ in halves])
+    slabs = np.stack([tiles for _, tiles in halves])
+    if case.about.gated:
+        return pack_gated(bits, slabs, case.about.panel_rows)
+    return pack_slabs(bits[0], slabs[0], case.about.panel_rows)
+
+
+def _tensors(packed: Packed, place: str) -> dict[str, torch.Tensor]:
     arrays = {"dense": packed.dense.view(np.int16), "sparse": packed.sparse.view(np.int16)}
     arrays |= {"meta": packed.meta, "index": packed.index}
     return {name: torch.from_numpy(array).to(place) for name, array in arrays.items()}
@@ -108,8 +123,13 @@ def _epilogue(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
     return Epilogue(bias, residual, ACTIVATIONS[turn % len(ACTIVATIONS)])
 
 
-def _error(y: torch.Tensor, x: torch.Tensor, weights: Sequence[torch.Tensor], epilogue: Epilogue) -> float:
-    """Largest share of the allowed error: what fp32 sums in any order and the epilogue may be off, to first order."""
+def _error(
+    y: torch.Tensor, x: torch.Tensor, weights: Sequence[torch.Tensor], epilogue: Epilogue, rounded: bool
+) -> float:
+    """Largest share of the allowed error: what fp32 sums in any order and the epilogue may be off, to first order.
+
+    rounded: X Wᵀ is rounded to the output type before anything else is done with it.
+    """
     x64, (n, k) = x.double(), weights[0].shape
     biases = torch.zeros(len(weights), n, dtype=torch.float64, device=x.device)
     if epilogue.bias is not None:
@@ -119,6 +139,10 @@ def _error(y: torch.Tensor, x: torch.Tensor, weights: Sequence[torch.Tensor], ep
         (k + 32) * 2.0**-24 * (x64.abs() @ w.double().abs().T + bias.abs())
         for w, bias in zip(weights, biases, strict=True)
     ]
+    if rounded:
+        unit = 2.0 ** -_MANTISSA[y.dtype]
+        products = [x64 @ w.double().T for w in weights]
+        slacks = [s + unit * z.abs() + _SMALLEST[y.dtype] for s, z in zip(slacks, products, strict=True)]
     expected, slack = _activated(epilogue.activation, sums[0]), slacks[0]
     if epilogue.activation:
         slack = _STEEPEST * slack + _ACTIVATION_ERROR * sums[0].abs()

@@ -9,10 +9,12 @@ import torch
 from kernels import Arguments, Device, Kernels, Problem
 from problems import Layout, random_layout, random_meta
 
-__all__ = ["ACTIVATIONS", "DTYPES", "Call", "Epilogue", "Hybrid", "random_hybrid"]
+__all__ = ["ACTIVATIONS", "DENSE_PATH", "DTYPES", "Call", "Epilogue", "Hybrid", "random_hybrid"]
 
 DTYPES = (torch.float16, torch.bfloat16)  # by the numbers of `Scalar` in kernels/arguments.h
 ACTIVATIONS = ("", "gelu", "gelu_tanh", "silu")  # likewise of `Activation`
+
+DENSE_PATH = -2  # in the place of a configuration
 
 Call = Callable[[int], object]  # a launch on the current stream, of the copy of that number
 
@@ -58,12 +60,35 @@ class Hybrid:
         config: int = -1,
         epilogue: Epilogue | None = None,
     ) -> Call:
-        """Launches from X `[tokens, in]` to Y `[tokens, out]`; config: -1 lets the shape decide."""
+        """Launches from X `[tokens, in]` to Y `[tokens, out]`; config: -1 lets the shape decide, DENSE_PATH takes it."""
         after = epilogue or Epilogue()
+        if config == DENSE_PATH:
+            return self._dense_path_caller(x, y, after)
         config, parts = self._kernels.schedule(self.problem(len(x)), device, config)
         needed = self._kernels.partial_bytes(config, parts) // 4
         if self._partials.numel() < needed:
             self._partials = torch.empty(needed, device=x.device)
+        arguments = self._arguments(x, y, after)
+        scalar = DTYPES.index(x.dtype)
+
+        def call(copy: int) -> None:
+            self._kernels.launch(arguments[copy % len(arguments)], scalar, config, parts, _stream(x))
+
+        return call
+
+    def _dense_path_caller(self, x: torch.Tensor, y: torch.Tensor, after: Epilogue) -> Call:
+        epilogue = (
+            after.bias is not None,
+            after.residual is not None,
+            ACTIVATIONS.index(after.activation),
+        )
+        path = self._kernels.dense_path(self.problem(len(x)), epilogue, DTYPES.index(x.dtype))
+        workspace = torch.empty(path.bytes, dtype=torch.uint8, device=x.device)
+        arguments = self._arguments(x, y, after)
+        return lambda copy: path.run(arguments[copy % len(arguments)], workspace.data_ptr(), _stream(x))
+
+    def _arguments(self, x: torch.Tensor, y: torch.Tensor, after: Epilogue) -> list[Arguments]:
+        """One for every copy of the weight."""
         (n, k), layout = self.shape, self.layout
         sizes = Arguments(
             x=x.data_ptr(), y=y.data_ptr(), partials=self._partials.data_ptr(),
@@ -72,14 +97,7 @@ class Hybrid:
             bias=_pointer(after.bias), residual=_pointer(after.residual),
             activation=ACTIVATIONS.index(after.activation),
         )  # fmt: skip
-        arguments = [_with(sizes, copy) for copy in self._weights]
-        scalar = DTYPES.index(x.dtype)
-
-        def call(copy: int) -> None:
-            stream = torch.cuda.current_stream().cuda_stream if x.is_cuda else 0
-            self._kernels.launch(arguments[copy % len(arguments)], scalar, config, parts, stream)
-
-        return call
+        return [_with(sizes, copy) for copy in self._weights]
 
 
 def random_hybrid(
@@ -101,6 +119,10 @@ def random_hybrid(
         "index": torch.from_numpy(layout.index).cuda(),
     }
     return Hybrid(kernels, shape, layout, tensors, gated=gated, copies=copies)
+
+
+def _stream(x: torch.Tensor) -> int:
+    return int(torch.cuda.current_stream().cuda_stream) if x.is_cuda else 0
 
 
 def _pointer(tensor: torch.Tensor | None) -> int | None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Arguments", "Config", "Device", "Kernels", "Problem", "build_library", "find_nvcc"]
+__all__ = ["Arguments", "Config", "DensePath", "Device", "Kernels", "Problem", "build_library", "find_nvcc"]
 
 PLUGINS = Path(__file__).resolve().parents[1]
 _FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
@@ -43,7 +43,7 @@ class Device(ctypes.Structure):
 
     _fields_ = [
         ("sms", ctypes.c_int32), ("shared_bytes", ctypes.c_int32), ("l2_bytes", ctypes.c_int64),
-        ("block_tokens", ctypes.c_int32), ("fma", ctypes.c_int32),
+        ("block_tokens", ctypes.c_int32), ("fma", ctypes.c_int32), ("dense_fma", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -66,9 +66,13 @@ def find_nvcc() -> Path:
 
 
 def build_library(folder: Path, arch: str, nvcc: Path | None = None) -> Path:
-    """Compile `kernels/` and `bench/library.cpp` for one architecture such as sm_86, into `folder`."""
+    """Compile `kernels/`, `dense_path/` and `bench/library.cpp` for one architecture such as sm_86, into `folder`."""
     compiler = str(nvcc or find_nvcc())
-    sources = [*sorted(PLUGINS.glob("kernels/*.cu")), *sorted(PLUGINS.glob("kernels/*.cpp"))]
+    sources = [
+        f
+        for pattern in ("kernels/*.cu", "kernels/*.cpp", "dense_path/*.cpp")
+        for f in sorted(PLUGINS.glob(pattern))
+    ]
     sources.append(PLUGINS / "bench" / "library.cpp")
     flags = [*_FLAGS, f"-arch={arch}", "-I", str(PLUGINS)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,9 +86,36 @@ def build_library(folder: Path, arch: str, nvcc: Path | None = None) -> Path:
         objects = list(pool.map(compile_unit, sources))
     library = folder / "libpatch_bench.so"
     subprocess.run(
-        [compiler, f"-arch={arch}", "-shared", "-cudart=static", *objects, "-o", str(library)], check=True
+        [compiler, f"-arch={arch}", "-shared", "-cudart=static", *objects, "-ldl", "-o", str(library)],
+        check=True,
     )
     return library
+
+
+class DensePath:
+    """W unpacked and multiplied by cuBLASLt, of one problem and epilogue; RuntimeError where that can't be."""
+
+    def __init__(
+        self, lib: ctypes.CDLL, problem: Problem, epilogue: tuple[bool, bool, int], scalar: int
+    ) -> None:
+        self._lib, self.bytes = lib, int(lib.patch_bench_dense_path_bytes(ctypes.byref(problem), *epilogue))
+        why = ctypes.c_char_p()
+        self._made = ctypes.c_void_p(
+            lib.patch_bench_dense_path(ctypes.byref(problem), *epilogue, scalar, ctypes.byref(why))
+        )
+        if not self._made:
+            raise RuntimeError((why.value or b"").decode())
+
+    def __del__(self) -> None:
+        self._lib.patch_bench_dense_path_delete(self._made)
+
+    def run(self, arguments: Arguments, workspace: int, stream: int) -> None:
+        """Put it on a CUDA stream; `workspace` is the address of `bytes` bytes, a multiple of 256."""
+        error = self._lib.patch_bench_dense_path_run(
+            self._made, ctypes.byref(arguments), ctypes.c_void_p(workspace), ctypes.c_void_p(stream)
+        )
+        if error is not None:
+            raise RuntimeError(error.decode())
 
 
 class Kernels:
@@ -92,7 +123,7 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         self._lib = lib = ctypes.CDLL(str(library))
-        for name in ("launch", "config_name", "device"):
+        for name in ("launch", "config_name", "device", "dense_path_run"):
             getattr(lib, f"patch_bench_{name}").restype = ctypes.c_char_p
         lib.patch_bench_launch.argtypes = [
             ctypes.c_void_p,
@@ -101,7 +132,9 @@ class Kernels:
             ctypes.c_int,
             ctypes.c_void_p,
         ]
-        lib.patch_bench_partial_bytes.restype = lib.patch_bench_counter_bytes.restype = ctypes.c_int64
+        for name in ("partial_bytes", "counter_bytes", "dense_path_bytes"):
+            getattr(lib, f"patch_bench_{name}").restype = ctypes.c_int64
+        lib.patch_bench_dense_path.restype = ctypes.c_void_p
 
     def configs(self) -> list[Config]:
         """Every configuration, in the order of the table."""
@@ -134,6 +167,10 @@ class Kernels:
     def counter_bytes(self) -> int:
         """Of the counters, which must be 0 before the first launch."""
         return int(self._lib.patch_bench_counter_bytes())
+
+    def dense_path(self, problem: Problem, epilogue: tuple[bool, bool, int], scalar: int) -> DensePath:
+        """Ready to run; epilogue: whether there is a bias, and a residual, and the number of the activation."""
+        return DensePath(self._lib, problem, epilogue, scalar)
 
     def launch(self, arguments: Arguments, scalar: int, config: int, parts: int, stream: int) -> None:
         """Put one launch on a CUDA stream; RuntimeError with CUDA's words."""

@@ -1,4 +1,7 @@
-// The kernels as a plain shared library, for the benchmark: no TensorRT.
+// The kernels and the dense path as a plain shared library, for the benchmark: no TensorRT.
+#include <string>
+
+#include "dense_path/dense_path.h"
 #include "kernels/launch.h"
 
 extern "C" {
@@ -23,6 +26,32 @@ const char* patch_bench_config_name(int config) { return patch::kConfigs[config]
 void patch_bench_config(int config, int32_t* out) {
   const patch::Config& c = patch::kConfigs[config];
   out[0] = c.panel_rows, out[1] = c.gated, out[2] = patch::shared_bytes(c);
+}
+
+// The dense path of a problem, ready to run, or null; `why` says what is wrong.
+void* patch_bench_dense_path(const patch::Problem* problem, int bias, int residual, int activation,
+                             int scalar, const char** why) {
+  static std::string wrong;
+  auto* made = new patch::DensePath;
+  wrong = made->prepare(*problem, {bias != 0, residual != 0, static_cast<patch::Activation>(activation)},
+                        static_cast<patch::Scalar>(scalar));
+  *why = wrong.c_str();
+  if (wrong.empty()) return made;
+  delete made;
+  return nullptr;
+}
+void patch_bench_dense_path_delete(void* made) { delete static_cast<patch::DensePath*>(made); }
+int64_t patch_bench_dense_path_bytes(const patch::Problem* problem, int bias, int residual, int activation) {
+  return static_cast<int64_t>(patch::dense_path_workspace(
+      *problem, {bias != 0, residual != 0, static_cast<patch::Activation>(activation)}));
+}
+// Null when it went well, else what is wrong.
+const char* patch_bench_dense_path_run(const void* made, const patch::LinearArguments* arguments,
+                                       void* workspace, void* stream) {
+  static std::string wrong;
+  wrong = static_cast<const patch::DensePath*>(made)->run(*arguments, workspace,
+                                                          static_cast<cudaStream_t>(stream));
+  return wrong.empty() ? nullptr : wrong.c_str();
 }
 
 // Null when the launch went well, else CUDA's words.

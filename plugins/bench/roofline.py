@@ -23,15 +23,15 @@ from problems import SHAPES, TOKENS
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.devices import DEVICES, Device
 from patch_compile.plan.roofline.end_to_end import MODELS, EndToEnd, Model, end_to_end
-from patch_compile.plan.roofline.linear_roofline import Prediction, hopper_prefill, linear, predict
+from patch_compile.plan.roofline.linear_roofline import Prediction, dense_path_time, linear, predict
 
 __all__ = [
     "GOAL",
     "MODELS",
     "PUBLISHED",
     "SENSITIVITY",
+    "dense_path_time",
     "end_to_end",
-    "hopper_prefill",
     "linear",
     "markdown",
     "predict",
@@ -121,7 +121,7 @@ def _linear_row(shape: str, tokens: int, found: list[Prediction]) -> list[str]:
         f"{at.share:.0%}",
         f"{at.config}, {at.parts} parts" if at.parts > 1 else at.config,
         at.bound,
-        f"dense: {at.reason}" if at.reason else "plugin",
+        at.reason or "plugin",
     ]
 
 
@@ -144,7 +144,7 @@ def _whole_row(device: Device, model: Model) -> list[str]:
     found = _whole(device, model)
     decode = " / ".join(f"{r.dense_decode / r.hybrid_decode:.2f}" for r in found)
     published = PUBLISHED.get(device.name, ()) if model.name == "LLaMA-2-7B" else ()
-    prefill = f"dense: {found[0].reason}" if found[0].reason else "plugin"
+    prefill = found[0].reason or "plugin"
     return [
         device.name,
         model.name,

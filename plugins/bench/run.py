@@ -25,7 +25,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from check import check
-from hybrid import Call, Epilogue, random_hybrid
+from hybrid import DENSE_PATH, Call, Epilogue, random_hybrid
 from kernels import Device, Kernels, build_library
 from problems import SHAPES, TOKENS
 
@@ -103,6 +103,8 @@ def measure(kernels: Kernels, gpu: Gpu, device: Device, deadline: float) -> Iter
             if compressed is not None and tokens % 8 == 0:
                 row["cusparselt"] = time_of([lambda _, x=x, w=compressed: torch.nn.functional.linear(x, w)])
             row["hybrid"] = {share: time_of([h.caller(x, y, device)]) for share, h in hybrids.items()}
+            if device.dense_fma:
+                row["dense path"] = time_of([hybrids[0.9].caller(x, y, device, DENSE_PATH)])
             row["limit"] = {
                 share: gpu.limit(tokens, shape, h.layout.weight_bytes, share) for share, h in hybrids.items()
             }
@@ -177,12 +179,15 @@ def _semi_structured(weight: torch.Tensor) -> torch.Tensor | None:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Ratios to cuBLAS in Markdown, and what share of the limit 90 % of 2:4 slabs reach."""
     header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES), "cuSPARSELt", "of the limit at .9"]
+    header += ["dense path at .9"] * any("dense path" in row for row in rows)
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
     for row in rows:
         cells = [f"{row['shape'][0]}×{row['shape'][1]}", str(row["tokens"])]
         cells += [f"{row['cublas'] / row['hybrid'][share]:.2f}" for share in SHARES]
         cells.append("" if row["cusparselt"] is None else f"{row['cublas'] / row['cusparselt']:.2f}")
         cells.append(f"{row['limit'][0.9] / row['hybrid'][0.9]:.0%}")
+        if "dense path" in row:
+            cells.append(f"{row['cublas'] / row['dense path']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -64,6 +64,11 @@ inline uint32_t load_pair(const uint16_t* p) {
   std::memcpy(&pair, p, 4);
   return pair;
 }
+inline uint32_t load_word(const uint32_t* p) { return load_global(p); }
+inline void load_eight(uint32_t (&v)[4], const uint16_t* p) {
+  load_global(p, 16);
+  std::memcpy(v, p, 16);
+}
 inline float exp2_approximate(float x) { return std::exp2(x); }
 inline float reciprocal(float x) { return 1.f / x; }
 inline void load_partials(float (&v)[4], const float* p) { host::Machine::get().take_sums(v, p, 16); }
@@ -77,6 +82,7 @@ inline void store_global(void* to, const void* from, size_t bytes) {
 }
 inline void store_pair(uint16_t* to, uint32_t pair) { store_global(to, &pair, 4); }
 inline void store_value(uint16_t* to, uint16_t value) { store_global(to, &value, 2); }
+inline void store_eight(uint16_t* to, const uint32_t (&v)[4]) { store_global(to, v, 16); }
 template <int Bytes>
 void store_output(uint16_t* to, const uint16_t* from) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(from);

@@ -26,6 +26,7 @@ cudaError_t ask(int number, Device* device) {
   const double bandwidth = 2e3 * memory_clock * bus / 8;
   device->l2_bytes = l2;
   device->fma = fma_per_clock(major, minor);
+  device->dense_fma = dense_fma_per_clock(major);
   device->block_tokens =
       bandwidth > 0 ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma) : kUsualBlockTokens;
   return cudaSuccess;

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/arguments.h"
+#include "kernels/dense_path.h"
 #include "kernels/schedule.h"
 
 namespace patch {
@@ -19,5 +20,9 @@ cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, c
 // One per scalar type, each in its own file so that they compile side by side.
 cudaError_t launch_half(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
 cudaError_t launch_bfloat16(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
+
+// What stands before and after a dense product; cudaErrorInvalidConfiguration as above.
+cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept;
+cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t stream) noexcept;
 
 }  // namespace patch

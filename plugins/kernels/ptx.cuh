@@ -95,6 +95,12 @@ PATCH_DEVICE uint16_t load_bias(const uint16_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_value(const uint16_t* p) { return __ldg(p); }
 // Two values, aligned to 4 bytes.
 PATCH_DEVICE uint32_t load_pair(const uint16_t* p) { return __ldg(reinterpret_cast<const uint32_t*>(p)); }
+PATCH_DEVICE uint32_t load_word(const uint32_t* p) { return __ldg(p); }
+// Eight values, aligned to 16 bytes.
+PATCH_DEVICE void load_eight(uint32_t (&v)[4], const uint16_t* p) {
+  const uint4 e = __ldg(reinterpret_cast<const uint4*>(p));
+  v[0] = e.x, v[1] = e.y, v[2] = e.z, v[3] = e.w;
+}
 
 // At most 2^-22 off, relative (PTX ISA 9.7.3, ex2 and rcp); subnormals count as 0.
 PATCH_DEVICE float exp2_approximate(float x) {
@@ -147,6 +153,9 @@ PATCH_DEVICE void store_output(uint16_t* to, const uint16_t* from) {
 }
 PATCH_DEVICE void store_pair(uint16_t* to, uint32_t pair) { *reinterpret_cast<uint32_t*>(to) = pair; }
 PATCH_DEVICE void store_value(uint16_t* to, uint16_t value) { *to = value; }
+PATCH_DEVICE void store_eight(uint16_t* to, const uint32_t (&v)[4]) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(v[0], v[1], v[2], v[3]);
+}
 
 // mma.m16n8k16 (PTX ISA 9.7.14.5.8) and mma.sp::ordered_metadata.m16n8k32 (9.7.14.6), fp32 accumulators.
 #define PATCH_MMA(TYPE)                                                       \

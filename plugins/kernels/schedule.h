@@ -28,6 +28,7 @@ struct Device {
   int64_t l2_bytes;
   int32_t block_tokens;  // see block_tokens
   int32_t fma;           // dense multiply-adds of an SM and clock
+  int32_t dense_fma;     // by instructions that only a dense library issues; 0 where there are none
 };
 
 struct Schedule {
@@ -55,6 +56,8 @@ inline constexpr double fma_per_clock(int major, int minor) {
   return major == 8 ? (minor == 0 ? 1024 : 512)
                     : 0.62 * 2048;  // mma.sync's share of what Hopper does by wgmma
 }
+// By wgmma, of Hopper alone.
+inline constexpr int32_t dense_fma_per_clock(int major) { return major == 9 ? 2048 : 0; }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t panel_count(const Problem& p) { return ceil_div(p.out_features, p.panel_rows); }

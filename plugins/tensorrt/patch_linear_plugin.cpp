@@ -1,10 +1,14 @@
 #include "tensorrt/patch_linear_plugin.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <initializer_list>
 #include <memory>
 #include <new>
+#include <utility>
 
+#include "dense_path/choice.h"
 #include "kernels/launch.h"
 #include "tensorrt/log.h"
 
@@ -88,6 +92,33 @@ int32_t shared_here() {
   return current_device(&device) == cudaSuccess ? device.shared_bytes : kSharedEverywhere;
 }
 
+Scalar scalar_of(const PluginTensorDesc& x) {
+  return x.type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
+}
+
+// Whether this GPU has a dense path and there is a cuBLASLt for it.
+bool has_dense_path() {
+  Device device{};
+  std::string why;
+  return current_device(&device) == cudaSuccess && device.dense_fma > 0 && cublaslt::functions(&why);
+}
+
+// Whether the tactic of the dense path is worth its workspace for up to p.tokens; warns where it would be and
+// cuBLASLt is not there.
+bool offers_dense_path(const Problem& p, const Epilogue& e) {
+  static std::atomic<bool> warned{false};
+  Device device{};
+  if (current_device(&device) != cudaSuccess || !takes_dense_path(p, e, device)) return false;
+  std::string why;
+  if (cublaslt::functions(&why)) return true;
+  if (!warned.exchange(true))
+    log(Severity::kWARNING,
+        "prompts are multiplied by mma.sp, which on this GPU is slower than unpacking the "
+        "weights for cuBLASLt: " +
+            why);
+  return false;
+}
+
 bool is_tactic(const Config& c, const Attributes& a, int32_t shared) {
   return fits(c, a.panel_rows, a.gated) && shared_bytes(c) <= shared;
 }
@@ -99,8 +130,12 @@ PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes)
       timing_id_(
           "in=" + std::to_string(attributes.in_features) + " out=" + std::to_string(attributes.out_features) +
           " rows=" + std::to_string(attributes.panel_rows) + " gated=" + std::to_string(attributes.gated) +
-          " residual=" + std::to_string(attributes.residual) + " " +
-          kActivationNames[attributes.activation]) {}
+          " residual=" + std::to_string(attributes.residual) + " " + kActivationNames[attributes.activation] +
+          (has_dense_path() ? " dense-path" : "")) {}
+
+Epilogue PatchLinearPlugin::epilogue() const noexcept {
+  return {has_bias_, attributes_.residual != 0, static_cast<Activation>(attributes_.activation)};
+}
 
 bool PatchLinearPlugin::takes(int32_t inputs) const noexcept {
   const int32_t least = kBias + attributes_.residual;
@@ -125,6 +160,7 @@ nvinfer1::IPluginV3* PatchLinearPlugin::clone() noexcept {
     auto copy = std::make_unique<PatchLinearPlugin>(attributes_);
     copy->tactic_ = tactic_;
     copy->has_bias_ = has_bias_;
+    copy->offers_dense_path_ = offers_dense_path_;
     return copy.release();
   } catch (const std::bad_alloc&) {
     fail("out of memory while copying the plugin");
@@ -135,7 +171,12 @@ nvinfer1::IPluginV3* PatchLinearPlugin::clone() noexcept {
 int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t inputs,
                                            const DynamicPluginTensorDesc*, int32_t) noexcept {
   has_bias_ = inputs > kBias + attributes_.residual;
-  return check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].desc.dims; });
+  if (check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
+    return -1;
+  const Problem most =
+      problem(attributes_, tokens_of(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
+  offers_dense_path_ = offers_dense_path(most, epilogue());
+  return 0;
 }
 
 int32_t PatchLinearPlugin::getOutputDataTypes(DataType* out, int32_t, const DataType* in,
@@ -169,13 +210,16 @@ bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const Dynami
 
 size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_t,
                                            const DynamicPluginTensorDesc*, int32_t) const noexcept {
-  return workspace_bound(
-      problem(attributes_, tokens_of(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims));
+  const Problem most =
+      problem(attributes_, tokens_of(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
+  const size_t kernels = workspace_bound(most);
+  const bool dense_path = offers_dense_path_ || tactic_ == kDensePathTactic;
+  return dense_path ? std::max(kernels, dense_path_workspace(most, epilogue())) : kernels;
 }
 
 int32_t PatchLinearPlugin::getNbTactics() noexcept {
   const int32_t shared = shared_here();
-  int32_t count = 1;
+  int32_t count = 1 + offers_dense_path_;
   for (const Config& c : kConfigs) count += is_tactic(c, attributes_, shared);
   return count;
 }
@@ -186,6 +230,7 @@ int32_t PatchLinearPlugin::getValidTactics(int32_t* tactics, int32_t count) noex
   *tactics++ = kAutoTactic;
   for (int32_t i = 0; i < kConfigCount; ++i)
     if (is_tactic(kConfigs[i], attributes_, shared)) *tactics++ = kFirstConfigTactic + i;
+  if (offers_dense_path_) *tactics++ = kDensePathTactic;
   return 0;
 }
 
@@ -193,11 +238,12 @@ int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
   const int32_t config = tactic - kFirstConfigTactic;
   const bool fixed = config >= 0 && config < kConfigCount &&
                      fits(kConfigs[config], attributes_.panel_rows, attributes_.gated);
+  const bool dense_path = tactic == kDensePathTactic;
   // 0 is TensorRT's "no custom tactic".
-  if (tactic != 0 && tactic != kAutoTactic && !fixed)
+  if (tactic != 0 && tactic != kAutoTactic && !dense_path && !fixed)
     return fail("no tactic " + std::to_string(tactic) +
                 "; the engine was built with another version of this plugin");
-  tactic_ = fixed ? tactic : kAutoTactic;
+  tactic_ = fixed || dense_path ? tactic : kAutoTactic;
   scheduled_tokens_ = -1;
   return 0;
 }
@@ -209,8 +255,8 @@ int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inp
     return fail("more than 2^31 - 1 tokens in X of shape " + text(in[kX].dims));
   // A builder that times tactics may run a plugin that no context was made for.
   if (have_counters() != 0) return -1;
-  if (have_schedule(tokens_of(in[kX].dims), in[kDense].dims, in[kSparse].dims) != 0) return -1;
-  return check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].dims; });
+  if (check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].dims; }) != 0) return -1;
+  return have_schedule(in);
 }
 
 int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*,
@@ -220,7 +266,7 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
   if (tokens == 0) return 0;
   // Both are there since onShapeChange.
   if (!counters_) return fail("enqueue before any shapes are known");
-  if (have_schedule(tokens, in[kDense].dims, in[kSparse].dims) != 0) return -1;
+  if (have_schedule(in) != 0) return -1;
   const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);
   LinearArguments a{};
   a.x = static_cast<const uint16_t*>(inputs[kX]);
@@ -240,11 +286,14 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
   a.panels = static_cast<int32_t>(panel_count(p));
   a.dense_slabs = p.dense_slabs;
   a.sparse_slabs = p.sparse_slabs;
-  const Scalar scalar = in[kX].type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
-  const cudaError_t error = launch(a, scalar, schedule_, stream);
-  if (error == cudaSuccess) return 0;
+  std::string why;
+  if (dense_path_ && DensePath::takes(a))
+    why = dense_path_->run(a, workspace, stream);
+  else if (const cudaError_t e = launch(a, scalar_of(in[kX]), schedule_, stream); e != cudaSuccess)
+    why = cudaGetErrorString(e);
+  if (why.empty()) return 0;
   return fail("X " + text(in[kX].dims) + " to " + std::to_string(attributes_.out_features) +
-              " features: " + cudaGetErrorString(error));
+              " features: " + why);
 }
 
 nvinfer1::IPluginV3* PatchLinearPlugin::attachToContext(nvinfer1::IPluginResourceContext*) noexcept {
@@ -252,17 +301,32 @@ nvinfer1::IPluginV3* PatchLinearPlugin::attachToContext(nvinfer1::IPluginResourc
   return attached && attached->have_counters() == 0 ? attached.release() : nullptr;
 }
 
-int32_t PatchLinearPlugin::have_schedule(int64_t tokens, const Dims& dense, const Dims& sparse) noexcept {
+int32_t PatchLinearPlugin::have_schedule(const PluginTensorDesc* in) noexcept {
+  const int64_t tokens = tokens_of(in[kX].dims);
   if (tokens == scheduled_tokens_) return 0;
   Device device{};
   if (const cudaError_t error = current_device(&device); error != cudaSuccess)
     return fail(std::string("no device: ") + cudaGetErrorString(error));
-  const int config = tactic_ == kAutoTactic ? kAnyConfig : tactic_ - kFirstConfigTactic;
-  schedule_ = choose_schedule(problem(attributes_, tokens, dense, sparse), device, config);
+  const bool any = tactic_ == kAutoTactic || tactic_ == kDensePathTactic;
+  const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);
+  schedule_ = choose_schedule(p, device, any ? kAnyConfig : tactic_ - kFirstConfigTactic);
   if (schedule_.config < 0)
     return fail("tactic " + std::to_string(tactic_) + " needs more shared memory than this device has");
+  have_dense_path(p, device, scalar_of(in[kX]));
   scheduled_tokens_ = tokens;
   return 0;
+}
+
+void PatchLinearPlugin::have_dense_path(const Problem& p, const Device& device, Scalar scalar) noexcept {
+  static std::atomic<bool> warned{false};
+  dense_path_.reset();
+  if (tactic_ != kDensePathTactic || !takes_dense_path(p, epilogue(), device)) return;
+  auto made = std::make_unique<DensePath>();
+  const std::string why = made->prepare(p, epilogue(), scalar);
+  if (why.empty())
+    dense_path_ = std::move(made);
+  else if (!warned.exchange(true))  // the kernels can multiply it too
+    log(Severity::kWARNING, "multiplied by mma.sp, though the engine was built for cuBLASLt: " + why);
 }
 
 int32_t PatchLinearPlugin::have_counters() noexcept {

@@ -1,9 +1,11 @@
 // PatchLinear as a TensorRT plugin:  Y = PatchLinear(X, dense, sparse, meta, index[, bias][, residual]).
 #pragma once
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "NvInferRuntime.h"
+#include "dense_path/dense_path.h"
 #include "kernels/arguments.h"
 #include "kernels/schedule.h"
 #include "tensorrt/counters.h"
@@ -27,6 +29,10 @@ struct Attributes {
 // shape; tactic kFirstConfigTactic + i is configuration i of kernels/config.h.
 inline constexpr int32_t kAutoTactic = 1;
 inline constexpr int32_t kFirstConfigTactic = 2;
+// Many tokens by the dense path, few as tactic 1 does.  It is offered only where the dense path can be taken,
+// so an engine that records it was built with the workspace that it needs; tactic 1 never takes it.
+inline constexpr int32_t kDensePathTactic = 1000;
+static_assert(kFirstConfigTactic + kConfigCount <= kDensePathTactic);
 
 class PatchLinearPlugin final : public nvinfer1::IPluginV3,
                                 public nvinfer1::IPluginV3OneCore,
@@ -74,14 +80,20 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   bool takes(int32_t inputs) const noexcept;
   // Makes them where there are none; -1 when there is no memory.
   int32_t have_counters() noexcept;
-  // Makes schedule_ where it is not that of so many tokens; -1 when the tactic is not one of this device.
-  int32_t have_schedule(int64_t tokens, const nvinfer1::Dims& dense, const nvinfer1::Dims& sparse) noexcept;
+  // Makes schedule_ and dense_path_ where they are not those of so many tokens; -1 when the tactic is not one
+  // of this device.
+  int32_t have_schedule(const nvinfer1::PluginTensorDesc* in) noexcept;
+  // Makes dense_path_ where the tactic takes it for this problem.
+  void have_dense_path(const Problem& p, const Device& device, Scalar scalar) noexcept;
+  Epilogue epilogue() const noexcept;
 
   Attributes attributes_;
   int32_t tactic_ = kAutoTactic;
   int64_t scheduled_tokens_ = -1;
   Schedule schedule_{-1, 1};
+  std::unique_ptr<DensePath> dense_path_;  // null: the kernels by schedule_
   bool has_bias_ = false;
+  bool offers_dense_path_ = false;
   Counters counters_;
   std::string timing_id_;
   std::vector<nvinfer1::PluginField> fields_;

@@ -9,6 +9,7 @@ from bench.quality import (
     NO_REPAIR,
     OWN_TEXT,
     PATCH,
+    PERMUTED,
     RATIOS,
     State,
     arguments,
@@ -56,6 +57,7 @@ def test_every_entry_is_a_valid_recipe_and_every_baseline_is_there() -> None:
         assert methods.index(NO_REPAIR) < methods.index("oneshot, 8 min in all")
         assert "oneshot + 30 min of repair" in methods
     assert [entry.ratio for entry in found if entry.method == PATCH] == [0.35]
+    assert [entry.ratio for entry in found if entry.settings.get("permute")] == list(RATIOS)
 
 
 def test_only_what_depends_on_it_is_measured_for_another_tile_or_seed(command: list[str]) -> None:
@@ -202,6 +204,7 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
         row("oneshot, no repair", 0.25, 33.0),
         row("oneshot, 8 min in all", 0.35, 33.0, seconds=460.0),
         row(OWN_TEXT, 0.35, 43.0),
+        row(PERMUTED, 0.35, 40.5, seconds=400.0),
         row("unstructured (not deployable)", 0.35, 20.0, deployable=False),
         row("peer 1.0", None, 99.0, protocol={}),
     ]
@@ -213,6 +216,7 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
         "oneshot, 8 min in all", "0.35", "41.00", "33.00", "6.0", "1.33",
     ]  # fmt: skip
     assert text.count(f"| {OWN_TEXT} |") == 2  # perplexity and cost: nothing is trained
+    assert text.count(f"| {PERMUTED} |") == 2
     assert line(text, "0.35") == [
         "0.35", "oneshot, no repair: 41.00", "oneshot, 8 min in all: 33.00", "oneshot, 8 min in all: 33.00",
     ]  # fmt: skip

@@ -5,9 +5,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from patch_compile.gated import interleave
+from patch_compile.joint import gated_panels
 from patch_compile.ops.patch_linear import DOMAIN, NAME, VERSION, Epilogue, patch_linear_function
-from patch_compile.packing import pack
+from patch_compile.packing import pack, pack_together
 from tests.mosaics import random_mask, random_weight
 
 OPSET = 23
@@ -106,8 +106,9 @@ def packed_tensors(name, shape, share, dtype, seed, up_share=None):
     for i, of_part in enumerate((share, up_share)):
         if of_part is not None:
             mask, _ = random_mask(shape, (64, 64), of_part, seed + i)
-            parts.append(pack(random_weight(shape, DTYPES[dtype][0], seed + i).view(np.uint16), mask, 64))
-    packed = interleave(*parts) if len(parts) > 1 else parts[0]
+            parts.append((random_weight(shape, DTYPES[dtype][0], seed + i).view(np.uint16), mask))
+    together = len(parts) > 1
+    packed = pack_together(parts, 64, gated_panels(shape[0], 64)) if together else pack(*parts[0], 64)
     kind = DTYPES[dtype][1]
     return [
         tensor(f"{name}.dense", packed.dense, kind),

@@ -4,8 +4,8 @@ import pytest
 
 from patch_compile.engine.check import expectation_from_onnx
 from patch_compile.errors import PatchCompileError
-from patch_compile.gated import interleave
-from patch_compile.packing import pack
+from patch_compile.joint import gated_panels
+from patch_compile.packing import pack, pack_together
 from patch_compile.plan.split import PART
 from tests.engine import graphs
 
@@ -39,9 +39,11 @@ def test_names_bytes_and_type(tmp_path, dtype):
 def test_gate_and_up_are_one_linear_with_the_bytes_of_both(tmp_path):
     expected = expectation_from_onnx(graphs.write_mlp(tmp_path / "m.onnx"))
     assert list(expected.patch_linears) == ["mlp.gate_proj+up_proj", "mlp.down_proj"]
-    parts = [pack(np.zeros((128, 128), "u2"), graphs.random_mask((128, 128), (64, 64), share, seed)[0], 64)
-             for seed, share in enumerate((0.5, 1.0))]  # fmt: skip
-    assert expected.patch_linears["mlp.gate_proj+up_proj"] == interleave(*parts).nbytes
+    masks = [
+        graphs.random_mask((128, 128), (64, 64), share, seed)[0] for seed, share in enumerate((0.5, 1.0))
+    ]
+    packed = pack_together([(np.zeros((128, 128), "u2"), mask) for mask in masks], 64, gated_panels(128, 64))
+    assert expected.patch_linears["mlp.gate_proj+up_proj"] == packed.nbytes
 
 
 def test_external_data_is_not_read(tmp_path):

@@ -53,3 +53,17 @@ def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Pa
     with pytest.raises(PatchCompileError, match=rf"New values of {NAME} are not finite in F16"):
         store.put(NAME, torch.full(base.shape(NAME), 1e6), base.entry(NAME))
     assert NAME not in store
+
+
+def test_a_copy_holds_what_the_store_shows(make_model, tmp_path: Path) -> None:
+    base = Checkpoint.open(make_model())
+    below = WeightStore(tmp_path / "below")
+    store = WeightStore(tmp_path / "above", below)
+    other = "model.layers.0.mlp.up_proj.weight"
+    for name in (NAME, other):
+        below.put(name, torch.ones(base.shape(name)), base.entry(name))
+    store.put(NAME, torch.zeros(base.shape(NAME)), base.entry(NAME))
+    store.copy_to(tmp_path / "copy")
+    copy = WeightStore(tmp_path / "copy")
+    assert copy.names() == store.names() == sorted([NAME, other])
+    assert not copy.read(NAME).any() and copy.read(other).all()

@@ -10,6 +10,7 @@ from masklearn.maskset import LinearMask
 from masklearn.recipe import LearnRecipe
 from masklearn.weights import WeightStore
 from patch_compile.engine.graph_inputs import read_inputs
+from patch_compile.fusion import Fusion
 from patch_compile.onnx_in.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_in.find import find_onnx_linears
 from patch_compile.onnx_in.hybrid import write_onnx_hybrid
@@ -60,5 +61,5 @@ def write_hybrid(learned: Learned, path: Path, **options: Any) -> dict[str, Line
     linears = find_onnx_linears(learned.pruned, model).linears
     plan = plan_linears(learned.masks, options.pop("lowering", "plugin"))
     return write_onnx_hybrid(
-        model, linears, learned.masks, plan, learned.dtype, path, quiet, **{"fuse": True} | options
+        model, linears, learned.masks, plan, learned.dtype, path, quiet, **{"fuse": tuple(Fusion)} | options
     )

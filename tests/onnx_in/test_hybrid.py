@@ -119,9 +119,24 @@ class TestActivationsOfAnFp32Model:
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
     def test_without_fusion_they_stay_fp32(self, tmp_path):
-        hybrid, plan, error = compiled(gated(tmp_path / "m.onnx"), tmp_path, fuse=False)
+        hybrid, plan, error = compiled(gated(tmp_path / "m.onnx"), tmp_path, fuse=())
         assert len({one.node for one in plan.values()}) == 3
         assert len(nodes_of(hybrid, "Cast")) == 5
+        assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
+
+    def test_queries_keys_and_values(self, tmp_path):
+        """What cuts them into heads may be fp32, behind a Cast."""
+        nodes = [
+            *(helper.make_node("MatMul", ["x", w], [w + "y"], w) for w in "qkv"),
+            *(helper.make_node("Reshape", [w + "y", "heads"], [w + "h"], w + "heads") for w in "qkv"),
+            helper.make_node("Sum", ["qh", "kh", "vh"], ["y"], "end"),
+        ]
+        heads = helper.make_tensor("heads", TensorProto.INT64, [3], [0, -1, 16])
+        weights = [graphs.tensor(name, 64, 64) for name in "qkv"]
+        path = graphs.save(tmp_path / "m.onnx", nodes, [*weights, heads])
+        hybrid, plan, error = compiled(path, tmp_path)
+        assert {one.node for one in plan.values()} == {"q+k+v"}
+        assert len(nodes_of(hybrid, "PatchLinear")) == len(nodes_of(hybrid, "Split")) == 1
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
     @pytest.mark.parametrize("read", ["silu", "h"])

@@ -33,6 +33,7 @@ def test_the_type_follows_from_the_model_unless_it_is_given(sixteen_bit, expecte
         ({"opset": 20}, "--opset does not go"),
         ({"repair": "distill"}, "--repair distill does not go"),
         ({"gradient_checkpointing": True}, "--gradient-checkpointing does not go"),
+        ({"permute": True}, "--permute does not go"),
         ({"ratio": None, "speedup": 1.3}, "--speedup does not go"),
         ({"method": "patch-joint"}, "--method patch-joint does not go"),
         ({"method": "wanda"}, "--method wanda needs inputs"),

@@ -8,9 +8,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from patch_compile.gated import interleave
+from patch_compile.joint import gated_panels
 from patch_compile.ops.patch_linear import DOMAIN, NAME, Epilogue, patch_linear_function
-from patch_compile.packing import pack
+from patch_compile.packing import pack, pack_together
 from tests.mosaics import masked_by_hand, random_mask, random_weight
 
 ELEMENT = {np.float16: TensorProto.FLOAT16, ml_dtypes.bfloat16: TensorProto.BFLOAT16}
@@ -116,13 +116,13 @@ def test_every_epilogue_is_computed_in_fp32_and_rounded_once(dtype, share, epilo
     rng = np.random.default_rng(7)
     masks = [random_mask(shape, (64, 64), share, seed) for seed in range(halves)]
     weights = [(random_weight(shape, dtype, seed) * 4).astype(dtype) for seed in range(halves)]
-    packed = [pack(w.view(np.uint16), mask, 64) for w, (mask, _) in zip(weights, masks, strict=True)]
+    parts = [(weight.view(np.uint16), mask) for weight, (mask, _) in zip(weights, masks, strict=True)]
+    packed = pack_together(parts, 64, gated_panels(200, 64)) if epilogue.gated else pack(*parts[0], 64)
     x = rng.standard_normal((2, 3, shape[1])).astype(dtype)
     bias = rng.standard_normal(halves * shape[0]).astype(dtype) if epilogue.bias else None
     residual = rng.standard_normal((2, 3, shape[0])).astype(dtype) if epilogue.residual else None
     model = one_linear(
-        interleave(*packed) if epilogue.gated else packed[0],
-        dtype, bias, epilogue=epilogue, out_features=shape[0],
+        packed, dtype, bias, epilogue=epilogue, out_features=shape[0],
     )  # fmt: skip
     y = run(model, x, dtype, residual).astype(np.float64)
 
@@ -164,10 +164,11 @@ def folded_ops(model, folder):
 
 def test_onnx_runtime_folds_the_decode_at_load(tmp_path):
     mask, _ = random_mask((256, 256), (64, 64), 0.5, 0)
-    packed = pack(random_weight((256, 256), np.float16, 0).view(np.uint16), mask, 64)
+    part = random_weight((256, 256), np.float16, 0).view(np.uint16), mask
+    packed = pack(*part, 64)
     assert folded_ops(one_linear(packed, np.float16), tmp_path) == ["Cast", "MatMul", "Cast"]
     gated = one_linear(
-        interleave(packed, packed),
+        pack_together([part, part], 64, gated_panels(256, 64)),
         np.float16,
         epilogue=Epilogue(activation="gelu", gated=True),
         out_features=256,

@@ -9,8 +9,10 @@ from masklearn.maskset import MaskSet
 from masklearn.prune import write_pruned_checkpoint
 from patch_compile.compile import write_dense, write_hybrid
 from patch_compile.errors import InvariantError
+from patch_compile.fusion import Fusion
 from patch_compile.ops.patch_linear import DOMAIN, NAME
-from patch_compile.passes.pack_linears import PackLinearsPass
+from patch_compile.passes import lowering_passes, run_passes
+from patch_compile.passes.gather_linears import GatherLinearsPass
 from patch_compile.plan.lowering import plan_linears
 from tests.export.conftest import exports  # noqa: F401  (the session's exported graphs)
 from tests.export.tiny import LAYERS, OrtDecoder, tolerance
@@ -68,9 +70,7 @@ def test_a_linear_that_is_not_in_the_graph_is_refused(exports):  # noqa: F811
         "model.layers.9.mlp.up_proj": plan_linears({"x": random_mask((64, 64), (64, 64), 1.0, 0)[0]})["x"]
     }
     with pytest.raises(ir.passes.PreconditionError, match=r"no linear model\.layers\.9"):
-        PackLinearsPass(plan, {}, lambda name: np.zeros((64, 64)), ir.DataType.FLOAT16)(
-            exports.graph("llama")
-        )
+        GatherLinearsPass(plan, ir.DataType.FLOAT16)(exports.graph("llama"))
 
 
 def test_another_shape_or_type_is_refused(exports):  # noqa: F811
@@ -78,19 +78,19 @@ def test_another_shape_or_type_is_refused(exports):  # noqa: F811
     masks = {name: random_mask((64, 64), (64, 64), 1.0, 0)[0]}
     for dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
         with pytest.raises(ir.passes.PreconditionError, match="planned"):
-            PackLinearsPass(plan_linears(masks), masks, lambda name: None, dtype)(exports.graph("llama"))
+            GatherLinearsPass(plan_linears(masks), dtype)(exports.graph("llama"))
 
 
 def test_a_weight_that_packs_wrongly_stops_the_write(exports, tmp_path, monkeypatch):  # noqa: F811
     """The check is on the bytes that are written, so a fault in packing itself can't get past it."""
     from patch_compile.passes import packed_initializers
 
-    def faulty(weight, mask, panel_rows, pack=packed_initializers.pack):
-        packed = pack(weight, mask, panel_rows)
+    def faulty(linears, panel_rows, panels, pack=packed_initializers.pack_together):
+        packed = pack(linears, panel_rows, panels)
         packed.sparse[-1, -1] ^= 1
         return packed
 
-    monkeypatch.setattr(packed_initializers, "pack", faulty)
+    monkeypatch.setattr(packed_initializers, "pack_together", faulty)
     source = Checkpoint.open(exports.model_dir("llama"))
     masks = masks_for(source.path, 1.0)
     with pytest.raises(InvariantError, match="decode to other bits"):
@@ -103,8 +103,9 @@ def test_a_weight_that_packs_wrongly_stops_the_write(exports, tmp_path, monkeypa
 def test_a_linear_in_two_nodes_or_in_none_is_found(exports):  # noqa: F811
     masks = masks_for(exports.model_dir("llama"), 1.0)
     graph = exports.graph("llama")
-    packing = PackLinearsPass(plan_linears(masks), masks, lambda name: None, ir.DataType.FLOAT16)
-    packing(graph)
+    lowering = lowering_passes(plan_linears(masks), masks, lambda name: None, ir.DataType.FLOAT16)
+    run_passes(graph, lowering.in_order)
+    packing = lowering.packing
     node = next(node for node in graph.graph if node.name == "model.layers.0.mlp.gate_proj+up_proj")
     twin = ir.Node(node.domain, node.op_type, node.inputs, overload=node.overload, name=node.name)
     graph.graph.insert_after(node, twin)
@@ -117,17 +118,27 @@ def test_a_linear_in_two_nodes_or_in_none_is_found(exports):  # noqa: F811
         packing.ensures(graph)
 
 
-def test_gate_and_up_that_pack_wrongly_together_stop_the_write(exports, tmp_path, monkeypatch):  # noqa: F811
+def test_what_was_not_gathered_is_not_packed(exports):  # noqa: F811
+    masks = masks_for(exports.model_dir("llama"), 1.0)
+    packing = lowering_passes(plan_linears(masks), masks, lambda name: None, ir.DataType.FLOAT16).packing
+    with pytest.raises(ir.passes.PreconditionError, match=r"linears of the graph are \[\], planned"):
+        packing(exports.graph("llama"))
+
+
+@pytest.mark.parametrize(("fusion", "linear"), [(Fusion.QKV, "q_proj"), (Fusion.GATED, "gate_proj")])
+def test_linears_that_pack_wrongly_together_stop_the_write(exports, tmp_path, monkeypatch, fusion, linear):  # noqa: F811
     from patch_compile.passes import packed_initializers
 
-    def swapped(gate, up, interleave=packed_initializers.interleave):
-        return interleave(up, gate)
+    def swapped(linears, panel_rows, panels, pack=packed_initializers.pack_together):
+        places = [own.copy() for own in panels]
+        if len(places) > 1:
+            places[0][0], places[1][0] = panels[1][0], panels[0][0]
+        return pack(linears, panel_rows, places)
 
-    monkeypatch.setattr(packed_initializers, "interleave", swapped)
+    monkeypatch.setattr(packed_initializers, "pack_together", swapped)
     source = Checkpoint.open(exports.model_dir("llama"))
     masks = masks_for(source.path, 1.0)
-    with pytest.raises(InvariantError, match=r"gate_proj: .* decode to other bits"):
-        write_hybrid(
-            exports.graph("llama"), source, masks, plan_linears(masks), tmp_path / "m.onnx", "float16"
-        )
+    plan, out = plan_linears(masks), tmp_path / "m.onnx"
+    with pytest.raises(InvariantError, match=rf"{linear}: .* decode to other bits"):
+        write_hybrid(exports.graph("llama"), source, masks, plan, out, "float16", fuse=[fusion])
     assert not list(tmp_path.iterdir())

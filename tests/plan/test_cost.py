@@ -77,10 +77,13 @@ def test_tiles_narrower_than_a_slab_are_nothing_for_the_plugin_but_split_has_no_
     assert "are too small" in planned((256, 256), 0.1, tile=(128, 4)).reason
 
 
-def test_on_hopper_a_workload_of_prompts_stays_dense_because_of_mma_sp():
-    prompts = planned((11008, 4096), 0.4, "h100", load=Workload(16, 2048, 2))
+@pytest.mark.parametrize(
+    ("prompt", "words"), [(2048, "the dense path reaches 0.99 of dense"), (32, "mma.sp reaches 0.")]
+)
+def test_on_hopper_a_workload_of_prompts_stays_dense_and_the_reason_says_why(prompt, words):
+    prompts = planned((11008, 4096), 0.4, "h100", load=Workload(16, prompt, 2))
     assert prompts.lowering == "dense"
-    assert prompts.reason.startswith("its prompts outweigh its decode steps, and on H100 mma.sp reaches 0.")
+    assert prompts.reason.startswith(f"its prompts outweigh its decode steps, and on H100 {words}")
     assert planned((11008, 4096), 0.4, "h100", load=Workload(16, 128, 512)).lowering == "plugin"
     assert planned((11008, 4096), 0.4, "a100", load=Workload(16, 2048, 2)).lowering == "plugin"
 

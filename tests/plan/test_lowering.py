@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from patch_compile.gated import interleave
-from patch_compile.packing import pack
+from patch_compile.joint import gated_panels
+from patch_compile.packing import pack, pack_together
 from patch_compile.plan.lowering import plan_linear
 from tests.mosaics import random_mask
 
@@ -27,10 +27,11 @@ def test_the_plan_announces_what_packing_gives(shape, share):
 def test_gate_and_up_together_announce_what_their_node_holds(shape, shares):
     masks = [random_mask(shape, (128, 128), share, 2)[0] for share in shares]
     plans = [
-        plan_linear(name, mask).fused(mask, "gate+up", "SiLU·mul", 64)
+        plan_linear(name, mask).fused(mask, "gate+up", "SiLU·mul", 64, leads=name == "gate")
         for name, mask in zip(("gate", "up"), masks, strict=True)
     ]
-    packed = interleave(*(pack(np.zeros(shape, np.uint16), mask, 64) for mask in masks))
+    parts = [(np.zeros(shape, np.uint16), mask) for mask in masks]
+    packed = pack_together(parts, 64, gated_panels(shape[0], 64))
     assert sum(plan.bytes_after for plan in plans) == packed.nbytes
     assert sum(plan.dense_slabs for plan in plans) == len(packed.dense)
     assert {(plan.panel_rows, plan.row()["node"], plan.row()["epilogue"]) for plan in plans} == {

@@ -12,7 +12,9 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.outline import Outline, outline_of
 from patch_compile.plan.roofline.assumptions import ASSUMED
 from patch_compile.plan.roofline.devices import DEVICES
-from patch_compile.plan.roofline.end_to_end import MODELS, end_to_end
+from patch_compile.plan.roofline.end_to_end import MODELS, end_to_end, rest_of
+from patch_compile.plan.roofline.linear_roofline import Linear, predict
+from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import UNPREDICTED, summarise_plan
 from patch_compile.plan.whole_model import predict_whole
 from patch_compile.plan.workload import Workload
@@ -32,6 +34,7 @@ def whole(llama, ratio, target="a6000", lowering="plugin", load=LOAD):
     outline, linears = llama
     costs = CostModel(card_of(target), load)
     plans = assumed_plans(linears, (128, 128), dict.fromkeys(linears, ratio), lowering, costs)
+    plans = settle_together(plans, lowering, outline, costs)
     return predict_whole(plans.values(), outline, costs), plans, costs
 
 
@@ -44,24 +47,52 @@ def test_a_checkpoint_is_outlined_from_its_config_and_headers(llama):
     assert outline.others == () and len(linears) == 32 * 7
 
 
-@pytest.mark.parametrize("target", ["a6000", "a100", "rtx 4090"])
+@pytest.mark.parametrize("target", ["a6000", "a100", "rtx 4090", "h100"])
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_it_is_the_end_to_end_time_of_the_roofline(llama, target, ratio):
-    """Of linears on their own: gate and up are fused in the graph, which is not there yet."""
-    found, _, costs = whole(llama, ratio, target)
-    alone = replace(ASSUMED, fused=False)
+    """Without fusions; the dense model, as TensorRT builds it, merges linears of one input by itself."""
+    outline, linears = llama
+    found, _, costs = whole((replace(outline, nodes=()), linears), ratio, target)
+    alone = replace(ASSUMED, fused=False, merged=True)
     expected = end_to_end(costs.card.device, MODELS["LLaMA-2-7B"], 16, 128, 128, ratio, alone)
     assert found.end_to_end.dense == pytest.approx(expected.dense)
     assert found.decode.planned == pytest.approx(expected.hybrid_decode)
     assert found.end_to_end.planned == pytest.approx(expected.hybrid)
 
 
-def test_on_hopper_the_prompt_is_not_computed_with_weights_that_the_engine_lacks(llama):
-    """The roofline's page takes a dense path there; an engine holds each linear once."""
-    found, plans, costs = whole(llama, 0.4, "h100")
+@pytest.mark.parametrize("target", ["a6000", "h100"])
+def test_linears_that_share_a_node_are_one_product(llama, target):
+    found, plans, costs = whole(llama, 0.5, target)
+    model, device = MODELS["LLaMA-2-7B"], costs.card.device
+    for phase, tokens, rest, runs in zip(
+        (found.prefill, found.decode),
+        (16 * 128, 16),
+        rest_of(device, model, 16, 128, 128),
+        (1, 127),
+        strict=True,
+    ):
+        products = [predict(device, Linear(*shape, 1.0), tokens) for shape in model.merged_linears()]
+        expected = rest + 32 * sum(product.microseconds for product in products)
+        assert phase.planned == pytest.approx(runs * expected / 1e3)
+    # The graph may refuse; what it says counts then.
+    refused = llama[0].compiled(plans.values())
+    assert refused.nodes == ()
+    apart = predict_whole(plans.values(), refused, costs)
+    assert apart.decode.planned > found.decode.planned and apart.decode.dense == found.decode.dense
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"), [(128, "the dense path reaches 0.8"), (16, "mma.sp reaches 0.")], ids=["many", "few"]
+)
+def test_on_hopper_the_remarks_say_which_way_the_prompt_goes_and_what_it_costs(llama, prompt, words):
+    found, plans, costs = whole(llama, 0.4, "h100", load=Workload(16, prompt, 128))
     assert found.prefill.speedup < 1 < found.decode.speedup
-    remarks = summarise_plan(plans, llama[0], costs)["remarks"]
-    assert any(line.startswith("prefill on H100: mma.sp reaches 0.") for line in remarks)
+    (remark,) = (
+        line
+        for line in summarise_plan(plans, llama[0], costs)["remarks"]
+        if line.startswith("prefill on H100: ")
+    )
+    assert words in remark and "decode steps have to make up for what that costs" in remark
 
 
 @pytest.mark.parametrize("target", DEVICES)

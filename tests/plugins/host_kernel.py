@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.plugins.oracle_packing import Packed
+from plugins.bench.element_packing import Packed
 
 __all__ = [
     "COMPILER",

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.plugins.oracle_packing import Packed, pack_gated, pack_slabs, prune_2_of_4
+from plugins.bench.element_packing import Packed, pack_gated, pack_slabs, prune_2_of_4
 
 __all__ = ["ACTIVATIONS", "DTYPES", "Case", "make_case", "without_panels"]
 
@@ -118,9 +118,13 @@ def make_case(
     gated: bool = False,
     activation: str = "",
     residual: bool = False,
+    rounded: bool = False,
     seed: int = 0,
 ) -> Case:
-    """Random slabs, `share` of them 2:4. Values are of both signs and have zeros among them."""
+    """Random slabs, `share` of them 2:4. Values are of both signs and have zeros among them.
+
+    rounded: X Wᵀ may be rounded to the output type before anything else is done with it.
+    """
     rng = np.random.default_rng(seed)
     rows, columns = shape
     grids, weights, biases = [], [], []
@@ -136,7 +140,7 @@ def make_case(
     added = rng.standard_normal((tokens, rows), np.float32).astype(dtype) if residual else None
     bits = np.stack(weights).view(np.uint16)
     number = list(ACTIVATIONS).index(activation)
-    expected, slack = _answer(x, weights, biases if bias else None, activation, added)
+    expected, slack = _answer(x, weights, biases if bias else None, activation, added, rounded)
     return Case(
         pack_gated(bits, np.stack(grids), panel_rows) if gated else pack_slabs(bits[0], grids[0], panel_rows),
         x.view(np.uint16),
@@ -155,6 +159,7 @@ def _answer(
     biases: list[NDArray[Any]] | None,
     activation: str,
     residual: NDArray[Any] | None,
+    rounded: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Y in float64, and to first order how far fp32 may be off."""
     x64 = x.astype(np.float64)
@@ -164,6 +169,8 @@ def _answer(
         b64 = np.zeros(len(weight)) if biases is None else biases[i].astype(np.float64)
         sums.append(x64 @ w64.T + b64)
         errors.append(_summation(x.shape[1]) * (np.abs(x64) @ np.abs(w64).T + np.abs(b64)))
+        if rounded:
+            errors[-1] += 2.0 ** -_MANTISSA[x.dtype] * np.abs(x64 @ w64.T) + _SMALLEST[x.dtype]
     y, slack = ACTIVATIONS[activation](sums[0]), errors[0]
     if activation:
         slack = _STEEPEST * slack + _ACTIVATION_ERROR * np.abs(sums[0])

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from patch_compile import plugin
 from patch_compile.toolchain import find_nvcc
+from plugins.bench.element_packing import Packed
 from tests.plugins.host_kernel import PLUGINS, Arguments, Config, HostKernel, Launch, arguments_of
-from tests.plugins.oracle_packing import Packed
 from tests.plugins.ptx_machine import Machine
 from tests.plugins.ptx_memory import Memory
 from tests.plugins.ptx_parser import PtxFault, entry_names, parse_entry
 
-__all__ = ["SCALARS", "PtxKernel", "compile_ptx"]
+__all__ = ["SCALARS", "PtxKernel", "compile_ptx", "compile_source"]
 
 SCALARS = ("Half", "BFloat16")  # by Launch.scalar
 _SOURCES = ("launch_half.cu", "launch_bfloat16.cu")
@@ -32,7 +32,12 @@ _ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\
 
 
 def compile_ptx(folder: Path, scalar: int, plugins: Path = PLUGINS) -> str:
-    """What nvcc makes of a launch_*.cu, or the text of the same sources and compiler from `folder`.
+    """What nvcc makes of the launch_*.cu of a scalar type; as `compile_source`."""
+    return compile_source(folder, _SOURCES[scalar], plugins)
+
+
+def compile_source(folder: Path, name: str, plugins: Path = PLUGINS) -> str:
+    """What nvcc makes of a source in `kernels`, or the text of the same sources and compiler from `folder`.
 
     Raises PatchCompileError when there is no nvcc.
     """
@@ -40,12 +45,12 @@ def compile_ptx(folder: Path, scalar: int, plugins: Path = PLUGINS) -> str:
     digest = hashlib.sha256(" ".join([nvcc.version, *_FLAGS]).encode())
     for source in sorted(plugins.glob("kernels/*")):
         digest.update(source.name.encode() + source.read_bytes())
-    text = folder / f"{SCALARS[scalar]}-{digest.hexdigest()[:20]}.ptx"
+    text = folder / f"{Path(name).stem}-{digest.hexdigest()[:20]}.ptx"
     if not text.exists():
         with tempfile.TemporaryDirectory(dir=folder) as tmp:
             fresh = Path(tmp) / text.name
-            source = plugins / "kernels" / _SOURCES[scalar]
-            command = [str(nvcc.path), *_FLAGS, "-I", str(plugins), str(source), "-o", str(fresh)]
+            source = str(plugins / "kernels" / name)
+            command = [str(nvcc.path), *_FLAGS, "-I", str(plugins), source, "-o", str(fresh)]
             subprocess.run(command, check=True)
             fresh.replace(text)
     return text.read_text()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from patch_compile.packing import PackedLinear
+from plugins.bench.element_packing import Packed
 from tests.plugins.host_kernel import COMPILER, PLUGINS, Device, Launch, Problem
-from tests.plugins.oracle_packing import Packed
 
 sys.path.insert(0, str(PLUGINS / "bench"))
 bench_kernels, problems, run = (importlib.import_module(name) for name in ("kernels", "problems", "run"))
@@ -60,6 +60,8 @@ def test_the_table_shows_ratios_to_cublas():
         " 4096×4096 ", " 1 ", " 1.00 ", " 1.50 ", " 1.70 ", " 1.80 ", " 1.90 ", " 2.00 ", "  ", " 50% ",
     ]  # fmt: skip
     assert last[3].split("|")[9] == " 2.00 "
+    hopper = run.table([row | {"dense path": 4e-5}]).splitlines()
+    assert [line.split("|")[-2] for line in (hopper[0], hopper[2])] == [" dense path at .9 ", " 0.50 "]
 
 
 def test_without_a_gpu_it_says_so():
@@ -73,7 +75,7 @@ def test_without_a_gpu_it_says_so():
 
 
 @pytest.mark.skipif(NVCC is None or COMPILER is None, reason="no nvcc, or no compiler for the host emulation")
-def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path):
+def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, monkeypatch):
     library = bench_kernels.Kernels(bench_kernels.build_library(tmp_path, "sm_80", NVCC))
     assert library.configs() == [
         bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes)
@@ -86,3 +88,6 @@ def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path):
         assert chosen == kernel.schedule(problem, device)
         assert library.partial_bytes(*chosen) == kernel.lib.patch_host_partial_bytes(*chosen)
     assert library.counter_bytes >= 4 * 108
+    monkeypatch.setenv("PATCH_CUBLASLT", str(tmp_path / "none.so"))
+    with pytest.raises(RuntimeError, match=r"PATCH_CUBLASLT is .*none.so, which can't be opened"):
+        library.dense_path(Problem(4096, 4096, 4096, 128, 400, 1648, 0), (True, False, 0), 0)

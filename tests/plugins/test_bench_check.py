@@ -2,15 +2,19 @@
 
 import ctypes
 import importlib
+from types import SimpleNamespace
 
 import pytest
 
+from patch_compile.toolchain import describe_toolchain
+from tests.plugins.dense_plugin import DensePlugin, compile_driver, compile_stand_in
 from tests.plugins.host_kernel import COMPILER, Call, Device, Stats
 
 bench_check, bench_kernels = (importlib.import_module(name) for name in ("check", "kernels"))
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
+MISSING = [item.what for item in describe_toolchain() if not item.found]
 DEVICE = Device(3, 227 << 10, 1 << 20, 100, 1024)
 
 
@@ -55,6 +59,36 @@ def test_right_kernels_pass(kernel):
     kernels = KernelsOnTheCpu(kernel, "gated-decode-64", "prefill-128")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 7, 17)) == []
     assert kernels.launches == 2 * 3 * 12 * 2  # twice for each number of tokens
+
+
+class DensePathOnTheCpu(KernelsOnTheCpu):
+    """Without a kernel: the check is of the dense path alone."""
+
+    def __init__(self, kernel, plugin):
+        super().__init__(kernel)
+        self._plugin, self.runs = plugin, 0
+
+    def dense_path(self, problem, epilogue, scalar):
+        def run(arguments, workspace, stream):
+            self.runs += 1
+            aligned = -(-workspace // 256) * 256
+            self._plugin.dense_path(problem, scalar, arguments, aligned)
+
+        # Room to begin at a multiple of 256, as device memory does.
+        return SimpleNamespace(bytes=self._plugin.dense_path_bytes(problem, epilogue) + 256, run=run)
+
+
+@pytest.mark.xdist_group("dense-path")
+@pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}")
+def test_the_dense_path_is_checked_where_there_is_one(kernel, library_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATCH_CUBLASLT", str(compile_stand_in(library_cache)))
+    plugin = DensePlugin(compile_driver(library_cache), tmp_path)
+    hopper = Device(3, 227 << 10, 1 << 20, 100, 1024, 2048)
+    kernels = DensePathOnTheCpu(kernel, plugin)
+    assert bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17)) == []
+    assert kernels.runs == 3 * 12 * 3 * 2
+    monkeypatch.setattr(importlib.import_module("hybrid"), "ACTIVATIONS", ("", "gelu", "silu", "gelu_tanh"))
+    assert len(bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17))) == 3 * 12
 
 
 def test_a_wrong_answer_is_said(kernel, monkeypatch):

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patch_compile.packing import pack
+from plugins.bench.element_packing import Packed, pack_slabs
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
-from tests.plugins.oracle_packing import Packed, pack_slabs
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 

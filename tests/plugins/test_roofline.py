@@ -146,22 +146,48 @@ def test_what_attention_reads_is_in_the_end_to_end_time():
 
 
 @pytest.mark.parametrize("device", HOPPER, ids=lambda d: d.name)
-def test_hopper_prefills_dense_and_decodes_by_mma_sp(device):
+def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device):
+    names = [c.name for c in schedule.CONFIGS]
+    for shape, share, tokens in itertools.product(LARGE, roofline.SHARES, (512, 2048, 4096, 16384)):
+        asked = roofline.linear(*shape, share)
+        prefill = roofline.predict(device, asked, tokens)
+        chosen = schedule.choose_schedule(asked.problem(tokens), device.limits)[0]
+        ways = (
+            roofline.predict(device, asked, tokens, chosen).microseconds,
+            roofline.dense_path_time(device, asked, tokens),
+        )
+        assert prefill.microseconds == min(ways) and prefill.speedup < 1
+        by_kernels = prefill.config in names
+        assert by_kernels == (ways[0] <= ways[1])
+        words = "mma.sp reaches {:.2f} of wgmma" if by_kernels else "the dense path reaches {:.2f} of dense"
+        assert prefill.reason == words.format(prefill.speedup)
     for shape, share in itertools.product(LARGE, roofline.SHARES):
-        prefill = roofline.predict(device, roofline.linear(*shape, share), 2048)
-        assert prefill.reason == f"mma.sp reaches {prefill.speedup:.2f} of wgmma" and prefill.speedup < 1
         decode = roofline.predict(device, roofline.linear(*shape, share), 16)
-        assert decode.reason == "" and (share < 0.5 or decode.speedup > 0.9)
+        assert decode.config in names and decode.reason == "" and (share < 0.5 or decode.speedup > 0.9)
     model = whole(device.name, 0.35)
-    assert model.reason and model.dense - model.dense_decode == pytest.approx(
-        model.hybrid - model.hybrid_decode
-    )
-    assert model.dense_decode > model.hybrid_decode
+    assert model.reason.startswith("the dense path reaches 0.8") and model.dense_decode > model.hybrid_decode
+    assert model.dense - model.dense_decode < model.hybrid - model.hybrid_decode
 
 
-def test_only_hopper_has_a_reason_to_prefill_dense():
-    for device, shape in itertools.product(AMPERE_AND_ADA, LARGE):
-        assert roofline.predict(device, roofline.linear(*shape, 0.9), 2048).reason == ""
+@pytest.mark.parametrize("device", HOPPER, ids=lambda d: d.name)
+def test_the_dense_path_costs_its_bytes_and_launches_beside_the_dense_product(device):
+    """Of 4096 x 4096 all 2:4: 1.125 bytes a weight read, 2 written, and a kernel more."""
+    for tokens in (64, 4096):
+        asked = roofline.linear(4096, 4096, 1.0)
+        more = (
+            roofline.dense_path_time(device, asked, tokens)
+            - linear_roofline.dense_time(device, asked, tokens)[0]
+        )
+        moved = 4096 * 4096 * 3.125 / (device.bandwidth * 1e3 * 0.9)
+        assert more == pytest.approx(
+            moved + linear_roofline.first_bytes(device, assumptions.ASSUMED), rel=0.01
+        )
+
+
+def test_only_hopper_has_a_dense_path():
+    for device, shape, share in itertools.product(AMPERE_AND_ADA, LARGE, (0.0, 0.9)):
+        found = roofline.predict(device, roofline.linear(*shape, share), 2048)
+        assert found.reason == "" and found.config != linear_roofline.DENSE_PATH
 
 
 def test_a_configuration_of_another_panel_height_is_refused():

@@ -92,7 +92,8 @@ def solve_best(
 
 def _write_best(task: Task, tiles: Tiles, patterns: Patterns, store: WeightStore) -> None:
     contenders = _contenders(task, tiles, patterns)
-    stores = [WeightStore(task.scratch / "train" / f"solved-{i}") for i in range(len(contenders))]
+    below = task.checkpoint.new
+    stores = [WeightStore(task.scratch / "train" / f"solved-{i}", below) for i in range(len(contenders))]
     solved = []
     for masks, own in zip(contenders, stores, strict=True):
         task.note(f"solving for: {masks.name}")

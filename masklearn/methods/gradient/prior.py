@@ -103,6 +103,15 @@ def _score(mask: LinearMask) -> NDArray[np.float32]:
 
 def _check_masks(task: Task, masks: MaskSet) -> None:
     masks.check_covers(task.coverage.linears)
+    if masks.orders or task.recipe.permute:
+        theirs = (
+            "its masks were learned with --permute" if masks.orders else "with --permute they change places"
+        )
+        raise PatchCompileError(
+            f"The prior {task.recipe.prior} has hidden channels in another order",
+            f"It says which weights of the checkpoint stay by their places: {theirs}.",
+            "Name a one-shot method as the prior, or give masks that were learned without --permute and leave it out.",
+        )
     if masks.base_sha256 != task.checkpoint.fingerprint():
         raise PatchCompileError(
             f"The prior {task.recipe.prior} was learned on other weights",

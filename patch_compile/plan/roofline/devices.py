@@ -61,7 +61,7 @@ _SM80, _SM86, _SM90 = (164, 163), (100, 99), (228, 227)
 # table 3). NVIDIA publishes none for GA102 and AD10x; 32 bytes an SM and clock is assumed there, less than on an A100.
 _L2_A100, _L2_ASSUMED = 5120, 32
 # Tensor cores of GeForce cards run at half rate when they sum in fp32: the papers' "with FP32 Accumulate".
-# mma.sync on Hopper: 62 % of the rate of wgmma, see hopper_prefill in linear_roofline.py.
+# mma.sync on Hopper: 62 % of the rate of wgmma, see _slower_than_wgmma in linear_roofline.py.
 _HOPPER_MMA = 0.62
 
 DEVICES = {

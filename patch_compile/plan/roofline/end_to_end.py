@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.devices import Device
-from patch_compile.plan.roofline.linear_roofline import Linear, Prediction, dense_time, first_bytes, predict
+from patch_compile.plan.roofline.linear_roofline import (
+    DENSE_PATH,
+    Linear,
+    Prediction,
+    dense_time,
+    first_bytes,
+    predict,
+)
 
 __all__ = ["MODELS", "EndToEnd", "Model", "end_to_end", "rest_of"]
 
@@ -67,7 +74,9 @@ MODELS = {
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """Milliseconds. dense_decode, hybrid_decode: of them, those after the prompt. reason: why prefill is dense, if so."""
+    """Milliseconds. dense_decode, hybrid_decode: of them, those after the prompt. reason: why Hopper's prefill is slower
+    than dense; empty where it isn't.
+    """
 
     dense: float
     hybrid: float
@@ -93,7 +102,7 @@ def end_to_end(
 ) -> EndToEnd:
     """A prompt of `prompt` tokens and `generated` ones after it, for `batch` sequences; `ratio` of the weights is zero.
 
-    The prompt gives the first token. Where mma.sp is the slower one on Hopper, the phase is computed with dense weights.
+    The prompt gives the first token.
     """
     share, steps = 2 * ratio, generated - 1
     dense_shapes = list(model.merged_linears() if assume.merged else model.linears())
@@ -113,17 +122,17 @@ def end_to_end(
 def _hybrid_block(
     device: Device, model: Model, tokens: int, share: float, assume: Assumptions, panel_rows: int
 ) -> tuple[float, str]:
-    """Microseconds of a block's linears, less the SiLU·mul that they do themselves, and why dense ones are among them."""
+    """Microseconds of a block's linears, less the SiLU·mul that they do themselves, and why they are slower on Hopper."""
 
     def predicted(shapes: Iterator[tuple[int, int]]) -> list[Prediction]:
         return [predict(device, Linear(*s, share, panel_rows), tokens, assume=assume) for s in shapes]
 
-    fused = predicted(model.gated_linears()) if assume.fused else []
-    if fused and not any(p.reason for p in fused):
-        return sum(p.microseconds for p in fused) - _silu(device, model, tokens, assume), ""
-    apart = predicted(model.linears())
-    reason = next((p.reason for p in apart if p.reason), "")
-    return sum(p.dense_microseconds if p.reason else p.microseconds for p in apart), reason
+    found = predicted(model.gated_linears() if assume.fused else model.linears())
+    total = sum(p.microseconds for p in found)
+    # The gate and up are the last but one; on the dense path SiLU·mul is a kernel after the product.
+    if assume.fused and found[-2].config != DENSE_PATH:
+        total -= _silu(device, model, tokens, assume)
+    return total, next((p.reason for p in found if p.reason), "")
 
 
 def rest_of(

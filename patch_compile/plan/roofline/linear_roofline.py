@@ -4,7 +4,7 @@ beside it. The dense product gets the same shares of the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.devices import Device
@@ -12,15 +12,19 @@ from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes, work
 from patch_compile.plan.roofline.schedule import CONFIGS, SLAB, Problem, choose_schedule
 
 __all__ = [
+    "DENSE_PATH",
     "Linear",
     "Prediction",
+    "dense_path_time",
     "dense_time",
     "first_bytes",
-    "hopper_prefill",
     "linear",
     "predict",
     "speedup_limit",
 ]
+
+DENSE_PATH = "dense path"  # in the place of a configuration: unpacked, and multiplied by cuBLASLt
+_PIECE_BYTES = 64 << 20  # kPieceBytes of dense_path/pieces.h
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ def linear(out_features: int, in_features: int, share: float, panel_rows: int = 
 
 @dataclass(frozen=True)
 class Prediction:
-    """microseconds: of the hybrid kernel; bound: what most of them go to, "bytes", "tensor", "shared", "l2", "issue" or
-    "launch"; share: of the roof of its own bytes and products; reason: why the dense path is taken, empty if it isn't.
+    """microseconds: of the hybrid linear; bound: what most of them go to, "bytes", "tensor", "shared", "l2", "issue" or
+    "launch"; share: of the roof of its own bytes and products; config: of the kernels, or DENSE_PATH; reason: why it is
+    slower than the dense product where that is Hopper's doing, else empty.
     """
 
     microseconds: float
@@ -91,10 +96,48 @@ def dense_time(
     return first_bytes(device, assume) + max(moved, product), "bytes" if moved > product else "tensor"
 
 
+def dense_path_time(device: Device, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:
+    """Microseconds of unpacking W, whole slabs of it, and then of the dense product, both piece by piece.
+
+    What is written is taken to go to DRAM, and to be read from there: L2 would hold a part of it.
+    """
+    problem = shape.problem(tokens)
+    panel = 2 * shape.panel_rows * -(-shape.in_features // SLAB) * SLAB
+    pieces = -(-problem.panels // max(1, min(problem.panels, _PIECE_BYTES // panel)))
+    moved = weight_bytes(problem) + panel * problem.panels
+    product, _ = dense_time(device, shape, tokens, assume)
+    return moved / rates_of(device, assume).bytes + product + (2 * pieces - 1) * first_bytes(device, assume)
+
+
 def predict(
     device: Device, shape: Linear, tokens: int, config: int | None = None, assume: Assumptions = ASSUMED
 ) -> Prediction:
-    """Time of a hybrid linear and of the dense one. `config` None: as the plugin chooses. ValueError if none fits."""
+    """Time of a hybrid linear and of the dense one. ValueError if no configuration fits.
+
+    `config` None: as the plugin chooses, and on Hopper, as TensorRT finds by timing, the faster of the kernels and the
+    dense path.
+    """
+    kernels = _by_kernels(device, shape, tokens, config, assume)
+    if config is not None or device.mma == 1 or shape.out_features % 8 or shape.in_features % 8:
+        return kernels
+    dense_path = dense_path_time(device, shape, tokens, assume)
+    if dense_path >= kernels.microseconds:
+        return kernels
+    speedup = kernels.dense_microseconds / dense_path
+    return replace(
+        kernels,
+        microseconds=dense_path,
+        bound=kernels.dense_bound,
+        share=kernels.share * kernels.microseconds / dense_path,
+        config=DENSE_PATH,
+        parts=1,
+        reason=f"the dense path reaches {speedup:.2f} of dense",
+    )
+
+
+def _by_kernels(
+    device: Device, shape: Linear, tokens: int, config: int | None, assume: Assumptions
+) -> Prediction:
     problem, rates = shape.problem(tokens), rates_of(device, assume)
     number, parts = choose_schedule(problem, device.limits, config)
     if number < 0:
@@ -115,12 +158,12 @@ def predict(
         / (device.bandwidth * 1e3),
         2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / (device.dense * 1e6),
     )
-    reason = hopper_prefill(device, dense / total, bound)
+    reason = _slower_than_wgmma(device, dense / total, bound)
     return Prediction(total, bound, dense, dense_bound, least / total, chosen.name, parts, reason)
 
 
-def hopper_prefill(device: Device, speedup: float, bound: str) -> str:
-    """Why a linear of many tokens is left dense on Hopper; empty elsewhere, and where bytes are the hybrid's limit.
+def _slower_than_wgmma(device: Device, speedup: float, bound: str) -> str:
+    """Why the kernels are slower than dense on Hopper; empty elsewhere, and where bytes are their limit.
 
     The tensor cores of Hopper reach their full rate by wgmma alone: an all-2:4 product by mma.sp takes 1.62 times the
     dense one's time on an H100 (NVIDIA/cutlass issue 1335), and arXiv 2402.13499 finds mma.sync below wgmma.

@@ -1,7 +1,7 @@
 """An independent packer: the packed format element by element, as the PTX ISA's figures name the elements.
 
-It shares nothing with `patch_compile.packing`, so the kernel is held to the written format and not to one
-program's reading of it.
+It shares nothing with `patch_compile.packing`, so the kernels are held to the written format and not to one
+program's reading of it; and it needs numpy alone.
 """
 
 from __future__ import annotations
@@ -107,12 +107,11 @@ def _compress(slab: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.
 
 def _meta_words(nibbles: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """[rows, 16 groups] -> [row block][lane]: lane 4g + j holds columns 16j .. 16j + 15 of rows g and g + 8."""
-    out = np.zeros((len(nibbles) // 16, 32), np.uint32)
-    for block in range(len(out)):
-        for lane in range(32):
-            g, j = divmod(lane, 4)
-            for half, row in enumerate((g, g + 8)):
-                for n in range(4):
-                    nibble = nibbles[block * 16 + row, j * 4 + n]
-                    out[block, lane] |= nibble << np.uint32(16 * half + 4 * n)
+    blocks = nibbles.reshape(-1, 16, 16)
+    out = np.zeros((len(blocks), 32), np.uint32)
+    for lane in range(32):
+        g, j = divmod(lane, 4)
+        for half, row in enumerate((g, g + 8)):
+            for n in range(4):
+                out[:, lane] |= blocks[:, row, j * 4 + n] << np.uint32(16 * half + 4 * n)
     return out.reshape(-1)

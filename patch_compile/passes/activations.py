@@ -1,0 +1,52 @@
+"""Find the activation behind a value, in the forms that it is exported in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from patch_compile.passes.linear_node import reader, why_open
+
+__all__ = ["Activation", "find_activation"]
+
+_GELU = {"none": "gelu", "tanh": "gelu_tanh"}  # by the attribute `approximate`
+
+
+@dataclass(frozen=True)
+class Activation:
+    """`nodes` compute it from a value, the last of them its output. open: why a value between is needed elsewhere too."""
+
+    kind: str
+    nodes: tuple[ir.Node, ...]
+    open: str
+
+    @property
+    def output(self) -> ir.Value:
+        """[..., N]"""
+        return self.nodes[-1].outputs[0]
+
+
+def find_activation(x: ir.Value) -> Activation | None:
+    """GELU, exact or by tanh, as Gelu(x), and SiLU as Mul(x, Sigmoid(x))."""
+    kind, nodes = _silu(x) or _gelu(x) or ("", ())
+    if not nodes:
+        return None
+    between = [x, *(node.outputs[0] for node in nodes[:-1])]
+    return Activation(kind, nodes, next(filter(None, (why_open(value, nodes) for value in between)), ""))
+
+
+def _gelu(x: ir.Value) -> tuple[str, tuple[ir.Node, ...]] | None:
+    gelu = reader(x, "Gelu")
+    if gelu is None:
+        return None
+    approximate = gelu.attributes.get("approximate")
+    return _GELU[approximate.as_string() if approximate else "none"], (gelu,)
+
+
+def _silu(x: ir.Value) -> tuple[str, tuple[ir.Node, ...]] | None:
+    sigmoid = reader(x, "Sigmoid")
+    product = reader(sigmoid.outputs[0], "Mul") if sigmoid else None
+    if sigmoid is None or product is None or {*product.inputs} != {x, sigmoid.outputs[0]}:
+        return None
+    return "silu", (sigmoid, product)

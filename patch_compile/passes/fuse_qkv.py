@@ -1,0 +1,126 @@
+"""Queries, keys and values of one X in one product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import passes
+
+from masklearn.kinds import depth_of
+from patch_compile.passes.constants import scalar_of
+from patch_compile.passes.linear_node import LinearNode, linear_nodes, readers, refuse, take_over
+from patch_compile.plan.lowering import LinearPlan
+
+__all__ = ["FuseQkvPass"]
+
+_HEADS = ("Reshape", "Attention")  # what cuts [..., N] into heads
+_PASSED = ("Cast", "Mul", "Div")  # a type, and the scale that some give their queries, come before it
+
+
+class FuseQkvPass(passes.InPlacePass):
+    """`Linear(X, q), Linear(X, k), Linear(X, v)` -> `Split(Linear(X, q, k, v))`, of any two or more of a block.
+
+    1. The graph tells them: they read the same X, and their outputs go into Reshape or Attention, which cut them into heads,
+       and nowhere else. All have a bias or none has, and none has an activation or a residual. A linear that is not packed
+       stays outside.
+    2. Each begins at a whole panel, so it keeps its tile map and its slabs. What its last panel holds beyond its rows is
+       zero, and in a part of the Split that nothing reads. Panels are as high as the lowest of theirs.
+    3. The Split gives each part its value's name. It copies Y unless the builder lets readers find their part in it; what
+       that costs is in docs/adr/0010-qkv.md.
+    """
+
+    def __init__(self, plan: Mapping[str, LinearPlan]) -> None:
+        """plan: of each linear in the graph, for its panels."""
+        super().__init__()
+        self._plan = plan
+
+    def call(self, model: ir.Model) -> passes.PassResult:
+        """Merge each group, in the place of its first linear."""
+        groups: dict[tuple[ir.Value, int | None, bool], list[ir.Node]] = {}
+        for node in linear_nodes(model.graph):
+            linear = LinearNode.read(node)
+            if why := _why_alone(linear, node.outputs[0]):
+                refuse(linear.name, "linears of its X", why)
+                continue
+            key = linear.x, depth_of(linear.name), bool(linear.biases)
+            groups.setdefault(key, []).append(node)
+        several = [nodes for nodes in groups.values() if _are_several(nodes)]
+        for nodes in several:
+            self._merge(model.graph, nodes)
+        return passes.PassResult(model, modified=bool(several))
+
+    def _merge(self, graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
+        linears = [LinearNode.read(node) for node in nodes]
+        weights = tuple(linear.weights[0] for linear in linears)
+        biases = tuple(bias for linear in linears for bias in linear.biases)
+        rows = min(self._plan[linear.name].panel_rows for linear in linears)
+        together = LinearNode(linears[0].x, weights, biases, panel_rows=rows)
+        merged = together.node()
+        graph.insert_before(nodes[0], merged)
+        _name(merged.outputs[0], f"{together.name}/output", nodes[0].outputs[0], sum(together.rows))
+        _split(graph, nodes, together, merged.outputs[0])
+        graph.remove(nodes, safe=True)
+
+
+def _why_alone(linear: LinearNode, output: ir.Value) -> str:
+    if linear.gated or linear.activation or linear.residual is not None:
+        return f"it has an epilogue: {linear.described(linear.linears[0])}"
+    if output.is_graph_output():
+        return "it is an output of the graph"
+    others = [node for node in readers(output) if not _makes_heads(node, output)]
+    if others or not output.uses():
+        return f"{others[0].op_type if others else 'nothing'} reads it, which does not cut it into heads"
+    return ""
+
+
+def _makes_heads(node: ir.Node, value: ir.Value) -> bool:
+    if node.op_type in _HEADS:
+        return True
+    others = [other for other in node.inputs if other is not value]
+    if node.op_type not in _PASSED or any(scalar_of(other) is None for other in others):
+        return False
+    result = node.outputs[0]
+    return bool(result.uses()) and all(_makes_heads(one, result) for one in readers(result))
+
+
+def _are_several(nodes: Sequence[ir.Node]) -> bool:
+    if len(nodes) > 1:
+        return True
+    (alone,) = map(LinearNode.read, nodes)
+    refuse(alone.name, "linears of its X", "no other of its block is packed that has a bias or none as it")
+    return False
+
+
+def _split(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, whole: ir.Value) -> None:
+    """Cut the joint output at the linears, and the rows that pad one off behind it."""
+    parts: list[tuple[int, ir.Value | None]] = []  # rows, and the value they are, None for padding
+    for node, (rows, _), taken in zip(nodes, together.shapes, together.rows, strict=True):
+        parts.append((rows, node.outputs[0]))
+        if taken > rows:
+            parts.append((taken - rows, None))
+    sizes = _sizes(graph, together.name, [rows for rows, _ in parts])
+    name = f"{together.name}/parts"
+    split = ir.node("Split", [whole, sizes], {"axis": -1}, num_outputs=len(parts), name=name)
+    graph.insert_before(nodes[0], split)
+    for number, (made, (rows, value)) in enumerate(zip(split.outputs, parts, strict=True)):
+        if value is None:
+            _name(made, f"{together.name}/padding{number}", whole, rows)
+        else:
+            take_over(value, made)
+
+
+def _sizes(graph: ir.Graph, node: str, sizes: Sequence[int]) -> ir.Value:
+    tensor = ir.tensor(np.asarray(sizes, np.int64), name=f"{node}.parts")
+    value = ir.Value(
+        name=tensor.name, shape=ir.Shape([len(sizes)]), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _name(made: ir.Value, name: str, like: ir.Value, size: int) -> None:
+    """[..., size], but for that as another."""
+    made.name, made.type = name, like.type
+    made.shape = None if like.shape is None else ir.Shape([*like.shape[:-1], size])

@@ -1,0 +1,68 @@
+"""Take the linears that will be packed out of the graph's own operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+from onnx_ir import passes
+
+from patch_compile.passes.find_linears import LinearSite, find_linears
+from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
+from patch_compile.plan.lowering import LinearPlan
+
+__all__ = ["GatherLinearsPass"]
+
+
+class GatherLinearsPass(passes.InPlacePass):
+    """`MatMul(X, Wᵀ)` -> `Linear(X, W)` for each linear planned as `plugin`: what the fusions and PackLinearsPass work on.
+
+    The bias of a Gemm becomes an Add behind it, as a MatMul has one.
+    """
+
+    def __init__(self, plan: Mapping[str, LinearPlan], dtype: ir.DataType) -> None:
+        """dtype: the graph's 16-bit type."""
+        super().__init__()
+        self._plan = plan
+        self._dtype = dtype
+
+    def requires(self, model: ir.Model) -> None:
+        """Every planned linear is in the graph, with the shape of its mask and the type asked for."""
+        sites = find_linears(model)
+        for name, plan in self._plan.items():
+            weight = sites[name].weight if name in sites else None
+            if weight is None:
+                raise passes.PreconditionError(f"the graph has no linear {name}")
+            if weight.shape != plan.shape or weight.dtype != self._dtype:
+                raise passes.PreconditionError(
+                    f"{name} is {weight.dtype} {weight.shape}, planned {self._dtype} {plan.shape}"
+                )
+
+    def call(self, model: ir.Model) -> passes.PassResult:
+        """Rewrite; modified is False when no linear is planned as `plugin`."""
+        planned = {name for name, plan in self._plan.items() if plan.lowering == "plugin"}
+        for name, site in find_linears(model).items():
+            if name in planned:
+                _rewrite(model.graph, site)
+        return passes.PassResult(model, modified=bool(planned))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Each planned linear is a node, and no other is."""
+        found = sorted(name for node in linear_nodes(model.graph) for name in LinearNode.read(node).linears)
+        planned = sorted(name for name, plan in self._plan.items() if plan.lowering == "plugin")
+        if found != planned:
+            raise passes.PostconditionError(f"gathered are {found}, planned {planned}")
+
+
+def _rewrite(graph: ir.Graph, site: LinearSite) -> None:
+    product, node = site.product, LinearNode(site.x, (site.weight,)).node()
+    made, before = node.outputs[0], product.outputs[0]
+    graph.insert_before(product, node)
+    if site.bias is not None and site.bias in product.inputs:
+        made.name, made.shape, made.type = f"{site.name}/product", before.shape, before.type
+        add = ir.node("Add", [made, site.bias], name=f"{site.name}/bias")
+        graph.insert_before(product, add)
+        made = add.outputs[0]
+    take_over(before, made)
+    # A Transpose that others read is not among the site's nodes, an Add of the bias is, and it stays.
+    graph.remove([node for node in site.nodes if node is product or node.op_type == "Transpose"], safe=True)

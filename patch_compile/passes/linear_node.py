@@ -1,0 +1,187 @@
+"""The node that fusions work on: linears over their plain weights, with what is already fused, until they are packed.
+
+`Y = Linear(X, weight, …[, bias, …][, residual])`, in a domain of its own; no file ever holds one. Several weights are a
+gate and its up (`gated`), or linears that share X, whose rows lie one below the other as `stacked_rows` has them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from patch_compile.joint import stacked_rows
+from patch_compile.ops.patch_linear import Epilogue
+
+__all__ = [
+    "ACTIVATIONS",
+    "LinearNode",
+    "linear_nodes",
+    "reader",
+    "readers",
+    "refuse",
+    "replace",
+    "take_over",
+    "why_open",
+]
+
+_LOGGER = logging.getLogger(__name__)
+_DOMAIN, _OP_TYPE = "patch.fusing", "Linear"
+_SUFFIX = ".weight"
+ACTIVATIONS = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
+
+
+@dataclass(frozen=True)
+class LinearNode:
+    """What one PatchLinear will compute.
+
+    weights: initializers [N, K], named `<linear>.weight`; biases: initializers [N], of all or none. residual: of Y's shape.
+    panel_rows: None as the linear is planned.
+    """
+
+    x: ir.Value
+    weights: tuple[ir.Value, ...]
+    biases: tuple[ir.Value, ...] = ()
+    activation: str = ""
+    gated: bool = False
+    residual: ir.Value | None = None
+    panel_rows: int | None = None
+
+    @classmethod
+    def of(cls, value: ir.Value | None) -> LinearNode | None:
+        """What makes a value, None where that is no Linear."""
+        node = value.producer() if value is not None else None
+        return cls.read(node) if node is not None and _is_linear(node) else None
+
+    @classmethod
+    def read(cls, node: ir.Node) -> LinearNode:
+        """From a node in the graph."""
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        x, *others = (value for value in node.inputs if value is not None)
+        count = attributes["linears"]
+        residual = others.pop() if attributes["residual"] else None
+        return cls(
+            x,
+            tuple(others[:count]),
+            tuple(others[count:]),
+            attributes["activation"],
+            bool(attributes["gated"]),
+            residual,
+            attributes["panel_rows"] or None,
+        )
+
+    def node(self) -> ir.Node:
+        """A new node, whose output has neither name nor type yet."""
+        inputs = [self.x, *self.weights, *self.biases, *filter(None, [self.residual])]
+        attributes: dict[str, int | str] = {
+            "linears": len(self.weights),
+            "activation": self.activation,
+            "gated": int(self.gated),
+            "residual": int(self.residual is not None),
+            "panel_rows": self.panel_rows or 0,
+        }
+        return ir.node(_OP_TYPE, inputs, attributes, domain=_DOMAIN, name=self.name)
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Names of its linears."""
+        return tuple(str(weight.name).removesuffix(_SUFFIX) for weight in self.weights)
+
+    @property
+    def name(self) -> str:
+        """The linear's; of several the first, and how the others differ: `model.layers.0.mlp.gate_proj+up_proj`."""
+        first, *others = self.linears
+        return "+".join((first, *(name.removeprefix(_shared(first, name)) for name in others)))
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(N, K) of each linear."""
+        return [_shape(weight) for weight in self.weights]
+
+    @property
+    def rows(self) -> list[int]:
+        """Output rows that each of its linears takes; of a gate and its up, those of both together."""
+        rows = [n for n, _ in self.shapes]
+        return rows[:1] if self.gated else stacked_rows(rows, self.panel_rows or 1)
+
+    @property
+    def epilogue(self) -> Epilogue:
+        """What is done to the product."""
+        return Epilogue(bool(self.biases), self.activation, self.gated, self.residual is not None)
+
+    def described(self, linear: str) -> str:
+        """What the node does beside the product of one of its linears: `SiLU·mul with up_proj`, `GELU + residual`."""
+        activation = ACTIVATIONS.get(self.activation, "")
+        if self.gated:
+            (other,) = (name for name in self.linears if name != linear)
+            activation += f"·mul with {other.removeprefix(_shared(linear, other))}"
+        elif len(self.linears) > 1:
+            activation = f"one product of {self.name.removeprefix(_shared(*self.linears[:2]))}"
+        return " + ".join(filter(None, (activation, "residual" * (self.residual is not None))))
+
+
+def linear_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Those of a graph, in order; it may be rewritten meanwhile, and what is gone by then is left out."""
+    return (node for node in list(graph) if _is_linear(node) and node.graph is graph)
+
+
+def take_over(value: ir.Value, made: ir.Value) -> None:
+    """Put `made`, new in the graph, in the place of a value: under its name, for its readers."""
+    made.name, made.shape, made.type = value.name, value.shape, value.type
+    ir.convenience.replace_all_uses_with(value, made, replace_graph_outputs=True)
+
+
+def replace(nodes: Iterable[ir.Node], last: ir.Node, linear: LinearNode) -> None:
+    """Put a Linear before `last`, in the place of its output, and remove `nodes` and `last`."""
+    graph, node = last.graph, linear.node()
+    assert graph is not None
+    graph.insert_before(last, node)
+    take_over(last.outputs[0], node.outputs[0])
+    graph.remove((*nodes, last), safe=True)
+
+
+def refuse(linear: str, what: str, why: str) -> None:
+    """Say for debugging why a linear is not fused with something."""
+    _LOGGER.debug("%s is not fused with %s: %s", linear, what, why)
+
+
+def readers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read a value."""
+    return [use.node for use in value.uses()]
+
+
+def reader(value: ir.Value, op_type: str) -> ir.Node | None:
+    """The standard operation of this kind that reads a value, in the value's own graph."""
+    standard = (n for n in readers(value) if n.domain in ("", "ai.onnx") and n.graph is value.graph)
+    return next((n for n in standard if n.op_type == op_type), None)
+
+
+def why_open(value: ir.Value, allowed: Collection[ir.Node]) -> str:
+    """Why a value is needed beside these readers, empty when it is not."""
+    if value.is_graph_output():
+        return "what is between is an output of the graph"
+    others = [node for node in readers(value) if node not in allowed]
+    return f"{others[0].op_type} {others[0].name!r} reads what is between too" if others else ""
+
+
+def _is_linear(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == (_DOMAIN, _OP_TYPE)
+
+
+def _shape(weight: ir.Value) -> tuple[int, int]:
+    assert weight.shape is not None
+    n, k = weight.shape
+    assert isinstance(n, int) and isinstance(k, int)
+    return n, k
+
+
+def _shared(a: str, b: str) -> str:
+    """The dotted prefix of two names: "model.layers.0.mlp." of gate_proj and up_proj there."""
+    shared = []
+    for x, y in zip(a.split(".")[:-1], b.split(".")[:-1], strict=False):
+        if x != y:
+            break
+        shared.append(f"{x}.")
+    return "".join(shared)

@@ -1,0 +1,52 @@
+// D = X W^T of plain row-major matrices by cuBLASLt, fp32 sums, rounded once.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "dense_path/cublaslt_library.h"
+#include "kernels/arguments.h"
+
+namespace patch {
+
+// cuBLAS recommends so much on Hopper (its documentation, cublasSetWorkspace).
+inline constexpr size_t kProductWorkspace = size_t{32} << 20;
+inline constexpr uint32_t kProductAlignment = 16;  // of X, the residual and D, bytes; W's is 256
+
+struct ProductShape {
+  int64_t tokens;                        // rows of X and D
+  int64_t features;                      // rows of W, columns of D
+  int64_t columns;                       // of X and W
+  int64_t weight_stride, output_stride;  // values from one row of W to the next, and of D and the residual
+  bool bias, residual;
+  Scalar scalar;
+};
+
+struct ProductPointers {
+  const uint16_t* x;
+  const uint16_t* weight;
+  const uint16_t* bias;      // [features], where the shape has one
+  const uint16_t* residual;  // where the shape has one
+  uint16_t* d;
+  void* workspace;  // kProductWorkspace bytes, aligned to 256
+};
+
+class DenseProduct {
+ public:
+  // Everything that takes time or memory.  Empty when `run` can be called, else what is wrong.
+  std::string prepare(const ProductShape& shape);
+  // Safe inside a CUDA graph capture.
+  std::string run(const ProductPointers& p, cudaStream_t stream) const;
+
+ private:
+  template <class T>
+  using Owned = std::unique_ptr<T, cublaslt::Status (*)(T*)>;
+
+  const cublaslt::Functions* f_ = nullptr;
+  cublaslt::Handle handle_ = nullptr;
+  ProductShape shape_{};
+  Owned<cublaslt::OperationOpaque> operation_{nullptr, nullptr};
+  Owned<cublaslt::LayoutOpaque> w_{nullptr, nullptr}, x_{nullptr, nullptr}, d_{nullptr, nullptr};
+  cublaslt::Algorithm algorithm_{};
+};
+
+}  // namespace patch

@@ -1,0 +1,251 @@
+// The TensorRT plugin on a machine without a GPU, as a C library for the tests: PatchLinearPlugin and the
+// dense path as they are, the kernels of the dense path on fibers, and of the CUDA runtime what they call.
+// The other kernels are run by driver.cpp; here a launch of one is only counted.
+#include <cstdlib>
+#include <exception>
+#include <string>
+
+#include "dense_path/choice.h"
+#include "host/machine.h"
+#include "kernels/activate_kernel.cuh"
+#include "kernels/launch.h"
+#include "kernels/unpack_kernel.cuh"
+#include "tensorrt/log.h"
+#include "tensorrt/patch_linear_plugin.h"
+
+namespace patch::host {
+namespace {
+
+using nvinfer1::DataType;
+using nvinfer1::DynamicPluginTensorDesc;
+using nvinfer1::PluginTensorDesc;
+
+struct Linear {
+  Attributes attributes;
+  int32_t bias, scalar, dense_slabs, sparse_slabs;
+  int64_t tokens;
+};
+struct Tensors {
+  const void *x, *dense, *sparse, *meta, *index, *bias, *residual;
+  void *y, *workspace;
+};
+
+Device device{};
+std::string messages, fault;  // what was logged; the first fault that the emulation found
+int launched[3];              // the other kernels, unpack, activate
+Linear now;                   // of the enqueue that is running
+Tensors tensors;
+
+PatchLinearPlugin* plugin_of(void* p) { return static_cast<PatchLinearPlugin*>(p); }
+
+int64_t panels_of(const Linear& l) { return ceil_div(l.attributes.out_features, l.attributes.panel_rows); }
+
+std::vector<PluginTensorDesc> inputs_of(const Linear& l) {
+  const Attributes& a = l.attributes;
+  const auto type = l.scalar == 0 ? DataType::kHALF : DataType::kBF16;
+  const int64_t packed = panels_per_tile(a.gated) * panels_of(l), dense = l.dense_slabs,
+                sparse = l.sparse_slabs;
+  const auto tensor = [](DataType of, std::initializer_list<int64_t> dims) {
+    PluginTensorDesc d{};
+    d.type = of, d.format = nvinfer1::TensorFormat::kLINEAR,
+    d.dims.nbDims = static_cast<int32_t>(dims.size());
+    std::copy(dims.begin(), dims.end(), d.dims.d);
+    return d;
+  };
+  std::vector<PluginTensorDesc> in{
+      tensor(type, {1, l.tokens, a.in_features}), tensor(type, {dense, a.panel_rows * 64}),
+      tensor(type, {sparse, a.panel_rows * 32}), tensor(DataType::kINT32, {sparse, a.panel_rows * 2}),
+      tensor(DataType::kINT32, {2 * (packed + 1) + dense + sparse})};
+  if (l.bias) in.push_back(tensor(type, {panels_per_tile(a.gated) * int64_t{a.out_features}}));
+  if (a.residual) in.push_back(tensor(type, {1, l.tokens, a.out_features}));
+  return in;
+}
+
+std::vector<DynamicPluginTensorDesc> profile_of(const Linear& l) {
+  std::vector<DynamicPluginTensorDesc> out;
+  for (const PluginTensorDesc& d : inputs_of(l)) {
+    DynamicPluginTensorDesc dynamic{};
+    dynamic.desc = d, dynamic.min = dynamic.opt = dynamic.max = d.dims;
+    if (d.dims.nbDims == 3) dynamic.desc.dims.d[1] = -1, dynamic.min.d[1] = dynamic.opt.d[1] = 1;
+    out.push_back(dynamic);
+  }
+  return out;
+}
+
+template <class Kernel>
+cudaError_t run(const GlobalMemory& memory, const char* output, bool all_of_it, int64_t blocks, int threads,
+                size_t shared, const Kernel& kernel) {
+  static Machine machine;
+  static uint64_t seed = 0;
+  machine.global = memory;
+  std::string error;
+  try {
+    error = machine.run({blocks, 0, threads, shared}, CopyMode::kLazy, ++seed, kernel);
+  } catch (const std::exception& e) {
+    error = e.what();
+  }
+  if (error.empty() && all_of_it) error = machine.global.complete(output);
+  if (error.empty()) return cudaSuccess;
+  if (fault.empty()) fault = error;
+  return cudaErrorUnknown;
+}
+
+}  // namespace
+}  // namespace patch::host
+
+// What the plugin asks of CUDA and of TensorRT's log.
+extern "C" {
+cudaError_t cudaGetDevice(int* number) { return *number = 0, cudaSuccess; }
+cudaError_t cudaFree(void* p) { return std::free(p), cudaSuccess; }
+const char* cudaGetErrorString(cudaError_t) { return "a CUDA error"; }
+}
+
+namespace patch {
+
+void log(Severity severity, const std::string& message) noexcept {
+  host::messages += std::to_string(static_cast<int>(severity)) + " " + message + "\n";
+}
+cudaError_t current_device(Device* device) noexcept {
+  if (host::device.sms == 0) return cudaErrorNoDevice;
+  *device = host::device;
+  return cudaSuccess;
+}
+cudaError_t make_counters(Counters* counters) noexcept {
+  counters->reset(static_cast<int32_t*>(std::calloc(kCounterBytes, 1)));
+  return cudaSuccess;
+}
+cudaError_t launch(LinearArguments, Scalar, const Schedule&, cudaStream_t) noexcept {
+  ++host::launched[0];
+  return cudaSuccess;
+}
+
+cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t) noexcept {
+  using Use = host::GlobalMemory::Use;
+  const auto& [l, t] = std::tie(host::now, host::tensors);
+  const size_t rows = a.panel_rows, dense = l.dense_slabs, sparse = l.sparse_slabs;
+  host::GlobalMemory memory;
+  memory.add("dense", t.dense, dense * rows * 128, 2, Use::kInput);
+  memory.add("sparse", t.sparse, sparse * rows * 64, 2, Use::kInput);
+  memory.add("meta", t.meta, sparse * rows * 8, 4, Use::kInput);
+  memory.add("index", t.index, (2 * (a.all_panels * a.sides + 1) + dense + sparse) * 4, 4, Use::kInput);
+  memory.add("W", a.weight, rows * a.sides * a.panels * a.slabs * kSlabColumns * 2, 2, Use::kOutput);
+  ++host::launched[1];
+  return host::run(memory, "W", true, a.blocks(), kUnpackThreads, kUnpackShared,
+                   [&] { a.panel_rows == 64 ? patch_unpack<64>(a) : patch_unpack<128>(a); });
+}
+
+cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t) noexcept {
+  using Use = host::GlobalMemory::Use;
+  const auto& [l, t] = std::tie(host::now, host::tensors);
+  const size_t sides = 1 + a.gated, tokens = a.tokens, features = a.out_features;
+  host::GlobalMemory memory;
+  memory.add("z", a.z, tokens * sides * a.stride * 2, 2, Use::kInput);
+  if (l.bias) memory.add("bias", t.bias, sides * features * 2, 2, Use::kInput);
+  if (t.residual) memory.add("residual", t.residual, tokens * features * 2, 2, Use::kInput);
+  memory.add("Y", t.y, tokens * features * 2, 2, Use::kOutput);
+  ++host::launched[2];
+  const bool half = scalar == Scalar::kHalf;
+  return host::run(memory, "Y", a.columns == a.out_features, a.blocks(), kActivateThreads, 0, [&] {
+    if (a.gated)
+      half ? patch_activate<Half, true>(a) : patch_activate<BFloat16, true>(a);
+    else
+      half ? patch_activate<Half, false>(a) : patch_activate<BFloat16, false>(a);
+  });
+}
+
+}  // namespace patch
+
+using patch::host::Linear;
+using patch::host::plugin_of;
+
+extern "C" {
+
+// No SMs: there is no device.
+void patch_plugin_device(const patch::Device* device) { patch::host::device = *device; }
+void* patch_plugin_new(const Linear* l) { return new patch::PatchLinearPlugin(l->attributes); }
+void* patch_plugin_clone(void* p) { return plugin_of(p)->clone(); }
+void patch_plugin_delete(void* p) { delete plugin_of(p); }
+const char* patch_plugin_timing_id(void* p) { return plugin_of(p)->getTimingCacheID(); }
+
+// l->tokens is the most of a profile.
+int patch_plugin_configure(void* p, const Linear* l) {
+  const auto in = patch::host::profile_of(*l);
+  return plugin_of(p)->configurePlugin(in.data(), static_cast<int32_t>(in.size()), nullptr, 1);
+}
+size_t patch_plugin_workspace(void* p, const Linear* l) {
+  const auto in = patch::host::profile_of(*l);
+  return plugin_of(p)->getWorkspaceSize(in.data(), static_cast<int32_t>(in.size()), nullptr, 1);
+}
+int patch_plugin_tactics(void* p, int32_t* tactics) {
+  const int32_t count = plugin_of(p)->getNbTactics();
+  return plugin_of(p)->getValidTactics(tactics, count) == 0 ? count : -1;
+}
+int patch_plugin_set_tactic(void* p, int32_t tactic) { return plugin_of(p)->setTactic(tactic); }
+int patch_plugin_shapes(void* p, const Linear* l) {
+  const auto in = patch::host::inputs_of(*l);
+  return plugin_of(p)->onShapeChange(in.data(), static_cast<int32_t>(in.size()), nullptr, 1);
+}
+int patch_plugin_enqueue(void* p, const Linear* l, const patch::host::Tensors* t, void* stream) {
+  const auto in = patch::host::inputs_of(*l);
+  std::vector<const void*> inputs{t->x, t->dense, t->sparse, t->meta, t->index};
+  if (t->bias) inputs.push_back(t->bias);
+  if (t->residual) inputs.push_back(t->residual);
+  patch::host::now = *l, patch::host::tensors = *t;
+  return plugin_of(p)->enqueue(in.data(), nullptr, inputs.data(), &t->y, t->workspace,
+                               static_cast<cudaStream_t>(stream));
+}
+
+// Of these and the following: what has come since the last call.
+const char* patch_plugin_messages() {
+  static std::string taken;
+  taken = std::move(patch::host::messages);
+  patch::host::messages.clear();
+  return taken.c_str();
+}
+const char* patch_plugin_fault() { return patch::host::fault.c_str(); }
+void patch_plugin_launched(int* counts) {
+  for (int i = 0; i < 3; ++i) counts[i] = patch::host::launched[i], patch::host::launched[i] = 0;
+}
+
+void patch_plugin_pieces(const patch::Problem* p, int bias, int residual, int activation, int64_t* out) {
+  const patch::Epilogue e{bias != 0, residual != 0, static_cast<patch::Activation>(activation)};
+  const patch::Pieces pieces = patch::choose_pieces(*p, e);
+  out[0] = pieces.panels, out[1] = pieces.count, out[2] = patch::piece_bytes(*p, e, pieces.panels);
+  out[3] = static_cast<int64_t>(patch::pieces_bound(*p, e));
+}
+int patch_plugin_takes_dense_path(const patch::Problem* p, int activation, const patch::Device* device) {
+  return patch::takes_dense_path(*p, {false, false, static_cast<patch::Activation>(activation)}, *device);
+}
+
+int64_t patch_plugin_dense_path_bytes(const patch::Problem* p, int bias, int residual, int activation) {
+  return static_cast<int64_t>(patch::dense_path_workspace(
+      *p, {bias != 0, residual != 0, static_cast<patch::Activation>(activation)}));
+}
+// The dense path without the plugin around it.  Null when it went well, else what is wrong.
+const char* patch_plugin_dense_path(const patch::Problem* p, int scalar, const patch::LinearArguments* a,
+                                    void* workspace) {
+  static std::string why;
+  Linear& l = patch::host::now;
+  l = {}, l.bias = a->bias != nullptr, l.dense_slabs = a->dense_slabs, l.sparse_slabs = a->sparse_slabs;
+  patch::host::tensors = {a->x,    a->dense,    a->sparse, a->meta,  a->index,
+                          a->bias, a->residual, a->y,      workspace};
+  patch::host::fault.clear();
+  patch::DensePath path;
+  why = path.prepare(*p, {a->bias != nullptr, a->residual != nullptr, a->activation},
+                     static_cast<patch::Scalar>(scalar));
+  if (why.empty()) why = path.run(*a, workspace, nullptr);
+  if (!patch::host::fault.empty()) why = patch::host::fault;
+  return why.empty() ? nullptr : why.c_str();
+}
+
+// One launch of the unpacking kernel by itself.
+int patch_plugin_unpack(const Linear* l, const patch::host::Tensors* t, const patch::UnpackArguments* a) {
+  patch::host::now = *l, patch::host::tensors = *t, patch::host::fault.clear();
+  return patch::launch_unpack(*a, nullptr);
+}
+int patch_plugin_activate(const Linear* l, const patch::host::Tensors* t, const patch::ActivateArguments* a) {
+  patch::host::now = *l, patch::host::tensors = *t, patch::host::fault.clear();
+  return patch::launch_activate(*a, static_cast<patch::Scalar>(l->scalar), nullptr);
+}
+
+}  // extern "C"

@@ -1,0 +1,50 @@
+// What the two kernels beside a dense product need (see dense_path/dense_path.h), in plain types.
+#pragma once
+#include <cstdint>
+
+#include "kernels/arguments.h"
+
+namespace patch {
+
+inline constexpr int kUnpackThreads = 256;
+inline constexpr int kUnpackSlabs = 4;  // slab columns of a panel that a block writes
+inline constexpr int kActivateThreads = 256;
+
+// Writes `panels` panels of W as plain rows.  Gated, the gate's panels come first, then as many of the up's.
+struct UnpackArguments {
+  const uint16_t* dense;  // as in LinearArguments
+  const uint16_t* sparse;
+  const uint32_t* meta;
+  const int32_t* index;
+  uint16_t* weight;     // [sides * panels * panel_rows, slabs * 64], aligned to 16 bytes
+  int32_t panel_rows;   // 64 or 128
+  int32_t sides;        // packed panels of a panel of Y: 1, or gated 2
+  int32_t all_panels;   // of Y
+  int32_t dense_slabs;  // of all of W
+  int32_t first_panel;  // of Y
+  int32_t panels;
+  int32_t slabs;  // along K
+
+  PATCH_BOTH int32_t groups() const { return (slabs - 1) / kUnpackSlabs + 1; }
+  PATCH_BOTH int64_t blocks() const { return static_cast<int64_t>(sides) * panels * groups(); }
+};
+
+// y = activation(z + bias) + residual of `columns` features, in fp32 from z in 16 bits, rounded once; gated,
+// activation(z + bias) * (up + its bias) + residual.  Everything is aligned to 16 bytes, sizes to 8 values.
+struct ActivateArguments {
+  const uint16_t* z;         // [tokens, sides * stride]: the up begins `stride` columns after the gate
+  const uint16_t* bias;      // of the first feature, the up's out_features after it; or null
+  const uint16_t* residual;  // of the first feature, or null
+  uint16_t* y;               // of the first feature
+  int32_t tokens;
+  int32_t columns;
+  int32_t stride;
+  int32_t out_features;  // from one token of y and of the residual to the next
+  int32_t gated;         // 0 or 1
+  Activation activation;
+
+  PATCH_BOTH int32_t blocks_per_token() const { return (columns / 8 - 1) / kActivateThreads + 1; }
+  PATCH_BOTH int64_t blocks() const { return static_cast<int64_t>(tokens) * blocks_per_token(); }
+};
+
+}  // namespace patch

@@ -1,0 +1,30 @@
+#include "kernels/activate_kernel.cuh"
+#include "kernels/launch.h"
+#include "kernels/unpack_kernel.cuh"
+
+namespace patch {
+namespace {
+
+template <class Arguments>
+cudaError_t start(void (*kernel)(Arguments), const Arguments& a, int threads, size_t shared,
+                  cudaStream_t stream) {
+  if (a.blocks() > INT32_MAX) return cudaErrorInvalidConfiguration;
+  kernel<<<static_cast<unsigned>(a.blocks()), threads, shared, stream>>>(a);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept {
+  const auto kernel = a.panel_rows == 64 ? &patch_unpack<64> : &patch_unpack<128>;
+  return start<UnpackArguments>(kernel, a, kUnpackThreads, kUnpackShared, stream);
+}
+
+cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t stream) noexcept {
+  const bool half = scalar == Scalar::kHalf;
+  const auto kernel = a.gated ? (half ? &patch_activate<Half, true> : &patch_activate<BFloat16, true>)
+                              : (half ? &patch_activate<Half, false> : &patch_activate<BFloat16, false>);
+  return start<ActivateArguments>(kernel, a, kActivateThreads, 0, stream);
+}
+
+}  // namespace patch

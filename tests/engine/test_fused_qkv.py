@@ -1,0 +1,52 @@
+"""TensorRT-RTX builds q, k and v that share a node, and no kernel is added for what cuts them apart."""
+
+from collections import Counter
+
+import pytest
+
+from masklearn.checkpoint import Checkpoint
+from patch_compile.compile import export_graph, write_hybrid
+from patch_compile.engine.build import build_engine
+from patch_compile.engine.check import expectation_from_onnx
+from patch_compile.engine.plan_program import PLUGIN, read_programs
+from patch_compile.engine.profiles import profiles_from_onnx
+from patch_compile.engine.targets import parse_targets
+from patch_compile.fusion import Fusion
+from patch_compile.passes.find_linears import find_linears
+from patch_compile.plan.lowering import plan_linears
+from tests.export.tiny import save_tiny
+from tests.mosaics import random_mask
+
+pytestmark = pytest.mark.rtx
+LAYERS = 2
+KERNELS = ("function", "runtime_function", "fully_connected")
+# k and v are no whole panels: their rows are padded, and the padding is cut off.
+SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 1, "num_hidden_layers": LAYERS}
+
+
+@pytest.mark.parametrize(("variant", "width"), [("qwen2-mixed", 48), ("bert", 64)])
+def test_no_kernel_is_added(variant, width, rtx, plugin, tmp_path):
+    sizes = SIZES if variant == "bert" else SIZES | {"head_dim": width}
+    source = save_tiny(variant, tmp_path / "model", **sizes)
+    graph = export_graph(source, dtype="float16", opset=23)
+    blocks = {n: site for n, site in find_linears(graph).items() if "layer" in n}
+    masks = {n: random_mask(site.shape, (64, 64), 0.9, i)[0] for i, (n, site) in enumerate(blocks.items())}
+    plan, counts = plan_linears(masks), []
+    for name, fuse in (("apart", [f for f in Fusion if f is not Fusion.QKV]), ("together", tuple(Fusion))):
+        path = tmp_path / f"{name}.onnx"
+        write_hybrid(graph.clone(), Checkpoint.open(source), masks, plan, path, "float16", fuse=fuse)
+        engine, expected = path.with_suffix(".engine"), expectation_from_onnx(path)
+        build_engine(
+            path,
+            engine,
+            backend=rtx,
+            targets=parse_targets("sm86"),
+            profiles=profiles_from_onnx(path, None, None, None),
+            plugin=plugin,
+            expected=expected,
+        )
+        layers = Counter(layer.kind for program in read_programs(engine) for layer in program.layers)
+        counts.append((layers[PLUGIN], sum(layers[kind] for kind in KERNELS)))
+    (plugins, kernels), together = counts
+    profiles = 1 if variant == "bert" else 2
+    assert together == (plugins - 2 * LAYERS * profiles, kernels)

@@ -1,0 +1,63 @@
+import onnx_ir as ir
+import pytest
+
+from patch_compile.passes.gather_linears import GatherLinearsPass
+from patch_compile.passes.linear_node import LinearNode, linear_nodes
+from tests.passes.fusing import A_BIAS, HALF, A, model_with, plan_of
+
+
+def weight(name: str, rows: int = 64) -> ir.Value:
+    return ir.Value(name=f"{name}.weight", shape=ir.Shape([rows, 64]), type=ir.TensorType(HALF))
+
+
+def linear(*names: str, **options) -> LinearNode:
+    return LinearNode(ir.Value(name="x"), tuple(map(weight, names)), **options)
+
+
+@pytest.mark.parametrize(
+    ("names", "node"),
+    [
+        (("model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj"), "model.layers.1.mlp.gate_proj+up_proj"),
+        (("l.0.attn.q", "l.0.attn.k", "l.0.attn.v"), "l.0.attn.q+k+v"),
+        (("h.0.gate.w1", "h.0.up.w1"), "h.0.gate.w1+up.w1"),
+        (("gate", "up"), "gate+up"),
+        (("only",), "only"),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_node(names, node):
+    assert linear(*names).name == node
+
+
+def test_words():
+    gated = linear("m.gate", "m.up", activation="silu", gated=True)
+    assert [gated.described(name) for name in gated.linears] == ["SiLU·mul with up", "SiLU·mul with gate"]
+    assert linear("a", activation="gelu", residual=ir.Value(name="r")).described("a") == "GELU + residual"
+    assert linear("a.q", "a.k", "a.v").described("a.k") == "one product of q+k+v"
+    assert linear("a").described("a") == ""
+
+
+def test_a_node_is_read_as_it_was_made():
+    biases = weight("b"), weight("c")
+    for made in (
+        linear("a"),
+        linear("a", residual=ir.Value(name="r")),
+        linear("a", "c", biases=biases, activation="silu", gated=True, residual=ir.Value(name="r")),
+        linear("a", "c", panel_rows=64),
+    ):
+        assert LinearNode.read(made.node()) == made
+
+
+def test_rows_of_linears_that_share_x_begin_at_whole_panels():
+    weights = tuple(weight(name, rows) for name, rows in zip("qkv", (130, 64, 70), strict=True))
+    assert LinearNode(ir.Value(name="x"), weights, panel_rows=64).rows == [192, 64, 70]
+
+
+def test_what_is_planned_is_gathered_and_nothing_else():
+    model = model_with(f"{A_BIAS} y = Neg (h)")
+    plan = plan_of(model)
+    gathering = GatherLinearsPass(plan, HALF)
+    gathering(model)
+    assert [LinearNode.read(node).linears for node in linear_nodes(model.graph)] == [("a",)]
+    model = model_with(f"{A} y = Neg (h)")
+    with pytest.raises(ir.passes.PostconditionError, match=r"gathered are \[\], planned \['a'\]"):
+        gathering.ensures(model)

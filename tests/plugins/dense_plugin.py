@@ -1,0 +1,315 @@
+"""The TensorRT plugin on this machine: `plugins/host/plugin_driver.cpp` with a cuBLASLt of its own, through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.toolchain import fetch_headers, find_headers, find_nvcc
+from plugins.bench.element_packing import Packed
+from tests.plugins.host_kernel import PLUGINS, Device, Problem
+from tests.plugins.mosaic_cases import DTYPES, Case
+
+__all__ = [
+    "A100",
+    "DENSE_PATH",
+    "EAGER",
+    "H100",
+    "Activate",
+    "DensePlugin",
+    "Guarded",
+    "Linear",
+    "Tensors",
+    "Unpack",
+    "compile_driver",
+    "compile_stand_in",
+    "problem_of",
+]
+
+A100 = Device(108, 163 << 10, 40 << 20, 153, 1024)
+H100 = Device(132, 227 << 10, 50 << 20, 183, 1269, 2048)
+# One SM beside a library without a limit: it takes the dense path for small products too.
+EAGER = Device(1, 227 << 10, 50 << 20, 1, 1269, 1 << 30)
+DENSE_PATH = 1000  # kDensePathTactic
+GUARD = 1 << 17  # bytes before and after what a test hands out
+
+_HERE = Path(__file__).resolve().parent
+_FLAGS = ("-std=c++17", "-O2", "-shared", "-Xcompiler=-fPIC,-march=native,-Wall,-Wextra,-Werror")
+
+
+class Linear(ctypes.Structure):
+    """`Linear` of plugin_driver.cpp, which begins with the plugin's Attributes."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "in_features", "out_features", "panel_rows", "gated", "residual", "activation",
+                "bias", "scalar", "dense_slabs", "sparse_slabs",
+            )
+        ),
+        ("tokens", ctypes.c_int64),
+    ]  # fmt: skip
+
+    @classmethod
+    def of(cls, case: Case) -> Linear:
+        packed = case.packed
+        return cls(
+            packed.shape[1], packed.shape[0], packed.panel_rows, packed.gated, case.residual is not None,
+            case.activation, case.bias is not None, DTYPES.index(case.dtype), len(packed.dense),
+            len(packed.sparse), len(case.x),
+        )  # fmt: skip
+
+
+class Tensors(ctypes.Structure):
+    """`Tensors` of plugin_driver.cpp."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("x", "dense", "sparse", "meta", "index", "bias", "residual", "y", "workspace")
+    ]
+
+
+class Unpack(ctypes.Structure):
+    """`UnpackArguments` of kernels/dense_path.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("dense", "sparse", "meta", "index", "weight")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("panel_rows", "sides", "all_panels", "dense_slabs", "first_panel", "panels", "slabs")
+        ),
+    ]
+
+
+class Activate(ctypes.Structure):
+    """`ActivateArguments` of kernels/dense_path.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("z", "bias", "residual", "y")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("tokens", "columns", "stride", "out_features", "gated", "activation")
+        ),
+    ]
+
+
+@dataclass
+class Guarded:
+    """Memory that begins at a multiple of 256, and `offset`, with a known pattern around it."""
+
+    array: NDArray[Any]
+    around: NDArray[np.uint8]
+
+    @classmethod
+    def holding(cls, value: NDArray[Any], offset: int = 0) -> Guarded:
+        around = np.full(value.nbytes + 2 * GUARD + 256, 0xA5, np.uint8)
+        start = GUARD + -(around.ctypes.data + GUARD) % 256 + offset
+        array = around[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+        array[...] = value
+        return cls(array, around)
+
+    def intact(self) -> bool:
+        """Whether nothing was written beside the array."""
+        start = self.array.ctypes.data - self.around.ctypes.data
+        return bool(
+            (self.around[:start] == 0xA5).all() and (self.around[start + self.array.nbytes :] == 0xA5).all()
+        )
+
+
+class DensePlugin:
+    """One loaded copy of the driver: what it finds of cuBLASLt is decided once in each."""
+
+    def __init__(self, driver: Path, folder: Path) -> None:
+        own = Path(tempfile.mkdtemp(dir=folder)) / driver.name
+        shutil.copy(driver, own)
+        self.lib = lib = ctypes.CDLL(str(own))
+        pointers = ("new", "clone")
+        for name in (*pointers, "timing_id", "messages", "fault", "workspace"):
+            getattr(lib, f"patch_plugin_{name}").restype = (
+                ctypes.c_void_p if name in pointers else ctypes.c_char_p
+            )
+        lib.patch_plugin_workspace.restype = ctypes.c_size_t
+        lib.patch_plugin_dense_path_bytes.restype = ctypes.c_int64
+
+    def device(self, device: Any) -> None:
+        self.lib.patch_plugin_device(ctypes.byref(device))
+
+    def messages(self) -> list[str]:
+        """What was logged since the last call: the severity's number, then the text."""
+        return self.lib.patch_plugin_messages().decode().splitlines()
+
+    def launched(self) -> list[int]:
+        """Launches since the last call: of the other kernels, of unpacking, of the activation."""
+        counts = (ctypes.c_int * 3)()
+        self.lib.patch_plugin_launched(counts)
+        return list(counts)
+
+    def new(self, linear: Linear) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self.lib.patch_plugin_new(ctypes.byref(linear)))
+
+    def configured(self, linear: Linear) -> ctypes.c_void_p:
+        """A plugin as the builder has it when it asks for tactics."""
+        plugin = self.new(linear)
+        assert self.lib.patch_plugin_configure(plugin, ctypes.byref(linear)) == 0
+        return plugin
+
+    def tactics(self, plugin: ctypes.c_void_p) -> list[int]:
+        found = (ctypes.c_int32 * 64)()
+        return list(found[: self.lib.patch_plugin_tactics(plugin, found)])
+
+    def workspace(self, plugin: ctypes.c_void_p, linear: Linear) -> int:
+        return int(self.lib.patch_plugin_workspace(plugin, ctypes.byref(linear)))
+
+    def shapes(self, plugin: ctypes.c_void_p, linear: Linear) -> int:
+        return int(self.lib.patch_plugin_shapes(plugin, ctypes.byref(linear)))
+
+    def set_tactic(self, plugin: ctypes.c_void_p, tactic: int) -> int:
+        return int(self.lib.patch_plugin_set_tactic(plugin, tactic))
+
+    def enqueue(
+        self, plugin: ctypes.c_void_p, case: Case, workspace_bytes: int, stream: int = 0, offset: int = 0
+    ) -> tuple[int, NDArray[np.uint16]]:
+        """(return code, Y in bits); checks that nothing beside Y and the workspace was written."""
+        packed = case.packed
+        given = {name: getattr(packed, name) for name in ("dense", "sparse", "meta", "index")}
+        given |= {"x": case.x, "y": np.full((len(case.x), packed.shape[0]), 0x7E01, np.uint16)}
+        given |= {"bias": case.bias, "residual": case.residual}
+        given["workspace"] = np.full(workspace_bytes, 0xFF, np.uint8)
+        held = {
+            name: Guarded.holding(value, offset * (name in ("x", "y")))
+            for name, value in given.items()
+            if value is not None
+        }
+        tensors = Tensors(**{name: memory.array.ctypes.data for name, memory in held.items()})
+        linear = Linear.of(case)
+        code = self.lib.patch_plugin_enqueue(
+            plugin, ctypes.byref(linear), ctypes.byref(tensors), ctypes.c_void_p(stream)
+        )
+        assert all(memory.intact() for memory in held.values()), "written beside a tensor"
+        for name, memory in held.items():
+            assert name in ("y", "workspace") or (memory.array == given[name]).all(), f"{name} was changed"
+        return code, held["y"].array.copy()
+
+    def fault(self) -> str:
+        """The first fault the emulation found; empty for none."""
+        return str(self.lib.patch_plugin_fault().decode())
+
+    def pieces(self, problem: Any, activation: int = 0) -> tuple[int, int, int, int]:
+        """(panels of Y, pieces, bytes of one, at least the bytes for any number of tokens up to the problem's)."""
+        out = (ctypes.c_int64 * 4)()
+        self.lib.patch_plugin_pieces(ctypes.byref(problem), 0, 0, activation, out)
+        return out[0], out[1], out[2], out[3]
+
+    def dense_path_bytes(self, problem: Any, epilogue: tuple[bool, bool, int]) -> int:
+        return int(self.lib.patch_plugin_dense_path_bytes(ctypes.byref(problem), *epilogue))
+
+    def dense_path(self, problem: Any, scalar: int, arguments: Any, workspace: int) -> None:
+        """Prepare and run it once; RuntimeError with what is wrong."""
+        run = self.lib.patch_plugin_dense_path
+        run.restype = ctypes.c_char_p
+        why = run(ctypes.byref(problem), scalar, ctypes.byref(arguments), ctypes.c_void_p(workspace))
+        if why is not None:
+            raise RuntimeError(why.decode())
+
+    def takes_dense_path(self, problem: Any, device: Any, activation: int = 0) -> bool:
+        return bool(
+            self.lib.patch_plugin_takes_dense_path(ctypes.byref(problem), activation, ctypes.byref(device))
+        )
+
+    def activate(
+        self, tensors: Mapping[str, NDArray[Any]], sizes: Activate, scalar: int
+    ) -> NDArray[np.uint16]:
+        """Y in bits by one launch on z, and bias and residual where they are there; RuntimeError with its fault."""
+        held = {name: Guarded.holding(tensor) for name, tensor in tensors.items()}
+        addresses = {name: memory.array.ctypes.data for name, memory in held.items()}
+        for name, address in addresses.items():
+            setattr(sizes, name, address)
+        linear = Linear(bias="bias" in tensors, scalar=scalar)
+        del addresses["z"]
+        code = self.lib.patch_plugin_activate(
+            ctypes.byref(linear), ctypes.byref(Tensors(**addresses)), ctypes.byref(sizes)
+        )
+        if code or not held["y"].intact():
+            raise RuntimeError(self.fault() or "written beside Y")
+        return held["y"].array.copy()
+
+    def unpack(self, packed: Packed, first_panel: int = 0, panels: int | None = None) -> NDArray[np.uint16]:
+        """Rows of W [sides * panels * panel_rows, slabs * 64] by one launch; RuntimeError with its first fault."""
+        sides, slabs = 1 + packed.gated, -(-packed.shape[1] // 64)
+        all_panels = -(-packed.shape[0] // packed.panel_rows)
+        panels = all_panels - first_panel if panels is None else panels
+        weight = np.full((sides * panels * packed.panel_rows, slabs * 64), 0x7E01, np.uint16)
+        held = {n: Guarded.holding(getattr(packed, n)) for n in ("dense", "sparse", "meta", "index")}
+        held["weight"] = Guarded.holding(weight)
+        addresses = {name: memory.array.ctypes.data for name, memory in held.items()}
+        sizes = (packed.panel_rows, sides, all_panels, len(packed.dense), first_panel, panels, slabs)
+        arguments = Unpack(*addresses.values(), *sizes)
+        del addresses["weight"]
+        linear = Linear(dense_slabs=len(packed.dense), sparse_slabs=len(packed.sparse))
+        tensors = Tensors(**addresses)
+        code = self.lib.patch_plugin_unpack(
+            ctypes.byref(linear), ctypes.byref(tensors), ctypes.byref(arguments)
+        )
+        if code or not held["weight"].intact():
+            raise RuntimeError(self.fault() or "written beside W")
+        return held["weight"].array.copy()
+
+
+def problem_of(case: Case) -> Any:
+    """The schedule's view of a case."""
+    packed = case.packed
+    return Problem(
+        len(case.x), *packed.shape, packed.panel_rows, len(packed.dense), len(packed.sparse), packed.gated
+    )
+
+
+def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = ()) -> Path:
+    """The driver as a library, or that of the same sources from `cache`. PatchCompileError without nvcc or headers."""
+    nvcc = find_nvcc()
+    headers = find_headers("tensorrt") or fetch_headers(cache, lambda said: None)
+    sources = [
+        plugins / "host" / "plugin_driver.cpp",
+        *sorted((plugins / "dense_path").glob("*.cpp")),
+        plugins / "tensorrt" / "patch_linear_plugin.cpp",
+    ]
+    flags = [*_FLAGS, "-cudart=none", *(f"-D{d}" for d in defines)]
+    flags += ["-DPATCH_HOST_EMULATION", "-DPATCH_BACKEND=tensorrt", "-I", str(plugins)]
+    flags += ["-isystem", str(headers.path)]
+    read = [
+        f for folder in ("kernels", "host", "dense_path", "tensorrt") for f in plugins.glob(f"{folder}/*")
+    ]
+    return _compiled(cache, [str(nvcc.path), *flags, *map(str, sources)], nvcc.version, read, "plugin-driver")
+
+
+def compile_stand_in(cache: Path) -> Path:
+    """A cuBLASLt that computes on the CPU."""
+    nvcc, source = find_nvcc(), _HERE / "stand_in_cublaslt.cpp"
+    return _compiled(
+        cache, [str(nvcc.path), *_FLAGS, "-cudart=none", str(source)], nvcc.version, [source], "cublaslt"
+    )
+
+
+def _compiled(cache: Path, command: list[str], version: str, sources: list[Path], name: str) -> Path:
+    about = " ".join(part for part in command if os.sep not in part) + version
+    digest = hashlib.sha256(about.encode())
+    for source in sorted(sources):
+        digest.update(source.name.encode() + source.read_bytes())
+    library = cache / f"{name}-{digest.hexdigest()[:20]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as tmp:
+            fresh = Path(tmp) / library.name
+            subprocess.run([*command, "-o", str(fresh)], check=True)
+            fresh.replace(library)
+    return library

@@ -1,0 +1,150 @@
+"""What nvcc makes of the dense path's kernels: PTX run by the interpreter, registers and instructions of each GPU."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from patch_compile.plugin import ARCHS
+from patch_compile.toolchain import describe_toolchain
+from tests.plugins.dense_plugin import Activate, DensePlugin, Unpack, compile_driver
+from tests.plugins.host_kernel import PLUGINS
+from tests.plugins.machine_code import CUOBJDUMP, NVCC, cubin
+from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case
+from tests.plugins.ptx_kernel import SCALARS, compile_source
+from tests.plugins.ptx_machine import Machine
+from tests.plugins.ptx_memory import Memory
+from tests.plugins.ptx_parser import entry_names, parse_entry
+
+MISSING = [item.what for item in describe_toolchain() if not item.found]
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}"),
+    pytest.mark.xdist_group("dense-path"),
+]
+
+SOURCE = "launch_dense_path.cu"
+UNPACK_SHARED = 16  # kUnpackShared
+
+
+@pytest.fixture(scope="session")
+def plugin(library_cache, tmp_path_factory):
+    return DensePlugin(compile_driver(library_cache), tmp_path_factory.mktemp("plugin"))
+
+
+@pytest.fixture(scope="session")
+def machines(request):
+    """The kernels of the source by their template arguments: unpack64, activateHalf1 and so on."""
+    text = compile_source(request.config.cache.mkdir("patch-ptx"), SOURCE)
+    found = {}
+    for name in entry_names(text):
+        rows = re.search(r"patch_unpackILi(\d+)E", name)
+        activate = re.search(r"patch_activateINS_\d+(\w+?)ELb([01])E", name)
+        key = f"unpack{rows[1]}" if rows else f"activate{activate[1]}{activate[2]}"
+        found[key] = Machine(parse_entry(text, name), UNPACK_SHARED if rows else 0)
+    return found
+
+
+def test_every_kernel_is_there(machines):
+    activations = {f"activate{scalar}{gated}" for scalar in SCALARS for gated in (0, 1)}
+    assert set(machines) == {"unpack64", "unpack128"} | activations
+
+
+@pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (64, True), (128, False)])
+def test_ptx_unpacks_what_the_emulation_unpacks(plugin, machines, panel_rows, gated):
+    """The emulation is held to the packer in test_dense_path; here for all pieces, in any order of blocks."""
+    machine = machines[f"unpack{panel_rows}"]
+    for seed, (shape, share) in enumerate([((300, 580), 0.5), ((64, 64), 0.0), ((130, 260), 1.0)]):
+        packed = make_case(1, shape, panel_rows, share=share, gated=gated, seed=seed).packed
+        panels, slabs = -(-shape[0] // panel_rows), -(-shape[1] // 64)
+        for first, count in ((0, panels), (panels - 1, 1)):
+            expected = plugin.unpack(packed, first, count)
+            tensors = {name: getattr(packed, name) for name in ("dense", "sparse", "meta", "index")}
+            memory = Memory.holding(tensors | {"weight": np.full_like(expected, 0x7E01)}, ("weight",))
+            sizes = (panel_rows, 1 + gated, panels, len(packed.dense), first, count, slabs)
+            arguments = Unpack(*map(memory.address, (*tensors, "weight")), *sizes)
+            machine.launch((1 + gated) * count * -(-slabs // 4), bytes(arguments), memory, seed)
+            assert (memory.tensor("weight", np.uint16).reshape(expected.shape) == expected).all()
+
+
+def activated(z, bias, residual, activation, gated):
+    """In float64, [tokens, features]; z [tokens, sides, features] and bias [sides, features] or None."""
+    z = z.astype(np.float64) + (0 if bias is None else bias.astype(np.float64))
+    y = ACTIVATIONS[activation](z[:, 0])
+    y = y * z[:, 1] if gated else y
+    return y if residual is None else y + residual.astype(np.float64)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_activation_in_both(plugin, machines, activation, dtype, gated):
+    """With bias and residual and without; a piece of Y's columns, more than a block's, and the last of a row."""
+    scalar = DTYPES.index(dtype)
+    machine = machines[f"activate{SCALARS[scalar]}{int(gated)}"]
+    for tokens, columns, out, start, more in (
+        (3, 2304, 2304, 0, True),
+        (5, 40, 104, 64, True),
+        (2, 64, 128, 0, False),
+    ):
+        rng = np.random.default_rng(tokens)
+        stride, sides = -(-columns // 64) * 64, 1 + gated
+        z = (3 * rng.standard_normal((tokens, sides, stride))).astype(dtype)
+        bias = rng.standard_normal((sides, out)).astype(dtype) if more else None
+        residual = rng.standard_normal((tokens, out)).astype(dtype) if more else None
+        here = slice(start, start + columns)
+        expected = activated(
+            z[:, :, :columns], None if bias is None else bias[:, here],
+            None if residual is None else residual[:, here], activation, gated,
+        )  # fmt: skip
+        given = {"z": z, "bias": bias, "residual": residual, "y": np.full((tokens, out), 0x7E01, np.uint16)}
+        given = {name: tensor.view(np.uint16) for name, tensor in given.items() if tensor is not None}
+        sizes = (tokens, columns, stride, out, gated, list(ACTIVATIONS).index(activation))
+        memory = Memory.holding(given, ("y",))
+        arguments = Activate(None, None, None, None, *sizes)
+        for name in given:
+            setattr(arguments, name, memory.address(name) + (0 if name == "z" else 2 * start))
+        blocks = tokens * -(-columns // 8 // 256)
+        machine.launch(blocks, bytes(arguments), memory, tokens)
+        results = [memory.tensor("y", np.uint16).reshape(tokens, out)]
+        if start == 0:
+            results.append(plugin.activate(given, Activate(None, None, None, None, *sizes), scalar))
+        for y in results:
+            assert (np.delete(y, np.arange(out)[here], 1) == 0x7E01).all()
+            got = y[:, here].view(dtype).astype(np.float64)
+            unit = 2.0 ** -(11 if scalar == 0 else 8)
+            # The functions' own error, of sizes before the gate and the residual (mosaic_cases).
+            sizes_of_z = np.abs(z[:, :, :columns].astype(np.float64)) + (3 if more else 0)
+            most = 1 + sizes_of_z.prod(1) + (3 if more else 0)
+            assert (np.abs(got - expected) <= unit * np.abs(expected) + 2.0**-18 * most + 2.0**-24).all()
+
+
+@pytest.mark.skipif(NVCC is None or CUOBJDUMP is None, reason="no nvcc, or no cuobjdump with an nvdisasm")
+@pytest.mark.parametrize("arch", ARCHS)
+def test_nothing_spills_and_memory_is_moved_in_vectors(arch, tmp_path):
+    binary = tmp_path / "dense_path.cubin"
+    command = [str(NVCC.path), *cubin.FLAGS, f"-arch=sm_{arch}", "-I", str(PLUGINS)]
+    said = subprocess.run(
+        [*command, str(PLUGINS / "kernels" / SOURCE), "-o", str(binary)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    kernels = cubin._ENTRY.findall(said)
+    assert len(kernels) == 6
+    for name, stack, stores, loads, registers in kernels:
+        assert (stack, stores, loads) == ("0", "0", "0"), name
+        assert int(registers) <= 80, name  # 3 blocks of 256 threads an SM
+    path = os.pathsep.join([str(Path(CUOBJDUMP).parent), os.environ.get("PATH", "")])
+    command = [str(CUOBJDUMP), "-sass", str(binary)]
+    code = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
+    )
+    for body in code.stdout.split("Function : ")[1:]:
+        name, opcodes = body.partition("\n")[0], re.findall(r"\s(STG|STL|LDL|LDG)\.?([\w.]*)", body)
+        assert {kind for kind, _ in opcodes} == {"STG", "LDG"}, name
+        assert all("128" in form for kind, form in opcodes if kind == "STG"), name
+        if "activate" in name:
+            assert all("128" in form for kind, form in opcodes if kind == "LDG"), name
