@@ -27,7 +27,7 @@ RATIOS = (0.45, 0.35, 0.25)
 _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"
 OWN_TEXT = "oneshot, no repair, self-written text"
-PERMUTED = "oneshot, no repair, permuted"
+PERMUTED = ", permuted"  # at the end of a row's name
 PATCH = "patch-joint, no repair"
 _ONE_RATIO = 0.35  # of rows that one ratio says enough about
 _SPARE_MINUTES = 0.4  # of a run with a limit: its repair starts and ends outside the minutes it is given
@@ -78,7 +78,11 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
             settings = asked | _DISTILL | {"repair_minutes": minutes}
             found.append(Entry(f"oneshot + {minutes:g} min of repair", ratio, settings))
     for ratio, asked in oneshot.items():
-        found.append(Entry(PERMUTED, ratio, asked | {"repair": "none", "permute": True}))
+        permuted = asked | {"permute": True}
+        found.append(Entry(NO_REPAIR + PERMUTED, ratio, permuted | {"repair": "none"}))
+        for minutes in totals:
+            name = f"oneshot, {minutes:g} min in all{PERMUTED}"
+            found.append(Entry(name, ratio, permuted | _DISTILL, total=minutes))
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
     joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none"}
@@ -126,7 +130,8 @@ class Cell:
         """The cell whose masks and weights a repair starts from."""
         settings = {name: value for name, value in self.settings.items() if name != "repair_minutes"}
         settings["repair"] = "none"
-        return Cell(Entry(NO_REPAIR, self.entry.ratio), settings)
+        method = NO_REPAIR + PERMUTED * bool(settings.get("permute"))
+        return Cell(Entry(method, self.entry.ratio), settings)
 
     def __str__(self) -> str:
         ratio = "" if self.entry.ratio is None else f" at {self.entry.ratio}"
@@ -198,7 +203,7 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
         spec["prior"] = str(_kept(asked, cell.without_repair()))
         if entry.total is not None:
             recipe["repair_minutes"] = _left_for_repair(entry.total, before["seconds"] / 60)
-    elif entry.method == NO_REPAIR:
+    elif entry.method in (NO_REPAIR, NO_REPAIR + PERMUTED):
         spec["keep"] = str(_kept(asked, cell))
     spec["scratch"] = str(asked.scratch / cell.key)
     spec |= {

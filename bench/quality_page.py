@@ -12,7 +12,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 _OWN = "own ratio"
-_PRIOR = "oneshot, no repair"
+_PRIOR, _PERMUTED = "oneshot, no repair", ", permuted"
 _PACKAGES = ("torch", "transformers", "accelerate", "numpy")
 _BUDGETS = (5, 10, 45)  # minutes
 _WHAT = """A row is a process of its own: its memory is its own, and its seconds are those of learning (text, scores,
@@ -120,10 +120,11 @@ def _table(rows: Sequence[Row], cell: Any) -> str:
 def _gains(rows: Sequence[Row]) -> str:
     """Points of perplexity that a minute of training gains over the prior."""
     first = [row for row in rows if row["seed"] == 0]
-    priors = {row["ratio"]: row for row in first if row["method"] == _PRIOR}
+    priors = {(row["ratio"], row["method"]): row for row in first if row["method"].startswith(_PRIOR)}
     lines = []
     for row in first:
-        prior = priors.get(row["ratio"])
+        permuted = _PERMUTED * row["method"].endswith(_PERMUTED)
+        prior = priors.get((row["ratio"], _PRIOR + permuted))
         trained = row["method"].startswith(("oneshot", "patch", "maskllm"))
         trained = trained and not row["method"].startswith(_PRIOR)
         if prior is None or not trained:

@@ -40,6 +40,7 @@ def _masks(path: Path) -> Found:
         "linears": len(masks),
         "weights": masks.weights,
         "with new weights": "weights" in masks.extra,
+        "feed-forward parts permuted": len(masks.orders),
         "bytes": path.stat().st_size,
     }
     checked = "every tile map fits its shape, every pattern is one of the six and there is one for each group"

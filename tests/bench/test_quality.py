@@ -204,7 +204,8 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
         row("oneshot, no repair", 0.25, 33.0),
         row("oneshot, 8 min in all", 0.35, 33.0, seconds=460.0),
         row(OWN_TEXT, 0.35, 43.0),
-        row(PERMUTED, 0.35, 40.5, seconds=400.0),
+        row(NO_REPAIR + PERMUTED, 0.35, 40.5, seconds=400.0),
+        row("oneshot, 8 min in all" + PERMUTED, 0.35, 36.5, seconds=640.0),
         row("unstructured (not deployable)", 0.35, 20.0, deployable=False),
         row("peer 1.0", None, 99.0, protocol={}),
     ]
@@ -216,7 +217,10 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
         "oneshot, 8 min in all", "0.35", "41.00", "33.00", "6.0", "1.33",
     ]  # fmt: skip
     assert text.count(f"| {OWN_TEXT} |") == 2  # perplexity and cost: nothing is trained
-    assert text.count(f"| {PERMUTED} |") == 2
+    assert text.count(f"| {NO_REPAIR + PERMUTED} |") == 2
+    assert line(text, "oneshot, 8 min in all" + PERMUTED, 2) == [
+        "oneshot, 8 min in all, permuted", "0.35", "40.50", "36.50", "4.0", "1.00",
+    ]  # fmt: skip
     assert line(text, "0.35") == [
         "0.35", "oneshot, no repair: 41.00", "oneshot, 8 min in all: 33.00", "oneshot, 8 min in all: 33.00",
     ]  # fmt: skip
