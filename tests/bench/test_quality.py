@@ -57,7 +57,8 @@ def test_every_entry_is_a_valid_recipe_and_every_baseline_is_there() -> None:
         assert methods.index(NO_REPAIR) < methods.index("oneshot, 8 min in all")
         assert "oneshot + 30 min of repair" in methods
     assert [entry.ratio for entry in found if entry.method == PATCH] == [0.35]
-    assert [entry.ratio for entry in found if entry.settings.get("permute")] == list(RATIOS)
+    permuted = [(entry.ratio, entry.settings["repair"]) for entry in found if entry.settings.get("permute")]
+    assert permuted == [(ratio, repair) for ratio in RATIOS for repair in ("none", "distill")]
 
 
 def test_only_what_depends_on_it_is_measured_for_another_tile_or_seed(command: list[str]) -> None:
@@ -141,10 +142,12 @@ def test_a_limited_run_is_given_what_the_run_without_repair_left(
     monkeypatch.setattr("bench.quality.subprocess.run", fake)
     rows, failed = sweep(asked, State(asked.state))
     assert failed == []
-    assert [r["method"] for r in rows] == [NO_REPAIR, "oneshot, 8 min in all"] * 3
-    assert [r["seconds"] for r in rows] == [120.0, 240.0] * 3
-    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 3
-    assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 3
+    methods = [NO_REPAIR, "oneshot, 8 min in all"]
+    assert [r["method"] for r in rows] == methods * 3 + [name + PERMUTED for name in methods] * 3
+    assert [r["seconds"] for r in rows] == [120.0, 240.0] * 6
+    assert [spec["recipe"].get("repair_minutes") for spec in specs] == [None, 5.6] * 6
+    assert [spec["recipe"]["repair"] for spec in specs] == ["none", "distill"] * 6
+    assert [spec["recipe"].get("permute") for spec in specs] == [None] * 6 + [True] * 6
     assert [spec.get("prior") for spec in specs[1::2]] == [spec["keep"] for spec in specs[::2]]
 
 
