@@ -28,7 +28,7 @@ def test_it_compiles_builds_and_writes_the_page(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every figure is measured; a checkpoint this small is copied too fast for the two limits of packing."""
+    """Every figure is measured; a checkpoint this small is copied and packed in no time, which says nothing."""
     page, figures = tmp_path / "page.md", list[compile.Figure]()
     page.write_text(PAGE)
     original = compile.page_part
@@ -37,7 +37,7 @@ def test_it_compiles_builds_and_writes_the_page(
     assert compile.main(command) == 1
     assert {f.what for f in figures if not f.met} <= {
         "the same over `cp`",
-        "the same, checkpoint read",
+        "packing and checking alone, from memory",
         "export",
     }
     assert all(f.value > 0 for f in figures if f.what != "other files left by it")
