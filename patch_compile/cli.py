@@ -89,6 +89,8 @@ _fusing = _options(
 _graph = _options(
     click.option("--dtype", type=click.Choice(["float16", "bfloat16"]), help="Type of the graph and the engine. [float16]"),
     click.option("--opset", type=int, help="ONNX opset: 23 (Attention, RMSNormalization), or 20 (plain ops). [23]"),
+    click.option("--logits", type=click.Choice(["last", "all"]), help="Positions that a decoder gives logits of; generation "
+                 "needs the last one, which spares a long prompt gigabytes. [last]"),
     _fusing,
 )  # fmt: skip
 _engine = _options(
@@ -100,6 +102,11 @@ _engine = _options(
     click.option("--opt-shapes", metavar="SPEC", help="Shapes to tune for."),
     click.option("--max-shapes", metavar="SPEC", help="Largest shapes."),
     click.option("--optimization-level", type=click.IntRange(0, 5), help="Builder effort. [the backend's]"),
+    click.option("--timing-cache", type=_PATH, metavar="FILE", help="Keep measured tactics there (tensorrt)."),
+    click.option("--weight-streaming", is_flag=True, default=None, help="Weights may stay in host memory at run time."),
+    click.option("--version-compatible", is_flag=True, default=None, help="Later versions of the backend may run it."),
+    click.option("--hardware-compatible", is_flag=True, default=None, help="Any GPU from Ampere on may run it (tensorrt; "
+                 "tensorrt-rtx takes several --target)."),
 )  # fmt: skip
 _lowering = _options(
     click.option("--lowering", metavar="LOWERING", help="How linears are compiled: auto (plugin where it is predicted "
@@ -279,6 +286,65 @@ def compile_command(dump_passes: Path | None, force: bool, as_json: bool, **flag
 
     recipe = Recipe.parse(_given(flags) | {"backend": "onnx"})
     print_compiled(compile_model(recipe, dump_passes=dump_passes, force=force), as_json=as_json)
+
+
+@cli.command()
+@click.argument("path", type=_PATH, metavar="OUT")
+@click.argument("prompts", nargs=-1, required=True, metavar="PROMPT…")
+@click.option(
+    "--runner",
+    type=click.Choice(["engine", "onnx"]),
+    help="What runs it. [the engine where this machine can]",
+)
+@click.option("--plugin", type=_PATH, metavar="FILE", help="Plugin to take in place of the engine's own.")
+@click.option("--tokenizer", type=_PATH, metavar="DIR", help="Folder with the tokenizer. [OUT/model]")
+@click.option("--chat", is_flag=True, help="A prompt is what a user says, by the model's chat template.")
+@click.option("--new-tokens", type=click.IntRange(1), default=128, help="Most tokens to generate. [128]")
+@click.option(
+    "--temperature", type=float, help="0 takes the most likely token. [as generation_config.json says, or 0]"
+)
+@click.option("--top-k", type=int, help="Draw from so many of the most likely tokens.")
+@click.option(
+    "--top-p", type=float, help="Draw from the most likely tokens that hold this much of the probability."
+)
+@click.option("--repetition-penalty", type=float, help="Above 1 makes tokens that came before less likely.")
+@click.option("--seed", type=int, help="Seed of the draws. [a new one each time]")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print texts, tokens and times as JSON.")
+def run(
+    path: Path,
+    prompts: tuple[str, ...],
+    runner: str | None,
+    plugin: Path | None,
+    tokenizer: Path | None,
+    chat: bool,
+    new_tokens: int,
+    stop: tuple[str, ...],
+    as_json: bool,
+    **sampling: Any,
+) -> None:
+    """Continue prompts with what `build` wrote to OUT: its engine on a GPU, else its ONNX file on ONNX Runtime.
+
+    Which of them it is goes to stderr, the text to stdout, as it comes. Several prompts are one batch.
+    """
+    from patch_compile.report.generated import print_generated
+    from patch_compile.running import run as generate
+
+    alone = len(prompts) == 1 and not as_json
+    generated = generate(
+        path,
+        prompts,
+        say=lambda about: click.echo(f"runs on {about}", err=True),
+        show=(lambda text: click.echo(text, nl=False)) if alone else None,
+        runner=runner,
+        plugin=plugin,
+        tokenizer=tokenizer,
+        chat=chat,
+        new_tokens=new_tokens,
+        stop=stop,
+        sampling=_given(sampling),
+    )
+    print_generated(generated, as_json=as_json)
 
 
 @cli.command("import-mask")

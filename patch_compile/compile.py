@@ -22,15 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["export_graph", "write_dense", "write_emulated", "write_hybrid"]
 
 Dtype = Literal["float16", "bfloat16"]
+LogitsOf = Literal["all", "last"]
 Step = Callable[[str, int, int], object]
 
 
-def export_graph(model_dir: Path, *, dtype: Dtype, opset: int, dump: PassDump | None = None) -> ir.Model:
-    """The cleaned-up graph of a model directory, without weights. Opsets before 23 use plain operators only."""
+def export_graph(
+    model_dir: Path, *, dtype: Dtype, opset: int, logits: LogitsOf = "all", dump: PassDump | None = None
+) -> ir.Model:
+    """The cleaned-up graph of a model directory, without weights. Opsets before 23 use plain operators only.
+
+    logits: of all positions, or of the last one alone, which is what serving needs; an encoder has none.
+    """
     from patch_compile.export.model import export_model
     from patch_compile.passes import cleanup_passes, run_passes
 
-    graph = export_model(model_dir, dtype=dtype, opset=opset, plain_ops=opset < 23)
+    graph = export_model(model_dir, dtype=dtype, opset=opset, plain_ops=opset < 23, logits=logits)
     return run_passes(graph, cleanup_passes(), dump)
 
 

@@ -58,7 +58,7 @@ def _write(job: Job, masks: MaskSet, dump_passes: Path | None, progress: Progres
     r = job.recipe
     dump = PassDump(dump_passes) if dump_passes else None
     with progress.stage("export"):
-        graph = export_graph(r.model, dtype=r.dtype, opset=r.opset, dump=dump)
+        graph = export_graph(r.model, dtype=r.dtype, opset=r.opset, logits=r.logits, dump=dump)
     with progress.stage("pack") as update:
         weights, outline = job.given or job.checkpoint, outline_of(job.checkpoint, job.coverage, r.fuse)
         plan = settle_together(plan_linears(masks, r.lowering, job.costs), r.lowering, outline, job.costs)
@@ -74,7 +74,7 @@ def _key(job: Job, mask: Path, dump_passes: Path | None) -> str:
     """Identity of the ONNX file; a dump is made by running the passes, so with one it is like no other."""
     r, version = job.recipe, importlib.metadata.version("patch-compile")
     run = None if dump_passes is None else time.time_ns()
-    settings = r.dtype, r.opset, r.fuse, r.lowering, repr(job.costs)
+    settings = r.dtype, r.opset, r.logits, r.fuse, r.lowering, repr(job.costs)
     return key_of(version, job.fingerprint, sha256_of(mask), settings, run)
 
 

@@ -153,8 +153,8 @@ def _stages(job: Job | OnnxJob, workspace: Workspace, progress: Progress) -> dic
 def _keys(job: Job | OnnxJob) -> dict[str, str]:
     """Each stage's key holds that of the stage before it."""
     r, masks = job.recipe, _masks_key(job)
-    onnx = key_of(masks, r.dtype, r.opset, r.fuse, r.lowering, repr(job.costs))
-    shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, r.optimization_level]
+    onnx = key_of(masks, r.dtype, r.opset, r.logits, r.fuse, r.lowering, repr(job.costs))
+    shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, repr(r.engine_options())]
     plugin = job.plugin.fingerprint if job.plugin else None
     engine = key_of(onnx, job.backend, [target.name for target in job.targets], shapes, plugin)
     proof = key_of(
@@ -323,7 +323,7 @@ def _write_onnx(job: Job | OnnxJob, masks: MaskSet, progress: Progress, root: Pa
         return
     r = job.recipe
     with progress.stage("export"):
-        graph = export_graph(r.model, dtype=r.dtype, opset=r.opset)
+        graph = export_graph(r.model, dtype=r.dtype, opset=r.opset, logits=r.logits)
     with progress.stage("pack") as update:
         (root / _ONNX).parent.mkdir(parents=True, exist_ok=True)
         pruned, outline = Checkpoint.open(root / MODEL), outline_of(job.checkpoint, job.coverage, r.fuse)
@@ -351,7 +351,7 @@ def _write_engine(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
             profiles=profiles,
             plugin=job.plugin.path if job.plugin and expected.patch_linears else None,
             expected=expected,
-            optimization_level=r.optimization_level,
+            options=r.engine_options(),
             progress=update,
         )
     write_json(root / "engine" / "engine.json", report.as_dict())

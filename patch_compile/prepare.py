@@ -189,16 +189,21 @@ def choose_out(recipe: Recipe, ratio: float | str | None, progress: Progress) ->
 
 
 def choose_backend(recipe: Recipe, progress: Progress) -> str:
-    """The backend asked for, or the best that this machine has. PatchCompileError when it can't be used here."""
-    from patch_compile.engine.backend import default_backend, load_backend
+    """The backend asked for, or the best that this machine has.
+
+    PatchCompileError when it can't be used here, or lacks an option of the engine that is asked for.
+    """
+    from patch_compile.engine.backend import BackendName, default_backend, load_backend
 
     if recipe.backend is None:
         name, why = default_backend()
         progress.note(f"backend: {name} ({why})")
-        return str(name)
-    if recipe.backend != "onnx":
-        load_backend(recipe.backend)
-    return recipe.backend
+    else:
+        name = BackendName(recipe.backend)
+        if name is not BackendName.ONNX:
+            load_backend(name)
+    recipe.engine_options().check(name)
+    return str(name)
 
 
 def choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[Target, ...]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 from masklearn.architectures import architecture_of
 from masklearn.checkpoint import Checkpoint
 from masklearn.recipe import GRADIENT_METHODS, LearnRecipe, LearnSettings, Ratio
+from patch_compile.engine.options import EngineOptions
 from patch_compile.errors import PatchCompileError
 from patch_compile.fusion import Fusion, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
@@ -37,6 +38,7 @@ class Recipe(LearnSettings):
     generated_tokens: int = Field(128, ge=1)
     dtype: Literal["float16", "bfloat16"] = "float16"
     opset: int = Field(23, ge=20, le=23)
+    logits: Literal["last", "all"] = "last"
     fuse: _Fusions = tuple(Fusion)
     backend: Literal["tensorrt", "tensorrt-rtx", "onnx"] | None = None
     target: str | None = None
@@ -44,6 +46,10 @@ class Recipe(LearnSettings):
     opt_shapes: str | None = None
     max_shapes: str | None = None
     optimization_level: int | None = Field(None, ge=0, le=5)
+    timing_cache: Path | None = None
+    weight_streaming: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
     eval_text: str | None = None
     eval_windows: int = Field(8, ge=1)
     eval_length: int = Field(1024, ge=2)
@@ -93,6 +99,10 @@ class Recipe(LearnSettings):
         """What the speed of a model is predicted for."""
         workload = Workload(self.batch_size, self.prompt_tokens, self.generated_tokens)
         return workload.without_decode() if architecture_of(checkpoint).encoder else workload
+
+    def engine_options(self) -> EngineOptions:
+        """How the engine is built."""
+        return EngineOptions(**self.model_dump(include=set(EngineOptions.__dataclass_fields__)))
 
     def learning(self) -> LearnRecipe:
         """The settings of mask learning among these."""

@@ -83,20 +83,27 @@ def make_model(tmp_path: Path) -> ModelMaker:
     def make(
         model_type: str = "llama", shard: str = "5GB", dtype: torch.dtype = torch.float32, **settings: Any
     ) -> Path:
-        sizes = SIZES | EXTRA[model_type] | settings
-        if model_type == "gemma3":  # a text model beside a vision tower
-            sizes = {"text_config": sizes, "vision_config": _VISION, "mm_tokens_per_image": 4}
-        torch.manual_seed(1)
-        model = auto_class(ARCHITECTURES[model_type]).from_config(AutoConfig.for_model(model_type, **sizes))
-        with torch.no_grad():  # random norms and wide weights, so that features differ in scale
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.2)
         path = tmp_path / f"{model_type}-{len(list(tmp_path.iterdir()))}"
-        model.to(dtype).save_pretrained(path, max_shard_size=shard)
-        _tokenizer().save_pretrained(path)
-        return path
+        return write_model(path, model_type, shard, dtype, **settings)
 
     return make
+
+
+def write_model(
+    path: Path, model_type: str, shard: str = "5GB", dtype: torch.dtype = torch.float32, **settings: Any
+) -> Path:
+    """A random model with its tokenizer, at `path`."""
+    sizes = SIZES | EXTRA[model_type] | settings
+    if model_type == "gemma3":  # a text model beside a vision tower
+        sizes = {"text_config": sizes, "vision_config": _VISION, "mm_tokens_per_image": 4}
+    torch.manual_seed(1)
+    model = auto_class(ARCHITECTURES[model_type]).from_config(AutoConfig.for_model(model_type, **sizes))
+    with torch.no_grad():  # random norms and wide weights, so that features differ in scale
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.to(dtype).save_pretrained(path, max_shard_size=shard)
+    _tokenizer().save_pretrained(path)
+    return path
 
 
 @pytest.fixture

@@ -21,7 +21,17 @@ def run(*arguments, cwd=None, env=None):
         ["--help"],
         *(
             [name, "--help"]
-            for name in ("build", "learn", "plan", "compile", "plugin", "import-mask", "inspect", "doctor")
+            for name in (
+                "build",
+                "learn",
+                "plan",
+                "compile",
+                "plugin",
+                "import-mask",
+                "inspect",
+                "doctor",
+                "run",
+            )
         ),
     ],
 )

@@ -56,7 +56,9 @@ class Backend:
 
     def __init__(self, name: BackendName, module: Any) -> None:
         self.name = name
-        self.trt = module  # typed Any here, once: neither library ships type information
+        self.trt = (
+            module  # Any; what comes out of it is typed where it is used, by the stubs of full TensorRT
+        )
         self.version = str(module.__version__)
 
     @cached_property

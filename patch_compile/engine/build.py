@@ -18,6 +18,7 @@ from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.graph_inputs import read_inputs
 from patch_compile.engine.monitor import Cancellation, Progress
 from patch_compile.engine.network import BuildJob, write_engine
+from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.plan_program import PlanProgram, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
@@ -77,7 +78,7 @@ def build_engine(
     profiles: tuple[Profile, ...],
     plugin: Path | None,
     expected: PlanExpectation,
-    optimization_level: int | None = None,
+    options: EngineOptions | None = None,
     progress: Progress | None = None,
 ) -> EngineReport:
     """Build, check and write the engine, with the plugin embedded in it and as `libpatch_linear.so` beside it.
@@ -89,7 +90,7 @@ def build_engine(
     start = time.monotonic()
     backend = load_backend(backend) if isinstance(backend, str) else backend
     engine_path.parent.mkdir(parents=True, exist_ok=True)
-    job = BuildJob(backend, onnx_path, targets, profiles, plugin, optimization_level)
+    job = BuildJob(backend, onnx_path, targets, profiles, plugin, options or EngineOptions())
     _check_job(job, expected)
     backend.let_parser_meet_plugins()
     if plugin is not None:
@@ -140,6 +141,7 @@ def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
     if not job.targets:
         raise PatchCompileError("no target given", "an engine is built for a GPU", "give --target sm86")
     job.backend.check_targets(job.targets)
+    job.options.check(job.backend.name)
     if expected.patch_linears and job.plugin is None:
         raise PatchCompileError(
             "no plugin given",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from patch_compile.engine.backend import Backend, BackendName
 from patch_compile.engine.monitor import Cancellation, Progress, progress_monitor
+from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import Profile
 from patch_compile.engine.sparsity_log import is_about_sparsity
 from patch_compile.engine.targets import Target
 from patch_compile.errors import PatchCompileError
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["BuildJob", "write_engine"]
 
@@ -22,14 +26,14 @@ _READING = "Reading ONNX"
 
 @dataclass(frozen=True)
 class BuildJob:
-    """What to build and how; `optimization_level` None leaves the backend's."""
+    """What to build and how."""
 
     backend: Backend
     onnx_path: Path
     targets: tuple[Target, ...]
     profiles: tuple[Profile, ...]
     plugin: Path | None
-    optimization_level: int | None
+    options: EngineOptions = field(default_factory=EngineOptions)
 
 
 def write_engine(
@@ -64,9 +68,9 @@ def _write_engine(
     trt = job.backend.trt
     if not cancellation.ask(progress, _READING, 0, 1):
         return
-    builder = trt.Builder(job.backend.logger)
+    builder: tensorrt.Builder = trt.Builder(job.backend.logger)
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, job.backend.logger)
+    parser: tensorrt.OnnxParser = trt.OnnxParser(network, job.backend.logger)
     _parse(job, parser, errors)
     if not cancellation.ask(progress, _READING, 1, 1):
         return
@@ -80,6 +84,8 @@ def _write_engine(
             _said(errors),
             "see the log above",
         )
+    if built:
+        job.options.keep_timings(config)
 
 
 def _network_flags(trt: Any) -> int:
@@ -88,10 +94,10 @@ def _network_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parse(job: BuildJob, parser: Any, errors: list[str]) -> None:
+def _parse(job: BuildJob, parser: tensorrt.OnnxParser, errors: list[str]) -> None:
     if parser.parse_from_file(str(job.onnx_path.resolve())):
         return
-    found = [parser.get_error(i) for i in range(parser.num_errors)]
+    found = [cast("tensorrt.ParserError", parser.get_error(i)) for i in range(parser.num_errors)]
     reasons = [f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc()}" for e in found]
     raise PatchCompileError(
         f"{job.backend.name} can't parse {job.onnx_path}",
@@ -99,37 +105,44 @@ def _parse(job: BuildJob, parser: Any, errors: list[str]) -> None:
     )
 
 
-def _config(job: BuildJob, builder: Any, errors: list[str]) -> Any:
+def _config(job: BuildJob, builder: tensorrt.Builder, errors: list[str]) -> tensorrt.IBuilderConfig:
     trt = job.backend.trt
     config = builder.create_builder_config()
-    if job.optimization_level is not None:
-        config.builder_optimization_level = job.optimization_level
+    job.options.apply(job.backend, config)
     if job.plugin is not None:
         config.plugins_to_serialize = [str(job.plugin.resolve())]
     if job.backend.builds_ahead:
-        config.num_compute_capabilities = len(job.targets)
+        rtx: Any = config  # full TensorRT has no such calls
+        rtx.num_compute_capabilities = len(job.targets)
         for i, target in enumerate(job.targets):
-            config.set_compute_capability(getattr(trt.ComputeCapability, target.name.upper()), i)
+            rtx.set_compute_capability(getattr(trt.ComputeCapability, target.name.upper()), i)
     if job.backend.name == BackendName.TENSORRT:
         config.profiling_verbosity = (
             trt.ProfilingVerbosity.DETAILED
         )  # the check reads the layers' names and types
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)  # permits its own 2:4 tactics; TensorRT times both
     for profile in job.profiles:
-        _add_profile(profile, builder, config, errors)
+        _add_profile(profile, builder, config, errors, trt.Dims)
     return config
 
 
-def _add_profile(profile: Profile, builder: Any, config: Any, errors: list[str]) -> None:
+def _add_profile(
+    profile: Profile, builder: tensorrt.Builder, config: tensorrt.IBuilderConfig, errors: list[str], dims: Any
+) -> None:
     added = builder.create_optimization_profile()
     for name, shapes in profile.shapes.items():
-        added.set_shape(name, shapes.min, shapes.opt, shapes.max)
+        added.set_shape(name, *(dims(size) for size in (shapes.min, shapes.opt, shapes.max)))
     if config.add_optimization_profile(added) < 0:
         raise PatchCompileError(f"the profile {profile.name!r} is not valid", _said(errors))
 
 
 def _serialize(
-    trt: Any, builder: Any, network: Any, config: Any, out: BinaryIO, cancellation: Cancellation
+    trt: Any,
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    out: BinaryIO,
+    cancellation: Cancellation,
 ) -> bool:
     if not hasattr(builder, "build_serialized_network_to_stream"):
         plan = builder.build_serialized_network(network, config)

@@ -34,7 +34,7 @@ from patch_compile.prepare import (
 )
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.verify.decoder import open_session
+from patch_compile.runtime.onnx_decoder import open_session
 from patch_compile.workspace import check_out, sha256_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_in.feeds import Feed
-from patch_compile.verify.decoder import open_session
+from patch_compile.runtime.onnx_decoder import open_session
 
 __all__ = ["run_model"]
 

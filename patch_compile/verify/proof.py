@@ -13,6 +13,7 @@ from patch_compile.compile import export_graph, write_dense, write_emulated
 from patch_compile.prepare import Job
 from patch_compile.progress import Progress
 from patch_compile.verify.agreement import judge_agreement, run_checkpoint
+from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.encoder import prove_encoder
 from patch_compile.verify.held_out import evaluation_windows
 from patch_compile.verify.quality import Quality, compare_logits
@@ -46,10 +47,11 @@ def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Pr
         _SENTENCE_TOKENS,
         partial(_ended, tokenizer),
     )
-    with progress.stage("dense reference"):
-        dense_path, hybrid_path = _runnable(job, hybrid_path, scratch)
-    with progress.stage("hybrid on ONNX Runtime") as update:
-        hybrid = run_study("hybrid", hybrid_path, questions, scratch, progress=update)
+    with with_all_logits(hybrid_path) as full:
+        with progress.stage("dense reference"):
+            dense_path, runnable = _runnable(job, full, scratch)
+        with progress.stage("hybrid on ONNX Runtime") as update:
+            hybrid = run_study("hybrid", runnable, questions, scratch, progress=update)
     with progress.stage("dense on ONNX Runtime") as update:
         dense = run_study("dense", dense_path, questions, scratch, hybrid.feeds, update)
     with progress.stage("pruned checkpoint on transformers"):

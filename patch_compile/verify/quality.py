@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.verify.decoder import Logits
+from patch_compile.runtime.decoder import Logits
 
 __all__ = ["Quality", "compare_logits"]
 

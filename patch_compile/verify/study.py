@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.verify.decoder import OnnxDecoder
+from patch_compile.runtime.decoder import pad_left
+from patch_compile.runtime.onnx_decoder import OnnxDecoder
 
 __all__ = ["Feed", "Questions", "Study", "quiet_polygraphy", "run_study"]
 
@@ -77,9 +78,20 @@ def run_study(
         np.save(files[-1], logits[0])
         if progress:
             progress("window", number + 1, len(questions.windows))
-    continuation = decoder.generate(questions.prompt, questions.new_tokens, questions.ended)
+    continuation = _continued(decoder, questions)
     layers = sum(name.endswith(".key") for name in decoder.empty_cache(1))
     return Study(results, feeds, files, continuation, layers)
+
+
+def _continued(decoder: OnnxDecoder, questions: Questions) -> list[int]:
+    """The prompt's continuation by the most likely tokens."""
+    tokens: list[int] = []
+    with closing(decoder.start(*pad_left([questions.prompt]), questions.new_tokens)) as decoding:
+        while True:
+            tokens.append(int(decoding.logits.argmax()))
+            if len(tokens) == questions.new_tokens or questions.ended(tokens):
+                return tokens
+            decoding.step(np.array(tokens[-1:], np.int64))
 
 
 def _feeds(decoder: OnnxDecoder, window: NDArray[np.int64]) -> Iterator[Feed]:

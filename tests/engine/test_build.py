@@ -10,6 +10,7 @@ import pytest
 
 from patch_compile.engine.build import BuildCancelledError, build_engine
 from patch_compile.engine.check import PlanMismatchError, expectation_from_onnx
+from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.engine.soname import name_only_library
@@ -109,7 +110,7 @@ def test_nodes_with_epilogues(tmp_path, build, out, dtype):
 
 @pytest.mark.parametrize("level", [0, 5])
 def test_optimization_level(chain, build, level):
-    assert build(chain, optimization_level=level).patch_linears == 2
+    assert build(chain, options=EngineOptions(optimization_level=level)).patch_linears == 2
 
 
 class TestSelfCheck:

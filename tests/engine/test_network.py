@@ -17,7 +17,7 @@ CHOSE = "(Sparsity) Chose 1 layer(s) using sparse tactics: gemm1"
 def test_what_is_logged_about_sparsity_is_returned(tmp_path, rtx, severity):
     """RTX logs nothing of the kind: the lines of full TensorRT come through the same logger, while it builds."""
     path = graphs.write_two_gemms(tmp_path / "m.onnx")
-    job = BuildJob(rtx, path, parse_targets("sm86"), profiles_from_onnx(path), None, None)
+    job = BuildJob(rtx, path, parse_targets("sm86"), profiles_from_onnx(path), None)
     level = getattr(rtx.trt.ILogger.Severity, severity)
     lines = [FOUND, "Total Activation Memory: 7864832", CHOSE]
 

@@ -1,0 +1,85 @@
+"""What a builder may be asked for beyond shapes and targets, and what each backend has of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patch_compile.engine.backend import Backend, BackendName
+from patch_compile.errors import PatchCompileError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+__all__ = ["EngineOptions"]
+
+# By backend: settings that it does not have, and what to do there instead.
+_MISSING = {
+    BackendName.TENSORRT_RTX: {
+        "timing_cache": ("its builder times nothing: kernels are chosen where the engine runs", "drop it"),
+        "hardware_compatible": (
+            "its engines run on the architectures that they are built for",
+            "name several: --target sm86,sm89,sm120",
+        ),
+    },
+}
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is built; all of it may be left out.
+
+    optimization_level: effort of the builder, 0 … 5, None leaves the backend's; timing_cache: file with measured tactics,
+    read where it is there and written after the build; weight_streaming: weights may stay in host memory while the
+    engine runs; version_compatible: later versions of the backend may run it; hardware_compatible: any GPU from Ampere
+    on may, at some cost in speed.
+    """
+
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    weight_streaming: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+    def check(self, name: BackendName) -> None:
+        """Raise PatchCompileError for an option that the backend does not have, by the name of its flag."""
+        missing = _MISSING.get(name, {})
+        if name is BackendName.ONNX:
+            missing = dict.fromkeys(
+                self.__dataclass_fields__, ("it builds no engine", "choose another --backend")
+            )
+        for option, (why, fix) in missing.items():
+            if (asked := getattr(self, option)) is not None and asked is not False:
+                raise PatchCompileError(f"the backend {name} has no --{option.replace('_', '-')}", why, fix)
+
+    def apply(self, backend: Backend, config: tensorrt.IBuilderConfig) -> None:
+        """Set them on an IBuilderConfig. Raises PatchCompileError for a timing cache of another GPU or version."""
+        trt = backend.trt
+        if self.optimization_level is not None:
+            config.builder_optimization_level = self.optimization_level
+        if self.weight_streaming:
+            config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
+        if self.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+            # Later versions are installed where it runs; RTX has no lean runtime to put in.
+            config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+        if self.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        if self.timing_cache is not None:
+            known = self.timing_cache.read_bytes() if self.timing_cache.is_file() else b""
+            if not config.set_timing_cache(config.create_timing_cache(known), False):
+                raise PatchCompileError(
+                    f"{backend.name} {backend.version} does not take the timing cache {self.timing_cache}",
+                    "it was measured on another GPU or by another version",
+                    "name a new file with --timing-cache",
+                )
+
+    def keep_timings(self, config: tensorrt.IBuilderConfig) -> None:
+        """After a build, write what was measured to the timing cache; whole or not at all."""
+        if self.timing_cache is None:
+            return
+        part = self.timing_cache.with_name(f".{self.timing_cache.name}.part")
+        self.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(config.get_timing_cache().serialize())
+        part.replace(self.timing_cache)

@@ -1,0 +1,326 @@
+"""A decoder's engine run by the TensorRT that built it: static buffers, a profile for each phase, a CUDA graph."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
+from patch_compile.runtime.device import CudaDevice, Device
+from patch_compile.runtime.kv_cache import SLOTS, KvCache, KvShape
+
+if TYPE_CHECKING:
+    import tensorrt
+
+    from patch_compile.engine.backend import Backend
+
+__all__ = ["EngineDecoder", "open_engine"]
+
+_LOG = logging.getLogger(__name__)
+_PAST, _PRESENT, _IDS, _LOGITS = "past_key_values.", "present.", "input_ids", "logits"
+_TOKENS = (_IDS, "attention_mask", "position_ids")
+
+
+def open_engine(
+    path: Path, backend: Backend, plugin: Path | None, limits: Limits, window: int | None
+) -> EngineDecoder:
+    """Load an engine on this machine's GPU.
+
+    backend: see `load_backend`; plugin: the library to register first, None where the engine carries it.
+    window: tokens that the shortest attention window of the model reaches, None where all attention is full.
+
+    Raises PatchCompileError when the engine does not load, with TensorRT's own words.
+    """
+    from patch_compile.engine.plugin_library import load_plugin
+
+    if plugin is not None:
+        load_plugin(backend, plugin)
+    said: list[str] = []
+    backend.logger.heard = lambda level, message: said.append(message) if level >= logging.ERROR else None
+    try:
+        runtime: tensorrt.Runtime = backend.trt.Runtime(backend.logger)
+        runtime.engine_host_code_allowed = True  # the plugin that the engine carries is host code
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    finally:
+        backend.logger.heard = None
+    if engine is None:
+        raise PatchCompileError(
+            f"{backend.name} {backend.version} does not load {path}",
+            "; ".join(dict.fromkeys(said)) or "it logged no reason",
+            "an engine runs on the GPU, TensorRT and plugin versions that it was built for: build it again",
+        )
+    if engine.streamable_weights_size:  # built with --weight-streaming: what fits stays on the GPU
+        engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
+    name = f"{backend.name} {backend.version}"
+    return EngineDecoder(engine, CudaDevice(), name, limits, window, runtime)
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """A profile: its number, and the largest batch, tokens and past, the least past."""
+
+    profile: int
+    batch: int
+    tokens: int
+    least_past: int
+    past: int
+
+
+class EngineDecoder:
+    """A decoder engine with inputs and outputs as `OnnxDecoder` has them.
+
+    engine: an ICudaEngine; device: where it runs; keep: what must live as long. Raises PatchCompileError for an engine
+    that is no decoder, or has no profile to begin or to continue a text with.
+    """
+
+    concurrent = False
+
+    def __init__(
+        self,
+        engine: tensorrt.ICudaEngine,
+        device: Device,
+        name: str,
+        limits: Limits,
+        window: int | None = None,
+        keep: Any = None,
+    ) -> None:
+        self.name, self.device, self._engine, self._window, self._keep = name, device, engine, window, keep
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self.past = [one for one in names if one.startswith(_PAST)]
+        missing = [one for one in (*_TOKENS, _LOGITS) if one not in names]
+        if missing or not self.past:
+            raise PatchCompileError(
+                "the engine is no decoder that can generate",
+                f"it lacks {', '.join(missing) or _PAST + '*'}",
+                "build it from a causal language model",
+            )
+        self._prefill, self._decode = _phases(engine, self.past[0])
+        self.limits = _limits(limits, self._prefill, self._decode)
+        self._contexts: dict[int, tensorrt.IExecutionContext] = {}
+        self._buffers = _Buffers(device)
+        self._cache: KvCache | None = None
+        self._graph: tuple[tuple[int, int] | None, Callable[[], None] | None] = (None, None)
+        self._busy = threading.Lock()
+
+    def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> EngineDecoding:
+        """See `Decoder`."""
+        self._busy.acquire()
+        try:
+            return EngineDecoding(self, ids, mask, new_tokens)
+        except BaseException:
+            self._busy.release()
+            raise
+
+    def release(self) -> None:
+        """The decoding is closed: the next may start."""
+        self._busy.release()
+
+    def cache_for(self, batch: int, tokens: int) -> KvCache:
+        """Buffers for a batch of sequences of so many tokens; those of the last one where they do."""
+        padded = self._window is None or _within(self._window, tokens)
+        if not padded and self._decode.least_past > 1:
+            raise PatchCompileError(
+                f"the engine wants a past of {self._decode.least_past} tokens at least",
+                "its profile says so, and a model with a sliding window can't be given empty ones",
+                "build with --min-shapes past=1,…",
+            )
+        old = self._cache
+        if old is not None and (old.batch, old.padded) == (batch, padded) and old.capacity >= tokens:
+            return old
+        if old is not None:
+            old.close()  # before the new one: a large cache may not fit twice
+        self._cache, self._graph = None, (None, None)
+        shapes = {name: _kv_shape(self._engine, name) for name in self.past}
+        d = self._decode
+        self._cache = KvCache(
+            self.device, shapes, batch, tokens, least=d.least_past, most=d.past, padded=padded
+        )
+        return self._cache
+
+    def prefill(self, cache: KvCache, ids: Tokens, mask: Tokens) -> Logits:
+        """Read prompts into the cache; logits `[batch, vocabulary]` of their last tokens."""
+        context = self._context(self._prefill.profile)
+        self._set(context, ids, mask, cache, past=0)
+        self._execute(context)
+        logits = self._read_logits(context)
+        cache.take_prompt(mask)
+        return logits
+
+    def continue_by(self, cache: KvCache, tokens: Tokens) -> Logits:
+        """Append a token to each sequence; logits `[batch, vocabulary]` of the next."""
+        cache.make_room()
+        context = self._context(self._decode.profile)
+        mask = np.concatenate([cache.mask, np.ones((len(tokens), 1), np.int64)], axis=1)
+        self._set(context, tokens[:, None], mask, cache, past=cache.slots)
+        if cache.padded:
+            self._replay(context, cache.slots)
+        else:
+            self._execute(context)
+        logits = self._read_logits(context)
+        cache.take_token()
+        return logits
+
+    def _context(self, profile: int) -> tensorrt.IExecutionContext:
+        if profile not in self._contexts:
+            context = self._engine.create_execution_context()
+            if context is None or not context.set_optimization_profile_async(profile, self.device.stream):
+                raise PatchCompileError("the engine has no memory to run in", "see the log of TensorRT above")
+            self._contexts[profile] = context
+        return self._contexts[profile]
+
+    def _set(
+        self, context: tensorrt.IExecutionContext, ids: Tokens, mask: Tokens, cache: KvCache, past: int
+    ) -> None:
+        """Shapes and addresses of one step, and its tokens."""
+        given = dict(zip(_TOKENS, (ids, mask, positions_of(mask, ids.shape[1])), strict=True))
+        for name, array in given.items():
+            array = array.astype(_numpy_of(self._engine.get_tensor_dtype(name)))
+            context.set_input_shape(name, array.shape)
+            address = self._buffers.of(name, array.nbytes)
+            self.device.write(address, array)
+            context.set_tensor_address(name, address)
+        for name in self.past:
+            shape = _kv_shape(self._engine, name)
+            context.set_input_shape(name, (cache.batch, shape.heads, past, shape.size))
+            context.set_tensor_address(name, cache.past[name])
+            context.set_tensor_address(name.replace(_PAST, _PRESENT), cache.present[name])
+        size = math.prod(_sizes(context.get_tensor_shape(_LOGITS))) * self._logits_type.itemsize
+        context.set_tensor_address(_LOGITS, self._buffers.of(_LOGITS, size))
+
+    def _execute(self, context: tensorrt.IExecutionContext) -> None:
+        if not context.execute_async_v3(self.device.stream):
+            raise PatchCompileError("the engine failed to run", "see the log of TensorRT above")
+
+    def _replay(self, context: tensorrt.IExecutionContext, slots: int) -> None:
+        """Run a step as a CUDA graph, recorded when a shape comes the second time: TensorRT wants the first run plain.
+
+        Sets of the cache change places only when the slots become more, and another cache forgets the graph.
+        """
+        key = (slots, self._buffers.generation)
+        known, graph = self._graph
+        if known != key:
+            self._execute(context)
+            self._graph = (key, None)
+            return
+        if graph is None:
+            try:
+                graph = self.device.capture(partial(self._execute, context))
+            except PatchCompileError as error:
+                _LOG.warning("no CUDA graph: %s (%s)", error.what, error.why)
+                graph = partial(self._execute, context)
+            self._graph = (key, graph)
+        graph()
+
+    @property
+    def _logits_type(self) -> np.dtype[Any]:
+        return _numpy_of(self._engine.get_tensor_dtype(_LOGITS))
+
+    def _read_logits(self, context: tensorrt.IExecutionContext) -> Logits:
+        batch, sequence, vocabulary = _sizes(context.get_tensor_shape(_LOGITS))
+        logits: NDArray[Any] = np.empty((batch, vocabulary), self._logits_type)
+        row = vocabulary * logits.itemsize
+        address = self._buffers.of(_LOGITS, 0) + (sequence - 1) * row
+        self.device.read((address, sequence * row), logits)
+        return logits.astype(np.float32)
+
+
+class EngineDecoding:
+    """A batch that is being continued on the engine; the only one."""
+
+    def __init__(self, decoder: EngineDecoder, ids: Tokens, mask: Tokens, new_tokens: int) -> None:
+        self._decoder = decoder
+        self._open = True
+        self._cache = decoder.cache_for(len(ids), ids.shape[1] + new_tokens)
+        self.logits = decoder.prefill(self._cache, ids, mask)
+
+    def step(self, tokens: Tokens) -> None:
+        """See `Decoding`."""
+        self.logits = self._decoder.continue_by(self._cache, tokens)
+
+    def close(self) -> None:
+        """See `Decoding`."""
+        if self._open:
+            self._open = False
+            self._decoder.release()
+
+
+class _Buffers:
+    """Device buffers by name, made larger when they must be; `generation` counts how often one was moved."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._held: dict[str, tuple[int, int]] = {}
+        self.generation = 0
+
+    def of(self, name: str, nbytes: int) -> int:
+        """Address of at least so many bytes."""
+        address, size = self._held.get(name, (0, -1))
+        if size < nbytes:
+            if size >= 0:
+                self._device.free(address)
+            address = self._device.allocate(nbytes)
+            self._held[name] = address, nbytes
+            self.generation += 1
+        return address
+
+
+def _phases(engine: tensorrt.ICudaEngine, past: str) -> tuple[_Phase, _Phase]:
+    """The profile to read prompts with, and the one to continue them with."""
+    found = []
+    for profile in range(engine.num_optimization_profiles):
+        least, _, most = engine.get_tensor_profile_shape(_IDS, profile)
+        least_past, _, most_past = engine.get_tensor_profile_shape(past, profile)
+        if least[0] == 1:
+            found.append((_Phase(profile, most[0], most[1], least_past[2], most_past[2]), least[1]))
+    prefill = max((p for p, _ in found if p.least_past == 0), key=lambda p: p.tokens, default=None)
+    decode = max((p for p, least in found if least == 1 and p.past > 0), key=lambda p: p.past, default=None)
+    if prefill is None or decode is None:
+        what = (
+            "begin a text with: a past of 0" if prefill is None else "continue a text with: a sequence of 1"
+        )
+        raise PatchCompileError(
+            f"the engine has no profile to {what}",
+            "its profiles are those of --min-shapes, --opt-shapes and --max-shapes",
+            "build without them: the defaults have one for prompts and one for what follows",
+        )
+    return prefill, replace(decode, least_past=max(1, decode.least_past))
+
+
+def _limits(model: Limits, prefill: _Phase, decode: _Phase) -> Limits:
+    total = decode.past + 1
+    if model.total is not None and model.total <= total:
+        total, why = model.total, model.total_why
+    else:
+        why = "the engine's profile ends at"
+    return Limits(min(prefill.batch, decode.batch), prefill.tokens, total, why)
+
+
+def _within(window: int, tokens: int) -> bool:
+    """Whether a window reaches over all slots that a padded past of so many tokens has."""
+    return -(-tokens // SLOTS) * SLOTS < window
+
+
+def _kv_shape(engine: tensorrt.ICudaEngine, name: str) -> KvShape:
+    _, heads, _, size = _sizes(engine.get_tensor_shape(name))
+    return KvShape(heads, size, _numpy_of(engine.get_tensor_dtype(name)).itemsize)
+
+
+def _sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
+    return tuple(dims[axis] for axis in range(len(dims)))
+
+
+def _numpy_of(dtype: tensorrt.DataType) -> np.dtype[Any]:
+    import ml_dtypes
+
+    names: Mapping[str, Any] = {"HALF": np.float16, "BF16": ml_dtypes.bfloat16, "FLOAT": np.float32}
+    return np.dtype(names.get(dtype.name) or {"INT32": np.int32, "INT64": np.int64}[dtype.name])

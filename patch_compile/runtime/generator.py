@@ -1,0 +1,179 @@
+"""Prompts to text, token by token, on whatever runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Stream
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime.decoder import Decoder, check_limits, pad_left
+from patch_compile.runtime.sampling import Sampler, Sampling
+from patch_compile.runtime.text import TextStream
+
+__all__ = ["Completion", "Finish", "Generator", "Piece"]
+
+Prompt = str | Sequence[int]
+
+
+class Finish(StrEnum):
+    """Why a continuation ended: the model or a stop string ended it, or no more tokens were asked for."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token of the continuation of prompt `row`, and the text that is certain with it, often none.
+
+    finish: set in a row's last piece.
+    """
+
+    row: int
+    token: int
+    text: str
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole continuation; `tokens` are its ids, the one that ended it among them."""
+
+    text: str
+    tokens: list[int]
+    prompt_tokens: int
+    finish: Finish
+
+
+class Generator:
+    """Continues prompts; one Generator may be used by several threads.
+
+    decoder: see `Decoder`; tokenizer: a fast one of transformers; end_tokens: ids that end a text; sampling: what is
+    used where a call names none; note: what is to be said about what runs it.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Any,
+        end_tokens: frozenset[int] = frozenset(),
+        sampling: Sampling | None = None,
+        note: str = "",
+    ) -> None:
+        self.decoder = decoder
+        self.about = f"{decoder.name} ({note})" if note else decoder.name
+        self.tokenizer = tokenizer
+        self.end_tokens = end_tokens
+        self.sampling = sampling or Sampling()
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a text, with what the tokenizer puts before it; ids stay as they are.
+
+        Raises PatchCompileError for a prompt of no tokens, or one with ids or characters that there aren't.
+        """
+        try:
+            ids = list(self.tokenizer(prompt).input_ids) if isinstance(prompt, str) else list(prompt)
+        except TypeError:  # the tokenizer's word for half a surrogate pair
+            raise PatchCompileError("the prompt is no text", "it can't be written as UTF-8") from None
+        if not ids:
+            raise PatchCompileError("the prompt is empty", "there is nothing to continue", "give some text")
+        tokens = len(self.tokenizer)
+        if not 0 <= min(ids) <= max(ids) < tokens:
+            raise PatchCompileError(
+                f"the prompt has token ids from {min(ids)} to {max(ids)}",
+                f"the tokenizer's are 0 to {tokens - 1}",
+            )
+        return ids
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation by the model's chat template, up to where its answer begins.
+
+        messages: `role` and `content` each. Raises PatchCompileError when the model has no template, or it refuses.
+        """
+        if not self.tokenizer.chat_template:
+            raise PatchCompileError(
+                "the model has no chat template",
+                "it was not trained for conversations, or its tokenizer_config.json lacks the template",
+                "give a plain prompt",
+            )
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise PatchCompileError("the chat template refuses the conversation", str(error)) from None
+        # The template has written the tokens that begin a text.
+        return self.encode(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def stream(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | None = None,
+        *,
+        new_tokens: int = 128,
+        stop: Sequence[str] = (),
+        ignore_end: bool = False,
+    ) -> Stream[Piece, None, None]:
+        """Continue all prompts as one batch, and yield a piece for each token of each row that has not finished.
+
+        Closing the iterator ends the generation. ignore_end: go on to `new_tokens` whatever comes, to measure time.
+
+        Raises PatchCompileError, before anything runs, for an empty prompt or more than the decoder's limits.
+        """
+        ids = [self.encode(prompt) for prompt in prompts]
+        if not ids or new_tokens < 1:
+            raise PatchCompileError("nothing to generate", f"{len(ids)} prompts, {new_tokens} new tokens")
+        check_limits(self.decoder.limits, len(ids), max(map(len, ids)), new_tokens)
+        end = frozenset() if ignore_end else self.end_tokens
+        return self._stream(ids, sampling or self.sampling, new_tokens, stop, end)
+
+    def generate(self, prompts: Sequence[Prompt], *args: Any, **settings: Any) -> list[Completion]:
+        """Whole continuations, one for each prompt; takes what `stream` takes."""
+        ids = [self.encode(prompt) for prompt in prompts]
+        texts, tokens = [""] * len(ids), [list[int]() for _ in ids]
+        finish = [Finish.LENGTH] * len(ids)
+        for piece in self.stream(ids, *args, **settings):
+            texts[piece.row] += piece.text
+            tokens[piece.row].append(piece.token)
+            finish[piece.row] = piece.finish or finish[piece.row]
+        rows = zip(texts, tokens, ids, finish, strict=True)
+        return [Completion(text, new, len(prompt), why) for text, new, prompt, why in rows]
+
+    def _stream(
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        new_tokens: int,
+        stop: Sequence[str],
+        end: frozenset[int],
+    ) -> Stream[Piece, None, None]:
+        sampler = Sampler(sampling, prompts)
+        texts = [TextStream(self.tokenizer, prompt, stop) for prompt in prompts]
+        running = set(range(len(prompts)))
+        # The last token needs no step of its own.
+        with closing(self.decoder.start(*pad_left(prompts), new_tokens - 1)) as decoding:
+            for count in range(1, new_tokens + 1):
+                tokens = sampler.choose(decoding.logits)
+                for row in sorted(running):
+                    piece = _piece(row, int(tokens[row]), texts[row], end, last=count == new_tokens)
+                    if piece.finish:
+                        running.discard(row)
+                    yield piece
+                if not running:
+                    return
+                decoding.step(tokens)
+
+
+def _piece(row: int, token: int, text: TextStream, end: frozenset[int], *, last: bool) -> Piece:
+    if token in end:
+        return Piece(row, token, text.finish(), Finish.STOP)
+    new = text.add(token)
+    if text.ended:
+        return Piece(row, token, new, Finish.STOP)
+    return Piece(row, token, new + text.finish(), Finish.LENGTH) if last else Piece(row, token, new)

@@ -1,0 +1,144 @@
+"""A decoder's ONNX file run by ONNX Runtime, on CUDA where its build has it, else on the CPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
+
+__all__ = ["Cache", "OnnxDecoder", "open_session"]
+
+Cache = dict[str, Any]
+_PAST, _PRESENT = "past_key_values.", "present."
+_TOKENS = ("input_ids", "attention_mask", "position_ids")
+_NUMPY_OF = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
+_GPU, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def open_session(path: Path, providers: tuple[str, ...] = (_CPU,)) -> Any:
+    """An ONNX Runtime session. Its warnings about folding are not the user's concern.
+
+    Raises PatchCompileError when the file can't be loaded.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    try:
+        return ort.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
+        raise PatchCompileError(f"ONNX Runtime cannot load {path}", str(error)) from error
+
+
+class OnnxDecoder:
+    """A decoder ONNX file with KV cache I/O: `input_ids`, `attention_mask`, `position_ids`, `past_key_values.*`.
+
+    Raises PatchCompileError when the file can't be loaded, or is no such decoder.
+    """
+
+    concurrent = True
+
+    def __init__(self, path: Path, limits: Limits | None = None, *, gpu: bool = False) -> None:
+        import onnxruntime as ort
+
+        self.limits = limits or Limits()
+        on_gpu = gpu and _GPU in ort.get_available_providers()
+        self.session = open_session(path, (_GPU, _CPU) if on_gpu else (_CPU,))
+        # A provider that can't start, for want of a driver say, is left out of the session without an error.
+        self.device = "cuda" if _GPU in self.session.get_providers() else "cpu"
+        self.name = f"ONNX Runtime {ort.__version__} on {'CUDA' if self.device == 'cuda' else 'the CPU'}"
+        self._inputs = {i.name: i for i in self.session.get_inputs()}
+        self.outputs = [o.name for o in self.session.get_outputs()]
+        _check_decoder(path, self._inputs, self.outputs)
+
+    def empty_cache(self, batch: int) -> Cache:
+        """A cache of no tokens: `[batch, heads, 0, head_dim]` per layer."""
+        return {
+            name: np.zeros((batch, i.shape[1], 0, i.shape[3]), _NUMPY_OF[i.type])
+            for name, i in self._inputs.items()
+            if name.startswith(_PAST)
+        }
+
+    def feed(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> Cache:
+        """The inputs of one call. ids: `[batch, sequence]`; mask: `[batch, past + sequence]`, 0 = padding."""
+        past = next(iter(cache.values())).shape[2] if cache else 0
+        if mask is None:
+            mask = np.ones((ids.shape[0], past + ids.shape[1]), np.int64)
+        given = (ids, mask, positions_of(mask, ids.shape[1]))
+        return {**dict(zip(_TOKENS, given, strict=True)), **cache}
+
+    def step(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> tuple[Logits, Cache]:
+        """Logits fp32 `[batch, sequence, vocabulary]` and the longer cache."""
+        out = dict(zip(self.outputs, self.session.run(None, self.feed(ids, cache, mask)), strict=True))
+        logits = out.pop("logits").astype(np.float32)
+        return logits, {name.replace(_PRESENT, _PAST): value for name, value in out.items()}
+
+    def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> OnnxDecoding:  # noqa: ARG002
+        """See `Decoder`; the cache grows by itself, however many tokens come."""
+        return OnnxDecoding(self, ids, mask)
+
+
+class OnnxDecoding:
+    """A batch that is being continued; its cache stays where the session computes."""
+
+    def __init__(self, decoder: OnnxDecoder, ids: Tokens, mask: Tokens) -> None:
+        self._decoder = decoder
+        self._mask = mask
+        self._cache: Cache = decoder.empty_cache(len(ids))
+        self.logits = self._run(ids)
+
+    def step(self, tokens: Tokens) -> None:
+        """See `Decoding`."""
+        self._mask = np.concatenate([self._mask, np.ones((len(tokens), 1), np.int64)], axis=1)
+        self.logits = self._run(tokens[:, None])
+
+    def close(self) -> None:
+        """See `Decoding`."""
+        self._cache = {}
+
+    def _run(self, ids: Tokens) -> Logits:
+        binding = self._decoder.session.io_binding()
+        given = (ids, self._mask, positions_of(self._mask, ids.shape[1]))
+        for name, array in zip(_TOKENS, given, strict=True):
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in self._cache.items():
+            _bind_cache(binding, name, value)
+        for name in self._decoder.outputs:
+            binding.bind_output(name, "cpu" if name == "logits" else self._decoder.device)
+        self._decoder.session.run_with_iobinding(binding)
+        made = dict(zip(self._decoder.outputs, binding.get_outputs(), strict=True))
+        logits: NDArray[Any] = made.pop("logits").numpy()
+        self._cache = {name.replace(_PRESENT, _PAST): value for name, value in made.items()}
+        return logits[:, -1].astype(np.float32)
+
+
+def _bind_cache(binding: Any, name: str, value: Any) -> None:
+    if isinstance(value, np.ndarray):
+        binding.bind_cpu_input(name, value)
+    else:
+        binding.bind_ortvalue_input(name, value)
+
+
+def _check_decoder(path: Path, inputs: dict[str, Any], outputs: list[str]) -> None:
+    past = [name for name in inputs if name.startswith(_PAST)]
+    missing = [name for name in _TOKENS if name not in inputs]
+    if missing or not past or "logits" not in outputs:
+        raise PatchCompileError(
+            f"{path} is no decoder that can generate",
+            f"it lacks {', '.join(missing) or ('past_key_values.*' if not past else 'the output logits')}",
+            "give a model that `patch-compile build` made of a causal language model",
+        )
+    other = {inputs[name].type for name in past} - set(_NUMPY_OF)
+    if other:
+        raise PatchCompileError(
+            f"ONNX Runtime's CPU kernels can't run {path}",
+            f"its cache is {', '.join(sorted(other))}",
+            "build with --dtype float16 to run it here, or run its engine on a GPU",
+        )

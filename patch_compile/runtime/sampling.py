@@ -1,0 +1,86 @@
+"""The next token from its logits: the most likely one, or one drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime.decoder import Logits, Tokens
+
+__all__ = ["Sampler", "Sampling"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; the defaults take the most likely one.
+
+    temperature: 0 takes the most likely token. Above 0 one is drawn, from the top_k most likely (0: from all), and of
+    these from the fewest that hold top_p of the probability (nucleus sampling, Holtzman et al. 2020, section 3.1).
+    repetition_penalty: divides the positive logits of tokens that are there already and multiplies negative ones
+    (CTRL, Keskar et al. 2019, section 4.1). seed: None draws anew each time.
+
+    Raises PatchCompileError for a value out of its range, by name.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, valid, range_ in (
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+        ):
+            if not valid:
+                raise PatchCompileError(f"{name} {getattr(self, name)} is not valid", f"it is {range_}")
+
+
+class Sampler:
+    """Draws for the rows of one batch. A row's draws depend on the seed and its place alone, not on other rows."""
+
+    def __init__(self, sampling: Sampling, prompts: list[list[int]]) -> None:
+        self._sampling = sampling
+        seeds = np.random.SeedSequence(sampling.seed).spawn(len(prompts))
+        self._draws = [np.random.default_rng(seed) for seed in seeds]
+        self._seen = [np.unique(prompt) for prompt in prompts]
+
+    def choose(self, logits: Logits) -> Tokens:
+        """The next token of each row `[batch]`, from logits `[batch, vocabulary]`.
+
+        Raises PatchCompileError when logits are not finite: an activation overflowed.
+        """
+        if not np.isfinite(logits).all():
+            raise PatchCompileError(
+                "the model's logits are not finite",
+                "an activation overflowed fp16",
+                "build with --dtype bfloat16",
+            )
+        chosen = [self._choose(row, logits[row]) for row in range(len(logits))]
+        if self._sampling.repetition_penalty != 1:
+            self._seen = [np.union1d(seen, [new]) for seen, new in zip(self._seen, chosen, strict=True)]
+        return np.array(chosen, np.int64)
+
+    def _choose(self, row: int, logits: NDArray[np.float32]) -> int:
+        s = self._sampling
+        if s.repetition_penalty != 1:
+            logits = logits.copy()
+            seen = logits[self._seen[row]]
+            logits[self._seen[row]] = np.where(
+                seen > 0, seen / s.repetition_penalty, seen * s.repetition_penalty
+            )
+        if s.temperature == 0:
+            return int(logits.argmax())
+        order = np.argsort(-logits, kind="stable")[: s.top_k or None]
+        weights = np.exp((logits[order].astype(np.float64) - float(logits[order[0]])) / s.temperature)
+        shares = weights / weights.sum()
+        # The token that crosses top_p still belongs to the nucleus.
+        kept = max(1, int(np.searchsorted(np.cumsum(shares), s.top_p)) + 1)
+        return int(self._draws[row].choice(order[:kept], p=shares[:kept] / shares[:kept].sum()))

@@ -1,0 +1,95 @@
+"""Options of the builder: those of TensorRT-RTX on the real one, refusals, and the calls that full TensorRT gets."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from patch_compile.engine.backend import BackendName
+from patch_compile.engine.build import build_engine
+from patch_compile.engine.expectation import expectation_from_onnx
+from patch_compile.engine.options import EngineOptions
+from patch_compile.engine.profiles import profiles_from_onnx
+from patch_compile.engine.targets import parse_targets
+from patch_compile.errors import PatchCompileError
+from tests.engine import graphs
+from tests.test_cli import run
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("option", ["weight_streaming", "version_compatible"])
+def test_rtx_builds_with_what_it_has(tmp_path: Path, rtx: Any, plugin: Path, option: str) -> None:
+    """The flag reaches the builder: two builds are the same to the byte, one with the flag is another."""
+    chain = graphs.write_chain(tmp_path / "chain.onnx")
+    engines = []
+    for number, options in enumerate((EngineOptions(), EngineOptions(), EngineOptions(**{option: True}))):
+        engines.append(tmp_path / str(number) / "model.engine")
+        build_engine(
+            chain,
+            engines[-1],
+            backend=rtx,
+            targets=parse_targets("sm86"),
+            profiles=profiles_from_onnx(chain),
+            plugin=plugin,
+            expected=expectation_from_onnx(chain),
+            options=options,
+        )
+    plain, again, other = (engine.read_bytes() for engine in engines)
+    assert plain == again != other
+
+
+@pytest.mark.parametrize(
+    ("backend", "option", "why"),
+    [
+        ("tensorrt-rtx", {"timing_cache": Path("t")}, "times nothing"),
+        ("tensorrt-rtx", {"hardware_compatible": True}, "architectures that they are built for"),
+        ("onnx", {"weight_streaming": True}, "builds no engine"),
+        ("onnx", {"optimization_level": 0}, "builds no engine"),
+    ],
+)
+def test_what_a_backend_lacks_is_refused_by_its_flag(backend: str, option: dict[str, Any], why: str) -> None:
+    flag = "--" + next(iter(option)).replace("_", "-")
+    with pytest.raises(PatchCompileError, match=f"{backend} has no {flag}") as refused:
+        EngineOptions(**option).check(BackendName(backend))
+    assert why in refused.value.why and refused.value.fix
+    EngineOptions(**option).check(BackendName.TENSORRT)
+    EngineOptions().check(BackendName(backend))
+
+
+def test_a_build_is_refused_before_anything_is_learned(settings: dict[str, Any], tmp_path: Path) -> None:
+    model, out = str(settings["model"]), tmp_path / "out"
+    done = run("build", model, "-o", out, "--ratio", "0.4", "--backend", "onnx", "--weight-streaming")
+    assert done.returncode == 1 and "the backend onnx has no --weight-streaming" in done.stderr
+    assert not out.exists()
+
+
+class _Config:
+    """The part of IBuilderConfig that keeps timings; its cache takes what begins as its own do."""
+
+    def create_timing_cache(self, known: bytes) -> bytes:
+        return known
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self.cache = cache
+        return cache in (b"", b"here")
+
+    def get_timing_cache(self) -> Any:
+        return SimpleNamespace(serialize=lambda: b"here")
+
+
+def test_a_timing_cache_is_read_and_written(tmp_path: Path) -> None:
+    """The order of calls alone: nothing here is TensorRT's."""
+    backend: Any = SimpleNamespace(trt=None, name="tensorrt", version="11")
+    file = tmp_path / "folder" / "timings"
+    options, config = EngineOptions(timing_cache=file), _Config()
+    options.apply(backend, config)
+    assert config.cache == b""
+    options.keep_timings(config)
+    assert file.read_bytes() == b"here" and [*file.parent.iterdir()] == [file]
+    options.apply(backend, config)
+    assert config.cache == b"here"
+    file.write_bytes(b"of another GPU")
+    with pytest.raises(PatchCompileError, match="does not take the timing cache"):
+        options.apply(backend, config)

@@ -1,0 +1,30 @@
+"""Tiny builds, each made once: OUT of a model with full attention, and of one whose window is shorter than its text."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.builds import TINY, build
+from tests.conftest import WORDS, write_model
+
+OutOf = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def out_of(tmp_path_factory: pytest.TempPathFactory) -> OutOf:
+    """out_of("llama"): what `build` wrote of such a model, without an engine."""
+    built: dict[str, Path] = {}
+
+    def out(model_type: str) -> Path:
+        if model_type not in built:
+            root = tmp_path_factory.mktemp(model_type)
+            text = root / "text.txt"
+            text.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+            model = write_model(root / "model", model_type, max_position_embeddings=96)
+            texts = {"calib": str(text), "eval_text": str(text)}
+            build({"model": model, "out": root / "out", "ratio": 0.4, **texts, **TINY})
+            built[model_type] = root / "out"
+        return built[model_type]
+
+    return out

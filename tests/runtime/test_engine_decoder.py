@@ -1,0 +1,158 @@
+"""The engine's half of the runtime, on an engine and a GPU in host memory, beside ONNX Runtime's half."""
+
+import threading
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime import engine_decoder, kv_cache
+from patch_compile.runtime.decoder import Limits, pad_left
+from patch_compile.runtime.engine_decoder import EngineDecoder
+from patch_compile.runtime.onnx_decoder import OnnxDecoder
+from tests.runtime.conftest import OutOf
+from tests.runtime.host_engine import HostDevice, HostEngine
+
+PROMPTS = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12, 13]]
+PREFILL = {"batch": (1, 1, 4), "sequence": (1, 8, 32), "past": (0, 0, 0)}
+DECODE = {"batch": (1, 1, 4), "sequence": (1, 1, 1), "past": (1, 16, 64)}
+WINDOW = 5  # of the tiny mistral
+
+
+@pytest.fixture(autouse=True)
+def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A past that must grow often."""
+    monkeypatch.setattr(kv_cache, "SLOTS", 8)
+    monkeypatch.setattr(engine_decoder, "SLOTS", 8)
+
+
+def decoder_of(out_of: OutOf, kind: str = "llama", profiles: Any = None, **options: Any) -> EngineDecoder:
+    device = HostDevice()
+    engine = HostEngine(out_of(kind) / "onnx/model.onnx", device, profiles or [PREFILL, DECODE])
+    window = WINDOW if kind == "mistral" else None
+    return EngineDecoder(engine, device, "host", options.get("limits", Limits()), window)
+
+
+def compare(engine: EngineDecoder, onnx: OnnxDecoder, prompts: list[list[int]], steps: int) -> None:
+    """Both are fed the same tokens; their logits must agree at each step, to rounding."""
+    rng = np.random.default_rng(0)
+    with (
+        closing(engine.start(*pad_left(prompts), steps)) as one,
+        closing(onnx.start(*pad_left(prompts), steps)) as other,
+    ):
+        for step in range(steps + 1):
+            scale = np.abs(other.logits).max()
+            assert np.abs(one.logits - other.logits).max() < 0.01 * scale, f"step {step}"
+            if step < steps:
+                tokens = rng.integers(2, 22, len(prompts))
+                one.step(tokens)
+                other.step(tokens)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one", "padded batch"])
+def test_the_engine_says_what_onnx_runtime_says(out_of: OutOf, kind: str, prompts: list[list[int]]) -> None:
+    """Over several growths of the past; a model with a window takes the other way."""
+    engine = decoder_of(out_of, kind)
+    compare(engine, OnnxDecoder(out_of(kind) / "onnx/model.onnx"), prompts, 30)
+    device: Any = engine.device
+    assert (device.recorded > 0) == (kind == "llama")
+    assert device.replayed > 20 or kind == "mistral"
+
+
+def test_buffers_and_graph_serve_the_next_text(out_of: OutOf) -> None:
+    """What the first left in them does not show; nothing is allocated again, and no graph recorded for known shapes."""
+    engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")
+    device: Any = engine.device
+    compare(engine, onnx, PROMPTS, 20)
+    held = device.held
+    compare(engine, onnx, [prompt[::-1] for prompt in PROMPTS], 20)
+    compare(engine, onnx, PROMPTS, 3)
+    assert device.held == held
+    compare(engine, onnx, PROMPTS[:1], 40)  # another batch, and longer
+    assert device.held != held
+
+
+def test_a_graph_of_a_buffer_that_was_moved_is_not_taken(out_of: OutOf) -> None:
+    """The last text has as many slots as the one before, whose step is recorded, but its prompt needs more room."""
+    engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")
+    for length, steps in ((3, 13), (3, 3), (7, 1)):
+        compare(engine, onnx, [list(range(2, 2 + length))], steps)
+
+
+def test_a_step_allocates_nothing_once_it_is_recorded(out_of: OutOf) -> None:
+    engine = decoder_of(out_of)
+    device: Any = engine.device
+    with closing(engine.start(*pad_left(PROMPTS), 8)) as decoding:
+        decoding.step(np.array([3, 4, 5]))
+        held, recorded = device.held, device.recorded
+        decoding.step(np.array([3, 4, 5]))
+        assert (device.held, device.recorded, device.replayed) == (held, recorded + 1, 1)
+
+
+def test_the_last_token_that_a_profile_takes(out_of: OutOf) -> None:
+    """Past 64 is the end of the profile; 65 tokens in all, of which the last needs no step."""
+    engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")
+    assert engine.limits == Limits(4, 32, 65, "the engine's profile ends at")
+    compare(engine, onnx, PROMPTS[:1], 65 - len(PROMPTS[0]) - 1)
+    assert decoder_of(out_of, limits=Limits(total=20)).limits.total == 20
+
+
+def test_a_window_that_holds_everything_is_recorded_too(out_of: OutOf) -> None:
+    engine = decoder_of(out_of)
+    engine._window = 17
+    assert engine.cache_for(1, 16).padded
+    assert not engine.cache_for(1, 17).padded
+
+
+def test_one_profile_for_both_phases(out_of: OutOf) -> None:
+    both = {"batch": (1, 1, 4), "sequence": (1, 8, 32), "past": (0, 16, 64)}
+    engine = decoder_of(out_of, profiles=[both])
+    compare(engine, OnnxDecoder(out_of("llama") / "onnx/model.onnx"), PROMPTS, 20)
+
+
+@pytest.mark.parametrize(
+    ("profiles", "said"),
+    [([DECODE], "begin a text with: a past of 0"), ([PREFILL], "continue a text with: a sequence of 1")],
+)
+def test_an_engine_without_a_phase_is_refused(out_of: OutOf, profiles: Any, said: str) -> None:
+    with pytest.raises(PatchCompileError, match=said):
+        decoder_of(out_of, profiles=profiles)
+
+
+def test_one_text_at_a_time(out_of: OutOf) -> None:
+    """The second waits until the first is closed, also when starting failed."""
+    engine = decoder_of(out_of)
+    first = engine.start(*pad_left(PROMPTS), 4)
+    started = threading.Event()
+
+    def second() -> None:
+        with closing(engine.start(*pad_left(PROMPTS), 4)):
+            started.set()
+
+    thread = threading.Thread(target=second, daemon=True)
+    thread.start()
+    assert not started.wait(0.2)
+    first.close()
+    first.close()
+    assert started.wait(10)
+    thread.join(10)
+    with pytest.raises(AssertionError):
+        engine.start(*pad_left([[3] * 40]), 4)  # beyond the profile, which check_limits would have said
+    with closing(engine.start(*pad_left(PROMPTS), 4)):
+        pass
+
+
+def test_a_graph_that_cannot_be_recorded_is_said(
+    out_of: OutOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = decoder_of(out_of)
+
+    def fail(work: Any) -> Any:
+        raise PatchCompileError("CUDA failed in cudaStreamEndCapture", "operation not permitted")
+
+    monkeypatch.setattr(engine.device, "capture", fail)
+    compare(engine, OnnxDecoder(out_of("llama") / "onnx/model.onnx"), PROMPTS, 12)
+    assert "no CUDA graph: CUDA failed in cudaStreamEndCapture" in caplog.text

@@ -1,0 +1,250 @@
+"""Text from what `build` wrote, through ONNX Runtime; transformers says what is right."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from patch_compile.engine import backend
+from patch_compile.engine.gpu import Gpu
+from patch_compile.errors import PatchCompileError
+from patch_compile.plugin import LIBRARY_NAME
+from patch_compile.runtime import Finish, Generator, Sampling, locate, open_generator
+from patch_compile.runtime.decoder import Limits, check_limits
+from tests.runtime.conftest import OutOf
+from tests.test_cli import run
+
+PROMPTS = ["the cat sat on a mat", "big red", "birds sang low in the rain"]
+
+
+@pytest.fixture
+def generator(out_of: OutOf) -> Generator:
+    return open_generator(out_of("llama"))
+
+
+def rightly_chosen(model: Path, prompt: list[int], new: list[int]) -> bool:
+    """Whether each new token is what the checkpoint takes for the most likely, to rounding."""
+    with torch.no_grad():
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float16).float()
+        logits = loaded(torch.tensor([prompt + new])).logits[0, len(prompt) - 1 : -1]
+    lost = logits.max(-1).values - logits.gather(-1, torch.tensor(new)[:, None])[:, 0]
+    return bool((lost < 0.01 * logits.abs().max()).all())
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_a_batch_says_what_the_checkpoint_says(out_of: OutOf, kind: str) -> None:
+    """Prompts of several lengths at once, each as if it were alone."""
+    generator = open_generator(out_of(kind))
+    together = generator.generate(PROMPTS, new_tokens=20, ignore_end=True)
+    for prompt, one in zip(PROMPTS, together, strict=True):
+        assert len(one.tokens) == 20 and one.finish == Finish.LENGTH
+        assert one.prompt_tokens == len(prompt.split())
+        assert rightly_chosen(out_of(kind) / "model", generator.encode(prompt), one.tokens)
+        assert generator.tokenizer.decode(one.tokens, skip_special_tokens=True).strip() == one.text.strip()
+
+
+def test_pieces_are_the_completion(generator: Generator) -> None:
+    pieces = list(generator.stream(PROMPTS[:2], new_tokens=5, ignore_end=True))
+    assert [(piece.row, piece.finish) for piece in pieces[-2:]] == [(0, "length"), (1, "length")]
+    whole = generator.generate(PROMPTS[:2], new_tokens=5, ignore_end=True)
+    for row in (0, 1):
+        mine = [piece for piece in pieces if piece.row == row]
+        assert "".join(piece.text for piece in mine) == whole[row].text
+        assert [piece.token for piece in mine] == whole[row].tokens
+
+
+def test_a_row_that_ends_leaves_the_others(generator: Generator) -> None:
+    free = generator.generate(PROMPTS, new_tokens=12, ignore_end=True)
+    end = free[0].tokens[3]
+    ending = Generator(generator.decoder, generator.tokenizer, frozenset([end]))
+    for before, now in zip(free, ending.generate(PROMPTS, new_tokens=12), strict=True):
+        length = before.tokens.index(end) + 1 if end in before.tokens else 12
+        assert now.tokens == before.tokens[:length]
+        assert now.finish == (Finish.STOP if end in before.tokens else Finish.LENGTH)
+    words = free[1].text.split()
+    stopped = generator.generate(PROMPTS[1:2], new_tokens=12, stop=[words[2]], ignore_end=True)[0]
+    assert stopped.text.split() == words[: words.index(words[2])] and stopped.finish == Finish.STOP
+
+
+def test_closing_the_stream_ends_it_and_threads_do_not_meet(generator: Generator) -> None:
+    alone = generator.generate(PROMPTS[:1], new_tokens=10, ignore_end=True)[0].tokens
+    stream = generator.stream(PROMPTS[1:2], new_tokens=40)
+    next(stream)
+    found: list[list[int]] = []
+
+    def other() -> None:
+        found.append(generator.generate(PROMPTS[:1], new_tokens=10, ignore_end=True)[0].tokens)
+
+    threads = [threading.Thread(target=other) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    stream.close()
+    assert found == [alone] * 3
+    assert list(stream) == []
+
+
+def test_drawn_text_repeats_by_its_seed(generator: Generator) -> None:
+    def drawn(seed: int) -> list[int]:
+        sampling = Sampling(temperature=2.0, seed=seed)
+        return generator.generate(PROMPTS[:1], sampling, new_tokens=15, ignore_end=True)[0].tokens
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_settings_of_the_models_authors(out_of: OutOf, tmp_path: Path) -> None:
+    """generation_config.json: how they sample, and which tokens end a text."""
+    model = tmp_path / "model"
+    shutil.copytree(out_of("llama") / "model", model)
+    onnx = out_of("llama") / "onnx/model.onnx"
+    settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [4, 5]}
+    (model / "generation_config.json").write_text(json.dumps(settings))
+    generator = open_generator(onnx, tokenizer=model)
+    assert generator.sampling == Sampling(0.6, 50, 0.9)
+    assert generator.end_tokens == {4, 5}
+    (model / "generation_config.json").write_text(json.dumps({"temperature": 0.6}))
+    assert open_generator(onnx, tokenizer=model).sampling == Sampling()
+
+
+def test_a_conversation(generator: Generator) -> None:
+    with pytest.raises(PatchCompileError, match="no chat template"):
+        generator.encode_chat([{"role": "user", "content": "the cat"}])
+    generator.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<s> {{ m.content }} {% endfor %}{% if add_generation_prompt %}sat{% endif %}"
+    )
+    said = generator.encode_chat([{"role": "user", "content": "the cat"}])
+    assert generator.tokenizer.decode(said).split()[-3:] == ["the", "cat", "sat"]
+    with pytest.raises(PatchCompileError, match="refuses the conversation"):
+        generator.encode_chat([{"role": "system", "content": "low"}])
+
+
+def test_what_is_too_much_is_said_with_both_numbers(generator: Generator) -> None:
+    assert generator.decoder.limits.total == 96
+    with pytest.raises(PatchCompileError, match="6 tokens of prompt and 91 new ones are more than 96"):
+        generator.generate(PROMPTS[:1], new_tokens=91)
+    limits = Limits(2, 8, 50)
+    with pytest.raises(PatchCompileError, match="3 prompts are more than the 2"):
+        check_limits(limits, 3, 4, 4)
+    with pytest.raises(PatchCompileError, match="a prompt of 9 tokens is longer than the 8"):
+        check_limits(limits, 1, 9, 4)
+    check_limits(limits, 2, 8, 42)
+    for prompts, said in (
+        ([], "nothing"),
+        ([""], "empty"),
+        ([[3, 99]], "from 3 to 99"),
+        ([[-1]], "from -1"),
+        (["\ud800"], "UTF-8"),
+    ):
+        with pytest.raises(PatchCompileError) as refused:
+            generator.stream(prompts)
+        assert said in f"{refused.value.what} {refused.value.why}"
+
+
+def test_what_runs_it_is_said(
+    out_of: OutOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generator: Generator
+) -> None:
+    """Where the engine can't be run, the ONNX file is, with the reason; an engine that was asked for is an error."""
+    assert generator.about.startswith("ONNX Runtime ") and "not its engine: there is none" in generator.about
+    out = tmp_path / "out"
+    shutil.copytree(out_of("llama"), out)
+    (out / "engine").mkdir()
+    (out / "engine/model.engine").write_bytes(b"an engine")
+    built = {"backend": "tensorrt-rtx", "version": "0.1", "targets": ["sm86"]}
+    (out / "engine/engine.json").write_text(json.dumps(built))
+    monkeypatch.setattr(locate, "local_gpu", lambda: None)
+    assert "not its engine: no GPU answers" in open_generator(out).about
+    assert "not its engine: it was not asked for" in open_generator(out, runner="onnx").about
+    with pytest.raises(PatchCompileError, match="can't be run here") as refused:
+        open_generator(out, runner="engine")
+    assert refused.value.why == "no GPU answers" and "--runner onnx" in refused.value.fix
+    monkeypatch.setattr(locate, "local_gpu", lambda: Gpu("H100", (9, 0)))
+    monkeypatch.setattr(backend, "local_gpu", lambda: Gpu("H100", (9, 0)))
+    assert "it was built for sm86, and this GPU (H100) is sm90" in open_generator(out).about
+    (out / "engine/engine.json").write_text(json.dumps(built | {"targets": ["sm90"]}))
+    assert "it was built by tensorrt-rtx 0.1, and " in open_generator(out).about
+
+
+def test_what_is_no_build_is_refused(out_of: OutOf, tmp_path: Path) -> None:
+    onnx = out_of("llama") / "onnx/model.onnx"
+    with pytest.raises(PatchCompileError, match="there is no"):
+        open_generator(tmp_path / "nothing")
+    with pytest.raises(PatchCompileError, match="without a tokenizer"):
+        open_generator(tmp_path)
+    with pytest.raises(PatchCompileError, match="is no build"):
+        open_generator(tmp_path, tokenizer=out_of("llama") / "model")
+    with pytest.raises(PatchCompileError, match="no tokenizer"):
+        open_generator(onnx, tokenizer=tmp_path)
+
+
+def test_the_command(out_of: OutOf) -> None:
+    out = str(out_of("llama"))
+    done = run("run", out, PROMPTS[0], "--new-tokens", "5")
+    assert done.returncode == 0, done.stderr
+    generator = open_generator(out)
+    assert done.stdout.strip() == generator.generate(PROMPTS[:1], new_tokens=5)[0].text.strip()
+    assert "runs on ONNX Runtime" in done.stderr and "tokens in" in done.stderr
+    done = run("run", out, *PROMPTS, "--new-tokens", "4", "--temperature", "1", "--seed", "5", "--json")
+    found = json.loads(done.stdout)
+    assert [one["prompt"] for one in found["completions"]] == PROMPTS
+    sampling = Sampling(temperature=1.0, seed=5)
+    expected = generator.generate(PROMPTS, sampling, new_tokens=4)
+    assert [one["tokens"] for one in found["completions"]] == [one.tokens for one in expected]
+    assert found["ms_per_step"] > 0
+    assert run("run", out, PROMPTS[0], "--new-tokens", "200").returncode == 1
+    assert "more than 96" in run("run", out, PROMPTS[0], "--new-tokens", "200").stderr
+    assert np.isfinite(found["seconds"]["first_token"])
+
+
+def test_pytorch_is_not_needed(out_of: OutOf) -> None:
+    """In an interpreter that finds no torch."""
+    code = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class WithoutTorch(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] == "torch" else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTorch
+from patch_compile.runtime import open_generator
+print(open_generator({str(out_of("llama"))!r}).generate([{PROMPTS[0]!r}], new_tokens=3)[0].tokens)
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tokens = open_generator(out_of("llama")).generate(PROMPTS[:1], new_tokens=3)[0].tokens
+    assert done.stdout.strip() == str(tokens)
+
+
+def test_which_plugin_is_registered(tmp_path: Path) -> None:
+    """The engine's own is left to TensorRT; one of another version is refused, with both numbers."""
+
+    def written(name: str, version: int | None) -> Path:
+        said = "patch-linear-plugin version=%d backend=tensorrt-rtx cuda=13.0 archs=860 headers=10.14\0"
+        (tmp_path / name).write_bytes(b"..." + (said % version).encode() if version else b"...")
+        return tmp_path / name
+
+    engine = written("model.engine", None)
+    built = {"backend": "tensorrt-rtx", "version": "1", "targets": [], "patch_linears": 3}
+    (tmp_path / "engine.json").write_text(json.dumps(built))
+    with pytest.raises(PatchCompileError, match="needs the PatchLinear plugin, and there is none"):
+        locate._plugin_for(engine, None)
+    other = written("other.so", 2)
+    assert locate._plugin_for(engine, other) == other
+    beside = written(LIBRARY_NAME, 1)
+    assert locate._plugin_for(engine, None) == beside
+    written("model.engine", 1)
+    assert locate._plugin_for(engine, None) is None
+    assert locate._plugin_for(engine, beside) == beside
+    with pytest.raises(PatchCompileError, match=r"is version 2 of the plugin, and .* built with version 1"):
+        locate._plugin_for(engine, other)

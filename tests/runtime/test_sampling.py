@@ -1,0 +1,94 @@
+"""Which token is chosen."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime.sampling import Sampler, Sampling
+
+LOGITS = np.log(np.array([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]], np.float32))
+
+
+def draws(sampling: Sampling, count: int = 2000, logits: np.ndarray = LOGITS) -> np.ndarray:
+    """Tokens `[count, rows]`."""
+    sampler = Sampler(sampling, [[0]] * len(logits))
+    return np.stack([sampler.choose(logits) for _ in range(count)])
+
+
+def shares(tokens: np.ndarray, size: int = 4) -> np.ndarray:
+    return np.bincount(tokens, minlength=size) / len(tokens)
+
+
+def test_without_temperature_the_most_likely() -> None:
+    assert draws(Sampling(), 3).tolist() == [[1, 0]] * 3
+
+
+def test_draws_follow_the_probabilities() -> None:
+    tokens = draws(Sampling(temperature=1.0, seed=0))
+    assert np.abs(shares(tokens[:, 0]) - np.exp(LOGITS[0])).max() < 0.04
+    assert np.abs(shares(tokens[:, 1]) - np.exp(LOGITS[1])).max() < 0.04
+
+
+def test_temperature_sharpens() -> None:
+    squared = np.exp(2 * LOGITS[0]) / np.exp(2 * LOGITS[0]).sum()
+    assert np.abs(shares(draws(Sampling(temperature=0.5, seed=0))[:, 0]) - squared).max() < 0.04
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"top_k": 2}, [1, 3]),
+        ({"top_p": 0.69}, [1, 3]),  # .4 alone does not hold it, .4 and .3 do
+        ({"top_p": 0.71}, [1, 2, 3]),
+        ({"top_p": 1e-9}, [1]),
+        ({"top_k": 3, "top_p": 0.5}, [1, 3]),  # of what top_k leaves, .4 is .44
+        ({"top_k": 99}, [0, 1, 2, 3]),
+    ],
+)
+def test_only_the_likely_ones(settings: dict[str, Any], kept: list[int]) -> None:
+    tokens = draws(Sampling(temperature=1.0, seed=0, **settings))[:, 0]
+    assert sorted(set(tokens.tolist())) == kept
+    expected = np.exp(LOGITS[0])[kept] / np.exp(LOGITS[0])[kept].sum()
+    assert np.abs(shares(tokens)[kept] - expected).max() < 0.05
+
+
+def test_a_seed_repeats_and_a_row_does_not_see_the_others() -> None:
+    sampling = Sampling(temperature=1.0, seed=3)
+    both, again = draws(sampling, 50), draws(sampling, 50)
+    assert (both == again).all()
+    assert (draws(sampling, 50, LOGITS[:1])[:, 0] == both[:, 0]).all()
+    assert (draws(Sampling(temperature=1.0, seed=4), 50) != both).any()
+    assert (draws(Sampling(temperature=1.0), 50) != draws(Sampling(temperature=1.0), 50)).any()
+
+
+def test_a_penalty_for_what_was_said() -> None:
+    """Token 1 of the prompt and then whatever was chosen lose; a negative logit is multiplied."""
+    logits = np.array([[1.0, 3.0, 2.0, -1.0]], np.float32)
+    sampler = Sampler(Sampling(repetition_penalty=2.0), [[1, 3]])
+    assert [int(sampler.choose(logits)[0]) for _ in range(2)] == [2, 1]
+    assert logits.tolist() == [[1.0, 3.0, 2.0, -1.0]]
+    only_negative = np.array([[-1.5, -1.0]], np.float32)
+    assert Sampler(Sampling(repetition_penalty=2.0), [[1]]).choose(only_negative)[0] == 0
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(PatchCompileError, match="not finite"):
+        Sampler(Sampling(), [[0]]).choose(np.array([[0.0, np.nan]], np.float32))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"repetition_penalty": 0},
+        {"seed": -1},
+    ],
+)
+def test_a_value_out_of_range_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(PatchCompileError, match=next(iter(wrong))):
+        Sampling(**wrong)

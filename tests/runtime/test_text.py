@@ -1,0 +1,61 @@
+"""Tokens to text, with the sample model's byte-level tokenizer."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masklearn.calibrate import load_tokenizer
+from patch_compile.runtime.text import TextStream
+
+pytestmark = pytest.mark.model
+TEXTS = ["Héllo 😀 wörld, naïve", " leading space", "zwei\n\nZeilen", "日本語のテキスト"]
+
+
+@pytest.fixture
+def tokenizer(sample_model: Path) -> Any:
+    return load_tokenizer(sample_model)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_make_the_text(tokenizer: Any, text: str) -> None:
+    """No piece holds half a character."""
+    prompt, ids = tokenizer("Say: ").input_ids, tokenizer(text).input_ids
+    stream = TextStream(tokenizer, prompt)
+    pieces = [*(stream.add(token) for token in ids), stream.finish()]
+    assert "".join(pieces) == text
+    assert "�" not in "".join(pieces)
+    assert len([piece for piece in pieces if piece]) > 1
+
+
+def test_a_stop_string_over_several_tokens(tokenizer: Any) -> None:
+    """Its beginning is held back, and released where it goes on otherwise."""
+    stream = TextStream(tokenizer, [1], ["world peace", "!!"])
+    pieces = [stream.add(token) for token in tokenizer("Hello world war! world peace now").input_ids]
+    assert "".join(pieces) == "Hello world war! "
+    assert stream.ended
+    assert stream.finish() == ""
+
+
+def test_what_was_held_comes_at_the_end(tokenizer: Any) -> None:
+    stream = TextStream(tokenizer, [1], ["end of it"])
+    pieces = [stream.add(token) for token in tokenizer("the end of").input_ids]
+    assert "".join(pieces) == "the "
+    assert stream.finish() == "end of"
+    assert not stream.ended
+
+
+def test_the_first_whole_stop_wins_whatever_the_pieces(tokenizer: Any) -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        text = "".join(rng.choice("ab ") for _ in range(30))
+        stops = ["".join(rng.choice("ab") for _ in range(rng.randint(1, 3))) for _ in range(2)]
+        stream, said = TextStream(tokenizer, [1], stops), ""
+        for token in tokenizer(text).input_ids:
+            said += stream.add(token)
+            if stream.ended:
+                break
+        said += stream.finish()
+        ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+        assert said == (text[: min(ends)[1]] if ends else text)
