@@ -1,0 +1,17 @@
+// What ends the program with a message: the exit codes are those of patch-compile.
+#pragma once
+#include <stdexcept>
+
+namespace patch_runner {
+
+// The command line does not say what to do: exit code 2.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The engine, the request or the machine does not fit: exit code 1.
+struct RunError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace patch_runner

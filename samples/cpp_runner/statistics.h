@@ -1,0 +1,24 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+namespace patch_runner {
+
+// The smallest value that at least `share` (0…1] of all do not exceed: the nearest-rank percentile, never a
+// time that was not measured.  0 of no values.
+inline double percentile(std::vector<float> values, double share) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const double rank = std::ceil(share * static_cast<double>(values.size()) - 1e-9);
+  return values[std::min(values.size(), std::max<size_t>(1, static_cast<size_t>(rank))) - 1];
+}
+
+// Milliseconds of the two phases of one generation.
+struct Times {
+  float prefill = 0;
+  std::vector<float> steps;
+};
+
+}  // namespace patch_runner

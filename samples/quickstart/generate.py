@@ -1,0 +1,18 @@
+"""Continue a prompt with what a build wrote: python generate.py OUT PROMPT."""
+
+import sys
+
+from patch_compile.runtime import open_generator
+
+
+def main(out: str, prompt: str) -> None:
+    """Print the text as it comes."""
+    generator = open_generator(out)
+    print(f"runs on {generator.about}", file=sys.stderr)
+    for piece in generator.stream([prompt], new_tokens=20):
+        print(piece.text, end="", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

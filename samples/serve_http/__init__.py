@@ -1,0 +1,1 @@
+"""An OpenAI-compatible HTTP server for what `patch-compile build` wrote; see README.md."""

@@ -1,0 +1,67 @@
+"""Errors in the shape that OpenAI's clients know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+__all__ = ["ApiError", "from_validation"]
+
+_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "timeout_error"}
+
+
+class ApiError(Exception):
+    """An answer that is an error: status, words, the parameter at fault, a code for programs."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """{"error": …}"""
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        param = None if self.param is None else _whole(self.param)
+        return {"error": {"message": _whole(self.message), "type": kind, "param": param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The whole answer."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+def from_validation(error: RequestValidationError) -> ApiError:
+    """The first thing that is wrong with a body; of parameters that the server lacks, all names."""
+    found = error.errors()
+    extra = [_param(one["loc"]) for one in found if one["type"] == "extra_forbidden"]
+    if extra:
+        are = "is" if len(extra) == 1 else "are"
+        message = f"{', '.join(extra)} {are} not supported by this server"
+        return ApiError(400, message, param=extra[0], code="unsupported_parameter")
+    first = found[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+    param = _param(first["loc"])
+    if not param:
+        return ApiError(400, "the body is not a JSON object sent as application/json")
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return ApiError(400, f"{param}: {first['msg'].removeprefix('Value error, ')}", param=param, code=code)
+
+
+def _whole(text: str) -> str:
+    """What a client wrote may have halves of characters in it, which no answer can."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _param(location: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in location[1:])

@@ -1,0 +1,187 @@
+"""The routes, and how a request becomes a job."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime import Generator
+from patch_compile.runtime.decoder import check_limits
+from samples.serve_http.answer import Answer
+from samples.serve_http.api_error import ApiError, from_validation
+from samples.serve_http.body_limit import BodyLimit
+from samples.serve_http.metrics import CountResponses
+from samples.serve_http.protocol import ChatRequest, CompletionRequest, GenerationRequest
+from samples.serve_http.replies import JsonObject, Reply, Usage
+from samples.serve_http.scheduler import Scheduler, Work
+from samples.serve_http.settings import Settings
+
+__all__ = ["make_app"]
+
+_COMPLETION_TOKENS = (
+    16  # of a completion whose client names no number, as OpenAI has it; a chat goes on as it can
+)
+_BATCH = 16
+_LAST_TOKEN = 10.0  # seconds that a worker has to end the token that it is at when the server ends
+
+
+def make_app(generator: Generator, settings: Settings, scheduler: Scheduler) -> FastAPI:
+    """The whole application; its workers start and end with it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        scheduler.start()
+        yield
+        await anyio.to_thread.run_sync(scheduler.stop, _LAST_TOKEN)
+
+    # Without the pages of documentation: they load scripts from elsewhere.
+    app = FastAPI(title="patch-compile", lifespan=lifespan, docs_url=None, redoc_url=None)
+    intake = _Intake(generator, settings, scheduler)
+    created = int(time.time())
+    model = {"id": settings.model, "object": "model", "created": created, "owned_by": "patch-compile"}
+
+    @app.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest) -> Response:
+        return await intake.answer(body)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: ChatRequest) -> Response:
+        return await intake.answer(body)
+
+    @app.get("/v1/models")
+    async def models() -> JsonObject:
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> JsonObject:
+        intake.check_model(name)
+        return model
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        state = {"live": scheduler.alive, "ready": scheduler.alive and not scheduler.draining}
+        return JSONResponse(state | {"runs_on": generator.decoder.name}, 200 if state["ready"] else 503)
+
+    @app.get("/health/live")
+    async def live() -> JSONResponse:
+        return JSONResponse({"live": scheduler.alive}, 200 if scheduler.alive else 503)
+
+    @app.get("/health/ready")
+    async def ready() -> JSONResponse:
+        is_ready = scheduler.alive and not scheduler.draining
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(scheduler.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    _answer_errors(app)
+    paths = frozenset(app.openapi()["paths"])
+    # The last one added is the first that a request meets.
+    app.add_middleware(BodyLimit, limit=settings.max_body, seconds=settings.timeout)
+    app.add_middleware(CountResponses, counter=scheduler.metrics.responses, paths=paths)
+    return app
+
+
+class _Intake:
+    """Checks requests and lets them wait."""
+
+    def __init__(self, generator: Generator, settings: Settings, scheduler: Scheduler) -> None:
+        self._generator, self._settings, self._scheduler = generator, settings, scheduler
+        # One at a time: it is work of the CPU, and a client with many texts must not take all threads.
+        self._encoding = anyio.CapacityLimiter(1)
+        self._vocabulary = len(generator.tokenizer)
+        taken = generator.decoder.limits.batch
+        self._most = min(settings.max_batch or taken or _BATCH, taken or sys.maxsize)
+
+    async def answer(self, body: GenerationRequest) -> Response:
+        """Raises ApiError for what can't be done, before it takes a place in the line."""
+        if body.model is not None:
+            self.check_model(body.model)
+        rows, most = body.prompts * body.n, self._most
+        if rows > most:
+            message = f"{body.prompts} prompts with n={body.n} are {rows} sequences, and {most} go at once"
+            raise ApiError(400, message, param=body.prompt_name if body.n == 1 else "n")
+        job = self._scheduler.admit()
+        try:
+            prompts = await anyio.to_thread.run_sync(partial(self._encode, body), limiter=self._encoding)
+            work = Work(
+                [prompt for prompt in prompts for _ in range(body.n)],
+                body.sampling(self._generator.sampling),
+                self._new_tokens(body, max(map(len, prompts)), rows),
+                body.stop,
+            )
+            self._scheduler.enqueue(job, work)
+        except BaseException:
+            self._scheduler.end(job)
+            raise
+        options = body.stream_options
+        show_usage = options is not None and options.include_usage
+        reply = Reply(isinstance(body, ChatRequest), self._settings.model, rows, show_usage)
+        usage = Usage(sum(map(len, prompts)))
+        return Answer(self._scheduler, job, reply, usage, stream=body.stream)
+
+    def check_model(self, name: str) -> None:
+        """Raises ApiError 404 for a model that is not the one."""
+        if name != self._settings.model:
+            message = f"the model {name} does not exist; this server has {self._settings.model}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    def _encode(self, body: GenerationRequest) -> list[list[int]]:
+        try:
+            prompts = body.encode(self._generator)
+        except PatchCompileError as error:
+            raise ApiError(400, str(error), param=body.prompt_name) from None
+        wrong = next((i for prompt in prompts for i in prompt if not 0 <= i < self._vocabulary), None)
+        if wrong is not None:
+            message = f"{wrong} is no token: the vocabulary is of {self._vocabulary}"
+            raise ApiError(400, message, param=body.prompt_name)
+        return prompts
+
+    def _new_tokens(self, body: GenerationRequest, longest: int, rows: int) -> int:
+        limits, most, asked = self._generator.decoder.limits, self._settings.max_new_tokens, body.asked_tokens
+        if asked is not None and asked > most:
+            raise ApiError(400, f"{asked} new tokens are more than the {most} that go", param="max_tokens")
+        default = most if isinstance(body, ChatRequest) else min(_COMPLETION_TOKENS, most)
+        room = default if limits.total is None else limits.total - longest
+        new_tokens = asked or max(1, min(default, room))
+        try:
+            check_limits(limits, rows, longest, new_tokens)
+        except PatchCompileError as error:
+            code = "context_length_exceeded"
+            raise ApiError(400, str(error), param=body.prompt_name, code=code) from None
+        return new_tokens
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error in OpenAI's shape."""
+
+    async def known(_: Request, error: Any) -> Response:
+        response: Response = error.response()
+        return response
+
+    async def invalid(_: Request, error: Any) -> Response:
+        return from_validation(error).response()
+
+    async def of_http(_: Request, error: Any) -> Response:
+        return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
+
+    async def unexpected(_: Request, error: Exception) -> Response:
+        return ApiError(500, f"{type(error).__name__}: {error}").response()
+
+    app.add_exception_handler(ApiError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(Exception, unexpected)

@@ -1,0 +1,88 @@
+"""What a generation looks like to OpenAI's clients, whole or in chunks."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from patch_compile.runtime import Finish, Piece
+
+__all__ = ["Reply", "Usage"]
+
+JsonObject = dict[str, Any]
+
+
+@dataclass
+class Usage:
+    """Tokens read (each prompt once, however often it is continued) and written."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+    def body(self) -> JsonObject:
+        """The `usage` of an answer."""
+        total = self.prompt_tokens + self.completion_tokens
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": total,
+        }
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The envelope of one answer, of `rows` choices; show_usage: every chunk has the key, as OpenAI's do."""
+
+    chat: bool
+    model: str
+    rows: int
+    show_usage: bool = False
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, texts: list[str], finishes: list[Finish], usage: Usage) -> JsonObject:
+        """All choices at once."""
+        kind = "chat.completion" if self.chat else "text_completion"
+        rows = enumerate(zip(texts, finishes, strict=True))
+        choices = [self._choice(row, self._said("message", text), finish) for row, (text, finish) in rows]
+        return self._envelope(kind, choices) | {"usage": usage.body()}
+
+    def openings(self) -> Iterator[JsonObject]:
+        """The chunks before the first text: a chat says who speaks."""
+        if self.chat:
+            for row in range(self.rows):
+                yield self._chunk(self._choice(row, self._said("delta", ""), None))
+
+    def chunk(self, piece: Piece) -> JsonObject | None:
+        """A piece of one choice; None where it has nothing to say."""
+        if not piece.text and not piece.finish:
+            return None
+        said = {"delta": {"content": piece.text} if piece.text else {}} if self.chat else {"text": piece.text}
+        return self._chunk(self._choice(piece.row, said, piece.finish))
+
+    def usage_chunk(self, usage: Usage) -> JsonObject:
+        """The chunk after the last text."""
+        return self._chunk() | {"usage": usage.body()}
+
+    def _said(self, name: str, text: str) -> JsonObject:
+        return {name: {"role": "assistant", "content": text}} if self.chat else {"text": text}
+
+    def _choice(self, row: int, said: JsonObject, finish: Finish | None) -> JsonObject:
+        return {"index": row, **said, "logprobs": None, "finish_reason": finish}
+
+    def _chunk(self, *choices: JsonObject) -> JsonObject:
+        body = self._envelope("chat.completion.chunk" if self.chat else "text_completion", list(choices))
+        return body | {"usage": None} if self.show_usage else body
+
+    def _envelope(self, kind: str, choices: list[JsonObject]) -> JsonObject:
+        prefix = "chatcmpl" if self.chat else "cmpl"
+        return {
+            "id": f"{prefix}-{self.key}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }

@@ -1,0 +1,152 @@
+"""`serve.sh`: loads a build, says where it is served, and ends in order on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import uvicorn
+from pydantic import ValidationError
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime import Generator, Runner, open_generator
+from patch_compile.runtime.decoder import Decoder
+from samples.serve_http.app import make_app
+from samples.serve_http.scheduler import Scheduler
+from samples.serve_http.settings import Settings
+
+__all__ = ["Server", "main"]
+
+_LOG = logging.getLogger(__name__)
+_PATH = click.Path(path_type=Path)
+_CLOSING = 5  # seconds for answers that are written and not yet taken
+
+
+class Server(uvicorn.Server):
+    """Goes on answering while it drains, so that what comes meanwhile is told to go elsewhere.
+
+    Uvicorn itself closes its socket at once, and after it has ended raises the signal again, which makes the exit
+    code 143. says: the line for stdout when it listens.
+    """
+
+    def __init__(self, config: uvicorn.Config, scheduler: Scheduler, says: str = "") -> None:
+        super().__init__(config)
+        self._scheduler, self._says = scheduler, says
+        self._hurry = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        """From when it listens until all is drained."""
+        self._loop = asyncio.get_running_loop()
+        if self._says:
+            click.echo(self._says)
+        await super().main_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """SIGTERM or SIGINT: the first begins to drain, the second ends the grace."""
+        if self._loop is None:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self.drain)
+
+    def drain(self) -> None:
+        """In the event loop: see `handle_exit`."""
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+        else:
+            self._hurry.set()
+
+    async def _drain(self) -> None:
+        await self._scheduler.drain(self._hurry)
+        self.should_exit = True
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("out", type=_PATH)
+@click.option("--host", default="127.0.0.1", help="Address to listen on. There is no authentication.")
+@click.option("--port", default=8000, help="Port to listen on; 0 takes a free one.")
+@click.option("--model", help="Name that clients call the model by.  [default: that of OUT's folder]")
+@click.option("--workers", default=1, help="Requests at once, where what runs the model can do that.")
+@click.option("--queue", default=64, help="Requests that may wait; what comes beyond is answered 429.")
+@click.option("--timeout", default=300.0, help="Seconds for one request, waiting included.")
+@click.option("--grace", default=30.0, help="Seconds for requests in flight after SIGTERM.")
+@click.option("--max-body", default=1 << 20, help="Bytes of a request.")
+@click.option("--max-batch", type=int, help="Prompts × n.  [default: as the engine takes, else 16]")
+@click.option("--max-new-tokens", default=4096, help="New tokens of each sequence; a chat's default.")
+@click.option("--runner", type=click.Choice([r.value for r in Runner]), help="What runs the model.")
+@click.option("--plugin", type=_PATH, help="Plugin library.  [default: the one beside the engine]")
+@click.option("--tokenizer", type=_PATH, help="Folder of the tokenizer.  [default: OUT/model]")
+def main(out: Path, host: str, port: int, model: str | None, **options: Any) -> None:
+    """Serve what `patch-compile build` wrote to OUT, with OpenAI's API."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+    places = {name: options.pop(name) for name in ("runner", "plugin", "tokenizer")}
+    try:
+        settings = Settings(model=model or out.resolve().name, **options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise click.UsageError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from None
+    try:
+        # Before the model is loaded: a port that is taken should not cost that time. It listens when all is ready.
+        listener = _bind(host, port)
+        generator = open_generator(out, **places)
+        _check_decoder(settings, generator.decoder)
+        _warm_up(generator)
+    except PatchCompileError as error:
+        raise click.ClickException(str(error)) from None
+    _serve(generator, settings, listener)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise PatchCompileError(
+            f"can't listen on {host} port {port}", str(error), "give another --port"
+        ) from None
+    return listener
+
+
+def _check_decoder(settings: Settings, decoder: Decoder) -> None:
+    if settings.workers > 1 and not decoder.concurrent:
+        raise PatchCompileError(
+            f"--workers {settings.workers} is not possible",
+            f"{decoder.name} continues one batch at a time",
+            "leave --workers at 1, or start another server",
+        )
+
+
+def _serve(generator: Generator, settings: Settings, listener: socket.socket) -> None:
+    scheduler = Scheduler(generator, settings)
+    app = make_app(generator, settings, scheduler)
+    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=_CLOSING)
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    says = f"{url}/v1 serves {settings.model}, run by {generator.decoder.name}"
+    Server(config, scheduler, says).run([listener])
+    if scheduler.busy:
+        # A daemon thread inside a native library when the interpreter ends can take the process down by a signal.
+        _LOG.warning("a worker is still at its last token")
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _warm_up(generator: Generator) -> None:
+    """The first tokens load kernels and take seconds: none of them a client's."""
+    generator.tokenizer("warm")
+    for _ in generator.stream([[0]], new_tokens=2, ignore_end=True):
+        pass
+
+
+if __name__ == "__main__":
+    main()

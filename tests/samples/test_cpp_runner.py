@@ -1,0 +1,285 @@
+"""The C++ runner, linked to a CUDA and a TensorRT that run on the CPU (samples/cpp_runner/tests): no GPU, no library.
+
+The decoder there is a function of every id, position and slot that the cache and the mask let it see; `continued`
+says the same in Python.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.toolchain import fetch_headers, find_cxx, find_headers, find_nvcc
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "samples" / "cpp_runner"
+SEARCHED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+CMAKE, NINJA, CTEST = (shutil.which(tool, path=SEARCHED) for tool in ("cmake", "ninja", "ctest"))
+MODEL = {"layers": 2, "heads": 2, "head_dim": 4, "vocab": 61, "batch": 2, "prompt": 8, "past": 16}
+
+
+def cuda_include():
+    """The folder of cuda_runtime_api.h beside nvcc, also where nvcc is a script; None where there is none."""
+    try:
+        command = [find_nvcc().path, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+        find_cxx()
+    except PatchCompileError:
+        return None
+    top = re.search(r"^#\$ TOP=(.+)$", subprocess.run(command, capture_output=True, text=True).stderr, re.M)
+    folder = Path(top[1]) / "include" if top else Path("/usr/local/cuda/include")
+    return folder if (folder / "cuda_runtime_api.h").is_file() else None
+
+
+CUDA = cuda_include()
+pytestmark = [
+    pytest.mark.xdist_group("cpp-runner"),  # one build for all
+    pytest.mark.skipif(None in (CMAKE, NINJA, CUDA), reason=f"cmake {CMAKE}, ninja {NINJA}, CUDA {CUDA}"),
+]
+
+
+@pytest.fixture(scope="module")
+def headers(request):
+    found = find_headers("tensorrt-rtx")  # of either backend
+    return (found or fetch_headers(request.config.cache.mkdir("patch-plugin"), print)).path
+
+
+def configure(build, headers, **options):
+    options = {
+        "CMAKE_MAKE_PROGRAM": NINJA,
+        "CMAKE_BUILD_TYPE": "Debug",
+        "CMAKE_CXX_FLAGS": "-Wall -Wextra -Werror",
+        "CMAKE_CXX_FLAGS_DEBUG": "-O0",
+        "TENSORRT_INCLUDE_DIR": headers,
+        "CUDA_INCLUDE_DIR": CUDA,
+        **options,
+    }
+    flags = [f"-D{name}={value}" for name, value in options.items()]
+    command = [CMAKE, "-G", "Ninja", "-S", SOURCES, "-B", build, *flags]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, headers):
+    """The build folder."""
+    build = tmp_path_factory.mktemp("runner")
+    done = configure(build, headers, PATCH_RUNNER_COMPILE_ONLY="ON", PATCH_RUNNER_TESTS="ON")
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([CMAKE, "--build", build, "-j", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    return build
+
+
+@pytest.fixture
+def run(built, tmp_path, monkeypatch):
+    """run(*arguments, engine="lines that differ", **environment) → the finished process."""
+
+    def run_(*arguments, engine="", **environment):
+        (tmp_path / "a.engine").write_text(f"stand-in engine\n{engine}\n")
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        command = [built / "patch_runner_stand_in", tmp_path / "a.engine", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+
+    return run_
+
+
+def continued(prompt, new_tokens, eos=None, **sizes):
+    """What the decoder says after a prompt."""
+    m = MODEL | sizes
+    ids = list(prompt)
+    while len(ids) < len(prompt) + new_tokens and (len(ids) == len(prompt) or ids[-1] != eos):
+        seen = 7
+        for position, token in enumerate(ids):
+            for layer in range(m["layers"]):
+                for said in (token, position):
+                    for head in range(m["heads"]):
+                        for d in range(m["head_dim"]):
+                            seen = (seen * 31 + (said + 3 * layer + 5 * head + 7 * d) % 128) % 1000003
+        ids.append(seen % m["vocab"])
+    return ids[len(prompt) :]
+
+
+def printed(*rows):
+    return "".join(",".join(map(str, row)) + "\n" for row in rows)
+
+
+def ids(*rows):
+    return [f"--ids={','.join(map(str, row))}" for row in rows]
+
+
+def refused(done, *words):
+    assert done.returncode == 1 and done.stdout == "", done
+    for word in words:
+        assert word in done.stderr
+    return done.stderr
+
+
+def test_the_parts_without_cuda_and_tensorrt(built):
+    done = subprocess.run([CTEST, "--test-dir", built, "--output-on-failure"], capture_output=True, text=True)
+    assert done.returncode == 0 and "100% tests passed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("cache", ["half", "bfloat16"])
+@pytest.mark.parametrize("logits", ["half", "bfloat16", "float"])
+def test_continues_greedily(run, cache, logits, last):
+    done = run(
+        *ids([3, 1, 4, 1, 5]),
+        "--new-tokens=9",
+        engine=f"type {cache}\nlogits {logits}\nlast {last}",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == printed(continued([3, 1, 4, 1, 5], 9))
+
+
+@pytest.mark.parametrize("prompts", [([1, 2, 3], [4, 5, 6]), ([1, 2, 3, 4], [9]), ([9], [1, 2, 3, 4])])
+def test_a_batch_says_what_each_prompt_says_alone(run, prompts):
+    done = run(*ids(*prompts), "--new-tokens=7", engine="layers 3\nheads 1\nhead_dim 8")
+    assert done.stdout == printed(*(continued(p, 7, layers=3, heads=1, head_dim=8) for p in prompts))
+
+
+def test_the_end_token_ends_its_row(run):
+    rows = [[1, 2, 3], [5]]
+    endless = [continued(row, 9) for row in rows]
+    eos = endless[0][2]
+    assert eos not in endless[0][:2] and eos not in endless[1]
+    assert run(*ids(*rows), "--new-tokens=9", f"--eos={eos}").stdout == printed(endless[0][:3], endless[1])
+    # The prefill's token too; and no step follows it.
+    first = endless[1][0]
+    assert run(*ids(rows[1]), "--new-tokens=9", f"--eos={first}").stdout == printed([first])
+
+
+def test_a_full_cache_is_allowed_and_one_token_more_is_not(run):
+    prompt = [*range(8)]
+    assert run(*ids(prompt), "--new-tokens=10").stdout == printed(continued(prompt, 10))
+    refused(
+        run(*ids(prompt), "--new-tokens=11"),
+        "8 prompt tokens and 11 new tokens need a cache of 17",
+        "profile 1 (decode)",
+        "1 to 16",
+    )
+
+
+def test_prints_times_of_a_second_generation(run):
+    """The stand-in's clock goes on by a millisecond for each token in the cache."""
+    done = run(*ids([1, 2, 3], [4]), "--new-tokens=11", "--time")
+    rows = printed(continued([1, 2, 3], 11), continued([4], 11))
+    assert done.stdout == (
+        f"{rows}prefill 3.000 ms (batch 2, 3 tokens)\ndecode  8.000 ms median, 12.000 ms p90 (10 steps)\n"
+    )
+    assert "decode" not in run(*ids([1]), "--new-tokens=1", "--time").stdout
+
+
+def test_what_the_profiles_do_not_hold_is_refused_before_it_runs(run):
+    never = {"STAND_IN_FAIL": "createExecutionContext:1"}
+    refused(run(*ids(range(9)), **never), "the prompt has 9 tokens", "profile 0 (prefill)", "1 to 8")
+    refused(run(*ids([1], [2], [3]), **never), "there are 3 prompts", "profile 0 (prefill)", "1 to 2")
+    refused(run(*ids([1, 61]), **never), "token 61 is not in the engine's vocabulary of 61")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("drop past_key_values.1.value", "input past_key_values.1.value is missing"),
+        ("drop present.0.key", "output present.0.key is missing"),
+        ("drop position_ids", "input position_ids is missing"),
+        ("retype input_ids int32", "input input_ids is another type, not int64"),
+        ("retype logits int64", "output logits is int64, not fp16 or bf16 or fp32"),
+        ("rerank past_key_values.0.key 3", "input past_key_values.0.key has 3 dimensions, not 4"),
+        ("widen present.1.key 4", "output present.1.key differs from input past_key_values.1.key"),
+        ("add token_type_ids", "input token_type_ids is not known"),
+        ("profiles 1", "it has 1 optimisation profile, not 2"),
+    ],
+)
+def test_an_engine_that_is_no_such_decoder_is_refused(run, change, said):
+    refused(run(*ids([1]), engine=change), "not a decoder as patch-compile builds it", said)
+
+
+def test_an_output_of_another_shape_is_refused(run):
+    """Of what the engine does not know before the inputs' shapes are set."""
+    refused(
+        run(*ids([1, 2, 3]), "--new-tokens=2", engine="widen present.1.key -1"),
+        "output present.1.key is [1, -1, 3, 4] after a prompt, not [1, 2, 3, 4]",
+    )
+
+
+def test_a_file_that_is_no_engine_is_refused(run, built, tmp_path):
+    program = built / "patch_runner_stand_in"
+
+    def start(path):
+        return subprocess.run([program, path, "--ids=1"], capture_output=True, text=True)
+
+    (tmp_path / "text.engine").write_text("not an engine")
+    refused(start(tmp_path / "text.engine"), "TensorRT: bad magic number", "text.engine can't be loaded")
+    (tmp_path / "empty.engine").touch()
+    refused(start(tmp_path / "empty.engine"), "can't be read: it is empty")
+    refused(start(tmp_path / "missing.engine"), "can't be read: No such file or directory")
+
+
+def test_the_plugin_comes_from_the_engine_or_from_the_library_that_is_named(run, built, tmp_path):
+    outside = "plugin beside"
+    said = printed(continued([1, 2], 2))
+    options = [*ids([1, 2]), "--new-tokens=2"]
+    shutil.copy(built / "patch_runner_test", tmp_path / "library.so")  # any ELF file
+    assert run(*options).stdout == said
+    for path in ("library.so", tmp_path / "library.so"):
+        assert run(*options, "--plugin", path, engine=outside).stdout == said
+    refused(run(*options, "--plugin=library.so"), "exists already", "leave out --plugin")
+    refused(run(*options, engine=outside), "no creator of PatchLinear", "--plugin libpatch_linear.so")
+    refused(run(*options, "--plugin=gone.so", engine=outside), "the plugin gone.so does not exist")
+    (tmp_path / "text.so").write_text("text")
+    refused(run(*options, "--plugin=text.so"), "TensorRT: not a library", "text.so can't be loaded")
+
+
+def test_another_version_of_the_library_is_refused(run):
+    refused(run(*ids([1]), STAND_IN_VERSION="90500"), "of TensorRT, and the library is version 9")
+
+
+CALLS = [
+    "createInferRuntime:1", "createExecutionContext:1", "setOptimizationProfileAsync:1",
+    "setOptimizationProfileAsync:3", "setInputShape:1", "setInputShape:12", "setTensorAddress:12", "enqueueV3:1",
+    "enqueueV3:2", "cudaMalloc:1", "cudaMalloc:2", "cudaMalloc:6", "cudaMallocHost:1", "cudaMallocHost:4",
+    "cudaMemcpyAsync:1", "cudaMemcpyAsync:5", "cudaMemcpy2DAsync:2", "cudaStreamCreateWithFlags:1",
+    "cudaStreamSynchronize:2", "cudaEventCreate:2", "cudaEventRecord:1", "cudaEventRecord:4",
+    "cudaEventElapsedTime:1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_fails_ends_the_program_and_leaves_nothing(run, call):
+    """Memory, streams and events that are not given back are an exit code of the stand-in's."""
+    said = refused(run(*ids([1, 2]), "--new-tokens=4", STAND_IN_FAIL=call))
+    assert re.search(rf"patch_runner: {call.partition(':')[0]}\b.* failed", said), said
+
+
+def test_the_command_line(run, built):
+    done = run("--beams=4", *ids([1]))
+    assert (
+        done.returncode == 2 and "no option --beams" in done.stderr and "patch_runner ENGINE" in done.stderr
+    )
+    done = subprocess.run([built / "patch_runner_stand_in", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("patch_runner ENGINE --ids 1,2,3")
+
+
+def test_configuring_says_what_is_missing(tmp_path, headers):
+    """Linking needs the libraries, and headers of the backend they belong to."""
+    copied = tmp_path / "include"
+    shutil.copytree(headers, copied)
+    version = copied / "NvInferVersion.h"
+    text = version.read_text()
+    for backend, macro, library in (
+        ("tensorrt", "ENTERPRISE", "nvinfer"),
+        ("tensorrt-rtx", "RTX", "tensorrt_rtx"),
+    ):
+        version.write_text(re.sub("TRT_(MAJOR|MINOR|PATCH|BUILD)_[A-Z]+", rf"TRT_\1_{macro}", text))
+        nowhere = {"TENSORRT_LIBRARY": "TENSORRT_LIBRARY-NOTFOUND", "CMAKE_FIND_USE_CMAKE_SYSTEM_PATH": "OFF"}
+        done = configure(tmp_path / backend, copied, PATCH_BACKEND=backend, TENSORRT_ROOT=tmp_path, **nowhere)
+        assert done.returncode == 1 and f"TENSORRT_LIBRARY (lib{library}" in done.stderr, done.stderr
+        other = "tensorrt" if backend == "tensorrt-rtx" else "tensorrt-rtx"
+        done = configure(tmp_path / f"not-{other}", copied, PATCH_BACKEND=other)
+        assert done.returncode == 1 and f"PATCH_BACKEND is {other}" in done.stderr, done.stderr

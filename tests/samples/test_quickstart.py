@@ -1,0 +1,58 @@
+"""The first sample, as its page says it, and what holds for the pages of all."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from patch_compile.cli import cli
+from tests.builds import build
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+PAGES = sorted(SAMPLES.glob("*/README.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.parent.name for page in PAGES])
+def test_a_page_is_short_and_its_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    assert len(text.splitlines()) <= 40
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_page_runs(settings: dict[str, Any]) -> None:
+    """Its commands on a small model in the place of the demo's: `run`, the script and the snippet."""
+    build(settings)
+    text = (SAMPLES / "quickstart/README.md").read_text().replace("out/smollm2", str(settings["out"]))
+    text = text.replace("The capital of France is", "the cat sat on")
+    run, script = (
+        line.strip() for line in text.splitlines() if "the cat sat on" in line and "    " in line[:4]
+    )
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    said = []
+    for command in (
+        [sys.executable, "-m", "patch_compile", *shlex.split(run)[1:]],
+        [sys.executable, *shlex.split(script)[1:]],
+        [sys.executable, "-c", snippet],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=SAMPLES.parent)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.strip())
+    assert said[0] == said[1] and all(said)
+
+
+def test_the_first_command_has_these_options() -> None:
+    text = (SAMPLES / "quickstart/README.md").read_text()
+    command = next(line for line in text.splitlines() if "or: patch-compile build" in line)
+    options = {
+        flag
+        for param in cli.commands["build"].params
+        if isinstance(param, click.Option)
+        for flag in param.opts
+    }
+    assert set(re.findall(r"--?[a-z][a-z-]*", command.split("build", 1)[1])) - {"-a"} <= options

@@ -1,0 +1,236 @@
+"""The Triton repository: config.pbtxt by Triton's own protobuf messages, the twin by ONNX Runtime. No Triton runs."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from google.protobuf import text_format
+from onnx import TensorProto, helper
+
+from masklearn.errors import PatchCompileError
+from patch_compile.engine.build import EngineReport
+from patch_compile.workspace import write_json
+from samples.packages import Package, fetch
+from samples.triton_server.make_repository import config, main, make_repository
+from tests.builds import build
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "samples" / "triton_server" / "make_repository.py"
+# Holds the messages of Triton's model_config.proto; its dependencies would pin other versions of ours.
+CLIENT = Package(
+    "pip",
+    "tritonclient",
+    "2.73.0",
+    "tritonclient-2.73.0-py3-none-any.whl",
+    "1f5cec19b0568e037ec4d716ae702984b3ab93e35f72b8f72c5135374dd2be9a",
+)
+
+
+@pytest.fixture(scope="session")
+def messages(request):
+    """Module of Triton's messages (`model_config_pb2`)."""
+    cache = request.config.cache.mkdir("tritonclient")
+    wheel = cache / CLIENT.file
+    if not wheel.is_file():
+        fetch(CLIENT, cache)
+    source = zipfile.ZipFile(wheel).extract("tritonclient/grpc/model_config_pb2.py", cache)
+    spec = importlib.util.spec_from_file_location("model_config_pb2", source)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def read(messages, folder):
+    """ModelConfig of a model folder, by Triton's rules: the name is the folder's, and dims are not empty."""
+    parsed = text_format.Parse((folder / "config.pbtxt").read_text(), messages.ModelConfig())
+    assert parsed.name == folder.name
+    assert all(tensor.dims for tensor in [*parsed.input, *parsed.output])
+    return parsed
+
+
+def described(messages, tensors):
+    """Name → (ONNX Runtime's spelling of the type, dims)."""
+    spelled = {"INT64": "tensor(int64)", "FP16": "tensor(float16)", "FP32": "tensor(float)"}
+    names = messages.DataType.Name
+    return {t.name: (spelled[names(t.data_type).removeprefix("TYPE_")], list(t.dims)) for t in tensors}
+
+
+def as_runtime_sees(values):
+    return {v.name: (v.type, [d if isinstance(d, int) else -1 for d in v.shape]) for v in values}
+
+
+def small_onnx(folder, dtype=TensorProto.FLOAT, initializer=True):
+    """An OUT of one Add: a scalar output, and an initializer that is listed as an input too."""
+    vector = helper.make_tensor_value_info("x", dtype, ["n"])
+    listed = [helper.make_tensor_value_info("b", dtype, [1])] if initializer else []
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["x", "b"], ["y"]),
+            helper.make_node("ReduceMax", ["y"], ["top"], keepdims=0),
+        ],
+        "small",
+        [vector, *listed],
+        [helper.make_tensor_value_info("y", dtype, ["n"]), helper.make_tensor_value_info("top", dtype, [])],
+        [helper.make_tensor("b", dtype, [1], [1.0])],
+    )
+    (folder / "onnx").mkdir(parents=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, folder / "onnx" / "model.onnx")
+    return folder
+
+
+def add_engine(out, **changed):
+    """The files of an engine stage; the script reads none of the engine, which takes a GPU to build."""
+    (out / "engine").mkdir()
+    (out / "engine" / "model.engine").write_bytes(b"a plan")
+    (out / "engine" / "libpatch_linear.so").write_bytes(b"a library")
+    fields = {
+        "path": out / "engine" / "model.engine", "plugin": None, "backend": "tensorrt", "version": "11.4.0",
+        "targets": ("sm86",), "profiles": ("prefill", "decode"), "dtype": "float16", "patch_linears": 1,
+        "nbytes": 6, "packed_bytes": 0, "sparse_parts": 0, "sparsity": "", "seconds": 0.0,
+    }  # fmt: skip
+    write_json(out / "report.json", {"engine": EngineReport(**(fields | changed)).as_dict()})
+
+
+def test_both_models_of_a_build(settings, tmp_path, messages):
+    """Real ONNX file of a decoder; the twin is loaded and run where it lies."""
+    build(settings | {"method": "magnitude"})
+    out, repository = settings["out"], tmp_path / "repository"
+    add_engine(out)
+    data = (out / "onnx" / "model.onnx.data").read_bytes()
+    folders, left_out = make_repository(out, repository, "tiny")
+    assert [str(f.relative_to(repository)) for f in folders] == ["tiny", "tiny-onnx"] and not left_out
+    assert not any(path.is_symlink() for path in repository.rglob("*"))
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
+
+    session = onnxruntime.InferenceSession(repository / "tiny-onnx" / "1" / "model.onnx" / "model.onnx")
+    original = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
+    for folder, platform in ((folders[0], "tensorrt_plan"), (folders[1], "onnxruntime_onnx")):
+        parsed = read(messages, folder)
+        assert (parsed.platform, parsed.max_batch_size) == (platform, 0)
+        assert described(messages, parsed.input) == as_runtime_sees(original.get_inputs())
+        assert described(messages, parsed.output) == as_runtime_sees(original.get_outputs())
+    (group,) = read(messages, folders[0]).instance_group
+    assert list(group.profile) == ["0", "1"]
+    assert not read(messages, folders[1]).instance_group
+
+    feed = {i.name: filled(i) for i in session.get_inputs()}
+    for found, expected in zip(session.run(None, feed), original.run(None, feed), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+    plan = repository / "tiny" / "1" / "model.plan"
+    assert plan.stat().st_ino == (out / "engine" / "model.engine").stat().st_ino
+    assert (plan.parent / "libpatch_linear.so").read_bytes() == b"a library"
+    # Linked data would be refused by onnx, in OUT too.
+    onnx.load(out / "onnx" / "model.onnx")
+    onnx.load(repository / "tiny-onnx" / "1" / "model.onnx" / "model.onnx")
+    assert (out / "onnx" / "model.onnx.data").read_bytes() == data
+
+
+def filled(given):
+    """Ones for an input of a decoder: one sequence of 3 tokens after a cache of 2."""
+    sizes = {"batch": 1, "sequence": 3, "past": 2, "total": 5}
+    kind = {"tensor(int64)": np.int64, "tensor(float16)": np.float16}[given.type]
+    return np.ones([sizes.get(d, d) for d in given.shape], kind)
+
+
+@pytest.mark.rtx
+def test_an_engine_of_tensorrt_rtx_is_refused_by_name(settings, tmp_path, capsys):
+    build(
+        settings | {"method": "magnitude", "lowering": "dense", "backend": "tensorrt-rtx", "target": "sm86"}
+    )
+    repository = tmp_path / "repository"
+    assert main([str(settings["out"]), str(repository)]) == 0
+    said = capsys.readouterr()
+    assert "model.engine is of tensorrt-rtx 1." in said.err and "--backend tensorrt " in said.err
+    assert said.out.splitlines() == [str(repository / "out-onnx")]
+    assert [path.name for path in repository.iterdir()] == ["out-onnx"]
+
+
+def test_a_scalar_and_an_initializer_among_the_inputs(tmp_path, messages):
+    (folder,), _ = make_repository(small_onnx(tmp_path / "small"), tmp_path / "repository")
+    parsed = read(messages, folder)
+    assert [tensor.name for tensor in parsed.input] == ["x"]
+    vector, scalar = parsed.output
+    assert list(vector.dims) == [-1] and not vector.HasField("reshape")
+    assert list(scalar.dims) == [1] and scalar.HasField("reshape") and list(scalar.reshape.shape) == []
+
+
+def test_names_are_quoted(messages):
+    value = helper.make_tensor_value_info('a "b" \\c', TensorProto.FLOAT, [2])
+    graph = helper.make_graph([], "odd", [value], [])
+    parsed = text_format.Parse(config("n", graph, "onnxruntime_onnx"), messages.ModelConfig())
+    assert parsed.input[0].name == 'a "b" \\c' and list(parsed.input[0].dims) == [2]
+
+
+def test_bfloat16_has_no_twin(tmp_path):
+    out = small_onnx(tmp_path / "bf16", TensorProto.BFLOAT16)
+    with pytest.raises(PatchCompileError, match=r"nothing that Triton loads.*no engine.*no bfloat16"):
+        make_repository(out, tmp_path / "repository")
+    add_engine(out, profiles=("given",))
+    (folder,), left_out = make_repository(out, tmp_path / "repository")
+    assert folder.name == "bf16" and "bfloat16" in left_out[0]
+    assert "TYPE_BF16" in (folder / "config.pbtxt").read_text()
+    assert "instance_group" not in (folder / "config.pbtxt").read_text()
+
+
+class TestErrors:
+    """Each in one line, exit code 1, and nothing is written."""
+
+    def run(self, *arguments):
+        done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
+        assert done.returncode == 1 and done.stdout == ""
+        assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+        return done.stderr
+
+    def test_a_folder_that_is_no_out(self, tmp_path):
+        (tmp_path / "empty").mkdir()
+        assert "is no OUT of patch-compile" in self.run(tmp_path / "empty", tmp_path / "repository")
+        assert "is no OUT of patch-compile" in self.run(tmp_path / "missing", tmp_path / "repository")
+        assert not (tmp_path / "repository").exists()
+
+    def test_a_file_that_is_no_onnx(self, tmp_path):
+        (tmp_path / "out" / "onnx").mkdir(parents=True)
+        (tmp_path / "out" / "onnx" / "model.onnx").write_text("nothing")
+        assert "is not an ONNX model" in self.run(tmp_path / "out", tmp_path / "repository")
+
+    def test_a_report_that_is_none(self, tmp_path):
+        out = small_onnx(tmp_path / "out")
+        for text in ("{", "[]", "{}", json.dumps({"engine": {"backend": "tensorrt"}})):
+            (out / "report.json").write_text(text)
+            with pytest.raises(PatchCompileError, match="is no report of patch-compile"):
+                make_repository(out, tmp_path / "repository")
+        assert not (tmp_path / "repository").exists()
+
+    def test_a_missing_engine(self, tmp_path):
+        out = small_onnx(tmp_path / "out")
+        add_engine(out)
+        (out / "engine" / "model.engine").unlink()
+        with pytest.raises(PatchCompileError, match=r"model\.engine is missing"):
+            make_repository(out, tmp_path / "repository")
+        assert not (tmp_path / "repository").exists()
+
+    def test_a_model_that_is_there_stays(self, tmp_path):
+        out = small_onnx(tmp_path / "out")
+        (tmp_path / "repository" / "out-onnx").mkdir(parents=True)
+        add_engine(out)
+        with pytest.raises(PatchCompileError, match="out-onnx exists"):
+            make_repository(out, tmp_path / "repository")
+        assert [path.name for path in (tmp_path / "repository").iterdir()] == ["out-onnx"]
+
+    @pytest.mark.parametrize("name", ["a/b", "..", "/"])
+    def test_a_name_that_leaves_the_repository(self, tmp_path, name):
+        with pytest.raises(PatchCompileError, match="no name for a model"):
+            make_repository(small_onnx(tmp_path / "out"), tmp_path / "repository", name)
+
+    def test_a_type_that_triton_lacks(self, tmp_path):
+        value = helper.make_tensor_value_info("x", TensorProto.COMPLEX64, [2])
+        with pytest.raises(PatchCompileError, match="x is COMPLEX64"):
+            config("n", helper.make_graph([], "g", [value], []), "onnxruntime_onnx")
