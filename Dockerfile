@@ -1,0 +1,47 @@
+# Compiles on any machine; runs and serves on one with a GPU, or slowly on ONNX Runtime without.
+#
+#   docker build --target builder -t patch-compile:builder .   `make` targets and `patch-compile build`
+#   docker build -t patch-compile .                            runs and serves, without torch
+#   docker run --gpus all -p 8000:8000 -v "$PWD/out/smollm2:/model:ro" patch-compile
+#   docker run --gpus all -v "$PWD/out/smollm2:/model:ro" patch-compile patch-compile run /model "The capital of France"
+#
+# BACKEND is rtx or tensorrt: TensorRT-RTX or full TensorRT, the one that OUT's engine is of. FLAVOUR=runtime brings
+# cuBLAS, which engines of full TensorRT use on Hopper.
+ARG CUDA=13.0.2
+ARG FLAVOUR=base
+
+FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS builder
+COPY docker /opt/docker
+RUN --mount=type=cache,sharing=locked,target=/var/cache/apt --mount=type=cache,sharing=locked,target=/var/lib/apt/lists \
+    /opt/docker/install-apt.sh /opt/docker/builder.apt
+ENV PATH=/src/.venv/bin:$PATH
+# 1000 is the user `ubuntu` of the base image. A cache mount would make .cache root's.
+RUN /opt/docker/make-folders.sh 1000 /src /opt/wheels /opt/patch-compile /home/ubuntu/.cache
+COPY --chown=1000:1000 . /src
+WORKDIR /src
+USER 1000:1000
+ENV HOME=/home/ubuntu
+# Installs everything into .venv, fetches TensorRT's headers, and leaves the plugin in the cache for `build`.
+RUN --mount=type=cache,uid=1000,gid=1000,target=/home/ubuntu/.cache/pip \
+    make plugin
+CMD ["bash"]
+
+FROM builder AS packages
+ARG BACKEND=rtx
+RUN docker/build-wheel.sh /opt/wheels
+RUN --mount=type=cache,uid=1000,gid=1000,target=/home/ubuntu/.cache/pip \
+    docker/make-venv.sh /opt/patch-compile /opt/wheels/*.whl serve "${BACKEND}"
+
+FROM nvidia/cuda:${CUDA}-${FLAVOUR}-ubuntu24.04 AS runtime
+COPY docker/install-apt.sh docker/runtime.apt docker/healthcheck.sh /opt/app/docker/
+RUN --mount=type=cache,sharing=locked,target=/var/cache/apt --mount=type=cache,sharing=locked,target=/var/lib/apt/lists \
+    /opt/app/docker/install-apt.sh /opt/app/docker/runtime.apt
+COPY --from=packages /opt/patch-compile /opt/patch-compile
+COPY samples/__init__.py /opt/app/samples/
+COPY samples/serve_http /opt/app/samples/serve_http
+ENV PATH=/opt/app/samples/serve_http:/opt/patch-compile/bin:$PATH HOME=/home/ubuntu HF_HUB_OFFLINE=1
+USER 1000:1000
+WORKDIR /home/ubuntu
+EXPOSE 8000
+HEALTHCHECK --start-period=5m CMD ["/opt/app/docker/healthcheck.sh", "http://127.0.0.1:8000/health/ready"]
+CMD ["serve.sh", "/model", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# make-venv.sh VENV WHEEL [EXTRA…]: an environment for `patch-compile run` and the server: what the wheel and the extras
+# require, less what only learning and compiling need (docker/left-out.txt), which is torch and most of the bytes.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=$1 wheel=$2
+shift 2
+python3 -m venv --without-pip "$venv"
+python3 "$here/requirements.py" "$wheel" "$@" <"$here/left-out.txt" >"$venv/requirements.txt"
+pip=(python3 -m pip --disable-pip-version-check --python "$venv/bin/python" install --quiet)
+"${pip[@]}" --requirement "$venv/requirements.txt"
+"${pip[@]}" --no-deps "$wheel"
