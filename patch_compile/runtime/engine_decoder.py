@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
 from patch_compile.runtime.device import CudaDevice, Device
-from patch_compile.runtime.kv_cache import SLOTS, KvCache, KvShape
+from patch_compile.runtime.kv_cache import KvCache, KvShape, slots_for
 
 if TYPE_CHECKING:
     import tensorrt
@@ -96,15 +96,17 @@ class EngineDecoder:
     ) -> None:
         self.name, self.device, self._engine, self._window, self._keep = name, device, engine, window, keep
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self.past = [one for one in names if one.startswith(_PAST)]
+        past = [one for one in names if one.startswith(_PAST)]
         missing = [one for one in (*_TOKENS, _LOGITS) if one not in names]
-        if missing or not self.past:
+        if missing or not past:
             raise PatchCompileError(
                 "the engine is no decoder that can generate",
                 f"it lacks {', '.join(missing) or _PAST + '*'}",
                 "build it from a causal language model",
             )
-        self._prefill, self._decode = _phases(engine, self.past[0])
+        self._types = {name: _numpy_of(engine.get_tensor_dtype(name)) for name in (*_TOKENS, _LOGITS)}
+        self._shapes = {name: _kv_shape(engine, name) for name in past}
+        self._prefill, self._decode = _phases(engine, past[0])
         self.limits = _limits(limits, self._prefill, self._decode)
         self._contexts: dict[int, tensorrt.IExecutionContext] = {}
         self._buffers = _Buffers(device)
@@ -127,7 +129,8 @@ class EngineDecoder:
 
     def cache_for(self, batch: int, tokens: int) -> KvCache:
         """Buffers for a batch of sequences of so many tokens; those of the last one where they do."""
-        padded = self._window is None or _within(self._window, tokens)
+        # A window that reaches over all slots sees every token, wherever it lies.
+        padded = self._window is None or slots_for(tokens) < self._window
         if not padded and self._decode.least_past > 1:
             raise PatchCompileError(
                 f"the engine wants a past of {self._decode.least_past} tokens at least",
@@ -140,17 +143,19 @@ class EngineDecoder:
         if old is not None:
             old.close()  # before the new one: a large cache may not fit twice
         self._cache, self._graph = None, (None, None)
-        shapes = {name: _kv_shape(self._engine, name) for name in self.past}
         d = self._decode
         self._cache = KvCache(
-            self.device, shapes, batch, tokens, least=d.least_past, most=d.past, padded=padded
+            self.device, self._shapes, batch, tokens, least=d.least_past, most=d.past, padded=padded
         )
         return self._cache
 
     def prefill(self, cache: KvCache, ids: Tokens, mask: Tokens) -> Logits:
         """Read prompts into the cache; logits `[batch, vocabulary]` of their last tokens."""
         context = self._context(self._prefill.profile)
-        self._set(context, ids, mask, cache, past=0)
+        if self._prefill.profile == self._decode.profile:
+            self._graph = (None, None)  # a graph does not outlive the shapes of its context
+        self._write(ids, mask)
+        self._bind(context, ids.shape, mask.shape, cache, past=0)
         self._execute(context)
         logits = self._read_logits(context)
         cache.take_prompt(mask)
@@ -161,11 +166,13 @@ class EngineDecoder:
         cache.make_room()
         context = self._context(self._decode.profile)
         mask = np.concatenate([cache.mask, np.ones((len(tokens), 1), np.int64)], axis=1)
-        self._set(context, tokens[:, None], mask, cache, past=cache.slots)
-        if cache.padded:
-            self._replay(context, cache.slots)
+        self._write(tokens[:, None], mask)
+        if cache.padded and self._graph[0] == (cache.slots, self._buffers.generation):
+            self._replay(context)
         else:
+            self._bind(context, (len(tokens), 1), mask.shape, cache, past=cache.slots)
             self._execute(context)
+            self._graph = ((cache.slots, self._buffers.generation) if cache.padded else None, None)
         logits = self._read_logits(context)
         cache.take_token()
         return logits
@@ -178,40 +185,42 @@ class EngineDecoder:
             self._contexts[profile] = context
         return self._contexts[profile]
 
-    def _set(
-        self, context: tensorrt.IExecutionContext, ids: Tokens, mask: Tokens, cache: KvCache, past: int
+    def _write(self, ids: Tokens, mask: Tokens) -> None:
+        """The tokens of one step, into their buffers."""
+        for name, array in zip(_TOKENS, (ids, mask, positions_of(mask, ids.shape[1])), strict=True):
+            array = array.astype(self._types[name])
+            self.device.write(self._buffers.of(name, array.nbytes), array)
+
+    def _bind(
+        self,
+        context: tensorrt.IExecutionContext,
+        ids: tuple[int, ...],
+        mask: tuple[int, ...],
+        cache: KvCache,
+        past: int,
     ) -> None:
-        """Shapes and addresses of one step, and its tokens."""
-        given = dict(zip(_TOKENS, (ids, mask, positions_of(mask, ids.shape[1])), strict=True))
-        for name, array in given.items():
-            array = array.astype(_numpy_of(self._engine.get_tensor_dtype(name)))
-            context.set_input_shape(name, array.shape)
-            address = self._buffers.of(name, array.nbytes)
-            self.device.write(address, array)
-            context.set_tensor_address(name, address)
-        for name in self.past:
-            shape = _kv_shape(self._engine, name)
-            context.set_input_shape(name, (cache.batch, shape.heads, past, shape.size))
+        """Shapes and addresses of a step, for this one and those that are recorded after it."""
+        for name, shape in zip(_TOKENS, (ids, mask, ids), strict=True):
+            context.set_input_shape(name, shape)
+            context.set_tensor_address(name, self._buffers.of(name, 0))
+        for name, kv in self._shapes.items():
+            context.set_input_shape(name, (cache.batch, kv.heads, past, kv.size))
             context.set_tensor_address(name, cache.past[name])
             context.set_tensor_address(name.replace(_PAST, _PRESENT), cache.present[name])
-        size = math.prod(_sizes(context.get_tensor_shape(_LOGITS))) * self._logits_type.itemsize
+        size = math.prod(_sizes(context.get_tensor_shape(_LOGITS))) * self._types[_LOGITS].itemsize
         context.set_tensor_address(_LOGITS, self._buffers.of(_LOGITS, size))
 
     def _execute(self, context: tensorrt.IExecutionContext) -> None:
         if not context.execute_async_v3(self.device.stream):
             raise PatchCompileError("the engine failed to run", "see the log of TensorRT above")
 
-    def _replay(self, context: tensorrt.IExecutionContext, slots: int) -> None:
-        """Run a step as a CUDA graph, recorded when a shape comes the second time: TensorRT wants the first run plain.
+    def _replay(self, context: tensorrt.IExecutionContext) -> None:
+        """Run a step like the one before as a CUDA graph, which the second of its shape records.
 
-        Sets of the cache change places only when the slots become more, and another cache forgets the graph.
+        The first runs plainly, as TensorRT wants it. Sets of the cache change places only when the slots become more,
+        and another cache forgets the graph, so slots and buffers tell whether it still fits.
         """
-        key = (slots, self._buffers.generation)
-        known, graph = self._graph
-        if known != key:
-            self._execute(context)
-            self._graph = (key, None)
-            return
+        key, graph = self._graph
         if graph is None:
             try:
                 graph = self.device.capture(partial(self._execute, context))
@@ -221,13 +230,9 @@ class EngineDecoder:
             self._graph = (key, graph)
         graph()
 
-    @property
-    def _logits_type(self) -> np.dtype[Any]:
-        return _numpy_of(self._engine.get_tensor_dtype(_LOGITS))
-
     def _read_logits(self, context: tensorrt.IExecutionContext) -> Logits:
         batch, sequence, vocabulary = _sizes(context.get_tensor_shape(_LOGITS))
-        logits: NDArray[Any] = np.empty((batch, vocabulary), self._logits_type)
+        logits: NDArray[Any] = np.empty((batch, vocabulary), self._types[_LOGITS])
         row = vocabulary * logits.itemsize
         address = self._buffers.of(_LOGITS, 0) + (sequence - 1) * row
         self.device.read((address, sequence * row), logits)
@@ -303,11 +308,6 @@ def _limits(model: Limits, prefill: _Phase, decode: _Phase) -> Limits:
     else:
         why = "the engine's profile ends at"
     return Limits(min(prefill.batch, decode.batch), prefill.tokens, total, why)
-
-
-def _within(window: int, tokens: int) -> bool:
-    """Whether a window reaches over all slots that a padded past of so many tokens has."""
-    return -(-tokens // SLOTS) * SLOTS < window
 
 
 def _kv_shape(engine: tensorrt.ICudaEngine, name: str) -> KvShape:

@@ -22,7 +22,7 @@ import numpy as np
 from patch_compile.runtime.decoder import Tokens
 from patch_compile.runtime.device import Device
 
-__all__ = ["SLOTS", "KvCache", "KvShape"]
+__all__ = ["SLOTS", "KvCache", "KvShape", "slots_for"]
 
 SLOTS = 128  # that P grows by: a graph is recorded for each P
 
@@ -56,11 +56,12 @@ class KvCache:
         self._device, self._shapes = device, shapes
         self.batch, self.capacity, self.padded = batch, capacity, padded
         self._least, self._most = least, most
-        room = (min(most, max(least, _rounded(capacity))) if padded else capacity) + 1
-        self._read, self._written = (
-            {name: device.allocate(batch * s.heads * room * s.size * s.item) for name, s in shapes.items()}
-            for _ in range(2)
-        )
+        room = (min(most, max(least, slots_for(capacity))) if padded else capacity) + 1
+        self._read: dict[str, int] = {}
+        self._written: dict[str, int] = {}
+        for held in (self._read, self._written):  # one by one: what is held when memory ends is given back
+            for name, s in shapes.items():
+                held[name] = device.allocate(batch * s.heads * room * s.size * s.item)
         self.mask: Tokens = np.zeros((batch, 0), np.int64)
         self._tokens = 0  # slots that hold tokens, or the padding of prompts
 
@@ -118,7 +119,7 @@ class KvCache:
 
     def _grow(self, source: Mapping[str, int], mask: Tokens) -> None:
         """Spread the slots of `source` over more slots, in the other set, which is the past then."""
-        old, new = mask.shape[1], min(self._most, max(self._least, _rounded(self._tokens + 1)))
+        old, new = mask.shape[1], min(self._most, max(self._least, slots_for(self._tokens + 1)))
         other = self._read if source is self._written else self._written
         for name, shape in self._shapes.items():
             row = shape.size * shape.item
@@ -132,5 +133,6 @@ class KvCache:
         self.close()
 
 
-def _rounded(tokens: int) -> int:
+def slots_for(tokens: int) -> int:
+    """Slots of a padded past of so many tokens."""
     return -(-tokens // SLOTS) * SLOTS

@@ -165,7 +165,12 @@ class HostContext:
         assert stream == self._engine.device.stream
         shapes, addresses, device = dict(self._shapes), dict(self._addresses), self._engine.device
         if device.recording is not None:
-            device.recording.append(lambda: self._run(shapes, addresses))
+
+            def replayed() -> None:
+                assert self._shapes == shapes, "a graph was kept though its context has other shapes"
+                self._run(shapes, addresses)
+
+            device.recording.append(replayed)
         else:
             self._run(shapes, addresses)
         return True

@@ -1,5 +1,6 @@
 """The engine's half of the runtime, on an engine and a GPU in host memory, beside ONNX Runtime's half."""
 
+import gc
 import threading
 from contextlib import closing
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.runtime import engine_decoder, kv_cache
+from patch_compile.runtime import kv_cache
 from patch_compile.runtime.decoder import Limits, pad_left
 from patch_compile.runtime.engine_decoder import EngineDecoder
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
@@ -25,7 +26,6 @@ WINDOW = 5  # of the tiny mistral
 def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """A past that must grow often."""
     monkeypatch.setattr(kv_cache, "SLOTS", 8)
-    monkeypatch.setattr(engine_decoder, "SLOTS", 8)
 
 
 def decoder_of(out_of: OutOf, kind: str = "llama", profiles: Any = None, **options: Any) -> EngineDecoder:
@@ -110,7 +110,32 @@ def test_a_window_that_holds_everything_is_recorded_too(out_of: OutOf) -> None:
 def test_one_profile_for_both_phases(out_of: OutOf) -> None:
     both = {"batch": (1, 1, 4), "sequence": (1, 8, 32), "past": (0, 16, 64)}
     engine = decoder_of(out_of, profiles=[both])
-    compare(engine, OnnxDecoder(out_of("llama") / "onnx/model.onnx"), PROMPTS, 20)
+    onnx = OnnxDecoder(out_of("llama") / "onnx/model.onnx")
+    for prompts in (PROMPTS, PROMPTS[::-1]):  # the second in buffers and slots whose step is recorded
+        compare(engine, onnx, prompts, 20)
+        compare(engine, onnx, prompts, 3)
+    device: Any = engine.device
+    assert device.replayed > 20
+
+
+def test_what_was_allocated_is_given_back_when_memory_ends(out_of: OutOf) -> None:
+    engine = decoder_of(out_of)
+    device: Any = engine.device
+    allocate, left = device.allocate, iter(range(3))
+
+    def scarce(nbytes: int) -> int:
+        if next(left, None) is None:
+            raise PatchCompileError("CUDA failed in cudaMalloc", "out of memory")
+        return allocate(nbytes)
+
+    device.allocate = scarce
+    with pytest.raises(PatchCompileError, match="cudaMalloc"):
+        engine.start(*pad_left(PROMPTS), 8)
+    gc.collect()
+    assert device.held == 0
+    device.allocate = allocate
+    with closing(engine.start(*pad_left(PROMPTS), 8)):
+        pass
 
 
 @pytest.mark.parametrize(
