@@ -1,7 +1,5 @@
 """The dense path broken on purpose, its kernels and its host code: every one must be caught."""
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -16,8 +14,8 @@ from tests.plugins.dense_plugin import (
     compile_driver,
     compile_stand_in,
 )
-from tests.plugins.host_kernel import PLUGINS
 from tests.plugins.mosaic_cases import make_case
+from tests.plugins.mutations import broken_copy, named
 from tests.plugins.test_dense_path import PIECE, plain_rows, random_bits
 
 MISSING = [item.what for item in describe_toolchain() if not item.found]
@@ -184,22 +182,9 @@ def faults(plugin):
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in OFTEN else pytest.mark.mutation)
-        for name in ("as it is", *MUTATIONS)
-    ],
-)
+@pytest.mark.parametrize("name", named(MUTATIONS, OFTEN))
 def test_a_broken_dense_path_is_caught(name, tmp_path, library_cache, monkeypatch):
-    plugins = tmp_path / "plugins"
-    for folder in ("kernels", "host", "dense_path", "tensorrt"):
-        shutil.copytree(PLUGINS / folder, plugins / folder)
-    if name in MUTATIONS:
-        file, before, after = MUTATIONS[name]
-        text = (plugins / file).read_text()
-        assert text.count(before) == 1, "the mutation no longer fits the source"
-        (plugins / file).write_text(text.replace(before, after))
+    plugins = broken_copy(tmp_path, ("kernels", "host", "dense_path", "tensorrt"), MUTATIONS.get(name))
     driver = compile_driver(library_cache, plugins, (f"PATCH_PIECE_BYTES={PIECE}",))
     monkeypatch.setenv("PATCH_CUBLASLT", str(compile_stand_in(library_cache)))
     plugin = DensePlugin(driver, tmp_path)

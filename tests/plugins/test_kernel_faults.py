@@ -1,12 +1,11 @@
 """Kernels broken on purpose: the emulation must catch every one, so that its silence means something."""
 
-import shutil
-
 import numpy as np
 import pytest
 
-from tests.plugins.host_kernel import COMPILER, PLUGINS, CopyMode, Launch, compile_host_kernel
+from tests.plugins.host_kernel import COMPILER, CopyMode, Launch, compile_host_kernel
 from tests.plugins.mosaic_cases import make_case, without_panels
+from tests.plugins.mutations import broken_copy, named
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
@@ -171,21 +170,8 @@ OFTEN = (
 )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in OFTEN else pytest.mark.mutation)
-        for name in ("as it is", *MUTATIONS)
-    ],
-)
+@pytest.mark.parametrize("name", named(MUTATIONS, OFTEN))
 def test_broken_kernels_are_caught(name, tmp_path, library_cache):
-    plugins = tmp_path / "plugins"
-    for folder in ("kernels", "host"):
-        shutil.copytree(PLUGINS / folder, plugins / folder)
-    if name in MUTATIONS:
-        file, before, after = MUTATIONS[name]
-        text = (plugins / file).read_text()
-        assert text.count(before) == 1, "the mutation no longer fits the source"
-        (plugins / file).write_text(text.replace(before, after))
+    plugins = broken_copy(tmp_path, ("kernels", "host"), MUTATIONS.get(name))
     broken = compile_host_kernel(library_cache, plugins, (f"PATCH_HOST_CONFIGS={CONFIGS}",), opt="-O1")
     assert bool(faults(broken)) == (name in MUTATIONS)
