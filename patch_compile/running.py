@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from patch_compile.runtime import Generator, Sampling, open_generator
+from patch_compile.runtime import Generator, Piece, Sampling, open_generator
 
 __all__ = ["run"]
 
@@ -35,28 +35,21 @@ def run(
     say(generator.about)
     ids = [_encode(generator, prompt, chat) for prompt in prompts]
     settings: Sampling = replace(generator.sampling, **(sampling or {}))
-    start = time.perf_counter()
-    first = start
-    texts, tokens, finish = [""] * len(ids), [list[int]() for _ in ids], [""] * len(ids)
-    for piece in generator.stream(ids, settings, new_tokens=new_tokens, stop=stop):
-        if not any(tokens):
-            first = time.perf_counter()
-        texts[piece.row] += piece.text
-        tokens[piece.row].append(piece.token)
-        finish[piece.row] = str(piece.finish or "")
+    came: list[float] = []
+
+    def each(piece: Piece) -> None:
+        came.append(time.perf_counter())
         if show and piece.row == 0 and piece.text:
             show(piece.text)
-    end = time.perf_counter()
-    steps = max(map(len, tokens)) - 1
-    rows = zip(prompts, texts, tokens, ids, finish, strict=True)
+
+    start = time.perf_counter()
+    made = generator.generate(ids, settings, new_tokens=new_tokens, stop=stop, each=each)
+    steps = max(len(one.tokens) for one in made) - 1
     return {
         "runner": generator.about,
-        "completions": [
-            {"prompt": prompt, "text": text, "tokens": new, "prompt_tokens": len(given), "finish": why}
-            for prompt, text, new, given, why in rows
-        ],
-        "seconds": {"first_token": round(first - start, 4), "all": round(end - start, 4)},
-        "ms_per_step": round((end - first) / steps * 1e3, 3) if steps else None,
+        "completions": [{"prompt": prompt, **asdict(one)} for prompt, one in zip(prompts, made, strict=True)],
+        "seconds": {"first_token": round(came[0] - start, 4), "all": round(came[-1] - start, 4)},
+        "ms_per_step": round((came[-1] - came[0]) / steps * 1e3, 3) if steps else None,
     }
 
 

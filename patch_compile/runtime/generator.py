@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as Stream
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -133,12 +133,19 @@ class Generator:
         end = frozenset() if ignore_end else self.end_tokens
         return self._stream(ids, sampling or self.sampling, new_tokens, stop, end)
 
-    def generate(self, prompts: Sequence[Prompt], *args: Any, **settings: Any) -> list[Completion]:
-        """Whole continuations, one for each prompt; takes what `stream` takes."""
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *args: Any,
+        each: Callable[[Piece], object] = lambda _: None,
+        **settings: Any,
+    ) -> list[Completion]:
+        """Whole continuations, one for each prompt; takes what `stream` takes. each: is told every piece as it comes."""
         ids = [self.encode(prompt) for prompt in prompts]
         texts, tokens = [""] * len(ids), [list[int]() for _ in ids]
         finish = [Finish.LENGTH] * len(ids)
         for piece in self.stream(ids, *args, **settings):
+            each(piece)
             texts[piece.row] += piece.text
             tokens[piece.row].append(piece.token)
             finish[piece.row] = piece.finish or finish[piece.row]

@@ -108,7 +108,7 @@ def _decoder(
     if files.onnx is None or asked is Runner.ENGINE:
         built = files.engine or files.onnx
         raise PatchCompileError(
-            f"the engine of {files.path} can't be run here" if built else f"{files.path} is no build",
+            f"no engine of {files.path} can be run here" if built else f"{files.path} is no build",
             why_not if built else f"it holds neither {_ENGINE} nor {_ONNX}",
             "run its ONNX file: --runner onnx" if files.onnx else "build it: patch-compile build MODEL_DIR",
         )

@@ -68,8 +68,8 @@ class OnnxDecoder:
 
     def feed(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> Cache:
         """The inputs of one call. ids: `[batch, sequence]`; mask: `[batch, past + sequence]`, 0 = padding."""
-        past = next(iter(cache.values())).shape[2] if cache else 0
         if mask is None:
+            past = next(iter(cache.values())).shape[2] if cache else 0
             mask = np.ones((ids.shape[0], past + ids.shape[1]), np.int64)
         given = (ids, mask, positions_of(mask, ids.shape[1]))
         return {**dict(zip(_TOKENS, given, strict=True)), **cache}
@@ -105,11 +105,11 @@ class OnnxDecoding:
 
     def _run(self, ids: Tokens) -> Logits:
         binding = self._decoder.session.io_binding()
-        given = (ids, self._mask, positions_of(self._mask, ids.shape[1]))
-        for name, array in zip(_TOKENS, given, strict=True):
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name, value in self._cache.items():
-            _bind_cache(binding, name, value)
+        for name, value in self._decoder.feed(ids, self._cache, self._mask).items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            else:  # what the step before left where the session computes
+                binding.bind_ortvalue_input(name, value)
         for name in self._decoder.outputs:
             binding.bind_output(name, "cpu" if name == "logits" else self._decoder.device)
         self._decoder.session.run_with_iobinding(binding)
@@ -117,13 +117,6 @@ class OnnxDecoding:
         logits: NDArray[Any] = made.pop("logits").numpy()
         self._cache = {name.replace(_PRESENT, _PAST): value for name, value in made.items()}
         return logits[:, -1].astype(np.float32)
-
-
-def _bind_cache(binding: Any, name: str, value: Any) -> None:
-    if isinstance(value, np.ndarray):
-        binding.bind_cpu_input(name, value)
-    else:
-        binding.bind_ortvalue_input(name, value)
 
 
 def _check_decoder(path: Path, inputs: dict[str, Any], outputs: list[str]) -> None:

@@ -30,9 +30,8 @@ from samples.serve_http.settings import Settings
 
 __all__ = ["make_app"]
 
-_COMPLETION_TOKENS = (
-    16  # of a completion whose client names no number, as OpenAI has it; a chat goes on as it can
-)
+# Of a completion whose client names no number, as OpenAI has it; a chat goes on as it can.
+_COMPLETION_TOKENS = 16
 _BATCH = 16
 _LAST_TOKEN = 10.0  # seconds that a worker has to end the token that it is at when the server ends
 

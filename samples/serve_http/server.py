@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
 @click.option("--max-batch", type=int, help="Prompts × n.  [default: as the engine takes, else 16]")
 @click.option("--max-new-tokens", default=4096, help="New tokens of each sequence; a chat's default.")
 @click.option("--runner", type=click.Choice([r.value for r in Runner]), help="What runs the model.")
-@click.option("--plugin", type=_PATH, help="Plugin library.  [default: the one beside the engine]")
+@click.option("--plugin", type=_PATH, help="Plugin library.  [default: the engine's own]")
 @click.option("--tokenizer", type=_PATH, help="Folder of the tokenizer.  [default: OUT/model]")
 def main(out: Path, host: str, port: int, model: str | None, **options: Any) -> None:
     """Serve what `patch-compile build` wrote to OUT, with OpenAI's API."""
