@@ -6,130 +6,17 @@ Nothing heavy is imported here: `patch-compile --help` answers without torch, tr
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from patch_compile import cli_options as shared
 from patch_compile.errors import PatchCompileError
 
 __all__ = ["main"]
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-_PATH = click.Path(path_type=Path)
 INTERRUPTED = 130
-
-
-class _Tile(click.ParamType[tuple[int, int]]):
-    name = "ROWSxCOLS"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        from masklearn.tile_text import parse_tile
-
-        try:
-            return parse_tile(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    def apply(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return apply
-
-
-# Defaults are None throughout: the recipe holds them, and a flag that was not given must not override a recipe file.
-_METHODS = ("oneshot", "sparsegpt", "wanda", "magnitude", "patch-joint", "patch-tile", "maskllm")
-_CRITERIA = ("fisher", "relative", "raw", "magnitude", "random")
-_learning = _options(
-    click.option("--ratio", metavar="RATIO", help="Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…"),
-    click.option("--per-layer", is_flag=True, default=None, help="Give every linear the ratio. [all linears together]"),
-    click.option("--method", type=click.Choice(_METHODS), help="How masks are learned. [oneshot]"),
-    click.option("--tile", type=_Tile(), help="Tile size; 128x* is 128 rows and all of K. [128x128]"),
-    click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match (re:… for a regex)."),
-    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense (re:… for a regex)."),
-    click.option("--calib", metavar="TEXT", help="Calibration text: a .txt, .jsonl or .parquet file, a folder or the "
-                 "name of a dataset; of FILE.onnx an .npz of inputs. [the model writes its own]"),
-    click.option("--windows", type=int, help="Calibration windows. [32]"),
-    click.option("--length", type=int, help="Tokens in a calibration window. [512]"),
-    click.option("--seed", type=int, help="Seed of everything random. [0]"),
-    click.option("--device", metavar="DEVICE", help="Where the model runs while masks are learned. [cuda if there is one]"),
-    click.option("--criterion", type=click.Choice(_CRITERIA), help="What oneshot and sparsegpt rank tiles by. "
-                 "[fisher; relative for sparsegpt]"),
-    click.option("--damping", type=float, help="Damping of the Hessian, as a share of its mean diagonal. [0.01]"),
-    click.option("--permute/--no-permute", default=None, help="Reorder the hidden channels of feed-forward parts first, so "
-                 "that those cheap to prune share tiles; the model computes the same. [no-permute]"),
-    click.option("--repair", type=click.Choice(["none", "distill"]), help="Train the surviving weights to the dense model's "
-                 "logits. [distill; none for sparsegpt, wanda, magnitude]"),
-    click.option("--repair-steps", type=int, help="Steps of repair. [by model size]"),
-    click.option("--repair-minutes", type=float, help="Stop repair after so many minutes."),
-    click.option("--batch", type=int, help="Windows in a training step. [2]"),
-    click.option("--learning-rate", type=float, help="Of training. [the method's own]"),
-    click.option("--prior", metavar="METHOD|FILE", help="What patch-joint, patch-tile and maskllm start from: a one-shot "
-                 "method or a masks file. [oneshot]"),
-    click.option("--steps", type=int, help="Training steps of patch-joint, patch-tile and maskllm. [200]"),
-    click.option("--distill-weight", type=float, help="Weight of the KL to the dense logits beside their loss. [1]"),
-    click.option("--checkpoint-every", type=int, help="Training steps between checkpoints. [50]"),
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of training and solving. [bf16 if fast]"),
-    click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory, more time in training."),
-)  # fmt: skip
-_fusing = _options(
-    click.option("--fuse", metavar="KINDS", help="What shares a node, where the graph allows it: all, none, or some of qkv "
-                 "(q, k, v), gated (gate, up, SiLU·mul), activation (GELU, SiLU), residual, bias; commas between. [all]"),
-    click.option("--no-fuse", "fuse", flag_value="none", help="A node for each linear alone: --fuse none."),
-)  # fmt: skip
-_graph = _options(
-    click.option("--dtype", type=click.Choice(["float16", "bfloat16"]), help="Type of the graph and the engine. [float16]"),
-    click.option("--opset", type=int, help="ONNX opset: 23 (Attention, RMSNormalization), or 20 (plain ops). [23]"),
-    click.option("--logits", type=click.Choice(["last", "all"]), help="Positions that a decoder gives logits of; generation "
-                 "needs the last one, which spares a long prompt gigabytes. [last]"),
-    _fusing,
-)  # fmt: skip
-_engine = _options(
-    click.option("--mask", type=_PATH, metavar="FILE", help="Use these masks; nothing is learned."),
-    _graph,
-    click.option("--backend", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnx"]), help="[what this machine has]"),
-    click.option("--target", metavar="SM[,SM…]", help="GPUs to build for, such as sm86,sm89 or a6000. [local GPU, or sm86]"),
-    click.option("--min-shapes", metavar="SPEC", help="Smallest shapes, as trtexec spells them, or batch=1,sequence=1."),
-    click.option("--opt-shapes", metavar="SPEC", help="Shapes to tune for."),
-    click.option("--max-shapes", metavar="SPEC", help="Largest shapes."),
-    click.option("--optimization-level", type=click.IntRange(0, 5), help="Builder effort. [the backend's]"),
-    click.option("--timing-cache", type=_PATH, metavar="FILE", help="Keep measured tactics there (tensorrt)."),
-    click.option("--weight-streaming", is_flag=True, default=None, help="Weights may stay in host memory at run time."),
-    click.option("--version-compatible", is_flag=True, default=None, help="Later versions of the backend may run it."),
-    click.option("--hardware-compatible", is_flag=True, default=None, help="Any GPU from Ampere on may run it (tensorrt; "
-                 "tensorrt-rtx takes several --target)."),
-)  # fmt: skip
-_lowering = _options(
-    click.option("--lowering", metavar="LOWERING", help="How linears are compiled: auto (plugin where it is predicted "
-                 "faster, else dense), plugin, split or dense, or PATTERN=LOWERING,… [auto]"),
-    click.option("--batch-size", type=int, help="Sequences that speed is predicted for. [16]"),
-    click.option("--prompt-tokens", type=int, help="Tokens of their prompts. [128]"),
-    click.option("--generated-tokens", type=int, help="Tokens generated after each. [128]"),
-)  # fmt: skip
-_planning = _options(
-    click.option("--speedup", type=float, metavar="X", help="Prune as much as a whole workload X times as fast is predicted "
-                 "to take."),
-    click.option("--budget-ms", type=float, metavar="MS", help="The same for milliseconds that the workload may take."),
-    _lowering,
-)  # fmt: skip
-_evaluation = _options(
-    click.option("--eval", "eval_text", metavar="TEXT", help="Held-out text for perplexity. [the model writes its own]"),
-    click.option("--eval-windows", type=int, help="Windows of it. [8]"),
-    click.option("--eval-length", type=int, help="Tokens in a window. [1024]"),
-)  # fmt: skip
-_proof = _options(
-    _evaluation,
-    click.option("--prompt", help="Prompt of the sentence that dense and hybrid model each generate."),
-)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PATCH_COMPILE"})
@@ -142,14 +29,17 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("model", type=_PATH, metavar="MODEL_DIR|FILE.onnx", required=False)
-@click.option("-o", "--out", type=_PATH, help="Folder to write. [./NAME-patch-RATIO]")
-@_learning
-@_planning
-@_engine
-@_proof
+@click.argument("model", type=shared.PATH, metavar="MODEL_DIR|FILE.onnx", required=False)
+@click.option("-o", "--out", type=shared.PATH, help="Folder to write. [./NAME-patch-RATIO]")
+@shared.learning
+@shared.planning
+@shared.engine
+@shared.proof
 @click.option(
-    "--recipe", type=_PATH, metavar="FILE", help="Settings of an earlier build (OUT/recipe.yaml); flags win."
+    "--recipe",
+    type=shared.PATH,
+    metavar="FILE",
+    help="Settings of an earlier build (OUT/recipe.yaml); flags win.",
 )
 @click.option("--force", is_flag=True, help="Replace OUT; its stages that would come out the same are kept.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted build.")
@@ -173,17 +63,17 @@ def build(recipe: Path | None, force: bool, resume: bool, as_json: bool, **flags
 
 
 @cli.command()
-@click.argument("model", type=_PATH, metavar="MODEL_DIR")
+@click.argument("model", type=shared.PATH, metavar="MODEL_DIR")
 @click.option(
     "-o",
     "--out",
-    type=_PATH,
+    type=shared.PATH,
     required=True,
     metavar="OUT",
     help="Folder to write: masks and the pruned model.",
 )
-@_learning
-@_evaluation
+@shared.learning
+@shared.evaluation
 @click.option(
     "--baselines",
     metavar="NAMES",
@@ -209,15 +99,15 @@ def learn(baselines: str | None, force: bool, resume: bool, as_json: bool, **fla
 
 
 @cli.command()
-@click.argument("model", type=_PATH, metavar="MODEL_DIR")
+@click.argument("model", type=shared.PATH, metavar="MODEL_DIR")
 @click.option(
     "--ratio", metavar="RATIO", help="Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…"
 )
-@click.option("--mask", type=_PATH, metavar="FILE", help="Plan for the tile maps of these masks.")
-@_planning
-@_fusing
+@click.option("--mask", type=shared.PATH, metavar="FILE", help="Plan for the tile maps of these masks.")
+@shared.planning
+@shared.fusing
 @click.option("--target", metavar="CARD", help="Card of the table of devices, or sm86. [local GPU, or sm86]")
-@click.option("--tile", type=_Tile(), help="Tile size. [128x128]")
+@click.option("--tile", type=shared.Tile(), help="Tile size. [128x128]")
 @click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
@@ -245,25 +135,30 @@ def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> N
 
 
 @cli.command("compile")
-@click.argument("model", type=_PATH, metavar="MODEL_DIR")
-@click.option("--mask", type=_PATH, required=True, metavar="FILE", help="The masks (masks.safetensors).")
+@click.argument("model", type=shared.PATH, metavar="MODEL_DIR")
+@click.option(
+    "--mask", type=shared.PATH, required=True, metavar="FILE", help="The masks (masks.safetensors)."
+)
 @click.option(
     "-o",
     "--out",
-    type=_PATH,
+    type=shared.PATH,
     required=True,
     metavar="OUT",
     help="Folder to write: onnx/model.onnx and how each linear is compiled.",
 )
-@_graph
-@_lowering
+@shared.graph
+@shared.lowering
 @click.option("--target", metavar="CARD", help="Card that `auto` predicts for. [local GPU, or sm86]")
 @click.option("--include", multiple=True, metavar="GLOB", help="Covered linears, as when masks were learned.")
 @click.option(
     "--exclude", multiple=True, metavar="GLOB", help="Linears left dense, as when masks were learned."
 )
 @click.option(
-    "--dump-passes", type=_PATH, metavar="DIR", help="Write the graph, without weights, after each pass."
+    "--dump-passes",
+    type=shared.PATH,
+    metavar="DIR",
+    help="Write the graph, without weights, after each pass.",
 )
 @click.option(
     "--list-passes",
@@ -289,15 +184,17 @@ def compile_command(dump_passes: Path | None, force: bool, as_json: bool, **flag
 
 
 @cli.command()
-@click.argument("path", type=_PATH, metavar="OUT")
+@click.argument("path", type=shared.PATH, metavar="OUT")
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT…")
 @click.option(
     "--runner",
     type=click.Choice(["engine", "onnx"]),
     help="What runs it. [the engine where this machine can]",
 )
-@click.option("--plugin", type=_PATH, metavar="FILE", help="Plugin to take in place of the engine's own.")
-@click.option("--tokenizer", type=_PATH, metavar="DIR", help="Folder with the tokenizer. [OUT/model]")
+@click.option(
+    "--plugin", type=shared.PATH, metavar="FILE", help="Plugin to take in place of the engine's own."
+)
+@click.option("--tokenizer", type=shared.PATH, metavar="DIR", help="Folder with the tokenizer. [OUT/model]")
 @click.option("--chat", is_flag=True, help="A prompt is what a user says, by the model's chat template.")
 @click.option("--new-tokens", type=click.IntRange(1), default=128, help="Most tokens to generate. [128]")
 @click.option(
@@ -348,10 +245,15 @@ def run(
 
 
 @cli.command("import-mask")
-@click.argument("source", type=_PATH, metavar="SOURCE")
-@click.option("--model", type=_PATH, required=True, metavar="MODEL_DIR", help="The model they are for.")
+@click.argument("source", type=shared.PATH, metavar="SOURCE")
+@click.option("--model", type=shared.PATH, required=True, metavar="MODEL_DIR", help="The model they are for.")
 @click.option(
-    "-o", "--out", type=_PATH, required=True, metavar="FILE", help="The MaskSet to write (masks.safetensors)."
+    "-o",
+    "--out",
+    type=shared.PATH,
+    required=True,
+    metavar="FILE",
+    help="The MaskSet to write (masks.safetensors).",
 )
 @click.option(
     "--format",
@@ -360,7 +262,7 @@ def run(
     help="What SOURCE is: an .npz of MaskLLM or PATCH, a pruned Hugging Face directory, or one of compressed-tensors "
     "(sparse-24-bitmask, sparse-bitmask). [found by its content]",
 )
-@click.option("--tile", type=_Tile(), help="Tile size. [found: the largest that loses no 2:4 area]")
+@click.option("--tile", type=shared.Tile(), help="Tile size. [found: the largest that loses no 2:4 area]")
 @click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense.")
 @click.option("--force", is_flag=True, help="Replace FILE.")
@@ -386,7 +288,7 @@ def plugin(backend: str | None, force: bool, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", type=_PATH, metavar="PATH")
+@click.argument("path", type=shared.PATH, metavar="PATH")
 @click.option("--all", "every", is_flag=True, help="A line for each tensor or linear. [one for each kind]")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def inspect(path: Path, every: bool, as_json: bool) -> None:
