@@ -1,0 +1,111 @@
+"""A server in a thread, or by serve.sh, for the tests."""
+
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import uvicorn
+
+from patch_compile.runtime import Generator
+from samples.serve_http import server as module
+from samples.serve_http.app import make_app
+from samples.serve_http.scheduler import Scheduler
+from samples.serve_http.server import Server
+from samples.serve_http.settings import Settings
+
+SERVE = Path(module.__file__).with_name("serve.sh")
+
+
+LONG = 12000  # tokens, some ten seconds: what must be ended before its own end
+
+
+@dataclass
+class Running:
+    """A server that answers."""
+
+    url: str
+    log: Path | None = None
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+    @property
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+    def post(self, body: Any, path: str = "completions") -> httpx.Response:
+        return httpx.post(f"{self.url}/v1/{path}", json=body, timeout=60)
+
+    def metric(self, name: str) -> float:
+        text = httpx.get(f"{self.url}/metrics").text
+        found = re.search(rf"^patch_compile_{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        assert found, f"{name} is not in\n{text}"
+        return float(found[1])
+
+    def wait_for(self, name: str, value: float, seconds: float = 10) -> None:
+        end = time.monotonic() + seconds
+        while (is_ := self.metric(name)) != value:
+            assert time.monotonic() < end, f"{name} is {is_} after {seconds} s, and not {value}"
+            time.sleep(0.02)
+
+
+@contextmanager
+def serving(generator: Generator, **settings: Any) -> Iterator[Running]:
+    """The server in a thread, with the settings that a test needs; at the end it drains."""
+    limits = Settings.model_validate({"model": "tiny", "grace": 0} | settings)
+    scheduler = Scheduler(generator, limits)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(make_app(generator, limits, scheduler), log_config=None)
+    server = Server(config, scheduler)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield Running(url)
+    finally:
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def process(out: Path, log: Path, *options: str) -> Iterator[Running]:
+    """The server by serve.sh, on a free port."""
+    with log.open("w") as stderr:
+        command = [SERVE, out, "--port", "0", "--runner", "onnx", *options]
+        # From another folder, as a user may.
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=log.parent)
+    try:
+        assert started.stdout
+        line = started.stdout.readline()
+        assert line.startswith("http://127.0.0.1:"), log.read_text()
+        yield Running(line.partition("/v1 serves tiny")[0], log, started)
+    finally:
+        started.kill()
+        started.wait()
+
+
+def alone(generator: Generator, prompt: Any, new_tokens: int, **settings: Any) -> str:
+    return generator.generate([prompt], new_tokens=new_tokens, **settings)[0].text
+
+
+def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(call()))
+    thread.start()
+    return thread, got

@@ -1,0 +1,163 @@
+"""Many at once, clients that leave, generations that take too long or fail."""
+
+import asyncio
+import json
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnx
+import openai
+import pytest
+
+from patch_compile.runtime import Generator, open_generator
+from tests.conftest import WORDS
+from tests.samples.serve_http.serving import LONG, Running, alone, serving
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_200_at_once_are_as_each_alone(generator: Generator, workers: int) -> None:
+    """Every third as a stream, every fifth a batch of two."""
+    asked = [
+        (" ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 2 + i % 9)), 3 + i % 11) for i in range(200)
+    ]
+    expected = [alone(generator, prompt, tokens) for prompt, tokens in asked]
+    assert len(set(expected)) > 100
+
+    async def ask(client: openai.AsyncOpenAI, i: int) -> str:
+        prompt, tokens = asked[i]
+        if i % 3 == 0:
+            chunks = await client.completions.create(
+                model="tiny", prompt=prompt, max_tokens=tokens, stream=True
+            )
+            return "".join([chunk.choices[0].text async for chunk in chunks])
+        n = 2 if i % 5 == 0 else 1
+        got = await client.completions.create(model="tiny", prompt=prompt, max_tokens=tokens, n=n)
+        assert len({choice.text for choice in got.choices}) == 1
+        return got.choices[0].text
+
+    async def all_at_once(running: Running) -> list[str]:
+        async with running.async_client as client:
+            return list(await asyncio.gather(*(ask(client, i) for i in range(200))))
+
+    with serving(generator, workers=workers, queue=200) as running:
+        assert asyncio.run(all_at_once(running)) == expected
+        assert running.metric('generations_total{outcome="finished"}') == 200
+        assert running.metric("waiting") == running.metric("running") == 0
+
+
+def test_a_full_queue(generator: Generator) -> None:
+    """Some are told to come again, and the rest is answered; then all places are free again."""
+    with serving(generator, queue=2) as running:
+        with ThreadPoolExecutor(20) as threads:
+            body = {"prompt": "the cat", "max_tokens": 300}
+            answers = list(threads.map(running.post, [body] * 20))
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {200, 429} and statuses.count(200) >= 3
+        for answer in answers:
+            if answer.status_code == 429:
+                assert int(answer.headers["retry-after"]) >= 1
+                assert answer.json()["error"]["type"] == "rate_limit_error"
+        assert running.metric('responses_total{path="/v1/completions",status="429"}') == statuses.count(429)
+        with ThreadPoolExecutor(3) as threads:
+            again = threads.map(running.post, [body] * 3)
+            assert [answer.status_code for answer in again] == [200] * 3
+
+
+def test_clients_that_leave(generator: Generator) -> None:
+    """In mid-stream, while waiting for a worker, and while waiting for a whole answer: each frees its place."""
+    long = {"prompt": "the cat", "max_tokens": LONG}
+    with serving(generator, queue=1, max_new_tokens=LONG) as running:
+        with httpx.stream("POST", f"{running.url}/v1/completions", json=long | {"stream": True}) as response:
+            lines = response.iter_lines()  # kept: an iterator that is dropped closes the stream
+            assert next(lines).startswith("data: ")
+            running.wait_for("running", 1)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{running.url}/v1/completions", json=long, timeout=0.3)
+            running.wait_for("waiting", 0)  # the one that ran into its timeout had waited here
+            assert running.metric("running") == 1
+        running.wait_for("running", 0)
+        assert running.metric("generated_tokens_total") < LONG / 2
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.url}/v1/completions", json=long, timeout=0.3)
+        running.wait_for("running", 0)
+        assert running.metric("generated_tokens_total") < LONG / 2
+        assert running.metric('generations_total{outcome="disconnected"}') == 3
+        assert running.metric('responses_total{path="/v1/completions",status="499"}') == 2
+        assert running.post({"prompt": "dog", "max_tokens": 2}).status_code == 200
+
+
+def test_a_client_that_does_not_read_holds_up_nobody(generator: Generator) -> None:
+    """Its stream fills the sockets' buffers, and the worker goes on to the next."""
+    name = "tiny" * 1000  # it is in every chunk: 10 MB in all
+    with serving(generator, queue=1, model=name) as running:
+        host, port = running.url.removeprefix("http://").split(":")
+        body = json.dumps({"prompt": ["the cat"] * 16, "max_tokens": 160, "stream": True}).encode()
+        with socket.socket() as lazy:
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lazy.connect((host, int(port)))
+            head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            lazy.sendall(b"POST /v1/completions HTTP/1.1\r\n" + head.encode() + body)
+            assert running.post({"prompt": "dog", "max_tokens": 2}).status_code == 200
+            assert running.metric("running") == 0
+            assert running.metric("generated_tokens_total") == 16 * 160 + 2
+            assert (
+                running.metric('generations_total{outcome="finished"}') == 1
+            )  # the lazy one is not answered
+        running.wait_for('generations_total{outcome="finished"}', 1)
+        running.wait_for('generations_total{outcome="disconnected"}', 1)
+
+
+def test_a_request_that_takes_too_long(generator: Generator) -> None:
+    with serving(generator, timeout=0.5, queue=4, max_new_tokens=LONG) as running:
+        long = {"prompt": "the cat", "max_tokens": LONG}
+        with ThreadPoolExecutor(2) as threads:
+            stream = threads.submit(running.post, long | {"stream": True})
+            running.wait_for("running", 1)
+            waiting = threads.submit(running.post, long)
+        events = stream.result().text.split("\n\n")
+        assert json.loads(events[-3].removeprefix("data: "))["error"]["code"] == "timeout"
+        assert events[-2:] == ["data: [DONE]", ""]
+        assert waiting.result().status_code == 504
+        assert waiting.result().json()["error"]["type"] == "timeout_error"
+        running.wait_for("running", 0)
+        assert running.metric('generations_total{outcome="timeout"}') == 2
+        with running.client as client, pytest.raises(openai.APIError, match=r"longer than 0\.5 s"):
+            list(client.completions.create(model="tiny", prompt="the cat", max_tokens=LONG, stream=True))
+
+
+@pytest.fixture(scope="module")
+def broken(
+    out: Path, generator: Generator, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Generator, str]:
+    """A model for which one word is infinite, and a prompt without it that it continues by it."""
+    folder = tmp_path_factory.mktemp("broken") / "tiny"
+    shutil.copytree(out, folder)
+    token = generator.generate(["the cat sat"], new_tokens=1)[0].tokens[0]
+    model = onnx.load(folder / "onnx" / "model.onnx")
+    (words,) = [t for t in model.graph.initializer if t.name == "model.embed_tokens.weight"]
+    values = onnx.numpy_helper.to_array(words).copy()
+    values[token] = np.inf
+    words.CopyFrom(onnx.numpy_helper.from_array(values, words.name))
+    onnx.save(model, folder / "onnx" / "model.onnx")
+    return open_generator(folder, runner="onnx"), WORDS[token - 2]
+
+
+def test_a_generation_that_fails(broken: tuple[Generator, str]) -> None:
+    """At its first token there is a status to say so; later there is an event. The worker goes on."""
+    broken_generator, word = broken
+    with serving(broken_generator) as running, running.client as client:
+        with pytest.raises(openai.InternalServerError, match="logits are not finite") as caught:
+            client.completions.create(model="tiny", prompt=word, max_tokens=3, stream=True)
+        assert (caught.value.status_code, caught.value.code) == (500, "generation_failed")
+        chunks = client.completions.create(model="tiny", prompt="the cat sat", max_tokens=3, stream=True)
+        assert next(chunks).choices[0].text.strip() == word
+        with pytest.raises(openai.APIError, match="logits are not finite"):
+            next(chunks)
+        whole = running.post({"prompt": "the cat sat", "max_tokens": 3})
+        assert (whole.status_code, whole.json()["error"]["type"]) == (500, "server_error")
+        assert running.post({"prompt": "the cat sat", "max_tokens": 1}).status_code == 200
+        assert running.metric('generations_total{outcome="failed"}') == 3

@@ -1,0 +1,106 @@
+"""Signals, and the command that starts it."""
+
+import copy
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime import Generator
+from samples.serve_http import server as module
+from samples.serve_http.settings import Settings
+from tests.samples.serve_http.serving import LONG, SERVE, in_background, process, serving
+
+
+def test_sigterm_lets_requests_end(out: Path, tmp_path: Path) -> None:
+    """Those in flight and those that wait are finished; meanwhile there are 503s, and the exit code is 0."""
+    with process(out, tmp_path / "log", "--grace", "60") as running:
+        assert running.process
+        stream, got = in_background(
+            lambda: running.post({"prompt": "the cat", "max_tokens": 1500, "stream": True})
+        )
+        running.wait_for("running", 1)
+        whole, also = in_background(lambda: running.post({"prompt": "dog", "max_tokens": 4}))
+        running.wait_for("waiting", 1)
+        assert httpx.get(f"{running.url}/health/ready").status_code == 200
+        running.process.send_signal(signal.SIGTERM)
+        running.wait_for("running", 1)
+        late = running.post({"prompt": "dog", "max_tokens": 4})
+        health = httpx.get(f"{running.url}/health")
+        assert httpx.get(f"{running.url}/health/ready").status_code == 503
+        assert httpx.get(f"{running.url}/health/live").status_code == 200
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "shutting_down")
+        assert health.status_code == 503 and health.json()["live"] and not health.json()["ready"]
+        stream.join(60)
+        whole.join(60)
+        events = [json.loads(e[6:]) for e in got[0].text.split("\n\n") if e.startswith("data: {")]
+        assert len(events) == 1500 and events[-1]["choices"][0]["finish_reason"] == "length"
+        assert got[0].text.endswith("data: [DONE]\n\n")
+        assert (also[0].status_code, also[0].json()["usage"]["completion_tokens"]) == (200, 4)
+        assert running.process.wait(20) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_sigterm_beyond_the_grace_is_an_answer_too(out: Path, tmp_path: Path) -> None:
+    """A stream ends by an event, what waits by a 503; the second signal would end an hour's grace, too."""
+    options = "--grace", "3600", "--max-new-tokens", str(LONG)
+    with process(out, tmp_path / "log", *options) as running:
+        assert running.process
+        long = {"prompt": "the cat", "max_tokens": LONG}
+        stream, got = in_background(lambda: running.post(long | {"stream": True}))
+        running.wait_for("running", 1)
+        waiting = [
+            in_background(lambda body=body: running.post(body)) for body in (long, long | {"stream": True})
+        ]
+        running.wait_for("waiting", 2)
+        running.process.send_signal(signal.SIGTERM)
+        while httpx.get(f"{running.url}/health/ready").status_code == 200:
+            time.sleep(0.02)
+        assert running.process.poll() is None
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(20) == 0
+        for thread in (stream, *(thread for thread, _ in waiting)):
+            thread.join(10)
+        events = got[0].text.split("\n\n")
+        assert json.loads(events[-3].removeprefix("data: "))["error"]["code"] == "shutting_down"
+        assert 1 < len(events) < LONG and events[-2] == "data: [DONE]"
+        assert [answer[0].status_code for _, answer in waiting] == [503, 503]
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_the_grace_ends_by_itself(generator: Generator) -> None:
+    """`serving` drains at its end, here with half a second."""
+    with serving(generator, grace=0.5, max_new_tokens=LONG) as running:
+        body = {"prompt": "the cat", "max_tokens": LONG, "stream": True}
+        stream, got = in_background(lambda: running.post(body))
+        running.wait_for("running", 1)
+        began = time.monotonic()
+    assert 0.5 <= time.monotonic() - began < 5
+    stream.join(10)
+    assert "shutting_down" in got[0].text and got[0].text.endswith("data: [DONE]\n\n")
+
+
+def test_errors_of_the_command(out: Path, tmp_path: Path, generator: Generator) -> None:
+    run = CliRunner().invoke
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run(module.main, [str(out), "--port", str(taken.getsockname()[1])])
+    assert result.exit_code == 1 and "can't listen on 127.0.0.1" in result.output
+    result = run(module.main, [str(tmp_path / "none"), "--port", "0"])
+    assert result.exit_code == 1 and "there is no" in result.output
+    result = run(module.main, [str(out), "--workers", "0"])
+    assert result.exit_code == 2 and "--workers" in result.output
+    one_at_a_time = copy.copy(generator.decoder)
+    one_at_a_time.concurrent = False  # type: ignore[misc]
+    with pytest.raises(PatchCompileError, match="one batch at a time"):
+        module._check_decoder(Settings(model="tiny", workers=2), one_at_a_time)
+
+
+def test_serve_sh_is_executable() -> None:
+    assert os.access(SERVE, os.X_OK)
