@@ -1,7 +1,10 @@
+import ctypes
 from pathlib import Path
 
 import pytest
 
+from tests.plugins.dense_path_cases import PIECE
+from tests.plugins.dense_plugin import EAGER, DensePlugin, compile_driver, compile_stand_in
 from tests.plugins.host_kernel import HostKernel, compile_host_kernel
 
 
@@ -14,3 +17,41 @@ def library_cache(request) -> Path:
 @pytest.fixture(scope="session")
 def kernel(library_cache) -> HostKernel:
     return compile_host_kernel(library_cache)
+
+
+@pytest.fixture(scope="session")
+def driver(library_cache):
+    return compile_driver(library_cache)
+
+
+@pytest.fixture(scope="session")
+def small_driver(library_cache):
+    return compile_driver(library_cache, defines=(f"PATCH_PIECE_BYTES={PIECE}",))
+
+
+@pytest.fixture(scope="session")
+def library(library_cache):
+    return compile_stand_in(library_cache)
+
+
+@pytest.fixture(scope="session")
+def cublaslt(library):
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture
+def load(monkeypatch, tmp_path, library):
+    """Plugins by their driver and the path of their cuBLASLt, as if each were alone in a process."""
+
+    def loaded(driver, path=library):
+        monkeypatch.setenv("PATCH_CUBLASLT", str(path))
+        plugin = DensePlugin(driver, tmp_path)
+        plugin.device(EAGER)
+        return plugin
+
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def unpacker(driver, tmp_path_factory):
+    return DensePlugin(driver, tmp_path_factory.mktemp("unpacker"))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from patch_compile.toolchain import describe_toolchain
 from plugins.bench.element_packing import pack_gated, pack_slabs
+from tests.plugins.dense_path_cases import MARKS, PIECE, plain_rows, random_bits
 from tests.plugins.dense_plugin import (
     DENSE_PATH,
     EAGER,
@@ -16,13 +16,8 @@ from tests.plugins.dense_plugin import (
 )
 from tests.plugins.mosaic_cases import make_case
 from tests.plugins.mutations import broken_copy, named
-from tests.plugins.test_dense_path import PIECE, plain_rows, random_bits
 
-MISSING = [item.what for item in describe_toolchain() if not item.found]
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}"),
-    pytest.mark.xdist_group("dense-path"),
-]
+pytestmark = MARKS
 
 UNPACK, ACTIVATE = "kernels/unpack_kernel.cuh", "kernels/activate_kernel.cuh"
 PATH, PRODUCT, PIECES = "dense_path/dense_path.cpp", "dense_path/dense_product.cpp", "dense_path/pieces.h"

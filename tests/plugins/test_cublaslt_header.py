@@ -1,0 +1,108 @@
+"""Our header of twelve functions beside cublasLt.h, and beside a real library, where there are any."""
+
+import contextlib
+import ctypes
+import os
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.toolchain import find_nvcc
+from tests.plugins.dense_path_cases import MARKS
+from tests.plugins.host_kernel import PLUGINS
+
+pytestmark = MARKS
+
+# Names of cublasLt.h, library_types.h and cublas_api.h, and ours.
+NUMBERS = {
+    "CUBLASLT_MATMUL_DESC_TRANSA": "kTransposeA",
+    "CUBLASLT_MATMUL_DESC_EPILOGUE": "kEpilogue",
+    "CUBLASLT_MATMUL_DESC_BIAS_POINTER": "kBiasPointer",
+    "CUBLASLT_EPILOGUE_BIAS": "kEpilogueBias",
+    "CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES": "kMaxWorkspace",
+    "CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK": "kReductionSchemes",
+    "CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE": "kReductionInOrder",
+    **{f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{m}_BYTES": f"kAlignment{m}" for m in "ABCD"},
+    "CUBLAS_COMPUTE_32F": "kCompute32",
+    "CUBLAS_OP_T": "kTranspose",
+    "CUBLAS_STATUS_SUCCESS": "kSuccess",
+    "CUDA_R_32F": "kReal32",
+    "CUDA_R_16F": "kReal16",
+    "CUDA_R_16BF": "kBFloat16",
+}
+
+
+def find_header():
+    """cublasLt.h of a wheel, a toolkit, or named by CUBLASLT_INCLUDE; None where there is none."""
+    folders = [os.environ.get("CUBLASLT_INCLUDE", "")]
+    site = Path(sysconfig.get_path("purelib")) / "nvidia"
+    folders += [str(site / name / "include") for name in ("cu13", "cublas")]
+    with contextlib.suppress(PatchCompileError):
+        folders.append(str(find_nvcc().path.resolve().parents[1] / "include"))
+    folders += ["/usr/local/cuda/include"]
+    return next((Path(f) / "cublasLt.h" for f in folders if f and (Path(f) / "cublasLt.h").is_file()), None)
+
+
+def test_numbers_and_structs_are_those_of_the_header(tmp_path):
+    header = find_header()
+    if header is None:
+        pytest.skip("this machine has no cublasLt.h")
+    checks = [f"static_assert(int({theirs}) == int({ours}));" for theirs, ours in NUMBERS.items()]
+    checks += [
+        "static_assert(sizeof(Algorithm) == sizeof(cublasLtMatmulAlgo_t));",
+        "static_assert(sizeof(Heuristic) == sizeof(cublasLtMatmulHeuristicResult_t));",
+        "static_assert(offsetof(Heuristic, workspace) == offsetof(cublasLtMatmulHeuristicResult_t, workspaceSize));",
+        "static_assert(offsetof(Heuristic, status) == offsetof(cublasLtMatmulHeuristicResult_t, state));",
+    ]
+    functions = re.findall(
+        r'"(cublasLt\w+)", &f->(\w+)', (PLUGINS / "dense_path/cublaslt_library.cpp").read_text()
+    )
+    assert len(functions) == 12
+    # As many arguments, of the same sizes, as the header says.
+    checks += [
+        f"static_assert(alike(&{theirs}, decltype(Functions::{ours}){{}}));" for theirs, ours in functions
+    ]
+    alike = (
+        "template <class R, class... A, class S, class... B> constexpr bool alike(R (*)(A...), S (*)(B...)) {\n"
+        "  if constexpr (sizeof...(A) == sizeof...(B))\n"
+        "    return sizeof(R) == sizeof(S) && ((sizeof(A) == sizeof(B)) && ...);\n"
+        "  else return false;\n}\n"
+    )
+    source = tmp_path / "numbers.cpp"
+    includes = '#include <cublasLt.h>\n#include <cstddef>\n#include "dense_path/cublaslt_api.h"\n'
+    source.write_text(includes + "using namespace patch::cublaslt;\n" + alike + "\n".join(checks))
+    command = [str(find_nvcc().path), "-std=c++17", "-c", str(source), "-o", str(tmp_path / "numbers.o")]
+    command += ["-I", str(PLUGINS), "-I", str(header.parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_real_library_takes_the_attributes():
+    """What needs no GPU of a libcublasLt that is named by CUBLASLT_LIBRARY, or lies in the wheel."""
+    named = os.environ.get("CUBLASLT_LIBRARY", "")
+    wheel = Path(sysconfig.get_path("purelib")) / "nvidia"
+    candidates = [named, *map(str, wheel.glob("*/lib/libcublasLt.so.1[23]"))]
+    path = next((p for p in candidates if p and Path(p).is_file()), None)
+    if path is None:
+        pytest.skip("this machine has no libcublasLt")
+    lib = ctypes.CDLL(path)
+    operation, layout, preference = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+    assert lib.cublasLtMatmulDescCreate(ctypes.byref(operation), 68, 0) == 0
+    assert lib.cublasLtMatmulPreferenceCreate(ctypes.byref(preference)) == 0
+    sizes = ctypes.c_uint64(4096), ctypes.c_uint64(512), ctypes.c_int64(4096)
+    assert lib.cublasLtMatrixLayoutCreate(ctypes.byref(layout), 2, *sizes) == 0
+
+    def set_all(function, target, values):
+        return [function(target, number, ctypes.byref(v), ctypes.sizeof(v)) for number, v in values.items()]
+
+    attributes = {3: ctypes.c_int32(1), 7: ctypes.c_uint32(4), 8: ctypes.c_uint64(16)}
+    assert set_all(lib.cublasLtMatmulDescSetAttribute, operation, attributes) == [0] * 3
+    preferences = {1: ctypes.c_uint64(32 << 20), 3: ctypes.c_uint32(2)} | {
+        n: ctypes.c_uint32(16) for n in (6, 7, 8)
+    }
+    assert set_all(lib.cublasLtMatmulPreferenceSetAttribute, preference, preferences) == [0] * 5
+    assert set_all(lib.cublasLtMatmulPreferenceSetAttribute, preference, {3: ctypes.c_uint64(2)}) == [7]
