@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from patch_compile import cli_options as shared
+from patch_compile.cli_out import COMMANDS
 from patch_compile.errors import PatchCompileError
 
 __all__ = ["main"]
@@ -55,7 +56,7 @@ def build(recipe: Path | None, force: bool, resume: bool, as_json: bool, **flags
     from patch_compile.recipe import Recipe
     from patch_compile.report.console import print_report
 
-    settings = (Recipe.load(recipe) if recipe else {}) | _given(flags)
+    settings = (Recipe.load(recipe) if recipe else {}) | shared.given(flags)
     if "model" not in settings:
         raise click.UsageError("Missing argument 'MODEL_DIR' (or --recipe FILE).")
     report = run(Recipe.parse(settings), force=force, resume=resume)
@@ -93,7 +94,7 @@ def learn(baselines: str | None, force: bool, resume: bool, as_json: bool, **fla
     from patch_compile.recipe import Recipe
     from patch_compile.report.console import print_masks
 
-    summary = run(Recipe.parse(_given(flags)), baselines, force=force, resume=resume)
+    summary = run(Recipe.parse(shared.given(flags)), baselines, force=force, resume=resume)
     if summary is not None:
         print_masks(summary, as_json=as_json)
 
@@ -120,7 +121,7 @@ def plan(as_json: bool, **flags: Any) -> None:
     from patch_compile.recipe import Recipe
     from patch_compile.report.plan_table import print_plan
 
-    print_plan(run(Recipe.parse(_given(flags))), as_json=as_json)
+    print_plan(run(Recipe.parse(shared.given(flags))), as_json=as_json)
 
 
 def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
@@ -179,69 +180,8 @@ def compile_command(dump_passes: Path | None, force: bool, as_json: bool, **flag
     from patch_compile.recipe import Recipe
     from patch_compile.report.console import print_compiled
 
-    recipe = Recipe.parse(_given(flags) | {"backend": "onnx"})
+    recipe = Recipe.parse(shared.given(flags) | {"backend": "onnx"})
     print_compiled(compile_model(recipe, dump_passes=dump_passes, force=force), as_json=as_json)
-
-
-@cli.command()
-@click.argument("path", type=shared.PATH, metavar="OUT")
-@click.argument("prompts", nargs=-1, required=True, metavar="PROMPT…")
-@click.option(
-    "--runner",
-    type=click.Choice(["engine", "onnx"]),
-    help="What runs it. [the engine where this machine can]",
-)
-@click.option(
-    "--plugin", type=shared.PATH, metavar="FILE", help="Plugin to take in place of the engine's own."
-)
-@click.option("--tokenizer", type=shared.PATH, metavar="DIR", help="Folder with the tokenizer. [OUT/model]")
-@click.option("--chat", is_flag=True, help="A prompt is what a user says, by the model's chat template.")
-@click.option("--new-tokens", type=click.IntRange(1), default=128, help="Most tokens to generate. [128]")
-@click.option(
-    "--temperature", type=float, help="0 takes the most likely token. [as generation_config.json says, or 0]"
-)
-@click.option("--top-k", type=int, help="Draw from so many of the most likely tokens.")
-@click.option(
-    "--top-p", type=float, help="Draw from the most likely tokens that hold this much of the probability."
-)
-@click.option("--repetition-penalty", type=float, help="Above 1 makes tokens that came before less likely.")
-@click.option("--seed", type=int, help="Seed of the draws. [a new one each time]")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="Print texts, tokens and times as JSON.")
-def run(
-    path: Path,
-    prompts: tuple[str, ...],
-    runner: str | None,
-    plugin: Path | None,
-    tokenizer: Path | None,
-    chat: bool,
-    new_tokens: int,
-    stop: tuple[str, ...],
-    as_json: bool,
-    **sampling: Any,
-) -> None:
-    """Continue prompts with what `build` wrote to OUT: its engine on a GPU, else its ONNX file on ONNX Runtime.
-
-    Which of them it is goes to stderr, the text to stdout, as it comes. Several prompts are one batch.
-    """
-    from patch_compile.report.generated import print_generated
-    from patch_compile.running import run as generate
-
-    alone = len(prompts) == 1 and not as_json
-    generated = generate(
-        path,
-        prompts,
-        say=lambda about: click.echo(f"runs on {about}", err=True),
-        show=(lambda text: click.echo(text, nl=False)) if alone else None,
-        runner=runner,
-        plugin=plugin,
-        tokenizer=tokenizer,
-        chat=chat,
-        new_tokens=new_tokens,
-        stop=stop,
-        sampling=_given(sampling),
-    )
-    print_generated(generated, as_json=as_json)
 
 
 @cli.command("import-mask")
@@ -316,8 +256,8 @@ def doctor(as_json: bool) -> None:
     print_examined(examine(), as_json=as_json)
 
 
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in flags.items() if value not in (None, ())}
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

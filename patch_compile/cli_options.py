@@ -14,6 +14,7 @@ __all__ = [
     "engine",
     "evaluation",
     "fusing",
+    "given",
     "graph",
     "learning",
     "lowering",
@@ -137,3 +138,8 @@ proof = _options(
     evaluation,
     click.option("--prompt", help="Prompt of the sentence that dense and hybrid model each generate."),
 )  # fmt: skip
+
+
+def given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given: the others have the defaults of the recipe."""
+    return {name: value for name, value in flags.items() if value not in (None, ())}

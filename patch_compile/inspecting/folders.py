@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from masklearn.architectures import architecture_of
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears_of
-from patch_compile.errors import PatchCompileError
 from patch_compile.inspecting.found import Found
-from patch_compile.workspace import MANIFEST, sha256_of
+from patch_compile.out_folder import faulty_files, read_manifest
+from patch_compile.workspace import MANIFEST
 
 __all__ = ["inspect_build", "inspect_checkpoint"]
 
 
 def inspect_build(path: Path) -> Found:
     """OUT by its manifest; every file is hashed."""
-    manifest = _manifest(path / MANIFEST)
-    rows, faults = [], []
-    for name, digest in manifest["files"].items():
+    manifest = read_manifest(path / MANIFEST)
+    rows = []
+    for name in manifest["files"]:
         file = path / name
-        there = file.is_file()
-        rows.append({"file": name, "bytes": file.stat().st_size if there else None})
-        if not there:
-            faults.append(f"{name} is missing")
-        elif sha256_of(file) != digest:
-            faults.append(f"{name} is not the file that was written: its sha256 is another one")
+        rows.append({"file": name, "bytes": file.stat().st_size if file.is_file() else None})
+    faults = list(faulty_files(path, manifest))
     known = set(manifest["files"]) | {MANIFEST}
     files = (str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file())
     facts = {
@@ -45,19 +39,6 @@ def inspect_build(path: Path) -> Found:
         "not in the manifest": [name for name in files if name not in known],
     }
     return Found(path, "build", facts, rows, "every file is there and has the sha256 of the manifest", faults)
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        for key in ("files", "model", "ratio", "method", "seed", "stages", "versions"):
-            manifest[key]
-        manifest["model"]["path"], manifest["model"]["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PatchCompileError(
-            f"{path} is no manifest of patch-compile", f"{type(error).__name__}: {error}", "build again"
-        ) from None
-    return manifest
 
 
 def inspect_checkpoint(path: Path) -> Found:
