@@ -170,8 +170,9 @@ def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> N
     help="Name the passes in their order, and exit.",
 )
 @click.option("--force", is_flag=True, help="Replace OUT.")
+@click.option("--resume", is_flag=True, help="Take up what a run that was killed has left.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def compile_command(dump_passes: Path | None, force: bool, as_json: bool, **flags: Any) -> None:
+def compile_command(dump_passes: Path | None, force: bool, resume: bool, as_json: bool, **flags: Any) -> None:
     """Write MODEL_DIR as hybrid ONNX under given masks, without engine and proof.
 
     Runs on ONNX Runtime as it is; `build --mask FILE` makes an engine too, and proves what the masks cost.
@@ -181,7 +182,8 @@ def compile_command(dump_passes: Path | None, force: bool, as_json: bool, **flag
     from patch_compile.report.console import print_compiled
 
     recipe = Recipe.parse(shared.given(flags) | {"backend": "onnx"})
-    print_compiled(compile_model(recipe, dump_passes=dump_passes, force=force), as_json=as_json)
+    summary = compile_model(recipe, dump_passes=dump_passes, force=force, resume=resume)
+    print_compiled(summary, as_json=as_json)
 
 
 @cli.command("import-mask")

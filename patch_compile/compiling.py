@@ -28,18 +28,21 @@ __all__ = ["compile_model"]
 _ONNX, _PLAN = "onnx/model.onnx", "plan.json"
 
 
-def compile_model(recipe: Recipe, *, dump_passes: Path | None = None, force: bool = False) -> dict[str, Any]:
+def compile_model(
+    recipe: Recipe, *, dump_passes: Path | None = None, force: bool = False, resume: bool = False
+) -> dict[str, Any]:
     """Write OUT with the hybrid ONNX of the recipe's masks, and return a summary for the table.
 
     Weights are read and written one linear at a time. dump_passes: a folder for the graph after each pass, see
-    `PassDump`. Raises PatchCompileError for a model or masks that can't be compiled, and when OUT or a dump is there.
+    `PassDump`. resume: take up what a run that was killed has left; an ONNX file that was whole is kept. Raises
+    PatchCompileError for a model or masks that can't be compiled, and when OUT or a dump is there.
     """
     progress = Progress()
     quiet_libraries()
     _check_dump(dump_passes)
-    job = prepare_compiling(recipe, progress, force=force)
+    job = prepare_compiling(recipe, progress, force=force, resume=resume)
     assert recipe.mask is not None
-    masks, workspace = MaskSet.load(recipe.mask), Workspace(job.out, force=force)
+    masks, workspace = MaskSet.load(recipe.mask), Workspace(job.out, force=force, resume=resume)
     try:
         recipe.save(workspace.root / RECIPE)
         write = partial(_write, job, masks, dump_passes, progress)

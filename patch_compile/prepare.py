@@ -114,7 +114,7 @@ def prepare_learning(recipe: Recipe, progress: Progress, *, force: bool, resume:
     return Job(recipe, out, checkpoint, coverage, None, "onnx", (), None)
 
 
-def prepare_compiling(recipe: Recipe, progress: Progress, *, force: bool) -> Job:
+def prepare_compiling(recipe: Recipe, progress: Progress, *, force: bool, resume: bool = False) -> Job:
     """The same for compiling given masks to ONNX: a job without backend, targets and plugin."""
     if recipe.is_onnx:
         raise PatchCompileError(
@@ -131,7 +131,7 @@ def prepare_compiling(recipe: Recipe, progress: Progress, *, force: bool) -> Job
     masks.check_covers(coverage.linears)
     asked_lowerings(recipe.lowering, list(coverage.linears))
     out = choose_out(recipe, masks.ratio, progress)
-    check_out(out, force=force, resume=False)
+    check_out(out, force=force, resume=resume)
     check_free_space(out, int(2 * _weights(checkpoint) * _PACKED_SHARE))
     given = _weights_of(masks, recipe.mask, checkpoint)
     return Job(recipe, out, checkpoint, coverage, given, "onnx", (), None, _costs(recipe, checkpoint))

@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from masklearn.architectures import ARCHITECTURES, auto_class
+from patch_compile.export import trace
 from tests.builds import TINY
+from tests.traces import Traces
 
 # fmt: off
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far", "from", "big", "red", "house", "in",
@@ -74,6 +76,33 @@ _VISION: dict[str, Any] = {
 }
 
 ModelMaker = Callable[..., Path]
+_TRACES = Traces(trace.trace_model)
+trace.trace_model = _TRACES  # where `export_model` finds it
+
+
+# Folders whose tests share builds: each in one process, so that nothing is built twice.
+_ONE_PROCESS = ("runtime", "samples/serve_http")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for xdist."""
+    for item in items:
+        for folder in _ONE_PROCESS:
+            if Path(__file__).parent / folder in item.path.parents:
+                item.add_marker(pytest.mark.xdist_group(folder))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is asked of tracing itself is answered by tracing."""
+    _TRACES.fresh = Path(__file__).with_name("export") in item.path.parents
+
+
+@pytest.fixture(autouse=True)
+def no_measured_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """What a person measured on this machine must not decide a test; what a test measures must not stay."""
+    monkeypatch.setattr("patch_compile.plan.measured.measured_folder", lambda: tmp_path / "measured")
+    return tmp_path / "measured"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`patch-compile compile`: a checkpoint and masks in, hybrid ONNX out."""
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -15,7 +16,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.passes import describe_passes
 from patch_compile.recipe import Recipe
 from patch_compile.report.console import print_compiled
-from patch_compile.workspace import sha256_of
+from patch_compile.workspace import Workspace, sha256_of
+from tests.commands import run_here
 from tests.mosaics import random_mask
 from tests.test_cli import run
 
@@ -109,6 +111,28 @@ def test_out_is_replaced_by_force_only(recipe, tmp_path):
     assert any((tmp_path / "passes").iterdir())
 
 
+def test_a_run_that_was_killed_is_taken_up(recipe, tmp_path, monkeypatch):
+    """What it has left is named, with the flag that goes on; the file that was whole is not written again."""
+
+    def kill(workspace):
+        shutil.copytree(workspace.root, tmp_path / "left")
+        raise KeyboardInterrupt  # after which nothing is left, as after a Ctrl-C
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Workspace, "publish", kill)
+        compile_model(recipe(lowering="dense"))
+    assert not (tmp_path / "out.partial").exists()
+    (tmp_path / "left").rename(tmp_path / "out.partial")
+    left = tmp_path / "out.partial" / "onnx" / "model.onnx.data"
+    written = left.stat().st_ino
+    with pytest.raises(PatchCompileError, match="holds an unfinished build") as refused:
+        compile_model(recipe(lowering="dense"))
+    assert "--resume" in refused.value.fix
+    compile_model(recipe(lowering="dense"), resume=True)
+    assert (tmp_path / "out" / "onnx" / "model.onnx.data").stat().st_ino == written
+    assert not left.parent.parent.exists()
+
+
 class TestBadInput:
     def assert_nothing_written(self, tmp_path):
         assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
@@ -154,8 +178,8 @@ def test_command_line(model, mask, tmp_path):
     lines = listed.stdout.splitlines()
     assert [line.split()[1].rstrip(":") for line in lines] == [name for name, _ in describe_passes()]
     assert all(len(line.split(": ", 1)[1]) > 10 for line in lines)
-    done = run("compile", model, "--mask", mask, "-o", tmp_path / "out", "--lowering", "split", "--json")
+    done = run_here("compile", model, "--mask", mask, "-o", tmp_path / "out", "--lowering", "split", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["onnx"]["path"] == str(tmp_path / "out" / "onnx" / "model.onnx")
-    missing = run("compile", model, "-o", tmp_path / "other")
+    missing = run_here("compile", model, "-o", tmp_path / "other")
     assert missing.returncode == 2 and "--mask" in missing.stderr

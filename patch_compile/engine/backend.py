@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from patch_compile.engine.gpu import local_gpu
 from patch_compile.engine.soname import answer_to_unversioned_name
 from patch_compile.engine.targets import TARGETS, Target, local_target
 from patch_compile.errors import PatchCompileError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+    from patch_compile.engine.tensorrt_api import TensorRtApi
+
+    class PythonLogger(tensorrt.ILogger):
+        """An ILogger that also tells whoever listens: `heard(level, message)`, the level as Python logging has it."""
+
+        heard: Callable[[int, str], None] | None
+
 
 __all__ = ["Backend", "BackendName", "available_backends", "default_backend", "load_backend"]
 
@@ -54,17 +65,22 @@ class Backend:
     Attributes: `name`; `trt`, the Python module, whose API the two share; `version` of it.
     """
 
-    def __init__(self, name: BackendName, module: Any) -> None:
+    def __init__(self, name: BackendName, module: TensorRtApi) -> None:
         self.name = name
-        self.trt = (
-            module  # Any; what comes out of it is typed where it is used, by the stubs of full TensorRT
-        )
+        self.trt = module
         self.version = str(module.__version__)
 
     @cached_property
-    def logger(self) -> Any:
+    def logger(self) -> PythonLogger:
         """The library's log as Python logging; one for the process, since the first one given wins."""
         return _python_logger(self.trt)
+
+    @property
+    def compute_capabilities(self) -> Mapping[str, Any]:
+        """The architectures that it builds ahead of time for, by name (`SM86`). Full TensorRT has no such enum."""
+        rtx: Any = self.trt
+        members: Mapping[str, Any] = rtx.ComputeCapability.__members__
+        return members
 
     @property
     def builds_ahead(self) -> bool:
@@ -76,7 +92,7 @@ class Backend:
         if not self.builds_ahead:
             target = local_target()
             return () if target is None else (target,)
-        names = self.trt.ComputeCapability.__members__
+        names = self.compute_capabilities
         return tuple(target for target in TARGETS.values() if target.name.upper() in names)
 
     def check_targets(self, targets: tuple[Target, ...]) -> None:
@@ -159,25 +175,29 @@ def _is_expected(message: str) -> bool:
     return any(part in message for part in _EXPECTED)
 
 
-def _python_logger(trt: Any) -> Any:
-    severity = trt.ILogger.Severity
-    levels: dict[Any, int] = {
-        severity.INTERNAL_ERROR: logging.ERROR,
-        severity.ERROR: logging.ERROR,
-        severity.WARNING: logging.WARNING,
-        severity.INFO: logging.INFO,
-        severity.VERBOSE: logging.DEBUG,
+def _python_logger(trt: TensorRtApi) -> PythonLogger:
+    if TYPE_CHECKING:
+        from tensorrt import ILogger
+    else:
+        ILogger = trt.ILogger
+    of = ILogger.Severity
+    levels = {
+        of.INTERNAL_ERROR: logging.ERROR,
+        of.ERROR: logging.ERROR,
+        of.WARNING: logging.WARNING,
+        of.INFO: logging.INFO,
+        of.VERBOSE: logging.DEBUG,
     }
 
-    class PythonLogger(trt.ILogger):  # type: ignore[misc]  # the base class is Any
+    class Logger(ILogger):
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+            ILogger.__init__(self)
             self.heard: Callable[[int, str], None] | None = None
 
-        def log(self, level: Any, message: str) -> None:
-            number = logging.DEBUG if _is_expected(message) else levels.get(level, logging.WARNING)
-            _LOG.log(number, "%s", message)
+        def log(self, severity: ILogger.Severity, msg: str) -> None:
+            number = logging.DEBUG if _is_expected(msg) else levels.get(severity, logging.WARNING)
+            _LOG.log(number, "%s", msg)
             if self.heard is not None:
-                self.heard(number, message)
+                self.heard(number, msg)
 
-    return PythonLogger()
+    return cast("PythonLogger", Logger())

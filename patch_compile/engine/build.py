@@ -26,7 +26,7 @@ from patch_compile.engine.sparsity_log import NO_TACTICS, sparse_tactics
 from patch_compile.engine.targets import Target
 from patch_compile.engine.worker import run_cancellable
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin import LIBRARY_NAME
+from patch_compile.plugin import LIBRARY_NAME, read_identity
 
 __all__ = ["BuildCancelledError", "EngineReport", "build_engine", "check_engine"]
 
@@ -44,6 +44,7 @@ class BuildCancelledError(PatchCompileError):
 class EngineReport:
     """What was built. Bytes are of the file, and of the packed tensors.
 
+    plugin_version: of the plugin that it was built with, None without one; the two that follow are of `EngineOptions`.
     sparse_parts: 2:4 products of split linears; sparsity: what became of them and of other 2:4 weights, in words, empty
     where there are none.
     """
@@ -61,6 +62,9 @@ class EngineReport:
     sparse_parts: int
     sparsity: str
     seconds: float
+    plugin_version: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For report.json: `nbytes` as `bytes`, paths as text."""
@@ -114,6 +118,9 @@ def build_engine(
         len(expected.sparse_parts),
         _sparsity(backend, expected, logged),
         round(time.monotonic() - start, 2),
+        read_identity(plugin).version if plugin else None,
+        job.options.version_compatible,
+        job.options.hardware_compatible,
     )
 
 

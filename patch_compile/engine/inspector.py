@@ -10,14 +10,11 @@ import json
 import math
 import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from patch_compile.engine.backend import Backend
 from patch_compile.engine.plan_program import PLUGIN, PlanLayer, PlanProgram, PlanTensor
 from patch_compile.errors import PatchCompileError
-
-if TYPE_CHECKING:
-    import tensorrt
 
 __all__ = ["inspect_engine", "program_from_json"]
 
@@ -31,7 +28,7 @@ def inspect_engine(backend: Backend, engine: Path, targets: tuple[str, ...]) -> 
     Raises PatchCompileError when the engine does not load.
     """
     trt = backend.trt
-    runtime: tensorrt.Runtime = trt.Runtime(backend.logger)
+    runtime = trt.Runtime(backend.logger)
     runtime.engine_host_code_allowed = True  # the plugin that the engine carries is host code
     with engine.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
         loaded = runtime.deserialize_cuda_engine(plan)

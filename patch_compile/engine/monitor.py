@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorrt
+
+    from patch_compile.engine.tensorrt_api import TensorRtApi
 
 __all__ = ["Cancellation", "Progress", "progress_monitor"]
 
@@ -44,23 +49,29 @@ class Cancellation:
         return not self.requested
 
 
-def progress_monitor(trt: Any, progress: Progress | None, cancellation: Cancellation) -> Any:
+def progress_monitor(
+    trt: TensorRtApi, progress: Progress | None, cancellation: Cancellation
+) -> tensorrt.IProgressMonitor:
     """An IProgressMonitor that reports to `progress` and stops the build when `cancellation` asks for it."""
+    if TYPE_CHECKING:
+        from tensorrt import IProgressMonitor
+    else:
+        IProgressMonitor = trt.IProgressMonitor
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class is Any
+    class Monitor(IProgressMonitor):
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            IProgressMonitor.__init__(self)
             self.totals: dict[str, int] = {}
 
-        def phase_start(self, phase: str, parent: str | None, total: int) -> None:
-            del parent
-            self.totals[phase] = total
-            cancellation.ask(progress, phase, 0, total)
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            del parent_phase
+            self.totals[phase_name] = num_steps
+            cancellation.ask(progress, phase_name, 0, num_steps)
 
-        def step_complete(self, phase: str, step: int) -> bool:
-            return cancellation.ask(progress, phase, step + 1, self.totals.get(phase, 0))
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return cancellation.ask(progress, phase_name, step + 1, self.totals.get(phase_name, 0))
 
-        def phase_finish(self, phase: str) -> None:
-            self.totals.pop(phase, None)
+        def phase_finish(self, phase_name: str) -> None:
+            self.totals.pop(phase_name, None)
 
     return Monitor()

@@ -19,6 +19,8 @@ from patch_compile.errors import PatchCompileError
 if TYPE_CHECKING:
     import tensorrt
 
+    from patch_compile.engine.tensorrt_api import TensorRtApi
+
 __all__ = ["BuildJob", "write_engine"]
 
 _READING = "Reading ONNX"
@@ -68,9 +70,9 @@ def _write_engine(
     trt = job.backend.trt
     if not cancellation.ask(progress, _READING, 0, 1):
         return
-    builder: tensorrt.Builder = trt.Builder(job.backend.logger)
+    builder = trt.Builder(job.backend.logger)
     network = builder.create_network(_network_flags(trt))
-    parser: tensorrt.OnnxParser = trt.OnnxParser(network, job.backend.logger)
+    parser = trt.OnnxParser(network, job.backend.logger)
     _parse(job, parser, errors)
     if not cancellation.ask(progress, _READING, 1, 1):
         return
@@ -88,7 +90,7 @@ def _write_engine(
         job.options.keep_timings(config)
 
 
-def _network_flags(trt: Any) -> int:
+def _network_flags(trt: TensorRtApi) -> int:
     # Where strong typing is the only one, the flag may be gone.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
@@ -115,7 +117,7 @@ def _config(job: BuildJob, builder: tensorrt.Builder, errors: list[str]) -> tens
         rtx: Any = config  # full TensorRT has no such calls
         rtx.num_compute_capabilities = len(job.targets)
         for i, target in enumerate(job.targets):
-            rtx.set_compute_capability(getattr(trt.ComputeCapability, target.name.upper()), i)
+            rtx.set_compute_capability(job.backend.compute_capabilities[target.name.upper()], i)
     if job.backend.name == BackendName.TENSORRT:
         config.profiling_verbosity = (
             trt.ProfilingVerbosity.DETAILED
@@ -127,17 +129,21 @@ def _config(job: BuildJob, builder: tensorrt.Builder, errors: list[str]) -> tens
 
 
 def _add_profile(
-    profile: Profile, builder: tensorrt.Builder, config: tensorrt.IBuilderConfig, errors: list[str], dims: Any
+    profile: Profile,
+    builder: tensorrt.Builder,
+    config: tensorrt.IBuilderConfig,
+    errors: list[str],
+    dims: type[tensorrt.Dims],
 ) -> None:
     added = builder.create_optimization_profile()
     for name, shapes in profile.shapes.items():
-        added.set_shape(name, *(dims(size) for size in (shapes.min, shapes.opt, shapes.max)))
+        added.set_shape(name, *(dims(list(size)) for size in (shapes.min, shapes.opt, shapes.max)))
     if config.add_optimization_profile(added) < 0:
         raise PatchCompileError(f"the profile {profile.name!r} is not valid", _said(errors))
 
 
 def _serialize(
-    trt: Any,
+    trt: TensorRtApi,
     builder: tensorrt.Builder,
     network: tensorrt.INetworkDefinition,
     config: tensorrt.IBuilderConfig,
@@ -151,11 +157,13 @@ def _serialize(
         out.write(plan)
         return True
 
-    class Writer(trt.IStreamWriter):  # type: ignore[misc]  # the base class is Any
+    base: Any = trt.IStreamWriter  # its stub has another `write` than its documentation and the libraries
+
+    class Writer(base):  # type: ignore[misc]  # the base class is Any
         """Saves the copy of the whole engine that `build_serialized_network` would return."""
 
         def __init__(self) -> None:
-            trt.IStreamWriter.__init__(self)
+            base.__init__(self)
 
         def write(self, data: bytes) -> int:
             # RTX 1.7.1 does not look at what a writer returns, so a failed write is kept as the reason to cancel.

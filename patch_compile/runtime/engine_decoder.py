@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from patch_compile.engine.backend import Backend
 
-__all__ = ["EngineDecoder", "open_engine"]
+__all__ = ["EngineDecoder", "load_engine", "open_engine"]
 
 _LOG = logging.getLogger(__name__)
 _PAST, _PRESENT, _IDS, _LOGITS = "past_key_values.", "present.", "input_ids", "logits"
@@ -34,10 +34,21 @@ _TOKENS = (_IDS, "attention_mask", "position_ids")
 def open_engine(
     path: Path, backend: Backend, plugin: Path | None, limits: Limits, window: int | None
 ) -> EngineDecoder:
-    """Load an engine on this machine's GPU.
+    """Load a decoder's engine on this machine's GPU; see `load_engine`.
+
+    window: tokens that the shortest attention window of the model reaches, None where all attention is full.
+    """
+    engine, runtime = load_engine(path, backend, plugin)
+    name = f"{backend.name} {backend.version}"
+    return EngineDecoder(engine, CudaDevice(), name, limits, window, runtime)
+
+
+def load_engine(
+    path: Path, backend: Backend, plugin: Path | None
+) -> tuple[tensorrt.ICudaEngine, tensorrt.Runtime]:
+    """An engine on this machine's GPU, and what must live as long.
 
     backend: see `load_backend`; plugin: the library to register first, None where the engine carries it.
-    window: tokens that the shortest attention window of the model reaches, None where all attention is full.
 
     Raises PatchCompileError when the engine does not load, with TensorRT's own words.
     """
@@ -48,7 +59,7 @@ def open_engine(
     said: list[str] = []
     backend.logger.heard = lambda level, message: said.append(message) if level >= logging.ERROR else None
     try:
-        runtime: tensorrt.Runtime = backend.trt.Runtime(backend.logger)
+        runtime = backend.trt.Runtime(backend.logger)
         runtime.engine_host_code_allowed = True  # the plugin that the engine carries is host code
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
     finally:
@@ -57,12 +68,12 @@ def open_engine(
         raise PatchCompileError(
             f"{backend.name} {backend.version} does not load {path}",
             "; ".join(dict.fromkeys(said)) or "it logged no reason",
-            "an engine runs on the GPU, TensorRT and plugin versions that it was built for: build it again",
+            "an engine runs on the GPU, TensorRT and plugin versions that it was built for: build it again, or run "
+            "its ONNX file: --runner onnx",
         )
     if engine.streamable_weights_size:  # built with --weight-streaming: what fits stays on the GPU
         engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
-    name = f"{backend.name} {backend.version}"
-    return EngineDecoder(engine, CudaDevice(), name, limits, window, runtime)
+    return engine, runtime
 
 
 @dataclass(frozen=True)

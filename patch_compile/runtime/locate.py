@@ -10,14 +10,12 @@ from typing import Any
 
 import yaml
 
-from patch_compile.engine.backend import BackendName, load_backend
-from patch_compile.engine.gpu import local_gpu
-from patch_compile.engine.plan_program import read_programs
+from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin import LIBRARY_NAME, PluginIdentity, read_identity
 from patch_compile.runtime.decoder import Decoder, Limits
+from patch_compile.runtime.engine_fit import EngineFacts, engine_facts, plugin_for, why_not
 from patch_compile.runtime.generator import Generator
-from patch_compile.runtime.onnx_decoder import OnnxDecoder
+from patch_compile.runtime.onnx_runnable import open_onnx
 from patch_compile.runtime.sampling import Sampling
 
 __all__ = ["Runner", "open_generator"]
@@ -99,90 +97,28 @@ def _decoder(
 ) -> tuple[Decoder, str]:
     """What runs it, and why not its engine, in words."""
     limits = Limits(total=_positions(config))
-    why_not = "it was not asked for"
+    reason = "it was not asked for"
     if asked is not Runner.ONNX:
-        why = "there is none" if files.engine is None else _why_not(files.engine)
-        if files.engine is not None and why is None:
-            return _open_engine(files.engine, plugin, limits, _window(config)), ""
-        why_not = why or ""
+        facts = engine_facts(files.engine) if files.engine else None
+        why = why_not(facts) if facts else "there is none"
+        if facts and why is None:
+            return _open_engine(facts, plugin, limits, _window(config)), ""
+        reason = why or ""
     if files.onnx is None or asked is Runner.ENGINE:
         built = files.engine or files.onnx
         raise PatchCompileError(
             f"no engine of {files.path} can be run here" if built else f"{files.path} is no build",
-            why_not if built else f"it holds neither {_ENGINE} nor {_ONNX}",
+            reason if built else f"it holds neither {_ENGINE} nor {_ONNX}",
             "run its ONNX file: --runner onnx" if files.onnx else "build it: patch-compile build MODEL_DIR",
         )
-    return OnnxDecoder(files.onnx, limits, gpu=True), f"not its engine: {why_not}"
+    decoder, note = open_onnx(files.onnx, limits)
+    return decoder, "; ".join(filter(None, (f"not its engine: {reason}", note)))
 
 
-def _open_engine(engine: Path, plugin: Path | None, limits: Limits, window: int | None) -> Decoder:
+def _open_engine(facts: EngineFacts, plugin: Path | None, limits: Limits, window: int | None) -> Decoder:
     from patch_compile.runtime.engine_decoder import open_engine
 
-    backend = load_backend(_backend(engine))
-    return open_engine(engine, backend, _plugin_for(engine, plugin), limits, window)
-
-
-def _plugin_for(engine: Path, given: Path | None) -> Path | None:
-    """The library to register before an engine is loaded: none where it carries its own.
-
-    Raises PatchCompileError when there is none, or the one given is of another version than the engine's own.
-    """
-    carried, beside = _identity(engine), engine.parent / LIBRARY_NAME
-    if given is None:
-        if carried is None and not beside.is_file() and _built(engine).get("patch_linears"):
-            raise PatchCompileError(
-                f"{engine} needs the PatchLinear plugin, and there is none",
-                f"none is in it, and no {LIBRARY_NAME} beside it",
-                "name one with --plugin, or make one: patch-compile plugin",
-            )
-        return beside if carried is None and beside.is_file() else None
-    version = read_identity(given).version
-    if carried is not None and carried.version != version:
-        raise PatchCompileError(
-            f"{given} is version {version} of the plugin, and {engine} was built with version {carried.version}",
-            "the two may read packed weights differently",
-            "leave --plugin out: the engine carries its own",
-        )
-    return given
-
-
-def _identity(engine: Path) -> PluginIdentity | None:
-    """Of the plugin that an engine carries."""
-    try:
-        return read_identity(engine)
-    except PatchCompileError:
-        return None
-
-
-def _why_not(engine: Path) -> str | None:
-    """Why this machine can't run an engine, in words; None where it can, as far as is known without trying."""
-    gpu = local_gpu()
-    if gpu is None:
-        return "no GPU answers"
-    name = _backend(engine)
-    try:
-        version = load_backend(name).version
-    except PatchCompileError as error:
-        return error.why
-    built = _built(engine)
-    here = "sm{}{}".format(*gpu.compute_capability)
-    if built and here not in built["targets"]:
-        return f"it was built for {', '.join(built['targets'])}, and this GPU ({gpu.name}) is {here}"
-    if built and built["version"] != version:
-        return f"it was built by {name} {built['version']}, and {version} is installed"
-    return None
-
-
-def _built(engine: Path) -> dict[str, Any]:
-    """What the build wrote about an engine, {} for one that stands alone."""
-    about = _json(engine.parent / "engine.json")
-    return about if {"targets", "version", "backend"} <= about.keys() else {}
-
-
-def _backend(engine: Path) -> str:
-    """The library that built an engine. An engine of TensorRT-RTX shows its program, one of TensorRT does not."""
-    known = _built(engine).get("backend")
-    return str(known or (BackendName.TENSORRT_RTX if read_programs(engine) else BackendName.TENSORRT))
+    return open_engine(facts.path, load_backend(facts.backend), plugin_for(facts, plugin), limits, window)
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from patch_compile.engine.backend import BackendName, available_backends, default_backend, load_backend
 from patch_compile.engine.targets import TARGETS, parse_targets
+from patch_compile.engine.tensorrt_api import TensorRtApi
 from patch_compile.errors import PatchCompileError
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,14 @@ def test_names_are_heavy_free():
     code = "import sys; import patch_compile.engine.backend, patch_compile.engine.targets, patch_compile.engine.profiles"
     result = without_gpu(f"{code}; print([m for m in ('tensorrt_rtx', 'onnx', 'torch') if m in sys.modules])")
     assert result.stdout == "[]\n", result.stderr
+
+
+@pytest.mark.rtx
+def test_the_module_has_what_its_type_says():
+    """Types are those of full TensorRT's stubs; the constructors and enums they are given to are there in RTX too."""
+    trt = load_backend("tensorrt-rtx").trt
+    names = {*TensorRtApi.__annotations__, "get_plugin_registry"}
+    assert len(names) > 10 and not [name for name in names if not hasattr(trt, name)]
 
 
 @pytest.mark.rtx

@@ -13,8 +13,8 @@ from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.engine.targets import parse_targets
 from patch_compile.errors import PatchCompileError
+from tests.commands import run_here
 from tests.engine import graphs
-from tests.test_cli import run
 
 
 @pytest.mark.rtx
@@ -59,7 +59,7 @@ def test_what_a_backend_lacks_is_refused_by_its_flag(backend: str, option: dict[
 
 def test_a_build_is_refused_before_anything_is_learned(settings: dict[str, Any], tmp_path: Path) -> None:
     model, out = str(settings["model"]), tmp_path / "out"
-    done = run("build", model, "-o", out, "--ratio", "0.4", "--backend", "onnx", "--weight-streaming")
+    done = run_here("build", model, "-o", out, "--ratio", "0.4", "--backend", "onnx", "--weight-streaming")
     assert done.returncode == 1 and "the backend onnx has no --weight-streaming" in done.stderr
     assert not out.exists()
 

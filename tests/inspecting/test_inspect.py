@@ -17,9 +17,9 @@ from patch_compile.inspecting import inspect_path
 from patch_compile.plugin import build_plugin
 from patch_compile.report.inspected import print_found
 from tests.builds import build
+from tests.commands import run_here
 from tests.engine import graphs
 from tests.mosaics import random_mask
-from tests.test_cli import run
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_build_whose_files_were_changed(settings, tmp_path):
         "masks.safetensors is missing",
         "onnx/model.onnx is not the file that was written: its sha256 is another one",
     ]
-    done = run("inspect", out, "--json")
+    done = run_here("inspect", out, "--json")
     assert done.returncode == 1 and json.loads(done.stdout)["faults"] == list(found.faults)
 
 

@@ -8,23 +8,27 @@ import pytest
 from tests.builds import TINY, build
 from tests.conftest import WORDS, write_model
 
-OutOf = Callable[[str], Path]
+OutOf = Callable[..., Path]
+# Heads of 32, for which TensorRT-RTX has attention; the other model keeps its odd ones.
+_SIZES = {"llama": {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}}
 
 
 @pytest.fixture(scope="session")
 def out_of(tmp_path_factory: pytest.TempPathFactory) -> OutOf:
-    """out_of("llama"): what `build` wrote of such a model, without an engine."""
-    built: dict[str, Path] = {}
+    """out_of("llama"): what `build` wrote of such a model, without an engine; out_of("llama", "bfloat16") as well."""
+    built: dict[tuple[str, str], Path] = {}
 
-    def out(model_type: str) -> Path:
-        if model_type not in built:
+    def out(model_type: str, dtype: str = "float16") -> Path:
+        if (model_type, dtype) not in built:
             root = tmp_path_factory.mktemp(model_type)
             text = root / "text.txt"
             text.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
-            model = write_model(root / "model", model_type, max_position_embeddings=96)
+            model = write_model(
+                root / "model", model_type, max_position_embeddings=96, **_SIZES.get(model_type, {})
+            )
             texts = {"calib": str(text), "eval_text": str(text)}
-            build({"model": model, "out": root / "out", "ratio": 0.4, **texts, **TINY})
-            built[model_type] = root / "out"
-        return built[model_type]
+            build({"model": model, "out": root / "out", "ratio": 0.4, "dtype": dtype, **texts, **TINY})
+            built[model_type, dtype] = root / "out"
+        return built[model_type, dtype]
 
     return out

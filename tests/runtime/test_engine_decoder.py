@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.runtime import kv_cache
+from patch_compile.runtime import Generator, kv_cache, open_generator
 from patch_compile.runtime.decoder import Limits, pad_left
 from patch_compile.runtime.engine_decoder import EngineDecoder
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
@@ -98,6 +98,28 @@ def test_the_last_token_that_a_profile_takes(out_of: OutOf) -> None:
     assert engine.limits == Limits(4, 32, 65, "the engine's profile ends at")
     compare(engine, onnx, PROMPTS[:1], 65 - len(PROMPTS[0]) - 1)
     assert decoder_of(out_of, limits=Limits(total=20)).limits.total == 20
+
+
+@pytest.mark.parametrize("half", ["engine", "onnx"])
+def test_more_than_the_limits_is_refused_before_anything_runs(out_of: OutOf, half: str) -> None:
+    """With what was asked for and what goes: on an engine by its profiles, and on ONNX Runtime under the same limits."""
+    whole = open_generator(out_of("llama"), runner="onnx")
+    engine = decoder_of(out_of)
+    device: Any = engine.device
+    onnx = OnnxDecoder(out_of("llama") / "onnx/model.onnx", engine.limits)
+    generator = Generator(engine if half == "engine" else onnx, whole.tokenizer)
+    for prompts, new_tokens, said in (
+        ([[3] * 33], 1, "a prompt of 33 tokens is longer than the 32 that the engine takes"),
+        ([[3], [4] * 33], 1, "a prompt of 33 tokens is longer than the 32"),
+        ([[3]] * 5, 1, "5 prompts are more than the 4 that the engine takes at once"),
+        ([[3] * 32], 34, "32 tokens of prompt and 34 new ones are more than 65"),
+    ):
+        with pytest.raises(PatchCompileError) as refused:
+            generator.generate(prompts, new_tokens=new_tokens)
+        assert said in refused.value.what and refused.value.fix
+    assert device.held == 0 and engine._engine.contexts == 0  # type: ignore[attr-defined]
+    most = generator.generate([[3] * 32] * 4, new_tokens=33, ignore_end=True)
+    assert [len(one.tokens) for one in most] == [33] * 4
 
 
 def test_a_window_that_holds_everything_is_recorded_too(out_of: OutOf) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -12,12 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from patch_compile.engine import backend
-from patch_compile.engine.gpu import Gpu
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin import LIBRARY_NAME
-from patch_compile.runtime import Finish, Generator, Sampling, locate, open_generator
+from patch_compile.runtime import Finish, Generator, Sampling, engine_fit, open_generator
 from patch_compile.runtime.decoder import Limits, check_limits
+from tests.commands import run_here
 from tests.runtime.conftest import OutOf
 from tests.test_cli import run
 
@@ -29,13 +28,19 @@ def generator(out_of: OutOf) -> Generator:
     return open_generator(out_of("llama"))
 
 
-def rightly_chosen(model: Path, prompt: list[int], new: list[int]) -> bool:
+def rightly_chosen(
+    model: Path,
+    prompt: list[int],
+    new: list[int],
+    dtype: torch.dtype = torch.float16,
+    tolerance: float = 0.01,
+) -> bool:
     """Whether each new token is what the checkpoint takes for the most likely, to rounding."""
     with torch.no_grad():
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float16).float()
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).float()
         logits = loaded(torch.tensor([prompt + new])).logits[0, len(prompt) - 1 : -1]
     lost = logits.max(-1).values - logits.gather(-1, torch.tensor(new)[:, None])[:, 0]
-    return bool((lost < 0.01 * logits.abs().max()).all())
+    return bool((lost < tolerance * logits.abs().max()).all())
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
@@ -48,6 +53,29 @@ def test_a_batch_says_what_the_checkpoint_says(out_of: OutOf, kind: str) -> None
         assert one.prompt_tokens == len(prompt.split())
         assert rightly_chosen(out_of(kind) / "model", generator.encode(prompt), one.tokens)
         assert generator.tokenizer.decode(one.tokens, skip_special_tokens=True).strip() == one.text.strip()
+
+
+def test_a_build_in_bfloat16_runs_too(out_of: OutOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a copy in fp32, which is said, and of which nothing is left; without onnx-ir or room it is refused."""
+    out = out_of("llama", "bfloat16")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    generator = open_generator(out)
+    assert "bfloat16, for which it has no kernels: computed in float32" in generator.about
+    assert not any(tmp_path.iterdir())
+    for prompt, one in zip(PROMPTS, generator.generate(PROMPTS, new_tokens=12, ignore_end=True), strict=True):
+        ids = generator.encode(prompt)
+        assert rightly_chosen(out / "model", ids, one.tokens, torch.bfloat16, tolerance=0.03)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "onnx_ir", None)
+        without.delitem(sys.modules, "patch_compile.external_data", raising=False)
+        with pytest.raises(PatchCompileError, match="of bfloat16, which ONNX Runtime can't run") as refused:
+            open_generator(out)
+        assert "onnx_ir" in refused.value.why and "pip install onnx-ir" in refused.value.fix
+    (tmp_path / "full").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    with pytest.raises(PatchCompileError, match="cannot write the copy") as refused:
+        open_generator(out)
+    assert "TMPDIR" in refused.value.fix
 
 
 def test_pieces_are_the_completion(generator: Generator) -> None:
@@ -158,19 +186,12 @@ def test_what_runs_it_is_said(
     shutil.copytree(out_of("llama"), out)
     (out / "engine").mkdir()
     (out / "engine/model.engine").write_bytes(b"an engine")
-    built = {"backend": "tensorrt-rtx", "version": "0.1", "targets": ["sm86"]}
-    (out / "engine/engine.json").write_text(json.dumps(built))
-    monkeypatch.setattr(locate, "local_gpu", lambda: None)
+    monkeypatch.setattr(engine_fit, "local_gpu", lambda: None)
     assert "not its engine: no GPU answers" in open_generator(out).about
     assert "not its engine: it was not asked for" in open_generator(out, runner="onnx").about
     with pytest.raises(PatchCompileError, match=r"no engine of .* can be run here") as refused:
         open_generator(out, runner="engine")
     assert refused.value.why == "no GPU answers" and "--runner onnx" in refused.value.fix
-    monkeypatch.setattr(locate, "local_gpu", lambda: Gpu("H100", (9, 0)))
-    monkeypatch.setattr(backend, "local_gpu", lambda: Gpu("H100", (9, 0)))
-    assert "it was built for sm86, and this GPU (H100) is sm90" in open_generator(out).about
-    (out / "engine/engine.json").write_text(json.dumps(built | {"targets": ["sm90"]}))
-    assert "it was built by tensorrt-rtx 0.1, and " in open_generator(out).about
 
 
 def test_what_is_no_build_is_refused(out_of: OutOf, tmp_path: Path) -> None:
@@ -192,15 +213,15 @@ def test_the_command(out_of: OutOf) -> None:
     generator = open_generator(out)
     assert done.stdout.strip() == generator.generate(PROMPTS[:1], new_tokens=5)[0].text.strip()
     assert "runs on ONNX Runtime" in done.stderr and "tokens in" in done.stderr
-    done = run("run", out, *PROMPTS, "--new-tokens", "4", "--temperature", "1", "--seed", "5", "--json")
+    done = run_here("run", out, *PROMPTS, "--new-tokens", "4", "--temperature", "1", "--seed", "5", "--json")
     found = json.loads(done.stdout)
     assert [one["prompt"] for one in found["completions"]] == PROMPTS
     sampling = Sampling(temperature=1.0, seed=5)
     expected = generator.generate(PROMPTS, sampling, new_tokens=4)
     assert [one["tokens"] for one in found["completions"]] == [one.tokens for one in expected]
     assert found["ms_per_step"] > 0
-    assert run("run", out, PROMPTS[0], "--new-tokens", "200").returncode == 1
-    assert "more than 96" in run("run", out, PROMPTS[0], "--new-tokens", "200").stderr
+    refused = run_here("run", out, PROMPTS[0], "--new-tokens", "200")
+    assert refused.returncode == 1 and "more than 96" in refused.stderr
     assert np.isfinite(found["seconds"]["first_token"])
 
 
@@ -224,27 +245,3 @@ assert "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
     tokens = open_generator(out_of("llama")).generate(PROMPTS[:1], new_tokens=3)[0].tokens
     assert done.stdout.strip() == str(tokens)
-
-
-def test_which_plugin_is_registered(tmp_path: Path) -> None:
-    """The engine's own is left to TensorRT; one of another version is refused, with both numbers."""
-
-    def written(name: str, version: int | None) -> Path:
-        said = "patch-linear-plugin version=%d backend=tensorrt-rtx cuda=13.0 archs=860 headers=10.14\0"
-        (tmp_path / name).write_bytes(b"..." + (said % version).encode() if version else b"...")
-        return tmp_path / name
-
-    engine = written("model.engine", None)
-    built = {"backend": "tensorrt-rtx", "version": "1", "targets": [], "patch_linears": 3}
-    (tmp_path / "engine.json").write_text(json.dumps(built))
-    with pytest.raises(PatchCompileError, match="needs the PatchLinear plugin, and there is none"):
-        locate._plugin_for(engine, None)
-    other = written("other.so", 2)
-    assert locate._plugin_for(engine, other) == other
-    beside = written(LIBRARY_NAME, 1)
-    assert locate._plugin_for(engine, None) == beside
-    written("model.engine", 1)
-    assert locate._plugin_for(engine, None) is None
-    assert locate._plugin_for(engine, beside) == beside
-    with pytest.raises(PatchCompileError, match=r"is version 2 of the plugin, and .* built with version 1"):
-        locate._plugin_for(engine, other)

@@ -11,7 +11,9 @@ import pytest
 
 from patch_compile.runtime import Generator
 from patch_compile.runtime.decoder import Limits
+from patch_compile.runtime.engine_decoder import EngineDecoder
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
+from tests.runtime.host_engine import HostDevice, HostEngine
 from tests.samples.serve_http.serving import Running, serving
 
 
@@ -105,6 +107,36 @@ def test_what_is_beyond_the_limits(out: Path, generator: Generator) -> None:
             ("chat/completions", {"messages": [{"role": "user", "content": "the"}]}, 47),
         ):
             assert running.post(body, path).json()["usage"]["completion_tokens"] == room
+
+
+def test_what_is_beyond_the_profiles_of_an_engine(out: Path, generator: Generator) -> None:
+    """Of an engine in host memory: 400 in OpenAI's form, before anything of it runs, and the next is answered."""
+    device = HostDevice()
+    sizes = {"batch": (1, 1, 2), "sequence": (1, 8, 16)}
+    profiles = [{**sizes, "past": (0, 0, 0)}, {**sizes, "sequence": (1, 1, 1), "past": (1, 16, 32)}]
+    engine: Any = HostEngine(out / "onnx" / "model.onnx", device, profiles)
+    decoder = EngineDecoder(engine, device, "host", generator.decoder.limits)
+    with serving(Generator(decoder, generator.tokenizer)) as running:
+        for body, param, said in (
+            ({"prompt": "the " * 17}, "prompt", "a prompt of 17 tokens is longer than the 16"),
+            ({"prompt": ["the"] * 3}, "prompt", "3 prompts with n=1 are 3 sequences, and 2 go at once"),
+            (
+                {"prompt": "the " * 16, "max_tokens": 18},
+                "prompt",
+                "16 tokens of prompt and 18 new ones are more than 33",
+            ),
+        ):
+            response = running.post(body)
+            error = response.json()["error"]
+            assert (response.status_code, error["type"], error["param"]) == (
+                400,
+                "invalid_request_error",
+                param,
+            )
+            assert said in error["message"]
+        assert device.held == 0
+        answer = running.post({"prompt": ["the " * 16, "the cat"], "max_tokens": 17})
+        assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 34
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -1,0 +1,212 @@
+"""Engines that can't be run here, as a user of `patch-compile run` meets them: real ones of TensorRT-RTX, for sm120.
+
+The only thing that is made up is the answer of the driver that there is a GPU, and which.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from patch_compile.engine import backend as backends
+from patch_compile.engine.backend import load_backend
+from patch_compile.engine.build import build_engine
+from patch_compile.engine.expectation import expectation_from_onnx
+from patch_compile.engine.gpu import Gpu, local_gpu
+from patch_compile.engine.monitor import Cancellation
+from patch_compile.engine.network import BuildJob, write_engine
+from patch_compile.engine.profiles import profiles_from_onnx
+from patch_compile.engine.targets import parse_targets
+from patch_compile.errors import PatchCompileError
+from patch_compile.plugin import LIBRARY_NAME, build_plugin, read_identity
+from patch_compile.runtime import engine_fit
+from patch_compile.runtime.engine_fit import engine_facts, plugin_for, why_not
+from tests.commands import Done, run_here
+from tests.runtime.conftest import OutOf
+
+pytestmark = pytest.mark.rtx
+AMPERE, BLACKWELL = Gpu("NVIDIA RTX A6000", (8, 6)), Gpu("NVIDIA GeForce RTX 5090", (12, 0))
+Card = Callable[[Gpu], None]
+
+
+@pytest.fixture(scope="session")
+def engine_out(out_of: OutOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT with an engine for sm120 that carries the plugin, and one without it in `bare`."""
+    out = tmp_path_factory.mktemp("engine") / "out"
+    shutil.copytree(out_of("llama"), out)
+    rtx, plugin = load_backend("tensorrt-rtx"), build_plugin("tensorrt-rtx").path
+    onnx, targets = out / "onnx/model.onnx", parse_targets("sm120")
+    profiles, expected = profiles_from_onnx(onnx), expectation_from_onnx(onnx)
+    report = build_engine(
+        onnx,
+        out / "engine/model.engine",
+        backend=rtx,
+        targets=targets,
+        profiles=profiles,
+        plugin=plugin,
+        expected=expected,
+    )
+    (out / "engine/engine.json").write_text(json.dumps(report.as_dict()))
+    (out / "bare").mkdir()
+    with (out / "bare/model.engine").open("wb") as file:
+        write_engine(BuildJob(rtx, onnx, targets, profiles, None), file, None, Cancellation())
+    return out
+
+
+@pytest.fixture
+def out(engine_out: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(engine_out, tmp_path / "out")
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+    """card(gpu): what the driver answers from here on."""
+
+    def answer(gpu: Gpu) -> None:
+        for module in (engine_fit, backends):
+            monkeypatch.setattr(module, "local_gpu", lambda: gpu)
+
+    return answer
+
+
+def run(*arguments: object) -> Done:
+    """`patch-compile run` with a prompt of three tokens."""
+    return run_here("run", *arguments, "the cat sat", "--new-tokens", "3")
+
+
+def refused(*arguments: object) -> str:
+    """What `patch-compile run` says that ends with exit code 1 and no text."""
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
+def described(out: Path, **changed: object) -> None:
+    """Change what the build wrote about its engine."""
+    path = out / "engine/engine.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+def of_version(plugin: Path, version: int, copy: Path) -> Path:
+    """The real plugin, but for the number that it says of itself."""
+    content = plugin.read_bytes()
+    assert content.count(b"patch-linear-plugin version=1 ") == 1
+    copy.write_bytes(
+        content.replace(b"patch-linear-plugin version=1 ", b"patch-linear-plugin version=%d " % version)
+    )
+    assert read_identity(copy).version == version
+    return copy
+
+
+def test_an_engine_for_another_gpu(out: Path, card: Card) -> None:
+    """The ONNX file is run in its place, and that is said; where the engine was asked for, it is an error."""
+    card(AMPERE)
+    why = "it was built for sm120, and this GPU (NVIDIA RTX A6000) is sm86"
+    done = run(out)
+    assert done.returncode == 0 and done.stdout.strip() and f"not its engine: {why}" in done.stderr
+    said = refused(out, "--runner", "engine")
+    assert f"why: {why}\n  fix: run its ONNX file: --runner onnx" in said
+    # One that stands alone, without what its build wrote, says so itself.
+    said = refused(out / "bare/model.engine", "--tokenizer", out / "model")
+    assert why in said
+
+
+def test_an_engine_of_another_version(out: Path, card: Card) -> None:
+    card(BLACKWELL)
+    described(out, version="1.2.3.4")
+    here = load_backend("tensorrt-rtx").version
+    said = refused(out, "--runner", "engine")
+    assert f"it was built by tensorrt-rtx 1.2.3.4, and {here} is installed" in said
+    assert "not its engine: it was built by tensorrt-rtx 1.2.3.4" in run(out).stderr
+
+
+def test_what_an_engine_was_built_to_run_on(engine_out: Path, card: Card) -> None:
+    """Later versions of the same major, and any GPU from Ampere on, where it was built for that."""
+    facts = engine_facts(engine_out / "engine/model.engine")
+    assert (facts.targets, facts.needs_plugin, facts.plugin_version) == (("sm120",), True, 1)
+    card(BLACKWELL)
+    assert why_not(facts) is None
+    major, minor, *_ = map(int, load_backend("tensorrt-rtx").version.split("."))
+    earlier, before = f"{major}.{minor - 1}.9", f"{major - 1}.99"
+    assert why_not(dataclasses.replace(facts, version=earlier)) is not None
+    assert why_not(dataclasses.replace(facts, version=earlier, version_compatible=True)) is None
+    for other in (before, f"{major}.{minor + 1}"):
+        assert why_not(dataclasses.replace(facts, version=other, version_compatible=True)) is not None
+    portable = dataclasses.replace(facts, hardware_compatible=True)
+    card(AMPERE)
+    assert why_not(portable) is None
+    card(Gpu("NVIDIA T4", (7, 5)))
+    assert "this GPU (NVIDIA T4) is sm75" in str(why_not(portable))
+
+
+def test_a_plugin_that_is_missing(out: Path, card: Card) -> None:
+    card(BLACKWELL)
+    said = refused(out / "bare/model.engine", "--tokenizer", out / "model")
+    assert "needs the PatchLinear plugin and there is none" in said
+    assert f"no {LIBRARY_NAME} beside it" in said and "patch-compile plugin" in said
+    said = refused(out / "bare/model.engine", "--tokenizer", out / "model", "--plugin", out / "gone.so")
+    assert "gone.so is no plugin library" in said
+    # Of a build whose engine has lost it, the version is known.
+    shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
+    (out / "engine" / LIBRARY_NAME).unlink()
+    assert "needs the PatchLinear plugin, version 1, and there is none" in run(out).stderr
+
+
+def test_a_plugin_of_another_version(out: Path, card: Card) -> None:
+    """Both numbers are named, whether it was given or lies beside an engine that carries none."""
+    card(BLACKWELL)
+    beside = out / "engine" / LIBRARY_NAME
+    other = of_version(beside, 2, out / "other.so")
+    said = refused(out, "--plugin", other)
+    assert (
+        f"{other} is version 2 of the plugin, and {out}/engine/model.engine was built with version 1" in said
+    )
+    assert "leave --plugin out: the engine carries its own" in said
+    shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
+    shutil.copy(other, beside)
+    said = refused(out)
+    assert f"{beside} is version 2 of the plugin" in said and "built with version 1" in said
+    assert "name version 1 with --plugin, or build the engine again" in said
+
+
+def test_a_plugin_beside_the_one_that_is_carried(out: Path, card: Card) -> None:
+    card(BLACKWELL)
+    said = refused(out, "--plugin", out / "engine" / LIBRARY_NAME)
+    assert "carries its own plugin, version 1" in said and "leave --plugin out" in said
+
+
+def test_which_plugin_is_registered(out: Path) -> None:
+    """None for an engine that carries its own; else the one beside it, or the one that is named."""
+    carrying, bare = (engine_facts(out / name / "model.engine") for name in ("engine", "bare"))
+    plugin = out / "engine" / LIBRARY_NAME
+    assert plugin_for(carrying, None) is None
+    assert plugin_for(bare, plugin) == plugin
+    beside = Path(shutil.copy(plugin, out / "bare"))
+    assert plugin_for(bare, None) == beside
+    assert plugin_for(dataclasses.replace(bare, needs_plugin=False), None) is None
+
+
+def test_what_was_written_about_another_engine_is_not_taken(out: Path) -> None:
+    """A second engine in the folder is none of engine.json's business."""
+    second = Path(shutil.copy(out / "bare/model.engine", out / "engine/second.engine"))
+    described(out, targets=["sm86"])
+    assert engine_facts(second).targets == ("sm120",)
+    (out / "engine/engine.json").write_text("{")
+    with pytest.raises(PatchCompileError, match=r"engine\.json is not JSON"):
+        engine_facts(out / "engine/model.engine")
+
+
+@pytest.mark.skipif(local_gpu() is not None, reason="here TensorRT-RTX may load it")
+def test_what_tensorrt_says_is_passed_on(out: Path, card: Card) -> None:
+    """Everything fits by what is written, and TensorRT-RTX itself refuses: there is no driver."""
+    card(BLACKWELL)
+    for path in (
+        (out,),
+        (out / "bare/model.engine", "--tokenizer", out / "model", "--plugin", out / "engine" / LIBRARY_NAME),
+    ):
+        said = refused(*path)
+        assert "does not load" in said and "CUDA driver version is insufficient" in said
+        assert "--runner onnx" in said
