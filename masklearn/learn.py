@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.architectures import architecture_of
 from masklearn.budget import Budget
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears_of
 from masklearn.maskset import LinearMask, MaskSet
 from masklearn.progress import Progress
 from masklearn.recipe import GRADIENT_METHODS, Criterion, LearnRecipe, Method, Repair
+from masklearn.score_summary import score_unit, summarise_scores
 from masklearn.select import Selection, select
 from masklearn.task import Task
 from masklearn.tiles import tile_weights
@@ -89,10 +91,22 @@ def learn_task(task: Task, choose: Choose | None = None) -> Learned:
                 patterns[name] = candidate.pattern
     tiles, budget = choose({name: scores[name] for name in linears}, areas)
     learned = _finish(task, tiles, patterns, budget)
+    _record_scores(task, learned.masks, scores, tiles, budget)
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
         learned.masks.extra["permuted"] = dict(permuted.record)
     return learned
+
+
+def _record_scores(task: Task, masks: MaskSet, scores: Grids, tiles: Tiles, budget: Budget) -> None:
+    """How the scores were spread, where they chose the tiles that the masks have: a contest may keep the prior's."""
+    kept = masks.tile_maps()
+    if any(not np.array_equal(tiles[name], kept[name]) for name in kept):
+        return
+    areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in masks.shapes().items()}
+    unit = score_unit(task.recipe, encoder=architecture_of(task.checkpoint).encoder)
+    if summary := summarise_scores({name: scores[name] for name in kept}, areas, tiles, budget, unit):
+        masks.extra["scores"] = summary
 
 
 def _by_ratio(task: Task) -> Choose:

@@ -147,6 +147,10 @@ class MaskSet(Mapping[str, LinearMask]):
         """(N, K) of every linear, without reading patterns."""
         return {name: mask.shape for name, mask in self._masks.items()}
 
+    def tile_sizes(self) -> dict[str, tuple[int, int]]:
+        """(rows, columns) of a tile of every linear, without reading patterns."""
+        return {name: mask.tile for name, mask in self._masks.items()}
+
     def tile_maps(self) -> dict[str, NDArray[np.bool_]]:
         """Tile map of every linear, without reading patterns."""
         return {name: mask.tiles for name, mask in self._masks.items()}

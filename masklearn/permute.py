@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from masklearn.blocks import Block, stream_blocks
 from masklearn.checkpoint import Checkpoint
-from masklearn.linears import write_linear
+from masklearn.coverage import covered_linears_of
+from masklearn.linears import read_linear, write_linear
 from masklearn.mlps import Mlp, mlps_of
 from masklearn.moments import squared_input_norms
 from masklearn.processes import made_once
@@ -27,7 +28,7 @@ from masklearn.shard import Shard, write_shard
 from masklearn.task import Task
 from masklearn.weights import WeightStore
 
-__all__ = ["Permuted", "permute"]
+__all__ = ["Permuted", "permute", "reordered"]
 
 Orders = Mapping[str, NDArray[np.int32]]
 
@@ -65,6 +66,29 @@ def permute(task: Task) -> Permuted:
     if not orders:
         task.note("no channels to permute: in no feed-forward part are all linears covered")
     return Permuted(task.checkpoint.with_weights(WeightStore(folder)), orders, record)
+
+
+def reordered(checkpoint: Checkpoint, orders: Orders, store: WeightStore) -> Checkpoint:
+    """The checkpoint with its hidden channels in the orders of masks that were learned with a permutation.
+
+    It computes what it did, and its weights lie as those of the pruned model do; they go to `store`.
+    """
+    mlps = {mlp.down: mlp for mlp in mlps_of(checkpoint, covered_linears_of(checkpoint).linears)}
+    for down, order in orders.items():
+        mlp, index = mlps[down], torch.from_numpy(order.astype(np.int64))
+        for name in mlp.up:
+            weight = read_linear(checkpoint, name)
+            rows = _rows(index, weight.shape[0], mlp.channels)
+            write_linear(store, checkpoint, name, weight[rows])
+            if (bias := f"{name}.bias") in checkpoint:
+                store.put(bias, checkpoint.read_finite(bias)[rows], checkpoint.entry(bias))
+        write_linear(store, checkpoint, down, read_linear(checkpoint, down)[:, index])
+    return checkpoint.with_weights(store)
+
+
+def _rows(order: torch.Tensor, out_features: int, channels: int) -> torch.Tensor:
+    """Rows of gate and up: where they are fused, each half in the same order."""
+    return torch.cat([order + start for start in range(0, out_features, channels)])
 
 
 def _write(task: Task, store: WeightStore) -> None:
@@ -121,8 +145,7 @@ def _order(down: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
 def _permute_linears(block: Block, mlp: Mlp, order: torch.Tensor) -> None:
     for name in mlp.up:
         linear = block.linears[name]
-        halves = range(0, linear.out_features, mlp.channels)  # gate and up where they are fused
-        rows = torch.cat([order + start for start in halves])
+        rows = _rows(order, linear.out_features, mlp.channels)
         linear.weight.data = linear.weight.data[rows]
         if linear.bias is not None:
             linear.bias.data = linear.bias.data[rows]

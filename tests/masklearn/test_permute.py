@@ -17,9 +17,10 @@ from masklearn.learn import learn
 from masklearn.linears import read_linear
 from masklearn.maskset import MaskSet
 from masklearn.mlps import mlps_of
-from masklearn.permute import permute
+from masklearn.permute import permute, reordered
 from masklearn.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
+from masklearn.weights import WeightStore
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
 
@@ -245,3 +246,18 @@ def test_masks_in_another_order_are_no_prior(make_model: ModelMaker, text_file: 
             asked = recipe(text_file, method="patch-tile", prior=prior, steps=2, permute=again)
             with pytest.raises(PatchCompileError, match="hidden channels in another order"):
                 learn(path, asked, tmp_path / f"{name}-{again}")
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2", "opt", "mixtral"])
+def test_the_dense_model_can_be_put_in_the_order_of_its_masks(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
+) -> None:
+    """From the orders alone it is the model that the permutation made."""
+    path = make_model(model_type)
+    made = permute(task_of(path, recipe(text_file)))
+    found = reordered(Checkpoint.open(path), made.orders, WeightStore(tmp_path / "again"))
+    assert found.new is not None
+    assert made.checkpoint.new is not None
+    assert found.new.names() == made.checkpoint.new.names()
+    for name in found.new.names():
+        assert np.array_equal(found.new.read(name), made.checkpoint.new.read(name)), name
