@@ -11,7 +11,7 @@ from masklearn.maskset import MaskSet
 from patch_compile.recipe import Recipe
 from patch_compile.workspace import MANIFEST, Workspace, sha256_of, write_json
 
-__all__ = ["RECIPE", "SCHEMA", "write_manifest"]
+__all__ = ["RECIPE", "SCHEMA", "package_versions", "write_manifest"]
 
 SCHEMA = 1
 RECIPE = "recipe.yaml"
@@ -38,14 +38,15 @@ def write_manifest(recipe: Recipe, workspace: Workspace, report: Mapping[str, An
         "method": report["method"],
         "seed": recipe.seed,
         "text": {"calib": masks.extra.get("text"), **report.get("text", {})},
-        "versions": _versions(),
+        "versions": package_versions(),
         "files": dict(sorted(files.items())),
         "stages": workspace.stages(),
     }
     write_json(workspace.root / MANIFEST, manifest)
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of this package, Python, and whatever of the others is installed."""
     versions = {
         "patch-compile": importlib.metadata.version("patch-compile"),
         "python": platform.python_version(),

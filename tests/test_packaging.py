@@ -37,6 +37,9 @@ def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"patch_compile/cli.py", "masklearn/maskset.py", "patch_compile/py.typed"} <= names
     assert "patch_compile/_plugins/bench/sass.json" in names
+    templates = {f.name for f in (ROOT / "patch_compile" / "report" / "page" / "templates").iterdir()}
+    assert {"page.html", "page.css", "page.js"} <= templates
+    assert {f"patch_compile/report/page/templates/{name}" for name in templates} <= names
     for folder in ("kernels", "dense_path", "tensorrt"):
         sources = {
             f"patch_compile/_plugins/{folder}/{f.name}"

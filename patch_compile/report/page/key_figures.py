@@ -1,0 +1,94 @@
+"""The figures that a person compares builds by, a few words below each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from patch_compile.plan.roofline.linear_roofline import speedup_limit
+from patch_compile.report.page.sources import Sources
+from patch_compile.report.page.spelling import bytes_of, change, percent, perplexity, times
+
+__all__ = ["Figure", "key_figures"]
+
+_PHASES = {"prefill": "Prefill", "decode": "Decode", "end_to_end": "End to end"}
+# What the dense product is bound by, in the phase.
+_BOUND = {"prefill": "tensor", "decode": "bytes"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """about: lines below the value."""
+
+    label: str
+    value: str
+    about: list[str]
+
+
+def key_figures(sources: Sources) -> list[Figure]:
+    """Ratio, quality, size, and speed beside its limits."""
+    return [*_ratio(sources), *_quality(sources), *_size(sources), *_speed(sources)]
+
+
+def _ratio(sources: Sources) -> Iterator[Figure]:
+    ratio, speed = sources.report["ratio"], sources.report["learned"].get("speed")
+    asked = f"found for {speed['goal']}" if speed else f"{percent(ratio['asked'], 1)} asked"
+    about = [asked, f"{percent(sources.share)} of weights in 2:4 tiles", f"method {sources.report['method']}"]
+    yield Figure("Weights zeroed", percent(ratio["reached"], 1), about)
+
+
+def _quality(sources: Sources) -> Iterator[Figure]:
+    found = sources.perplexity
+    if found is not None:
+        about = [
+            f"dense {perplexity(found['dense'])}, {change(found['pruned'], found['dense'])}",
+            found["how"],
+        ]
+        yield Figure("Perplexity", perplexity(found["pruned"]), about)
+        return
+    outputs = [one for one in sources.report["difference"]["outputs"] if one["floating"]]
+    if outputs:
+        worst = max(outputs, key=lambda one: one["relative"])
+        about = [f"of {worst['output']}, relative, against the dense model"]
+        yield Figure("Output error", percent(worst["relative"], 1), about)
+
+
+def _size(sources: Sources) -> Iterator[Figure]:
+    rows, engine = sources.report["linears"], sources.report["engine"]
+    before, after = (sum(row[key] for row in rows) for key in ("bytes_before", "bytes_after"))
+    file = (
+        f"engine {bytes_of(engine['bytes'])}"
+        if engine
+        else f"ONNX {bytes_of(sources.report['onnx']['bytes'])}"
+    )
+    about = [f"dense {bytes_of(before)}, {change(after, before)}", f"whole {file}"]
+    yield Figure("Covered weights", bytes_of(after), about)
+
+
+def _speed(sources: Sources) -> Iterator[Figure]:
+    whole = sources.whole
+    measured = sources.measured_first
+    for phase in sources.phases:
+        label = f"{_PHASES[phase]} speed" if len(sources.phases) > 1 else "Speed"
+        limit = whole[phase]["limit"] if whole else _limit(sources, phase)
+        beside = [f"limit {times(limit)}"] if limit else []
+        if phase in measured:
+            row = measured[phase]
+            predicted = [f"predicted {times(row['predicted']['speedup'])}"] if row.get("predicted") else []
+            beside = [f"limit {times(row['limit'])}"] if row["limit"] else beside
+            about = [f"measured, batch {row['batch']}", *predicted, *beside]
+            yield Figure(label, times(row["speedup"]), about)
+        elif whole:
+            about = [f"predicted, {sources.report['plan']['card']['name']}", *beside]
+            yield Figure(label, times(whole[phase]["speedup"]), about)
+        elif beside:
+            about = [
+                "neither predicted nor measured",
+                f"with {percent(sources.share)} of weights in 2:4 tiles",
+            ]
+            yield Figure(label, f"≤ {times(limit)}", about)
+
+
+def _limit(sources: Sources, phase: str) -> float:
+    """Of a phase that nothing is predicted for; 0 where it has no limit of its own."""
+    return speedup_limit(sources.share, _BOUND[phase]) if phase in _BOUND else 0.0

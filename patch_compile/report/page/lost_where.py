@@ -1,0 +1,29 @@
+"""The linears that the most error comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from patch_compile.report.page.sources import Row
+
+__all__ = ["lost_where"]
+
+_LISTED = 12
+
+
+def lost_where(where: Row) -> dict[str, Any] | None:
+    """{rows: those of the largest share, of: how many there are, listed: their share, tried: whether any was pruned or
+    restored alone}; None without `verify`.
+    """
+    linears = where.get("linears") or []
+    if not linears:
+        return None
+    rows = sorted(linears, key=lambda row: row["share"], reverse=True)[:_LISTED]
+    tried = any(row[key] is not None for row in rows for key in ("alone", "restored"))
+    return {
+        "rows": rows,
+        "of": len(linears),
+        "listed": sum(row["share"] for row in rows),
+        "tried": tried,
+        "how": where["how"],
+    }

@@ -1,0 +1,82 @@
+"""How the build was made: enough to make it again, and to tell whether a file is the one that was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from patch_compile.report.page.sources import PAGE, Row, Sources
+
+__all__ = ["origin"]
+
+
+def origin(sources: Sources) -> dict[str, Any]:
+    """{model, recipe, command, versions, texts, notes, seconds, files} for the template; the page does not list itself."""
+    report, manifest = sources.report, sources.manifest
+    files = {name: digest for name, digest in manifest["files"].items() if name != PAGE}
+    return {
+        "model": report["model"],
+        "seed": manifest["seed"],
+        "recipe": sources.recipe_text,
+        "command": f"patch-compile build --recipe {sources.out / 'recipe.yaml'} -o OUT",
+        "versions": manifest["versions"],
+        "texts": list(_texts(sources)),
+        "learned": list(_learned(report["learned"])),
+        "notes": list(_notes(sources)),
+        "seconds": list(_seconds(sources)),
+        "files": files,
+    }
+
+
+def _texts(sources: Sources) -> Iterator[dict[str, Any]]:
+    """Texts that were read, each with what it was for."""
+    text = sources.manifest.get("text") or {}
+    for used, record in (("calibration", text.get("calib")), ("evaluation", text.get("eval"))):
+        if record:
+            yield {"used": used, **_about_text(record)}
+    if found := (sources.verify or {}).get("text"):
+        yield {"used": "verification", **_about_text(found)}
+
+
+def _about_text(record: Row) -> dict[str, Any]:
+    about = [
+        f"{record['windows']} windows of {record['length']} tokens"
+        if "windows" in record and "length" in record
+        else "",
+        f"{record['tokens']:,} tokens in all" if record.get("tokens") else "",
+    ]
+    name = record.get("name") or record.get("source") or "text"
+    return {"name": name, "sha256": record.get("sha256"), "about": ", ".join(filter(None, about))}
+
+
+def _learned(learned: Row) -> Iterator[tuple[str, str]]:
+    """Records of learning that are a few numbers each."""
+    for part in ("budget", "repair", "permuted", "train"):
+        record = learned.get(part)
+        if isinstance(record, dict):
+            yield part, _listed(record)
+
+
+def _listed(record: Row) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {_spelled(value)}" for key, value in record.items())
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return f"({_listed(value)})"
+    return str(value)
+
+
+def _notes(sources: Sources) -> Iterator[tuple[str, str]]:
+    for step, found in (("build", sources.report), ("verify", sources.verify), ("bench", sources.bench)):
+        yield from ((step, note) for note in (found or {"notes": []})["notes"])
+
+
+def _seconds(sources: Sources) -> Iterator[tuple[str, str, float]]:
+    for step, found in (("build", sources.report), ("verify", sources.verify)):
+        for stage, value in ((found or {}).get("seconds") or {}).items():
+            yield step, stage, value

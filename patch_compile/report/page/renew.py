@@ -1,0 +1,21 @@
+"""The page of an OUT that has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from patch_compile.out_folder import OutFolder
+from patch_compile.report.page.sources import PAGE
+from patch_compile.report.page.write import write_page
+from patch_compile.workspace import key_of
+
+__all__ = ["renew_page"]
+
+_STAGE = "page"
+
+
+def renew_page(out: Path) -> None:
+    """Write OUT/report.html anew and put it into the manifest; `write_page` says what it is made of."""
+    folder = OutFolder.open(out, check=False)
+    files = {name: digest for name, digest in folder.manifest["files"].items() if name != PAGE}
+    folder.record(_STAGE, key_of(files), [str(write_page(out).relative_to(out))])

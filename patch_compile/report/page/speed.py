@@ -1,0 +1,59 @@
+"""Predicted and measured times of the whole model, beside the limits that no plan can pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from patch_compile.report.page.sources import Row, Sources
+
+__all__ = ["speed"]
+
+_SEEN = {
+    "sm_mhz": ("SM clock ", "MHz"),
+    "memory_mhz": ("memory ", "MHz"),
+    "watts": ("", "W"),
+    "celsius": ("", "°C"),
+}
+# Of the table of measured times: those that may be empty.
+_COLUMNS = {"dense": "dense", "uniform": "uniform-2:4", "predicted": "predicted", "limit": "limit"}
+_PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
+
+
+def speed(sources: Sources) -> dict[str, Any]:
+    """{predicted: [...] rows, how, remarks, bench}: bench is None where nothing was timed."""
+    plan, whole = sources.report["plan"], sources.whole
+    how = f"{plan['card']['words']}; {plan['workload']['words']}" if whole else ""
+    return {
+        "predicted": [{"phase": _PHASES[phase], **whole[phase]} for phase in sources.phases] if whole else [],
+        "how": how,
+        "remarks": plan["remarks"],
+        "bench": _bench(sources.bench) if sources.bench else None,
+    }
+
+
+def _bench(bench: Row) -> dict[str, Any]:
+    rows = list(bench["rows"])
+    columns = {name: any(row.get(key) for row in rows) for name, key in _COLUMNS.items()}
+    return {
+        "what": f"{bench['what'].rstrip('.')}.",
+        "device": bench["device"]["name"],
+        "clocks": _clocks(bench.get("clocks") or {}),
+        "rows": [
+            {**row, "uniform": row.get("uniform-2:4"), "predicted": row.get("predicted")} for row in rows
+        ],
+        "has": columns,
+        "notes": bench["notes"],
+    }
+
+
+def _clocks(clocks: Row) -> str:
+    """What the GPU did while it was timed, from the least to the largest; empty where that was not seen."""
+    return ", ".join(_spreads(clocks.get("during") or {}))
+
+
+def _spreads(during: Row) -> Iterator[str]:
+    for name, (before, after) in _SEEN.items():
+        if spread := during.get(name):
+            low, high = round(spread["min"]), round(spread["max"])
+            yield f"{before}{low if low == high else f'{low} to {high}'} {after}"

@@ -1,0 +1,135 @@
+"""Numbers as a person reads them; each is a filter of the templates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = [
+    "FILTERS",
+    "bytes_of",
+    "change",
+    "count",
+    "found_error",
+    "joined",
+    "milliseconds",
+    "number",
+    "percent",
+    "perplexity",
+    "seconds",
+    "sha",
+    "shape_of",
+    "times",
+]
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_HASH = 12  # characters of a sha256 that tell files apart
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Significant digits; powers of ten in place of rows of zeros."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "not finite"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        places = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
+        return _sign(f"{value:,.{places}f}")
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = f"10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return _sign(power if mantissa == "1" else f"{mantissa} × {power}")
+
+
+def found_error(error: float | None) -> str:
+    """An error that a comparison found; JSON has None for one that is not finite."""
+    return "not finite" if error is None else number(error)
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """0.4 is 40%; a share too small for the digits keeps two significant ones."""
+    if share is None:
+        return "–"
+    if share and abs(share) * 100 < 10.0**-digits:
+        return f"{number(share * 100, 2)}%"
+    return _sign(f"{share * 100:.{digits}f}%")
+
+
+def change(new: float, old: float) -> str:
+    """By how much of the old: +48%, −3.1%."""
+    if not old or not math.isfinite(new):
+        return "–"
+    share = new / old - 1
+    digits = 1 if abs(share) < 0.1 else 0
+    text = f"{share * 100:+,.{digits}f}%"
+    return _sign("±0%" if float(text.strip("%").replace(",", "")) == 0 else text)
+
+
+def perplexity(value: float) -> str:
+    """Two decimals, fewer for large ones."""
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def times(factor: float) -> str:
+    """A speed-up: 1.23×."""
+    return f"{factor:.2f}×"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits, no more than a clock gives."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def bytes_of(size: float) -> str:
+    """Powers of 1000, as disks are sold."""
+    for unit, word in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{number(size / unit)} {word}"
+    return f"{size:.0f} bytes"
+
+
+def count(value: int) -> str:
+    """With commas at thousands."""
+    return f"{value:,}"
+
+
+def seconds(value: float) -> str:
+    """12 s, 3 min 20 s, 1 h 5 min."""
+    if value < 100:
+        return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shape_of(shape: Sequence[int]) -> str:
+    """[N, K] as N×K."""
+    return "×".join(map(str, shape))
+
+
+def sha(digest: str | None) -> str:
+    """The head of a hash."""
+    return digest[:_HASH] if digest else "–"
+
+
+def joined(words: Sequence[str]) -> str:
+    """One, two and three."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def _sign(text: str) -> str:
+    return text.replace("-", "−")
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "bytes": bytes_of,
+    "commas": count,
+    "error": found_error,
+    "ms": milliseconds,
+    "number": number,
+    "percent": percent,
+    "perplexity": perplexity,
+    "seconds": seconds,
+    "sha": sha,
+    "shape": shape_of,
+    "times": times,
+}

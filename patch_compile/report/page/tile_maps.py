@@ -1,0 +1,116 @@
+"""Tile maps as small multiples: kinds of linear down, depth across, one SVG path for the 2:4 tiles of a cell.
+
+Neighbours that are 2:4 are one rectangle, `M4 7h3v1h-3z`, so that the maps of a model of 7B weights take about a megabyte.
+Tiles that are cut off at the last row or column are cut by the view box. Lines as wide as a tile would be shorter, but
+what is thinner than a pixel is drawn pale where it is a line, and right where it is an area.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.kinds import depth_of, kind_of, short_kinds
+from masklearn.maskset import MaskSet
+from masklearn.tile_text import spell_tile
+from masklearn.tiles import tile_weights
+from patch_compile.report.page.spelling import percent, shape_of
+
+__all__ = ["TileMap", "tile_maps", "tile_path"]
+
+_TALLEST, _FLATTEST = 2.5, 0.2  # height over width of a map that is drawn to scale
+_HEIGHT = 2.0  # of the tallest map, in widths of a column
+
+
+@dataclass(frozen=True)
+class TileMap:
+    """One linear. size: columns and rows in tiles, fractions for those that are cut off; width, height: of the drawing,
+    in widths of a column of the page; about: its line in words.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    size: tuple[float, float]
+    path: str
+    width: float
+    height: float
+    share: float
+    about: str
+
+
+def tile_maps(masks: MaskSet) -> dict[str, Any] | None:
+    """{depths, rows: [{kind, name, share, cells: [[TileMap, …], …]}], all: share by depth, squeezed}; None without masks.
+
+    Linears that lie in no block, such as the head, are in the column of depth None. share: of weights in 2:4 tiles.
+    """
+    shapes, sizes = masks.shapes(), masks.tile_sizes()
+    maps = [_map(name, shapes[name], sizes[name], tiles) for name, tiles in masks.tile_maps().items()]
+    if not maps:
+        return None
+    depths = sorted(
+        {depth_of(one.name) for one in maps}, key=lambda depth: math.inf if depth is None else depth
+    )
+    kinds: dict[str, list[TileMap]] = {}
+    for one in maps:
+        kinds.setdefault(kind_of(one.name), []).append(one)
+    labels = short_kinds(kinds)
+    rows = [
+        {
+            "kind": labels[kind],
+            "name": kind,
+            "share": _share(alike),
+            "cells": [[one for one in alike if depth_of(one.name) == depth] for depth in depths],
+        }
+        for kind, alike in kinds.items()
+    ]
+    by_depth = [_share([one for one in maps if depth_of(one.name) == depth]) for depth in depths]
+    squeezed = any(not _FLATTEST <= one.shape[0] / one.shape[1] <= _TALLEST for one in maps)
+    return {"depths": depths, "rows": rows, "all": by_depth, "share": _share(maps), "squeezed": squeezed}
+
+
+def tile_path(tiles: NDArray[np.bool_]) -> str:
+    """The 2:4 tiles of a map `[rows, columns]` as rectangles that do not overlap; empty for none."""
+    path: list[str] = []
+    begun: dict[tuple[int, int], int] = {}  # runs that go on from the row above, and where each began
+    for y, row in enumerate([*tiles, np.zeros(tiles.shape[1], np.bool_)]):
+        runs = set(_runs(row))
+        for start, end in [run for run in begun if run not in runs]:
+            top = begun.pop((start, end))
+            path.append(f"M{start} {top}h{end - start}v{y - top}h{start - end}z")
+        begun |= {run: y for run in runs if run not in begun}
+    return "".join(path)
+
+
+def _runs(row: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """First and behind the last column of neighbours that are 2:4."""
+    edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
+    yield from zip(edges[::2], edges[1::2], strict=True)
+
+
+def _map(name: str, shape: tuple[int, int], tile: tuple[int, int], tiles: NDArray[np.bool_]) -> TileMap:
+    areas = tile_weights(shape, tile)
+    share = float(areas[tiles].sum() / areas.sum())
+    size = (shape[1] / min(tile[1], shape[1]), shape[0] / min(tile[0], shape[0]))
+    tall = min(max(shape[0] / shape[1], _FLATTEST), _TALLEST)
+    width = min(1.0, _HEIGHT / tall)
+    about = (
+        f"{name}, {shape_of(shape)} in tiles of {spell_tile(tile)}: {int(tiles.sum())} of {tiles.size} tiles 2:4, "
+        f"{percent(share)} of its weights"
+    )
+    return TileMap(name, shape, tile, size, tile_path(tiles), width, width * tall, share, about)
+
+
+def _share(maps: Sequence[TileMap]) -> float | None:
+    weights = sum(one.shape[0] * one.shape[1] for one in maps)
+    return sum(_sparse(maps)) / weights if weights else None
+
+
+def _sparse(maps: Sequence[TileMap]) -> Iterator[float]:
+    for one in maps:
+        yield one.share * one.shape[0] * one.shape[1]

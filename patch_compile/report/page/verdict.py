@@ -1,0 +1,184 @@
+"""The first thing on the page: what was built, what it cost, what it brings, and what a person should not overlook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from patch_compile.report.page.sources import Row, Sources
+from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
+
+__all__ = ["Verdict", "Warning", "verdict"]
+
+_PHASES = {"end_to_end": "end to end", "prefill": "in prefill", "decode": "in decode"}
+_RUNNERS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+
+@dataclass(frozen=True)
+class Warning:
+    """level: `fault`: a check failed; `caution`: a person may choose otherwise; `next`: more can be known, by `command`."""
+
+    level: Literal["fault", "caution", "next"]
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """lead: what was built and what that cost; speed: sentences on what it brings; warnings: what comes first, first."""
+
+    lead: list[str]
+    speed: list[str]
+    warnings: list[Warning]
+
+
+def verdict(sources: Sources) -> Verdict:
+    """Of a build, with what `verify` and `bench` added."""
+    order = {"fault": 0, "caution": 1, "next": 2}
+    warnings = sorted(_warnings(sources), key=lambda one: order[one.level])
+    return Verdict([_built(sources), _cost(sources)], list(_speed(sources)), warnings)
+
+
+def _built(sources: Sources) -> str:
+    report, share = sources.report, sources.share
+    ratio, engine = percent(report["ratio"]["reached"], 1), report["engine"]
+    many = len(report["linears"])
+    linears = f"its {many} covered linears" if many > 1 else "its covered linear"
+    form = "an ONNX file; no engine was built"
+    if engine:
+        form = f"a {_RUNNERS[engine['backend']]} engine for {joined(engine['targets'])}"
+    return (
+        f"{ratio} of the weights in {linears} are zeroed, for {percent(share)} of them lie in 2:4 tiles; the model is "
+        f"compiled to {form}."
+    )
+
+
+def _cost(sources: Sources) -> str:
+    found = sources.perplexity
+    if found is None:
+        return _outputs_cost(sources)
+    dense, pruned = found["dense"], found["pruned"]
+    up = "rises" if pruned >= dense else "falls"
+    by = change(pruned, dense)
+    return f"Perplexity {up} from {perplexity(dense)} to {perplexity(pruned)} ({by})."
+
+
+def _outputs_cost(sources: Sources) -> str:
+    outputs = sources.report["difference"]["outputs"]
+    floating = [one for one in outputs if one["floating"]]
+    if not floating:
+        return f"{percent(max(one['relative'] for one in outputs), 1)} of an output's elements differ from the original's."
+    worst = max(floating, key=lambda one: one["relative"])
+    which = "Its output" if len(floating) == 1 else "The output that moves most,"
+    return f"{which} {worst['output']!r} differs from the dense model's by {percent(worst['relative'], 1)} of its norm."
+
+
+def _speed(sources: Sources) -> Iterator[str]:
+    if sources.measured and sources.bench:
+        yield _measured(sources.measured_first, sources.bench)
+    whole, plan = sources.whole, sources.report["plan"]
+    if whole is None:
+        if not sources.measured:
+            yield "No speed is predicted, and none was measured."
+        return
+    one = whole["end_to_end"]
+    but = "" if sources.measured else ", not measured,"
+    yield (
+        f"It is predicted{but} to run {_compared(one['speedup'])} end to end on {plan['card']['words']} "
+        f"({plan['workload']['words']}); at this ratio no plan there can pass {times(one['limit'])}."
+    )
+
+
+def _compared(speedup: float) -> str:
+    if speedup >= 1.0:
+        return f"{times(speedup)} as fast as the dense model"
+    return f"slower than the dense model, at {times(speedup)} its speed,"
+
+
+def _measured(phases: dict[str, Row], bench: Row) -> str:
+    parts = [
+        f"{times(row['speedup'])} {_PHASES[phase]}{_limit(row)} with batch {row['batch']}"
+        for phase, row in sorted(phases.items(), reverse=True)
+    ]
+    runner = _RUNNERS[bench["runner"]]
+    return f"Measured on {bench['device']['name']} with {runner}: {joined(parts)} against the dense engine."
+
+
+def _limit(row: Row) -> str:
+    return f" (limit {times(row['limit'])})" if row["limit"] else ""
+
+
+def _warnings(sources: Sources) -> Iterator[Warning]:
+    yield from _of_ratio(sources)
+    yield from _of_speed(sources)
+    verify = sources.verify
+    if verify is None:
+        more = _OF_DECODERS if "perplexity" in sources.report else ""
+        yield Warning(
+            "next",
+            f"Beyond what the build itself checks, nothing is verified yet{more}. To find out:",
+            f"patch-compile verify {sources.out}",
+        )
+    else:
+        yield from _of_verify(verify)
+    if sources.bench is None and sources.report["engine"]:
+        yield Warning(
+            "next",
+            "No time was measured. On the machine that the engine is for:",
+            f"patch-compile bench {sources.out}",
+        )
+
+
+def _of_ratio(sources: Sources) -> Iterator[Warning]:
+    ratio = sources.report["ratio"]
+    if abs(ratio["reached"] - ratio["asked"]) > 0.005:
+        yield Warning(
+            "caution",
+            f"A ratio of {number(ratio['asked'])} was asked for, and {number(ratio['reached'])} was reached.",
+        )
+
+
+def _of_speed(sources: Sources) -> Iterator[Warning]:
+    whole, plan = sources.whole, sources.report["plan"]
+    if whole is not None:
+        slower = [phase for phase in sources.phases if whole[phase]["speedup"] < 1.0]
+        if slower:
+            where = f"{joined([_PHASES[one] for one in slower])} on {plan['card']['name']}"
+            auto = sources.recipe.get("lowering") == "auto"
+            how = "" if auto else " Linears that gain nothing by it stay dense with"
+            yield Warning(
+                "caution",
+                f"The plan is predicted slower than the dense model {where}.{how}",
+                "" if auto else "--lowering auto",
+            )
+    for row in sources.measured:
+        if row["speedup"] < 1.0:
+            yield Warning(
+                "caution",
+                f"Measured slower than the dense engine {_PHASES[row['phase']]} with batch {row['batch']}: "
+                f"{times(row['speedup'])}.",
+            )
+
+
+def _of_verify(verify: Row) -> Iterator[Warning]:
+    for check in verify["checks"]:
+        if not check["passed"]:
+            side = "at least" if check.get("at_least") else "at most"
+            found = f"{check['what']} is {check['value']:.4g}, {side} {check['limit']:.4g} was asked"
+            yield Warning("fault", f"The check {check['ask']} failed: {found}.")
+    for key, text in _FAILED.items():
+        part = verify.get(key)
+        if part and part.get("passed") is False:
+            yield Warning(
+                "fault", f"{text}: {found_error(part['error'])}, allowed {number(part['tolerance'])}."
+            )
+    for remark in (verify.get("baselines") or {"remarks": []})["remarks"]:
+        yield Warning("caution", f"{remark[:1].upper()}{remark[1:].rstrip('.')}.")
+
+
+_OF_DECODERS = ": not where the error arises, not what simpler ways of pruning cost, not what tasks lose"
+_FAILED = {
+    "compiled": "The hybrid ONNX differs from the pruned checkpoint by more than rounding explains",
+    "built": "The engine differs from the hybrid ONNX by more than rounding explains",
+}

@@ -1,0 +1,77 @@
+"""Write report.html from what lies in OUT."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from patch_compile.report.page.baselines import baseline_rows
+from patch_compile.report.page.depth_chart import depth_chart
+from patch_compile.report.page.key_figures import key_figures
+from patch_compile.report.page.lost_where import lost_where
+from patch_compile.report.page.origin import origin
+from patch_compile.report.page.plan_table import plan_table
+from patch_compile.report.page.questions import questions
+from patch_compile.report.page.said import said
+from patch_compile.report.page.score_chart import score_chart
+from patch_compile.report.page.sources import PAGE, Sources
+from patch_compile.report.page.speed import speed
+from patch_compile.report.page.spelling import FILTERS
+from patch_compile.report.page.tile_maps import tile_maps
+from patch_compile.report.page.verdict import verdict
+
+__all__ = ["write_page"]
+
+_PACKAGE = "patch_compile.report.page"
+
+
+def write_page(out: Path) -> Path:
+    """Write OUT/report.html and return its path; the file is renamed into place when it is whole.
+
+    It is made of report.json, manifest.json, recipe.yaml and masks.safetensors, and of verify/verify.json and
+    bench/bench.json where they are there; equal files give equal pages. PatchCompileError when OUT is no build or its
+    masks are damaged.
+    """
+    sources = Sources.read(out)
+    page = out / PAGE
+    beside = page.with_name(f"{PAGE}.part")
+    beside.write_text(_rendered(sources), encoding="utf-8")
+    beside.replace(page)
+    return page
+
+
+def _rendered(sources: Sources) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader(_PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    ours = files(_PACKAGE) / "templates"
+    style, script = (Markup((ours / name).read_text("utf-8")) for name in ("page.css", "page.js"))
+    return environment.get_template("page.html").render(style=style, script=script, **_parts(sources))
+
+
+def _parts(sources: Sources) -> dict[str, Any]:
+    """What the sections show; None or empty for those that have nothing to."""
+    return {
+        "name": sources.name,
+        "verdict": verdict(sources),
+        "figures": key_figures(sources),
+        "questions": questions(sources),
+        "baselines": baseline_rows(sources),
+        "speed": speed(sources),
+        "maps": tile_maps(sources.masks),
+        "scores": score_chart(sources.masks),
+        "depth": depth_chart(sources.where),
+        "lost": lost_where(sources.where),
+        "plan": plan_table(sources.report, sources.masks, sources.phases),
+        "said": said(sources),
+        "origin": origin(sources),
+    }

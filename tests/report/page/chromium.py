@@ -1,0 +1,36 @@
+"""A Chromium to test pages in, where this machine has one."""
+
+import shutil
+from pathlib import Path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+MISSING = f"no browser: install Chromium ({', '.join(NAMES)} on PATH), or run `playwright install chromium`"
+# Headless, in a container too, and without a word to the world.
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def find_chromium() -> str | None:
+    """Path of a Chromium: one on PATH, or the one that Playwright installed."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    return found or next(map(str, _of_playwright()), None)
+
+
+def _of_playwright() -> list[Path]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = Path(playwright.chromium.executable_path)
+    return [path] if path.is_file() else []
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if find_chromium() else MISSING)

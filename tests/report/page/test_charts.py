@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masklearn.maskset import MaskSet
+from patch_compile.report.page.chart import Axis, decades, percent_ticks, round_ticks
+from patch_compile.report.page.depth_chart import depth_chart
+from patch_compile.report.page.score_chart import score_chart
+from tests.report.page.outs import Out, llama_shapes
+
+
+@given(st.floats(1e-6, 1e6))
+def test_ticks_reach_the_highest_value_and_are_few(high: float) -> None:
+    ticks = round_ticks(high)
+    assert ticks[0] == 0.0 and ticks[-1] >= high * 0.999
+    assert 2 <= len(ticks) <= 6
+
+
+@given(st.floats(1e-4, 1.0))
+def test_words_of_ticks_are_their_values(high: float) -> None:
+    ticks = round_ticks(high)
+    words = percent_ticks(ticks, Axis(0.0, ticks[-1], 200, 0))
+    assert [float(text.rstrip("%")) for _, text in words] == pytest.approx([100 * tick for tick in ticks])
+
+
+@given(st.floats(1e-12, 1e3), st.floats(1.01, 1e9))
+def test_decades_lie_in_the_axis(low: float, ratio: float) -> None:
+    ticks = list(decades(low, low * ratio))
+    assert all(low <= tick <= low * ratio for tick in ticks)
+    assert len(ticks) <= 10
+    assert ticks or ratio < 10
+
+
+def test_an_axis_ends_where_it_should() -> None:
+    axis = Axis(1e-9, 1e-7, 50, 250, log=True)
+    assert [axis(value) for value in (1e-9, 1e-8, 1e-7)] == [50, 150, 250]
+    assert Axis(3, 3, 0, 10)(3) == 0  # one value alone
+
+
+def masks_of(out: Out) -> MaskSet:
+    return MaskSet.load(out.write() / "masks.safetensors")
+
+
+def test_bars_are_2_4_before_the_cut_and_dense_behind_it(tmp_path: Path) -> None:
+    chart = score_chart(masks_of(Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)))
+    assert chart is not None
+    cut = chart["cut"]["x"]
+    for bar in chart["bars"]:
+        assert bar["sparse"][1] == 0 or bar["x"] <= cut
+        assert bar["dense"][1] == 0 or bar["x"] + bar["width"] + 1 >= cut
+        assert bar["dense"][0] + bar["dense"][1] == pytest.approx(bar["sparse"][0], abs=0.11)
+
+
+def test_several_cuts_are_not_drawn(tmp_path: Path) -> None:
+    out = Out(tmp_path, llama_shapes(2, 256, 256, 512), 0.3)
+    out.extra["scores"] |= {"cut": None, "ranked": "by score per zeroed weight, in 2 groups"}
+    chart = score_chart(masks_of(out))
+    assert chart is not None and chart["cut"] is None
+
+
+def test_no_scores_no_chart(tmp_path: Path) -> None:
+    out = Out(tmp_path, llama_shapes(2, 256, 256, 512), 0.3)
+    del out.extra["scores"]
+    assert score_chart(masks_of(out)) is None
+
+
+def test_depth_needs_two_blocks() -> None:
+    assert depth_chart({}) is None
+    assert depth_chart({"blocks": [{"block": 0, "error": 0.1}]}) is None
+    chart = depth_chart({"blocks": [{"block": i, "error": 0.1 * i} for i in range(40)]})
+    assert chart is not None
+    assert len(chart["points"]) == 40 and len(chart["x_ticks"]) <= 12
+    heights = [point["y"] for point in chart["points"]]
+    assert heights == sorted(heights, reverse=True)
