@@ -133,6 +133,8 @@ def _prepared(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) 
 
 
 def _stages(job: Job | OnnxJob, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    from patch_compile.report.page import renew_page
+
     recipe, root = job.recipe, workspace.root
     recipe.save(root / RECIPE)
     key = _keys(job)
@@ -146,7 +148,7 @@ def _stages(job: Job | OnnxJob, workspace: Workspace, progress: Progress) -> dic
         progress.note(f"unchanged, not run again: {', '.join(workspace.reused)}")
     report: dict[str, Any] = json.loads((root / _REPORT).read_text())
     write_manifest(recipe, workspace, report, masks)
-    workspace.publish()
+    renew_page(workspace.publish())
     return report
 
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.toolchain import (
     Tool,
@@ -169,8 +170,7 @@ def _sm_names(archs: tuple[int, ...]) -> str:
 
 
 def _default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "patch-compile" / "plugin"
+    return cache_folder("plugin")
 
 
 def _units(sources: Path) -> list[Path]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from patch_compile.onnx_in.prepare import OnnxJob
     from patch_compile.progress import Progress
 
-__all__ = ["prove_onnx"]
+__all__ = ["compare_onnx", "prove_onnx"]
 
 _RUNS = 8  # of the calibration inputs, at most
 _UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -46,10 +46,20 @@ class _Tolerance:
 def prove_onnx(
     job: OnnxJob, hybrid: Path, pruned: Path, packed: list[str], scratch: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Run the file itself, the pruned and the hybrid model on the same inputs; the parts of report.json that compare them.
+    """`compare_onnx`; raises AccuracyError when the hybrid differs from the pruned model by more than rounding explains."""
+    proof, fault = compare_onnx(job, hybrid, pruned, packed, scratch, progress)
+    if fault:
+        raise fault
+    return proof
 
-    packed: names of the linears that are no longer what they were. Raises AccuracyError when the hybrid differs from the
-    pruned model by more than rounding explains.
+
+def compare_onnx(
+    job: OnnxJob, hybrid: Path, pruned: Path, packed: list[str], scratch: Path, progress: Progress
+) -> tuple[dict[str, Any], AccuracyError | None]:
+    """Run the file itself, the pruned and the hybrid model on the same inputs: the parts of report.json that compare them,
+    and what is wrong with the hybrid where it was not compiled right.
+
+    packed: names of the linears that are no longer what they were.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -63,27 +73,28 @@ def prove_onnx(
     compiled = compare_answers(answers["hybrid"], answers["pruned"])
     lost = compare_answers(answers["hybrid"], answers["original"])
     shutil.rmtree(scratch)
-    error = _judged(job.recipe.dtype, compiled, tolerance)
-    return {
+    # Outputs that are no floating-point numbers, such as an argmax, may flip by any rounding.
+    judged = [one for one in compiled if one.floating]
+    worst = max(judged, key=lambda one: one.largest, default=None)
+    error = worst.largest if worst else 0.0
+    proof = {
         "inputs": {"words": job.feeds.words, "compared": len(feeds)},
         "agreement": {"error": error, "tolerance": tolerance.error, "why": tolerance.why},
         "difference": {"outputs": [vars(one) for one in lost], "relative": max(one.relative for one in lost)},
     }
+    return proof, _fault(job.recipe.dtype, worst, tolerance)
 
 
-def _judged(dtype: str, compiled: list[Difference], tolerance: _Tolerance) -> float:
-    """The largest error of a floating-point output; others, such as an argmax, may flip by any rounding."""
-    judged = [one for one in compiled if one.floating]
-    worst = max(judged, key=lambda one: one.largest, default=None)
+def _fault(dtype: str, worst: Difference | None, tolerance: _Tolerance) -> AccuracyError | None:
     if worst is None or worst.largest <= tolerance.error:
-        return worst.largest if worst else 0.0
+        return None
     if not np.isfinite(worst.largest):
-        raise AccuracyError(
+        return AccuracyError(
             f"{worst.output!r} of the hybrid is not finite where that of the pruned model is",
             f"an input or output of a linear exceeds what {dtype} holds",
             "choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude",
         )
-    raise AccuracyError(
+    return AccuracyError(
         f"{worst.output!r} of the hybrid differs from that of the pruned model by {worst.largest:.2e} of its largest value",
         f"rounding explains {tolerance.error:.2e}: {tolerance.why}",
         "this is a fault of the compiler: please report it with the ONNX file and the recipe",

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from masklearn.kinds import kind_of, short_kinds
+from patch_compile.report.baselines import print_baselines
 from patch_compile.report.prediction import choice_line, reason_lines, speed_line
 from patch_compile.report.split import split_lines
 
@@ -54,7 +55,7 @@ def print_masks(summary: Row, *, as_json: bool) -> None:
         f"masks: {summary['path']}/masks.safetensors, pruned model: {summary['path']}/model", soft_wrap=True
     )
     if "baselines" in summary:
-        _print_baselines(console, summary["baselines"])
+        print_baselines(console, summary["baselines"])
 
 
 def print_compiled(summary: Row, *, as_json: bool) -> None:
@@ -164,26 +165,6 @@ def _print_where(console: Console, result: Row) -> None:
 
 def _shaded(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f}{_SHADES[math.ceil(4 * share)]}"
-
-
-def _print_baselines(console: Console, compared: Row) -> None:
-    """The result of `masklearn.baselines.compare`: the learned model first, its baselines below."""
-    table = Table(box=SIMPLE_HEAD)
-    for header in ("model", "ratio", "perplexity", "seconds", ""):
-        table.add_column(header, no_wrap=True, justify="right" if header not in ("model", "") else "left")
-    for row in compared["rows"]:
-        about = "" if row["deployable"] else "a reference: no kernel runs it"
-        table.add_row(
-            row["name"], f"{row['ratio']:.3f}", f"{row['perplexity']:.2f}", f"{row['seconds']:.0f}", about
-        )
-    console.print(table)
-    console.print(
-        f"perplexity on {compared['windows']} windows of {compared['length']} tokens, {compared['dtype']}; "
-        "baselines have SparseGPT's weights, without repair",
-        soft_wrap=True,
-    )
-    for remark in compared["remarks"]:
-        console.print(f"note: {remark}", soft_wrap=True)
 
 
 def _fused(linears: Iterable[Row]) -> str:

@@ -19,7 +19,14 @@ from masklearn.architectures import cache_argument
 from patch_compile.errors import AccuracyError
 from patch_compile.verify.study import Feed, Study, quiet_polygraphy
 
-__all__ = ["Agreement", "judge_agreement", "rounding_tolerance", "run_checkpoint"]
+__all__ = [
+    "Agreement",
+    "compiled_wrongly",
+    "judge_agreement",
+    "layers_of",
+    "rounding_tolerance",
+    "run_checkpoint",
+]
 
 _UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 # Roundings to 16 bits that one block adds to the residual stream, as counted in the graph: norm, q, k, v, rotary,
@@ -54,6 +61,13 @@ def rounding_tolerance(dtype: str, layers: int) -> tuple[float, str]:
     return float(_DEVIATIONS * roundoff * np.sqrt(roundings)), why
 
 
+def layers_of(model_dir: Path) -> int:
+    """How many blocks a model has, by its config."""
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(model_dir).get_text_config().num_hidden_layers)
+
+
 def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) -> Agreement:
     """Compare the studies with the RunResults of `run_checkpoint` over the same feeds.
 
@@ -70,12 +84,17 @@ def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) ->
         agreed = bool(Comparator.compare_accuracy(both, compare_func=judge))
     error = _largest(hybrid.results, reference) / scale
     if not agreed:
-        raise AccuracyError(
-            f"the hybrid ONNX differs from the pruned checkpoint by {error:.2e} of the largest logit",
-            f"rounding explains {tolerance:.2e}: {why}",
-            "this is a fault of the compiler: please report it with the model's config.json and the recipe",
-        )
+        raise compiled_wrongly(error, tolerance, why)
     return Agreement(error, tolerance, why, _largest(dense.results, reference) / scale, len(reference))
+
+
+def compiled_wrongly(error: float, tolerance: float, why: str) -> AccuracyError:
+    """What to raise when hybrid and checkpoint differ by more than rounding explains."""
+    return AccuracyError(
+        f"the hybrid ONNX differs from the pruned checkpoint by {error:.2e} of the largest logit",
+        f"rounding explains {tolerance:.2e}: {why}",
+        "this is a fault of the compiler: please report it with the model's config.json and the recipe",
+    )
 
 
 def run_checkpoint(directory: Path, dtype: str, feeds: list[Feed]) -> Any:

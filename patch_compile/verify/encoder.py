@@ -14,11 +14,11 @@ from patch_compile.errors import AccuracyError
 from patch_compile.onnx_in.compare import Answers, answer, compare_answers
 from patch_compile.prepare import Job
 from patch_compile.progress import Progress
-from patch_compile.verify.agreement import rounding_tolerance
+from patch_compile.verify.agreement import layers_of, rounding_tolerance
 from patch_compile.verify.held_out import encoder_windows
 from patch_compile.verify.study import Feed
 
-__all__ = ["prove_encoder"]
+__all__ = ["compare_encoder", "prove_encoder"]
 
 _ROWS = 2  # windows in a feed; the last of them is padded from its middle on
 
@@ -26,10 +26,20 @@ _ROWS = 2  # windows in a feed; the last of them is padded from its middle on
 def prove_encoder(
     job: Job, dense: Path, hybrid: Path, pruned: Path, scratch: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Compare hybrid, pruned and dense encoder on held-out text; the parts of report.json that answer what they can.
+    """`compare_encoder`; raises AccuracyError when the hybrid was not compiled right."""
+    proof, fault = compare_encoder(job, dense, hybrid, pruned, scratch, progress)
+    if fault:
+        raise fault
+    return proof
 
-    dense, hybrid: as ONNX Runtime runs them; pruned: the checkpoint that transformers runs. Raises AccuracyError when
-    the hybrid was not compiled right.
+
+def compare_encoder(
+    job: Job, dense: Path, hybrid: Path, pruned: Path, scratch: Path, progress: Progress
+) -> tuple[dict[str, Any], AccuracyError | None]:
+    """Hybrid, pruned and dense encoder on held-out text: the parts of report.json that answer what they can, and what is
+    wrong with the hybrid where it was not compiled right.
+
+    dense, hybrid: as ONNX Runtime runs them; pruned: the checkpoint that transformers runs.
     """
     tokenizer = load_tokenizer(job.recipe.model)
     windows, text = encoder_windows(job.recipe, tokenizer, progress)
@@ -42,15 +52,16 @@ def prove_encoder(
         reference = _run_checkpoint(
             pruned, job.recipe.dtype, feeds, answers["hybrid"].outputs, scratch / "pruned"
         )
-    agreement = _judge(answers["hybrid"], reference, job)
+    agreement, fault = _judge(answers["hybrid"], reference, job)
     lost = compare_answers(answers["hybrid"], answers["dense"])
     words = f"{text['name']}, {windows.shape[0]} windows × {windows.shape[1]} tokens, {job.recipe.dtype}"
-    return {
+    proof = {
         "text": {"eval": text},
         "inputs": {"words": words, "compared": len(feeds)},
         "agreement": agreement,
         "difference": {"outputs": [vars(one) for one in lost], "relative": max(one.relative for one in lost)},
     }
+    return proof, fault
 
 
 def _input_names(path: Path) -> list[str]:
@@ -87,17 +98,15 @@ def _run_checkpoint(
     return Answers(folder, outputs, len(feeds))
 
 
-def _judge(hybrid: Answers, reference: Answers, job: Job) -> dict[str, Any]:
-    from transformers import AutoConfig
-
-    layers = AutoConfig.from_pretrained(job.recipe.model).num_hidden_layers
-    tolerance, why = rounding_tolerance(job.recipe.dtype, layers)
+def _judge(hybrid: Answers, reference: Answers, job: Job) -> tuple[dict[str, Any], AccuracyError | None]:
+    tolerance, why = rounding_tolerance(job.recipe.dtype, layers_of(job.recipe.model))
     worst = max(compare_answers(hybrid, reference), key=lambda one: one.largest)
-    if worst.largest > tolerance:
-        raise AccuracyError(
-            f"{worst.output!r} of the hybrid ONNX differs from the pruned checkpoint's by {worst.largest:.2e} of its "
-            "largest value",
-            f"rounding explains {tolerance:.2e}: {why}",
-            "this is a fault of the compiler: please report it with the model's config.json and the recipe",
-        )
-    return {"error": worst.largest, "tolerance": tolerance, "why": why, "against": "pruned checkpoint"}
+    about = {"error": worst.largest, "tolerance": tolerance, "why": why, "against": "pruned checkpoint"}
+    if worst.largest <= tolerance:
+        return about, None
+    return about, AccuracyError(
+        f"{worst.output!r} of the hybrid ONNX differs from the pruned checkpoint's by {worst.largest:.2e} of its "
+        "largest value",
+        f"rounding explains {tolerance:.2e}: {why}",
+        "this is a fault of the compiler: please report it with the model's config.json and the recipe",
+    )

@@ -9,7 +9,6 @@ from typing import Any
 
 from masklearn.architectures import architecture_of
 from masklearn.calibrate import load_tokenizer
-from patch_compile.compile import export_graph, write_dense, write_emulated
 from patch_compile.prepare import Job
 from patch_compile.progress import Progress
 from patch_compile.verify.agreement import judge_agreement, run_checkpoint
@@ -17,6 +16,7 @@ from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.encoder import prove_encoder
 from patch_compile.verify.held_out import evaluation_windows
 from patch_compile.verify.quality import Quality, compare_logits
+from patch_compile.verify.runnable import runnable_pair
 from patch_compile.verify.study import Questions, run_study
 
 __all__ = ["prove"]
@@ -33,7 +33,7 @@ def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Pr
     """
     if architecture_of(job.checkpoint).encoder:
         with progress.stage("dense reference"):
-            files = _runnable(job, hybrid_path, scratch)
+            files = runnable_pair(job, hybrid_path, scratch)
         proof = prove_encoder(job, *files, pruned, scratch, progress)
         shutil.rmtree(scratch)
         return proof
@@ -49,7 +49,7 @@ def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Pr
     )
     with with_all_logits(hybrid_path) as full:
         with progress.stage("dense reference"):
-            dense_path, runnable = _runnable(job, full, scratch)
+            dense_path, runnable = runnable_pair(job, full, scratch)
         with progress.stage("hybrid on ONNX Runtime") as update:
             hybrid = run_study("hybrid", runnable, questions, scratch, progress=update)
     with progress.stage("dense on ONNX Runtime") as update:
@@ -75,21 +75,6 @@ def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Pr
             "hybrid": _text(tokenizer, hybrid.continuation),
         },
     }
-
-
-def _runnable(job: Job, hybrid_path: Path, scratch: Path) -> tuple[Path, Path]:
-    """Dense and hybrid file as ONNX Runtime's CPU provider runs them: it has no kernels for bf16 graphs, so of those
-    it gets a copy in fp32 that rounds to bf16 after every operation."""
-    r = job.recipe
-    graph = export_graph(r.model, dtype=r.dtype, opset=r.opset)
-    dense_path = scratch / "dense.onnx"
-    if r.dtype == "float16":
-        write_dense(graph, job.checkpoint, dense_path, r.dtype)
-        return dense_path, hybrid_path
-    write_dense(graph, job.checkpoint, dense_path, r.dtype, emulate_bfloat16=True)
-    emulated = scratch / "hybrid.onnx"
-    write_emulated(hybrid_path, emulated)
-    return dense_path, emulated
 
 
 def _perplexity(quality: Quality, text: str, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from patch_compile.runtime.decoder import pad_left
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 
-__all__ = ["Feed", "Questions", "Study", "quiet_polygraphy", "run_study"]
+__all__ = ["Feed", "Questions", "Study", "quiet_polygraphy", "run_logits", "run_study"]
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -56,6 +56,32 @@ def run_study(
     progress: Callable[[str, int, int], object] | None = None,
 ) -> Study:
     """Ask the model at `path`; `feeds` of an earlier study make the answers comparable. Logits go to `folder`."""
+    decoder = OnnxDecoder(path)
+    feeds = feeds or [feed for window in questions.probe for feed in _feeds(decoder, window)]
+    results = _logits_of(name, decoder, feeds)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, window in enumerate(questions.windows):
+        logits, _ = decoder.step(window[None], decoder.empty_cache(1))
+        files.append(folder / f"{name}.{number}.npy")
+        np.save(files[-1], logits[0])
+        if progress:
+            progress("window", number + 1, len(questions.windows))
+    continuation = _continued(decoder, questions)
+    return Study(results, feeds, files, continuation, _layers(decoder))
+
+
+def run_logits(name: str, path: Path, probes: list[NDArray[np.int64]]) -> tuple[list[Feed], Any, int]:
+    """Feeds of the model at `path`, Polygraphy's RunResults of them, logits alone, and how many layers hold a cache.
+
+    probes: token ids; all but the last are a prefill, the last a decode step on its cache.
+    """
+    decoder = OnnxDecoder(path)
+    feeds = [feed for probe in probes for feed in _feeds(decoder, probe)]
+    return feeds, _logits_of(name, decoder, feeds), _layers(decoder)
+
+
+def _logits_of(name: str, decoder: OnnxDecoder, feeds: list[Feed]) -> Any:
     from polygraphy.backend.onnxrt import OnnxrtRunner
     from polygraphy.comparator import Comparator
 
@@ -66,21 +92,12 @@ def run_study(
             outputs = super().infer_impl(feed_dict)
             return OrderedDict(logits=outputs["logits"].astype(np.float32))
 
-    decoder = OnnxDecoder(path)
-    feeds = feeds or [feed for window in questions.probe for feed in _feeds(decoder, window)]
     with quiet_polygraphy():
-        results = Comparator.run([LogitsRunner(decoder.session, name=name)], data_loader=feeds)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for number, window in enumerate(questions.windows):
-        logits, _ = decoder.step(window[None], decoder.empty_cache(1))
-        files.append(folder / f"{name}.{number}.npy")
-        np.save(files[-1], logits[0])
-        if progress:
-            progress("window", number + 1, len(questions.windows))
-    continuation = _continued(decoder, questions)
-    layers = sum(name.endswith(".key") for name in decoder.empty_cache(1))
-    return Study(results, feeds, files, continuation, layers)
+        return Comparator.run([LogitsRunner(decoder.session, name=name)], data_loader=feeds)
+
+
+def _layers(decoder: OnnxDecoder) -> int:
+    return sum(name.endswith(".key") for name in decoder.empty_cache(1))
 
 
 def _continued(decoder: OnnxDecoder, questions: Questions) -> list[int]:

@@ -1,0 +1,266 @@
+"""What a verification answers, question by question, of each kind of build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.architectures import architecture_of
+from masklearn.calibrate import load_tokenizer
+from masklearn.checkpoint import Checkpoint
+from masklearn.coverage import covered_linears_of
+from masklearn.maskset import MaskSet
+from patch_compile.errors import AccuracyError, PatchCompileError
+from patch_compile.out_folder import OutFolder
+from patch_compile.prepare import MODEL, Job
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.verify.agreement import layers_of
+from patch_compile.verify.memory import check_memory
+from patch_compile.verify.request import Question, VerifyRequest
+
+__all__ = ["Answers", "Verification"]
+
+Answers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What is verified: an open build, its recipe with the request's text, and the folder that answers go to."""
+
+    out: OutFolder
+    recipe: Recipe
+    request: VerifyRequest
+    folder: Path
+    progress: Progress
+
+    @property
+    def scratch(self) -> Path:
+        """For files that are gone at the end."""
+        return self.folder / "scratch"
+
+    @cached_property
+    def masks(self) -> MaskSet:
+        """Those of the build."""
+        return MaskSet.load(self.out.path / "masks.safetensors")
+
+    @cached_property
+    def job(self) -> Job:
+        """The dense model as it was when the build began."""
+        checkpoint = Checkpoint.open(self.recipe.model)
+        _check_same_model(checkpoint.fingerprint(), self.out)
+        coverage = covered_linears_of(checkpoint, self.recipe.include, self.recipe.exclude)
+        return Job(self.recipe, self.out.path, checkpoint, coverage, None, "onnx", (), None)
+
+    def checkpoint(self) -> Answers:
+        """Of a build from a model folder."""
+        encoder = architecture_of(self.job.checkpoint).encoder
+        _refuse_what_it_lacks(self.request, "an encoder" if encoder else None)
+        if self.request.asks(Question.COMPILED) or (encoder and self.request.asks(Question.PRUNED)):
+            check_memory(self.job.checkpoint)
+        return self._encoder() if encoder else self._decoder()
+
+    def onnx(self) -> Answers:
+        """Of a build from an ONNX file: its proof once more, on the inputs that it was built with."""
+        from patch_compile.onnx_in.prepare import prepare_onnx
+        from patch_compile.onnx_in.prove import compare_onnx
+
+        _refuse_what_it_lacks(self.request, "a build from an ONNX file")
+        recipe = self.recipe.model_copy(update={"backend": "onnx"})
+        job = prepare_onnx(recipe, self.progress, force=True, resume=True)
+        _check_same_model(job.fingerprint, self.out)
+        plan = self.out.read_json("plan.json") or {"linears": []}
+        packed = [row["name"] for row in plan["linears"] if row["lowering"] != "dense"]
+        files = (self.out.path / "onnx/model.onnx", self.out.path / MODEL / "model.onnx")
+        proof, fault = compare_onnx(job, *files, packed, self.scratch, self.progress)
+        return {**_of_proof(proof, fault), "built": self._built_elsewhere()}
+
+    def _decoder(self) -> Answers:
+        windows, text = self._windows()
+        answers: Answers = {"text": text}
+        longest = max(self.request.lengths) + 1
+        _check_long_enough(windows, longest)
+        if self.request.asks(Question.COMPILED):
+            from patch_compile.verify.compiled import compiled_right
+
+            place = (self.out.path, self.folder, windows, self.request, self.scratch, self.progress)
+            answers["compiled"] = compiled_right(self.job, self.masks, *place)
+        if self.request.asks(Question.PRUNED) or self.request.asks(Question.WHERE):
+            self._note_overlap(windows)
+            answers |= self._compared(windows, text)
+        if self.request.asks(Question.BUILT):
+            from patch_compile.verify.built import built_right
+
+            prompts = [windows[0, :length] for length in self.request.lengths]
+            layers = layers_of(self.recipe.model)
+            answers["built"] = built_right(self.out.path, prompts, self.recipe.dtype, layers, self.progress)
+        return answers | self._used()
+
+    def _used(self) -> Answers:
+        """The models at work: tasks, and the user's own prompts."""
+        request, found = self.request, Answers()
+        if request.tasks:
+            from patch_compile.verify.tasks import run_tasks
+
+            with self.progress.stage("tasks") as update:
+                found["tasks"] = run_tasks(
+                    self.out,
+                    request.tasks,
+                    backend=request.task_backend,
+                    limit=request.task_limit,
+                    include=request.task_folder,
+                    progress=update,
+                    note=self.progress.note,
+                )
+        if request.prompt:
+            from patch_compile.verify.generated import generated_diff
+
+            with self.progress.stage("prompts") as update:
+                found["generated"] = generated_diff(self.out, request.prompt, request.new_tokens, update)
+        return found
+
+    def _note_overlap(self, windows: NDArray[np.int64]) -> None:
+        from patch_compile.verify.overlap import check_overlap
+
+        with self.progress.stage("text seen before") as update:
+            found = check_overlap(self.out, windows, self.recipe.eval_text, update)
+        if found:
+            self.progress.note(found)
+
+    def _encoder(self) -> Answers:
+        from patch_compile.verify.encoder import compare_encoder
+        from patch_compile.verify.held_out import encoder_windows
+        from patch_compile.verify.runnable import runnable_pair
+
+        answers: Answers = {}
+        if self.request.asks(Question.COMPILED) or self.request.asks(Question.PRUNED):
+            with self.progress.stage("dense reference"):
+                files = runnable_pair(self.job, self.out.path / "onnx/model.onnx", self.scratch)
+            pruned = self.out.path / MODEL
+            answers |= _of_proof(*compare_encoder(self.job, *files, pruned, self.scratch, self.progress))
+        if self.request.asks(Question.WHERE):
+            windows, _ = encoder_windows(self.recipe, load_tokenizer(self.recipe.model), self.progress)
+            answers |= self._compared(windows, {})
+        return answers | {"built": self._built_elsewhere()}
+
+    def _compared(self, windows: NDArray[np.int64], text: dict[str, Any]) -> Answers:
+        """Pruned how much, where it went, and the baselines."""
+        from patch_compile.verify.pruned import compare_checkpoints, describe_predictions, describe_where
+
+        job, request = self.job, self.request
+        pruned = self.out.path / MODEL
+        found, changes = compare_checkpoints(
+            job, self.masks, pruned, windows, request, self.scratch, self.progress
+        )
+        answers: Answers = {}
+        if request.asks(Question.WHERE):
+            answers["where"] = describe_where(found, changes, request)
+        if found.predictions is None or not request.asks(Question.PRUNED):
+            return answers
+        how = (
+            f"{text['name']}, {windows.shape[0]} windows × {windows.shape[1]} tokens, fp32, both checkpoints"
+        )
+        answers["pruned"] = describe_predictions(found.predictions, how)
+        answers["baselines"] = self._baselines(answers["pruned"]["perplexity"], windows)
+        return answers
+
+    def _baselines(self, perplexity: dict[str, float], windows: NDArray[np.int64]) -> dict[str, Any]:
+        from patch_compile.verify.baselines import beside_baselines
+
+        masks, learning = self.masks, self.recipe.learning()
+        if self.recipe.ratio is None:  # masks, or a speed, decided
+            learning = learning.model_copy(update={"ratio": masks.ratio})
+        seconds = (
+            (self.out.read_json("report.json") or {}).get("seconds", {}).get("masks")
+        )  # of an earlier run
+        result = {
+            "name": masks.method,
+            "ratio": masks.ratio,
+            "perplexity": perplexity["pruned"],
+            "seconds": seconds,
+            "deployable": True,
+        }
+        place = (windows, self.scratch, self.progress)
+        return beside_baselines(
+            self.job, learning, result, perplexity["dense"], self.request.baselines, *place
+        )
+
+    def _windows(self) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        from patch_compile.verify.held_out import describe_windows, evaluation_windows
+
+        windows, text = evaluation_windows(self.recipe, load_tokenizer(self.recipe.model), self.progress)
+        return windows, describe_windows(windows, text)
+
+    def _built_elsewhere(self) -> dict[str, Any] | None:
+        """Only decoders have a runtime here that feeds an engine."""
+        if not self.request.asks(Question.BUILT):
+            return None
+        why = "engines of encoders and of ONNX files are compared with Polygraphy: samples/trtexec.md"
+        return {"ran": False, "why": why}
+
+
+def _check_same_model(fingerprint: str, out: OutFolder) -> None:
+    known = out.manifest["model"]
+    if fingerprint != known["sha256"]:
+        raise PatchCompileError(
+            f"{known['path']} is not the model that {out.path} was built from",
+            "its weights or its configuration have another sha256",
+            "put the model back as it was, or build again",
+        )
+
+
+def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:
+    if windows.shape[1] < longest:
+        raise PatchCompileError(
+            f"a window of {windows.shape[1]} tokens is too short for a prefill of {longest - 1} and a step behind it",
+            "inputs are taken from the evaluation text",
+            f"give --eval-length {longest} or more, or shorter --lengths",
+        )
+
+
+def _refuse_what_it_lacks(request: VerifyRequest, kind: str | None) -> None:
+    """Flags that this kind of build has nothing for; kind: None for a decoder, which has all of it."""
+    if kind is None:
+        return
+    asked = {
+        "--sensitivity": request.sensitivity,
+        "--baselines": bool(request.baselines),
+        "--tasks": bool(request.tasks),
+        "--prompt": bool(request.prompt),
+    }
+    for flag, given in asked.items():
+        if given:
+            raise PatchCompileError(
+                f"{flag} does not go with {kind}", "it predicts no next token", f"drop {flag}"
+            )
+
+
+def _of_proof(proof: dict[str, Any], fault: AccuracyError | None) -> Answers:
+    """The proof of a build, as verify.json has it."""
+    agreement, inputs = proof["agreement"], proof["inputs"]
+    error = agreement["error"] if np.isfinite(agreement["error"]) else None
+    run = {
+        "name": inputs["words"],
+        "phase": "whole",
+        "tokens": None,
+        "past": None,
+        "error": error,
+        "stats": None,
+    }
+    compiled = {
+        "passed": fault is None,
+        "error": error,
+        "tolerance": agreement["tolerance"],
+        "why": agreement["why"] if fault is None else f"{fault.what}: {fault.why}",
+        "against": agreement.get("against", "pruned ONNX"),
+        "runs": [run],
+        "first_difference": None,
+    }
+    how = f"compared on {inputs['compared']} runs of {inputs['words']}"
+    pruned = {"outputs": proof["difference"]["outputs"], "how": how}
+    return {"text": proof.get("text", {}).get("eval"), "compiled": compiled, "pruned": pruned}

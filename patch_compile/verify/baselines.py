@@ -1,0 +1,89 @@
+"""Simpler ways to prune, beside a result, from the user's cache when nothing that decides them has changed.
+
+A baseline is a whole run of mask learning, minutes for a small model; what decides it is the model, the settings, the
+text to calibrate and to evaluate on, and the version of this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.baselines import Baseline, baseline_settings, remarks, run_baselines
+from masklearn.recipe import LearnRecipe
+from masklearn.text import open_text
+from patch_compile.cache_folder import cache_folder
+from patch_compile.prepare import Job
+from patch_compile.progress import Progress
+from patch_compile.workspace import key_of, write_json
+
+__all__ = ["baselines_cache", "beside_baselines"]
+
+Row = dict[str, Any]
+
+
+def beside_baselines(
+    job: Job,
+    recipe: LearnRecipe,
+    result: Row,
+    dense: float,
+    asked: Iterable[Baseline],
+    windows: NDArray[np.int64],
+    scratch: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The result, the dense model, and every baseline that is asked for or known already; as verify.json has it.
+
+    result: its row; dense: perplexity of the dense model on `windows` `[count, length]`.
+    """
+    cache = baselines_cache()
+    keys = {name: _key(name, job, recipe, windows) for name in Baseline if name is not Baseline.DENSE}
+    rows = {name: row for name, key in keys.items() if (row := _read(cache / f"{key}.json")) is not None}
+    missing = [name for name in asked if name in keys and name not in rows]
+    if missing:
+        with progress.stage("baselines") as update:
+            made = run_baselines(
+                job.checkpoint.path, recipe, missing, windows, scratch / "baselines", update, progress.note
+            )
+        for name, row in zip(missing, made, strict=True):
+            rows[name] = row
+            write_json(cache / f"{keys[name]}.json", row)
+    plain = {
+        "name": str(Baseline.DENSE),
+        "ratio": 0.0,
+        "perplexity": dense,
+        "seconds": 0.0,
+        "deployable": True,
+    }
+    others = [plain, *(rows[name] for name in keys if name in rows)]
+    about = {"windows": len(windows), "length": windows.shape[1], "dtype": "float32"}
+    return {"rows": [result, *others], "remarks": remarks(result, others), **about}
+
+
+def baselines_cache() -> Path:
+    """Where rows are kept: see `cache_folder`."""
+    return cache_folder("baselines")
+
+
+def _key(name: Baseline, job: Job, recipe: LearnRecipe, windows: NDArray[np.int64]) -> str:
+    place = (recipe, job.checkpoint, job.coverage)
+    settings = recipe if name is Baseline.UNSTRUCTURED else baseline_settings(name, *place)
+    decides: Mapping[str, Any] = settings.model_dump(mode="json", exclude={"calib", "device"})
+    text = None if recipe.calib is None else open_text(recipe.calib).fingerprint()
+    tokens = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
+    version = importlib.metadata.version("patch-compile")
+    return key_of(version, str(name), job.fingerprint, decides, text, tokens, list(windows.shape))
+
+
+def _read(path: Path) -> Row | None:
+    if not path.is_file():
+        return None
+    row: Row = json.loads(path.read_text(encoding="utf-8"))
+    return row

@@ -1,0 +1,163 @@
+"""Compiled right? The hybrid ONNX against the pruned checkpoint, prefill and decode, at several lengths, by Polygraphy.
+
+Inputs and outputs are kept as Polygraphy's own JSON, so that its tools can go on from there:
+`polygraphy inspect data OUT/verify/hybrid.json`, `polygraphy run … --load-inputs OUT/verify/inputs.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.maskset import MaskSet
+from patch_compile.compile import export_graph, write_hybrid
+from patch_compile.plan.lowering import plan_linears
+from patch_compile.prepare import Job
+from patch_compile.progress import Progress
+from patch_compile.verify.agreement import rounding_tolerance, run_checkpoint
+from patch_compile.verify.all_logits import with_all_logits
+from patch_compile.verify.first_difference import find_first_difference
+from patch_compile.verify.request import VerifyRequest
+from patch_compile.verify.runnable import runnable_hybrid
+from patch_compile.verify.study import Feed, quiet_polygraphy, run_logits
+
+__all__ = ["INPUTS", "compiled_right", "error_stats", "judge_runs"]
+
+INPUTS, _HYBRID, _CHECKPOINT = "inputs.json", "hybrid.json", "checkpoint.json"
+_PRUNED = "pruned checkpoint"
+
+
+def compiled_right(
+    job: Job,
+    masks: MaskSet,
+    out: Path,
+    folder: Path,
+    windows: NDArray[np.int64],
+    request: VerifyRequest,
+    scratch: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The answer as verify.json has it; inputs and outputs go to `folder`, which is there.
+
+    windows: token ids `[count, length]`, at least one token longer than the longest of the request's lengths.
+    """
+    with with_all_logits(out / "onnx" / "model.onnx") as full:
+        hybrid = runnable_hybrid(full, job.recipe.dtype, scratch)
+        with progress.stage("hybrid on ONNX Runtime"):
+            feeds, results, layers = run_logits(
+                "hybrid ONNX", hybrid, list(_probes(windows, request.lengths))
+            )
+        with progress.stage("pruned checkpoint on transformers"):
+            checkpoint = run_checkpoint(out / "model", job.recipe.dtype, feeds)
+        _save(folder, feeds, results, checkpoint)
+        answer = judge_runs(feeds, results, checkpoint, job.recipe.dtype, layers, request)
+        if not answer["passed"]:
+            with progress.stage("looking for the first tensor that differs"):
+                answer["first_difference"] = _first_difference(
+                    job, masks, out, hybrid, feeds, answer, scratch
+                )
+    return answer
+
+
+def judge_runs(
+    feeds: Sequence[Feed], results: Any, checkpoint: Any, dtype: str, layers: int, request: VerifyRequest
+) -> dict[str, Any]:
+    """Compare two RunResults over the same feeds, run by run.
+
+    The tolerance is that of rounding, as a share of the largest logit, unless the request has its own --atol and --rtol,
+    which are in logits, as Polygraphy has them.
+    """
+    reference = [iteration["logits"] for iteration in checkpoint[0][1]]
+    scale = max(float(np.abs(logits).max()) for logits in reference)
+    derived, why = rounding_tolerance(dtype, layers)
+    asked = request.atol is not None or request.rtol is not None
+    atol, rtol = (request.atol or 0.0, request.rtol or 0.0) if asked else (derived * scale, 0.0)
+    runs = [
+        _run_row(feed, mine["logits"], theirs, scale)
+        for feed, (mine, theirs) in zip(feeds, zip(results[0][1], reference, strict=True), strict=True)
+    ]
+    if asked:
+        why = f"as asked: --atol {atol:g} --rtol {rtol:g} --check-error-stat {request.check_error_stat}, in logits"
+    return {
+        "passed": _agree(results, checkpoint, atol, rtol, request.check_error_stat),
+        "error": max((run["error"] for run in runs), key=lambda error: np.inf if error is None else error),
+        "tolerance": (atol / scale) if asked else derived,
+        "why": why,
+        "against": _PRUNED,
+        "runs": runs,
+        "first_difference": None,
+    }
+
+
+def error_stats(mine: NDArray[Any], theirs: NDArray[Any]) -> dict[str, float]:
+    """max, mean, median and rms of |difference|, in the unit of the arrays."""
+    apart = np.abs(mine.astype(np.float64) - theirs)
+    return {
+        "max": float(apart.max()),
+        "mean": float(apart.mean()),
+        "median": float(np.median(apart)),
+        "rms": float(np.sqrt(np.square(apart).mean())),
+    }
+
+
+def _agree(results: Any, checkpoint: Any, atol: float, rtol: float, stat: str) -> bool:
+    from polygraphy.comparator import Comparator, RunResults, SimpleCompareFunc
+
+    both = RunResults([results[0], checkpoint[0]])
+    with quiet_polygraphy():
+        judge = SimpleCompareFunc(atol=atol, rtol=rtol, check_error_stat=str(stat))
+        return bool(Comparator.compare_accuracy(both, compare_func=judge))
+
+
+def _run_row(feed: Feed, mine: NDArray[Any], theirs: NDArray[Any], scale: float) -> dict[str, Any]:
+    """error: largest |difference| as a share of the largest logit of all runs, None where one is not finite."""
+    tokens = feed["input_ids"].shape[1]
+    past = feed["attention_mask"].shape[1] - tokens
+    phase = "decode" if past else "prefill"
+    name = f"decode, behind {past} tokens" if past else f"prefill, {tokens} tokens"
+    finite = bool(np.isfinite(mine).all() and np.isfinite(theirs).all())
+    stats = error_stats(mine, theirs) if finite else None
+    error = stats["max"] / scale if stats else None
+    return {"name": name, "phase": phase, "tokens": tokens, "past": past, "error": error, "stats": stats}
+
+
+def _probes(windows: NDArray[np.int64], lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+    """Tokens of a prefill of each length and of the decode step behind it, from other windows where there are any."""
+    for number, length in enumerate(lengths):
+        window = windows[number % len(windows)]
+        yield window[: length + 1]
+
+
+def _save(folder: Path, feeds: list[Feed], results: Any, checkpoint: Any) -> None:
+    from polygraphy.json import save_json
+
+    with quiet_polygraphy():
+        save_json([dict(feed) for feed in feeds], str(folder / INPUTS), description="inputs of verify")
+        results.save(str(folder / _HYBRID))
+        checkpoint.save(str(folder / _CHECKPOINT))
+
+
+def _first_difference(
+    job: Job,
+    masks: MaskSet,
+    out: Path,
+    hybrid: Path,
+    feeds: list[Feed],
+    answer: dict[str, Any],
+    scratch: Path,
+) -> dict[str, Any] | None:
+    """Where the worst run goes wrong first; None where the fault is in what reference and hybrid share."""
+    r = job.recipe
+    reference = scratch / "reference.onnx"
+    graph = export_graph(out / "model", dtype=r.dtype, opset=r.opset)
+    plan = plan_linears(masks, "dense")
+    write_hybrid(graph, Checkpoint.open(out / "model"), masks, plan, reference, r.dtype, fuse=r.fuse)
+    runnable = runnable_hybrid(reference, r.dtype, scratch)
+    errors = [np.inf if run["error"] is None else run["error"] for run in answer["runs"]]
+    found = find_first_difference(hybrid, runnable, feeds[int(np.argmax(errors))], r.dtype)
+    return found.row() if found else None

@@ -1,0 +1,30 @@
+"""The model that a build started from, as an ONNX file that differs from the hybrid one in nothing but its linears."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from masklearn.checkpoint import Checkpoint
+from patch_compile.compile import export_graph, write_dense
+from patch_compile.out_folder import OutFolder
+
+__all__ = ["dense_onnx"]
+
+
+@contextmanager
+def dense_onnx(out: OutFolder, logits: Literal["all", "last"]) -> Iterator[Path]:
+    """A file in OUT, of the type and opset of the build, that is gone in the end.
+
+    logits: the positions that it gives them of. Raises PatchCompileError when the model is not where it was.
+    """
+    recipe = out.recipe()
+    with tempfile.TemporaryDirectory(dir=out.path, prefix=".dense-") as folder:
+        path = Path(folder) / "model.onnx"
+        checkpoint = Checkpoint.open(recipe.model)
+        graph = export_graph(recipe.model, dtype=recipe.dtype, opset=recipe.opset, logits=logits)
+        write_dense(graph, checkpoint, path, recipe.dtype)
+        yield path

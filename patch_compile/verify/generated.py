@@ -1,0 +1,86 @@
+"""What dense and hybrid model write after the user's own prompts, and how far they write the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.out_folder import OutFolder
+from patch_compile.prepare import MODEL
+from patch_compile.verify.continues import check_continues_text
+from patch_compile.verify.dense_onnx import dense_onnx
+
+if TYPE_CHECKING:
+    from patch_compile.runtime.generator import Completion, Generator
+
+__all__ = ["generated_diff"]
+
+Update = Callable[[str, int, int], object]
+_ONNX = "onnx/model.onnx"
+
+
+def generated_diff(
+    out: OutFolder, prompts: Sequence[str], new_tokens: int, progress: Update
+) -> list[dict[str, Any]]:
+    """`generated` of verify.json: each prompt continued by both models, which always take the most likely token.
+
+    Both are ONNX files of one type on ONNX Runtime, so that the pruning makes what difference there is, and not the
+    arithmetic. `tokens` are those of the longer continuation, `same_tokens` how many are the same before the two part;
+    a token that ends the text is one of them. Each prompt is alone in its batch, one model is in memory at a time.
+
+    Raises PatchCompileError where the model continues no text, there is no prompt or ONNX file, or a prompt is empty or
+    longer than the model's positions.
+    """
+    check_continues_text(out)
+    if not prompts:
+        raise PatchCompileError(
+            "there is nothing to continue", "no prompt is given", "give one: --prompt TEXT"
+        )
+    if not (out.path / _ONNX).is_file():
+        raise PatchCompileError(
+            f"{out.path} holds no {_ONNX}",
+            "`learn` writes masks and the pruned checkpoint alone",
+            f"build with it: patch-compile build {out.recipe().model} --mask {out.path}/masks.safetensors",
+        )
+    pruned = _continue("hybrid", out.path / _ONNX, out.path / MODEL, prompts, new_tokens, progress)
+    progress("dense: export", 0, len(prompts))
+    with dense_onnx(out, logits="last") as path:
+        dense = _continue("dense", path, out.recipe().model, prompts, new_tokens, progress)
+    return [_row(*one) for one in zip(prompts, dense, pruned, strict=True)]
+
+
+def _continue(
+    name: str, path: Path, model: Path, prompts: Sequence[str], new_tokens: int, progress: Update
+) -> list[Completion]:
+    from patch_compile.runtime.locate import Runner, open_generator
+    from patch_compile.runtime.sampling import Sampling
+
+    generator = open_generator(path, runner=Runner.ONNX, tokenizer=model)
+    _check_room(generator, prompts, new_tokens)
+    found = []
+    for done, prompt in enumerate(prompts):
+        progress(f"{name}: {prompt}", done, len(prompts))
+        found += generator.generate([prompt], Sampling(), new_tokens=new_tokens)
+    return found
+
+
+def _check_room(generator: Generator, prompts: Sequence[str], new_tokens: int) -> None:
+    """All of them before the first is continued."""
+    from patch_compile.runtime.decoder import check_limits
+
+    for prompt in prompts:
+        check_limits(generator.decoder.limits, 1, len(generator.encode(prompt)), new_tokens)
+
+
+def _row(prompt: str, dense: Completion, pruned: Completion) -> dict[str, Any]:
+    pairs = list(zip(dense.tokens, pruned.tokens, strict=False))
+    parted = (place for place, (one, other) in enumerate(pairs) if one != other)
+    return {
+        "prompt": prompt,
+        "dense": dense.text,
+        "pruned": pruned.text,
+        "same_tokens": next(parted, len(pairs)),
+        "tokens": max(len(dense.tokens), len(pruned.tokens)),
+    }

@@ -1,0 +1,29 @@
+"""Whether a model fits into memory where it has to be there as a whole, said before any work is done."""
+
+from __future__ import annotations
+
+import math
+
+import psutil
+
+from masklearn.checkpoint import Checkpoint
+from patch_compile.errors import PatchCompileError
+
+__all__ = ["check_memory"]
+
+# Bytes a weight at the peak: transformers holds 16-bit weights while it makes fp32 ones of them, and ONNX Runtime its
+# folded constants beside the file's.
+_BYTES = 6
+_REST = 1 << 30  # the libraries themselves, activations, logits
+
+
+def check_memory(checkpoint: Checkpoint) -> None:
+    """Raise PatchCompileError unless ONNX Runtime and transformers can each hold the model on this machine."""
+    weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+    needed, free = _BYTES * weights + _REST, psutil.virtual_memory().available
+    if needed > free:
+        raise PatchCompileError(
+            "the model does not fit into memory to be run as a whole",
+            f"that takes some {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free",
+            "verify without it, block by block: --only pruned,where; or on a machine with more memory",
+        )

@@ -1,0 +1,104 @@
+"""Pruned how much, and where did it go? The pruned checkpoint against the dense one, block by block, in fp32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint import Checkpoint
+from masklearn.comparison import Comparison, Predictions, compare_models
+from masklearn.kinds import depth_of, kind_of, short_kinds
+from masklearn.maskset import MaskSet
+from masklearn.permute import reordered
+from masklearn.sensitivity import sensitivity
+from masklearn.weights import WeightStore
+from patch_compile.prepare import Job
+from patch_compile.progress import Progress
+from patch_compile.verify.request import VerifyRequest
+
+__all__ = ["compare_checkpoints", "describe_predictions", "describe_where"]
+
+_HOW = (
+    "error: ‖X(W − W′)ᵀ‖ / ‖XWᵀ‖, X what reaches the linear in the dense model; share: of the sum of squared errors of all "
+    "linears, each relative to its own output"
+)
+_HOW_SENSITIVE = (
+    "; alone: change of the loss, nats per token, when this linear alone is pruned; restored: when it alone is dense again, "
+    "over {tokens} tokens"
+)
+
+
+def compare_checkpoints(
+    job: Job,
+    masks: MaskSet,
+    pruned: Path,
+    windows: NDArray[np.int64],
+    request: VerifyRequest,
+    scratch: Path,
+    progress: Progress,
+) -> tuple[Comparison, dict[str, tuple[float, float]]]:
+    """The two models on `windows`, and the loss with each linear pruned alone and restored alone, {} unless asked."""
+    dense, other = job.checkpoint, Checkpoint.open(pruned)
+    if masks.orders:
+        dense = reordered(dense, masks.orders, WeightStore(scratch / "reordered"))
+    with progress.stage("pruned against dense") as update:
+        found = compare_models(dense, other, list(masks), windows, request.device, update, scratch)
+    if not request.sensitivity:
+        return found, {}
+    part = _beginning(windows, request.sensitivity_tokens)
+    with progress.stage("each linear pruned alone") as update:
+        alone = sensitivity(dense, other, list(masks), part, request.device, update, scratch)
+    with progress.stage("each linear restored alone") as update:
+        restored = sensitivity(other, dense, list(masks), part, request.device, update, scratch)
+    return found, {name: (alone[name], restored[name]) for name in masks}
+
+
+def describe_predictions(found: Predictions, how: str) -> dict[str, Any]:
+    """The answer as verify.json has it."""
+    dense, pruned = found.perplexity
+    stats = found.error_stats()
+    return {
+        "perplexity": {"dense": dense, "pruned": pruned, "increase": pruned / dense - 1.0},
+        "kl": found.kl / found.tokens,
+        "top1_agreement": found.same_top1 / found.tokens,
+        "logits": stats,
+        "tokens": found.tokens,
+        "how": how,
+    }
+
+
+def describe_where(
+    found: Comparison, changes: Mapping[str, tuple[float, float]], request: VerifyRequest
+) -> dict[str, Any]:
+    """Linears in the order of the model, and blocks in theirs; see `_HOW` for what the figures are."""
+    relative = {name: _relative(*pair) for name, pair in found.linears.items()}
+    total = sum(error * error for error in relative.values()) or 1.0
+    short = short_kinds(dict.fromkeys(map(kind_of, relative)))
+    rows = []
+    for name, error in relative.items():
+        alone, restored = changes.get(name, (None, None))
+        about = {"name": name, "block": depth_of(name), "kind": short[kind_of(name)]}
+        costs = {"share": error * error / total, "alone": alone, "restored": restored}
+        rows.append({**about, "error": error, **costs})
+    tokens = f"{request.sensitivity_tokens}"
+    return {
+        "linears": rows,
+        "blocks": [{"block": number, "error": error} for number, error in enumerate(found.blocks)],
+        "how": _HOW + (_HOW_SENSITIVE.format(tokens=tokens) if changes else ""),
+    }
+
+
+def _relative(error: float, energy: float) -> float:
+    """0 for an expert that no token reached."""
+    return math.sqrt(error / energy) if energy else 0.0
+
+
+def _beginning(windows: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
+    """As many whole windows as the tokens fill, or the beginning of the first."""
+    length = windows.shape[1]
+    return windows[: tokens // length] if tokens >= length else windows[:1, :tokens]

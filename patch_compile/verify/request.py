@@ -1,0 +1,104 @@
+"""What `patch-compile verify` is asked: one frozen model that mirrors its flags, checked once at the edge."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from masklearn.baselines import Baseline, parse_baselines
+from patch_compile.errors import PatchCompileError
+from patch_compile.verify.fail_on import Limit, parse_limit
+
+__all__ = ["ErrorStat", "Question", "VerifyRequest"]
+
+
+class Question(StrEnum):
+    """What a verification can answer, each on its own."""
+
+    COMPILED = "compiled"
+    PRUNED = "pruned"
+    BUILT = "built"
+    WHERE = "where"
+
+
+class ErrorStat(StrEnum):
+    """What is held to the tolerance, as Polygraphy spells it."""
+
+    ELEMWISE = "elemwise"
+    MAX = "max"
+    MEAN = "mean"
+    MEDIAN = "median"
+    QUANTILE = "quantile"
+
+
+def _listed(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _baselines(value: Any) -> Any:
+    return parse_baselines(value) if isinstance(value, str) else value
+
+
+def _limits(value: Any) -> Any:
+    return tuple(parse_limit(one) if isinstance(one, str) else one for one in value)
+
+
+def _spelled(limits: tuple[Limit, ...]) -> list[str]:
+    return [str(limit) for limit in limits]
+
+
+class VerifyRequest(BaseModel):
+    """Every setting of `verify`; eval settings that are None are those of the build."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    only: Annotated[tuple[Question, ...], BeforeValidator(_listed)] = tuple(Question)
+    eval_text: str | None = None
+    eval_windows: int | None = Field(None, ge=1)
+    eval_length: int | None = Field(None, ge=2)
+    lengths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed)] = (1, 17, 96)
+    atol: float | None = Field(None, ge=0.0, allow_inf_nan=False)
+    rtol: float | None = Field(None, ge=0.0, allow_inf_nan=False)
+    check_error_stat: ErrorStat = ErrorStat.MAX
+    fail_on: Annotated[tuple[Limit, ...], BeforeValidator(_limits), PlainSerializer(_spelled)] = ()
+    sensitivity: bool = False
+    sensitivity_tokens: int = Field(512, ge=2)
+    baselines: Annotated[tuple[Baseline, ...], BeforeValidator(_baselines)] = ()
+    tasks: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    task_backend: Literal["hf", "onnx"] = "hf"
+    task_limit: int | None = Field(None, ge=1)
+    task_folder: Path | None = None
+    prompt: tuple[str, ...] = ()
+    new_tokens: int = Field(40, ge=1)
+    device: str | None = None
+
+    @classmethod
+    def parse(cls, settings: dict[str, Any]) -> VerifyRequest:
+        """Check settings from flags. Raises PatchCompileError naming the setting and what it takes."""
+        try:
+            request = cls(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "request"
+            raise PatchCompileError(
+                f"the setting {name!r} is not valid", first["msg"].removeprefix("Value error, ")
+            ) from None
+        request._check_limits()
+        return request
+
+    def asks(self, question: Question) -> bool:
+        """Whether a question is to be answered."""
+        return question in self.only
+
+    def _check_limits(self) -> None:
+        """A limit on what is not measured would never fail."""
+        for limit in self.fail_on:
+            if limit.figure.question not in self.only:
+                raise PatchCompileError(
+                    f"--fail-on {limit} asks for what is left out",
+                    f"it is a figure of the question {limit.figure.question!r}, and --only is {','.join(self.only)}",
+                    "ask that question too, or drop the limit",
+                )

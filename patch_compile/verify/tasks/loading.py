@@ -1,0 +1,120 @@
+"""Names of tasks to tasks, from this machine alone: built in, of the user's own folder, or of the harness."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from contextlib import chdir
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patch_compile.errors import PatchCompileError
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+__all__ = ["BUILTIN", "load_tasks"]
+
+BUILTIN = "builtin"
+_FOLDER = Path(__file__).parent / "builtin"
+_SUPPLY = (
+    "give a folder with --task-folder that holds the data and a task of yours, TASK.yaml, with `dataset_path: json` "
+    "and `dataset_kwargs: {data_files: {test: FILE.jsonl}}`; or put the dataset into the cache of `datasets` first. "
+    "--tasks builtin needs no data"
+)
+
+
+def load_tasks(names: Sequence[str], include: Path | None) -> dict[str, Any]:
+    """The harness's tasks and groups, as its `evaluate` takes them.
+
+    names: of tasks, groups and tags, with * and ? for several; `builtin` is what comes with patch-compile. include: a
+    folder of the user's own tasks; the files that they name are looked for in it, and a task there goes before one of
+    the same name elsewhere.
+
+    Raises PatchCompileError for a name that there isn't, and for a task whose data isn't on this machine.
+    """
+    if include is not None and not include.is_dir():
+        raise PatchCompileError(
+            f"there is no folder {include}", fix="give --task-folder a folder of task files"
+        )
+    manager = _manager(names, include)
+    found = [task for name in names for task in _matches(manager, name)]
+    loaded = [_load(manager, name, include) for name in dict.fromkeys(found)]
+    tasks = {name: task for one in loaded for name, task in one["tasks"].items()}
+    for name, task in tasks.items():
+        _check_can_run(name, task)
+    groups = {name: group for one in loaded for name, group in one["groups"].items()}
+    return {
+        "tasks": tasks,
+        "groups": groups,
+        "group_map": {name: g.child_names for name, g in groups.items()},
+    }
+
+
+def _manager(names: Sequence[str], include: Path | None) -> TaskManager:
+    """Reading the harness's fifteen thousand tasks takes seconds, so they are read only when one of them may be meant."""
+    from lm_eval.tasks import TaskManager
+
+    folders = [_FOLDER, *([include.resolve()] if include else [])]
+    own = TaskManager(include_path=folders, include_defaults=False)
+    if all(own.match_tasks([name]) for name in names) and not own.all_groups:
+        return own
+    return TaskManager(include_path=folders)
+
+
+def _matches(manager: TaskManager, name: str) -> list[str]:
+    matches: list[str] = sorted(manager.match_tasks([name]))
+    if matches:
+        return matches
+    close = difflib.get_close_matches(name, manager.all_tasks, 3)
+    raise PatchCompileError(
+        f"there is no task {name!r}",
+        f"close to it are {', '.join(close)}" if close else "no task of the harness has a name like it",
+        f"give {BUILTIN}, a task of lm-evaluation-harness, or one of your own with --task-folder",
+    )
+
+
+def _load(manager: TaskManager, name: str, include: Path | None) -> dict[str, Any]:
+    from datasets.exceptions import DatasetsError
+
+    try:
+        with chdir(include or Path.cwd()):
+            loaded: dict[str, Any] = manager.load([name])
+    except (OSError, DatasetsError) as error:
+        raise PatchCompileError(
+            f"the data of task {name!r} is not on this machine{_needs(manager, name)}", _told(error), _SUPPLY
+        ) from error
+    except Exception as error:  # a task is YAML and code of others, which fails as it likes
+        raise PatchCompileError(
+            f"task {name!r} can't be loaded", _told(error), f"mend {_source(manager, name)}"
+        ) from error
+    return loaded
+
+
+def _needs(manager: TaskManager, name: str) -> str:
+    """The dataset that a task names, for a message; nothing where others name it for it."""
+    settings = manager.task_index[name].cfg or {}
+    parts = [str(settings[key]) for key in ("dataset_path", "dataset_name") if settings.get(key)]
+    return f": it needs the dataset {', '.join(parts)}" if parts else ""
+
+
+def _source(manager: TaskManager, name: str) -> str:
+    return str(manager.task_index[name].yaml_path or name)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _check_can_run(name: str, task: Any) -> None:
+    """Of what the harness refuses, in words of ours, and before a model is loaded."""
+    if getattr(task, "UNSAFE_CODE", False):
+        raise PatchCompileError(
+            f"task {name!r} runs code that the model writes",
+            "that is not done on this machine",
+            "run it with lm-evaluation-harness itself, on OUT/model, in a sandbox",
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise PatchCompileError(
+            f"task {name!r} asks about images or sound", "the models here read text alone"
+        )

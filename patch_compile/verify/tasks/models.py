@@ -1,0 +1,66 @@
+"""The two models of a build, one at a time, as lm-evaluation-harness asks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.out_folder import OutFolder
+from patch_compile.prepare import MODEL
+from patch_compile.verify.all_logits import with_all_logits
+from patch_compile.verify.dense_onnx import dense_onnx
+
+__all__ = ["Backend", "Side", "open_model"]
+
+Backend = Literal["hf", "onnx"]
+Side = Literal["dense", "pruned"]
+Update = Callable[[str, int, int], object]
+_ONNX = "onnx/model.onnx"
+
+
+@contextmanager
+def open_model(out: OutFolder, side: Side, backend: Backend, seed: int, update: Update) -> Iterator[Any]:
+    """The harness's LM for one side of a build: the model it started from, or what became of it.
+
+    Raises PatchCompileError when the model can't be found or run.
+    """
+    if backend == "hf":
+        from patch_compile.verify.tasks.hf_lm import HuggingFaceLM
+
+        recipe = out.recipe()
+        yield HuggingFaceLM(_folder(out, side), recipe.dtype, recipe.device, update)
+        return
+    with _onnx_file(out, side) as path:
+        yield _open_onnx(path, _folder(out, side), seed, update)
+
+
+def _open_onnx(path: Path, folder: Path, seed: int, update: Update) -> Any:
+    from lm_eval.models.utils import resolve_max_length
+    from transformers import AutoConfig
+
+    from patch_compile.runtime.locate import Runner, open_generator
+    from patch_compile.verify.tasks.onnx_lm import OnnxLM
+
+    generator = open_generator(path, runner=Runner.ONNX, tokenizer=folder)
+    length = resolve_max_length(AutoConfig.from_pretrained(folder), generator.tokenizer)
+    return OnnxLM(generator, length, seed, update)
+
+
+def _onnx_file(out: OutFolder, side: Side) -> AbstractContextManager[Path]:
+    """With logits of all positions."""
+    if side == "dense":
+        return dense_onnx(out, logits="all")
+    if not (out.path / _ONNX).is_file():
+        raise PatchCompileError(
+            f"{out.path} holds no {_ONNX}",
+            "`learn` writes masks and the pruned checkpoint alone",
+            "ask the checkpoint: --task-backend hf",
+        )
+    return with_all_logits(out.path / _ONNX)
+
+
+def _folder(out: OutFolder, side: Side) -> Path:
+    return out.recipe().model if side == "dense" else out.path / MODEL

@@ -1,0 +1,186 @@
+"""A decoder's ONNX file as lm-evaluation-harness asks a model: likelihoods of texts, and continuations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from numpy.typing import NDArray
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime.decoder import Logits
+from patch_compile.runtime.generator import Generator
+from patch_compile.runtime.onnx_decoder import OnnxDecoder
+from patch_compile.runtime.sampling import Sampling
+from patch_compile.verify.tasks.batching import rows_at_once
+
+__all__ = ["OnnxLM"]
+
+Score = tuple[float, bool]
+Update = Callable[[str, int, int], object]
+_NEW_TOKENS = 256  # where a task names no number; the harness's own for transformers
+_DRAWS: dict[str, Any] = {"temperature": 1.0, "top_k": 50}  # the defaults of transformers
+_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "until", "max_gen_toks")
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A request: tokens to read, and those of its end that are scored, which follow the last `len(scored)` positions."""
+
+    tokens: list[int]
+    scored: list[int]
+
+
+class OnnxLM(TemplateLM):  # type: ignore[misc]
+    """A decoder with logits of all positions; texts are cut into tokens as the harness does for transformers.
+
+    generator: of the tokenizer and an `OnnxDecoder` whose graph gives logits of all positions; length: most tokens of a
+    text; seed: of tasks that draw their continuations.
+    """
+
+    def __init__(self, generator: Generator, length: int, seed: int, update: Update) -> None:
+        super().__init__()
+        assert isinstance(generator.decoder, OnnxDecoder)
+        self._generator, self._decoder = generator, generator.decoder
+        self.tokenizer = generator.tokenizer
+        self.max_length, self._seed, self._update = length, seed, update
+
+    @property
+    def eot_token_id(self) -> int | None:
+        """The token that ends a text; some tokenizers have none."""
+        ends: int | None = self.tokenizer.eos_token_id
+        return ends
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that nothing else stands before."""
+        ids = (self.tokenizer.bos_token_id, self.eot_token_id)
+        found: int | None = next((token for token in ids if token is not None), None)
+        if found is None:
+            raise PatchCompileError(
+                "the tokenizer has no token that begins or ends a text",
+                "tasks need one to stand before a text that nothing else stands before",
+                "name one in tokenizer_config.json: bos_token or eos_token",
+            )
+        return found
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids; by default with what the tokenizer puts before a text, unless it is there already."""
+        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+            add_special_tokens = False
+        how = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        ids: list[int] = self.tokenizer.encode(string, **how)
+        return ids
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Score]:
+        """Of continuations: the log-likelihood, and whether each token is the most likely one."""
+        scores: list[Score] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scores
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:  # noqa: ARG002
+        """Of whole texts, in windows as long as the model reaches; each token is scored once."""
+        windows = [self._windows(request.args[0]) for request in requests]
+        scores = iter(self._score([window for one in windows for window in one]))
+        return [sum(next(scores)[0] for _ in one) for one in windows]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
+        """Continuations up to a stop string, or to as many tokens as the task says."""
+        texts = []
+        for done, request in enumerate(requests):
+            self._update("continuation", done, len(requests))
+            texts.append(self._continued(*request.args))
+        return texts
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[Score]:
+        return self._score([self._text(context, scored) for _name, context, scored in requests])
+
+    def _text(self, context: list[int], scored: list[int]) -> _Text:
+        """Too long a context loses its beginning; the last token is scored, and not read."""
+        if len(scored) > self.max_length:
+            raise PatchCompileError(
+                f"a text to be scored has {len(scored)} tokens",
+                f"the model reaches {self.max_length} tokens far",
+            )
+        return _Text((context + scored)[-(self.max_length + 1) : -1], scored)
+
+    def _windows(self, text: str) -> list[_Text]:
+        cut = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
+        return [self._text(*make_disjoint_window(window)) for window in cut]
+
+    def _score(self, texts: list[_Text]) -> list[Score]:
+        scores: dict[int, Score] = {}
+        for batch in self._batches([len(text.tokens) for text in texts]):
+            logits = self._logits([texts[i].tokens for i in batch])
+            scores |= {i: _scored(rows, texts[i]) for i, rows in zip(batch, logits, strict=True)}
+            self._update("text", len(scores), len(texts))
+        return [scores[i] for i in range(len(texts))]
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Indices of texts, the longest first, so that those of a batch are about as long."""
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        while order:
+            rows = rows_at_once(lengths[order[0]], len(self.tokenizer))
+            yield order[:rows]
+            order = order[rows:]
+
+    def _logits(self, rows: list[list[int]]) -> Logits:
+        """fp32 `[batch, longest, vocabulary]`. What is padded stands after a text, where no token of it looks."""
+        ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
+        for row, tokens in enumerate(rows):
+            ids[row, : len(tokens)] = tokens
+        return self._decoder.step(ids, self._decoder.empty_cache(len(rows)))[0]
+
+    def _continued(self, context: str, settings: Mapping[str, Any]) -> str:
+        how: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), _NEW_TOKENS))
+        new = how["max_gen_toks"]
+        if new >= self.max_length:
+            raise PatchCompileError(
+                f"a task asks for {new} new tokens", f"the model reaches {self.max_length} tokens far"
+            )
+        ends = None if self.eot_token_id is None else self.tokenizer.decode(self.eot_token_id)
+        stop = [text for text in handle_stop_sequences(how["until"], ends) if text]
+        prompt = self.tok_encode(context)[-(self.max_length - new) :]
+        sampling = _sampling(how, self._generator.sampling.repetition_penalty, self._seed)
+        return self._generator.generate([prompt], sampling, new_tokens=new, stop=stop)[0].text
+
+
+def _scored(logits: Logits, text: _Text) -> Score:
+    """logits: `[positions, vocabulary]`, more positions than the text has where it is padded."""
+    rows = logits[len(text.tokens) - len(text.scored) : len(text.tokens)].astype(np.float64)
+    if not np.isfinite(rows).all():
+        raise PatchCompileError(
+            "the model's logits are not finite",
+            "an activation overflowed fp16",
+            "build with --dtype bfloat16",
+        )
+    targets: NDArray[np.int64] = np.array(text.scored)
+    highest = rows.max(axis=-1, keepdims=True)
+    totals = np.log(np.exp(rows - highest).sum(axis=-1)) + highest[:, 0]
+    likelihood = rows[np.arange(len(targets)), targets] - totals
+    return float(likelihood.sum()), bool((rows.argmax(axis=-1) == targets).all())
+
+
+def _sampling(how: Mapping[str, Any], penalty: float, seed: int) -> Sampling:
+    """As a task asks, and as the model's generation_config.json penalises repetition, which holds in transformers too.
+
+    PatchCompileError for what the runtime has not, such as beams.
+    """
+    other = {name: value for name, value in how.items() if name not in _SAMPLING}
+    if other:
+        raise PatchCompileError(
+            f"a task generates with {', '.join(f'{name}={value}' for name, value in other.items())}",
+            "on ONNX Runtime a continuation takes the most likely tokens, or draws by temperature, top_k and top_p",
+            "run it with --task-backend hf",
+        )
+    if not how["do_sample"]:
+        return Sampling(repetition_penalty=penalty)
+    drawn = {name: how[name] for name in ("temperature", "top_k", "top_p") if name in how}
+    return Sampling(**(_DRAWS | drawn), repetition_penalty=penalty, seed=seed)

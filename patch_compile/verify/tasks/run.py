@@ -1,0 +1,126 @@
+"""Dense and pruned model asked the same tasks by lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import random
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.out_folder import OutFolder
+from patch_compile.verify.continues import check_continues_text
+from patch_compile.verify.tasks.loading import load_tasks
+from patch_compile.verify.tasks.models import Backend, Side, open_model
+from patch_compile.verify.tasks.offline import offline, quiet_harness
+from patch_compile.verify.tasks.rows import check_same_documents, distinguished, rows_of
+
+__all__ = ["run_tasks"]
+
+Update = Callable[[str, int, int], object]
+_RESAMPLES = 1000  # of the bootstrap, for metrics whose standard error has no formula
+
+
+def run_tasks(
+    out: OutFolder,
+    names: Sequence[str],
+    *,
+    backend: Backend,
+    limit: int | None,
+    include: Path | None,
+    progress: Update,
+    note: Callable[[str], object],
+) -> dict[str, Any]:
+    """`tasks` of verify.json: what the model that a build started from and the pruned one score, on the same documents.
+
+    names: see `load_tasks`; backend: `hf` runs the checkpoints on transformers, `onnx` the ONNX files on ONNX Runtime;
+    limit: the first so many documents of each task, None for all; include: a folder of the user's own tasks;
+    progress: told what is asked and how far it is; what it prints to stdout while the harness runs is lost; note: told
+    what else is to be said of how it runs.
+
+    One model is in memory at a time, chat templates are not applied, nothing reaches the network. Raises
+    PatchCompileError when the harness is missing, a task isn't there or can't be run, or its data isn't on this machine.
+    """
+    _check_harness()
+    check_continues_text(out)
+    with quiet_harness(), offline():
+        tasks = load_tasks(names, include)
+        notes = _how(out, tasks["tasks"], limit)
+    for line in notes:
+        note(line)
+    with quiet_harness(), offline():
+        dense = _ask(out, "dense", tasks, backend, limit, progress)
+        pruned = _ask(out, "pruned", tasks, backend, limit, progress)
+    check_same_documents(dense, pruned)
+    units = {name: _units(task) for name, task in tasks["tasks"].items()}
+    return {
+        "harness": f"lm-eval {importlib.metadata.version('lm_eval')}",
+        "backend": backend,
+        "rows": rows_of(dense, pruned),
+        "notes": notes + distinguished(dense, pruned, units),
+    }
+
+
+def _check_harness() -> None:
+    if find_spec("lm_eval") is None:
+        raise PatchCompileError(
+            "tasks are run by lm-evaluation-harness, which is not installed",
+            "the Python package lm_eval is missing",
+            "pip install 'patch-compile[tasks]'",
+        )
+
+
+def _how(out: OutFolder, tasks: Mapping[str, Any], limit: int | None) -> list[str]:
+    """What a reader of the rows should know."""
+    from masklearn.calibrate import load_tokenizer
+
+    notes = []
+    if load_tokenizer(out.recipe().model).chat_template:
+        notes.append("tasks: asked as plain text; the model has a chat template, which is not applied")
+    cut = [name for name, task in tasks.items() if limit is not None and len(task.eval_docs) > limit]
+    if cut:
+        notes.append(f"tasks: the first {limit} documents of {', '.join(cut)}, not all")
+    return notes
+
+
+def _ask(
+    out: OutFolder, side: Side, tasks: dict[str, Any], backend: Backend, limit: int | None, progress: Update
+) -> dict[str, Any]:
+    """What the harness found; the model is gone when this returns."""
+    from lm_eval.evaluator import evaluate
+
+    seed = out.recipe().seed
+
+    def update(what: str, done: int, total: int) -> None:
+        progress(f"{side}: {what}", done, total)
+
+    progress(f"{side}: loading", 0, 1)
+    with open_model(out, side, backend, seed, update) as model:
+        _seed(tasks["tasks"], seed)
+        found: dict[str, Any] = evaluate(model, tasks, limit=limit, bootstrap_iters=_RESAMPLES)
+    return found
+
+
+def _seed(tasks: Mapping[str, Any], seed: int) -> None:
+    """Everything that the harness and the models draw with, before each of them."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    for task in tasks.values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=seed)
+
+
+def _units(task: Any) -> dict[str, str]:
+    """Of the items of each metric that is a mean of what they gave."""
+    from lm_eval.api.metrics import mean, perplexity
+
+    units = {mean: "", perplexity: " nats"}
+    return {name: units[how] for name, how in task.aggregation().items() if how in units}

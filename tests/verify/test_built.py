@@ -1,0 +1,105 @@
+"""Built right? On an engine and a GPU in host memory, beside ONNX Runtime."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patch_compile.progress import Progress
+from patch_compile.runtime.decoder import Limits
+from patch_compile.runtime.engine_decoder import EngineDecoder
+from patch_compile.runtime.locate import Runner, open_generator
+from patch_compile.runtime.onnx_decoder import OnnxDecoder
+from patch_compile.verify import built
+from patch_compile.verify.built import built_right, compare_decoders
+from tests.runtime.conftest import OutOf, out_of  # noqa: F401 - a fixture
+from tests.runtime.host_engine import HostDevice, HostEngine
+from tests.runtime.test_engine_decoder import DECODE, PREFILL
+
+PROMPTS = [np.array([5], np.int64), np.arange(3, 12)]
+
+
+def engine_of(onnx_file: Path) -> EngineDecoder:
+    device = HostDevice()
+    return EngineDecoder(HostEngine(onnx_file, device, [PREFILL, DECODE]), device, "host", Limits(), None)
+
+
+def test_an_engine_that_computes_the_same_passes(out_of: OutOf) -> None:  # noqa: F811
+    onnx_file = out_of("llama") / "onnx/model.onnx"
+    found = compare_decoders(engine_of(onnx_file), OnnxDecoder(onnx_file), PROMPTS, "float16", 2)
+    assert found["passed"]
+    names = [run["name"] for run in found["runs"]]
+    assert names[:2] == ["prefill, 1 tokens", "decode, behind 1 tokens"] and len(names) == 2 * (1 + 4)
+    assert {run["phase"] for run in found["runs"]} == {"prefill", "decode"}
+
+
+class Astray:
+    """A decoder whose logits are off by a share of the largest, from a step on."""
+
+    def __init__(self, decoder: OnnxDecoder, off: float, after: int) -> None:
+        self._decoder, self._off, self._after = decoder, off, after
+
+    def start(self, *given: Any) -> Any:
+        decoding, steps, outer = self._decoder.start(*given), 0, self
+
+        class Decoding:
+            close = decoding.close
+
+            @property
+            def logits(self) -> Any:
+                made = decoding.logits.copy()
+                if steps >= outer._after:
+                    made[0, 7] += outer._off * np.abs(made).max()
+                return made
+
+            def step(self, tokens: Any) -> None:
+                nonlocal steps
+                steps += 1
+                decoding.step(tokens)
+
+        return Decoding()
+
+
+@pytest.mark.parametrize("off", [0.1, np.nan])
+def test_an_engine_that_goes_astray_in_decode_does_not(out_of: OutOf, off: float) -> None:  # noqa: F811
+    decoder = OnnxDecoder(out_of("llama") / "onnx/model.onnx")
+    found = compare_decoders(Astray(decoder, off, 3), decoder, PROMPTS, "float16", 2)
+    assert not found["passed"]
+    errors = {run["name"]: run["error"] for run in found["runs"]}
+    assert errors["decode, behind 2 tokens"] == 0.0
+    assert errors["decode, behind 3 tokens"] is None or errors["decode, behind 3 tokens"] > 0.05
+
+
+def test_what_can_not_be_run_here_is_said(out_of: OutOf, tmp_path: Path) -> None:  # noqa: F811
+    found = built_right(out_of("llama"), PROMPTS, "float16", 2, Progress())
+    assert found == {"ran": False, "why": "there is no engine: it was built with the backend onnx"}
+    out = tmp_path / "out"
+    (out / "engine").mkdir(parents=True)
+    (out / "engine/model.engine").write_bytes(b"engine")
+    (out / "model").symlink_to(out_of("llama") / "model")
+    found = built_right(out, PROMPTS, "float16", 2, Progress())
+    assert not found["ran"] and "no engine" in found["why"] and "no GPU answers" in found["why"]
+
+
+def test_where_a_gpu_runs_it_the_engine_is_held_to_the_onnx_file(
+    out_of: OutOf,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only what opens the engine is another here."""
+    source = out_of("llama")
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine/model.engine").write_bytes(b"engine")
+    for name in ("onnx", "model"):
+        (tmp_path / name).symlink_to(source / name)
+
+    def opened(out: Path, runner: Runner) -> Any:
+        if runner is Runner.ONNX:
+            return open_generator(out, runner=runner)
+        return SimpleNamespace(decoder=engine_of(out / "onnx/model.onnx"))
+
+    monkeypatch.setattr(built, "open_generator", opened)
+    found = built_right(tmp_path, PROMPTS, "float16", 2, Progress())
+    assert found["ran"] and found["passed"] and found["engine"] == "host"

@@ -1,0 +1,47 @@
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.verify.fail_on import check_limits, parse_limit
+
+PRUNED = {
+    "perplexity": {"dense": 10.0, "pruned": 10.6},
+    "kl": 0.05,
+    "top1_agreement": 0.9,
+    "logits": {"mean": 0.2},
+}
+
+
+@pytest.mark.parametrize(
+    ("spelled", "limit", "passed"),
+    [
+        ("ppl:+5%", 10.5, False),
+        ("ppl:+6.1%", 10.61, True),
+        ("ppl:10.6", 10.6, True),
+        ("ppl:10.5", 10.5, False),
+        ("kl:5e-2", 0.05, True),
+        ("kl:0.01", 0.01, False),
+        ("top1:90%", 0.9, True),
+        ("top1:0.95", 0.95, False),
+        ("logits:0.1", 0.1, False),
+    ],
+)
+def test_limits(spelled, limit, passed):
+    row = parse_limit(spelled).check(PRUNED)
+    assert row["ask"] == spelled
+    assert row["limit"] == pytest.approx(limit)
+    assert row["passed"] is passed
+
+
+@pytest.mark.parametrize(
+    "spelled", ["ppl", "ppl:", "ppl:5%", "ppl:+5", "kl:+5%", "speed:3", "ppl:-1", "ppl:+5%%", "top1:nan", ""]
+)
+def test_what_is_no_limit_is_refused(spelled):
+    with pytest.raises(ValueError, match="ppl"):
+        parse_limit(spelled)
+
+
+def test_a_figure_that_a_model_lacks_does_not_pass_unseen():
+    with pytest.raises(PatchCompileError, match="output:1 can't be checked"):
+        check_limits((parse_limit("output:1"),), PRUNED)
+    with pytest.raises(PatchCompileError, match="ppl:12 can't be checked"):
+        check_limits((parse_limit("ppl:12"),), {"outputs": [{"relative": 0.1}]})
