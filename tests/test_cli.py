@@ -31,6 +31,9 @@ def run(*arguments, cwd=None, env=None):
                 "inspect",
                 "doctor",
                 "run",
+                "verify",
+                "bench",
+                "compare",
             )
         ),
     ],

@@ -1,13 +1,15 @@
-"""Which card of the roofline's table a `--target` is predicted for."""
+"""Which card of the roofline's table a `--target` is predicted for, and by which measurement."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from patch_compile.engine.gpu import Gpu
 from patch_compile.engine.targets import parse_targets
 from patch_compile.errors import PatchCompileError
+from patch_compile.plan.measured import MeasuredCard, measured_cards
+from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.devices import DEVICES, Device
 
 __all__ = ["DEFAULT_TARGET", "Card", "card_of", "card_of_gpu", "find_card"]
@@ -19,10 +21,16 @@ _BRANDS = re.compile(r"^(?:nvidia|geforce|tesla|quadro|rtx)+")
 
 @dataclass(frozen=True)
 class Card:
-    """A row of the table of devices. stands_for: the target that has no row of its own, empty when it has one."""
+    """A row of the table of devices. stands_for: the target that has no row of its own, empty when it has one.
+
+    assume: what its times are predicted by, beside its data sheet. measured: what `bench --calibrate` found on this very
+    GPU, whose assumptions these are then; None where nothing was measured.
+    """
 
     device: Device
     stands_for: str = ""
+    assume: Assumptions = ASSUMED
+    measured: MeasuredCard | None = None
 
     @property
     def name(self) -> str:
@@ -30,7 +38,8 @@ class Card:
         return self.device.name
 
     def __str__(self) -> str:
-        return f"{self.name}, which stands for {self.stands_for}" if self.stands_for else self.name
+        name = f"{self.name}, which stands for {self.stands_for}" if self.stands_for else self.name
+        return f"{name} ({self.measured})" if self.measured else name
 
 
 def find_card(target: str) -> Card | None:
@@ -43,7 +52,9 @@ def find_card(target: str) -> Card | None:
     card = next(
         filter(None, [_card(name) for name in names]), None
     )  # all are looked up, so that no mistake is lost
-    return Card(card.device, ", ".join(names)) if card and len(names) > 1 else card
+    if card and len(names) > 1:
+        return Card(card.device, ", ".join(names))
+    return _as_measured(card) if card else None
 
 
 def card_of(target: str) -> Card:
@@ -56,7 +67,18 @@ def card_of(target: str) -> Card:
 
 def card_of_gpu(gpu: Gpu) -> Card | None:
     """The card of this machine's GPU, or the one that stands for its architecture; None when neither is in the table."""
-    return _named(gpu.name) or _of_architecture(gpu.compute_capability, gpu.name)
+    card = _named(gpu.name) or _of_architecture(gpu.compute_capability, gpu.name)
+    return _as_measured(card, gpu.name) if card else None
+
+
+def _as_measured(card: Card, gpu: str | None = None) -> Card:
+    """As the newest measurement of the very GPU has it: the one of this name, or whichever has this row for its own."""
+
+    def fits(found: MeasuredCard) -> bool:
+        return found.card == card.name and (found.gpu == gpu if gpu else found.own and not card.stands_for)
+
+    found = next(filter(fits, measured_cards()), None)
+    return replace(card, assume=found.assume, measured=found) if found else card
 
 
 def _card(name: str) -> Card | None:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from patch_compile.plan.cards import Card
+from patch_compile.plan.roofline.assumptions import Assumptions
 from patch_compile.plan.roofline.devices import Device
 from patch_compile.plan.roofline.linear_roofline import Linear, predict
 from patch_compile.plan.workload import Workload
@@ -56,7 +57,10 @@ class CostModel:
         """Of a linear `[N, K]` that is packed in so many slabs."""
         share = sparse_slabs / (dense_slabs + sparse_slabs)
         tokens = (self.workload.prefill_tokens, self.workload.batch)
-        return LinearCost(*(_times(self.card.device, shape, panel_rows, share, many) for many in tokens))
+        card = self.card
+        return LinearCost(
+            *(_times(card.device, shape, panel_rows, share, many, card.assume) for many in tokens)
+        )
 
     def dense(self, cost: LinearCost) -> float:
         """Microseconds of the dense linear in the whole workload."""
@@ -83,8 +87,12 @@ class CostModel:
 
 
 @cache
-def _times(device: Device, shape: Shape, panel_rows: int, share: float, tokens: int) -> Times:
-    found, all_sparse = (predict(device, Linear(*shape, p, panel_rows), tokens) for p in (share, 1.0))
+def _times(
+    device: Device, shape: Shape, panel_rows: int, share: float, tokens: int, assume: Assumptions
+) -> Times:
+    found, all_sparse = (
+        predict(device, Linear(*shape, p, panel_rows), tokens, assume=assume) for p in (share, 1.0)
+    )
     return Times(
         found.dense_microseconds,
         found.microseconds,

@@ -45,7 +45,8 @@ def summarise_plan(
 
 
 def _remarks(plans: list[LinearPlan], whole: WholeModel, costs: CostModel) -> Iterator[str]:
-    yield _NOT_MEASURED
+    measured = costs.card.measured
+    yield measured.words if measured else _NOT_MEASURED
     name, lowerings = costs.card.name, {plan.lowering for plan in plans}
     if "plugin" in lowerings:
         yield _ALONE

@@ -64,7 +64,7 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     the outline. What TensorRT makes of `split` is not predicted: it counts as dense. Every plan has its times.
     """
     load, device = costs.workload, costs.card.device
-    prefill, step = rest_of(device, outline.model, load.batch, load.prompt, load.generated)
+    prefill, step = rest_of(device, outline.model, load.batch, load.prompt, load.generated, costs.card.assume)
     every = [*plans, *outline.others]
     dense = _costs(every, outline.together, costs)
     planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.together, costs)

@@ -1,0 +1,133 @@
+"""From times that were measured on a GPU to the assumptions under which the roofline predicts them best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.plan.measured import FITTED, MOST
+from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
+
+__all__ = ["Fit", "fit_assumptions"]
+
+Predict = Callable[[Assumptions], Sequence[float]]
+_LEAST_EFFECT = 0.05  # of a time, for twice the assumption: less is noise
+_LEAST_ANGLE = 0.05  # between what one assumption does to the times and what the others do: sine
+_STEP = 0.02  # of a logarithm: the roofline has corners, which a small step would not see
+
+
+@dataclass(frozen=True)
+class Fit:
+    """assume: what to predict by; fitted: names of those that were, by their value; left: the others, and why not.
+
+    before, after: median share by which predictions miss the times, as assumed and as fitted.
+    """
+
+    assume: Assumptions
+    fitted: dict[str, float]
+    left: dict[str, str]
+    before: float
+    after: float
+
+
+def fit_assumptions(times: Sequence[float], predict: Predict, clock: float | None = None) -> Fit:
+    """The assumptions of `FITTED` that make the sum of squared logarithms of predicted over measured time least.
+
+    times: measured milliseconds; predict: the same times under given assumptions; clock: sustained over boost clock, which
+    is measured by itself. Each assumption stays within a fourth and four times what is assumed; one that these times do not
+    tell, or do not tell from the others, is left as it is.
+
+    Raises PatchCompileError for fewer than two times, one that is none, and when the best fit lies at the bounds.
+    """
+    from scipy.optimize import least_squares
+
+    measured = _checked(times)
+    start = ASSUMED if clock is None else replace(ASSUMED, clock=clock)
+    logs = np.log(measured)
+
+    def misses(factors: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float64]:
+        predicted = np.asarray(predict(_scaled(start, names, factors)), np.float64)
+        return np.asarray(np.log(predicted) - logs, np.float64)
+
+    names, left = _told_apart(misses, len(measured))
+    if not names:
+        raise PatchCompileError(
+            "these times tell nothing of the card",
+            "; ".join(f"{name}: {why}" for name, why in left.items()),
+            "time larger batches and longer prompts, or a larger model",
+        )
+    bound = np.log(MOST)
+    found = least_squares(
+        misses, np.zeros(len(names)), bounds=(-bound, bound), diff_step=_STEP, x_scale=1.0, args=(names,)
+    )
+    _check_bounds(names, found.x, start)
+    assume = _scaled(start, names, found.x)
+    values = {name: float(getattr(assume, name)) for name in names}
+    before, after = (
+        float(np.median(np.abs(np.expm1(misses(np.array(x), n))))) for x, n in (([], []), (found.x, names))
+    )
+    return Fit(assume, values | ({} if clock is None else {"clock": clock}), left, before, after)
+
+
+def _checked(times: Sequence[float]) -> NDArray[np.float64]:
+    measured = np.asarray(times, np.float64)
+    if len(measured) < 2:
+        raise PatchCompileError(
+            "one time is not enough to calibrate by",
+            "bandwidth and tensor rate show in different times",
+            "time several batches, prompts and decode steps, dense and hybrid",
+        )
+    if not np.isfinite(measured).all() or measured.min() <= 0:
+        raise PatchCompileError("a measured time is not above 0", f"{list(times)}", "time again")
+    return measured
+
+
+def _scaled(start: Assumptions, names: Sequence[str], factors: NDArray[np.float64]) -> Assumptions:
+    values = {n: float(getattr(start, n) * np.exp(f)) for n, f in zip(names, factors, strict=True)}
+    return replace(start, **values)  # type: ignore[arg-type]  # the numbers among them
+
+
+def _told_apart(
+    misses: Callable[[NDArray[np.float64], Sequence[str]], NDArray[np.float64]], count: int
+) -> tuple[list[str], dict[str, str]]:
+    """The assumptions that these times tell, in the order of `FITTED`, and of the others why not."""
+    base = misses(np.zeros(0), [])
+    chosen: list[str] = []
+    columns: list[NDArray[np.float64]] = []
+    left: dict[str, str] = {}
+    for name in FITTED:
+        effect = (misses(np.array([_STEP]), [name]) - base) / _STEP
+        if np.abs(effect).max() < _LEAST_EFFECT:
+            left[name] = "these times hardly depend on it"
+        elif len(chosen) == count:
+            left[name] = "there are no more times than assumptions"
+        elif _sine(effect, columns) < _LEAST_ANGLE:
+            left[name] = f"these times do not tell it from {' and '.join(chosen)}"
+        else:
+            chosen.append(name)
+            columns.append(effect)
+    return chosen, left
+
+
+def _sine(effect: NDArray[np.float64], columns: list[NDArray[np.float64]]) -> float:
+    """Of the angle between an effect and all that the others can do together."""
+    if not columns:
+        return 1.0
+    others = np.stack(columns, axis=1)
+    rest = effect - others @ np.linalg.lstsq(others, effect, rcond=None)[0]
+    return float(np.linalg.norm(rest) / np.linalg.norm(effect))
+
+
+def _check_bounds(names: Sequence[str], factors: NDArray[np.float64], start: Assumptions) -> None:
+    for name, factor in zip(names, np.exp(factors), strict=True):
+        if not 1.02 / MOST < factor < 0.98 * MOST:
+            raise PatchCompileError(
+                f"the times that were measured fit no {name} that a card can have",
+                f"{FITTED[name]} would be {getattr(start, name) * factor:.3g}, {MOST:g} times off what is assumed "
+                f"({getattr(start, name):g}), or more",
+                "see that nothing else ran on the GPU and that its clocks were not held down, and time again",
+            )
