@@ -15,9 +15,10 @@ demo: .venv/installed models
 	  PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_EVAL_TEXT=$(TEXTS)/eval.txt \
 	  $(BIN)/patch-compile build $(MODEL) -o out/smollm2 --ratio 0.4 --target sm86 --force
 
+# One thread in each of pytest's processes: more of them than cores wait for each other most of the time.
 test: .venv/installed models chromium
 	$(BIN)/python samples/models.py minilm .cache/models/minilm
-	PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
 
 # report.html is tested in a Chromium: Debian's, where none is found and it may be installed; else those tests are skipped.
 chromium: .venv/installed
@@ -26,7 +27,7 @@ chromium: .venv/installed
 
 # Every injected kernel bug must be caught: some minutes.
 mutate: .venv/installed
-	$(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/test_kernel_faults.py tests/plugins/test_dense_path_faults.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/test_kernel_faults.py tests/plugins/test_dense_path_faults.py
 
 # What `make test` does for some architectures, for all of them: some minutes.
 sweep: .venv/installed

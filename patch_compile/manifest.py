@@ -11,10 +11,11 @@ from masklearn.maskset import MaskSet
 from patch_compile.recipe import Recipe
 from patch_compile.workspace import MANIFEST, Workspace, sha256_of, write_json
 
-__all__ = ["RECIPE", "SCHEMA", "package_versions", "write_manifest"]
+__all__ = ["PAGE", "RECIPE", "SCHEMA", "package_versions", "write_manifest"]
 
 SCHEMA = 1
 RECIPE = "recipe.yaml"
+PAGE = "report.html"
 _PACKAGES = (
     "torch",
     "transformers",

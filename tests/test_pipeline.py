@@ -174,7 +174,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
     assert "masks" not in report["seconds"]
     assert "export" in report["seconds"]
     manifest = json.loads((settings["out"] / "manifest.json").read_text())
-    assert set(manifest["stages"]) == {"masks", "onnx", "proof"}
+    assert set(manifest["stages"]) == {"masks", "onnx", "proof", "page"}
 
 
 def test_an_early_failure_leaves_nothing(settings):

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from masklearn.kinds import kind_of, short_kinds
+from patch_compile.manifest import PAGE
 from patch_compile.report.baselines import print_baselines
 from patch_compile.report.prediction import choice_line, reason_lines, speed_line
 from patch_compile.report.split import split_lines
@@ -196,7 +198,7 @@ def _summary(report: Row) -> Iterable[str]:
     yield from _result_lines(report)
     for kind in ("dense", "hybrid"):
         yield f"{kind} says: {report['generated']['prompt']}{report['generated'][kind]}"
-    yield f"report: {report['path']}"
+    yield f"report: {Path(report['path']).with_name(PAGE)}"
 
 
 def _onnx_summary(report: Row) -> Iterable[str]:
@@ -221,7 +223,7 @@ def _onnx_summary(report: Row) -> Iterable[str]:
         yield f"pruned how much: {len(others)} more outputs, at most {max(others):.3g}: see the report"
     yield f"compared on {inputs['compared']} runs of {inputs['words']}"
     yield from _result_lines(report)
-    yield f"report: {report['path']}"
+    yield f"report: {Path(report['path']).with_name(PAGE)}"
 
 
 def _result_lines(report: Row) -> Iterable[str]:

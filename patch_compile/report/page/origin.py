@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from patch_compile.report.page.sources import PAGE, Row, Sources
+from patch_compile.manifest import PAGE
+from patch_compile.report.page.sources import Row, Sources
 
 __all__ = ["origin"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from patch_compile.manifest import PAGE
 from patch_compile.out_folder import OutFolder
-from patch_compile.report.page.sources import PAGE
 from patch_compile.report.page.write import write_page
 from patch_compile.workspace import key_of
 

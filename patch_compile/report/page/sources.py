@@ -14,10 +14,9 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.manifest import RECIPE
 from patch_compile.out_folder import OutFolder
 
-__all__ = ["PAGE", "Row", "Sources"]
+__all__ = ["Row", "Sources"]
 
 Row = Mapping[str, Any]
-PAGE = "report.html"
 _MASKS, _REPORT = "masks.safetensors", "report.json"
 _VERIFY, _BENCH = "verify/verify.json", "bench/bench.json"
 

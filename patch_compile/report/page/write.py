@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from patch_compile.manifest import PAGE
 from patch_compile.report.page.baselines import baseline_rows
 from patch_compile.report.page.depth_chart import depth_chart
 from patch_compile.report.page.key_figures import key_figures
@@ -15,7 +16,7 @@ from patch_compile.report.page.plan_table import plan_table
 from patch_compile.report.page.questions import questions
 from patch_compile.report.page.said import said
 from patch_compile.report.page.score_chart import score_chart
-from patch_compile.report.page.sources import PAGE, Sources
+from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.speed import speed
 from patch_compile.report.page.spelling import FILTERS
 from patch_compile.report.page.tile_maps import tile_maps

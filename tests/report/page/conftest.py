@@ -6,9 +6,9 @@ import pytest
 from tests.report.page.chromium import ARGUMENTS, MISSING, find_chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium, one for all tests."""
+    """A headless Chromium. Playwright keeps an event loop running, in which others can't run theirs: it ends with the file."""
     path = find_chromium()
     if path is None:
         pytest.skip(MISSING)
