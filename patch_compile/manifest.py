@@ -25,6 +25,8 @@ _PACKAGES = (
     "polygraphy",
     "tensorrt-rtx-cu13",
     "tensorrt",
+    "cuda-bindings",
+    "numpy",
 )
 
 

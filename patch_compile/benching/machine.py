@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 from patch_compile.benching.nvml import Nvml
 from patch_compile.engine.gpu import Gpu
 
-__all__ = ["about_cpu", "about_gpu", "busy_note", "versions"]
+__all__ = ["about_cpu", "about_gpu", "busy_note"]
 
-_PACKAGES = ("patch-compile", "onnxruntime", "tensorrt-rtx-cu13", "tensorrt", "cuda-bindings", "numpy")
 _BUSY = 0.25  # of the cores, by what ran before the timing
 
 
@@ -52,14 +50,3 @@ def busy_note() -> str:
         f"other processes keep {busy:.0%} of the cores busy: times are longer than they need be; the models take turns, so "
         "that their ratios hold better"
     )
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that a time depends on, and Python."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -13,7 +13,7 @@ from patch_compile.benching.asked import Asked
 from patch_compile.benching.calibrating import calibrate, check_calibration
 from patch_compile.benching.clocks import Watch
 from patch_compile.benching.contenders import Contender
-from patch_compile.benching.machine import busy_note, versions
+from patch_compile.benching.machine import busy_note
 from patch_compile.benching.memory import check_memory
 from patch_compile.benching.models import MODELS, file_bytes, model_files
 from patch_compile.benching.place import CpuPlace, GpuPlace, find_place
@@ -22,6 +22,7 @@ from patch_compile.benching.predicted import costs_of
 from patch_compile.benching.subject import Subject, choose_runner
 from patch_compile.benching.timing import Runner, Times, take_turns
 from patch_compile.errors import PatchCompileError
+from patch_compile.manifest import package_versions
 from patch_compile.out_folder import OutFolder
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.report.page import renew_page
@@ -101,7 +102,7 @@ class _Contest:
         return {
             "schema": _SCHEMA,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
+            "versions": package_versions(),
             "runner": self.place.name,
             "what": self.place.what,
             "device": self.place.device,

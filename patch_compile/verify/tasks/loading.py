@@ -112,7 +112,7 @@ def _check_can_run(name: str, task: Any) -> None:
         raise PatchCompileError(
             f"task {name!r} runs code that the model writes",
             "that is not done on this machine",
-            "run it with lm-evaluation-harness itself, on OUT/model, in a sandbox",
+            "run it with lm-evaluation-harness itself, on OUT/model, where its code may do no harm",
         )
     if getattr(task, "MULTIMODAL", False):
         raise PatchCompileError(
