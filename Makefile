@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate sweep lint format plugin bench-compile bench-quality bench-memory docs models clean
+.PHONY: demo test chromium mutate lint format plugin bench-compile bench-quality bench-memory docs models clean
 
 # 12 steps of repair instead of the default's 64: for a first look in minutes. The linears of this model are too small to
 # gain by the plugin, and `auto` would leave them dense.
@@ -28,10 +28,6 @@ chromium: .venv/installed
 # Every injected kernel bug must be caught: some minutes.
 mutate: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/test_kernel_faults.py tests/plugins/test_dense_path_faults.py
-
-# What `make test` does for some architectures, for all of them: some minutes.
-sweep: .venv/installed
-	$(BIN)/pytest -n auto --dist loadgroup -m 'sweep or not sweep and not mutation' tests/plugins/test_binary.py
 
 # Types of TensorRT's Python API, for mypy alone: in the environment they would pass for an installed TensorRT. Five of
 # their signatures are no Python (a parameter called `in`, one without a default behind others with one), and the type

@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from patch_compile import cli_options as shared
+from patch_compile.errors import AccuracyError
 
 __all__ = ["COMMANDS"]
-
-ACCURACY = 3  # exit code of a check that failed
 
 
 @click.command()
@@ -150,7 +149,7 @@ def verify(path: Path, as_json: bool, **flags: Any) -> None:
     found = run_verification(path, VerifyRequest.parse(shared.given(flags)))
     print_verified(found, as_json=as_json)
     if not found["passed"]:
-        raise click.exceptions.Exit(ACCURACY)
+        raise click.exceptions.Exit(AccuracyError.exit_code)
 
 
 class _Counts(click.ParamType[tuple[int, ...]]):

@@ -18,7 +18,7 @@ from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.plan.workload import Workload
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "invalid_setting"]
 
 _Fusions = Annotated[tuple[Fusion, ...], BeforeValidator(parse_fusions), PlainSerializer(spell_fusions)]
 
@@ -61,11 +61,7 @@ class Recipe(LearnSettings):
         try:
             recipe = cls(**settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = "-".join(str(part) for part in first["loc"][:1]) or "recipe"
-            raise PatchCompileError(
-                f"the setting {name!r} is not valid", first["msg"].removeprefix("Value error, ")
-            ) from None
+            raise invalid_setting(error) from None
         recipe._check_ratio()
         recipe._check_goal()
         recipe._check_permutation()
@@ -172,3 +168,10 @@ class Recipe(LearnSettings):
                     why,
                     "drop one of the two; `patch-compile plan` says which ratio the speed takes",
                 )
+
+
+def invalid_setting(error: ValidationError) -> PatchCompileError:
+    """The first setting that pydantic refuses, and what it takes, as a person is told."""
+    first = error.errors()[0]
+    name = "-".join(str(part) for part in first["loc"][:1]) or "recipe"
+    return PatchCompileError(f"the setting {name!r} is not valid", first["msg"].removeprefix("Value error, "))

@@ -15,7 +15,6 @@ from patch_compile.out_folder import OutFolder
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.verify.answers import Answers, Verification
-from patch_compile.verify.fail_on import check_limits
 from patch_compile.verify.request import VerifyRequest
 from patch_compile.workspace import key_of, write_json
 
@@ -72,7 +71,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
     (folder / "scratch").mkdir(parents=True)
     try:
         yield folder
-        shutil.rmtree(folder / "scratch", ignore_errors=True)  # who used it may have cleared it away
+        shutil.rmtree(folder / "scratch")
         shutil.rmtree(out / _FOLDER, ignore_errors=True)
         folder.rename(out / _FOLDER)
     finally:
@@ -80,7 +79,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 
 def _result(request: VerifyRequest, answers: Answers, progress: Progress) -> dict[str, Any]:
-    checks = check_limits(request.fail_on, answers.get("pruned"))
+    checks = [limit.check(answers["pruned"]) for limit in request.fail_on]
     judged = [answers.get("compiled"), answers.get("built"), *checks]
     return {
         "schema": _SCHEMA,

@@ -207,6 +207,10 @@ def test_encoders_are_compared_on_their_outputs(settings, make_model):
     assert found["pruned"]["outputs"][0]["relative"] > 0.01
     assert found["where"]["linears"] and len(found["where"]["blocks"]) == 2
     assert not found["built"]["ran"] and found["baselines"] is None
+    alone = verify(settings["out"], asked(only="pruned"))
+    assert alone["compiled"] is None and alone["pruned"] == found["pruned"]
+    with pytest.raises(PatchCompileError, match="ppl:12 can't be checked"):
+        verify(settings["out"], asked(fail_on=("ppl:12",)))
     with pytest.raises(PatchCompileError, match="--sensitivity does not go with an encoder"):
         verify(settings["out"], asked(sensitivity=True))
 
@@ -251,6 +255,8 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
         verify(out, VerifyRequest.parse({}))
     with pytest.raises(PatchCompileError, match="text is too short"):
         verify(out, asked(eval_windows=1000))
+    with pytest.raises(PatchCompileError, match="output:1 can't be checked"):
+        verify(out, asked(fail_on=("output:1",)))
     with pytest.raises(PatchCompileError, match="asks for what is left out"):
         asked(only="compiled", fail_on=("ppl:12",))
     with monkeypatch.context() as patched:
@@ -259,6 +265,8 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
             verify(out, asked())
         assert "--only pruned,where" in caught.value.fix
         assert verify(out, asked(only="pruned,where"))["passed"]
+        with pytest.raises(PatchCompileError, match="does not fit into memory"):
+            verify(out, asked(only="pruned", prompt=("the cat",)))
     moved = settings["model"].with_name("elsewhere")
     shutil.copytree(settings["model"], moved)
     config = json.loads((settings["model"] / "config.json").read_text())

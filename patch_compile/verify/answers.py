@@ -21,6 +21,7 @@ from patch_compile.prepare import MODEL, Job
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.verify.agreement import layers_of
+from patch_compile.verify.fail_on import check_figures
 from patch_compile.verify.memory import check_memory
 from patch_compile.verify.request import Question, VerifyRequest
 
@@ -60,8 +61,10 @@ class Verification:
     def checkpoint(self) -> Answers:
         """Of a build from a model folder."""
         encoder = architecture_of(self.job.checkpoint).encoder
-        _refuse_what_it_lacks(self.request, "an encoder" if encoder else None)
-        if self.request.asks(Question.COMPILED) or (encoder and self.request.asks(Question.PRUNED)):
+        if encoder:
+            _refuse_what_it_lacks(self.request, "an encoder")
+        check_figures(self.request.fail_on, decoder=not encoder)
+        if self._runs_as_a_whole(encoder):
             check_memory(self.job.checkpoint)
         return self._encoder() if encoder else self._decoder()
 
@@ -71,20 +74,26 @@ class Verification:
         from patch_compile.onnx_in.prove import compare_onnx
 
         _refuse_what_it_lacks(self.request, "a build from an ONNX file")
+        check_figures(self.request.fail_on, decoder=False)
         recipe = self.recipe.model_copy(update={"backend": "onnx"})
         job = prepare_onnx(recipe, self.progress, force=True, resume=True)
         _check_same_model(job.fingerprint, self.out)
         plan = self.out.read_json("plan.json") or {"linears": []}
         packed = [row["name"] for row in plan["linears"] if row["lowering"] != "dense"]
         files = (self.out.path / "onnx/model.onnx", self.out.path / MODEL / "model.onnx")
-        proof, fault = compare_onnx(job, *files, packed, self.scratch, self.progress)
-        return {**_of_proof(proof, fault), "built": self._built_elsewhere()}
+        proof, fault = compare_onnx(job, *files, packed, self.scratch / "runs", self.progress)
+        return {**self._of_proof(proof, fault), "built": self._built_elsewhere()}
+
+    def _runs_as_a_whole(self, encoder: bool) -> bool:
+        """Whether something is asked that does not go block by block."""
+        r = self.request
+        return bool(r.asks(Question.COMPILED) or r.tasks or r.prompt or (encoder and r.asks(Question.PRUNED)))
 
     def _decoder(self) -> Answers:
         windows, text = self._windows()
-        answers: Answers = {"text": text}
         longest = max(self.request.lengths) + 1
         _check_long_enough(windows, longest)
+        answers = {"text": text, **self._used()}  # first, for a task or a prompt may be refused
         if self.request.asks(Question.COMPILED):
             from patch_compile.verify.compiled import compiled_right
 
@@ -99,7 +108,7 @@ class Verification:
             prompts = [windows[0, :length] for length in self.request.lengths]
             layers = layers_of(self.recipe.model)
             answers["built"] = built_right(self.out.path, prompts, self.recipe.dtype, layers, self.progress)
-        return answers | self._used()
+        return answers
 
     def _used(self) -> Answers:
         """The models at work: tasks, and the user's own prompts."""
@@ -142,7 +151,7 @@ class Verification:
             with self.progress.stage("dense reference"):
                 files = runnable_pair(self.job, self.out.path / "onnx/model.onnx", self.scratch)
             pruned = self.out.path / MODEL
-            answers |= _of_proof(*compare_encoder(self.job, *files, pruned, self.scratch, self.progress))
+            answers |= self._of_proof(*compare_encoder(self.job, *files, pruned, self.scratch, self.progress))
         if self.request.asks(Question.WHERE):
             windows, _ = encoder_windows(self.recipe, load_tokenizer(self.recipe.model), self.progress)
             answers |= self._compared(windows, {})
@@ -159,7 +168,7 @@ class Verification:
         )
         answers: Answers = {}
         if request.asks(Question.WHERE):
-            answers["where"] = describe_where(found, changes, request)
+            answers["where"] = describe_where(found, changes)
         if found.predictions is None or not request.asks(Question.PRUNED):
             return answers
         how = (
@@ -175,9 +184,8 @@ class Verification:
         masks, learning = self.masks, self.recipe.learning()
         if self.recipe.ratio is None:  # masks, or a speed, decided
             learning = learning.model_copy(update={"ratio": masks.ratio})
-        seconds = (
-            (self.out.read_json("report.json") or {}).get("seconds", {}).get("masks")
-        )  # of an earlier run
+        report = self.out.read_json("report.json") or {}
+        seconds = report.get("seconds", {}).get("masks")  # None where masks of an earlier run were kept
         result = {
             "name": masks.method,
             "ratio": masks.ratio,
@@ -195,6 +203,29 @@ class Verification:
 
         windows, text = evaluation_windows(self.recipe, load_tokenizer(self.recipe.model), self.progress)
         return windows, describe_windows(windows, text)
+
+    def _of_proof(self, proof: dict[str, Any], fault: AccuracyError | None) -> Answers:
+        """The proof of a build, as verify.json has it; what was not asked is left out."""
+        agreement, inputs, asks = proof["agreement"], proof["inputs"], self.request.asks
+        error = agreement["error"] if np.isfinite(agreement["error"]) else None
+        about = {"name": inputs["words"], "phase": "whole", "tokens": None, "past": None}
+        compiled = {
+            "passed": fault is None,
+            "error": error,
+            "tolerance": agreement["tolerance"],
+            "why": agreement["why"] if fault is None else f"{fault.what}: {fault.why}",
+            "against": agreement.get("against", "pruned ONNX"),
+            "runs": [{**about, "error": error, "stats": None}],
+            "first_difference": None,
+        }
+        how = f"compared on {inputs['compared']} runs of {inputs['words']}"
+        return {
+            "text": proof.get("text", {}).get("eval"),
+            "compiled": compiled if asks(Question.COMPILED) else None,
+            "pruned": {"outputs": proof["difference"]["outputs"], "how": how}
+            if asks(Question.PRUNED)
+            else None,
+        }
 
     def _built_elsewhere(self) -> dict[str, Any] | None:
         """Only decoders have a runtime here that feeds an engine."""
@@ -223,10 +254,8 @@ def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:
         )
 
 
-def _refuse_what_it_lacks(request: VerifyRequest, kind: str | None) -> None:
-    """Flags that this kind of build has nothing for; kind: None for a decoder, which has all of it."""
-    if kind is None:
-        return
+def _refuse_what_it_lacks(request: VerifyRequest, kind: str) -> None:
+    """Flags that only builds of decoders have something for."""
     asked = {
         "--sensitivity": request.sensitivity,
         "--baselines": bool(request.baselines),
@@ -238,29 +267,3 @@ def _refuse_what_it_lacks(request: VerifyRequest, kind: str | None) -> None:
             raise PatchCompileError(
                 f"{flag} does not go with {kind}", "it predicts no next token", f"drop {flag}"
             )
-
-
-def _of_proof(proof: dict[str, Any], fault: AccuracyError | None) -> Answers:
-    """The proof of a build, as verify.json has it."""
-    agreement, inputs = proof["agreement"], proof["inputs"]
-    error = agreement["error"] if np.isfinite(agreement["error"]) else None
-    run = {
-        "name": inputs["words"],
-        "phase": "whole",
-        "tokens": None,
-        "past": None,
-        "error": error,
-        "stats": None,
-    }
-    compiled = {
-        "passed": fault is None,
-        "error": error,
-        "tolerance": agreement["tolerance"],
-        "why": agreement["why"] if fault is None else f"{fault.what}: {fault.why}",
-        "against": agreement.get("against", "pruned ONNX"),
-        "runs": [run],
-        "first_difference": None,
-    }
-    how = f"compared on {inputs['compared']} runs of {inputs['words']}"
-    pruned = {"outputs": proof["difference"]["outputs"], "how": how}
-    return {"text": proof.get("text", {}).get("eval"), "compiled": compiled, "pruned": pruned}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from patch_compile.prepare import Job
 from patch_compile.progress import Progress
 from patch_compile.verify.request import VerifyRequest
 
-__all__ = ["compare_checkpoints", "describe_predictions", "describe_where"]
+__all__ = ["Changes", "compare_checkpoints", "describe_predictions", "describe_where"]
 
 _HOW = (
     "error: ‖X(W − W′)ᵀ‖ / ‖XWᵀ‖, X what reaches the linear in the dense model; share: of the sum of squared errors of all "
@@ -33,6 +34,14 @@ _HOW_SENSITIVE = (
 )
 
 
+@dataclass(frozen=True)
+class Changes:
+    """by_linear: of the loss, nats per token, with the linear pruned alone and restored alone; tokens: measured on."""
+
+    by_linear: Mapping[str, tuple[float, float]]
+    tokens: int
+
+
 def compare_checkpoints(
     job: Job,
     masks: MaskSet,
@@ -41,21 +50,21 @@ def compare_checkpoints(
     request: VerifyRequest,
     scratch: Path,
     progress: Progress,
-) -> tuple[Comparison, dict[str, tuple[float, float]]]:
-    """The two models on `windows`, and the loss with each linear pruned alone and restored alone, {} unless asked."""
+) -> tuple[Comparison, Changes | None]:
+    """The two models on `windows`, and the loss with each linear pruned alone and restored alone, None unless asked."""
     dense, other = job.checkpoint, Checkpoint.open(pruned)
     if masks.orders:
         dense = reordered(dense, masks.orders, WeightStore(scratch / "reordered"))
     with progress.stage("pruned against dense") as update:
         found = compare_models(dense, other, list(masks), windows, request.device, update, scratch)
     if not request.sensitivity:
-        return found, {}
+        return found, None
     part = _beginning(windows, request.sensitivity_tokens)
     with progress.stage("each linear pruned alone") as update:
         alone = sensitivity(dense, other, list(masks), part, request.device, update, scratch)
     with progress.stage("each linear restored alone") as update:
         restored = sensitivity(other, dense, list(masks), part, request.device, update, scratch)
-    return found, {name: (alone[name], restored[name]) for name in masks}
+    return found, Changes({name: (alone[name], restored[name]) for name in masks}, part.size)
 
 
 def describe_predictions(found: Predictions, how: str) -> dict[str, Any]:
@@ -72,24 +81,21 @@ def describe_predictions(found: Predictions, how: str) -> dict[str, Any]:
     }
 
 
-def describe_where(
-    found: Comparison, changes: Mapping[str, tuple[float, float]], request: VerifyRequest
-) -> dict[str, Any]:
+def describe_where(found: Comparison, changes: Changes | None) -> dict[str, Any]:
     """Linears in the order of the model, and blocks in theirs; see `_HOW` for what the figures are."""
     relative = {name: _relative(*pair) for name, pair in found.linears.items()}
     total = sum(error * error for error in relative.values()) or 1.0
     short = short_kinds(dict.fromkeys(map(kind_of, relative)))
     rows = []
     for name, error in relative.items():
-        alone, restored = changes.get(name, (None, None))
+        alone, restored = changes.by_linear[name] if changes else (None, None)
         about = {"name": name, "block": depth_of(name), "kind": short[kind_of(name)]}
         costs = {"share": error * error / total, "alone": alone, "restored": restored}
         rows.append({**about, "error": error, **costs})
-    tokens = f"{request.sensitivity_tokens}"
     return {
         "linears": rows,
         "blocks": [{"block": number, "error": error} for number, error in enumerate(found.blocks)],
-        "how": _HOW + (_HOW_SENSITIVE.format(tokens=tokens) if changes else ""),
+        "how": _HOW + (_HOW_SENSITIVE.format(tokens=changes.tokens) if changes else ""),
     }
 
 

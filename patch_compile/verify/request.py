@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from masklearn.baselines import Baseline, parse_baselines
 from patch_compile.errors import PatchCompileError
+from patch_compile.recipe import invalid_setting
 from patch_compile.verify.fail_on import Limit, parse_limit
 
 __all__ = ["ErrorStat", "Question", "VerifyRequest"]
@@ -81,11 +82,7 @@ class VerifyRequest(BaseModel):
         try:
             request = cls(**settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "request"
-            raise PatchCompileError(
-                f"the setting {name!r} is not valid", first["msg"].removeprefix("Value error, ")
-            ) from None
+            raise invalid_setting(error) from None
         request._check_limits()
         return request
 

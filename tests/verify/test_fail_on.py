@@ -1,7 +1,7 @@
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.verify.fail_on import check_limits, parse_limit
+from patch_compile.verify.fail_on import check_figures, parse_limit
 
 PRUNED = {
     "perplexity": {"dense": 10.0, "pruned": 10.6},
@@ -42,6 +42,8 @@ def test_what_is_no_limit_is_refused(spelled):
 
 def test_a_figure_that_a_model_lacks_does_not_pass_unseen():
     with pytest.raises(PatchCompileError, match="output:1 can't be checked"):
-        check_limits((parse_limit("output:1"),), PRUNED)
+        check_figures((parse_limit("kl:1"), parse_limit("output:1")), decoder=True)
     with pytest.raises(PatchCompileError, match="ppl:12 can't be checked"):
-        check_limits((parse_limit("ppl:12"),), {"outputs": [{"relative": 0.1}]})
+        check_figures((parse_limit("output:1"), parse_limit("ppl:12")), decoder=False)
+    check_figures((parse_limit("ppl:12"), parse_limit("top1:90%")), decoder=True)
+    check_figures((parse_limit("output:1"),), decoder=False)
