@@ -91,9 +91,9 @@ def token_pool(
         windows = write_text(checkpoint.path, wanted, length, seed, progress, device=recipe.device)
         return _pool(windows, recipe, SourceKind.SELF, "text written by the model")
     source = open_text(recipe.calib)
-    tokenizer = load_tokenizer(checkpoint.path)
-    ids = _read_ids(tokenizer, source, (count + training) * length, _DRAWN_FROM[source.kind], progress)
-    windows = _draw(_cut(ids, length, count), count, training, seed)
+    tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[source.kind]
+    ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
+    windows = _draw(_cut(ids, length, count), count, training, seed, alone // length)
     return _pool(windows, recipe, source.kind, source.name)
 
 
@@ -109,7 +109,7 @@ def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> 
 
     PatchCompileError when it is missing, empty or too short.
     """
-    ids = _read_ids(tokenizer, open_text(spec), count * length, 0)
+    ids, _ = _read_ids(tokenizer, open_text(spec), count * length, 0, 0)
     return _cut(ids, length, count)[:count].astype(np.int64)
 
 
@@ -140,14 +140,22 @@ def token_windows(
     wanted = len(windows) if count is None else count
     if seed is None:
         return windows[:wanted].astype(np.int64)
-    return _draw(windows, wanted, 0, seed)
+    return _draw(windows, wanted, 0, seed, len(windows))
 
 
 def _read_ids(
-    tokenizer: Any, source: TextSource, tokens: int, characters: int, progress: Progress | None = None
-) -> NDArray[np.int32]:
-    """Ids of a text's beginning: at least so many tokens and characters of it, or all."""
-    read, found, blank, parts = 0, 0, True, []
+    tokenizer: Any,
+    source: TextSource,
+    tokens: int,
+    more: int,
+    characters: int,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.int32], int]:
+    """Ids of a text's beginning: so many tokens and `more`, and so many characters, or all of it.
+
+    Also how many ids would have been read without `more`.
+    """
+    read, found, alone, blank, parts = 0, 0, 0, True, []
 
     def counted() -> Iterator[str]:
         nonlocal read, blank
@@ -163,11 +171,14 @@ def _read_ids(
         found += ids.size
         if progress:
             progress("reading text", read, max(read, expected))
-        if found >= tokens and read >= characters:
+        enough = read >= characters
+        if enough and found >= tokens and not alone:
+            alone = found
+        if enough and found >= tokens + more:
             break
     if blank:
         raise PatchCompileError(f"The text at {source.spec} is empty", "", "Give a text with words in it.")
-    return np.concatenate(parts)
+    return np.concatenate(parts), alone or found
 
 
 def _token_ids(tokenizer: Any, pieces: Iterator[str]) -> Iterator[NDArray[np.int32]]:
@@ -208,10 +219,10 @@ def _cut(ids: NDArray[np.int32], length: int, count: int | None) -> NDArray[np.i
     return ids[: available * length].reshape(available, length)
 
 
-def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int) -> NDArray[np.int64]:
-    """`count` windows in the order of the text, and up to `more` others in random order."""
+def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int, drawn_from: int) -> NDArray[np.int64]:
+    """`count` of the first `drawn_from` windows in the order of the text, up to `more` of all others in random order."""
     rng = np.random.default_rng(seed)
-    first = np.sort(rng.choice(len(windows), size=count, replace=False))
+    first = np.sort(rng.choice(drawn_from, size=count, replace=False))
     others = rng.permutation(np.setdiff1d(np.arange(len(windows)), first, assume_unique=True))[:more]
     drawn: NDArray[np.int64] = windows[np.concatenate([first, others])].astype(np.int64)
     return drawn

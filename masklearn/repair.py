@@ -60,7 +60,9 @@ def repair(
     encoder = architecture_of(task.checkpoint).encoder
     objective = Distillation(teacher, student.parameters(), encoder=encoder, teacher_bf16=thrift.teacher_bf16)
     folder = task.scratch / "repair"
-    report = train(student.model, objective, task.text, schedule, folder, task.progress, what="repair")
+    report = train(
+        student.model, objective, task.text, schedule, folder, task.progress, what="repair", note=task.note
+    )
     student.save(store)
     PartialState().wait_for_everyone()
     return _record(task, report, schedule, objective.figure, bf16=bf16)

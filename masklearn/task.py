@@ -12,10 +12,9 @@ from masklearn.coverage import Coverage
 from masklearn.device import usable_device
 from masklearn.progress import Progress
 from masklearn.recipe import LearnRecipe
+from masklearn.training.windows import wanted_windows
 
 __all__ = ["Task"]
-
-_TRAINING_WINDOWS = 4096  # 2M tokens of 512: more than a day of training on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +38,7 @@ class Task:
     @cached_property
     def text(self) -> TokenPool:
         """Windows of the recipe's text, read or written when first asked for."""
-        training = _TRAINING_WINDOWS if self.recipe.trains else 0
-        return token_pool(self.checkpoint, self.recipe, self.progress, training=training)
+        return token_pool(self.checkpoint, self.recipe, self.progress, training=wanted_windows(self.recipe))
 
     def with_recipe(self, recipe: LearnRecipe) -> "Task":
         """The same task with other settings of what is not the text; text that was already read is kept."""

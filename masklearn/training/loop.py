@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from masklearn.progress import Progress
 from masklearn.training.checkpoints import Checkpoints, History
 from masklearn.training.optimizers import optimizer_of
 from masklearn.training.schedule import Schedule
+from masklearn.training.windows import too_many_passes
 
 __all__ = ["Objective", "Schedule", "TrainReport", "train"]
 
@@ -72,6 +73,7 @@ def train(
     progress: Progress,
     *,
     what: str,
+    note: Callable[[str], object] | None = None,
 ) -> TrainReport:
     """Train `model` in place and return what it took; afterwards it lies on the device that it was trained on.
 
@@ -79,7 +81,8 @@ def train(
     steps, ends in the same parameters bit for bit; a checkpoint of another start, text or schedule is discarded.
     Under `accelerate launch` every process takes `schedule.batch` windows of a step (DDP, or FSDP of version 2);
     parameters are then DTensors where FSDP shards them. progress: called after each step, with `what` and the
-    running loss; steps are counted, or seconds when the budget has minutes.
+    running loss; steps are counted, or seconds when the budget has minutes. note: told where the text is gone over
+    many times, before training where its budget has steps alone.
 
     PatchCompileError: the loss is not finite; the device cannot be used.
     """
@@ -90,6 +93,8 @@ def train(
     checkpoints = Checkpoints(folder, accelerator, identity)
     history = checkpoints.restore()
     batches = _batches(pool, schedule, accelerator, skip=history.steps)
+    if schedule.minutes is None:
+        _note_passes(note, what, pool, schedule.steps or 0, schedule, accelerator)
     started = time.monotonic() - history.seconds
     while (used := _used(schedule, history.steps, _agreed(started, accelerator))) < 1.0:
         history.add(run.step(history.steps, used, next(batches)), time.monotonic() - started)
@@ -97,6 +102,8 @@ def train(
         if history.steps % schedule.checkpoint_every == 0:
             checkpoints.save(history)
     checkpoints.save(history)
+    if schedule.minutes is not None:
+        _note_passes(note, what, pool, history.steps, schedule, accelerator)
     accelerator.free_memory()
     tokens = history.steps * schedule.batch * accelerator.num_processes * pool.windows.shape[1]
     return TrainReport(
@@ -223,6 +230,20 @@ def _batches(pool: TokenPool, schedule: Schedule, accelerator: Accelerator, skip
     size, rank = schedule.batch, accelerator.process_index
     whole = pool.batches(size * accelerator.num_processes, seed=schedule.seed, skip=skip)
     return (torch.from_numpy(batch[rank * size : (rank + 1) * size]) for batch in whole)
+
+
+def _note_passes(
+    note: Callable[[str], object] | None,
+    what: str,
+    pool: TokenPool,
+    steps: int,
+    schedule: Schedule,
+    accelerator: Accelerator,
+) -> None:
+    seen = steps * schedule.batch * accelerator.num_processes
+    line = too_many_passes(what, seen, *pool.windows.shape)
+    if note is not None and line is not None and accelerator.is_main_process:
+        note(line)
 
 
 def _used(schedule: Schedule, steps: int, seconds: float) -> float:

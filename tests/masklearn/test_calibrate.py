@@ -165,6 +165,19 @@ def test_no_more_of_a_text_is_read_than_the_windows_need(
     ]
 
 
+def test_more_text_for_training_leaves_calibration_as_it_is(
+    make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    monkeypatch.setattr(calibrate, "_PIECE", 50)
+    monkeypatch.setitem(calibrate._DRAWN_FROM, SourceKind.FILE, 400)
+    recipe = LearnRecipe(calib=str(text_file), windows=4, length=8)
+    every = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 8)
+    alone, more = (token_pool(checkpoint, recipe, training=training) for training in (0, len(every) - 4))
+    np.testing.assert_array_equal(alone.windows, more.calibration())
+    np.testing.assert_array_equal(np.sort(more.windows, axis=0), np.sort(every, axis=0))
+
+
 @pytest.mark.parametrize(
     ("text", "said"), [(" \n\n ", "is empty"), ("the cat", "too short.*need 32; it has 2")]
 )

@@ -120,7 +120,8 @@ def _train(task: Task, settings: MaskSettings, model: nn.Module, objective: Mask
     )
     pool, _ = held_out(task.text)
     folder = task.scratch / "train" / "checkpoints"
-    return train(model, objective, pool, schedule, folder, task.progress, what="learning masks")
+    what = "learning masks"
+    return train(model, objective, pool, schedule, folder, task.progress, what=what, note=task.note)
 
 
 def _write_report(task: Task, report: TrainReport) -> None:

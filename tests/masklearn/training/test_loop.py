@@ -214,3 +214,14 @@ def test_batches_are_those_of_the_pool(tmp_path: Path) -> None:
     _, objective, _, _ = fit(tmp_path, schedule(steps=7))
     batches = pool().batches(2, seed=5)
     assert objective.seen == [next(batches).tolist() for _ in range(7)]
+
+
+@pytest.mark.parametrize(("budget", "told"), [({"steps": 24}, 0), ({"steps": 30}, 1), ({"minutes": 0.02}, 1)])
+def test_text_that_is_gone_over_many_times_is_said(tmp_path: Path, budget: dict[str, Any], told: int) -> None:
+    """12 windows, two a step: 24 steps are four passes."""
+    notes: list[str] = []
+    model = nn.Linear(LENGTH, LENGTH, bias=False)
+    settings = schedule(**({"steps": None} | budget))
+    found = train(model, Fit(model), pool(), settings, tmp_path, lambda *_: None, what="x", note=notes.append)
+    assert len(notes) == told
+    assert all(f"goes {found.steps * 2 / 12:.0f} times over its 48 tokens" in line for line in notes)
