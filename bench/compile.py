@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from bench.checkpoints import SHAPES, write_checkpoint
+from bench.machine import machine
 from bench.watched import watched
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears
@@ -179,8 +180,8 @@ def page_part(shape: str, ratio: float, figures: Sequence[Figure]) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     rows = "\n".join(figure.row() for figure in figures)
     return (
-        f"{shape}, random weights and masks at ratio {ratio:g}; {os.cpu_count()} cores ({_processor()}), "
-        f"{_memory_gib():.0f} GiB, {date.today()}, Python {platform.python_version()}, {versions}.\n\n"
+        f"{shape}, random weights and masks at ratio {ratio:g}; {machine()}, "
+        f"{date.today()}, Python {platform.python_version()}, {versions}.\n\n"
         f"| what | measured | limit |\n| --- | --- | --- |\n{rows}"
     )
 
@@ -200,15 +201,6 @@ def _forget(checkpoint: Checkpoint) -> None:
     for file in checkpoint.files():
         with file.open("rb") as opened:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "unknown")
-
-
-def _memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from bench.checkpoints import SHAPES, write_checkpoint
+from bench.machine import origin
 from bench.quality import State
 from bench.quality_run import peak_gib
 from masklearn.calibrate import TokenPool
@@ -114,7 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         row = json.loads(run.stdout.splitlines()[-1])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    row |= {"shape": asked.shape, "blocks": asked.blocks, "windows": asked.windows, "length": asked.length}
+    row |= origin() | {
+        "shape": asked.shape,
+        "blocks": asked.blocks,
+        "windows": asked.windows,
+        "length": asked.length,
+    }
     row["all_blocks"] = whole["num_hidden_layers"]
     row["whole"] = extrapolated(row, row["all_blocks"])
     State(asked.state).put(f"memory-{asked.shape}", row)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.machine import origin
 from bench.quality import State, arguments, protocol
 from masklearn.calibrate import calibration_windows, first_windows, load_tokenizer
 from masklearn.checkpoint import Checkpoint
@@ -54,7 +55,7 @@ def measure(asked: argparse.Namespace, python: Path, tool: str, folder: Path) ->
         "reached": zeros(asked.model, folder / "model"),
         "perplexity": value,
     }
-    return row | {"seconds": about["seconds"], "deployable": True, "protocol": protocol(asked)}
+    return row | origin() | {"seconds": about["seconds"], "deployable": True, "protocol": protocol(asked)}
 
 
 def zeros(model: Path, pruned: Path) -> float:

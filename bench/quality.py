@@ -19,6 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from bench.machine import origin
 from bench.quality_page import page
 from masklearn.baselines import Baseline
 from masklearn.recipe import LearnRecipe
@@ -30,6 +31,7 @@ OWN_TEXT = "oneshot, no repair, self-written text"
 PERMUTED = ", permuted"  # at the end of a row's name
 PATCH = "patch-joint, no repair"
 _ONE_RATIO = 0.35  # of rows that one ratio says enough about
+_ROW = "row.json"  # beside the masks and weights that it left
 _SPARE_MINUTES = 0.4  # of a run with a limit: its repair starts and ends outside the minutes it is given
 
 
@@ -83,6 +85,9 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for minutes in totals:
             name = f"oneshot, {minutes:g} min in all{PERMUTED}"
             found.append(Entry(name, ratio, permuted | _DISTILL, total=minutes))
+        for minutes in repairs:
+            settings = permuted | _DISTILL | {"repair_minutes": minutes}
+            found.append(Entry(f"oneshot + {minutes:g} min of repair{PERMUTED}", ratio, settings))
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
     joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none"}
@@ -213,10 +218,15 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
     }
     measured = _measured(spec)
     if before is not None:
+        measured["before"] = {name: before[name] for name in ("perplexity", "seconds")}
         measured["seconds"] = round(measured["seconds"] + before["seconds"], 1)
         measured["peak_gib"] = max(measured["peak_gib"], before["peak_gib"])
     about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}
-    return about | {"deployable": entry.baseline is not Baseline.UNSTRUCTURED} | measured
+    about |= {"deployable": entry.baseline is not Baseline.UNSTRUCTURED}
+    row = about | origin() | measured
+    if "keep" in spec:
+        (Path(spec["keep"]) / _ROW).write_text(json.dumps(row), encoding="utf-8")
+    return row
 
 
 def _measured(spec: dict[str, Any]) -> dict[str, Any]:
@@ -240,10 +250,17 @@ def _kept(asked: argparse.Namespace, cell: Cell) -> Path:
 
 
 def _prior(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
-    """The row without repair, measured again where its masks and weights are gone."""
-    if cell.key not in state.rows or not _kept(asked, cell).is_dir():
-        state.put(cell.key, _run(asked, cell, state))
-    return state.rows[cell.key]
+    """The row without repair whose masks and weights are there, measured again where they are gone.
+
+    A finished row is not replaced by that: on another machine its time would be another's.
+    """
+    kept = _kept(asked, cell) / _ROW
+    if not kept.is_file():
+        row = _run(asked, cell, state)
+        if cell.key not in state.rows:
+            state.put(cell.key, row)
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found
 
 
 def _left_for_repair(total: float, used: float) -> float:

@@ -2,11 +2,9 @@
 
 import argparse
 import importlib.metadata
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -25,7 +23,8 @@ blocks, by `python -m bench.memory`. Measured with these blocks; in the last two
 
 def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = ()) -> str:
     """The whole page; asked: the command line; large: rows of `bench.memory`."""
-    parts = [_heading(asked)]
+    machines = _machines([*rows, *large])
+    parts = [_heading([*rows, *large], asked, machines)]
     ours = [row for row in rows if "protocol" not in row]
     for tile in dict.fromkeys(row["tile"] for row in ours):
         these = [row for row in ours if row["tile"] == tile]
@@ -34,7 +33,10 @@ def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = 
             "Perplexity. Several seeds: median (lowest … highest).",
             _perplexities(these),
         ]
-        parts += ["Seconds of learning, and peak memory of it in GiB.", _costs(these)]
+        parts += [
+            f"Seconds of learning, peak memory of it in GiB{_where(machines)}.",
+            _costs(these, machines),
+        ]
         parts += _sections(these)
     if peers := [row for row in rows if "protocol" in row]:
         parts += ["## Other tools", "On the same calibration windows, by `bench/peers.py`.", _peers(peers)]
@@ -52,7 +54,7 @@ def _sections(rows: Sequence[Row]) -> list[str]:
     return parts
 
 
-def _heading(asked: argparse.Namespace) -> str:
+def _heading(rows: Sequence[Row], asked: argparse.Namespace, machines: Mapping[str, str]) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return "\n".join(
         [
@@ -63,7 +65,7 @@ def _heading(asked: argparse.Namespace) -> str:
             f"- model: {asked.model.resolve().name}; covered: the linears of its blocks",
             f"- calibration: {asked.calib.name}, {asked.windows} windows × {asked.length} tokens",
             f"- evaluation: {asked.evaluation.name}, first {asked.eval_windows} windows × {asked.eval_length} tokens, fp32",
-            f"- machine: {_processor()}, {os.cpu_count()} cores, {_memory_gib()} GiB",
+            *_machine_lines(rows, machines),
             f"- Python {platform.python_version()}, {versions}",
             "",
             _WHAT,
@@ -72,14 +74,12 @@ def _heading(asked: argparse.Namespace) -> str:
 
 
 def _command(asked: argparse.Namespace) -> str:
-    """As it was given, with the names of files and no folders."""
+    """What measures all rows: as it was given but for `--only`, with the names of files and no folders."""
     words = ["python -m bench.quality", asked.model.resolve().name, "--calib", asked.calib.name]
     words += ["--eval", asked.evaluation.name, *(f"--tile {tile}" for tile in asked.tile)]
     for name in ("windows", "length", "eval_windows", "eval_length", "seeds"):
         words.append(f"--{name.replace('_', '-')} {getattr(asked, name)}")
     words += ["--total", *map("{:g}".format, asked.total), "--minutes", *map("{:g}".format, asked.minutes)]
-    if asked.only != ["*"]:
-        words += ["--only", *(f"'{glob}'" for glob in asked.only)]
     return " ".join(words)
 
 
@@ -91,9 +91,27 @@ def _perplexities(rows: Sequence[Row]) -> str:
     return _table(rows, cell)
 
 
-def _costs(rows: Sequence[Row]) -> str:
+def _machines(rows: Sequence[Row]) -> dict[str, str]:
+    """A letter for each machine, "" where there is but one."""
+    found = list(dict.fromkeys(row["machine"] for row in rows))
+    return {name: chr(ord("a") + i) if len(found) > 1 else "" for i, name in enumerate(found)}
+
+
+def _machine_lines(rows: Sequence[Row], machines: Mapping[str, str]) -> Iterable[str]:
+    for name, mark in machines.items():
+        days = sorted({row["date"] for row in rows if row["machine"] == name})
+        yield f"- {f'machine {mark}'.strip()}: {name}; {' … '.join(dict.fromkeys((days[0], days[-1])))}"
+
+
+def _where(machines: Mapping[str, str]) -> str:
+    return ", machine" if len(machines) > 1 else ""
+
+
+def _costs(rows: Sequence[Row], machines: Mapping[str, str]) -> str:
     def cell(found: Sequence[Row]) -> str:
-        return f"{median(r['seconds'] for r in found):.0f} s, {max(r['peak_gib'] for r in found):.1f}"
+        marks = "".join(sorted({machines[row["machine"]] for row in found}))
+        cost = f"{median(r['seconds'] for r in found):.0f} s, {max(r['peak_gib'] for r in found):.1f}"
+        return f"{cost}, {marks}" if marks else cost
 
     return _table(rows, cell)
 
@@ -124,7 +142,7 @@ def _gains(rows: Sequence[Row]) -> str:
     lines = []
     for row in first:
         permuted = _PERMUTED * row["method"].endswith(_PERMUTED)
-        prior = priors.get((row["ratio"], _PRIOR + permuted))
+        prior = row.get("before") or priors.get((row["ratio"], _PRIOR + permuted))
         trained = row["method"].startswith(("oneshot", "patch", "maskllm"))
         trained = trained and not row["method"].startswith(_PRIOR)
         if prior is None or not trained:
@@ -133,10 +151,11 @@ def _gains(rows: Sequence[Row]) -> str:
         gain = prior["perplexity"] - row["perplexity"]
         per_minute = f"{gain / minutes:.2f}" if minutes > 0 else ""
         values = [f"{row['ratio']:.2f}", f"{prior['perplexity']:.2f}", f"{row['perplexity']:.2f}"]
-        lines.append(_line([row["method"], *values, f"{minutes:.1f}", per_minute]))
+        steps = str((row.get("repair") or {}).get("steps", ""))
+        lines.append(_line([row["method"], *values, steps, f"{minutes:.1f}", per_minute]))
     if not lines:
         return ""
-    header = ["", "ratio", "before", "after", "more minutes", "gain per minute"]
+    header = ["", "ratio", "before", "after", "steps", "more minutes", "gain per minute"]
     return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
 
 
@@ -189,17 +208,3 @@ def _large(rows: Sequence[Row]) -> str:
 
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in _lines(info) if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_gib() -> int:
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []

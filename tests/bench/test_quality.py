@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def command(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> list[str
 
 def row(method: str, ratio: float | None, value: float, seconds: float = 60.0, **more: Any) -> dict[str, Any]:
     about = {"method": method, "ratio": ratio, "tile": "64x64", "seed": 0, "deployable": True}
+    about |= {"machine": "one, 2 cores", "date": "2026-11-25"}
     return about | {"reached": ratio or 0.5, "perplexity": value, "seconds": seconds, "peak_gib": 1.26} | more
 
 
@@ -55,10 +57,10 @@ def test_every_entry_is_a_valid_recipe_and_every_baseline_is_there() -> None:
     for ratio in RATIOS:
         methods = [entry.method for entry in found if entry.ratio == ratio]
         assert methods.index(NO_REPAIR) < methods.index("oneshot, 8 min in all")
-        assert "oneshot + 30 min of repair" in methods
+        assert {"oneshot + 30 min of repair", "oneshot + 30 min of repair" + PERMUTED} < set(methods)
     assert [entry.ratio for entry in found if entry.method == PATCH] == [0.35]
     permuted = [(entry.ratio, entry.settings["repair"]) for entry in found if entry.settings.get("permute")]
-    assert permuted == [(ratio, repair) for ratio in RATIOS for repair in ("none", "distill")]
+    assert permuted == [(ratio, repair) for ratio in RATIOS for repair in ("none", "distill", "distill")]
 
 
 def test_only_what_depends_on_it_is_measured_for_another_tile_or_seed(command: list[str]) -> None:
@@ -151,6 +153,34 @@ def test_a_limited_run_is_given_what_the_run_without_repair_left(
     assert [spec.get("prior") for spec in specs[1::2]] == [spec["keep"] for spec in specs[::2]]
 
 
+def test_a_finished_row_stays_when_a_repair_needs_its_weights_again(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine's time would be put in its place; what the repair began with is in the repair's own row."""
+    asked = arguments([*command, "--only", "oneshot, 8*", "--total", "8"])
+    values = iter(range(10, 100))
+
+    def fake(spec: dict[str, Any]) -> dict[str, Any]:
+        if "keep" in spec:
+            Path(spec["keep"]).mkdir(parents=True)
+        value = next(values)
+        return {"reached": 0.3, "perplexity": float(value), "seconds": value + 0.5, "peak_gib": 1.0}
+
+    monkeypatch.setattr("bench.quality._measured", fake)
+    first = {(r["method"], r["ratio"]): r for r in sweep(asked, State(asked.state))[0]}
+    state = State(asked.state)
+    repaired = [cell for cell in cells(asked) if cell.entry.method == "oneshot, 8 min in all"]
+    shutil.rmtree(asked.scratch)
+    for cell in repaired[:1]:
+        del state.rows[cell.key]
+    again = {(r["method"], r["ratio"]): r for r in sweep(asked, state)[0]}
+    assert again[NO_REPAIR, 0.45] == first[NO_REPAIR, 0.45]
+    before, after = (rows["oneshot, 8 min in all", 0.45] for rows in (first, again))
+    assert before["before"] == {"perplexity": first[NO_REPAIR, 0.45]["perplexity"], "seconds": 10.5}
+    assert after["before"] == {"perplexity": 22.0, "seconds": 22.5}
+    assert after["seconds"] == 22.5 + 23.5
+
+
 def test_the_row_of_self_written_text_is_given_none(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,12 +247,12 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
     assert line(text, "oneshot, no repair") == ["oneshot, no repair", "", "42.00 (41.00 … 43.00)", "33.00"]
     assert line(text, "oneshot, no repair", 1) == ["oneshot, no repair", "", "101 s, 1.3", "60 s, 1.3"]
     assert line(text, "oneshot, 8 min in all", 2) == [
-        "oneshot, 8 min in all", "0.35", "41.00", "33.00", "6.0", "1.33",
+        "oneshot, 8 min in all", "0.35", "41.00", "33.00", "", "6.0", "1.33",
     ]  # fmt: skip
     assert text.count(f"| {OWN_TEXT} |") == 2  # perplexity and cost: nothing is trained
     assert text.count(f"| {NO_REPAIR + PERMUTED} |") == 2
     assert line(text, "oneshot, 8 min in all" + PERMUTED, 2) == [
-        "oneshot, 8 min in all, permuted", "0.35", "40.50", "36.50", "4.0", "1.00",
+        "oneshot, 8 min in all, permuted", "0.35", "40.50", "36.50", "", "4.0", "1.00",
     ]  # fmt: skip
     assert line(text, "0.35") == [
         "0.35", "oneshot, no repair: 41.00", "oneshot, 8 min in all: 33.00", "oneshot, 8 min in all: 33.00",
@@ -230,6 +260,26 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
     assert line(text, "peer 1.0") == ["peer 1.0", "0.500", "99.00", "60"]
     assert str(Path(command[0]).parent) not in text  # names of files, no folders
     assert "windows × 16 tokens" in text
+
+
+def test_rows_of_two_machines_are_told_apart(command: list[str]) -> None:
+    other = {"machine": "other, 8 cores", "date": "2026-12-01"}
+    before = {"perplexity": 40.0, "seconds": 120.0}
+    rows = [
+        row(NO_REPAIR, 0.35, 41.0),
+        row(NO_REPAIR, 0.25, 33.0, date="2026-11-27"),
+        row("oneshot, 8 min in all", 0.35, 30.0, seconds=420.0, before=before, repair={"steps": 7}, **other),
+    ]
+    text = page(rows, arguments(command))
+    assert (
+        "- machine a: one, 2 cores; 2026-11-25 … 2026-11-27\n- machine b: other, 8 cores; 2026-12-01\n"
+        in text
+    )
+    assert line(text, NO_REPAIR, 1)[2:] == ["60 s, 1.3, a", "60 s, 1.3, a"]
+    assert line(text, "oneshot, 8 min in all", 1)[2] == "420 s, 1.3, b"
+    assert line(text, "oneshot, 8 min in all", 2)[1:] == ["0.35", "40.00", "30.00", "7", "5.0", "2.00"]
+    alone = page(rows[:2], arguments(command))
+    assert "- machine: one, 2 cores; 2026-11-25 … 2026-11-27\n" in alone and "1.3, a" not in alone
 
 
 def test_other_tools_measured_by_the_same_protocol_are_on_the_page(
