@@ -91,50 +91,30 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
         pipeline.learn(recipe, "the rest", force=True, resume=False)
 
 
-def test_several_processes_learn_and_one_writes(settings, tmp_path):
-    """As `accelerate launch` starts them; the second run finds the masks unchanged, the third learns others."""
-    flags = [
-        "--method",
-        "patch-tile",
-        "--steps",
-        "2",
-        "--prior",
-        "magnitude",
-        "--repair",
-        "none",
-        "--tile",
-        "64x64",
-    ]
-    flags += [
-        "--ratio",
-        "0.4",
-        "--windows",
-        "4",
-        "--length",
-        "16",
-        "--batch",
-        "1",
-        "--calib",
-        settings["calib"],
-    ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [
-        "-m",
-        "patch_compile",
-        "learn",
-        str(settings["model"]),
-        "-o",
-        str(tmp_path / "out"),
-        *flags,
-        "--json",
-    ]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+# `--multi_gpu` is what starts processes of one machine; without CUDA they meet over gloo.
+LAUNCHERS = {
+    "torchrun": "torch.distributed.run --standalone --nproc-per-node 2",
+    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
+    " --mixed_precision no --dynamo_backend no",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
+    """The second run finds the masks unchanged, the third learns others."""
+    model, out = str(settings["model"]), tmp_path / "out"
+    learn = f"-m patch_compile learn {model} -o {out} --method patch-tile --steps 2 --prior magnitude --repair none"
+    learn += f" --tile 64x64 --ratio 0.4 --windows 4 --length 16 --batch 1 --calib {settings['calib']} --json"
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), *learn.split()]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     for more in ([], ["--force"], ["--force", "--seed", "1"]):
         done = subprocess.run([*command, *more], capture_output=True, text=True, env=env, timeout=200)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["ratio"]["asked"] == 0.4
     assert not (tmp_path / "out.partial").exists()
-    assert MaskSet.load(tmp_path / "out" / "masks.safetensors").method == "patch-tile"
+    masks = MaskSet.load(out / "masks.safetensors")
+    assert masks.method == "patch-tile"
+    assert masks.extra["train"]["tokens"] == 2 * 2 * 16  # steps, processes, length
 
 
 def test_a_build_runs_in_one_process(settings, monkeypatch):
