@@ -1,5 +1,6 @@
 """What every step of learning is given: the model, what of it is covered, the recipe, and the text."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,7 +39,9 @@ class Task:
     @cached_property
     def text(self) -> TokenPool:
         """Windows of the recipe's text, read or written when first asked for."""
-        return token_pool(self.checkpoint, self.recipe, self.progress, training=wanted_windows(self.recipe))
+        weights = sum(math.prod(shape) for shape in self.coverage.linears.values())
+        training = wanted_windows(self.recipe, weights)
+        return token_pool(self.checkpoint, self.recipe, self.progress, training=training)
 
     def with_recipe(self, recipe: LearnRecipe) -> "Task":
         """The same task with other settings of what is not the text; text that was already read is kept."""

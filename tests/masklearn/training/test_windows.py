@@ -7,8 +7,8 @@ from masklearn.training import windows
 from masklearn.training.windows import too_many_passes, wanted_windows
 
 
-def wanted(**settings: object) -> int:
-    return wanted_windows(LearnRecipe.checked(**({"length": 512, "device": "cpu"} | settings)))
+def wanted(weights: int = 10**8, **settings: object) -> int:
+    return wanted_windows(LearnRecipe.checked(**({"length": 512, "device": "cpu"} | settings)), weights)
 
 
 def test_nothing_is_wanted_where_nothing_trains() -> None:
@@ -31,7 +31,9 @@ def test_every_process_takes_windows_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_gpu_reaches_more_in_its_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "usable_device", lambda _: torch.device("cuda"))
-    assert wanted(repair_minutes=1) == 2**23 // 512
+    assert wanted(repair_minutes=1) * 512 == pytest.approx(11.25e6, abs=512)
+    assert wanted(10**9, repair_minutes=10) == wanted(repair_minutes=1)
+    assert wanted(10**8, repair_minutes=30) * 512 == 2**26
     assert wanted(repair_minutes=1, repair_steps=10) == 4096
 
 
