@@ -88,7 +88,7 @@ def learn(baselines: str | None, force: bool, resume: bool, as_json: bool, **fla
     """Learn the hybrid masks of MODEL_DIR, and the weights that go with them, without compiling.
 
     `build MODEL_DIR --mask OUT/masks.safetensors` goes on from there. Training shares itself out under
-    `torchrun -m patch_compile learn …`, which accelerate launch starts too.
+    `accelerate launch -m patch_compile learn …`, and under torchrun.
     """
     from patch_compile.pipeline import learn as run
     from patch_compile.recipe import Recipe
