@@ -57,7 +57,8 @@ bench-compile: .venv/installed
 
 # EVAL: held-out text, never the calibration text; the table in docs/quality.md is on the head of WikiText-2's test set.
 bench-quality: .venv/installed models
-	$(BIN)/python bench/quality.py $(MODEL) --calib $(TEXTS)/calib.txt --eval $(or $(EVAL),$(TEXTS)/eval.txt)
+	$(BIN)/python -m bench.quality $(MODEL) --calib $(TEXTS)/calib.txt --eval $(or $(EVAL),$(TEXTS)/eval.txt) \
+	  --tile 64x64 --tile 128x128 --seeds 3
 
 bench-memory: .venv/installed
 	$(BIN)/python -m bench.memory

@@ -11,24 +11,19 @@ from patch_compile.benching.machine import about_cpu
 __all__ = ["machine", "origin"]
 
 
-def origin(device: str | None = None) -> dict[str, str]:
+def origin() -> dict[str, str]:
     """Machine and day, to be kept with a row: the rows of a page come from several."""
-    return {"machine": machine(device), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    return {"machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
-def machine(device: str | None = None) -> str:
-    """Processor, its vector instructions, whether it multiplies in bf16, cores and memory; the GPU where one is used.
+def machine() -> str:
+    """Processor, its vector instructions, whether it multiplies in bf16, cores and memory; the GPU where there is one.
 
     A step of SmolLM2-135M's repair takes 5.9 s on two cores of an EPYC with AVX512-BF16 and 10.6 s on two that show
-    AVX2 alone, so minutes on them are not the same. device: of the recipe.
+    AVX2 alone, so minutes on them are not the same.
     """
-    cpu = about_cpu()
-    usable = usable_device(device)
-    parts = [f"{cpu['name']} ({torch.backends.cpu.get_cpu_capability()}{_bf16(usable)})"]
-    if usable.type == "cuda":
-        parts.insert(0, torch.cuda.get_device_name(usable))
-    return f"{', '.join(parts)}, {cpu['cores']} cores, {cpu['memory_bytes'] / 2**30:.0f} GiB"
-
-
-def _bf16(device: torch.device) -> str:
-    return ", bf16" if device.type == "cpu" and computes_in_bf16("auto", device) else ""
+    cpu, device = about_cpu(), usable_device(None)
+    bf16 = ", bf16" if computes_in_bf16("auto", torch.device("cpu")) else ""
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    instructions = f"{torch.backends.cpu.get_cpu_capability()}{bf16}"
+    return f"{gpu}{cpu['name']} ({instructions}), {cpu['cores']} cores, {cpu['memory_bytes'] / 2**30:.0f} GiB"
