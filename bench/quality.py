@@ -29,7 +29,8 @@ _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"
 OWN_TEXT = "oneshot, no repair, self-written text"
 PERMUTED = ", permuted"  # at the end of a row's name
-PATCH = "patch-joint, no repair"
+_PATCH_STEPS = 60  # with its prior and its solves half an hour on 2 cores
+PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
 _ONE_RATIO = 0.35  # of rows that one ratio says enough about
 _ROW = "row.json"  # beside the masks and weights that it left
 _SPARE_MINUTES = 0.4  # of a run with a limit: its repair starts and ends outside the minutes it is given
@@ -54,6 +55,11 @@ class Entry:
     def repairs(self) -> bool:
         """Whether it goes on from the masks and weights of the row without repair."""
         return self.settings.get("repair") == "distill"
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is compared with the row without repair: it begins with those masks."""
+        return self.repairs or self.method == PATCH
 
 
 def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)) -> list[Entry]:
@@ -90,7 +96,7 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
             found.append(Entry(f"oneshot + {minutes:g} min of repair{PERMUTED}", ratio, settings))
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
-    joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none"}
+    joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
     return [*found, Entry(PATCH, _ONE_RATIO, joint)]
 
 
@@ -131,10 +137,11 @@ class Cell:
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
-    def without_repair(self) -> "Cell":
-        """The cell whose masks and weights a repair starts from."""
-        settings = {name: value for name, value in self.settings.items() if name != "repair_minutes"}
-        settings["repair"] = "none"
+    def untrained(self) -> "Cell":
+        """The cell of `oneshot` without repair that training starts from."""
+        of_training = ("repair_minutes", "steps")
+        settings = {name: value for name, value in self.settings.items() if name not in of_training}
+        settings |= {"method": "oneshot", "repair": "none"}
         method = NO_REPAIR + PERMUTED * bool(settings.get("permute"))
         return Cell(Entry(method, self.entry.ratio), settings)
 
@@ -181,9 +188,9 @@ class RunFailed(Exception):
 
 
 def _wanted(table: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
-    """Those of `--only`, with the ones that a repair starts from."""
+    """Those of `--only`, with the ones that training starts from."""
     picked = [cell for cell in table if any(fnmatchcase(cell.entry.method, glob) for glob in only)]
-    needed = {cell.without_repair().key for cell in picked if cell.entry.repairs}
+    needed = {cell.untrained().key for cell in picked if cell.entry.trains}
     return [cell for cell in table if cell in picked or cell.key in needed]
 
 
@@ -202,10 +209,9 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
     recipe["tile"] = [int(side) for side in settings["tile"].split("x")]
     recipe.setdefault("calib", str(asked.calib))
     spec: dict[str, Any] = {"model": str(asked.model), "recipe": recipe, "baseline": entry.baseline}
-    before: Mapping[str, Any] | None = None
-    if entry.repairs:
-        before = _prior(asked, cell.without_repair(), state)
-        spec["prior"] = str(_kept(asked, cell.without_repair()))
+    before = _prior(asked, cell.untrained(), state) if entry.trains else None
+    if before is not None and entry.repairs:
+        spec["prior"] = str(_kept(asked, cell.untrained()))
         if entry.total is not None:
             recipe["repair_minutes"] = _left_for_repair(entry.total, before["seconds"] / 60)
     elif entry.method in (NO_REPAIR, NO_REPAIR + PERMUTED):
@@ -219,6 +225,7 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
     measured = _measured(spec)
     if before is not None:
         measured["before"] = {name: before[name] for name in ("perplexity", "seconds")}
+    if before is not None and entry.repairs:
         measured["seconds"] = round(measured["seconds"] + before["seconds"], 1)
         measured["peak_gib"] = max(measured["peak_gib"], before["peak_gib"])
     about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}

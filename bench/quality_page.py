@@ -149,9 +149,9 @@ def _gains(rows: Sequence[Row]) -> str:
             continue
         minutes = (row["seconds"] - prior["seconds"]) / 60
         gain = prior["perplexity"] - row["perplexity"]
-        per_minute = f"{gain / minutes:.2f}" if minutes > 0 else ""
+        per_minute = f"{gain / minutes:z.2f}" if minutes > 0 else ""
         values = [f"{row['ratio']:.2f}", f"{prior['perplexity']:.2f}", f"{row['perplexity']:.2f}"]
-        steps = str((row.get("repair") or {}).get("steps", ""))
+        steps = str((row.get("repair") or row.get("train") or {}).get("steps", ""))
         lines.append(_line([row["method"], *values, steps, f"{minutes:.1f}", per_minute]))
     if not lines:
         return ""

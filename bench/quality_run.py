@@ -27,7 +27,8 @@ _MASKS, _SOLVED = "masks.safetensors", "solved"
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:
-    """Learn and measure: reached ratio, perplexity, seconds of learning, peak memory while learning, repair's record.
+    """Learn and measure: reached ratio, perplexity, seconds of learning, peak memory while learning, and
+    the records of mask training and of repair.
 
     spec: model, recipe (settings of `LearnRecipe`), baseline or None, scratch, eval, eval_windows, eval_length; keep:
     a folder to leave masks and solved weights in; prior: one that an earlier run left, of which only the repair is
@@ -58,7 +59,8 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     if "keep" in spec:
         _keep(learned, Path(spec["keep"]))
     found = {"reached": ratio, "perplexity": value, "seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
-    return found | {"repair": learned.masks.extra.get("repair"), "notes": progress.notes}
+    records = {name: learned.masks.extra.get(name) for name in ("train", "repair")}
+    return found | records | {"notes": progress.notes}
 
 
 def _keep(learned: Learned, folder: Path) -> None:

@@ -181,6 +181,31 @@ def test_a_finished_row_stays_when_a_repair_needs_its_weights_again(
     assert after["seconds"] == 22.5 + 23.5
 
 
+def test_trained_masks_stand_beside_the_row_they_began_from(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes its prior itself, so its seconds are its own, and its gain is what lies beyond the prior's."""
+    asked = arguments([*command, "--only", "patch*"])
+    specs = []
+
+    def fake(spec: dict[str, Any]) -> dict[str, Any]:
+        specs.append(spec)
+        if "keep" in spec:
+            Path(spec["keep"]).mkdir(parents=True)
+            return {"reached": 0.35, "perplexity": 41.0, "seconds": 300.0, "peak_gib": 2.0}
+        found = {"reached": 0.35, "perplexity": 39.0, "seconds": 1500.0, "peak_gib": 1.0}
+        return found | {"train": {"steps": 60}, "repair": None}
+
+    monkeypatch.setattr("bench.quality._measured", fake)
+    rows, failed = sweep(asked, State(asked.state))
+    assert failed == [] and [r["method"] for r in rows] == [NO_REPAIR, PATCH]
+    assert [spec["recipe"]["method"] for spec in specs] == ["oneshot", "patch-joint"]
+    assert "steps" not in specs[0]["recipe"] and "prior" not in specs[1]
+    assert (rows[1]["seconds"], rows[1]["peak_gib"]) == (1500.0, 1.0)
+    shown = line(page(rows, asked), PATCH, 2)
+    assert shown == [PATCH, "0.35", "41.00", "39.00", "60", "20.0", "0.10"]
+
+
 def test_the_row_of_self_written_text_is_given_none(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
