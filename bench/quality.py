@@ -58,7 +58,7 @@ class Entry:
 
     @property
     def trains(self) -> bool:
-        """Whether it is compared with the row without repair: it begins with those masks."""
+        """Whether the row without repair is measured with it, to compare: training begins with its masks."""
         return self.repairs or self.method == PATCH
 
 
@@ -225,9 +225,9 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
     measured = _measured(spec)
     if before is not None:
         measured["before"] = {name: before[name] for name in ("perplexity", "seconds")}
-    if before is not None and entry.repairs:
-        measured["seconds"] = round(measured["seconds"] + before["seconds"], 1)
-        measured["peak_gib"] = max(measured["peak_gib"], before["peak_gib"])
+        if entry.repairs:  # patch-joint makes its prior itself, so its own figures hold it
+            measured["seconds"] = round(measured["seconds"] + before["seconds"], 1)
+            measured["peak_gib"] = max(measured["peak_gib"], before["peak_gib"])
     about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}
     about |= {"deployable": entry.baseline is not Baseline.UNSTRUCTURED}
     row = about | origin() | measured
