@@ -151,11 +151,13 @@ def _gains(rows: Sequence[Row]) -> str:
         gain = prior["perplexity"] - row["perplexity"]
         per_minute = f"{gain / minutes:z.2f}" if minutes > 0 else ""
         values = [f"{row['ratio']:.2f}", f"{prior['perplexity']:.2f}", f"{row['perplexity']:.2f}"]
-        steps = str((row.get("repair") or row.get("train") or {}).get("steps", ""))
-        lines.append(_line([row["method"], *values, steps, f"{minutes:.1f}", per_minute]))
+        record = row.get("repair") or row.get("train") or {}
+        rate = f"{record['learning_rate']:.2g}" if "learning_rate" in record else ""
+        trained_as = [str(record.get("steps", "")), rate]
+        lines.append(_line([row["method"], *values, *trained_as, f"{minutes:.1f}", per_minute]))
     if not lines:
         return ""
-    header = ["", "ratio", "before", "after", "steps", "more minutes", "gain per minute"]
+    header = ["", "ratio", "before", "after", "steps", "rate", "more minutes", "gain per minute"]
     return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
 
 

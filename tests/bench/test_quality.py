@@ -203,7 +203,7 @@ def test_trained_masks_stand_beside_the_row_they_began_from(
     assert "steps" not in specs[0]["recipe"] and "prior" not in specs[1]
     assert (rows[1]["seconds"], rows[1]["peak_gib"]) == (1500.0, 1.0)
     shown = line(page(rows, asked), PATCH, 2)
-    assert shown == [PATCH, "0.35", "41.00", "39.00", "60", "20.0", "0.10"]
+    assert shown == [PATCH, "0.35", "41.00", "39.00", "60", "", "20.0", "0.10"]
 
 
 def test_the_row_of_self_written_text_is_given_none(
@@ -272,12 +272,12 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
     assert line(text, "oneshot, no repair") == ["oneshot, no repair", "", "42.00 (41.00 … 43.00)", "33.00"]
     assert line(text, "oneshot, no repair", 1) == ["oneshot, no repair", "", "101 s, 1.3", "60 s, 1.3"]
     assert line(text, "oneshot, 8 min in all", 2) == [
-        "oneshot, 8 min in all", "0.35", "41.00", "33.00", "", "6.0", "1.33",
+        "oneshot, 8 min in all", "0.35", "41.00", "33.00", "", "", "6.0", "1.33",
     ]  # fmt: skip
     assert text.count(f"| {OWN_TEXT} |") == 2  # perplexity and cost: nothing is trained
     assert text.count(f"| {NO_REPAIR + PERMUTED} |") == 2
     assert line(text, "oneshot, 8 min in all" + PERMUTED, 2) == [
-        "oneshot, 8 min in all, permuted", "0.35", "40.50", "36.50", "", "4.0", "1.00",
+        "oneshot, 8 min in all, permuted", "0.35", "40.50", "36.50", "", "", "4.0", "1.00",
     ]  # fmt: skip
     assert line(text, "0.35") == [
         "0.35", "oneshot, no repair: 41.00", "oneshot, 8 min in all: 33.00", "oneshot, 8 min in all: 33.00",
@@ -289,11 +289,11 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
 
 def test_rows_of_two_machines_are_told_apart(command: list[str]) -> None:
     other = {"machine": "other, 8 cores", "date": "2026-12-01"}
-    before = {"perplexity": 40.0, "seconds": 120.0}
+    before, repair = {"perplexity": 40.0, "seconds": 120.0}, {"steps": 7, "learning_rate": 1.8148e-4}
     rows = [
         row(NO_REPAIR, 0.35, 41.0),
         row(NO_REPAIR, 0.25, 33.0, date="2026-11-27"),
-        row("oneshot, 8 min in all", 0.35, 30.0, seconds=420.0, before=before, repair={"steps": 7}, **other),
+        row("oneshot, 8 min in all", 0.35, 30.0, seconds=420.0, before=before, repair=repair, **other),
     ]
     text = page(rows, arguments(command))
     assert (
@@ -302,7 +302,9 @@ def test_rows_of_two_machines_are_told_apart(command: list[str]) -> None:
     )
     assert line(text, NO_REPAIR, 1)[2:] == ["60 s, 1.3, a", "60 s, 1.3, a"]
     assert line(text, "oneshot, 8 min in all", 1)[2] == "420 s, 1.3, b"
-    assert line(text, "oneshot, 8 min in all", 2)[1:] == ["0.35", "40.00", "30.00", "7", "5.0", "2.00"]
+    assert line(text, "oneshot, 8 min in all", 2)[1:] == [
+        "0.35", "40.00", "30.00", "7", "0.00018", "5.0", "2.00",
+    ]  # fmt: skip
     alone = page(rows[:2], arguments(command))
     assert "- machine: one, 2 cores; 2026-11-25 … 2026-11-27\n" in alone and "1.3, a" not in alone
 
