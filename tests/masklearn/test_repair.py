@@ -18,7 +18,7 @@ from masklearn.checkpoint import Checkpoint
 from masklearn.linears import read_linear
 from masklearn.maskset import LinearMask
 from masklearn.recipe import LearnRecipe
-from masklearn.repair import default_steps, repair
+from masklearn.repair import default_rate, default_steps, repair
 from masklearn.task import Task
 from masklearn.weights import WeightStore
 from tests.conftest import ModelMaker
@@ -163,6 +163,14 @@ def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_
     assert run.record["optimizer"] == "adafactor"
     assert "AdamW" in run.said[0] and run.record["kl_last"] < run.record["kl_first"]
     check_tensors(run, run.masks)
+
+
+@pytest.mark.parametrize(("sparse", "rate"), [(9, 3.0e-4), (7, 1.8148e-4), (5, 0.9259e-4), (0, 0.9259e-4)])
+def test_what_loses_less_is_repaired_in_smaller_steps(sparse: int, rate: float) -> None:
+    """sparse: of 10 tiles, so that the ratio is .45, .35, .25 and 0."""
+    tiles = np.arange(10).reshape(2, 5) < sparse
+    mask = LinearMask.from_candidate((4, 8), tiles, np.zeros((8, 10), np.uint8))
+    assert default_rate({"a": mask}) == pytest.approx(rate, rel=1e-4)
 
 
 def test_larger_models_see_more_text_by_default() -> None:
