@@ -209,8 +209,9 @@ def test_a_run_that_goes_on_repairs_from_the_solved_weights(make_model, text_fil
 def test_repair_is_recorded_and_keeps_the_masks(make_model, text_file: Path, tmp_path: Path) -> None:
     path = make_model()
     solved = learn(path, recipe(text_file), tmp_path / "s")
-    repaired = learn(path, recipe(text_file, repair="distill", repair_steps=8, batch=1), tmp_path / "t")
-    assert repaired.masks.extra["repair"]["steps"] == 8
+    budget = {"repair": "distill", "repair_steps": 40, "learning_rate": 3e-3}
+    repaired = learn(path, recipe(text_file, **budget), tmp_path / "t")
+    assert repaired.masks.extra["repair"]["steps"] == 40
     assert repaired.masks.extra["repair"]["kl_last"] < repaired.masks.extra["repair"]["kl_first"]
     for name, mask in repaired.masks.items():
         assert np.array_equal(mask.keep(), solved.masks[name].keep())
