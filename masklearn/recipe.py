@@ -62,7 +62,8 @@ class LearnSettings(BaseModel):
 
     criterion: see `Criterion`, None for the method's own; damping: of the Hessian, share of its mean diagonal.
     repair: see `Repair`, None for the method's own; repair_steps, repair_minutes: its budget, whichever ends
-    first; batch: windows in a step of training; learning_rate: None for the method's own.
+    first; batch: windows in a step of training; learning_rate: None for the method's own, and for
+    repair's by the ratio (see `repair.default_rate`).
     permute: hidden channels of feed-forward parts are reordered first (see `permute`).
     prior, steps, distill_weight, checkpoint_every: of the gradient methods (`patch-joint`, `patch-tile`,
     `maskllm`): one-shot method or masks file to start from, steps, weight of the KL to the dense logits beside
