@@ -31,6 +31,7 @@ OWN_TEXT = "oneshot, no repair, self-written text"
 PERMUTED = ", permuted"  # at the end of a row's name
 _PATCH_STEPS = 60  # with its prior and its solves half an hour on 2 cores
 PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
+_LABELS = {"label_weight": 0.25}
 _ONE_RATIO = 0.35  # of rows that one ratio says enough about
 _ROW = "row.json"  # beside the masks and weights that it left
 _SPARE_MINUTES = 0.4  # of a run with a limit: its repair starts and ends outside the minutes it is given
@@ -94,6 +95,8 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for minutes in repairs:
             settings = permuted | _DISTILL | {"repair_minutes": minutes}
             found.append(Entry(f"oneshot + {minutes:g} min of repair{PERMUTED}", ratio, settings))
+            name = f"oneshot + {minutes:g} min of repair with labels{PERMUTED}"
+            found.append(Entry(name, ratio, settings | _LABELS))
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
     joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
@@ -139,7 +142,7 @@ class Cell:
 
     def untrained(self) -> "Cell":
         """The cell of `oneshot` without repair that training starts from."""
-        of_training = ("repair_minutes", "steps")
+        of_training = ("repair_minutes", "label_weight", "steps")
         settings = {name: value for name, value in self.settings.items() if name not in of_training}
         settings |= {"method": "oneshot", "repair": "none"}
         method = NO_REPAIR + PERMUTED * bool(settings.get("permute"))

@@ -12,6 +12,7 @@ from masklearn.architectures import architecture_of
 from masklearn.budget import Budget
 from masklearn.checkpoint import Checkpoint
 from masklearn.coverage import covered_linears_of
+from masklearn.errors import PatchCompileError
 from masklearn.maskset import LinearMask, MaskSet
 from masklearn.progress import Progress
 from masklearn.recipe import GRADIENT_METHODS, Criterion, LearnRecipe, Method, Repair
@@ -73,6 +74,7 @@ def learn_task(task: Task, choose: Choose | None = None) -> Learned:
     from masklearn.permute import permute
 
     recipe, linears = task.recipe, task.coverage.linears
+    _check_labels(task)
     leaves_no_choice = choose is None and recipe.ratio in (_DENSE, _UNIFORM)
     choose = choose or _by_ratio(task)
     areas = {name: tile_weights(shape, recipe.tile) for name, shape in linears.items()}
@@ -107,6 +109,14 @@ def _record_scores(task: Task, masks: MaskSet, scores: Grids, tiles: Tiles, budg
     unit = score_unit(task.recipe, encoder=architecture_of(task.checkpoint).encoder)
     if summary := summarise_scores({name: scores[name] for name in kept}, areas, tiles, budget, unit):
         masks.extra["scores"] = summary
+
+
+def _check_labels(task: Task) -> None:
+    """Before any work: an encoder predicts no next token that repair could learn."""
+    if task.recipe.repairs and task.recipe.label_weight and architecture_of(task.checkpoint).encoder:
+        raise PatchCompileError(
+            "An encoder has no labels to repair on", "It predicts no next token.", "Leave --label-weight out."
+        )
 
 
 def _by_ratio(task: Task) -> Choose:

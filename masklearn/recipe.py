@@ -62,8 +62,8 @@ class LearnSettings(BaseModel):
 
     criterion: see `Criterion`, None for the method's own; damping: of the Hessian, share of its mean diagonal.
     repair: see `Repair`, None for the method's own; repair_steps, repair_minutes: its budget, whichever ends
-    first; batch: windows in a step of training; learning_rate: None for the method's own, and for
-    repair's by the ratio (see `repair.default_rate`).
+    first; batch: windows in a step of training; learning_rate: None for the method's own;
+    label_weight: of the cross-entropy of the text's own tokens beside the divergence, in repair.
     permute: hidden channels of feed-forward parts are reordered first (see `permute`).
     prior, steps, distill_weight, checkpoint_every: of the gradient methods (`patch-joint`, `patch-tile`,
     `maskllm`): one-shot method or masks file to start from, steps, weight of the KL to the dense logits beside
@@ -91,6 +91,7 @@ class LearnSettings(BaseModel):
     repair_minutes: Annotated[float, Field(gt=0.0)] | None = None
     batch: _Positive = 2
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    label_weight: Annotated[float, Field(ge=0.0)] = 0.0
     prior: str = "oneshot"
     steps: _Positive = 200
     distill_weight: Annotated[float, Field(ge=0.0)] = 1.0

@@ -6,23 +6,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.training.head import Head, Teacher, head_loss
+from masklearn.training.head import Head, Labels, Target, Teacher, head_loss
 from masklearn.training.model import last_hidden
 
 __all__ = ["Distillation"]
 
 
 class Distillation:
-    """An `Objective`: KL(teacher ‖ student) over the vocabulary, the mean over all tokens.
+    """An `Objective`: KL(teacher ‖ student) over the vocabulary, the mean over all tokens, and `label_weight` times the
+    cross-entropy of the tokens that do follow.
 
     An encoder has no vocabulary to predict: ‖student − teacher‖² / ‖teacher‖² of the last hidden states instead.
-    trained: parameters of the student that train; teacher_bf16: the teacher's linears are in bf16.
+    trained: parameters of the student that train; teacher_bf16: the teacher's linears are in bf16. ValueError: a label
+    weight for an encoder.
     """
 
     def __init__(
-        self, teacher: Any, trained: Sequence[nn.Parameter], *, encoder: bool, teacher_bf16: bool
+        self,
+        teacher: Any,
+        trained: Sequence[nn.Parameter],
+        *,
+        encoder: bool,
+        teacher_bf16: bool,
+        label_weight: float = 0.0,
     ) -> None:
+        if encoder and label_weight:
+            raise ValueError("an encoder has no labels")
         self.figure = "error" if encoder else "kl"
+        self._label_weight = label_weight
         self._teacher, self._trained = teacher, list(trained)
         self._encoder, self._teacher_bf16 = encoder, teacher_bf16
 
@@ -37,9 +48,13 @@ class Distillation:
         if self._encoder:
             error = (hidden.float() - target).square().sum() / target.square().sum()
             return error, {self.figure: float(error.detach())}
-        teacher = Teacher(target.flatten(0, 1), Head.of(self._teacher))
-        total, (divergence,) = head_loss(hidden.flatten(0, 1), Head.of(model), [(1.0, teacher)])
-        return total, {self.figure: divergence}
+        used = ids.shape[1] - bool(self._label_weight)  # nothing follows the last token
+        teacher = Teacher(target[:, :used].flatten(0, 1), Head.of(self._teacher))
+        targets: list[tuple[float, Target]] = [(1.0, teacher)]
+        if self._label_weight:
+            targets.append((self._label_weight, Labels(ids[:, 1:].flatten())))
+        total, losses = head_loss(hidden[:, :used].flatten(0, 1), Head.of(model), targets)
+        return total, {self.figure: losses[0]}
 
     def begin(self, step: int, fraction: float) -> None:
         """Nothing changes over the steps."""

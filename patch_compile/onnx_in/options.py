@@ -23,7 +23,8 @@ _REFUSED: Mapping[str, str] = {
         ("repair_steps", "repair_minutes", "batch", "learning_rate", "prior", "steps"), _NO_TRAINING
     ),
     **dict.fromkeys(
-        ("distill_weight", "checkpoint_every", "precision", "gradient_checkpointing"), _NO_TRAINING
+        ("label_weight", "distill_weight", "checkpoint_every", "precision", "gradient_checkpointing"),
+        _NO_TRAINING,
     ),
     **dict.fromkeys(("eval_text", "eval_windows", "eval_length", "prompt"), _NO_TOKENS),
     **dict.fromkeys(("speedup", "budget_ms", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),

@@ -60,7 +60,11 @@ def test_every_entry_is_a_valid_recipe_and_every_baseline_is_there() -> None:
         assert {"oneshot + 30 min of repair", "oneshot + 30 min of repair" + PERMUTED} < set(methods)
     assert [entry.ratio for entry in found if entry.method == PATCH] == [0.35]
     permuted = [(entry.ratio, entry.settings["repair"]) for entry in found if entry.settings.get("permute")]
-    assert permuted == [(ratio, repair) for ratio in RATIOS for repair in ("none", "distill", "distill")]
+    assert permuted == [(ratio, repair) for ratio in RATIOS for repair in ("none", *["distill"] * 3)]
+    labelled = [entry for entry in found if entry.settings.get("label_weight")]
+    assert [(entry.ratio, entry.settings["permute"]) for entry in labelled] == [
+        (ratio, True) for ratio in RATIOS
+    ]
 
 
 def test_only_what_depends_on_it_is_measured_for_another_tile_or_seed(command: list[str]) -> None:
@@ -265,6 +269,7 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
         row(NO_REPAIR + PERMUTED, 0.35, 40.5, seconds=400.0),
         row("oneshot, 8 min in all" + PERMUTED, 0.35, 36.5, seconds=640.0),
         row("unstructured (not deployable)", 0.35, 20.0, deployable=False),
+        row("oneshot with labels", 0.35, 25.0, repair={"label_weight": 0.25}),
         row("peer 1.0", None, 99.0, protocol={}),
     ]
     text = page(rows, arguments([*command, "--tile", "64x64"]))

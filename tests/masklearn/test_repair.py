@@ -15,11 +15,15 @@ import torch
 
 from masklearn.architectures import ARCHITECTURES
 from masklearn.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+from masklearn.evaluate import window_losses
+from masklearn.learn import learn_task
 from masklearn.linears import read_linear
 from masklearn.maskset import LinearMask
 from masklearn.recipe import LearnRecipe
-from masklearn.repair import default_rate, default_steps, repair
+from masklearn.repair import default_steps, repair
 from masklearn.task import Task
+from masklearn.training.model import training_model
 from masklearn.weights import WeightStore
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
@@ -165,12 +169,32 @@ def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_
     check_tensors(run, run.masks)
 
 
-@pytest.mark.parametrize(("sparse", "rate"), [(9, 3.0e-4), (7, 1.8148e-4), (5, 0.9259e-4), (0, 0.9259e-4)])
-def test_what_loses_less_is_repaired_in_smaller_steps(sparse: int, rate: float) -> None:
-    """sparse: of 10 tiles, so that the ratio is .45, .35, .25 and 0."""
-    tiles = np.arange(10).reshape(2, 5) < sparse
-    mask = LinearMask.from_candidate((4, 8), tiles, np.zeros((8, 10), np.uint8))
-    assert default_rate({"a": mask}) == pytest.approx(rate, rel=1e-4)
+def test_labels_bring_the_text_closer_and_the_dense_model_further(
+    make_model: ModelMaker, text_file: Path
+) -> None:
+    path = make_model()
+    plain, labelled = (
+        Repaired(path, recipe_of(text_file, repair_steps=40, label_weight=weight)) for weight in (0.0, 1.0)
+    )
+    assert labelled.record["label_weight"] == 1.0 and plain.record["label_weight"] == 0.0
+    assert labelled.record["kl_last"] > plain.record["kl_last"]
+    assert text_loss(labelled) < text_loss(plain) - 0.01
+    check_tensors(labelled, labelled.masks)
+
+
+def text_loss(run: Repaired) -> float:
+    """Mean negative log-likelihood of the calibration text."""
+    windows = run.task.text.calibration()
+    return sum(window_losses(training_model(run.new), windows)) / (windows.shape[0] * (windows.shape[1] - 1))
+
+
+def test_labels_of_an_encoder_are_refused(make_model: ModelMaker, text_file: Path) -> None:
+    """Before anything is learned, and by the loss itself."""
+    path, recipe = make_model("bert"), recipe_of(text_file, label_weight=0.5)
+    with pytest.raises(PatchCompileError, match="An encoder has no labels"):
+        learn_task(task_of(path, recipe))
+    with pytest.raises(ValueError, match="no labels"):
+        Repaired(path, recipe)
 
 
 def test_larger_models_see_more_text_by_default() -> None:
