@@ -22,9 +22,9 @@ from masklearn.weights import WeightStore
 
 __all__ = ["default_steps", "repair"]
 
-# Learning rate. SmolLM2-135M, 80 steps: perplexity ends higher with 0.9e-4 and 6e-4 at ratio .25, and with 1.8e-4 at .35;
+# SmolLM2-135M, 80 steps: perplexity ends higher with 0.9e-4 and 6e-4 at ratio .25, and with 1.8e-4 at .35;
 # the divergence ends a little lower at the lower rates.
-_RATE = 3e-4
+_LEARNING_RATE = 3e-4
 _BETAS = (0.9, 0.95)
 _WARMUP = 5
 # What a repair without a budget sees: _TOKENS for a model of _WEIGHTS weights or fewer.
@@ -92,7 +92,7 @@ def _schedule(recipe: LearnRecipe, thrift: Thrift, weights: int) -> Schedule:
         steps=steps,
         minutes=recipe.repair_minutes,
         batch=recipe.batch,
-        learning_rate=recipe.learning_rate or _RATE,
+        learning_rate=recipe.learning_rate or _LEARNING_RATE,
         decay="linear",
         warmup=_WARMUP,
         betas=_BETAS,

@@ -80,7 +80,7 @@ learning = _options(
     click.option("--repair-steps", type=int, help="Steps of repair. [by model size]"),
     click.option("--repair-minutes", type=float, help="Stop repair after so many minutes."),
     click.option("--label-weight", type=float, help="Repair learns the text's own words too: weight of their loss "
-                 "beside the KL. Lowers perplexity, leads away from the dense model. [0]"),
+                 "beside the KL. Lower perplexity, further from the dense model. [0]"),
     click.option("--batch", type=int, help="Windows in a training step. [2]"),
     click.option("--learning-rate", type=float, help="Of training. [the method's own]"),
     click.option("--prior", metavar="METHOD|FILE", help="What patch-joint, patch-tile and maskllm start from: a one-shot "
