@@ -17,8 +17,8 @@ _WHAT = """A row is a process of its own: its memory is its own, and its seconds
 solve, training) without evaluation; a repair goes on from what the row without repair left, and its time and memory
 count as its own. Seconds depend on what else the machine does. Perplexity is exp of the mean negative
 log-likelihood; the evaluation text is never calibrated or trained on. Repair "with labels" learns the calibration
-text's own tokens as well, which lowers perplexity beyond what the divergence from the dense model falls by: such rows
-are no match for the others."""
+text's own tokens as well, which lowers perplexity while the divergence from the dense model ends higher than without:
+such rows are not to be compared with the others."""
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m bench.memory`. Measured with these blocks; in the last two columns, what all of them would take."""
 
