@@ -31,12 +31,12 @@ import numpy as np
 from bench.checkpoints import SHAPES, write_checkpoint
 from bench.machine import machine
 from bench.watched import watched
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears
-from masklearn.maskset import LinearMask, MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.select import select
+from masklearn.masks.tiles import grid_shape, tile_weights
 from masklearn.recipe import LearnRecipe
-from masklearn.select import select
-from masklearn.tiles import grid_shape, tile_weights
 from patch_compile.invariants import check_packed
 from patch_compile.packing import choose_panel_rows, pack
 

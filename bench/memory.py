@@ -24,13 +24,13 @@ from bench.checkpoints import SHAPES, write_checkpoint
 from bench.machine import origin
 from bench.quality import State
 from bench.quality_run import peak_gib
-from masklearn.calibrate import TokenPool
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.learn import learn_task
+from masklearn.masks.tiles import GROUP, grid_shape
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
-from masklearn.tiles import GROUP, grid_shape
+from masklearn.text.calibrate import TokenPool
 from patch_compile.progress import Progress
 
 

@@ -21,11 +21,11 @@ import numpy as np
 
 from bench.machine import origin
 from bench.quality import State, arguments, protocol
-from masklearn.calibrate import calibration_windows, first_windows, load_tokenizer
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears
-from masklearn.evaluate import load_model, perplexity
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.quality.perplexity import load_model, perplexity
 from masklearn.recipe import LearnRecipe
+from masklearn.text.calibrate import calibration_windows, first_windows, load_tokenizer
 
 TOOLS = ("modelopt", "llmcompressor")
 _MISSING = 3  # exit code of `peers_run`

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.baselines import Baseline, learn_baseline, measure
-from masklearn.calibrate import first_windows, load_tokenizer
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.store import WeightStore
 from masklearn.learn import Learned, learn_task
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
 from masklearn.recipe import LearnRecipe
-from masklearn.repair import repair
 from masklearn.task import Task
-from masklearn.weights import WeightStore
+from masklearn.text.calibrate import first_windows, load_tokenizer
+from masklearn.training.repair import repair
 from patch_compile.progress import Progress
 
 _MASKS, _SOLVED = "masks.safetensors", "solved"

@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.architectures import architecture_of
-from masklearn.budget import Budget, fits
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage, covered_linears_of
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage, covered_linears_of
+from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
 from masklearn.learn import Learned, learn_task
-from masklearn.maskset import MaskSet
+from masklearn.masks.budget import Budget, fits
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.tiles import tile_weights
 from masklearn.progress import Progress
 from masklearn.recipe import Criterion, LearnRecipe, Method, Repair
 from masklearn.task import Task
-from masklearn.tiles import tile_weights
-from masklearn.weights import WeightStore
 
 __all__ = [
     "Baseline",
@@ -221,7 +221,7 @@ def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:
 
 def _unstructured(task: Task) -> tuple[Learned, float]:
     """The asked ratio in every linear: SparseGPT without structure has no budget over all."""
-    from masklearn.solve import solve_unstructured
+    from masklearn.solvers.sequential import solve_unstructured
 
     areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
     ratio = Budget.of(task.recipe.ratio, task.recipe.per_layer).ratio(areas)
@@ -241,7 +241,7 @@ def measure(
 
     folder: where its pruned checkpoint is written.
     """
-    from masklearn.prune import write_pruned_checkpoint
+    from masklearn.checkpoint.prune import write_pruned_checkpoint
 
     if learned.checkpoint.new is None and not learned.masks:
         return _perplexity(learned.checkpoint.path, windows, recipe, progress)
@@ -251,7 +251,7 @@ def measure(
 
 def _perplexity(model_dir: Path, windows: Windows, recipe: LearnRecipe, progress: Progress | None) -> float:
     from masklearn.device import usable_device
-    from masklearn.evaluate import load_model, perplexity
+    from masklearn.quality.perplexity import load_model, perplexity
 
     return perplexity(load_model(model_dir).to(usable_device(recipe.device)), windows, progress).value
 

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.architectures import architecture_of
-from masklearn.budget import Budget
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
-from masklearn.maskset import LinearMask, MaskSet
+from masklearn.masks.budget import Budget
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.select import Selection, select
+from masklearn.masks.tiles import tile_weights
+from masklearn.methods.score_summary import score_unit, summarise_scores
 from masklearn.progress import Progress
 from masklearn.recipe import GRADIENT_METHODS, Criterion, LearnRecipe, Method, Repair
-from masklearn.score_summary import score_unit, summarise_scores
-from masklearn.select import Selection, select
 from masklearn.task import Task
-from masklearn.tiles import tile_weights
-from masklearn.weights import WeightStore
 
 __all__ = ["Criterion", "LearnRecipe", "Learned", "Method", "Repair", "learn", "learn_task"]
 
@@ -71,7 +71,7 @@ def learn(
 def learn_task(task: Task, choose: Choose | None = None) -> Learned:
     """`learn` for a task that is already set up, such as one that shares its text with others."""
     from masklearn.methods import METHODS
-    from masklearn.permute import permute
+    from masklearn.methods.permute import permute
 
     recipe, linears = task.recipe, task.coverage.linears
     _check_labels(task)
@@ -136,7 +136,7 @@ def _finish(task: Task, tiles: Tiles, patterns: Patterns, budget: Budget) -> Lea
 
         tiles, patterns, extra["train"] = solve_best(task, tiles, patterns, solved)
     elif recipe.method in _SOLVE:
-        from masklearn.solve import solve
+        from masklearn.solvers.sequential import solve
 
         patterns = solve(task, tiles, solved)
     masks = {
@@ -145,7 +145,7 @@ def _finish(task: Task, tiles: Tiles, patterns: Patterns, budget: Budget) -> Lea
     }
     checkpoint = task.checkpoint.with_weights(solved)
     if recipe.repairs:
-        from masklearn.repair import repair
+        from masklearn.training.repair import repair
 
         # Apart from the solved ones, which a run that goes on must start its repair from again.
         repaired = WeightStore(task.scratch / "repaired", below=solved)

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from masklearn.budget import parse_ratio
 from masklearn.errors import PatchCompileError
-from masklearn.tiles import GROUP
+from masklearn.masks.budget import parse_ratio
+from masklearn.masks.tiles import GROUP
 
 __all__ = ["GRADIENT_METHODS", "Criterion", "LearnRecipe", "LearnSettings", "Method", "Ratio", "Repair"]
 

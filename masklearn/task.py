@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from masklearn.calibrate import TokenPool, token_pool
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
 from masklearn.device import usable_device
 from masklearn.progress import Progress
 from masklearn.recipe import LearnRecipe
-from masklearn.training.windows import wanted_windows
+from masklearn.text.calibrate import TokenPool, token_pool
+from masklearn.text.windows import wanted_windows
 
 __all__ = ["Task"]
 
@@ -50,7 +50,7 @@ class Task:
     @property
     def bf16(self) -> bool:
         """Whether linears compute in bf16 while blocks are streamed and models trained; see `precision`."""
-        from masklearn.precision import computes_in_bf16
+        from masklearn.checkpoint.precision import computes_in_bf16
 
         return computes_in_bf16(self.recipe.precision, usable_device(self.recipe.device))
 

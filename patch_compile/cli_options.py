@@ -37,7 +37,7 @@ class Tile(click.ParamType[tuple[int, int]]):
         """Rows and columns; a usage error for anything else."""
         if isinstance(value, tuple):
             return value
-        from masklearn.tile_text import parse_tile
+        from masklearn.masks.tile_text import parse_tile
 
         try:
             return parse_tile(str(value))

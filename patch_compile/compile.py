@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.maskset import LinearMask
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import LinearMask
 from patch_compile.fusion import Fusion
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.split import SplitCost

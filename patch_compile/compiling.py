@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
 from patch_compile.compile import export_graph, write_hybrid
 from patch_compile.errors import PatchCompileError
 from patch_compile.manifest import RECIPE, SCHEMA, write_manifest

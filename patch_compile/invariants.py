@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.maskset import LinearMask
-from masklearn.tiles import GROUP
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.tiles import GROUP
 from patch_compile.errors import InvariantError
 from patch_compile.packing import PackedLinear, count_wrong
 from patch_compile.plan.split import Split

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
 from patch_compile.recipe import Recipe
 from patch_compile.workspace import MANIFEST, Workspace, sha256_of, write_json
 

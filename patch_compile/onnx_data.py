@@ -12,11 +12,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from masklearn.checkpoint.naming import is_transposed
 from masklearn.errors import PatchCompileError
-from masklearn.naming import is_transposed
 
 if TYPE_CHECKING:
-    from masklearn.checkpoint import Checkpoint
+    from masklearn.checkpoint.checkpoint import Checkpoint
 
 __all__ = ["bind_weights", "cast_weight", "read_weight", "write_onnx"]
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.maskset import LinearMask
-from masklearn.tiles import expand_tiles
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.tiles import expand_tiles
 
 __all__ = [
     "SLAB_K",

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from rich.console import Console
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
 from masklearn.processes import is_main_process, leave, process_count
 from masklearn.recipe import LearnRecipe, Method
 from patch_compile.compile import export_graph, write_hybrid
@@ -190,7 +190,7 @@ def _text_hash(source: str | None) -> str | None:
 
 def _masks(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
     """Write the masks and the pruned model; masks that come with new weights hold that model's sha256."""
-    from masklearn.prune import write_pruned_checkpoint
+    from masklearn.checkpoint.prune import write_pruned_checkpoint
 
     if not isinstance(job, Job):
         from patch_compile.onnx_in.stages import write_onnx_masks
@@ -248,7 +248,7 @@ def _compared(
     job: Job, root: Path, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
 ) -> dict[str, Any]:
     from masklearn.baselines import compare
-    from masklearn.calibrate import load_tokenizer
+    from masklearn.text.calibrate import load_tokenizer
     from patch_compile.verify.held_out import evaluation_windows
 
     r, seconds = job.recipe, progress.seconds.get("masks", 0.0)
@@ -303,7 +303,7 @@ def _rows(plan: Mapping[str, LinearPlan]) -> list[dict[str, Any]]:
 
 def _about_masks(job: Job | OnnxJob, masks: MaskSet, linears: list[dict[str, Any]]) -> dict[str, Any]:
     """What a report says about masks, wherever they come from; linears: a row of the plan for each."""
-    from masklearn.summary import summarise_tiles
+    from masklearn.masks.summary import summarise_tiles
 
     return {
         "schema": SCHEMA,

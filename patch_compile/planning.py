@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masklearn.budget import Budget
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage, covered_linears_of
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage, covered_linears_of
+from masklearn.masks.budget import Budget
+from masklearn.masks.maskset import MaskSet
 from patch_compile.engine.gpu import local_gpu
 from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.architectures import architecture_of
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage, covered_linears_of
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage, covered_linears_of
+from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.plan.assumed import assumed_plans

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError
 
-from masklearn.architectures import architecture_of
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.recipe import GRADIENT_METHODS, LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.errors import PatchCompileError

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from masklearn.patterns import KEPT_POSITIONS, PATTERNS
+from masklearn.masks.patterns import KEPT_POSITIONS, PATTERNS
 
 __all__ = [
     "BAD_METADATA",

@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.maskset import MaskSet
 from patch_compile import compile as stages
 from patch_compile.compiling import compile_model
 from patch_compile.errors import PatchCompileError

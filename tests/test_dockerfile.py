@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import pytest
 
-from masklearn.coverage import covered_linears
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.maskset import MaskSet
 from patch_compile.compiling import compile_model
 from patch_compile.recipe import Recipe
 from tests.conftest import write_model

@@ -4,9 +4,9 @@ import json
 
 from click.testing import CliRunner
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.masks.maskset import MaskSet
 from patch_compile.cli import cli
 from patch_compile.errors import PatchCompileError
 from tests.masklearn.importers import sources

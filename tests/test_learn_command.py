@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
 from patch_compile import pipeline
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
 from patch_compile import pipeline
 from patch_compile.cli import build as build_command
 from patch_compile.errors import AccuracyError, PatchCompileError, SpeedError

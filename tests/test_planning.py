@@ -5,8 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
 from patch_compile.cli import plan as plan_command
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.plan.assumed import assumed_mask

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from masklearn.tile_text import WHOLE
+from masklearn.masks.tile_text import WHOLE
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.report.console import print_report
 from tests.builds import build

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from polygraphy.comparator import RunResults
 from polygraphy.json import load_json
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.evaluate import load_model, perplexity
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.quality.perplexity import load_model, perplexity
 from patch_compile.cli_out import verify as command
 from patch_compile.errors import PatchCompileError
 from patch_compile.out_folder import OutFolder
@@ -96,7 +96,7 @@ def test_each_question_has_its_own_answer(built, out, capsys):
 
 
 def eval_windows(settings):
-    from masklearn.calibrate import first_windows, load_tokenizer
+    from masklearn.text.calibrate import first_windows, load_tokenizer
 
     return first_windows(load_tokenizer(settings["model"]), settings["eval_text"], 24, 2)
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
 from masklearn.errors import PatchCompileError
 from masklearn.importers.orientation import oriented, stored_shape
 from masklearn.importers.published import Format, Published, check_known, register
-from masklearn.tiles import GROUP
+from masklearn.masks.tiles import GROUP
 
 __all__ = ["BITMASK", "open_compressed_tensors"]
 

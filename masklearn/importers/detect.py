@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.importers.compressed_tensors import BITMASK
 from masklearn.importers.npz import MaskArchive

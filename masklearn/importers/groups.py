@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.tiles import GROUP
+from masklearn.masks.tiles import GROUP
 
 __all__ = ["zeros_per_group"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
 from masklearn.errors import PatchCompileError
 from masklearn.importers.detect import detect_format
 from masklearn.importers.groups import zeros_per_group
@@ -17,9 +17,9 @@ from masklearn.importers.mosaic import Mosaic, mosaic_of
 from masklearn.importers.orientation import model_nonzero
 from masklearn.importers.published import IMPORTERS, Format, Published, first_few
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
-from masklearn.maskset import LinearMask, MaskSet
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.tiles import GROUP, grid_shape
 from masklearn.progress import Progress
-from masklearn.tiles import GROUP, grid_shape
 
 __all__ = ["import_masks"]
 

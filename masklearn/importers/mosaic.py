@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.importers.groups import zeros_per_group
-from masklearn.maskset import LinearMask
-from masklearn.patterns import patterns_from_scores
-from masklearn.tiles import GROUP, expand_tiles, tile_sums, tile_weights
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
 
 __all__ = ["Mosaic", "mosaic_of"]
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
 
 __all__ = ["model_nonzero", "oriented", "stored_shape"]
 

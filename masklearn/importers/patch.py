@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
+from masklearn.checkpoint.naming import linear_name
 from masklearn.errors import PatchCompileError
 from masklearn.importers.npz import MaskArchive
 from masklearn.importers.orientation import oriented, stored_shape
 from masklearn.importers.published import Format, Published, check_known, register
-from masklearn.naming import linear_name
 
 __all__ = ["META", "SHAPE", "open_patch"]
 

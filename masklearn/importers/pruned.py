@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
 from masklearn.errors import PatchCompileError
 from masklearn.importers.orientation import model_nonzero
 from masklearn.importers.published import Format, Published, register

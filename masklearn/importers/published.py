@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
 from masklearn.errors import PatchCompileError
 
 __all__ = ["IMPORTERS", "Format", "Importer", "Published", "check_known", "first_few", "register"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.importers.groups import zeros_per_group
-from masklearn.tiles import GROUP, tile_sums
+from masklearn.masks.tiles import GROUP, tile_sums
 
 __all__ = ["DEFAULT_TILE", "TileSearch", "TileSize", "tile_of"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from masklearn.linears import read_linear
+from masklearn.checkpoint.linears import read_linear
 from masklearn.methods.candidate import Candidate, register
 from masklearn.methods.relative import candidate_from_importance
 from masklearn.recipe import Method

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn import obs
-from masklearn.architectures import architecture_of
-from masklearn.blocks import Block, stream_blocks
-from masklearn.fisher import output_fisher
-from masklearn.linears import read_linear
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.linears import read_linear
+from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_weights
 from masklearn.methods.candidate import Candidate, register
-from masklearn.moments import input_moments, output_energy
-from masklearn.patterns import patterns_from_scores
 from masklearn.recipe import Criterion, Method
+from masklearn.solvers import obs
+from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.fisher import output_fisher
+from masklearn.stream.moments import input_moments, output_energy
 from masklearn.task import Task
-from masklearn.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_weights
 
 __all__ = ["learn_oneshot", "learn_sparsegpt"]
 

@@ -2,9 +2,9 @@
 
 import torch
 
+from masklearn.masks.patterns import patterns_from_scores, removed_scores
+from masklearn.masks.tiles import tile_sums
 from masklearn.methods.candidate import Candidate
-from masklearn.patterns import patterns_from_scores, removed_scores
-from masklearn.tiles import tile_sums
 
 __all__ = ["candidate_from_importance"]
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from masklearn.blocks import stream_blocks
 from masklearn.methods.candidate import Candidate, register
 from masklearn.methods.relative import candidate_from_importance
-from masklearn.moments import squared_input_norms
 from masklearn.recipe import Method
+from masklearn.stream.blocks import stream_blocks
+from masklearn.stream.moments import squared_input_norms
 from masklearn.task import Task
 
 __all__ = ["learn_wanda"]

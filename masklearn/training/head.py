@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from masklearn.logits import Softcap
+from masklearn.stream.logits import Softcap
 
 __all__ = ["Head", "Labels", "Teacher", "cross_entropy", "head_loss", "kl_divergence"]
 

@@ -13,15 +13,15 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
 
-from masklearn.calibrate import TokenPool
+from masklearn.checkpoint.precision import computes_in_bf16
 from masklearn.device import usable_device
 from masklearn.errors import PatchCompileError
-from masklearn.precision import computes_in_bf16
 from masklearn.progress import Progress
+from masklearn.text.calibrate import TokenPool
+from masklearn.text.windows import too_many_passes
 from masklearn.training.checkpoints import Checkpoints, History
 from masklearn.training.optimizers import optimizer_of
 from masklearn.training.schedule import Schedule
-from masklearn.training.windows import too_many_passes
 
 __all__ = ["Objective", "Schedule", "TrainReport", "train"]
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from masklearn.architectures import architecture_of, meta_model
-from masklearn.checkpoint import Checkpoint
-from masklearn.maskset import LinearMask
+from masklearn.checkpoint.architectures import architecture_of, meta_model
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import LinearMask
 
 __all__ = ["Demand", "Thrift", "demand_of", "fitting"]
 

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.architectures import ARCHITECTURES, meta_model
-from masklearn.checkpoint import Checkpoint
-from masklearn.linears import read_tensor
-from masklearn.naming import checkpoint_name
-from masklearn.precision import keep_attention_in_fp32
+from masklearn.checkpoint.architectures import ARCHITECTURES, meta_model
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.linears import read_tensor
+from masklearn.checkpoint.naming import checkpoint_name
+from masklearn.checkpoint.precision import keep_attention_in_fp32
 
 __all__ = ["last_hidden", "training_model"]
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from masklearn.architectures import ARCHITECTURES, Architecture
-from masklearn.checkpoint import Checkpoint
-from masklearn.linears import linear_modules, write_linear
-from masklearn.maskset import LinearMask
-from masklearn.naming import checkpoint_name
+from masklearn.checkpoint.architectures import ARCHITECTURES, Architecture
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.linears import linear_modules, write_linear
+from masklearn.checkpoint.naming import checkpoint_name
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.maskset import LinearMask
 from masklearn.processes import is_main_process
 from masklearn.training.fixed_mask import fix_masks
 from masklearn.training.model import training_model
-from masklearn.weights import WeightStore
 
 __all__ = ["Student", "vectors"]
 

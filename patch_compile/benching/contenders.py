@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.masks.maskset import MaskSet
 from patch_compile.benching.uniform import UniformMasks
 from patch_compile.errors import PatchCompileError
 from patch_compile.out_folder import OutFolder
@@ -100,7 +100,7 @@ def _write_dense(r: Recipe, path: Path) -> None:
 
 
 def _write_uniform(r: Recipe, like: MaskSet, costs: CostModel | None, path: Path, update: Update) -> None:
-    from masklearn.linears import read_linear
+    from masklearn.checkpoint.linears import read_linear
     from patch_compile.compile import export_graph, write_hybrid
     from patch_compile.plan.outline import outline_of
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from masklearn.architectures import architecture_of
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.benching.asked import Asked
 from patch_compile.benching.contenders import ONNX, Contender
 from patch_compile.benching.engines import ENGINE, why_no_engine

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.maskset import LinearMask
-from masklearn.patterns import patterns_from_scores
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.patterns import patterns_from_scores
 
 __all__ = ["UniformMasks"]
 

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masklearn.architectures import ARCHITECTURES, Architecture
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.architectures import ARCHITECTURES, Architecture
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.naming import checkpoint_name
 from masklearn.errors import PatchCompileError
-from masklearn.naming import checkpoint_name
 
 __all__ = ["COVERED_ARCHITECTURES", "check_exportable", "has_pooler", "load_config", "text_config"]
 
-# Masks are learned for these (`masklearn.architectures`), but no graph is made of them.
+# Masks are learned for these (`masklearn.checkpoint.architectures`), but no graph is made of them.
 _EXPERTS = (
     "which experts a token runs through is decided at run time: in a graph, all would run on every token"
 )
@@ -60,7 +60,7 @@ def text_config(config: Any) -> Any:
 def check_exportable(checkpoint: Checkpoint) -> None:
     """PatchCompileError when `export_model` would refuse the model, or its graph would not find the head's weights.
 
-    What the blocks need is checked where they are covered (`masklearn.coverage`).
+    What the blocks need is checked where they are covered (`masklearn.checkpoint.coverage`).
     """
     config = load_config(checkpoint.path)
     row = ARCHITECTURES[config.model_type]

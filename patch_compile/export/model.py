@@ -5,8 +5,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from masklearn.architectures import ARCHITECTURES
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
 from patch_compile.export.architectures import has_pooler, load_config, text_config
 

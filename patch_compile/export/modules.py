@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from masklearn.architectures import Architecture, auto_class
-from masklearn.linears import as_linears
+from masklearn.checkpoint.architectures import Architecture, auto_class
+from masklearn.checkpoint.linears import as_linears
 from patch_compile.export.attention import attention_implementation
 
 __all__ = ["build_fake_model", "tied_names"]

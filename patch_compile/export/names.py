@@ -6,9 +6,9 @@ from collections import Counter
 
 import onnx_ir as ir
 
-from masklearn.architectures import ARCHITECTURES
-from masklearn.checkpoint import Checkpoint
-from masklearn.naming import checkpoint_name
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.naming import checkpoint_name
 
 __all__ = ["BLOCKS", "SCOPE", "TRACED", "layer_of", "name_as_in", "name_by_scope", "scope_of"]
 

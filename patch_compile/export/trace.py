@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from masklearn.architectures import Architecture
+from masklearn.checkpoint.architectures import Architecture
 from patch_compile.export.decoder import ExportDecoder, decoder_interface
 from patch_compile.export.encoder import ExportEncoder, encoder_interface
 from patch_compile.export.interface import Interface

@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from masklearn.architectures import architecture_of
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.inspecting.found import Found
 from patch_compile.out_folder import faulty_files, read_manifest
 from patch_compile.workspace import MANIFEST

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from masklearn.maskset import LinearMask, MaskSet
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.tile_text import spell_tile
 from masklearn.shard import Shard
-from masklearn.tile_text import spell_tile
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspecting.found import Found
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.tiles import GROUP
+from masklearn.masks.tiles import GROUP
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_in.constants import StoredConstant, quantized, stored_constant
 from patch_compile.onnx_in.linears import FoundLinears, OnnxLinear

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from masklearn.maskset import LinearMask
+from masklearn.masks.maskset import LinearMask
 from patch_compile.fusion import Fusion
 from patch_compile.onnx_in.linears import OnnxLinear
 from patch_compile.plan.lowering import LinearPlan

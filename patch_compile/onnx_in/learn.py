@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.budget import Budget
-from masklearn.maskset import LinearMask
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.budget import Budget
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.select import select
+from masklearn.masks.tiles import expand_tiles, tile_sums, tile_weights
 from masklearn.methods.candidate import Candidate
 from masklearn.recipe import Criterion, LearnRecipe, Method
-from masklearn.select import select
 from masklearn.shard import TensorEntry
-from masklearn.tiles import expand_tiles, tile_sums, tile_weights
-from masklearn.weights import WeightStore
 from patch_compile.onnx_in.linears import OnnxLinear
 from patch_compile.onnx_in.moments import Moments
 from patch_compile.onnx_in.weights import read_weight
@@ -85,7 +85,7 @@ def learn_onnx(task: OnnxTask) -> dict[str, LinearMask]:
     """The hybrid mask of every linear; new weights `[N, K]`, not masked yet, go to the task's store.
 
     Raises PatchCompileError for a weight that is damaged or does not fit the type, a ratio that fits no linear, and inputs
-    whose moments can't be solved (`masklearn.obs.with_damping`).
+    whose moments can't be solved (`masklearn.solvers.obs.with_damping`).
     """
     recipe = task.recipe
     budget = Budget.of(recipe.ratio, recipe.per_layer)
@@ -120,8 +120,8 @@ def _candidate(task: OnnxTask, name: str) -> Candidate:
 
 def _by_output_error(task: OnnxTask, name: str, weight: torch.Tensor, moment: torch.Tensor) -> Candidate:
     """Scores as `masklearn.methods.oneshot` has them: SparseGPT's error in each tile, as a share of the output's energy."""
-    from masklearn import obs
-    from masklearn.moments import output_energy
+    from masklearn.solvers import obs
+    from masklearn.stream.moments import output_energy
 
     factor = obs.inverse_factor(moment.clone(), task.recipe.damping, name, task.note)
     solved = obs.solve_linear(weight, factor)
@@ -146,7 +146,7 @@ def _solved(task: OnnxTask, tiles: Mapping[str, NDArray[np.bool_]]) -> dict[str,
 
 
 def _solve(task: OnnxTask, name: str, sparse: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    from masklearn import alps, obs
+    from masklearn.solvers import alps, obs
 
     weight, moment, damping = task.weight(name), task.moment(name), task.recipe.damping
     if task.recipe.method is Method.ONESHOT:

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from masklearn.budget import Budget
-from masklearn.coverage import Coverage, matches
-from masklearn.kinds import kinds_of
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.coverage import Coverage, matches
+from masklearn.masks.budget import Budget
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.names import kinds_of
 from patch_compile.engine.graph_inputs import GraphInput, read_inputs
 from patch_compile.engine.profiles import parse_profile, profiles_from_onnx
 from patch_compile.errors import PatchCompileError

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.maskset import LinearMask
-from masklearn.prune import masked_weight
-from masklearn.weights import WeightStore
+from masklearn.checkpoint.prune import masked_weight
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.maskset import LinearMask
 from patch_compile.onnx_data import write_onnx
 from patch_compile.onnx_in.linears import OnnxLinear
 from patch_compile.onnx_in.weights import put_weight, read_rounded

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from masklearn.budget import Budget
-from masklearn.maskset import LinearMask, MaskSet
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.budget import Budget
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.tiles import tile_weights
 from masklearn.recipe import Method
-from masklearn.tiles import tile_weights
-from masklearn.weights import WeightStore
 from patch_compile.external_data import data_files
 from patch_compile.onnx_in.find import find_onnx_linears
 from patch_compile.onnx_in.hybrid import write_onnx_hybrid

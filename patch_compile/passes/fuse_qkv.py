@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import passes
 
-from masklearn.kinds import depth_of
+from masklearn.masks.names import depth_of
 from patch_compile.passes.constants import scalar_of
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, readers, refuse, take_over
 from patch_compile.plan.lowering import LinearPlan

@@ -8,8 +8,8 @@ from functools import partial
 import onnx_ir as ir
 from onnx_ir import passes
 
-from masklearn.maskset import LinearMask
-from masklearn.prune import masked_weight
+from masklearn.checkpoint.prune import masked_weight
+from masklearn.masks.maskset import LinearMask
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.packed_initializers import ReadTensor
 from patch_compile.plan.lowering import LinearPlan

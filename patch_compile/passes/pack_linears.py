@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx_ir import passes
 
-from masklearn.maskset import LinearMask
+from masklearn.masks.maskset import LinearMask
 from patch_compile.ops.patch_linear import DOMAIN, NAME, VERSION, patch_linear_function
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
 from patch_compile.passes.packed_initializers import ReadTensor, joint_bias, packed_initializers

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.maskset import LinearMask
+from masklearn.masks.maskset import LinearMask
 from patch_compile.errors import InvariantError
 from patch_compile.invariants import check_packed
 from patch_compile.joint import gated_panels, stacked_panels

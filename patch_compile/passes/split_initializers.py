@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.maskset import LinearMask
-from masklearn.prune import masked_weight
+from masklearn.checkpoint.prune import masked_weight
+from masklearn.masks.maskset import LinearMask
 from patch_compile.invariants import check_two_four
 from patch_compile.passes.packed_initializers import ReadTensor
 from patch_compile.plan.split import Split

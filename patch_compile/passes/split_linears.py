@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir import passes
 
-from masklearn.maskset import LinearMask
+from masklearn.masks.maskset import LinearMask
 from patch_compile.invariants import check_split
 from patch_compile.passes.find_linears import LinearSite, find_linears
 from patch_compile.passes.packed_initializers import ReadTensor

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from masklearn.maskset import LinearMask
-from masklearn.tiles import grid_shape, sparse_groups
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.tiles import grid_shape, sparse_groups
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan, plan_linear
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings

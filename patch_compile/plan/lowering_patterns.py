@@ -1,7 +1,7 @@
 """How each linear is asked to be compiled: `--lowering`, one for all linears or by pattern.
 
 Spelled `auto`, `plugin`, `split` or `dense`, or `PATTERN=LOWERING,…` such as `mlp.*=plugin,*.v_proj=dense`, with the
-patterns of `--ratio` (`masklearn.budget`): the last that fits a linear decides. Linears that none fits are `auto`.
+patterns of `--ratio` (`masklearn.masks.budget`): the last that fits a linear decides. Linears that none fits are `auto`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
-from masklearn.budget import fits
-from masklearn.kinds import kinds_of
+from masklearn.masks.budget import fits
+from masklearn.masks.names import kinds_of
 from patch_compile.errors import PatchCompileError
 
 __all__ = ["AUTO", "Asked", "asked_lowerings", "parse_lowering"]

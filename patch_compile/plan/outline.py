@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from masklearn.architectures import architecture_of
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
-from masklearn.kinds import depth_of
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
+from masklearn.masks.names import depth_of
 from patch_compile.fusion import Fusion
 from patch_compile.plan.lowering import LinearPlan, uncovered
 from patch_compile.plan.products import Together, compiled_together, fused_together, together_by_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from masklearn.architectures import Architecture
+from masklearn.checkpoint.architectures import Architecture
 from patch_compile.fusion import Fusion
 from patch_compile.plan.cost import CostModel, LinearCost
 from patch_compile.plan.lowering import LinearPlan

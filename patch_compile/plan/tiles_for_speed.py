@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.budget import Budget
-from masklearn.maskset import LinearMask
-from masklearn.select import Selection, select
-from masklearn.tiles import sparse_groups
+from masklearn.masks.budget import Budget
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.select import Selection, select
+from masklearn.masks.tiles import sparse_groups
 from patch_compile.packing import SLAB_K, choose_panel_rows
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.inversion import unreachable

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from masklearn.kinds import kind_of, short_kinds
+from masklearn.masks.names import kind_of, short_kinds
 from patch_compile.manifest import PAGE
 from patch_compile.report.baselines import print_baselines
 from patch_compile.report.prediction import choice_line, reason_lines, speed_line
@@ -150,7 +150,7 @@ def _megabytes(rows: list[Row]) -> tuple[str, str]:
 
 
 def _print_where(console: Console, result: Row) -> None:
-    """The map of `masklearn.summary`: per cent of tiles that are 2:4, kinds down, depth across."""
+    """The map of `masklearn.masks.summary`: per cent of tiles that are 2:4, kinds down, depth across."""
     where = result.get("where_sparse")
     if not where or not where["blocks"]:
         return

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from masklearn.kinds import kind_of, short_kinds
+from masklearn.masks.names import kind_of, short_kinds
 from patch_compile.inspecting.found import Found
 from patch_compile.report.console import new_console
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from masklearn.kinds import kind_of, short_kinds
+from masklearn.masks.names import kind_of, short_kinds
 
 __all__ = ["choice_line", "reason_lines", "speed_line"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from masklearn.architectures import cache_argument
+from masklearn.checkpoint.architectures import cache_argument
 from patch_compile.errors import AccuracyError
 from patch_compile.verify.study import Feed, Study, quiet_polygraphy
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.architectures import architecture_of
-from masklearn.calibrate import load_tokenizer
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.masks.maskset import MaskSet
+from masklearn.text.calibrate import load_tokenizer
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out_folder import OutFolder
 from patch_compile.prepare import MODEL, Job

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
 from patch_compile.compile import export_graph, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.prepare import Job

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from masklearn.architectures import architecture_of
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.errors import PatchCompileError
 from patch_compile.out_folder import OutFolder
 

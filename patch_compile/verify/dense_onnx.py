@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.compile import export_graph, write_dense
 from patch_compile.out_folder import OutFolder
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.calibrate import load_tokenizer
+from masklearn.text.calibrate import load_tokenizer
 from patch_compile.errors import AccuracyError
 from patch_compile.onnx_in.compare import Answers, answer, compare_answers
 from patch_compile.prepare import Job

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.kinds import depth_of
+from masklearn.masks.names import depth_of
 from patch_compile.verify.agreement import rounding_tolerance
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.architectures import architecture_of, longest_window
-from masklearn.calibrate import first_windows
-from masklearn.checkpoint import Checkpoint
-from masklearn.selftext import write_text
+from masklearn.checkpoint.architectures import architecture_of, longest_window
+from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.text import open_text
+from masklearn.text.calibrate import first_windows
+from masklearn.text.selftext import write_text
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 

@@ -6,7 +6,7 @@ import math
 
 import psutil
 
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.errors import PatchCompileError
 
 __all__ = ["check_memory"]

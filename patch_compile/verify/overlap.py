@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.calibrate import TokenPool, token_pool
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.text import SourceKind, open_text
+from masklearn.text.calibrate import TokenPool, token_pool
 from patch_compile.errors import PatchCompileError
 from patch_compile.out_folder import OutFolder
 

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from masklearn.architectures import architecture_of
-from masklearn.calibrate import load_tokenizer
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.text.calibrate import load_tokenizer
 from patch_compile.prepare import Job
 from patch_compile.progress import Progress
 from patch_compile.verify.agreement import judge_agreement, run_checkpoint

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.comparison import Comparison, Predictions, compare_models
-from masklearn.kinds import depth_of, kind_of, short_kinds
-from masklearn.maskset import MaskSet
-from masklearn.permute import reordered
-from masklearn.sensitivity import sensitivity
-from masklearn.weights import WeightStore
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.names import depth_of, kind_of, short_kinds
+from masklearn.methods.permute import reordered
+from masklearn.quality.comparison import Comparison, Predictions, compare_models
+from masklearn.quality.sensitivity import sensitivity
 from patch_compile.prepare import Job
 from patch_compile.progress import Progress
 from patch_compile.verify.request import VerifyRequest

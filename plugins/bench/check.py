@@ -13,7 +13,7 @@ from kernels import Config, Device, Kernels
 from numpy.typing import NDArray
 from problems import Layout
 
-from masklearn.maskset import LinearMask
+from masklearn.masks.maskset import LinearMask
 
 __all__ = ["TOKENS", "check"]
 

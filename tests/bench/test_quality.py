@@ -23,9 +23,9 @@ from bench.quality import (
 from bench.quality_page import page
 from bench.quality_run import peak_gib, run
 from masklearn.baselines import Baseline
-from masklearn.calibrate import first_windows, load_tokenizer
-from masklearn.evaluate import load_model, perplexity
+from masklearn.quality.perplexity import load_model, perplexity
 from masklearn.recipe import LearnRecipe
+from masklearn.text.calibrate import first_windows, load_tokenizer
 from tests.conftest import ModelMaker
 
 SMALL = ["--tile", "16x16", "--windows", "6", "--length", "16", "--eval-windows", "2", "--eval-length", "20"]

@@ -9,9 +9,9 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.linears import read_linear
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.linears import read_linear
+from masklearn.masks.maskset import MaskSet
 from patch_compile.benching.asked import Asked
 from patch_compile.benching.contenders import Contender, write_contender
 from patch_compile.benching.run import bench

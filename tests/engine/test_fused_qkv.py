@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.compile import export_graph, write_hybrid
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.check import expectation_from_onnx

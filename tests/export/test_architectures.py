@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from masklearn.architectures import ARCHITECTURES
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.errors import PatchCompileError
 from patch_compile.export import COVERED_ARCHITECTURES, load_config
 from patch_compile.export.architectures import check_exportable

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.export import export_model
 from patch_compile.onnx_data import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes

@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.errors import PatchCompileError
 from patch_compile.export import export_model
 from patch_compile.onnx_data import bind_weights, write_onnx

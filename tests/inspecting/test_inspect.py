@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from masklearn.coverage import covered_linears
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.maskset import MaskSet
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.profiles import profiles_from_onnx

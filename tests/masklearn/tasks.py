@@ -5,8 +5,8 @@ from tempfile import mkdtemp
 
 import pytest
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 

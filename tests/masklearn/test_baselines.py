@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from masklearn.architectures import ARCHITECTURES, architecture_of
 from masklearn.baselines import (
     Baseline,
     baseline_settings,
@@ -17,16 +16,17 @@ from masklearn.baselines import (
     remarks,
     run_baselines,
 )
-from masklearn.budget import fits
-from masklearn.calibrate import token_pool
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears, covered_linears_of
+from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears, covered_linears_of
+from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
-from masklearn.evaluate import load_model, perplexity
 from masklearn.learn import learn
-from masklearn.prune import write_pruned_checkpoint
+from masklearn.masks.budget import fits
+from masklearn.quality.perplexity import load_model, perplexity
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
+from masklearn.text.calibrate import token_pool
 from tests.conftest import ModelMaker
 
 WINDOWS = np.random.default_rng(3).integers(0, 22, (3, 20))

@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.budget import Budget
-from masklearn.calibrate import calibration_windows
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
-from masklearn.evaluate import load_model
 from masklearn.learn import learn
-from masklearn.maskset import MaskSet
-from masklearn.prune import write_pruned_checkpoint
+from masklearn.masks.budget import Budget
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.select import select
+from masklearn.quality.perplexity import load_model
 from masklearn.recipe import Criterion, LearnRecipe
-from masklearn.select import select
+from masklearn.text.calibrate import calibration_windows
 from tests.conftest import ModelMaker
 
 METHODS = ["oneshot", "sparsegpt", "wanda", "magnitude"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from masklearn.maskset import LinearMask
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.maskset import LinearMask
 from masklearn.recipe import LearnRecipe
-from masklearn.weights import WeightStore
 from patch_compile.engine.graph_inputs import read_inputs
 from patch_compile.fusion import Fusion
 from patch_compile.onnx_in.feeds import Feeds, input_dtypes, random_feeds

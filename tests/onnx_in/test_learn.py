@@ -7,7 +7,7 @@ import pytest
 from onnx import helper
 
 from masklearn.errors import PatchCompileError
-from masklearn.tiles import tile_weights
+from masklearn.masks.tiles import tile_weights
 from patch_compile.onnx_in.compare import answer, compare_answers
 from patch_compile.onnx_in.find import find_onnx_linears
 from patch_compile.onnx_in.read import read_onnx

@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.maskset import LinearMask
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import LinearMask
 from patch_compile.compile import export_graph, write_emulated, write_hybrid
 from patch_compile.fusion import Fusion
 from patch_compile.passes import lowering_passes, run_passes

@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 import torch
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.maskset import LinearMask
-from masklearn.naming import is_transposed
-from masklearn.prune import masked_weight
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.naming import is_transposed
+from masklearn.checkpoint.prune import masked_weight
+from masklearn.masks.maskset import LinearMask
 from patch_compile.compile import write_hybrid
 from patch_compile.export import export_model
 from patch_compile.fusion import Fusion

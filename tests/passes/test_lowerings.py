@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears
-from masklearn.maskset import MaskSet
-from masklearn.prune import write_pruned_checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.prune import write_pruned_checkpoint
+from masklearn.masks.maskset import MaskSet
 from patch_compile.compile import write_dense, write_emulated, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.split import PART, SplitCost

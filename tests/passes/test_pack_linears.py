@@ -3,10 +3,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears
-from masklearn.maskset import MaskSet
-from masklearn.prune import write_pruned_checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.prune import write_pruned_checkpoint
+from masklearn.masks.maskset import MaskSet
 from patch_compile.compile import write_dense, write_hybrid
 from patch_compile.errors import InvariantError
 from patch_compile.fusion import Fusion

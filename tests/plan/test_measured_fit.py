@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.benching.points import grid_of
 from patch_compile.benching.predicted import PlannedModel
 from patch_compile.errors import PatchCompileError

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from masklearn.architectures import ARCHITECTURES
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.fusion import Fusion
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of

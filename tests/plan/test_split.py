@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.tile_text import WHOLE
+from masklearn.masks.tile_text import WHOLE
 from patch_compile.errors import InvariantError
 from patch_compile.invariants import check_split
 from patch_compile.plan.split import Split, SplitCost, SplitGroup, plan_split

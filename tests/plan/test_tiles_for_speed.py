@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from masklearn.tiles import grid_shape, tile_weights
+from masklearn.masks.tiles import grid_shape, tile_weights
 from patch_compile.errors import SpeedError
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel

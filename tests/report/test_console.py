@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.summary import summarise_tiles
+from masklearn.masks.summary import summarise_tiles
 from patch_compile.report.console import _fused, print_import, print_masks
 
 KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
 from patch_compile.engine.graph_inputs import GraphInput
 from patch_compile.engine.profiles import default_profiles
 from tests.builds import build

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.budget import Budget
-from masklearn.calibrate import TokenPool
-from masklearn.divergence import divergences
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.budget import Budget
+from masklearn.masks.select import select
+from masklearn.masks.tiles import tile_weights
 from masklearn.methods.gradient.prior import Prior, prior_path
 from masklearn.processes import made_once
+from masklearn.quality.divergence import divergences
 from masklearn.recipe import Method
-from masklearn.select import select
 from masklearn.shard import Shard, write_shard
-from masklearn.solve import solve
+from masklearn.solvers.sequential import solve
 from masklearn.task import Task
-from masklearn.tiles import tile_weights
-from masklearn.weights import WeightStore
+from masklearn.text.calibrate import TokenPool
 
 __all__ = ["Masks", "held_out", "report_path", "solve_best"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masklearn.patterns import PATTERNS
-from masklearn.tiles import GROUP
+from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.tiles import GROUP
 
 __all__ = ["dense_share", "gumbel", "spread_tiles", "weight_of_codes", "weight_of_logits"]
 

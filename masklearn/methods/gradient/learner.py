@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from masklearn.architectures import architecture_of
-from masklearn.budget import Budget
-from masklearn.linears import linear_modules
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.linears import linear_modules
+from masklearn.masks.budget import Budget
+from masklearn.masks.select import select
+from masklearn.masks.tiles import tile_weights
 from masklearn.methods.candidate import Candidate
 from masklearn.methods.gradient.contest import held_out, report_path
 from masklearn.methods.gradient.logits import candidate_from_logits, first_pattern_logits, first_tile_logits
@@ -23,9 +25,7 @@ from masklearn.methods.gradient.parametrization import Drawing, HybridMask
 from masklearn.methods.gradient.prior import ONE_SHOT, Prior, prior_path, write_prior
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.processes import is_main_process, made_once, process_rank
-from masklearn.select import select
 from masklearn.task import Task
-from masklearn.tiles import tile_weights
 from masklearn.training.loop import Schedule, TrainReport, train
 from masklearn.training.model import training_model
 

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.tiles import tile_weights
 from masklearn.methods.candidate import Candidate
-from masklearn.patterns import PATTERNS
-from masklearn.tiles import tile_weights
 
 __all__ = ["PRIOR_LOGIT", "candidate_from_logits", "first_pattern_logits", "first_tile_logits", "likeliest"]
 

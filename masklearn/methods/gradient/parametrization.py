@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from masklearn.masks.tiles import grid_shape, tile_weights
 from masklearn.methods.gradient.hybrid import (
     dense_share,
     gumbel,
@@ -13,7 +14,6 @@ from masklearn.methods.gradient.hybrid import (
     weight_of_codes,
     weight_of_logits,
 )
-from masklearn.tiles import grid_shape, tile_weights
 
 __all__ = ["Drawing", "HybridMask", "Sums"]
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.checkpoint.linears import read_linear
 from masklearn.errors import PatchCompileError
-from masklearn.linears import read_linear
-from masklearn.maskset import LinearMask, MaskSet
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.tile_text import spell_tile
+from masklearn.masks.tiles import GROUP, expand_tiles, grid_shape, tile_weights
 from masklearn.methods.candidate import METHODS, Candidate
-from masklearn.patterns import patterns_from_scores
 from masklearn.recipe import GRADIENT_METHODS, Method
 from masklearn.shard import Shard, write_shard
 from masklearn.task import Task
-from masklearn.tile_text import spell_tile
-from masklearn.tiles import GROUP, expand_tiles, grid_shape, tile_weights
 
 __all__ = ["ONE_SHOT", "Prior", "prior_path", "write_prior"]
 

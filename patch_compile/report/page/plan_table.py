@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from masklearn.kinds import depth_of, kind_of, short_kinds
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.names import depth_of, kind_of, short_kinds
 from patch_compile.report.page.sources import Row
 from patch_compile.report.page.spelling import milliseconds
 from patch_compile.report.prediction import reason_lines

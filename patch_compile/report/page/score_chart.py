@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
 from patch_compile.report.page.chart import (
     BOTTOM,
     HEIGHT,

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.manifest import RECIPE
 from patch_compile.out_folder import OutFolder

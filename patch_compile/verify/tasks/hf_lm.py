@@ -10,8 +10,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM
 
-from masklearn.calibrate import load_tokenizer
 from masklearn.device import usable_device
+from masklearn.text.calibrate import load_tokenizer
 from patch_compile.verify.tasks.batching import rows_at_once
 
 __all__ = ["HuggingFaceLM"]

@@ -76,7 +76,7 @@ def _check_harness() -> None:
 
 def _how(out: OutFolder, tasks: Mapping[str, Any], limit: int | None) -> list[str]:
     """What a reader of the rows should know."""
-    from masklearn.calibrate import load_tokenizer
+    from masklearn.text.calibrate import load_tokenizer
 
     notes = []
     if load_tokenizer(out.recipe().model).chat_template:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage, covered_linears_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.importers import import_masks
-from masklearn.maskset import LinearMask, MaskSet
+from masklearn.masks.maskset import LinearMask, MaskSet
 from tests.conftest import ModelMaker
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import Coverage
-from masklearn.maskset import LinearMask
-from masklearn.tiles import grid_shape
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.tiles import grid_shape
 
 Bits = NDArray[np.bool_]
 Tile = tuple[int, int]

@@ -3,7 +3,7 @@ import pytest
 
 from masklearn.errors import PatchCompileError
 from masklearn.importers.published import Format
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.errors import PatchCompileError
 from masklearn.importers.published import Format
 from tests.masklearn.importers import sources

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.importers.orientation import model_nonzero
-from masklearn.maskset import MaskSet
-from masklearn.prune import write_pruned_checkpoint
+from masklearn.masks.maskset import MaskSet
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from masklearn.importers.mosaic import mosaic_of
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, tile_of
-from masklearn.tiles import expand_tiles
+from masklearn.masks.tiles import expand_tiles
 from tests.masklearn.importers import sources
 
 

@@ -2,10 +2,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.patterns import PATTERNS
 from masklearn.methods import METHODS, Candidate
-from masklearn.patterns import PATTERNS
 from masklearn.recipe import LearnRecipe, Method
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of

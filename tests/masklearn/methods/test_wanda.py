@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from masklearn.calibrate import calibration_windows
-from masklearn.checkpoint import Checkpoint
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.patterns import KEPT_POSITIONS
 from masklearn.methods import METHODS, Candidate
-from masklearn.patterns import KEPT_POSITIONS
 from masklearn.recipe import LearnRecipe, Method
+from masklearn.text.calibrate import calibration_windows
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.coverage import covered_linears_of
-from masklearn.linears import read_linear
-from masklearn.maskset import LinearMask
-from masklearn.patterns import patterns_from_scores
-from masklearn.tiles import grid_shape
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.linears import read_linear
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.tiles import grid_shape
 
 TILE = (32, 32)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from masklearn.calibrate import TokenPool
 from masklearn.errors import PatchCompileError
+from masklearn.text.calibrate import TokenPool
 from masklearn.training.loop import Schedule, TrainReport, train
 
 LENGTH = 4

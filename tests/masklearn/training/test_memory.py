@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from masklearn.checkpoint import Checkpoint
-from masklearn.maskset import LinearMask
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import LinearMask
 from masklearn.training.memory import Demand, Thrift, demand_of, fitting
 from tests.conftest import ModelMaker
 from tests.masklearn.training.masks import magnitude_masks

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from masklearn.architectures import ARCHITECTURES
-from masklearn.checkpoint import Checkpoint
-from masklearn.evaluate import load_model
-from masklearn.precision import computes_in_bf16
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.precision import computes_in_bf16
+from masklearn.checkpoint.store import WeightStore
+from masklearn.quality.perplexity import load_model
 from masklearn.training.model import last_hidden, training_model
-from masklearn.weights import WeightStore
 from tests.conftest import ModelMaker
 
 IDS = torch.arange(2, 26).reshape(2, 12) % 20

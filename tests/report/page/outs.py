@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from masklearn.budget import Budget
-from masklearn.kinds import depth_of
-from masklearn.score_summary import summarise_scores
-from masklearn.select import select
-from masklearn.summary import summarise_tiles
-from masklearn.tiles import sparse_groups, tile_weights
+from masklearn.masks.budget import Budget
+from masklearn.masks.names import depth_of
+from masklearn.masks.select import select
+from masklearn.masks.summary import summarise_tiles
+from masklearn.masks.tiles import sparse_groups, tile_weights
+from masklearn.methods.score_summary import summarise_scores
 
 TILE = (128, 128)
 Shapes = dict[str, tuple[int, int]]

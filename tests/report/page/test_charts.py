@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masklearn.maskset import MaskSet
+from masklearn.masks.maskset import MaskSet
 from patch_compile.report.page.chart import Axis, decades, percent_ticks, round_ticks
 from patch_compile.report.page.depth_chart import depth_chart
 from patch_compile.report.page.score_chart import score_chart

@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from masklearn.coverage import covered_linears
-from masklearn.maskset import MaskSet
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.maskset import MaskSet
 from patch_compile.compiling import compile_model
 from patch_compile.recipe import Recipe
 from patch_compile.runtime import Generator, open_generator

@@ -4,13 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.calibrate import TokenPool
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.tiles import grid_shape
 from masklearn.methods.gradient.contest import held_out, report_path, solve_best
 from masklearn.methods.gradient.prior import Prior, prior_path, write_prior
-from masklearn.solve import solve
+from masklearn.solvers.sequential import solve
 from masklearn.task import Task
-from masklearn.tiles import grid_shape
-from masklearn.weights import WeightStore
+from masklearn.text.calibrate import TokenPool
 from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
 

@@ -5,6 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from masklearn.masks.patterns import KEPT_POSITIONS, PATTERNS
+from masklearn.masks.tile_text import WHOLE
+from masklearn.masks.tiles import expand_tiles, grid_shape
 from masklearn.methods.gradient.hybrid import (
     dense_share,
     gumbel,
@@ -12,9 +15,6 @@ from masklearn.methods.gradient.hybrid import (
     weight_of_codes,
     weight_of_logits,
 )
-from masklearn.patterns import KEPT_POSITIONS, PATTERNS
-from masklearn.tile_text import WHOLE
-from masklearn.tiles import expand_tiles, grid_shape
 
 
 def generator(seed: int = 0) -> torch.Generator:

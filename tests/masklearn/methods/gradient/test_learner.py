@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.budget import Budget
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
-from masklearn.maskset import MaskSet
+from masklearn.masks.budget import Budget
+from masklearn.masks.maskset import MaskSet
+from masklearn.masks.select import select
+from masklearn.masks.tiles import tile_weights
 from masklearn.methods import METHODS, Candidate
 from masklearn.methods.gradient.prior import Prior, prior_path
 from masklearn.recipe import LearnRecipe
-from masklearn.select import select
-from masklearn.tiles import tile_weights
 from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
 

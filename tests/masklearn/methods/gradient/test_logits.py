@@ -6,6 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masklearn.masks.select import select
+from masklearn.masks.tiles import grid_shape, tile_weights
 from masklearn.methods.candidate import Candidate
 from masklearn.methods.gradient.logits import (
     PRIOR_LOGIT,
@@ -14,8 +16,6 @@ from masklearn.methods.gradient.logits import (
     first_tile_logits,
     likeliest,
 )
-from masklearn.select import select
-from masklearn.tiles import grid_shape, tile_weights
 
 TILE = (3, 8)
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM
 
+from masklearn.masks.select import select
+from masklearn.masks.tiles import tile_weights
 from masklearn.methods.candidate import Candidate
 from masklearn.methods.gradient.logits import candidate_from_logits, first_pattern_logits, first_tile_logits
 from masklearn.methods.gradient.objective import DensityTarget, MaskObjective, density_excess, norm_kept
@@ -14,8 +16,6 @@ from masklearn.methods.gradient.parametrization import Drawing, HybridMask, Sums
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.methods.maskllm import MASKLLM
 from masklearn.methods.patch import JOINT, TILE
-from masklearn.select import select
-from masklearn.tiles import tile_weights
 from tests.conftest import ModelMaker
 
 

@@ -5,10 +5,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
+from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.tiles import grid_shape, tile_weights
 from masklearn.methods.gradient.logits import first_pattern_logits
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask
-from masklearn.patterns import PATTERNS
-from masklearn.tiles import grid_shape, tile_weights
 
 SHAPE, TILE = (6, 20), (4, 8)  # ragged both ways
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from masklearn.errors import PatchCompileError
-from masklearn.maskset import LinearMask, MaskSet
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.select import select
+from masklearn.masks.tiles import expand_tiles, tile_weights
 from masklearn.methods import METHODS
 from masklearn.methods.gradient.prior import Prior, write_prior
 from masklearn.recipe import Method
-from masklearn.select import select
 from masklearn.task import Task
-from masklearn.tiles import expand_tiles, tile_weights
 from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
 

@@ -1,0 +1,241 @@
+"""The architectures that are covered, one row each: where their parts lie in module and checkpoint names."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "architecture_of",
+    "auto_class",
+    "cache_argument",
+    "longest_window",
+    "meta_model",
+]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Module names of a model whose blocks run one after the other, as transformers builds it.
+
+    base: the model below the head ("" for the whole); blocks: the ModuleList of blocks; tail: what follows the
+    blocks, in order, each where the model has it; head: the output head among them.
+    prefixes: what checkpoints write where module names begin with the first of them; spellings: (regular
+    expression, replacement) pairs that lead from module names to those of other checkpoints.
+    conv1d: linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: linears that route tokens.
+    encoder: no next tokens are predicted; positions: the embedding of positions is learned, so windows have a
+    longest length: `max_position_embeddings` less this many; None for rotary embeddings.
+    ffn: patterns, as of `budget`, of the linears of the feed-forward part, in any of the checkpoints' spellings.
+    mlp: module names, below what holds them all, of the linears that make its hidden channels (gate and up) and of the
+    one that takes them in (down); see `mlps`. qkv: likewise of attention's linears of one input, () where one makes all.
+    """
+
+    base: str = "model"
+    blocks: str = "model.layers"
+    tail: tuple[str, ...] = ("model.norm", "lm_head")
+    head: str = "lm_head"
+    prefixes: tuple[str, ...] = ("model.", "")
+    spellings: tuple[tuple[str, str], ...] = ()
+    conv1d: bool = False
+    gates: tuple[str, ...] = ()
+    encoder: bool = False
+    positions: int | None = None
+    ffn: tuple[str, ...] = ("mlp.*",)
+    mlp: tuple[tuple[str, ...], str] = (("gate_proj", "up_proj"), "down_proj")
+    qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+
+
+_LLAMA = Architecture()
+_MIXTRAL = Architecture(
+    spellings=(
+        (r"\.mlp\.", ".block_sparse_moe."),
+        (r"(\.experts\.\d+)\.gate_proj\.", r"\1.w1."),
+        (r"(\.experts\.\d+)\.down_proj\.", r"\1.w2."),
+        (r"(\.experts\.\d+)\.up_proj\.", r"\1.w3."),
+    ),
+    ffn=("mlp.*", "block_sparse_moe.*"),
+)
+_GPT2 = Architecture(
+    base="transformer",
+    blocks="transformer.h",
+    tail=("transformer.ln_f", "lm_head"),
+    prefixes=("transformer.", ""),
+    conv1d=True,
+    positions=0,
+    mlp=(("c_fc",), "c_proj"),
+    qkv=(),
+)
+_OPT = Architecture(
+    base="model.decoder",
+    blocks="model.decoder.layers",
+    tail=("model.decoder.final_layer_norm", "model.decoder.project_out", "lm_head"),
+    positions=0,
+    ffn=("fc1", "fc2"),
+    mlp=(("fc1",), "fc2"),
+)
+_GPT_NEOX = Architecture(
+    base="gpt_neox",
+    blocks="gpt_neox.layers",
+    tail=("gpt_neox.final_layer_norm", "lm_head"),
+    prefixes=("gpt_neox.", ""),
+    spellings=((r"^lm_head\.", "embed_out."),),
+    mlp=(("dense_h_to_4h",), "dense_4h_to_h"),
+    qkv=(),
+)
+# The text part of the multimodal model: the vision tower stays dense.
+_GEMMA3 = Architecture(
+    base="model.language_model",
+    blocks="model.language_model.layers",
+    tail=("model.language_model.norm", "lm_head"),
+    prefixes=("model.language_model.", "language_model.model."),
+    spellings=(
+        (r"^lm_head\.", "language_model.lm_head."),
+        (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
+    ),
+)
+_BERT = Architecture(
+    base="",
+    blocks="encoder.layer",
+    tail=("pooler",),
+    head="",
+    prefixes=("", "bert."),
+    spellings=((r"LayerNorm\.weight$", "LayerNorm.gamma"), (r"LayerNorm\.bias$", "LayerNorm.beta")),
+    encoder=True,
+    positions=0,
+    ffn=("intermediate.dense", r"re:.*\.\d+\.output\.dense"),
+    mlp=(("intermediate.dense",), "output.dense"),
+    qkv=("query", "key", "value"),
+)
+# Positions count from the padding token's id on, which is 1.
+_ROBERTA = replace(_BERT, prefixes=("", "roberta."), positions=2)
+
+# By `model_type` of config.json; each one is tested with a tiny random model.
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "gemma3": _GEMMA3,
+    "phi3": replace(_LLAMA, mlp=(("gate_up_proj",), "down_proj"), qkv=()),
+    "gpt2": _GPT2,
+    "opt": _OPT,
+    "gpt_neox": _GPT_NEOX,
+    "mixtral": _MIXTRAL,
+    "qwen2_moe": replace(_LLAMA, gates=("shared_expert_gate",)),
+    "qwen3_moe": _LLAMA,
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "distilbert": replace(
+        _BERT,
+        blocks="transformer.layer",
+        tail=(),
+        prefixes=("", "distilbert."),
+        spellings=(),
+        ffn=("ffn.*",),
+        mlp=(("lin1",), "lin2"),
+        qkv=("q_lin", "k_lin", "v_lin"),
+    ),
+}
+
+# Why some that users ask for are not covered.
+_REFUSED = {
+    "gpt_oss": "Its experts are fused 3-D tensors in MXFP4, which are no fp16, bf16 or fp32 linears.",
+    "llama4": "Its experts are fused 3-D tensors [experts, in, out], of which no linear can be read by name.",
+    "llama4_text": "Its experts are fused 3-D tensors [experts, in, out], of which no linear can be read by name.",
+    "deepseek_v3": "Its weights are fp8 with scales by block, which are no fp16, bf16 or fp32 linears.",
+    "t5": "It is an encoder with a decoder, whose blocks do not run one after the other.",
+    "bart": "It is an encoder with a decoder, whose blocks do not run one after the other.",
+    "whisper": "It is an encoder with a decoder, whose blocks do not run one after the other.",
+}
+
+
+def architecture_of(checkpoint: Checkpoint) -> Architecture:
+    """The parts of a checkpoint's model; PatchCompileError when it is not covered or already quantised."""
+    model_type = checkpoint.config.get("model_type")
+    if model_type not in ARCHITECTURES:
+        why = f"{_REFUSED[model_type]} " if model_type in _REFUSED else ""
+        raise PatchCompileError(
+            f"The architecture {model_type!r} of {checkpoint.path} is not covered",
+            f"{why}Covered are the model types {', '.join(ARCHITECTURES)}.",
+            "Use a model of one of these types.",
+        )
+    if "quantization_config" in checkpoint.config:
+        raise PatchCompileError(
+            f"{checkpoint.path} is quantised",
+            "Masks are learned on fp16, bf16 or fp32 weights.",
+            "Use the checkpoint it was quantised from.",
+        )
+    return ARCHITECTURES[model_type]
+
+
+def auto_class(architecture: Architecture) -> Any:
+    """The transformers class that loads the model: with its language-model head, encoders without any head."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    return AutoModel if architecture.encoder else AutoModelForCausalLM
+
+
+def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
+    """The model's modules in fp32 and eval mode with parameters on the meta device: shapes and names, no memory.
+
+    Every linear is an `nn.Linear` (see `as_linears`); a pooler that the checkpoint lacks is None. Buffers are real:
+    rotary frequencies and embedding scales come from the config, no checkpoint holds them. PatchCompileError when
+    transformers cannot build it from config.json.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    from masklearn.checkpoint.linears import as_linears
+
+    architecture = architecture_of(checkpoint)
+    try:
+        config: Any = AutoConfig.from_pretrained(checkpoint.path)
+        with init_empty_weights(include_buffers=False):
+            model: Any = auto_class(architecture).from_config(config, dtype=torch.float32)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise PatchCompileError(
+            f"transformers cannot build the model of {checkpoint.path / 'config.json'}",
+            f"{type(error).__name__}: {error}",
+            "Fetch the checkpoint again, or update transformers.",
+        ) from error
+    model.tie_weights()  # moving them to the meta device one by one has parted tied parameters
+    as_linears(model)
+    if architecture.encoder:
+        _drop_absent(model, architecture, checkpoint)
+    return model.eval()
+
+
+def _drop_absent(model: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:
+    """Encoders trained below another head have no pooler in the checkpoint, and transformers makes up a random one."""
+    from masklearn.checkpoint.naming import checkpoint_name
+
+    for name in architecture.tail:
+        tensors = (f"{name}.{tensor}" for tensor, _ in model.get_submodule(name).named_parameters())
+        if not any(checkpoint_name(checkpoint, tensor) in checkpoint for tensor in tensors):
+            setattr(model, name, None)
+
+
+def longest_window(architecture: Architecture, config: "PretrainedConfig") -> int | None:
+    """Tokens that the model's learned positions reach, None where positions are not learned."""
+    if architecture.positions is None:
+        return None
+    return int(config.max_position_embeddings) - architecture.positions
+
+
+def cache_argument(model: Any) -> str:
+    """Name of the forward argument that takes the KV cache: transformers 5.2x renamed `past_key_values` to `cache`."""
+    import inspect
+
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -1,0 +1,210 @@
+"""A Hugging Face directory, read by tensor name: headers first, one tensor in memory at a time."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.store import WeightStore
+from masklearn.errors import PatchCompileError
+from masklearn.shard import Shard, TensorEntry, numpy_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Checkpoint"]
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+class Checkpoint:
+    """Config and safetensors shards of a model directory; every header is verified on opening, no data read.
+
+    Symbolic links (a hub cache consists of them) are resolved, so `files` are real paths.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        shards: dict[str, Shard],
+        new: WeightStore | None = None,
+    ) -> None:
+        """shards: name of the file in the directory to its header; use `Checkpoint.open`."""
+        self.path = path
+        self.config = config
+        self.new = new
+        self._shards = shards
+        self._file_of = {name: file for file, shard in shards.items() for name in shard.tensors}
+
+    @classmethod
+    def open(cls, model_dir: str | Path) -> "Checkpoint":
+        """Open `model_dir`; PatchCompileError when config or shards are missing, pickled, truncated or corrupt."""
+        path = Path(model_dir)
+        config = _read_config(path)
+        index = path / _INDEX
+        weight_map = _read_index(index) if index.is_file() else None
+        files = sorted(set(weight_map.values())) if weight_map is not None else [_single_file(path)]
+        shards = {file: _open_shard(path, file, by_index=weight_map is not None) for file in files}
+        for name, file in (weight_map or {}).items():
+            if name not in shards[file].tensors:
+                raise PatchCompileError(
+                    f"{path / file} does not hold {name}", f"{_INDEX} says it does.", "Fetch the shard again."
+                )
+        return cls(path, config, shards)
+
+    def with_weights(self, new: WeightStore) -> "Checkpoint":
+        """The same checkpoint, in which tensors that `new` holds (now or later) have the values they have there.
+
+        Files, headers and `fingerprint` stay those on disk.
+        """
+        return Checkpoint(self.path, self.config, self._shards, new)
+
+    def names(self) -> list[str]:
+        """Names of all tensors, sorted."""
+        return sorted(self._file_of)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of
+
+    def entry(self, name: str) -> TensorEntry:
+        """Dtype code, shape and absolute byte offsets of a tensor in `shard_of(name)`."""
+        return self._shard(name).tensors[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the header."""
+        return self.entry(name).shape
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Numpy dtype of a tensor, from the header; bf16 and fp8 are those of ml_dtypes."""
+        return numpy_dtype(self.entry(name).dtype)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A tensor, copied into memory."""
+        if self.new is not None and name in self.new:
+            return self.new.read(name)
+        return self._shard(name).read(name)
+
+    def torch(self, name: str) -> "Tensor":
+        """A tensor as torch, on the CPU, in the checkpoint's dtype."""
+        import torch
+
+        array = self.read(name)
+        if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+            raw = torch.from_numpy(array.view(np.int16 if array.itemsize == 2 else np.uint8))
+            return raw.view(getattr(torch, array.dtype.name))
+        return torch.from_numpy(array)
+
+    def read_finite(self, name: str) -> "Tensor":
+        """A weight as fp32 torch; PatchCompileError when it holds NaN or infinity."""
+        weight = self.torch(name).float()
+        if not bool(weight.isfinite().all()):
+            bad = int((~weight.isfinite()).sum())
+            raise PatchCompileError(
+                f"{name} holds NaN or infinity",
+                f"{bad} of its {weight.numel()} weights are not finite, in {self.shard_of(name).name}.",
+                "The checkpoint is damaged or was saved from a diverged run: use another one.",
+            )
+        return weight
+
+    def shard_of(self, name: str) -> Path:
+        """The real path of the file that holds a tensor."""
+        return self._shard(name).path
+
+    def files(self) -> list[Path]:
+        """Real paths of the shards, in the order of their names."""
+        return [shard.path for shard in self._shards.values()]
+
+    def shards(self) -> dict[str, Shard]:
+        """Verified header of every shard, by its file name in the directory."""
+        return dict(self._shards)
+
+    def fingerprint(self) -> str:
+        """sha256 over config.json and every shard, names and bytes (about 1 s per GB and core); computed once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        total = hashlib.sha256()
+        names, paths = zip(*self._hashed(), strict=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing holds no lock
+            for name, digest in zip(names, pool.map(_sha256, paths), strict=True):
+                total.update(f"{name} {digest}\n".encode())
+        return total.hexdigest()
+
+    def _hashed(self) -> Iterator[tuple[str, Path]]:
+        yield "config.json", self.path / "config.json"
+        for name, shard in self._shards.items():
+            yield name, shard.path
+
+    def _shard(self, name: str) -> Shard:
+        return self._shards[self._file_of[name]]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise PatchCompileError(
+            f"No model directory at {path}",
+            "A local Hugging Face directory is needed; nothing is downloaded.",
+            "Give the path of a directory with config.json and *.safetensors.",
+        )
+    file = path / "config.json"
+    if not file.is_file():
+        raise PatchCompileError(
+            f"{path} has no config.json", "It is not a Hugging Face model.", "Give the directory it lies in."
+        )
+    return _read_json(file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PatchCompileError(f"{file} is not JSON", str(error), "Fetch the file again.") from error
+    if not isinstance(content, dict):
+        raise PatchCompileError(f"{file} is not a JSON object", "", "Fetch the file again.")
+    return content
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise PatchCompileError(f"{index} has no weight_map", "It names no shard.", "Fetch the file again.")
+    return weight_map
+
+
+def _single_file(path: Path) -> str:
+    if (path / _SINGLE).is_file():
+        return _SINGLE
+    pickled = sorted(file.name for pattern in _PICKLED for file in path.glob(pattern))
+    if pickled:
+        raise PatchCompileError(
+            f"{path} has pickled weights only ({pickled[0]})",
+            "A pickle runs code when it is read, so only safetensors are.",
+            "Convert it: load it with transformers and call save_pretrained.",
+        )
+    raise PatchCompileError(
+        f"{path} has no weights", f"Neither {_SINGLE} nor {_INDEX} is there.", "Fetch the checkpoint again."
+    )
+
+
+def _open_shard(path: Path, file: str, *, by_index: bool) -> Shard:
+    real = (path / file).resolve()
+    if not real.is_file():
+        why = f"{_INDEX} names it." if by_index else "The link points nowhere."
+        raise PatchCompileError(f"The shard {path / file} is missing", why, "Fetch the checkpoint again.")
+    return Shard.open(real)

@@ -1,0 +1,191 @@
+"""Which linears get a mask, and why the others do not: from config and headers, no weight is read."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from masklearn.checkpoint.architectures import Architecture, architecture_of, meta_model
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.naming import is_transposed, linear_name
+from masklearn.errors import PatchCompileError
+from masklearn.masks.names import kinds_of
+from masklearn.masks.tiles import GROUP
+
+__all__ = ["Coverage", "covered_linears", "covered_linears_of", "matches"]
+
+_DTYPES = ("F16", "BF16", "F32")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """linears: covered, checkpoint name to (N, K), in the order of the model; skipped: left dense, name to reason;
+    transposed: those covered linears whose tensor in the checkpoint is [K, N] (see `linears.read_linear`).
+    """
+
+    linears: Mapping[str, tuple[int, int]]
+    skipped: Mapping[str, str]
+    transposed: frozenset[str] = frozenset()
+
+
+def covered_linears(
+    model_dir: str | Path, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Coverage:
+    """The covered linears of a model directory; see `covered_linears_of`."""
+    return covered_linears_of(Checkpoint.open(model_dir), include, exclude)
+
+
+def covered_linears_of(
+    checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Coverage:
+    """The covered linears of an open checkpoint.
+
+    Without `include`, every linear of the blocks is covered, experts among them, and the output head, an
+    encoder's pooler and gates are not. With `include`, those that match one of its patterns are, the head among
+    them. `exclude` wins over `include`. A pattern is a glob over the whole checkpoint name (`*` also crosses
+    dots), or `re:` and a regular expression for the whole name. Never covered: embeddings (not linears), weights
+    tied to another module, K that no group of 4 divides, what lies before the blocks or beside the text model.
+
+    PatchCompileError: an architecture that is not covered, a pattern that matches no linear, a weight that is
+    missing, fused with others, or has another shape or dtype than the model's.
+    """
+    architecture = architecture_of(checkpoint)
+    found = _linears(checkpoint)
+    linears = {name: linear.shape for name, linear in found.items()}
+    for pattern in (*include, *exclude):
+        _check_pattern(pattern, linears)
+    covered: dict[str, tuple[int, int]] = {}
+    skipped: dict[str, str] = {}
+    for name, shape in linears.items():
+        reason = _reason(name, found[name], architecture, include, exclude)
+        if reason:
+            skipped[name] = reason
+        else:
+            _check_weight(checkpoint, name, shape)
+            covered[name] = shape
+    if not covered:
+        raise PatchCompileError(
+            "No linear is covered", _summary(skipped), "Give other include and exclude patterns."
+        )
+    return Coverage(covered, skipped, frozenset(name for name in covered if is_transposed(checkpoint, name)))
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """True when the whole name fits one pattern: a glob, or `re:` and a regular expression."""
+    return any(
+        re.fullmatch(pattern[3:], name) is not None
+        if pattern.startswith("re:")
+        else fnmatchcase(name, pattern)
+        for pattern in patterns
+    )
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """module: its name in the model; shape: (N, K); tied: another module shares the weight."""
+
+    module: str
+    shape: tuple[int, int]
+    tied: bool
+
+
+def _linears(checkpoint: Checkpoint) -> dict[str, _Linear]:
+    """All linears of the model by checkpoint name, in its order."""
+    import torch
+
+    model = meta_model(checkpoint)
+    owners: dict[int, int] = {}
+    for _, parameter in model.named_parameters(remove_duplicate=False):
+        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    return {
+        linear_name(checkpoint, name): _Linear(
+            name, (module.out_features, module.in_features), owners[id(module.weight)] > 1
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
+def _reason(
+    name: str, linear: _Linear, architecture: Architecture, include: Sequence[str], exclude: Sequence[str]
+) -> str:
+    """Why the linear stays dense; empty when it is covered."""
+    in_blocks = _within(linear.module, architecture.blocks)
+    if linear.tied:
+        return "its weight is tied to the embedding"
+    if not in_blocks and not any(_within(linear.module, part) for part in architecture.tail):
+        return "it lies outside the blocks of the text model"
+    if matches(name, exclude):
+        return "excluded"
+    if include and not matches(name, include):
+        return "not included"
+    if not include and not in_blocks:
+        what = "output head" if linear.module == architecture.head else "layer after the last block"
+        return f"the {what} is left dense unless included by name"
+    if not include and linear.module.endswith(architecture.gates):
+        return "it routes tokens to experts, and is left dense unless included by name"
+    if linear.shape[1] % GROUP:
+        return f"K = {linear.shape[1]} is not a multiple of {GROUP}"
+    return ""
+
+
+def _within(module: str, part: str) -> bool:
+    return f"{module}.".startswith(f"{part}.")
+
+
+def _check_pattern(pattern: str, names: Iterable[str]) -> None:
+    try:
+        hit = any(matches(name, [pattern]) for name in names)
+    except re.error as error:
+        raise PatchCompileError(
+            f"{pattern!r} is not a regular expression", str(error), "Correct the pattern."
+        ) from error
+    if not hit:
+        raise PatchCompileError(
+            f"The pattern {pattern!r} matches no linear",
+            f"The model has {', '.join(kinds_of(names))}.",
+            "A glob must fit the whole name: write *.q_proj, or re: and a regular expression.",
+        )
+
+
+def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> None:
+    weight = f"{name}.weight"
+    if weight not in checkpoint:
+        raise _missing(checkpoint, weight)
+    stored = shape[::-1] if is_transposed(checkpoint, name) else shape
+    entry = checkpoint.entry(weight)
+    if entry.shape != stored:
+        raise PatchCompileError(
+            f"{weight} is {list(entry.shape)} in the checkpoint",
+            f"config.json makes it {list(stored)}.",
+            "Use the config.json that belongs to the weights.",
+        )
+    if entry.dtype not in _DTYPES:
+        raise PatchCompileError(
+            f"{weight} has dtype {entry.dtype}",
+            f"Masks are learned on {', '.join(_DTYPES)} weights.",
+            "Use a checkpoint that is not quantised.",
+        )
+
+
+def _missing(checkpoint: Checkpoint, weight: str) -> PatchCompileError:
+    experts = re.sub(r"\.experts\.\d+\..*", ".experts.gate_up_proj", weight)
+    if experts in checkpoint:
+        return PatchCompileError(
+            f"The experts of {checkpoint.path} are fused",
+            f"{experts} is a 3-D tensor of all experts, of which no linear can be masked by name.",
+            "Load it with transformers 5 and call save_pretrained, which writes a tensor for each expert.",
+        )
+    return PatchCompileError(
+        f"{checkpoint.path} has no {weight}",
+        "config.json describes a model that has it.",
+        "Fetch the checkpoint again.",
+    )
+
+
+def _summary(skipped: Mapping[str, str]) -> str:
+    counts: dict[str, int] = {}
+    for reason in skipped.values():
+        counts[reason] = counts.get(reason, 0) + 1
+    return "; ".join(f"{count} linears: {reason}" for reason, count in counts.items())

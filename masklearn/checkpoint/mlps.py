@@ -1,0 +1,52 @@
+"""The feed-forward parts of a model's blocks: which linears make hidden channels and which one takes them in."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from masklearn.checkpoint.architectures import architecture_of, meta_model
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.naming import linear_name
+
+__all__ = ["Mlp", "mlps_of"]
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """`down(act(gate(x)) * up(x))`, or `down(act(up(x)))`, of linears by checkpoint name; act is elementwise.
+
+    up: those whose rows are the hidden channels: gate and up, both in one where they are fused (`[2 I, H]`: the gate's
+    rows, then the up's), or up alone; down: the one whose columns they are, `[H, I]`; channels: I.
+    """
+
+    up: tuple[str, ...]
+    down: str
+    channels: int
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.up, self.down)
+
+
+def mlps_of(checkpoint: Checkpoint, covered: Collection[str]) -> list[Mlp]:
+    """Those of which every linear is covered, in the order of the model; each expert of a mixture is one."""
+    row, model = architecture_of(checkpoint), meta_model(checkpoint)
+    up, down = row.mlp
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    found = []
+    for name, module in linears.items():
+        owner = f"{name.removesuffix(down)}"
+        ups = [f"{owner}{one}" for one in up]
+        inside = name.startswith(f"{row.blocks}.") and name.endswith(f".{down}")
+        if not inside or not all(one in linears for one in ups):
+            continue
+        mlp = Mlp(
+            tuple(linear_name(checkpoint, one) for one in ups),
+            linear_name(checkpoint, name),
+            module.in_features,
+        )
+        if all(linear in covered for linear in mlp.linears):
+            found.append(mlp)
+    return found

@@ -1,0 +1,81 @@
+"""The pruned checkpoint: the source's files with new values and masked weights zeroed, in the same dense layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.naming import is_transposed
+from masklearn.masks.maskset import MaskSet
+from masklearn.shard import write_shard
+
+__all__ = ["masked_weight", "write_pruned_checkpoint"]
+
+# Besides weights a model folder holds small files (configuration, tokenizer, chat template), which travel along.
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
+
+
+def masked_weight(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
+    """`W∘M` in the layout and type of W; pruned weights are +0, whatever their sign was."""
+    return np.where(keep, weight, np.zeros((), weight.dtype))
+
+
+def write_pruned_checkpoint(
+    checkpoint: Checkpoint,
+    masks: MaskSet,
+    out: Path,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> None:
+    """Write `out`, a Hugging Face folder with the same shards and names; one tensor is in memory at a time.
+
+    Weights that `checkpoint` has new values for (`Checkpoint.with_weights`) are written with these. Sub-folders go
+    along where they hold no weights (chat templates) or are modules of a sentence-transformers model; exports to
+    other formats do not.
+
+    progress: called with a tensor's name, tensors written and tensors in all.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for file in checkpoint.path.iterdir():
+        if file.is_file() and not file.name.endswith(_OTHER_WEIGHTS):
+            shutil.copyfile(file, out / file.name)
+    for folder in _folders(checkpoint.path):
+        shutil.copytree(folder, out / folder.relative_to(checkpoint.path), dirs_exist_ok=True)
+    total, done = len(list(checkpoint.names())), 0
+
+    def tensor(name: str) -> NDArray[Any]:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(name, done, total)
+        weight = checkpoint.read(name)
+        linear = name.removesuffix(".weight")
+        if linear not in masks:
+            return weight
+        keep = masks[linear].keep()
+        return masked_weight(weight, keep.T if is_transposed(checkpoint, linear) else keep)
+
+    for file_name, shard in checkpoint.shards().items():
+        specs = {name: (entry.dtype, entry.shape) for name, entry in shard.tensors.items()}
+        write_shard(out / file_name, specs, tensor, shard.metadata)
+
+
+def _folders(model: Path) -> Iterator[Path]:
+    """Sub-folders that belong to a model besides its weights."""
+    listed = (
+        model / "modules.json"
+    )  # of sentence-transformers: the path of each module, "" for the model itself
+    modules = {module["path"] for module in json.loads(listed.read_text())} if listed.is_file() else set()
+    for folder in sorted(model.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if folder.name in modules or not any(
+            file.name.endswith(_OTHER_WEIGHTS) for file in folder.rglob("*")
+        ):
+            yield folder

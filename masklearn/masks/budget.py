@@ -1,0 +1,214 @@
+"""How much is to be pruned: one ratio for all linears, for each, or ratios by pattern; or a saving in another unit.
+
+Spelled as `--ratio` takes it: `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,*.v_proj=0`. A pattern is
+a glob that fits the whole name of a linear or its end from any dot on (`v_proj` and `mlp.*` mean what they seem to;
+`*` also crosses dots), or `re:` and a regular expression for the whole name. **The last pattern that fits decides**,
+so the general comes before the particular: `*=0.3,mlp.*=0.5`. Linears that no pattern fits stay dense.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.coverage import matches
+from masklearn.errors import PatchCompileError
+from masklearn.masks.names import kinds_of
+
+__all__ = ["Budget", "Share", "check_ratio", "fits", "parse_ratio"]
+
+_MOST = 0.5  # with every tile 2:4 half of the weights are zeroed
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class Share:
+    """Linears that are one problem: the tiles that cost least among all of theirs are made 2:4.
+
+    spelled: the pattern or the linear that it belongs to, empty for all; saving: what is to be saved in them, in the
+    budget's unit; at_least: reached or exceeded, instead of met as nearly as tiles allow.
+    """
+
+    spelled: str
+    names: tuple[str, ...]
+    saving: float
+    at_least: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What `select` is to save. Make one with `Budget.of` or `Budget.saving`.
+
+    ratios: (pattern, ratio) in the order spelled, the last that fits a linear decides, an empty pattern fits all;
+    per_layer: each linear has its ratio, instead of all that a pattern decides for together; amount: a saving over
+    all linears in `unit`, in place of ratios.
+    """
+
+    ratios: tuple[tuple[str, float], ...] = ()
+    per_layer: bool = False
+    amount: float | None = None
+    unit: str = WEIGHTS
+
+    @classmethod
+    def of(cls, ratio: float | str, per_layer: bool = False) -> "Budget":
+        """From a recipe's ratio. PatchCompileError when it is outside 0 ... 0.5, ValueError when misspelled."""
+        parsed = parse_ratio(ratio) if isinstance(ratio, str) else ratio
+        if isinstance(parsed, str):
+            return cls(tuple(_pairs(parsed)), per_layer)
+        check_ratio(parsed)
+        return cls((("", parsed),), per_layer)
+
+    @classmethod
+    def saving(cls, amount: float, unit: str) -> "Budget":
+        """Save at least `amount` of a unit in which `select` is told what each tile saves (microseconds, bytes)."""
+        if not amount >= 0.0 or not np.isfinite(amount):
+            raise PatchCompileError(f"A saving of {amount} {unit} is not possible", "", "Give 0 or more.")
+        return cls(amount=amount, unit=unit)
+
+    def by_linear(self, names: Sequence[str]) -> dict[str, tuple[str, float] | None]:
+        """(pattern, ratio) that decides for each linear, None where no pattern fits.
+
+        PatchCompileError for a pattern that fits no linear, or that decides for none because later ones do.
+        """
+        decided: dict[str, tuple[str, float] | None] = dict.fromkeys(names)
+        for pattern, ratio in self.ratios:
+            fitting = [name for name in names if fits(name, pattern)]
+            if pattern and not fitting:
+                raise _fits_none(pattern, names)
+            decided |= dict.fromkeys(fitting, (pattern, ratio))
+        for pattern, ratio in self.ratios:
+            if pattern and (pattern, ratio) not in decided.values():
+                raise PatchCompileError(
+                    f"The pattern {pattern!r} of the ratio decides for no linear",
+                    "Later patterns fit all linears that it fits, and the last one decides.",
+                    "Write the general pattern before the particular one.",
+                )
+        return decided
+
+    def shares(self, areas: Mapping[str, NDArray[np.int64]]) -> list[Share]:
+        """The problems that the budget falls into; areas: weights of each tile by linear. Each linear is in one.
+
+        The saving of a ratio is ratio x weights of the linears it decides for. PatchCompileError: see `by_linear`.
+        """
+        if self.amount is not None:
+            return [Share("", tuple(areas), self.amount, at_least=True)]
+        weights = {name: int(grid.sum()) for name, grid in areas.items()}
+        members: dict[tuple[str, float], list[str]] = {}
+        for name, decision in self.by_linear(list(areas)).items():
+            pattern, ratio = decision or ("", 0.0)
+            members.setdefault((name if self.per_layer else pattern, ratio), []).append(name)
+        return [
+            Share(spelled, tuple(names), ratio * sum(weights[name] for name in names))
+            for (spelled, ratio), names in members.items()
+        ]
+
+    def ratio(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
+        """The ratio asked for over all linears: the mean, weighted by weights; of budgets in weights only."""
+        if self.unit != WEIGHTS:
+            raise ValueError(f"a saving of {self.unit} is not a ratio")
+        if len(self.ratios) == 1 and not self.ratios[0][0]:
+            return self.ratios[0][1]
+        total = sum(int(grid.sum()) for grid in areas.values())
+        return sum(share.saving for share in self.shares(areas)) / total if total else 0.0
+
+    def left_dense(self, names: Sequence[str]) -> str:
+        """A line for a person on linears that no pattern fits; empty when there are none."""
+        if self.amount is not None:
+            return ""
+        unfit = [name for name, decision in self.by_linear(names).items() if decision is None]
+        if not unfit:
+            return ""
+        kinds = ", ".join(kinds_of(unfit))
+        return f"no pattern of the ratio fits {kinds}: left dense (*=RATIO in front decides for the rest)"
+
+    def record(self) -> dict[str, Any]:
+        """As it was asked, for JSON."""
+        if self.amount is not None:
+            return {"amount": self.amount, "unit": self.unit}
+        plain = len(self.ratios) == 1 and not self.ratios[0][0]
+        ratio = self.ratios[0][1] if plain else _spell(self.ratios)
+        return {"ratio": ratio, "per_layer": self.per_layer, "unit": self.unit}
+
+
+def fits(name: str, pattern: str) -> bool:
+    """True when a pattern of a ratio fits the whole name of a linear, or its end from a dot on; "" fits all."""
+    if not pattern:
+        return True
+    return matches(name, [pattern] if pattern.startswith("re:") else [pattern, f"*.{pattern}"])
+
+
+def parse_ratio(ratio: float | str) -> float | str:
+    """A ratio as a person spells it: a number becomes a float, patterns stay text once they are found correct.
+
+    ValueError in one line when it is empty, holds what is no number, or a ratio outside 0 … 0.5.
+    """
+    if not isinstance(ratio, str):
+        return _number(ratio)
+    if not ratio.strip():
+        raise ValueError("it is empty; give a number such as 0.4, or PATTERN=RATIO,…")
+    return _spell(_pairs(ratio)) if "=" in ratio else _number(ratio)
+
+
+def check_ratio(ratio: float) -> None:
+    """PatchCompileError outside 0 ... 0.5."""
+    if not 0.0 <= ratio <= _MOST:
+        raise PatchCompileError(
+            f"Ratio {ratio} is outside 0 ... 0.5",
+            "It is zeroed weights / weights; with every tile 2:4 half of the weights are zeroed.",
+            "Give a ratio between 0 (dense) and 0.5 (uniform 2:4).",
+        )
+
+
+def _spell(ratios: Iterable[tuple[str, float]]) -> str:
+    return ",".join(f"{pattern}={ratio!r}" for pattern, ratio in ratios)
+
+
+def _pairs(text: str) -> Iterator[tuple[str, float]]:
+    for entry in _entries(text):
+        pattern, equals, ratio = (part.strip() for part in entry.rpartition("="))
+        if not equals or not pattern:
+            raise ValueError(f"{entry.strip()!r} is not PATTERN=RATIO")
+        if pattern.startswith("re:"):
+            _check_expression(pattern)
+        yield pattern, _number(ratio)
+
+
+def _entries(text: str) -> Iterator[str]:
+    """Split at commas, but not at those of a regular expression, which ends where `=NUMBER` does."""
+    entry = ""
+    for piece in text.split(","):
+        entry = f"{entry},{piece}" if entry else piece
+        if entry.strip().startswith("re:") and not re.search(r"=\s*[\d.eE+-]+\s*$", entry):
+            continue
+        yield entry
+        entry = ""
+    if entry:  # a regular expression without a ratio
+        yield entry
+
+
+def _number(spelled: float | str) -> float:
+    try:
+        ratio = float(spelled)
+    except ValueError:
+        raise ValueError(f"{str(spelled).strip()!r} is not a number") from None
+    if not 0.0 <= ratio <= _MOST:
+        raise ValueError(f"{ratio:g} is outside 0 … 0.5: with every tile 2:4 half of the weights are zeroed")
+    return ratio
+
+
+def _check_expression(pattern: str) -> None:
+    try:
+        re.compile(pattern[3:])
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+
+
+def _fits_none(pattern: str, names: Sequence[str]) -> PatchCompileError:
+    return PatchCompileError(
+        f"The pattern {pattern!r} of the ratio fits no covered linear",
+        f"Covered are {', '.join(kinds_of(names))}.",
+        "A glob fits a name or its end from any dot on: v_proj, mlp.*, layers.3.*; or write re: and an expression.",
+    )

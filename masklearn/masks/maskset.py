@@ -1,0 +1,308 @@
+"""The artifact between learning and compiling: one hybrid mask per covered linear, and its file format."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups
+from masklearn.shard import Shard, write_shard
+
+__all__ = ["FORMAT_VERSION", "LinearMask", "MaskSet"]
+
+FORMAT_VERSION = "1"
+_FORMAT = "patch-compile.masks"
+# The four booleans of a group as one word: numpy moves a word in one go.
+_KEPT = PATTERNS.view(np.uint32)[:, 0]
+_ALL_KEPT = np.ones(GROUP, np.bool_).view(np.uint32)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMask:
+    """The hybrid mask of one linear: which tiles are 2:4, and the pattern of every group in them.
+
+    shape: (N, K); tile: (rows, cols), cols % 4 == 0; tiles: bool `[ceil(N/rows), ceil(K/cols)]`, True =
+    2:4; pattern: uint8 codes 0..5 `[n]`, one per group of 4 in the sparse tiles, row-major over the
+    `[N, K/4]` grid of groups. ValueError when these do not fit together.
+    """
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    tiles: NDArray[np.bool_]
+    pattern: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        check_tile(self.shape, self.tile)
+        if self.tiles.dtype != np.bool_ or self.tiles.shape != grid_shape(self.shape, self.tile):
+            raise ValueError(f"tile map {self.tiles.dtype} {self.tiles.shape} for shape {self.shape}")
+        groups = sparse_groups(self.tiles, self.shape, self.tile)
+        if self.pattern.dtype != np.uint8 or self.pattern.shape != (groups,):
+            raise ValueError(f"pattern {self.pattern.dtype} {self.pattern.shape}, {groups} groups are sparse")
+        if self.pattern.size and int(self.pattern.max()) >= len(PATTERNS):
+            raise ValueError(f"pattern code {int(self.pattern.max())}, the highest is {len(PATTERNS) - 1}")
+
+    @classmethod
+    def from_candidate(
+        cls, tile: tuple[int, int], tiles: NDArray[np.bool_], pattern: NDArray[np.uint8]
+    ) -> "LinearMask":
+        """From a pattern for every group, `[N, K/4]`: those of the sparse tiles are kept."""
+        shape = (pattern.shape[0], pattern.shape[1] * GROUP)
+        return cls(shape, tile, tiles, pattern[expand_tiles(tiles, shape, tile)])
+
+    def keep(self) -> NDArray[np.bool_]:
+        """The mask of the weight, `[N, K]`: True = kept."""
+        groups = np.full((self.shape[0], self.shape[1] // GROUP), _ALL_KEPT)
+        groups[expand_tiles(self.tiles, self.shape, self.tile)] = _KEPT[self.pattern]
+        return groups.view(np.bool_)
+
+    @property
+    def weights(self) -> int:
+        """Weights of the linear, N·K."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def sparse_weights(self) -> int:
+        """Weights that lie in sparse tiles."""
+        return int(self.pattern.size) * GROUP
+
+    @property
+    def zeroed(self) -> int:
+        """Weights zeroed by pattern: half of those in sparse tiles, whatever else is zero."""
+        return self.sparse_weights // 2
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A mask still in its file: what the header and the tile map tell without its pattern."""
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    tiles: NDArray[np.bool_]
+
+
+class MaskSet(Mapping[str, LinearMask]):
+    """Hybrid masks by the name of their linear (its checkpoint name without `.weight`), with their origin.
+
+    Loaded sets read a pattern when it is asked for: those of a 7B model take 650 MB.
+    """
+
+    def __init__(
+        self,
+        masks: Mapping[str, LinearMask],
+        *,
+        method: str,
+        seed: int,
+        base_model: str,
+        base_sha256: str,
+        ratio_asked: float,
+        extra: Mapping[str, Any] | None = None,
+        orders: Mapping[str, NDArray[np.int32]] | None = None,
+    ) -> None:
+        """extra: anything JSON can hold; it comes back from `load` as it is. orders: of hidden channels that were
+        permuted before the masks were learned (see `permute.Permuted`), which then say nothing of the base model's
+        own weights; empty where none were.
+        """
+        self.method = method
+        self.seed = seed
+        self.base_model = base_model
+        self.base_sha256 = base_sha256
+        self.ratio_asked = ratio_asked
+        self.extra: dict[str, Any] = dict(extra or {})
+        self.orders: dict[str, NDArray[np.int32]] = dict(orders or {})
+        self._masks: dict[str, LinearMask | _Stored] = dict(masks)
+        self._shard: Shard | None = None
+
+    def __getitem__(self, name: str) -> LinearMask:
+        mask = self._masks[name]
+        return mask if isinstance(mask, LinearMask) else self._read(name, mask)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    @property
+    def weights(self) -> int:
+        """Weights of all covered linears."""
+        return sum(mask.shape[0] * mask.shape[1] for mask in self._masks.values())
+
+    @property
+    def zeroed(self) -> int:
+        """Weights zeroed by pattern."""
+        return sum(sparse_groups(m.tiles, m.shape, m.tile) for m in self._masks.values()) * GROUP // 2
+
+    @property
+    def ratio(self) -> float:
+        """Zeroed weights / weights by pattern, over the covered linears; 0.0 for an empty set."""
+        return self.zeroed / self.weights if self._masks else 0.0
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(N, K) of every linear, without reading patterns."""
+        return {name: mask.shape for name, mask in self._masks.items()}
+
+    def tile_sizes(self) -> dict[str, tuple[int, int]]:
+        """(rows, columns) of a tile of every linear, without reading patterns."""
+        return {name: mask.tile for name, mask in self._masks.items()}
+
+    def tile_maps(self) -> dict[str, NDArray[np.bool_]]:
+        """Tile map of every linear, without reading patterns."""
+        return {name: mask.tiles for name, mask in self._masks.items()}
+
+    def check_covers(self, linears: Mapping[str, tuple[int, int]]) -> None:
+        """PatchCompileError unless the set holds exactly `linears`, name by name and shape by shape."""
+        shapes = self.shapes()
+        faults = [f"{name} is not in the masks" for name in linears if name not in shapes]
+        faults += [f"{name} is not a covered linear of the model" for name in shapes if name not in linears]
+        faults += [
+            f"{name} is {list(shapes[name])} in the masks and {list(shape)} in the model"
+            for name, shape in linears.items()
+            if name in shapes and shapes[name] != tuple(shape)
+        ]
+        if faults:
+            more = f" (and {len(faults) - 4} more)" if len(faults) > 4 else ""
+            raise PatchCompileError(
+                f"These masks were made for another model or coverage: {self.base_model}",
+                "; ".join(faults[:4]) + more,
+                "Learn masks for this model, or give the same include and exclude as when they were learned.",
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the set to `path`; equal sets give equal bytes."""
+        orders = sorted(self.orders.items())
+        specs: dict[str, tuple[str, tuple[int, ...]]] = {
+            f"{name}.order": ("I32", o.shape) for name, o in orders
+        }
+        for name in sorted(self._masks):
+            mask = self._masks[name]
+            specs[f"{name}.tiles"] = ("U8", (-(-mask.tiles.size // 8),))
+            specs[f"{name}.pattern"] = ("U8", (_nibble_bytes(mask),))
+        write_shard(Path(path), specs, self._encoded, self._metadata())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "MaskSet":
+        """Open a file `save` wrote; PatchCompileError when missing, truncated, inconsistent or newer."""
+        path = Path(path)
+        if not path.is_file():
+            raise PatchCompileError(f"No mask file at {path}", "", "Give the path of a masks.safetensors.")
+        shard = Shard.open(path)
+        _check_version(path, shard)
+        try:
+            meta = shard.metadata
+            masks = cls(
+                {},
+                method=meta["method"],
+                seed=int(meta["seed"]),
+                base_model=meta["base_model"],
+                base_sha256=meta["base_sha256"],
+                ratio_asked=float(meta["ratio_asked"]),
+                extra=json.loads(meta["extra"]),
+            )
+            linears = json.loads(meta["linears"])
+            masks._masks.update({name: _stored(shard, name, about) for name, about in linears.items()})
+            masks.orders.update(_orders(shard))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, f"its metadata do not describe its tensors: {error}") from error
+        masks._shard = shard
+        return masks
+
+    def _metadata(self) -> dict[str, str]:
+        linears = {name: {"shape": m.shape, "tile": m.tile} for name, m in sorted(self._masks.items())}
+        return {
+            "format": _FORMAT,
+            "version": FORMAT_VERSION,
+            "linears": json.dumps(linears, separators=(",", ":")),
+            "ratio_asked": repr(float(self.ratio_asked)),
+            "ratio": repr(self.ratio),
+            "method": self.method,
+            "seed": str(self.seed),
+            "base_model": self.base_model,
+            "base_sha256": self.base_sha256,
+            "extra": json.dumps(self.extra, sort_keys=True),
+        }
+
+    def _encoded(self, tensor: str) -> NDArray[Any]:
+        name, kind = tensor.rsplit(".", 1)
+        if kind == "order":
+            return self.orders[name]
+        if kind == "tiles":
+            return np.packbits(self._masks[name].tiles, bitorder="little")
+        return _to_nibbles(self[name].pattern)
+
+    def _read(self, name: str, stored: _Stored) -> LinearMask:
+        assert self._shard is not None
+        groups = sparse_groups(stored.tiles, stored.shape, stored.tile)
+        pattern = _from_nibbles(self._shard.read(f"{name}.pattern"), groups)
+        try:
+            return LinearMask(stored.shape, stored.tile, stored.tiles, pattern)
+        except ValueError as error:
+            raise _damaged(self._shard.path, f"{name}: {error}") from error
+
+
+def _nibble_bytes(mask: LinearMask | _Stored) -> int:
+    return -(-sparse_groups(mask.tiles, mask.shape, mask.tile) // 2)
+
+
+def _to_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two codes a byte, low nibble first; an odd last one is followed by 0."""
+    even = np.append(codes, np.uint8(0)) if codes.size % 2 else codes
+    return even[0::2] | (even[1::2] << np.uint8(4))
+
+
+def _from_nibbles(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    codes = np.empty(packed.size * 2, dtype=np.uint8)
+    codes[0::2] = packed & 0xF
+    codes[1::2] = packed >> 4
+    return codes[:count]
+
+
+def _stored(shard: Shard, name: str, about: Mapping[str, Any]) -> _Stored:
+    """Check one linear's header against its tensors; ValueError says what does not fit."""
+    shape, tile = (about["shape"][0], about["shape"][1]), (about["tile"][0], about["tile"][1])
+    check_tile(shape, tile)
+    grid = grid_shape(shape, tile)
+    bits = shard.read(f"{name}.tiles")
+    if bits.dtype != np.uint8 or bits.shape != (-(-grid[0] * grid[1] // 8),):
+        raise ValueError(f"{name}.tiles is {list(bits.shape)} {bits.dtype} for {grid[0]}x{grid[1]} tiles")
+    tiles = np.unpackbits(bits, count=grid[0] * grid[1], bitorder="little").astype(np.bool_).reshape(grid)
+    stored = _Stored(shape, tile, tiles)
+    entry = shard.tensors[f"{name}.pattern"]
+    if entry.dtype != "U8" or entry.shape != (_nibble_bytes(stored),):
+        raise ValueError(f"{name}.pattern is {list(entry.shape)}, its tiles need [{_nibble_bytes(stored)}]")
+    return stored
+
+
+def _orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
+    """Orders of hidden channels; ValueError for one that is no permutation."""
+    names = [tensor for tensor in shard.tensors if tensor.endswith(".order")]
+    orders = {name.removesuffix(".order"): shard.read(name) for name in names}
+    for name, order in orders.items():
+        if order.dtype != np.int32 or not np.array_equal(np.sort(order), np.arange(len(order))):
+            raise ValueError(f"{name}.order is no permutation")
+    return orders
+
+
+def _check_version(path: Path, shard: Shard) -> None:
+    if shard.metadata.get("format") != _FORMAT:
+        raise PatchCompileError(
+            f"{path} is not a mask file",
+            "It is a safetensors file of another kind.",
+            "Give a masks.safetensors.",
+        )
+    version = shard.metadata.get("version")
+    if version != FORMAT_VERSION:
+        raise PatchCompileError(
+            f"{path} has mask format version {version}",
+            f"This release reads version {FORMAT_VERSION}.",
+            "Update patch-compile, or learn the masks again.",
+        )
+
+
+def _damaged(path: Path, why: str) -> PatchCompileError:
+    return PatchCompileError(f"{path} is damaged", why, "Learn the masks again or restore the file.")

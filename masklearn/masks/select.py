@@ -1,0 +1,143 @@
+"""Scores and a budget to tile maps: of least cost for what they save, exact to less than one tile, deterministic."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.budget import Budget, Share
+
+__all__ = ["Fill", "Selection", "select"]
+
+Grids = Mapping[str, NDArray[Any]]
+
+_ROUNDING = 1e-12  # of a saving: what sums of fp64 may be off by
+
+
+@dataclass(frozen=True)
+class Fill:
+    """How one share of the budget was filled.
+
+    saved: in the budget's unit; tiles: made 2:4; cost: sum of their scores, and no tile map that saves as much costs
+    less, not even with fractions of tiles; bound: the least that a map with fractions of tiles costs which saves
+    exactly what was asked (the optimum of the linear program), a lower bound on any map that saves so much.
+    """
+
+    share: Share
+    saved: float
+    tiles: int
+    cost: float
+    bound: float
+
+    @property
+    def gap(self) -> float:
+        """cost - bound: between minus and plus one tile's score; 0 when the asked saving is met exactly."""
+        return self.cost - self.bound
+
+
+class Selection(Mapping[str, NDArray[np.bool_]]):
+    """Tile maps by linear, bool `[grid]`, True = 2:4, with how each share of the budget was filled."""
+
+    def __init__(self, tiles: Mapping[str, NDArray[np.bool_]], fills: tuple[Fill, ...]) -> None:
+        self.fills = fills
+        self._tiles = dict(tiles)
+
+    def __getitem__(self, name: str) -> NDArray[np.bool_]:
+        return self._tiles[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tiles)
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    @property
+    def gap(self) -> float:
+        """Sum of the shares' gaps to the linear program, in the unit of the scores."""
+        return sum(fill.gap for fill in self.fills)
+
+
+def select(scores: Grids, areas: Grids, budget: Budget | float, costs: Grids | None = None) -> Selection:
+    """Make the tiles 2:4 that cost least per unit saved, until the budget is met.
+
+    scores: name to `[grid]`, what turning the tile sparse costs in quality; areas: name to int `[grid]`, weights in
+    the tile (`tiles.tile_weights`; ragged tiles hold fewer); budget: a ratio over all linears, or a `Budget`; costs:
+    name to `[grid]`, what turning the tile sparse *saves*, in the budget's unit, None for zeroed weights, which are
+    half of its area. Tiles that save nothing are never chosen.
+
+    Each share of the budget is a problem of its own. A ratio is met as nearly as a number of tiles in that order
+    can: |reached - asked| is at most half of what one tile saves, a quarter of its weights; 0 and 0.5 are met
+    exactly. A saving (`Budget.saving`) is reached or exceeded by less than one tile. Ties go to the linear that
+    comes first in `scores`, then to the lower row, then to the lower column of tiles.
+
+    PatchCompileError: a ratio outside 0 ... 0.5, patterns that do not fit, or a saving that all tiles together do not
+    reach. ValueError: a score or a cost that is not finite, a unit without costs.
+    """
+    budget = budget if isinstance(budget, Budget) else Budget.of(float(budget))
+    if costs is None and budget.unit != "weights":
+        raise ValueError(f"a saving of {budget.unit} needs what each tile saves of it")
+    savings = {name: areas[name] / 2 for name in scores} if costs is None else costs
+    _check_finite("score", scores)
+    _check_finite("cost", {name: savings[name] for name in scores})
+    tiles = {name: np.zeros(grid.shape, dtype=np.bool_) for name, grid in scores.items()}
+    shares = budget.shares({name: areas[name] for name in scores}) if scores else []
+    fills = tuple(_fill(share, scores, savings, tiles, budget.unit) for share in shares)
+    return Selection(tiles, fills)
+
+
+def _fill(
+    share: Share, scores: Grids, savings: Grids, tiles: dict[str, NDArray[np.bool_]], unit: str
+) -> Fill:
+    """Choose the tiles of one share, in place, by a stable sort on cost per saving."""
+    cost, saves = _flat(scores, share), _flat(savings, share)
+    useful = np.flatnonzero(saves > 0.0)
+    order = useful[np.argsort(cost[useful] / saves[useful], kind="stable")]
+    saved = np.concatenate(([0.0], np.cumsum(saves[order])))
+    count = _count(saved, share, unit)
+    chosen = np.zeros(cost.size, dtype=np.bool_)
+    chosen[order[:count]] = True
+    _put_back(chosen, share, tiles)
+    return Fill(
+        share, float(saved[count]), count, float(cost[order[:count]].sum()), _bound(cost[order], saved, share)
+    )
+
+
+def _count(saved: NDArray[np.float64], share: Share, unit: str) -> int:
+    """How many tiles of the order are made 2:4; saved: by the first 0, 1, 2 … of them."""
+    if not share.at_least:
+        return int(np.abs(saved - share.saving).argmin())
+    if saved[-1] < share.saving * (1.0 - _ROUNDING):
+        raise PatchCompileError(
+            f"A saving of {share.saving:g} {unit} cannot be reached",
+            f"All tiles together save {saved[-1]:g} {unit}.",
+            "Ask for less.",
+        )
+    return int(np.searchsorted(saved, share.saving * (1.0 - _ROUNDING)))
+
+
+def _bound(cost: NDArray[np.float64], saved: NDArray[np.float64], share: Share) -> float:
+    """Cost of saving exactly what is asked with a fraction of the last tile: costs along the order, interpolated."""
+    if not cost.size:
+        return 0.0
+    return float(np.interp(share.saving, saved, np.concatenate(([0.0], np.cumsum(cost)))))
+
+
+def _check_finite(what: str, grids: Grids) -> None:
+    for name, grid in grids.items():
+        if not bool(np.isfinite(grid).all()):
+            raise ValueError(f"a tile {what} of {name} is not finite")
+
+
+def _flat(grids: Grids, share: Share) -> NDArray[np.float64]:
+    return np.concatenate([np.asarray(grids[name], dtype=np.float64).ravel() for name in share.names])
+
+
+def _put_back(chosen: NDArray[np.bool_], share: Share, tiles: dict[str, NDArray[np.bool_]]) -> None:
+    start = 0
+    for name in share.names:
+        grid = tiles[name]
+        grid[...] = chosen[start : start + grid.size].reshape(grid.shape)
+        start += grid.size

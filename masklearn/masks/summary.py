@@ -1,0 +1,53 @@
+"""Where a MaskSet is sparse: the share of its tiles that are 2:4, by kind of linear and depth of the block."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.names import depth_of, kind_of, short_kinds
+
+__all__ = ["summarise_tiles"]
+
+_BUCKETS = 10  # columns that fit a terminal of 80
+
+
+def summarise_tiles(tile_maps: Mapping[str, NDArray[np.bool_]], buckets: int = _BUCKETS) -> dict[str, Any]:
+    """Shares of 2:4 tiles, for a table or JSON.
+
+    tile_maps: bool `[grid]` by linear, as of `MaskSet.tile_maps`. Blocks are put into at most `buckets` groups of
+    neighbours, as equal as can be. Returns {"blocks": [[first, last], …], "kinds": [{"kind", "name", "share",
+    "by_depth": [share or None, …]}, …], "all": {"share", "by_depth"}}: kind is the shortest end of the name that tells
+    it apart, and None stands where no such linear lies; the head lies in no block.
+    """
+    groups = _groups(tile_maps, buckets)
+    kinds: dict[str, list[str]] = {}
+    for name in tile_maps:
+        kinds.setdefault(kind_of(name), []).append(name)
+    labels = short_kinds(kinds)
+    rows = [
+        {"kind": labels[kind], "name": kind, **_shares(tile_maps, names, groups)}
+        for kind, names in kinds.items()
+    ]
+    blocks = [[group[0], group[-1]] for group in groups]
+    return {"blocks": blocks, "kinds": rows, "all": _shares(tile_maps, list(tile_maps), groups)}
+
+
+def _groups(names: Mapping[str, Any], buckets: int) -> list[list[int]]:
+    depths = sorted({depth for name in names if (depth := depth_of(name)) is not None})
+    if not depths:
+        return []
+    return [part.tolist() for part in np.array_split(depths, min(buckets, len(depths)))]
+
+
+def _shares(
+    tile_maps: Mapping[str, NDArray[np.bool_]], names: Sequence[str], groups: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    by_depth = [_share(tile_maps, [name for name in names if depth_of(name) in group]) for group in groups]
+    return {"share": _share(tile_maps, names), "by_depth": by_depth}
+
+
+def _share(tile_maps: Mapping[str, NDArray[np.bool_]], names: Sequence[str]) -> float | None:
+    tiles = sum(tile_maps[name].size for name in names)
+    return sum(int(tile_maps[name].sum()) for name in names) / tiles if tiles else None

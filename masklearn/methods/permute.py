@@ -1,0 +1,201 @@
+"""Hidden channels of feed-forward parts in an order that gathers those that are cheap to prune.
+
+The activation between up (and gate) and down works on each channel alone, so a model computes what it did when the rows
+of up and gate and the columns of down change places alike (Pool and Yu, NeurIPS 2021, permute for 2:4 as well, to mix
+strong and weak channels in groups of 4). Here they are sorted by what they add to down's output: weak channels share
+tiles, as rows in up and gate and as columns in down, and these tiles cost less to prune than any do in the checkpoint's
+order. On what was tried see docs/adr/0009-permuted-channels.md.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.linears import read_linear, write_linear
+from masklearn.checkpoint.mlps import Mlp, mlps_of
+from masklearn.checkpoint.store import WeightStore
+from masklearn.processes import made_once
+from masklearn.shard import Shard, write_shard
+from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.moments import squared_input_norms
+from masklearn.task import Task
+
+__all__ = ["Permuted", "permute", "reordered"]
+
+Orders = Mapping[str, NDArray[np.int32]]
+
+_WINDOWS = 16  # of 512 tokens, as many as tiles are scored on
+_UNIT_ROUNDOFF = 2.0**-24
+_ROUNDING = 8.0  # times what sums of that many terms are expected to be off by
+
+
+@dataclass(frozen=True, eq=False)
+class Permuted:
+    """A model whose hidden channels lie in another order.
+
+    checkpoint: with the permuted weights as its new ones; orders: by the down linear of each feed-forward part, int32
+    `[channels]`: channel i was channel `order[i]` of the checkpoint on disk; record: what was done, for JSON:
+    `parts`, `channels`, and `dense_error`, the largest difference of a part's output, relative to it (norms).
+    """
+
+    checkpoint: Checkpoint
+    orders: Orders
+    record: Mapping[str, Any]
+
+
+def permute(task: Task) -> Permuted:
+    """Sort the hidden channels of every feed-forward part of which all linears are covered.
+
+    One pass over calibration windows, one block in memory; the new weights go to files in the scratch folder, from which
+    a run that goes on takes them, and which one of several processes writes. Every part's output is compared with
+    what it was: RuntimeError unless they differ by no more than rounding. PatchCompileError: see `stream_blocks`.
+    """
+    folder = task.scratch / "permuted"
+    path = made_once(task.scratch / "orders.safetensors", lambda: _write(task, WeightStore(folder)))
+    shard = Shard.open(path)
+    orders: Orders = {name: shard.read(name) for name in shard.tensors}
+    record: dict[str, Any] = json.loads(shard.metadata["record"])
+    if not orders:
+        task.note("no channels to permute: in no feed-forward part are all linears covered")
+    return Permuted(task.checkpoint.with_weights(WeightStore(folder)), orders, record)
+
+
+def reordered(checkpoint: Checkpoint, orders: Orders, store: WeightStore) -> Checkpoint:
+    """The checkpoint with its hidden channels in the orders of masks that were learned with a permutation.
+
+    It computes what it did, and its weights lie as those of the pruned model do; they go to `store`.
+    """
+    mlps = {mlp.down: mlp for mlp in mlps_of(checkpoint, covered_linears_of(checkpoint).linears)}
+    for down, order in orders.items():
+        mlp, index = mlps[down], torch.from_numpy(order.astype(np.int64))
+        for name in mlp.up:
+            weight = read_linear(checkpoint, name)
+            rows = _rows(index, weight.shape[0], mlp.channels)
+            write_linear(store, checkpoint, name, weight[rows])
+            if (bias := f"{name}.bias") in checkpoint:
+                store.put(bias, checkpoint.read_finite(bias)[rows], checkpoint.entry(bias))
+        write_linear(store, checkpoint, down, read_linear(checkpoint, down)[:, index])
+    return checkpoint.with_weights(store)
+
+
+def _rows(order: torch.Tensor, out_features: int, channels: int) -> torch.Tensor:
+    """Rows of gate and up: where they are fused, each half in the same order."""
+    return torch.cat([order + start for start in range(0, out_features, channels)])
+
+
+def _write(task: Task, store: WeightStore) -> None:
+    """Permuted weights to `store`, then the orders: the file is there when all is."""
+    mlps, orders, error = mlps_of(task.checkpoint, task.coverage.linears), dict[str, NDArray[np.int32]](), 0.0
+    stream = stream_blocks(
+        task.checkpoint,
+        task.text.calibration()[:_WINDOWS],
+        task.recipe.device,
+        only=[mlp.down for mlp in mlps],
+        store=task.activations,
+    )
+    for block in stream if mlps else ():
+        ours = [mlp for mlp in mlps if mlp.down in block.linears]
+        found, off = _permute_block(block, ours)
+        for mlp in ours:
+            _store(store, task.checkpoint, block, mlp)
+        orders |= {name: order.cpu().numpy().astype(np.int32) for name, order in found.items()}
+        error = max(error, off)
+        task.progress("ordering hidden channels", len(orders), len(mlps))
+    record = {
+        "parts": len(orders),
+        "channels": sum(map(len, orders.values())),
+        "dense_error": float(f"{error:.1e}"),
+    }
+    _write_orders(task.scratch / "orders.safetensors", orders, record)
+
+
+def _write_orders(path: Path, orders: Orders, record: Mapping[str, Any]) -> None:
+    specs = {name: ("I32", order.shape) for name, order in sorted(orders.items())}
+    write_shard(path, specs, lambda name: orders[name], {"record": json.dumps(record)})
+
+
+def _permute_block(block: Block, mlps: Sequence[Mlp]) -> tuple[dict[str, torch.Tensor], float]:
+    """Advance the block, permute its weights in memory; returns the orders and the largest relative error."""
+    downs = {mlp.down: block.linears[mlp.down] for mlp in mlps}
+    window = block.hidden[0].clone()
+    norms = squared_input_norms(downs, block.advance)
+    before = _calls(block, downs, window)
+    orders = {}
+    for mlp in mlps:
+        order = orders[mlp.down] = _order(downs[mlp.down].weight, norms[mlp.down])
+        _permute_linears(block, mlp, order)
+    after = _calls(block, downs, window)
+    errors = [_error(name, downs[name], before[name], after[name]) for name in downs]
+    return orders, max(errors, default=0.0)
+
+
+def _order(down: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    """Channels by what they add to the squared output of down `[H, I]`; norms: ‖a‖² of each channel, `[I]`."""
+    return (down.square().sum(dim=0) * norms).argsort(stable=True)
+
+
+def _permute_linears(block: Block, mlp: Mlp, order: torch.Tensor) -> None:
+    for name in mlp.up:
+        linear = block.linears[name]
+        rows = _rows(order, linear.out_features, mlp.channels)
+        linear.weight.data = linear.weight.data[rows]
+        if linear.bias is not None:
+            linear.bias.data = linear.bias.data[rows]
+    down = block.linears[mlp.down]
+    down.weight.data = down.weight.data[:, order].contiguous()
+
+
+def _store(store: WeightStore, checkpoint: Checkpoint, block: Block, mlp: Mlp) -> None:
+    for name in mlp.linears:
+        linear = block.linears[name]
+        write_linear(store, checkpoint, name, linear.weight)
+        if linear.bias is not None and name != mlp.down:
+            store.put(f"{name}.bias", linear.bias, checkpoint.entry(f"{name}.bias"))
+
+
+_Call = tuple[torch.Tensor, torch.Tensor]
+
+
+@torch.no_grad()
+def _calls(block: Block, linears: Mapping[str, torch.nn.Linear], window: torch.Tensor) -> dict[str, _Call]:
+    """Inputs and outputs of linears in one window."""
+    calls: dict[str, _Call] = {}
+
+    def watch(name: str) -> Any:
+        def keep(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            calls[name] = inputs[0], output
+
+        return linears[name].register_forward_hook(keep)
+
+    hooks = [watch(name) for name in linears]
+    try:
+        block.run(window)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _error(name: str, down: torch.nn.Linear, before: _Call, after: _Call) -> float:
+    """‖y' − y‖ / ‖y‖ of down's outputs; RuntimeError where rounding does not explain it.
+
+    A sum of K terms is off by about √K·u of the sum of their magnitudes (Higham and Mary, SIAM J. Sci. Comput. 41, 2019).
+    """
+    off = float((after[1] - before[1]).norm())
+    magnitude = float((after[0].abs() @ down.weight.abs().T).norm())
+    allowed = _ROUNDING * down.in_features**0.5 * _UNIT_ROUNDOFF * magnitude
+    size = float(before[1].norm())
+    if off > allowed:
+        raise RuntimeError(
+            f"the channels of {name} are not free to change places: its output differs by {off / size:.1e} of its "
+            f"norm, and rounding explains {allowed / size:.1e}"
+        )
+    return off / size if size else 0.0

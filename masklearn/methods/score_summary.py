@@ -1,0 +1,100 @@
+"""How the tile scores are spread, and where the cut between dense and 2:4 lies: a histogram small enough for a header."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.budget import WEIGHTS, Budget
+from masklearn.recipe import GRADIENT_METHODS, Criterion, LearnRecipe, Method
+
+__all__ = ["score_unit", "summarise_scores"]
+
+Grids = Mapping[str, NDArray[Any]]
+
+_BINS = 40
+_DIGITS = 4  # of an edge: the bins are made of the rounded edges, so that counts are exact
+_RELATIVE = "squared importance that goes, in units of the linear's mean per weight"
+_CRITERIA = {
+    # E[g²]·δy² per token; the loss grows by half of it (`fisher`).
+    Criterion.FISHER: "twice the loss that it adds, to second order, in nats per token",
+    Criterion.RELATIVE: "share of the linear's output energy that is lost",
+    Criterion.RAW: "squared output error per token",
+    Criterion.MAGNITUDE: "Σ|w| of the tile in units of the linear's mean |w|",
+    Criterion.RANDOM: "a random number for each weight",
+}
+
+
+def summarise_scores(
+    scores: Grids, areas: Grids, tiles: Grids, budget: Budget, unit: str
+) -> dict[str, Any] | None:
+    """Histogram of score per zeroed weight, for JSON of less than 4 kB; None where all tiles are 2:4, or none is.
+
+    scores, areas, tiles: by linear, `[grid]` each, as `select` takes and gives them; unit: of a score, in words. A tile
+    zeroes half of its weights. Returns {"unit": of the axis, "edges": [bins + 1], "dense" and "sparse": {"weights",
+    "tiles": [bins]}, "zero": {"dense", "sparse"}, "cut", "ranked"}: a bin holds its lower edge and the last one both;
+    zero: tiles whose score is 0, which lie in no bin; cut: the highest score per zeroed weight of a 2:4 tile, None where
+    tiles were not ranked by it over all linears together; ranked: what they were ranked by, in words.
+    """
+    chosen = np.concatenate([np.asarray(tiles[name]).ravel() for name in scores])
+    if chosen.all() or not chosen.any():
+        return None
+    area = np.concatenate([areas[name].ravel() for name in scores])
+    score = np.concatenate([np.asarray(grid, dtype=np.float64).ravel() for grid in scores.values()])
+    value = score / (area / 2)
+    positive = value[value > 0.0]
+    if not positive.size:
+        return None
+    edges = _edges(float(positive.min()), float(positive.max()))
+    groups = len(budget.shares(areas))
+    return {
+        "unit": f"{unit}, per zeroed weight",
+        "edges": edges.tolist(),
+        "dense": _counts(value, area, ~chosen, edges),
+        "sparse": _counts(value, area, chosen, edges),
+        "zero": {"dense": int((~chosen & (value <= 0)).sum()), "sparse": int((chosen & (value <= 0)).sum())},
+        "cut": float(value[chosen].max()) if groups == 1 and budget.unit == WEIGHTS else None,
+        "ranked": _ranked(groups, budget),
+    }
+
+
+def score_unit(recipe: LearnRecipe, *, encoder: bool) -> str:
+    """What a tile's score is, in words; encoder: of a model without a next-token loss."""
+    method = recipe.method
+    if method is Method.MASKLLM:  # it learns no tiles: its prior ranks them
+        known = [one for one in Method if one.value == recipe.prior and one not in GRADIENT_METHODS]
+        if not known:
+            return "1 for each weight of a tile that the prior leaves dense"
+        method = known[0]
+    if method in GRADIENT_METHODS:
+        return "exp(tile logit) for each weight"
+    if method not in (Method.ONESHOT, Method.SPARSEGPT):
+        return _RELATIVE
+    loss = method is Method.ONESHOT and not encoder
+    return _CRITERIA[recipe.criterion or (Criterion.FISHER if loss else Criterion.RELATIVE)]
+
+
+def _edges(low: float, high: float) -> NDArray[np.float64]:
+    """Bins of equal width in the logarithm; one bin where all scores are one."""
+    if high <= low * (1 + 10.0 ** (1 - _DIGITS)):
+        return np.array([low, high if high > low else np.nextafter(high, np.inf)])
+    inner = np.geomspace(low, high, _BINS + 1)[1:-1]
+    return np.unique([low, *(float(f"{edge:.{_DIGITS - 1}e}") for edge in inner), high])
+
+
+def _counts(
+    value: NDArray[np.float64], area: NDArray[np.int64], which: NDArray[np.bool_], edges: NDArray[np.float64]
+) -> dict[str, list[int]]:
+    here = which & (value > 0)
+    tiles, _ = np.histogram(value[here], edges)
+    weights, _ = np.histogram(value[here], edges, weights=area[here])
+    return {"weights": weights.astype(np.int64).tolist(), "tiles": tiles.tolist()}
+
+
+def _ranked(groups: int, budget: Budget) -> str:
+    if budget.unit != WEIGHTS:
+        return f"by score per {budget.unit} saved, not per zeroed weight"
+    if groups > 1:
+        return f"by score per zeroed weight, in {groups} groups of linears that each have a cut of their own"
+    return "by score per zeroed weight, over all linears together"

@@ -1,0 +1,204 @@
+"""A pruned model beside the dense one on the same text, block by block: where they part, and what it costs at the end."""
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masklearn.checkpoint.architectures import architecture_of, meta_model
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+from masklearn.progress import Progress
+from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.hidden_states import HiddenStates
+from masklearn.stream.logits import HEAD_CHUNK
+
+__all__ = ["Comparison", "Predictions", "compare_models"]
+
+# Bins of |error| for its median: 128 a factor of ten, so it is known to within 1 %.
+_DECADES, _BINS_A_DECADE = (-12, 6), 128
+
+
+@dataclass
+class Predictions:
+    """Sums over predicted tokens; NLL and KL(dense ‖ pruned) in nats. Errors are those of single logits."""
+
+    tokens: int = 0
+    nll_dense: float = 0.0
+    nll_pruned: float = 0.0
+    kl: float = 0.0
+    same_top1: int = 0
+    scale: float = 0.0  # largest |logit| of the dense model
+    largest: float = 0.0
+    absolute: float = 0.0
+    squared: float = 0.0
+    logits: int = 0
+    histogram: Tensor = field(default_factory=lambda: torch.zeros(_bins(), dtype=torch.int64))
+
+    def add(self, dense: Tensor, pruned: Tensor, labels: Tensor) -> None:
+        """Count tokens: logits `[tokens, vocabulary]` fp32 of both models, and the tokens that followed."""
+        log_p, log_q = dense.log_softmax(-1), pruned.log_softmax(-1)
+        rows = torch.arange(len(labels), device=labels.device)
+        self.tokens += len(labels)
+        self.nll_dense -= float(log_p[rows, labels].double().sum())
+        self.nll_pruned -= float(log_q[rows, labels].double().sum())
+        self.kl += float((log_p.exp() * (log_p - log_q)).double().sum())
+        self.same_top1 += int((dense.argmax(-1) == pruned.argmax(-1)).sum())
+        self._add_errors((pruned - dense).abs(), dense)
+
+    def _add_errors(self, error: Tensor, dense: Tensor) -> None:
+        self.scale = max(self.scale, float(dense.abs().max()))
+        self.largest = max(self.largest, float(error.max()))
+        self.absolute += float(error.double().sum())
+        self.squared += float(error.double().square().sum())
+        self.logits += error.numel()
+        first, last = _DECADES
+        exponents = error.clamp(10.0**first, 10.0**last * 0.999).log10()
+        self.histogram += torch.histc(exponents, _bins(), first, last).to("cpu", torch.int64)
+
+    @property
+    def perplexity(self) -> tuple[float, float]:
+        """exp(mean NLL) of the dense and the pruned model; infinite where that overflows."""
+        means = (self.nll_dense / self.tokens, self.nll_pruned / self.tokens)
+        dense, pruned = (math.exp(mean) if mean < 700 else math.inf for mean in means)
+        return dense, pruned
+
+    def error_stats(self) -> dict[str, float]:
+        """max, mean, median (to within 1 %) and rms of the errors of logits, and the largest dense |logit|: `scale`."""
+        half = int(torch.searchsorted(self.histogram.cumsum(0), (self.logits + 1) // 2))
+        return {
+            "max": self.largest,
+            "mean": self.absolute / self.logits,
+            "median": 10.0 ** (_DECADES[0] + (half + 0.5) / _BINS_A_DECADE),
+            "rms": math.sqrt(self.squared / self.logits),
+            "scale": self.scale,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """linears: ‖X(W − W')ᵀ‖² and ‖XWᵀ‖² by name, X the inputs in the dense model; blocks: ‖h' − h‖ / ‖h‖ of the outputs
+    of each block in its own model; predictions: None of an encoder, which predicts no next token.
+    """
+
+    linears: Mapping[str, tuple[float, float]]
+    blocks: tuple[float, ...]
+    predictions: Predictions | None
+
+
+@torch.no_grad()
+def compare_models(
+    dense: Checkpoint,
+    pruned: Checkpoint,
+    linears: Collection[str],
+    windows: NDArray[np.int64],
+    device: str | None,
+    progress: Progress,
+    store: Path | None = None,
+) -> Comparison:
+    """Run both models over `windows` `[count, length]` with a block of each in memory, in fp32.
+
+    pruned: its masks applied, its channels in the dense model's order; linears: whose outputs are compared; store: takes
+    hidden states that do not fit in memory. PatchCompileError: see `stream_blocks`; an activation that is not finite,
+    naming the model and the first block.
+    """
+    row = architecture_of(dense)
+    head = not row.encoder
+    streams = [stream_blocks(model, windows, device, head=head, store=store) for model in (dense, pruned)]
+    errors: dict[str, tuple[float, float]] = {}
+    blocks: list[float] = []
+    total = len(list(meta_model(dense).get_submodule(row.blocks).children())) + head
+    predictions = None
+    for ours, theirs in zip(*streams, strict=True):
+        if ours.is_head:
+            predictions = _predictions(ours, theirs, windows)
+        else:
+            blocks.append(_advance(ours, theirs, linears, errors, len(blocks)))
+        progress("comparing block by block", len(blocks) + (predictions is not None), total)
+    return Comparison(errors, tuple(blocks), predictions)
+
+
+def _advance(
+    dense: Block, pruned: Block, linears: Collection[str], errors: dict[str, tuple[float, float]], number: int
+) -> float:
+    """Advance both; the relative error of the outputs. What linears err by goes to `errors`."""
+    wanted = [name for name in dense.linears if name in linears]
+    with _watched(dense, pruned, wanted, errors):
+        dense.advance()
+    pruned.advance()
+    _check_finite("dense", dense.hidden, number)
+    _check_finite("pruned", pruned.hidden, number)
+    pairs = list(zip(dense.hidden, pruned.hidden, strict=True))
+    apart = sum(float((b - a).double().square().sum()) for a, b in pairs)
+    energy = sum(float(a.double().square().sum()) for a, _ in pairs)
+    return math.sqrt(apart / energy) if energy else 0.0
+
+
+@contextmanager
+def _watched(
+    dense: Block, pruned: Block, names: Collection[str], errors: dict[str, tuple[float, float]]
+) -> Iterator[None]:
+    """While the dense block runs, what each of its linears would err by with the pruned weight."""
+
+    def watch(name: str) -> Any:
+        linear = dense.linears[name]
+        change = pruned.linears[name].weight - linear.weight
+        errors[name] = (0.0, 0.0)
+
+        def add(_: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            product = output if linear.bias is None else output - linear.bias
+            error = torch.nn.functional.linear(inputs[0], change)
+            before = errors[name]
+            found = (float(x.double().square().sum()) for x in (error, product))
+            errors[name] = tuple(a + b for a, b in zip(before, found, strict=True))  # type: ignore[assignment]
+
+        return linear.register_forward_hook(add)
+
+    hooks = [watch(name) for name in names]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _predictions(dense: Block, pruned: Block, windows: NDArray[np.int64]) -> Predictions:
+    found = Predictions()
+    for ours, theirs, window in zip(dense.hidden, pruned.hidden, windows, strict=True):
+        labels = torch.from_numpy(window[1:]).to(ours.device)
+        for start in range(0, len(labels), HEAD_CHUNK):
+            place = slice(start, min(start + HEAD_CHUNK, len(labels)))
+            p, q = dense.run(ours[:, place])[0].float(), pruned.run(theirs[:, place])[0].float()
+            _check_logits("dense", p)
+            _check_logits("pruned", q)
+            found.add(p, q, labels[place])
+    return found
+
+
+def _check_finite(model: str, hidden: HiddenStates, number: int) -> None:
+    if not all(bool(window.isfinite().all()) for window in hidden):
+        raise PatchCompileError(
+            f"The {model} model's block {number} gives NaN or infinity",
+            "Every block before it gives finite numbers, in fp32 on this text.",
+            "Look at the weights of that block: patch-compile inspect names tensors that are not finite.",
+        )
+
+
+def _check_logits(model: str, logits: Tensor) -> None:
+    if not bool(logits.isfinite().all()):
+        raise PatchCompileError(
+            f"The {model} model's logits hold NaN or infinity",
+            "All of its blocks give finite numbers: it is the final norm or the output head.",
+            "Look at their weights.",
+        )
+
+
+def _bins() -> int:
+    return (_DECADES[1] - _DECADES[0]) * _BINS_A_DECADE

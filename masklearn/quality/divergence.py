@@ -1,0 +1,78 @@
+"""How far pruned models' predictions are from the dense model's, with one block of a model in memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.progress import Progress
+from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.logits import HEAD_CHUNK
+
+__all__ = ["divergences"]
+
+
+@torch.no_grad()
+def divergences(
+    dense: Checkpoint,
+    pruned: Sequence[Checkpoint],
+    windows: NDArray[np.int64],
+    device: str | None,
+    progress: Progress,
+    store: Path | None = None,
+) -> list[float]:
+    """For each pruned checkpoint, mean KL(dense ‖ pruned) of the next token over all tokens of `windows`, in nats.
+
+    Of encoders, which predict no tokens: the squared distance of the last hidden states, in units of the dense
+    model's energy. Their weights are taken as they are: masks must have been applied. Memory: a block and a head
+    of each of two models, and two times the hidden states of all windows; those that do not fit go to `store`.
+    """
+    head = not architecture_of(dense).encoder
+    total = len(pruned) + 1
+    reference = _last(dense, windows, device, store, head=head)
+    progress("comparing with the dense model", 1, total)
+    found = []
+    for done, checkpoint in enumerate(pruned, start=2):
+        other = _last(checkpoint, windows, device, store, head=head)
+        found.append(_kl(reference, other) if head else _distance(reference, other))
+        progress("comparing with the dense model", done, total)
+    return found
+
+
+def _last(
+    checkpoint: Checkpoint, windows: NDArray[np.int64], device: str | None, store: Path | None, *, head: bool
+) -> Block:
+    """The head with its inputs, its weights in memory; or the last block, advanced."""
+    last: Block | None = None
+    for last in stream_blocks(checkpoint, windows, device, head=head, store=store):
+        if last.is_head:
+            break
+    assert last is not None
+    return last
+
+
+def _kl(dense: Block, pruned: Block) -> float:
+    total, tokens = 0.0, 0
+    for ours, theirs in zip(dense.hidden, pruned.hidden, strict=True):
+        for start in range(0, ours.shape[1], HEAD_CHUNK):
+            place = slice(start, start + HEAD_CHUNK)
+            total += _kl_of_logits(dense.run(ours[:, place]), pruned.run(theirs[:, place]))
+        tokens += ours.shape[0] * ours.shape[1]
+    return total / tokens
+
+
+def _kl_of_logits(dense: Tensor, pruned: Tensor) -> float:
+    p, q = dense.float().log_softmax(dim=-1), pruned.float().log_softmax(dim=-1)
+    return float(torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True).double())
+
+
+def _distance(dense: Block, pruned: Block) -> float:
+    apart = sum(
+        float((a - b).double().square().sum()) for a, b in zip(dense.hidden, pruned.hidden, strict=True)
+    )
+    return apart / sum(float(hidden.double().square().sum()) for hidden in dense.hidden)

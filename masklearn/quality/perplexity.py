@@ -1,0 +1,124 @@
+"""Perplexity: exp of the mean negative log-likelihood over non-overlapping windows."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of, auto_class, longest_window
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.linears import linear_weights
+from masklearn.checkpoint.naming import linear_name
+from masklearn.errors import PatchCompileError
+from masklearn.masks.maskset import MaskSet
+from masklearn.stream.logits import Softcap, token_losses
+
+__all__ = ["Perplexity", "load_model", "perplexity", "window_losses"]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A figure and what it was measured on: windows of length tokens, tokens predicted, dtype of the model."""
+
+    value: float
+    windows: int
+    length: int
+    tokens: int
+    dtype: str
+
+
+def perplexity(
+    model: Any, windows: NDArray[np.int64], progress: Callable[[str, int, int], object] | None = None
+) -> Perplexity:
+    """Perplexity of a Hugging Face causal language model over `windows` `[count, length]`.
+
+    In each window every token but the first is predicted; losses are summed in fp32 logits and fp64 sums,
+    whatever the model's dtype. infinite when the loss overflows.
+    """
+    total = 0.0
+    for done, loss in enumerate(window_losses(model, windows), start=1):
+        total += loss
+        if progress is not None:
+            progress("perplexity", done, len(windows))
+    tokens = windows.shape[0] * (windows.shape[1] - 1)
+    mean = total / tokens
+    value = math.exp(mean) if mean < 700 else math.inf
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return Perplexity(value, windows.shape[0], windows.shape[1], tokens, dtype)
+
+
+def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:
+    """Summed negative log-likelihood of each window, in nats, one window at a time.
+
+    PatchCompileError when the model is an encoder, or its learned positions are fewer than a window's tokens.
+    """
+    head, cap = _head(model), Softcap.of(model.config)
+    logits = head if cap is None else torch.nn.Sequential(head, cap)
+    _check_length(model, windows.shape[1])
+    device = model.get_input_embeddings().weight.device
+    for window in windows:
+        ids = torch.from_numpy(window).to(device)
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, :-1]
+            yield math.fsum(float(loss) for _, loss in token_losses(logits, hidden, ids[1:]))
+
+
+def load_model(
+    model_dir: str | Path, masks: MaskSet | None = None, dtype: torch.dtype = torch.float32
+) -> Any:
+    """A local model in eval mode, with pruned weights set to zero when `masks` are given.
+
+    With its language-model head, or without any where it is an encoder. PatchCompileError when the architecture is
+    not covered, or the masks are another model's.
+    """
+    checkpoint = Checkpoint.open(model_dir)
+    loader = auto_class(architecture_of(checkpoint))
+    with _without_bars():  # progress is the caller's
+        model = loader.from_pretrained(str(model_dir), dtype=dtype, local_files_only=True).eval()
+    if masks is not None:
+        weights = {linear_name(checkpoint, name): w for name, w in linear_weights(model).items()}
+        masks.check_covers({name: (w.shape[0], w.shape[1]) for name, w in weights.items() if name in masks})
+        for name, mask in masks.items():
+            weights[name].masked_fill_(torch.from_numpy(~mask.keep()), 0.0)
+    return model
+
+
+def _head(model: Any) -> torch.nn.Module:
+    head: torch.nn.Module | None = model.get_output_embeddings()
+    if head is None:
+        raise PatchCompileError(
+            f"A {model.config.model_type} model has no perplexity",
+            "It is an encoder, which predicts no text.",
+            "Compare its outputs instead.",
+        )
+    return head
+
+
+def _check_length(model: Any, length: int) -> None:
+    row = ARCHITECTURES.get(model.config.model_type)
+    longest = None if row is None else longest_window(row, model.config)
+    if longest is not None and length > longest:
+        raise PatchCompileError(
+            f"Windows of {length} tokens are too long for the model",
+            f"Its positions are learned, and reach {longest} tokens.",
+            f"Give windows of {longest} tokens or fewer.",
+        )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,102 @@
+"""What one linear does to the loss: each in turn takes its weight from another model, all others stay.
+
+With the dense model as the base and the pruned one as the other, it is what pruning this linear alone costs; the other
+way round, what restoring it alone brings. The whole of it is one pass over the blocks: from the block in which a variant
+differs, its hidden states travel beside those of the base, so no block is ever read twice.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.linears import read_linear
+from masklearn.errors import PatchCompileError
+from masklearn.progress import Progress
+from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.hidden_states import HiddenStates
+from masklearn.stream.logits import token_losses
+
+__all__ = ["sensitivity"]
+
+
+@torch.no_grad()
+def sensitivity(
+    base: Checkpoint,
+    other: Checkpoint,
+    linears: Collection[str],
+    windows: NDArray[np.int64],
+    device: str | None,
+    progress: Progress,
+    store: Path | None = None,
+) -> dict[str, float]:
+    """Change of the mean next-token loss over `windows` `[count, length]`, nats per token, by linear.
+
+    Weights are taken as they are: masks must have been applied, and channels lie in the same order in both models.
+    Memory: one block, and the hidden states of all windows once for every linear; those that do not fit go to `store`.
+    Time: for each linear, the blocks from its own on, and the head. PatchCompileError: an encoder, which has no such loss.
+    """
+    if architecture_of(base).encoder:
+        raise PatchCompileError(
+            f"{base.path} has no next-token loss",
+            "It is an encoder.",
+            "Look at the errors of its linears instead.",
+        )
+    variants: dict[str, HiddenStates] = {}
+    losses: dict[str, float] = {}
+    plain = 0.0
+    for block in stream_blocks(base, windows, device, head=True, store=store):
+        own = [name for name in block.linears if name in linears]
+        if block.is_head:
+            plain = _loss(block, block.hidden, windows)
+            for name, hidden in variants.items():
+                losses[name] = _loss(block, hidden, windows)
+                progress("loss with one linear changed", len(losses), len(linears))
+            losses |= {name: _loss_with(block, name, other, windows) for name in own}
+            continue
+        for hidden in variants.values():
+            for i, window in enumerate(hidden):
+                hidden[i] = block.run(window)
+        for name in own:
+            variants[name] = _branch(block, name, other, store)
+            progress("running with one linear changed", len(variants), len(linears))
+    tokens = windows.shape[0] * (windows.shape[1] - 1)
+    return {name: (losses[name] - plain) / tokens for name in linears if name in losses}
+
+
+def _branch(block: Block, name: str, other: Checkpoint, store: Path | None) -> HiddenStates:
+    """The block's outputs with one linear of the other model."""
+    with _swapped(block, name, other):
+        hidden = HiddenStates(block.run(block.hidden[0]), len(block.hidden), store)
+        for i in range(1, len(block.hidden)):
+            hidden[i] = block.run(block.hidden[i])
+    return hidden
+
+
+def _loss_with(head: Block, name: str, other: Checkpoint, windows: NDArray[np.int64]) -> float:
+    with _swapped(head, name, other):
+        return _loss(head, head.hidden, windows)
+
+
+@contextmanager
+def _swapped(block: Block, name: str, other: Checkpoint) -> Iterator[None]:
+    linear = block.linears[name]
+    kept, linear.weight.data = linear.weight.data, read_linear(other, name).to(linear.weight.device)
+    try:
+        yield
+    finally:
+        linear.weight.data = kept
+
+
+def _loss(head: Block, hidden: HiddenStates, windows: NDArray[np.int64]) -> float:
+    """Summed loss of all windows, nats."""
+    total = 0.0
+    for states, window in zip(hidden, windows, strict=True):
+        labels = torch.from_numpy(window[1:]).to(states.device)
+        total += sum(float(loss) for _, loss in token_losses(head.run, states[0, :-1], labels))
+    return total

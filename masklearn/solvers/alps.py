@@ -1,0 +1,139 @@
+"""ALPS (arXiv 2406.07831) for hybrid masks: patterns by ADMM, then the best values for them by conjugate gradients.
+
+Both minimise the squared output error ‖X(W − D)ᵀ‖² = tr (W − D) H (W − D)ᵀ, H = XᵀX, over D that is 2:4 in the sparse
+tiles and free elsewhere. SparseGPT settles a column at a time and never goes back to the columns before; here every
+weight answers to every other: on SmolLM2-135M at ratio .35 that leaves 12 % less error with SparseGPT's patterns and
+17 % less with those that ADMM finds.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from masklearn.masks.patterns import PATTERNS, patterns_from_scores
+from masklearn.masks.tiles import GROUP
+from masklearn.solvers.obs import with_damping
+
+__all__ = ["solve_rows"]
+
+# ρ in units of H's diagonal, which is scaled to 1: from where the pattern is free to change to where it has settled.
+# Slower growth finds a little more (0.1, 1.1 and 64 steps: 2 % less error) for many times the work.
+_FIRST_RHO, _RHO_GROWTH, _ADMM_STEPS = 0.15, 1.3, 12
+_REFINE_STEPS = 5  # of conjugate gradients after ADMM; more changes the error by less than 0.1 %
+_FIT_STEPS = 20  # for given patterns, from the masked weight
+
+
+def solve_rows(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    damping: float,
+    name: str,
+    note: Callable[[str], object],
+    sparse: torch.Tensor,
+    patterns: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """New values `[N, K]`, pruned weights 0, and uint8 codes `[N, K/4]` of every group. A row of dense groups stays.
+
+    weight: `[N, K]`, the rows of all linears that share the inputs; hessian: XᵀX `[K, K]`; sparse: bool `[N, K/4]`,
+    the groups to prune 2:4; patterns: codes to keep to, None to choose them. damping, name, note: as in
+    `obs.with_damping`, whose errors it raises. Rows do not depend on each other.
+    """
+    weight, rows = weight.float(), sparse.any(dim=1)
+    if not bool(rows.all()):
+        values = weight.clone()
+        codes = patterns_from_scores(weight.abs()) if patterns is None else patterns.clone()
+        given = None if patterns is None else patterns[rows]
+        if bool(rows.any()):
+            found = solve_rows(weight[rows], hessian, damping, name, note, sparse[rows], given)
+            values[rows], codes[rows] = found
+        return values, codes
+    if not bool(hessian.diagonal().any()):  # no input ever reaches it: every choice is as good
+        codes = patterns_from_scores(weight.abs()) if patterns is None else patterns
+        return weight * _kept(codes, sparse), codes
+
+    def attempt(damped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        scale = damped.diagonal().sqrt()
+        unit = damped / scale / scale[:, None]
+        scaled = weight * scale
+        if patterns is not None:
+            kept = _kept(patterns, sparse)
+            start, codes, steps = scaled * kept, patterns, _FIT_STEPS
+        else:
+            found = _admm(scaled, unit, sparse)
+            if found is None:
+                return None
+            (start, codes), steps = found, _REFINE_STEPS
+            kept = _kept(codes, sparse)
+        values = _fit(scaled, start, kept, unit, steps)
+        return None if values is None else (values / scale, codes)
+
+    return with_damping(hessian.clone(), damping, name, note, attempt)
+
+
+def _admm(
+    weight: torch.Tensor, hessian: torch.Tensor, sparse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """D and its codes; None when a factorisation fails. hessian: with a diagonal of 1.
+
+    Equations (5)–(8) of the paper with V = ρU: X = (H + ρI)⁻¹(HW + ρ(D − U)), D = the projection of X + U, and
+    U = U + X − D. ρ grows in every step, and U shrinks by as much.
+    """
+    values = weight * _kept(patterns_from_scores(weight.abs()), sparse)
+    dual, rho = torch.zeros_like(weight), _FIRST_RHO
+    codes = torch.empty(0)
+    for step in range(_ADMM_STEPS):
+        if step:
+            dual /= _RHO_GROWTH
+            rho *= _RHO_GROWTH
+        pull = _inverse(hessian, rho)
+        if pull is None:
+            return None
+        # HW + ρ(D − U) = (H + ρI)W + ρ(D − U − W), so X = W + ρ(D − U − W)(H + ρI)⁻¹.
+        values -= dual
+        values -= weight
+        dual += torch.addmm(weight, values, pull, alpha=rho)  # X + U
+        codes = patterns_from_scores(dual.abs())
+        kept = _kept(codes, sparse)
+        values = dual * kept
+        dual.masked_fill_(kept, 0.0)
+    return values, codes
+
+
+def _inverse(hessian: torch.Tensor, rho: float) -> torch.Tensor | None:
+    shifted = hessian.clone()
+    shifted.diagonal().add_(rho)
+    lower, failed = torch.linalg.cholesky_ex(shifted)
+    del shifted
+    return None if int(failed) else torch.cholesky_inverse(lower)
+
+
+def _fit(
+    target: torch.Tensor, start: torch.Tensor, kept: torch.Tensor, hessian: torch.Tensor, steps: int
+) -> torch.Tensor | None:
+    """Conjugate gradients on the kept weights of each row; None where H turns out not to be positive definite.
+
+    Jacobi's preconditioner is the unit diagonal of H.
+    """
+    values = start.clone()
+    residual = ((target - start) @ hessian).mul_(kept)
+    direction = residual.clone()
+    energy = residual.square().sum(dim=1, keepdim=True)
+    for _ in range(steps):
+        ahead = (direction @ hessian).mul_(kept)
+        curvature = (direction * ahead).sum(dim=1, keepdim=True)
+        if bool((curvature < 0).any()):
+            return None
+        length = torch.where(curvature > 0, energy / curvature, 0.0)  # 0 once a row has arrived
+        values.addcmul_(length, direction)
+        residual.addcmul_(length, ahead, value=-1)
+        before, energy = energy, residual.square().sum(dim=1, keepdim=True)
+        direction.mul_(torch.where(before > 0, energy / before, 0.0)).add_(residual)
+    return values
+
+
+def _kept(codes: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
+    """Bool `[N, K]` of the weights that stay."""
+    table = torch.from_numpy(PATTERNS.copy()).to(codes.device)
+    kept = table[codes.int()]
+    kept |= ~sparse[..., None]
+    return kept.view(codes.shape[0], codes.shape[1] * GROUP)

@@ -1,0 +1,177 @@
+"""SparseGPT (arXiv 2301.00774) on one linear, for hybrid masks: prune column by column, compensate in the later ones.
+
+With inputs X and H = XᵀX, zeroing weight w_q of a row costs w_q² / [H⁻¹]_qq in squared output error once the other
+weights make up for it as well as they can (optimal brain surgeon). The order of columns is fixed for all rows, so one
+factor serves them all: U upper triangular with H⁻¹ = UᵀU; its rows hold the updates, its diagonal the divisors.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.patterns import PATTERNS, patterns_from_scores
+from masklearn.masks.tiles import GROUP
+
+__all__ = [
+    "Solved",
+    "inverse_factor",
+    "inverse_factors",
+    "solve_linear",
+    "solve_unstructured",
+    "with_damping",
+]
+
+_Found = TypeVar("_Found")
+
+_BLOCK = 128  # columns between two updates of all later ones: the paper's lazy batch
+_MAX_DAMPING = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """weight: `[N, K]`, pruned weights 0; patterns: uint8 codes `[N, K/4]` of every group; loss: `[N, K/4]`, squared
+    output error that pruning the group cost, summed over the tokens of H; 0 in dense groups.
+    """
+
+    weight: torch.Tensor
+    patterns: torch.Tensor
+    loss: torch.Tensor
+
+
+def with_damping(
+    hessian: torch.Tensor,
+    damping: float,
+    name: str,
+    note: Callable[[str], object],
+    attempt: Callable[[torch.Tensor], _Found | None],
+) -> _Found:
+    """What `attempt` makes of H + λ·mean(diag H)·I, the first time it is not None; `hessian` is overwritten.
+
+    λ starts at `damping` and grows tenfold, said by `note`, until then. PatchCompileError when H is not finite (named
+    linear) or λ = 1 does not suffice.
+    """
+    diagonal = hessian.diagonal()
+    mean = float(diagonal.mean())
+    if not torch.isfinite(hessian).all():
+        raise PatchCompileError(
+            f"The inputs of {name} are not finite",
+            "NaN, infinity or values too large for fp32 reach it on the calibration text.",
+            "The checkpoint is damaged, or its layers before this one overflow: use another one.",
+        )
+    added = 0.0
+    while damping <= _MAX_DAMPING:
+        diagonal += damping * mean - added
+        added = damping * mean
+        found = attempt(hessian)
+        if found is not None:
+            return found
+        damping *= 10
+        note(f"{name}: the Hessian is not positive definite, damping raised to {min(damping, 1.0):g}")
+    raise PatchCompileError(
+        f"The Hessian of {name} is not positive definite",
+        f"Damping of up to {_MAX_DAMPING:g} of its mean diagonal did not help.",
+        "Give more calibration windows, or exclude this linear.",
+    )
+
+
+def inverse_factor(
+    hessian: torch.Tensor, damping: float, name: str, note: Callable[[str], object]
+) -> torch.Tensor:
+    """U `[K, K]`, upper triangular, with (H + λ·mean(diag H)·I)⁻¹ = UᵀU; `hessian` is overwritten.
+
+    λ and errors: see `with_damping`.
+    """
+    if not bool(hessian.any()):  # no input ever reaches it: every order is as good
+        return torch.eye(len(hessian), device=hessian.device)
+    return with_damping(hessian, damping, name, note, _factor)
+
+
+def inverse_factors(
+    moments: Mapping[str, torch.Tensor], damping: float, note: Callable[[str], object]
+) -> dict[str, torch.Tensor]:
+    """`inverse_factor` of every linear's XᵀX, by name; those that share a matrix share its factor."""
+    factors: dict[int, torch.Tensor] = {}
+    for name, moment in moments.items():
+        if id(moment) not in factors:
+            factors[id(moment)] = inverse_factor(moment.clone(), damping, name, note)
+    return {name: factors[id(moment)] for name, moment in moments.items()}
+
+
+def _factor(hessian: torch.Tensor) -> torch.Tensor | None:
+    lower, failed = torch.linalg.cholesky_ex(hessian)
+    if int(failed):
+        return None
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    return None if int(failed) or not bool(torch.isfinite(upper).all()) else upper
+
+
+def solve_linear(
+    weight: torch.Tensor,
+    factor: torch.Tensor,
+    sparse: torch.Tensor | None = None,
+    patterns: torch.Tensor | None = None,
+) -> Solved:
+    """Prune `weight` `[N, K]` 2:4 where `sparse` bool `[N, K/4]` says so (None: everywhere), compensating in all.
+
+    factor: of `inverse_factor`; patterns: uint8 codes `[N, K/4]` to keep to, or None to choose each by what it
+    costs when its columns' turn comes.
+    """
+    columns = weight.t().contiguous().float()  # [K, N]: a column of weights is contiguous
+    k, n = columns.shape
+    codes = torch.empty(k // GROUP, n, dtype=torch.uint8, device=weight.device)
+    loss = torch.zeros(k // GROUP, n, device=weight.device)
+    table = torch.from_numpy(PATTERNS.copy()).to(weight.device)
+    for start in range(0, k, _BLOCK):
+        end = min(start + _BLOCK, k)
+        errors = torch.empty(end - start, n, device=weight.device)
+        for j in range(start, end, GROUP):
+            group, rows = columns[j : j + GROUP], slice(j - start, j - start + GROUP)
+            divisors = factor.diagonal()[j : j + GROUP, None]
+            if patterns is None:
+                codes[j // GROUP] = patterns_from_scores((group / divisors).square().t()).view(-1)
+            else:
+                codes[j // GROUP] = patterns[:, j // GROUP]
+            pruned = ~table[codes[j // GROUP].long()].t()
+            if sparse is not None:
+                pruned &= sparse[:, j // GROUP]
+            errors[rows] = _prune_columns(group, factor[j : j + GROUP, j : j + GROUP], pruned)
+            loss[j // GROUP] = errors[rows].square().sum(dim=0)
+            columns[j + GROUP : end].addmm_(
+                factor[j : j + GROUP, j + GROUP : end].t(), errors[rows], alpha=-1
+            )
+        columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
+    return Solved(columns.t().contiguous(), codes.t().contiguous(), loss.t().contiguous())
+
+
+def solve_unstructured(weight: torch.Tensor, factor: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Prune `ratio` of `weight` `[N, K]` wherever it costs least, chosen per 128 columns as in the paper."""
+    columns = weight.t().contiguous().float()
+    k, n = columns.shape
+    for start in range(0, k, _BLOCK):
+        end = min(start + _BLOCK, k)
+        costs = (columns[start:end] / factor.diagonal()[start:end, None]).square()
+        pruned = torch.zeros_like(costs, dtype=torch.bool).view(-1)
+        pruned[costs.view(-1).argsort(stable=True)[: round(ratio * costs.numel())]] = True
+        pruned = pruned.view_as(costs)
+        errors = torch.empty(end - start, n, device=weight.device)
+        for j in range(start, end):
+            row = slice(j - start, j - start + 1)
+            errors[row] = _prune_columns(columns[j : j + 1], factor[j : j + 1, j : j + 1], pruned[row])
+            columns[j + 1 : end].addmm_(factor[j : j + 1, j + 1 : end].t(), errors[row], alpha=-1)
+        columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
+    return columns.t().contiguous()
+
+
+def _prune_columns(group: torch.Tensor, factor: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
+    """Zero `pruned` of a few columns `[g, N]` in place, in order; returns the errors for the later columns."""
+    errors = torch.empty_like(group)
+    for i in range(len(group)):
+        torch.mul(group[i], pruned[i], out=errors[i]).div_(factor[i, i])
+        group[i].masked_fill_(pruned[i], 0.0)
+        group[i + 1 :].addmm_(factor[i, i + 1 :, None], errors[i, None], alpha=-1)
+    return errors

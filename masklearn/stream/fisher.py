@@ -1,0 +1,48 @@
+"""How much the loss depends on each linear's outputs: the mean squared gradients there (empirical Fisher)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from masklearn.stream.blocks import Block, stream_blocks_back
+from masklearn.task import Task
+
+__all__ = ["output_fisher"]
+
+
+def output_fisher(
+    task: Task, windows: NDArray[np.int64], forward: Callable[[Block], None] | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """E[g²] of every output `[N]` by linear: g is the gradient of the summed next-token loss there, the mean is over
+    tokens. To second order ½·Σ E[g²]·δy² is what output errors δy add to the loss.
+
+    forward: see `stream_blocks_back`, for statistics that are wanted from the same forward pass.
+    """
+    covered = task.coverage.linears
+    fisher: dict[str, NDArray[np.float64]] = {}
+    for block in stream_blocks_back(
+        task.checkpoint, windows, task.recipe.device, store=task.activations, forward=forward, bf16=task.bf16
+    ):
+        linears = {name: linear for name, linear in block.linears.items() if name in covered}
+        squares = {name: torch.zeros(one.out_features, dtype=torch.float64) for name, one in linears.items()}
+        hooks = [_watch(name, linear, squares) for name, linear in linears.items()]
+        for i, window in enumerate(windows):
+            if block.is_head:
+                block.loss_backward(i, torch.from_numpy(window))
+            else:
+                block.backward(i)
+        for hook in hooks:
+            hook.remove()
+        fisher |= {name: (total / windows.size).numpy() for name, total in squares.items()}
+        task.progress("sensitivity of the loss", len(fisher), len(covered))
+    return fisher
+
+
+def _watch(name: str, linear: torch.nn.Linear, squares: dict[str, torch.Tensor]) -> Any:
+    def add(_: torch.nn.Module, __: Any, gradients: tuple[torch.Tensor, ...]) -> None:
+        squares[name] += gradients[0].double().flatten(0, -2).square().sum(dim=0).cpu()
+
+    return linear.register_full_backward_hook(add)

@@ -1,0 +1,241 @@
+"""Text to token windows: those that calibrate, and those that train after them."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+from masklearn.progress import Progress
+from masklearn.recipe import LearnRecipe
+from masklearn.text import SourceKind, TextSource, open_text, read_text
+from masklearn.text.selftext import write_text
+
+__all__ = [
+    "TokenPool",
+    "calibration_windows",
+    "first_windows",
+    "load_tokenizer",
+    "read_text",
+    "token_pool",
+    "token_windows",
+]
+
+
+_PIECE = 1_000_000  # characters
+# Characters from which windows are drawn. Text beyond them is read only while windows are still wanting; a stream
+# from the hub is fetched as it is read, so less of it is.
+_DRAWN_FROM = {SourceKind.FILE: 64_000_000, SourceKind.FOLDER: 64_000_000, SourceKind.DATASET: 16_000_000}
+# Windows that the model writes for training beyond those for calibration: a token written takes half as long as one
+# trained on (SmolLM2-135M on 2 cores: 2.6 s and 4.8 s a window of 512).
+_WRITTEN_MORE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPool:
+    """Windows of tokens, and a record of where they came from.
+
+    windows: `[n, length]`; the first `count` are for calibration, the rest follow in a seeded random order; record:
+    source (`SourceKind`), name (no folders), sha256 of all token ids of the pool (little-endian int64, row-major),
+    tokens of the pool, windows used for calibration, length, seed: JSON can hold it.
+    """
+
+    windows: NDArray[np.int64]
+    record: Mapping[str, Any]
+    count: int
+
+    def calibration(self) -> NDArray[np.int64]:
+        """The windows for calibration, `[count, length]`, in the order of the text."""
+        return self.windows[: self.count]
+
+    def batches(self, size: int, *, seed: int = 0, skip: int = 0) -> Iterator[NDArray[np.int64]]:
+        """Endless batches `[size, length]`: first the windows that calibration did not use, then all, again and again.
+
+        Every pass is shuffled anew by the seed and its number; a batch may span two passes. `skip` batches are
+        left out without being made, so that training goes on exactly where it stopped.
+        """
+        order = self._order(seed, skip * size)
+        while True:
+            yield self.windows[[next(order) for _ in range(size)]]
+
+    def _order(self, seed: int, start: int) -> Iterator[int]:
+        """Indices of windows from position `start` of the endless sequence on."""
+        total, fresh = len(self.windows), len(self.windows) - self.count
+        number, offset = (0, start) if start < fresh else divmod(start - fresh, total)
+        number += start >= fresh
+        while True:
+            shuffle = np.random.default_rng([seed, number])
+            order = shuffle.permutation(total) if number else self.count + shuffle.permutation(fresh)
+            yield from order[offset:].tolist()
+            number, offset = number + 1, 0
+
+
+def token_pool(
+    checkpoint: Checkpoint, recipe: LearnRecipe, progress: Progress | None = None, *, training: int = 0
+) -> TokenPool:
+    """Windows of the recipe's text, or of text that the model writes itself where `calib` is None.
+
+    training: windows wanted beyond `recipe.windows`; there may be fewer. They are drawn by the seed without
+    replacement from the first 64 million characters of files and 16 million of a dataset, or from more if the
+    windows need it; which of them calibrate does not depend on `training`. Of its own text the model writes at
+    most 64 windows more. PatchCompileError when the text is missing, too short or empty, or the model cannot write.
+    """
+    count, length, seed = recipe.windows, recipe.length, recipe.seed
+    if recipe.calib is None:
+        wanted = count + min(training, _WRITTEN_MORE)
+        windows = write_text(checkpoint.path, wanted, length, seed, progress, device=recipe.device)
+        return _pool(windows, recipe, SourceKind.SELF, "text written by the model")
+    source = open_text(recipe.calib)
+    tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[source.kind]
+    ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
+    windows = _draw(_cut(ids, length, count), count, training, seed, alone // length)
+    return _pool(windows, recipe, source.kind, source.name)
+
+
+def calibration_windows(
+    checkpoint: Checkpoint, recipe: LearnRecipe, progress: Progress | None = None
+) -> NDArray[np.int64]:
+    """The windows of `token_pool` that calibrate, `[windows, length]`."""
+    return token_pool(checkpoint, recipe, progress).calibration()
+
+
+def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> NDArray[np.int64]:
+    """The first `count` windows of a text (see `open_text`), `[count, length]`; no more of it is read than they need.
+
+    PatchCompileError when it is missing, empty or too short.
+    """
+    ids, _ = _read_ids(tokenizer, open_text(spec), count * length, 0, 0)
+    return _cut(ids, length, count)[:count].astype(np.int64)
+
+
+def load_tokenizer(model_dir: str | Path) -> Any:
+    """The tokenizer of a local model directory; PatchCompileError when it has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PatchCompileError(
+            f"{model_dir} has no tokenizer that transformers can load",
+            f"{type(error).__name__}: {error}",
+            "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights.",
+        ) from error
+
+
+def token_windows(
+    tokenizer: Any, text: str, length: int, count: int | None = None, seed: int | None = None
+) -> NDArray[np.int64]:
+    """Cut a text into non-overlapping windows of tokens: `[count, length]`.
+
+    Without `seed` they are the first `count` (all, if None); with it a draw without replacement, in the order of
+    the text, so that calibration sees all of a long text. PatchCompileError when the text is too short.
+    """
+    ids = np.concatenate(list(_token_ids(tokenizer, iter([text]))))
+    windows = _cut(ids, length, count)
+    wanted = len(windows) if count is None else count
+    if seed is None:
+        return windows[:wanted].astype(np.int64)
+    return _draw(windows, wanted, 0, seed, len(windows))
+
+
+def _read_ids(
+    tokenizer: Any,
+    source: TextSource,
+    tokens: int,
+    more: int,
+    characters: int,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.int32], int]:
+    """Ids of a text's beginning: so many tokens and `more`, and so many characters, or all of it.
+
+    Also how many ids would have been read without `more`.
+    """
+    read, found, alone, blank, parts = 0, 0, 0, True, []
+
+    def counted() -> Iterator[str]:
+        nonlocal read, blank
+        for piece in source.pieces():
+            read += len(piece)
+            blank = blank and not piece.strip()
+            yield piece
+
+    stored = sum(file.stat().st_size for file in source.files)
+    expected = min(stored, characters) if stored else characters
+    for ids in _token_ids(tokenizer, counted()):
+        parts.append(ids)
+        found += ids.size
+        if progress:
+            progress("reading text", read, max(read, expected))
+        enough = read >= characters
+        if enough and found >= tokens and not alone:
+            alone = found
+        if enough and found >= tokens + more:
+            break
+    if blank:
+        raise PatchCompileError(f"The text at {source.spec} is empty", "", "Give a text with words in it.")
+    return np.concatenate(parts), alone or found
+
+
+def _token_ids(tokenizer: Any, pieces: Iterator[str]) -> Iterator[NDArray[np.int32]]:
+    """Ids of a text piece by piece; special tokens of its beginning once, as for a text tokenised in one go."""
+    for i, piece in enumerate(_tokenised_together(pieces)):
+        ids = tokenizer(piece, add_special_tokens=i == 0, verbose=False)["input_ids"]
+        yield np.asarray(ids, dtype=np.int32)
+
+
+def _tokenised_together(pieces: Iterator[str]) -> Iterator[str]:
+    """Cut a text where a line ends: tokenisers keep some 170 bytes for every character they are given."""
+    held: list[str] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size <= _PIECE:
+            continue
+        text, start = "".join(held), 0
+        while len(text) - start > _PIECE:
+            cut = text.rfind("\n", start, start + _PIECE) + 1 or start + _PIECE
+            yield text[start:cut]
+            start = cut
+        held, size = [text[start:]], len(text) - start
+    yield "".join(held)
+
+
+def _cut(ids: NDArray[np.int32], length: int, count: int | None) -> NDArray[np.int32]:
+    """All windows of a text, `[available, length]`; PatchCompileError when there are fewer than `count`, or none."""
+    available = ids.size // length
+    wanted = max(available if count is None else count, 1)
+    if available < wanted:
+        raise PatchCompileError(
+            "The text is too short",
+            f"{wanted} windows of {length} tokens need {wanted * length}; it has {ids.size}.",
+            "Give a longer text, or fewer or shorter windows.",
+        )
+    return ids[: available * length].reshape(available, length)
+
+
+def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int, drawn_from: int) -> NDArray[np.int64]:
+    """`count` of the first `drawn_from` windows in the order of the text, up to `more` of all others in random order."""
+    rng = np.random.default_rng(seed)
+    first = np.sort(rng.choice(drawn_from, size=count, replace=False))
+    others = rng.permutation(np.setdiff1d(np.arange(len(windows)), first, assume_unique=True))[:more]
+    drawn: NDArray[np.int64] = windows[np.concatenate([first, others])].astype(np.int64)
+    return drawn
+
+
+def _pool(windows: NDArray[np.int64], recipe: LearnRecipe, source: SourceKind, name: str) -> TokenPool:
+    record = {
+        "source": source.value,
+        "name": name,
+        "sha256": hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest(),
+        "tokens": int(windows.size),
+        "windows": recipe.windows,
+        "length": recipe.length,
+        "seed": recipe.seed,
+    }
+    return TokenPool(windows, record, recipe.windows)

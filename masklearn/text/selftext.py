@@ -1,0 +1,140 @@
+"""Text that the model writes itself, for calibration or evaluation where the user gives none.
+
+As in LLM-QAT (arXiv 2305.17888): sampled from the start token, so it needs no data and follows what the model knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.architectures import architecture_of, cache_argument, longest_window
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.device import usable_device
+from masklearn.errors import PatchCompileError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["write_text"]
+
+# Short documents, many at a time: a step reads all weights and the whole cache, so 16 documents of 512 tokens take
+# several times as long as 64 of 128.
+_DOCUMENT = 128
+_BATCH = 64
+_MEMORY_LEFT = 1.2  # of the weights' bytes: the cache of a batch, the logits and what loading takes besides
+
+
+def write_text(
+    model_dir: Path,
+    windows: int,
+    length: int,
+    seed: int,
+    progress: Callable[[str, int, int], object] | None = None,
+    *,
+    device: str | None = None,
+) -> NDArray[np.int64]:
+    """Token windows `[windows, length]`, sampled at temperature 1; the same for a seed on the same machine.
+
+    A window holds documents of up to 128 tokens, each after a start token. Loads the whole model: in fp32 on a
+    CPU, in the checkpoint's own type where fp32 does not fit and on a GPU (None for one when there is one). Raises
+    PatchCompileError when the device cannot be used, or the model does not fit, is no causal language model, or
+    names no start token.
+    """
+    import torch
+
+    checkpoint = Checkpoint.open(model_dir)
+    _check_writes(checkpoint)
+    model = _load(checkpoint, usable_device(device))
+    config = model.config.get_text_config()
+    start = _start_token(config, model_dir)
+    document = min(_DOCUMENT, longest_window(architecture_of(checkpoint), config) or _DOCUMENT)
+    generator = torch.Generator(model.device).manual_seed(seed)
+    documents = -(-windows * length // document)
+    written = []
+    for first in range(0, documents, _BATCH):
+        count = min(_BATCH, documents - first)
+        starts = torch.full((count, 1), start, device=model.device)
+        for tokens in _sample(model, starts, document, generator):
+            if progress:
+                progress("writing text", first * document + tokens.numel(), documents * document)
+        written.append(tokens.cpu().numpy())
+    return np.concatenate(written).reshape(-1)[: windows * length].reshape(windows, length).astype(np.int64)
+
+
+def _sample(
+    model: Any, tokens: torch.Tensor, length: int, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
+    """Yield `[documents, 1]`, `[documents, 2]`, … up to `length` tokens; an end of text is a token like any other."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    yield tokens
+    for _ in range(length - 1):
+        with torch.no_grad():
+            logits = model(
+                input_ids=tokens[:, -1:], logits_to_keep=1, **{cache_argument(model): cache}
+            ).logits
+        chances = logits[:, -1].float().softmax(-1)
+        tokens = torch.cat([tokens, torch.multinomial(chances, 1, generator=generator)], dim=1)
+        yield tokens
+
+
+def _check_writes(checkpoint: Checkpoint) -> None:
+    if architecture_of(checkpoint).encoder:
+        raise PatchCompileError(
+            f"{checkpoint.path} cannot write its own text",
+            "It is an encoder, not a causal language model.",
+            "Give text with --calib.",
+        )
+
+
+def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
+    """The model on the device, in the type that fits."""
+    import torch
+
+    from masklearn.quality.perplexity import load_model
+
+    stored = sum(file.stat().st_size for file in checkpoint.files())
+    weights = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names())
+    own = getattr(
+        torch, str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or "float32")
+    )
+    free = _free_bytes(device)
+    if device.type == "cpu" and 4 * weights * _MEMORY_LEFT <= free:
+        return load_model(checkpoint.path, dtype=torch.float32)
+    if stored * _MEMORY_LEFT > free:
+        raise PatchCompileError(
+            f"{checkpoint.path} does not fit into memory to write its own text",
+            f"Its weights take {stored / 1e9:.1f} GB, {free / 1e9:.1f} GB of {device.type} memory are free.",
+            "Give text with --calib (and --eval).",
+        )
+    return load_model(checkpoint.path, dtype=own).to(device)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _start_token(config: Any, model_dir: Path) -> int:
+    for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        token = getattr(config, name, None)
+        token = token[0] if isinstance(token, list) and token else token
+        if isinstance(token, int):
+            return token
+    raise PatchCompileError(
+        f"{model_dir} names no start token",
+        "without one the model cannot write its own text",
+        "give --calib and --eval",
+    )

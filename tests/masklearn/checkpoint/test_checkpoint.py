@@ -1,0 +1,151 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+from tests.conftest import ModelMaker
+
+
+def hub_like(model: Path, cache: Path) -> Path:
+    """As a hub cache lays it out: a snapshot of links to blobs."""
+    blobs, snapshot = cache / "blobs", cache / "snapshots" / "main"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for file in model.iterdir():
+        (blobs / f"blob-{file.name}").write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(Path("../../blobs") / f"blob-{file.name}")
+    return snapshot
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shard", ["5GB", "30KB"])
+def test_every_tensor_as_the_library_reads_it(make_model: ModelMaker, dtype: torch.dtype, shard: str) -> None:
+    path = make_model(dtype=dtype, shard=shard)
+    checkpoint = Checkpoint.open(path)
+    tensors = {k: v for file in path.glob("*.safetensors") for k, v in load_file(file).items()}
+    assert checkpoint.names() == sorted(tensors)
+    assert len(checkpoint.files()) == len(list(path.glob("*.safetensors")))
+    for name, tensor in tensors.items():
+        assert name in checkpoint
+        assert checkpoint.shape(name) == tuple(tensor.shape)
+        assert checkpoint.dtype(name).name == str(dtype).removeprefix("torch.")
+        assert checkpoint.torch(name).dtype == dtype
+        assert torch.equal(checkpoint.torch(name), tensor)
+        raw = checkpoint.read(name)
+        assert raw.tobytes() == tensor.view(torch.uint8).numpy().tobytes()
+        entry = checkpoint.entry(name)
+        assert checkpoint.shard_of(name).read_bytes()[entry.start : entry.end] == raw.tobytes()
+
+
+def test_links_are_resolved(make_model: ModelMaker, tmp_path: Path) -> None:
+    model = make_model(shard="30KB")
+    snapshot = hub_like(model, tmp_path / "hub")
+    checkpoint = Checkpoint.open(snapshot)
+    assert all(file.parent.name == "blobs" and not file.is_symlink() for file in checkpoint.files())
+    assert checkpoint.fingerprint() == Checkpoint.open(model).fingerprint()
+
+
+def test_fingerprint_sees_one_bit_of_weight_or_config(make_model: ModelMaker) -> None:
+    path = make_model()
+    prints = {Checkpoint.open(path).fingerprint()}
+    weights = path / "model.safetensors"
+    blob = bytearray(weights.read_bytes())
+    blob[-1] ^= 1
+    weights.write_bytes(blob)
+    prints.add(Checkpoint.open(path).fingerprint())
+    (path / "config.json").write_text((path / "config.json").read_text() + "\n")
+    prints.add(Checkpoint.open(path).fingerprint())
+    assert len(prints) == 3
+
+
+def test_weights_that_are_not_finite_are_named(make_model: ModelMaker) -> None:
+    path = make_model()
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    tensors["model.layers.1.mlp.up_proj.weight"][4, 5] = float("-inf")
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        PatchCompileError, match=r"layers.1.mlp.up_proj.weight holds NaN.*2 of its 3456 weights"
+    ):
+        Checkpoint.open(path).read_finite("model.layers.1.mlp.up_proj.weight")
+
+
+def break_index(path: Path, weight_map: object) -> None:
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_shard_that_the_index_names_is_missing(make_model: ModelMaker) -> None:
+    path = make_model(shard="30KB")
+    gone = sorted(path.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(PatchCompileError, match=rf"The shard .*{gone.name} is missing.*index.json names it"):
+        Checkpoint.open(path)
+
+
+def test_broken_link(make_model: ModelMaker, tmp_path: Path) -> None:
+    snapshot = hub_like(make_model(), tmp_path / "hub")
+    (tmp_path / "hub/blobs/blob-model.safetensors").unlink()
+    with pytest.raises(PatchCompileError, match="has no weights"):
+        Checkpoint.open(snapshot)
+
+
+def test_tensor_is_not_in_the_shard_of_the_index(make_model: ModelMaker) -> None:
+    path = make_model()
+    break_index(path, {"model.norm.weight": "model.safetensors", "other": "model.safetensors"})
+    with pytest.raises(PatchCompileError, match=r"model\.safetensors does not hold other"):
+        Checkpoint.open(path)
+
+
+@pytest.mark.parametrize("weight_map", [{}, None, ["model.safetensors"]])
+def test_index_without_a_map(make_model: ModelMaker, weight_map: object) -> None:
+    path = make_model()
+    break_index(path, weight_map)
+    with pytest.raises(PatchCompileError, match="has no weight_map"):
+        Checkpoint.open(path)
+
+
+def test_truncated_shard(make_model: ModelMaker) -> None:
+    path = make_model()
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(PatchCompileError, match=r"truncated.*describes \d+ bytes"):
+        Checkpoint.open(path)
+
+
+def test_no_directory_no_config_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(PatchCompileError, match="No model directory at"):
+        Checkpoint.open(tmp_path / "nowhere")
+    with pytest.raises(PatchCompileError, match=r"has no config.json"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(PatchCompileError, match="is not JSON"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(PatchCompileError, match="is not a JSON object"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(PatchCompileError, match="has no weights"):
+        Checkpoint.open(tmp_path)
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    torch.save({"w": torch.ones(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        PatchCompileError, match=r"pickled weights only \(pytorch_model.bin\).*save_pretrained"
+    ):
+        Checkpoint.open(tmp_path)
+
+
+def test_reading_leaves_the_file_alone(make_model: ModelMaker) -> None:
+    """A tensor that was read is a copy: writing to it does not reach the checkpoint."""
+    checkpoint = Checkpoint.open(make_model())
+    name = checkpoint.names()[0]
+    before = checkpoint.read(name)
+    checkpoint.torch(name).zero_()
+    np.testing.assert_array_equal(checkpoint.read(name), before)

@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.prune import masked_weight, write_pruned_checkpoint
+from masklearn.masks.maskset import MaskSet
+from tests.mosaics import random_mask
+
+
+def test_pruned_weights_are_plus_zero():
+    weight = np.array([[-1.0, -0.0, 2.0, -3.0]], np.float16)
+    out = masked_weight(weight, np.array([[False, True, True, False]]))
+    assert (
+        out.view(np.uint16).tolist() == np.array([[0.0, -0.0, 2.0, 0.0]], np.float16).view(np.uint16).tolist()
+    )
+
+
+@pytest.mark.parametrize("shard", ["5GB", "20KB"])
+def test_the_pruned_checkpoint_loads_in_transformers_with_only_the_masked_weights_changed(
+    make_model, tmp_path, shard
+):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = make_model(shard=shard)
+    (source / "pytorch_model.bin").write_bytes(b"never copied")
+    linears = covered_linears(source).linears
+    masks = MaskSet(
+        {name: random_mask(shape, (32, 32), 0.5, i)[0] for i, (name, shape) in enumerate(linears.items())},
+        method="random", seed=0, base_model="x", base_sha256="", ratio_asked=0.25,
+    )  # fmt: skip
+    out = tmp_path / "pruned"
+    write_pruned_checkpoint(Checkpoint.open(source), masks, out)
+    assert not (out / "pytorch_model.bin").exists()
+    assert json.loads((out / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+    AutoTokenizer.from_pretrained(out)
+    before = AutoModelForCausalLM.from_pretrained(source).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        linear = name.removesuffix(".weight")
+        expected = weight * torch.from_numpy(masks[linear].keep()) if linear in masks else weight
+        assert torch.equal(after[name], expected), name
+
+
+def test_sub_folders_go_along_unless_they_are_exports_of_the_weights(make_model, tmp_path):
+    source = make_model()
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]
+    contents = {
+        "modules.json": json.dumps(modules),
+        "1_Pooling/config.json": "{}",
+        "2_Dense/model.safetensors": "weights of a module",
+        "additional_chat_templates/tool.jinja": "template",
+        "onnx/model.onnx": "an export",
+        "onnx/config.json": "{}",
+        ".git/config": "not the model's",
+    }
+    for name, text in contents.items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(text)
+    out = tmp_path / "pruned"
+    masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
+    write_pruned_checkpoint(Checkpoint.open(source), masks, out)
+    copied = {name for name in contents if (out / name).is_file()}
+    assert copied == {name for name in contents if not name.startswith(("onnx/", ".git/"))}
+    assert all((out / name).read_text() == contents[name] for name in copied)

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.store import WeightStore
+from masklearn.errors import PatchCompileError
+from tests.conftest import ModelMaker
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_new_values_are_read_in_the_dtype_of_the_checkpoint(
+    make_model: ModelMaker, tmp_path: Path, dtype
+) -> None:
+    base = Checkpoint.open(make_model(dtype=dtype))
+    store = WeightStore(tmp_path / "new")
+    checkpoint = base.with_weights(store)
+    values = torch.randn(base.shape(NAME))
+    store.put(NAME, values, base.entry(NAME))
+    assert torch.equal(checkpoint.torch(NAME), values.to(dtype))
+    assert checkpoint.dtype(NAME) == checkpoint.read(NAME).dtype
+    assert not torch.equal(base.torch(NAME), checkpoint.torch(NAME))
+    other = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(base.torch(other), checkpoint.torch(other))
+    assert list(store.names()) == [NAME]
+    assert checkpoint.fingerprint() == base.fingerprint()
+    store.put(NAME, values * 2, base.entry(NAME))
+    assert torch.equal(checkpoint.torch(NAME), (values * 2).to(dtype))
+
+
+def test_a_store_reads_through_to_the_one_below_and_never_writes_there(make_model, tmp_path: Path) -> None:
+    base = Checkpoint.open(make_model())
+    below = WeightStore(tmp_path / "below")
+    store = WeightStore(tmp_path / "above", below)
+    other = "model.layers.0.mlp.up_proj.weight"
+    for name in (NAME, other):
+        below.put(name, torch.ones(base.shape(name)), base.entry(name))
+    store.put(NAME, torch.zeros(base.shape(NAME)), base.entry(NAME))
+    assert store.names() == sorted([NAME, other])
+    assert not store.read(NAME).any()
+    assert store.read(other).all() and below.read(NAME).all()
+    assert other in store and "lm_head.weight" not in store
+
+
+def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Path) -> None:
+    base = Checkpoint.open(make_model(dtype=torch.float16))
+    store = WeightStore(tmp_path / "new")
+    with pytest.raises(ValueError, match="the checkpoint has"):
+        store.put(NAME, torch.zeros(3, 4), base.entry(NAME))
+    with pytest.raises(PatchCompileError, match=rf"New values of {NAME} are not finite in F16"):
+        store.put(NAME, torch.full(base.shape(NAME), 1e6), base.entry(NAME))
+    assert NAME not in store
+
+
+def test_a_copy_holds_what_the_store_shows(make_model, tmp_path: Path) -> None:
+    base = Checkpoint.open(make_model())
+    below = WeightStore(tmp_path / "below")
+    store = WeightStore(tmp_path / "above", below)
+    other = "model.layers.0.mlp.up_proj.weight"
+    for name in (NAME, other):
+        below.put(name, torch.ones(base.shape(name)), base.entry(name))
+    store.put(NAME, torch.zeros(base.shape(NAME)), base.entry(NAME))
+    store.copy_to(tmp_path / "copy")
+    copy = WeightStore(tmp_path / "copy")
+    assert copy.names() == store.names() == sorted([NAME, other])
+    assert not copy.read(NAME).any() and copy.read(other).all()

@@ -1,0 +1,183 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.errors import PatchCompileError
+from masklearn.learn import learn
+from masklearn.masks.budget import Budget, parse_ratio
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.recipe import LearnRecipe
+from tests.conftest import ModelMaker
+
+KINDS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj", "mlp.down_proj")
+NAMES = [f"model.layers.{i}.{kind}" for i in range(3) for kind in KINDS]
+AREAS = {name: np.full((2, 2), 16 if "mlp" in name else 4) for name in NAMES}
+
+
+def decisions(spelled: float | str) -> dict[str, float | None]:
+    """By kind, where all linears of a kind are decided alike."""
+    decided = Budget.of(spelled).by_linear(NAMES)
+    return {kind: (d := decided[f"model.layers.1.{kind}"]) and d[1] for kind in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("spelled", "expected"),
+    [
+        (0.4, [0.4, 0.4, 0.4, 0.4]),
+        ("0.4", [0.4, 0.4, 0.4, 0.4]),
+        ("mlp.*=0.5,*.v_proj=0", [None, 0.0, 0.5, 0.5]),
+        ("v_proj=0.1, up_proj = .2", [None, 0.1, 0.2, None]),
+        ("*=0.3,mlp.*=0.5,down_proj=0", [0.3, 0.3, 0.5, 0.0]),
+        ("layers.1.*=0.25,layers.1.mlp.up_proj=0.5", [0.25, 0.25, 0.5, 0.25]),
+        (r"re:.*\.(q|v)_proj=0.5", [0.5, 0.5, None, None]),
+        (r"re:.*\.\w{6,7}=0.25,mlp.*=.5", [0.25, 0.25, 0.5, 0.5]),
+        ("re:(?=model).*=0.25", [0.25, 0.25, 0.25, 0.25]),
+    ],
+)
+def test_the_last_pattern_that_fits_decides(spelled: float | str, expected: list[float | None]) -> None:
+    assert list(decisions(spelled).values()) == expected
+
+
+def test_a_pattern_fits_from_a_dot_on_and_not_in_the_middle_of_a_word() -> None:
+    with pytest.raises(
+        PatchCompileError, match=r"'proj' of the ratio fits no covered linear.*\*\.mlp\.up_proj"
+    ):
+        Budget.of("proj=0.5").by_linear(NAMES)
+    with pytest.raises(PatchCompileError, match="'mlp' of the ratio fits no covered linear"):
+        Budget.of("mlp=0.5").by_linear(NAMES)
+
+
+def test_a_pattern_that_later_ones_hide_is_an_error() -> None:
+    with pytest.raises(
+        PatchCompileError, match=r"'mlp\.\*' of the ratio decides for no linear.*general pattern before"
+    ):
+        Budget.of("mlp.*=0.5,*=0.3").by_linear(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "message"),
+    [
+        ("", "empty"),
+        ("  ", "empty"),
+        ("much", "'much' is not a number"),
+        ("nan", "outside 0 … 0.5"),
+        ("0.6", "0.6 is outside"),
+        ("-0.1", "-0.1 is outside"),
+        ("mlp.*=0.7", "0.7 is outside"),
+        ("mlp.*=", "'' is not a number"),
+        ("mlp.*=x", "'x' is not a number"),
+        ("=0.5", "'=0.5' is not PATTERN=RATIO"),
+        ("mlp.*=0.5,", "'' is not PATTERN=RATIO"),
+        ("mlp.*,v_proj=0.5", r"'mlp.\*' is not PATTERN=RATIO"),
+        ("re:(=0.5", "not a regular expression"),
+    ],
+)
+def test_misspelled_ratios_are_named(spelled: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_ratio(spelled)
+
+
+@given(st.floats(0.0, 0.5))
+def test_a_number_in_text_is_that_number(ratio: float) -> None:
+    assert parse_ratio(repr(ratio)) == ratio == parse_ratio(ratio)
+
+
+def test_what_parse_returns_parses_to_itself() -> None:
+    spelled = parse_ratio(r" mlp.* =.5, re:a{1,2}=0.123456789012 ")
+    assert spelled == r"mlp.*=0.5,re:a{1,2}=0.123456789012"
+    assert parse_ratio(spelled) == spelled
+
+
+def test_shares_are_by_pattern_and_hold_every_linear_once() -> None:
+    shares = Budget.of("*=0.25,mlp.*=0.5").shares(AREAS)
+    assert [(share.spelled, len(share.names), share.saving) for share in shares] == [
+        ("*", 6, 0.25 * 6 * 16),
+        ("mlp.*", 6, 0.5 * 6 * 64),
+    ]
+    assert sorted(name for share in shares for name in share.names) == sorted(NAMES)
+
+
+def test_each_linear_is_its_own_share_per_layer() -> None:
+    shares = Budget.of("mlp.*=0.5", per_layer=True).shares(AREAS)
+    assert [share.names for share in shares] == [(name,) for name in NAMES]
+    assert [share.saving for share in shares] == [32.0 if "mlp" in name else 0.0 for name in NAMES]
+
+
+def test_the_ratio_over_all_is_weighted_by_weights() -> None:
+    assert Budget.of("mlp.*=0.5").ratio(AREAS) == pytest.approx(0.5 * 64 / 80)
+    assert Budget.of(0.3, per_layer=True).ratio(AREAS) == 0.3
+    with pytest.raises(ValueError, match="not a ratio"):
+        Budget.saving(3.0, "us").ratio(AREAS)
+
+
+def test_what_stays_dense_is_said() -> None:
+    line = Budget.of("mlp.*=0.5").left_dense(NAMES)
+    assert line.startswith(
+        "no pattern of the ratio fits model.layers.*.self_attn.q_proj, model.layers.*.self_attn.v_proj"
+    )
+    assert Budget.of("*=0.1,mlp.*=0.5").left_dense(NAMES) == Budget.of(0.4).left_dense(NAMES) == ""
+
+
+def test_record_is_json_of_what_was_asked() -> None:
+    assert json.loads(json.dumps(Budget.of("mlp.*=0.5", True).record())) == {
+        "ratio": "mlp.*=0.5",
+        "per_layer": True,
+        "unit": "weights",
+    }
+    assert Budget.of("0.4").record()["ratio"] == 0.4
+    assert Budget.saving(2.5, "us").record() == {"amount": 2.5, "unit": "us"}
+
+
+@pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf])
+def test_an_impossible_saving_is_refused(amount: float) -> None:
+    with pytest.raises(PatchCompileError, match="not possible"):
+        Budget.saving(amount, "us")
+
+
+def learned(path: Path, scratch: Path, notes: list[str], **settings: Any) -> MaskSet:
+    recipe = LearnRecipe(method="magnitude", tile=(8, 8), **settings)
+    return learn(path, recipe, scratch, note=notes.append).masks
+
+
+def ratio_of(masks: MaskSet, kind: str) -> float:
+    these: list[LinearMask] = [mask for name, mask in masks.items() if kind in name]
+    return sum(mask.zeroed for mask in these) / sum(mask.weights for mask in these)
+
+
+def test_learned_masks_meet_each_pattern(make_model: ModelMaker, tmp_path: Path) -> None:
+    notes: list[str] = []
+    masks = learned(make_model(), tmp_path / "s", notes, ratio="mlp.*=0.3,v_proj=0.5,k_proj=0")
+    tile = 8 * 8 / min(n * k for n, k in masks.shapes().values())
+    assert abs(ratio_of(masks, ".mlp.") - 0.3) <= tile / 4
+    assert (ratio_of(masks, "v_proj"), ratio_of(masks, "k_proj"), ratio_of(masks, "q_proj")) == (
+        0.5,
+        0.0,
+        0.0,
+    )
+    assert masks.ratio_asked == pytest.approx(masks.ratio, abs=tile / 4)
+    assert masks.extra["budget"]["ratio"] == "mlp.*=0.3,v_proj=0.5,k_proj=0.0"
+    (line,) = notes
+    assert line.startswith("no pattern of the ratio fits model.layers.*.self_attn.q_proj, ")
+    assert "o_proj: left dense" in line
+
+
+def test_learned_masks_meet_the_ratio_in_every_linear(make_model: ModelMaker, tmp_path: Path) -> None:
+    path = make_model()
+    masks = learned(path, tmp_path / "s", [], ratio=0.3, per_layer=True)
+    for name, mask in masks.items():
+        assert abs(mask.zeroed - 0.3 * mask.weights) <= 8 * 8 / 4, name
+    assert (masks.ratio_asked, masks.extra["budget"]["per_layer"]) == (0.3, True)
+    masks.check_covers(covered_linears(path).linears)
+
+
+def test_a_pattern_without_a_linear_is_found_before_any_work(make_model: ModelMaker, tmp_path: Path) -> None:
+    recipe = LearnRecipe(ratio="mlpp.*=0.3", calib=str(tmp_path / "no such text"))
+    with pytest.raises(PatchCompileError, match=r"'mlpp\.\*' of the ratio fits no covered linear"):
+        learn(make_model(), recipe, tmp_path / "s")

@@ -1,0 +1,198 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.tiles import grid_shape
+from masklearn.shard import Shard
+
+SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda g: 4 * g))
+TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))
+ORIGIN: dict[str, Any] = {
+    "method": "wanda", "seed": 3, "base_model": "tiny", "base_sha256": "ab" * 32, "ratio_asked": 0.3
+}  # fmt: skip
+
+
+def random_mask(shape: tuple[int, int], tile: tuple[int, int], seed: int) -> LinearMask:
+    random = np.random.default_rng(seed)
+    tiles = random.random(grid_shape(shape, tile)) < 0.5
+    return LinearMask.from_candidate(
+        tile, tiles, random.integers(0, 6, (shape[0], shape[1] // 4)).astype(np.uint8)
+    )
+
+
+def known_mask() -> LinearMask:
+    """6x16 in 4x8 tiles: a 2x2 grid whose last row is ragged; sparse at the top right and the bottom left."""
+    tiles = np.asarray([[False, True], [True, False]])
+    pattern = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) % 6
+    return LinearMask.from_candidate((4, 8), tiles, pattern)
+
+
+@given(SHAPES, TILES, st.integers(0, 1000))
+def test_keep_weight_by_weight(shape: tuple[int, int], tile: tuple[int, int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    tiles = random.random(grid_shape(shape, tile)) < 0.5
+    pattern = random.integers(0, 6, (shape[0], shape[1] // 4)).astype(np.uint8)
+    mask = LinearMask.from_candidate(tile, tiles, pattern)
+    keep = mask.keep()
+    for n, k in np.ndindex(shape):
+        sparse = tiles[n // tile[0], k // tile[1]]
+        assert keep[n, k] == (not sparse or PATTERNS[pattern[n, k // 4], k % 4])
+    assert mask.zeroed == (~keep).sum() == mask.sparse_weights // 2
+
+
+def test_pattern_is_row_major_over_the_sparse_groups() -> None:
+    # Rows 0..3 hold groups 2, 3; rows 4, 5 hold groups 0, 1; code = (4 * row + group) % 6.
+    assert known_mask().pattern.tolist() == [2, 3, 0, 1, 4, 5, 2, 3, 4, 5, 2, 3]
+
+
+def test_file_bytes(tmp_path: Path) -> None:
+    MaskSet({"m.q": known_mask()}, **ORIGIN).save(tmp_path / "masks.safetensors")
+    arrays = load_file(tmp_path / "masks.safetensors")
+    # Row-major map 0,1,1,0, first tile in the lowest bit.
+    assert arrays["m.q.tiles"].tobytes() == bytes([0b0110])
+    # Two codes a byte, the first in the low nibble.
+    assert arrays["m.q.pattern"].tobytes() == bytes([0x32, 0x10, 0x54, 0x32, 0x54, 0x32])
+    meta = Shard.open(tmp_path / "masks.safetensors").metadata
+    assert json.loads(meta["linears"]) == {"m.q": {"shape": [6, 16], "tile": [4, 8]}}
+    assert (meta["version"], meta["method"], meta["seed"]) == ("1", "wanda", "3")
+    assert (float(meta["ratio_asked"]), float(meta["ratio"])) == (0.3, 0.25)
+    assert (meta["base_model"], meta["base_sha256"]) == ("tiny", "ab" * 32)
+
+
+def test_nine_tiles_and_an_odd_number_of_groups(tmp_path: Path) -> None:
+    tiles = np.zeros((3, 3), np.bool_)
+    tiles[0, 0] = tiles[2, 2] = tiles[1, 0] = True
+    mask = LinearMask.from_candidate((1, 4), tiles, np.asarray([[5, 0, 0], [3, 0, 0], [0, 0, 1]], np.uint8))
+    MaskSet({"l": mask}, **ORIGIN).save(tmp_path / "m")
+    arrays = load_file(tmp_path / "m")
+    assert arrays["l.tiles"].tobytes() == bytes([0b00001001, 0b1])
+    assert arrays["l.pattern"].tobytes() == bytes([0x35, 0x01])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(SHAPES, TILES), max_size=4), st.integers(0, 1000))
+def test_round_trip(tmp_path: Path, linears: list[Any], seed: int) -> None:
+    masks = {f"layers.{i}.q": random_mask(*linear, seed + i) for i, linear in enumerate(linears)}
+    made = MaskSet(masks, extra={"windows": 4, "names": ["é"]}, **ORIGIN)
+    made.save(tmp_path / "masks.safetensors")
+    loaded = MaskSet.load(tmp_path / "masks.safetensors")
+    assert sorted(loaded) == sorted(made)
+    assert (loaded.ratio, loaded.zeroed, loaded.weights) == (made.ratio, made.zeroed, made.weights)
+    assert {key: getattr(loaded, key) for key in ORIGIN} == ORIGIN
+    assert loaded.extra == {"windows": 4, "names": ["é"]}
+    assert loaded.shapes() == made.shapes()
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(loaded[name].keep(), mask.keep())
+    loaded.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "masks.safetensors").read_bytes()
+
+
+def test_a_loaded_set_can_be_saved_over_its_own_file(tmp_path: Path) -> None:
+    path = tmp_path / "masks.safetensors"
+    MaskSet({"l": known_mask()}, **ORIGIN).save(path)
+    before = path.read_bytes()
+    MaskSet.load(path).save(path)
+    assert path.read_bytes() == before
+
+
+def test_ratio_counts_by_pattern_over_all_linears() -> None:
+    dense = LinearMask.from_candidate((4, 4), np.zeros((1, 1), np.bool_), np.zeros((4, 1), np.uint8))
+    masks = MaskSet({"a": known_mask(), "b": dense}, **ORIGIN)
+    assert masks.ratio == 24 / (96 + 16)
+    assert MaskSet({}, **ORIGIN).ratio == 0.0
+
+
+def test_check_covers() -> None:
+    masks = MaskSet({"a": known_mask(), "b": known_mask()}, **ORIGIN)
+    masks.check_covers({"b": (6, 16), "a": (6, 16)})
+    with pytest.raises(
+        PatchCompileError, match=r"another model.*c is not in the masks.*b is not a covered linear"
+    ):
+        masks.check_covers({"a": (6, 16), "c": (6, 16)})
+    with pytest.raises(PatchCompileError, match=r"a is \[6, 16\] in the masks and \[6, 20\] in the model"):
+        masks.check_covers({"a": (6, 20), "b": (6, 16)})
+    with pytest.raises(PatchCompileError, match=r"and 6 more"):
+        masks.check_covers({"a": (6, 16), "b": (6, 16), **{f"x{i}": (4, 4) for i in range(10)}})
+
+
+@pytest.mark.parametrize(
+    ("tile", "tiles", "pattern"),
+    [
+        ((4, 6), np.ones((1, 1), np.bool_), np.zeros(4, np.uint8)),
+        ((4, 8), np.ones((2, 1), np.bool_), np.zeros(8, np.uint8)),
+        ((4, 8), np.ones((1, 1), np.uint8), np.zeros(8, np.uint8)),
+        ((4, 8), np.ones((1, 1), np.bool_), np.zeros(7, np.uint8)),
+        ((4, 8), np.ones((1, 1), np.bool_), np.full(8, 6, np.uint8)),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tile, tiles, pattern) -> None:
+    with pytest.raises(ValueError, match=r"tile|pattern"):
+        LinearMask((4, 8), tile, tiles, pattern)
+
+
+def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) -> Path:
+    """A mask file of `known_mask`, altered."""
+    path = tmp_path / "masks.safetensors"
+    MaskSet({"l": known_mask()}, **ORIGIN).save(path)
+    metadata = dict(Shard.open(path).metadata) | meta
+    content = load_file(path) | arrays
+    save_file({k: v for k, v in content.items() if v is not None}, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"version": "2"}, "mask format version 2. This release reads version 1"),
+        ({"format": "other"}, "is not a mask file"),
+        ({"linears": "{"}, "damaged"),
+        ({"linears": '{"l": {"shape": [6, 16]}}'}, "damaged"),
+        ({"linears": '{"l": {"shape": [60, 16], "tile": [4, 8]}}'}, "l.tiles is"),
+        ({"linears": '{"l": {"shape": [5, 16], "tile": [4, 8]}}'}, "l.pattern is"),
+        ({"linears": '{"l": {"shape": [6, 16], "tile": [4, 6]}}'}, "columns a multiple of 4"),
+        ({"linears": '{"k": {"shape": [6, 16], "tile": [4, 8]}}'}, "k.tiles"),
+        ({"seed": "many"}, "damaged"),
+    ],
+)
+def test_metadata_faults(tmp_path: Path, meta: dict[str, str], message: str) -> None:
+    with pytest.raises(PatchCompileError, match=message):
+        MaskSet.load(stored(tmp_path, meta, {}))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"l.pattern": np.zeros(5, np.uint8)}, r"l.pattern is \[5\], its tiles need \[6\]"),
+        ({"l.pattern": np.zeros(6, np.int8)}, "l.pattern"),
+        ({"l.tiles": np.zeros(2, np.uint8)}, "l.tiles is"),
+        ({"l.tiles": np.asarray([15], np.uint8)}, r"its tiles need \[12\]"),
+        ({"l.pattern": None}, "l.pattern"),
+    ],
+)
+def test_tensor_faults(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    with pytest.raises(PatchCompileError, match=message):
+        MaskSet.load(stored(tmp_path, {}, arrays))
+
+
+def test_code_above_five_is_found_when_read(tmp_path: Path) -> None:
+    masks = MaskSet.load(stored(tmp_path, {}, {"l.pattern": np.full(6, 0x60, np.uint8)}))
+    with pytest.raises(PatchCompileError, match="l: pattern code 6, the highest is 5"):
+        masks["l"]
+
+
+def test_truncated_and_missing(tmp_path: Path) -> None:
+    path = stored(tmp_path, {}, {})
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(PatchCompileError, match="truncated"):
+        MaskSet.load(path)
+    with pytest.raises(PatchCompileError, match="No mask file"):
+        MaskSet.load(tmp_path / "nowhere")

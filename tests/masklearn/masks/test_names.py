@@ -1,0 +1,38 @@
+import pytest
+
+from masklearn.masks.names import depth_of, kind_of, kinds_of, short_kinds
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "depth"),
+    [
+        ("model.layers.12.mlp.up_proj", "model.layers.*.mlp.up_proj", 12),
+        ("model.layers.3.mlp.experts.7.w1", "model.layers.*.mlp.experts.*.w1", 3),
+        ("model.layers.3.mlp.experts.7", "model.layers.*.mlp.experts.*", 3),
+        ("lm_head", "lm_head", None),
+        ("h.0.1.c", "h.*.*.c", 0),
+        ("model.layer2.x", "model.layer2.x", None),
+    ],
+)
+def test_kind_and_depth(name: str, kind: str, depth: int | None) -> None:
+    assert (kind_of(name), depth_of(name)) == (kind, depth)
+
+
+def test_kinds_keep_their_order() -> None:
+    assert kinds_of(["l.0.q", "l.0.k", "l.1.q", "head"]) == ["l.*.q", "l.*.k", "head"]
+
+
+def test_short_kinds_are_the_shortest_ends_that_differ() -> None:
+    kinds = [
+        "l.*.attention.self.query",
+        "l.*.attention.output.dense",
+        "l.*.output.dense",
+        "l.*.intermediate.dense",
+    ]
+    assert list(short_kinds(kinds).values()) == [
+        "query",
+        "attention.output.dense",
+        "*.output.dense",
+        "intermediate.dense",
+    ]
+    assert short_kinds(["dense", "a.dense"]) == {"dense": "dense", "a.dense": "a.dense"}

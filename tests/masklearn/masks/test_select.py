@@ -1,0 +1,197 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.budget import Budget
+from masklearn.masks.select import select
+from masklearn.masks.tiles import grid_shape, tile_weights
+
+SHAPES = st.tuples(st.integers(1, 60), st.integers(1, 15).map(lambda g: 4 * g))
+TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))
+
+
+def problem(shapes, tile, seed):
+    random = np.random.default_rng(seed)
+    weights = {f"l{i}": tile_weights(shape, tile) for i, shape in enumerate(shapes)}
+    # Small integers: ties are the rule.
+    return {
+        name: random.integers(0, 5, grid.shape).astype(np.float32) for name, grid in weights.items()
+    }, weights
+
+
+@settings(max_examples=300)
+@given(st.lists(SHAPES, min_size=1, max_size=4), TILES, st.floats(0.0, 0.5), st.integers(0, 1000))
+def test_ratio_is_met_to_less_than_a_tile(shapes, tile, ratio, seed) -> None:
+    scores, weights = problem(shapes, tile, seed)
+    maps = select(scores, weights, ratio)
+    total = sum(int(grid.sum()) for grid in weights.values())
+    zeroed = sum(int(weights[name][tiles].sum()) for name, tiles in maps.items()) / 2
+    assert abs(zeroed - ratio * total) < tile[0] * tile[1]
+    assert all(tiles.shape == scores[name].shape and tiles.dtype == bool for name, tiles in maps.items())
+
+
+@given(st.lists(SHAPES, min_size=1, max_size=4), TILES, st.integers(0, 1000))
+def test_the_ends_are_exact(shapes, tile, seed) -> None:
+    scores, weights = problem(shapes, tile, seed)
+    assert not any(tiles.any() for tiles in select(scores, weights, 0.0).values())
+    assert all(tiles.all() for tiles in select(scores, weights, 0.5).values())
+
+
+@given(st.lists(SHAPES, min_size=1, max_size=3), TILES, st.floats(0.0, 0.5), st.integers(0, 1000))
+def test_no_dense_tile_is_cheaper_per_weight_than_a_sparse_one(shapes, tile, ratio, seed) -> None:
+    scores, weights = problem(shapes, tile, seed)
+    maps = select(scores, weights, ratio)
+    cost = np.concatenate([(scores[name] / weights[name]).ravel() for name in maps])
+    chosen = np.concatenate([tiles.ravel() for tiles in maps.values()])
+    if chosen.any() and not chosen.all():
+        assert cost[chosen].max() <= cost[~chosen].min()
+
+
+def test_ragged_tile_ranks_by_cost_per_weight() -> None:
+    weights = {"l": tile_weights((8, 12), (8, 8))}  # 64 and 32 weights
+    maps = select({"l": np.asarray([[1.0, 0.9]], np.float32)}, weights, 1 / 3)
+    assert maps["l"].tolist() == [[True, False]]
+
+
+def test_ties_go_to_the_first_linear_then_row_then_column() -> None:
+    weights = {name: tile_weights((16, 16), (8, 8)) for name in ("a", "b")}
+    maps = select({name: np.ones((2, 2), np.float32) for name in weights}, weights, 3 / 16)
+    assert maps["a"].tolist() == [[True, True], [True, False]]
+    assert not maps["b"].any()
+
+
+def test_budget_is_global() -> None:
+    shapes = {"cheap": (32, 32), "dear": (32, 32)}
+    weights = {name: tile_weights(shape, (8, 8)) for name, shape in shapes.items()}
+    scores = {
+        name: np.full(grid_shape(shape, (8, 8)), 1.0 + (name == "dear")) for name, shape in shapes.items()
+    }
+    maps = select(scores, weights, 0.25)
+    assert maps["cheap"].all()
+    assert not maps["dear"].any()
+
+
+@pytest.mark.parametrize("ratio", [-0.01, 0.51, float("nan")])
+def test_ratio_outside_is_refused(ratio: float) -> None:
+    with pytest.raises(PatchCompileError, match=r"outside 0 ... 0.5"):
+        select({}, {}, ratio)
+
+
+def test_a_score_that_is_not_a_number_is_ours() -> None:
+    with pytest.raises(ValueError, match="score of l is not finite"):
+        select({"l": np.asarray([[np.nan]])}, {"l": np.asarray([[16]])}, 0.2)
+
+
+@given(st.lists(SHAPES, min_size=1, max_size=4), TILES, st.floats(0.0, 0.5), st.integers(0, 1000))
+def test_a_ratio_is_met_to_a_quarter_of_the_largest_tile(shapes, tile, ratio, seed) -> None:
+    scores, weights = problem(shapes, tile, seed)
+    maps = select(scores, weights, ratio)
+    zeroed = sum(int(weights[name][tiles].sum()) for name, tiles in maps.items()) / 2
+    (fill,) = maps.fills
+    assert (fill.saved, fill.tiles) == (zeroed, sum(int(tiles.sum()) for tiles in maps.values()))
+    largest = max(int(grid.max()) for grid in weights.values())
+    assert abs(zeroed - fill.share.saving) <= largest / 4 + 1e-9
+
+
+def brute_force(cost: np.ndarray, saves: np.ndarray, at_least: float) -> float:
+    """The least cost of any set of tiles that saves so much."""
+    sets = itertools.product((False, True), repeat=cost.size)
+    picks = np.asarray([pick for pick in sets if saves[list(pick)].sum() >= at_least - 1e-9])
+    return float((picks @ cost).min())
+
+
+SMALL = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=8)
+
+
+@settings(max_examples=200)
+@given(SMALL, st.floats(0.0, 1.0))
+def test_a_saving_is_reached_at_near_the_least_cost(tiles, part: float) -> None:
+    """Against all subsets: the greedy's cost is optimal for what it saves, the bound is below any solution."""
+    cost, saves = (np.asarray(column, np.float64) for column in zip(*tiles, strict=True))
+    asked = part * saves.sum()
+    chosen = select(
+        {"l": cost[None]}, {"l": np.ones((1, cost.size), int)}, Budget.saving(asked, "us"), {"l": saves[None]}
+    )
+    (fill,) = chosen.fills
+    picked = chosen["l"][0]
+    assert (fill.cost, fill.saved) == (cost[picked].sum(), saves[picked].sum())
+    assert not picked[saves == 0].any()
+    assert fill.saved >= asked - 1e-9
+    assert fill.cost == brute_force(cost, saves, fill.saved)
+    best = brute_force(cost, saves, asked)
+    assert fill.bound <= best + 1e-9
+    assert best <= fill.cost
+    assert 0.0 <= fill.gap + 1e-9 <= (cost[picked].max() if picked.any() else 0.0) + 2e-9
+    assert chosen.gap == fill.gap
+
+
+def test_cheap_microseconds_go_before_cheap_weights() -> None:
+    """The first tile costs less per weight, the second less per microsecond."""
+    scores, areas = {"l": np.asarray([[1.0, 2.0]])}, {"l": np.asarray([[64, 64]])}
+    times = {"l": np.asarray([[0.5, 4.0]])}
+    assert select(scores, areas, 0.25)["l"].tolist() == [[True, False]]
+    assert select(scores, areas, Budget.saving(0.4, "us"), times)["l"].tolist() == [[False, True]]
+    assert select(scores, areas, Budget.saving(4.1, "us"), times)["l"].tolist() == [[True, True]]
+
+
+def test_a_tile_that_would_cost_time_stays_dense() -> None:
+    scores, areas = {"l": np.zeros((1, 3))}, {"l": np.full((1, 3), 64)}
+    times = {"l": np.asarray([[-1.0, 0.0, 1.0]])}
+    assert select(scores, areas, Budget.saving(1.0, "us"), times)["l"].tolist() == [[False, False, True]]
+    with pytest.raises(
+        PatchCompileError, match=r"saving of 1.5 us cannot be reached. All tiles together save 1 us"
+    ):
+        select(scores, areas, Budget.saving(1.5, "us"), times)
+
+
+def test_a_saving_that_only_rounding_misses_is_reached() -> None:
+    """Ten times 0.1 is a little less than 1 in floating point."""
+    times = {"l": np.full((1, 10), 0.1)}
+    maps = select({"l": np.ones((1, 10))}, {"l": np.ones((1, 10))}, Budget.saving(1.0, "us"), times)
+    assert maps["l"].all()
+
+
+def test_a_unit_without_costs_is_ours() -> None:
+    with pytest.raises(ValueError, match="what each tile saves"):
+        select({"l": np.ones((1, 1))}, {"l": np.ones((1, 1))}, Budget.saving(1.0, "us"))
+
+
+@given(
+    st.lists(SHAPES, min_size=3, max_size=4),
+    TILES,
+    st.floats(0.0, 0.5),
+    st.floats(0.0, 0.5),
+    st.integers(0, 9),
+)
+def test_each_pattern_is_a_global_problem_of_its_own(shapes, tile, first, second, seed) -> None:
+    scores, weights = problem(shapes, tile, seed)
+    maps = select(scores, weights, Budget.of(f"*={first},l0={second}"))
+    others = [name for name in scores if name != "l0"]
+    alone = [
+        select({"l0": scores["l0"]}, {"l0": weights["l0"]}, second),
+        select({name: scores[name] for name in others}, {name: weights[name] for name in others}, first),
+    ]
+    for part in alone:
+        for name, tiles in part.items():
+            assert (maps[name] == tiles).all()
+
+
+@given(st.lists(SHAPES, min_size=1, max_size=4), TILES, st.floats(0.0, 0.5), st.integers(0, 1000))
+def test_per_layer_gives_each_linear_the_ratio(shapes, tile, ratio, seed) -> None:
+    scores, weights = problem(shapes, tile, seed)
+    maps = select(scores, weights, Budget.of(ratio, per_layer=True))
+    for name, tiles in maps.items():
+        zeroed = weights[name][tiles].sum() / 2
+        assert abs(zeroed - ratio * weights[name].sum()) <= weights[name].max() / 4 + 1e-9
+        assert (tiles == select({name: scores[name]}, {name: weights[name]}, ratio)[name]).all()
+
+
+def test_linears_that_no_pattern_fits_stay_dense() -> None:
+    weights = {name: tile_weights((16, 16), (8, 8)) for name in ("mlp.up", "attn.q")}
+    maps = select({name: np.ones((2, 2)) for name in weights}, weights, Budget.of("mlp.*=0.5"))
+    assert maps["mlp.up"].all()
+    assert not maps["attn.q"].any()

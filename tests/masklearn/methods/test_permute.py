@@ -1,0 +1,263 @@
+"""Hidden channels change places, and the model computes what it did."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.linears import read_linear
+from masklearn.checkpoint.mlps import mlps_of
+from masklearn.checkpoint.prune import write_pruned_checkpoint
+from masklearn.checkpoint.store import WeightStore
+from masklearn.errors import PatchCompileError
+from masklearn.learn import learn
+from masklearn.masks.maskset import MaskSet
+from masklearn.methods import permute as module
+from masklearn.methods.permute import permute, reordered
+from masklearn.recipe import LearnRecipe
+from tests.conftest import ModelMaker
+from tests.masklearn.tasks import task_of
+
+PARTS = {  # where they are not one for each of three blocks
+    "mixtral": 3 * 4,
+    "qwen2_moe": 2 + 4 + 1,  # every second block is sparse, and has a shared expert besides
+    "qwen3_moe": 3 * 4,
+}
+
+
+def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
+    given = {"tile": (32, 32), "calib": str(text_file), "windows": 4, "length": 16, "repair": "none"}
+    return LearnRecipe(**(given | {"permute": True} | settings))
+
+
+def outputs(path: Path, model_type: str) -> torch.Tensor:
+    """Logits, or an encoder's last hidden states, of the model as transformers loads it."""
+    model = auto_class(ARCHITECTURES[model_type]).from_pretrained(path, dtype=torch.float32).eval()
+    ids = torch.arange(2, 34).view(2, 16)
+    with torch.no_grad():
+        found = model(input_ids=ids)
+    return found.last_hidden_state if ARCHITECTURES[model_type].encoder else found.logits
+
+
+def no_masks() -> MaskSet:
+    return MaskSet({}, method="none", seed=0, base_model="", base_sha256="", ratio_asked=0.0)
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_the_dense_model_computes_what_it_did(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
+) -> None:
+    """In every architecture, by transformers' own code on the permuted checkpoint: what is left is how sums round."""
+    path = make_model(model_type)
+    found = permute(task_of(path, recipe(text_file)))
+    assert len(found.orders) == found.record["parts"] == PARTS.get(model_type, 3)
+    for name, order in found.orders.items():
+        assert not np.array_equal(order, np.sort(order))
+        assert not torch.equal(read_linear(found.checkpoint, name), read_linear(Checkpoint.open(path), name))
+    write_pruned_checkpoint(found.checkpoint, no_masks(), tmp_path / "permuted")
+    before, after = outputs(path, model_type), outputs(tmp_path / "permuted", model_type)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2", "opt"])
+def test_rows_biases_and_columns_go_where_the_order_says(
+    make_model: ModelMaker, text_file: Path, model_type: str
+) -> None:
+    """Bit for bit, in fp16 too."""
+    path = make_model(model_type, dtype=torch.float16)
+    task = task_of(path, recipe(text_file))
+    found = permute(task)
+    for mlp in mlps_of(task.checkpoint, task.coverage.linears):
+        order = torch.from_numpy(found.orders[mlp.down]).long()
+        old, new = (read_linear(c, mlp.down) for c in (task.checkpoint, found.checkpoint))
+        assert torch.equal(new, old[:, order])
+        for name in mlp.up:
+            old, new = (read_linear(c, name) for c in (task.checkpoint, found.checkpoint))
+            for start in range(0, len(old), mlp.channels):
+                half = slice(start, start + mlp.channels)
+                assert torch.equal(new[half], old[half][order])
+            if f"{name}.bias" in task.checkpoint:
+                old, new = (c.torch(f"{name}.bias") for c in (task.checkpoint, found.checkpoint))
+                assert torch.equal(new, old[order])
+
+
+def test_channels_are_sorted_by_what_they_add_to_the_output(make_model: ModelMaker, text_file: Path) -> None:
+    """Measured on the model itself, with one channel at a time taken out."""
+    path = make_model(num_hidden_layers=1)
+    task = task_of(path, recipe(text_file))
+    order = permute(task).orders["model.layers.0.mlp.down_proj"]
+    model = auto_class(ARCHITECTURES["llama"]).from_pretrained(path, dtype=torch.float64).eval()
+    inputs: list[torch.Tensor] = []
+    down = model.model.layers[0].mlp.down_proj
+    down.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    with torch.no_grad():
+        model(input_ids=torch.from_numpy(task.text.calibration()))
+        hidden = inputs[0].flatten(0, -2)
+        shares = [float(torch.outer(hidden[:, i], down.weight[:, i]).norm()) for i in range(hidden.shape[1])]
+    assert list(order) == list(np.argsort(shares))
+
+
+def test_a_part_whose_linears_are_not_all_covered_keeps_its_order(
+    make_model: ModelMaker, text_file: Path
+) -> None:
+    path = make_model()
+    given = recipe(text_file, exclude=("model.layers.1.mlp.down_proj",))
+    assert list(permute(task_of(path, given)).orders) == [f"model.layers.{i}.mlp.down_proj" for i in (0, 2)]
+
+
+def test_nothing_to_permute_is_said(make_model: ModelMaker, text_file: Path) -> None:
+    task = task_of(make_model(), recipe(text_file, include=("*.q_proj",)))
+    said: list[str] = []
+    object.__setattr__(task, "note", said.append)
+    found = permute(task)
+    assert not found.orders and "no channels to permute" in said[0]
+    assert found.record == {"parts": 0, "channels": 0, "dense_error": 0.0}
+
+
+def test_outputs_that_differ_stop_it(
+    make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where channels are not free to change places: here up alone is permuted, then down alone."""
+    right = module._permute_linears
+    path = make_model("gpt2")
+
+    def up_alone(block: Any, mlp: Any, order: torch.Tensor) -> None:
+        down = block.linears[mlp.down].weight.data.clone()
+        right(block, mlp, order)
+        block.linears[mlp.down].weight.data = down
+
+    def all_but_biases(block: Any, mlp: Any, order: torch.Tensor) -> None:
+        bias = block.linears[mlp.up[0]].bias.data.clone()
+        right(block, mlp, order)
+        block.linears[mlp.up[0]].bias.data = bias
+
+    for wrong in (up_alone, all_but_biases):
+        monkeypatch.setattr(module, "_permute_linears", wrong)
+        with pytest.raises(RuntimeError, match=r"h\.0\.mlp\.c_proj are not free to change places"):
+            permute(task_of(path, recipe(text_file)))
+
+
+def test_a_run_that_goes_on_permutes_once(
+    make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(make_model(), recipe(text_file))
+    first = permute(task)
+    monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("it is there already"))
+    again = permute(task)
+    assert again.record == first.record
+    assert all(np.array_equal(again.orders[name], order) for name, order in first.orders.items())
+    (task.scratch / "orders.safetensors").unlink()
+    with pytest.raises(pytest.fail.Exception, match="already"):
+        permute(task)
+
+
+@pytest.mark.parametrize("method", ["oneshot", "sparsegpt", "wanda", "magnitude", "patch-joint"])
+def test_what_is_learned_is_the_permuted_model_pruned(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str
+) -> None:
+    """Of linears that stay wholly dense and biases too: with no tile 2:4 the written model is the dense one."""
+    path = make_model("opt")
+    settings = {"method": method, "steps": 2, "batch": 1, "prior": "magnitude", "checkpoint_every": 2}
+    for ratio in (0.0, 0.3):
+        given = recipe(text_file, ratio=ratio, **settings)
+        learned = learn(path, given, tmp_path / f"scratch-{ratio}")
+        learned.masks.save(tmp_path / "masks.safetensors")
+        masks = MaskSet.load(tmp_path / "masks.safetensors")
+        assert masks.extra["permuted"]["parts"] == len(masks.orders) == 3
+        assert masks.extra["permuted"]["dense_error"] < 1e-5
+        pruned = tmp_path / f"pruned-{ratio}"
+        write_pruned_checkpoint(learned.checkpoint, masks, pruned)
+        if ratio == 0.0:
+            torch.testing.assert_close(outputs(pruned, "opt"), outputs(path, "opt"), rtol=1e-4, atol=1e-4)
+            if method == "patch-joint":  # what its contest of masks compares are permuted models too
+                assert max(masks.extra["train"]["kl"].values()) < 1e-6
+            continue
+        new = Checkpoint.open(pruned)
+        for name, mask in masks.items():
+            assert not bool(read_linear(new, name)[torch.from_numpy(~mask.keep())].any())
+        if method in ("wanda", "magnitude"):  # surviving weights are the checkpoint's, each at its new place
+            name = "model.decoder.layers.1.fc2"
+            old = read_linear(Checkpoint.open(path), name)[:, torch.from_numpy(masks.orders[name]).long()]
+            keep = torch.from_numpy(masks[name].keep())
+            assert torch.equal(read_linear(new, name), torch.where(keep, old, 0.0))
+
+
+@pytest.mark.parametrize("permuted", [True, False])
+def test_scattered_channels_that_nothing_reads_are_pruned_for_nothing(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, permuted: bool
+) -> None:
+    """Half of the hidden channels reach no output. Gathered, they fill whole tiles, and the pruned model is the dense
+    one; where they lie scattered no tile is free, and the same ratio costs something."""
+    path = make_model(intermediate_size=64)
+    tensors = load_file(path / "model.safetensors")
+    for i in range(3):
+        tensors[f"model.layers.{i}.mlp.down_proj.weight"][:, i % 2 :: 2] = 0.0
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    shapes = covered_linears(path).linears
+    free = sum(n * k // 2 for name, (n, k) in shapes.items() if ".mlp." in name)
+    ratio = free / 2 / sum(n * k for n, k in shapes.values())
+    learned = learn(path, recipe(text_file, permute=permuted, ratio=ratio), tmp_path / "scratch")
+    write_pruned_checkpoint(learned.checkpoint, learned.masks, tmp_path / "pruned")
+    before, after = outputs(path, "llama"), outputs(tmp_path / "pruned", "llama")
+    assert learned.masks.ratio == ratio
+    if permuted:
+        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+        tiles = learned.masks.tile_maps()
+        assert tiles["model.layers.1.mlp.up_proj"].tolist() == [[True, True], [False, False]]
+        assert tiles["model.layers.1.mlp.down_proj"].tolist() == [[True, False], [True, False]]
+    else:
+        assert float((after - before).abs().max()) > 0.1
+
+
+def test_repair_starts_from_the_permuted_model(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    """Its teacher is the checkpoint on disk, whose outputs are the same: without pruning there is nothing to learn."""
+    path = make_model("gpt2")
+    given = recipe(text_file, ratio=0.0, repair="distill", repair_steps=1, batch=1)
+    learned = learn(path, given, tmp_path / "scratch")
+    assert learned.masks.extra["repair"]["kl_first"] < 1e-6
+
+
+def test_orders_come_back_from_the_file_and_are_checked(tmp_path: Path) -> None:
+    masks = no_masks()
+    masks.orders["a.down"] = np.array([2, 0, 1], np.int32)
+    masks.save(tmp_path / "masks.safetensors")
+    assert np.array_equal(MaskSet.load(tmp_path / "masks.safetensors").orders["a.down"], [2, 0, 1])
+    masks.orders["a.down"] = np.array([2, 0, 2], np.int32)
+    masks.save(tmp_path / "masks.safetensors")
+    with pytest.raises(PatchCompileError, match=r"a\.down\.order is no permutation"):
+        MaskSet.load(tmp_path / "masks.safetensors")
+
+
+def test_masks_in_another_order_are_no_prior(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    path = make_model()
+    for name, permuted in (("with", True), ("without", False)):
+        given = recipe(text_file, method="magnitude", permute=permuted)
+        learn(path, given, tmp_path / name).masks.save(tmp_path / f"{name}.safetensors")
+        prior = str(tmp_path / f"{name}.safetensors")
+        for again in (True, False) if permuted else (True,):
+            asked = recipe(text_file, method="patch-tile", prior=prior, steps=2, permute=again)
+            with pytest.raises(PatchCompileError, match="hidden channels in another order"):
+                learn(path, asked, tmp_path / f"{name}-{again}")
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2", "opt", "mixtral"])
+def test_the_dense_model_can_be_put_in_the_order_of_its_masks(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
+) -> None:
+    """From the orders alone it is the model that the permutation made."""
+    path = make_model(model_type)
+    made = permute(task_of(path, recipe(text_file)))
+    found = reordered(Checkpoint.open(path), made.orders, WeightStore(tmp_path / "again"))
+    assert found.new is not None
+    assert made.checkpoint.new is not None
+    assert found.new.names() == made.checkpoint.new.names()
+    for name in found.new.names():
+        assert np.array_equal(found.new.read(name), made.checkpoint.new.read(name)), name

@@ -1,0 +1,123 @@
+"""Two models side by side are what each of them is alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.linears import as_linears, read_linear
+from masklearn.errors import PatchCompileError
+from masklearn.quality.comparison import compare_models
+from masklearn.quality.perplexity import load_model
+from tests.conftest import ModelMaker
+from tests.masklearn.quality.test_divergence import WINDOWS, halved, silent
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "mixtral"])
+def test_predictions_are_those_of_whole_models(
+    make_model: ModelMaker, tmp_path: Path, model_type: str
+) -> None:
+    path = make_model(model_type)
+    pruned = halved(path, tmp_path / "w")
+    names = list(covered_linears_of(pruned).linears)
+    found = compare_models(Checkpoint.open(path), pruned, names, WINDOWS, "cpu", silent)
+    ids = torch.from_numpy(WINDOWS)
+    with torch.no_grad():
+        p = load_model(path)(ids).logits[:, :-1].double()
+        q = whole(path, pruned)(ids).logits[:, :-1].double()
+    assert found.predictions is not None
+    labels = ids[:, 1:, None]
+    nll = [-logits.log_softmax(-1).gather(-1, labels).mean() for logits in (p, q)]
+    assert found.predictions.perplexity == pytest.approx([float(x.exp()) for x in nll], rel=1e-4)
+    kl = (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1).mean()
+    assert found.predictions.kl / found.predictions.tokens == pytest.approx(float(kl), rel=1e-3)
+    error, stats = (p - q).abs().numpy(), found.predictions.error_stats()
+    assert stats["max"] == pytest.approx(error.max(), rel=1e-3)
+    assert stats["mean"] == pytest.approx(error.mean(), rel=1e-3)
+    assert stats["median"] == pytest.approx(np.median(error), rel=0.02)
+    assert stats["rms"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-3)
+    assert stats["scale"] == pytest.approx(float(p.abs().max()), rel=1e-3)
+    same = (p.argmax(-1) == q.argmax(-1)).sum()
+    assert abs(found.predictions.same_top1 - int(same)) <= 1  # a tie may round either way
+    assert len(found.blocks) == 3
+    assert set(found.linears) == set(names)
+
+
+def whole(path: Path, pruned: Checkpoint) -> torch.nn.Module:
+    """The pruned model as transformers runs it, experts as linears of their own."""
+    from masklearn.checkpoint.linears import linear_modules
+
+    model = load_model(path)
+    linears = linear_modules(model, Checkpoint.open(path))
+    for name in covered_linears_of(pruned).linears:
+        linears[name].weight.data = read_linear(pruned, name)
+    return model
+
+
+def test_errors_of_linears_and_blocks_are_what_hooks_on_whole_models_see(
+    make_model: ModelMaker, tmp_path: Path
+) -> None:
+    path = make_model("opt")  # its linears have biases
+    pruned = halved(path, tmp_path / "w")
+    names = list(covered_linears_of(pruned).linears)
+    found = compare_models(Checkpoint.open(path), pruned, names, WINDOWS, "cpu", silent)
+    dense, other = load_model(path), whole(path, pruned)
+    as_linears(dense)
+    ids, name = torch.from_numpy(WINDOWS), names[-1]
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(key):
+        return lambda _, inputs, output: seen.update(
+            {key: inputs[0].detach(), f"{key}:out": output if torch.is_tensor(output) else output[0]}
+        )
+
+    dense.get_submodule(name).register_forward_hook(keep("x"))
+    dense.model.decoder.layers[1].register_forward_hook(keep("dense"))
+    other.model.decoder.layers[1].register_forward_hook(keep("pruned"))
+    with torch.no_grad():
+        dense(ids), other(ids)
+    x, w, v = seen["x"].double(), read_linear(Checkpoint.open(path), name), read_linear(pruned, name)
+    error, energy = found.linears[name]
+    assert error == pytest.approx(float((x @ (w - v).double().T).square().sum()), rel=1e-4)
+    assert energy == pytest.approx(float((x @ w.double().T).square().sum()), rel=1e-4)
+    a, b = seen["dense:out"], seen["pruned:out"]
+    assert found.blocks[1] == pytest.approx(float((a - b).norm() / a.norm()), rel=1e-3)
+
+
+def test_an_encoder_has_no_predictions(make_model: ModelMaker, tmp_path: Path) -> None:
+    path = make_model("bert")
+    pruned = halved(path, tmp_path / "w")
+    found = compare_models(Checkpoint.open(path), pruned, [], WINDOWS, "cpu", silent)
+    assert found.predictions is None
+    assert len(found.blocks) == 3
+    assert all(error > 0.01 for error in found.blocks)
+
+
+def test_the_same_model_differs_in_nothing(make_model: ModelMaker) -> None:
+    checkpoint = Checkpoint.open(make_model("qwen2"))
+    names = list(covered_linears_of(checkpoint).linears)
+    found = compare_models(checkpoint, checkpoint, names, WINDOWS, "cpu", silent)
+    assert found.blocks == (0.0, 0.0, 0.0)
+    assert all(error == 0.0 and energy > 0.0 for error, energy in found.linears.values())
+    assert found.predictions is not None
+    assert found.predictions.kl == found.predictions.largest == 0.0
+    assert found.predictions.same_top1 == found.predictions.tokens == 3 * 19
+
+
+def test_an_activation_that_overflows_is_named(make_model: ModelMaker) -> None:
+    path = make_model("llama")
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e30
+    tensors["model.layers.1.mlp.down_proj.weight"] *= 1e30
+    broken = path.with_name("broken")
+    broken.mkdir()
+    for other in path.iterdir():
+        (broken / other.name).write_bytes(other.read_bytes())
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PatchCompileError, match="pruned model's block 1 gives NaN or infinity"):
+        compare_models(Checkpoint.open(path), Checkpoint.open(broken), [], WINDOWS, "cpu", silent)

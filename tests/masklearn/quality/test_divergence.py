@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.linears import read_linear, write_linear
+from masklearn.checkpoint.store import WeightStore
+from masklearn.quality.divergence import divergences
+from masklearn.quality.perplexity import load_model
+from tests.conftest import ModelMaker
+
+WINDOWS = np.random.default_rng(0).integers(2, 22, (3, 20))
+
+
+def silent(*_: object) -> None: ...
+
+
+def halved(path: Path, scratch: Path) -> Checkpoint:
+    """Every other weight along K is zero."""
+    checkpoint, store = Checkpoint.open(path), WeightStore(scratch)
+    for name in covered_linears_of(checkpoint).linears:
+        weight = read_linear(checkpoint, name)
+        weight[:, ::2] = 0.0
+        write_linear(store, checkpoint, name, weight)
+    return checkpoint.with_weights(store)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
+def test_it_is_the_kl_of_whole_models(make_model: ModelMaker, tmp_path: Path, model_type: str) -> None:
+    path = make_model(model_type)
+    pruned = halved(path, tmp_path / "w")
+    found = divergences(pruned, [Checkpoint.open(path), pruned], WINDOWS, "cpu", silent)
+    dense, other = load_model(path), load_model(path)
+    state = other.state_dict()
+    for name in covered_linears_of(pruned).linears:
+        state[f"{name}.weight"].copy_(pruned.torch(f"{name}.weight"))
+    ids = torch.from_numpy(WINDOWS)
+    with torch.no_grad():
+        p, q = other(ids).logits.log_softmax(-1), dense(ids).logits.log_softmax(-1)
+    assert found[0] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
+    assert found[0] > 0.01
+    assert found[1] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_encoders_are_compared_by_their_hidden_states(make_model: ModelMaker, tmp_path: Path) -> None:
+    path = make_model("bert")
+    dense, pruned = Checkpoint.open(path), halved(path, tmp_path / "w")
+    apart, same = divergences(dense, [pruned, dense], WINDOWS, "cpu", silent)
+    assert 0.0 < apart < 4.0
+    assert same == 0.0

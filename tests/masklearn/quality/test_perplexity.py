@@ -1,0 +1,115 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.linears import linear_modules, read_linear
+from masklearn.errors import PatchCompileError
+from masklearn.learn import learn
+from masklearn.masks.maskset import MaskSet
+from masklearn.quality.perplexity import load_model, perplexity, window_losses
+from masklearn.recipe import LearnRecipe
+from masklearn.text.calibrate import load_tokenizer, read_text, token_windows
+from tests.conftest import ModelMaker
+from tests.mosaics import random_mask
+
+# Longer than one chunk of the head.
+WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 300))
+
+
+LANGUAGE_MODELS = sorted(name for name, row in ARCHITECTURES.items() if not row.encoder)
+
+
+@pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loss_is_that_of_transformers(make_model: ModelMaker, model_type: str, dtype: torch.dtype) -> None:
+    path = make_model(model_type, max_position_embeddings=512)
+    model = load_model(path, dtype=dtype)
+    expected = []
+    with torch.no_grad():
+        for window in torch.from_numpy(WINDOWS):
+            expected.append(float(model(window[None], labels=window[None]).loss))
+    losses = [loss / 299 for loss in window_losses(model, WINDOWS)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    result = perplexity(model, WINDOWS)
+    assert result.value == pytest.approx(math.exp(np.mean(expected)), rel=1e-5)
+    assert (result.windows, result.length, result.tokens) == (3, 300, 897)
+    assert result.dtype == str(dtype).removeprefix("torch.")
+
+
+def test_progress_streams(make_model: ModelMaker) -> None:
+    calls: list[tuple[str, int, int]] = []
+    perplexity(load_model(make_model()), WINDOWS[:, :8], lambda *call: calls.append(call))
+    assert calls == [("perplexity", done, 3) for done in (1, 2, 3)]
+
+
+def test_masked_model_has_the_masks_zeros_and_no_others(make_model: ModelMaker, tmp_path: Path) -> None:
+    path = make_model()
+    masks = learn(path, LearnRecipe(method="magnitude", tile=(32, 32), ratio=0.3), tmp_path).masks
+    dense = AutoModelForCausalLM.from_pretrained(path).state_dict()
+    for name, tensor in load_model(path, masks).state_dict().items():
+        mask = masks.get(name.removesuffix(".weight"))
+        expected = (
+            dense[name] if mask is None else torch.where(torch.from_numpy(mask.keep()), dense[name], 0.0)
+        )
+        assert torch.equal(tensor, expected)
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_masks_reach_the_weights_of_every_layout(make_model: ModelMaker, model_type: str) -> None:
+    """Transposed weights, fused experts and names that differ from the module's among them."""
+    path = make_model(model_type)
+    checkpoint, linears = Checkpoint.open(path), covered_linears(path).linears
+    masks = MaskSet(
+        {name: random_mask(shape, (32, 32), 0.5, i)[0] for i, (name, shape) in enumerate(linears.items())},
+        method="random", seed=0, base_model="x", base_sha256="", ratio_asked=0.25,
+    )  # fmt: skip
+    masked, dense = load_model(path, masks), load_model(path)
+    assert type(masked) is type(auto_class(ARCHITECTURES[model_type]).from_pretrained(path))
+    for name, linear in linear_modules(masked, checkpoint).items():
+        weight = linear_modules(dense, checkpoint)[name].weight
+        expected = torch.where(torch.from_numpy(masks[name].keep()), weight, 0.0) if name in masks else weight
+        assert torch.equal(linear.weight, expected), name
+        if name in masks:
+            assert torch.equal(weight, read_linear(checkpoint, name))
+
+
+def test_an_encoder_has_no_perplexity(make_model: ModelMaker) -> None:
+    with pytest.raises(PatchCompileError, match="bert model has no perplexity"):
+        perplexity(load_model(make_model("bert")), WINDOWS[:, :8])
+
+
+def test_windows_longer_than_learned_positions(make_model: ModelMaker) -> None:
+    with pytest.raises(PatchCompileError, match=r"Windows of 300 tokens.*reach 64 tokens"):
+        perplexity(load_model(make_model("gpt2")), WINDOWS)
+
+
+def test_a_capped_head(make_model: ModelMaker) -> None:
+    """Gemma 2 caps its logits; a cap that were left out would show."""
+    path = make_model("gemma2", max_position_embeddings=512)
+    model = load_model(path)
+    capped = list(window_losses(model, WINDOWS))
+    model.config.final_logit_softcapping = None
+    assert not np.allclose(capped, list(window_losses(model, WINDOWS)), rtol=1e-2)
+
+
+def test_masks_of_another_model(make_model: ModelMaker, tmp_path: Path) -> None:
+    masks = learn(make_model(), LearnRecipe(method="magnitude", tile=(32, 32)), tmp_path).masks
+    with pytest.raises(PatchCompileError, match="another model"):
+        load_model(make_model(intermediate_size=64), masks)
+    with pytest.raises(PatchCompileError, match="another model"):
+        load_model(make_model(num_hidden_layers=2), masks)
+
+
+@pytest.mark.model
+def test_sample_model_on_its_text(sample_model: Path, sample_texts: Path) -> None:
+    """A real model on English it has not been fitted to: measured 14.15 on these windows."""
+    text = read_text(sample_texts / "eval.txt")
+    result = perplexity(load_model(sample_model), token_windows(load_tokenizer(sample_model), text, 256, 4))
+    assert result.value == pytest.approx(14.146, rel=0.01)

@@ -1,0 +1,121 @@
+import pytest
+import torch
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.patterns import PATTERNS, patterns_from_scores
+from masklearn.solvers.alps import solve_rows
+from masklearn.solvers.obs import inverse_factor, solve_linear
+from tests.masklearn.solvers.test_obs import damped, problem
+
+
+def solve(weight, hessian, sparse, patterns=None, damping=0.01):
+    return solve_rows(weight, hessian, damping, "linear", lambda line: pytest.fail(line), sparse, patterns)
+
+
+def error(weight, values, hessian):
+    change = (weight - values).double()
+    return float((change @ damped(hessian.double()) * change).sum())
+
+
+def some(shape, share=0.6, seed=1):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < share
+
+
+def kept_by(codes, sparse):
+    keep = torch.from_numpy(PATTERNS.copy())[codes.long()] | ~sparse[..., None]
+    return keep.view(len(codes), -1)
+
+
+def test_given_patterns_get_the_least_squares_solution():
+    weight, hessian = problem(n=6, k=60, tokens=200)
+    sparse = some((6, 15))
+    codes = torch.randint(0, 6, (6, 15), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    values, same = solve(weight, hessian, sparse, codes)
+    assert torch.equal(same, codes)
+    keep, exact = kept_by(codes, sparse), torch.zeros(6, 60, dtype=torch.float64)
+    h = damped(hessian.double())
+    for row in range(6):  # normal equations of the kept weights
+        on = keep[row]
+        exact[row, on] = torch.linalg.solve(h[on][:, on], h[on] @ weight[row].double())
+    assert torch.equal(values == 0, ~keep)
+    least, found = error(weight, exact, hessian), error(weight, values, hessian)
+    assert least <= found <= 1.001 * least
+
+
+def test_chosen_patterns_hold_in_sparse_groups_alone():
+    weight, hessian = problem()
+    sparse = some((12, 75))
+    values, codes = solve(weight, hessian, sparse)
+    assert codes.dtype == torch.uint8 and codes.shape == (12, 75)
+    assert torch.equal(values == 0, ~kept_by(codes, sparse))
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_less_error_than_sparsegpt_leaves(share):
+    """By far more than rounding: fewer steps, a wrong sign or a stale dual would show."""
+    weight, hessian = problem(n=64)
+    sparse = some((64, 75), share)
+    factor = inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail)
+    greedy = solve_linear(weight, factor, sparse)
+    fitted, _ = solve(weight, hessian, sparse, greedy.patterns)
+    values, _ = solve(weight, hessian, sparse)
+    errors = [error(weight, w, hessian) for w in (greedy.weight, fitted, values)]
+    assert errors[1] < 0.97 * errors[0] and errors[2] < 0.97 * errors[1]
+
+
+def test_rows_do_not_depend_on_each_other():
+    """Linears that share their inputs are solved together."""
+    weight, hessian = problem(n=20)
+    sparse = some((20, 75))
+    values, codes = solve(weight, hessian, sparse)
+    for part in (slice(0, 7), slice(7, 20)):
+        own, own_codes = solve(weight[part], hessian, sparse[part])
+        assert torch.equal(own_codes, codes[part])
+        torch.testing.assert_close(own, values[part], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_without_a_sparse_group_stay_bit_for_bit():
+    weight, hessian = problem(n=5, k=40)
+    sparse = torch.zeros(5, 10, dtype=torch.bool)
+    assert torch.equal(solve(weight, hessian, sparse)[0], weight)
+    sparse[3] = True
+    values, codes = solve(weight, hessian, sparse)
+    assert (values != weight).any(dim=1).tolist() == [False, False, False, True, False]
+    own, own_codes = solve(weight[3:4], hessian, sparse[3:4])
+    assert torch.equal(codes[3:4], own_codes)
+    torch.testing.assert_close(values[3:4], own, rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_that_are_always_zero():
+    """Their weights cost nothing; where all are, the largest weights stay."""
+    weight, hessian = problem(n=5, k=40)
+    hessian[:, 8:12] = hessian[8:12] = 0.0
+    values, _ = solve(weight, hessian, torch.ones(5, 10, dtype=torch.bool))
+    assert torch.isfinite(values).all()
+    values, codes = solve(weight, torch.zeros(40, 40), torch.ones(5, 10, dtype=torch.bool))
+    assert torch.equal(codes, patterns_from_scores(weight.abs()))
+    assert torch.equal(values, weight * kept_by(codes, torch.ones(5, 10, dtype=torch.bool)))
+
+
+def test_inputs_that_are_not_finite_are_refused():
+    weight, hessian = problem(n=5, k=40)
+    hessian[3, 3] = torch.nan
+    with pytest.raises(PatchCompileError, match="The inputs of linear are not finite"):
+        solve(weight, hessian, torch.ones(5, 10, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_an_indefinite_hessian_is_damped_more_and_said(given):
+    weight, _ = problem(n=5, k=40)
+    codes = torch.zeros(5, 10, dtype=torch.uint8) if given else None
+    hessian = torch.eye(40)
+    hessian[0, 1] = hessian[1, 0] = 1.3
+    hessian[0, 2] = hessian[2, 0] = 0.5  # what is pruned pulls on what is kept
+    said = []
+    sparse = torch.ones(5, 10, dtype=torch.bool)
+    values, _ = solve_rows(weight, hessian, 0.01, "linear", said.append, sparse, codes)
+    assert torch.isfinite(values).all()
+    assert said and said[0].startswith("linear: the Hessian is not positive definite")
+    hessian[0, 1] = hessian[1, 0] = 9.0
+    with pytest.raises(PatchCompileError, match="The Hessian of linear is not positive definite"):
+        solve_rows(weight, hessian, 0.01, "linear", said.append, sparse, codes)

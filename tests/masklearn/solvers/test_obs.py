@@ -1,0 +1,127 @@
+import pytest
+import torch
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.patterns import PATTERNS
+from masklearn.solvers.obs import inverse_factor, solve_linear, solve_unstructured
+
+
+def problem(n=12, k=300, tokens=500, seed=0):
+    """Correlated inputs, more columns than a lazy batch holds, K no multiple of it."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(k, k, generator=generator) / k**0.5 + torch.eye(k)
+    x = torch.randn(tokens, k, generator=generator) @ mix * torch.rand(k, generator=generator).add(0.1)
+    return torch.randn(n, k, generator=generator), x.t() @ x
+
+
+def damped(hessian, damping=0.01):
+    return hessian + damping * hessian.diagonal().mean() * torch.eye(len(hessian))
+
+
+def factor_of(hessian, damping=0.01):
+    return inverse_factor(hessian.clone(), damping, "linear", lambda line: pytest.fail(line))
+
+
+def eliminate(weight, hessian, prunes):
+    """Optimal brain surgeon with an explicit inverse in fp64: `prunes(w, j, divisors)` says which rows lose column j."""
+    w, inverse = weight.double().clone(), torch.linalg.inv(damped(hessian.double()))
+    loss = torch.zeros_like(w)
+    for j in range(w.shape[1]):
+        pruned = prunes(w, j, inverse)
+        error = w[:, j] * pruned / inverse[j, j]
+        loss[:, j] = (w[:, j] * pruned).square() / inverse[j, j]
+        w[:, j:] -= error[:, None] * inverse[j, j:]
+        w[:, j] *= ~pruned
+        inverse = inverse - inverse[:, j, None] * inverse[None, j] / inverse[j, j]
+        inverse[j, j] = 1.0  # eliminated
+    return w, loss
+
+
+def test_the_factor_is_that_of_the_damped_inverse():
+    _, hessian = problem()
+    upper = factor_of(hessian)
+    assert torch.equal(upper, upper.triu())
+    torch.testing.assert_close((upper.t() @ upper) @ damped(hessian), torch.eye(300), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_agrees_with_elimination_by_an_explicit_inverse(given):
+    weight, hessian = problem()
+    sparse = torch.rand(12, 75, generator=torch.Generator().manual_seed(1)) < 0.6
+    codes = torch.randint(0, 6, (12, 75), dtype=torch.uint8) if given else None
+    solved = solve_linear(weight, factor_of(hessian), sparse, codes)
+    assert not given or torch.equal(solved.patterns, codes)
+    keep = torch.from_numpy(PATTERNS)[solved.patterns.long()].view(12, 300)
+    pruned = ~keep & sparse.repeat_interleave(4, dim=1)
+    expected, loss = eliminate(weight, hessian, lambda _, j, __: pruned[:, j])
+    torch.testing.assert_close(solved.weight.double(), expected, rtol=2e-3, atol=2e-3)
+    assert torch.equal(solved.weight == 0, pruned)
+    torch.testing.assert_close(solved.loss.double(), loss.view(12, 75, 4).sum(2), rtol=1e-2, atol=1e-2)
+    assert not solved.loss[~sparse].any()
+
+
+def test_a_group_keeps_what_costs_most_when_its_turn_comes():
+    weight, hessian = problem(k=8)
+    upper = factor_of(hessian)
+    first = (weight[:, :4] / upper.diagonal()[:4]).square()
+    codes = solve_linear(weight, upper).patterns
+    kept = first.topk(2, dim=1).indices.sort(dim=1).values
+    expected = [
+        torch.from_numpy(PATTERNS).nonzero()[:, 1].view(6, 2).tolist().index(k.tolist()) for k in kept
+    ]
+    assert codes[:, 0].tolist() == expected
+
+
+def test_the_losses_add_up_to_the_output_error():
+    weight, hessian = problem()
+    solved = solve_linear(weight, factor_of(hessian))
+    change = (solved.weight - weight).double()
+    error = (change @ damped(hessian.double()) * change).sum(dim=1)
+    torch.testing.assert_close(solved.loss.sum(dim=1).double(), error, rtol=1e-3, atol=0)
+
+
+def test_compensation_beats_zeroing_and_nothing_sparse_changes_nothing():
+    weight, hessian = problem()
+    upper = factor_of(hessian)
+    solved = solve_linear(weight, upper)
+    zeroed = weight * (solved.weight != 0)
+
+    def error(new):
+        return float((((new - weight) @ hessian) * (new - weight)).sum())
+
+    assert error(solved.weight) < 0.7 * error(zeroed)
+    assert torch.equal(solve_linear(weight, upper, torch.zeros(12, 75, dtype=torch.bool)).weight, weight)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
+def test_unstructured_prunes_the_ratio_of_every_batch_of_columns_and_agrees_with_elimination(ratio):
+    weight, hessian = problem()
+    new = solve_unstructured(weight, factor_of(hessian), ratio)
+    zeros = new == 0
+    for start in (0, 128, 256):
+        part = zeros[:, start : start + 128]
+        assert int(part.sum()) == round(ratio * part.numel())
+    expected, _ = eliminate(weight, hessian, lambda _, j, __: zeros[:, j])
+    torch.testing.assert_close(new.double(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_hessian_that_is_not_positive_definite_is_damped_more_and_said():
+    said = []
+    hessian = torch.ones(8, 8) - 0.15 * torch.eye(8)  # smallest eigenvalue -0.15, mean diagonal 0.85
+    upper = inverse_factor(hessian.clone(), 0.01, "model.q_proj", said.append)
+    assert len(said) == 2
+    assert "model.q_proj" in said[0] and "damping raised to 1" in said[1]
+    expected = damped(hessian, 1.0)
+    torch.testing.assert_close(upper.t() @ upper @ expected, torch.eye(8), atol=1e-5, rtol=0)
+    with pytest.raises(PatchCompileError, match=r"Hessian of model.q_proj is not positive definite"):
+        inverse_factor(
+            0.1 * torch.eye(8) - torch.ones(8, 8).fill_diagonal_(0), 0.01, "model.q_proj", said.append
+        )
+
+
+def test_inputs_that_are_not_finite_or_all_zero():
+    with pytest.raises(PatchCompileError, match=r"inputs of model.q_proj are not finite"):
+        inverse_factor(torch.full((4, 4), float("nan")), 0.01, "model.q_proj", print)
+    weight = torch.randn(3, 8)
+    solved = solve_linear(weight, inverse_factor(torch.zeros(8, 8), 0.01, "q", print))
+    assert torch.equal(solved.weight, weight * (solved.weight != 0))

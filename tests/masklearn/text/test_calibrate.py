@@ -1,0 +1,246 @@
+import hashlib
+import json
+import struct
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.errors import PatchCompileError
+from masklearn.recipe import LearnRecipe
+from masklearn.text import SourceKind, calibrate
+from masklearn.text.calibrate import (
+    TokenPool,
+    calibration_windows,
+    first_windows,
+    load_tokenizer,
+    token_pool,
+    token_windows,
+)
+from tests.conftest import ModelMaker
+
+
+class Letters:
+    """A tokenizer in the only respect that counts here: a letter is a token."""
+
+    def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) - ord("a") for letter in text]}
+
+
+def test_first_windows_follow_the_text() -> None:
+    windows = token_windows(Letters(), "abcdefghijk", 3)
+    assert windows.dtype == np.int64
+    assert windows.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert token_windows(Letters(), "abcdefghijk", 3, count=2).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_draw_is_without_replacement_in_order_and_by_seed() -> None:
+    text = "abcdefghijklmnopqrstuvwxyz"
+    draws = [token_windows(Letters(), text, 2, count=6, seed=seed)[:, 0].tolist() for seed in (0, 0, 1, 2)]
+    assert draws[0] == draws[1]
+    assert len({tuple(draw) for draw in draws}) == 3
+    assert all(draw == sorted(set(draw)) and len(draw) == 6 for draw in draws)
+    assert token_windows(Letters(), text, 2, count=13, seed=5)[:, 0].tolist() == list(range(0, 26, 2))
+
+
+@pytest.mark.parametrize(("count", "need"), [(4, 12), (None, 3)])
+def test_text_that_is_too_short(count: int | None, need: int) -> None:
+    text = "abcdefghijk" if count else "ab"
+    with pytest.raises(PatchCompileError, match=rf"too short.*need {need}; it has {len(text)}"):
+        token_windows(Letters(), text, 3, count)
+
+
+@pytest.mark.parametrize(
+    ("piece", "text"), [(7, "ab\nabcd\nabc\n\nabcdefghijk"), (3, "abcdefgh"), (99, "ab")]
+)
+def test_a_long_text_is_tokenised_in_pieces_without_loss(
+    monkeypatch: pytest.MonkeyPatch, piece: int, text: str
+) -> None:
+    class Marked(Letters):
+        def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
+            assert 0 < len(text) <= piece
+            ids = super().__call__(text, add_special_tokens, verbose)["input_ids"]
+            return {"input_ids": [99] * add_special_tokens + ids}
+
+    monkeypatch.setattr(calibrate, "_PIECE", piece)
+    ids = token_windows(Marked(), text, len(text) + 1)[0]
+    assert ids.tolist() == [99, *(ord(letter) - ord("a") for letter in text)]
+
+
+def test_tokenizer_of_a_directory_without_one(make_model: ModelMaker) -> None:
+    path = make_model()
+    assert load_tokenizer(path)("the cat")["input_ids"] == [2, 3]
+    for file in path.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(PatchCompileError, match="has no tokenizer"):
+        load_tokenizer(path)
+
+
+def test_recipe_decides_text_and_draw(make_model: ModelMaker, text_file: Path) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    recipe = LearnRecipe(calib=str(text_file), windows=5, length=16, seed=3)
+    expected = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 16, 5, 3)
+    np.testing.assert_array_equal(calibration_windows(checkpoint, recipe), expected)
+
+
+def test_a_pool_holds_calibration_and_then_other_windows(make_model: ModelMaker, text_file: Path) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    recipe = LearnRecipe(calib=str(text_file), windows=5, length=8, seed=3)
+    everything = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 8)
+    alone, some, rest = (token_pool(checkpoint, recipe, training=training) for training in (0, 7, 4096))
+    assert [len(pool.windows) for pool in (alone, some, rest)] == [5, 12, len(everything)]
+    np.testing.assert_array_equal(alone.windows, rest.calibration())
+    np.testing.assert_array_equal(some.windows, rest.windows[:12])
+    np.testing.assert_array_equal(np.sort(rest.windows, axis=0), np.sort(everything, axis=0))
+    other = token_pool(checkpoint, recipe.model_copy(update={"seed": 4}), training=4096)
+    assert not np.array_equal(other.windows, rest.windows)
+
+
+def test_a_pool_says_where_it_comes_from(make_model: ModelMaker, text_file: Path) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    pool = token_pool(checkpoint, LearnRecipe(calib=str(text_file), windows=5, length=8, seed=3), training=2)
+    assert json.loads(json.dumps(pool.record)) == {
+        "source": "file",
+        "name": "text.txt",
+        "sha256": hashlib.sha256(b"".join(struct.pack("<q", i) for i in pool.windows.flat)).hexdigest(),
+        "tokens": 7 * 8,
+        "windows": 5,
+        "length": 8,
+        "seed": 3,
+    }
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "folder", "dataset"])
+def test_every_source_gives_the_same_windows(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, kind: str
+) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    words = text_file.read_text().split()
+    documents = [" ".join(words[i : i + 7]) for i in range(0, len(words), 7)]
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    if kind == "folder":
+        for i, document in enumerate(documents):
+            (folder / f"{i:03}.txt").write_text(document)
+    elif kind == "jsonl":
+        (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    else:
+        pq.write_table(pa.table({"text": documents}), folder / "train.parquet")
+    spec = {"folder": f"{folder}", "jsonl": f"{folder}/a.jsonl", "parquet": f"{folder}/train.parquet"}
+    recipe = LearnRecipe(calib=spec.get(kind, f"{folder}::train"), windows=5, length=16, seed=3)
+    expected = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 16, 5, 3)
+    pool = token_pool(checkpoint, recipe)
+    np.testing.assert_array_equal(pool.windows, expected)
+    assert pool.record["source"] == (kind if kind in ("folder", "dataset") else "file")
+    assert str(tmp_path) not in pool.record["name"]
+
+
+def test_no_more_of_a_text_is_read_than_the_windows_need(
+    tmp_path: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the characters that are drawn from; the last record could not be read."""
+    checkpoint, path = Checkpoint.open(make_model()), tmp_path / "a.jsonl"
+    path.write_text('{"text": "the cat sat"}\n' * 200 + "broken")
+    monkeypatch.setattr(calibrate, "_PIECE", 50)
+    recipe = LearnRecipe(calib=str(path), windows=2, length=8)
+    with pytest.raises(PatchCompileError, match="line 201 is not JSON"):
+        token_pool(checkpoint, recipe)
+    monkeypatch.setitem(calibrate._DRAWN_FROM, SourceKind.FILE, 600)
+    seen: list[tuple[str, int, int]] = []
+    assert len(token_pool(checkpoint, recipe, lambda *step: seen.append(step)).windows) == 2
+    assert [step[1] for step in seen] == sorted(step[1] for step in seen)
+    assert 600 <= seen[-1][1] < 800
+    pool = token_pool(checkpoint, recipe, training=40)
+    assert len(pool.windows) == 42
+    assert first_windows(load_tokenizer(checkpoint.path), path, 8, 2).tolist() == [
+        [2, 3, 4, 2, 3, 4, 2, 3],
+        [4, 2, 3, 4, 2, 3, 4, 2],
+    ]
+
+
+def test_more_text_for_training_leaves_calibration_as_it_is(
+    make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    monkeypatch.setattr(calibrate, "_PIECE", 50)
+    monkeypatch.setitem(calibrate._DRAWN_FROM, SourceKind.FILE, 400)
+    recipe = LearnRecipe(calib=str(text_file), windows=4, length=8)
+    every = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 8)
+    alone, more = (token_pool(checkpoint, recipe, training=training) for training in (0, len(every) - 4))
+    np.testing.assert_array_equal(alone.windows, more.calibration())
+    np.testing.assert_array_equal(np.sort(more.windows, axis=0), np.sort(every, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(" \n\n ", "is empty"), ("the cat", "too short.*need 32; it has 2")]
+)
+def test_texts_without_enough_words(tmp_path: Path, make_model: ModelMaker, text: str, said: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    recipe = LearnRecipe(calib=str(tmp_path / "a.txt"), windows=4, length=8)
+    with pytest.raises(PatchCompileError, match=said):
+        token_pool(Checkpoint.open(make_model()), recipe)
+    with pytest.raises(PatchCompileError, match=said):
+        first_windows(load_tokenizer(make_model()), tmp_path / "a.txt", 8, 4)
+
+
+def numbered(total: int, count: int) -> TokenPool:
+    """A pool whose window i holds i."""
+    return TokenPool(np.arange(total)[:, None] + np.zeros(3, np.int64), {}, count)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 7), st.integers(0, 3))
+def test_batches_begin_with_fresh_windows_and_then_take_all(
+    count: int, more: int, size: int, seed: int
+) -> None:
+    total = count + more
+    batches = list(islice(numbered(total, count).batches(size, seed=seed), -(-(more + 3 * total) // size)))
+    assert all(batch.shape == (size, 3) for batch in batches)
+    order = np.concatenate(batches)[:, 0]
+    assert sorted(order[:more]) == list(range(count, total))
+    for start in (more, more + total, more + 2 * total):
+        assert sorted(order[start : start + total]) == list(range(total))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(1, 5), st.integers(0, 40))
+def test_skipping_batches_goes_on_exactly_where_training_stopped(
+    count: int, more: int, size: int, skip: int
+) -> None:
+    pool = numbered(count + more, count)
+    expected = list(islice(pool.batches(size, seed=5), skip, skip + 9))
+    np.testing.assert_array_equal(list(islice(pool.batches(size, seed=5, skip=skip), 9)), expected)
+
+
+def test_skipping_is_cheap_and_passes_differ() -> None:
+    pool = numbered(50, 10)
+    first = next(pool.batches(50, skip=10**12))
+    second, third = islice(pool.batches(50, seed=1), 1, 3)
+    assert not np.array_equal(second, third)
+    assert not np.array_equal(first, second)
+
+
+def test_without_text_the_model_writes_it(make_model: ModelMaker) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    first, again, other = (
+        calibration_windows(checkpoint, LearnRecipe(windows=3, length=8, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert first.shape == (3, 8)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_model_writes_at_most_64_windows_more(make_model: ModelMaker) -> None:
+    checkpoint = Checkpoint.open(make_model())
+    pools = [
+        token_pool(checkpoint, LearnRecipe(windows=3, length=8), training=training) for training in (5, 4096)
+    ]
+    assert [len(pool.windows) for pool in pools] == [8, 67]
+    assert pools[0].record["source"] == "self"
+    assert pools[0].record["windows"] == 3

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.errors import PatchCompileError
+from masklearn.text.selftext import write_text
+
+
+def test_windows_are_documents_after_a_start_token_and_follow_the_seed(make_model):
+    model = make_model(max_position_embeddings=256, bos_token_id=1)
+    seen = []
+    text = write_text(model, 3, 100, 7, lambda *step: seen.append(step))
+    assert text.shape == (3, 100)
+    assert text.dtype == np.int64
+    assert (text.reshape(-1)[::128] == 1).all()
+    assert 0 <= text.min() <= text.max() < 40
+    assert len(np.unique(text)) > 10  # sampled, not one token over and over
+    assert seen[-1][1:] == (384, 384)
+    np.testing.assert_array_equal(text, write_text(model, 3, 100, 7))
+    assert (text != write_text(model, 3, 100, 8)).any()
+
+
+def test_the_text_is_the_models_own(make_model):
+    """Tokens that the model finds likely: below the perplexity that a uniform draw has."""
+    import torch
+
+    from masklearn.quality.perplexity import load_model, perplexity
+
+    model = make_model(max_position_embeddings=256)
+    own = write_text(model, 8, 64, 0)
+    other = np.random.default_rng(0).integers(0, 40, own.shape)
+    with torch.no_grad():
+        net = load_model(model)
+        assert perplexity(net, own).value < perplexity(net, other).value
+
+
+def test_a_model_without_a_start_token(make_model):
+    model = make_model(bos_token_id=None, eos_token_id=None)
+    with pytest.raises(PatchCompileError, match="no start token"):
+        write_text(model, 1, 8, 0)
+
+
+def test_writing_leaves_torchs_own_generator_alone(make_model):
+    import torch
+
+    model = make_model()
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    write_text(model, 1, 8, 0)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_documents_fit_the_learned_positions(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=9, n_embd=8, n_layer=1, n_head=2, n_positions=20, bos_token_id=1, eos_token_id=1
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    text = write_text(tmp_path, 3, 20, 0)
+    assert (text[:, 0] == 1).all()
+
+
+def test_an_encoder_cannot_write(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(PatchCompileError, match=r"cannot write its own text.*encoder"):
+        write_text(tmp_path, 1, 8, 0)
+
+
+def test_memory_decides_the_type_and_whether_it_can_write(make_model, monkeypatch):
+    import torch
+
+    from masklearn.text import selftext
+
+    model, seen = make_model(dtype=torch.bfloat16), []
+    weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) // 2
+
+    def sample(net, *arguments):
+        seen.append(net.dtype)
+        return write(net, *arguments)
+
+    write = selftext._sample
+    monkeypatch.setattr(selftext, "_sample", sample)
+    for free in (6 * weights, 3 * weights, weights):
+        monkeypatch.setattr(selftext, "_free_bytes", lambda _, free=free: free)
+        if free > weights:
+            assert write_text(model, 1, 8, 0).shape == (1, 8)
+    assert seen == [torch.float32, torch.bfloat16]
+    with pytest.raises(PatchCompileError, match=r"does not fit into memory.*Give text with --calib"):
+        write_text(model, 1, 8, 0)
+
+
+def test_a_device_that_is_not_there(make_model):
+    with pytest.raises(PatchCompileError, match="'nonsense' cannot be used"):
+        write_text(make_model(), 1, 8, 0, device="nonsense")
+
+
+@pytest.mark.parametrize("model_type", [kind for kind, row in ARCHITECTURES.items() if not row.encoder])
+def test_every_causal_architecture_writes(make_model, model_type):
+    text = write_text(make_model(model_type, bos_token_id=1), 2, 32, 0)
+    assert text.shape == (2, 32)
+    assert len(np.unique(text)) > 4
+    assert text.max() < 40

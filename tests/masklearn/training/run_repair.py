@@ -1,0 +1,33 @@
+"""One process of a run that tests start: repair under masks of `magnitude_masks`, the store of trained tensors left.
+
+accelerate shards (FSDP) on accelerators alone; with "fsdp" it is told that it may on a CPU, where torch can.
+"""
+
+import sys
+from pathlib import Path
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.store import WeightStore
+from masklearn.processes import leave, process_rank
+from masklearn.recipe import LearnRecipe
+from masklearn.task import Task
+from masklearn.training.repair import repair
+from tests.masklearn.methods.gradient.run_learn import shard_on_cpu
+from tests.masklearn.training.masks import magnitude_masks
+
+
+def show(what: str, done: int, total: int) -> None:
+    if what.startswith("repair"):
+        print(process_rank(), done, flush=True)
+
+
+if __name__ == "__main__":
+    model, settings, scratch, kind = sys.argv[1:]
+    if kind == "fsdp":
+        shard_on_cpu()
+    checkpoint, store = Checkpoint.open(model), WeightStore(Path(scratch) / "weights")
+    recipe = LearnRecipe.model_validate_json(settings)
+    task = Task(checkpoint, covered_linears_of(checkpoint), recipe, Path(scratch), show, lambda line: None)
+    repair(task.of(checkpoint.with_weights(store)), magnitude_masks(checkpoint), store)
+    leave(Path(scratch))

@@ -1,0 +1,265 @@
+"""Repair of tiny models: what it trains, what it must leave, and runs that are cut off or spread over processes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.linears import read_linear
+from masklearn.checkpoint.store import WeightStore
+from masklearn.errors import PatchCompileError
+from masklearn.learn import learn_task
+from masklearn.masks.maskset import LinearMask
+from masklearn.quality.perplexity import window_losses
+from masklearn.recipe import LearnRecipe
+from masklearn.task import Task
+from masklearn.training.model import training_model
+from masklearn.training.repair import default_steps, repair
+from tests.conftest import ModelMaker
+from tests.masklearn.tasks import task_of
+from tests.masklearn.training.masks import magnitude_masks
+
+_SCRIPT = Path(__file__).with_name("run_repair.py")
+STEPS = 12
+
+
+def recipe_of(text: Path, **settings: Any) -> LearnRecipe:
+    defaults: dict[str, Any] = {
+        "calib": str(text), "windows": 4, "length": 16, "device": "cpu", "repair_steps": STEPS, "precision": "fp32",
+        "learning_rate": 3e-3,
+    }  # fmt: skip
+    return LearnRecipe(**(defaults | settings))
+
+
+class Repaired:
+    """A repair that was run, with all lines and progress that it showed."""
+
+    def __init__(self, path: Path, recipe: LearnRecipe, **options: Any) -> None:
+        self.said: list[str] = []
+        self.shown: list[tuple[str, int, int]] = []
+        self.dense = Checkpoint.open(path)
+        self.masks = magnitude_masks(self.dense)
+        task = task_of(path, recipe)
+        self.task: Task = replace(task, note=self.said.append, progress=lambda *what: self.shown.append(what))
+        self.store = WeightStore(task.scratch / "weights")
+        self.new = self.dense.with_weights(self.store)
+        self.record = repair(self.task.of(self.new), self.masks, self.store, **options)
+
+    def tensors(self) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in sorted(self.store.folder.iterdir())}
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_it_comes_closer_and_prunes_exactly(make_model: ModelMaker, text_file: Path, model_type: str) -> None:
+    path = make_model(model_type)
+    run = Repaired(path, recipe_of(text_file, repair_steps=20))
+    figure = "error" if ARCHITECTURES[model_type].encoder else "kl"
+    assert run.record["method"] == "distill" and run.record["steps"] == 20
+    assert run.record[f"{figure}_last"] < 0.9 * run.record[f"{figure}_first"]
+    assert len(run.said) == 1 and figure in run.said[0]
+    assert run.shown[-1][0].startswith(f"repair: {figure} ") and run.shown[-1][1:] == (20, 20)
+    check_tensors(run, run.masks)
+
+
+def check_tensors(run: Repaired, masks: dict[str, LinearMask]) -> None:
+    """Masked linears' weights and vectors changed, where kept, and nothing else did."""
+    for name, mask in masks.items():
+        new, old, keep = read_linear(run.new, name).numpy(), read_linear(run.dense, name).numpy(), mask.keep()
+        assert bool((new[~keep] == 0).all()), name
+        assert bool((new[keep] != old[keep]).any()), name
+    for name in run.store.names():
+        assert name.removesuffix(".weight") in masks or len(run.dense.shape(name)) == 1, name
+
+
+def test_norms_and_biases_train_embeddings_and_head_do_not(make_model: ModelMaker, text_file: Path) -> None:
+    run = Repaired(make_model("qwen2"), recipe_of(text_file))
+    stored = set(run.store.names())
+    for name in (
+        "model.norm.weight",
+        "model.layers.1.input_layernorm.weight",
+        "model.layers.2.self_attn.k_proj.bias",
+    ):
+        assert name in stored and not np.array_equal(run.new.read(name), run.dense.read(name))
+    assert not stored & {"model.embed_tokens.weight", "lm_head.weight"}
+
+
+def test_a_covered_head_trains(make_model: ModelMaker, text_file: Path) -> None:
+    path = make_model()
+    task = task_of(path, recipe_of(text_file, include=("*",)))
+    masks = magnitude_masks(task.checkpoint, include=("*",))
+    assert "lm_head" in masks
+    store = WeightStore(task.scratch / "weights")
+    new = task.checkpoint.with_weights(store)
+    repair(replace(task, note=lambda _: None).of(new), masks, store)
+    weight = new.read("lm_head.weight")
+    assert bool((weight[~masks["lm_head"].keep()] == 0).all())
+    assert not np.array_equal(
+        weight[masks["lm_head"].keep()], task.checkpoint.read("lm_head.weight")[masks["lm_head"].keep()]
+    )
+
+
+def test_it_starts_from_new_weights_towards_the_dense_model(make_model: ModelMaker, text_file: Path) -> None:
+    path = make_model()
+    task = task_of(path, recipe_of(text_file, repair_steps=1))
+    masks, store = magnitude_masks(task.checkpoint), WeightStore(task.scratch / "weights")
+    for name in masks:  # a start that is far off
+        weight = f"{name}.weight"
+        store.put(weight, torch.zeros(task.checkpoint.shape(weight)), task.checkpoint.entry(weight))
+    far = repair(replace(task, note=lambda _: None).of(task.checkpoint.with_weights(store)), masks, store)
+    near = Repaired(path, recipe_of(text_file, repair_steps=1)).record
+    assert far["kl_first"] > 1.5 * near["kl_first"]
+
+
+def test_it_is_the_same_every_time(make_model: ModelMaker, text_file: Path) -> None:
+    path = make_model()
+    first, second = (Repaired(path, recipe_of(text_file)) for _ in range(2))
+    assert first.record == second.record
+    assert first.tensors() == second.tensors()
+    other = Repaired(path, recipe_of(text_file, seed=1))
+    assert other.tensors() != first.tensors()
+
+
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"gradient_checkpointing": True}])
+def test_precision_and_checkpointing_change_little(
+    make_model: ModelMaker, text_file: Path, settings: dict[str, Any]
+) -> None:
+    path = make_model()
+    plain, other = (Repaired(path, recipe_of(text_file, **extra)) for extra in ({}, settings))
+    assert other.record["kl_last"] == pytest.approx(plain.record["kl_last"], rel=0.1)
+
+
+def test_the_budget_in_minutes_ends_it(make_model: ModelMaker, text_file: Path) -> None:
+    run = Repaired(make_model(), recipe_of(text_file, repair_steps=None, repair_minutes=0.03))
+    assert run.record["steps"] > 1
+    assert run.shown[-1][2] == 2  # seconds
+
+
+def test_no_steps_are_no_repair(make_model: ModelMaker, text_file: Path) -> None:
+    run = Repaired(make_model(), recipe_of(text_file, repair_steps=0))
+    assert run.record == {"method": "none", "why": "its budget is 0 steps"}
+    assert not list(run.store.names())
+
+
+def test_without_memory_it_is_off_and_says_so(make_model: ModelMaker, text_file: Path) -> None:
+    run = Repaired(make_model(), recipe_of(text_file), available=2**20)
+    assert run.record["method"] == "none" and "0.0 GiB" in run.record["why"]
+    assert len(run.said) == 4 and "repair is off" in run.said[-1]
+    assert not list(run.store.names()) and not run.shown
+
+
+def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_file: Path) -> None:
+    from masklearn.training.memory import Thrift, demand_of
+
+    path = make_model()
+    demand = demand_of(Checkpoint.open(path), magnitude_masks(Checkpoint.open(path)), 2 * 16)
+    least = demand.bytes_for(Thrift("adafactor", True, True), bf16=False)
+    run = Repaired(path, recipe_of(text_file, repair_steps=30), available=least)
+    assert run.record["optimizer"] == "adafactor"
+    assert "AdamW" in run.said[0] and run.record["kl_last"] < run.record["kl_first"]
+    check_tensors(run, run.masks)
+
+
+def test_labels_bring_the_text_closer_and_the_dense_model_further(
+    make_model: ModelMaker, text_file: Path
+) -> None:
+    path = make_model()
+    plain, labelled = (
+        Repaired(path, recipe_of(text_file, repair_steps=40, label_weight=weight)) for weight in (0.0, 1.0)
+    )
+    assert labelled.record["label_weight"] == 1.0 and plain.record["label_weight"] == 0.0
+    assert labelled.record["kl_last"] > plain.record["kl_last"]
+    assert text_loss(labelled) < text_loss(plain) - 0.01
+    check_tensors(labelled, labelled.masks)
+
+
+def text_loss(run: Repaired) -> float:
+    """Mean negative log-likelihood of the calibration text."""
+    windows = run.task.text.calibration()
+    return sum(window_losses(training_model(run.new), windows)) / (windows.shape[0] * (windows.shape[1] - 1))
+
+
+def test_labels_of_an_encoder_are_refused(make_model: ModelMaker, text_file: Path) -> None:
+    """Before anything is learned, and by the loss itself."""
+    path, recipe = make_model("bert"), recipe_of(text_file, label_weight=0.5)
+    with pytest.raises(PatchCompileError, match="An encoder has no labels"):
+        learn_task(task_of(path, recipe))
+    with pytest.raises(ValueError, match="no labels"):
+        Repaired(path, recipe)
+
+
+def test_larger_models_see_more_text_by_default() -> None:
+    assert default_steps(30_000_000, 1024) == default_steps(135_000_000, 1024) == 64
+    assert default_steps(540_000_000, 1024) == 128
+    assert default_steps(7_000_000_000, 1024) == 461
+
+
+class Runs:
+    """Repairs in processes of their own."""
+
+    def __init__(
+        self, model: Path, text: Path, folder: Path, kind: str, processes: int, **settings: Any
+    ) -> None:
+        self.settings = recipe_of(text, **settings).model_dump_json()
+        self.model, self.folder, self.kind, self.processes = model, folder, kind, processes
+
+    def start(self, name: str) -> subprocess.Popen[str]:
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes))
+        launcher = torchrun if self.processes > 1 else ()
+        arguments = [str(_SCRIPT), str(self.model), self.settings, str(self.folder / name), self.kind]
+        return subprocess.Popen(
+            [sys.executable, *launcher, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+            start_new_session=True,
+        )
+
+    def finish(self, name: str) -> dict[str, bytes]:
+        process = self.start(name)
+        process.communicate(timeout=300)
+        assert process.returncode == 0
+        return {path.name: path.read_bytes() for path in sorted((self.folder / name / "weights").iterdir())}
+
+    def kill_at(self, name: str, step: int) -> None:
+        process = self.start(name)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.split() == ["0", str(step)]:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        process.wait()
+        process.stdout.close()
+        assert not list((self.folder / name / "weights").iterdir())
+
+
+def test_killed_at_any_step_and_resumed_it_ends_in_the_same_bytes(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    runs = Runs(make_model(), text_file, tmp_path, "alone", 1, checkpoint_every=4)
+    expected, step = runs.finish("whole"), random.randrange(1, STEPS)
+    runs.kill_at("cut", step)
+    assert runs.finish("cut") == expected, f"killed at step {step}"
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_do_what_one_does_with_twice_the_batch(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, kind: str
+) -> None:
+    model = make_model()
+    Runs(model, text_file, tmp_path, kind, 2, batch=2).finish("two")
+    Runs(model, text_file, tmp_path, "alone", 1, batch=4).finish("one")
+    two, one = (WeightStore(tmp_path / name / "weights") for name in ("two", "one"))
+    names = list(one.names())
+    assert list(two.names()) == names and names
+    for name in names:
+        np.testing.assert_allclose(two.read(name), one.read(name), rtol=0, atol=1e-4, err_msg=name)
