@@ -53,19 +53,19 @@ plugin: .venv/installed
 
 # LLaMA-2-7B's shape: some ten minutes, 37 GB of disk, 24 GiB of memory. Exit code 1 when a figure is beyond its limit.
 bench-compile: .venv/installed
-	$(BIN)/python -m bench.compile --engine --page docs/performance.md
+	$(BIN)/python -m benchmarks.compile --engine --page docs/performance.md
 
 # EVAL: held-out text, never the calibration text; the table in docs/quality.md is on the head of WikiText-2's test set.
 bench-quality: .venv/installed models
-	$(BIN)/python -m bench.quality $(MODEL) --calib $(TEXTS)/calib.txt --eval $(or $(EVAL),$(TEXTS)/eval.txt) \
+	$(BIN)/python -m benchmarks.quality.run $(MODEL) --calib $(TEXTS)/calib.txt --eval $(or $(EVAL),$(TEXTS)/eval.txt) \
 	  --tile 64x64 --tile 128x128 --seeds 3
 
 bench-memory: .venv/installed
-	$(BIN)/python -m bench.memory
+	$(BIN)/python -m benchmarks.memory
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py
-	$(BIN)/python plugins/bench/roofline.py --page docs/performance.md
+	$(BIN)/python benchmarks/kernels/roofline.py --page docs/performance.md
 
 models: .venv/installed
 	$(BIN)/python samples/models.py smollm2 $(MODEL)

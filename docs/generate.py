@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from patch_compile.cli import cli
+from patch_compile.cli.app import cli
 
 PAGE = Path(__file__).parent / "cli.md"
 

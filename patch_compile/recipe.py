@@ -13,7 +13,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.recipe import GRADIENT_METHODS, LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.errors import PatchCompileError
-from patch_compile.fusion import Fusion, parse_fusions, spell_fusions
+from patch_compile.packing.fusion import Fusion, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.plan.workload import Workload

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from patch_compile import pipeline
+from patch_compile.build import stages as pipeline
 from patch_compile.recipe import Recipe
 
 TINY: dict[str, Any] = {

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from patch_compile import cli
+from patch_compile.cli import app as cli
 
 __all__ = ["Done", "run_here"]
 

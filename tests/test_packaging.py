@@ -35,8 +35,8 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"patch_compile/cli.py", "masklearn/masks/maskset.py", "patch_compile/py.typed"} <= names
-    assert "patch_compile/_plugins/bench/sass.json" in names
+    assert {"patch_compile/cli/app.py", "masklearn/masks/maskset.py", "patch_compile/py.typed"} <= names
+    assert "patch_compile/_plugins/kernels/sass.json" in names
     templates = {f.name for f in (ROOT / "patch_compile" / "report" / "page" / "templates").iterdir()}
     assert {"page.html", "page.css", "page.js"} <= templates
     assert {f"patch_compile/report/page/templates/{name}" for name in templates} <= names

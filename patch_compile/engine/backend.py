@@ -10,10 +10,10 @@ from enum import StrEnum
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from patch_compile.engine.gpu import local_gpu
 from patch_compile.engine.soname import answer_to_unversioned_name
-from patch_compile.engine.targets import TARGETS, Target, local_target
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.gpu import local_gpu
+from patch_compile.hardware.targets import TARGETS, Target, local_target
 
 if TYPE_CHECKING:
     import tensorrt

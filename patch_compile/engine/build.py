@@ -15,7 +15,6 @@ from typing import Any
 from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
-from patch_compile.engine.graph_inputs import read_inputs
 from patch_compile.engine.monitor import Cancellation, Progress
 from patch_compile.engine.network import BuildJob, write_engine
 from patch_compile.engine.options import EngineOptions
@@ -23,10 +22,11 @@ from patch_compile.engine.plan_program import PlanProgram, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
 from patch_compile.engine.sparsity_log import NO_TACTICS, sparse_tactics
-from patch_compile.engine.targets import Target
 from patch_compile.engine.worker import run_cancellable
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin import LIBRARY_NAME, read_identity
+from patch_compile.hardware.targets import Target
+from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.plugin.build import LIBRARY_NAME, read_identity
 
 __all__ = ["BuildCancelledError", "EngineReport", "build_engine", "check_engine"]
 

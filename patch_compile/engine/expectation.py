@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.ops.patch_linear import DOMAIN, INPUTS, NAME
+from patch_compile.packing.function import DOMAIN, INPUTS, NAME
 from patch_compile.plan.split import PART
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     Raises PatchCompileError for a file that is no model, and for PatchLinear nodes that can't be told apart, whose
     packed tensors are not constants of the file, or that differ in type.
     """
-    from patch_compile.engine.graph_inputs import load_graph
+    from patch_compile.onnx_io.graph_inputs import load_graph
 
     graph = load_graph(onnx_path)
     stored = {tensor.name: tensor for tensor in graph.initializer}

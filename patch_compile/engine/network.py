@@ -13,8 +13,8 @@ from patch_compile.engine.monitor import Cancellation, Progress, progress_monito
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import Profile
 from patch_compile.engine.sparsity_log import is_about_sparsity
-from patch_compile.engine.targets import Target
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.targets import Target
 
 if TYPE_CHECKING:
     import tensorrt

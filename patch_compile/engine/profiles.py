@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from patch_compile.engine.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 
 __all__ = [
     "Limits",

@@ -7,17 +7,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
-from patch_compile.fusion import Fusion
+from patch_compile.packing.fusion import Fusion
 from patch_compile.passes.run import PassDump, run_passes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from masklearn.masks.maskset import LinearMask
-    from patch_compile.passes.mask_linears import MaskLinearsPass
-    from patch_compile.passes.pack_linears import PackLinearsPass
-    from patch_compile.passes.packed_initializers import ReadTensor
-    from patch_compile.passes.split_linears import SplitLinearsPass
+    from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
+    from patch_compile.passes.lowering.pack_linears import PackLinearsPass
+    from patch_compile.passes.lowering.packed_initializers import ReadTensor
+    from patch_compile.passes.lowering.split_linears import SplitLinearsPass
     from patch_compile.plan.lowering import LinearPlan
     from patch_compile.plan.split import SplitCost
 
@@ -28,15 +28,15 @@ def cleanup_passes() -> list[ir.passes.PassBase]:
     """Return the passes that make an exported graph one that TensorRT parses, in order. None reads a weight."""
     from onnx_ir.passes import common
 
-    from patch_compile.passes.deduplicate_constants import DeduplicateConstantsPass
-    from patch_compile.passes.fix_reshapes import FixReshapesPass
-    from patch_compile.passes.fold_constants import FoldConstantsPass
-    from patch_compile.passes.fuse_gelu import FuseGeluPass
-    from patch_compile.passes.fuse_rms_norm import FuseRmsNormPass
-    from patch_compile.passes.fuse_rotary_embedding import FuseRotaryEmbeddingPass
-    from patch_compile.passes.remove_noops import RemoveNoopsPass
-    from patch_compile.passes.replace_sequences import ReplaceSequencesPass
-    from patch_compile.passes.resolve_cast_like import ResolveCastLikePass
+    from patch_compile.passes.cleanup.deduplicate_constants import DeduplicateConstantsPass
+    from patch_compile.passes.cleanup.fix_reshapes import FixReshapesPass
+    from patch_compile.passes.cleanup.fold_constants import FoldConstantsPass
+    from patch_compile.passes.cleanup.fuse_gelu import FuseGeluPass
+    from patch_compile.passes.cleanup.fuse_rms_norm import FuseRmsNormPass
+    from patch_compile.passes.cleanup.fuse_rotary_embedding import FuseRotaryEmbeddingPass
+    from patch_compile.passes.cleanup.remove_noops import RemoveNoopsPass
+    from patch_compile.passes.cleanup.replace_sequences import ReplaceSequencesPass
+    from patch_compile.passes.cleanup.resolve_cast_like import ResolveCastLikePass
 
     return [
         ResolveCastLikePass(),
@@ -92,10 +92,10 @@ def lowering_passes(
     read: name of a tensor (`<linear>.weight`, a bias) to its values in `dtype`, called when they are written. fuse: what
     goes into a linear's node, where the graph allows it.
     """
-    from patch_compile.passes.gather_linears import GatherLinearsPass
-    from patch_compile.passes.mask_linears import MaskLinearsPass
-    from patch_compile.passes.pack_linears import PackLinearsPass
-    from patch_compile.passes.split_linears import SplitLinearsPass
+    from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
+    from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
+    from patch_compile.passes.lowering.pack_linears import PackLinearsPass
+    from patch_compile.passes.lowering.split_linears import SplitLinearsPass
 
     return LoweringPasses(
         [GatherLinearsPass(plan, dtype), *_fusion_passes(plan, fuse)],
@@ -106,11 +106,11 @@ def lowering_passes(
 
 
 def _fusion_passes(plan: Mapping[str, LinearPlan], fuse: Collection[Fusion]) -> list[ir.passes.PassBase]:
-    from patch_compile.passes.fuse_activation import FuseActivationPass
-    from patch_compile.passes.fuse_bias import FuseBiasPass
-    from patch_compile.passes.fuse_gated import FuseGatedPass
-    from patch_compile.passes.fuse_qkv import FuseQkvPass
-    from patch_compile.passes.fuse_residual import FuseResidualPass
+    from patch_compile.passes.fusion.fuse_activation import FuseActivationPass
+    from patch_compile.passes.fusion.fuse_bias import FuseBiasPass
+    from patch_compile.passes.fusion.fuse_gated import FuseGatedPass
+    from patch_compile.passes.fusion.fuse_qkv import FuseQkvPass
+    from patch_compile.passes.fusion.fuse_residual import FuseResidualPass
 
     made = {
         Fusion.BIAS: FuseBiasPass(),

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from patch_compile.joint import stacked_rows
-from patch_compile.ops.patch_linear import Epilogue
+from patch_compile.packing.function import Epilogue
+from patch_compile.packing.joint import stacked_rows
 
 __all__ = [
     "ACTIVATIONS",

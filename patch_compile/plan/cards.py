@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from patch_compile.engine.gpu import Gpu
-from patch_compile.engine.targets import parse_targets
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.cards import DEVICES, Device
+from patch_compile.hardware.gpu import Gpu
+from patch_compile.hardware.targets import parse_targets
 from patch_compile.plan.measured import MeasuredCard, measured_cards
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.plan.roofline.devices import DEVICES, Device
 
 __all__ = ["DEFAULT_TARGET", "Card", "card_of", "card_of_gpu", "find_card"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from patch_compile.hardware.cards import Device
 from patch_compile.plan.cards import Card
 from patch_compile.plan.roofline.assumptions import Assumptions
-from patch_compile.plan.roofline.devices import Device
 from patch_compile.plan.roofline.linear_roofline import Linear, predict
 from patch_compile.plan.workload import Workload
 

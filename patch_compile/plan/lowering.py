@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from masklearn.masks.maskset import LinearMask
 from masklearn.masks.tile_text import spell_tile
-from patch_compile.packing import SLAB_K, choose_panel_rows, sparse_slabs
+from patch_compile.packing.format import SLAB_K, choose_panel_rows, sparse_slabs
 from patch_compile.plan.cost import CostModel, LinearCost
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
 from patch_compile.plan.split import Split

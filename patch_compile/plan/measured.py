@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.workspace import key_of, write_json
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.workspace import key_of, write_json
 
 __all__ = ["FITTED", "MOST", "MeasuredCard", "measured_cards", "measured_folder"]
 

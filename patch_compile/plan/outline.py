@@ -10,7 +10,7 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.names import depth_of
-from patch_compile.fusion import Fusion
+from patch_compile.packing.fusion import Fusion
 from patch_compile.plan.lowering import LinearPlan, uncovered
 from patch_compile.plan.products import Together, compiled_together, fused_together, together_by_name
 from patch_compile.plan.roofline.end_to_end import Model

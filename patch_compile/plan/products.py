@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from masklearn.checkpoint.architectures import Architecture
-from patch_compile.fusion import Fusion
+from patch_compile.packing.fusion import Fusion
 from patch_compile.plan.cost import CostModel, LinearCost
 from patch_compile.plan.lowering import LinearPlan
 

@@ -12,7 +12,7 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import LinearMask
 from masklearn.masks.select import Selection, select
 from masklearn.masks.tiles import sparse_groups
-from patch_compile.packing import SLAB_K, choose_panel_rows
+from patch_compile.packing.format import SLAB_K, choose_panel_rows
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.inversion import unreachable
 from patch_compile.plan.lowering import LinearPlan, plan_linears

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.engine.backend import BackendName, load_backend
-from patch_compile.engine.gpu import Gpu, local_gpu
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, read_programs
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin import LIBRARY_NAME, PluginIdentity, read_identity
+from patch_compile.hardware.gpu import Gpu, local_gpu
+from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
 
 __all__ = ["EngineFacts", "engine_facts", "plugin_for", "why_not"]
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_file import load_proto
+from patch_compile.onnx_io.proto import load_proto
 from patch_compile.runtime.decoder import Limits
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 
@@ -46,7 +46,7 @@ def _write_copy(path: Path, copy: Path) -> None:
             "pip install onnx-ir, build with --dtype float16, or run its engine on a GPU",
         ) from None
     del onnx_ir
-    from patch_compile.compile import write_emulated
+    from patch_compile.passes.write import write_emulated
 
     write_emulated(path, copy)
 

@@ -16,10 +16,10 @@ from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.masks.maskset import MaskSet
 from masklearn.text.calibrate import load_tokenizer
 from patch_compile.errors import AccuracyError, PatchCompileError
-from patch_compile.out_folder import OutFolder
-from patch_compile.prepare import MODEL, Job
+from patch_compile.out.folder import OutFolder
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
+from patch_compile.sources.checkpoint import MODEL, Job
 from patch_compile.verify.agreement import layers_of
 from patch_compile.verify.fail_on import check_figures
 from patch_compile.verify.memory import check_memory
@@ -70,8 +70,8 @@ class Verification:
 
     def onnx(self) -> Answers:
         """Of a build from an ONNX file: its proof once more, on the inputs that it was built with."""
-        from patch_compile.onnx_in.prepare import prepare_onnx
-        from patch_compile.onnx_in.prove import compare_onnx
+        from patch_compile.sources.onnx_model.prepare import prepare_onnx
+        from patch_compile.sources.onnx_model.prove import compare_onnx
 
         _refuse_what_it_lacks(self.request, "a build from an ONNX file")
         check_figures(self.request.fail_on, decoder=False)

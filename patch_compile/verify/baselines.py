@@ -20,9 +20,9 @@ from masklearn.baselines import Baseline, baseline_settings, remarks, run_baseli
 from masklearn.recipe import LearnRecipe
 from masklearn.text import open_text
 from patch_compile.cache_folder import cache_folder
-from patch_compile.prepare import Job
+from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress
-from patch_compile.workspace import key_of, write_json
+from patch_compile.sources.checkpoint import Job
 
 __all__ = ["baselines_cache", "beside_baselines"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.errors import PatchCompileError
-from patch_compile.out_folder import OutFolder
+from patch_compile.out.folder import OutFolder
 
 __all__ = ["check_continues_text"]
 

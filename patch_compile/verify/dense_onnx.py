@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from patch_compile.compile import export_graph, write_dense
-from patch_compile.out_folder import OutFolder
+from patch_compile.out.folder import OutFolder
+from patch_compile.passes.write import export_graph, write_dense
 
 __all__ = ["dense_onnx"]
 

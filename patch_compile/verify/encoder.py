@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from masklearn.text.calibrate import load_tokenizer
 from patch_compile.errors import AccuracyError
-from patch_compile.onnx_in.compare import Answers, answer, compare_answers
-from patch_compile.prepare import Job
+from patch_compile.onnx_io.compare import Answers, answer, compare_answers
 from patch_compile.progress import Progress
+from patch_compile.sources.checkpoint import Job
 from patch_compile.verify.agreement import layers_of, rounding_tolerance
 from patch_compile.verify.held_out import encoder_windows
 from patch_compile.verify.study import Feed
@@ -65,7 +65,7 @@ def compare_encoder(
 
 
 def _input_names(path: Path) -> list[str]:
-    from patch_compile.engine.graph_inputs import read_inputs
+    from patch_compile.onnx_io.graph_inputs import read_inputs
 
     return [given.name for given in read_inputs(path)]
 

@@ -16,7 +16,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.text import SourceKind, open_text
 from masklearn.text.calibrate import TokenPool, token_pool
 from patch_compile.errors import PatchCompileError
-from patch_compile.out_folder import OutFolder
+from patch_compile.out.folder import OutFolder
 
 __all__ = ["Overlap", "check_overlap", "overlap", "words"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.text.calibrate import load_tokenizer
-from patch_compile.prepare import Job
 from patch_compile.progress import Progress
+from patch_compile.sources.checkpoint import Job
 from patch_compile.verify.agreement import judge_agreement, run_checkpoint
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.encoder import prove_encoder

@@ -18,8 +18,8 @@ from masklearn.masks.names import depth_of, kind_of, short_kinds
 from masklearn.methods.permute import reordered
 from masklearn.quality.comparison import Comparison, Predictions, compare_models
 from masklearn.quality.sensitivity import sensitivity
-from patch_compile.prepare import Job
 from patch_compile.progress import Progress
+from patch_compile.sources.checkpoint import Job
 from patch_compile.verify.request import VerifyRequest
 
 __all__ = ["Changes", "compare_checkpoints", "describe_predictions", "describe_where"]

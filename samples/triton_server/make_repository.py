@@ -19,7 +19,7 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_file import load_proto
+from patch_compile.onnx_io.proto import load_proto
 
 __all__ = ["config", "main", "make_repository"]
 

@@ -10,6 +10,6 @@ def rtx():
 
 @pytest.fixture(scope="session")
 def plugin():
-    from patch_compile.plugin import build_plugin
+    from patch_compile.plugin.build import build_plugin
 
     return build_plugin("tensorrt-rtx").path

@@ -5,9 +5,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from patch_compile.joint import gated_panels
-from patch_compile.ops.patch_linear import DOMAIN, NAME, VERSION, Epilogue, patch_linear_function
-from patch_compile.packing import pack, pack_together
+from patch_compile.packing.format import pack, pack_together
+from patch_compile.packing.function import DOMAIN, NAME, VERSION, Epilogue, patch_linear_function
+from patch_compile.packing.joint import gated_panels
 from tests.mosaics import random_mask, random_weight
 
 OPSET = 23

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from patch_compile.engine.backend import BackendName, available_backends, default_backend, load_backend
-from patch_compile.engine.targets import TARGETS, parse_targets
 from patch_compile.engine.tensorrt_api import TensorRtApi
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.targets import TARGETS, parse_targets
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +52,7 @@ def test_onnx_builds_no_engine():
 
 def test_names_are_heavy_free():
     """The command line imports these modules for its defaults: no TensorRT and no onnx until one is asked for."""
-    code = "import sys; import patch_compile.engine.backend, patch_compile.engine.targets, patch_compile.engine.profiles"
+    code = "import sys; import patch_compile.engine.backend, patch_compile.hardware.targets, patch_compile.engine.profiles"
     result = without_gpu(f"{code}; print([m for m in ('tensorrt_rtx', 'onnx', 'torch') if m in sys.modules])")
     assert result.stdout == "[]\n", result.stderr
 

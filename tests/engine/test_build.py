@@ -14,8 +14,8 @@ from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.engine.soname import name_only_library
-from patch_compile.engine.targets import parse_targets
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.targets import parse_targets
 from tests.engine import graphs
 
 pytestmark = pytest.mark.rtx
@@ -284,7 +284,7 @@ SCRIPT = """
     from patch_compile.engine.build import build_engine
     from patch_compile.engine.check import expectation_from_onnx
     from patch_compile.engine.profiles import profiles_from_onnx
-    from patch_compile.engine.targets import parse_targets
+    from patch_compile.hardware.targets import parse_targets
     from patch_compile.errors import PatchCompileError
 
     onnx_path, out, plugin = map(Path, sys.argv[1:4])

@@ -4,8 +4,8 @@ import pytest
 
 from patch_compile.engine.check import expectation_from_onnx
 from patch_compile.errors import PatchCompileError
-from patch_compile.joint import gated_panels
-from patch_compile.packing import pack, pack_together
+from patch_compile.packing.format import pack, pack_together
+from patch_compile.packing.joint import gated_panels
 from patch_compile.plan.split import PART
 from tests.engine import graphs
 

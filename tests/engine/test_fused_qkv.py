@@ -5,14 +5,14 @@ from collections import Counter
 import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from patch_compile.compile import export_graph, write_hybrid
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.check import expectation_from_onnx
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.engine.targets import parse_targets
-from patch_compile.fusion import Fusion
+from patch_compile.hardware.targets import parse_targets
+from patch_compile.packing.fusion import Fusion
 from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.write import export_graph, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from tests.export.tiny import save_tiny
 from tests.mosaics import random_mask

@@ -5,7 +5,7 @@ import pytest
 from patch_compile.engine.monitor import Cancellation
 from patch_compile.engine.network import BuildJob, write_engine
 from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.engine.targets import parse_targets
+from patch_compile.hardware.targets import parse_targets
 from tests.engine import graphs
 
 FOUND = "(Sparsity) Found 2 layer(s) eligible to use sparse tactics: gemm0, gemm1"

@@ -11,8 +11,8 @@ from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.engine.targets import parse_targets
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.targets import parse_targets
 from tests.commands import run_here
 from tests.engine import graphs
 

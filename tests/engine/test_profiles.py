@@ -3,7 +3,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, save
 
-from patch_compile.engine.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 from patch_compile.engine.profiles import (
     Limits,
     ShapeRange,
@@ -13,6 +12,7 @@ from patch_compile.engine.profiles import (
     profiles_from_onnx,
 )
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 from tests.engine import graphs
 
 KEY = "past_key_values.0.key"

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.export import export_model
-from patch_compile.onnx_data import bind_weights, write_onnx
+from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
 from tests.export.tiny import ENCODERS, LAYERS, Exports, tolerance

@@ -13,9 +13,9 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.errors import PatchCompileError
 from patch_compile.export import export_model
-from patch_compile.onnx_data import bind_weights, write_onnx
+from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
+from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes
-from patch_compile.passes.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.passes.find_linears import find_linears
 from tests.export.tiny import LAYERS, VARIANTS, Exports, OrtDecoder, Reference, save_gemma3, tolerance
 

@@ -12,7 +12,7 @@ import torch
 from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
 from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.export import export_model
-from patch_compile.onnx_data import bind_weights, write_onnx
+from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes
 
 LAYERS = 4

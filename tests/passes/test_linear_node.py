@@ -1,9 +1,9 @@
 import onnx_ir as ir
 import pytest
 
-from patch_compile.passes.gather_linears import GatherLinearsPass
 from patch_compile.passes.linear_node import LinearNode, linear_nodes
-from tests.passes.fusing import A_BIAS, HALF, A, model_with, plan_of
+from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
+from tests.passes.fusion.fusing import A_BIAS, HALF, A, model_with, plan_of
 
 
 def weight(name: str, rows: int = 64) -> ir.Value:

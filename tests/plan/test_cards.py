@@ -1,9 +1,9 @@
 import pytest
 
-from patch_compile.engine.gpu import Gpu
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.cards import DEVICES
+from patch_compile.hardware.gpu import Gpu
 from patch_compile.plan.cards import card_of, card_of_gpu, find_card
-from patch_compile.plan.roofline.devices import DEVICES
 
 
 @pytest.mark.parametrize(

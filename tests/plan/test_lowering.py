@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from patch_compile.joint import gated_panels
-from patch_compile.packing import pack, pack_together
+from patch_compile.packing.format import pack, pack_together
+from patch_compile.packing.joint import gated_panels
 from patch_compile.plan.lowering import plan_linear
 from tests.mosaics import random_mask
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from patch_compile.cli import plan as plan_command
-from patch_compile.engine.gpu import Gpu
+from patch_compile.cli.app import plan as plan_command
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.gpu import Gpu
 from patch_compile.plan.cards import card_of, card_of_gpu
 from patch_compile.plan.measured import MeasuredCard
 from patch_compile.plan.roofline.assumptions import ASSUMED

@@ -7,8 +7,8 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from patch_compile.benching.points import grid_of
-from patch_compile.benching.predicted import PlannedModel
+from patch_compile.bench.points import grid_of
+from patch_compile.bench.predicted import PlannedModel
 from patch_compile.errors import PatchCompileError
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of

@@ -7,7 +7,7 @@ import pytest
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from patch_compile.fusion import Fusion
+from patch_compile.packing.fusion import Fusion
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
@@ -28,7 +28,7 @@ FUSED_ALREADY = ("gpt2", "gpt_neox", "phi3")
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "bert", "distilbert"])
 def test_names_tell_what_the_graph_will(variant, tmp_path):
-    """In the same tiny models the passes find as much: see tests/passes/test_fused_models.py."""
+    """In the same tiny models the passes find as much: see tests/passes/fusion/test_fused_models.py."""
     kind = (VARIANTS | ENCODERS)[variant][0]
     coverage = covered_linears_of(Checkpoint.open(save_tiny(variant, tmp_path / "m")))
     found = together_by_name(coverage.linears, ARCHITECTURES[kind])

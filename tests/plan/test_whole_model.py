@@ -6,12 +6,12 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
+from patch_compile.hardware.cards import DEVICES
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.outline import Outline, outline_of
 from patch_compile.plan.roofline.assumptions import ASSUMED
-from patch_compile.plan.roofline.devices import DEVICES
 from patch_compile.plan.roofline.end_to_end import MODELS, end_to_end, rest_of
 from patch_compile.plan.roofline.linear_roofline import Linear, predict
 from patch_compile.plan.settle_together import settle_together

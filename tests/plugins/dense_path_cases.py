@@ -5,8 +5,8 @@ import ctypes
 import numpy as np
 import pytest
 
-from patch_compile.toolchain import describe_toolchain
-from plugins.bench.element_packing import prune_2_of_4
+from patch_compile.plugin.toolchain import describe_toolchain
+from tests.oracles.element_packing import prune_2_of_4
 from tests.plugins.dense_plugin import DENSE_PATH, Linear
 
 MISSING = [item.what for item in describe_toolchain() if not item.found]

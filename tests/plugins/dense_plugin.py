@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.toolchain import fetch_headers, find_headers, find_nvcc
-from plugins.bench.element_packing import Packed
+from patch_compile.plugin.toolchain import fetch_headers, find_headers, find_nvcc
+from tests.oracles.element_packing import Packed
 from tests.plugins.host_kernel import PLUGINS, Device, Problem
 from tests.plugins.mosaic_cases import DTYPES, Case
 

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plugins.bench.element_packing import Packed
+from tests.oracles.element_packing import Packed
 
 __all__ = [
+    "BENCH",
     "COMPILER",
     "PLUGINS",
     "Arguments",
@@ -38,8 +39,9 @@ __all__ = [
 ]
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+BENCH = PLUGINS.parent / "benchmarks" / "kernels"
 # The benchmark's view of the kernels' structs serves here too: what a GPU is given is what these tests run with.
-sys.path[:0] = [str(PLUGINS / "bench")]
+sys.path[:0] = [str(BENCH)]
 _kernels = importlib.import_module("kernels")
 Arguments, Device, Problem = _kernels.Arguments, _kernels.Device, _kernels.Problem
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.toolchain import find_nvcc
-from tests.plugins.host_kernel import PLUGINS
+from patch_compile.plugin.toolchain import find_nvcc
+from tests.plugins.host_kernel import BENCH, PLUGINS
 
-sys.path.insert(0, str(PLUGINS / "bench"))
+sys.path.insert(0, str(BENCH))
 cubin: Any = importlib.import_module("cubin")
 
 __all__ = ["CUOBJDUMP", "NVCC", "MachineCode", "MachineCodeOf", "cubin", "machine_code"]

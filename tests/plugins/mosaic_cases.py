@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from plugins.bench.element_packing import Packed, pack_gated, pack_slabs, prune_2_of_4
+from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune_2_of_4
 
 __all__ = ["ACTIVATIONS", "DTYPES", "Case", "make_case", "without_panels"]
 

@@ -19,7 +19,7 @@ import onnx
 import tensorrt_rtx as trt
 from onnx import helper
 
-from plugins.bench.element_packing import pack_gated, pack_slabs
+from tests.oracles.element_packing import pack_gated, pack_slabs
 
 ROWS, COLUMNS, PANEL_ROWS = 200, 324, 64
 

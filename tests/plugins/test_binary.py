@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from patch_compile.plan.roofline import schedule
-from patch_compile.plugin import ARCHS
+from patch_compile.plugin.build import ARCHS
 from tests.plugins.machine_code import CUOBJDUMP, NVCC, MachineCodeOf, cubin, machine_code
 
 sass = importlib.import_module("sass")
@@ -89,7 +89,7 @@ def test_a_slab_costs_the_instructions_it_must_and_touches_no_local_memory(binar
 
 
 def test_the_stored_counts_are_those_of_the_kernels(binary):
-    """Else: `python plugins/bench/sass.py`, then `make docs`. Compilers differ in what they spend on addresses."""
+    """Else: `python benchmarks/kernels/sass.py`, then `make docs`. Compilers differ in what they spend on addresses."""
     found, stored = binary("half", 80), json.loads(sass.JSON.read_text())["kernels"]
     assert set(stored) == {f"sm_{arch}" for arch in ARCHS}
     known = {c.name: n for n, c in enumerate(schedule.CONFIGS) if not c.gated}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.toolchain import find_nvcc
+from patch_compile.plugin.toolchain import find_nvcc
 from tests.plugins.dense_path_cases import MARKS
 from tests.plugins.host_kernel import PLUGINS
 

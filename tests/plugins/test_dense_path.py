@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patch_compile.packing import pack
-from plugins.bench.element_packing import Packed, pack_gated, pack_slabs
+from patch_compile.packing.format import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
+from tests.oracles.element_packing import Packed, pack_gated, pack_slabs
 from tests.plugins.dense_path_cases import MARKS, plain_rows, random_bits, run
 from tests.plugins.dense_plugin import (
     DENSE_PATH,

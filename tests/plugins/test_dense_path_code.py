@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patch_compile.plugin import ARCHS
-from patch_compile.toolchain import describe_toolchain
+from patch_compile.plugin.build import ARCHS
+from patch_compile.plugin.toolchain import describe_toolchain
 from tests.plugins.dense_plugin import Activate, DensePlugin, Unpack, compile_driver
 from tests.plugins.host_kernel import PLUGINS
 from tests.plugins.machine_code import CUOBJDUMP, NVCC, cubin
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case
-from tests.plugins.ptx_kernel import SCALARS, compile_source
-from tests.plugins.ptx_machine import Machine
-from tests.plugins.ptx_memory import Memory
-from tests.plugins.ptx_parser import entry_names, parse_entry
+from tests.ptx.kernel import SCALARS, compile_source
+from tests.ptx.machine import Machine
+from tests.ptx.memory import Memory
+from tests.ptx.parser import entry_names, parse_entry
 
 MISSING = [item.what for item in describe_toolchain() if not item.found]
 pytestmark = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from plugins.bench.element_packing import pack_gated, pack_slabs
+from tests.oracles.element_packing import pack_gated, pack_slabs
 from tests.plugins.dense_path_cases import MARKS, PIECE, plain_rows, random_bits
 from tests.plugins.dense_plugin import (
     DENSE_PATH,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patch_compile.hardware.cards import DEVICES
 from patch_compile.plan.roofline import schedule
-from patch_compile.plan.roofline.devices import DEVICES
 from patch_compile.plan.roofline.linear_roofline import DENSE_PATH as DENSE_PATH_NAME
 from patch_compile.plan.roofline.linear_roofline import Linear as Linear24
 from patch_compile.plan.roofline.linear_roofline import dense_path_time, predict

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patch_compile.packing import pack
-from plugins.bench.element_packing import Packed, pack_slabs
+from patch_compile.packing.format import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
+from tests.oracles.element_packing import Packed, pack_slabs
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
 
@@ -249,7 +249,7 @@ def test_overflow_becomes_infinity(kernel):
     st.integers(0, 99),
 )
 def test_weights_packed_by_the_compiler(kernel, shape, tile, share, config, tokens, parts, mode, seed):
-    """From W and a random tile map through `patch_compile.packing` to Y = X (W∘M)^T."""
+    """From W and a random tile map through `patch_compile.packing.format` to Y = X (W∘M)^T."""
     mask, pattern = random_mask(shape, tile, share, seed)
     weight = random_weight(shape, np.float16, seed)
     made = pack(weight.view(np.uint16), mask, kernel.configs()[config][0])

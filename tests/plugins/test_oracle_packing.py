@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from patch_compile.packing import pack, sparse_slabs
-from plugins.bench.element_packing import pack_slabs
+from patch_compile.packing.format import pack, sparse_slabs
 from tests.mosaics import masked_by_hand, random_mask, random_weight
+from tests.oracles.element_packing import pack_slabs
 
 
 @pytest.mark.parametrize("panel_rows", [64, 128])

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from patch_compile.toolchain import describe_toolchain
+from patch_compile.plugin.toolchain import describe_toolchain
 from tests.mosaics import shapes
 from tests.plugins.host_kernel import HostKernel, Launch
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, make_case, without_panels
-from tests.plugins.ptx_kernel import SCALARS, PtxKernel, compile_ptx
-from tests.plugins.ptx_parser import PtxFault
 from tests.plugins.test_kernel_results import CONFIGS, PLAIN, STREAMS, case_for
+from tests.ptx.kernel import SCALARS, PtxKernel, compile_ptx
+from tests.ptx.parser import PtxFault
 
 MISSING = [
     item.what for item in describe_toolchain() if not item.found and item.what in ("nvcc", "C++ compiler")

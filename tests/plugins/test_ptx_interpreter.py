@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.plugins.ptx_machine import Machine
-from tests.plugins.ptx_memory import Memory
-from tests.plugins.ptx_parser import PtxFault, parse_entry
-from tests.plugins.ptx_state import dtype_of
+from tests.ptx.machine import Machine
+from tests.ptx.memory import Memory
+from tests.ptx.parser import PtxFault, parse_entry
+from tests.ptx.state import dtype_of
 
 Tensors = dict[str, NDArray[np.generic]]
 BITS = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}

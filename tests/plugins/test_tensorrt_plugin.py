@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.plugin import build_plugin
-from patch_compile.toolchain import describe_toolchain
+from patch_compile.plugin.build import build_plugin
+from patch_compile.plugin.toolchain import describe_toolchain
 
 TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
 pytestmark = [

@@ -15,13 +15,13 @@ from patch_compile.engine import backend as backends
 from patch_compile.engine.backend import load_backend
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
-from patch_compile.engine.gpu import Gpu, local_gpu
 from patch_compile.engine.monitor import Cancellation
 from patch_compile.engine.network import BuildJob, write_engine
 from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.engine.targets import parse_targets
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin import LIBRARY_NAME, build_plugin, read_identity
+from patch_compile.hardware.gpu import Gpu, local_gpu
+from patch_compile.hardware.targets import parse_targets
+from patch_compile.plugin.build import LIBRARY_NAME, build_plugin, read_identity
 from patch_compile.runtime import engine_fit
 from patch_compile.runtime.engine_fit import engine_facts, plugin_for, why_not
 from tests.commands import Done, run_here

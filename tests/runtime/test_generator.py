@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Finish, Generator, Sampling, engine_fit, open_generator
 from patch_compile.runtime.decoder import Limits, check_limits
+from tests.cli.test_app import run
 from tests.commands import run_here
 from tests.runtime.conftest import OutOf
-from tests.test_cli import run
 
 PROMPTS = ["the cat sat on a mat", "big red", "birds sang low in the rain"]
 
@@ -67,7 +67,7 @@ def test_a_build_in_bfloat16_runs_too(out_of: OutOf, tmp_path: Path, monkeypatch
         assert rightly_chosen(out / "model", ids, one.tokens, torch.bfloat16, tolerance=0.03)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "onnx_ir", None)
-        without.delitem(sys.modules, "patch_compile.external_data", raising=False)
+        without.delitem(sys.modules, "patch_compile.onnx_io.external", raising=False)
         with pytest.raises(PatchCompileError, match="of bfloat16, which ONNX Runtime can't run") as refused:
             open_generator(out)
         assert "onnx_ir" in refused.value.why and "pip install onnx-ir" in refused.value.fix

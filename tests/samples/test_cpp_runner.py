@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.toolchain import fetch_headers, find_cxx, find_headers, find_nvcc
+from patch_compile.plugin.toolchain import fetch_headers, find_cxx, find_headers, find_nvcc
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "samples" / "cpp_runner"

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 
-from patch_compile.cli import cli
+from patch_compile.cli.app import cli
 from tests.builds import build
 
 SAMPLES = Path(__file__).parents[2] / "samples"

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from masklearn.errors import PatchCompileError
 from patch_compile.engine.build import EngineReport
-from patch_compile.workspace import write_json
+from patch_compile.out.workspace import write_json
 from samples.packages import Package, fetch
 from samples.triton_server.make_repository import config, main, make_repository
 from tests.builds import build

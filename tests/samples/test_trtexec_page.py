@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from masklearn.masks.maskset import MaskSet
-from patch_compile.engine.graph_inputs import GraphInput
 from patch_compile.engine.profiles import default_profiles
+from patch_compile.onnx_io.graph_inputs import GraphInput
 from tests.builds import build
 
 PAGE = Path(__file__).parents[2] / "samples" / "trtexec.md"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out_folder import OutFolder
+from patch_compile.out.folder import OutFolder
 from patch_compile.recipe import Recipe
 from patch_compile.runtime.generator import Completion, Finish
 from patch_compile.runtime.locate import Runner, open_generator

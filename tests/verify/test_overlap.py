@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patch_compile.out_folder import OutFolder
+from patch_compile.out.folder import OutFolder
 from patch_compile.verify.overlap import check_overlap, overlap, words
 from tests.builds import build
 from tests.conftest import WORDS

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from patch_compile.hardware.cards import Device
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.plan.roofline.devices import Device
 from patch_compile.plan.roofline.linear_roofline import (
     DENSE_PATH,
     Linear,

@@ -11,10 +11,10 @@ from itertools import pairwise
 from math import gcd
 from typing import Any
 
+from patch_compile.hardware.cards import Device
 from patch_compile.plan.roofline.assumptions import Assumptions
-from patch_compile.plan.roofline.devices import Device
 from patch_compile.plan.roofline.schedule import SLAB, Config, Problem
-from patch_compile.toolchain import plugin_sources
+from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
 
@@ -27,7 +27,7 @@ _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
 
 @cache
 def _sass() -> dict[str, Any]:
-    return dict(json.loads((plugin_sources() / "bench" / "sass.json").read_text())["kernels"])
+    return dict(json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["kernels"])
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from patch_compile.hardware.cards import Device
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.plan.roofline.devices import Device
 from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes, work_of
 from patch_compile.plan.roofline.schedule import CONFIGS, SLAB, Problem, choose_schedule
 

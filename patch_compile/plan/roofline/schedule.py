@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from patch_compile.toolchain import plugin_sources
+from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["CONFIGS", "Config", "Limits", "Problem", "choose_schedule"]
 

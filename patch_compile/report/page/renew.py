@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patch_compile.manifest import PAGE
-from patch_compile.out_folder import OutFolder
+from patch_compile.build.manifest import PAGE
+from patch_compile.out.folder import OutFolder
+from patch_compile.out.workspace import key_of
 from patch_compile.report.page.write import write_page
-from patch_compile.workspace import key_of
 
 __all__ = ["renew_page"]
 

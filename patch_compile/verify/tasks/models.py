@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out_folder import OutFolder
-from patch_compile.prepare import MODEL
+from patch_compile.out.folder import OutFolder
+from patch_compile.sources.checkpoint import MODEL
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.dense_onnx import dense_onnx
 

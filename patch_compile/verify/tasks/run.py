@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out_folder import OutFolder
+from patch_compile.out.folder import OutFolder
 from patch_compile.verify.continues import check_continues_text
 from patch_compile.verify.tasks.loading import load_tasks
 from patch_compile.verify.tasks.models import Backend, Side, open_model

@@ -12,9 +12,9 @@ from onnx import helper
 from patch_compile.errors import PatchCompileError
 from patch_compile.report.page import write_page
 from tests.builds import TINY, build
-from tests.onnx_in import graphs
 from tests.report.page.found import benched, verified
 from tests.report.page.outs import Out, llama_shapes
+from tests.sources.onnx_model import graphs
 
 SMALL = llama_shapes(2, 256, 128, 384)
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
-from patch_compile.compiling import compile_model
+from patch_compile.build.compile import compile_model
 from patch_compile.recipe import Recipe
 from patch_compile.runtime import Generator, open_generator
 from tests.conftest import write_model

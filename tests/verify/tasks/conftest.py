@@ -9,7 +9,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from patch_compile.out_folder import OutFolder
+from patch_compile.out.folder import OutFolder
 from patch_compile.recipe import Recipe
 from tests.builds import TINY, build
 from tests.conftest import WORDS, write_model

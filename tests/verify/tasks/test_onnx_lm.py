@@ -8,7 +8,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out_folder import OutFolder
+from patch_compile.out.folder import OutFolder
 from patch_compile.verify.tasks import batching
 from patch_compile.verify.tasks.loading import load_tasks
 from patch_compile.verify.tasks.models import open_model

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out_folder import OutFolder
+from patch_compile.out.folder import OutFolder
 from patch_compile.verify.tasks import run_tasks
 from tests.conftest import ModelMaker
 from tests.verify.tasks.conftest import recipe_alone

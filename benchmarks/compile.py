@@ -1,0 +1,246 @@
+"""Time and memory of compiling a large checkpoint to hybrid ONNX, beside `cp` of the same files, and of its engine.
+
+    python -m benchmarks.compile [--shape llama-2-7b] [--ratio 0.4] [--engine] [--page docs/performance.md]
+
+Writes a checkpoint of seeded random weights and random masks of the ratio (what is measured does not depend on where the
+tiles lie), and runs `patch-compile compile` on them as a process of its own. `cp` runs before and after it; each begins
+with the checkpoint out of the page cache and ends when all is on the disk. With `--engine` the hybrid ONNX then becomes
+an engine for sm86, in another process. Prints the figures, and renews its part of a page; exit code 1 when one of them is
+beyond its limit.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.checkpoints import SHAPES, write_checkpoint
+from benchmarks.machine import machine
+from benchmarks.watched import watched
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.select import select
+from masklearn.masks.tiles import grid_shape, tile_weights
+from masklearn.recipe import LearnRecipe
+from patch_compile.packing.checks import check_packed
+from patch_compile.packing.format import choose_panel_rows, pack
+
+TARGET = "sm86"
+_BEGIN, _END = "<!-- compile: begin -->", "<!-- compile: end -->"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number and the most, or with `least` the least, that it may be; None: only told."""
+
+    what: str
+    value: float
+    unit: str
+    limit: float | None = None
+    least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether it is within its limit."""
+        return self.limit is None or (self.value >= self.limit if self.least else self.value <= self.limit)
+
+    def row(self) -> str:
+        """Of the table in Markdown."""
+        limit = "" if self.limit is None else f"{'≥' if self.least else '≤'} {self.limit:g} {self.unit}"
+        return f"| {self.what} | {self.value:.3g} {self.unit} | {limit}{'' if self.met else ' **missed**'} |"
+
+
+def random_masks(model_dir: Path, ratio: float) -> MaskSet:
+    """Masks of random tiles and patterns at the ratio."""
+    rng, tile = np.random.default_rng(0), LearnRecipe().tile
+    linears = covered_linears(model_dir).linears
+    scores = {name: rng.random(grid_shape(shape, tile)) for name, shape in linears.items()}
+    tiles = select(scores, {name: tile_weights(shape, tile) for name, shape in linears.items()}, ratio)
+    masks = {
+        name: LinearMask.from_candidate(tile, tiles[name], rng.integers(0, 6, (n, k // 4), np.uint8))
+        for name, (n, k) in linears.items()
+    }
+    return MaskSet(masks, method="random", seed=0, base_model="", base_sha256="", ratio_asked=ratio)
+
+
+def copy_seconds(checkpoint: Checkpoint, folder: Path) -> float:
+    """Of `cp` of the checkpoint's files."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _forget(checkpoint)
+    start = time.perf_counter()
+    subprocess.run(["cp", *map(str, checkpoint.files()), str(folder)], check=True)
+    os.sync()
+    seconds = time.perf_counter() - start
+    shutil.rmtree(folder)
+    return seconds
+
+
+def compile_figures(model: Path, masks: Path, out: Path, scratch: Path) -> list[Figure]:
+    """Of `patch-compile compile`, `cp` before and after it."""
+    checkpoint = Checkpoint.open(model)
+    size = sum(file.stat().st_size for file in checkpoint.files()) / 1e9
+    copies = [copy_seconds(checkpoint, scratch / "copy")]
+    _forget(checkpoint)
+    command = [sys.executable, "-m", "patch_compile", "compile", str(model), "--mask", str(masks)]
+    run = watched([*command, "-o", str(out), "--lowering", "plugin", "--force", "--json"])
+    start = time.perf_counter()
+    os.sync()
+    synced = time.perf_counter() - start
+    copies.append(copy_seconds(checkpoint, scratch / "copy"))
+    found = json.loads(run.stdout)
+    pack = found["seconds"]["pack"] + synced
+    packed = sum(linear["lowering"] == "plugin" for linear in found["linears"])
+    return [
+        Figure("checkpoint", size, "GB"),
+        Figure("hybrid ONNX", found["onnx"]["bytes"] / 1e9, "GB"),
+        Figure(f"linears packed, of {len(found['linears'])}", packed, ""),
+        Figure("`cp` of the checkpoint, median of two", median(copies), "s"),
+        Figure("export", found["seconds"]["export"], "s", 20.0),
+        Figure("packing, checking and writing", pack, "s"),
+        Figure("the same over `cp`", pack / median(copies), "", 4.0),
+        Figure("the same, of checkpoint", size / pack, "GB/s"),
+        Figure("`cp`, of checkpoint", size / median(copies), "GB/s"),
+        Figure("packing and checking alone, from memory", packing_rate(masks), "GB/s", 0.5, least=True),
+        Figure("the whole command, with the hashes of what it read and wrote", run.seconds + synced, "s"),
+        Figure("peak resident memory", run.peak_gib, "GiB", 1.5),
+    ]
+
+
+def packing_rate(masks: Path) -> float:
+    """GB of fp16 weights that are packed and checked in a second, disk left out: the largest linear, median of 5."""
+    mask_set = MaskSet.load(masks)
+    mask = mask_set[max(mask_set, key=lambda name: math.prod(mask_set.shapes()[name]))]
+    weight = np.random.default_rng(0).integers(0, 2**16, mask.shape, np.uint16)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        packed = pack(weight, mask, choose_panel_rows(mask.shape, mask.tile))
+        check_packed("the largest linear", packed, weight, mask)
+        seconds.append(time.perf_counter() - start)
+    return float(weight.nbytes) / 1e9 / median(seconds[1:])  # the first one compiles the loops
+
+
+def engine_figures(out: Path, engine: Path) -> list[Figure]:
+    """Of an engine built from the ONNX file of `out`, by TensorRT-RTX."""
+    command = [sys.executable, "-m", "benchmarks.compile", "--build", str(out / "onnx" / "model.onnx")]
+    run = watched([*command, "--to", str(engine)])
+    built = json.loads(run.stdout.splitlines()[-1])
+    left = [file.name for file in engine.parent.iterdir() if file.name not in _ENGINE_FILES]
+    return [
+        Figure("engine", built["bytes"] / 1e9, "GB"),
+        Figure("building and checking it", built["seconds"], "s"),
+        Figure("peak anonymous memory of the build", run.peak_anonymous_gib, "GiB", 12.0),
+        Figure("other files left by it", len(left), "", 0.0),
+    ]
+
+
+_ENGINE_FILES = ("model.engine", "libpatch_linear.so")
+
+
+def build(onnx: Path, engine: Path) -> dict[str, Any]:
+    """Build as `patch-compile build` does, and return the report."""
+    from patch_compile.engine.build import build_engine
+    from patch_compile.engine.expectation import expectation_from_onnx
+    from patch_compile.engine.profiles import profiles_from_onnx
+    from patch_compile.hardware.targets import parse_targets
+    from patch_compile.plugin.build import build_plugin
+
+    backend = "tensorrt-rtx"
+    report = build_engine(
+        onnx,
+        engine,
+        backend=backend,
+        targets=parse_targets(TARGET),
+        profiles=profiles_from_onnx(onnx, None, None, None),
+        plugin=build_plugin(backend).path,
+        expected=expectation_from_onnx(onnx),
+    )
+    return report.as_dict()
+
+
+def page_part(shape: str, ratio: float, figures: Sequence[Figure]) -> str:
+    """What docs/performance.md shows."""
+    names = ("numpy", "numba", "torch", "onnx-ir", "tensorrt-rtx-cu13")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    rows = "\n".join(figure.row() for figure in figures)
+    return (
+        f"{shape}, random weights and masks at ratio {ratio:g}; {machine()}, "
+        f"{date.today()}, Python {platform.python_version()}, {versions}.\n\n"
+        f"| what | measured | limit |\n| --- | --- | --- |\n{rows}"
+    )
+
+
+def renewed(page: str, part: str) -> str:
+    """The page with the part between the two marks written anew. ValueError when a mark is missing."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end):
+        raise ValueError(f"the page lacks {_BEGIN} or {_END}")
+    return f"{before}{begin}\n{part}\n{end}{after}"
+
+
+def _forget(checkpoint: Checkpoint) -> None:
+    """Drop the files from the page cache: who reads them next reads the disk."""
+    os.sync()
+    for file in checkpoint.files():
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--ratio", type=float, default=0.4)
+    parser.add_argument("--engine", action="store_true", help="build an engine too")
+    parser.add_argument("--page", type=Path, help="renew its part of this page")
+    parser.add_argument("--scratch", type=Path, default=Path(".cache/compile"), help="removed at the end")
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)  # in the process of its own
+    parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write checkpoint and masks, measure, print, and renew the page."""
+    asked = arguments(argv)
+    if asked.build is not None:
+        print(json.dumps(build(asked.build, asked.to)))
+        return 0
+    home = asked.scratch / asked.shape
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        print(f"writing a checkpoint of the shape {asked.shape} and masks …", file=sys.stderr)
+        write_checkpoint(home / "model", SHAPES[asked.shape])
+        random_masks(home / "model", asked.ratio).save(home / "masks.safetensors")
+        figures = compile_figures(home / "model", home / "masks.safetensors", home / "out", home)
+        if asked.engine:
+            figures += engine_figures(home / "out", home / "engine" / "model.engine")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    part = page_part(asked.shape, asked.ratio, figures)
+    if asked.page:
+        asked.page.write_text(renewed(asked.page.read_text(), part))
+    print(part)
+    return 0 if all(figure.met for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

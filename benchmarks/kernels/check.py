@@ -1,0 +1,165 @@
+"""Every configuration and epilogue on the GPU that is here, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from hybrid import ACTIVATIONS, DENSE_PATH, DTYPES, Epilogue, Hybrid
+from kernels import Config, Device, Kernels
+from numpy.typing import NDArray
+from problems import Layout
+
+from masklearn.masks.maskset import LinearMask
+from tests.oracles.element_packing import Packed, pack_gated, pack_slabs
+
+__all__ = ["TOKENS", "check"]
+
+_MANTISSA = {torch.float16: 11, torch.bfloat16: 8}  # significand bits
+_SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}  # spacing of the subnormals
+TOKENS = (1, 7, 16, 17, 64, 130, 300)
+_SHARES = (0.0, 0.6, 1.0)
+# Of an activation: its largest slope, and what it is computed with (as in the tests on the CPU).
+_STEEPEST, _ACTIVATION_ERROR = 1.13, 2.0**-18
+
+
+class Case(NamedTuple):
+    """What one check runs: a configuration, a type, the shape of W and the share of its tiles that are 2:4."""
+
+    config: int
+    about: Config
+    dtype: torch.dtype
+    shape: tuple[int, int]
+    share: float
+
+    def __str__(self) -> str:
+        return f"{self.about.name} {self.dtype} {self.shape} share {self.share}"
+
+
+def check(kernels: Kernels, device: Device, place: str = "cuda", tokens: Sequence[int] = TOKENS) -> list[str]:
+    """Ragged and not, with and without an epilogue; returns what is wrong, in words. place: where tensors lie."""
+    return [
+        f"{case}: {worst:.2f} of the allowed error"
+        for case in _cases(kernels, device)
+        if not (worst := _worst_error(kernels, device, case, place, tokens)) <= 1.0
+    ]
+
+
+def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
+    for number, about in enumerate(kernels.configs()):
+        if about.shared_bytes > device.shared_bytes:
+            continue
+        rows = about.panel_rows
+        for dtype in DTYPES:
+            for shape in ((rows + 36, 452), (4 * rows, 1024)):
+                yield from (Case(number, about, dtype, shape, share) for share in _SHARES)
+    if device.dense_fma:
+        for rows, gated in ((64, False), (128, False), (64, True)):
+            about = Config("dense path", rows, gated, 0)
+            for dtype in DTYPES:
+                for shape in ((rows + 40, 456), (4 * rows, 1024)):
+                    yield from (Case(DENSE_PATH, about, dtype, shape, share) for share in _SHARES)
+
+
+def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, tokens: Sequence[int]) -> float:
+    """Largest error in units of what fp32 sums and one rounding allow; infinite where two runs differ."""
+    rng = np.random.default_rng(abs(case.config))
+    halves = [_random_weight(rng, case) for _ in range(1 + case.about.gated)]
+    packed = _packed(halves, case)
+    whole = len(halves) * -(-case.shape[0] // packed.panel_rows) * packed.panel_rows, case.shape[1]
+    layout = Layout(whole, packed.panel_rows, packed.index, len(packed.dense), len(packed.sparse))
+    hybrid = Hybrid(kernels, case.shape, layout, _tensors(packed, place), gated=case.about.gated)
+    weights = [weight.to(place) for weight, _ in halves]
+    worst = 0.0
+    for turn, rows in enumerate(tokens):
+        x = torch.randn(rows, case.shape[1], device=place).to(case.dtype)
+        epilogue = _epilogue(case, x, turn)
+        y = torch.full((rows, case.shape[0]), torch.nan, dtype=case.dtype, device=place)
+        call = hybrid.caller(x, y, device, case.config, epilogue)
+        call(0)
+        once = y.clone()
+        call(0)
+        if not torch.equal(once.view(torch.int16), y.view(torch.int16)):
+            return float("inf")
+        rounded = case.config == DENSE_PATH and bool(case.about.gated or epilogue.activation)
+        worst = max(worst, _error(y, x, weights, epilogue, rounded))
+    return worst
+
+
+def _random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+    """A masked weight, and which of its slabs are 2:4."""
+    rows, (n, k) = case.about.panel_rows, case.shape
+    tiles = rng.random((-(-n // rows), -(-k // 64))) < case.share
+    mask = LinearMask.from_candidate((rows, 64), tiles, rng.integers(0, 6, (n, k // 4)).astype(np.uint8))
+    weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) / 8).to(case.dtype)
+    return weight.masked_fill_(torch.from_numpy(~mask.keep()), 0.0), tiles
+
+
+def _packed(halves: Sequence[tuple[torch.Tensor, NDArray[np.bool_]]], case: Case) -> Packed:
+    bits = np.stack([weight.view(torch.int16).numpy().view(np.uint16) for weight, _ in halves])
+    slabs = np.stack([tiles for _, tiles in halves])
+    if case.about.gated:
+        return pack_gated(bits, slabs, case.about.panel_rows)
+    return pack_slabs(bits[0], slabs[0], case.about.panel_rows)
+
+
+def _tensors(packed: Packed, place: str) -> dict[str, torch.Tensor]:
+    arrays = {"dense": packed.dense.view(np.int16), "sparse": packed.sparse.view(np.int16)}
+    arrays |= {"meta": packed.meta, "index": packed.index}
+    return {name: torch.from_numpy(array).to(place) for name, array in arrays.items()}
+
+
+def _epilogue(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
+    """A bias, a residual and an activation in turns; none at all at first."""
+    n = case.shape[0]
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=x.device).to(x.dtype)
+
+    bias = random((1 + case.about.gated) * n) if turn % 2 else None
+    residual = random(len(x), n) if turn % 3 == 2 else None
+    return Epilogue(bias, residual, ACTIVATIONS[turn % len(ACTIVATIONS)])
+
+
+def _error(
+    y: torch.Tensor, x: torch.Tensor, weights: Sequence[torch.Tensor], epilogue: Epilogue, rounded: bool
+) -> float:
+    """Largest share of the allowed error: what fp32 sums in any order and the epilogue may be off, to first order.
+
+    rounded: X Wᵀ is rounded to the output type before anything else is done with it.
+    """
+    x64, (n, k) = x.double(), weights[0].shape
+    biases = torch.zeros(len(weights), n, dtype=torch.float64, device=x.device)
+    if epilogue.bias is not None:
+        biases += epilogue.bias.double().view(len(weights), n)
+    sums = [x64 @ w.double().T + bias for w, bias in zip(weights, biases, strict=True)]
+    slacks = [
+        (k + 32) * 2.0**-24 * (x64.abs() @ w.double().abs().T + bias.abs())
+        for w, bias in zip(weights, biases, strict=True)
+    ]
+    if rounded:
+        unit = 2.0 ** -_MANTISSA[y.dtype]
+        products = [x64 @ w.double().T for w in weights]
+        slacks = [s + unit * z.abs() + _SMALLEST[y.dtype] for s, z in zip(slacks, products, strict=True)]
+    expected, slack = _activated(epilogue.activation, sums[0]), slacks[0]
+    if epilogue.activation:
+        slack = _STEEPEST * slack + _ACTIVATION_ERROR * sums[0].abs()
+    if len(weights) == 2:
+        slack = slack * sums[1].abs() + (expected.abs() + slack) * slacks[1]
+        expected = expected * sums[1]
+        slack = slack + 2.0**-24 * expected.abs()
+    if epilogue.residual is not None:
+        expected = expected + epilogue.residual.double()
+        slack = slack + 2.0**-24 * expected.abs()
+    allowed = slack * (1 + 2.0**-7) + expected.abs() * 2.0 ** -_MANTISSA[y.dtype] + _SMALLEST[y.dtype]
+    return float(((y.double() - expected).abs() / allowed).nan_to_num(nan=float("inf")).max())
+
+
+def _activated(name: str, z: torch.Tensor) -> torch.Tensor:
+    if name == "silu":
+        return torch.nn.functional.silu(z)
+    if name:
+        return torch.nn.functional.gelu(z, approximate="tanh" if name == "gelu_tanh" else "none")
+    return z

@@ -1,0 +1,108 @@
+"""Kernels as machine code: compiled by nvcc, with what ptxas says of them, and their SASS by cuobjdump."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = [
+    "ARCHS",
+    "FLAGS",
+    "SOURCES",
+    "Instruction",
+    "Kernel",
+    "compile_cubin",
+    "disassemble",
+    "find_cuobjdump",
+]
+
+PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+SOURCES = {name: PLUGINS / "kernels" / f"launch_{name}.cu" for name in ("half", "bfloat16")}
+ARCHS = (80, 86, 89, 90)
+FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin", "-Xptxas=-v")
+
+_ENTRY = re.compile(
+    r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+    r"(\d+) bytes spill loads.*?Used (\d+) registers",
+    re.S,
+)
+_CONFIG = re.compile(r"patch_(?:tiles|stream)I.*?ELi(\d+)E")  # the template's number of the configuration
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)([^;]*);")
+
+
+class Kernel(NamedTuple):
+    """What ptxas says of one kernel; bytes a thread. config: its place in the table of configurations."""
+
+    config: int
+    stack: int
+    spill_stores: int
+    spill_loads: int
+    registers: int
+
+
+class Instruction(NamedTuple):
+    """One line of SASS. guard: the predicate in front of it, empty for none."""
+
+    address: int
+    guard: str
+    opcode: str
+    operands: str
+
+    @property
+    def branches(self) -> bool:
+        return self.opcode.startswith("BRA")
+
+    @property
+    def target(self) -> int:
+        """Where a branch goes; -1 of other instructions."""
+        if not self.branches:
+            return -1
+        return int(re.findall(r"0x([0-9a-f]+)", self.operands)[-1], 16)
+
+
+def compile_cubin(source: Path, arch: int, nvcc: Path, cubin: Path) -> list[Kernel]:
+    """Compile one source for one architecture; the kernels in the order of the table of configurations."""
+    command = [str(nvcc), *FLAGS, f"-arch=sm_{arch}", "-I", str(PLUGINS), str(source), "-o", str(cubin)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found = ((_CONFIG.search(name), numbers) for name, *numbers in _ENTRY.findall(said))
+    return sorted(Kernel(int(match[1]), *map(int, numbers)) for match, numbers in found if match)
+
+
+def disassemble(cubin: Path, cuobjdump: Path) -> dict[int, list[Instruction]]:
+    """The instructions of every kernel by its number of the configuration."""
+    path = os.pathsep.join([str(cuobjdump.parent), os.environ.get("PATH", "")])  # it calls nvdisasm
+    command = [str(cuobjdump), "-sass", str(cubin)]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
+    ).stdout
+    functions = (text.partition("\n") for text in said.split("Function : ")[1:])
+    named = ((_CONFIG.search(name), body) for name, _, body in functions)
+    return {
+        int(match[1]): [Instruction(int(a, 16), *rest) for a, *rest in _INSTRUCTION.findall(body)]
+        for match, body in named
+        if match
+    }
+
+
+def find_cuobjdump() -> Path | None:
+    """cuobjdump with an nvdisasm: of a CUDA toolkit, else of the nvidia-cuda-cuobjdump and -nvdisasm packages."""
+    for folder in _folders():
+        found = shutil.which("cuobjdump", path=str(folder))
+        if found and shutil.which(
+            "nvdisasm", path=os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+        ):
+            return Path(found)
+    return None
+
+
+def _folders() -> Iterator[Path]:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    yield Path(home) / "bin"
+    yield from map(Path, filter(None, os.environ.get("PATH", "").split(os.pathsep)))
+    yield Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin"

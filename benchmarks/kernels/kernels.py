@@ -1,0 +1,179 @@
+"""The kernels as a shared library, built by nvcc for the GPU that is here, and called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Arguments", "Config", "DensePath", "Device", "Kernels", "Problem", "build_library", "find_nvcc"]
+
+PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+_FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
+
+
+class Arguments(ctypes.Structure):
+    """`LinearArguments` of kernels/arguments.h."""
+
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in
+          ("x", "dense", "sparse", "meta", "index", "bias", "residual", "y", "partials", "counters")),
+        *((n, ctypes.c_int32) for n in
+          ("tokens", "out_features", "in_features", "panels", "dense_slabs", "sparse_slabs", "parts",
+           "x_vector", "y_vector", "activation")),
+    ]  # fmt: skip
+
+
+class Problem(ctypes.Structure):
+    """`Problem` of kernels/schedule.h."""
+
+    _fields_ = [
+        ("tokens", ctypes.c_int64),
+        *((n, ctypes.c_int32) for n in
+          ("out_features", "in_features", "panel_rows", "dense_slabs", "sparse_slabs", "gated")),
+    ]  # fmt: skip
+
+
+class Device(ctypes.Structure):
+    """`Device` of kernels/schedule.h."""
+
+    _fields_ = [
+        ("sms", ctypes.c_int32), ("shared_bytes", ctypes.c_int32), ("l2_bytes", ctypes.c_int64),
+        ("block_tokens", ctypes.c_int32), ("fma", ctypes.c_int32), ("dense_fma", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+class Config(NamedTuple):
+    """What a weight must be packed like for a configuration to run it."""
+
+    name: str
+    panel_rows: int
+    gated: bool
+    shared_bytes: int
+
+
+def find_nvcc() -> Path:
+    """nvcc of $CUDA_HOME, of the search path, or of /usr/local/cuda. FileNotFoundError when there is none."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    found = shutil.which("nvcc", path=os.pathsep.join([f"{home}/bin", os.environ.get("PATH", "")]))
+    if found is None:
+        raise FileNotFoundError("nvcc is neither in $CUDA_HOME/bin nor on the search path")
+    return Path(found)
+
+
+def build_library(folder: Path, arch: str, nvcc: Path | None = None) -> Path:
+    """Compile `kernels/`, `dense_path/` and `library.cpp` for one architecture such as sm_86, into `folder`."""
+    compiler = str(nvcc or find_nvcc())
+    sources = [
+        f
+        for pattern in ("kernels/*.cu", "kernels/*.cpp", "dense_path/*.cpp")
+        for f in sorted(PLUGINS.glob(pattern))
+    ]
+    sources.append(Path(__file__).resolve().with_name("library.cpp"))
+    flags = [*_FLAGS, f"-arch={arch}", "-I", str(PLUGINS)]
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def compile_unit(source: Path) -> str:
+        out = folder / f"{source.name}.o"
+        subprocess.run([compiler, *flags, "-c", str(source), "-o", str(out)], check=True)
+        return str(out)
+
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(compile_unit, sources))
+    library = folder / "libpatch_bench.so"
+    subprocess.run(
+        [compiler, f"-arch={arch}", "-shared", "-cudart=static", *objects, "-ldl", "-o", str(library)],
+        check=True,
+    )
+    return library
+
+
+class DensePath:
+    """W unpacked and multiplied by cuBLASLt, of one problem and epilogue; RuntimeError where that can't be."""
+
+    def __init__(
+        self, lib: ctypes.CDLL, problem: Problem, epilogue: tuple[bool, bool, int], scalar: int
+    ) -> None:
+        self._lib, self.bytes = lib, int(lib.patch_bench_dense_path_bytes(ctypes.byref(problem), *epilogue))
+        why = ctypes.c_char_p()
+        self._made = ctypes.c_void_p(
+            lib.patch_bench_dense_path(ctypes.byref(problem), *epilogue, scalar, ctypes.byref(why))
+        )
+        if not self._made:
+            raise RuntimeError((why.value or b"").decode())
+
+    def __del__(self) -> None:
+        self._lib.patch_bench_dense_path_delete(self._made)
+
+    def run(self, arguments: Arguments, workspace: int, stream: int) -> None:
+        """Put it on a CUDA stream; `workspace` is the address of `bytes` bytes, a multiple of 256."""
+        error = self._lib.patch_bench_dense_path_run(
+            self._made, ctypes.byref(arguments), ctypes.c_void_p(workspace), ctypes.c_void_p(stream)
+        )
+        if error is not None:
+            raise RuntimeError(error.decode())
+
+
+class Kernels:
+    """The loaded library."""
+
+    def __init__(self, library: Path) -> None:
+        self._lib = lib = ctypes.CDLL(str(library))
+        for name in ("launch", "config_name", "device", "dense_path_run"):
+            getattr(lib, f"patch_bench_{name}").restype = ctypes.c_char_p
+        lib.patch_bench_launch.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_void_p,
+        ]
+        for name in ("partial_bytes", "counter_bytes", "dense_path_bytes"):
+            getattr(lib, f"patch_bench_{name}").restype = ctypes.c_int64
+        lib.patch_bench_dense_path.restype = ctypes.c_void_p
+
+    def configs(self) -> list[Config]:
+        """Every configuration, in the order of the table."""
+        found, numbers = [], (ctypes.c_int32 * 3)()
+        for i in range(self._lib.patch_bench_config_count()):
+            self._lib.patch_bench_config(i, numbers)
+            rows, gated, shared = numbers
+            found.append(Config(self._lib.patch_bench_config_name(i).decode(), rows, bool(gated), shared))
+        return found
+
+    def device(self) -> Device:
+        """The current device as the plugin sees it; RuntimeError with CUDA's words."""
+        device = Device()
+        error = self._lib.patch_bench_device(ctypes.byref(device))
+        if error is not None:
+            raise RuntimeError(error.decode())
+        return device
+
+    def schedule(self, problem: Problem, device: Device, config: int = -1) -> tuple[int, int]:
+        """(configuration, parts) for a problem; configuration -1 when none fits."""
+        chosen = (ctypes.c_int32 * 2)()
+        self._lib.patch_bench_schedule(ctypes.byref(problem), ctypes.byref(device), config, chosen)
+        return chosen[0], chosen[1]
+
+    def partial_bytes(self, config: int, parts: int) -> int:
+        """Of the workspace."""
+        return int(self._lib.patch_bench_partial_bytes(config, parts))
+
+    @property
+    def counter_bytes(self) -> int:
+        """Of the counters, which must be 0 before the first launch."""
+        return int(self._lib.patch_bench_counter_bytes())
+
+    def dense_path(self, problem: Problem, epilogue: tuple[bool, bool, int], scalar: int) -> DensePath:
+        """Ready to run; epilogue: whether there is a bias, and a residual, and the number of the activation."""
+        return DensePath(self._lib, problem, epilogue, scalar)
+
+    def launch(self, arguments: Arguments, scalar: int, config: int, parts: int, stream: int) -> None:
+        """Put one launch on a CUDA stream; RuntimeError with CUDA's words."""
+        error = self._lib.patch_bench_launch(ctypes.byref(arguments), scalar, config, parts, stream)
+        if error is not None:
+            raise RuntimeError(error.decode())

@@ -1,0 +1,269 @@
+"""What the kernels would take by their bytes and instructions, on cards that are not here, beside a dense model.
+
+    python benchmarks/kernels/roofline.py [--device A6000] [--json FILE] [--page docs/performance.md]
+
+Prints the devices, every linear of three models as a ratio to the dense product, whole models, and how the answer moves
+with each assumption. `--json` writes all of it, `--page` renews the part of a page that this program writes. Nothing
+here is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from problems import SHAPES, TOKENS
+
+from patch_compile.hardware.cards import DEVICES, Device
+from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.plan.roofline.end_to_end import MODELS, EndToEnd, Model, end_to_end
+from patch_compile.plan.roofline.linear_roofline import Prediction, dense_path_time, linear, predict
+from patch_compile.plugin.toolchain import plugin_sources
+
+__all__ = [
+    "GOAL",
+    "MODELS",
+    "PUBLISHED",
+    "SENSITIVITY",
+    "dense_path_time",
+    "end_to_end",
+    "linear",
+    "markdown",
+    "predict",
+    "renew",
+]
+
+SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
+RATIOS = (0.25, 0.35, 0.45)
+BATCH, PROMPT, GENERATED = 16, 128, 128
+# STOICC (a Triton fork), LLaMA-2-7B, batch 16, 128 + 128 tokens: measured by its authors
+PUBLISHED = {"A6000": (1.18, 1.27, 1.38), "A100-40": (1.07, 1.11, 1.16)}
+GOAL = (1.21, 1.33, 1.47)  # of LLaMA-2-7B on an A6000
+_BEGIN, _END = "<!-- roofline: begin -->", "<!-- roofline: end -->"
+_PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
+_PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
+
+# What moves, and the assumptions in its place.
+SENSITIVITY: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("share of bandwidth .80 instead of .90", {"bandwidth": 0.80}),
+    ("share of bandwidth .95", {"bandwidth": 0.95}),
+    ("share of tensor rate .75 instead of .85", {"tensor": 0.75}),
+    ("share of tensor rate .95", {"tensor": 0.95}),
+    ("hybrid kernels reach .95 of the dense ones' shares", {"hybrid": 0.95}),
+    ("hybrid kernels reach .90 of the dense ones' shares", {"hybrid": 0.90}),
+    ("sustained clock .80 of boost", {"clock": 0.80}),
+    ("0.5 µs between kernels instead of 1", {"launch": 0.5}),
+    ("2 µs between kernels", {"launch": 2.0}),
+    ("DRAM latency 250 clocks instead of 500", {"dram_latency": 250}),
+    ("DRAM latency 1000 clocks", {"dram_latency": 1000}),
+    ("L2 latency 200 clocks instead of 280", {"l2_latency": 200}),
+    ("L2 latency 560 clocks", {"l2_latency": 560}),
+    ("latency under load 6 times the idle one instead of 3", {"loaded": 6.0}),
+    ("L2 half as fast", {"l2_rate": 0.5}),
+    ("L2 twice as fast", {"l2_rate": 2.0}),
+    ("mma.sp 1.6 times as fast as mma.sync instead of 2", {"sparse": 0.8}),
+    ("all of L2 keeps what is read again, instead of half", {"l2_kept": 1.0}),
+    ("a quarter of L2 keeps what is read again", {"l2_kept": 0.25}),
+    ("attention reaches .60 of a product's shares", {"attention": 0.60}),
+    ("the dense model merges Q, K, V and gate, up", {"merged": True}),
+    ("the hybrid model computes gate, up and SiLU·mul in three kernels (--no-fuse)", {"fused": False}),
+    ("both of the last two", {"merged": True, "fused": False}),
+    ("the dense product is rounded up to whole tiles too", {"waves": True}),
+)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def device_table() -> str:
+    """The cards, and where the numbers are from."""
+    header = ["device", "sm", "GB/s", "fp16 TFLOP/s", "by mma.sync", "SMs", "GHz", "L2 MB", "source"]
+    return table(header, (_device_row(d) for d in DEVICES.values()))
+
+
+def _device_row(d: Device) -> list[str]:
+    numbers = [d.arch, d.bandwidth, d.dense, f"{d.mma:.0%}", d.sms, f"{d.clock:.3f}", d.l2]
+    return [d.name, *map(str, numbers), d.source]
+
+
+def predictions(device: Device, tokens: Sequence[int] = TOKENS) -> list[tuple[str, int, list[Prediction]]]:
+    """(shape, tokens, one prediction a share) of every linear of the models, each shape once."""
+    shapes = dict.fromkeys(shape for found in SHAPES.values() for shape in found)
+    return [
+        (f"{n}×{k}", m, [predict(device, linear(n, k, share), m) for share in SHARES])
+        for n, k in shapes
+        for m in tokens
+    ]
+
+
+def linear_table(device: Device, tokens: Sequence[int] = TOKENS) -> str:
+    """Dense over hybrid time of every linear."""
+    header = ["shape", "tokens", "dense µs", *(f"p = {share:g}" for share in SHARES), "limit at .9"]
+    header += ["kernel at .9", "bound at .9", "taken"]
+    return table(header, (_linear_row(*found) for found in predictions(device, tokens)))
+
+
+def _linear_row(shape: str, tokens: int, found: list[Prediction]) -> list[str]:
+    at = found[SHARES.index(0.9)]
+    return [
+        shape,
+        str(tokens),
+        f"{at.dense_microseconds:.1f}",
+        *(f"{p.speedup:.2f}" for p in found),
+        f"{at.share:.0%}",
+        f"{at.config}, {at.parts} parts" if at.parts > 1 else at.config,
+        at.bound,
+        at.reason or "plugin",
+    ]
+
+
+def _whole(
+    device: Device, model: Model, assume: Assumptions = ASSUMED, panel_rows: int = 128
+) -> list[EndToEnd]:
+    sizes = (BATCH, PROMPT, GENERATED)
+    return [end_to_end(device, model, *sizes, ratio, assume, panel_rows) for ratio in RATIOS]
+
+
+def end_to_end_table(devices: Iterable[Device], models: Iterable[Model]) -> str:
+    """Whole models at three ratios."""
+    header = ["device", "model", "dense ms", *(f"ratio {ratio:g}" for ratio in RATIOS)]
+    header += ["decode alone", "STOICC, measured", "prefill"]
+    models = list(models)
+    return table(header, (_whole_row(device, model) for model in models for device in devices))
+
+
+def _whole_row(device: Device, model: Model) -> list[str]:
+    found = _whole(device, model)
+    decode = " / ".join(f"{r.dense_decode / r.hybrid_decode:.2f}" for r in found)
+    published = PUBLISHED.get(device.name, ()) if model.name == "LLaMA-2-7B" else ()
+    prefill = found[0].reason or "plugin"
+    return [
+        device.name,
+        model.name,
+        f"{found[0].dense:.0f}",
+        *(f"{r.speedup:.2f}" for r in found),
+        decode,
+        " / ".join(f"{x:.2f}" for x in published),
+        prefill,
+    ]
+
+
+def assumption_table() -> str:
+    """Every assumption by its name."""
+    rows = ([f.name, str(f.default), f.metadata["what"]] for f in fields(Assumptions))
+    return table(["assumption", "value", "what it is"], rows)
+
+
+def sensitivity_table(device: Device, model: Model) -> str:
+    """The whole model's speed-up with one assumption changed at a time."""
+    rows = [["as assumed", *_speedups(device, model, ASSUMED)]]
+    rows += [[what, *_speedups(device, model, replace(ASSUMED, **change))] for what, change in SENSITIVITY]
+    rows += [["panels of 64 rows instead of 128", *_speedups(device, model, ASSUMED, 64)]]
+    if (device.name, model.name) == ("A6000", "LLaMA-2-7B"):
+        rows.insert(0, ["goal", *(f"{goal:.2f}" for goal in GOAL)])
+    return table([f"{device.name}, {model.name}", *(f"ratio {ratio:g}" for ratio in RATIOS)], rows)
+
+
+def _speedups(device: Device, model: Model, assume: Assumptions, panel_rows: int = 128) -> list[str]:
+    return [f"{r.speedup:.3f}" for r in _whole(device, model, assume, panel_rows)]
+
+
+def report(device: Device) -> str:
+    """All four tables for one device."""
+    parts = ["Devices", device_table(), f"Linears on {device.name}: dense time / hybrid time (p: 2:4 slabs)"]
+    parts += [linear_table(device), f"Models, batch {BATCH}, {PROMPT} + {GENERATED} tokens: dense / hybrid"]
+    parts += [end_to_end_table(DEVICES.values(), MODELS.values()), "Assumptions", assumption_table()]
+    parts += ["How the answer moves with them", sensitivity_table(device, MODELS["LLaMA-2-7B"])]
+    return "\n\n".join(parts)
+
+
+def markdown() -> str:
+    """What docs/performance.md shows of it."""
+    made_by = json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["nvcc"]
+    devices = [DEVICES[name] for name in _PAGE_DEVICES]
+    parts = [
+        f"Instructions are those of nvcc {made_by}; batch {BATCH}, {PROMPT} + {GENERATED} tokens; dense time / hybrid time.",
+        "### Whole models",
+        end_to_end_table(DEVICES.values(), [MODELS["LLaMA-2-7B"]]),
+        end_to_end_table(devices, [MODELS["LLaMA-3.1-8B"], MODELS["Qwen2.5-0.5B"]]),
+        "### Linears",
+    ]
+    for device in devices:
+        parts += [f"{device.name}:", _page_linears(device)]
+    parts += ["### Assumptions", assumption_table(), "### How the answer moves with them"]
+    parts += [sensitivity_table(DEVICES["A6000"], MODELS["LLaMA-2-7B"])]
+    parts += ["### Devices", device_table()]
+    return "\n\n".join(parts)
+
+
+def _page_linears(device: Device) -> str:
+    header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES), "bound at .9", "taken"]
+    shapes = ("4096×4096", "11008×4096")
+    rows = (_linear_row(*found) for found in predictions(device, _PAGE_TOKENS) if found[0] in shapes)
+    return table(header, ([*row[:2], *row[3 : 3 + len(SHARES)], *row[-2:]] for row in rows))
+
+
+def renew(page: str) -> str:
+    """The page with the part between the two marks written anew. ValueError when a mark is missing."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end):
+        raise ValueError(f"the page lacks {_BEGIN} or {_END}")
+    return f"{before}{begin}\n{markdown()}\n{end}{after}"
+
+
+def _as_json(device: Device) -> dict[str, Any]:
+    linears = [
+        {"shape": shape, "tokens": m, "share": share} | asdict(p) | {"speedup": p.speedup}
+        for shape, m, found in predictions(device)
+        for share, p in zip(SHARES, found, strict=True)
+    ]
+    models = [
+        {"device": d.name, "model": model.name, "ratio": ratio} | asdict(r) | {"speedup": r.speedup}
+        for d in DEVICES.values()
+        for model in MODELS.values()
+        for ratio, r in zip(RATIOS, _whole(d, model), strict=True)
+    ]
+    moved = {
+        what: [r.speedup for r in _whole(device, MODELS["LLaMA-2-7B"], replace(ASSUMED, **change))]
+        for what, change in SENSITIVITY
+    }
+    return {
+        "device": asdict(device),
+        "assumptions": asdict(ASSUMED),
+        "linears": linears,
+        "models": models,
+        "sensitivity": moved,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print, and write what is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=DEVICES, default="A6000", help="of the linears and sensitivities")
+    parser.add_argument("--json", type=Path, help="write everything there")
+    parser.add_argument("--page", type=Path, help="renew its generated part, and print nothing")
+    asked = parser.parse_args(argv)
+    device = DEVICES[asked.device]
+    if asked.json:
+        asked.json.write_text(json.dumps(_as_json(device), indent=1) + "\n")
+    if asked.page:
+        asked.page.write_text(renew(asked.page.read_text()))
+    else:
+        print(report(device))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

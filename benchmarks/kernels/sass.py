@@ -1,0 +1,137 @@
+"""What a slab costs in instructions, counted in the machine code of the kernels, into sass.json.
+
+    python benchmarks/kernels/sass.py [--out plugins/kernels/sass.json]
+
+Needs nvcc and cuobjdump. A warp's way through one slab is the shortest way through the loop that multiplies it on which
+a slab of the same kind is requested by 16-byte copies and the place of the one after it is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from cubin import ARCHS, FLAGS, SOURCES, Instruction, compile_cubin, disassemble, find_cuobjdump
+from kernels import find_nvcc
+
+from patch_compile.plan.roofline.schedule import CONFIGS, Config
+
+__all__ = ["JSON", "KINDS", "count_slab", "loop_of", "sass_counts"]
+
+JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
+# The instruction that multiplies a slab of a kind: m16n8k16 dense, m16n8k32 with 2:4 operand A.
+KINDS = {"dense": "HMMA.16816", "sparse": "HMMA.SP.16832"}
+_COUNTED = ("HMMA.SP", "HMMA", "LDSM", "LDS.128", "LDS", "LDGSTS")  # the first that fits
+_LEAVES = ("EXIT", "RET")
+
+
+def count_slab(code: Sequence[Instruction], config: Config, kind: str) -> dict[str, int]:
+    """Instructions of one warp for one slab of `kind`, by opcode."""
+    loop = loop_of(code, KINDS[kind])
+    way = _shortest_way(loop, _copies(config, kind))
+    counts = Counter(_class_of(i) for i in way)
+    return {name: counts[name] for name in (*_COUNTED, "other")}
+
+
+def _class_of(i: Instruction) -> str:
+    if i.guard == "@!PT":  # padding of ptxas: issued, never executed
+        return "other"
+    return next((name for name in _COUNTED if f"{i.opcode}.".startswith(f"{name}.")), "other")
+
+
+def _copies(config: Config, kind: str) -> int:
+    """cp.async of 16 bytes a thread issues for a slab; the metadata are one more, of some threads."""
+    threads = 32 * config.warps
+    weights = config.dense_bytes if kind == "dense" else config.dense_bytes // 2
+    return (weights + config.x_bytes) // (16 * threads) + (kind == "sparse")
+
+
+def loop_of(code: Sequence[Instruction], multiply: str) -> Sequence[Instruction]:
+    """The innermost loop around an instruction."""
+    at = {i.address: n for n, i in enumerate(code)}
+    loops = []
+    for end, i in enumerate(code):
+        begin = at.get(i.target, end + 1)
+        if begin <= end and any(inside.opcode.startswith(multiply) for inside in code[begin : end + 1]):
+            loops.append(code[begin : end + 1])
+    if not loops:
+        raise ValueError(f"no loop around {multiply}")
+    return min(loops, key=len)
+
+
+def _shortest_way(loop: Sequence[Instruction], copies: int) -> list[Instruction]:
+    """From the loop's first instruction to its last, over `copies` 16-byte LDGSTS, no other, and a read of the index.
+
+    Branches back (loops over tiles that hold no slab) are never taken, so addresses order the search.
+    """
+    at = {i.address: n for n, i in enumerate(loop)}
+    # (LDGSTS so far, index read) -> the shortest way there, for every instruction
+    ways: list[dict[tuple[int, bool], list[int]]] = [{} for _ in loop]
+    ways[0] = {(0, False): []}
+    for n, i in enumerate(loop):
+        copy = i.opcode.startswith("LDGSTS")
+        if copy and not i.opcode.endswith(".128"):
+            continue  # X by 8 bytes
+        for (copied, read), way in ways[n].items():
+            state = (copied + copy, read or i.opcode.startswith("LDG."))
+            for follower in _followers(loop, at, n):
+                known = ways[follower].get(state)
+                if known is None or len(way) + 1 < len(known):
+                    ways[follower][state] = [*way, n]
+    if (copies, True) not in ways[-1]:
+        raise ValueError(f"no way through the loop with {copies} copies")
+    return [*(loop[n] for n in ways[-1][copies, True]), loop[-1]]
+
+
+def _followers(loop: Sequence[Instruction], at: dict[int, int], n: int) -> list[int]:
+    i, found = loop[n], []
+    target = at.get(i.target)
+    if target is not None and target > n:
+        found.append(target)
+    always = not i.guard and (i.branches or i.opcode in _LEAVES)
+    if not always and n + 1 < len(loop):
+        found.append(n + 1)
+    return found
+
+
+def sass_counts(arch: int, nvcc: Path, cuobjdump: Path, folder: Path) -> dict[str, dict[str, object]]:
+    """Registers and instructions per slab of the fp16 kernel of every configuration that the roofline knows."""
+    cubin = folder / f"half-{arch}.cubin"
+    kernels = compile_cubin(SOURCES["half"], arch, nvcc, cubin)
+    code = disassemble(cubin, cuobjdump)
+    return {
+        CONFIGS[k.config].name: {"registers": k.registers}
+        | {kind: count_slab(code[k.config], CONFIGS[k.config], kind) for kind in KINDS}
+        for k in kernels
+        if not CONFIGS[k.config].gated
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile, count and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=JSON)
+    asked = parser.parse_args(argv)
+    nvcc, cuobjdump = find_nvcc(), find_cuobjdump()
+    if cuobjdump is None:
+        print("error: cuobjdump and nvdisasm are in no CUDA toolkit here", file=sys.stderr)
+        return 1
+    said = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=True).stdout
+    with tempfile.TemporaryDirectory() as folder:
+        counts = {f"sm_{arch}": sass_counts(arch, nvcc, cuobjdump, Path(folder)) for arch in ARCHS}
+    about = {"nvcc": said.split(", V")[1].split()[0], "flags": " ".join(FLAGS)}
+    asked.out.write_text(json.dumps(about | {"kernels": counts}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Where and when a row was measured."""
+
+from datetime import UTC, datetime
+
+import torch
+
+from masklearn.checkpoint.precision import computes_in_bf16
+from masklearn.device import usable_device
+from patch_compile.bench.machine import about_cpu
+
+__all__ = ["machine", "origin"]
+
+
+def origin() -> dict[str, str]:
+    """Machine and day, to be kept with a row: the rows of a page come from several."""
+    return {"machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+
+
+def machine() -> str:
+    """Processor, its vector instructions, whether it multiplies in bf16, cores and memory; the GPU where there is one.
+
+    A step of SmolLM2-135M's repair takes 3.0 s on two cores of a Xeon with AMX, 5.9 s on two of an EPYC with
+    AVX512-BF16 and 10.6 s on two that show AVX2 alone, so minutes on them are not the same.
+    """
+    cpu, device = about_cpu(), usable_device(None)
+    by_tiles = "AMX " * torch.cpu._is_amx_tile_supported()
+    bf16 = f", {by_tiles}bf16" if computes_in_bf16("auto", torch.device("cpu")) else ""
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    instructions = f"{torch.backends.cpu.get_cpu_capability()}{bf16}"
+    return f"{gpu}{cpu['name']} ({instructions}), {cpu['cores']} cores, {cpu['memory_bytes'] / 2**30:.0f} GiB"

@@ -1,0 +1,133 @@
+"""Peak memory and seconds of `oneshot` on a large model's shape, from a few of its blocks.
+
+    python -m benchmarks.memory [--shape llama-2-7b] [--blocks 2] [--windows 32] [--length 512] [--limit 8]
+
+Writes a checkpoint of seeded random weights with so few blocks, scores, chooses and solves it in a process of its own
+(no repair: its memory is `masklearn.training.memory`'s to decide), and says what all blocks would take: seconds by
+the block, memory as the measured peak and what is kept of every further block until the tiles are chosen. The row is
+kept beside those of `benchmarks.quality.run` (`--state`), whose page shows it. Exit code 1 above `--limit` GiB.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.checkpoints import SHAPES, write_checkpoint
+from benchmarks.machine import origin
+from benchmarks.quality.child import peak_gib
+from benchmarks.quality.run import State
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.learn import learn_task
+from masklearn.masks.tiles import GROUP, grid_shape
+from masklearn.recipe import LearnRecipe
+from masklearn.task import Task
+from masklearn.text.calibrate import TokenPool
+from patch_compile.progress import Progress
+
+
+def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
+    """Learn, and return the peak in GiB and the seconds of each stage; random tokens stand for text."""
+    checkpoint = Checkpoint.open(folder)
+    stages: dict[str, float] = {}
+    last = time.perf_counter()
+
+    def clock(what: str, _done: int, _total: int) -> None:
+        nonlocal last
+        now, stage = time.perf_counter(), what.split(",")[0]
+        stages[stage] = stages.get(stage, 0.0) + now - last
+        last = now
+
+    progress = Progress()
+    task = Task(
+        checkpoint,
+        covered_linears_of(checkpoint, (), ()),
+        recipe,
+        folder / "scratch",
+        clock,
+        progress.note,
+    )
+    tokens = np.random.default_rng(0).integers(
+        0, checkpoint.config["vocab_size"], (recipe.windows, recipe.length)
+    )
+    task.__dict__["text"] = TokenPool(tokens, {"name": "random tokens"}, recipe.windows)
+    start = last = time.perf_counter()
+    learned = learn_task(task)
+    kept = sum(n * k // GROUP + 4 * int(np.prod(grid_shape((n, k), recipe.tile)))
+               for n, k in task.coverage.linears.values())  # fmt: skip
+    return {
+        "reached": learned.masks.ratio,
+        "seconds": round(time.perf_counter() - start, 1),
+        "stages": {name: round(seconds, 1) for name, seconds in stages.items()},
+        "peak_gib": round(peak_gib(), 2),
+        "kept_gib_a_block": round(kept / checkpoint.config["num_hidden_layers"] / 2**30, 4),
+    }
+
+
+def extrapolated(row: dict[str, Any], blocks: int) -> dict[str, float]:
+    """Of all `blocks` of the shape: hours, and the peak in GiB."""
+    more = blocks - row["blocks"]
+    return {
+        "hours": round(row["seconds"] / row["blocks"] * blocks / 3600, 2),
+        "peak_gib": round(row["peak_gib"] + more * row["kept_gib_a_block"], 2),
+    }
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--limit", type=float, default=8.0, help="GiB")
+    parser.add_argument("--state", type=Path, default=Path("docs/quality.json"))
+    parser.add_argument("--scratch", type=Path, default=Path(".cache/memory"))
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # in the process of its own
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the checkpoint, measure in another process, print and keep the row."""
+    asked = arguments(argv)
+    recipe = LearnRecipe(ratio=0.4, repair="none", windows=asked.windows, length=asked.length)
+    if asked.measure is not None:
+        print(json.dumps(measure(asked.measure, recipe)))
+        return 0
+    folder = asked.scratch / asked.shape
+    shutil.rmtree(folder, ignore_errors=True)
+    whole = SHAPES[asked.shape]
+    try:
+        write_checkpoint(folder, whole | {"num_hidden_layers": asked.blocks})
+        command = [sys.executable, "-m", "benchmarks.memory", "--measure", str(folder)]
+        command += ["--windows", str(asked.windows), "--length", str(asked.length)]
+        run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        row = json.loads(run.stdout.splitlines()[-1])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    row |= origin() | {
+        "shape": asked.shape,
+        "blocks": asked.blocks,
+        "windows": asked.windows,
+        "length": asked.length,
+    }
+    row["all_blocks"] = whole["num_hidden_layers"]
+    row["whole"] = extrapolated(row, row["all_blocks"])
+    State(asked.state).put(f"memory-{asked.shape}", row)
+    print(json.dumps(row, indent=1))
+    print(f"{asked.shape}: peak {row['whole']['peak_gib']} GiB, {row['whole']['hours']} h in all")
+    return int(row["whole"]["peak_gib"] > asked.limit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""One cell of the quality benchmark, in a process of its own so that its peak memory is its own.
+
+python -m benchmarks.quality.child SPEC_JSON OUT_FILE
+"""
+
+import json
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from masklearn.baselines import Baseline, learn_baseline, measure
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.store import WeightStore
+from masklearn.learn import Learned, learn_task
+from masklearn.masks.maskset import MaskSet
+from masklearn.recipe import LearnRecipe
+from masklearn.task import Task
+from masklearn.text.calibrate import first_windows, load_tokenizer
+from masklearn.training.repair import repair
+from patch_compile.progress import Progress
+
+_MASKS, _SOLVED = "masks.safetensors", "solved"
+
+
+def run(spec: dict[str, Any]) -> dict[str, Any]:
+    """Learn and measure: reached ratio, perplexity, seconds of learning, peak memory while learning, and
+    the records of mask training and of repair.
+
+    spec: model, recipe (settings of `LearnRecipe`), baseline or None, scratch, eval, eval_windows, eval_length; keep:
+    a folder to leave masks and solved weights in; prior: one that an earlier run left, of which only the repair is
+    done here: it ends where the whole would have ended.
+    """
+    recipe, scratch = LearnRecipe.checked(**spec["recipe"]), Path(spec["scratch"])
+    checkpoint = Checkpoint.open(spec["model"])
+    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+    progress = Progress()
+    with progress.stage("learning") as update:
+        task = Task(checkpoint, coverage, recipe, scratch / "scratch", update, progress.note)
+        start = time.perf_counter()
+        if "prior" in spec:
+            learned = _repaired(task, Path(spec["prior"]))
+            ratio = learned.masks.ratio
+        elif spec["baseline"] is None:
+            learned = learn_task(task)
+            ratio = learned.masks.ratio
+        else:
+            learned, ratio = learn_baseline(Baseline(spec["baseline"]), task)
+        seconds = time.perf_counter() - start
+    peak = peak_gib()
+    windows = first_windows(
+        load_tokenizer(spec["model"]), spec["eval"], spec["eval_length"], spec["eval_windows"]
+    )
+    with progress.stage("perplexity") as update:
+        value = measure(learned, windows, scratch / "model", recipe, update)
+    if "keep" in spec:
+        _keep(learned, Path(spec["keep"]))
+    found = {"reached": ratio, "perplexity": value, "seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
+    records = {name: learned.masks.extra.get(name) for name in ("train", "repair")}
+    return found | records | {"notes": progress.notes}
+
+
+def _keep(learned: Learned, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    part = folder.with_name(f"{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    learned.masks.save(part / _MASKS)
+    assert learned.checkpoint.new is not None
+    learned.checkpoint.new.copy_to(part / _SOLVED)
+    part.rename(folder)
+
+
+def _repaired(task: Task, prior: Path) -> Learned:
+    """What `learn_task` does after solving."""
+    masks, solved = MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED)
+    store = WeightStore(task.scratch / "repaired", below=solved)
+    masks.extra["repair"] = repair(task.of(task.checkpoint.with_weights(solved)), masks, store)
+    return Learned(masks, task.checkpoint.with_weights(store))
+
+
+def peak_gib() -> float:
+    """Peak resident memory of this process in GiB. `ru_maxrss` would count the parent's pages at the fork as well."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(kib) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(json.dumps(run(json.loads(sys.argv[1]))), encoding="utf-8")

@@ -1,0 +1,222 @@
+"""The page of the quality benchmark: tables of rows that `benchmarks.quality.run` measured, in Markdown."""
+
+import argparse
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any
+
+Row = Mapping[str, Any]
+_OWN = "own ratio"
+_PRIOR, _PERMUTED = "oneshot, no repair", ", permuted"
+_PACKAGES = ("torch", "transformers", "accelerate", "numpy")
+_BUDGETS = (5, 10, 45)  # minutes
+_WHAT = """A row is a process of its own: its memory is its own, and its seconds are those of learning (text, scores,
+solve, training) without evaluation; a repair goes on from what the row without repair left, and its time and memory
+count as its own. Seconds depend on what else the machine does. Perplexity is exp of the mean negative
+log-likelihood; the evaluation text is never calibrated or trained on. Repair "with labels" learns the calibration
+text's own tokens as well, which lowers perplexity while the divergence from the dense model ends higher than without:
+such rows are not to be compared with the others."""
+_LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
+blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would
+take."""
+
+
+def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = ()) -> str:
+    """The whole page; asked: the command line; large: rows of `benchmarks.memory`."""
+    machines = _machines([*rows, *large])
+    parts = [_heading([*rows, *large], asked, machines)]
+    ours = [row for row in rows if "protocol" not in row]
+    for tile in dict.fromkeys(row["tile"] for row in ours):
+        these = [row for row in ours if row["tile"] == tile]
+        parts += [
+            f"## Tiles {tile}",
+            "Perplexity. Several seeds: median (lowest … highest).",
+            _perplexities(these),
+        ]
+        parts += [
+            f"Seconds of learning, peak memory of it in GiB{_where(machines)}.",
+            _costs(these, machines),
+        ]
+        parts += _sections(these)
+    if peers := [row for row in rows if "protocol" in row]:
+        parts += [
+            "## Other tools",
+            "On the same calibration windows, by `benchmarks/peers.py`.",
+            _peers(peers),
+        ]
+    if large:
+        parts += ["## Large models", _LARGE, _large(large)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections(rows: Sequence[Row]) -> list[str]:
+    parts = []
+    if gains := _gains(rows):
+        parts += ["What training brings over `oneshot` without repair, at the same ratio and seed 0.", gains]
+    if best := _best(rows):
+        parts += ["The lowest perplexity of a deployable result within a time, labels left out.", best]
+    return parts
+
+
+def _heading(rows: Sequence[Row], asked: argparse.Namespace, machines: Mapping[str, str]) -> str:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    return "\n".join(
+        [
+            "# Quality",
+            "",
+            f"Written by `{_command(asked)}` on {datetime.now(UTC):%Y-%m-%d}.",
+            "",
+            f"- model: {asked.model.resolve().name}; covered: the linears of its blocks",
+            f"- calibration: {asked.calib.name}, {asked.windows} windows × {asked.length} tokens",
+            f"- evaluation: {asked.evaluation.name}, first {asked.eval_windows} windows × {asked.eval_length} tokens, fp32",
+            *_machine_lines(rows, machines),
+            f"- Python {platform.python_version()}, {versions}",
+            "",
+            _WHAT,
+        ]
+    )
+
+
+def _command(asked: argparse.Namespace) -> str:
+    """What measures all rows: as it was given but for `--only`, with the names of files and no folders."""
+    words = ["python -m benchmarks.quality.run", asked.model.resolve().name, "--calib", asked.calib.name]
+    words += ["--eval", asked.evaluation.name, *(f"--tile {tile}" for tile in asked.tile)]
+    for name in ("windows", "length", "eval_windows", "eval_length", "seeds"):
+        words.append(f"--{name.replace('_', '-')} {getattr(asked, name)}")
+    words += ["--total", *map("{:g}".format, asked.total), "--minutes", *map("{:g}".format, asked.minutes)]
+    return " ".join(words)
+
+
+def _perplexities(rows: Sequence[Row]) -> str:
+    def cell(found: Sequence[Row]) -> str:
+        own = f" at {found[0]['reached']:.3f}" if found[0]["ratio"] is None else ""
+        return _spread([row["perplexity"] for row in found]) + own
+
+    return _table(rows, cell)
+
+
+def _machines(rows: Sequence[Row]) -> dict[str, str]:
+    """A letter for each machine, "" where there is but one."""
+    found = list(dict.fromkeys(row["machine"] for row in rows))
+    return {name: chr(ord("a") + i) if len(found) > 1 else "" for i, name in enumerate(found)}
+
+
+def _machine_lines(rows: Sequence[Row], machines: Mapping[str, str]) -> Iterable[str]:
+    for name, mark in machines.items():
+        days = sorted({row["date"] for row in rows if row["machine"] == name})
+        yield f"- {f'machine {mark}'.strip()}: {name}; {' … '.join(dict.fromkeys((days[0], days[-1])))}"
+
+
+def _where(machines: Mapping[str, str]) -> str:
+    return ", machine" if len(machines) > 1 else ""
+
+
+def _costs(rows: Sequence[Row], machines: Mapping[str, str]) -> str:
+    def cell(found: Sequence[Row]) -> str:
+        marks = "".join(sorted({machines[row["machine"]] for row in found}))
+        cost = f"{median(r['seconds'] for r in found):.0f} s, {max(r['peak_gib'] for r in found):.1f}"
+        return f"{cost}, {marks}" if marks else cost
+
+    return _table(rows, cell)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{median(values):.2f} ({min(values):.2f} … {max(values):.2f})"
+
+
+def _table(rows: Sequence[Row], cell: Any) -> str:
+    """Methods down, ratios across; what has a ratio of its own is in the first column."""
+    ratios = sorted({row["ratio"] for row in rows if row["ratio"] is not None}, reverse=True)
+    lines = [_line(["", _OWN, *(f"{ratio:.2f}" for ratio in ratios)]), _line(["---"] * (2 + len(ratios)))]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        cells = [method]
+        for ratio in (None, *ratios):
+            found = [row for row in rows if (row["method"], row["ratio"]) == (method, ratio)]
+            cells.append(cell(found) if found else "")
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _gains(rows: Sequence[Row]) -> str:
+    """Points of perplexity that a minute of training gains over the prior."""
+    first = [row for row in rows if row["seed"] == 0]
+    priors = {(row["ratio"], row["method"]): row for row in first if row["method"].startswith(_PRIOR)}
+    lines = []
+    for row in first:
+        permuted = _PERMUTED * row["method"].endswith(_PERMUTED)
+        prior = row.get("before") or priors.get((row["ratio"], _PRIOR + permuted))
+        trained = row["method"].startswith(("oneshot", "patch", "maskllm"))
+        trained = trained and not row["method"].startswith(_PRIOR)
+        if prior is None or not trained:
+            continue
+        minutes = (row["seconds"] - prior["seconds"]) / 60
+        gain = prior["perplexity"] - row["perplexity"]
+        per_minute = f"{gain / minutes:z.2f}" if minutes > 0 else ""
+        values = [f"{row['ratio']:.2f}", f"{prior['perplexity']:.2f}", f"{row['perplexity']:.2f}"]
+        record = row.get("repair") or row.get("train") or {}
+        rate = f"{record['learning_rate']:.2g}" if "learning_rate" in record else ""
+        trained_as = [str(record.get("steps", "")), rate]
+        lines.append(_line([row["method"], *values, *trained_as, f"{minutes:.1f}", per_minute]))
+    if not lines:
+        return ""
+    header = ["", "ratio", "before", "after", "steps", "rate", "more minutes", "gain per minute"]
+    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
+
+
+def _best(rows: Sequence[Row]) -> str:
+    usable = [row for row in rows if row["ratio"] is not None and row["seed"] == 0 and _ranked(row)]
+    lines = []
+    for ratio in sorted({row["ratio"] for row in usable}, reverse=True):
+        cells = [f"{ratio:.2f}"]
+        for budget in _BUDGETS:
+            within = [row for row in usable if row["ratio"] == ratio and row["seconds"] <= 60 * budget]
+            best = min(within, key=lambda row: row["perplexity"], default=None)
+            cells.append("" if best is None else f"{best['method']}: {best['perplexity']:.2f}")
+        lines.append(_line(cells))
+    if not lines:
+        return ""
+    header = ["ratio", *(f"{budget} minutes" for budget in _BUDGETS)]
+    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
+
+
+def _ranked(row: Row) -> bool:
+    """Whether its perplexity may be held against the others'."""
+    return "not deployable" not in row["method"] and not (row.get("repair") or {}).get("label_weight")
+
+
+def _peers(rows: Sequence[Row]) -> str:
+    header = ["", "ratio", "perplexity", "seconds"]
+    lines = [
+        _line([row["method"], f"{row['reached']:.3f}", f"{row['perplexity']:.2f}", f"{row['seconds']:.0f}"])
+        for row in rows
+    ]
+    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
+
+
+def _large(rows: Sequence[Row]) -> str:
+    header = ["", "windows", "blocks", "seconds", "peak GiB", "all blocks", "hours", "peak GiB"]
+    lines = [
+        _line(
+            [
+                row["shape"],
+                f"{row['windows']} × {row['length']}",
+                str(row["blocks"]),
+                f"{row['seconds']:.0f}",
+                f"{row['peak_gib']:.1f}",
+                str(row["all_blocks"]),
+                f"{row['whole']['hours']:.1f}",
+                f"{row['whole']['peak_gib']:.1f}",
+            ]
+        )
+        for row in rows
+    ]
+    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,337 @@
+"""Quality of every method at every ratio: perplexity, seconds and peak memory, each run in a process of its own.
+
+    python -m benchmarks.quality.run MODEL_DIR --calib TEXT --eval TEXT [--tile 64x64 --tile 128x128] [--seeds 3]
+
+Finished rows are kept in a JSON file beside the page (`--state`), keyed by everything that decides them but the
+program's version, so that an interrupted sweep goes on where it stopped; `--fresh` measures them again. The whole
+table is printed and written to docs/quality.md. `--only 'oneshot*'` measures some rows only.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import origin
+from benchmarks.quality.page import page
+from masklearn.baselines import Baseline
+from masklearn.recipe import LearnRecipe
+
+RATIOS = (0.45, 0.35, 0.25)
+_DISTILL = {"repair": "distill"}
+NO_REPAIR = "oneshot, no repair"
+OWN_TEXT = "oneshot, no repair, self-written text"
+PERMUTED = ", permuted"  # at the end of a row's name
+_PATCH_STEPS = 60  # with its prior and its solves half an hour on 2 cores
+PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
+_LABELS = {"label_weight": 0.25}
+_ONE_RATIO = 0.35  # of rows that one ratio says enough about
+_ROW = "row.json"  # beside the masks and weights that it left
+_SPARE_MINUTES = 0.4  # of a run with a limit: its repair starts and ends outside the minutes it is given
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of the table. ratio: of the column, None for a row that has its own; settings: of `LearnRecipe`;
+    total: minutes that learning may take in all, repair included; tiled: it depends on the tile size, and is measured
+    for each; spread: it is measured for every seed, at the first tile size.
+    """
+
+    method: str
+    ratio: float | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    baseline: Baseline | None = None
+    total: float | None = None
+    tiled: bool = False
+    spread: bool = False
+
+    @property
+    def repairs(self) -> bool:
+        """Whether it goes on from the masks and weights of the row without repair."""
+        return self.settings.get("repair") == "distill"
+
+    @property
+    def trains(self) -> bool:
+        """Whether the row without repair is measured with it, to compare: training begins with its masks."""
+        return self.repairs or self.method == PATCH
+
+
+def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)) -> list[Entry]:
+    """All cells of one tile size, in the order they are measured: what is asked for most comes first."""
+    found = [
+        Entry("dense", None, baseline=Baseline.DENSE),
+        Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}, spread=True),
+        Entry("ffn-only 2:4", None, baseline=Baseline.FFN_ONLY, spread=True),
+    ]
+    oneshot: dict[float, dict[str, Any]] = {ratio: {"method": "oneshot", "ratio": ratio} for ratio in RATIOS}
+    for ratio, asked in oneshot.items():
+        found.append(Entry(NO_REPAIR, ratio, asked | {"repair": "none"}, tiled=True, spread=True))
+        for minutes in totals:
+            name = f"oneshot, {minutes:g} min in all"
+            found.append(Entry(name, ratio, asked | _DISTILL, total=minutes, tiled=True))
+    for ratio, asked in oneshot.items():
+        found += [
+            Entry("random tiles", ratio, asked, Baseline.RANDOM_TILES),
+            Entry("magnitude tiles", ratio, asked, Baseline.MAGNITUDE_TILES),
+            Entry("unstructured (not deployable)", ratio, asked, Baseline.UNSTRUCTURED),
+        ]
+    for minutes in repairs:
+        for ratio, asked in oneshot.items():
+            settings = asked | _DISTILL | {"repair_minutes": minutes}
+            found.append(Entry(f"oneshot + {minutes:g} min of repair", ratio, settings))
+    for ratio, asked in oneshot.items():
+        permuted = asked | {"permute": True}
+        found.append(Entry(NO_REPAIR + PERMUTED, ratio, permuted | {"repair": "none"}))
+        for minutes in totals:
+            name = f"oneshot, {minutes:g} min in all{PERMUTED}"
+            found.append(Entry(name, ratio, permuted | _DISTILL, total=minutes))
+        for minutes in repairs:
+            settings = permuted | _DISTILL | {"repair_minutes": minutes}
+            found.append(Entry(f"oneshot + {minutes:g} min of repair{PERMUTED}", ratio, settings))
+            name = f"oneshot + {minutes:g} min of repair with labels{PERMUTED}"
+            found.append(Entry(name, ratio, settings | _LABELS))
+    own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
+    found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
+    joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
+    return [*found, Entry(PATCH, _ONE_RATIO, joint)]
+
+
+class State:
+    """Finished rows in a JSON file, written whole after each."""
+
+    def __init__(self, path: Path, fresh: bool = False) -> None:
+        self.path = path
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.is_file() and not fresh:
+            self.rows = json.loads(path.read_text(encoding="utf-8"))
+
+    def put(self, key: str, row: dict[str, Any]) -> None:
+        """Keep a finished row, beside those that another process has put there meanwhile."""
+        self.rows[key] = row
+        kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.write_text(json.dumps(kept | {key: row}, indent=1), encoding="utf-8")
+        part.replace(self.path)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An entry with all that decides its numbers, but for the program's version."""
+
+    entry: Entry
+    settings: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Under which its row is kept."""
+        entry = self.entry
+        decides = {
+            "method": entry.method,
+            "baseline": entry.baseline,
+            "total": entry.total,
+            **self.settings,
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    def untrained(self) -> "Cell":
+        """The cell of `oneshot` without repair that training starts from."""
+        of_training = ("repair_minutes", "label_weight", "steps")
+        settings = {name: value for name, value in self.settings.items() if name not in of_training}
+        settings |= {"method": "oneshot", "repair": "none"}
+        method = NO_REPAIR + PERMUTED * bool(settings.get("permute"))
+        return Cell(Entry(method, self.entry.ratio), settings)
+
+    def __str__(self) -> str:
+        ratio = "" if self.entry.ratio is None else f" at {self.entry.ratio}"
+        return f"{self.entry.method}{ratio}, tile {self.settings['tile']}, seed {self.settings['seed']}"
+
+
+def protocol(asked: argparse.Namespace) -> dict[str, Any]:
+    """What is the same for all rows of a page: texts and model by digest, windows and lengths."""
+    about = {name: getattr(asked, name) for name in ("windows", "length", "eval_windows", "eval_length")}
+    return about | {"files": [_digest(Path(path)) for path in (asked.model, asked.calib, asked.evaluation)]}
+
+
+def cells(asked: argparse.Namespace) -> list[Cell]:
+    """All cells of the command line, the first seed of every tile size first."""
+    about = protocol(asked)
+    return [
+        Cell(entry, {**about, **entry.settings, "tile": tile, "seed": seed})
+        for seed in range(asked.seeds)
+        for tile in asked.tile
+        for entry in entries(asked.total, asked.minutes)
+        if (seed == 0 and (entry.tiled or tile == asked.tile[0])) or (entry.spread and tile == asked.tile[0])
+    ]
+
+
+def sweep(asked: argparse.Namespace, state: State) -> tuple[list[dict[str, Any]], list[str]]:
+    """Measure what `--only` wants and is not known yet; returns all known rows of the page, and what failed."""
+    table, failed = cells(asked), []
+    missing = [cell for cell in _wanted(table, asked.only) if cell.key not in state.rows]
+    for number, cell in enumerate(missing, start=1):
+        print(f"[{number}/{len(missing)}] {cell}", file=sys.stderr, flush=True)
+        try:
+            state.put(cell.key, _run(asked, cell, state))
+        except RunFailed as error:
+            failed.append(f"{cell}: {error}")
+    about = protocol(asked)
+    peers = [row for row in state.rows.values() if row.get("protocol") == about]
+    return [state.rows[cell.key] for cell in table if cell.key in state.rows] + peers, failed
+
+
+class RunFailed(Exception):
+    """A run that ended without a row; its own message is on stderr."""
+
+
+def _wanted(table: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """Those of `--only`, with the ones that training starts from."""
+    picked = [cell for cell in table if any(fnmatchcase(cell.entry.method, glob) for glob in only)]
+    needed = {cell.untrained().key for cell in picked if cell.entry.trains}
+    return [cell for cell in table if cell in picked or cell.key in needed]
+
+
+def _digest(path: Path) -> str:
+    """Of a text's bytes, or of the names and sizes of a folder's files."""
+    if path.is_dir():
+        files = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*"))
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
+    """One cell in a process of its own."""
+    entry, settings = cell.entry, cell.settings
+    recipe = {name: value for name, value in settings.items() if name in LearnRecipe.model_fields}
+    recipe["tile"] = [int(side) for side in settings["tile"].split("x")]
+    recipe.setdefault("calib", str(asked.calib))
+    spec: dict[str, Any] = {"model": str(asked.model), "recipe": recipe, "baseline": entry.baseline}
+    before = _prior(asked, cell.untrained(), state) if entry.trains else None
+    if before is not None and entry.repairs:
+        spec["prior"] = str(_kept(asked, cell.untrained()))
+        if entry.total is not None:
+            recipe["repair_minutes"] = _left_for_repair(entry.total, before["seconds"] / 60)
+    elif entry.method in (NO_REPAIR, NO_REPAIR + PERMUTED):
+        spec["keep"] = str(_kept(asked, cell))
+    spec["scratch"] = str(asked.scratch / cell.key)
+    spec |= {
+        "eval": str(asked.evaluation),
+        "eval_windows": asked.eval_windows,
+        "eval_length": asked.eval_length,
+    }
+    measured = _measured(spec)
+    if before is not None:
+        measured["before"] = {name: before[name] for name in ("perplexity", "seconds")}
+        if entry.repairs:  # patch-joint makes its prior itself, so its own figures hold it
+            measured["seconds"] = round(measured["seconds"] + before["seconds"], 1)
+            measured["peak_gib"] = max(measured["peak_gib"], before["peak_gib"])
+    about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}
+    about |= {"deployable": entry.baseline is not Baseline.UNSTRUCTURED}
+    row = about | origin() | measured
+    if "keep" in spec:
+        (Path(spec["keep"]) / _ROW).write_text(json.dumps(row), encoding="utf-8")
+    return row
+
+
+def _measured(spec: dict[str, Any]) -> dict[str, Any]:
+    """Run the spec in a process, in a scratch folder that is empty before and gone after."""
+    folder = Path(spec["scratch"])
+    shutil.rmtree(folder, ignore_errors=True)  # a run that went on would be timed wrongly
+    folder.mkdir(parents=True)
+    try:
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.quality.child",
+            json.dumps(spec),
+            str(folder / "row.json"),
+        ]
+        if code := subprocess.run(command, check=False).returncode:
+            raise RunFailed(f"exit code {code}")
+        row: dict[str, Any] = json.loads((folder / "row.json").read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return row
+
+
+def _kept(asked: argparse.Namespace, cell: Cell) -> Path:
+    """Where the masks and solved weights of a row without repair stay for the repairs that start from them."""
+    return Path(asked.scratch) / f"{cell.key}-solved"
+
+
+def _prior(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
+    """The row without repair whose masks and weights are there, measured again where they are gone.
+
+    A finished row is not replaced by that: on another machine its time would be another's.
+    """
+    kept = _kept(asked, cell) / _ROW
+    if not kept.is_file():
+        row = _run(asked, cell, state)
+        if cell.key not in state.rows:
+            state.put(cell.key, row)
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found
+
+
+def _left_for_repair(total: float, used: float) -> float:
+    """Minutes of a limit that scoring and solving leave."""
+    left = total - used - _SPARE_MINUTES
+    if left <= 0:
+        raise RunFailed(f"without repair it already took {used:.1f} minutes")
+    return round(left, 2)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--calib", type=Path, required=True, help="text to calibrate and repair on")
+    parser.add_argument("--eval", dest="evaluation", type=Path, required=True, help="held-out text")
+    parser.add_argument("--tile", action="append", help="ROWSxCOLS, may be repeated [64x64]")
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--eval-windows", type=int, default=16)
+    parser.add_argument("--eval-length", type=int, default=1024)
+    parser.add_argument("--seeds", type=int, default=1, help="calibration seeds 0 … N-1, for the spread")
+    parser.add_argument(
+        "--total", type=float, nargs="*", default=[8.0], help="minutes in all, repair included"
+    )
+    parser.add_argument("--minutes", type=float, nargs="*", default=[30.0], help="minutes of repair alone")
+    parser.add_argument("--only", nargs="*", default=["*"], metavar="GLOB", help="rows by their name")
+    parser.add_argument("--out", type=Path, default=Path("docs/quality.md"))
+    parser.add_argument("--state", type=Path, help="finished rows [OUT with .json]")
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that are finished")
+    parser.add_argument("--scratch", type=Path, default=Path(".cache/quality"))
+    asked = parser.parse_args(argv)
+    asked.tile = asked.tile or ["64x64"]
+    asked.state = asked.state or asked.out.with_suffix(".json")
+    return asked
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table and write the page; 1 when a row failed, 130 when interrupted."""
+    asked = arguments(argv)
+    state = State(asked.state, asked.fresh)
+    try:
+        rows, failed = sweep(asked, state)
+    except KeyboardInterrupt:
+        print(f"interrupted; finished rows are in {asked.state}", file=sys.stderr)
+        return 130
+    text = page(rows, asked, [row for row in state.rows.values() if "shape" in row])
+    asked.out.write_text(text, encoding="utf-8")
+    print(text)
+    for label in failed:
+        print(f"failed: {label}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

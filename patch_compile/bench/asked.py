@@ -1,0 +1,93 @@
+"""What a benchmark is asked for, and what is timed where nothing is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from patch_compile.bench.contenders import Contender
+from patch_compile.bench.points import Point, grid_of
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime import Runner
+
+__all__ = ["Asked", "parse_against"]
+
+# Of an engine: its default profiles end at batch 8, those that are given may go further. A CPU takes seconds for what a
+# GPU does in milliseconds.
+_BATCHES = {Runner.ENGINE: (1, 4, 8, 16), Runner.ONNX: (1, 4)}
+_TOKENS = {Runner.ENGINE: (128, 1024), Runner.ONNX: (128,)}
+_ITERATIONS = {Runner.ENGINE: 100, Runner.ONNX: 10}
+_WARM_UP = {Runner.ENGINE: 10, Runner.ONNX: 2}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The flags of `patch-compile bench`; None takes what the runner has for it.
+
+    batches, prompts, pasts: sizes that are timed; iterations, warm_up: runs of each model at each of them, those that
+    count and those before; against: what the hybrid model is timed against; keep: leave these models in OUT/bench/models.
+    """
+
+    runner: Runner | None = None
+    batches: tuple[int, ...] | None = None
+    prompts: tuple[int, ...] | None = None
+    pasts: tuple[int, ...] | None = None
+    iterations: int | None = None
+    warm_up: int | None = None
+    against: tuple[Contender, ...] = (Contender.DENSE, Contender.UNIFORM)
+    calibrate: bool = False
+    keep: bool = False
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Those that are given."""
+        return self.batches, self.prompts, self.pasts
+
+    @property
+    def models(self) -> tuple[Contender, ...]:
+        """What is timed, in the order of bench.json."""
+        return tuple(which for which in Contender if which in (*self.against, Contender.HYBRID))
+
+    def rounds(self, runner: Runner) -> tuple[int, int]:
+        """Runs that count, and those before."""
+        warm_up = _WARM_UP[runner] if self.warm_up is None else self.warm_up
+        return self.iterations or _ITERATIONS[runner], warm_up
+
+    def points(self, runner: Runner, *, encoder: bool, positions: int | None) -> list[Point]:
+        """What is timed of a decoder or an encoder; positions: most tokens of a sequence, None where any number goes.
+
+        Raises PatchCompileError for more tokens than that, and for decode steps of an encoder.
+        """
+        if encoder and self.pasts:
+            raise PatchCompileError(
+                "--past-tokens does not go with an encoder", "it has no decode steps", "leave it out"
+            )
+        prompts = self.prompts or _fitting(_TOKENS[runner], positions)
+        pasts = () if encoder else self.pasts or _fitting(_TOKENS[runner], positions and positions - 1)
+        for flag, sizes, room in (("--prompt-tokens", prompts, 0), ("--past-tokens", pasts, 1)):
+            if positions is not None and sizes and max(sizes) + room > positions:
+                raise PatchCompileError(
+                    f"{flag} {max(sizes)} is more than the model has positions",
+                    f"it has {positions}",
+                    f"give at most {positions - room}",
+                )
+        return grid_of(self.batches or _BATCHES[runner], prompts, pasts)
+
+
+def _fitting(sizes: Sequence[int], most: int | None) -> tuple[int, ...]:
+    """The sizes, none above the most there may be."""
+    return tuple(dict.fromkeys(size if most is None else min(size, most) for size in sizes))
+
+
+def parse_against(text: str) -> tuple[Contender, ...]:
+    """Models by their names, commas between; `none` is none. Raises ValueError naming what is known."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["none"]:
+        return ()
+    known = [str(Contender.DENSE), str(Contender.UNIFORM)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is none of {', '.join(known)}")
+    if not names:
+        raise ValueError(f"give some of {', '.join(known)}, or none")
+    return tuple(Contender(name) for name in dict.fromkeys(names))

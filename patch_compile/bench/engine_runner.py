@@ -1,0 +1,201 @@
+"""A model's engine timed on the GPU, as the runtime runs it: a prompt plainly, a decode step as a CUDA graph."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.bench.points import Feed, MakeFeed, Phase
+from patch_compile.errors import PatchCompileError
+from patch_compile.runtime.device import CudaDevice, Device
+
+if TYPE_CHECKING:
+    import tensorrt
+
+__all__ = ["EngineRunner", "TimedCudaDevice", "TimedDevice", "open_engine_runner"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class TimedDevice(Device, Protocol):
+    """A GPU with a clock of its own."""
+
+    def time(self, work: Callable[[], object]) -> float:
+        """Milliseconds from the begin to the end of what `work` queues, by the GPU's clock."""
+
+
+class TimedCudaDevice(CudaDevice):
+    """The current CUDA device; the clock are two events on its stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._events = tuple(self._call("cudaEventCreate") for _ in range(2))
+
+    def time(self, work: Callable[[], object]) -> float:
+        """See `TimedDevice`. Where the GPU is done before the host has queued all, the host's time counts, as in use."""
+        self.wait()
+        begin, end = self._events
+        self._call("cudaEventRecord", begin, self.stream)
+        work()
+        self._call("cudaEventRecord", end, self.stream)
+        self._call("cudaEventSynchronize", end)
+        return float(self._call("cudaEventElapsedTime", begin, end))
+
+
+def open_engine_runner(path: Path, plugin: Path | None = None) -> EngineRunner:
+    """An engine on this machine's GPU, by the library that built it. Raises PatchCompileError as `load_engine` does.
+
+    plugin: see `plugin_for`.
+    """
+    from patch_compile.engine.backend import load_backend
+    from patch_compile.runtime.engine_decoder import load_engine
+    from patch_compile.runtime.engine_fit import engine_facts, plugin_for
+
+    facts = engine_facts(path)
+    engine, runtime = load_engine(path, load_backend(facts.backend), plugin_for(facts, plugin))
+    return EngineRunner(engine, TimedCudaDevice(), runtime)
+
+
+class EngineRunner:
+    """See `timing.Runner`. engine: an ICudaEngine; keep: what must live as long."""
+
+    def __init__(self, engine: tensorrt.ICudaEngine, device: TimedDevice, keep: Any = None) -> None:
+        self._engine, self._device, self._keep = engine, device, keep
+        self._names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self._contexts: dict[int, tensorrt.IExecutionContext] = {}
+        self._buffers: list[int] = []
+        self._work: Callable[[], object] | None = None
+
+    def refuses(self, make: MakeFeed) -> str:
+        """See `Runner`: an engine takes the shapes of its profiles."""
+        feed = make()
+        if self._profile_for(feed) is not None:
+            return ""
+        ranges = (
+            f"profile {profile}: " + ", ".join(self._range(name, profile) for name in list(feed)[:1])
+            for profile in range(self._engine.num_optimization_profiles)
+        )
+        return f"its profiles do not hold these shapes ({'; '.join(ranges)})"
+
+    def prepare(self, make: MakeFeed, phase: Phase) -> None:
+        """See `Runner`. Raises PatchCompileError for shapes that `refuses` refuses, and where memory ends."""
+        feed = make()
+        profile = self._profile_for(feed)
+        if profile is None:
+            raise PatchCompileError("the engine does not take these shapes", self.refuses(make))
+        self._free()
+        context = self._context(profile)
+        for name, array in feed.items():
+            typed = np.ascontiguousarray(array.astype(_numpy_of(self._engine.get_tensor_dtype(name))))
+            context.set_input_shape(name, typed.shape)
+            context.set_tensor_address(name, self._holding(typed.nbytes, typed))
+        for name in (name for name in self._names if name not in feed):
+            context.set_tensor_address(name, self._holding(self._size(context, name)))
+        execute = partial(self._execute, context)
+        execute()  # TensorRT wants a plain run before one that is recorded
+        self._device.wait()
+        self._work = self._recorded(execute) if phase is Phase.DECODE else execute
+
+    def run(self) -> float:
+        """See `Runner`."""
+        assert self._work is not None
+        return self._device.time(self._work)
+
+    def close(self) -> None:
+        """See `Runner`."""
+        self._free()
+        self._contexts.clear()
+        self._engine = self._keep = None  # type: ignore[assignment]  # nothing is run after this
+
+    def _profile_for(self, feed: Feed) -> int | None:
+        """The first that holds the shapes."""
+
+        def holds(profile: int) -> bool:
+            return all(_inside(array.shape, *self._bounds(name, profile)) for name, array in feed.items())
+
+        return next((p for p in range(self._engine.num_optimization_profiles) if holds(p)), None)
+
+    def _bounds(self, name: str, profile: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        least, _, most = self._engine.get_tensor_profile_shape(name, profile)
+        return _sizes(least), _sizes(most)
+
+    def _range(self, name: str, profile: int) -> str:
+        least, most = ("×".join(map(str, shape)) for shape in self._bounds(name, profile))
+        return f"{name} {least} … {most}"
+
+    def _context(self, profile: int) -> tensorrt.IExecutionContext:
+        if profile not in self._contexts:
+            context = self._engine.create_execution_context()
+            if context is None or not context.set_optimization_profile_async(profile, self._device.stream):
+                raise PatchCompileError(
+                    "the engine has no memory to run in",
+                    "all engines that are compared are held at once",
+                    "compare fewer: --against dense, or smaller batches and prompts",
+                )
+            self._contexts[profile] = context
+        return self._contexts[profile]
+
+    def _size(self, context: tensorrt.IExecutionContext, output: str) -> int:
+        shape = _sizes(context.get_tensor_shape(output))
+        if min(shape, default=0) < 0:
+            raise PatchCompileError(
+                f"the shape of the output {output!r} depends on the data",
+                "its memory can't be reserved beforehand",
+                "time the engine with trtexec, which asks TensorRT for it at run time",
+            )
+        return math.prod(shape) * _numpy_of(self._engine.get_tensor_dtype(output)).itemsize
+
+    def _holding(self, nbytes: int, array: NDArray[Any] | None = None) -> int:
+        address = self._device.allocate(nbytes)
+        self._buffers.append(address)
+        if array is not None:
+            self._device.write(address, array)
+        return address
+
+    def _execute(self, context: tensorrt.IExecutionContext) -> None:
+        if not context.execute_async_v3(self._device.stream):
+            raise PatchCompileError("the engine failed to run", "see the log of TensorRT above")
+
+    def _recorded(self, execute: Callable[[], None]) -> Callable[[], object]:
+        try:
+            return self._device.capture(execute)
+        except PatchCompileError as error:
+            _LOG.warning("no CUDA graph: %s (%s)", error.what, error.why)
+            return execute
+
+    def _free(self) -> None:
+        self._work = None
+        while self._buffers:
+            self._device.free(self._buffers.pop())
+
+
+def _sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
+    return tuple(dims[axis] for axis in range(len(dims)))
+
+
+def _inside(shape: tuple[int, ...], least: tuple[int, ...], most: tuple[int, ...]) -> bool:
+    return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
+
+
+def _numpy_of(dtype: tensorrt.DataType) -> np.dtype[Any]:
+    import ml_dtypes
+
+    names: dict[str, Any] = {
+        "HALF": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "FLOAT": np.float32,
+        "INT32": np.int32,
+        "INT64": np.int64,
+        "BOOL": np.bool_,
+        "INT8": np.int8,
+        "UINT8": np.uint8,
+    }
+    found: np.dtype[Any] = np.dtype(names[dtype.name])
+    return found

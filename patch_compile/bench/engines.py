@@ -1,0 +1,69 @@
+"""Engines of what the hybrid one is timed against: built as it was, for the same shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.folder import OutFolder
+from patch_compile.out.workspace import write_json
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.runtime.engine_fit import engine_facts, why_not
+
+__all__ = ["ENGINE", "build_contender", "why_no_engine"]
+
+ENGINE = "engine/model.engine"
+
+
+def why_no_engine(out: OutFolder) -> str | None:
+    """Why the engine of OUT can't be timed here, in words; None where it can, as far as is known without trying."""
+    engine = out.path / ENGINE
+    return why_not(engine_facts(engine)) if engine.is_file() else "there is none"
+
+
+def build_contender(
+    name: str, onnx: Path, out: OutFolder, r: Recipe, folder: Path, progress: Progress
+) -> Path:
+    """The engine of an ONNX file, in a folder, with the backend, targets, shapes and options of OUT's own."""
+    from patch_compile.engine.build import build_engine
+    from patch_compile.engine.expectation import expectation_from_onnx
+    from patch_compile.engine.profiles import profiles_from_onnx
+    from patch_compile.hardware.targets import parse_targets
+
+    built = _built(out)
+    expected, engine = expectation_from_onnx(onnx), folder / "model.engine"
+    with progress.stage(f"{name} engine") as update:
+        report = build_engine(
+            onnx,
+            engine,
+            backend=built["backend"],
+            targets=parse_targets(",".join(built["targets"])),
+            profiles=profiles_from_onnx(onnx, r.min_shapes, r.opt_shapes, r.max_shapes),
+            plugin=_plugin(out) if expected.patch_linears else None,
+            expected=expected,
+            options=r.engine_options(),
+            progress=update,
+        )
+    write_json(engine.with_name("engine.json"), report.as_dict())
+    return engine
+
+
+def _built(out: OutFolder) -> dict[str, Any]:
+    about = out.read_json("engine/engine.json")
+    if about is None:
+        raise PatchCompileError(
+            f"{out.path} does not say how its engine was built",
+            "engine/engine.json is not there",
+            "build it again",
+        )
+    return about
+
+
+def _plugin(out: OutFolder) -> Path:
+    """The one that the hybrid engine was built with; where that has no PatchLinear, one is made."""
+    from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
+
+    beside = out.path / "engine" / LIBRARY_NAME
+    return beside if beside.is_file() else build_plugin(_built(out)["backend"]).path

@@ -1,0 +1,110 @@
+"""Files of the models that are timed: the hybrid one is there, the others are made, and mostly removed again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from patch_compile.bench.contenders import ONNX, Contender, check_model, write_contender
+from patch_compile.bench.engines import ENGINE, build_contender
+from patch_compile.out.folder import OutFolder
+from patch_compile.out.workspace import key_of
+from patch_compile.plan.cost import CostModel
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.runtime import Runner
+from patch_compile.sources.checkpoint import check_free_space
+
+__all__ = ["MODELS", "file_bytes", "model_files"]
+
+MODELS = "bench/models"
+_KEY = "key"
+
+
+@contextmanager
+def model_files(
+    which: tuple[Contender, ...],
+    runner: Runner,
+    out: OutFolder,
+    recipe: Recipe,
+    costs: CostModel | None,
+    progress: Progress,
+    *,
+    keep: bool,
+) -> Iterator[dict[Contender, Path]]:
+    """The engine or the ONNX file of each model. What is made goes to OUT/bench/models, and is removed at the end unless it
+    is to be kept; what an earlier run kept there is taken where it is the same.
+    """
+    made: list[Path] = []
+    try:
+        if set(which) - {Contender.HYBRID}:
+            check_model(out, recipe)
+            check_free_space(out.path / MODELS, _needed(out, which, runner))
+        yield {one: _file_of(one, runner, out, recipe, costs, progress, made) for one in which}
+    finally:
+        for folder in () if keep else made:
+            shutil.rmtree(folder, ignore_errors=True)
+        home = out.path / MODELS
+        if home.is_dir() and not any(home.iterdir()):
+            home.rmdir()
+
+
+def _file_of(
+    which: Contender,
+    runner: Runner,
+    out: OutFolder,
+    recipe: Recipe,
+    costs: CostModel | None,
+    progress: Progress,
+    made: list[Path],
+) -> Path:
+    engine = runner is Runner.ENGINE
+    if which is Contender.HYBRID:
+        return out.path / (ENGINE if engine else ONNX)
+    if which is Contender.DENSE and recipe.is_onnx and not engine:
+        return recipe.model
+    home = out.path / MODELS / which.folder
+    file, key = home / ("model.engine" if engine else "model.onnx"), _key(which, runner, out, recipe, costs)
+    if file.is_file() and (home / _KEY).is_file() and (home / _KEY).read_text() == key:
+        progress.note(f"{which}: as an earlier run left it in {home}")
+        return file
+    made.append(home)
+    onnx = write_contender(which, out, recipe, costs, out.path / MODELS, progress)
+    if engine:
+        home.mkdir(parents=True, exist_ok=True)
+        built = build_contender(which, onnx, out, recipe, home, progress)
+        for part in home.glob("model.onnx*"):
+            part.unlink()
+        assert built == file
+    (home / _KEY).write_text(key)
+    return file
+
+
+def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: CostModel | None) -> str:
+    """Of all that a model is made of."""
+    settings = r.model_dump(mode="json", exclude={"out"})
+    versions = importlib.metadata.version("patch-compile"), out.read_json("engine/engine.json")
+    return key_of(str(which), str(runner), out.manifest["model"]["sha256"], settings, versions, repr(costs))
+
+
+def _needed(out: OutFolder, which: tuple[Contender, ...], runner: Runner) -> int:
+    """Bytes on the disk: a model that is made is as large as the hybrid one and what its linears lost, at most."""
+    plan = out.read_json("plan.json") or {"linears": []}
+    dense = file_bytes(out.path / ONNX) + sum(
+        row["bytes_before"] - row["bytes_after"] for row in plan["linears"]
+    )
+    return int(dense) * (len(which) - 1) * (2 if runner is Runner.ENGINE else 1)
+
+
+def file_bytes(path: Path) -> int:
+    """Of an engine, or of an ONNX file with its data."""
+    if path.suffix != ".onnx":
+        return path.stat().st_size
+    from patch_compile.onnx_io.proto import load_proto
+
+    stored = (t.external_data for t in load_proto(path).graph.initializer)
+    names = {entry.value for tensor in stored for entry in tensor if entry.key == "location"}
+    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in names)))

@@ -1,0 +1,118 @@
+"""A process for each model: the models take turns, and only one of the processes ever works.
+
+Two engines can't share a process: each carries the PatchLinear plugin, and TensorRT takes one of a name. ONNX Runtime's
+sessions could, but would need the same memory, for taking turns wants all of them loaded; so both go one way.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from patch_compile.bench.points import MakeFeed, Phase
+from patch_compile.bench.timing import Runner
+from patch_compile.errors import PatchCompileError
+
+__all__ = ["OwnProcess"]
+
+_PATIENCE = 10.0  # seconds for a process to end by itself
+
+
+class OwnProcess:
+    """A `timing.Runner` that lives in a process of its own; `open_runner` makes it there.
+
+    name: of the model, in words. Raises PatchCompileError as `open_runner` does, and when the process ends.
+    """
+
+    def __init__(self, name: str, open_runner: Callable[[], Runner]) -> None:
+        self._name = name
+        context = multiprocessing.get_context("spawn")  # a fork would inherit threads and the state of CUDA
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(open_runner, other), daemon=True)
+        self._process.start()
+        other.close()
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def refuses(self, make: MakeFeed) -> str:
+        """See `Runner`."""
+        return str(self._ask("refuses", make))
+
+    def prepare(self, make: MakeFeed, phase: Phase) -> None:
+        """See `Runner`."""
+        self._ask("prepare", make, phase)
+
+    def run(self) -> float:
+        """See `Runner`."""
+        return float(self._ask("run"))
+
+    def close(self) -> None:
+        """See `Runner`: the process ends."""
+        self._pipe.close()
+        self._process.join(_PATIENCE)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _ask(self, what: str, *arguments: object) -> Any:
+        try:
+            self._pipe.send((what, arguments))
+        except OSError:
+            raise self._ended() from None
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            answer, error = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._ended() from None
+        if isinstance(error, tuple):
+            raise PatchCompileError(*error)
+        if error is not None:
+            raise RuntimeError(f"in the process of the {self._name} model:\n{error}")
+        return answer
+
+    def _ended(self) -> PatchCompileError:
+        self._process.join(_PATIENCE)
+        return PatchCompileError(
+            f"the process that ran the {self._name} model ended",
+            f"its exit code is {self._process.exitcode}; -9 is what a machine without free memory does",
+            "time fewer models at once (--against dense), or smaller batches and prompts",
+        )
+
+
+def _serve(open_runner: Callable[[], Runner], pipe: Connection) -> None:
+    """Open the runner and do what is asked of it, until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and closes the pipe
+    with suppress(EOFError, OSError):
+        try:
+            runner = open_runner()
+        except Exception as error:
+            pipe.send((None, _told(error)))
+            return
+        pipe.send((None, None))
+        while True:
+            what, arguments = pipe.recv()
+            pipe.send(_tried(runner, what, arguments))
+
+
+def _tried(runner: Runner, what: str, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    """What a call returns, and None; or None, and what went wrong."""
+    try:
+        return getattr(runner, what)(*arguments), None
+    except Exception as error:
+        return None, _told(error)
+
+
+def _told(error: Exception) -> tuple[str, str, str] | str:
+    if isinstance(error, PatchCompileError):
+        return error.what, error.why, error.fix
+    return "".join(traceback.format_exception(error))

@@ -1,0 +1,98 @@
+"""What the planner predicts for a build at the sizes that are timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from patch_compile.bench.points import Phase, Point
+from patch_compile.out.folder import OutFolder
+from patch_compile.plan import whole_model
+from patch_compile.plan.cards import Card, find_card
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.lowering import LinearPlan
+from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.workload import Workload
+from patch_compile.recipe import Recipe
+
+__all__ = ["PlannedModel", "costs_of", "planned_model"]
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A build by its plan."""
+
+    plans: tuple[LinearPlan, ...]
+    outline: Outline
+
+    def at(self, point: Point, card: Card) -> whole_model.Phase:
+        """Milliseconds of one run at a point, dense and hybrid."""
+        steps = 1 if point.phase is Phase.DECODE else 0
+        costs = CostModel(card, Workload(point.batch, point.tokens or 1, 1 + steps))
+        plans = [_costed(plan, costs) for plan in self.plans]
+        outline = replace(self.outline, others=tuple(_costed(plan, costs) for plan in self.outline.others))
+        whole = whole_model.predict_whole(plans, outline, costs)
+        return whole.decode if steps else whole.prefill
+
+    def evened(self) -> PlannedModel:
+        """The same with the mean share of 2:4 slabs in all linears of a shape: there are few shapes, and a fit that asks
+        thousands of times takes seconds."""
+        alike: dict[tuple[Any, ...], list[LinearPlan]] = {}
+        for plan in self.plans:
+            alike.setdefault((plan.shape, plan.panel_rows, plan.lowering), []).append(plan)
+        means = {key: round(fmean(plan.sparse_slabs for plan in same)) for key, same in alike.items()}
+
+        def even(plan: LinearPlan) -> LinearPlan:
+            sparse, slabs = (
+                means[plan.shape, plan.panel_rows, plan.lowering],
+                plan.dense_slabs + plan.sparse_slabs,
+            )
+            return replace(plan, dense_slabs=slabs - sparse, sparse_slabs=sparse)
+
+        return PlannedModel(tuple(map(even, self.plans)), self.outline)
+
+
+def planned_model(out: OutFolder, recipe: Recipe) -> PlannedModel:
+    """The linears of plan.json as the graph has them, and what the model computes beside them; no weight is read."""
+    checkpoint = Checkpoint.open(recipe.model)
+    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+    plan = out.read_json("plan.json") or {}
+    plans = tuple(_plan_of(row) for row in plan["linears"])
+    return PlannedModel(plans, outline_of(checkpoint, coverage, recipe.fuse).compiled(plans))
+
+
+def costs_of(out: OutFolder) -> CostModel | None:
+    """What a build was planned by, None where nothing was known of its card."""
+    plan = out.read_json("plan.json") or {}
+    if not plan.get("card"):
+        return None
+    card = find_card(plan["card"]["name"])
+    load = {name: plan["workload"][name] for name in ("batch", "prompt", "generated")}
+    return CostModel(card, Workload(**load)) if card else None
+
+
+def _plan_of(row: Mapping[str, Any]) -> LinearPlan:
+    n, k = row["shape"]
+    return LinearPlan(
+        row["name"],
+        (n, k),
+        row["tiles"]["sparse"],
+        row["tiles"]["all"],
+        row["zeroed"],
+        row["lowering"],
+        row["reason"],
+        row["panel_rows"],
+        row["slabs"]["dense"],
+        row["slabs"]["sparse"],
+        row["node"] or row["name"],
+        row["epilogue"],
+    )
+
+
+def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
+    cost = costs.of(plan.shape, plan.panel_rows, plan.dense_slabs, plan.sparse_slabs)
+    return replace(plan, predicted=cost)

@@ -1,0 +1,196 @@
+"""The command `bench`: OUT → OUT/bench/bench.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from patch_compile.bench.asked import Asked
+from patch_compile.bench.calibrating import calibrate, check_calibration
+from patch_compile.bench.clocks import Watch
+from patch_compile.bench.contenders import Contender
+from patch_compile.bench.machine import busy_note
+from patch_compile.bench.memory import check_memory
+from patch_compile.bench.models import MODELS, file_bytes, model_files
+from patch_compile.bench.place import CpuPlace, GpuPlace, find_place
+from patch_compile.bench.points import MakeFeed, Point
+from patch_compile.bench.predicted import costs_of
+from patch_compile.bench.subject import Subject, choose_runner
+from patch_compile.bench.timing import Runner, Times, take_turns
+from patch_compile.build.manifest import package_versions
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.folder import OutFolder
+from patch_compile.out.workspace import key_of, write_json
+from patch_compile.progress import Progress, quiet_libraries
+from patch_compile.report.page import renew_page
+
+__all__ = ["RESULT", "bench"]
+
+RESULT = "bench/bench.json"
+_SCHEMA = 1
+_UNIFORM = (
+    "uniform 2:4: every tile of every covered linear, by magnitude, compiled as the hybrid model was; which weights are "
+    "kept makes no difference to time"
+)
+
+
+def bench(path: Path, asked: Asked, *, force: bool = False) -> dict[str, Any]:
+    """Time the models of OUT in turns, write bench.json and return it.
+
+    With `asked.calibrate` the card is fitted to the times, for later plans. Raises PatchCompileError for an OUT that is not
+    whole or was timed before, and for models that can't be run here or do not fit into memory together.
+    """
+    progress = Progress()
+    quiet_libraries()
+    out = OutFolder.open(path)
+    _check_new(out, force)
+    runner = choose_runner(out, asked.runner, progress)
+    subject = Subject(out, out.recipe(), asked)
+    place = find_place(out, runner, progress)
+    if asked.calibrate:
+        check_calibration(place, from_onnx=subject.recipe.is_onnx)
+    feeds = subject.feeds(runner)
+    _check_runs(subject, place, list(feeds))
+    result = _Contest(subject, place, progress).run(feeds)
+    _keep(out, subject, result)
+    if asked.calibrate:
+        assert subject.planned is not None and place.card is not None  # as was checked
+        measured = calibrate(result, subject.planned, place.card, subject.name)
+        result["calibration"] = {"path": str(measured.save()), "words": measured.words, "left": measured.left}
+        _keep(out, subject, result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Contest:
+    subject: Subject
+    place: CpuPlace | GpuPlace
+    progress: Progress
+
+    def run(self, feeds: Mapping[Point, MakeFeed]) -> dict[str, Any]:
+        """Make the models, load them, time them; bench.json."""
+        subject, asked, progress = self.subject, self.subject.asked, self.progress
+        making = model_files(
+            asked.models,
+            self.place.runner,
+            subject.out,
+            subject.recipe,
+            costs_of(subject.out),
+            progress,
+            keep=asked.keep,
+        )
+        with ExitStack() as stack:
+            files = stack.enter_context(making)
+            nbytes = {str(which): file_bytes(file) for which, file in files.items()}
+            with progress.stage("loading"):
+                runners: dict[str, Runner] = {
+                    which: stack.enter_context(closing(self.place.open(which, file)))
+                    for which, file in files.items()
+                }
+            takes = self._taken(runners, feeds)
+            if busy := busy_note():
+                progress.note(busy)
+            watch = Watch(self.place.nvml.sample) if self.place.nvml else None
+            rows = self._rows(runners, takes, watch)
+            clocks = watch.row() if watch else None
+            for warning in watch.warnings() if watch else ():
+                progress.note(warning)
+        return {
+            "schema": _SCHEMA,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": package_versions(),
+            "runner": self.place.name,
+            "what": self.place.what,
+            "device": self.place.device,
+            "clocks": clocks,
+            "rows": rows,
+            "bytes": {name: nbytes.get(name) for name in map(str, Contender)},
+            "notes": [*([_UNIFORM] if Contender.UNIFORM in files else []), *progress.notes],
+            "seconds": progress.seconds,
+        }
+
+    def _taken(self, runners: Mapping[str, Runner], feeds: Mapping[Point, MakeFeed]) -> dict[Point, MakeFeed]:
+        """Points that every model takes; PatchCompileError for one that was asked for, or when none is left."""
+        taken = dict(feeds)
+        for point, make in feeds.items():
+            why = next((f"{name}: {no}" for name, one in runners.items() if (no := one.refuses(make))), "")
+            if why and (any(self.subject.asked.sizes) or len(taken) == 1):
+                raise PatchCompileError(
+                    f"{point} can't be timed", why, "give smaller sizes, or build with larger --max-shapes"
+                )
+            if why:
+                self.progress.note(f"not timed: {point}: {why}")
+                del taken[point]
+        return taken
+
+    def _rows(
+        self, runners: Mapping[str, Runner], feeds: Mapping[Point, MakeFeed], watch: Watch | None
+    ) -> list[dict[str, Any]]:
+        iterations, warm_up = self.subject.asked.rounds(self.place.runner)
+        rows = []
+        with self.progress.stage("timing") as update:
+            for done, (point, make) in enumerate(feeds.items()):
+                update(str(point), done, len(feeds))
+                look = watch.look if watch else lambda: None
+                times = take_turns(
+                    runners, make, point.phase, iterations=iterations, warm_up=warm_up, after_round=look
+                )
+                rows.append(self._row(point, times))
+        return rows
+
+    def _row(self, point: Point, times: Mapping[str, Times]) -> dict[str, Any]:
+        dense, hybrid = times.get(Contender.DENSE), times[Contender.HYBRID]
+        planned, card = self.subject.planned, self.place.card
+        predicted = planned.at(point, card) if planned and card else None
+        return {
+            "phase": str(point.phase),
+            "batch": point.batch,
+            "tokens": point.tokens,
+            **{str(which): times[which].row() if which in times else None for which in Contender},
+            "speedup": dense.median / hybrid.median if dense else None,
+            "speedup_p10_p90": list(dense.over(hybrid)) if dense else None,
+            "limit": predicted.limit if predicted else None,
+            "predicted": predicted.row() if predicted else None,
+        }
+
+
+def _check_new(out: OutFolder, force: bool) -> None:
+    if (out.path / RESULT).exists() and not force:
+        raise PatchCompileError(
+            f"{out.path / RESULT} exists", "a build was timed before", "use --force to time it again"
+        )
+
+
+def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point]) -> None:
+    """What no machine like this one can run, before any model is made."""
+    import psutil
+
+    recipe, models = subject.recipe, len(subject.asked.models)
+    if isinstance(place, GpuPlace):
+        if place.nvml:
+            check_memory(subject.engine_bytes(), place.nvml.free_bytes, models, "the GPU's memory")
+        return
+    if recipe.dtype == "bfloat16" and not recipe.is_onnx:
+        raise PatchCompileError(
+            "a bf16 model can't be timed in ONNX Runtime on a CPU",
+            "it has no bf16 kernels; the fp32 copy that rounds as bf16 does, by which builds are proven, is no measure of "
+            "time",
+            "build with --dtype float16, or time its engine on a GPU",
+        )
+    check_memory(subject.onnx_runtime_bytes(points), psutil.virtual_memory().available, models)
+
+
+def _keep(out: OutFolder, subject: Subject, result: Mapping[str, Any]) -> None:
+    """Write bench.json and the page that shows it, and put them and the models that were kept into the manifest."""
+    write_json(out.path / RESULT, result)
+    kept = [
+        str(file.relative_to(out.path)) for file in sorted((out.path / MODELS).rglob("*")) if file.is_file()
+    ]
+    key = key_of(asdict(subject.asked), result["date"])
+    out.record("bench", key, [RESULT, *kept])
+    if (out.path / "report.json").is_file():  # `compile` writes none
+        renew_page(out.path)

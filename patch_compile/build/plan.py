@@ -1,0 +1,133 @@
+"""`patch-compile plan`: how a build would compile each linear and how fast it would be, before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage, covered_linears_of
+from masklearn.masks.budget import Budget
+from masklearn.masks.maskset import MaskSet
+from patch_compile.errors import PatchCompileError
+from patch_compile.export.architectures import check_exportable
+from patch_compile.hardware.gpu import local_gpu
+from patch_compile.plan.assumed import assumed_plans
+from patch_compile.plan.cards import DEFAULT_TARGET, Card, card_of, card_of_gpu
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.inversion import ratio_for
+from patch_compile.plan.lowering import LinearPlan, plan_linears
+from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.settle_together import settle_together
+from patch_compile.plan.summary import summarise_plan
+from patch_compile.plan.whole_model import Phase, predict_whole
+from patch_compile.recipe import Recipe
+
+__all__ = ["plan"]
+
+Plans = dict[str, LinearPlan]
+_SCHEMA = 1
+_ASSUMED = (
+    "no masks are given, so each linear is taken to have the ratio asked for it; learning chooses tiles over all linears "
+    "together and spreads them unevenly (--mask FILE plans for real tile maps)"
+)
+
+
+def plan(recipe: Recipe) -> dict[str, Any]:
+    """What `build` would do with this recipe, predicted; reads config, headers and, when given, masks.
+
+    Raises PatchCompileError for a target that is not in the table of devices, as `build` does for the model and masks,
+    and SpeedError for a speed that is out of reach.
+    """
+    if recipe.is_onnx:
+        raise PatchCompileError(
+            f"plan takes a model directory, not {recipe.model}",
+            "an ONNX file does not tell prompts from decode steps, and speed is predicted for these",
+            "patch-compile build takes ONNX files",
+        )
+    checkpoint = Checkpoint.open(recipe.model)
+    check_exportable(checkpoint)
+    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+    card, notes = _card(recipe.target)
+    planner = _Planner(
+        recipe,
+        coverage,
+        outline_of(checkpoint, coverage, recipe.fuse),
+        CostModel(card, recipe.workload_of(checkpoint)),
+    )
+    plans = planner.with_masks(recipe.mask) if recipe.mask else planner.with_ratio()
+    if recipe.mask is None:
+        notes.append(_ASSUMED)
+    return {
+        "schema": _SCHEMA,
+        "model": {"path": str(recipe.model.resolve())},
+        "asked": planner.asked,
+        "ratio": sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values()),
+        "linears": [linear.row() for linear in plans.values()],
+        **summarise_plan(plans, planner.outline, planner.costs),
+        "skipped": [{"name": name, "reason": why} for name, why in coverage.skipped.items()],
+        "notes": notes,
+    }
+
+
+def _card(target: str | None) -> tuple[Card, list[str]]:
+    """The card to predict for, and a line on it where none was asked for."""
+    if target is not None:
+        return card_of(target), []
+    gpu = local_gpu()
+    if gpu is None:
+        return card_of(DEFAULT_TARGET), [f"target: {DEFAULT_TARGET} (no GPU here)"]
+    card = card_of_gpu(gpu)
+    if card is None:
+        raise PatchCompileError(
+            f"the table of devices has no card for {gpu.name}",
+            "no target was given, so the plan is for the GPU of this machine",
+            "give --target a6000, or another card",
+        )
+    return card, [f"target: {gpu.name} (the GPU of this machine)"]
+
+
+@dataclass(frozen=True)
+class _Planner:
+    recipe: Recipe
+    coverage: Coverage
+    outline: Outline
+    costs: CostModel
+
+    @property
+    def asked(self) -> str:
+        """How much to prune, as it was asked for."""
+        r = self.recipe
+        if r.mask is not None:
+            return f"masks of {r.mask}"
+        return f"ratio {r.ratio}" if r.ratio is not None else str(r.goal)
+
+    def with_masks(self, file: Path) -> Plans:
+        """Of real tile maps."""
+        masks = MaskSet.load(file)
+        masks.check_covers(self.coverage.linears)
+        return self._settled(plan_linears(masks, self.recipe.lowering, self.costs))
+
+    def with_ratio(self) -> Plans:
+        """Of the ratio that is asked for, or of that which the speed takes."""
+        r = self.recipe
+        if r.goal is not None:
+            ratio = ratio_for(r.goal, self._end_to_end)
+            return self._at(dict.fromkeys(self.coverage.linears, ratio))
+        assert r.ratio is not None  # as the recipe has checked
+        budget = Budget.of(r.ratio, r.per_layer)
+        decided = budget.by_linear(list(self.coverage.linears))
+        return self._at({name: found[1] if found else 0.0 for name, found in decided.items()})
+
+    def _end_to_end(self, ratio: float) -> Phase:
+        plans = self._at(dict.fromkeys(self.coverage.linears, ratio))
+        return predict_whole(plans.values(), self.outline, self.costs).end_to_end
+
+    def _at(self, ratios: Mapping[str, float]) -> Plans:
+        r = self.recipe
+        return self._settled(assumed_plans(self.coverage.linears, r.tile, ratios, r.lowering, self.costs))
+
+    def _settled(self, plans: Plans) -> Plans:
+        return settle_together(plans, self.recipe.lowering, self.outline, self.costs)

@@ -1,0 +1,125 @@
+"""A build as a comparison sees it: what OUT says of its quality, its size and its speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.folder import OutFolder
+
+__all__ = ["PERPLEXITY", "RELATIVE_ERROR", "Build", "Quality", "read_builds"]
+
+PERPLEXITY, RELATIVE_ERROR = "perplexity", "relative error of the outputs"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """what: PERPLEXITY or RELATIVE_ERROR, lower is better; dense: of the dense model; on: the text or the inputs, in words;
+    source: where they come from, as far as the build says."""
+
+    what: str
+    value: float
+    dense: float
+    on: str
+    source: str | None
+
+    @property
+    def increase(self) -> float | None:
+        """Of perplexity, over the dense model's; an error has nothing to increase from."""
+        return self.value / self.dense - 1 if self.what == PERPLEXITY else None
+
+
+@dataclass(frozen=True)
+class Build:
+    """One OUT. name: short, no two alike; plan: of report.json, for its predictions; bench: bench.json, None where it was
+    not timed. Bytes are those of the ONNX file with its data, and of the dense model in the same form."""
+
+    name: str
+    path: Path
+    model: str
+    sha256: str
+    method: str
+    ratio: float
+    quality: Quality
+    nbytes: int
+    dense_bytes: int
+    plan: Mapping[str, Any]
+    bench: Mapping[str, Any] | None
+
+    @property
+    def predicted_for(self) -> str:
+        """Card and workload in words; empty where nothing was predicted."""
+        if not self.plan.get("whole"):
+            return ""
+        return f"{self.plan['card']['words']}, {self.plan['workload']['words']}"
+
+    def predicted(self, phase: str) -> float | None:
+        """The speed-up over the dense model of "end_to_end", "decode" or "prefill"."""
+        whole = self.plan.get("whole")
+        return float(whole[phase]["speedup"]) if whole else None
+
+
+def read_builds(paths: Sequence[Path]) -> list[Build]:
+    """The builds in the order given, every file checked. Raises PatchCompileError for an OUT that is none, or not whole."""
+    return [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as few as tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    longest = max(map(len, parts))
+    for count in range(1, longest + 1):
+        names = ["/".join(one[-count:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    twice = next(path for i, path in enumerate(paths) if parts[i] in parts[:i])
+    raise PatchCompileError(
+        f"{twice} is given twice", "a build is not compared with itself", "give each once"
+    )
+
+
+def _read(path: Path, name: str) -> Build:
+    out = OutFolder.open(path)
+    report = out.read_json("report.json")
+    if report is None:
+        raise PatchCompileError(
+            f"{path} holds no report.json",
+            "learn and compile prove nothing, so there is no quality to compare",
+            "build it: patch-compile build --mask masks.safetensors",
+        )
+    plan = report["plan"]
+    saved = sum(row["bytes_before"] - row["bytes_after"] for row in report["linears"])
+    nbytes = report["onnx"]["bytes"]
+    return Build(
+        name,
+        path,
+        report["model"]["path"],
+        report["model"]["sha256"],
+        _method(report),
+        report["ratio"]["reached"],
+        _quality(report),
+        nbytes,
+        nbytes + saved,
+        plan,
+        out.read_json("bench/bench.json"),
+    )
+
+
+def _method(report: Mapping[str, Any]) -> str:
+    """With what was done to weights beside pruning, which decides as much on quality."""
+    learned = report.get("learned") or {}
+    more = [word for key, word in (("permuted", "permuted"), ("repair", "repaired")) if learned.get(key)]
+    return ", ".join([report["method"], *more])
+
+
+def _quality(report: Mapping[str, Any]) -> Quality:
+    text = (report.get("text") or {}).get("eval") or {}
+    if "perplexity" in report:
+        found = report["perplexity"]
+        return Quality(PERPLEXITY, found["hybrid"], found["dense"], found["text"], text.get("path"))
+    return Quality(
+        RELATIVE_ERROR, report["difference"]["relative"], 0.0, report["inputs"]["words"], text.get("path")
+    )

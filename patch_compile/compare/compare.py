@@ -1,0 +1,133 @@
+"""The command `compare`: several OUTs of one model → a table, and the curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from patch_compile.compare.axis import Against, Axis, axis_of
+from patch_compile.compare.builds import Build, read_builds
+from patch_compile.compare.comparable import check_comparable, why_not_predicted
+from patch_compile.compare.measured import Measured, measured_speeds
+from patch_compile.compare.pareto import DENSE, Spot, beaten_by
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.workspace import write_json
+
+__all__ = ["compare"]
+
+_SCHEMA = 1
+_PHASES = ("end_to_end", "prefill", "decode")
+_PICTURES = (".png", ".svg")
+_NOT_DRAWN = (".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html")  # any other name is a folder's
+_NAME = "compare"
+
+
+def compare(
+    paths: Sequence[Path], out: Path | None = None, against: Against = Against.RATIO, *, force: bool = False
+) -> dict[str, Any]:
+    """Set builds side by side, and draw quality against what `against` says.
+
+    out: a picture (.png, .svg), or a folder for both and the table as JSON; None draws nothing. Raises PatchCompileError
+    for builds that can't be compared, saying why, and for files that are there unless `force`.
+    """
+    files = _files(out, force)
+    builds = read_builds(paths)
+    check_comparable(builds)
+    measured = measured_speeds(builds)
+    axis = axis_of(against, builds, measured)
+    beaten = _beaten(builds, axis)
+    result = _result(builds, axis, measured, beaten) | {
+        "x": str(against),
+        "files": [str(file) for file in files],
+    }
+    if files:
+        _write(files, builds, axis, beaten, result)
+    return result
+
+
+def _beaten(builds: Sequence[Build], axis: Axis) -> dict[str, str | None]:
+    """The builds and the dense model, which may be the better choice, each with what beats it."""
+    spots = [Spot(b.name, axis.gain(axis.values[b.name]), b.quality.value) for b in builds]
+    return beaten_by([Spot(DENSE, axis.gain(axis.dense), builds[0].quality.dense), *spots])
+
+
+def _result(
+    builds: Sequence[Build], axis: Axis, measured: Measured, beaten: Mapping[str, str | None]
+) -> dict[str, Any]:
+    unpredicted, first = why_not_predicted(builds), builds[0]
+    return {
+        "schema": _SCHEMA,
+        "model": {"path": first.model, "sha256": first.sha256},
+        "quality": {"what": first.quality.what, "on": first.quality.on, "dense": first.quality.dense},
+        "predicted_for": "" if unpredicted else first.predicted_for,
+        "measured": {
+            "where": measured.where,
+            "sizes": {phase: {"batch": b, "tokens": t} for phase, (b, t) in measured.sizes.items()},
+        },
+        "builds": [
+            _row(build, measured, predicted=not unpredicted)
+            | {"at": axis.values[build.name], "beaten_by": beaten[build.name]}
+            for build in builds
+        ],
+        "dense_bytes": first.dense_bytes,
+        "dense_at": axis.dense,
+        "against": axis.what,
+        "pareto": [build.name for build in builds if not beaten[build.name]],
+        "notes": [
+            *filter(None, [unpredicted and f"predicted speeds are left out: {unpredicted}"]),
+            *measured.notes,
+        ],
+    }
+
+
+def _row(build: Build, measured: Measured, *, predicted: bool) -> dict[str, Any]:
+    return {
+        "name": build.name,
+        "path": str(build.path),
+        "method": build.method,
+        "ratio": build.ratio,
+        "quality": build.quality.value,
+        "increase": build.quality.increase,
+        "bytes": build.nbytes,
+        "predicted": {phase: build.predicted(phase) for phase in _PHASES} if predicted else None,
+        "measured": {p: speeds[build.name] for p, speeds in measured.speeds.items() if build.name in speeds},
+    }
+
+
+def _files(out: Path | None, force: bool) -> list[Path]:
+    """What is to be written; nothing is drawn where it can't be."""
+    if out is None:
+        return []
+    if out.suffix in _PICTURES:
+        files = [out]
+    elif out.suffix in _NOT_DRAWN:
+        raise PatchCompileError(
+            f"{out} is no kind of picture that is drawn",
+            f"it ends with {out.suffix}",
+            "name a .png, an .svg, or a folder",
+        )
+    else:
+        files = [out / f"{_NAME}{suffix}" for suffix in (*_PICTURES, ".json")]
+    there = [str(file) for file in files if file.exists()]
+    if there and not force:
+        raise PatchCompileError(
+            f"{', '.join(there)} exists", "it is not overwritten unasked", "use --force, or another -o"
+        )
+    return files
+
+
+def _write(
+    files: Sequence[Path],
+    builds: Sequence[Build],
+    axis: Axis,
+    beaten: Mapping[str, str | None],
+    result: Mapping[str, Any],
+) -> None:
+    from patch_compile.compare.picture import draw
+
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    draw(builds, axis, beaten, [file for file in files if file.suffix in _PICTURES])
+    for file in files:
+        if file.suffix == ".json":
+            write_json(file, result)

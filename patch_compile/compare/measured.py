@@ -1,0 +1,74 @@
+"""Speeds that were measured on one GPU, at sizes that all builds were timed at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from patch_compile.compare.builds import Build
+
+__all__ = ["Measured", "measured_speeds"]
+
+Row = Mapping[str, Any]
+Size = tuple[int, int | None]  # batch, tokens
+
+
+@dataclass(frozen=True)
+class Measured:
+    """speeds: by phase, and by the name of each build that was timed there; sizes: of the phases, batch and tokens;
+    where: the GPU and the library; notes: what is left out, and why."""
+
+    speeds: Mapping[str, Mapping[str, float]]
+    sizes: Mapping[str, Size]
+    where: str
+    notes: tuple[str, ...]
+
+    def of_all(self, phase: str, builds: Sequence[Build]) -> bool:
+        """Whether every build has a time of a phase."""
+        return all(build.name in self.speeds.get(phase, {}) for build in builds)
+
+
+def measured_speeds(builds: Sequence[Build]) -> Measured:
+    """Speed-ups over the dense model of builds that were timed as engines on the same GPU, one size for each phase."""
+    timed = {build.name: build.bench for build in builds if build.bench is not None}
+    engines = {name: bench for name, bench in timed.items() if bench["runner"] != "onnxruntime"}
+    notes = []
+    if on_cpu := [name for name in timed if name not in engines]:
+        notes.append(
+            f"times of {', '.join(on_cpu)} are ONNX Runtime's on a CPU, which say nothing about a GPU: they are left out"
+        )
+    places = {_place(bench) for bench in engines.values()}
+    if len(places) > 1:
+        return Measured(
+            {}, {}, "", (*notes, f"times were measured in different places ({'; '.join(sorted(places))})")
+        )
+    sizes = dict(_common(list(engines.values())))
+    if engines and not sizes:
+        notes.append("builds were timed at different sizes: patch-compile bench them with the same ones")
+    speeds = {
+        phase: {name: _speed(bench, phase, size) for name, bench in engines.items()}
+        for phase, size in sizes.items()
+    }
+    return Measured(speeds, sizes, next(iter(places), ""), tuple(notes))
+
+
+def _place(bench: Row) -> str:
+    return f"{bench['device']['name']}, {bench['runner']} {bench['device']['backend_version']}"
+
+
+def _common(benches: Sequence[Row]) -> Iterator[tuple[str, Size]]:
+    """The smallest size of each phase that all have, with its phase."""
+    for phase in ("prefill", "decode", "whole"):
+        each = [
+            {(r["batch"], r["tokens"]) for r in b["rows"] if r["phase"] == phase and r["speedup"]}
+            for b in benches
+        ]
+        shared = set.intersection(*each) if each else set()
+        if shared:
+            yield phase, min(shared, key=lambda size: (size[0], size[1] or 0))
+
+
+def _speed(bench: Row, phase: str, size: Size) -> float:
+    found = (r for r in bench["rows"] if (r["phase"], r["batch"], r["tokens"]) == (phase, *size))
+    return float(next(found)["speedup"])

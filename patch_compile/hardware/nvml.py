@@ -1,0 +1,69 @@
+"""The GPU's clocks, power and temperature from the driver, by NVIDIA's management library (nvidia-ml-py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from patch_compile.bench.clocks import Sample
+
+__all__ = ["SLOWED_BY", "Nvml", "open_nvml"]
+
+# Bits of nvmlDeviceGetCurrentClocksEventReasons, by pynvml's names. That a GPU idles, or follows clocks that a person
+# set, slows nothing that is timed.
+SLOWED_BY = {
+    "nvmlClocksThrottleReasonSwPowerCap": "its power limit",
+    "nvmlClocksThrottleReasonHwSlowdown": "the hardware",
+    "nvmlClocksThrottleReasonSwThermalSlowdown": "its temperature",
+    "nvmlClocksThrottleReasonHwThermalSlowdown": "its temperature",
+    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "the power supply",
+}
+
+
+class Nvml:
+    """One GPU as the driver sees it. Made by `open_nvml`."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+
+    @property
+    def driver(self) -> str:
+        """Its version."""
+        return str(self._nvml.nvmlSystemGetDriverVersion())
+
+    @property
+    def free_bytes(self) -> int:
+        """Memory that no process holds."""
+        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).free)
+
+    def sample(self) -> Sample:
+        """The state of the moment."""
+        nvml, gpu = self._nvml, self._handle
+        reasons = nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
+        return Sample(
+            nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+            nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+            nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+            nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+            tuple(dict.fromkeys(words for name, words in SLOWED_BY.items() if reasons & getattr(nvml, name))),
+        )
+
+
+def open_nvml() -> tuple[Nvml | None, str]:
+    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES applies), or None and why it can't be asked, in words."""
+    try:
+        import pynvml
+        from cuda.bindings import driver
+    except ImportError as error:
+        return None, f"{error.name} is not installed: pip install 'patch-compile[rtx]', or [tensorrt]"
+    try:
+        pynvml.nvmlInit()
+        driver.cuInit(0)
+        status, address = driver.cuDeviceGetPCIBusId(32, 0)
+        if int(status):
+            return None, f"CUDA does not tell the GPU's address ({status.name})"
+        handle = pynvml.nvmlDeviceGetHandleByPciBusId(address.split(b"\0")[0])
+        nvml = Nvml(pynvml, handle)
+        nvml.sample()  # a virtual GPU may have no such figures
+    except (pynvml.NVMLError, RuntimeError) as error:  # RuntimeError: of cuda-bindings, without a driver
+        return None, str(error)
+    return nvml, ""

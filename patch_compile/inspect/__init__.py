@@ -1,0 +1,62 @@
+"""What a file or folder is that the tool writes or reads, what is in it, and whether it is whole (`inspect`).
+
+Each kind has a module here with a function from a path to a `Found`; `inspect_path` picks it by content.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from patch_compile.build.manifest import RECIPE
+from patch_compile.errors import PatchCompileError
+from patch_compile.inspect.found import Found
+from patch_compile.out.workspace import MANIFEST
+
+__all__ = ["Found", "inspect_path"]
+
+_ELF = b"\x7fELF"
+_CONFIG = "config.json"
+
+
+def inspect_path(path: Path) -> Found:
+    """What `path` is. PatchCompileError where it is nothing of ours, is missing, or can't be read."""
+    if path.is_dir():
+        return _inspect_folder(path)
+    if not path.is_file():
+        raise PatchCompileError(
+            f"no file at {path}", "", "give a file or folder that patch-compile writes or reads"
+        )
+    if path.suffix == ".onnx":
+        from patch_compile.inspect.onnx_graph import inspect_onnx
+
+        return inspect_onnx(path)
+    if path.suffix == ".safetensors":
+        from patch_compile.inspect.tensors import inspect_tensors
+
+        return inspect_tensors(path)
+    if path.suffix in (".json", ".yaml"):
+        raise PatchCompileError(
+            f"{path} is text",
+            "it can be read as it is",
+            f"inspect the folder that holds it, if {MANIFEST} or {_CONFIG} is in there",
+        )
+    from patch_compile.inspect.binaries import inspect_engine_file, inspect_plugin
+
+    with path.open("rb") as file:
+        return inspect_plugin(path) if file.read(len(_ELF)) == _ELF else inspect_engine_file(path)
+
+
+def _inspect_folder(path: Path) -> Found:
+    if (path / MANIFEST).is_file():
+        from patch_compile.inspect.folders import inspect_build
+
+        return inspect_build(path)
+    if (path / _CONFIG).is_file():
+        from patch_compile.inspect.folders import inspect_checkpoint
+
+        return inspect_checkpoint(path)
+    raise PatchCompileError(
+        f"{path} is neither a model nor a build",
+        f"it holds no {_CONFIG} and no {MANIFEST}",
+        f"give a model folder, or the OUT of a build ({RECIPE} and {MANIFEST} are in it)",
+    )

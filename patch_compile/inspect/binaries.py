@@ -1,0 +1,114 @@
+"""Engines, as far as they can be read without a driver, and plugin libraries."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, PlanLayer, PlanProgram, read_programs
+from patch_compile.errors import PatchCompileError
+from patch_compile.inspect.found import Found
+from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
+
+__all__ = ["inspect_engine_file", "inspect_plugin"]
+
+_PACKED = 4  # constants of a PatchLinear, after X
+
+
+def inspect_plugin(path: Path) -> Found:
+    """A plugin library by what it says of itself; it is not loaded. PatchCompileError for any other library."""
+    identity = read_identity(path)
+    return Found(path, "plugin", _identity(identity) | {"bytes": path.stat().st_size})
+
+
+def inspect_engine_file(path: Path) -> Found:
+    """An engine of TensorRT-RTX by its program text, one of TensorRT through its inspector, on the GPU it is for.
+
+    PatchCompileError for a file that is neither, and for an engine of TensorRT that can't be opened here.
+    """
+    embedded = _embedded(path)
+    programs = read_programs(path) if path.stat().st_size else ()
+    backend = "tensorrt-rtx" if programs else "tensorrt"
+    if not programs:
+        programs = _by_inspector(path)
+    targets = {target for program in programs for target in program.targets}
+    rows = _patch_rows(programs)
+    profiles = 1 + max((layer.profile for program in programs for layer in program.layers), default=0)
+    facts = {
+        "backend": backend,
+        "targets": sorted(targets - {ANY_TARGET}) or sorted(targets),
+        "profiles": profiles,
+        "programs": len(programs),
+        "PatchLinear": len(rows),
+        "packed bytes": sum(row["packed bytes"] or 0 for row in rows),
+        "bytes": path.stat().st_size,
+        "plugin inside": _identity(embedded) if embedded else None,
+        "plugin beside": _beside(path),
+    }
+    faults = []
+    if rows and not embedded and facts["plugin beside"] is None:
+        faults.append(
+            f"its PatchLinear layers need a plugin: none is inside, and no {LIBRARY_NAME} beside it"
+        )
+    missing = [row["layer"] for row in rows if row["profiles"] != profiles]
+    faults += [f"{name} is not in every profile" for name in missing]
+    checked = "every PatchLinear is a layer of the plugin in each profile, and a plugin is there"
+    return Found(path, "engine", facts, rows, checked if rows else "", faults)
+
+
+def _patch_rows(programs: tuple[PlanProgram, ...]) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    profiles: dict[str, set[int]] = {}
+    for program in programs:
+        for layer in program.layers:
+            if layer.kind != PLUGIN:
+                continue
+            profiles.setdefault(layer.name, set()).add(layer.profile)
+            row = rows.setdefault(layer.name, {"layer": layer.name, "packed bytes": None, "profiles": 0})
+            row["packed bytes"] = row["packed bytes"] or _packed_bytes(layer, program)
+    for name, row in rows.items():
+        row["profiles"] = len(profiles[name])
+    return sorted(rows.values(), key=lambda row: str(row["layer"]))
+
+
+def _packed_bytes(layer: PlanLayer, program: PlanProgram) -> int | None:
+    """Of the constants that follow X; None where the program does not tell."""
+    tensors = [program.tensors.get(name) for name in layer.inputs[1 : 1 + _PACKED]]
+    sizes = [tensor.nbytes if tensor else None for tensor in tensors]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known and len(known) == len(sizes) else None
+
+
+def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
+    from patch_compile.engine.backend import load_backend
+    from patch_compile.engine.inspector import inspect_engine
+    from patch_compile.hardware.targets import local_target
+
+    try:
+        backend = load_backend("tensorrt")
+    except PatchCompileError as error:
+        raise PatchCompileError(
+            f"{path} is no engine of TensorRT-RTX",
+            f"nothing else can be told without the library that made it: {error.why}",
+            "inspect an engine of TensorRT on the machine that built it",
+        ) from None
+    target = local_target()
+    return inspect_engine(backend, path, (target.name,) if target else ())
+
+
+def _embedded(path: Path) -> PluginIdentity | None:
+    try:
+        return read_identity(path)
+    except PatchCompileError:
+        return None
+
+
+def _beside(path: Path) -> dict[str, Any] | None:
+    library = path.parent / LIBRARY_NAME
+    return _identity(read_identity(library)) if library.is_file() else None
+
+
+def _identity(identity: PluginIdentity) -> dict[str, Any]:
+    fields = asdict(identity)
+    return fields | {"archs": [f"sm{arch}" for arch in identity.archs]}

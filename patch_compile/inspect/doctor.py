@@ -1,0 +1,170 @@
+"""What this machine can do, and the command that mends each lack (`patch-compile doctor`)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from patch_compile.engine.backend import BackendName, load_backend
+from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.gpu import local_gpu
+from patch_compile.hardware.targets import local_target
+from patch_compile.plugin.build import BACKENDS, cached_plugins
+from patch_compile.plugin.toolchain import describe_toolchain
+
+__all__ = ["Finding", "examine"]
+
+_DRIVER = "libcuda.so.1"
+_LOW_DISK = 20e9  # bytes: the files of a 1B model, with some room
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing: whether it is there, where or which, and how to get it if it is not."""
+
+    what: str
+    found: bool
+    about: str
+    fix: str = ""
+
+
+def examine() -> dict[str, Any]:
+    """Findings, and what follows from them: `can` and `cannot`, in words. Builds and downloads nothing."""
+    findings = [*_machine(), *_gpu(), *_libraries(), *_toolchain(), _plugin_cache()]
+    can, cannot = _verdict(findings)
+    return {"findings": [asdict(one) for one in findings], "can": can, "cannot": cannot}
+
+
+def _machine() -> Iterator[Finding]:
+    import psutil
+
+    yield Finding(
+        "system", True, f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    )
+    memory = psutil.virtual_memory()
+    yield Finding("processor", True, f"{os.cpu_count()} cores")
+    yield Finding(
+        "memory", True, f"{memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f} GiB"
+    )
+    disk = shutil.disk_usage(Path.cwd())
+    about = f"{disk.free / 1e9:.0f} GB free of {disk.total / 1e9:.0f} GB here"
+    enough = disk.free >= _LOW_DISK
+    yield Finding("disk", enough, about, "" if enough else "make room, or build to another disk with -o")
+
+
+def _gpu() -> Iterator[Finding]:
+    driver = _driver_version()
+    yield Finding(
+        "NVIDIA driver",
+        driver is not None,
+        f"for CUDA {driver}" if driver else f"{_DRIVER} does not load",
+        "" if driver else "install NVIDIA's driver, to run engines here",
+    )
+    gpu, target = local_gpu(), local_target()
+    if gpu is None:
+        yield Finding(
+            "GPU", False, "none answers", "build with --target for the card that will run the engine"
+        )
+        return
+    capability = ".".join(map(str, gpu.compute_capability))
+    unknown = "" if target else "2:4 needs sm80 or newer, and one of the known --target"
+    yield Finding("GPU", target is not None, f"{gpu.name}, compute capability {capability}", unknown)
+
+
+def _driver_version() -> str | None:
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return None
+    number = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(number)) != 0:
+        return None
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _libraries() -> Iterator[Finding]:
+    for name in (BackendName.TENSORRT, BackendName.TENSORRT_RTX):
+        try:
+            backend = load_backend(name)
+        except PatchCompileError as error:
+            yield Finding(name, False, error.why, error.fix)
+            continue
+        targets = ", ".join(target.name for target in backend.targets())
+        yield Finding(name, True, f"{backend.version}, builds for {targets}")
+    for package in ("onnxruntime-gpu", "onnxruntime"):
+        if number := _version(package):
+            yield Finding("ONNX Runtime", True, f"{package} {number}: {', '.join(_providers())}")
+            break
+    else:
+        yield Finding("ONNX Runtime", False, "is not installed", "pip install onnxruntime")
+    torch = _version("torch")
+    yield Finding(
+        "PyTorch", torch is not None, torch or "is not installed", "" if torch else "pip install torch"
+    )
+
+
+def _providers() -> list[str]:
+    import onnxruntime
+
+    return [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _toolchain() -> Iterator[Finding]:
+    """What the plugin is compiled with, for the backend that is there."""
+    backend = next((name for name in BACKENDS if _loads(name)), BACKENDS[-1])
+    for item in describe_toolchain(backend):
+        yield Finding(item.what, item.found, item.where, item.fix)
+
+
+def _loads(backend: str) -> bool:
+    try:
+        load_backend(backend)
+    except PatchCompileError:
+        return False
+    return True
+
+
+def _plugin_cache() -> Finding:
+    folder, libraries = cached_plugins()
+    if not libraries:
+        return Finding(
+            "plugin",
+            False,
+            f"none in {folder} yet",
+            "it is built when it is needed, or by `patch-compile plugin`",
+        )
+    size = sum(library.stat().st_size for library in libraries)
+    return Finding("plugin", True, f"{len(libraries)} in {folder}, {size / 1e6:.0f} MB")
+
+
+def _verdict(findings: list[Finding]) -> tuple[list[str], list[str]]:
+    have = {one.what for one in findings if one.found}
+    backends = [name for name in (BackendName.TENSORRT, BackendName.TENSORRT_RTX) if name in have]
+    builds_plugin = {"nvcc", "C++ compiler", "plugin sources"} <= have
+    engines = bool(backends) and (builds_plugin or "plugin" in have)
+    abilities = (
+        ("learn masks", "PyTorch" in have, "no PyTorch"),
+        ("compile to ONNX and run it on ONNX Runtime", "ONNX Runtime" in have, "no ONNX Runtime"),
+        (
+            f"build engines with {' and '.join(backends) or 'TensorRT'}",
+            engines,
+            "no TensorRT" if not backends else "no compiler for the plugin",
+        ),
+        ("run engines", engines and "GPU" in have, "no GPU" if "GPU" not in have else "no TensorRT"),
+    )
+    can = [what for what, yes, _ in abilities if yes]
+    return can, [f"{what}: {why}" for what, yes, why in abilities if not yes]

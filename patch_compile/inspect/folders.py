@@ -1,0 +1,66 @@
+"""Folders: the OUT of a run, and models."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from patch_compile.inspect.found import Found
+from patch_compile.out.folder import faulty_files, read_manifest
+from patch_compile.out.workspace import MANIFEST
+
+__all__ = ["inspect_build", "inspect_checkpoint"]
+
+
+def inspect_build(path: Path) -> Found:
+    """OUT by its manifest; every file is hashed."""
+    manifest = read_manifest(path / MANIFEST)
+    rows = []
+    for name in manifest["files"]:
+        file = path / name
+        rows.append({"file": name, "bytes": file.stat().st_size if file.is_file() else None})
+    faults = list(faulty_files(path, manifest))
+    known = set(manifest["files"]) | {MANIFEST}
+    files = (str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file())
+    facts = {
+        "model": manifest["model"]["path"],
+        "sha256 of the model": manifest["model"]["sha256"],
+        "ratio": manifest["ratio"],
+        "method": manifest["method"],
+        "seed": manifest["seed"],
+        "stages": list(manifest["stages"]),
+        "versions": manifest["versions"],
+        "files": len(rows),
+        "bytes": sum(row["bytes"] or 0 for row in rows),
+        "not in the manifest": [name for name in files if name not in known],
+    }
+    return Found(path, "build", facts, rows, "every file is there and has the sha256 of the manifest", faults)
+
+
+def inspect_checkpoint(path: Path) -> Found:
+    """A model by its config and the headers of its shards; no weight is read."""
+    checkpoint = Checkpoint.open(path)
+    architecture = architecture_of(checkpoint)
+    coverage = covered_linears_of(checkpoint)
+    rows = [
+        {"linear": name, "shape": list(shape), "weights": math.prod(shape)}
+        for name, shape in coverage.linears.items()
+    ]
+    dtypes = Counter(checkpoint.entry(name).dtype for name in checkpoint.names())
+    facts = {
+        "architecture": checkpoint.config.get("model_type"),
+        "encoder": architecture.encoder,
+        "shards": len(checkpoint.files()),
+        "tensors": len(checkpoint.names()),
+        "types": dict(dtypes),
+        "parameters": sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names()),
+        "bytes": sum(file.stat().st_size for file in checkpoint.files()),
+        "covered linears": len(coverage.linears),
+        "weights in them": sum(map(math.prod, coverage.linears.values())),
+        "left dense": dict(coverage.skipped),
+    }
+    return Found(path, "model", facts, rows, "every shard's header describes every byte of it")

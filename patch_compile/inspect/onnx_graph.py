@@ -1,0 +1,135 @@
+"""An ONNX file: its interface, and each PatchLinear with the rules of its packed tensors checked again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.inspect.found import Found
+from patch_compile.onnx_io.proto import load_proto
+from patch_compile.packing.format import SLAB_K, PackedLinear, unpack
+from patch_compile.packing.function import DOMAIN, NAME
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["inspect_onnx"]
+
+
+def inspect_onnx(path: Path) -> Found:
+    """The graph of `path`; packed tensors are mapped and decoded one node at a time.
+
+    PatchCompileError for a file that is no model, and when its external data are missing or short.
+    """
+    import onnx_ir as ir
+
+    from patch_compile.onnx_io.external import data_files, map_external_data
+
+    model = ir.serde.deserialize_model(load_proto(path))
+    map_external_data(path, model)
+    graph = model.graph
+    rows, faults = [], []
+    for node in graph:
+        if (node.domain, node.op_type) == (DOMAIN, NAME):
+            row, why = _patch_linear(node)
+            rows.append(row)
+            faults += [f"{node.name}: {why}"] if why else []
+    operators = Counter(node.op_type for node in graph)
+    files = [path, *data_files(model)]
+    facts = {
+        "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
+        "opsets": dict(model.opset_imports),
+        "inputs": [_spelled(value) for value in graph.inputs],
+        "outputs": [_spelled(value) for value in graph.outputs],
+        "nodes": sum(operators.values()),
+        "operators": dict(operators.most_common()),
+        "PatchLinear": len(rows),
+        "weights": sum(
+            int(value.const_value.size) for value in graph.initializers.values() if value.const_value
+        ),
+        "files": [str(file.name) for file in files],
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    checked = (
+        "each packed linear: shapes fit, every slab is stored once, metadata are 2:4, padding is zero"
+        if rows
+        else ""
+    )
+    return Found(path, "onnx", facts, rows, checked, faults)
+
+
+def _spelled(value: ir.Value) -> str:
+    dims = ", ".join(map(str, value.shape)) if value.shape is not None else "?"
+    return f"{value.name}: {value.dtype.name.lower() if value.dtype else '?'} [{dims}]"
+
+
+def _patch_linear(node: ir.Node) -> tuple[dict[str, Any], str]:
+    """The node's row, and what is wrong with its constants."""
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    rows, columns = attributes["out_features"], attributes["in_features"]
+    gated = bool(attributes.get("gated", 0))
+    constants, why = _constants(node)
+    row = {
+        "linear": node.name,
+        "shape": [rows, columns],
+        "epilogue": _epilogue(attributes),
+        "panel rows": attributes["panel_rows"],
+        "dense slabs": len(constants["dense"]) if constants else None,
+        "2:4 slabs": len(constants["sparse"]) if constants else None,
+        "dtype": str(constants["dense"].dtype) if constants else None,
+        "bytes": sum(array.nbytes for array in constants.values()) if constants else None,
+    }
+    return row, why or _why_broken(constants, rows, columns, attributes["panel_rows"], gated)
+
+
+def _epilogue(attributes: dict[str, Any]) -> str:
+    words = [attributes.get("activation", "") + "·mul" * bool(attributes.get("gated", 0))]
+    return " + ".join(filter(None, [*words, "residual" * bool(attributes.get("residual", 0))]))
+
+
+def _constants(node: ir.Node) -> tuple[dict[str, NDArray[Any]], str]:
+    found = {}
+    for role, value in zip(("dense", "sparse", "meta", "index"), node.inputs[1:5], strict=False):
+        if value is None or value.const_value is None:
+            return {}, f"{role} is not a constant"
+        found[role] = value.const_value.numpy()
+    return (found, "") if len(found) == 4 else ({}, "it has too few inputs")
+
+
+def _why_broken(
+    constants: dict[str, NDArray[Any]], rows: int, columns: int, panel_rows: int, gated: bool
+) -> str:
+    """What a kernel would trip over, in words; empty for tensors that it may take on trust."""
+    panels = (1 + gated) * -(-rows // panel_rows)
+    slabs = panels * -(-columns // SLAB_K)
+    widths = {"dense": panel_rows * SLAB_K, "sparse": panel_rows * SLAB_K // 2, "meta": panel_rows * 2}
+    for role, width in widths.items():
+        if constants[role].ndim != 2 or constants[role].shape[1] != width:
+            return f"{role} is {list(constants[role].shape)}, its rows must have {width}"
+    dense, sparse, index = (len(constants[role]) for role in ("dense", "sparse", "index"))
+    if dense + sparse != slabs or len(constants["meta"]) != sparse or index != 2 * (panels + 1) + slabs:
+        found = (
+            f"{dense} dense slabs, {sparse} 2:4, metadata of {len(constants['meta'])} and an index of {index}"
+        )
+        return f"{found} do not fit its shape"
+    packed = PackedLinear(
+        (panels * panel_rows, -(-columns // SLAB_K) * SLAB_K),
+        panel_rows,
+        constants["dense"].view(np.uint16),
+        constants["sparse"].view(np.uint16),
+        constants["meta"].view(np.int32),
+        constants["index"].astype(np.int32, copy=False),
+    )
+    try:
+        bits = unpack(packed)
+    except (ValueError, IndexError) as error:
+        return str(error)
+    by_linear = bits.reshape(-1, 1 + gated, panel_rows, bits.shape[1]).swapaxes(0, 1)
+    whole = by_linear.reshape(1 + gated, -1, bits.shape[1])
+    if whole[:, rows:].any() or whole[:, :, columns:].any():
+        return "what lies beyond its rows or columns is not zero"
+    return ""

@@ -1,0 +1,72 @@
+"""Safetensors files: masks, and shards of a checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.tile_text import spell_tile
+from masklearn.shard import Shard
+from patch_compile.errors import PatchCompileError
+from patch_compile.inspect.found import Found
+
+__all__ = ["inspect_tensors"]
+
+_FORMAT = "patch-compile."
+
+
+def inspect_tensors(path: Path) -> Found:
+    """A MaskSet with every pattern read, or the header of any other safetensors file."""
+    shard = Shard.open(path)
+    return _masks(path) if shard.metadata.get("format", "").startswith(_FORMAT) else _shard(path, shard)
+
+
+def _masks(path: Path) -> Found:
+    masks = MaskSet.load(path)
+    rows, faults = [], []
+    for name, shape in masks.shapes().items():
+        try:
+            rows.append(_mask_row(name, masks[name]))
+        except PatchCompileError as error:
+            faults.append(f"{name} {list(shape)}: {error.why or error.what}")
+    facts = {
+        "method": masks.method,
+        "ratio": round(masks.ratio, 4),
+        "asked for": masks.ratio_asked,
+        "seed": masks.seed,
+        "model": masks.base_model,
+        "sha256 of the model": masks.base_sha256,
+        "linears": len(masks),
+        "weights": masks.weights,
+        "with new weights": "weights" in masks.extra,
+        "feed-forward parts permuted": len(masks.orders),
+        "bytes": path.stat().st_size,
+    }
+    checked = "every tile map fits its shape, every pattern is one of the six and there is one for each group"
+    return Found(path, "masks", facts, rows, checked, faults)
+
+
+def _mask_row(name: str, mask: LinearMask) -> dict[str, object]:
+    return {
+        "linear": name,
+        "shape": list(mask.shape),
+        "tile": spell_tile(mask.tile),
+        "2:4 tiles": int(mask.tiles.sum()),
+        "tiles": mask.tiles.size,
+        "ratio": round(mask.zeroed / mask.weights, 4),
+    }
+
+
+def _shard(path: Path, shard: Shard) -> Found:
+    rows = [
+        {"tensor": name, "dtype": entry.dtype, "shape": list(entry.shape), "bytes": entry.end - entry.start}
+        for name, entry in sorted(shard.tensors.items())
+    ]
+    facts = {
+        "tensors": len(rows),
+        "types": dict(Counter(str(row["dtype"]) for row in rows)),
+        "bytes": path.stat().st_size,
+        "metadata": dict(shard.metadata),
+    }
+    return Found(path, "safetensors", facts, rows, "the header describes every byte of the file")

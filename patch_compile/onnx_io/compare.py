@@ -1,0 +1,86 @@
+"""How far the outputs of two ONNX models lie apart, run by run, with no more than one output of each in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.session import run_model
+
+__all__ = ["Answers", "Difference", "answer", "compare_answers"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Outputs of one model, a file for each output and run: `<folder>/<output's place>.<run>.npy`."""
+
+    folder: Path
+    outputs: tuple[str, ...]
+    runs: int
+
+    def read(self, output: int, run: int) -> NDArray[Any]:
+        """One output of one run."""
+        array: NDArray[Any] = np.load(self.folder / f"{output}.{run}.npy")
+        return array
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one output, over all runs.
+
+    largest: largest |a - b| / largest |b|; relative: ‖a - b‖₂ / ‖b‖₂; infinite where one is finite and the other is not.
+    Outputs that are no floating-point numbers have the share of unequal elements in both. floating: which of the two.
+    """
+
+    output: str
+    largest: float
+    relative: float
+    floating: bool
+
+
+def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Answers:
+    """Run a model on the feeds and keep what it says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names: tuple[str, ...] = ()
+    for run, outputs in enumerate(run_model(path, feeds)):
+        names = tuple(outputs)
+        for place, array in enumerate(outputs.values()):
+            np.save(folder / f"{place}.{run}.npy", array)
+    return Answers(folder, names, len(feeds))
+
+
+def compare_answers(a: Answers, b: Answers) -> list[Difference]:
+    """`a` against the reference `b`, output by output."""
+    return [_compare(a, b, place) for place in range(len(b.outputs))]
+
+
+def _compare(a: Answers, b: Answers, place: int) -> Difference:
+    largest = scale = error = energy = 0.0
+    floating = True
+    for run in range(b.runs):
+        mine, reference = a.read(place, run), b.read(place, run)
+        floating = reference.dtype.kind == "f"
+        if mine.shape != reference.shape:  # as many boxes as there are found, for example
+            return Difference(b.outputs[place], np.inf, np.inf, floating)
+        if not floating:
+            unequal = (mine != reference).astype(np.float64)
+            error, energy = error + unequal.sum(), energy + unequal.size
+            continue
+        finite = np.isfinite(reference)
+        if not np.array_equal(np.isfinite(mine), finite):
+            return Difference(b.outputs[place], np.inf, np.inf, floating)
+        reference = reference[finite].astype(np.float64)
+        apart = np.abs(mine[finite] - reference)
+        largest = max(largest, float(apart.max(initial=0.0)))
+        scale = max(scale, float(np.abs(reference).max(initial=0.0)))
+        error, energy = error + float(np.square(apart).sum()), energy + float(np.square(reference).sum())
+    if not floating:
+        share = error / (energy or 1.0)
+        return Difference(b.outputs[place], share, share, floating)
+    return Difference(b.outputs[place], largest / (scale or 1.0), (error / (energy or 1.0)) ** 0.5, floating)

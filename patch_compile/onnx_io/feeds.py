@@ -1,0 +1,204 @@
+"""What an ONNX model is run on: the arrays of an .npz file, or seeded random inputs."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, resolve_dims
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Feed", "Feeds", "feeds_from_npz", "input_dtypes", "random_feeds"]
+
+Feed = Mapping[str, NDArray[Any]]
+_BATCH = 8  # samples in a feed where the graph leaves the batch open
+_RANDOM_FEEDS = 4
+_UNKNOWN_BATCH, _UNKNOWN_SIZE = 2, 16  # of dimensions that nothing says the size of: the first, and any other
+
+
+@dataclass(frozen=True)
+class Feeds(Sequence[Feed]):
+    """Inputs of the graph, one mapping per run; words: what they are, for a person."""
+
+    feeds: tuple[Feed, ...]
+    words: str
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.feeds[index]
+
+    def __len__(self) -> int:
+        return len(self.feeds)
+
+
+def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str, np.dtype[Any]]) -> Feeds:
+    """Feeds from one array per graph input, by the input's name. In all arrays, the first axis is either
+
+    - one more than the input has, and counts the runs: `[runs, *input]`; or
+    - the input's own first axis, and counts samples: `[samples, …]`, which are fed by the batch that the graph fixes, or
+      8 at a time (the last run may have fewer) where it leaves the batch open.
+
+    Raises PatchCompileError naming the array that is missing, superfluous, or of a shape or type the input does not take.
+    """
+    arrays = _load(path)
+    _check_names(path, arrays, inputs)
+    given = {i.name: _typed(path, i, arrays[i.name], dtypes[i.name]) for i in inputs}
+    extra = {array.ndim - len(i.dims) for i, array in zip(inputs, given.values(), strict=True)}
+    if extra == {1}:
+        feeds = _by_run(path, given)
+    elif extra == {0} and all(i.dims for i in inputs):
+        feeds = _by_sample(path, given, inputs)
+    else:
+        shapes = ", ".join(f"{i.name} {list(given[i.name].shape)} for {i.spelled()}" for i in inputs)
+        raise PatchCompileError(
+            f"the arrays of {path} do not fit the graph's inputs",
+            shapes,
+            "give every array one axis more than its input, which counts runs, or none, the first counting samples",
+        )
+    for i in inputs:
+        _check_shape(path, i, feeds[0][i.name])
+    return Feeds(tuple(feeds), f"{path.name} ({len(feeds)} runs)")
+
+
+def random_feeds(
+    inputs: Sequence[GraphInput],
+    dtypes: Mapping[str, np.dtype[Any]],
+    sizes: Mapping[str, tuple[int, ...]],
+    seed: int,
+) -> Feeds:
+    """Four feeds: floats from the normal distribution, integers 0 or 1 (which any vocabulary has), booleans.
+
+    sizes: shapes of dynamic inputs; an open dimension of any other is 2 if it comes first, else 16.
+    """
+    rng = np.random.default_rng(seed)
+    assumed = _assumed(inputs)
+    shapes = {i.name: sizes[i.name] if i.name in sizes else resolve_dims(i, assumed) for i in inputs}
+    feeds = tuple(
+        {name: _draw(rng, shape, dtypes[name]) for name, shape in shapes.items()}
+        for _ in range(_RANDOM_FEEDS)
+    )
+    spelled = ", ".join(f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items())
+    words = f"random inputs ({_RANDOM_FEEDS} runs, seed {seed}; {spelled}; floats normal, integers 0 or 1)"
+    return Feeds(feeds, words)
+
+
+def input_dtypes(model: ir.Model) -> dict[str, np.dtype[Any]]:
+    """numpy's type of each graph input. Raises PatchCompileError for one that is no tensor of numbers."""
+    import onnx_ir as ir
+
+    dtypes = {}
+    for value in model.graph.inputs:
+        dtype = value.dtype if isinstance(value.type, ir.TensorType) else None
+        if dtype is None or dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
+            raise PatchCompileError(
+                f"the input {value.name!r} is no tensor of numbers",
+                f"it is {value.type}",
+                "TensorRT takes tensors alone: export the model without it",
+            )
+        dtypes[str(value.name)] = np.dtype(dtype.numpy())
+    return dtypes
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name")
+        with file:
+            return {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise PatchCompileError(
+            f"cannot read the inputs {path}",
+            str(error),
+            "write them with numpy.savez(path, NAME=array, …), a name for each graph input",
+        ) from None
+
+
+def _check_names(path: Path, arrays: Mapping[str, Any], inputs: Sequence[GraphInput]) -> None:
+    names = [i.name for i in inputs]
+    missing = [name for name in names if name not in arrays]
+    unknown = [name for name in arrays if name not in names]
+    if missing or unknown:
+        raise PatchCompileError(
+            f"{path} does not hold the graph's inputs",
+            "; ".join(
+                [f"no array {name!r}" for name in missing]
+                + [f"no input {name!r} in the graph" for name in unknown]
+            ),
+            f"give one array for each of {', '.join(i.spelled() for i in inputs)}",
+        )
+
+
+def _typed(path: Path, i: GraphInput, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
+        raise PatchCompileError(f"{i.name!r} of {path} holds NaN or infinity")
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise PatchCompileError(
+            f"{i.name!r} of {path} is {array.dtype}",
+            f"the graph's input is {dtype}",
+            f"save it as {dtype}",
+        )
+    return array.astype(dtype, copy=False)
+
+
+def _by_run(path: Path, given: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
+    return [{name: array[run] for name, array in given.items()} for run in range(_count(path, given))]
+
+
+def _by_sample(
+    path: Path, given: Mapping[str, NDArray[Any]], inputs: Sequence[GraphInput]
+) -> list[dict[str, NDArray[Any]]]:
+    samples, fixed = _count(path, given), {i.dims[0] for i in inputs if isinstance(i.dims[0], int)}
+    batch = next(iter(fixed), _BATCH)
+    assert isinstance(batch, int)
+    if len(fixed) > 1 or (fixed and samples % batch):
+        raise PatchCompileError(
+            f"{samples} samples of {path} do not make whole batches",
+            f"the graph's inputs are {', '.join(i.spelled() for i in inputs)}",
+            "give a multiple of the batch, or arrays with an axis more, which counts runs",
+        )
+    return [
+        {n: array[start : start + batch] for n, array in given.items()} for start in range(0, samples, batch)
+    ]
+
+
+def _count(path: Path, given: Mapping[str, NDArray[Any]]) -> int:
+    counts = {name: array.shape[0] for name, array in given.items()}
+    if len({*counts.values()}) != 1 or 0 in counts.values():
+        raise PatchCompileError(
+            f"the arrays of {path} differ in their first axis"
+            if len({*counts.values()}) > 1
+            else f"{path} is empty",
+            ", ".join(f"{name}: {count}" for name, count in counts.items()),
+            "give the same number of samples for every input",
+        )
+    return int(next(iter(counts.values())))
+
+
+def _check_shape(path: Path, i: GraphInput, array: NDArray[Any]) -> None:
+    fits = all(isinstance(dim, str) or dim == size for dim, size in zip(i.dims, array.shape, strict=True))
+    if not fits:
+        raise PatchCompileError(
+            f"{i.name!r} of {path} has a shape that the graph does not take",
+            f"a run feeds {list(array.shape)}, the input is {i.spelled()}",
+        )
+
+
+def _assumed(inputs: Sequence[GraphInput]) -> dict[str, int]:
+    """A size for each open dimension, one for all inputs that have it."""
+    first = {i.dims[0] for i in inputs if i.dims}
+    return {dim: _UNKNOWN_BATCH if dim in first else _UNKNOWN_SIZE for dim in dim_names(tuple(inputs))}
+
+
+def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.kind in "iub":
+        return rng.integers(0, 2, shape).astype(dtype)
+    return rng.standard_normal(shape, np.float32).astype(dtype)

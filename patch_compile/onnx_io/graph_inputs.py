@@ -1,0 +1,101 @@
+"""The inputs of an ONNX file and the arithmetic of their symbolic dimensions; needs no TensorRT."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.proto import load_proto
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Dim", "GraphInput", "dim_names", "load_graph", "read_inputs", "resolve_dims"]
+
+Dim = int | str
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_TOTAL, _PARTS = "total", ("past", "sequence")
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """One graph input: a dimension is a size, or a symbol such as `batch` or `past + sequence`."""
+
+    name: str
+    dims: tuple[Dim, ...]
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether a profile has to give its shape."""
+        return any(isinstance(dim, str) for dim in self.dims)
+
+    def spelled(self) -> str:
+        """As a person would write it: `input_ids [batch, sequence]`."""
+        return f"{self.name} [{', '.join(str(dim) for dim in self.dims)}]"
+
+
+def read_inputs(onnx_path: Path) -> tuple[GraphInput, ...]:
+    """Inputs of an ONNX file without its initializers; external data is not read.
+
+    Raises PatchCompileError when the file is missing or no ONNX model, or an input has no shape.
+    """
+    graph = load_graph(onnx_path)
+    stored = {tensor.name for tensor in graph.initializer}
+    return tuple(_read_input(value) for value in graph.input if value.name not in stored)
+
+
+def load_graph(onnx_path: Path) -> onnx.GraphProto:
+    """The graph of an ONNX file, external data unread. Raises PatchCompileError when it is none."""
+    return load_proto(onnx_path).graph
+
+
+def _read_input(value: onnx.ValueInfoProto) -> GraphInput:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        raise PatchCompileError(f"the input {value.name} has no shape", "a profile needs to know its rank")
+    # A dimension without size or name is as unknown as a symbol; its own name keeps it apart from others.
+    dims = (
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{_identifier(value.name)}_{axis}"
+        for axis, dim in enumerate(tensor.shape.dim)
+    )
+    return GraphInput(value.name, tuple(dims))
+
+
+def dim_names(inputs: tuple[GraphInput, ...]) -> tuple[str, ...]:
+    """The symbols of the inputs, each once: `batch`, `sequence`, `past`, `total`."""
+    symbols = (dim for given in inputs for dim in given.dims if isinstance(dim, str))
+    return tuple(dict.fromkeys(name for symbol in symbols for name in _NAME.findall(symbol)))
+
+
+def resolve_dims(given: GraphInput, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of an input for these sizes; `total` is past + sequence unless it is given.
+
+    Raises PatchCompileError naming the input and the dimension that has no size.
+    """
+    return tuple(
+        dim if isinstance(dim, int) else _evaluate(given, axis, dim, sizes)
+        for axis, dim in enumerate(given.dims)
+    )
+
+
+def _evaluate(given: GraphInput, axis: int, symbol: str, sizes: Mapping[str, int]) -> int:
+    if symbol in sizes:
+        return sizes[symbol]
+    if symbol == _TOTAL and all(part in sizes for part in _PARTS):
+        return sum(sizes[part] for part in _PARTS)
+    terms = [term.strip() for term in symbol.split("+")]
+    if len(terms) > 1 and all(term in sizes or term.isdigit() for term in terms):
+        return sum(sizes[term] if term in sizes else int(term) for term in terms)
+    raise PatchCompileError(
+        f"no size for the dimension {symbol!r} (axis {axis}) of the input {given.spelled()}",
+        f"sizes are given for {', '.join(sizes) or 'nothing'}",
+        f"add {symbol}=SIZE to the shapes" if _NAME.fullmatch(symbol) else f"give {given.name}:SHAPE",
+    )
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W", "_", name)

@@ -1,0 +1,50 @@
+"""ONNX models run by ONNX Runtime, feed by feed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.feeds import Feed
+from patch_compile.runtime.onnx_decoder import open_session
+
+__all__ = ["run_model"]
+
+
+def run_model(
+    path: Path, feeds: Sequence[Feed], outputs: Sequence[str] | None = None
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The outputs of each run by name: those named, which may be inputs of the graph too, or all of them.
+
+    Raises PatchCompileError when the model can't be loaded or does not run on a feed.
+    """
+    import onnxruntime as ort
+
+    session, quiet = open_session(path), ort.RunOptions()
+    quiet.log_severity_level = 4  # what fails is raised, and need not be logged too
+    types = {i.name: i.type for i in session.get_inputs()}
+    names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
+    for feed in feeds:
+        asked = [name for name in names if name not in feed]
+        widened = {name: _widened(array, types[name]) for name, array in feed.items()}
+        try:
+            # An empty list would be taken for all outputs.
+            made = dict(zip(asked, session.run(asked, widened, quiet), strict=True)) if asked else {}
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+            raise PatchCompileError(
+                f"ONNX Runtime cannot run {path.name} on the inputs",
+                f"{str(error).splitlines()[0]} (with {shapes})",
+                "give inputs that the model takes with --calib, or other shapes with --opt-shapes",
+            ) from error
+        yield {name: feed[name] if name in feed else made[name] for name in names}
+
+
+def _widened(array: NDArray[Any], type_name: str) -> NDArray[Any]:
+    """What a model that was made to compute in fp32 takes in the place of 16-bit inputs, exactly."""
+    narrow = array.dtype.name in ("float16", "bfloat16")
+    return array.astype("float32") if narrow and type_name == "tensor(float)" else array

@@ -1,0 +1,93 @@
+"""OUT after its build: read, checked against its manifest, and added to by what comes later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patch_compile.build.manifest import RECIPE
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.workspace import MANIFEST, sha256_of, write_json
+from patch_compile.recipe import Recipe
+
+__all__ = ["OutFolder", "faulty_files", "read_manifest"]
+
+_NEEDED = ("files", "model", "ratio", "method", "seed", "stages", "versions")
+
+
+@dataclass(frozen=True)
+class OutFolder:
+    """A finished build. `open` reads it; what verify, bench and the report write is added to its manifest."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path, *, check: bool = True) -> OutFolder:
+        """Raises PatchCompileError when it is no finished build, or, with `check`, a file is not what was written."""
+        if not (path / MANIFEST).is_file():
+            raise PatchCompileError(
+                f"{path} is no build",
+                f"it holds no {MANIFEST}",
+                "build it: patch-compile build MODEL_DIR",
+            )
+        manifest = read_manifest(path / MANIFEST)
+        faults = list(faulty_files(path, manifest)) if check else []
+        if faults:
+            raise PatchCompileError(
+                f"{path} is not what its {MANIFEST} says",
+                "; ".join(faults),
+                "build it again: patch-compile build --recipe "
+                f"{path / RECIPE} -o {path} --force (stages that are whole are kept)",
+            )
+        return cls(path, manifest)
+
+    def recipe(self) -> Recipe:
+        """The settings it was built with."""
+        return Recipe.parse(Recipe.load(self.path / RECIPE) | {"out": self.path})
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of it, None where there is none."""
+        file = self.path / name
+        if not file.is_file():
+            return None
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+    def record(self, stage: str, key: str, names: list[str]) -> OutFolder:
+        """Put files, written or rewritten by a later step, into the manifest, in place of those it had before."""
+        manifest = dict(read_manifest(self.path / MANIFEST))
+        before = manifest["stages"].get(stage, {"files": {}})["files"]
+        new = {name: sha256_of(self.path / name) for name in names}
+        files = {name: digest for name, digest in manifest["files"].items() if name not in before} | new
+        manifest["files"] = dict(sorted(files.items()))
+        manifest["stages"] = manifest["stages"] | {stage: {"key": key, "files": new}}
+        write_json(self.path / MANIFEST, manifest)
+        return OutFolder(self.path, manifest)
+
+
+def faulty_files(path: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the files of a build, in words; every file is hashed."""
+    for name, digest in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            yield f"{name} is missing"
+        elif sha256_of(file) != digest:
+            yield f"{name} is not the file that was written: its sha256 is another one"
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a build, with all that others read of it; PatchCompileError for anything else."""
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for key in _NEEDED:
+            manifest[key]
+        manifest["model"]["path"], manifest["model"]["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PatchCompileError(
+            f"{path} is no manifest of patch-compile", f"{type(error).__name__}: {error}", "build again"
+        ) from None
+    return manifest

@@ -1,0 +1,59 @@
+"""The rules that keep a compiled linear valid, packed or split. A breach is our fault, never the user's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.maskset import LinearMask
+from masklearn.masks.tiles import GROUP
+from patch_compile.errors import InvariantError
+from patch_compile.packing.format import PackedLinear, count_wrong
+from patch_compile.plan.split import Split
+
+__all__ = ["check_packed", "check_split", "check_two_four"]
+
+
+def check_packed(
+    name: str,
+    packed: PackedLinear,
+    weight: NDArray[np.uint16],
+    mask: LinearMask,
+    panels: NDArray[np.int64] | None = None,
+) -> None:
+    """Decode the packed tensors and compare with `W∘M: [N, K]` bit for bit.
+
+    panels: those of `packed` that are this linear's, in their order, where it is packed together with others.
+    The decoding itself fails when a slab is stored twice or not at all, or when metadata are not 2:4; equality
+    then says that every weight is there once and that exactly the weights under the mask are zeroed. Raises
+    InvariantError with the linear's name.
+    """
+    own = np.arange(-(-weight.shape[0] // packed.panel_rows)) if panels is None else panels
+    try:
+        wrong = count_wrong(packed, weight, mask, own)
+    except ValueError as error:
+        raise InvariantError(f"{name}: {error}") from error
+    if wrong:
+        raise InvariantError(f"{name}: {wrong} weights decode to other bits than those of the masked weight")
+
+
+def check_split(name: str, split: Split, tiles: NDArray[np.bool_]) -> None:
+    """Every tile row lies in one group, so that every weight is in one part, and every 2:4 part in 2:4 tiles alone.
+
+    tiles: the linear's tile map. Raises InvariantError with its name.
+    """
+    rows = sorted(row for group in split.groups for row in group.rows)
+    if rows != [*range(len(tiles))]:
+        raise InvariantError(f"{name}: its {len(tiles)} tile rows and those of its groups differ: {rows}")
+    for group in split.groups:
+        if not tiles[np.ix_(group.rows, group.sparse_columns)].all():
+            raise InvariantError(f"{name}: dense tiles lie in the 2:4 part of the tile rows {group.rows}")
+
+
+def check_two_four(name: str, part: NDArray[Any]) -> None:
+    """Of each 4 consecutive k of a part `[rows, K]` of 16-bit values at most 2 are kept; raises InvariantError."""
+    kept = (part.view(np.uint16) != 0).reshape(len(part), -1, GROUP).sum(axis=-1)
+    if kept.max(initial=0) > 2:
+        raise InvariantError(f"{name}: {int((kept > 2).sum())} groups of 4 along K keep more than 2 weights")

@@ -1,0 +1,181 @@
+"""The loops of packing, compiled by numba: one panel of a linear to its slabs, and back.
+
+`patch_compile.packing.format` says how a slab lies in memory. Two neighbouring 16-bit values are one 32-bit word here, so a
+group of four is two words, and a lane's fragment four: [k half: 2][row half: 2].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from masklearn.masks.patterns import KEPT_POSITIONS, PATTERNS
+
+__all__ = [
+    "BAD_METADATA",
+    "DENSE",
+    "count_differences",
+    "pack_panel",
+    "panel_codes",
+    "unpack_panel",
+]
+
+DENSE = 6  # the code of a group in a dense tile; patterns have 0..5
+BAD_METADATA = -1
+_GROUPS = 16  # of a slab, in each of its rows
+
+_FIRST, _SECOND = np.array(KEPT_POSITIONS, np.uint32).T.copy()
+_NIBBLE = _FIRST | _SECOND << np.uint32(2)
+_CODE_OF_NIBBLE = np.full(16, DENSE, np.uint8)
+_CODE_OF_NIBBLE[_NIBBLE] = np.arange(6)
+_ALL, _LOW = np.uint32(0xFFFFFFFF), np.uint32(0xFFFF)
+
+
+def _kept_bits(word: int) -> NDArray[np.uint32]:
+    """By code, the bits of a group's word 0 or 1 that its pattern keeps."""
+    bits = np.full(7, _ALL, np.uint32)
+    for code, kept in enumerate(KEPT_POSITIONS):
+        bits[code] = sum(0xFFFF << 16 * (position % 2) for position in kept if position // 2 == word)
+    return bits
+
+
+_KEPT_0, _KEPT_1 = _kept_bits(0), _kept_bits(1)
+# What the check goes by, from the other form of the patterns: a mistake in either shows.
+_KEEP = (
+    np.where(np.vstack([PATTERNS, np.ones((1, 4), np.bool_)]), 0xFFFF, 0).astype(np.uint16).view(np.uint32)
+)
+
+
+@njit(nogil=True, cache=True)
+def panel_codes(
+    pattern: NDArray[np.uint8], covered: NDArray[np.bool_], starts: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """The code of every group of some rows, `[rows, K/4]`.
+
+    covered: whether the group lies in a sparse tile, `[rows, K/4]`; starts: where each row's patterns start in `pattern`.
+    """
+    codes = np.full(covered.shape, DENSE, np.uint8)
+    for row in range(covered.shape[0]):
+        at = starts[row]
+        for group in range(covered.shape[1]):
+            if covered[row, group]:
+                codes[row, group] = pattern[at]
+                at += 1
+    return codes
+
+
+@njit(nogil=True, cache=True)
+def pack_panel(
+    words: NDArray[np.uint32],
+    codes: NDArray[np.uint8],
+    is_sparse: NDArray[np.bool_],
+    slots: NDArray[np.int64],
+    dense: NDArray[np.uint32],
+    sparse: NDArray[np.uint32],
+    meta: NDArray[np.uint32],
+) -> None:
+    """Write the slabs of a panel; its rows and columns beyond N and K are zero.
+
+    words: its rows of the weight, `[rows, K/2]`; codes: `[rows, K/4]`; is_sparse, slots: for each slab along K, whether
+    it is stored 2:4 and at which place of `dense`, or of `sparse` and `meta`. All these places hold zeros.
+    """
+    panel_rows, rows, groups = dense.shape[1] // 32, codes.shape[0], codes.shape[1]
+    for slab in range(len(slots)):
+        slot, first = slots[slab], slab * _GROUPS
+        inside = min(_GROUPS, groups - first)
+        if not is_sparse[slab]:
+            for row in range(rows):
+                for j in range(inside):
+                    code, at = codes[row, first + j], _dense_word(row, j, panel_rows)
+                    dense[slot, at] = words[row, 2 * (first + j)] & _KEPT_0[code]
+                    dense[slot, at + 4] = words[row, 2 * (first + j) + 1] & _KEPT_1[code]
+            continue
+        for row in range(panel_rows):
+            for j in range(_GROUPS):
+                code = np.uint8(0)
+                if row < rows and j < inside:
+                    code = codes[row, first + j]
+                    word0, word1 = words[row, 2 * (first + j)], words[row, 2 * (first + j) + 1]
+                    group = word0 | np.uint64(word1) << np.uint64(32)
+                    low = np.uint32(group >> np.uint64(16) * _FIRST[code]) & _LOW
+                    high = np.uint32(group >> np.uint64(16) * _SECOND[code]) << np.uint32(16)
+                    sparse[slot, _sparse_word(row, j, panel_rows)] = low | high
+                meta[slot, _meta_word(row, j)] |= _NIBBLE[code] << _meta_shift(row, j)
+
+
+@njit(nogil=True, cache=True)
+def unpack_panel(
+    words: NDArray[np.uint32],
+    is_sparse: NDArray[np.bool_],
+    slots: NDArray[np.int64],
+    dense: NDArray[np.uint32],
+    sparse: NDArray[np.uint32],
+    meta: NDArray[np.uint32],
+) -> int:
+    """Fill `words`, the rows of a panel as `pack_panel` takes them, from its slabs; 0, or BAD_METADATA."""
+    panel_rows, rows, groups = dense.shape[1] // 32, words.shape[0], words.shape[1] // 2
+    for slab in range(len(slots)):
+        slot = slots[slab]
+        for row in range(rows):
+            for j in range(min(_GROUPS, groups - slab * _GROUPS)):
+                group = slab * _GROUPS + j
+                if not is_sparse[slab]:
+                    at = _dense_word(row, j, panel_rows)
+                    words[row, 2 * group], words[row, 2 * group + 1] = dense[slot, at], dense[slot, at + 4]
+                    continue
+                code = _CODE_OF_NIBBLE[meta[slot, _meta_word(row, j)] >> _meta_shift(row, j) & np.uint32(15)]
+                if code == DENSE:
+                    return BAD_METADATA
+                pair = sparse[slot, _sparse_word(row, j, panel_rows)]
+                low = np.uint64(pair & _LOW) << np.uint64(16) * _FIRST[code]
+                high = np.uint64(pair >> np.uint32(16)) << np.uint64(16) * _SECOND[code]
+                words[row, 2 * group] = np.uint32(low | high)
+                words[row, 2 * group + 1] = np.uint32((low | high) >> np.uint64(32))
+    return 0
+
+
+@njit(nogil=True, cache=True)
+def count_differences(words: NDArray[np.uint32], weight: NDArray[np.uint32], codes: NDArray[np.uint8]) -> int:
+    """How many values of `words` `[rows, K/2]` are not those of `weight` where the group's code keeps them, else 0."""
+    differ = 0
+    for row in range(codes.shape[0]):
+        for group in range(codes.shape[1]):
+            for half in range(2):
+                expected = weight[row, 2 * group + half] & _KEEP[codes[row, group], half]
+                wrong = words[row, 2 * group + half] ^ expected
+                differ += ((wrong & _LOW) != 0) + (wrong > _LOW)
+    return differ
+
+
+# Where the words of group j of a row lie in a slab: the lane is 4 (row % 8) + t, and t and the half of K follow from j.
+
+
+@njit(inline="always")
+def _dense_word(row: Any, j: Any, panel_rows: Any) -> Any:
+    """The first of a group's two words; the second is the next lane's."""
+    return _word(row, j // 4, j % 2 * 2, j % 4 // 2, panel_rows)
+
+
+@njit(inline="always")
+def _sparse_word(row: Any, j: Any, panel_rows: Any) -> Any:
+    """The word of both kept values."""
+    return _word(row, j // 8, j % 4, j % 8 // 4, panel_rows)
+
+
+@njit(inline="always")
+def _word(row: Any, k_block: Any, t: Any, k_half: Any, panel_rows: Any) -> Any:
+    fragment = ((k_block * (panel_rows // 16) + row // 16) * 8 + row % 8) * 4 + t
+    return fragment * 4 + k_half * 2 + row % 16 // 8
+
+
+@njit(inline="always")
+def _meta_word(row: Any, j: Any) -> Any:
+    return (row // 16 * 8 + row % 8) * 4 + j // 4
+
+
+@njit(inline="always")
+def _meta_shift(row: Any, j: Any) -> Any:
+    return np.uint32(row % 16 // 8 * 16 + j % 4 * 4)

@@ -1,0 +1,74 @@
+"""Gate and up of a gated MLP, and their product, in one node."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir import passes
+
+from patch_compile.packing.function import GATED_PANEL_ROWS
+from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.fusion.activations import Activation, find_activation
+from patch_compile.passes.fusion.fusion_pass import FusionPass
+from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
+
+__all__ = ["FuseGatedPass"]
+
+
+class FuseGatedPass(FusionPass):
+    """`Mul(activation(Linear(X, gate)), Linear(X, up))` -> `Linear(X, gate, up)`, gated.
+
+    Both of the same X and shape, both with a bias or both without, and nothing else reads what is between. Their panels
+    become 64 rows high: two of them give a block of the kernel the sums of one of 128.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unpacked: dict[ir.Value | None, str] = {}  # linears that are no Linear, by their outputs
+
+    def call(self, model: ir.Model) -> passes.PassResult:
+        """Fuse what can be; modified tells whether anything was."""
+        self._unpacked = {site.output: name for name, site in find_linears(model).items()}
+        return super().call(model)
+
+    def fuse(self, node: ir.Node) -> bool:
+        """Take a gate together with its up."""
+        gate, activation = LinearNode.read(node), find_activation(node.outputs[0])
+        product = reader(activation.output, "Mul") if activation else None
+        if activation is None or activation.open or product is None:
+            return False
+        up_output = next((value for value in product.inputs if value is not activation.output), None)
+        up = LinearNode.of(up_output)
+        why = self._why_no_pair(gate, up, up_output) or _why_open(activation, up_output, product)
+        if why or up is None or up_output is None:
+            refuse(gate.name, "an up", why)
+            return False
+        up_node = up_output.producer()
+        assert up_node is not None
+        both = LinearNode(
+            gate.x,
+            (*gate.weights, *up.weights),
+            (*gate.biases, *up.biases),
+            activation.kind,
+            gated=True,
+            panel_rows=GATED_PANEL_ROWS,
+        )
+        replace([node, up_node, *activation.nodes], product, both)
+        return True
+
+    def _why_no_pair(self, gate: LinearNode, up: LinearNode | None, up_output: ir.Value | None) -> str:
+        if up is None:
+            unpacked = self._unpacked.get(up_output)
+            return f"{unpacked} is not packed" if unpacked else "the other factor is no linear"
+        if up.gated:
+            return "the other factor is gated itself"
+        if gate.x is not up.x:
+            return f"{up.name} reads another X"
+        if gate.shapes != up.shapes:
+            return f"it is {gate.shapes[0]}, {up.name} {up.shapes[0]}"
+        if len(gate.biases) != len(up.biases):
+            return f"only one of it and {up.name} has a bias"
+        return ""
+
+
+def _why_open(activation: Activation, up: ir.Value | None, product: ir.Node) -> str:
+    return why_open(activation.output, [product]) or (why_open(up, [product]) if up is not None else "")

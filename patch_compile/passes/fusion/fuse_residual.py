@@ -1,0 +1,49 @@
+"""The sum of a linear and a residual in the linear's node."""
+
+from dataclasses import replace as changed
+
+import onnx_ir as ir
+
+from patch_compile.passes.constants import constant_of
+from patch_compile.passes.fusion.fusion_pass import FusionPass
+from patch_compile.passes.linear_node import LinearNode, reader, readers, refuse, replace, why_open
+from patch_compile.passes.shapes import same_known_shape
+
+__all__ = ["FuseResidualPass"]
+
+
+class FuseResidualPass(FusionPass):
+    """`Add(Linear(X, W), residual)` -> `Linear(X, W, residual)`, behind its activation where it has one.
+
+    The residual is of the same type and, as the symbols of the graph prove, of the same shape, and no constant: the plugin
+    does not broadcast. Nothing else reads what is between.
+    """
+
+    def fuse(self, node: ir.Node) -> bool:
+        """Take in the Add behind a node."""
+        linear, output = LinearNode.read(node), node.outputs[0]
+        add = reader(output, "Add")
+        if add is None:
+            if not linear.activation:
+                followers = ", ".join(node.op_type for node in readers(output)) or "nothing"
+                refuse(linear.name, "what follows", f"{followers} is no epilogue")
+            return False
+        residual = add.inputs[1 if add.inputs[0] is output else 0]
+        why = _why_none(linear, output, add, residual)
+        if why:
+            refuse(linear.name, f"the residual of {add.name!r}", why)
+            return False
+        replace([node], add, changed(linear, residual=residual))
+        return True
+
+
+def _why_none(linear: LinearNode, output: ir.Value, add: ir.Node, residual: ir.Value | None) -> str:
+    if residual is None or residual is output:
+        return "it adds the linear to itself"
+    if residual.is_initializer() or constant_of(residual) is not None:
+        return "what is added is a constant"
+    if residual.dtype != linear.weights[0].dtype:
+        return f"what is added is {residual.dtype}"
+    if not same_known_shape(residual.shape, output.shape):
+        return f"what is added is {residual.shape}, not known to be {output.shape}"
+    return why_open(output, [add])

@@ -1,0 +1,123 @@
+"""Rewrite linears, with all that is fused to them, into PatchLinear nodes over packed weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import onnx_ir as ir
+from onnx_ir import passes
+
+from masklearn.masks.maskset import LinearMask
+from patch_compile.packing.function import DOMAIN, NAME, VERSION, patch_linear_function
+from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
+from patch_compile.passes.lowering.packed_initializers import ReadTensor, joint_bias, packed_initializers
+from patch_compile.plan.lowering import LinearPlan
+
+__all__ = ["PackLinearsPass"]
+
+
+class PackLinearsPass(passes.InPlacePass):
+    """`Y = Linear(X, W, …)` -> `Y = PatchLinear(X, dense, sparse, meta, index[, b])`: all linears planned as `plugin`.
+
+    1. The weight initializers give way to four packed ones, `<node>.dense|sparse|meta|index`, and the biases of several
+       linears to one; see `packed_initializers`.
+    2. The function body is added to the model once for each kind of epilogue.
+    """
+
+    def __init__(
+        self,
+        plan: Mapping[str, LinearPlan],
+        masks: Mapping[str, LinearMask],
+        read: ReadTensor,
+        dtype: ir.DataType,
+    ) -> None:
+        """read: name of a tensor (`<linear>.weight`, a bias) to its values, already in the graph's 16-bit type."""
+        super().__init__()
+        self.plan = dict(plan)  # as compiled, once the pass has run: with nodes, epilogues and panels
+        self._masks = masks
+        self._read = read
+        self._dtype = dtype
+
+    def requires(self, model: ir.Model) -> None:
+        """Each planned linear is in one Linear, as it was when it was gathered."""
+        found = sorted(name for node in linear_nodes(model.graph) for name in LinearNode.read(node).linears)
+        planned = sorted(name for name, plan in self.plan.items() if plan.lowering == "plugin")
+        if found != planned:
+            raise passes.PreconditionError(f"linears of the graph are {found}, planned {planned}")
+
+    def call(self, model: ir.Model) -> passes.PassResult:
+        """Rewrite; modified is False when the plan sends every linear to `dense`."""
+        bfloat16, epilogues = self._dtype == ir.DataType.BFLOAT16, {}
+        for node in linear_nodes(model.graph):
+            linear = LinearNode.read(node)
+            self._rewrite(model.graph, node, linear)
+            epilogues[linear.epilogue.overload] = linear.epilogue
+        for _, epilogue in sorted(epilogues.items()):
+            proto = patch_linear_function(epilogue, opset=model.graph.opset_imports[""], bfloat16=bfloat16)
+            function = ir.serde.deserialize_function(proto)
+            model.functions[function.identifier()] = function
+        if epilogues:
+            model.graph.opset_imports[DOMAIN] = VERSION
+        return passes.PassResult(model, modified=bool(epilogues))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Each planned linear is in one PatchLinear, and its weight is not left beside it."""
+        nodes = Counter(
+            str(node.name) for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME)
+        )
+        planned = {name: plan.node for name, plan in self.plan.items() if plan.lowering == "plugin"}
+        if nodes != Counter({*planned.values()}):
+            raise passes.PostconditionError("PatchLinear nodes and planned linears differ")
+        left = [name for name in planned if f"{name}.weight" in model.graph.initializers]
+        if left:
+            raise passes.PostconditionError(f"weights stay beside their packed form: {left[:3]}")
+
+    def _rewrite(self, graph: ir.Graph, node: ir.Node, linear: LinearNode) -> None:
+        plans = [self._planned(name, linear) for name in linear.linears]
+        made = packed_initializers(linear, plans, self._masks, self._read, self._dtype)
+        biases = list(linear.biases)
+        if len(biases) > 1:
+            biases = [joint_bias(linear, self._read, self._dtype)]
+            made += biases
+        for value in made:
+            graph.register_initializer(value)
+        packed = ir.Node(
+            DOMAIN,
+            NAME,
+            [linear.x, *made[:4], *biases, *filter(None, [linear.residual])],
+            _attributes(plans[0].panel_rows, linear),
+            overload=linear.epilogue.overload,
+            name=linear.name,
+        )
+        graph.insert_before(node, packed)
+        take_over(node.outputs[0], packed.outputs[0])
+        graph.remove(node, safe=True)
+        for value in (*linear.weights, *linear.biases):
+            if value.name is not None and not value.uses():
+                graph.initializers.pop(value.name)
+
+    def _planned(self, name: str, linear: LinearNode) -> LinearPlan:
+        self.plan[name] = self.plan[name].fused(
+            self._masks[name],
+            linear.name,
+            linear.described(name),
+            linear.panel_rows,
+            leads=name == linear.linears[0],
+        )
+        return self.plan[name]
+
+
+def _attributes(panel_rows: int, linear: LinearNode) -> list[ir.Attr]:
+    attributes = {
+        "in_features": linear.shapes[0][1],
+        "out_features": sum(linear.rows),
+        "panel_rows": panel_rows,
+        **linear.epilogue.attributes,
+        "plugin_namespace": "",
+        "plugin_version": str(VERSION),
+    }
+    return [
+        ir.AttrInt64(name, value) if isinstance(value, int) else ir.AttrString(name, value)
+        for name, value in attributes.items()
+    ]

@@ -1,0 +1,94 @@
+"""The constants of a split: parts of the masked weight, cut when they are written and not before."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.prune import masked_weight
+from masklearn.masks.maskset import LinearMask
+from patch_compile.packing.checks import check_two_four
+from patch_compile.passes.lowering.packed_initializers import ReadTensor
+from patch_compile.plan.split import Split
+
+__all__ = ["Part", "split_initializers"]
+
+
+class Part(NamedTuple):
+    """One product of a split: the number of its group, and which part of that it is."""
+
+    group: int
+    kind: Literal["dense", "sparse"]
+
+    def __str__(self) -> str:
+        """As in the names of its node and its weight: `0/sparse`."""
+        return f"{self.group}/{self.kind}"
+
+
+def split_initializers(
+    linear: str, split: Split, mask: LinearMask, read: ReadTensor, dtype: ir.DataType
+) -> dict[Part, ir.Value]:
+    """The weight of each part that is not empty: dense `[rows, K_d]`, 2:4 `[rows, K_s, 1, 1]`.
+
+    The weight is read and masked when the first is written, and forgotten after the last. That 2:4 holds along K is
+    checked on what is written.
+    """
+    cuts = {part: cut for part, cut in _cuts(split).items() if len(cut[1])}
+    once = _MaskedOnce(linear, mask, read, len(cuts))
+    made = {}
+    for part, (rows, k) in cuts.items():
+        name = f"{linear}.split.{part}"
+        shape = ir.Shape((len(rows), len(k), *(1, 1) * (part.kind == "sparse")))
+        tensor = ir.LazyTensor(
+            partial(_make, once, name, part, rows, k, dtype), dtype=dtype, shape=shape, name=name, cache=False
+        )
+        made[part] = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor)
+    return made
+
+
+def _cuts(split: Split) -> dict[Part, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows and k of each part."""
+    cuts = {}
+    for number, group in enumerate(split.groups):
+        rows = split.rows(group)
+        cuts[Part(number, "dense")] = rows, split.dense_k(group)
+        cuts[Part(number, "sparse")] = rows, split.sparse_k(group)
+    return cuts
+
+
+def _make(
+    once: _MaskedOnce,
+    name: str,
+    part: Part,
+    rows: NDArray[np.int64],
+    k: NDArray[np.int64],
+    dtype: ir.DataType,
+) -> ir.TensorProtocol:
+    values = once.take(part)[np.ix_(rows, k)]
+    if part.kind == "sparse":
+        check_two_four(name, values)
+        values = values[:, :, None, None]
+    return ir.Tensor(values, dtype=dtype, name=name)
+
+
+class _MaskedOnce:
+    """Reads and masks a linear's weight when the first of its parts is written and forgets it after the last."""
+
+    def __init__(self, linear: str, mask: LinearMask, read: ReadTensor, parts: int) -> None:
+        self._linear, self._mask, self._read, self._parts = linear, mask, read, parts
+        self._weight: NDArray[Any] | None = None
+        self._taken: set[Part] = set()
+
+    def take(self, part: Part) -> NDArray[Any]:
+        """`W∘M: [N, K]`."""
+        weight = self._weight
+        if weight is None:
+            weight = self._weight = masked_weight(self._read(f"{self._linear}.weight"), self._mask.keep())
+        self._taken.add(part)
+        if len(self._taken) == self._parts:
+            self._weight, self._taken = None, set()
+        return weight

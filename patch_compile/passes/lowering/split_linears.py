@@ -1,0 +1,195 @@
+"""Rewrite linears into few ordinary products, dense ones and 2:4 ones, that a builder can't merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir import passes
+
+from masklearn.masks.maskset import LinearMask
+from patch_compile.packing.checks import check_split
+from patch_compile.passes.find_linears import LinearSite, find_linears
+from patch_compile.passes.lowering.packed_initializers import ReadTensor
+from patch_compile.passes.lowering.split_initializers import Part, split_initializers
+from patch_compile.plan.lowering import LinearPlan
+from patch_compile.plan.split import PART, Split, SplitCost, SplitGroup, plan_split
+
+__all__ = ["SplitLinearsPass"]
+
+
+class SplitLinearsPass(passes.InPlacePass):
+    """`Y = X Wᵀ (+ b)` -> products of groups of rows, dense MatMul and 2:4 Conv, for each linear planned as `split`.
+
+    1. X is [tokens, K] for all parts. `plan_split` says which rows of W are a group, and which K of it are 2:4.
+    2. A dense part is MatMul(X[:, K_d], W_dᵀ), a 2:4 part Conv(X[:, K_s, 1, 1], W_s[:, :, 1, 1]): a 1×1 convolution is
+       where TensorRT looks for 2:4 along the input channels, and it is merged with no MatMul of the same X. The parts of
+       a group are added.
+    3. The groups are put side by side, and the rows in order where they are not; then the bias is added.
+    4. An activation or a residual that follows stays an operation of the graph.
+    """
+
+    def __init__(
+        self,
+        plan: Mapping[str, LinearPlan],
+        masks: Mapping[str, LinearMask],
+        read: ReadTensor,
+        dtype: ir.DataType,
+        cost: SplitCost | None = None,
+    ) -> None:
+        """read: name of a weight to its values `[N, K]` in the graph's 16-bit type; cost: what the groups minimise."""
+        super().__init__()
+        self.splits: dict[str, Split] = {}  # of each linear, once the pass has run
+        self._planned = {name: linear.shape for name, linear in plan.items() if linear.lowering == "split"}
+        self._masks = masks
+        self._read = read
+        self._dtype = dtype
+        self._cost = cost or SplitCost()
+
+    def requires(self, model: ir.Model) -> None:
+        """Every linear planned as `split` is in the graph, in the type asked for."""
+        sites = find_linears(model)
+        for name, shape in self._planned.items():
+            if name not in sites:
+                raise passes.PreconditionError(f"the graph has no linear {name}")
+            weight = sites[name].weight
+            if sites[name].shape != shape or weight.dtype != self._dtype:
+                raise passes.PreconditionError(
+                    f"{name} is {weight.dtype} {sites[name].shape}, planned {self._dtype} {shape}"
+                )
+
+    def call(self, model: ir.Model) -> passes.PassResult:
+        """Rewrite; modified is False when no linear is planned as `split`."""
+        sites = find_linears(model)
+        for name in self._planned:
+            mask = self._masks[name]
+            split = plan_split(mask.tiles, mask.shape, mask.tile, self._cost)
+            check_split(name, split, mask.tiles)
+            self.splits[name] = split
+            _rewrite(model.graph, sites[name], split, self._initializers(name, split))
+        return passes.PassResult(model, modified=bool(self._planned))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Each planned linear has the products of its split, and its weight is not left beside them."""
+        found = [_linear_of(node) for node in model.graph if PART in node.metadata_props]
+        for name in self._planned:
+            wanted = self.splits[name].products
+            if found.count(name) != wanted:
+                raise passes.PostconditionError(
+                    f"{name} is computed by {found.count(name)} products, not {wanted}"
+                )
+            if f"{name}.weight" in model.graph.initializers:
+                raise passes.PostconditionError(f"the weight of {name} stays beside its parts")
+
+    def _initializers(self, name: str, split: Split) -> dict[Part, ir.Value]:
+        return split_initializers(name, split, self._masks[name], self._read, self._dtype)
+
+
+def _linear_of(node: ir.Node) -> str:
+    return str(node.name).rpartition("/split/")[0]
+
+
+def _rewrite(graph: ir.Graph, site: LinearSite, split: Split, weights: Mapping[Part, ir.Value]) -> None:
+    last = site.output.producer()
+    assert last is not None
+    for value in weights.values():
+        graph.register_initializer(value)
+    into = _Nodes(graph, last, site)
+    tokens = into.add("Reshape", [site.x, into.ints("rows", [-1, split.shape[1]])], "rows")
+    groups = [_group(into, tokens, split, group, i, weights) for i, group in enumerate(split.groups)]
+    y = groups[0] if len(groups) == 1 else into.add("Concat", groups, "groups", {"axis": 1})
+    if split.row_order is not None:
+        y = into.add("Gather", [y, into.ints("order", split.row_order)], "order", {"axis": 1})
+    leading = into.add("Shape", [site.x], "leading", {"end": -1}, ir.DataType.INT64)
+    whole = [leading, into.ints("out_features", [split.shape[0]])]
+    shape = into.add("Concat", whole, "shape", {"axis": 0}, ir.DataType.INT64)
+    y = into.add("Reshape", [y, shape], "output")
+    if site.bias is not None:
+        y = into.add("Add", [y, site.bias], "bias")
+    _take_over(graph, site, y)
+
+
+def _group(
+    into: _Nodes,
+    tokens: ir.Value,
+    split: Split,
+    group: SplitGroup,
+    number: int,
+    weights: Mapping[Part, ir.Value],
+) -> ir.Value:
+    """[tokens, rows of the group]: its dense part, its 2:4 part, or their sum."""
+    parts = []
+    dense, sparse = Part(number, "dense"), Part(number, "sparse")
+    if dense in weights:
+        x = into.columns(tokens, split.dense_k(group), split.shape[1], f"{dense}")
+        transposed = into.add("Transpose", [weights[dense]], f"{dense}/transpose", {"perm": [1, 0]})
+        parts.append(into.add("MatMul", [x, transposed], f"{dense}", part="dense"))
+    if sparse in weights:
+        x = into.columns(tokens, split.sparse_k(group), split.shape[1], f"{sparse}")
+        pixels = into.ints("pixel", [2, 3])
+        x = into.add("Unsqueeze", [x, pixels], f"{sparse}/pixel")
+        y = into.add("Conv", [x, weights[sparse]], f"{sparse}", {"kernel_shape": [1, 1]}, part="sparse")
+        parts.append(into.add("Squeeze", [y, pixels], f"{sparse}/row"))
+    return parts[0] if len(parts) == 1 else into.add("Add", parts, f"{number}/sum")
+
+
+@dataclass
+class _Nodes:
+    """Puts nodes called `<linear>/split/<what>` before `last`."""
+
+    graph: ir.Graph
+    last: ir.Node
+    site: LinearSite
+
+    def add(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        what: str,
+        attributes: Mapping[str, Any] | None = None,
+        dtype: ir.DataType | None = None,
+        part: str | None = None,
+    ) -> ir.Value:
+        """The output of a new node, of the linear's type unless `dtype` says otherwise."""
+        name = f"{self.site.name}/split/{what}"
+        node = ir.node(op_type, inputs, attributes or {}, name=name)
+        if part is not None:
+            node.metadata_props[PART] = part
+        self.graph.insert_before(self.last, node)
+        made = node.outputs[0]
+        kind = dtype or self.site.weight.dtype
+        assert kind is not None
+        made.name, made.type = f"{name}:0", ir.TensorType(kind)
+        return made
+
+    def ints(self, what: str, values: Sequence[int] | NDArray[np.int64]) -> ir.Value:
+        """An int64 initializer `<linear>.split.<what>`; the same one when it is asked for again."""
+        name = f"{self.site.name}.split.{what}"
+        if name not in self.graph.initializers:
+            array = np.asarray(values, np.int64)
+            kind, shape = ir.TensorType(ir.DataType.INT64), ir.Shape(array.shape)
+            value = ir.Value(name=name, shape=shape, type=kind, const_value=ir.tensor(array, name=name))
+            self.graph.register_initializer(value)
+        return self.graph.initializers[name]
+
+    def columns(self, x: ir.Value, k: NDArray[np.int64], in_features: int, part: str) -> ir.Value:
+        """`x[:, k]`; nothing is moved where that is all of x."""
+        if len(k) == in_features:
+            return x
+        if k[-1] - k[0] == len(k) - 1:
+            bounds = [self.ints(f"{part}.{end}", [at]) for end, at in (("from", k[0]), ("to", k[-1] + 1))]
+            return self.add("Slice", [x, *bounds, self.ints("columns", [1])], f"{part}/columns")
+        return self.add("Gather", [x, self.ints(f"{part}.columns", k)], f"{part}/columns", {"axis": 1})
+
+
+def _take_over(graph: ir.Graph, site: LinearSite, y: ir.Value) -> None:
+    """Put `y` in the place of the site's output, under its name."""
+    y.name, y.shape, y.type = site.output.name, site.output.shape, site.output.type
+    ir.convenience.replace_all_uses_with(site.output, y, replace_graph_outputs=True)
+    graph.remove(site.nodes, safe=True)
+    if site.weight.name is not None and not site.weight.uses():
+        graph.initializers.pop(site.weight.name)

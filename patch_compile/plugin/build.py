@@ -1,0 +1,243 @@
+"""Compiles the PatchLinear plugin on the user's machine and knows what a compiled one was made for.
+
+What is needed: nvcc 12.5 or newer (a CUDA toolkit or the `nvidia-cuda-nvcc` wheels), a C++ compiler, and TensorRT's
+headers (an installation, else the Apache-2.0 headers of 10.14 in a pinned package). nvcc is called directly, so cmake
+may be absent; `plugins/CMakeLists.txt` builds the same library by hand.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import mmap
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from patch_compile.cache_folder import cache_folder
+from patch_compile.errors import PatchCompileError
+from patch_compile.plugin.toolchain import (
+    Tool,
+    fetch_headers,
+    find_cxx,
+    find_headers,
+    find_nvcc,
+    last_lines,
+    plugin_sources,
+)
+
+__all__ = [
+    "ARCHS",
+    "BACKENDS",
+    "LIBRARY_NAME",
+    "PluginIdentity",
+    "PluginLibrary",
+    "build_plugin",
+    "cached_plugins",
+    "check_backend",
+    "read_identity",
+]
+
+ARCHS = (80, 86, 89, 90)
+BACKENDS = ("tensorrt", "tensorrt-rtx")
+LIBRARY_NAME = "libpatch_linear.so"
+
+_FOLDERS = ("kernels", "dense_path", "tensorrt")
+_COMPILE_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+_LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "-z,nodelete,-z,defs,--exclude-libs,ALL")
+_IDENTITY = re.compile(
+    rb"patch-linear-plugin version=(\d+) backend=([a-z-]+) cuda=([\d.]+) archs=([\d,]+) headers=([\d.]+)\0"
+)
+
+Log = Callable[[str], None]
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PluginLibrary:
+    """A compiled plugin and what it was compiled with."""
+
+    path: Path
+    backend: str
+    archs: tuple[int, ...]
+    nvcc: Path
+    nvcc_version: str
+    headers: Path
+    headers_version: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class PluginIdentity:
+    """What a plugin says of itself; `archs` are compute capabilities times ten."""
+
+    version: int
+    backend: str
+    cuda: str
+    archs: tuple[int, ...]
+    headers: str
+
+
+def build_plugin(
+    backend: str,
+    *,
+    archs: tuple[int, ...] = ARCHS,
+    cache_dir: Path | None = None,
+    force: bool = False,
+    log: Log = _LOGGER.info,
+) -> PluginLibrary:
+    """Compile the plugin for `backend` ("tensorrt" or "tensorrt-rtx"), or take it from the cache.
+
+    The cache (default `~/.cache/patch-compile/plugin`, or under XDG_CACHE_HOME) is keyed by the content of sources and
+    headers, the compilers, `archs`, backend and flags. `force` compiles anew. Several processes may call this at once.
+    Raises PatchCompileError when nvcc, the C++ compiler or the headers are missing or unfit, or nvcc fails.
+    """
+    _check_request(backend, archs)
+    cache = cache_dir or _default_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    nvcc, cxx = find_nvcc(), find_cxx()
+    headers = find_headers(backend) or fetch_headers(cache, log)
+    fingerprint = _fingerprint(backend, archs, nvcc, cxx, headers)
+    library = PluginLibrary(
+        cache / fingerprint / LIBRARY_NAME, backend, archs, *nvcc, *headers, fingerprint=fingerprint
+    )
+    library.path.parent.mkdir(exist_ok=True)
+    with _locked(library.path.parent / "lock"):
+        if force or not _is_whole(library):
+            log(f"compiling the plugin for {backend}, {_sm_names(archs)}, with nvcc {nvcc.version}")
+            _compile(library)
+    return library
+
+
+def read_identity(path: Path) -> PluginIdentity:
+    """What the plugin library at `path` was built for, read without loading it.
+
+    Raises PatchCompileError when the file is missing or no PatchLinear plugin.
+    """
+    fix = "Build it with `patch-compile plugin`."
+    if not path.is_file() or path.stat().st_size == 0:
+        raise PatchCompileError(f"{path} is no plugin library", "There is no such file, or it is empty.", fix)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        match = _IDENTITY.search(content)
+        if match is None:
+            raise PatchCompileError(
+                f"{path} is no PatchLinear plugin", "Its identity string is missing.", fix
+            )
+        version, backend, cuda, archs, headers = (group.decode() for group in match.groups())
+    arch_list = tuple(int(arch) // 10 for arch in archs.split(","))
+    return PluginIdentity(int(version), backend, cuda, arch_list, headers)
+
+
+def cached_plugins(cache_dir: Path | None = None) -> tuple[Path, list[Path]]:
+    """The cache's folder and the libraries in it; see `build_plugin`."""
+    cache = cache_dir or _default_cache()
+    return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
+
+
+def check_backend(path: Path, backend: str) -> PluginIdentity:
+    """Refuse, by PatchCompileError, a plugin library that was built for another backend than `backend`."""
+    identity = read_identity(path)
+    if identity.backend != backend:
+        raise PatchCompileError(
+            f"{path} was built for {identity.backend}, and this run uses {backend}",
+            "The plugin registers itself with one of the two libraries only.",
+            f"Build it with `patch-compile plugin --backend {backend}`.",
+        )
+    return identity
+
+
+def _check_request(backend: str, archs: tuple[int, ...]) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is none of {BACKENDS}")
+    if not archs or min(archs) < 80:
+        raise PatchCompileError(
+            f"no plugin for {_sm_names(archs) or 'no architecture'}",
+            "2:4 sparsity needs the tensor cores of Ampere (sm_80) or newer.",
+            "Choose architectures from 80, 86, 89, 90.",
+        )
+
+
+def _sm_names(archs: tuple[int, ...]) -> str:
+    return " ".join(f"sm_{arch}" for arch in archs)
+
+
+def _default_cache() -> Path:
+    return cache_folder("plugin")
+
+
+def _units(sources: Path) -> list[Path]:
+    return sorted(p for folder in _FOLDERS for p in (sources / folder).glob("*.c*") if p.suffix != ".cuh")
+
+
+def _code_flags(archs: tuple[int, ...]) -> list[str]:
+    """Machine code for every architecture, and PTX of the newest for those to come."""
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    return [*flags, f"-gencode=arch=compute_{max(archs)},code=compute_{max(archs)}"]
+
+
+def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool) -> str:
+    sources = plugin_sources()
+    flags = [*_COMPILE_FLAGS, *_LINK_FLAGS, *_code_flags(archs)]
+    digest = hashlib.sha256(json.dumps([backend, nvcc.version, cxx.version, flags]).encode())
+    for folder in (*(sources / name for name in _FOLDERS), headers.path):
+        pattern = "NvInfer*.h" if folder == headers.path else "*"
+        for file in sorted(p for p in folder.glob(pattern) if p.is_file()):
+            digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _compile(library: PluginLibrary) -> None:
+    sources = plugin_sources()
+    code = _code_flags(library.archs)
+    flags = [
+        *_COMPILE_FLAGS,
+        f"-DPATCH_BACKEND={library.backend}",
+        "-I",
+        str(sources),
+        "-isystem",
+        str(library.headers),
+    ]
+    with tempfile.TemporaryDirectory(dir=library.path.parent) as tmp:
+
+        def compile_unit(unit: Path) -> str:
+            out = str(Path(tmp) / f"{unit.name}.o")
+            _nvcc(library.nvcc, [*flags, *code, "-c", str(unit), "-o", out], unit.name)
+            return out
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_unit, sorted(_units(sources), key=lambda u: u.suffix != ".cu")))
+        fresh = Path(tmp) / LIBRARY_NAME
+        _nvcc(library.nvcc, [*code, *_LINK_FLAGS, *objects, "-o", str(fresh)], LIBRARY_NAME)
+        check_backend(fresh, library.backend)
+        fresh.replace(library.path)
+
+
+def _nvcc(nvcc: Path, arguments: list[str], what: str) -> None:
+    done = subprocess.run([str(nvcc), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        fix = "If nvcc refuses the C++ compiler, set NVCC_CCBIN to an older one."
+        raise PatchCompileError(f"nvcc could not build {what}", last_lines(done.stderr or done.stdout), fix)
+
+
+def _is_whole(library: PluginLibrary) -> bool:
+    try:
+        identity = read_identity(library.path)
+    except PatchCompileError:
+        return False
+    return identity.backend == library.backend and set(identity.archs) == set(library.archs)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process compiles, the others wait and then find the result."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,239 @@
+"""The tools and headers that building the plugin needs: where they are on this machine, or how to get them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from patch_compile.errors import PatchCompileError
+
+__all__ = [
+    "Tool",
+    "ToolchainItem",
+    "describe_toolchain",
+    "fetch_headers",
+    "find_cxx",
+    "find_headers",
+    "find_nvcc",
+    "last_lines",
+    "plugin_sources",
+]
+
+_MIN_NVCC = (12, 5)  # PTX 8.5, the first with mma.sp::ordered_metadata
+_MIN_HEADERS = (10, 0)  # IPluginV3
+_HEADER_PACKAGE = "kernel-lens==2.0.1"
+_HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
+_HEADER_FOLDER = "kernel_lens/include/tensorrt/"
+_NVCC_FIX = (
+    "Install a CUDA toolkit (12.5 or newer) or `pip install 'patch-compile[nvcc]'`, "
+    "or set CUDACXX to the path of nvcc."
+)
+_HEADERS_FIX = "Set TENSORRT_ROOT to a TensorRT installation (a folder that holds include/NvInferRuntime.h)."
+_CXX_FIX = "Install g++, or set NVCC_CCBIN to the C++ compiler nvcc shall use."
+
+Log = Callable[[str], None]
+
+
+class ToolchainItem(NamedTuple):
+    """One thing that building the plugin needs: where it is and which version, or how to get it."""
+
+    what: str
+    found: bool
+    where: str
+    fix: str
+
+
+class Tool(NamedTuple):
+    """A program, or a folder of headers, and its version."""
+
+    path: Path
+    version: str
+
+
+def describe_toolchain(backend: str = "tensorrt-rtx") -> list[ToolchainItem]:
+    """What building the plugin needs and what this machine has of it; downloads nothing."""
+    return [
+        _describe("nvcc", find_nvcc, _NVCC_FIX),
+        _describe("C++ compiler", find_cxx, _CXX_FIX),
+        _describe("TensorRT headers", partial(_headers_or_package, backend), _HEADERS_FIX),
+        _describe(
+            "plugin sources",
+            lambda: Tool(plugin_sources(), "of this package"),
+            "Install patch-compile again.",
+        ),
+    ]
+
+
+def _describe(what: str, find: Callable[[], Tool], fix: str) -> ToolchainItem:
+    try:
+        tool = find()
+    except PatchCompileError as error:
+        return ToolchainItem(what, False, error.why, error.fix or fix)
+    return ToolchainItem(what, True, f"{tool.path} ({tool.version})", "")
+
+
+def plugin_sources() -> Path:
+    """`patch_compile/_plugins` of an installed wheel, `plugins` beside the package in a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    for folder in (here / "_plugins", here.parent / "plugins"):
+        if (folder / "kernels" / "slabs.cuh").is_file():
+            return folder
+    raise PatchCompileError(
+        "The plugin's sources are missing", f"They are not beside {here}.", "Install patch-compile again."
+    )
+
+
+def _nvcc_candidates() -> Iterator[Path]:
+    on_path = shutil.which("nvcc")
+    if on_path:
+        yield Path(on_path)
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        if os.environ.get(variable):
+            yield Path(os.environ[variable]) / "bin" / "nvcc"
+    yield Path("/usr/local/cuda/bin/nvcc")
+    for folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path):
+        yield (
+            Path(folder or ".") / "nvidia" / "cu13" / "bin" / "nvcc"
+        )  # where the nvidia-cuda-nvcc wheels put it
+
+
+def find_nvcc() -> Tool:
+    """CUDACXX when set, else the first nvcc on this machine that is new enough."""
+    named = os.environ.get("CUDACXX")
+    candidates = [Path(shutil.which(named) or named)] if named else list(_nvcc_candidates())
+    too_old = []
+    for path in dict.fromkeys(c for c in candidates if c.is_file() and os.access(c, os.X_OK)):
+        version = _nvcc_version(path)
+        if tuple(map(int, version.split(".")[:2])) >= _MIN_NVCC:
+            return Tool(path, version)
+        too_old.append(f"{path} is {version}")
+    if too_old:
+        why = f"{'; '.join(too_old)}; mma.sp::ordered_metadata needs 12.5 or newer."
+        raise PatchCompileError("nvcc is too old", why, _NVCC_FIX)
+    why = (
+        f"CUDACXX is {named}, which can't be run."
+        if named
+        else "It is neither on PATH nor where CUDA puts it."
+    )
+    raise PatchCompileError("nvcc is not found", why, _NVCC_FIX)
+
+
+def _nvcc_version(path: Path) -> str:
+    match = re.search(r"release \d+\.\d+, V([\d.]+)", _output([str(path), "--version"]))
+    if match is None:
+        raise PatchCompileError(f"{path} is no nvcc", "`--version` does not name a CUDA release.", _NVCC_FIX)
+    return match[1]
+
+
+def find_cxx() -> Tool:
+    """NVCC_CCBIN when set, else g++. Raises PatchCompileError when it is not there."""
+    named = os.environ.get("NVCC_CCBIN")
+    path = shutil.which(named or "g++")
+    if path is None:
+        raise PatchCompileError(
+            f"{named or 'g++'} is not found", "nvcc compiles host code with it.", _CXX_FIX
+        )
+    return Tool(Path(path), _output([path, "-dumpfullversion", "-dumpversion"]).strip())
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise PatchCompileError(f"{command[0]} does not run", str(error), _NVCC_FIX) from error
+
+
+def _header_folders() -> Iterator[Path]:
+    for system in ("/usr/include", "/usr/local/include"):
+        yield Path(system)
+        yield Path(system) / f"{os.uname().machine}-linux-gnu"
+    yield Path("/usr/local/tensorrt/include")
+
+
+def _header_version(folder: Path) -> tuple[str, str] | None:
+    """(backend, version) of the headers in a folder, None when there are none or they know no IPluginV3."""
+    version_header = folder / "NvInferVersion.h"
+    if not version_header.is_file() or not (folder / "NvInferRuntime.h").is_file():
+        return None
+    macros = dict(re.findall(r"^#define\s+(\w+)\s+(\w+)", version_header.read_text(errors="replace"), re.M))
+    raw = [macros.get(f"NV_TENSORRT_{part}", "0") for part in ("MAJOR", "MINOR", "PATCH")]
+    numbers = [int(macros.get(value, value)) for value in raw]
+    backend = "tensorrt-rtx" if "TRT_MAJOR_RTX" in macros else "tensorrt"
+    if backend == "tensorrt" and tuple(numbers) < _MIN_HEADERS:
+        return None
+    return backend, ".".join(map(str, numbers))
+
+
+def find_headers(backend: str) -> Tool | None:
+    """Installed headers fit for `backend`. RTX plugins also compile with full TensorRT's, not the other way round."""
+    root = os.environ.get("TENSORRT_ROOT")
+    machine = f"{os.uname().machine}-linux-gnu"
+    folders = [Path(root) / "include", Path(root) / "include" / machine] if root else list(_header_folders())
+    for folder in folders:
+        found = _header_version(folder)
+        if found and (found[0] == backend or backend == "tensorrt-rtx"):
+            return Tool(folder, found[1])
+    if root:
+        why = f"TENSORRT_ROOT is {root}; its include folder holds no headers of {backend} 10.0 or newer."
+        raise PatchCompileError("TensorRT's headers are not found", why, "Correct TENSORRT_ROOT or unset it.")
+    return None
+
+
+def _headers_or_package(backend: str) -> Tool:
+    return find_headers(backend) or Tool(Path(_HEADER_PACKAGE), "10.14, fetched when the plugin is built")
+
+
+def fetch_headers(cache: Path, log: Log) -> Tool:
+    """The headers of the pinned package, from the cache or by pip; only its include folder is kept."""
+    folder = cache / f"headers-{_HEADER_SHA256[:16]}"
+    if not folder.is_dir():
+        log(f"fetching TensorRT's headers: {_HEADER_PACKAGE}")
+        with tempfile.TemporaryDirectory(dir=cache) as tmp:
+            fresh = Path(tmp) / "include"
+            _extract_headers(_download(Path(tmp)), fresh)
+            try:
+                fresh.rename(folder)
+            except OSError:  # another process was faster
+                if not folder.is_dir():
+                    raise
+    found = _header_version(folder)
+    if found is None:
+        raise PatchCompileError(f"{folder} is damaged", "NvInferRuntime.h is missing.", f"Delete {folder}.")
+    return Tool(folder, found[1])
+
+
+def _download(folder: Path) -> Path:
+    requirement = folder / "requirements.txt"
+    requirement.write_text(f"{_HEADER_PACKAGE} --hash=sha256:{_HEADER_SHA256}\n")
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
+    command = [*pip, "--require-hashes", "-r", str(requirement), "-d", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise PatchCompileError(
+            "TensorRT's headers could not be fetched", last_lines(done.stderr), _HEADERS_FIX
+        )
+    return next(folder.glob("*.whl"))
+
+
+def _extract_headers(wheel: Path, folder: Path) -> None:
+    folder.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            stub = name.endswith("NvInferPlugin.h")  # of the package's own making
+            if name.startswith(_HEADER_FOLDER) and name.endswith(".h") and not stub:
+                (folder / Path(name).name).write_bytes(archive.read(name))
+
+
+def last_lines(text: str, lines: int = 12) -> str:
+    """The end of a tool's output: where it says what went wrong."""
+    return "\n".join(text.strip().splitlines()[-lines:])

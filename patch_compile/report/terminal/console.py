@@ -1,0 +1,238 @@
+"""Reports as a person reads them in a terminal, or as JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from masklearn.masks.names import kind_of, short_kinds
+from patch_compile.build.manifest import PAGE
+from patch_compile.report.prediction import choice_line, reason_lines, speed_line
+from patch_compile.report.split import split_lines
+from patch_compile.report.terminal.baselines import print_baselines
+
+__all__ = [
+    "by_kind",
+    "new_console",
+    "print_compiled",
+    "print_import",
+    "print_masks",
+    "print_plugin",
+    "print_report",
+]
+
+Row = Mapping[str, Any]
+_PIPE_WIDTH = 120
+_OUTPUTS = 4  # of a graph that are shown; a decoder has two for each layer's cache
+_SHADES = " ░▒▓█"  # none, and quarters: a map can be read at a glance without colour
+
+
+def print_report(report: Row, *, as_json: bool) -> None:
+    """The result of a build: linears, perplexity, engine, generated text."""
+    if as_json:
+        print(json.dumps(report, indent=1))
+        return
+    console = _print_linears(report)
+    for line in _summary(report) if "perplexity" in report else _onnx_summary(report):
+        console.print(line, soft_wrap=True)
+
+
+def print_masks(summary: Row, *, as_json: bool) -> None:
+    """The result of `learn`."""
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    console = _print_linears(summary)
+    ratio = summary["ratio"]
+    console.print(f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {summary['method']}")
+    console.print(
+        f"masks: {summary['path']}/masks.safetensors, pruned model: {summary['path']}/model", soft_wrap=True
+    )
+    if "baselines" in summary:
+        print_baselines(console, summary["baselines"])
+
+
+def print_compiled(summary: Row, *, as_json: bool) -> None:
+    """The result of `compile`."""
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    console = _print_linears(summary)
+    for line in (*reason_lines(summary["linears"]), *split_lines(summary["linears"])):
+        console.print(line, soft_wrap=True)
+    console.print(f"ratio: {summary['ratio']['reached']:.4f}, method {summary['method']}")
+    console.print(f"fused into their linears: {_fused(summary['linears']) or 'nothing'}", soft_wrap=True)
+    console.print(f"onnx: {summary['onnx']['path']}, {summary['onnx']['bytes'] / 1e6:.1f} MB", soft_wrap=True)
+
+
+def print_import(summary: Row, *, as_json: bool) -> None:
+    """The result of `import-mask`."""
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    console = _print_linears(summary)
+    console.print(f"ratio: {summary['ratio']:.4f}, zeros {summary['zeros']:.4f}, format {summary['format']}")
+    console.print(f"masks: {summary['path']}", soft_wrap=True)
+
+
+def print_plugin(result: Row, *, as_json: bool) -> None:
+    """The result of `plugin`: where the library is."""
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    archs = ", ".join(f"sm{arch}" for arch in result["archs"])
+    new_console().print(f"plugin for {result['backend']}, {archs}: {result['path']}", soft_wrap=True)
+
+
+def new_console() -> Console:
+    """Prints tables to stdout as wide as the terminal, wider into a pipe."""
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:  # a pipe has no width; 80 columns would cut the table
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def _print_linears(report: Row) -> Console:
+    """What all results of masks begin with: the linears, where they are sparse, and what was left out."""
+    console = new_console()
+    console.print(_linears_table(report["linears"]))
+    _print_where(console, report)
+    for row in report["skipped"]:
+        console.print(f"left dense: {row['name']}: {row['reason']}", soft_wrap=True)
+    return console
+
+
+def _linears_table(linears: Iterable[Row]) -> Table:
+    """One row per kind of linear and lowering: `model.layers.7.mlp.up_proj` and its sisters are `up_proj`."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
+    for header in ("linear", "count", "shape", "ratio", "2:4 tiles", "lowering", "MB before", "MB after"):
+        table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
+    linears = list(linears)
+    for (kind, shape, lowering), rows in by_kind(linears).items():
+        table.add_row(kind, str(len(rows)), shape, *_ratio_and_tiles(rows), lowering, *_megabytes(rows))
+    table.add_section()
+    table.add_row("all", str(len(linears)), "", *_ratio_and_tiles(linears), "", *_megabytes(linears))
+    return table
+
+
+def by_kind(linears: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """By the shortest end of the name that tells the kind apart, shape and lowering; those of a kind together."""
+    linears = list(linears)
+    short = short_kinds(dict.fromkeys(kind_of(row["name"]) for row in linears))
+    kinds: dict[tuple[str, str, str], list[Row]] = {}
+    for row in linears:
+        shape = "×".join(map(str, row["shape"]))
+        kinds.setdefault((short[kind_of(row["name"])], shape, row.get("lowering", "")), []).append(row)
+    order = list(short.values())
+    return dict(sorted(kinds.items(), key=lambda kind: order.index(kind[0][0])))
+
+
+def _ratio_and_tiles(rows: list[Row]) -> tuple[str, str]:
+    weights = sum(row["shape"][0] * row["shape"][1] for row in rows)
+    zeroed = sum(row["zeroed"] for row in rows)
+    sparse, tiles = (sum(row["tiles"][key] for row in rows) for key in ("sparse", "all"))
+    return (f"{zeroed / weights:.3f}" if weights else "", f"{sparse}/{tiles}")
+
+
+def _megabytes(rows: list[Row]) -> tuple[str, str]:
+    if not rows or "bytes_after" not in rows[0]:
+        return "", ""
+    before, after = (sum(row[key] for row in rows) / 1e6 for key in ("bytes_before", "bytes_after"))
+    return f"{before:.1f}", f"{after:.1f}"
+
+
+def _print_where(console: Console, result: Row) -> None:
+    """The map of `masklearn.masks.summary`: per cent of tiles that are 2:4, kinds down, depth across."""
+    where = result.get("where_sparse")
+    if not where or not where["blocks"]:
+        return
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="")
+    table.add_column("% of tiles 2:4", no_wrap=True)
+    table.add_column("all", justify="right", no_wrap=True)
+    for first, _ in where["blocks"]:
+        table.add_column(str(first), justify="right", no_wrap=True)
+    for row in (*where["kinds"], {"kind": "all", **where["all"]}):
+        table.add_row(row["kind"], *map(_shaded, (row["share"], *row["by_depth"])))
+    console.print(table)
+    console.print("columns: all blocks, then groups of neighbouring blocks by the first of them")
+
+
+def _shaded(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}{_SHADES[math.ceil(4 * share)]}"
+
+
+def _fused(linears: Iterable[Row]) -> str:
+    """Each epilogue with the number of nodes that have it: gate and up, which share one, are counted once."""
+    nodes: dict[str, str] = {}
+    for row in linears:
+        if row["node"] is not None:
+            nodes.setdefault(row["node"], row["epilogue"])
+    return ", ".join(f"{words} ×{count}" for words, count in Counter(nodes.values()).items() if words)
+
+
+def _summary(report: Row) -> Iterable[str]:
+    yield from reason_lines(report["linears"])
+    yield from split_lines(report["linears"])
+    ratio, ppl, agree = report["ratio"], report["perplexity"], report["agreement"]
+    speed = report["learned"].get("speed")
+    asked = f"for {speed['goal']}" if speed else f"asked {ratio['asked']:g}"
+    yield f"ratio: {ratio['reached']:.4f} ({asked}), method {report['method']}"
+    yield from filter(None, [choice_line(speed)])
+    yield f"perplexity: dense {ppl['dense']:.2f}, hybrid {ppl['hybrid']:.2f} ({ppl['text']})"
+    yield (
+        f"compiled right: yes, hybrid ONNX and pruned checkpoint differ by {agree['error']:.2e} of the largest "
+        f"logit (allowed {agree['tolerance']:.2e}: {agree['why']})"
+    )
+    yield from filter(None, (speed_line(report["plan"]), *report["plan"]["remarks"]))
+    yield f"fused into their linears: {_fused(report['linears']) or 'nothing'}"
+    difference = report["difference"]
+    yield f"pruned how much: same next token as dense at {difference['top1_agreement']:.0%} of positions"
+    yield from _result_lines(report)
+    for kind in ("dense", "hybrid"):
+        yield f"{kind} says: {report['generated']['prompt']}{report['generated'][kind]}"
+    yield f"report: {Path(report['path']).with_name(PAGE)}"
+
+
+def _onnx_summary(report: Row) -> Iterable[str]:
+    """Of a build from an ONNX file or of an encoder, which is compared on its outputs and says nothing."""
+    yield from reason_lines(report["linears"])
+    yield from split_lines(report["linears"])
+    ratio, agree, inputs = report["ratio"], report["agreement"], report["inputs"]
+    yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {report['method']}"
+    yield (
+        f"compiled right: yes, hybrid and {agree.get('against', 'pruned ONNX')} differ by {agree['error']:.2e} of the "
+        f"largest output "
+        f"(allowed {agree['tolerance']:.2e}: {agree['why']})"
+    )
+    yield from filter(None, [speed_line(report["plan"]) if "whole" in report["plan"] else ""])
+    yield from report["plan"]["remarks"]
+    yield f"fused into their linears: {_fused(report['linears']) or 'nothing'}"
+    outputs = report["difference"]["outputs"]
+    for one in outputs[:_OUTPUTS]:
+        what = "relative error" if one["floating"] else "share of elements that differ:"
+        yield f"pruned how much: {one['output']}: {what} {one['relative']:.3g} against the original"
+    if others := [one["relative"] for one in outputs[_OUTPUTS:]]:
+        yield f"pruned how much: {len(others)} more outputs, at most {max(others):.3g}: see the report"
+    yield f"compared on {inputs['compared']} runs of {inputs['words']}"
+    yield from _result_lines(report)
+    yield f"report: {Path(report['path']).with_name(PAGE)}"
+
+
+def _result_lines(report: Row) -> Iterable[str]:
+    """What was built, and what became of its 2:4 products."""
+    engine = report["engine"]
+    if engine is None:
+        onnx = report["onnx"]
+        yield f"onnx: {onnx['path']}, {onnx['bytes'] / 1e6:.1f} MB (no engine: backend onnx)"
+        return
+    targets = ", ".join(engine["targets"])
+    yield f"engine: {engine['path']}, {engine['bytes'] / 1e6:.1f} MB, {engine['backend']} for {targets}"
+    yield from filter(None, [engine["sparsity"]])

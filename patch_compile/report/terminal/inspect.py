@@ -1,0 +1,125 @@
+"""What `inspect` and `doctor` found, as a person reads it in a terminal, or as JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from masklearn.masks.names import kind_of, short_kinds
+from patch_compile.inspect.found import Found
+from patch_compile.report.terminal.console import new_console
+
+__all__ = ["print_examined", "print_found"]
+
+_LISTED = 12  # entries of a list or mapping that are shown on a line
+
+
+def print_found(found: Found, *, every: bool, as_json: bool) -> None:
+    """Facts, the table, and what was checked. every: a line for each row, where rows of a kind share one else."""
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+        return
+    console = new_console()
+    console.print(f"{found.path}: {found.kind}", soft_wrap=True)
+    for name, value in found.facts.items():
+        console.print(f"  {name}: {_spelled(value, name)}", soft_wrap=True)
+    if found.rows:
+        rows = found.rows if every else list(_folded(found.rows))
+        console.print(_table(rows))
+    for fault in found.faults:
+        console.print(f"broken: {fault}", soft_wrap=True)
+    if found.checked and not found.faults:
+        console.print(f"checked: {found.checked}", soft_wrap=True)
+
+
+def print_examined(result: Mapping[str, Any], *, as_json: bool) -> None:
+    """What is there, what is not and how to mend it, and what follows."""
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    console = new_console()
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for one in result["findings"]:
+        table.add_row("ok" if one["found"] else "--", one["what"], one["about"])
+        if one["fix"]:
+            table.add_row("", "", f"→ {one['fix']}")
+    console.print(table)
+    _print_list(console, "can", result["can"])
+    _print_list(console, "cannot", result["cannot"])
+
+
+def _print_list(console: Console, title: str, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(f"{title} {line}", soft_wrap=True)
+
+
+def _folded(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A row for each kind: `up_proj` for all blocks, how many, and numbers from the least to the largest."""
+    name = next(iter(rows[0]))
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(kind_of(str(row[name])), []).append(row)
+    if len(kinds) == len(rows):
+        yield from map(dict, rows)
+        return
+    short = short_kinds(kinds)
+    for kind, alike in kinds.items():
+        yield {name: short[kind], "count": len(alike)} | {
+            key: _range(alike, key) for key in alike[0] if key != name
+        }
+
+
+def _range(rows: Sequence[Mapping[str, Any]], key: str) -> Any:
+    values = [row[key] for row in rows]
+    if all(value == values[0] for value in values):
+        return values[0]
+    if all(isinstance(value, (int, float)) for value in values):
+        return f"{_spelled(min(values), key)} … {_spelled(max(values), key)}"
+    return ", ".join(dict.fromkeys(_spelled(value, key) for value in values))
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, header in enumerate(rows[0]):
+        table.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_spelled(value, key) for key, value in row.items()))
+    return table
+
+
+def _spelled(value: Any, name: str) -> str:
+    """A value in words; bytes in MB."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and name.endswith("bytes"):
+        return _bytes(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if name == "shape":
+        return "×".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, Mapping):
+        value = [
+            f"{key or 'ai.onnx'}{':' * isinstance(one, str)} {_spelled(one, str(key))}"
+            for key, one in value.items()
+        ]
+    if isinstance(value, (list, tuple)):
+        shown = ", ".join(map(str, value[:_LISTED])) or "none"
+        return f"{shown} and {len(value) - _LISTED} more" if len(value) > _LISTED else shown
+    return str(value)
+
+
+def _bytes(count: int) -> str:
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

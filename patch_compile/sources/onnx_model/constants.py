@@ -1,0 +1,78 @@
+"""The constant behind a value: an initializer, reached through Identity, Cast and Transpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.sources.onnx_model.names import node_name
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["StoredConstant", "stored_constant"]
+
+_STANDARD = ("", "ai.onnx")
+_PASSED_ON = ("Identity", "Cast", "Transpose")
+_QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
+
+
+@dataclass(frozen=True)
+class StoredConstant:
+    """An initializer and what lies between it and its reader.
+
+    transposed: whether the reader sees its two axes swapped; reader: what reads it besides, in words, or empty.
+    """
+
+    initializer: ir.Value
+    transposed: bool
+    reader: str
+
+
+def stored_constant(value: ir.Value | None, node: ir.Node) -> StoredConstant | str:
+    """What `node` reads as `value`, or why it is no constant, in words.
+
+    Raises PatchCompileError for a constant that is quantized: pruning would need another scale for what is left.
+    """
+    transposed, reader = False, ""
+    while value is not None and (producer := value.producer()) is not None:
+        reader = reader or _other_reader(value, node)
+        kind = producer.op_type
+        if kind in _QUANTIZING:
+            raise quantized(node, f"{kind} {node_name(producer)!r} makes its weight")
+        if producer.domain not in _STANDARD or kind not in _PASSED_ON:
+            return f"its weight is computed at run time, by {kind} {node_name(producer)!r}"
+        if kind == "Transpose":
+            perm = producer.attributes.get("perm")
+            if perm is not None and tuple(perm.as_ints()) != (1, 0):
+                return f"its weight goes through Transpose {node_name(producer)!r} of axes {list(perm.as_ints())}"
+            transposed = not transposed
+        node, value = producer, producer.inputs[0]
+    if value is None or not value.is_initializer():
+        return (
+            f"its weight is the input {value.name!r} of the graph"
+            if value is not None
+            else "it has no weight"
+        )
+    return StoredConstant(value, transposed, reader or _other_reader(value, node))
+
+
+def quantized(node: ir.Node, why: str) -> PatchCompileError:
+    """The refusal of a model with integer weights."""
+    return PatchCompileError(
+        f"the model is quantized: {node.op_type} {node_name(node)!r}",
+        f"{why}, and PatchLinear holds fp16 or bf16",
+        "give the model as it was before it was quantized",
+    )
+
+
+def _other_reader(value: ir.Value, node: ir.Node) -> str:
+    """What reads a value besides `node`, in words: the first node that does more than pass it on."""
+    if value.is_graph_output():
+        return "an output of the graph"
+    for other in (use.node for use in value.uses() if use.node is not node):
+        while other.op_type in _PASSED_ON and (after := [use.node for use in other.outputs[0].uses()]):
+            other = after[0]
+        return f"{other.op_type} {node_name(other)!r}"
+    return ""

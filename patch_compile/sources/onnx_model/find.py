@@ -1,0 +1,214 @@
+"""Find the linears of an ONNX graph that others made, and say why its other products stay dense."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from masklearn.masks.tiles import GROUP
+from patch_compile.errors import PatchCompileError
+from patch_compile.sources.onnx_model.constants import StoredConstant, quantized, stored_constant
+from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear
+from patch_compile.sources.onnx_model.names import linear_name, node_name, reserved_names
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["find_onnx_linears"]
+
+_STANDARD = ("", "ai.onnx")
+_FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16")
+# fmt: off
+_INTEGER_PRODUCTS = frozenset((
+    "MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+    "MatMulNBits", "MatMulBnb4", "QGemm", "QAttention",
+))
+_FUSED = frozenset(("FusedMatMul", "FusedGemm", "FusedConv", "Attention", "GemmFastGelu"))  # of com.microsoft
+_RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
+# fmt: on
+
+
+@dataclass(frozen=True)
+class _Product:
+    """What the matchers agree on: the weight as the product wants it, [N, K] unless transposed."""
+
+    weight: StoredConstant
+    transposed: bool
+    shape: tuple[int, int]
+    bias: ir.Value | None = None
+    spatial: int = 0
+
+
+def find_onnx_linears(path: Path, model: ir.Model) -> FoundLinears:
+    """Every linear of the main graph.
+
+    1. MatMul(X, W) with W [K, N]; an Add of N constants that alone reads it is the bias.
+    2. Gemm(X, W, b) with alpha = beta = 1 and X not transposed.
+    3. Conv(X, W, b) with W [N, K, 1, …], stride 1, one group and no padding.
+    W may come through Transpose, Cast and Identity. What looks like a linear and is none is in `skipped`: a weight that is
+    no constant or has other readers (one mask could not serve both), K that no group of 4 divides, a node of a subgraph.
+
+    Raises PatchCompileError for a quantized model (Q/DQ in front of a weight, integer products), and when there is no
+    linear at all.
+    """
+    found, reserved = FoundLinears(), reserved_names(model.graph)
+    for node, owner in _nodes(model.graph):
+        if node.op_type in _INTEGER_PRODUCTS:
+            raise quantized(node, "it multiplies integers")
+        if node.domain == "com.microsoft" and node.op_type in _FUSED:
+            found.add(node, "an optimizer fused it: give the model before ONNX Runtime's optimizer")
+        elif node.domain in _STANDARD and node.op_type in _RECURRENT:
+            found.add(node, "a recurrent operator holds its weights in itself")
+        elif node.domain in _STANDARD and node.op_type in _MATCHERS:
+            found.add(node, _linear(node, owner, reserved | found.linears.keys()))
+    if not found.linears:
+        raise PatchCompileError(
+            f"{path} has no linear to prune",
+            _counted(found.skipped.values()) or "it holds no MatMul, Gemm or Conv",
+            "a linear is a MatMul, Gemm or 1×1 Conv with a constant weight, K a multiple of 4",
+        )
+    return found
+
+
+def _nodes(graph: ir.Graph, owner: str = "") -> Iterator[tuple[ir.Node, str]]:
+    """Every node, with the node whose subgraph holds it, in words."""
+    import onnx_ir as ir
+
+    for node in graph:
+        yield node, owner
+        for attribute in node.attributes.values():
+            graphs = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []
+            if attribute.type == ir.AttributeType.GRAPHS:
+                graphs = [*attribute.as_graphs()]
+            for subgraph in graphs:
+                yield from _nodes(subgraph, f"the {attribute.name} of {node.op_type} {node_name(node)!r}")
+
+
+def _linear(node: ir.Node, owner: str, taken: Container[str]) -> OnnxLinear | str:
+    product = _MATCHERS[node.op_type](node)
+    if isinstance(product, str):
+        return product
+    reason = _why_dense(node, owner, product)
+    if reason:
+        return reason
+    nodes: tuple[ir.Node, ...] = (node,)
+    bias = product.bias
+    if node.op_type == "MatMul" and (added := _added_bias(node, product.shape[0])):
+        nodes, bias = (node, added[0]), added[1]
+    weight, shape = product.weight.initializer, product.shape
+    name, output = linear_name(weight, node, taken), nodes[-1].outputs[0]
+    return OnnxLinear(name, nodes, weight, product.transposed, shape, bias, output, product.spatial)
+
+
+def _why_dense(node: ir.Node, owner: str, product: _Product) -> str:
+    """Why a product with a constant weight stays dense; empty when it does not."""
+    weight, read, x = product.weight, node.inputs[1], node.inputs[0]
+    stored = weight.initializer.dtype
+    assert stored is not None and read is not None
+    if stored.is_integer():
+        raise quantized(node, f"its weight is {stored.name.lower()}")
+    if read.dtype is None or read.dtype.name not in _FLOATS:
+        return f"it computes in {read.dtype.name.lower() if read.dtype is not None else 'an unknown type'}"
+    if owner:
+        return f"it lies in {owner}, and only the main graph is compiled"
+    if weight.reader:
+        return f"its weight is also read by {weight.reader}: one packed form can't serve both"
+    if product.shape[1] % GROUP:
+        return f"K = {product.shape[1]} is not a multiple of {GROUP}"
+    if x is None or x.is_initializer():
+        return "its X is a constant"
+    if x.shape is not None and len(x.shape) < 2:
+        return "its X is a vector"
+    return ""
+
+
+def _matmul(node: ir.Node) -> _Product | str:
+    weight = stored_constant(node.inputs[1], node)
+    if isinstance(weight, str):
+        if not isinstance(stored_constant(node.inputs[0], node), str):
+            return "its constant is the left factor"
+        second = node.inputs[1]
+        return "both factors are computed at run time" if second is not None and second.producer() else weight
+    return _matrix(weight, transposed=not weight.transposed)
+
+
+def _gemm(node: ir.Node) -> _Product | str:
+    weight = stored_constant(node.inputs[1], node)
+    if isinstance(weight, str):
+        return weight
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    if attributes.get("transA", 0):
+        return "its X is transposed (transA)"
+    if (attributes.get("alpha", 1.0), attributes.get("beta", 1.0)) != (1.0, 1.0):
+        return "its alpha or beta is not 1"
+    product = _matrix(weight, transposed=weight.transposed == bool(attributes.get("transB", 0)))
+    return product if isinstance(product, str) else _with_bias(node, product)
+
+
+def _conv(node: ir.Node) -> _Product | str:
+    weight = stored_constant(node.inputs[1], node)
+    if isinstance(weight, str):
+        return weight
+    assert weight.initializer.shape is not None
+    n, k, *kernel = (int(size) for size in weight.initializer.shape.numpy())
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    if any(size != 1 for size in kernel):
+        return f"a {'×'.join(map(str, kernel))} convolution is no linear"
+    if attributes.get("group", 1) != 1:
+        return f"a convolution in {attributes['group']} groups is no linear"
+    if any(step != 1 for step in attributes.get("strides", ())):
+        return f"a convolution of stride {'×'.join(map(str, attributes['strides']))} skips inputs"
+    if any(attributes.get("pads", ())):
+        return "a 1×1 convolution with padding makes more outputs than inputs"
+    return _with_bias(node, _Product(weight, False, (n, k), spatial=len(kernel)))
+
+
+def _matrix(weight: StoredConstant, *, transposed: bool) -> _Product | str:
+    assert weight.initializer.shape is not None
+    stored = [int(size) for size in weight.initializer.shape.numpy()]
+    if len(stored) != 2:
+        return f"its weight has {len(stored)} axes"
+    n, k = reversed(stored) if transposed else stored
+    return _Product(weight, transposed, (n, k))
+
+
+def _with_bias(node: ir.Node, product: _Product) -> _Product | str:
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        return product
+    bias = _constant_bias(value, node, product.shape[0])
+    if bias is None:
+        return f"its bias is not a constant of {product.shape[0]} elements"
+    return replace(product, bias=bias)
+
+
+def _constant_bias(value: ir.Value | None, node: ir.Node, size: int) -> ir.Value | None:
+    found = stored_constant(value, node)
+    if isinstance(found, str) or found.transposed or found.initializer.shape is None:
+        return None
+    shape = found.initializer.shape.numpy()
+    return found.initializer if shape[-1:] == (size,) and all(axis == 1 for axis in shape[:-1]) else None
+
+
+def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
+    """The Add of a bias that alone reads a product, and the bias."""
+    output = node.outputs[0]
+    readers = [use.node for use in output.uses()]
+    if output.is_graph_output() or len(readers) != 1 or readers[0].op_type != "Add":
+        return None
+    (add,) = readers
+    if add.domain not in _STANDARD or add.graph is not node.graph:
+        return None
+    other = add.inputs[1] if add.inputs[0] is output else add.inputs[0]
+    bias = None if other is output else _constant_bias(other, add, size)
+    return None if bias is None else (add, bias)
+
+
+def _counted(reasons: Iterable[str]) -> str:
+    return "; ".join(f"{count} × {reason}" for reason, count in Counter(reasons).items())
+
+
+_MATCHERS: dict[str, Callable[[ir.Node], _Product | str]] = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv}

@@ -1,0 +1,63 @@
+"""The hybrid ONNX file: the pruned model with its linears as PatchLinear nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from masklearn.masks.maskset import LinearMask
+from patch_compile.packing.fusion import Fusion
+from patch_compile.plan.lowering import LinearPlan
+from patch_compile.sources.onnx_model.linears import OnnxLinear
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["write_onnx_hybrid"]
+
+
+def write_onnx_hybrid(
+    model: ir.Model,
+    linears: Mapping[str, OnnxLinear],
+    masks: Mapping[str, LinearMask],
+    plan: Mapping[str, LinearPlan],
+    dtype: ir.DataType,
+    path: Path,
+    progress: Callable[[str, int, int], object],
+    *,
+    fuse: Collection[Fusion],
+) -> dict[str, LinearPlan]:
+    """Write `path` (+ .data) from the pruned model as it was read; packed weights are checked against `W∘M`.
+
+    A linear planned as `dense` keeps its node as it is. progress: called with a linear's name, linears packed and in all.
+    fuse: what goes into a linear's node where the graph allows it.
+    Returns the plan with what the graph decided: the node and the epilogue of each linear.
+    """
+    from onnx_ir.passes import common
+
+    from patch_compile.onnx_io.write import write_onnx
+    from patch_compile.passes import lowering_passes, run_passes
+    from patch_compile.sources.onnx_model.rewrite import NormalizeLinearsPass
+    from patch_compile.sources.onnx_model.sink_casts import SinkCastsPass
+
+    lowered = {name: linear for name, linear in plan.items() if linear.lowering != "dense"}
+    normalize = NormalizeLinearsPass({name: linears[name] for name in linears if name in lowered}, dtype)
+    done = 0
+
+    def read(name: str) -> NDArray[Any]:
+        nonlocal done
+        linear = name.removesuffix(".weight")
+        if linear in lowered:  # and not a bias
+            done += 1
+            progress(linear, done, len(lowered))
+        return normalize.weights[name].numpy()
+
+    lowering = lowering_passes(lowered, masks, read, dtype, fuse=fuse)
+    cleanup = [common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()]
+    sinking = [SinkCastsPass(dtype)] if {Fusion.GATED, Fusion.ACTIVATION} & {*fuse} else []
+    prepared = [normalize, *sinking, common.RemoveUnusedNodesPass()]
+    write_onnx(run_passes(model, [*prepared, *lowering.in_order, *cleanup]), path)
+    return {**plan, **lowering.plan}

@@ -1,0 +1,81 @@
+"""A linear of an ONNX graph that others made, whichever node computes it and however its weight is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.sources.onnx_model.names import node_name, unique
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["FoundLinears", "OnnxLinear"]
+
+
+@dataclass(frozen=True)
+class OnnxLinear:
+    """One `Y = X Wᵀ + b`: a MatMul, a Gemm or a 1×1 convolution, whose `nodes` compute `output` from `x`.
+
+    weight: the initializer W is stored in; transposed: that holds [K, N]; shape: (N, K); bias: an initializer of N
+    elements; spatial: axes after the features of X and Y, 0 where features are last.
+    """
+
+    name: str
+    nodes: tuple[ir.Node, ...]
+    weight: ir.Value
+    transposed: bool
+    shape: tuple[int, int]
+    bias: ir.Value | None
+    output: ir.Value
+    spatial: int = 0
+
+    @property
+    def x(self) -> ir.Value:
+        """[..., K], of a convolution [B, K, ...]; read from the graph, where a pass may have replaced its maker."""
+        x = self.nodes[0].inputs[0]
+        assert x is not None
+        return x
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """Type of X and Y; W may be stored in another and cast."""
+        read = self.nodes[0].inputs[1]
+        assert read is not None and read.dtype is not None
+        return read.dtype
+
+    def rows(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """The inputs as rows of K features, fp32 `[rows, K]`."""
+        moved = np.moveaxis(x, 1, -1) if self.spatial else x
+        return np.ascontiguousarray(moved.reshape(-1, self.shape[1]), dtype=np.float32)
+
+    def from_stored(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """W `[N, K]` from what the initializer holds."""
+        return np.ascontiguousarray(stored.T if self.transposed else stored.reshape(self.shape))
+
+    def to_stored(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of `from_stored`."""
+        return np.ascontiguousarray(weight.T) if self.transposed else weight.reshape(self._stored_shape)
+
+    @property
+    def _stored_shape(self) -> tuple[int, ...]:
+        assert self.weight.shape is not None
+        return tuple(int(size) for size in self.weight.shape.numpy())
+
+
+@dataclass
+class FoundLinears:
+    """linears by name, in graph order; skipped: what stays dense, by name, with the reason in words."""
+
+    linears: dict[str, OnnxLinear] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def add(self, node: ir.Node, found: OnnxLinear | str) -> None:
+        """Enter what a node was found to be."""
+        if isinstance(found, str):
+            self.skipped[unique(node_name(node), self.skipped)] = found
+        else:
+            self.linears[found.name] = found

@@ -1,0 +1,115 @@
+"""Second moments XᵀX of the inputs of an ONNX model's linears, gathered with ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.device import available_memory, usable_device
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.feeds import Feeds
+from patch_compile.onnx_io.session import run_model
+from patch_compile.sources.onnx_model.linears import OnnxLinear
+
+__all__ = ["Moments", "gather_moments", "write_probe"]
+
+_SHARE = 4  # of the memory that is free may hold sums: the model and its activations need the rest
+_SUM_BYTES = 8  # an element of a sum is fp64: it may add up millions of rows
+
+
+class Moments:
+    """XᵀX by linear, one file for each distinct X; linears of one X (q, k and v) share it."""
+
+    def __init__(self, folder: Path, linears: Mapping[str, OnnxLinear]) -> None:
+        self._folder = folder
+        xs: dict[Any, str] = {}
+        for name, linear in linears.items():
+            xs.setdefault(linear.x, name)
+        self._leader = {name: xs[linear.x] for name, linear in linears.items()}
+        self.leaders = {name: linears[name] for name in dict.fromkeys(self._leader.values())}
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """XᵀX `[K, K]` of a linear's inputs."""
+        moment: NDArray[np.float32] = np.load(self._file(self._leader[name]))
+        return moment
+
+    def put(self, leader: str, total: NDArray[np.float64]) -> None:
+        """Keep the sum of a leader."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        np.save(self._file(leader), total.astype(np.float32))
+
+    def _file(self, leader: str) -> Path:
+        return self._folder / f"{list(self.leaders).index(leader)}.npy"
+
+
+def write_probe(model: Any, linears: Mapping[str, OnnxLinear], path: Path) -> None:
+    """Write the model with the input of every linear as an output of the graph, beside its own."""
+    from patch_compile.onnx_io.write import write_onnx
+
+    own = list(model.graph.outputs)
+    for linear in linears.values():
+        x = linear.x
+        if x not in model.graph.outputs and not x.is_graph_input():
+            model.graph.outputs.append(x)
+    try:
+        write_onnx(model, path)
+    finally:
+        model.graph.outputs[:] = own
+
+
+def gather_moments(
+    probe: Path,
+    linears: Mapping[str, OnnxLinear],
+    feeds: Feeds,
+    folder: Path,
+    progress: Callable[[str, int, int], object],
+) -> Moments:
+    """Run the model of `write_probe` and sum up XᵀX of every linear, in fp64, as many linears in one go as fit.
+
+    Raises PatchCompileError when the model does not run on the feeds, or an X is not finite.
+    """
+    moments = Moments(folder, linears)
+    groups = _groups(moments.leaders)
+    done, total = 0, len(groups) * len(feeds)
+    for group in groups:
+        sums = {name: np.zeros((linear.shape[1],) * 2) for name, linear in group.items()}
+        outputs = [str(linear.x.name) for linear in group.values()]
+        for values in run_model(probe, feeds, outputs):
+            for (name, linear), x in zip(group.items(), values.values(), strict=True):
+                sums[name] += _moment(linear, x)
+            done += 1
+            progress("inputs of linears", done, total)
+        for name, moment in sums.items():
+            moments.put(name, moment)
+    return moments
+
+
+def _moment(linear: OnnxLinear, x: NDArray[Any]) -> NDArray[np.float32]:
+    rows = linear.rows(x)
+    moment: NDArray[np.float32] = rows.T @ rows
+    if not bool(np.isfinite(moment).all()):
+        raise PatchCompileError(
+            f"the inputs of {linear.name} are not finite",
+            "NaN, infinity or values too large for fp32 reach it on the calibration inputs",
+            "check the inputs, and the model before this linear",
+        )
+    return moment
+
+
+def _groups(leaders: Mapping[str, OnnxLinear]) -> list[dict[str, OnnxLinear]]:
+    """Linears whose sums fit in memory together, in the order of the graph; one that does not fit is alone."""
+    room = available_memory(usable_device("cpu")) // _SHARE
+    groups: list[dict[str, OnnxLinear]] = [{}]
+    used = 0
+    for name, linear in leaders.items():
+        size = linear.shape[1] ** 2 * _SUM_BYTES
+        if groups[-1] and used + size > room:
+            groups.append({})
+            used = 0
+        groups[-1][name] = linear
+        used += size
+    return groups

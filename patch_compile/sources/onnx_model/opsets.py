@@ -1,0 +1,100 @@
+"""Which operator sets an ONNX file may use, decided before anything else looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.packing.function import DOMAIN
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["OLDEST_OPSET", "check_opsets", "shorten_standard_domain"]
+
+OLDEST_OPSET = 20  # of PatchLinear's function; what is older is upgraded
+_STANDARD = "ai.onnx"  # which is "" too
+_RUNTIME_DOMAINS = ("com.microsoft",)  # operators that ONNX Runtime has beyond the standard
+
+
+def shorten_standard_domain(proto: onnx.ModelProto) -> None:
+    """Spell the standard's domain as passes and converters look for it, `""`; some exporters write `ai.onnx`."""
+    imports = [
+        *proto.opset_import,
+        *(opset for function in proto.functions for opset in function.opset_import),
+    ]
+    for holder in (*imports, *(node for node, _ in _all_nodes(proto))):
+        if holder.domain == _STANDARD:
+            holder.domain = ""
+
+
+def check_opsets(path: Path, proto: onnx.ModelProto) -> None:
+    """Raise PatchCompileError unless every operator's domain and version is known here; call the above first."""
+    import onnx
+
+    if proto.ir_version > onnx.IR_VERSION:
+        raise _too_new(path, f"IR version {proto.ir_version}", onnx.IR_VERSION)
+    imported = _imported(proto)
+    newest = onnx.defs.onnx_opset_version()
+    if imported.get("", 0) > newest:
+        raise _too_new(path, f"opset {imported['']}", newest)
+    known = {schema.domain for schema in onnx.defs.get_all_schemas()} | {*_RUNTIME_DOMAINS}
+    known |= {function.domain for function in proto.functions}
+    for node, imports in _all_nodes(proto):
+        domain = node.domain
+        if domain == DOMAIN:
+            raise PatchCompileError(
+                f"{path} is compiled already",
+                f"it holds {node.op_type} nodes of the domain {DOMAIN!r}",
+                "give the model that it was made from",
+            )
+        if domain not in known or domain not in imports:
+            raise _unknown(path, node, domain, domain in known)
+
+
+def _too_new(path: Path, what: str, newest: int) -> PatchCompileError:
+    import onnx
+
+    return PatchCompileError(
+        f"{path} has {what}",
+        f"onnx {onnx.__version__} knows versions up to {newest}",
+        "export the model at an older one, or install a newer onnx and onnxruntime",
+    )
+
+
+def _unknown(path: Path, node: onnx.NodeProto, domain: str, known: bool) -> PatchCompileError:
+    why = f"{node.op_type} {node.name!r} is of the domain {domain!r}"
+    if known:
+        return PatchCompileError(
+            f"{path} does not say which opset it uses of the domain {domain!r}",
+            why,
+            "export the model again: opset_import names every domain",
+        )
+    return PatchCompileError(
+        f"{path} uses operators that nothing here can run",
+        f"{why}, which is neither ONNX's nor ONNX Runtime's, and no function of the model defines it",
+        "export the model with standard operators, or with its functions",
+    )
+
+
+def _imported(proto: onnx.ModelProto | onnx.FunctionProto) -> dict[str, int]:
+    return {opset.domain: opset.version for opset in proto.opset_import}
+
+
+def _all_nodes(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, dict[str, int]]]:
+    """Every node with the opsets that it may be of: a function has its own."""
+    imported = _imported(proto)
+    yield from ((node, imported) for node in _nested(proto.graph.node))
+    for function in proto.functions:
+        own = _imported(function)
+        yield from ((node, own) for node in _nested(function.node))
+
+
+def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nested(graph.node)

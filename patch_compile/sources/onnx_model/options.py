@@ -1,0 +1,78 @@
+"""The settings of a build as an ONNX file takes them: defaults of its own, and what makes no sense refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from masklearn.recipe import Criterion, Method, Repair
+from patch_compile.errors import PatchCompileError
+from patch_compile.recipe import Recipe
+from patch_compile.sources.onnx_model.learn import METHODS, SOLVING
+
+__all__ = ["effective_recipe"]
+
+_NO_TEXT = "an ONNX file is calibrated on inputs, not on text"
+_NO_TRAINING = "an ONNX file has no gradients to train by"
+_NO_TOKENS = "an ONNX file is compared on its inputs, not on text"
+_NO_BLOCKS = "channels are permuted in the feed-forward parts of a checkpoint's blocks, which an ONNX file does not name"
+_NO_SPEED = "speed is predicted for decoders and encoders of checkpoints"
+_REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(("windows", "length"), _NO_TEXT),
+    **dict.fromkeys(
+        ("repair_steps", "repair_minutes", "batch", "learning_rate", "prior", "steps"), _NO_TRAINING
+    ),
+    **dict.fromkeys(
+        ("label_weight", "distill_weight", "checkpoint_every", "precision", "gradient_checkpointing"),
+        _NO_TRAINING,
+    ),
+    **dict.fromkeys(("eval_text", "eval_windows", "eval_length", "prompt"), _NO_TOKENS),
+    **dict.fromkeys(("speedup", "budget_ms", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
+    "permute": _NO_BLOCKS,
+    "logits": "an ONNX file keeps its outputs",
+    "opset": "an ONNX file keeps its opset (20 where it is older)",
+}
+_FLAGS = {"eval_text": "eval"}  # settings whose flag has another name
+
+
+def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"] | None) -> Recipe:
+    """The recipe with the defaults of an ONNX file: its own 16-bit type, oneshot with --calib, magnitude without.
+
+    sixteen_bit: type of the model's linears, None where they are fp32. Raises PatchCompileError for a setting that has no
+    meaning here, and for a method that lacks its inputs.
+    """
+    for name, why in _REFUSED.items():
+        if name in recipe.model_fields_set and getattr(recipe, name) != Recipe.model_fields[name].default:
+            raise _refused(f"--{_FLAGS.get(name, name).replace('_', '-')}", why)
+    if recipe.repair is Repair.DISTILL:
+        raise _refused("--repair distill", _NO_TRAINING)
+    changed: dict[str, Any] = {"repair": Repair.NONE}
+    if "method" not in recipe.model_fields_set and recipe.mask is None:
+        changed["method"] = Method.MAGNITUDE if recipe.calib is None else Method.ONESHOT
+    if "dtype" not in recipe.model_fields_set and sixteen_bit is not None:
+        changed["dtype"] = sixteen_bit
+    recipe = recipe.model_copy(update=changed)
+    if recipe.mask is None:
+        _check_method(recipe)
+    return recipe
+
+
+def _check_method(recipe: Recipe) -> None:
+    if recipe.method not in METHODS:
+        raise _refused(f"--method {recipe.method}", f"{_NO_TRAINING}; it takes {', '.join(METHODS)}")
+    if recipe.method is not Method.MAGNITUDE and recipe.calib is None:
+        raise PatchCompileError(
+            f"--method {recipe.method} needs inputs",
+            "it looks at what reaches the linears of an ONNX file",
+            "give --calib inputs.npz, or --method magnitude",
+        )
+    criteria = (None, Criterion.RELATIVE, Criterion.RAW) if recipe.method in SOLVING else (None,)
+    if recipe.criterion not in criteria:
+        why = f"--method {recipe.method} of an ONNX file ranks by its own"
+        if len(criteria) > 1:
+            why = "tiles of an ONNX file are ranked by output error: relative (to the output's energy) or raw"
+        raise _refused(f"--criterion {recipe.criterion}", why)
+
+
+def _refused(flag: str, why: str) -> PatchCompileError:
+    return PatchCompileError(f"{flag} does not go with an ONNX file", why, "leave it out")

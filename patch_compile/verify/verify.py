@@ -1,0 +1,104 @@
+"""The command `verify`: three questions about a finished build, each answered on its own, and where quality went."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from patch_compile.build.manifest import package_versions
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.folder import OutFolder
+from patch_compile.out.workspace import key_of, write_json
+from patch_compile.progress import Progress, quiet_libraries
+from patch_compile.recipe import Recipe
+from patch_compile.verify.answers import Answers, Verification
+from patch_compile.verify.request import VerifyRequest
+
+__all__ = ["verify"]
+
+_SCHEMA = 1
+_FOLDER, _FILE = "verify", "verify.json"
+_QUESTIONS = ("text", "compiled", "pruned", "built", "where", "baselines", "tasks")
+
+
+def verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
+    """Answer the request about OUT; writes OUT/verify and returns what is in its verify.json.
+
+    Raises PatchCompileError when a file of OUT is not what was written, the dense model is gone, text is too short, or
+    the model does not fit into memory for what is asked. A failed check is no error: `passed` says so.
+    """
+    progress = Progress()
+    with progress.stage("manifest"):
+        out = OutFolder.open(path)
+    _check_whole(out)
+    recipe = _recipe(out, request)
+    quiet_libraries(() if recipe.is_onnx else (recipe.calib, recipe.eval_text))
+    with _new_folder(out.path) as folder:
+        asked = Verification(out, recipe, request, folder, progress)
+        answers = asked.onnx() if recipe.is_onnx else asked.checkpoint()
+        found = _result(request, answers, progress)
+        write_json(folder / _FILE, found)
+    _record(out, request)
+    return found
+
+
+def _check_whole(out: OutFolder) -> None:
+    """`learn` and `compile` write less than a build."""
+    for name in ("report.json", "onnx/model.onnx", "model"):
+        if not (out.path / name).exists():
+            raise PatchCompileError(
+                f"{out.path} is no whole build",
+                f"it holds no {name}",
+                f"build it: patch-compile build MODEL_DIR --mask {out.path}/masks.safetensors",
+            )
+
+
+def _recipe(out: OutFolder, request: VerifyRequest) -> Recipe:
+    """The build's, with what the request says of the text."""
+    given = request.model_dump(include={"eval_text", "eval_windows", "eval_length"}, exclude_none=True)
+    return Recipe.parse(out.recipe().model_dump(exclude_none=True) | given)
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that takes the place of OUT/verify when all in it is written; an interruption leaves the old one."""
+    folder = out / f"{_FOLDER}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "scratch").mkdir(parents=True)
+    try:
+        yield folder
+        shutil.rmtree(folder / "scratch")
+        shutil.rmtree(out / _FOLDER, ignore_errors=True)
+        folder.rename(out / _FOLDER)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _result(request: VerifyRequest, answers: Answers, progress: Progress) -> dict[str, Any]:
+    checks = [limit.check(answers["pruned"]) for limit in request.fail_on]
+    judged = [answers.get("compiled"), answers.get("built"), *checks]
+    return {
+        "schema": _SCHEMA,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": package_versions(),
+        "passed": all(one.get("passed", True) for one in judged if one),
+        **{question: answers.get(question) for question in _QUESTIONS},
+        "generated": answers.get("generated", []),
+        "checks": checks,
+        "notes": progress.notes,
+        "seconds": progress.seconds,
+    }
+
+
+def _record(out: OutFolder, request: VerifyRequest) -> None:
+    """In the manifest; and the page, which shows it."""
+    from patch_compile.report.page import renew_page
+
+    files = sorted((out.path / _FOLDER).rglob("*"))
+    names = [str(file.relative_to(out.path)) for file in files if file.is_file()]
+    out.record(_FOLDER, key_of(request.model_dump(mode="json")), names)
+    renew_page(out.path)

@@ -1,0 +1,69 @@
+"""What is timed where nothing is said, and what is refused."""
+
+import pytest
+
+from patch_compile.bench.asked import Asked, parse_against
+from patch_compile.bench.contenders import Contender
+from patch_compile.bench.points import Phase, Point, feed_of
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.graph_inputs import GraphInput
+from patch_compile.runtime import Runner
+
+
+def test_every_batch_with_every_prompt_and_every_past():
+    points = Asked(batches=(1, 4), prompts=(8, 16), pasts=(32,)).points(
+        Runner.ONNX, encoder=False, positions=64
+    )
+    assert points == [
+        *(Point(Phase.PREFILL, batch, tokens) for batch in (1, 4) for tokens in (8, 16)),
+        *(Point(Phase.DECODE, batch, 32) for batch in (1, 4)),
+    ]
+
+
+def test_sizes_that_nobody_gave_stay_within_the_positions():
+    points = Asked().points(Runner.ENGINE, encoder=False, positions=512)
+    tokens = {phase: {p.tokens for p in points if p.phase is phase} for phase in Phase}
+    assert tokens[Phase.PREFILL] == {128, 512} and tokens[Phase.DECODE] == {128, 511}
+    assert {p.batch for p in points} == {1, 4, 8, 16}
+
+
+def test_an_encoder_has_prompts_alone():
+    assert {p.phase for p in Asked().points(Runner.ONNX, encoder=True, positions=None)} == {Phase.PREFILL}
+    with pytest.raises(PatchCompileError, match="--past-tokens does not go with an encoder"):
+        Asked(pasts=(8,)).points(Runner.ONNX, encoder=True, positions=None)
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    (Asked(prompts=(65,)), "--prompt-tokens 65 is more than the model has positions"),
+    (Asked(pasts=(64,)), "--past-tokens 64 is more than the model has positions"),
+])  # fmt: skip
+def test_more_tokens_than_positions_are_refused(asked, said):
+    with pytest.raises(PatchCompileError, match=said):
+        asked.points(Runner.ONNX, encoder=False, positions=64)
+
+
+def test_against():
+    assert parse_against("uniform-2:4, dense") == (Contender.UNIFORM, Contender.DENSE)
+    assert parse_against("none") == ()
+    assert Asked(against=parse_against("dense")).models == (Contender.DENSE, Contender.HYBRID)
+    for wrong in ("", "sparse", "none,dense"):
+        with pytest.raises(ValueError):
+            parse_against(wrong)
+
+
+def test_inputs_are_what_a_decoder_expects_after_so_many_tokens():
+    inputs = [
+        GraphInput("input_ids", ("batch", "sequence")),
+        GraphInput("attention_mask", ("batch", "total")),
+        GraphInput("position_ids", ("batch", "sequence")),
+        GraphInput("past_key_values.0.key", ("batch", 2, "past", 8)),
+    ]
+    step = feed_of(Point(Phase.DECODE, 3, 5), inputs, 40)
+    assert {name: array.shape for name, array in step.items()} == {
+        "input_ids": (3, 1), "attention_mask": (3, 6), "position_ids": (3, 1), "past_key_values.0.key": (3, 2, 5, 8)
+    }  # fmt: skip
+    assert (step["position_ids"] == 5).all() and step["attention_mask"].all()
+    assert abs(step["past_key_values.0.key"].std() - 1) < 0.3
+    prompt = feed_of(Point(Phase.PREFILL, 2, 7), inputs, 40)
+    assert prompt["past_key_values.0.key"].shape == (2, 2, 0, 8)
+    assert (prompt["position_ids"] == range(7)).all() and prompt["input_ids"].max() < 40

@@ -1,0 +1,199 @@
+"""`patch-compile bench` on ONNX Runtime, with every stage real."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.linears import read_linear
+from masklearn.masks.maskset import MaskSet
+from patch_compile.bench.asked import Asked
+from patch_compile.bench.contenders import Contender, write_contender
+from patch_compile.bench.run import bench
+from patch_compile.bench.uniform import UniformMasks
+from patch_compile.cli.on_out import bench as bench_command
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.folder import OutFolder
+from patch_compile.progress import Progress
+from patch_compile.report.terminal.bench import print_benched
+
+QUICK = {"iterations": 2, "warm_up": 1}
+SMALL = Asked(batches=(1, 2), prompts=(8,), pasts=(16,), **QUICK)
+
+
+def test_three_models_are_timed_and_the_build_stays_whole(out_of, capsys):
+    out = out_of("llama")
+    before = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    result = bench(out, SMALL)
+    assert json.loads((out / "bench/bench.json").read_text()) == result
+    assert [(r["phase"], r["batch"], r["tokens"]) for r in result["rows"]] == [
+        ("prefill", 1, 8), ("prefill", 2, 8), ("decode", 1, 16), ("decode", 2, 16)
+    ]  # fmt: skip
+    for row in result["rows"]:
+        for model in ("dense", "hybrid", "uniform-2:4"):
+            assert row[model]["runs"] == 2
+            assert 0 < row[model]["p10_ms"] <= row[model]["median_ms"] <= row[model]["p90_ms"]
+        assert row["speedup"] == pytest.approx(row["dense"]["median_ms"] / row["hybrid"]["median_ms"])
+        assert row["limit"] is None and row["predicted"] is None  # they are a GPU's
+    assert result["runner"] == "onnxruntime" and "says nothing about a GPU" in result["what"]
+    assert result["clocks"] is None and result["device"]["cores"] > 0
+    sizes = result["bytes"]
+    assert sizes["uniform-2:4"] < sizes["hybrid"] < sizes["dense"]
+    after = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert after - before == {"bench/bench.json", "report.html"} - before
+    assert {"bench/bench.json", "report.html"} <= set(OutFolder.open(out).manifest["files"])
+    assert "says nothing about a GPU" in (out / "report.html").read_text()
+    print_benched(result, "OUT/bench/bench.json", as_json=False)
+    said = capsys.readouterr().out
+    assert "It says nothing about a GPU" in said and "note: uniform 2:4: every tile" in said
+    assert "predicted" not in said
+
+
+def test_models_that_are_kept_are_taken_again_and_others_are_made_anew(out_of, capsys):
+    out = out_of("llama")
+    keeping = Asked(**{**vars(SMALL), "keep": True})
+    assert "dense ONNX" in bench(out, keeping)["seconds"]
+    kept = OutFolder.open(out).manifest["stages"]["bench"]["files"]
+    assert {"bench/models/dense/model.onnx", "bench/models/uniform-2-4/model.onnx.data"} <= set(kept)
+    again = bench(out, SMALL, force=True)
+    assert "dense ONNX" not in again["seconds"] and any(
+        "as an earlier run left it" in note for note in again["notes"]
+    )
+    assert (out / "bench/models/dense/model.onnx").is_file()
+    (out / "bench/models/dense/key").write_text("another")
+    with pytest.raises(PatchCompileError, match="not what its manifest"):
+        bench(out, SMALL, force=True)
+
+
+def test_the_models_it_is_timed_against_are_what_they_are_called(out_of, tmp_path):
+    """The dense file holds the checkpoint's weights; the uniform one has a PatchLinear for each, without a dense slab."""
+    out = OutFolder.open(out_of("llama"))
+    recipe, checkpoint = out.recipe(), Checkpoint.open(out.recipe().model)
+    files = {w: write_contender(w, out, recipe, None, tmp_path, Progress()) for w in Contender}
+    assert files[Contender.HYBRID] == out.path / "onnx/model.onnx"
+    graphs = {which: onnx.load(file).graph for which, file in files.items()}
+    stored = {tensor.name: tensor for tensor in graphs[Contender.DENSE].initializer}
+    name = "model.layers.1.mlp.down_proj.weight"
+    weight = onnx.numpy_helper.to_array(stored[name])
+    assert np.array_equal(weight, checkpoint.read(name).astype(np.float16))
+    assert not any(node.op_type == "PatchLinear" for node in graphs[Contender.DENSE].node)
+    uniform = graphs[Contender.UNIFORM]
+    packed = {t.name: t for t in uniform.initializer}
+    nodes = [node for node in uniform.node if node.op_type == "PatchLinear"]
+    assert sorted(n.name for n in nodes) == sorted(
+        n.name for n in graphs[Contender.HYBRID].node if n.op_type == "PatchLinear"
+    )
+    assert all(packed[node.input[1]].dims[0] == 0 and packed[node.input[2]].dims[0] > 0 for node in nodes)
+
+
+def test_uniform_masks_keep_the_two_largest_of_every_four(out_of):
+    out = OutFolder.open(out_of("llama"))
+    checkpoint, like = Checkpoint.open(out.recipe().model), MaskSet.load(out.path / "masks.safetensors")
+    masks = UniformMasks(like, lambda name: read_linear(checkpoint, name).numpy())
+    assert set(masks) == set(like)
+    for name, mask in masks.items():
+        groups = np.abs(read_linear(checkpoint, name).numpy()).reshape(-1, 4)
+        keep = mask.keep().reshape(-1, 4)
+        assert mask.zeroed * 2 == mask.weights
+        assert (
+            np.where(keep, groups, np.inf).min(axis=1) >= np.where(keep, -np.inf, groups).max(axis=1)
+        ).all()
+
+
+def test_an_encoder_is_timed_on_prompts_alone(out_of):
+    result = bench(out_of("bert"), Asked(batches=(1,), prompts=(8, 16), against=(Contender.DENSE,), **QUICK))
+    assert [(row["phase"], row["tokens"]) for row in result["rows"]] == [("prefill", 8), ("prefill", 16)]
+    assert result["rows"][0]["uniform-2:4"] is None and result["bytes"]["uniform-2:4"] is None
+
+
+def test_an_onnx_file_is_timed_as_a_whole_on_the_inputs_of_its_build(out_of):
+    out = out_of("onnx")
+    result = bench(out, Asked(**QUICK))
+    (row,) = result["rows"]
+    assert (row["phase"], row["batch"], row["tokens"]) == ("whole", 2, None)
+    assert row["dense"]["runs"] == row["uniform-2:4"]["runs"] == 2
+    assert result["bytes"]["dense"] > result["bytes"]["hybrid"] > result["bytes"]["uniform-2:4"]
+    with pytest.raises(PatchCompileError, match="timed on the inputs of its build"):
+        bench(out, SMALL, force=True)
+
+
+def test_hybrid_alone_needs_no_original(out_of):
+    out = out_of("llama")
+    recipe = out / "recipe.yaml"
+    assert "model:" in recipe.read_text()
+    result = bench(out, Asked(batches=(1,), prompts=(8,), pasts=(8,), against=(), **QUICK))
+    assert result["rows"][0]["dense"] is None and result["rows"][0]["speedup"] is None
+    print_benched(result, "", as_json=False)
+
+
+@pytest.mark.parametrize(("asked", "what", "fix"), [
+    (Asked(calibrate=True), "--calibrate does not go with ONNX Runtime", "leave --calibrate out"),
+    (Asked(prompts=(999,)), "--prompt-tokens 999 is more than the model has positions", "give at most 64"),
+])  # fmt: skip
+def test_what_can_not_be_is_refused_before_any_model_is_made(out_of, asked, what, fix):
+    out = out_of("llama")
+    with pytest.raises(PatchCompileError, match=what) as caught:
+        bench(out, asked)
+    assert fix in caught.value.fix and not (out / "bench").exists()
+
+
+def test_models_that_do_not_fit_into_memory_are_refused_with_numbers(out_of, monkeypatch):
+    class Little:
+        available = 3 * 2**28
+        total = 2**30
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Little)
+    out = out_of("llama")
+    with pytest.raises(PatchCompileError, match="3 models do not fit into memory together") as caught:
+        bench(out, SMALL)
+    assert "0.9 GiB, and 0.8 GiB are free" in caught.value.why and "--against dense" in caught.value.fix
+    assert not (out / "bench").exists()
+
+
+def test_another_model_in_the_place_of_the_original_is_refused(out_of, make_model):
+    out = out_of("llama")
+    recipe = out / "recipe.yaml"
+    text = recipe.read_text()
+    old = next(line for line in text.splitlines() if line.startswith("model:"))
+    recipe.write_text(text.replace(old, f"model: {make_model('llama', hidden_size=64)}"))
+    OutFolder.open(out, check=False).record("recipe", "changed", ["recipe.yaml"])
+    with pytest.raises(PatchCompileError, match="is not the model that"):
+        bench(out, SMALL)
+
+
+def test_times_of_an_earlier_run_are_not_lost_unasked(out_of):
+    out = out_of("llama")
+    (out / "bench").mkdir()
+    (out / "bench/bench.json").write_text("{}")
+    with pytest.raises(PatchCompileError, match="exists"):
+        bench(out, SMALL)
+
+
+def test_a_bf16_build_is_not_timed_as_what_it_is_not(settings, tmp_path):
+    from tests.builds import build
+
+    build(settings | {"dtype": "bfloat16", "method": "magnitude"})
+    with pytest.raises(PatchCompileError, match="a bf16 model can't be timed in ONNX Runtime"):
+        bench(settings["out"], SMALL)
+
+
+def test_the_command(out_of):
+    out = out_of("llama")
+    sizes = ["--batch-size", "1", "--prompt-tokens", "8", "--past-tokens", "8"]
+    flags = [*sizes, "--iterations", "2", "--warm-up", "0", "--against", "dense", "--json"]
+    done = CliRunner().invoke(bench_command, [str(out), *flags], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["rows"][1]["phase"] == "decode"
+
+
+@pytest.mark.parametrize(
+    "flags", [["--batch-size", "0"], ["--prompt-tokens", "many"], ["--against", "sparse"]]
+)
+def test_mistakes_in_flags_are_usage_errors(flags):
+    done = CliRunner().invoke(bench_command, [str(Path.cwd()), *flags])
+    assert done.exit_code == 2 and "Invalid value" in done.stderr

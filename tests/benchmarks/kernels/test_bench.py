@@ -1,0 +1,93 @@
+"""The GPU benchmark, as far as it goes without a GPU: its library, the problems it makes up, its table."""
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from patch_compile.packing.format import PackedLinear
+from tests.oracles.element_packing import Packed
+from tests.plugins.host_kernel import BENCH, COMPILER, Device, Launch, Problem
+
+sys.path.insert(0, str(BENCH))
+bench_kernels, problems, run = (importlib.import_module(name) for name in ("kernels", "problems", "run"))
+
+try:
+    NVCC = bench_kernels.find_nvcc()
+except FileNotFoundError:
+    NVCC = None
+
+
+@pytest.mark.parametrize("share", run.SHARES)
+@pytest.mark.parametrize(("shape", "rows"), [((576, 576), 64), ((200, 452), 128), ((64, 64), 64)])
+def test_a_random_layout_holds_every_slab_once(shape, rows, share):
+    layout = problems.random_layout(shape, rows, share)
+    blank = [np.zeros((n, rows * width), np.uint16) for n, width in ((layout.dense, 64), (layout.sparse, 32))]
+    packed = PackedLinear(shape, rows, *blank, np.zeros((layout.sparse, 2 * rows), np.int32), layout.index)
+    is_sparse = packed.slab_is_sparse()
+    assert is_sparse.shape == (layout.panels, -(-shape[1] // 64))
+    assert abs(is_sparse.sum() - share * is_sparse.size) <= 0.5
+    assert layout.weight_bytes == sum(a.nbytes for a in (*blank, packed.meta))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
+def test_random_metadata_is_what_the_instruction_takes(kernel):
+    """The emulated mma.sp refuses an unordered pair."""
+    layout = problems.random_layout((130, 200), 64, 1.0)
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal((n, 64 * width)).astype(np.float16).view(np.uint16)
+              for n, width in ((layout.dense, 64), (layout.sparse, 32))]  # fmt: skip
+    packed = Packed((130, 200), 64, *values, problems.random_meta(layout), layout.index)
+    x = rng.standard_normal((3, 200)).astype(np.float16).view(np.uint16)
+    y = kernel.run(packed, x, None, Launch(0, parts=4)).view(np.float16)
+    assert np.isfinite(y).all() and len(np.unique(y)) > 300
+
+
+def test_every_model_has_its_shapes_and_none_is_timed_twice():
+    shapes = [shape for found in problems.SHAPES.values() for shape in found]
+    assert len(shapes) == len(set(shapes)) == 10
+    assert all(n % 64 == 0 and k % 64 == 0 for n, k in shapes)
+
+
+def test_the_table_shows_ratios_to_cublas():
+    hybrid = {share: 2e-5 / (1 + share) for share in run.SHARES}
+    row = {"shape": (4096, 4096), "tokens": 1, "cublas": 2e-5, "cusparselt": None, "hybrid": hybrid}
+    row["limit"] = {share: seconds / 2 for share, seconds in hybrid.items()}
+    last = run.table([row, row | {"cusparselt": 1e-5}]).splitlines()
+    assert last[2].split("|")[1:-1] == [
+        " 4096×4096 ", " 1 ", " 1.00 ", " 1.50 ", " 1.70 ", " 1.80 ", " 1.90 ", " 2.00 ", "  ", " 50% ",
+    ]  # fmt: skip
+    assert last[3].split("|")[9] == " 2.00 "
+    hopper = run.table([row | {"dense path": 4e-5}]).splitlines()
+    assert [line.split("|")[-2] for line in (hopper[0], hopper[2])] == [" dense path at .9 ", " 0.50 "]
+
+
+def test_without_a_gpu_it_says_so():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    done = subprocess.run([sys.executable, BENCH / "run.py"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: PyTorch sees no GPU; this benchmark runs on one"
+
+
+@pytest.mark.skipif(NVCC is None or COMPILER is None, reason="no nvcc, or no compiler for the host emulation")
+def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, monkeypatch):
+    library = bench_kernels.Kernels(bench_kernels.build_library(tmp_path, "sm_80", NVCC))
+    assert library.configs() == [
+        bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes)
+        for name, c in kernel.configs().items()
+    ]
+    device = Device(108, 163 << 10, 40 << 20, 153, 1024)
+    for tokens, gated in ((1, 0), (64, 0), (4096, 0), (4096, 1)):
+        problem = Problem(tokens, 4096, 4096, 64 if gated else 128, 400, 1648, gated)
+        chosen = library.schedule(problem, device)
+        assert chosen == kernel.schedule(problem, device)
+        assert library.partial_bytes(*chosen) == kernel.lib.patch_host_partial_bytes(*chosen)
+    assert library.counter_bytes >= 4 * 108
+    monkeypatch.setenv("PATCH_CUBLASLT", str(tmp_path / "none.so"))
+    with pytest.raises(RuntimeError, match=r"PATCH_CUBLASLT is .*none.so, which can't be opened"):
+        library.dense_path(Problem(4096, 4096, 4096, 128, 400, 1648, 0), (True, False, 0), 0)

@@ -1,0 +1,99 @@
+"""What the GPU benchmark gives the kernels, given to the kernels on the CPU: its check passes, and can fail."""
+
+import ctypes
+import importlib
+from types import SimpleNamespace
+
+import pytest
+
+from patch_compile.plugin.toolchain import describe_toolchain
+from tests.plugins.dense_plugin import DensePlugin, compile_driver, compile_stand_in
+from tests.plugins.host_kernel import COMPILER, Call, Device, Stats
+
+bench_check, bench_kernels = (importlib.import_module(name) for name in ("check", "kernels"))
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
+
+MISSING = [item.what for item in describe_toolchain() if not item.found]
+DEVICE = Device(3, 227 << 10, 1 << 20, 100, 1024)
+
+
+class KernelsOnTheCpu:
+    """`bench.kernels.Kernels` on host fibers, which check every access against the sizes that follow from arguments."""
+
+    counter_bytes = 4 * 64
+
+    def __init__(self, kernel, *only):
+        self._kernel, self._only, self.launches = kernel, only, 0
+
+    def configs(self):
+        about = self._kernel.configs()
+        found = [bench_kernels.Config(n, c.panel_rows, c.gated, c.shared_bytes) for n, c in about.items()]
+        # Those left out ask for more than any device has.
+        return [c if c.name in self._only else c._replace(shared_bytes=1 << 30) for c in found]
+
+    def schedule(self, problem, device, config=-1):
+        return self._kernel.schedule(problem, device, config)
+
+    def partial_bytes(self, config, parts):
+        return int(self._kernel.lib.patch_host_partial_bytes(config, parts))
+
+    def launch(self, arguments, scalar, config, parts, stream):
+        about = self.configs()[config]
+        panels = arguments.panels * (1 + about.gated)
+        call = Call(scalar=scalar, config=config, copy_mode=self.launches % 3, seed=self.launches)
+        call.dense_values = arguments.dense_slabs * about.panel_rows * 64
+        call.sparse_values = arguments.sparse_slabs * about.panel_rows * 32
+        call.meta_words = arguments.sparse_slabs * about.panel_rows * 2
+        call.index_words = 2 * (panels + 1) + arguments.dense_slabs + arguments.sparse_slabs
+        call.partial_values, call.counter_words = self.partial_bytes(config, parts) // 4, parts
+        call.arguments = arguments
+        call.arguments.parts = parts
+        self.launches += 1
+        if self._kernel.lib.patch_host_run(ctypes.byref(call), ctypes.byref(Stats())):
+            raise RuntimeError(self._kernel.lib.patch_host_error().decode())
+
+
+def test_right_kernels_pass(kernel):
+    """Of the two kinds of kernel, one gated; other tests run all configurations."""
+    kernels = KernelsOnTheCpu(kernel, "gated-decode-64", "prefill-128")
+    assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 7, 17)) == []
+    assert kernels.launches == 2 * 3 * 12 * 2  # twice for each number of tokens
+
+
+class DensePathOnTheCpu(KernelsOnTheCpu):
+    """Without a kernel: the check is of the dense path alone."""
+
+    def __init__(self, kernel, plugin):
+        super().__init__(kernel)
+        self._plugin, self.runs = plugin, 0
+
+    def dense_path(self, problem, epilogue, scalar):
+        def run(arguments, workspace, stream):
+            self.runs += 1
+            aligned = -(-workspace // 256) * 256
+            self._plugin.dense_path(problem, scalar, arguments, aligned)
+
+        # Room to begin at a multiple of 256, as device memory does.
+        return SimpleNamespace(bytes=self._plugin.dense_path_bytes(problem, epilogue) + 256, run=run)
+
+
+@pytest.mark.xdist_group("dense-path")
+@pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}")
+def test_the_dense_path_is_checked_where_there_is_one(kernel, library_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATCH_CUBLASLT", str(compile_stand_in(library_cache)))
+    plugin = DensePlugin(compile_driver(library_cache), tmp_path)
+    hopper = Device(3, 227 << 10, 1 << 20, 100, 1024, 2048)
+    kernels = DensePathOnTheCpu(kernel, plugin)
+    assert bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17)) == []
+    assert kernels.runs == 3 * 12 * 3 * 2
+    monkeypatch.setattr(importlib.import_module("hybrid"), "ACTIVATIONS", ("", "gelu", "silu", "gelu_tanh"))
+    assert len(bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17))) == 3 * 12
+
+
+def test_a_wrong_answer_is_said(kernel, monkeypatch):
+    """SiLU taken for the tanh GELU."""
+    hybrid = importlib.import_module("hybrid")
+    monkeypatch.setattr(hybrid, "ACTIVATIONS", ("", "gelu", "silu", "gelu_tanh"))
+    found = bench_check.check(KernelsOnTheCpu(kernel, "decode-64"), DEVICE, "cpu", tokens=(5, 7, 17))
+    assert len(found) == 12 and all("decode-64" in line and "of the allowed error" in line for line in found)

@@ -1,0 +1,69 @@
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import checkpoints, compile
+from benchmarks.watched import watched
+
+TINY = {
+    "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 64, "num_hidden_layers": 2,
+}  # fmt: skip
+PAGE = "before\n<!-- compile: begin -->\nold\n<!-- compile: end -->\nafter\n"
+
+
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    config = checkpoints.SHAPES["llama-2-7b"] | TINY
+    monkeypatch.setitem(checkpoints.SHAPES, "llama-2-7b", config)
+    return config
+
+
+def test_it_compiles_builds_and_writes_the_page(
+    tmp_path: Path,
+    shapes: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every figure is measured; a checkpoint this small is copied and packed in no time, which says nothing."""
+    page, figures = tmp_path / "page.md", list[compile.Figure]()
+    page.write_text(PAGE)
+    original = compile.page_part
+    monkeypatch.setattr(compile, "page_part", lambda *a: (figures.extend(a[2]), original(*a))[1])
+    command = ["--engine", "--page", str(page), "--scratch", str(tmp_path / "s")]
+    assert compile.main(command) == 1
+    assert {f.what for f in figures if not f.met} <= {
+        "the same over `cp`",
+        "packing and checking alone, from memory",
+        "export",
+    }
+    assert all(f.value > 0 for f in figures if f.what != "other files left by it")
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert all(f"| {f.what} |" in text for f in figures)
+    assert text.count("**missed**") == sum(not f.met for f in figures)
+    assert "peak anonymous memory" in capsys.readouterr().out
+    assert not list((tmp_path / "s").iterdir())
+
+
+def test_a_page_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="lacks"):
+        compile.renewed("nothing here", "part")
+
+
+def test_limits_hold_from_both_sides() -> None:
+    most = compile.Figure("seconds", 4.0, "s", 4.0)
+    assert most.met and not replace(most, value=4.1).met and "≤ 4 s" in most.row()
+    least = replace(most, least=True)
+    assert least.met and not replace(least, value=3.9).met and "**missed**" in replace(least, value=3.9).row()
+
+
+def test_memory_of_a_process_is_seen() -> None:
+    """300 MB that are written count as anonymous, and the output comes back whole."""
+    code = "import time; held = bytearray(b'x') * 300_000_000; time.sleep(1); print('y' * 200_000)"
+    run = watched([sys.executable, "-c", code])
+    assert 0.27 < run.peak_anonymous_gib <= run.peak_gib < 0.6
+    assert run.stdout == "y" * 200_000 + "\n" and run.seconds > 1

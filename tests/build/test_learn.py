@@ -1,0 +1,180 @@
+"""`learn` with its real stages on a tiny model, and what `build --mask` makes of its results."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
+from patch_compile.build import stages as pipeline
+from patch_compile.errors import PatchCompileError
+from patch_compile.recipe import Recipe
+from patch_compile.report.terminal.console import print_masks
+from tests.builds import build
+
+
+def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
+    recipe = Recipe.parse(settings | {"method": "magnitude", "out": tmp_path / "learned"})
+    summary = pipeline.learn(recipe, force=False, resume=False)
+    file = tmp_path / "learned" / "masks.safetensors"
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": file}
+    report = build(given)
+    assert report["ratio"] == summary["ratio"]
+    assert report["method"] == "magnitude"
+    one, other = MaskSet.load(file), MaskSet.load(settings["out"] / "masks.safetensors")
+    assert all(np.array_equal(one[name].keep(), other[name].keep()) for name in one)
+    with pytest.raises(PatchCompileError, match="exists"):
+        pipeline.learn(recipe, force=False, resume=False)
+
+
+def test_masks_bring_the_weights_they_were_learned_with(settings, tmp_path):
+    learned = tmp_path / "learned"
+    pipeline.learn(
+        Recipe.parse(settings | {"method": "sparsegpt", "out": learned}), force=False, resume=False
+    )
+    manifest = json.loads((learned / "manifest.json").read_text())
+    files = {str(f.relative_to(learned)) for f in learned.rglob("*") if f.is_file()} - {"manifest.json"}
+    assert files == set(manifest["files"])
+    assert manifest["text"]["calib"]["name"] == Path(settings["calib"]).name
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": learned / "masks.safetensors"}
+    build(given)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (learned, settings["out"])]
+    assert weights[0] == weights[1] != (settings["model"] / "model.safetensors").read_bytes()
+    again = given | {"mask": settings["out"] / "masks.safetensors", "out": tmp_path / "again"}
+    build(again)
+    (learned / "model" / "model.safetensors").write_bytes(
+        (settings["model"] / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(PatchCompileError, match="does not hold the weights"):
+        build(given | {"out": tmp_path / "other"})
+    shutil.rmtree(learned / "model")
+    with pytest.raises(PatchCompileError, match="learned together with new weights"):
+        build(given | {"out": tmp_path / "other"})
+
+
+def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
+    """Magnitude keeps every weight that stays, and yet the checkpoint's own weights are not those of the masks."""
+    learned = tmp_path / "learned"
+    recipe = Recipe.parse(settings | {"method": "magnitude", "permute": True, "out": learned})
+    summary = pipeline.learn(recipe, force=False, resume=False)
+    assert summary["learned"]["permuted"]["parts"] == 2
+    assert any(note.startswith("permuted: the hidden channels of 2") for note in summary["notes"])
+    assert Recipe.parse(Recipe.load(learned / "recipe.yaml")).permute
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": learned / "masks.safetensors"}
+    report = build(given)
+    assert report["learned"]["permuted"] == summary["learned"]["permuted"]
+    assert report["agreement"]["error"] <= report["agreement"]["tolerance"]
+    orders = [MaskSet.load(folder / "masks.safetensors").orders for folder in (learned, settings["out"])]
+    assert all(np.array_equal(order, orders[1][name]) for name, order in orders[0].items())
+    shutil.rmtree(learned / "model")
+    with pytest.raises(PatchCompileError, match="learned together with new weights"):
+        build(given | {"out": tmp_path / "other"})
+
+
+def test_learn_compares_with_baselines(settings, tmp_path, capsys):
+    recipe = Recipe.parse(settings | {"method": "sparsegpt", "out": tmp_path / "learned"})
+    summary = pipeline.learn(recipe, "dense,ffn-only", force=False, resume=False)
+    assert [row["name"] for row in summary["baselines"]["rows"]] == ["sparsegpt", "dense", "ffn-only"]
+    assert summary["baselines"]["text"]["name"] == Path(settings["eval_text"]).name
+    assert not list((tmp_path / "learned").glob("scratch"))
+    print_masks(summary, as_json=False)
+    shown = capsys.readouterr().out
+    assert "ffn-only" in shown and "% of tiles 2:4" in shown
+    with pytest.raises(PatchCompileError, match="does not name baselines"):
+        pipeline.learn(recipe, "the rest", force=True, resume=False)
+
+
+# `--multi_gpu` is what starts processes of one machine; without CUDA they meet over gloo.
+LAUNCHERS = {
+    "torchrun": "torch.distributed.run --standalone --nproc-per-node 2",
+    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
+    " --mixed_precision no --dynamo_backend no",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
+    """The second run finds the masks unchanged, the third learns others."""
+    model, out = str(settings["model"]), tmp_path / "out"
+    learn = f"-m patch_compile learn {model} -o {out} --method patch-tile --steps 2 --prior magnitude --repair none"
+    learn += f" --tile 64x64 --ratio 0.4 --windows 4 --length 16 --batch 1 --calib {settings['calib']} --json"
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), *learn.split()]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    for more in ([], ["--force"], ["--force", "--seed", "1"]):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, env=env, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["ratio"]["asked"] == 0.4
+    assert not (tmp_path / "out.partial").exists()
+    masks = MaskSet.load(out / "masks.safetensors")
+    assert masks.method == "patch-tile"
+    assert masks.extra["train"]["tokens"] == 2 * 2 * 16  # steps, processes, length
+
+
+def test_a_build_runs_in_one_process(settings, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PatchCompileError, match="in one process"):
+        build(settings)
+
+
+def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
+    """What was trained is in the scratch folder, so the unfinished build stays although no stage is finished."""
+    repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
+
+    def progress_until(what, done, total):
+        if what.startswith("repair") and done == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("patch_compile.progress._ignore", progress_until)
+    with pytest.raises(KeyboardInterrupt):
+        build(repairing)
+    root = settings["out"].with_name("out.partial")
+    assert root.is_dir()
+    monkeypatch.undo()
+    report = build(repairing, resume=True)
+    assert report["learned"]["repair"]["steps"] == 6
+
+
+def test_masks_are_learned_again_when_the_file_they_start_from_has_changed(settings, tmp_path):
+    prior = tmp_path / "prior" / "masks.safetensors"
+
+    def learned(**changes):
+        asked = settings | {"repair": "none", "checkpoint_every": 2} | changes
+        return pipeline.learn(Recipe.parse(asked), force=True, resume=False)
+
+    trained = {
+        "method": "patch-tile",
+        "steps": 2,
+        "batch": 1,
+        "prior": str(prior),
+        "out": tmp_path / "trained",
+    }
+    for criterion in ("magnitude", "random"):
+        learned(method="sparsegpt", criterion=criterion, tile=(32, 32), out=prior.parent)
+        summary = learned(tile=(32, 32), **trained)
+        assert "masks" in summary["seconds"]
+        assert summary["learned"]["train"]["prior"] == "masks.safetensors"
+    assert "masks" not in learned(tile=(32, 32), **trained)["seconds"]
+
+
+def test_a_disk_without_room_for_learning_is_said_before_any_work(settings, tmp_path, monkeypatch):
+    """Of a recipe that solves and repairs: pruned, solved and repaired weights, and two training checkpoints."""
+    recipe = Recipe.parse(settings | {"method": "oneshot", "repair_steps": 1, "out": tmp_path / "learned"})
+    checkpoint = Checkpoint.open(settings["model"])
+    stored = sum(file.stat().st_size for file in checkpoint.files())
+    weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+    needed = 3 * stored + 2 * 12 * weights
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    monkeypatch.setattr(pipeline, "_masks", lambda *_: pytest.fail("no stage may begin"))
+    with pytest.raises(PatchCompileError, match=r"no space for .*learned"):
+        pipeline.learn(recipe, force=False, resume=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    with pytest.raises(pytest.fail.Exception, match="no stage may begin"):
+        pipeline.learn(recipe, force=False, resume=False)

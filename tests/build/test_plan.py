@@ -1,0 +1,165 @@
+"""`patch-compile plan` on a LLaMA-2-7B whose weights are holes in a file: no weight is read."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
+from patch_compile.build.plan import plan
+from patch_compile.cli.app import plan as plan_command
+from patch_compile.errors import PatchCompileError, SpeedError
+from patch_compile.plan.assumed import assumed_mask
+from patch_compile.recipe import Recipe
+from patch_compile.report.terminal.plan import print_plan
+from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
+
+SMALL = LLAMA_2_7B | {"num_hidden_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return write_hollow_llama(tmp_path_factory.mktemp("hollow") / "llama-2-7b")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return write_hollow_llama(tmp_path_factory.mktemp("hollow") / "two-blocks", SMALL)
+
+
+@pytest.fixture(scope="module")
+def planned(model_dir):
+    flags = [str(model_dir), "--ratio", "0.4", "--target", "a6000", "--json"]
+    result = CliRunner().invoke(plan_command, flags, catch_exceptions=False)
+    assert result.exit_code == 0
+    return json.loads(result.stdout)
+
+
+def planned_for(model, **settings):
+    return plan(Recipe.parse({"model": model, "target": "a6000", **settings}))
+
+
+def test_no_weight_is_read(planned, model_dir, monkeypatch):
+    def no_reading(*_args):
+        raise AssertionError("a weight was read")
+
+    monkeypatch.setattr(Checkpoint, "read", no_reading)
+    assert planned_for(model_dir, ratio=0.4)["whole"] == planned["whole"]
+    assert (model_dir / "model.safetensors").stat().st_size > 13e9
+
+
+def test_every_linear_has_shape_share_lowering_times_and_bytes(planned):
+    assert len(planned["linears"]) == 7 * 32
+    for row in planned["linears"]:
+        n, k = row["shape"]
+        assert row["lowering"] == "plugin" and row["reason"] == ""
+        assert 2 * row["zeroed"] / (n * k) == pytest.approx(0.8, abs=0.001)
+        assert row["bytes_before"] == 2 * n * k
+        assert row["bytes_after"] == pytest.approx(2 * n * k * (1 - 0.4375 * 0.8), rel=0.002)
+        for times in row["predicted"].values():
+            assert times["2:4"] < times["hybrid"] < times["dense"]
+
+
+def test_the_whole_is_beside_its_limits(planned):
+    assert planned["ratio"] == pytest.approx(0.4, abs=1e-3)
+    whole = planned["whole"]
+    assert whole["decode"]["limit"] == pytest.approx(1 / (1 - 0.4375 * 0.8), rel=1e-3)
+    assert whole["prefill"]["limit"] == pytest.approx(1 / (1 - 0.8 / 2), rel=1e-3)
+    assert 1.33 < whole["end_to_end"]["speedup"] < whole["end_to_end"]["limit"]
+    assert planned["totals"]["bytes_after"] == sum(row["bytes_after"] for row in planned["linears"])
+    assert any("nothing here is measured" in remark for remark in planned["remarks"])
+    assert any("--mask FILE" in note for note in planned["notes"])
+
+
+def test_a_person_reads_it_in_100_columns(planned, monkeypatch, capsys):
+    monkeypatch.setattr("patch_compile.report.terminal.console._PIPE_WIDTH", 100)
+    print_plan(planned, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "predicted on A6000; batch 16, 128 prompt + 128 generated tokens"
+    table = [line.rstrip() for line in lines[1 : lines.index(next(x for x in lines if x.startswith("µs:")))]]
+    assert all(len(line) <= 100 for line in table)
+    assert not any("…" in line for line in table)
+    (row,) = (line.split() for line in table if "gate_proj" in line)
+    assert row[:5] == ["gate_proj", "32", "11008×4096", "0.80", "plugin"] and len(row) == 13
+    assert [line.split()[0] for line in table if "plugin" in line] == [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    ]  # fmt: skip
+    whole = planned["whole"]["end_to_end"]
+    (last,) = (line.split() for line in lines if "end to end" in line)
+    assert last[-2:] == [f"{whole['speedup']:.2f}", f"{whole['limit']:.2f}"]
+    assert "note: predictions of a roofline (docs/performance.md): nothing here is measured" in lines
+
+
+def test_real_tile_maps_are_planned_as_they_are(small, tmp_path):
+    linears = {row["name"]: tuple(row["shape"]) for row in planned_for(small, ratio=0.4)["linears"]}
+    masks = {
+        name: assumed_mask(shape, (128, 128), 0.0 if "v_proj" in name else 0.45)
+        for name, shape in linears.items()
+    }
+    about = {"method": "none", "seed": 0, "base_model": "m", "base_sha256": "", "ratio_asked": 0.4}
+    MaskSet(masks, **about).save(tmp_path / "masks.safetensors")
+    found = planned_for(small, mask=tmp_path / "masks.safetensors")
+    for row in found["linears"]:
+        assert row["zeroed"] == masks[row["name"]].zeroed
+        dense = "v_proj" in row["name"]
+        assert (row["lowering"], row["reason"]) == (
+            ("dense", "none of its tiles is 2:4") if dense else ("plugin", "")
+        )
+    assert found["notes"] == [] and found["asked"].startswith("masks of ")
+    with pytest.raises(PatchCompileError, match="made for another model"):
+        planned_for(small, mask=tmp_path / "masks.safetensors", exclude=("*v_proj",))
+
+
+def test_ratios_and_lowerings_by_pattern(small):
+    rows = planned_for(small, ratio="mlp.*=0.5,q_proj=0.25", lowering="up_proj=dense")["linears"]
+    kinds = {row["name"].rpartition(".")[2]: row for row in rows}
+    shares = {kind: 2 * row["zeroed"] / (row["shape"][0] * row["shape"][1]) for kind, row in kinds.items()}
+    assert shares == {"q_proj": 0.5, "k_proj": 0, "v_proj": 0, "o_proj": 0} | dict.fromkeys(
+        ("gate_proj", "up_proj", "down_proj"), 1.0
+    )
+    assert kinds["up_proj"]["reason"] == "asked for by --lowering"
+    assert kinds["k_proj"]["reason"] == "none of its tiles is 2:4"
+    assert kinds["gate_proj"]["lowering"] == "plugin"
+
+
+def test_a_speed_is_answered_with_the_ratio_that_it_takes(small):
+    found = planned_for(small, speedup=1.3)
+    assert found["whole"]["end_to_end"]["speedup"] == pytest.approx(1.3, abs=0.005)
+    assert planned_for(small, ratio=round(found["ratio"] - 0.01, 3))["whole"]["end_to_end"]["speedup"] < 1.3
+    budget = found["whole"]["end_to_end"]["dense_ms"] / 1.3
+    assert planned_for(small, budget_ms=budget)["ratio"] == found["ratio"]
+    with pytest.raises(SpeedError, match="out of reach"):
+        planned_for(small, speedup=1.9)
+
+
+def test_the_workload_changes_the_plan(small):
+    decode = planned_for(small, ratio=0.4, target="h100")
+    prompts = planned_for(small, ratio=0.4, target="h100", prompt_tokens=2048, generated_tokens=2)
+    assert {row["lowering"] for row in decode["linears"]} == {"plugin"}
+    assert {row["lowering"] for row in prompts["linears"]} == {"dense"}
+    assert prompts["workload"] == {
+        "batch": 16, "prompt": 2048, "generated": 2, "words": "batch 16, 2048 prompt + 2 generated tokens"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"ratio": 0.4, "target": "voodoo2"}, "no card for the target 'voodoo2'"),
+        ({"ratio": 0.4, "target": "sm120"}, "no card for the target 'sm120'"),
+        ({"ratio": 0.4, "lowering": "gate=dense"}, "'gate' of --lowering fits no covered linear"),
+        ({"ratio": 0.4, "speedup": 1.3}, "both a ratio and a speed-up given"),
+        ({"speedup": 1.3, "budget_ms": 3}, "both a speed-up and a budget of milliseconds given"),
+        ({"speedup": 0.9}, "'speedup' is not valid"),
+        ({"speedup": 1.3, "per_layer": True}, "--per-layer does not go with a speed-up of 1.3"),
+        ({"speedup": 1.3, "method": "patch-tile"}, "--method patch-tile does not go with"),
+        ({"ratio": 0.4, "prompt_tokens": 0}, "'prompt_tokens'"),
+        ({"ratio": 0.4, "model": "m.onnx"}, "plan takes a model directory"),
+        ({}, "no ratio given"),
+    ],
+)
+def test_mistakes_are_refused_in_words(small, settings, said):
+    with pytest.raises(PatchCompileError) as caught:
+        planned_for(**{"model": small, **settings})
+    assert said in caught.value.what

@@ -1,0 +1,105 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+# fmt: off
+HEAVY = {"torch", "transformers", "tensorrt", "tensorrt_rtx", "onnx", "onnx_ir", "onnxruntime", "numpy", "pydantic",
+         "polygraphy"}
+# fmt: on
+
+
+def run(*arguments, cwd=None, env=None):
+    command = [sys.executable, "-m", "patch_compile", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        *(
+            [name, "--help"]
+            for name in (
+                "build",
+                "learn",
+                "plan",
+                "compile",
+                "plugin",
+                "import-mask",
+                "inspect",
+                "doctor",
+                "run",
+                "verify",
+                "bench",
+                "compare",
+            )
+        ),
+    ],
+)
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; from patch_compile.cli.app import cli\n"
+        f"try: cli({arguments!r})\n"
+        "finally: print('MODULES', *{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    imported = done.stdout.split("MODULES")[1].split()
+    assert "click" in imported
+    assert not HEAVY & set(imported)
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["build"], 2, "MODEL_DIR"),
+        (["build", "nowhere"], 1, "no ratio given"),
+        (["build", "nowhere", "--ratio", "0.6"], 1, "outside 0 … 0.5"),
+        (["build", "nowhere", "--ratio", "-0.1"], 1, "outside 0 … 0.5"),
+        (["build", "nowhere", "--ratio", "0.4", "--mask", "m"], 1, "both a ratio and a mask"),
+        (["build", "nowhere", "--ratio", "0.4"], 1, "No model directory at nowhere"),
+        (["build", "nowhere", "--ratio", "much"], 1, "much"),
+        (["build", "nowhere", "--ratio", "0.4", "--tile", "128x3"], 2, "multiple of 4"),
+        (["build", "nowhere", "--ratio", "0.4", "--opset", "12"], 1, "'opset'"),
+        (["build", "nowhere", "--ratio", "0.4", "--method", "prayer"], 2, "prayer"),
+        (["build", "--recipe", "nowhere.yaml"], 1, "cannot read the recipe"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)
+def test_mistakes_have_a_clear_error_and_the_right_exit_code(arguments, code, said, tmp_path):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_come_from_the_environment_too(tmp_path):
+    import os
+
+    env = os.environ | {"PATCH_COMPILE_BUILD_RATIO": "0.7"}
+    assert "0.7 is outside" in run("build", "nowhere", cwd=tmp_path, env=env).stderr
+
+
+@pytest.mark.rtx
+def test_plugin_says_what_it_found():
+    done = run("plugin", "--backend", "tensorrt-rtx", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["path"].endswith("libpatch_linear.so")
+    assert {"nvcc", "TensorRT headers"} <= {item["what"] for item in result["toolchain"]}
+
+
+def test_plugin_says_what_is_missing_before_it_fails(tmp_path):
+    import os
+
+    env = os.environ | {"CUDACXX": str(tmp_path / "nvcc"), "XDG_CACHE_HOME": str(tmp_path)}
+    done = run("plugin", "--backend", "tensorrt-rtx", env=env)
+    assert done.returncode == 1
+    assert "nvcc: missing. CUDACXX is" in done.stderr
+    assert "TensorRT headers: " in done.stderr
+    assert "error: nvcc is not found" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,242 @@
+"""`patch-compile compare` on real builds of tiny models: what is set side by side, and what is refused."""
+
+import json
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from patch_compile.cli.on_out import compare as compare_command
+from patch_compile.compare import Against, compare
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.folder import OutFolder
+from patch_compile.out.workspace import write_json
+from patch_compile.report.terminal.compare import print_compared
+from tests.builds import TINY, build
+from tests.conftest import WORDS, write_model
+
+RATIOS = (0.1, 0.3, 0.5)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("compare")
+    text = root / "text.txt"
+    text.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
+    write_model(root / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
+    for ratio in RATIOS:
+        settings(root, ratio, out=root / f"r{ratio}")
+    return root
+
+
+def settings(root: Path, ratio: float, **changed) -> None:
+    texts = {"calib": str(root / "text.txt"), "eval_text": str(root / "text.txt")}
+    build({"model": root / "model", "ratio": ratio, **texts, **TINY} | changed)
+
+
+@pytest.fixture
+def outs(root, tmp_path):
+    """Fresh copies of the three, which a test may change."""
+    return [shutil.copytree(root / f"r{ratio}", tmp_path / f"r{ratio}") for ratio in RATIOS]
+
+
+def rewrite(out: Path, name: str, **changed) -> None:
+    """Change keys of a JSON file of OUT as a later step would, manifest and all."""
+    content = json.loads((out / name).read_text()) if (out / name).is_file() else {}
+    write_json(out / name, content | changed)
+    manifest = json.loads((out / "manifest.json").read_text())
+    stage = next((s for s, made in manifest["stages"].items() if name in made["files"]), "bench")
+    names = [*manifest["stages"].get(stage, {"files": {}})["files"], name]
+    OutFolder.open(out, check=False).record(stage, "changed", list(dict.fromkeys(names)))
+
+
+def perplexity(out: Path, value: float, dense: float = 10.0) -> None:
+    rewrite(
+        out, "report.json", perplexity={"dense": dense, "hybrid": value, "text": "t, 2 windows × 24 tokens"}
+    )
+
+
+def test_the_table_says_what_the_builds_say(root):
+    outs = [root / f"r{ratio}" for ratio in RATIOS]
+    result = compare(outs)
+    reports = [json.loads((out / "report.json").read_text()) for out in outs]
+    for row, report in zip(result["builds"], reports, strict=True):
+        assert row["ratio"] == report["ratio"]["reached"] and row["method"] == "wanda"
+        assert row["quality"] == report["perplexity"]["hybrid"]
+        assert row["increase"] == pytest.approx(row["quality"] / report["perplexity"]["dense"] - 1)
+        assert row["bytes"] == report["onnx"]["bytes"]
+        assert row["predicted"]["decode"] == report["plan"]["whole"]["decode"]["speedup"]
+    assert [row["name"] for row in result["builds"]] == ["r0.1", "r0.3", "r0.5"]
+    assert result["measured"]["sizes"] == {} and result["files"] == []
+
+
+def test_pareto_points_are_those_that_none_beats_and_the_others_say_by_what(outs, capsys):
+    """The middle one is worse than the last, which prunes more."""
+    for out, value in zip(outs, (11.0, 14.0, 13.0), strict=True):
+        perplexity(out, value)
+    result = compare(outs)
+    assert result["pareto"] == ["r0.1", "r0.5"]
+    assert [row["beaten_by"] for row in result["builds"]] == [None, "r0.5", None]
+    print_compared(result, as_json=False)
+    said = capsys.readouterr().out
+    assert "Pareto points, perplexity against ratio: r0.1, r0.5" in said
+    assert "r0.3 is beaten by r0.5: perplexity 14.00 against 13.00, ratio 0.30 against 0.50" in said
+    assert "+40.0%" in said
+
+
+def test_a_ratio_that_is_a_tile_more_is_no_gain(outs):
+    """Budgets are met to a tile: of two builds that show the same ratio the worse one is beaten."""
+    for out, value in zip(outs, (11.0, 14.0, 12.0), strict=True):
+        perplexity(out, value)
+    for out, reached in zip(outs[1:], (0.30004, 0.29998), strict=True):
+        rewrite(out, "report.json", ratio={"asked": 0.3, "reached": reached})
+    assert compare(outs)["pareto"] == ["r0.1", "r0.5"]
+
+
+def test_a_build_that_is_slower_and_worse_is_beaten_by_the_dense_model(outs, capsys):
+    for out in outs:
+        perplexity(out, 12.0)
+    result = compare(outs, against=Against.SPEED)  # linears this small are predicted slower than dense
+    assert result["pareto"] == [] and {row["beaten_by"] for row in result["builds"]} == {"the dense model"}
+    print_compared(result, as_json=False)
+    assert "none, the dense model beats them all" in capsys.readouterr().out
+
+
+def bench_json(
+    speedup: float, gpu: str = "NVIDIA RTX A6000", batch: int = 1, runner: str = "tensorrt"
+) -> dict:
+    device = {"name": gpu, "backend_version": "11.0"}
+    row = {"phase": "decode", "batch": batch, "tokens": 128, "speedup": speedup}
+    return {"runner": runner, "device": device, "rows": [row, {**row, "batch": 16, "speedup": 9.0}]}
+
+
+def test_speeds_that_were_measured_on_one_gpu_are_the_axis(outs, capsys):
+    for out, speed in zip(outs, (1.05, 1.2, 1.4), strict=True):
+        rewrite(out, "bench/bench.json", **bench_json(speed))
+    result = compare(outs, against=Against.SPEED)
+    assert result["against"] == "measured speed-up of decode"
+    assert [row["at"] for row in result["builds"]] == [1.05, 1.2, 1.4]
+    assert result["measured"] == {
+        "where": "NVIDIA RTX A6000, tensorrt 11.0", "sizes": {"decode": {"batch": 1, "tokens": 128}}
+    }  # fmt: skip
+    print_compared(result, as_json=False)
+    assert "measured: decode at batch 1, 128 tokens on NVIDIA RTX A6000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("other", "said"), [
+    (bench_json(1.3, gpu="NVIDIA H100"), "measured in different places (NVIDIA H100, tensorrt 11.0; NVIDIA RTX A6000"),
+    (bench_json(1.3, runner="onnxruntime"), "times of r0.3 are ONNX Runtime's on a CPU"),
+])  # fmt: skip
+def test_times_of_different_places_are_left_out_with_the_reason(outs, other, said):
+    rewrite(outs[0], "bench/bench.json", **bench_json(1.1))
+    rewrite(outs[1], "bench/bench.json", **other)
+    result = compare(outs)
+    assert any(said in note for note in result["notes"])
+    assert "r0.3" not in {row["name"] for row in result["builds"] if row["measured"]}
+
+
+def test_predictions_for_different_cards_are_left_out_with_the_reason(outs, capsys):
+    plan = json.loads((outs[0] / "report.json").read_text())["plan"]
+    plan["card"]["words"] = "H100"
+    rewrite(outs[0], "report.json", plan=plan)
+    result = compare(outs)
+    assert all(row["predicted"] is None for row in result["builds"])
+    (note,) = result["notes"]
+    assert "different cards or workloads" in note and "r0.1: H100" in note and "r0.3, r0.5: A6000" in note
+    print_compared(result, as_json=False)
+    with pytest.raises(PatchCompileError, match="no speed that all builds have") as caught:
+        compare(outs, against=Against.SPEED)
+    assert "r0.1: H100" in caught.value.why
+
+
+def test_the_curve_is_drawn_as_png_and_svg(outs, tmp_path):
+    for out, value in zip(outs, (11.0, 14.0, 13.0), strict=True):
+        perplexity(out, value)
+    result = compare(outs, tmp_path / "curves")
+    png, svg, table = map(Path, result["files"])
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and png.stat().st_size > 10_000
+    ids = {element.get("id") or "" for element in ET.fromstring(svg.read_text()).iter()}
+    assert sum(name.startswith("line2d") for name in ids) > 5
+    assert json.loads(table.read_text()) == result
+    first = svg.read_bytes()
+    with pytest.raises(PatchCompileError, match="exists"):
+        compare(outs, tmp_path / "curves")
+    compare(outs, tmp_path / "curves", force=True)
+    assert svg.read_bytes() == first  # the same builds give the same picture
+    assert {f.name for f in (tmp_path / "curves").iterdir()} == {"compare.png", "compare.svg", "compare.json"}
+
+
+def test_one_picture_alone(outs, tmp_path):
+    assert compare(outs, tmp_path / "curve.svg")["files"] == [str(tmp_path / "curve.svg")]
+    with pytest.raises(PatchCompileError, match="no kind of picture"):
+        compare(outs, tmp_path / "curve.pdf")
+
+
+def test_one_build_is_nothing_to_compare(outs):
+    with pytest.raises(PatchCompileError, match="nothing to compare with"):
+        compare(outs[:1])
+    with pytest.raises(PatchCompileError, match="given twice"):
+        compare([outs[0], outs[0]])
+
+
+def test_builds_of_different_models_are_refused(outs):
+    rewrite(outs[2], "report.json", model={"path": "/models/other", "sha256": "ab" * 32})
+    with pytest.raises(PatchCompileError, match=r"r0.1 and r0.5 are builds of different models") as caught:
+        compare(outs)
+    assert "r0.5: /models/other" in caught.value.why
+
+
+def test_perplexities_on_different_text_are_refused(outs, root, tmp_path):
+    settings(root, 0.3, out=tmp_path / "shorter", eval_length=16)
+    with pytest.raises(
+        PatchCompileError, match=r"r0\.1 and shorter were judged on different text or inputs"
+    ) as caught:
+        compare([*outs, tmp_path / "shorter"])
+    assert "2 windows × 24 tokens" in caught.value.why and "2 windows × 16 tokens" in caught.value.why
+
+
+def test_texts_of_one_name_are_told_apart_by_the_dense_model(outs):
+    for out, dense in zip(outs, (10.0, 10.01, 10.2), strict=True):
+        perplexity(out, 12.0, dense)
+    with pytest.raises(PatchCompileError, match=r"r0\.1 and r0\.5 were judged on different text") as caught:
+        compare(outs)
+    assert "10.00 in one and of 10.20" in caught.value.why
+
+
+def test_a_build_that_is_not_whole_is_refused(outs):
+    (outs[1] / "plan.json").write_text("{}")
+    with pytest.raises(PatchCompileError, match=r"is not what its manifest.json says"):
+        compare(outs)
+
+
+def test_an_encoder_is_compared_by_the_error_of_its_outputs(tmp_path, text_file, capsys):
+    model = write_model(
+        tmp_path / "bert", "bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2
+    )
+    outs = [tmp_path / f"r{ratio}" for ratio in (0.1, 0.5)]
+    for out, ratio in zip(outs, (0.1, 0.5), strict=True):
+        build(
+            {
+                "model": model,
+                "out": out,
+                "ratio": ratio,
+                "calib": str(text_file),
+                "eval_text": str(text_file),
+                **TINY,
+            }
+        )
+    result = compare(outs, tmp_path / "curve.png")
+    assert result["quality"]["what"] == "relative error of the outputs" and result["quality"]["dense"] == 0
+    assert result["pareto"] == ["r0.1", "r0.5"]
+    assert [row["increase"] for row in result["builds"]] == [None, None]
+    print_compared(result, as_json=False)
+    assert "bert: relative error of the outputs on" in capsys.readouterr().out
+
+
+def test_the_command(root):
+    outs = [str(root / f"r{ratio}") for ratio in RATIOS]
+    done = CliRunner().invoke(compare_command, [*outs, "--x", "bytes", "--json"], catch_exceptions=False)
+    assert done.exit_code == 0 and json.loads(done.stdout)["x"] == "bytes"
+    assert CliRunner().invoke(compare_command, []).exit_code == 2

@@ -1,0 +1,184 @@
+"""`patch-compile inspect`: what a file is, and whether it is whole."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.maskset import MaskSet
+from patch_compile.engine.build import build_engine
+from patch_compile.engine.expectation import expectation_from_onnx
+from patch_compile.engine.profiles import profiles_from_onnx
+from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.targets import parse_targets
+from patch_compile.inspect import inspect_path
+from patch_compile.plugin.build import build_plugin
+from patch_compile.report.terminal.inspect import print_found
+from tests.builds import build
+from tests.commands import run_here
+from tests.engine import graphs
+from tests.mosaics import random_mask
+
+
+@pytest.fixture
+def masks(tmp_path):
+    made = {f"layers.{i}.proj": random_mask((128, 192), (64, 64), 0.5, i)[0] for i in range(3)}
+    path = tmp_path / "masks.safetensors"
+    MaskSet(made, method="wanda", seed=7, base_model="m", base_sha256="0", ratio_asked=0.25).save(path)
+    return path
+
+
+@pytest.fixture
+def chain(tmp_path):
+    return graphs.write_chain(tmp_path / "chain.onnx", external=True)
+
+
+def rewrite(path, change):
+    """Change one initializer of the file, with its data."""
+    model = onnx.load(str(path))
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    change(stored)
+    onnx.save(model, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+
+
+def changed(tensor, edit):
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    edit(array)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+
+
+def test_masks(masks, capsys):
+    found = inspect_path(masks)
+    assert found.kind == "masks" and not found.faults
+    assert found.facts["seed"] == 7 and found.facts["linears"] == 3
+    assert found.facts["ratio"] == pytest.approx(MaskSet.load(masks).ratio, abs=1e-4)
+    print_found(found, every=False, as_json=False)
+    folded = capsys.readouterr().out
+    assert "128×192" in folded and "checked: every tile map" in folded and "layers.1.proj" not in folded
+    print_found(found, every=True, as_json=False)
+    assert "layers.1.proj" in capsys.readouterr().out
+
+
+def test_a_pattern_that_is_none_is_named(masks):
+    content = bytearray(masks.read_bytes())
+    content[-1] = 0xFF  # of the last tensor, which is a pattern
+    masks.write_bytes(content)
+    (fault,) = inspect_path(masks).faults
+    assert "pattern code 15" in fault
+
+
+def test_an_onnx_file_is_checked_node_by_node(chain):
+    found = inspect_path(chain)
+    assert (found.kind, found.facts["PatchLinear"], found.faults) == ("onnx", 2, [])
+    expected = expectation_from_onnx(chain)
+    assert {row["linear"]: row["bytes"] for row in found.rows} == dict(expected.patch_linears)
+    assert found.facts["files"] == ["chain.onnx", "chain.onnx.data"]
+    assert found.facts["inputs"] == ["x: float16 [batch, sequence, 128]"]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "edit", "said"),
+    [
+        ("meta", lambda a: a.fill(0), "metadata holds a pair"),
+        ("index", lambda a: a.__setitem__(-1, a[-2]), "stored twice or not at all"),
+        ("index", lambda a: a.__setitem__(-1, 99), "out of bounds"),
+    ],
+)
+def test_what_is_broken_is_named(chain, tensor, edit, said):
+    rewrite(chain, lambda stored: changed(stored[f"layers.1.proj.{tensor}"], edit))
+    (fault,) = inspect_path(chain).faults
+    assert fault.startswith("layers.1.proj: ") and said in fault
+
+
+def test_padding_must_be_zero(tmp_path):
+    path = graphs.write_chain(tmp_path / "ragged.onnx", shape=(96, 100), shares=(0.0,), external=True)
+    assert not inspect_path(path).faults
+    rewrite(path, lambda stored: changed(stored["layers.0.proj.dense"], lambda a: a.fill(1)))
+    assert "not zero" in inspect_path(path).faults[0]
+
+
+def test_missing_external_data_are_an_error(chain):
+    (chain.parent / "chain.onnx.data").unlink()
+    with pytest.raises(PatchCompileError, match="missing"):
+        inspect_path(chain)
+
+
+def test_gate_and_up(tmp_path):
+    rows = {row["linear"]: row for row in inspect_path(graphs.write_mlp(tmp_path / "mlp.onnx")).rows}
+    assert rows["mlp.gate_proj+up_proj"]["epilogue"] == "silu·mul"
+    assert rows["mlp.down_proj"]["epilogue"] == "residual"
+
+
+@pytest.mark.rtx
+def test_an_engine_and_its_plugin(chain, tmp_path):
+    plugin, engine = build_plugin("tensorrt-rtx").path, tmp_path / "engine" / "model.engine"
+    settings = {"backend": "tensorrt-rtx", "targets": parse_targets("sm86"), "plugin": plugin}
+    expected = expectation_from_onnx(chain)
+    build_engine(chain, engine, profiles=profiles_from_onnx(chain), expected=expected, **settings)
+    found = inspect_path(engine)
+    assert (found.kind, found.facts["targets"], found.faults) == ("engine", ["sm86"], [])
+    assert {row["layer"]: row["packed bytes"] for row in found.rows} == dict(expected.patch_linears)
+    assert found.facts["plugin inside"]["backend"] == "tensorrt-rtx"
+    assert inspect_path(engine.parent / "libpatch_linear.so").facts["archs"] == [
+        "sm80",
+        "sm86",
+        "sm89",
+        "sm90",
+    ]
+
+
+def test_a_build_whose_files_were_changed(settings, tmp_path):
+    build(settings)
+    out = tmp_path / "out"
+    whole = inspect_path(out)
+    assert whole.kind == "build" and not whole.faults and whole.facts["not in the manifest"] == []
+    (out / "onnx" / "model.onnx").write_bytes(b"changed")
+    (out / "masks.safetensors").unlink()
+    (out / "notes.txt").write_text("mine")
+    found = inspect_path(out)
+    assert found.facts["not in the manifest"] == ["notes.txt"]
+    assert sorted(found.faults) == [
+        "masks.safetensors is missing",
+        "onnx/model.onnx is not the file that was written: its sha256 is another one",
+    ]
+    done = run_here("inspect", out, "--json")
+    assert done.returncode == 1 and json.loads(done.stdout)["faults"] == list(found.faults)
+
+
+def test_a_model(make_model):
+    model = make_model()
+    found = inspect_path(model)
+    linears = covered_linears(model).linears
+    assert found.facts["architecture"] == "llama" and found.facts["covered linears"] == len(linears)
+    assert [row["linear"] for row in found.rows] == list(linears)
+    shard = inspect_path(model / "model.safetensors")
+    assert shard.kind == "safetensors" and shard.facts["tensors"] == found.facts["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.engine", b"nothing of the kind", "no engine of TensorRT-RTX"),
+        ("empty.engine", b"", "no engine of TensorRT-RTX"),
+        ("x.so", b"\x7fELF and nothing else", "no PatchLinear plugin"),
+        ("x.onnx", b"nothing", "not an ONNX model"),
+        ("x.safetensors", b"nothing", "x.safetensors"),
+        ("x.json", b"{}", "is text"),
+    ],
+)
+def test_what_is_nothing_of_ours_is_refused(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PatchCompileError, match=said):
+        inspect_path(tmp_path / name)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(PatchCompileError, match="no file at"):
+        inspect_path(tmp_path / "missing")
+    with pytest.raises(PatchCompileError, match="neither a model nor a build"):
+        inspect_path(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": np.arange(3).tolist()}))
+    with pytest.raises(PatchCompileError, match="no manifest of patch-compile"):
+        inspect_path(tmp_path)

@@ -1,0 +1,77 @@
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
+from tests.passes.cleanup.test_cleanup_passes import graph_of, outputs
+
+TEXT = """
+    agraph (float[3, 8] x, bfloat16[4, 8] w) => (bfloat16[4, 3] t, bfloat16[3, 4] y) {
+        narrow = Cast <to = 16> (x)
+        wt = Transpose <perm = [1, 0]> (w)
+        product = MatMul (narrow, wt)
+        scaled = Mul (product, product)
+        gate = Sigmoid (scaled)
+        t = Transpose <perm = [1, 0]> (gate)
+        y = Mul (scaled, gate)
+    }"""
+TYPED = ("narrow", "wt", "product", "scaled")  # "gate" stays without a type, as inside one torch operation
+
+
+def model_with_weight() -> tuple[ir.Model, np.ndarray]:
+    model = graph_of(TEXT)
+    for node in model.graph:
+        if node.outputs[0].name in TYPED:
+            node.outputs[0].dtype = ir.DataType.BFLOAT16
+    weight = np.random.default_rng(1).standard_normal((4, 8)).astype(ml_dtypes.bfloat16)
+    value = model.graph.inputs.pop(1)
+    value.const_value = ir.tensor(weight, name="w")
+    model.graph.initializers["w"] = value
+    return model, weight
+
+
+def rounded(array: np.ndarray) -> np.ndarray:
+    return array.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def test_every_result_is_rounded_to_bfloat16_exactly_once() -> None:
+    model, weight = model_with_weight()
+    x = np.random.default_rng(2).standard_normal((3, 8)).astype(np.float32)
+    t, y = outputs(EmulateBfloat16Pass()(model).model, x=x)
+    product = rounded(rounded(x) @ weight.astype(np.float32).T)
+    scaled = rounded(product * product)
+    gate = rounded(1 / (1 + np.exp(-scaled)))
+    # The gate may fall on the other side of a tie by the last bit of exp; the products must not differ at all.
+    np.testing.assert_allclose(t.T, gate, rtol=2.0**-8)
+    assert np.array_equal(y, rounded(scaled * t.T))
+    assert np.array_equal(t, rounded(t)) and t.dtype == np.float32
+    assert not np.array_equal(y, scaled * t.T)
+
+
+def test_the_original_stays_bfloat16_and_is_refused_by_onnx_runtime() -> None:
+    model, _ = model_with_weight()
+    EmulateBfloat16Pass()(model)
+    assert model.graph.initializers["w"].dtype == ir.DataType.BFLOAT16
+    assert [v.dtype for v in model.graph.outputs] == [ir.DataType.BFLOAT16] * 2
+    try:
+        outputs(model, x=np.zeros((3, 8), np.float32))
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
+        return
+    raise AssertionError("ONNX Runtime runs bf16 on the CPU now: the emulation is no longer needed")
+
+
+def test_packed_weights_stay_as_they_are() -> None:
+    model = graph_of("agraph (bfloat16[2, 8] x, bfloat16[1, 4] dense) => (bfloat16[2, 4] y) { y = Neg (x) }")
+    node = model.graph[0]
+    packed = ir.node("PatchLinear", [model.graph.inputs[0], model.graph.inputs[1]], domain="patch", name="l")
+    packed.outputs[0].dtype = ir.DataType.BFLOAT16
+    dense = model.graph.inputs.pop(1)
+    dense.const_value = ir.tensor(np.ones((1, 4), ml_dtypes.bfloat16), name="dense")
+    model.graph.initializers["dense"] = dense
+    model.graph.insert_before(node, packed)
+    node.replace_input_with(0, packed.outputs[0])
+    copy = EmulateBfloat16Pass()(model).model
+    assert copy.graph.initializers["dense"].dtype == ir.DataType.BFLOAT16
+    assert copy.graph.inputs[0].dtype == ir.DataType.FLOAT
+    assert [n.op_type for n in copy.graph] == ["PatchLinear", "Cast", "Cast", "Neg", "Cast", "Cast"]

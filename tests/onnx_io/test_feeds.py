@@ -1,0 +1,123 @@
+"""Calibration inputs: an array for each input of the graph, by run or by sample, or random ones."""
+
+import numpy as np
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.feeds import feeds_from_npz, random_feeds
+from patch_compile.onnx_io.graph_inputs import GraphInput
+
+OPEN = (GraphInput("ids", ("batch", "length")), GraphInput("image", ("batch", 3, 4)))
+DTYPES = {"ids": np.dtype(np.int64), "image": np.dtype(np.float32)}
+
+
+def arrays(ids, image):
+    rng = np.random.default_rng(0)
+    return {
+        "ids": rng.integers(0, 9, ids).astype(np.int64),
+        "image": rng.standard_normal(image).astype(np.float32),
+    }
+
+
+@pytest.fixture
+def load(tmp_path):
+    def run(given, inputs=OPEN, dtypes=DTYPES):
+        np.savez(tmp_path / "inputs.npz", **given)
+        return feeds_from_npz(tmp_path / "inputs.npz", inputs, dtypes)
+
+    return run
+
+
+def test_an_axis_more_counts_runs(load):
+    given = arrays((5, 2, 7), (5, 2, 3, 4))
+    feeds = load(given)
+    assert len(feeds) == 5
+    assert all(np.array_equal(feed["ids"], given["ids"][run]) for run, feed in enumerate(feeds))
+    assert feeds.words == "inputs.npz (5 runs)"
+
+
+def test_samples_are_fed_eight_at_a_time_where_the_batch_is_open(load):
+    given = arrays((19, 7), (19, 3, 4))
+    feeds = load(given)
+    assert [feed["image"].shape[0] for feed in feeds] == [8, 8, 3]
+    assert np.array_equal(np.concatenate([feed["ids"] for feed in feeds]), given["ids"])
+
+
+def test_samples_are_fed_by_the_graphs_batch(load):
+    inputs = (GraphInput("ids", (2, "length")), GraphInput("image", (2, 3, 4)))
+    assert [feed["ids"].shape for feed in load(arrays((6, 7), (6, 3, 4)), inputs)] == [(2, 7)] * 3
+    with pytest.raises(PatchCompileError, match=r"5 samples of .* do not make whole batches"):
+        load(arrays((5, 7), (5, 3, 4)), inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: a.pop("ids"), "no array 'ids'"),
+        (lambda a: a.update(other=a["ids"]), "no input 'other' in the graph"),
+        (lambda a: a.update(ids=a["ids"][:4]), "differ in their first axis"),
+        (lambda a: a.update(ids=a["ids"][0]), "do not fit the graph's inputs"),
+        (lambda a: a.update(ids=a["ids"].astype(np.float32)), "'ids' of .* is float32"),
+        (lambda a: a.update(image=a["image"][..., :3]), "a run feeds \\[2, 3, 3\\]"),
+        (lambda a: a["image"].__setitem__((0, 0, 0, 0), np.nan), "'image' of .* holds NaN"),
+        (lambda a: [a.update({name: array[:0]}) for name, array in a.items()], "is empty"),
+    ],
+    ids=["missing", "superfluous", "counts", "axes", "type", "shape", "NaN", "empty"],
+)
+def test_arrays_that_do_not_fit(load, change, says):
+    given = arrays((5, 2, 7), (5, 2, 3, 4))
+    change(given)
+    with pytest.raises(PatchCompileError, match=says):
+        load(given)
+
+
+def test_wider_numbers_of_the_same_kind_are_taken(load):
+    given = arrays((5, 2, 7), (5, 2, 3, 4))
+    feed = load({"ids": given["ids"].astype(np.int32), "image": given["image"].astype(np.float64)})[0]
+    assert (feed["ids"].dtype, feed["image"].dtype) == (np.int64, np.float32)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", None])
+def test_a_file_that_is_no_npz(tmp_path, content):
+    path = tmp_path / "inputs.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(PatchCompileError, match="cannot read the inputs") as error:
+        feeds_from_npz(path, OPEN, DTYPES)
+    assert "numpy.savez" in error.value.fix
+
+
+def test_a_file_of_one_array(tmp_path):
+    path = tmp_path / "inputs.npz"
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(PatchCompileError, match="one array without a name"):
+        feeds_from_npz(path, OPEN, DTYPES)
+
+
+def test_pickled_objects_are_not_loaded(tmp_path):
+    path = tmp_path / "inputs.npz"
+    np.savez(path, ids=np.array([object()], dtype=object))
+    with pytest.raises(PatchCompileError, match="cannot read the inputs"):
+        feeds_from_npz(path, OPEN, DTYPES)
+
+
+class TestRandom:
+    def test_open_dimensions_agree_between_inputs(self):
+        inputs = (GraphInput("ids", ("batch", "length")), GraphInput("mask", ("batch", 1, "length")))
+        dtypes = {"ids": np.dtype(np.int64), "mask": np.dtype(np.bool_)}
+        feeds = random_feeds(inputs, dtypes, {}, seed=0)
+        assert (feeds[0]["ids"].shape, feeds[0]["mask"].shape) == ((2, 16), (2, 1, 16))
+        assert {*np.unique(feeds[0]["ids"])} == {0, 1}
+        assert feeds[0]["mask"].dtype == np.bool_
+
+    def test_depend_on_the_seed_alone(self):
+        first, again, other = (random_feeds(OPEN, DTYPES, {}, seed=seed) for seed in (0, 0, 1))
+        assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
+        assert not np.array_equal(first[0]["image"], other[0]["image"])
+        assert not np.array_equal(first[0]["image"], first[1]["image"])
+
+    def test_take_the_shapes_given(self):
+        feeds = random_feeds(OPEN, DTYPES, {"ids": (3, 5), "image": (3, 3, 4)}, seed=0)
+        assert feeds[0]["ids"].shape == (3, 5)
+        assert "ids 3×5" in feeds.words

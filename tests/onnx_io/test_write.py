@@ -1,0 +1,182 @@
+import weakref
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from safetensors.numpy import save_file
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.write import bind_weights, cast_weight, write_onnx
+
+F16, BF16 = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
+
+
+def weightless(*weights: tuple[str, tuple[int, ...]], dtype: ir.DataType = F16) -> ir.Model:
+    values = [ir.Value(name=n, type=ir.TensorType(dtype), shape=ir.Shape(s)) for n, s in weights]
+    nodes = [ir.node("Identity", [value], name=f"use{i}") for i, value in enumerate(values)]
+    for i, node in enumerate(nodes):
+        output = node.outputs[0]
+        output.name, output.type, output.shape = f"y{i}", values[i].type, values[i].shape
+    graph = ir.Graph([], [n.outputs[0] for n in nodes], nodes=nodes, opset_imports={"": 23}, name="g")
+    graph.initializers.update({str(v.name): v for v in values})
+    return ir.Model(graph, ir_version=10)
+
+
+def checkpoint(path: Path, **tensors: np.ndarray) -> Checkpoint:
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    save_file(tensors, path / "model.safetensors")
+    return Checkpoint.open(path)
+
+
+def read_back(path: Path) -> dict[str, np.ndarray]:
+    return {
+        t.name: onnx.numpy_helper.to_array(t, str(path.parent))
+        for t in onnx.load(str(path), load_external_data=False).graph.initializer
+    }
+
+
+def test_weights_arrive_rounded_and_aligned(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "a.weight": rng.standard_normal((32, 40)).astype(np.float32),
+        "b.weight": rng.standard_normal((33, 41)).astype(ml_dtypes.bfloat16),
+        "norm.weight": rng.standard_normal(8).astype(np.float16),
+    }
+    model = weightless(*((name, w.shape) for name, w in weights.items()))
+    bind_weights(model, checkpoint(tmp_path, **weights), F16)
+    path = tmp_path / "onnx" / "model.onnx"
+    write_onnx(model, path)
+    onnx.checker.check_model(str(path))
+    for name, array in read_back(path).items():
+        assert array.dtype == np.float16
+        assert np.array_equal(array, weights[name].astype(np.float32).astype(np.float16))
+    external = {
+        t.name: {e.key: e.value for e in t.external_data}
+        for t in onnx.load(str(path), load_external_data=False).graph.initializer
+        if t.external_data
+    }
+    assert set(external) == {"a.weight", "b.weight"}  # the norm is small and lies in the graph itself
+    assert all(int(e["offset"]) % 4096 == 0 and e["location"] == "model.onnx.data" for e in external.values())
+    assert sorted(p.name for p in path.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
+
+
+def test_bfloat16_is_written_bit_for_bit(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((32, 40)).astype(ml_dtypes.bfloat16)
+    model = weightless(("a.weight", weight.shape), dtype=BF16)
+    bind_weights(model, checkpoint(tmp_path, **{"a.weight": weight}), BF16)
+    write_onnx(model, tmp_path / "model.onnx")
+    raw = (tmp_path / "model.onnx.data").read_bytes()
+    assert raw == weight.tobytes()
+
+
+def test_one_tensor_is_in_memory_at_a_time_and_each_is_asked_once(tmp_path: Path) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def make() -> ir.TensorProtocol:
+        nonlocal most
+        array = np.ones((64, 64), np.float16)
+        alive.append(weakref.ref(array))
+        most = max(most, sum(ref() is not None for ref in alive))
+        return ir.Tensor(array)
+
+    names = [f"{i}.weight" for i in range(5)]
+    model = weightless(*((name, (64, 64)) for name in names))
+    for value in model.graph.initializers.values():
+        value.const_value = ir.LazyTensor(make, dtype=F16, shape=ir.Shape((64, 64)), name=value.name)
+    write_onnx(model, tmp_path / "model.onnx")
+    assert len(alive) == 5
+    assert most == 1
+
+
+def test_the_model_keeps_its_lazy_tensors(tmp_path: Path) -> None:
+    model = weightless(("a.weight", (32, 32)))
+    bind_weights(model, checkpoint(tmp_path, **{"a.weight": np.ones((32, 32), np.float16)}), F16)
+    write_onnx(model, tmp_path / "1.onnx")
+    write_onnx(model, tmp_path / "2.onnx")
+    assert isinstance(model.graph.initializers["a.weight"].const_value, ir.LazyTensor)
+    assert (
+        read_back(tmp_path / "1.onnx")["a.weight"].all() and read_back(tmp_path / "2.onnx")["a.weight"].all()
+    )
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    good = weightless(("a.weight", (32, 32)))
+    good.graph.initializers["a.weight"].const_value = ir.tensor(np.ones((32, 32), np.float16))
+    write_onnx(good, tmp_path / "model.onnx")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    bad = weightless(("a.weight", (32, 32)), ("b.weight", (32, 32)))
+    bad.graph.initializers["a.weight"].const_value = ir.tensor(np.zeros((32, 32), np.float16))
+    wrong = ir.LazyTensor(lambda: ir.tensor(np.ones((4, 4), np.float16)), dtype=F16, shape=ir.Shape((32, 32)))
+    bad.graph.initializers["b.weight"].const_value = wrong
+    with pytest.raises(ValueError, match=r"b\.weight is float16 \(4, 4\)"):
+        write_onnx(bad, tmp_path / "model.onnx")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_graph_without_data_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"without data: \['a.weight'\]"):
+        write_onnx(weightless(("a.weight", (2, 2))), tmp_path / "model.onnx")
+
+
+def test_a_tied_head_is_found_under_either_name(tmp_path: Path) -> None:
+    saved = checkpoint(tmp_path, **{"lm_head.weight": np.full((4, 8), 3, np.float16)})
+    model = weightless(("model.embed_tokens.weight", (4, 8)))
+    bind_weights(model, saved, F16)
+    tensor = model.graph.initializers["model.embed_tokens.weight"].const_value
+    assert tensor is not None and (tensor.numpy() == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("b.weight", (2, 2), r"holds no b\.weight"),
+        ("a.weight", (2, 3), r"a\.weight is \[2, 2\].*says \[2, 3\]"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    name: str, shape: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    saved = checkpoint(tmp_path, **{"a.weight": np.ones((2, 2), np.float16)})
+    with pytest.raises(PatchCompileError, match=message):
+        bind_weights(weightless((name, shape)), saved, F16)
+
+
+@pytest.mark.parametrize("source", [np.float32, ml_dtypes.bfloat16])
+def test_overflow_of_fp16_names_the_weight_and_offers_bf16(source: type) -> None:
+    weight = np.array([1.0, -70000.0], source)
+    with pytest.raises(PatchCompileError, match=r"a\.weight does not fit float16: .*-?7.*bfloat16"):
+        cast_weight("a.weight", weight, F16)
+    assert cast_weight("a.weight", weight, BF16).dtype == ml_dtypes.bfloat16
+
+
+def test_the_largest_fp16_is_no_overflow_and_what_rounds_up_to_it_is() -> None:
+    assert cast_weight("w", np.array([65504.0, 65519.0], np.float32), F16).tolist() == [65504.0, 65504.0]
+    with pytest.raises(PatchCompileError, match="does not fit"):
+        cast_weight("w", np.array([65520.0], np.float32), F16)
+
+
+def test_infinite_weights_pass_as_they_are() -> None:
+    assert np.isinf(cast_weight("w", np.array([np.inf], np.float32), F16)).all()
+
+
+def test_integers_are_not_weights() -> None:
+    with pytest.raises(PatchCompileError, match="w is int8"):
+        cast_weight("w", np.zeros(2, np.int8), F16)
+
+
+@pytest.mark.parametrize("source", [np.float16, np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("target", [F16, BF16])
+def test_casts_round_to_nearest_even(source: type, target: ir.DataType) -> None:
+    weight = (np.random.default_rng(3).standard_normal(4096) * 10).astype(source)
+    expected = weight.astype(np.float64).astype(target.numpy()) if source is np.float32 else None
+    got = cast_weight("w", weight, target)
+    exact, rounded = weight.astype(np.float64), got.astype(np.float64)
+    unit = 2.0**-11 if target == F16 else 2.0**-8
+    assert (np.abs(rounded - exact) <= np.abs(exact) * unit + 2.0**-25).all()
+    if expected is not None:
+        assert np.array_equal(got, expected)

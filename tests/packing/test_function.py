@@ -1,0 +1,183 @@
+import itertools
+import math
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from patch_compile.packing.format import pack, pack_together
+from patch_compile.packing.function import DOMAIN, NAME, Epilogue, patch_linear_function
+from patch_compile.packing.joint import gated_panels
+from tests.mosaics import masked_by_hand, random_mask, random_weight
+
+ELEMENT = {np.float16: TensorProto.FLOAT16, ml_dtypes.bfloat16: TensorProto.BFLOAT16}
+HALF_ULP = {np.float16: 2.0**-11, ml_dtypes.bfloat16: 2.0**-8}
+EPILOGUES = [
+    Epilogue(*parts)
+    for parts in itertools.product(
+        (False, True), ("", "gelu", "gelu_tanh", "silu"), (False, True), (False, True)
+    )
+]
+
+
+def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=None):
+    """A graph of one node: X and, where the epilogue adds one, `residual` are its inputs."""
+    epilogue = epilogue or Epilogue(bias=bias is not None)
+    element = ELEMENT[dtype]
+    rows = out_features or packed.shape[0]
+    tensors = {"dense": element, "sparse": element, "meta": TensorProto.INT32, "index": TensorProto.INT32}
+    raw = [
+        helper.make_tensor(n, t, getattr(packed, n).shape, getattr(packed, n).tobytes(), raw=True)
+        for n, t in tensors.items()
+    ]
+    if bias is not None:
+        raw.append(helper.make_tensor("bias", element, bias.shape, bias.tobytes(), raw=True))
+    node = helper.make_node(
+        NAME, epilogue.inputs, ["Y"], domain=DOMAIN, overload=epilogue.overload, plugin_namespace="",
+        in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version="1",
+        **epilogue.attributes,
+    )  # fmt: skip
+    of_y = [helper.make_tensor_value_info(n, element, ["batch", "sequence", rows]) for n in ("residual", "Y")]
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [
+            helper.make_tensor_value_info("X", element, ["batch", "sequence", packed.shape[1]]),
+            *of_y[:1] * epilogue.residual,
+        ],
+        of_y[1:],
+        raw,
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)],
+        functions=[patch_linear_function(epilogue, opset=opset, bfloat16=dtype is not np.float16)],
+        ir_version=10,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def run(model, x, dtype, residual=None):
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(
+        "X", ort.OrtValue.ortvalue_from_numpy_with_onnx_type(x.view(np.uint16), ELEMENT[dtype])
+    )
+    if residual is not None:
+        binding.bind_ortvalue_input(
+            "residual",
+            ort.OrtValue.ortvalue_from_numpy_with_onnx_type(residual.view(np.uint16), ELEMENT[dtype]),
+        )
+    out = np.zeros((*x.shape[:-1], model.graph.output[0].type.tensor_type.shape.dim[2].dim_value), np.uint16)
+    y = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(out, ELEMENT[dtype])
+    binding.bind_ortvalue_output("Y", y)
+    session.run_with_iobinding(binding)
+    return out.view(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("shape", "panel_rows"), [((192, 576), 128), ((200, 100), 64), ((1, 4), 64)])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_body_multiplies_by_the_masked_weight(dtype, share, shape, panel_rows, with_bias):
+    mask, pattern = random_mask(shape, (64, 64), share, 3)
+    weight = random_weight(shape, dtype, 4)
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((2, 3, shape[1])).astype(dtype)
+    bias = rng.standard_normal(shape[0]).astype(dtype) if with_bias else None
+    y = run(one_linear(pack(weight.view(np.uint16), mask, panel_rows), dtype, bias), x, dtype)
+    w = masked_by_hand(weight, mask, pattern).astype(np.float64)
+    exact = x.astype(np.float64) @ w.T + (0 if bias is None else bias.astype(np.float64))
+    # One rounding to T (half an ulp), and fp32 accumulation over K terms.
+    bound = HALF_ULP[dtype] * np.abs(exact) + shape[1] * 2.0**-23 * (
+        np.abs(x).astype(np.float64) @ np.abs(w).T + 1
+    )
+    assert (np.abs(y.astype(np.float64) - exact) <= bound).all()
+
+
+def activated(kind, z):
+    """The definitions, in float64: Hendrycks & Gimpel, arXiv 1606.08415, for the GELUs."""
+    if kind == "gelu":
+        return z * 0.5 * (1 + np.vectorize(math.erf)(z / math.sqrt(2)))
+    if kind == "gelu_tanh":
+        return 0.5 * z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+    return z / (1 + np.exp(-z)) if kind == "silu" else z
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("epilogue", EPILOGUES, ids=lambda e: e.overload or "none")
+def test_every_epilogue_is_computed_in_fp32_and_rounded_once(dtype, share, epilogue):
+    shape, halves = (200, 132), 1 + epilogue.gated
+    rng = np.random.default_rng(7)
+    masks = [random_mask(shape, (64, 64), share, seed) for seed in range(halves)]
+    weights = [(random_weight(shape, dtype, seed) * 4).astype(dtype) for seed in range(halves)]
+    parts = [(weight.view(np.uint16), mask) for weight, (mask, _) in zip(weights, masks, strict=True)]
+    packed = pack_together(parts, 64, gated_panels(200, 64)) if epilogue.gated else pack(*parts[0], 64)
+    x = rng.standard_normal((2, 3, shape[1])).astype(dtype)
+    bias = rng.standard_normal(halves * shape[0]).astype(dtype) if epilogue.bias else None
+    residual = rng.standard_normal((2, 3, shape[0])).astype(dtype) if epilogue.residual else None
+    model = one_linear(
+        packed, dtype, bias, epilogue=epilogue, out_features=shape[0],
+    )  # fmt: skip
+    y = run(model, x, dtype, residual).astype(np.float64)
+
+    wide = np.concatenate([masked_by_hand(w, *m) for w, m in zip(weights, masks, strict=True)])
+    x, wide = x.astype(np.float64), wide.astype(np.float64)
+    z = x @ wide.T + (0 if bias is None else bias.astype(np.float64))
+    # fp32 all the way: the sum of K terms, then an activation that is nowhere steeper than 1.13.
+    z_error = 2.0**-23 * (shape[1] * (np.abs(x) @ np.abs(wide).T) + np.abs(z) + 1)
+    z, up = z[..., : shape[0]], z[..., shape[0] :]
+    exact, error = activated(epilogue.activation, z), 1.13 * z_error[..., : shape[0]] + 2.0**-21 * np.abs(z)
+    if epilogue.gated:
+        up_error = z_error[..., shape[0] :]
+        exact, error = exact * up, error * (np.abs(up) + up_error) + np.abs(exact) * up_error
+    if residual is not None:
+        exact = exact + residual.astype(np.float64)
+    error = error + 2.0**-22 * (np.abs(exact) + 1)
+    assert (np.abs(y - exact) <= HALF_ULP[dtype] * (np.abs(exact) + error) + error).all()
+    assert np.abs(exact).max() > 1
+
+
+def test_an_activation_of_another_name_is_refused():
+    with pytest.raises(ValueError, match="no activation 'quick_gelu'"):
+        Epilogue(activation="quick_gelu")
+
+
+def test_a_node_without_an_epilogue_says_so():
+    plain = {"activation": "", "gated": 0, "residual": 0}
+    assert Epilogue().attributes == plain and Epilogue(bias=True).attributes == plain
+    assert (Epilogue().overload, Epilogue(bias=True).overload) == ("", "bias")
+
+
+def folded_ops(model, folder):
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(folder / "folded.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "folded.onnx").graph.node]
+
+
+def test_onnx_runtime_folds_the_decode_at_load(tmp_path):
+    mask, _ = random_mask((256, 256), (64, 64), 0.5, 0)
+    part = random_weight((256, 256), np.float16, 0).view(np.uint16), mask
+    packed = pack(*part, 64)
+    assert folded_ops(one_linear(packed, np.float16), tmp_path) == ["Cast", "MatMul", "Cast"]
+    gated = one_linear(
+        pack_together([part, part], 64, gated_panels(256, 64)),
+        np.float16,
+        epilogue=Epilogue(activation="gelu", gated=True),
+        out_features=256,
+    )
+    assert folded_ops(gated, tmp_path) == ["Cast", "MatMul", "Split", "Gelu", "Mul", "Cast"]
+
+
+@pytest.mark.parametrize("opset", [20, 21, 22, 23])
+def test_every_opset_of_ours_takes_the_function(opset):
+    mask, _ = random_mask((64, 64), (64, 64), 1.0, 0)
+    model = one_linear(pack(np.zeros((64, 64), np.uint16), mask, 64), np.float16, opset=opset)
+    assert (run(model, np.ones((1, 1, 64), np.float16), np.float16) == 0).all()

@@ -1,0 +1,59 @@
+import pytest
+
+from patch_compile.cli.app import build
+from patch_compile.errors import PatchCompileError
+from patch_compile.packing.fusion import Fusion, parse_fusions, spell_fusions
+from patch_compile.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "fusions"),
+    [
+        ("all", tuple(Fusion)),
+        ("none", ()),
+        ("qkv, bias", (Fusion.BIAS, Fusion.QKV)),
+        (["residual", "gated"], (Fusion.GATED, Fusion.RESIDUAL)),
+        ((), ()),
+        (tuple(Fusion), tuple(Fusion)),
+        (True, tuple(Fusion)),  # YAML reads `fuse: on` so
+        (False, ()),
+    ],
+)
+def test_what_is_spelled_is_read(text, fusions):
+    assert parse_fusions(text) == fusions
+    assert parse_fusions(spell_fusions(fusions)) == fusions
+
+
+@pytest.mark.parametrize("text", ["qkv,gelu", "", "all,qkv", "none,bias", 3, {"qkv": True}])
+def test_a_kind_that_is_none_is_refused_with_the_list(text):
+    with pytest.raises(PatchCompileError, match="'fuse' is not valid") as error:
+        Recipe.parse({"model": "m", "ratio": 0.3, "fuse": text})
+    assert "some of bias, gated, activation, residual, qkv" in error.value.why
+
+
+@pytest.mark.parametrize("fuse", [None, "none", "gated,qkv", False])
+def test_a_recipe_keeps_them(tmp_path, fuse):
+    settings = {"model": tmp_path, "ratio": 0.3} | ({} if fuse is None else {"fuse": fuse})
+    recipe = Recipe.parse(settings)
+    recipe.save(tmp_path / "recipe.yaml")
+    assert Recipe.parse(Recipe.load(tmp_path / "recipe.yaml")) == recipe
+    assert recipe.fuse == {None: tuple(Fusion), "gated,qkv": (Fusion.GATED, Fusion.QKV)}.get(fuse, ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "given"),
+    [
+        ([], {}, None),
+        (["--no-fuse"], {}, "none"),
+        (["--fuse", "qkv,gated"], {}, "qkv,gated"),
+        (["--no-fuse", "--fuse", "qkv"], {}, "qkv"),  # the last one counts
+        (["--fuse", "qkv", "--no-fuse"], {}, "none"),
+        ([], {"PATCH_COMPILE_BUILD_FUSE": "qkv"}, "qkv"),
+        (["--no-fuse"], {"PATCH_COMPILE_BUILD_FUSE": "qkv"}, "none"),
+    ],
+)
+def test_flags(arguments, environment, given, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    context = build.make_context("build", ["m", *arguments], auto_envvar_prefix="PATCH_COMPILE_BUILD")
+    assert context.params["fuse"] == given

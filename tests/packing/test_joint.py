@@ -1,0 +1,88 @@
+"""Linears of one X in one packed linear: gate and up panel by panel, others one below the other."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patch_compile.errors import InvariantError
+from patch_compile.packing.checks import check_packed
+from patch_compile.packing.format import pack, pack_together, unpack
+from patch_compile.packing.joint import gated_panels, stacked_panels, stacked_rows
+from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
+
+shares = st.sampled_from([0.0, 0.4, 1.0])
+heights = st.lists(st.integers(1, 300), min_size=2, max_size=4)
+
+
+def linears(all_shapes, tile, all_shares, seed):
+    """Each with a tile map of its own: (weight, mask, pattern)."""
+    made = []
+    for number, (shape, share) in enumerate(zip(all_shapes, all_shares, strict=True)):
+        mask, pattern = random_mask(shape, tile, share, seed + number)
+        made.append((random_weight(shape, np.float16, seed + number), mask, pattern))
+    return made
+
+
+def together(made, panel_rows, panels):
+    return pack_together([(weight.view(np.uint16), mask) for weight, mask, _ in made], panel_rows, panels)
+
+
+def masked_panels(weight, mask, pattern, panel_rows):
+    """`W∘M`, padded to whole panels: [panels, panel_rows, K]."""
+    masked = masked_by_hand(weight, mask, pattern).view(np.uint16)
+    padded = np.pad(masked, ((0, -len(masked) % panel_rows), (0, 0)))
+    return padded.reshape(-1, panel_rows, masked.shape[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, tile_sizes, shares, shares, st.integers(0, 9))
+def test_gate_and_up_alternate(shape, tile, gate_share, up_share, seed):
+    made = linears([shape] * 2, tile, (gate_share, up_share), seed)
+    panels = gated_panels(shape[0], 64)
+    both = together(made, 64, panels)
+    expected = np.stack([masked_panels(*one, 64) for one in made], axis=1)
+    np.testing.assert_array_equal(unpack(both), expected.reshape(both.shape))
+    for (weight, mask, _), own in zip(made, panels, strict=True):
+        check_packed("x", both, weight.view(np.uint16), mask, own)
+    # One row of pointers ends where two did.
+    alone = [pack(weight.view(np.uint16), mask, 64) for weight, mask, _ in made]
+    assert both.nbytes == sum(one.nbytes for one in alone) - 8
+
+
+@settings(max_examples=60, deadline=None)
+@given(heights, st.integers(1, 40), tile_sizes, st.sampled_from([64, 128]), st.integers(0, 9))
+def test_others_lie_one_below_the_other(rows, groups, tile, panel_rows, seed):
+    made = linears([(n, 4 * groups) for n in rows], tile, [(0.0, 0.5, 1.0)[n % 3] for n in rows], seed)
+    panels = stacked_panels(rows, panel_rows)
+    whole = together(made, panel_rows, panels)
+    expected = np.concatenate([masked_panels(*one, panel_rows) for one in made])
+    np.testing.assert_array_equal(unpack(whole), expected.reshape(whole.shape))
+    for (weight, mask, _), own in zip(made, panels, strict=True):
+        check_packed("x", whole, weight.view(np.uint16), mask, own)
+    alone = [pack(weight.view(np.uint16), mask, panel_rows) for weight, mask, _ in made]
+    assert whole.nbytes == sum(one.nbytes for one in alone) - 8 * (len(rows) - 1)
+    taken = stacked_rows(rows, panel_rows)
+    starts = [int(own[0]) * panel_rows for own in panels]
+    assert taken[-1] == rows[-1] and starts == [sum(taken[:i]) for i in range(len(rows))]
+
+
+def test_a_slab_is_2_4_where_its_own_half_is():
+    """The reason for panels of their own: rows of both in one slab would be 2:4 only where both are."""
+    both = together(linears([(128, 128)] * 2, (64, 64), (1.0, 0.0), 0), 64, gated_panels(128, 64))
+    assert both.slab_is_sparse().tolist() == [[True, True], [False, False]] * 2
+
+
+def test_linears_of_another_k_are_refused():
+    made = linears([(64, 64), (64, 128)], (64, 64), (0.5, 0.5), 0)
+    with pytest.raises(ValueError, match="K = 64 and 128"):
+        together(made, 64, stacked_panels([64, 64], 64))
+
+
+def test_panels_of_another_linear_are_found():
+    made = linears([(128, 64)] * 2, (64, 64), (0.0, 0.5), 1)
+    panels = stacked_panels([128, 128], 64)
+    whole = together(made, 64, panels)
+    weight, mask, _ = made[0]
+    with pytest.raises(InvariantError, match=r"q: .* decode to other bits"):
+        check_packed("q", whole, weight.view(np.uint16), mask, panels[1])

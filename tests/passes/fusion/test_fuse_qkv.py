@@ -1,0 +1,264 @@
+"""Which linears of one X share a node, which don't and why; and that a model with grouped queries says what it said."""
+
+import logging
+import re
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import LinearMask
+from patch_compile.packing.fusion import Fusion
+from patch_compile.passes import lowering_passes, run_passes
+from patch_compile.passes.find_linears import find_linears
+from patch_compile.passes.write import export_graph, write_emulated, write_hybrid
+from patch_compile.plan.lowering import plan_linears
+from tests.export.tiny import OrtDecoder, save_tiny, tolerance
+from tests.mosaics import masked_by_hand, random_mask
+from tests.passes.cleanup.test_cleanup_passes import graph_of, outputs
+
+K = 32
+ROWS = {"l.0.q": 192, "l.0.k": 72, "l.0.v": 40, "l.0.w": 128, "l.1.q": 64}
+HALF = ir.DataType.FLOAT16
+HEADS = "Reshape"
+# 6 heads of 16 for queries, 2 for keys and values.
+SIZES = {
+    "hidden_size": 96,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_hidden_layers": 2,
+}
+
+
+def product(linear: str, x: str = "x", *, bias: bool = False, then: str = HEADS) -> str:
+    """A linear, and what reads it, an output of the graph: `y_<linear>`."""
+    w, last = linear.replace(".", "_"), f"h_{linear}".replace(".", "_")
+    text = f"t_{w} = Transpose <perm = [1, 0]> ({w}_weight) {last if not bias else 'p_' + w} = MatMul ({x}, t_{w}) "
+    text += f"{last} = Add (p_{w}, {w}_bias) " if bias else ""
+    return text + {
+        HEADS: f"y_{w} = Reshape ({last}, heads) ",
+        "scaled": f"c_{w} = Cast <to = 1> ({last}) s_{w} = Mul (c_{w}, eighth) y_{w} = Reshape (s_{w}, heads) ",
+        "": f"y_{w} = Identity ({last}) ",
+        "other": f"y_{w} = Reshape ({last}, heads) z_{w} = Neg ({last}) ",
+        "residual": f"y_{w} = Add ({last}, {last.replace('h_', 'r_')}) ",
+    }[then]  # fmt: skip
+
+
+def weights() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    made = {}
+    for name, (mask, pattern) in masks().items():
+        values = rng.standard_normal((ROWS[name], K)).astype(np.float16)
+        made[f"{name}.weight"] = masked_by_hand(values, mask, pattern)
+        made[f"{name}.bias"] = rng.standard_normal(ROWS[name]).astype(np.float16)
+    return made
+
+
+def masks(dense: tuple[str, ...] = ()) -> dict[str, tuple[LinearMask, np.ndarray]]:
+    """Some tiles 2:4, others not; of a linear of `dense` none."""
+    made = {}
+    for seed, (name, rows) in enumerate(ROWS.items()):
+        tile = (128, 128) if name == "l.0.w" else (64, 64)
+        mask, pattern = random_mask((rows, K), tile, 0.0 if name in dense else 0.6, seed)
+        tiles = mask.tiles.copy()
+        tiles[0, 0] = name not in dense
+        made[name] = LinearMask.from_candidate(tile, tiles, pattern), pattern
+    return made
+
+
+def model_with(body: str, *results: str) -> ir.Model:
+    """Inputs x and x2 [b, 32] and a residual; heads are of 8."""
+    declared = ", ".join(
+        f"float16[{rows},{K}] {n}_weight, float16[{rows}] {n}_bias, float16[b,{rows}] r_{n}"
+        for n, rows in ((name.replace(".", "_"), rows) for name, rows in ROWS.items())
+    )
+    promised = ", ".join(
+        f"{'float' if f's_{r[2:]} ' in body else 'float16'}[{'b, m' if f'h_{r[2:]}' == r else 'b, m, 8'}] {r}"
+        for r in results
+    )
+    constants = "heads = Constant <value_ints = [0, -1, 8]> () eighth = Constant <value = float {0.125}> () "
+    model = graph_of(
+        f"agraph (float16[b,{K}] x, float16[b,{K}] x2, {declared}) => ({promised}) {{ {constants}{body} }}"
+    )
+    data = weights()
+    for value in list(model.graph.inputs):
+        name = (
+            re.sub(r"_(weight|bias)$", r".\1", str(value.name))
+            .replace("l_0_", "l.0.")
+            .replace("l_1_", "l.1.")
+        )
+        if name in data:
+            model.graph.inputs.remove(value)
+            value.name, value.const_value = name, ir.tensor(data[name], name=name)
+            model.graph.initializers[name] = value
+        if not value.uses():
+            model.graph.inputs.remove(value) if value.is_graph_input() else model.graph.initializers.pop(
+                value.name
+            )
+    for node in model.graph:
+        made = node.outputs[0]
+        if node.op_type in ("MatMul", "Add", "Identity", "Neg"):
+            made.type = ir.TensorType(HALF)
+            rows = next(r for n, r in ROWS.items() if str(made.name).endswith(f"_{n.replace('.', '_')}"))
+            made.shape = ir.Shape(["b", rows])
+    return model
+
+
+def feed_of(model: ir.Model) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return {
+        str(value.name): rng.standard_normal((5, value.shape[1])).astype(np.float16)
+        for value in model.graph.inputs
+    }
+
+
+def packed(model: ir.Model, dense: tuple[str, ...] = (), fuse: tuple[Fusion, ...] = tuple(Fusion)):
+    """Pack the linears in place; the plan as compiled."""
+    found = {name: mask for name, (mask, _) in masks(dense).items() if name in find_linears(model)}
+    lowering = lowering_passes(plan_linears(found), found, weights().__getitem__, HALF, fuse=fuse)
+    run_passes(model, lowering.in_order)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    return lowering.plan
+
+
+def check(body: str, results: str, nodes: set[str], **options) -> ir.Model:
+    """Graph outputs of a body, packed into these nodes, are what they were, but for the order in which sums are added up."""
+    model, before = (model_with(body, *results.split()) for _ in range(2))
+    plan = packed(model, **options)
+    found = {str(node.name) for node in model.graph if node.op_type == "PatchLinear"}
+    assert found == nodes == {one.node for one in plan.values() if one.lowering == "plugin"}
+    feed = feed_of(before)
+    for now, then in zip(outputs(model, **feed), outputs(before, **feed), strict=True):
+        then = then.astype(np.float32)
+        np.testing.assert_allclose(
+            now.astype(np.float32), then, rtol=2.0**-9, atol=2.0**-9 * np.abs(then).max()
+        )
+    return model
+
+
+Q, KEY, V = (product(f"l.0.{name}") for name in "qkv")
+OUT = "y_l_0_q y_l_0_k y_l_0_v"
+
+
+def test_linears_of_one_x_share_a_node_and_are_split_again():
+    """192, 72 and 40 rows: all but the last are padded to whole panels of 64."""
+    model = check(Q + KEY + V, OUT, {"l.0.q+k+v"})
+    (node,) = [node for node in model.graph if node.op_type == "PatchLinear"]
+    assert node.attributes["out_features"].as_int() == 192 + 128 + 40
+    (split,) = [node for node in model.graph if node.op_type == "Split"]
+    assert split.inputs[1].const_value.numpy().tolist() == [192, 72, 56, 40]
+    assert [output.name for output in split.outputs if output.uses()] == ["h_l_0_q", "h_l_0_k", "h_l_0_v"]
+    assert [tuple(output.shape) for output in split.outputs] == [("b", n) for n in (192, 72, 56, 40)]
+
+
+def test_whole_panels_are_split_without_padding():
+    model = check(Q + V, "y_l_0_q y_l_0_v", {"l.0.q+v"})
+    (split,) = [node for node in model.graph if node.op_type == "Split"]
+    assert split.inputs[1].const_value.numpy().tolist() == [192, 40]
+
+
+def test_biases_are_padded_as_the_rows_are():
+    body = "".join(product(f"l.0.{name}", bias=True) for name in "qkv")
+    model = check(body, OUT, {"l.0.q+k+v"})
+    bias = model.graph.initializers["l.0.q+k+v.bias"].const_value.numpy()
+    data = weights()
+    expected = [data["l.0.q.bias"], data["l.0.k.bias"], np.zeros(56, np.float16), data["l.0.v.bias"]]
+    np.testing.assert_array_equal(bias, np.concatenate(expected))
+    assert not [name for name in model.graph.initializers if name.endswith((".q.bias", ".k.bias", ".v.bias"))]
+
+
+def test_a_scale_and_a_cast_may_come_before_the_heads():
+    check(product("l.0.q", then="scaled") + KEY, "y_l_0_q y_l_0_k", {"l.0.q+k"})
+
+
+def test_a_linear_that_stays_dense_stays_outside():
+    check(Q + KEY + V, OUT, {"l.0.q+v"}, dense=("l.0.k",))
+    check(Q + KEY, "y_l_0_q y_l_0_k", {"l.0.q"}, dense=("l.0.k",))
+
+
+def test_the_switch():
+    others = tuple(fusion for fusion in Fusion if fusion is not Fusion.QKV)
+    check(Q + KEY + V, OUT, {"l.0.q", "l.0.k", "l.0.v"}, fuse=others)
+    check(Q + KEY + V, OUT, {"l.0.q+k+v"}, fuse=(Fusion.QKV,))
+
+
+@pytest.mark.parametrize(
+    ("body", "results", "nodes", "reason"),
+    [
+        (Q + product("l.0.k", "x2"), "y_l_0_q y_l_0_k", "l.0.q l.0.k", "no other of its block is packed"),
+        (Q + product("l.1.q"), "y_l_0_q y_l_1_q", "l.0.q l.1.q", "no other of its block is packed"),
+        (Q + KEY + product("l.0.v", bias=True), OUT, "l.0.q+k l.0.v", "l.0.v .* a bias or none as it"),
+        (Q + product("l.0.k", then=""), "y_l_0_q y_l_0_k", "l.0.q l.0.k", "Identity reads it, which does not cut"),
+        (Q + product("l.0.k", then="other"), "y_l_0_q y_l_0_k z_l_0_k", "l.0.q l.0.k", "Neg reads it, which"),
+        (Q + KEY, "y_l_0_q y_l_0_k h_l_0_k", "l.0.q l.0.k", "l.0.k is .*: it is an output of the graph"),
+        (Q + product("l.0.k", then="residual"), "y_l_0_q y_l_0_k", "l.0.q l.0.k", "it has an epilogue: residual"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_and_why(body, results, nodes, reason, caplog):
+    with caplog.at_level(logging.DEBUG, "patch_compile.passes.linear_node"):
+        check(body, results, {*nodes.split()})
+    assert re.search(reason, caplog.text), caplog.text
+
+
+def test_the_plan_keeps_what_each_is_and_counts_bytes_once():
+    model = model_with(Q + KEY + V, *OUT.split())
+    before = plan_linears({name: mask for name, (mask, _) in masks().items() if name in find_linears(model)})
+    plan = packed(model)
+    stored = sum(
+        value.const_value.nbytes for name, value in model.graph.initializers.items() if "l.0.q+k+v." in name
+    )
+    parts = model.graph.initializers["l.0.q+k+v.parts"].const_value.nbytes
+    assert sum(one.bytes_after for one in plan.values()) == stored - parts
+    for name, one in plan.items():
+        assert (one.sparse_tiles, one.share, one.shape) == (
+            before[name].sparse_tiles,
+            before[name].share,
+            before[name].shape,
+        )
+    assert plan["l.0.k"].epilogue == "one product of q+k+v" and plan["l.0.k"].panel_rows == 64
+
+
+def test_panels_are_as_high_as_the_lowest():
+    """128 rows that would be a panel of their own are two beside a linear that has panels of 64."""
+    body, results = Q + product("l.0.w"), "y_l_0_q y_l_0_w"
+    alone = check(body, results, {"l.0.q", "l.0.w"}, fuse=())
+    assert [n.attributes["panel_rows"].as_int() for n in alone.graph if n.op_type == "PatchLinear"] == [
+        64,
+        128,
+    ]
+    model = check(body, results, {"l.0.q+w"})
+    assert [n.attributes["panel_rows"].as_int() for n in model.graph if n.op_type == "PatchLinear"] == [64]
+
+
+@pytest.mark.parametrize(("variant", "dtype"), [("llama", "float16"), ("qwen2-mixed", "bfloat16")])
+def test_a_model_with_grouped_queries_says_what_it_said(variant, dtype, tmp_path):
+    """k and v are no whole panels; masks of the three differ, and in one block k stays dense."""
+    source = save_tiny(variant, tmp_path / "model", **SIZES)
+    graph = export_graph(source, dtype=dtype, opset=23)
+    sites = {name: site for name, site in find_linears(graph).items() if name != "lm_head"}
+    shares = {"model.layers.1.self_attn.k_proj": 0.0}
+    found = {
+        n: random_mask(s.shape, (32, 64), shares.get(n, 1.0), i)[0] for i, (n, s) in enumerate(sites.items())
+    }
+    ids, logits, plan = np.arange(12)[None] % 100, [], {}
+    for fuse in ((), (Fusion.BIAS, Fusion.QKV)):
+        path = tmp_path / f"{len(fuse)}.onnx"
+        plan = write_hybrid(
+            graph.clone(), Checkpoint.open(source), found, plan_linears(found), path, dtype, fuse=fuse
+        )
+        onnx.checker.check_model(str(path), full_check=True)
+        if dtype == "bfloat16":
+            write_emulated(path, path.with_name(f"{len(fuse)}-emulated.onnx"))
+            path = path.with_name(f"{len(fuse)}-emulated.onnx")
+        logits.append(OrtDecoder(path).start(ids, np.ones_like(ids)))
+    nodes = [plan[f"model.layers.{i}.self_attn.q_proj"].node for i in range(2)]
+    assert nodes == [
+        "model.layers.0.self_attn.q_proj+k_proj+v_proj",
+        "model.layers.1.self_attn.q_proj+v_proj",
+    ]
+    roundoff = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    np.testing.assert_allclose(logits[1], logits[0], atol=tolerance(logits[0], 2, roundoff))
+    assert np.abs(logits[0]).max() > 0.1

@@ -1,0 +1,144 @@
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.prune import write_pruned_checkpoint
+from masklearn.masks.maskset import MaskSet
+from patch_compile.errors import InvariantError
+from patch_compile.packing.function import DOMAIN, NAME
+from patch_compile.packing.fusion import Fusion
+from patch_compile.passes import lowering_passes, run_passes
+from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
+from patch_compile.passes.write import write_dense, write_hybrid
+from patch_compile.plan.lowering import plan_linears
+from tests.export.conftest import exports  # noqa: F401  (the session's exported graphs)
+from tests.export.tiny import LAYERS, OrtDecoder, tolerance
+from tests.mosaics import random_mask
+
+
+def masks_for(model_dir, share=0.5):
+    linears = covered_linears(model_dir).linears
+    masks = {
+        name: random_mask(shape, (64, 64), share, seed)[0]
+        for seed, (name, shape) in enumerate(linears.items())
+    }
+    return MaskSet(masks, method="random", seed=0, base_model="tiny", base_sha256="", ratio_asked=share / 2)
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen2-mixed"])  # without and with biases
+def test_hybrid_and_masked_dense_model_give_the_same_logits(exports, variant, tmp_path):  # noqa: F811
+    source = Checkpoint.open(exports.model_dir(variant))
+    masks = masks_for(source.path)
+    write_pruned_checkpoint(source, masks, tmp_path / "model")
+    pruned = Checkpoint.open(tmp_path / "model")
+    write_dense(exports.graph(variant), pruned, tmp_path / "dense.onnx", "float16")
+    seen = []
+    hybrid_path = tmp_path / "hybrid.onnx"
+    plan = write_hybrid(
+        exports.graph(variant),
+        pruned,
+        masks,
+        plan_linears(masks),
+        hybrid_path,
+        "float16",
+        lambda *step: seen.append(step),
+    )
+
+    hybrid = onnx.load(hybrid_path, load_external_data=False)
+    onnx.checker.check_model(str(hybrid_path))
+    nodes = [node.name for node in hybrid.graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
+    planned = [name for name, linear in plan.items() if linear.lowering == "plugin"]
+    assert sorted(nodes) == sorted({plan[name].node for name in planned})
+    assert nodes
+    assert [step[1:] for step in seen] == [(i + 1, len(plan)) for i in range(len(plan))]
+    assert not {f"{name}.weight" for name in planned} & {tensor.name for tensor in hybrid.graph.initializer}
+
+    ids = np.arange(12)[None] % 100
+    mask = np.ones_like(ids)
+    one, other = OrtDecoder(tmp_path / "dense.onnx"), OrtDecoder(hybrid_path)
+    a, b = one.start(ids, mask), other.start(ids, mask)
+    # Both sum in fp32; what is fused rounds less often.
+    np.testing.assert_allclose(a, b, atol=tolerance(a, LAYERS, 2.0**-11))
+    assert np.abs(a).max() > 0.1
+
+
+def test_a_linear_that_is_not_in_the_graph_is_refused(exports):  # noqa: F811
+    plan = {
+        "model.layers.9.mlp.up_proj": plan_linears({"x": random_mask((64, 64), (64, 64), 1.0, 0)[0]})["x"]
+    }
+    with pytest.raises(ir.passes.PreconditionError, match=r"no linear model\.layers\.9"):
+        GatherLinearsPass(plan, ir.DataType.FLOAT16)(exports.graph("llama"))
+
+
+def test_another_shape_or_type_is_refused(exports):  # noqa: F811
+    name = "model.layers.0.mlp.up_proj"
+    masks = {name: random_mask((64, 64), (64, 64), 1.0, 0)[0]}
+    for dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        with pytest.raises(ir.passes.PreconditionError, match="planned"):
+            GatherLinearsPass(plan_linears(masks), dtype)(exports.graph("llama"))
+
+
+def test_a_weight_that_packs_wrongly_stops_the_write(exports, tmp_path, monkeypatch):  # noqa: F811
+    """The check is on the bytes that are written, so a fault in packing itself can't get past it."""
+    from patch_compile.passes.lowering import packed_initializers
+
+    def faulty(linears, panel_rows, panels, pack=packed_initializers.pack_together):
+        packed = pack(linears, panel_rows, panels)
+        packed.sparse[-1, -1] ^= 1
+        return packed
+
+    monkeypatch.setattr(packed_initializers, "pack_together", faulty)
+    source = Checkpoint.open(exports.model_dir("llama"))
+    masks = masks_for(source.path, 1.0)
+    with pytest.raises(InvariantError, match="decode to other bits"):
+        write_hybrid(
+            exports.graph("llama"), source, masks, plan_linears(masks), tmp_path / "m.onnx", "float16"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_linear_in_two_nodes_or_in_none_is_found(exports):  # noqa: F811
+    masks = masks_for(exports.model_dir("llama"), 1.0)
+    graph = exports.graph("llama")
+    lowering = lowering_passes(plan_linears(masks), masks, lambda name: None, ir.DataType.FLOAT16)
+    run_passes(graph, lowering.in_order)
+    packing = lowering.packing
+    node = next(node for node in graph.graph if node.name == "model.layers.0.mlp.gate_proj+up_proj")
+    twin = ir.Node(node.domain, node.op_type, node.inputs, overload=node.overload, name=node.name)
+    graph.graph.insert_after(node, twin)
+    with pytest.raises(ir.passes.PostconditionError, match="differ"):
+        packing.ensures(graph)
+    graph.graph.remove(twin)
+    packing.ensures(graph)
+    node.name = "model.layers.0.mlp.gate_proj"
+    with pytest.raises(ir.passes.PostconditionError, match="differ"):
+        packing.ensures(graph)
+
+
+def test_what_was_not_gathered_is_not_packed(exports):  # noqa: F811
+    masks = masks_for(exports.model_dir("llama"), 1.0)
+    packing = lowering_passes(plan_linears(masks), masks, lambda name: None, ir.DataType.FLOAT16).packing
+    with pytest.raises(ir.passes.PreconditionError, match=r"linears of the graph are \[\], planned"):
+        packing(exports.graph("llama"))
+
+
+@pytest.mark.parametrize(("fusion", "linear"), [(Fusion.QKV, "q_proj"), (Fusion.GATED, "gate_proj")])
+def test_linears_that_pack_wrongly_together_stop_the_write(exports, tmp_path, monkeypatch, fusion, linear):  # noqa: F811
+    from patch_compile.passes.lowering import packed_initializers
+
+    def swapped(linears, panel_rows, panels, pack=packed_initializers.pack_together):
+        places = [own.copy() for own in panels]
+        if len(places) > 1:
+            places[0][0], places[1][0] = panels[1][0], panels[0][0]
+        return pack(linears, panel_rows, places)
+
+    monkeypatch.setattr(packed_initializers, "pack_together", swapped)
+    source = Checkpoint.open(exports.model_dir("llama"))
+    masks = masks_for(source.path, 1.0)
+    plan, out = plan_linears(masks), tmp_path / "m.onnx"
+    with pytest.raises(InvariantError, match=rf"{linear}: .* decode to other bits"):
+        write_hybrid(exports.graph("llama"), source, masks, plan, out, "float16", fuse=[fusion])
+    assert not list(tmp_path.iterdir())

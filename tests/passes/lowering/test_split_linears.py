@@ -1,0 +1,199 @@
+"""Split linears compute what the masked weight does, one linear at a time; whole models in test_lowerings.py."""
+
+from collections import Counter
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from patch_compile.errors import InvariantError
+from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
+from patch_compile.onnx_io.write import write_onnx
+from patch_compile.passes.lowering.split_linears import SplitLinearsPass
+from patch_compile.plan.lowering import plan_linear
+from patch_compile.plan.split import PART, SplitCost
+from tests.mosaics import masked_by_hand, random_mask, random_weight
+from tests.passes.cleanup.test_cleanup_passes import graph_of
+
+FREE = SplitCost(launch=1e-6, column=0)  # every 2:4 tile is worth a product
+DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+FORMS = {
+    "matmul": "w = Transpose <perm = [1, 0]> (a) y = MatMul (x, w)",
+    "matmul+bias": "w = Transpose <perm = [1, 0]> (a) p = MatMul (x, w) y = Add (p, bias)",
+    "gemm+bias": "y = Gemm <transB = 1> (x, a, bias)",
+}
+
+
+def linear(form, shape, dtype, opset=23):
+    """A graph of one linear `a`, X [batch, sequence, K], or [rows, K] for Gemm; its weights have no data."""
+    n, k = shape
+    leading = "batch" if form.startswith("gemm") else "batch, sequence"
+    model = graph_of(
+        f"agraph ({dtype}[{leading}, {k}] x, {dtype}[{n}, {k}] a, {dtype}[{n}] bias) => ({dtype}[{leading}, {n}] y)"
+        f" {{ {FORMS[form]} }}",
+        opset,
+    )
+    for name, stored in (("a", "a.weight"), ("bias", "a.bias")):
+        value = next(v for v in model.graph.inputs if v.name == name)
+        model.graph.inputs.remove(value)
+        value.name = stored
+        if value.uses():
+            model.graph.initializers[stored] = value
+    return model
+
+
+def split(model, mask, weight, cost=FREE):
+    """Run the pass, and the pass itself with what it found."""
+    plan = {"a": replace(plan_linear("a", mask), lowering="split")}
+    dtype = ir.DataType[weight.dtype.name.upper()]
+    splitting = SplitLinearsPass(plan, {"a": mask}, {"a.weight": weight}.__getitem__, dtype, cost)
+    splitting(model)
+    return splitting
+
+
+def run(model, path, bias, x):
+    """What ONNX Runtime computes of a written graph; bf16 emulated, as the proof of a build does it."""
+    stored = model.graph.initializers.get("a.bias")
+    if stored is not None:
+        stored.const_value = ir.tensor(bias)
+    write_onnx(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    if x.dtype == ml_dtypes.bfloat16:
+        write_onnx(EmulateBfloat16Pass()(ir.load(path)).model, path)
+        x = x.astype(np.float32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0].astype(np.float64)
+
+
+def check(path, form, shape, tile, share, dtype, cost=FREE, seed=0):
+    mask, pattern = random_mask(shape, tile, share, seed)
+    weight, bias = (random_weight(s, DTYPES[dtype], seed) for s in (shape, shape[:1]))
+    x = np.random.default_rng(seed).standard_normal((2, 5, shape[1])).astype(DTYPES[dtype])
+    x = x[0] if form.startswith("gemm") else x
+    model = linear(form, shape, dtype)
+    splitting = split(model, mask, weight, cost)
+    y = run(model, path, bias, x)
+    masked = masked_by_hand(weight, mask, pattern).astype(np.float64)
+    exact = x.astype(np.float64) @ masked.T + (bias.astype(np.float64) if "bias" in form else 0)
+    assert y.shape == exact.shape
+    # Two parts, their sum and the bias are rounded to the type, the products are summed in fp32.
+    scale = np.abs(x.astype(np.float64)) @ np.abs(masked).T + 0.2
+    assert (np.abs(y - exact) <= 4 * float(ml_dtypes.finfo(DTYPES[dtype]).eps) / 2 * scale).all()
+    return splitting.splits["a"], model, mask
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_forms_types_and_shares(form, dtype, share, tmp_path):
+    found, model, mask = check(tmp_path / "m.onnx", form, (150, 72), (64, 32), share, dtype)
+    assert found.sparse_weights == mask.sparse_weights
+    assert found.products == {0.0: 1, 1.0: 1}.get(share, found.products)
+    kinds = Counter(node.metadata_props[PART] for node in model.graph if PART in node.metadata_props)
+    assert set(kinds) == {0.0: {"dense"}, 0.5: {"dense", "sparse"}, 1.0: {"sparse"}}[share]
+
+
+@given(
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 24).map(lambda groups: groups * 4)),
+    tile=st.sampled_from([(32, 32), (16, 64), (1, 4), (7, 20), (32, 1 << 20)]),
+    share=st.floats(0, 1),
+    launch=st.sampled_from([0.0, 0.01, 5.0]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ragged_shapes(tmp_path, shape, tile, share, launch, seed):
+    check(tmp_path / "m.onnx", "matmul+bias", shape, tile, share, "float16", SplitCost(launch), seed)
+
+
+def test_full_height_tiles_take_one_product_of_each_kind(tmp_path):
+    found, model, mask = check(tmp_path / "m.onnx", "matmul", (128, 96), (16, 1 << 20), 0.5, "float16")
+    assert (found.products, found.sparse_weights) == (2, mask.sparse_weights)
+    assert Counter(node.op_type for node in model.graph)["Gather"] == 1, "of the rows; X is read whole"
+
+
+def test_old_opset(tmp_path):
+    mask, _ = random_mask((64, 64), (32, 32), 0.5, 1)
+    model = linear("matmul", (64, 64), "float16", opset=20)
+    split(model, mask, random_weight((64, 64), np.float16, 1))
+    x = np.ones((1, 2, 64), np.float16)
+    assert np.isfinite(run(model, tmp_path / "m.onnx", None, x)).all()
+
+
+def test_two_four_holds_in_what_is_written(tmp_path):
+    found, _, _ = check(tmp_path / "m.onnx", "matmul", (64, 128), (16, 16), 0.5, "float16")
+    written = onnx.load(tmp_path / "m.onnx").graph
+    convolutions = {node.input[1] for node in written.node if node.op_type == "Conv"}
+    parts = [onnx.numpy_helper.to_array(t) for t in written.initializer if t.name in convolutions]
+    assert parts and sum(part.size for part in parts) == found.sparse_weights
+    for part in parts:
+        assert part.shape[2:] == (1, 1)
+        assert (np.count_nonzero(part.reshape(len(part), -1, 4), axis=-1) <= 2).all()
+
+
+def test_a_part_that_is_not_two_four_stops_the_write(tmp_path, monkeypatch):
+    """A fault in masking can't get past the check, which sees what is written."""
+    from patch_compile.passes.lowering import split_initializers
+
+    monkeypatch.setattr(split_initializers, "masked_weight", lambda weight, keep: weight)
+    mask, _ = random_mask((64, 64), (32, 32), 1.0, 0)
+    model = linear("matmul", (64, 64), "float16")
+    split(model, mask, random_weight((64, 64), np.float16, 0))
+    with pytest.raises(InvariantError, match=r"a\.split\.0/sparse: \d+ groups of 4 along K keep more than 2"):
+        write_onnx(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_weight_is_read_once_and_only_when_written(tmp_path):
+    mask, _ = random_mask((64, 64), (16, 16), 0.5, 0)
+    model, read = linear("matmul", (64, 64), "float16"), []
+
+    def weight(name):
+        read.append(name)
+        return random_weight((64, 64), np.float16, 0)
+
+    plan = {"a": replace(plan_linear("a", mask), lowering="split")}
+    splitting = SplitLinearsPass(plan, {"a": mask}, weight, ir.DataType.FLOAT16, FREE)
+    assert splitting(model).modified and not read
+    assert splitting.splits["a"].products > 2
+    write_onnx(model, tmp_path / "m.onnx")
+    assert read == ["a.weight"]
+
+
+class TestRequiresAndEnsures:
+    @pytest.fixture
+    def mask(self):
+        return random_mask((64, 64), (32, 32), 0.5, 0)[0]
+
+    def splitting(self, mask, name="a", dtype=ir.DataType.FLOAT16):
+        plan = {name: replace(plan_linear(name, mask), lowering="split")}
+        return SplitLinearsPass(plan, {name: mask}, lambda _: None, dtype)
+
+    def test_a_linear_that_is_not_in_the_graph(self, mask):
+        with pytest.raises(ir.passes.PreconditionError, match="no linear c"):
+            self.splitting(mask, "c")(linear("matmul", (64, 64), "float16"))
+
+    def test_another_shape_or_type(self, mask):
+        for shape, dtype in (((64, 32), ir.DataType.FLOAT16), ((64, 64), ir.DataType.BFLOAT16)):
+            with pytest.raises(ir.passes.PreconditionError, match="planned"):
+                self.splitting(mask, dtype=dtype)(linear("matmul", shape, "float16"))
+
+    def test_a_product_that_went_missing(self, mask):
+        model, splitting = linear("matmul", (64, 64), "float16"), self.splitting(mask)
+        splitting(model)
+        splitting.ensures(model)
+        product = next(node for node in model.graph if PART in node.metadata_props)
+        del product.metadata_props[PART]
+        with pytest.raises(ir.passes.PostconditionError, match="a is computed by"):
+            splitting.ensures(model)
+
+    def test_linears_of_other_lowerings_are_left_alone(self, mask):
+        model = linear("matmul", (64, 64), "float16")
+        plan = {"a": replace(plan_linear("a", mask), lowering="dense")}
+        assert not SplitLinearsPass(plan, {"a": mask}, lambda _: None, ir.DataType.FLOAT16)(model).modified
+        assert [node.op_type for node in model.graph] == ["Transpose", "MatMul"]

@@ -1,0 +1,290 @@
+"""Compiling the plugin for real, and every way the tools for it can be missing."""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.plugin import build as plugin
+from patch_compile.plugin import toolchain
+from patch_compile.plugin.build import (
+    ARCHS,
+    LIBRARY_NAME,
+    build_plugin,
+    check_backend,
+    read_identity,
+)
+from patch_compile.plugin.toolchain import Tool, describe_toolchain
+
+TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
+needs_tools = pytest.mark.skipif(
+    bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}"
+)
+CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+
+
+@pytest.fixture(scope="module")
+def cache(request) -> Path:
+    return request.config.cache.mkdir("patch-plugin")
+
+
+def executable(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@needs_tools
+def test_the_plugin_compiles_and_says_what_it_is(cache):
+    library = build_plugin("tensorrt-rtx", cache_dir=cache)
+    identity = read_identity(library.path)
+    assert (identity.version, identity.backend, identity.archs) == (1, "tensorrt-rtx", ARCHS)
+    assert library.nvcc_version.startswith(identity.cuda)
+    assert library.headers_version.startswith(identity.headers)
+    loaded = ctypes.CDLL(str(library.path))
+    assert loaded.getCreators and loaded.setLoggerFinder
+    needed = subprocess.run(["ldd", str(library.path)], capture_output=True, text=True, check=True).stdout
+    assert "cudart" not in needed and "nvinfer" not in needed and "tensorrt" not in needed
+
+
+@needs_tools
+def test_a_second_build_comes_from_the_cache(cache):
+    first = build_plugin("tensorrt-rtx", cache_dir=cache)
+    said: list[str] = []
+    assert build_plugin("tensorrt-rtx", cache_dir=cache, log=said.append) == first and said == []
+
+
+@needs_tools
+def test_a_plugin_of_another_backend_is_refused_by_name(cache):
+    library = build_plugin("tensorrt-rtx", cache_dir=cache).path
+    assert check_backend(library, "tensorrt-rtx").backend == "tensorrt-rtx"
+    with pytest.raises(PatchCompileError, match="built for tensorrt-rtx, and this run uses tensorrt"):
+        check_backend(library, "tensorrt")
+
+
+@needs_tools
+def test_two_processes_at_once_compile_once(tmp_path, cache):
+    build_plugin("tensorrt-rtx", cache_dir=cache)  # has the headers
+    (tmp_path / "cache").mkdir()
+    for headers in cache.glob("headers-*"):
+        (tmp_path / "cache" / headers.name).symlink_to(headers)
+    code = (
+        "from pathlib import Path; from patch_compile.plugin.build import build_plugin\n"
+        f"print(build_plugin('tensorrt', archs=(80,), cache_dir=Path({str(tmp_path / 'cache')!r}), log=print).path)"
+    )
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda _: _python(code), range(2)))
+    assert sum("compiling" in out for out in outputs) == 1
+    paths = {out.splitlines()[-1] for out in outputs}
+    assert len(paths) == 1 and read_identity(Path(paths.pop())).archs == (80,)
+
+
+def _python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@needs_tools
+@pytest.mark.skipif(CMAKE is None, reason="no cmake")
+def test_cmake_builds_the_same_library(tmp_path, cache):
+    library = build_plugin("tensorrt-rtx", cache_dir=cache)
+    options = {
+        "CMAKE_CUDA_ARCHITECTURES": "80-real",
+        "CMAKE_CUDA_COMPILER": library.nvcc,
+        "PATCH_BACKEND": "tensorrt",
+        "TENSORRT_INCLUDE_DIR": library.headers,
+    }
+    flags = [f"-D{name}={value}" for name, value in options.items()]
+    for command in (["-S", str(PLUGINS), "-B", str(tmp_path), *flags], ["--build", str(tmp_path), "-j", "2"]):
+        subprocess.run([CMAKE, *command], check=True, capture_output=True, text=True)
+    identity = read_identity(tmp_path / LIBRARY_NAME)
+    assert (identity.backend, identity.archs) == ("tensorrt", (80,))
+
+
+@pytest.mark.parametrize("content", [b"", b"cut off in the middle", None])
+def test_a_damaged_library_is_compiled_again(tmp_path, monkeypatch, content):
+    """What a crash or a full disk leaves behind is not taken for a plugin."""
+    compiled = []
+    identity = b"patch-linear-plugin version=1 backend=tensorrt cuda=13.0 archs=800 headers=10.14\0"
+
+    def compile_(library):
+        compiled.append(library)
+        library.path.write_bytes(identity)
+
+    monkeypatch.setattr(plugin, "_compile", compile_)
+    monkeypatch.setattr(plugin, "find_nvcc", lambda: Tool(Path("nvcc"), "13.0.0"))
+    monkeypatch.setattr(plugin, "find_headers", lambda backend: Tool(tmp_path, "10.14.1"))
+    library = build_plugin("tensorrt", archs=(80,), cache_dir=tmp_path)
+    if content is not None:
+        library.path.write_bytes(content)
+    build_plugin("tensorrt", archs=(80,), cache_dir=tmp_path)
+    assert len(compiled) == (1 if content is None else 2)
+    build_plugin("tensorrt", archs=(80,), cache_dir=tmp_path, force=True)
+    assert len(compiled) == (2 if content is None else 3)
+
+
+def test_the_fingerprint_follows_everything_that_goes_in(tmp_path, monkeypatch):
+    header = tmp_path / "NvInferRuntime.h"
+    header.write_text("a")
+    nvcc, cxx, headers = (
+        Tool(Path("nvcc"), "13.0.0"),
+        Tool(Path("g++"), "12"),
+        Tool(tmp_path, "10"),
+    )
+    prints = [
+        plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers),
+        plugin._fingerprint("tensorrt-rtx", (80,), nvcc, cxx, headers),
+        plugin._fingerprint("tensorrt", (80, 86), nvcc, cxx, headers),
+        plugin._fingerprint("tensorrt", (80,), Tool(nvcc.path, "13.1.0"), cxx, headers),
+        plugin._fingerprint("tensorrt", (80,), nvcc, Tool(cxx.path, "13"), headers),
+    ]
+    header.write_text("b")
+    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
+    copy = tmp_path / "plugins"
+    for folder in ("kernels", "dense_path", "tensorrt"):
+        (copy / folder).mkdir(parents=True)
+        for file in (PLUGINS / folder).iterdir():
+            (copy / folder / file.name).write_bytes(file.read_bytes())
+    (copy / "kernels" / "config.h").write_text("other")
+    monkeypatch.setattr(plugin, "plugin_sources", lambda: copy)
+    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
+    assert len(set(prints)) == len(prints)
+
+
+def test_without_nvcc_the_error_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDACXX", str(tmp_path / "nvcc"))
+    with pytest.raises(PatchCompileError, match=r"nvcc is not found.*patch-compile\[nvcc\]"):
+        build_plugin("tensorrt", cache_dir=tmp_path)
+    item = describe_toolchain()[0]
+    assert item.what == "nvcc" and not item.found and "CUDACXX" in item.fix
+
+
+def test_an_old_nvcc_is_refused(tmp_path, monkeypatch):
+    old = executable(tmp_path / "nvcc", "echo 'Cuda compilation tools, release 11.8, V11.8.89'")
+    monkeypatch.setenv("CUDACXX", str(old))
+    with pytest.raises(PatchCompileError, match=r"nvcc is too old.*is 11\.8\.89.*12\.5 or newer"):
+        build_plugin("tensorrt", cache_dir=tmp_path)
+
+
+def test_an_old_nvcc_on_path_does_not_hide_a_new_one(tmp_path, monkeypatch):
+    for name, version in (("old", "11.8"), ("new", "13.1")):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        executable(tmp_path / name / "bin" / "nvcc", f"echo 'tools, release {version}, V{version}.7'")
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}/old/bin:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "new"))
+    assert plugin.find_nvcc() == (tmp_path / "new" / "bin" / "nvcc", "13.1.7")
+
+
+def test_the_wheels_nvcc_is_found(tmp_path, monkeypatch):
+    wheel = tmp_path / "nvidia" / "cu13" / "bin"
+    wheel.mkdir(parents=True)
+    executable(wheel / "nvcc", "echo 'tools, release 13.9, V13.9.1'")
+    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert wheel / "nvcc" in list(toolchain._nvcc_candidates())
+
+
+def test_a_missing_cxx_compiler_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("NVCC_CCBIN", "no-such-compiler")
+    with pytest.raises(PatchCompileError, match="no-such-compiler is not found"):
+        plugin.find_cxx()
+
+
+def test_an_nvcc_that_fails_gives_its_last_words(tmp_path, monkeypatch):
+    script = "[ $1 = --version ] && echo 'release 13.0, V13.0.88' && exit 0; echo 'unsupported GNU version!' >&2; exit 1"
+    monkeypatch.setenv("CUDACXX", str(executable(tmp_path / "nvcc", script)))
+    monkeypatch.setattr(plugin, "find_headers", lambda backend: Tool(tmp_path, "10.14.1"))
+    with pytest.raises(
+        PatchCompileError, match=r"(?s)nvcc could not build.*unsupported GNU version!.*NVCC_CCBIN"
+    ):
+        build_plugin("tensorrt", cache_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def headers(folder: Path, major: int, macro: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "NvInferRuntime.h").write_text("")
+    names = "\n".join(
+        f"#define NV_TENSORRT_{n} {v}" for n, v in (("MAJOR", macro), ("MINOR", "2"), ("PATCH", "3"))
+    )
+    (folder / "NvInferVersion.h").write_text(f"#define {macro} {major}\n{names}\n")
+
+
+def test_installed_headers_are_taken_by_their_version(tmp_path, monkeypatch):
+    headers(tmp_path / "full" / "include", 11, "TRT_MAJOR_ENTERPRISE")
+    headers(tmp_path / "rtx" / "include", 1, "TRT_MAJOR_RTX")
+    monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path / "full"))
+    for backend in ("tensorrt", "tensorrt-rtx"):
+        assert plugin.find_headers(backend) == (tmp_path / "full" / "include", "11.2.3")
+    monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path / "rtx"))
+    assert plugin.find_headers("tensorrt-rtx") == (tmp_path / "rtx" / "include", "1.2.3")
+
+
+@pytest.mark.parametrize(("major", "macro"), [(8, "TRT_MAJOR_ENTERPRISE"), (1, "TRT_MAJOR_RTX")])
+def test_headers_that_do_not_fit_are_refused(tmp_path, monkeypatch, major, macro):
+    headers(tmp_path / "include", major, macro)
+    monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path))
+    with pytest.raises(PatchCompileError, match="no headers of tensorrt"):
+        plugin.find_headers("tensorrt")
+
+
+def test_headers_that_can_not_be_fetched_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    with pytest.raises(PatchCompileError, match=r"(?s)headers could not be fetched.*TENSORRT_ROOT"):
+        plugin.fetch_headers(tmp_path, lambda message: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_plugin_is_refused(tmp_path):
+    (tmp_path / "other.so").write_bytes(b"\x7fELF and so on")
+    for path in (tmp_path / "other.so", tmp_path / "missing.so"):
+        with pytest.raises(PatchCompileError, match="is no "):
+            read_identity(path)
+
+
+@pytest.mark.parametrize("archs", [(), (75,), (75, 86)])
+def test_architectures_without_sparse_tensor_cores_are_refused(tmp_path, archs):
+    with pytest.raises(PatchCompileError, match="2:4 sparsity needs"):
+        build_plugin("tensorrt", archs=archs, cache_dir=tmp_path)
+
+
+def test_the_cache_follows_xdg(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert plugin._default_cache() == tmp_path / "patch-compile" / "plugin"
+
+
+@needs_tools
+def test_ptx_has_the_instructions_with_operands_in_their_order(tmp_path):
+    """The host emulation can't see inside the asm statements; nvcc's own output can."""
+    nvcc = str(plugin.find_nvcc().path)
+    for unit, kind in (("launch_half.cu", "f16"), ("launch_bfloat16.cu", "bf16")):
+        out = tmp_path / "kernel.ptx"
+        command = [nvcc, "-std=c++17", "-I", str(PLUGINS), "-arch=compute_80", "-ptx", "-o", str(out)]
+        subprocess.run([*command, str(PLUGINS / "kernels" / unit)], check=True)
+        ptx = out.read_text()
+        four, two = r"\{(%f\d+,?){4}\}", r"\{(%r\d+,?){%d}\}"
+        dense = rf"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.{kind}\.{kind}\.f32 "
+        sparse = rf"mma\.sp::ordered_metadata\.sync\.aligned\.m16n8k32\.row\.col\.f32\.{kind}\.{kind}\.f32 "
+        squeezed = re.sub(r", +", ",", ptx).replace("} ,", "},")
+        found = re.findall(dense, squeezed)
+        shaped = re.findall(
+            rf"{dense}\s*{four},{two.replace('%d', '4')},{two.replace('%d', '2')},{four};", squeezed
+        )
+        assert found and len(shaped) == len(found)
+        selectors = re.findall(
+            rf"{sparse}\s*{four},{two.replace('%d', '4')},{two.replace('%d', '4')},{four},%r\d+,([01]);",
+            squeezed,
+        )
+        assert len(selectors) == len(re.findall(sparse, squeezed)) > 0
+        assert {s[-1] for s in selectors} == {"0", "1"}

@@ -1,0 +1,176 @@
+"""PTX instructions on floats, each thread by itself, and what converts them (PTX ISA 9.7.3, 9.7.9)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.ptx.memory import Array
+from tests.ptx.parser import Operand
+from tests.ptx.state import Instructions, State, Step, compute, dtype_of, elementwise
+
+__all__ = ["FLOATS"]
+
+FLOATS = Instructions()
+
+Operands = tuple[Operand, ...]
+Match = re.Match[str]
+
+_SMALLEST_NORMAL = np.float32(2.0**-126)
+
+
+def _flush(values: Array) -> Array:
+    """Subnormal numbers become zeros of their sign."""
+    return np.where(np.absolute(values) < _SMALLEST_NORMAL, np.copysign(np.float32(0), values), values)
+
+
+def _float(state: State, operands: Operands, ftz: bool, function: Callable[..., Array]) -> Step:
+    values = [state.source(operand, "f32") for operand in operands[1:]]
+    if not ftz:
+        return compute(state, operands[0], "f32", lambda: function(*values))
+    return compute(state, operands[0], "f32", lambda: _flush(function(*map(_flush, values))))
+
+
+@FLOATS.define(r"(add|sub|mul)(?:\.rn)?(\.ftz)?\.f32")
+def _float_ring(state: State, match: Match, operands: Operands) -> Step:
+    function = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[match[1]]
+    return (
+        _float(state, operands, True, function) if match[2] else elementwise(state, operands, "f32", function)
+    )
+
+
+def _fused(a: Array, b: Array, c: Array) -> Array:
+    """a * b + c rounded once: the sum in float64 is rounded to odd, after which rounding to float32 is exact."""
+    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = product + addend
+    back = total - product
+    error = (product - (total - back)) + (addend - back)
+    inexact = np.isfinite(total) & (error != 0) & (total.view(np.uint64) & np.uint64(1) == 0)
+    odd = np.nextafter(total, np.copysign(np.inf, error))
+    return np.where(inexact, odd, total).astype(np.float32)
+
+
+@FLOATS.define(r"fma\.rn(\.ftz)?\.f32")
+def _fma(state: State, match: Match, operands: Operands) -> Step:
+    return _float(state, operands, bool(match[1]), _fused)
+
+
+@FLOATS.define(r"(neg|abs)(\.ftz)?\.f32")
+def _float_sign(state: State, match: Match, operands: Operands) -> Step:
+    return _float(state, operands, bool(match[2]), np.negative if match[1] == "neg" else np.absolute)
+
+
+@FLOATS.define(r"copysign\.f32")
+def _copysign(state: State, match: Match, operands: Operands) -> Step:
+    """The sign of a on the value of b."""
+    return _float(state, operands, False, lambda a, b: np.copysign(b, a))
+
+
+@FLOATS.define(r"(min|max)(\.ftz)?(\.NaN)?\.f32")
+def _float_extreme(state: State, match: Match, operands: Operands) -> Step:
+    """The number where one source is a NaN, unless .NaN; -0 is less than +0."""
+    least = match[1] == "min"
+    plain, numbers = (np.minimum, np.fmin) if least else (np.maximum, np.fmax)
+
+    def extreme(a: Array, b: Array) -> Array:
+        bits = (np.bitwise_or if least else np.bitwise_and)(a.view(np.uint32), b.view(np.uint32))
+        zeros = (a == 0) & (b == 0)
+        return np.where(zeros, bits.view(np.float32), (plain if match[3] else numbers)(a, b))
+
+    return _float(state, operands, bool(match[2]), extreme)
+
+
+@FLOATS.define(r"div\.rn(\.ftz)?\.f32")
+def _float_division(state: State, match: Match, operands: Operands) -> Step:
+    return _float(state, operands, bool(match[1]), np.divide)
+
+
+@FLOATS.define(r"(rcp|sqrt)\.rn(\.ftz)?\.f32")
+def _float_rounded(state: State, match: Match, operands: Operands) -> Step:
+    function = np.sqrt if match[1] == "sqrt" else lambda a: np.float32(1) / a
+    return _float(state, operands, bool(match[2]), function)
+
+
+# The largest relative error that the ISA grants (of div: 2 units in the last place).
+_APPROXIMATIONS: dict[str, tuple[Callable[..., Any], float]] = {
+    "ex2.approx": (np.exp2, 2.0**-22),
+    "rcp.approx": (np.reciprocal, 2.0**-23),
+    "rsqrt.approx": (lambda a: 1 / np.sqrt(a), 2.0**-22.9),
+    "sqrt.approx": (np.sqrt, 2.0**-23),
+    "tanh.approx": (np.tanh, 2.0**-11),
+    "div.approx": (np.divide, 2.0**-22),
+    "div.full": (np.divide, 2.0**-22),
+}
+
+
+@FLOATS.define(r"((?:ex2|rcp|rsqrt|sqrt|div)\.approx|div\.full)(\.ftz)?\.f32|(tanh\.approx)\.f32")
+def _approximation(state: State, match: Match, operands: Operands) -> Step:
+    """Off by all that is granted, up or down by the last bit of the first source."""
+    name = match[1] or match[3]
+    function, granted = _APPROXIMATIONS[name]
+
+    def approximate(*values: Array) -> Array:
+        sign = 1.0 - 2.0 * (values[0].view(np.uint32) & np.uint32(1))
+        exact = function(*(v.astype(np.float64) for v in values)) * (1 + sign * granted)
+        result = exact.astype(np.float32)
+        return np.clip(result, np.float32(-1), np.float32(1)) if name == "tanh.approx" else result
+
+    return _float(state, operands, bool(match[2]), approximate)
+
+
+# Conversions
+
+
+@FLOATS.define(r"cvt\.rn\.f32\.([us](?:16|32|64))")
+def _integer_to_float(state: State, match: Match, operands: Operands) -> Step:
+    a = state.source(operands[1], match[1])
+    return compute(state, operands[0], "f32", lambda: a.astype(np.float32))
+
+
+@FLOATS.define(r"cvt\.r([nzmp])i\.([us]32)\.f32")
+def _float_to_integer(state: State, match: Match, operands: Operands) -> Step:
+    """Clamped to the range; a NaN is 0."""
+    a, limits = state.source(operands[1], "f32"), np.iinfo(dtype_of(match[2]))
+    rounded = {"n": np.rint, "z": np.trunc, "m": np.floor, "p": np.ceil}[match[1]]
+
+    def converted() -> Array:
+        whole = np.nan_to_num(rounded(a.astype(np.float64)), nan=0.0, posinf=limits.max, neginf=limits.min)
+        return np.clip(whole, limits.min, limits.max).astype(np.int64).astype(dtype_of(match[2]))
+
+    return compute(state, operands[0], match[2], converted)
+
+
+@FLOATS.define(r"cvt\.f32\.f16")
+def _half_to_float(state: State, match: Match, operands: Operands) -> Step:
+    a = state.source(operands[1], "f16")
+    return compute(state, operands[0], "f32", lambda: a.astype(np.float32))
+
+
+@FLOATS.define(r"cvt\.rn\.(f16|bf16)(x2)?\.f32")
+def _float_to_16_bits(state: State, match: Match, operands: Operands) -> Step:
+    """Of a pair, the first source becomes the upper half."""
+    kind, pair = match[1], match[2]
+    a = state.source(operands[1], "f32")
+    if not pair:
+        return compute(state, operands[0], "b16", lambda: _to_16_bits(a, kind))
+    low = state.source(operands[2], "f32")
+
+    def packed() -> Array:
+        upper = _to_16_bits(a, kind).astype(np.uint32) << np.uint32(16)
+        return upper | _to_16_bits(low, kind)
+
+    return compute(state, operands[0], "b32", packed)
+
+
+def _to_16_bits(values: Array, kind: str) -> Array:
+    """float32 to the bits of f16 or bf16, to nearest even; a NaN becomes the canonical 0x7FFF."""
+    if kind == "f16":
+        rounded = values.astype(np.float16).view(np.uint16)
+    else:
+        bits = values.view(np.uint32)
+        up = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+        rounded = (bits + up >> np.uint32(16)).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FFF), rounded)

@@ -1,0 +1,115 @@
+"""The kernels as nvcc's PTX for compute_80, run by the interpreter on the arguments that a launch would pass."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patch_compile.plugin import build as plugin
+from patch_compile.plugin.toolchain import find_nvcc
+from tests.oracles.element_packing import Packed
+from tests.plugins.host_kernel import PLUGINS, Arguments, Config, HostKernel, Launch, arguments_of
+from tests.ptx.machine import Machine
+from tests.ptx.memory import Memory
+from tests.ptx.parser import PtxFault, entry_names, parse_entry
+
+__all__ = ["SCALARS", "PtxKernel", "compile_ptx", "compile_source"]
+
+SCALARS = ("Half", "BFloat16")  # by Launch.scalar
+_SOURCES = ("launch_half.cu", "launch_bfloat16.cu")
+_FLAGS = (*plugin._COMPILE_FLAGS, "-ptx", "-arch=compute_80")
+_WRITABLE = ("y", "partials", "counters")
+# Itanium mangling of patch_stream<Half, 0> and patch_tiles<Half, 2>
+_ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\w*?)ELi(?P<config>\d+)E.*")
+
+
+def compile_ptx(folder: Path, scalar: int, plugins: Path = PLUGINS) -> str:
+    """What nvcc makes of the launch_*.cu of a scalar type; as `compile_source`."""
+    return compile_source(folder, _SOURCES[scalar], plugins)
+
+
+def compile_source(folder: Path, name: str, plugins: Path = PLUGINS) -> str:
+    """What nvcc makes of a source in `kernels`, or the text of the same sources and compiler from `folder`.
+
+    Raises PatchCompileError when there is no nvcc.
+    """
+    nvcc = find_nvcc()
+    digest = hashlib.sha256(" ".join([nvcc.version, *_FLAGS]).encode())
+    for source in sorted(plugins.glob("kernels/*")):
+        digest.update(source.name.encode() + source.read_bytes())
+    text = folder / f"{Path(name).stem}-{digest.hexdigest()[:20]}.ptx"
+    if not text.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as tmp:
+            fresh = Path(tmp) / text.name
+            source = str(plugins / "kernels" / name)
+            command = [str(nvcc.path), *_FLAGS, "-I", str(plugins), source, "-o", str(fresh)]
+            subprocess.run(command, check=True)
+            fresh.replace(text)
+    return text.read_text()
+
+
+class PtxKernel:
+    """All kernels of the modules; texts: by Launch.scalar."""
+
+    def __init__(self, host: HostKernel, texts: Mapping[int, str]) -> None:
+        self.host, self.texts = host, texts
+        self.machine = cache(self._machine)
+
+    def entries(self, scalar: int) -> dict[int, str]:
+        """Names of the kernels of a scalar type, by configuration."""
+        found: dict[int, str] = {}
+        for name in entry_names(self.texts[scalar]):
+            match = _ENTRY.fullmatch(name)
+            if match is None or match["scalar"] != SCALARS[scalar] or int(match["config"]) in found:
+                raise PtxFault(f"{name} is not the one kernel of a configuration")
+            found[int(match["config"])] = name
+        return found
+
+    def _machine(self, scalar: int, config: int) -> Machine:
+        shape = list(self.host.configs().values())[config]
+        entry = parse_entry(self.texts[scalar], self.entries(scalar)[config])
+        if entry.threads != 32 * shape.feature_warps * shape.token_warps:
+            raise PtxFault(f"{entry.name} is bounded to {entry.threads} threads")
+        return Machine(entry, _shared_bytes(shape))
+
+    def run(
+        self,
+        packed: Packed,
+        x: NDArray[np.uint16],
+        bias: NDArray[np.uint16] | None,
+        launch: Launch,
+        residual: NDArray[np.uint16] | None = None,
+        activation: int = 0,
+    ) -> NDArray[np.uint16]:
+        """Y [tokens, out] in bits; raises PtxFault. Blocks run in an order by the launch's seed."""
+        memory = Memory.holding(self.host.tensors(packed, x, bias, launch, residual), _WRITABLE)
+        addresses = {name: memory.address(name) for name in memory.places}
+        config = list(self.host.configs().values())[launch.config]
+        parts = self.host.parts(packed, len(x), launch)
+        arguments = arguments_of(packed, len(x), parts, addresses, activation)
+        _choose_vectors(arguments)
+        blocks = parts if config.streams else arguments.panels * -(-len(x) // config.tokens)
+        self.machine(launch.scalar, launch.config).launch(blocks, bytes(arguments), memory, launch.seed)
+        if memory.tensor("counters", np.int32).any():
+            raise PtxFault("a counter is not 0 after the launch")
+        return memory.tensor("y", np.uint16).reshape(len(x), -1).copy()
+
+
+def _shared_bytes(config: Config) -> int:
+    """Geometry::kSharedBytes: the ring, and of a tile kernel at least the output that takes its place."""
+    ring = config.stages * (config.panel_rows + config.tokens) * 128
+    return ring if config.streams else max(ring, config.tokens * (config.panel_rows + 8) * 2)
+
+
+def _choose_vectors(a: Arguments) -> None:
+    """What choose_vectors of arguments.h chooses where all tensors are aligned."""
+    a.x_vector = 8 if a.in_features % 8 == 0 else 4
+    a.y_vector = next(width for width in (8, 4, 2, 1) if a.out_features % width == 0)

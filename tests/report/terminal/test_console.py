@@ -1,0 +1,127 @@
+import json
+import re
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from masklearn.masks.summary import summarise_tiles
+from patch_compile.report.terminal.console import _fused, print_import, print_masks
+
+KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+
+
+def tile_maps(layers: int) -> dict[str, np.ndarray]:
+    """v stays dense; down is 2:4 in the second half of the blocks; the others have one tile in four."""
+    maps = {}
+    for i in range(layers):
+        for kind in KINDS:
+            tiles = np.zeros((2, 2), bool)
+            tiles[0, 0] = kind != "self_attn.v_proj"
+            if kind == "mlp.down_proj":
+                tiles[:] = i >= layers // 2
+            maps[f"model.layers.{i}.{kind}"] = tiles
+    return maps
+
+
+def summary(layers: int = 126) -> dict[str, Any]:
+    maps = tile_maps(layers)
+    return {
+        "path": "out",
+        "method": "oneshot",
+        "ratio": {"asked": 0.35, "reached": 0.3501},
+        "skipped": [{"name": "lm_head", "reason": "its weight is tied to the embedding"}],
+        "linears": [
+            {
+                "name": name,
+                "shape": [128, 128],
+                "zeroed": int(tiles.sum()) * 2048,
+                "tiles": {"sparse": int(tiles.sum()), "all": 4},
+                "lowering": "plugin",
+                "bytes_before": 32768,
+                "bytes_after": 30000,
+            }
+            for name, tiles in maps.items()
+        ],
+        "where_sparse": summarise_tiles(maps),
+    }
+
+
+def compared(*remarks: str) -> dict[str, Any]:
+    rows = [("oneshot", 0.35, 33.456, 480.2, True), ("ffn-only", 0.375, 80.1, 99.0, True),
+            ("unstructured", 0.35, float("inf"), 120.0, False)]  # fmt: skip
+    keys = ("name", "ratio", "perplexity", "seconds", "deployable")
+    return {
+        "rows": [dict(zip(keys, row, strict=True)) for row in rows],
+        "remarks": list(remarks),
+        "windows": 16,
+        "length": 1024,
+        "dtype": "float32",
+    }
+
+
+def test_a_map_of_where_the_tiles_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_masks(summary(), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("% of tiles 2:4"))
+    rows = {line.split()[0]: line.split()[1:] for line in lines[start + 1 : start + 9]}
+    assert lines[start].split()[-10:] == ["0", "13", "26", "39", "52", "65", "78", "90", "102", "114"]
+    assert list(rows) == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "all"]
+    assert rows["q_proj"] == ["25░"] * 11
+    assert rows["v_proj"] == ["0"] * 11
+    assert rows["down_proj"] == ["50▒", "0", "0", "0", "0", "15░", "100█", "100█", "100█", "100█", "100█"]
+
+
+def test_json_holds_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    print_masks(summary(3), as_json=True)
+    where = json.loads(capsys.readouterr().out)["where_sparse"]
+    assert where["blocks"] == [[0, 0], [1, 1], [2, 2]]
+    assert where["kinds"][-1]["by_depth"] == [0.0, 1.0, 1.0]
+
+
+def test_everything_fits_80_columns_without_colour(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    print_masks(summary() | {"baselines": compared()}, as_json=False)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    tables = [line for line in out.splitlines() if re.match(r"^( |%|─|all|\w+_proj)", line)]
+    assert len(tables) > 20
+    assert max(len(line.rstrip()) for line in tables) <= 80
+
+
+def test_baselines_come_last_with_what_should_be_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_masks(summary(2) | {"baselines": compared("worse than FFN-only 2:4")}, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "note: worse than FFN-only 2:4"
+    assert "16 windows of 1024 tokens, float32" in lines[-2]
+    (learned,) = [line.split() for line in lines if re.match(r" +oneshot +0", line)]
+    assert learned == ["oneshot", "0.350", "33.46", "480"]
+    (reference,) = [line for line in lines if "unstructured" in line]
+    assert re.search(r"inf +120 +a reference: no kernel runs it", reference)
+
+
+def test_a_result_without_blocks_has_no_map(capsys: pytest.CaptureFixture[str]) -> None:
+    made = summary(1) | {"where_sparse": summarise_tiles({"lm_head": np.ones((1, 1), bool)})}
+    print_import(made | {"ratio": 0.1, "zeros": 0.2, "format": "x"}, as_json=False)
+    assert "% of tiles" not in capsys.readouterr().out
+
+
+def test_what_is_fused_is_counted_by_nodes() -> None:
+    rows = [
+        {"node": node, "epilogue": words}
+        for node, words in [
+            ("0.gate+up", "SiLU·mul with up"),
+            ("0.gate+up", "SiLU·mul with gate"),
+            ("1.gate+up", "SiLU·mul with up"),
+            ("1.gate+up", "SiLU·mul with gate"),
+            ("0.down", "residual"),
+            ("0.q", ""),
+            (None, ""),
+        ]
+    ]
+    assert _fused(rows) == "SiLU·mul with up ×2, residual ×1"
+    assert _fused(rows[-2:]) == ""

@@ -1,0 +1,65 @@
+"""Learning on a file, with what a build would give it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.maskset import LinearMask
+from masklearn.recipe import LearnRecipe
+from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
+from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.packing.fusion import Fusion
+from patch_compile.plan.lowering import LinearPlan, plan_linears
+from patch_compile.sources.onnx_model.find import find_onnx_linears
+from patch_compile.sources.onnx_model.hybrid import write_onnx_hybrid
+from patch_compile.sources.onnx_model.learn import OnnxTask, learn_onnx
+from patch_compile.sources.onnx_model.moments import gather_moments, write_probe
+from patch_compile.sources.onnx_model.pruned import write_pruned
+from patch_compile.sources.onnx_model.read import read_onnx
+
+__all__ = ["Learned", "learn", "quiet", "write_hybrid"]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """masks of a file; pruned: the model that was written with them."""
+
+    masks: dict[str, LinearMask]
+    task: OnnxTask
+    feeds: Feeds
+    pruned: Path
+    dtype: ir.DataType
+
+
+def quiet(*_: object) -> None:
+    """No progress is wanted."""
+
+
+def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) -> Learned:
+    """Masks and pruned model of `path`, on random inputs."""
+    model = read_onnx(path)
+    linears = find_onnx_linears(path, model).linears
+    feeds = random_feeds(read_inputs(path), input_dtypes(model), {}, seed=1)
+    recipe = LearnRecipe(**{"ratio": 0.4, "tile": (64, 64), "method": "oneshot"} | settings)
+    moments = None
+    if recipe.method != "magnitude":
+        write_probe(model, linears, folder / "probe.onnx")
+        moments = gather_moments(folder / "probe.onnx", linears, feeds, folder / "moments", quiet)
+    kind = ir.DataType[dtype]
+    task = OnnxTask(linears, moments, recipe, WeightStore(folder / "store"), kind, quiet, quiet)
+    masks = learn_onnx(task)
+    write_pruned(model, linears, masks, task.store, kind, folder / "pruned.onnx", quiet)
+    return Learned(masks, task, feeds, folder / "pruned.onnx", kind)
+
+
+def write_hybrid(learned: Learned, path: Path, **options: Any) -> dict[str, LinearPlan]:
+    """The hybrid of a pruned model."""
+    model = read_onnx(learned.pruned)
+    linears = find_onnx_linears(learned.pruned, model).linears
+    plan = plan_linears(learned.masks, options.pop("lowering", "plugin"))
+    return write_onnx_hybrid(
+        model, linears, learned.masks, plan, learned.dtype, path, quiet, **{"fuse": tuple(Fusion)} | options
+    )

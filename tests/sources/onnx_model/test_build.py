@@ -1,0 +1,243 @@
+"""Whole builds from ONNX files, with every stage real: masks, pruned model, packing, engine and proof."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+
+from masklearn.masks.maskset import MaskSet
+from patch_compile.cli.app import build as build_command
+from patch_compile.errors import AccuracyError, PatchCompileError
+from patch_compile.out.workspace import sha256_of
+from patch_compile.recipe import Recipe
+from patch_compile.sources.onnx_model import prove
+from tests.builds import build
+from tests.sources.onnx_model import graphs
+
+ENCODER_SHAPE = (5, 2, 6, 64)  # runs, then the input's
+
+
+@pytest.fixture
+def calib(tmp_path):
+    x = np.random.default_rng(0).standard_normal(ENCODER_SHAPE).astype(np.float32)
+    np.savez(tmp_path / "inputs.npz", x=x)
+    return tmp_path / "inputs.npz"
+
+
+@pytest.fixture
+def settings(exported, tmp_path, calib):
+    return {
+        "model": exported("encoder", False),
+        "calib": str(calib),
+        "ratio": 0.3,
+        "tile": (64, 64),
+        "backend": "onnx",
+        "out": tmp_path / "out",
+    }
+
+
+def run(path, feed):
+    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feed)[0]
+
+
+def test_out_holds_what_the_manifest_says(settings, calib):
+    report = build(settings)
+    out = settings["out"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    files = {str(f.relative_to(out)) for f in out.rglob("*") if f.is_file()} - {"manifest.json"}
+    assert files == set(manifest["files"])
+    assert all(sha256_of(out / name) == digest for name, digest in manifest["files"].items())
+    assert {"masks.safetensors", "recipe.yaml", "report.json", "onnx/model.onnx", "model/model.onnx"} <= files
+    assert report == json.loads((out / "report.json").read_text())
+    assert not out.with_name("out.partial").exists()
+
+    masks = MaskSet.load(out / "masks.safetensors")
+    assert (masks.method, masks.base_model) == ("oneshot", settings["model"].name)
+    assert masks.ratio == report["ratio"]["reached"] == pytest.approx(0.3, abs=64 * 64 / 2 / masks.weights)
+    assert 0 < report["agreement"]["error"] <= report["agreement"]["tolerance"]
+    assert report["inputs"] == {"words": "inputs.npz (5 runs)", "compared": 5}
+    assert {row["name"] for row in report["skipped"]} == {
+        f"/layers.{layer}/self_attn/MatMul_{i}" for layer in (0, 1) for i in (1, 2)
+    }
+
+    x = np.load(calib)["x"]
+    original, hybrid = (
+        np.stack([run(path, {"x": one}) for one in x])
+        for path in (settings["model"], out / "onnx" / "model.onnx")
+    )
+    relative = np.linalg.norm(hybrid - original) / np.linalg.norm(original)
+    assert report["difference"]["relative"] == pytest.approx(relative, rel=1e-3)
+    assert 0.01 < relative < 0.6
+
+
+def test_the_recipe_reproduces_the_build(settings, tmp_path):
+    build(settings)
+    again = Recipe.load(settings["out"] / "recipe.yaml") | {"out": tmp_path / "again"}
+    build(again)
+    for name in ("masks.safetensors", "model/model.onnx.data", "onnx/model.onnx", "onnx/model.onnx.data"):
+        assert sha256_of(settings["out"] / name) == sha256_of(tmp_path / "again" / name), name
+
+
+def test_only_what_would_come_out_different_is_run_again(settings):
+    build(settings)
+    report = build(settings | {"fuse": False}, force=True)
+    assert "masks" not in report["seconds"] and "pack" in report["seconds"]
+    report = build(settings | {"dtype": "bfloat16"}, force=True)  # the pruned model is rounded to it
+    assert "masks" in report["seconds"]
+    report = build(settings | {"dtype": "bfloat16", "fuse": False}, force=True)
+    assert "masks" not in report["seconds"] and "pack" in report["seconds"]
+
+
+def test_masks_come_with_the_weights_that_were_solved_for_them(settings, tmp_path):
+    build(settings)
+    out, given = settings["out"], {"mask": settings["out"] / "masks.safetensors", "ratio": None}
+    build({k: v for k, v in (settings | given).items() if v is not None} | {"out": tmp_path / "again"})
+    for name in ("model/model.onnx.data", "onnx/model.onnx.data"):
+        assert sha256_of(out / name) == sha256_of(tmp_path / "again" / name)
+    (out / "model" / "model.onnx").unlink()
+    with pytest.raises(PatchCompileError, match="was learned together with new weights"):
+        build({k: v for k, v in (settings | given).items() if v is not None} | {"out": tmp_path / "third"})
+
+
+def test_masks_of_another_model(settings, exported, tmp_path):
+    build(settings)
+    other = {
+        "model": exported("mlp", False),
+        "mask": settings["out"] / "masks.safetensors",
+        "backend": "onnx",
+    }
+    with pytest.raises(PatchCompileError, match="made for another model or coverage"):
+        build(other | {"out": tmp_path / "other"})
+
+
+def test_coverage(settings):
+    report = build(settings | {"include": ("*.linear?", "*.out_proj"), "exclude": ("layers.0.*",)})
+    assert {row["name"] for row in report["linears"]} == {
+        f"layers.1.{part}" for part in ("self_attn.out_proj", "linear1", "linear2")
+    }
+    reasons = {row["name"]: row["reason"] for row in report["skipped"]}
+    assert (reasons["layers.0.linear1"], reasons["layers.1.self_attn"]) == ("excluded", "not included")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"), [("q_proj", "matches no linear"), ("re:(", "is not a regular expression")]
+)
+def test_patterns_that_do_not_fit(settings, pattern, says):
+    with pytest.raises(PatchCompileError, match=says):
+        build(settings | {"include": (pattern,)})
+
+
+@pytest.mark.parametrize(
+    "pattern", [{"ratio": "q_proj=0.3"}, {"lowering": "q_proj=split"}], ids=["ratio", "lowering"]
+)
+def test_patterns_are_checked_before_anything_is_learned(settings, pattern):
+    with pytest.raises(PatchCompileError, match="'q_proj'"):
+        build(settings | pattern)
+    assert not settings["out"].with_name("out.partial").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_model_of_16_bits_and_no_inputs(tmp_path, dtype):
+    """Without --calib masks are learned by magnitude, and the models compared on random inputs."""
+    kind = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}[dtype]
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"], "up"),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node("MatMul", ["r", "b"], ["y"], "down"),
+    ]
+    numpy_dtype = helper.tensor_dtype_to_np_dtype(kind)
+    weights = [graphs.tensor("a", 64, 128, dtype=numpy_dtype), graphs.tensor("b", 128, 64, dtype=numpy_dtype)]
+    path = graphs.save(tmp_path / "m.onnx", nodes, weights, elem=kind)
+    report = build(
+        {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
+    )
+    assert report["method"] == "magnitude"
+    assert "random inputs (4 runs, seed 0; x 2×64; floats normal" in report["inputs"]["words"]
+    recipe = Recipe.load(tmp_path / "out" / "recipe.yaml")
+    assert recipe["dtype"] == dtype
+    stored = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph.initializer
+    assert {t.data_type for t in stored if t.name.endswith((".dense", ".sparse"))} == {kind}
+
+
+def test_activations_above_the_range_of_fp16(tmp_path):
+    """The weights fit, what they make of the inputs does not: the hybrid is not what the pruned model is."""
+    nodes = [
+        helper.make_node("Mul", ["x", "large"], ["h"], "scale"),
+        helper.make_node("MatMul", ["h", "w"], ["y"], "fc"),
+    ]
+    weights = [graphs.tensor("w", 64, 64), helper.make_tensor("large", 1, [], [1e6])]
+    path = graphs.save(tmp_path / "m.onnx", nodes, weights)
+    given = {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
+    with pytest.raises(AccuracyError, match="'y' of the hybrid is not finite") as error:
+        build(given)
+    assert "--dtype bfloat16" in error.value.fix
+    assert build(given | {"dtype": "bfloat16"}, force=True)["agreement"]["error"] < 0.03
+
+
+def test_a_hybrid_that_computes_something_else_is_not_published(settings, monkeypatch):
+    """The tolerance is what tells: without room for rounding, rounding itself is a difference."""
+    monkeypatch.setattr(prove, "_DEVIATIONS", 0.0)
+    monkeypatch.setattr(prove, "_measured", lambda *_: 0.0)
+    with pytest.raises(AccuracyError, match="differs from that of the pruned model by"):
+        build(settings)
+    assert not settings["out"].exists()
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("model", ["encoder", "conv_net"])
+def test_engines(exported, tmp_path, calib, model, dtype):
+    if model == "conv_net":
+        np.savez(calib, x=np.random.default_rng(0).standard_normal((3, 2, 3, 8, 8)).astype(np.float32))
+    report = build(
+        {
+            "model": exported(model, True),
+            "calib": str(calib),
+            "ratio": 0.4,
+            "tile": (64, 64),
+            "dtype": dtype,
+            "backend": "tensorrt-rtx",
+            "target": "sm86",
+            "out": tmp_path / "out",
+        }
+    )
+    packed = [row for row in report["linears"] if row["lowering"] == "plugin"]
+    assert report["engine"]["patch_linears"] == len(packed) >= 2
+    assert report["engine"]["dtype"] == dtype
+    assert (tmp_path / "out" / "engine" / "model.engine").stat().st_size == report["engine"]["bytes"]
+    assert any(note.startswith("shapes: those of inputs.npz") for note in report["notes"])
+
+
+class TestCommand:
+    def invoke(self, *arguments):
+        return CliRunner().invoke(build_command, [str(argument) for argument in arguments])
+
+    def test_the_report_is_printed(self, exported, tmp_path):
+        path = exported("conv_net", False)
+        done = self.invoke(
+            path, "--ratio", "0.4", "--tile", "64x64", "--backend", "onnx", "-o", tmp_path / "out"
+        )
+        assert done.exit_code == 0, done.exception
+        assert "(asked 0.4), method magnitude" in done.stdout
+        assert "compiled right: yes, hybrid and pruned ONNX differ by" in done.stdout
+        assert "left dense: /stem/Conv: a 3×3 convolution is no linear" in done.stdout
+        assert "pruned how much: y: relative error" in done.stdout
+
+    @pytest.mark.parametrize("command", ["learn", "compile"])
+    def test_other_commands_say_that_build_takes_it(self, exported, tmp_path, command):
+        from patch_compile.cli.app import cli
+
+        path = exported("mlp", False)
+        options = ["--ratio", "0.4"] if command == "learn" else ["--mask", "masks.safetensors"]
+        done = CliRunner().invoke(cli, [command, str(path), "-o", str(tmp_path / "out"), *options])
+        assert isinstance(done.exception, PatchCompileError)
+        assert done.exception.what.startswith(f"{command} takes a model directory, not ")
+
+    def test_a_missing_file(self, tmp_path):
+        done = self.invoke(tmp_path / "m.onnx", "--ratio", "0.4")
+        assert isinstance(done.exception, PatchCompileError)
+        assert done.exception.what == f"cannot read {tmp_path / 'm.onnx'}"

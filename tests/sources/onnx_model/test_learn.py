@@ -1,0 +1,130 @@
+"""Masks and weights of an ONNX file, and the pruned model that holds them."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.tiles import tile_weights
+from patch_compile.onnx_io.compare import answer, compare_answers
+from patch_compile.sources.onnx_model.find import find_onnx_linears
+from patch_compile.sources.onnx_model.read import read_onnx
+from tests.sources.onnx_model import graphs
+from tests.sources.onnx_model.learning import learn
+
+METHODS = ("magnitude", "wanda", "sparsegpt", "oneshot")
+
+
+def weights(path):
+    linears = find_onnx_linears(path, read_onnx(path)).linears
+    return {n: linear.from_stored(linear.weight.const_value.numpy()) for n, linear in linears.items()}
+
+
+def error(learned, path, folder):
+    """Relative error of the pruned model's output."""
+    mine, reference = (answer(p, learned.feeds, folder / f"answers-{p.stem}") for p in (learned.pruned, path))
+    (difference,) = compare_answers(mine, reference)
+    return difference.relative
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("model", ["mlp", "conv_net", "encoder"])
+def test_the_pruned_model_holds_the_masks_and_nothing_else_changed(exported, tmp_path, model, method):
+    path = exported(model, False)
+    learned = learn(path, tmp_path, method=method)
+    before, after = weights(path), weights(learned.pruned)
+    zeroed = sum(mask.zeroed for mask in learned.masks.values())
+    asked = 0.4 * sum(weight.size for weight in before.values())
+    assert abs(zeroed - asked) <= 64 * 64 / 4
+    for name, mask in learned.masks.items():
+        if not mask.tiles.any():
+            assert np.array_equal(after[name], before[name])
+            continue
+        assert not after[name][~mask.keep()].any()
+        assert np.array_equal(after[name], after[name].astype(np.float16).astype(np.float32))
+        if method in ("magnitude", "wanda"):
+            rounded = before[name].astype(np.float16).astype(np.float32)
+            assert np.array_equal(after[name], np.where(mask.keep(), rounded, 0))
+    others = {t.name: t for t in onnx.load(path).graph.initializer if t.dims != [] and len(t.dims) == 1}
+    kept = {t.name: t for t in onnx.load(learned.pruned).graph.initializer}
+    for name in others.keys() & kept.keys():
+        assert np.array_equal(*(onnx.numpy_helper.to_array(side[name]) for side in (others, kept)))
+
+
+def test_inputs_pay_and_solving_pays_more(exported, tmp_path):
+    """On the inputs that were looked at, less is lost the more is made of them."""
+    lost = {}
+    for method in METHODS:
+        folder = tmp_path / method
+        folder.mkdir()
+        path = exported("mlp", True)
+        lost[method] = error(learn(path, folder, method=method, ratio=0.5), path, folder)
+    assert lost["oneshot"] < lost["sparsegpt"] < lost["wanda"] <= lost["magnitude"] * 1.02
+
+
+def test_tiles_of_little_output_are_pruned_first(tmp_path):
+    """Two linears of equal weights; the input of the second is what the first's bias makes of it: hardly anything."""
+    same = graphs.tensor("w", 64, 64, scale=1.0)
+    other = onnx.TensorProto()
+    other.CopyFrom(same)
+    other.name = "v"
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "loud"),
+        helper.make_node("Mul", ["x", "steps"], ["scaled"], "scale"),
+        helper.make_node("MatMul", ["scaled", "v"], ["b"], "quiet"),
+        helper.make_node("Add", ["a", "b"], ["y"], "add"),
+    ]
+    # Half of the features of the second are silent: with two of each four gone, 2:4 costs it nothing.
+    steps = onnx.numpy_helper.from_array(np.tile([1, 0, 1, 0], 16).astype(np.float32), "steps")
+    path = graphs.save(tmp_path / "m.onnx", nodes, [same, other, steps])
+    for method in ("wanda", "sparsegpt", "oneshot"):
+        masks = learn(path, tmp_path, method=method, ratio=0.25).masks
+        assert (masks["loud"].tiles.sum(), masks["quiet"].tiles.sum()) == (0, 1), method
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, "linear1=0.5"])
+def test_ratios(exported, tmp_path, ratio):
+    masks = learn(exported("encoder", False), tmp_path, ratio=ratio, method="wanda").masks
+    for name, mask in masks.items():
+        whole = ratio == 0.5 or (ratio != 0.0 and name.endswith("linear1"))
+        assert mask.tiles.all() == whole and mask.tiles.any() == whole
+        assert mask.tiles.size == tile_weights(mask.shape, (64, 64)).size
+
+
+def one_linear(path, values, **options):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")]
+    return graphs.save(path, nodes, [onnx.numpy_helper.from_array(values, "w")], **options)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite(tmp_path, bad):
+    values = np.ones((64, 64), np.float32)
+    values[3, 5] = bad
+    with pytest.raises(PatchCompileError, match="w holds NaN or infinity") as error:
+        learn(one_linear(tmp_path / "m.onnx", values), tmp_path, method="magnitude")
+    assert "--exclude 'fc'" in error.value.fix
+
+
+def test_weights_above_the_range_of_fp16(tmp_path):
+    values = np.ones((64, 64), np.float32)
+    values[3, 5] = 1e5
+    path = one_linear(tmp_path / "m.onnx", values)
+    with pytest.raises(
+        PatchCompileError, match="w does not fit float16: its largest weight is 100000"
+    ) as error:
+        learn(path, tmp_path, method="magnitude")
+    assert "--dtype bfloat16" in error.value.fix
+    assert learn(path, tmp_path, method="magnitude", dtype="BFLOAT16", ratio=0.5).masks["fc"].tiles.all()
+
+
+def test_a_weight_keeps_the_type_it_is_stored_in(tmp_path):
+    nodes = [
+        helper.make_node("Cast", ["w"], ["wide"], to=1),
+        helper.make_node("MatMul", ["x", "wide"], ["y"], "fc"),
+    ]
+    path = graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor("w", 64, 64, dtype=np.float16)])
+    pruned = read_onnx(learn(path, tmp_path, ratio=0.5).pruned)
+    assert pruned.graph.initializers["w"].dtype == ir.DataType.FLOAT16
+    assert (pruned.graph.initializers["w"].const_value.numpy() == 0).mean() == 0.5

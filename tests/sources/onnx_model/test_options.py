@@ -1,0 +1,54 @@
+"""The settings that an ONNX file takes, and those that are refused by name."""
+
+import pytest
+
+from masklearn.recipe import Method
+from patch_compile.errors import PatchCompileError
+from patch_compile.recipe import Recipe
+from patch_compile.sources.onnx_model.options import effective_recipe
+
+
+def recipe(sixteen_bit=None, **settings):
+    return effective_recipe(Recipe.parse({"model": "m.onnx", "ratio": 0.4} | settings), sixteen_bit)
+
+
+def test_the_method_follows_from_the_inputs():
+    assert recipe().method is Method.MAGNITUDE
+    assert recipe(calib="inputs.npz").method is Method.ONESHOT
+    assert recipe(calib="inputs.npz", method="wanda").method is Method.WANDA
+
+
+@pytest.mark.parametrize(("sixteen_bit", "expected"), [(None, "float16"), ("bfloat16", "bfloat16")])
+def test_the_type_follows_from_the_model_unless_it_is_given(sixteen_bit, expected):
+    assert recipe(sixteen_bit).dtype == expected
+    assert recipe(sixteen_bit, dtype="float16").dtype == "float16"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"windows": 8}, "--windows does not go with an ONNX file"),
+        ({"eval_text": "text.txt"}, "--eval does not go"),
+        ({"prompt": "Once"}, "--prompt does not go"),
+        ({"opset": 20}, "--opset does not go"),
+        ({"repair": "distill"}, "--repair distill does not go"),
+        ({"gradient_checkpointing": True}, "--gradient-checkpointing does not go"),
+        ({"permute": True}, "--permute does not go"),
+        ({"ratio": None, "speedup": 1.3}, "--speedup does not go"),
+        ({"method": "patch-joint"}, "--method patch-joint does not go"),
+        ({"method": "wanda"}, "--method wanda needs inputs"),
+        ({"criterion": "fisher", "calib": "i.npz"}, "--criterion fisher does not go"),
+        ({"criterion": "raw", "calib": "i.npz", "method": "wanda"}, "--criterion raw does not go"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(settings, says):
+    with pytest.raises(PatchCompileError, match=says):
+        recipe(**settings)
+
+
+def test_a_saved_recipe_is_taken_again(tmp_path):
+    """It holds every setting, those without a meaning at their defaults."""
+    effective = recipe(calib="inputs.npz")
+    effective.save(tmp_path / "recipe.yaml")
+    again = effective_recipe(Recipe.parse(Recipe.load(tmp_path / "recipe.yaml")), "bfloat16")
+    assert again.model_copy(update={"model": effective.model, "calib": effective.calib}) == effective

@@ -1,0 +1,207 @@
+"""What is accepted as an ONNX file, what is refused before anything is done with it, and how it is read."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import onnxruntime.datasets
+import pytest
+from onnx import helper
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.write import write_onnx
+from patch_compile.sources.onnx_model.find import find_onnx_linears
+from patch_compile.sources.onnx_model.read import read_onnx
+from tests.sources.onnx_model import graphs
+
+X = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+
+
+def run(path, x=X):
+    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+
+def product(path, **options):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")]
+    return graphs.save(path, nodes, [graphs.tensor("w", 64, 64)], **options)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 18])
+def test_older_opsets_are_upgraded_and_compute_the_same(tmp_path, opset):
+    path = graphs.export(graphs.mlp, tmp_path / "m.onnx", dynamo=False, opset_version=opset)
+    model = read_onnx(path)
+    assert model.graph.opset_imports[""] == 20
+    write_onnx(model, tmp_path / "upgraded.onnx")
+    assert np.array_equal(run(path), run(tmp_path / "upgraded.onnx"))
+
+
+def test_an_opset_that_cannot_be_upgraded_is_refused(tmp_path):
+    """Nothing converts Upsample with the attribute that opset 7 gave it."""
+    nodes = [helper.make_node("Upsample", ["x"], ["u"], "up", scales=[1.0, 1.0], mode="nearest")]
+    nodes += [helper.make_node("Scan", ["u"], ["y"], "scan", num_scan_inputs=1, body=_body())]
+    path = graphs.save(tmp_path / "m.onnx", nodes, opset=7, ir_version=4)
+    with pytest.raises(PatchCompileError, match="has opset 7 and can't be upgraded to 20"):
+        read_onnx(path)
+
+
+def _body():
+    values = [helper.make_tensor_value_info(name, 1, [64]) for name in ("a", "b")]
+    return helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "body", values[:1], values[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"opset": 99}, "has opset 99"),
+        ({"ir_version": 99}, "has IR version 99"),
+    ],
+)
+def test_versions_newer_than_the_library(tmp_path, change, says):
+    with pytest.raises(PatchCompileError, match=says) as error:
+        read_onnx(product(tmp_path / "m.onnx", **change))
+    assert f"onnx {onnx.__version__} knows versions up to" in error.value.why
+
+
+def test_a_domain_that_nothing_runs(tmp_path):
+    nodes = [helper.make_node("Frobnicate", ["x"], ["y"], "odd", domain="acme")]
+    path = graphs.save(tmp_path / "m.onnx", nodes, imports=[helper.make_opsetid("acme", 1)])
+    with pytest.raises(PatchCompileError, match="nothing here can run") as error:
+        read_onnx(path)
+    assert "Frobnicate 'odd' is of the domain 'acme'" in error.value.why
+
+
+def test_a_domain_without_opset(tmp_path):
+    nodes = [helper.make_node("Gelu", ["x"], ["y"], "gelu", domain="com.microsoft")]
+    with pytest.raises(PatchCompileError, match=r"does not say which opset .* 'com\.microsoft'"):
+        read_onnx(graphs.save(tmp_path / "m.onnx", nodes))
+
+
+def test_the_standard_domain_may_be_spelled_out(tmp_path):
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["y"], "fc", domain="ai.onnx")]
+    path = graphs.save(
+        tmp_path / "m.onnx",
+        nodes,
+        [graphs.tensor("w", 64, 64)],
+        opset_imports=[helper.make_opsetid("ai.onnx", 13)],
+    )
+    model = read_onnx(path)
+    assert model.graph.opset_imports[""] == 20
+    assert list(find_onnx_linears(path, model).linears) == ["fc"]
+
+
+def test_a_function_of_the_model_is_inlined(tmp_path):
+    body = [helper.make_node("MatMul", ["a", "b"], ["c"], "product")]
+    function = helper.make_function("acme", "Linear", ["a", "b"], ["c"], body, [helper.make_opsetid("", 20)])
+    path = graphs.save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Linear", ["x", "w"], ["y"], domain="acme")],
+        [graphs.tensor("w", 64, 32)],
+        imports=[helper.make_opsetid("acme", 1)],
+        functions=[function],
+    )
+    (linear,) = find_onnx_linears(path, read_onnx(path)).linears.values()
+    assert linear.shape == (32, 64)
+
+
+def test_the_result_of_a_build_is_no_input(tmp_path):
+    nodes = [helper.make_node("PatchLinear", ["x"], ["y"], domain="patch")]
+    path = graphs.save(tmp_path / "m.onnx", nodes, imports=[helper.make_opsetid("patch", 1)])
+    with pytest.raises(PatchCompileError, match="is compiled already"):
+        read_onnx(path)
+
+
+class TestFile:
+    def test_a_classical_model_that_returns_a_map(self):
+        path = Path(ort.datasets.get_example("logreg_iris.onnx"))
+        with pytest.raises(PatchCompileError, match="can't be taken apart"):
+            read_onnx(path)
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(PatchCompileError, match=r"cannot read .*m\.onnx.* No such file"):
+            read_onnx(tmp_path / "m.onnx")
+
+    @pytest.mark.parametrize("content", [b"", b"not a model" * 9, b"\x00" * 64])
+    def test_not_a_model(self, tmp_path, content):
+        (tmp_path / "m.onnx").write_bytes(content)
+        with pytest.raises(PatchCompileError, match="is not an ONNX model"):
+            read_onnx(tmp_path / "m.onnx")
+
+    def test_truncated(self, tmp_path):
+        path = product(tmp_path / "m.onnx")
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(PatchCompileError, match="is not an ONNX model"):
+            read_onnx(path)
+
+
+class TestExternalData:
+    def test_is_read_from_beside_the_model_and_behind_links(self, tmp_path):
+        (tmp_path / "blobs").mkdir()
+        path = product(tmp_path / "blobs" / "m.onnx", external=True)
+        snapshot = tmp_path / "snapshot"
+        snapshot.mkdir()
+        for file in (path, path.with_name("weights.bin")):
+            (snapshot / file.name).symlink_to(file)
+        write_onnx(read_onnx(snapshot / "m.onnx"), tmp_path / "copy.onnx")
+        assert np.array_equal(run(tmp_path / "copy.onnx"), run(path))
+
+    def test_missing(self, tmp_path):
+        path = product(tmp_path / "m.onnx", external=True)
+        path.with_name("weights.bin").unlink()
+        with pytest.raises(PatchCompileError, match=r"weights of .* are missing") as error:
+            read_onnx(path)
+        assert error.value.why.startswith("w and maybe others lie in")
+        assert "weights.bin" in error.value.fix
+
+    def test_short(self, tmp_path):
+        path = product(tmp_path / "m.onnx", external=True)
+        data = path.with_name("weights.bin")
+        data.write_bytes(data.read_bytes()[:-4])
+        with pytest.raises(PatchCompileError, match=r"weights\.bin is too short") as error:
+            read_onnx(path)
+        assert error.value.why == "w ends at byte 16384, the file has 16380"
+
+    def test_length_that_is_not_that_of_the_shape(self, tmp_path):
+        path = product(tmp_path / "m.onnx", external=True)
+        self._edit(path, "length", "16000")
+        with pytest.raises(PatchCompileError, match="says that w has 16000 bytes") as error:
+            read_onnx(path)
+        assert "[64, 64] of float needs 16384" in error.value.why
+
+    @pytest.mark.parametrize("location", ["/etc/passwd", "../weights.bin"])
+    def test_outside_the_models_folder(self, tmp_path, location):
+        path = product(tmp_path / "m.onnx", external=True)
+        self._edit(path, "location", location)
+        with pytest.raises(PatchCompileError, match="outside the model's folder"):
+            read_onnx(path)
+
+    @staticmethod
+    def _edit(path, key, value):
+        proto = onnx.load(path, load_external_data=False)
+        (entry,) = (e for e in proto.graph.initializer[0].external_data if e.key == key)
+        entry.value = value
+        path.write_bytes(proto.SerializeToString())
+
+
+def test_weights_that_are_inputs_too_are_constants(tmp_path):
+    """IR version 3 wants every initializer among the inputs."""
+    given = helper.make_tensor_value_info("w", 1, [64, 64])
+    path = product(tmp_path / "m.onnx", inputs=[given], ir_version=3, opset=8)
+    model = read_onnx(path)
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    assert list(find_onnx_linears(path, model).linears) == ["fc"]
+
+
+def test_weights_in_constant_nodes(tmp_path):
+    nodes = [helper.make_node("Constant", [], ["w"], value=graphs.tensor("w", 64, 64))]
+    nodes.append(helper.make_node("MatMul", ["x", "w"], ["y"], "fc"))
+    path = graphs.save(tmp_path / "m.onnx", nodes)
+    assert list(find_onnx_linears(path, read_onnx(path)).linears) == ["fc"]
+
+
+def test_weights_of_four_bits_are_refused(tmp_path):
+    four = helper.make_tensor("w", onnx.TensorProto.INT4, [4], [1, 2, 3, 4])
+    nodes = [helper.make_node("Cast", ["w"], ["f"], to=1), helper.make_node("Mul", ["x", "f"], ["y"])]
+    path = graphs.save(tmp_path / "m.onnx", nodes, [four], x=("batch", 4), opset=21)
+    with pytest.raises(PatchCompileError, match="w holds int4 weights"):
+        read_onnx(path)
