@@ -13,6 +13,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.recipe import GRADIENT_METHODS, LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import RECIPE
 from patch_compile.packing.fusion import Fusion, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
@@ -79,6 +80,11 @@ class Recipe(LearnSettings):
         if not isinstance(settings, dict):
             raise PatchCompileError(f"{path} holds no settings", "a recipe is a mapping of setting to value")
         return settings
+
+    @classmethod
+    def of_build(cls, out: Path) -> Recipe:
+        """The settings that OUT was built with."""
+        return cls.parse(cls.load(out / RECIPE) | {"out": out})
 
     @property
     def is_onnx(self) -> bool:

@@ -175,3 +175,17 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>")
+
+
+@pytest.fixture(scope="session")
+def library_cache(request: pytest.FixtureRequest) -> Path:
+    """Keeps compiled kernels between runs; a library's name is the hash of its sources."""
+    return request.config.cache.mkdir("patch-host-kernel")
+
+
+@pytest.fixture(scope="session")
+def kernel(library_cache: Path) -> Any:
+    """The kernels compiled for this machine's CPU."""
+    from tests.plugins.host_kernel import compile_host_kernel
+
+    return compile_host_kernel(library_cache)

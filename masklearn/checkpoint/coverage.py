@@ -3,17 +3,16 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from masklearn.checkpoint.architectures import Architecture, architecture_of, meta_model
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import is_transposed, linear_name
 from masklearn.errors import PatchCompileError
-from masklearn.masks.names import kinds_of
+from masklearn.masks.names import kinds_of, matches
 from masklearn.masks.tiles import GROUP
 
-__all__ = ["Coverage", "covered_linears", "covered_linears_of", "matches"]
+__all__ = ["Coverage", "covered_linears", "covered_linears_of"]
 
 _DTYPES = ("F16", "BF16", "F32")
 
@@ -69,16 +68,6 @@ def covered_linears_of(
             "No linear is covered", _summary(skipped), "Give other include and exclude patterns."
         )
     return Coverage(covered, skipped, frozenset(name for name in covered if is_transposed(checkpoint, name)))
-
-
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """True when the whole name fits one pattern: a glob, or `re:` and a regular expression."""
-    return any(
-        re.fullmatch(pattern[3:], name) is not None
-        if pattern.startswith("re:")
-        else fnmatchcase(name, pattern)
-        for pattern in patterns
-    )
 
 
 @dataclass(frozen=True)

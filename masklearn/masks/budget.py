@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.coverage import matches
 from masklearn.errors import PatchCompileError
-from masklearn.masks.names import kinds_of
+from masklearn.masks.names import kinds_of, matches
 
 __all__ = ["Budget", "Share", "check_ratio", "fits", "parse_ratio"]
 

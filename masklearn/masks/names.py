@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
-__all__ = ["depth_of", "kind_of", "kinds_of", "short_kinds"]
+__all__ = ["depth_of", "kind_of", "kinds_of", "matches", "short_kinds"]
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 
@@ -28,6 +29,16 @@ def short_kinds(kinds: Iterable[str]) -> dict[str, str]:
     """Kinds to the shortest ends of their names that tell them apart, cut at dots: `up_proj`."""
     kinds = list(kinds)
     return {kind: _shortest_end(kind, [other for other in kinds if other != kind]) for kind in kinds}
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """True when the whole name fits one pattern: a glob, or `re:` and a regular expression."""
+    return any(
+        re.fullmatch(pattern[3:], name) is not None
+        if pattern.startswith("re:")
+        else fnmatchcase(name, pattern)
+        for pattern in patterns
+    )
 
 
 def _shortest_end(kind: str, others: list[str]) -> str:

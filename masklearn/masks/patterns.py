@@ -1,12 +1,9 @@
 """The six 2:4 patterns, and the rule that picks one from scores."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["KEPT_POSITIONS", "PATTERNS", "patterns_from_keep", "patterns_from_scores", "removed_scores"]
 
@@ -19,7 +16,7 @@ for _code, _kept in enumerate(KEPT_POSITIONS):
 PATTERNS.setflags(write=False)
 
 
-def patterns_from_scores(scores: "NDArray[Any] | torch.Tensor") -> Any:
+def patterns_from_scores(scores: Any) -> Any:
     """Keep the two highest scores of each 4 consecutive k.
 
     scores: `[..., K]`, numpy or torch, K % 4 == 0, without NaN. Returns codes 0..5 as uint8 `[..., K/4]`,
@@ -33,7 +30,7 @@ def patterns_from_scores(scores: "NDArray[Any] | torch.Tensor") -> Any:
     return _codes(groups, _uint8(scores))
 
 
-def removed_scores(scores: "NDArray[Any] | torch.Tensor") -> Any:
+def removed_scores(scores: Any) -> Any:
     """Sum of the two scores `patterns_from_scores` gives up in each group: `[..., K]` to `[..., K/4]`."""
     groups: Any = scores.reshape(*scores.shape[:-1], scores.shape[-1] // 4, 4)
     a, b, c, d = (groups[..., i] for i in range(4))
@@ -61,9 +58,7 @@ def patterns_from_keep(keep: NDArray[np.bool_]) -> NDArray[np.uint8]:
 def _uint8(array: Any) -> Any:
     if isinstance(array, np.ndarray):
         return np.uint8
-    import torch
-
-    return torch.uint8
+    return array.new_empty(0).byte().dtype  # of torch, which this module does not import
 
 
 def _low_high(left: Any, right: Any) -> tuple[Any, Any]:

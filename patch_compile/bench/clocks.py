@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from statistics import median
 from typing import Any
 
-__all__ = ["Sample", "Watch"]
+from patch_compile.hardware.nvml import Sample
+
+__all__ = ["Watch"]
 
 _STEADY = 0.03  # of the median clock: more than that shows in the times
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One look. slowed: what keeps the clocks down at the moment, in words."""
-
-    sm_mhz: int
-    memory_mhz: int
-    watts: float
-    celsius: int
-    slowed: tuple[str, ...] = ()
-
-    def row(self) -> dict[str, Any]:
-        """For bench.json."""
-        return {**vars(self), "slowed": list(self.slowed)}
 
 
 class Watch:

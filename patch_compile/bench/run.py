@@ -21,11 +21,12 @@ from patch_compile.bench.points import MakeFeed, Point
 from patch_compile.bench.predicted import costs_of
 from patch_compile.bench.subject import Subject, choose_runner
 from patch_compile.bench.timing import Runner, Times, take_turns
-from patch_compile.build.manifest import package_versions
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.manifest import package_versions
 from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress, quiet_libraries
+from patch_compile.recipe import Recipe
 from patch_compile.report.page import renew_page
 
 __all__ = ["RESULT", "bench"]
@@ -49,7 +50,7 @@ def bench(path: Path, asked: Asked, *, force: bool = False) -> dict[str, Any]:
     out = OutFolder.open(path)
     _check_new(out, force)
     runner = choose_runner(out, asked.runner, progress)
-    subject = Subject(out, out.recipe(), asked)
+    subject = Subject(out, Recipe.of_build(out.path), asked)
     place = find_place(out, runner, progress)
     if asked.calibrate:
         check_calibration(place, from_onnx=subject.recipe.is_onnx)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.masks.maskset import MaskSet
-from patch_compile.build.manifest import RECIPE, SCHEMA, write_manifest
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import RECIPE
+from patch_compile.out.manifest import SCHEMA, write_manifest
 from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
 from patch_compile.passes import PassDump
 from patch_compile.passes.write import export_graph, write_hybrid
@@ -48,7 +49,7 @@ def compile_model(
         write = partial(_write, job, masks, dump_passes, progress)
         workspace.run("onnx", _key(job, recipe.mask, dump_passes), ["onnx", _PLAN], write)
         summary = _summary(job, masks, workspace, progress)
-        write_manifest(recipe, workspace, summary, masks)
+        write_manifest(workspace, recipe.seed, summary, masks)
         workspace.publish()
     except BaseException:
         workspace.records.clear()  # one stage: there is nothing to go on from

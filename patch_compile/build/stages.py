@@ -20,9 +20,10 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
 from masklearn.processes import is_main_process, leave, process_count
 from masklearn.recipe import LearnRecipe, Method
-from patch_compile.build.manifest import RECIPE, SCHEMA, write_manifest
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.workspace import MANIFEST, Workspace, key_of, sha256_of, write_json
+from patch_compile.out.layout import MANIFEST, RECIPE
+from patch_compile.out.manifest import SCHEMA, write_manifest
+from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
 from patch_compile.passes.write import export_graph, write_hybrid
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.outline import outline_of
@@ -89,7 +90,7 @@ def learn(
             "notes": progress.notes,
             "seconds": progress.seconds,
         }
-        write_manifest(recipe, workspace, summary, masks)
+        write_manifest(workspace, recipe.seed, summary, masks)
         workspace.publish()
     return summary
 
@@ -147,7 +148,7 @@ def _stages(job: Job | OnnxJob, workspace: Workspace, progress: Progress) -> dic
     if workspace.reused:
         progress.note(f"unchanged, not run again: {', '.join(workspace.reused)}")
     report: dict[str, Any] = json.loads((root / _REPORT).read_text())
-    write_manifest(recipe, workspace, report, masks)
+    write_manifest(workspace, recipe.seed, report, masks)
     renew_page(workspace.publish())
     return report
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patch_compile.plan.roofline.schedule import Limits
-
-__all__ = ["DEVICES", "Device"]
+__all__ = ["DEVICES", "Device", "Limits"]
 
 _A100 = "NVIDIA A100 Tensor Core GPU Architecture (2020)"
 _A100_80 = "NVIDIA A100 Tensor Core GPU datasheet (2021)"
@@ -16,6 +14,17 @@ _L40S = "NVIDIA L40S datasheet (2023)"
 _L4 = "NVIDIA L4 datasheet (2023)"
 _H100 = "NVIDIA H100 Tensor Core GPU Architecture (2022)"
 _H200 = "NVIDIA H200 Tensor Core GPU datasheet (2023)"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`Device` of schedule.h: what a schedule depends on of a device. Bytes; those of shared memory are a block's."""
+
+    sms: int
+    shared_bytes: int
+    l2_bytes: int
+    block_tokens: int  # tokens an SM multiplies by a 64×64 block of W while one comes from DRAM
+    fma: int  # dense multiply-adds of an SM and clock
 
 
 @dataclass(frozen=True)

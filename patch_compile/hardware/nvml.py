@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from patch_compile.bench.clocks import Sample
-
-__all__ = ["SLOWED_BY", "Nvml", "open_nvml"]
+__all__ = ["SLOWED_BY", "Nvml", "Sample", "open_nvml"]
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons, by pynvml's names. That a GPU idles, or follows clocks that a person
 # set, slows nothing that is timed.
@@ -17,6 +16,21 @@ SLOWED_BY = {
     "nvmlClocksThrottleReasonHwThermalSlowdown": "its temperature",
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "the power supply",
 }
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look. slowed: what keeps the clocks down at the moment, in words."""
+
+    sm_mhz: int
+    memory_mhz: int
+    watts: float
+    celsius: int
+    slowed: tuple[str, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """For bench.json."""
+        return {**vars(self), "slowed": list(self.slowed)}
 
 
 class Nvml:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patch_compile.build.manifest import RECIPE
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspect.found import Found
-from patch_compile.out.workspace import MANIFEST
+from patch_compile.out.layout import MANIFEST, RECIPE
 
 __all__ = ["Found", "inspect_path"]
 

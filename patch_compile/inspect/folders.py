@@ -11,7 +11,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.inspect.found import Found
 from patch_compile.out.folder import faulty_files, read_manifest
-from patch_compile.out.workspace import MANIFEST
+from patch_compile.out.layout import MANIFEST
 
 __all__ = ["inspect_build", "inspect_checkpoint"]
 

@@ -1,7 +1,8 @@
-"""ONNX models run by ONNX Runtime, feed by feed."""
+"""Opens ONNX models in ONNX Runtime and runs them feed by feed."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,26 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
-from patch_compile.runtime.onnx_decoder import open_session
 
-__all__ = ["run_model"]
+__all__ = ["CPU", "GPU", "open_session", "run_model"]
+
+GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def open_session(path: Path, providers: tuple[str, ...] = (CPU,)) -> Any:
+    """An ONNX Runtime session. Its warnings about folding are not the user's concern.
+
+    Raises PatchCompileError when the file can't be loaded.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    try:
+        return ort.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
+        raise PatchCompileError(f"ONNX Runtime cannot load {path}", str(error)) from error
 
 
 def run_model(

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patch_compile.build.manifest import RECIPE
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.workspace import MANIFEST, sha256_of, write_json
-from patch_compile.recipe import Recipe
+from patch_compile.out.layout import MANIFEST, RECIPE
+from patch_compile.out.workspace import sha256_of, write_json
 
 __all__ = ["OutFolder", "faulty_files", "read_manifest"]
 
@@ -44,10 +43,6 @@ class OutFolder:
                 f"{path / RECIPE} -o {path} --force (stages that are whole are kept)",
             )
         return cls(path, manifest)
-
-    def recipe(self) -> Recipe:
-        """The settings it was built with."""
-        return Recipe.parse(Recipe.load(self.path / RECIPE) | {"out": self.path})
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of it, None where there is none."""

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import MANIFEST
 
-__all__ = ["MANIFEST", "StageRecord", "Workspace", "check_out", "key_of", "sha256_of", "write_json"]
+__all__ = ["StageRecord", "Workspace", "check_out", "key_of", "sha256_of", "write_json"]
 
-MANIFEST = "manifest.json"
 _STATE = "state.json"
 _SCRATCH = "scratch"
 

@@ -1,4 +1,4 @@
-"""The rules that keep a compiled linear valid, packed or split. A breach is our fault, never the user's."""
+"""The rules that keep a compiled linear valid. A breach is our fault, never the user's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from masklearn.masks.maskset import LinearMask
 from masklearn.masks.tiles import GROUP
 from patch_compile.errors import InvariantError
 from patch_compile.packing.format import PackedLinear, count_wrong
-from patch_compile.plan.split import Split
 
-__all__ = ["check_packed", "check_split", "check_two_four"]
+__all__ = ["check_packed", "check_two_four"]
 
 
 def check_packed(
@@ -37,19 +36,6 @@ def check_packed(
         raise InvariantError(f"{name}: {error}") from error
     if wrong:
         raise InvariantError(f"{name}: {wrong} weights decode to other bits than those of the masked weight")
-
-
-def check_split(name: str, split: Split, tiles: NDArray[np.bool_]) -> None:
-    """Every tile row lies in one group, so that every weight is in one part, and every 2:4 part in 2:4 tiles alone.
-
-    tiles: the linear's tile map. Raises InvariantError with its name.
-    """
-    rows = sorted(row for group in split.groups for row in group.rows)
-    if rows != [*range(len(tiles))]:
-        raise InvariantError(f"{name}: its {len(tiles)} tile rows and those of its groups differ: {rows}")
-    for group in split.groups:
-        if not tiles[np.ix_(group.rows, group.sparse_columns)].all():
-            raise InvariantError(f"{name}: dense tiles lie in the 2:4 part of the tile rows {group.rows}")
 
 
 def check_two_four(name: str, part: NDArray[Any]) -> None:

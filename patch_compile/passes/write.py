@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from patch_compile.passes import PassDump
 
-__all__ = ["export_graph", "write_dense", "write_emulated", "write_hybrid"]
+__all__ = ["export_graph", "write_dense", "write_hybrid"]
 
 Dtype = Literal["float16", "bfloat16"]
 LogitsOf = Literal["all", "last"]
@@ -49,19 +49,6 @@ def write_dense(
 
     bind_weights(graph, checkpoint, _ir_dtype(dtype))
     write_onnx(EmulateBfloat16Pass()(graph).model if emulate_bfloat16 else graph, path)
-
-
-def write_emulated(source: Path, path: Path) -> None:
-    """Copy a bf16 ONNX file as fp32 that rounds to bf16, which ONNX Runtime's CPU provider can run."""
-    import onnx_ir as ir
-
-    from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
-    from patch_compile.onnx_io.external import map_external_data
-    from patch_compile.onnx_io.write import write_onnx
-
-    model = ir.load(source)
-    map_external_data(source, model)  # what an earlier build made is a hard link, which onnx-ir refuses
-    write_onnx(EmulateBfloat16Pass()(model).model, path)
 
 
 def write_hybrid(

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patch_compile.errors import InvariantError
+
 __all__ = ["PART", "Split", "SplitCost", "SplitGroup", "plan_split"]
 
 PART = "patch_compile.part"
@@ -208,3 +210,16 @@ def _elements(tiles: Iterable[int], step: int, size: int) -> NDArray[np.int64]:
     """The rows or k that lie in tiles, which may be ragged at the end."""
     parts = [np.arange(t * step, min((t + 1) * step, size), dtype=np.int64) for t in tiles]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def check_split(name: str, split: Split, tiles: NDArray[np.bool_]) -> None:
+    """Every tile row lies in one group, so that every weight is in one part, and every 2:4 part in 2:4 tiles alone.
+
+    tiles: the linear's tile map. Raises InvariantError with its name.
+    """
+    rows = sorted(row for group in split.groups for row in group.rows)
+    if rows != [*range(len(tiles))]:
+        raise InvariantError(f"{name}: its {len(tiles)} tile rows and those of its groups differ: {rows}")
+    for group in split.groups:
+        if not tiles[np.ix_(group.rows, group.sparse_columns)].all():
+            raise InvariantError(f"{name}: dense tiles lie in the 2:4 part of the tile rows {group.rows}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.session import CPU, GPU, open_session
 from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
 
-__all__ = ["Cache", "OnnxDecoder", "open_session"]
+__all__ = ["Cache", "OnnxDecoder"]
 
 Cache = dict[str, Any]
 _PAST, _PRESENT = "past_key_values.", "present."
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
 _NUMPY_OF = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
-_GPU, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-
-
-def open_session(path: Path, providers: tuple[str, ...] = (_CPU,)) -> Any:
-    """An ONNX Runtime session. Its warnings about folding are not the user's concern.
-
-    Raises PatchCompileError when the file can't be loaded.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    try:
-        return ort.InferenceSession(str(path), options, providers=list(providers))
-    except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
-        raise PatchCompileError(f"ONNX Runtime cannot load {path}", str(error)) from error
 
 
 class OnnxDecoder:
@@ -49,10 +32,10 @@ class OnnxDecoder:
         import onnxruntime as ort
 
         self.limits = limits or Limits()
-        on_gpu = gpu and _GPU in ort.get_available_providers()
-        self.session = open_session(path, (_GPU, _CPU) if on_gpu else (_CPU,))
+        on_gpu = gpu and GPU in ort.get_available_providers()
+        self.session = open_session(path, (GPU, CPU) if on_gpu else (CPU,))
         # A provider that can't start, for want of a driver say, is left out of the session without an error.
-        self.device = "cuda" if _GPU in self.session.get_providers() else "cpu"
+        self.device = "cuda" if GPU in self.session.get_providers() else "cpu"
         self.name = f"ONNX Runtime {ort.__version__} on {'CUDA' if self.device == 'cuda' else 'the CPU'}"
         self._inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]

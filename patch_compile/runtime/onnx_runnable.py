@@ -46,7 +46,7 @@ def _write_copy(path: Path, copy: Path) -> None:
             "pip install onnx-ir, build with --dtype float16, or run its engine on a GPU",
         ) from None
     del onnx_ir
-    from patch_compile.passes.write import write_emulated
+    from patch_compile.onnx_io.emulate_bfloat16 import write_emulated
 
     write_emulated(path, copy)
 

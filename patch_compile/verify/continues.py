@@ -6,13 +6,14 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.recipe import Recipe
 
 __all__ = ["check_continues_text"]
 
 
 def check_continues_text(out: OutFolder) -> None:
     """Raise PatchCompileError for the build of an encoder, or of an ONNX file, which has no tokenizer."""
-    recipe = out.recipe()
+    recipe = Recipe.of_build(out.path)
     if recipe.is_onnx:
         raise PatchCompileError(
             f"{out.path} can't be asked to continue text",

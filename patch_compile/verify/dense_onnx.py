@@ -11,6 +11,7 @@ from typing import Literal
 from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.out.folder import OutFolder
 from patch_compile.passes.write import export_graph, write_dense
+from patch_compile.recipe import Recipe
 
 __all__ = ["dense_onnx"]
 
@@ -21,7 +22,7 @@ def dense_onnx(out: OutFolder, logits: Literal["all", "last"]) -> Iterator[Path]
 
     logits: the positions that it gives them of. Raises PatchCompileError when the model is not where it was.
     """
-    recipe = out.recipe()
+    recipe = Recipe.of_build(out.path)
     with tempfile.TemporaryDirectory(dir=out.path, prefix=".dense-") as folder:
         path = Path(folder) / "model.onnx"
         checkpoint = Checkpoint.open(recipe.model)

@@ -122,7 +122,7 @@ def _error(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
 
 def _run(path: Path, names: list[str], feed: Feed) -> list[NDArray[Any]]:
     """The named tensors of one run."""
-    from patch_compile.runtime.onnx_decoder import open_session
+    from patch_compile.onnx_io.session import open_session
 
     with _with_outputs(path, names) as marked:
         session = open_session(marked)

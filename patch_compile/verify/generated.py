@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint import MODEL
 from patch_compile.verify.continues import check_continues_text
 from patch_compile.verify.dense_onnx import dense_onnx
@@ -42,12 +43,12 @@ def generated_diff(
         raise PatchCompileError(
             f"{out.path} holds no {_ONNX}",
             "`learn` writes masks and the pruned checkpoint alone",
-            f"build with it: patch-compile build {out.recipe().model} --mask {out.path}/masks.safetensors",
+            f"build with it: patch-compile build {Recipe.of_build(out.path).model} --mask {out.path}/masks.safetensors",
         )
     pruned = _continue("hybrid", out.path / _ONNX, out.path / MODEL, prompts, new_tokens, progress)
     progress("dense: export", 0, len(prompts))
     with dense_onnx(out, logits="last") as path:
-        dense = _continue("dense", path, out.recipe().model, prompts, new_tokens, progress)
+        dense = _continue("dense", path, Recipe.of_build(out.path).model, prompts, new_tokens, progress)
     return [_row(*one) for one in zip(prompts, dense, pruned, strict=True)]
 
 

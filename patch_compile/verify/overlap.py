@@ -17,6 +17,7 @@ from masklearn.text import SourceKind, open_text
 from masklearn.text.calibrate import TokenPool, token_pool
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.recipe import Recipe
 
 __all__ = ["Overlap", "check_overlap", "overlap", "words"]
 
@@ -99,7 +100,7 @@ def check_overlap(
         return f"{_NOT_KNOWN}: windows are shorter than {_RUN} tokens"
     found = overlap(pool.windows, eval_windows)
     told = words(found) if found.shared else ""
-    if _fingerprint(out.recipe().calib) != _fingerprint(eval_text):
+    if _fingerprint(Recipe.of_build(out.path).calib) != _fingerprint(eval_text):
         return told
     told = told or f"no {found.n} tokens in a row of its windows are in those that were drawn for them"
     return f"the evaluation text is the one that the masks were learned on, by its sha256; {told}"
@@ -109,7 +110,7 @@ def _text_of_masks(
     out: OutFolder, progress: Callable[[str, int, int], object] | None
 ) -> tuple[TokenPool | None, str]:
     """The windows that calibrated and trained, made anew; or None, and why they can't be."""
-    recipe, record = out.recipe(), out.manifest.get("text", {}).get("calib")
+    recipe, record = Recipe.of_build(out.path), out.manifest.get("text", {}).get("calib")
     if recipe.mask is not None:
         return None, f"the masks come from {recipe.mask.name}"
     if record is None or recipe.calib is None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patch_compile.passes.write import export_graph, write_dense, write_emulated
+from patch_compile.onnx_io.emulate_bfloat16 import write_emulated
+from patch_compile.passes.write import export_graph, write_dense
 from patch_compile.sources.checkpoint import Job
 
 __all__ = ["runnable_hybrid", "runnable_pair"]

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from patch_compile.build.manifest import package_versions
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.manifest import package_versions
 from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
@@ -60,7 +60,7 @@ def _check_whole(out: OutFolder) -> None:
 def _recipe(out: OutFolder, request: VerifyRequest) -> Recipe:
     """The build's, with what the request says of the text."""
     given = request.model_dump(include={"eval_text", "eval_windows", "eval_length"}, exclude_none=True)
-    return Recipe.parse(out.recipe().model_dump(exclude_none=True) | given)
+    return Recipe.parse(Recipe.of_build(out.path).model_dump(exclude_none=True) | given)
 
 
 @contextmanager

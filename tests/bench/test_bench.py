@@ -20,6 +20,7 @@ from patch_compile.cli.on_out import bench as bench_command
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.bench import print_benched
 
 QUICK = {"iterations": 2, "warm_up": 1}
@@ -73,7 +74,7 @@ def test_models_that_are_kept_are_taken_again_and_others_are_made_anew(out_of, c
 def test_the_models_it_is_timed_against_are_what_they_are_called(out_of, tmp_path):
     """The dense file holds the checkpoint's weights; the uniform one has a PatchLinear for each, without a dense slab."""
     out = OutFolder.open(out_of("llama"))
-    recipe, checkpoint = out.recipe(), Checkpoint.open(out.recipe().model)
+    recipe, checkpoint = Recipe.of_build(out.path), Checkpoint.open(Recipe.of_build(out.path).model)
     files = {w: write_contender(w, out, recipe, None, tmp_path, Progress()) for w in Contender}
     assert files[Contender.HYBRID] == out.path / "onnx/model.onnx"
     graphs = {which: onnx.load(file).graph for which, file in files.items()}
@@ -93,7 +94,10 @@ def test_the_models_it_is_timed_against_are_what_they_are_called(out_of, tmp_pat
 
 def test_uniform_masks_keep_the_two_largest_of_every_four(out_of):
     out = OutFolder.open(out_of("llama"))
-    checkpoint, like = Checkpoint.open(out.recipe().model), MaskSet.load(out.path / "masks.safetensors")
+    checkpoint, like = (
+        Checkpoint.open(Recipe.of_build(out.path).model),
+        MaskSet.load(out.path / "masks.safetensors"),
+    )
     masks = UniformMasks(like, lambda name: read_linear(checkpoint, name).numpy())
     assert set(masks) == set(like)
     for name, mask in masks.items():

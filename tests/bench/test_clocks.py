@@ -2,8 +2,9 @@
 
 import pytest
 
-from patch_compile.bench.clocks import Sample, Watch
+from patch_compile.bench.clocks import Watch
 from patch_compile.hardware import nvml
+from patch_compile.hardware.nvml import Sample
 
 
 def watch(*samples):

@@ -15,15 +15,16 @@ import pytest
 
 from patch_compile.bench import models, run
 from patch_compile.bench.asked import Asked
-from patch_compile.bench.clocks import Sample
 from patch_compile.bench.contenders import Contender
 from patch_compile.bench.engine_runner import EngineRunner
 from patch_compile.bench.place import CpuPlace, GpuPlace
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
+from patch_compile.hardware.nvml import Sample
 from patch_compile.out.folder import OutFolder
 from patch_compile.plan.cards import Card, card_of, card_of_gpu
 from patch_compile.plan.roofline.assumptions import ASSUMED
+from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.bench import print_benched
 from patch_compile.runtime import Runner
 from tests.runtime.host_engine import HostDevice, HostEngine
@@ -171,7 +172,10 @@ def truth_of(out: Path, assume: Any) -> Any:
     from patch_compile.bench.predicted import planned_model
 
     folder = OutFolder.open(out)
-    planned, card = planned_model(folder, folder.recipe()), Card(card_of("a6000").device, assume=assume)
+    planned, card = (
+        planned_model(folder, Recipe.of_build(folder.path)),
+        Card(card_of("a6000").device, assume=assume),
+    )
 
     def told(model: str, phase: str, batch: int, tokens: int) -> float:
         found = planned.at(Point(Phase(phase), batch, tokens), card)
@@ -249,7 +253,7 @@ def test_engines_of_all_three_are_built_for_the_same_profiles(settings, tmp_path
     )
     out = OutFolder.open(settings["out"])
     with model_files(
-        tuple(Contender), Runner.ENGINE, out, out.recipe(), None, Progress(), keep=True
+        tuple(Contender), Runner.ENGINE, out, Recipe.of_build(out.path), None, Progress(), keep=True
     ) as files:
         assert set(files) == set(Contender) and all(file.stat().st_size for file in files.values())
     about = {which: json.loads((file.parent / "engine.json").read_text()) for which, file in files.items()}

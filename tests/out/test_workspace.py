@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.workspace import MANIFEST, Workspace, key_of, sha256_of, write_json
+from patch_compile.out.layout import MANIFEST
+from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
 
 
 def writer(text):

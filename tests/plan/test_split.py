@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from masklearn.masks.tile_text import WHOLE
 from patch_compile.errors import InvariantError
-from patch_compile.packing.checks import check_split
-from patch_compile.plan.split import Split, SplitCost, SplitGroup, plan_split
+from patch_compile.plan.split import Split, SplitCost, SplitGroup, check_split, plan_split
 from tests.mosaics import random_mask
 
 COST = SplitCost()

@@ -1,22 +1,9 @@
 import ctypes
-from pathlib import Path
 
 import pytest
 
 from tests.plugins.dense_path_cases import PIECE
 from tests.plugins.dense_plugin import EAGER, DensePlugin, compile_driver, compile_stand_in
-from tests.plugins.host_kernel import HostKernel, compile_host_kernel
-
-
-@pytest.fixture(scope="session")
-def library_cache(request) -> Path:
-    """Keeps compiled kernels between runs; a library's name is the hash of its sources."""
-    return request.config.cache.mkdir("patch-host-kernel")
-
-
-@pytest.fixture(scope="session")
-def kernel(library_cache) -> HostKernel:
-    return compile_host_kernel(library_cache)
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from onnx_ir import passes
 
 from masklearn.masks.maskset import LinearMask
-from patch_compile.packing.checks import check_split
 from patch_compile.passes.find_linears import LinearSite, find_linears
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.passes.lowering.split_initializers import Part, split_initializers
 from patch_compile.plan.lowering import LinearPlan
-from patch_compile.plan.split import PART, Split, SplitCost, SplitGroup, plan_split
+from patch_compile.plan.split import PART, Split, SplitCost, SplitGroup, check_split, plan_split
 
 __all__ = ["SplitLinearsPass"]
 

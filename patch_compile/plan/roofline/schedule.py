@@ -8,9 +8,10 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
+from patch_compile.hardware.cards import Limits
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["CONFIGS", "Config", "Limits", "Problem", "choose_schedule"]
+__all__ = ["CONFIGS", "Config", "Problem", "choose_schedule"]
 
 SLAB = 64  # columns of K
 _TILE_COST, _DENSE_COST, _SPARSE_COST = 4, 16, 9  # kernels/work.h
@@ -80,17 +81,6 @@ def _six(numbers: list[str]) -> tuple[int, int, int, int, int, int]:
 
 
 CONFIGS = _read_configs()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """`Device` of schedule.h: what a schedule depends on of a device. Bytes; those of shared memory are a block's."""
-
-    sms: int
-    shared_bytes: int
-    l2_bytes: int
-    block_tokens: int  # tokens an SM multiplies by a 64×64 block of W while one comes from DRAM
-    fma: int  # dense multiply-adds of an SM and clock
 
 
 @dataclass(frozen=True)

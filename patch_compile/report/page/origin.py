@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from patch_compile.build.manifest import PAGE
+from patch_compile.out.layout import PAGE
 from patch_compile.report.page.sources import Row, Sources
 
 __all__ = ["origin"]

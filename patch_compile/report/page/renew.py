@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patch_compile.build.manifest import PAGE
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import PAGE
 from patch_compile.out.workspace import key_of
 from patch_compile.report.page.write import write_page
 

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from masklearn.masks.maskset import MaskSet
-from patch_compile.build.manifest import RECIPE
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import RECIPE
 
 __all__ = ["Row", "Sources"]
 

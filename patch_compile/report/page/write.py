@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from patch_compile.build.manifest import PAGE
+from patch_compile.out.layout import PAGE
 from patch_compile.report.page.baselines import baseline_rows
 from patch_compile.report.page.depth_chart import depth_chart
 from patch_compile.report.page.key_figures import key_figures

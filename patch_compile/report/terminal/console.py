@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
-from patch_compile.build.manifest import PAGE
+from patch_compile.out.layout import PAGE
 from patch_compile.report.prediction import choice_line, reason_lines, speed_line
 from patch_compile.report.split import split_lines
 from patch_compile.report.terminal.baselines import print_baselines

@@ -10,20 +10,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from masklearn.checkpoint.coverage import Coverage, matches
+from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.names import kinds_of
+from masklearn.masks.names import kinds_of, matches
 from patch_compile.engine.profiles import parse_profile, profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
+from patch_compile.onnx_io.session import open_session
 from patch_compile.out.workspace import check_out, sha256_of
 from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.runtime.onnx_decoder import open_session
 from patch_compile.sources.checkpoint import (
     MODEL,
     check_free_space,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint import MODEL
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.dense_onnx import dense_onnx
@@ -30,7 +31,7 @@ def open_model(out: OutFolder, side: Side, backend: Backend, seed: int, update: 
     if backend == "hf":
         from patch_compile.verify.tasks.hf_lm import HuggingFaceLM
 
-        recipe = out.recipe()
+        recipe = Recipe.of_build(out.path)
         yield HuggingFaceLM(_folder(out, side), recipe.dtype, recipe.device, update)
         return
     with _onnx_file(out, side) as path:
@@ -63,4 +64,4 @@ def _onnx_file(out: OutFolder, side: Side) -> AbstractContextManager[Path]:
 
 
 def _folder(out: OutFolder, side: Side) -> Path:
-    return out.recipe().model if side == "dense" else out.path / MODEL
+    return Recipe.of_build(out.path).model if side == "dense" else out.path / MODEL

@@ -13,6 +13,7 @@ import numpy as np
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.recipe import Recipe
 from patch_compile.verify.continues import check_continues_text
 from patch_compile.verify.tasks.loading import load_tasks
 from patch_compile.verify.tasks.models import Backend, Side, open_model
@@ -79,7 +80,7 @@ def _how(out: OutFolder, tasks: Mapping[str, Any], limit: int | None) -> list[st
     from masklearn.text.calibrate import load_tokenizer
 
     notes = []
-    if load_tokenizer(out.recipe().model).chat_template:
+    if load_tokenizer(Recipe.of_build(out.path).model).chat_template:
         notes.append("tasks: asked as plain text; the model has a chat template, which is not applied")
     cut = [name for name, task in tasks.items() if limit is not None and len(task.eval_docs) > limit]
     if cut:
@@ -93,7 +94,7 @@ def _ask(
     """What the harness found; the model is gone when this returns."""
     from lm_eval.evaluator import evaluate
 
-    seed = out.recipe().seed
+    seed = Recipe.of_build(out.path).seed
 
     def update(what: str, done: int, total: int) -> None:
         progress(f"{side}: {what}", done, total)

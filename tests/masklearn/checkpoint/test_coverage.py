@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears, matches
+from masklearn.checkpoint.coverage import covered_linears
 from masklearn.errors import PatchCompileError
+from masklearn.masks.names import matches
 from tests.conftest import ModelMaker
 
 KINDS = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",

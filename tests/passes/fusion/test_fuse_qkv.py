@@ -10,10 +10,11 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import LinearMask
+from patch_compile.onnx_io.emulate_bfloat16 import write_emulated
 from patch_compile.packing.fusion import Fusion
 from patch_compile.passes import lowering_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
-from patch_compile.passes.write import export_graph, write_emulated, write_hybrid
+from patch_compile.passes.write import export_graph, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from tests.export.tiny import OrtDecoder, save_tiny, tolerance
 from tests.mosaics import masked_by_hand, random_mask

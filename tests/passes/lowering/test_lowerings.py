@@ -11,7 +11,8 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.masks.maskset import MaskSet
-from patch_compile.passes.write import write_dense, write_emulated, write_hybrid
+from patch_compile.onnx_io.emulate_bfloat16 import write_emulated
+from patch_compile.passes.write import write_dense, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.split import PART, SplitCost
 from tests.export.conftest import exports  # noqa: F401  (the session's exported graphs)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patch_compile.hardware.cards import DEVICES
+from patch_compile.hardware.cards import DEVICES, Limits
 from patch_compile.plan.roofline import assumptions, linear_roofline, schedule
 from tests.plugins.host_kernel import BENCH, COMPILER
 from tests.plugins.host_kernel import Device as HostDevice
@@ -226,7 +226,7 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         mine, theirs = schedule.Problem(*sizes), HostProblem(*sizes)
         fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
         for config in (None, fixed):
-            found = schedule.choose_schedule(mine, schedule.Limits(*limits), config)
+            found = schedule.choose_schedule(mine, Limits(*limits), config)
             asked = -1 if config is None else config
             assert found == kernel.schedule(theirs, HostDevice(*limits), asked)
 

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from masklearn.masks.maskset import MaskSet
-from patch_compile.out.workspace import MANIFEST, Workspace, sha256_of, write_json
-from patch_compile.recipe import Recipe
+from patch_compile.out.layout import MANIFEST, RECIPE
+from patch_compile.out.workspace import Workspace, sha256_of, write_json
 
-__all__ = ["PAGE", "RECIPE", "SCHEMA", "package_versions", "write_manifest"]
+__all__ = ["SCHEMA", "package_versions", "write_manifest"]
 
 SCHEMA = 1
-RECIPE = "recipe.yaml"
-PAGE = "report.html"
 _PACKAGES = (
     "torch",
     "transformers",
@@ -30,8 +28,8 @@ _PACKAGES = (
 )
 
 
-def write_manifest(recipe: Recipe, workspace: Workspace, report: Mapping[str, Any], masks: MaskSet) -> None:
-    """Write it; report: of the run, for its model, ratio, method and texts."""
+def write_manifest(workspace: Workspace, seed: int, report: Mapping[str, Any], masks: MaskSet) -> None:
+    """Write manifest.json of a run. report: gives its model, ratio, method and texts."""
     files = {name: digest for record in workspace.records.values() for name, digest in record.files.items()}
     files[RECIPE] = sha256_of(workspace.root / RECIPE)
     manifest = {
@@ -39,7 +37,7 @@ def write_manifest(recipe: Recipe, workspace: Workspace, report: Mapping[str, An
         "model": report["model"],
         "ratio": report["ratio"],
         "method": report["method"],
-        "seed": recipe.seed,
+        "seed": seed,
         "text": {"calib": masks.extra.get("text"), **report.get("text", {})},
         "versions": package_versions(),
         "files": dict(sorted(files.items())),
