@@ -117,7 +117,7 @@ def pack_together(
 
     Raises ValueError when a weight and its mask disagree in shape, or linears in K.
     """
-    from patch_compile.packing.format import slabs
+    from patch_compile.packing import slabs
 
     for weight, mask in linears:
         if weight.shape != mask.shape:
@@ -174,7 +174,7 @@ def count_wrong(
 
     Raises ValueError on an invalid index or metadata.
     """
-    from patch_compile.packing.format import slabs
+    from patch_compile.packing import slabs
 
     grid, slots = packed.places()
     wrong = np.zeros(len(grid), np.int64)
@@ -191,7 +191,7 @@ def count_wrong(
 def _unpack_panel(
     packed: PackedLinear, is_sparse: NDArray[np.bool_], slots: NDArray[np.int64], words: NDArray[np.uint32]
 ) -> None:
-    from patch_compile.packing.format import slabs
+    from patch_compile.packing import slabs
 
     stored = packed.dense.view(np.uint32), packed.sparse.view(np.uint32), packed.meta.view(np.uint32)
     if slabs.unpack_panel(words, is_sparse, slots, *stored) == slabs.BAD_METADATA:
@@ -206,7 +206,7 @@ def _for_each_panel(
     work: Callable[[NDArray[np.uint32], NDArray[np.uint8], int], None],
 ) -> None:
     """Call `work(its words, codes of its groups, its place)` for each panel, on all cores: the loops hold no lock."""
-    from patch_compile.packing.format import slabs
+    from patch_compile.packing import slabs
 
     words = np.ascontiguousarray(weight).view(np.uint32)
     covered = expand_tiles(mask.tiles, mask.shape, mask.tile)
