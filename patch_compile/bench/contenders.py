@@ -42,8 +42,8 @@ class Contender(StrEnum):
 def check_model(out: OutFolder, recipe: Recipe) -> None:
     """Raise PatchCompileError unless the model that OUT was built from is where it was, as it was."""
     from patch_compile.onnx_io.external import data_files
-    from patch_compile.sources.onnx_model.prepare import fingerprint_of
     from patch_compile.sources.onnx_model.read import read_onnx
+    from patch_compile.sources.onnx_model.source import fingerprint_of
 
     if not recipe.model.exists():
         raise PatchCompileError(

@@ -16,7 +16,7 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.runtime import Runner
-from patch_compile.sources.checkpoint import check_free_space
+from patch_compile.sources.checkpoint.source import check_free_space
 
 __all__ = ["MODELS", "file_bytes", "model_files"]
 

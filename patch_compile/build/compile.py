@@ -22,7 +22,7 @@ from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import summarise_plan
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint import Job, prepare_compiling
+from patch_compile.sources.checkpoint.source import Job, prepare_compiling
 
 __all__ = ["compile_model"]
 

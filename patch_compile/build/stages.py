@@ -31,13 +31,13 @@ from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import summarise_plan
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint import MODEL, Job, prepare, prepare_learning
+from patch_compile.sources.checkpoint.source import MODEL, Job, prepare, prepare_learning
 
 if TYPE_CHECKING:
     from masklearn.baselines import Baseline
     from masklearn.learn import Learned
     from patch_compile.plan.tiles_for_speed import TilesForSpeed
-    from patch_compile.sources.onnx_model.prepare import OnnxJob
+    from patch_compile.sources.onnx_model.source import OnnxJob
 
 __all__ = ["build", "build_plugin", "learn"]
 
@@ -128,7 +128,7 @@ def _kept_when_interrupted(workspace: Workspace, progress: Progress) -> Iterator
 def _prepared(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) -> Job | OnnxJob:
     if not recipe.is_onnx:
         return prepare(recipe, progress, force=force, resume=resume)
-    from patch_compile.sources.onnx_model.prepare import prepare_onnx
+    from patch_compile.sources.onnx_model.source import prepare_onnx
 
     return prepare_onnx(recipe, progress, force=force, resume=resume)
 
@@ -194,7 +194,7 @@ def _masks(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
     from masklearn.checkpoint.prune import write_pruned_checkpoint
 
     if not isinstance(job, Job):
-        from patch_compile.sources.onnx_model.stages import write_onnx_masks
+        from patch_compile.sources.onnx_model.pruning import write_onnx_masks
 
         write_onnx_masks(job, root / _MASKS, progress, root)
         return
@@ -250,7 +250,7 @@ def _compared(
 ) -> dict[str, Any]:
     from masklearn.baselines import compare
     from masklearn.text.calibrate import load_tokenizer
-    from patch_compile.verify.held_out import evaluation_windows
+    from patch_compile.sources.checkpoint.held_out import evaluation_windows
 
     r, seconds = job.recipe, progress.seconds.get("masks", 0.0)
     windows, text = evaluation_windows(r, load_tokenizer(r.model), progress)
@@ -320,7 +320,7 @@ def _about_masks(job: Job | OnnxJob, masks: MaskSet, linears: list[dict[str, Any
 
 def _write_onnx(job: Job | OnnxJob, masks: MaskSet, progress: Progress, root: Path) -> None:
     if not isinstance(job, Job):
-        from patch_compile.sources.onnx_model.stages import write_planned
+        from patch_compile.sources.onnx_model.pruning import write_planned
 
         write_json(root / _PLAN, write_planned(job, masks, root / _ONNX, progress, root))
         return

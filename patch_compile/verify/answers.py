@@ -19,7 +19,7 @@ from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint import MODEL, Job
+from patch_compile.sources.checkpoint.source import MODEL, Job
 from patch_compile.verify.agreement import layers_of
 from patch_compile.verify.fail_on import check_figures
 from patch_compile.verify.memory import check_memory
@@ -70,8 +70,8 @@ class Verification:
 
     def onnx(self) -> Answers:
         """Of a build from an ONNX file: its proof once more, on the inputs that it was built with."""
-        from patch_compile.sources.onnx_model.prepare import prepare_onnx
         from patch_compile.sources.onnx_model.prove import compare_onnx
+        from patch_compile.sources.onnx_model.source import prepare_onnx
 
         _refuse_what_it_lacks(self.request, "a build from an ONNX file")
         check_figures(self.request.fail_on, decoder=False)
@@ -142,8 +142,8 @@ class Verification:
             self.progress.note(found)
 
     def _encoder(self) -> Answers:
-        from patch_compile.verify.encoder import compare_encoder
-        from patch_compile.verify.held_out import encoder_windows
+        from patch_compile.sources.checkpoint.held_out import encoder_windows
+        from patch_compile.verify.outputs import compare_encoder
         from patch_compile.verify.runnable import runnable_pair
 
         answers: Answers = {}
@@ -199,7 +199,7 @@ class Verification:
         )
 
     def _windows(self) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        from patch_compile.verify.held_out import describe_windows, evaluation_windows
+        from patch_compile.sources.checkpoint.held_out import describe_windows, evaluation_windows
 
         windows, text = evaluation_windows(self.recipe, load_tokenizer(self.recipe.model), self.progress)
         return windows, describe_windows(windows, text)

@@ -22,7 +22,7 @@ from masklearn.text import open_text
 from patch_compile.cache_folder import cache_folder
 from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress
-from patch_compile.sources.checkpoint import Job
+from patch_compile.sources.checkpoint.source import Job
 
 __all__ = ["baselines_cache", "beside_baselines"]
 

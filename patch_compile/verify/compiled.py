@@ -18,7 +18,7 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.passes.write import export_graph, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
-from patch_compile.sources.checkpoint import Job
+from patch_compile.sources.checkpoint.source import Job
 from patch_compile.verify.agreement import rounding_tolerance, run_checkpoint
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.first_difference import find_first_difference

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint import MODEL
+from patch_compile.sources.checkpoint.source import MODEL
 from patch_compile.verify.continues import check_continues_text
 from patch_compile.verify.dense_onnx import dense_onnx
 

@@ -10,11 +10,11 @@ from typing import Any
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.text.calibrate import load_tokenizer
 from patch_compile.progress import Progress
-from patch_compile.sources.checkpoint import Job
+from patch_compile.sources.checkpoint.held_out import evaluation_windows
+from patch_compile.sources.checkpoint.source import Job
 from patch_compile.verify.agreement import judge_agreement, run_checkpoint
 from patch_compile.verify.all_logits import with_all_logits
-from patch_compile.verify.encoder import prove_encoder
-from patch_compile.verify.held_out import evaluation_windows
+from patch_compile.verify.outputs import prove_encoder
 from patch_compile.verify.quality import Quality, compare_logits
 from patch_compile.verify.runnable import runnable_pair
 from patch_compile.verify.study import Questions, run_study

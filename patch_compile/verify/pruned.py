@@ -19,7 +19,7 @@ from masklearn.methods.permute import reordered
 from masklearn.quality.comparison import Comparison, Predictions, compare_models
 from masklearn.quality.sensitivity import sensitivity
 from patch_compile.progress import Progress
-from patch_compile.sources.checkpoint import Job
+from patch_compile.sources.checkpoint.source import Job
 from patch_compile.verify.request import VerifyRequest
 
 __all__ = ["Changes", "compare_checkpoints", "describe_predictions", "describe_where"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from patch_compile.onnx_io.emulate_bfloat16 import write_emulated
 from patch_compile.passes.write import export_graph, write_dense
-from patch_compile.sources.checkpoint import Job
+from patch_compile.sources.checkpoint.source import Job
 
 __all__ = ["runnable_hybrid", "runnable_pair"]
 

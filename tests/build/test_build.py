@@ -17,7 +17,7 @@ from patch_compile.out.workspace import sha256_of
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import print_report
-from patch_compile.sources.checkpoint import prepare
+from patch_compile.sources.checkpoint.source import prepare
 from tests.builds import build
 
 

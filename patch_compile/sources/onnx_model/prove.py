@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from patch_compile.progress import Progress
-    from patch_compile.sources.onnx_model.prepare import OnnxJob
+    from patch_compile.sources.onnx_model.source import OnnxJob
 
 __all__ = ["compare_onnx", "prove_onnx"]
 

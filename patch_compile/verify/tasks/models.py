@@ -10,7 +10,7 @@ from typing import Any, Literal
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint import MODEL
+from patch_compile.sources.checkpoint.source import MODEL
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.dense_onnx import dense_onnx
 

@@ -19,10 +19,10 @@ from patch_compile.sources.onnx_model.hybrid import write_onnx_hybrid
 from patch_compile.sources.onnx_model.learn import SOLVING, OnnxTask, learn_onnx
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.moments import Moments, gather_moments, write_probe
-from patch_compile.sources.onnx_model.prepare import PRUNED, OnnxJob, fingerprint_of
 from patch_compile.sources.onnx_model.pruned import write_pruned
 from patch_compile.sources.onnx_model.read import read_onnx
 from patch_compile.sources.onnx_model.runnable import runnable
+from patch_compile.sources.onnx_model.source import PRUNED, OnnxJob, fingerprint_of
 
 __all__ = ["write_onnx_masks", "write_planned"]
 

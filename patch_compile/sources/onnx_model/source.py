@@ -24,7 +24,7 @@ from patch_compile.out.workspace import check_out, sha256_of
 from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint import (
+from patch_compile.sources.checkpoint.source import (
     MODEL,
     check_free_space,
     choose_backend,

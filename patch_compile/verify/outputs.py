@@ -13,9 +13,9 @@ from masklearn.text.calibrate import load_tokenizer
 from patch_compile.errors import AccuracyError
 from patch_compile.onnx_io.compare import Answers, answer, compare_answers
 from patch_compile.progress import Progress
-from patch_compile.sources.checkpoint import Job
+from patch_compile.sources.checkpoint.held_out import encoder_windows
+from patch_compile.sources.checkpoint.source import Job
 from patch_compile.verify.agreement import layers_of, rounding_tolerance
-from patch_compile.verify.held_out import encoder_windows
 from patch_compile.verify.study import Feed
 
 __all__ = ["compare_encoder", "prove_encoder"]

@@ -8,7 +8,7 @@ import pytest
 from masklearn.errors import PatchCompileError
 from patch_compile.errors import AccuracyError
 from patch_compile.report.terminal.console import print_report
-from patch_compile.verify import encoder
+from patch_compile.verify import outputs as encoder
 from tests.builds import TINY, build
 
 
