@@ -29,8 +29,9 @@ from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
 from masklearn.learn import Learned, learn_task
-from masklearn.masks.budget import Budget, fits
+from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.names import matches
 from masklearn.masks.tiles import tile_weights
 from masklearn.progress import Progress
 from masklearn.recipe import Criterion, LearnRecipe, Method, Repair
@@ -78,7 +79,7 @@ class _Learned:
 def _ffn_ratio(checkpoint: Checkpoint, coverage: Coverage) -> str:
     """2:4 in the feed-forward linears, dense elsewhere."""
     patterns = architecture_of(checkpoint).ffn
-    found = [p for p in patterns if any(fits(name, p) for name in coverage.linears)]
+    found = [p for p in patterns if any(matches(name, p) for name in coverage.linears)]
     if not found:
         raise PatchCompileError(
             f"The baseline {Baseline.FFN_ONLY} has nothing to prune",

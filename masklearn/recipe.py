@@ -8,11 +8,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from masklearn.errors import PatchCompileError
 from masklearn.masks.budget import parse_ratio
+from masklearn.masks.names import parse_pattern
 from masklearn.masks.tiles import GROUP
 
 __all__ = ["GRADIENT_METHODS", "Criterion", "LearnRecipe", "LearnSettings", "Method", "Ratio", "Repair"]
 
 _Positive = Annotated[int, Field(ge=1)]
+_Pattern = Annotated[str, AfterValidator(parse_pattern)]
 
 # Zeroed weights / weights, or ratios by pattern; "0.4" becomes 0.4.
 Ratio = Annotated[float | str, AfterValidator(parse_ratio)]
@@ -56,7 +58,7 @@ class LearnSettings(BaseModel):
     """All settings of learning but the ratio, which a build may take from a masks file.
 
     method: see `Method`; per_layer: every linear has the ratio, instead of all together; tile: (rows, cols), cols
-    a multiple of 4; include, exclude: patterns of `coverage`; calib: text of `masklearn.text`, None for text that
+    a multiple of 4; include, exclude: patterns of `masks.names`; calib: text of `masklearn.text`, None for text that
     the model writes itself; windows, length: how many windows of how many tokens; seed: of everything drawn;
     device: where the model runs, None for a CUDA device when there is one.
 
@@ -76,8 +78,8 @@ class LearnSettings(BaseModel):
     method: Method = Method.ONESHOT
     per_layer: bool = False
     tile: tuple[_Positive, _Positive] = (128, 128)
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: tuple[_Pattern, ...] = ()
+    exclude: tuple[_Pattern, ...] = ()
     calib: str | None = None
     windows: _Positive = 32
     length: Annotated[int, Field(ge=2)] = 512

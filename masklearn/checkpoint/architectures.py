@@ -31,7 +31,7 @@ class Architecture:
     conv1d: linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: linears that route tokens.
     encoder: no next tokens are predicted; positions: the embedding of positions is learned, so windows have a
     longest length: `max_position_embeddings` less this many; None for rotary embeddings.
-    ffn: patterns, as of `budget`, of the linears of the feed-forward part, in any of the checkpoints' spellings.
+    ffn: patterns, as of `masks.names`, of the linears of the feed-forward part, in any of the checkpoints' spellings.
     mlp: module names, below what holds them all, of the linears that make its hidden channels (gate and up) and of the
     one that takes them in (down); see `mlps`. qkv: likewise of attention's linears of one input, () where one makes all.
     """

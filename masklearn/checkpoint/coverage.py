@@ -1,7 +1,7 @@
 """Which linears get a mask, and why the others do not: from config and headers, no weight is read."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from masklearn.checkpoint.architectures import Architecture, architecture_of, me
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import is_transposed, linear_name
 from masklearn.errors import PatchCompileError
-from masklearn.masks.names import kinds_of, matches
+from masklearn.masks.names import check_patterns, matches
 from masklearn.masks.tiles import GROUP
 
 __all__ = ["Coverage", "covered_linears", "covered_linears_of"]
@@ -42,9 +42,9 @@ def covered_linears_of(
 
     Without `include`, every linear of the blocks is covered, experts among them, and the output head, an
     encoder's pooler and gates are not. With `include`, those that match one of its patterns are, the head among
-    them. `exclude` wins over `include`. A pattern is a glob over the whole checkpoint name (`*` also crosses
-    dots), or `re:` and a regular expression for the whole name. Never covered: embeddings (not linears), weights
-    tied to another module, K that no group of 4 divides, what lies before the blocks or beside the text model.
+    them. `exclude` wins over `include`. Patterns are those of `masklearn.masks.names`, over checkpoint names.
+    Never covered: embeddings (not linears), weights tied to another module, K that no group of 4 divides, what
+    lies before the blocks or beside the text model.
 
     PatchCompileError: an architecture that is not covered, a pattern that matches no linear, a weight that is
     missing, fused with others, or has another shape or dtype than the model's.
@@ -52,8 +52,8 @@ def covered_linears_of(
     architecture = architecture_of(checkpoint)
     found = _linears(checkpoint)
     linears = {name: linear.shape for name, linear in found.items()}
-    for pattern in (*include, *exclude):
-        _check_pattern(pattern, linears)
+    check_patterns(include, list(linears), "--include")
+    check_patterns(exclude, list(linears), "--exclude")
     covered: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
     for name, shape in linears.items():
@@ -105,9 +105,9 @@ def _reason(
         return "its weight is tied to the embedding"
     if not in_blocks and not any(_within(linear.module, part) for part in architecture.tail):
         return "it lies outside the blocks of the text model"
-    if matches(name, exclude):
+    if matches(name, *exclude):
         return "excluded"
-    if include and not matches(name, include):
+    if include and not matches(name, *include):
         return "not included"
     if not include and not in_blocks:
         what = "output head" if linear.module == architecture.head else "layer after the last block"
@@ -121,21 +121,6 @@ def _reason(
 
 def _within(module: str, part: str) -> bool:
     return f"{module}.".startswith(f"{part}.")
-
-
-def _check_pattern(pattern: str, names: Iterable[str]) -> None:
-    try:
-        hit = any(matches(name, [pattern]) for name in names)
-    except re.error as error:
-        raise PatchCompileError(
-            f"{pattern!r} is not a regular expression", str(error), "Correct the pattern."
-        ) from error
-    if not hit:
-        raise PatchCompileError(
-            f"The pattern {pattern!r} matches no linear",
-            f"The model has {', '.join(kinds_of(names))}.",
-            "A glob must fit the whole name: write *.q_proj, or re: and a regular expression.",
-        )
 
 
 def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> None:

@@ -1,12 +1,10 @@
 """How much is to be pruned: one ratio for all linears, for each, or ratios by pattern; or a saving in another unit.
 
-Spelled as `--ratio` takes it: `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,*.v_proj=0`. A pattern is
-a glob that fits the whole name of a linear or its end from any dot on (`v_proj` and `mlp.*` mean what they seem to;
-`*` also crosses dots), or `re:` and a regular expression for the whole name. **The last pattern that fits decides**,
-so the general comes before the particular: `*=0.3,mlp.*=0.5`. Linears that no pattern fits stay dense.
+Spelled as `--ratio` takes it: `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,v_proj=0`, with the patterns
+of `masklearn.masks.names`. **The last pattern that fits decides**, so the general comes before the particular:
+`*=0.3,mlp.*=0.5`. Linears that no pattern fits stay dense.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.names import kinds_of, matches
+from masklearn.masks.names import decide, kinds_of, parse_pairs
 
-__all__ = ["Budget", "Share", "check_ratio", "fits", "parse_ratio"]
+__all__ = ["Budget", "Share", "check_ratio", "parse_ratio"]
 
 _MOST = 0.5  # with every tile 2:4 half of the weights are zeroed
 WEIGHTS = "weights"
@@ -72,20 +70,7 @@ class Budget:
 
         PatchCompileError for a pattern that fits no linear, or that decides for none because later ones do.
         """
-        decided: dict[str, tuple[str, float] | None] = dict.fromkeys(names)
-        for pattern, ratio in self.ratios:
-            fitting = [name for name in names if fits(name, pattern)]
-            if pattern and not fitting:
-                raise _fits_none(pattern, names)
-            decided |= dict.fromkeys(fitting, (pattern, ratio))
-        for pattern, ratio in self.ratios:
-            if pattern and (pattern, ratio) not in decided.values():
-                raise PatchCompileError(
-                    f"The pattern {pattern!r} of the ratio decides for no linear",
-                    "Later patterns fit all linears that it fits, and the last one decides.",
-                    "Write the general pattern before the particular one.",
-                )
-        return decided
+        return decide(self.ratios, names, "--ratio")
 
     def shares(self, areas: Mapping[str, NDArray[np.int64]]) -> list[Share]:
         """The problems that the budget falls into; areas: weights of each tile by linear. Each linear is in one.
@@ -132,13 +117,6 @@ class Budget:
         return {"ratio": ratio, "per_layer": self.per_layer, "unit": self.unit}
 
 
-def fits(name: str, pattern: str) -> bool:
-    """True when a pattern of a ratio fits the whole name of a linear, or its end from a dot on; "" fits all."""
-    if not pattern:
-        return True
-    return matches(name, [pattern] if pattern.startswith("re:") else [pattern, f"*.{pattern}"])
-
-
 def parse_ratio(ratio: float | str) -> float | str:
     """A ratio as a person spells it: a number becomes a float, patterns stay text once they are found correct.
 
@@ -166,26 +144,7 @@ def _spell(ratios: Iterable[tuple[str, float]]) -> str:
 
 
 def _pairs(text: str) -> Iterator[tuple[str, float]]:
-    for entry in _entries(text):
-        pattern, equals, ratio = (part.strip() for part in entry.rpartition("="))
-        if not equals or not pattern:
-            raise ValueError(f"{entry.strip()!r} is not PATTERN=RATIO")
-        if pattern.startswith("re:"):
-            _check_expression(pattern)
-        yield pattern, _number(ratio)
-
-
-def _entries(text: str) -> Iterator[str]:
-    """Split at commas, but not at those of a regular expression, which ends where `=NUMBER` does."""
-    entry = ""
-    for piece in text.split(","):
-        entry = f"{entry},{piece}" if entry else piece
-        if entry.strip().startswith("re:") and not re.search(r"=\s*[\d.eE+-]+\s*$", entry):
-            continue
-        yield entry
-        entry = ""
-    if entry:  # a regular expression without a ratio
-        yield entry
+    return ((pattern, _number(ratio)) for pattern, ratio in parse_pairs(text, "RATIO"))
 
 
 def _number(spelled: float | str) -> float:
@@ -196,18 +155,3 @@ def _number(spelled: float | str) -> float:
     if not 0.0 <= ratio <= _MOST:
         raise ValueError(f"{ratio:g} is outside 0 … 0.5: with every tile 2:4 half of the weights are zeroed")
     return ratio
-
-
-def _check_expression(pattern: str) -> None:
-    try:
-        re.compile(pattern[3:])
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-
-
-def _fits_none(pattern: str, names: Sequence[str]) -> PatchCompileError:
-    return PatchCompileError(
-        f"The pattern {pattern!r} of the ratio fits no covered linear",
-        f"Covered are {', '.join(kinds_of(names))}.",
-        "A glob fits a name or its end from any dot on: v_proj, mlp.*, layers.3.*; or write re: and an expression.",
-    )

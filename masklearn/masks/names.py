@@ -1,12 +1,34 @@
-"""What a linear's name tells: its kind, which is the name with numbers folded, and the depth of its block."""
+"""Names of linears: their kind and depth, and the patterns by which a person picks them.
+
+A pattern is a glob that fits the whole name or its end from any dot on (`v_proj` and `mlp.*` mean what they seem to; `*`
+also crosses dots), or `re:` and a regular expression for the whole name. `--ratio`, `--lowering`, `--include` and
+`--exclude` all take these. In `PATTERN=VALUE,PATTERN=VALUE,…` the last pattern that fits a linear decides for it.
+"""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
-__all__ = ["depth_of", "kind_of", "kinds_of", "matches", "short_kinds"]
+from masklearn.errors import PatchCompileError
+
+__all__ = [
+    "check_patterns",
+    "decide",
+    "depth_of",
+    "kind_of",
+    "kinds_of",
+    "matches",
+    "parse_pairs",
+    "parse_pattern",
+    "short_kinds",
+]
+
+Value = TypeVar("Value")
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
+_EXPRESSION = "re:"
+_ENDS_WITH_VALUE = re.compile(r"=\s*[\w.+-]+\s*$")
 
 
 def kind_of(name: str) -> str:
@@ -31,14 +53,89 @@ def short_kinds(kinds: Iterable[str]) -> dict[str, str]:
     return {kind: _shortest_end(kind, [other for other in kinds if other != kind]) for kind in kinds}
 
 
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """True when the whole name fits one pattern: a glob, or `re:` and a regular expression."""
-    return any(
-        re.fullmatch(pattern[3:], name) is not None
-        if pattern.startswith("re:")
-        else fnmatchcase(name, pattern)
-        for pattern in patterns
-    )
+def matches(name: str, *patterns: str) -> bool:
+    """True when one of the patterns, which must be valid, fits the name."""
+    return any(_fits(name, pattern) for pattern in patterns)
+
+
+def parse_pattern(pattern: str) -> str:
+    """The pattern, once it is found valid. Raises ValueError in one line."""
+    if pattern.startswith(_EXPRESSION):
+        try:
+            re.compile(pattern.removeprefix(_EXPRESSION))
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    return pattern
+
+
+def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -> None:
+    """Raise PatchCompileError for a pattern that is invalid or fits none of the names; option: where it was given."""
+    for pattern in patterns:
+        try:
+            parse_pattern(pattern)
+        except ValueError as error:
+            raise PatchCompileError(
+                f"A pattern of {option} is not valid", f"{error}.", "Correct it."
+            ) from None
+        if not any(_fits(name, pattern) for name in names):
+            raise PatchCompileError(
+                f"The pattern {pattern!r} of {option} matches no linear",
+                f"The linears are {', '.join(kinds_of(names))}.",
+                "Give a name or its end from any dot on (v_proj), a glob of such (mlp.*, layers.3.*), or re: and a regular "
+                "expression for the whole name.",
+            )
+
+
+def parse_pairs(text: str, value: str) -> Iterator[tuple[str, str]]:
+    """(pattern, value) of each `PATTERN=VALUE` in the text; value: what errors call it, such as RATIO.
+
+    Raises ValueError in one line.
+    """
+    for entry in _entries(text):
+        pattern, equals, spelled = (part.strip() for part in entry.rpartition("="))
+        if not equals or not pattern:
+            raise ValueError(f"{entry.strip()!r} is not PATTERN={value}")
+        yield parse_pattern(pattern), spelled
+
+
+def decide(
+    pairs: Sequence[tuple[str, Value]], names: Sequence[str], option: str
+) -> dict[str, tuple[str, Value] | None]:
+    """The last (pattern, value) that fits each name, None where none does; the empty pattern fits every name.
+
+    Raises PatchCompileError for a pattern that fits no name, or that decides for none because later ones do.
+    """
+    check_patterns((pattern for pattern, _ in pairs if pattern), names, option)
+    decided: dict[str, tuple[str, Value] | None] = dict.fromkeys(names)
+    for pattern, value in pairs:
+        decided |= {name: (pattern, value) for name in names if not pattern or _fits(name, pattern)}
+    for pair in pairs:
+        if pair[0] and pair not in decided.values():
+            raise PatchCompileError(
+                f"The pattern {pair[0]!r} of {option} decides for no linear",
+                "Later patterns fit all linears that it fits, and the last one decides.",
+                "Write the general pattern before the particular one.",
+            )
+    return decided
+
+
+def _fits(name: str, pattern: str) -> bool:
+    if pattern.startswith(_EXPRESSION):
+        return re.fullmatch(pattern.removeprefix(_EXPRESSION), name) is not None
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+
+
+def _entries(text: str) -> Iterator[str]:
+    """Split at commas, but not at those of a regular expression, which ends where `=VALUE` does."""
+    entry = ""
+    for piece in text.split(","):
+        entry = f"{entry},{piece}" if entry else piece
+        if entry.strip().startswith(_EXPRESSION) and not _ENDS_WITH_VALUE.search(entry):
+            continue
+        yield entry
+        entry = ""
+    if entry:  # a regular expression without a value
+        yield entry
 
 
 def _shortest_end(kind: str, others: list[str]) -> str:

@@ -109,8 +109,7 @@ def learn(baselines: str | None, force: bool, resume: bool, as_json: bool, **fla
 @shared.fusing
 @click.option("--target", metavar="CARD", help="Card of the table of devices, or sm86. [local GPU, or sm86]")
 @click.option("--tile", type=shared.Tile(), help="Tile size. [128x128]")
-@click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense.")
+@shared.covering
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(as_json: bool, **flags: Any) -> None:
     """Predict how `build` would compile each linear of MODEL_DIR, and how fast; no weight is read.
@@ -151,10 +150,7 @@ def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> N
 @shared.graph
 @shared.lowering
 @click.option("--target", metavar="CARD", help="Card that `auto` predicts for. [local GPU, or sm86]")
-@click.option("--include", multiple=True, metavar="GLOB", help="Covered linears, as when masks were learned.")
-@click.option(
-    "--exclude", multiple=True, metavar="GLOB", help="Linears left dense, as when masks were learned."
-)
+@shared.covering
 @click.option(
     "--dump-passes",
     type=shared.PATH,
@@ -174,6 +170,8 @@ def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> N
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def compile_command(dump_passes: Path | None, force: bool, resume: bool, as_json: bool, **flags: Any) -> None:
     """Write MODEL_DIR as hybrid ONNX under given masks, without engine and proof.
+
+    Give --include and --exclude as when the masks were learned.
 
     Runs on ONNX Runtime as it is; `build --mask FILE` makes an engine too, and proves what the masks cost.
     """
@@ -205,8 +203,7 @@ def compile_command(dump_passes: Path | None, force: bool, resume: bool, as_json
     "(sparse-24-bitmask, sparse-bitmask). [found by its content]",
 )
 @click.option("--tile", type=shared.Tile(), help="Tile size. [found: the largest that loses no 2:4 area]")
-@click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense.")
+@shared.covering
 @click.option("--force", is_flag=True, help="Replace FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def import_mask(out: Path, format: str, as_json: bool, **flags: Any) -> None:

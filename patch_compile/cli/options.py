@@ -11,6 +11,7 @@ import click
 __all__ = [
     "PATH",
     "Tile",
+    "covering",
     "engine",
     "evaluation",
     "fusing",
@@ -54,6 +55,12 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return apply
 
 
+covering = _options(
+    click.option("--include", multiple=True, metavar="PATTERN", help="Cover only linears that match. A PATTERN, here and in "
+                 "other options, is a name or its end from a dot on (v_proj), a glob of such (mlp.*), or re: and a regular "
+                 "expression for the whole name."),
+    click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave linears that match dense."),
+)  # fmt: skip
 # Defaults are None throughout: the recipe holds them, and a flag that was not given must not override a recipe file.
 _METHODS = ("oneshot", "sparsegpt", "wanda", "magnitude", "patch-joint", "patch-tile", "maskllm")
 _CRITERIA = ("fisher", "relative", "raw", "magnitude", "random")
@@ -62,8 +69,7 @@ learning = _options(
     click.option("--per-layer", is_flag=True, default=None, help="Give every linear the ratio. [all linears together]"),
     click.option("--method", type=click.Choice(_METHODS), help="How masks are learned. [oneshot]"),
     click.option("--tile", type=Tile(), help="Tile size; 128x* is 128 rows and all of K. [128x128]"),
-    click.option("--include", multiple=True, metavar="GLOB", help="Cover only linears that match (re:… for a regex)."),
-    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave linears that match dense (re:… for a regex)."),
+    covering,
     click.option("--calib", metavar="TEXT", help="Calibration text: a .txt, .jsonl or .parquet file, a folder or the "
                  "name of a dataset; of FILE.onnx an .npz of inputs. [the model writes its own]"),
     click.option("--windows", type=int, help="Calibration windows. [32]"),

@@ -148,7 +148,7 @@ def test_the_workload_changes_the_plan(small):
     [
         ({"ratio": 0.4, "target": "voodoo2"}, "no card for the target 'voodoo2'"),
         ({"ratio": 0.4, "target": "sm120"}, "no card for the target 'sm120'"),
-        ({"ratio": 0.4, "lowering": "gate=dense"}, "'gate' of --lowering fits no covered linear"),
+        ({"ratio": 0.4, "lowering": "gate=dense"}, "'gate' of --lowering matches no linear"),
         ({"ratio": 0.4, "speedup": 1.3}, "both a ratio and a speed-up given"),
         ({"speedup": 1.3, "budget_ms": 3}, "both a speed-up and a budget of milliseconds given"),
         ({"speedup": 0.9}, "'speedup' is not valid"),

@@ -22,7 +22,7 @@ from masklearn.checkpoint.coverage import covered_linears, covered_linears_of
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
-from masklearn.masks.budget import fits
+from masklearn.masks.names import matches
 from masklearn.quality.perplexity import load_model, perplexity
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
@@ -112,7 +112,7 @@ def test_every_architecture_knows_its_feed_forward_part(make_model: ModelMaker, 
     path = make_model(model_type)
     names = list(covered_linears(path).linears)
     patterns = architecture_of(Checkpoint.open(path)).ffn
-    inside = [name for name in names if any(fits(name, pattern) for pattern in patterns)]
+    inside = [name for name in names if matches(name, *patterns)]
     assert inside
     assert not any("attn" in name or "attention" in name for name in inside)
     assert 0 < len(inside) < len(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.names import kinds_of, matches
+from masklearn.masks.names import check_patterns, kinds_of, matches
 from patch_compile.engine.profiles import parse_profile, profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.external import data_files
@@ -116,13 +115,13 @@ def _sixteen_bit(found: FoundLinears) -> Literal["float16", "bfloat16"] | None:
 
 
 def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]) -> Coverage:
-    for pattern in (*include, *exclude):
-        _check_pattern(pattern, list(found.linears))
+    check_patterns(include, list(found.linears), "--include")
+    check_patterns(exclude, list(found.linears), "--exclude")
     skipped = dict(found.skipped)
     for name in found.linears:
-        if matches(name, exclude):
+        if matches(name, *exclude):
             skipped[name] = "excluded"
-        elif include and not matches(name, include):
+        elif include and not matches(name, *include):
             skipped[name] = "not included"
     covered = {name: linear.shape for name, linear in found.linears.items() if name not in skipped}
     if not covered:
@@ -139,19 +138,6 @@ def _check_spellings(recipe: Recipe, names: list[str]) -> None:
     asked_lowerings(recipe.lowering, names)
     if recipe.ratio is not None:
         Budget.of(recipe.ratio, recipe.per_layer).by_linear(names)
-
-
-def _check_pattern(pattern: str, names: list[str]) -> None:
-    try:
-        if any(matches(name, [pattern]) for name in names):
-            return
-    except re.error as error:
-        raise PatchCompileError(f"{pattern!r} is not a regular expression", str(error)) from None
-    raise PatchCompileError(
-        f"the pattern {pattern!r} matches no linear",
-        f"the model has {', '.join(kinds_of(names))}",
-        "a glob must fit the whole name: write *.q_proj, or re: and a regular expression",
-    )
 
 
 def _feeds(

@@ -16,7 +16,7 @@ from masklearn.checkpoint.architectures import (
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.errors import PatchCompileError
-from masklearn.masks.budget import fits
+from masklearn.masks.names import matches
 from tests.conftest import ModelMaker
 
 FFN = {"gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "c_fc", "fc1", "fc2", "lin1", "lin2",
@@ -55,7 +55,7 @@ def test_feed_forward_linears(make_model: ModelMaker, model_type: str) -> None:
         last = name.rpartition(".")[2]
         attention = ".attn." in name or ".attention." in name or ".self_attn." in name
         expected = last in FFN or (last in ("c_proj", "dense") and not attention)
-        assert any(fits(name, pattern) for pattern in ARCHITECTURES[model_type].ffn) is expected, name
+        assert matches(name, *ARCHITECTURES[model_type].ffn) is expected, name
 
 
 def test_longest_window_is_the_last_that_the_model_takes(make_model: ModelMaker) -> None:

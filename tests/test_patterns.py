@@ -1,0 +1,87 @@
+"""One grammar of patterns for `--ratio`, `--lowering`, `--include` and `--exclude`: the same table holds for all four."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.budget import Budget
+from patch_compile.errors import PatchCompileError
+from patch_compile.plan.lowering_patterns import asked_lowerings
+from patch_compile.recipe import Recipe
+from tests.conftest import ModelMaker
+
+Q, UP, HEAD = "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj", "lm_head"
+
+# fmt: off
+TABLE = [
+    ("q_proj", Q, True), ("q_proj", UP, False),
+    ("mlp.up_proj", UP, True), ("self_attn.up_proj", None, False),
+    ("mlp.*", UP, True), ("mlp.*", Q, False), ("mlp", None, False),
+    ("*.mlp.*", UP, True), ("layers.1.*", Q, True), ("layers.0.*", Q, False), ("?_proj", Q, True), ("[kq]_proj", Q, True),
+    (Q, Q, True), (Q, UP, False), ("proj", None, False), ("*up_proj", UP, True), ("*up_proj", HEAD, False),
+    ("lm_head", HEAD, True), ("*head", HEAD, True), ("lm_*", HEAD, True), ("lm", None, False), ("*.lm_head", None, False),
+    ("Q_PROJ", None, False),
+    ("re:.*q_proj", Q, True), ("re:.*q_proj", UP, False), ("re:q_proj", None, False), ("re:lm_.*", HEAD, True),
+    (r"re:model\.layers\.\d{1,2}\.mlp\..*", UP, True), ("re:.*(?=up_proj).*", UP, True), ("re:lm", None, False),
+]
+# fmt: on
+
+
+def by_ratio(path: Path, pattern: str) -> set[str]:
+    decided = Budget.of(f"{pattern}=0.5").by_linear(names_of(path))
+    return {name for name, decision in decided.items() if decision}
+
+
+def by_lowering(path: Path, pattern: str) -> set[str]:
+    return {
+        name
+        for name, asked in asked_lowerings(f"{pattern}=dense", names_of(path)).items()
+        if asked == "dense"
+    }
+
+
+def by_include(path: Path, pattern: str) -> set[str]:
+    return set(covered_linears(path, include=[pattern]).linears)
+
+
+def by_exclude(path: Path, pattern: str) -> set[str]:
+    skipped = covered_linears(path, exclude=[pattern]).skipped
+    return {name for name, reason in skipped.items() if reason == "excluded"}
+
+
+OPTIONS = {"--ratio": by_ratio, "--lowering": by_lowering, "--include": by_include, "--exclude": by_exclude}
+
+
+def names_of(path: Path) -> list[str]:
+    covered = covered_linears(path)
+    return [*covered.linears, *covered.skipped]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_pattern_fits_the_same_linears_in_every_option(make_model: ModelMaker, option: str) -> None:
+    path, fitting = make_model(), OPTIONS[option]
+    for pattern, name, expected in TABLE:
+        if name is None:
+            assert_refused(fitting, path, option, pattern)
+        else:
+            assert (name in fitting(path, pattern)) is expected, (pattern, name)
+
+
+def assert_refused(fitting: Callable[[Path, str], set[str]], path: Path, option: str, pattern: str) -> None:
+    with pytest.raises(PatchCompileError) as caught:
+        fitting(path, pattern)
+    assert caught.value.what == f"The pattern {pattern!r} of {option} matches no linear"
+    assert "model.layers.*.self_attn.q_proj, " in caught.value.why and "lm_head" in caught.value.why
+    assert "its end from any dot on (v_proj)" in caught.value.fix
+
+
+def test_an_invalid_expression_is_refused_alike_wherever_it_is_given() -> None:
+    settings = {"include": ("re:(",), "exclude": ("re:(",), "ratio": "re:(=0.5", "lowering": "re:(=dense"}
+    said = set()
+    for name, value in settings.items():
+        with pytest.raises(PatchCompileError, match=f"'{name}'") as caught:
+            Recipe.parse({"model": "m", "ratio": 0.4, name: value})
+        said.add(caught.value.why)
+    assert len(said) == 1 and said.pop().startswith("'re:(' is not a regular expression: ")
