@@ -15,15 +15,14 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.bench.uniform import UniformMasks
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import MASKS, ONNX, ONNX_NAME
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.settle_together import settle_together
 from patch_compile.progress import Progress, Update
 from patch_compile.recipe import Recipe
 
-__all__ = ["ONNX", "Contender", "check_model", "write_contender"]
-
-ONNX = "onnx/model.onnx"
+__all__ = ["Contender", "check_model", "write_contender"]
 
 
 class Contender(StrEnum):
@@ -79,7 +78,7 @@ def write_contender(
         return out.path / ONNX
     if which is Contender.DENSE and recipe.is_onnx:
         return recipe.model
-    path = folder / which.folder / "model.onnx"
+    path = folder / which.folder / ONNX_NAME
     shutil.rmtree(path.parent, ignore_errors=True)
     path.parent.mkdir(parents=True)
     with progress.stage(f"{which} ONNX") as update:
@@ -134,5 +133,5 @@ def _write_uniform_of_onnx(r: Recipe, like: MaskSet, path: Path, update: Update)
 
 def _masks_of(out: OutFolder, r: Recipe) -> MaskSet:
     """Of the build; `compile` leaves them where they were."""
-    own = out.path / "masks.safetensors"
+    own = out.path / MASKS
     return MaskSet.load(own if own.is_file() or r.mask is None else r.mask)

@@ -7,14 +7,13 @@ from typing import Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import ENGINE, ENGINE_FOLDER, ENGINE_NAME, ENGINE_REPORT, ENGINE_REPORT_NAME
 from patch_compile.out.workspace import write_json
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.runtime.engine_fit import engine_facts, why_not
 
-__all__ = ["ENGINE", "build_contender", "why_no_engine"]
-
-ENGINE = "engine/model.engine"
+__all__ = ["build_contender", "why_no_engine"]
 
 
 def why_no_engine(out: OutFolder) -> str | None:
@@ -33,7 +32,7 @@ def build_contender(
     from patch_compile.hardware.targets import parse_targets
 
     built = _built(out)
-    expected, engine = expectation_from_onnx(onnx), folder / "model.engine"
+    expected, engine = expectation_from_onnx(onnx), folder / ENGINE_NAME
     with progress.stage(f"{name} engine") as update:
         report = build_engine(
             onnx,
@@ -46,16 +45,16 @@ def build_contender(
             options=r.engine_options(),
             progress=update,
         )
-    write_json(engine.with_name("engine.json"), report.as_dict())
+    write_json(engine.with_name(ENGINE_REPORT_NAME), report.as_dict())
     return engine
 
 
 def _built(out: OutFolder) -> dict[str, Any]:
-    about = out.read_json("engine/engine.json")
+    about = out.read_json(ENGINE_REPORT)
     if about is None:
         raise PatchCompileError(
             f"{out.path} does not say how its engine was built",
-            "engine/engine.json is not there",
+            f"{ENGINE_REPORT} is not there",
             "build it again",
         )
     return about
@@ -65,5 +64,5 @@ def _plugin(out: OutFolder) -> Path:
     """The one that the hybrid engine was built with; where that has no PatchLinear, one is made."""
     from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
 
-    beside = out.path / "engine" / LIBRARY_NAME
+    beside = out.path / ENGINE_FOLDER / LIBRARY_NAME
     return beside if beside.is_file() else build_plugin(_built(out)["backend"]).path

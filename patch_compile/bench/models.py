@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from patch_compile.bench.contenders import ONNX, Contender, check_model, write_contender
-from patch_compile.bench.engines import ENGINE, build_contender
+from patch_compile.bench.contenders import Contender, check_model, write_contender
+from patch_compile.bench.engines import build_contender
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, ENGINE_REPORT, ONNX, ONNX_NAME, PLAN
 from patch_compile.out.workspace import key_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.progress import Progress
@@ -18,9 +19,8 @@ from patch_compile.recipe import Recipe
 from patch_compile.runtime import Runner
 from patch_compile.sources.checkpoint.source import check_free_space
 
-__all__ = ["MODELS", "file_bytes", "model_files"]
+__all__ = ["file_bytes", "model_files"]
 
-MODELS = "bench/models"
 _KEY = "key"
 
 
@@ -42,12 +42,12 @@ def model_files(
     try:
         if set(which) - {Contender.HYBRID}:
             check_model(out, recipe)
-            check_free_space(out.path / MODELS, _needed(out, which, runner))
+            check_free_space(out.path / BENCH_MODELS, _needed(out, which, runner))
         yield {one: _file_of(one, runner, out, recipe, costs, progress, made) for one in which}
     finally:
         for folder in () if keep else made:
             shutil.rmtree(folder, ignore_errors=True)
-        home = out.path / MODELS
+        home = out.path / BENCH_MODELS
         if home.is_dir() and not any(home.iterdir()):
             home.rmdir()
 
@@ -66,17 +66,17 @@ def _file_of(
         return out.path / (ENGINE if engine else ONNX)
     if which is Contender.DENSE and recipe.is_onnx and not engine:
         return recipe.model
-    home = out.path / MODELS / which.folder
-    file, key = home / ("model.engine" if engine else "model.onnx"), _key(which, runner, out, recipe, costs)
+    home = out.path / BENCH_MODELS / which.folder
+    file, key = home / (ENGINE_NAME if engine else ONNX_NAME), _key(which, runner, out, recipe, costs)
     if file.is_file() and (home / _KEY).is_file() and (home / _KEY).read_text() == key:
         progress.note(f"{which}: as an earlier run left it in {home}")
         return file
     made.append(home)
-    onnx = write_contender(which, out, recipe, costs, out.path / MODELS, progress)
+    onnx = write_contender(which, out, recipe, costs, out.path / BENCH_MODELS, progress)
     if engine:
         home.mkdir(parents=True, exist_ok=True)
         built = build_contender(which, onnx, out, recipe, home, progress)
-        for part in home.glob("model.onnx*"):
+        for part in home.glob(f"{ONNX_NAME}*"):
             part.unlink()
         assert built == file
     (home / _KEY).write_text(key)
@@ -86,13 +86,13 @@ def _file_of(
 def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: CostModel | None) -> str:
     """Of all that a model is made of."""
     settings = r.model_dump(mode="json", exclude={"out"})
-    versions = importlib.metadata.version("patch-compile"), out.read_json("engine/engine.json")
+    versions = importlib.metadata.version("patch-compile"), out.read_json(ENGINE_REPORT)
     return key_of(str(which), str(runner), out.manifest["model"]["sha256"], settings, versions, repr(costs))
 
 
 def _needed(out: OutFolder, which: tuple[Contender, ...], runner: Runner) -> int:
     """Bytes on the disk: a model that is made is as large as the hybrid one and what its linears lost, at most."""
-    plan = out.read_json("plan.json") or {"linears": []}
+    plan = out.read_json(PLAN) or {"linears": []}
     dense = file_bytes(out.path / ONNX) + sum(
         row["bytes_before"] - row["bytes_after"] for row in plan["linears"]
     )

@@ -16,6 +16,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.hardware.nvml import Nvml, open_nvml
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import ENGINE_REPORT
 from patch_compile.plan.cards import Card, card_of_gpu
 from patch_compile.progress import Progress
 from patch_compile.runtime import Runner
@@ -93,4 +94,4 @@ def find_place(out: OutFolder, runner: Runner, progress: Progress) -> CpuPlace |
 
 
 def _backend(out: OutFolder) -> str:
-    return str((out.read_json("engine/engine.json") or {})["backend"])
+    return str((out.read_json(ENGINE_REPORT) or {})["backend"])

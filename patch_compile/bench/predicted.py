@@ -11,6 +11,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.bench.points import Phase, Point
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import PLAN
 from patch_compile.plan import whole_model
 from patch_compile.plan.cards import Card, find_card
 from patch_compile.plan.cost import CostModel
@@ -60,14 +61,14 @@ def planned_model(out: OutFolder, recipe: Recipe) -> PlannedModel:
     """The linears of plan.json as the graph has them, and what the model computes beside them; no weight is read."""
     checkpoint = Checkpoint.open(recipe.model)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    plan = out.read_json("plan.json") or {}
+    plan = out.read_json(PLAN) or {}
     plans = tuple(_plan_of(row) for row in plan["linears"])
     return PlannedModel(plans, outline_of(checkpoint, coverage, recipe.fuse).compiled(plans))
 
 
 def costs_of(out: OutFolder) -> CostModel | None:
     """What a build was planned by, None where nothing was known of its card."""
-    plan = out.read_json("plan.json") or {}
+    plan = out.read_json(PLAN) or {}
     if not plan.get("card"):
         return None
     card = find_card(plan["card"]["name"])

@@ -15,7 +15,7 @@ from patch_compile.bench.clocks import Watch
 from patch_compile.bench.contenders import Contender
 from patch_compile.bench.machine import busy_note
 from patch_compile.bench.memory import check_memory
-from patch_compile.bench.models import MODELS, file_bytes, model_files
+from patch_compile.bench.models import file_bytes, model_files
 from patch_compile.bench.place import CpuPlace, GpuPlace, find_place
 from patch_compile.bench.points import MakeFeed, Point
 from patch_compile.bench.predicted import costs_of
@@ -23,15 +23,15 @@ from patch_compile.bench.subject import Subject, choose_runner
 from patch_compile.bench.timing import Runner, Times, take_turns
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import BENCH, BENCH_FOLDER, BENCH_MODELS, REPORT
 from patch_compile.out.manifest import package_versions
 from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.report.page import renew_page
 
-__all__ = ["RESULT", "bench"]
+__all__ = ["bench"]
 
-RESULT = "bench/bench.json"
 _SCHEMA = 1
 _UNIFORM = (
     "uniform 2:4: every tile of every covered linear, by magnitude, compiled as the hybrid model was; which weights are "
@@ -160,9 +160,9 @@ class _Contest:
 
 
 def _check_new(out: OutFolder, force: bool) -> None:
-    if (out.path / RESULT).exists() and not force:
+    if (out.path / BENCH).exists() and not force:
         raise PatchCompileError(
-            f"{out.path / RESULT} exists", "a build was timed before", "use --force to time it again"
+            f"{out.path / BENCH} exists", "a build was timed before", "use --force to time it again"
         )
 
 
@@ -187,11 +187,13 @@ def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point
 
 def _keep(out: OutFolder, subject: Subject, result: Mapping[str, Any]) -> None:
     """Write bench.json and the page that shows it, and put them and the models that were kept into the manifest."""
-    write_json(out.path / RESULT, result)
+    write_json(out.path / BENCH, result)
     kept = [
-        str(file.relative_to(out.path)) for file in sorted((out.path / MODELS).rglob("*")) if file.is_file()
+        str(file.relative_to(out.path))
+        for file in sorted((out.path / BENCH_MODELS).rglob("*"))
+        if file.is_file()
     ]
     key = key_of(asdict(subject.asked), result["date"])
-    out.record("bench", key, [RESULT, *kept])
-    if (out.path / "report.json").is_file():  # `compile` writes none
+    out.record(BENCH_FOLDER, key, [BENCH, *kept])
+    if (out.path / REPORT).is_file():  # `compile` writes none
         renew_page(out.path)

@@ -11,8 +11,8 @@ from pathlib import Path
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.bench.asked import Asked
-from patch_compile.bench.contenders import ONNX, Contender
-from patch_compile.bench.engines import ENGINE, why_no_engine
+from patch_compile.bench.contenders import Contender
+from patch_compile.bench.engines import why_no_engine
 from patch_compile.bench.memory import Footprint, footprint_of_file
 from patch_compile.bench.models import file_bytes
 from patch_compile.bench.points import MakeFeed, Phase, Point, feed_of
@@ -20,6 +20,7 @@ from patch_compile.bench.predicted import PlannedModel, planned_model
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import ENGINE, ONNX, PLAN
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.runtime import Runner
@@ -78,7 +79,7 @@ class Subject:
 
     def _dense_bytes(self, hybrid: str) -> int:
         """Of the dense model in the form of a file of OUT."""
-        linears = (self.out.read_json("plan.json") or {"linears": []})["linears"]
+        linears = (self.out.read_json(PLAN) or {"linears": []})["linears"]
         saved = sum(row["bytes_before"] - row["bytes_after"] for row in linears)
         return file_bytes(self.out.path / hybrid) + int(saved)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import RECIPE
+from patch_compile.out.layout import ONNX, ONNX_FOLDER, PLAN, RECIPE
 from patch_compile.out.manifest import SCHEMA, write_manifest
 from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
 from patch_compile.passes import PassDump
@@ -25,8 +25,6 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint.source import Job, prepare_compiling
 
 __all__ = ["compile_model"]
-
-_ONNX, _PLAN = "onnx/model.onnx", "plan.json"
 
 
 def compile_model(
@@ -47,7 +45,7 @@ def compile_model(
     try:
         recipe.save(workspace.root / RECIPE)
         write = partial(_write, job, masks, dump_passes, progress)
-        workspace.run("onnx", _key(job, recipe.mask, dump_passes), ["onnx", _PLAN], write)
+        workspace.run("onnx", _key(job, recipe.mask, dump_passes), [ONNX_FOLDER, PLAN], write)
         summary = _summary(job, masks, workspace, progress)
         write_manifest(workspace, recipe.seed, summary, masks)
         workspace.publish()
@@ -67,11 +65,11 @@ def _write(job: Job, masks: MaskSet, dump_passes: Path | None, progress: Progres
         weights, outline = job.given or job.checkpoint, outline_of(job.checkpoint, job.coverage, r.fuse)
         plan = settle_together(plan_linears(masks, r.lowering, job.costs), r.lowering, outline, job.costs)
         compiled = write_hybrid(
-            graph, weights, masks, plan, root / _ONNX, r.dtype, update, fuse=r.fuse, dump=dump
+            graph, weights, masks, plan, root / ONNX, r.dtype, update, fuse=r.fuse, dump=dump
         )
     rows = [linear.row() for linear in compiled.values()]
     summary = summarise_plan(compiled, outline.compiled(compiled.values()), job.costs)
-    write_json(root / _PLAN, {"linears": rows, **summary})
+    write_json(root / PLAN, {"linears": rows, **summary})
 
 
 def _key(job: Job, mask: Path, dump_passes: Path | None) -> str:
@@ -83,7 +81,7 @@ def _key(job: Job, mask: Path, dump_passes: Path | None) -> str:
 
 
 def _summary(job: Job, masks: MaskSet, workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    plan = json.loads((workspace.root / _PLAN).read_text())
+    plan = json.loads((workspace.root / PLAN).read_text())
     return {
         "schema": SCHEMA,
         "path": str(job.out),
@@ -94,8 +92,8 @@ def _summary(job: Job, masks: MaskSet, workspace: Workspace, progress: Progress)
         "plan": plan,
         "skipped": [{"name": name, "reason": why} for name, why in job.coverage.skipped.items()],
         "onnx": {
-            "path": str(job.out / _ONNX),
-            "bytes": sum(file.stat().st_size for file in (workspace.root / _ONNX).parent.iterdir()),
+            "path": str(job.out / ONNX),
+            "bytes": sum(file.stat().st_size for file in (workspace.root / ONNX).parent.iterdir()),
         },
         "notes": progress.notes,
         "seconds": progress.seconds,

@@ -21,7 +21,21 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.processes import is_main_process, leave, process_count
 from masklearn.recipe import LearnRecipe, Method
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MANIFEST, RECIPE
+from patch_compile.out.layout import (
+    ENGINE,
+    ENGINE_FOLDER,
+    ENGINE_REPORT,
+    MANIFEST,
+    MASKS,
+    MODEL,
+    ONNX,
+    ONNX_FOLDER,
+    PLAN,
+    PRUNED_ONNX,
+    RECIPE,
+    REPORT,
+    SCRATCH,
+)
 from patch_compile.out.manifest import SCHEMA, write_manifest
 from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
 from patch_compile.passes.write import export_graph, write_hybrid
@@ -31,7 +45,7 @@ from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import summarise_plan
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint.source import MODEL, Job, prepare, prepare_learning
+from patch_compile.sources.checkpoint.source import Job, prepare, prepare_learning
 
 if TYPE_CHECKING:
     from masklearn.baselines import Baseline
@@ -41,9 +55,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "build_plugin", "learn"]
 
-_MASKS, _ONNX, _ENGINE = "masks.safetensors", "onnx/model.onnx", "engine/model.engine"
-_PLAN, _REPORT = "plan.json", "report.json"
-
 
 def build(recipe: Recipe, *, force: bool, resume: bool) -> dict[str, Any]:
     """Run what is not there yet and return the report. Interrupted, finished stages stay for `resume`."""
@@ -51,7 +62,7 @@ def build(recipe: Recipe, *, force: bool, resume: bool) -> dict[str, Any]:
         raise PatchCompileError(
             "a build runs in one process",
             "only learning is shared out",
-            "launch `patch-compile learn`, then `patch-compile build --mask OUT/masks.safetensors`",
+            f"launch `patch-compile learn`, then `patch-compile build --mask OUT/{MASKS}`",
         )
     progress = Progress()
     _quiet_libraries(recipe)
@@ -81,8 +92,8 @@ def learn(
     job = prepare_learning(recipe, progress, force=force, resume=resume)
     with _kept_when_interrupted(Workspace(job.out, force=force, resume=resume), progress) as workspace:
         recipe.save(workspace.root / RECIPE)
-        workspace.run("masks", _masks_key(job), [_MASKS, MODEL], partial(_masks, job, progress))
-        masks = MaskSet.load(workspace.root / _MASKS)
+        workspace.run("masks", _masks_key(job), [MASKS, MODEL], partial(_masks, job, progress))
+        masks = MaskSet.load(workspace.root / MASKS)
         summary = {
             "path": str(job.out),
             **_about_masks(job, masks, _rows(plan_linears(masks))),
@@ -139,15 +150,15 @@ def _stages(job: Job | OnnxJob, workspace: Workspace, progress: Progress) -> dic
     recipe, root = job.recipe, workspace.root
     recipe.save(root / RECIPE)
     key = _keys(job)
-    workspace.run("masks", key["masks"], [_MASKS, MODEL], partial(_masks, job, progress))
-    masks = MaskSet.load(root / _MASKS)
-    workspace.run("onnx", key["onnx"], ["onnx", _PLAN], partial(_write_onnx, job, masks, progress))
+    workspace.run("masks", key["masks"], [MASKS, MODEL], partial(_masks, job, progress))
+    masks = MaskSet.load(root / MASKS)
+    workspace.run("onnx", key["onnx"], [ONNX_FOLDER, PLAN], partial(_write_onnx, job, masks, progress))
     if job.backend != "onnx":
-        workspace.run("engine", key["engine"], ["engine"], partial(_write_engine, job, progress))
-    workspace.run("proof", key["proof"], [_REPORT], partial(_write_report, job, masks, progress))
+        workspace.run("engine", key["engine"], [ENGINE_FOLDER], partial(_write_engine, job, progress))
+    workspace.run("proof", key["proof"], [REPORT], partial(_write_report, job, masks, progress))
     if workspace.reused:
         progress.note(f"unchanged, not run again: {', '.join(workspace.reused)}")
-    report: dict[str, Any] = json.loads((root / _REPORT).read_text())
+    report: dict[str, Any] = json.loads((root / REPORT).read_text())
     write_manifest(workspace, recipe.seed, report, masks)
     renew_page(workspace.publish())
     return report
@@ -196,7 +207,7 @@ def _masks(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
     if not isinstance(job, Job):
         from patch_compile.sources.onnx_model.pruning import write_onnx_masks
 
-        write_onnx_masks(job, root / _MASKS, progress, root)
+        write_onnx_masks(job, root / MASKS, progress, root)
         return
     if job.recipe.mask is not None:
         masks, weights = MaskSet.load(job.recipe.mask), job.given or job.checkpoint
@@ -207,17 +218,17 @@ def _masks(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
         write_pruned_checkpoint(weights, masks, root / MODEL, update)
     if "weights" in masks.extra or (weights.new is not None and weights.new.names()):
         masks.extra["weights"] = Checkpoint.open(root / MODEL).fingerprint()
-    masks.save(root / _MASKS)
+    masks.save(root / MASKS)
 
 
 def _learn(job: Job, progress: Progress, root: Path) -> Learned:
     from masklearn.learn import learn as learn_masks
 
-    scratch = root / "scratch" / _masks_key(job)[:16]
+    scratch = root / SCRATCH / _masks_key(job)[:16]
     reads_text = job.recipe.method is not Method.MAGNITUDE or job.recipe.repairs or job.recipe.permute
     if job.recipe.calib is None and reads_text:
         progress.note("calibration text: the model writes its own (no --calib given)")
-    launch = _launch(root / "scratch")
+    launch = _launch(root / SCRATCH)
     shutil.rmtree(launch, ignore_errors=True)  # of a run that was interrupted
     launch.mkdir()
     with progress.stage("masks") as update:
@@ -254,7 +265,7 @@ def _compared(
 
     r, seconds = job.recipe, progress.seconds.get("masks", 0.0)
     windows, text = evaluation_windows(r, load_tokenizer(r.model), progress)
-    scratch = root / "scratch" / "baselines"
+    scratch = root / SCRATCH / "baselines"
     with progress.stage("baselines") as update:
         found = compare(
             r.model,
@@ -322,18 +333,18 @@ def _write_onnx(job: Job | OnnxJob, masks: MaskSet, progress: Progress, root: Pa
     if not isinstance(job, Job):
         from patch_compile.sources.onnx_model.pruning import write_planned
 
-        write_json(root / _PLAN, write_planned(job, masks, root / _ONNX, progress, root))
+        write_json(root / PLAN, write_planned(job, masks, root / ONNX, progress, root))
         return
     r = job.recipe
     with progress.stage("export"):
         graph = export_graph(r.model, dtype=r.dtype, opset=r.opset, logits=r.logits)
     with progress.stage("pack") as update:
-        (root / _ONNX).parent.mkdir(parents=True, exist_ok=True)
+        (root / ONNX).parent.mkdir(parents=True, exist_ok=True)
         pruned, outline = Checkpoint.open(root / MODEL), outline_of(job.checkpoint, job.coverage, r.fuse)
         plan = settle_together(plan_linears(masks, r.lowering, job.costs), r.lowering, outline, job.costs)
-        compiled = write_hybrid(graph, pruned, masks, plan, root / _ONNX, r.dtype, update, fuse=r.fuse)
+        compiled = write_hybrid(graph, pruned, masks, plan, root / ONNX, r.dtype, update, fuse=r.fuse)
     summary = summarise_plan(compiled, outline.compiled(compiled.values()), job.costs)
-    write_json(root / _PLAN, {"linears": _rows(compiled), **summary})
+    write_json(root / PLAN, {"linears": _rows(compiled), **summary})
 
 
 def _write_engine(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
@@ -342,13 +353,13 @@ def _write_engine(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
     from patch_compile.engine.profiles import profiles_from_onnx
 
     r = job.recipe
-    profiles = profiles_from_onnx(root / _ONNX, r.min_shapes, r.opt_shapes, r.max_shapes)
-    expected = expectation_from_onnx(root / _ONNX)
+    profiles = profiles_from_onnx(root / ONNX, r.min_shapes, r.opt_shapes, r.max_shapes)
+    expected = expectation_from_onnx(root / ONNX)
     with progress.stage("engine") as update:
-        (root / _ENGINE).parent.mkdir(parents=True, exist_ok=True)
+        (root / ENGINE).parent.mkdir(parents=True, exist_ok=True)
         report = build_engine(
-            root / _ONNX,
-            root / _ENGINE,
+            root / ONNX,
+            root / ENGINE,
             backend=job.backend,
             targets=job.targets,
             profiles=profiles,
@@ -357,40 +368,40 @@ def _write_engine(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
             options=r.engine_options(),
             progress=update,
         )
-    write_json(root / "engine" / "engine.json", report.as_dict())
+    write_json(root / ENGINE_REPORT, report.as_dict())
 
 
 def _proof(job: Job | OnnxJob, plan: dict[str, Any], progress: Progress, root: Path) -> dict[str, Any]:
-    scratch = root / "scratch" / "proof"
+    scratch = root / SCRATCH / "proof"
     if not isinstance(job, Job):
         from patch_compile.sources.onnx_model.prove import prove_onnx
 
         packed = [row["name"] for row in plan["linears"] if row["lowering"] != "dense"]
-        return prove_onnx(job, root / _ONNX, root / MODEL / "model.onnx", packed, scratch, progress)
+        return prove_onnx(job, root / ONNX, root / PRUNED_ONNX, packed, scratch, progress)
     from patch_compile.verify.proof import prove
 
-    return prove(job, root / _ONNX, root / MODEL, scratch, progress)
+    return prove(job, root / ONNX, root / MODEL, scratch, progress)
 
 
 def _write_report(job: Job | OnnxJob, masks: MaskSet, progress: Progress, root: Path) -> None:
-    engine = root / "engine" / "engine.json"
-    plan = json.loads((root / _PLAN).read_text())
+    engine = root / ENGINE_REPORT
+    plan = json.loads((root / PLAN).read_text())
     proof = _proof(job, plan, progress, root)
     report = {
-        "path": str(job.out / _REPORT),
+        "path": str(job.out / REPORT),
         **_about_masks(job, masks, plan.pop("linears")),
         "plan": plan,
-        "onnx": {"path": str(job.out / _ONNX), "bytes": _bytes_of(root / "onnx")},
+        "onnx": {"path": str(job.out / ONNX), "bytes": _bytes_of(root / ONNX_FOLDER)},
         "engine": _engine_entry(job, json.loads(engine.read_text())) if engine.is_file() else None,
         **proof,
         "notes": progress.notes,
         "seconds": progress.seconds,
     }
-    write_json(root / _REPORT, report)
+    write_json(root / REPORT, report)
 
 
 def _engine_entry(job: Job | OnnxJob, built: dict[str, Any]) -> dict[str, Any]:
-    return {**built, "path": str(job.out / _ENGINE)}
+    return {**built, "path": str(job.out / ENGINE)}
 
 
 def _bytes_of(folder: Path) -> int:

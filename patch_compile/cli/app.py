@@ -14,6 +14,7 @@ import click
 from patch_compile.cli import options as shared
 from patch_compile.cli.on_out import COMMANDS
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import MASKS, ONNX, RECIPE
 
 __all__ = ["main"]
 
@@ -40,7 +41,7 @@ def cli() -> None:
     "--recipe",
     type=shared.PATH,
     metavar="FILE",
-    help="Settings of an earlier build (OUT/recipe.yaml); flags win.",
+    help=f"Settings of an earlier build (OUT/{RECIPE}); flags win.",
 )
 @click.option("--force", is_flag=True, help="Replace OUT; its stages that would come out the same are kept.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted build.")
@@ -136,16 +137,14 @@ def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> N
 
 @cli.command("compile")
 @click.argument("model", type=shared.PATH, metavar="MODEL_DIR")
-@click.option(
-    "--mask", type=shared.PATH, required=True, metavar="FILE", help="The masks (masks.safetensors)."
-)
+@click.option("--mask", type=shared.PATH, required=True, metavar="FILE", help=f"The masks ({MASKS}).")
 @click.option(
     "-o",
     "--out",
     type=shared.PATH,
     required=True,
     metavar="OUT",
-    help="Folder to write: onnx/model.onnx and how each linear is compiled.",
+    help=f"Folder to write: {ONNX} and how each linear is compiled.",
 )
 @shared.graph
 @shared.lowering
@@ -193,7 +192,7 @@ def compile_command(dump_passes: Path | None, force: bool, resume: bool, as_json
     type=shared.PATH,
     required=True,
     metavar="FILE",
-    help="The MaskSet to write (masks.safetensors).",
+    help=f"The MaskSet to write ({MASKS}).",
 )
 @click.option(
     "--format",

@@ -9,6 +9,7 @@ import click
 
 from patch_compile.cli import options as shared
 from patch_compile.errors import AccuracyError
+from patch_compile.out.layout import BENCH, BENCH_MODELS, MODEL, VERIFY
 
 __all__ = ["COMMANDS"]
 
@@ -27,7 +28,9 @@ __all__ = ["COMMANDS"]
     metavar="FILE",
     help="Plugin for an engine that carries none. [the one beside it]",
 )
-@click.option("--tokenizer", type=shared.PATH, metavar="DIR", help="Folder with the tokenizer. [OUT/model]")
+@click.option(
+    "--tokenizer", type=shared.PATH, metavar="DIR", help=f"Folder with the tokenizer. [OUT/{MODEL}]"
+)
 @click.option("--chat", is_flag=True, help="A prompt is what a user says, by the model's chat template.")
 @click.option("--new-tokens", type=click.IntRange(1), default=128, help="Most tokens to generate. [128]")
 @click.option(
@@ -134,7 +137,7 @@ def run(
 )
 @click.option("--new-tokens", type=int, metavar="N", help="Tokens of such a continuation. [40]")
 @click.option("--device", metavar="DEVICE", help="Where the checkpoints are compared. [cuda if there is one]")
-@click.option("--json", "as_json", is_flag=True, help="Print OUT/verify/verify.json.")
+@click.option("--json", "as_json", is_flag=True, help=f"Print OUT/{VERIFY}.")
 def verify(path: Path, as_json: bool, **flags: Any) -> None:
     """Prove what OUT is: compiled right, pruned how much, built right, and where quality went.
 
@@ -215,7 +218,9 @@ class _Against(click.ParamType[tuple[Any, ...]]):
     "comma between, or none. [dense,uniform-2:4]",
 )
 @click.option("--calibrate", is_flag=True, help="Let later plans for this GPU go by these times (engine).")
-@click.option("--keep", is_flag=True, help="Leave the dense and the uniform 2:4 model in OUT/bench/models.")
+@click.option(
+    "--keep", is_flag=True, help=f"Leave the dense and the uniform 2:4 model in OUT/{BENCH_MODELS}."
+)
 @click.option("--force", is_flag=True, help="Replace the times of an earlier run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the times as JSON.")
 def bench(path: Path, force: bool, as_json: bool, **flags: Any) -> None:
@@ -233,7 +238,7 @@ def bench(path: Path, force: bool, as_json: bool, **flags: Any) -> None:
     if "runner" in given:
         given["runner"] = Runner(given["runner"])
     result = time_models(path, Asked(**given), force=force)
-    print_benched(result, str(path / "bench/bench.json"), as_json=as_json)
+    print_benched(result, str(path / BENCH), as_json=as_json)
 
 
 @click.command()

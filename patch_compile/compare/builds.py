@@ -9,6 +9,7 @@ from typing import Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import BENCH, MASKS, REPORT
 
 __all__ = ["PERPLEXITY", "RELATIVE_ERROR", "Build", "Quality", "read_builds"]
 
@@ -83,12 +84,12 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _read(path: Path, name: str) -> Build:
     out = OutFolder.open(path)
-    report = out.read_json("report.json")
+    report = out.read_json(REPORT)
     if report is None:
         raise PatchCompileError(
-            f"{path} holds no report.json",
+            f"{path} holds no {REPORT}",
             "learn and compile prove nothing, so there is no quality to compare",
-            "build it: patch-compile build --mask masks.safetensors",
+            f"build it: patch-compile build --mask {MASKS}",
         )
     plan = report["plan"]
     saved = sum(row["bytes_before"] - row["bytes_after"] for row in report["linears"])
@@ -104,7 +105,7 @@ def _read(path: Path, name: str) -> Build:
         nbytes,
         nbytes + saved,
         plan,
-        out.read_json("bench/bench.json"),
+        out.read_json(BENCH),
     )
 
 

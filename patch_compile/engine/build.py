@@ -187,7 +187,7 @@ def _write(job: BuildJob, partial: Path, progress: Progress | None) -> tuple[str
 
 @contextmanager
 def _replaced_when_whole(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield partial
         partial.replace(path)

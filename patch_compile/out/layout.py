@@ -1,22 +1,38 @@
-"""Every path in OUT, once. All are relative to OUT, as the manifest names them."""
+"""Every path in OUT, once. All are relative to OUT, as the manifest names them.
+
+`…_NAME` is the last part of a path, for a file of the same kind in another folder: `bench` writes engines and ONNX files
+below `BENCH_MODELS`, and `verify` fills a folder beside `VERIFY_FOLDER` before it takes its place.
+"""
 
 __all__ = [
     "BENCH",
+    "BENCH_FOLDER",
     "BENCH_MODELS",
     "ENGINE",
     "ENGINE_FOLDER",
+    "ENGINE_NAME",
     "ENGINE_REPORT",
+    "ENGINE_REPORT_NAME",
     "MANIFEST",
     "MASKS",
     "MODEL",
     "ONNX",
     "ONNX_FOLDER",
+    "ONNX_NAME",
     "PAGE",
+    "PARTIAL",
     "PLAN",
+    "PRUNED_ONNX",
     "RECIPE",
     "REPORT",
+    "SCRATCH",
+    "STATE",
     "VERIFY",
+    "VERIFY_CHECKPOINT_NAME",
     "VERIFY_FOLDER",
+    "VERIFY_HYBRID_NAME",
+    "VERIFY_INPUTS_NAME",
+    "VERIFY_NAME",
 ]
 
 MANIFEST = "manifest.json"
@@ -24,14 +40,30 @@ RECIPE = "recipe.yaml"
 MASKS = "masks.safetensors"
 MODEL = "model"  # the pruned checkpoint, or the folder of the pruned ONNX file
 PLAN = "plan.json"
+ONNX_NAME = "model.onnx"
 ONNX_FOLDER = "onnx"
-ONNX = "onnx/model.onnx"
+ONNX = f"{ONNX_FOLDER}/{ONNX_NAME}"
+PRUNED_ONNX = f"{MODEL}/{ONNX_NAME}"  # of a build from an ONNX file
+ENGINE_NAME = "model.engine"
+ENGINE_REPORT_NAME = "engine.json"
 ENGINE_FOLDER = "engine"
-ENGINE = "engine/model.engine"
-ENGINE_REPORT = "engine/engine.json"
+ENGINE = f"{ENGINE_FOLDER}/{ENGINE_NAME}"
+ENGINE_REPORT = f"{ENGINE_FOLDER}/{ENGINE_REPORT_NAME}"
 REPORT = "report.json"
 PAGE = "report.html"
+VERIFY_NAME = "verify.json"
+VERIFY_INPUTS_NAME, VERIFY_HYBRID_NAME, VERIFY_CHECKPOINT_NAME = (
+    "inputs.json",
+    "hybrid.json",
+    "checkpoint.json",
+)
 VERIFY_FOLDER = "verify"
-VERIFY = "verify/verify.json"
-BENCH = "bench/bench.json"
-BENCH_MODELS = "bench/models"
+VERIFY = f"{VERIFY_FOLDER}/{VERIFY_NAME}"
+BENCH_FOLDER = "bench"
+BENCH = f"{BENCH_FOLDER}/bench.json"
+BENCH_MODELS = f"{BENCH_FOLDER}/models"
+
+# While OUT, or a folder in it, is being written it has this behind its name, and in it are:
+PARTIAL = ".partial"
+STATE = "state.json"  # the stages that are finished
+SCRATCH = "scratch"  # files that are removed in the end

@@ -19,12 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MANIFEST
+from patch_compile.out.layout import MANIFEST, PARTIAL, SCRATCH, STATE
 
 __all__ = ["StageRecord", "Workspace", "check_out", "key_of", "sha256_of", "write_json"]
-
-_STATE = "state.json"
-_SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Workspace:
         self._previous = _read_records(self.out / MANIFEST, self.out) if force else {}
         if self.root.exists() and force and not resume:
             shutil.rmtree(self.root)
-        self.records = _read_records(self.root / _STATE, self.root)
+        self.records = _read_records(self.root / STATE, self.root)
         self.reused: list[str] = []
         with _disk_errors(self.root):
             self.scratch.mkdir(parents=True, exist_ok=True)
@@ -53,12 +50,12 @@ class Workspace:
     @property
     def scratch(self) -> Path:
         """Files that only later stages need; removed when the build is published."""
-        return self.root / _SCRATCH
+        return self.root / SCRATCH
 
     @staticmethod
     def scratch_of(out: Path) -> Path:
         """The folder that `scratch` is while OUT is being built, for other processes."""
-        return _partial(Path.cwd() / out) / _SCRATCH
+        return _partial(Path.cwd() / out) / SCRATCH
 
     def run(self, stage: str, key: str, outputs: list[str], work: Callable[[Path], None]) -> None:
         """Run `work(root)`, which writes `outputs` (files or folders), unless its result is already there."""
@@ -72,7 +69,7 @@ class Workspace:
             work(self.root)
             files = {name: sha256_of(self.root / name) for name in _files_under(self.root, outputs)}
             self.records[stage] = StageRecord(key, files)
-            write_json(self.root / _STATE, {"stages": self.stages()})
+            write_json(self.root / STATE, {"stages": self.stages()})
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The finished stages, for state.json and manifest.json."""
@@ -81,7 +78,7 @@ class Workspace:
     def publish(self) -> Path:
         """Put the finished build in the place of OUT."""
         shutil.rmtree(self.scratch)
-        (self.root / _STATE).unlink()
+        (self.root / STATE).unlink()
         old = self.out.with_name(self.out.name + ".old")
         if self.out.exists():
             self.out.rename(old)
@@ -106,7 +103,7 @@ class Workspace:
                 for name in record.files:
                     _link(home / name, self.root / name)
                 self.records[stage] = record
-                write_json(self.root / _STATE, {"stages": self.stages()})
+                write_json(self.root / STATE, {"stages": self.stages()})
             return True
         return False
 
@@ -155,7 +152,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _partial(out: Path) -> Path:
-    return out.with_name(out.name + ".partial")
+    return out.with_name(out.name + PARTIAL)
 
 
 def _read_records(path: Path, home: Path) -> dict[str, StageRecord]:

@@ -12,11 +12,11 @@ from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, read_programs
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu, local_gpu
+from patch_compile.out.layout import ENGINE_REPORT_NAME
 from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
 
 __all__ = ["EngineFacts", "engine_facts", "plugin_for", "why_not"]
 
-_ABOUT = "engine.json"
 _NEEDED = {"path", "backend", "version", "targets", "patch_linears"}
 _AMPERE = (8, 0)
 
@@ -139,7 +139,7 @@ def _carried(engine: Path) -> PluginIdentity | None:
 
 def _described(engine: Path) -> dict[str, Any]:
     """What the build wrote about this very engine, {} for one that stands alone."""
-    path = engine.parent / _ABOUT
+    path = engine.parent / ENGINE_REPORT_NAME
     if not path.is_file():
         return {}
     try:

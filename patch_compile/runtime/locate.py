@@ -12,6 +12,7 @@ import yaml
 
 from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import ENGINE, MODEL, ONNX, RECIPE
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, engine_facts, plugin_for, why_not
 from patch_compile.runtime.generator import Generator
@@ -19,8 +20,6 @@ from patch_compile.runtime.onnx_runnable import open_onnx
 from patch_compile.runtime.sampling import Sampling
 
 __all__ = ["Runner", "open_generator"]
-
-_ENGINE, _ONNX, _MODEL, _RECIPE = "engine/model.engine", "onnx/model.onnx", "model", "recipe.yaml"
 
 
 class Runner(StrEnum):
@@ -50,7 +49,7 @@ def open_generator(
     if model is None:
         raise PatchCompileError(
             f"{path} comes without a tokenizer",
-            "there is no model folder beside it, and no recipe.yaml that names one",
+            f"there is no model folder beside it, and no {RECIPE} that names one",
             "give the model's folder with --tokenizer",
         )
     config = _json(model / "config.json")
@@ -77,15 +76,15 @@ def _files(path: Path) -> _Files:
     if path.is_file():
         is_onnx = path.suffix == ".onnx"
         return _Files(path, None if is_onnx else path, path if is_onnx else None, _model(path.parent.parent))
-    engine, onnx = path / _ENGINE, path / _ONNX
+    engine, onnx = path / ENGINE, path / ONNX
     return _Files(path, engine if engine.is_file() else None, onnx if onnx.is_file() else None, _model(path))
 
 
 def _model(out: Path) -> Path | None:
     """The pruned model of OUT, or the one that it was compiled from."""
-    if (out / _MODEL / "config.json").is_file():
-        return out / _MODEL
-    recipe = out / _RECIPE
+    if (out / MODEL / "config.json").is_file():
+        return out / MODEL
+    recipe = out / RECIPE
     if not recipe.is_file():
         return None
     named = Path(str(yaml.safe_load(recipe.read_text()).get("model", "")))
@@ -108,7 +107,7 @@ def _decoder(
         built = files.engine or files.onnx
         raise PatchCompileError(
             f"no engine of {files.path} can be run here" if built else f"{files.path} is no build",
-            reason if built else f"it holds neither {_ENGINE} nor {_ONNX}",
+            reason if built else f"it holds neither {ENGINE} nor {ONNX}",
             "run its ONNX file: --runner onnx" if files.onnx else "build it: patch-compile build MODEL_DIR",
         )
     decoder, note = open_onnx(files.onnx, limits)

@@ -17,9 +17,10 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.text.calibrate import load_tokenizer
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import MASKS, MODEL, ONNX, PLAN, PRUNED_ONNX, REPORT, SCRATCH
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint.source import MODEL, Job
+from patch_compile.sources.checkpoint.source import Job
 from patch_compile.verify.agreement import layers_of
 from patch_compile.verify.fail_on import check_figures
 from patch_compile.verify.memory import check_memory
@@ -43,12 +44,12 @@ class Verification:
     @property
     def scratch(self) -> Path:
         """For files that are gone at the end."""
-        return self.folder / "scratch"
+        return self.folder / SCRATCH
 
     @cached_property
     def masks(self) -> MaskSet:
         """Those of the build."""
-        return MaskSet.load(self.out.path / "masks.safetensors")
+        return MaskSet.load(self.out.path / MASKS)
 
     @cached_property
     def job(self) -> Job:
@@ -78,9 +79,9 @@ class Verification:
         recipe = self.recipe.model_copy(update={"backend": "onnx"})
         job = prepare_onnx(recipe, self.progress, force=True, resume=True)
         _check_same_model(job.fingerprint, self.out)
-        plan = self.out.read_json("plan.json") or {"linears": []}
+        plan = self.out.read_json(PLAN) or {"linears": []}
         packed = [row["name"] for row in plan["linears"] if row["lowering"] != "dense"]
-        files = (self.out.path / "onnx/model.onnx", self.out.path / MODEL / "model.onnx")
+        files = (self.out.path / ONNX, self.out.path / PRUNED_ONNX)
         proof, fault = compare_onnx(job, *files, packed, self.scratch / "runs", self.progress)
         return {**self._of_proof(proof, fault), "built": self._built_elsewhere()}
 
@@ -149,7 +150,7 @@ class Verification:
         answers: Answers = {}
         if self.request.asks(Question.COMPILED) or self.request.asks(Question.PRUNED):
             with self.progress.stage("dense reference"):
-                files = runnable_pair(self.job, self.out.path / "onnx/model.onnx", self.scratch)
+                files = runnable_pair(self.job, self.out.path / ONNX, self.scratch)
             pruned = self.out.path / MODEL
             answers |= self._of_proof(*compare_encoder(self.job, *files, pruned, self.scratch, self.progress))
         if self.request.asks(Question.WHERE):
@@ -184,7 +185,7 @@ class Verification:
         masks, learning = self.masks, self.recipe.learning()
         if self.recipe.ratio is None:  # masks, or a speed, decided
             learning = learning.model_copy(update={"ratio": masks.ratio})
-        report = self.out.read_json("report.json") or {}
+        report = self.out.read_json(REPORT) or {}
         seconds = report.get("seconds", {}).get("masks")  # None where masks of an earlier run were kept
         result = {
             "name": masks.method,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import ENGINE
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Decoder, pad_left
 from patch_compile.runtime.locate import Runner, open_generator
@@ -33,7 +34,7 @@ def built_right(
 
     prompts: token ids; layers: of the model, which the tolerance depends on.
     """
-    if not (out / "engine" / "model.engine").is_file():
+    if not (out / ENGINE).is_file():
         return {"ran": False, "why": "there is no engine: it was built with the backend onnx"}
     try:
         engine = open_generator(out, runner=Runner.ENGINE).decoder

@@ -15,6 +15,13 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
+from patch_compile.out.layout import (
+    MODEL,
+    ONNX,
+    VERIFY_CHECKPOINT_NAME,
+    VERIFY_HYBRID_NAME,
+    VERIFY_INPUTS_NAME,
+)
 from patch_compile.passes.write import export_graph, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
@@ -26,9 +33,8 @@ from patch_compile.verify.request import VerifyRequest
 from patch_compile.verify.runnable import runnable_hybrid
 from patch_compile.verify.study import Feed, quiet_polygraphy, run_logits
 
-__all__ = ["INPUTS", "compiled_right", "error_stats", "judge_runs"]
+__all__ = ["compiled_right", "error_stats", "judge_runs"]
 
-INPUTS, _HYBRID, _CHECKPOINT = "inputs.json", "hybrid.json", "checkpoint.json"
 _PRUNED = "pruned checkpoint"
 
 
@@ -46,14 +52,14 @@ def compiled_right(
 
     windows: token ids `[count, length]`, at least one token longer than the longest of the request's lengths.
     """
-    with with_all_logits(out / "onnx" / "model.onnx") as full:
+    with with_all_logits(out / ONNX) as full:
         hybrid = runnable_hybrid(full, job.recipe.dtype, scratch)
         with progress.stage("hybrid on ONNX Runtime"):
             feeds, results, layers = run_logits(
                 "hybrid ONNX", hybrid, list(_probes(windows, request.lengths))
             )
         with progress.stage("pruned checkpoint on transformers"):
-            checkpoint = run_checkpoint(out / "model", job.recipe.dtype, feeds)
+            checkpoint = run_checkpoint(out / MODEL, job.recipe.dtype, feeds)
         _save(folder, feeds, results, checkpoint)
         answer = judge_runs(feeds, results, checkpoint, job.recipe.dtype, layers, request)
         if not answer["passed"]:
@@ -137,9 +143,11 @@ def _save(folder: Path, feeds: list[Feed], results: Any, checkpoint: Any) -> Non
     from polygraphy.json import save_json
 
     with quiet_polygraphy():
-        save_json([dict(feed) for feed in feeds], str(folder / INPUTS), description="inputs of verify")
-        results.save(str(folder / _HYBRID))
-        checkpoint.save(str(folder / _CHECKPOINT))
+        save_json(
+            [dict(feed) for feed in feeds], str(folder / VERIFY_INPUTS_NAME), description="inputs of verify"
+        )
+        results.save(str(folder / VERIFY_HYBRID_NAME))
+        checkpoint.save(str(folder / VERIFY_CHECKPOINT_NAME))
 
 
 def _first_difference(
@@ -154,9 +162,9 @@ def _first_difference(
     """Where the worst run goes wrong first; None where the fault is in what reference and hybrid share."""
     r = job.recipe
     reference = scratch / "reference.onnx"
-    graph = export_graph(out / "model", dtype=r.dtype, opset=r.opset)
+    graph = export_graph(out / MODEL, dtype=r.dtype, opset=r.opset)
     plan = plan_linears(masks, "dense")
-    write_hybrid(graph, Checkpoint.open(out / "model"), masks, plan, reference, r.dtype, fuse=r.fuse)
+    write_hybrid(graph, Checkpoint.open(out / MODEL), masks, plan, reference, r.dtype, fuse=r.fuse)
     runnable = runnable_hybrid(reference, r.dtype, scratch)
     errors = [np.inf if run["error"] is None else run["error"] for run in answer["runs"]]
     found = find_first_difference(hybrid, runnable, feeds[int(np.argmax(errors))], r.dtype)

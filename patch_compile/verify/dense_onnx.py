@@ -10,6 +10,7 @@ from typing import Literal
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import ONNX_NAME
 from patch_compile.passes.write import export_graph, write_dense
 from patch_compile.recipe import Recipe
 
@@ -24,7 +25,7 @@ def dense_onnx(out: OutFolder, logits: Literal["all", "last"]) -> Iterator[Path]
     """
     recipe = Recipe.of_build(out.path)
     with tempfile.TemporaryDirectory(dir=out.path, prefix=".dense-") as folder:
-        path = Path(folder) / "model.onnx"
+        path = Path(folder) / ONNX_NAME
         checkpoint = Checkpoint.open(recipe.model)
         graph = export_graph(recipe.model, dtype=recipe.dtype, opset=recipe.opset, logits=logits)
         write_dense(graph, checkpoint, path, recipe.dtype)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import MASKS, MODEL, ONNX
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint.source import MODEL
 from patch_compile.verify.continues import check_continues_text
 from patch_compile.verify.dense_onnx import dense_onnx
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["generated_diff"]
 
 Update = Callable[[str, int, int], object]
-_ONNX = "onnx/model.onnx"
 
 
 def generated_diff(
@@ -39,13 +38,13 @@ def generated_diff(
         raise PatchCompileError(
             "there is nothing to continue", "no prompt is given", "give one: --prompt TEXT"
         )
-    if not (out.path / _ONNX).is_file():
+    if not (out.path / ONNX).is_file():
         raise PatchCompileError(
-            f"{out.path} holds no {_ONNX}",
+            f"{out.path} holds no {ONNX}",
             "`learn` writes masks and the pruned checkpoint alone",
-            f"build with it: patch-compile build {Recipe.of_build(out.path).model} --mask {out.path}/masks.safetensors",
+            f"build with it: patch-compile build {Recipe.of_build(out.path).model} --mask {out.path / MASKS}",
         )
-    pruned = _continue("hybrid", out.path / _ONNX, out.path / MODEL, prompts, new_tokens, progress)
+    pruned = _continue("hybrid", out.path / ONNX, out.path / MODEL, prompts, new_tokens, progress)
     progress("dense: export", 0, len(prompts))
     with dense_onnx(out, logits="last") as path:
         dense = _continue("dense", path, Recipe.of_build(out.path).model, prompts, new_tokens, progress)

@@ -11,6 +11,7 @@ from typing import Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import MASKS, MODEL, ONNX, PARTIAL, REPORT, SCRATCH, VERIFY_FOLDER, VERIFY_NAME
 from patch_compile.out.manifest import package_versions
 from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress, quiet_libraries
@@ -21,7 +22,6 @@ from patch_compile.verify.request import VerifyRequest
 __all__ = ["verify"]
 
 _SCHEMA = 1
-_FOLDER, _FILE = "verify", "verify.json"
 _QUESTIONS = ("text", "compiled", "pruned", "built", "where", "baselines", "tasks")
 
 
@@ -41,19 +41,19 @@ def verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
         asked = Verification(out, recipe, request, folder, progress)
         answers = asked.onnx() if recipe.is_onnx else asked.checkpoint()
         found = _result(request, answers, progress)
-        write_json(folder / _FILE, found)
+        write_json(folder / VERIFY_NAME, found)
     _record(out, request)
     return found
 
 
 def _check_whole(out: OutFolder) -> None:
     """`learn` and `compile` write less than a build."""
-    for name in ("report.json", "onnx/model.onnx", "model"):
+    for name in (REPORT, ONNX, MODEL):
         if not (out.path / name).exists():
             raise PatchCompileError(
                 f"{out.path} is no whole build",
                 f"it holds no {name}",
-                f"build it: patch-compile build MODEL_DIR --mask {out.path}/masks.safetensors",
+                f"build it: patch-compile build MODEL_DIR --mask {out.path / MASKS}",
             )
 
 
@@ -66,14 +66,14 @@ def _recipe(out: OutFolder, request: VerifyRequest) -> Recipe:
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A folder that takes the place of OUT/verify when all in it is written; an interruption leaves the old one."""
-    folder = out / f"{_FOLDER}.partial"
+    folder = out / f"{VERIFY_FOLDER}{PARTIAL}"
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "scratch").mkdir(parents=True)
+    (folder / SCRATCH).mkdir(parents=True)
     try:
         yield folder
-        shutil.rmtree(folder / "scratch")
-        shutil.rmtree(out / _FOLDER, ignore_errors=True)
-        folder.rename(out / _FOLDER)
+        shutil.rmtree(folder / SCRATCH)
+        shutil.rmtree(out / VERIFY_FOLDER, ignore_errors=True)
+        folder.rename(out / VERIFY_FOLDER)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -98,7 +98,7 @@ def _record(out: OutFolder, request: VerifyRequest) -> None:
     """In the manifest; and the page, which shows it."""
     from patch_compile.report.page import renew_page
 
-    files = sorted((out.path / _FOLDER).rglob("*"))
+    files = sorted((out.path / VERIFY_FOLDER).rglob("*"))
     names = [str(file.relative_to(out.path)) for file in files if file.is_file()]
-    out.record(_FOLDER, key_of(request.model_dump(mode="json")), names)
+    out.record(VERIFY_FOLDER, key_of(request.model_dump(mode="json")), names)
     renew_page(out.path)

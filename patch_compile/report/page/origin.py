@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from patch_compile.out.layout import PAGE
+from patch_compile.out.layout import PAGE, RECIPE
 from patch_compile.report.page.sources import Row, Sources
 
 __all__ = ["origin"]
@@ -19,7 +19,7 @@ def origin(sources: Sources) -> dict[str, Any]:
         "model": report["model"],
         "seed": manifest["seed"],
         "recipe": sources.recipe_text,
-        "command": f"patch-compile build --recipe {sources.out / 'recipe.yaml'} -o OUT",
+        "command": f"patch-compile build --recipe {sources.out / RECIPE} -o OUT",
         "versions": manifest["versions"],
         "texts": list(_texts(sources)),
         "learned": list(_learned(report["learned"])),

@@ -12,13 +12,11 @@ import yaml
 from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import RECIPE
+from patch_compile.out.layout import BENCH, MASKS, RECIPE, REPORT, VERIFY
 
 __all__ = ["Row", "Sources"]
 
 Row = Mapping[str, Any]
-_MASKS, _REPORT = "masks.safetensors", "report.json"
-_VERIFY, _BENCH = "verify/verify.json", "bench/bench.json"
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,11 @@ class Sources:
     def read(cls, out: Path) -> Sources:
         """Read OUT; PatchCompileError when it is no finished build."""
         folder = OutFolder.open(out, check=False)
-        report = folder.read_json(_REPORT)
+        report = folder.read_json(REPORT)
         if report is None or not (out / RECIPE).is_file():
             raise PatchCompileError(
                 f"{out} is no whole build",
-                f"it holds no {_REPORT if report is None else RECIPE}",
+                f"it holds no {REPORT if report is None else RECIPE}",
                 "build it: patch-compile build MODEL_DIR",
             )
         return cls(
@@ -49,9 +47,9 @@ class Sources:
             report,
             folder.manifest,
             (out / RECIPE).read_text(encoding="utf-8"),
-            MaskSet.load(out / _MASKS),
-            folder.read_json(_VERIFY),
-            folder.read_json(_BENCH),
+            MaskSet.load(out / MASKS),
+            folder.read_json(VERIFY),
+            folder.read_json(BENCH),
         )
 
     @property

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
-from patch_compile.out.layout import PAGE
+from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.report.prediction import choice_line, reason_lines, speed_line
 from patch_compile.report.split import split_lines
 from patch_compile.report.terminal.baselines import print_baselines
@@ -54,7 +54,7 @@ def print_masks(summary: Row, *, as_json: bool) -> None:
     ratio = summary["ratio"]
     console.print(f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {summary['method']}")
     console.print(
-        f"masks: {summary['path']}/masks.safetensors, pruned model: {summary['path']}/model", soft_wrap=True
+        f"masks: {summary['path']}/{MASKS}, pruned model: {summary['path']}/{MODEL}", soft_wrap=True
     )
     if "baselines" in summary:
         print_baselines(console, summary["baselines"])

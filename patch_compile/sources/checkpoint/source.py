@@ -14,6 +14,7 @@ from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
+from patch_compile.out.layout import MASKS, MODEL
 from patch_compile.out.workspace import check_out
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from patch_compile.plugin.build import PluginLibrary
 
 __all__ = [
-    "MODEL",
     "Job",
     "check_free_space",
     "choose_backend",
@@ -42,8 +42,6 @@ __all__ = [
     "prepare",
     "prepare_learning",
 ]
-
-MODEL = "model"  # the pruned checkpoint, beside masks.safetensors
 
 _STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
 _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
@@ -147,7 +145,7 @@ def _weights_of(masks: MaskSet, file: Path, checkpoint: Checkpoint) -> Checkpoin
         raise PatchCompileError(
             f"{file} was learned together with new weights",
             f"they belong into {folder}, and nothing is there",
-            "keep masks.safetensors beside the folder it was written with, or learn again with --repair none "
+            f"keep {MASKS} beside the folder it was written with, or learn again with --repair none "
             "--method wanda and without --permute, which keeps the weights",
         )
     weights = Checkpoint.open(folder)

@@ -12,6 +12,7 @@ from masklearn.masks.maskset import LinearMask, MaskSet
 from masklearn.masks.tiles import tile_weights
 from masklearn.recipe import Method
 from patch_compile.onnx_io.external import data_files
+from patch_compile.out.layout import PRUNED_ONNX, SCRATCH
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
 from patch_compile.sources.onnx_model.find import find_onnx_linears
@@ -22,7 +23,7 @@ from patch_compile.sources.onnx_model.moments import Moments, gather_moments, wr
 from patch_compile.sources.onnx_model.pruned import write_pruned
 from patch_compile.sources.onnx_model.read import read_onnx
 from patch_compile.sources.onnx_model.runnable import runnable
-from patch_compile.sources.onnx_model.source import PRUNED, OnnxJob, fingerprint_of
+from patch_compile.sources.onnx_model.source import OnnxJob, fingerprint_of
 
 __all__ = ["write_onnx_masks", "write_planned"]
 
@@ -41,7 +42,7 @@ def write_onnx_masks(job: OnnxJob, masks_path: Path, progress: Progress, root: P
         {name: found[name] for name in job.coverage.linears},
         ir.DataType[job.recipe.dtype.upper()],
     )
-    scratch = root / "scratch" / "onnx"
+    scratch = root / SCRATCH / "masks"
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was interrupted
     store = WeightStore(scratch / "solved")
     if job.recipe.mask is not None:
@@ -49,9 +50,9 @@ def write_onnx_masks(job: OnnxJob, masks_path: Path, progress: Progress, root: P
     else:
         masks = _learned(job, model, linears, store, dtype, progress, scratch)
     with progress.stage("pruned model") as update:
-        write_pruned(model, linears, masks, store, dtype, root / PRUNED, update)
+        write_pruned(model, linears, masks, store, dtype, root / PRUNED_ONNX, update)
     if "weights" in masks.extra or store.names():
-        pruned = root / PRUNED
+        pruned = root / PRUNED_ONNX
         masks.extra["weights"] = fingerprint_of((pruned, *data_files(read_onnx(pruned))))
     masks.save(masks_path)
     shutil.rmtree(scratch)
@@ -61,8 +62,11 @@ def write_planned(job: OnnxJob, masks: MaskSet, path: Path, progress: Progress, 
     """Write the hybrid ONNX from the pruned model, and return plan.json: a row for each linear, and remarks."""
     import onnx_ir as ir
 
-    model = read_onnx(root / PRUNED)
-    found, plan = find_onnx_linears(root / PRUNED, model).linears, plan_linears(masks, job.recipe.lowering)
+    model = read_onnx(root / PRUNED_ONNX)
+    found, plan = (
+        find_onnx_linears(root / PRUNED_ONNX, model).linears,
+        plan_linears(masks, job.recipe.lowering),
+    )
     dtype = ir.DataType[job.recipe.dtype.upper()]
     with progress.stage("pack") as update:
         path.parent.mkdir(parents=True, exist_ok=True)

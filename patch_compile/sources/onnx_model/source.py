@@ -19,12 +19,12 @@ from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.onnx_io.session import open_session
+from patch_compile.out.layout import MASKS, PRUNED_ONNX
 from patch_compile.out.workspace import check_out, sha256_of
 from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint.source import (
-    MODEL,
     check_free_space,
     choose_backend,
     choose_out,
@@ -42,9 +42,8 @@ if TYPE_CHECKING:
     from patch_compile.hardware.targets import Target
     from patch_compile.plugin.build import PluginLibrary
 
-__all__ = ["PRUNED", "OnnxJob", "fingerprint_of", "prepare_onnx"]
+__all__ = ["OnnxJob", "fingerprint_of", "prepare_onnx"]
 
-PRUNED = f"{MODEL}/model.onnx"  # the pruned model in its own layout, beside masks.safetensors
 _MOMENT_BYTES = 4
 
 
@@ -187,12 +186,12 @@ def _source_of(masks: MaskSet, file: Path, path: Path) -> Path:
     digest = masks.extra.get("weights")
     if digest is None:
         return path
-    source = file.parent / PRUNED
+    source = file.parent / PRUNED_ONNX
     if not source.is_file():
         raise PatchCompileError(
             f"{file} was learned together with new weights",
             f"they belong into {source}, and nothing is there",
-            "keep masks.safetensors beside the folder it was written with",
+            f"keep {MASKS} beside the folder it was written with",
         )
     if fingerprint_of((source, *data_files(read_onnx(source)))) != digest:
         raise PatchCompileError(

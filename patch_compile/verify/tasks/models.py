@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.layout import MODEL, ONNX
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint.source import MODEL
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.dense_onnx import dense_onnx
 
@@ -19,7 +19,6 @@ __all__ = ["Backend", "Side", "open_model"]
 Backend = Literal["hf", "onnx"]
 Side = Literal["dense", "pruned"]
 Update = Callable[[str, int, int], object]
-_ONNX = "onnx/model.onnx"
 
 
 @contextmanager
@@ -54,13 +53,13 @@ def _onnx_file(out: OutFolder, side: Side) -> AbstractContextManager[Path]:
     """With logits of all positions."""
     if side == "dense":
         return dense_onnx(out, logits="all")
-    if not (out.path / _ONNX).is_file():
+    if not (out.path / ONNX).is_file():
         raise PatchCompileError(
-            f"{out.path} holds no {_ONNX}",
+            f"{out.path} holds no {ONNX}",
             "`learn` writes masks and the pruned checkpoint alone",
             "ask the checkpoint: --task-backend hf",
         )
-    return with_all_logits(out.path / _ONNX)
+    return with_all_logits(out.path / ONNX)
 
 
 def _folder(out: OutFolder, side: Side) -> Path:
