@@ -54,7 +54,7 @@ class Checkpoint:
         index = path / _INDEX
         weight_map = _read_index(index) if index.is_file() else None
         files = sorted(set(weight_map.values())) if weight_map is not None else [_single_file(path)]
-        shards = {file: _open_shard(path, file, by_index=weight_map is not None) for file in files}
+        shards = {file: Shard.open((path / file).resolve()) for file in files}
         for name, file in (weight_map or {}).items():
             if name not in shards[file].tensors:
                 raise PatchCompileError(
@@ -173,7 +173,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise PatchCompileError(
+            f"{file} cannot be read",
+            error.strerror or str(error),
+            "Check the file's permissions and its disk.",
+        ) from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise PatchCompileError(f"{file} is not JSON", str(error), "Fetch the file again.") from error
     if not isinstance(content, dict):
         raise PatchCompileError(f"{file} is not a JSON object", "", "Fetch the file again.")
@@ -184,7 +190,35 @@ def _read_index(index: Path) -> dict[str, str]:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise PatchCompileError(f"{index} has no weight_map", "It names no shard.", "Fetch the file again.")
+    for tensor, file in weight_map.items():
+        if not _is_file_name(file):
+            raise PatchCompileError(
+                f"{index} places {tensor!r} in {file!r}",
+                "A shard is named by a plain file name of the same folder; any other path could make a build read "
+                "or overwrite files outside it.",
+                "Fetch the checkpoint again from a source that you trust.",
+            )
+    _check_present(index, weight_map)
     return weight_map
+
+
+def _is_file_name(value: object) -> bool:
+    """Returns True for a printable name that, joined to a folder, stays in that folder."""
+    if not isinstance(value, str) or value in ("", ".", ".."):
+        return False
+    return value.isprintable() and not set(value) & set("/\\")  # NUL is not printable
+
+
+def _check_present(index: Path, weight_map: dict[str, str]) -> None:
+    """Compares with the folder's listing, because asking the system for a name that is too long raises."""
+    present = {entry.name for entry in index.parent.iterdir() if entry.is_file()}
+    for file in weight_map.values():
+        if file not in present:
+            raise PatchCompileError(
+                f"The shard {index.parent / file} is missing",
+                f"{_INDEX} names it.",
+                "Fetch the checkpoint again.",
+            )
 
 
 def _single_file(path: Path) -> str:
@@ -200,11 +234,3 @@ def _single_file(path: Path) -> str:
     raise PatchCompileError(
         f"{path} has no weights", f"Neither {_SINGLE} nor {_INDEX} is there.", "Fetch the checkpoint again."
     )
-
-
-def _open_shard(path: Path, file: str, *, by_index: bool) -> Shard:
-    real = (path / file).resolve()
-    if not real.is_file():
-        why = f"{_INDEX} names it." if by_index else "The link points nowhere."
-        raise PatchCompileError(f"The shard {path / file} is missing", why, "Fetch the checkpoint again.")
-    return Shard.open(real)

@@ -109,6 +109,68 @@ def test_index_without_a_map(make_model: ModelMaker, weight_map: object) -> None
         Checkpoint.open(path)
 
 
+@pytest.mark.parametrize(
+    "file",
+    ["", ".", "..", "../other/model.safetensors", "sub/model.safetensors", "sub\\model.safetensors", "/etc/passwd",
+     "model.safetensors\0", "model.safetensors\n", "\ud800", 7, None, ["model.safetensors"], {"a": "b"}],
+)  # fmt: skip
+def test_index_that_names_no_file_of_the_folder(make_model: ModelMaker, file: object) -> None:
+    """The same for a path that exists: what counts is that it leaves the folder."""
+    path = make_model()
+    for other in (path.parent / "other", path / "sub"):
+        other.mkdir()
+        (other / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes())
+    break_index(path, {"model.norm.weight": file})
+    with pytest.raises(PatchCompileError) as raised:
+        Checkpoint.open(path)
+    assert raised.value.what == f"{path}/model.safetensors.index.json places 'model.norm.weight' in {file!r}"
+    assert "plain file name" in raised.value.why and raised.value.fix
+
+
+def test_index_with_an_absolute_path_into_the_folder(make_model: ModelMaker) -> None:
+    path = make_model()
+    break_index(path, {"model.norm.weight": str(path.absolute() / "model.safetensors")})
+    with pytest.raises(PatchCompileError, match="plain file name"):
+        Checkpoint.open(path)
+
+
+@pytest.mark.parametrize("file", ["n" * 5000, "folder", "nowhere.safetensors"])
+def test_index_that_names_what_is_no_file(make_model: ModelMaker, file: str) -> None:
+    path = make_model()
+    (path / "folder").mkdir()
+    break_index(path, {"model.norm.weight": file})
+    with pytest.raises(PatchCompileError, match=f"The shard .*{file} is missing.*index.json names it"):
+        Checkpoint.open(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 200_000, "is not JSON"),
+        (b'{"weight_map": ' * 200_000, "is not JSON"),
+        (b'{"weight_map": {"a": "\xff\xfe"}}', "is not JSON"),
+        (b"", "is not JSON"),
+        (b'["model.safetensors"]', "is not a JSON object"),
+        (b'"model.safetensors"', "is not a JSON object"),
+        (b'{"weight_map": "model.safetensors"}', "has no weight_map"),
+        (b'{"weight_map": {"a": NaN}}', "places 'a' in nan"),
+    ],
+)
+def test_malformed_index(make_model: ModelMaker, content: bytes, said: str) -> None:
+    path = make_model()
+    (path / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(PatchCompileError, match=rf"index\.json {said}"):
+        Checkpoint.open(path)
+
+
+def test_config_that_is_nested_too_deeply_or_not_text(make_model: ModelMaker) -> None:
+    path = make_model()
+    for content in (b'{"a": ' * 200_000, b"\xff\xfe{}"):
+        (path / "config.json").write_bytes(content)
+        with pytest.raises(PatchCompileError, match=r"config\.json is not JSON"):
+            Checkpoint.open(path)
+
+
 def test_truncated_shard(make_model: ModelMaker) -> None:
     path = make_model()
     weights = path / "model.safetensors"

@@ -2,10 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.prune import masked_weight, write_pruned_checkpoint
+from masklearn.errors import PatchCompileError
 from masklearn.masks.maskset import MaskSet
 from tests.mosaics import random_mask
 
@@ -67,3 +69,20 @@ def test_sub_folders_go_along_unless_they_are_exports_of_the_weights(make_model,
     copied = {name for name in contents if (out / name).is_file()}
     assert copied == {name for name in contents if not name.startswith(("onnx/", ".git/"))}
     assert all((out / name).read_text() == contents[name] for name in copied)
+
+
+@pytest.mark.parametrize("spelling", ["absolute", "relative"])
+def test_an_index_decides_neither_what_is_read_nor_what_is_overwritten(make_model, tmp_path, spelling):
+    """The shard is a real one outside the folder, so nothing but its name speaks against it."""
+    source, victim = make_model(), tmp_path / "victim.safetensors"
+    (source / "model.safetensors").rename(victim)
+    before = victim.read_bytes()
+    with safe_open(victim, "np") as shard:
+        file = str(victim) if spelling == "absolute" else "../victim.safetensors"
+        index = {"weight_map": dict.fromkeys(shard.keys(), file)}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
+    with pytest.raises(PatchCompileError, match=r"index\.json places .*victim\.safetensors"):
+        write_pruned_checkpoint(Checkpoint.open(source), masks, tmp_path / "out" / "model")
+    assert victim.read_bytes() == before
+    assert not (tmp_path / "out").exists()
