@@ -27,6 +27,7 @@ int32_t DensePath::features(int32_t first_panel, int32_t panels) const {
 
 std::string DensePath::prepare(const Problem& p, const Epilogue& e, Scalar scalar) {
   problem_ = p, epilogue_ = e, scalar_ = scalar, pieces_ = choose_pieces(p, e);
+  if (p.tokens == 0) return {};
   const bool plain = is_plain(p, e);
   const auto shape = [&](int32_t rows) {
     const int64_t output = plain ? p.out_features : rows;
@@ -54,6 +55,7 @@ bool DensePath::takes(const LinearArguments& a) {
 
 std::string DensePath::run(const LinearArguments& a, void* workspace, cudaStream_t stream) const {
   std::string why;
+  if (problem_.tokens == 0) return why;
   for (int32_t panel = 0; why.empty() && panel < a.panels; panel += pieces_.panels)
     why = run_piece(a, panel, static_cast<uint8_t*>(workspace), stream);
   return why;

@@ -19,7 +19,8 @@ size_t dense_path_workspace(const Problem& p, const Epilogue& e);
 
 class DensePath {
  public:
-  // Everything that takes time or memory.  Empty when `run` can be called, else what is wrong.
+  // Everything that takes time or memory; of no tokens there is nothing, and `run` then does nothing.  Empty
+  // when `run` can be called, else what is wrong.
   std::string prepare(const Problem& p, const Epilogue& e, Scalar scalar);
 
   // Whether these pointers are aligned as the products were promised.

@@ -40,7 +40,8 @@ PatchLinearPlugin* plugin_of(void* p) { return static_cast<PatchLinearPlugin*>(p
 
 int64_t panels_of(const Linear& l) { return ceil_div(l.attributes.out_features, l.attributes.panel_rows); }
 
-std::vector<PluginTensorDesc> inputs_of(const Linear& l) {
+// X is [batch, tokens, in_features].
+std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
   const Attributes& a = l.attributes;
   const auto type = l.scalar == 0 ? DataType::kHALF : DataType::kBF16;
   const int64_t packed = panels_per_tile(a.gated) * panels_of(l), dense = l.dense_slabs,
@@ -53,11 +54,11 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l) {
     return d;
   };
   std::vector<PluginTensorDesc> in{
-      tensor(type, {1, l.tokens, a.in_features}), tensor(type, {dense, a.panel_rows * 64}),
+      tensor(type, {batch, l.tokens, a.in_features}), tensor(type, {dense, a.panel_rows * 64}),
       tensor(type, {sparse, a.panel_rows * 32}), tensor(DataType::kINT32, {sparse, a.panel_rows * 2}),
       tensor(DataType::kINT32, {2 * (packed + 1) + dense + sparse})};
   if (l.bias) in.push_back(tensor(type, {panels_per_tile(a.gated) * int64_t{a.out_features}}));
-  if (a.residual) in.push_back(tensor(type, {1, l.tokens, a.out_features}));
+  if (a.residual) in.push_back(tensor(type, {batch, l.tokens, a.out_features}));
   return in;
 }
 
@@ -181,8 +182,8 @@ int patch_plugin_tactics(void* p, int32_t* tactics) {
   return plugin_of(p)->getValidTactics(tactics, count) == 0 ? count : -1;
 }
 int patch_plugin_set_tactic(void* p, int32_t tactic) { return plugin_of(p)->setTactic(tactic); }
-int patch_plugin_shapes(void* p, const Linear* l) {
-  const auto in = patch::host::inputs_of(*l);
+int patch_plugin_shapes(void* p, const Linear* l, int64_t batch) {
+  const auto in = patch::host::inputs_of(*l, batch);
   return plugin_of(p)->onShapeChange(in.data(), static_cast<int32_t>(in.size()), nullptr, 1);
 }
 int patch_plugin_enqueue(void* p, const Linear* l, const patch::host::Tensors* t, void* stream) {

@@ -149,8 +149,10 @@ inline int64_t turn_cost(const Config& c, bool sparse, const Device& device) {
 // Two things that go on at the same time get in each other's way.
 inline int64_t overlapped(int64_t a, int64_t b) { return std::max(a, b) + std::min(a, b) / 4; }
 
-// The busiest SM's products, or the way of W and X from DRAM, whichever takes longer.
+// The busiest SM's products, or the way of W and X from DRAM, whichever takes longer.  No tokens have no
+// tiles to share the work, and cost nothing.
 inline int64_t predicted_cost(const Problem& p, const Config& c, int parts, const Device& device) {
+  if (p.tokens == 0) return 0;
   const int64_t sms = std::max(device.sms, 1), kept = device.l2_bytes / 2;
   const bool tile = c.kernel == Kernel::kTile;
   // An SM that others leave the bandwidth to can't take much more of it.
@@ -169,9 +171,11 @@ inline int64_t predicted_cost(const Problem& p, const Config& c, int parts, cons
   return overlapped(multiply, dram) + (parts > 1 ? kAddUp + sums / kSumsPerUnit : 0);
 }
 
-// `config` fixes the configuration (a tactic); kAnyConfig lets the shape decide.
+// `config` fixes the configuration (a tactic); kAnyConfig lets the shape decide.  A negative number of tokens
+// fits none.
 inline Schedule choose_schedule(const Problem& p, const Device& device, int config = kAnyConfig) {
   Schedule best{-1, 1};
+  if (p.tokens < 0) return best;
   int64_t best_cost = 0;
   for (int i = 0; i < kConfigCount; ++i) {
     const Config& c = kConfigs[i];

@@ -33,10 +33,22 @@ std::string text(const Dims& d) {
   return s + "]";
 }
 
+// Rows of X; -1 where a dimension is negative.  Above kMostTokens they are not counted further, so that no
+// product of dimensions overflows.
+constexpr int64_t kMostTokens = INT32_MAX;
 int64_t tokens_of(const Dims& x) {
   int64_t tokens = 1;
-  for (int32_t i = 0; i + 1 < x.nbDims; ++i) tokens *= x.d[i];
+  for (int32_t i = 0; i + 1 < x.nbDims; ++i) {
+    if (x.d[i] < 0) return -1;
+    tokens = tokens > 0 && x.d[i] > kMostTokens / tokens ? kMostTokens + 1 : tokens * x.d[i];
+  }
   return tokens;
+}
+
+int32_t check_tokens(const Dims& x) {
+  const int64_t tokens = tokens_of(x);
+  if (tokens < 0) return fail("X has shape " + text(x) + ", which has a negative dimension");
+  return tokens <= kMostTokens ? 0 : fail("more than 2^31 - 1 tokens in X of shape " + text(x));
 }
 
 bool is(const Dims& d, std::initializer_list<int64_t> expected) {
@@ -46,6 +58,9 @@ bool is(const Dims& d, std::initializer_list<int64_t> expected) {
     if (d.d[i++] != e) return false;
   return true;
 }
+
+// Tokens that a profile with this maximum can be asked for: onShapeChange refuses more than kMostTokens.
+int64_t most_tokens(const Dims& x) { return std::clamp<int64_t>(tokens_of(x), 0, kMostTokens); }
 
 Problem problem(const Attributes& a, int64_t tokens, const Dims& dense, const Dims& sparse) {
   return {tokens,
@@ -173,8 +188,11 @@ int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, in
   has_bias_ = inputs > kBias + attributes_.residual;
   if (check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
     return -1;
+  if (tokens_of(in[kX].max) < 0)
+    return fail("the largest X of a profile has shape " + text(in[kX].max) +
+                ", which has a negative dimension");
   const Problem most =
-      problem(attributes_, tokens_of(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
+      problem(attributes_, most_tokens(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
   offers_dense_path_ = offers_dense_path(most, epilogue());
   return 0;
 }
@@ -211,7 +229,7 @@ bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const Dynami
 size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_t,
                                            const DynamicPluginTensorDesc*, int32_t) const noexcept {
   const Problem most =
-      problem(attributes_, tokens_of(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
+      problem(attributes_, most_tokens(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
   const size_t kernels = workspace_bound(most);
   const bool dense_path = offers_dense_path_ || tactic_ == kDensePathTactic;
   return dense_path ? std::max(kernels, dense_path_workspace(most, epilogue())) : kernels;
@@ -251,8 +269,7 @@ int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
 int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs, const PluginTensorDesc*,
                                          int32_t) noexcept {
   has_bias_ = inputs > kBias + attributes_.residual;
-  if (tokens_of(in[kX].dims) > INT32_MAX)
-    return fail("more than 2^31 - 1 tokens in X of shape " + text(in[kX].dims));
+  if (check_tokens(in[kX].dims) != 0) return -1;
   // A builder that times tactics may run a plugin that no context was made for.
   if (have_counters() != 0) return -1;
   if (check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].dims; }) != 0) return -1;
@@ -262,6 +279,7 @@ int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inp
 int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*,
                                    const void* const* inputs, void* const* outputs, void* workspace,
                                    cudaStream_t stream) noexcept {
+  if (check_tokens(in[kX].dims) != 0) return -1;
   const int64_t tokens = tokens_of(in[kX].dims);
   if (tokens == 0) return 0;
   // Both are there since onShapeChange.
@@ -303,7 +321,7 @@ nvinfer1::IPluginV3* PatchLinearPlugin::attachToContext(nvinfer1::IPluginResourc
 
 int32_t PatchLinearPlugin::have_schedule(const PluginTensorDesc* in) noexcept {
   const int64_t tokens = tokens_of(in[kX].dims);
-  if (tokens == scheduled_tokens_) return 0;
+  if (tokens == 0 || tokens == scheduled_tokens_) return 0;
   Device device{};
   if (const cudaError_t error = current_device(&device); error != cudaSuccess)
     return fail(std::string("no device: ") + cudaGetErrorString(error));

@@ -80,8 +80,8 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   bool takes(int32_t inputs) const noexcept;
   // Makes them where there are none; -1 when there is no memory.
   int32_t have_counters() noexcept;
-  // Makes schedule_ and dense_path_ where they are not those of so many tokens; -1 when the tactic is not one
-  // of this device.
+  // Makes schedule_ and dense_path_ where there are tokens and they are not those of so many; -1 when the
+  // tactic is not one of this device.
   int32_t have_schedule(const nvinfer1::PluginTensorDesc* in) noexcept;
   // Makes dense_path_ where the tactic takes it for this problem.
   void have_dense_path(const Problem& p, const Device& device, Scalar scalar) noexcept;

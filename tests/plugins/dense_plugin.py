@@ -172,8 +172,8 @@ class DensePlugin:
     def workspace(self, plugin: ctypes.c_void_p, linear: Linear) -> int:
         return int(self.lib.patch_plugin_workspace(plugin, ctypes.byref(linear)))
 
-    def shapes(self, plugin: ctypes.c_void_p, linear: Linear) -> int:
-        return int(self.lib.patch_plugin_shapes(plugin, ctypes.byref(linear)))
+    def shapes(self, plugin: ctypes.c_void_p, linear: Linear, batch: int = 1) -> int:
+        return int(self.lib.patch_plugin_shapes(plugin, ctypes.byref(linear), ctypes.c_int64(batch)))
 
     def set_tactic(self, plugin: ctypes.c_void_p, tactic: int) -> int:
         return int(self.lib.patch_plugin_set_tactic(plugin, tactic))

@@ -127,6 +127,26 @@ def test_a_tactic_fixes_the_configuration(kernel):
             assert chosen == (number if fits else -1) and (config.streams or parts == 1)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_no_tokens_have_a_schedule_and_need_no_workspace(kernel, packing, share):
+    """Without tiles nothing can be divided by their number; fewer than none are no problem to schedule."""
+    panel_rows, gated = packing
+    configs = list(kernel.configs().values())
+    for shape in SHAPES:
+        none, fewer = (problem(tokens, shape, panel_rows, share, gated) for tokens in (0, -1))
+        assert kernel.workspace_bound(none) == 0
+        for device in DEVICES:
+            for fixed, c in ((-1, None), *enumerate(configs)):
+                chosen, parts = kernel.schedule(none, device, fixed)
+                fits = c is None or (
+                    (c.panel_rows, c.gated) == packing and c.shared_bytes <= device.shared_bytes
+                )
+                assert ((chosen >= 0) == fits and parts == 1 and chosen in (fixed, -1)) or c is None
+                assert kernel.schedule(fewer, device, fixed) == (-1, 1)
+                assert kernel.schedule(problem(-(2**63), shape, panel_rows), device, fixed) == (-1, 1)
+
+
 def starts_of(panels, tiles):
     """Where every unit starts, in the order of the launch: [(panel, tile, slab or None for the beginning, start)]."""
     found, at = [], 0

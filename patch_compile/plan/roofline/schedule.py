@@ -168,6 +168,8 @@ def _turn_cost(config: Config, weights: int, device: Limits, halved: int) -> int
 
 
 def _predicted_cost(problem: Problem, config: Config, parts: int, device: Limits) -> int:
+    if problem.tokens == 0:
+        return 0
     sms, kept = max(device.sms, 1), device.l2_bytes // 2
     tiles, busy = problem.tiles(config), min(parts if config.streams else problem.tiles(config), sms)
     moved = problem.weight_bytes * _weight_reads(problem, config, parts, kept)
@@ -188,6 +190,8 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Limits
 def choose_schedule(problem: Problem, device: Limits, config: int | None = None) -> tuple[int, int]:
     """(configuration, parts); configuration -1 when none fits the panel's height and the device."""
     best, best_cost = (-1, 1), 0
+    if problem.tokens < 0:
+        return best
     for i, c in enumerate(CONFIGS):
         if c.gated or c.panel_rows != problem.panel_rows or (config is not None and config != i):
             continue

@@ -212,6 +212,7 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
     for _ in range(4000):
         n, k = (int(64 * 2 ** rng.uniform(0, 9)) // 4 * 4 for _ in range(2))
         tokens, rows = int(2 ** rng.uniform(0, 13)), int(rng.choice([64, 128]))
+        tokens = int(rng.choice([tokens, 0, -1], p=[0.98, 0.01, 0.01]))
         slabs = -(-n // rows) * -(-k // 64)
         sparse = round(rng.random() * slabs)
         sizes = (tokens, n, k, rows, slabs - sparse, sparse)

@@ -1,0 +1,117 @@
+"""X of no tokens is a call that does nothing, and one of a negative or an absurd number of them is refused in words."""
+
+import ctypes
+
+import pytest
+
+from tests.plugins.dense_path_cases import FAILS, MARKS, large
+from tests.plugins.dense_plugin import DENSE_PATH, EAGER, H100, Linear
+from tests.plugins.host_kernel import Arguments, Problem
+from tests.plugins.mosaic_cases import make_case
+
+pytestmark = MARKS
+
+MOST = 2**31 - 1
+# (batch, tokens) of X; the product of some is 2^64 or 2^80, which a 64-bit integer takes for 0.
+TOO_MANY = [(1, MOST + 1), (1, 2**62), (2**16, 2**15), (2**40, 2**40), (2**62, 4), (3, 2**63 - 1)]
+NEGATIVE = [(1, -1), (-1, 1), (-1, -1), (0, -1), (-1, 0), (1, -(2**63)), (2**40, -(2**40))]
+
+
+def sizes(panel_rows, gated):
+    return {"shape": (264, 328), "panel_rows": panel_rows, "gated": gated, "residual": True}
+
+
+@pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (128, False), (64, True)])
+@pytest.mark.parametrize("device", [EAGER, H100], ids=["eager", "H100"])
+def test_every_tactic_takes_no_tokens(load, driver, device, panel_rows, gated):
+    """In a context of its own, and between calls that have tokens."""
+    plugin, sized = load(driver), sizes(panel_rows, gated)
+    plugin.device(device)
+    none, some = make_case(0, **sized), make_case(150, **sized)
+    builder = plugin.configured(Linear.of(some))
+    workspace = plugin.workspace(builder, Linear.of(some))
+    for tactic in (0, *plugin.tactics(builder), DENSE_PATH):
+        assert plugin.set_tactic(builder, tactic) == 0
+        context = ctypes.c_void_p(plugin.lib.patch_plugin_clone(builder))
+        for case in (none, some, none, some):
+            assert plugin.shapes(context, Linear.of(case)) == 0
+            code, y = plugin.enqueue(context, case, workspace)
+            assert code == 0 and plugin.fault() == ""
+            assert sum(plugin.launched()) == 0 if case is none else sum(plugin.launched()) > 0
+            assert y.shape == (len(case.x), 264)
+        assert plugin.shapes(context, Linear.of(some), batch=0) == 0
+        plugin.lib.patch_plugin_delete(context)
+    assert plugin.messages() == []
+
+
+def test_a_profile_may_have_no_tokens_at_most(load, driver):
+    plugin = load(driver)
+    plugin.device(H100)
+    linear = large(0)
+    builder = plugin.configured(linear)
+    assert DENSE_PATH not in plugin.tactics(builder) and plugin.workspace(builder, linear) == 0
+    assert plugin.set_tactic(builder, DENSE_PATH) == 0
+    assert plugin.workspace(builder, linear) > 0  # never configured for it, but an engine may say so
+    assert plugin.messages() == []
+
+
+def test_the_dense_path_itself_takes_no_tokens(unpacker):
+    for gated, activation in ((0, 0), (1, 3)):
+        problem = Problem(0, 264, 328, 64, 10, 20, gated)
+        arguments = Arguments(activation=activation)
+        unpacker.dense_path(problem, 0, arguments, 0)
+        assert unpacker.launched() == [0, 0, 0]
+        assert unpacker.pieces(problem, activation)[1] >= 1
+        assert not unpacker.takes_dense_path(problem, EAGER, activation)
+
+
+@pytest.mark.parametrize(("batch", "tokens"), NEGATIVE)
+def test_a_negative_dimension_is_refused(load, driver, batch, tokens):
+    plugin, linear = load(driver), large(16)
+    context = plugin.configured(linear)
+    linear.tokens = tokens
+    assert plugin.shapes(context, linear, batch) == FAILS
+    (error,) = plugin.messages()
+    assert error == f"1 X has shape [{batch}, {tokens}, 4096], which has a negative dimension"
+
+
+@pytest.mark.parametrize(("batch", "tokens"), TOO_MANY)
+def test_an_absurd_number_of_tokens_is_refused(load, driver, batch, tokens):
+    plugin, linear = load(driver), large(16)
+    context = plugin.configured(linear)
+    linear.tokens = tokens
+    assert plugin.shapes(context, linear, batch) == FAILS
+    (error,) = plugin.messages()
+    assert error == f"1 more than 2^31 - 1 tokens in X of shape [{batch}, {tokens}, 4096]"
+
+
+def test_a_refused_number_of_tokens_is_not_launched_either(load, driver):
+    plugin, case = load(driver), make_case(3, (264, 328), 64)
+    context = plugin.configured(Linear.of(case))
+    assert plugin.shapes(context, Linear.of(case)) == 0
+    nothing = ctypes.byref((ctypes.c_void_p * 9)())
+    for tokens in (-1, MOST + 1):
+        linear = Linear.of(case)
+        linear.tokens = tokens
+        enqueued = plugin.lib.patch_plugin_enqueue(context, ctypes.byref(linear), nothing, None)
+        assert enqueued == FAILS and plugin.launched() == [0, 0, 0]
+    assert [message[:12] for message in plugin.messages()] == ["1 X has shap", "1 more than "]
+
+
+def test_a_profile_with_a_negative_maximum_is_refused(load, driver):
+    plugin, linear = load(driver), large(-1)
+    assert plugin.lib.patch_plugin_configure(plugin.new(linear), ctypes.byref(linear)) == FAILS
+    (error,) = plugin.messages()
+    assert error.startswith("1 the largest X of a profile has shape [1, -1, 4096], which has a negative")
+
+
+def test_a_profile_beyond_the_limit_is_taken_for_the_limit(load, driver):
+    """Bounds of dimensions that data decide may be that loose; what comes is checked when it comes."""
+    plugin = load(driver)
+    plugin.device(H100)
+    bounds = []
+    for tokens in (MOST, MOST + 1, 2**62):
+        linear = large(tokens)
+        bounds.append(plugin.workspace(plugin.configured(linear), linear))
+    assert len(set(bounds)) == 1 and bounds[0] > 0
+    assert plugin.messages() == []
