@@ -23,9 +23,10 @@ from benchmarks.machine import origin
 from benchmarks.quality.run import State, arguments, protocol
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.quality.perplexity import load_model, perplexity
 from masklearn.recipe import LearnRecipe
-from masklearn.text.calibrate import calibration_windows, first_windows, load_tokenizer
+from masklearn.text.calibrate import calibration_windows, first_windows
 
 TOOLS = ("modelopt", "llmcompressor")
 _MISSING = 3  # exit code of `peers_run`

@@ -58,11 +58,13 @@ def main(tool: str, model_dir: str, windows: str, out: str) -> None:
     if importlib.util.find_spec(tool) is None:
         sys.exit(3)
     package, prune = _TOOLS[tool]
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype=torch.float32, trust_remote_code=False
+    ).eval()
     start = time.perf_counter()
     pruned = prune(model, torch.from_numpy(np.load(windows)))
     seconds = time.perf_counter() - start
-    plain = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto")
+    plain = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto", trust_remote_code=False)
     weights = pruned.state_dict()
     plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
     plain.save_pretrained(out)

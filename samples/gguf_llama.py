@@ -117,7 +117,9 @@ def _to_half_rotation(weight: NDArray[Any], heads: int) -> NDArray[Any]:
 def _write_tokenizer(source: Path, config: dict[str, Any], directory: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        source.parent, gguf_file=source.name, local_files_only=True, trust_remote_code=False
+    )
     tokenizer.model_max_length = config["max_position_embeddings"]
     tokenizer.save_pretrained(directory)
 

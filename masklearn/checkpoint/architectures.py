@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.pretrained import OWN_CODE, build_model, load_config
 from masklearn.errors import PatchCompileError
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     model_type = checkpoint.config.get("model_type")
     if model_type not in ARCHITECTURES:
         why = f"{_REFUSED[model_type]} " if model_type in _REFUSED else ""
+        why += f"{OWN_CODE} " if "auto_map" in checkpoint.config else ""
         raise PatchCompileError(
             f"The architecture {model_type!r} of {checkpoint.path} is not covered",
             f"{why}Covered are the model types {', '.join(ARCHITECTURES)}.",
@@ -194,22 +196,13 @@ def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
     """
     import torch
     from accelerate import init_empty_weights
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
 
     from masklearn.checkpoint.linears import as_linears
 
     architecture = architecture_of(checkpoint)
-    try:
-        config: Any = AutoConfig.from_pretrained(checkpoint.path)
-        with init_empty_weights(include_buffers=False):
-            model: Any = auto_class(architecture).from_config(config, dtype=torch.float32)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise PatchCompileError(
-            f"transformers cannot build the model of {checkpoint.path / 'config.json'}",
-            f"{type(error).__name__}: {error}",
-            "Fetch the checkpoint again, or update transformers.",
-        ) from error
+    config = load_config(checkpoint.path)
+    with init_empty_weights(include_buffers=False):
+        model = build_model(auto_class(architecture), config, dtype=torch.float32)
     model.tie_weights()  # moving them to the meta device one by one has parted tied parameters
     as_linears(model)
     if architecture.encoder:

@@ -15,6 +15,7 @@ from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of, a
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import linear_weights
 from masklearn.checkpoint.naming import linear_name
+from masklearn.checkpoint.pretrained import load_pretrained
 from masklearn.errors import PatchCompileError
 from masklearn.masks.maskset import MaskSet
 from masklearn.stream.logits import Softcap, token_losses
@@ -78,9 +79,9 @@ def load_model(
     not covered, or the masks are another model's.
     """
     checkpoint = Checkpoint.open(model_dir)
-    loader = auto_class(architecture_of(checkpoint))
+    model_class = auto_class(architecture_of(checkpoint))
     with _without_bars():  # progress is the caller's
-        model = loader.from_pretrained(str(model_dir), dtype=dtype, local_files_only=True).eval()
+        model = load_pretrained(model_class, model_dir, dtype).eval()
     if masks is not None:
         weights = {linear_name(checkpoint, name): w for name, w in linear_weights(model).items()}
         masks.check_covers({name: (w.shape[0], w.shape[1]) for name, w in weights.items() if name in masks})

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.errors import PatchCompileError
 from masklearn.progress import Progress
 from masklearn.recipe import LearnRecipe
@@ -20,7 +21,6 @@ __all__ = [
     "TokenPool",
     "calibration_windows",
     "first_windows",
-    "load_tokenizer",
     "read_text",
     "token_pool",
     "token_windows",
@@ -111,20 +111,6 @@ def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> 
     """
     ids, _ = _read_ids(tokenizer, open_text(spec), count * length, 0, 0)
     return _cut(ids, length, count)[:count].astype(np.int64)
-
-
-def load_tokenizer(model_dir: str | Path) -> Any:
-    """The tokenizer of a local model directory; PatchCompileError when it has none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise PatchCompileError(
-            f"{model_dir} has no tokenizer that transformers can load",
-            f"{type(error).__name__}: {error}",
-            "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights.",
-        ) from error
 
 
 def token_windows(

@@ -260,7 +260,7 @@ def _compared(
     job: Job, root: Path, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
 ) -> dict[str, Any]:
     from masklearn.baselines import compare
-    from masklearn.text.calibrate import load_tokenizer
+    from masklearn.checkpoint.pretrained import load_tokenizer
     from patch_compile.sources.checkpoint.held_out import evaluation_windows
 
     r, seconds = job.recipe, progress.seconds.get("masks", 0.0)

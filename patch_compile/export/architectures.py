@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from masklearn import pretrained
 from masklearn.checkpoint.architectures import ARCHITECTURES, Architecture
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import checkpoint_name
@@ -36,18 +37,18 @@ def load_config(model_dir: Path) -> Any:
     Raises:
         PatchCompileError: no readable config, or a model the exporter doesn't cover.
     """
-    from transformers import AutoConfig
-
-    model_type = _read_model_type(model_dir)
+    raw = _read_config(model_dir)
+    model_type = raw["model_type"]
     if model_type not in COVERED_ARCHITECTURES:
         why = f"{_REFUSED[model_type]}; " if model_type in _REFUSED else ""
+        own_code = f". {pretrained.OWN_CODE}" if "auto_map" in raw else ""
         raise PatchCompileError(
             f"The architecture {model_type!r} of {model_dir} is not covered",
-            f"{why}the export covers {', '.join(COVERED_ARCHITECTURES)}",
+            f"{why}the export covers {', '.join(COVERED_ARCHITECTURES)}{own_code}",
             "use one of these, or a checkpoint saved in one of these layouts; "
             "masks alone are learned for more, by `patch-compile learn`",
         )
-    config = AutoConfig.from_pretrained(str(model_dir))
+    config = pretrained.load_config(model_dir)
     _refuse_unsupported(config, model_dir)
     return config
 
@@ -79,7 +80,7 @@ def has_pooler(checkpoint: Checkpoint, architecture: Architecture) -> bool:
     return architecture.encoder and any(checkpoint_name(checkpoint, name) in checkpoint for name in names)
 
 
-def _read_model_type(model_dir: Path) -> str:
+def _read_config(model_dir: Path) -> dict[str, Any]:
     path = model_dir / "config.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -95,7 +96,7 @@ def _read_model_type(model_dir: Path) -> str:
             "transformers writes one in every config",
             "download the model again",
         )
-    return str(raw["model_type"])
+    return raw
 
 
 def _refuse_unsupported(config: Any, model_dir: Path) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from masklearn.checkpoint.architectures import Architecture, auto_class
 from masklearn.checkpoint.linears import as_linears
+from masklearn.checkpoint.pretrained import build_model
 from patch_compile.export.attention import attention_implementation
 
 __all__ = ["build_fake_model", "tied_names"]
@@ -23,8 +24,8 @@ def build_fake_model(
 
     attention = attention_implementation(plain_ops=plain_ops)
     with init_empty_weights(include_buffers=False):
-        model: Any = auto_class(architecture).from_config(
-            config, dtype=torch.float32, attn_implementation=attention
+        model = build_model(
+            auto_class(architecture), config, dtype=torch.float32, attn_implementation=attention
         )
     model.tie_weights()  # moving them to the meta device one by one has parted tied parameters
     as_linears(model)

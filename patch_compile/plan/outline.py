@@ -9,6 +9,7 @@ from typing import Any
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
+from masklearn.checkpoint.pretrained import load_config
 from masklearn.masks.names import depth_of
 from patch_compile.packing.fusion import Fusion
 from patch_compile.plan.lowering import LinearPlan, uncovered
@@ -40,9 +41,7 @@ def outline_of(
     checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[Fusion] = tuple(Fusion)
 ) -> Outline:
     """The outline of a checkpoint, whose linears share nodes as `fuse` says; no weight is read."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(checkpoint.path).get_text_config()
+    config = load_config(checkpoint.path).get_text_config()
     skipped = (name for name in coverage.skipped if depth_of(name) is not None)
     shapes = {name: checkpoint.shape(f"{name}.weight") for name in skipped if f"{name}.weight" in checkpoint}
     others = [uncovered(name, (n, k)) for name, (n, k, *more) in shapes.items() if not more]

@@ -169,7 +169,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer(model: Path) -> Any:
-    from masklearn.text.calibrate import load_tokenizer
+    from masklearn.checkpoint.pretrained import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     if not getattr(tokenizer, "is_fast", False):

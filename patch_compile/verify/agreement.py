@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from masklearn.checkpoint.architectures import cache_argument
+from masklearn.checkpoint.pretrained import load_config
 from patch_compile.errors import AccuracyError
 from patch_compile.verify.study import Feed, Study, quiet_polygraphy
 
@@ -63,9 +64,7 @@ def rounding_tolerance(dtype: str, layers: int) -> tuple[float, str]:
 
 def layers_of(model_dir: Path) -> int:
     """How many blocks a model has, by its config."""
-    from transformers import AutoConfig
-
-    return int(AutoConfig.from_pretrained(model_dir).get_text_config().num_hidden_layers)
+    return int(load_config(model_dir).get_text_config().num_hidden_layers)
 
 
 def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) -> Agreement:
@@ -103,12 +102,13 @@ def run_checkpoint(directory: Path, dtype: str, feeds: list[Feed]) -> Any:
     from polygraphy.backend.base import BaseRunner
     from polygraphy.common import TensorMetadata
     from polygraphy.comparator import Comparator
-    from transformers import AutoModelForCausalLM, DynamicCache
+    from transformers import DynamicCache
+
+    from masklearn.quality.perplexity import load_model
 
     class TransformersRunner(BaseRunner):  # type: ignore[misc]
         def activate_impl(self) -> None:
-            rounded = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
-            self.model = rounded.float().eval()
+            self.model = load_model(directory, dtype=getattr(torch, dtype)).float()
 
         def get_input_metadata_impl(self) -> Any:
             metadata = TensorMetadata()

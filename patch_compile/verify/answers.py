@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.masks.maskset import MaskSet
-from masklearn.text.calibrate import load_tokenizer
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import MASKS, MODEL, ONNX, PLAN, PRUNED_ONNX, REPORT, SCRATCH

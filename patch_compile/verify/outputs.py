@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.text.calibrate import load_tokenizer
+from masklearn.checkpoint.pretrained import load_tokenizer
 from patch_compile.errors import AccuracyError
 from patch_compile.onnx_io.compare import Answers, answer, compare_answers
 from patch_compile.progress import Progress
@@ -86,9 +86,10 @@ def _run_checkpoint(
 ) -> Answers:
     """What transformers says: weights rounded to `dtype`, arithmetic in fp32."""
     import torch
-    from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(directory, dtype=getattr(torch, dtype)).float().eval()
+    from masklearn.quality.perplexity import load_model
+
+    model = load_model(directory, dtype=getattr(torch, dtype)).float()
     folder.mkdir(parents=True, exist_ok=True)
     for run, feed in enumerate(feeds):
         with torch.no_grad():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.checkpoint.architectures import architecture_of
-from masklearn.text.calibrate import load_tokenizer
+from masklearn.checkpoint.pretrained import load_tokenizer
 from patch_compile.progress import Progress
 from patch_compile.sources.checkpoint.held_out import evaluation_windows
 from patch_compile.sources.checkpoint.source import Job

@@ -23,9 +23,10 @@ from benchmarks.quality.run import (
     sweep,
 )
 from masklearn.baselines import Baseline
+from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.quality.perplexity import load_model, perplexity
 from masklearn.recipe import LearnRecipe
-from masklearn.text.calibrate import first_windows, load_tokenizer
+from masklearn.text.calibrate import first_windows
 from tests.conftest import ModelMaker
 
 SMALL = ["--tile", "16x16", "--windows", "6", "--length", "16", "--eval-windows", "2", "--eval-length", "20"]

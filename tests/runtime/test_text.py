@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from masklearn.text.calibrate import load_tokenizer
+from masklearn.checkpoint.pretrained import load_tokenizer
 from patch_compile.runtime.text import TextStream
 
 pytestmark = pytest.mark.model

@@ -96,7 +96,8 @@ def test_each_question_has_its_own_answer(built, out, capsys):
 
 
 def eval_windows(settings):
-    from masklearn.text.calibrate import first_windows, load_tokenizer
+    from masklearn.checkpoint.pretrained import load_tokenizer
+    from masklearn.text.calibrate import first_windows
 
     return first_windows(load_tokenizer(settings["model"]), settings["eval_text"], 24, 2)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.architectures import architecture_of, longest_window
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.pretrained import load_config
 from masklearn.text import open_text
 from masklearn.text.calibrate import first_windows
 from masklearn.text.selftext import write_text
@@ -66,10 +67,8 @@ def _windows_of(
 
 def _reachable_length(r: Recipe, progress: Progress) -> int:
     """eval_length, or as far as learned positions reach."""
-    from transformers import AutoConfig
-
     checkpoint = Checkpoint.open(r.model)
-    longest = longest_window(architecture_of(checkpoint), AutoConfig.from_pretrained(checkpoint.path))
+    longest = longest_window(architecture_of(checkpoint), load_config(checkpoint.path))
     if longest is None or r.eval_length <= longest:
         return r.eval_length
     progress.note(f"evaluation text: windows of {longest} tokens, as far as the positions of the model reach")

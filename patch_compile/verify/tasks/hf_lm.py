@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoModelForCausalLM
 
+from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.device import usable_device
-from masklearn.text.calibrate import load_tokenizer
+from masklearn.quality.perplexity import load_model
 from patch_compile.verify.tasks.batching import rows_at_once
 
 __all__ = ["HuggingFaceLM"]
@@ -25,9 +25,7 @@ class HuggingFaceLM(HFLM):  # type: ignore[misc]
 
     def __init__(self, folder: Path, dtype: str, device: str | None, update: Update) -> None:
         place = usable_device(device)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True
-        )
+        model = load_model(folder, dtype=getattr(torch, dtype))
         super().__init__(
             (model.float() if place.type == "cpu" else model).to(place),
             tokenizer=load_tokenizer(folder),

@@ -39,13 +39,13 @@ def open_model(out: OutFolder, side: Side, backend: Backend, seed: int, update: 
 
 def _open_onnx(path: Path, folder: Path, seed: int, update: Update) -> Any:
     from lm_eval.models.utils import resolve_max_length
-    from transformers import AutoConfig
 
+    from masklearn.checkpoint.pretrained import load_config
     from patch_compile.runtime.locate import Runner, open_generator
     from patch_compile.verify.tasks.onnx_lm import OnnxLM
 
     generator = open_generator(path, runner=Runner.ONNX, tokenizer=folder)
-    length = resolve_max_length(AutoConfig.from_pretrained(folder), generator.tokenizer)
+    length = resolve_max_length(load_config(folder), generator.tokenizer)
     return OnnxLM(generator, length, seed, update)
 
 

@@ -77,7 +77,7 @@ def _check_harness() -> None:
 
 def _how(out: OutFolder, tasks: Mapping[str, Any], limit: int | None) -> list[str]:
     """What a reader of the rows should know."""
-    from masklearn.text.calibrate import load_tokenizer
+    from masklearn.checkpoint.pretrained import load_tokenizer
 
     notes = []
     if load_tokenizer(Recipe.of_build(out.path).model).chat_template:

@@ -10,12 +10,13 @@ from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.linears import linear_modules, read_linear
+from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.perplexity import load_model, perplexity, window_losses
 from masklearn.recipe import LearnRecipe
-from masklearn.text.calibrate import load_tokenizer, read_text, token_windows
+from masklearn.text.calibrate import read_text, token_windows
 from tests.conftest import ModelMaker
 from tests.mosaics import random_mask
 

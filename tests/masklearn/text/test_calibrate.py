@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.errors import PatchCompileError
 from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, calibrate
@@ -19,7 +20,6 @@ from masklearn.text.calibrate import (
     TokenPool,
     calibration_windows,
     first_windows,
-    load_tokenizer,
     token_pool,
     token_windows,
 )

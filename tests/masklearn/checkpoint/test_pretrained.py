@@ -1,0 +1,93 @@
+"""Loads of a model folder: its own Python code never runs, and nobody is asked whether it may."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from masklearn.checkpoint.architectures import meta_model
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.pretrained import (
+    OWN_CODE,
+    build_model,
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+)
+from masklearn.errors import PatchCompileError
+from masklearn.quality.perplexity import load_model
+from tests.conftest import ModelMaker
+from tests.own_code import claim_config, claim_tokenizer, nothing_runs
+
+
+def test_the_bait_is_live(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the other tests forbid is what transformers does when it is not told otherwise."""
+    path = make_model()
+    claim_tokenizer(path)
+    with pytest.raises(AssertionError, match="code of the model was run"), nothing_runs(path, monkeypatch):
+        AutoTokenizer.from_pretrained(path)
+
+
+def test_a_class_of_transformers_serves_where_there_is_one(
+    make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_model()
+    claim_config(path)
+    with nothing_runs(path, monkeypatch):
+        config = load_config(path)
+        assert config.auto_map
+        for model in (
+            meta_model(Checkpoint.open(path)),
+            load_model(path),
+            load_pretrained(AutoModelForCausalLM, path, torch.float16),
+            build_model(AutoModelForCausalLM, config),
+        ):
+            assert type(model) is LlamaForCausalLM
+        assert load_tokenizer(path)("the cat")["input_ids"] == [2, 3]
+
+
+def test_a_model_that_transformers_does_not_have_is_refused(
+    make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_model()
+    claim_config(path, model_type="own")
+    with nothing_runs(path, monkeypatch):
+        for load in (
+            load_config,
+            lambda path: load_pretrained(AutoModelForCausalLM, path, torch.float32),
+        ):
+            with pytest.raises(PatchCompileError) as raised:
+                load(path)
+            assert raised.value.what.endswith("config.json") and raised.value.why == OWN_CODE
+            assert raised.value.fix.startswith("Use a model of an architecture that transformers has itself")
+        for load in (load_model, lambda path: meta_model(Checkpoint.open(path))):
+            with pytest.raises(PatchCompileError, match=r"'own' of .* is not covered") as raised:
+                load(path)
+            assert OWN_CODE in raised.value.why
+
+
+def test_a_tokenizer_that_transformers_does_not_have_is_refused(
+    make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_model()
+    claim_tokenizer(path)
+    with nothing_runs(path, monkeypatch), pytest.raises(PatchCompileError) as raised:
+        load_tokenizer(path)
+    assert raised.value.what == f"{path} has no tokenizer that transformers can load"
+    assert raised.value.why == OWN_CODE
+
+
+def test_a_faulty_config_is_explained(make_model: ModelMaker) -> None:
+    path = make_model()
+    config = json.loads((path / "config.json").read_text())
+    for content in (config | {"hidden_size": "wide"}, config | {"model_type": "nobody knows it"}):
+        (path / "config.json").write_text(json.dumps(content))
+        with pytest.raises(PatchCompileError, match=r"transformers cannot build the model of .*config\.json"):
+            load_config(path)
+
+
+def test_a_folder_that_holds_no_model_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(PatchCompileError, match="transformers cannot build the model of"):
+        load_pretrained(AutoModelForCausalLM, tmp_path, torch.float32)
