@@ -12,6 +12,7 @@ import pytest
 __all__ = ["claim_config", "claim_tokenizer", "nothing_runs"]
 
 _CODE = """
+from pathlib import Path
 Path({mark!r}).write_text("run")
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from masklearn.checkpoint.pretrained import OWN_CODE
-from patch_compile import pipeline
+from patch_compile.build import stages
 from patch_compile.build.plan import plan
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint import prepare, prepare_compiling, prepare_learning
+from patch_compile.sources.checkpoint.source import prepare, prepare_compiling, prepare_learning
 from tests.builds import build
 from tests.commands import run_here
 from tests.own_code import claim_config, claim_tokenizer, nothing_runs
@@ -104,7 +104,7 @@ def test_the_check_itself(source: str, count: int) -> None:
 
 # What begins with a model folder, up to where its work would begin.
 COMMANDS: dict[str, Callable[[Recipe], Any]] = {
-    "learn": lambda recipe: pipeline.learn(recipe, force=False, resume=False),
+    "learn": lambda recipe: stages.learn(recipe, force=False, resume=False),
     "plan": plan,
     "prepare of build": lambda recipe: prepare(recipe, Progress(), force=False, resume=False),
     "prepare of learn": lambda recipe: prepare_learning(recipe, Progress(), force=False, resume=False),
@@ -135,7 +135,7 @@ def test_learning_refuses_a_tokenizer_that_is_its_code_alone(
 ) -> None:
     claim_tokenizer(settings["model"])
     with nothing_runs(settings["model"], monkeypatch), pytest.raises(PatchCompileError) as raised:
-        pipeline.learn(Recipe.parse(settings), force=False, resume=False)
+        stages.learn(Recipe.parse(settings), force=False, resume=False)
     assert raised.value.why == OWN_CODE
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masklearn import pretrained
+from masklearn.checkpoint import pretrained
 from masklearn.checkpoint.architectures import ARCHITECTURES, Architecture
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import checkpoint_name
