@@ -4,15 +4,10 @@ Its CPU provider has no bf16 kernel for MatMul, Attention or RMSNormalization an
 runs this copy instead; what is shipped and compiled is the bf16 graph itself.
 """
 
-from pathlib import Path
-
 import numpy as np
 import onnx_ir as ir
 
-from patch_compile.onnx_io.external import map_external_data
-from patch_compile.onnx_io.write import write_onnx
-
-__all__ = ["EmulateBfloat16Pass", "write_emulated"]
+__all__ = ["EmulateBfloat16Pass"]
 
 _BF16 = ir.DataType.BFLOAT16
 _FLOAT = ir.DataType.FLOAT
@@ -132,10 +127,3 @@ def _round(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
         graph.outputs[graph.outputs.index(output)] = rounded
     rounded.name, output.name = output.name, f"{output.name}/exact"
     graph.insert_after(node, [narrow, wide])
-
-
-def write_emulated(source: Path, path: Path) -> None:
-    """Copy a bf16 ONNX file as fp32 that rounds to bf16, which ONNX Runtime's CPU provider can run."""
-    model = ir.load(source)
-    map_external_data(source, model)  # what an earlier build made is a hard link, which onnx-ir refuses
-    write_onnx(EmulateBfloat16Pass()(model).model, path)

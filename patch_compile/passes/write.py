@@ -41,14 +41,17 @@ def export_graph(
 
 
 def write_dense(
-    graph: ir.Model, checkpoint: Checkpoint, path: Path, dtype: Dtype, *, emulate_bfloat16: bool = False
+    graph: ir.Model, checkpoint: Checkpoint, path: Path, dtype: Dtype, *, runnable: bool = False
 ) -> None:
-    """Write the graph with the checkpoint's weights as they are; external data beside `path`."""
+    """Write the graph with the checkpoint's weights as they are; external data beside `path`.
+
+    runnable: as ONNX Runtime can run it (see `onnx_io.runnable`), without a file of the graph itself.
+    """
     from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
     from patch_compile.onnx_io.write import bind_weights, write_onnx
 
     bind_weights(graph, checkpoint, _ir_dtype(dtype))
-    write_onnx(EmulateBfloat16Pass()(graph).model if emulate_bfloat16 else graph, path)
+    write_onnx(EmulateBfloat16Pass()(graph).model if runnable else graph, path)
 
 
 def write_hybrid(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
+from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.out.layout import (
     MODEL,
     ONNX,
@@ -30,7 +31,6 @@ from patch_compile.verify.agreement import rounding_tolerance, run_checkpoint
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.first_difference import find_first_difference
 from patch_compile.verify.request import VerifyRequest
-from patch_compile.verify.runnable import runnable_hybrid
 from patch_compile.verify.study import Feed, quiet_polygraphy, run_logits
 
 __all__ = ["compiled_right", "error_stats", "judge_runs"]
@@ -53,7 +53,7 @@ def compiled_right(
     windows: token ids `[count, length]`, at least one token longer than the longest of the request's lengths.
     """
     with with_all_logits(out / ONNX) as full:
-        hybrid = runnable_hybrid(full, job.recipe.dtype, scratch)
+        hybrid = runnable_onnx(full, scratch)
         with progress.stage("hybrid on ONNX Runtime"):
             feeds, results, layers = run_logits(
                 "hybrid ONNX", hybrid, list(_probes(windows, request.lengths))
@@ -165,7 +165,7 @@ def _first_difference(
     graph = export_graph(out / MODEL, dtype=r.dtype, opset=r.opset)
     plan = plan_linears(masks, "dense")
     write_hybrid(graph, Checkpoint.open(out / MODEL), masks, plan, reference, r.dtype, fuse=r.fuse)
-    runnable = runnable_hybrid(reference, r.dtype, scratch)
+    runnable = runnable_onnx(reference, scratch)
     errors = [np.inf if run["error"] is None else run["error"] for run in answer["runs"]]
     found = find_first_difference(hybrid, runnable, feeds[int(np.argmax(errors))], r.dtype)
     return found.row() if found else None

@@ -12,10 +12,10 @@ import numpy as np
 from patch_compile.errors import AccuracyError
 from patch_compile.onnx_io.compare import Answers, Difference, answer, compare_answers
 from patch_compile.onnx_io.proto import load_proto
+from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.read import read_onnx
 from patch_compile.sources.onnx_model.rounding import RoundLinearsPass
-from patch_compile.sources.onnx_model.runnable import runnable
 from patch_compile.sources.onnx_model.widen import WidenPass
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def compare_onnx(
     answers: dict[str, Answers] = {}
     for name, path in (("original", job.recipe.model), ("pruned", pruned), ("hybrid", hybrid)):
         with progress.stage(f"{name} on ONNX Runtime"):
-            answers[name] = answer(runnable(path, scratch), feeds, scratch / name)
+            answers[name] = answer(runnable_onnx(path, scratch), feeds, scratch / name)
     with progress.stage("rounding"):
         tolerance = _tolerance(job, pruned, hybrid, packed, answers["pruned"], scratch)
     compiled = compare_answers(answers["hybrid"], answers["pruned"])
@@ -141,6 +141,6 @@ def _measured(model: ir.Model, job: OnnxJob, reference: Answers, scratch: Path) 
 
     changed = scratch / "changed.onnx"
     write_onnx(model, changed)
-    answers = answer(runnable(changed, scratch), job.feeds[:_RUNS], scratch / "changed")
+    answers = answer(runnable_onnx(changed, scratch), job.feeds[:_RUNS], scratch / "changed")
     differences = [one.largest for one in compare_answers(answers, reference) if one.floating]
     return max((error for error in differences if np.isfinite(error)), default=0.0)

@@ -12,6 +12,7 @@ from masklearn.masks.maskset import LinearMask, MaskSet
 from masklearn.masks.tiles import tile_weights
 from masklearn.recipe import Method
 from patch_compile.onnx_io.external import data_files
+from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.out.layout import PRUNED_ONNX, SCRATCH
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
@@ -22,7 +23,6 @@ from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.moments import Moments, gather_moments, write_probe
 from patch_compile.sources.onnx_model.pruned import write_pruned
 from patch_compile.sources.onnx_model.read import read_onnx
-from patch_compile.sources.onnx_model.runnable import runnable
 from patch_compile.sources.onnx_model.source import OnnxJob, fingerprint_of
 
 __all__ = ["write_onnx_masks", "write_planned"]
@@ -98,7 +98,7 @@ def _moments(
     with progress.stage("inputs of linears") as update:
         probe = scratch / "probe.onnx"
         write_probe(model, linears, probe)
-        return gather_moments(runnable(probe, scratch), linears, job.feeds, scratch / "moments", update)
+        return gather_moments(runnable_onnx(probe, scratch), linears, job.feeds, scratch / "moments", update)
 
 
 def _mask_set(job: OnnxJob, masks: dict[str, LinearMask]) -> MaskSet:

@@ -18,6 +18,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
+from patch_compile.onnx_io.runnable import holds_bfloat16
 from patch_compile.onnx_io.session import open_session
 from patch_compile.out.layout import MASKS, PRUNED_ONNX
 from patch_compile.out.workspace import check_out, sha256_of
@@ -86,7 +87,7 @@ def prepare_onnx(recipe: Recipe, progress: Progress, *, force: bool, resume: boo
     files = (path, *data_files(model))
     inputs = read_inputs(path)
     feeds, recipe = _feeds(recipe, inputs, model, progress)
-    _check_runs(path, model)
+    _check_runs(path)
     ratio, source = recipe.ratio, path
     if recipe.mask is not None:
         masks = MaskSet.load(recipe.mask)
@@ -173,11 +174,9 @@ def _shapes_of(feeds: Feeds, inputs: tuple[GraphInput, ...]) -> dict[str, str]:
     return {kind: ",".join(parts) for kind, parts in spelled.items()}
 
 
-def _check_runs(path: Path, model: ir.Model) -> None:
-    """ONNX Runtime has to take the file; its CPU provider takes no bf16, of which only an emulation is ever run."""
-    import onnx_ir as ir
-
-    if not any(value.dtype == ir.DataType.BFLOAT16 for value in model.graph.initializers.values()):
+def _check_runs(path: Path) -> None:
+    """Raise PatchCompileError when ONNX Runtime refuses the file; of a bfloat16 model only a copy is ever run."""
+    if not holds_bfloat16(path):
         open_session(path)
 
 

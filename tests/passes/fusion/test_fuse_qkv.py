@@ -10,7 +10,7 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import LinearMask
-from patch_compile.onnx_io.emulate_bfloat16 import write_emulated
+from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.packing.fusion import Fusion
 from patch_compile.passes import lowering_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
@@ -251,10 +251,7 @@ def test_a_model_with_grouped_queries_says_what_it_said(variant, dtype, tmp_path
             graph.clone(), Checkpoint.open(source), found, plan_linears(found), path, dtype, fuse=fuse
         )
         onnx.checker.check_model(str(path), full_check=True)
-        if dtype == "bfloat16":
-            write_emulated(path, path.with_name(f"{len(fuse)}-emulated.onnx"))
-            path = path.with_name(f"{len(fuse)}-emulated.onnx")
-        logits.append(OrtDecoder(path).start(ids, np.ones_like(ids)))
+        logits.append(OrtDecoder(runnable_onnx(path, tmp_path)).start(ids, np.ones_like(ids)))
     nodes = [plan[f"model.layers.{i}.self_attn.q_proj"].node for i in range(2)]
     assert nodes == [
         "model.layers.0.self_attn.q_proj+k_proj+v_proj",

@@ -11,7 +11,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.masks.maskset import MaskSet
-from patch_compile.onnx_io.emulate_bfloat16 import write_emulated
+from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.passes.write import write_dense, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.split import PART, SplitCost
@@ -39,11 +39,8 @@ def planned(masks, lowering):
     return plans
 
 
-def logits(path, dtype):
-    if dtype == "bfloat16":
-        write_emulated(path, path.with_name("emulated.onnx"))
-        path = path.with_name("emulated.onnx")
-    return OrtDecoder(path).start(IDS, np.ones_like(IDS))
+def logits(path):
+    return OrtDecoder(runnable_onnx(path, path.parent)).start(IDS, np.ones_like(IDS))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +56,7 @@ def model(exports, tmp_path_factory):  # noqa: F811
             write_pruned_checkpoint(source, masks, folder / "model")
             pruned, graph = Checkpoint.open(folder / "model"), exports.graph(variant, dtype=dtype)
             write_dense(graph, pruned, folder / "dense.onnx", dtype)
-            made[variant, dtype] = source, masks, logits(folder / "dense.onnx", dtype)
+            made[variant, dtype] = source, masks, logits(folder / "dense.onnx")
         return made[variant, dtype]
 
     return make
@@ -87,7 +84,7 @@ def test_a_model_gives_the_same_logits(model, exports, variant, dtype, lowering,
     assert any(node.op_type == "PatchLinear" for node in nodes) == bool(wanted["plugin"])
 
     roundoff = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
-    np.testing.assert_allclose(logits(path, dtype), expected, atol=tolerance(expected, LAYERS, roundoff))
+    np.testing.assert_allclose(logits(path), expected, atol=tolerance(expected, LAYERS, roundoff))
     assert np.abs(expected).max() > 0.1
 
 

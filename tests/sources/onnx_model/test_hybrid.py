@@ -7,11 +7,11 @@ import torch
 from onnx import TensorProto, helper
 
 from patch_compile.onnx_io.compare import answer, compare_answers
+from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.read import read_onnx
 from patch_compile.sources.onnx_model.rounding import RoundLinearsPass
-from patch_compile.sources.onnx_model.runnable import runnable
 from patch_compile.sources.onnx_model.widen import WidenPass
 from tests.sources.onnx_model import graphs
 from tests.sources.onnx_model.learning import learn, write_hybrid
@@ -26,7 +26,7 @@ def nodes_of(path, *kinds):
 def agreement(learned, hybrid, folder):
     """Largest error of the hybrid's output, as a share of the largest value."""
     onnx.checker.check_model(str(hybrid), full_check=True)
-    mine = answer(runnable(hybrid, folder), learned.feeds, folder / "mine")
+    mine = answer(runnable_onnx(hybrid, folder), learned.feeds, folder / "mine")
     (difference,) = compare_answers(mine, answer(learned.pruned, learned.feeds, folder / "reference"))
     return difference.largest
 

@@ -1,0 +1,65 @@
+"""An ONNX file as ONNX Runtime on this machine can run it.
+
+ONNX Runtime has no bfloat16 kernels for MatMul, Attention or RMSNormalization on CPUs, and few on GPUs. A bfloat16 model
+therefore runs as a float32 copy that rounds like bfloat16.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.proto import load_proto
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["holds_bfloat16", "runnable_onnx"]
+
+
+def holds_bfloat16(path: Path) -> bool:
+    """True when an input, weight or result of the file's graph is bfloat16; no weight is read."""
+    return _is_bfloat16(load_proto(path))
+
+
+def runnable_onnx(path: Path, scratch: Path) -> Path:
+    """The file itself, or where it holds bfloat16 its copy, which is written to the folder `scratch`.
+
+    Raises PatchCompileError when the copy cannot be made for lack of onnx-ir, which running alone does not need.
+    """
+    proto = load_proto(path)
+    if not _is_bfloat16(proto):
+        return path
+    copy = scratch / f"runnable-{path.parent.name}-{path.name.lstrip('.')}"
+    _write_emulated(proto, path, copy)
+    return copy
+
+
+def _is_bfloat16(proto: onnx.ModelProto) -> bool:
+    import onnx
+
+    graph, bfloat16 = proto.graph, onnx.TensorProto.BFLOAT16
+    values = (*graph.input, *graph.output, *graph.value_info)
+    return any(tensor.data_type == bfloat16 for tensor in graph.initializer) or any(
+        value.type.tensor_type.elem_type == bfloat16 for value in values
+    )
+
+
+def _write_emulated(proto: onnx.ModelProto, path: Path, copy: Path) -> None:
+    """Write the copy of the model that was read from `path`."""
+    try:
+        import onnx_ir as ir
+    except ImportError as error:
+        raise PatchCompileError(
+            f"{path} is of bfloat16, which ONNX Runtime can't run as it is",
+            f"The copy that it can run is made with a package that is missing here: {error.name}.",
+            "Install it: `pip install onnx-ir`. Or build with --dtype float16, or run the engine on a GPU.",
+        ) from None
+    from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
+    from patch_compile.onnx_io.external import map_external_data
+    from patch_compile.onnx_io.write import write_onnx
+
+    model = ir.from_proto(proto)
+    map_external_data(path, model)  # what an earlier build made is a hard link, which onnx-ir refuses
+    write_onnx(EmulateBfloat16Pass()(model).model, copy)
