@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from patch_compile.durable import write_json
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST, PARTIAL, SCRATCH, STATE
 
@@ -141,14 +142,6 @@ def sha256_of(path: Path) -> str:
     """sha256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON beside its place and rename it when whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n")
-    temporary.replace(path)
 
 
 def _partial(out: Path) -> Path:
