@@ -53,6 +53,8 @@ def compile_model(
         workspace.records.clear()  # one stage: there is nothing to go on from
         workspace.discard_if_empty()
         raise
+    finally:
+        workspace.release()
     return summary
 
 

@@ -134,6 +134,8 @@ def _kept_when_interrupted(workspace: Workspace, progress: Progress) -> Iterator
         if not workspace.discard_if_empty() and isinstance(error, KeyboardInterrupt | PatchCompileError):
             progress.note(f"what is finished is kept in {workspace.root}; --resume goes on from there")
         raise
+    finally:
+        workspace.release()
 
 
 def _prepared(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) -> Job | OnnxJob:

@@ -7,6 +7,7 @@ after an interruption with `--resume`, and when OUT itself is replaced with `--f
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -14,39 +15,68 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patch_compile.durable import write_json
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MANIFEST, PARTIAL, SCRATCH, STATE
+from patch_compile.out.durable import flush_folder, flush_tree, write_json
+from patch_compile.out.layout import MANIFEST, SCRATCH, STATE
+from patch_compile.out.lock import LOCK, FolderLock
+from patch_compile.out.place import (
+    RUNNING,
+    check_out,
+    check_replaceable,
+    name_aside,
+    partial_of,
+    place_of,
+)
+from patch_compile.out.state import StageRecord, WorkspaceState, read_records, stages_of
 
-__all__ = ["StageRecord", "Workspace", "check_out", "key_of", "sha256_of", "write_json"]
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """A finished stage: its key and its files (path relative to OUT → sha256)."""
-
-    key: str
-    files: dict[str, str]
+__all__ = ["Workspace", "check_out", "key_of", "place_of", "sha256_of", "write_json"]
 
 
 class Workspace:
-    """The unfinished form of OUT. Raises PatchCompileError as `check_out` does."""
+    """The unfinished form of OUT, for one process alone until `release`, or its end.
+
+    A build that is replaced is locked too, so that `verify` and `bench` don't write into it meanwhile. Raises
+    PatchCompileError as `check_out` does, and when another process has either.
+    """
 
     def __init__(self, out: Path, *, force: bool = False, resume: bool = False) -> None:
         check_out(out, force=force, resume=resume)
-        self.out = Path.cwd() / out
-        self.root = _partial(self.out)
-        self._previous = _read_records(self.out / MANIFEST, self.out) if force else {}
-        if self.root.exists() and force and not resume:
-            shutil.rmtree(self.root)
-        self.records = _read_records(self.root / STATE, self.root)
+        self.out = place_of(out)
+        self.root = partial_of(self.out)
         self.reused: list[str] = []
-        with _disk_errors(self.root):
-            self.scratch.mkdir(parents=True, exist_ok=True)
+        self._locks: dict[Path, FolderLock] = {}
+        self._state, self._previous = WorkspaceState(), dict[str, StageRecord]()
+        try:
+            with _disk_errors(self.root):
+                self._open(force=force, resume=resume)
+        except BaseException:
+            self.release()
+            with contextlib.suppress(OSError):
+                self.root.rmdir()  # where nothing was in it
+            raise
+
+    def _open(self, *, force: bool, resume: bool) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._locks[self.root] = FolderLock(self.root, RUNNING)
+        state = WorkspaceState.read(self.root)
+        self._force = _put_back(state, self.out) or force
+        check_out(self.out, force=self._force, resume=resume, held=True)  # another run may have come between
+        if self.out.exists():
+            self._lock_out()
+            _finish_publishing(self.out)
+            self._previous = read_records(self.out / MANIFEST)
+        self._state = WorkspaceState(state.records if resume else {})
+        self._state.write(self.root)
+        _sweep(self.root, self._state.records, (STATE, LOCK, *([SCRATCH] if resume else [])))
+        self.scratch.mkdir(exist_ok=True)
+
+    @property
+    def records(self) -> dict[str, StageRecord]:
+        """The finished stages, by name."""
+        return self._state.records
 
     @property
     def scratch(self) -> Path:
@@ -56,7 +86,7 @@ class Workspace:
     @staticmethod
     def scratch_of(out: Path) -> Path:
         """The folder that `scratch` is while OUT is being built, for other processes."""
-        return _partial(Path.cwd() / out) / SCRATCH
+        return partial_of(place_of(out)) / SCRATCH
 
     def run(self, stage: str, key: str, outputs: list[str], work: Callable[[Path], None]) -> None:
         """Run `work(root)`, which writes `outputs` (files or folders), unless its result is already there."""
@@ -70,30 +100,74 @@ class Workspace:
             work(self.root)
             files = {name: sha256_of(self.root / name) for name in _files_under(self.root, outputs)}
             self.records[stage] = StageRecord(key, files)
-            write_json(self.root / STATE, {"stages": self.stages()})
+            self._state.write(self.root)
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The finished stages, for state.json and manifest.json."""
-        return {name: {"key": r.key, "files": r.files} for name, r in self.records.items()}
+        return stages_of(self.records)
 
     def publish(self) -> Path:
-        """Put the finished build in the place of OUT."""
-        shutil.rmtree(self.scratch)
-        (self.root / STATE).unlink()
-        old = self.out.with_name(self.out.name + ".old")
-        if self.out.exists():
-            self.out.rename(old)
-        self.root.rename(self.out)
-        if old.exists():
-            shutil.rmtree(old)
+        """Put the finished build in the place of OUT, and return that.
+
+        state.json goes last: whatever fails before, or kills the process, `--resume` finds every stage finished, and
+        the build that was to be replaced is at OUT or is put back there. Raises PatchCompileError where OUT can't be
+        replaced.
+        """
+        with _publishing_errors(
+            f"{self.out} can't be put in place",
+            "mend that and run it again: --resume goes on from what is kept",
+        ):
+            shutil.rmtree(self.scratch)
+            flush_tree(self.root)
+            self._swap()
+        with _publishing_errors(
+            f"{self.out} is whole, but what it replaced is not gone", "remove it by hand"
+        ):
+            _finish_publishing(self.out)
         return self.out
 
     def discard_if_empty(self) -> bool:
         """Remove the folder unless a stage was finished or training state kept in it; True when it is gone."""
-        if self.records or any(self.scratch.rglob("*checkpoint*")):
+        aside = self._state.replaces  # a build that could not be put back is found by state.json alone
+        if self.records or (aside and (self.out.parent / aside).exists()):
+            return not self.root.exists()
+        if any(self.scratch.rglob("*checkpoint*")):
             return False
-        shutil.rmtree(self.root, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _sweep(self.root, {}, (STATE, LOCK))
+            (self.root / STATE).unlink()
+        self.release()
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
         return True
+
+    def release(self) -> None:
+        """Let other processes at OUT and its unfinished build; may be called twice."""
+        while self._locks:
+            self._locks.popitem()[1].release()
+
+    def _lock_out(self) -> None:
+        if self.out not in self._locks:
+            self._locks[self.out] = FolderLock(self.out)
+
+    def _swap(self) -> None:
+        """Two renames. state.json says before the first which name the replaced build gets."""
+        check_replaceable(self.out, force=self._force)  # again: hours have gone by
+        replaces, aside = self.out.exists(), name_aside(self.out)
+        if replaces:
+            self._lock_out()
+            self._state.replaces = aside.name
+            self._state.write(self.root)
+        try:
+            if replaces:
+                self.out.rename(aside)
+            self.root.rename(self.out)
+        except BaseException:
+            if self.root.exists():
+                _put_back(self._state, self.out)
+            raise
+        self._locks[self.root].folder = self.out
+        flush_folder(self.out.parent)
 
     def _reuse(self, stage: str, key: str) -> bool:
         for home, records in ((self.root, self.records), (self.out, self._previous)):
@@ -104,32 +178,9 @@ class Workspace:
                 for name in record.files:
                     _link(home / name, self.root / name)
                 self.records[stage] = record
-                write_json(self.root / STATE, {"stages": self.stages()})
+                self._state.write(self.root)
             return True
         return False
-
-
-def check_out(out: Path, *, force: bool, resume: bool) -> None:
-    """Raise PatchCompileError when OUT or an unfinished build of it is there and no flag says what to do with it."""
-    root = _partial(out)
-    if out.exists() and not force:
-        raise PatchCompileError(
-            f"{out} exists",
-            "a build never overwrites an earlier one",
-            "use --force to replace it, or another -o",
-        )
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise PatchCompileError(
-            f"{out} was not made by patch-compile",
-            f"it holds no {MANIFEST}, so --force will not replace it",
-            "choose another -o",
-        )
-    if root.exists() and not (force or resume):
-        raise PatchCompileError(
-            f"{root} holds an unfinished build",
-            "an earlier run was interrupted",
-            "use --resume to go on, or --force to start anew",
-        )
 
 
 def key_of(*parts: object) -> str:
@@ -144,20 +195,45 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _partial(out: Path) -> Path:
-    return out.with_name(out.name + PARTIAL)
-
-
-def _read_records(path: Path, home: Path) -> dict[str, StageRecord]:
-    if not path.is_file():
-        return {}
-    try:
-        stages = json.loads(path.read_text())["stages"]
-        return {name: StageRecord(s["key"], dict(s["files"])) for name, s in stages.items()}
-    except (ValueError, KeyError, TypeError) as error:
+def _put_back(state: WorkspaceState, out: Path) -> bool:
+    """Undo the first rename of a publishing that did not come to the second; True when there was one to undo."""
+    aside = None if state.replaces is None else out.with_name(state.replaces)
+    if aside is None or not aside.is_dir():
+        return False
+    if os.path.lexists(out):
         raise PatchCompileError(
-            f"{path} cannot be read", str(error), f"remove {home}, or build to another -o"
-        ) from None
+            f"{out} and {aside} are both there",
+            "a run was interrupted while it replaced the second, and since then the first was put into its place",
+            "keep one of them at the place of the first, and move the other away",
+        )
+    aside.rename(out)
+    flush_folder(out.parent)
+    return True
+
+
+def _finish_publishing(out: Path) -> None:
+    """Remove from a published OUT what only its publishing needed, and the build that it has replaced."""
+    if not (out / STATE).is_file():
+        return
+    replaces = WorkspaceState.read(out).replaces
+    if replaces is not None and (aside := out.with_name(replaces)).exists():
+        shutil.rmtree(aside)
+    (out / STATE).unlink()
+    flush_folder(out)
+
+
+def _sweep(root: Path, records: dict[str, StageRecord], keep: tuple[str, ...]) -> None:
+    """Remove what no finished stage has written, such as half a file of a run that was killed.
+
+    keep: names at the top that stay.
+    """
+    files = {root / name for record in records.values() for name in record.files}
+    folders = {parent for file in files for parent in file.parents}
+    for top in [path for path in root.iterdir() if path.name not in keep]:
+        inside = sorted(top.rglob("*"), reverse=True) if top in folders else []
+        for path in [*inside, top]:
+            if path not in files and path not in folders and os.path.lexists(path):
+                _remove(path)
 
 
 def _intact(home: Path, record: StageRecord) -> bool:
@@ -173,7 +249,7 @@ def _files_under(root: Path, outputs: list[str]) -> Iterator[str]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -201,3 +277,11 @@ def _disk_errors(root: Path) -> Iterator[None]:
             os.strerror(error.errno),
             "make room or choose another -o; --resume goes on from the last finished stage",
         ) from error
+
+
+@contextmanager
+def _publishing_errors(what: str, fix: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PatchCompileError(what, str(error), fix) from error

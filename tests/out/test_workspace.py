@@ -23,7 +23,9 @@ def never(_root):
 
 def finish(workspace):
     write_json(workspace.root / MANIFEST, {"stages": workspace.stages()})
-    return workspace.publish()
+    out = workspace.publish()
+    workspace.release()
+    return out
 
 
 def test_out_appears_only_when_it_is_whole(tmp_path):
@@ -42,6 +44,7 @@ def test_resume_runs_only_what_is_not_finished(tmp_path):
     first.run("one", "key", ["a"], writer("1"))
     with pytest.raises(KeyboardInterrupt):
         first.run("two", "key", ["b"], lambda root: (_ for _ in ()).throw(KeyboardInterrupt))
+    first.release()
     with pytest.raises(PatchCompileError, match="unfinished build"):
         Workspace(tmp_path / "out")
     again = Workspace(tmp_path / "out", resume=True)
@@ -55,6 +58,7 @@ def test_a_damaged_file_is_made_again(tmp_path):
     first = Workspace(tmp_path / "out")
     first.run("one", "key", ["a"], writer("1"))
     (first.root / "a" / "file.txt").write_text("damaged")
+    first.release()
     again = Workspace(tmp_path / "out", resume=True)
     again.run("one", "key", ["a"], writer("1"))
     assert not again.reused
@@ -123,3 +127,108 @@ def test_hash_is_that_of_the_bytes(tmp_path):
     assert sha256_of(file) == hashlib.sha256(b"mosaic" * 1000).hexdigest()
     write_json(tmp_path / "x.json", {"a": 1})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+
+
+class TestAFolderThatIsNotOurs:
+    """A user's folder that happens to be called OUT.partial."""
+
+    @pytest.fixture
+    def theirs(self, tmp_path):
+        (tmp_path / "out.partial" / "scratch").mkdir(parents=True)
+        (tmp_path / "out.partial" / "thesis.tex").write_text("years")
+        return tmp_path / "out.partial"
+
+    @pytest.mark.parametrize(
+        "flags", [{}, {"force": True}, {"resume": True}, {"force": True, "resume": True}]
+    )
+    def test_is_refused_whatever_the_flags(self, theirs, tmp_path, flags):
+        with pytest.raises(PatchCompileError, match="not made by patch-compile"):
+            Workspace(tmp_path / "out", **flags)
+        assert {path.name for path in theirs.iterdir()} == {"scratch", "thesis.tex"}
+        assert (theirs / "thesis.tex").read_text() == "years"
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            "{",
+            "[]",
+            "{}",
+            '{"stages": {}}',
+            '{"stages": []}',
+            '{"version": 4, "stages": {"a": 1}}',
+            "[" * 99999,
+        ],
+    )
+    def test_is_refused_with_a_state_file_of_another_program(self, theirs, tmp_path, state):
+        (theirs / "state.json").write_text(state)
+        for flags in ({"force": True}, {"resume": True}):
+            with pytest.raises(PatchCompileError, match="cannot be read"):
+                Workspace(tmp_path / "out", **flags)
+        assert (theirs / "thesis.tex").read_text() == "years"
+        assert (theirs / "state.json").read_text() == state
+
+    def test_is_refused_when_it_is_a_link_or_a_file(self, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "out.partial").symlink_to("elsewhere")
+        (tmp_path / "other.partial").write_text("mine")
+        for name in ("out", "other"):
+            with pytest.raises(PatchCompileError, match="not made by patch-compile"):
+                Workspace(tmp_path / name, force=True)
+        assert (tmp_path / "out.partial").is_symlink() and (tmp_path / "elsewhere").is_dir()
+        assert (tmp_path / "other.partial").read_text() == "mine"
+
+
+def test_a_run_that_was_killed_in_its_first_stage_is_known_as_ours(tmp_path):
+    first = Workspace(tmp_path / "out")
+    (first.scratch / "checkpoint-2").write_text("trained")
+    first.release()
+    again = Workspace(tmp_path / "out", resume=True)
+    assert (again.scratch / "checkpoint-2").read_text() == "trained"
+    again.release()
+    anew = Workspace(tmp_path / "out", force=True)
+    assert not list(anew.scratch.iterdir())
+
+
+def test_an_unfinished_build_of_an_earlier_version_is_gone_on_from(tmp_path):
+    first = Workspace(tmp_path / "out")
+    first.run("one", "key", ["a"], writer("1"))
+    first.release()
+    state = first.root / "state.json"
+    state.write_text(json.dumps({"stages": json.loads(state.read_text())["stages"]}))
+    again = Workspace(tmp_path / "out", resume=True)
+    again.run("one", "key", ["a"], never)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../precious", "a/../../precious"])
+def test_records_name_no_file_outside_their_folder(tmp_path, name):
+    (tmp_path / "precious").write_text("kept")
+    record = {"one": {"key": "key", "files": {name: sha256_of(tmp_path / "precious")}}}
+    (tmp_path / "out").mkdir()
+    write_json(tmp_path / "out" / MANIFEST, {"stages": record})
+    with pytest.raises(PatchCompileError, match="outside its folder"):
+        Workspace(tmp_path / "out", force=True)
+    write_json(tmp_path / "other.partial" / "state.json", {"stages": record})
+    with pytest.raises(PatchCompileError, match="outside its folder"):
+        Workspace(tmp_path / "other", resume=True)
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_litter_of_a_run_that_was_killed_does_not_reach_out(tmp_path):
+    first = Workspace(tmp_path / "out")
+    first.run("one", "key", ["a"], writer("1"))
+    for litter in (
+        ".masks.safetensors.part123",
+        "a/.file.txt.part123",
+        "b/half",
+        "a/empty/.x",
+        "recipe.yaml",
+    ):
+        (first.root / litter).parent.mkdir(parents=True, exist_ok=True)
+        (first.root / litter).write_text("half")
+    (first.scratch / "checkpoint-2").write_text("trained")
+    first.release()
+    again = Workspace(tmp_path / "out", resume=True)
+    again.run("one", "key", ["a"], never)
+    assert (again.scratch / "checkpoint-2").is_file()
+    out = finish(again)
+    assert {str(path.relative_to(out)) for path in out.rglob("*")} == {MANIFEST, "a", "a/file.txt"}

@@ -15,7 +15,7 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.out.layout import MASKS, MODEL
-from patch_compile.out.workspace import check_out
+from patch_compile.out.workspace import check_out, place_of
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.plan.cost import CostModel
@@ -265,7 +265,7 @@ def _check_space(checkpoint: Checkpoint, recipe: Recipe, out: Path, compiled: in
 
 def check_free_space(out: Path, needed: int) -> None:
     """Raise PatchCompileError unless the disk of OUT has room for so many bytes."""
-    home = next(parent for parent in (Path.cwd() / out).parents if parent.exists())
+    home = next(parent for parent in place_of(out).parents if parent.exists())
     free = shutil.disk_usage(home).free
     if free < needed:
         raise PatchCompileError(

@@ -1,0 +1,113 @@
+"""Exclusive use of a folder by one process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from patch_compile.errors import PatchCompileError
+
+__all__ = ["LOCK", "FolderLock", "lock_holder"]
+
+LOCK = ".patch-compile.lock"
+
+
+class FolderLock:
+    """An flock on a file in the folder: the kernel drops it when the process ends, however it ends.
+
+    The file holds the process id, for the message that a second process raises as PatchCompileError; `release` removes
+    it. `folder` is to be set anew when the folder is renamed. Two locks of one process exclude each other too.
+    """
+
+    def __init__(self, folder: Path, refusal: str | None = None) -> None:
+        self.folder = folder
+        self._descriptor: int | None = None
+        try:
+            self._descriptor = _locked(folder / LOCK)
+        except BlockingIOError:
+            raise _in_use(folder, refusal or f"another run is writing into {folder}") from None
+        except OSError as error:
+            raise PatchCompileError(
+                f"cannot lock {folder}",
+                os.strerror(error.errno or 0),
+                "see that it can be written to and that its file system has locks (flock), or choose another folder",
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others in; may be called twice."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        path = self.folder / LOCK
+        with contextlib.suppress(OSError):
+            if _is_file_of(descriptor, path):
+                path.unlink()
+        os.close(descriptor)
+
+
+def lock_holder(folder: Path) -> str | None:
+    """The process that holds a folder's lock, as "pid N"; None when none does."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _written(folder)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _locked(path: Path) -> int:
+    """Descriptor of the locked file. The file's last holder may remove it in between: then there is a new one."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_file_of(descriptor, path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"pid {os.getpid()}\n".encode(), 0)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_file_of(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _in_use(folder: Path, refusal: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"{refusal} ({_written(folder)})",
+        f"it holds {folder / LOCK}",
+        "wait until it is done, or choose another folder",
+    )
+
+
+def _written(folder: Path) -> str:
+    try:
+        text = (folder / LOCK).read_text(errors="replace").strip()
+    except OSError:
+        text = ""
+    return text if text.startswith("pid ") and text[4:].isdigit() else "pid unknown"

@@ -1,0 +1,134 @@
+"""OUT as the user spells it: the folder that is meant, and whether a build may be put there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import MANIFEST, PARTIAL
+from patch_compile.out.lock import lock_holder
+from patch_compile.out.state import WorkspaceState, holds_nothing, is_workspace, read_records
+
+__all__ = ["RUNNING", "check_out", "check_replaceable", "name_aside", "partial_of", "place_of"]
+
+RUNNING = "another build is running"
+_NAME_MAX = 255  # bytes of a file name on every file system of Linux
+
+
+def place_of(out: Path) -> Path:
+    """Absolute path of the folder that OUT means, links and `..` followed.
+
+    Raises PatchCompileError where a build can't be renamed into place: the current folder and those above it, a mount
+    point, a link to nothing, a path through a file.
+    """
+    try:
+        here = Path.cwd()
+        spelled = here / out
+        if spelled.is_symlink() and not spelled.exists():
+            raise PatchCompileError(
+                f"{out} is a link to {spelled.readlink()}, and nothing is there",
+                "what it points to was removed, or its disk is not mounted",
+                "remove the link, or give the folder itself with -o",
+            )
+        place = spelled.resolve()
+        _check_movable(out, place, here)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise PatchCompileError(f"a build can't be put at {out}", reason, "choose another -o") from None
+    return place
+
+
+def partial_of(place: Path) -> Path:
+    """The folder, beside OUT, in which OUT is built."""
+    return place.with_name(place.name + PARTIAL)
+
+
+def name_aside(place: Path) -> Path:
+    """A new name, beside OUT, for the build that a new one replaces."""
+    return place.with_name(f".{place.name}.replaced-{secrets.token_hex(8)}")
+
+
+def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> None:
+    """Raise PatchCompileError when OUT or an unfinished build of it is there and no flag says what to do with it.
+
+    A folder that patch-compile did not make is never taken, whatever the flags. Reads alone. held: this
+    process has the lock of the unfinished build.
+    """
+    place = place_of(out)
+    root = partial_of(place)
+    check_replaceable(place, force=force)
+    if not os.path.lexists(root):
+        return
+    if not is_workspace(root):
+        raise PatchCompileError(
+            f"{root} was not made by patch-compile",
+            f"{place.name} is built there, and what is there holds no state.json of a build",
+            "move it away, or choose another -o",
+        )
+    if not (force or resume):
+        _check_unfinished(place, root, held=held)
+
+
+def check_replaceable(place: Path, *, force: bool) -> None:
+    """Raise PatchCompileError unless a build may be put at `place`: nothing is there, or, with force, a build."""
+    if not os.path.lexists(place):
+        return
+    if not force:
+        resume = " (with --resume, to go on with its unfinished one)" if partial_of(place).exists() else ""
+        raise PatchCompileError(
+            f"{place} exists",
+            "a build never overwrites an earlier one",
+            f"use --force to replace it{resume}, or another -o",
+        )
+    if not (place / MANIFEST).is_file():
+        raise PatchCompileError(
+            f"{place} was not made by patch-compile",
+            f"it holds no {MANIFEST}, so --force will not replace it",
+            "choose another -o",
+        )
+    read_records(place / MANIFEST)
+
+
+def _check_unfinished(place: Path, root: Path, *, held: bool) -> None:
+    if not held and (holder := lock_holder(root)):
+        raise PatchCompileError(
+            f"{RUNNING} ({holder})", f"it builds in {root}", "wait until it is done, or choose another -o"
+        )
+    if holds_nothing(root):
+        return
+    aside = WorkspaceState.read(root).replaces
+    replaced = None if aside is None else place.with_name(aside)
+    why = "an earlier run was interrupted"
+    if replaced is not None and replaced.exists() and not place.exists():
+        why += f" while it replaced {place}; the build it replaced is in {replaced}, and the next run puts it back"
+    raise PatchCompileError(
+        f"{root} holds an unfinished build", why, "use --resume to go on, or --force to start anew"
+    )
+
+
+def _check_movable(out: Path, place: Path, here: Path) -> None:
+    if here.is_relative_to(place):
+        raise PatchCompileError(
+            f"OUT can't be {place}",
+            "it is the current folder, or holds it, and a build is renamed into the place of OUT",
+            "name a folder in it: -o NAME",
+        )
+    if os.path.ismount(place):
+        raise PatchCompileError(
+            f"OUT can't be {place}",
+            "a disk is mounted there, and a build is renamed into the place of OUT",
+            f"name a folder in it: -o {out / 'NAME'}",
+        )
+    above = next(parent for parent in place.parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise PatchCompileError(
+            f"a build can't be put at {out}", f"{above} is no folder", "choose another -o"
+        )
+    if len(os.fsencode(name_aside(place).name)) > _NAME_MAX:
+        raise PatchCompileError(
+            f"the name of OUT is too long: {place.name[:40]}…",
+            "names beside it, which a build makes of it, would have more than 255 bytes",
+            "choose a shorter -o",
+        )

@@ -1,0 +1,133 @@
+"""state.json: which stages of an unfinished build are finished. It also marks the build's folder as ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.durable import write_json
+from patch_compile.out.layout import STATE
+from patch_compile.out.lock import LOCK
+
+__all__ = [
+    "StageRecord",
+    "WorkspaceState",
+    "holds_nothing",
+    "is_workspace",
+    "read_records",
+    "stages_of",
+]
+
+_MAKER = "patch-compile"
+# Left by a run that was killed before it had marked the folder, or while it did.
+_BEFORE_THE_MARK = {LOCK, STATE + ".tmp"}
+_REPLACED = re.compile(r"\..+\.replaced-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A finished stage: its key and its files (path relative to OUT → sha256)."""
+
+    key: str
+    files: dict[str, str]
+
+
+@dataclass
+class WorkspaceState:
+    """Content of state.json. replaces: name, beside OUT, that publishing gives to the build that it replaces."""
+
+    records: dict[str, StageRecord] = field(default_factory=dict)
+    replaces: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> WorkspaceState:
+        """The state of a folder, empty where it has none. Raises PatchCompileError for a file that is not ours."""
+        path = folder / STATE
+        if not path.is_file():
+            return cls()
+        content = _read(path)
+        records, replaces = read_records(path), content.get("replaces")
+        # Earlier versions wrote no maker, and no state before a stage was finished.
+        if not (records or content.get("made_by") == _MAKER):
+            raise _unreadable(
+                path, f"patch-compile did not write it: it has no stages and no made_by: {_MAKER}"
+            )
+        if replaces is not None and not (isinstance(replaces, str) and _REPLACED.fullmatch(replaces)):
+            raise _unreadable(path, f"{replaces!r} is no name that a build gives to one that it replaces")
+        return cls(records, replaces)
+
+    def write(self, folder: Path) -> None:
+        """Write state.json; a kill leaves the old one or the new one."""
+        replaces = {} if self.replaces is None else {"replaces": self.replaces}
+        write_json(folder / STATE, {"made_by": _MAKER, **replaces, "stages": stages_of(self.records)})
+
+
+def stages_of(records: Mapping[str, StageRecord]) -> dict[str, dict[str, Any]]:
+    """Finished stages, as state.json and manifest.json hold them."""
+    return {name: {"key": r.key, "files": r.files} for name, r in records.items()}
+
+
+def read_records(path: Path) -> dict[str, StageRecord]:
+    """The stages in a state.json or manifest.json. Raises PatchCompileError where they are not as we write them."""
+    content = _read(path)
+    try:
+        records = {n: StageRecord(s["key"], dict(s["files"])) for n, s in content["stages"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(path, f"{type(error).__name__}: {error}") from None
+    for name in (name for record in records.values() for name in record.files):
+        if (
+            not isinstance(name, str)
+            or PurePosixPath(name).is_absolute()
+            or ".." in PurePosixPath(name).parts
+        ):
+            raise _unreadable(path, f"it names a file outside its folder: {name!r}")
+    return records
+
+
+def is_workspace(folder: Path) -> bool:
+    """True for a folder that a build of ours has made or may take: it is marked by its state.json, or empty.
+
+    Raises PatchCompileError when its state.json can't be read.
+    """
+    if folder.is_symlink():
+        return False
+    if holds_nothing(folder):
+        return True
+    if not (folder / STATE).is_file():
+        return not os.path.lexists(folder)  # published or discarded while we looked
+    WorkspaceState.read(folder)
+    return True
+
+
+def holds_nothing(folder: Path) -> bool:
+    """True when nobody would miss the folder's content."""
+    try:
+        return not {path.name for path in folder.iterdir()} - _BEFORE_THE_MARK
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from None
+    if not isinstance(content, dict):
+        raise _unreadable(path, "it is no JSON object")
+    return content
+
+
+def _unreadable(path: Path, why: str) -> PatchCompileError:
+    return PatchCompileError(
+        f"{path} cannot be read",
+        why,
+        f"choose another -o, or move {path.parent} away; remove it if nothing in it is yours",
+    )
