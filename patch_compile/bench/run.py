@@ -22,7 +22,7 @@ from patch_compile.bench.predicted import costs_of
 from patch_compile.bench.subject import Subject, choose_runner
 from patch_compile.bench.timing import Runner, Times, take_turns
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.folder import OutFolder
+from patch_compile.out.folder import OutFolder, kept_for_writing
 from patch_compile.out.layout import BENCH, BENCH_FOLDER, BENCH_MODELS, REPORT
 from patch_compile.out.manifest import package_versions
 from patch_compile.out.workspace import key_of, write_json
@@ -43,8 +43,14 @@ def bench(path: Path, asked: Asked, *, force: bool = False) -> dict[str, Any]:
     """Time the models of OUT in turns, write bench.json and return it.
 
     With `asked.calibrate` the card is fitted to the times, for later plans. Raises PatchCompileError for an OUT that is not
-    whole or was timed before, and for models that can't be run here or do not fit into memory together.
+    whole, was timed before, or is being written into by another process, and for models that can't be run here or do not
+    fit into memory together.
     """
+    with kept_for_writing(path):
+        return _bench(path, asked, force)
+
+
+def _bench(path: Path, asked: Asked, force: bool) -> dict[str, Any]:
     progress = Progress()
     quiet_libraries()
     out = OutFolder.open(path)

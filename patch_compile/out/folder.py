@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST, RECIPE
+from patch_compile.out.lock import FolderLock
 from patch_compile.out.workspace import sha256_of, write_json
 
-__all__ = ["OutFolder", "faulty_files", "read_manifest"]
+__all__ = ["OutFolder", "faulty_files", "kept_for_writing", "read_manifest"]
 
 _NEEDED = ("files", "model", "ratio", "method", "seed", "stages", "versions")
 
@@ -27,12 +29,7 @@ class OutFolder:
     @classmethod
     def open(cls, path: Path, *, check: bool = True) -> OutFolder:
         """Raises PatchCompileError when it is no finished build, or, with `check`, a file is not what was written."""
-        if not (path / MANIFEST).is_file():
-            raise PatchCompileError(
-                f"{path} is no build",
-                f"it holds no {MANIFEST}",
-                "build it: patch-compile build MODEL_DIR",
-            )
+        _check_is_build(path)
         manifest = read_manifest(path / MANIFEST)
         faults = list(faulty_files(path, manifest)) if check else []
         if faults:
@@ -53,7 +50,10 @@ class OutFolder:
         return found
 
     def record(self, stage: str, key: str, names: list[str]) -> OutFolder:
-        """Put files, written or rewritten by a later step, into the manifest, in place of those it had before."""
+        """Put files, written or rewritten by a later step, into the manifest, in place of those it had before.
+
+        For a caller that has the folder for itself: by `kept_for_writing`, or as the build that has just published it.
+        """
         manifest = dict(read_manifest(self.path / MANIFEST))
         before = manifest["stages"].get(stage, {"files": {}})["files"]
         new = {name: sha256_of(self.path / name) for name in names}
@@ -64,6 +64,17 @@ class OutFolder:
         return OutFolder(self.path, manifest)
 
 
+@contextmanager
+def kept_for_writing(path: Path) -> Iterator[None]:
+    """Keep a finished build for this process, which writes into it, until the block ends.
+
+    Raises PatchCompileError when it is no finished build, or another process writes into it or replaces it.
+    """
+    _check_is_build(path)
+    with FolderLock(path):
+        yield
+
+
 def faulty_files(path: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the files of a build, in words; every file is hashed."""
     for name, digest in manifest["files"].items():
@@ -72,6 +83,13 @@ def faulty_files(path: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is missing"
         elif sha256_of(file) != digest:
             yield f"{name} is not the file that was written: its sha256 is another one"
+
+
+def _check_is_build(path: Path) -> None:
+    if not (path / MANIFEST).is_file():
+        raise PatchCompileError(
+            f"{path} is no build", f"it holds no {MANIFEST}", "build it: patch-compile build MODEL_DIR"
+        )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.folder import OutFolder
+from patch_compile.out.folder import OutFolder, kept_for_writing
 from patch_compile.out.layout import MASKS, MODEL, ONNX, PARTIAL, REPORT, SCRATCH, VERIFY_FOLDER, VERIFY_NAME
 from patch_compile.out.manifest import package_versions
 from patch_compile.out.workspace import key_of, write_json
@@ -29,8 +29,14 @@ def verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
     """Answer the request about OUT; writes OUT/verify and returns what is in its verify.json.
 
     Raises PatchCompileError when a file of OUT is not what was written, the dense model is gone, text is too short, or
-    the model does not fit into memory for what is asked. A failed check is no error: `passed` says so.
+    the model does not fit into memory for what is asked, or another process writes into OUT. A failed check is no
+    error: `passed` says so.
     """
+    with kept_for_writing(path):
+        return _verify(path, request)
+
+
+def _verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
     progress = Progress()
     with progress.stage("manifest"):
         out = OutFolder.open(path)
