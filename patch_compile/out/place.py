@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MANIFEST, PARTIAL
+from patch_compile.out.layout import MANIFEST, PARTIAL, STATE
 from patch_compile.out.lock import lock_holder
 from patch_compile.out.state import WorkspaceState, holds_nothing, is_workspace, read_records
 
@@ -64,7 +64,7 @@ def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> No
     if not is_workspace(root):
         raise PatchCompileError(
             f"{root} was not made by patch-compile",
-            f"{place.name} is built there, and what is there holds no state.json of a build",
+            f"{place.name} is built there, and what is there holds no {STATE} of a build",
             "move it away, or choose another -o",
         )
     if not (force or resume):

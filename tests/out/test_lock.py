@@ -12,11 +12,12 @@ from patch_compile.bench.asked import Asked
 from patch_compile.bench.run import bench
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import kept_for_writing
+from patch_compile.out.layout import MANIFEST
 from patch_compile.out.lock import LOCK, FolderLock, lock_holder
-from patch_compile.out.workspace import MANIFEST, Workspace
+from patch_compile.out.workspace import Workspace
 from patch_compile.verify.request import VerifyRequest
 from patch_compile.verify.verify import verify
-from tests.test_workspace import finish, never, writer
+from tests.out.test_workspace import finish, never, writer
 
 BUILD = """
 import sys, time
