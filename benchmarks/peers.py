@@ -23,8 +23,9 @@ from benchmarks.machine import origin
 from benchmarks.quality.run import State, arguments, protocol
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.pretrained import load_tokenizer
-from masklearn.quality.perplexity import load_model, perplexity
+from masklearn.quality.perplexity import perplexity
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import calibration_windows, first_windows
 

@@ -251,8 +251,9 @@ def measure(
 
 
 def _perplexity(model_dir: Path, windows: Windows, recipe: LearnRecipe, progress: Progress | None) -> float:
+    from masklearn.checkpoint.models import load_model
     from masklearn.device import usable_device
-    from masklearn.quality.perplexity import load_model, perplexity
+    from masklearn.quality.perplexity import perplexity
 
     return perplexity(load_model(model_dir).to(usable_device(recipe.device)), windows, progress).value
 

@@ -10,7 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.models import auto_class
 from patch_compile.export import trace
 from tests.builds import TINY
 from tests.traces import Traces

@@ -1,23 +1,20 @@
 """The architectures that are covered, one row each: where their parts lie in module and checkpoint names."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.pretrained import OWN_CODE, build_model, load_config
+from masklearn.checkpoint.pretrained import OWN_CODE
 from masklearn.errors import PatchCompileError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "architecture_of",
-    "auto_class",
-    "cache_argument",
     "longest_window",
-    "meta_model",
 ]
 
 
@@ -180,55 +177,8 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     return ARCHITECTURES[model_type]
 
 
-def auto_class(architecture: Architecture) -> Any:
-    """The transformers class that loads the model: with its language-model head, encoders without any head."""
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    return AutoModel if architecture.encoder else AutoModelForCausalLM
-
-
-def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
-    """The model's modules in fp32 and eval mode with parameters on the meta device: shapes and names, no memory.
-
-    Every linear is an `nn.Linear` (see `as_linears`); a pooler that the checkpoint lacks is None. Buffers are real:
-    rotary frequencies and embedding scales come from the config, no checkpoint holds them. PatchCompileError when
-    transformers cannot build it from config.json.
-    """
-    import torch
-    from accelerate import init_empty_weights
-
-    from masklearn.checkpoint.linears import as_linears
-
-    architecture = architecture_of(checkpoint)
-    config = load_config(checkpoint.path)
-    with init_empty_weights(include_buffers=False):
-        model = build_model(auto_class(architecture), config, dtype=torch.float32)
-    model.tie_weights()  # moving them to the meta device one by one has parted tied parameters
-    as_linears(model)
-    if architecture.encoder:
-        _drop_absent(model, architecture, checkpoint)
-    return model.eval()
-
-
-def _drop_absent(model: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:
-    """Encoders trained below another head have no pooler in the checkpoint, and transformers makes up a random one."""
-    from masklearn.checkpoint.naming import checkpoint_name
-
-    for name in architecture.tail:
-        tensors = (f"{name}.{tensor}" for tensor, _ in model.get_submodule(name).named_parameters())
-        if not any(checkpoint_name(checkpoint, tensor) in checkpoint for tensor in tensors):
-            setattr(model, name, None)
-
-
 def longest_window(architecture: Architecture, config: "PretrainedConfig") -> int | None:
     """Tokens that the model's learned positions reach, None where positions are not learned."""
     if architecture.positions is None:
         return None
     return int(config.max_position_embeddings) - architecture.positions
-
-
-def cache_argument(model: Any) -> str:
-    """Name of the forward argument that takes the KV cache: transformers 5.2x renamed `past_key_values` to `cache`."""
-    import inspect
-
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

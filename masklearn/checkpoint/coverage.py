@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn.checkpoint.architectures import Architecture, architecture_of, meta_model
+from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.naming import is_transposed, linear_name
 from masklearn.errors import PatchCompileError
 from masklearn.masks.names import check_patterns, matches

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from masklearn.checkpoint.architectures import architecture_of, meta_model
+from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.naming import linear_name
 
 __all__ = ["Mlp", "mlps_of"]

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklearn.checkpoint.architectures import architecture_of, meta_model
+from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.models import meta_model
 from masklearn.errors import PatchCompileError
 from masklearn.progress import Progress
 from masklearn.stream.blocks import Block, stream_blocks

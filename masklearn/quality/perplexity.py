@@ -2,25 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of, auto_class, longest_window
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.linears import linear_weights
-from masklearn.checkpoint.naming import linear_name
-from masklearn.checkpoint.pretrained import load_pretrained
+from masklearn.checkpoint.architectures import ARCHITECTURES, longest_window
 from masklearn.errors import PatchCompileError
-from masklearn.masks.maskset import MaskSet
 from masklearn.stream.logits import Softcap, token_losses
 
-__all__ = ["Perplexity", "load_model", "perplexity", "window_losses"]
+__all__ = ["Perplexity", "perplexity", "window_losses"]
 
 
 @dataclass(frozen=True)
@@ -70,26 +63,6 @@ def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:
             yield math.fsum(float(loss) for _, loss in token_losses(logits, hidden, ids[1:]))
 
 
-def load_model(
-    model_dir: str | Path, masks: MaskSet | None = None, dtype: torch.dtype = torch.float32
-) -> Any:
-    """A local model in eval mode, with pruned weights set to zero when `masks` are given.
-
-    With its language-model head, or without any where it is an encoder. PatchCompileError when the architecture is
-    not covered, or the masks are another model's.
-    """
-    checkpoint = Checkpoint.open(model_dir)
-    model_class = auto_class(architecture_of(checkpoint))
-    with _without_bars():  # progress is the caller's
-        model = load_pretrained(model_class, model_dir, dtype).eval()
-    if masks is not None:
-        weights = {linear_name(checkpoint, name): w for name, w in linear_weights(model).items()}
-        masks.check_covers({name: (w.shape[0], w.shape[1]) for name, w in weights.items() if name in masks})
-        for name, mask in masks.items():
-            weights[name].masked_fill_(torch.from_numpy(~mask.keep()), 0.0)
-    return model
-
-
 def _head(model: Any) -> torch.nn.Module:
     head: torch.nn.Module | None = model.get_output_embeddings()
     if head is None:
@@ -110,16 +83,3 @@ def _check_length(model: Any, length: int) -> None:
             f"Its positions are learned, and reach {longest} tokens.",
             f"Give windows of {longest} tokens or fewer.",
         )
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

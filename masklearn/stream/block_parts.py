@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from masklearn.checkpoint.architectures import Architecture, architecture_of, longest_window, meta_model
+from masklearn.checkpoint.architectures import Architecture, architecture_of, longest_window
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import read_tensor
+from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.naming import checkpoint_name, linear_name
 from masklearn.checkpoint.precision import keep_attention_in_fp32
 from masklearn.errors import PatchCompileError

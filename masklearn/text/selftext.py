@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import architecture_of, cache_argument, longest_window
+from masklearn.checkpoint.architectures import architecture_of, longest_window
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.models import cache_argument, load_model
 from masklearn.device import usable_device
 from masklearn.errors import PatchCompileError
 
@@ -97,8 +98,6 @@ def _check_writes(checkpoint: Checkpoint) -> None:
 def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
     """The model on the device, in the type that fits."""
     import torch
-
-    from masklearn.quality.perplexity import load_model
 
     stored = sum(file.stat().st_size for file in checkpoint.files())
     weights = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names())

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from masklearn.checkpoint.architectures import architecture_of, meta_model
+from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.models import meta_model
 from masklearn.masks.maskset import LinearMask
 
 __all__ = ["Demand", "Thrift", "demand_of", "fitting"]

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, meta_model
+from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import read_tensor
+from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.naming import checkpoint_name
 from masklearn.checkpoint.precision import keep_attention_in_fp32
 

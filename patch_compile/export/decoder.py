@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.checkpoint.architectures import cache_argument
+from masklearn.checkpoint.models import cache_argument
 from patch_compile.export.interface import Interface, token_dimensions
 
 __all__ = ["ExportDecoder", "decoder_interface"]

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from masklearn.checkpoint.architectures import Architecture, auto_class
+from masklearn.checkpoint.architectures import Architecture
 from masklearn.checkpoint.linears import as_linears
+from masklearn.checkpoint.models import auto_class
 from masklearn.checkpoint.pretrained import build_model
 from patch_compile.export.attention import attention_implementation
 

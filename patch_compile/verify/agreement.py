@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from masklearn.checkpoint.architectures import cache_argument
+from masklearn.checkpoint.models import cache_argument, load_model
 from masklearn.checkpoint.pretrained import load_config
 from patch_compile.errors import AccuracyError
 from patch_compile.verify.study import Feed, Study, quiet_polygraphy
@@ -103,8 +103,6 @@ def run_checkpoint(directory: Path, dtype: str, feeds: list[Feed]) -> Any:
     from polygraphy.common import TensorMetadata
     from polygraphy.comparator import Comparator
     from transformers import DynamicCache
-
-    from masklearn.quality.perplexity import load_model
 
     class TransformersRunner(BaseRunner):  # type: ignore[misc]
         def activate_impl(self) -> None:

@@ -87,7 +87,7 @@ def _run_checkpoint(
     """What transformers says: weights rounded to `dtype`, arithmetic in fp32."""
     import torch
 
-    from masklearn.quality.perplexity import load_model
+    from masklearn.checkpoint.models import load_model
 
     model = load_model(directory, dtype=getattr(torch, dtype)).float()
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,9 @@ from benchmarks.quality.run import (
     sweep,
 )
 from masklearn.baselines import Baseline
+from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.pretrained import load_tokenizer
-from masklearn.quality.perplexity import load_model, perplexity
+from masklearn.quality.perplexity import perplexity
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import first_windows
 from tests.conftest import ModelMaker

@@ -19,11 +19,12 @@ from masklearn.baselines import (
 from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears, covered_linears_of
+from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.names import matches
-from masklearn.quality.perplexity import load_model, perplexity
+from masklearn.quality.perplexity import perplexity
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.text.calibrate import token_pool

@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
-from masklearn.quality.perplexity import load_model
 from masklearn.recipe import Criterion, LearnRecipe
 from masklearn.text.calibrate import calibration_windows
 from tests.conftest import ModelMaker

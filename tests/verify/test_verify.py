@@ -13,7 +13,8 @@ from polygraphy.comparator import RunResults
 from polygraphy.json import load_json
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.quality.perplexity import load_model, perplexity
+from masklearn.checkpoint.models import load_model
+from masklearn.quality.perplexity import perplexity
 from patch_compile.cli.on_out import verify as command
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder

@@ -3,39 +3,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
 
-from masklearn.checkpoint.architectures import (
-    ARCHITECTURES,
-    architecture_of,
-    auto_class,
-    longest_window,
-    meta_model,
-)
+from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of, longest_window
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
+from masklearn.checkpoint.models import auto_class, meta_model
 from masklearn.errors import PatchCompileError
 from masklearn.masks.names import matches
 from tests.conftest import ModelMaker
 
 FFN = {"gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "c_fc", "fc1", "fc2", "lin1", "lin2",
        "dense_h_to_4h", "dense_4h_to_h"}  # fmt: skip
-
-
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
-def test_parameters_take_no_memory_and_buffers_are_those_of_the_model(
-    make_model: ModelMaker, model_type: str
-) -> None:
-    path = make_model(model_type)
-    model = meta_model(Checkpoint.open(path))
-    assert all(parameter.is_meta for parameter in model.parameters())
-    assert not model.training
-    whole = auto_class(ARCHITECTURES[model_type]).from_pretrained(path)
-    buffers = dict(model.named_buffers())
-    assert buffers.keys() == dict(whole.named_buffers()).keys()
-    for name, buffer in whole.named_buffers():
-        assert torch.equal(buffers[name], buffer), name
 
 
 @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
@@ -87,26 +67,6 @@ def test_refused_by_name_with_the_reason(make_model: ModelMaker, model_type: str
         PatchCompileError, match=f"'{model_type}' of .* is not covered.*{why}.*llama, mistral"
     ):
         architecture_of(Checkpoint.open(path))
-
-
-def test_a_pooler_that_the_checkpoint_lacks_is_dropped(make_model: ModelMaker, tmp_path: Path) -> None:
-    AutoModelForMaskedLM.from_pretrained(make_model("bert")).save_pretrained(tmp_path / "masked")
-    assert not any("pooler" in name for name in load_file(tmp_path / "masked" / "model.safetensors"))
-    assert meta_model(Checkpoint.open(tmp_path / "masked")).pooler is None
-    assert covered_linears(tmp_path / "masked").skipped == {}
-
-
-def test_tied_weights_are_one_parameter(make_model: ModelMaker) -> None:
-    model = meta_model(Checkpoint.open(make_model("gpt2", tie_word_embeddings=True)))
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-
-
-def test_config_of_no_model(make_model: ModelMaker) -> None:
-    path = make_model("gpt2")
-    config = json.loads((path / "config.json").read_text()) | {"n_head": 5}
-    (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PatchCompileError, match="transformers cannot build the model"):
-        meta_model(Checkpoint.open(path))
 
 
 def test_fused_experts_are_refused_in_words(make_model: ModelMaker, tmp_path: Path) -> None:

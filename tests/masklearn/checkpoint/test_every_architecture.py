@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
+from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.linears import linear_modules
+from masklearn.checkpoint.models import auto_class
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.learn import Learned, learn
 from masklearn.recipe import LearnRecipe

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
+from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.linears import (
@@ -15,6 +15,7 @@ from masklearn.checkpoint.linears import (
     read_tensor,
     write_linear,
 )
+from masklearn.checkpoint.models import auto_class
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
 from tests.conftest import ModelMaker

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from masklearn.checkpoint.architectures import meta_model
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.models import load_model, meta_model
 from masklearn.checkpoint.pretrained import (
     OWN_CODE,
     build_model,
@@ -17,7 +17,6 @@ from masklearn.checkpoint.pretrained import (
     load_tokenizer,
 )
 from masklearn.errors import PatchCompileError
-from masklearn.quality.perplexity import load_model
 from tests.conftest import ModelMaker
 from tests.own_code import claim_config, claim_tokenizer, nothing_runs
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
+from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.checkpoint.linears import read_linear
 from masklearn.checkpoint.mlps import mlps_of
+from masklearn.checkpoint.models import auto_class
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError

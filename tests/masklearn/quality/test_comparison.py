@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.linears import as_linears, read_linear
+from masklearn.checkpoint.models import load_model
 from masklearn.errors import PatchCompileError
 from masklearn.quality.comparison import compare_models
-from masklearn.quality.perplexity import load_model
 from tests.conftest import ModelMaker
 from tests.masklearn.quality.test_divergence import WINDOWS, halved, silent
 

@@ -7,9 +7,9 @@ import torch
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.linears import read_linear, write_linear
+from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.store import WeightStore
 from masklearn.quality.divergence import divergences
-from masklearn.quality.perplexity import load_model
 from tests.conftest import ModelMaker
 
 WINDOWS = np.random.default_rng(0).integers(2, 22, (3, 20))

@@ -4,21 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.linears import linear_modules, read_linear
+from masklearn.checkpoint.architectures import ARCHITECTURES
+from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.errors import PatchCompileError
-from masklearn.learn import learn
-from masklearn.masks.maskset import MaskSet
-from masklearn.quality.perplexity import load_model, perplexity, window_losses
-from masklearn.recipe import LearnRecipe
+from masklearn.quality.perplexity import perplexity, window_losses
 from masklearn.text.calibrate import read_text, token_windows
 from tests.conftest import ModelMaker
-from tests.mosaics import random_mask
 
 # Longer than one chunk of the head.
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 300))
@@ -50,37 +43,6 @@ def test_progress_streams(make_model: ModelMaker) -> None:
     assert calls == [("perplexity", done, 3) for done in (1, 2, 3)]
 
 
-def test_masked_model_has_the_masks_zeros_and_no_others(make_model: ModelMaker, tmp_path: Path) -> None:
-    path = make_model()
-    masks = learn(path, LearnRecipe(method="magnitude", tile=(32, 32), ratio=0.3), tmp_path).masks
-    dense = AutoModelForCausalLM.from_pretrained(path).state_dict()
-    for name, tensor in load_model(path, masks).state_dict().items():
-        mask = masks.get(name.removesuffix(".weight"))
-        expected = (
-            dense[name] if mask is None else torch.where(torch.from_numpy(mask.keep()), dense[name], 0.0)
-        )
-        assert torch.equal(tensor, expected)
-
-
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
-def test_masks_reach_the_weights_of_every_layout(make_model: ModelMaker, model_type: str) -> None:
-    """Transposed weights, fused experts and names that differ from the module's among them."""
-    path = make_model(model_type)
-    checkpoint, linears = Checkpoint.open(path), covered_linears(path).linears
-    masks = MaskSet(
-        {name: random_mask(shape, (32, 32), 0.5, i)[0] for i, (name, shape) in enumerate(linears.items())},
-        method="random", seed=0, base_model="x", base_sha256="", ratio_asked=0.25,
-    )  # fmt: skip
-    masked, dense = load_model(path, masks), load_model(path)
-    assert type(masked) is type(auto_class(ARCHITECTURES[model_type]).from_pretrained(path))
-    for name, linear in linear_modules(masked, checkpoint).items():
-        weight = linear_modules(dense, checkpoint)[name].weight
-        expected = torch.where(torch.from_numpy(masks[name].keep()), weight, 0.0) if name in masks else weight
-        assert torch.equal(linear.weight, expected), name
-        if name in masks:
-            assert torch.equal(weight, read_linear(checkpoint, name))
-
-
 def test_an_encoder_has_no_perplexity(make_model: ModelMaker) -> None:
     with pytest.raises(PatchCompileError, match="bert model has no perplexity"):
         perplexity(load_model(make_model("bert")), WINDOWS[:, :8])
@@ -98,14 +60,6 @@ def test_a_capped_head(make_model: ModelMaker) -> None:
     capped = list(window_losses(model, WINDOWS))
     model.config.final_logit_softcapping = None
     assert not np.allclose(capped, list(window_losses(model, WINDOWS)), rtol=1e-2)
-
-
-def test_masks_of_another_model(make_model: ModelMaker, tmp_path: Path) -> None:
-    masks = learn(make_model(), LearnRecipe(method="magnitude", tile=(32, 32)), tmp_path).masks
-    with pytest.raises(PatchCompileError, match="another model"):
-        load_model(make_model(intermediate_size=64), masks)
-    with pytest.raises(PatchCompileError, match="another model"):
-        load_model(make_model(num_hidden_layers=2), masks)
 
 
 @pytest.mark.model

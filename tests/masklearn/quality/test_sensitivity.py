@@ -8,8 +8,9 @@ import torch
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.linears import linear_modules, read_linear
+from masklearn.checkpoint.models import load_model
 from masklearn.errors import PatchCompileError
-from masklearn.quality.perplexity import load_model, window_losses
+from masklearn.quality.perplexity import window_losses
 from masklearn.quality.sensitivity import sensitivity
 from tests.conftest import ModelMaker
 from tests.masklearn.quality.test_divergence import WINDOWS, halved, silent

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, auto_class
+from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import linear_modules
+from masklearn.checkpoint.models import auto_class
 from masklearn.errors import PatchCompileError
 from masklearn.stream import blocks as blocks_module
 from masklearn.stream import hidden_states, logits

@@ -24,7 +24,8 @@ def test_the_text_is_the_models_own(make_model):
     """Tokens that the model finds likely: below the perplexity that a uniform draw has."""
     import torch
 
-    from masklearn.quality.perplexity import load_model, perplexity
+    from masklearn.checkpoint.models import load_model
+    from masklearn.quality.perplexity import perplexity
 
     model = make_model(max_position_embeddings=256)
     own = write_text(model, 8, 64, 0)

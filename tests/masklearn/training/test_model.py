@@ -8,9 +8,9 @@ from torch import nn
 
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.models import load_model
 from masklearn.checkpoint.precision import computes_in_bf16
 from masklearn.checkpoint.store import WeightStore
-from masklearn.quality.perplexity import load_model
 from masklearn.training.model import last_hidden, training_model
 from tests.conftest import ModelMaker
 
