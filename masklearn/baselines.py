@@ -27,7 +27,7 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.store import WeightStore
-from masklearn.errors import PatchCompileError
+from masklearn.errors import PatchCompileError, UsageError
 from masklearn.learn import Learned, learn_task
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
@@ -98,13 +98,13 @@ _LEARNED: dict[Baseline, _Learned] = {
 
 
 def parse_baselines(names: str) -> tuple[Baseline, ...]:
-    """`--baselines` as a person spells it: `all`, or names with commas between; PatchCompileError for another."""
+    """`--baselines` as a person spells it: `all`, or names with commas between; UsageError for another."""
     if names.strip() == "all":
         return tuple(Baseline)
     try:
         return tuple(dict.fromkeys(Baseline(name.strip()) for name in names.split(",")))
     except ValueError as error:
-        raise PatchCompileError(
+        raise UsageError(
             f"{names!r} does not name baselines", f"{error}.", f"Give all, or some of {', '.join(Baseline)}."
         ) from error
 

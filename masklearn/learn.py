@@ -12,7 +12,7 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.store import WeightStore
-from masklearn.errors import PatchCompileError
+from masklearn.errors import UsageError
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import LinearMask, MaskSet
 from masklearn.masks.select import Selection, select
@@ -114,7 +114,7 @@ def _record_scores(task: Task, masks: MaskSet, scores: Grids, tiles: Tiles, budg
 def _check_labels(task: Task) -> None:
     """Before any work: an encoder predicts no next token that repair could learn."""
     if task.recipe.repairs and task.recipe.label_weight and architecture_of(task.checkpoint).encoder:
-        raise PatchCompileError(
+        raise UsageError(
             "An encoder has no labels to repair on", "It predicts no next token.", "Leave --label-weight out."
         )
 

@@ -1,18 +1,27 @@
 """The settings of mask learning, checked once."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from masklearn.errors import PatchCompileError
+from masklearn.errors import UsageError
 from masklearn.masks.budget import parse_ratio
 from masklearn.masks.names import parse_pattern
 from masklearn.masks.tiles import GROUP
 
-__all__ = ["GRADIENT_METHODS", "Criterion", "LearnRecipe", "LearnSettings", "Method", "Ratio", "Repair"]
+__all__ = [
+    "GRADIENT_METHODS",
+    "Criterion",
+    "LearnRecipe",
+    "LearnSettings",
+    "Method",
+    "Ratio",
+    "Repair",
+    "wrong_setting",
+]
 
+_FIX = "Correct it: --help says what each option takes."
 _Positive = Annotated[int, Field(ge=1)]
 _Pattern = Annotated[str, AfterValidator(parse_pattern)]
 
@@ -115,7 +124,7 @@ class LearnSettings(BaseModel):
     @classmethod
     def _whole_groups(cls, tile: tuple[int, int]) -> tuple[int, int]:
         if tile[1] % GROUP:
-            raise ValueError(f"the tile's columns must be a multiple of {GROUP}")
+            raise ValueError(f"The columns of a tile are a multiple of {GROUP}.")
         return tile
 
 
@@ -129,17 +138,19 @@ class LearnRecipe(LearnSettings):
 
     @classmethod
     def checked(cls, **settings: Any) -> "LearnRecipe":
-        """Build a recipe from a user's settings; PatchCompileError names the setting that is wrong."""
+        """Build a recipe from a user's settings; UsageError names the setting that is wrong."""
         try:
             return cls(**settings)
         except ValidationError as error:
-            raise PatchCompileError(
-                "The settings of mask learning are wrong", _faults(error.errors()), "Correct them."
-            ) from error
+            raise wrong_setting(error) from error
 
 
-def _faults(errors: Sequence[Any]) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
-        for fault in errors
-    )
+def wrong_setting(error: ValidationError) -> UsageError:
+    """The error for the first setting that pydantic refuses: its name, its value, and what it takes."""
+    first = error.errors(include_url=False)[0]
+    name, value, why = str(first["loc"][0]), first["input"], first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return UsageError(f"The setting {name} is missing", "It has no default.", f"Give {name}.")
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"There is no setting {name}", "No option has this name.", f"Drop {name}.")
+    return UsageError(f"The setting {name} = {value} is not valid", f"{why.rstrip('.')}.", _FIX)

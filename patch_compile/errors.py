@@ -1,12 +1,12 @@
-"""Errors of the compiler; `PatchCompileError` is shared with `masklearn`."""
+"""Errors of the compiler; `PatchCompileError` and `UsageError` are shared with `masklearn`."""
 
-from masklearn.errors import PatchCompileError
+from masklearn.errors import PatchCompileError, UsageError
 
-__all__ = ["AccuracyError", "InvariantError", "PatchCompileError", "SpeedError"]
+__all__ = ["AccuracyError", "InvariantError", "PatchCompileError", "SpeedError", "UsageError"]
 
 
 class AccuracyError(PatchCompileError):
-    """A comparison that must agree did not: exit code 3 (design: exit codes)."""
+    """Two results that must agree do not: exit code 3."""
 
     exit_code = 3
 

@@ -10,16 +10,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.recipe import GRADIENT_METHODS, LearnRecipe, LearnSettings, Ratio
+from masklearn.recipe import GRADIENT_METHODS, LearnRecipe, LearnSettings, Ratio, wrong_setting
 from patch_compile.engine.options import EngineOptions
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.layout import RECIPE
 from patch_compile.packing.fusion import Fusion, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.plan.workload import Workload
 
-__all__ = ["Recipe", "invalid_setting"]
+__all__ = ["Recipe"]
 
 _Fusions = Annotated[tuple[Fusion, ...], BeforeValidator(parse_fusions), PlainSerializer(spell_fusions)]
 
@@ -58,11 +58,11 @@ class Recipe(LearnSettings):
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Recipe:
-        """Check settings from flags or a file. Raises PatchCompileError naming the setting and what it takes."""
+        """Check settings from flags or a file. Raises UsageError naming the setting and what it takes."""
         try:
             recipe = cls(**settings)
         except ValidationError as error:
-            raise invalid_setting(error) from None
+            raise wrong_setting(error) from None
         recipe._check_ratio()
         recipe._check_goal()
         recipe._check_permutation()
@@ -74,11 +74,21 @@ class Recipe(LearnSettings):
         try:
             settings = yaml.safe_load(path.read_text())
         except OSError as error:
-            raise PatchCompileError(f"cannot read the recipe {path}", error.strerror or str(error)) from None
+            raise PatchCompileError(
+                f"The recipe {path} cannot be read",
+                error.strerror or str(error),
+                "Give the recipe.yaml of an earlier build.",
+            ) from None
         except yaml.YAMLError as error:
-            raise PatchCompileError(f"{path} is not YAML", str(error).replace("\n", " ")) from None
+            raise PatchCompileError(
+                f"{path} is not YAML", str(error).replace("\n", " "), "Correct the file."
+            ) from None
         if not isinstance(settings, dict):
-            raise PatchCompileError(f"{path} holds no settings", "a recipe is a mapping of setting to value")
+            raise PatchCompileError(
+                f"{path} holds no settings",
+                "A recipe is a mapping of setting to value.",
+                "Give the recipe.yaml of an earlier build.",
+            )
         return settings
 
     @classmethod
@@ -135,25 +145,25 @@ class Recipe(LearnSettings):
         }
         given = [what for what, amount in amounts.items() if amount is not None]
         if not given:
-            raise PatchCompileError(
-                "no ratio given",
-                "a build needs to know how much to prune",
-                "give --ratio 0.4, --mask FILE, --speedup 1.3 or --budget-ms 2000",
+            raise UsageError(
+                "No ratio is given",
+                "A build needs to know how much to prune.",
+                "Give --ratio 0.4, --mask FILE, --speedup 1.3 or --budget-ms 2000.",
             )
         if len(given) > 1:
-            raise PatchCompileError(
-                f"both {given[0]} and {given[1]} given",
-                "each of them says how much to prune",
-                "drop one of --ratio, --mask, --speedup, --budget-ms",
+            raise UsageError(
+                f"Both {given[0]} and {given[1]} are given",
+                "Each of them says how much to prune.",
+                "Drop one of --ratio, --mask, --speedup and --budget-ms.",
             )
 
     def _check_permutation(self) -> None:
         """Channels are permuted before masks are learned, or not at all."""
         if self.permute and self.mask is not None:
-            raise PatchCompileError(
+            raise UsageError(
                 "--permute does not go with a mask",
-                "masks say which weights stay by their places; those learned with --permute bring the permuted model along",
-                "drop --permute, or learn masks with it: patch-compile learn --permute",
+                "Masks say which weights stay by their places. Those learned with --permute bring the permuted model along.",
+                "Drop --permute, or learn masks with it: `patch-compile learn --permute`.",
             )
 
     def _check_goal(self) -> None:
@@ -164,20 +174,13 @@ class Recipe(LearnSettings):
             (
                 f"--method {self.method.value}",
                 self.method in GRADIENT_METHODS,
-                "its training steers towards a ratio",
+                "Its training steers towards a ratio.",
             ),
-            ("--per-layer", self.per_layer, "it gives every linear the same ratio"),
+            ("--per-layer", self.per_layer, "It gives every linear the same ratio."),
         ):
             if against:
-                raise PatchCompileError(
+                raise UsageError(
                     f"{flag} does not go with {self.goal}",
                     why,
-                    "drop one of the two; `patch-compile plan` says which ratio the speed takes",
+                    "Drop one of the two. `patch-compile plan` says which ratio the speed takes.",
                 )
-
-
-def invalid_setting(error: ValidationError) -> PatchCompileError:
-    """The first setting that pydantic refuses, and what it takes, as a person is told."""
-    first = error.errors()[0]
-    name = "-".join(str(part) for part in first["loc"][:1]) or "recipe"
-    return PatchCompileError(f"the setting {name!r} is not valid", first["msg"].removeprefix("Value error, "))

@@ -42,7 +42,7 @@ def convert(source: Path, directory: Path) -> None:
         raise PatchCompileError(
             f"{source.name} cannot be read",
             "The Python package gguf is not installed.",
-            "pip install 'patch-compile[dev]' (or pip install gguf).",
+            "Install it: `pip install 'patch-compile[dev]'`, or `pip install gguf`.",
         ) from error
     reader = GGUFReader(source)
     config = _config(reader)

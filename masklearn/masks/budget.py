@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.errors import PatchCompileError
+from masklearn.errors import UsageError
 from masklearn.masks.names import decide, kinds_of, parse_pairs
 
 __all__ = ["Budget", "Share", "check_ratio", "parse_ratio"]
@@ -51,7 +51,7 @@ class Budget:
 
     @classmethod
     def of(cls, ratio: float | str, per_layer: bool = False) -> "Budget":
-        """From a recipe's ratio. PatchCompileError when it is outside 0 ... 0.5, ValueError when misspelled."""
+        """From a recipe's ratio. UsageError when it is outside 0 ... 0.5, ValueError when misspelled."""
         parsed = parse_ratio(ratio) if isinstance(ratio, str) else ratio
         if isinstance(parsed, str):
             return cls(tuple(_pairs(parsed)), per_layer)
@@ -62,7 +62,9 @@ class Budget:
     def saving(cls, amount: float, unit: str) -> "Budget":
         """Save at least `amount` of a unit in which `select` is told what each tile saves (microseconds, bytes)."""
         if not amount >= 0.0 or not np.isfinite(amount):
-            raise PatchCompileError(f"A saving of {amount} {unit} is not possible", "", "Give 0 or more.")
+            raise UsageError(
+                f"A saving of {amount} {unit} is not possible", "It is not 0 or more.", "Give 0 or more."
+            )
         return cls(amount=amount, unit=unit)
 
     def by_linear(self, names: Sequence[str]) -> dict[str, tuple[str, float] | None]:
@@ -92,7 +94,7 @@ class Budget:
     def ratio(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
         """The ratio asked for over all linears: the mean, weighted by weights; of budgets in weights only."""
         if self.unit != WEIGHTS:
-            raise ValueError(f"a saving of {self.unit} is not a ratio")
+            raise ValueError(f"A saving of {self.unit} is not a ratio.")
         if len(self.ratios) == 1 and not self.ratios[0][0]:
             return self.ratios[0][1]
         total = sum(int(grid.sum()) for grid in areas.values())
@@ -125,14 +127,14 @@ def parse_ratio(ratio: float | str) -> float | str:
     if not isinstance(ratio, str):
         return _number(ratio)
     if not ratio.strip():
-        raise ValueError("it is empty; give a number such as 0.4, or PATTERN=RATIO,…")
+        raise ValueError("It is empty. Give a number such as 0.4, or PATTERN=RATIO,…")
     return _spell(_pairs(ratio)) if "=" in ratio else _number(ratio)
 
 
 def check_ratio(ratio: float) -> None:
-    """PatchCompileError outside 0 ... 0.5."""
+    """UsageError outside 0 ... 0.5."""
     if not 0.0 <= ratio <= _MOST:
-        raise PatchCompileError(
+        raise UsageError(
             f"Ratio {ratio} is outside 0 ... 0.5",
             "It is zeroed weights / weights; with every tile 2:4 half of the weights are zeroed.",
             "Give a ratio between 0 (dense) and 0.5 (uniform 2:4).",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from masklearn.errors import PatchCompileError
+from masklearn.errors import PatchCompileError, UsageError
 
 __all__ = [
     "check_patterns",
@@ -69,14 +69,15 @@ def parse_pattern(pattern: str) -> str:
 
 
 def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -> None:
-    """Raise PatchCompileError for a pattern that is invalid or fits none of the names; option: where it was given."""
+    """Raise UsageError for a pattern that is invalid, PatchCompileError for one that fits none of the names.
+
+    option: where the pattern was given.
+    """
     for pattern in patterns:
         try:
             parse_pattern(pattern)
         except ValueError as error:
-            raise PatchCompileError(
-                f"A pattern of {option} is not valid", f"{error}.", "Correct it."
-            ) from None
+            raise UsageError(f"A pattern of {option} is not valid", f"{error}.", "Correct it.") from None
         if not any(_fits(name, pattern) for name in names):
             raise PatchCompileError(
                 f"The pattern {pattern!r} of {option} matches no linear",

@@ -134,6 +134,6 @@ def _start_token(config: Any, model_dir: Path) -> int:
             return token
     raise PatchCompileError(
         f"{model_dir} names no start token",
-        "without one the model cannot write its own text",
-        "give --calib and --eval",
+        "Without one the model cannot write its own text.",
+        "Give text with --calib and --eval.",
     )

@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from patch_compile.engine.soname import answer_to_unversioned_name
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.hardware.targets import TARGETS, Target, local_target
 
@@ -54,7 +54,7 @@ class _Library:
 _LIBRARIES = {
     BackendName.TENSORRT: _Library("tensorrt", "libnvinfer.so", True, "install NVIDIA TensorRT 11"),
     BackendName.TENSORRT_RTX: _Library(
-        "tensorrt_rtx", "libtensorrt_rtx.so", False, "pip install 'patch-compile[rtx]'"
+        "tensorrt_rtx", "libtensorrt_rtx.so", False, "install it: `pip install 'patch-compile[rtx]'`"
     ),
 }
 
@@ -103,8 +103,8 @@ class Backend:
                 where = "other GPUs" if self.builds_ahead else "the GPU of this machine only"
                 raise PatchCompileError(
                     f"{self.name} {self.version} can't build for {target.name}",
-                    f"it builds for {', '.join(t.name for t in possible) or where}",
-                    "choose another --target, or the other --backend",
+                    f"It builds for {', '.join(t.name for t in possible) or where}.",
+                    "Choose another --target, or the other --backend.",
                 )
 
     def let_parser_meet_plugins(self) -> None:
@@ -137,15 +137,20 @@ def load_backend(name: str) -> Backend:
     """
     key = BackendName(name)
     if key not in _LIBRARIES:
-        raise PatchCompileError(f"the backend {name} builds no engine", "it stops at the ONNX file")
+        raise UsageError(
+            f"The backend {name} builds no engine",
+            "It stops at the ONNX file.",
+            f"Choose another one: --backend {' or '.join(_LIBRARIES)}.",
+        )
     reason = _reason_against(key)
     if reason is not None:
         others = " or ".join(other for other in available_backends() if other != key)
         needs_gpu = _LIBRARIES[key].needs_gpu and local_gpu() is None
+        install = "" if needs_gpu else f", or {_LIBRARIES[key].install}"
         raise PatchCompileError(
             f"--backend {key} can't be used here",
-            f"{key} {reason}",
-            f"--backend {others} works here" + ("" if needs_gpu else f"; or {_LIBRARIES[key].install}"),
+            f"{key} {reason}.",
+            f"Use --backend {others}, which works here{install}.",
         )
     return Backend(key, _import(_LIBRARIES[key].module))
 

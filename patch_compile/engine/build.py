@@ -23,7 +23,7 @@ from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
 from patch_compile.engine.sparsity_log import NO_TACTICS, sparse_tactics
 from patch_compile.engine.worker import run_cancellable
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.targets import Target
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.plugin.build import LIBRARY_NAME, read_identity
@@ -146,21 +146,29 @@ def check_engine(
 
 def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
     if not job.targets:
-        raise PatchCompileError("no target given", "an engine is built for a GPU", "give --target sm86")
+        raise UsageError("No target is given", "An engine is built for a GPU.", "Give --target sm86.")
     job.backend.check_targets(job.targets)
     job.options.check(job.backend.name)
     if expected.patch_linears and job.plugin is None:
         raise PatchCompileError(
-            "no plugin given",
-            f"{len(expected.patch_linears)} PatchLinear nodes would run as dense matrix products",
-            "build it with `patch-compile plugin`",
+            "No plugin is given",
+            f"{len(expected.patch_linears)} PatchLinear nodes would run as dense matrix products.",
+            "Build it with `patch-compile plugin`.",
         )
     for given in read_inputs(job.onnx_path):
         if given.is_dynamic and not job.profiles:
-            raise PatchCompileError(f"no shapes for the input {given.spelled()}", fix="give --opt-shapes")
+            raise PatchCompileError(
+                f"There are no shapes for the input {given.spelled()}",
+                "Its size is not fixed, and the engine is tuned for one.",
+                "Give --opt-shapes.",
+            )
         for profile in job.profiles:
             if given.is_dynamic and given.name not in profile.shapes:
-                raise PatchCompileError(f"the profile {profile.name!r} has no shape for {given.spelled()}")
+                raise PatchCompileError(
+                    f"The profile {profile.name!r} has no shape for {given.spelled()}",
+                    "Every input whose size is not fixed needs one.",
+                    "Name it in --opt-shapes.",
+                )
 
 
 def _sparsity(backend: Backend, expected: PlanExpectation, logged: tuple[str, ...]) -> str:
@@ -177,7 +185,9 @@ def _write(job: BuildJob, partial: Path, progress: Progress | None) -> tuple[str
         logged = run_cancellable(lambda: write_engine(job, file, progress, cancellation), cancellation)
     if isinstance(cancellation.error, OSError):
         reason = cancellation.error.strerror or str(cancellation.error)
-        raise PatchCompileError(f"cannot write the engine into {partial.parent}", reason)
+        raise PatchCompileError(
+            f"The engine cannot be written into {partial.parent}", reason, "Make room, or choose another -o."
+        )
     if cancellation.error is not None:
         raise cancellation.error
     if cancellation.requested:

@@ -60,7 +60,9 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     dtypes = {_dtype(stored[name]) for node in nodes for name in _constants(node, stored)[: len(_VALUES)]}
     if len(dtypes) > 1:
         raise PatchCompileError(
-            f"{onnx_path} mixes types", f"its PatchLinear nodes hold {' and '.join(sorted(dtypes))}"
+            f"{onnx_path} mixes types",
+            f"Its PatchLinear nodes hold {' and '.join(sorted(dtypes))}.",
+            "Compile the model again.",
         )
     sizes = {node.name: sum(_nbytes(stored[name]) for name in _constants(node, stored)) for node in nodes}
     products = {node.name: _is_sparse_part(node) for node in graph.node if node.op_type in _PRODUCTS}
@@ -77,7 +79,8 @@ def _check_names(names: Iterable[str]) -> None:
         if count > 1 or not name:
             raise PatchCompileError(
                 f"{count} PatchLinear nodes have the name {name!r}",
-                "each needs one of its own to be found in an engine",
+                "Each needs one of its own to be found in an engine.",
+                "Compile the model again.",
             )
 
 
@@ -87,7 +90,8 @@ def _constants(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> 
         if name not in stored:
             raise PatchCompileError(
                 f"{role} of the PatchLinear {node.name!r} is not a constant",
-                f"{name!r} is no initializer of the graph",
+                f"{name!r} is no initializer of the graph.",
+                "Compile the model again.",
             )
     return names
 

@@ -33,7 +33,11 @@ def inspect_engine(backend: Backend, engine: Path, targets: tuple[str, ...]) -> 
     with engine.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
         loaded = runtime.deserialize_cuda_engine(plan)
     if loaded is None:
-        raise PatchCompileError(f"the engine {engine.name} does not load", "see the log of TensorRT above")
+        raise PatchCompileError(
+            f"The engine {engine.name} does not load",
+            "TensorRT's log above has the reason.",
+            "Build it again with the versions of this machine.",
+        )
     inspector = loaded.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     return (program_from_json(json.loads(text), targets),)

@@ -84,7 +84,7 @@ def _write_engine(
         raise PatchCompileError(
             f"{job.backend.name} can't build an engine from {job.onnx_path}",
             _said(errors),
-            "see the log above",
+            "Read TensorRT's log above.",
         )
     if built:
         job.options.keep_timings(config)
@@ -139,7 +139,11 @@ def _add_profile(
     for name, shapes in profile.shapes.items():
         added.set_shape(name, *(dims(list(size)) for size in (shapes.min, shapes.opt, shapes.max)))
     if config.add_optimization_profile(added) < 0:
-        raise PatchCompileError(f"the profile {profile.name!r} is not valid", _said(errors))
+        raise PatchCompileError(
+            f"The profile {profile.name!r} is not valid",
+            _said(errors),
+            "Correct --min-shapes, --opt-shapes and --max-shapes.",
+        )
 
 
 def _serialize(
@@ -180,4 +184,4 @@ def _serialize(
 
 def _said(errors: Iterable[str]) -> str:
     """What the library logged, the first (the cause) first."""
-    return "; ".join(dict.fromkeys(line.strip() for line in errors)) or "it logged no reason"
+    return "; ".join(dict.fromkeys(line.strip() for line in errors)) or "It logged no reason."

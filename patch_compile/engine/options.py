@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.engine.backend import Backend, BackendName
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 
 if TYPE_CHECKING:
     import tensorrt
@@ -17,10 +17,13 @@ __all__ = ["EngineOptions"]
 # By backend: settings that it does not have, and what to do there instead.
 _MISSING = {
     BackendName.TENSORRT_RTX: {
-        "timing_cache": ("its builder times nothing: kernels are chosen where the engine runs", "drop it"),
+        "timing_cache": (
+            "Its builder times nothing: kernels are chosen where the engine runs.",
+            "Drop the option.",
+        ),
         "hardware_compatible": (
-            "its engines run on the architectures that they are built for",
-            "name several: --target sm86,sm89,sm120",
+            "Its engines run on the architectures that they are built for.",
+            "Name several: --target sm86,sm89,sm120.",
         ),
     },
 }
@@ -43,15 +46,15 @@ class EngineOptions:
     hardware_compatible: bool = False
 
     def check(self, name: BackendName) -> None:
-        """Raise PatchCompileError for an option that the backend does not have, by the name of its flag."""
+        """Raise UsageError for an option that the backend does not have, by the name of its flag."""
         missing = _MISSING.get(name, {})
         if name is BackendName.ONNX:
             missing = dict.fromkeys(
-                self.__dataclass_fields__, ("it builds no engine", "choose another --backend")
+                self.__dataclass_fields__, ("It builds no engine.", "Choose another --backend.")
             )
         for option, (why, fix) in missing.items():
             if (asked := getattr(self, option)) is not None and asked is not False:
-                raise PatchCompileError(f"the backend {name} has no --{option.replace('_', '-')}", why, fix)
+                raise UsageError(f"The backend {name} has no --{option.replace('_', '-')}", why, fix)
 
     def apply(self, backend: Backend, config: tensorrt.IBuilderConfig) -> None:
         """Set them on an IBuilderConfig. Raises PatchCompileError for a timing cache of another GPU or version."""
@@ -71,8 +74,8 @@ class EngineOptions:
             if not config.set_timing_cache(config.create_timing_cache(known), False):
                 raise PatchCompileError(
                     f"{backend.name} {backend.version} does not take the timing cache {self.timing_cache}",
-                    "it was measured on another GPU or by another version",
-                    "name a new file with --timing-cache",
+                    "It was measured on another GPU or by another version.",
+                    "Name a new file with --timing-cache.",
                 )
 
     def keep_timings(self, config: tensorrt.IBuilderConfig) -> None:

@@ -32,9 +32,9 @@ def load_plugin(backend: Backend, path: Path) -> None:
         return
     if backend.name in _loaded or _registered(backend):
         raise PatchCompileError(
-            "another PatchLinear plugin is already loaded in this process",
-            f"TensorRT keeps the first of a name, so {path} would not be the one that is used",
-            "build in a fresh process, without preloading a plugin",
+            "Another PatchLinear plugin is already loaded in this process",
+            f"TensorRT keeps the first of a name, so {path} would not be the one that is used.",
+            "Build in a fresh process, without preloading a plugin.",
         )
     _load(backend, path)
     _loaded[backend.name] = content
@@ -47,15 +47,15 @@ def _load(backend: Backend, path: Path) -> None:
     try:
         library = ctypes.CDLL(str(path.resolve()))
     except OSError as error:
-        raise PatchCompileError(f"the plugin {path} can't be loaded", str(error), _REBUILD) from None
+        raise PatchCompileError(f"The plugin {path} can't be loaded", str(error), _REBUILD) from None
     if not hasattr(library, "getCreators"):
-        raise PatchCompileError(f"{path} is not a TensorRT plugin", "it exports no getCreators", _REBUILD)
+        raise PatchCompileError(f"{path} is not a TensorRT plugin", "It exports no getCreators.", _REBUILD)
     if not _registered(backend):
         backend.trt.get_plugin_registry().load_library(str(path.resolve()))
     if not _registered(backend):
         raise PatchCompileError(
-            f"the plugin {path} does not register {NAME}",
-            f"{backend.name} {backend.version} refused it, or it holds another operator",
+            f"The plugin {path} does not register {NAME}",
+            f"{backend.name} {backend.version} refused it, or it holds another operator.",
             _REBUILD,
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 
 __all__ = [
@@ -77,7 +77,11 @@ def parse_profile(
     given = {"min": min_shapes, "opt": opt_shapes, "max": max_shapes}
     parsed = {kind: parse_shapes(spec, inputs, f"--{kind}-shapes") for kind, spec in given.items() if spec}
     if not parsed:
-        raise PatchCompileError("no shapes given", fix="give --opt-shapes, or --min-shapes and --max-shapes")
+        raise UsageError(
+            "No shapes are given",
+            "The options for shapes are all empty.",
+            "Give --opt-shapes, or --min-shapes and --max-shapes.",
+        )
     opt = parsed.get("opt") or parsed.get("max") or parsed["min"]
     low, high = parsed.get("min", opt), parsed.get("max", opt)
     ranges = {i.name: ShapeRange(low[i.name], opt[i.name], high[i.name]) for i in inputs if i.is_dynamic}
@@ -148,39 +152,48 @@ def _known_dim(dim: str, inputs: tuple[GraphInput, ...], flag: str) -> str:
     if dim not in known:
         raise PatchCompileError(
             f"{flag}: the graph has no dimension {dim!r}",
-            f"its dimensions are {', '.join(known) or 'all static'}",
+            f"Its dimensions are {', '.join(known) or 'all static'}.",
+            "Name one of them, or an input.",
         )
     return dim
 
 
 def _size(dim: str, size: str, flag: str) -> int:
     if not size.isdecimal():
-        raise PatchCompileError(
-            f"{flag}: {size!r} is no size for the dimension {dim!r}", "a size is 0, 1, 2, …"
+        raise UsageError(
+            f"{flag}: {size!r} is no size for the dimension {dim!r}",
+            "A size is a whole number.",
+            f"Write {dim}=128.",
         )
     return int(size)
 
 
 def _explicit(name: str, shape: str, by_name: Mapping[str, GraphInput], item: str, flag: str) -> Shape:
     if not name or not _SHAPE.fullmatch(shape):
-        raise PatchCompileError(
-            f"{flag}: can't read {item!r}",
-            "an input is NAME:1x128, a dimension is NAME=128, separated by commas",
+        raise UsageError(
+            f"{flag}: {item!r} is no shape",
+            "An input is NAME:1x128, a dimension is NAME=128.",
+            "Separate them by commas: batch=1,sequence=128.",
         )
     if name not in by_name:
         raise PatchCompileError(
-            f"{flag}: the graph has no input {name!r}", f"its inputs are {_listed(tuple(by_name.values()))}"
+            f"{flag}: the graph has no input {name!r}",
+            f"Its inputs are {_listed(tuple(by_name.values()))}.",
+            "Name one of them.",
         )
     sizes, dims = tuple(int(part) for part in shape.split("x")), by_name[name].dims
     if len(sizes) != len(dims):
         raise PatchCompileError(
-            f"{flag}: {shape} has {len(sizes)} dimensions", f"the input is {by_name[name].spelled()}"
+            f"{flag}: {shape} has {len(sizes)} dimensions",
+            f"The input is {by_name[name].spelled()}.",
+            f"Give {len(dims)} sizes.",
         )
     for axis, (size, dim) in enumerate(zip(sizes, dims, strict=True)):
         if isinstance(dim, int) and size != dim:
             raise PatchCompileError(
                 f"{flag}: {size} is not the size of dimension {axis} of the input {name!r}",
-                f"it is always {dim}",
+                f"It is always {dim}.",
+                f"Write {dim} there, or leave the input out.",
             )
     return sizes
 
@@ -203,10 +216,10 @@ def _checked(profile: Profile, inputs: tuple[GraphInput, ...]) -> Profile:
 def _check_order(given: GraphInput, shapes: ShapeRange) -> None:
     for axis, (low, opt, high) in enumerate(zip(shapes.min, shapes.opt, shapes.max, strict=True)):
         if not low <= opt <= high:
-            raise PatchCompileError(
-                f"the shapes of {given.name!r} are out of order",
-                f"dimension {axis} ({given.dims[axis]}) is min {low}, opt {opt}, max {high}",
-                "give min ≤ opt ≤ max",
+            raise UsageError(
+                f"The shapes of {given.name!r} are out of order",
+                f"Dimension {axis} ({given.dims[axis]}) is min {low}, opt {opt}, max {high}.",
+                "Give min ≤ opt ≤ max.",
             )
 
 
@@ -219,6 +232,7 @@ def _check_agreement(kind: str, profile: Profile, inputs: tuple[GraphInput, ...]
             first_size, first = seen.setdefault(dim, (size, i.name))
             if size != first_size:
                 raise PatchCompileError(
-                    f"the {kind} shapes disagree on the dimension {dim!r}",
-                    f"{first!r} gives {first_size}, {i.name!r} gives {size}",
+                    f"The {kind} shapes disagree on the dimension {dim!r}",
+                    f"{first!r} gives {first_size}, {i.name!r} gives {size}.",
+                    "Give both the same size.",
                 )

@@ -115,8 +115,8 @@ def _loaded_library(unversioned: str) -> Path:
                 return path
     raise PatchCompileError(
         f"{unversioned} is not loaded",
-        "a plugin can only be parsed when the library answers to this name",
-        "import the backend first; on a system other than Linux put the library's folder on the search path",
+        "A plugin can only be parsed when the library answers to this name.",
+        "Import the backend first; on a system other than Linux put the library's folder on the search path.",
     )
 
 
@@ -130,6 +130,6 @@ def _machine(loaded: Path) -> int:
 def _unmended(unversioned: str, loaded: Path, why: str) -> PatchCompileError:
     return PatchCompileError(
         f"{unversioned} can't be found by its unversioned name",
-        f"{why}; the ONNX parser would abort at the first plugin",
-        f"ln -s {loaded.name} {loaded.parent / unversioned}",
+        f"{why}; the ONNX parser would abort at the first plugin.",
+        f"Link it: `ln -s {loaded.name} {loaded.parent / unversioned}`.",
     )

@@ -14,7 +14,7 @@ __all__ = ["COVERED_ARCHITECTURES", "check_exportable", "has_pooler", "load_conf
 
 # Masks are learned for these (`masklearn.checkpoint.architectures`), but no graph is made of them.
 _EXPERTS = (
-    "which experts a token runs through is decided at run time: in a graph, all would run on every token"
+    "Which experts a token runs through is decided at run time: in a graph, all would run on every token."
 )
 _REFUSED = dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe"), _EXPERTS)
 # `model_type` of config.json.
@@ -25,9 +25,9 @@ _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 # Settings of a config that make it another model than the one that is traced.
 _OTHER_MODELS = {
-    "is_decoder": "it reads from left to right, with a cache, as no encoder does",
-    "add_cross_attention": "its layers read the output of another model",
-    "use_bidirectional_attention": "its tokens read those that follow, so there is no next one to predict",
+    "is_decoder": "It reads from left to right, with a cache, as no encoder does.",
+    "add_cross_attention": "Its layers read the output of another model.",
+    "use_bidirectional_attention": "Its tokens read those that follow, so there is no next one to predict.",
 }
 
 
@@ -40,13 +40,13 @@ def load_config(model_dir: Path) -> Any:
     raw = _read_config(model_dir)
     model_type = raw["model_type"]
     if model_type not in COVERED_ARCHITECTURES:
-        why = f"{_REFUSED[model_type]}; " if model_type in _REFUSED else ""
-        own_code = f". {pretrained.OWN_CODE}" if "auto_map" in raw else ""
+        why = f"{_REFUSED[model_type]} " if model_type in _REFUSED else ""
+        own_code = f"{pretrained.OWN_CODE} " if "auto_map" in raw else ""
         raise PatchCompileError(
             f"The architecture {model_type!r} of {model_dir} is not covered",
-            f"{why}the export covers {', '.join(COVERED_ARCHITECTURES)}{own_code}",
-            "use one of these, or a checkpoint saved in one of these layouts; "
-            "masks alone are learned for more, by `patch-compile learn`",
+            f"{why}{own_code}The export covers {', '.join(COVERED_ARCHITECTURES)}.",
+            "Use one of these, or a checkpoint saved in one of these layouts. "
+            "Masks alone are learned for more, by `patch-compile learn`.",
         )
     config = pretrained.load_config(model_dir)
     _refuse_unsupported(config, model_dir)
@@ -69,8 +69,8 @@ def check_exportable(checkpoint: Checkpoint) -> None:
     if not row.encoder and not tied and checkpoint_name(checkpoint, f"{row.head}.weight") not in checkpoint:
         raise PatchCompileError(
             f"{checkpoint.path} holds no output head",
-            f"{row.head}.weight is in none of its files, as in a checkpoint of the base model alone",
-            "load it with AutoModelForCausalLM and call save_pretrained",
+            f"{row.head}.weight is in none of its files, as in a checkpoint of the base model alone.",
+            "Load it with AutoModelForCausalLM and call save_pretrained.",
         )
 
 
@@ -86,15 +86,15 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PatchCompileError(
-            f"Can't read {path}", str(error.strerror), "give a directory saved by save_pretrained"
+            f"{path} can't be read", str(error.strerror), "Give a directory saved by save_pretrained."
         ) from error
     except json.JSONDecodeError as error:
-        raise PatchCompileError(f"{path} is not JSON", str(error), "download the model again") from error
+        raise PatchCompileError(f"{path} is not JSON", str(error), "Download the model again.") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise PatchCompileError(
             f"{path} names no model_type",
-            "transformers writes one in every config",
-            "download the model again",
+            "Transformers writes one in every config.",
+            "Download the model again.",
         )
     return raw
 
@@ -103,8 +103,8 @@ def _refuse_unsupported(config: Any, model_dir: Path) -> None:
     if getattr(config, "quantization_config", None) is not None:
         raise PatchCompileError(
             f"{model_dir} is quantized",
-            "masks are learned on, and packed from, fp16, bf16 or fp32 weights",
-            "use the unquantized checkpoint",
+            "Masks are learned on, and packed from, fp16, bf16 or fp32 weights.",
+            "Use the unquantized checkpoint.",
         )
     text = text_config(config)
     for setting, why in _OTHER_MODELS.items():
@@ -112,14 +112,14 @@ def _refuse_unsupported(config: Any, model_dir: Path) -> None:
             raise PatchCompileError(
                 f"{model_dir} is not covered with {setting} = true in its config.json",
                 why,
-                f"use a model of the type {config.model_type!r} without it",
+                f"Use a model of the type {config.model_type!r} without it.",
             )
     for rope_type in _rope_types(text):
         if rope_type in _LENGTH_DEPENDENT_ROPE:
             raise PatchCompileError(
                 f"Rotary embeddings of type {rope_type!r} are not covered",
-                "their frequencies change with the length of the sequence, which a graph can't express",
-                "set rope_scaling to null or to linear, llama3 or yarn in config.json",
+                "Their frequencies change with the length of the sequence, which a graph can't express.",
+                "Set rope_scaling to null or to linear, llama3 or yarn in config.json.",
             )
 
 

@@ -102,8 +102,8 @@ def _check_opset(opset: int | None, plain_ops: bool) -> int:
     if not lowest <= chosen <= _FUSED_OPSET:
         raise PatchCompileError(
             f"Opset {chosen} does not fit this export",
-            f"it can be {lowest} to {_FUSED_OPSET} {'with' if plain_ops else 'without'} plain ops",
-            "use plain ops for an opset before 23",
+            f"It can be {lowest} to {_FUSED_OPSET} {'with' if plain_ops else 'without'} plain ops.",
+            "Use plain ops for an opset before 23.",
         )
     return chosen
 

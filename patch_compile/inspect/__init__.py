@@ -23,7 +23,7 @@ def inspect_path(path: Path) -> Found:
         return _inspect_folder(path)
     if not path.is_file():
         raise PatchCompileError(
-            f"no file at {path}", "", "give a file or folder that patch-compile writes or reads"
+            f"No file at {path}", "", "Give a file or folder that patch-compile writes or reads."
         )
     if path.suffix == ".onnx":
         from patch_compile.inspect.onnx_graph import inspect_onnx
@@ -36,8 +36,8 @@ def inspect_path(path: Path) -> Found:
     if path.suffix in (".json", ".yaml"):
         raise PatchCompileError(
             f"{path} is text",
-            "it can be read as it is",
-            f"inspect the folder that holds it, if {MANIFEST} or {_CONFIG} is in there",
+            "It can be read as it is.",
+            f"Inspect the folder that holds it, if {MANIFEST} or {_CONFIG} is in there.",
         )
     from patch_compile.inspect.binaries import inspect_engine_file, inspect_plugin
 
@@ -56,6 +56,6 @@ def _inspect_folder(path: Path) -> Found:
         return inspect_checkpoint(path)
     raise PatchCompileError(
         f"{path} is neither a model nor a build",
-        f"it holds no {_CONFIG} and no {MANIFEST}",
-        f"give a model folder, or the OUT of a build ({RECIPE} and {MANIFEST} are in it)",
+        f"It holds no {_CONFIG} and no {MANIFEST}.",
+        f"Give a model folder, or the OUT of a build ({RECIPE} and {MANIFEST} are in it).",
     )

@@ -90,8 +90,8 @@ def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
     except PatchCompileError as error:
         raise PatchCompileError(
             f"{path} is no engine of TensorRT-RTX",
-            f"nothing else can be told without the library that made it: {error.why}",
-            "inspect an engine of TensorRT on the machine that built it",
+            f"{error.why} Nothing else can be told without the library that made it.",
+            "Inspect an engine of TensorRT on the machine that built it.",
         ) from None
     target = local_target()
     return inspect_engine(backend, path, (target.name,) if target else ())

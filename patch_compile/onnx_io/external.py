@@ -48,8 +48,8 @@ def map_external_data(path: Path, model: ir.Model) -> None:
         elif tensor is not None and tensor.dtype.bitwidth < 8 and tensor.dtype != ir.DataType.STRING:
             raise PatchCompileError(
                 f"{value.name} holds {tensor.dtype.name.lower()} weights",
-                "PatchLinear computes in fp16 or bf16",
-                "give the model as it was before it was quantized",
+                "PatchLinear computes in fp16 or bf16.",
+                "Give the model as it was before it was quantized.",
             )
 
 
@@ -64,15 +64,15 @@ def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> MappedTensor:
     if location.is_absolute() or ".." in location.parts:
         raise PatchCompileError(
             f"{name} of {path} lies outside the model's folder",
-            f"its data are in {location}, and ONNX allows files below the model's folder only",
-            "save the model again with its data beside it",
+            f"Its data are in {location}, and ONNX allows files below the model's folder only.",
+            "Save the model again with its data beside it.",
         )
     file = path.parent / location
     if not file.is_file():
         raise PatchCompileError(
-            f"the weights of {path} are missing",
-            f"{name} and maybe others lie in {file}, which is not there",
-            f"put {location} where the model expects it, or fetch the model again with its data",
+            f"The weights of {path} are missing",
+            f"{name} and maybe others lie in {file}, which is not there.",
+            f"Put {location} where the model expects it, or fetch the model again with its data.",
         )
     _check_length(file, name, tensor)
     return MappedTensor(file, tensor.offset or 0, tensor.dtype, tuple(tensor.shape.numpy()), name)
@@ -82,16 +82,16 @@ def _check_length(file: Path, name: str, tensor: ir.ExternalTensor) -> None:
     needed, offset = tensor.nbytes, tensor.offset or 0
     if tensor.length is not None and tensor.length != needed:
         raise PatchCompileError(
-            f"the model says that {name} has {tensor.length} bytes",
-            f"its shape {list(tensor.shape.numpy())} of {tensor.dtype.name.lower()} needs {needed}",
-            "export the model again",
+            f"The model says that {name} has {tensor.length} bytes",
+            f"Its shape {list(tensor.shape.numpy())} of {tensor.dtype.name.lower()} needs {needed}.",
+            "Export the model again.",
         )
     size = file.stat().st_size
     if offset + needed > size:
         raise PatchCompileError(
             f"{file} is too short",
-            f"{name} ends at byte {offset + needed}, the file has {size}",
-            "it was not copied whole: fetch it again",
+            f"{name} ends at byte {offset + needed}, the file has {size}.",
+            "It was not copied whole: fetch it again.",
         )
 
 

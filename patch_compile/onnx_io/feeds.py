@@ -59,9 +59,9 @@ def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str
     else:
         shapes = ", ".join(f"{i.name} {list(given[i.name].shape)} for {i.spelled()}" for i in inputs)
         raise PatchCompileError(
-            f"the arrays of {path} do not fit the graph's inputs",
+            f"The arrays of {path} do not fit the graph's inputs",
             shapes,
-            "give every array one axis more than its input, which counts runs, or none, the first counting samples",
+            "Give every array one axis more than its input, which counts runs, or none, the first counting samples.",
         )
     for i in inputs:
         _check_shape(path, i, feeds[0][i.name])
@@ -99,9 +99,9 @@ def input_dtypes(model: ir.Model) -> dict[str, np.dtype[Any]]:
         dtype = value.dtype if isinstance(value.type, ir.TensorType) else None
         if dtype is None or dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
             raise PatchCompileError(
-                f"the input {value.name!r} is no tensor of numbers",
-                f"it is {value.type}",
-                "TensorRT takes tensors alone: export the model without it",
+                f"The input {value.name!r} is no tensor of numbers",
+                f"It is {value.type}.",
+                "TensorRT takes tensors alone: export the model without it.",
             )
         dtypes[str(value.name)] = np.dtype(dtype.numpy())
     return dtypes
@@ -111,14 +111,14 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array without a name")
+            raise ValueError("The file holds one array without a name.")
         with file:
             return {name: file[name] for name in file.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise PatchCompileError(
-            f"cannot read the inputs {path}",
+            f"The inputs {path} cannot be read",
             str(error),
-            "write them with numpy.savez(path, NAME=array, …), a name for each graph input",
+            "Write them with numpy.savez(path, NAME=array, …), a name for each graph input.",
         ) from None
 
 
@@ -129,22 +129,26 @@ def _check_names(path: Path, arrays: Mapping[str, Any], inputs: Sequence[GraphIn
     if missing or unknown:
         raise PatchCompileError(
             f"{path} does not hold the graph's inputs",
-            "; ".join(
-                [f"no array {name!r}" for name in missing]
-                + [f"no input {name!r} in the graph" for name in unknown]
+            " ".join(
+                [f"It has no array {name!r}." for name in missing]
+                + [f"The graph has no input {name!r}." for name in unknown]
             ),
-            f"give one array for each of {', '.join(i.spelled() for i in inputs)}",
+            f"Give one array for each of {', '.join(i.spelled() for i in inputs)}.",
         )
 
 
 def _typed(path: Path, i: GraphInput, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
-        raise PatchCompileError(f"{i.name!r} of {path} holds NaN or infinity")
+        raise PatchCompileError(
+            f"{i.name!r} of {path} holds NaN or infinity",
+            "Masks and errors can't be computed from these.",
+            "Leave such samples out.",
+        )
     if not np.can_cast(array.dtype, dtype, "same_kind"):
         raise PatchCompileError(
             f"{i.name!r} of {path} is {array.dtype}",
-            f"the graph's input is {dtype}",
-            f"save it as {dtype}",
+            f"The graph's input is {dtype}.",
+            f"Save it as {dtype}.",
         )
     return array.astype(dtype, copy=False)
 
@@ -162,8 +166,8 @@ def _by_sample(
     if len(fixed) > 1 or (fixed and samples % batch):
         raise PatchCompileError(
             f"{samples} samples of {path} do not make whole batches",
-            f"the graph's inputs are {', '.join(i.spelled() for i in inputs)}",
-            "give a multiple of the batch, or arrays with an axis more, which counts runs",
+            f"The graph's inputs are {', '.join(i.spelled() for i in inputs)}.",
+            "Give a multiple of the batch, or arrays with an axis more, which counts runs.",
         )
     return [
         {n: array[start : start + batch] for n, array in given.items()} for start in range(0, samples, batch)
@@ -174,11 +178,11 @@ def _count(path: Path, given: Mapping[str, NDArray[Any]]) -> int:
     counts = {name: array.shape[0] for name, array in given.items()}
     if len({*counts.values()}) != 1 or 0 in counts.values():
         raise PatchCompileError(
-            f"the arrays of {path} differ in their first axis"
+            f"The arrays of {path} differ in their first axis"
             if len({*counts.values()}) > 1
             else f"{path} is empty",
             ", ".join(f"{name}: {count}" for name, count in counts.items()),
-            "give the same number of samples for every input",
+            "Give the same number of samples for every input.",
         )
     return int(next(iter(counts.values())))
 
@@ -188,7 +192,7 @@ def _check_shape(path: Path, i: GraphInput, array: NDArray[Any]) -> None:
     if not fits:
         raise PatchCompileError(
             f"{i.name!r} of {path} has a shape that the graph does not take",
-            f"a run feeds {list(array.shape)}, the input is {i.spelled()}",
+            f"A run feeds {list(array.shape)}, the input is {i.spelled()}.",
         )
 
 

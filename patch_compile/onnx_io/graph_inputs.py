@@ -56,7 +56,11 @@ def load_graph(onnx_path: Path) -> onnx.GraphProto:
 def _read_input(value: onnx.ValueInfoProto) -> GraphInput:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
-        raise PatchCompileError(f"the input {value.name} has no shape", "a profile needs to know its rank")
+        raise PatchCompileError(
+            f"The input {value.name} has no shape",
+            "A profile needs to know its rank.",
+            "Export the model with shapes.",
+        )
     # A dimension without size or name is as unknown as a symbol; its own name keeps it apart from others.
     dims = (
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{_identifier(value.name)}_{axis}"
@@ -91,9 +95,9 @@ def _evaluate(given: GraphInput, axis: int, symbol: str, sizes: Mapping[str, int
     if len(terms) > 1 and all(term in sizes or term.isdigit() for term in terms):
         return sum(sizes[term] if term in sizes else int(term) for term in terms)
     raise PatchCompileError(
-        f"no size for the dimension {symbol!r} (axis {axis}) of the input {given.spelled()}",
-        f"sizes are given for {', '.join(sizes) or 'nothing'}",
-        f"add {symbol}=SIZE to the shapes" if _NAME.fullmatch(symbol) else f"give {given.name}:SHAPE",
+        f"There is no size for the dimension {symbol!r} (axis {axis}) of the input {given.spelled()}",
+        f"Sizes are given for {', '.join(sizes) or 'nothing'}.",
+        f"Add {symbol}=SIZE to the shapes." if _NAME.fullmatch(symbol) else f"Give {given.name}:SHAPE.",
     )
 
 

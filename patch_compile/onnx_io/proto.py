@@ -20,15 +20,17 @@ def load_proto(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except OSError as error:
-        raise PatchCompileError(f"cannot read {path}", error.strerror or str(error)) from None
+        raise PatchCompileError(
+            f"{path} cannot be read", error.strerror or str(error), "Give an ONNX file."
+        ) from None
     except Exception as error:  # protobuf's DecodeError shares no public base class with onnx's errors
-        raise PatchCompileError(f"{path} is not an ONNX model", str(error)) from None
+        raise PatchCompileError(f"{path} is not an ONNX model", str(error), "Give an ONNX file.") from None
     if not proto.graph.node:
-        raise PatchCompileError(f"{path} is not an ONNX model", "it holds no graph")
+        raise PatchCompileError(f"{path} is not an ONNX model", "It holds no graph.", "Give an ONNX file.")
     if proto.graph.sparse_initializer:
         raise PatchCompileError(
             f"{path} holds sparse initializers",
-            "neither ONNX Runtime nor TensorRT multiplies by them",
-            "store the weights densely",
+            "Neither ONNX Runtime nor TensorRT multiplies by them.",
+            "Store the weights densely.",
         )
     return proto

@@ -30,7 +30,9 @@ def open_session(path: Path, providers: tuple[str, ...] = (CPU,)) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
-        raise PatchCompileError(f"ONNX Runtime cannot load {path}", str(error)) from error
+        raise PatchCompileError(
+            f"ONNX Runtime cannot load {path}", str(error), "Check the file: `patch-compile inspect` it."
+        ) from error
 
 
 def run_model(
@@ -56,8 +58,8 @@ def run_model(
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
             raise PatchCompileError(
                 f"ONNX Runtime cannot run {path.name} on the inputs",
-                f"{str(error).splitlines()[0]} (with {shapes})",
-                "give inputs that the model takes with --calib, or other shapes with --opt-shapes",
+                f"{str(error).splitlines()[0]}: the inputs were {shapes}.",
+                "Give inputs that the model takes with --calib, or other shapes with --opt-shapes.",
             ) from error
         yield {name: feed[name] if name in feed else made[name] for name in names}
 

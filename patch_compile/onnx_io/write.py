@@ -58,15 +58,15 @@ def _source_name(value: ir.Value, checkpoint: "Checkpoint") -> str:
     if name not in checkpoint:
         raise PatchCompileError(
             f"{checkpoint.path} holds no {name}",
-            "the graph made from its config.json needs it",
-            "fetch the model again",
+            "The graph made from its config.json needs it.",
+            "Fetch the model again.",
         )
     expected = value.shape.numpy()[::-1] if _is_transposed(checkpoint, name) else value.shape.numpy()
     if tuple(checkpoint.shape(name)) != expected:
         raise PatchCompileError(
             f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
-            f"its config.json says {list(expected)}",
-            "fetch the model again",
+            f"Its config.json says {list(expected)}.",
+            "Fetch the model again.",
         )
     return name
 
@@ -98,8 +98,8 @@ def cast_weight(name: str, array: NDArray[Any], dtype: ir.DataType) -> NDArray[A
     if array.dtype.name not in _SOURCES:
         raise PatchCompileError(
             f"{name} is {array.dtype.name} in the checkpoint",
-            "weights must be fp16, bf16 or fp32",
-            "use the unquantized checkpoint",
+            "Weights must be fp16, bf16 or fp32.",
+            "Use the unquantized checkpoint.",
         )
     target = dtype.numpy()
     if array.dtype == target:
@@ -113,8 +113,8 @@ def cast_weight(name: str, array: NDArray[Any], dtype: ir.DataType) -> NDArray[A
         largest = float(np.abs(wide[overflowed]).max())
         raise PatchCompileError(
             f"{name} does not fit {dtype.name.lower()}: its largest weight is {largest:g}",
-            f"{dtype.name.lower()} ends at {_largest(dtype):g}",
-            "choose bf16 (--dtype bfloat16)",
+            f"{dtype.name.lower()} ends at {_largest(dtype):g}.",
+            "Choose bf16 (--dtype bfloat16).",
         )
     return rounded
 

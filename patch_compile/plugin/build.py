@@ -159,7 +159,7 @@ def _check_request(backend: str, archs: tuple[int, ...]) -> None:
         raise ValueError(f"backend {backend!r} is none of {BACKENDS}")
     if not archs or min(archs) < 80:
         raise PatchCompileError(
-            f"no plugin for {_sm_names(archs) or 'no architecture'}",
+            f"No plugin for {_sm_names(archs) or 'no architecture'}",
             "2:4 sparsity needs the tensor cores of Ampere (sm_80) or newer.",
             "Choose architectures from 80, 86, 89, 90.",
         )

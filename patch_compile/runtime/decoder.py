@@ -27,7 +27,7 @@ class Limits:
     batch: int | None = None
     prompt: int | None = None
     total: int | None = None
-    total_why: str = "the model has no positions beyond"
+    total_why: str = "The model has no positions beyond"
 
 
 class Decoding(Protocol):
@@ -87,18 +87,18 @@ def check_limits(limits: Limits, batch: int, prompt: int, new_tokens: int) -> No
     if limits.batch is not None and batch > limits.batch:
         raise PatchCompileError(
             f"{batch} prompts are more than the {limits.batch} that the engine takes at once",
-            "its profile says how many sequences a batch may have",
-            f"give at most {limits.batch}, or build with --max-shapes batch={batch},…",
+            "Its profile says how many sequences a batch may have.",
+            f"Give at most {limits.batch}, or build with --max-shapes batch={batch},…",
         )
     if limits.prompt is not None and prompt > limits.prompt:
         raise PatchCompileError(
-            f"a prompt of {prompt} tokens is longer than the {limits.prompt} that the engine takes",
-            "its profile says how long a prompt may be",
-            f"shorten it, or build with --max-shapes sequence={prompt},…",
+            f"A prompt of {prompt} tokens is longer than the {limits.prompt} that the engine takes",
+            "Its profile says how long a prompt may be.",
+            f"Shorten it, or build with --max-shapes sequence={prompt},…",
         )
     if limits.total is not None and prompt + new_tokens > limits.total:
         raise PatchCompileError(
             f"{prompt} tokens of prompt and {new_tokens} new ones are more than {limits.total}",
-            f"{limits.total_why} {limits.total} tokens",
-            "shorten the prompt or ask for fewer new tokens",
+            f"{limits.total_why} {limits.total} tokens.",
+            "Shorten the prompt or ask for fewer new tokens.",
         )

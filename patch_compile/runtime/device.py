@@ -52,7 +52,9 @@ class CudaDevice:
             from cuda.bindings import runtime
         except ImportError as error:
             raise PatchCompileError(
-                "cuda-python is not installed", str(error), "pip install 'patch-compile[rtx]', or [tensorrt]"
+                "cuda-python is not installed",
+                str(error),
+                "Install it: `pip install 'patch-compile[rtx]'`, or [tensorrt].",
             ) from None
         self._cuda: Any = runtime
         self.stream: int = int(self._call("cudaStreamCreate"))
@@ -110,7 +112,7 @@ class CudaDevice:
         status, *values = getattr(self._cuda, name)(*arguments)
         if int(status):
             _, words = self._cuda.cudaGetErrorString(status)
-            raise PatchCompileError(f"CUDA failed in {name}", words.decode(), "see `patch-compile doctor`")
+            raise PatchCompileError(f"CUDA failed in {name}", words.decode(), "See `patch-compile doctor`.")
         return values[0] if values else None
 
 

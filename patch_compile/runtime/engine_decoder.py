@@ -67,9 +67,8 @@ def load_engine(
     if engine is None:
         raise PatchCompileError(
             f"{backend.name} {backend.version} does not load {path}",
-            "; ".join(dict.fromkeys(said)) or "it logged no reason",
-            "an engine runs on the GPU, TensorRT and plugin versions that it was built for: build it again, or run "
-            "its ONNX file: --runner onnx",
+            "; ".join(dict.fromkeys(said)) or "It logged no reason.",
+            "Build it again for this GPU, this TensorRT and this plugin, or run its ONNX file: --runner onnx.",
         )
     if engine.streamable_weights_size:  # built with --weight-streaming: what fits stays on the GPU
         engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
@@ -111,9 +110,9 @@ class EngineDecoder:
         missing = [one for one in (*_TOKENS, _LOGITS) if one not in names]
         if missing or not past:
             raise PatchCompileError(
-                "the engine is no decoder that can generate",
-                f"it lacks {', '.join(missing) or _PAST + '*'}",
-                "build it from a causal language model",
+                "The engine is no decoder that can generate",
+                f"It lacks {', '.join(missing) or _PAST + '*'}.",
+                "Build it from a causal language model.",
             )
         self._types = {name: _numpy_of(engine.get_tensor_dtype(name)) for name in (*_TOKENS, _LOGITS)}
         self._shapes = {name: _kv_shape(engine, name) for name in past}
@@ -144,9 +143,9 @@ class EngineDecoder:
         padded = self._window is None or slots_for(tokens) < self._window
         if not padded and self._decode.least_past > 1:
             raise PatchCompileError(
-                f"the engine wants a past of {self._decode.least_past} tokens at least",
-                "its profile says so, and a model with a sliding window can't be given empty ones",
-                "build with --min-shapes past=1,…",
+                f"The engine wants a past of {self._decode.least_past} tokens at least",
+                "Its profile says so, and a model with a sliding window can't be given empty ones.",
+                "Build with --min-shapes past=1,…",
             )
         old = self._cache
         if old is not None and (old.batch, old.padded) == (batch, padded) and old.capacity >= tokens:
@@ -192,7 +191,11 @@ class EngineDecoder:
         if profile not in self._contexts:
             context = self._engine.create_execution_context()
             if context is None or not context.set_optimization_profile_async(profile, self.device.stream):
-                raise PatchCompileError("the engine has no memory to run in", "see the log of TensorRT above")
+                raise PatchCompileError(
+                    "The engine has no memory to run in",
+                    "TensorRT's log above has the reason.",
+                    "Free memory of the GPU, or build with smaller --max-shapes.",
+                )
             self._contexts[profile] = context
         return self._contexts[profile]
 
@@ -223,7 +226,11 @@ class EngineDecoder:
 
     def _execute(self, context: tensorrt.IExecutionContext) -> None:
         if not context.execute_async_v3(self.device.stream):
-            raise PatchCompileError("the engine failed to run", "see the log of TensorRT above")
+            raise PatchCompileError(
+                "The engine failed to run",
+                "TensorRT's log above has the reason.",
+                "Run its ONNX file instead: --runner onnx.",
+            )
 
     def _replay(self, context: tensorrt.IExecutionContext) -> None:
         """Run a step like the one before as a CUDA graph, which the second of its shape records.
@@ -305,9 +312,9 @@ def _phases(engine: tensorrt.ICudaEngine, past: str) -> tuple[_Phase, _Phase]:
             "begin a text with: a past of 0" if prefill is None else "continue a text with: a sequence of 1"
         )
         raise PatchCompileError(
-            f"the engine has no profile to {what}",
-            "its profiles are those of --min-shapes, --opt-shapes and --max-shapes",
-            "build without them: the defaults have one for prompts and one for what follows",
+            f"The engine has no profile to {what}",
+            "Its profiles are those of --min-shapes, --opt-shapes and --max-shapes.",
+            "Build without them: the defaults have one for prompts and one for what follows.",
         )
     return prefill, replace(decode, least_past=max(1, decode.least_past))
 
@@ -317,7 +324,7 @@ def _limits(model: Limits, prefill: _Phase, decode: _Phase) -> Limits:
     if model.total is not None and model.total <= total:
         total, why = model.total, model.total_why
     else:
-        why = "the engine's profile ends at"
+        why = "The engine's profile ends at"
     return Limits(min(prefill.batch, decode.batch), prefill.tokens, total, why)
 
 

@@ -72,7 +72,7 @@ def why_not(facts: EngineFacts) -> str | None:
     try:
         version = load_backend(facts.backend).version
     except PatchCompileError as error:
-        return error.why
+        return error.why.rstrip(".")
     if not _is_for(facts, gpu):
         here = "sm{}{}".format(*gpu.compute_capability)
         return f"it was built for {', '.join(facts.targets)}, and this GPU ({gpu.name}) is {here}"
@@ -95,23 +95,23 @@ def plugin_for(facts: EngineFacts, given: Path | None) -> Path | None:
         built = f", version {facts.plugin_version}," if facts.plugin_version else ""
         raise PatchCompileError(
             f"{engine} needs the PatchLinear plugin{built} and there is none",
-            f"none is in it, and no {LIBRARY_NAME} beside it",
-            "name one with --plugin, or make one: patch-compile plugin",
+            f"None is in it, and no {LIBRARY_NAME} beside it.",
+            "Name one with --plugin, or build one: `patch-compile plugin`.",
         )
     version = read_identity(plugin).version
     if facts.plugin_version not in (None, version):
         raise PatchCompileError(
             f"{plugin} is version {version} of the plugin, and {engine} was built with version {facts.plugin_version}",
-            "the two may read packed weights differently",
-            "leave --plugin out: the engine carries its own"
+            "The two may read packed weights differently.",
+            "Leave --plugin out: the engine carries its own."
             if facts.carried
-            else f"name version {facts.plugin_version} with --plugin, or build the engine again",
+            else f"Name version {facts.plugin_version} with --plugin, or build the engine again.",
         )
     if facts.carried:
         raise PatchCompileError(
             f"{engine} carries its own plugin, version {version}",
-            f"TensorRT takes no second one of the same name, such as {plugin}",
-            "leave --plugin out",
+            f"TensorRT takes no second one of the same name, such as {plugin}.",
+            "Leave --plugin out.",
         )
     return plugin
 
@@ -145,6 +145,6 @@ def _described(engine: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PatchCompileError(f"{path} is not JSON", str(error)) from None
+        raise PatchCompileError(f"{path} is not JSON", str(error), "Build the engine again.") from None
     known = isinstance(about, dict) and about.keys() >= _NEEDED and Path(about["path"]).name == engine.name
     return about if known else {}

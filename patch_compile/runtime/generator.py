@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.runtime.decoder import Decoder, check_limits, pad_left
 from patch_compile.runtime.sampling import Sampler, Sampling
 from patch_compile.runtime.text import TextStream
@@ -78,14 +78,17 @@ class Generator:
         try:
             ids = list(self.tokenizer(prompt).input_ids) if isinstance(prompt, str) else list(prompt)
         except TypeError:  # the tokenizer's word for half a surrogate pair
-            raise PatchCompileError("the prompt is no text", "it can't be written as UTF-8") from None
+            raise UsageError(
+                "The prompt is no text", "It can't be written as UTF-8.", "Give it in UTF-8."
+            ) from None
         if not ids:
-            raise PatchCompileError("the prompt is empty", "there is nothing to continue", "give some text")
+            raise UsageError("The prompt is empty", "There is nothing to continue.", "Give some text.")
         tokens = len(self.tokenizer)
         if not 0 <= min(ids) <= max(ids) < tokens:
             raise PatchCompileError(
-                f"the prompt has token ids from {min(ids)} to {max(ids)}",
-                f"the tokenizer's are 0 to {tokens - 1}",
+                f"The prompt has token ids from {min(ids)} to {max(ids)}",
+                f"The tokenizer's are 0 to {tokens - 1}.",
+                "Give ids of this model's tokenizer.",
             )
         return ids
 
@@ -96,9 +99,9 @@ class Generator:
         """
         if not self.tokenizer.chat_template:
             raise PatchCompileError(
-                "the model has no chat template",
-                "it was not trained for conversations, or its tokenizer_config.json lacks the template",
-                "give a plain prompt",
+                "The model has no chat template",
+                "It was not trained for conversations, or its tokenizer_config.json lacks the template.",
+                "Give a plain prompt.",
             )
         from jinja2.exceptions import TemplateError
 
@@ -107,7 +110,9 @@ class Generator:
                 list(messages), add_generation_prompt=True, tokenize=False
             )
         except TemplateError as error:
-            raise PatchCompileError("the chat template refuses the conversation", str(error)) from None
+            raise PatchCompileError(
+                "The chat template refuses the conversation", str(error), "Give a plain prompt."
+            ) from None
         # The template has written the tokens that begin a text.
         return self.encode(self.tokenizer(text, add_special_tokens=False).input_ids)
 
@@ -128,7 +133,11 @@ class Generator:
         """
         ids = [self.encode(prompt) for prompt in prompts]
         if not ids or new_tokens < 1:
-            raise PatchCompileError("nothing to generate", f"{len(ids)} prompts, {new_tokens} new tokens")
+            raise UsageError(
+                "There is nothing to generate",
+                f"{len(ids)} prompts and {new_tokens} new tokens are asked for.",
+                "Give at least one of each.",
+            )
         check_limits(self.decoder.limits, len(ids), max(map(len, ids)), new_tokens)
         end = frozenset() if ignore_end else self.end_tokens
         return self._stream(ids, sampling or self.sampling, new_tokens, stop, end)

@@ -49,8 +49,8 @@ def open_generator(
     if model is None:
         raise PatchCompileError(
             f"{path} comes without a tokenizer",
-            f"there is no model folder beside it, and no {RECIPE} that names one",
-            "give the model's folder with --tokenizer",
+            f"There is no model folder beside it, and no {RECIPE} that names one.",
+            "Give the model's folder with --tokenizer.",
         )
     config = _json(model / "config.json")
     decoder, note = _decoder(files, asked, Path(plugin) if plugin else None, config)
@@ -72,7 +72,11 @@ class _Files:
 
 def _files(path: Path) -> _Files:
     if not path.exists():
-        raise PatchCompileError(f"there is no {path}", fix="build it: patch-compile build MODEL_DIR")
+        raise PatchCompileError(
+            f"{path} does not exist",
+            "There is no such file or folder.",
+            "Build it: `patch-compile build MODEL_DIR`.",
+        )
     if path.is_file():
         is_onnx = path.suffix == ".onnx"
         return _Files(path, None if is_onnx else path, path if is_onnx else None, _model(path.parent.parent))
@@ -104,14 +108,20 @@ def _decoder(
             return _open_engine(facts, plugin, limits, _window(config)), ""
         reason = why or ""
     if files.onnx is None or asked is Runner.ENGINE:
-        built = files.engine or files.onnx
-        raise PatchCompileError(
-            f"no engine of {files.path} can be run here" if built else f"{files.path} is no build",
-            reason if built else f"it holds neither {ENGINE} nor {ONNX}",
-            "run its ONNX file: --runner onnx" if files.onnx else "build it: patch-compile build MODEL_DIR",
-        )
+        raise _nothing_runs(files, asked, reason)
     decoder, note = open_onnx(files.onnx, limits)
     return decoder, "; ".join(filter(None, (f"not its engine: {reason}", note)))
+
+
+def _nothing_runs(files: _Files, asked: Runner | None, reason: str) -> PatchCompileError:
+    if not files.engine and not files.onnx:
+        what, why = f"{files.path} is no build", f"It holds neither {ENGINE} nor {ONNX}."
+    elif asked is Runner.ONNX:
+        what, why = f"{files.path} has no ONNX file to run", f"It holds no {ONNX}."
+    else:
+        what, why = f"No engine of {files.path} can be run here", f"The reason: {reason}."
+    fix = "Run its ONNX file: --runner onnx." if files.onnx else "Build it: `patch-compile build MODEL_DIR`."
+    return PatchCompileError(what, why, fix)
 
 
 def _open_engine(facts: EngineFacts, plugin: Path | None, limits: Limits, window: int | None) -> Decoder:
@@ -164,7 +174,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PatchCompileError(f"{path} is not JSON", str(error)) from None
+        raise PatchCompileError(f"{path} is not JSON", str(error), "Fetch the model again.") from None
     return found if isinstance(found, dict) else {}
 
 
@@ -174,8 +184,8 @@ def _tokenizer(model: Path) -> Any:
     tokenizer = load_tokenizer(model)
     if not getattr(tokenizer, "is_fast", False):
         raise PatchCompileError(
-            f"the tokenizer of {model} is not a fast one",
-            "text is made piece by piece from a tokenizer.json",
-            "convert it: transformers.AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(…)",
+            f"The tokenizer of {model} is not a fast one",
+            "Text is made piece by piece from a tokenizer.json.",
+            "Convert it: `transformers.AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(…)`.",
         )
     return tokenizer

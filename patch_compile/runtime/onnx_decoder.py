@@ -108,13 +108,13 @@ def _check_decoder(path: Path, inputs: dict[str, Any], outputs: list[str]) -> No
     if missing or not past or "logits" not in outputs:
         raise PatchCompileError(
             f"{path} is no decoder that can generate",
-            f"it lacks {', '.join(missing) or ('past_key_values.*' if not past else 'the output logits')}",
-            "give a model that `patch-compile build` made of a causal language model",
+            f"It lacks {', '.join(missing) or ('past_key_values.*' if not past else 'the output logits')}.",
+            "Give a model that `patch-compile build` made of a causal language model.",
         )
     other = {inputs[name].type for name in past} - set(_NUMPY_OF)
     if other:
         raise PatchCompileError(
             f"ONNX Runtime's CPU kernels can't run {path}",
-            f"its cache is {', '.join(sorted(other))}",
-            "build with --dtype float16 to run it here, or run its engine on a GPU",
+            f"Its cache is {', '.join(sorted(other))}.",
+            "Build with --dtype float16 to run it here, or run its engine on a GPU.",
         )

@@ -28,7 +28,7 @@ def open_onnx(path: Path, limits: Limits) -> tuple[OnnxDecoder, str]:
             return OnnxDecoder(runnable_onnx(path, Path(folder)), limits, gpu=True), _NOTE
     except OSError as error:
         raise PatchCompileError(
-            f"cannot write the copy of {path} that ONNX Runtime runs",
+            f"The copy of {path} that ONNX Runtime runs cannot be written",
             f"{error.strerror or error}: {error.filename or tempfile.gettempdir()}",
-            "name a folder with room for twice the file in TMPDIR",
+            "Name a folder with room for twice the file in TMPDIR.",
         ) from None

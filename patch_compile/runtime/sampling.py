@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.runtime.decoder import Logits, Tokens
 
 __all__ = ["Sampler", "Sampling"]
@@ -22,7 +22,7 @@ class Sampling:
     repetition_penalty: divides the positive logits of tokens that are there already and multiplies negative ones
     (CTRL, Keskar et al. 2019, section 4.1). seed: None draws anew each time.
 
-    Raises PatchCompileError for a value out of its range, by name.
+    Raises UsageError for a value out of its range, by name.
     """
 
     temperature: float = 0.0
@@ -40,7 +40,11 @@ class Sampling:
             ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
         ):
             if not valid:
-                raise PatchCompileError(f"{name} {getattr(self, name)} is not valid", f"it is {range_}")
+                raise UsageError(
+                    f"The setting {name} = {getattr(self, name)} is not valid",
+                    f"It is a number: {range_}.",
+                    "Correct it.",
+                )
 
 
 class Sampler:
@@ -59,9 +63,9 @@ class Sampler:
         """
         if not np.isfinite(logits).all():
             raise PatchCompileError(
-                "the model's logits are not finite",
-                "an activation overflowed fp16",
-                "build with --dtype bfloat16",
+                "The model's logits are not finite",
+                "An activation overflowed fp16.",
+                "Build with --dtype bfloat16.",
             )
         chosen = [self._choose(row, logits[row]) for row in range(len(logits))]
         if self._sampling.repetition_penalty != 1:

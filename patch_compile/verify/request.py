@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from masklearn.baselines import Baseline, parse_baselines
-from patch_compile.errors import PatchCompileError
-from patch_compile.recipe import invalid_setting
+from masklearn.recipe import wrong_setting
+from patch_compile.errors import UsageError
 from patch_compile.verify.fail_on import Limit, parse_limit
 
 __all__ = ["ErrorStat", "Question", "VerifyRequest"]
@@ -78,11 +78,11 @@ class VerifyRequest(BaseModel):
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> VerifyRequest:
-        """Check settings from flags. Raises PatchCompileError naming the setting and what it takes."""
+        """Check settings from flags. Raises UsageError naming the setting and what it takes."""
         try:
             request = cls(**settings)
         except ValidationError as error:
-            raise invalid_setting(error) from None
+            raise wrong_setting(error) from None
         request._check_limits()
         return request
 
@@ -94,8 +94,8 @@ class VerifyRequest(BaseModel):
         """A limit on what is not measured would never fail."""
         for limit in self.fail_on:
             if limit.figure.question not in self.only:
-                raise PatchCompileError(
+                raise UsageError(
                     f"--fail-on {limit} asks for what is left out",
-                    f"it is a figure of the question {limit.figure.question!r}, and --only is {','.join(self.only)}",
-                    "ask that question too, or drop the limit",
+                    f"It is a figure of the question {limit.figure.question!r}, and --only is {','.join(self.only)}.",
+                    "Ask that question too, or drop the limit.",
                 )

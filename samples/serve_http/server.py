@@ -112,7 +112,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         raise PatchCompileError(
-            f"can't listen on {host} port {port}", str(error), "give another --port"
+            f"The server can't listen on {host} port {port}", str(error), "Give another --port."
         ) from None
     return listener
 
@@ -121,8 +121,8 @@ def _check_decoder(settings: Settings, decoder: Decoder) -> None:
     if settings.workers > 1 and not decoder.concurrent:
         raise PatchCompileError(
             f"--workers {settings.workers} is not possible",
-            f"{decoder.name} continues one batch at a time",
-            "leave --workers at 1, or start another server",
+            f"{decoder.name} continues one batch at a time.",
+            "Leave --workers at 1, or start another server.",
         )
 
 

@@ -273,7 +273,7 @@ def test_full_tensorrt_without_a_gpu_says_what_works_here(settings):
     with pytest.raises(PatchCompileError) as caught:
         build(settings | {"backend": "tensorrt"})
     assert caught.value.exit_code == 1
-    assert "onnx works here" in caught.value.fix
+    assert "onnx, which works here" in caught.value.fix
 
 
 def test_a_person_sees_table_perplexity_and_sentences(settings):

@@ -41,7 +41,7 @@ def test_tensorrt_without_a_gpu_says_what_works():
     )
     error, default = result.stdout.splitlines()
     assert error.startswith("1 --backend tensorrt can't be used here. tensorrt needs a GPU")
-    assert "--backend tensorrt-rtx or onnx works here" in error
+    assert "Use --backend tensorrt-rtx or onnx, which works here" in error
     assert "tensorrt-rtx" in default and "works here" in default and "no GPU answers" in default
 
 

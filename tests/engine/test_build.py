@@ -221,22 +221,24 @@ class TestFailures:
         settings = {"profiles": profiles_from_onnx(chain), "expected": expectation_from_onnx(chain)}
         with pytest.raises(PatchCompileError, match="is not an ONNX model"):
             build(bad, **settings)
-        with pytest.raises(PatchCompileError, match="cannot read"):
+        with pytest.raises(PatchCompileError, match="cannot be read"):
             build(tmp_path / "none.onnx", **settings)
 
     def test_target_that_rtx_does_not_have(self, chain, build, out):
         with pytest.raises(PatchCompileError, match="can't build for sm90"):
             build(chain, targets=parse_targets("h100"))
-        with pytest.raises(PatchCompileError, match="no target given"):
+        with pytest.raises(PatchCompileError, match="No target is given"):
             build(chain, targets=())
         assert_nothing_left(out)
 
     def test_missing_shapes(self, chain, build):
-        with pytest.raises(PatchCompileError, match=r"no shapes for the input x \[batch, sequence, 128\]"):
+        with pytest.raises(
+            PatchCompileError, match=r"There are no shapes for the input x \[batch, sequence, 128\]"
+        ):
             build(chain, profiles=())
 
     def test_missing_plugin(self, tmp_path, chain, build, out):
-        with pytest.raises(PatchCompileError, match="no plugin given"):
+        with pytest.raises(PatchCompileError, match="No plugin is given"):
             build(chain, plugin=None)
         with pytest.raises(PatchCompileError, match=r"none\.so is no plugin library"):
             build(chain, plugin=tmp_path / "none.so")
@@ -253,7 +255,7 @@ class TestFailures:
         build(chain)
         other = tmp_path / "other.so"
         other.write_bytes(plugin.read_bytes() + b"\0")
-        with pytest.raises(PatchCompileError, match="another PatchLinear plugin is already loaded"):
+        with pytest.raises(PatchCompileError, match="Another PatchLinear plugin is already loaded"):
             build(chain, plugin=other)
 
     def test_full_disk(self, chain, rtx, plugin, tmp_path, monkeypatch):
@@ -265,7 +267,7 @@ class TestFailures:
         monkeypatch.setattr(
             stage, "_write", lambda job, partial, progress: real(job, Path("/dev/full"), progress)
         )
-        with pytest.raises(PatchCompileError, match=r"cannot write the engine .* No space left"):
+        with pytest.raises(PatchCompileError, match=r"engine cannot be written .* No space left"):
             build_engine(
                 chain,
                 out,

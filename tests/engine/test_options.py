@@ -60,7 +60,7 @@ def test_what_a_backend_lacks_is_refused_by_its_flag(backend: str, option: dict[
 def test_a_build_is_refused_before_anything_is_learned(settings: dict[str, Any], tmp_path: Path) -> None:
     model, out = str(settings["model"]), tmp_path / "out"
     done = run_here("build", model, "-o", out, "--ratio", "0.4", "--backend", "onnx", "--weight-streaming")
-    assert done.returncode == 1 and "the backend onnx has no --weight-streaming" in done.stderr
+    assert done.returncode == 2 and "The backend onnx has no --weight-streaming" in done.stderr
     assert not out.exists()
 
 

@@ -64,11 +64,11 @@ class TestShapes:
             ("batch=-1", "'-1' is no size for the dimension 'batch'"),
             ("batch=one", "'one' is no size"),
             ("tokens:1x1", "no input 'tokens'.*input_ids"),
-            ("input_ids:1", "1 has 1 dimensions. the input is input_ids"),
-            (f"{KEY}:1x4x0x64", f"4 is not the size of dimension 1 of the input '{KEY}'. it is always 3"),
-            ("input_ids:1xx", "can't read 'input_ids:1xx'"),
-            ("input_ids", "can't read 'input_ids'"),
-            ("input_ids:-1x1", "can't read"),
+            ("input_ids:1", "1 has 1 dimensions. The input is input_ids"),
+            (f"{KEY}:1x4x0x64", f"4 is not the size of dimension 1 of the input '{KEY}'. It is always 3"),
+            ("input_ids:1xx", "'input_ids:1xx' is no shape"),
+            ("input_ids", "'input_ids' is no shape"),
+            ("input_ids:-1x1", "is no shape"),
         ],
     )
     def test_errors_name_the_input_and_the_dimension(self, spec, says):
@@ -97,7 +97,7 @@ class TestProfile:
 
     def test_order(self):
         with pytest.raises(
-            PatchCompileError, match=r"'input_ids' .*dimension 1 \(sequence\) is min 9, opt 4, max 4"
+            PatchCompileError, match=r"'input_ids' .*Dimension 1 \(sequence\) is min 9, opt 4, max 4"
         ):
             parse_profile(
                 ENCODER, min_shapes="batch=1,sequence=9", opt_shapes="batch=1,sequence=4", max_shapes=None
@@ -111,7 +111,7 @@ class TestProfile:
             parse_profile(DECODER, min_shapes=None, opt_shapes=spec, max_shapes=None)
 
     def test_nothing_given(self):
-        with pytest.raises(PatchCompileError, match="no shapes given"):
+        with pytest.raises(PatchCompileError, match="No shapes are given"):
             parse_profile(ENCODER, min_shapes=None, opt_shapes=None, max_shapes=None)
 
 
@@ -161,7 +161,7 @@ class TestGraph:
         assert dim_names((total,)) == ("batch", "past", "sequence")
 
     def test_formula_that_is_no_sum(self):
-        with pytest.raises(PatchCompileError, match=r"'2\*past'.*give mask:SHAPE"):
+        with pytest.raises(PatchCompileError, match=r"'2\*past'.*Give mask:SHAPE"):
             resolve_dims(GraphInput("mask", ("2*past",)), {"past": 2})
 
     def test_dimension_without_a_name_gets_one(self, tmp_path):
@@ -177,5 +177,5 @@ class TestGraph:
         value = helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
         node = helper.make_node("Identity", ["x"], ["y"])
         save(helper.make_model(helper.make_graph([node], "g", [value], [value])), tmp_path / "m.onnx")
-        with pytest.raises(PatchCompileError, match="the input x has no shape"):
+        with pytest.raises(PatchCompileError, match="The input x has no shape"):
             read_inputs(tmp_path / "m.onnx")

@@ -160,8 +160,8 @@ def test_a_model(make_model):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.engine", b"nothing of the kind", "no engine of TensorRT-RTX"),
-        ("empty.engine", b"", "no engine of TensorRT-RTX"),
+        ("x.engine", b"nothing of the kind", "[Nn]o engine of TensorRT-RTX"),
+        ("empty.engine", b"", "[Nn]o engine of TensorRT-RTX"),
         ("x.so", b"\x7fELF and nothing else", "no PatchLinear plugin"),
         ("x.onnx", b"nothing", "not an ONNX model"),
         ("x.safetensors", b"nothing", "x.safetensors"),
@@ -175,7 +175,7 @@ def test_what_is_nothing_of_ours_is_refused(tmp_path, name, content, said):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(PatchCompileError, match="no file at"):
+    with pytest.raises(PatchCompileError, match="No file at"):
         inspect_path(tmp_path / "missing")
     with pytest.raises(PatchCompileError, match="neither a model nor a build"):
         inspect_path(tmp_path)

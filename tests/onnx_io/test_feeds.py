@@ -54,11 +54,11 @@ def test_samples_are_fed_by_the_graphs_batch(load):
     ("change", "says"),
     [
         (lambda a: a.pop("ids"), "no array 'ids'"),
-        (lambda a: a.update(other=a["ids"]), "no input 'other' in the graph"),
+        (lambda a: a.update(other=a["ids"]), "no input 'other'"),
         (lambda a: a.update(ids=a["ids"][:4]), "differ in their first axis"),
         (lambda a: a.update(ids=a["ids"][0]), "do not fit the graph's inputs"),
         (lambda a: a.update(ids=a["ids"].astype(np.float32)), "'ids' of .* is float32"),
-        (lambda a: a.update(image=a["image"][..., :3]), "a run feeds \\[2, 3, 3\\]"),
+        (lambda a: a.update(image=a["image"][..., :3]), "A run feeds \\[2, 3, 3\\]"),
         (lambda a: a["image"].__setitem__((0, 0, 0, 0), np.nan), "'image' of .* holds NaN"),
         (lambda a: [a.update({name: array[:0]}) for name, array in a.items()], "is empty"),
     ],
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_npz(tmp_path, content):
     path = tmp_path / "inputs.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(PatchCompileError, match="cannot read the inputs") as error:
+    with pytest.raises(PatchCompileError, match=r"inputs .* cannot be read") as error:
         feeds_from_npz(path, OPEN, DTYPES)
     assert "numpy.savez" in error.value.fix
 
@@ -98,7 +98,7 @@ def test_a_file_of_one_array(tmp_path):
 def test_pickled_objects_are_not_loaded(tmp_path):
     path = tmp_path / "inputs.npz"
     np.savez(path, ids=np.array([object()], dtype=object))
-    with pytest.raises(PatchCompileError, match="cannot read the inputs"):
+    with pytest.raises(PatchCompileError, match=r"inputs .* cannot be read"):
         feeds_from_npz(path, OPEN, DTYPES)
 
 

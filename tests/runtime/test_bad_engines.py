@@ -108,7 +108,7 @@ def test_an_engine_for_another_gpu(out: Path, card: Card) -> None:
     done = run(out)
     assert done.returncode == 0 and done.stdout.strip() and f"not its engine: {why}" in done.stderr
     said = refused(out, "--runner", "engine")
-    assert f"why: {why}\n  fix: run its ONNX file: --runner onnx" in said
+    assert f"why: The reason: {why}.\n  fix: Run its ONNX file: --runner onnx." in said
     # One that stands alone, without what its build wrote, says so itself.
     said = refused(out / "bare/model.engine", "--tokenizer", out / "model")
     assert why in said
@@ -164,18 +164,18 @@ def test_a_plugin_of_another_version(out: Path, card: Card) -> None:
     assert (
         f"{other} is version 2 of the plugin, and {out}/engine/model.engine was built with version 1" in said
     )
-    assert "leave --plugin out: the engine carries its own" in said
+    assert "Leave --plugin out: the engine carries its own" in said
     shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
     shutil.copy(other, beside)
     said = refused(out)
     assert f"{beside} is version 2 of the plugin" in said and "built with version 1" in said
-    assert "name version 1 with --plugin, or build the engine again" in said
+    assert "Name version 1 with --plugin, or build the engine again" in said
 
 
 def test_a_plugin_beside_the_one_that_is_carried(out: Path, card: Card) -> None:
     card(BLACKWELL)
     said = refused(out, "--plugin", out / "engine" / LIBRARY_NAME)
-    assert "carries its own plugin, version 1" in said and "leave --plugin out" in said
+    assert "carries its own plugin, version 1" in said and "Leave --plugin out" in said
 
 
 def test_which_plugin_is_registered(out: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_step_allocates_nothing_once_it_is_recorded(out_of: OutOf) -> None:
 def test_the_last_token_that_a_profile_takes(out_of: OutOf) -> None:
     """Past 64 is the end of the profile; 65 tokens in all, of which the last needs no step."""
     engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")
-    assert engine.limits == Limits(4, 32, 65, "the engine's profile ends at")
+    assert engine.limits == Limits(4, 32, 65, "The engine's profile ends at")
     compare(engine, onnx, PROMPTS[:1], 65 - len(PROMPTS[0]) - 1)
     assert decoder_of(out_of, limits=Limits(total=20)).limits.total == 20
 
@@ -109,8 +109,8 @@ def test_more_than_the_limits_is_refused_before_anything_runs(out_of: OutOf, hal
     onnx = OnnxDecoder(out_of("llama") / "onnx/model.onnx", engine.limits)
     generator = Generator(engine if half == "engine" else onnx, whole.tokenizer)
     for prompts, new_tokens, said in (
-        ([[3] * 33], 1, "a prompt of 33 tokens is longer than the 32 that the engine takes"),
-        ([[3], [4] * 33], 1, "a prompt of 33 tokens is longer than the 32"),
+        ([[3] * 33], 1, "A prompt of 33 tokens is longer than the 32 that the engine takes"),
+        ([[3], [4] * 33], 1, "A prompt of 33 tokens is longer than the 32"),
         ([[3]] * 5, 1, "5 prompts are more than the 4 that the engine takes at once"),
         ([[3] * 32], 34, "32 tokens of prompt and 34 new ones are more than 65"),
     ):

@@ -73,7 +73,7 @@ def test_a_build_in_bfloat16_runs_too(out_of: OutOf, tmp_path: Path, monkeypatch
         assert "onnx_ir" in refused.value.why and "pip install onnx-ir" in refused.value.fix
     (tmp_path / "full").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
-    with pytest.raises(PatchCompileError, match="cannot write the copy") as refused:
+    with pytest.raises(PatchCompileError, match=r"copy .* cannot be written") as refused:
         open_generator(out)
     assert "TMPDIR" in refused.value.fix
 
@@ -162,7 +162,7 @@ def test_what_is_too_much_is_said_with_both_numbers(generator: Generator) -> Non
     limits = Limits(2, 8, 50)
     with pytest.raises(PatchCompileError, match="3 prompts are more than the 2"):
         check_limits(limits, 3, 4, 4)
-    with pytest.raises(PatchCompileError, match="a prompt of 9 tokens is longer than the 8"):
+    with pytest.raises(PatchCompileError, match="A prompt of 9 tokens is longer than the 8"):
         check_limits(limits, 1, 9, 4)
     check_limits(limits, 2, 8, 42)
     for prompts, said in (
@@ -189,14 +189,14 @@ def test_what_runs_it_is_said(
     monkeypatch.setattr(engine_fit, "local_gpu", lambda: None)
     assert "not its engine: no GPU answers" in open_generator(out).about
     assert "not its engine: it was not asked for" in open_generator(out, runner="onnx").about
-    with pytest.raises(PatchCompileError, match=r"no engine of .* can be run here") as refused:
+    with pytest.raises(PatchCompileError, match=r"No engine of .* can be run here") as refused:
         open_generator(out, runner="engine")
-    assert refused.value.why == "no GPU answers" and "--runner onnx" in refused.value.fix
+    assert refused.value.why == "The reason: no GPU answers." and "--runner onnx" in refused.value.fix
 
 
 def test_what_is_no_build_is_refused(out_of: OutOf, tmp_path: Path) -> None:
     onnx = out_of("llama") / "onnx/model.onnx"
-    with pytest.raises(PatchCompileError, match="there is no"):
+    with pytest.raises(PatchCompileError, match="does not exist"):
         open_generator(tmp_path / "nothing")
     with pytest.raises(PatchCompileError, match="without a tokenizer"):
         open_generator(tmp_path)

@@ -41,7 +41,7 @@ def test_each_prompt_is_continued_by_both(settings: dict[str, Any], dtype: str) 
     assert not list(out.path.glob(".dense-*"))
     with pytest.raises(PatchCompileError, match="60 tokens of prompt and 8 new ones are more than 64"):
         diff(out, "the cat", "the cat " * 30)
-    with pytest.raises(PatchCompileError, match="the prompt is empty"):
+    with pytest.raises(PatchCompileError, match="The prompt is empty"):
         diff(out, "the cat", "")
     with pytest.raises(PatchCompileError, match="no prompt is given"):
         diff(out)

@@ -118,7 +118,7 @@ def test_what_is_beyond_the_profiles_of_an_engine(out: Path, generator: Generato
     decoder = EngineDecoder(engine, device, "host", generator.decoder.limits)
     with serving(Generator(decoder, generator.tokenizer)) as running:
         for body, param, said in (
-            ({"prompt": "the " * 17}, "prompt", "a prompt of 17 tokens is longer than the 16"),
+            ({"prompt": "the " * 17}, "prompt", "A prompt of 17 tokens is longer than the 16"),
             ({"prompt": ["the"] * 3}, "prompt", "3 prompts with n=1 are 3 sequences, and 2 go at once"),
             (
                 {"prompt": "the " * 16, "max_tokens": 18},

@@ -93,7 +93,7 @@ def test_errors_of_the_command(out: Path, tmp_path: Path, generator: Generator) 
         result = run(module.main, [str(out), "--port", str(taken.getsockname()[1])])
     assert result.exit_code == 1 and "can't listen on 127.0.0.1" in result.output
     result = run(module.main, [str(tmp_path / "none"), "--port", "0"])
-    assert result.exit_code == 1 and "there is no" in result.output
+    assert result.exit_code == 1 and "does not exist" in result.output
     result = run(module.main, [str(out), "--workers", "0"])
     assert result.exit_code == 2 and "--workers" in result.output
     one_at_a_time = copy.copy(generator.decoder)

@@ -240,4 +240,4 @@ class TestCommand:
     def test_a_missing_file(self, tmp_path):
         done = self.invoke(tmp_path / "m.onnx", "--ratio", "0.4")
         assert isinstance(done.exception, PatchCompileError)
-        assert done.exception.what == f"cannot read {tmp_path / 'm.onnx'}"
+        assert done.exception.what == f"{tmp_path / 'm.onnx'} cannot be read"
