@@ -1,4 +1,4 @@
-"""TensorRT or TensorRT-RTX behind one class; what this machine has, and which it should use."""
+"""One class for TensorRT and TensorRT-RTX, and the choice of the backend that works on this machine."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
     from patch_compile.engine.tensorrt_api import TensorRtApi
 
     class PythonLogger(tensorrt.ILogger):
-        """An ILogger that also tells whoever listens: `heard(level, message)`, the level as Python logging has it."""
+        """ILogger that also calls `heard(level, message)`, with a level of Python's `logging`, if `heard` is set."""
 
         heard: Callable[[int, str], None] | None
 
 
 __all__ = ["Backend", "BackendName", "available_backends", "default_backend", "load_backend"]
 
-# Linears without one kind of slab; token ids; a build that was asked to stop.
+# Parts of messages that report intended behaviour: an empty packed tensor of a linear without dense or without sparse
+# slabs, int64 token ids, and a build that the user cancelled.
 _EXPECTED = ("Empty initializer", "Int64 binding", "BuildCanceled")
-# Logged after each API error where there is no driver, which is how RTX is used to build ahead of time.
+# TensorRT-RTX logs this for every CUDA error. Without a driver such errors are normal: it can build ahead of time there.
 _NO_DRIVER = "catchCudaError"
 _LOG = logging.getLogger("patch_compile.engine.tensorrt")
 
 
 class BackendName(StrEnum):
-    """What turns the ONNX file into an engine; `onnx` stops before that."""
+    """Library that turns the ONNX file into an engine; `onnx` stops at the ONNX file."""
 
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
@@ -60,9 +61,9 @@ _LIBRARIES = {
 
 
 class Backend:
-    """One of the two libraries. Get it from `load_backend`.
+    """TensorRT or TensorRT-RTX. `load_backend` returns one.
 
-    Attributes: `name`; `trt`, the Python module, whose API the two share; `version` of it.
+    name: the library's name; trt: its Python module (both libraries have the same API); version: the module's version.
     """
 
     def __init__(self, name: BackendName, module: TensorRtApi) -> None:
@@ -72,23 +73,29 @@ class Backend:
 
     @cached_property
     def logger(self) -> PythonLogger:
-        """The library's log as Python logging; one for the process, since the first one given wins."""
+        """ILogger that forwards to Python's `logging`.
+
+        There is one per process, because TensorRT keeps the first logger that it is given.
+        """
         return _python_logger(self.trt)
 
     @property
     def compute_capabilities(self) -> Mapping[str, Any]:
-        """The architectures that it builds ahead of time for, by name (`SM86`). Full TensorRT has no such enum."""
+        """Members of RTX's enum `ComputeCapability` by name (`SM86`): the architectures that it builds for ahead of time.
+
+        Full TensorRT has no such enum.
+        """
         rtx: Any = self.trt
         members: Mapping[str, Any] = rtx.ComputeCapability.__members__
         return members
 
     @property
     def builds_ahead(self) -> bool:
-        """Whether engines for other GPUs than this machine's can be built."""
+        """True if the library can build engines for GPUs that this machine does not have."""
         return not _LIBRARIES[self.name].needs_gpu
 
     def targets(self) -> tuple[Target, ...]:
-        """What it can build for: the library's own list when it builds ahead of time, else the local GPU."""
+        """Targets that it can build for: the library's own list if it builds ahead of time, else the local GPU."""
         if not self.builds_ahead:
             target = local_target()
             return () if target is None else (target,)
@@ -108,18 +115,18 @@ class Backend:
                 )
 
     def let_parser_meet_plugins(self) -> None:
-        """Call before every parse: without it the parser may abort the process at the first plugin."""
+        """Prepare the ONNX parser for plugins. Without this call it may abort the process at the first plugin."""
         answer_to_unversioned_name(_LIBRARIES[self.name].core)
 
 
 def available_backends() -> tuple[BackendName, ...]:
-    """The backends that work on this machine, best first; `onnx` always does."""
+    """Returns the backends that work on this machine, best first; `onnx` always works."""
     usable = (name for name in _LIBRARIES if _reason_against(name) is None)
     return (*usable, BackendName.ONNX)
 
 
 def default_backend() -> tuple[BackendName, str]:
-    """The backend to use when none is named, and why, in one line."""
+    """Returns the backend to use when the user names none, and the reason in one line."""
     against = {name: _reason_against(name) for name in _LIBRARIES}
     for name, reason in against.items():
         if reason is None:
@@ -131,7 +138,7 @@ def default_backend() -> tuple[BackendName, str]:
 
 @cache
 def load_backend(name: str) -> Backend:
-    """The backend called `tensorrt` or `tensorrt-rtx`.
+    """Returns the backend called `tensorrt` or `tensorrt-rtx`.
 
     Raises PatchCompileError when its library is missing or needs a GPU that is not there.
     """
@@ -164,17 +171,17 @@ def _reason_against(name: BackendName) -> str | None:
 
 @cache
 def _import(module: str) -> Any:
-    """The module, or None; an installation whose shared libraries don't load counts as missing."""
+    """Import a module. Returns None if it is missing or its shared libraries do not load."""
     try:
         found = importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: the wheel of PyPI is a stub
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: from the stub wheel on PyPI
         _LOG.debug("%s does not import: %s", module, error)
         return None
     return found if hasattr(found, "Builder") else None
 
 
 def _is_expected(message: str) -> bool:
-    """Whether a warning or an error is about something that is meant to be as it is."""
+    """True for a warning or an error that reports intended behaviour."""
     if _NO_DRIVER in message:
         return local_gpu() is None
     return any(part in message for part in _EXPECTED)

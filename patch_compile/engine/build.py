@@ -1,4 +1,4 @@
-"""The engine stage: an ONNX file with PatchLinear nodes → a checked engine and the plugin beside it."""
+"""Engine stage: builds and checks an engine from an ONNX file with PatchLinear nodes, and copies the plugin beside it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["BuildCancelledError", "EngineReport", "build_engine", "check_engine"
 
 
 class BuildCancelledError(PatchCompileError):
-    """The progress callback asked the build to stop; nothing was written."""
+    """The progress callback stopped the build; nothing was written."""
 
     exit_code = 130
 
@@ -42,11 +42,13 @@ class BuildCancelledError(PatchCompileError):
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What was built. Bytes are of the file, and of the packed tensors.
+    """Facts about a built engine.
 
-    plugin_version: of the plugin that it was built with, None without one; the two that follow are of `EngineOptions`.
-    sparse_parts: 2:4 products of split linears; sparsity: what became of them and of other 2:4 weights, in words, empty
-    where there are none.
+    plugin: the copy of the library beside the engine; dtype: type of the packed weights, None without PatchLinear;
+    patch_linears: number of PatchLinear nodes; nbytes: size of the engine file; packed_bytes: size of all packed tensors;
+    sparse_parts: number of 2:4 products of split linears; sparsity: in words, how many of them and of other 2:4 weights
+    run as 2:4, empty if there are none; plugin_version: None if it was built without a plugin; version_compatible,
+    hardware_compatible: see `EngineOptions`.
     """
 
     path: Path
@@ -67,7 +69,7 @@ class EngineReport:
     hardware_compatible: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """For report.json: `nbytes` as `bytes`, paths as text."""
+        """Returns the fields as report.json has them: `nbytes` is called `bytes`, paths are strings."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["bytes"] = fields.pop("nbytes")
         return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
@@ -85,11 +87,13 @@ def build_engine(
     options: EngineOptions | None = None,
     progress: Progress | None = None,
 ) -> EngineReport:
-    """Build, check and write the engine, with the plugin embedded in it and as `libpatch_linear.so` beside it.
+    """Build, check and write an engine. The plugin is embedded in it and copied beside it as `libpatch_linear.so`.
 
-    `progress(phase, step, total)` is called from another thread; when it returns False, BuildCancelledError is raised.
-    Raises PatchCompileError for a file, a target, a shape or a plugin that can't be built, and PlanMismatchError when
-    the engine does not hold what `expected` says. On any error, Ctrl-C included, nothing is left behind.
+    `progress(phase, step, total)` is called from another thread; the build stops when it returns False.
+
+    Raises PatchCompileError for a file, target, shape or plugin that the backend can't use, PlanMismatchError when the
+    engine does not match `expected`, and BuildCancelledError when `progress` stopped the build. No file is left behind
+    after an error or Ctrl-C.
     """
     start = time.monotonic()
     backend = load_backend(backend) if isinstance(backend, str) else backend
@@ -132,7 +136,10 @@ def check_engine(
     profiles: tuple[Profile, ...],
     targets: tuple[Target, ...],
 ) -> tuple[PlanProgram, ...]:
-    """The programs of a built engine, checked: see `check_programs`. Raises PlanMismatchError."""
+    """Read the programs of a built engine, check them with `check_programs` and return them.
+
+    Raises PlanMismatchError.
+    """
     names = tuple(target.name for target in targets)
     if backend.name == BackendName.TENSORRT:
         from patch_compile.engine.inspector import inspect_engine
@@ -179,7 +186,7 @@ def _sparsity(backend: Backend, expected: PlanExpectation, logged: tuple[str, ..
 
 
 def _write(job: BuildJob, partial: Path, progress: Progress | None) -> tuple[str, ...]:
-    """Build; returns what was logged about sparsity."""
+    """Write the engine to `partial`. Returns the log messages about sparsity."""
     cancellation = Cancellation()
     with partial.open("wb") as file:
         logged = run_cancellable(lambda: write_engine(job, file, progress, cancellation), cancellation)

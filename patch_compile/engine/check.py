@@ -1,6 +1,6 @@
-"""Checks a built engine against what its ONNX file promised.
+"""Checks a built engine against its ONNX file.
 
-Every PatchLinear is there, with its bytes and type, and the 2:4 parts of every split are still on their own.
+Every PatchLinear must be there with its bytes and type, and no 2:4 part of a split may be merged with a dense product.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SHOWN = 5
 
 
 class PlanMismatchError(PatchCompileError):
-    """The engine is not what was planned. It is not kept."""
+    """The engine differs from its ONNX file. The build deletes it."""
 
     def __init__(self, problems: list[str]) -> None:
         shown = "; ".join(problems[:_SHOWN])
@@ -36,11 +36,11 @@ def check_programs(
     profiles: int = 1,
     targets: Iterable[str] = (),
 ) -> None:
-    """Raise PlanMismatchError unless each of the `profiles` runs every PatchLinear once, as a plugin, by its name.
+    """Raise PlanMismatchError if the programs of an engine do not run what its ONNX file holds.
 
-    Also checked: the bytes and the type of its packed tensors, that no other layer took a PatchLinear, that each of the
-    profiles runs every 2:4 part of a split in a layer without another product, and that each program is for all
-    `targets`.
+    Each of the `profiles` must run every PatchLinear once, as a plugin of the node's name, with packed tensors of the
+    expected bytes and type. No other layer may contain a PatchLinear. Each profile must run every 2:4 part of a split,
+    in a layer without a dense product. Each program must be for all `targets`.
     """
     problems = [
         *_wrong_targets(programs, tuple(targets)),
@@ -86,7 +86,7 @@ def _lost_parts(programs: tuple[PlanProgram, ...], expected: PlanExpectation, pr
 
 
 def _nodes(layer: PlanLayer) -> set[str]:
-    """ONNX nodes that went into a layer, by its metadata and by its name."""
+    """Returns the ONNX nodes of a layer, from its metadata and from its name (`a+b` for merged nodes)."""
     return {*layer.onnx_nodes, *layer.name.split("+")}
 
 

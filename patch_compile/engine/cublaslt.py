@@ -1,4 +1,7 @@
-"""Tells the plugin where a wheel put cuBLASLt, which multiplies prompts on Hopper (docs/adr/0011-hopper-prefill.md)."""
+"""Tells the plugin where cuBLASLt is if a wheel installed it.
+
+The plugin multiplies prompts with cuBLASLt on Hopper: docs/adr/0011-hopper-prefill.md.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from pathlib import Path
 
 __all__ = ["VARIABLE", "name_cublaslt"]
 
-VARIABLE = "PATCH_CUBLASLT"  # that the plugin reads; whoever has set it is right
-# Where the nvidia-cublas wheels of CUDA 13 and 12 put it, from site-packages on.
+VARIABLE = "PATCH_CUBLASLT"  # read by the plugin; a value that the user has set is kept
+# Paths of the library in the nvidia-cublas wheels of CUDA 13 and 12, below site-packages.
 _IN_WHEELS = ("nvidia/cu13/lib/libcublasLt.so.13", "nvidia/cublas/lib/libcublasLt.so.12")
 
 
 def name_cublaslt() -> None:
-    """Name the library of a wheel to the plugin, if there is one: no library path leads there. Nothing is loaded."""
+    """Set `PATCH_CUBLASLT` to the library of an installed wheel, which is on no library search path. Loads nothing."""
     if os.environ.get(VARIABLE):
         return
     for name in _IN_WHEELS:

@@ -1,4 +1,4 @@
-"""What the plan of an ONNX file must hold once it is built: computed from the file, weights unread."""
+"""Contents that an engine must have, computed from its ONNX file without reading the weights."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 @dataclass(frozen=True)
 class PlanExpectation:
-    """What an engine must show.
+    """Contents that an engine must have.
 
     patch_linears: name of each PatchLinear node → bytes of its packed tensors (dense, sparse, meta, index).
     dtype: type of their values, `float16` or `bfloat16`; None in a graph without PatchLinear.
-    sparse_parts: names of the products of splits whose weights are 2:4; each must be there, and may be merged with
-    others of its kind only: together with a dense product it is dense.
+    sparse_parts: names of the products of split linears whose weights are 2:4. Each must be in the engine. TensorRT may
+    merge it with other sparse parts only: merged with a dense product, it would be computed densely.
     products: names of all other matrix products of the graph.
     """
 
@@ -41,15 +41,14 @@ class PlanExpectation:
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes of all packed tensors."""
         return sum(self.patch_linears.values())
 
 
 def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
-    """The expectation of an ONNX file.
+    """Returns the expectation of an ONNX file.
 
-    Raises PatchCompileError for a file that is no model, and for PatchLinear nodes that can't be told apart, whose
-    packed tensors are not constants of the file, or that differ in type.
+    Raises PatchCompileError for a file that is no model, and for PatchLinear nodes that share a name, that have packed
+    tensors which are not initializers, or that differ in type.
     """
     from patch_compile.onnx_io.graph_inputs import load_graph
 

@@ -1,7 +1,7 @@
-"""Reads the layers of a full TensorRT engine through its inspector; needs the GPU that it was built on.
+"""Reads the layers of a full TensorRT engine through its engine inspector, on the GPU that the engine was built for.
 
-Written from NVIDIA's description of the JSON (Engine Inspector, and its migration page from 10 to 11, where
-`Format/Datatype` became `DataType` and `Format`), into the same form as `plan_program` gives.
+The result has the types of `plan_program`. The JSON is documented in NVIDIA's pages "Engine Inspector" and "Migrating
+from TensorRT 10 to 11": `Format/Datatype` of version 10 became `DataType` and `Format`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int32": 4}
 
 
 def inspect_engine(backend: Backend, engine: Path, targets: tuple[str, ...]) -> tuple[PlanProgram, ...]:
-    """The layers of an engine that was built with detailed profiling verbosity, as one program.
+    """Returns the layers of an engine, as one program. The engine must be built with detailed profiling verbosity.
 
     Raises PatchCompileError when the engine does not load.
     """
@@ -44,7 +44,7 @@ def inspect_engine(backend: Backend, engine: Path, targets: tuple[str, ...]) -> 
 
 
 def program_from_json(information: dict[str, Any], targets: tuple[str, ...]) -> PlanProgram:
-    """The inspector's JSON as a program for `targets`."""
+    """Converts the inspector's JSON to a program for `targets`."""
     layers = [layer for layer in information["Layers"] if isinstance(layer, dict)]
     tensors = {tensor["Name"]: _tensor(tensor) for layer in layers for tensor in layer.get("Inputs", ())}
     return PlanProgram(targets, tuple(_layer(layer) for layer in layers), tensors)

@@ -1,4 +1,4 @@
-"""Progress of a build as a plain callback, and cancelling it from any thread."""
+"""Reports the progress of a build to a callback, and lets any thread cancel the build."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["Cancellation", "Progress", "progress_monitor"]
 
 Progress = Callable[[str, int, int], bool | None]
-"""`progress(phase, step, total)`: called from the build's thread; returning False (not None) cancels the build."""
+"""`progress(phase, step, total)` is called from the build's thread. It cancels the build by returning False (not None)."""
 
 
 class Cancellation:
-    """A request to stop, by the user, by the callback, or by an error in the callback (kept in `error`)."""
+    """Request to stop a build, made by the user, by the callback, or by an error (kept in `error`)."""
 
     def __init__(self) -> None:
         self._requested = threading.Event()
@@ -26,18 +26,19 @@ class Cancellation:
 
     @property
     def requested(self) -> bool:
-        """Whether the build should stop at its next step."""
+        """True if the build should stop at its next step."""
         return self._requested.is_set()
 
     def request(self, error: BaseException | None = None) -> None:
-        """Ask for it; the first error is kept."""
+        """Ask the build to stop; of several errors the first is kept."""
         self.error = self.error or error
         self._requested.set()
 
     def ask(self, progress: Progress | None, phase: str, step: int, total: int) -> bool:
-        """Report a step; False when the build should stop.
+        """Report a step. Returns False if the build should stop.
 
-        Nothing may be raised from here: the caller is C++ that can't unwind, and an exception would end the process.
+        Raises nothing: C++ calls this and can't unwind, so an exception would end the process. An error of `progress`
+        is kept in `error` instead.
         """
         if progress is None or self.requested:
             return not self.requested
@@ -52,7 +53,7 @@ class Cancellation:
 def progress_monitor(
     trt: TensorRtApi, progress: Progress | None, cancellation: Cancellation
 ) -> tensorrt.IProgressMonitor:
-    """An IProgressMonitor that reports to `progress` and stops the build when `cancellation` asks for it."""
+    """Returns an IProgressMonitor that reports to `progress` and stops the build if `cancellation` is requested."""
     if TYPE_CHECKING:
         from tensorrt import IProgressMonitor
     else:

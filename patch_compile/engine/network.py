@@ -1,4 +1,4 @@
-"""ONNX file → engine bytes in a file: the calls into TensorRT, which run in one worker thread."""
+"""Builds the bytes of an engine from an ONNX file: all calls into TensorRT's builder, run in one worker thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _READING = "Reading ONNX"
 
 @dataclass(frozen=True)
 class BuildJob:
-    """What to build and how."""
+    """Inputs and settings of one engine build."""
 
     backend: Backend
     onnx_path: Path
@@ -41,10 +41,10 @@ class BuildJob:
 def write_engine(
     job: BuildJob, out: BinaryIO, progress: Progress | None, cancellation: Cancellation
 ) -> tuple[str, ...]:
-    """Build the engine into `out`, and return what was logged about sparsity.
+    """Write the engine into `out`. Returns the log messages about sparsity.
 
-    Returns early, with less written, when `cancellation` is requested. Raises PatchCompileError when the file does not
-    parse or the engine can't be built.
+    Stops early, with an incomplete `out`, when `cancellation` is requested. Raises PatchCompileError when the file does
+    not parse or the engine can't be built.
     """
     errors: list[str] = []
     sparsity: list[str] = []
@@ -91,7 +91,7 @@ def _write_engine(
 
 
 def _network_flags(trt: TensorRtApi) -> int:
-    # Where strong typing is the only one, the flag may be gone.
+    # A version that has strong typing only may lack the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -114,7 +114,7 @@ def _config(job: BuildJob, builder: tensorrt.Builder, errors: list[str]) -> tens
     if job.plugin is not None:
         config.plugins_to_serialize = [str(job.plugin.resolve())]
     if job.backend.builds_ahead:
-        rtx: Any = config  # full TensorRT has no such calls
+        rtx: Any = config  # the stubs are of full TensorRT, which lacks these calls
         rtx.num_compute_capabilities = len(job.targets)
         for i, target in enumerate(job.targets):
             rtx.set_compute_capability(job.backend.compute_capabilities[target.name.upper()], i)
@@ -161,16 +161,16 @@ def _serialize(
         out.write(plan)
         return True
 
-    base: Any = trt.IStreamWriter  # its stub has another `write` than its documentation and the libraries
+    base: Any = trt.IStreamWriter  # Any: the signature of `write` in the stub is not the real one
 
     class Writer(base):  # type: ignore[misc]  # the base class is Any
-        """Saves the copy of the whole engine that `build_serialized_network` would return."""
+        """Writes the engine as it is made: `build_serialized_network` would hold a copy of all of it in memory."""
 
         def __init__(self) -> None:
             base.__init__(self)
 
         def write(self, data: bytes) -> int:
-            # RTX 1.7.1 does not look at what a writer returns, so a failed write is kept as the reason to cancel.
+            # RTX 1.7.1 ignores the return value of a writer. A failed write therefore cancels the build.
             try:
                 if not cancellation.requested:
                     out.write(data)
@@ -183,5 +183,5 @@ def _serialize(
 
 
 def _said(errors: Iterable[str]) -> str:
-    """What the library logged, the first (the cause) first."""
+    """Joins the logged errors in their order: the first is the cause."""
     return "; ".join(dict.fromkeys(line.strip() for line in errors)) or "It logged no reason."

@@ -1,4 +1,4 @@
-"""What a builder may be asked for beyond shapes and targets, and what each backend has of it."""
+"""Build options beside shapes and targets, and the backends that lack some of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineOptions"]
 
-# By backend: settings that it does not have, and what to do there instead.
+# Backend → option that it lacks → (reason, fix) of the error.
 _MISSING = {
     BackendName.TENSORRT_RTX: {
         "timing_cache": (
@@ -31,12 +31,12 @@ _MISSING = {
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine is built; all of it may be left out.
+    """Options of an engine build; each has a default.
 
-    optimization_level: effort of the builder, 0 … 5, None leaves the backend's; timing_cache: file with measured tactics,
-    read where it is there and written after the build; weight_streaming: weights may stay in host memory while the
-    engine runs; version_compatible: later versions of the backend may run it; hardware_compatible: any GPU from Ampere
-    on may, at some cost in speed.
+    optimization_level: effort of the builder, 0 … 5, None is the backend's default; timing_cache: file with measured
+    tactics, read if it exists and written after the build; weight_streaming: weights may stay in host memory while the
+    engine runs; version_compatible: later versions of the backend may run the engine; hardware_compatible: any GPU from
+    Ampere on may run it, at some cost in speed.
     """
 
     optimization_level: int | None = None
@@ -46,7 +46,7 @@ class EngineOptions:
     hardware_compatible: bool = False
 
     def check(self, name: BackendName) -> None:
-        """Raise UsageError for an option that the backend does not have, by the name of its flag."""
+        """Raise UsageError, naming the flag, for an option that the backend lacks."""
         missing = _MISSING.get(name, {})
         if name is BackendName.ONNX:
             missing = dict.fromkeys(
@@ -57,7 +57,10 @@ class EngineOptions:
                 raise UsageError(f"The backend {name} has no --{option.replace('_', '-')}", why, fix)
 
     def apply(self, backend: Backend, config: tensorrt.IBuilderConfig) -> None:
-        """Set them on an IBuilderConfig. Raises PatchCompileError for a timing cache of another GPU or version."""
+        """Set the options on an IBuilderConfig.
+
+        Raises PatchCompileError for a timing cache of another GPU or version.
+        """
         trt = backend.trt
         if self.optimization_level is not None:
             config.builder_optimization_level = self.optimization_level
@@ -65,7 +68,7 @@ class EngineOptions:
             config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
         if self.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-            # Later versions are installed where it runs; RTX has no lean runtime to put in.
+            # The engine runs with the library that is installed there. RTX has no lean runtime to embed.
             config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
         if self.hardware_compatible:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -79,7 +82,7 @@ class EngineOptions:
                 )
 
     def keep_timings(self, config: tensorrt.IBuilderConfig) -> None:
-        """After a build, write what was measured to the timing cache; whole or not at all."""
+        """Write the timings of a finished build to the timing cache, atomically."""
         if self.timing_cache is None:
             return
         part = self.timing_cache.with_name(f".{self.timing_cache.name}.part")

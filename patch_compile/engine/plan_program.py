@@ -1,9 +1,9 @@
-"""Reads the program text inside an RTX engine: its layers, its constants and the GPUs it is for.
+"""Reads the program text inside a TensorRT-RTX engine: its layers, its constants and its target GPUs.
 
-The text is undocumented. It begins at `header {`, ends at a zero byte, and there is at least one for each optimization
-profile (RTX 1.7.1). What is read of it:
+The text is undocumented. It begins at `header {` and ends at a zero byte. An engine holds at least one text per
+optimization profile (RTX 1.7.1). These statements are read:
 
-    accelerators={sm86 sm89 }                                   or {*}: nothing in it depends on the GPU
+    accelerators={sm86 sm89 }                                   or {*}: runs on any GPU
     tensor={ alignment=128 const_payload_size=65536 dims={ 4 8192 } name="q.dense_constantHalf" … type=half }
     custom_layer={ name="q" output={"y.1" } input={"x.1" "q.dense_constantHalf" … } … layers="[ONNX Layer: q]" }
     custom_layer={ name="q [profile 1]" …
@@ -36,7 +36,7 @@ _DTYPES = {"half": "float16", "bf16": "bfloat16", "float": "float32"}
 
 @dataclass(frozen=True)
 class PlanTensor:
-    """A tensor of the program: `dims` as far as they are numbers, and the bytes it holds if it is a constant."""
+    """A tensor of the program. A dynamic dimension is None; `constant_bytes` is None for a computed tensor."""
 
     dtype: str
     dims: tuple[int | None, ...]
@@ -44,18 +44,18 @@ class PlanTensor:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has no elements; such a constant has no payload."""
+        """True if it has no elements; the program gives no payload size for such a constant."""
         return 0 in self.dims
 
     @property
     def nbytes(self) -> int | None:
-        """Bytes of a constant, None for anything computed."""
+        """Bytes of a constant, None for a computed tensor."""
         return 0 if self.is_empty else self.constant_bytes
 
 
 @dataclass(frozen=True)
 class PlanLayer:
-    """A statement of the program: `kind` as it is spelled there, and the ONNX nodes that went into it."""
+    """A layer of the program: `kind` is the keyword of its statement, `onnx_nodes` are the nodes it was made of."""
 
     kind: str
     name: str
@@ -65,9 +65,10 @@ class PlanLayer:
 
     @classmethod
     def named(cls, kind: str, name: str, inputs: tuple[str, ...], metadata: str) -> PlanLayer:
-        """From a layer's name, that may end in ` [profile 1]`, and its metadata, that list `[ONNX Layer: …]`.
+        """Returns the layer with the profile and the ONNX nodes that its name and metadata give.
 
-        A layer that RTX made late (a product from a 1×1 convolution) has no name of its own: inputs tell its profile.
+        name: may end in ` [profile 1]`; metadata: holds `[ONNX Layer: …]` for each node. A layer that RTX makes late (a
+        product from a 1×1 convolution) has no profile in its name; its inputs name the profile.
         """
         suffixed = _PROFILE.fullmatch(name)
         plain, profile = (suffixed[1], int(suffixed[2])) if suffixed else (name, _profile_of(inputs))
@@ -81,7 +82,7 @@ def _profile_of(inputs: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True)
 class PlanProgram:
-    """One program text: a profile, or a part of it that runs as one."""
+    """One program text: all of an optimization profile or a part of it."""
 
     targets: tuple[str, ...]
     layers: tuple[PlanLayer, ...]
@@ -89,7 +90,7 @@ class PlanProgram:
 
 
 def read_programs(engine: Path) -> tuple[PlanProgram, ...]:
-    """All programs of an engine, by mapping the file: an engine may be larger than memory."""
+    """Returns all programs of an engine. Maps the file, because an engine may be larger than memory."""
     with engine.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
         return tuple(_parse(text) for text in _texts(plan))
 

@@ -23,8 +23,8 @@ _loaded: dict[str, str] = {}  # backend → sha256 of the library that registere
 def load_plugin(backend: Backend, path: Path) -> None:
     """Register the plugin library at `path` with the backend's registry.
 
-    Raises PatchCompileError when it is missing, can't be loaded, was built for another backend, holds no
-    PatchLinear, or another build of it is already registered in this process.
+    Raises PatchCompileError when the library is missing, can't be loaded, was built for another backend or holds no
+    PatchLinear, and when this process has already registered another build of it.
     """
     check_backend(path, backend.name)
     content = _sha256(path)
@@ -42,8 +42,9 @@ def load_plugin(backend: Backend, path: Path) -> None:
 
 def _load(backend: Backend, path: Path) -> None:
     name_cublaslt()
-    # Opened here first and never closed: the library registers itself when it is loaded, and load_library closes a
-    # library whose creators are already known, which would leave the registry with dangling pointers (RTX 1.7.1).
+    # The library registers itself when it is loaded. load_library then closes a library whose creators are already
+    # registered, which would leave dangling pointers in the registry (RTX 1.7.1). So open it here first, and never
+    # close it.
     try:
         library = ctypes.CDLL(str(path.resolve()))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Optimization profiles: ranges of input shapes, from trtexec-like specifications or from the graph alone."""
+"""Optimization profiles (ranges of input shapes), from specifications as in trtexec or from the graph alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHAPE = re.compile(r"\d+(?:x\d+)*")
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """Smallest, most frequent and largest shape of one input."""
+    """Smallest, most frequent and largest shape of an input."""
 
     min: Shape
     opt: Shape
@@ -56,7 +56,7 @@ def profiles_from_onnx(
     opt_shapes: str | None = None,
     max_shapes: str | None = None,
 ) -> tuple[Profile, ...]:
-    """The one profile that the specifications give, or without any the default ones of the graph.
+    """Returns the one profile of the specifications, or the default profiles of the graph if none is given.
 
     Raises PatchCompileError naming the input and the dimension.
     """
@@ -69,9 +69,9 @@ def profiles_from_onnx(
 def parse_profile(
     inputs: tuple[GraphInput, ...], *, min_shapes: str | None, opt_shapes: str | None, max_shapes: str | None
 ) -> Profile:
-    """The profile of --min-shapes, --opt-shapes and --max-shapes (see `parse_shapes`).
+    """Returns the profile of --min-shapes, --opt-shapes and --max-shapes (see `parse_shapes`).
 
-    A missing one follows trtexec: min and max default to opt, opt to max, and any of them to the only one given.
+    Defaults are those of trtexec: min and max default to opt, opt defaults to max, and a single given one sets all three.
     Raises PatchCompileError naming the input and the dimension.
     """
     given = {"min": min_shapes, "opt": opt_shapes, "max": max_shapes}
@@ -89,10 +89,10 @@ def parse_profile(
 
 
 def parse_shapes(spec: str, inputs: tuple[GraphInput, ...], flag: str = "shapes") -> dict[str, Shape]:
-    """Shapes of every dynamic input, from trtexec's spelling or from dimensions, also mixed.
+    """Returns the shape of every dynamic input. A specification may name inputs, dimensions or both.
 
-    `input_ids:1x1,past_key_values.0.key:1x3x0x64` names inputs; `batch=1,sequence=1,past=0` names dimensions of the
-    graph and `total` follows as past + sequence. An input's own shape wins.
+    `input_ids:1x1,past_key_values.0.key:1x3x0x64` names inputs, as trtexec does. `batch=1,sequence=1,past=0` names
+    dimensions of the graph; `total` is past + sequence. The shape of a named input overrides the dimensions.
     Raises PatchCompileError naming the input and the dimension.
     """
     by_name = {i.name: i for i in inputs}
@@ -109,12 +109,11 @@ def parse_shapes(spec: str, inputs: tuple[GraphInput, ...], flag: str = "shapes"
 
 
 def default_profiles(inputs: tuple[GraphInput, ...], limits: Limits | None = None) -> tuple[Profile, ...]:
-    """Profiles for graphs with dimensions `batch`, `sequence` and maybe `past` (a decoder with its cache).
+    """Returns default profiles for a graph with the dimensions `batch`, `sequence` and, in a decoder, `past`.
 
-    A decoder gets two, as its phases want different kernels: prefill (sequence 1…, past 0) and decode (sequence 1,
-    past 1…).
-    Anything else gets one. A graph without dynamic inputs gets none.
-    Raises PatchCompileError for a dimension that it can't know the size of.
+    A decoder gets two profiles, because its phases need different kernels: prefill (sequence 1…, past 0) and decode
+    (sequence 1, past 1…). Another graph gets one, and a graph without dynamic inputs gets none.
+    Raises PatchCompileError for a dimension whose size it does not know.
     """
     most = limits or Limits()
     names = dim_names(inputs)
@@ -204,7 +203,7 @@ def _listed(inputs: tuple[GraphInput, ...]) -> str:
 
 
 def _checked(profile: Profile, inputs: tuple[GraphInput, ...]) -> Profile:
-    """Order of min, opt, max, and one size for one symbol: TensorRT would only say that a profile is invalid."""
+    """Check min ≤ opt ≤ max and one size per symbol. TensorRT would only say that the profile is invalid."""
     for i in inputs:
         if i.name in profile.shapes:
             _check_order(i, profile.shapes[i.name])

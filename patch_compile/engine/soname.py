@@ -1,10 +1,10 @@
-"""Makes a library answer to its unversioned name inside this process.
+"""Lets `dlopen` find a loaded library by its unversioned name, inside this process.
 
-TensorRT-RTX's ONNX parser dlopens `libtensorrt_rtx.so` when it meets a plugin, but the wheel ships only
-`libtensorrt_rtx.so.1`; the failure aborts the process (RTX 1.7.1). The dynamic loader answers a dlopen by name with
-an already loaded object of that SONAME, so a library without code, that carries the missing name and needs the
-versioned one, mends it. It is written here byte by byte: that takes no compiler, no search path that only counts at
-process start, and nothing beside the installed package.
+TensorRT-RTX's ONNX parser dlopens `libtensorrt_rtx.so` when it meets a plugin. The wheel ships only
+`libtensorrt_rtx.so.1`, so the dlopen fails and aborts the process (RTX 1.7.1). The dynamic loader answers a dlopen by
+name with a loaded object of that SONAME. This module therefore writes and loads a library without code that has the
+missing name and depends on the versioned library. It writes the ELF bytes itself, which needs no compiler, no
+LD_LIBRARY_PATH (read at process start only) and no file in the installed package.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _HEADER, _PROGRAM_HEADER, _DYNAMIC_ENTRY, _SYMBOL = 64, 56, 16, 24
 
 
 def answer_to_unversioned_name(unversioned: str) -> None:
-    """Let `dlopen(unversioned)` find the already loaded library of that name and a version.
+    """Make `dlopen(unversioned)` find the loaded library `unversioned`.N.
 
-    Does nothing when the name resolves as it is. Raises PatchCompileError when it can't be made to resolve.
+    Does nothing if the name already resolves. Raises PatchCompileError if it can't be made to resolve.
     """
     if _resolves(unversioned):
         return
@@ -58,7 +58,10 @@ def answer_to_unversioned_name(unversioned: str) -> None:
 
 
 def name_only_library(soname: str, needed: str, machine: int) -> bytes:
-    """An ELF shared object without code, called `soname`, that depends on the library `needed`."""
+    """Returns an ELF shared object without code that has the SONAME `soname` and depends on the library `needed`.
+
+    machine: `e_machine` of the ELF header.
+    """
     strings = b"\0" + soname.encode() + b"\0" + needed.encode() + b"\0"
     dynamic_at = _HEADER + 3 * _PROGRAM_HEADER
     symbols_at = dynamic_at + 8 * _DYNAMIC_ENTRY
@@ -106,7 +109,7 @@ def _resolves(name: str) -> bool:
 
 
 def _loaded_library(unversioned: str) -> Path:
-    """The file behind `unversioned`.N that this process has loaded."""
+    """Returns the file `unversioned`.N that this process has loaded."""
     maps = Path("/proc/self/maps")
     if sys.platform == "linux":
         for line in maps.read_text().splitlines():

@@ -1,14 +1,15 @@
-"""Reads from the log of a build with full TensorRT which layers got its own 2:4 tactics.
+"""Reads the log of a full TensorRT build to find the layers that run with TensorRT's own 2:4 tactics.
 
-`SPARSE_WEIGHTS` permits them; TensorRT times both and keeps the faster, so a build that succeeds proves nothing. It logs,
-once for each selection of tactics, the last of them for the engine that is written:
+The flag `SPARSE_WEIGHTS` permits 2:4 tactics. TensorRT times them against the dense ones and keeps the faster, so a
+successful build does not show that any was chosen. TensorRT logs each selection of tactics; the last one is that of the
+written engine:
 
-    (Sparsity) Found 12 layer(s) eligible to use sparse tactics: a, b, …             10, with the names or without
+    (Sparsity) Found 12 layer(s) eligible to use sparse tactics: a, b, …             version 10, with or without names
     (Sparsity) Chose 3 layer(s) using sparse tactics: a, …
-    (Sparsity) Layers eligible for sparse math: a, b, …                              8
+    (Sparsity) Layers eligible for sparse math: a, b, …                              version 8
     (Sparsity) TRT inference plan picked sparse implementation for layers: a, …
 
-(NVIDIA/TensorRT issues 1403, 2169, 4056 show those of 8; its Model Optimizer's example of 2:4 INT8 those of 10.14.)
+Sources: NVIDIA/TensorRT issues 1403, 2169 and 4056 (version 8), and Model Optimizer's 2:4 INT8 example (10.14).
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ _ELIGIBLE = ("Found", "Layers eligible for sparse math")
 
 @dataclass(frozen=True)
 class SparseTactics:
-    """Layers whose weights TensorRT found to be 2:4, and those that run 2:4; None where it logged neither."""
+    """Number of layers with 2:4 weights, and of those that run with a 2:4 tactic; None if TensorRT logged no number."""
 
     eligible: int | None
     chosen: int | None
 
     def in_words(self, parts: int) -> str:
-        """What that means; parts: 2:4 products of splits in the graph."""
+        """Returns a sentence for the report. parts: number of 2:4 products of split linears in the graph."""
         if self.eligible is None or self.chosen is None:
             return f"TensorRT logged nothing about 2:4 tactics; whether the {parts} 2:4 products run 2:4 is not known"
         if self.eligible == 0:
@@ -55,12 +56,12 @@ class SparseTactics:
 
 
 def is_about_sparsity(message: str) -> bool:
-    """Whether a message of the log is one of those that `sparse_tactics` reads."""
+    """True for a log message that `sparse_tactics` reads."""
     return _PREFIX in message
 
 
 def sparse_tactics(messages: Iterable[str]) -> SparseTactics:
-    """The last counts that were logged; of earlier releases, which name the layers only, the number of names."""
+    """Returns the last counts in the log. Earlier releases log the names of the layers only, which are counted."""
     counts: dict[bool, int] = {}
     for message in messages:
         counted, listed = _COUNTED.search(message), _LISTED.search(message)

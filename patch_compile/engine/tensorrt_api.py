@@ -1,4 +1,4 @@
-"""What is used of TensorRT's Python module, with the types of its stubs."""
+"""Type of TensorRT's Python module, as far as this package uses it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["TensorRtApi"]
 
 
 class TensorRtApi(Protocol):
-    """The module `tensorrt`, or `tensorrt_rtx`, as far as both have it: constructors and enums.
+    """The module `tensorrt` or `tensorrt_rtx`: constructors and enums that both have.
 
-    Which of them it is comes out at run time, so a type checker is told here what it is; a test compares the names with
-    the module that is installed.
+    The module is chosen at run time, so a type checker can't see its members. A test compares the names below with the
+    installed module.
     """
 
     __version__: str
@@ -32,4 +32,4 @@ class TensorRtApi(Protocol):
     Runtime: type[tensorrt.Runtime]
 
     def get_plugin_registry(self) -> tensorrt.IPluginRegistry:
-        """The registry of the process."""
+        """Returns the plugin registry of the process."""

@@ -1,4 +1,4 @@
-"""Runs the builder's C++ outside the main thread, so that Ctrl-C reaches Python and never a C++ callback."""
+"""Runs the builder's C++ in a worker thread, so that Ctrl-C interrupts Python code and not a callback from C++."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _Result = TypeVar("_Result")
 
 
 def run_cancellable(work: Callable[[], _Result], cancellation: Cancellation) -> _Result:
-    """The result of `work`, which should look at `cancellation` between its steps.
+    """Run `work` in a thread and return its result. `work` should check `cancellation` between its steps.
 
-    On Ctrl-C the work is asked to stop and awaited, then KeyboardInterrupt goes on its way.
+    On Ctrl-C this requests the cancellation, waits for `work` to end and raises KeyboardInterrupt again.
     """
     with ThreadPoolExecutor(1, "engine-builder") as pool:
         future = pool.submit(work)
