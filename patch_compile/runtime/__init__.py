@@ -1,10 +1,10 @@
-"""Generate text with what `patch-compile build` wrote: its engine on a GPU, or its ONNX file on ONNX Runtime.
+"""Generates text with a build of `patch-compile build`: its engine on a GPU, or its ONNX file on ONNX Runtime.
 
     generator = open_generator("OUT")
     for piece in generator.stream(["The capital of France is"], new_tokens=20):
         print(piece.text, end="")
 
-Nothing here needs PyTorch.
+This package does not need PyTorch.
 """
 
 from patch_compile.runtime.generator import Completion, Finish, Generator, Piece

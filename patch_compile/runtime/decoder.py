@@ -1,4 +1,4 @@
-"""What a generator asks of whatever runs the model, and what it gives it: prompts, padded on the left."""
+"""Interface between a generator and a decoder (an engine or an ONNX file). Prompts are padded on the left."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Limits:
-    """Most sequences in a batch, tokens in a prompt, and tokens of prompt and continuation; None where any number goes.
+    """Largest inputs of a decoder; None is no limit.
 
-    total_why: what sets the last one, in words.
+    batch: sequences in a batch; prompt: tokens in a prompt; total: tokens of a prompt and its continuation; total_why:
+    the reason for `total`, a clause that ends before the number.
     """
 
     batch: int | None = None
@@ -35,13 +36,13 @@ class Decoding(Protocol):
 
     @property
     def logits(self) -> Logits:
-        """Of the token that follows each sequence: `[batch, vocabulary]`."""
+        """Logits `[batch, vocabulary]` of the token that follows each sequence."""
 
     def step(self, tokens: Tokens) -> None:
-        """Append a token `[batch]` to each sequence; `logits` are then those of the next."""
+        """Append a token to each sequence and compute the `logits` of the next one. tokens: `[batch]`."""
 
     def close(self) -> None:
-        """Give back what it holds; it can't be used any more."""
+        """Release its memory. It can't be used after this."""
 
 
 class Decoder(Protocol):
@@ -49,25 +50,26 @@ class Decoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What runs it, in words."""
+        """Description of the library and device that run the model."""
 
     @property
     def limits(self) -> Limits:
-        """What it can take."""
+        """Largest batch and sequence that it accepts."""
 
     @property
     def concurrent(self) -> bool:
-        """Whether several batches may be continued at once; else `start` waits until the one before is closed."""
+        """True if several batches may be continued at once; otherwise `start` waits until the last one is closed."""
 
     def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> Decoding:
-        """Read prompts `[batch, sequence]`, 0 in the mask where a prompt is padded on its left.
+        """Read prompts and return their decoding. The caller has checked the limits.
 
-        new_tokens: most that will be appended. The caller has checked the limits.
+        ids: `[batch, sequence]`; mask: same shape, 0 for the padding left of a prompt; new_tokens: largest number of
+        tokens that will be appended.
         """
 
 
 def pad_left(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tokens, Tokens]:
-    """Ids and mask `[batch, longest]`: prompts end together, so that all continue at the same place."""
+    """Returns ids and mask, both `[batch, longest]`. All prompts end in the last column, so they continue together."""
     longest = max(len(prompt) for prompt in prompts)
     ids = np.full((len(prompts), longest), padding, np.int64)
     mask = np.zeros_like(ids)
@@ -78,12 +80,12 @@ def pad_left(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tokens
 
 
 def positions_of(mask: Tokens, new: int) -> Tokens:
-    """Positions of the last `new` slots of a mask `[batch, total]`: padding takes none."""
+    """Returns the positions `[batch, new]` of the last slots of a mask `[batch, total]`. Padding takes no position."""
     return np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, mask.shape[1] - new :]
 
 
 def check_limits(limits: Limits, batch: int, prompt: int, new_tokens: int) -> None:
-    """Raise PatchCompileError when a batch, its longest prompt or the whole of it is more than the limits."""
+    """Raise PatchCompileError when the batch, its longest prompt or prompt plus new tokens exceed the limits."""
     if limits.batch is not None and batch > limits.batch:
         raise PatchCompileError(
             f"{batch} prompts are more than the {limits.batch} that the engine takes at once",

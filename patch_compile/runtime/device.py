@@ -1,4 +1,4 @@
-"""Memory and one stream of a GPU, through CUDA's runtime (cuda-python); no PyTorch."""
+"""Memory and one stream of a GPU, through the CUDA runtime API (cuda-python), without PyTorch."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ Rows = tuple[int, int]  # address of the first row, bytes from one row to the ne
 
 
 class Device(Protocol):
-    """What an engine's buffers need of a GPU. Everything but `allocate` and `free` is queued on `stream`, in order."""
+    """GPU operations for the buffers of an engine. All but `allocate` and `free` are queued on `stream`, in order."""
 
     @property
     def stream(self) -> int:
-        """The handle of the stream."""
+        """Handle of the stream."""
 
     def allocate(self, nbytes: int) -> int:
-        """Address of new memory, all zeros."""
+        """Returns the address of new memory, filled with zeros."""
 
     def free(self, address: int) -> None:
-        """Give memory back, once what is queued is done."""
+        """Free memory, after the queued work is done."""
 
     def write(self, address: int, array: NDArray[Any]) -> None:
-        """Copy a host array there; the array may be changed as soon as this returns."""
+        """Copy a host array to an address. The array may be changed as soon as this returns."""
 
     def read(self, rows: Rows, array: NDArray[Any]) -> None:
-        """Fill a host array `[rows, …]` from rows there, and wait until that is done."""
+        """Fill a host array `[rows, …]` from rows on the device, and wait until the copy is done."""
 
     def copy(self, to: Rows, source: Rows, width: int, count: int) -> None:
-        """Copy `count` rows of `width` bytes."""
+        """Copy `count` rows of `width` bytes on the device."""
 
     def wait(self) -> None:
-        """Until all that is queued is done."""
+        """Wait until all queued work is done."""
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record what `work` queues as a CUDA graph, without running it; calling the result queues it."""
+        """Record the work that `work` queues as a CUDA graph, without running it. Calling the result queues the graph."""
 
 
 class CudaDevice:
-    """The current CUDA device. Raises PatchCompileError when CUDA fails, with CUDA's own words."""
+    """The current CUDA device. Raises PatchCompileError with CUDA's message when a CUDA call fails."""
 
     def __init__(self) -> None:
         try:
@@ -71,7 +71,7 @@ class CudaDevice:
         self._call("cudaFree", address)
 
     def write(self, address: int, array: NDArray[Any]) -> None:
-        """See `Device`: pageable memory is staged by CUDA before the call returns."""
+        """See `Device`. CUDA copies pageable memory to a staging buffer before the call returns."""
         array = np.ascontiguousarray(array)
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
@@ -88,12 +88,12 @@ class CudaDevice:
         self._copy(to, source, width, count, self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice)
 
     def wait(self) -> None:
-        """Until everything queued is done; what failed meanwhile is raised here."""
+        """See `Device`. Raises the errors of the queued work."""
         self._call("cudaStreamSynchronize", self.stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """See `Device`."""
-        # Other threads of the process may allocate meanwhile.
+        # Thread-local: other threads of the process may allocate memory during the capture.
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self.stream, mode)
         try:

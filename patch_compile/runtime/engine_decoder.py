@@ -1,4 +1,4 @@
-"""A decoder's engine run by the TensorRT that built it: static buffers, a profile for each phase, a CUDA graph."""
+"""Runs the engine of a decoder with TensorRT: static buffers, one profile per phase, and a CUDA graph for decode steps."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _TOKENS = (_IDS, "attention_mask", "position_ids")
 def open_engine(
     path: Path, backend: Backend, plugin: Path | None, limits: Limits, window: int | None
 ) -> EngineDecoder:
-    """Load a decoder's engine on this machine's GPU; see `load_engine`.
+    """Load the engine of a decoder on this machine's GPU; see `load_engine`.
 
-    window: tokens that the shortest attention window of the model reaches, None where all attention is full.
+    window: length in tokens of the model's shortest sliding attention window, None if all its attention is full.
     """
     engine, runtime = load_engine(path, backend, plugin)
     name = f"{backend.name} {backend.version}"
@@ -46,11 +46,11 @@ def open_engine(
 def load_engine(
     path: Path, backend: Backend, plugin: Path | None
 ) -> tuple[tensorrt.ICudaEngine, tensorrt.Runtime]:
-    """An engine on this machine's GPU, and what must live as long.
+    """Load an engine on this machine's GPU. Returns it and its runtime, which must live as long.
 
-    backend: see `load_backend`; plugin: the library to register first, None where the engine carries it.
+    backend: see `load_backend`; plugin: library to register first, None if the engine carries it.
 
-    Raises PatchCompileError when the engine does not load, with TensorRT's own words.
+    Raises PatchCompileError with TensorRT's message when the engine does not load.
     """
     from patch_compile.engine.plugin_library import load_plugin
 
@@ -70,14 +70,14 @@ def load_engine(
             "; ".join(dict.fromkeys(said)) or "It logged no reason.",
             "Build it again for this GPU, this TensorRT and this plugin, or run its ONNX file: --runner onnx.",
         )
-    if engine.streamable_weights_size:  # built with --weight-streaming: what fits stays on the GPU
+    if engine.streamable_weights_size:  # built with --weight-streaming: keep on the GPU as much as fits
         engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
     return engine, runtime
 
 
 @dataclass(frozen=True)
 class _Phase:
-    """A profile: its number, and the largest batch, tokens and past, the least past."""
+    """An optimization profile: its number, its largest batch, new tokens and past, and its least past."""
 
     profile: int
     batch: int
@@ -87,10 +87,11 @@ class _Phase:
 
 
 class EngineDecoder:
-    """A decoder engine with inputs and outputs as `OnnxDecoder` has them.
+    """A decoder engine with the inputs and outputs of `OnnxDecoder`.
 
-    engine: an ICudaEngine; device: where it runs; keep: what must live as long. Raises PatchCompileError for an engine
-    that is no decoder, or has no profile to begin or to continue a text with.
+    device: holds its buffers and runs it; limits, window: see `open_engine`; keep: object to hold as long as the engine.
+
+    Raises PatchCompileError for an engine that is no decoder, and for one that lacks a profile for prefill or decode.
     """
 
     concurrent = False
@@ -134,12 +135,12 @@ class EngineDecoder:
             raise
 
     def release(self) -> None:
-        """The decoding is closed: the next may start."""
+        """Let the next `start` go on, after a decoding was closed."""
         self._busy.release()
 
     def cache_for(self, batch: int, tokens: int) -> KvCache:
-        """Buffers for a batch of sequences of so many tokens; those of the last one where they do."""
-        # A window that reaches over all slots sees every token, wherever it lies.
+        """Returns buffers for `batch` sequences of at most `tokens` tokens; reuses the last ones if they fit."""
+        # A window longer than all slots contains every token, in whichever slot it lies.
         padded = self._window is None or slots_for(tokens) < self._window
         if not padded and self._decode.least_past > 1:
             raise PatchCompileError(
@@ -151,7 +152,7 @@ class EngineDecoder:
         if old is not None and (old.batch, old.padded) == (batch, padded) and old.capacity >= tokens:
             return old
         if old is not None:
-            old.close()  # before the new one: a large cache may not fit twice
+            old.close()  # before allocating the new one: a large cache may not fit twice
         self._cache, self._graph = None, (None, None)
         d = self._decode
         self._cache = KvCache(
@@ -160,10 +161,10 @@ class EngineDecoder:
         return self._cache
 
     def prefill(self, cache: KvCache, ids: Tokens, mask: Tokens) -> Logits:
-        """Read prompts into the cache; logits `[batch, vocabulary]` of their last tokens."""
+        """Read prompts into the cache. Returns the logits `[batch, vocabulary]` of their last tokens."""
         context = self._context(self._prefill.profile)
         if self._prefill.profile == self._decode.profile:
-            self._graph = (None, None)  # a graph does not outlive the shapes of its context
+            self._graph = (None, None)  # new shapes of its context make a graph invalid
         self._write(ids, mask)
         self._bind(context, ids.shape, mask.shape, cache, past=0)
         self._execute(context)
@@ -172,7 +173,7 @@ class EngineDecoder:
         return logits
 
     def continue_by(self, cache: KvCache, tokens: Tokens) -> Logits:
-        """Append a token to each sequence; logits `[batch, vocabulary]` of the next."""
+        """Append a token `[batch]` to each sequence. Returns the logits `[batch, vocabulary]` of the next one."""
         cache.make_room()
         context = self._context(self._decode.profile)
         mask = np.concatenate([cache.mask, np.ones((len(tokens), 1), np.int64)], axis=1)
@@ -200,7 +201,7 @@ class EngineDecoder:
         return self._contexts[profile]
 
     def _write(self, ids: Tokens, mask: Tokens) -> None:
-        """The tokens of one step, into their buffers."""
+        """Copy ids, mask and positions of one step into their buffers."""
         for name, array in zip(_TOKENS, (ids, mask, positions_of(mask, ids.shape[1])), strict=True):
             array = array.astype(self._types[name])
             self.device.write(self._buffers.of(name, array.nbytes), array)
@@ -213,7 +214,7 @@ class EngineDecoder:
         cache: KvCache,
         past: int,
     ) -> None:
-        """Shapes and addresses of a step, for this one and those that are recorded after it."""
+        """Set shapes and addresses of a step, and of the later steps that replay it."""
         for name, shape in zip(_TOKENS, (ids, mask, ids), strict=True):
             context.set_input_shape(name, shape)
             context.set_tensor_address(name, self._buffers.of(name, 0))
@@ -233,10 +234,11 @@ class EngineDecoder:
             )
 
     def _replay(self, context: tensorrt.IExecutionContext) -> None:
-        """Run a step like the one before as a CUDA graph, which the second of its shape records.
+        """Run a step of the same shape as the last one, as a CUDA graph.
 
-        The first runs plainly, as TensorRT wants it. Sets of the cache change places only when the slots become more,
-        and another cache forgets the graph, so slots and buffers tell whether it still fits.
+        The first step of a shape runs without a graph, because TensorRT requires one run before a capture. The second
+        records the graph. The graph's key is the number of slots and the generation of the buffers. That is enough: the
+        two buffer sets of the cache change places only when the number of slots grows, and a new cache drops the graph.
         """
         key, graph = self._graph
         if graph is None:
@@ -258,7 +260,7 @@ class EngineDecoder:
 
 
 class EngineDecoding:
-    """A batch that is being continued on the engine; the only one."""
+    """A batch that is being continued on the engine, the only one at a time."""
 
     def __init__(self, decoder: EngineDecoder, ids: Tokens, mask: Tokens, new_tokens: int) -> None:
         self._decoder = decoder
@@ -278,7 +280,7 @@ class EngineDecoding:
 
 
 class _Buffers:
-    """Device buffers by name, made larger when they must be; `generation` counts how often one was moved."""
+    """Device buffers by name, which grow on demand. `generation` counts the allocations: each changes an address."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -286,7 +288,7 @@ class _Buffers:
         self.generation = 0
 
     def of(self, name: str, nbytes: int) -> int:
-        """Address of at least so many bytes."""
+        """Returns the address of a buffer of at least `nbytes` bytes."""
         address, size = self._held.get(name, (0, -1))
         if size < nbytes:
             if size >= 0:
@@ -298,7 +300,10 @@ class _Buffers:
 
 
 def _phases(engine: tensorrt.ICudaEngine, past: str) -> tuple[_Phase, _Phase]:
-    """The profile to read prompts with, and the one to continue them with."""
+    """Returns the profiles for prefill and for decode: those that take the longest prompt and the longest past.
+
+    past: name of one past tensor. Raises PatchCompileError when one is missing.
+    """
     found = []
     for profile in range(engine.num_optimization_profiles):
         least, _, most = engine.get_tensor_profile_shape(_IDS, profile)

@@ -1,4 +1,4 @@
-"""Whether an engine fits this machine, which library runs it, and which plugin it takes."""
+"""Decides if this machine can run an engine, and which plugin library the engine needs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ _AMPERE = (8, 0)
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """An engine as its build describes it (engine.json beside it); one that stands alone as far as it tells itself.
+    """Facts about an engine, from engine.json beside it, or from the engine itself if it stands alone.
 
-    version: of the library that built it, None where that is not known, as with plugin_version, of the plugin that it
-    was built with. targets: empty where they are not known, or it runs on any GPU. carried: the plugin in it.
+    backend, version: the library that built it, version None if unknown; targets: empty if unknown or if it runs on any
+    GPU; carried: the plugin embedded in it; plugin_version: version of the plugin that it was built with, None if unknown
+    or without plugin.
     """
 
     path: Path
@@ -41,14 +42,14 @@ class EngineFacts:
 
 
 def engine_facts(path: Path) -> EngineFacts:
-    """What is known of an engine without its library. Raises PatchCompileError when engine.json is no JSON."""
+    """Returns the facts about an engine without loading TensorRT. Raises PatchCompileError if engine.json is no JSON."""
     carried, about = _carried(path), _described(path)
     version = carried.version if carried else about.get("plugin_version")
     if not about:
         programs = read_programs(path) if path.stat().st_size else ()
         targets = {target for program in programs for target in program.targets} - {ANY_TARGET}
         needs = any(layer.kind == PLUGIN for program in programs for layer in program.layers)
-        # An engine of TensorRT-RTX shows its program, one of TensorRT does not.
+        # An engine of TensorRT-RTX contains its program text, an engine of TensorRT does not.
         backend = BackendName.TENSORRT_RTX if programs else BackendName.TENSORRT
         return EngineFacts(path, backend, None, tuple(sorted(targets)), needs, carried, version)
     return EngineFacts(
@@ -65,7 +66,7 @@ def engine_facts(path: Path) -> EngineFacts:
 
 
 def why_not(facts: EngineFacts) -> str | None:
-    """Why this machine can't run an engine, in words; None where it can, as far as is known without trying."""
+    """Returns the reason why this machine can't run an engine; None if none is known without loading the engine."""
     gpu = local_gpu()
     if gpu is None:
         return "no GPU answers"
@@ -82,10 +83,11 @@ def why_not(facts: EngineFacts) -> str | None:
 
 
 def plugin_for(facts: EngineFacts, given: Path | None) -> Path | None:
-    """The library to register before an engine is loaded: none where it carries its own.
+    """Returns the plugin library to register before an engine is loaded, None if the engine carries its own.
 
-    given: the one that is asked for, else the one beside the engine is taken. Raises PatchCompileError when there is none,
-    it is of another version than the engine was built with (both are named), or the engine carries one.
+    given: library that the user named; None takes the one beside the engine. Raises PatchCompileError when the library is
+    missing, when its version is not the one that the engine was built with (the message names both), and when the user
+    named one for an engine that carries its own.
     """
     engine, beside = facts.path, facts.path.parent / LIBRARY_NAME
     if given is None and (facts.carried or not facts.needs_plugin):
@@ -123,7 +125,10 @@ def _is_for(facts: EngineFacts, gpu: Gpu) -> bool:
 
 
 def _is_by(facts: EngineFacts, version: str) -> bool:
-    """Whether a library may run it: of the very version, or a later one of the same major where it was built for that."""
+    """True if a library of this version may run the engine.
+
+    A version-compatible engine runs with any later version of the same major, another engine with its own version only.
+    """
     if facts.version in (None, version):
         return True
     built, here = (tuple(map(int, re.findall(r"\d+", text))) for text in (facts.version or "", version))
@@ -138,7 +143,7 @@ def _carried(engine: Path) -> PluginIdentity | None:
 
 
 def _described(engine: Path) -> dict[str, Any]:
-    """What the build wrote about this very engine, {} for one that stands alone."""
+    """Returns the engine.json that describes this engine, {} if there is none."""
     path = engine.parent / ENGINE_REPORT_NAME
     if not path.is_file():
         return {}

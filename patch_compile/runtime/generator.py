@@ -1,4 +1,4 @@
-"""Prompts to text, token by token, on whatever runs the model."""
+"""Continues prompts token by token with any `Decoder`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Prompt = str | Sequence[int]
 
 
 class Finish(StrEnum):
-    """Why a continuation ended: the model or a stop string ended it, or no more tokens were asked for."""
+    """Reason for the end of a continuation: an end token or a stop string (STOP), or the number of tokens (LENGTH)."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -28,9 +28,9 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True)
 class Piece:
-    """A token of the continuation of prompt `row`, and the text that is certain with it, often none.
+    """One token of the continuation of prompt `row`.
 
-    finish: set in a row's last piece.
+    text: the text that has become final with this token, often empty; finish: set in the last piece of a row.
     """
 
     row: int
@@ -41,7 +41,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole continuation; `tokens` are its ids, the one that ended it among them."""
+    """A whole continuation; `tokens` are its ids, the end token included."""
 
     text: str
     tokens: list[int]
@@ -50,10 +50,10 @@ class Completion:
 
 
 class Generator:
-    """Continues prompts; one Generator may be used by several threads.
+    """Continues prompts. Several threads may use one Generator.
 
-    decoder: see `Decoder`; tokenizer: a fast one of transformers; end_tokens: ids that end a text; sampling: what is
-    used where a call names none; note: what is to be said about what runs it.
+    decoder: see `Decoder`; tokenizer: a fast tokenizer of transformers; end_tokens: ids that end a text; sampling:
+    default of the calls; note: added to the decoder's name in `about`.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Generator:
         self.sampling = sampling or Sampling()
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a text, with what the tokenizer puts before it; ids stay as they are.
+        """Returns the token ids of a text, with the tokenizer's special tokens. Ids are returned as they are.
 
-        Raises PatchCompileError for a prompt of no tokens, or one with ids or characters that there aren't.
+        Raises PatchCompileError for an empty prompt, for ids outside the vocabulary and for text that is no valid Unicode.
         """
         try:
             ids = list(self.tokenizer(prompt).input_ids) if isinstance(prompt, str) else list(prompt)
-        except TypeError:  # the tokenizer's word for half a surrogate pair
+        except TypeError:  # the tokenizer's error for half a surrogate pair
             raise UsageError(
                 "The prompt is no text", "It can't be written as UTF-8.", "Give it in UTF-8."
             ) from None
@@ -93,9 +93,10 @@ class Generator:
         return ids
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation by the model's chat template, up to where its answer begins.
+        """Returns the token ids of a conversation in the model's chat template, up to the beginning of the answer.
 
-        messages: `role` and `content` each. Raises PatchCompileError when the model has no template, or it refuses.
+        messages: dicts with `role` and `content`. Raises PatchCompileError when the model has no template and when the
+        template rejects the messages.
         """
         if not self.tokenizer.chat_template:
             raise PatchCompileError(
@@ -113,7 +114,7 @@ class Generator:
             raise PatchCompileError(
                 "The chat template refuses the conversation", str(error), "Give a plain prompt."
             ) from None
-        # The template has written the tokens that begin a text.
+        # The template has already written the tokens that begin a text.
         return self.encode(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def stream(
@@ -125,11 +126,14 @@ class Generator:
         stop: Sequence[str] = (),
         ignore_end: bool = False,
     ) -> Stream[Piece, None, None]:
-        """Continue all prompts as one batch, and yield a piece for each token of each row that has not finished.
+        """Continue all prompts as one batch, and yield a piece for each token of each unfinished row.
 
-        Closing the iterator ends the generation. ignore_end: go on to `new_tokens` whatever comes, to measure time.
+        Closing the iterator ends the generation.
 
-        Raises PatchCompileError, before anything runs, for an empty prompt or more than the decoder's limits.
+        new_tokens: most tokens per row; stop: strings that end a row; ignore_end: ignore end tokens and generate
+        `new_tokens` tokens, for measurements of time.
+
+        Raises PatchCompileError, before anything runs, for an empty prompt and for input above the decoder's limits.
         """
         ids = [self.encode(prompt) for prompt in prompts]
         if not ids or new_tokens < 1:
@@ -149,7 +153,7 @@ class Generator:
         each: Callable[[Piece], object] = lambda _: None,
         **settings: Any,
     ) -> list[Completion]:
-        """Whole continuations, one for each prompt; takes what `stream` takes. each: is told every piece as it comes."""
+        """Returns a whole continuation for each prompt. each: called with every piece; all else: see `stream`."""
         ids = [self.encode(prompt) for prompt in prompts]
         texts, tokens = [""] * len(ids), [list[int]() for _ in ids]
         finish = [Finish.LENGTH] * len(ids)

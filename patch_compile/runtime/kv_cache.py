@@ -1,15 +1,16 @@
-"""The KV cache of an engine: buffers that keep their addresses while tokens come.
+"""KV cache of an engine, in buffers whose addresses stay the same over many steps.
 
-The engine takes a past of P slots and gives a present of P + new slots, in buffers of their own: two sets, one read
-and one written. Two ways to get the new tokens into the past of the next step:
+The engine reads a past of P slots and writes a present of P + new slots into other buffers. The cache therefore has two
+sets of buffers, one read and one written. There are two ways to get the new token into the past of the next step:
 
-    padded    P stays the same for many steps. Slots that hold no token yet are masked, and what was written into the
-              present's last slot is copied to the first such slot of the past. Shapes and addresses stay, so that
-              the step can be a CUDA graph. When the slots are full, P grows by `SLOTS`.
-    swapped   P is the number of tokens; the sets change places. Nothing is copied, but every step has another shape.
+    padded    P stays the same for many steps. Slots without a token are masked. After a step the last slot of the
+              present is copied to the first empty slot of the past. Shapes and addresses stay the same, so the step can
+              be a CUDA graph. When all slots are full, P grows by `SLOTS`.
+    swapped   P is the number of tokens, and the two sets change places. Nothing is copied, but the shape changes with
+              every step.
 
-Attention does not ask in which order the slots lie, but for a sliding window: it counts slots back from the new token,
-so slots that hold nothing would push tokens out of it. A window that the whole sequence fits in does no harm.
+Full attention does not depend on the order of the slots. A sliding window does: it counts slots back from the new token,
+so empty slots would push tokens out of the window. A window that is longer than the whole sequence causes no problem.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from patch_compile.runtime.device import Device
 
 __all__ = ["SLOTS", "KvCache", "KvShape", "slots_for"]
 
-SLOTS = 128  # that P grows by: a graph is recorded for each P
+SLOTS = 128  # growth of P: each P needs a graph of its own
 
 
 @dataclass(frozen=True)
 class KvShape:
-    """Heads, their size and the bytes of a number, of one past tensor `[batch, heads, P, size]`."""
+    """Shape of one past tensor `[batch, heads, P, size]`; item: bytes of one number."""
 
     heads: int
     size: int
@@ -37,9 +38,9 @@ class KvShape:
 
 
 class KvCache:
-    """Two sets of buffers for a batch; which slots of the past hold tokens is `mask`, `[batch, slots]`.
+    """Two sets of buffers for a batch. `mask` `[batch, slots]` is 1 for each slot of the past that holds a token.
 
-    capacity: most tokens of a sequence; least: slots that the engine wants at least; padded: see above.
+    capacity: most tokens of a sequence; least, most: range of P in the engine's profile; padded: see above.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class KvCache:
         room = (min(most, max(least, slots_for(capacity))) if padded else capacity) + 1
         self._read: dict[str, int] = {}
         self._written: dict[str, int] = {}
-        for held in (self._read, self._written):  # one by one: what is held when memory ends is given back
+        # Recorded one by one, so that `close` frees them if memory runs out.
+        for held in (self._read, self._written):
             for name, s in shapes.items():
                 held[name] = device.allocate(batch * s.heads * room * s.size * s.item)
         self.mask: Tokens = np.zeros((batch, 0), np.int64)
@@ -67,7 +69,7 @@ class KvCache:
 
     @property
     def slots(self) -> int:
-        """P."""
+        """P, the number of slots of the past."""
         return int(self.mask.shape[1])
 
     @property
@@ -77,11 +79,11 @@ class KvCache:
 
     @property
     def present(self) -> Mapping[str, int]:
-        """Addresses to write the present to, by the name of the past tensor."""
+        """Addresses of the present, by the name of the past tensor."""
         return self._written
 
     def take_prompt(self, mask: Tokens) -> None:
-        """The present holds a prompt, by its mask `[batch, sequence]`: make it the past, in place of what was there."""
+        """Make the present, which holds a prompt, the new past. mask: the prompt's, `[batch, sequence]`."""
         self._tokens = mask.shape[1]
         if not self.padded:
             self._swap(mask)
@@ -89,7 +91,7 @@ class KvCache:
         self._grow(self._written, mask)
 
     def take_token(self) -> None:
-        """The present holds one more token in its last slot: put it into the past."""
+        """Put the new token, which lies in the last slot of the present, into the past."""
         if not self.padded:
             self._tokens += 1
             self._swap(np.concatenate([self.mask, np.ones((self.batch, 1), np.int64)], axis=1))
@@ -103,7 +105,7 @@ class KvCache:
         self._tokens += 1
 
     def make_room(self) -> None:
-        """Before a step: the past gets an empty slot where all hold tokens."""
+        """Grow the past if it has no empty slot. Call this before each step."""
         if self.padded and self._tokens == self.slots:
             self._grow(self._read, self.mask)
 
@@ -118,7 +120,7 @@ class KvCache:
         self.mask = mask
 
     def _grow(self, source: Mapping[str, int], mask: Tokens) -> None:
-        """Spread the slots of `source` over more slots, in the other set, which is the past then."""
+        """Copy the slots of `source` to the other set, which has more slots and becomes the past."""
         old, new = mask.shape[1], min(self._most, max(self._least, slots_for(self._tokens + 1)))
         other = self._read if source is self._written else self._written
         for name, shape in self._shapes.items():
@@ -134,5 +136,5 @@ class KvCache:
 
 
 def slots_for(tokens: int) -> int:
-    """Slots of a padded past of so many tokens."""
+    """Returns the number of slots of a padded past for so many tokens."""
     return -(-tokens // SLOTS) * SLOTS

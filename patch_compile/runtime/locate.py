@@ -1,4 +1,4 @@
-"""What to run of an OUT folder on this machine, and why."""
+"""Chooses what to run from an OUT folder on this machine: its engine or its ONNX file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Runner", "open_generator"]
 
 
 class Runner(StrEnum):
-    """What runs the model: its engine, by the TensorRT that built it, or its ONNX file by ONNX Runtime."""
+    """Way to run a model: its engine with TensorRT, or its ONNX file with ONNX Runtime."""
 
     ENGINE = "engine"
     ONNX = "onnx"
@@ -36,12 +36,12 @@ def open_generator(
     plugin: str | Path | None = None,
     tokenizer: str | Path | None = None,
 ) -> Generator:
-    """Load what `patch-compile build` wrote, ready to generate; `generator.about` says what runs it, and why.
+    """Load a build, ready to generate. `about` of the returned generator says what runs it, and why.
 
-    path: OUT, or an engine or ONNX file; runner: None takes the engine where this machine can run it; plugin: the
-    library to take in place of the one beside the engine or in it; tokenizer: the folder of a model. [OUT/model]
+    path: OUT, an engine or an ONNX file; runner: None takes the engine if this machine can run it, else the ONNX file;
+    plugin: library to use instead of the one beside the engine; tokenizer: folder of a model, default OUT/model.
 
-    Raises PatchCompileError when nothing there can be run here, saying why.
+    Raises PatchCompileError with the reason when this machine can't run any of it.
     """
     files = _files(Path(path))
     asked = None if runner is None else Runner(runner)
@@ -62,7 +62,7 @@ def open_generator(
 
 @dataclass(frozen=True)
 class _Files:
-    """What there is to run, and the folder of the tokenizer."""
+    """Files of a build that can be run, and the folder of its tokenizer."""
 
     path: Path
     engine: Path | None
@@ -85,7 +85,7 @@ def _files(path: Path) -> _Files:
 
 
 def _model(out: Path) -> Path | None:
-    """The pruned model of OUT, or the one that it was compiled from."""
+    """Returns the folder of OUT's pruned model, or of the model that OUT was compiled from."""
     if (out / MODEL / "config.json").is_file():
         return out / MODEL
     recipe = out / RECIPE
@@ -98,7 +98,7 @@ def _model(out: Path) -> Path | None:
 def _decoder(
     files: _Files, asked: Runner | None, plugin: Path | None, config: dict[str, Any]
 ) -> tuple[Decoder, str]:
-    """What runs it, and why not its engine, in words."""
+    """Returns the decoder, and a note with the reason if it does not run the engine."""
     limits = Limits(total=_positions(config))
     reason = "it was not asked for"
     if asked is not Runner.ONNX:
@@ -141,14 +141,14 @@ def _positions(config: dict[str, Any]) -> int | None:
 
 
 def _window(config: dict[str, Any]) -> int | None:
-    """Tokens that the model's sliding window reaches, as the exported mask has it; None where there is none."""
+    """Returns the length of the model's sliding window in tokens, as in the exported mask; None without a window."""
     text = _text_config(config)
     kinds = text.get("layer_types")
     return text.get("sliding_window") if kinds is None or "sliding_attention" in kinds else None
 
 
 def _end_tokens(generation: dict[str, Any], config: dict[str, Any], tokenizer: Any) -> frozenset[int]:
-    """Ids that end a text: the model's own say, which may name several, before the tokenizer's."""
+    """Returns the ids that end a text. The model's configs come first and may name several, then the tokenizer."""
     for found in (generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id):
         if found is not None:
             return frozenset(found if isinstance(found, list) else [found])
@@ -156,7 +156,7 @@ def _end_tokens(generation: dict[str, Any], config: dict[str, Any], tokenizer: A
 
 
 def _sampling(generation: dict[str, Any]) -> Sampling:
-    """What the model's authors sample with: generation_config.json, as `transformers` reads it."""
+    """Returns the sampling of the model's generation_config.json, with the defaults of `transformers`."""
     penalty = generation.get("repetition_penalty") or 1.0
     if not generation.get("do_sample"):
         return Sampling(repetition_penalty=penalty)

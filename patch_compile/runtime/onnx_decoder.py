@@ -1,4 +1,4 @@
-"""A decoder's ONNX file run by ONNX Runtime, on CUDA where its build has it, else on the CPU."""
+"""Runs the ONNX file of a decoder with ONNX Runtime, on CUDA if the installed build supports it, else on the CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NUMPY_OF = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
 
 
 class OnnxDecoder:
-    """A decoder ONNX file with KV cache I/O: `input_ids`, `attention_mask`, `position_ids`, `past_key_values.*`.
+    """An ONNX file of a decoder with inputs `input_ids`, `attention_mask`, `position_ids` and `past_key_values.*`.
 
     Raises PatchCompileError when the file can't be loaded, or is no such decoder.
     """
@@ -34,7 +34,7 @@ class OnnxDecoder:
         self.limits = limits or Limits()
         on_gpu = gpu and GPU in ort.get_available_providers()
         self.session = open_session(path, (GPU, CPU) if on_gpu else (CPU,))
-        # A provider that can't start, for want of a driver say, is left out of the session without an error.
+        # ONNX Runtime silently leaves out a provider that can't start, for example without a driver.
         self.device = "cuda" if GPU in self.session.get_providers() else "cpu"
         self.name = f"ONNX Runtime {ort.__version__} on {'CUDA' if self.device == 'cuda' else 'the CPU'}"
         self._inputs = {i.name: i for i in self.session.get_inputs()}
@@ -42,7 +42,7 @@ class OnnxDecoder:
         _check_decoder(path, self._inputs, self.outputs)
 
     def empty_cache(self, batch: int) -> Cache:
-        """A cache of no tokens: `[batch, heads, 0, head_dim]` per layer."""
+        """Returns a cache without tokens: `[batch, heads, 0, head_dim]` per tensor."""
         return {
             name: np.zeros((batch, i.shape[1], 0, i.shape[3]), _NUMPY_OF[i.type])
             for name, i in self._inputs.items()
@@ -50,7 +50,7 @@ class OnnxDecoder:
         }
 
     def feed(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> Cache:
-        """The inputs of one call. ids: `[batch, sequence]`; mask: `[batch, past + sequence]`, 0 = padding."""
+        """Returns the inputs of one call. ids: `[batch, sequence]`; mask: `[batch, past + sequence]`, 0 = padding."""
         if mask is None:
             past = next(iter(cache.values())).shape[2] if cache else 0
             mask = np.ones((ids.shape[0], past + ids.shape[1]), np.int64)
@@ -58,18 +58,18 @@ class OnnxDecoder:
         return {**dict(zip(_TOKENS, given, strict=True)), **cache}
 
     def step(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> tuple[Logits, Cache]:
-        """Logits fp32 `[batch, sequence, vocabulary]` and the longer cache."""
+        """Returns the logits, fp32 `[batch, sequence, vocabulary]`, and the cache with the new tokens."""
         out = dict(zip(self.outputs, self.session.run(None, self.feed(ids, cache, mask)), strict=True))
         logits = out.pop("logits").astype(np.float32)
         return logits, {name.replace(_PRESENT, _PAST): value for name, value in out.items()}
 
     def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> OnnxDecoding:  # noqa: ARG002
-        """See `Decoder`; the cache grows by itself, however many tokens come."""
+        """See `Decoder`. The cache grows with each step, so `new_tokens` is not used."""
         return OnnxDecoding(self, ids, mask)
 
 
 class OnnxDecoding:
-    """A batch that is being continued; its cache stays where the session computes."""
+    """A batch that is being continued. Its cache stays on the device of the session."""
 
     def __init__(self, decoder: OnnxDecoder, ids: Tokens, mask: Tokens) -> None:
         self._decoder = decoder
@@ -91,7 +91,7 @@ class OnnxDecoding:
         for name, value in self._decoder.feed(ids, self._cache, self._mask).items():
             if isinstance(value, np.ndarray):
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
-            else:  # what the step before left where the session computes
+            else:  # an output of the last step, on the session's device
                 binding.bind_ortvalue_input(name, value)
         for name in self._decoder.outputs:
             binding.bind_output(name, "cpu" if name == "logits" else self._decoder.device)

@@ -1,4 +1,4 @@
-"""A build's ONNX file as ONNX Runtime can run it."""
+"""Opens the ONNX file of a build with ONNX Runtime; a bfloat16 file as a float32 copy that rounds like bfloat16."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ _NOTE = "bfloat16, for which it has no kernels: computed in float32 and rounded 
 
 
 def open_onnx(path: Path, limits: Limits) -> tuple[OnnxDecoder, str]:
-    """The decoder of an ONNX file, and what is to be said about it, mostly nothing.
+    """Returns the decoder of an ONNX file and a note for the user, empty for most files.
 
-    Of a bf16 graph a copy that rounds as bf16 does is run, written to the folder of temporary files and removed when it
-    is loaded. Raises PatchCompileError when the file can't be run, or there is no room or no onnx-ir for the copy.
+    ONNX Runtime has no bfloat16 kernels. A bfloat16 file runs as a float32 copy that rounds like bfloat16. The copy is
+    written to the folder of temporary files and deleted once it is loaded.
+
+    Raises PatchCompileError when the file can't be run, or when the copy can't be made for want of space or of onnx-ir.
     """
     if not holds_bfloat16(path):
         return OnnxDecoder(path, limits, gpu=True), ""

@@ -1,4 +1,4 @@
-"""`patch-compile run`: generate with what a build wrote, on whatever of this machine can run it."""
+"""`patch-compile run`: generates text with a build, on its engine or its ONNX file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def run(
     sampling: dict[str, Any] | None = None,
     **where: Any,
 ) -> dict[str, Any]:
-    """Continue the prompts as one batch; returns what came, and how fast.
+    """Continue the prompts as one batch. Returns the completions and their times, as `--json` prints them.
 
-    say: takes what runs it, before it does; show: takes the text of the first prompt as it comes; chat: prompts are
-    what a user says to the model; sampling: of `Sampling`, in place of what the model's generation_config.json says;
-    where: of `open_generator`.
+    say: called with the description of the runner, before it runs; show: called with each new text of the first prompt;
+    chat: put each prompt into the model's chat template as a message of the user; sampling: fields of `Sampling` that
+    override the model's generation_config.json; where: arguments of `open_generator`.
     """
     generator = open_generator(path, **where)
     say(generator.about)

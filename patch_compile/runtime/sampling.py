@@ -1,4 +1,4 @@
-"""The next token from its logits: the most likely one, or one drawn."""
+"""Chooses the next token from its logits: the most likely token, or a random draw."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Sampler", "Sampling"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen; the defaults take the most likely one.
+    """Settings for the choice of the next token. The defaults choose the most likely one.
 
-    temperature: 0 takes the most likely token. Above 0 one is drawn, from the top_k most likely (0: from all), and of
-    these from the fewest that hold top_p of the probability (nucleus sampling, Holtzman et al. 2020, section 3.1).
-    repetition_penalty: divides the positive logits of tokens that are there already and multiplies negative ones
-    (CTRL, Keskar et al. 2019, section 4.1). seed: None draws anew each time.
+    temperature: 0 chooses the most likely token; above 0 a token is drawn. top_k: draw from the k most likely tokens, 0
+    from all. top_p: draw from the fewest of those that together hold this probability (nucleus sampling, Holtzman et
+    al. 2020, section 3.1). repetition_penalty: divides positive logits, and multiplies negative ones, of tokens that the
+    sequence contains already (CTRL, Keskar et al. 2019, section 4.1). seed: None draws differently each time.
 
-    Raises UsageError for a value out of its range, by name.
+    Raises UsageError, naming the field, for a value out of range.
     """
 
     temperature: float = 0.0
@@ -48,7 +48,7 @@ class Sampling:
 
 
 class Sampler:
-    """Draws for the rows of one batch. A row's draws depend on the seed and its place alone, not on other rows."""
+    """Chooses tokens for the rows of one batch. The draws of a row depend only on the seed and the row's number."""
 
     def __init__(self, sampling: Sampling, prompts: list[list[int]]) -> None:
         self._sampling = sampling
@@ -57,9 +57,9 @@ class Sampler:
         self._seen = [np.unique(prompt) for prompt in prompts]
 
     def choose(self, logits: Logits) -> Tokens:
-        """The next token of each row `[batch]`, from logits `[batch, vocabulary]`.
+        """Returns the next token of each row, `[batch]`. logits: `[batch, vocabulary]`.
 
-        Raises PatchCompileError when logits are not finite: an activation overflowed.
+        Raises PatchCompileError for logits that are not finite: an activation overflowed.
         """
         if not np.isfinite(logits).all():
             raise PatchCompileError(
@@ -85,6 +85,6 @@ class Sampler:
         order = np.argsort(-logits, kind="stable")[: s.top_k or None]
         weights = np.exp((logits[order].astype(np.float64) - float(logits[order[0]])) / s.temperature)
         shares = weights / weights.sum()
-        # The token that crosses top_p still belongs to the nucleus.
+        # The nucleus includes the token whose probability takes the sum over top_p.
         kept = max(1, int(np.searchsorted(np.cumsum(shares), s.top_p)) + 1)
         return int(self._draws[row].choice(order[:kept], p=shares[:kept] / shares[:kept].sum()))

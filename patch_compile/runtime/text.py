@@ -1,4 +1,4 @@
-"""Tokens back to text, piece by piece: a character of several tokens is held back until it is whole."""
+"""Turns tokens into text as they come. A character of several tokens is held back until it is complete."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["TextStream"]
 
 
 class TextStream:
-    """The text of one continuation, up to the stop string that is whole first, which is not part of it.
+    """Text of one continuation, which ends before the stop string that is complete first.
 
-    `ended` says that a stop string was met. What could be the beginning of one is held back.
+    Text that may be the beginning of a stop string is held back. `ended` is True once a stop string is complete.
     """
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
         from tokenizers.decoders import DecodeStream
 
         self._tokenizer = tokenizer.backend_tokenizer
-        # The tokens before decide whether a piece begins with a space.
+        # The preceding tokens decide if a piece of text begins with a space.
         self._stream = DecodeStream(list(prompt[-_BEFORE:]), skip_special_tokens=True)
         self._stop = [text for text in stop if text]
         self._held = ""
         self.ended = False
 
     def add(self, token: int) -> str:
-        """Take a token; returns the text that is certain now, nothing after the end."""
+        """Add a token. Returns the text that is final now, and "" after a stop string."""
         if self.ended:
             return ""
         self._held += self._stream.step(self._tokenizer, token) or ""
@@ -36,11 +36,11 @@ class TextStream:
         return self._release(len(self._held) - self._overlap())
 
     def finish(self) -> str:
-        """What was held back, when no more tokens come."""
+        """Returns the text that is still held back, when there are no more tokens."""
         return self._release(len(self._held))
 
     def _overlap(self) -> int:
-        """Characters at the end that begin a stop string."""
+        """Returns the number of characters at the end that may begin a stop string."""
         lengths = (n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n]))
         return max(lengths, default=0)
 
