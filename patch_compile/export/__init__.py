@@ -1,4 +1,4 @@
-"""Hugging Face model → ONNX graph that knows every weight by name and shape and holds none."""
+"""Exports a Hugging Face model to an ONNX graph that has the name and shape of every weight but no data."""
 
 from patch_compile.export.architectures import COVERED_ARCHITECTURES, load_config
 from patch_compile.export.model import export_model

@@ -1,4 +1,4 @@
-"""Which models the exporter covers, and why another one is refused."""
+"""Architectures that the exporter covers, and the reasons for refusing others."""
 
 import json
 from pathlib import Path
@@ -12,18 +12,18 @@ from masklearn.errors import PatchCompileError
 
 __all__ = ["COVERED_ARCHITECTURES", "check_exportable", "has_pooler", "load_config", "text_config"]
 
-# Masks are learned for these (`masklearn.checkpoint.architectures`), but no graph is made of them.
+# masklearn learns masks for these (`masklearn.checkpoint.architectures`), but the exporter refuses them.
 _EXPERTS = (
     "Which experts a token runs through is decided at run time: in a graph, all would run on every token."
 )
 _REFUSED = dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe"), _EXPERTS)
-# `model_type` of config.json.
+# Values of `model_type` in config.json.
 COVERED_ARCHITECTURES: tuple[str, ...] = tuple(kind for kind in ARCHITECTURES if kind not in _REFUSED)
 
-# These recompute their frequencies from the length at run time: a graph can't hold that.
+# These compute their frequencies from the sequence length at run time, which a graph can't express.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
-# Settings of a config that make it another model than the one that is traced.
+# Settings of a config that turn it into a model which the exporter does not trace, and the reason.
 _OTHER_MODELS = {
     "is_decoder": "It reads from left to right, with a cache, as no encoder does.",
     "add_cross_attention": "Its layers read the output of another model.",
@@ -34,8 +34,7 @@ _OTHER_MODELS = {
 def load_config(model_dir: Path) -> Any:
     """Read `model_dir/config.json` as a transformers config.
 
-    Raises:
-        PatchCompileError: no readable config, or a model the exporter doesn't cover.
+    Raises PatchCompileError if there is no readable config and for a model that the exporter does not cover.
     """
     raw = _read_config(model_dir)
     model_type = raw["model_type"]
@@ -54,14 +53,14 @@ def load_config(model_dir: Path) -> Any:
 
 
 def text_config(config: Any) -> Any:
-    """The config of what is traced: of a model of images and text, its text part."""
+    """Returns the config of the traced model: of the text part in a model of images and text."""
     return config.get_text_config()
 
 
 def check_exportable(checkpoint: Checkpoint) -> None:
-    """PatchCompileError when `export_model` would refuse the model, or its graph would not find the head's weights.
+    """Raise PatchCompileError if `export_model` would refuse the model, or if the checkpoint lacks the head's weights.
 
-    What the blocks need is checked where they are covered (`masklearn.checkpoint.coverage`).
+    `masklearn.checkpoint.coverage` checks the weights of the blocks.
     """
     config = load_config(checkpoint.path)
     row = ARCHITECTURES[config.model_type]
@@ -75,7 +74,7 @@ def check_exportable(checkpoint: Checkpoint) -> None:
 
 
 def has_pooler(checkpoint: Checkpoint, architecture: Architecture) -> bool:
-    """Whether the weights of an encoder's pooler are there; one trained below another head has none."""
+    """True if the checkpoint holds the weights of an encoder's pooler. An encoder trained with another head has none."""
     names = (f"{part}.dense.weight" for part in architecture.tail)
     return architecture.encoder and any(checkpoint_name(checkpoint, name) in checkpoint for name in names)
 
@@ -124,7 +123,7 @@ def _refuse_unsupported(config: Any, model_dir: Path) -> None:
 
 
 def _rope_types(config: Any) -> set[str]:
-    """One for all layers, or one for each kind of layer (Gemma 3)."""
+    """Returns the RoPE types: a config has one for all layers, or one for each kind of layer (Gemma 3)."""
     parameters = getattr(config, "rope_parameters", None) or {}
     kinds = [kind for kind in parameters.values() if isinstance(kind, dict)] or [parameters]
     return {kind.get("rope_type", "default") for kind in kinds}

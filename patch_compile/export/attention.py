@@ -1,4 +1,4 @@
-"""Attention as the exporter wants it: one ONNX op, or MatMul and Softmax where that op can't be used."""
+"""Attention for the exporter: one ONNX op, or MatMul and Softmax if that op can't be used."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _PLAIN_ATTENTION = "patch_compile_plain_attention"
 
 
 def attention_implementation(*, plain_ops: bool) -> str:
-    """Name the attention implementation for transformers, registering both of ours first."""
+    """Register both implementations with transformers and return the name of the one to use."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(_ONNX_ATTENTION, _onnx_attention)
@@ -30,11 +30,11 @@ def _onnx_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as one ONNX op (opset 23); it groups the query heads by itself.
+    """Attention as one ONNX op (opset 23), which handles grouped query heads itself.
 
-    Its attribute `softcap` is not used: opset 23 was published with scores capped after the mask, under which a hidden
-    token weighs exp(-softcap) instead of nothing, and was corrected in place (onnx/onnx#7865), so that what a runtime
-    does depends on its version.
+    The op's attribute `softcap` is not used. Opset 23 as first published caps the scores after the mask, so a hidden
+    token gets the weight exp(-softcap) instead of 0. It was corrected without a new opset (onnx/onnx#7865), so the result
+    depends on the version of the runtime. A model with a softcap gets plain operators instead.
     """
     if softcap is not None:
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
@@ -53,9 +53,9 @@ def _plain_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention in MatMul and Softmax; the heads of a group share their key and value by broadcasting.
+    """Attention from MatMul and Softmax. The query heads of a group share their key and value by broadcasting.
 
-    The softmax is in fp32, spelled as a cast before it: asked for by `dtype=` it would be exported in fp16.
+    The softmax is in fp32: the scores are cast before it, since a softmax with `dtype=` would be exported in fp16.
     """
     batch, heads, sequence, head_dim = query.shape
     kv_heads = key.shape[1]

@@ -1,4 +1,4 @@
-"""The decoder as torch.export sees it: flat tensors in and out, an explicit mask and cache."""
+"""Wrapper that shows a decoder to torch.export: flat tensors in and out, explicit mask and cache."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ class ExportDecoder(nn.Module):
 
     Inputs: `input_ids` [batch, sequence], `attention_mask` [batch, total], `position_ids` [batch, sequence]
     (all int64), then key and value of each layer [batch, kv_heads, past, head_dim].
-    Outputs: `logits` [batch, sequence, vocab] (or [batch, 1, vocab] when only the last is asked for), then the
-    key and value of each layer with the new tokens appended.
+    Outputs: `logits` [batch, sequence, vocab] ([batch, 1, vocab] with `last_logits_only`), then key and value of each
+    layer with the new tokens appended.
     """
 
     def __init__(self, traced: nn.Module, *, last_logits_only: bool) -> None:
@@ -41,7 +41,7 @@ class ExportDecoder(nn.Module):
         return (output.logits, *(t for layer in cache.layers for t in (layer.keys, layer.values)))
 
     def _masks(self, attention_mask: Tensor, sequence: int) -> Any:
-        """Return the mask of every layer, or one mask per kind of layer where the model mixes kinds."""
+        """Returns one mask for all layers, or one per kind of layer if the model mixes kinds."""
         config = self.traced.config
         window = getattr(config, "sliding_window", None)
         layer_types = getattr(config, "layer_types", None)
@@ -53,10 +53,10 @@ class ExportDecoder(nn.Module):
         return masks
 
     def _mask(self, attention_mask: Tensor, sequence: int, window: int | None) -> Tensor:
-        """Which cache slots each query may read: bool [batch, 1, sequence, total].
+        """Returns a bool mask [batch, 1, sequence, total], True for the cache slots that a query may read.
 
-        A slot always sees itself, padding too: a row with nothing to read would be NaN after the softmax and
-        poison the cache, and what a padding slot computes is read by nobody.
+        Every slot reads itself, padding included. The softmax of a row with nothing to read would be NaN and would
+        reach the cache. No other slot reads the output of a padding slot.
         """
         total = attention_mask.shape[1]
         query = torch.arange(total - sequence, total)[:, None]
@@ -68,10 +68,11 @@ class ExportDecoder(nn.Module):
 
 
 def decoder_interface(config: Any, dtype: torch.dtype) -> Interface:
-    """Inputs and outputs of a decoder with a KV cache; config: that of the text model."""
+    """Returns inputs and outputs of a decoder with a KV cache. config: of the text model."""
     parts = [f"{i}.{part}" for i in range(config.num_hidden_layers) for part in ("key", "value")]
     batch, sequence, past = token_dimensions("batch", "sequence", "past")
-    # total = past + sequence, which plain ops prove and the Attention op doesn't: only AUTO accepts both.
+    # total = past + sequence. torch.export infers this from plain ops but not from the Attention op; only AUTO accepts
+    # both cases.
     mask, tokens, cache = {0: batch, 1: torch.export.Dim.AUTO}, {0: batch, 1: sequence}, {0: batch, 2: past}
     return Interface(
         inputs=("input_ids", "attention_mask", "position_ids", *(f"past_key_values.{p}" for p in parts)),
@@ -83,10 +84,10 @@ def decoder_interface(config: Any, dtype: torch.dtype) -> Interface:
 
 
 def _example_arguments(config: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    # All different and above 1: torch.export specializes 0 and 1, and merges dimensions of equal size.
+    # All sizes differ and are above 1: torch.export specializes 0 and 1, and merges dimensions of equal size.
     batch, sequence, past = 2, 3, 5
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    # A setting that its class does not know means nothing to the model.
+    # A model ignores a setting that its config class does not declare.
     grouped = config.num_key_value_heads if hasattr(type(config), "num_key_value_heads") else None
     kv_heads = grouped or config.num_attention_heads
     ids = torch.zeros(batch, sequence, dtype=torch.int64)
@@ -97,7 +98,7 @@ def _example_arguments(config: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def _cache_from(past: tuple[Tensor, ...]) -> Any:
-    """Fill a cache directly: `update` on an empty layer would concatenate a 1-D empty tensor, which ONNX forbids."""
+    """Fill a cache without `update`, which concatenates a 1-D empty tensor to an empty layer. ONNX forbids that."""
     from transformers.cache_utils import Cache, DynamicLayer
 
     layers = []

@@ -1,4 +1,4 @@
-"""The encoder as torch.export sees it: tokens in, hidden states out, no cache."""
+"""Wrapper that shows an encoder to torch.export: tokens in, hidden states out, no cache."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ __all__ = ["ExportEncoder", "encoder_interface"]
 class ExportEncoder(nn.Module):
     """Wraps an encoder of transformers for tracing.
 
-    Inputs (int64, [batch, sequence]): `input_ids`, `attention_mask`, and `token_type_ids` where the model tells
-    sentences apart. Outputs: `last_hidden_state` [batch, sequence, hidden], and `pooler_output` [batch, hidden]
-    where the model has a pooler.
+    Inputs (int64, [batch, sequence]): `input_ids`, `attention_mask`, and `token_type_ids` if the model has more than one
+    token type. Outputs: `last_hidden_state` [batch, sequence, hidden], and `pooler_output` [batch, hidden] if the model
+    has a pooler.
     """
 
     def __init__(self, traced: nn.Module) -> None:
@@ -25,17 +25,17 @@ class ExportEncoder(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Run the encoder; every token reads every token that `attention_mask` shows."""
+        """Run the encoder. Every token reads all tokens whose `attention_mask` is 1."""
         settings: dict[str, Tensor] = {}
         if _has_sentences(self.traced.config):
             settings["token_type_ids"] = (
                 token_type_ids if token_type_ids is not None else torch.zeros_like(input_ids)
             )
         if not _counts_tokens(self.traced):
-            # By itself the model would look them up in a table, which would end in the graph.
+            # Without this the model reads them from a buffer, which would become a constant of the graph.
             settings["position_ids"] = torch.arange(input_ids.shape[1]).expand_as(input_ids)
         batch, sequence = input_ids.shape
-        # One row for each query: ONNX Runtime's Attention takes no mask that is spread over them.
+        # One row for each query: ONNX Runtime's Attention does not broadcast a mask over the queries.
         mask = attention_mask[:, None, None, :].bool().expand(batch, 1, sequence, sequence)
         output = self.traced(input_ids=input_ids, attention_mask=mask, **settings)
         pooled = getattr(output, "pooler_output", None)
@@ -43,12 +43,12 @@ class ExportEncoder(nn.Module):
 
 
 def encoder_interface(config: Any, *, pooler: bool) -> Interface:
-    """Inputs and outputs of an encoder."""
+    """Returns inputs and outputs of an encoder. pooler: it has an output `pooler_output`."""
     names = ["input_ids", "attention_mask"]
     if _sentence_kinds(config) > 1:
         names.append("token_type_ids")
     batch, sequence = token_dimensions("batch", "sequence")
-    # Different and above 1: torch.export specializes 0 and 1, and merges dimensions of equal size.
+    # The sizes differ and are above 1: torch.export specializes 0 and 1, and merges dimensions of equal size.
     tokens = torch.ones(2, 3, dtype=torch.int64)
     return Interface(
         inputs=tuple(names),
@@ -68,5 +68,5 @@ def _has_sentences(config: Any) -> bool:
 
 
 def _counts_tokens(model: Any) -> bool:
-    """Whether positions count the tokens that are no padding (RoBERTa), and not the places."""
+    """True if positions count the tokens without padding (RoBERTa) instead of the places in the sequence."""
     return hasattr(model.embeddings, "create_position_ids_from_input_ids")

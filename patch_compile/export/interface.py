@@ -1,4 +1,4 @@
-"""What goes into an exported graph and comes out of it, by name and dimension."""
+"""Inputs and outputs of an exported graph, with their names and dimensions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ _LARGEST = 2**20  # upper bound of the dynamic dimensions, in tokens or rows
 
 @dataclass(frozen=True)
 class Interface:
-    """Inputs and outputs of a model that is traced, in order.
+    """Inputs and outputs of a traced model, in order.
 
-    arguments: an example of each input; dynamic_shapes: of each argument of the traced module its axes and
-    their dimensions, as `torch.export` takes them (a cache is one argument of many inputs);
-    dimensions: (input, axis, name of the dimension) for every dimension that the graph names.
+    arguments: an example of each input; dynamic_shapes: argument of `torch.export` of this name, one entry per argument
+    of the traced module (a cache is one argument but many inputs); dimensions: (input, axis, name) of every dimension
+    that gets a name in the graph.
     """
 
     inputs: tuple[str, ...]
@@ -27,5 +27,5 @@ class Interface:
 
 
 def token_dimensions(*names: str) -> tuple[Any, ...]:
-    """Dynamic dimensions that hold at least one row or token."""
+    """Returns a dynamic dimension of size 1 or more for each name."""
     return tuple(torch.export.Dim(name, min=1, max=_LARGEST) for name in names)

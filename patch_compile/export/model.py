@@ -1,4 +1,4 @@
-"""`export_model`: one model directory in, one weightless ONNX model out."""
+"""`export_model`: exports a model directory to an ONNX model without weights."""
 
 import copy
 import logging
@@ -19,7 +19,8 @@ _LOGGER = logging.getLogger(__name__)
 
 _FUSED_OPSET = 23  # the first with Attention, RMSNormalization and RotaryEmbedding
 _PLAIN_OPSET = 20
-# The first block also holds constants that later blocks share; the second is the pattern, the third its proof.
+# The first block differs: it also holds constants that later blocks share. The second is the pattern, and the third
+# shows that the pattern repeats.
 _TRACED_BLOCKS = 3
 
 
@@ -34,21 +35,23 @@ def export_model(
 ) -> "ir.Model":
     """Export a Hugging Face decoder or encoder as an ONNX graph without weights.
 
-    Of a decoder: inputs `input_ids`, `attention_mask`, `position_ids` (int64), `past_key_values.{i}.key|value`;
-    outputs `logits`, `present.{i}.key|value`; dimensions `batch`, `sequence`, `past`, `total` are dynamic. Of an
-    encoder: inputs `input_ids`, `attention_mask` and, where it tells sentences apart, `token_type_ids`; outputs
-    `last_hidden_state` and, where the checkpoint has a pooler, `pooler_output`. Every weight is an initializer
-    under its checkpoint name, `[N, K]` even where the checkpoint keeps it transposed (GPT-2), with type and shape and
-    no data (`const_value` is None); a tied head uses the embedding. Run `patch_compile.passes.cleanup_passes()` next.
+    A decoder has the inputs `input_ids`, `attention_mask`, `position_ids` (int64) and `past_key_values.{i}.key|value`,
+    the outputs `logits` and `present.{i}.key|value`, and the dynamic dimensions `batch`, `sequence`, `past` and `total`.
+    An encoder has the inputs `input_ids`, `attention_mask` and, if it has several token types, `token_type_ids`; its
+    outputs are `last_hidden_state` and, if the checkpoint has a pooler, `pooler_output`.
+
+    Every weight is an initializer with its checkpoint name, a type and a shape, but no data (`const_value` is None). The
+    shape of a linear's weight is `[N, K]`, even if the checkpoint stores it transposed (GPT-2). A tied head uses the
+    embedding. Run `patch_compile.passes.cleanup_passes()` next.
 
     Args:
-        model_dir: a directory with config.json and safetensors; of the latter only the headers are read.
+        model_dir: a directory with config.json and safetensors files, of which only the headers are read.
         dtype: type of weights and activations in the graph.
         opset: 23 by default, 20 with `plain_ops`.
-        plain_ops: use no Attention op, for readers of opsets before 23.
-        logits: "last" computes them for the last position only, shape `[batch, 1, vocab]`; encoders have none.
+        plain_ops: do not use the Attention op, which readers of opsets before 23 lack.
+        logits: "last" computes them for the last position only, shape `[batch, 1, vocab]`; encoders ignore it.
         repeat_layers: trace three blocks of layers and repeat the third, after checking that it equals the second
-            node for node; False traces all of them. A block is one layer, or one period of a model that mixes kinds.
+            node for node; False traces all layers. A block is one layer, or one period of a model that mixes kinds.
 
     Raises:
         PatchCompileError: the model isn't covered, or the opset doesn't fit.
@@ -78,12 +81,15 @@ def export_model(
 
 
 def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
-    """Three blocks, the last one repeated; None, with a warning, where the blocks are not alike after all."""
+    """Trace three blocks and repeat the last one. Returns None if there are too few layers.
+
+    Warns and returns None if the blocks differ.
+    """
     from patch_compile.export.repeat import NotRepeatableError, repeat_last_block
     from patch_compile.export.trace import trace_model
 
     layers, period = config.num_hidden_layers, _period(config)
-    # Layers that make no whole period are traced too, before those that are repeated.
+    # The layers beyond the last whole period are traced too, before the repeated ones.
     traced = _TRACED_BLOCKS * period + layers % period
     if traced >= layers:
         return None
@@ -109,7 +115,7 @@ def _check_opset(opset: int | None, plain_ops: bool) -> int:
 
 
 def _period(config: Any) -> int:
-    """After how many layers the kinds of layers repeat."""
+    """Returns the number of layers after which the kinds of layers repeat."""
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     return next(n for n in range(1, len(kinds) + 1) if kinds[n:] == kinds[:-n])
 

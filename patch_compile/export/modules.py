@@ -1,4 +1,4 @@
-"""Models built for tracing: parameters have a shape and no data, and every linear is an `nn.Linear`."""
+"""Builds models for tracing: parameters have a shape but no data, and every linear is an `nn.Linear`."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def build_fake_model(
 ) -> nn.Module:
     """Build the model of a config with fake parameters of `dtype`.
 
-    Buffers are real: rotary frequencies and embedding scales come from the config, no checkpoint holds them.
+    Buffers are real: rotary frequencies and embedding scales are computed from the config, and no checkpoint has them.
     """
     from accelerate import init_empty_weights
 
@@ -28,7 +28,7 @@ def build_fake_model(
         model = build_model(
             auto_class(architecture), config, dtype=torch.float32, attn_implementation=attention
         )
-    model.tie_weights()  # moving them to the meta device one by one has parted tied parameters
+    model.tie_weights()  # init_empty_weights moves each parameter to the meta device, which unties tied ones
     as_linears(model)
     with fake_mode:
         _fake_parameters(model, dtype)
@@ -37,8 +37,10 @@ def build_fake_model(
 
 
 def tied_names(model: Any) -> dict[str, str]:
-    """The head's weight to the embedding's where they are one: torch names it after the head, checkpoints store
-    the embedding."""
+    """Returns {name of the head's weight: name of the embedding's} if the two are tied, else {}.
+
+    torch.export names a tied weight after the head; checkpoints store it as the embedding.
+    """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or head.weight is not embedding.weight:
         return {}
@@ -47,7 +49,7 @@ def tied_names(model: Any) -> dict[str, str]:
 
 
 def _fake_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    made: dict[nn.Parameter, nn.Parameter] = {}  # tied ones stay one
+    made: dict[nn.Parameter, nn.Parameter] = {}  # keeps tied parameters tied
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter not in made:

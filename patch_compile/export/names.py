@@ -1,4 +1,4 @@
-"""Names a reader of the graph recognises: nodes and values are called after the module they come from."""
+"""Gives nodes, values and weights names that a reader recognises: those of the modules and of the checkpoint."""
 
 import ast
 import re
@@ -13,15 +13,15 @@ from masklearn.checkpoint.naming import checkpoint_name
 __all__ = ["BLOCKS", "SCOPE", "TRACED", "layer_of", "name_as_in", "name_by_scope", "scope_of"]
 
 SCOPE = "patch_compile.scope"
-TRACED = "traced"  # attribute of our wrappers that holds the model of transformers
+TRACED = "traced"  # attribute of ExportDecoder and ExportEncoder that holds the model of transformers
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
-# Where the layers of any covered architecture lie, as a regular expression.
+# Regular expression for the module path of the layers in any covered architecture.
 BLOCKS = "|".join(sorted({re.escape(row.blocks) for row in ARCHITECTURES.values()}))
 _LAYER = re.compile(rf"^(?:{BLOCKS})\.(\d+)(?=\.|$)")
 
 
 def scope_of(node: ir.Node) -> str:
-    """Return the module a node was traced from, e.g. "model.layers.0.mlp.gate_proj"; "" outside of any."""
+    """Returns the module that a node was traced from, e.g. "model.layers.0.mlp.gate_proj"; "" if from none."""
     if SCOPE in node.metadata_props:
         return node.metadata_props[SCOPE]
     scopes = ast.literal_eval(node.metadata_props.get(_TORCH_SCOPES, "[]"))
@@ -31,13 +31,13 @@ def scope_of(node: ir.Node) -> str:
 
 
 def layer_of(scope: str) -> int | None:
-    """Return the layer of a scope, None outside of the layers."""
+    """Returns the layer number of a scope, None outside of the layers."""
     match = _LAYER.match(scope)
     return int(match[1]) if match else None
 
 
 def name_by_scope(model: ir.Model) -> None:
-    """Name every node `<module>/<op>_<n>` and its outputs alike; drop torch's metadata (it holds local paths)."""
+    """Name every node `<module>/<op>_<n>` and its outputs likewise. Drops torch's metadata, which contain local paths."""
     counts: Counter[str] = Counter()
     kept = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
     for node in model.graph:
@@ -60,10 +60,10 @@ def name_by_scope(model: ir.Model) -> None:
 
 
 def name_as_in(checkpoint: Checkpoint, model: ir.Model, built: str, whole: str) -> None:
-    """Give every weight of the graph the name that the checkpoint has for it.
+    """Rename every weight of the graph to its name in the checkpoint.
 
-    built: the base model in what was traced, whole: in all of the checkpoint's model; they differ where only the
-    text part of a model is traced.
+    built, whole: path of the base model in the traced model and in the checkpoint's. They differ if only the text part
+    of a model is traced.
     """
     for value in list(model.graph.initializers.values()):
         if value.const_value is not None or value.name is None:

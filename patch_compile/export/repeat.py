@@ -1,10 +1,10 @@
-"""Repeat one block of layers instead of tracing all of them: tracing costs a second a layer, copying nothing.
+"""Repeats one block of layers instead of tracing all of them: tracing takes a second per layer, copying almost none.
 
-A block is one layer, or as many as the pattern of a model that mixes kinds of layers (Gemma) has.
+A block is one layer, or one period of a model that mixes kinds of layers (Gemma).
 
-The proof is made on every export: three blocks are traced, and the third must be the second node for node, with
-the layer numbers in its names moved by one block and its input moved from the first block's output to the second's.
-What holds from 1 to 2 then holds from 2 to 3, because tracing runs the same Python for every layer of one kind.
+Every export checks that the blocks repeat. Three blocks are traced. The third must equal the second node for node, with
+two differences: layer numbers in names are higher by one block, and it reads the output of the second block instead of
+the first. Later blocks then follow the same rule, because tracing runs the same Python for every layer of one kind.
 """
 
 import re
@@ -25,29 +25,28 @@ Values = dict[ir.Value, ir.Value]
 
 @dataclass(frozen=True)
 class Numbers:
-    """The layers of a block: `period` of them from `first` on."""
+    """Layers of a block: `first` … `first + period - 1`."""
 
     first: int
     period: int
 
     def __str__(self) -> str:
-        """In words, with the block that follows."""
+        """Names the layers of this block and of the next one, for an error message."""
         ends = (range(n, n + self.period) for n in (self.first, self.first + self.period))
         names = (str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ends)
         return f"layers {' and '.join(names)}"
 
 
 class NotRepeatableError(Exception):
-    """Two layers that should be alike are not; the message says where."""
+    """Two blocks differ. The message names the first difference."""
 
 
 def repeat_last_block(model: ir.Model, traced: int, layers: int, period: int = 1) -> None:
-    """Extend a model traced with `traced` layers to `layers` of them by its last `period` layers, in place.
+    """Extend a model of `traced` layers to `layers` layers by repeating its last `period` layers, in place.
 
-    traced: at least three periods; as many layers are missing as a multiple of the period has.
+    traced: at least 3 · period; `layers - traced` is a multiple of `period`.
 
-    Raises:
-        NotRepeatableError: the last two blocks differ; the model is unchanged.
+    Raises NotRepeatableError, and leaves the model unchanged, if the last two blocks differ.
     """
     if traced < 3 * period or (layers - traced) % period:
         raise ValueError(f"{traced} traced layers can't be repeated to {layers} by {period} at a time")
@@ -67,7 +66,7 @@ def repeat_last_block(model: ir.Model, traced: int, layers: int, period: int = 1
 
 
 def _last_blocks(graph: ir.Graph, traced: int, period: int) -> list[list[ir.Node]]:
-    """The nodes of the last three blocks, in order."""
+    """Returns the nodes of the last three blocks, in order."""
     blocks: list[list[ir.Node]] = [[], [], []]
     first = traced - 3 * period
     for node in graph:
@@ -82,7 +81,7 @@ def _outputs(block: Sequence[ir.Node]) -> list[ir.Value]:
 
 
 def _move_results(graph: ir.Graph, ends: Values) -> None:
-    """What the last block gives out of the graph, an encoder's hidden states, comes from its last copy now."""
+    """Move graph outputs of the last traced block (an encoder's hidden states) to the last copy."""
     for place, value in enumerate(graph.outputs):
         if value in ends and not _is_numbered(value):
             end = ends[value]
@@ -97,7 +96,10 @@ def _is_numbered(value: ir.Value) -> bool:
 def _prove_alike(
     before: Sequence[ir.Node], first: Sequence[ir.Node], second: Sequence[ir.Node], numbers: Numbers
 ) -> Values:
-    """Return each value of `first` (whose layers are `numbers`) with its counterpart in `second`."""
+    """Check that two blocks are alike. Returns each value of `first` with its counterpart in `second`.
+
+    numbers: layers of `first`. Raises NotRepeatableError if the blocks differ.
+    """
     if len(first) != len(second):
         raise NotRepeatableError(f"{numbers} have {len(first)} and {len(second)} nodes")
     following = dict(zip(_outputs(first), _outputs(second), strict=True))
@@ -143,12 +145,12 @@ def _same_source(
 ) -> bool:
     if x is None or y is None:
         return x is y
-    if x in following:  # computed in the block itself
+    if x in following:  # computed in the block
         return following[x] is y
-    if x is y:  # shared by all blocks: mask, rotary tables; of what the first block computed, constants only
+    if x is y:  # shared by all blocks: mask, rotary tables, and constants of the first block
         producer = x.producer()
         return x not in earlier or (producer is not None and producer.op_type == "Constant")
-    if x in earlier and y in following:  # handed from block to block; the same one at every place
+    if x in earlier and y in following:  # passed from block to block: the same counterpart for every use
         return carried.setdefault(x, y) is y
     return x.name is not None and x.producer() is None and y.name == _moved(x.name, period)
 
@@ -166,7 +168,10 @@ def _uses_outside(block: Sequence[ir.Node], graph: ir.Graph) -> list[tuple[ir.No
 def _copy_block(
     graph: ir.Graph, block: Sequence[ir.Node], following: Values, numbers: Numbers
 ) -> tuple[list[ir.Node], Values]:
-    """Append a copy of `block` as the layers `numbers`; `following` maps the block before it to `block`."""
+    """Append a copy of `block` as the layers `numbers`. Returns its nodes, and its value for each value of `block`.
+
+    following: maps the values of the block before `block` to those of `block`.
+    """
     copies: list[ir.Node] = []
     moved = Values()
     for node in block:
@@ -175,7 +180,7 @@ def _copy_block(
         moved.update(zip(node.outputs, copy.outputs, strict=True))
         copies.append(copy)
     graph.insert_after(block[-1], copies)
-    # Key before value, as in the traced layers: the order of the outputs, not that of the nodes.
+    # In the order of the graph outputs (key before value), which is not the order of the nodes.
     graph.outputs.extend([moved[v] for v in list(graph.outputs) if v in moved and _is_numbered(v)])
     return copies, moved
 

@@ -1,4 +1,4 @@
-"""torch.export and translation to ONNX, under fake tensors: no weight is ever allocated."""
+"""Traces a model with torch.export and translates it to ONNX, under fake tensors: no weight is allocated."""
 
 import contextlib
 import logging
@@ -33,8 +33,8 @@ def trace_model(
 ) -> ir.Model:
     """Trace every layer of `config` once and name inputs, outputs, dimensions and weights.
 
-    Weights become initializers under the names transformers gives them, with type and shape and `const_value` None.
-    pooler: an encoder's is traced too, where it has one.
+    Weights become initializers with their names in transformers, with type and shape, and with `const_value` None.
+    pooler: trace an encoder's pooler too, if it has one.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -57,7 +57,7 @@ def trace_model(
 
 
 def _keep_pooler(model: Any, *, keep: bool) -> bool:
-    """Take the pooler away unless it is to be kept; whether there is one now."""
+    """Remove the model's pooler unless `keep`. Returns True if the model has one afterwards."""
     if getattr(model, "pooler", None) is None:
         return False
     if not keep:
@@ -80,7 +80,7 @@ def _export(wrapper: nn.Module, interface: Interface, opset: int) -> ir.Model:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's notes to its own developers out of the user's log (missing torchvision, pytree)."""
+    """Suppress log messages and warnings of torch that do not concern the user (missing torchvision, pytree)."""
     logger = logging.getLogger("torch.onnx._internal.exporter")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ def _name_interface(model: ir.Model, interface: Interface) -> None:
 
 
 def _name_dimensions(model: ir.Model, interface: Interface) -> None:
-    """Replace torch's symbols (s10, "s15 + s70") by the names of the dimensions everywhere."""
+    """Replace torch's symbols (s10, "s15 + s70") by the names of the dimensions in all shapes."""
     names: dict[str, str] = {}
     for place, axis, name in interface.dimensions:
         shape = model.graph.inputs[place].shape
@@ -127,7 +127,7 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _name_weights(model: ir.Model, tied: Mapping[str, str]) -> None:
-    """Give weights their names and take away their (fake) data; real constants keep theirs."""
+    """Name the weights and drop their fake data. Real constants keep their data."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     for value in list(model.graph.initializers.values()):

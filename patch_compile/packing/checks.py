@@ -1,4 +1,4 @@
-"""The rules that keep a compiled linear valid. A breach is our fault, never the user's."""
+"""Checks that a compiled linear is valid. A failure is a bug of this package, never the user's mistake."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def check_packed(
     mask: LinearMask,
     panels: NDArray[np.int64] | None = None,
 ) -> None:
-    """Decode the packed tensors and compare with `W∘M: [N, K]` bit for bit.
+    """Decode the packed tensors and compare them with `W∘M: [N, K]` bit for bit.
 
-    panels: those of `packed` that are this linear's, in their order, where it is packed together with others.
-    The decoding itself fails when a slab is stored twice or not at all, or when metadata are not 2:4; equality
-    then says that every weight is there once and that exactly the weights under the mask are zeroed. Raises
-    InvariantError with the linear's name.
+    panels: panels of `packed` that belong to this linear, in order; None means all.
+
+    Decoding fails if a slab is stored twice or not at all, or if metadata are not 2:4. Equality then shows that every
+    weight is stored once, and that exactly the weights under the mask are zero. Raises InvariantError with the linear's
+    name.
     """
     own = np.arange(-(-weight.shape[0] // packed.panel_rows)) if panels is None else panels
     try:
@@ -39,7 +40,7 @@ def check_packed(
 
 
 def check_two_four(name: str, part: NDArray[Any]) -> None:
-    """Of each 4 consecutive k of a part `[rows, K]` of 16-bit values at most 2 are kept; raises InvariantError."""
+    """Raise InvariantError if a group of 4 consecutive k keeps more than 2 values. part: 16-bit values `[rows, K]`."""
     kept = (part.view(np.uint16) != 0).reshape(len(part), -1, GROUP).sum(axis=-1)
     if kept.max(initial=0) > 2:
         raise InvariantError(f"{name}: {int((kept > 2).sum())} groups of 4 along K keep more than 2 weights")

@@ -1,10 +1,10 @@
-"""Weight and hybrid mask ↔ the packed tensors of PatchLinear; the inverse is exact.
+"""Packs a weight and its hybrid mask into the tensors of PatchLinear, and unpacks them exactly.
 
-A linear `W: [N, K]` is cut into panels of `panel_rows` output rows, a panel into slabs of 64 along K. N and K are
-zero-padded to whole slabs here and nowhere else. A slab whose every weight lies in a sparse tile is stored 2:4
-(two kept values and two 2-bit positions per group of four), any other slab densely, pruned weights as +0.
+A linear `W: [N, K]` is cut into panels of `panel_rows` output rows, and a panel into slabs of 64 along K. N and K are
+zero-padded to whole slabs here and nowhere else. A slab is stored as 2:4 (two kept values and two 2-bit positions per
+group of four) if all its weights lie in sparse tiles. Any other slab is stored densely, with pruned weights as +0.
 
-Inside a slab the values lie in the order in which the lanes of a warp hold them as operand A of the tensor-core
+The values of a slab are in the order in which the lanes of a warp hold them as operand A of the tensor-core
 instruction, so that a lane's fragment is one 16-byte load. With lane = 4 g + t:
 
     dense  [k16: 4][row block: PR/16][g: 8][t: 4][k half: 2][row half: 2][pair: 2]    mma.m16n8k16
@@ -47,11 +47,11 @@ _WIDE_PANEL, _NARROW_PANEL = 128, 64
 
 @dataclass(frozen=True)
 class PackedLinear:
-    """The packed tensors of one linear, 16-bit values as raw bits.
+    """Packed tensors of one linear; 16-bit values are raw bits.
 
-    dense: uint16 `[nD, PR·64]`, sparse: uint16 `[nS, PR·32]`, meta: int32 `[nS, PR·2]`,
-    index: int32 `[2·(P+1) + nD + nS]` = dense_ptr ++ sparse_ptr ++ dense_k ++ sparse_k, P = ceil(N/PR) panels:
-    panel p owns the rows `dense_ptr[p] … dense_ptr[p+1]-1` of `dense`, and `dense_k` holds each slab's k/64.
+    dense: uint16 `[nD, PR·64]`; sparse: uint16 `[nS, PR·32]`; meta: int32 `[nS, PR·2]`;
+    index: int32 `[2·(P+1) + nD + nS]` = dense_ptr ++ sparse_ptr ++ dense_k ++ sparse_k, with P = ceil(N/PR) panels.
+    Panel p owns the rows `dense_ptr[p] … dense_ptr[p+1]-1` of `dense`; `dense_k` holds k/64 of each slab.
     """
 
     shape: tuple[int, int]
@@ -67,11 +67,14 @@ class PackedLinear:
         return self.dense.nbytes + self.sparse.nbytes + self.meta.nbytes + self.index.nbytes
 
     def slab_is_sparse(self) -> NDArray[np.bool_]:
-        """Grid `[panels, slabs along K]`, True where the slab is stored 2:4; raises if a slab is not stored once."""
+        """Returns a grid `[panels, slabs along K]`, True for slabs stored as 2:4. Raises ValueError as `places`."""
         return self.places()[0]
 
     def places(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """`slab_is_sparse`, and in a like grid at which place of `dense` or of `sparse` and `meta` the slab lies."""
+        """Returns two grids `[panels, slabs along K]`: `slab_is_sparse`, and the slab's row in `dense` or in `sparse`.
+
+        Raises ValueError if a slab is stored twice or not at all.
+        """
         panels, slabs_along_k = _grid(self.shape, self.panel_rows)
         times = np.zeros((2, panels, slabs_along_k), np.int8)
         slots = np.zeros((panels, slabs_along_k), np.int64)
@@ -87,9 +90,9 @@ class PackedLinear:
 
 
 def choose_panel_rows(shape: tuple[int, int], tile: tuple[int, int]) -> int:
-    """Panel height of a linear: 128 rows, or 64 where 128 would split tiles or pad more than 5 % further.
+    """Returns the panel height of a linear: 128 rows, or 64 if 128 would split tiles or add over 5 % of padding.
 
-    A tile whose height is no multiple of 128 leaves half-sparse panels of 128, which must be stored densely.
+    With a tile height that is no multiple of 128, panels of 128 rows could be half sparse and would be stored densely.
     """
     rows = shape[0]
     wide, narrow = (-(-rows // pr) * pr for pr in (_WIDE_PANEL, _NARROW_PANEL))
@@ -101,7 +104,7 @@ def choose_panel_rows(shape: tuple[int, int], tile: tuple[int, int]) -> int:
 def pack(weight: NDArray[np.uint16], mask: LinearMask, panel_rows: int) -> PackedLinear:
     """Pack the bits of a 16-bit weight `[N, K]` under its hybrid mask.
 
-    Raises ValueError when weight and mask disagree in shape.
+    Raises ValueError if weight and mask differ in shape.
     """
     panels = _grid(mask.shape, panel_rows)[0]
     packed = pack_together([(weight, mask)], panel_rows, [np.arange(panels)])
@@ -113,9 +116,11 @@ def pack_together(
     panel_rows: int,
     panels: Sequence[NDArray[np.int64]],
 ) -> PackedLinear:
-    """Pack linears of one K as one, `[all panels · panel_rows, K]`: weight and mask of each, and where its panels go.
+    """Pack linears of equal K as one linear `[all panels · panel_rows, K]`.
 
-    Raises ValueError when a weight and its mask disagree in shape, or linears in K.
+    linears: weight and mask of each; panels: for each linear, the panels of the whole that hold it, in order.
+
+    Raises ValueError if a weight and its mask differ in shape, or if the linears differ in K.
     """
     from patch_compile.packing import slabs
 
@@ -150,14 +155,17 @@ def pack_together(
 def grid_together(
     grids: Sequence[NDArray[np.bool_]], panels: Sequence[NDArray[np.int64]]
 ) -> NDArray[np.bool_]:
-    """Which slabs of linears packed together are 2:4, from those of each, `[its panels, slabs]`, and their places."""
+    """Returns the grid of 2:4 slabs of linears packed together.
+
+    grids: grid `[panels, slabs]` of each linear; panels: as in `pack_together`.
+    """
     together = np.concatenate(grids)
     together[np.concatenate(panels)] = np.concatenate(grids)
     return together
 
 
 def unpack(packed: PackedLinear) -> NDArray[np.uint16]:
-    """The exact inverse of `pack`: bits of `W∘M: [N, K]`. Raises ValueError on an invalid index or metadata."""
+    """Returns the bits of `W∘M: [N, K]`: the exact inverse of `pack`. Raises ValueError for invalid index or metadata."""
     rows, columns = packed.shape
     words = np.empty((rows, columns // 2), np.uint32)
     grid, slots = packed.places()
@@ -170,9 +178,9 @@ def unpack(packed: PackedLinear) -> NDArray[np.uint16]:
 def count_wrong(
     packed: PackedLinear, weight: NDArray[np.uint16], mask: LinearMask, panels: NDArray[np.int64]
 ) -> int:
-    """How many weights of a linear decode to other bits than those of `W∘M`; panels: where its own lie in `packed`.
+    """Returns the number of weights of a linear whose decoded bits differ from those of `W∘M`.
 
-    Raises ValueError on an invalid index or metadata.
+    panels: panels of `packed` that hold the linear. Raises ValueError for an invalid index or metadata.
     """
     from patch_compile.packing import slabs
 
@@ -205,7 +213,10 @@ def _for_each_panel(
     panels: NDArray[np.int64],
     work: Callable[[NDArray[np.uint32], NDArray[np.uint8], int], None],
 ) -> None:
-    """Call `work(its words, codes of its groups, its place)` for each panel, on all cores: the loops hold no lock."""
+    """Call `work(words, codes of the groups, number in the whole)` for each panel, in threads on all cores.
+
+    Threads suffice: the loops of `slabs` release Python's global lock.
+    """
     from patch_compile.packing import slabs
 
     words = np.ascontiguousarray(weight).view(np.uint32)
@@ -222,7 +233,7 @@ def _for_each_panel(
 
 
 def _slots(grid: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The place of each slab `[panels, slabs]` among those stored like it."""
+    """Returns the number of each slab `[panels, slabs]` among the slabs of its kind (dense or 2:4)."""
     return np.where(grid, np.cumsum(grid).reshape(grid.shape), np.cumsum(~grid).reshape(grid.shape)) - 1
 
 
@@ -231,14 +242,17 @@ def _grid(shape: tuple[int, int], panel_rows: int) -> tuple[int, int]:
 
 
 def sparse_slabs(mask: LinearMask, panel_rows: int) -> NDArray[np.bool_]:
-    """Which slabs `[panels, slabs]` lie in sparse tiles alone; a sparse tile may always be treated as dense."""
+    """Returns a grid `[panels, slabs]`, True for slabs that lie in sparse tiles only.
+
+    A slab that also touches a dense tile is stored densely, which is always valid for weights of a sparse tile.
+    """
     rows, columns = mask.shape
     by_row = _all_between(mask.tiles, mask.tile[0], rows, panel_rows, axis=0)
     return _all_between(by_row, mask.tile[1], columns, SLAB_K, axis=1)
 
 
 def _all_between(tiles: NDArray[np.bool_], tile: int, size: int, step: int, axis: int) -> NDArray[np.bool_]:
-    """AND over the tiles that each run of `step` along `axis` (of `size` elements) touches."""
+    """Returns, for each run of `step` elements along `axis` (of `size` elements), the AND of the tiles it touches."""
     cells = []
     for start in range(0, size, step):
         touched = np.arange(start // tile, (min(start + step, size) - 1) // tile + 1)
@@ -247,7 +261,7 @@ def _all_between(tiles: NDArray[np.bool_], tile: int, size: int, step: int, axis
 
 
 def csr_index(is_sparse: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """The index of a linear from its grid `[panels, slabs]`: dense_ptr ++ sparse_ptr ++ dense_k ++ sparse_k."""
+    """Returns the index of a grid of 2:4 slabs `[panels, slabs]`: dense_ptr ++ sparse_ptr ++ dense_k ++ sparse_k."""
     pointers, columns = [], []
     for chosen in (~is_sparse, is_sparse):
         pointers.append(np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]))

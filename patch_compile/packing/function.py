@@ -1,17 +1,17 @@
 """PatchLinear as an ONNX model-local function: the executable definition of the packed format and of its epilogues.
 
 The body decodes the slabs with standard operators and multiplies in fp32. Everything before the MatMul depends on
-constants alone and is data movement or integer arithmetic, so ONNX Runtime folds it when it loads the model. It
-holds every intermediate of every linear while it does, so there are few of them and they are small. bf16 is widened
-to fp32 first (exact), since its CPU kernels do not move bf16.
-What follows the product, its epilogue, is in fp32 too and rounds once, at the end. With z = X Wᵀ + b:
+constants only and is data movement or integer arithmetic, so ONNX Runtime folds it when it loads the model. ONNX Runtime
+holds all intermediates of all linears while it folds, so the body has few of them and they are small. bf16 is first
+widened to fp32 (exact), because ONNX Runtime's CPU kernels do not move bf16.
+The epilogue, which follows the product, is in fp32 too and rounds once, at the end. With z = X Wᵀ + b:
 
     Y = activation(z) + residual                      N rows of W
     Y = activation(z_gate) · z_up + residual          gated: N rows of the gate and N of the up, panel by panel
 
-A function can't leave out an input, so each combination is an overload with a body of its own; the decoding is one
-text, up to the two rows of panels that a gated one takes apart.
-TensorRT takes the plugin of the same name instead, since each node carries `plugin_namespace`.
+A function has no optional inputs, so each combination is an overload with its own body. The text of the decoding is the
+same in all, except that a gated one separates the panels of gate and up.
+TensorRT runs the plugin of the same name instead of the function, because each node has the attribute `plugin_namespace`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSION = 1
 INPUTS = ("X", "dense", "sparse", "meta", "index")
 GATED_PANEL_ROWS = 64
 
-# fp32 z -> fp32 a, by the value of the attribute
+# Value of the attribute `activation` -> lines that compute fp32 a from fp32 z.
 _ACTIVATIONS = {
     "": (),
     "gelu": ("a = Gelu ({z})",),
@@ -194,7 +194,7 @@ _GATED_WEIGHT = """pairs_shape = Concat <axis = 0> (unknown, two1, S1, PR1, dims
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a node does to its product. activation: "", "gelu" (by erf), "gelu_tanh" or "silu"."""
+    """Operations of a node after its product. activation: "", "gelu" (with erf), "gelu_tanh" or "silu"."""
 
     bias: bool = False
     activation: str = ""
@@ -213,23 +213,23 @@ class Epilogue:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The node's inputs, in order; that there is a bias is told by their number."""
+        """Inputs of the node, in order. The number of inputs tells if there is a bias."""
         return (*INPUTS, *("bias",) * self.bias, *("residual",) * self.residual)
 
     @property
     def attributes(self) -> dict[str, int | str]:
-        """The node's attributes; TensorRT's parser warns of any that a node leaves to its default."""
+        """Attributes of the node, all of them: TensorRT's parser warns of each that a node leaves at its default."""
         return {"activation": self.activation, "gated": int(self.gated), "residual": int(self.residual)}
 
 
 def patch_linear_function(
     epilogue: Epilogue = Epilogue(), *, opset: int, bfloat16: bool
 ) -> onnx.FunctionProto:
-    """The function for nodes with this epilogue, as the overload `epilogue.overload`.
+    """Returns the function for nodes with this epilogue, as the overload `epilogue.overload`.
 
-    X: T `[..., K]`, T = fp16 or bf16 → Y: T `[..., N]`; bias: T `[N]`, gated `[2 N]`, the gate's first; residual: T, of
-    Y's shape. fp32 accumulation, one rounding at the end.
-    `opset` is the model's (20 or newer): the ONNX checker wants function and model to agree.
+    X: T `[..., K]`, T = fp16 or bf16 → Y: T `[..., N]`; bias: T `[N]`, or `[2 N]` if gated (gate, then up); residual: T,
+    shape of Y. Accumulates in fp32 and rounds once, at the end.
+    opset: the model's, 20 or newer; the ONNX checker requires function and model to agree.
     """
     table = ", ".join(f"{nibble & 3}, {nibble >> 2}" for nibble in range(16))
     packed_panels = "P1 = Unsqueeze (P, axis0)"
@@ -251,7 +251,7 @@ def patch_linear_function(
 
 
 def _epilogue(epilogue: Epilogue) -> tuple[list[str], str]:
-    """Lines from `product` on, and the name of their fp32 result."""
+    """Returns the lines that follow `product`, and the name of their fp32 result."""
     lines, result = [], "product"
     if epilogue.bias:
         lines += ["bias_f32 = Cast <to = 1> (bias)", "sum = Add (product, bias_f32)"]

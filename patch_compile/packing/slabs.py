@@ -1,7 +1,7 @@
-"""The loops of packing, compiled by numba: one panel of a linear to its slabs, and back.
+"""Inner loops of packing, compiled by numba: a panel of a linear to its slabs, and back.
 
-`patch_compile.packing.format` says how a slab lies in memory. Two neighbouring 16-bit values are one 32-bit word here, so a
-group of four is two words, and a lane's fragment four: [k half: 2][row half: 2].
+`patch_compile.packing.format` describes the layout of a slab. Two neighbouring 16-bit values are one 32-bit word here. A
+group of four values is two words, and a lane's fragment is four words: [k half: 2][row half: 2].
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = [
     "unpack_panel",
 ]
 
-DENSE = 6  # the code of a group in a dense tile; patterns have 0..5
+DENSE = 6  # code of a group in a dense tile; the six 2:4 patterns have the codes 0..5
 BAD_METADATA = -1
-_GROUPS = 16  # of a slab, in each of its rows
+_GROUPS = 16  # groups in a row of a slab
 
 _FIRST, _SECOND = np.array(KEPT_POSITIONS, np.uint32).T.copy()
 _NIBBLE = _FIRST | _SECOND << np.uint32(2)
@@ -35,7 +35,7 @@ _ALL, _LOW = np.uint32(0xFFFFFFFF), np.uint32(0xFFFF)
 
 
 def _kept_bits(word: int) -> NDArray[np.uint32]:
-    """By code, the bits of a group's word 0 or 1 that its pattern keeps."""
+    """Returns, for each code, the bits of word 0 or 1 of a group that the pattern keeps."""
     bits = np.full(7, _ALL, np.uint32)
     for code, kept in enumerate(KEPT_POSITIONS):
         bits[code] = sum(0xFFFF << 16 * (position % 2) for position in kept if position // 2 == word)
@@ -43,7 +43,8 @@ def _kept_bits(word: int) -> NDArray[np.uint32]:
 
 
 _KEPT_0, _KEPT_1 = _kept_bits(0), _kept_bits(1)
-# What the check goes by, from the other form of the patterns: a mistake in either shows.
+# Kept bits for `count_differences`, [code, word]. They come from PATTERNS and not from KEPT_POSITIONS, so that a mistake in
+# either of the two shows.
 _KEEP = (
     np.where(np.vstack([PATTERNS, np.ones((1, 4), np.bool_)]), 0xFFFF, 0).astype(np.uint16).view(np.uint32)
 )
@@ -53,9 +54,9 @@ _KEEP = (
 def panel_codes(
     pattern: NDArray[np.uint8], covered: NDArray[np.bool_], starts: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """The code of every group of some rows, `[rows, K/4]`.
+    """Returns the code of every group of some rows, `[rows, K/4]`.
 
-    covered: whether the group lies in a sparse tile, `[rows, K/4]`; starts: where each row's patterns start in `pattern`.
+    covered: `[rows, K/4]`, True for a group in a sparse tile; starts: index in `pattern` of each row's first pattern.
     """
     codes = np.full(covered.shape, DENSE, np.uint8)
     for row in range(covered.shape[0]):
@@ -77,10 +78,10 @@ def pack_panel(
     sparse: NDArray[np.uint32],
     meta: NDArray[np.uint32],
 ) -> None:
-    """Write the slabs of a panel; its rows and columns beyond N and K are zero.
+    """Write the slabs of a panel. Rows and columns beyond N and K become zero.
 
-    words: its rows of the weight, `[rows, K/2]`; codes: `[rows, K/4]`; is_sparse, slots: for each slab along K, whether
-    it is stored 2:4 and at which place of `dense`, or of `sparse` and `meta`. All these places hold zeros.
+    words: the panel's rows of the weight, `[rows, K/2]`; codes: `[rows, K/4]`; is_sparse: True for each slab along K that
+    is stored as 2:4; slots: row of each slab in `dense`, or in `sparse` and `meta`. These rows must be zero before.
     """
     panel_rows, rows, groups = dense.shape[1] // 32, codes.shape[0], codes.shape[1]
     for slab in range(len(slots)):
@@ -115,7 +116,7 @@ def unpack_panel(
     sparse: NDArray[np.uint32],
     meta: NDArray[np.uint32],
 ) -> int:
-    """Fill `words`, the rows of a panel as `pack_panel` takes them, from its slabs; 0, or BAD_METADATA."""
+    """Fill `words` (see `pack_panel`) from the slabs of a panel. Returns 0, or BAD_METADATA."""
     panel_rows, rows, groups = dense.shape[1] // 32, words.shape[0], words.shape[1] // 2
     for slab in range(len(slots)):
         slot = slots[slab]
@@ -139,7 +140,7 @@ def unpack_panel(
 
 @njit(nogil=True, cache=True)
 def count_differences(words: NDArray[np.uint32], weight: NDArray[np.uint32], codes: NDArray[np.uint8]) -> int:
-    """How many values of `words` `[rows, K/2]` are not those of `weight` where the group's code keeps them, else 0."""
+    """Returns the number of wrong values in `words` `[rows, K/2]`: each should be `weight`'s if kept by its code, else 0."""
     differ = 0
     for row in range(codes.shape[0]):
         for group in range(codes.shape[1]):
@@ -150,18 +151,18 @@ def count_differences(words: NDArray[np.uint32], weight: NDArray[np.uint32], cod
     return differ
 
 
-# Where the words of group j of a row lie in a slab: the lane is 4 (row % 8) + t, and t and the half of K follow from j.
+# Offsets in a slab of the words of group j of a row. The lane is 4 (row % 8) + t; t and the half of K follow from j.
 
 
 @njit(inline="always")
 def _dense_word(row: Any, j: Any, panel_rows: Any) -> Any:
-    """The first of a group's two words; the second is the next lane's."""
+    """Returns the offset of a group's first word; the second word belongs to the next lane."""
     return _word(row, j // 4, j % 2 * 2, j % 4 // 2, panel_rows)
 
 
 @njit(inline="always")
 def _sparse_word(row: Any, j: Any, panel_rows: Any) -> Any:
-    """The word of both kept values."""
+    """Returns the offset of the word that holds both kept values."""
     return _word(row, j // 8, j % 4, j % 8 // 4, panel_rows)
 
 
