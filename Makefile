@@ -27,7 +27,7 @@ chromium: .venv/installed
 
 # Every injected kernel bug must be caught: some minutes.
 mutate: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/test_kernel_faults.py tests/plugins/test_dense_path_faults.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py tests/plugins/dense_path/test_faults.py
 
 # Types of TensorRT's Python API, for mypy alone: in the environment they would pass for an installed TensorRT. Five of
 # their signatures are no Python (a parameter called `in`, one without a default behind others with one), and the type

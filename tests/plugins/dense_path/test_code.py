@@ -54,7 +54,7 @@ def test_every_kernel_is_there(machines):
 
 @pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (64, True), (128, False)])
 def test_ptx_unpacks_what_the_emulation_unpacks(plugin, machines, panel_rows, gated):
-    """The emulation is held to the packer in test_dense_path; here for all pieces, in any order of blocks."""
+    """The emulation is held to the packer in dense_path/test_results.py; here for all pieces, in any order of blocks."""
     machine = machines[f"unpack{panel_rows}"]
     for seed, (shape, share) in enumerate([((300, 580), 0.5), ((64, 64), 0.0), ((130, 260), 1.0)]):
         packed = make_case(1, shape, panel_rows, share=share, gated=gated, seed=seed).packed

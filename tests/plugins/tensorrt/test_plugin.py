@@ -46,7 +46,14 @@ def session(library, environment):
     """Run one scenario in a process of its own; a crash fails the test with the log."""
 
     def run(command, argument):
-        arguments = [sys.executable, "-m", "tests.plugins.rtx_session", command, argument, str(library)]
+        arguments = [
+            sys.executable,
+            "-m",
+            "tests.plugins.tensorrt.rtx_session",
+            command,
+            argument,
+            str(library),
+        ]
         done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout.splitlines()[-1])

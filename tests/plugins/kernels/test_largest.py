@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.plugins.host_kernel import COMPILER, Arguments, Call, Stats
-from tests.plugins.test_kernel_results import CONFIGS
+from tests.plugins.kernels.test_results import CONFIGS
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 

@@ -1,4 +1,4 @@
-"""One TensorRT-RTX process for the tests: `python -m tests.plugins.rtx_session COMMAND LIBRARY`.
+"""One TensorRT-RTX process for the tests: `python -m tests.plugins.tensorrt.rtx_session COMMAND LIBRARY`.
 
 A process has one logger and one plugin registry, and a fault in a plugin ends it; so every scenario has its own.
 Prints what a test looks at as one line of JSON, and the log to stderr.
