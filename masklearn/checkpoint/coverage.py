@@ -8,7 +8,8 @@ from pathlib import Path
 from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.models import meta_model
-from masklearn.checkpoint.naming import is_transposed, linear_name
+from masklearn.checkpoint.naming import linear_name
+from masklearn.checkpoint.orientation import stored_shape
 from masklearn.errors import PatchCompileError
 from masklearn.masks.names import check_patterns, matches
 from masklearn.masks.tiles import GROUP
@@ -20,13 +21,10 @@ _DTYPES = ("F16", "BF16", "F32")
 
 @dataclass(frozen=True)
 class Coverage:
-    """linears: covered, checkpoint name to (N, K), in the order of the model; skipped: left dense, name to reason;
-    transposed: those covered linears whose tensor in the checkpoint is [K, N] (see `linears.read_linear`).
-    """
+    """linears: covered, checkpoint name to (N, K), in the order of the model; skipped: left dense, name to reason."""
 
     linears: Mapping[str, tuple[int, int]]
     skipped: Mapping[str, str]
-    transposed: frozenset[str] = frozenset()
 
 
 def covered_linears(
@@ -68,7 +66,7 @@ def covered_linears_of(
         raise PatchCompileError(
             "No linear is covered", _summary(skipped), "Give other include and exclude patterns."
         )
-    return Coverage(covered, skipped, frozenset(name for name in covered if is_transposed(checkpoint, name)))
+    return Coverage(covered, skipped)
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> 
     weight = f"{name}.weight"
     if weight not in checkpoint:
         raise _missing(checkpoint, weight)
-    stored = shape[::-1] if is_transposed(checkpoint, name) else shape
+    stored = stored_shape(checkpoint, weight, shape)
     entry = checkpoint.entry(weight)
     if entry.shape != stored:
         raise PatchCompileError(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.naming import is_transposed, linear_name
+from masklearn.checkpoint.naming import linear_name
+from masklearn.checkpoint.orientation import from_stored, stored_shape, to_stored
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
 
@@ -67,14 +68,14 @@ def linear_modules(model: nn.Module, checkpoint: Checkpoint) -> dict[str, nn.Lin
 
 def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
     """The weight of a linear, fp32 [N, K]; PatchCompileError when it holds NaN or infinity."""
-    weight = checkpoint.read_finite(f"{linear}.weight")
-    return weight.T.contiguous() if is_transposed(checkpoint, linear) else weight
+    name = f"{linear}.weight"
+    return from_stored(checkpoint, name, checkpoint.read_finite(name)).contiguous()
 
 
 def write_linear(store: WeightStore, checkpoint: Checkpoint, linear: str, weight: Tensor) -> None:
     """Keep a new weight [N, K] for a linear, in the layout and dtype of the checkpoint; see `WeightStore.put`."""
     name = f"{linear}.weight"
-    store.put(name, weight.T if is_transposed(checkpoint, linear) else weight, checkpoint.entry(name))
+    store.put(name, to_stored(checkpoint, name, weight), checkpoint.entry(name))
 
 
 def read_tensor(checkpoint: Checkpoint, name: str, shape: torch.Size) -> Tensor:
@@ -82,9 +83,7 @@ def read_tensor(checkpoint: Checkpoint, name: str, shape: torch.Size) -> Tensor:
 
     PatchCompileError when it is missing, has another shape than the model's, or holds NaN or infinity.
     """
-    linear = name.removesuffix(".weight")
-    transposed = linear != name and len(shape) == 2 and is_transposed(checkpoint, linear)
-    stored = tuple(reversed(shape)) if transposed else tuple(shape)
+    stored = stored_shape(checkpoint, name, shape)
     if name not in checkpoint:
         raise PatchCompileError(
             f"{checkpoint.path} has no {name}",
@@ -97,7 +96,7 @@ def read_tensor(checkpoint: Checkpoint, name: str, shape: torch.Size) -> Tensor:
             f"config.json makes it {list(stored)}.",
             "Use the config.json that belongs to the weights.",
         )
-    return read_linear(checkpoint, linear) if transposed else checkpoint.read_finite(name)
+    return from_stored(checkpoint, name, checkpoint.read_finite(name)).contiguous()
 
 
 def _is_conv1d(module: nn.Module) -> bool:

@@ -1,11 +1,11 @@
-"""What a checkpoint calls the tensors of its model, and which way round it keeps them; no weight is read."""
+"""The names that a checkpoint has for the tensors of its model; no weight is read."""
 
 import re
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
+from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 
-__all__ = ["checkpoint_name", "is_transposed", "linear_name"]
+__all__ = ["checkpoint_name", "linear_name"]
 
 
 def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
@@ -30,10 +30,3 @@ def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
 def linear_name(checkpoint: Checkpoint, module: str) -> str:
     """The checkpoint's name of a linear: that of its tensor without `.weight`."""
     return checkpoint_name(checkpoint, f"{module}.weight").removesuffix(".weight")
-
-
-def is_transposed(checkpoint: Checkpoint, linear: str) -> bool:
-    """Whether the checkpoint keeps the weight of a linear (its checkpoint name) as [K, N]."""
-    row = architecture_of(checkpoint)
-    inside = row.blocks.removeprefix(row.prefixes[0])
-    return row.conv1d and linear.startswith(tuple(f"{prefix}{inside}." for prefix in row.prefixes))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.naming import is_transposed
+from masklearn.checkpoint.orientation import to_stored
 from masklearn.masks.maskset import MaskSet
 from masklearn.shard import write_shard
 
@@ -58,8 +58,7 @@ def write_pruned_checkpoint(
         linear = name.removesuffix(".weight")
         if linear not in masks:
             return weight
-        keep = masks[linear].keep()
-        return masked_weight(weight, keep.T if is_transposed(checkpoint, linear) else keep)
+        return masked_weight(weight, to_stored(checkpoint, name, masks[linear].keep()))
 
     for file_name, shard in checkpoint.shards().items():
         specs = {name: (entry.dtype, entry.shape) for name, entry in shard.tensors.items()}

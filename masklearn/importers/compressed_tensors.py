@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
+from masklearn.checkpoint.orientation import from_stored, stored_shape
 from masklearn.errors import PatchCompileError
-from masklearn.importers.orientation import oriented, stored_shape
 from masklearn.importers.published import Format, Published, check_known, register
 from masklearn.masks.tiles import GROUP
 
@@ -44,12 +44,14 @@ def open_compressed_tensors(source: Path, checkpoint: Checkpoint, coverage: Cove
     uniform = frozenset(name for name in names if f"{prefixes[name]}.row_offsets" not in stored)
 
     def read(name: str) -> NDArray[np.bool_]:
-        kept = _bits(stored, prefixes[name], stored_shape(coverage, name))
+        kept = _bits(
+            stored, prefixes[name], stored_shape(checkpoint, f"{name}.weight", coverage.linears[name])
+        )
         if name in uniform:
             _check_two_four(stored, prefixes[name], kept)
         else:
             _check_rows(stored, prefixes[name], kept)
-        return oriented(coverage, name, kept)
+        return from_stored(checkpoint, f"{name}.weight", kept)
 
     return Published(names, read, stored.fingerprint, uniform=uniform, ignored=ignored)
 
@@ -66,7 +68,7 @@ def _check_format(stored: Checkpoint) -> None:
         )
 
 
-def _bits(stored: Checkpoint, prefix: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def _bits(stored: Checkpoint, prefix: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     rows, columns = shape
     if f"{prefix}.shape" not in stored:
         raise _faulty(stored, prefix, "It has no shape.")

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
+from masklearn.checkpoint.orientation import from_stored
 from masklearn.errors import PatchCompileError
 from masklearn.importers.detect import detect_format
 from masklearn.importers.groups import zeros_per_group
 from masklearn.importers.mosaic import Mosaic, mosaic_of
-from masklearn.importers.orientation import model_nonzero
+from masklearn.importers.nonzero import nonzero
 from masklearn.importers.published import IMPORTERS, Format, Published, first_few
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
 from masklearn.masks.maskset import LinearMask, MaskSet
@@ -148,9 +149,10 @@ class _Import:
         mosaic = mosaic_of(kept, tile)
         self.zeros += mosaic.zeros
         if not self.published.in_weights and bool(mosaic.dropped(kept).any()):
-            nonzero = model_nonzero(self.checkpoint, self.coverage, name)
-            mosaic = mosaic_of(kept, tile, ~nonzero)
-            self._check_dropped(name, mosaic, mosaic.dropped(kept) & nonzero)
+            weight = f"{name}.weight"
+            held = from_stored(self.checkpoint, weight, nonzero(self.checkpoint, weight))
+            mosaic = mosaic_of(kept, tile, ~held)
+            self._check_dropped(name, mosaic, mosaic.dropped(kept) & held)
         if mosaic.nearly:
             self.nearly[name] = mosaic.nearly
         return mosaic.mask

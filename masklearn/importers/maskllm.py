@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.checkpoint.naming import linear_name
+from masklearn.checkpoint.orientation import from_stored, stored_shape
 from masklearn.errors import PatchCompileError
 from masklearn.importers.npz import MaskArchive
-from masklearn.importers.orientation import oriented, stored_shape
 from masklearn.importers.published import Format, Published, check_known, register
 
 __all__ = ["open_maskllm"]
@@ -31,7 +31,9 @@ def open_maskllm(source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Pu
     names, ignored = check_known(source, keys, checkpoint, coverage)
 
     def read(name: str) -> NDArray[np.bool_]:
-        bits = archive.read_bits(keys[name], stored_shape(coverage, name))
-        return oriented(coverage, name, bits)
+        bits = archive.read_bits(
+            keys[name], stored_shape(checkpoint, f"{name}.weight", coverage.linears[name])
+        )
+        return from_stored(checkpoint, f"{name}.weight", bits)
 
     return Published(names, read, archive.sha256, uniform=frozenset(names), ignored=ignored)

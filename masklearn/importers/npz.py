@@ -1,6 +1,7 @@
 """NumPy archives of bit-packed masks, as MaskLLM and PATCH publish them: read one at a time, never unpickled."""
 
 import hashlib
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -55,14 +56,14 @@ class MaskArchive:
             raise self._damaged(f"{name}: {error}") from error
         return array
 
-    def read_bits(self, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    def read_bits(self, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """A mask of this shape from `np.packbits` of its flat 0/1 values (the first value is the highest bit)."""
-        count = shape[0] * shape[1]
+        count = math.prod(shape)
         packed = self.read(name, -(-count // 8))
         if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-count // 8):
             raise PatchCompileError(
                 f"{name} in {self.path} is {packed.dtype} {list(packed.shape)}",
-                f"The bits of {shape[0]}x{shape[1]} weights take {-(-count // 8)} bytes.",
+                f"The bits of {'x'.join(map(str, shape))} weights take {-(-count // 8)} bytes.",
                 "Give the model that the masks were made for.",
             )
         bits = np.unpackbits(packed)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.checkpoint.naming import linear_name
+from masklearn.checkpoint.orientation import from_stored, stored_shape
 from masklearn.errors import PatchCompileError
 from masklearn.importers.npz import MaskArchive
-from masklearn.importers.orientation import oriented, stored_shape
 from masklearn.importers.published import Format, Published, check_known, register
 
 __all__ = ["META", "SHAPE", "open_patch"]
@@ -40,9 +40,9 @@ def open_patch(source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Publ
     about = _meta(archive)
 
     def read(name: str) -> NDArray[np.bool_]:
-        shape = stored_shape(coverage, name)
+        shape = stored_shape(checkpoint, f"{name}.weight", coverage.linears[name])
         _check_shape(archive, keys[name], shape)
-        return oriented(coverage, name, archive.read_bits(keys[name], shape))
+        return from_stored(checkpoint, f"{name}.weight", archive.read_bits(keys[name], shape))
 
     uniform = frozenset(names) if about.get("pattern") == _UNIFORM else frozenset()
     return Published(
@@ -50,7 +50,7 @@ def open_patch(source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Publ
     )
 
 
-def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, int]) -> None:
+def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, ...]) -> None:
     if key + SHAPE not in archive.names:
         raise PatchCompileError(
             f"{archive.path} gives no shape for {key}",

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
+from masklearn.checkpoint.orientation import from_stored
 from masklearn.errors import PatchCompileError
-from masklearn.importers.orientation import model_nonzero
+from masklearn.importers.nonzero import nonzero
 from masklearn.importers.published import Format, Published, register
 
 __all__ = ["open_pruned"]
@@ -24,7 +25,8 @@ def open_pruned(source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Pub
         _check_weight(pruned, checkpoint, f"{name}.weight")
 
     def read(name: str) -> NDArray[np.bool_]:
-        return model_nonzero(pruned, coverage, name)
+        weight = f"{name}.weight"
+        return from_stored(checkpoint, weight, nonzero(pruned, weight))
 
     return Published(tuple(coverage.linears), read, pruned.fingerprint, in_weights=True)
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.naming import is_transposed
+from masklearn.checkpoint.orientation import from_stored, stored_shape
 from masklearn.errors import PatchCompileError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _source_name(value: ir.Value, checkpoint: "Checkpoint") -> str:
             "The graph made from its config.json needs it.",
             "Fetch the model again.",
         )
-    expected = value.shape.numpy()[::-1] if _is_transposed(checkpoint, name) else value.shape.numpy()
+    expected = stored_shape(checkpoint, name, value.shape.numpy())
     if tuple(checkpoint.shape(name)) != expected:
         raise PatchCompileError(
             f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
@@ -80,13 +80,9 @@ def read_weight(checkpoint: "Checkpoint", name: str, dtype: ir.DataType) -> NDAr
 
     Raises PatchCompileError as `cast_weight` does.
     """
-    array = cast_weight(name, checkpoint.read(name), dtype)
-    return np.ascontiguousarray(array.T) if _is_transposed(checkpoint, name) else array
-
-
-def _is_transposed(checkpoint: "Checkpoint", name: str) -> bool:
-    linear = name.removesuffix(".weight")
-    return linear != name and len(checkpoint.shape(name)) == 2 and is_transposed(checkpoint, linear)
+    return np.asarray(
+        from_stored(checkpoint, name, cast_weight(name, checkpoint.read(name), dtype)), order="C"
+    )
 
 
 def cast_weight(name: str, array: NDArray[Any], dtype: ir.DataType) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.naming import checkpoint_name, is_transposed, linear_name
+from masklearn.checkpoint.naming import checkpoint_name, linear_name
 from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
 
@@ -77,12 +77,3 @@ def test_names_that_no_checkpoint_has_stay(make_model: ModelMaker) -> None:
     assert linear_name(checkpoint, "model.layers.2.mlp.experts.3.up_proj") == (
         "model.layers.2.block_sparse_moe.experts.3.w3"
     )
-
-
-@pytest.mark.parametrize("prefix", ["transformer.", ""])
-def test_transposed_are_the_linears_of_the_blocks(make_model, prefix: str) -> None:
-    checkpoint = Checkpoint.open(make_model("gpt2"))
-    assert is_transposed(checkpoint, f"{prefix}h.0.attn.c_attn")
-    assert not is_transposed(checkpoint, "lm_head")
-    assert not is_transposed(checkpoint, f"{prefix}wte")
-    assert not is_transposed(Checkpoint.open(make_model("opt")), "model.decoder.layers.0.fc1")

@@ -4,6 +4,7 @@ import torch
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.orientation import to_stored
 from masklearn.errors import PatchCompileError
 from masklearn.importers.published import Format
 from tests.masklearn.importers import sources
@@ -143,12 +144,9 @@ def test_weights_that_are_stored_transposed(make_dense, tmp_path) -> None:
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     checkpoint = Checkpoint.open(tmp_path / "gpt2")
     dense = Model(checkpoint, covered_linears_of(checkpoint))
-    assert dense.coverage.transposed
     expected = sources.mosaics(dense.coverage, (16, 16))
-    keeps = {
-        name: mask.keep().T if name in dense.coverage.transposed else mask.keep()
-        for name, mask in expected.items()
-    }
+    keeps = {name: to_stored(checkpoint, f"{name}.weight", mask.keep()) for name, mask in expected.items()}
+    assert all(keeps[name].shape == shape[::-1] for name, shape in dense.coverage.linears.items())
     members = sources.patch_members(keeps)
     assert_same(dense.import_from(sources.write_npz(tmp_path / "mask.npz", members)), expected)
     pruned = sources.write_pruned(tmp_path / "pruned", checkpoint, keeps)

@@ -7,7 +7,7 @@ import torch
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
-from masklearn.importers.orientation import model_nonzero
+from masklearn.importers.nonzero import nonzero
 from masklearn.masks.maskset import MaskSet
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
@@ -127,9 +127,9 @@ def test_the_smallest_weights_are_no_zeros_and_infinity_is_refused(make_dense, d
         checkpoint = Checkpoint.open(path)
         if said:
             with pytest.raises(PatchCompileError, match=said):
-                model_nonzero(checkpoint, dense.coverage, name)
+                nonzero(checkpoint, f"{name}.weight")
         else:
-            assert model_nonzero(checkpoint, dense.coverage, name)[0, :4].tolist() == [
+            assert nonzero(checkpoint, f"{name}.weight")[0, :4].tolist() == [
                 True,
                 True,
                 False,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.naming import is_transposed
+from masklearn.checkpoint.orientation import to_stored
 from masklearn.checkpoint.prune import masked_weight
 from masklearn.masks.maskset import LinearMask
 from patch_compile.export import export_model
@@ -67,8 +67,7 @@ class Pruned:
         linear = name.removesuffix(".weight")
         if linear not in self._masks:
             return weight
-        keep = self._masks[linear].keep()
-        keep = keep.T if is_transposed(self._source, linear) else keep
+        keep = to_stored(self._source, name, self._masks[linear].keep())
         return np.where(keep, weight, 0).astype(weight.dtype)
 
 
