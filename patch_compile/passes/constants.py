@@ -1,4 +1,4 @@
-"""Read a small constant; a weight is never one."""
+"""Reads small constants of a graph, and never a weight."""
 
 import numpy as np
 import onnx_ir as ir
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 __all__ = ["SMALL", "constant_of", "scalar_of"]
 
-# Elements. Shapes, axes and scalars are far below it, the smallest weight of a real model is far above.
+# In elements. Shapes, axes and scalars are far smaller, and weights of real models far larger.
 SMALL = 64
 
 _LISTS = {
@@ -18,9 +18,9 @@ _LISTS = {
 
 
 def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """Return the array of a constant of at most `SMALL` elements, None for anything else.
+    """Returns the array of a constant of at most `SMALL` elements, None for any other value.
 
-    Weights have no data in an exported graph (`const_value` is None) or are read lazily: neither is looked at.
+    Weights have no data in an exported graph (`const_value` is None) or are lazy tensors. Both give None, unread.
     """
     if value is None or value.is_graph_input():
         return None
@@ -46,6 +46,6 @@ def _constant_node(node: ir.Node) -> NDArray[np.generic] | None:
 
 
 def scalar_of(value: ir.Value | None) -> float | int | None:
-    """Return the number in a one-element constant, None for anything else."""
+    """Returns the number in a constant of one element, None for any other value."""
     array = constant_of(value)
     return array.reshape(-1)[0].item() if array is not None and array.size == 1 else None

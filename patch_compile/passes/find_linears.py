@@ -1,4 +1,4 @@
-"""Find the linears of a graph, so that a pass can replace them one by one."""
+"""Finds the linears of a graph, so that a pass can replace them one by one."""
 
 import logging
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ _SUFFIX = ".weight"
 class LinearSite:
     """One `Y = X Wᵀ + b` in the graph.
 
-    `nodes` compute `output` from `x` and nothing else reads what is between them; the Transpose is among them
-    only when no other node reads it. `product` is the MatMul or Gemm. `shared` is True where the weight has other
-    readers, as a tied head has.
+    nodes: compute `output` from `x`; no other node reads the values between them. They include the Transpose of the
+    weight only if no other node reads it. product: the MatMul or Gemm. shared: True if the weight has other readers, as
+    that of a tied head has.
     """
 
     name: str
@@ -30,7 +30,7 @@ class LinearSite:
 
     @property
     def x(self) -> ir.Value:
-        """[..., K]; read from the graph, where a pass may have replaced the node that makes it."""
+        """Input [..., K]. Read from the graph at each call, because a pass may have replaced the node that makes it."""
         x = self.product.inputs[0]
         assert x is not None
         return x
@@ -46,12 +46,12 @@ class LinearSite:
 
 
 def find_linears(model: ir.Model) -> dict[str, LinearSite]:
-    """Return every linear by name, in graph order.
+    """Returns every linear by name, in graph order.
 
-    1. MatMul(x, Transpose(W)), W an initializer [N, K] named `<name>.weight`.
-    2. Gemm(x, W, b), transB = 1, transA = 0, alpha = beta = 1.
-    3. After either, Add of an initializer [N] is the bias, if nothing else reads the product.
-    A weight used by two linears is left out: one replacement can't serve both.
+    1. MatMul(x, Transpose(W)) is a linear if W is an initializer [N, K] named `<name>.weight`.
+    2. Gemm(x, W, b) is one if transB = 1, transA = 0 and alpha = beta = 1.
+    3. After either, Add of an initializer [N] is the bias, if no other node reads the product.
+    A weight used by two linears is left out, with a warning: one replacement can't serve both.
     """
     sites: dict[str, LinearSite] = {}
     repeated: set[str] = set()
@@ -122,7 +122,7 @@ def _from_gemm(node: ir.Node) -> LinearSite | None:
 
 
 def is_bias(value: ir.Value | None, weight: ir.Value) -> bool:
-    """Tell whether a value is an initializer [N], for the weight [N, K]."""
+    """True if a value is an initializer [N]. weight: [N, K]."""
     if value is None or not value.is_initializer() or value.shape is None or weight.shape is None:
         return False
     return len(value.shape) == 1 and value.shape[0] == weight.shape[0]

@@ -1,7 +1,7 @@
-"""The node that fusions work on: linears over their plain weights, with what is already fused, until they are packed.
+"""Temporary node for fusions: linears with unpacked weights and all that is fused to them, until they are packed.
 
-`Y = Linear(X, weight, …[, bias, …][, residual])`, in a domain of its own; no file ever holds one. Several weights are a
-gate and its up (`gated`), or linears that share X, whose rows lie one below the other as `stacked_rows` has them.
+`Y = Linear(X, weight, …[, bias, …][, residual])` has a domain of its own and is never written to a file. Several weights
+belong to a gate and its up (`gated`), or to linears that share X, whose rows `stacked_rows` puts one below the other.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ ACTIVATIONS = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
 
 @dataclass(frozen=True)
 class LinearNode:
-    """What one PatchLinear will compute.
+    """Computation of one future PatchLinear.
 
-    weights: initializers [N, K], named `<linear>.weight`; biases: initializers [N], of all or none. residual: of Y's shape.
-    panel_rows: None as the linear is planned.
+    weights: initializers [N, K], named `<linear>.weight`; biases: initializers [N], one per linear or none; residual: has
+    the shape of Y; panel_rows: None takes the plan's.
     """
 
     x: ir.Value
@@ -51,13 +51,13 @@ class LinearNode:
 
     @classmethod
     def of(cls, value: ir.Value | None) -> LinearNode | None:
-        """What makes a value, None where that is no Linear."""
+        """Returns the Linear that makes a value, None if another node makes it."""
         node = value.producer() if value is not None else None
         return cls.read(node) if node is not None and _is_linear(node) else None
 
     @classmethod
     def read(cls, node: ir.Node) -> LinearNode:
-        """From a node in the graph."""
+        """Returns the content of a Linear node in the graph."""
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         x, *others = (value for value in node.inputs if value is not None)
         count = attributes["linears"]
@@ -73,7 +73,7 @@ class LinearNode:
         )
 
     def node(self) -> ir.Node:
-        """A new node, whose output has neither name nor type yet."""
+        """Returns a new node, whose output has no name and no type yet."""
         inputs = [self.x, *self.weights, *self.biases, *filter(None, [self.residual])]
         attributes: dict[str, int | str] = {
             "linears": len(self.weights),
@@ -86,12 +86,11 @@ class LinearNode:
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """Names of its linears."""
         return tuple(str(weight.name).removesuffix(_SUFFIX) for weight in self.weights)
 
     @property
     def name(self) -> str:
-        """The linear's; of several the first, and how the others differ: `model.layers.0.mlp.gate_proj+up_proj`."""
+        """Name of the first linear, followed by the last parts of the others: `model.layers.0.mlp.gate_proj+up_proj`."""
         first, *others = self.linears
         return "+".join((first, *(name.removeprefix(_shared(first, name)) for name in others)))
 
@@ -102,17 +101,17 @@ class LinearNode:
 
     @property
     def rows(self) -> list[int]:
-        """Output rows that each of its linears takes; of a gate and its up, those of both together."""
+        """Output rows that each linear takes. A gate and its up make one entry, since Y has the rows of one of them."""
         rows = [n for n, _ in self.shapes]
         return rows[:1] if self.gated else stacked_rows(rows, self.panel_rows or 1)
 
     @property
     def epilogue(self) -> Epilogue:
-        """What is done to the product."""
+        """Operations that follow the product."""
         return Epilogue(bool(self.biases), self.activation, self.gated, self.residual is not None)
 
     def described(self, linear: str) -> str:
-        """What the node does beside the product of one of its linears: `SiLU·mul with up_proj`, `GELU + residual`."""
+        """Describes what the node does beside the product of `linear`: `SiLU·mul with up_proj`, `GELU + residual`."""
         activation = ACTIVATIONS.get(self.activation, "")
         if self.gated:
             (other,) = (name for name in self.linears if name != linear)
@@ -123,18 +122,18 @@ class LinearNode:
 
 
 def linear_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Those of a graph, in order; it may be rewritten meanwhile, and what is gone by then is left out."""
+    """Yields the Linear nodes of a graph in order. The graph may change meanwhile; nodes removed by then are skipped."""
     return (node for node in list(graph) if _is_linear(node) and node.graph is graph)
 
 
 def take_over(value: ir.Value, made: ir.Value) -> None:
-    """Put `made`, new in the graph, in the place of a value: under its name, for its readers."""
+    """Replace a value by `made`, a new value of the graph, which takes over its name, shape, type and readers."""
     made.name, made.shape, made.type = value.name, value.shape, value.type
     ir.convenience.replace_all_uses_with(value, made, replace_graph_outputs=True)
 
 
 def replace(nodes: Iterable[ir.Node], last: ir.Node, linear: LinearNode) -> None:
-    """Put a Linear before `last`, in the place of its output, and remove `nodes` and `last`."""
+    """Replace `nodes` and `last` by a Linear that makes the output of `last`."""
     graph, node = last.graph, linear.node()
     assert graph is not None
     graph.insert_before(last, node)
@@ -143,23 +142,23 @@ def replace(nodes: Iterable[ir.Node], last: ir.Node, linear: LinearNode) -> None
 
 
 def refuse(linear: str, what: str, why: str) -> None:
-    """Say for debugging why a linear is not fused with something."""
+    """Log, for debugging, why a linear is not fused with something."""
     _LOGGER.debug("%s is not fused with %s: %s", linear, what, why)
 
 
 def readers(value: ir.Value) -> list[ir.Node]:
-    """The nodes that read a value."""
+    """Returns the nodes that read a value."""
     return [use.node for use in value.uses()]
 
 
 def reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    """The standard operation of this kind that reads a value, in the value's own graph."""
+    """Returns the first standard operation of this type that reads a value, in the value's own graph."""
     standard = (n for n in readers(value) if n.domain in ("", "ai.onnx") and n.graph is value.graph)
     return next((n for n in standard if n.op_type == op_type), None)
 
 
 def why_open(value: ir.Value, allowed: Collection[ir.Node]) -> str:
-    """Why a value is needed beside these readers, empty when it is not."""
+    """Returns the reason why a value is needed beside its `allowed` readers, "" if it is not needed."""
     if value.is_graph_output():
         return "what is between is an output of the graph"
     others = [node for node in readers(value) if node not in allowed]
@@ -178,7 +177,7 @@ def _shape(weight: ir.Value) -> tuple[int, int]:
 
 
 def _shared(a: str, b: str) -> str:
-    """The dotted prefix of two names: "model.layers.0.mlp." of gate_proj and up_proj there."""
+    """Returns the common dotted prefix of two names: "model.layers.0.mlp." of two linears of that block."""
     shared = []
     for x, y in zip(a.split(".")[:-1], b.split(".")[:-1], strict=False):
         if x != y:

@@ -1,4 +1,4 @@
-"""Run passes in order, and show what each did to the graph."""
+"""Runs passes in order, and writes the graph after each of them for debugging."""
 
 import logging
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class PassDump:
-    """Writes a graph as text, without weights, before the first and after each pass, so that a diff shows what it did.
+    """Writes a graph as text, without weights, before the first pass and after each one, so that a diff shows its effect.
 
-    `00_start.txt`, `01_<Pass>.txt` and so on in `folder`; further passes of the same model count on.
+    The files are `00_start.txt`, `01_<Pass>.txt` and so on in `folder`. Later runs on the same model continue the count.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,7 +25,7 @@ class PassDump:
         self._count = 0
 
     def start(self, model: "ir.Model") -> None:
-        """Write the graph before the first pass, unless passes were run before."""
+        """Write the graph before the first pass. Does nothing in a later run on the same model."""
         if self._count == 0:
             _write(model, self._folder / "00_start.txt")
 
@@ -38,7 +38,7 @@ class PassDump:
 def run_passes(
     model: "ir.Model", passes: "Sequence[ir.passes.PassBase]", dump: PassDump | None = None
 ) -> "ir.Model":
-    """Run `passes` in order; each checks what it requires and ensures. dump: see `PassDump`."""
+    """Run `passes` in order and return the model. Each pass checks what it requires and ensures. dump: see `PassDump`."""
     if dump is not None:
         dump.start(model)
     for graph_pass in passes:
@@ -55,7 +55,7 @@ def run_passes(
 
 
 def _write(model: "ir.Model", path: Path) -> None:
-    """Inputs, weights (by name, type and shape), nodes, outputs, and the functions that nodes call."""
+    """Write inputs, weights (name, type and shape), nodes, outputs, and the names of the functions that nodes call."""
     graph = model.graph
     lines = [f"input  {value}" for value in graph.inputs]
     lines += [f"weight {value.name} {value.dtype} {value.shape}" for value in graph.initializers.values()]

@@ -1,4 +1,4 @@
-"""What two shapes of a graph prove about each other."""
+"""Compares shapes that may have symbolic dimensions."""
 
 import onnx_ir as ir
 
@@ -6,7 +6,7 @@ __all__ = ["same_known_shape"]
 
 
 def same_known_shape(a: ir.Shape | None, b: ir.Shape | None) -> bool:
-    """Tell whether both are known and equal, dimension by dimension, a symbolic one by its name."""
+    """True if both shapes are known and all dimensions are equal. Symbolic dimensions are compared by name."""
     if a is None or b is None or len(a) != len(b):
         return False
     return all(x == y and (isinstance(x, int) or x.value is not None) for x, y in zip(a, b, strict=True))

@@ -1,4 +1,4 @@
-"""Checkpoint + MaskSet → ONNX: export, cleanup, lowering, and weights that are read only when written."""
+"""Compiles a checkpoint and a MaskSet to ONNX: export, cleanup, lowering, and writing. Weights are read when written."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Step = Callable[[str, int, int], object]
 def export_graph(
     model_dir: Path, *, dtype: Dtype, opset: int, logits: LogitsOf = "all", dump: PassDump | None = None
 ) -> ir.Model:
-    """The cleaned-up graph of a model directory, without weights. Opsets before 23 use plain operators only.
+    """Returns the cleaned-up graph of a model directory, without weights. Opsets before 23 use plain operators only.
 
-    logits: of all positions, or of the last one alone, which is what serving needs; an encoder has none.
+    logits: positions that get logits; serving needs those of the last one only. Encoders ignore it.
     """
     from patch_compile.export.model import export_model
     from patch_compile.passes import cleanup_passes, run_passes
@@ -43,9 +43,9 @@ def export_graph(
 def write_dense(
     graph: ir.Model, checkpoint: Checkpoint, path: Path, dtype: Dtype, *, runnable: bool = False
 ) -> None:
-    """Write the graph with the checkpoint's weights as they are; external data beside `path`.
+    """Write the graph with the unmasked weights of the checkpoint. External data lie beside `path`.
 
-    runnable: as ONNX Runtime can run it (see `onnx_io.runnable`), without a file of the graph itself.
+    runnable: write a version that ONNX Runtime can run (see `onnx_io.runnable`) instead of the graph itself.
     """
     from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
     from patch_compile.onnx_io.write import bind_weights, write_onnx
@@ -67,12 +67,13 @@ def write_hybrid(
     split_cost: SplitCost | None = None,
     dump: PassDump | None = None,
 ) -> dict[str, LinearPlan]:
-    """Rewrite the covered linears as planned and write the graph, masked, with the weights of the checkpoint.
+    """Rewrite the covered linears as planned and write the graph with the masked weights of the checkpoint.
 
-    Whether the checkpoint is pruned already makes no difference: each lowering masks what it writes, and checks it.
-    step: called with a linear's name, linears written and in all. fuse: what goes into a linear's node where the graph
-    allows it. split_cost: what the groups of a split minimise. Returns the plan with what the graph decided:
-    the node and the epilogue of each linear, and how it is split.
+    The checkpoint may be pruned already or not: each lowering masks the weights that it writes, and checks them.
+    step: called with (name of a linear, linears written, linears in all); fuse: operations to fuse into a linear's node if
+    the graph allows it; split_cost: cost that the groups of a split minimise.
+
+    Returns the plan with the node, the epilogue and the split that the graph led to for each linear.
     """
     from patch_compile.onnx_io.write import bind_weights, read_weight, write_onnx
     from patch_compile.passes import lowering_passes, run_passes

@@ -1,4 +1,4 @@
-"""Keep one copy of each small constant."""
+"""Merges small constants that are equal."""
 
 import onnx_ir as ir
 
@@ -10,11 +10,11 @@ __all__ = ["DeduplicateConstantsPass"]
 class DeduplicateConstantsPass(ir.passes.InPlacePass):
     """Merge small constants of equal type, shape and bytes; weights are neither read nor merged.
 
-    The pass of onnx_ir reads every tensor below its limit and warns about each weight that has no data yet.
+    The equivalent pass of onnx_ir can't be used: it warns about every weight that has no data yet.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Keep the first of each."""
+        """Keep the first of equal constants."""
         kept: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         modified = False
         for value in list(model.graph.initializers.values()):

@@ -1,4 +1,4 @@
-"""Say the shape of a Reshape as a constant instead of computing it."""
+"""Replaces the computed shape of a Reshape by a constant."""
 
 import numpy as np
 import onnx_ir as ir
@@ -7,15 +7,15 @@ __all__ = ["FixReshapesPass"]
 
 
 class FixReshapesPass(ir.passes.InPlacePass):
-    """Replace a computed Reshape target by a constant one; the arithmetic on sizes then has no reader left.
+    """Replace a computed Reshape target by a constant, which leaves the arithmetic on sizes without readers.
 
-    1. A known output dimension is written as it is.
-    2. An unknown output dimension that the input has, under the same name, at the same place is written 0 (copy).
-    3. One unknown output dimension that is left over is written -1; with more, the node stays as it is.
+    1. A known output dimension is written as its size.
+    2. A symbolic output dimension that equals the input's dimension at the same axis is written as 0 (copy).
+    3. One other symbolic output dimension is written as -1. With more than one, the node stays as it is.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every Reshape whose input and output shapes are known by name."""
+        """Rewrite every Reshape whose input and output shapes are known."""
         modified = False
         for node in model.graph:
             if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):

@@ -1,4 +1,4 @@
-"""Fold arithmetic on shapes, axes and scalars."""
+"""Folds arithmetic on shapes, axes and scalars."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,15 +50,15 @@ _EVALUATE: dict[str, Callable[[ir.Node, Sequence[Array]], Array]] = {
 
 
 class FoldConstantsPass(ir.passes.InPlacePass):
-    """Replace small constant expressions by initializers. TensorRT refuses axes that are computed.
+    """Replace small constant expressions by initializers. TensorRT rejects computed axes.
 
     1. A Constant node of at most `SMALL` elements becomes an initializer.
-    2. An operation of `_EVALUATE` whose inputs are all small constants becomes its result.
-    Weights are never read (see `constants.constant_of`).
+    2. An operation of `_EVALUATE` whose inputs are all small constants becomes an initializer with its result.
+    The pass never reads weights (see `constants.constant_of`).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold in one sweep: nodes are in topological order."""
+        """Fold in one sweep, which is enough because nodes are in topological order."""
         graph = model.graph
         folded = 0
         for node in list(graph):

@@ -1,4 +1,4 @@
-"""The GELU by tanh as one op."""
+"""Fuses the tanh approximation of GELU into one op."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ _OPSET = 20  # Gelu
 class _TanhGelu(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscript ships no types we follow
     """`0.5 x · (tanh(√(2/π) · (x + 0.044715 x³)) + 1)` -> Gelu(x, approximate="tanh").
 
-    It is what transformers calls gelu_new and spells out; gelu and gelu_pytorch_tanh are exported as Gelu.
+    transformers computes gelu_new with these operations; gelu and gelu_pytorch_tanh are exported as Gelu.
     """
 
     def pattern(self, op: Any, x: Any, half: Any, three: Any, cubic: Any, scale: Any, one: Any) -> Any:
@@ -37,7 +37,7 @@ class _TanhGelu(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscri
 
 
 def _is_scalar(value: ir.Value, number: float) -> bool:
-    """Tell whether a constant is `number` as its type holds it; torch rounds to fp32 on the way."""
+    """True if a constant is `number`, rounded to fp32 (as torch does) and then to the constant's type."""
     array = constant_of(value)
     if array is None or array.size != 1:
         return False
@@ -45,14 +45,14 @@ def _is_scalar(value: ir.Value, number: float) -> bool:
 
 
 class FuseGeluPass(ir.passes.InPlacePass):
-    """Replace the GELU that transformers spells out by `Gelu`, whose steps are not rounded to 16 bits one by one.
+    """Replace the operations of transformers' gelu_new by `Gelu`, which does not round each step to 16 bits.
 
-    1. Only under opset 20 or later; before it, the graph stays as it is.
-    2. The constants must be those of the approximation by tanh (Hendrycks & Gimpel, arXiv 1606.08415).
+    1. The opset must be 20 or later; under an earlier one the graph stays as it is.
+    2. The constants must be those of the tanh approximation (Hendrycks & Gimpel, arXiv 1606.08415).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the one rule."""
+        """Apply the rule and name the new nodes."""
         if model.graph.opset_imports.get("", 0) < _OPSET:
             return ir.passes.PassResult(model, modified=False)
         count = pattern.RewriteRuleSet([_TanhGelu.rule()]).apply_to_model(model)

@@ -1,4 +1,4 @@
-"""Root mean square normalization as one op."""
+"""Fuses root mean square normalization into one op."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _OPSET = 23  # RMSNormalization
 class _RmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscript ships no types we follow
     """`weight * cast(x32 / sqrt(mean(x32²) + ε))`, x32 = cast(x, fp32) -> RMSNormalization(x, weight).
 
-    Same roundings on both sides: the op normalizes in fp32 (stash_type 1), rounds to the type of x and scales.
+    Both sides round alike: the op normalizes in fp32 (stash_type 1), rounds to the type of x and then scales.
     """
 
     def pattern(self, op: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any, dtype: Any) -> Any:
@@ -32,7 +32,7 @@ class _RmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscrip
 class _WideRmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscript ships no types we follow
     """`x32 / sqrt(mean(x32²) + ε) * scale32` -> RMSNormalization(x32, scale32).
 
-    Gemma's, whose scale is `1 + weight` and which scales in fp32 and rounds what comes of it.
+    Gemma normalizes this way: its scale is `1 + weight`, and it scales in fp32 before it rounds.
     """
 
     def pattern(self, op: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any) -> Any:
@@ -70,13 +70,13 @@ def _rms_normalization(op: Any, x: Any, weight: Any, epsilon: ir.Value) -> Any:
 class FuseRmsNormPass(ir.passes.InPlacePass):
     """Replace the root mean square normalization of transformers by `RMSNormalization`.
 
-    1. Only under opset 23 or later; before it, the graph stays as it is.
+    1. The opset must be 23 or later; under an earlier one the graph stays as it is.
     2. The mean must be over the last axis, epsilon a constant and the weight a vector of the input's type.
-    3. It may be scaled after rounding to 16 bits (Llama) or before it (Gemma).
+    3. The scaling may follow the rounding to 16 bits (Llama) or precede it (Gemma).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the two rules."""
+        """Apply the two rules and name the new nodes."""
         if model.graph.opset_imports.get("", 0) < _OPSET:
             return ir.passes.PassResult(model, modified=False)
         rules = pattern.RewriteRuleSet([_RmsNorm.rule(), _WideRmsNorm.rule()])

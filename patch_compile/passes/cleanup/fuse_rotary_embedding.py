@@ -1,4 +1,4 @@
-"""Rotary position embedding as one op."""
+"""Fuses rotary position embedding into one op."""
 
 import onnx_ir as ir
 
@@ -13,9 +13,9 @@ _ELEMENTWISE = ("Cast", "Cos", "Mul", "Sin")
 class FuseRotaryEmbeddingPass(ir.passes.InPlacePass):
     """Replace `x·cos + rotate_half(x)·sin` by `RotaryEmbedding(x, cos, sin)`.
 
-    1. Only under opset 23 or later; before it, the graph stays as it is.
-    2. x is [batch, heads, sequence, head_dim] and rotate_half(x) = Concat(-x[d/2:], x[:d/2]).
-    3. cos and sin are elementwise functions of Concat(f, f): the op takes one half, computed on f itself.
+    1. The opset must be 23 or later; under an earlier one the graph stays as it is.
+    2. x must be [batch, heads, sequence, head_dim], and rotate_half(x) = Concat(-x[d/2:], x[:d/2]).
+    3. cos and sin must be elementwise functions of Concat(f, f). The op takes one half of each, computed on f.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -38,7 +38,7 @@ class FuseRotaryEmbeddingPass(ir.passes.InPlacePass):
 
 
 def _match(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value] | None:
-    """Return (x, cos, sin), the tables [batch, sequence, head_dim], of a rotary embedding."""
+    """Returns (x, cos, sin) of a rotary embedding. cos and sin: [batch, sequence, head_dim]."""
     if node.op_type != "Add":
         return None
     straight, rotated = (_producer(value, "Mul") for value in node.inputs)
@@ -57,7 +57,7 @@ def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
 
 
 def _table(value: ir.Value | None) -> ir.Value | None:
-    """See through the axis for the heads: [batch, 1, sequence, d] -> [batch, sequence, d]."""
+    """Returns a table without the axis for the heads: [batch, 1, sequence, d] -> [batch, sequence, d]."""
     node = _producer(value, "Unsqueeze")
     return node.inputs[0] if node is not None and scalar_of(node.inputs[1]) == 1 else None
 
@@ -77,7 +77,7 @@ def _rotates_half(concat: ir.Node, x: ir.Value) -> bool:
 
 
 def _slice_bounds(value: ir.Value | None, x: ir.Value, size: int) -> tuple[int, int] | None:
-    """Return (start, end) of a slice of x along its last axis in steps of 1."""
+    """Returns (start, end) of a slice of x along its last axis with step 1."""
     node = _producer(value, "Slice")
     if node is None or node.inputs[0] is not x or len(node.inputs) < 4:
         return None
@@ -89,7 +89,7 @@ def _slice_bounds(value: ir.Value | None, x: ir.Value, size: int) -> tuple[int, 
 
 
 def _halve(value: ir.Value, halves: dict[ir.Value, ir.Value]) -> ir.Value | None:
-    """Rebuild an elementwise function of Concat(f, f) on f; memoized, for every layer shares the tables."""
+    """Rebuild an elementwise function of Concat(f, f) on f. Memoized in `halves`, because all layers share the tables."""
     if value in halves:
         return halves[value]
     node = value.producer()

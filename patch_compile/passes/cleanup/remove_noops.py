@@ -1,4 +1,4 @@
-"""Remove nodes that return their input unchanged."""
+"""Removes nodes that return their input unchanged."""
 
 import onnx_ir as ir
 
@@ -9,19 +9,19 @@ __all__ = ["RemoveNoopsPass"]
 
 
 class RemoveNoopsPass(ir.passes.InPlacePass):
-    """Remove operations without effect, as far as types and shapes prove it.
+    """Remove operations that have no effect according to their types and shapes.
 
     1. Identity(x) -> x
     2. Cast(x, to=type of x) -> x
     3. Mul(x, 1) -> x, for a scalar 1 (the attention scaling of plain rotary embeddings)
-    4. Slice(x) -> x, where every slice is the whole axis in steps of 1
+    4. Slice(x) -> x, if every slice is the whole axis with step 1
     5. Transpose(x) -> x, for the identity permutation
-    6. Reshape(x) or Expand(x) -> x, where the shape stays the same, dimension by dimension
+    6. Reshape(x) or Expand(x) -> x, if every dimension stays the same
     A node between a graph input and a graph output stays.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Remove in one sweep: nodes are in topological order."""
+        """Remove in one sweep, which is enough because nodes are in topological order."""
         modified = False
         for node in list(model.graph):
             source = _unchanged_input(node)
@@ -39,7 +39,7 @@ def _bypass(output: ir.Value, source: ir.Value) -> bool:
         return True
     if source.producer() is None or source.is_graph_output() or graph is None:
         return False
-    # The output's name is the interface, so the source takes it over.
+    # The name of a graph output is part of the interface, so the source takes it over.
     source.name, output.name = output.name, None
     output.replace_all_uses_with(source, replace_graph_outputs=True)
     return True
@@ -69,7 +69,7 @@ def _unchanged_input(node: ir.Node) -> ir.Value | None:
 
 
 def _is_scalar_of(scalar: ir.Value | None, tensor: ir.Value) -> bool:
-    """Tell whether multiplying keeps rank: a [1, 1] "scalar" would raise that of a vector."""
+    """True if `scalar` has rank 0. Multiplying a vector by a [1, 1] tensor would raise its rank."""
     return (
         scalar is not None
         and scalar.shape is not None

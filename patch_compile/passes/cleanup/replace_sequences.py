@@ -1,4 +1,4 @@
-"""Split a tensor into tensors instead of a sequence of them."""
+"""Replaces sequences of tensors by the outputs of a Split."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ __all__ = ["ReplaceSequencesPass"]
 class ReplaceSequencesPass(ir.passes.InPlacePass):
     """Replace `SequenceAt(SplitToSequence(x, sizes), i)` by output i of `Split(x, sizes)`: TensorRT has no sequences.
 
-    1. The sizes must be constants: one for each part, or one for all parts of an axis of known length.
-    2. The parts keep their axis (keepdims = 1).
+    1. The sizes must be constants: one per part, or one for all parts of an axis of known length.
+    2. The parts must keep their axis (keepdims = 1).
     3. All readers of the sequence must be SequenceAt with a constant position.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every sequence that can be."""
+        """Rewrite every sequence that follows the rules."""
         modified = False
         for node in list(model.graph):
             if node.op_type == "SplitToSequence" and node.domain in ("", "ai.onnx"):
@@ -41,7 +41,7 @@ def _replace(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _sizes(node: ir.Node) -> list[int] | None:
-    """The length of every part, None where it is not known."""
+    """Returns the length of every part, None if unknown."""
     given = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
     keepdims = node.attributes.get("keepdims")
     if given is None or (keepdims is not None and keepdims.as_int() != 1):
@@ -80,7 +80,7 @@ def _split(node: ir.Node, sizes: Sequence[int]) -> ir.Node:
 
 
 def _take_over(graph: ir.Graph, reader: ir.Node, part: ir.Value) -> None:
-    """Put a part in the place of what read it from the sequence."""
+    """Replace the SequenceAt node `reader` by the part that it reads."""
     element = reader.outputs[0]
     part.shape = element.shape
     if element.is_graph_output():

@@ -1,4 +1,4 @@
-"""Say the type of a cast instead of pointing at a value of that type."""
+"""Replaces CastLike by Cast."""
 
 import onnx_ir as ir
 
@@ -6,13 +6,13 @@ __all__ = ["ResolveCastLikePass"]
 
 
 class ResolveCastLikePass(ir.passes.InPlacePass):
-    """Replace `CastLike(x, y)` by `Cast(x, to=type of y)`, the one form of a cast that other passes look for.
+    """Replace `CastLike(x, y)` by `Cast(x, to=type of y)`, the only form of a cast that other passes look for.
 
-    1. Only where the type of y is known.
+    1. The type of y must be known.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite every CastLike."""
+        """Rewrite every CastLike that follows the rule."""
         modified = False
         for node in list(model.graph):
             like = node.inputs[1] if node.op_type == "CastLike" and node.domain in ("", "ai.onnx") else None

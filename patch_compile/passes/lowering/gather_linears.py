@@ -1,4 +1,4 @@
-"""Take the linears that will be packed out of the graph's own operations."""
+"""Replaces the products of linears that will be packed by temporary Linear nodes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["GatherLinearsPass"]
 
 
 class GatherLinearsPass(passes.InPlacePass):
-    """`MatMul(X, Wᵀ)` -> `Linear(X, W)` for each linear planned as `plugin`: what the fusions and PackLinearsPass work on.
+    """`MatMul(X, Wᵀ)` -> `Linear(X, W)` for each linear planned as `plugin`: the input of all fusions and PackLinearsPass.
 
-    The bias of a Gemm becomes an Add behind it, as a MatMul has one.
+    The bias of a Gemm becomes an Add that follows, as after a MatMul.
     """
 
     def __init__(self, plan: Mapping[str, LinearPlan], dtype: ir.DataType) -> None:
@@ -27,7 +27,7 @@ class GatherLinearsPass(passes.InPlacePass):
         self._dtype = dtype
 
     def requires(self, model: ir.Model) -> None:
-        """Every planned linear is in the graph, with the shape of its mask and the type asked for."""
+        """Every planned linear is in the graph, with the planned shape and type."""
         sites = find_linears(model)
         for name, plan in self._plan.items():
             weight = sites[name].weight if name in sites else None
@@ -39,7 +39,7 @@ class GatherLinearsPass(passes.InPlacePass):
                 )
 
     def call(self, model: ir.Model) -> passes.PassResult:
-        """Rewrite; modified is False when no linear is planned as `plugin`."""
+        """Rewrite the graph. `modified` is False if no linear is planned as `plugin`."""
         planned = {name for name, plan in self._plan.items() if plan.lowering == "plugin"}
         for name, site in find_linears(model).items():
             if name in planned:
@@ -47,7 +47,7 @@ class GatherLinearsPass(passes.InPlacePass):
         return passes.PassResult(model, modified=bool(planned))
 
     def ensures(self, model: ir.Model) -> None:
-        """Each planned linear is a node, and no other is."""
+        """The Linear nodes are exactly the planned linears."""
         found = sorted(name for node in linear_nodes(model.graph) for name in LinearNode.read(node).linears)
         planned = sorted(name for name, plan in self._plan.items() if plan.lowering == "plugin")
         if found != planned:
@@ -64,5 +64,5 @@ def _rewrite(graph: ir.Graph, site: LinearSite) -> None:
         graph.insert_before(product, add)
         made = add.outputs[0]
     take_over(before, made)
-    # A Transpose that others read is not among the site's nodes, an Add of the bias is, and it stays.
+    # The site's nodes include no Transpose that others read. They may include the Add of the bias, which stays.
     graph.remove([node for node in site.nodes if node is product or node.op_type == "Transpose"], safe=True)

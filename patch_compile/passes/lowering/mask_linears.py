@@ -1,4 +1,4 @@
-"""Mask the weights of linears that stay ordinary products."""
+"""Masks the weights of linears that stay ordinary products."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["MaskLinearsPass"]
 
 
 class MaskLinearsPass(passes.InPlacePass):
-    """`W` -> `W∘M`, read when it is written, for each linear planned as `dense`; its MatMul or Gemm stays as it is."""
+    """`W` -> `W∘M` for each linear planned as `dense`; its MatMul or Gemm stays as it is. Weights are read when written."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class MaskLinearsPass(passes.InPlacePass):
         read: ReadTensor,
         dtype: ir.DataType,
     ) -> None:
-        """read: name of a weight to its values `[N, K]` in the graph's 16-bit type."""
+        """read: returns the values `[N, K]` of a weight, by name, in the graph's 16-bit type."""
         super().__init__()
         self._planned = [name for name, linear in plan.items() if linear.lowering == "dense"]
         self._masks = masks
@@ -44,7 +44,7 @@ class MaskLinearsPass(passes.InPlacePass):
                 raise passes.PreconditionError(f"the weight of {name} has another reader")
 
     def call(self, model: ir.Model) -> passes.PassResult:
-        """Give the weights their masked values; modified is False when no linear is planned as `dense`."""
+        """Give the weights their masked values. `modified` is False if no linear is planned as `dense`."""
         for name, site in find_linears(model).items():
             if name in self._planned:
                 site.weight.const_value = ir.LazyTensor(
@@ -57,7 +57,7 @@ class MaskLinearsPass(passes.InPlacePass):
         return passes.PassResult(model, modified=bool(self._planned))
 
     def ensures(self, model: ir.Model) -> None:
-        """Every planned weight has its values."""
+        """Every planned weight has values."""
         for name in self._planned:
             if model.graph.initializers[f"{name}.weight"].const_value is None:
                 raise passes.PostconditionError(f"the weight of {name} is not masked")

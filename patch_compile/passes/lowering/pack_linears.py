@@ -1,4 +1,4 @@
-"""Rewrite linears, with all that is fused to them, into PatchLinear nodes over packed weights."""
+"""Rewrites linears, with all that is fused to them, into PatchLinear nodes with packed weights."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["PackLinearsPass"]
 class PackLinearsPass(passes.InPlacePass):
     """`Y = Linear(X, W, …)` -> `Y = PatchLinear(X, dense, sparse, meta, index[, b])`: all linears planned as `plugin`.
 
-    1. The weight initializers give way to four packed ones, `<node>.dense|sparse|meta|index`, and the biases of several
-       linears to one; see `packed_initializers`.
-    2. The function body is added to the model once for each kind of epilogue.
+    1. Four packed initializers `<node>.dense|sparse|meta|index` replace the weights, and one bias replaces those of
+       several linears; see `packed_initializers`.
+    2. The model gets one function body per kind of epilogue.
     """
 
     def __init__(
@@ -32,22 +32,22 @@ class PackLinearsPass(passes.InPlacePass):
         read: ReadTensor,
         dtype: ir.DataType,
     ) -> None:
-        """read: name of a tensor (`<linear>.weight`, a bias) to its values, already in the graph's 16-bit type."""
+        """read: returns the values of a tensor (`<linear>.weight`, a bias), by name, in the graph's 16-bit type."""
         super().__init__()
-        self.plan = dict(plan)  # as compiled, once the pass has run: with nodes, epilogues and panels
+        self.plan = dict(plan)  # the pass adds the nodes, epilogues and panels
         self._masks = masks
         self._read = read
         self._dtype = dtype
 
     def requires(self, model: ir.Model) -> None:
-        """Each planned linear is in one Linear, as it was when it was gathered."""
+        """Each planned linear is in exactly one Linear node, as after GatherLinearsPass."""
         found = sorted(name for node in linear_nodes(model.graph) for name in LinearNode.read(node).linears)
         planned = sorted(name for name, plan in self.plan.items() if plan.lowering == "plugin")
         if found != planned:
             raise passes.PreconditionError(f"linears of the graph are {found}, planned {planned}")
 
     def call(self, model: ir.Model) -> passes.PassResult:
-        """Rewrite; modified is False when the plan sends every linear to `dense`."""
+        """Rewrite the graph. `modified` is False if no linear is planned as `plugin`."""
         bfloat16, epilogues = self._dtype == ir.DataType.BFLOAT16, {}
         for node in linear_nodes(model.graph):
             linear = LinearNode.read(node)
@@ -62,7 +62,7 @@ class PackLinearsPass(passes.InPlacePass):
         return passes.PassResult(model, modified=bool(epilogues))
 
     def ensures(self, model: ir.Model) -> None:
-        """Each planned linear is in one PatchLinear, and its weight is not left beside it."""
+        """Each planned linear is in exactly one PatchLinear, and its unpacked weight is removed."""
         nodes = Counter(
             str(node.name) for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME)
         )

@@ -1,4 +1,4 @@
-"""The constants of a PatchLinear node, packed when they are written and not before."""
+"""Constants of a PatchLinear node, packed when they are written and not before."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def packed_initializers(
     read: ReadTensor,
     dtype: ir.DataType,
 ) -> list[ir.Value]:
-    """`<node>.dense|sparse|meta|index`: gate and up panel by panel, linears that share X one below the other.
+    """Returns `<node>.dense|sparse|meta|index`: gate and up alternate by panel, linears that share X are stacked.
 
-    The index is made now. The others are packed, and compared with `W∘M` bit for bit, when the first of them is written,
-    and forgotten after the last: the weights of one node are in memory at a time.
+    The index is made now. The other three are packed, and compared with `W∘M` bit for bit, when the first of them is
+    written. They are freed after the last, so only the weights of one node are in memory at a time.
     """
     rows = plans[0].panel_rows
     grids = [sparse_slabs(masks[plan.name], rows) for plan in plans]
@@ -53,9 +53,9 @@ def packed_initializers(
 
 
 def joint_bias(linear: LinearNode, read: ReadTensor, dtype: ir.DataType) -> ir.Value:
-    """`<node>.bias` of several linears: one behind the other, as their rows lie in Y; read when it is written.
+    """Returns `<node>.bias`, the biases of several linears in the order of their rows in Y. Read when it is written.
 
-    Of a gate and its up `[2 N]`, the gate's first.
+    The bias of a gate and its up is `[2 N]`, gate first.
     """
     names = [str(bias.name) for bias in linear.biases]
     sizes = [n for n, _ in linear.shapes] if linear.gated else linear.rows
@@ -109,7 +109,7 @@ def _panels(linear: LinearNode, panel_rows: int) -> list[NDArray[np.int64]]:
 
 
 class _PackedOnce:
-    """Packs a node's weights when the first of its three tensors is written and forgets them after the last."""
+    """Packs the weights of a node when the first of its three tensors is written, and frees them after the last."""
 
     def __init__(self, make: Callable[[], PackedLinear]) -> None:
         self._make = make

@@ -1,4 +1,4 @@
-"""The constants of a split: parts of the masked weight, cut when they are written and not before."""
+"""Constants of a split linear: parts of the masked weight, cut when they are written and not before."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["Part", "split_initializers"]
 
 
 class Part(NamedTuple):
-    """One product of a split: the number of its group, and which part of that it is."""
+    """One product of a split linear: the number of its group, and its kind."""
 
     group: int
     kind: Literal["dense", "sparse"]
 
     def __str__(self) -> str:
-        """As in the names of its node and its weight: `0/sparse`."""
+        """Returns its form in the names of nodes and weights: `0/sparse`."""
         return f"{self.group}/{self.kind}"
 
 
 def split_initializers(
     linear: str, split: Split, mask: LinearMask, read: ReadTensor, dtype: ir.DataType
 ) -> dict[Part, ir.Value]:
-    """The weight of each part that is not empty: dense `[rows, K_d]`, 2:4 `[rows, K_s, 1, 1]`.
+    """Returns the weight of each part that is not empty: dense `[rows, K_d]`, 2:4 `[rows, K_s, 1, 1]`.
 
-    The weight is read and masked when the first is written, and forgotten after the last. That 2:4 holds along K is
-    checked on what is written.
+    The linear's weight is read and masked when the first part is written, and freed after the last. The written values
+    of 2:4 parts are checked for 2:4 along K.
     """
     cuts = {part: cut for part, cut in _cuts(split).items() if len(cut[1])}
     once = _MaskedOnce(linear, mask, read, len(cuts))
@@ -51,7 +51,7 @@ def split_initializers(
 
 
 def _cuts(split: Split) -> dict[Part, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows and k of each part."""
+    """Returns rows and k of each part."""
     cuts = {}
     for number, group in enumerate(split.groups):
         rows = split.rows(group)
@@ -76,7 +76,7 @@ def _make(
 
 
 class _MaskedOnce:
-    """Reads and masks a linear's weight when the first of its parts is written and forgets it after the last."""
+    """Reads and masks the weight of a linear when its first part is written, and frees it after the last."""
 
     def __init__(self, linear: str, mask: LinearMask, read: ReadTensor, parts: int) -> None:
         self._linear, self._mask, self._read, self._parts = linear, mask, read, parts
@@ -84,7 +84,7 @@ class _MaskedOnce:
         self._taken: set[Part] = set()
 
     def take(self, part: Part) -> NDArray[Any]:
-        """`W∘M: [N, K]`."""
+        """Returns `W∘M: [N, K]`."""
         weight = self._weight
         if weight is None:
             weight = self._weight = masked_weight(self._read(f"{self._linear}.weight"), self._mask.keep())

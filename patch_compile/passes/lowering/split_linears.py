@@ -1,4 +1,4 @@
-"""Rewrite linears into few ordinary products, dense ones and 2:4 ones, that a builder can't merge."""
+"""Rewrites linears into a few dense and 2:4 products of standard ops that TensorRT can't merge."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["SplitLinearsPass"]
 class SplitLinearsPass(passes.InPlacePass):
     """`Y = X Wᵀ (+ b)` -> products of groups of rows, dense MatMul and 2:4 Conv, for each linear planned as `split`.
 
-    1. X is [tokens, K] for all parts. `plan_split` says which rows of W are a group, and which K of it are 2:4.
-    2. A dense part is MatMul(X[:, K_d], W_dᵀ), a 2:4 part Conv(X[:, K_s, 1, 1], W_s[:, :, 1, 1]): a 1×1 convolution is
-       where TensorRT looks for 2:4 along the input channels, and it is merged with no MatMul of the same X. The parts of
-       a group are added.
-    3. The groups are put side by side, and the rows in order where they are not; then the bias is added.
+    1. X is [tokens, K] for all parts. `plan_split` chooses the rows of W in each group, and the k of a group that are 2:4.
+    2. A dense part is MatMul(X[:, K_d], W_dᵀ), and a 2:4 part is Conv(X[:, K_s, 1, 1], W_s[:, :, 1, 1]). TensorRT looks
+       for 2:4 along the input channels of a 1×1 convolution, and does not merge it with a MatMul of the same X. The parts
+       of a group are added.
+    3. The groups are concatenated, their rows reordered if needed, and the bias is added.
     4. An activation or a residual that follows stays an operation of the graph.
     """
 
@@ -40,9 +40,9 @@ class SplitLinearsPass(passes.InPlacePass):
         dtype: ir.DataType,
         cost: SplitCost | None = None,
     ) -> None:
-        """read: name of a weight to its values `[N, K]` in the graph's 16-bit type; cost: what the groups minimise."""
+        """read: returns the values `[N, K]` of a weight, by name, in the graph's 16-bit type; cost: minimised by groups."""
         super().__init__()
-        self.splits: dict[str, Split] = {}  # of each linear, once the pass has run
+        self.splits: dict[str, Split] = {}  # linear → split, filled by the pass
         self._planned = {name: linear.shape for name, linear in plan.items() if linear.lowering == "split"}
         self._masks = masks
         self._read = read
@@ -50,7 +50,7 @@ class SplitLinearsPass(passes.InPlacePass):
         self._cost = cost or SplitCost()
 
     def requires(self, model: ir.Model) -> None:
-        """Every linear planned as `split` is in the graph, in the type asked for."""
+        """Every linear planned as `split` is in the graph, with the planned shape and type."""
         sites = find_linears(model)
         for name, shape in self._planned.items():
             if name not in sites:
@@ -62,7 +62,7 @@ class SplitLinearsPass(passes.InPlacePass):
                 )
 
     def call(self, model: ir.Model) -> passes.PassResult:
-        """Rewrite; modified is False when no linear is planned as `split`."""
+        """Rewrite the graph. `modified` is False if no linear is planned as `split`."""
         sites = find_linears(model)
         for name in self._planned:
             mask = self._masks[name]
@@ -73,7 +73,7 @@ class SplitLinearsPass(passes.InPlacePass):
         return passes.PassResult(model, modified=bool(self._planned))
 
     def ensures(self, model: ir.Model) -> None:
-        """Each planned linear has the products of its split, and its weight is not left beside them."""
+        """Each planned linear has the products of its split, and its whole weight is removed."""
         found = [_linear_of(node) for node in model.graph if PART in node.metadata_props]
         for name in self._planned:
             wanted = self.splits[name].products
@@ -120,7 +120,7 @@ def _group(
     number: int,
     weights: Mapping[Part, ir.Value],
 ) -> ir.Value:
-    """[tokens, rows of the group]: its dense part, its 2:4 part, or their sum."""
+    """Adds the nodes of a group. Returns [tokens, rows of the group]: its dense part, its 2:4 part, or their sum."""
     parts = []
     dense, sparse = Part(number, "dense"), Part(number, "sparse")
     if dense in weights:
@@ -138,7 +138,7 @@ def _group(
 
 @dataclass
 class _Nodes:
-    """Puts nodes called `<linear>/split/<what>` before `last`."""
+    """Inserts nodes called `<linear>/split/<what>` before `last`."""
 
     graph: ir.Graph
     last: ir.Node
@@ -153,7 +153,7 @@ class _Nodes:
         dtype: ir.DataType | None = None,
         part: str | None = None,
     ) -> ir.Value:
-        """The output of a new node, of the linear's type unless `dtype` says otherwise."""
+        """Insert a node and return its output, of the linear's type unless `dtype` is given."""
         name = f"{self.site.name}/split/{what}"
         node = ir.node(op_type, inputs, attributes or {}, name=name)
         if part is not None:
@@ -166,7 +166,7 @@ class _Nodes:
         return made
 
     def ints(self, what: str, values: Sequence[int] | NDArray[np.int64]) -> ir.Value:
-        """An int64 initializer `<linear>.split.<what>`; the same one when it is asked for again."""
+        """Returns the int64 initializer `<linear>.split.<what>`, made at the first call for this `what`."""
         name = f"{self.site.name}.split.{what}"
         if name not in self.graph.initializers:
             array = np.asarray(values, np.int64)
@@ -176,7 +176,7 @@ class _Nodes:
         return self.graph.initializers[name]
 
     def columns(self, x: ir.Value, k: NDArray[np.int64], in_features: int, part: str) -> ir.Value:
-        """`x[:, k]`; nothing is moved where that is all of x."""
+        """Returns `x[:, k]`, which is x itself if k is all columns."""
         if len(k) == in_features:
             return x
         if k[-1] - k[0] == len(k) - 1:
@@ -186,7 +186,7 @@ class _Nodes:
 
 
 def _take_over(graph: ir.Graph, site: LinearSite, y: ir.Value) -> None:
-    """Put `y` in the place of the site's output, under its name."""
+    """Replace the site's output by `y`, which takes over its name, and remove the site's nodes."""
     y.name, y.shape, y.type = site.output.name, site.output.shape, site.output.type
     ir.convenience.replace_all_uses_with(site.output, y, replace_graph_outputs=True)
     graph.remove(site.nodes, safe=True)
