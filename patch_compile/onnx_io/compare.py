@@ -1,4 +1,4 @@
-"""How far the outputs of two ONNX models lie apart, run by run, with no more than one output of each in memory."""
+"""Compares the outputs of two ONNX models, holding one output of each in memory at a time."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ __all__ = ["Answers", "Difference", "answer", "compare_answers"]
 
 @dataclass(frozen=True)
 class Answers:
-    """Outputs of one model, a file for each output and run: `<folder>/<output's place>.<run>.npy`."""
+    """Outputs of one model on some feeds, one file per output and run: `<folder>/<number of the output>.<run>.npy`."""
 
     folder: Path
     outputs: tuple[str, ...]
     runs: int
 
     def read(self, output: int, run: int) -> NDArray[Any]:
-        """One output of one run."""
+        """Returns one output of one run."""
         array: NDArray[Any] = np.load(self.folder / f"{output}.{run}.npy")
         return array
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one output, over all runs.
+    """Difference between a and the reference b in one output, over all runs.
 
-    largest: largest |a - b| / largest |b|; relative: ‖a - b‖₂ / ‖b‖₂; infinite where one is finite and the other is not.
-    Outputs that are no floating-point numbers have the share of unequal elements in both. floating: which of the two.
+    largest: largest |a - b| / largest |b|; relative: ‖a - b‖₂ / ‖b‖₂. Both are infinite if the shapes differ, or if an
+    element is finite in only one of a and b. For outputs that are not floating-point, both are the share of unequal
+    elements. floating: True for a floating-point output.
     """
 
     output: str
@@ -45,7 +46,7 @@ class Difference:
 
 
 def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Answers:
-    """Run a model on the feeds and keep what it says."""
+    """Run a model on the feeds and save its outputs in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     names: tuple[str, ...] = ()
     for run, outputs in enumerate(run_model(path, feeds)):
@@ -56,7 +57,7 @@ def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Answers:
 
 
 def compare_answers(a: Answers, b: Answers) -> list[Difference]:
-    """`a` against the reference `b`, output by output."""
+    """Compare `a` with the reference `b`. Returns one difference per output."""
     return [_compare(a, b, place) for place in range(len(b.outputs))]
 
 
@@ -66,7 +67,7 @@ def _compare(a: Answers, b: Answers, place: int) -> Difference:
     for run in range(b.runs):
         mine, reference = a.read(place, run), b.read(place, run)
         floating = reference.dtype.kind == "f"
-        if mine.shape != reference.shape:  # as many boxes as there are found, for example
+        if mine.shape != reference.shape:  # for example a detector that found another number of boxes
             return Difference(b.outputs[place], np.inf, np.inf, floating)
         if not floating:
             unequal = (mine != reference).astype(np.float64)

@@ -1,7 +1,7 @@
-"""Turn a bf16 graph into an fp32 one that rounds as bf16 does, for ONNX Runtime on a CPU.
+"""Turns a bf16 graph into an fp32 graph that rounds like bf16, for ONNX Runtime on a CPU.
 
-Its CPU provider has no bf16 kernel for MatMul, Attention or RMSNormalization and refuses the graph. Verification
-runs this copy instead; what is shipped and compiled is the bf16 graph itself.
+ONNX Runtime's CPU provider has no bf16 kernel for MatMul, Attention or RMSNormalization and refuses the bf16 graph. It
+runs this copy instead. Builds still compile and contain the bf16 graph.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ __all__ = ["EmulateBfloat16Pass"]
 _BF16 = ir.DataType.BFLOAT16
 _FLOAT = ir.DataType.FLOAT
 _PACKED_DOMAIN = "patch"
-# Results are elements of the inputs: already numbers of bf16, no rounding needed.
+# Operations that only move elements: their results are already bf16 numbers and need no rounding.
 _MOVES = frozenset(
     (
         "Concat",
@@ -30,17 +30,17 @@ _MOVES = frozenset(
 
 
 class EmulateBfloat16Pass(ir.passes.FunctionalPass):
-    """Make a copy of a model in which every bf16 value is fp32, rounded to bf16 where an operation made it.
+    """Make a copy of a model in which every bf16 value is fp32, rounded to bf16 after the operation that computes it.
 
-    1. Inputs, outputs and values of bf16 become fp32; so do bf16 weights, exactly, when they are read.
-    2. After each operation that computes (not: moves) a bf16 value, Cast to bf16 and back rounds it, once, to
-       nearest even: the result a bf16 kernel with fp32 accumulation gives.
-    3. Cast(to=bf16) becomes Cast(to=fp32) with rule 2.
-    4. Packed weights of PatchLinear stay bf16: its function widens them itself.
+    1. bf16 inputs, outputs and values become fp32. bf16 weights become fp32 too, exactly, when they are read.
+    2. After each operation that computes a bf16 value (and does not only move it), Casts to bf16 and back round it once,
+       to nearest even. A bf16 kernel with fp32 accumulation gives the same result.
+    3. Cast(to=bf16) becomes Cast(to=fp32), followed by rule 2.
+    4. Packed weights of PatchLinear stay bf16, because its function widens them itself.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite a clone; tensors are shared with the original."""
+        """Rewrite a clone, which shares its tensors with the original."""
         copy = model.clone()
         graph = copy.graph
         for value in list(graph.initializers.values()):
@@ -53,7 +53,7 @@ class EmulateBfloat16Pass(ir.passes.FunctionalPass):
         return ir.passes.PassResult(copy, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
-        """No operation but a rounding Cast and PatchLinear reads or makes bf16."""
+        """Only rounding Casts and PatchLinear read or make bf16."""
         for node in model.graph:
             values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == _BF16]
             if values and node.op_type != "Cast" and node.domain != _PACKED_DOMAIN:
@@ -98,9 +98,10 @@ def _widen_node(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _makes_bfloat16(node: ir.Node, output: ir.Value) -> bool:
-    """Tell whether an output is bf16; torch's exporter leaves values inside one of its operations untyped.
+    """True if an output was bf16 in the original graph.
 
-    By then the inputs are fp32, those made from bf16 being marked; an untyped result of one of them is bf16 too.
+    torch's exporter leaves the values inside its composite operations untyped. Such a value counts as bf16 if an input
+    of its node is marked as rounded. (The inputs themselves are fp32 by now.)
     """
     if output.dtype is not None:
         return output.dtype == _BF16
@@ -111,7 +112,7 @@ _ROUNDED = "patch_compile.rounded_to_bfloat16"
 
 
 def _round(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
-    """Put the rounding behind `output`; the rounded value takes over its name, readers and place in the outputs."""
+    """Insert the rounding after `output`. The rounded value takes over its name, readers and place in the outputs."""
     narrow = ir.node("Cast", [output], attributes={"to": int(_BF16)}, name=f"{output.name}/to_bfloat16")
     narrow.outputs[0].type, narrow.outputs[0].shape = ir.TensorType(_BF16), output.shape
     wide = ir.node(

@@ -1,4 +1,4 @@
-"""External data of an ONNX file: each tensor's bytes must be there before any of them is read, and are mapped."""
+"""External data of an ONNX file: checks that the bytes of every tensor are there, then maps them into memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from patch_compile.errors import PatchCompileError
 
 __all__ = ["MappedTensor", "data_files", "map_external_data"]
 
-_SMALL = 64  # elements: shapes and scalars are read at once, since passes look at them
+_SMALL = 64  # elements; shapes and scalars are read at once, because passes need their values
 
 
 class MappedTensor(ir.LazyTensor):
-    """A tensor in a file of its own; read when asked for, and not kept.
+    """A tensor in an external file. It is read at each use and not kept.
 
-    onnx-ir's own refuses files behind links, soft (a hub cache holds nothing else) and hard (as a rebuild makes them).
+    ir.ExternalTensor refuses files behind symbolic links (all files of a hub cache) and hard links (made by rebuilds).
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class MappedTensor(ir.LazyTensor):
 
 
 def map_external_data(path: Path, model: ir.Model) -> None:
-    """Map the tensors of the main graph that the model at `path` keeps in files.
+    """Map the external tensors of the main graph of the model at `path`.
 
-    Raises PatchCompileError when a tensor's file is missing or short, or its length is not that of its shape, and for
-    weights of less than 8 bits.
+    Raises PatchCompileError when a tensor's file is missing, too short or outside the model's folder, when its length
+    does not match its shape, and for weights of less than 8 bits.
     """
     for value in model.graph.initializers.values():
         tensor = value.const_value
@@ -54,7 +54,7 @@ def map_external_data(path: Path, model: ir.Model) -> None:
 
 
 def data_files(model: ir.Model) -> list[Path]:
-    """The files that a mapped model's tensors lie in, sorted."""
+    """Returns the external files of a mapped model, sorted."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sorted({tensor.file for tensor in tensors if isinstance(tensor, MappedTensor)})
 
@@ -101,5 +101,5 @@ def _read(
     size = int(np.prod(shape)) * dtype.numpy().itemsize
     raw = (
         np.memmap(file, np.uint8, "r", offset, size) if size else np.empty(0, np.uint8)
-    )  # nothing can't be mapped
+    )  # mapping 0 bytes is an error
     return ir.Tensor(raw.view(dtype.numpy()).reshape(shape), dtype=dtype, name=name)

@@ -1,4 +1,4 @@
-"""What an ONNX model is run on: the arrays of an .npz file, or seeded random inputs."""
+"""Inputs to run an ONNX model on: the arrays of an .npz file, or seeded random arrays."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["Feed", "Feeds", "feeds_from_npz", "input_dtypes", "random_feeds"]
 
 Feed = Mapping[str, NDArray[Any]]
-_BATCH = 8  # samples in a feed where the graph leaves the batch open
+_BATCH = 8  # samples per feed if the batch of the graph is dynamic
 _RANDOM_FEEDS = 4
-_UNKNOWN_BATCH, _UNKNOWN_SIZE = 2, 16  # of dimensions that nothing says the size of: the first, and any other
+_UNKNOWN_BATCH, _UNKNOWN_SIZE = 2, 16  # dynamic dimensions of unknown size: the first axis, and any other
 
 
 @dataclass(frozen=True)
 class Feeds(Sequence[Feed]):
-    """Inputs of the graph, one mapping per run; words: what they are, for a person."""
+    """Inputs of the graph, one mapping per run. words: describes them in reports."""
 
     feeds: tuple[Feed, ...]
     words: str
@@ -40,13 +40,14 @@ class Feeds(Sequence[Feed]):
 
 
 def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str, np.dtype[Any]]) -> Feeds:
-    """Feeds from one array per graph input, by the input's name. In all arrays, the first axis is either
+    """Returns the feeds of a file with one array per graph input, by the input's name. All arrays have one of two forms:
 
-    - one more than the input has, and counts the runs: `[runs, *input]`; or
-    - the input's own first axis, and counts samples: `[samples, …]`, which are fed by the batch that the graph fixes, or
-      8 at a time (the last run may have fewer) where it leaves the batch open.
+    - `[runs, *input]`: one axis more than the input, which counts the runs.
+    - `[samples, …]`: the first axis of the input counts samples. A run takes as many samples as the graph's fixed batch,
+      or 8 (the last run may have fewer) if the batch is dynamic.
 
-    Raises PatchCompileError naming the array that is missing, superfluous, or of a shape or type the input does not take.
+    Raises PatchCompileError, naming the array, if one is missing, unknown, or has a shape or type that the input does not
+    take.
     """
     arrays = _load(path)
     _check_names(path, arrays, inputs)
@@ -74,9 +75,9 @@ def random_feeds(
     sizes: Mapping[str, tuple[int, ...]],
     seed: int,
 ) -> Feeds:
-    """Four feeds: floats from the normal distribution, integers 0 or 1 (which any vocabulary has), booleans.
+    """Returns four feeds: normally distributed floats, integers 0 or 1 (ids of any vocabulary), and random booleans.
 
-    sizes: shapes of dynamic inputs; an open dimension of any other is 2 if it comes first, else 16.
+    sizes: shapes of dynamic inputs. A dynamic dimension of another input is 2 on the first axis, else 16.
     """
     rng = np.random.default_rng(seed)
     assumed = _assumed(inputs)
@@ -91,7 +92,7 @@ def random_feeds(
 
 
 def input_dtypes(model: ir.Model) -> dict[str, np.dtype[Any]]:
-    """numpy's type of each graph input. Raises PatchCompileError for one that is no tensor of numbers."""
+    """Returns the numpy type of each graph input. Raises PatchCompileError for an input that is no tensor of numbers."""
     import onnx_ir as ir
 
     dtypes = {}
@@ -197,7 +198,7 @@ def _check_shape(path: Path, i: GraphInput, array: NDArray[Any]) -> None:
 
 
 def _assumed(inputs: Sequence[GraphInput]) -> dict[str, int]:
-    """A size for each open dimension, one for all inputs that have it."""
+    """Returns a size for each dynamic dimension, the same for all inputs that have it."""
     first = {i.dims[0] for i in inputs if i.dims}
     return {dim: _UNKNOWN_BATCH if dim in first else _UNKNOWN_SIZE for dim in dim_names(tuple(inputs))}
 

@@ -1,4 +1,4 @@
-"""The inputs of an ONNX file and the arithmetic of their symbolic dimensions; needs no TensorRT."""
+"""Reads the inputs of an ONNX file and evaluates their symbolic dimensions, without TensorRT."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _TOTAL, _PARTS = "total", ("past", "sequence")
 
 @dataclass(frozen=True)
 class GraphInput:
-    """One graph input: a dimension is a size, or a symbol such as `batch` or `past + sequence`."""
+    """A graph input. Each dimension is a size, or a symbol such as `batch` or `past + sequence`."""
 
     name: str
     dims: tuple[Dim, ...]
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether a profile has to give its shape."""
+        """True if a dimension is symbolic, so that a profile has to give the shape."""
         return any(isinstance(dim, str) for dim in self.dims)
 
     def spelled(self) -> str:
-        """As a person would write it: `input_ids [batch, sequence]`."""
+        """Returns the input as messages show it: `input_ids [batch, sequence]`."""
         return f"{self.name} [{', '.join(str(dim) for dim in self.dims)}]"
 
 
 def read_inputs(onnx_path: Path) -> tuple[GraphInput, ...]:
-    """Inputs of an ONNX file without its initializers; external data is not read.
+    """Returns the inputs of an ONNX file that are not initializers. Does not read external data.
 
-    Raises PatchCompileError when the file is missing or no ONNX model, or an input has no shape.
+    Raises PatchCompileError if the file is missing or no ONNX model, or if an input has no shape.
     """
     graph = load_graph(onnx_path)
     stored = {tensor.name for tensor in graph.initializer}
@@ -49,7 +49,7 @@ def read_inputs(onnx_path: Path) -> tuple[GraphInput, ...]:
 
 
 def load_graph(onnx_path: Path) -> onnx.GraphProto:
-    """The graph of an ONNX file, external data unread. Raises PatchCompileError when it is none."""
+    """Returns the graph of an ONNX file, without external data. Raises PatchCompileError if it is no ONNX model."""
     return load_proto(onnx_path).graph
 
 
@@ -61,7 +61,7 @@ def _read_input(value: onnx.ValueInfoProto) -> GraphInput:
             "A profile needs to know its rank.",
             "Export the model with shapes.",
         )
-    # A dimension without size or name is as unknown as a symbol; its own name keeps it apart from others.
+    # A dimension without size or name becomes a symbol too. Its name is unique, so that it differs from all others.
     dims = (
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{_identifier(value.name)}_{axis}"
         for axis, dim in enumerate(tensor.shape.dim)
@@ -70,15 +70,15 @@ def _read_input(value: onnx.ValueInfoProto) -> GraphInput:
 
 
 def dim_names(inputs: tuple[GraphInput, ...]) -> tuple[str, ...]:
-    """The symbols of the inputs, each once: `batch`, `sequence`, `past`, `total`."""
+    """Returns the symbols of the inputs, each once: `batch`, `sequence`, `past`, `total`."""
     symbols = (dim for given in inputs for dim in given.dims if isinstance(dim, str))
     return tuple(dict.fromkeys(name for symbol in symbols for name in _NAME.findall(symbol)))
 
 
 def resolve_dims(given: GraphInput, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of an input for these sizes; `total` is past + sequence unless it is given.
+    """Returns the shape of an input for these sizes of symbols. `total` is past + sequence unless it is given.
 
-    Raises PatchCompileError naming the input and the dimension that has no size.
+    Raises PatchCompileError, naming the input and the dimension, if a dimension has no size.
     """
     return tuple(
         dim if isinstance(dim, int) else _evaluate(given, axis, dim, sizes)

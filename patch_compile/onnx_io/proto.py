@@ -1,4 +1,4 @@
-"""An ONNX file as its protobuf message, external data unread."""
+"""Loads an ONNX file as a protobuf message, without its external data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["load_proto"]
 
 
 def load_proto(path: Path) -> onnx.ModelProto:
-    """The file without its external data. Raises PatchCompileError when it is no ONNX model."""
+    """Load a file without its external data. Raises PatchCompileError if it is no ONNX model."""
     import onnx
 
     try:

@@ -1,4 +1,4 @@
-"""An ONNX file as ONNX Runtime on this machine can run it.
+"""Makes an ONNX file runnable by ONNX Runtime on this machine.
 
 ONNX Runtime has no bfloat16 kernels for MatMul, Attention or RMSNormalization on CPUs, and few on GPUs. A bfloat16 model
 therefore runs as a float32 copy that rounds like bfloat16.
@@ -19,14 +19,14 @@ __all__ = ["holds_bfloat16", "runnable_onnx"]
 
 
 def holds_bfloat16(path: Path) -> bool:
-    """True when an input, weight or result of the file's graph is bfloat16; no weight is read."""
+    """True if an input, weight or result of the file's graph is bfloat16. Reads no weights."""
     return _is_bfloat16(load_proto(path))
 
 
 def runnable_onnx(path: Path, scratch: Path) -> Path:
-    """The file itself, or where it holds bfloat16 its copy, which is written to the folder `scratch`.
+    """Returns the file itself, or a float32 copy in the folder `scratch` if the file holds bfloat16.
 
-    Raises PatchCompileError when the copy cannot be made for lack of onnx-ir, which running alone does not need.
+    Raises PatchCompileError if a copy is needed and onnx-ir is not installed. Running a model does not need onnx-ir.
     """
     proto = load_proto(path)
     if not _is_bfloat16(proto):
@@ -61,5 +61,5 @@ def _write_emulated(proto: onnx.ModelProto, path: Path, copy: Path) -> None:
     from patch_compile.onnx_io.write import write_onnx
 
     model = ir.from_proto(proto)
-    map_external_data(path, model)  # what an earlier build made is a hard link, which onnx-ir refuses
+    map_external_data(path, model)  # files reused from an earlier build are hard links, which onnx-ir refuses
     write_onnx(EmulateBfloat16Pass()(model).model, copy)

@@ -18,9 +18,9 @@ GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 def open_session(path: Path, providers: tuple[str, ...] = (CPU,)) -> Any:
-    """An ONNX Runtime session. Its warnings about folding are not the user's concern.
+    """Open an ONNX Runtime session. Its warnings, which are about constant folding, are not logged.
 
-    Raises PatchCompileError when the file can't be loaded.
+    Raises PatchCompileError if the file can't be loaded.
     """
     import onnxruntime as ort
 
@@ -38,21 +38,23 @@ def open_session(path: Path, providers: tuple[str, ...] = (CPU,)) -> Any:
 def run_model(
     path: Path, feeds: Sequence[Feed], outputs: Sequence[str] | None = None
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """The outputs of each run by name: those named, which may be inputs of the graph too, or all of them.
+    """Yields the outputs of each run by name.
 
-    Raises PatchCompileError when the model can't be loaded or does not run on a feed.
+    outputs: names of the outputs to return, which may also be inputs of the graph; None means all outputs.
+
+    Raises PatchCompileError if the model can't be loaded or does not run on a feed.
     """
     import onnxruntime as ort
 
     session, quiet = open_session(path), ort.RunOptions()
-    quiet.log_severity_level = 4  # what fails is raised, and need not be logged too
+    quiet.log_severity_level = 4  # errors are raised, so logging them too is not needed
     types = {i.name: i.type for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
     for feed in feeds:
         asked = [name for name in names if name not in feed]
         widened = {name: _widened(array, types[name]) for name, array in feed.items()}
         try:
-            # An empty list would be taken for all outputs.
+            # ONNX Runtime takes an empty list to mean all outputs.
             made = dict(zip(asked, session.run(asked, widened, quiet), strict=True)) if asked else {}
         except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
@@ -65,6 +67,6 @@ def run_model(
 
 
 def _widened(array: NDArray[Any], type_name: str) -> NDArray[Any]:
-    """What a model that was made to compute in fp32 takes in the place of 16-bit inputs, exactly."""
+    """Converts a 16-bit array to fp32 (exact) if the model was converted to fp32; returns any other array unchanged."""
     narrow = array.dtype.name in ("float16", "bfloat16")
     return array.astype("float32") if narrow and type_name == "tensor(float)" else array

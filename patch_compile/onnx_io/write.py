@@ -1,6 +1,6 @@
-"""Weights into ONNX: attached by name as lazy tensors, written one at a time.
+"""Attaches weights to an ONNX graph as lazy tensors and writes them one at a time.
 
-Peak memory is set by the largest tensor, not by the model.
+Peak memory depends on the largest tensor, not on the size of the model.
 """
 
 import os
@@ -20,21 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["bind_weights", "cast_weight", "read_weight", "write_onnx"]
 
-# TensorRT and ONNX Runtime map the file: a tensor on a page of its own needs no copy.
+# TensorRT and ONNX Runtime map the file. They need not copy a tensor that begins at a page.
 _ALIGNMENT = 4096
-# Bytes. Shapes and scalars stay in the graph, where parsers look for build-time constants.
+# In bytes. Shapes and scalars stay in the graph, where parsers look for build-time constants.
 _INLINE = 1024
 _SOURCES = ("float16", "bfloat16", "float32", "float64")
 _TIED = {"model.embed_tokens.weight": "lm_head.weight", "lm_head.weight": "model.embed_tokens.weight"}
 
 
 def bind_weights(model: ir.Model, checkpoint: "Checkpoint", dtype: ir.DataType) -> None:
-    """Attach the checkpoint's tensors to the initializers that have no data yet; nothing is read until written.
+    """Attach the checkpoint's tensors to the initializers without data. They are read when the graph is written.
 
-    dtype: the graph's type, FLOAT16 or BFLOAT16; a weight of another type in the checkpoint is cast when read.
+    dtype: the graph's type, FLOAT16 or BFLOAT16. A weight of another type is cast when it is read.
 
-    Raises:
-        PatchCompileError: a weight is missing in the checkpoint or has another shape.
+    Raises PatchCompileError if a weight is missing in the checkpoint or has another shape.
     """
     for value in model.graph.initializers.values():
         if value.const_value is not None:
@@ -76,7 +75,7 @@ def _read(checkpoint: "Checkpoint", source: str, name: str, dtype: ir.DataType) 
 
 
 def read_weight(checkpoint: "Checkpoint", name: str, dtype: ir.DataType) -> NDArray[Any]:
-    """A tensor as a graph of type `dtype` has it: the weight of a linear is [N, K], however the checkpoint keeps it.
+    """Read a tensor and cast it to `dtype`. A linear's weight is returned as [N, K], even if stored transposed (GPT-2).
 
     Raises PatchCompileError as `cast_weight` does.
     """
@@ -88,8 +87,7 @@ def read_weight(checkpoint: "Checkpoint", name: str, dtype: ir.DataType) -> NDAr
 def cast_weight(name: str, array: NDArray[Any], dtype: ir.DataType) -> NDArray[Any]:
     """Round a weight to the graph's type, to nearest even.
 
-    Raises:
-        PatchCompileError: a finite weight is too large for fp16, or the weight isn't a floating-point one.
+    Raises PatchCompileError if a finite weight is too large for fp16, and for a weight that is not floating-point.
     """
     if array.dtype.name not in _SOURCES:
         raise PatchCompileError(
@@ -100,7 +98,7 @@ def cast_weight(name: str, array: NDArray[Any], dtype: ir.DataType) -> NDArray[A
     target = dtype.numpy()
     if array.dtype == target:
         return array
-    # numpy has no direct way between its own and ml_dtypes' 16-bit types; fp32 holds both exactly.
+    # numpy has no direct cast between float16 and ml_dtypes.bfloat16. fp32 holds both exactly.
     wide = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
     with np.errstate(over="ignore"):
         rounded = wide.astype(target)
@@ -122,12 +120,11 @@ def _largest(dtype: ir.DataType) -> float:
 
 
 def write_onnx(model: ir.Model, path: Path) -> None:
-    """Write `path` and `path`.data beside it, one tensor in memory at a time; whole or not at all.
+    """Write `path` and `path`.data atomically, with one tensor in memory at a time.
 
-    Every tensor above 1 KiB goes to the data file, at a multiple of 4096 bytes. The model keeps its (lazy) tensors.
+    Each tensor above 1 KiB goes to the data file, at a multiple of 4096 bytes. The model keeps its (lazy) tensors.
 
-    Raises:
-        ValueError: an initializer has no data; see `bind_weights`.
+    Raises ValueError if an initializer has no data; see `bind_weights`.
     """
     import onnx
 
@@ -142,7 +139,7 @@ def write_onnx(model: ir.Model, path: Path) -> None:
         with data_part.open("wb") as stream:
             for value, tensor in originals.items():
                 assert tensor is not None
-                # Small ones are made now too: a lazy tensor is asked once, in the order of the initializers.
+                # Small tensors are evaluated here too: a lazy tensor is evaluated once, in the order of the initializers.
                 large = tensor.nbytes > _INLINE
                 value.const_value = (
                     _append(stream, str(value.name), tensor, data.name)
@@ -150,7 +147,7 @@ def write_onnx(model: ir.Model, path: Path) -> None:
                     else ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
                 )
         onnx.save_model(ir.to_proto(model), str(path_part))
-        # The old graph must not be read with the new data.
+        # Removed first, so that no reader combines the old graph with the new data.
         path.unlink(missing_ok=True)
         data_part.replace(data)
         path_part.replace(path)
@@ -164,7 +161,7 @@ def write_onnx(model: ir.Model, path: Path) -> None:
 def _append(stream: BinaryIO, name: str, tensor: ir.TensorProtocol, location: str) -> ir.ExternalTensor:
     stream.seek(-stream.tell() % _ALIGNMENT, os.SEEK_CUR)
     offset = stream.tell()
-    # Written through a view: `tobytes` would hold a second copy of the largest tensor.
+    # Written through a view, because `tobytes` would make a second copy of the tensor.
     array = np.ascontiguousarray(tensor.numpy())
     if array.shape != tuple(tensor.shape) or array.dtype != tensor.dtype.numpy():
         raise ValueError(f"{name} is {array.dtype} {array.shape}, announced as {tensor.dtype} {tensor.shape}")
