@@ -71,7 +71,7 @@ def learn(
 def learn_task(task: Task, choose: Choose | None = None) -> Learned:
     """`learn` for a task that is already set up, such as one that shares its text with others."""
     from masklearn.methods import METHODS
-    from masklearn.methods.permute import permute
+    from masklearn.permute import permute
 
     recipe, linears = task.recipe, task.coverage.linears
     _check_labels(task)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from masklearn.checkpoint.linears import read_linear
 from masklearn.methods.candidate import Candidate, register
-from masklearn.methods.relative import candidate_from_importance
+from masklearn.methods.scores.importance import candidate_from_importance
 from masklearn.recipe import Method
 from masklearn.task import Task
 

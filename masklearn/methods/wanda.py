@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from masklearn.methods.candidate import Candidate, register
-from masklearn.methods.relative import candidate_from_importance
+from masklearn.methods.scores.importance import candidate_from_importance
 from masklearn.recipe import Method
 from masklearn.stream.blocks import stream_blocks
 from masklearn.stream.moments import squared_input_norms

@@ -15,7 +15,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import depth_of, kind_of, short_kinds
-from masklearn.methods.permute import reordered
+from masklearn.permute import reordered
 from masklearn.quality.comparison import Comparison, Predictions, compare_models
 from masklearn.quality.sensitivity import sensitivity
 from patch_compile.progress import Progress

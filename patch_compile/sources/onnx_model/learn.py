@@ -107,7 +107,7 @@ def learn_onnx(task: OnnxTask) -> dict[str, LinearMask]:
 
 
 def _candidate(task: OnnxTask, name: str) -> Candidate:
-    from masklearn.methods.relative import candidate_from_importance
+    from masklearn.methods.scores.importance import candidate_from_importance
 
     weight, method = task.weight(name), task.recipe.method
     if method is Method.MAGNITUDE:

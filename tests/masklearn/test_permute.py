@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from masklearn import permute as module
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
@@ -19,8 +20,7 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.maskset import MaskSet
-from masklearn.methods import permute as module
-from masklearn.methods.permute import permute, reordered
+from masklearn.permute import permute, reordered
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of

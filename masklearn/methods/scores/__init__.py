@@ -1,0 +1,1 @@
+"""Scores of tiles from one pass over a model: what the one-shot methods rank by."""
