@@ -33,9 +33,11 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import matches
 from masklearn.masks.tiles import tile_weights
+from masklearn.methods.sparsegpt import SparseGpt
 from masklearn.progress import Progress
-from masklearn.recipe import Criterion, LearnRecipe, Method, Repair
+from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
+from masklearn.traits import Criterion, Repair
 
 __all__ = [
     "Baseline",
@@ -115,7 +117,7 @@ def baseline_settings(
     """The recipe of a baseline that `learn` makes, beside a result of `recipe`. KeyError for the others."""
     baseline = _LEARNED[name]
     changed: dict[str, Any] = {
-        "method": Method.SPARSEGPT,
+        "method": SparseGpt.name,
         "criterion": baseline.criterion,
         "repair": Repair.NONE,
         "permute": False,
@@ -222,12 +224,13 @@ def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:
 
 def _unstructured(task: Task) -> tuple[Learned, float]:
     """The asked ratio in every linear: SparseGPT without structure has no budget over all."""
-    from masklearn.solvers.sequential import solve_unstructured
+    from masklearn.solvers.solve import solve_unstructured
+    from masklearn.stream.feed import CheckpointFeed
 
     areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
     ratio = Budget.of(task.recipe.ratio, task.recipe.per_layer).ratio(areas)
     store = WeightStore(task.scratch / "weights")
-    solve_unstructured(task, ratio, store)
+    solve_unstructured(CheckpointFeed(task), ratio, store)
     return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio
 
 

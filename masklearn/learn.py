@@ -1,4 +1,4 @@
-"""The whole stage: a checkpoint and a recipe to a MaskSet and the surviving weights' values."""
+"""The whole stage: a model's linears and a recipe to masks, and to the surviving weights' values."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,27 +12,42 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.store import WeightStore
-from masklearn.errors import UsageError
+from masklearn.errors import PatchCompileError, UsageError
+from masklearn.feed import Feed
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Selection, select
 from masklearn.masks.tiles import tile_weights
-from masklearn.methods.score_summary import score_unit, summarise_scores
+from masklearn.methods import Method, method_of
 from masklearn.progress import Progress
-from masklearn.recipe import GRADIENT_METHODS, Criterion, LearnRecipe, Method, Repair
+from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
+from masklearn.traits import lacking
 
-__all__ = ["Criterion", "LearnRecipe", "Learned", "Method", "Repair", "learn", "learn_task"]
+__all__ = ["Choose", "Found", "Learned", "by_ratio", "find_masks", "learn", "learn_task"]
 
 Tiles = Mapping[str, NDArray[np.bool_]]
 Patterns = dict[str, NDArray[np.uint8]]
 Grids = Mapping[str, NDArray[Any]]
 Choose = Callable[[Grids, Grids], tuple[Selection, Budget]]
 
-# Methods that choose patterns and solve the surviving weights when the tiles are chosen.
-_SOLVE = (Method.ONESHOT, Method.SPARSEGPT)
 # Ratios that leave no choice of tiles.
 _DENSE, _UNIFORM = 0.0, 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """masks: by linear; scores: of every tile, `[grid]`, whose unit is `unit` in words; tiles: those that `choose` made 2:4
+    for `budget`, which a method may overrule; record: what the method says of how it settled.
+    """
+
+    masks: dict[str, LinearMask]
+    scores: Grids
+    unit: str
+    tiles: Tiles
+    budget: Budget
+    record: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,44 +85,78 @@ def learn(
 
 def learn_task(task: Task, choose: Choose | None = None) -> Learned:
     """`learn` for a task that is already set up, such as one that shares its text with others."""
-    from masklearn.methods import METHODS
     from masklearn.permute import permute
+    from masklearn.stream.feed import CheckpointFeed
 
-    recipe, linears = task.recipe, task.coverage.linears
+    recipe = task.recipe
     _check_labels(task)
-    leaves_no_choice = choose is None and recipe.ratio in (_DENSE, _UNIFORM)
-    choose = choose or _by_ratio(task)
-    areas = {name: tile_weights(shape, recipe.tile) for name, shape in linears.items()}
+    decided = choose is None and recipe.ratio in (_DENSE, _UNIFORM)
+    choose = choose or by_ratio(recipe, task.coverage.linears, task.note)
     permuted = permute(task) if recipe.permute else None
     if permuted is not None:
         task = task.of(permuted.checkpoint)
-    solves = recipe.method in _SOLVE
-    patterns: Patterns = {}
-    scores: dict[str, NDArray[np.floating]] = {}
-    if solves and leaves_no_choice:
-        scores = {name: np.zeros(grid.shape) for name, grid in areas.items()}
-    else:
-        for name, candidate in METHODS[recipe.method](task):
-            scores[name] = candidate.score
-            if not solves:  # a byte per 4 weights of the model
-                patterns[name] = candidate.pattern
-    tiles, budget = choose({name: scores[name] for name in linears}, areas)
-    learned = _finish(task, tiles, patterns, budget)
-    _record_scores(task, learned.masks, scores, tiles, budget)
+    solved = WeightStore(task.scratch / "solved", below=task.checkpoint.new)
+    found = find_masks(CheckpointFeed(task), solved, choose, decided=decided)
+    learned = _finish(task, found, solved)
+    _record_scores(task, learned.masks, found)
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
         learned.masks.extra["permuted"] = dict(permuted.record)
     return learned
 
 
-def _record_scores(task: Task, masks: MaskSet, scores: Grids, tiles: Tiles, budget: Budget) -> None:
+def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False) -> Found:
+    """The masks of a feed's linears by its recipe's method; new weights `[N, K]`, not masked yet, go to `store`.
+
+    decided: the budget leaves no choice of tiles, so a method that solves patterns anyway need not score them.
+    PatchCompileError when the feed lacks what the method needs.
+    """
+    method = method_of(feed.recipe.method)
+    _check_needs(method, feed)
+    areas = _areas(feed.shapes, feed.recipe)
+    patterns: Patterns = {}
+    scores: dict[str, NDArray[np.floating]] = {}
+    if method.solves and decided:
+        scores = {name: np.zeros(grid.shape) for name, grid in areas.items()}
+    else:
+        for name, candidate in method.candidates(feed):
+            scores[name] = candidate.score
+            if not method.solves:  # a byte per 4 weights of the model
+                patterns[name] = candidate.pattern
+    tiles, budget = choose({name: scores[name] for name in feed.shapes}, areas)
+    settled = method.settle(feed, tiles, patterns, store)
+    masks = {
+        name: LinearMask.from_candidate(feed.recipe.tile, settled.tiles[name], settled.patterns.pop(name))
+        for name in feed.shapes
+    }
+    unit = method.score_unit(feed.recipe, feed.lacks)
+    return Found(masks, scores, unit, tiles, budget, settled.record)
+
+
+def by_ratio(recipe: LearnRecipe, linears: Mapping[str, Any], note: Callable[[str], object]) -> Choose:
+    """Tile maps of the recipe's ratio. PatchCompileError, now and before any work, for a pattern that fits no linear."""
+    budget = Budget.of(recipe.ratio, recipe.per_layer)
+    if left_dense := budget.left_dense(list(linears)):
+        note(left_dense)
+    return lambda scores, areas: (select(scores, areas, budget), budget)
+
+
+def _check_needs(method: Method, feed: Feed) -> None:
+    if why := lacking(type(method), feed.lacks):
+        raise PatchCompileError(
+            f"The method {method.name} can't run on this model",
+            f"It needs {why[0]}, and {why[1]}.",
+            "Name another method.",
+        )
+
+
+def _record_scores(task: Task, masks: MaskSet, found: Found) -> None:
     """How the scores were spread, where they chose the tiles that the masks have: a contest may keep the prior's."""
     kept = masks.tile_maps()
-    if any(not np.array_equal(tiles[name], kept[name]) for name in kept):
+    if any(not np.array_equal(found.tiles[name], kept[name]) for name in kept):
         return
-    areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in masks.shapes().items()}
-    unit = score_unit(task.recipe, encoder=architecture_of(task.checkpoint).encoder)
-    if summary := summarise_scores({name: scores[name] for name in kept}, areas, tiles, budget, unit):
+    areas, scores = _areas(masks.shapes(), task.recipe), {name: found.scores[name] for name in kept}
+    if summary := summarise_scores(scores, areas, found.tiles, found.budget, found.unit):
         masks.extra["scores"] = summary
 
 
@@ -119,56 +168,40 @@ def _check_labels(task: Task) -> None:
         )
 
 
-def _by_ratio(task: Task) -> Choose:
-    """Tile maps of the recipe's ratio; the faults of its patterns are found now, before any work."""
-    budget = Budget.of(task.recipe.ratio, task.recipe.per_layer)
-    if left_dense := budget.left_dense(list(task.coverage.linears)):
-        task.note(left_dense)
-    return lambda scores, areas: (select(scores, areas, budget), budget)
-
-
-def _finish(task: Task, tiles: Tiles, patterns: Patterns, budget: Budget) -> Learned:
-    """Weights for the final masks: solved, then repaired, as the recipe and the method say."""
-    recipe, solved = task.recipe, WeightStore(task.scratch / "solved", below=task.checkpoint.new)
-    extra: dict[str, Any] = {"skipped": dict(task.coverage.skipped), "budget": budget.record()}
-    if recipe.method in GRADIENT_METHODS:
-        from masklearn.methods.gradient.contest import solve_best
-
-        tiles, patterns, extra["train"] = solve_best(task, tiles, patterns, solved)
-    elif recipe.method in _SOLVE:
-        from masklearn.solvers.sequential import solve
-
-        patterns = solve(task, tiles, solved)
-    masks = {
-        name: LinearMask.from_candidate(recipe.tile, tiles[name], patterns.pop(name))
-        for name in task.coverage.linears
-    }
+def _finish(task: Task, found: Found, solved: WeightStore) -> Learned:
+    """The final weights: repaired where the recipe and the method say so."""
+    extra: dict[str, Any] = {"skipped": dict(task.coverage.skipped), "budget": found.budget.record()}
+    extra |= found.record
     checkpoint = task.checkpoint.with_weights(solved)
-    if recipe.repairs:
+    if task.recipe.repairs:
         from masklearn.training.repair import repair
 
         # Apart from the solved ones, which a run that goes on must start its repair from again.
         repaired = WeightStore(task.scratch / "repaired", below=solved)
-        extra["repair"] = repair(task.of(checkpoint), masks, repaired)
+        extra["repair"] = repair(task.of(checkpoint), found.masks, repaired)
         checkpoint = task.checkpoint.with_weights(repaired)
     if "text" in task.__dict__:
         extra["text"] = dict(task.text.record)
-    return Learned(_mask_set(task, masks, budget, extra), checkpoint)
+    return Learned(_mask_set(task, found.masks, found.budget, extra), checkpoint)
 
 
 def _mask_set(
     task: Task, masks: Mapping[str, LinearMask], budget: Budget, extra: Mapping[str, Any]
 ) -> MaskSet:
-    areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
+    areas = _areas(task.coverage.linears, task.recipe)
     return MaskSet(
         masks,
-        method=task.recipe.method.value,
+        method=task.recipe.method,
         seed=task.recipe.seed,
         base_model=task.checkpoint.path.resolve().name,
         base_sha256=task.checkpoint.fingerprint(),
         ratio_asked=_reached(masks) if budget.amount is not None else budget.ratio(areas),
         extra=extra,
     )
+
+
+def _areas(shapes: Mapping[str, tuple[int, int]], recipe: LearnRecipe) -> dict[str, NDArray[np.int64]]:
+    return {name: tile_weights(shape, recipe.tile) for name, shape in shapes.items()}
 
 
 def _reached(masks: Mapping[str, LinearMask]) -> float:

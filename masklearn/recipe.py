@@ -1,6 +1,5 @@
 """The settings of mask learning, checked once."""
 
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -9,17 +8,9 @@ from masklearn.errors import UsageError
 from masklearn.masks.budget import parse_ratio
 from masklearn.masks.names import parse_pattern
 from masklearn.masks.tiles import GROUP
+from masklearn.traits import METHODS, Criterion, MethodTraits, Repair
 
-__all__ = [
-    "GRADIENT_METHODS",
-    "Criterion",
-    "LearnRecipe",
-    "LearnSettings",
-    "Method",
-    "Ratio",
-    "Repair",
-    "wrong_setting",
-]
+__all__ = ["Criterion", "LearnRecipe", "LearnSettings", "Ratio", "Repair", "wrong_setting"]
 
 _FIX = "Correct it: --help says what each option takes."
 _Positive = Annotated[int, Field(ge=1)]
@@ -29,44 +20,16 @@ _Pattern = Annotated[str, AfterValidator(parse_pattern)]
 Ratio = Annotated[float | str, AfterValidator(parse_ratio)]
 
 
-class Method(StrEnum):
-    """How the 2:4 pattern and the tile scores are found; the key of the registry of methods."""
-
-    ONESHOT = "oneshot"
-    SPARSEGPT = "sparsegpt"
-    WANDA = "wanda"
-    MAGNITUDE = "magnitude"
-    PATCH_JOINT = "patch-joint"
-    PATCH_TILE = "patch-tile"
-    MASKLLM = "maskllm"
-
-
-GRADIENT_METHODS = (Method.PATCH_JOINT, Method.PATCH_TILE, Method.MASKLLM)
-_REPAIRED = (Method.ONESHOT, *GRADIENT_METHODS)
-
-
-class Criterion(StrEnum):
-    """What `oneshot` and `sparsegpt` rank tiles by: what turning a tile 2:4 costs."""
-
-    # E[g²] of the linear's output gradient x output error: the loss it costs, to second order.
-    FISHER = "fisher"
-    RELATIVE = "relative"  # output error / output energy of the linear
-    RAW = "raw"  # output error
-    MAGNITUDE = "magnitude"  # sum of |w| that goes, in units of the linear's mean
-    RANDOM = "random"  # a reference: seeded draw
-
-
-class Repair(StrEnum):
-    """What is done to the surviving weights once the masks are fixed."""
-
-    NONE = "none"
-    DISTILL = "distill"
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"The methods are {', '.join(METHODS)}.")
+    return name
 
 
 class LearnSettings(BaseModel):
     """All settings of learning but the ratio, which a build may take from a masks file.
 
-    method: see `Method`; per_layer: every linear has the ratio, instead of all together; tile: (rows, cols), cols
+    method: one of `METHODS`; per_layer: every linear has the ratio, instead of all together; tile: (rows, cols), cols
     a multiple of 4; include, exclude: patterns of `masks.names`; calib: text of `masklearn.text`, None for text that
     the model writes itself; windows, length: how many windows of how many tokens; seed: of everything drawn;
     device: where the model runs, None for a CUDA device when there is one.
@@ -76,15 +39,15 @@ class LearnSettings(BaseModel):
     first; batch: windows in a step of training; learning_rate: None for the method's own;
     label_weight: of the cross-entropy of the text's own tokens beside the divergence, in repair.
     permute: hidden channels of feed-forward parts are reordered first (see `permute`).
-    prior, steps, distill_weight, checkpoint_every: of the gradient methods (`patch-joint`, `patch-tile`,
-    `maskllm`): one-shot method or masks file to start from, steps, weight of the KL to the dense logits beside
-    the language model's loss, steps between checkpoints (of repair too). precision: of all training, and of the
-    passes of `oneshot` and `sparsegpt`; gradient_checkpointing: of all training.
+    prior, steps, distill_weight, checkpoint_every: of methods that train masks: one-shot method or masks file to
+    start from, steps, weight of the KL to the dense logits beside the language model's loss, steps between
+    checkpoints (of repair too). precision: of all training, and of the passes of methods that solve weights;
+    gradient_checkpointing: of all training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Method = Method.ONESHOT
+    method: Annotated[str, AfterValidator(_known_method)] = "oneshot"
     per_layer: bool = False
     tile: tuple[_Positive, _Positive] = (128, 128)
     include: tuple[_Pattern, ...] = ()
@@ -111,14 +74,19 @@ class LearnSettings(BaseModel):
     gradient_checkpointing: bool = False
 
     @property
+    def traits(self) -> type[MethodTraits]:
+        """What is known of the method."""
+        return METHODS[self.method]
+
+    @property
     def repairs(self) -> bool:
         """True when the surviving weights are repaired: as asked, else as the method does by default."""
-        return self.method in _REPAIRED if self.repair is None else self.repair is Repair.DISTILL
+        return (self.repair or self.traits.repair) is Repair.DISTILL
 
     @property
     def trains(self) -> bool:
         """True when text beyond the calibration windows is wanted."""
-        return self.repairs or self.method in GRADIENT_METHODS
+        return self.repairs or self.traits.trains()
 
     @field_validator("tile")
     @classmethod

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.recipe import GRADIENT_METHODS, LearnRecipe, LearnSettings, Ratio, wrong_setting
+from masklearn.recipe import LearnRecipe, LearnSettings, Ratio, wrong_setting
 from patch_compile.engine.options import EngineOptions
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.layout import RECIPE
@@ -172,8 +172,8 @@ class Recipe(LearnSettings):
             return
         for flag, against, why in (
             (
-                f"--method {self.method.value}",
-                self.method in GRADIENT_METHODS,
+                f"--method {self.method}",
+                self.traits.trains(),
                 "Its training steers towards a ratio.",
             ),
             ("--per-layer", self.per_layer, "It gives every linear the same ratio."),

@@ -1,7 +1,9 @@
-"""One file per mask method, each yielding a `Candidate` for every covered linear."""
+"""Mask methods, one class a file; `masklearn.traits.METHODS` finds them by name.
 
-# Importing a method enters it in the registry.
-from masklearn.methods import magnitude, maskllm, oneshot, patch, wanda
-from masklearn.methods.candidate import METHODS, Candidate, Learner
+A new method is a module here: a subclass of `Method` that `@METHODS.register` enters. The modules of this folder import
+nothing heavy at the top, so that `--help` can list them; what they share lies in the subfolders.
+"""
 
-__all__ = ["METHODS", "Candidate", "Learner", "magnitude", "maskllm", "oneshot", "patch", "wanda"]
+from masklearn.methods.base import Candidate, Method, Settled, method_of
+
+__all__ = ["Candidate", "Method", "Settled", "method_of"]

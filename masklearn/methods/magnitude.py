@@ -1,20 +1,31 @@
-"""Magnitude: keep the two largest |w| of each group; a tile costs the squares it loses. No text."""
+"""`magnitude`: the two largest |w| of each group stay; a tile costs the squares that it loses."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from masklearn.checkpoint.linears import read_linear
-from masklearn.methods.candidate import Candidate, register
-from masklearn.methods.scores.importance import candidate_from_importance
-from masklearn.recipe import Method
-from masklearn.task import Task
+from masklearn.methods.base import Candidate, Method
+from masklearn.methods.scores import IMPORTANCE
+from masklearn.traits import METHODS
 
-__all__ = ["learn_magnitude"]
+if TYPE_CHECKING:
+    from masklearn.feed import Feed
+
+__all__ = ["Magnitude"]
 
 
-@register(Method.MAGNITUDE)
-def learn_magnitude(task: Task) -> Iterator[tuple[str, Candidate]]:
-    """Yield a candidate per linear, one weight in memory at a time."""
-    for done, name in enumerate(task.coverage.linears, start=1):
-        weight = read_linear(task.checkpoint, name)
-        yield name, candidate_from_importance(weight.square(), task.recipe.tile)
-        task.progress("scoring", done, len(task.coverage.linears))
+@METHODS.register
+class Magnitude(Method):
+    """Looks at weights alone, one in memory at a time."""
+
+    name = "magnitude"
+    unit = IMPORTANCE
+    summary = "keeps the largest weights; needs no text"
+
+    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
+        """Yield a candidate per linear, by w²."""
+        from masklearn.methods.scores.importance import candidate_from_importance
+
+        for name, weight in feed.weights():
+            yield name, candidate_from_importance(weight.square(), feed.recipe.tile)

@@ -12,13 +12,14 @@ from typing import TypeVar
 import torch
 
 from masklearn.errors import PatchCompileError
+from masklearn.feed import Group
 from masklearn.masks.patterns import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
 
 __all__ = [
     "Solved",
     "inverse_factor",
-    "inverse_factors",
+    "solve_group",
     "solve_linear",
     "solve_unstructured",
     "with_damping",
@@ -89,17 +90,6 @@ def inverse_factor(
     return with_damping(hessian, damping, name, note, _factor)
 
 
-def inverse_factors(
-    moments: Mapping[str, torch.Tensor], damping: float, note: Callable[[str], object]
-) -> dict[str, torch.Tensor]:
-    """`inverse_factor` of every linear's XᵀX, by name; those that share a matrix share its factor."""
-    factors: dict[int, torch.Tensor] = {}
-    for name, moment in moments.items():
-        if id(moment) not in factors:
-            factors[id(moment)] = inverse_factor(moment.clone(), damping, name, note)
-    return {name: factors[id(moment)] for name, moment in moments.items()}
-
-
 def _factor(hessian: torch.Tensor) -> torch.Tensor | None:
     lower, failed = torch.linalg.cholesky_ex(hessian)
     if int(failed):
@@ -108,6 +98,25 @@ def _factor(hessian: torch.Tensor) -> torch.Tensor | None:
     del lower
     upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
     return None if int(failed) or not bool(torch.isfinite(upper).all()) else upper
+
+
+def solve_group(
+    group: Group,
+    sparse: Mapping[str, torch.Tensor],
+    patterns: Mapping[str, torch.Tensor] | None,
+    damping: float,
+    note: Callable[[str], object],
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """A `solve.Solver`: one factor serves all linears of the group, each is solved on its own."""
+    if not any(bool(one.any()) for one in sparse.values()):  # nothing to prune, nothing to make up for
+        codes = patterns or {name: patterns_from_scores(one.abs()) for name, one in group.weights.items()}
+        return {name: (weight, codes[name]) for name, weight in group.weights.items()}
+    factor = inverse_factor(group.moment.clone(), damping, next(iter(group.weights)), note)
+    found = {}
+    for name, weight in group.weights.items():
+        solved = solve_linear(weight, factor, sparse[name], None if patterns is None else patterns[name])
+        found[name] = solved.weight, solved.patterns
+    return found
 
 
 def solve_linear(

@@ -4,7 +4,7 @@ import math
 
 from masklearn.device import usable_device
 from masklearn.processes import process_count
-from masklearn.recipe import GRADIENT_METHODS, LearnRecipe
+from masklearn.recipe import LearnRecipe
 
 __all__ = ["too_many_passes", "wanted_windows"]
 
@@ -24,7 +24,7 @@ def wanted_windows(recipe: LearnRecipe, weights: int) -> int:
     """
     if not recipe.trains:
         return 0
-    wanted = [_LEAST, recipe.steps * recipe.batch if recipe.method in GRADIENT_METHODS else 0]
+    wanted = [_LEAST, recipe.steps * recipe.batch if recipe.traits.trains() else 0]
     if recipe.repairs:
         wanted.append(_of_repair(recipe, weights))
     return min(max(wanted) * process_count(), max(_LEAST, _MOST // recipe.length))

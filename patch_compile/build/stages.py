@@ -19,7 +19,7 @@ from rich.console import Console
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
 from masklearn.processes import is_main_process, leave, process_count
-from masklearn.recipe import LearnRecipe, Method
+from masklearn.recipe import LearnRecipe
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import (
     ENGINE,
@@ -227,7 +227,7 @@ def _learn(job: Job, progress: Progress, root: Path) -> Learned:
     from masklearn.learn import learn as learn_masks
 
     scratch = root / SCRATCH / _masks_key(job)[:16]
-    reads_text = job.recipe.method is not Method.MAGNITUDE or job.recipe.repairs or job.recipe.permute
+    reads_text = bool(job.recipe.traits.needs) or job.recipe.repairs or job.recipe.permute
     if job.recipe.calib is None and reads_text:
         progress.note("calibration text: the model writes its own (no --calib given)")
     launch = _launch(root / SCRATCH)

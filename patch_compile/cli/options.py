@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from masklearn.traits import METHODS, Criterion
+
 __all__ = [
     "PATH",
     "Tile",
@@ -62,12 +64,10 @@ covering = _options(
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave linears that match dense."),
 )  # fmt: skip
 # Defaults are None throughout: the recipe holds them, and a flag that was not given must not override a recipe file.
-_METHODS = ("oneshot", "sparsegpt", "wanda", "magnitude", "patch-joint", "patch-tile", "maskllm")
-_CRITERIA = ("fisher", "relative", "raw", "magnitude", "random")
 learning = _options(
     click.option("--ratio", metavar="RATIO", help="Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…"),
     click.option("--per-layer", is_flag=True, default=None, help="Give every linear the ratio. [all linears together]"),
-    click.option("--method", type=click.Choice(_METHODS), help="How masks are learned. [oneshot]"),
+    click.option("--method", type=click.Choice(tuple(METHODS)), help="How masks are learned. [oneshot]"),
     click.option("--tile", type=Tile(), help="Tile size; 128x* is 128 rows and all of K. [128x128]"),
     covering,
     click.option("--calib", metavar="TEXT", help="Calibration text: a .txt, .jsonl or .parquet file, a folder or the "
@@ -76,7 +76,7 @@ learning = _options(
     click.option("--length", type=int, help="Tokens in a calibration window. [512]"),
     click.option("--seed", type=int, help="Seed of everything random. [0]"),
     click.option("--device", metavar="DEVICE", help="Where the model runs while masks are learned. [cuda if there is one]"),
-    click.option("--criterion", type=click.Choice(_CRITERIA), help="What oneshot and sparsegpt rank tiles by. "
+    click.option("--criterion", type=click.Choice(tuple(Criterion)), help="What oneshot and sparsegpt rank tiles by. "
                  "[fisher; relative for sparsegpt]"),
     click.option("--damping", type=float, help="Damping of the Hessian, as a share of its mean diagonal. [0.01]"),
     click.option("--permute/--no-permute", default=None, help="Reorder the hidden channels of feed-forward parts first, so "

@@ -16,8 +16,9 @@ from masklearn.learn import learn
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
-from masklearn.recipe import Criterion, LearnRecipe
+from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import calibration_windows
+from masklearn.traits import Criterion
 from tests.conftest import ModelMaker
 
 METHODS = ["oneshot", "sparsegpt", "wanda", "magnitude"]

@@ -2,11 +2,11 @@ import pytest
 from pydantic import ValidationError
 
 from masklearn.errors import UsageError
-from masklearn.recipe import LearnRecipe, Method
+from masklearn.recipe import LearnRecipe
 
 
 def test_defaults_and_strings_from_the_command_line() -> None:
-    assert LearnRecipe().method is Method.ONESHOT
+    assert LearnRecipe().method == "oneshot"
     assert LearnRecipe(method="magnitude", tile=[64, 32]).tile == (64, 32)
     assert LearnRecipe(ratio="0.3").ratio == 0.3
     assert LearnRecipe(ratio=" mlp.*=.5 , v_proj=0").ratio == "mlp.*=0.5,v_proj=0.0"
@@ -30,7 +30,7 @@ def test_frozen() -> None:
         ({"windows": 0}, "windows = 0"),
         ({"length": 1}, "length = 1"),
         ({"seed": -1}, "seed = -1"),
-        ({"method": "obs"}, "method = obs .*'sparsegpt', 'wanda'"),
+        ({"method": "obs"}, "method = obs .*The methods are .*sparsegpt, wanda"),
         ({"rate": 0.4}, "no setting rate"),
     ],
 )

@@ -20,13 +20,16 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.gradient.prior import Prior, prior_path
+from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.processes import made_once
 from masklearn.quality.divergence import divergences
-from masklearn.recipe import Method
 from masklearn.shard import Shard, write_shard
-from masklearn.solvers.sequential import solve
+from masklearn.solvers import alps
+from masklearn.solvers.solve import solve
+from masklearn.stream.feed import CheckpointFeed
 from masklearn.task import Task
 from masklearn.text.calibrate import TokenPool
+from masklearn.traits import METHODS
 
 __all__ = ["Masks", "held_out", "report_path", "solve_best"]
 
@@ -73,7 +76,7 @@ def report_path(task: Task) -> Path:
 
 
 def solve_best(
-    task: Task, tiles: Tiles, patterns: Patterns, store: WeightStore
+    task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns, store: WeightStore
 ) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.uint8]], dict[str, Any]]:
     """Solve weights for the learned masks and for the prior's, and keep the better ones.
 
@@ -81,7 +84,8 @@ def solve_best(
     training and comparison. One of several processes does the work, in a folder that all of them see.
     """
     path = made_once(
-        task.scratch / "train" / "best.safetensors", lambda: _write_best(task, tiles, patterns, store)
+        task.scratch / "train" / "best.safetensors",
+        lambda: _write_best(task, settings, tiles, patterns, store),
     )
     shard = Shard.open(path)
     names = list(task.coverage.linears)
@@ -90,14 +94,16 @@ def solve_best(
     return best_tiles, best_patterns, json.loads(shard.metadata["record"])
 
 
-def _write_best(task: Task, tiles: Tiles, patterns: Patterns, store: WeightStore) -> None:
-    contenders = _contenders(task, tiles, patterns)
+def _write_best(
+    task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns, store: WeightStore
+) -> None:
+    contenders, feed = _contenders(task, settings, tiles, patterns), CheckpointFeed(task)
     below = task.checkpoint.new
     stores = [WeightStore(task.scratch / "train" / f"solved-{i}", below) for i in range(len(contenders))]
     solved = []
     for masks, own in zip(contenders, stores, strict=True):
         task.note(f"solving for: {masks.name}")
-        solved.append(solve(task, masks.tiles, own, masks.patterns))
+        solved.append(solve(feed, masks.tiles, own, alps.solve_group, masks.patterns))
     _, windows = held_out(task.text)
     pruned = [task.checkpoint.with_weights(own) for own in stores]
     found = divergences(task.checkpoint, pruned, windows, task.recipe.device, task.progress, task.activations)
@@ -112,21 +118,21 @@ def _write_best(task: Task, tiles: Tiles, patterns: Patterns, store: WeightStore
     _write(task.scratch / "train" / "best.safetensors", contenders[best].tiles, solved[best], record)
 
 
-def _contenders(task: Task, tiles: Tiles, patterns: Patterns) -> list[Masks]:
+def _contenders(task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns) -> list[Masks]:
     """Those that differ, the prior first.
 
-    A prior whose own method leaves patterns to the solve is solved as that method would. `patch-tile`, which learns
-    no patterns, then leaves them to the solve too; `patch-joint` tries both.
+    A prior whose own method leaves patterns to the solve is solved as that method would. Settings that learn tiles
+    alone then leave them to the solve too; those that learn both try both.
     """
     prior = Prior(prior_path(task))
     areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
     budget = Budget.of(task.recipe.ratio, task.recipe.per_layer)
     before = select({name: prior.score(name) for name in areas}, areas, budget)
-    free = task.recipe.prior in (Method.ONESHOT, Method.SPARSEGPT)
+    free = task.recipe.prior in METHODS and METHODS[task.recipe.prior].solves
     own = None if free else {name: prior[name].pattern for name in areas}
-    free_tiles = task.recipe.method is Method.PATCH_TILE and free
+    free_tiles = free and not settings.learns_patterns
     contenders = [Masks(_PRIOR, before, own), Masks(_LEARNED, tiles, None if free_tiles else patterns)]
-    if task.recipe.method is Method.PATCH_JOINT:
+    if settings.learns_tiles and settings.learns_patterns:
         contenders.append(Masks(_LEARNED_TILES, tiles, None))
     return _different(contenders)
 

@@ -17,17 +17,18 @@ from masklearn.checkpoint.linears import linear_modules
 from masklearn.masks.budget import Budget
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
-from masklearn.methods.candidate import Candidate
+from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.contest import held_out, report_path
 from masklearn.methods.gradient.logits import candidate_from_logits, first_pattern_logits, first_tile_logits
 from masklearn.methods.gradient.objective import DensityTarget, MaskObjective
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask
-from masklearn.methods.gradient.prior import ONE_SHOT, Prior, prior_path, write_prior
+from masklearn.methods.gradient.prior import Prior, prior_path, write_prior
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.processes import is_main_process, made_once, process_rank
 from masklearn.task import Task
 from masklearn.training.loop import Schedule, TrainReport, train
 from masklearn.training.model import training_model
+from masklearn.traits import METHODS
 
 __all__ = ["learn_by_gradient"]
 
@@ -58,13 +59,13 @@ def _masks(task: Task, settings: MaskSettings, prior: Prior) -> dict[str, Hybrid
     """Masks whose logits begin at the prior."""
     drawing = Drawing(task.recipe.seed, rank=process_rank())
     tile_logits: Mapping[str, Tensor] = {}
-    if settings.tile_scale is not None:
+    if settings.learns_tiles:
         scores, areas = {name: prior.score(name) for name in task.coverage.linears}, _areas(task)
         tile_logits = first_tile_logits(scores, select(scores, areas, _budget(task)), areas)
     masks = {}
     for place, (name, shape) in enumerate(task.coverage.linears.items()):
         codes = torch.from_numpy(prior[name].pattern)
-        trained = settings.pattern_scale is not None
+        trained = settings.learns_patterns
         masks[name] = HybridMask(
             drawing,
             place,
@@ -128,7 +129,7 @@ def _write_report(task: Task, report: TrainReport) -> None:
     """Without times: equal runs have equal records, and equal files of masks."""
     prior = task.recipe.prior
     record: dict[str, Any] = {
-        "prior": prior if prior in ONE_SHOT else Path(prior).name,
+        "prior": prior if prior in METHODS else Path(prior).name,
         "steps": report.steps,
         "tokens": report.tokens,
         "first": dict(report.first),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from masklearn.masks.patterns import PATTERNS
 from masklearn.masks.tiles import tile_weights
-from masklearn.methods.candidate import Candidate
+from masklearn.methods.base import Candidate
 
 __all__ = ["PRIOR_LOGIT", "candidate_from_logits", "first_pattern_logits", "first_tile_logits", "likeliest"]
 

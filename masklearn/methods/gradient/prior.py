@@ -12,14 +12,13 @@ from masklearn.masks.maskset import LinearMask, MaskSet
 from masklearn.masks.patterns import patterns_from_scores
 from masklearn.masks.tile_text import spell_tile
 from masklearn.masks.tiles import GROUP, expand_tiles, grid_shape, tile_weights
-from masklearn.methods.candidate import METHODS, Candidate
-from masklearn.recipe import GRADIENT_METHODS, Method
+from masklearn.methods.base import Candidate, method_of
 from masklearn.shard import Shard, write_shard
+from masklearn.stream.feed import CheckpointFeed
 from masklearn.task import Task
+from masklearn.traits import method_names
 
-__all__ = ["ONE_SHOT", "Prior", "prior_path", "write_prior"]
-
-ONE_SHOT = {method.value: method for method in Method if method not in GRADIENT_METHODS}
+__all__ = ["Prior", "prior_path", "write_prior"]
 
 
 class Prior(Mapping[str, Candidate]):
@@ -70,14 +69,14 @@ def write_prior(task: Task, path: Path) -> None:
 
 
 def _candidates(task: Task) -> Iterator[tuple[str, Candidate]]:
-    prior = task.recipe.prior
-    if prior in ONE_SHOT:
-        return METHODS[ONE_SHOT[prior]](task)
+    prior, one_shot = task.recipe.prior, method_names(trained=False)
+    if prior in one_shot:
+        return method_of(prior).candidates(CheckpointFeed(task))
     if Path(prior).is_file():
         return _of_masks(task, MaskSet.load(prior))
     raise PatchCompileError(
         f"There is no prior {prior!r}",
-        f"Mask learning starts from one of {', '.join(ONE_SHOT)}, or from a masks file.",
+        f"Mask learning starts from one of {', '.join(one_shot)}, or from a masks file.",
         "Name one of these, or give the path of a masks.safetensors.",
     )
 

@@ -38,6 +38,16 @@ class MaskSettings:
     warmup: int = 5
     betas: tuple[float, float] = (0.9, 0.95)
 
+    @property
+    def learns_tiles(self) -> bool:
+        """True when tile logits train."""
+        return self.tile_scale is not None
+
+    @property
+    def learns_patterns(self) -> bool:
+        """True when pattern logits train."""
+        return self.pattern_scale is not None
+
     def temperature_for(self, ratio: float) -> Span:
         """τ starts at no more than 2 below ratio .45, where most tiles stay dense."""
         first = self.temperature.first

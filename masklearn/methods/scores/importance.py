@@ -4,7 +4,7 @@ import torch
 
 from masklearn.masks.patterns import patterns_from_scores, removed_scores
 from masklearn.masks.tiles import tile_sums
-from masklearn.methods.candidate import Candidate
+from masklearn.methods.base import Candidate
 
 __all__ = ["candidate_from_importance"]
 

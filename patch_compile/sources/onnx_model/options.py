@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from masklearn.recipe import Criterion, Method, Repair
+from masklearn.methods.magnitude import Magnitude
+from masklearn.traits import METHODS, Criterion, Need, Repair, lacking
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
-from patch_compile.sources.onnx_model.learn import METHODS, SOLVING
+from patch_compile.sources.onnx_model.feed import LACKS
 
 __all__ = ["effective_recipe"]
 
 _NO_TEXT = "an ONNX file is calibrated on inputs, not on text"
-_NO_TRAINING = "an ONNX file has no gradients to train by"
+_NO_TRAINING = LACKS[Need.TRAINING]
 _NO_TOKENS = "an ONNX file is compared on its inputs, not on text"
 _NO_BLOCKS = "channels are permuted in the feed-forward parts of a checkpoint's blocks, which an ONNX file does not name"
 _NO_SPEED = "speed is predicted for decoders and encoders of checkpoints"
@@ -48,7 +49,7 @@ def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"]
         raise _refused("--repair distill", _NO_TRAINING)
     changed: dict[str, Any] = {"repair": Repair.NONE}
     if "method" not in recipe.model_fields_set and recipe.mask is None:
-        changed["method"] = Method.MAGNITUDE if recipe.calib is None else Method.ONESHOT
+        changed["method"] = Magnitude.name if recipe.calib is None else Recipe.model_fields["method"].default
     if "dtype" not in recipe.model_fields_set and sixteen_bit is not None:
         changed["dtype"] = sixteen_bit
     recipe = recipe.model_copy(update=changed)
@@ -58,20 +59,28 @@ def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"]
 
 
 def _check_method(recipe: Recipe) -> None:
-    if recipe.method not in METHODS:
-        raise _refused(f"--method {recipe.method}", f"{_NO_TRAINING}; it takes {', '.join(METHODS)}")
-    if recipe.method is not Method.MAGNITUDE and recipe.calib is None:
+    if why := lacking(recipe.traits, LACKS):
+        fit = ", ".join(name for name, kind in METHODS.items() if not lacking(kind, LACKS))
+        raise _refused(f"--method {recipe.method}", f"{why[1]}; it takes {fit}")
+    if Need.INPUTS in recipe.traits.needs and recipe.calib is None:
         raise PatchCompileError(
             f"--method {recipe.method} needs inputs",
             "it looks at what reaches the linears of an ONNX file",
-            "give --calib inputs.npz, or --method magnitude",
+            f"give --calib inputs.npz, or --method {Magnitude.name}",
         )
-    criteria = (None, Criterion.RELATIVE, Criterion.RAW) if recipe.method in SOLVING else (None,)
-    if recipe.criterion not in criteria:
-        why = f"--method {recipe.method} of an ONNX file ranks by its own"
-        if len(criteria) > 1:
-            why = "tiles of an ONNX file are ranked by output error: relative (to the output's energy) or raw"
-        raise _refused(f"--criterion {recipe.criterion}", why)
+    if recipe.criterion is not None:
+        _check_criterion(recipe.criterion, recipe)
+
+
+def _check_criterion(criterion: Criterion, recipe: Recipe) -> None:
+    fit = [one for one in recipe.traits.criteria if not one.needs & LACKS.keys()]
+    if criterion in fit:
+        return
+    why = f"--method {recipe.method} ranks tiles in one way only"
+    if criterion in recipe.traits.criteria:
+        lacks = next(LACKS[need] for need in criterion.needs if need in LACKS)
+        why = f"{lacks}; its tiles are ranked by {', '.join(fit)}"
+    raise _refused(f"--criterion {criterion}", why)
 
 
 def _refused(flag: str, why: str) -> PatchCompileError:

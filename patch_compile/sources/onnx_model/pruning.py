@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.checkpoint.store import WeightStore
+from masklearn.learn import by_ratio, find_masks
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import LinearMask, MaskSet
 from masklearn.masks.tiles import tile_weights
-from masklearn.recipe import Method
+from masklearn.methods import method_of
+from masklearn.traits import Need
 from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.out.layout import PRUNED_ONNX, SCRATCH
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
+from patch_compile.sources.onnx_model.feed import LACKS, OnnxFeed
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.hybrid import write_onnx_hybrid
-from patch_compile.sources.onnx_model.learn import SOLVING, OnnxTask, learn_onnx
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.moments import Moments, gather_moments, write_probe
 from patch_compile.sources.onnx_model.pruned import write_pruned
@@ -84,12 +86,12 @@ def _learned(
     scratch: Path,
 ) -> MaskSet:
     r, moments = job.recipe, None
-    if r.method is not Method.MAGNITUDE:
+    if Need.INPUTS in r.traits.needs:
         moments = _moments(job, model, linears, progress, scratch)
     with progress.stage("masks") as update:
-        task = OnnxTask(linears, moments, r.learning(), store, dtype, update, progress.note)
-        masks = learn_onnx(task)
-    return _mask_set(job, masks)
+        feed = OnnxFeed(linears, moments, r.learning(), dtype, update, progress.note)
+        found = find_masks(feed, store, by_ratio(feed.recipe, linears, progress.note))
+    return _mask_set(job, found.masks)
 
 
 def _moments(
@@ -106,13 +108,13 @@ def _mask_set(job: OnnxJob, masks: dict[str, LinearMask]) -> MaskSet:
     budget = Budget.of(r.ratio, r.per_layer)
     areas = {name: tile_weights(shape, r.tile) for name, shape in job.coverage.linears.items()}
     extra: dict[str, Any] = {"skipped": dict(job.coverage.skipped), "budget": budget.record()}
-    if r.method is not Method.MAGNITUDE:
+    if Need.INPUTS in r.traits.needs:
         extra["inputs"] = job.feeds.words
-    if r.method in SOLVING:
-        extra["criterion"] = str(r.criterion or "relative")
+    if criterion := method_of(r.method).criterion(r, LACKS):
+        extra["criterion"] = str(criterion)
     return MaskSet(
         masks,
-        method=r.method.value,
+        method=r.method,
         seed=r.seed,
         base_model=job.recipe.model.name,
         base_sha256=job.fingerprint,

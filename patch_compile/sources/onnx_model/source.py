@@ -13,6 +13,7 @@ from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import check_patterns, kinds_of, matches
+from masklearn.methods.magnitude import Magnitude
 from patch_compile.engine.profiles import parse_profile, profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.external import data_files
@@ -208,7 +209,7 @@ def fingerprint_of(files: Sequence[Path]) -> str:
 
 def _why(recipe: Recipe) -> str:
     if recipe.calib is None:
-        return "since no --calib is given" if recipe.method == "magnitude" else "asked for"
+        return "since no --calib is given" if recipe.method == Magnitude.name else "asked for"
     return "on the inputs of --calib"
 
 

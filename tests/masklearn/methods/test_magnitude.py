@@ -5,8 +5,9 @@ from safetensors.torch import load_file, save_file
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.patterns import PATTERNS
-from masklearn.methods import METHODS, Candidate
-from masklearn.recipe import LearnRecipe, Method
+from masklearn.methods import Candidate, method_of
+from masklearn.recipe import LearnRecipe
+from masklearn.stream.feed import CheckpointFeed
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
 
@@ -14,7 +15,7 @@ RECIPE = LearnRecipe(method="magnitude", tile=(32, 32))
 
 
 def run(path) -> dict[str, Candidate]:
-    return dict(METHODS[Method.MAGNITUDE](task_of(path, RECIPE)))
+    return dict(method_of("magnitude").candidates(CheckpointFeed(task_of(path, RECIPE))))
 
 
 def test_keeps_the_larger_and_scores_what_goes_in_units_of_the_mean(make_model: ModelMaker) -> None:

@@ -7,8 +7,9 @@ from transformers import AutoModelForCausalLM
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.patterns import KEPT_POSITIONS
-from masklearn.methods import METHODS, Candidate
-from masklearn.recipe import LearnRecipe, Method
+from masklearn.methods import Candidate, method_of
+from masklearn.recipe import LearnRecipe
+from masklearn.stream.feed import CheckpointFeed
 from masklearn.text.calibrate import calibration_windows
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
@@ -19,7 +20,7 @@ _LAYOUTS = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def run(path: Path, recipe: LearnRecipe) -> dict[str, Candidate]:
-    return dict(METHODS[Method.WANDA](task_of(path, recipe)))
+    return dict(method_of("wanda").candidates(CheckpointFeed(task_of(path, recipe))))
 
 
 def whole_model(path: Path, recipe: LearnRecipe) -> dict[str, tuple[np.ndarray, np.ndarray]]:

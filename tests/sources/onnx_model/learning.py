@@ -7,15 +7,17 @@ from typing import Any
 import onnx_ir as ir
 
 from masklearn.checkpoint.store import WeightStore
+from masklearn.learn import by_ratio, find_masks
 from masklearn.masks.maskset import LinearMask
 from masklearn.recipe import LearnRecipe
+from masklearn.traits import Need
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.packing.fusion import Fusion
 from patch_compile.plan.lowering import LinearPlan, plan_linears
+from patch_compile.sources.onnx_model.feed import OnnxFeed
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.hybrid import write_onnx_hybrid
-from patch_compile.sources.onnx_model.learn import OnnxTask, learn_onnx
 from patch_compile.sources.onnx_model.moments import gather_moments, write_probe
 from patch_compile.sources.onnx_model.pruned import write_pruned
 from patch_compile.sources.onnx_model.read import read_onnx
@@ -28,7 +30,6 @@ class Learned:
     """masks of a file; pruned: the model that was written with them."""
 
     masks: dict[str, LinearMask]
-    task: OnnxTask
     feeds: Feeds
     pruned: Path
     dtype: ir.DataType
@@ -45,14 +46,14 @@ def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) 
     feeds = random_feeds(read_inputs(path), input_dtypes(model), {}, seed=1)
     recipe = LearnRecipe(**{"ratio": 0.4, "tile": (64, 64), "method": "oneshot"} | settings)
     moments = None
-    if recipe.method != "magnitude":
+    if Need.INPUTS in recipe.traits.needs:
         write_probe(model, linears, folder / "probe.onnx")
         moments = gather_moments(folder / "probe.onnx", linears, feeds, folder / "moments", quiet)
     kind = ir.DataType[dtype]
-    task = OnnxTask(linears, moments, recipe, WeightStore(folder / "store"), kind, quiet, quiet)
-    masks = learn_onnx(task)
-    write_pruned(model, linears, masks, task.store, kind, folder / "pruned.onnx", quiet)
-    return Learned(masks, task, feeds, folder / "pruned.onnx", kind)
+    feed, store = OnnxFeed(linears, moments, recipe, kind, quiet, quiet), WeightStore(folder / "store")
+    masks = find_masks(feed, store, by_ratio(recipe, linears, quiet)).masks
+    write_pruned(model, linears, masks, store, kind, folder / "pruned.onnx", quiet)
+    return Learned(masks, feeds, folder / "pruned.onnx", kind)
 
 
 def write_hybrid(learned: Learned, path: Path, **options: Any) -> dict[str, LinearPlan]:

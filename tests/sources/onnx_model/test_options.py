@@ -2,7 +2,6 @@
 
 import pytest
 
-from masklearn.recipe import Method
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model.options import effective_recipe
@@ -13,9 +12,9 @@ def recipe(sixteen_bit=None, **settings):
 
 
 def test_the_method_follows_from_the_inputs():
-    assert recipe().method is Method.MAGNITUDE
-    assert recipe(calib="inputs.npz").method is Method.ONESHOT
-    assert recipe(calib="inputs.npz", method="wanda").method is Method.WANDA
+    assert recipe().method == "magnitude"
+    assert recipe(calib="inputs.npz").method == "oneshot"
+    assert recipe(calib="inputs.npz", method="wanda").method == "wanda"
 
 
 @pytest.mark.parametrize(("sixteen_bit", "expected"), [(None, "float16"), ("bfloat16", "bfloat16")])

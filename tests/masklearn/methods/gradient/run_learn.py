@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from masklearn.learn import learn
-from masklearn.methods import METHODS
+from masklearn.methods import method_of
 from masklearn.processes import leave, process_rank
 from masklearn.recipe import LearnRecipe
+from masklearn.stream.feed import CheckpointFeed
 from tests.masklearn.methods.gradient.tasks import task_of
 
 
@@ -58,7 +59,7 @@ if __name__ == "__main__":
     recipe = LearnRecipe.model_validate_json(settings)
     task = task_of(Path(model), recipe, Path(scratch), progress=show)
     found = {}
-    for name, candidate in METHODS[recipe.method](task):
+    for name, candidate in method_of(recipe.method).candidates(CheckpointFeed(task)):
         found |= {f"{name}.pattern": candidate.pattern, f"{name}.score": candidate.score}
     np.savez(f"{out}{process_rank()}.npz", **found)
     if masks == "masks":

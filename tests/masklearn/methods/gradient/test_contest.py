@@ -8,12 +8,17 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.tiles import grid_shape
 from masklearn.methods.gradient.contest import held_out, report_path, solve_best
 from masklearn.methods.gradient.prior import Prior, prior_path, write_prior
-from masklearn.solvers.sequential import solve
+from masklearn.methods.patch_joint import PatchJoint
+from masklearn.methods.patch_tile import PatchTile
+from masklearn.solvers import alps
+from masklearn.solvers.solve import solve
+from masklearn.stream.feed import CheckpointFeed
 from masklearn.task import Task
 from masklearn.text.calibrate import TokenPool
 from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
 
+SETTINGS = {kind.name: kind.settings for kind in (PatchJoint, PatchTile)}
 Masks = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 
 
@@ -53,8 +58,12 @@ def masks_of(task: Task, *, sparse: bool) -> Masks:
 
 def solved(task: Task, tiles: Any, patterns: Any, scratch: Path) -> dict[str, np.ndarray]:
     store = WeightStore(scratch)
-    solve(task, tiles, store, patterns)
+    solve(CheckpointFeed(task), tiles, store, alps.solve_group, patterns)
     return {name: store.read(name) for name in store.names()}
+
+
+def best(task: Task, masks: Masks, store: WeightStore) -> tuple[Any, Any, dict[str, Any]]:
+    return solve_best(task, SETTINGS[task.recipe.method], *masks, store)
 
 
 @pytest.mark.parametrize("prior, patterns", [("wanda", True), ("sparsegpt", False)])
@@ -64,7 +73,7 @@ def test_a_prior_that_is_better_is_kept(
     notes: list[str] = []
     task = prepared(make_model(), text_file, tmp_path / "s", notes, prior=prior)
     store = WeightStore(tmp_path / "weights")
-    tiles, chosen, record = solve_best(task, *masks_of(task, sparse=True), store)
+    tiles, chosen, record = best(task, masks_of(task, sparse=True), store)
     assert record["kept"] == "prior"
     assert record["steps"] == 7
     assert record["kl"]["prior"] == min(record["kl"].values())
@@ -84,7 +93,7 @@ def test_a_prior_that_is_better_is_kept(
 def test_learned_masks_that_are_better_are_kept(make_model, text_file: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     task = prepared(make_model(), text_file, tmp_path / "s", notes, prior="magnitude")
-    tiles, _, record = solve_best(task, *masks_of(task, sparse=False), WeightStore(tmp_path / "w"))
+    tiles, _, record = best(task, masks_of(task, sparse=False), WeightStore(tmp_path / "w"))
     assert record["kept"] == "learned"
     assert record["kl"]["learned"] == pytest.approx(0.0, abs=1e-5)
     assert not any(grid.any() for grid in tiles.values())
@@ -97,15 +106,15 @@ def test_equal_contenders_are_solved_once(make_model: ModelMaker, text_file: Pat
     task = prepared(
         make_model(), text_file, tmp_path / "s", notes, method="patch-tile", prior="sparsegpt", ratio=0.5
     )
-    _, _, record = solve_best(task, *masks_of(task, sparse=True), WeightStore(tmp_path / "w"))
+    _, _, record = best(task, masks_of(task, sparse=True), WeightStore(tmp_path / "w"))
     assert list(record["kl"]) == ["prior"]
     assert "training changed no mask" in notes[-1]
 
 
 def test_a_second_call_reads_what_the_first_decided(make_model, text_file: Path, tmp_path: Path) -> None:
     task = prepared(make_model(), text_file, tmp_path / "s", [], prior="magnitude")
-    first = solve_best(task, *masks_of(task, sparse=True), WeightStore(tmp_path / "w"))
-    again = solve_best(task, *masks_of(task, sparse=False), WeightStore(tmp_path / "w"))
+    first = best(task, masks_of(task, sparse=True), WeightStore(tmp_path / "w"))
+    again = best(task, masks_of(task, sparse=False), WeightStore(tmp_path / "w"))
     assert first[2] == again[2]
     for name, grid in first[0].items():
         np.testing.assert_array_equal(grid, again[0][name])

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from masklearn.methods import METHODS
+from masklearn.methods import method_of
 from masklearn.recipe import LearnRecipe
+from masklearn.stream.feed import CheckpointFeed
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
 
 _SCRIPT = Path(__file__).with_name("run_learn.py")
@@ -86,7 +87,8 @@ def test_killed_at_any_step_and_resumed_it_ends_in_the_same_masks(
     make_model, text_file, tmp_path: Path
 ) -> None:
     model = make_model()
-    whole = dict(METHODS[_SETTINGS["method"]](make_task(model, text_file, tmp_path / "whole", **_SETTINGS)))
+    task = make_task(model, text_file, tmp_path / "whole", **_SETTINGS)
+    whole = dict(method_of(_SETTINGS["method"]).candidates(CheckpointFeed(task)))
     expected = {f"{name}.pattern": candidate.pattern for name, candidate in whole.items()}
     expected |= {f"{name}.score": candidate.score for name, candidate in whole.items()}
     (found,) = Run(model, text_file, tmp_path, "alone").cut_and_resumed("cut")

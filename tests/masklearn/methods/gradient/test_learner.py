@@ -13,9 +13,10 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
-from masklearn.methods import METHODS, Candidate
+from masklearn.methods import Candidate, method_of
 from masklearn.methods.gradient.prior import Prior, prior_path
 from masklearn.recipe import LearnRecipe
+from masklearn.stream.feed import CheckpointFeed
 from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
 
@@ -65,7 +66,7 @@ def test_a_covered_head_trains_too(make_model: ModelMaker, text_file: Path, tmp_
 
 
 def run(task: Any) -> dict[str, Candidate]:
-    return dict(METHODS[task.recipe.method](task))
+    return dict(method_of(task.recipe.method).candidates(CheckpointFeed(task)))
 
 
 @pytest.mark.parametrize("method", TRAINED)

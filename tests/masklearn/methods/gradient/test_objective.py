@@ -3,20 +3,23 @@ import math
 import numpy as np
 import pytest
 import torch
+from masklearn.methods.candidate import Candidate
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM
 
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
-from masklearn.methods.candidate import Candidate
 from masklearn.methods.gradient.logits import candidate_from_logits, first_pattern_logits, first_tile_logits
 from masklearn.methods.gradient.objective import DensityTarget, MaskObjective, density_excess, norm_kept
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask, Sums
 from masklearn.methods.gradient.settings import MaskSettings
-from masklearn.methods.maskllm import MASKLLM
-from masklearn.methods.patch import JOINT, TILE
+from masklearn.methods.maskllm import MaskLlm
+from masklearn.methods.patch_joint import PatchJoint
+from masklearn.methods.patch_tile import PatchTile
 from tests.conftest import ModelMaker
+
+JOINT, TILE, MASKLLM = PatchJoint.settings, PatchTile.settings, MaskLlm.settings
 
 
 def sums(sparse: float, energy: float = 1.0) -> Sums:

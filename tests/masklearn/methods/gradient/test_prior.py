@@ -7,9 +7,9 @@ from masklearn.errors import PatchCompileError
 from masklearn.masks.maskset import LinearMask, MaskSet
 from masklearn.masks.select import select
 from masklearn.masks.tiles import expand_tiles, tile_weights
-from masklearn.methods import METHODS
+from masklearn.methods import method_of
 from masklearn.methods.gradient.prior import Prior, write_prior
-from masklearn.recipe import Method
+from masklearn.stream.feed import CheckpointFeed
 from masklearn.task import Task
 from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
@@ -36,7 +36,7 @@ def masks_of(task: Task, tile: tuple[int, int] = TILE, sha: str | None = None) -
 def test_a_method_is_kept_as_it_yields(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     task = make_task(make_model(), text_file, tmp_path / "s", method="patch-joint", prior="wanda")
     prior = prior_of(task)
-    expected = dict(METHODS[Method.WANDA](task))
+    expected = dict(method_of("wanda").candidates(CheckpointFeed(task)))
     assert list(prior) == list(expected)
     for name, candidate in expected.items():
         np.testing.assert_array_equal(prior[name].pattern, candidate.pattern)

@@ -2,8 +2,11 @@ import pytest
 
 from masklearn.methods.gradient.logits import PRIOR_LOGIT
 from masklearn.methods.gradient.settings import Span
-from masklearn.methods.maskllm import MASKLLM
-from masklearn.methods.patch import JOINT, TILE
+from masklearn.methods.maskllm import MaskLlm
+from masklearn.methods.patch_joint import PatchJoint
+from masklearn.methods.patch_tile import PatchTile
+
+JOINT, TILE, MASKLLM = PatchJoint.settings, PatchTile.settings, MaskLlm.settings
 
 
 def test_schedules_begin_and_end_where_the_papers_do() -> None:

@@ -7,23 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.budget import WEIGHTS, Budget
-from masklearn.recipe import GRADIENT_METHODS, Criterion, LearnRecipe, Method
 
-__all__ = ["score_unit", "summarise_scores"]
+__all__ = ["summarise_scores"]
 
 Grids = Mapping[str, NDArray[Any]]
 
 _BINS = 40
 _DIGITS = 4  # of an edge: the bins are made of the rounded edges, so that counts are exact
-_RELATIVE = "squared importance that goes, in units of the linear's mean per weight"
-_CRITERIA = {
-    # E[g²]·δy² per token; the loss grows by half of it (`fisher`).
-    Criterion.FISHER: "twice the loss that it adds, to second order, in nats per token",
-    Criterion.RELATIVE: "share of the linear's output energy that is lost",
-    Criterion.RAW: "squared output error per token",
-    Criterion.MAGNITUDE: "Σ|w| of the tile in units of the linear's mean |w|",
-    Criterion.RANDOM: "a random number for each weight",
-}
 
 
 def summarise_scores(
@@ -57,22 +47,6 @@ def summarise_scores(
         "cut": float(value[chosen].max()) if groups == 1 and budget.unit == WEIGHTS else None,
         "ranked": _ranked(groups, budget),
     }
-
-
-def score_unit(recipe: LearnRecipe, *, encoder: bool) -> str:
-    """What a tile's score is, in words; encoder: of a model without a next-token loss."""
-    method = recipe.method
-    if method is Method.MASKLLM:  # it learns no tiles: its prior ranks them
-        known = [one for one in Method if one.value == recipe.prior and one not in GRADIENT_METHODS]
-        if not known:
-            return "1 for each weight of a tile that the prior leaves dense"
-        method = known[0]
-    if method in GRADIENT_METHODS:
-        return "exp(tile logit) for each weight"
-    if method not in (Method.ONESHOT, Method.SPARSEGPT):
-        return _RELATIVE
-    loss = method is Method.ONESHOT and not encoder
-    return _CRITERIA[recipe.criterion or (Criterion.FISHER if loss else Criterion.RELATIVE)]
 
 
 def _edges(low: float, high: float) -> NDArray[np.float64]:

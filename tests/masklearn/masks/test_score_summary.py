@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from masklearn.learn import learn
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
-from masklearn.methods.score_summary import score_unit, summarise_scores
+from masklearn.methods import method_of
 from masklearn.recipe import LearnRecipe
+from masklearn.traits import Need
 from tests.conftest import ModelMaker
 
 TILE = (32, 32)
@@ -108,7 +110,8 @@ def test_several_budgets_have_no_common_cut() -> None:
     ],
 )
 def test_the_unit_is_that_of_the_method(settings: dict[str, Any], encoder: bool, words: str) -> None:
-    assert words in score_unit(LearnRecipe(**settings), encoder=encoder)
+    recipe, lacks = LearnRecipe(**settings), [Need.LOSS] if encoder else []
+    assert words in method_of(recipe.method).score_unit(recipe, lacks)
 
 
 @pytest.mark.parametrize("method", ["oneshot", "wanda", "patch-tile"])

@@ -1,0 +1,63 @@
+"""`sparsegpt` (arXiv 2301.00774): tiles ranked by the output error of pruning them, patterns and weights solved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from masklearn.methods.base import Candidate, Method, Settled
+from masklearn.traits import METHODS, Criterion, Need
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masklearn.checkpoint.store import WeightStore
+    from masklearn.feed import Feed
+    from masklearn.solvers.solve import Solver
+
+__all__ = ["SparseGpt"]
+
+
+@METHODS.register
+class SparseGpt(Method):
+    """Scores come from the dense model's inputs; patterns and weights are solved again for the final tiles.
+
+    Which tiles become 2:4 is known only when every block is scored, and a wholly 2:4 model's activations are
+    further from the final model's than the dense ones.
+    """
+
+    name = "sparsegpt"
+    summary = "ranks tiles by output error and solves the weights, both by SparseGPT"
+    needs = frozenset({Need.INPUTS})
+    criteria = (Criterion.RELATIVE, Criterion.FISHER, Criterion.RAW, Criterion.MAGNITUDE, Criterion.RANDOM)
+    solves = True
+
+    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
+        """Yield a candidate per linear, ranked by the recipe's criterion or the method's own."""
+        from masklearn.methods.scores.output_error import candidates_by_error
+
+        criterion = self.criterion(feed.recipe, feed.lacks)
+        assert criterion is not None
+        if feed.recipe.criterion is None and criterion is not self.criteria[0]:
+            feed.note(f"tiles are ranked by {criterion} output error: {feed.lacks[Need.LOSS]}")
+        return candidates_by_error(feed, criterion)
+
+    def settle(
+        self,
+        feed: Feed,
+        tiles: Mapping[str, NDArray[np.bool_]],
+        patterns: dict[str, NDArray[np.uint8]],  # noqa: ARG002
+        store: WeightStore,
+    ) -> Settled:
+        """Choose patterns and solve weights for the tiles."""
+        from masklearn.solvers.solve import solve
+
+        return Settled(tiles, solve(feed, tiles, store, self.solver))
+
+    @property
+    def solver(self) -> Solver:
+        """SparseGPT's own."""
+        from masklearn.solvers import obs
+
+        return obs.solve_group

@@ -1,0 +1,94 @@
+"""Surviving weights solved for the final masks, group by group of linears that share their inputs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from masklearn.checkpoint.store import WeightStore
+from masklearn.feed import Feed, Group
+from masklearn.masks.tiles import expand_tiles
+from masklearn.solvers import obs
+
+__all__ = ["Solver", "solve", "solve_unstructured"]
+
+Values = Mapping[str, torch.Tensor]
+
+
+class Solver(Protocol):
+    """How the weights of a group are solved: `alps.solve_group`, `obs.solve_group`."""
+
+    def __call__(
+        self,
+        group: Group,
+        sparse: Values,
+        patterns: Values | None,
+        damping: float,
+        note: Callable[[str], object],
+    ) -> Mapping[str, tuple[torch.Tensor, torch.Tensor]]:
+        """New values `[N, K]`, pruned weights 0, and uint8 codes `[N, K/4]` of every group of 4, by name.
+
+        sparse: bool `[N, K/4]`, the groups of 4 to prune 2:4; patterns: codes to keep to, None to choose them; damping,
+        note: as in `obs.with_damping`, whose errors it raises.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Tile maps and, where they are given, patterns, at the resolution of groups of 4."""
+
+    feed: Feed
+    tiles: Mapping[str, NDArray[np.bool_]]
+    patterns: Mapping[str, NDArray[np.uint8]] | None
+
+    def sparse(self, group: Group) -> dict[str, torch.Tensor]:
+        shapes, tile = self.feed.shapes, self.feed.recipe.tile
+        return {
+            name: torch.from_numpy(expand_tiles(self.tiles[name], shapes[name], tile)).to(weight.device)
+            for name, weight in group.weights.items()
+        }
+
+    def codes(self, group: Group) -> dict[str, torch.Tensor] | None:
+        if self.patterns is None:
+            return None
+        return {
+            name: torch.from_numpy(self.patterns[name]).to(weight.device)
+            for name, weight in group.weights.items()
+        }
+
+
+def solve(
+    feed: Feed,
+    tiles: Mapping[str, NDArray[np.bool_]],
+    store: WeightStore,
+    solver: Solver,
+    patterns: Mapping[str, NDArray[np.uint8]] | None = None,
+) -> dict[str, NDArray[np.uint8]]:
+    """Solve under given tile maps; new weights go to `store`, patterns `[N, K/4]` of every group of 4 come back.
+
+    patterns: 2:4 patterns to keep to; None lets each be chosen where its error is made. PatchCompileError: see
+    `obs.with_damping` and the feed's own.
+    """
+    asked, chosen = _Asked(feed, tiles, patterns), dict[str, NDArray[np.uint8]]()
+
+    def prune(group: Group) -> Values:
+        found = solver(group, asked.sparse(group), asked.codes(group), feed.recipe.damping, feed.note)
+        chosen.update({name: codes.cpu().numpy() for name, (_, codes) in found.items()})
+        return {name: values for name, (values, _) in found.items()}
+
+    feed.replace(prune, store)
+    return chosen
+
+
+def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:
+    """SparseGPT without structure, `ratio` of every linear: a reference for quality that no kernel runs fast."""
+
+    def prune(group: Group) -> Values:
+        name = next(iter(group.weights))
+        factor = obs.inverse_factor(group.moment.clone(), feed.recipe.damping, name, feed.note)
+        return {name: obs.solve_unstructured(weight, factor, ratio) for name, weight in group.weights.items()}
+
+    feed.replace(prune, store)

@@ -1,0 +1,113 @@
+"""A method that is nothing but a class is learned by like any other, of a checkpoint and of an ONNX file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from masklearn.errors import PatchCompileError
+from masklearn.feed import Feed
+from masklearn.learn import learn
+from masklearn.masks.tiles import GROUP, grid_shape, tile_sums
+from masklearn.methods import Candidate, Method
+from masklearn.methods.gradient.prior import Prior, write_prior
+from masklearn.recipe import LearnRecipe
+from masklearn.traits import METHODS, Need, Repair
+from tests.conftest import ModelMaker
+from tests.masklearn.methods.gradient.tasks import make_task
+from tests.sources.onnx_model import graphs
+from tests.sources.onnx_model.learning import learn as learn_onnx
+
+TILE = (32, 32)
+
+
+class FirstTwo(Method):
+    """Keeps the first two weights of each group; a tile costs the sum of |w| of the others."""
+
+    name = "first-two"
+    summary = "keeps the first two of each four"
+    unit = "Σ|w| of what goes"
+
+    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
+        for name, weight in feed.weights():
+            gone = weight.abs().view(weight.shape[0], -1, GROUP)[..., 2:].sum(dim=2)
+            codes = np.zeros(gone.shape, np.uint8)
+            yield name, Candidate(codes, tile_sums(gone.numpy(), feed.recipe.tile))
+
+
+class Wanting(FirstTwo):
+    """The same, if it could be trained."""
+
+    name = "wanting"
+    needs = frozenset({Need.TRAINING})
+
+
+@pytest.fixture(autouse=True)
+def entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (FirstTwo, Wanting):
+        monkeypatch.setitem(METHODS, kind.name, kind)
+
+
+def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
+    given = {
+        "method": "first-two",
+        "ratio": 0.3,
+        "tile": TILE,
+        "calib": str(text_file),
+        "windows": 4,
+        "length": 16,
+    }
+    return LearnRecipe(**(given | settings))
+
+
+def check(masks: Any) -> None:
+    assert any(mask.tiles.any() for mask in masks.values())
+    for mask in masks.values():
+        kept = mask.keep().reshape(mask.shape[0], -1, GROUP)
+        assert kept[..., :2].all()
+        assert np.array_equal(~kept[..., 2], ~kept[..., 3])
+
+
+def test_a_checkpoint_is_learned_by_it(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    found = learn(make_model(), recipe(text_file), tmp_path / "s")
+    check(found.masks)
+    assert found.masks.method == "first-two"
+    assert abs(found.masks.ratio - 0.3) * found.masks.weights < TILE[0] * TILE[1]
+    assert found.masks.extra["scores"]["unit"].startswith(FirstTwo.unit)
+    assert "text" not in found.masks.extra and "repair" not in found.masks.extra
+
+
+def test_its_masks_are_repaired_when_asked(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    given = recipe(text_file, repair=Repair.DISTILL, repair_steps=2, device="cpu", precision="fp32")
+    found = learn(make_model(), given, tmp_path / "s")
+    check(found.masks)
+    assert found.masks.extra["repair"]["steps"] == 2
+    assert found.checkpoint.new is not None and found.checkpoint.new.names()
+
+
+def test_masks_that_train_may_start_from_it(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    task = make_task(make_model(), text_file, tmp_path / "s", method="patch-joint", prior="first-two")
+    write_prior(task, tmp_path / "prior")
+    prior = Prior(tmp_path / "prior")
+    for name, shape in task.coverage.linears.items():
+        assert not prior[name].pattern.any()
+        assert prior.score(name).shape == grid_shape(shape, TILE)
+
+
+def test_an_onnx_file_is_learned_by_it(tmp_path: Path) -> None:
+    path = graphs.export(graphs.mlp, tmp_path / "m.onnx", dynamo=False)
+    check(learn_onnx(path, tmp_path, method="first-two", tile=TILE).masks)
+
+
+def test_what_an_onnx_file_can_not_give_is_named(tmp_path: Path) -> None:
+    path = graphs.export(graphs.mlp, tmp_path / "m.onnx", dynamo=False)
+    with pytest.raises(PatchCompileError, match=r"wanting can't run.*training.*no gradients to train by"):
+        learn_onnx(path, tmp_path, method="wanting")
+
+
+def test_a_recipe_knows_it(text_file: Path) -> None:
+    assert not recipe(text_file).trains and recipe(text_file, method="wanting").trains
+    with pytest.raises(PatchCompileError, match=r"first-three is not valid. The methods are .*first-two.*wanting"):
+        LearnRecipe.checked(method="first-three")

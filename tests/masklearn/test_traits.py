@@ -1,0 +1,63 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import masklearn.methods
+from masklearn.methods import Method
+from masklearn.traits import METHODS, Criterion, MethodTraits, Need, Repair, lacking, method_names
+
+DOCS = Path(__file__).parents[2] / "docs" / "learning.md"
+
+
+def test_every_method_is_a_file_that_the_documentation_names() -> None:
+    files = {file.stem for file in Path(masklearn.methods.__path__[0]).glob("*.py")}
+    assert files - {"__init__", "base"} == {name.replace("-", "_") for name in METHODS}
+    for name, kind in METHODS.items():
+        assert issubclass(kind, Method) and kind.name == name
+        assert kind.summary and kind.__module__ == f"masklearn.methods.{name.replace('-', '_')}"
+        assert f"`{name}`" in DOCS.read_text(), f"docs/learning.md has no line on {name}"
+
+
+def test_the_list_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from masklearn.traits import METHODS\n"
+        "print(*[kind.summary for kind in METHODS.values()], 'MODULES', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split("MODULES")[1].split()}
+    assert not loaded & {"torch", "numpy", "pydantic", "transformers"}
+
+
+def test_what_is_known_of_the_methods() -> None:
+    assert method_names(trained=True) == ("maskllm", "patch-joint", "patch-tile")
+    assert {name for name, kind in METHODS.items() if kind.solves} == {"oneshot", "sparsegpt"}
+    assert {name for name, kind in METHODS.items() if kind.repair is Repair.NONE} == {
+        "magnitude", "sparsegpt", "wanda",
+    }  # fmt: skip
+    assert METHODS["oneshot"].criteria[0] is Criterion.FISHER
+    assert METHODS["sparsegpt"].criteria[0] is Criterion.RELATIVE
+    assert not METHODS["magnitude"].needs and METHODS["wanda"].needs == {Need.INPUTS}
+
+
+@pytest.mark.parametrize(
+    ("method", "lacks", "found"),
+    [
+        ("oneshot", {Need.LOSS: "it has none"}, None),
+        ("oneshot", {Need.INPUTS: "none are given"}, (Need.INPUTS, "none are given")),
+        ("maskllm", {Need.TRAINING: "it can't"}, (Need.TRAINING, "it can't")),
+        ("magnitude", dict.fromkeys(Need, "nothing"), None),
+    ],
+)
+def test_what_a_model_lacks_is_named(method: str, lacks: dict[Need, str], found: object) -> None:
+    assert lacking(METHODS[method], lacks) == found
+
+
+def test_a_criterion_that_can_not_be_had_is_not_a_default() -> None:
+    class Ranked(MethodTraits):
+        name = "ranked"
+        criteria = tuple(Criterion)
+
+    assert next(one for one in Ranked.criteria if Need.LOSS not in one.needs) is Criterion.RELATIVE
+    assert [one for one in Ranked.criteria if not one.needs] == [Criterion.MAGNITUDE, Criterion.RANDOM]
