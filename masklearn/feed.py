@@ -40,7 +40,7 @@ class Feed(ABC):
     """Gives the covered linears of a model to a method, in the model's order and as few in memory as it can.
 
     recipe: the settings; shapes: (N, K) by linear; note: says a line that a person should read; lacks: what methods may
-    need and this model can't give, each with the reason. Progress is the feed's to tell.
+    need and this model can't give, each with the reason in a sentence. Progress is the feed's to tell.
     """
 
     recipe: LearnRecipe

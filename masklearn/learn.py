@@ -145,7 +145,7 @@ def _check_needs(method: Method, feed: Feed) -> None:
     if why := lacking(type(method), feed.lacks):
         raise PatchCompileError(
             f"The method {method.name} can't run on this model",
-            f"It needs {why[0]}, and {why[1]}.",
+            f"{why[1]} The method needs {why[0]}.",
             "Name another method.",
         )
 

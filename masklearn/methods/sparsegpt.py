@@ -40,7 +40,7 @@ class SparseGpt(Method):
         criterion = self.criterion(feed.recipe, feed.lacks)
         assert criterion is not None
         if feed.recipe.criterion is None and criterion is not self.criteria[0]:
-            feed.note(f"tiles are ranked by {criterion} output error: {feed.lacks[Need.LOSS]}")
+            feed.note(f"tiles are ranked by {criterion} output error. {feed.lacks[Need.LOSS]}")
         return candidates_by_error(feed, criterion)
 
     def settle(

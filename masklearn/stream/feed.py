@@ -34,7 +34,7 @@ class CheckpointFeed(Feed):
         self.shapes = task.coverage.linears
         self.note = task.note
         encoder = architecture_of(task.checkpoint).encoder
-        self.lacks = {Need.LOSS: "an encoder has no next-token loss"} if encoder else {}
+        self.lacks = {Need.LOSS: "An encoder has no next-token loss."} if encoder else {}
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Read one weight at a time."""

@@ -32,10 +32,10 @@ __all__ = ["LACKS", "OnnxFeed"]
 
 Found = TypeVar("Found")
 LACKS: Mapping[Need, str] = {
-    Need.LOSS: "an ONNX file has no loss",
-    Need.TRAINING: "an ONNX file has no gradients to train by",
+    Need.LOSS: "An ONNX file has no loss.",
+    Need.TRAINING: "An ONNX file has no gradients to train by.",
 }
-_NO_INPUTS = "no inputs were given to run the file on"
+_NO_INPUTS = "No inputs are given to run the file on."
 _CODES = {"FLOAT16": "F16", "BFLOAT16": "BF16"}
 
 

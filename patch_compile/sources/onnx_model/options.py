@@ -7,17 +7,17 @@ from typing import Any, Literal
 
 from masklearn.methods.magnitude import Magnitude
 from masklearn.traits import METHODS, Criterion, Need, Repair, lacking
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import UsageError
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model.feed import LACKS
 
 __all__ = ["effective_recipe"]
 
-_NO_TEXT = "an ONNX file is calibrated on inputs, not on text"
+_NO_TEXT = "An ONNX file is calibrated on inputs, not on text."
 _NO_TRAINING = LACKS[Need.TRAINING]
-_NO_TOKENS = "an ONNX file is compared on its inputs, not on text"
-_NO_BLOCKS = "channels are permuted in the feed-forward parts of a checkpoint's blocks, which an ONNX file does not name"
-_NO_SPEED = "speed is predicted for decoders and encoders of checkpoints"
+_NO_TOKENS = "An ONNX file is compared on its inputs, not on text."
+_NO_BLOCKS = "Channels are permuted in the feed-forward parts of a checkpoint's blocks, which an ONNX file does not name."
+_NO_SPEED = "Speed is predicted for decoders and encoders of checkpoints."
 _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("windows", "length"), _NO_TEXT),
     **dict.fromkeys(
@@ -30,8 +30,8 @@ _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("eval_text", "eval_windows", "eval_length", "prompt"), _NO_TOKENS),
     **dict.fromkeys(("speedup", "budget_ms", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
     "permute": _NO_BLOCKS,
-    "logits": "an ONNX file keeps its outputs",
-    "opset": "an ONNX file keeps its opset (20 where it is older)",
+    "logits": "An ONNX file keeps its outputs.",
+    "opset": "An ONNX file keeps its opset (20 where it is older).",
 }
 _FLAGS = {"eval_text": "eval"}  # settings whose flag has another name
 
@@ -39,7 +39,7 @@ _FLAGS = {"eval_text": "eval"}  # settings whose flag has another name
 def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"] | None) -> Recipe:
     """The recipe with the defaults of an ONNX file: its own 16-bit type, oneshot with --calib, magnitude without.
 
-    sixteen_bit: type of the model's linears, None where they are fp32. Raises PatchCompileError for a setting that has no
+    sixteen_bit: type of the model's linears, None where they are fp32. Raises UsageError for a setting that has no
     meaning here, and for a method that lacks its inputs.
     """
     for name, why in _REFUSED.items():
@@ -61,12 +61,12 @@ def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"]
 def _check_method(recipe: Recipe) -> None:
     if why := lacking(recipe.traits, LACKS):
         fit = ", ".join(name for name, kind in METHODS.items() if not lacking(kind, LACKS))
-        raise _refused(f"--method {recipe.method}", f"{why[1]}; it takes {fit}")
+        raise _refused(f"--method {recipe.method}", f"{why[1]} It takes {fit}.")
     if Need.INPUTS in recipe.traits.needs and recipe.calib is None:
-        raise PatchCompileError(
+        raise UsageError(
             f"--method {recipe.method} needs inputs",
-            "it looks at what reaches the linears of an ONNX file",
-            f"give --calib inputs.npz, or --method {Magnitude.name}",
+            "It looks at what reaches the linears of an ONNX file.",
+            f"Give --calib inputs.npz, or --method {Magnitude.name}.",
         )
     if recipe.criterion is not None:
         _check_criterion(recipe.criterion, recipe)
@@ -76,12 +76,12 @@ def _check_criterion(criterion: Criterion, recipe: Recipe) -> None:
     fit = [one for one in recipe.traits.criteria if not one.needs & LACKS.keys()]
     if criterion in fit:
         return
-    why = f"--method {recipe.method} ranks tiles in one way only"
+    why = f"The method {recipe.method} ranks tiles in one way only."
     if criterion in recipe.traits.criteria:
         lacks = next(LACKS[need] for need in criterion.needs if need in LACKS)
-        why = f"{lacks}; its tiles are ranked by {', '.join(fit)}"
+        why = f"{lacks} Its tiles are ranked by {', '.join(fit)}."
     raise _refused(f"--criterion {criterion}", why)
 
 
-def _refused(flag: str, why: str) -> PatchCompileError:
-    return PatchCompileError(f"{flag} does not go with an ONNX file", why, "leave it out")
+def _refused(flag: str, why: str) -> UsageError:
+    return UsageError(f"{flag} does not go with an ONNX file", why, "Leave it out.")

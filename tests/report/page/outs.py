@@ -11,10 +11,10 @@ import yaml
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.names import depth_of
+from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select
 from masklearn.masks.summary import summarise_tiles
 from masklearn.masks.tiles import sparse_groups, tile_weights
-from masklearn.methods.score_summary import summarise_scores
 
 TILE = (128, 128)
 Shapes = dict[str, tuple[int, int]]

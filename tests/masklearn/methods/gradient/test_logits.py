@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from masklearn.masks.select import select
 from masklearn.masks.tiles import grid_shape, tile_weights
-from masklearn.methods.candidate import Candidate
+from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.logits import (
     PRIOR_LOGIT,
     candidate_from_logits,

@@ -3,13 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from masklearn.methods.candidate import Candidate
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM
 
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
+from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.logits import candidate_from_logits, first_pattern_logits, first_tile_logits
 from masklearn.methods.gradient.objective import DensityTarget, MaskObjective, density_excess, norm_kept
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask, Sums
