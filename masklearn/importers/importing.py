@@ -12,11 +12,11 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.checkpoint.orientation import from_stored
 from masklearn.errors import PatchCompileError
+from masklearn.importers.base import IMPORTERS, Importer, Published, first_few
 from masklearn.importers.detect import detect_format
 from masklearn.importers.groups import zeros_per_group
 from masklearn.importers.mosaic import Mosaic, mosaic_of
 from masklearn.importers.nonzero import nonzero
-from masklearn.importers.published import IMPORTERS, Format, Published, first_few
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
 from masklearn.masks.maskset import LinearMask, MaskSet
 from masklearn.masks.tiles import GROUP, grid_shape
@@ -31,30 +31,31 @@ def import_masks(
     source: Path,
     checkpoint: Checkpoint,
     coverage: Coverage,
-    format: Format | None = None,
+    format: str | None = None,
     tile: tuple[int, int] | None = None,
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> MaskSet:
     """Import the masks of `source` for the covered linears of a model.
 
-    format, tile: None to find them; note: called with a line for each thing that was found or decided. Memory:
-    one weight, and the patterns. PatchCompileError: the source is damaged, of another model or format, has no
-    2:4 tile, or violates 2:4 where it claims it (named linear and group).
+    format: a name of `IMPORTERS`; format, tile: None to find them; note: called with a line for each thing that was
+    found or decided. Memory: one weight, and the patterns. PatchCompileError: the source is damaged, of another model or
+    format, has no 2:4 tile, or violates 2:4 where it claims it (named linear and group).
     """
     note = note or _unsaid
     if format is None:
         format, why = detect_format(source)
         note(f"format: {format} ({why})")
-    published = IMPORTERS[format](source, checkpoint, coverage)
-    run = _Import(source, published, checkpoint, coverage, progress or _silent, note)
+    importer = IMPORTERS[format]()
+    published = importer.open(source, checkpoint, coverage)
+    run = _Import(source, importer, published, checkpoint, coverage, progress or _silent, note)
     run.say_coverage()
     masks = dict(run.masks(tile or run.tile_size()))
     ratio = run.ratio(masks)
     extra: dict[str, Any] = {
         "source": source.absolute().name,
         "sha256": published.sha256(),
-        "format": format.value,
+        "format": format,
         "zeros": run.zeros,
         "skipped": dict(coverage.skipped),
         "unmasked": run.unmasked,
@@ -63,7 +64,7 @@ def import_masks(
     }
     return MaskSet(
         masks,
-        method=f"import:{format.value}",
+        method=f"import:{format}",
         seed=0,
         base_model=checkpoint.path.resolve().name,
         base_sha256=checkpoint.fingerprint(),
@@ -79,6 +80,7 @@ class _Import:
     """
 
     source: Path
+    importer: Importer
     published: Published
     checkpoint: Checkpoint
     coverage: Coverage
@@ -148,7 +150,7 @@ class _Import:
             self._check_uniform(name, kept)
         mosaic = mosaic_of(kept, tile)
         self.zeros += mosaic.zeros
-        if not self.published.in_weights and bool(mosaic.dropped(kept).any()):
+        if not self.importer.in_weights and bool(mosaic.dropped(kept).any()):
             weight = f"{name}.weight"
             held = from_stored(self.checkpoint, weight, nonzero(self.checkpoint, weight))
             mosaic = mosaic_of(kept, tile, ~held)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
 
-__all__ = ["MaskArchive"]
+__all__ = ["MaskArchive", "archive_names"]
 
 _HEADER = 4096  # bytes that the header of an array in the archive takes at most
 
@@ -92,3 +92,8 @@ class MaskArchive:
         return PatchCompileError(
             f"{self.path} is damaged or not an archive of masks", why, "Fetch the file again."
         )
+
+
+def archive_names(source: Path) -> list[str] | None:
+    """Names of the arrays of an archive, None for what is no archive. PatchCompileError: see `MaskArchive`."""
+    return MaskArchive(source).names if source.is_file() and zipfile.is_zipfile(source) else None

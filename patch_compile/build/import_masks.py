@@ -9,6 +9,7 @@ from typing import Any
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.importers.base import IMPORTERS
 from patch_compile.errors import PatchCompileError
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
@@ -29,18 +30,17 @@ def import_mask(
 ) -> dict[str, Any]:
     """Write the masks of `source` for the linears of `model` to `out`, and return a summary for the table.
 
-    format: a `Format`, None to find it; tile: None to find it. Raises PatchCompileError when `out` exists and not
-    `force`, and as `masklearn.importers.import_masks` does.
+    format: a name of `masklearn.importers.base.IMPORTERS`; format, tile: None to find them. Raises PatchCompileError when
+    `out` exists and not `force`, and as `masklearn.importers.importing.import_masks` does.
     """
-    from masklearn.importers import Format, import_masks
+    from masklearn.importers.importing import import_masks
 
     _check_out(out, force=force)
     progress = Progress()
     checkpoint = Checkpoint.open(model)
     coverage = covered_linears_of(checkpoint, include, exclude)
-    kind = Format(format) if format else None
     with progress.stage("masks") as update:
-        masks = import_masks(source, checkpoint, coverage, kind, tile, update, progress.note)
+        masks = import_masks(source, checkpoint, coverage, format, tile, update, progress.note)
         masks.save(out)
     progress.note(f"build: {_command(source, model, out, masks.extra['format'], include, exclude)}")
     return {
@@ -58,7 +58,7 @@ def _command(
     source: Path, model: Path, out: Path, format: str, include: Sequence[str], exclude: Sequence[str]
 ) -> str:
     """How to compile with the masks, and whose weights that takes."""
-    pruned = format == "checkpoint"
+    pruned = IMPORTERS[format].in_weights
     words = ["patch-compile", "build", str(source if pruned else model), "--mask", str(out)]
     words += [word for pattern in include for word in ("--include", pattern)]
     words += [word for pattern in exclude for word in ("--exclude", pattern)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from masklearn.importers.base import IMPORTERS
 from patch_compile.cli import options as shared
 from patch_compile.cli.on_out import COMMANDS
 from patch_compile.errors import PatchCompileError
@@ -196,10 +197,10 @@ def compile_command(dump_passes: Path | None, force: bool, resume: bool, as_json
 )
 @click.option(
     "--format",
-    type=click.Choice(["auto", "maskllm", "patch", "checkpoint", "compressed-tensors"]),
+    type=click.Choice(["auto", *IMPORTERS]),
     default="auto",
-    help="What SOURCE is: an .npz of MaskLLM or PATCH, a pruned Hugging Face directory, or one of compressed-tensors "
-    "(sparse-24-bitmask, sparse-bitmask). [found by its content]",
+    help=f"What SOURCE is: {'; '.join(f'{name}, {kind.summary}' for name, kind in IMPORTERS.items())}. "
+    "[found by its content]",
 )
 @click.option("--tile", type=shared.Tile(), help="Tile size. [found: the largest that loses no 2:4 area]")
 @shared.covering

@@ -8,7 +8,7 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage, covered_linears_of
-from masklearn.importers import import_masks
+from masklearn.importers.importing import import_masks
 from masklearn.masks.maskset import LinearMask, MaskSet
 from tests.conftest import ModelMaker
 

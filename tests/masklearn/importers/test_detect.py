@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,15 +8,32 @@ import pytest
 import torch
 
 from masklearn.errors import PatchCompileError
-from masklearn.importers import IMPORTERS, Format, detect_format
+from masklearn.importers import formats
+from masklearn.importers.base import IMPORTERS, Importer
+from masklearn.importers.detect import detect_format
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model
 
 BITS = {"x": np.ones((4, 8), np.bool_)}
 
 
-def test_every_format_has_an_importer() -> None:
-    assert set(IMPORTERS) == set(Format)
+def test_every_format_is_a_file_that_the_documentation_names() -> None:
+    files = {file.stem for file in Path(formats.__path__[0]).glob("*.py")} - {"__init__"}
+    assert files == {name.replace("-", "_") for name in IMPORTERS}
+    page = (Path(__file__).parents[3] / "docs" / "learning.md").read_text()
+    for name, kind in IMPORTERS.items():
+        assert kind.name == name and kind.summary and issubclass(kind, Importer)
+        assert f"`{name}`" in page, f"docs/learning.md has no line on {name}"
+
+
+def test_the_list_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from masklearn.importers.base import IMPORTERS\n"
+        "print(*[kind.summary for kind in IMPORTERS.values()], 'MODULES', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split("MODULES")[1].split()}
+    assert not loaded & {"torch", "numpy", "pydantic", "transformers"}
 
 
 def test_formats_by_content(dense: Model, tmp_path: Path) -> None:
@@ -22,13 +41,13 @@ def test_formats_by_content(dense: Model, tmp_path: Path) -> None:
     patch = sources.patch_members(BITS)
     shapes_only = {key: data for key, data in patch.items() if key != "__meta__"}
     for source, expected in (
-        (sources.write_npz(tmp_path / "a.npz", sources.maskllm_members(BITS)), Format.MASKLLM),
-        (sources.write_npz(tmp_path / "b.anything", patch), Format.PATCH),
-        (sources.write_npz(tmp_path / "c.npz", shapes_only), Format.PATCH),
-        (dense.checkpoint.path, Format.CHECKPOINT),
-        (sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps), Format.COMPRESSED_TENSORS),
+        (sources.write_npz(tmp_path / "a.npz", sources.maskllm_members(BITS)), "maskllm"),
+        (sources.write_npz(tmp_path / "b.anything", patch), "patch"),
+        (sources.write_npz(tmp_path / "c.npz", shapes_only), "patch"),
+        (dense.checkpoint.path, "checkpoint"),
+        (sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps), "compressed-tensors"),
     ):
-        assert detect_format(source)[0] is expected
+        assert detect_format(source)[0] == expected
 
 
 def test_what_cannot_be_imported(dense: Model, tmp_path: Path) -> None:
@@ -37,7 +56,7 @@ def test_what_cannot_be_imported(dense: Model, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, said in (
         (tmp_path / "nowhere", "no such file or folder.*nothing is downloaded"),
-        (tmp_path / "p.pkl", "pickled files are not read"),
+        (tmp_path / "p.pkl", "Pickled files are not read"),
         (tmp_path / "mask.pt", r"data\.pkl in .* is pickled"),
         (tmp_path / "empty", r"has no config\.json"),
         (dense.checkpoint.path / "model.safetensors", "single safetensors file.*build --mask"),

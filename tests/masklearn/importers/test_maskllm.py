@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from masklearn.errors import PatchCompileError
-from masklearn.importers.published import Format
 from masklearn.masks.maskset import MaskSet
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
@@ -29,7 +28,7 @@ def test_keys_may_be_spelled_otherwise_and_tiles_given(dense: Model, tmp_path, k
     members = sources.maskllm_members({name: mask.keep() for name, mask in expected.items()})
     members = {key.format(name.removesuffix(".weight.mask")): data for name, data in members.items()}
     source = sources.write_npz(tmp_path / "m.npz", members)
-    assert_same(dense.import_from(source, tile=(16, 32), format=Format.MASKLLM), expected)
+    assert_same(dense.import_from(source, tile=(16, 32), format="maskllm"), expected)
 
 
 def test_linears_without_a_mask_are_dense_and_others_are_left_out(make_dense, tmp_path) -> None:

@@ -6,7 +6,6 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.orientation import to_stored
 from masklearn.errors import PatchCompileError
-from masklearn.importers.published import Format
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 
@@ -130,7 +129,7 @@ def test_a_dense_mask_has_no_tiles(dense: Model, tmp_path) -> None:
     keeps = {name: np.ones(shape, np.bool_) for name, shape in dense.coverage.linears.items()}
     source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(keeps))
     with pytest.raises(PatchCompileError, match="holds no 2:4 tiles"):
-        dense.import_from(source, format=Format.PATCH)
+        dense.import_from(source, format="patch")
 
 
 def test_weights_that_are_stored_transposed(make_dense, tmp_path) -> None:

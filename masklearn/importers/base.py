@@ -1,28 +1,25 @@
-"""What every importer gives: which linears a source masks, and their masks, read one at a time."""
+"""What an importer is: it knows its format when it sees it, and gives the masks of a source one at a time."""
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage
 from masklearn.errors import PatchCompileError
+from masklearn.registry import Registry
 
-__all__ = ["IMPORTERS", "Format", "Importer", "Published", "check_known", "first_few", "register"]
+if TYPE_CHECKING:
+    from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
 
-class Format(StrEnum):
-    """How masks are published; the key of the registry of importers."""
+    from masklearn.checkpoint.checkpoint import Checkpoint
+    from masklearn.checkpoint.coverage import Coverage
 
-    MASKLLM = "maskllm"
-    PATCH = "patch"
-    CHECKPOINT = "checkpoint"
-    COMPRESSED_TENSORS = "compressed-tensors"
+__all__ = ["IMPORTERS", "Importer", "Published", "check_known", "first_few"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +29,6 @@ class Published:
     names: the covered linears that it masks, the others are dense; read: name to bool `[N, K]`, True = kept (not
     zero); sha256: of the source's bytes, when called.
     uniform: of these linears the source says that every group of 4 is 2:4; of the others, that tiles may be.
-    in_weights: the zeros are those of weights in the source, so a zero that no 2:4 tile takes in is not lost.
     smallest: side of the smallest tile that may be found; below 16, zeros that are not there by design can make
     tiles look 2:4.
     ignored: linears of the model that it masks and that are not covered; about: what else it says, for the record.
@@ -42,27 +38,40 @@ class Published:
     read: Callable[[str], NDArray[np.bool_]]
     sha256: Callable[[], str]
     uniform: frozenset[str] = frozenset()
-    in_weights: bool = False
     smallest: int = 16
     ignored: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-# (source, the dense model, what of it is covered) to its masks. PatchCompileError when the source is damaged, of an
-# unknown kind, or of another model.
-Importer = Callable[[Path, Checkpoint, Coverage], Published]
+class Importer(ABC):
+    """A format of published masks.
 
-IMPORTERS: dict[Format, Importer] = {}
+    name: as `--format` takes it; summary: one line for a list; in_weights: the zeros are those of weights in the source,
+    so they are compiled with these weights, and a zero that no 2:4 tile takes in is not lost; general: the format has no
+    mark of its own, so a source is of it only where no other format claims it.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    in_weights: ClassVar[bool] = False
+    general: ClassVar[bool] = False
+
+    @abstractmethod
+    def detect(self, source: Path) -> str | None:
+        """Say what shows that a file or folder has this format, None where nothing does.
+
+        PatchCompileError when it can't be read.
+        """
+
+    @abstractmethod
+    def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
+        """The masks of a source for a dense model and what is covered of it.
+
+        PatchCompileError when the source is damaged, of an unknown kind, or of another model.
+        """
 
 
-def register(kind: Format) -> Callable[[Importer], Importer]:
-    """Decorator: enter an importer under its format."""
-
-    def enter(importer: Importer) -> Importer:
-        IMPORTERS[kind] = importer
-        return importer
-
-    return enter
+IMPORTERS: Registry[Importer] = Registry("masklearn.importers.formats")
 
 
 def check_known(

@@ -4,56 +4,73 @@ Written by llm-compressor; the readers were removed from compressed-tensors in 2
 kept values are in the source's `X.compressed`, the weights to compile in the model.
 """
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage
-from masklearn.checkpoint.orientation import from_stored, stored_shape
 from masklearn.errors import PatchCompileError
-from masklearn.importers.published import Format, Published, check_known, register
-from masklearn.masks.tiles import GROUP
+from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
-__all__ = ["BITMASK", "open_compressed_tensors"]
+if TYPE_CHECKING:
+    from pathlib import Path
 
-BITMASK = ".bitmask"
+    import numpy as np
+    from numpy.typing import NDArray
 
+    from masklearn.checkpoint.checkpoint import Checkpoint
+    from masklearn.checkpoint.coverage import Coverage
+
+__all__ = ["CompressedTensors"]
+
+_BITMASK = ".bitmask"
 _TWO_FOUR, _ANY = "sparse-24-bitmask", "sparse-bitmask"
 
 
-@register(Format.COMPRESSED_TENSORS)
-def open_compressed_tensors(source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
+@IMPORTERS.register
+class CompressedTensors(Importer):
     """Of a weight `X.weight [N, K]`: `X.shape`, `X.bitmask` uint8 `[N, ceil(K/8)]` (lowest bit first, 1 = kept) and
     `X.compressed`, `[N, K/2]` where every group of 4 keeps two (sparse-24-bitmask), else `[kept]` with `X.row_offsets`
     (sparse-bitmask). A linear that has `X.weight` instead is dense.
     """
-    stored = Checkpoint.open(source)
-    _check_format(stored)
-    prefixes = {
-        name.removesuffix(BITMASK).removesuffix(".weight"): name.removesuffix(BITMASK)
-        for name in stored.names()
-        if name.endswith(BITMASK)
-    }
-    names, ignored = check_known(source, prefixes, checkpoint, coverage)
-    for name in coverage.linears:
-        if name not in prefixes and f"{name}.weight" not in stored:
-            raise _faulty(stored, name, f"There is neither {name}.weight nor {name}{BITMASK}.")
-    uniform = frozenset(name for name in names if f"{prefixes[name]}.row_offsets" not in stored)
 
-    def read(name: str) -> NDArray[np.bool_]:
-        kept = _bits(
-            stored, prefixes[name], stored_shape(checkpoint, f"{name}.weight", coverage.linears[name])
-        )
-        if name in uniform:
-            _check_two_four(stored, prefixes[name], kept)
-        else:
-            _check_rows(stored, prefixes[name], kept)
-        return from_stored(checkpoint, f"{name}.weight", kept)
+    name = "compressed-tensors"
+    summary = "a Hugging Face directory of compressed-tensors (sparse-24-bitmask, sparse-bitmask)"
 
-    return Published(names, read, stored.fingerprint, uniform=uniform, ignored=ignored)
+    def detect(self, source: Path) -> str | None:
+        """By a bitmask among its tensors."""
+        from masklearn.checkpoint.checkpoint import Checkpoint
+
+        names = Checkpoint.open(source).names() if source.is_dir() else []
+        return next((f"it holds {name}" for name in names if name.endswith(_BITMASK)), None)
+
+    def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
+        """Bitmasks, each checked against the values beside it."""
+        from masklearn.checkpoint.checkpoint import Checkpoint
+        from masklearn.checkpoint.orientation import from_stored, stored_shape
+
+        stored = Checkpoint.open(source)
+        _check_format(stored)
+        prefixes = {
+            name.removesuffix(_BITMASK).removesuffix(".weight"): name.removesuffix(_BITMASK)
+            for name in stored.names()
+            if name.endswith(_BITMASK)
+        }
+        names, ignored = check_known(source, prefixes, checkpoint, coverage)
+        for name in coverage.linears:
+            if name not in prefixes and f"{name}.weight" not in stored:
+                raise _faulty(stored, name, f"There is neither {name}.weight nor {name}{_BITMASK}.")
+        uniform = frozenset(name for name in names if f"{prefixes[name]}.row_offsets" not in stored)
+
+        def read(name: str) -> NDArray[np.bool_]:
+            shape = stored_shape(checkpoint, f"{name}.weight", coverage.linears[name])
+            kept = _bits(stored, prefixes[name], shape)
+            if name in uniform:
+                _check_two_four(stored, prefixes[name], kept)
+            else:
+                _check_rows(stored, prefixes[name], kept)
+            return from_stored(checkpoint, f"{name}.weight", kept)
+
+        return Published(names, read, stored.fingerprint, uniform=uniform, ignored=ignored)
 
 
 def _check_format(stored: Checkpoint) -> None:
@@ -69,13 +86,15 @@ def _check_format(stored: Checkpoint) -> None:
 
 
 def _bits(stored: Checkpoint, prefix: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    import numpy as np
+
     rows, columns = shape
     if f"{prefix}.shape" not in stored:
         raise _faulty(stored, prefix, "It has no shape.")
     said = stored.read(f"{prefix}.shape").ravel().tolist()
     if said != [rows, columns]:
         raise _faulty(stored, prefix, f"Its shape is {said}, the model's {[rows, columns]}.")
-    packed = stored.read(f"{prefix}{BITMASK}")
+    packed = stored.read(f"{prefix}{_BITMASK}")
     if packed.dtype != np.uint8 or packed.shape != (rows, -(-columns // 8)):
         raise _faulty(stored, prefix, f"Its bitmask is {packed.dtype} {list(packed.shape)}.")
     bits = np.unpackbits(packed, axis=1, bitorder="little")
@@ -85,6 +104,10 @@ def _bits(stored: Checkpoint, prefix: str, shape: tuple[int, ...]) -> NDArray[np
 
 
 def _check_two_four(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_]) -> None:
+    import numpy as np
+
+    from masklearn.masks.tiles import GROUP
+
     expected = (kept.shape[0], kept.shape[1] // 2)
     if f"{prefix}.compressed" not in stored or stored.shape(f"{prefix}.compressed") != expected:
         raise _faulty(stored, prefix, f"Its values are not {list(expected)}.")
@@ -99,6 +122,8 @@ def _check_two_four(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_]) ->
 
 
 def _check_rows(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_]) -> None:
+    import numpy as np
+
     counts = kept.sum(axis=1)
     if f"{prefix}.compressed" not in stored or stored.shape(f"{prefix}.compressed") != (int(counts.sum()),):
         raise _faulty(

@@ -1,0 +1,72 @@
+"""A pruned Hugging Face directory, by whatever method: its zeros are the mask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from masklearn.errors import PatchCompileError
+from masklearn.importers.base import IMPORTERS, Importer, Published
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masklearn.checkpoint.checkpoint import Checkpoint
+    from masklearn.checkpoint.coverage import Coverage
+
+__all__ = ["PrunedCheckpoint"]
+
+_DTYPES = ("F16", "BF16", "F32", "F64")
+
+
+@IMPORTERS.register
+class PrunedCheckpoint(Importer):
+    """Every covered linear is looked at; -0.0 is a zero too. PatchCompileError when one is NaN or infinite."""
+
+    name = "checkpoint"
+    summary = "a pruned Hugging Face directory, whose zeros are the mask"
+    in_weights = True
+    general = True
+
+    def detect(self, source: Path) -> str | None:
+        """By being a directory of a model."""
+        from masklearn.checkpoint.checkpoint import Checkpoint
+
+        if not source.is_dir():
+            return None
+        Checkpoint.open(source)
+        return "a Hugging Face directory, whose zeros are the mask"
+
+    def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
+        """Weights are read one at a time."""
+        from masklearn.checkpoint.checkpoint import Checkpoint
+        from masklearn.checkpoint.orientation import from_stored
+        from masklearn.importers.nonzero import nonzero
+
+        pruned = Checkpoint.open(source)
+        for name in coverage.linears:
+            _check_weight(pruned, checkpoint, f"{name}.weight")
+
+        def read(name: str) -> NDArray[np.bool_]:
+            weight = f"{name}.weight"
+            return from_stored(checkpoint, weight, nonzero(pruned, weight))
+
+        return Published(tuple(coverage.linears), read, pruned.fingerprint)
+
+
+def _check_weight(pruned: Checkpoint, checkpoint: Checkpoint, weight: str) -> None:
+    if weight not in pruned:
+        why, fix = f"There is no {weight}.", "Give the model that was pruned, or --exclude the linear."
+    elif pruned.shape(weight) != checkpoint.shape(weight):
+        why = f"{weight} is {list(pruned.shape(weight))} there and {list(checkpoint.shape(weight))} in the model."
+        fix = "Give the model that was pruned."
+    elif pruned.entry(weight).dtype not in _DTYPES:
+        why = (
+            f"{weight} has dtype {pruned.entry(weight).dtype}; zeros of {', '.join(_DTYPES)} are understood."
+        )
+        fix = "Give a checkpoint that is not quantised."
+    else:
+        return
+    raise PatchCompileError(f"{pruned.path} is not a pruned {checkpoint.path.name}", why, fix)

@@ -1,0 +1,65 @@
+"""MaskLLM's `mask_compressed.npz` (arXiv 2409.17481): every linear 2:4, bits only, shapes from the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from masklearn.errors import PatchCompileError
+from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masklearn.checkpoint.checkpoint import Checkpoint
+    from masklearn.checkpoint.coverage import Coverage
+    from masklearn.importers.npz import MaskArchive
+
+__all__ = ["MaskLlm"]
+
+
+@IMPORTERS.register
+class MaskLlm(Importer):
+    """A key is the name of a weight and `.mask`; its value `np.packbits` of the flat mask, 1 = kept."""
+
+    name = "maskllm"
+    summary = "an .npz of MaskLLM, bits alone"
+    general = True
+
+    def detect(self, source: Path) -> str | None:
+        """By being an archive of arrays."""
+        from masklearn.importers.npz import archive_names
+
+        return None if archive_names(source) is None else "an archive of bits without shapes"
+
+    def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
+        """Every group of 4 is 2:4."""
+        from masklearn.checkpoint.orientation import from_stored, stored_shape
+        from masklearn.importers.npz import MaskArchive
+
+        archive = MaskArchive(source)
+        keys = _keys(archive, checkpoint)
+        names, ignored = check_known(source, keys, checkpoint, coverage)
+
+        def read(name: str) -> NDArray[np.bool_]:
+            shape = stored_shape(checkpoint, f"{name}.weight", coverage.linears[name])
+            return from_stored(checkpoint, f"{name}.weight", archive.read_bits(keys[name], shape))
+
+        return Published(names, read, archive.sha256, uniform=frozenset(names), ignored=ignored)
+
+
+def _keys(archive: MaskArchive, checkpoint: Checkpoint) -> dict[str, str]:
+    """Keys of the archive by the linear that they mask."""
+    from masklearn.checkpoint.naming import linear_name
+
+    keys: dict[str, str] = {}
+    for key in archive.names:
+        name = linear_name(checkpoint, key.removesuffix(".mask").removesuffix(".weight"))
+        if name in keys:
+            raise PatchCompileError(
+                f"{archive.path} masks {name} twice", f"As {keys[name]} and as {key}.", "Remove one of them."
+            )
+        keys[name] = key
+    return keys

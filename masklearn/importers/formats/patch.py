@@ -1,0 +1,105 @@
+"""PATCH's `mask.npz` (arXiv 2509.23410): bits and shape of every masked weight, and JSON about the run.
+
+Its masks are where the trained model's weights are not zero, so weights of a dense tile that were zero before
+training are zeros of the mask too.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from masklearn.errors import PatchCompileError
+from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masklearn.checkpoint.checkpoint import Checkpoint
+    from masklearn.checkpoint.coverage import Coverage
+    from masklearn.importers.npz import MaskArchive
+
+__all__ = ["Patch"]
+
+_META, _SHAPE = "__meta__", ".__shape__"
+_UNIFORM = "2:4"  # the `pattern` of a mask whose tiles are all sparse; that of a mosaic is "Dense/2:4 tiles"
+_MOST_META = 2**20  # bytes
+
+
+@IMPORTERS.register
+class Patch(Importer):
+    """`<name>.weight`: `np.packbits` of the flat mask, 1 = kept; `<name>.weight.__shape__`; `__meta__`: JSON text."""
+
+    name = "patch"
+    summary = "an .npz of PATCH, bits with shapes"
+
+    def detect(self, source: Path) -> str | None:
+        """By a shape or the JSON text in an archive of arrays."""
+        from masklearn.importers.npz import archive_names
+
+        names = archive_names(source) or []
+        shaped = (name for name in names if name == _META or name.endswith(_SHAPE))
+        return next((f"an archive that holds {name}" for name in shaped), None)
+
+    def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
+        """Every tile 2:4 where the JSON text says so, else a mosaic."""
+        from masklearn.checkpoint.naming import linear_name
+        from masklearn.checkpoint.orientation import from_stored, stored_shape
+        from masklearn.importers.npz import MaskArchive
+
+        archive = MaskArchive(source)
+        keys = {
+            linear_name(checkpoint, key.removesuffix(".weight")): key
+            for key in archive.names
+            if key != _META and not key.endswith(_SHAPE)
+        }
+        names, ignored = check_known(source, keys, checkpoint, coverage)
+        about = _meta(archive)
+
+        def read(name: str) -> NDArray[np.bool_]:
+            shape = stored_shape(checkpoint, f"{name}.weight", coverage.linears[name])
+            _check_shape(archive, keys[name], shape)
+            return from_stored(checkpoint, f"{name}.weight", archive.read_bits(keys[name], shape))
+
+        uniform = frozenset(names) if about.get("pattern") == _UNIFORM else frozenset()
+        return Published(
+            names, read, archive.sha256, uniform=uniform, smallest=4, ignored=ignored, about={"meta": about}
+        )
+
+
+def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, ...]) -> None:
+    if key + _SHAPE not in archive.names:
+        raise PatchCompileError(
+            f"{archive.path} gives no shape for {key}",
+            f"There is no {key + _SHAPE}.",
+            "Give --format maskllm if the archive is one of MaskLLM, whose shapes are those of the model.",
+        )
+    found = archive.read(key + _SHAPE, 64)
+    if found.dtype.kind not in "iu" or found.ravel().tolist() != list(shape):
+        raise PatchCompileError(
+            f"{key} is {found.ravel().tolist()} in {archive.path}",
+            f"It is {list(shape)} in the model.",
+            "Give the model that the masks were made for.",
+        )
+
+
+def _meta(archive: MaskArchive) -> dict[str, Any]:
+    """What the archive says about itself: repo, base model, sparsity, pattern; may be absent."""
+    if _META not in archive.names:
+        return {}
+    stored = archive.read(_META, _MOST_META)
+    text = stored.item() if stored.ndim == 0 else stored.tobytes()
+    try:
+        about = json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise PatchCompileError(
+            f"{_META} in {archive.path} is not JSON", str(error), "Fetch the file again."
+        ) from error
+    if not isinstance(about, dict):
+        raise PatchCompileError(
+            f"{_META} in {archive.path} is not a JSON object", "", "Fetch the file again."
+        )
+    return about

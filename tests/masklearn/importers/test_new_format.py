@@ -1,0 +1,90 @@
+"""A format that is nothing but a class is found and imported like any other."""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
+from masklearn.errors import PatchCompileError
+from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
+from masklearn.importers.detect import detect_format
+from masklearn.masks.maskset import MaskSet
+from patch_compile.cli.app import cli
+from tests.masklearn.importers.conftest import Model
+
+
+class OddOnes(Importer):
+    """A zip archive of one JSON list: linears that keep k = 1 and 3 of each four."""
+
+    name = "odd-ones"
+    summary = "a list of linears that keep their odd columns"
+
+    def detect(self, source: Path) -> str | None:
+        return "it ends in .odd" if source.suffix == ".odd" else None
+
+    def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
+        with zipfile.ZipFile(source) as archive:
+            names, ignored = check_known(source, json.loads(archive.read("list")), checkpoint, coverage)
+
+        def read(name: str) -> np.ndarray:
+            kept = np.zeros(coverage.linears[name], np.bool_)
+            kept[:, 1::2] = True
+            return kept
+
+        def sha256() -> str:
+            return hashlib.sha256(source.read_bytes()).hexdigest()
+
+        return Published(names, read, sha256, uniform=frozenset(names), ignored=ignored)
+
+
+class AlsoOdd(OddOnes):
+    name = "also-odd"
+
+
+@pytest.fixture
+def source(dense: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(IMPORTERS, OddOnes.name, OddOnes)
+    with zipfile.ZipFile(tmp_path / "masks.odd", "w") as archive:
+        archive.writestr("list", json.dumps([name for name in dense.coverage.linears if "mlp" in name]))
+    return tmp_path / "masks.odd"
+
+
+def test_it_is_found_though_others_can_not_read_it(source: Path) -> None:
+    assert detect_format(source) == ("odd-ones", "it ends in .odd")
+
+
+def test_the_command_imports_it(dense: Model, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks.safetensors"
+    arguments = [
+        "import-mask",
+        source,
+        "--model",
+        dense.checkpoint.path,
+        "-o",
+        out,
+        "--tile",
+        "16x16",
+        "--json",
+    ]
+    done = CliRunner().invoke(cli, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["format"] == "odd-ones"
+    assert "format: odd-ones (it ends in .odd)" in done.stderr
+    masks = MaskSet.load(out)
+    assert masks.method == "import:odd-ones"
+    for name, mask in masks.items():
+        assert mask.tiles.all() == mask.tiles.any() == ("mlp" in name)
+        if "mlp" in name:
+            assert (mask.keep() == np.tile([False, True], mask.shape[1] // 2)).all()
+
+
+def test_what_two_formats_claim_is_not_guessed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(IMPORTERS, AlsoOdd.name, AlsoOdd)
+    with pytest.raises(PatchCompileError, match=r"several formats.*also-odd.*odd-ones.*--format also-odd"):
+        detect_format(source)
