@@ -1,14 +1,17 @@
-"""`patch-compile` in this process: the same `main`, without the seconds that an interpreter needs to import torch."""
+"""Runs `patch-compile`: as a process of its own, or in this one without the seconds that importing torch takes."""
 
 import contextlib
 import io
+import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from unittest.mock import patch
 
 from patch_compile.cli import app as cli
 
-__all__ = ["Done", "run_here"]
+__all__ = ["Done", "run", "run_here"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,14 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+def run(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own."""
+    command = [sys.executable, "-m", "patch_compile", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 def run_here(*arguments: object) -> Done:

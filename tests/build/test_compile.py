@@ -17,8 +17,7 @@ from patch_compile.passes import describe_passes
 from patch_compile.passes import write as stages
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import print_compiled
-from tests.cli.test_app import run
-from tests.commands import run_here
+from tests.commands import run, run_here
 from tests.mosaics import random_mask
 
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 1}

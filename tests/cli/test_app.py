@@ -4,15 +4,12 @@ import sys
 
 import pytest
 
+from tests.commands import run
+
 # fmt: off
 HEAVY = {"torch", "transformers", "tensorrt", "tensorrt_rtx", "onnx", "onnx_ir", "onnxruntime", "numpy", "pydantic",
          "polygraphy"}
 # fmt: on
-
-
-def run(*arguments, cwd=None, env=None):
-    command = [sys.executable, "-m", "patch_compile", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 @pytest.mark.parametrize(

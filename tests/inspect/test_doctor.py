@@ -7,7 +7,7 @@ import pytest
 from patch_compile.inspect.doctor import examine
 from patch_compile.plugin.build import build_plugin
 from patch_compile.report.terminal.inspect import print_examined
-from tests.cli.test_app import run
+from tests.commands import run
 
 
 def by_name(result):

@@ -7,8 +7,8 @@ from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
 from patch_compile.onnx_io.session import open_session
 from patch_compile.onnx_io.write import write_onnx
-from tests.onnx_io.test_emulate_bfloat16 import model_with_weight
-from tests.passes.cleanup.test_cleanup_passes import graph_of, outputs
+from tests.graphs import graph_of, outputs
+from tests.onnx_io.bfloat16_graph import model_with_weight
 
 
 def test_a_model_of_bfloat16_runs_as_a_copy(tmp_path):

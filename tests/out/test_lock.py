@@ -17,7 +17,7 @@ from patch_compile.out.lock import LOCK, FolderLock, lock_holder
 from patch_compile.out.workspace import Workspace
 from patch_compile.verify.request import VerifyRequest
 from patch_compile.verify.verify import verify
-from tests.out.test_workspace import finish, never, writer
+from tests.out.stages import finish, never, writer
 
 BUILD = """
 import sys, time

@@ -8,7 +8,7 @@ import pytest
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import place_of
 from patch_compile.out.workspace import Workspace
-from tests.out.test_workspace import finish, writer
+from tests.out.stages import finish, writer
 
 
 def build_at(out, text, **flags):

@@ -12,7 +12,7 @@ import pytest
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST
 from patch_compile.out.workspace import Workspace, write_json
-from tests.out.test_workspace import finish, never, writer
+from tests.out.stages import finish, never, writer
 
 # Publishes a build of one stage, and kills itself before operation `deadly` on the file system.
 DOOMED = """

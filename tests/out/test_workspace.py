@@ -1,31 +1,12 @@
 import errno
 import json
-from pathlib import Path
 
 import pytest
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST
 from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
-
-
-def writer(text):
-    def work(root: Path) -> None:
-        (root / "a").mkdir(exist_ok=True)
-        (root / "a" / "file.txt").write_text(text)
-
-    return work
-
-
-def never(_root):
-    raise AssertionError("this stage must not run again")
-
-
-def finish(workspace):
-    write_json(workspace.root / MANIFEST, {"stages": workspace.stages()})
-    out = workspace.publish()
-    workspace.release()
-    return out
+from tests.out.stages import finish, never, writer
 
 
 def test_out_appears_only_when_it_is_whole(tmp_path):

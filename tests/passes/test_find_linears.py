@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from patch_compile.passes.find_linears import find_linears
-from tests.passes.cleanup.test_cleanup_passes import graph_of
+from tests.graphs import graph_of
 
 
 def model_with(body: str, *, outputs: str = "float16[b, 6] y") -> ir.Model:

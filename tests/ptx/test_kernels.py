@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.mosaics import shapes
+from tests.plugins.configs import CONFIGS, PLAIN, STREAMS, case_for
 from tests.plugins.host_kernel import HostKernel, Launch
-from tests.plugins.kernels.test_results import CONFIGS, PLAIN, STREAMS, case_for
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, make_case, without_panels
 from tests.ptx.kernel import SCALARS, PtxKernel, compile_ptx
 from tests.ptx.parser import PtxFault

@@ -14,6 +14,10 @@ import onnxruntime as ort
 
 Shape = tuple[int, ...]
 
+# Sizes (min, opt, max) of the two profiles of a small decoder.
+PREFILL: dict[str, Shape] = {"batch": (1, 1, 4), "sequence": (1, 8, 32), "past": (0, 0, 0)}
+DECODE: dict[str, Shape] = {"batch": (1, 1, 4), "sequence": (1, 1, 1), "past": (1, 16, 64)}
+
 
 class HostDevice:
     """Memory with bounds."""

@@ -14,11 +14,9 @@ from patch_compile.runtime.decoder import Limits, pad_left
 from patch_compile.runtime.engine_decoder import EngineDecoder
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from tests.runtime.conftest import OutOf
-from tests.runtime.host_engine import HostDevice, HostEngine
+from tests.runtime.host_engine import DECODE, PREFILL, HostDevice, HostEngine
 
 PROMPTS = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12, 13]]
-PREFILL = {"batch": (1, 1, 4), "sequence": (1, 8, 32), "past": (0, 0, 0)}
-DECODE = {"batch": (1, 1, 4), "sequence": (1, 1, 1), "past": (1, 16, 64)}
 WINDOW = 5  # of the tiny mistral
 
 

@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Finish, Generator, Sampling, engine_fit, open_generator
 from patch_compile.runtime.decoder import Limits, check_limits
-from tests.cli.test_app import run
-from tests.commands import run_here
+from tests.commands import run, run_here
 from tests.runtime.conftest import OutOf
 
 PROMPTS = ["the cat sat on a mat", "big red", "birds sang low in the rain"]

@@ -15,8 +15,7 @@ from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.verify import built
 from patch_compile.verify.built import built_right, compare_decoders
 from tests.runtime.conftest import OutOf, out_of  # noqa: F401 - a fixture
-from tests.runtime.host_engine import HostDevice, HostEngine
-from tests.runtime.test_engine_decoder import DECODE, PREFILL
+from tests.runtime.host_engine import DECODE, PREFILL, HostDevice, HostEngine
 
 PROMPTS = [np.array([5], np.int64), np.arange(3, 12)]
 
@@ -80,7 +79,7 @@ def test_what_can_not_be_run_here_is_said(out_of: OutOf, tmp_path: Path) -> None
     (out / "engine/model.engine").write_bytes(b"engine")
     (out / "model").symlink_to(out_of("llama") / "model")
     found = built_right(out, PROMPTS, "float16", 2, Progress())
-    assert not found["ran"] and "no engine" in found["why"] and "no GPU answers" in found["why"]
+    assert not found["ran"] and "No engine" in found["why"] and "no GPU answers" in found["why"]
 
 
 def test_where_a_gpu_runs_it_the_engine_is_held_to_the_onnx_file(

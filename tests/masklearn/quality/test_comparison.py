@@ -14,7 +14,7 @@ from masklearn.checkpoint.models import load_model
 from masklearn.errors import PatchCompileError
 from masklearn.quality.comparison import compare_models
 from tests.conftest import ModelMaker
-from tests.masklearn.quality.test_divergence import WINDOWS, halved, silent
+from tests.masklearn.quality.halving import WINDOWS, halved, silent
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "mixtral"])

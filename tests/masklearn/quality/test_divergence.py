@@ -1,31 +1,14 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.linears import read_linear, write_linear
 from masklearn.checkpoint.models import load_model
-from masklearn.checkpoint.store import WeightStore
 from masklearn.quality.divergence import divergences
 from tests.conftest import ModelMaker
-
-WINDOWS = np.random.default_rng(0).integers(2, 22, (3, 20))
-
-
-def silent(*_: object) -> None: ...
-
-
-def halved(path: Path, scratch: Path) -> Checkpoint:
-    """Every other weight along K is zero."""
-    checkpoint, store = Checkpoint.open(path), WeightStore(scratch)
-    for name in covered_linears_of(checkpoint).linears:
-        weight = read_linear(checkpoint, name)
-        weight[:, ::2] = 0.0
-        write_linear(store, checkpoint, name, weight)
-    return checkpoint.with_weights(store)
+from tests.masklearn.quality.halving import WINDOWS, halved, silent
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])

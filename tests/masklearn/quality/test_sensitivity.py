@@ -13,7 +13,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.quality.perplexity import window_losses
 from masklearn.quality.sensitivity import sensitivity
 from tests.conftest import ModelMaker
-from tests.masklearn.quality.test_divergence import WINDOWS, halved, silent
+from tests.masklearn.quality.halving import WINDOWS, halved, silent
 
 TOKENS = WINDOWS.shape[0] * (WINDOWS.shape[1] - 1)
 

@@ -5,7 +5,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.masks.patterns import PATTERNS, patterns_from_scores
 from masklearn.solvers.alps import solve_rows
 from masklearn.solvers.obs import inverse_factor, solve_linear
-from tests.masklearn.solvers.test_obs import damped, problem
+from tests.masklearn.solvers.problems import damped, problem
 
 
 def solve(weight, hessian, sparse, patterns=None, damping=0.01):

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from patch_compile.passes import PassDump, cleanup_passes, run_passes
@@ -12,14 +11,7 @@ from patch_compile.passes.cleanup.fold_constants import FoldConstantsPass
 from patch_compile.passes.cleanup.remove_noops import RemoveNoopsPass
 from patch_compile.passes.cleanup.replace_sequences import ReplaceSequencesPass
 from patch_compile.passes.cleanup.resolve_cast_like import ResolveCastLikePass
-
-
-def graph_of(text: str, opset: int = 23) -> ir.Model:
-    return ir.from_onnx_text(f'<ir_version: 10, opset_import: ["": {opset}]>\n{text}')
-
-
-def ops(model: ir.Model) -> list[str]:
-    return [node.op_type for node in model.graph]
+from tests.graphs import graph_of, ops, outputs
 
 
 def with_weight(model: ir.Model, name: str, shape: tuple[int, ...]) -> ir.Value:
@@ -29,13 +21,6 @@ def with_weight(model: ir.Model, name: str, shape: tuple[int, ...]) -> ir.Value:
     model.graph.initializers[name] = value
     assert value.shape == ir.Shape(shape)
     return value
-
-
-def outputs(model: ir.Model, **feed: np.ndarray) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, feed)
 
 
 def test_axes_that_are_computed_become_constants() -> None:

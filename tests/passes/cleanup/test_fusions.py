@@ -8,7 +8,7 @@ from patch_compile.passes.cleanup.fold_constants import FoldConstantsPass
 from patch_compile.passes.cleanup.fuse_gelu import FuseGeluPass
 from patch_compile.passes.cleanup.fuse_rms_norm import FuseRmsNormPass
 from patch_compile.passes.cleanup.fuse_rotary_embedding import FuseRotaryEmbeddingPass
-from tests.passes.cleanup.test_cleanup_passes import graph_of, ops, outputs
+from tests.graphs import graph_of, ops, outputs
 
 NORM = """
     agraph (float16[n, 8] x, float16[8] weight) => (float16[n, 8] y) {{

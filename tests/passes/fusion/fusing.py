@@ -12,8 +12,8 @@ from patch_compile.packing.fusion import Fusion
 from patch_compile.passes import lowering_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.plan.lowering import LinearPlan, plan_linears
+from tests.graphs import graph_of, outputs
 from tests.mosaics import masked_by_hand, random_mask
-from tests.passes.cleanup.test_cleanup_passes import graph_of, outputs
 
 SIZE = 8
 HALF = ir.DataType.FLOAT16

@@ -17,8 +17,8 @@ from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.write import export_graph, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from tests.export.tiny import OrtDecoder, save_tiny, tolerance
+from tests.graphs import graph_of, outputs
 from tests.mosaics import masked_by_hand, random_mask
-from tests.passes.cleanup.test_cleanup_passes import graph_of, outputs
 
 K = 32
 ROWS = {"l.0.q": 192, "l.0.k": 72, "l.0.v": 40, "l.0.w": 128, "l.1.q": 64}

@@ -6,9 +6,9 @@ import pytest
 
 from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
 from patch_compile.plan.lowering import plan_linear
+from tests.graphs import graph_of
 from tests.mosaics import masked_by_hand, random_mask, random_weight
-from tests.passes.cleanup.test_cleanup_passes import graph_of
-from tests.passes.lowering.test_split_linears import linear
+from tests.passes.lowering.one_linear import linear
 
 SHAPE = (24, 16)
 

@@ -19,33 +19,10 @@ from patch_compile.passes.lowering.split_linears import SplitLinearsPass
 from patch_compile.plan.lowering import plan_linear
 from patch_compile.plan.split import PART, SplitCost
 from tests.mosaics import masked_by_hand, random_mask, random_weight
-from tests.passes.cleanup.test_cleanup_passes import graph_of
+from tests.passes.lowering.one_linear import FORMS, linear
 
 FREE = SplitCost(launch=1e-6, column=0)  # every 2:4 tile is worth a product
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-FORMS = {
-    "matmul": "w = Transpose <perm = [1, 0]> (a) y = MatMul (x, w)",
-    "matmul+bias": "w = Transpose <perm = [1, 0]> (a) p = MatMul (x, w) y = Add (p, bias)",
-    "gemm+bias": "y = Gemm <transB = 1> (x, a, bias)",
-}
-
-
-def linear(form, shape, dtype, opset=23):
-    """A graph of one linear `a`, X [batch, sequence, K], or [rows, K] for Gemm; its weights have no data."""
-    n, k = shape
-    leading = "batch" if form.startswith("gemm") else "batch, sequence"
-    model = graph_of(
-        f"agraph ({dtype}[{leading}, {k}] x, {dtype}[{n}, {k}] a, {dtype}[{n}] bias) => ({dtype}[{leading}, {n}] y)"
-        f" {{ {FORMS[form]} }}",
-        opset,
-    )
-    for name, stored in (("a", "a.weight"), ("bias", "a.bias")):
-        value = next(v for v in model.graph.inputs if v.name == name)
-        model.graph.inputs.remove(value)
-        value.name = stored
-        if value.uses():
-            model.graph.initializers[stored] = value
-    return model
 
 
 def split(model, mask, weight, cost=FREE):

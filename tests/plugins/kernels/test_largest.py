@@ -8,8 +8,8 @@ import ctypes
 import numpy as np
 import pytest
 
+from tests.plugins.configs import CONFIGS
 from tests.plugins.host_kernel import COMPILER, Arguments, Call, Stats
-from tests.plugins.kernels.test_results import CONFIGS
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 

@@ -8,19 +8,12 @@ from hypothesis import strategies as st
 from patch_compile.packing.format import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.oracles.element_packing import Packed, pack_slabs
+from tests.plugins.configs import CONFIGS, GATED, PLAIN, STREAMS, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-CONFIGS = (
-    "decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128",
-    "gated-decode-64", "gated-mid-64", "gated-prefill-64",
-    "broad-64", "broad-128", "gated-broad-64", "wide-128",
-)  # fmt: skip
-GATED = tuple(name for name in CONFIGS if name.startswith("gated"))
-PLAIN = tuple(name for name in CONFIGS if name not in GATED)
-STREAMS = tuple(name for name in CONFIGS if not name.startswith(("prefill", "gated-prefill", "wide")))
 TOKENS = (*range(1, 41), 64, 100, 128, 129, 300)
 
 
@@ -28,13 +21,6 @@ def run(kernel, case, config, dtype, **how):
     number = list(kernel.configs()).index(config)
     launch = Launch(number, scalar=DTYPES.index(dtype), **how)
     return kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue), launch.stats
-
-
-def case_for(kernel, config, tokens, shape, **how):
-    """A problem packed as the configuration wants it; a gate is activated by SiLU."""
-    about = kernel.configs()[config]
-    gated = {"gated": True, "activation": "silu"} if about.gated else {}
-    return make_case(tokens, shape, about.panel_rows, **(gated | how))
 
 
 def check(kernel, case, config, dtype, **how):

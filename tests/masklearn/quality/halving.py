@@ -1,0 +1,27 @@
+"""A checkpoint whose linears lose every other weight, for measures that compare models."""
+
+from pathlib import Path
+
+import numpy as np
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.checkpoint.linears import read_linear, write_linear
+from masklearn.checkpoint.store import WeightStore
+
+__all__ = ["WINDOWS", "halved", "silent"]
+
+WINDOWS = np.random.default_rng(0).integers(2, 22, (3, 20))
+
+
+def silent(*_: object) -> None: ...
+
+
+def halved(path: Path, scratch: Path) -> Checkpoint:
+    """Every other weight along K is zero."""
+    checkpoint, store = Checkpoint.open(path), WeightStore(scratch)
+    for name in covered_linears_of(checkpoint).linears:
+        weight = read_linear(checkpoint, name)
+        weight[:, ::2] = 0.0
+        write_linear(store, checkpoint, name, weight)
+    return checkpoint.with_weights(store)

@@ -1,0 +1,17 @@
+"""Weights with the second moments of correlated inputs, for the solvers."""
+
+import torch
+
+__all__ = ["damped", "problem"]
+
+
+def problem(n=12, k=300, tokens=500, seed=0):
+    """Correlated inputs, more columns than a lazy batch holds, K no multiple of it."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(k, k, generator=generator) / k**0.5 + torch.eye(k)
+    x = torch.randn(tokens, k, generator=generator) @ mix * torch.rand(k, generator=generator).add(0.1)
+    return torch.randn(n, k, generator=generator), x.t() @ x
+
+
+def damped(hessian, damping=0.01):
+    return hessian + damping * hessian.diagonal().mean() * torch.eye(len(hessian))

@@ -1,0 +1,21 @@
+"""Names of the kernels' configurations, by kind, and problems that fit them."""
+
+from tests.plugins.mosaic_cases import make_case
+
+__all__ = ["CONFIGS", "GATED", "PLAIN", "STREAMS", "case_for"]
+
+CONFIGS = (
+    "decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128",
+    "gated-decode-64", "gated-mid-64", "gated-prefill-64",
+    "broad-64", "broad-128", "gated-broad-64", "wide-128",
+)  # fmt: skip
+GATED = tuple(name for name in CONFIGS if name.startswith("gated"))
+PLAIN = tuple(name for name in CONFIGS if name not in GATED)
+STREAMS = tuple(name for name in CONFIGS if not name.startswith(("prefill", "gated-prefill", "wide")))
+
+
+def case_for(kernel, config, tokens, shape, **how):
+    """A problem packed as the configuration wants it; a gate is activated by SiLU."""
+    about = kernel.configs()[config]
+    gated = {"gated": True, "activation": "silu"} if about.gated else {}
+    return make_case(tokens, shape, about.panel_rows, **(gated | how))
