@@ -1,5 +1,5 @@
-// Whether many tokens go by the dense path or by the kernels.  Plain arithmetic, in the units of
-// kernels/schedule.h, and from data sheets like all there.
+// Decides if a linear with many tokens takes the dense path or the kernels.  Plain arithmetic in the units of
+// kernels/schedule.h, with numbers from data sheets, as in that file.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace patch {
 
-inline constexpr int64_t kKernelTokens = 1000;  // a further kernel: until its first bytes come, and its end
+inline constexpr int64_t kKernelTokens = 1000;  // one more kernel: latency of its first bytes, and its tail
 
 inline int64_t dense_path_cost(const Problem& p, const Epilogue& e, const Device& device) {
   const int64_t sms = std::max(device.sms, 1), sides = panels_per_tile(p.gated);
@@ -24,9 +24,10 @@ inline int64_t dense_path_cost(const Problem& p, const Epilogue& e, const Device
   return cost + choose_pieces(p, e).count * (plain ? 2 : 3) * kKernelTokens;
 }
 
-// Under the tactic of the dense path; TensorRT takes that one where it found the dense path faster for the
-// usual number of tokens.  So the kernels must be predicted faster by a third, as they are for few tokens:
-// mma.sp's rate on Hopper is the least certain of the figures (docs/performance.md).
+// Asked under the dense path's tactic only, which TensorRT chose because the dense path was faster for the
+// usual number of tokens.  The kernels are therefore taken only if they are predicted to be faster by a
+// third, as they are for few tokens.  (The rate of mma.sp on Hopper is the least certain number:
+// docs/performance.md.)
 inline bool takes_dense_path(const Problem& p, const Epilogue& e, const Device& device) {
   if (device.dense_fma == 0 || p.tokens <= 0 || !suits_dense_path(p)) return false;
   const Schedule s = choose_schedule(p, device);

@@ -1,6 +1,6 @@
-// The few functions and numbers of cuBLASLt that are used, so that no header of it is needed to build.  The
-// library is opened at run time (cublaslt_library.h).  Numbers and structs are those of cublasLt.h and
-// library_types.h of CUDA 12 and 13; a test compares them with the header where there is one.
+// Declares the functions and constants of cuBLASLt that the plugin uses, so that it builds without cuBLASLt's
+// header.  The library is opened at run time (cublaslt_library.h).  Constants and structs are those of
+// cublasLt.h and library_types.h of CUDA 12 and 13; a test compares them with the header if it is installed.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -12,7 +12,7 @@ namespace patch::cublaslt {
 using Status = int32_t;  // cublasStatus_t
 inline constexpr Status kSuccess = 0;
 
-// Opaque types, each its own.
+// Opaque handles; distinct types, so that the compiler tells them apart.
 using Handle = struct HandleOpaque*;
 using Operation = struct OperationOpaque*;    // cublasLtMatmulDesc_t
 using Layout = struct LayoutOpaque*;          // cublasLtMatrixLayout_t
@@ -29,8 +29,8 @@ inline constexpr int32_t kEpilogueBias = 4;  // CUBLASLT_EPILOGUE_BIAS: added to
 // cublasLtMatmulPreferenceAttributes_t
 inline constexpr int32_t kMaxWorkspace = 1, kReductionSchemes = 3;
 inline constexpr int32_t kAlignmentA = 5, kAlignmentB = 6, kAlignmentC = 7, kAlignmentD = 8;
-// Sums of a product split along K pass through the workspace and are added in a fixed order;
-// CUBLASLT_REDUCTION_SCHEME_INPLACE, which is not among them, adds in the order of arrival.
+// A product that is split along K adds its partial sums through the workspace, in a fixed order.
+// CUBLASLT_REDUCTION_SCHEME_INPLACE, which is not allowed here, adds them in the order of arrival.
 inline constexpr uint32_t kReductionInOrder = 2;  // CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
 
 struct Algorithm {  // cublasLtMatmulAlgo_t

@@ -10,11 +10,11 @@ namespace patch::cublaslt {
 namespace {
 
 constexpr const char* kVariable = "PATCH_CUBLASLT";
-// One that the process has loaded already is found by its name too.
+// A name without a folder also finds a library that the process has already loaded.
 constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12",
                                   "/usr/local/cuda/lib64/libcublasLt.so.13",
                                   "/usr/local/cuda/lib64/libcublasLt.so.12"};
-constexpr size_t kOldest = 12, kNewest = 13;  // majors whose headers the numbers of cublaslt_api.h are from
+constexpr size_t kOldest = 12, kNewest = 13;  // major versions that the constants of cublaslt_api.h are from
 
 struct Library {
   Functions functions{};
@@ -27,7 +27,7 @@ bool find(void* library, const char* name, Function* function) {
   return *function != nullptr;
 }
 
-// What is wrong with it; empty when it can be used.
+// Fills in the functions.  Returns an error, or "" if the library can be used.
 std::string read(void* library, Functions* f) {
   if (!find(library, "cublasLtGetVersion", &f->version)) return "it is no cuBLASLt";
   const size_t version = f->version(), major = version / 10000;
@@ -47,7 +47,8 @@ std::string read(void* library, Functions* f) {
   return whole ? "" : "a function is missing from it";
 }
 
-// Whether `name` could be opened; `library.why` then says what is wrong with it, empty when nothing is.
+// Returns true if `name` could be opened.  `library->why` is then an error, or empty if the library can be
+// used.
 bool open(const char* name, Library* library) {
   void* opened = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   if (!opened) return false;
@@ -60,7 +61,7 @@ bool open(const char* name, Library* library) {
 
 Library open_first() {
   Library library;
-  // Whoever names one wants that one.
+  // The user's choice: no other library is tried.
   if (const char* named = std::getenv(kVariable); named && *named) {
     if (!open(named, &library))
       library.why = std::string(kVariable) + " is " + named + ", which can't be opened: " + dlerror();
@@ -90,7 +91,7 @@ const Functions* functions(std::string* why) {
 
 std::string handle_here(Handle* handle) {
   static std::mutex lock;
-  static std::map<int, Handle> known;  // never destroyed: the CUDA runtime may be gone by then
+  static std::map<int, Handle> known;  // handles are never destroyed: at exit the CUDA runtime may be gone
   std::string why;
   const Functions* f = functions(&why);
   if (!f) return why;

@@ -6,12 +6,12 @@
 
 namespace patch::cublaslt {
 
-// Of a library that stays open, or null; `why` then says what was tried and how to mend it.  The first call
-// decides for the process.
+// Returns the functions of the library, which stays open, or null; `why` then says what was tried and how to
+// fix it.  The result of the first call holds for the whole process.
 const Functions* functions(std::string* why);
 
-// The handle of the current device, made when it is first asked for and kept.  Empty when there is one, else
-// what is wrong.
+// Gets the handle of the current device, which is created at the first call and kept.  Returns an error, or
+// "" on success.
 std::string handle_here(Handle* handle);
 
 }  // namespace patch::cublaslt

@@ -17,8 +17,8 @@ size_t dense_path_workspace(const Problem& p, const Epilogue& e) {
   return pieces_bound(p, e) + kProductWorkspace;
 }
 
-// A plain product ends where Y's features end; another goes over the padding of the last panel too, for the
-// up begins behind it.
+// A plain product ends at Y's last feature.  Any other includes the padding of the last panel, because the
+// up's rows begin after it.
 int32_t DensePath::features(int32_t first_panel, int32_t panels) const {
   const int32_t rows = panels * problem_.panel_rows;
   if (!is_plain(problem_, epilogue_)) return rows * panels_per_tile(problem_.gated);

@@ -5,7 +5,7 @@ namespace {
 
 using namespace cublaslt;
 
-// The first call that fails, in words; those after it are not made.
+// Makes calls until one fails, and keeps the error of that one.
 class Calls {
  public:
   template <class Call>
@@ -30,9 +30,9 @@ auto setter(Status (*set)(T, int32_t, const void*, size_t), T object) {
 
 }  // namespace
 
-// cuBLASLt's matrices go down their columns, so that ours, row by row, are their transposes:
-//   D^T [features, tokens] = W X^T = (W^T)^T X^T,  A = W^T [columns, features] transposed,  B = X^T [columns,
-//   tokens]
+// cuBLASLt's matrices are column-major, so our row-major matrices are their transposes:
+//   D^T [features, tokens] = W X^T = (W^T)^T X^T
+//   A = W^T [columns, features], transposed        B = X^T [columns, tokens]
 std::string DenseProduct::prepare(const ProductShape& shape) {
   std::string why;
   f_ = functions(&why);
@@ -66,7 +66,7 @@ std::string DenseProduct::prepare(const ProductShape& shape) {
   const char* name = "cublasLtMatmulDescSetAttribute";
   const auto set = setter(f_->operation_set, operation_.get());
   calls.then(name, set(kTransposeA, kTranspose));
-  // The bias itself is known in `run`; until then any address of its alignment stands for it.
+  // The address of the bias is known in `run` only.  The heuristic needs one of the same alignment.
   if (shape.bias)
     calls.then(name, set(kEpilogue, kEpilogueBias))
         .then(name, set(kBiasPointer, uintptr_t{kProductAlignment}));

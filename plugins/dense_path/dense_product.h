@@ -1,4 +1,4 @@
-// D = X W^T of plain row-major matrices by cuBLASLt, fp32 sums, rounded once.
+// Computes D = X W^T of row-major matrices with cuBLASLt, with fp32 sums, rounded once.
 #pragma once
 #include <memory>
 #include <string>
@@ -8,15 +8,15 @@
 
 namespace patch {
 
-// cuBLAS recommends so much on Hopper (its documentation, cublasSetWorkspace).
+// The size that cuBLAS recommends on Hopper (documentation of cublasSetWorkspace).
 inline constexpr size_t kProductWorkspace = size_t{32} << 20;
-inline constexpr uint32_t kProductAlignment = 16;  // of X, the residual and D, bytes; W's is 256
+inline constexpr uint32_t kProductAlignment = 16;  // bytes, of X, the residual and D; W is aligned to 256
 
 struct ProductShape {
   int64_t tokens;                        // rows of X and D
   int64_t features;                      // rows of W, columns of D
-  int64_t columns;                       // of X and W
-  int64_t weight_stride, output_stride;  // values from one row of W to the next, and of D and the residual
+  int64_t columns;                       // columns of X and W
+  int64_t weight_stride, output_stride;  // values per row of W, and per row of D and of the residual
   bool bias, residual;
   Scalar scalar;
 };
@@ -24,17 +24,17 @@ struct ProductShape {
 struct ProductPointers {
   const uint16_t* x;
   const uint16_t* weight;
-  const uint16_t* bias;      // [features], where the shape has one
-  const uint16_t* residual;  // where the shape has one
+  const uint16_t* bias;      // [features], if the shape has one
+  const uint16_t* residual;  // [tokens, features], if the shape has one
   uint16_t* d;
   void* workspace;  // kProductWorkspace bytes, aligned to 256
 };
 
 class DenseProduct {
  public:
-  // Everything that takes time or memory.  Empty when `run` can be called, else what is wrong.
+  // Does everything that takes time or memory.  Returns an error, or "" if `run` can be called.
   std::string prepare(const ProductShape& shape);
-  // Safe inside a CUDA graph capture.
+  // Returns an error, or "".  Safe inside a CUDA graph capture.
   std::string run(const ProductPointers& p, cudaStream_t stream) const;
 
  private:

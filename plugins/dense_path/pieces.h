@@ -1,8 +1,7 @@
-// How a linear that goes by the dense path is cut, so that what it needs of the workspace stays small: pieces
-// of W's rows are unpacked and multiplied one after another.  Plain arithmetic, no CUDA.
+// Cuts a linear on the dense path into pieces of W's rows, which are unpacked and multiplied one after
+// another. This keeps the workspace small.  Plain arithmetic, no CUDA.
 //
-//   workspace   | a piece of W, rows of whole slabs | its products, where an activation follows | cuBLASLt's
-//   |
+//   workspace   | a piece of W, rows of whole slabs | its products, if an activation follows | cuBLASLt |
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -13,24 +12,24 @@
 
 namespace patch {
 
-// What follows the product.
+// Operations that follow the product.
 struct Epilogue {
   bool bias, residual;
   Activation activation;
 };
 
-// A piece of W and its products take at most so much, unless one panel takes more.  More pieces would be more
-// kernels, each with an end at which SMs wait for the last.
+// Most bytes of a piece of W and its products, unless a single panel takes more.  Smaller pieces would need
+// more kernels, and at the end of each kernel SMs idle until the last one is done.
 #ifndef PATCH_PIECE_BYTES  // tests have small pieces
 #define PATCH_PIECE_BYTES (int64_t{64} << 20)
 #endif
 inline constexpr int64_t kPieceBytes = PATCH_PIECE_BYTES;
 
-// Eight values are what one load or store moves, and what rows must be aligned to for cuBLASLt's fast
-// kernels.
+// A load or store moves eight values, and cuBLASLt's fast kernels need rows aligned to eight values.
 inline bool suits_dense_path(const Problem& p) { return p.in_features % 8 == 0 && p.out_features % 8 == 0; }
 
-// cuBLASLt adds bias and residual to a product itself; what more there is takes a second kernel.
+// True if cuBLASLt does the whole epilogue: it can add bias and residual.  Any other epilogue takes a second
+// kernel.
 inline bool is_plain(const Problem& p, const Epilogue& e) {
   return !p.gated && e.activation == Activation::kNone;
 }
@@ -40,11 +39,11 @@ inline int32_t slab_columns(const Problem& p) {
 }
 
 struct Pieces {
-  int32_t panels;  // of Y, in each piece; the last may have fewer
+  int32_t panels;  // panels of Y in each piece; the last piece may have fewer
   int32_t count;
 };
 
-// Bytes of a piece of so many panels of Y.
+// Bytes of a piece of `panels` panels of Y.
 inline int64_t piece_weight_bytes(const Problem& p, int64_t panels) {
   return 2 * panels * p.panel_rows * panels_per_tile(p.gated) * slab_columns(p) * kSlabColumns;
 }
@@ -57,14 +56,14 @@ inline int64_t piece_bytes(const Problem& p, const Epilogue& e, int64_t panels) 
   return piece_weight_bytes(p, panels) + piece_product_bytes(p, e, panels);
 }
 
-// As few as go into kPieceBytes, and of about one size.
+// Chooses as few pieces as kPieceBytes allows, of nearly equal size.
 inline Pieces choose_pieces(const Problem& p, const Epilogue& e) {
   const int64_t panels = panel_count(p), most = std::max<int64_t>(1, kPieceBytes / piece_bytes(p, e, 1));
   const int64_t each = ceil_div(panels, ceil_div(panels, std::min(panels, most)));
   return {static_cast<int32_t>(each), static_cast<int32_t>(ceil_div(panels, each))};
 }
 
-// At least what the pieces take for any number of tokens up to p.tokens.
+// Upper bound of the bytes of a piece, for any number of tokens up to p.tokens.
 inline size_t pieces_bound(const Problem& p, const Epilogue& e) {
   const int64_t whole = piece_bytes(p, e, panel_count(p)), least = piece_bytes(p, e, 1);
   return static_cast<size_t>(std::min(whole, std::max(kPieceBytes, least)));

@@ -1,4 +1,4 @@
-// The host emulation as a C library for the tests.
+// C interface of the host emulation, for the tests.
 #include <exception>
 #include <string>
 #include <utility>
@@ -7,7 +7,7 @@
 #include "kernels/stream_kernel.cuh"
 #include "kernels/tile_kernel.cuh"
 
-// A mutation test compiles few configurations to save time; the full build has them all.
+// Bit i includes configuration i.  Mutation tests compile only a few of them to save time.
 #ifndef PATCH_HOST_CONFIGS
 #define PATCH_HOST_CONFIGS 0xffffffff
 #endif
@@ -20,7 +20,7 @@ std::string last_error;
 struct Call {
   LinearArguments arguments;
   int64_t dense_values, sparse_values, meta_words, index_words, partial_values, counter_words;
-  int64_t first_block;  // blocks before it are left out, and Y is then not complete
+  int64_t first_block;  // earlier blocks are not run, so Y is incomplete if this is not 0
   int32_t scalar, config, copy_mode;
   uint32_t seed;
 };
@@ -88,9 +88,9 @@ std::string run(const Call& c, Machine* m) {
 
 extern "C" {
 
-// Runs one PatchLinear; 0 when no check found a fault.  Not reentrant.
+// Runs one PatchLinear.  Returns 0 if no check found a fault.  Not reentrant.
 int patch_host_run(const patch::host::Call* call, patch::host::Stats* stats) {
-  static patch::host::Machine machine;  // its stacks and shared memory serve every run
+  static patch::host::Machine machine;  // static, so that all runs reuse its stacks and shared memory
   machine.global = {};
   machine.stats = {};
   try {
@@ -148,7 +148,7 @@ float patch_host_widen(int scalar, uint16_t v) {
   return scalar == 0 ? patch::Half::widen(v) : patch::BFloat16::widen(v);
 }
 
-// One warp, one fp16 mma.sp: a, b [32 lanes][4 words], meta [32], c [32][4] in and out.
+// Runs one fp16 mma.sp in one warp.  a, b: [32 lanes][4 words]; meta: [32]; c: [32][4], in and out.
 int patch_host_mma_sp(int selector, const uint32_t* a, const uint32_t* b, const uint32_t* meta, float* c) {
   patch::host::Machine machine;
   patch::host::last_error = machine.run({1, 0, 32, 0}, patch::host::CopyMode::kLazy, 1, [&] {

@@ -1,5 +1,6 @@
-// Fibers for the host emulation: one per CUDA thread, switched by hand.  swapcontext makes a system call per
-// switch (it saves the signal mask), and a sweep makes hundreds of millions of switches.
+// Fibers for the host emulation, one per CUDA thread.  On x86-64 they are switched in assembly: swapcontext
+// makes a system call per switch (it saves the signal mask), and a test sweep makes hundreds of millions of
+// switches.
 #pragma once
 #include <sys/mman.h>
 
@@ -12,7 +13,7 @@
 
 namespace patch::host {
 
-// Stacks of all fibers, in one mapping; pages are touched only where a fiber runs.
+// Stacks of all fibers in one mapping.  A page takes memory only once a fiber touches it.
 class StackPool {
  public:
   static constexpr size_t kStackBytes = 32 << 10;
@@ -36,7 +37,7 @@ class StackPool {
 
 #if defined(__x86_64__)
 
-// Saves the callee-saved registers on the stack, stores its top in *from and continues at `to`.
+// Pushes the callee-saved registers, stores the stack pointer in *from and continues on the stack `to`.
 extern "C" void patch_host_switch(void** from, void* to);
 asm(R"(
 .text

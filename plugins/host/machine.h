@@ -1,11 +1,12 @@
-// The emulated GPU: blocks of fibers, several alive at once, run in an order drawn from a seed.
+// The emulated GPU runs blocks of fibers, several blocks at once, in an order drawn from a seed.
 //
 //   run():  pick a ready warp of any resident block -> run its 32 lanes, each up to its next stop ->
-//           all at one collective: compute it, go on    all at the barrier: wait for the block    all done:
-//           retire
+//             all at one collective:  compute it and go on
+//             all at the barrier:     wait for the rest of the block
+//             all done:               retire the warp
 //
-// Lanes of a warp must stop at the same thing (the kernels have no divergent collectives); warps of a block,
-// and blocks, interleave freely.
+// All lanes of a warp must stop at the same barrier or collective (the kernels have no divergent
+// collectives). Warps and blocks interleave freely.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -21,7 +22,7 @@
 
 namespace patch::host {
 
-// When the bytes of a cp.async land: at its wait_group, at once, or either, drawn per copy.
+// Time at which the bytes of a cp.async arrive: at its wait_group, at once, or either, drawn per copy.
 enum class CopyMode : int32_t { kLazy = 0, kEager = 1, kMixed = 2 };
 
 struct Stats {
@@ -30,7 +31,7 @@ struct Stats {
 
 struct LaunchShape {
   int64_t blocks = 1;
-  int64_t first = 0;  // blocks before it are left out
+  int64_t first = 0;  // first block to run
   int threads = 32;
   size_t shared_bytes = 0;
 };
@@ -58,7 +59,7 @@ class Machine {
   GlobalMemory global;
   Stats stats;
 
-  // Empty when the launch went well, else the first fault.
+  // Runs a kernel.  Returns the first fault, or "".
   std::string run(const LaunchShape& shape, CopyMode mode, uint64_t seed,
                   const std::function<void()>& kernel) {
     current_machine() = this;
@@ -133,7 +134,7 @@ class Machine {
     for (const auto& [p, bytes] : me.passed) global.fence(p, bytes);
     me.fenced = block_->arrivals;
   }
-  // Counts the block, and with it all that its threads have passed on.
+  // Counts the block's arrival.  The partial sums that its threads have passed on count as arrived with it.
   int32_t arrive(int32_t* counter) {
     if (!global.counter(counter)) fail("an arrival is counted outside of the counters");
     for (Lane& lane : block_->lanes) {
@@ -201,14 +202,14 @@ class Machine {
     void* argument = nullptr;
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
-    std::vector<std::pair<void*, size_t>> passed;  // partial sums that are not counted yet
-    int fenced = 0;                                // arrivals of the block before this thread's latest fence
+    std::vector<std::pair<void*, size_t>> passed;  // partial sums written since the block's last arrival
+    int fenced = 0;                                // block's arrivals before the latest fence of this thread
   };
   struct Block {
     int64_t id = 0;
-    int live = 0, waiting = 0;  // warps
+    int live = 0, waiting = 0;  // number of warps
     int arrivals = 0;
-    bool vote = false, voted = false;  // of barrier_any
+    bool vote = false, voted = false;  // for barrier_any
     SharedMemory shared;
     std::vector<Lane> lanes;
     StackPool stacks{kMaxThreads};
@@ -255,7 +256,7 @@ class Machine {
     me.fiber.leave();
   }
 
-  // Runs a warp until it waits, ends, or is put back among the ready ones (true).
+  // Runs a warp.  Returns true if the warp stays ready, false if it waits or has ended.
   bool run_warp(Block& b, int warp) {
     block_ = &b;
     Lane* lanes = b.lanes.data() + warp * 32;
@@ -281,7 +282,7 @@ class Machine {
       return l.stop == lanes[0].stop && (l.stop != Stop::kCollective || l.compute == lanes[0].compute);
     });
   }
-  // Collectives check their operands outside of any fiber, so a fault is noted and not thrown.
+  // Collectives run outside of any fiber, so a fault in their operands is noted and not thrown.
   bool compute(Lane* lanes) {
     void* arguments[32];
     for (int i = 0; i < 32; ++i) arguments[i] = lanes[i].argument;
@@ -301,7 +302,7 @@ class Machine {
         std::string(what) + " (block " + std::to_string(block_->id) + ", warp " + std::to_string(warp) + ")";
     return false;
   }
-  // The barrier opens when every warp of the block waits at it.
+  // Opens the barrier if every warp of the block waits at it.
   void settle(Block& b) {
     if (b.waiting == 0 || !error_.empty()) return;
     if (b.live < shape_.threads / 32) {
@@ -317,7 +318,7 @@ class Machine {
   }
 
  public:
-  // For collectives.
+  // Records a fault found by a collective.
   void note_fault(const std::string& what) {
     if (error_.empty()) error_ = what + " (block " + std::to_string(block_->id) + ")";
   }

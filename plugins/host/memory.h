@@ -1,9 +1,8 @@
 // Memory of the emulated device, checked on every access.
 //
-//   GlobalMemory   the tensors of a launch: bounds, alignment, "written before read", "written exactly once",
-//   and
-//                  of those that blocks pass to each other: written, fenced and counted before another reads
-//   SharedMemory   one block's: bounds, alignment, "written before read", and races between two barriers
+//   GlobalMemory   tensors of a launch.  Checks bounds, alignment, "written before read", "written once", and
+//                  for sums that blocks pass on "written, fenced and counted before another block reads".
+//   SharedMemory   of one block.  Checks bounds, alignment, "written before read", and races.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -17,7 +16,8 @@
 
 namespace patch::host {
 
-// Zeros that take memory only where they are counted up: the largest Y has 2^31 elements.
+// Counters that start at 0.  Pages of untouched ones take no memory, which matters: the largest Y has 2^31
+// elements.
 class Counts {
  public:
   Counts() = default;
@@ -35,10 +35,10 @@ class Counts {
 
 class GlobalMemory {
  public:
-  // kExchange: written by one block, read by another; kCounter: 0 before and after.
+  // kExchange: written by one block and read by another; kCounter: 0 before and after the launch.
   enum class Use { kInput, kOutput, kExchange, kCounter };
 
-  // `unit` is the bytes of one element; outputs count their writes by element.
+  // `unit`: bytes of one element.  Writes to outputs are counted by element.
   void add(const char* name, const void* begin, size_t bytes, size_t unit, Use use) {
     const auto first = reinterpret_cast<uintptr_t>(begin);
     Region region{name, first, first + bytes, unit, use, {}, {}};
@@ -64,7 +64,8 @@ class GlobalMemory {
     return misaligned(*r, p, bytes);
   }
 
-  // What a thread of `block` writes for others; the elements are its own until it is counted.
+  // A write by a thread of `block` for other blocks, which may read the elements once the block has counted
+  // itself.
   std::string pass(const void* p, size_t bytes, int64_t block) {
     const std::string fault = write(p, bytes);
     if (!fault.empty()) return fault;
@@ -74,7 +75,7 @@ class GlobalMemory {
       r->owners[offset(*r, p) / r->unit + i] = {block, State::kWritten};
     return {};
   }
-  // `acquired`: the reader has passed a fence after it counted itself.
+  // A read of such elements.  `acquired`: the reader has passed a fence since its block counted itself.
   std::string take(const void* p, size_t bytes, int64_t block, bool acquired) {
     const std::string fault = read(p, bytes);
     if (!fault.empty()) return fault;
@@ -89,14 +90,14 @@ class GlobalMemory {
     return {};
   }
   void fence(const void* p, size_t bytes) { advance(p, bytes, State::kFenced); }
-  // False where the thread that wrote it has not passed a fence.
+  // Returns false if the thread that wrote the elements has not passed a fence since.
   bool count(const void* p, size_t bytes) { return advance(p, bytes, State::kCounted); }
   int32_t* counter(int32_t* p) {
     const Region* r = find(p, sizeof(int32_t));
     return r && r->use == Use::kCounter ? p : nullptr;
   }
 
-  // Every counter is 0 again.
+  // Returns an error if a counter is not 0.
   std::string counters_reset() const {
     for (const Region& r : regions_)
       if (r.use == Use::kCounter)
@@ -106,7 +107,8 @@ class GlobalMemory {
     return {};
   }
 
-  // Every element of this output was written; the write counts above allow no second time.
+  // Returns an error if an element of this output was never written.  `write` checks that none is written
+  // twice.
   std::string complete(const std::string& name) const {
     for (const Region& r : regions_) {
       if (r.name != name) continue;
@@ -164,9 +166,10 @@ class GlobalMemory {
   std::vector<Region> regions_;
 };
 
-// Who touched each 4-byte word last, and in which epoch (number of barriers passed).  Two threads touching a
-// word in one epoch, one of them writing, is a race, whatever order the emulation happened to run them in.  A
-// word that cp.async is filling is `pending` from issue to wait_group and belongs to nobody.
+// Records for each 4-byte word the last threads that read and wrote it, and the epochs (number of barriers
+// passed).  If two threads touch a word in one epoch and one of them writes, that is a race, in whatever
+// order the emulation ran them.  A word that cp.async fills is `pending` from issue to wait_group; no thread
+// may touch it.
 class SharedMemory {
  public:
   static constexpr uint16_t kMany = 0xffff;  // more than one reader, or a whole warp
@@ -207,7 +210,8 @@ class SharedMemory {
     return nullptr;
   }
 
-  // A cp.async of `writer` has landed and its wait has passed: from the next epoch on, others may read.
+  // Ends `pending`, after the wait of the thread that issued the cp.async.  Others may read from the next
+  // epoch on.
   void land(const void* p, size_t bytes) {
     for (Word *w = word(p), *end = w + bytes / 4; w != end; ++w) w->pending = false, w->write_epoch = epoch_;
   }

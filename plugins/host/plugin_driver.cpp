@@ -1,6 +1,6 @@
-// The TensorRT plugin on a machine without a GPU, as a C library for the tests: PatchLinearPlugin and the
-// dense path as they are, the kernels of the dense path on fibers, and of the CUDA runtime what they call.
-// The other kernels are run by driver.cpp; here a launch of one is only counted.
+// C interface of the TensorRT plugin on a machine without a GPU, for the tests.  PatchLinearPlugin and the
+// dense path are the real code.  The kernels of the dense path run on fibers, and the CUDA functions that
+// they call are replaced below.  driver.cpp runs the other kernels; here their launches are only counted.
 #include <cstdlib>
 #include <exception>
 #include <string>
@@ -31,9 +31,9 @@ struct Tensors {
 };
 
 Device device{};
-std::string messages, fault;  // what was logged; the first fault that the emulation found
-int launched[3];              // the other kernels, unpack, activate
-Linear now;                   // of the enqueue that is running
+std::string messages, fault;  // log messages; first fault found by the emulation
+int launched[3];              // launches of the other kernels, of unpack and of activate
+Linear now;                   // the linear that is being enqueued
 Tensors tensors;
 
 PatchLinearPlugin* plugin_of(void* p) { return static_cast<PatchLinearPlugin*>(p); }
@@ -94,7 +94,7 @@ cudaError_t run(const GlobalMemory& memory, const char* output, bool all_of_it, 
 }  // namespace
 }  // namespace patch::host
 
-// What the plugin asks of CUDA and of TensorRT's log.
+// Replacements for the functions of CUDA and of TensorRT's log that the plugin calls.
 extern "C" {
 cudaError_t cudaGetDevice(int* number) { return *number = 0, cudaSuccess; }
 cudaError_t cudaFree(void* p) { return std::free(p), cudaSuccess; }
@@ -168,7 +168,7 @@ void* patch_plugin_clone(void* p) { return plugin_of(p)->clone(); }
 void patch_plugin_delete(void* p) { delete plugin_of(p); }
 const char* patch_plugin_timing_id(void* p) { return plugin_of(p)->getTimingCacheID(); }
 
-// l->tokens is the most of a profile.
+// l->tokens: the largest number of tokens of the profile.
 int patch_plugin_configure(void* p, const Linear* l) {
   const auto in = patch::host::profile_of(*l);
   return plugin_of(p)->configurePlugin(in.data(), static_cast<int32_t>(in.size()), nullptr, 1);
@@ -196,7 +196,7 @@ int patch_plugin_enqueue(void* p, const Linear* l, const patch::host::Tensors* t
                                static_cast<cudaStream_t>(stream));
 }
 
-// Of these and the following: what has come since the last call.
+// Returns the log messages since the last call.
 const char* patch_plugin_messages() {
   static std::string taken;
   taken = std::move(patch::host::messages);
@@ -222,7 +222,7 @@ int64_t patch_plugin_dense_path_bytes(const patch::Problem* p, int bias, int res
   return static_cast<int64_t>(patch::dense_path_workspace(
       *p, {bias != 0, residual != 0, static_cast<patch::Activation>(activation)}));
 }
-// The dense path without the plugin around it.  Null when it went well, else what is wrong.
+// Runs the dense path without the plugin.  Returns an error, or null.
 const char* patch_plugin_dense_path(const patch::Problem* p, int scalar, const patch::LinearArguments* a,
                                     void* workspace) {
   static std::string why;
@@ -239,7 +239,7 @@ const char* patch_plugin_dense_path(const patch::Problem* p, int scalar, const p
   return why.empty() ? nullptr : why.c_str();
 }
 
-// One launch of the unpacking kernel by itself.
+// Launches the unpacking kernel alone.
 int patch_plugin_unpack(const Linear* l, const patch::host::Tensors* t, const patch::UnpackArguments* a) {
   patch::host::now = *l, patch::host::tensors = *t, patch::host::fault.clear();
   return patch::launch_unpack(*a, nullptr);

@@ -1,4 +1,5 @@
-// kernels/ptx.cuh for the host emulation: the same names, computed as the PTX ISA (9.7.14) says.
+// Host emulation of kernels/ptx.cuh: functions of the same names, which compute what the PTX ISA (9.7.14)
+// defines.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -87,7 +88,7 @@ template <int Bytes>
 void store_output(uint16_t* to, const uint16_t* from) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(from);
   for (int i = 0; i < Bytes;
-       i += 4)  // the race check works on words; a 2-byte read checks the word it lies in
+       i += 4)  // the race check works on 4-byte words, so a 2-byte read checks the word that contains it
     host::Machine::get().read_shared(bytes - reinterpret_cast<uintptr_t>(bytes) % 4 + i, 4);
   store_global(to, from, Bytes);
 }
@@ -179,9 +180,10 @@ void compute_mma(void* const* lanes) {
   accumulate(lanes, a, b);
 }
 
-// 9.7.14.6: the compressed a_i lies as in mma.m16n8k16 and its pair covers the 4 dense columns from 4t (+ 16
-// for i >= 4).  Selector s reads the metadata of lanes 2s and 2s + 1 of each quad: the first for columns
-// 0..15, the second for 16..31; low half word for row g, high half word for row g + 8; 4 bits for 4 columns.
+// 9.7.14.6: compressed a_i has the place of a_i in mma.m16n8k16, and its pair covers the 4 dense columns from
+// 4t (+ 16 for i >= 4).  Selector s reads the metadata of lanes 2s and 2s + 1 of each quad: the first for
+// columns 0..15, the second for 16..31; low half word for row g, high half word for row g + 8; 4 bits for 4
+// columns.
 template <class T, int Selector>
 void compute_mma_sp(void* const* lanes) {
   ++Machine::get().stats.mma_sp;
@@ -202,7 +204,7 @@ void compute_mma_sp(void* const* lanes) {
   accumulate(lanes, a, b);
 }
 
-// Every fp16 value, so that widening is a load.
+// All fp16 values as floats, so that widening is one load.
 inline const float* half_table() {
   static const std::unique_ptr<float[]> table = [] {
     auto t = std::make_unique<float[]>(65536);
@@ -237,7 +239,7 @@ inline uint32_t transpose_matrix(uint32_t r) {
   return lane.out;
 }
 
-// mma and mma.sp for a type that can widen and narrow one value.
+// Adds mma and mma.sp to a type T that has `widen` and `narrow_one`.
 template <class T>
 struct HostScalar {
   static uint32_t narrow(float lo, float hi) {
@@ -256,7 +258,7 @@ struct HostScalar {
 
 struct Half : HostScalar<Half> {
   static float widen(uint16_t v) { return host::half_table()[v]; }
-  // Round to nearest even; beyond 65504 + half a step it becomes infinite.
+  // Rounds to nearest even.  From 65520 (65504 + half a step) on the result is infinite.
   static uint16_t narrow_one(float f) {
     const auto sign = static_cast<uint16_t>(std::signbit(f) ? 0x8000 : 0);
     const float magnitude = std::fabs(f);

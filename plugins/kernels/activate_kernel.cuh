@@ -1,4 +1,4 @@
-// What a dense product leaves to do: bias, activation, gate and residual, of 8 features of a token a thread.
+// Epilogue of a dense product: bias, activation, gate and residual.  A thread computes 8 features of a token.
 #pragma once
 #include "kernels/dense_path.h"
 #include "kernels/epilogue.cuh"

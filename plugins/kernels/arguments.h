@@ -1,5 +1,5 @@
-// What a PatchLinear launch needs, in plain types: the CUDA launcher, the host emulation and the plugin share
-// it.
+// Arguments of a PatchLinear launch, in plain types, shared by the CUDA launcher, the host emulation and the
+// plugin.
 #pragma once
 #include <cstdint>
 
@@ -9,16 +9,16 @@ namespace patch {
 
 enum class Scalar : int32_t { kHalf = 0, kBFloat16 = 1 };
 
-// kGelu is x * Phi(x), kGeluTanh its approximation by tanh (Hendrycks & Gimpel, arXiv 1606.08415), kSilu
+// kGelu: x * Phi(x); kGeluTanh: its tanh approximation (Hendrycks & Gimpel, arXiv 1606.08415); kSilu:
 // x * sigmoid(x).
 enum class Activation : int32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kSilu = 3 };
-// Their names in ONNX, by number.
+// Names of the activations in ONNX, by number.
 inline constexpr const char* kActivationNames[] = {"", "gelu", "gelu_tanh", "silu"};
 inline constexpr int kActivationCount = sizeof(kActivationNames) / sizeof(kActivationNames[0]);
 
-// Z = X W^T + bias, in fp32, and Y[tokens, out] = activation(Z) + residual, rounded once.
-// Gated: Z has a gate and an up of `out` columns each, and Y = activation(gate) * up + residual.  Their
-// panels alternate in the packed weight, bias holds the gate's values, then the up's. All pointers are device
+// Z = X W^T + bias, in fp32, and Y[tokens, out] = activation(Z) + residual, rounded once. Gated: Z has a gate
+// and an up of `out` columns each, and Y = activation(gate) * up + residual.  The panels of gate and up
+// alternate in the packed weight; bias holds the gate's values, then the up's.  All pointers are device
 // pointers.
 struct LinearArguments {
   const uint16_t* x;         // [tokens, in], contiguous
@@ -29,12 +29,12 @@ struct LinearArguments {
   const uint16_t* bias;      // [out], gated [2 * out], or null
   const uint16_t* residual;  // [tokens, out], contiguous, or null
   uint16_t* y;               // [tokens, out], contiguous
-  float* partials;           // [2 * parts, tokens of a block * panel_rows], of a stream with parts > 1
-  int32_t* counters;         // [parts], of the same; 0 before a launch and after it
+  float* partials;           // [2 * parts, tokens of a block * panel_rows]; used by a stream with parts > 1
+  int32_t* counters;         // [parts]; used by the same, 0 before and after a launch
   int32_t tokens;
   int32_t out_features;
   int32_t in_features;  // a multiple of 4
-  int32_t panels;       // of Y; as many packed ones, gated twice as many
+  int32_t panels;       // panels of Y; W has as many packed panels, or twice as many if gated
   int32_t dense_slabs;
   int32_t sparse_slabs;
   int32_t parts;     // blocks that share a stream's slabs
@@ -48,15 +48,15 @@ struct LinearArguments {
   }
 };
 
-// Rows of X and Y follow each other without padding, so their alignment is that of in_features and
-// out_features.  Returns false where a pointer is less aligned than the kernel can work with.
+// Chooses x_vector and y_vector.  Rows of X and Y are not padded, so their alignment follows from in_features
+// and out_features.  Returns false if a pointer has less alignment than the kernels need.
 inline bool choose_vectors(LinearArguments* a) {
   const auto aligned = [](const void* p, uintptr_t bytes) {
     return reinterpret_cast<uintptr_t>(p) % bytes == 0;
   };
   a->x_vector = a->in_features % 8 == 0 && aligned(a->x, 16) ? 8 : 4;
   a->y_vector = 8;
-  // The residual is read in pairs where Y can be written in pairs.
+  // The residual is read in pairs if Y is written in vectors of 2 or more, so it must be aligned to a pair.
   while (a->y_vector > 1 &&
          (a->out_features % a->y_vector != 0 || !aligned(a->y, 2 * a->y_vector) || !aligned(a->residual, 4)))
     a->y_vector /= 2;

@@ -18,14 +18,14 @@ struct Config {
   int feature_warps;  // warps along the panel's rows
   int token_warps;    // warps along the tokens
   int stages;         // slots of the cp.async ring
-  int blocks_per_sm;  // that a stream is cut for
+  int blocks_per_sm;  // number of blocks per SM that a stream is cut for
   bool gated;         // a tile is a gate's panel and the up's beside it (see epilogue.cuh)
 };
 
 // Shared memory is the limit: a slot holds one dense slab (128 B per panel row) and the X tile beside it
-// (128 B per token).  sm_86 and sm_89 give a block 99 KiB, so a line of two blocks stays below 49; a line
-// above 99 KiB is for sm_80 (163 KiB) and sm_90 (227 KiB), and is left out on devices that don't have as
-// much.
+// (128 B per token).  sm_86 and sm_89 give a block 99 KiB, so a configuration with two blocks per SM stays
+// below 49 KiB.  A configuration above 99 KiB is for sm_80 (163 KiB) and sm_90 (227 KiB), and is skipped on
+// other devices.
 inline constexpr Config kConfigs[] = {
     {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false},    // 40 KiB, 4 warps of 16x16
     {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false},       // 48 KiB, 4 warps of 32x32
@@ -33,39 +33,40 @@ inline constexpr Config kConfigs[] = {
     {"decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1, false},  // 72 KiB, 4 warps of 32x16
     {"mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1, false},     // 96 KiB, 8 warps of 32x32
     {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, false},  // 96 KiB, 4 warps of 64x64
-    // Two panels of 64 rows make a tile as large as one of 128, so gated weights have no others.
+    // Gated weights have panels of 64 rows only: two of them make a tile as large as one panel of 128 rows.
     {"gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true},  // 40 KiB, 4 warps of 2 x 16x16
     {"gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true},     // 48 KiB, 4 warps of 2 x 32x32
     {"gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, true},  // 96 KiB, 4 warps of 2 x 32x64
-    // Where tiles of 128 tokens are not many times the SMs: the last of them would leave most SMs idle.
+    // Streams for problems with few tiles of 128 tokens per SM, whose last wave would leave most SMs idle.
     {"broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, false},       // 96 KiB, 4 warps of 32x64
     {"broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, false},     // 96 KiB, 8 warps of 64x32
     {"gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true},  // 96 KiB, 8 warps of 2 x 32x32
-    // An A100 multiplies 2:4 as fast as its shared memory is read: twice the tokens for each fragment of W.
+    // On an A100, 2:4 products are limited by reads of shared memory.  256 tokens use each fragment of W
+    // twice as often.
     {"wide-128", Kernel::kTile, 128, 256, 2, 4, 3, 1, false},  // 144 KiB, 8 warps of 64x64
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
 
 inline constexpr int kSlabColumns = 64;   // K covered by one slab
 inline constexpr int kTilesPerGroup = 8;  // token tiles that walk over the panels together
-// cudaDevAttrMaxSharedMemoryPerBlockOptin: of sm_86 and sm_89, which every device has, and of sm_90.
+// cudaDevAttrMaxSharedMemoryPerBlockOptin: sm_86 and sm_89 have the least of all devices, sm_90 the most.
 inline constexpr int kSharedEverywhere = 99 * 1024;
 inline constexpr int kSharedMost = 227 * 1024;
 
-// Packed panels whose products one tile of Y is made of.
+// Number of packed panels that one tile of Y is computed from.
 constexpr int panels_per_tile(bool gated) { return gated ? 2 : 1; }
 
 constexpr int stage_bytes(const Config& c) { return (c.panel_rows + c.tokens) * kSlabColumns * 2; }
-// Values of a row of the output tile in shared memory; the 16 bytes more keep banks apart.
+// Values per row of the output tile in shared memory.  The 16 bytes of padding avoid bank conflicts.
 constexpr int output_stride(const Config& c) { return c.panel_rows + 8; }
-// What a block asks for.  A tile's output takes the ring's place; a stream writes from registers while its
-// ring goes on.
+// Shared memory of a block.  A tile kernel puts its output where the ring was.  A stream writes from
+// registers, while its ring goes on.
 constexpr int shared_bytes(const Config& c) {
   const int ring = c.stages * stage_bytes(c), output = c.tokens * output_stride(c) * 2;
   return c.kernel == Kernel::kTile && output > ring ? output : ring;
 }
 
-// Everything a kernel derives from its configuration.
+// All constants that a kernel derives from its configuration.
 template <int C>
 struct Geometry {
   static constexpr Kernel kKernel = kConfigs[C].kernel;
@@ -97,9 +98,9 @@ struct Geometry {
   static_assert(kPanelRows == 64 || kPanelRows == 128);
   static_assert(kWarpRows * kFeatureWarps * 16 == kPanelRows && kWarpTokens * kTokenWarps * 8 == kTokens);
   static_assert(kStages >= 2 && kStageBytes == kDenseBytes + kXBytes && kSharedBytes <= kSharedMost);
-  // An SM has 1 KiB more than a block may ask for, and every block takes 1 KiB more than it asks for.
+  // An SM has 1 KiB more than a block may request, and each block takes 1 KiB more than it requests.
   static_assert(kBlocksPerSm == 1 || kBlocksPerSm * (kSharedBytes + 1024) <= kSharedEverywhere + 1024);
-  // Copy loops have constant trip counts, so every thread must carry the same number of chunks.
+  // Copy loops have constant trip counts, so all threads must copy the same number of chunks.
   static_assert(kSparseBytes % (16 * kThreads) == 0 && kXBytes % (16 * kThreads) == 0);
   static_assert(kMetaBytes / 16 <= kThreads);
 };

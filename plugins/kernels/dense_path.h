@@ -1,4 +1,4 @@
-// What the two kernels beside a dense product need (see dense_path/dense_path.h), in plain types.
+// Arguments of the kernels before and after a dense product (see dense_path/dense_path.h), in plain types.
 #pragma once
 #include <cstdint>
 
@@ -7,10 +7,11 @@
 namespace patch {
 
 inline constexpr int kUnpackThreads = 256;
-inline constexpr int kUnpackSlabs = 4;  // slab columns of a panel that a block writes
+inline constexpr int kUnpackSlabs = 4;  // number of a panel's slab columns that a block writes
 inline constexpr int kActivateThreads = 256;
 
-// Writes `panels` panels of W as plain rows.  Gated, the gate's panels come first, then as many of the up's.
+// Writes `panels` panels of W as plain rows.  If gated, the gate's panels come first, then as many of the
+// up's.
 struct UnpackArguments {
   const uint16_t* dense;  // as in LinearArguments
   const uint16_t* sparse;
@@ -18,28 +19,29 @@ struct UnpackArguments {
   const int32_t* index;
   uint16_t* weight;     // [sides * panels * panel_rows, slabs * 64], aligned to 16 bytes
   int32_t panel_rows;   // 64 or 128
-  int32_t sides;        // packed panels of a panel of Y: 1, or gated 2
-  int32_t all_panels;   // of Y
-  int32_t dense_slabs;  // of all of W
-  int32_t first_panel;  // of Y
+  int32_t sides;        // packed panels per panel of Y: 1, or 2 if gated
+  int32_t all_panels;   // panels of Y
+  int32_t dense_slabs;  // dense slabs of the whole W
+  int32_t first_panel;  // first panel of Y to write
   int32_t panels;
-  int32_t slabs;  // along K
+  int32_t slabs;  // slabs along K
 
   PATCH_BOTH int32_t groups() const { return (slabs - 1) / kUnpackSlabs + 1; }
   PATCH_BOTH int64_t blocks() const { return static_cast<int64_t>(sides) * panels * groups(); }
 };
 
-// y = activation(z + bias) + residual of `columns` features, in fp32 from z in 16 bits, rounded once; gated,
-// activation(z + bias) * (up + its bias) + residual.  Everything is aligned to 16 bytes, sizes to 8 values.
+// y = activation(z + bias) + residual for `columns` features, in fp32 from 16-bit z, rounded once.  If gated,
+// y = activation(z + bias) * (up + up's bias) + residual.  Pointers are aligned to 16 bytes, sizes to 8
+// values.
 struct ActivateArguments {
   const uint16_t* z;         // [tokens, sides * stride]: the up begins `stride` columns after the gate
-  const uint16_t* bias;      // of the first feature, the up's out_features after it; or null
-  const uint16_t* residual;  // of the first feature, or null
-  uint16_t* y;               // of the first feature
+  const uint16_t* bias;      // at the first feature; the up's is out_features after it; or null
+  const uint16_t* residual;  // at the first feature, or null
+  uint16_t* y;               // at the first feature
   int32_t tokens;
   int32_t columns;
   int32_t stride;
-  int32_t out_features;  // from one token of y and of the residual to the next
+  int32_t out_features;  // values per token of y and of the residual
   int32_t gated;         // 0 or 1
   Activation activation;
 

@@ -1,10 +1,10 @@
-// What becomes of a tile's products before it is rounded: bias, activation, gate, residual, all in fp32.
+// Epilogue of a tile, in fp32, before it is rounded: bias, activation, gate and residual.
 //
-//   Y = activation(X W^T + bias) + residual,  or, gated,  activation(gate) * up + residual
+//   Y = activation(X W^T + bias) + residual,  or, if gated,  activation(gate) * up + residual
 //
-// A gate and an up keep panels of their own, so that each has its own tile map: a slab of rows of both would
-// be 2:4 only where both are.  Row i of the gate and row i of the up lie at the same place of the two sets of
-// accumulators, so the gate costs no exchange between threads.
+// Gate and up have separate panels, so that each has its own tile map: a slab with rows of both could be 2:4
+// only if both are.  Row i of the gate and row i of the up are at the same place in the two sets of
+// accumulators, so gating needs no exchange between threads.
 #pragma once
 #include "kernels/slabs.cuh"
 
@@ -12,8 +12,8 @@ namespace patch {
 
 PATCH_DEVICE float sigmoid(float x) { return reciprocal(1.f + exp2_approximate(-1.4426950409f * x)); }
 
-// The normal distribution function: erfc by Abramowitz & Stegun 7.1.26, at most 1.5e-7 off, which is what
-// 1 + erf in fp32 leaves of it too.
+// The normal distribution function, by erfc of Abramowitz & Stegun 7.1.26.  Its error is at most 1.5e-7,
+// about the rounding error of 1 + erf in fp32.
 PATCH_DEVICE float normal_cdf(float x) {
   const float z = 0.70710678119f * (x < 0.f ? -x : x);
   const float t = reciprocal(1.f + 0.3275911f * z);
@@ -54,7 +54,7 @@ PATCH_DEVICE void activate(Accumulators<G>& acc, Activation activation) {
   }
 }
 
-// bias: of the panel set's `out_features` rows.
+// bias: [out_features], of the panels (plain, gate or up) that `acc` belongs to.
 template <class T, class G>
 PATCH_DEVICE void add_bias(Accumulators<G>& acc, const LinearArguments& a, const uint16_t* bias, int panel,
                            const Place<G>& at) {
@@ -73,8 +73,8 @@ PATCH_DEVICE void add_bias(Accumulators<G>& acc, const LinearArguments& a, const
   }
 }
 
-// The residual comes as pairs of features of one token; movmatrix turns an 8x8 block of them into the
-// accumulators' order, pairs of tokens of one feature.
+// The residual is read as pairs of features of one token.  movmatrix transposes an 8x8 block into the order
+// of the accumulators, pairs of tokens of one feature.
 template <class T, class G>
 PATCH_DEVICE void add_residual(Accumulators<G>& acc, const LinearArguments& a, int panel, int first_token,
                                const Place<G>& at) {
@@ -103,7 +103,7 @@ PATCH_DEVICE void add_residual(Accumulators<G>& acc, const LinearArguments& a, i
   }
 }
 
-// From the sums of a tile to its values of Y, in the first set of accumulators.
+// Turns the sums of a tile into its values of Y, in the first set of accumulators.
 template <class T, class G>
 PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
                          const Place<G>& at) {

@@ -22,7 +22,7 @@ cudaError_t ask(int number, Device* device) {
            {cudaDevAttrComputeCapabilityMajor, &major},
            {cudaDevAttrComputeCapabilityMinor, &minor}})
     if (const cudaError_t e = cudaDeviceGetAttribute(value, attribute, number); e != cudaSuccess) return e;
-  // kHz and bits; two transfers a clock.
+  // memory_clock is in kHz, bus in bits; DRAM makes two transfers per clock.
   const double bandwidth = 2e3 * memory_clock * bus / 8;
   device->l2_bytes = l2;
   device->fma = fma_per_clock(major, minor);

@@ -1,4 +1,4 @@
-// Launches PatchLinear on a CUDA stream.  Allocates nothing, waits for nothing: safe inside a CUDA graph
+// Launches PatchLinear on a CUDA stream.  Neither allocates nor waits, so it is safe inside a CUDA graph
 // capture.
 #pragma once
 #include <cuda_runtime_api.h>
@@ -9,19 +9,19 @@
 
 namespace patch {
 
-// The current device, as schedules see it; asks the driver once per device.
+// Gets the properties of the current device that schedules depend on.  Asks the driver once per device.
 cudaError_t current_device(Device* device) noexcept;
 
-// `a->parts`, `a->x_vector` and `a->y_vector` are filled in from `schedule` and the pointers.  Returns
-// cudaErrorMisalignedAddress for pointers the kernel can't use and cudaErrorInvalidConfiguration for a grid
-// beyond CUDA's limit.
+// Fills in a.parts, a.x_vector and a.y_vector from `schedule` and the pointers.  Returns
+// cudaErrorMisalignedAddress for pointers that the kernel can't use, and cudaErrorInvalidConfiguration for a
+// grid beyond CUDA's limit.
 cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, cudaStream_t stream) noexcept;
 
-// One per scalar type, each in its own file so that they compile side by side.
+// One per scalar type, each in its own file so that they compile in parallel.
 cudaError_t launch_half(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
 cudaError_t launch_bfloat16(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
 
-// What stands before and after a dense product; cudaErrorInvalidConfiguration as above.
+// Launch the kernels before and after a dense product.  Return cudaErrorInvalidConfiguration as above.
 cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept;
 cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t stream) noexcept;
 

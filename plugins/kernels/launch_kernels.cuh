@@ -1,4 +1,4 @@
-// Every configuration of one scalar type, launched by its number.
+// Launches any configuration of one scalar type by its number.
 #pragma once
 #include <array>
 #include <atomic>
@@ -18,7 +18,7 @@ constexpr auto kernel_of() {
     return &patch_tiles<T, C>;
 }
 
-// Above 48 KiB a kernel must be told, once per device.  Doing it twice is harmless, so no lock.
+// Allows a kernel to use more than 48 KiB, once per device.  Doing it twice is harmless, so there is no lock.
 template <class T, int C>
 cudaError_t allow_shared_memory() {
   static std::atomic<uint64_t> done{0};

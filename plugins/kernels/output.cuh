@@ -1,11 +1,11 @@
-// From accumulators to Y: rounds, and turns [feature][token] into [token][feature].
+// Writes accumulators to Y: rounds, and transposes [feature][token] to [token][feature].
 #pragma once
 #include "kernels/epilogue.cuh"
 
 namespace patch {
 
-// Two features of one token out of each lane: movmatrix has transposed the 8x8 block of `half`.  `store` is
-// called with (feature within the panel, token within the tile, the pair).
+// Calls `store` with (feature within the panel, token within the tile, pair) for pairs of rounded values.
+// movmatrix transposes each 8x8 block, so that each lane holds two features of one token.
 template <class T, class G, class Store>
 PATCH_DEVICE void round_values(const Accumulators<G>& acc, const Place<G>& at, const Store& store) {
   PATCH_UNROLL
@@ -23,7 +23,7 @@ PATCH_DEVICE void round_values(const Accumulators<G>& acc, const Place<G>& at, c
   }
 }
 
-// Straight from registers, two values at a time: shared memory stays the ring's.
+// Writes from registers, two values at a time, because the ring still uses shared memory.
 template <class T, class G>
 PATCH_DEVICE void write_from_registers(const Accumulators<G>& acc, const LinearArguments& a, int panel,
                                        int first_token, const Place<G>& at) {
@@ -47,14 +47,14 @@ PATCH_DEVICE void store_rows(const LinearArguments& a, int panel, int first_toke
     const int row = vector / kVectors, feature = vector % kVectors * Values;
     const int token = first_token + row;
     const int64_t out = static_cast<int64_t>(panel) * G::kPanelRows + feature;
-    // `Values` divides out_features, so a vector lies inside the row or outside it, never across its end.
+    // `Values` divides out_features, so a vector never crosses the end of a row.
     if (token < a.tokens && out < a.out_features)
       store_output<2 * Values>(a.y + static_cast<int64_t>(token) * a.out_features + out,
                                tile + row * G::kOutputStride + feature);
   }
 }
 
-// Through shared memory, in whole vectors of Y; nobody may be using it.
+// Writes through shared memory, in whole vectors of Y.  No thread may use shared memory for anything else.
 template <class T, class G>
 PATCH_DEVICE void write_through_shared(const Accumulators<G>& acc, const LinearArguments& a, int panel,
                                        int first_token, uint8_t* shared, const Place<G>& at) {

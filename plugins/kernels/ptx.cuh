@@ -1,5 +1,5 @@
-// The only file that knows the hardware: one wrapper per instruction, every asm statement of the project.
-// Under PATCH_HOST_EMULATION the same names come from host/ptx_on_host.h and the kernels run on a CPU.
+// One wrapper per hardware instruction.  No other file of the kernels has asm statements or CUDA intrinsics.
+// Under PATCH_HOST_EMULATION, host/ptx_on_host.h defines the same names and the kernels run on a CPU.
 #pragma once
 #include <cstdint>
 #ifdef PATCH_HOST_EMULATION
@@ -17,17 +17,17 @@ namespace patch {
 PATCH_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 PATCH_DEVICE int64_t block_index() { return blockIdx.x; }
 PATCH_DEVICE void sync_block() { __syncthreads(); }
-// The same, and whether `vote` is true in any thread of the block.
+// A barrier that also returns true if `vote` is true in any thread of the block.
 PATCH_DEVICE bool sync_block_any(bool vote) { return __syncthreads_or(vote) != 0; }
-// Lanes of the warp in which `vote` is true.
+// Returns the number of lanes of the warp in which `vote` is true.
 PATCH_DEVICE int count_votes(bool vote) { return __popc(__ballot_sync(0xffffffffu, vote)); }
 
 PATCH_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// cp.async (PTX ISA, "cp.async"): src-size 0 fills the destination with zeros and reads nothing.
-// 16-byte copies go around L1 (.cg); smaller ones exist only as .ca.
+// cp.async (PTX ISA, "cp.async"): with src-size 0 it fills the destination with zeros and reads nothing.
+// 16-byte copies bypass L1 (.cg); smaller ones exist only as .ca.
 template <int Bytes>
 PATCH_DEVICE void copy_async(void* shared, const void* global, bool valid) {
   static_assert(Bytes == 16 || Bytes == 8);
@@ -42,7 +42,7 @@ PATCH_DEVICE void copy_async(void* shared, const void* global, bool valid) {
                  : "memory");
   }
 }
-// How long L2 shall hold on to weights.
+// L2 eviction policy for weights.
 using Policy = uint64_t;
 PATCH_DEVICE Policy weights_read_once() {
   Policy p;
@@ -54,7 +54,7 @@ PATCH_DEVICE Policy weights_read_again() {
   asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;\n" : "=l"(p));
   return p;
 }
-// 16 bytes.
+// Copies 16 bytes.
 PATCH_DEVICE void copy_weights_async(void* shared, const void* global, Policy policy) {
   asm volatile(
       "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)),
@@ -62,21 +62,21 @@ PATCH_DEVICE void copy_weights_async(void* shared, const void* global, Policy po
       : "memory");
 }
 PATCH_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
-// Waits until at most `Groups` of this thread's latest groups are still under way.
+// Waits until at most the `Groups` latest groups of this thread are still in flight.
 template <int Groups>
 PATCH_DEVICE void wait_copies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(Groups) : "memory");
 }
 
-// ldmatrix.x4: lanes 8j..8j+7 give the row addresses of 8x8 matrix j; lane l gets row l/4, columns 2(l%4),
-// +1.
+// ldmatrix.x4: lanes 8j .. 8j + 7 give the row addresses of 8x8 matrix j.  Lane l gets row l / 4, columns
+// 2 (l % 4) and 2 (l % 4) + 1.
 PATCH_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(shared_address(row))
                : "memory");
 }
-// movmatrix.trans: the warp's 8x8 matrix of 16-bit values, in ldmatrix's layout, transposed.
+// movmatrix.trans: transposes the warp's 8x8 matrix of 16-bit values, in the layout of ldmatrix.
 PATCH_DEVICE uint32_t transpose_matrix(uint32_t r) {
   uint32_t t;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(t) : "r"(r));
@@ -93,16 +93,16 @@ PATCH_DEVICE void store_shared_word(void* p, uint32_t v) { *static_cast<uint32_t
 PATCH_DEVICE int32_t load_index(const int32_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_bias(const uint16_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_value(const uint16_t* p) { return __ldg(p); }
-// Two values, aligned to 4 bytes.
+// Loads two values, aligned to 4 bytes.
 PATCH_DEVICE uint32_t load_pair(const uint16_t* p) { return __ldg(reinterpret_cast<const uint32_t*>(p)); }
 PATCH_DEVICE uint32_t load_word(const uint32_t* p) { return __ldg(p); }
-// Eight values, aligned to 16 bytes.
+// Loads eight values, aligned to 16 bytes.
 PATCH_DEVICE void load_eight(uint32_t (&v)[4], const uint16_t* p) {
   const uint4 e = __ldg(reinterpret_cast<const uint4*>(p));
   v[0] = e.x, v[1] = e.y, v[2] = e.z, v[3] = e.w;
 }
 
-// At most 2^-22 off, relative (PTX ISA 9.7.3, ex2 and rcp); subnormals count as 0.
+// Both have a relative error of at most 2^-22 (PTX ISA 9.7.3, ex2 and rcp) and flush subnormals to 0.
 PATCH_DEVICE float exp2_approximate(float x) {
   float r;
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(x));
@@ -114,7 +114,7 @@ PATCH_DEVICE float reciprocal(float x) {
   return r;
 }
 
-// Partial sums pass between blocks, so they go around L1.  `p` is aligned to 16 bytes.
+// Blocks pass partial sums to each other, so these accesses bypass L1.  `p` is aligned to 16 bytes.
 PATCH_DEVICE void load_partials(float (&v)[4], const float* p) {
   const float4 f = __ldcg(reinterpret_cast<const float4*>(p));
   v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
@@ -123,7 +123,7 @@ PATCH_DEVICE void store_partials(float* p, const float (&v)[4]) {
   __stcg(reinterpret_cast<float4*>(p), make_float4(v[0], v[1], v[2], v[3]));
 }
 PATCH_DEVICE void fence_device() { __threadfence(); }
-// How many blocks have come before this one.
+// Returns the number of blocks that have arrived before this one.
 PATCH_DEVICE int count_arrival(int32_t* counter) { return atomicAdd(counter, 1); }
 PATCH_DEVICE void reset_counter(int32_t* counter) { *counter = 0; }
 
@@ -145,7 +145,7 @@ template <>
 struct Vector<16> {
   using Type = uint4;
 };
-// `from` is shared memory.
+// `from`: in shared memory.
 template <int Bytes>
 PATCH_DEVICE void store_output(uint16_t* to, const uint16_t* from) {
   using V = typename Vector<Bytes>::Type;
@@ -176,7 +176,7 @@ struct Half {
     asm("cvt.f32.f16 %0, %1;\n" : "=f"(f) : "h"(v));
     return f;
   }
-  // The low half word is `lo`.
+  // Rounds two values into a pair, `lo` in the low half word.
   PATCH_DEVICE static uint32_t narrow(float lo, float hi) {
     uint32_t r;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));

@@ -1,5 +1,5 @@
-// Which configuration runs a problem, and into how many parts its slabs are cut.  Plain host arithmetic, no
-// CUDA, so tests ask it on any machine.
+// Chooses the configuration that runs a problem, and the number of parts that its slabs are cut into.  Plain
+// host arithmetic without CUDA, so tests run it on any machine.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -18,45 +18,46 @@ struct Problem {
   int32_t panel_rows;
   int32_t dense_slabs;
   int32_t sparse_slabs;
-  int32_t gated;  // 0 or 1; the slabs are then the gate's and the up's
+  int32_t gated;  // 0 or 1; if 1, the slabs are those of gate and up together
 };
 
-// What a schedule depends on of the device.
+// Properties of a device that a schedule depends on.
 struct Device {
   int32_t sms;
-  int32_t shared_bytes;  // that a block may ask for
+  int32_t shared_bytes;  // most shared memory of a block
   int64_t l2_bytes;
   int32_t block_tokens;  // see block_tokens
-  int32_t fma;           // dense multiply-adds of an SM and clock
-  int32_t dense_fma;     // by instructions that only a dense library issues; 0 where there are none
+  int32_t fma;           // dense multiply-adds per SM and clock
+  int32_t dense_fma;     // the same with instructions that only cuBLASLt issues; 0 if there are none
 };
 
 struct Schedule {
-  int32_t config;  // index into kConfigs, -1 when none fits
-  int32_t parts;   // of a stream; 1 for a tile kernel
+  int32_t config;  // index into kConfigs, -1 if none fits
+  int32_t parts;   // parts of a stream; 1 for a tile kernel
 };
 
 inline constexpr int kAnyConfig = -1;
-// A stream is cut for at most this many SMs, and into parts of at least so many dense slabs: it bounds the
-// workspace that the plugin must ask for before it knows the device (ahead-of-time builds).
+// A stream is cut for at most kMaxSms SMs, and into parts of at least kMinSlabsPerPart dense slabs.  The two
+// limits bound the workspace, which the plugin must request before it knows the device (ahead-of-time
+// builds).
 inline constexpr int kMaxSms = 192;
 inline constexpr int kMinSlabsPerPart = 2;
 static_assert(kMinSlabsPerPart * kDenseCost >= kMinPartCost);
 
-// Units in which such a block comes from DRAM at an SM's share of the bandwidth: 150 on an A100, 200 on an
-// A6000, 400 on an L4.  bandwidth: bytes a second of the whole device; clock: Hz; fma: dense multiply-adds an
-// SM and clock.
+// Time in which a 64x64 block of W comes from DRAM at an SM's share of the bandwidth, in units of one token
+// times such a block (see below): 150 on an A100, 200 on an A6000, 400 on an L4.  bandwidth: bytes per second
+// of the device; clock: Hz; fma: dense multiply-adds per SM and clock.
 inline int32_t block_tokens(double bandwidth, int sms, double clock, int fma) {
   return static_cast<int32_t>(64 * 64 * 2 / (bandwidth / sms) * clock * fma / (64 * 64));
 }
-// Of fp16 with fp32 sums, by compute capability.  GeForce cards, half as fast, can't be told from others.
-// Where a device does not tell its memory.
+// block_tokens of a device that does not report its memory.
 inline constexpr int32_t kUsualBlockTokens = 200;
+// fp16 with fp32 sums, by compute capability.  GeForce cards are half as fast, but can't be told from others.
 inline constexpr double fma_per_clock(int major, int minor) {
   return major == 8 ? (minor == 0 ? 1024 : 512)
-                    : 0.62 * 2048;  // mma.sync's share of what Hopper does by wgmma
+                    : 0.62 * 2048;  // mma.sync reaches this share of the rate of wgmma
 }
-// By wgmma, of Hopper alone.
+// The rate of wgmma, which only Hopper has.
 inline constexpr int32_t dense_fma_per_clock(int major) { return major == 9 ? 2048 : 0; }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -70,12 +71,12 @@ inline int64_t total_cost(const Problem& p, const Config& c) {
 inline int64_t sums_per_tile(const Config& c) {
   return static_cast<int64_t>(c.tokens) * c.panel_rows * panels_per_tile(c.gated);
 }
-// Whether a configuration is for weights packed like this one.
+// Returns true if a configuration is for weights that are packed like this.
 inline bool fits(const Config& c, int32_t panel_rows, bool gated) {
   return c.panel_rows == panel_rows && c.gated == gated;
 }
 
-// Two slots for every part (see add_up), and a counter for it.
+// Each part has two slots for sums (see add_up) and one counter.
 inline size_t partial_bytes(const Config& c, int parts) {
   return parts <= 1 ? 0 : sizeof(float) * 2 * parts * sums_per_tile(c);
 }
@@ -88,7 +89,7 @@ inline int max_parts(const Problem& p, const Config& c, int sms) {
   return static_cast<int>(std::clamp<int64_t>(std::min(fill, deep), 1, INT32_MAX));
 }
 
-// At least partial_bytes of every schedule chosen for any number of tokens up to p.tokens.
+// Upper bound of partial_bytes over the schedules chosen for any number of tokens up to p.tokens.
 inline size_t workspace_bound(const Problem& p) {
   size_t bound = 0;
   for (const Config& c : kConfigs)
@@ -96,28 +97,30 @@ inline size_t workspace_bound(const Problem& p) {
   return bound;
 }
 
-// Time in units of one token times one dense 64x64 block of W on one SM (some 3 ns on an A100).  The numbers
-// are from data sheets, not measured; they order the choices, nothing more.
+// Costs are times in units of one token times one dense 64x64 block of W on one SM (some 3 ns on an A100).
+// The numbers come from data sheets and are not measured; they only serve to rank the choices.
 inline constexpr int64_t kBlockBytes = 64 * 64 * 2;
-inline constexpr int64_t kL2Tokens = 64;    // from L2,
-inline constexpr int64_t kTurnTokens = 16;  // and a turn of the ring
-inline constexpr int64_t kFillTurns = 3;    // until the first slab is there
-inline constexpr int64_t kAddUp = 300;      // a fence and a count
-inline constexpr int64_t kSumsPerUnit = 700;
-inline constexpr int64_t kMaxTokenTiles = 64;  // of a stream; more of them are taken to share nothing
+inline constexpr int64_t kL2Tokens = 64;       // a 64x64 block from L2
+inline constexpr int64_t kTurnTokens = 16;     // overhead of a turn of the ring, per 64 rows
+inline constexpr int64_t kFillTurns = 3;       // turns until the first slab has arrived
+inline constexpr int64_t kAddUp = 300;         // a fence and a count
+inline constexpr int64_t kSumsPerUnit = 700;   // partial sums read per unit
+inline constexpr int64_t kMaxTokenTiles = 64;  // streams with more token tiles are taken to share nothing
 
 inline int64_t weight_bytes(const Problem& p) {
   return slabs_cost(p.dense_slabs, p.sparse_slabs) * 8 * p.panel_rows;
 }
 
-// How often W comes from DRAM: again for each token tile of a panel that gets to a slab when L2 has lost it.
+// Returns the number of times that W is read from DRAM.  A token tile reads a slab again if L2 has evicted it
+// since another token tile of the panel read it.  kept: bytes that L2 keeps.
 inline int64_t weight_reads(const Problem& p, const Config& c, int parts, int64_t kept) {
   const int64_t bytes = weight_bytes(p), tokens = token_tiles(p, c), tiles = tile_count(p, c);
   if (tokens == 1 || bytes <= kept) return 1;
   if (c.kernel == Kernel::kTile) return ceil_div(tokens, kTilesPerGroup);
   if (tokens > kMaxTokenTiles) return parts % tiles == 0 ? 1 : tokens;
-  // While each part goes its length, all of them together ask for `tokens` times W.  In units of 1 / tiles of
-  // that length a token tile starts `parts` after the one before it: how far apart do they go?
+  // All parts run at the same time, and together they read W `tokens` times.  Measured in 1 / tiles of a
+  // part's length, each token tile starts `parts` after the one before it, modulo `tiles`.  Two token tiles
+  // do not share W if more bytes than L2 keeps are read between them.
   std::array<int64_t, kMaxTokenTiles> starts{};
   for (int64_t j = 0; j < tokens; ++j) starts[j] = j * parts % tiles;
   std::sort(starts.begin(), starts.begin() + tokens);
@@ -126,8 +129,8 @@ inline int64_t weight_reads(const Problem& p, const Config& c, int parts, int64_
   return reads;
 }
 
-// Bytes of X from DRAM.  The panels of a stream are anywhere in X, and find in L2 what fits there; tiles that
-// run at a time share the X of their group.
+// Returns the bytes of X that are read from DRAM.  The panels of a stream read anywhere in X, and share what
+// fits into L2.  Tiles that run at the same time share the X of their group.
 inline int64_t x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
   const int64_t bytes = 2 * p.tokens * p.in_features, panels = panel_count(p);
   if (c.kernel == Kernel::kStream) return bytes + (panels - 1) * std::max<int64_t>(0, bytes - kept);
@@ -137,8 +140,8 @@ inline int64_t x_bytes(const Problem& p, const Config& c, int sms, int64_t kept)
   return bytes * ceil_div(panels, at_once);
 }
 
-// A turn of the ring for a slab: products, or bytes through shared memory (128 a clock on every device),
-// where feature warps each read X and token warps each read W.
+// Cost of a turn of the ring for one slab: the products, or the bytes through shared memory (128 per clock on
+// every device), whichever is larger.  Each feature warp reads X and each token warp reads W.
 inline int64_t turn_cost(const Config& c, bool sparse, const Device& device) {
   const int64_t height = c.panel_rows / 64, weights = c.panel_rows * (sparse ? 72 : 128), x = c.tokens * 128;
   const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps);
@@ -146,16 +149,16 @@ inline int64_t turn_cost(const Config& c, bool sparse, const Device& device) {
   return std::max(tokens, bytes * device.fma / (128 * 64 * 64)) + kTurnTokens * height;
 }
 
-// Two things that go on at the same time get in each other's way.
+// Cost of two activities that overlap: the longer one, plus a share of the other for their interference.
 inline int64_t overlapped(int64_t a, int64_t b) { return std::max(a, b) + std::min(a, b) / 4; }
 
-// The busiest SM's products, or the way of W and X from DRAM, whichever takes longer.  No tokens have no
-// tiles to share the work, and cost nothing.
+// Predicts the cost of a launch from the products of the busiest SM and the reads of W and X from DRAM, which
+// overlap.  0 tokens cost nothing: there are no tiles to divide by.
 inline int64_t predicted_cost(const Problem& p, const Config& c, int parts, const Device& device) {
   if (p.tokens == 0) return 0;
   const int64_t sms = std::max(device.sms, 1), kept = device.l2_bytes / 2;
   const bool tile = c.kernel == Kernel::kTile;
-  // An SM that others leave the bandwidth to can't take much more of it.
+  // If only some SMs are busy, each still gets little more than its share of the bandwidth.
   const int64_t busy = std::min<int64_t>(tile ? tile_count(p, c) : parts, sms);
   const int64_t moved =
       weight_bytes(p) * weight_reads(p, c, parts, kept) + x_bytes(p, c, static_cast<int>(sms), kept);
@@ -165,14 +168,14 @@ inline int64_t predicted_cost(const Problem& p, const Config& c, int parts, cons
   if (tile) return overlapped(ceil_div(tiles, sms) * (turns / panel_count(p) + kFillTurns * turn), dram);
   const int64_t ends = tiles * kTileCost * turn / kDenseCost;
   const int64_t multiply = ceil_div(token_tiles(p, c) * turns + ends, busy) + kFillTurns * turn;
-  // The block that ends last reads the sums of all that share its tile.
+  // The block that ends last reads the sums of all blocks that share its tile.
   const int64_t shared = std::min<int64_t>(parts, ceil_div(parts, tile_count(p, c)) + 1);
   const int64_t sums = shared * sums_per_tile(c);
   return overlapped(multiply, dram) + (parts > 1 ? kAddUp + sums / kSumsPerUnit : 0);
 }
 
-// `config` fixes the configuration (a tactic); kAnyConfig lets the shape decide.  A negative number of tokens
-// fits none.
+// Chooses the cheapest schedule.  `config` fixes the configuration (a tactic); kAnyConfig considers all.
+// With a negative number of tokens no configuration fits.
 inline Schedule choose_schedule(const Problem& p, const Device& device, int config = kAnyConfig) {
   Schedule best{-1, 1};
   if (p.tokens < 0) return best;
@@ -182,7 +185,7 @@ inline Schedule choose_schedule(const Problem& p, const Device& device, int conf
     if (!fits(c, p.panel_rows, p.gated) || (config != kAnyConfig && config != i)) continue;
     if (shared_bytes(c) > device.shared_bytes) continue;
     const int sms = device.sms, most = max_parts(p, c, sms);
-    // Whole multiples of the tiles or of the SMs: what lies between leaves some of them with less to do.
+    // Only multiples of the number of tiles or of SMs: other numbers leave some of them with less work.
     for (const int64_t parts :
          {int64_t{1}, int64_t{most}, int64_t{std::min(most, sms)}, std::min<int64_t>(most, tile_count(p, c)),
           std::min<int64_t>(most, 2 * tile_count(p, c)), std::min<int64_t>(most, 4 * tile_count(p, c))}) {

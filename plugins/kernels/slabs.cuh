@@ -1,12 +1,12 @@
-// Slabs of the hybrid tile GEMM  Y[M, N] = X[M, K] W[N, K]^T + bias, computed as Y^T = W X^T, so that W is
-// operand A, the only one mma.sp can have sparse: their layout, their way into shared memory, their product.
+// Slabs of the hybrid tile GEMM  Y[M, N] = X[M, K] W[N, K]^T + bias: their layout, their copies into shared
+// memory and their products.  The GEMM is computed as Y^T = W X^T, so that W is operand A, the only operand
+// of mma.sp that can be sparse.
 //
-// W lies as slabs, one panel (64 or 128 rows) x 64 columns each, already in the order of mma's registers:
+// W is stored as slabs of one panel (64 or 128 rows) x 64 columns, in the order of mma's registers:
 //
-//            K ->  slab 0   slab 1   slab 2   slab 3
-//   panel 0      | dense  |  2:4   | dense  |  2:4   |     in memory: all dense slabs of panel 0, then panel
-//   1 ... panel 1      |  2:4   |  2:4   | dense  | dense  |                all 2:4 slabs of panel 0, then
-//   panel 1 ...
+//            K ->  slab 0   slab 1   slab 2   slab 3       in memory
+//   panel 0      | dense  |  2:4   | dense  |  2:4   |     `dense`:  dense slabs of panel 0, of panel 1, ...
+//   panel 1      |  2:4   |  2:4   | dense  | dense  |     `sparse`: 2:4 slabs of panel 0, of panel 1, ...
 //
 //   dense slab   [k16: 4][16-row block][lane: 32][8 values]      one 16-byte load = one lane's A fragment
 //   2:4 slab     [k32: 2][16-row block][lane: 32][8 values]      the kept half, and
@@ -18,11 +18,11 @@
 //                            row g          0, 1             4, 5
 //                            row g + 8      2, 3             6, 7      <- position among the lane's 8 values
 //
-// A block multiplies a panel with `kTokens` rows of X, dense slabs first, then 2:4 ones, into the same fp32
+// A block multiplies a panel by `kTokens` rows of X, dense slabs first and then 2:4 slabs, into the same fp32
 // accumulators:
 //
 //      ring of kStages slots in shared memory          [ W slab | X tile ] [ W slab | X tile ] ...
-//      X tile: 128 B rows; 16-byte chunk q of row r lies at q ^ (r & 7), so ldmatrix meets no bank twice
+//      X tile: 128 B rows; 16-byte chunk q of row r lies at q ^ (r & 7), so ldmatrix has no bank conflicts
 #pragma once
 #include "kernels/arguments.h"
 #include "kernels/config.h"
@@ -30,12 +30,12 @@
 
 namespace patch {
 
-// The slabs of one panel of Y: `dense` dense ones, then `sparse` 2:4 ones.  Gated, two packed panels make it,
-// and of each kind the gate's slabs come first.
+// Slabs of one panel of Y: first `dense` dense slabs, then `sparse` 2:4 slabs.  If gated, these are the slabs
+// of two packed panels, and the gate's come first among those of each kind.
 template <class G>
 struct Panel {
   int number, dense, sparse, first_dense, first_sparse;
-  int gate_dense, gate_sparse;  // of gated ones
+  int gate_dense, gate_sparse;  // the gate's slabs, if gated
   const int32_t *dense_columns, *sparse_columns;
 
   PATCH_DEVICE Panel(const LinearArguments& a, int panel) : number(panel) {
@@ -60,7 +60,7 @@ struct Panel {
   }
 };
 
-// Which warp and lane of the block this thread is.
+// Warp and lane of this thread.
 template <class G>
 struct Place {
   int thread = thread_index();
@@ -73,11 +73,11 @@ struct Place {
 
 template <class G>
 using Accumulators = float[G::kWarpRows][G::kWarpTokens][4];
-// Of every packed panel of a tile.
+// Accumulators of each packed panel of a tile.
 template <class G>
 using Sums = float[G::kPanels][G::kWarpRows][G::kWarpTokens][4];
 
-// The first of the 8 rows of W (features of Y) that a warp's fragment m has in its lower or upper half.
+// Returns the first of the 8 rows of W (features of Y) in the lower or upper half of a warp's fragment m.
 template <class G>
 PATCH_DEVICE int64_t first_row(int panel, int m, int half, const Place<G>& at) {
   return static_cast<int64_t>(panel) * G::kPanelRows + (at.feature_warp * G::kWarpRows + m) * 16 + half * 8;
@@ -108,12 +108,12 @@ PATCH_DEVICE void copy_weights(const LinearArguments& a, const Panel<G>& p, int 
                        policy);
 }
 
-// Rows beyond `tokens` and columns beyond `in_features` become zeros and are not read: what lies there may be
-// another tensor or a NaN, and zero weights don't silence a NaN.
+// Fills rows beyond `tokens` and columns beyond `in_features` with zeros, without reading them.  The memory
+// there may hold a NaN or belong to another tensor, and a NaN times a zero weight is a NaN.
 template <class G, int Values>
 PATCH_DEVICE void copy_x(const LinearArguments& a, int first_token, int column, uint8_t* tile, int thread) {
   constexpr int kChunks = kSlabColumns / Values;
-  constexpr int kRows = G::kThreads / kChunks;  // rows the block copies at a time
+  constexpr int kRows = G::kThreads / kChunks;  // rows that the block copies at a time
   static_assert(kRows % 8 == 0, "a thread stays in one column of the swizzle");
   const int row = thread / kChunks, value = thread % kChunks * Values;
   const int k = column * kSlabColumns + value;
@@ -137,7 +137,7 @@ PATCH_DEVICE void copy_slab(const LinearArguments& a, const Panel<G>& p, int i, 
     copy_x<G, 4>(a, first_token, column, slot + G::kDenseBytes, thread);
 }
 
-// Operand B for 32 columns of K: b[block][j] is the 8x8 matrix at columns 8j.
+// Loads operand B for 32 columns of K: b[block][j] is the 8x8 matrix at columns 8j.
 template <class G>
 PATCH_DEVICE void load_tokens(uint32_t (&b)[G::kWarpTokens][4], const uint8_t* slot, int k32,
                               const Place<G>& at) {
@@ -196,7 +196,7 @@ PATCH_DEVICE void multiply_sparse(Accumulators<G>& acc, const uint8_t* slot, con
   multiply_sparse_k32<T, G, 1>(acc, slot, meta, at);
 }
 
-// Slabs i .. end of a panel, each into the sums it belongs to.  `turn` gives the slot of the next slab.
+// Multiplies the slabs from i to `end` of a panel into their sums.  `turn` returns the slot of the next slab.
 template <class T, class G, class Turn>
 PATCH_DEVICE void multiply_slabs(Sums<G>& sums, const Panel<G>& p, int i, int end, const Turn& turn,
                                  const Place<G>& at) {
@@ -223,8 +223,8 @@ PATCH_DEVICE void clear(Sums<G>& sums) {
   }
 }
 
-// The slots in shared memory, filled kStages - 1 slabs ahead of the one that is multiplied.  `request` asks
-// for the copies of the next slab into a slot, or for none.
+// Slots in shared memory, filled up to kStages - 1 slabs ahead of the one that is multiplied.  `request`
+// issues the copies of the next slab into a slot, or none after the last slab.
 template <class G>
 class Ring {
  public:
@@ -236,11 +236,11 @@ class Ring {
       commit_copies();
     }
   }
-  // The slot of the next slab, for all threads; they read it until the next turn.
+  // Returns the slot of the next slab.  All threads call this, and may read the slot until the next turn.
   template <class Request>
   PATCH_DEVICE const uint8_t* turn(const Request& request) {
     wait_copies<G::kStages - 2>();
-    sync_block();  // this slab has landed for all, and nobody reads the slot that is filled next
+    sync_block();  // all copies of this slab are done, and no thread reads the slot that is filled next
     request(shared_ + write_ * G::kStageBytes);
     commit_copies();  // also when empty: wait_copies counts groups
     const uint8_t* slot = shared_ + read_ * G::kStageBytes;

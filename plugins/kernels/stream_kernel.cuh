@@ -1,20 +1,22 @@
-// The kernel for few tokens: all slabs of all tiles in one row, cut into parts of equal cost, one for each
-// block (work.h).  4096 rows are 32 panels for 108 SMs: a block for each would leave most of the device idle.
+// The kernel for few tokens.  All slabs of all tiles form one row, which is cut into parts of equal cost, one
+// per block (work.h).  One block per panel would leave most of the device idle: 4096 rows are 32 panels for
+// 108 SMs.
 //
 //      tile 0                tile 1          tile 2
 //      |-------------------|---------------|-----------------------|
 //      part 0        part 1        part 2         part 3
 //      |-------------|-------------|--------------|----------------|
 //
-// A tile that several parts share is added up in fp32 by whichever of its blocks ends last, always in the
-// order of the parts, so that results repeat bit for bit.  No block waits for another.  The ring goes on over
-// the ends of tiles.
+// If several parts share a tile, the block that ends last adds up their sums in fp32.  It always adds in the
+// order of the parts, so that results repeat bit for bit.  No block waits for another.  The ring continues
+// across tiles.
 #pragma once
 #include "kernels/output.cuh"
 
 namespace patch {
 
-// The panel of the tile that position `start` lies in; all lanes of a warp ask for the same one.
+// Returns the panel of the tile at position `start`.  All lanes of a warp search together, for the same
+// position.
 template <class G>
 PATCH_DEVICE int find_panel(const LinearArguments& a, int64_t tiles, int64_t start) {
   const int32_t* dense_ptr = a.index;
@@ -36,20 +38,20 @@ PATCH_DEVICE int find_panel(const LinearArguments& a, int64_t tiles, int64_t sta
   return low;
 }
 
-// One block's way through its part: a tile at a time, and the slabs of it that are the block's.
+// Walks a block through its part, tile by tile, with the slabs of each tile that belong to the block.
 template <class G>
 class Cursor {
  public:
   Panel<G> panel;
   int token_tile;
-  int64_t start;  // of the tile
-  int slab, end;  // of the tile's slabs, those left to do
+  int64_t start;  // position of the tile
+  int slab, end;  // the tile's slabs that are left to do
 
   PATCH_DEVICE Cursor(const LinearArguments& a, int64_t total)
       : Cursor(a, part_begin(static_cast<int>(block_index()), total, a.parts),
                part_begin(static_cast<int>(block_index()) + 1, total, a.parts)) {}
 
-  // Whether a tile is at hand.
+  // Returns true if there is a current tile.
   PATCH_DEVICE bool more() const { return start < stop_; }
   PATCH_DEVICE int first_token() const { return token_tile * G::kTokens; }
 
@@ -62,7 +64,7 @@ class Cursor {
     slab = 0;
     end = more() ? slabs_before(stop_ - start, panel.dense, panel.sparse) : 0;
   }
-  // For a cursor that goes by slabs alone: over tiles that have none.
+  // Goes to the next slab, across tiles without slabs.  For a cursor that is used slab by slab.
   PATCH_DEVICE void next_slab(const LinearArguments& a) {
     ++slab;
     skip_empty(a);
@@ -83,7 +85,7 @@ class Cursor {
     start = before * tiles_ + token_tile * cost;
     slab = slabs_before(begin - start, panel.dense, panel.sparse);
     end = slabs_before(stop - start, panel.dense, panel.sparse);
-    // The tile's last unit may start before `begin`.
+    // All units of the tile may start before `begin`; the tile then belongs to earlier parts.
     if (begin > start && slab == panel.dense + panel.sparse) next_tile(a);
   }
 
@@ -104,17 +106,17 @@ PATCH_DEVICE void for_each_fragment(Sums<G>& sums, const Function& function) {
   }
 }
 
-// Partial sums lie as the accumulators do, four values a thread: [slot][fragment][thread][4].
+// Partial sums have the layout of the accumulators, four values per thread: [slot][fragment][thread][4].
 template <class G>
 PATCH_DEVICE float* partial_sums(const LinearArguments& a, int slot, int fragment, int thread) {
   return a.partials + static_cast<int64_t>(slot) * G::kTileSums + (fragment * G::kThreads + thread) * 4;
 }
 
-// Leaves this block's sums of a tile that the parts first .. last share.  True for the block that ends last:
-// `sums` then holds the whole tile.
+// Stores this block's sums of a tile that the parts first .. last share.  Returns true in the block that ends
+// last; `sums` then holds the whole tile.
 //
-// Slots: a part has at most one tile that began before it (slot 2 * part), and at most one that begins in it
-// and goes on (2 * part + 1).
+// Slots: a part has at most one tile that begins before it (slot 2 * part), and at most one that begins in it
+// and continues after it (slot 2 * part + 1).
 template <class G>
 PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int last, const Place<G>& at) {
   const int part = static_cast<int>(block_index());
@@ -122,11 +124,11 @@ PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int
   for_each_fragment<G>(sums, [&](float (&values)[4], int fragment) {
     store_partials(partial_sums<G>(a, slot(part), fragment, at.thread), values);
   });
-  fence_device();  // what is counted below is there for all to see
+  fence_device();  // makes the sums visible to other blocks before the block is counted
   sync_block();
   const bool ends = at.thread == 0 && count_arrival(a.counters + first) == last - first;
   if (!sync_block_any(ends)) return false;
-  fence_device();  // nor is anything read before it is
+  fence_device();  // no sums are read before all blocks are counted
   clear<G>(sums);
   for (int from = first; from <= last; ++from)
     for_each_fragment<G>(sums, [&](float (&values)[4], int fragment) {
@@ -147,12 +149,12 @@ patch_stream(const LinearArguments a) {
   PATCH_SHARED(shared);
   const Place<G> at;
   const int64_t total = a.total_cost(a.token_tiles(G::kTokens));
-  // A weight that one tile of tokens reads is read once: it need not push X out of L2.
+  // With one tile of tokens each weight is read once, so it need not evict X from L2.
   const Policy policy = a.tokens <= G::kTokens ? weights_read_once() : weights_read_again();
 
   Cursor<G> work(a, total), ahead = work;
   ahead.skip_empty(a);
-  int column = ahead.more() ? ahead.panel.column(ahead.slab) : 0;  // read one slab ahead
+  int column = ahead.more() ? ahead.panel.column(ahead.slab) : 0;  // loaded one slab ahead
   const auto request = [&](uint8_t* slot) {
     if (!ahead.more()) return;
     copy_slab<G>(a, ahead.panel, ahead.slab, column, ahead.first_token(), policy, slot, at.thread);

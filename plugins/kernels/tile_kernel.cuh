@@ -1,12 +1,12 @@
-// The kernel for many tokens: a block computes one tile of Y, a panel by `kTokens` rows of X, over all of K.
-// The hardware deals the tiles out as blocks end, which balances panels of different cost.
+// The kernel for many tokens.  A block computes one tile of Y, a panel times `kTokens` rows of X, over all of
+// K.  The hardware starts a new block when one ends, which balances panels of different cost.
 #pragma once
 #include "kernels/output.cuh"
 
 namespace patch {
 
-// Which panel and tokens a block computes: groups of token tiles walk over all panels together, so that
-// blocks running at the same time share X and W in L2.
+// Panel and tokens of a block.  Groups of kTilesPerGroup token tiles go through all panels together, so that
+// blocks which run at the same time share X and W in L2.
 struct Assignment {
   int panel, token_tile;
   PATCH_DEVICE Assignment(const LinearArguments& a, int tokens_per_tile) {
@@ -32,8 +32,8 @@ patch_tiles(const LinearArguments a) {
   const int first_token = block.token_tile * G::kTokens;
   const int end = panel.dense + panel.sparse;
 
-  int next = 0;                                // the slab to ask for next,
-  int column = end > 0 ? panel.column(0) : 0;  // and its place in K, read one slab ahead
+  int next = 0;                                // the next slab to request
+  int column = end > 0 ? panel.column(0) : 0;  // its K / 64, loaded one slab ahead
   const auto request = [&](uint8_t* slot) {
     if (next >= end) return;
     copy_slab<G>(a, panel, next, column, first_token, weights_read_again(), slot, at.thread);
@@ -46,7 +46,7 @@ patch_tiles(const LinearArguments a) {
 
   finish<T, G>(sums, a, block.panel, first_token, at);
   wait_copies<0>();
-  sync_block();  // the output tile takes the ring's place
+  sync_block();  // the output tile overwrites the ring
   write_through_shared<T, G>(sums[0], a, block.panel, first_token, shared, at);
 }
 

@@ -1,10 +1,11 @@
-// Packed slabs back to plain rows of W, for a dense product.  Bits are copied; nothing is computed.
+// Unpacks slabs to plain rows of W for a dense product.  It copies bits and computes nothing.
 //
 //   block: one panel x kUnpackSlabs columns of slabs        thread: 8 values of one row, one 16-byte store
-//   first the panel's index is looked through for the slabs of these columns; a column without one is zeros
+//   a block first searches the panel's index for the slabs of its columns; a column without a slab is zeros
 //
-// A warp writes 4 whole rows of a slab, 128 bytes each.  Its loads are words 16 bytes apart, as fragments
-// hold two values of a row; all of a line is used while it is in L1, so DRAM sees each slab once.
+// A warp writes 4 whole rows of a slab, 128 bytes each.  Its loads are words 16 bytes apart, because a
+// fragment holds two values of a row.  All of a cache line is used while it is in L1, so each slab is read
+// from DRAM once.
 #pragma once
 #include "kernels/config.h"
 #include "kernels/dense_path.h"
@@ -15,7 +16,7 @@ namespace patch {
 inline constexpr int kUnpackShared = kUnpackSlabs * 4;
 inline constexpr int32_t kNoSlab = -1;
 
-// Values 8 * chunk .. + 7 of a row of a dense slab (slabs.cuh): word t of them is lane 4g + t's.
+// Reads values 8 * chunk .. + 7 of a row of a dense slab (slabs.cuh); word t belongs to lane 4g + t.
 template <int Rows>
 PATCH_DEVICE void read_dense(uint32_t (&w)[4], const uint32_t* slab, int row, int chunk) {
   const int block = chunk / 2 * (Rows / 16) + row / 16, lane = row % 8 * 4;
@@ -24,14 +25,15 @@ PATCH_DEVICE void read_dense(uint32_t (&w)[4], const uint32_t* slab, int row, in
   for (int t = 0; t < 4; ++t) w[t] = load_word(from + 4 * t);
 }
 
-// Four columns of which `pair` keeps two; nibble: their places, the first of them in the low two bits.
+// Expands `pair`, the kept two of four columns.  nibble: their places, the first in the low two bits.
 PATCH_DEVICE void expand(uint32_t& low, uint32_t& high, uint32_t pair, uint32_t nibble) {
   const uint64_t values = static_cast<uint64_t>(pair & 0xffff) << (nibble & 3) * 16 |
                           static_cast<uint64_t>(pair >> 16) << (nibble >> 2 & 3) * 16;
   low = static_cast<uint32_t>(values), high = static_cast<uint32_t>(values >> 32);
 }
 
-// The same of a 2:4 slab: two groups of four columns, kept values 4 * chunk .. + 3.
+// Reads values 8 * chunk .. + 7 of a row of a 2:4 slab: two groups of four columns, kept values 4 * chunk ..
+// + 3.
 template <int Rows>
 PATCH_DEVICE void read_sparse(uint32_t (&w)[4], const uint32_t* slab, const uint32_t* meta, int row,
                               int chunk) {
@@ -43,7 +45,8 @@ PATCH_DEVICE void read_sparse(uint32_t (&w)[4], const uint32_t* slab, const uint
   expand(w[2], w[3], load_word(from + 4), places >> 4);
 }
 
-// A thread's part of a slab, all of it asked for before the first of it is stored; `width`: values of a row.
+// Writes a thread's part of a slab.  Issues all loads before the first store.  `width`: values per row of
+// `to`.
 template <int Rows, class Read>
 PATCH_DEVICE void write_slab(uint16_t* to, int64_t width, int thread, const Read& read) {
   constexpr int kEach = Rows * 8 / kUnpackThreads;
@@ -61,9 +64,9 @@ template <int Rows>
 PATCH_KERNEL(kUnpackThreads)
 patch_unpack(const UnpackArguments a) {
   PATCH_SHARED(shared);
-  auto* slab_of = reinterpret_cast<int32_t*>(shared);  // dense ones count from 0, 2:4 ones from dense_slabs
+  auto* slab_of = reinterpret_cast<int32_t*>(shared);  // dense slabs count from 0, 2:4 slabs from dense_slabs
   const int thread = thread_index(), groups = a.groups();
-  const int panel = static_cast<int>(block_index() / groups);  // among the packed ones that are written
+  const int panel = static_cast<int>(block_index() / groups);  // among the packed panels of this launch
   const int first = static_cast<int>(block_index() % groups) * kUnpackSlabs;
   const int packed = a.first_panel * a.sides + panel, all = a.all_panels * a.sides;
   const int32_t *dense_ptr = a.index + packed, *sparse_ptr = a.index + all + 1 + packed;

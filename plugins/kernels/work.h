@@ -1,14 +1,13 @@
-// Work by cost: how the slabs of a launch are dealt out to its blocks.  Plain arithmetic, on the host and on
-// the device.
+// Divides the slabs of a launch among its blocks by cost.  Plain arithmetic, on the host and on the device.
 //
 //   tiles of Y, panel by panel and token tile by token tile; a tile is a row of units:
 //
 //      | begin | dense slab | dense slab | 2:4 | 2:4 | begin | dense slab | 2:4 | ...
-//      0       4            20           36    45    54      58           74          <- where a unit starts
+//      0       4            20           36    45    54      58           74          <- start of each unit
 //
 //   A unit belongs to part  floor(start * parts / total).  Parts are wider than any unit (see kMinPartCost),
-//   so the parts between a tile's first and last each hold a slab of it, and the number of them follows from
-//   arithmetic alone: no table, no counting pass.
+//   so each part between the first and the last part of a tile holds a slab of it.  The number of parts that
+//   share a tile therefore follows from arithmetic alone, without a table or a counting pass.
 #pragma once
 #include <cstdint>
 
@@ -20,25 +19,26 @@
 
 namespace patch {
 
-// A slab's cost is its bytes in units of 8 per panel row, 128 and 72: bytes are the limit where work is cut.
-// Beginning and ending a tile costs about a quarter of a dense slab; it also gives an empty panel a unit.
+// The cost of a slab is its bytes per panel row (128 and 72) in units of 8, because streams are limited by
+// bytes. Beginning and ending a tile costs about a quarter of a dense slab; this also gives an empty panel a
+// unit.
 inline constexpr int kTileCost = 4;
 inline constexpr int kDenseCost = 16;
 inline constexpr int kSparseCost = 9;
-inline constexpr int kMinPartCost = kDenseCost;  // narrower parts could hold no unit
+inline constexpr int kMinPartCost = kDenseCost;  // a narrower part might hold no unit
 
 PATCH_BOTH int64_t slabs_cost(int64_t dense, int64_t sparse) {
   return dense * kDenseCost + sparse * kSparseCost;
 }
 PATCH_BOTH int64_t tile_cost(int64_t dense, int64_t sparse) { return kTileCost + slabs_cost(dense, sparse); }
 
-// Where the last unit of a tile starts.
+// Start of a tile's last unit, from the tile's beginning.
 PATCH_BOTH int64_t last_unit(int64_t dense, int64_t sparse) {
   if (sparse > 0) return tile_cost(dense, sparse - 1);
   return dense > 0 ? tile_cost(dense - 1, 0) : 0;
 }
 
-// Slabs of a tile (dense first) that start before `offset`, which is counted from the tile's beginning.
+// Number of slabs of a tile (dense first) that start before `offset`, counted from the tile's beginning.
 PATCH_BOTH int slabs_before(int64_t offset, int dense, int sparse) {
   offset -= kTileCost;
   if (offset <= 0) return 0;
@@ -51,7 +51,7 @@ PATCH_BOTH int slabs_before(int64_t offset, int dense, int sparse) {
 PATCH_BOTH int part_of(int64_t start, int64_t total, int parts) {
   return static_cast<int>(start * parts / total);
 }
-// The first start that belongs to `part`.
+// The least start that belongs to `part`.
 PATCH_BOTH int64_t part_begin(int part, int64_t total, int parts) {
   return (part * total + parts - 1) / parts;
 }

@@ -10,8 +10,8 @@ Result call(const char* name, Result otherwise) noexcept {
   return function ? function() : otherwise;
 }
 
-// RTX: tried with 1.7, the oldest this project supports.  Full TensorRT keeps its tables within a major
-// version.
+// Returns true if the loaded library has the function tables of abi.h.  RTX: tested with 1.7, the oldest
+// supported version.  Full TensorRT keeps its tables within a major version.
 bool known() noexcept {
   const auto major = call<int32_t>("getInferLibMajorVersion", -1);
   if constexpr (kRtx)

@@ -1,13 +1,13 @@
-// The interfaces of TensorRT that the plugin CALLS.  Those it implements are versioned and the same
-// everywhere; but the tables of functions of the logger and the registry are not what every header says:
+// The interfaces of TensorRT that the plugin CALLS.  The interfaces that it implements are versioned and the
+// same in both backends.  But the virtual function tables of the logger and the registry differ:
 //
-//                    full TensorRT 10                    TensorRT-RTX 1.7 (and what its bindings implement)
-//   ILogger          log first                           an IVersionedInterface: two functions before it
-//   IPluginRegistry  with four functions of V2 plugins   without them
+//                    full TensorRT 10                    TensorRT-RTX 1.7 (library and Python bindings)
+//   ILogger          begins with `log`                   an IVersionedInterface: two functions before `log`
+//   IPluginRegistry  has four functions for V2 plugins   does not have them
 //
-// RTX plugins may be compiled with full TensorRT's headers, so RTX's two are spelled out here.  They are not
-// in an unnamed namespace: there the compiler sees that nothing derives from them and calls the pure
-// functions directly.
+// An RTX plugin may be compiled with full TensorRT's headers, so this file declares RTX's two classes.  They
+// are not in an unnamed namespace: the compiler would see that no class derives from them, and would call the
+// pure virtual functions directly.
 #pragma once
 #include <type_traits>
 
@@ -41,7 +41,8 @@ class RtxRegistry {
 using Logger = std::conditional_t<kRtx, RtxLogger, nvinfer1::ILogger>;
 using Registry = std::conditional_t<kRtx, RtxRegistry, nvinfer1::IPluginRegistry>;
 
-// The loaded TensorRT's, or null when none is loaded or it is of a version whose tables are not known.
+// Return the logger and the registry of the loaded TensorRT.  Null if none is loaded, or if its version has
+// unknown tables.
 Logger* loaded_logger() noexcept;
 Registry* loaded_registry() noexcept;
 

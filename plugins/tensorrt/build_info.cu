@@ -1,5 +1,5 @@
-// What this library was built for, as a string that is read from the file without loading it.  Compiled by
-// nvcc, which alone knows the architectures.
+// A string that says what this library was built for.  Readers find it in the file without loading the
+// library.  This file is compiled by nvcc because only nvcc defines the architectures.
 #include "NvInferVersion.h"
 #include "tensorrt/library.h"
 

@@ -1,5 +1,5 @@
-// Device memory that blocks of a stream count themselves in (kernels/stream_kernel.cuh).  Kernels find it 0
-// and leave it 0, so it is cleared once, when a context is made, and never in enqueue.
+// Device memory in which the blocks of a stream count themselves (kernels/stream_kernel.cuh).  Each kernel
+// resets it to 0, so it is cleared once, when a context is created, and never in enqueue.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -13,7 +13,7 @@ struct FreeOnDevice {
 };
 using Counters = std::unique_ptr<int32_t, FreeOnDevice>;
 
-// kCounterBytes of zeros on the current device.
+// Allocates kCounterBytes of zeros on the current device.
 cudaError_t make_counters(Counters* counters) noexcept;
 
 }  // namespace patch

@@ -5,8 +5,8 @@
 namespace patch {
 namespace {
 
-// Both backends export the same names, so each plugin asks its own library only: versioned names first, as
-// the wheels ship no other.
+// Both backends export the same symbols, so a plugin searches the library of its own backend only.  Versioned
+// names come first, because the wheels contain no others.
 constexpr const char* kRtxLibraries[] = {"libtensorrt_rtx.so.1", "libtensorrt_rtx.so.2",
                                          "libtensorrt_rtx.so"};
 constexpr const char* kFullLibraries[] = {"libnvinfer.so.11", "libnvinfer.so.12", "libnvinfer.so.10",
@@ -18,7 +18,7 @@ void* find_in(const Names& libraries, const char* symbol) noexcept {
     void* handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
     if (!handle) continue;
     void* found = dlsym(handle, symbol);
-    dlclose(handle);  // gives back the reference RTLD_NOLOAD took; the library stays loaded
+    dlclose(handle);  // drops the reference that dlopen took; the library stays loaded
     if (found) return found;
   }
   return nullptr;

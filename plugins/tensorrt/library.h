@@ -1,5 +1,4 @@
-// The TensorRT already loaded in this process.  The plugin links against none, so it finds its symbols by
-// name.
+// Finds symbols of the TensorRT that this process has loaded.  The plugin does not link against TensorRT.
 #pragma once
 #include <string_view>
 
@@ -15,7 +14,8 @@ inline constexpr std::string_view kBackend = PATCH_STRING(PATCH_BACKEND);
 static_assert(kBackend == "tensorrt" || kBackend == "tensorrt-rtx", "unknown PATCH_BACKEND");
 inline constexpr bool kRtx = kBackend == "tensorrt-rtx";
 
-// Address of an extern "C" function of the backend's library, or null when that library is not loaded.
+// Returns the address of an extern "C" function of the backend's library, or null if the library is not
+// loaded.
 void* tensorrt_symbol(const char* name) noexcept;
 
 }  // namespace patch

@@ -10,7 +10,7 @@ namespace {
 
 std::atomic<nvinfer1::ILoggerFinder*> finder{nullptr};
 
-// RTX's finder has a table of its own, too, so only full TensorRT's is asked.
+// Returns the finder's logger if there is one.  RTX's finder has another function table, so it is not used.
 [[maybe_unused]] nvinfer1::ILogger* better(nvinfer1::ILogger* general) {
   auto* f = finder.load();
   auto* special = f ? f->findLogger() : nullptr;

@@ -8,8 +8,8 @@ namespace patch {
 
 using Severity = nvinfer1::ILogger::Severity;
 
-// The logger of the engine that calls, where TensorRT offered a finder (setLoggerFinder); else the
-// process-wide one of TensorRT; else stderr.
+// Logs to the logger of the calling engine if TensorRT provided a finder (setLoggerFinder), else to
+// TensorRT's logger of the process, else to stderr.
 void log(Severity severity, const std::string& message) noexcept;
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 

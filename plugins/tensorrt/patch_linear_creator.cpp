@@ -22,7 +22,8 @@ int32_t* attribute(Attributes* a, std::string_view name) {
   return nullptr;
 }
 
-// ONNX's strings come with their length, and may end in a NUL.
+// Returns the number of the activation that the field names, -1 if unknown.  The ONNX parser passes strings
+// with their length, and they may end in a NUL.
 int32_t activation_number(const PluginField& f) {
   std::string_view name(static_cast<const char*>(f.data), f.data ? f.length : 0);
   while (!name.empty() && name.back() == '\0') name.remove_suffix(1);
@@ -31,7 +32,7 @@ int32_t activation_number(const PluginField& f) {
   return -1;
 }
 
-// What is wrong with the fields; empty when they describe a linear.
+// Reads the fields.  Returns an error, or "".
 std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a) {
   for (int32_t i = 0; i < fields.nbFields; ++i) {
     const PluginField& f = fields.fields[i];

@@ -1,4 +1,4 @@
-// Makes PatchLinear plugins from the attributes of a node, or of a serialized engine.
+// Creates PatchLinear plugins from the attributes of an ONNX node or of a serialized engine.
 #pragma once
 #include <array>
 
@@ -9,7 +9,7 @@ namespace patch {
 class PatchLinearCreator final : public nvinfer1::IPluginCreatorV3One {
  public:
   PatchLinearCreator();
-  // Null, after an error in the log, when an attribute is missing or makes no sense.
+  // Returns null, and logs an error, if an attribute is missing or invalid.
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase phase) noexcept override;
   const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }

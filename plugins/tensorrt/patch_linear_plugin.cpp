@@ -33,8 +33,8 @@ std::string text(const Dims& d) {
   return s + "]";
 }
 
-// Rows of X; -1 where a dimension is negative.  Above kMostTokens they are not counted further, so that no
-// product of dimensions overflows.
+// Returns the number of rows of X, -1 if a dimension is negative.  Above kMostTokens it is not exact, so that
+// the product of the dimensions can't overflow.
 constexpr int64_t kMostTokens = INT32_MAX;
 int64_t tokens_of(const Dims& x) {
   int64_t tokens = 1;
@@ -59,7 +59,8 @@ bool is(const Dims& d, std::initializer_list<int64_t> expected) {
   return true;
 }
 
-// Tokens that a profile with this maximum can be asked for: onShapeChange refuses more than kMostTokens.
+// Returns the most tokens that a profile with this maximum can lead to: onShapeChange rejects more than
+// kMostTokens.
 int64_t most_tokens(const Dims& x) { return std::clamp<int64_t>(tokens_of(x), 0, kMostTokens); }
 
 Problem problem(const Attributes& a, int64_t tokens, const Dims& dense, const Dims& sparse) {
@@ -72,7 +73,7 @@ Problem problem(const Attributes& a, int64_t tokens, const Dims& dense, const Di
           a.gated};
 }
 
-// The packed tensors must fit together: the kernel takes their sizes on trust.
+// Checks that the packed tensors fit together, because the kernels do not check their sizes.
 template <class DimsOf>
 int32_t check_shapes(const Attributes& a, int32_t inputs, const DimsOf& dims_of) {
   const Dims& x = dims_of(kX);
@@ -101,7 +102,7 @@ int32_t check_shapes(const Attributes& a, int32_t inputs, const DimsOf& dims_of)
   return inputs > kBias + a.residual ? expect(kBias, "bias", {packed * a.out_features}) : 0;
 }
 
-// Shared memory that a block may ask for; what every device has where there is none to ask.
+// Returns the most shared memory of a block on this device.  Without a device, returns what every device has.
 int32_t shared_here() {
   Device device{};
   return current_device(&device) == cudaSuccess ? device.shared_bytes : kSharedEverywhere;
@@ -111,15 +112,15 @@ Scalar scalar_of(const PluginTensorDesc& x) {
   return x.type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
 }
 
-// Whether this GPU has a dense path and there is a cuBLASLt for it.
+// Returns true if this GPU has a dense path and cuBLASLt is found.
 bool has_dense_path() {
   Device device{};
   std::string why;
   return current_device(&device) == cudaSuccess && device.dense_fma > 0 && cublaslt::functions(&why);
 }
 
-// Whether the tactic of the dense path is worth its workspace for up to p.tokens; warns where it would be and
-// cuBLASLt is not there.
+// Returns true if the dense path's tactic is worth its workspace for up to p.tokens tokens.  Warns if it
+// would be but cuBLASLt is missing.
 bool offers_dense_path(const Problem& p, const Epilogue& e) {
   static std::atomic<bool> warned{false};
   Device device{};
@@ -257,7 +258,7 @@ int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
   const bool fixed = config >= 0 && config < kConfigCount &&
                      fits(kConfigs[config], attributes_.panel_rows, attributes_.gated);
   const bool dense_path = tactic == kDensePathTactic;
-  // 0 is TensorRT's "no custom tactic".
+  // TensorRT passes 0 for "no custom tactic".
   if (tactic != 0 && tactic != kAutoTactic && !dense_path && !fixed)
     return fail("no tactic " + std::to_string(tactic) +
                 "; the engine was built with another version of this plugin");
@@ -270,7 +271,7 @@ int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inp
                                          int32_t) noexcept {
   has_bias_ = inputs > kBias + attributes_.residual;
   if (check_tokens(in[kX].dims) != 0) return -1;
-  // A builder that times tactics may run a plugin that no context was made for.
+  // A builder that times tactics may run a plugin without attaching it to a context.
   if (have_counters() != 0) return -1;
   if (check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].dims; }) != 0) return -1;
   return have_schedule(in);
@@ -282,7 +283,7 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
   if (check_tokens(in[kX].dims) != 0) return -1;
   const int64_t tokens = tokens_of(in[kX].dims);
   if (tokens == 0) return 0;
-  // Both are there since onShapeChange.
+  // onShapeChange has made the counters and the schedule.
   if (!counters_) return fail("enqueue before any shapes are known");
   if (have_schedule(in) != 0) return -1;
   const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);

@@ -20,17 +20,18 @@ struct Attributes {
   int32_t in_features = 0;
   int32_t out_features = 0;
   int32_t panel_rows = 0;
-  int32_t gated = 0;       // 1: the weight is a gate's and an up's, see kernels/arguments.h
-  int32_t residual = 0;    // 1: the last input is added
+  int32_t gated = 0;       // 1: the weight holds a gate and an up, see kernels/arguments.h
+  int32_t residual = 0;    // 1: the last input is a residual
   int32_t activation = 0;  // number of an Activation
 };
 
-// Without a GPU TensorRT records the first tactic untimed, so the first one decides at run time from the
-// shape; tactic kFirstConfigTactic + i is configuration i of kernels/config.h.
+// The first tactic chooses a configuration at run time from the shape, because a build without a GPU records
+// the first tactic untimed.  Tactic kFirstConfigTactic + i is configuration i of kernels/config.h.
 inline constexpr int32_t kAutoTactic = 1;
 inline constexpr int32_t kFirstConfigTactic = 2;
-// Many tokens by the dense path, few as tactic 1 does.  It is offered only where the dense path can be taken,
-// so an engine that records it was built with the workspace that it needs; tactic 1 never takes it.
+// Takes the dense path for many tokens and does the same as tactic 1 for few.  It is offered only if the
+// dense path can be taken, so an engine that records it was built with the workspace that it needs.  Tactic 1
+// never takes the dense path.
 inline constexpr int32_t kDensePathTactic = 1000;
 static_assert(kFirstConfigTactic + kConfigCount <= kDensePathTactic);
 
@@ -71,19 +72,19 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   int32_t enqueue(const nvinfer1::PluginTensorDesc* in, const nvinfer1::PluginTensorDesc* out,
                   const void* const* inputs, void* const* outputs, void* workspace,
                   cudaStream_t stream) noexcept override;
-  // A copy with counters of its own, so that contexts may run side by side.
+  // Returns a copy with its own counters, so that contexts may run at the same time.
   nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override;
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
-  // Whether a node may have so many inputs.
+  // Returns true if a node may have this number of inputs.
   bool takes(int32_t inputs) const noexcept;
-  // Makes them where there are none; -1 when there is no memory.
+  // Allocates the counters unless they exist.  Returns -1 if there is no memory.
   int32_t have_counters() noexcept;
-  // Makes schedule_ and dense_path_ where there are tokens and they are not those of so many; -1 when the
-  // tactic is not one of this device.
+  // Makes schedule_ and dense_path_ for this number of tokens, unless they are made or there are no tokens.
+  // Returns -1 if the device can't run the tactic.
   int32_t have_schedule(const nvinfer1::PluginTensorDesc* in) noexcept;
-  // Makes dense_path_ where the tactic takes it for this problem.
+  // Makes dense_path_ if the tactic takes it for this problem.
   void have_dense_path(const Problem& p, const Device& device, Scalar scalar) noexcept;
   Epilogue epilogue() const noexcept;
 
@@ -91,7 +92,7 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   int32_t tactic_ = kAutoTactic;
   int64_t scheduled_tokens_ = -1;
   Schedule schedule_{-1, 1};
-  std::unique_ptr<DensePath> dense_path_;  // null: the kernels by schedule_
+  std::unique_ptr<DensePath> dense_path_;  // null: run the kernels as in schedule_
   bool has_bias_ = false;
   bool offers_dense_path_ = false;
   Counters counters_;

@@ -1,9 +1,13 @@
-// The two ways TensorRT meets a plugin library:
-//   dlopen alone (polygraphy --plugins, trtexec --staticPlugins, LD_PRELOAD): the static constructor
-//   registers; registry.load_library, trtexec --dynamicPlugins, engines that carry the library: dlopen, then
-//   getCreators, and TensorRT registers what that returns.  It refuses a name that is taken, so getCreators
-//   first takes back what the constructor did.
-// The library is linked with -z nodelete: unloading it would leave a registry with a dangling pointer.
+// Registers the plugin, in both ways in which TensorRT loads a plugin library:
+//
+//   dlopen alone                polygraphy --plugins, trtexec --staticPlugins, LD_PRELOAD.
+//                               The static constructor registers the creator.
+//   dlopen, then getCreators    registry.load_library, trtexec --dynamicPlugins, engines that embed it.
+//                               TensorRT registers the creators that getCreators returns.
+//
+// TensorRT refuses to register a name twice, so getCreators first deregisters what the constructor
+// registered. The library is linked with -z nodelete: unloading it would leave a dangling pointer in the
+// registry.
 #include <atomic>
 
 #include "NvInferRuntime.h"
@@ -19,7 +23,7 @@ PatchLinearCreator& creator() {
   return instance;
 }
 
-// Set while the registry holds our creator because of the constructor below.
+// True while the registry holds the creator that the constructor below registered.
 std::atomic<bool> self_registered{false};
 
 struct SelfRegistration {

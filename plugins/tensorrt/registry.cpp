@@ -18,7 +18,7 @@ bool same(const nvinfer1::IPluginCreatorInterface& known, const Creator& creator
          std::string_view(other.getPluginNamespace()) == creator.getPluginNamespace();
 }
 
-// Looks through the list, because getCreator logs an error when it finds nothing.
+// Searches the list of all creators, because getCreator logs an error if it finds none.
 bool knows(const Registry& registry, const Creator& creator) noexcept {
   int32_t count = 0;
   auto* const* all = registry.getAllCreators(&count);

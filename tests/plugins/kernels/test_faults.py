@@ -14,8 +14,8 @@ TILE, STREAM, WORK = "kernels/tile_kernel.cuh", "kernels/stream_kernel.cuh", "ke
 # name: (file, what stands there, what the bug makes of it)
 MUTATIONS = {
     "one wait too few": (SLABS, "wait_copies<G::kStages - 2>();", "wait_copies<G::kStages - 1>();"),
-    "no barrier in the loop": (SLABS, "sync_block();  // this slab has landed", "// this slab has landed"),
-    "no barrier before the output": (TILE, "sync_block();  // the output tile", "// the output tile"),
+    "no barrier in the loop": (SLABS, "kStages - 2>();\n    sync_block();", "kStages - 2>();"),
+    "no barrier before the output": (TILE, "wait_copies<0>();\n  sync_block();", "wait_copies<0>();"),
     "no barrier inside the output": (OUTPUT, "sync_block();\n  switch", "switch"),
     "empty groups not committed": (
         SLABS,
@@ -95,8 +95,8 @@ MUTATIONS = {
         "while (slab >= end && more())",
         "if (slab >= end && more())",
     ),
-    "no fence before counting": (STREAM, "fence_device();  // what is counted", "// what is counted"),
-    "no fence after counting": (STREAM, "fence_device();  // nor is", "// nor is"),
+    "no fence before counting": (STREAM, "});\n  fence_device();", "});"),
+    "no fence after counting": (STREAM, "return false;\n  fence_device();", "return false;"),
     "no barrier before counting": (STREAM, "sync_block();\n  const bool ends", "const bool ends"),
     "counts one block too few": (STREAM, "== last - first;", "== last - first - 1;"),
     "every thread counts": (STREAM, "at.thread == 0 && count_arrival", "at.thread < 2 && count_arrival"),
