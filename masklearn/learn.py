@@ -16,6 +16,7 @@ from masklearn.errors import PatchCompileError, UsageError
 from masklearn.feed import Feed
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.record import MaskRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Selection, select
 from masklearn.masks.tiles import tile_weights
@@ -39,7 +40,7 @@ _DENSE, _UNIFORM = 0.0, 0.5
 @dataclass(frozen=True, eq=False)
 class Found:
     """masks: by linear; scores: of every tile, `[grid]`, whose unit is `unit` in words; tiles: those that `choose` made 2:4
-    for `budget`, which a method may overrule; record: what the method says of how it settled.
+    for `budget`, which a method may overrule; train: what a method that trains says of it.
     """
 
     masks: dict[str, LinearMask]
@@ -47,7 +48,7 @@ class Found:
     unit: str
     tiles: Tiles
     budget: Budget
-    record: Mapping[str, Any]
+    train: TrainRecord | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def learn_task(task: Task, choose: Choose | None = None) -> Learned:
     _record_scores(task, learned.masks, found)
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
-        learned.masks.extra["permuted"] = dict(permuted.record)
+        learned.masks.record.permuted = permuted.record
     return learned
 
 
@@ -130,7 +131,7 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
         for name in feed.shapes
     }
     unit = method.score_unit(feed.recipe, feed.lacks)
-    return Found(masks, scores, unit, tiles, budget, settled.record)
+    return Found(masks, scores, unit, tiles, budget, settled.train)
 
 
 def by_ratio(recipe: LearnRecipe, linears: Mapping[str, Any], note: Callable[[str], object]) -> Choose:
@@ -157,7 +158,7 @@ def _record_scores(task: Task, masks: MaskSet, found: Found) -> None:
         return
     areas, scores = _areas(masks.shapes(), task.recipe), {name: found.scores[name] for name in kept}
     if summary := summarise_scores(scores, areas, found.tiles, found.budget, found.unit):
-        masks.extra["scores"] = summary
+        masks.record.scores = summary
 
 
 def _check_labels(task: Task) -> None:
@@ -170,24 +171,23 @@ def _check_labels(task: Task) -> None:
 
 def _finish(task: Task, found: Found, solved: WeightStore) -> Learned:
     """The final weights: repaired where the recipe and the method say so."""
-    extra: dict[str, Any] = {"skipped": dict(task.coverage.skipped), "budget": found.budget.record()}
-    extra |= found.record
+    record = MaskRecord(skipped=dict(task.coverage.skipped), budget=found.budget.record())
+    if found.train is not None:
+        record.train = found.train
     checkpoint = task.checkpoint.with_weights(solved)
     if task.recipe.repairs:
         from masklearn.training.repair import repair
 
         # Apart from the solved ones, which a run that goes on must start its repair from again.
         repaired = WeightStore(task.scratch / "repaired", below=solved)
-        extra["repair"] = repair(task.of(checkpoint), found.masks, repaired)
+        record.repair = repair(task.of(checkpoint), found.masks, repaired)
         checkpoint = task.checkpoint.with_weights(repaired)
     if "text" in task.__dict__:
-        extra["text"] = dict(task.text.record)
-    return Learned(_mask_set(task, found.masks, found.budget, extra), checkpoint)
+        record.text = task.text.record
+    return Learned(_mask_set(task, found.masks, found.budget, record), checkpoint)
 
 
-def _mask_set(
-    task: Task, masks: Mapping[str, LinearMask], budget: Budget, extra: Mapping[str, Any]
-) -> MaskSet:
+def _mask_set(task: Task, masks: Mapping[str, LinearMask], budget: Budget, record: MaskRecord) -> MaskSet:
     areas = _areas(task.coverage.linears, task.recipe)
     return MaskSet(
         masks,
@@ -196,7 +196,7 @@ def _mask_set(
         base_model=task.checkpoint.path.resolve().name,
         base_sha256=task.checkpoint.fingerprint(),
         ratio_asked=_reached(masks) if budget.amount is not None else budget.ratio(areas),
-        extra=extra,
+        record=record,
     )
 
 

@@ -7,7 +7,6 @@ tiles, as rows in up and gate and as columns in down, and these tiles cost less 
 order. On what was tried see docs/adr/0009-permuted-channels.md.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.linears import read_linear, write_linear
 from masklearn.checkpoint.mlps import Mlp, mlps_of
 from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.record import PermutedRecord
 from masklearn.processes import made_once
 from masklearn.shard import Shard, write_shard
 from masklearn.stream.blocks import Block, stream_blocks
@@ -42,13 +42,12 @@ class Permuted:
     """A model whose hidden channels lie in another order.
 
     checkpoint: with the permuted weights as its new ones; orders: by the down linear of each feed-forward part, int32
-    `[channels]`: channel i was channel `order[i]` of the checkpoint on disk; record: what was done, for JSON:
-    `parts`, `channels`, and `dense_error`, the largest difference of a part's output, relative to it (norms).
+    `[channels]`: channel i was channel `order[i]` of the checkpoint on disk; record: what was done.
     """
 
     checkpoint: Checkpoint
     orders: Orders
-    record: Mapping[str, Any]
+    record: PermutedRecord
 
 
 def permute(task: Task) -> Permuted:
@@ -62,7 +61,7 @@ def permute(task: Task) -> Permuted:
     path = made_once(task.scratch / "orders.safetensors", lambda: _write(task, WeightStore(folder)))
     shard = Shard.open(path)
     orders: Orders = {name: shard.read(name) for name in shard.tensors}
-    record: dict[str, Any] = json.loads(shard.metadata["record"])
+    record = PermutedRecord.model_validate_json(shard.metadata["record"])
     if not orders:
         task.note("no channels to permute: in no feed-forward part are all linears covered")
     return Permuted(task.checkpoint.with_weights(WeightStore(folder)), orders, record)
@@ -109,17 +108,14 @@ def _write(task: Task, store: WeightStore) -> None:
         orders |= {name: order.cpu().numpy().astype(np.int32) for name, order in found.items()}
         error = max(error, off)
         task.progress("ordering hidden channels", len(orders), len(mlps))
-    record = {
-        "parts": len(orders),
-        "channels": sum(map(len, orders.values())),
-        "dense_error": float(f"{error:.1e}"),
-    }
+    channels = sum(map(len, orders.values()))
+    record = PermutedRecord(parts=len(orders), channels=channels, dense_error=float(f"{error:.1e}"))
     _write_orders(task.scratch / "orders.safetensors", orders, record)
 
 
-def _write_orders(path: Path, orders: Orders, record: Mapping[str, Any]) -> None:
+def _write_orders(path: Path, orders: Orders, record: PermutedRecord) -> None:
     specs = {name: ("I32", order.shape) for name, order in sorted(orders.items())}
-    write_shard(path, specs, lambda name: orders[name], {"record": json.dumps(record)})
+    write_shard(path, specs, lambda name: orders[name], {"record": record.model_dump_json()})
 
 
 def _permute_block(block: Block, mlps: Sequence[Mlp]) -> tuple[dict[str, torch.Tensor], float]:

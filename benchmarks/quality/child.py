@@ -60,7 +60,8 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     if "keep" in spec:
         _keep(learned, Path(spec["keep"]))
     found = {"reached": ratio, "perplexity": value, "seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
-    records = {name: learned.masks.extra.get(name) for name in ("train", "repair")}
+    stored = learned.masks.record.as_metadata()
+    records = {name: stored.get(name) for name in ("train", "repair")}
     return found | records | {"notes": progress.notes}
 
 
@@ -78,7 +79,7 @@ def _repaired(task: Task, prior: Path) -> Learned:
     """What `learn_task` does after solving."""
     masks, solved = MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED)
     store = WeightStore(task.scratch / "repaired", below=solved)
-    masks.extra["repair"] = repair(task.of(task.checkpoint.with_weights(solved)), masks, store)
+    masks.record.repair = repair(task.of(task.checkpoint.with_weights(solved)), masks, store)
     return Learned(masks, task.checkpoint.with_weights(store))
 
 

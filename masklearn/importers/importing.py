@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from masklearn.importers.mosaic import Mosaic, mosaic_of
 from masklearn.importers.nonzero import nonzero
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
 from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.record import ImportRecord, MaskRecord
 from masklearn.masks.tiles import GROUP, grid_shape
 from masklearn.progress import Progress
 
@@ -52,16 +52,15 @@ def import_masks(
     run.say_coverage()
     masks = dict(run.masks(tile or run.tile_size()))
     ratio = run.ratio(masks)
-    extra: dict[str, Any] = {
-        "source": source.absolute().name,
-        "sha256": published.sha256(),
-        "format": format,
-        "zeros": run.zeros,
-        "skipped": dict(coverage.skipped),
-        "unmasked": run.unmasked,
-        "ignored": list(published.ignored),
+    imported = ImportRecord(
+        source=source.absolute().name,
+        sha256=published.sha256(),
+        format=format,
+        zeros=run.zeros,
+        unmasked=run.unmasked,
+        ignored=list(published.ignored),
         **published.about,
-    }
+    )
     return MaskSet(
         masks,
         method=f"import:{format}",
@@ -69,7 +68,7 @@ def import_masks(
         base_model=checkpoint.path.resolve().name,
         base_sha256=checkpoint.fingerprint(),
         ratio_asked=ratio,
-        extra=extra,
+        record=MaskRecord(skipped=dict(coverage.skipped), imported=imported),
     )
 
 

@@ -7,13 +7,13 @@ of `masklearn.masks.names`. **The last pattern that fits decides**, so the gener
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import UsageError
 from masklearn.masks.names import decide, kinds_of, parse_pairs
+from masklearn.masks.record import BudgetRecord
 
 __all__ = ["Budget", "Share", "check_ratio", "parse_ratio"]
 
@@ -110,13 +110,13 @@ class Budget:
         kinds = ", ".join(kinds_of(unfit))
         return f"no pattern of the ratio fits {kinds}: left dense (*=RATIO in front decides for the rest)"
 
-    def record(self) -> dict[str, Any]:
-        """As it was asked, for JSON."""
+    def record(self) -> BudgetRecord:
+        """The budget as it was asked for."""
         if self.amount is not None:
-            return {"amount": self.amount, "unit": self.unit}
+            return BudgetRecord(amount=self.amount, unit=self.unit)
         plain = len(self.ratios) == 1 and not self.ratios[0][0]
         ratio = self.ratios[0][1] if plain else _spell(self.ratios)
-        return {"ratio": ratio, "per_layer": self.per_layer, "unit": self.unit}
+        return BudgetRecord(ratio=ratio, per_layer=self.per_layer, unit=self.unit)
 
 
 def parse_ratio(ratio: float | str) -> float | str:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from masklearn.errors import PatchCompileError
 from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups
 from masklearn.shard import Shard, write_shard
 
@@ -101,11 +103,11 @@ class MaskSet(Mapping[str, LinearMask]):
         base_model: str,
         base_sha256: str,
         ratio_asked: float,
-        extra: Mapping[str, Any] | None = None,
+        record: MaskRecord | None = None,
         orders: Mapping[str, NDArray[np.int32]] | None = None,
     ) -> None:
-        """extra: anything JSON can hold; it comes back from `load` as it is. orders: of hidden channels that were
-        permuted before the masks were learned (see `permute.Permuted`), which then say nothing of the base model's
+        """record: how the masks came to be; it may be added to until the set is saved. orders: of hidden channels that
+        were permuted before the masks were learned (see `permute.Permuted`), which then say nothing of the base model's
         own weights; empty where none were.
         """
         self.method = method
@@ -113,7 +115,7 @@ class MaskSet(Mapping[str, LinearMask]):
         self.base_model = base_model
         self.base_sha256 = base_sha256
         self.ratio_asked = ratio_asked
-        self.extra: dict[str, Any] = dict(extra or {})
+        self.record = record or MaskRecord()
         self.orders: dict[str, NDArray[np.int32]] = dict(orders or {})
         self._masks: dict[str, LinearMask | _Stored] = dict(masks)
         self._shard: Shard | None = None
@@ -202,7 +204,7 @@ class MaskSet(Mapping[str, LinearMask]):
                 base_model=meta["base_model"],
                 base_sha256=meta["base_sha256"],
                 ratio_asked=float(meta["ratio_asked"]),
-                extra=json.loads(meta["extra"]),
+                record=_record(path, meta["extra"]),
             )
             linears = json.loads(meta["linears"])
             masks._masks.update({name: _stored(shard, name, about) for name, about in linears.items()})
@@ -224,7 +226,7 @@ class MaskSet(Mapping[str, LinearMask]):
             "seed": str(self.seed),
             "base_model": self.base_model,
             "base_sha256": self.base_sha256,
-            "extra": json.dumps(self.extra, sort_keys=True),
+            "extra": json.dumps(self.record.as_metadata(), sort_keys=True),
         }
 
     def _encoded(self, tensor: str) -> NDArray[Any]:
@@ -276,6 +278,15 @@ def _stored(shard: Shard, name: str, about: Mapping[str, Any]) -> _Stored:
     if entry.dtype != "U8" or entry.shape != (_nibble_bytes(stored),):
         raise ValueError(f"{name}.pattern is {list(entry.shape)}, its tiles need [{_nibble_bytes(stored)}]")
     return stored
+
+
+def _record(path: Path, stored: str) -> MaskRecord:
+    try:
+        return MaskRecord.of_metadata(json.loads(stored))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise _damaged(path, f"The record in its metadata is not one: {place}: {first['msg']}.") from error
 
 
 def _orders(shard: Shard) -> dict[str, NDArray[np.int32]]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.budget import WEIGHTS, Budget
+from masklearn.masks.record import ScoreCounts, ScoreRecord, ZeroScores
 
 __all__ = ["summarise_scores"]
 
@@ -18,14 +19,13 @@ _DIGITS = 4  # of an edge: the bins are made of the rounded edges, so that count
 
 def summarise_scores(
     scores: Grids, areas: Grids, tiles: Grids, budget: Budget, unit: str
-) -> dict[str, Any] | None:
-    """Histogram of score per zeroed weight, for JSON of less than 4 kB; None where all tiles are 2:4, or none is.
+) -> ScoreRecord | None:
+    """Histogram of score per zeroed weight, of less than 4 kB in JSON; None where all tiles are 2:4, or none is.
 
     scores, areas, tiles: by linear, `[grid]` each, as `select` takes and gives them; unit: of a score, in words. A tile
-    zeroes half of its weights. Returns {"unit": of the axis, "edges": [bins + 1], "dense" and "sparse": {"weights",
-    "tiles": [bins]}, "zero": {"dense", "sparse"}, "cut", "ranked"}: a bin holds its lower edge and the last one both;
-    zero: tiles whose score is 0, which lie in no bin; cut: the highest score per zeroed weight of a 2:4 tile, None where
-    tiles were not ranked by it over all linears together; ranked: what they were ranked by, in words.
+    zeroes half of its weights. A bin holds its lower edge and the last one both. zero: tiles whose score is 0, which lie
+    in no bin; cut: the highest score per zeroed weight of a 2:4 tile, None where tiles were not ranked by it over all
+    linears together; ranked: what they were ranked by, in words.
     """
     chosen = np.concatenate([np.asarray(tiles[name]).ravel() for name in scores])
     if chosen.all() or not chosen.any():
@@ -38,15 +38,15 @@ def summarise_scores(
         return None
     edges = _edges(float(positive.min()), float(positive.max()))
     groups = len(budget.shares(areas))
-    return {
-        "unit": f"{unit}, per zeroed weight",
-        "edges": edges.tolist(),
-        "dense": _counts(value, area, ~chosen, edges),
-        "sparse": _counts(value, area, chosen, edges),
-        "zero": {"dense": int((~chosen & (value <= 0)).sum()), "sparse": int((chosen & (value <= 0)).sum())},
-        "cut": float(value[chosen].max()) if groups == 1 and budget.unit == WEIGHTS else None,
-        "ranked": _ranked(groups, budget),
-    }
+    return ScoreRecord(
+        unit=f"{unit}, per zeroed weight",
+        edges=edges.tolist(),
+        dense=_counts(value, area, ~chosen, edges),
+        sparse=_counts(value, area, chosen, edges),
+        zero=ZeroScores(dense=int((~chosen & (value <= 0)).sum()), sparse=int((chosen & (value <= 0)).sum())),
+        cut=float(value[chosen].max()) if groups == 1 and budget.unit == WEIGHTS else None,
+        ranked=_ranked(groups, budget),
+    )
 
 
 def _edges(low: float, high: float) -> NDArray[np.float64]:
@@ -59,11 +59,11 @@ def _edges(low: float, high: float) -> NDArray[np.float64]:
 
 def _counts(
     value: NDArray[np.float64], area: NDArray[np.int64], which: NDArray[np.bool_], edges: NDArray[np.float64]
-) -> dict[str, list[int]]:
+) -> ScoreCounts:
     here = which & (value > 0)
     tiles, _ = np.histogram(value[here], edges)
     weights, _ = np.histogram(value[here], edges, weights=area[here])
-    return {"weights": weights.astype(np.int64).tolist(), "tiles": tiles.tolist()}
+    return ScoreCounts(weights=weights.astype(np.int64).tolist(), tiles=tiles.tolist())
 
 
 def _ranked(groups: int, budget: Budget) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from masklearn.traits import METHODS, Criterion, MethodTraits, Need
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from masklearn.checkpoint.store import WeightStore
     from masklearn.feed import Feed
+    from masklearn.masks.record import TrainRecord
     from masklearn.recipe import LearnSettings
 
 __all__ = ["Candidate", "Method", "Settled", "method_of"]
@@ -35,11 +36,13 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """The final masks: tile maps `[grid]` and patterns of every group of 4 by linear; record: what to say of them."""
+    """The final masks: tile maps `[grid]` and patterns of every group of 4 by linear; train: what a method that trains
+    says of it.
+    """
 
     tiles: Mapping[str, NDArray[np.bool_]]
     patterns: dict[str, NDArray[np.uint8]]
-    record: Mapping[str, Any] = field(default_factory=dict)
+    train: TrainRecord | None = None
 
 
 class Method(MethodTraits, ABC):

@@ -1,7 +1,7 @@
 """Text to token windows: those that calibrate, and those that train after them."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.errors import PatchCompileError
+from masklearn.masks.record import TextRecord
 from masklearn.progress import Progress
 from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, TextSource, open_text, read_text
@@ -40,13 +41,11 @@ _WRITTEN_MORE = 64
 class TokenPool:
     """Windows of tokens, and a record of where they came from.
 
-    windows: `[n, length]`; the first `count` are for calibration, the rest follow in a seeded random order; record:
-    source (`SourceKind`), name (no folders), sha256 of all token ids of the pool (little-endian int64, row-major),
-    tokens of the pool, windows used for calibration, length, seed: JSON can hold it.
+    windows: `[n, length]`; the first `count` are for calibration, the rest follow in a seeded random order.
     """
 
     windows: NDArray[np.int64]
-    record: Mapping[str, Any]
+    record: TextRecord
     count: int
 
     def calibration(self) -> NDArray[np.int64]:
@@ -215,13 +214,13 @@ def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int, drawn_fr
 
 
 def _pool(windows: NDArray[np.int64], recipe: LearnRecipe, source: SourceKind, name: str) -> TokenPool:
-    record = {
-        "source": source.value,
-        "name": name,
-        "sha256": hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest(),
-        "tokens": int(windows.size),
-        "windows": recipe.windows,
-        "length": recipe.length,
-        "seed": recipe.seed,
-    }
+    record = TextRecord(
+        source=source.value,
+        name=name,
+        sha256=hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest(),
+        tokens=int(windows.size),
+        windows=recipe.windows,
+        length=recipe.length,
+        seed=recipe.seed,
+    )
     return TokenPool(windows, record, recipe.windows)

@@ -12,6 +12,7 @@ from masklearn.checkpoint.precision import computes_in_bf16
 from masklearn.checkpoint.store import WeightStore
 from masklearn.device import available_memory, usable_device
 from masklearn.masks.maskset import LinearMask
+from masklearn.masks.record import RepairRecord
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.training.distillation import Distillation
@@ -34,7 +35,7 @@ _WEIGHTS = 135_000_000
 
 def repair(
     task: Task, masks: Mapping[str, LinearMask], store: WeightStore, available: int | None = None
-) -> dict[str, Any]:
+) -> RepairRecord:
     """Distil the dense model into the masked one, and put the trained tensors in `store`.
 
     The student starts from `task.checkpoint`, new weights included (see `Student` for what trains); the teacher is
@@ -42,12 +43,12 @@ def repair(
     interrupted goes on from `task.scratch / "repair"`. available: bytes of memory that may be taken, None for what
     there is; what has to be given up for it is noted.
 
-    Returns a record that JSON can hold: method "distill" with what was done, or "none" with why. No times are in it:
-    equal runs have equal records. PatchCompileError: see `train`, `training_model` and `WeightStore.put`.
+    Returns a record of it, method "distill" with what was done, or "none" with why. No times are in it: equal runs have
+    equal records. PatchCompileError: see `train`, `training_model` and `WeightStore.put`.
     """
     recipe, device = task.recipe, usable_device(task.recipe.device)
     if recipe.repair_steps == 0:
-        return {"method": "none", "why": "its budget is 0 steps"}
+        return RepairRecord(method="none", why="its budget is 0 steps")
     bf16 = computes_in_bf16(recipe.precision, device)
     demand = demand_of(task.checkpoint, masks, recipe.batch * recipe.length)
     first = Thrift("adamw", teacher_bf16=bf16, gradient_checkpointing=recipe.gradient_checkpointing)
@@ -55,7 +56,7 @@ def repair(
     thrift = fitting(demand, first, room, bf16=bf16, note=task.note)
     if thrift is None:
         task.note("repair is off: give a smaller --batch or --length, or a device with more memory")
-        return {"method": "none", "why": f"{room / 2**30:.1f} GiB of memory are too little to train in"}
+        return RepairRecord(method="none", why=f"{room / 2**30:.1f} GiB of memory are too little to train in")
     schedule = _schedule(recipe, thrift, demand.weights)
     student = Student(task.checkpoint, masks)
     teacher = student.teacher(torch.bfloat16 if thrift.teacher_bf16 else torch.float32)
@@ -105,23 +106,21 @@ def _schedule(recipe: LearnRecipe, thrift: Thrift, weights: int) -> Schedule:
     )
 
 
-def _record(
-    task: Task, report: TrainReport, schedule: Schedule, figure: str, *, bf16: bool
-) -> dict[str, Any]:
+def _record(task: Task, report: TrainReport, schedule: Schedule, figure: str, *, bf16: bool) -> RepairRecord:
     first, last = report.first[figure], report.last[figure]
     task.note(
         f"repair: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s;"
         f" {figure} to the dense model {first:.4g} at first, {last:.4g} at last"
     )
-    return {
-        "method": "distill",
-        "steps": report.steps,
-        "tokens": report.tokens,
-        f"{figure}_first": first,
-        f"{figure}_last": last,
-        "learning_rate": schedule.learning_rate,
-        "label_weight": task.recipe.label_weight,
-        "batch": schedule.batch,
-        "optimizer": schedule.optimizer,
-        "precision": "bf16" if bf16 else "fp32",
-    }
+    figures: dict[str, Any] = {f"{figure}_first": first, f"{figure}_last": last}
+    return RepairRecord(
+        method="distill",
+        steps=report.steps,
+        tokens=report.tokens,
+        learning_rate=schedule.learning_rate,
+        label_weight=task.recipe.label_weight,
+        batch=schedule.batch,
+        optimizer=schedule.optimizer,
+        precision="bf16" if bf16 else "fp32",
+        **figures,
+    )

@@ -42,14 +42,16 @@ def import_mask(
     with progress.stage("masks") as update:
         masks = import_masks(source, checkpoint, coverage, format, tile, update, progress.note)
         masks.save(out)
-    progress.note(f"build: {_command(source, model, out, masks.extra['format'], include, exclude)}")
+    imported = masks.record.imported
+    assert imported is not None
+    progress.note(f"build: {_command(source, model, out, imported.format, include, exclude)}")
     return {
         "path": str(out),
         "linears": [plan.row() for plan in plan_linears(masks).values()],
         "skipped": [{"name": name, "reason": why} for name, why in coverage.skipped.items()],
         "ratio": masks.ratio,
-        "zeros": masks.extra["zeros"] / masks.weights,
-        "format": masks.extra["format"],
+        "zeros": imported.zeros / masks.weights,
+        "format": imported.format,
         "notes": progress.notes,
     }
 

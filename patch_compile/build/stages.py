@@ -218,8 +218,8 @@ def _masks(job: Job | OnnxJob, progress: Progress, root: Path) -> None:
         masks, weights = learned.masks, learned.checkpoint
     with progress.stage("pruned checkpoint") as update:
         write_pruned_checkpoint(weights, masks, root / MODEL, update)
-    if "weights" in masks.extra or (weights.new is not None and weights.new.names()):
-        masks.extra["weights"] = Checkpoint.open(root / MODEL).fingerprint()
+    if masks.record.weights is not None or (weights.new is not None and weights.new.names()):
+        masks.record.weights = Checkpoint.open(root / MODEL).fingerprint()
     masks.save(root / MASKS)
 
 
@@ -237,11 +237,11 @@ def _learn(job: Job, progress: Progress, root: Path) -> Learned:
         choose = _tiles_for_speed(job)
         learned = learn_masks(job.recipe.model, job.recipe.learning(), scratch, update, progress.note, choose)
     if choose is not None:
-        learned.masks.extra["speed"] = choose.record
-    if permuted := learned.masks.extra.get("permuted"):
+        learned.masks.record.speed = choose.record
+    if permuted := learned.masks.record.permuted:
         progress.note(
-            f"permuted: the hidden channels of {permuted['parts']} feed-forward parts; their dense outputs differ by"
-            f" {permuted['dense_error']:g} of their norm at most"
+            f"permuted: the hidden channels of {permuted.parts} feed-forward parts; their dense outputs differ by"
+            f" {permuted.dense_error:g} of their norm at most"
         )
     leave(launch)
     return learned
@@ -327,7 +327,7 @@ def _about_masks(job: Job | OnnxJob, masks: MaskSet, linears: list[dict[str, Any
         "linears": linears,
         "where_sparse": summarise_tiles(masks.tile_maps()),
         "skipped": [{"name": name, "reason": why} for name, why in job.coverage.skipped.items()],
-        "learned": masks.extra,
+        "learned": masks.record.as_metadata(),
     }
 
 

@@ -39,7 +39,7 @@ def _masks(path: Path) -> Found:
         "sha256 of the model": masks.base_sha256,
         "linears": len(masks),
         "weights": masks.weights,
-        "with new weights": "weights" in masks.extra,
+        "with new weights": masks.record.weights is not None,
         "feed-forward parts permuted": len(masks.orders),
         "bytes": path.stat().st_size,
     }

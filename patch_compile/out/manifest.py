@@ -38,12 +38,17 @@ def write_manifest(workspace: Workspace, seed: int, report: Mapping[str, Any], m
         "ratio": report["ratio"],
         "method": report["method"],
         "seed": seed,
-        "text": {"calib": masks.extra.get("text"), **report.get("text", {})},
+        "text": {"calib": _text_of(masks), **report.get("text", {})},
         "versions": package_versions(),
         "files": dict(sorted(files.items())),
         "stages": workspace.stages(),
     }
     write_json(workspace.root / MANIFEST, manifest)
+
+
+def _text_of(masks: MaskSet) -> dict[str, Any] | None:
+    text = masks.record.text
+    return None if text is None else text.model_dump(mode="json")
 
 
 def package_versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import LinearMask
+from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import Selection, select
 from masklearn.masks.tiles import sparse_groups
 from patch_compile.packing.format import SLAB_K, choose_panel_rows
@@ -54,7 +55,7 @@ class TilesForSpeed:
         """linears: covered, name to `[N, K]`; lowering: as `--lowering` spells it."""
         self._goal, self._costs, self._outline = goal, costs, outline
         self._linears, self._tile, self._lowering = linears, tile, lowering
-        self.record: dict[str, Any] = {}  # how it was chosen, once it is
+        self.record: SpeedRecord | None = None  # how it was chosen, once it is
 
     def __call__(self, scores: Grids, areas: Grids) -> tuple[Selection, Budget]:
         """Tile maps from what each tile costs, and the saving they are chosen for. SpeedError when none is enough."""
@@ -116,18 +117,18 @@ class TilesForSpeed:
         plans = plan_linears(masks, self._lowering, self._costs)
         return settle_together(plans, self._lowering, self._outline, self._costs)
 
-    def _recorded(self, chosen: Selection) -> dict[str, Any]:
+    def _recorded(self, chosen: Selection) -> SpeedRecord:
         """Cost and bound are in the unit of the scores; the bound is that of the linear program, which may cut tiles."""
         (fill,) = chosen.fills
-        return {
-            "goal": str(self._goal),
-            "card": self._costs.card.name,
-            "saved_us": fill.saved,
-            "tiles": fill.tiles,
-            "cost": fill.cost,
-            "bound": fill.bound,
-            "gap": fill.gap / fill.bound if fill.bound else 0.0,
-        }
+        return SpeedRecord(
+            goal=str(self._goal),
+            card=self._costs.card.name,
+            saved_us=fill.saved,
+            tiles=fill.tiles,
+            cost=fill.cost,
+            bound=fill.bound,
+            gap=fill.gap / fill.bound if fill.bound else 0.0,
+        )
 
 
 def _with_any_pattern(shape: Shape, tile: Shape, tiles: NDArray[np.bool_]) -> LinearMask:

@@ -122,7 +122,7 @@ def _text_of_masks(
         pool = token_pool(Checkpoint.open(recipe.model), recipe.learning(), progress, training=training)
     except PatchCompileError as error:
         return None, str(error)
-    if pool.record["sha256"] != record["sha256"]:
+    if pool.record.sha256 != record["sha256"]:
         return None, f"{record['name']} has changed since the masks were learned, by its sha256"
     return pool, ""
 

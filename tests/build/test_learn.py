@@ -114,7 +114,7 @@ def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
     assert not (tmp_path / "out.partial").exists()
     masks = MaskSet.load(out / "masks.safetensors")
     assert masks.method == "patch-tile"
-    assert masks.extra["train"]["tokens"] == 2 * 2 * 16  # steps, processes, length
+    assert masks.record.train.tokens == 2 * 2 * 16  # steps, processes, length
 
 
 def test_a_build_runs_in_one_process(settings, monkeypatch):

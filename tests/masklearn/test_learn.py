@@ -76,7 +76,7 @@ def test_tiles_may_be_chosen_by_what_they_save(
         == masks.ratio
         == pytest.approx(sum(m.zeroed for m in masks.values()) / masks.weights)
     )
-    assert masks.extra["budget"] == {"amount": 2.0, "unit": "µs"}
+    assert (masks.record.budget.amount, masks.record.budget.unit) == (2.0, "µs")
 
 
 def test_masks_belong_to_their_model(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
@@ -212,12 +212,12 @@ def test_repair_is_recorded_and_keeps_the_masks(make_model, text_file: Path, tmp
     solved = learn(path, recipe(text_file), tmp_path / "s")
     budget = {"repair": "distill", "repair_steps": 40, "learning_rate": 3e-3}
     repaired = learn(path, recipe(text_file, **budget), tmp_path / "t")
-    assert repaired.masks.extra["repair"]["steps"] == 40
-    assert repaired.masks.extra["repair"]["kl_last"] < repaired.masks.extra["repair"]["kl_first"]
+    assert repaired.masks.record.repair.steps == 40
+    assert repaired.masks.record.repair.kl_last < repaired.masks.record.repair.kl_first
     for name, mask in repaired.masks.items():
         assert np.array_equal(mask.keep(), solved.masks[name].keep())
         assert not repaired.checkpoint.read(f"{name}.weight")[~mask.keep()].any()
-    assert repaired.masks.extra["text"]["name"] == text_file.name
+    assert repaired.masks.record.text.name == text_file.name
 
 
 @pytest.mark.model

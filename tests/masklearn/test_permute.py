@@ -20,6 +20,7 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.record import PermutedRecord
 from masklearn.permute import permute, reordered
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
@@ -57,7 +58,7 @@ def test_the_dense_model_computes_what_it_did(
     """In every architecture, by transformers' own code on the permuted checkpoint: what is left is how sums round."""
     path = make_model(model_type)
     found = permute(task_of(path, recipe(text_file)))
-    assert len(found.orders) == found.record["parts"] == PARTS.get(model_type, 3)
+    assert len(found.orders) == found.record.parts == PARTS.get(model_type, 3)
     for name, order in found.orders.items():
         assert not np.array_equal(order, np.sort(order))
         assert not torch.equal(read_linear(found.checkpoint, name), read_linear(Checkpoint.open(path), name))
@@ -118,7 +119,7 @@ def test_nothing_to_permute_is_said(make_model: ModelMaker, text_file: Path) -> 
     object.__setattr__(task, "note", said.append)
     found = permute(task)
     assert not found.orders and "no channels to permute" in said[0]
-    assert found.record == {"parts": 0, "channels": 0, "dense_error": 0.0}
+    assert found.record == PermutedRecord(parts=0, channels=0, dense_error=0.0)
 
 
 def test_outputs_that_differ_stop_it(
@@ -170,14 +171,14 @@ def test_what_is_learned_is_the_permuted_model_pruned(
         learned = learn(path, given, tmp_path / f"scratch-{ratio}")
         learned.masks.save(tmp_path / "masks.safetensors")
         masks = MaskSet.load(tmp_path / "masks.safetensors")
-        assert masks.extra["permuted"]["parts"] == len(masks.orders) == 3
-        assert masks.extra["permuted"]["dense_error"] < 1e-5
+        assert masks.record.permuted.parts == len(masks.orders) == 3
+        assert masks.record.permuted.dense_error < 1e-5
         pruned = tmp_path / f"pruned-{ratio}"
         write_pruned_checkpoint(learned.checkpoint, masks, pruned)
         if ratio == 0.0:
             torch.testing.assert_close(outputs(pruned, "opt"), outputs(path, "opt"), rtol=1e-4, atol=1e-4)
             if method == "patch-joint":  # what its contest of masks compares are permuted models too
-                assert max(masks.extra["train"]["kl"].values()) < 1e-6
+                assert max(masks.record.train.kl.values()) < 1e-6
             continue
         new = Checkpoint.open(pruned)
         for name, mask in masks.items():
@@ -223,7 +224,7 @@ def test_repair_starts_from_the_permuted_model(
     path = make_model("gpt2")
     given = recipe(text_file, ratio=0.0, repair="distill", repair_steps=1, batch=1)
     learned = learn(path, given, tmp_path / "scratch")
-    assert learned.masks.extra["repair"]["kl_first"] < 1e-6
+    assert learned.masks.record.repair.kl_first < 1e-6
 
 
 def test_orders_come_back_from_the_file_and_are_checked(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.budget import Budget
+from masklearn.masks.record import TrainRecord
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.gradient.prior import Prior, prior_path
@@ -77,7 +78,7 @@ def report_path(task: Task) -> Path:
 
 def solve_best(
     task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns, store: WeightStore
-) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.uint8]], dict[str, Any]]:
+) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.uint8]], TrainRecord]:
     """Solve weights for the learned masks and for the prior's, and keep the better ones.
 
     tiles, patterns: learned. Weights go to `store`; returns tile maps, patterns of every group, and the record of
@@ -91,7 +92,7 @@ def solve_best(
     names = list(task.coverage.linears)
     best_tiles = {name: shard.read(f"{name}.tiles").astype(np.bool_) for name in names}
     best_patterns = {name: shard.read(f"{name}.pattern") for name in names}
-    return best_tiles, best_patterns, json.loads(shard.metadata["record"])
+    return best_tiles, best_patterns, TrainRecord.model_validate_json(shard.metadata["record"])
 
 
 def _write_best(

@@ -46,7 +46,7 @@ class GradientMethod(Method):
         from masklearn.methods.gradient.contest import solve_best
 
         best_tiles, best_patterns, record = solve_best(_task_of(feed), self.settings, tiles, patterns, store)
-        return Settled(best_tiles, best_patterns, {"train": record})
+        return Settled(best_tiles, best_patterns, record)
 
     def score_unit(self, settings: LearnSettings, lacks: Collection[Need]) -> str:
         """The prior's where no tiles are learned."""

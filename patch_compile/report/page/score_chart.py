@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.record import ScoreRecord
 from patch_compile.report.page.chart import (
     BOTTOM,
     HEIGHT,
@@ -28,12 +29,12 @@ def score_chart(masks: MaskSet) -> dict[str, Any] | None:
 
     Heights are shares of the covered weights in a bin, those of 2:4 tiles below those of dense ones.
     """
-    scores = masks.extra.get("scores")
+    scores = masks.record.scores
     if scores is None:
         return None
-    edges, total = scores["edges"], masks.weights
-    sparse, dense = (scores[kind]["weights"] for kind in ("sparse", "dense"))
-    ticks = round_ticks(max(a + b for a, b in zip(sparse, dense, strict=True)) / total)
+    edges, total = scores.edges, masks.weights
+    heights = zip(scores.sparse.weights, scores.dense.weights, strict=True)
+    ticks = round_ticks(max(a + b for a, b in heights) / total)
     x = Axis(edges[0], edges[-1], LEFT, WIDTH - RIGHT, log=True)
     y = Axis(0.0, ticks[-1], HEIGHT - BOTTOM, TOP)
     return {
@@ -46,22 +47,22 @@ def score_chart(masks: MaskSet) -> dict[str, Any] | None:
         "x_ticks": [(x(value), number(value, 1)) for value in decades(edges[0], edges[-1])],
         "y_ticks": percent_ticks(ticks, y),
         "cut": _cut(scores, x),
-        "unit": scores["unit"],
-        "ranked": scores["ranked"],
-        "free": scores["zero"]["sparse"] + scores["zero"]["dense"],
+        "unit": scores.unit,
+        "ranked": scores.ranked,
+        "free": scores.zero.sparse + scores.zero.dense,
         "summary": _summary(scores),
     }
 
 
-def _bars(scores: Mapping[str, Any], total: int, x: Axis, y: Axis) -> Sequence[dict[str, Any]]:
+def _bars(scores: ScoreRecord, total: int, x: Axis, y: Axis) -> Sequence[dict[str, Any]]:
     bars = []
-    for i, (low, high) in enumerate(zip(scores["edges"], scores["edges"][1:], strict=False)):
-        sparse, dense = (scores[kind]["weights"][i] / total for kind in ("sparse", "dense"))
-        tiles = {kind: scores[kind]["tiles"][i] for kind in ("sparse", "dense")}
+    for i, (low, high) in enumerate(zip(scores.edges, scores.edges[1:], strict=False)):
+        sparse, dense = scores.sparse.weights[i] / total, scores.dense.weights[i] / total
         if not sparse and not dense:
             continue
         middle, end = y(sparse), y(sparse + dense)
-        words = f"{number(low)} to {number(high)}: {count(tiles['sparse'])} tiles 2:4, {count(tiles['dense'])} dense"
+        tiles = f"{count(scores.sparse.tiles[i])} tiles 2:4, {count(scores.dense.tiles[i])} dense"
+        words = f"{number(low)} to {number(high)}: {tiles}"
         bars.append(
             {
                 "x": x(low),
@@ -74,16 +75,16 @@ def _bars(scores: Mapping[str, Any], total: int, x: Axis, y: Axis) -> Sequence[d
     return bars
 
 
-def _cut(scores: Mapping[str, Any], x: Axis) -> dict[str, Any] | None:
-    cut = scores["cut"]
+def _cut(scores: ScoreRecord, x: Axis) -> dict[str, Any] | None:
+    cut = scores.cut
     if cut is None or cut <= 0.0:
         return None
     place = x(cut)
     return {"x": place, "words": f"cut {number(cut)}", "before": place > (x.first + x.last) / 2}
 
 
-def _summary(scores: Mapping[str, Any]) -> str:
-    sparse, dense = (sum(scores[kind]["tiles"]) for kind in ("sparse", "dense"))
-    low, high = number(scores["edges"][0]), number(scores["edges"][-1])
-    cut = f", the cut lies at {number(scores['cut'])}" if scores["cut"] else ""
+def _summary(scores: ScoreRecord) -> str:
+    sparse, dense = sum(scores.sparse.tiles), sum(scores.dense.tiles)
+    low, high = number(scores.edges[0]), number(scores.edges[-1])
+    cut = f", the cut lies at {number(scores.cut)}" if scores.cut else ""
     return f"Scores reach from {low} to {high}; {count(sparse)} tiles are 2:4 and {count(dense)} dense{cut}."

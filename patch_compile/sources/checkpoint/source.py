@@ -137,7 +137,7 @@ def prepare_compiling(recipe: Recipe, progress: Progress, *, force: bool, resume
 
 def _weights_of(masks: MaskSet, file: Path, checkpoint: Checkpoint) -> Checkpoint:
     """Masks that were learned together with new weights belong to the model folder beside them, and only to it."""
-    digest = masks.extra.get("weights")
+    digest = masks.record.weights
     if digest is None:
         return checkpoint
     folder = file.parent / MODEL

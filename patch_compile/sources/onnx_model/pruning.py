@@ -10,6 +10,7 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.learn import by_ratio, find_masks
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import method_of
 from masklearn.traits import Need
@@ -53,9 +54,9 @@ def write_onnx_masks(job: OnnxJob, masks_path: Path, progress: Progress, root: P
         masks = _learned(job, model, linears, store, dtype, progress, scratch)
     with progress.stage("pruned model") as update:
         write_pruned(model, linears, masks, store, dtype, root / PRUNED_ONNX, update)
-    if "weights" in masks.extra or store.names():
+    if masks.record.weights is not None or store.names():
         pruned = root / PRUNED_ONNX
-        masks.extra["weights"] = fingerprint_of((pruned, *data_files(read_onnx(pruned))))
+        masks.record.weights = fingerprint_of((pruned, *data_files(read_onnx(pruned))))
     masks.save(masks_path)
     shutil.rmtree(scratch)
 
@@ -107,11 +108,11 @@ def _mask_set(job: OnnxJob, masks: dict[str, LinearMask]) -> MaskSet:
     r = job.recipe.learning()
     budget = Budget.of(r.ratio, r.per_layer)
     areas = {name: tile_weights(shape, r.tile) for name, shape in job.coverage.linears.items()}
-    extra: dict[str, Any] = {"skipped": dict(job.coverage.skipped), "budget": budget.record()}
+    record = MaskRecord(skipped=dict(job.coverage.skipped), budget=budget.record())
     if Need.INPUTS in r.traits.needs:
-        extra["inputs"] = job.feeds.words
+        record.inputs = job.feeds.words
     if criterion := method_of(r.method).criterion(r, LACKS):
-        extra["criterion"] = str(criterion)
+        record.criterion = str(criterion)
     return MaskSet(
         masks,
         method=r.method,
@@ -119,5 +120,5 @@ def _mask_set(job: OnnxJob, masks: dict[str, LinearMask]) -> MaskSet:
         base_model=job.recipe.model.name,
         base_sha256=job.fingerprint,
         ratio_asked=budget.ratio(areas),
-        extra=extra,
+        record=record,
     )

@@ -183,7 +183,7 @@ def _check_runs(path: Path) -> None:
 
 def _source_of(masks: MaskSet, file: Path, path: Path) -> Path:
     """Masks that were learned together with new weights belong to the model beside them, and only to it."""
-    digest = masks.extra.get("weights")
+    digest = masks.record.weights
     if digest is None:
         return path
     source = file.parent / PRUNED_ONNX

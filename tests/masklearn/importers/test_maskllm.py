@@ -17,8 +17,8 @@ def test_what_was_written_comes_back(dense: Model, tmp_path) -> None:
     assert dense.notes[0] == "format: maskllm (an archive of bits without shapes)"
     masks.save(tmp_path / "masks.safetensors")
     loaded = MaskSet.load(tmp_path / "masks.safetensors")
-    assert loaded.extra["source"] == "mask_compressed.npz"
-    assert loaded.extra["zeros"] == loaded.weights // 2
+    assert loaded.record.imported.source == "mask_compressed.npz"
+    assert loaded.record.imported.zeros == loaded.weights // 2
     assert loaded.base_sha256 == dense.checkpoint.fingerprint()
 
 
@@ -38,8 +38,8 @@ def test_linears_without_a_mask_are_dense_and_others_are_left_out(make_dense, tm
     keeps["lm_head"] = np.ones((40, 48), np.bool_)
     masks = dense.import_from(sources.write_npz(tmp_path / "m.npz", sources.maskllm_members(keeps)))
     assert all(mask.tiles.all() == ("o_proj" not in name) for name, mask in masks.items())
-    assert len(masks.extra["unmasked"]) == 3
-    assert set(masks.extra["ignored"]) == {"lm_head", *(name for name in every if "v_proj" in name)}
+    assert len(masks.record.imported.unmasked) == 3
+    assert set(masks.record.imported.ignored) == {"lm_head", *(name for name in every if "v_proj" in name)}
     assert any(line.startswith("dense: 3 covered linears") for line in dense.notes)
     assert any(line.startswith("left out: masks of lm_head") for line in dense.notes)
 

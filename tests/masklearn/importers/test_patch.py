@@ -18,7 +18,7 @@ def test_what_was_written_comes_back_with_its_tile_size(dense: Model, tmp_path, 
     assert_same(masks, expected)
     assert "format: patch (an archive that holds __meta__)" in dense.notes
     assert f"tile: {tile[0]}x{tile[1]} (the largest that loses no 2:4 area)" in dense.notes
-    assert masks.extra["meta"] == {"pattern": "Dense/2:4 tiles"}
+    assert masks.record.imported.meta == {"pattern": "Dense/2:4 tiles"}
 
 
 def test_zeros_of_the_model_itself_are_no_violation(make_dense, tmp_path) -> None:
@@ -48,7 +48,7 @@ def test_a_uniform_mask_by_its_pattern(dense: Model, tmp_path) -> None:
     members = sources.patch_members(keeps, {"pattern": "2:4", "base_model": "someone/model"})
     masks = dense.import_from(sources.write_npz(tmp_path / "mask.npz", members))
     assert_same(masks, expected)
-    assert masks.extra["meta"]["base_model"] == "someone/model"
+    assert masks.record.imported.meta["base_model"] == "someone/model"
     keeps["model.layers.0.mlp.up_proj"][2, 4:8] = True
     members = sources.patch_members(keeps, {"pattern": "2:4"})
     with pytest.raises(PatchCompileError, match=r"up_proj in .*not 2:4.*Row 2 keeps 4 of k = 4 \.\.\. 7"):

@@ -40,7 +40,7 @@ def test_zeros_of_either_sign_and_beyond_the_pattern(dense: Model, tmp_path) -> 
         np.testing.assert_array_equal(masks[name].tiles, mask.tiles)
         assert not (~masks[name].keep() & keeps[name]).any()  # nothing that survived is pruned
     zeros = sum(int((~keep).sum()) for keep in keeps.values())
-    assert masks.extra["zeros"] == zeros
+    assert masks.record.imported.zeros == zeros
     assert f"{zeros / masks.weights:.4f} of the weights are zero" in " ".join(dense.notes)
 
 

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from masklearn.errors import PatchCompileError
 from masklearn.masks.maskset import LinearMask, MaskSet
 from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import grid_shape
 from masklearn.shard import Shard
 
@@ -82,13 +83,13 @@ def test_nine_tiles_and_an_odd_number_of_groups(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(SHAPES, TILES), max_size=4), st.integers(0, 1000))
 def test_round_trip(tmp_path: Path, linears: list[Any], seed: int) -> None:
     masks = {f"layers.{i}.q": random_mask(*linear, seed + i) for i, linear in enumerate(linears)}
-    made = MaskSet(masks, extra={"windows": 4, "names": ["é"]}, **ORIGIN)
+    made = MaskSet(masks, record=MaskRecord(skipped={"head": "é"}, weights="5af5"), **ORIGIN)
     made.save(tmp_path / "masks.safetensors")
     loaded = MaskSet.load(tmp_path / "masks.safetensors")
     assert sorted(loaded) == sorted(made)
     assert (loaded.ratio, loaded.zeroed, loaded.weights) == (made.ratio, made.zeroed, made.weights)
     assert {key: getattr(loaded, key) for key in ORIGIN} == ORIGIN
-    assert loaded.extra == {"windows": 4, "names": ["é"]}
+    assert loaded.record == made.record
     assert loaded.shapes() == made.shapes()
     for name, mask in masks.items():
         np.testing.assert_array_equal(loaded[name].keep(), mask.keep())

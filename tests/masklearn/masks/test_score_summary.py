@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from masklearn.learn import learn
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.record import ZeroScores
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
@@ -39,14 +39,14 @@ def test_every_tile_is_in_one_bin_and_the_cut_parts_them(seed: int, ratio: float
     assert summary is not None
     for kind, chosen in (("sparse", True), ("dense", False)):
         which = [grid == chosen for grid in tiles.values()]
-        assert sum(summary[kind]["tiles"]) == sum(int(one.sum()) for one in which)
-        assert sum(summary[kind]["weights"]) == sum(
+        assert sum(getattr(summary, kind).tiles) == sum(int(one.sum()) for one in which)
+        assert sum(getattr(summary, kind).weights) == sum(
             int(area[one].sum()) for area, one in zip(areas.values(), which, strict=True)
         )
     per_weight = np.concatenate([(scores[n] / (areas[n] / 2)).ravel() for n in scores])
     chosen = np.concatenate([tiles[n].ravel() for n in scores])
-    assert per_weight[chosen].max() == summary["cut"] <= per_weight[~chosen].min()
-    assert len(json.dumps(summary)) < 4096
+    assert per_weight[chosen].max() == summary.cut <= per_weight[~chosen].min()
+    assert len(summary.model_dump_json()) < 4096
 
 
 def test_a_bin_counts_what_lies_between_its_edges() -> None:
@@ -54,16 +54,16 @@ def test_a_bin_counts_what_lies_between_its_edges() -> None:
     budget = Budget.of(0.3)
     tiles = select(scores, areas, budget)
     summary = summarise_scores(scores, areas, tiles, budget, "loss")
-    assert summary is not None and len(summary["edges"]) == 41
+    assert summary is not None and len(summary.edges) == 41
     values = {n: scores[n] / (areas[n] / 2) for n in scores}
     for place in (0, 7, 20, 39):
-        low, high = summary["edges"][place : place + 2]
+        low, high = summary.edges[place : place + 2]
         for kind, chosen in (("sparse", True), ("dense", False)):
             held = [
                 (v >= low) & ((v < high) | ((place == 39) & (v == high))) & (tiles[n] == chosen)
                 for n, v in values.items()
             ]
-            assert summary[kind]["tiles"][place] == sum(int(one.sum()) for one in held)
+            assert getattr(summary, kind).tiles[place] == sum(int(one.sum()) for one in held)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
@@ -80,20 +80,20 @@ def test_free_tiles_lie_in_no_bin() -> None:
     tiles = select(scores, areas, budget)
     summary = summarise_scores(scores, areas, tiles, budget, "loss")
     assert summary is not None
-    assert summary["zero"] == {"dense": 0, "sparse": scores["layers.0.up"][:2].size}
-    every = sum(sum(summary[kind]["tiles"]) for kind in ("dense", "sparse"))
-    assert every + summary["zero"]["sparse"] == sum(grid.size for grid in areas.values())
+    assert summary.zero == ZeroScores(dense=0, sparse=scores["layers.0.up"][:2].size)
+    every = sum(sum(getattr(summary, kind).tiles) for kind in ("dense", "sparse"))
+    assert every + summary.zero.sparse == sum(grid.size for grid in areas.values())
 
 
 def test_several_budgets_have_no_common_cut() -> None:
     scores, areas = scored(1)
     by_pattern = Budget.of("up=0.4,down=0.1")
     summary = summarise_scores(scores, areas, select(scores, areas, by_pattern), by_pattern, "loss")
-    assert summary is not None and summary["cut"] is None and "in 2 groups" in summary["ranked"]
+    assert summary is not None and summary.cut is None and "in 2 groups" in summary.ranked
     saving = Budget.saving(900.0, "µs")
     saves = {name: area / 10 for name, area in areas.items()}
     summary = summarise_scores(scores, areas, select(scores, areas, saving, saves), saving, "loss")
-    assert summary is not None and summary["cut"] is None and "µs" in summary["ranked"]
+    assert summary is not None and summary.cut is None and "µs" in summary.ranked
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_learned_masks_hold_it(make_model: ModelMaker, text_file: Path, tmp_path
         device="cpu", prior="wanda", precision="fp32",
     )  # fmt: skip
     masks = learn(make_model(), recipe, tmp_path / "s").masks
-    if method == "patch-tile" and masks.extra["train"]["kept"] == "prior":
-        assert len(masks.extra["train"]["kl"]) == 1 or "scores" not in masks.extra
+    if method == "patch-tile" and masks.record.train.kept == "prior":
+        assert len(masks.record.train.kl) == 1 or masks.record.scores is None
         return
     masks.save(tmp_path / "masks")
-    scores = MaskSet.load(tmp_path / "masks").extra["scores"]
-    assert sum(scores["sparse"]["weights"]) == 2 * masks.zeroed
-    assert sum(scores["dense"]["weights"]) == masks.weights - 2 * masks.zeroed
+    scores = MaskSet.load(tmp_path / "masks").record.scores
+    assert sum(scores.sparse.weights) == 2 * masks.zeroed
+    assert sum(scores.dense.weights) == masks.weights - 2 * masks.zeroed

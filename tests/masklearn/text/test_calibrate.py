@@ -105,7 +105,7 @@ def test_a_pool_holds_calibration_and_then_other_windows(make_model: ModelMaker,
 def test_a_pool_says_where_it_comes_from(make_model: ModelMaker, text_file: Path) -> None:
     checkpoint = Checkpoint.open(make_model())
     pool = token_pool(checkpoint, LearnRecipe(calib=str(text_file), windows=5, length=8, seed=3), training=2)
-    assert json.loads(json.dumps(pool.record)) == {
+    assert pool.record.model_dump(mode="json") == {
         "source": "file",
         "name": "text.txt",
         "sha256": hashlib.sha256(b"".join(struct.pack("<q", i) for i in pool.windows.flat)).hexdigest(),
@@ -137,8 +137,8 @@ def test_every_source_gives_the_same_windows(
     expected = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 16, 5, 3)
     pool = token_pool(checkpoint, recipe)
     np.testing.assert_array_equal(pool.windows, expected)
-    assert pool.record["source"] == (kind if kind in ("folder", "dataset") else "file")
-    assert str(tmp_path) not in pool.record["name"]
+    assert pool.record.source == (kind if kind in ("folder", "dataset") else "file")
+    assert str(tmp_path) not in pool.record.name
 
 
 def test_no_more_of_a_text_is_read_than_the_windows_need(
@@ -242,5 +242,5 @@ def test_a_model_writes_at_most_64_windows_more(make_model: ModelMaker) -> None:
         token_pool(checkpoint, LearnRecipe(windows=3, length=8), training=training) for training in (5, 4096)
     ]
     assert [len(pool.windows) for pool in pools] == [8, 67]
-    assert pools[0].record["source"] == "self"
-    assert pools[0].record["windows"] == 3
+    assert pools[0].record.source == "self"
+    assert pools[0].record.windows == 3

@@ -20,6 +20,7 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn_task
 from masklearn.masks.maskset import LinearMask
+from masklearn.masks.record import RepairRecord
 from masklearn.quality.perplexity import window_losses
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
@@ -64,8 +65,8 @@ def test_it_comes_closer_and_prunes_exactly(make_model: ModelMaker, text_file: P
     path = make_model(model_type)
     run = Repaired(path, recipe_of(text_file, repair_steps=20))
     figure = "error" if ARCHITECTURES[model_type].encoder else "kl"
-    assert run.record["method"] == "distill" and run.record["steps"] == 20
-    assert run.record[f"{figure}_last"] < 0.9 * run.record[f"{figure}_first"]
+    assert run.record.method == "distill" and run.record.steps == 20
+    assert getattr(run.record, f"{figure}_last") < 0.9 * getattr(run.record, f"{figure}_first")
     assert len(run.said) == 1 and figure in run.said[0]
     assert run.shown[-1][0].startswith(f"repair: {figure} ") and run.shown[-1][1:] == (20, 20)
     check_tensors(run, run.masks)
@@ -117,7 +118,7 @@ def test_it_starts_from_new_weights_towards_the_dense_model(make_model: ModelMak
         store.put(weight, torch.zeros(task.checkpoint.shape(weight)), task.checkpoint.entry(weight))
     far = repair(replace(task, note=lambda _: None).of(task.checkpoint.with_weights(store)), masks, store)
     near = Repaired(path, recipe_of(text_file, repair_steps=1)).record
-    assert far["kl_first"] > 1.5 * near["kl_first"]
+    assert far.kl_first > 1.5 * near.kl_first
 
 
 def test_it_is_the_same_every_time(make_model: ModelMaker, text_file: Path) -> None:
@@ -135,24 +136,24 @@ def test_precision_and_checkpointing_change_little(
 ) -> None:
     path = make_model()
     plain, other = (Repaired(path, recipe_of(text_file, **extra)) for extra in ({}, settings))
-    assert other.record["kl_last"] == pytest.approx(plain.record["kl_last"], rel=0.1)
+    assert other.record.kl_last == pytest.approx(plain.record.kl_last, rel=0.1)
 
 
 def test_the_budget_in_minutes_ends_it(make_model: ModelMaker, text_file: Path) -> None:
     run = Repaired(make_model(), recipe_of(text_file, repair_steps=None, repair_minutes=0.03))
-    assert run.record["steps"] > 1
+    assert run.record.steps > 1
     assert run.shown[-1][2] == 2  # seconds
 
 
 def test_no_steps_are_no_repair(make_model: ModelMaker, text_file: Path) -> None:
     run = Repaired(make_model(), recipe_of(text_file, repair_steps=0))
-    assert run.record == {"method": "none", "why": "its budget is 0 steps"}
+    assert run.record == RepairRecord(method="none", why="its budget is 0 steps")
     assert not list(run.store.names())
 
 
 def test_without_memory_it_is_off_and_says_so(make_model: ModelMaker, text_file: Path) -> None:
     run = Repaired(make_model(), recipe_of(text_file), available=2**20)
-    assert run.record["method"] == "none" and "0.0 GiB" in run.record["why"]
+    assert run.record.method == "none" and "0.0 GiB" in run.record.why
     assert len(run.said) == 4 and "repair is off" in run.said[-1]
     assert not list(run.store.names()) and not run.shown
 
@@ -164,8 +165,8 @@ def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_
     demand = demand_of(Checkpoint.open(path), magnitude_masks(Checkpoint.open(path)), 2 * 16)
     least = demand.bytes_for(Thrift("adafactor", True, True), bf16=False)
     run = Repaired(path, recipe_of(text_file, repair_steps=30), available=least)
-    assert run.record["optimizer"] == "adafactor"
-    assert "AdamW" in run.said[0] and run.record["kl_last"] < run.record["kl_first"]
+    assert run.record.optimizer == "adafactor"
+    assert "AdamW" in run.said[0] and run.record.kl_last < run.record.kl_first
     check_tensors(run, run.masks)
 
 
@@ -176,8 +177,8 @@ def test_labels_bring_the_text_closer_and_the_dense_model_further(
     plain, labelled = (
         Repaired(path, recipe_of(text_file, repair_steps=40, label_weight=weight)) for weight in (0.0, 1.0)
     )
-    assert labelled.record["label_weight"] == 1.0 and plain.record["label_weight"] == 0.0
-    assert labelled.record["kl_last"] > plain.record["kl_last"]
+    assert labelled.record.label_weight == 1.0 and plain.record.label_weight == 0.0
+    assert labelled.record.kl_last > plain.record.kl_last
     assert text_loss(labelled) < text_loss(plain) - 0.01
     check_tensors(labelled, labelled.masks)
 

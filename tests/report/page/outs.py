@@ -11,6 +11,7 @@ import yaml
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.names import depth_of
+from masklearn.masks.record import MaskRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select
 from masklearn.masks.summary import summarise_tiles
@@ -49,14 +50,15 @@ class Out:
         budget = Budget.of(ratio)
         self.tiles = dict(select(scores, areas, budget))
         unit = "twice the loss that it adds, to second order, in nats per token"
-        self.extra: dict[str, Any] = {"budget": budget.record(), "skipped": {}}
-        self.extra["scores"] = summarise_scores(scores, areas, self.tiles, budget, unit)
+        self.record = MaskRecord(
+            budget=budget.record(), scores=summarise_scores(scores, areas, self.tiles, budget, unit)
+        )
         self.report = self._report(ratio)
 
     def write(self, verify: dict[str, Any] | None = None, bench: dict[str, Any] | None = None) -> Path:
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_masks()
-        self._json("report.json", self.report | {"learned": self.extra})
+        self._json("report.json", self.report | {"learned": self.record.as_metadata()})
         recipe = {"model": self.report["model"]["path"], "ratio": 0.4, "lowering": "plugin"}
         (self.path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         files = {
@@ -103,7 +105,7 @@ class Out:
             "seed": "0",
             "base_model": "model",
             "base_sha256": "0" * 64,
-            "extra": json.dumps(self.extra),
+            "extra": json.dumps(self.record.as_metadata()),
         }
         encoded = json.dumps(header).encode()
         with (self.path / "masks.safetensors").open("wb") as file:

@@ -55,14 +55,16 @@ def test_bars_are_2_4_before_the_cut_and_dense_behind_it(tmp_path: Path) -> None
 
 def test_several_cuts_are_not_drawn(tmp_path: Path) -> None:
     out = Out(tmp_path, llama_shapes(2, 256, 256, 512), 0.3)
-    out.extra["scores"] |= {"cut": None, "ranked": "by score per zeroed weight, in 2 groups"}
+    assert out.record.scores is not None
+    changed = {"cut": None, "ranked": "by score per zeroed weight, in 2 groups"}
+    out.record.scores = out.record.scores.model_copy(update=changed)
     chart = score_chart(masks_of(out))
     assert chart is not None and chart["cut"] is None
 
 
 def test_no_scores_no_chart(tmp_path: Path) -> None:
     out = Out(tmp_path, llama_shapes(2, 256, 256, 512), 0.3)
-    del out.extra["scores"]
+    out.record.scores = None
     assert score_chart(masks_of(out)) is None
 
 

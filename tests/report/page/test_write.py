@@ -105,7 +105,7 @@ class TestSections:
 
     def test_none_is_empty(self, out: Out) -> None:
         """Not asked of verify, and masks that were learned before scores were kept."""
-        del out.extra["scores"]
+        out.record.scores = None
         found = verified(out) | dict.fromkeys(
             ("where", "baselines", "tasks", "text", "pruned", "compiled", "built")
         )

@@ -74,9 +74,9 @@ def test_a_prior_that_is_better_is_kept(
     task = prepared(make_model(), text_file, tmp_path / "s", notes, prior=prior)
     store = WeightStore(tmp_path / "weights")
     tiles, chosen, record = best(task, masks_of(task, sparse=True), store)
-    assert record["kept"] == "prior"
-    assert record["steps"] == 7
-    assert record["kl"]["prior"] == min(record["kl"].values())
+    assert record.kept == "prior"
+    assert record.steps == 7
+    assert record.kl["prior"] == min(record.kl.values())
     assert "training made no better masks" in notes[-1]
     assert 0 < sum(int(grid.sum()) for grid in tiles.values()) < sum(grid.size for grid in tiles.values())
     own = {name: candidate.pattern for name, candidate in Prior(prior_path(task)).items()}
@@ -94,8 +94,8 @@ def test_learned_masks_that_are_better_are_kept(make_model, text_file: Path, tmp
     notes: list[str] = []
     task = prepared(make_model(), text_file, tmp_path / "s", notes, prior="magnitude")
     tiles, _, record = best(task, masks_of(task, sparse=False), WeightStore(tmp_path / "w"))
-    assert record["kept"] == "learned"
-    assert record["kl"]["learned"] == pytest.approx(0.0, abs=1e-5)
+    assert record.kept == "learned"
+    assert record.kl["learned"] == pytest.approx(0.0, abs=1e-5)
     assert not any(grid.any() for grid in tiles.values())
     assert "Kept: learned" in notes[-1]
 
@@ -107,7 +107,7 @@ def test_equal_contenders_are_solved_once(make_model: ModelMaker, text_file: Pat
         make_model(), text_file, tmp_path / "s", notes, method="patch-tile", prior="sparsegpt", ratio=0.5
     )
     _, _, record = best(task, masks_of(task, sparse=True), WeightStore(tmp_path / "w"))
-    assert list(record["kl"]) == ["prior"]
+    assert list(record.kl) == ["prior"]
     assert "training changed no mask" in notes[-1]
 
 

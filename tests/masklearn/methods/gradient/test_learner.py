@@ -37,11 +37,11 @@ def test_the_ratio_is_met(make_model, text_file: Path, tmp_path: Path, method: s
     learned = learn(make_model(), recipe(text_file, method=method, ratio=ratio), tmp_path / "s")
     assert abs(learned.masks.ratio - ratio) * learned.masks.weights <= 32 * 32 / 4
     assert ratio not in (0.0, 0.5) or learned.masks.ratio == ratio
-    record = learned.masks.extra["train"]
-    assert (record["prior"], record["steps"], record["tokens"]) == ("wanda", 3, 3 * 2 * 16)
-    assert {"lm", "kl", "density", "loss"} == set(record["first"]) == set(record["last"])
+    record = learned.masks.record.train
+    assert (record.prior, record.steps, record.tokens) == ("wanda", 3, 3 * 2 * 16)
+    assert {"lm", "kl", "density", "loss"} == set(record.first) == set(record.last)
     learned.masks.save(tmp_path / "masks")
-    assert MaskSet.load(tmp_path / "masks").extra["train"] == record
+    assert MaskSet.load(tmp_path / "masks").record.train == record
 
 
 def test_ratios_by_pattern_are_met_each(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_other_architectures(
     """Conv1D weights, an encoder without a language model's loss, a soft-capped head, experts."""
     learned = learn(make_model(model_type), recipe(text_file), tmp_path / "s")
     assert abs(learned.masks.ratio - 0.35) * learned.masks.weights <= 32 * 32 / 4
-    assert ("hidden" in learned.masks.extra["train"]["last"]) == (model_type == "bert")
+    assert ("hidden" in learned.masks.record.train.last) == (model_type == "bert")
 
 
 def test_a_covered_head_trains_too(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_gradient_checkpointing_changes_nothing(make_model, text_file: Path, tmp
 
 def test_bfloat16_runs(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     learned = learn(make_model(), recipe(text_file, precision="bf16"), tmp_path / "s")
-    assert np.isfinite(list(learned.masks.extra["train"]["last"].values())).all()
+    assert np.isfinite(list(learned.masks.record.train.last.values())).all()
 
 
 def test_the_text_is_that_of_training_and_the_record_has_no_path(
@@ -121,8 +121,8 @@ def test_the_text_is_that_of_training_and_the_record_has_no_path(
     model = make_model()
     learn(model, recipe(text_file, method="wanda"), tmp_path / "w").masks.save(tmp_path / "masks.safetensors")
     learned = learn(model, recipe(text_file, prior=str(tmp_path / "masks.safetensors")), tmp_path / "s")
-    assert learned.masks.extra["train"]["prior"] == "masks.safetensors"
-    assert str(tmp_path) not in json.dumps(learned.masks.extra)
+    assert learned.masks.record.train.prior == "masks.safetensors"
+    assert str(tmp_path) not in json.dumps(learned.masks.record.as_metadata())
 
 
 def test_a_learning_rate_that_diverges_is_said(

@@ -1,0 +1,105 @@
+"""What mask files say of how their masks came to be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord
+from masklearn.shard import Shard, write_shard
+
+# As files of version 1 have them: what is not so is left out, and what is known of an import stands beside the rest.
+LEARNED = {
+    "budget": {"per_layer": False, "ratio": 0.4, "unit": "weights"},
+    "repair": {
+        "batch": 2, "error_first": 0.5, "error_last": 0.25, "label_weight": 0.0, "learning_rate": 3e-4, "method": "distill",
+        "optimizer": "adamw", "precision": "fp32", "steps": 40, "tokens": 2560,
+    },
+    "scores": {
+        "cut": None, "dense": {"tiles": [0], "weights": [0]}, "edges": [1.0, 2.0], "ranked": "by score", "sparse":
+        {"tiles": [1], "weights": [32]}, "unit": "loss", "zero": {"dense": 0, "sparse": 0},
+    },
+    "skipped": {"lm_head": "excluded"},
+    "speed": {"bound": 1.0, "card": "A6000", "cost": 2.0, "gap": 1.0, "goal": "5 ms", "saved_us": 3.0, "tiles": 1},
+    "text": {
+        "length": 16, "name": "a.txt", "seed": 0, "sha256": "ab", "source": "file", "tokens": 64, "windows": 4,
+    },
+    "train": {
+        "first": {"lm": 1.0}, "kept": "prior", "kl": {"prior": 0.1}, "last": {"lm": 0.5}, "prior": "oneshot", "steps": 3,
+        "tokens": 96,
+    },
+    "weights": "5af5",
+}  # fmt: skip
+IMPORTED = {
+    "format": "patch", "ignored": [], "meta": {"repo": "x"}, "sha256": "ab", "skipped": {}, "source": "mask.npz",
+    "unmasked": ["l"], "zeros": 7,
+}  # fmt: skip
+SAVING = {
+    "budget": {"amount": 2.5, "unit": "µs"},
+    "permuted": {"channels": 8, "dense_error": 1e-6, "parts": 1},
+}
+ONNX = {
+    "budget": {"amount": 1.0, "unit": "µs"},
+    "criterion": "relative",
+    "inputs": "calib.npz",
+    "skipped": {},
+}
+
+
+def file_with(path: Path, stored: Any) -> Path:
+    """A mask file of version 1 whose metadata hold a record."""
+    mask = LinearMask((8, 8), (8, 8), np.zeros((1, 1), np.bool_), np.zeros(0, np.uint8))
+    MaskSet({"l": mask}, method="m", seed=0, base_model="b", base_sha256="0", ratio_asked=0.0).save(path)
+    shard = Shard.open(path)
+    arrays = {name: shard.read(name) for name in shard.tensors}
+    specs = {name: ("U8", array.shape) for name, array in arrays.items()}
+    write_shard(
+        path, specs, arrays.__getitem__, {**shard.metadata, "extra": json.dumps(stored, sort_keys=True)}
+    )
+    return path
+
+
+@pytest.mark.parametrize("stored", [LEARNED, IMPORTED, SAVING, ONNX, {}])
+def test_files_of_version_1_are_read_and_written_as_they_are(tmp_path: Path, stored: dict[str, Any]) -> None:
+    path = file_with(tmp_path / "masks.safetensors", stored)
+    before = path.read_bytes()
+    masks = MaskSet.load(path)
+    assert masks.record.as_metadata() == stored
+    masks.save(path)
+    assert path.read_bytes() == before
+
+
+def test_parts_have_types() -> None:
+    learned = MaskRecord.of_metadata(LEARNED)
+    assert learned.budget == BudgetRecord(ratio=0.4, unit="weights") and learned.imported is None
+    assert isinstance(learned.repair, RepairRecord) and learned.repair.kl_last is None
+    imported = MaskRecord.of_metadata(IMPORTED).imported
+    assert isinstance(imported, ImportRecord) and imported.zeros == 7
+
+
+def test_what_is_added_is_checked_and_saved() -> None:
+    record = MaskRecord()
+    record.weights = "5af5"
+    assert record.as_metadata() == {"weights": "5af5"}
+    with pytest.raises(ValueError):
+        record.speed = {"goal": "5 ms"}  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("stored", "place"),
+    [
+        (LEARNED | {"mood": "good"}, "mood"),
+        (LEARNED | {"budget": {"ratio": 0.4}}, "budget.unit"),
+        (IMPORTED | {"zeros": "many"}, "imported.zeros"),
+        (LEARNED | {"text": LEARNED["text"] | {"source": "tale"}}, "text.source"),  # type: ignore[operator]
+    ],
+)
+def test_a_broken_record_is_one_error(tmp_path: Path, stored: dict[str, Any], place: str) -> None:
+    path = file_with(tmp_path / "masks.safetensors", stored)
+    with pytest.raises(PatchCompileError, match=rf"masks\.safetensors is damaged.*{place}: ") as raised:
+        MaskSet.load(path)
+    assert "\n" not in str(raised.value)
