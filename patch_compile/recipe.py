@@ -77,7 +77,7 @@ class Recipe(LearnSettings):
             raise PatchCompileError(
                 f"The recipe {path} cannot be read",
                 error.strerror or str(error),
-                "Give the recipe.yaml of an earlier build.",
+                f"Give the {RECIPE} of an earlier build.",
             ) from None
         except yaml.YAMLError as error:
             raise PatchCompileError(
@@ -87,7 +87,7 @@ class Recipe(LearnSettings):
             raise PatchCompileError(
                 f"{path} holds no settings",
                 "A recipe is a mapping of setting to value.",
-                "Give the recipe.yaml of an earlier build.",
+                f"Give the {RECIPE} of an earlier build.",
             )
         return settings
 
