@@ -58,7 +58,7 @@ def test_the_model_is_as_fast_as_asked_and_hardly_faster(speedup, seed):
     assert goal.met(found)
     # A schedule may gain by a whole wave of tiles at once.
     assert found.speedup < speedup * 1.01
-    assert record["tiles"] == sum(int(grid.sum()) for grid in tiles.values())
+    assert record.tiles == sum(int(grid.sum()) for grid in tiles.values())
     assert not any(plan.lowering == "dense" and plan.sparse_tiles for plan in plans.values())
 
 
@@ -69,7 +69,7 @@ def test_a_budget_of_milliseconds_is_met_too():
     by_speed, _, _ = chosen(SpeedGoal(speedup=1.2), *scored())
     assert planned(tiles)[1].planned <= goal.milliseconds(dense.dense)
     assert all(np.array_equal(tiles[name], by_speed[name]) for name in LINEARS)
-    assert record["goal"].endswith(" ms")
+    assert record.goal.endswith(" ms")
 
 
 def test_the_loss_is_within_a_tile_of_the_linear_program():
@@ -77,10 +77,10 @@ def test_the_loss_is_within_a_tile_of_the_linear_program():
     tiles, budget, record = chosen(SpeedGoal(speedup=1.2), scores, areas)
     lost = sum(float(scores[name][tiles[name]].sum()) for name in LINEARS)
     dearest = max(float(scores[name][tiles[name]].max(initial=0)) for name in LINEARS)
-    assert record["cost"] == pytest.approx(lost)
-    assert 0 <= record["cost"] - record["bound"] <= dearest
-    assert record["gap"] == pytest.approx((record["cost"] - record["bound"]) / record["bound"], rel=1e-6)
-    assert (budget.unit, budget.amount) == ("µs", pytest.approx(record["saved_us"], rel=1e-2))
+    assert record.cost == pytest.approx(lost)
+    assert 0 <= record.cost - record.bound <= dearest
+    assert record.gap == pytest.approx((record.cost - record.bound) / record.bound, rel=1e-6)
+    assert (budget.unit, budget.amount) == ("µs", pytest.approx(record.saved_us, rel=1e-2))
 
 
 def test_no_choice_at_random_with_the_same_speed_loses_less():
@@ -91,9 +91,9 @@ def test_no_choice_at_random_with_the_same_speed_loses_less():
         order = [(name, *place) for name in ("q", "up", "down") for place in np.ndindex(tiles[name].shape)]
         rng.shuffle(order)
         other = {name: np.zeros_like(grid) for name, grid in tiles.items()}
-        for name, i, j in order[: record["tiles"]]:
+        for name, i, j in order[: record.tiles]:
             other[name][int(i), int(j)] = True
-        assert sum(float(scores[name][other[name]].sum()) for name in LINEARS) > record["cost"]
+        assert sum(float(scores[name][other[name]].sum()) for name in LINEARS) > record.cost
 
 
 def test_what_counts_is_loss_per_microsecond_and_linears_that_gain_nothing_lose_nothing():
@@ -110,7 +110,7 @@ def test_a_linear_with_too_few_tiles_to_pay_for_its_launch_is_left_whole():
     assert not tiles["q"].any()
     plans, found = planned(tiles)
     assert plans["q"].reason == "none of its tiles is 2:4" and found.speedup >= 1.1
-    assert record["cost"] == pytest.approx(sum(float(scores[n][tiles[n]].sum()) for n in LINEARS))
+    assert record.cost == pytest.approx(sum(float(scores[n][tiles[n]].sum()) for n in LINEARS))
 
 
 def test_lowerings_that_are_asked_for_bound_the_choice():
