@@ -75,15 +75,15 @@ def test_a_checkpoint_is_learned_by_it(make_model: ModelMaker, text_file: Path, 
     check(found.masks)
     assert found.masks.method == "first-two"
     assert abs(found.masks.ratio - 0.3) * found.masks.weights < TILE[0] * TILE[1]
-    assert found.masks.extra["scores"]["unit"].startswith(FirstTwo.unit)
-    assert "text" not in found.masks.extra and "repair" not in found.masks.extra
+    assert found.masks.record.scores.unit.startswith(FirstTwo.unit)
+    assert found.masks.record.text is None and found.masks.record.repair is None
 
 
 def test_its_masks_are_repaired_when_asked(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     given = recipe(text_file, repair=Repair.DISTILL, repair_steps=2, device="cpu", precision="fp32")
     found = learn(make_model(), given, tmp_path / "s")
     check(found.masks)
-    assert found.masks.extra["repair"]["steps"] == 2
+    assert found.masks.record.repair.steps == 2
     assert found.checkpoint.new is not None and found.checkpoint.new.names()
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.record import TrainRecord
 from masklearn.masks.tiles import grid_shape
 from masklearn.methods.gradient.contest import held_out, report_path, solve_best
 from masklearn.methods.gradient.prior import Prior, prior_path, write_prior
@@ -45,7 +47,8 @@ def test_a_single_window_is_both() -> None:
 def prepared(model: Path, text: Path, scratch: Path, notes: list[str], **settings: Any) -> Task:
     task = make_task(model, text, scratch, notes, **({"method": "patch-joint", "ratio": 0.25} | settings))
     write_prior(task, prior_path(task))
-    report_path(task).write_text('{"steps": 7}')
+    figures = {"prior": "wanda", "steps": 7, "tokens": 96, "first": {"kl": 0.2}, "last": {"kl": 0.1}}
+    report_path(task).write_text(json.dumps(figures))
     return task
 
 
@@ -62,7 +65,7 @@ def solved(task: Task, tiles: Any, patterns: Any, scratch: Path) -> dict[str, np
     return {name: store.read(name) for name in store.names()}
 
 
-def best(task: Task, masks: Masks, store: WeightStore) -> tuple[Any, Any, dict[str, Any]]:
+def best(task: Task, masks: Masks, store: WeightStore) -> tuple[Any, Any, TrainRecord]:
     return solve_best(task, SETTINGS[task.recipe.method], *masks, store)
 
 
