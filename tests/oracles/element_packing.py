@@ -1,7 +1,7 @@
-"""An independent packer: the packed format element by element, as the PTX ISA's figures name the elements.
+"""An independent packer that writes the format element by element, with the names of the PTX ISA's figures.
 
-It shares nothing with `patch_compile.packing.format`, so the kernels are held to the written format and not to one
-program's reading of it; and it needs numpy alone.
+It shares no code with `patch_compile.packing.format`, so the kernels are held to the written format and not to one
+program's reading of it. It needs only numpy.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["Packed", "pack_gated", "pack_slabs", "prune_2_of_4"]
 
 @dataclass(frozen=True)
 class Packed:
-    """The four tensors and the shape they stand for; 16-bit values as raw bits.
+    """The four packed tensors and the shape of the weight; 16-bit values are raw bits.
 
-    gated: shape is that of the gate and of the up, whose panels alternate.
+    gated: the shape is that of gate and up alike, and their panels alternate.
     """
 
     shape: tuple[int, int]
@@ -39,7 +39,7 @@ def prune_2_of_4(weight: NDArray[np.float32], rng: np.random.Generator) -> NDArr
 
 
 def pack_slabs(bits: NDArray[np.uint16], sparse: NDArray[np.bool_], panel_rows: int) -> Packed:
-    """Pack `bits` [N, K]; `sparse` [panels, slabs] says which slabs are stored 2:4 (they must hold 2:4)."""
+    """Pack `bits` [N, K]; slabs that are True in `sparse` [panels, slabs] must hold 2:4 and are stored 2:4."""
     panels, slabs = sparse.shape
     padded = np.zeros((panels * panel_rows, slabs * 64), np.uint16)
     padded[: bits.shape[0], : bits.shape[1]] = bits
@@ -70,7 +70,7 @@ def pack_slabs(bits: NDArray[np.uint16], sparse: NDArray[np.bool_], panel_rows: 
 
 
 def pack_gated(bits: NDArray[np.uint16], sparse: NDArray[np.bool_], panel_rows: int) -> Packed:
-    """Gate and up `[2, out, in]`, with their maps of 2:4 slabs `[2, panels, slabs]`."""
+    """Pack gate and up `[2, out, in]` with their maps of 2:4 slabs `[2, panels, slabs]`."""
     _, rows, columns = bits.shape
     panels = sparse.shape[1]
     padded = np.pad(bits, ((0, 0), (0, panels * panel_rows - rows), (0, 0)))
@@ -80,7 +80,7 @@ def pack_gated(bits: NDArray[np.uint16], sparse: NDArray[np.bool_], panel_rows: 
 
 
 def _fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """[rows, columns] -> [k16][row block][lane][8]: a_i of lane 4g + t (PTX ISA 9.7.14.5.8)."""
+    """Order [rows, columns] as [k16][row block][lane][8]: a_i of lane 4g + t (PTX ISA 9.7.14.5.8)."""
     rows, columns = slab.shape
     out = np.empty((columns // 16, rows // 16, 32, 8), np.uint16)
     for lane in range(32):
@@ -93,7 +93,7 @@ def _fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 def _compress(slab: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
-    """Kept values [rows, 32] and a nibble per group [rows, 16]; -0.0 is a zero, missing values become zeros."""
+    """Return kept values [rows, 32] and a nibble per group [rows, 16]; -0.0 is a zero, missing values become zeros."""
     values = np.where(slab & 0x7FFF, slab, 0).reshape(len(slab), 16, 4)
     kept, nibbles = np.zeros((len(slab), 16, 2), np.uint16), np.full((len(slab), 16), 255, np.uint32)
     for first, second in itertools.combinations(range(4), 2):
@@ -106,7 +106,7 @@ def _compress(slab: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.
 
 
 def _meta_words(nibbles: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """[rows, 16 groups] -> [row block][lane]: lane 4g + j holds columns 16j .. 16j + 15 of rows g and g + 8."""
+    """Order [rows, 16 groups] as [row block][lane]: lane 4g + j holds columns 16j .. 16j + 15 of rows g and g + 8."""
     blocks = nibbles.reshape(-1, 16, 16)
     out = np.zeros((len(blocks), 32), np.uint32)
     for lane in range(32):

@@ -22,12 +22,12 @@ def test_packing_agrees_with_the_oracle(shape, tile, share, panel_rows):
     oracle = pack_slabs(masked, sparse_slabs(mask, panel_rows), panel_rows)
     for name in ("dense", "index"):
         np.testing.assert_array_equal(getattr(packed, name), getattr(oracle, name), err_msg=name)
-    # Where a group has fewer than two non-zeros the format leaves free which zeros it stores: compare what they mean.
+    # A group with fewer than two non-zeros may store any of its zeros, so the decoded values are compared.
     np.testing.assert_array_equal(_expand(packed), _expand(oracle))
 
 
 def _expand(packed):
-    """[slabs, panel rows, 64] of the sparse slabs, from kept values and metadata, element by element of the ISA."""
+    """Decode sparse slabs to [slabs, panel rows, 64] from kept values and metadata, by the ISA's figures."""
     blocks = packed.panel_rows // 16
     values = packed.sparse.reshape(-1, 2, blocks, 32, 8)
     meta = packed.meta.view(np.uint32).reshape(-1, blocks, 32)

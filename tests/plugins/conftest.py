@@ -28,7 +28,7 @@ def cublaslt(library):
 
 @pytest.fixture
 def load(monkeypatch, tmp_path, library):
-    """Plugins by their driver and the path of their cuBLASLt, as if each were alone in a process."""
+    """Loads a driver with the cuBLASLt at a path, as if the plugin were alone in its process."""
 
     def loaded(driver, path=library):
         monkeypatch.setenv("PATCH_CUBLASLT", str(path))

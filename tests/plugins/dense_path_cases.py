@@ -1,4 +1,4 @@
-"""What tests of the dense path share: marks, sizes and packed weights."""
+"""Marks, sizes and packed weights for tests of the dense path."""
 
 import ctypes
 
@@ -12,14 +12,14 @@ from tests.plugins.dense_plugin import DENSE_PATH, Linear
 MISSING = [item.what for item in describe_toolchain() if not item.found]
 MARKS = [
     pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}"),
-    pytest.mark.xdist_group("dense-path"),  # cuBLASLt is named by a variable of the process
+    pytest.mark.xdist_group("dense-path"),  # an environment variable names cuBLASLt
 ]
-FAILS = -1  # what the driver returns for a call that failed
-PIECE = 100_000  # bytes, in the small build: some pieces for a linear of a few panels
+FAILS = -1  # the driver's code for a call that failed
+PIECE = 100_000  # bytes; the small build cuts a linear of a few panels into several pieces
 
 
 def plain_rows(bits, sparse_slabs, panel_rows):
-    """What packing keeps of `bits`: −0.0 in a 2:4 slab becomes 0; whole panels and slabs."""
+    """`bits` after packing, padded to whole panels and slabs; −0.0 in a 2:4 slab becomes 0."""
     panels, slabs = sparse_slabs.shape
     out = np.zeros((panels * panel_rows, slabs * 64), np.uint16)
     out[: bits.shape[0], : bits.shape[1]] = bits
@@ -29,7 +29,7 @@ def plain_rows(bits, sparse_slabs, panel_rows):
 
 
 def random_bits(rng, shape, sparse_slabs, panel_rows):
-    """Any 16 bits, NaNs among them; of every four two are kept in a 2:4 slab, or fewer."""
+    """Random 16-bit patterns, NaNs included; a 2:4 slab keeps at most two of every four."""
     bits = rng.integers(0, 1 << 16, shape, np.uint16)
     bits[rng.random(shape) < 0.1] = rng.choice([0, 0x8000])
     keep = prune_2_of_4(np.ones((shape[0], -(-shape[1] // 4) * 4), np.float32), rng)[:, : shape[1]] != 0
@@ -44,7 +44,7 @@ def large(tokens, shape=(4096, 4096), rows=128, gated=0, share=0.8, activation=0
 
 
 def run(plugin, case, **how):
-    """Y of one linear, from configuration to the launch, as an engine with the tactic of the dense path runs it."""
+    """Return the code and Y of one linear, configured and launched as an engine with the dense path's tactic does."""
     linear = Linear.of(case)
     builder = plugin.configured(linear)
     assert plugin.tactics(builder)[-1] == DENSE_PATH

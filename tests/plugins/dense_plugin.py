@@ -1,4 +1,4 @@
-"""The TensorRT plugin on this machine: `plugins/host/plugin_driver.cpp` with a cuBLASLt of its own, through ctypes."""
+"""The TensorRT plugin on a CPU: `plugins/host/plugin_driver.cpp` with a cuBLASLt of its own, called by ctypes."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ __all__ = [
 
 A100 = Device(108, 163 << 10, 40 << 20, 153, 1024)
 H100 = Device(132, 227 << 10, 50 << 20, 183, 1269, 2048)
-# One SM beside a library without a limit: it takes the dense path for small products too.
+# With one SM for the kernels and no limit for the library, small products take the dense path too.
 EAGER = Device(1, 227 << 10, 50 << 20, 1, 1269, 1 << 30)
 DENSE_PATH = 1000  # kDensePathTactic
-GUARD = 1 << 17  # bytes before and after what a test hands out
+GUARD = 1 << 17  # bytes of guard before and after a tensor
 
 _HERE = Path(__file__).resolve().parent
 _FLAGS = ("-std=c++17", "-O2", "-shared", "-Xcompiler=-fPIC,-march=native,-Wall,-Wextra,-Werror")
 
 
 class Linear(ctypes.Structure):
-    """`Linear` of plugin_driver.cpp, which begins with the plugin's Attributes."""
+    """Mirror of `Linear` in plugin_driver.cpp, which begins with the plugin's Attributes."""
 
     _fields_ = [
         *(
@@ -73,7 +73,7 @@ class Linear(ctypes.Structure):
 
 
 class Tensors(ctypes.Structure):
-    """`Tensors` of plugin_driver.cpp."""
+    """Mirror of `Tensors` in plugin_driver.cpp."""
 
     _fields_ = [
         (name, ctypes.c_void_p)
@@ -82,7 +82,7 @@ class Tensors(ctypes.Structure):
 
 
 class Unpack(ctypes.Structure):
-    """`UnpackArguments` of kernels/dense_path.h."""
+    """Mirror of `UnpackArguments` in kernels/dense_path.h."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("dense", "sparse", "meta", "index", "weight")),
@@ -94,7 +94,7 @@ class Unpack(ctypes.Structure):
 
 
 class Activate(ctypes.Structure):
-    """`ActivateArguments` of kernels/dense_path.h."""
+    """Mirror of `ActivateArguments` in kernels/dense_path.h."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("z", "bias", "residual", "y")),
@@ -107,7 +107,7 @@ class Activate(ctypes.Structure):
 
 @dataclass
 class Guarded:
-    """Memory that begins at a multiple of 256, and `offset`, with a known pattern around it."""
+    """Memory that begins `offset` behind a multiple of 256, with a known pattern around it."""
 
     array: NDArray[Any]
     around: NDArray[np.uint8]
@@ -121,7 +121,7 @@ class Guarded:
         return cls(array, around)
 
     def intact(self) -> bool:
-        """Whether nothing was written beside the array."""
+        """True when nothing was written beside the array."""
         start = self.array.ctypes.data - self.around.ctypes.data
         return bool(
             (self.around[:start] == 0xA5).all() and (self.around[start + self.array.nbytes :] == 0xA5).all()
@@ -129,7 +129,7 @@ class Guarded:
 
 
 class DensePlugin:
-    """One loaded copy of the driver: what it finds of cuBLASLt is decided once in each."""
+    """One loaded copy of the driver. Each copy searches for cuBLASLt once."""
 
     def __init__(self, driver: Path, folder: Path) -> None:
         own = Path(tempfile.mkdtemp(dir=folder)) / driver.name
@@ -147,11 +147,11 @@ class DensePlugin:
         self.lib.patch_plugin_device(ctypes.byref(device))
 
     def messages(self) -> list[str]:
-        """What was logged since the last call: the severity's number, then the text."""
+        """Log lines since the last call: the severity's number, then the text."""
         return self.lib.patch_plugin_messages().decode().splitlines()
 
     def launched(self) -> list[int]:
-        """Launches since the last call: of the other kernels, of unpacking, of the activation."""
+        """Numbers of launches since the last call: other kernels, unpacking, activation."""
         counts = (ctypes.c_int * 3)()
         self.lib.patch_plugin_launched(counts)
         return list(counts)
@@ -160,7 +160,7 @@ class DensePlugin:
         return ctypes.c_void_p(self.lib.patch_plugin_new(ctypes.byref(linear)))
 
     def configured(self, linear: Linear) -> ctypes.c_void_p:
-        """A plugin as the builder has it when it asks for tactics."""
+        """Create a plugin and configure it, as the builder does before it asks for tactics."""
         plugin = self.new(linear)
         assert self.lib.patch_plugin_configure(plugin, ctypes.byref(linear)) == 0
         return plugin
@@ -181,7 +181,7 @@ class DensePlugin:
     def enqueue(
         self, plugin: ctypes.c_void_p, case: Case, workspace_bytes: int, stream: int = 0, offset: int = 0
     ) -> tuple[int, NDArray[np.uint16]]:
-        """(return code, Y in bits); checks that nothing beside Y and the workspace was written."""
+        """Return the code and Y in bits; fails when anything but Y and the workspace was written."""
         packed = case.packed
         given = {name: getattr(packed, name) for name in ("dense", "sparse", "meta", "index")}
         given |= {"x": case.x, "y": np.full((len(case.x), packed.shape[0]), 0x7E01, np.uint16)}
@@ -207,7 +207,7 @@ class DensePlugin:
         return str(self.lib.patch_plugin_fault().decode())
 
     def pieces(self, problem: Any, activation: int = 0) -> tuple[int, int, int, int]:
-        """(panels of Y, pieces, bytes of one, at least the bytes for any number of tokens up to the problem's)."""
+        """Panels per piece, pieces, bytes of one piece, and a bound of its bytes for any smaller number of tokens."""
         out = (ctypes.c_int64 * 4)()
         self.lib.patch_plugin_pieces(ctypes.byref(problem), 0, 0, activation, out)
         return out[0], out[1], out[2], out[3]
@@ -216,7 +216,7 @@ class DensePlugin:
         return int(self.lib.patch_plugin_dense_path_bytes(ctypes.byref(problem), *epilogue))
 
     def dense_path(self, problem: Any, scalar: int, arguments: Any, workspace: int) -> None:
-        """Prepare and run it once; RuntimeError with what is wrong."""
+        """Prepare and run the dense path once; raises RuntimeError with the reason when that fails."""
         run = self.lib.patch_plugin_dense_path
         run.restype = ctypes.c_char_p
         why = run(ctypes.byref(problem), scalar, ctypes.byref(arguments), ctypes.c_void_p(workspace))
@@ -231,7 +231,7 @@ class DensePlugin:
     def activate(
         self, tensors: Mapping[str, NDArray[Any]], sizes: Activate, scalar: int
     ) -> NDArray[np.uint16]:
-        """Y in bits by one launch on z, and bias and residual where they are there; RuntimeError with its fault."""
+        """Launch the activation on z, with the bias and residual given, and return Y in bits; raises RuntimeError."""
         held = {name: Guarded.holding(tensor) for name, tensor in tensors.items()}
         addresses = {name: memory.array.ctypes.data for name, memory in held.items()}
         for name, address in addresses.items():
@@ -246,7 +246,7 @@ class DensePlugin:
         return held["y"].array.copy()
 
     def unpack(self, packed: Packed, first_panel: int = 0, panels: int | None = None) -> NDArray[np.uint16]:
-        """Rows of W [sides * panels * panel_rows, slabs * 64] by one launch; RuntimeError with its first fault."""
+        """Launch the unpacking and return W [sides * panels * panel_rows, slabs * 64]; raises RuntimeError."""
         sides, slabs = 1 + packed.gated, -(-packed.shape[1] // 64)
         all_panels = -(-packed.shape[0] // packed.panel_rows)
         panels = all_panels - first_panel if panels is None else panels
@@ -268,7 +268,7 @@ class DensePlugin:
 
 
 def problem_of(case: Case) -> Any:
-    """The schedule's view of a case."""
+    """A case as the schedule sees it."""
     packed = case.packed
     return Problem(
         len(case.x), *packed.shape, packed.panel_rows, len(packed.dense), len(packed.sparse), packed.gated
@@ -276,7 +276,7 @@ def problem_of(case: Case) -> Any:
 
 
 def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = ()) -> Path:
-    """The driver as a library, or that of the same sources from `cache`. PatchCompileError without nvcc or headers."""
+    """Compile the driver, or take it from `cache`. Raises PatchCompileError without nvcc or TensorRT's headers."""
     nvcc = find_nvcc()
     headers = find_headers("tensorrt") or fetch_headers(cache, lambda said: None)
     sources = [
@@ -294,7 +294,7 @@ def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...
 
 
 def compile_stand_in(cache: Path) -> Path:
-    """A cuBLASLt that computes on the CPU."""
+    """Compile a cuBLASLt that computes on the CPU."""
     nvcc, source = find_nvcc(), _HERE / "stand_in_cublaslt.cpp"
     return _compiled(
         cache, [str(nvcc.path), *_FLAGS, "-cudart=none", str(source)], nvcc.version, [source], "cublaslt"

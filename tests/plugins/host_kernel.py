@@ -1,4 +1,4 @@
-"""The kernel on the CPU: builds `plugins/host` with the system's C++ compiler and calls it through ctypes."""
+"""The kernels on the CPU: compiles `plugins/host` with the system's C++ compiler and calls it by ctypes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 BENCH = PLUGINS.parent / "benchmarks" / "kernels"
-# The benchmark's view of the kernels' structs serves here too: what a GPU is given is what these tests run with.
+# The structs come from the benchmark, so these tests pass the kernels exactly what a GPU gets.
 sys.path[:0] = [str(BENCH)]
 _kernels = importlib.import_module("kernels")
 Arguments, Device, Problem = _kernels.Arguments, _kernels.Device, _kernels.Problem
@@ -49,7 +49,7 @@ _FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-W
 
 
 class CopyMode(IntEnum):
-    """When the bytes of a cp.async land."""
+    """Moment at which the bytes of a cp.async land."""
 
     LAZY = 0
     EAGER = 1
@@ -57,7 +57,7 @@ class CopyMode(IntEnum):
 
 
 class Call(ctypes.Structure):
-    """What `patch_host_run` takes: arguments, and the sizes that every access is checked against."""
+    """Mirror of the struct of `patch_host_run`: arguments, and the sizes that bound every access."""
 
     _fields_ = [
         ("arguments", Arguments),
@@ -88,7 +88,7 @@ class Stats(ctypes.Structure):
 
 
 class Config(NamedTuple):
-    """A line of the table of configurations."""
+    """One row of the table of configurations."""
 
     panel_rows: int
     tokens: int
@@ -103,9 +103,7 @@ class Config(NamedTuple):
 
 @dataclass
 class Launch:
-    """How to run: `config` indexes the table of configurations, `scalar` 0 is fp16, 1 is bf16; parts: of a stream,
-    fewer where they would be narrower than a slab.
-    """
+    """One launch. config: index into the table; scalar: 0 is fp16, 1 is bf16; parts: at most so many parts of a stream."""
 
     config: int
     scalar: int = 0
@@ -137,7 +135,7 @@ class HostKernel:
         self.lib.patch_host_widen.restype = ctypes.c_float
 
     def configs(self) -> dict[str, Config]:
-        """The table, by name and in its order."""
+        """The table of configurations by name, in order."""
         out = {}
         for i in range(self.lib.patch_host_config_count()):
             fields = (ctypes.c_int32 * 9)()
@@ -148,17 +146,17 @@ class HostKernel:
         return out
 
     def schedule(self, problem: Any, device: Any, config: int = -1) -> tuple[int, int]:
-        """(configuration, parts) the plugin would choose for a `Problem` on a `Device`."""
+        """Return the configuration and the parts that the plugin chooses for a `Problem` on a `Device`."""
         out = (ctypes.c_int32 * 2)()
         self.lib.patch_host_schedule(ctypes.byref(problem), ctypes.byref(device), config, out)
         return out[0], out[1]
 
     def workspace_bound(self, problem: Problem) -> int:
-        """Bytes that TensorRT is asked for."""
+        """Workspace bytes that the plugin asks TensorRT for."""
         return int(self.lib.patch_host_workspace_bound(ctypes.byref(problem)))
 
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
-        """How many parts the launch is cut into: one for a tile kernel, and none narrower than a dense slab."""
+        """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab."""
         config = list(self.configs().values())[launch.config]
         panels, tiles = -(-packed.shape[0] // packed.panel_rows), -(-tokens // config.tokens)  # of Y
         total = tiles * (4 * panels + 16 * len(packed.dense) + 9 * len(packed.sparse))
@@ -172,7 +170,7 @@ class HostKernel:
         launch: Launch,
         residual: NDArray[np.uint16] | None = None,
     ) -> dict[str, NDArray[np.generic]]:
-        """What the pointers of Arguments point to before a launch; Y is filled with a NaN."""
+        """Tensors behind the pointers of Arguments before a launch; Y is filled with a NaN."""
         tokens, parts = len(x), self.parts(packed, len(x), launch)
         config = list(self.configs().values())[launch.config]
         sums = config.tokens * config.panel_rows * (1 + config.gated)
@@ -196,7 +194,7 @@ class HostKernel:
         residual: NDArray[np.uint16] | None = None,
         activation: int = 0,
     ) -> NDArray[np.uint16]:
-        """Y [tokens, out] in bits; raises RuntimeError with the first fault the emulation found."""
+        """Return Y [tokens, out] in bits; raises RuntimeError with the first fault that the emulation found."""
         parts = self.parts(packed, len(x), launch)
         tensors = self.tensors(packed, x, bias, launch, residual)
         tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
@@ -214,7 +212,7 @@ class HostKernel:
 def arguments_of(
     packed: Packed, tokens: int, parts: int, addresses: Mapping[str, int], activation: int = 0
 ) -> Arguments:
-    """Arguments but for the vector widths; addresses: of the tensors by name, without those that there are none of."""
+    """Arguments without the vector widths. addresses: by name, of the tensors that exist."""
     a = Arguments(**addresses)
     a.tokens, (a.out_features, a.in_features) = tokens, packed.shape
     a.panels, a.parts = -(-packed.shape[0] // packed.panel_rows), parts
@@ -245,7 +243,7 @@ def compile_host_kernel(
 
 
 def _aligned(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """A copy that begins at a multiple of 256 bytes, as device memory does."""
+    """Copy to memory that begins at a multiple of 256 bytes, as device memory does."""
     buffer = np.empty(array.nbytes + 256, np.uint8)
     offset = -buffer.ctypes.data % 256
     out = buffer[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)

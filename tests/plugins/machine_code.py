@@ -1,4 +1,4 @@
-"""Machine code of the kernels for the tests: compiled once, and kept between runs."""
+"""Machine code of the kernels, compiled once and kept between test runs."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ CUOBJDUMP = cubin.find_cuobjdump()
 
 
 class MachineCode(NamedTuple):
-    """kernels: what ptxas says, in the order of the table of configurations; code: instructions by configuration."""
+    """kernels: ptxas's figures, in the order of the table of configurations; code: instructions by configuration."""
 
     kernels: list[Any]
     code: dict[int, list[Any]]
 
 
-MachineCodeOf = Callable[[str, int], MachineCode]  # of a scalar type and an architecture
+MachineCodeOf = Callable[[str, int], MachineCode]  # (scalar type, architecture)
 
 
 def machine_code(cache: Path, scalar: str, arch: int) -> MachineCode:
-    """Compile one source for one architecture, or take it from `cache`, where its name is the hash of all sources."""
+    """Compile one source for one architecture, or take it from `cache`, where the hash of all sources names it."""
     assert NVCC is not None and CUOBJDUMP is not None
     digest = hashlib.sha256(" ".join([*cubin.FLAGS, NVCC.version, scalar, str(arch)]).encode())
     for source in sorted(PLUGINS.glob("kernels/*")):

@@ -1,4 +1,4 @@
-"""Random PatchLinear problems, their float64 answer, and how far the kernel may be from it."""
+"""Random PatchLinear problems, their float64 answer, and the error that a kernel may make."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-z))
 
 
-# In the order of `Activation` in plugins/kernels/arguments.h.
+# The order is that of `Activation` in plugins/kernels/arguments.h.
 ACTIVATIONS = {
     "": lambda z: z,
     "gelu": lambda z: 0.5 * z * (1 + _erf(z / math.sqrt(2))),
@@ -35,29 +35,27 @@ ACTIVATIONS = {
     "silu": lambda z: z * _sigmoid(z),
 }
 _STEEPEST = 1.13  # the largest slope of any of them
-# What they are computed with: ex2 and rcp to 2^-22, an erf to 1.5e-7, arguments of a few dozen in fp32.
+# The kernels use ex2 and rcp to 2^-22, an erf to 1.5e-7, and arguments of a few dozen in fp32.
 _ACTIVATION_ERROR = 2.0**-18
 
 
 @dataclass(frozen=True)
 class Case:
-    """One problem; `x`, `bias`, `residual` in bits; activation: index into ACTIVATIONS."""
+    """One problem. `x`, `bias` and `residual` are bits; activation: index into ACTIVATIONS."""
 
     packed: Packed
     x: NDArray[np.uint16]
     bias: NDArray[np.uint16] | None
     expected: NDArray[np.float64]  # [tokens, out]
-    slack: NDArray[
-        np.float64
-    ]  # [tokens, out], how far fp32 arithmetic may be off before the result is rounded
+    slack: NDArray[np.float64]  # [tokens, out], largest error of fp32 arithmetic before the result is rounded
     dtype: np.dtype
     residual: NDArray[np.uint16] | None = None
     activation: int = 0
 
     def worst(self, y: NDArray[np.uint16]) -> float:
-        """Largest error in units of the allowed one; a NaN is infinitely wrong.
+        """Largest error in units of the allowed error; a NaN is infinitely wrong.
 
-        Allowed is the slack and then one rounding to the output type.
+        The slack and one rounding to the output type are allowed.
         """
         got = y.view(self.dtype).astype(np.float64)
         rounding = np.abs(self.expected) * 2.0 ** -_MANTISSA[self.dtype] + _SMALLEST[self.dtype]
@@ -66,21 +64,21 @@ class Case:
 
     @property
     def epilogue(self) -> dict[str, Any]:
-        """What `HostKernel.run` and `PtxKernel.run` take beside the packed weight, X and bias."""
+        """Arguments of `HostKernel.run` and `PtxKernel.run` besides the packed weight, X and bias."""
         return {"residual": self.residual, "activation": self.activation}
 
 
 def _summation(columns: int) -> float:
-    """fp32 sums of K exact products in any order: at most (K + 32) 2^-24 of the sum of magnitudes (Higham 2002,
-    eq. 3.5; 32 covers bias, splits and the tensor cores' truncation).
+    """Error bound of an fp32 sum of K exact products in any order, as a share of the sum of magnitudes: (K + 32) 2^-24
+    (Higham 2002, eq. 3.5; 32 covers bias, splits and the tensor cores' truncation).
     """
     return (columns + 32) * 2.0**-24
 
 
 def without_panels(case: Case, keep: NDArray[np.bool_]) -> Case:
-    """The same problem with all weights of other rows zero and their slabs dropped; keep: `[out]`, whole panels.
+    """Zero the weights of all rows outside `keep` `[out]`, which holds whole panels, and drop their slabs.
 
-    Of a plain product: no gate, activation or residual.
+    The case must be a plain product, without gate, activation or residual.
     """
     assert not case.packed.gated and not case.activation and case.residual is None
     rows, packed = case.packed.panel_rows, case.packed
@@ -121,9 +119,9 @@ def make_case(
     rounded: bool = False,
     seed: int = 0,
 ) -> Case:
-    """Random slabs, `share` of them 2:4. Values are of both signs and have zeros among them.
+    """A case of random slabs, `share` of them 2:4. Values have both signs, and zeros are among them.
 
-    rounded: X Wᵀ may be rounded to the output type before anything else is done with it.
+    rounded: X Wᵀ may be rounded to the output type before the rest is computed.
     """
     rng = np.random.default_rng(seed)
     rows, columns = shape
@@ -161,7 +159,7 @@ def _answer(
     residual: NDArray[Any] | None,
     rounded: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Y in float64, and to first order how far fp32 may be off."""
+    """Y in float64, and the first-order error bound of fp32."""
     x64 = x.astype(np.float64)
     sums, errors = [], []
     for i, weight in enumerate(weights):

@@ -1,4 +1,4 @@
-"""Sources of the plugin with one bug put in, for tests that must notice it."""
+"""Copies of the plugin's sources with one bug, which a test must notice."""
 
 import shutil
 from collections.abc import Collection, Mapping
@@ -10,11 +10,11 @@ import pytest
 from tests.plugins.host_kernel import PLUGINS
 
 AS_IT_IS = "as it is"
-Mutation = tuple[str, str, str]  # file, what stands there, what the bug makes of it
+Mutation = tuple[str, str, str]  # file, correct text, text with the bug
 
 
 def named(mutations: Mapping[str, Mutation], often: Collection[str]) -> list[Any]:
-    """Parameters for the names of all, and of the sources as they are; those not in `often` are for `make mutate`."""
+    """Test parameters: every mutation's name and the unchanged sources; only `make mutate` runs those not in `often`."""
     assert set(often) <= {AS_IT_IS, *mutations}
     return [
         pytest.param(name, marks=[] if name in often else pytest.mark.mutation)
@@ -23,7 +23,7 @@ def named(mutations: Mapping[str, Mutation], often: Collection[str]) -> list[Any
 
 
 def broken_copy(folder: Path, parts: Collection[str], mutation: Mutation | None) -> Path:
-    """Folders of the plugin copied there, with the bug; what it replaces must stand in its file exactly once."""
+    """Copy folders of the plugin and put the bug in; the text that it replaces must occur exactly once."""
     plugins = folder / "plugins"
     for part in parts:
         shutil.copytree(PLUGINS / part, plugins / part)

@@ -45,7 +45,7 @@ def _high_half(a: Array, b: Array) -> Array:
     a0, a1, b0, b1 = ua & mask, ua >> half, ub & mask, ub >> half
     middle = a1 * b0 + (a0 * b0 >> half)
     high = a1 * b1 + (middle >> half) + (a0 * b1 + (middle & mask) >> half)
-    if a.dtype.kind == "i":  # two's complement: a negative factor counts 2^64 too much of the other
+    if a.dtype.kind == "i":  # two's complement: a negative factor adds 2^64 times the other factor too much
         high = high - np.where(a < 0, ub, 0) - np.where(b < 0, ua, 0)
     return high.view(a.dtype)
 
@@ -83,7 +83,7 @@ def _mad(state: State, match: Match, operands: Operands) -> Step:
 
 @ARITHMETIC.define(rf"(div|rem)\.({_INTEGER})")
 def _division(state: State, match: Match, operands: Operands) -> Step:
-    """Rounds towards zero; the remainder has the dividend's sign."""
+    """Division rounds towards zero; the remainder has the dividend's sign."""
     a, b = state.source(operands[1], match[2]), state.source(operands[2], match[2])
     out, unsigned = state.target(operands[0], match[2]), np.dtype(f"u{a.dtype.itemsize}")
 
@@ -114,7 +114,7 @@ def _not(state: State, match: Match, operands: Operands) -> Step:
 
 @ARITHMETIC.define(r"(shl\.b|shr\.[bus])(16|32|64)")
 def _shift(state: State, match: Match, operands: Operands) -> Step:
-    """Amounts beyond the width are clamped to it: zeros, or copies of the sign."""
+    """Amounts beyond the width are clamped to it, and yield zeros or copies of the sign."""
     kind, bits = match[1][-1] + match[2], int(match[2])
     a, amount = state.source(operands[1], kind), state.source(operands[2], "u32")
     left, most = match[1].startswith("shl"), bits - 1
@@ -136,7 +136,7 @@ def _shift(state: State, match: Match, operands: Operands) -> Step:
 
 @ARITHMETIC.define(r"bfi\.b(32|64)")
 def _bit_field_insert(state: State, match: Match, operands: Operands) -> Step:
-    """The low bits of a into b, from position c, of length d (their low bytes)."""
+    """Insert the low d bits of a into b at position c; c and d are their low bytes."""
     kind, bits = f"b{match[1]}", int(match[1])
     a, b = state.source(operands[1], kind), state.source(operands[2], kind)
     position, length = (state.source(operand, "u32") & np.uint32(255) for operand in operands[3:])
@@ -168,7 +168,7 @@ def _population(state: State, match: Match, operands: Operands) -> Step:
 
 @ARITHMETIC.define(r"prmt\.b32")
 def _permute(state: State, match: Match, operands: Operands) -> Step:
-    """Bytes of {b, a}: nibble i of c chooses byte i, its top bit the sign of that byte instead."""
+    """Byte i is the byte of {b, a} that nibble i of c names, or its replicated sign when the nibble's top bit is set."""
     a, b, c = (state.source(operand, "b32") for operand in operands[1:])
 
     def permuted() -> Array:
@@ -186,7 +186,7 @@ def _permute(state: State, match: Match, operands: Operands) -> Step:
 
 @ARITHMETIC.define(r"setp\.(eq|ne|lt|le|gt|ge|lo|ls|hi|hs)(?:\.(and|or|xor))?\.([busf](?:16|32|64))")
 def _compare(state: State, match: Match, operands: Operands) -> Step:
-    """With a NaN every comparison is false, ne too (IEEE's ne is neu)."""
+    """Every comparison with a NaN is false, ne too (IEEE's ne is neu)."""
     test, logic, kind = match.groups()
     if kind[0] == "f" and test in ("lo", "ls", "hi", "hs"):
         raise PtxFault(f"{test} is for unsigned values")
@@ -211,7 +211,7 @@ def _ufunc_between(state: State, target: Operand, a: Array, b: Array, function: 
 
 @ARITHMETIC.define(r"setp\.(equ|neu|ltu|leu|gtu|geu|num|nan)\.(f32|f64)")
 def _compare_unordered(state: State, match: Match, operands: Operands) -> Step:
-    """As above, but true with a NaN."""
+    """Every comparison with a NaN is true."""
     a, b = state.source(operands[1], match[2]), state.source(operands[2], match[2])
 
     def result() -> Array:
@@ -277,7 +277,7 @@ def _policy(state: State, match: Match, operands: Operands) -> Step:
 
 @ARITHMETIC.define(r"cvt\.([us](?:8|16|32|64))\.([us](?:8|16|32|64))")
 def _integer_to_integer(state: State, match: Match, operands: Operands) -> Step:
-    """Cut or extended by the source's sign; a target register that is wider is extended by its own."""
+    """Cut, or extended by the source's sign; a wider target register is extended by the target's sign."""
     a, narrow = state.source(operands[1], match[2]), dtype_of(match[1])
     wide = f"{match[1][0]}{max(state.width(operands[0]), int(match[1][1:]))}"
     out = state.target(operands[0], wide)

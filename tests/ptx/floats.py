@@ -1,4 +1,4 @@
-"""PTX instructions on floats, each thread by itself, and what converts them (PTX ISA 9.7.3, 9.7.9)."""
+"""PTX instructions on floats, each thread by itself, and conversions (PTX ISA 9.7.3, 9.7.9)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
 def _flush(values: Array) -> Array:
-    """Subnormal numbers become zeros of their sign."""
+    """Replace subnormal numbers by zeros of their sign."""
     return np.where(np.absolute(values) < _SMALLEST_NORMAL, np.copysign(np.float32(0), values), values)
 
 
@@ -43,7 +43,7 @@ def _float_ring(state: State, match: Match, operands: Operands) -> Step:
 
 
 def _fused(a: Array, b: Array, c: Array) -> Array:
-    """a * b + c rounded once: the sum in float64 is rounded to odd, after which rounding to float32 is exact."""
+    """a * b + c rounded once: the float64 sum is rounded to odd, after which rounding to float32 is correct."""
     product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
     total = product + addend
     back = total - product
@@ -71,7 +71,7 @@ def _copysign(state: State, match: Match, operands: Operands) -> Step:
 
 @FLOATS.define(r"(min|max)(\.ftz)?(\.NaN)?\.f32")
 def _float_extreme(state: State, match: Match, operands: Operands) -> Step:
-    """The number where one source is a NaN, unless .NaN; -0 is less than +0."""
+    """The other source where one is a NaN, unless .NaN is given; -0 is less than +0."""
     least = match[1] == "min"
     plain, numbers = (np.minimum, np.fmin) if least else (np.maximum, np.fmax)
 
@@ -94,7 +94,7 @@ def _float_rounded(state: State, match: Match, operands: Operands) -> Step:
     return _float(state, operands, bool(match[2]), function)
 
 
-# The largest relative error that the ISA grants (of div: 2 units in the last place).
+# Largest relative error that the ISA allows; for div, 2 units in the last place.
 _APPROXIMATIONS: dict[str, tuple[Callable[..., Any], float]] = {
     "ex2.approx": (np.exp2, 2.0**-22),
     "rcp.approx": (np.reciprocal, 2.0**-23),
@@ -108,7 +108,7 @@ _APPROXIMATIONS: dict[str, tuple[Callable[..., Any], float]] = {
 
 @FLOATS.define(r"((?:ex2|rcp|rsqrt|sqrt|div)\.approx|div\.full)(\.ftz)?\.f32|(tanh\.approx)\.f32")
 def _approximation(state: State, match: Match, operands: Operands) -> Step:
-    """Off by all that is granted, up or down by the last bit of the first source."""
+    """Result with the largest allowed error, up or down by the last bit of the first source."""
     name = match[1] or match[3]
     function, granted = _APPROXIMATIONS[name]
 
@@ -132,7 +132,7 @@ def _integer_to_float(state: State, match: Match, operands: Operands) -> Step:
 
 @FLOATS.define(r"cvt\.r([nzmp])i\.([us]32)\.f32")
 def _float_to_integer(state: State, match: Match, operands: Operands) -> Step:
-    """Clamped to the range; a NaN is 0."""
+    """Clamp to the range; a NaN becomes 0."""
     a, limits = state.source(operands[1], "f32"), np.iinfo(dtype_of(match[2]))
     rounded = {"n": np.rint, "z": np.trunc, "m": np.floor, "p": np.ceil}[match[1]]
 
@@ -151,7 +151,7 @@ def _half_to_float(state: State, match: Match, operands: Operands) -> Step:
 
 @FLOATS.define(r"cvt\.rn\.(f16|bf16)(x2)?\.f32")
 def _float_to_16_bits(state: State, match: Match, operands: Operands) -> Step:
-    """Of a pair, the first source becomes the upper half."""
+    """The first source of a pair becomes the upper half."""
     kind, pair = match[1], match[2]
     a = state.source(operands[1], "f32")
     if not pair:
@@ -166,7 +166,7 @@ def _float_to_16_bits(state: State, match: Match, operands: Operands) -> Step:
 
 
 def _to_16_bits(values: Array, kind: str) -> Array:
-    """float32 to the bits of f16 or bf16, to nearest even; a NaN becomes the canonical 0x7FFF."""
+    """Round float32 to the bits of f16 or bf16, to nearest even; a NaN becomes the canonical 0x7FFF."""
     if kind == "f16":
         rounded = values.astype(np.float16).view(np.uint16)
     else:

@@ -1,4 +1,4 @@
-"""The kernels as nvcc's PTX for compute_80, run by the interpreter on the arguments that a launch would pass."""
+"""The kernels as nvcc's PTX for compute_80, interpreted with the arguments of a real launch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.ptx.parser import PtxFault, entry_names, parse_entry
 
 __all__ = ["SCALARS", "PtxKernel", "compile_ptx", "compile_source"]
 
-SCALARS = ("Half", "BFloat16")  # by Launch.scalar
+SCALARS = ("Half", "BFloat16")  # index: Launch.scalar
 _SOURCES = ("launch_half.cu", "launch_bfloat16.cu")
 _FLAGS = (*plugin._COMPILE_FLAGS, "-ptx", "-arch=compute_80")
 _WRITABLE = ("y", "partials", "counters")
@@ -32,12 +32,12 @@ _ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\
 
 
 def compile_ptx(folder: Path, scalar: int, plugins: Path = PLUGINS) -> str:
-    """What nvcc makes of the launch_*.cu of a scalar type; as `compile_source`."""
+    """PTX of the launch_*.cu of a scalar type, by `compile_source`."""
     return compile_source(folder, _SOURCES[scalar], plugins)
 
 
 def compile_source(folder: Path, name: str, plugins: Path = PLUGINS) -> str:
-    """What nvcc makes of a source in `kernels`, or the text of the same sources and compiler from `folder`.
+    """PTX of a source in `kernels`, compiled or taken from `folder` when sources and compiler are unchanged.
 
     Raises PatchCompileError when there is no nvcc.
     """
@@ -57,14 +57,14 @@ def compile_source(folder: Path, name: str, plugins: Path = PLUGINS) -> str:
 
 
 class PtxKernel:
-    """All kernels of the modules; texts: by Launch.scalar."""
+    """All kernels of the modules. texts: PTX, indexed by Launch.scalar."""
 
     def __init__(self, host: HostKernel, texts: Mapping[int, str]) -> None:
         self.host, self.texts = host, texts
         self.machine = cache(self._machine)
 
     def entries(self, scalar: int) -> dict[int, str]:
-        """Names of the kernels of a scalar type, by configuration."""
+        """Kernel names of a scalar type, by configuration."""
         found: dict[int, str] = {}
         for name in entry_names(self.texts[scalar]):
             match = _ENTRY.fullmatch(name)
@@ -89,7 +89,7 @@ class PtxKernel:
         residual: NDArray[np.uint16] | None = None,
         activation: int = 0,
     ) -> NDArray[np.uint16]:
-        """Y [tokens, out] in bits; raises PtxFault. Blocks run in an order by the launch's seed."""
+        """Return Y [tokens, out] in bits. The launch's seed orders the blocks. Raises PtxFault."""
         memory = Memory.holding(self.host.tensors(packed, x, bias, launch, residual), _WRITABLE)
         addresses = {name: memory.address(name) for name in memory.places}
         config = list(self.host.configs().values())[launch.config]
@@ -104,12 +104,12 @@ class PtxKernel:
 
 
 def _shared_bytes(config: Config) -> int:
-    """Geometry::kSharedBytes: the ring, and of a tile kernel at least the output that takes its place."""
+    """Geometry::kSharedBytes: the ring; for a tile kernel at least the output tile, which takes its place."""
     ring = config.stages * (config.panel_rows + config.tokens) * 128
     return ring if config.streams else max(ring, config.tokens * (config.panel_rows + 8) * 2)
 
 
 def _choose_vectors(a: Arguments) -> None:
-    """What choose_vectors of arguments.h chooses where all tensors are aligned."""
+    """Vector widths that choose_vectors of arguments.h chooses when all tensors are aligned."""
     a.x_vector = 8 if a.in_features % 8 == 0 else 4
     a.y_vector = next(width for width in (8, 4, 2, 1) if a.out_features % width == 0)

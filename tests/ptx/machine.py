@@ -1,8 +1,8 @@
 """Runs a PTX kernel in numpy: all threads of a block at once, blocks one after another, memory between them.
 
-It executes what nvcc emitted, so it sees the operand order and the immediates of inline asm. It finds no races: threads
-that took different ways run in the order of the code, and nothing is observed half done. Unknown opcodes, modifiers and
-directives are faults, as are accesses outside of a tensor or not aligned, and threads that wait for ever.
+It executes nvcc's output, so it sees the operand order and the immediates of inline asm. It finds no races: diverged
+threads run in the order of the code, and nothing is observed half done. Unknown opcodes, modifiers and directives are
+faults, and so are accesses that are unaligned or outside a tensor, and threads that wait for ever.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Threads = NDArray[np.bool_]
 _BARRIER = re.compile(
     r"(?:bar|barrier)(?:\.cta)?(?:\.sync|\.red\.(?P<reduce>or|and|popc)\.(?:pred|u32))(?:\.aligned)?"
 )
-_MOST_STEPS = 300_000  # of a block; a loop without an end is a fault
+_MOST_STEPS = 300_000  # limit for one block, so that an endless loop is a fault
 
 
 class Machine:
-    """One kernel with its steps decoded; launches follow each other."""
+    """One kernel with its steps decoded. It can be launched many times."""
 
     def __init__(self, entry: Entry, shared_bytes: int) -> None:
         self.entry = entry
@@ -47,7 +47,7 @@ class Machine:
             except PtxFault as fault:
                 raise PtxFault(f"{instruction.text}: {fault}") from fault
         self.stops = self._stops()
-        self.ran = np.zeros(len(entry.code), np.bool_)  # in any launch
+        self.ran = np.zeros(len(entry.code), np.bool_)  # True where any launch has been
         self.ready: dict[int, Threads] = {}
         self.parked: dict[int, Threads] = {}
         self.waiting: dict[int, Threads] = {}
@@ -55,7 +55,7 @@ class Machine:
         self.budget = 0
 
     def launch(self, blocks: int, parameters: bytes, memory: Memory, seed: int = 0) -> None:
-        """Run all blocks, in an order by `seed`, on `memory`; the kernel has one parameter, a struct."""
+        """Run all blocks on `memory` in an order given by `seed`. The kernel's one parameter is a struct."""
         (held,) = self.state.parameters.values()
         if len(parameters) != len(held):
             raise PtxFault(f"the parameter has {len(held)} bytes, not {len(parameters)}")
@@ -112,7 +112,7 @@ class Machine:
         return guarded
 
     def _stops(self) -> list[int]:
-        """For every position the next one that is not a plain step."""
+        """For every position, the next position that is not a plain step."""
         stops, following = list[int](), len(self.steps)
         for position in range(len(self.steps) - 1, -1, -1):
             if position in self.controls or position in self.together:
@@ -130,7 +130,7 @@ class Machine:
             self._advance(position, self.ready.pop(position))
 
     def _advance(self, position: int, threads: Threads) -> None:
-        """Run until the threads part, wait, or meet others; those behind go first, so that they catch up."""
+        """Run until the threads diverge, wait, or meet others. Threads that are behind go first and catch up."""
         mask: Mask = True if threads.all() else threads
         behind = min(self.ready, default=len(self.steps))
         while position < len(self.steps):
@@ -192,7 +192,7 @@ class Machine:
         return leave
 
     def _whole_warps(self, position: int, threads: Threads) -> Threads:
-        """The threads whose warp is here in full; the others wait for the rest of theirs."""
+        """Threads whose warp has arrived in full; the others wait for the rest of their warp."""
         here = threads | self.parked.pop(position, False)
         whole = np.repeat(here.reshape(-1, 32).all(1), 32)
         if (here & ~whole).any():
@@ -204,7 +204,7 @@ class Machine:
         self.waiting[position] = threads if others is None else threads | others
 
     def _release(self) -> bool:
-        """Open the barrier that all threads have come to; False when all have left."""
+        """Open the barrier that all threads have reached; False when all threads have ended."""
         if self.parked:
             where = self.entry.code[min(self.parked)].text
             raise PtxFault(f"{where}: a warp waits for threads that do not come")
@@ -226,7 +226,7 @@ class Machine:
         return True
 
     def _reduce(self, arrived: Threads) -> None:
-        """bar.red: every thread learns of all votes."""
+        """bar.red: every thread gets the reduction of all votes."""
         form = _BARRIER.fullmatch(self.entry.code[min(self.waiting)].opcode)
         if form is None or form["reduce"] is None:
             return
@@ -242,7 +242,7 @@ class Machine:
 
 
 def _barrier_number(instruction: Instruction) -> str:
-    """Which barrier; one of a part of the block is not modelled."""
+    """Number of the barrier. A barrier for part of the block is not modelled."""
     numbers = [o for o in instruction.operands if isinstance(o, str) and not o.lstrip("!").startswith("%")]
     if len(numbers) != 1:
         raise PtxFault(f"{instruction.text}: a barrier of a part of the block is not modelled")

@@ -1,6 +1,6 @@
-"""PTX instructions that a warp executes together (PTX ISA 9.7.13, 9.7.14): votes, matrices, their products.
+"""PTX instructions that a warp executes together (PTX ISA 9.7.13, 9.7.14): votes, matrices, products.
 
-The fragments are those of the ISA's figures; groupID is lane / 4, threadID_in_group is lane % 4.
+Fragments follow the ISA's figures: groupID is lane / 4, threadID_in_group is lane % 4.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _WHOLE_WARP = 0xFFFFFFFF
 
 
 def _row(i: int) -> Index:
-    """Rows of accumulator i (c0, c1: groupID; c2, c3: groupID + 8), of all lanes."""
+    """Row of accumulator i in every lane: groupID for c0 and c1, groupID + 8 for c2 and c3."""
     return _GROUP + 8 * (i // 2)
 
 
 def _fragment(rows: int, columns: int, places: Sequence[tuple[Index, Index]]) -> Index:
-    """[rows, columns]: which of the values [lane, i] an element is; places: (row, column) of value i by lane."""
+    """Index of the value [lane, i] that holds each element [rows, columns]; places: (row, column) of value i by lane."""
     index = np.full((rows, columns), -1)
     for i, (row, column) in enumerate(places):
         index[row, column] = _LANE * len(places) + i
@@ -44,7 +44,7 @@ def _fragment(rows: int, columns: int, places: Sequence[tuple[Index, Index]]) ->
 
 
 # a0..a7 of m16n8k16: rows groupID for a0, a1, a4, a5, else groupID + 8; columns 2t, 2t+1, from a4 on 8 more.  The
-# kept values of m16n8k32 lie the same way: its figure's columns 4t .. 4t+3 are chunk t, kept as two.
+# kept values of m16n8k32 have this layout too: columns 4t .. 4t+3 of its figure are chunk t, of which two are kept.
 _A = _fragment(16, 16, [(_GROUP + 8 * (i // 2 % 2), 2 * _THREAD + i % 2 + 8 * (i // 4)) for i in range(8)])
 _C = [(_row(i), 2 * _THREAD + i % 2) for i in range(4)]
 # Metadata of m16n8k32: the selector names the lower or upper pair of every four lanes; its first lane has columns
@@ -54,7 +54,7 @@ _CHUNK_SHIFT = (16 * (np.arange(16)[:, None] // 8) + 4 * (np.arange(8) % 4)).ast
 
 
 def _b(depth: int) -> Index:
-    """b0, b1, ...: rows 2t, 2t+1 of every eight, column groupID."""
+    """Places of b0, b1, ...: rows 2t, 2t+1 of every eight, column groupID."""
     places = [(2 * _THREAD + i % 2 + 8 * (i // 2), _GROUP) for i in range(depth // 4)]
     return _fragment(depth, 8, places)
 
@@ -63,7 +63,7 @@ _B = {16: _b(16), 32: _b(32)}
 
 
 def _elements(state: State, registers: list[Array], kind: str, fragment: Index) -> Array:
-    """The matrices [warp, rows, columns] in float64 that pairs of 16-bit values in 32-bit registers hold."""
+    """Matrices [warp, rows, columns] in float64 of 32-bit registers that hold pairs of 16-bit values."""
     bits = np.stack(registers, -1).view(np.uint16).reshape(state.threads // 32, -1)
     picked = bits[:, fragment]
     if kind == "f16":
@@ -78,7 +78,7 @@ def _registers(state: State, operand: Operand, count: int, kind: str) -> list[Ar
 
 
 def _accumulate(state: State, operands: Operands, product: Any) -> Step:
-    """d = product + c, summed exactly and rounded once: the ISA asks for no less than single precision."""
+    """d = product + c, summed exactly and rounded once; the ISA asks for at least single precision."""
     outs = [state.target(register, "f32") for register in operands[0]]
     addends = _registers(state, operands[3], len(outs), "f32")
 
@@ -119,7 +119,7 @@ def _sparse_mma(state: State, match: Match, operands: Operands) -> Step:
         if (first >= second)[executing].any():
             raise PtxFault("metadata is not in ascending order")
         columns = np.stack([chunks + first, chunks + second], -1).reshape(warps, 16, 16)
-        # A row of B that no metadata names is not multiplied: its NaN, if it is one, goes nowhere.
+        # A row of B that no metadata names is not multiplied, so a NaN in it goes nowhere.
         named = _elements(state, b, kind, _B[32])[np.arange(warps)[:, None, None], columns]
         return (_elements(state, a, kind, _A)[:, :, None] @ named)[:, :, 0]
 
@@ -128,7 +128,7 @@ def _sparse_mma(state: State, match: Match, operands: Operands) -> Step:
 
 @MATRICES.define(r"ldmatrix\.sync\.aligned\.m8n8\.x([124])(\.trans)?\.shared\.b16")
 def _ldmatrix(state: State, match: Match, operands: Operands) -> Step:
-    """Lanes 8j .. 8j+7 address the rows of matrix j; a lane gets row groupID, columns 2t, 2t+1."""
+    """ldmatrix: lanes 8j .. 8j+7 address the rows of matrix j; a lane gets row groupID, columns 2t, 2t+1."""
     count, transposed = int(match[1]), bool(match[2])
     address = state.address(operands[1])
     targets = operands[0] if isinstance(operands[0], tuple) else (operands[0],)
@@ -149,7 +149,7 @@ def _ldmatrix(state: State, match: Match, operands: Operands) -> Step:
 
 
 def _spread(matrices: Array, transposed: bool) -> Array:
-    """[warp, 8, 8] 16-bit values to one register a lane."""
+    """Put 16-bit values [warp, 8, 8] into one register per lane."""
     if transposed:
         matrices = matrices.transpose(0, 2, 1)
     return np.ascontiguousarray(matrices).view(np.uint32).reshape(-1)

@@ -1,4 +1,4 @@
-"""A state space of PTX as one array of bytes, with what may be read and written of it."""
+"""A state space of PTX: one array of bytes, and masks of the bytes that may be read or written."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["POISON", "Array", "Memory"]
 
 Array = NDArray[Any]
 
-POISON = 0xFF  # a NaN in every floating type, and an address that is not aligned to anything
-_SHARED_BASE = 1024  # where sm_80 and newer begin: the first KiB is the system's
-_GLOBAL_BASE = 0x7F_0000_0000  # 32 bits of an address must not be enough
+POISON = 0xFF  # a NaN in every floating type, and an address without any alignment
+_SHARED_BASE = 1024  # sm_80 and newer reserve the first KiB for the system
+_GLOBAL_BASE = 0x7F_0000_0000  # so that 32 bits of an address do not suffice
 _GUARD = 512  # bytes between tensors
 _READ, _WRITE = 1, 2
 
 
 class Memory:
-    """One state space. An access that is not allowed, or not aligned to its own width, is a fault."""
+    """One state space. An access that is forbidden, or not aligned to its width, is a fault."""
 
     def __init__(self, base: int, size: int) -> None:
         self.base, self.size = base, size
@@ -38,7 +38,7 @@ class Memory:
 
     @classmethod
     def holding(cls, tensors: Mapping[str, Array], writable: Iterable[str]) -> Memory:
-        """Global memory with the tensors, guards between them; those not `writable` are constant."""
+        """Global memory that holds the tensors with guards between them; those not in `writable` are constant."""
         places, end = {}, _GUARD
         for name, tensor in tensors.items():
             places[name] = slice(end, end + tensor.nbytes)
@@ -60,7 +60,7 @@ class Memory:
         self.bytes[:] = POISON
 
     def load(self, address: Array, dtype: np.dtype[Any], count: int = 1, *, constant: bool = False) -> Array:
-        """[n, count] values from n addresses; constant: of memory that the kernel must not write (.nc)."""
+        """Load values [n, count] from n addresses; constant: the memory must be one that the kernel never writes (.nc)."""
         width = dtype.itemsize * count
         offset = self._offset(address, width, _READ)
         if constant and (self.access[offset] & _WRITE).any():
@@ -68,13 +68,13 @@ class Memory:
         return self.bytes.view(dtype).reshape(-1, count)[offset // width]
 
     def store(self, address: Array, values: Array) -> None:
-        """values: [n, count]."""
+        """Store values [n, count] at n addresses."""
         width = values.itemsize * values.shape[1]
         offset = self._offset(address, width, _WRITE)
         self.bytes.view(values.dtype).reshape(-1, values.shape[1])[offset // width] = values
 
     def check(self, address: Array, width: int) -> None:
-        """That `width` bytes may be read at each address."""
+        """Raise PtxFault unless `width` bytes may be read at each address."""
         self._offset(address, width, _READ)
 
     def _offset(self, address: Array, width: int, right: int) -> Array:

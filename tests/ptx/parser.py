@@ -1,4 +1,4 @@
-"""PTX text to a list of instructions: scopes, labels and registers resolved, nothing interpreted yet."""
+"""Parses PTX text into instructions: resolves scopes, labels and registers, and interprets nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Operand = str | tuple[str, ...]  # a register, immediate, symbol or [address]; a
 
 
 class PtxFault(RuntimeError):
-    """PTX that the interpreter does not know, or that does what the ISA forbids."""
+    """PTX that the interpreter does not know, or an action that the ISA forbids."""
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """`predicate` guards it where there is one, inverted where `negated`."""
+    """One instruction. `predicate` guards it, inverted when `negated`; None: it is not guarded."""
 
     opcode: str
     operands: tuple[Operand, ...]
@@ -27,11 +27,11 @@ class Instruction:
 
 @dataclass
 class Entry:
-    """One kernel. registers: name to type ("pred", "b16", "b32", "b64"); labels: name to position in `code`."""
+    """One kernel. registers: type by name ("pred", "b16", "b32", "b64"); labels: position in `code` by name."""
 
     name: str
-    parameters: dict[str, int]  # bytes of each
-    threads: int  # most of a block, as .maxntid says
+    parameters: dict[str, int]  # bytes by name
+    threads: int  # largest block, by .maxntid
     shared: str | None  # symbol of the dynamic shared memory
     registers: dict[str, str] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
@@ -57,12 +57,12 @@ _IGNORED = re.compile(r"\.(?:loc|pragma)\b")  # line numbers and hints to the as
 
 
 def entry_names(text: str) -> list[str]:
-    """The kernels of a module."""
+    """Names of a module's kernels."""
     return [match["name"] for match in _ENTRY.finditer(_COMMENT.sub("", text))]
 
 
 def parse_entry(text: str, name: str) -> Entry:
-    """The kernel `name` of a module."""
+    """Parse the kernel `name` of a module."""
     source = _COMMENT.sub("", text)
     header = next((m for m in _ENTRY.finditer(source) if m["name"] == name), None)
     if header is None:
@@ -81,7 +81,7 @@ def parse_entry(text: str, name: str) -> Entry:
 
 
 class _Body:
-    """Reads statements; a register of an inner scope gets a name of its own, as inline asm declares %p1 again."""
+    """Reads statements. A register of an inner scope gets a unique name, since each inline asm declares %p1 anew."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -148,5 +148,5 @@ class _Body:
         return Instruction(match["opcode"], tuple(operands), predicate, match["negated"] == "!", text)
 
     def names(self, operand: str) -> str:
-        """The operand with the registers in it resolved."""
+        """The operand with its registers resolved."""
         return re.sub(r"%[\w]+(?:\.\w+)?", lambda m: self.resolve(m[0]), operand)

@@ -1,6 +1,6 @@
-"""What a block of threads has while it runs PTX: memories, registers, copies under way; and how to name an instruction.
+"""State of a block of threads that runs PTX: memories, registers, pending copies; and tables of instructions.
 
-A value of all threads of the block is one array [threads]. A mask says which threads take part: True for all.
+A value of all threads of the block is one array [threads]. A mask selects threads; True selects all.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _KINDS = {"b": "u", "u": "u", "s": "i", "f": "f"}
 
 
 def dtype_of(kind: str) -> np.dtype[Any]:
-    """The dtype of a PTX type: "s32", "f16", "pred"; untyped bits are unsigned."""
+    """Numpy dtype of a PTX type such as "s32", "f16" or "pred"; untyped bits are unsigned."""
     return np.dtype(np.bool_) if kind == "pred" else np.dtype(f"{_KINDS[kind[0]]}{int(kind[1:]) // 8}")
 
 
 @dataclass
 class _Copy:
-    group: Array  # of each thread, by its own count
-    left: NDArray[np.bool_]  # threads whose bytes have not landed
+    group: Array  # number of the group, counted by each thread
+    left: NDArray[np.bool_]  # True for threads whose bytes have not landed
     target: Array
     source: Array
     width: int
-    size: Array  # bytes that are read; the rest becomes zeros
+    size: Array  # bytes to read; the rest becomes zeros
 
 
 class Copies:
-    """cp.async: nothing lands before a wait asks for it, and until then the target is poisoned."""
+    """Pending cp.async. Bytes land when a wait asks for them; until then the target is poisoned."""
 
     def __init__(self, threads: int) -> None:
         self.committed = np.zeros(threads, np.int64)
@@ -67,7 +67,7 @@ class Copies:
         self.committed += mask
 
     def wait(self, state: State, mask: Mask, newest: int | None) -> None:
-        """Land all but each thread's `newest` latest groups; None: also what is not committed."""
+        """Land all but each thread's `newest` latest groups; None: land uncommitted copies too."""
         rest = []
         for copy in self.under_way:
             due = copy.left & mask
@@ -89,7 +89,7 @@ class Copies:
 
 
 class State:
-    """Registers of all threads, shared memory of the block, global memory and parameters of the launch."""
+    """Registers of all threads, the block's shared memory, and the launch's global memory and parameters."""
 
     def __init__(self, entry: Entry, threads: int, shared_bytes: int) -> None:
         self.entry, self.threads = entry, threads
@@ -114,7 +114,7 @@ class State:
         }
 
     def begin(self, block: int) -> None:
-        """As a block finds itself: nothing that it has not written has a meaning."""
+        """Reset for a new block: registers and shared memory are poisoned."""
         for file in self.files:
             file.view(np.uint8)[...] = 1 if file.dtype == np.bool_ else POISON
         self.shared.poison()
@@ -125,7 +125,7 @@ class State:
         return np.full(self.threads, mask) if isinstance(mask, bool) else mask
 
     def source(self, operand: Operand, kind: str) -> Array:
-        """The values of an operand [threads]: a view of a register, which may be wider, or a constant."""
+        """Values of an operand [threads]: a view of a register, which may be wider, or a constant."""
         dtype = dtype_of(kind)
         if isinstance(operand, tuple):
             raise PtxFault(f"a vector where one value is expected: {operand}")
@@ -139,7 +139,7 @@ class State:
         return register.view(dtype)[:: register.itemsize // dtype.itemsize]  # the low part of a wider one
 
     def target(self, operand: Operand, kind: str) -> Array:
-        """The register to write [threads], of the type's own width."""
+        """The register to write [threads], in the type's width."""
         if isinstance(operand, tuple) or operand not in self.registers:
             raise PtxFault(f"{operand} is no register")
         register, dtype = self.registers[operand], dtype_of(kind)
@@ -148,13 +148,13 @@ class State:
         return register.view(dtype)
 
     def width(self, operand: Operand) -> int:
-        """Bits of a register."""
+        """Number of bits of a register."""
         if isinstance(operand, tuple) or operand not in self.registers:
             raise PtxFault(f"{operand} is no register")
         return 8 * int(self.registers[operand].itemsize)
 
     def address(self, operand: Operand) -> Callable[[], Array]:
-        """What computes [register + offset] for all threads."""
+        """A function that computes [register + offset] for all threads."""
         match = re.fullmatch(r"\[\s*([%$\w.@]+)\s*(?:\+\s*(-?\d+))?\s*\]", str(operand))
         if match is None:
             raise PtxFault(f"no address: {operand}")
@@ -164,7 +164,7 @@ class State:
 
 
 def _constant(text: str, dtype: np.dtype[Any]) -> Any:
-    """An immediate: hexadecimal bits of a float (0f, 0d), or an integer, cut to the type."""
+    """Value of an immediate: hexadecimal bits of a float (0f, 0d), or an integer cut to the type."""
     if dtype == np.bool_:
         return int(text, 0) != 0
     floating = re.fullmatch(r"0([fFdD])([0-9a-fA-F]{8}|[0-9a-fA-F]{16})", text)
@@ -181,13 +181,13 @@ def _constant(text: str, dtype: np.dtype[Any]) -> Any:
 
 
 def compute(state: State, target: Operand, kind: str, function: Callable[[], Array]) -> Step:
-    """A step that writes what `function` says to the threads of the mask."""
+    """A step that writes the result of `function` for the threads of the mask."""
     out = state.target(target, kind)
     return lambda mask: np.copyto(out, function(), where=mask)
 
 
 def elementwise(state: State, operands: tuple[Operand, ...], kind: str, function: np.ufunc) -> Step:
-    """The same for a ufunc of all operands after the first, all of one type."""
+    """A step that applies a ufunc to all operands after the first, all of one type."""
     out = state.target(operands[0], kind)
     values = [state.source(operand, kind) for operand in operands[1:]]
     if len(values) != function.nin:
@@ -203,7 +203,7 @@ Builder = Callable[[State, "re.Match[str]", tuple[Operand, ...]], Step]
 
 
 class Instructions:
-    """Opcodes, each with all its modifiers spelled out by a pattern, and what makes a step of one."""
+    """Table from opcodes, each a pattern that spells out its modifiers, to functions that build a step."""
 
     def __init__(self) -> None:
         self.table: list[tuple[re.Pattern[str], Builder]] = []
@@ -223,6 +223,6 @@ class Instructions:
         return None
 
     def step(self, state: State, instruction: Instruction) -> Step | None:
-        """None where the opcode is not of this table."""
+        """The step of an instruction; None when its opcode is not in this table."""
         found = self.find(instruction.opcode)
         return None if found is None else found[0](state, found[1], instruction.operands)

@@ -1,4 +1,4 @@
-"""What nvcc made of the kernels, run by the interpreter, against float64 within its error bound."""
+"""The kernels' PTX, run by the interpreter; results lie within the error bound of float64."""
 
 import re
 from collections.abc import Callable
@@ -23,8 +23,8 @@ MISSING = [
 ]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"to make PTX of the kernels there is no {MISSING}")
 
-# Written as asm in ptx.cuh, so no emulation of the source has seen it.  Copies of weights are left out: those of dense
-# slabs stand in the loop over 2:4 slabs too, where none is left to ask for.
+# ptx.cuh has these as asm, so no emulation of the source runs them.  Copies of weights are left out: the loop over 2:4
+# slabs contains copies of dense slabs too, and by then none is left to copy.
 ASM = re.compile(
     r"mma|ldmatrix|movmatrix|cp\.async(?!.*cache_hint)|createpolicy|cvt\.(?:rn\.b?f16x2|f32\.f16)|ex2|rcp|vote|membar|bar\.red"
 )
@@ -61,10 +61,10 @@ def test_every_configuration_is_there_and_tested(ptx: PtxKernel, kernel: HostKer
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_ring_position(ptx: PtxKernel, kernel: HostKernel, config: str, dtype: np.dtype) -> None:
-    """K over twice the ring: slabs modulo stages takes every value, all dense, all 2:4 and mixed.
+    """K takes twice the ring, so slabs modulo stages takes every value, with dense, 2:4 and mixed slabs.
 
-    With them go ragged K, N (every width of a store of Y) and M, one panel and two, one part and several, every
-    activation, with bias and residual and without; afterwards every asm statement of the kernel has run.
+    The problems vary ragged K, N (every width of a store of Y) and M, panels, parts, activation, bias and residual.
+    Together they run every asm statement of the kernel.
     """
     shape = kernel.configs()[config]
     for slabs in range(1, 2 * shape.stages + 1):
@@ -112,7 +112,7 @@ def test_random_maps(
     filled: list[bool],
     seed: int,
 ) -> None:
-    """Any map and epilogue, or some panels without a slab; blocks in any order."""
+    """Random maps and epilogues, or some panels without a slab; blocks run in any order."""
     case = case_for(
         kernel, config, tokens, shape, dtype=dtype, share=share, bias=bias, seed=seed,
         residual=residual, activation=activation,
@@ -124,7 +124,7 @@ def test_random_maps(
 
 @pytest.mark.parametrize("config", STREAMS)
 def test_more_panels_than_a_warp_has_lanes(ptx: PtxKernel, kernel: HostKernel, config: str) -> None:
-    """A part begins anywhere among 70 panels: a warp looks for it in two rounds."""
+    """A part may begin at any of 70 panels, and a warp searches them in two rounds."""
     rows = kernel.configs()[config].panel_rows
     check(ptx, case_for(kernel, config, 3, (70 * rows - 3, 64), seed=5), config, parts=37)
 
@@ -137,7 +137,7 @@ def test_a_shared_tile_repeats_bit_for_bit(ptx: PtxKernel, kernel: HostKernel, c
 
 
 def with_a_nan(ptx: PtxKernel, case: Case, launch: Launch) -> float:
-    """The worst error of the other tokens when X begins with a NaN, where copies of nothing point."""
+    """Worst error of the other tokens when X begins with a NaN, which is where empty copies point."""
     x = case.x.copy()
     x[0, 0] = np.array(np.nan, case.dtype).view(np.uint16)
     y = ptx.run(case.packed, x, case.bias, launch, **case.epilogue)
@@ -149,7 +149,7 @@ def with_a_nan(ptx: PtxKernel, case: Case, launch: Launch) -> float:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_nan_stays_in_its_token(ptx: PtxKernel, kernel: HostKernel, config: str, dtype: np.dtype) -> None:
-    """Columns beyond K and tokens beyond M are zeros, by 8- and by 16-byte copies."""
+    """Columns beyond K and tokens beyond M read as zeros, with 8- and with 16-byte copies."""
     for columns in (72, 76):
         case = case_for(kernel, config, 3, (20, columns), dtype=dtype, seed=columns)
         assert with_a_nan(ptx, case, Launch(CONFIGS.index(config), DTYPES.index(dtype))) <= 1
@@ -157,7 +157,7 @@ def test_a_nan_stays_in_its_token(ptx: PtxKernel, kernel: HostKernel, config: st
 
 Replacement = str | Callable[[re.Match[str]], str]
 SELECTOR = r"(mma\.sp[^;]*), ([01]);"
-# name: (what nvcc wrote, what the bug makes of it)
+# name: (nvcc's text, text with the bug)
 MUTATIONS: dict[str, tuple[str, Replacement]] = {
     "selectors exchanged": (SELECTOR, lambda m: f"{m[1]}, {1 - int(m[2])};"),
     "always the first selector": (SELECTOR, r"\1, 0;"),
@@ -201,7 +201,7 @@ MUTATIONS: dict[str, tuple[str, Replacement]] = {
 
 
 def noticed(ptx: PtxKernel, rows: int) -> bool:
-    """Whether a battery of runs of decode-64 ends in a fault or a wrong result."""
+    """True when a battery of runs of decode-64 ends in a fault or a wrong result."""
     for tokens, columns, parts, activation in ((5, 324, 1, ""), (18, 328, 3, "gelu")):
         case = make_case(
             tokens,

@@ -1,4 +1,4 @@
-"""The PTX interpreter itself: each instruction against Python's arithmetic or the ISA's figures, each fault on purpose."""
+"""The PTX interpreter: each instruction against Python's arithmetic or the ISA's figures, and each of its faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BITS = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def execute(body: str, tensors: Tensors, threads: int = 32, shared: int = 0, blocks: int = 1) -> Memory:
-    """Run a kernel whose pointers %rd0, %rd1, ... are the tensors; those named out... are writable."""
+    """Run a kernel whose pointers %rd0, %rd1, ... are the tensors; those whose name begins with out are writable."""
     loads = "\n".join(f"ld.param.u64 %rd{i}, [k_param_0+{8 * i}];" for i in range(len(tensors)))
     text = f"""
         .version 8.5 .target sm_80 .address_size 64
@@ -50,7 +50,7 @@ def register(kind: str, number: int) -> str:
 
 
 def apply(opcode: str, result: str, sources: list[tuple[str, object]]) -> NDArray[np.generic]:
-    """The instruction on 32 lanes; a source is (type, array [32]), or (type, text of a constant)."""
+    """Run an instruction on 32 lanes; a source is (type, array [32]), or (type, text of a constant)."""
     tensors: Tensors = {"out": np.zeros(32, dtype_of(result))}
     lines, operands = ["mul.wide.u32 %rd10, %r0, 2;"], [register(result, 0)]
     for i, (kind, values) in enumerate(sources):
@@ -70,7 +70,7 @@ def apply(opcode: str, result: str, sources: list[tuple[str, object]]) -> NDArra
 
 
 def integers(kind: str, seed: int) -> NDArray[np.generic]:
-    """Random ones of every magnitude, and the ends of the range."""
+    """Random integers of every magnitude, and the ends of the range."""
     rng, limits = np.random.default_rng(seed), np.iinfo(dtype_of(kind))
     ends = [limits.min, limits.max, 0, 1, limits.max // 2, 7]
     bits = int(limits.bits)
@@ -260,7 +260,7 @@ def test_comparisons_with_a_nan(test: str) -> None:
 
 
 def lanes_of_a(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
-    """[16, 16] to the eight values of each lane, by the figure of m16n8k16's A."""
+    """Values [16, 16] as the eight values of each lane, by the figure of m16n8k16's A."""
     lanes = np.zeros((32, 8), matrix.dtype)
     for lane, i in itertools.product(range(32), range(8)):
         row = lane // 4 + (0 if i in (0, 1, 4, 5) else 8)
@@ -269,7 +269,7 @@ def lanes_of_a(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def lanes_of_b(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
-    """[k, 8] to the k / 4 values of each lane."""
+    """Values [k, 8] as the k / 4 values of each lane."""
     lanes = np.zeros((32, len(matrix) // 4), matrix.dtype)
     for lane, i in itertools.product(range(32), range(len(matrix) // 4)):
         lanes[lane, i] = matrix[lane % 4 * 2 + (i & 1) + i // 2 * 8, lane // 4]
@@ -279,7 +279,7 @@ def lanes_of_b(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
 def multiply(
     kind: str, a: object, b: object, c: object, metadata: object = None, selector: int = 0
 ) -> NDArray[np.float32]:
-    """D [16, 8] of mma, or of mma.sp where there is metadata [32]."""
+    """D [16, 8] of mma, or of mma.sp when metadata [32] is given."""
     left, right = lanes_of_a(np.asarray(a, BITS[kind])), lanes_of_b(np.asarray(b, BITS[kind]))
     addend, sums = np.asarray(c, np.float32), np.zeros((32, 4), np.float32)
     for lane, i in itertools.product(range(32), range(4)):
@@ -323,7 +323,7 @@ def test_mma_is_a_product(kind: str) -> None:
 @pytest.mark.parametrize("selector", [0, 1])
 @pytest.mark.parametrize("kind", BITS)
 def test_sparse_mma_is_a_product(kind: str, selector: int) -> None:
-    """Metadata of the other selector is noise; a NaN that no metadata names goes nowhere."""
+    """The other selector's metadata is ignored, and a NaN that no metadata names goes nowhere."""
     rng = np.random.default_rng(selector)
     pairs = np.array(list(itertools.combinations(range(4), 2)))[rng.integers(0, 6, (16, 8))]
     kept, b = random_matrix(kind, (16, 16), 4), random_matrix(kind, (32, 8), 5)
@@ -344,7 +344,7 @@ def test_sparse_mma_is_a_product(kind: str, selector: int) -> None:
 
 
 def test_the_golden_vector_of_llvm() -> None:
-    """LLVM's sparse-mma-2-4-f16.mlir, an integration test that runs on the hardware; its CHECK lines restated."""
+    """Vector from LLVM's sparse-mma-2-4-f16.mlir, an integration test that runs on the hardware."""
     kept = np.add.outer(np.arange(16), np.arange(16)) + 1.0
     b = np.subtract.outer(np.arange(8), np.arange(32)).astype(float).T
     out = multiply("f16", kept, b, np.zeros((16, 8)), np.full(32, 0x88888888))
@@ -384,11 +384,11 @@ def test_matrices_come_from_rows_of_shared_memory(transposed: bool) -> None:
     np.testing.assert_array_equal(moved, expected[1].T)
 
 
-# Ways that part, barriers
+# Divergence and barriers
 
 
 def test_threads_part_and_meet() -> None:
-    """Loops of other lengths, a branch to later code and back, early returns; then warps are whole again."""
+    """Threads loop unequally, branch to later code and back, and return early; afterwards warps are whole again."""
     body = """
         mul.wide.u32 %rd10, %r0, 4; add.s64 %rd11, %rd10, %rd0;
         mov.u32 %r1, 0; mov.u32 %r2, 0; and.b32 %r3, %r0, 7;
@@ -422,11 +422,11 @@ def test_blocks_share_global_memory() -> None:
     assert execute(body, {"out": np.zeros(1, np.int32)}, blocks=5).tensor("out", np.int32)[0] == 10
 
 
-# Copies under way
+# Pending copies
 
 
 def copied(body: str) -> NDArray[np.uint32]:
-    """What a word of shared memory is after two copies of 1 and 2 to two places, at the end of `body`."""
+    """Words of shared memory at the end of `body`, which follows two copies of 1 and 2 to two places."""
     start = """
         mov.u32 %r1, pool; setp.eq.u32 %p1, %r0, 0; add.s64 %rd10, %rd0, 16; mov.u32 %r5, 16; mov.u32 %r6, 0;
         @!%p1 bra END;

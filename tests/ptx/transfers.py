@@ -31,12 +31,12 @@ def _vector(operand: Operand, match: Match) -> Operands:
 
 
 def _memory(state: State, space: str) -> Callable[[], Memory]:
-    """Global memory is another one at every launch."""
+    """A getter of the state space, because every launch has global memory of its own."""
     return (lambda: state.shared) if space == "shared" else (lambda: state.memory)
 
 
 def _writers(state: State, targets: Operands, kind: str) -> list[tuple[Array, np.dtype[Any]]]:
-    """Registers that a load fills; a wider one is extended by the type's sign."""
+    """Registers that a load writes, with its dtype; a wider register is extended by the type's sign."""
     return [
         (state.target(t, f"{kind[0]}{max(state.width(t), int(kind[1:]))}"), dtype_of(kind)) for t in targets
     ]
@@ -113,7 +113,7 @@ def _add_atomically(state: State, match: Match, operands: Operands) -> Step:
 
 @TRANSFERS.define(r"membar\.(?:cta|gl|sys)|fence(?:\.(?:sc|acq_rel))?\.(?:cta|gpu|sys)")
 def _fence(state: State, match: Match, operands: Operands) -> Step:
-    return lambda mask: None  # blocks run one after another: memory is always in order
+    return lambda mask: None  # blocks run one after another, so memory is always in order
 
 
 _COPY = r"cp\.async\.(?P<cache>ca|cg)\.shared(?:::cta)?\.global"
@@ -121,7 +121,7 @@ _COPY = r"cp\.async\.(?P<cache>ca|cg)\.shared(?:::cta)?\.global"
 
 @TRANSFERS.define(rf"{_COPY}(?P<hint>\.L2::cache_hint)?(?:\.L2::(?:64|128|256)B)?")
 def _copy(state: State, match: Match, operands: Operands) -> Step:
-    """Operands: target, source, cp-size, then src-size unless it is all, then the policy of .L2::cache_hint."""
+    """cp.async with operands target, source, cp-size, then an optional src-size, then the policy of .L2::cache_hint."""
     rest = list(operands[2:])
     width = int(str(rest.pop(0)))
     if match["hint"]:

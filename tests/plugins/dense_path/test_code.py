@@ -1,4 +1,4 @@
-"""What nvcc makes of the dense path's kernels: PTX run by the interpreter, registers and instructions of each GPU."""
+"""The dense path's kernels as nvcc compiles them: PTX run by the interpreter, registers and instructions per GPU."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def plugin(library_cache, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def machines(request):
-    """The kernels of the source by their template arguments: unpack64, activateHalf1 and so on."""
+    """Kernels of the source by their template arguments: unpack64, activateHalf1 and so on."""
     text = compile_source(request.config.cache.mkdir("patch-ptx"), SOURCE)
     found = {}
     for name in entry_names(text):
@@ -54,7 +54,7 @@ def test_every_kernel_is_there(machines):
 
 @pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (64, True), (128, False)])
 def test_ptx_unpacks_what_the_emulation_unpacks(plugin, machines, panel_rows, gated):
-    """The emulation is held to the packer in dense_path/test_results.py; here for all pieces, in any order of blocks."""
+    """All pieces in any order of blocks; test_results.py holds the emulation to the packer."""
     machine = machines[f"unpack{panel_rows}"]
     for seed, (shape, share) in enumerate([((300, 580), 0.5), ((64, 64), 0.0), ((130, 260), 1.0)]):
         packed = make_case(1, shape, panel_rows, share=share, gated=gated, seed=seed).packed
@@ -70,7 +70,7 @@ def test_ptx_unpacks_what_the_emulation_unpacks(plugin, machines, panel_rows, ga
 
 
 def activated(z, bias, residual, activation, gated):
-    """In float64, [tokens, features]; z [tokens, sides, features] and bias [sides, features] or None."""
+    """Expected Y [tokens, features] in float64, of z [tokens, sides, features] and bias [sides, features] or None."""
     z = z.astype(np.float64) + (0 if bias is None else bias.astype(np.float64))
     y = ACTIVATIONS[activation](z[:, 0])
     y = y * z[:, 1] if gated else y
@@ -81,7 +81,7 @@ def activated(z, bias, residual, activation, gated):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_activation_in_both(plugin, machines, activation, dtype, gated):
-    """With bias and residual and without; a piece of Y's columns, more than a block's, and the last of a row."""
+    """Columns are all of Y, more than one block's, a middle piece, or the last of a row; with and without a bias."""
     scalar = DTYPES.index(dtype)
     machine = machines[f"activate{SCALARS[scalar]}{int(gated)}"]
     for tokens, columns, out, start, more in (
@@ -115,7 +115,7 @@ def test_the_activation_in_both(plugin, machines, activation, dtype, gated):
             assert (np.delete(y, np.arange(out)[here], 1) == 0x7E01).all()
             got = y[:, here].view(dtype).astype(np.float64)
             unit = 2.0 ** -(11 if scalar == 0 else 8)
-            # The functions' own error, of sizes before the gate and the residual (mosaic_cases).
+            # The activations' own error grows with values before gate and residual (mosaic_cases).
             sizes_of_z = np.abs(z[:, :, :columns].astype(np.float64)) + (3 if more else 0)
             most = 1 + sizes_of_z.prod(1) + (3 if more else 0)
             assert (np.abs(got - expected) <= unit * np.abs(expected) + 2.0**-18 * most + 2.0**-24).all()

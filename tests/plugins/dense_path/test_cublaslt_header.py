@@ -1,4 +1,4 @@
-"""Our header of twelve functions beside cublasLt.h, and beside a real library, where there are any."""
+"""Our header of twelve functions against NVIDIA's cublasLt.h and a real library, where the machine has them."""
 
 import contextlib
 import ctypes
@@ -17,7 +17,7 @@ from tests.plugins.host_kernel import PLUGINS
 
 pytestmark = MARKS
 
-# Names of cublasLt.h, library_types.h and cublas_api.h, and ours.
+# Names in cublasLt.h, library_types.h and cublas_api.h, and our names for them.
 NUMBERS = {
     "CUBLASLT_MATMUL_DESC_TRANSA": "kTransposeA",
     "CUBLASLT_MATMUL_DESC_EPILOGUE": "kEpilogue",
@@ -37,7 +37,7 @@ NUMBERS = {
 
 
 def find_header():
-    """cublasLt.h of a wheel, a toolkit, or named by CUBLASLT_INCLUDE; None where there is none."""
+    """Path of cublasLt.h in CUBLASLT_INCLUDE, a wheel or a toolkit; None when none of them has it."""
     folders = [os.environ.get("CUBLASLT_INCLUDE", "")]
     site = Path(sysconfig.get_path("purelib")) / "nvidia"
     folders += [str(site / name / "include") for name in ("cu13", "cublas")]
@@ -62,7 +62,7 @@ def test_numbers_and_structs_are_those_of_the_header(tmp_path):
         r'"(cublasLt\w+)", &f->(\w+)', (PLUGINS / "dense_path/cublaslt_library.cpp").read_text()
     )
     assert len(functions) == 12
-    # As many arguments, of the same sizes, as the header says.
+    # Each call takes as many arguments, of the same sizes, as the header says.
     checks += [
         f"static_assert(alike(&{theirs}, decltype(Functions::{ours}){{}}));" for theirs, ours in functions
     ]
@@ -82,7 +82,7 @@ def test_numbers_and_structs_are_those_of_the_header(tmp_path):
 
 
 def test_a_real_library_takes_the_attributes():
-    """What needs no GPU of a libcublasLt that is named by CUBLASLT_LIBRARY, or lies in the wheel."""
+    """Calls that need no GPU, on the libcublasLt of CUBLASLT_LIBRARY or of the wheel."""
     named = os.environ.get("CUBLASLT_LIBRARY", "")
     wheel = Path(sysconfig.get_path("purelib")) / "nvidia"
     candidates = [named, *map(str, wheel.glob("*/lib/libcublasLt.so.1[23]"))]

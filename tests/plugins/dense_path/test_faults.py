@@ -1,4 +1,4 @@
-"""The dense path broken on purpose, its kernels and its host code: every one must be caught."""
+"""The dense path broken on purpose, in its kernels and its host code; every bug must be caught."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ pytestmark = MARKS
 
 UNPACK, ACTIVATE = "kernels/unpack_kernel.cuh", "kernels/activate_kernel.cuh"
 PATH, PRODUCT, PIECES = "dense_path/dense_path.cpp", "dense_path/dense_product.cpp", "dense_path/pieces.h"
-# name: (file, what stands there, what the bug makes of it)
+# name: (file, correct text, text with the bug)
 MUTATIONS = {
     "the other row of a fragment": (
         UNPACK,
@@ -112,7 +112,7 @@ MUTATIONS = {
         "std::min(whole, least)",
     ),
 }
-# One of each file in every run of the tests; `make mutate` runs them all.
+# Every run of the tests takes one bug per file; `make mutate` takes all.
 OFTEN = ("as it is", "both kept values at one place", "the first features' bias for all")
 
 
@@ -138,7 +138,7 @@ def unpacking(plugin):
 
 
 def activating(plugin):
-    """Two tokens of one feature's bias and residual, where columns end inside a block."""
+    """Two tokens with a residual, whose columns end inside a block."""
     z = np.arange(2 * 128, dtype=np.float16).reshape(2, 128) / 64
     residual = np.linspace(-1, 1, 80).astype(np.float16).reshape(2, 40)
     given = {"z": z, "residual": residual, "y": np.zeros((2, 40), np.float16)}
@@ -167,7 +167,7 @@ def whole(plugin):
 
 
 def faults(plugin):
-    """What a battery of runs says: faults found by the checks, or wrong results."""
+    """Faults that the checks found in a battery of runs, and the batteries with wrong results."""
     found = []
     for battery in (unpacking, activating, whole):
         try:

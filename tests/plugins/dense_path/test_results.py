@@ -1,4 +1,4 @@
-"""The dense path of Hopper without one: its kernels on fibers, its host code beside a cuBLASLt that computes on the CPU."""
+"""Hopper's dense path on a CPU: its kernels run on fibers, its host code with a cuBLASLt that computes on the CPU."""
 
 import ctypes
 
@@ -24,7 +24,7 @@ pytestmark = MARKS
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("panel_rows", [64, 128])
 def test_unpacking_gives_back_every_bit(load, driver, panel_rows, share):
-    """Ragged rows and columns, one panel and several, fewer slabs than a block writes and more."""
+    """Shapes are ragged, of one panel and several, with fewer slabs than a block writes and more."""
     plugin = load(driver)
     for seed, (rows, columns) in enumerate([(1, 4), (64, 64), (130, 252), (200, 260), (300, 644), (7, 1280)]):
         rng = np.random.default_rng(seed)
@@ -33,7 +33,7 @@ def test_unpacking_gives_back_every_bit(load, driver, panel_rows, share):
         expected = plain_rows(bits, sparse, panel_rows)
         packed = pack_slabs(bits, sparse, panel_rows)
         assert (plugin.unpack(packed) == expected).all()
-        for panel in range(len(sparse)):  # each as a piece of its own
+        for panel in range(len(sparse)):  # each panel as one piece
             got = plugin.unpack(packed, panel, 1)
             assert (got == expected[panel * panel_rows : (panel + 1) * panel_rows]).all()
 
@@ -53,7 +53,7 @@ def test_unpacking_puts_the_gate_before_the_up(load, driver):
 
 
 def test_slabs_that_were_dropped_become_zeros(load, driver):
-    """Whole panels, the first and the last among them, and single slabs of a panel."""
+    """Dropped are whole panels, the first and the last among them, and single slabs of a panel."""
     plugin = load(driver)
     keep = np.repeat([False, True, False, True, False], 64)
     emptied = without_panels(make_case(1, (5 * 64, 388), 64, seed=9), keep).packed
@@ -99,7 +99,7 @@ LINEARS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", LINEARS)
 def test_every_linear_by_the_dense_path(load, driver, small_driver, name, dtype):
-    """In one piece and in several, ragged and not; plain ones within the bound of one rounding."""
+    """One piece and several, ragged and not. A linear without gate or activation is within one rounding."""
     how = LINEARS[name]
     plain = not how.get("gated") and not how.get("activation")
     for i, (rows, columns, panel_rows, used) in enumerate(
@@ -125,7 +125,7 @@ def test_the_same_bits_again_and_on_the_stream_that_is_given(load, small_driver,
 
 
 def test_enqueue_makes_nothing_and_nothing_is_left(load, small_driver, cublaslt):
-    """New shapes make all anew; a launch only names the bias and multiplies."""
+    """New shapes create every descriptor anew; a launch only sets the bias and multiplies."""
     names = (
         "create",
         "operation",

@@ -1,4 +1,4 @@
-"""When the dense path is offered and taken, how much workspace it asks for, and what happens where it can not be."""
+"""The dense path as a tactic: when it is offered and taken, its workspace, and the kernels that stand in for it."""
 
 import ctypes
 import itertools
@@ -56,7 +56,7 @@ def test_it_is_offered_for_many_tokens_on_hopper_and_nowhere_else(load, driver):
 
 def test_few_tokens_of_the_tactic_go_by_the_kernels(load, driver):
     plugin, many, few = load(driver), make_case(600, (264, 328), 64), make_case(3, (264, 328), 64)
-    plugin.device(Device(1, 227 << 10, 50 << 20, 200, 1269, 1 << 30))  # bytes count, and few tokens have most
+    plugin.device(Device(1, 227 << 10, 50 << 20, 200, 1269, 1 << 30))  # few tokens are bound by bytes
     context = plugin.configured(Linear.of(many))
     assert plugin.set_tactic(context, DENSE_PATH) == 0
     for case, counts in ((few, [1, 0, 0]), (many, [0, 1, 0]), (few, [1, 0, 0])):
@@ -66,7 +66,7 @@ def test_few_tokens_of_the_tactic_go_by_the_kernels(load, driver):
 
 
 def test_a_plugin_of_an_engine_asks_for_the_same_workspace(load, driver):
-    """It is made anew with its tactic, and never configured."""
+    """An engine creates its plugin with a tactic and never configures it."""
     plugin, linear = load(driver), large(4096)
     plugin.device(H100)
     builder, engine = plugin.configured(linear), plugin.new(linear)
@@ -77,7 +77,7 @@ def test_a_plugin_of_an_engine_asks_for_the_same_workspace(load, driver):
 
 @pytest.mark.parametrize("tactic", [0, 1, 5])
 def test_other_tactics_never_take_it(load, driver, tactic):
-    """An engine that was built elsewhere has no workspace for it."""
+    """An engine that was built for another tactic has no workspace for the dense path."""
     plugin, case = load(driver), make_case(150, (264, 328), 128)
     context = plugin.configured(Linear.of(case))
     assert plugin.set_tactic(context, tactic) == 0 and plugin.shapes(context, Linear.of(case)) == 0
@@ -105,7 +105,7 @@ def test_without_cublaslt_one_warning_says_how_to_get_it(load, driver, tmp_path,
     (warning,) = plugin.messages()
     assert warning.startswith("2 prompts are multiplied by mma.sp") and "PATCH_CUBLASLT is " in warning
     assert not plugin.lib.patch_plugin_timing_id(plugin.new(large(4096))).endswith(b"dense-path")
-    # An engine that was built where there was one still runs.
+    # An engine that was built with cuBLASLt still runs without it.
     context, case = plugin.configured(large(4096)), make_case(150, (264, 328), 64)
     plugin.device(EAGER)
     context = plugin.new(Linear.of(case))
@@ -118,7 +118,7 @@ def test_without_cublaslt_one_warning_says_how_to_get_it(load, driver, tmp_path,
 
 
 def test_on_the_library_path_there_may_be_none(load, driver, monkeypatch, tmp_path):
-    """Nothing named: the message lists where it is looked for. Skipped where it is found."""
+    """With no path named, the message lists the places that were searched. Skipped on a machine with cuBLASLt."""
     plugin = load(driver, "")
     plugin.device(H100)
     if DENSE_PATH in plugin.tactics(plugin.configured(large(4096))):
@@ -173,7 +173,7 @@ def test_what_fails_beforehand_is_named_and_the_kernels_do_it(load, driver, cubl
     (warning,) = plugin.messages()
     assert warning.endswith(f"{call} failed with status 13")
     assert plugin.enqueue(context, case, 1 << 20)[0] == 0 and plugin.launched() == [1, 0, 0]
-    assert cublaslt.stand_in_alive() - alive == (function != "create")  # the handle of this process
+    assert cublaslt.stand_in_alive() - alive == (function != "create")  # the process keeps its handle
 
 
 @pytest.mark.parametrize("function", ["matmul", "operation_set"])
@@ -204,7 +204,7 @@ def test_what_fails_in_a_launch_is_an_error(load, driver, cublaslt, function):
 def test_pieces_cover_all_panels_and_fit_the_workspace(
     unpacker, tokens, rows, k, panel_rows, gated, activation, part
 ):
-    """The workspace is asked for the most tokens of a profile, and any fewer may come."""
+    """TensorRT asks for the workspace of a profile's most tokens, and a call may have any fewer."""
     sizes = (rows, 8 * k, 64 if gated else panel_rows, 0, 0, gated)
     bound = unpacker.pieces(Problem(tokens, *sizes), activation)[3]
     for fewer in {max(1, int(tokens * part)), tokens}:
@@ -215,7 +215,7 @@ def test_pieces_cover_all_panels_and_fit_the_workspace(
 
 
 def test_the_choice_follows_the_number_of_tokens(unpacker):
-    """Once the dense path is taken, it is taken for more tokens too."""
+    """A linear that takes the dense path takes it for more tokens too."""
     for shape, gated in (((4096, 4096), 0), ((14336, 4096), 0), ((4096, 11008), 0), ((14336, 4096), 1)):
         rows = 64 if gated else 128
         slabs = (1 + gated) * -(-shape[0] // rows) * -(-shape[1] // 64)
@@ -229,7 +229,7 @@ def test_the_choice_follows_the_number_of_tokens(unpacker):
 
 
 def test_it_is_offered_wherever_the_plan_counts_on_it(unpacker):
-    """The plugin's rule against the roofline's: where the plan has the dense path faster by 3 %, it is there."""
+    """The plugin takes the dense path wherever the plan predicts that it is 3 % faster."""
     device = DEVICES["H100"]
     limits = device.limits
     h100 = Device(limits.sms, limits.shared_bytes, limits.l2_bytes, limits.block_tokens, limits.fma, 2048)

@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels, on every architecture the plugin is built for: registers, spills, instructions."""
+"""The kernels as nvcc compiles them for every architecture of the plugin: registers, spills, instructions."""
 
 import importlib
 import json
@@ -20,7 +20,7 @@ pytestmark = [
 # Bytes a thread may store to and load from local memory, all of them outside the loops over slabs; others none.
 SPILLS = {"prefill-128": 16, "gated-prefill-64": 32}
 REGISTERS_PER_SM = 65536
-REGISTER_GRANULE = 256  # what a warp's registers are rounded up to
+REGISTER_GRANULE = 256  # a warp's registers are rounded up to a multiple of this
 NAMES = [config.name for config in schedule.CONFIGS]
 
 every_binary = pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_slab_costs_the_instructions_it_must_and_touches_no_local_memory(binar
 
 
 def test_the_stored_counts_are_those_of_the_kernels(binary):
-    """Else: `python benchmarks/kernels/sass.py`, then `make docs`. Compilers differ in what they spend on addresses."""
+    """When this fails, run `python benchmarks/kernels/sass.py`, then `make docs`. Compilers differ in address arithmetic."""
     found, stored = binary("half", 80), json.loads(sass.JSON.read_text())["kernels"]
     assert set(stored) == {f"sm_{arch}" for arch in ARCHS}
     known = {c.name: n for n, c in enumerate(schedule.CONFIGS) if not c.gated}

@@ -1,4 +1,4 @@
-"""Kernels broken on purpose: the emulation must catch every one, so that its silence means something."""
+"""Kernels broken on purpose. The emulation must catch every bug, so that its silence means something."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for th
 
 SLABS, OUTPUT, EPILOGUE = "kernels/slabs.cuh", "kernels/output.cuh", "kernels/epilogue.cuh"
 TILE, STREAM, WORK = "kernels/tile_kernel.cuh", "kernels/stream_kernel.cuh", "kernels/work.h"
-# name: (file, what stands there, what the bug makes of it)
+# name: (file, correct text, text with the bug)
 MUTATIONS = {
     "one wait too few": (SLABS, "wait_copies<G::kStages - 2>();", "wait_copies<G::kStages - 1>();"),
     "no barrier in the loop": (SLABS, "kStages - 2>();\n    sync_block();", "kStages - 2>();"),
@@ -129,11 +129,11 @@ EPILOGUES = [  # config, tokens, (rows, columns), parts, the epilogue
     (2, 20, (72, 132), 1, {"activation": "gelu_tanh", "residual": True}),
     (6, 9, (130, 324), 5, {"activation": "silu", "gated": True, "residual": True}),
 ]
-CONFIGS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 6  # that are compiled
+CONFIGS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 6  # bits of the configurations that are compiled
 
 
 def faults(kernel):
-    """What a battery of runs says: faults found by the checks, or results beyond the bound."""
+    """Faults that the checks found in a battery of runs, and results beyond the bound."""
     found = []
     problems = [(config, make_case(m, shape, 64, seed=m), parts) for config, m, shape, parts in CASES]
     emptied = make_case(5, (5 * 64, 260), 64, seed=3)
@@ -154,7 +154,7 @@ def faults(kernel):
     return found
 
 
-# One of each kind of check in every run of the tests; `make mutate` runs them all.
+# Every run of the tests takes one bug per kind of check; `make mutate` takes all.
 OFTEN = (
     "as it is",
     "one wait too few",

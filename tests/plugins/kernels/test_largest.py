@@ -1,6 +1,6 @@
 """The last tile of the largest problem: N = K = 32768 and M = 65536, where offsets need 64 bits.
 
-X, W and Y take 10 GB of addresses, of which only the pages of that tile are ever touched.
+X, W and Y span 10 GB of addresses, and only the pages of that tile are touched.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for th
 N = K = 32768
 M = 65536
 SLABS = K // 64
-FILLED = 3  # slabs of the last panel that are not zero: its first and its last two
+FILLED = 3  # non-zero slabs of the last panel: its first and its last two
 
 
 @pytest.mark.parametrize("config", ["decode-64", "prefill-64", "broad-128", "wide-128"])
@@ -27,7 +27,7 @@ def test_the_last_tile_of_the_largest_problem(kernel, config):
     x, y = np.zeros((M, K), np.float16), np.zeros((M, N), np.float16)
     dense = np.zeros((panels * SLABS, about.panel_rows * 64), np.float16)
     columns = np.array([0, SLABS - 2, SLABS - 1])
-    # All columns of the packed order hold ones: its sum over a slab does not depend on the order within it.
+    # All packed values are ones, so the sum over a slab does not depend on the order within it.
     values = rng.integers(1, 5, FILLED)
     dense[-SLABS:][columns] = values[:, None]
     last = slice(M - about.tokens, M)
@@ -35,7 +35,7 @@ def test_the_last_tile_of_the_largest_problem(kernel, config):
         x[last, column * 64 : (column + 1) * 64] = rng.integers(-2, 3, (about.tokens, 64))
     pointers = np.arange(panels + 1, dtype=np.int32) * SLABS
     index = np.concatenate([pointers, 0 * pointers, np.tile(np.arange(SLABS), panels)]).astype(np.int32)
-    blocks = panels * tiles  # of a stream one part for each tile, so that none is shared
+    blocks = panels * tiles  # one part of a stream per tile, so that no tile is shared
     call = Call(
         config=number, dense_values=dense.size, index_words=index.size, first_block=blocks - 1, seed=1
     )

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for th
 
 
 def mma_sp(kernel, selector, compressed, b, words):
-    """compressed [16, 16], b [8, 32] fp16, words: metadata per lane. Returns [16, 8]."""
+    """Multiply compressed [16, 16] by b [8, 32] in fp16, with metadata `words` per lane; returns [16, 8]."""
     lanes_a, lanes_b = np.zeros((32, 8), np.float16), np.zeros((32, 8), np.float16)
     for lane in range(32):
         g, t = divmod(lane, 4)
@@ -30,7 +30,7 @@ def mma_sp(kernel, selector, compressed, b, words):
 
 
 def test_the_golden_vector_of_llvm(kernel):
-    """LLVM's sparse-mma-2-4-f16.mlir, an integration test that runs on the hardware; its CHECK lines restated."""
+    """Vector from LLVM's sparse-mma-2-4-f16.mlir, an integration test that runs on the hardware."""
     compressed = np.add.outer(np.arange(16), np.arange(16)) + 1.0
     b = np.subtract.outer(np.arange(8), np.arange(32)).astype(float)
     out = mma_sp(kernel, 0, compressed, b, np.full(32, 0x88888888))

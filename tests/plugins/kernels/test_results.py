@@ -1,4 +1,4 @@
-"""The kernel, run by host fibers with every check on, against float64 within its error bound."""
+"""Kernels run by host fibers with every check on; results lie within the error bound of float64."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_every_number_of_tokens(kernel, config, dtype):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_ring_position(kernel, config):
-    """K from 1 to 10 slabs: slabs modulo stages takes every value, with fewer slabs than stages among them."""
+    """K has 1 to 10 slabs, so slabs modulo stages takes every value; some K have fewer slabs than stages."""
     panel_rows = kernel.configs()[config][0]
     for slabs in range(1, 11):
         for mode in CopyMode:
@@ -76,7 +76,7 @@ def test_all_dense_and_all_sparse(kernel, config, share):
 @pytest.mark.parametrize("columns", [4, 8, 60, 64, 68, 124, 132])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 6, 7, 63, 64, 65, 72, 100, 129])
 def test_ragged_weights(kernel, rows, columns):
-    """Every store width of Y and both copy widths of X, and of the residual both ways to read it."""
+    """Shapes need every store width of Y, both copy widths of X and both ways to read the residual."""
     for config in ("decode-64", "decode-128", "gated-decode-64"):
         case = case_for(
             kernel, config, 3, (rows, columns), dtype=DTYPES[1], residual=True, seed=rows * columns
@@ -87,7 +87,7 @@ def test_ragged_weights(kernel, rows, columns):
 
 @pytest.mark.parametrize("config", STREAMS)
 def test_every_number_of_parts(kernel, config):
-    """Parts that hold many tiles, share one with a neighbour, lie inside one, and are as narrow as a slab."""
+    """Parts hold many tiles, share one with a neighbour, lie inside one, or are as narrow as a slab."""
     for tokens in (7, 100):
         case = case_for(kernel, config, tokens, (300, 452), seed=tokens)
         number = CONFIGS.index(config)
@@ -118,7 +118,7 @@ def test_every_epilogue(kernel, config, activation, residual):
 
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a])
 def test_activations_far_out(kernel, activation):
-    """One weight and one input a value: Z from -60000 to 60000, both tails, infinities and a NaN."""
+    """One weight and one input give each Z: -60000 to 60000, both tails, infinities and a NaN."""
     z = np.concatenate(
         [np.linspace(-12, 12, 97), [-6e4, -300.0, -90.0, -88.0, 88.0, 90.0, 300.0, 6e4, np.inf, np.nan]]
     ).astype(np.float16)
@@ -139,7 +139,7 @@ def test_activations_far_out(kernel, activation):
 
 
 def test_gate_and_up_keep_their_own_tiles(kernel):
-    """A gate of dense slabs beside an up of 2:4 ones, and the reverse: nothing is read as what it is not."""
+    """The gate has dense slabs and the up 2:4 ones, and the reverse."""
     for share in ((0.0, 1.0), (1.0, 0.0)):
         gate, up = (make_case(9, (70, 260), 64, share=s, bias=False, seed=4) for s in share)
         packed = interleaved(gate.packed, up.packed)
@@ -151,7 +151,7 @@ def test_gate_and_up_keep_their_own_tiles(kernel):
 
 
 def interleaved(gate, up):
-    """Panels of two packed weights by turns, slab by slab."""
+    """Interleave the panels of two packed weights, slab by slab."""
     pointers, slabs, columns = {}, {}, {}
     for i, kind in enumerate(("dense", "sparse")):
         parts = []
@@ -186,7 +186,7 @@ def interleaved(gate, up):
 
 @pytest.mark.parametrize("config", [name for name in STREAMS if name in PLAIN])
 def test_empty_panels(kernel, config):
-    """Panels without a slab, among them the first and the last: Y there is the bias."""
+    """Y is the bias in panels without a slab; the first and the last are among them."""
     rows = kernel.configs()[config].panel_rows
     case = make_case(5, (5 * rows, 256), rows, share=0.5, seed=9)
     keep = np.repeat([False, True, False, True, False], rows)
@@ -235,7 +235,7 @@ def test_overflow_becomes_infinity(kernel):
     st.integers(0, 99),
 )
 def test_weights_packed_by_the_compiler(kernel, shape, tile, share, config, tokens, parts, mode, seed):
-    """From W and a random tile map through `patch_compile.packing.format` to Y = X (W∘M)^T."""
+    """`patch_compile.packing.format` packs W under a random tile map, and the kernel computes X (W∘M)^T."""
     mask, pattern = random_mask(shape, tile, share, seed)
     weight = random_weight(shape, np.float16, seed)
     made = pack(weight.view(np.uint16), mask, kernel.configs()[config][0])

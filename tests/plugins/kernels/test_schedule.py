@@ -1,4 +1,4 @@
-"""How work is dealt out, which configuration runs what, and that the workspace suffices."""
+"""The schedule: how work is dealt out, the configuration chosen for a problem, and a workspace that suffices."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from tests.plugins.host_kernel import COMPILER, Device, Problem
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-# SMs, shared memory that a block may ask for, L2, and tokens that an SM multiplies while a block of W comes from DRAM.
+# SMs, largest shared memory of a block, L2, and tokens that an SM multiplies while a block of W comes from DRAM.
 A6000, RTX_4090 = Device(84, 99 << 10, 6 << 20, 201, 512), Device(128, 99 << 10, 72 << 20, 328, 512)
 A100, H100 = Device(108, 163 << 10, 40 << 20, 153, 1024), Device(132, 227 << 10, 50 << 20, 183, 1270)
 DEVICES = (
@@ -90,13 +90,13 @@ def test_what_needs_more_shared_memory_than_the_device_has_is_no_choice(kernel):
 
 
 def test_a_last_wave_that_would_idle_is_cut(kernel):
-    """512 tokens by 4096 rows are 128 tiles: 108 SMs would take two turns for 1.2 turns' work."""
+    """512 tokens by 4096 rows are 128 tiles; 108 SMs would take two turns for 1.2 turns' work."""
     config, parts = kernel.schedule(problem(512, (4096, 4096), 128), A100)
     assert list(kernel.configs())[config] == "broad-128" and parts == 108
 
 
 def test_token_tiles_of_a_large_weight_walk_over_it_together_where_l2_is_small(kernel):
-    """Else each reads it from DRAM again: 32 panels x 2 token tiles of 64 are 64 parts, though there are 84 SMs."""
+    """Else each reads W from DRAM again. 32 panels x 2 token tiles of 64 are 64 parts, though there are 84 SMs."""
     names = list(kernel.configs())
     asked = problem(128, (4096, 4096), 128)
     assert kernel.schedule(asked, A6000, names.index("mid-128"))[1] == 64
@@ -113,7 +113,7 @@ def test_decode_fills_the_device_and_prefill_is_not_cut(kernel):
 
 
 def test_a_small_linear_is_not_cut_into_crumbs(kernel):
-    """Of 9 panels of 9 slabs, each part has two dense slabs' worth to do at least."""
+    """Each part of 9 panels of 9 slabs has at least two dense slabs' worth of work."""
     _, parts = kernel.schedule(problem(1, (576, 576), 64, share=0.0), DEVICES[-1])
     assert parts <= 81 // 2 + 1
 
@@ -130,7 +130,7 @@ def test_a_tactic_fixes_the_configuration(kernel):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_no_tokens_have_a_schedule_and_need_no_workspace(kernel, packing, share):
-    """Without tiles nothing can be divided by their number; fewer than none are no problem to schedule."""
+    """No tokens mean no tiles, whose number must not be divided by; a negative number is handled alike."""
     panel_rows, gated = packing
     configs = list(kernel.configs().values())
     for shape in SHAPES:
@@ -148,7 +148,7 @@ def test_no_tokens_have_a_schedule_and_need_no_workspace(kernel, packing, share)
 
 
 def starts_of(panels, tiles):
-    """Where every unit starts, in the order of the launch: [(panel, tile, slab or None for the beginning, start)]."""
+    """Start of every unit in launch order: [(panel, tile, slab or None for the beginning, start)]."""
     found, at = [], 0
     for panel, (dense, sparse) in enumerate(panels):
         for tile in range(tiles):

@@ -1,7 +1,7 @@
 """One TensorRT-RTX process for the tests: `python -m tests.plugins.tensorrt.rtx_session COMMAND LIBRARY`.
 
-A process has one logger and one plugin registry, and a fault in a plugin ends it; so every scenario has its own.
-Prints what a test looks at as one line of JSON, and the log to stderr.
+A process has one logger and one plugin registry, and a fault in a plugin ends it, so every scenario has its own.
+Prints its findings as one line of JSON, and the log to stderr.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
 
 def register(order: str, library: str) -> dict[str, Any]:
-    """`order`: d = dlopen, l = load_library, c = load_library of a copy, x = deregister what l loaded."""
+    """Load the plugin in an order of d = dlopen, l = load_library, c = load_library of a copy, x = deregister."""
     log = Log()
     trt.Builder(log)  # creates the registry
     registry = trt.get_plugin_registry()
@@ -73,7 +73,7 @@ def create(fields: dict[str, int | str], library: str) -> tuple[Log, Any]:
     ]
     try:
         plugin = creator.create_plugin("linear", trt.PluginFieldCollection(made), trt.TensorRTPhase.BUILD)
-    except Exception as error:  # the binding has no type of its own for a null plugin
+    except Exception as error:  # the binding raises no specific type for a null plugin
         log.errors.append(str(error))
         plugin = None
     return log, (builder, plugin)

@@ -1,4 +1,4 @@
-"""X of no tokens is a call that does nothing, and one of a negative or an absurd number of them is refused in words."""
+"""An X without tokens does nothing; a negative or absurd number of tokens is refused with a message."""
 
 import ctypes
 
@@ -12,7 +12,7 @@ from tests.plugins.mosaic_cases import make_case
 pytestmark = MARKS
 
 MOST = 2**31 - 1
-# (batch, tokens) of X; the product of some is 2^64 or 2^80, which a 64-bit integer takes for 0.
+# (batch, tokens) of X; some products are 2^64 or 2^80, which a 64-bit integer holds as 0.
 TOO_MANY = [(1, MOST + 1), (1, 2**62), (2**16, 2**15), (2**40, 2**40), (2**62, 4), (3, 2**63 - 1)]
 NEGATIVE = [(1, -1), (-1, 1), (-1, -1), (0, -1), (-1, 0), (1, -(2**63)), (2**40, -(2**40))]
 
@@ -24,7 +24,7 @@ def sizes(panel_rows, gated):
 @pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (128, False), (64, True)])
 @pytest.mark.parametrize("device", [EAGER, H100], ids=["eager", "H100"])
 def test_every_tactic_takes_no_tokens(load, driver, device, panel_rows, gated):
-    """In a context of its own, and between calls that have tokens."""
+    """Calls without tokens come first in a context, and between calls that have tokens."""
     plugin, sized = load(driver), sizes(panel_rows, gated)
     plugin.device(device)
     none, some = make_case(0, **sized), make_case(150, **sized)
@@ -106,7 +106,7 @@ def test_a_profile_with_a_negative_maximum_is_refused(load, driver):
 
 
 def test_a_profile_beyond_the_limit_is_taken_for_the_limit(load, driver):
-    """Bounds of dimensions that data decide may be that loose; what comes is checked when it comes."""
+    """Dimensions that depend on data may have such loose bounds; each call's own number is checked."""
     plugin = load(driver)
     plugin.device(H100)
     bounds = []

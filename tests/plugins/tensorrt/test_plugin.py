@@ -1,4 +1,4 @@
-"""The compiled plugin inside TensorRT-RTX: registration, attributes, and engines built without a GPU."""
+"""The compiled plugin in TensorRT-RTX: registration, attributes, and engines built without a GPU."""
 
 import importlib.util
 import json
@@ -31,7 +31,7 @@ def library():
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """RTX's parser loads `libtensorrt_rtx.so`; the wheel has it under its versioned name only."""
+    """RTX's parser loads `libtensorrt_rtx.so`, but the wheel has only its versioned name."""
     import tensorrt_rtx_libs
 
     folder = tmp_path_factory.mktemp("soname")
@@ -43,7 +43,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def session(library, environment):
-    """Run one scenario in a process of its own; a crash fails the test with the log."""
+    """Runs one scenario in a process of its own; a crash fails the test with the log."""
 
     def run(command, argument):
         arguments = [
