@@ -31,7 +31,7 @@ _STD = 0.02
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0) -> None:
-    """A llama's fp16 checkpoint of normal weights: a shard for each block, one for the rest."""
+    """Write a llama checkpoint of normal fp16 weights: one shard per block, one for the rest."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     hidden, inner, words = config["hidden_size"], config["intermediate_size"], config["vocab_size"]

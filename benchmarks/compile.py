@@ -1,11 +1,11 @@
-"""Time and memory of compiling a large checkpoint to hybrid ONNX, beside `cp` of the same files, and of its engine.
+"""Measures time and memory of compiling a large checkpoint to hybrid ONNX and to an engine, beside `cp` of its files.
 
     python -m benchmarks.compile [--shape llama-2-7b] [--ratio 0.4] [--engine] [--page docs/performance.md]
 
-Writes a checkpoint of seeded random weights and random masks of the ratio (what is measured does not depend on where the
-tiles lie), and runs `patch-compile compile` on them as a process of its own. `cp` runs before and after it; each begins
-with the checkpoint out of the page cache and ends when all is on the disk. With `--engine` the hybrid ONNX then becomes
-an engine for sm86, in another process. Prints the figures, and renews its part of a page; exit code 1 when one of them is
+Writes a checkpoint of seeded random weights and random masks of the ratio, and runs `patch-compile compile` on them in a
+process of its own. The figures do not depend on where the tiles lie. `cp` runs before and after it; each run begins with
+the checkpoint out of the page cache and ends when all is on the disk. With `--engine` another process then builds an
+engine for sm86 from the hybrid ONNX. Prints the figures and renews its part of a page; exit code 1 when a figure is
 beyond its limit.
 """
 
@@ -46,7 +46,7 @@ _BEGIN, _END = "<!-- compile: begin -->", "<!-- compile: end -->"
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured number and the most, or with `least` the least, that it may be; None: only told."""
+    """A measured number and its limit: the largest value, or with `least` the smallest; None: no limit."""
 
     what: str
     value: float
@@ -56,11 +56,11 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """Whether it is within its limit."""
+        """True when the figure is within its limit."""
         return self.limit is None or (self.value >= self.limit if self.least else self.value <= self.limit)
 
     def row(self) -> str:
-        """Of the table in Markdown."""
+        """Row of the table in Markdown."""
         limit = "" if self.limit is None else f"{'≥' if self.least else '≤'} {self.limit:g} {self.unit}"
         return f"| {self.what} | {self.value:.3g} {self.unit} | {limit}{'' if self.met else ' **missed**'} |"
 
@@ -79,7 +79,7 @@ def random_masks(model_dir: Path, ratio: float) -> MaskSet:
 
 
 def copy_seconds(checkpoint: Checkpoint, folder: Path) -> float:
-    """Of `cp` of the checkpoint's files."""
+    """Seconds that `cp` of the checkpoint's files takes."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _forget(checkpoint)
@@ -92,7 +92,7 @@ def copy_seconds(checkpoint: Checkpoint, folder: Path) -> float:
 
 
 def compile_figures(model: Path, masks: Path, out: Path, scratch: Path) -> list[Figure]:
-    """Of `patch-compile compile`, `cp` before and after it."""
+    """Figures of `patch-compile compile`, with `cp` before and after it."""
     checkpoint = Checkpoint.open(model)
     size = sum(file.stat().st_size for file in checkpoint.files()) / 1e9
     copies = [copy_seconds(checkpoint, scratch / "copy")]
@@ -123,7 +123,7 @@ def compile_figures(model: Path, masks: Path, out: Path, scratch: Path) -> list[
 
 
 def packing_rate(masks: Path) -> float:
-    """GB of fp16 weights that are packed and checked in a second, disk left out: the largest linear, median of 5."""
+    """GB of fp16 weights packed and checked per second, without the disk: median of 5 on the largest linear."""
     mask_set = MaskSet.load(masks)
     mask = mask_set[max(mask_set, key=lambda name: math.prod(mask_set.shapes()[name]))]
     weight = np.random.default_rng(0).integers(0, 2**16, mask.shape, np.uint16)
@@ -133,11 +133,11 @@ def packing_rate(masks: Path) -> float:
         packed = pack(weight, mask, choose_panel_rows(mask.shape, mask.tile))
         check_packed("the largest linear", packed, weight, mask)
         seconds.append(time.perf_counter() - start)
-    return float(weight.nbytes) / 1e9 / median(seconds[1:])  # the first one compiles the loops
+    return float(weight.nbytes) / 1e9 / median(seconds[1:])  # the first call compiles the loops
 
 
 def engine_figures(out: Path, engine: Path) -> list[Figure]:
-    """Of an engine built from the ONNX file of `out`, by TensorRT-RTX."""
+    """Figures of building an engine from the ONNX file of `out` with TensorRT-RTX."""
     command = [sys.executable, "-m", "benchmarks.compile", "--build", str(out / "onnx" / "model.onnx")]
     run = watched([*command, "--to", str(engine)])
     built = json.loads(run.stdout.splitlines()[-1])
@@ -175,7 +175,7 @@ def build(onnx: Path, engine: Path) -> dict[str, Any]:
 
 
 def page_part(shape: str, ratio: float, figures: Sequence[Figure]) -> str:
-    """What docs/performance.md shows."""
+    """The figures as a part of docs/performance.md."""
     names = ("numpy", "numba", "torch", "onnx-ir", "tensorrt-rtx-cu13")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     rows = "\n".join(figure.row() for figure in figures)
@@ -187,7 +187,7 @@ def page_part(shape: str, ratio: float, figures: Sequence[Figure]) -> str:
 
 
 def renewed(page: str, part: str) -> str:
-    """The page with the part between the two marks written anew. ValueError when a mark is missing."""
+    """The page with the part between its two marks replaced. Raises ValueError when a mark is missing."""
     before, begin, rest = page.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
@@ -196,7 +196,7 @@ def renewed(page: str, part: str) -> str:
 
 
 def _forget(checkpoint: Checkpoint) -> None:
-    """Drop the files from the page cache: who reads them next reads the disk."""
+    """Drop the files from the page cache, so that the next reader reads the disk."""
     os.sync()
     for file in checkpoint.files():
         with file.open("rb") as opened:
@@ -204,7 +204,7 @@ def _forget(checkpoint: Checkpoint) -> None:
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -213,7 +213,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--engine", action="store_true", help="build an engine too")
     parser.add_argument("--page", type=Path, help="renew its part of this page")
     parser.add_argument("--scratch", type=Path, default=Path(".cache/compile"), help="removed at the end")
-    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)  # in the process of its own
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)  # for the child process
     parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Where and when a row was measured."""
+"""Machine and day of a measured row."""
 
 from datetime import UTC, datetime
 
@@ -12,15 +12,15 @@ __all__ = ["machine", "origin"]
 
 
 def origin() -> dict[str, str]:
-    """Machine and day, to be kept with a row: the rows of a page come from several."""
+    """Machine and day, which each row keeps because the rows of a page come from several machines."""
     return {"machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
 def machine() -> str:
-    """Processor, its vector instructions, whether it multiplies in bf16, cores and memory; the GPU where there is one.
+    """Processor with its vector instructions and bf16 units, cores and memory; the GPU when there is one.
 
-    A step of SmolLM2-135M's repair takes 3.0 s on two cores of a Xeon with AMX, 5.9 s on two of an EPYC with
-    AVX512-BF16 and 10.6 s on two that show AVX2 alone, so minutes on them are not the same.
+    Seconds on different machines can't be compared: a step of SmolLM2-135M's repair takes 3.0 s on two cores of a Xeon
+    with AMX, 5.9 s on two of an EPYC with AVX512-BF16 and 10.6 s on two that show only AVX2.
     """
     cpu, device = about_cpu(), usable_device(None)
     by_tiles = "AMX " * torch.cpu._is_amx_tile_supported()

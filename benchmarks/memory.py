@@ -1,11 +1,11 @@
-"""Peak memory and seconds of `oneshot` on a large model's shape, from a few of its blocks.
+"""Measures peak memory and seconds of `oneshot` on a few blocks of a large model's shape.
 
     python -m benchmarks.memory [--shape llama-2-7b] [--blocks 2] [--windows 32] [--length 512] [--limit 8]
 
-Writes a checkpoint of seeded random weights with so few blocks, scores, chooses and solves it in a process of its own
-(no repair: its memory is `masklearn.training.memory`'s to decide), and says what all blocks would take: seconds by
-the block, memory as the measured peak and what is kept of every further block until the tiles are chosen. The row is
-kept beside those of `benchmarks.quality.run` (`--state`), whose page shows it. Exit code 1 above `--limit` GiB.
+Writes a checkpoint of seeded random weights with these blocks, and scores, chooses and solves it in a process of its
+own, without repair, whose memory `masklearn.training.memory` decides. Then extrapolates to all blocks: seconds grow with
+the blocks, and memory by all that is kept of a block until the tiles are chosen. The row is kept beside those of
+`benchmarks.quality.run` (`--state`), whose page shows it. Exit code 1 above `--limit` GiB.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from patch_compile.progress import Progress
 
 
 def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
-    """Learn, and return the peak in GiB and the seconds of each stage; random tokens stand for text."""
+    """Learn on random tokens, and return the peak in GiB and the seconds of each stage."""
     checkpoint = Checkpoint.open(folder)
     stages: dict[str, float] = {}
     last = time.perf_counter()
@@ -73,7 +73,7 @@ def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
 
 
 def extrapolated(row: dict[str, Any], blocks: int) -> dict[str, float]:
-    """Of all `blocks` of the shape: hours, and the peak in GiB."""
+    """Hours and peak in GiB for all `blocks` of the shape."""
     more = blocks - row["blocks"]
     return {
         "hours": round(row["seconds"] / row["blocks"] * blocks / 3600, 2),
@@ -82,7 +82,7 @@ def extrapolated(row: dict[str, Any], blocks: int) -> dict[str, float]:
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -93,7 +93,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=8.0, help="GiB")
     parser.add_argument("--state", type=Path, default=Path("docs/quality.json"))
     parser.add_argument("--scratch", type=Path, default=Path(".cache/memory"))
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # in the process of its own
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # for the child process
     return parser.parse_args(argv)
 
 

@@ -1,11 +1,11 @@
-"""Uniform SparseGPT 2:4 by other tools on the calibration windows of `benchmarks.quality.run`, evaluated as there.
+"""Measures uniform SparseGPT 2:4 by other tools, on the calibration windows of `benchmarks.quality.run`.
 
     python -m benchmarks.peers MODEL_DIR --calib TEXT --eval TEXT --python PEERS/bin/python
 
-PEERS is an environment of its own (`python -m venv PEERS; PEERS/bin/pip install nvidia-modelopt llmcompressor`): they
-pin versions of torch and transformers, and neither is a dependency of this project. A tool that is missing there is
-skipped and said so. Each prunes the fp32 model on the CPU; its weights are stored in the checkpoint's type, as ours
-are. Rows are kept beside those of `benchmarks.quality.run` and appear on its page.
+PEERS is an environment of its own (`python -m venv PEERS; PEERS/bin/pip install nvidia-modelopt llmcompressor`),
+because the tools pin versions of torch and transformers, and neither is a dependency of this project. A tool that PEERS
+lacks is named and skipped. Each tool prunes the fp32 model on the CPU, and its weights are stored in the checkpoint's
+type, as ours are. Rows are kept beside those of `benchmarks.quality.run` and appear on its page.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import calibration_windows, first_windows
 
 TOOLS = ("modelopt", "llmcompressor")
-_MISSING = 3  # exit code of `peers_run`
+_MISSING = 3  # exit code of `peers_run` for a missing tool
 _PRUNE = Path(__file__).with_name("peers_run.py")
 
 
 def measure(asked: argparse.Namespace, python: Path, tool: str, folder: Path) -> dict[str, Any] | None:
-    """A row of the table; None when the environment lacks the tool."""
+    """Measure one tool and return its row; None when the environment lacks the tool."""
     recipe = LearnRecipe.checked(calib=str(asked.calib), windows=asked.windows, length=asked.length)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "windows.npy", calibration_windows(Checkpoint.open(asked.model), recipe))
@@ -61,14 +61,14 @@ def measure(asked: argparse.Namespace, python: Path, tool: str, folder: Path) ->
 
 
 def zeros(model: Path, pruned: Path) -> float:
-    """Share of the covered linears' weights that are 0 in a pruned copy."""
+    """Share of zeros among the covered linears' weights in a pruned copy."""
     checkpoint = Checkpoint.open(pruned)
     weights = [checkpoint.read(f"{name}.weight") for name in covered_linears(model).linears]
     return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.size for weight in weights)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure each tool that is there, print and keep the rows."""
+    """Measure each installed tool, print the rows and keep them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )

@@ -1,4 +1,4 @@
-"""Prune a model 2:4 with another tool, in its own environment: TOOL MODEL_DIR WINDOWS.npy OUT_DIR.
+"""Prunes a model 2:4 with another tool, in that tool's environment: TOOL MODEL_DIR WINDOWS.npy OUT_DIR.
 
 Imports nothing of this project. Exit code 3 when the tool is not installed.
 """
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 
 def prune_by_modelopt(model: torch.nn.Module, windows: torch.Tensor) -> torch.nn.Module:
-    """NVIDIA ModelOpt's `sparsegpt`."""
+    """Prune by NVIDIA ModelOpt's `sparsegpt`."""
     import modelopt.torch.sparsity as mts
 
     rule = {"nn.Linear": {"*": {}, "*lm_head*": None}}
@@ -25,7 +25,7 @@ def prune_by_modelopt(model: torch.nn.Module, windows: torch.Tensor) -> torch.nn
 
 
 def prune_by_llmcompressor(model: torch.nn.Module, windows: torch.Tensor) -> torch.nn.Module:
-    """llm-compressor's `SparseGPTModifier`."""
+    """Prune by llm-compressor's `SparseGPTModifier`."""
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.pruning import SparseGPTModifier
@@ -54,7 +54,7 @@ _TOOLS = {
 
 
 def main(tool: str, model_dir: str, windows: str, out: str) -> None:
-    """Prune, and store weights in the checkpoint's own type."""
+    """Prune, and store weights in the checkpoint's type."""
     if importlib.util.find_spec(tool) is None:
         sys.exit(3)
     package, prune = _TOOLS[tool]

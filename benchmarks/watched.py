@@ -1,4 +1,4 @@
-"""Run a command as a process of its own: its seconds, and its peak memory, resident and anonymous."""
+"""Runs a command and measures its seconds and its peak memory, resident and anonymous."""
 
 import subprocess
 import tempfile
@@ -9,12 +9,12 @@ from pathlib import Path
 
 __all__ = ["Watched", "watched"]
 
-_INTERVAL = 0.05  # s between two looks at the anonymous memory, of which the kernel keeps no peak
+_INTERVAL = 0.05  # seconds between two readings of the anonymous memory, whose peak the kernel does not keep
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What a command wrote to stdout, and what it took. Resident memory counts mapped files too."""
+    """A command's stdout, seconds and memory. Resident memory includes mapped files."""
 
     stdout: str
     seconds: float
@@ -23,9 +23,9 @@ class Watched:
 
 
 def watched(command: Sequence[str]) -> Watched:
-    """Run; what goes to stderr is shown. Linux only. CalledProcessError when the command fails."""
+    """Run a command; its stderr is shown. Linux only. Raises CalledProcessError when the command fails."""
     resident = anonymous = 0.0
-    with tempfile.TemporaryFile("w+") as stdout:  # a pipe would have to be emptied meanwhile
+    with tempfile.TemporaryFile("w+") as stdout:  # a pipe would have to be read while the command runs
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=stdout)
         while process.poll() is None:
@@ -42,7 +42,7 @@ def watched(command: Sequence[str]) -> Watched:
 
 
 def _memory(pid: int) -> dict[str, float]:
-    """The kernel's figures of a process in GiB; empty once it has ended."""
+    """The kernel's memory figures of a process in GiB; empty after it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Every configuration and epilogue on the GPU that is here, against float64."""
+"""Checks every configuration and epilogue on this machine's GPU against float64."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _MANTISSA = {torch.float16: 11, torch.bfloat16: 8}  # significand bits
 _SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}  # spacing of the subnormals
 TOKENS = (1, 7, 16, 17, 64, 130, 300)
 _SHARES = (0.0, 0.6, 1.0)
-# Of an activation: its largest slope, and what it is computed with (as in the tests on the CPU).
+# Largest slope and error of an activation, as in the tests on the CPU.
 _STEEPEST, _ACTIVATION_ERROR = 1.13, 2.0**-18
 
 
 class Case(NamedTuple):
-    """What one check runs: a configuration, a type, the shape of W and the share of its tiles that are 2:4."""
+    """One check: a configuration, a type, the shape of W and the share of its tiles that are 2:4."""
 
     config: int
     about: Config
@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
 
 def check(kernels: Kernels, device: Device, place: str = "cuda", tokens: Sequence[int] = TOKENS) -> list[str]:
-    """Ragged and not, with and without an epilogue; returns what is wrong, in words. place: where tensors lie."""
+    """Run ragged and whole shapes, with and without an epilogue; returns the faults as sentences. place: of tensors."""
     return [
         f"{case}: {worst:.2f} of the allowed error"
         for case in _cases(kernels, device)
@@ -64,7 +64,7 @@ def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
 
 
 def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, tokens: Sequence[int]) -> float:
-    """Largest error in units of what fp32 sums and one rounding allow; infinite where two runs differ."""
+    """Largest error in units of the error that fp32 sums and one rounding allow; infinite where two runs differ."""
     rng = np.random.default_rng(abs(case.config))
     halves = [_random_weight(rng, case) for _ in range(1 + case.about.gated)]
     packed = _packed(halves, case)
@@ -89,7 +89,7 @@ def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, token
 
 
 def _random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, NDArray[np.bool_]]:
-    """A masked weight, and which of its slabs are 2:4."""
+    """A masked weight, and its map of 2:4 slabs."""
     rows, (n, k) = case.about.panel_rows, case.shape
     tiles = rng.random((-(-n // rows), -(-k // 64))) < case.share
     mask = LinearMask.from_candidate((rows, 64), tiles, rng.integers(0, 6, (n, k // 4)).astype(np.uint8))
@@ -112,7 +112,7 @@ def _tensors(packed: Packed, place: str) -> dict[str, torch.Tensor]:
 
 
 def _epilogue(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
-    """A bias, a residual and an activation in turns; none at all at first."""
+    """An epilogue whose bias, residual and activation vary with `turn`; turn 0 has none of them."""
     n = case.shape[0]
 
     def random(*shape: int) -> torch.Tensor:
@@ -126,9 +126,9 @@ def _epilogue(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
 def _error(
     y: torch.Tensor, x: torch.Tensor, weights: Sequence[torch.Tensor], epilogue: Epilogue, rounded: bool
 ) -> float:
-    """Largest share of the allowed error: what fp32 sums in any order and the epilogue may be off, to first order.
+    """Largest error as a share of the error that fp32 sums in any order and the epilogue may have, to first order.
 
-    rounded: X Wᵀ is rounded to the output type before anything else is done with it.
+    rounded: X Wᵀ is rounded to the output type before the rest is computed.
     """
     x64, (n, k) = x.double(), weights[0].shape
     biases = torch.zeros(len(weights), n, dtype=torch.float64, device=x.device)

@@ -1,4 +1,4 @@
-"""Kernels as machine code: compiled by nvcc, with what ptxas says of them, and their SASS by cuobjdump."""
+"""Kernels as machine code: nvcc compiles them, ptxas gives their figures, cuobjdump their SASS."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ _ENTRY = re.compile(
     r"(\d+) bytes spill loads.*?Used (\d+) registers",
     re.S,
 )
-_CONFIG = re.compile(r"patch_(?:tiles|stream)I.*?ELi(\d+)E")  # the template's number of the configuration
+_CONFIG = re.compile(
+    r"patch_(?:tiles|stream)I.*?ELi(\d+)E"
+)  # number of the configuration in the template's arguments
 _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)([^;]*);")
 
 
 class Kernel(NamedTuple):
-    """What ptxas says of one kernel; bytes a thread. config: its place in the table of configurations."""
+    """ptxas's figures of one kernel, in bytes per thread. config: index in the table of configurations."""
 
     config: int
     stack: int
@@ -47,7 +49,7 @@ class Kernel(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One line of SASS. guard: the predicate in front of it, empty for none."""
+    """One line of SASS. guard: its predicate, empty for none."""
 
     address: int
     guard: str
@@ -60,14 +62,14 @@ class Instruction(NamedTuple):
 
     @property
     def target(self) -> int:
-        """Where a branch goes; -1 of other instructions."""
+        """Target address of a branch; -1 for other instructions."""
         if not self.branches:
             return -1
         return int(re.findall(r"0x([0-9a-f]+)", self.operands)[-1], 16)
 
 
 def compile_cubin(source: Path, arch: int, nvcc: Path, cubin: Path) -> list[Kernel]:
-    """Compile one source for one architecture; the kernels in the order of the table of configurations."""
+    """Compile one source for one architecture and return its kernels in the order of the table of configurations."""
     command = [str(nvcc), *FLAGS, f"-arch=sm_{arch}", "-I", str(PLUGINS), str(source), "-o", str(cubin)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     found = ((_CONFIG.search(name), numbers) for name, *numbers in _ENTRY.findall(said))
@@ -75,8 +77,8 @@ def compile_cubin(source: Path, arch: int, nvcc: Path, cubin: Path) -> list[Kern
 
 
 def disassemble(cubin: Path, cuobjdump: Path) -> dict[int, list[Instruction]]:
-    """The instructions of every kernel by its number of the configuration."""
-    path = os.pathsep.join([str(cuobjdump.parent), os.environ.get("PATH", "")])  # it calls nvdisasm
+    """Instructions of every kernel, by its index in the table of configurations."""
+    path = os.pathsep.join([str(cuobjdump.parent), os.environ.get("PATH", "")])  # cuobjdump calls nvdisasm
     command = [str(cuobjdump), "-sass", str(cubin)]
     said = subprocess.run(
         command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
@@ -91,7 +93,7 @@ def disassemble(cubin: Path, cuobjdump: Path) -> dict[int, list[Instruction]]:
 
 
 def find_cuobjdump() -> Path | None:
-    """cuobjdump with an nvdisasm: of a CUDA toolkit, else of the nvidia-cuda-cuobjdump and -nvdisasm packages."""
+    """Find cuobjdump with nvdisasm in a CUDA toolkit, else in the nvidia-cuda-cuobjdump and -nvdisasm packages."""
     for folder in _folders():
         found = shutil.which("cuobjdump", path=str(folder))
         if found and shutil.which(

@@ -1,4 +1,4 @@
-"""A packed linear in device memory, in as many copies as it takes that no launch finds its weight in L2."""
+"""A packed linear in device memory, with so many copies that no launch finds its weight in L2."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from problems import Layout, random_layout, random_meta
 
 __all__ = ["ACTIVATIONS", "DENSE_PATH", "DTYPES", "Call", "Epilogue", "Hybrid", "random_hybrid"]
 
-DTYPES = (torch.float16, torch.bfloat16)  # by the numbers of `Scalar` in kernels/arguments.h
-ACTIVATIONS = ("", "gelu", "gelu_tanh", "silu")  # likewise of `Activation`
+DTYPES = (torch.float16, torch.bfloat16)  # index: `Scalar` in kernels/arguments.h
+ACTIVATIONS = ("", "gelu", "gelu_tanh", "silu")  # index: `Activation` in kernels/arguments.h
 
-DENSE_PATH = -2  # in the place of a configuration
+DENSE_PATH = -2  # stands for a configuration
 
-Call = Callable[[int], object]  # a launch on the current stream, of the copy of that number
+Call = Callable[[int], object]  # launches the copy of that number on the current stream
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a launch does besides the product; tensors lie where X does, in its type."""
+    """Work of a launch after the product. Tensors have X's type and device."""
 
     bias: torch.Tensor | None = None
     residual: torch.Tensor | None = None
@@ -29,7 +29,7 @@ class Epilogue:
 
 
 class Hybrid:
-    """shape: (out_features, in_features); gated: `layout` is that of a gate and an up of this shape."""
+    """A packed linear. shape: (out_features, in_features); gated: `layout` holds a gate and an up of this shape."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Hybrid:
         self._partials = torch.empty(0, device=place)
 
     def problem(self, tokens: int) -> Problem:
-        """What a schedule is chosen for."""
+        """The problem that a schedule is chosen for."""
         sizes = (self.layout.panel_rows, self.layout.dense, self.layout.sparse, self._gated)
         return Problem(tokens, *self.shape, *sizes)
 
@@ -60,7 +60,7 @@ class Hybrid:
         config: int = -1,
         epilogue: Epilogue | None = None,
     ) -> Call:
-        """Launches from X `[tokens, in]` to Y `[tokens, out]`; config: -1 lets the shape decide, DENSE_PATH takes it."""
+        """A launch from X `[tokens, in]` to Y `[tokens, out]`. config: -1 lets the shape decide; DENSE_PATH is forced."""
         after = epilogue or Epilogue()
         if config == DENSE_PATH:
             return self._dense_path_caller(x, y, after)
@@ -88,7 +88,7 @@ class Hybrid:
         return lambda copy: path.run(arguments[copy % len(arguments)], workspace.data_ptr(), _stream(x))
 
     def _arguments(self, x: torch.Tensor, y: torch.Tensor, after: Epilogue) -> list[Arguments]:
-        """One for every copy of the weight."""
+        """Arguments for every copy of the weight."""
         (n, k), layout = self.shape, self.layout
         sizes = Arguments(
             x=x.data_ptr(), y=y.data_ptr(), partials=self._partials.data_ptr(),
@@ -109,7 +109,7 @@ def random_hybrid(
     gated: bool = False,
     copies: int = 1,
 ) -> Hybrid:
-    """fp16 weights of which `share` of the slabs are 2:4, for timing; gated: twice as many."""
+    """Random fp16 weights for timing, with `share` of the slabs 2:4; gated: twice as many weights."""
     packed_rows = 2 * -(-shape[0] // rows) * rows if gated else shape[0]
     layout = random_layout((packed_rows, shape[1]), rows, share)
     tensors = {

@@ -1,4 +1,4 @@
-"""The kernels as a shared library, built by nvcc for the GPU that is here, and called through ctypes."""
+"""The kernels as a shared library, built by nvcc for this machine's GPU and called by ctypes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
 
 
 class Arguments(ctypes.Structure):
-    """`LinearArguments` of kernels/arguments.h."""
+    """Mirror of `LinearArguments` in kernels/arguments.h."""
 
     _fields_ = [
         *((n, ctypes.c_void_p) for n in
@@ -29,7 +29,7 @@ class Arguments(ctypes.Structure):
 
 
 class Problem(ctypes.Structure):
-    """`Problem` of kernels/schedule.h."""
+    """Mirror of `Problem` in kernels/schedule.h."""
 
     _fields_ = [
         ("tokens", ctypes.c_int64),
@@ -39,7 +39,7 @@ class Problem(ctypes.Structure):
 
 
 class Device(ctypes.Structure):
-    """`Device` of kernels/schedule.h."""
+    """Mirror of `Device` in kernels/schedule.h."""
 
     _fields_ = [
         ("sms", ctypes.c_int32), ("shared_bytes", ctypes.c_int32), ("l2_bytes", ctypes.c_int64),
@@ -48,7 +48,7 @@ class Device(ctypes.Structure):
 
 
 class Config(NamedTuple):
-    """What a weight must be packed like for a configuration to run it."""
+    """A configuration: the packing that its weights must have, and its shared memory."""
 
     name: str
     panel_rows: int
@@ -57,7 +57,7 @@ class Config(NamedTuple):
 
 
 def find_nvcc() -> Path:
-    """nvcc of $CUDA_HOME, of the search path, or of /usr/local/cuda. FileNotFoundError when there is none."""
+    """Find nvcc in $CUDA_HOME, on the search path, or in /usr/local/cuda. Raises FileNotFoundError."""
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     found = shutil.which("nvcc", path=os.pathsep.join([f"{home}/bin", os.environ.get("PATH", "")]))
     if found is None:
@@ -93,7 +93,7 @@ def build_library(folder: Path, arch: str, nvcc: Path | None = None) -> Path:
 
 
 class DensePath:
-    """W unpacked and multiplied by cuBLASLt, of one problem and epilogue; RuntimeError where that can't be."""
+    """Unpacks W and multiplies it by cuBLASLt, for one problem and epilogue. Raises RuntimeError where that fails."""
 
     def __init__(
         self, lib: ctypes.CDLL, problem: Problem, epilogue: tuple[bool, bool, int], scalar: int
@@ -110,7 +110,7 @@ class DensePath:
         self._lib.patch_bench_dense_path_delete(self._made)
 
     def run(self, arguments: Arguments, workspace: int, stream: int) -> None:
-        """Put it on a CUDA stream; `workspace` is the address of `bytes` bytes, a multiple of 256."""
+        """Enqueue it on a CUDA stream; `workspace` is the address of `bytes` bytes, a multiple of 256."""
         error = self._lib.patch_bench_dense_path_run(
             self._made, ctypes.byref(arguments), ctypes.c_void_p(workspace), ctypes.c_void_p(stream)
         )
@@ -137,7 +137,7 @@ class Kernels:
         lib.patch_bench_dense_path.restype = ctypes.c_void_p
 
     def configs(self) -> list[Config]:
-        """Every configuration, in the order of the table."""
+        """All configurations, in the order of the table."""
         found, numbers = [], (ctypes.c_int32 * 3)()
         for i in range(self._lib.patch_bench_config_count()):
             self._lib.patch_bench_config(i, numbers)
@@ -146,7 +146,7 @@ class Kernels:
         return found
 
     def device(self) -> Device:
-        """The current device as the plugin sees it; RuntimeError with CUDA's words."""
+        """The current device as the plugin sees it. Raises RuntimeError with CUDA's message."""
         device = Device()
         error = self._lib.patch_bench_device(ctypes.byref(device))
         if error is not None:
@@ -154,26 +154,26 @@ class Kernels:
         return device
 
     def schedule(self, problem: Problem, device: Device, config: int = -1) -> tuple[int, int]:
-        """(configuration, parts) for a problem; configuration -1 when none fits."""
+        """Return the configuration and parts for a problem; the configuration is -1 when none fits."""
         chosen = (ctypes.c_int32 * 2)()
         self._lib.patch_bench_schedule(ctypes.byref(problem), ctypes.byref(device), config, chosen)
         return chosen[0], chosen[1]
 
     def partial_bytes(self, config: int, parts: int) -> int:
-        """Of the workspace."""
+        """Bytes of the workspace."""
         return int(self._lib.patch_bench_partial_bytes(config, parts))
 
     @property
     def counter_bytes(self) -> int:
-        """Of the counters, which must be 0 before the first launch."""
+        """Bytes of the counters, which must be 0 before the first launch."""
         return int(self._lib.patch_bench_counter_bytes())
 
     def dense_path(self, problem: Problem, epilogue: tuple[bool, bool, int], scalar: int) -> DensePath:
-        """Ready to run; epilogue: whether there is a bias, and a residual, and the number of the activation."""
+        """Prepare the dense path; epilogue: has a bias, has a residual, number of the activation."""
         return DensePath(self._lib, problem, epilogue, scalar)
 
     def launch(self, arguments: Arguments, scalar: int, config: int, parts: int, stream: int) -> None:
-        """Put one launch on a CUDA stream; RuntimeError with CUDA's words."""
+        """Enqueue one launch on a CUDA stream. Raises RuntimeError with CUDA's message."""
         error = self._lib.patch_bench_launch(ctypes.byref(arguments), scalar, config, parts, stream)
         if error is not None:
             raise RuntimeError(error.decode())

@@ -1,4 +1,4 @@
-"""Packed weights made up for timing: random values and positions, no weight behind them that had to be packed."""
+"""Packed weights for timing: random values and positions, so that no weight has to be packed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NIBBLES = np.array([i | j << 2 for i in range(4) for j in range(i + 1, 4)], np.
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the slabs of a linear lie. index: the packed format's CSR, int32; dense, sparse: how many slabs."""
+    """Places of a linear's slabs. index: the packed format's CSR, int32; dense, sparse: numbers of slabs."""
 
     shape: tuple[int, int]
     panel_rows: int
@@ -33,17 +33,17 @@ class Layout:
 
     @property
     def panels(self) -> int:
-        """Along the output features."""
+        """Number of panels along the output features."""
         return -(-self.shape[0] // self.panel_rows)
 
     @property
     def weight_bytes(self) -> int:
-        """Of all slabs: 128 and 72 bytes a panel row."""
+        """Bytes of all slabs: 128 per panel row of a dense one, 72 of a 2:4 one."""
         return self.panel_rows * (128 * self.dense + 72 * self.sparse)
 
 
 def random_layout(shape: tuple[int, int], panel_rows: int, share: float, seed: int = 0) -> Layout:
-    """Slabs of which `share` are 2:4, to one, at random places."""
+    """A layout with `share` of the slabs 2:4, to one slab, at random places."""
     panels, columns = -(-shape[0] // panel_rows), -(-shape[1] // _SLAB)
     is_sparse = np.zeros(panels * columns, np.bool_)
     is_sparse[: round(share * is_sparse.size)] = True

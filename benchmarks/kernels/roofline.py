@@ -1,10 +1,10 @@
-"""What the kernels would take by their bytes and instructions, on cards that are not here, beside a dense model.
+"""Predicts the kernels' times by bytes and instructions, on any card, beside a dense model.
 
     python benchmarks/kernels/roofline.py [--device A6000] [--json FILE] [--page docs/performance.md]
 
-Prints the devices, every linear of three models as a ratio to the dense product, whole models, and how the answer moves
-with each assumption. `--json` writes all of it, `--page` renews the part of a page that this program writes. Nothing
-here is measured.
+Prints the devices, every linear of three models as a ratio to the dense product, whole models, and the effect of each
+assumption. `--json` writes all of it, `--page` renews the part of a page that this program writes. Nothing here is
+measured.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ RATIOS = (0.25, 0.35, 0.45)
 BATCH, PROMPT, GENERATED = 16, 128, 128
 # STOICC (a Triton fork), LLaMA-2-7B, batch 16, 128 + 128 tokens: measured by its authors
 PUBLISHED = {"A6000": (1.18, 1.27, 1.38), "A100-40": (1.07, 1.11, 1.16)}
-GOAL = (1.21, 1.33, 1.47)  # of LLaMA-2-7B on an A6000
+GOAL = (1.21, 1.33, 1.47)  # for LLaMA-2-7B on an A6000
 _BEGIN, _END = "<!-- roofline: begin -->", "<!-- roofline: end -->"
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
 _PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
 
-# What moves, and the assumptions in its place.
+# Name of a change, and the assumptions with it.
 SENSITIVITY: tuple[tuple[str, dict[str, Any]], ...] = (
     ("share of bandwidth .80 instead of .90", {"bandwidth": 0.80}),
     ("share of bandwidth .95", {"bandwidth": 0.95}),
@@ -79,13 +79,13 @@ SENSITIVITY: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown."""
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def device_table() -> str:
-    """The cards, and where the numbers are from."""
+    """The cards and the sources of their numbers."""
     header = ["device", "sm", "GB/s", "fp16 TFLOP/s", "by mma.sync", "SMs", "GHz", "L2 MB", "source"]
     return table(header, (_device_row(d) for d in DEVICES.values()))
 
@@ -96,7 +96,7 @@ def _device_row(d: Device) -> list[str]:
 
 
 def predictions(device: Device, tokens: Sequence[int] = TOKENS) -> list[tuple[str, int, list[Prediction]]]:
-    """(shape, tokens, one prediction a share) of every linear of the models, each shape once."""
+    """Shape, tokens and one prediction per share, for every linear of the models, each shape once."""
     shapes = dict.fromkeys(shape for found in SHAPES.values() for shape in found)
     return [
         (f"{n}×{k}", m, [predict(device, linear(n, k, share), m) for share in SHARES])
@@ -106,7 +106,7 @@ def predictions(device: Device, tokens: Sequence[int] = TOKENS) -> list[tuple[st
 
 
 def linear_table(device: Device, tokens: Sequence[int] = TOKENS) -> str:
-    """Dense over hybrid time of every linear."""
+    """Dense time over hybrid time of every linear."""
     header = ["shape", "tokens", "dense µs", *(f"p = {share:g}" for share in SHARES), "limit at .9"]
     header += ["kernel at .9", "bound at .9", "taken"]
     return table(header, (_linear_row(*found) for found in predictions(device, tokens)))
@@ -187,7 +187,7 @@ def report(device: Device) -> str:
 
 
 def markdown() -> str:
-    """What docs/performance.md shows of it."""
+    """The part that docs/performance.md shows."""
     made_by = json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["nvcc"]
     devices = [DEVICES[name] for name in _PAGE_DEVICES]
     parts = [
@@ -213,7 +213,7 @@ def _page_linears(device: Device) -> str:
 
 
 def renew(page: str) -> str:
-    """The page with the part between the two marks written anew. ValueError when a mark is missing."""
+    """The page with the part between its two marks replaced. Raises ValueError when a mark is missing."""
     before, begin, rest = page.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
@@ -247,7 +247,7 @@ def _as_json(device: Device) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print, and write what is asked for."""
+    """Print the tables, and write the files asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

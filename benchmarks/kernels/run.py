@@ -1,10 +1,10 @@
-"""The hybrid kernel on the GPU that is here: right first, then beside cuBLAS and cuSPARSELt, in one run.
+"""Checks the hybrid kernel on this machine's GPU, then times it beside cuBLAS and cuSPARSELt.
 
     python benchmarks/kernels/run.py [--out performance.json] [--minutes 8]
 
 Needs nvcc, PyTorch with CUDA and numpy. Builds the kernels as a shared library, checks every configuration against
 float64, then times hybrid weights of several shares of 2:4 slabs, cuBLAS on the dense weight, and cuSPARSELt where
-PyTorch has it; then gated products and products with a residual, beside the kernels that a dense path takes for them.
+PyTorch has it; then gated products and products with a residual, beside the several kernels of a dense model.
 Weights rotate through more memory than L2 holds; a time is the median of CUDA-graph replays. Prints tables of ratios
 and writes everything as JSON. Exit code 1 when a check fails.
 """
@@ -30,14 +30,14 @@ from kernels import Device, Kernels, build_library
 from problems import SHAPES, TOKENS
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
-AFTER_SHARES, AFTER_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # of the products with something after them
-_AFTER_SECONDS = 60  # of the time given, for those
+AFTER_SHARES, AFTER_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
+_AFTER_SECONDS = 60  # seconds of the given time that those get
 _REPLAYS, _LAUNCHES = 7, 24
 _COPY_BYTES, _SQUARE = 1 << 30, 8192
 
 
 class Gpu:
-    """What of the device the benchmark needs to know; the two rates are measured, not taken from a data sheet."""
+    """Properties of the device. Both rates are measured, not taken from a data sheet."""
 
     def __init__(self) -> None:
         found = torch.cuda.get_device_properties(0)
@@ -51,18 +51,18 @@ class Gpu:
         self.flops = 2 * _SQUARE**3 / time_of([lambda _: torch.mm(a, b, out=out)], 4)
 
     def copies(self, shape: tuple[int, int]) -> int:
-        """Weights of that shape that it takes to fill L2 twice, and one more."""
+        """Number of weights of that shape that fill L2 twice, and one more."""
         return 1 + -(-2 * self.l2 // (2 * shape[0] * shape[1]))
 
     def limit(self, tokens: int, shape: tuple[int, int], weight_bytes: int, share: float) -> float:
-        """Seconds below which no kernel can be: bytes over bandwidth, products over the tensor cores' rate."""
+        """Lower bound of any kernel's seconds: bytes over bandwidth, products over the tensor cores' rate."""
         n, k = shape
         moved = weight_bytes + 2 * tokens * (k + n)
         return max(moved / self.bandwidth, 2 * tokens * n * k * (1 - share / 2) / self.flops)
 
 
 def time_of(calls: Sequence[Call], launches: int = _LAUNCHES) -> float:
-    """Median seconds of one call, over replays of a CUDA graph of `launches` that walks through the copies."""
+    """Median seconds of one call, over replays of a CUDA graph of `launches` calls that walks through the copies."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for i in range(3):
@@ -85,7 +85,7 @@ def time_of(calls: Sequence[Call], launches: int = _LAUNCHES) -> float:
 
 
 def measure(kernels: Kernels, gpu: Gpu, device: Device, deadline: float) -> Iterator[dict[str, Any]]:
-    """Rows of the table, until time is up: shape, tokens, seconds of cuBLAS, cuSPARSELt and of each share."""
+    """Yield rows of the table until time is up: shape, tokens, seconds of cuBLAS, cuSPARSELt and each share."""
     for shape in _shapes():
         copies = gpu.copies(shape)
         dense = [torch.randn(shape, dtype=torch.float16, device="cuda") for _ in range(copies)]
@@ -112,8 +112,10 @@ def measure(kernels: Kernels, gpu: Gpu, device: Device, deadline: float) -> Iter
 
 
 def measure_after(kernels: Kernels, gpu: Gpu, device: Device, deadline: float) -> Iterator[dict[str, Any]]:
-    """The same of products with something after them, one kernel here: SiLU(gate)·up of weights that widen, a residual
-    for the others. Dense: cuBLAS for gate and up at once and PyTorch's two kernels after it; cuBLAS with beta = 1.
+    """Yield rows of products with an epilogue, which the hybrid kernel computes in one launch.
+
+    Weights that widen compute SiLU(gate)·up, others add a residual. The dense model takes cuBLAS for gate and up at
+    once and two kernels of PyTorch after it; for a residual it takes cuBLAS with beta = 1.
     """
     for shape in _shapes():
         gated = shape[0] > shape[1]
@@ -167,7 +169,7 @@ def _panel_rows(shape: tuple[int, int]) -> int:
 
 
 def _semi_structured(weight: torch.Tensor) -> torch.Tensor | None:
-    """The weight for cuSPARSELt, pruned 2:4 at fixed places; None where PyTorch has no such kernel."""
+    """The weight for cuSPARSELt, pruned 2:4 at fixed places; None when PyTorch lacks the kernel."""
     pruned = weight * torch.tensor([1, 1, 0, 0], device="cuda").half().tile(weight.shape[1] // 4)
     try:
         return torch.sparse.to_sparse_semi_structured(pruned)
@@ -177,7 +179,7 @@ def _semi_structured(weight: torch.Tensor) -> torch.Tensor | None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Ratios to cuBLAS in Markdown, and what share of the limit 90 % of 2:4 slabs reach."""
+    """Speed-ups over cuBLAS in Markdown, and the share of the limit that 90 % of 2:4 slabs reach."""
     header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES), "cuSPARSELt", "of the limit at .9"]
     header += ["dense path at .9"] * any("dense path" in row for row in rows)
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
@@ -193,7 +195,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def table_after(rows: Sequence[dict[str, Any]]) -> str:
-    """Ratios of the dense path to the one kernel that does it all, in Markdown."""
+    """Speed-ups of the one hybrid kernel over the dense model's kernels, in Markdown."""
     header = ["shape", "tokens", "after the product", *(f"p = {share:g}" for share in AFTER_SHARES)]
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
     for row in rows:
@@ -204,7 +206,7 @@ def table_after(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check, measure, print and write."""
+    """Check, measure, print and write; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

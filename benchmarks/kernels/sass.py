@@ -1,9 +1,9 @@
-"""What a slab costs in instructions, counted in the machine code of the kernels, into sass.json.
+"""Counts the instructions that a slab costs in the kernels' machine code, and writes them to sass.json.
 
     python benchmarks/kernels/sass.py [--out plugins/kernels/sass.json]
 
-Needs nvcc and cuobjdump. A warp's way through one slab is the shortest way through the loop that multiplies it on which
-a slab of the same kind is requested by 16-byte copies and the place of the one after it is read.
+Needs nvcc and cuobjdump. The instructions of one slab are the shortest path through the loop that multiplies it which
+requests a slab of that kind by 16-byte copies and reads the place of the next slab.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from patch_compile.plan.roofline.schedule import CONFIGS, Config
 __all__ = ["JSON", "KINDS", "count_slab", "loop_of", "sass_counts"]
 
 JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
-# The instruction that multiplies a slab of a kind: m16n8k16 dense, m16n8k32 with 2:4 operand A.
+# Instruction that multiplies a slab, by kind: m16n8k16 dense, m16n8k32 with 2:4 operand A.
 KINDS = {"dense": "HMMA.16816", "sparse": "HMMA.SP.16832"}
-_COUNTED = ("HMMA.SP", "HMMA", "LDSM", "LDS.128", "LDS", "LDGSTS")  # the first that fits
+_COUNTED = ("HMMA.SP", "HMMA", "LDSM", "LDS.128", "LDS", "LDGSTS")  # the first match counts
 _LEAVES = ("EXIT", "RET")
 
 
@@ -47,7 +47,7 @@ def _class_of(i: Instruction) -> str:
 
 
 def _copies(config: Config, kind: str) -> int:
-    """cp.async of 16 bytes a thread issues for a slab; the metadata are one more, of some threads."""
+    """Number of 16-byte cp.async that a thread issues for a slab. Some threads issue one more for the metadata."""
     threads = 32 * config.warps
     weights = config.dense_bytes if kind == "dense" else config.dense_bytes // 2
     return (weights + config.x_bytes) // (16 * threads) + (kind == "sparse")
@@ -67,18 +67,18 @@ def loop_of(code: Sequence[Instruction], multiply: str) -> Sequence[Instruction]
 
 
 def _shortest_way(loop: Sequence[Instruction], copies: int) -> list[Instruction]:
-    """From the loop's first instruction to its last, over `copies` 16-byte LDGSTS, no other, and a read of the index.
+    """Shortest path from the loop's first to its last instruction with `copies` 16-byte LDGSTS, no other, and an index read.
 
-    Branches back (loops over tiles that hold no slab) are never taken, so addresses order the search.
+    Branches back (loops over tiles without a slab) are never taken, so addresses order the search.
     """
     at = {i.address: n for n, i in enumerate(loop)}
-    # (LDGSTS so far, index read) -> the shortest way there, for every instruction
+    # per instruction: (LDGSTS so far, index read) -> shortest path to it
     ways: list[dict[tuple[int, bool], list[int]]] = [{} for _ in loop]
     ways[0] = {(0, False): []}
     for n, i in enumerate(loop):
         copy = i.opcode.startswith("LDGSTS")
         if copy and not i.opcode.endswith(".128"):
-            continue  # X by 8 bytes
+            continue  # a copy of X by 8 bytes
         for (copied, read), way in ways[n].items():
             state = (copied + copy, read or i.opcode.startswith("LDG."))
             for follower in _followers(loop, at, n):

@@ -1,4 +1,4 @@
-"""One cell of the quality benchmark, in a process of its own so that its peak memory is its own.
+"""Runs one cell of the quality benchmark in a process of its own, so that its peak memory can be measured.
 
 python -m benchmarks.quality.child SPEC_JSON OUT_FILE
 """
@@ -28,12 +28,11 @@ _MASKS, _SOLVED = "masks.safetensors", "solved"
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:
-    """Learn and measure: reached ratio, perplexity, seconds of learning, peak memory while learning, and
-    the records of mask training and of repair.
+    """Learn, and measure ratio, perplexity, seconds and peak memory; returns them with the records of training and repair.
 
     spec: model, recipe (settings of `LearnRecipe`), baseline or None, scratch, eval, eval_windows, eval_length; keep:
-    a folder to leave masks and solved weights in; prior: one that an earlier run left, of which only the repair is
-    done here: it ends where the whole would have ended.
+    folder that receives masks and solved weights; prior: such a folder of an earlier run, from which only the repair is
+    done. The result equals that of a whole run.
     """
     recipe, scratch = LearnRecipe.checked(**spec["recipe"]), Path(spec["scratch"])
     checkpoint = Checkpoint.open(spec["model"])
@@ -76,7 +75,7 @@ def _keep(learned: Learned, folder: Path) -> None:
 
 
 def _repaired(task: Task, prior: Path) -> Learned:
-    """What `learn_task` does after solving."""
+    """Repair from masks and solved weights, as `learn_task` does after solving."""
     masks, solved = MaskSet.load(prior / _MASKS), WeightStore(prior / _SOLVED)
     store = WeightStore(task.scratch / "repaired", below=solved)
     masks.record.repair = repair(task.of(task.checkpoint.with_weights(solved)), masks, store)
@@ -84,7 +83,7 @@ def _repaired(task: Task, prior: Path) -> Learned:
 
 
 def peak_gib() -> float:
-    """Peak resident memory of this process in GiB. `ru_maxrss` would count the parent's pages at the fork as well."""
+    """Peak resident memory of this process in GiB. `ru_maxrss` would also count the parent's pages at the fork."""
     status = Path("/proc/self/status")
     if status.is_file():
         kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))

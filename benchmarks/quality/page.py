@@ -1,4 +1,4 @@
-"""The page of the quality benchmark: tables of rows that `benchmarks.quality.run` measured, in Markdown."""
+"""Writes the page of the quality benchmark: tables in Markdown of the rows that `benchmarks.quality.run` measured."""
 
 import argparse
 import importlib.metadata
@@ -81,7 +81,7 @@ def _heading(rows: Sequence[Row], asked: argparse.Namespace, machines: Mapping[s
 
 
 def _command(asked: argparse.Namespace) -> str:
-    """What measures all rows: as it was given but for `--only`, with the names of files and no folders."""
+    """The command that measures all rows: without `--only`, and with file names instead of paths."""
     words = ["python -m benchmarks.quality.run", asked.model.resolve().name, "--calib", asked.calib.name]
     words += ["--eval", asked.evaluation.name, *(f"--tile {tile}" for tile in asked.tile)]
     for name in ("windows", "length", "eval_windows", "eval_length", "seeds"):
@@ -99,7 +99,7 @@ def _perplexities(rows: Sequence[Row]) -> str:
 
 
 def _machines(rows: Sequence[Row]) -> dict[str, str]:
-    """A letter for each machine, "" where there is but one."""
+    """A letter for each machine, or "" when there is only one."""
     found = list(dict.fromkeys(row["machine"] for row in rows))
     return {name: chr(ord("a") + i) if len(found) > 1 else "" for i, name in enumerate(found)}
 
@@ -130,7 +130,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _table(rows: Sequence[Row], cell: Any) -> str:
-    """Methods down, ratios across; what has a ratio of its own is in the first column."""
+    """A table with a row per method and a column per ratio; methods with a ratio of their own fill the first column."""
     ratios = sorted({row["ratio"] for row in rows if row["ratio"] is not None}, reverse=True)
     lines = [_line(["", _OWN, *(f"{ratio:.2f}" for ratio in ratios)]), _line(["---"] * (2 + len(ratios)))]
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -143,7 +143,7 @@ def _table(rows: Sequence[Row], cell: Any) -> str:
 
 
 def _gains(rows: Sequence[Row]) -> str:
-    """Points of perplexity that a minute of training gains over the prior."""
+    """Table of the perplexity that training gains over its prior, per minute."""
     first = [row for row in rows if row["seed"] == 0]
     priors = {(row["ratio"], row["method"]): row for row in first if row["method"].startswith(_PRIOR)}
     lines = []
@@ -185,7 +185,7 @@ def _best(rows: Sequence[Row]) -> str:
 
 
 def _ranked(row: Row) -> bool:
-    """Whether its perplexity may be held against the others'."""
+    """True when the row's perplexity may be compared with others'."""
     return "not deployable" not in row["method"] and not (row.get("repair") or {}).get("label_weight")
 
 

@@ -1,10 +1,10 @@
-"""Quality of every method at every ratio: perplexity, seconds and peak memory, each run in a process of its own.
+"""Measures every method at every ratio: perplexity, seconds and peak memory, each run in a process of its own.
 
     python -m benchmarks.quality.run MODEL_DIR --calib TEXT --eval TEXT [--tile 64x64 --tile 128x128] [--seeds 3]
 
-Finished rows are kept in a JSON file beside the page (`--state`), keyed by everything that decides them but the
-program's version, so that an interrupted sweep goes on where it stopped; `--fresh` measures them again. The whole
-table is printed and written to docs/quality.md. `--only 'oneshot*'` measures some rows only.
+Finished rows are kept in a JSON file beside the page (`--state`), keyed by everything that decides them except the
+program's version, so that an interrupted sweep can continue; `--fresh` measures them again. The whole table is printed
+and written to docs/quality.md. `--only 'oneshot*'` measures only matching rows.
 """
 
 import argparse
@@ -28,20 +28,20 @@ RATIOS = (0.45, 0.35, 0.25)
 _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"
 OWN_TEXT = "oneshot, no repair, self-written text"
-PERMUTED = ", permuted"  # at the end of a row's name
-_PATCH_STEPS = 60  # with its prior and its solves half an hour on 2 cores
+PERMUTED = ", permuted"  # suffix of a row's name
+_PATCH_STEPS = 60  # half an hour on 2 cores, prior and solves included
 PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
 _LABELS = {"label_weight": 0.25}
-_ONE_RATIO = 0.35  # of rows that one ratio says enough about
-_ROW = "row.json"  # beside the masks and weights that it left
-_SPARE_MINUTES = 0.4  # of a run with a limit: its repair starts and ends outside the minutes it is given
+_ONE_RATIO = 0.35  # ratio of rows that are measured at one ratio only
+_ROW = "row.json"  # lies beside the masks and weights of the row
+_SPARE_MINUTES = 0.4  # a repair's start and end, which do not count as its minutes
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell of the table. ratio: of the column, None for a row that has its own; settings: of `LearnRecipe`;
-    total: minutes that learning may take in all, repair included; tiled: it depends on the tile size, and is measured
-    for each; spread: it is measured for every seed, at the first tile size.
+    """One cell of the table. ratio: the column, None for a row with a ratio of its own; settings: for `LearnRecipe`;
+    total: minutes that learning may take in all, repair included; tiled: measured for every tile size; spread:
+    measured for every seed, at the first tile size.
     """
 
     method: str
@@ -54,17 +54,17 @@ class Entry:
 
     @property
     def repairs(self) -> bool:
-        """Whether it goes on from the masks and weights of the row without repair."""
+        """True when the entry continues from the masks and weights of the row without repair."""
         return self.settings.get("repair") == "distill"
 
     @property
     def trains(self) -> bool:
-        """Whether the row without repair is measured with it, to compare: training begins with its masks."""
+        """True when training begins with the masks of the row without repair, which is then measured too."""
         return self.repairs or self.method == PATCH
 
 
 def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)) -> list[Entry]:
-    """All cells of one tile size, in the order they are measured: what is asked for most comes first."""
+    """All cells of one tile size in the order of measuring; those asked for most come first."""
     found = [
         Entry("dense", None, baseline=Baseline.DENSE),
         Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}, spread=True),
@@ -104,7 +104,7 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
 
 
 class State:
-    """Finished rows in a JSON file, written whole after each."""
+    """Finished rows in a JSON file, which is rewritten after each row."""
 
     def __init__(self, path: Path, fresh: bool = False) -> None:
         self.path = path
@@ -113,7 +113,7 @@ class State:
             self.rows = json.loads(path.read_text(encoding="utf-8"))
 
     def put(self, key: str, row: dict[str, Any]) -> None:
-        """Keep a finished row, beside those that another process has put there meanwhile."""
+        """Keep a finished row, beside those that another process has written meanwhile."""
         self.rows[key] = row
         kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
         part = self.path.with_name(f".{self.path.name}.part")
@@ -123,14 +123,14 @@ class State:
 
 @dataclass(frozen=True)
 class Cell:
-    """An entry with all that decides its numbers, but for the program's version."""
+    """An entry with everything that decides its numbers except the program's version."""
 
     entry: Entry
     settings: Mapping[str, Any]
 
     @property
     def key(self) -> str:
-        """Under which its row is kept."""
+        """Key of the row in the state."""
         entry = self.entry
         decides = {
             "method": entry.method,
@@ -154,7 +154,7 @@ class Cell:
 
 
 def protocol(asked: argparse.Namespace) -> dict[str, Any]:
-    """What is the same for all rows of a page: texts and model by digest, windows and lengths."""
+    """Settings that all rows of a page share: digests of texts and model, windows and lengths."""
     about = {name: getattr(asked, name) for name in ("windows", "length", "eval_windows", "eval_length")}
     return about | {"files": [_digest(Path(path)) for path in (asked.model, asked.calib, asked.evaluation)]}
 
@@ -172,7 +172,7 @@ def cells(asked: argparse.Namespace) -> list[Cell]:
 
 
 def sweep(asked: argparse.Namespace, state: State) -> tuple[list[dict[str, Any]], list[str]]:
-    """Measure what `--only` wants and is not known yet; returns all known rows of the page, and what failed."""
+    """Measure the rows of `--only` that are not known; returns all known rows of the page, and the failures."""
     table, failed = cells(asked), []
     missing = [cell for cell in _wanted(table, asked.only) if cell.key not in state.rows]
     for number, cell in enumerate(missing, start=1):
@@ -187,18 +187,18 @@ def sweep(asked: argparse.Namespace, state: State) -> tuple[list[dict[str, Any]]
 
 
 class RunFailed(Exception):
-    """A run that ended without a row; its own message is on stderr."""
+    """A run that ended without a row. Its message is on stderr."""
 
 
 def _wanted(table: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
-    """Those of `--only`, with the ones that training starts from."""
+    """Cells of `--only`, and the cells that their training starts from."""
     picked = [cell for cell in table if any(fnmatchcase(cell.entry.method, glob) for glob in only)]
     needed = {cell.untrained().key for cell in picked if cell.entry.trains}
     return [cell for cell in table if cell in picked or cell.key in needed]
 
 
 def _digest(path: Path) -> str:
-    """Of a text's bytes, or of the names and sizes of a folder's files."""
+    """Digest of a text's bytes, or of the names and sizes of a folder's files."""
     if path.is_dir():
         files = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*"))
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
@@ -206,7 +206,7 @@ def _digest(path: Path) -> str:
 
 
 def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
-    """One cell in a process of its own."""
+    """Run one cell in a process of its own and return its row."""
     entry, settings = cell.entry, cell.settings
     recipe = {name: value for name, value in settings.items() if name in LearnRecipe.model_fields}
     recipe["tile"] = [int(side) for side in settings["tile"].split("x")]
@@ -228,7 +228,7 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
     measured = _measured(spec)
     if before is not None:
         measured["before"] = {name: before[name] for name in ("perplexity", "seconds")}
-        if entry.repairs:  # patch-joint makes its prior itself, so its own figures hold it
+        if entry.repairs:  # patch-joint computes its prior itself, so its figures include it
             measured["seconds"] = round(measured["seconds"] + before["seconds"], 1)
             measured["peak_gib"] = max(measured["peak_gib"], before["peak_gib"])
     about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}
@@ -240,9 +240,9 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
 
 
 def _measured(spec: dict[str, Any]) -> dict[str, Any]:
-    """Run the spec in a process, in a scratch folder that is empty before and gone after."""
+    """Run the spec in a process, with a scratch folder that is empty before and removed after."""
     folder = Path(spec["scratch"])
-    shutil.rmtree(folder, ignore_errors=True)  # a run that went on would be timed wrongly
+    shutil.rmtree(folder, ignore_errors=True)  # a resumed run would be timed wrongly
     folder.mkdir(parents=True)
     try:
         command = [
@@ -261,14 +261,14 @@ def _measured(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept(asked: argparse.Namespace, cell: Cell) -> Path:
-    """Where the masks and solved weights of a row without repair stay for the repairs that start from them."""
+    """Folder of the masks and solved weights of a row without repair, which repairs start from."""
     return Path(asked.scratch) / f"{cell.key}-solved"
 
 
 def _prior(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
-    """The row without repair whose masks and weights are there, measured again where they are gone.
+    """The row without repair whose masks and weights are kept; measured again when they are gone.
 
-    A finished row is not replaced by that: on another machine its time would be another's.
+    That does not replace a finished row, whose time may come from another machine.
     """
     kept = _kept(asked, cell) / _ROW
     if not kept.is_file():
@@ -280,7 +280,7 @@ def _prior(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any
 
 
 def _left_for_repair(total: float, used: float) -> float:
-    """Minutes of a limit that scoring and solving leave."""
+    """Minutes of a limit that remain after scoring and solving."""
     left = total - used - _SPARE_MINUTES
     if left <= 0:
         raise RunFailed(f"without repair it already took {used:.1f} minutes")
@@ -288,7 +288,7 @@ def _left_for_repair(total: float, used: float) -> float:
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -28,7 +28,7 @@ def test_it_compiles_builds_and_writes_the_page(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every figure is measured; a checkpoint this small is copied and packed in no time, which says nothing."""
+    """Every figure is measured, though a tiny checkpoint's figures mean nothing."""
     page, figures = tmp_path / "page.md", list[compile.Figure]()
     page.write_text(PAGE)
     original = compile.page_part
@@ -62,7 +62,7 @@ def test_limits_hold_from_both_sides() -> None:
 
 
 def test_memory_of_a_process_is_seen() -> None:
-    """300 MB that are written count as anonymous, and the output comes back whole."""
+    """300 MB of written memory count as anonymous, and the output comes back whole."""
     code = "import time; held = bytearray(b'x') * 300_000_000; time.sleep(1); print('y' * 200_000)"
     run = watched([sys.executable, "-c", code])
     assert 0.27 < run.peak_anonymous_gib <= run.peak_gib < 0.6

@@ -1,4 +1,4 @@
-"""Small ONNX files with PatchLinear nodes: real packing, the real function, and the shapes of a decoder or encoder."""
+"""Small ONNX files with PatchLinear nodes, made by the real packing and function, shaped as decoders and encoders."""
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +29,7 @@ def write_chain(
     external=False,
     as_plugin=True,
 ):
-    """x [batch, sequence, K] through one PatchLinear for each share of sparse tiles, then a plain MatMul."""
+    """Write x [batch, sequence, K] through one PatchLinear per share of sparse tiles, then a plain MatMul."""
     initializers, nodes, last = [], [], "x"
     for i, share in enumerate(shares):
         tensors = packed_tensors(f"layers.{i}.proj", shape, share, dtype, seed=i)
@@ -50,7 +50,7 @@ def write_chain(
 
 
 def write_mlp(path, *, dtype="float16"):
-    """x [batch, sequence, K] through gate and up as one node and a down that adds x: two nodes, two epilogues."""
+    """Write an MLP: gate and up as one node, then a down that adds x [batch, sequence, K]; both have an epilogue."""
     gated, added = Epilogue(activation="silu", gated=True), Epilogue(residual=True)
     shape = (SIZE, SIZE)
     gate_up = packed_tensors("mlp.gate_proj+up_proj", shape, 0.5, dtype, seed=0, up_share=1.0)
@@ -67,7 +67,7 @@ def write_mlp(path, *, dtype="float16"):
 
 
 def write_decoder(path):
-    """A PatchLinear whose output joins a cache: input_ids-like x, attention_mask and one past key, as a decoder has."""
+    """Write a PatchLinear whose output joins a cache, with a decoder's inputs: x, attention_mask and one past key."""
     tensors = packed_tensors("proj", (SIZE, SIZE), 0.5, "float16", seed=3)
     half, whole = TensorProto.FLOAT16, TensorProto.INT64
     nodes = [
@@ -90,7 +90,7 @@ def write_decoder(path):
 
 
 def write_two_gemms(path):
-    """Two products of one input, concatenated: what TensorRT-RTX merges into one."""
+    """Write two concatenated products of one input, which TensorRT-RTX merges into one."""
     half = TensorProto.FLOAT16
     weights = [tensor(f"w{i}", random_weight((SIZE, SIZE), np.float16, i), half) for i in range(2)]
     nodes = [helper.make_node("MatMul", ["x", f"w{i}"], [f"part{i}"], f"gemm{i}") for i in range(2)]
@@ -101,7 +101,7 @@ def write_two_gemms(path):
 
 
 def packed_tensors(name, shape, share, dtype, seed, up_share=None):
-    """Of a linear, or of a gate and, with `up_share` of its tiles 2:4, an up."""
+    """Packed tensors of a linear, or of a gate and an up when `up_share`, the up's share of 2:4 tiles, is given."""
     parts = []
     for i, of_part in enumerate((share, up_share)):
         if of_part is not None:

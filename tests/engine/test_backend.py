@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def without_gpu(code):
-    """Run code where the driver, if there is one, shows no GPU."""
+    """Run code in a process to which a driver shows no GPU."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", code]
     return subprocess.run(
@@ -51,7 +51,7 @@ def test_onnx_builds_no_engine():
 
 
 def test_names_are_heavy_free():
-    """The command line imports these modules for its defaults: no TensorRT and no onnx until one is asked for."""
+    """The command line imports these modules for its defaults, so they import neither TensorRT nor onnx."""
     code = "import sys; import patch_compile.engine.backend, patch_compile.hardware.targets, patch_compile.engine.profiles"
     result = without_gpu(f"{code}; print([m for m in ('tensorrt_rtx', 'onnx', 'torch') if m in sys.modules])")
     assert result.stdout == "[]\n", result.stderr
@@ -59,7 +59,7 @@ def test_names_are_heavy_free():
 
 @pytest.mark.rtx
 def test_the_module_has_what_its_type_says():
-    """Types are those of full TensorRT's stubs; the constructors and enums they are given to are there in RTX too."""
+    """Types come from full TensorRT's stubs; RTX has the same constructors and enums."""
     trt = load_backend("tensorrt-rtx").trt
     names = {*TensorRtApi.__annotations__, "get_plugin_registry"}
     assert len(names) > 10 and not [name for name in names if not hasattr(trt, name)]

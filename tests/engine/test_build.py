@@ -100,7 +100,7 @@ def test_decoder_gets_every_linear_in_both_profiles(tmp_path, build, out):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_nodes_with_epilogues(tmp_path, build, out, dtype):
-    """The name of a gated node holds a "+", with which the library joins the names of what it merged itself."""
+    """A gated node's name contains "+", the sign with which TensorRT joins the names of layers that it merges."""
     report = build(graphs.write_mlp(tmp_path / "mlp.onnx", dtype=dtype))
     assert report.patch_linears == 2
     (program,) = read_programs(out)
@@ -134,7 +134,7 @@ class TestSelfCheck:
         assert_nothing_left(out)
 
     def test_refuses_a_linear_that_became_a_dense_product(self, tmp_path, build, out):
-        """Without `plugin_namespace` the parser inlines the function, and the weights end up dense."""
+        """Without `plugin_namespace` the parser inlines the function, and the weights become dense."""
         path = graphs.write_chain(tmp_path / "m.onnx", as_plugin=False)
         with pytest.raises(PlanMismatchError, match=r"'layers\.0\.proj' 0 times"):
             build(path)
@@ -209,7 +209,7 @@ class TestFailures:
         path = graphs.write_chain(tmp_path / "m.onnx")
         model = onnx.load(path)
         attributes = {attribute.name: attribute for attribute in model.graph.node[1].attribute}
-        attributes["in_features"].name = "in_feature"  # the plugin then lacks it
+        attributes["in_features"].name = "in_feature"  # the plugin then lacks the attribute
         onnx.save(model, path)
         with pytest.raises(PatchCompileError, match=r"layers\.1\.proj"):
             build(path)
@@ -259,7 +259,7 @@ class TestFailures:
             build(chain, plugin=other)
 
     def test_full_disk(self, chain, rtx, plugin, tmp_path, monkeypatch):
-        """/dev/full takes no byte: what the writer gets is what a full disk gives."""
+        """/dev/full fails every write as a full disk does."""
         from patch_compile.engine import build as stage
 
         out = tmp_path / "engine" / "model.engine"
@@ -310,7 +310,7 @@ def fresh_process(body, *arguments, **environment):
 
 
 class TestFreshProcess:
-    """The process must end by its own will: an abort of the library can't be caught."""
+    """The process must end by itself, because an abort of the library can't be caught."""
 
     def test_plugin_meets_the_parser_without_a_compiler(self, chain, out, plugin):
         process = fresh_process(
@@ -321,7 +321,7 @@ class TestFreshProcess:
 
     @pytest.mark.parametrize("what", ["text", "library"])
     def test_plugin_that_only_looks_like_one(self, tmp_path, chain, out, what):
-        """Both carry the identity string; one can't be loaded, the other lacks the entry points."""
+        """Both files carry the identity string; one can't be loaded, the other lacks the entry points."""
         identity = b"patch-linear-plugin version=1 backend=tensorrt-rtx cuda=13.0 archs=800 headers=10.14\0"
         library = b"no library" if what == "text" else name_only_library("fake.so", "libc.so.6", 62)
         fake = tmp_path / "fake.so"
@@ -353,7 +353,7 @@ class TestFreshProcess:
         assert process.stdout.readline() == "building\n"
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
-        # Steps, not seconds: how long one takes is the machine's affair. A whole build reports dozens.
+        # Steps are counted, not seconds, which depend on the machine. A whole build reports dozens of steps.
         assert stdout.count("building") <= 10
         assert stderr.rstrip().endswith("KeyboardInterrupt")
         assert process.returncode in (-signal.SIGINT, 130)

@@ -1,4 +1,4 @@
-"""The check on programs spelled out here; tests of engines that were really built are in test_build.py."""
+"""The check, on programs written here. test_build.py checks engines that were really built."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The plugin is told of a wheel's cuBLASLt."""
+"""Passes the path of a wheel's cuBLASLt to the plugin."""
 
 import sys
 

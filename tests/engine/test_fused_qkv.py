@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds q, k and v that share a node, and no kernel is added for what cuts them apart."""
+"""TensorRT-RTX builds q, k and v that share a node, and adds no kernel for the split into three."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ from tests.mosaics import random_mask
 pytestmark = pytest.mark.rtx
 LAYERS = 2
 KERNELS = ("function", "runtime_function", "fully_connected")
-# k and v are no whole panels: their rows are padded, and the padding is cut off.
+# k and v are not whole panels, so their rows are padded, and the padding is cut off.
 SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 1, "num_hidden_layers": LAYERS}
 
 

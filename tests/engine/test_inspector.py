@@ -1,4 +1,4 @@
-"""The JSON as NVIDIA documents it; the run against a real engine needs the GPU that built it."""
+"""The inspector's JSON as NVIDIA documents it. A real engine can only be inspected on the GPU that built it."""
 
 import pytest
 

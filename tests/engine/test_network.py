@@ -15,7 +15,7 @@ CHOSE = "(Sparsity) Chose 1 layer(s) using sparse tactics: gemm1"
 @pytest.mark.rtx
 @pytest.mark.parametrize("severity", ["VERBOSE", "INFO"])
 def test_what_is_logged_about_sparsity_is_returned(tmp_path, rtx, severity):
-    """RTX logs nothing of the kind: the lines of full TensorRT come through the same logger, while it builds."""
+    """RTX logs no such lines, so full TensorRT's lines are sent through the same logger during a build."""
     path = graphs.write_two_gemms(tmp_path / "m.onnx")
     job = BuildJob(rtx, path, parse_targets("sm86"), profiles_from_onnx(path), None)
     level = getattr(rtx.trt.ILogger.Severity, severity)
@@ -30,4 +30,4 @@ def test_what_is_logged_about_sparsity_is_returned(tmp_path, rtx, severity):
     assert write_engine(job, engine, progress, Cancellation()) == (FOUND, CHOSE)
     assert engine.tell() > 0
     assert write_engine(job, io.BytesIO(), None, Cancellation()) == ()
-    rtx.logger.log(level, FOUND)  # nobody listens between builds
+    rtx.logger.log(level, FOUND)  # lines between builds are not kept

@@ -1,4 +1,4 @@
-"""Options of the builder: those of TensorRT-RTX on the real one, refusals, and the calls that full TensorRT gets."""
+"""Options of the builder: TensorRT-RTX's with the real library, refusals, and the calls made to full TensorRT."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from tests.engine import graphs
 @pytest.mark.rtx
 @pytest.mark.parametrize("option", ["weight_streaming", "version_compatible"])
 def test_rtx_builds_with_what_it_has(tmp_path: Path, rtx: Any, plugin: Path, option: str) -> None:
-    """The flag reaches the builder: two builds are the same to the byte, one with the flag is another."""
+    """The flag reaches the builder: builds with equal flags are equal to the byte, and another flag changes them."""
     chain = graphs.write_chain(tmp_path / "chain.onnx")
     engines = []
     for number, options in enumerate((EngineOptions(), EngineOptions(), EngineOptions(**{option: True}))):
@@ -65,7 +65,7 @@ def test_a_build_is_refused_before_anything_is_learned(settings: dict[str, Any],
 
 
 class _Config:
-    """The part of IBuilderConfig that keeps timings; its cache takes what begins as its own do."""
+    """The part of IBuilderConfig that keeps timings; its cache accepts data with the prefix of its own."""
 
     def create_timing_cache(self, known: bytes) -> bytes:
         return known
@@ -80,7 +80,7 @@ class _Config:
 
 
 def test_a_timing_cache_is_read_and_written(tmp_path: Path) -> None:
-    """The order of calls alone: nothing here is TensorRT's."""
+    """Only the order of calls is tested; TensorRT is not involved."""
     backend: Any = SimpleNamespace(trt=None, name="tensorrt", version="11")
     file = tmp_path / "folder" / "timings"
     options, config = EngineOptions(timing_cache=file), _Config()

@@ -54,7 +54,7 @@ def test_a_program_for_each_profile(tmp_path):
 
 
 def test_a_layer_made_late_has_the_profile_of_its_inputs():
-    """As RTX 1.7.1 writes a 1×1 convolution that it computes as a product, in the second profile."""
+    """RTX 1.7.1 writes a 1×1 convolution that it computes as a product like this, in the second profile."""
     inputs = ("__mye433592dconst", "__mye33622o_proj/split/0/sparse [profile 1]_alpha")
     layer = PlanLayer.named(
         "fully_connected", "__mye422491", inputs, "[ONNX Layer: o_proj/split/0/sparse]__gemm_from_conv1x1"

@@ -1,4 +1,4 @@
-"""On lines as TensorRT writes them; it has not been run here."""
+"""Lines as TensorRT writes them. TensorRT has not been run here."""
 
 import pytest
 

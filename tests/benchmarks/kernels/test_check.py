@@ -1,4 +1,4 @@
-"""What the GPU benchmark gives the kernels, given to the kernels on the CPU: its check passes, and can fail."""
+"""The GPU benchmark's check runs on the CPU's kernels; it passes, and it can fail."""
 
 import ctypes
 import importlib
@@ -19,7 +19,7 @@ DEVICE = Device(3, 227 << 10, 1 << 20, 100, 1024)
 
 
 class KernelsOnTheCpu:
-    """`bench.kernels.Kernels` on host fibers, which check every access against the sizes that follow from arguments."""
+    """`Kernels` of the benchmark on host fibers, which check every access against sizes computed from the arguments."""
 
     counter_bytes = 4 * 64
 
@@ -29,7 +29,7 @@ class KernelsOnTheCpu:
     def configs(self):
         about = self._kernel.configs()
         found = [bench_kernels.Config(n, c.panel_rows, c.gated, c.shared_bytes) for n, c in about.items()]
-        # Those left out ask for more than any device has.
+        # Excluded configurations ask for more shared memory than any device has.
         return [c if c.name in self._only else c._replace(shared_bytes=1 << 30) for c in found]
 
     def schedule(self, problem, device, config=-1):
@@ -55,14 +55,14 @@ class KernelsOnTheCpu:
 
 
 def test_right_kernels_pass(kernel):
-    """Of the two kinds of kernel, one gated; other tests run all configurations."""
+    """Both kinds of kernel and a gated one run here; other tests run all configurations."""
     kernels = KernelsOnTheCpu(kernel, "gated-decode-64", "prefill-128")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 7, 17)) == []
-    assert kernels.launches == 2 * 3 * 12 * 2  # twice for each number of tokens
+    assert kernels.launches == 2 * 3 * 12 * 2  # two launches for each number of tokens
 
 
 class DensePathOnTheCpu(KernelsOnTheCpu):
-    """Without a kernel: the check is of the dense path alone."""
+    """Only the dense path, without a hybrid kernel."""
 
     def __init__(self, kernel, plugin):
         super().__init__(kernel)
@@ -74,7 +74,7 @@ class DensePathOnTheCpu(KernelsOnTheCpu):
             aligned = -(-workspace // 256) * 256
             self._plugin.dense_path(problem, scalar, arguments, aligned)
 
-        # Room to begin at a multiple of 256, as device memory does.
+        # Extra bytes let tensors begin at a multiple of 256, as in device memory.
         return SimpleNamespace(bytes=self._plugin.dense_path_bytes(problem, epilogue) + 256, run=run)
 
 
@@ -92,7 +92,7 @@ def test_the_dense_path_is_checked_where_there_is_one(kernel, library_cache, tmp
 
 
 def test_a_wrong_answer_is_said(kernel, monkeypatch):
-    """SiLU taken for the tanh GELU."""
+    """The broken kernels compute SiLU for the tanh GELU."""
     hybrid = importlib.import_module("hybrid")
     monkeypatch.setattr(hybrid, "ACTIVATIONS", ("", "gelu", "silu", "gelu_tanh"))
     found = bench_check.check(KernelsOnTheCpu(kernel, "decode-64"), DEVICE, "cpu", tokens=(5, 7, 17))

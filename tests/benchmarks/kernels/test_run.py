@@ -1,4 +1,4 @@
-"""The GPU benchmark, as far as it goes without a GPU: its library, the problems it makes up, its table."""
+"""Parts of the GPU benchmark that need no GPU: its library, its random problems, its table."""
 
 import importlib
 import subprocess
@@ -34,7 +34,7 @@ def test_a_random_layout_holds_every_slab_once(shape, rows, share):
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 def test_random_metadata_is_what_the_instruction_takes(kernel):
-    """The emulated mma.sp refuses an unordered pair."""
+    """The emulated mma.sp refuses an unordered pair of positions."""
     layout = problems.random_layout((130, 200), 64, 1.0)
     rng = np.random.default_rng(0)
     values = [rng.standard_normal((n, 64 * width)).astype(np.float16).view(np.uint16)

@@ -35,7 +35,7 @@ SMALL = ["--tile", "16x16", "--windows", "6", "--length", "16", "--eval-windows"
 
 @pytest.fixture
 def command(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> list[str]:
-    """A command line on a tiny model; the two texts are one."""
+    """A command line on a tiny model, with one text for both purposes."""
     out = ["--out", str(tmp_path / "page.md"), "--scratch", str(tmp_path / "runs")]
     return [str(make_model()), "--calib", str(text_file), "--eval", str(text_file), *SMALL, *out]
 
@@ -124,7 +124,9 @@ def test_a_key_holds_all_that_decides_a_row(command: list[str], tmp_path: Path) 
     assert len(keys) == len(entries())
     for more in (["--windows", "7"], ["--eval-length", "16"], ["--tile", "8x8"]):
         others = [cell.key for cell in cells(arguments([*command, *more]))]
-        assert not keys & set(others[len(keys) if more[0] == "--tile" else 0 :])  # the first tile size stays
+        assert not keys & set(
+            others[len(keys) if more[0] == "--tile" else 0 :]
+        )  # the first tile size is unchanged
     Path(command[2]).write_text("the cat sat " * 100)
     assert not keys & {cell.key for cell in cells(arguments(command))}
 
@@ -162,7 +164,7 @@ def test_a_limited_run_is_given_what_the_run_without_repair_left(
 def test_a_finished_row_stays_when_a_repair_needs_its_weights_again(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another machine's time would be put in its place; what the repair began with is in the repair's own row."""
+    """The new time may come from another machine. The repair's own row records the row it began with."""
     asked = arguments([*command, "--only", "oneshot, 8*", "--total", "8"])
     values = iter(range(10, 100))
 
@@ -190,7 +192,7 @@ def test_a_finished_row_stays_when_a_repair_needs_its_weights_again(
 def test_trained_masks_stand_beside_the_row_they_began_from(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It makes its prior itself, so its seconds are its own, and its gain is what lies beyond the prior's."""
+    """patch-joint computes its prior itself: its seconds include the prior, its gain only the seconds beyond it."""
     asked = arguments([*command, "--only", "patch*"])
     specs = []
 
@@ -258,7 +260,7 @@ def test_a_run_reports_what_repair_did(command: list[str], tmp_path: Path) -> No
     found = run(spec | {"eval": command[4], "eval_windows": 2, "eval_length": 20})
     assert found["repair"]["steps"] == 2
     assert found["perplexity"] > 1.0
-    assert 0.0 < found["peak_gib"] <= peak_gib() + 0.005  # rounded to two digits
+    assert 0.0 < found["peak_gib"] <= peak_gib() + 0.005  # the peak is rounded to two digits
 
 
 def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
@@ -281,7 +283,7 @@ def test_the_page_has_every_number_where_it_belongs(command: list[str]) -> None:
     assert line(text, "oneshot, 8 min in all", 2) == [
         "oneshot, 8 min in all", "0.35", "41.00", "33.00", "", "", "6.0", "1.33",
     ]  # fmt: skip
-    assert text.count(f"| {OWN_TEXT} |") == 2  # perplexity and cost: nothing is trained
+    assert text.count(f"| {OWN_TEXT} |") == 2  # in the tables of perplexity and cost; nothing is trained
     assert text.count(f"| {NO_REPAIR + PERMUTED} |") == 2
     assert line(text, "oneshot, 8 min in all" + PERMUTED, 2) == [
         "oneshot, 8 min in all, permuted", "0.35", "40.50", "36.50", "", "", "4.0", "1.00",
