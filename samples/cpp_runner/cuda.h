@@ -1,4 +1,4 @@
-// The few things of the CUDA runtime that the runner owns.
+// RAII classes for memory, streams and events of the CUDA runtime.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -7,7 +7,7 @@
 
 namespace patch_runner {
 
-// Throws RunError that names `call` unless it succeeded.
+// Throws a RunError that names `call` unless `status` is success.
 void check(cudaError_t status, const char* call);
 
 struct DeviceFree {
@@ -19,7 +19,7 @@ struct PinnedFree {
 using DeviceBuffer = std::unique_ptr<void, DeviceFree>;
 template <class T>
 using PinnedBuffer =
-    std::unique_ptr<T[], PinnedFree>;  // copies from and to pageable memory are not asynchronous
+    std::unique_ptr<T[], PinnedFree>;  // pinned: copies from and to pageable memory are not asynchronous
 
 DeviceBuffer device_buffer(size_t bytes);
 PinnedBuffer<char> pinned_bytes(size_t bytes);
@@ -47,7 +47,7 @@ class Event {
   Event& operator=(const Event&) = delete;
 
   void record(cudaStream_t stream) const;
-  // Both have been reached.
+  // The stream must have reached both events.
   float milliseconds_since(const Event& earlier) const;
 
  private:

@@ -11,14 +11,14 @@ namespace {
 
 constexpr const char* kNames[] = {"int64", "fp16", "bf16", "fp32", "another type"};
 
-// Looks up tensors by name and collects what is wrong with them, so that one run tells everything.
+// Looks up tensors by name and collects all errors, so that one message reports them together.
 class Inspection {
  public:
   explicit Inspection(const EngineDescription& engine) {
     for (const Tensor& tensor : engine.tensors) tensors_[tensor.name] = &tensor;
   }
 
-  // Null when it is missing, or its direction, rank or type is another.
+  // Returns null if the tensor is missing or has another direction, rank or type.
   const Tensor* find(const std::string& name, bool is_input, size_t rank,
                      std::initializer_list<Element> allowed) {
     const auto found = tensors_.find(name);
@@ -69,14 +69,14 @@ void describe_part(Inspection* inspection, const std::string& part, DecoderIo* i
   const int64_t kv_heads = past->shape[1], head_dim = past->shape[3];
   if (kv_heads < 1 || head_dim < 1)
     inspection->fail("input " + past->name + " has no fixed number of heads or size of a head");
-  // An output's dimensions may be unknown to the builder; where they are known they are the input's.
+  // The builder may not know an output's dimensions.  Known ones must equal those of the input.
   else if ((present->shape[1] >= 0 && present->shape[1] != kv_heads) ||
            (present->shape[3] >= 0 && present->shape[3] != head_dim) || present->element != past->element)
     inspection->fail("output " + present->name + " differs from input " + past->name);
   io->cache.push_back({past->name, present->name, kv_heads, head_dim, past->element});
 }
 
-// The layers are counted by any of their four tensors: the missing ones of a layer are then named.
+// A layer counts if it has any of its four tensors, so that the error names the missing ones.
 void describe_cache(Inspection* inspection, DecoderIo* io) {
   for (int layer = 0;; ++layer) {
     const std::string key = std::to_string(layer) + ".key", value = std::to_string(layer) + ".value";
@@ -166,7 +166,7 @@ void check_request(const DecoderIo& io, const std::vector<std::vector<int64_t>>&
   check_range(0, prefill.past, "a prompt begins with 0 tokens in the cache", "a cache", kPrefill);
   if (new_tokens == 1) return;
 
-  // The last new token is not put into the cache: nothing reads it.
+  // The last new token is not fed back, so the cache need not hold it.
   const Limits& decode = io.limits[kDecode];
   const int64_t last = prompt + new_tokens - 2;
   const std::string room = counted(prompt, "prompt token") + " and " + counted(new_tokens, "new token") +

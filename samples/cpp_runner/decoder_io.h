@@ -1,4 +1,4 @@
-// What goes into a decoder's engine and comes out of it, without TensorRT's types.
+// Inputs, outputs and limits of a decoder's engine, without TensorRT's types.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -13,7 +13,7 @@ using Shape = std::vector<int64_t>;  // -1: any size
 enum class Element { kInt64, kHalf, kBFloat16, kFloat, kOther };
 size_t bytes_of(Element element);
 
-// Optimisation profiles by their number.
+// Optimisation profiles, by number.
 enum Phase { kPrefill = 0, kDecode = 1 };
 constexpr int kPhases = 2;
 const char* name_of(Phase phase);
@@ -27,7 +27,7 @@ struct Tensor {
   bool is_input;
   Element element;
   Shape shape;
-  std::array<ShapeRange, kPhases> range;  // of inputs, by profile
+  std::array<ShapeRange, kPhases> range;  // allowed shapes of an input, by profile
 };
 
 struct EngineDescription {
@@ -42,7 +42,7 @@ struct Limits {
   Range batch, sequence, past, total;  // total: tokens in the cache after a step
 };
 
-// Key or value of one layer: read under one name, written with the new tokens appended under the other.
+// Key or value of one layer.  `past` is an input; `present` is the output, with the new tokens appended.
 struct CacheTensor {
   std::string past, present;
   int64_t kv_heads, head_dim;
@@ -56,11 +56,11 @@ struct DecoderIo {
   std::array<Limits, kPhases> limits;
 };
 
-// Throws RunError that names everything by which the engine differs from such a decoder.
+// Throws a RunError that lists all differences between the engine and a decoder of patch-compile.
 DecoderIo describe_decoder(const EngineDescription& engine);
 
-// Throws RunError when a profile does not allow the request, with the number asked for and the numbers
-// allowed.
+// Throws a RunError if a profile does not allow the request.  Its message has the requested and the allowed
+// sizes.
 void check_request(const DecoderIo& io, const std::vector<std::vector<int64_t>>& prompts, int64_t new_tokens);
 
 }  // namespace patch_runner

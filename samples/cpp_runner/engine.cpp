@@ -20,7 +20,7 @@ using nvinfer1::DataType;
 using nvinfer1::Dims;
 using nvinfer1::OptProfileSelector;
 
-// A mapped file costs no memory of its own beside what TensorRT copies out of it.
+// Maps a file, so that the only copy in memory is TensorRT's.
 class MappedFile {
  public:
   explicit MappedFile(const std::string& path) {
@@ -46,7 +46,7 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// The interfaces of another major version have other tables of functions, and calling them would crash.
+// Another major version has other virtual function tables, and calling through them would crash.
 void check_version() {
   const int32_t library = getInferLibVersion();
   if (library / 10000 == NV_TENSORRT_MAJOR) return;
@@ -56,7 +56,7 @@ void check_version() {
 
 void load_plugin(nvinfer1::IRuntime* runtime, const std::string& path) {
   if (!std::filesystem::exists(path)) throw RunError("the plugin " + path + " does not exist");
-  // With a slash in its name: otherwise the loader would look for it in the system's folders.
+  // An absolute path: the loader looks for a name without a slash in the system's folders only.
   const std::string absolute = std::filesystem::absolute(path).string();
   if (!runtime->getPluginRegistry().loadLibrary(absolute.c_str()))
     throw RunError("the plugin " + path + " can't be loaded; TensorRT says why above");
@@ -91,13 +91,13 @@ Engine::Engine(const std::string& path, const std::string& plugin) {
   runtime_.reset(nvinfer1::createInferRuntime(log_));
   if (!runtime_) throw RunError("createInferRuntime failed; TensorRT says why above");
   if (!plugin.empty()) load_plugin(runtime_.get(), plugin);
-  runtime_->setEngineHostCodeAllowed(true);  // the plugin that the engine carries is host code
+  runtime_->setEngineHostCodeAllowed(true);  // the plugin in the engine is host code
   engine_.reset(runtime_->deserializeCudaEngine(file.data(), file.size()));
   if (!engine_)
     throw RunError("the engine " + path + " can't be loaded; TensorRT says why above" +
-                   // TensorRT-RTX 1.7.1: "plugin creator of PatchLinear exists already"
-                   (plugin.empty() ? " (if it carries no plugin: --plugin libpatch_linear.so)"
-                                   : " (if it carries the plugin, leave out --plugin)"));
+                   // TensorRT-RTX 1.7.1 logs "plugin creator of PatchLinear exists already"
+                   (plugin.empty() ? " (if it contains no plugin, give --plugin libpatch_linear.so)"
+                                   : " (if it contains the plugin, leave out --plugin)"));
 }
 
 EngineDescription Engine::describe() const {

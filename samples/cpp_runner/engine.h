@@ -8,16 +8,16 @@
 
 namespace patch_runner {
 
-// Warnings and errors go to stderr.
+// Prints warnings and errors to stderr.
 class Log : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override;
 };
 
-// An engine that has been read from its file, and what must outlive it.
+// A deserialized engine, with the runtime and the logger that must outlive it.
 class Engine {
  public:
-  // plugin: a library to load first, or empty.  Throws RunError.
+  // plugin: a library to load first, or empty.  Throws a RunError.
   Engine(const std::string& path, const std::string& plugin);
 
   nvinfer1::ICudaEngine& get() const { return *engine_; }

@@ -1,10 +1,10 @@
-// What ends the program with a message: the exit codes are those of patch-compile.
+// Exceptions that end the program with a message.  The exit codes are those of patch-compile.
 #pragma once
 #include <stdexcept>
 
 namespace patch_runner {
 
-// The command line does not say what to do: exit code 2.
+// The command line is wrong: exit code 2.
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

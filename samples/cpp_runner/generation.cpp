@@ -5,7 +5,7 @@
 namespace patch_runner {
 namespace {
 
-constexpr int64_t kPadding = 0;  // any token: no row reads it
+constexpr int64_t kPadding = 0;  // any token id would do, because no row reads it
 
 }  // namespace
 
@@ -29,7 +29,7 @@ void Generation::write_inputs(int64_t* ids, int64_t* positions, int64_t* mask) c
     for (int64_t slot = total() - sequence(); slot < total(); ++slot) {
       const int64_t position = slot - row.padding;
       *positions++ = std::max<int64_t>(position, 0);
-      // A row that has ended goes on with its last token: what it computes is not looked at.
+      // A row that has ended repeats its last token, and its output is ignored.
       if (steps_ > 0)
         *ids++ = row.generated.back();
       else

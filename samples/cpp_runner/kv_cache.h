@@ -1,6 +1,6 @@
-// The KV cache in two sets of static buffers.  An engine writes the whole cache anew each step, with the new
-// tokens appended, and must not write where it reads; so a step reads one set, writes the other, and then
-// they change places:
+// The KV cache in two sets of static buffers.  In each step an engine writes the whole cache again, with the
+// new tokens appended, and its output must not overlap its input.  So a step reads one set and writes the
+// other, and then the two change places:
 //
 //   prefill        past: set 0 (empty)    present: set 1
 //   first step     past: set 1            present: set 0
@@ -13,7 +13,7 @@
 
 namespace patch_runner {
 
-// Where each tensor of one set begins in the set's one allocation, for `capacity` tokens.
+// Offsets of the tensors of a set in its allocation, for `capacity` tokens.
 struct CacheLayout {
   std::vector<size_t> offsets;
   size_t bytes = 0;
@@ -27,7 +27,7 @@ struct CacheLayout {
   }
 
  private:
-  static constexpr size_t kAlignment = 256;  // what setTensorAddress asks for
+  static constexpr size_t kAlignment = 256;  // required by setTensorAddress
 };
 
 class KvCache {
@@ -38,7 +38,7 @@ class KvCache {
   void* past(size_t tensor) const { return past_ + layout_.offsets[tensor]; }
   void* present(size_t tensor) const { return present_ + layout_.offsets[tensor]; }
 
-  // What a step wrote is the past of the next.
+  // Makes the present that a step has written the past of the next step.
   void swap() { std::swap(past_, present_); }
 
  private:

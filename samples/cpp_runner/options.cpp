@@ -13,7 +13,7 @@ int64_t integer(const std::string& text, const std::string& option) {
   const char* const end = text.data() + text.size();
   const auto [stopped, error] = std::from_chars(text.data(), end, value);
   if (error != std::errc() || stopped != end || value < 0)
-    throw UsageError(option + ": '" + text + "' is not a number from 0 on");
+    throw UsageError(option + ": '" + text + "' is not a number of 0 or more");
   return value;
 }
 
@@ -43,7 +43,7 @@ void take(Options* options, const std::string& name, const std::string& value) {
 void check(const Options& options) {
   if (options.engine.empty()) throw UsageError("no engine is given");
   if (options.prompts.empty()) throw UsageError("no prompt is given: --ids 1,2,3");
-  if (options.new_tokens < 1) throw UsageError("--new-tokens: at least 1 token is generated");
+  if (options.new_tokens < 1) throw UsageError("--new-tokens must be at least 1");
 }
 
 }  // namespace
@@ -52,11 +52,11 @@ const char* const kUsage =
     "patch_runner ENGINE --ids 1,2,3 [--ids 4,5]... [--new-tokens 32] [--eos ID]\n"
     "             [--plugin libpatch_linear.so] [--time]\n"
     "\n"
-    "Continues each prompt greedily and prints the new token ids, a line for each --ids.\n"
-    "  --new-tokens N  tokens to generate at most\n"
-    "  --eos ID        the token that ends a continuation; it is printed\n"
-    "  --plugin PATH   the plugin, for an engine that does not carry it\n"
-    "  --time          also print milliseconds, of a second generation after a first to warm up\n";
+    "Continues each prompt greedily and prints the new token ids, one line per --ids.\n"
+    "  --new-tokens N  most tokens to generate per prompt\n"
+    "  --eos ID        token that ends a continuation; it is printed too\n"
+    "  --plugin PATH   plugin library, for an engine that does not contain the plugin\n"
+    "  --time          also print times in milliseconds, measured after a warm-up run\n";
 
 Options parse_options(const std::vector<std::string>& arguments) {
   Options options;
@@ -76,7 +76,7 @@ Options parse_options(const std::vector<std::string>& arguments) {
     } else if (options.engine.empty()) {
       options.engine = argument;
     } else {
-      throw UsageError("one engine is run, and '" + argument + "' is a second");
+      throw UsageError("only one engine can be given, and '" + argument + "' is a second one");
     }
   }
   check(options);

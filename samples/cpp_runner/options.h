@@ -8,7 +8,7 @@ namespace patch_runner {
 
 struct Options {
   std::string engine;
-  std::string plugin;  // empty: the library that the engine carries
+  std::string plugin;  // empty: the library that the engine contains
   std::vector<std::vector<int64_t>> prompts;
   int64_t new_tokens = 32;
   std::optional<int64_t> eos;
@@ -18,7 +18,7 @@ struct Options {
 
 extern const char* const kUsage;
 
-// `arguments` without the program's name.  Throws UsageError.
+// arguments: without the program's name.  Throws a UsageError.
 Options parse_options(const std::vector<std::string>& arguments);
 
 }  // namespace patch_runner

@@ -71,7 +71,8 @@ Times Session::generate(Generation* generation) {
   return times;
 }
 
-// One context for both phases: two would hold the scratch memory of both, and it is changed once.
+// One context serves both phases.  Two contexts would need scratch memory for both, and the profile changes
+// only once.
 void Session::select(Phase phase) {
   require(context_->setOptimizationProfileAsync(phase, stream_), "setOptimizationProfileAsync");
 }
@@ -123,7 +124,8 @@ void Session::set_addresses() {
   }
 }
 
-// What an engine's dynamic dimensions hide until the inputs' shapes are set; the buffers are sized by it.
+// Checks the outputs' shapes, which are dynamic until the inputs' shapes are set.  The buffers are sized for
+// them.
 void Session::check_outputs(int64_t sequence) const {
   const auto check_shape = [&](const char* name, const Dims& expected) {
     const Dims found = shape(name);
@@ -147,7 +149,8 @@ void Session::upload_inputs(const Generation& generation) {
   upload(mask_.get(), host_mask_.get(), generation.total());
 }
 
-// Of each row the last position: an engine may compute the logits of all, or of that one alone.
+// Copies the logits of each row's last position.  An engine computes the logits of all positions or of the
+// last only.
 void Session::download_last_logits() {
   const int64_t positions = shape("logits").d[1];
   const size_t row = io_.vocabulary * bytes_of(io_.logits);

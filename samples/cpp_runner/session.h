@@ -12,14 +12,14 @@
 
 namespace patch_runner {
 
-// An execution context with all the memory that generations of one size need: none is allocated while
-// generating.
+// An execution context with all memory for generations of one size, so that generating allocates nothing.
 class Session {
  public:
-  // Throws RunError when the engine's outputs don't have the shapes of a decoder's.
+  // size: a generation of the size to allocate for.  Throws a RunError if the engine's outputs do not have
+  // the shapes of a decoder's.
   Session(nvinfer1::ICudaEngine* engine, const DecoderIo& io, const Generation& size);
 
-  // From the first token to done().  A session may be used for one generation of its size after another.
+  // Runs a generation to its end.  A session may run several generations of its size, one after the other.
   Times generate(Generation* generation);
 
  private:
@@ -43,7 +43,7 @@ class Session {
   PinnedBuffer<int64_t> host_ids_, host_positions_, host_mask_;
   PinnedBuffer<char> host_logits_;
   std::vector<int64_t> next_;
-  // Last, so that it is gone before the memory it was given.
+  // The last member, so that it is destroyed before the memory that it uses.
   std::unique_ptr<nvinfer1::IExecutionContext> context_;
 };
 

@@ -6,8 +6,8 @@
 
 namespace patch_runner {
 
-// The smallest value that at least `share` (0…1] of all do not exceed: the nearest-rank percentile, never a
-// time that was not measured.  0 of no values.
+// Returns the nearest-rank percentile: the smallest value such that at least `share` (0…1] of all values do
+// not exceed it.  It is always a measured value.  Returns 0 if there are no values.
 inline double percentile(std::vector<float> values, double share) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
@@ -15,7 +15,7 @@ inline double percentile(std::vector<float> values, double share) {
   return values[std::min(values.size(), std::max<size_t>(1, static_cast<size_t>(rank))) - 1];
 }
 
-// Milliseconds of the two phases of one generation.
+// Milliseconds of the prefill and of each decode step of a generation.
 struct Times {
   float prefill = 0;
   std::vector<float> steps;

@@ -1,4 +1,4 @@
-"""Continue a prompt with what a build wrote: python generate.py OUT PROMPT."""
+"""Continues a prompt with a build: python generate.py OUT PROMPT."""
 
 import sys
 
@@ -6,7 +6,7 @@ from patch_compile.runtime import open_generator
 
 
 def main(out: str, prompt: str) -> None:
-    """Print the text as it comes."""
+    """Print the continuation as it is generated."""
     generator = open_generator(out)
     print(f"runs on {generator.about}", file=sys.stderr)
     for piece in generator.stream([prompt], new_tokens=20):

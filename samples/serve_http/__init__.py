@@ -1,1 +1,1 @@
-"""An OpenAI-compatible HTTP server for what `patch-compile build` wrote; see README.md."""
+"""An HTTP server with OpenAI's API for a build of `patch-compile build`; see README.md."""

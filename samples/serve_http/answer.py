@@ -1,4 +1,4 @@
-"""Sends a job's tokens to its client, at once or as server-sent events, and ends the job when the client leaves."""
+"""Sends the tokens of a job to its client, whole or as server-sent events, and ends the job when the client leaves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from samples.serve_http.scheduler import Job, Scheduler
 
 __all__ = ["Answer"]
 
-_STALLED = 30.0  # seconds beyond a job's time after which a client that takes nothing is given up
+_STALLED = 30.0  # seconds after a job's deadline until the server drops a client that reads nothing
 _DONE = b"data: [DONE]\n\n"
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
 class Answer(Response):
-    """The answer to one job. A stream begins with its first token, so that what goes wrong before has a status."""
+    """HTTP response to one job.
+
+    A stream's headers are sent with its first token, so that an error before that still gets its own status.
+    """
 
     def __init__(self, scheduler: Scheduler, job: Job, reply: Reply, usage: Usage, *, stream: bool) -> None:
         super().__init__()
@@ -30,7 +33,7 @@ class Answer(Response):
         self._began = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Answer the request, as ASGI defines it."""
         async with anyio.create_task_group() as group:
             group.cancel_scope.deadline = self._job.deadline + _STALLED
             group.start_soon(_until_gone, receive, group.cancel_scope)
@@ -77,7 +80,7 @@ class Answer(Response):
 
 
 async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    """Ends the answer, wherever it is, when its client leaves."""
+    """Wait until the client leaves, then cancel the answer."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

@@ -1,4 +1,4 @@
-"""Errors in the shape that OpenAI's clients know."""
+"""Errors in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504
 
 
 class ApiError(Exception):
-    """An answer that is an error: status, words, the parameter at fault, a code for programs."""
+    """An error response. param: name of the wrong parameter; code: machine-readable error code."""
 
     def __init__(
         self,
@@ -30,36 +30,38 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """{"error": …}"""
+        """Returns `{"error": …}`."""
         kind = _TYPES.get(self.status, "invalid_request_error")
         param = None if self.param is None else _whole(self.param)
         return {"error": {"message": _whole(self.message), "type": kind, "param": param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """The whole answer."""
+        """Returns the HTTP response."""
         return JSONResponse(self.body(), self.status, self.headers)
 
 
 def from_validation(error: RequestValidationError) -> ApiError:
-    """The first thing that is wrong with a body; of parameters that the server lacks, all names."""
+    """Returns an error for the first problem of a body, or one that names all unsupported parameters."""
     found = error.errors()
     extra = [_param(one["loc"]) for one in found if one["type"] == "extra_forbidden"]
     if extra:
         are = "is" if len(extra) == 1 else "are"
-        message = f"{', '.join(extra)} {are} not supported by this server"
+        message = f"{', '.join(extra)} {are} not supported by this server."
         return ApiError(400, message, param=extra[0], code="unsupported_parameter")
     first = found[0]
     if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+        return ApiError(
+            400, f"The body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}."
+        )
     param = _param(first["loc"])
     if not param:
-        return ApiError(400, "the body is not a JSON object sent as application/json")
+        return ApiError(400, "The body is not a JSON object with the content type application/json.")
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     return ApiError(400, f"{param}: {first['msg'].removeprefix('Value error, ')}", param=param, code=code)
 
 
 def _whole(text: str) -> str:
-    """What a client wrote may have halves of characters in it, which no answer can."""
+    """Escapes surrogates, which a client's JSON may contain but UTF-8 can't encode."""
     return text.encode(errors="backslashreplace").decode()
 
 

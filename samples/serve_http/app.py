@@ -1,4 +1,4 @@
-"""The routes, and how a request becomes a job."""
+"""Routes of the server, and the conversion of requests to jobs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from samples.serve_http.settings import Settings
 
 __all__ = ["make_app"]
 
-# Of a completion whose client names no number, as OpenAI has it; a chat goes on as it can.
+# OpenAI's default of max_tokens for completions. A chat has no such default.
 _COMPLETION_TOKENS = 16
 _BATCH = 16
-_LAST_TOKEN = 10.0  # seconds that a worker has to end the token that it is at when the server ends
+_LAST_TOKEN = 10.0  # seconds that a worker has for its current token when the server ends
 
 
 def make_app(generator: Generator, settings: Settings, scheduler: Scheduler) -> FastAPI:
-    """The whole application; its workers start and end with it."""
+    """Returns the application. It starts and stops the workers of `scheduler`."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,7 +45,7 @@ def make_app(generator: Generator, settings: Settings, scheduler: Scheduler) -> 
         yield
         await anyio.to_thread.run_sync(scheduler.stop, _LAST_TOKEN)
 
-    # Without the pages of documentation: they load scripts from elsewhere.
+    # No documentation pages: they load scripts from other hosts.
     app = FastAPI(title="patch-compile", lifespan=lifespan, docs_url=None, redoc_url=None)
     intake = _Intake(generator, settings, scheduler)
     created = int(time.time())
@@ -88,30 +88,35 @@ def make_app(generator: Generator, settings: Settings, scheduler: Scheduler) -> 
 
     _answer_errors(app)
     paths = frozenset(app.openapi()["paths"])
-    # The last one added is the first that a request meets.
+    # A request passes the middleware that is added last first.
     app.add_middleware(BodyLimit, limit=settings.max_body, seconds=settings.timeout)
     app.add_middleware(CountResponses, counter=scheduler.metrics.responses, paths=paths)
     return app
 
 
 class _Intake:
-    """Checks requests and lets them wait."""
+    """Checks requests and puts them into the queue."""
 
     def __init__(self, generator: Generator, settings: Settings, scheduler: Scheduler) -> None:
         self._generator, self._settings, self._scheduler = generator, settings, scheduler
-        # One at a time: it is work of the CPU, and a client with many texts must not take all threads.
+        # One request at a time: encoding is CPU work, and a client with many texts must not occupy all threads.
         self._encoding = anyio.CapacityLimiter(1)
         self._vocabulary = len(generator.tokenizer)
         taken = generator.decoder.limits.batch
         self._most = min(settings.max_batch or taken or _BATCH, taken or sys.maxsize)
 
     async def answer(self, body: GenerationRequest) -> Response:
-        """Raises ApiError for what can't be done, before it takes a place in the line."""
+        """Queue a request and return its answer.
+
+        Raises ApiError if the queue is full or the request is invalid. Only a valid request waits for a worker.
+        """
         if body.model is not None:
             self.check_model(body.model)
         rows, most = body.prompts * body.n, self._most
         if rows > most:
-            message = f"{body.prompts} prompts with n={body.n} are {rows} sequences, and {most} go at once"
+            message = (
+                f"{body.prompts} prompts with n={body.n} are {rows} sequences; at most {most} run at once."
+            )
             raise ApiError(400, message, param=body.prompt_name if body.n == 1 else "n")
         job = self._scheduler.admit()
         try:
@@ -133,9 +138,9 @@ class _Intake:
         return Answer(self._scheduler, job, reply, usage, stream=body.stream)
 
     def check_model(self, name: str) -> None:
-        """Raises ApiError 404 for a model that is not the one."""
+        """Raise ApiError 404 for another model than the server's."""
         if name != self._settings.model:
-            message = f"the model {name} does not exist; this server has {self._settings.model}"
+            message = f"The model {name} does not exist; this server has {self._settings.model}."
             raise ApiError(404, message, param="model", code="model_not_found")
 
     def _encode(self, body: GenerationRequest) -> list[list[int]]:
@@ -145,14 +150,14 @@ class _Intake:
             raise ApiError(400, str(error), param=body.prompt_name) from None
         wrong = next((i for prompt in prompts for i in prompt if not 0 <= i < self._vocabulary), None)
         if wrong is not None:
-            message = f"{wrong} is no token: the vocabulary is of {self._vocabulary}"
+            message = f"{wrong} is not a token id; the vocabulary has {self._vocabulary} tokens."
             raise ApiError(400, message, param=body.prompt_name)
         return prompts
 
     def _new_tokens(self, body: GenerationRequest, longest: int, rows: int) -> int:
         limits, most, asked = self._generator.decoder.limits, self._settings.max_new_tokens, body.asked_tokens
         if asked is not None and asked > most:
-            raise ApiError(400, f"{asked} new tokens are more than the {most} that go", param="max_tokens")
+            raise ApiError(400, f"{asked} new tokens are more than the limit of {most}.", param="max_tokens")
         default = most if isinstance(body, ChatRequest) else min(_COMPLETION_TOKENS, most)
         room = default if limits.total is None else limits.total - longest
         new_tokens = asked or max(1, min(default, room))
@@ -165,7 +170,7 @@ class _Intake:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Every error in OpenAI's shape."""
+    """Make the application answer all errors in OpenAI's format."""
 
     async def known(_: Request, error: Any) -> Response:
         response: Response = error.response()

@@ -1,4 +1,4 @@
-"""Bodies are read up to a size and for a time, before anything looks at them."""
+"""Limits the size of request bodies and the time to receive them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ __all__ = ["BodyLimit"]
 
 
 class BodyLimit:
-    """Middleware: 413 beyond so many bytes, announced or not, and 408 when they don't come within so many seconds."""
+    """Middleware that reads the whole body before the application runs.
+
+    Answers 413 for a body of more than `limit` bytes, whether or not it has a Content-Length, and 408 for a body that does
+    not arrive within `seconds`.
+    """
 
     def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
         self._app, self._limit, self._seconds = app, limit, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Read the body and call the application, as ASGI defines it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -26,7 +30,7 @@ class BodyLimit:
             with anyio.fail_after(self._seconds):
                 body = await self._read(Headers(scope=scope), receive)
         except TimeoutError:
-            refusal = ApiError(408, f"the body did not come within {self._seconds:g} s")
+            refusal = ApiError(408, f"The body did not arrive within {self._seconds:g} s.")
             await refusal.response()(scope, receive, send)
         except ApiError as error:
             await error.response()(scope, receive, send)
@@ -35,7 +39,7 @@ class BodyLimit:
                 await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
-        """The whole body; None when the client left."""
+        """Returns the whole body, None if the client has left."""
         announced = headers.get("content-length", "0")
         self._check(int(announced) if announced.isdecimal() else 0, "")
         body = bytearray()
@@ -50,14 +54,14 @@ class BodyLimit:
 
     def _check(self, size: int, more: str) -> None:
         if size > self._limit:
-            message = f"a body of {size}{more} bytes is larger than the {self._limit} that the server takes"
-            # The connection stays: uvicorn drops what still comes of the body, and a client that only reads the answer
-            # after its last byte would otherwise find a reset.
+            message = f"A body of {size}{more} bytes is larger than the limit of {self._limit}."
+            # The connection stays open, and uvicorn drops the rest of the body. A client that sends all of the body
+            # before it reads the answer would otherwise see a reset.
             raise ApiError(413, message, code="body_too_large")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that begins with a body that has been read."""
+    """Returns a `receive` that first returns `body`, which has been read, and then calls the real one."""
     first: Message | None = {"type": "http.request", "body": body, "more_body": False}
 
     async def replayed() -> Message:

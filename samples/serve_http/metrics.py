@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""Metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["CountResponses", "Metrics", "Outcome"]
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, float("inf"))
-_GONE = "499"  # the client left before there was an answer; nginx's number
+_GONE = "499"  # the client left before the answer; nginx uses the same number
 
 
 class Outcome(StrEnum):
-    """How a generation ended."""
+    """End of a generation."""
 
     FINISHED = "finished"
     DISCONNECTED = "disconnected"
@@ -25,23 +25,23 @@ class Outcome(StrEnum):
 
 
 class Metrics:
-    """The series of one server, in a registry of its own."""
+    """Series of one server, in a separate registry."""
 
     def __init__(self, running: Callable[[], float], waiting: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         gauge, counter, histogram = self._gauge, self._counter, self._histogram
-        gauge("running", "Requests that a worker is busy with.").set_function(running)
-        gauge("waiting", "Requests accepted that no worker has begun.").set_function(waiting)
-        self.responses = counter("responses", "Answers by endpoint and HTTP status.", "path", "status")
-        self.generations = counter("generations", "Requests accepted, by how they ended.", "outcome")
-        for outcome in Outcome:  # a series that is there from the start can be watched for its first step
+        gauge("running", "Requests that a worker is processing.").set_function(running)
+        gauge("waiting", "Accepted requests that wait for a worker.").set_function(waiting)
+        self.responses = counter("responses", "Responses by endpoint and HTTP status.", "path", "status")
+        self.generations = counter("generations", "Accepted requests by outcome.", "outcome")
+        for outcome in Outcome:  # create each series now, so that an alert can see its first increase
             self.generations.labels(outcome)
-        self.prompt_tokens = counter("prompt_tokens", "Tokens of the prompts accepted.")
-        self.generated_tokens = counter("generated_tokens", "Tokens generated.")
-        self.queued = histogram("queue_seconds", "From acceptance to a worker.")
-        self.first_token = histogram("first_token_seconds", "From acceptance to the first token.")
-        self.seconds = histogram("generation_seconds", "Of a worker's time, for one request.")
+        self.prompt_tokens = counter("prompt_tokens", "Tokens of accepted prompts.")
+        self.generated_tokens = counter("generated_tokens", "Generated tokens.")
+        self.queued = histogram("queue_seconds", "Time from acceptance to the start of the generation.")
+        self.first_token = histogram("first_token_seconds", "Time from acceptance to the first token.")
+        self.seconds = histogram("generation_seconds", "Time that a worker spends on a request.")
 
     def _gauge(self, name: str, says: str) -> Gauge:
         return Gauge(f"patch_compile_{name}", says, registry=self.registry)
@@ -54,13 +54,13 @@ class Metrics:
 
 
 class CountResponses:
-    """Middleware that counts answers; paths that are not ours are one series, whatever clients think up."""
+    """Middleware that counts responses. All unknown paths share one series, so that clients can't create more."""
 
     def __init__(self, app: ASGIApp, counter: Counter, paths: frozenset[str]) -> None:
         self._app, self._counter, self._paths = app, counter, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Call the application and count its response, as ASGI defines it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -75,7 +75,7 @@ class CountResponses:
         try:
             await self._app(scope, receive, counted)
         except Exception:
-            status = "500"  # Starlette answers for it, further out
+            status = "500"  # Starlette's outer middleware sends this answer
             raise
         finally:
             path = scope["path"] if scope["path"] in self._paths else "other"

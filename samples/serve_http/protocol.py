@@ -1,4 +1,4 @@
-"""The requests of OpenAI's API, as far as this server takes them."""
+"""Requests of OpenAI's API that this server supports."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from patch_compile.runtime import Generator, Sampling
 
 __all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest"]
 
-# Values of parameters that the server lacks, with which they ask for nothing: clients send them as their defaults.
+# Unsupported parameters → values that request nothing. Clients send them as defaults, so they are accepted.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "frequency_penalty": (0, 0.0),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),  # 0 asks a completion for those of its own tokens
+    "logprobs": (False,),  # for a completion, 0 requests the log probabilities of its own tokens
     "metadata": ({},),
     "modalities": (["text"],),
     "parallel_tool_calls": (False, True),
@@ -35,12 +35,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def _is_neutral(name: str, value: Any) -> bool:
-    """Whether a parameter asks for nothing; True is not 1 here."""
+    """True if a parameter's value requests nothing. The type must match too: True is not 1."""
     return value is None or any(type(value) is type(one) and value == one for one in _NEUTRAL.get(name, ()))
 
 
 class _Body(BaseModel):
-    """A part of a request. null is as good as absent, and what is neither known nor neutral is an error."""
+    """Part of a request. null counts as absent. An unknown field is an error unless its value is neutral."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -53,11 +53,11 @@ class _Body(BaseModel):
 
 
 def _encodable(text: str) -> str:
-    """JSON can write half of a character (\\ud800), which no tokenizer takes."""
+    """Returns the text. Raises ValueError for half a surrogate pair (\\ud800): valid JSON, but no tokenizer accepts it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"no character at {error.start}, but half of one") from None
+        raise ValueError(f"the character at {error.start} is half of a surrogate pair") from None
     return text
 
 
@@ -66,7 +66,7 @@ def _stops(given: Any) -> Any:
 
 
 def _prompts(given: Any) -> list[str | list[int]]:
-    """One prompt or many, texts or token ids: a list of prompts."""
+    """Returns the list of prompts from a text, a list of token ids, or a list of either."""
     if isinstance(given, str) or (isinstance(given, list) and given and all(map(_is_token, given))):
         return [given if isinstance(given, list) else _encodable(given)]
     if isinstance(given, list) and given:
@@ -74,7 +74,7 @@ def _prompts(given: Any) -> list[str | list[int]]:
             return [_encodable(text) for text in given]
         if all(isinstance(one, list) and all(map(_is_token, one)) for one in given):
             return given
-    raise ValueError("it is a text, a list of texts, a list of token ids or a list of such lists, not empty")
+    raise ValueError("it must be a text, a list of texts, of token ids or of such lists, and not empty")
 
 
 def _is_token(given: Any) -> bool:
@@ -82,11 +82,11 @@ def _is_token(given: Any) -> bool:
 
 
 def _text(given: Any) -> str:
-    """The content of a message: a text, or parts that are all texts."""
+    """Returns the content of a message, which is a text or a list of text parts."""
     if isinstance(given, str):
         return _encodable(given)
     if not isinstance(given, list) or not given:
-        raise ValueError("it is a text or a list of parts")
+        raise ValueError("it must be a text or a list of parts")
     texts = []
     for part in given:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
@@ -96,13 +96,13 @@ def _text(given: Any) -> str:
 
 
 class StreamOptions(_Body):
-    """include_usage: a last chunk with the numbers of tokens."""
+    """Options of a stream. include_usage: send a last chunk with the numbers of tokens."""
 
     include_usage: bool = False
 
 
 class GenerationRequest(_Body):
-    """What completions and chats have in common. `top_k` and `repetition_penalty` are not OpenAI's; `user` is unused."""
+    """Common part of completions and chats. `top_k` and `repetition_penalty` are not OpenAI's; `user` is ignored."""
 
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -125,28 +125,28 @@ class GenerationRequest(_Body):
     @model_validator(mode="after")
     def _consistent(self) -> GenerationRequest:
         if self.stream_options and not self.stream:
-            raise ValueError("stream_options is only allowed where stream is true")
+            raise ValueError("stream_options is only allowed if stream is true")
         return self
 
     @property
     @abstractmethod
     def prompts(self) -> int:
-        """How many there are."""
+        """Number of prompts."""
 
     @abstractmethod
     def encode(self, generator: Generator) -> list[list[int]]:
-        """Token ids of each prompt. Raises PatchCompileError for one that can't be continued."""
+        """Returns the token ids of each prompt. Raises PatchCompileError for a prompt that can't be continued."""
 
     @property
     def asked_tokens(self) -> int | None:
-        """New tokens that the client asks for; `max_tokens` is the older name."""
+        """Requested number of new tokens; `max_tokens` is the older name of the parameter."""
         return self.max_completion_tokens or self.max_tokens
 
     def sampling(self, default: Sampling) -> Sampling:
-        """What the client gives, and for the rest what the model's authors sample with."""
+        """Returns the client's settings. `default` (from the model's generation_config.json) supplies the missing ones."""
         names = ("temperature", "top_p", "top_k", "repetition_penalty")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        # A seed may be negative in OpenAI's API; numpy takes none below 0.
+        # OpenAI's API allows negative seeds, numpy does not.
         return replace(default, **given, seed=None if self.seed is None else self.seed % 2**64)
 
 
@@ -161,7 +161,6 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def prompts(self) -> int:
-        """See `GenerationRequest`."""
         return len(self.prompt)
 
     def encode(self, generator: Generator) -> list[list[int]]:
@@ -170,7 +169,7 @@ class CompletionRequest(GenerationRequest):
 
 
 class Message(_Body):
-    """One of a conversation; templates know `system`, and not its newer name `developer`."""
+    """Message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, PlainValidator(_text, json_schema_input_type=str | list[dict[str, str]])]
@@ -184,11 +183,11 @@ class ChatRequest(GenerationRequest):
 
     @property
     def prompts(self) -> int:
-        """See `GenerationRequest`."""
         return 1
 
     def encode(self, generator: Generator) -> list[list[int]]:
         """See `GenerationRequest`."""
+        # `developer` is a newer name of `system`, which chat templates do not know.
         roles = ("system" if m.role == "developer" else m.role for m in self.messages)
         pairs = zip(roles, self.messages, strict=True)
         return [generator.encode_chat([{"role": role, "content": m.content} for role, m in pairs])]

@@ -1,4 +1,4 @@
-"""What a generation looks like to OpenAI's clients, whole or in chunks."""
+"""Response bodies in OpenAI's format, whole or in chunks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ JsonObject = dict[str, Any]
 
 @dataclass
 class Usage:
-    """Tokens read (each prompt once, however often it is continued) and written."""
+    """Numbers of tokens. Each prompt counts once, however often it is continued (`n`)."""
 
     prompt_tokens: int
     completion_tokens: int = 0
 
     def body(self) -> JsonObject:
-        """The `usage` of an answer."""
+        """Returns the `usage` object of an answer."""
         total = self.prompt_tokens + self.completion_tokens
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -34,7 +34,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """The envelope of one answer, of `rows` choices; show_usage: every chunk has the key, as OpenAI's do."""
+    """Builds the bodies of one answer with `rows` choices. show_usage: every chunk has the key `usage`, as in OpenAI's."""
 
     chat: bool
     model: str
@@ -44,27 +44,27 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, texts: list[str], finishes: list[Finish], usage: Usage) -> JsonObject:
-        """All choices at once."""
+        """Returns the body with all choices."""
         kind = "chat.completion" if self.chat else "text_completion"
         rows = enumerate(zip(texts, finishes, strict=True))
         choices = [self._choice(row, self._said("message", text), finish) for row, (text, finish) in rows]
         return self._envelope(kind, choices) | {"usage": usage.body()}
 
     def openings(self) -> Iterator[JsonObject]:
-        """The chunks before the first text: a chat says who speaks."""
+        """Yields the chunks before the first text: those of a chat contain the role."""
         if self.chat:
             for row in range(self.rows):
                 yield self._chunk(self._choice(row, self._said("delta", ""), None))
 
     def chunk(self, piece: Piece) -> JsonObject | None:
-        """A piece of one choice; None where it has nothing to say."""
+        """Returns the chunk for a piece, None for a piece without text and finish."""
         if not piece.text and not piece.finish:
             return None
         said = {"delta": {"content": piece.text} if piece.text else {}} if self.chat else {"text": piece.text}
         return self._chunk(self._choice(piece.row, said, piece.finish))
 
     def usage_chunk(self, usage: Usage) -> JsonObject:
-        """The chunk after the last text."""
+        """Returns the chunk that follows the last text."""
         return self._chunk() | {"usage": usage.body()}
 
     def _said(self, name: str, text: str) -> JsonObject:

@@ -1,7 +1,7 @@
-"""Requests wait in line for worker threads, and get their tokens back in the event loop.
+"""Queues requests for worker threads, and passes their tokens back to the event loop.
 
-The event loop alone counts places and answers (`_placed`, `_open`); the line is shared with the workers, under
-`_changed`. A worker looks at `Job.over` after each token, and nothing that a client does can block it.
+Only the event loop uses `_placed` (jobs that occupy a place) and `_open` (jobs without an answer). The queue `_line` is
+shared with the workers, under `_changed`. A worker checks `Job.over` after each token. No client can block a worker.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from samples.serve_http.settings import Settings
 __all__ = ["Job", "Scheduler", "Work"]
 
 _LOG = logging.getLogger(__name__)
-_RECENT = 0.2  # weight of the newest request in the mean that Retry-After is made of
-_DELIVERY = 5.0  # seconds that answers have to reach their clients after the grace
+_RECENT = 0.2  # weight of the latest request in the mean time, from which Retry-After is computed
+_DELIVERY = 5.0  # seconds to deliver the last answers after the grace period
+_SHUTTING_DOWN = "The server is shutting down."
 
 
 @dataclass(frozen=True)
 class Work:
-    """What `Generator.stream` is called with; the prompts are within the decoder's limits."""
+    """Arguments of `Generator.stream`. The prompts are within the decoder's limits."""
 
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
@@ -42,12 +43,12 @@ class Work:
 
 
 class Job:
-    """A request from its acceptance to its answer. All but `over` and `put` belongs to the event loop."""
+    """A request, from its acceptance to its answer. Only `over`, `post` and `put` may be used outside the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.work: Work | None = None
-        self.over = False  # nobody waits for more tokens
-        self.outcome = Outcome.DISCONNECTED  # until it is answered
+        self.over = False  # True once no more tokens are needed
+        self.outcome = Outcome.DISCONNECTED  # overwritten when the job is answered
         self.accepted = time.monotonic()
         self.deadline = loop.time() + timeout
         self._timeout = timeout
@@ -55,25 +56,25 @@ class Job:
         self._items: asyncio.Queue[Piece | ApiError | None] = asyncio.Queue()
 
     def post(self, call: Callable[..., None], *args: object) -> None:
-        """Have the event loop call something; after its end there is nobody to tell."""
+        """Call a function in the event loop. Does nothing if the loop has ended."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *args)
 
     def put(self, item: Piece | ApiError | None) -> None:
-        """From any thread: a token, what went wrong, or None, the end."""
+        """Pass on a token, an error, or None for the end."""
         self.post(self._items.put_nowait, item)
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """Tokens as they come. Raises ApiError when something goes wrong, or the time is up."""
+        """Yields tokens as they arrive. Raises ApiError for an error of the worker and after the deadline."""
         while True:
             try:
                 async with asyncio.timeout_at(self.deadline):
                     item = await self._items.get()
             except TimeoutError:
                 self.outcome = Outcome.TIMEOUT
-                # No client should try again by itself what takes too long.
+                # Tells OpenAI's clients not to retry automatically what takes too long.
                 headers = {"x-should-retry": "false"}
-                message = f"the request took longer than {self._timeout:g} s"
+                message = f"The request took longer than {self._timeout:g} s."
                 raise ApiError(504, message, code="timeout", headers=headers) from None
             if isinstance(item, ApiError):
                 self.outcome = Outcome.SHUTDOWN if item.status == 503 else Outcome.FAILED
@@ -82,12 +83,12 @@ class Job:
                 self.outcome = Outcome.FINISHED
                 return
             yield item
-            # Neither a token that is there nor a client that reads makes the loop wait: others must have their turn.
+            # If tokens are ready and the client reads fast, no await blocks. This gives other tasks their turn.
             await asyncio.sleep(0)
 
 
 class Scheduler:
-    """A bounded line of jobs before one or more workers."""
+    """A bounded queue of jobs for one or more workers."""
 
     def __init__(self, generator: Generator, settings: Settings) -> None:
         self.draining = False
@@ -102,7 +103,7 @@ class Scheduler:
         self._running = 0
         self._closed = False
         self._changed = threading.Condition()
-        # daemon: a step that never ends must not keep the process alive.
+        # daemon: a step that hangs must not keep the process alive.
         self._workers = [
             threading.Thread(target=self._serve, name=f"worker-{i}", daemon=True)
             for i in range(settings.workers)
@@ -110,26 +111,26 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """Whether all workers are."""
+        """True if all workers are alive."""
         return all(worker.is_alive() for worker in self._workers)
 
     @property
     def busy(self) -> bool:
-        """Whether a worker is in the midst of a token."""
+        """True if a worker is processing a job."""
         return self._running > 0
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the workers."""
         for worker in self._workers:
             worker.start()
 
     def admit(self) -> Job:
-        """A place for a request. Raises ApiError 503 when the server is about to end, 429 when no place is left."""
+        """Reserve a place for a request. Raises ApiError 503 if the server is shutting down, and 429 if it is full."""
         if self.draining:
-            raise ApiError(503, "the server is shutting down", code="shutting_down")
+            raise ApiError(503, _SHUTTING_DOWN, code="shutting_down")
         if len(self._placed) >= self._settings.workers + self._settings.queue:
             seconds = max(1, math.ceil(self._mean / self._settings.workers))
-            message = f"{len(self._placed)} requests are running or waiting, and no more are taken"
+            message = f"The queue is full: {len(self._placed)} requests are running or waiting."
             raise ApiError(429, message, code="queue_full", headers={"retry-after": str(seconds)})
         job = Job(asyncio.get_running_loop(), self._settings.timeout)
         self._placed.add(job)
@@ -137,7 +138,7 @@ class Scheduler:
         return job
 
     def enqueue(self, job: Job, work: Work) -> None:
-        """Let a job wait for a worker."""
+        """Put a job into the queue."""
         job.work = work
         self.metrics.prompt_tokens.inc(sum(map(len, work.prompts)))
         with self._changed:
@@ -145,7 +146,7 @@ class Scheduler:
             self._changed.notify()
 
     def end(self, job: Job) -> None:
-        """A job is answered, or nobody waits for it: what is left of it is not done."""
+        """End a job that is answered or whose client has left, and drop its remaining work."""
         if job not in self._open:
             return
         job.over = True
@@ -160,16 +161,19 @@ class Scheduler:
             self.metrics.generations.labels(job.outcome).inc()
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """Take nothing new, and return when all is answered; after the grace, or in a hurry, what is not by an error."""
+        """Accept no new requests, and return when all are answered.
+
+        After the grace period, or once `hurry` is set, the remaining requests are answered with an error.
+        """
         self.draining = True
         _LOG.info("shutting down: %d requests to answer", len(self._open))
         await self._until_answered(self._settings.grace, hurry)
         for job in self._open:
-            job.put(ApiError(503, "the server is shutting down", code="shutting_down"))
+            job.put(ApiError(503, _SHUTTING_DOWN, code="shutting_down"))
         await self._until_answered(_DELIVERY if self._open else 0)
 
     def stop(self, seconds: float) -> None:
-        """End the workers, and wait for the token that each is at."""
+        """Stop the workers after their current tokens, and wait for them for at most `seconds` in all."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -204,7 +208,8 @@ class Scheduler:
             self.metrics.seconds.observe(seconds)
             with self._changed:
                 self._running -= 1
-            job.post(self._done, job, seconds)  # before its end: who has the answer finds the place free
+            # Before the job's end, so that a client that has its answer finds the place free.
+            job.post(self._done, job, seconds)
             job.put(error)
 
     def _generate(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""`serve.sh`: loads a build, says where it is served, and ends in order on SIGTERM."""
+"""`serve.sh`: loads a build, serves it, prints the URL, and shuts down cleanly on SIGTERM."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = ["Server", "main"]
 
 _LOG = logging.getLogger(__name__)
 _PATH = click.Path(path_type=Path)
-_CLOSING = 5  # seconds for answers that are written and not yet taken
+_CLOSING = 5  # seconds for clients to read answers that are already written
 
 
 class Server(uvicorn.Server):
-    """Goes on answering while it drains, so that what comes meanwhile is told to go elsewhere.
+    """A Uvicorn server that keeps answering while it drains, so that new requests get a 503.
 
-    Uvicorn itself closes its socket at once, and after it has ended raises the signal again, which makes the exit
-    code 143. says: the line for stdout when it listens.
+    Uvicorn itself would close its socket at once, and would raise the signal again at the end, with exit code 143.
+    says: line to print on stdout when the server listens.
     """
 
     def __init__(self, config: uvicorn.Config, scheduler: Scheduler, says: str = "") -> None:
@@ -44,21 +44,21 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def main_loop(self) -> None:
-        """From when it listens until all is drained."""
+        """Run from the start of listening to the end of draining."""
         self._loop = asyncio.get_running_loop()
         if self._says:
             click.echo(self._says)
         await super().main_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """SIGTERM or SIGINT: the first begins to drain, the second ends the grace."""
+        """Handle SIGTERM or SIGINT: the first signal starts draining, the second ends the grace period."""
         if self._loop is None:
             self.should_exit = True
         else:
             self._loop.call_soon_threadsafe(self.drain)
 
     def drain(self) -> None:
-        """In the event loop: see `handle_exit`."""
+        """Start draining, or end the grace period if draining has started. Runs in the event loop."""
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
         else:
@@ -73,19 +73,23 @@ class Server(uvicorn.Server):
 @click.argument("out", type=_PATH)
 @click.option("--host", default="127.0.0.1", help="Address to listen on. There is no authentication.")
 @click.option("--port", default=8000, help="Port to listen on; 0 takes a free one.")
-@click.option("--model", help="Name that clients call the model by.  [default: that of OUT's folder]")
-@click.option("--workers", default=1, help="Requests at once, where what runs the model can do that.")
-@click.option("--queue", default=64, help="Requests that may wait; what comes beyond is answered 429.")
-@click.option("--timeout", default=300.0, help="Seconds for one request, waiting included.")
-@click.option("--grace", default=30.0, help="Seconds for requests in flight after SIGTERM.")
-@click.option("--max-body", default=1 << 20, help="Bytes of a request.")
-@click.option("--max-batch", type=int, help="Prompts × n.  [default: as the engine takes, else 16]")
-@click.option("--max-new-tokens", default=4096, help="New tokens of each sequence; a chat's default.")
-@click.option("--runner", type=click.Choice([r.value for r in Runner]), help="What runs the model.")
+@click.option("--model", help="Name of the model in the API.  [default: name of OUT's folder]")
+@click.option("--workers", default=1, help="Requests that run at the same time; an engine runs one.")
+@click.option("--queue", default=64, help="Requests that may wait; further ones are answered with 429.")
+@click.option("--timeout", default=300.0, help="Seconds for one request, including its wait.")
+@click.option("--grace", default=30.0, help="Seconds for accepted requests after SIGTERM.")
+@click.option("--max-body", default=1 << 20, help="Largest request in bytes.")
+@click.option(
+    "--max-batch", type=int, help="Most prompts × n of a request.  [default: the engine's, else 16]"
+)
+@click.option("--max-new-tokens", default=4096, help="Most new tokens of a sequence; a chat's default.")
+@click.option(
+    "--runner", type=click.Choice([r.value for r in Runner]), help="Run the engine or the ONNX file."
+)
 @click.option("--plugin", type=_PATH, help="Plugin library.  [default: the engine's own]")
 @click.option("--tokenizer", type=_PATH, help="Folder of the tokenizer.  [default: OUT/model]")
 def main(out: Path, host: str, port: int, model: str | None, **options: Any) -> None:
-    """Serve what `patch-compile build` wrote to OUT, with OpenAI's API."""
+    """Serve the build in OUT with OpenAI's API."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     places = {name: options.pop(name) for name in ("runner", "plugin", "tokenizer")}
     try:
@@ -94,7 +98,7 @@ def main(out: Path, host: str, port: int, model: str | None, **options: Any) -> 
         first = error.errors()[0]
         raise click.UsageError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from None
     try:
-        # Before the model is loaded: a port that is taken should not cost that time. It listens when all is ready.
+        # Bind before loading the model, so that a port in use fails at once. Listen when all is ready.
         listener = _bind(host, port)
         generator = open_generator(out, **places)
         _check_decoder(settings, generator.decoder)
@@ -135,14 +139,14 @@ def _serve(generator: Generator, settings: Settings, listener: socket.socket) ->
     says = f"{url}/v1 serves {settings.model}, run by {generator.decoder.name}"
     Server(config, scheduler, says).run([listener])
     if scheduler.busy:
-        # A daemon thread inside a native library when the interpreter ends can take the process down by a signal.
-        _LOG.warning("a worker is still at its last token")
+        # A daemon thread that runs native code while the interpreter ends can crash the process.
+        _LOG.warning("a worker has not finished its last token")
         sys.stderr.flush()
         os._exit(0)
 
 
 def _warm_up(generator: Generator) -> None:
-    """The first tokens load kernels and take seconds: none of them a client's."""
+    """Generate two tokens: the first ones load kernels and take seconds, which no client should wait for."""
     generator.tokenizer("warm")
     for _ in generator.stream([[0]], new_tokens=2, ignore_end=True):
         pass

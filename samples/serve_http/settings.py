@@ -1,4 +1,4 @@
-"""What the server lets its clients do, and how long it waits."""
+"""Limits and timeouts of the server."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["Settings"]
 
 
 class Settings(BaseModel):
-    """Checked once, at the start; times are seconds.
+    """Settings of the server, validated at its start. Times are in seconds.
 
-    model: the name that clients call it by; workers: batches that are continued at once; queue: requests that wait
-    beyond those; timeout: from a request's arrival to its last token; grace: from SIGTERM to the end of what is
-    unanswered; max_body: bytes; max_batch: sequences of a request, prompts times n, None for
-    what the engine takes, or 16; max_new_tokens: of each of them.
+    model: name of the model in the API; workers: requests that run at the same time; queue: further requests that may
+    wait; timeout: from the arrival of a request to its last token; grace: from SIGTERM until unanswered requests get an
+    error; max_body: bytes of a request; max_batch: sequences of a request (prompts × n), None means the engine's limit,
+    else 16; max_new_tokens: per sequence.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,7 +1,7 @@
-"""A Triton model repository from a build: `python samples/triton_server/make_repository.py OUT REPOSITORY`.
+"""Writes a Triton model repository from a build: `python samples/triton_server/make_repository.py OUT REPOSITORY`.
 
-Writes REPOSITORY/NAME for OUT/engine (TensorRT) and REPOSITORY/NAME-onnx, its twin for ONNX Runtime, each with its
-config.pbtxt and version 1. NAME is OUT's, or `--name`. OUT is what `build` or `compile` wrote.
+Writes REPOSITORY/NAME for OUT/engine (TensorRT) and REPOSITORY/NAME-onnx for the ONNX file (ONNX Runtime), each with its
+config.pbtxt and version 1. NAME is the name of OUT, or `--name`. `build` or `compile` wrote OUT.
 """
 
 import argparse
@@ -33,9 +33,10 @@ _TYPES = {
 
 
 def make_repository(out: Path, repository: Path, name: str | None = None) -> tuple[list[Path], list[str]]:
-    """Write the models of OUT that Triton can load; returns their folders, and in words what was left out.
+    """Write the models of OUT that Triton can load. Returns their folders, and a message for each model left out.
 
-    PatchCompileError: OUT holds no ONNX file, a model of that name is in the repository, or nothing can be loaded.
+    Raises PatchCompileError if OUT has no ONNX file, if the repository already has a model of the name, or if Triton can
+    load none of the models.
     """
     name = name or out.resolve().name
     if Path(name).name != name or name == "..":
@@ -45,7 +46,7 @@ def make_repository(out: Path, repository: Path, name: str | None = None) -> tup
     onnx_file = out / "onnx" / "model.onnx"
     if not onnx_file.is_file():
         raise PatchCompileError(
-            f"{out} is no OUT of patch-compile", f"There is no {onnx_file}.", "Give the -o of a build."
+            f"{out} is no OUT of patch-compile", f"There is no {onnx_file}.", "Give the folder of a build."
         )
     model = load_proto(onnx_file)
     wanted: list[tuple[str, str, Callable[[Path], None]]] = []
@@ -73,11 +74,11 @@ def make_repository(out: Path, repository: Path, name: str | None = None) -> tup
 
 
 def config(name: str, graph: onnx.GraphProto, platform: str, profiles: int = 0) -> str:
-    """config.pbtxt for the inputs and outputs of a graph.
+    """Returns the config.pbtxt for the inputs and outputs of a graph.
 
-    max_batch_size is 0, which leaves every axis to the request: requests of different lengths, each with its own
-    cache, are nothing that Triton can batch. profiles: how many the engine has; Triton takes the one that fits each
-    request, and knows only the first where they are not listed.
+    max_batch_size is 0, so that a request sets every axis: Triton can't batch requests that differ in length, each with
+    its own cache. profiles: number of the engine's profiles. They are listed, because Triton otherwise knows only the
+    first; it chooses the one that fits a request.
     """
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
@@ -98,7 +99,7 @@ def _tensor(value: onnx.ValueInfoProto) -> str:
     if not tensor.HasField("shape"):
         raise PatchCompileError(f"{value.name} has no shape", "Triton needs to know its rank.")
     sizes = [str(d.dim_value) if d.HasField("dim_value") else "-1" for d in tensor.shape.dim]
-    # Triton has no empty dims: a scalar is [ 1 ] on the wire.
+    # Triton allows no empty dims: a scalar is sent as [ 1 ].
     dims = f"dims: [ {', '.join(sizes)} ]" if sizes else "dims: [ 1 ] reshape { shape: [ ] }"
     return f"{{ name: {json.dumps(value.name)} data_type: TYPE_{_TYPES[tensor.elem_type]} {dims} }}"
 
@@ -109,7 +110,7 @@ def _element_types(model: onnx.ModelProto) -> set[int]:
 
 
 def _engine(out: Path) -> dict[str, Any]:
-    """What report.json says of the engine; empty where there is none."""
+    """Returns the engine's backend, version and profiles from report.json, {} if there is no engine."""
     report = out / "report.json"
     if not report.is_file():  # `compile` writes none
         return {}
@@ -137,7 +138,7 @@ def _against_engine(out: Path, engine: dict[str, Any]) -> str | None:
 
 
 def _write_all(repository: Path, wanted: Iterable[tuple[str, str, Callable[[Path], None]]]) -> list[Path]:
-    """Each model appears whole: a Triton that polls the repository must not meet half of one."""
+    """Write each model atomically, because a Triton that polls the repository must not see half of one."""
     wanted = list(wanted)
     for name, _, _ in wanted:
         if (repository / name).exists():
@@ -146,7 +147,7 @@ def _write_all(repository: Path, wanted: Iterable[tuple[str, str, Callable[[Path
             )
     repository.mkdir(parents=True, exist_ok=True)
     written = []
-    # Outside of the repository, where Triton would take it for a model; beside it, so that files can be linked.
+    # Not inside the repository, where Triton would take it for a model, but beside it, so that files can be linked.
     with tempfile.TemporaryDirectory(dir=repository.resolve().parent, prefix=".triton-") as scratch:
         for name, text, place in wanted:
             version = Path(scratch) / name / "1"
@@ -160,14 +161,14 @@ def _write_all(repository: Path, wanted: Iterable[tuple[str, str, Callable[[Path
 def _place_engine(out: Path, version: Path) -> None:
     _link(out / "engine" / "model.engine", version / "model.plan")
     plugin = out / "engine" / "libpatch_linear.so"
-    if plugin.is_file():  # for LD_PRELOAD; Triton itself reads model.plan alone
+    if plugin.is_file():  # for LD_PRELOAD; Triton itself reads only model.plan
         _link(plugin, version / plugin.name)
 
 
 def _copy_onnx(onnx_file: Path, version: Path) -> None:
-    """A model of several files is a folder (Triton's model_repository.md).
+    """Copy the ONNX file and its data. A model of several files is a folder (Triton's model_repository.md).
 
-    Copies: onnx refuses external data that has more than one hard link, so links would spoil OUT too.
+    Not hard links: onnx refuses external data with more than one hard link, so that OUT could not be loaded either.
     """
     shutil.copytree(onnx_file.parent, version / "model.onnx")
 
@@ -180,13 +181,13 @@ def _link(source: Path, target: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: stdout says what was written, stderr what was not."""
+    """Run the command line. Prints written models on stdout and messages on stderr. Returns the exit code."""
     parser = argparse.ArgumentParser(
         description="Write a Triton model repository from an OUT of patch-compile."
     )
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("repository", type=Path, metavar="REPOSITORY")
-    parser.add_argument("--name", help="of the models [that of OUT]")
+    parser.add_argument("--name", help="name of the models [name of OUT]")
     given = parser.parse_args(arguments)
     try:
         written, left_out = make_repository(given.out, given.repository, given.name)

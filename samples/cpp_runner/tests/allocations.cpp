@@ -1,5 +1,5 @@
-// Counts allocations.  A file of its own: where GCC 12 inlines only one of new and delete, it takes them for
-// a pair that does not match.
+// Counts allocations.  A separate file, because GCC 12 warns of a mismatch if it inlines only one of new and
+// delete.
 #include <cstdlib>
 #include <new>
 

@@ -1,4 +1,5 @@
-// Tests of what needs neither CUDA nor TensorRT.  Prints what differs; the exit code is 1 if anything does.
+// Tests of the code that needs neither CUDA nor TensorRT.  Prints failed expectations, and exits with 1 if
+// there are any.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -60,7 +61,8 @@ void test_options() {
   EXPECT_ERROR(UsageError, parse_options({"a", "--ids", "1", "--new-tokens", "0"}), "at least 1");
 }
 
-// Two layers of 3 heads of 16; prompts to 10 tokens, a cache to 20, a batch of 2 to 4 in decode.
+// Two layers with 3 heads of size 16; prompts of up to 10 tokens, a cache of up to 20, a batch of 2 to 4 in
+// decode.
 EngineDescription description() {
   const auto input = [](const char* name, Element element, Shape shape, ShapeRange prefill,
                         ShapeRange decode) {
@@ -138,7 +140,7 @@ void test_requests() {
   const auto request = [&](int64_t batch, int64_t prompt, int64_t new_tokens) {
     check_request(io, std::vector<Ids>(batch, Ids(prompt, 99)), new_tokens);
   };
-  request(4, 10, 12);  // puts 10 + 10 tokens into the cache that the last step reads
+  request(4, 10, 12);  // the last step reads a cache of 10 + 10 tokens
   request(1, 10, 1);   // never decodes
   EXPECT_ERROR(RunError, request(2, 11, 1), "prompt has 11 tokens", "profile 0 (prefill)", "1 to 10");
   EXPECT_ERROR(RunError, request(5, 1, 1), "5 prompts", "profile 0 (prefill)", "1 to 4");

@@ -1,11 +1,11 @@
-// An object of an abstract class that implements only some of its functions; calling any other ends the
-// program.
+// An object of an abstract class with only some of its functions implemented.  Calling any other function
+// ends the program.
 //
-// TensorRT's interfaces call through classes of some 150 pure functions, and every version has others.  The
-// runner calls twenty, so a class derived from them would be long, and compile against one version alone.
-// Instead this is a table of functions as the Itanium C++ ABI lays it out (x86-64 and AArch64 Linux): a
-// pointer to a virtual function says which entry is its, and a member function is called like a function that
-// is given `this` first.
+// TensorRT's interfaces call through classes with some 150 pure virtual functions, which differ between
+// versions. The runner calls twenty of them.  A derived class would be long, and would compile with one
+// version only.  This class builds a virtual function table instead, in the layout of the Itanium C++ ABI
+// (x86-64 and AArch64 Linux).  A pointer to a virtual member function contains its index in the table, and a
+// member function is called like a function whose first argument is `this`.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -18,7 +18,8 @@ namespace stand_in {
 
 template <class Interface>
 class Partial {
-  // Its types follow from the member function's alone, so that a lambda fits.
+  // A nested type, so that its parameters are deduced from the member function only and a lambda can be
+  // passed.
   template <class R, class... A>
   struct Free {
     using type = R (*)(Interface*, A...);
@@ -53,7 +54,7 @@ class Partial {
     static_assert(sizeof words == sizeof(void (Partial::*)()));
     std::memcpy(words, member, bytes);
 #ifdef __aarch64__
-    return words[0] / sizeof(void*);  // that it is virtual, the other word says
+    return words[0] / sizeof(void*);  // here the other word marks a virtual function
 #else
     return (words[0] - 1) / sizeof(void*);
 #endif

@@ -1,5 +1,5 @@
-// The CUDA runtime on the CPU, as far as the runner calls it.  Device memory is host memory full of NaNs;
-// work on a stream is done when the program waits for it, so that a wait that is missing shows.
+// The CUDA functions that the runner calls, on the CPU.  Device memory is host memory filled with NaNs.  Work
+// on a stream runs when the program waits for it, so that a missing wait shows.
 #include <cuda_runtime_api.h>
 #include <unistd.h>
 
@@ -14,7 +14,7 @@
 namespace stand_in {
 namespace {
 
-constexpr size_t kGuard = 256;  // bytes after an allocation that nobody may write
+constexpr size_t kGuard = 256;  // bytes after an allocation that must stay unchanged
 
 struct Allocation {
   size_t bytes;
@@ -30,7 +30,7 @@ struct Machine {
   uintptr_t handles = 0;
   float clock = 0;
 
-  // Runs after main has returned: nothing may be left.
+  // Runs after main has returned, when everything must be freed.
   ~Machine() {
     if (memory.empty() && objects.empty()) return;
     std::fprintf(stderr, "stand-in: %zu allocations and %zu streams or events are left\n", memory.size(),

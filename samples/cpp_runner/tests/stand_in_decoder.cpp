@@ -1,4 +1,4 @@
-// A decoder whose next token depends on every token it can see: their ids, positions and order.
+// A decoder whose next token depends on the ids, positions and order of all tokens that it can see.
 #include <cmath>
 #include <cstring>
 #include <sstream>
@@ -8,7 +8,7 @@
 namespace stand_in {
 namespace {
 
-// Of small whole numbers, so that fp16 and bf16 hold them exactly.
+// Values are small integers, so that fp16 and bf16 hold them exactly.
 int64_t read(const std::string& type, const void* values, int64_t i) {
   float value;
   if (type == "half") {
@@ -19,7 +19,7 @@ int64_t read(const std::string& type, const void* values, int64_t i) {
     const uint32_t wide = static_cast<uint32_t>(static_cast<const uint16_t*>(values)[i]) << 16;
     std::memcpy(&value, &wide, 4);
   }
-  return std::isfinite(value) ? static_cast<int64_t>(value) : 99991;  // memory that nobody has written
+  return std::isfinite(value) ? static_cast<int64_t>(value) : 99991;  // NaN: memory that was never written
 }
 void write(const std::string& type, void* values, int64_t i, float value) {
   if (type == "float") {
@@ -47,7 +47,7 @@ struct Step {
     return addresses.at("present." + std::to_string(layer) + (key ? ".key" : ".value"));
   }
 
-  // present = past, then what the new tokens have: their ids in the keys, their positions in the values.
+  // present = past, followed by the new tokens: keys are made from their ids, values from their positions.
   void append(int64_t layer, bool key) const {
     const std::string part = std::to_string(layer) + (key ? ".key" : ".value");
     const auto* old = static_cast<const char*>(addresses.at("past_key_values." + part));

@@ -1,5 +1,5 @@
-// TensorRT on the CPU, as far as the runner calls it: it checks names, shapes and addresses as TensorRT
-// documents them, and computes the decoder of stand_in_decoder.cpp.
+// The TensorRT functions that the runner calls, on the CPU.  They check names, shapes and addresses against
+// TensorRT's documentation, and compute the decoder of stand_in_decoder.cpp.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -42,10 +42,10 @@ DataType type_of(const std::string& name) {
 // ---- IExecutionContext
 
 int profile = 0;
-int runs[8];  // by profile
+int runs[8];  // number of runs, by profile
 Shapes shapes;
 Addresses addresses;
-int64_t allocations_before = -1;  // at the last step of the decode profile
+int64_t allocations_before = -1;  // number at the last step of the decode profile
 
 bool set_profile(apiv::VExecutionContext*, int32_t index, cudaStream_t) {
   const Inside in;
@@ -70,7 +70,7 @@ bool set_shape(apiv::VExecutionContext*, const char* name, const Dims& dims) {
   return true;
 }
 
-// With -1 where an input's shape is not set yet.
+// Returns an output's shape, with -1 for dimensions that depend on an input whose shape is not set.
 Sizes output_shape(const Tensor& tensor) {
   Sizes out = tensor.dims;
   const auto ids = shapes.find("input_ids"), past = shapes.find("past_key_values.0.key");
@@ -154,7 +154,7 @@ bool enqueue_step(apiv::VExecutionContext*, cudaStream_t stream) {
       return complain("memory was allocated between two steps");
     allocations_before = allocations();
   }
-  // The first run in each profile is slow, as that of a real engine.
+  // The first run in each profile is slow, as in a real engine.
   const float first = ++runs[profile] == 1 ? 100 : 0;
   enqueue(stream, [shapes = shapes, addresses = addresses, first] {
     run(model, shapes, addresses);
@@ -236,7 +236,7 @@ ICudaEngine* deserialize(apiv::VRuntime*, const void* data, size_t size) {
   const Inside in;
   if (!model.read(std::string(static_cast<const char*>(data), size)))
     return complain("bad magic number"), nullptr;
-  // As TensorRT-RTX 1.7.1 does; full TensorRT may take the first.
+  // TensorRT-RTX 1.7.1 does this; full TensorRT may keep the first creator.
   if (model.carries_plugin && plugin_loaded)
     return complain("plugin creator of PatchLinear exists already"), nullptr;
   if (model.carries_plugin && !host_code_allowed) return complain("host code is not allowed"), nullptr;

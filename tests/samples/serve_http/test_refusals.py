@@ -99,7 +99,7 @@ def test_what_is_beyond_the_limits(out: Path, generator: Generator) -> None:
         assert (long.code, long.param) == ("context_length_exceeded", "prompt")
         assert "38 tokens of prompt and 13 new ones are more than 50" in str(long)
         assert "41 tokens is longer than the 40" in str(refused(prompt=["the", "the " * 41]))
-        assert "2 prompts with n=2 are 4 sequences, and 3 go at once" in str(refused(prompt=["the"] * 2, n=2))
+        assert "2 prompts with n=2 are 4 sequences; at most 3" in str(refused(prompt=["the"] * 2, n=2))
         assert running.metric("prompt_tokens_total") == 0
         # Who asks for no number is given what there is room for.
         for path, body, room in (
@@ -119,7 +119,7 @@ def test_what_is_beyond_the_profiles_of_an_engine(out: Path, generator: Generato
     with serving(Generator(decoder, generator.tokenizer)) as running:
         for body, param, said in (
             ({"prompt": "the " * 17}, "prompt", "A prompt of 17 tokens is longer than the 16"),
-            ({"prompt": ["the"] * 3}, "prompt", "3 prompts with n=1 are 3 sequences, and 2 go at once"),
+            ({"prompt": ["the"] * 3}, "prompt", "3 prompts with n=1 are 3 sequences; at most 2 run at once."),
             (
                 {"prompt": "the " * 16, "max_tokens": 18},
                 "prompt",
@@ -146,7 +146,7 @@ def test_a_body_that_is_too_large(generator: Generator, chunked: bool) -> None:
         pieces: Any = (b" " * 100_000 for _ in range(30)) if chunked else b" " * 3_000_000
         response = http.post("/v1/completions", content=pieces, headers={"content-type": "application/json"})
         assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
-        assert "10000 that the server takes" in response.json()["error"]["message"]
+        assert "larger than the limit of 10000." in response.json()["error"]["message"]
         fits = json.dumps({"prompt": "the", "max_tokens": 1}).ljust(10_000).encode()
         headers = {"content-type": "application/json"}
         assert http.post("/v1/completions", content=fits, headers=headers).status_code == 200
