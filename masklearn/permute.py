@@ -25,6 +25,7 @@ from masklearn.masks.record import PermutedRecord
 from masklearn.processes import made_once
 from masklearn.shard import Shard, write_shard
 from masklearn.stream.blocks import Block, stream_blocks
+from masklearn.stream.hooks import watch_calls
 from masklearn.stream.moments import squared_input_norms
 from masklearn.task import Task
 
@@ -165,18 +166,11 @@ def _calls(block: Block, linears: Mapping[str, torch.nn.Linear], window: torch.T
     """Inputs and outputs of linears in one window."""
     calls: dict[str, _Call] = {}
 
-    def watch(name: str) -> Any:
-        def keep(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            calls[name] = inputs[0], output
+    def keep(name: str, x: torch.Tensor, output: torch.Tensor) -> None:
+        calls[name] = x, output
 
-        return linears[name].register_forward_hook(keep)
-
-    hooks = [watch(name) for name in linears]
-    try:
+    with watch_calls(linears, keep):
         block.run(window)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return calls
 
 

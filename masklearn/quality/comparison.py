@@ -1,11 +1,9 @@
 """A pruned model beside the dense one on the same text, block by block: where they part, and what it costs at the end."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.progress import Progress
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
+from masklearn.stream.hooks import watch_calls
 from masklearn.stream.logits import HEAD_CHUNK
 
 __all__ = ["Comparison", "Predictions", "compare_models"]
@@ -130,9 +129,7 @@ def _advance(
     dense: Block, pruned: Block, linears: Collection[str], errors: dict[str, tuple[float, float]], number: int
 ) -> float:
     """Advance both; the relative error of the outputs. What linears err by goes to `errors`."""
-    wanted = [name for name in dense.linears if name in linears]
-    with _watched(dense, pruned, wanted, errors):
-        dense.advance()
+    errors |= _advance_dense(dense, pruned, [name for name in dense.linears if name in linears])
     pruned.advance()
     _check_finite("dense", dense.hidden, number)
     _check_finite("pruned", pruned.hidden, number)
@@ -142,32 +139,21 @@ def _advance(
     return math.sqrt(apart / energy) if energy else 0.0
 
 
-@contextmanager
-def _watched(
-    dense: Block, pruned: Block, names: Collection[str], errors: dict[str, tuple[float, float]]
-) -> Iterator[None]:
-    """While the dense block runs, what each of its linears would err by with the pruned weight."""
+def _advance_dense(dense: Block, pruned: Block, names: Collection[str]) -> dict[str, tuple[float, float]]:
+    """‖X(W − W')ᵀ‖² and ‖XWᵀ‖² of these linears, by name; X are their inputs in the dense block."""
+    changes = {name: pruned.linears[name].weight - dense.linears[name].weight for name in names}
+    errors, energies = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
 
-    def watch(name: str) -> Any:
-        linear = dense.linears[name]
-        change = pruned.linears[name].weight - linear.weight
-        errors[name] = (0.0, 0.0)
+    def add(name: str, x: Tensor, output: Tensor) -> None:
+        bias = dense.linears[name].bias
+        product = output if bias is None else output - bias
+        error = torch.nn.functional.linear(x, changes[name])
+        errors[name] += float(error.double().square().sum())
+        energies[name] += float(product.double().square().sum())
 
-        def add(_: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            product = output if linear.bias is None else output - linear.bias
-            error = torch.nn.functional.linear(inputs[0], change)
-            before = errors[name]
-            found = (float(x.double().square().sum()) for x in (error, product))
-            errors[name] = tuple(a + b for a, b in zip(before, found, strict=True))  # type: ignore[assignment]
-
-        return linear.register_forward_hook(add)
-
-    hooks = [watch(name) for name in names]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with watch_calls({name: dense.linears[name] for name in names}, add):
+        dense.advance()
+    return {name: (errors[name], energies[name]) for name in names}
 
 
 def _predictions(dense: Block, pruned: Block, windows: NDArray[np.int64]) -> Predictions:

@@ -1,13 +1,14 @@
 """How much the loss depends on each linear's outputs: the mean squared gradients there (empirical Fisher)."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from masklearn.stream.blocks import Block, stream_blocks_back
+from masklearn.stream.hooks import watch_gradients
 from masklearn.task import Task
 
 __all__ = ["output_fisher"]
@@ -28,21 +29,16 @@ def output_fisher(
     ):
         linears = {name: linear for name, linear in block.linears.items() if name in covered}
         squares = {name: torch.zeros(one.out_features, dtype=torch.float64) for name, one in linears.items()}
-        hooks = [_watch(name, linear, squares) for name, linear in linears.items()]
-        for i, window in enumerate(windows):
-            if block.is_head:
-                block.loss_backward(i, torch.from_numpy(window))
-            else:
-                block.backward(i)
-        for hook in hooks:
-            hook.remove()
+        with watch_gradients(linears, partial(_add_squares, squares)):
+            for i, window in enumerate(windows):
+                if block.is_head:
+                    block.loss_backward(i, torch.from_numpy(window))
+                else:
+                    block.backward(i)
         fisher |= {name: (total / windows.size).numpy() for name, total in squares.items()}
         task.progress("sensitivity of the loss", len(fisher), len(covered))
     return fisher
 
 
-def _watch(name: str, linear: torch.nn.Linear, squares: dict[str, torch.Tensor]) -> Any:
-    def add(_: torch.nn.Module, __: Any, gradients: tuple[torch.Tensor, ...]) -> None:
-        squares[name] += gradients[0].double().flatten(0, -2).square().sum(dim=0).cpu()
-
-    return linear.register_full_backward_hook(add)
+def _add_squares(squares: dict[str, torch.Tensor], name: str, gradient: torch.Tensor) -> None:
+    squares[name] += gradient.double().flatten(0, -2).square().sum(dim=0).cpu()

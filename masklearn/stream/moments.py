@@ -1,9 +1,10 @@
 """Second moments XᵀX of the inputs of a block's linears: the Hessians of their squared output errors."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
+
+from masklearn.stream.hooks import watch_calls
 
 __all__ = ["input_moments", "output_energy", "squared_input_norms"]
 
@@ -24,26 +25,18 @@ def input_moments(
     moments: dict[str, torch.Tensor] = {}
     inputs: dict[str, torch.Tensor] = {}
 
-    def watch(name: str, linear: torch.nn.Linear) -> Any:
-        def add(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            x = arguments[0]
-            if name not in leaders:  # which inputs are shared lies in the block's code, so once tells
-                leaders[name] = next((n for n, seen in inputs.items() if seen is x), name)
-                inputs[name] = x
-            if leaders[name] == name:
-                rows = x.detach().flatten(0, -2).float()
-                if name not in moments:
-                    moments[name] = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
-                _add_upper(moments[name], rows)
+    def add(name: str, x: torch.Tensor, _: torch.Tensor) -> None:
+        if name not in leaders:  # which inputs are shared lies in the block's code, so once tells
+            leaders[name] = next((n for n, seen in inputs.items() if seen is x), name)
+            inputs[name] = x
+        if leaders[name] == name:
+            rows = x.detach().flatten(0, -2).float()
+            if name not in moments:
+                moments[name] = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
+            _add_upper(moments[name], rows)
 
-        return linear.register_forward_pre_hook(add)
-
-    hooks = [watch(name, linear) for name, linear in linears.items()]
-    try:
+    with watch_calls(linears, add):
         run()
-    finally:
-        for hook in hooks:
-            hook.remove()
     for moment in moments.values():
         _mirror(moment)
     return {name: moments[leaders[name]] for name in linears}
@@ -58,18 +51,11 @@ def squared_input_norms(
         for name, linear in linears.items()
     }
 
-    def watch(name: str) -> Any:
-        def add(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            sums[name] += inputs[0].flatten(0, -2).square().sum(dim=0)
+    def add(name: str, x: torch.Tensor, _: torch.Tensor) -> None:
+        sums[name] += x.flatten(0, -2).square().sum(dim=0)
 
-        return linears[name].register_forward_pre_hook(add)
-
-    hooks = [watch(name) for name in linears]
-    try:
+    with watch_calls(linears, add):
         run()
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {name: total.float() for name, total in sums.items()}
 
 
