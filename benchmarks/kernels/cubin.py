@@ -6,10 +6,10 @@ import os
 import re
 import shutil
 import subprocess
-import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from patch_compile.plugin.toolchain import cuda_folders, plugin_sources
 
 __all__ = [
     "ARCHS",
@@ -22,7 +22,7 @@ __all__ = [
     "find_cuobjdump",
 ]
 
-PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+PLUGINS = plugin_sources()
 SOURCES = {name: PLUGINS / "kernels" / f"launch_{name}.cu" for name in ("half", "bfloat16")}
 ARCHS = (80, 86, 89, 90)
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin", "-Xptxas=-v")
@@ -94,17 +94,10 @@ def disassemble(cubin: Path, cuobjdump: Path) -> dict[int, list[Instruction]]:
 
 def find_cuobjdump() -> Path | None:
     """Find cuobjdump with nvdisasm in a CUDA toolkit, else in the nvidia-cuda-cuobjdump and -nvdisasm packages."""
-    for folder in _folders():
+    for folder in cuda_folders():
         found = shutil.which("cuobjdump", path=str(folder))
         if found and shutil.which(
             "nvdisasm", path=os.pathsep.join([str(folder), os.environ.get("PATH", "")])
         ):
             return Path(found)
     return None
-
-
-def _folders() -> Iterator[Path]:
-    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    yield Path(home) / "bin"
-    yield from map(Path, filter(None, os.environ.get("PATH", "").split(os.pathsep)))
-    yield Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Arguments", "Config", "DensePath", "Device", "Kernels", "Problem", "build_library", "find_nvcc"]
+from patch_compile.plugin.toolchain import find_nvcc, plugin_sources
 
-PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+__all__ = ["Arguments", "Config", "DensePath", "Device", "Kernels", "Problem", "build_library"]
+
 _FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
 
 
@@ -56,25 +55,16 @@ class Config(NamedTuple):
     shared_bytes: int
 
 
-def find_nvcc() -> Path:
-    """Find nvcc in $CUDA_HOME, on the search path, or in /usr/local/cuda. Raises FileNotFoundError."""
-    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    found = shutil.which("nvcc", path=os.pathsep.join([f"{home}/bin", os.environ.get("PATH", "")]))
-    if found is None:
-        raise FileNotFoundError("nvcc is neither in $CUDA_HOME/bin nor on the search path")
-    return Path(found)
-
-
-def build_library(folder: Path, arch: str, nvcc: Path | None = None) -> Path:
+def build_library(folder: Path, arch: str) -> Path:
     """Compile `kernels/`, `dense_path/` and `library.cpp` for one architecture such as sm_86, into `folder`."""
-    compiler = str(nvcc or find_nvcc())
+    compiler, plugins = str(find_nvcc().path), plugin_sources()
     sources = [
         f
         for pattern in ("kernels/*.cu", "kernels/*.cpp", "dense_path/*.cpp")
-        for f in sorted(PLUGINS.glob(pattern))
+        for f in sorted(plugins.glob(pattern))
     ]
     sources.append(Path(__file__).resolve().with_name("library.cpp"))
-    flags = [*_FLAGS, f"-arch={arch}", "-I", str(PLUGINS)]
+    flags = [*_FLAGS, f"-arch={arch}", "-I", str(plugins)]
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_unit(source: Path) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -19,9 +18,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cubin import ARCHS, FLAGS, SOURCES, Instruction, compile_cubin, disassemble, find_cuobjdump
-from kernels import find_nvcc
 
 from patch_compile.plan.roofline.schedule import CONFIGS, Config
+from patch_compile.plugin.toolchain import find_nvcc
 
 __all__ = ["JSON", "KINDS", "count_slab", "loop_of", "sass_counts"]
 
@@ -125,10 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if cuobjdump is None:
         print("error: cuobjdump and nvdisasm are in no CUDA toolkit here", file=sys.stderr)
         return 1
-    said = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=True).stdout
     with tempfile.TemporaryDirectory() as folder:
-        counts = {f"sm_{arch}": sass_counts(arch, nvcc, cuobjdump, Path(folder)) for arch in ARCHS}
-    about = {"nvcc": said.split(", V")[1].split()[0], "flags": " ".join(FLAGS)}
+        counts = {f"sm_{arch}": sass_counts(arch, nvcc.path, cuobjdump, Path(folder)) for arch in ARCHS}
+    about = {"nvcc": nvcc.version, "flags": " ".join(FLAGS)}
     asked.out.write_text(json.dumps(about | {"kernels": counts}, indent=1) + "\n")
     return 0
 

@@ -1,4 +1,8 @@
-"""The tools and headers that building the plugin needs: where they are on this machine, or how to get them."""
+"""The tools and headers that building the plugin needs: where they are on this machine, or how to get them.
+
+The benchmarks of the kernels find nvcc here too, on machines that have no more than nvcc, PyTorch and numpy: nothing but
+the standard library is imported.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from patch_compile.errors import PatchCompileError
 __all__ = [
     "Tool",
     "ToolchainItem",
+    "cuda_folders",
     "describe_toolchain",
     "fetch_headers",
     "find_cxx",
@@ -93,24 +98,21 @@ def plugin_sources() -> Path:
     )
 
 
-def _nvcc_candidates() -> Iterator[Path]:
-    on_path = shutil.which("nvcc")
-    if on_path:
-        yield Path(on_path)
+def cuda_folders() -> Iterator[Path]:
+    """Folders in which CUDA's programs may lie: those on PATH, a toolkit's, and the one of the nvidia-cuda-* wheels."""
+    yield from map(Path, filter(None, os.environ.get("PATH", "").split(os.pathsep)))
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(variable):
-            yield Path(os.environ[variable]) / "bin" / "nvcc"
-    yield Path("/usr/local/cuda/bin/nvcc")
+            yield Path(os.environ[variable]) / "bin"
+    yield Path("/usr/local/cuda/bin")
     for folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path):
-        yield (
-            Path(folder or ".") / "nvidia" / "cu13" / "bin" / "nvcc"
-        )  # where the nvidia-cuda-nvcc wheels put it
+        yield Path(folder or ".") / "nvidia" / "cu13" / "bin"
 
 
 def find_nvcc() -> Tool:
     """CUDACXX when set, else the first nvcc on this machine that is new enough."""
     named = os.environ.get("CUDACXX")
-    candidates = [Path(shutil.which(named) or named)] if named else list(_nvcc_candidates())
+    candidates = [Path(shutil.which(named) or named)] if named else [f / "nvcc" for f in cuda_folders()]
     too_old = []
     for path in dict.fromkeys(c for c in candidates if c.is_file() and os.access(c, os.X_OK)):
         version = _nvcc_version(path)

@@ -1,8 +1,10 @@
 """Parts of the GPU benchmark that need no GPU: its library, its random problems, its table."""
 
 import importlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -10,14 +12,10 @@ import pytest
 from patch_compile.packing.format import PackedLinear
 from tests.oracles.element_packing import Packed
 from tests.plugins.host_kernel import BENCH, COMPILER, Device, Launch, Problem
+from tests.plugins.machine_code import NVCC
 
 sys.path.insert(0, str(BENCH))
 bench_kernels, problems, run = (importlib.import_module(name) for name in ("kernels", "problems", "run"))
-
-try:
-    NVCC = bench_kernels.find_nvcc()
-except FileNotFoundError:
-    NVCC = None
 
 
 @pytest.mark.parametrize("share", run.SHARES)
@@ -74,9 +72,26 @@ def test_without_a_gpu_it_says_so():
     assert done.stderr.strip() == "error: PyTorch sees no GPU; this benchmark runs on one"
 
 
+def test_numpy_and_pytorch_are_all_that_it_imports():
+    """It is for machines that have nothing else of what patch-compile needs."""
+    needs = tomllib.loads((BENCH.parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[\w-]+", need)[0] for need in needs} - {
+        "numpy",
+        "torch",
+        "jinja2",
+    }  # PyTorch needs jinja2
+    absent = dict.fromkeys({"pyyaml": "yaml"}.get(name, name.replace("-", "_")) for name in names)
+    assert {"pydantic", "transformers", "onnx_ir", "yaml"} <= set(absent)
+    script = (
+        f"import sys; sys.modules.update({absent!r}); import runpy; runpy.run_path({str(BENCH / 'run.py')!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(NVCC is None or COMPILER is None, reason="no nvcc, or no compiler for the host emulation")
 def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, monkeypatch):
-    library = bench_kernels.Kernels(bench_kernels.build_library(tmp_path, "sm_80", NVCC))
+    library = bench_kernels.Kernels(bench_kernels.build_library(tmp_path, "sm_80"))
     assert library.configs() == [
         bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes)
         for name, c in kernel.configs().items()
