@@ -10,7 +10,6 @@ order. On what was tried see docs/adr/0009-permuted-channels.md.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
