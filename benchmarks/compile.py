@@ -33,7 +33,8 @@ from benchmarks.machine import machine
 from benchmarks.watched import watched
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
 from masklearn.masks.tiles import grid_shape, tile_weights
 from masklearn.recipe import LearnRecipe

@@ -15,7 +15,8 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError, UsageError
 from masklearn.feed import Feed
 from masklearn.masks.budget import Budget
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Selection, select

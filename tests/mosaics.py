@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 
 KEPT = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool)
 

@@ -17,7 +17,8 @@ from masklearn.importers.groups import zeros_per_group
 from masklearn.importers.mosaic import Mosaic, mosaic_of
 from masklearn.importers.nonzero import nonzero
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ImportRecord, MaskRecord
 from masklearn.masks.tiles import GROUP, grid_shape
 from masklearn.progress import Progress

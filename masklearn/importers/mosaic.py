@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.importers.groups import zeros_per_group
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.patterns import patterns_from_scores
 from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
 

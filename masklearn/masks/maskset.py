@@ -11,72 +11,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.patterns import PATTERNS
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import MaskRecord
-from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups
+from masklearn.masks.tiles import GROUP, check_tile, grid_shape, sparse_groups
 from masklearn.shard import Shard, write_shard
 
-__all__ = ["FORMAT_VERSION", "LinearMask", "MaskSet"]
+__all__ = ["FORMAT_VERSION", "MaskSet"]
 
 FORMAT_VERSION = "1"
 _FORMAT = "patch-compile.masks"
-# The four booleans of a group as one word: numpy moves a word in one go.
-_KEPT = PATTERNS.view(np.uint32)[:, 0]
-_ALL_KEPT = np.ones(GROUP, np.bool_).view(np.uint32)[0]
-
-
-@dataclass(frozen=True, eq=False)
-class LinearMask:
-    """The hybrid mask of one linear: which tiles are 2:4, and the pattern of every group in them.
-
-    shape: (N, K); tile: (rows, cols), cols % 4 == 0; tiles: bool `[ceil(N/rows), ceil(K/cols)]`, True =
-    2:4; pattern: uint8 codes 0..5 `[n]`, one per group of 4 in the sparse tiles, row-major over the
-    `[N, K/4]` grid of groups. ValueError when these do not fit together.
-    """
-
-    shape: tuple[int, int]
-    tile: tuple[int, int]
-    tiles: NDArray[np.bool_]
-    pattern: NDArray[np.uint8]
-
-    def __post_init__(self) -> None:
-        check_tile(self.shape, self.tile)
-        if self.tiles.dtype != np.bool_ or self.tiles.shape != grid_shape(self.shape, self.tile):
-            raise ValueError(f"tile map {self.tiles.dtype} {self.tiles.shape} for shape {self.shape}")
-        groups = sparse_groups(self.tiles, self.shape, self.tile)
-        if self.pattern.dtype != np.uint8 or self.pattern.shape != (groups,):
-            raise ValueError(f"pattern {self.pattern.dtype} {self.pattern.shape}, {groups} groups are sparse")
-        if self.pattern.size and int(self.pattern.max()) >= len(PATTERNS):
-            raise ValueError(f"pattern code {int(self.pattern.max())}, the highest is {len(PATTERNS) - 1}")
-
-    @classmethod
-    def from_candidate(
-        cls, tile: tuple[int, int], tiles: NDArray[np.bool_], pattern: NDArray[np.uint8]
-    ) -> "LinearMask":
-        """From a pattern for every group, `[N, K/4]`: those of the sparse tiles are kept."""
-        shape = (pattern.shape[0], pattern.shape[1] * GROUP)
-        return cls(shape, tile, tiles, pattern[expand_tiles(tiles, shape, tile)])
-
-    def keep(self) -> NDArray[np.bool_]:
-        """The mask of the weight, `[N, K]`: True = kept."""
-        groups = np.full((self.shape[0], self.shape[1] // GROUP), _ALL_KEPT)
-        groups[expand_tiles(self.tiles, self.shape, self.tile)] = _KEPT[self.pattern]
-        return groups.view(np.bool_)
-
-    @property
-    def weights(self) -> int:
-        """Weights of the linear, N·K."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def sparse_weights(self) -> int:
-        """Weights that lie in sparse tiles."""
-        return int(self.pattern.size) * GROUP
-
-    @property
-    def zeroed(self) -> int:
-        """Weights zeroed by pattern: half of those in sparse tiles, whatever else is zero."""
-        return self.sparse_weights // 2
 
 
 @dataclass(frozen=True)

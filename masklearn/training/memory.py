@@ -9,7 +9,7 @@ from torch import nn
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.models import meta_model
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 
 __all__ = ["Demand", "Thrift", "demand_of", "fitting"]
 

@@ -11,7 +11,7 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.precision import computes_in_bf16
 from masklearn.checkpoint.store import WeightStore
 from masklearn.device import available_memory, usable_device
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task

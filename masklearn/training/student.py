@@ -12,7 +12,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import linear_modules, write_linear
 from masklearn.checkpoint.naming import checkpoint_name
 from masklearn.checkpoint.store import WeightStore
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.processes import is_main_process
 from masklearn.training.fixed_mask import fix_masks
 from masklearn.training.model import training_model

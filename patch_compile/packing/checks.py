@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
 from patch_compile.errors import InvariantError
 from patch_compile.packing.format import PackedLinear, count_wrong

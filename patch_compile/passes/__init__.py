@@ -13,7 +13,7 @@ from patch_compile.passes.run import PassDump, run_passes
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from masklearn.masks.maskset import LinearMask
+    from masklearn.masks.linear_mask import LinearMask
     from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
     from patch_compile.passes.lowering.pack_linears import PackLinearsPass
     from patch_compile.passes.lowering.packed_initializers import ReadTensor

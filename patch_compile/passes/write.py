@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.packing.fusion import Fusion
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.split import SplitCost

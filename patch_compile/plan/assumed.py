@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import grid_shape, sparse_groups
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan, plan_linear

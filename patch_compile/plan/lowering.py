@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tile_text import spell_tile
 from patch_compile.packing.format import SLAB_K, choose_panel_rows, sparse_slabs
 from patch_compile.plan.cost import CostModel, LinearCost

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.budget import Budget
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import Selection, select
 from masklearn.masks.tiles import sparse_groups

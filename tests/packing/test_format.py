@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.packing.format import PackedLinear, choose_panel_rows, pack, unpack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 

@@ -58,7 +58,7 @@ def test_tiles_too_small_for_a_slab_are_said():
     mask, _ = random_mask((128, 128), (64, 32), 0.0, 0)
     tiles = mask.tiles.copy()
     tiles[:, 0] = True
-    from masklearn.masks.maskset import LinearMask
+    from masklearn.masks.linear_mask import LinearMask
 
     half = LinearMask.from_candidate((64, 32), tiles, np.zeros((128, 32), np.uint8))
     plan = plan_linear("x", half)

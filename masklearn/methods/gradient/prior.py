@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.linears import read_linear
 from masklearn.errors import PatchCompileError
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.patterns import patterns_from_scores
 from masklearn.masks.tile_text import spell_tile
 from masklearn.masks.tiles import GROUP, expand_tiles, grid_shape, tile_weights

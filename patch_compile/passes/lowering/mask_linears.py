@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir import passes
 
 from masklearn.checkpoint.prune import masked_weight
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.plan.lowering import LinearPlan

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx_ir import passes
 
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.packing.function import DOMAIN, NAME, VERSION, patch_linear_function
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
 from patch_compile.passes.lowering.packed_initializers import ReadTensor, joint_bias, packed_initializers

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import PackedLinear, csr_index, grid_together, pack_together, sparse_slabs

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.prune import masked_weight
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.packing.checks import check_two_four
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.plan.split import Split

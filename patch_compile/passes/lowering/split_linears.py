@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir import passes
 
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.passes.find_linears import LinearSite, find_linears
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.passes.lowering.split_initializers import Part, split_initializers

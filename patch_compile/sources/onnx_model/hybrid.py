@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.packing.fusion import Fusion
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.sources.onnx_model.linears import OnnxLinear

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from masklearn.checkpoint.prune import masked_weight
 from masklearn.checkpoint.store import WeightStore
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.weights import put_weight, read_rounded

@@ -9,7 +9,8 @@ from typing import Any
 from masklearn.checkpoint.store import WeightStore
 from masklearn.learn import by_ratio, find_masks
 from masklearn.masks.budget import Budget
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import method_of

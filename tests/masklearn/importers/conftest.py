@@ -9,7 +9,8 @@ import pytest
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.importers.importing import import_masks
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from tests.conftest import ModelMaker
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import grid_shape
 
 Bits = NDArray[np.bool_]

@@ -11,7 +11,8 @@ from masklearn.checkpoint.coverage import covered_linears
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.budget import Budget, parse_ratio
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
 

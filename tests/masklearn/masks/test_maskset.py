@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.patterns import PATTERNS
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import grid_shape

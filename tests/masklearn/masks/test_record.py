@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord
 from masklearn.shard import Shard, write_shard
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.training.memory import Demand, Thrift, demand_of, fitting
 from tests.conftest import ModelMaker
 from tests.masklearn.training.masks import magnitude_masks

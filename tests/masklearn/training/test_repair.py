@@ -19,7 +19,7 @@ from masklearn.checkpoint.linears import read_linear
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
 from masklearn.learn import learn_task
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.quality.perplexity import window_losses
 from masklearn.recipe import LearnRecipe

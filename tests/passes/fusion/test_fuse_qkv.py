@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.packing.fusion import Fusion
 from patch_compile.passes import lowering_passes, run_passes

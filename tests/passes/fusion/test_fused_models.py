@@ -15,7 +15,7 @@ import torch
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.orientation import to_stored
 from masklearn.checkpoint.prune import masked_weight
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from patch_compile.export import export_model
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.write import write_onnx

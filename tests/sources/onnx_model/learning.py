@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.learn import by_ratio, find_masks
-from masklearn.masks.maskset import LinearMask
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Need
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds

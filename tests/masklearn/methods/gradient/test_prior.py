@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.maskset import LinearMask, MaskSet
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
 from masklearn.masks.tiles import expand_tiles, tile_weights
 from masklearn.methods import method_of
