@@ -1,4 +1,4 @@
-"""A task as `learn` sets it up, to call one step of learning alone."""
+"""Makes a task as `learn` does, for tests that call one step of learning."""
 
 from pathlib import Path
 from tempfile import mkdtemp

@@ -67,7 +67,7 @@ def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_p
     tile = 16 * 16 / sum(weights.values())
     assert all(abs(found[name]["ratio"] - 0.3) <= tile / 4 for name in ("magnitude-tiles", "random-tiles"))
     assert [r["name"] for r in rows if not r["deployable"]] == ["unstructured"]
-    assert len({r["perplexity"] for r in rows}) == len(rows)  # six different models
+    assert len({r["perplexity"] for r in rows}) == len(rows)  # six models differ
     dense = AutoModelForCausalLM.from_pretrained(path).eval()
     assert found["dense"]["perplexity"] == perplexity(dense, WINDOWS).value
     assert "ffn-only: perplexity" in calls
@@ -75,7 +75,7 @@ def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_p
 
 
 def test_a_baseline_is_what_its_flags_give(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    """The table's numbers come from `learn` with the flags in the module's docstring."""
+    """`learn` gives the table's numbers with the flags in the module's docstring."""
     path, ours = make_model(), recipe(text_file, per_layer=True, repair="none")
     flags: dict[Baseline, dict[str, Any]] = {
         Baseline.UNIFORM: {"ratio": 0.5},
@@ -109,7 +109,7 @@ def test_ffn_only_prunes_the_feed_forward_part_alone(
 
 @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
 def test_every_architecture_knows_its_feed_forward_part(make_model: ModelMaker, model_type: str) -> None:
-    """Each block has linears in and outside it; attention is never part of it."""
+    """Each block has linears in the feed-forward part and outside it, and attention is never in it."""
     path = make_model(model_type)
     names = list(covered_linears(path).linears)
     patterns = architecture_of(Checkpoint.open(path)).ffn
@@ -171,9 +171,9 @@ def test_worse_than_ffn_only_is_said_in_words() -> None:
     assert line.startswith(
         "wanda at ratio 0.350 is worse than FFN-only 2:4 at 0.375 (perplexity 90.00 against 80.00)"
     )
-    assert remarks(row("wanda", 0.45, 90.0), [ffn]) == []  # more was asked of it
+    assert remarks(row("wanda", 0.45, 90.0), [ffn]) == []  # a higher ratio excuses it
     assert remarks(row("oneshot", 0.375, 70.0), [ffn]) == []
-    assert remarks(row("wanda", 0.3753, 90.0), [ffn]) != []  # the same ratio, to a tile
+    assert remarks(row("wanda", 0.3753, 90.0), [ffn]) != []  # equal ratios, to one tile
 
 
 def test_only_deployable_baselines_shame_a_result() -> None:

@@ -1,4 +1,4 @@
-"""From a checkpoint of every architecture to masks, and to a pruned checkpoint that transformers loads."""
+"""A checkpoint of every architecture gets masks and becomes a pruned checkpoint that transformers loads."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def test_a_pruned_checkpoint_has_the_masked_weights(make_model, text_file, tmp_p
     ("model_type", "loader"), [("gpt2", AutoModelForCausalLM), ("bert", AutoModelForMaskedLM)]
 )
 def test_a_checkpoint_with_other_names(make_model, text_file, tmp_path, model_type, loader) -> None:
-    """GPT-2 without its prefix, as its authors publish it; BERT with one, below a head."""
+    """GPT-2 has no prefix, as its authors publish it; BERT has one, below a head."""
     source, path = make_model(model_type, tie_word_embeddings=True), tmp_path / "other"
     whole = loader.from_pretrained(source)
     (whole.base_model if model_type == "gpt2" else whole).save_pretrained(path)
@@ -59,7 +59,7 @@ def test_a_checkpoint_with_other_names(make_model, text_file, tmp_path, model_ty
 
 
 def masked_weights(loader: Any, path: Path, pruned: Path, result: Learned) -> int:
-    """All of the model is what it was, but for zeros where the masks say; returns how many the masks zero."""
+    """Check that the model only lost the weights that the masks zero; returns their number."""
     checkpoint = Checkpoint.open(path)
     before, after = (loader.from_pretrained(model, dtype=torch.float32) for model in (path, pruned))
     linears = {id(m.weight): name for name, m in linear_modules(before, checkpoint).items()}

@@ -56,7 +56,7 @@ def test_same_recipe_same_file(make_model: ModelMaker, text_file: Path, tmp_path
 def test_tiles_may_be_chosen_by_what_they_save(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
-    """Of a saving that only the last block brings, in a unit of its own; the recipe's ratio says nothing then."""
+    """Only the last block saves anything, in a unit of its own, and the recipe's ratio is ignored."""
     path = make_model()
     asked: dict[str, Any] = {}
 
@@ -121,7 +121,7 @@ def test_infinite_activations_are_named(make_model: ModelMaker, text_file: Path,
 def test_only_one_block_is_read_at_a_time(
     make_model, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights are read in the order of the blocks, each once, and the head is not read at all."""
+    """Weights are read once, in the order of the blocks, and the head is not read."""
     reads: list[str] = []
     read = Checkpoint.read
     monkeypatch.setattr(Checkpoint, "read", lambda self, name: (reads.append(name), read(self, name))[1])
@@ -133,8 +133,8 @@ def test_only_one_block_is_read_at_a_time(
 
 
 def test_new_weights_are_solved_for_the_final_masks(make_model, text_file: Path, tmp_path: Path) -> None:
-    """Only linears with a sparse tile change, the pruned model holds exactly the masks' zeros, and it is nearer to
-    the dense model than the same masks on the dense weights are."""
+    """Only linears with a sparse tile change, the pruned model has exactly the masks' zeros, and it is closer to the
+    dense model than the same masks on the dense weights."""
     path = make_model()
     learned = learn(path, recipe(text_file, ratio=0.3), tmp_path / "s")
     dense = Checkpoint.open(path)
@@ -174,10 +174,12 @@ def test_every_criterion_ranks_differently(make_model, text_file: Path, tmp_path
 
 
 def test_fisher_ranks_by_the_loss_that_a_tile_costs(make_model, text_file: Path, tmp_path: Path) -> None:
-    """A linear whose output nothing reads costs nothing: all its tiles go first."""
+    """Tiles of a linear whose output is not used cost nothing and go first."""
     path = make_model()
     tensors = load_file(path / "model.safetensors")
-    tensors["model.layers.2.mlp.down_proj.weight"].zero_()  # so up and gate of the last block do not matter
+    tensors[
+        "model.layers.2.mlp.down_proj.weight"
+    ].zero_()  # so that up and gate of the last block do not matter
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
     masks = learn(path, recipe(text_file, ratio=0.25), tmp_path / "s").masks
     for kind in ("up_proj", "gate_proj", "down_proj"):
@@ -197,7 +199,7 @@ def test_tiles_are_not_scored_where_the_ratio_leaves_no_choice(
 
 
 def test_a_run_that_goes_on_repairs_from_the_solved_weights(make_model, text_file, tmp_path: Path) -> None:
-    """Interrupted after its repair, before its result was written: the same weights come out, not twice repaired."""
+    """A run that is interrupted between its repair and writing its result gives the same weights when resumed."""
     path, settings = make_model(), recipe(text_file, repair="distill", repair_steps=3, batch=1)
     results = [learn(path, settings, tmp_path / "s").checkpoint for _ in range(2)]
     norm = "model.layers.0.input_layernorm.weight"
@@ -222,7 +224,7 @@ def test_repair_is_recorded_and_keeps_the_masks(make_model, text_file: Path, tmp
 
 @pytest.mark.model
 def test_sample_model(sample_model: Path, sample_texts: Path, tmp_path: Path) -> None:
-    """The real model, ragged tiles: hidden 576 is 4.5 x 128."""
+    """The real model has ragged tiles: hidden size 576 is 4.5 x 128."""
     calib = str(sample_texts / "calib.txt")
     recipe = LearnRecipe(method="wanda", calib=calib, windows=4, length=128, ratio=0.4)
     torch.set_num_threads(min(2, torch.get_num_threads()))

@@ -1,4 +1,4 @@
-"""Hidden channels change places, and the model computes what it did."""
+"""Permuting hidden channels does not change the model's outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
 
-PARTS = {  # where they are not one for each of three blocks
+PARTS = {  # models with other than one part for each of three blocks
     "mixtral": 3 * 4,
-    "qwen2_moe": 2 + 4 + 1,  # every second block is sparse, and has a shared expert besides
+    "qwen2_moe": 2 + 4 + 1,  # every second block has experts, and a shared expert besides
     "qwen3_moe": 3 * 4,
 }
 
@@ -55,7 +55,7 @@ def no_masks() -> MaskSet:
 def test_the_dense_model_computes_what_it_did(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
 ) -> None:
-    """In every architecture, by transformers' own code on the permuted checkpoint: what is left is how sums round."""
+    """transformers runs the permuted checkpoint of every architecture; only the rounding of sums differs."""
     path = make_model(model_type)
     found = permute(task_of(path, recipe(text_file)))
     assert len(found.orders) == found.record.parts == PARTS.get(model_type, 3)
@@ -71,7 +71,7 @@ def test_the_dense_model_computes_what_it_did(
 def test_rows_biases_and_columns_go_where_the_order_says(
     make_model: ModelMaker, text_file: Path, model_type: str
 ) -> None:
-    """Bit for bit, in fp16 too."""
+    """Values move bit for bit, in fp16 too."""
     path = make_model(model_type, dtype=torch.float16)
     task = task_of(path, recipe(text_file))
     found = permute(task)
@@ -90,7 +90,7 @@ def test_rows_biases_and_columns_go_where_the_order_says(
 
 
 def test_channels_are_sorted_by_what_they_add_to_the_output(make_model: ModelMaker, text_file: Path) -> None:
-    """Measured on the model itself, with one channel at a time taken out."""
+    """The contribution of each channel is measured on the model itself."""
     path = make_model(num_hidden_layers=1)
     task = task_of(path, recipe(text_file))
     order = permute(task).orders["model.layers.0.mlp.down_proj"]
@@ -125,7 +125,7 @@ def test_nothing_to_permute_is_said(make_model: ModelMaker, text_file: Path) -> 
 def test_outputs_that_differ_stop_it(
     make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where channels are not free to change places: here up alone is permuted, then down alone."""
+    """The outputs differ when channels are not free to change places: up is permuted alone, then all but the biases."""
     right = module._permute_linears
     path = make_model("gpt2")
 
@@ -163,7 +163,7 @@ def test_a_run_that_goes_on_permutes_once(
 def test_what_is_learned_is_the_permuted_model_pruned(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str
 ) -> None:
-    """Of linears that stay wholly dense and biases too: with no tile 2:4 the written model is the dense one."""
+    """Dense linears and biases are permuted too: without a 2:4 tile the written model equals the dense one."""
     path = make_model("opt")
     settings = {"method": method, "steps": 2, "batch": 1, "prior": "magnitude", "checkpoint_every": 2}
     for ratio in (0.0, 0.3):
@@ -177,13 +177,13 @@ def test_what_is_learned_is_the_permuted_model_pruned(
         write_pruned_checkpoint(learned.checkpoint, masks, pruned)
         if ratio == 0.0:
             torch.testing.assert_close(outputs(pruned, "opt"), outputs(path, "opt"), rtol=1e-4, atol=1e-4)
-            if method == "patch-joint":  # what its contest of masks compares are permuted models too
+            if method == "patch-joint":  # the contest of masks compares permuted models too
                 assert max(masks.record.train.kl.values()) < 1e-6
             continue
         new = Checkpoint.open(pruned)
         for name, mask in masks.items():
             assert not bool(read_linear(new, name)[torch.from_numpy(~mask.keep())].any())
-        if method in ("wanda", "magnitude"):  # surviving weights are the checkpoint's, each at its new place
+        if method in ("wanda", "magnitude"):  # surviving weights are the checkpoint's, at their new places
             name = "model.decoder.layers.1.fc2"
             old = read_linear(Checkpoint.open(path), name)[:, torch.from_numpy(masks.orders[name]).long()]
             keep = torch.from_numpy(masks[name].keep())
@@ -194,8 +194,8 @@ def test_what_is_learned_is_the_permuted_model_pruned(
 def test_scattered_channels_that_nothing_reads_are_pruned_for_nothing(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, permuted: bool
 ) -> None:
-    """Half of the hidden channels reach no output. Gathered, they fill whole tiles, and the pruned model is the dense
-    one; where they lie scattered no tile is free, and the same ratio costs something."""
+    """Half of the hidden channels reach no output. Gathered, they fill whole tiles, and pruning them changes nothing.
+    Scattered, they leave no tile free, and the same ratio changes the model."""
     path = make_model(intermediate_size=64)
     tensors = load_file(path / "model.safetensors")
     for i in range(3):
@@ -220,7 +220,7 @@ def test_scattered_channels_that_nothing_reads_are_pruned_for_nothing(
 def test_repair_starts_from_the_permuted_model(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
-    """Its teacher is the checkpoint on disk, whose outputs are the same: without pruning there is nothing to learn."""
+    """The teacher is the checkpoint on disk. Its outputs are equal, so without pruning there is nothing to learn."""
     path = make_model("gpt2")
     given = recipe(text_file, ratio=0.0, repair="distill", repair_steps=1, batch=1)
     learned = learn(path, given, tmp_path / "scratch")
@@ -254,7 +254,7 @@ def test_masks_in_another_order_are_no_prior(make_model: ModelMaker, text_file: 
 def test_the_dense_model_can_be_put_in_the_order_of_its_masks(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
 ) -> None:
-    """From the orders alone it is the model that the permutation made."""
+    """The orders alone suffice to make the permuted model."""
     path = make_model(model_type)
     made = permute(task_of(path, recipe(text_file)))
     found = reordered(Checkpoint.open(path), made.orders, WeightStore(tmp_path / "again"))

@@ -16,7 +16,7 @@ class {name}:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package with three classes in files, one of them in a subfolder."""
+    """A package with three classes in files, one in a subfolder."""
     package = tmp_path / "pieces"
     (package / "shared").mkdir(parents=True)
     (package / "__init__.py").write_text(

@@ -30,7 +30,7 @@ def test_parts_are_those_of_the_model(make_model: ModelMaker, model_type: str) -
 
 @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
 def test_feed_forward_linears(make_model: ModelMaker, model_type: str) -> None:
-    """Known by their last names, except GPT-2's and BERT's, which attention has too."""
+    """Last names identify them, except in GPT-2 and BERT, whose attention has linears of the same names."""
     for name in covered_linears(make_model(model_type)).linears:
         last = name.rpartition(".")[2]
         attention = ".attn." in name or ".attention." in name or ".self_attn." in name
@@ -70,7 +70,7 @@ def test_refused_by_name_with_the_reason(make_model: ModelMaker, model_type: str
 
 
 def test_fused_experts_are_refused_in_words(make_model: ModelMaker, tmp_path: Path) -> None:
-    """transformers keeps them fused in memory; a checkpoint may hold them so."""
+    """transformers fuses experts in memory, so a checkpoint may hold them fused."""
     path = make_model("qwen3_moe")
     whole = AutoModelForCausalLM.from_pretrained(path)
     tensors = {name: tensor.clone().contiguous() for name, tensor in whole.state_dict().items()}

@@ -12,7 +12,7 @@ from tests.conftest import ModelMaker
 
 
 def hub_like(model: Path, cache: Path) -> Path:
-    """As a hub cache lays it out: a snapshot of links to blobs."""
+    """Lay the model out as a hub cache does, as a snapshot of links to blobs."""
     blobs, snapshot = cache / "blobs", cache / "snapshots" / "main"
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_index_without_a_map(make_model: ModelMaker, weight_map: object) -> None
      "model.safetensors\0", "model.safetensors\n", "\ud800", 7, None, ["model.safetensors"], {"a": "b"}],
 )  # fmt: skip
 def test_index_that_names_no_file_of_the_folder(make_model: ModelMaker, file: object) -> None:
-    """The same for a path that exists: what counts is that it leaves the folder."""
+    """A path that exists is refused too, because it leaves the folder."""
     path = make_model()
     for other in (path.parent / "other", path / "sub"):
         other.mkdir()
@@ -205,7 +205,7 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
 
 
 def test_reading_leaves_the_file_alone(make_model: ModelMaker) -> None:
-    """A tensor that was read is a copy: writing to it does not reach the checkpoint."""
+    """A tensor that was read is a copy, so writing to it does not change the checkpoint."""
     checkpoint = Checkpoint.open(make_model())
     name = checkpoint.names()[0]
     before = checkpoint.read(name)

@@ -69,7 +69,7 @@ def test_linears_of_every_architecture_under_the_names_of_its_checkpoint(make_mo
 
 
 def test_a_mixture_whose_blocks_differ(make_model: ModelMaker) -> None:
-    """Every second block of this one has experts; what routes tokens stays dense unless it is named."""
+    """Every second block has experts; the router stays dense unless it is named."""
     path = make_model("qwen2_moe")
     kinds = [name.removeprefix("model.layers.") for name in covered_linears(path).linears]
     experts = [f"1.mlp.experts.{i}.{kind}" for i in range(4) for kind in EXPERT]
@@ -141,7 +141,7 @@ def test_tied_head_is_never_covered(make_model: ModelMaker) -> None:
 def test_k_that_groups_do_not_divide_stays_dense(make_model: ModelMaker) -> None:
     coverage = covered_linears(make_model(intermediate_size=70))
     assert coverage.skipped["model.layers.0.mlp.down_proj"] == "K = 70 is not a multiple of 4"
-    assert coverage.linears["model.layers.0.mlp.up_proj"] == (70, 48)  # N may be anything
+    assert coverage.linears["model.layers.0.mlp.up_proj"] == (70, 48)  # only K must be a multiple of 4
 
 
 def test_no_weight_is_read(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:

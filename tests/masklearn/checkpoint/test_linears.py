@@ -47,7 +47,7 @@ def test_gradients_pass_through_experts(make_model: ModelMaker) -> None:
 
 
 def test_an_expert_without_tokens_is_called(make_model: ModelMaker) -> None:
-    """One token is sent to two of four experts; hooks on the other two must not be left without a call."""
+    """One token goes to two of four experts, and hooks on the other two are called too."""
     whole = AutoModelForCausalLM.from_pretrained(make_model("mixtral")).eval()
     as_linears(whole)
     rows = []
@@ -72,7 +72,7 @@ def test_every_view_of_a_model_shows_the_weights_of_the_checkpoint(make_model, m
     for view, module in zip(views.values(), modules.values(), strict=True):
         assert torch.equal(view, module.weight)
         view.zero_()
-        assert not module.weight.any()  # memory is shared
+        assert not module.weight.any()  # the linear shares its memory
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "opt"])

@@ -68,7 +68,7 @@ def test_masked_model_has_the_masks_zeros_and_no_others(make_model: ModelMaker, 
 
 @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
 def test_masks_reach_the_weights_of_every_layout(make_model: ModelMaker, model_type: str) -> None:
-    """Transposed weights, fused experts and names that differ from the module's among them."""
+    """Layouts include transposed weights, fused experts and names that differ from the module's."""
     path = make_model(model_type)
     checkpoint, linears = Checkpoint.open(path), covered_linears(path).linears
     masks = MaskSet(

@@ -42,7 +42,7 @@ def test_an_encoder_below_a_head_has_a_prefix(make_model, tmp_path: Path, model_
 
 
 def test_old_names_of_norms(make_model: ModelMaker) -> None:
-    """bert-base-uncased still has gamma and beta."""
+    """bert-base-uncased still names them gamma and beta."""
     path = make_model("bert")
     before = last_hidden(path)
     tensors = {
@@ -59,7 +59,7 @@ def test_old_names_of_norms(make_model: ModelMaker) -> None:
 
 
 def test_the_other_layout_of_gemma3(make_model: ModelMaker) -> None:
-    """Module names of transformers 5, which other tools may write."""
+    """Other tools may write the module names of transformers 5."""
     path = make_model("gemma3")
     before = last_hidden(path)
     tensors = {

@@ -1,4 +1,4 @@
-"""Loads of a model folder: its own Python code never runs, and nobody is asked whether it may."""
+"""Loading a model folder never runs its Python code, and never asks for permission to do so."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.own_code import claim_config, claim_tokenizer, nothing_runs
 
 
 def test_the_bait_is_live(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the other tests forbid is what transformers does when it is not told otherwise."""
+    """By default transformers runs the code that the other tests forbid."""
     path = make_model()
     claim_tokenizer(path)
     with pytest.raises(AssertionError, match="code of the model was run"), nothing_runs(path, monkeypatch):

@@ -73,7 +73,7 @@ def test_sub_folders_go_along_unless_they_are_exports_of_the_weights(make_model,
 
 @pytest.mark.parametrize("spelling", ["absolute", "relative"])
 def test_an_index_decides_neither_what_is_read_nor_what_is_overwritten(make_model, tmp_path, spelling):
-    """The shard is a real one outside the folder, so nothing but its name speaks against it."""
+    """The shard is a valid one outside the folder, so only its name is wrong."""
     source, victim = make_model(), tmp_path / "victim.safetensors"
     (source / "model.safetensors").rename(victim)
     before = victim.read_bytes()

@@ -16,7 +16,7 @@ from tests.conftest import ModelMaker
 
 @dataclass
 class Model:
-    """A tiny dense model, and what importing into it says."""
+    """A tiny dense model, and the notes of imports into it."""
 
     checkpoint: Checkpoint
     coverage: Coverage
@@ -28,7 +28,7 @@ class Model:
         return masks
 
     def nonzero(self, masks: Mapping[str, LinearMask]) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
-        """What a method that publishes `weight != 0` publishes."""
+        """The masks of a method that publishes `weight != 0`."""
         return {
             name: mask.keep() & (self.checkpoint.read(f"{name}.weight") != 0) for name, mask in masks.items()
         }

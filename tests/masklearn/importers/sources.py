@@ -1,4 +1,4 @@
-"""Writers of published formats, byte by byte from their description, and random masks to put into them."""
+"""Writers of published formats, byte by byte from their description, and random masks for them."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def uniform(coverage: Coverage, tile: Tile = (128, 128)) -> dict[str, LinearMask
 
 
 def pack(bits: NDArray[np.bool_], first_is_high: bool) -> bytes:
-    """Eight 0/1 values a byte; the last byte is filled with zeros."""
+    """Pack eight 0/1 values into a byte; the last byte is filled with zeros."""
     values = [int(bit) for bit in np.ravel(bits)]
     values += [0] * (-len(values) % 8)
     places = range(7, -1, -1) if first_is_high else range(8)
@@ -60,14 +60,14 @@ def pack(bits: NDArray[np.bool_], first_is_high: bool) -> bytes:
 
 
 def npy(descr: str, shape: tuple[int, ...], data: bytes) -> bytes:
-    """A .npy file, version 1.0: magic, header length, header, data."""
+    """Bytes of a .npy file, version 1.0: magic, header length, header, data."""
     header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape!r}, }}"
     header += " " * (-(10 + len(header) + 1) % 64) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
 
 
 def write_npz(path: Path, members: Mapping[str, bytes]) -> Path:
-    """A zip archive of .npy files, as np.savez_compressed lays it out."""
+    """Write a zip archive of .npy files with the layout of np.savez_compressed."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
             archive.writestr(f"{name}.npy", data)
@@ -75,13 +75,13 @@ def write_npz(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def maskllm_members(keeps: Mapping[str, Bits]) -> dict[str, bytes]:
-    """`X.weight.mask`: bits, the first the highest, no shape."""
+    """Members `X.weight.mask`: bits without a shape, the highest bit first."""
     packed = {name: pack(keep, first_is_high=True) for name, keep in keeps.items()}
     return {f"{name}.weight.mask": npy("|u1", (len(data),), data) for name, data in packed.items()}
 
 
 def patch_members(keeps: Mapping[str, Bits], meta: dict[str, str] | None = None) -> dict[str, bytes]:
-    """`__meta__`, and for each weight its bits and its shape."""
+    """Members `__meta__`, and the bits and shape of each weight."""
     text = json.dumps(meta or {"pattern": "Dense/2:4 tiles"})
     members = {"__meta__": npy(f"<U{len(text)}", (), text.encode("utf-32-le"))}
     for name, keep in keeps.items():
@@ -92,7 +92,7 @@ def patch_members(keeps: Mapping[str, Bits], meta: dict[str, str] | None = None)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> None:
-    """Header length, JSON header, data."""
+    """Write a safetensors file: header length, JSON header, data."""
     header, body = {}, io.BytesIO()
     for name, (dtype, shape, data) in tensors.items():
         start = body.tell()
@@ -111,7 +111,7 @@ def raw_tensors(checkpoint: Checkpoint) -> dict[str, tuple[str, tuple[int, ...],
 
 
 def compressed(keep: Bits, values: NDArray[np.float32]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Tensors of one weight: `sparse-24-bitmask` where every group keeps two, else `sparse-bitmask`."""
+    """Tensors of one weight: `sparse-24-bitmask` when every group keeps two, else `sparse-bitmask`."""
     rows, columns = keep.shape
     bitmask = b"".join(pack(row, first_is_high=False) for row in keep)
     kept = [value for row, mask in zip(values, keep, strict=True) for value in row[mask]]
@@ -135,7 +135,7 @@ def compressed(keep: Bits, values: NDArray[np.float32]) -> dict[str, tuple[str, 
 def write_compressed(
     folder: Path, checkpoint: Checkpoint, keeps: Mapping[str, Bits], config: dict[str, object] | None = None
 ) -> Path:
-    """A compressed-tensors directory of a model, the weights in `keeps` compressed."""
+    """Write a compressed-tensors directory of a model in which the weights of `keeps` are compressed."""
     folder.mkdir()
     tensors = raw_tensors(checkpoint)
     for name, keep in keeps.items():
@@ -148,7 +148,7 @@ def write_compressed(
 
 
 def write_pruned(folder: Path, checkpoint: Checkpoint, keeps: Mapping[str, Bits]) -> Path:
-    """A Hugging Face directory with zeros of either sign where a mask has them."""
+    """Write a Hugging Face directory with zeros of either sign where a mask zeroes weights."""
     folder.mkdir()
     tensors = raw_tensors(checkpoint)
     for name, keep in keeps.items():

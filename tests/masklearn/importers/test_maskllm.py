@@ -45,7 +45,7 @@ def test_linears_without_a_mask_are_dense_and_others_are_left_out(make_dense, tm
 
 
 def test_groups_that_keep_fewer_than_two(dense: Model, tmp_path) -> None:
-    """The model has weights there: they are kept, lowest k first, and counted."""
+    """The model has more weights in such groups: they are kept, lowest k first, and counted."""
     keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     name = next(iter(keeps))
     keeps[name][0, :8] = [0, 0, 0, 1, 0, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""A format that is nothing but a class is found and imported like any other."""
+"""A new format needs only a class to be detected and imported."""
 
 import hashlib
 import json

@@ -22,7 +22,7 @@ def test_what_was_written_comes_back_with_its_tile_size(dense: Model, tmp_path, 
 
 
 def test_zeros_of_the_model_itself_are_no_violation(make_dense, tmp_path) -> None:
-    """The published masks are `weight != 0`, so they have groups that keep three, one or none."""
+    """Published masks are `weight != 0`, so some groups keep three, one or none."""
     dense = make_dense()
     rng = np.random.default_rng(3)
     tensors = sources.raw_tensors(dense.checkpoint)
@@ -78,7 +78,7 @@ def test_a_tile_that_does_not_fit_is_refused(dense: Model, tmp_path) -> None:
 
 
 def test_another_base_model(dense: Model, make_dense, tmp_path) -> None:
-    """Its zeros lie elsewhere: weights that the mask zeroes in dense tiles are there."""
+    """Another model has other zeros, so it has weights that the mask zeroes in dense tiles."""
     expected = sources.mosaics(dense.coverage, (16, 16))
     keeps = dense.nonzero(expected)
     for name, mask in expected.items():
@@ -133,7 +133,7 @@ def test_a_dense_mask_has_no_tiles(dense: Model, tmp_path) -> None:
 
 
 def test_weights_that_are_stored_transposed(make_dense, tmp_path) -> None:
-    """A Conv1D's mask has the layout of its weight, [K, N]; 2:4 is along K."""
+    """A Conv1D's mask has its weight's layout, [K, N]; 2:4 holds along K."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)

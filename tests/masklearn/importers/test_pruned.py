@@ -38,7 +38,7 @@ def test_zeros_of_either_sign_and_beyond_the_pattern(dense: Model, tmp_path) -> 
     for name, mask in expected.items():
         assert masks[name].tile == (16, 16)
         np.testing.assert_array_equal(masks[name].tiles, mask.tiles)
-        assert not (~masks[name].keep() & keeps[name]).any()  # nothing that survived is pruned
+        assert not (~masks[name].keep() & keeps[name]).any()  # no surviving weight is pruned
     zeros = sum(int((~keep).sum()) for keep in keeps.values())
     assert masks.record.imported.zeros == zeros
     assert f"{zeros / masks.weights:.4f} of the weights are zero" in " ".join(dense.notes)
@@ -139,7 +139,7 @@ def test_the_smallest_weights_are_no_zeros_and_infinity_is_refused(make_dense, d
 
 @pytest.mark.parametrize("model_type", ["phi3", "gpt2", "gpt_neox", "mixtral", "gemma3", "bert"])
 def test_checkpoints_of_other_layouts(make_dense, tmp_path, model_type) -> None:
-    """Fused, transposed, renamed, of experts, below a prefix, and an encoder's."""
+    """Layouts are fused, transposed, renamed, with experts, below a prefix, and an encoder's."""
     dense = make_dense(model_type)
     expected = sources.mosaics(dense.coverage, (16, 16))
     masks = MaskSet(expected, method="x", seed=0, base_model="", base_sha256="", ratio_asked=0.1)

@@ -27,7 +27,7 @@ SHAPES = [(256, 320), (192, 256), (576, 192)]
     st.integers(0, 10**6),
 )
 def test_the_size_that_was_pruned_with_is_found(tile, smallest, natural, seed) -> None:
-    """Or a larger one that loses nothing; whatever zeros there were before, and with ragged tiles (576 = 4.5 x 128)."""
+    """A larger size that loses nothing may be found. The model has zeros of its own, and ragged tiles (576 = 4.5 x 128)."""
     rng = np.random.default_rng(seed)
     masks = [sources.mosaic(rng, shape, tile, 0.6) for shape in SHAPES]
     keeps = [mask.keep() & (rng.random(mask.shape) >= natural) for mask in masks]

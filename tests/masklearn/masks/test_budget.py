@@ -22,7 +22,7 @@ AREAS = {name: np.full((2, 2), 16 if "mlp" in name else 4) for name in NAMES}
 
 
 def decisions(spelled: float | str) -> dict[str, float | None]:
-    """By kind, where all linears of a kind are decided alike."""
+    """Decisions by kind, for budgets that decide all linears of a kind alike."""
     decided = Budget.of(spelled).by_linear(NAMES)
     return {kind: (d := decided[f"model.layers.1.{kind}"]) and d[1] for kind in KINDS}
 

@@ -32,7 +32,7 @@ def random_mask(shape: tuple[int, int], tile: tuple[int, int], seed: int) -> Lin
 
 
 def known_mask() -> LinearMask:
-    """6x16 in 4x8 tiles: a 2x2 grid whose last row is ragged; sparse at the top right and the bottom left."""
+    """A mask of 6x16 in 4x8 tiles: a 2x2 grid with a ragged last row, sparse at the top right and the bottom left."""
     tiles = np.asarray([[False, True], [True, False]])
     pattern = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) % 6
     return LinearMask.from_candidate((4, 8), tiles, pattern)
@@ -61,7 +61,7 @@ def test_file_bytes(tmp_path: Path) -> None:
     arrays = load_file(tmp_path / "masks.safetensors")
     # Row-major map 0,1,1,0, first tile in the lowest bit.
     assert arrays["m.q.tiles"].tobytes() == bytes([0b0110])
-    # Two codes a byte, the first in the low nibble.
+    # Two codes per byte, the first in the low nibble.
     assert arrays["m.q.pattern"].tobytes() == bytes([0x32, 0x10, 0x54, 0x32, 0x54, 0x32])
     meta = Shard.open(tmp_path / "masks.safetensors").metadata
     assert json.loads(meta["linears"]) == {"m.q": {"shape": [6, 16], "tile": [4, 8]}}
@@ -142,7 +142,7 @@ def test_parts_that_do_not_fit_are_refused(tile, tiles, pattern) -> None:
 
 
 def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) -> Path:
-    """A mask file of `known_mask`, altered."""
+    """Write a mask file of `known_mask` with changes."""
     path = tmp_path / "masks.safetensors"
     MaskSet({"l": known_mask()}, **ORIGIN).save(path)
     metadata = dict(Shard.open(path).metadata) | meta

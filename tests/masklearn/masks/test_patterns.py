@@ -15,13 +15,13 @@ from masklearn.masks.patterns import (
     removed_scores,
 )
 
-# Few distinct values, so that ties are common.
+# few distinct values, so that ties are common
 SCORES = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 5).map(lambda g: 4 * g)),
                 elements=st.integers(-2, 2).map(float))  # fmt: skip
 
 
 def slow_code(group: tuple[float, ...]) -> int:
-    """Sort by score, ties to the lower index."""
+    """Pattern by sorting scores, ties to the lower index."""
     order = sorted(range(4), key=lambda i: (-group[i], i))
     return KEPT_POSITIONS.index((min(order[:2]), max(order[:2])))
 

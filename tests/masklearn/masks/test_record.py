@@ -1,4 +1,4 @@
-"""What mask files say of how their masks came to be."""
+"""The record in a mask file of how its masks were made."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord
 from masklearn.shard import Shard, write_shard
 
-# As files of version 1 have them: what is not so is left out, and what is known of an import stands beside the rest.
+# Metadata of version 1 files: false settings are left out, and facts of an import stand beside the rest.
 LEARNED = {
     "budget": {"per_layer": False, "ratio": 0.4, "unit": "weights"},
     "repair": {
@@ -52,7 +52,7 @@ ONNX = {
 
 
 def file_with(path: Path, stored: Any) -> Path:
-    """A mask file of version 1 whose metadata hold a record."""
+    """Write a mask file of version 1 with a record in its metadata."""
     mask = LinearMask((8, 8), (8, 8), np.zeros((1, 1), np.bool_), np.zeros(0, np.uint8))
     MaskSet({"l": mask}, method="m", seed=0, base_model="b", base_sha256="0", ratio_asked=0.0).save(path)
     shard = Shard.open(path)

@@ -22,7 +22,7 @@ TILE = (32, 32)
 
 
 def scored(seed: int, spread: float = 2.0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scores of linears with ragged tiles, over some orders of magnitude."""
+    """Scores of linears with ragged tiles, across some orders of magnitude."""
     rng = np.random.default_rng(seed)
     shapes = {"layers.0.up": (200, 96), "layers.0.down": (96, 200), "layers.1.up": (200, 96)}
     areas = {name: tile_weights(shape, TILE) for name, shape in shapes.items()}
@@ -116,7 +116,7 @@ def test_the_unit_is_that_of_the_method(settings: dict[str, Any], encoder: bool,
 
 @pytest.mark.parametrize("method", ["oneshot", "wanda", "patch-tile"])
 def test_learned_masks_hold_it(make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str) -> None:
-    """Where a contest kept the prior's tiles, which the scores did not choose, there is none."""
+    """There is no summary when a contest kept the prior's tiles, which the scores did not choose."""
     recipe = LearnRecipe(
         method=method, ratio=0.3, tile=TILE, calib=str(text_file), windows=4, length=16, repair="none", steps=2,
         device="cpu", prior="wanda", precision="fp32",

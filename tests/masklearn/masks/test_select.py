@@ -17,7 +17,7 @@ TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))
 def problem(shapes, tile, seed):
     random = np.random.default_rng(seed)
     weights = {f"l{i}": tile_weights(shape, tile) for i, shape in enumerate(shapes)}
-    # Small integers: ties are the rule.
+    # small integers, so that ties are common
     return {
         name: random.integers(0, 5, grid.shape).astype(np.float32) for name, grid in weights.items()
     }, weights
@@ -98,7 +98,7 @@ def test_a_ratio_is_met_to_a_quarter_of_the_largest_tile(shapes, tile, ratio, se
 
 
 def brute_force(cost: np.ndarray, saves: np.ndarray, at_least: float) -> float:
-    """The least cost of any set of tiles that saves so much."""
+    """Least cost of all sets of tiles that save so much."""
     sets = itertools.product((False, True), repeat=cost.size)
     picks = np.asarray([pick for pick in sets if saves[list(pick)].sum() >= at_least - 1e-9])
     return float((picks @ cost).min())
@@ -110,7 +110,7 @@ SMALL = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, ma
 @settings(max_examples=200)
 @given(SMALL, st.floats(0.0, 1.0))
 def test_a_saving_is_reached_at_near_the_least_cost(tiles, part: float) -> None:
-    """Against all subsets: the greedy's cost is optimal for what it saves, the bound is below any solution."""
+    """Compared with all subsets, the greedy cost is optimal for its saving, and the bound is below any solution."""
     cost, saves = (np.asarray(column, np.float64) for column in zip(*tiles, strict=True))
     asked = part * saves.sum()
     chosen = select(

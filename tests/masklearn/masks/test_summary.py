@@ -8,7 +8,7 @@ from masklearn.masks.summary import summarise_tiles
 
 
 def maps(layers: int, **share_of_kind: float) -> dict[str, np.ndarray]:
-    """`share` of 100 tiles of a kind are sparse in the first layer, none in the last, linear between."""
+    """Maps of 100 tiles: `share` of a kind are sparse in the first layer, none in the last, linear between."""
     names = {}
     for i in range(layers):
         for kind, share in share_of_kind.items():

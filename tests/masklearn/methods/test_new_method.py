@@ -1,4 +1,4 @@
-"""A method that is nothing but a class is learned by like any other, of a checkpoint and of an ONNX file."""
+"""A new method needs only a class to learn masks for a checkpoint and for an ONNX file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ class FirstTwo(Method):
 
 
 class Wanting(FirstTwo):
-    """The same, if it could be trained."""
+    """A variant of FirstTwo that claims to be trained."""
 
     name = "wanting"
     needs = frozenset({Need.TRAINING})

@@ -15,7 +15,7 @@ from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
 
 TILE = (32, 32)
-# Every architecture's inputs are compared in test_blocks; here one of each layout of names and weights.
+# test_blocks compares the inputs of every architecture; here is one of each layout of names and weights.
 _LAYOUTS = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -24,7 +24,7 @@ def run(path: Path, recipe: LearnRecipe) -> dict[str, Candidate]:
 
 
 def whole_model(path: Path, recipe: LearnRecipe) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Wanda as its paper states it, the whole model in memory; weight by weight in numpy."""
+    """Wanda by its paper, weight by weight in numpy, with the whole model in memory."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     inputs: dict[str, list[np.ndarray]] = {name: [] for name in linears}

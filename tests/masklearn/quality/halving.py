@@ -18,7 +18,7 @@ def silent(*_: object) -> None: ...
 
 
 def halved(path: Path, scratch: Path) -> Checkpoint:
-    """Every other weight along K is zero."""
+    """The checkpoint with every other weight along K set to zero."""
     checkpoint, store = Checkpoint.open(path), WeightStore(scratch)
     for name in covered_linears_of(checkpoint).linears:
         weight = read_linear(checkpoint, name)

@@ -1,4 +1,4 @@
-"""Two models side by side are what each of them is alone."""
+"""Comparing two models gives the figures that each of them has alone."""
 
 from pathlib import Path
 
@@ -42,13 +42,13 @@ def test_predictions_are_those_of_whole_models(
     assert stats["rms"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-3)
     assert stats["scale"] == pytest.approx(float(p.abs().max()), rel=1e-3)
     same = (p.argmax(-1) == q.argmax(-1)).sum()
-    assert abs(found.predictions.same_top1 - int(same)) <= 1  # a tie may round either way
+    assert abs(found.predictions.same_top1 - int(same)) <= 1  # a tie may be broken either way
     assert len(found.blocks) == 3
     assert set(found.linears) == set(names)
 
 
 def whole(path: Path, pruned: Checkpoint) -> torch.nn.Module:
-    """The pruned model as transformers runs it, experts as linears of their own."""
+    """The pruned model as transformers runs it, with experts as separate linears."""
     from masklearn.checkpoint.linears import linear_modules
 
     model = load_model(path)
@@ -61,7 +61,7 @@ def whole(path: Path, pruned: Checkpoint) -> torch.nn.Module:
 def test_errors_of_linears_and_blocks_are_what_hooks_on_whole_models_see(
     make_model: ModelMaker, tmp_path: Path
 ) -> None:
-    path = make_model("opt")  # its linears have biases
+    path = make_model("opt")  # OPT's linears have biases
     pruned = halved(path, tmp_path / "w")
     names = list(covered_linears_of(pruned).linears)
     found = compare_models(Checkpoint.open(path), pruned, names, WINDOWS, "cpu", silent)

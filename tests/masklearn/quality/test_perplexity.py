@@ -13,7 +13,7 @@ from masklearn.quality.perplexity import perplexity, window_losses
 from masklearn.text.calibrate import read_text, token_windows
 from tests.conftest import ModelMaker
 
-# Longer than one chunk of the head.
+# longer than one chunk of the head
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 300))
 
 
@@ -54,7 +54,7 @@ def test_windows_longer_than_learned_positions(make_model: ModelMaker) -> None:
 
 
 def test_a_capped_head(make_model: ModelMaker) -> None:
-    """Gemma 2 caps its logits; a cap that were left out would show."""
+    """Gemma 2 caps its logits, and leaving the cap out would change the result."""
     path = make_model("gemma2", max_position_embeddings=512)
     model = load_model(path)
     capped = list(window_losses(model, WINDOWS))
@@ -64,7 +64,7 @@ def test_a_capped_head(make_model: ModelMaker) -> None:
 
 @pytest.mark.model
 def test_sample_model_on_its_text(sample_model: Path, sample_texts: Path) -> None:
-    """A real model on English it has not been fitted to: measured 14.15 on these windows."""
+    """The real model on English that it has not seen; 14.15 was measured on these windows."""
     text = read_text(sample_texts / "eval.txt")
     result = perplexity(load_model(sample_model), token_windows(load_tokenizer(sample_model), text, 256, 4))
     assert result.value == pytest.approx(14.146, rel=0.01)

@@ -1,4 +1,4 @@
-"""One linear changed at a time, against models that are changed and run as a whole."""
+"""Changing one linear at a time gives the figures of whole models that are changed and run."""
 
 from pathlib import Path
 

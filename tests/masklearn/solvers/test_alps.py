@@ -34,7 +34,7 @@ def test_given_patterns_get_the_least_squares_solution():
     assert torch.equal(same, codes)
     keep, exact = kept_by(codes, sparse), torch.zeros(6, 60, dtype=torch.float64)
     h = damped(hessian.double())
-    for row in range(6):  # normal equations of the kept weights
+    for row in range(6):  # kept weights solve their normal equations
         on = keep[row]
         exact[row, on] = torch.linalg.solve(h[on][:, on], h[on] @ weight[row].double())
     assert torch.equal(values == 0, ~keep)
@@ -52,7 +52,7 @@ def test_chosen_patterns_hold_in_sparse_groups_alone():
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_less_error_than_sparsegpt_leaves(share):
-    """By far more than rounding: fewer steps, a wrong sign or a stale dual would show."""
+    """The margin is far above rounding, so fewer steps, a wrong sign or a stale dual would fail."""
     weight, hessian = problem(n=64)
     sparse = some((64, 75), share)
     factor = inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail)
@@ -64,7 +64,7 @@ def test_less_error_than_sparsegpt_leaves(share):
 
 
 def test_rows_do_not_depend_on_each_other():
-    """Linears that share their inputs are solved together."""
+    """Linears that share their inputs can be solved together."""
     weight, hessian = problem(n=20)
     sparse = some((20, 75))
     values, codes = solve(weight, hessian, sparse)
@@ -87,7 +87,7 @@ def test_rows_without_a_sparse_group_stay_bit_for_bit():
 
 
 def test_inputs_that_are_always_zero():
-    """Their weights cost nothing; where all are, the largest weights stay."""
+    """Weights of zero inputs cost nothing; when all inputs are zero, the largest weights stay."""
     weight, hessian = problem(n=5, k=40)
     hessian[:, 8:12] = hessian[8:12] = 0.0
     values, _ = solve(weight, hessian, torch.ones(5, 10, dtype=torch.bool))
@@ -110,7 +110,7 @@ def test_an_indefinite_hessian_is_damped_more_and_said(given):
     codes = torch.zeros(5, 10, dtype=torch.uint8) if given else None
     hessian = torch.eye(40)
     hessian[0, 1] = hessian[1, 0] = 1.3
-    hessian[0, 2] = hessian[2, 0] = 0.5  # what is pruned pulls on what is kept
+    hessian[0, 2] = hessian[2, 0] = 0.5  # pruned weights are correlated with kept ones
     said = []
     sparse = torch.ones(5, 10, dtype=torch.bool)
     values, _ = solve_rows(weight, hessian, 0.01, "linear", said.append, sparse, codes)

@@ -12,7 +12,7 @@ def factor_of(hessian, damping=0.01):
 
 
 def eliminate(weight, hessian, prunes):
-    """Optimal brain surgeon with an explicit inverse in fp64: `prunes(w, j, divisors)` says which rows lose column j."""
+    """Optimal brain surgeon with an explicit inverse in fp64; `prunes(w, j, divisors)` selects rows that lose column j."""
     w, inverse = weight.double().clone(), torch.linalg.inv(damped(hessian.double()))
     loss = torch.zeros_like(w)
     for j in range(w.shape[1]):

@@ -1,4 +1,4 @@
-"""`stream_blocks_back`: gradients are those of the whole model."""
+"""`stream_blocks_back` computes the gradients of the whole model."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ LANGUAGE_MODELS = sorted(name for name, row in ARCHITECTURES.items() if not row.
 
 
 def run_back(block: BackwardBlock) -> list[float]:
-    """All windows; the losses, of the head."""
+    """Run all windows; the head returns the losses."""
     if block.is_head:
         return [block.loss_backward(i, torch.from_numpy(window)) for i, window in enumerate(WINDOWS)]
     for i in range(len(WINDOWS)):
@@ -31,7 +31,7 @@ def run_back(block: BackwardBlock) -> list[float]:
 
 
 def watch(linears: dict[str, torch.nn.Linear], seen: dict[str, list[torch.Tensor]]) -> list[Any]:
-    """Keep the gradients of every linear's outputs."""
+    """Record the gradients of every linear's outputs."""
 
     def keep(name: str) -> Any:
         return lambda _, __, gradients: seen.setdefault(name, []).append(
@@ -42,7 +42,7 @@ def watch(linears: dict[str, torch.nn.Linear], seen: dict[str, list[torch.Tensor
 
 
 def whole_gradients(path: Path) -> tuple[list[float], dict[str, list[torch.Tensor]]]:
-    """Losses and output gradients of every linear, from `loss.backward()` of transformers."""
+    """Losses, and output gradients of every linear, by `loss.backward()` on transformers' model."""
     checkpoint = Checkpoint.open(path)
     whole = auto_class(ARCHITECTURES[checkpoint.config["model_type"]]).from_pretrained(path).eval()
     seen: dict[str, list[torch.Tensor]] = {}
@@ -70,10 +70,10 @@ def test_gradients_are_those_of_the_whole_model(make_model, monkeypatch, model_t
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     checked = 0
     for name in expected:
-        if name not in seen:  # beside or before the blocks
+        if name not in seen:  # linears outside the blocks
             continue
         gradient, reference = torch.cat(seen[name]), torch.cat(expected[name])
-        if gradient.shape != reference.shape:  # the head is given no last token, which predicts nothing
+        if gradient.shape != reference.shape:  # the head does not get the last token, which predicts nothing
             reference = reference.reshape(len(WINDOWS), WINDOWS.shape[1], -1)[:, :-1].flatten(0, 1)
         torch.testing.assert_close(gradient, reference, rtol=2e-3, atol=1e-5)
         checked += 1
@@ -101,7 +101,7 @@ def test_blocks_come_from_last_to_first_with_their_inputs(make_model: ModelMaker
 
 
 def test_a_callback_may_advance_and_change_weights(make_model: ModelMaker) -> None:
-    """What it changes is forgotten on the way back; what it passes on is not."""
+    """Weights that a callback changes are restored on the way back; the states that it passes on are kept."""
     checkpoint = Checkpoint.open(make_model())
 
     def spoil(block: Block) -> None:
@@ -142,7 +142,7 @@ def test_nothing_depends_on_where_the_hidden_states_are(make_model, tmp_path: Pa
 
 
 def finished(checkpoint: Checkpoint, store: Path | None) -> Any:
-    """Blocks once all their windows have run."""
+    """Yield each block after all its windows have run."""
     for block in stream_blocks_back(checkpoint, WINDOWS, "cpu", store=store):
         run_back(block)
         yield block
@@ -189,7 +189,7 @@ def test_an_encoder_is_refused(make_model: ModelMaker) -> None:
 
 
 def test_no_weight_has_a_gradient(make_model: ModelMaker) -> None:
-    """They would take the memory of the block again."""
+    """Weight gradients would double the block's memory."""
     for block in stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu"):
         run_back(block)
         assert all(parameter.grad is None for parameter in block.module.parameters())

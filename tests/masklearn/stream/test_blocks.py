@@ -18,7 +18,7 @@ LANGUAGE_MODELS = sorted(name for name, row in ARCHITECTURES.items() if not row.
 @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
 @pytest.mark.parametrize("shard", ["5GB", "30KB"])
 def test_inputs_of_every_linear_are_those_of_the_whole_model(make_model, model_type, shard) -> None:
-    """Windows of 11 tokens are longer than the sliding windows of the tiny models that have one."""
+    """Windows of 11 tokens are longer than the tiny models' sliding windows."""
     path = make_model(model_type, shard=shard)
     checkpoint, row = Checkpoint.open(path), ARCHITECTURES[model_type]
     whole = auto_class(row).from_pretrained(path).eval()
@@ -88,7 +88,7 @@ def test_windows_longer_than_learned_positions(make_model, model_type: str, long
 
 
 def record(linears: dict[str, torch.nn.Linear], run) -> dict[str, torch.Tensor]:
-    """Inputs of every linear, all windows after one another."""
+    """Record the inputs of every linear, windows in order."""
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in linears}
     hooks = [
         linear.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0].detach()))

@@ -4,7 +4,7 @@ from masklearn.stream.moments import input_moments
 
 
 class Shared(torch.nn.Module):
-    """q and k see the same input, o another."""
+    """A block in which q and k share an input and o has another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ def test_moments_are_sums_over_all_tokens_and_shared_inputs_are_counted_once() -
 
 
 def test_moments_of_wide_inputs_are_whole_and_symmetric() -> None:
-    """Wider than the blocks they are summed in, and no multiple of them."""
+    """Inputs are wider than a block of the sum, and no multiple of it."""
     linear = torch.nn.Linear(900, 4)
     windows = [torch.randn(1, 7, 900) for _ in range(3)]
     moment = input_moments({"linear": linear}, lambda: [linear(x) for x in windows])["linear"]

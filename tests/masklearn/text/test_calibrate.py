@@ -27,7 +27,7 @@ from tests.conftest import ModelMaker
 
 
 class Letters:
-    """A tokenizer in the only respect that counts here: a letter is a token."""
+    """A tokenizer that makes each letter a token."""
 
     def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) - ord("a") for letter in text]}
@@ -144,7 +144,7 @@ def test_every_source_gives_the_same_windows(
 def test_no_more_of_a_text_is_read_than_the_windows_need(
     tmp_path: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the characters that are drawn from; the last record could not be read."""
+    """Reading stops behind the characters that windows are drawn from; the last record is unreadable."""
     checkpoint, path = Checkpoint.open(make_model()), tmp_path / "a.jsonl"
     path.write_text('{"text": "the cat sat"}\n' * 200 + "broken")
     monkeypatch.setattr(calibrate, "_PIECE", 50)
@@ -190,7 +190,7 @@ def test_texts_without_enough_words(tmp_path: Path, make_model: ModelMaker, text
 
 
 def numbered(total: int, count: int) -> TokenPool:
-    """A pool whose window i holds i."""
+    """A pool whose window i holds the number i."""
     return TokenPool(np.arange(total)[:, None] + np.zeros(3, np.int64), {}, count)
 
 

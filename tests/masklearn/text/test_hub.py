@@ -1,4 +1,4 @@
-"""Datasets through the real library, from a local directory laid out as on the hub."""
+"""The real datasets library reads a local directory with the hub's layout."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_config_split_and_column(dataset: Path) -> None:
 
 
 def test_a_name_on_the_hub_takes_the_same_way(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only where the files come from is replaced: the library's streaming reads them."""
+    """Only the source of the files is replaced; the library streams them."""
     load, asked = datasets.load_dataset, []
 
     def from_disk(name: str, *arguments: Any, **options: Any) -> Any:

@@ -14,14 +14,14 @@ def test_windows_are_documents_after_a_start_token_and_follow_the_seed(make_mode
     assert text.dtype == np.int64
     assert (text.reshape(-1)[::128] == 1).all()
     assert 0 <= text.min() <= text.max() < 40
-    assert len(np.unique(text)) > 10  # sampled, not one token over and over
+    assert len(np.unique(text)) > 10  # sampled, not one repeated token
     assert seen[-1][1:] == (384, 384)
     np.testing.assert_array_equal(text, write_text(model, 3, 100, 7))
     assert (text != write_text(model, 3, 100, 8)).any()
 
 
 def test_the_text_is_the_models_own(make_model):
-    """Tokens that the model finds likely: below the perplexity that a uniform draw has."""
+    """The model finds its own tokens more likely than a uniform draw."""
     import torch
 
     from masklearn.checkpoint.models import load_model

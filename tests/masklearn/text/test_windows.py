@@ -21,7 +21,7 @@ def test_windows_follow_the_steps_and_the_batch() -> None:
     assert wanted(repair_steps=5000, batch=4) == 20_000
     assert wanted(method="patch-joint", steps=2000, batch=16, repair="none") == 32_000
     assert wanted(method="patch-joint", steps=200, repair_steps=9000) == 18_000
-    assert wanted(method="oneshot", steps=100_000) == 4096  # steps are the gradient methods'
+    assert wanted(method="oneshot", steps=100_000) == 4096  # only gradient methods take steps
 
 
 def test_every_process_takes_windows_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Masks for tests of training: every second tile 2:4, the larger two of four kept."""
+"""Masks for tests of training: every second tile is 2:4 and keeps the larger two of four."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
-"""One process of a run that tests start: repair under masks of `magnitude_masks`, the store of trained tensors left.
+"""One process of a run that tests start: repairs under masks of `magnitude_masks` and leaves the trained tensors.
 
-accelerate shards (FSDP) on accelerators alone; with "fsdp" it is told that it may on a CPU, where torch can.
+accelerate shards (FSDP) only on accelerators. "fsdp" lets it shard on a CPU, which torch can do.
 """
 
 import sys

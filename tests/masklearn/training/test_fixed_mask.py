@@ -1,4 +1,4 @@
-"""Pruned weights are 0 at every step, and nothing of them reaches the optimizer."""
+"""Pruned weights are 0 at every step, and the optimizer gets no gradient of them."""
 
 import torch
 from torch import nn

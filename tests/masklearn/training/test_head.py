@@ -1,4 +1,4 @@
-"""The chunked losses against the plain formulas, values and gradients."""
+"""Values and gradients of the chunked losses equal those of the plain formulas."""
 
 import pytest
 import torch
@@ -113,7 +113,7 @@ def test_under_autocast_it_is_the_same_to_bf16() -> None:
 
 
 def test_no_more_than_a_chunk_of_logits_exists() -> None:
-    """Tensors of all tokens' logits would show in what autograd keeps."""
+    """A tensor of all tokens' logits would be among the tensors that autograd saves."""
     hidden, student = hidden_states(1), random_head(3, None, bias=False)
     kept: list[tuple[int, ...]] = []
 

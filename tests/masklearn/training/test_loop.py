@@ -1,4 +1,4 @@
-"""The loop with an objective of its own: a linear map is learned."""
+"""The training loop learns a linear map with an objective of its own."""
 
 import math
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ def pool(seed: int = 0) -> TokenPool:
 def fit(
     folder: Path, settings: Schedule, *, stop: int | None = None, text: int = 0, start: int = 1
 ) -> tuple[nn.Linear, Fit, TrainReport | None, list[tuple[str, int, int]]]:
-    """Train; `stop` raises in the progress call of that step, as Ctrl-C would."""
+    """Train; `stop` raises in the progress call of that step, as Ctrl-C does."""
     torch.manual_seed(start)
     model = nn.Linear(LENGTH, LENGTH)
     objective, shown = Fit(model), []
@@ -104,7 +104,7 @@ def test_interrupted_at_any_step_it_ends_in_the_same_parameters(
     assert torch.equal(resumed.weight, whole.weight)
     assert report is not None and expected is not None
     assert (report.first, report.last) == (expected.first, expected.last)
-    # Steps since the latest whole checkpoint are done again, none before it.
+    # Steps after the latest whole checkpoint are repeated, none before it.
     assert [step for step, _ in objective.begun] == list(range((stop - 1) // 3 * 3, 10))
 
 
@@ -193,7 +193,7 @@ def test_the_loss_that_is_no_number_stops_it(tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:
-    """Adam divides a constant factor out; one that jumps from step to step shows."""
+    """Adam cancels a constant factor, so the factor changes from step to step."""
 
     class Jumping(Fit):
         def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
@@ -218,7 +218,7 @@ def test_batches_are_those_of_the_pool(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("budget", "told"), [({"steps": 24}, 0), ({"steps": 30}, 1), ({"minutes": 0.02}, 1)])
 def test_text_that_is_gone_over_many_times_is_said(tmp_path: Path, budget: dict[str, Any], told: int) -> None:
-    """12 windows, two a step: 24 steps are four passes."""
+    """24 steps of two windows are four passes over 12 windows."""
     notes: list[str] = []
     model = nn.Linear(LENGTH, LENGTH, bias=False)
     settings = schedule(**({"steps": None} | budget))

@@ -1,4 +1,4 @@
-"""Estimates that decide what is given up."""
+"""Memory estimates, which decide the savings that training takes."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from masklearn.training.memory import Demand, Thrift, demand_of, fitting
 from tests.conftest import ModelMaker
 from tests.masklearn.training.masks import magnitude_masks
 
-# SmolLM2-135M, 2 x 512 tokens. Peak memory measured with it: 4.45 GiB in fp32, 3.8 in bf16, 2.7 checkpointed.
+# SmolLM2-135M, 2 x 512 tokens. Measured peak memory: 4.45 GiB in fp32, 3.8 in bf16, 2.7 checkpointed.
 SMOLLM2 = Demand(
     weights=134_515_008,
     shared=28_346_688,

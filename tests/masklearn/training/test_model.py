@@ -1,4 +1,4 @@
-"""A checkpoint's model for training computes what transformers' own does."""
+"""A checkpoint's model for training computes the same as transformers' model."""
 
 from pathlib import Path
 

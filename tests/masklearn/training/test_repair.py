@@ -1,4 +1,4 @@
-"""Repair of tiny models: what it trains, what it must leave, and runs that are cut off or spread over processes."""
+"""Repair of tiny models: the tensors it trains and leaves, runs that are cut off, and runs in several processes."""
 
 import os
 import random
@@ -43,7 +43,7 @@ def recipe_of(text: Path, **settings: Any) -> LearnRecipe:
 
 
 class Repaired:
-    """A repair that was run, with all lines and progress that it showed."""
+    """A finished repair, with all lines and progress that it showed."""
 
     def __init__(self, path: Path, recipe: LearnRecipe, **options: Any) -> None:
         self.said: list[str] = []
@@ -73,7 +73,7 @@ def test_it_comes_closer_and_prunes_exactly(make_model: ModelMaker, text_file: P
 
 
 def check_tensors(run: Repaired, masks: dict[str, LinearMask]) -> None:
-    """Masked linears' weights and vectors changed, where kept, and nothing else did."""
+    """Check that only vectors and kept weights of masked linears changed."""
     for name, mask in masks.items():
         new, old, keep = read_linear(run.new, name).numpy(), read_linear(run.dense, name).numpy(), mask.keep()
         assert bool((new[~keep] == 0).all()), name
@@ -113,7 +113,7 @@ def test_it_starts_from_new_weights_towards_the_dense_model(make_model: ModelMak
     path = make_model()
     task = task_of(path, recipe_of(text_file, repair_steps=1))
     masks, store = magnitude_masks(task.checkpoint), WeightStore(task.scratch / "weights")
-    for name in masks:  # a start that is far off
+    for name in masks:  # start far from the optimum
         weight = f"{name}.weight"
         store.put(weight, torch.zeros(task.checkpoint.shape(weight)), task.checkpoint.entry(weight))
     far = repair(replace(task, note=lambda _: None).of(task.checkpoint.with_weights(store)), masks, store)
@@ -190,7 +190,7 @@ def text_loss(run: Repaired) -> float:
 
 
 def test_labels_of_an_encoder_are_refused(make_model: ModelMaker, text_file: Path) -> None:
-    """Before anything is learned, and by the loss itself."""
+    """They are refused before learning, and by the loss itself."""
     path, recipe = make_model("bert"), recipe_of(text_file, label_weight=0.5)
     with pytest.raises(PatchCompileError, match="An encoder has no labels"):
         learn_task(task_of(path, recipe))

@@ -1,6 +1,6 @@
-"""One process of a run that tests start: candidates are saved by every process, then `learn`'s masks where asked.
+"""One process of a run that tests start. It saves its candidates, and the masks of `learn` when asked.
 
-accelerate shards (FSDP) on accelerators alone; with "fsdp" it is told that it may on a CPU, where torch can.
+accelerate shards (FSDP) only on accelerators. "fsdp" lets it shard on a CPU, which torch can do.
 """
 
 import os
@@ -42,7 +42,7 @@ def shard_on_cpu() -> None:
 
 
 def say(kind: str, number: int) -> None:
-    """A line in one piece: the processes share a pipe."""
+    """Print a line in one write, because the processes share a pipe."""
     os.write(1, f"{kind} {process_rank()} {number}\n".encode())
 
 

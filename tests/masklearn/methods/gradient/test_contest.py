@@ -36,7 +36,9 @@ def test_training_never_sees_what_is_held_out(total: int, count: int, held: int)
     batches = rest.batches(2)
     seen = {int(i) for _ in range(total) for i in next(batches).ravel()}
     assert seen == set(rest.windows.ravel())
-    assert windows.min() >= count or total - count < held  # not of calibration where others are there
+    assert (
+        windows.min() >= count or total - count < held
+    )  # calibration windows are held out only when there are no others
 
 
 def test_a_single_window_is_both() -> None:
@@ -53,7 +55,7 @@ def prepared(model: Path, text: Path, scratch: Path, notes: list[str], **setting
 
 
 def masks_of(task: Task, *, sparse: bool) -> Masks:
-    """Every tile 2:4, or none; which is as bad and as good as masks can be."""
+    """Masks with every tile 2:4, the worst possible, or with none, the best possible."""
     tiles = {n: np.full(grid_shape(shape, TILE), sparse) for n, shape in task.coverage.linears.items()}
     prior = Prior(prior_path(task))
     return tiles, {name: 5 - prior[name].pattern for name in prior}
@@ -104,7 +106,7 @@ def test_learned_masks_that_are_better_are_kept(make_model, text_file: Path, tmp
 
 
 def test_equal_contenders_are_solved_once(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    """Of `patch-tile` from a SparseGPT prior only the tiles count; patterns are the solve's."""
+    """`patch-tile` from a SparseGPT prior decides only tiles, because the solve chooses the patterns."""
     notes: list[str] = []
     task = prepared(
         make_model(), text_file, tmp_path / "s", notes, method="patch-tile", prior="sparsegpt", ratio=0.5

@@ -22,7 +22,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def plain_mask(dense: Tensor, logits: Tensor, noise: Tensor, scale: float, temperature: float) -> Tensor:
-    """M of PATCH as its equations say, group by group: `[N, K/4, 4]`."""
+    """M of PATCH by its equations, group by group: `[N, K/4, 4]`."""
     shares = ((logits * scale + noise) / temperature).softmax(dim=1)
     rows = []
     for n, g in np.ndindex(*dense.shape):
@@ -49,7 +49,7 @@ def drawn(rows: int, groups: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Te
 def test_values_and_gradients_are_those_of_the_equations(
     rows: int, groups: int, seed: int, temperature: float
 ) -> None:
-    """Against the equations in float64: in fp32 their own gradients are further off than ours."""
+    """The equations are computed in float64, because in fp32 their own gradients are less exact than ours."""
     drawn_values = drawn(rows, groups, seed)
     into = torch.randn(drawn_values[0].shape, generator=generator(seed + 1))
     results = []
@@ -81,7 +81,7 @@ def test_fixed_patterns_equal_logits_that_leave_no_choice() -> None:
 
 
 def test_a_hard_mask_is_exactly_one_of_six_patterns() -> None:
-    """At the last τ and κ, with logits as far apart as training drives them."""
+    """τ and κ are those of the last step, and logits are as far apart as training drives them."""
     logits = torch.zeros(8, 6, 10)
     choice = torch.randint(6, (8, 10), generator=generator(1))
     logits.scatter_(1, choice.unsqueeze(1), 0.3)
@@ -104,7 +104,7 @@ def test_tiles_spread_as_their_map_expands(shape: tuple[int, int], tile: tuple[i
 
 
 def test_dense_share_is_drawn_as_gumbel_softmax_over_two() -> None:
-    """Same distribution: quantiles of 200,000 draws each."""
+    """Both have the same distribution: quantiles of 200,000 draws each agree."""
     logit, scale, temperature = 0.02, 30.0, 2.0
     ours = dense_share(torch.full((200_000,), logit), scale, temperature, generator(4))
     pairs = torch.tensor([0.0, logit * scale]) + gumbel(torch.Size((200_000, 2)), ours.device, generator(5))

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: killed and resumed, alone and with others."""
+"""Gradient runs that are killed and resumed, in one process and in several."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from tests.masklearn.methods.gradient.tasks import TILE, make_task
 _SCRIPT = Path(__file__).with_name("run_learn.py")
 _TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 _STEPS = 8
-# Every tile and most patterns change: a run that lost a step would end elsewhere.
+# Every tile and most patterns change, so a run that lost a step would end in other masks.
 _SETTINGS: dict[str, Any] = {
     "method": "patch-joint", "ratio": 0.35, "prior": "wanda", "steps": _STEPS, "learning_rate": 0.05,
     "checkpoint_every": 3, "repair": "none", "precision": "fp32",
@@ -28,7 +28,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Run:
-    """Runs of one recipe; every process leaves its candidates."""
+    """Runs of one recipe, in which every process saves its candidates."""
 
     def __init__(self, model: Path, text: Path, folder: Path, kind: str) -> None:
         self.recipe = LearnRecipe(**_SETTINGS, tile=TILE, calib=str(text), windows=4, length=16, device="cpu")
@@ -46,7 +46,7 @@ class Run:
         )
 
     def finish(self, name: str, masks: str = "") -> list[Arrays]:
-        """Run to the end; the candidates of every process."""
+        """Run to the end and return the candidates of every process."""
         process = self.start(name, masks)
         process.communicate(timeout=600)
         assert process.returncode == 0
@@ -54,7 +54,7 @@ class Run:
         return [dict(np.load(file)) for file in files]
 
     def kill_at(self, name: str, step: int) -> None:
-        """SIGKILL to all processes when the first has done `step`."""
+        """Kill all processes by SIGKILL when the first has done `step`."""
         launcher = self.start(name)
         assert launcher.stdout is not None
         processes = []
@@ -65,7 +65,7 @@ class Run:
             elif (rank, number) == ("0", str(step)):
                 break
         assert len(processes) == self.processes
-        for process in processes:  # torchrun gives each a session of its own
+        for process in processes:  # torchrun gives each process a session of its own
             os.kill(process, signal.SIGKILL)
         launcher.kill()
         launcher.wait()
@@ -98,7 +98,7 @@ def test_killed_at_any_step_and_resumed_it_ends_in_the_same_masks(
 def test_so_do_several_processes_with_whole_models_and_with_shards(
     make_model, text_file, tmp_path: Path
 ) -> None:
-    """Every process ends in the same masks. Shards sum the gradient's norm in another order."""
+    """All processes end with equal masks. Shards sum the gradient's norm in another order."""
     model = make_model()
     run = Run(model, text_file, tmp_path, "ddp")
     first, second = run.finish("whole", "masks")

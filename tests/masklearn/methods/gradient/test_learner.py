@@ -54,7 +54,7 @@ def test_ratios_by_pattern_are_met_each(make_model: ModelMaker, text_file: Path,
 def test_other_architectures(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
 ) -> None:
-    """Conv1D weights, an encoder without a language model's loss, a soft-capped head, experts."""
+    """They have Conv1D weights, an encoder without a language model's loss, a soft-capped head, and experts."""
     learned = learn(make_model(model_type), recipe(text_file), tmp_path / "s")
     assert abs(learned.masks.ratio - 0.35) * learned.masks.weights <= 32 * 32 / 4
     assert ("hidden" in learned.masks.record.train.last) == (model_type == "bert")

@@ -27,7 +27,7 @@ TILE = (3, 8)
     seed=st.integers(0, 1000),
 )
 def test_untrained_logits_give_the_prior_back(shapes: list[tuple[int, int]], ratio: float, seed: int) -> None:
-    """Ragged tiles included: neither a tile map nor a pattern changes."""
+    """Neither a tile map nor a pattern changes, with ragged tiles too."""
     draw = np.random.default_rng(seed)
     sizes = {str(i): (n, 4 * g) for i, (n, g) in enumerate(shapes)}
     areas = {name: tile_weights(size, TILE) for name, size in sizes.items()}
@@ -54,7 +54,7 @@ def test_untrained_logits_give_the_prior_back(shapes: list[tuple[int, int]], rat
 
 
 def test_pattern_logits_are_the_overlap_with_the_prior() -> None:
-    """01 shares both positions with itself, none with 23, one with the other four."""
+    """Pattern 01 shares both positions with itself, none with 23, and one with the other four."""
     found = first_pattern_logits(torch.tensor([[0]], dtype=torch.uint8)).flatten() / PRIOR_LOGIT
     torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, -1.0]))
 

@@ -27,7 +27,7 @@ def sums(sparse: float, energy: float = 1.0) -> Sums:
 
 
 def test_density_is_global_with_one_target_and_by_share_with_several() -> None:
-    """100 + 300 weights, of which 40 and 60 lie in sparse tiles: zeroed are 20 and 30."""
+    """40 of 100 and 60 of 300 weights lie in sparse tiles, so 20 and 30 are zeroed."""
     record = {0: sums(40.0), 1: sums(60.0)}
     together = [DensityTarget([0, 1], 400, 0.4 * 400)]
     assert float(density_excess(together, record)) == pytest.approx(abs(50 / 400 - 0.4))
@@ -41,7 +41,7 @@ def test_norm_is_that_of_the_whole_model() -> None:
 
 
 def masked_model(path, drawing: Drawing) -> tuple[nn.Module, list[HybridMask], float]:
-    """Every linear of the blocks under a random mask."""
+    """A model in which every linear of the blocks has a random mask."""
     model = AutoModelForCausalLM.from_pretrained(path).eval()
     masks, energy = [], 0.0
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ def masked_model(path, drawing: Drawing) -> tuple[nn.Module, list[HybridMask], f
 
 
 def test_loss_is_the_papers(make_model: ModelMaker) -> None:
-    """Term by term, from the model's own logits under the same draw."""
+    """Each term is computed again from the model's logits under the same draw."""
     drawing = Drawing(0)
     model, masks, norm = masked_model(make_model(), drawing)
     weights = sum(mask.shape[0] * mask.shape[1] for mask in masks)
@@ -103,7 +103,7 @@ def test_nothing_is_recorded_outside_of_the_loss(make_model: ModelMaker) -> None
 
 
 def fit(mask: HybridMask, weight: Tensor, live: Tensor, settings: MaskSettings, zeroed: float) -> None:
-    """Linear regression towards the dense weight, on inputs that reach the live features alone."""
+    """Fit the masked weight to the dense one by linear regression, with inputs in the live features only."""
     draw, steps = torch.Generator().manual_seed(0), 150
     linear = nn.Linear(*reversed(weight.shape), bias=False).requires_grad_(False)
     linear.weight.copy_(weight)
@@ -132,7 +132,7 @@ def fit(mask: HybridMask, weight: Tensor, live: Tensor, settings: MaskSettings, 
 
 
 def test_tiles_that_matter_turn_dense() -> None:
-    """Inputs reach one column of tiles, which the prior makes 2:4; at the ratio that it had, others are now."""
+    """Inputs reach one column of tiles, which the prior makes 2:4; training at that ratio makes others 2:4."""
     shape, tile = (8, 32), (4, 8)
     live = torch.zeros(32)
     live[8:16] = 1.0
@@ -159,7 +159,7 @@ def test_patterns_follow_the_inputs() -> None:
     logits = first_pattern_logits(torch.from_numpy(prior.pattern))
     mask = HybridMask(Drawing(0), 0, shape, (4, 8), tile_logits=None, pattern_logits=logits)
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    weight = weight.sign() * (0.5 + weight.abs())  # none is too small to matter
+    weight = weight.sign() * (0.5 + weight.abs())  # no weight is too small to matter
     fit(mask, weight, live, MASKLLM, 0.5 * 256)
     ended = candidate_from_logits(mask.pattern_logits.detach(), None, prior, (4, 8))
     assert (ended.pattern == 1).mean() > 0.9  # keeps 0 and 2

@@ -10,7 +10,7 @@ from masklearn.masks.tiles import grid_shape, tile_weights
 from masklearn.methods.gradient.logits import first_pattern_logits
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask
 
-SHAPE, TILE = (6, 20), (4, 8)  # ragged both ways
+SHAPE, TILE = (6, 20), (4, 8)  # ragged in both directions
 
 
 def masked_linear(

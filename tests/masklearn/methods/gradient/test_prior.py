@@ -23,7 +23,7 @@ def prior_of(task: Task) -> Prior:
 
 
 def masks_of(task: Task, tile: tuple[int, int] = TILE, sha: str | None = None) -> MaskSet:
-    """Every third tile 2:4, with random patterns."""
+    """Masks with every third tile 2:4 and random patterns."""
     draw, masks = np.random.default_rng(0), {}
     for name, (n, k) in task.coverage.linears.items():
         areas = tile_weights((n, k), tile)

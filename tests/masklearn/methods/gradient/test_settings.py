@@ -30,7 +30,7 @@ def test_half_way_is_half_way_and_nothing_leaves_the_span() -> None:
 
 
 def test_tile_logits_can_cross_from_one_prior_value_to_the_other() -> None:
-    """Adam moves a logit by up to rate·steps/2 under cosine decay; at the papers' 2000 steps the rates are theirs."""
+    """Adam moves a logit by up to rate·steps/2 under cosine decay; at 2000 steps the rates equal the papers'."""
     assert (JOINT.tile_rate(2000), TILE.tile_rate(2000)) == (1e-3, 1e-4)
     for steps in (1, 10, 200, 1000):
         assert TILE.tile_rate(steps) * steps / 2 == pytest.approx(0.1)
