@@ -1,4 +1,4 @@
-"""Builds of a tiny model with every stage real; `settings` of conftest are what they are made of."""
+"""Builds tiny models with every stage real, from the fixture `settings` of conftest."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ TINY: dict[str, Any] = {
     "eval_length": 24,
     "prompt": "the cat sat",
     "backend": "onnx",
-    "lowering": "plugin",  # `auto` leaves linears as small as these dense
+    "lowering": "plugin",  # `auto` would leave such small linears dense
 }
 
 

@@ -16,7 +16,7 @@ __all__ = ["Done", "run", "run_here"]
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended."""
+    """Result of a finished command."""
 
     returncode: int
     stdout: str
@@ -32,7 +32,7 @@ def run(
 
 
 def run_here(*arguments: object) -> Done:
-    """Exit code and what was said. A traceback, which is a fault of ours, is raised."""
+    """Run the command in this process. An exception that would print a traceback is raised."""
     out, err = io.StringIO(), io.StringIO()
     with (
         patch.object(sys, "argv", ["patch-compile", *map(str, arguments)]),

@@ -21,7 +21,7 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far", "fro
          "rain", "while", "birds", "sang", "low"]
 # fmt: on
 
-# Sizes that exercise ragged tiles (32x32) and grouped query attention; sliding windows are shorter than the text.
+# These sizes give ragged tiles (32x32) and grouped query attention; sliding windows are shorter than the text.
 SIZES: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": 48,
@@ -32,7 +32,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": False,
 }
-# Defaults of some lie outside the tiny vocabulary.
+# Some architectures' defaults lie outside the tiny vocabulary.
 _TOKENS = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 1}
 _MOE: dict[str, Any] = _TOKENS | {
     "num_experts": 4,
@@ -78,15 +78,15 @@ _VISION: dict[str, Any] = {
 
 ModelMaker = Callable[..., Path]
 _TRACES = Traces(trace.trace_model)
-trace.trace_model = _TRACES  # where `export_model` finds it
+trace.trace_model = _TRACES  # `export_model` looks it up there
 
 
-# Folders whose tests share builds: each in one process, so that nothing is built twice.
+# Folders whose tests share builds run in one process each, so that nothing is built twice.
 _ONE_PROCESS = ("runtime", "samples/serve_http")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for xdist."""
+    """Put each of these folders into a group for xdist."""
     for item in items:
         for folder in _ONE_PROCESS:
             if Path(__file__).parent / folder in item.path.parents:
@@ -95,20 +95,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is asked of tracing itself is answered by tracing."""
+    """Let tests of the export trace anew."""
     _TRACES.fresh = Path(__file__).with_name("export") in item.path.parents
 
 
 @pytest.fixture(autouse=True)
 def no_measured_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """What a person measured on this machine must not decide a test; what a test measures must not stay."""
+    """Keeps a user's measurements out of the tests, and the tests' out of the user's folder."""
     monkeypatch.setattr("patch_compile.plan.measured.measured_folder", lambda: tmp_path / "measured")
     return tmp_path / "measured"
 
 
 @pytest.fixture
 def make_model(tmp_path: Path) -> ModelMaker:
-    """make_model(model_type="llama", shard="5GB", dtype=float32, **config): a directory of its own."""
+    """make_model(model_type="llama", shard="5GB", dtype=float32, **config) writes a model to a folder of its own."""
 
     def make(
         model_type: str = "llama", shard: str = "5GB", dtype: torch.dtype = torch.float32, **settings: Any
@@ -122,13 +122,13 @@ def make_model(tmp_path: Path) -> ModelMaker:
 def write_model(
     path: Path, model_type: str, shard: str = "5GB", dtype: torch.dtype = torch.float32, **settings: Any
 ) -> Path:
-    """A random model with its tokenizer, at `path`."""
+    """Write a random model with its tokenizer to `path`."""
     sizes = SIZES | EXTRA[model_type] | settings
     if model_type == "gemma3":  # a text model beside a vision tower
         sizes = {"text_config": sizes, "vision_config": _VISION, "mm_tokens_per_image": 4}
     torch.manual_seed(1)
     model = auto_class(ARCHITECTURES[model_type]).from_config(AutoConfig.for_model(model_type, **sizes))
-    with torch.no_grad():  # random norms and wide weights, so that features differ in scale
+    with torch.no_grad():  # random norms and large weights, so that features differ in scale
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     model.to(dtype).save_pretrained(path, max_shard_size=shard)
@@ -138,7 +138,7 @@ def write_model(
 
 @pytest.fixture
 def text_file(tmp_path: Path) -> Path:
-    """Words of the tiny tokenizer, 400 tokens."""
+    """A text of 400 words that the tiny tokenizer knows."""
     path = tmp_path / "text.txt"
     path.write_text(" ".join(WORDS[(i * i) % len(WORDS)] for i in range(400)))
     return path
@@ -146,7 +146,7 @@ def text_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> dict[str, Any]:
-    """Settings of a build of a tiny model, or of learning its masks."""
+    """Settings for building a tiny model, or for learning its masks."""
     model = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=2)
     return {
         "model": model,
@@ -160,13 +160,13 @@ def settings(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> dict[st
 
 @pytest.fixture
 def sample_model() -> Path:
-    """The real sample model; `make test` fetches it."""
+    """Path of the real sample model, which `make test` fetches."""
     return Path(os.environ.get("PATCH_COMPILE_MODEL", ".cache/models/smollm2-135m"))
 
 
 @pytest.fixture
 def sample_texts() -> Path:
-    """The directory of sample texts; `make test` fetches it."""
+    """Folder of the sample texts, which `make test` fetches."""
     return Path(os.environ.get("PATCH_COMPILE_TEXTS", ".cache/texts"))
 
 
@@ -180,7 +180,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def library_cache(request: pytest.FixtureRequest) -> Path:
-    """Keeps compiled kernels between runs; a library's name is the hash of its sources."""
+    """Folder that keeps compiled kernels between test runs; the hash of the sources names a library."""
     return request.config.cache.mkdir("patch-host-kernel")
 
 

@@ -24,7 +24,7 @@ def random_weight(shape, dtype, seed):
 
 
 def masked_by_hand(weight, mask, pattern):
-    """Element by element, straight from the definition of the tile map and the pattern."""
+    """W∘M element by element, by the definition of the tile map and the pattern."""
     out = weight.copy()
     for n in range(weight.shape[0]):
         for k in range(weight.shape[1]):

@@ -1,4 +1,4 @@
-"""Models that bring Python code of their own, which leaves a mark where it runs."""
+"""Models with Python code of their own, which leaves a mark when it runs."""
 
 import io
 import json
@@ -23,7 +23,7 @@ class OwnTokenizer(PreTrainedTokenizerFast): ...
 
 
 def claim_config(model: Path, **settings: Any) -> None:
-    """Let the folder's config name classes of its own for config and model."""
+    """Make the folder's config name its own classes for config and model."""
     classes = {"AutoConfig": "own.OwnConfig"}
     classes |= dict.fromkeys(("AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM"), "own.OwnModel")
     _change(model / "config.json", auto_map=classes, **settings)
@@ -31,7 +31,7 @@ def claim_config(model: Path, **settings: Any) -> None:
 
 
 def claim_tokenizer(model: Path) -> None:
-    """Let the folder's tokenizer be of a class that transformers does not have."""
+    """Make the folder's tokenizer a class that transformers does not have."""
     _change(
         model / "tokenizer_config.json",
         tokenizer_class="OwnTokenizer",
@@ -42,7 +42,7 @@ def claim_tokenizer(model: Path) -> None:
 
 @contextmanager
 def nothing_runs(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail when code of the folder runs, or somebody reads stdin, where each line says yes."""
+    """Fail when the folder's code runs, or when stdin is read, in which every line says yes."""
     stdin = io.StringIO("y\n" * 99)
     monkeypatch.setattr("sys.stdin", stdin)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(model.parent / "modules"))

@@ -1,7 +1,7 @@
-"""The images, as far as they go without Docker: linted, and every RUN line executed with paths of its own.
+"""The images without Docker: Dockerfiles are linted, and every RUN line is executed with other paths.
 
-apt only simulates (on this machine's Debian or Ubuntu), and what `make` installs is there already. The base images are
-not pulled, so nothing here sees Ubuntu 24.04, its Python 3.12 or the CUDA toolkit of the image.
+apt only simulates (on this machine's Debian or Ubuntu), and `make` has already installed its packages. The base images
+are not pulled, so nothing here tests Ubuntu 24.04, its Python 3.12 or the CUDA toolkit of the image.
 """
 
 import json
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.xdist_group("dockerfile")  # one environment for all
 
 
 class Instruction(NamedTuple):
-    """One instruction of a Dockerfile: RUN without its mounts."""
+    """One instruction of a Dockerfile; RUN is kept without its mounts."""
 
     stage: str
     name: str
@@ -116,7 +116,7 @@ class TestLint:
 
     def test_no_stage_ends_as_root(self):
         last = {line.stage: line.arguments for line in of("USER")}
-        assert last == {"builder": "1000:1000", "runtime": "1000:1000"}  # packages goes on from builder
+        assert last == {"builder": "1000:1000", "runtime": "1000:1000"}  # packages is based on builder
         order = [i.name for i in instructions() if i.stage == "runtime"]
         assert order.index("USER") > max(i for i, name in enumerate(order) if name in ("RUN", "COPY"))
 
@@ -144,7 +144,7 @@ class TestLint:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Where the folders of the images are, here."""
+    """This machine's folders for the folders of the images."""
     tmp = tmp_path_factory.mktemp("image")
     return {
         "/opt/app/docker": ROOT / "docker",
@@ -163,7 +163,7 @@ def placed(text, places):
 
 @pytest.fixture(scope="module")
 def simulated_apt(tmp_path_factory):
-    """A folder with an `apt-get` that asks the real one what it would do; update would need root and the network."""
+    """A folder with an `apt-get` that lets the real one simulate; update is skipped, as it needs root and the network."""
     folder = tmp_path_factory.mktemp("apt")
     apt = shutil.which("apt-get")
     if apt is None:
@@ -189,7 +189,7 @@ def test_apt_knows_the_packages(stage, places, simulated_apt, tmp_path):
 
 
 def execute(script, places, **options):
-    """The RUN line that calls `script` (or the make target), with the paths of this machine."""
+    """Execute the RUN line that calls `script` or a make target, with this machine's paths."""
     (line,) = [i for i in of("RUN") if script in i.arguments]
     command = placed(line.arguments, places)
     for old, new in options.items():
@@ -217,7 +217,7 @@ def test_make_folders(folders):
 
 
 def test_make_plugin():
-    """As in the builder, whose .venv is installed by the same target; it comes from the cache where it is there."""
+    """The builder installs its .venv by the same target. A plugin in the cache is taken from there."""
     (line,) = [i for i in of("RUN") if i.arguments.startswith("make")]
     done = run(
         *line.arguments.split(), "-o", ".venv/installed", f"BIN={Path(sys.executable).parent}", cwd=ROOT
@@ -228,7 +228,7 @@ def test_make_plugin():
 
 @pytest.fixture(scope="module")
 def venv(folders, places):
-    """The environment of the runtime image, without TensorRT's 300 MB: `BACKEND` is another extra."""
+    """The runtime image's environment without TensorRT's 300 MB; `BACKEND` names another extra."""
     if not (ROOT / ".venv" / "bin" / "python").exists():
         pytest.skip("the checkout has no .venv, which make makes")
     execute("build-wheel.sh", places)
@@ -244,7 +244,7 @@ def venv(folders, places):
 
 
 def environment(places):
-    """That of the runtime image."""
+    """Environment variables of the runtime image."""
     variables = {}
     for line in (i for i in of("ENV") if i.stage == "runtime"):
         variables |= dict(word.split("=", 1) for word in line.arguments.split())
@@ -270,7 +270,7 @@ def out(tmp_path_factory):
 
 
 def test_the_runtime_generates(venv, places, out, tmp_path):
-    """By the installed command, which is not this checkout's, without torch."""
+    """The installed command generates without torch and without this checkout."""
     names = {path.name for path in venv.glob("lib/python3*/site-packages/*")}
     assert {"patch_compile", "onnxruntime", "fastapi"} <= names and not {"torch", "numba", "pyarrow"} & names
     command = (
@@ -291,7 +291,7 @@ def test_the_runtime_generates(venv, places, out, tmp_path):
 
 
 def test_the_runtime_serves(venv, places, out, tmp_path):
-    """CMD, HEALTHCHECK and a request; SIGTERM, as `docker stop` sends it, ends it in order."""
+    """CMD, HEALTHCHECK and a request work, and SIGTERM, which `docker stop` sends, ends it in order."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -328,12 +328,12 @@ def test_the_runtime_serves(venv, places, out, tmp_path):
 
 
 def named(requirement):
-    """Its package, as metadata spells it."""
+    """Name of a requirement's package, as metadata spells it."""
     return re.match(r"[\w-]+", requirement)[0].replace("_", "-").lower()
 
 
 class TestRequirements:
-    """docker/requirements.py on the wheel of this checkout."""
+    """docker/requirements.py, run on this checkout's wheel."""
 
     def read(self, places, extras, left_out):
         (wheel,) = places["/opt/wheels"].glob("*.whl")

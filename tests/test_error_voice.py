@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOT_YET = (  # rooms that still write fragments
+NOT_YET = (  # rooms whose errors are still fragments
     "patch_compile/bench", "patch_compile/build", "patch_compile/compare", "patch_compile/hardware", "patch_compile/out",
     "patch_compile/plan", "patch_compile/recipe.py", "patch_compile/report", "patch_compile/sources", "patch_compile/verify",
 )  # fmt: skip
@@ -33,7 +33,7 @@ def error_names():
 
 
 def literals(node):
-    """The texts that an argument can be; an expression inside a text is `{}`, and one alone is left out."""
+    """Texts that an argument can have; an expression inside a text is `{}`, and a bare expression is left out."""
     match node:
         case ast.IfExp():
             return literals(node.body) + literals(node.orelse)
@@ -50,7 +50,7 @@ def literals(node):
 
 
 def faults(text, part):
-    if not re.search(r"[a-z]", text.replace("{}", "")):  # nothing, or the words of another program
+    if not re.search(r"[a-z]", text.replace("{}", "")):  # empty, or another program's words
         return
     if re.match(r"[a-z]+(?![\w./:{-])", text) and not re.match(LOWER_CASE_NAMES, text):
         yield "begins with a small letter"

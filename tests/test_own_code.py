@@ -1,4 +1,4 @@
-"""No command runs Python code that comes with a model, and no call in the tree could."""
+"""No command runs Python code that comes with a model, and no call in the sources could."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("patch_compile", "masklearn")
 FOLDERS = (*PACKAGES, "samples", "benchmarks")
 LOADERS = {"from_pretrained", "from_config"}
-# Other ways by which transformers and torch run code that comes with a model.
+# Other calls of transformers and torch that run code that comes with a model.
 BANNED = {"get_class_from_dynamic_module", "get_cached_module_file", "load_custom_generate"}
 
 
@@ -102,7 +102,7 @@ def test_the_check_itself(source: str, count: int) -> None:
     assert len(list(faults(source))) == count
 
 
-# What begins with a model folder, up to where its work would begin.
+# Entry points that take a model folder, up to the start of their work.
 COMMANDS: dict[str, Callable[[Recipe], Any]] = {
     "learn": lambda recipe: stages.learn(recipe, force=False, resume=False),
     "plan": plan,
@@ -142,7 +142,7 @@ def test_learning_refuses_a_tokenizer_that_is_its_code_alone(
 def test_build_verify_and_run_do_without_the_models_code(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A whole build, and OUT, which keeps the folder's code; then the tokenizer of OUT, and of the source, are theirs."""
+    """build works and OUT keeps the folder's code. Then tokenizers of OUT and of the source are replaced by such code."""
     model, out = settings["model"], settings["out"]
     claim_config(model)
     with nothing_runs(model, monkeypatch):
@@ -160,9 +160,9 @@ def test_build_verify_and_run_do_without_the_models_code(
         done = run_here("verify", out, "--lengths", "1,7")
         assert done.returncode == 0, done.stderr
         claim_tokenizer(model)
-        refused = [run_here("verify", out, "--lengths", "1,7")]  # by the tokenizer of the source
+        refused = [run_here("verify", out, "--lengths", "1,7")]  # it loads the source's tokenizer
         for file in ("tokenizer_config.json", "own.py"):
             shutil.copyfile(model / file, out / "model" / file)
-        refused.append(run_here("run", out, "the cat"))  # by that of OUT
+        refused.append(run_here("run", out, "the cat"))  # it loads OUT's tokenizer
     for done in refused:
         assert done.returncode == 1 and "code that comes with a model is never run" in done.stderr

@@ -1,4 +1,4 @@
-"""What a user installs: the wheel, and the reference page that goes with it."""
+"""The wheel that a user installs, and its reference page."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
 
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory):
-    """A folder with the wheel installed."""
+    """A folder in which the wheel is installed."""
     folder = tmp_path_factory.mktemp("installed") / "site"
     command = [
         sys.executable,
@@ -79,7 +79,7 @@ def run_installed(site, cwd, *arguments):
 
 
 def test_an_installed_wheel_plans(site, tmp_path):
-    """With the configurations and instruction counts that came in it."""
+    """The wheel carries the configurations and instruction counts that a plan needs."""
     model = write_hollow_llama(tmp_path / "model", LLAMA_2_7B | {"num_hidden_layers": 1})
     result = run_installed(site, tmp_path, "plan", model, "--ratio", "0.4", "--target", "a6000")
     assert {row["lowering"] for row in result["linears"]} == {"plugin"}

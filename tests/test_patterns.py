@@ -1,4 +1,4 @@
-"""One grammar of patterns for `--ratio`, `--lowering`, `--include` and `--exclude`: the same table holds for all four."""
+"""`--ratio`, `--lowering`, `--include` and `--exclude` share one grammar of patterns, tested by one table."""
 
 from collections.abc import Callable
 from pathlib import Path

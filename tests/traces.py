@@ -1,6 +1,6 @@
-"""Tracing a tiny model costs 5 s of a processor, and most builds here are of a few tiny models: each is traced once.
+"""Traces each tiny model once, because a trace costs 5 s of CPU time and most builds are of a few tiny models.
 
-What a build then does with its graph it does with a copy. Tests of tracing itself trace anew: see conftest.py.
+Each build gets a copy of the graph. Tests of the export trace anew: see conftest.py.
 """
 
 import json
@@ -11,12 +11,12 @@ import onnx_ir as ir
 
 __all__ = ["Traces"]
 
-# Of a config: where it was read from, and what does not reach the graph.
+# fields of a config that do not reach the graph
 _OF_PLACE = ("_name_or_path", "transformers_version")
 
 
 class Traces:
-    """`trace_model`, kept by what it was asked for. fresh: trace whatever is asked for."""
+    """`trace_model` with a cache by its arguments. fresh: trace without the cache."""
 
     def __init__(self, trace: Callable[..., ir.Model]) -> None:
         self._trace = trace

@@ -1,4 +1,4 @@
-"""Encoders: the hidden states of the graph beside those of transformers, for batches padded on either side."""
+"""Exported encoders give transformers' hidden states, for batches padded on either side."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from patch_compile.passes import cleanup_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
 from tests.export.tiny import ENCODERS, LAYERS, Exports, tolerance
 
-PADDING = 1  # of the tiny models; of RoBERTa it must be, whose positions count the others
+PADDING = 1  # the tiny models' padding token; RoBERTa needs 1, because its positions count all other tokens
 
 
 def padded(pads: list[int], side: str, sequence: int = 11) -> dict[str, np.ndarray]:
@@ -35,7 +35,7 @@ MINILM = Path(__file__).parents[2] / ".cache" / "models" / "minilm"
 
 
 class Encoder:
-    """An exported encoder beside the checkpoint run by transformers in fp32, its weights rounded as the graph's."""
+    """An exported encoder beside transformers' model in fp32, whose weights are rounded like the graph's."""
 
     def __init__(self, path: Path, model_dir: Path) -> None:
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -46,7 +46,7 @@ class Encoder:
             parameter.data = parameter.data.half().float()
 
     def both(self, feed: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Of every output: what the graph gives, and what transformers gives."""
+        """Each output by name, as computed by the graph and by transformers."""
         feed = {name: feed[name] for name in self.inputs}
         with torch.no_grad():
             reference = self.model(**{name: torch.from_numpy(value) for name, value in feed.items()})
@@ -81,7 +81,7 @@ def test_hidden_states_equal_those_of_transformers(
 
 
 def test_a_pooler_that_the_checkpoint_lacks_is_not_made_up(exports: Exports, tmp_path: Path) -> None:
-    """Trained below another head, the encoder's tensors have a prefix and no pooler among them."""
+    """A checkpoint trained with another head has a prefix and no pooler."""
     AutoModelForMaskedLM.from_pretrained(exports.model_dir("bert")).save_pretrained(tmp_path)
     graph = export_model(tmp_path, dtype="float16").graph
     assert [value.name for value in graph.outputs] == ["last_hidden_state"]

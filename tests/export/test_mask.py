@@ -8,7 +8,7 @@ from tests.export.tiny import Exports
 
 
 def mask_of(model: ir.Model) -> onnxruntime.InferenceSession:
-    """Cut the graph down to what the first layer may read, bool [batch, 1, sequence, total]."""
+    """Cut the graph down to the first layer's mask, bool [batch, 1, sequence, total]."""
     graph = model.graph
     mask = next(node.inputs[3] for node in graph if node.op_type == "Attention")
     assert mask is not None
@@ -35,7 +35,7 @@ def expected(mask: np.ndarray, sequence: int, window: int | None) -> np.ndarray:
 def test_a_token_reads_itself_and_the_real_tokens_before_it(
     variant: str, window: int | None, sequence: int, past: int, exports: Exports
 ) -> None:
-    """Padding reads itself alone: with nothing to read its softmax would be 0 / 0."""
+    """Padding reads only itself, because a softmax over nothing would be 0 / 0."""
     attention_mask = np.ones((3, past + sequence), np.int64)
     attention_mask[1, :2] = attention_mask[2, :5] = 0
     session = mask_of(exports.graph(variant))

@@ -34,7 +34,7 @@ def padded_prompts(pads: list[int], sequence: int = 11) -> tuple[np.ndarray, np.
 def worst_error(
     decoder: OrtDecoder, reference: Reference, pads: list[int], steps: int
 ) -> tuple[float, float]:
-    """Prefill left-padded rows, decode greedily; worst difference over all real positions, and the logits' scale."""
+    """Prefill left-padded rows and decode greedily; returns the worst error over real positions and the logits' scale."""
     ids, mask = padded_prompts(pads)
     logits = [decoder.start(ids, mask)]
     for _ in range(steps):
@@ -67,14 +67,14 @@ def test_logits_of_plain_ops(variant: str, exports: Exports, tmp_path: Path) -> 
 
 
 def test_scores_are_capped_before_the_mask_hides_any(exports: Exports) -> None:
-    """Some runtimes cap in Attention after the mask (onnx/onnx#7865), so that op is not used."""
+    """Attention is not used, because some runtimes cap after the mask (onnx/onnx#7865)."""
     ops = [node.op_type for node in exports.graph("gemma2").graph]
     assert "Attention" not in ops
-    assert ops.count("Tanh") == LAYERS + 1  # and the logits
+    assert ops.count("Tanh") == LAYERS + 1  # the logits are capped too
 
 
 def test_the_tolerance_tells_a_wrong_mask(exports: Exports, tmp_path: Path) -> None:
-    """Reading the padding as text must break the comparison that the tests above rely on."""
+    """Reading the padding as text must fail the comparison of the tests above."""
     decoder = OrtDecoder(exports.write(tmp_path / "model.onnx", "llama"))
     ids, mask = padded_prompts([5])
     expected = Reference(exports.model_dir("llama")).logits(ids[0, 5:])
@@ -114,7 +114,7 @@ def test_weights_are_the_checkpoints_by_name_shape_and_nothing_else(variant: str
 
 
 def test_weights_of_conv1d_are_turned_round(exports: Exports) -> None:
-    """GPT-2 keeps [K, N]; square ones, whose shape would not tell, too."""
+    """GPT-2 stores [K, N], for square weights too, whose shape does not show it."""
     checkpoint = Checkpoint.open(exports.model_dir("gpt2"))
     model = exports.bound("gpt2")
     for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
@@ -128,7 +128,7 @@ def test_weights_of_conv1d_are_turned_round(exports: Exports) -> None:
 
 
 def test_names_are_those_that_the_checkpoint_has(exports: Exports, tmp_path: Path) -> None:
-    """GPT-2's authors leave the prefix out; the head is tied."""
+    """GPT-2's authors omit the prefix, and the head is tied."""
     AutoModelForCausalLM.from_pretrained(exports.model_dir("gpt2")).transformer.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {"architectures": ["GPT2LMHeadModel"]}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -13,7 +13,7 @@ from tests.export.tiny import Exports, save_tiny
 
 
 def described(model: ir.Model) -> list[str]:
-    """Return everything but where the batch size is read from, which torch takes from the last cache input."""
+    """Describe the graph except for the source of the batch size, which torch reads from the last cache input."""
     cleaned = run_passes(model, cleanup_passes())
     interface = [str(v) for v in (*cleaned.graph.inputs, *cleaned.graph.outputs)]
     weights = sorted(f"{v.name} {v.dtype} {v.shape}" for v in cleaned.graph.initializers.values())
@@ -26,7 +26,7 @@ def test_repeating_gives_the_graph_that_tracing_gives(exports: Exports) -> None:
 
 
 def traced(exports: Exports) -> ir.Model:
-    """Return a graph of four layers that were all traced."""
+    """A graph of four layers, all of them traced."""
     return exports.raw("llama", repeat_layers=False)
 
 
@@ -68,7 +68,7 @@ def test_one_more_node_is_found(exports: Exports) -> None:
 
 
 def test_a_period_of_layers_is_repeated_as_one_block(tmp_path: Path) -> None:
-    """Four periods of two kinds, and a layer before them that makes no whole period."""
+    """Layers form four periods of two kinds, and one more layer that makes no whole period."""
     kinds = ["sliding_attention", "full_attention"] * 4 + ["sliding_attention"]
     settings = {"num_hidden_layers": len(kinds), "layer_types": kinds, "max_window_layers": 0}
     model_dir = save_tiny("qwen2-mixed", tmp_path, **settings)
@@ -81,7 +81,7 @@ def test_a_period_of_layers_is_repeated_as_one_block(tmp_path: Path) -> None:
 def test_layers_that_differ_are_traced_whole_and_it_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """GPT-2 may scale the attention of each layer by its number."""
+    """GPT-2 can scale each layer's attention by the layer's number."""
     model_dir = save_tiny("gpt2", tmp_path, scale_attn_by_inverse_layer_idx=True)
     with caplog.at_level(logging.WARNING):
         model = export_model(model_dir, dtype="float16")

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every covered architecture, and how to run their export beside transformers."""
+"""Tiny random checkpoints of every covered architecture, and their exports on ONNX Runtime beside transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ _SIZES: dict[str, Any] = {
     "head_dim": 16,
     "vocab_size": 128,
     "max_position_embeddings": 256,
-    # Ten times the usual spread: attention is far from uniform, so a wrong mask or rotation shows.
+    # Ten times the usual spread makes attention far from uniform, so that a wrong mask or rotation shows.
     "initializer_range": 0.2,
 }
 _YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
@@ -35,8 +35,8 @@ _TOKENS = {
     "bos_token_id": 1,
     "eos_token_id": 1,
     "pad_token_id": 1,
-}  # some defaults lie outside the vocabulary
-_OWN_HEADS: dict[str, Any] = _TOKENS | {"num_key_value_heads": 4}  # a key and a value for every query
+}  # some architectures' defaults lie outside the vocabulary
+_OWN_HEADS: dict[str, Any] = _TOKENS | {"num_key_value_heads": 4}  # one key and value head per query head
 _GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
     "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
@@ -46,7 +46,7 @@ _GEMMA: dict[str, Any] = _TOKENS | {
     "query_pre_attn_scalar": 24,
     "layer_types": ["sliding_attention", "full_attention"] * 2,
 }
-# The windows are shorter than the tests' sequences.
+# windows are shorter than the tests' sequences
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": False}),
     "llama-tied-yarn": ("llama", {"tie_word_embeddings": True, "rope_parameters": _YARN}),
@@ -61,7 +61,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("opt", _OWN_HEADS | {"ffn_dim": 96, "word_embed_proj_dim": 32}),
     "gpt_neox": ("gpt_neox", _OWN_HEADS | {"rope_parameters": _PARTIAL_ROPE}),
 }
-# Without a cache; `pooler_output` where the model has one.
+# encoders have no cache, and `pooler_output` when the model has a pooler
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", _TOKENS),
     "roberta": ("roberta", _TOKENS | {"type_vocab_size": 1}),
@@ -99,7 +99,7 @@ def save_gemma3(path: Path) -> Path:
 
 def _save(model: Any, path: Path) -> Path:
     for parameter in model.parameters():
-        # Biases start at 0 and norms at 1, where dropping either would go unnoticed.
+        # Biases start at 0 and norms at 1, so that dropping either would go unnoticed.
         if parameter.dim() == 1:
             parameter.data += 0.2 * torch.randn_like(parameter)
     model.save_pretrained(path)
@@ -107,19 +107,19 @@ def _save(model: Any, path: Path) -> Path:
 
 
 class Exports:
-    """Checkpoints and exported graphs of the variants, each made once: tracing one takes seconds."""
+    """Checkpoints and exported graphs of the variants. Each is made once, because tracing takes seconds."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._graphs: dict[tuple[str, tuple[tuple[str, Any], ...]], ir.Model] = {}
 
     def model_dir(self, variant: str) -> Path:
-        """Directory of the checkpoint."""
+        """Folder of the checkpoint."""
         path = self._root / variant
         return path if path.exists() else save_tiny(variant, path)
 
     def raw(self, variant: str, **options: Any) -> ir.Model:
-        """Return a copy of what `export_model` gives; fp16 unless `dtype` says otherwise."""
+        """A copy of the exported graph, in fp16 unless `dtype` is given."""
         key = (variant, tuple(sorted(options.items())))
         if key not in self._graphs:
             settings = {"dtype": "float16"} | options
@@ -127,11 +127,11 @@ class Exports:
         return self._graphs[key].clone()
 
     def graph(self, variant: str, **options: Any) -> ir.Model:
-        """Return a cleaned-up copy."""
+        """A copy of the graph after the cleanup passes."""
         return run_passes(self.raw(variant, **options), cleanup_passes())
 
     def bound(self, variant: str, **options: Any) -> ir.Model:
-        """Return a cleaned-up copy with the checkpoint's weights."""
+        """A cleaned-up copy with the checkpoint's weights."""
         model = self.graph(variant, **options)
         dtype = ir.DataType[options.get("dtype", "float16").upper()]
         bind_weights(model, Checkpoint.open(self.model_dir(variant)), dtype)
@@ -155,7 +155,7 @@ class OrtDecoder:
         self._mask = np.zeros((0, 0), np.int64)
 
     def start(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Prefill `ids` [batch, sequence] from an empty cache; fp32 logits."""
+        """Prefill `ids` [batch, sequence] from an empty cache and return fp32 logits."""
         kind = np.float32 if self._past[0].type == "tensor(float)" else np.float16
         self._cache = [np.zeros((len(ids), i.shape[1], 0, i.shape[3]), kind) for i in self._past]
         self._mask = mask
@@ -174,26 +174,26 @@ class OrtDecoder:
 
 
 class Reference:
-    """transformers in fp32, with the weights rounded as the graph's are; one row at a time and never padded."""
+    """transformers' model in fp32, with weights rounded like the graph's, for one unpadded row at a time."""
 
     def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float16) -> None:
         from transformers import AutoModelForCausalLM
 
         self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-        for parameter in self.model.parameters():  # not .half(): that would round the rotary frequencies
+        for parameter in self.model.parameters():  # .half() would round the rotary frequencies too
             parameter.data = parameter.data.to(dtype).float()
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
-        """[len(tokens), vocab]."""
+        """Logits [len(tokens), vocab]."""
         with torch.no_grad():
             return self.model(input_ids=torch.tensor([list(tokens)])).logits[0].numpy()
 
 
 def tolerance(reference: np.ndarray, layers: int, unit_roundoff: float) -> float:
-    """Expected size of the rounding error of a 16-bit run, times 4.
+    """Four times the expected rounding error of a 16-bit run.
 
-    About 20 results in a row are rounded in a layer (norms 2·2, linears 4, rotary 3, attention 3, SiLU and its
-    product 3, residuals 2, cache 1). Each errs by at most `unit_roundoff` relative to values of the residual's
-    scale; independent errors add in square.
+    A layer rounds about 20 results in a row (norms 2·2, linears 4, rotary 3, attention 3, SiLU and its product 3,
+    residuals 2, cache 1). Each errs by at most `unit_roundoff` relative to values of the residual's scale, and the
+    squares of independent errors add up.
     """
     return 4 * float(np.sqrt(20 * layers)) * unit_roundoff * float(np.abs(reference).max())

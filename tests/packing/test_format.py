@@ -35,7 +35,7 @@ def test_a_slab_is_sparse_exactly_when_all_its_weights_lie_in_sparse_tiles(
 
 
 def test_fragments_lie_where_the_instruction_reads_them():
-    """PTX ISA 9.7.14.5.8 and 9.7.14.6.2.2, spelled out for single elements."""
+    """Places of single elements by PTX ISA 9.7.14.5.8 and 9.7.14.6.2.2."""
     weight = np.arange(128 * 64, dtype=np.uint16).reshape(128, 64)
     dense = pack(weight, LinearMask((128, 64), (128, 64), np.zeros((1, 1), bool), np.zeros(0, np.uint8)), 128)
     fragments = dense.dense.reshape(4, 8, 32, 8)  # k16, row block, lane, value
@@ -74,10 +74,10 @@ def test_bytes_per_weight_are_those_of_the_format():
     ("shape", "tile", "rows"),
     [
         ((4096, 4096), (128, 128), 128),
-        ((576, 576), (128, 128), 64),  # 4.5 tiles: 128 would pad a tenth
+        ((576, 576), (128, 128), 64),  # 4.5 tiles, of which panels of 128 would pad a tenth
         ((192, 576), (128, 128), 64),
         ((4096, 4096), (64, 64), 64),
-        ((4160, 4096), (128, 128), 128),  # 1.5 % more padding: wider panels win
+        ((4160, 4096), (128, 128), 128),  # 1.5 % more padding, so wider panels win
         ((40, 64), (4096, 4096), 64),
     ],
 )

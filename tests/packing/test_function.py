@@ -24,7 +24,7 @@ EPILOGUES = [
 
 
 def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=None):
-    """A graph of one node: X and, where the epilogue adds one, `residual` are its inputs."""
+    """A graph of one node with inputs X and, when the epilogue adds one, `residual`."""
     epilogue = epilogue or Epilogue(bias=bias is not None)
     element = ELEMENT[dtype]
     rows = out_features or packed.shape[0]
@@ -100,7 +100,7 @@ def test_the_body_multiplies_by_the_masked_weight(dtype, share, shape, panel_row
 
 
 def activated(kind, z):
-    """The definitions, in float64: Hendrycks & Gimpel, arXiv 1606.08415, for the GELUs."""
+    """Activations by their definitions in float64; the GELUs are Hendrycks & Gimpel's, arXiv 1606.08415."""
     if kind == "gelu":
         return z * 0.5 * (1 + np.vectorize(math.erf)(z / math.sqrt(2)))
     if kind == "gelu_tanh":
@@ -129,7 +129,7 @@ def test_every_epilogue_is_computed_in_fp32_and_rounded_once(dtype, share, epilo
     wide = np.concatenate([masked_by_hand(w, *m) for w, m in zip(weights, masks, strict=True)])
     x, wide = x.astype(np.float64), wide.astype(np.float64)
     z = x @ wide.T + (0 if bias is None else bias.astype(np.float64))
-    # fp32 all the way: the sum of K terms, then an activation that is nowhere steeper than 1.13.
+    # All is fp32: the sum of K terms, then an activation whose slope is at most 1.13.
     z_error = 2.0**-23 * (shape[1] * (np.abs(x) @ np.abs(wide).T) + np.abs(z) + 1)
     z, up = z[..., : shape[0]], z[..., shape[0] :]
     exact, error = activated(epilogue.activation, z), 1.13 * z_error[..., : shape[0]] + 2.0**-21 * np.abs(z)

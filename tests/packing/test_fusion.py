@@ -15,7 +15,7 @@ from patch_compile.recipe import Recipe
         (["residual", "gated"], (Fusion.GATED, Fusion.RESIDUAL)),
         ((), ()),
         (tuple(Fusion), tuple(Fusion)),
-        (True, tuple(Fusion)),  # YAML reads `fuse: on` so
+        (True, tuple(Fusion)),  # YAML reads `fuse: on` as True
         (False, ()),
     ],
 )
@@ -46,7 +46,7 @@ def test_a_recipe_keeps_them(tmp_path, fuse):
         ([], {}, None),
         (["--no-fuse"], {}, "none"),
         (["--fuse", "qkv,gated"], {}, "qkv,gated"),
-        (["--no-fuse", "--fuse", "qkv"], {}, "qkv"),  # the last one counts
+        (["--no-fuse", "--fuse", "qkv"], {}, "qkv"),  # the last option counts
         (["--fuse", "qkv", "--no-fuse"], {}, "none"),
         ([], {"PATCH_COMPILE_BUILD_FUSE": "qkv"}, "qkv"),
         (["--no-fuse"], {"PATCH_COMPILE_BUILD_FUSE": "qkv"}, "none"),

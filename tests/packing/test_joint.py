@@ -1,4 +1,4 @@
-"""Linears of one X in one packed linear: gate and up panel by panel, others one below the other."""
+"""Linears that share X in one packed linear: gate and up alternate by panel, others are stacked."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ heights = st.lists(st.integers(1, 300), min_size=2, max_size=4)
 
 
 def linears(all_shapes, tile, all_shares, seed):
-    """Each with a tile map of its own: (weight, mask, pattern)."""
+    """Random linears, each with a tile map of its own: (weight, mask, pattern)."""
     made = []
     for number, (shape, share) in enumerate(zip(all_shapes, all_shares, strict=True)):
         mask, pattern = random_mask(shape, tile, share, seed + number)
@@ -45,7 +45,7 @@ def test_gate_and_up_alternate(shape, tile, gate_share, up_share, seed):
     np.testing.assert_array_equal(unpack(both), expected.reshape(both.shape))
     for (weight, mask, _), own in zip(made, panels, strict=True):
         check_packed("x", both, weight.view(np.uint16), mask, own)
-    # One row of pointers ends where two did.
+    # the dense and the sparse row of pointers have one last entry instead of two
     alone = [pack(weight.view(np.uint16), mask, 64) for weight, mask, _ in made]
     assert both.nbytes == sum(one.nbytes for one in alone) - 8
 
@@ -68,7 +68,7 @@ def test_others_lie_one_below_the_other(rows, groups, tile, panel_rows, seed):
 
 
 def test_a_slab_is_2_4_where_its_own_half_is():
-    """The reason for panels of their own: rows of both in one slab would be 2:4 only where both are."""
+    """Gate and up have separate panels because a slab of both would be 2:4 only where both are."""
     both = together(linears([(128, 128)] * 2, (64, 64), (1.0, 0.0), 0), 64, gated_panels(128, 64))
     assert both.slab_is_sparse().tolist() == [[True, True], [False, False]] * 2
 

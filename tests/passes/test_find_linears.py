@@ -9,7 +9,7 @@ from tests.graphs import graph_of
 
 
 def model_with(body: str, *, outputs: str = "float16[b, 6] y") -> ir.Model:
-    """Return a graph with input x [b, 4], weights a.weight and c.weight [6, 4] and bias [6], all without data."""
+    """A graph with input x [b, 4], weights a.weight and c.weight [6, 4] and bias [6], all without data."""
     text = f"agraph (float16[b, 4] x, float16[6, 4] a, float16[6, 4] c, float16[6] bias) => ({outputs}) {{ {body} }}"
     model = graph_of(text)
     for name in ("a", "c", "bias"):

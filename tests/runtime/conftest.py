@@ -1,4 +1,4 @@
-"""Tiny builds, each made once: OUT of a model with full attention, and of one whose window is shorter than its text."""
+"""Tiny builds, each made once: a model with full attention, and one whose window is shorter than its text."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +9,13 @@ from tests.builds import TINY, build
 from tests.conftest import WORDS, write_model
 
 OutOf = Callable[..., Path]
-# Heads of 32, for which TensorRT-RTX has attention; the other model keeps its odd ones.
+# TensorRT-RTX has attention for heads of 32; the other model keeps its odd heads.
 _SIZES = {"llama": {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}}
 
 
 @pytest.fixture(scope="session")
 def out_of(tmp_path_factory: pytest.TempPathFactory) -> OutOf:
-    """out_of("llama"): what `build` wrote of such a model, without an engine; out_of("llama", "bfloat16") as well."""
+    """out_of("llama") and out_of("llama", "bfloat16") return the OUT of such a build, which has no engine."""
     built: dict[tuple[str, str], Path] = {}
 
     def out(model_type: str, dtype: str = "float16") -> Path:

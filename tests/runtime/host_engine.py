@@ -1,8 +1,8 @@
-"""An engine and a GPU in host memory: TensorRT's calls as the runtime makes them, answered by ONNX Runtime.
+"""An engine and a GPU in host memory, where ONNX Runtime answers the calls that the runtime makes to TensorRT.
 
-Every address is looked up among what was allocated, so a wrong one, a wrong pitch or a buffer that is too small is an
-error here, not silent garbage. A step reads its inputs where they lie when it runs: of a recorded graph, at the
-addresses and with the shapes of the recording.
+Every address is looked up among the allocations, so a wrong address, a wrong pitch or a buffer that is too small is an
+error here, not silent garbage. A step reads its inputs when it runs; a recorded graph reads them at the addresses and
+with the shapes of the recording.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ DECODE: dict[str, Shape] = {"batch": (1, 1, 4), "sequence": (1, 1, 1), "past": (
 
 
 class HostDevice:
-    """Memory with bounds."""
+    """Device memory that checks bounds."""
 
     def __init__(self) -> None:
         self.stream = 7
@@ -30,7 +30,7 @@ class HostDevice:
 
     @property
     def held(self) -> int:
-        """Bytes in use."""
+        """Number of allocated bytes."""
         return sum(block.nbytes for block in self._blocks.values())
 
     def allocate(self, nbytes: int) -> int:
@@ -76,7 +76,7 @@ class HostDevice:
         return replay
 
     def view(self, address: int, nbytes: int) -> np.ndarray:
-        """Bytes there; they must lie in one allocation."""
+        """The bytes at an address, which must lie in one allocation."""
         for start, block in self._blocks.items():
             if start <= address and address + nbytes <= start + block.nbytes:
                 return block[address - start : address - start + nbytes]
@@ -84,7 +84,7 @@ class HostDevice:
 
 
 class DataType(Enum):
-    """Names of TensorRT's."""
+    """TensorRT's names of data types."""
 
     HALF = np.dtype(np.float16)
     FLOAT = np.dtype(np.float32)
@@ -99,7 +99,7 @@ _OF_ONNX = {
 
 
 class HostEngine:
-    """The calls of ICudaEngine that the runtime makes. profiles: for each the sizes (min, opt, max) of its dimensions."""
+    """ICudaEngine with the calls that the runtime makes. profiles: sizes (min, opt, max) of each one's dimensions."""
 
     def __init__(self, onnx: Path, device: HostDevice, profiles: list[dict[str, Shape]]) -> None:
         self.session = ort.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
@@ -134,7 +134,7 @@ class HostEngine:
 
 
 class HostContext:
-    """The calls of IExecutionContext that the runtime makes."""
+    """IExecutionContext with the calls that the runtime makes."""
 
     def __init__(self, engine: HostEngine) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""The engine's half of the runtime, on an engine and a GPU in host memory, beside ONNX Runtime's half."""
+"""The runtime's decoder of engines, on an engine and a GPU in host memory, compared with its decoder of ONNX files."""
 
 import gc
 import threading
@@ -17,12 +17,12 @@ from tests.runtime.conftest import OutOf
 from tests.runtime.host_engine import DECODE, PREFILL, HostDevice, HostEngine
 
 PROMPTS = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12, 13]]
-WINDOW = 5  # of the tiny mistral
+WINDOW = 5  # the tiny mistral's
 
 
 @pytest.fixture(autouse=True)
 def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A past that must grow often."""
+    """Makes the past grow often."""
     monkeypatch.setattr(kv_cache, "SLOTS", 8)
 
 
@@ -34,7 +34,7 @@ def decoder_of(out_of: OutOf, kind: str = "llama", profiles: Any = None, **optio
 
 
 def compare(engine: EngineDecoder, onnx: OnnxDecoder, prompts: list[list[int]], steps: int) -> None:
-    """Both are fed the same tokens; their logits must agree at each step, to rounding."""
+    """Feed both the same tokens and check that their logits agree at each step, up to rounding."""
     rng = np.random.default_rng(0)
     with (
         closing(engine.start(*pad_left(prompts), steps)) as one,
@@ -52,7 +52,7 @@ def compare(engine: EngineDecoder, onnx: OnnxDecoder, prompts: list[list[int]], 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one", "padded batch"])
 def test_the_engine_says_what_onnx_runtime_says(out_of: OutOf, kind: str, prompts: list[list[int]]) -> None:
-    """Over several growths of the past; a model with a window takes the other way."""
+    """The past grows several times; a model with a window takes another code path."""
     engine = decoder_of(out_of, kind)
     compare(engine, OnnxDecoder(out_of(kind) / "onnx/model.onnx"), prompts, 30)
     device: Any = engine.device
@@ -61,7 +61,7 @@ def test_the_engine_says_what_onnx_runtime_says(out_of: OutOf, kind: str, prompt
 
 
 def test_buffers_and_graph_serve_the_next_text(out_of: OutOf) -> None:
-    """What the first left in them does not show; nothing is allocated again, and no graph recorded for known shapes."""
+    """The first text's contents do not show, nothing is allocated again, and known shapes record no graph."""
     engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")
     device: Any = engine.device
     compare(engine, onnx, PROMPTS, 20)
@@ -69,12 +69,12 @@ def test_buffers_and_graph_serve_the_next_text(out_of: OutOf) -> None:
     compare(engine, onnx, [prompt[::-1] for prompt in PROMPTS], 20)
     compare(engine, onnx, PROMPTS, 3)
     assert device.held == held
-    compare(engine, onnx, PROMPTS[:1], 40)  # another batch, and longer
+    compare(engine, onnx, PROMPTS[:1], 40)  # another batch size, and a longer text
     assert device.held != held
 
 
 def test_a_graph_of_a_buffer_that_was_moved_is_not_taken(out_of: OutOf) -> None:
-    """The last text has as many slots as the one before, whose step is recorded, but its prompt needs more room."""
+    """The last text has as many slots as the recorded one before it, but its prompt needs more room."""
     engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")
     for length, steps in ((3, 13), (3, 3), (7, 1)):
         compare(engine, onnx, [list(range(2, 2 + length))], steps)
@@ -91,7 +91,7 @@ def test_a_step_allocates_nothing_once_it_is_recorded(out_of: OutOf) -> None:
 
 
 def test_the_last_token_that_a_profile_takes(out_of: OutOf) -> None:
-    """Past 64 is the end of the profile; 65 tokens in all, of which the last needs no step."""
+    """The profile ends at a past of 64, so a text has 65 tokens, of which the last needs no step."""
     engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")
     assert engine.limits == Limits(4, 32, 65, "The engine's profile ends at")
     compare(engine, onnx, PROMPTS[:1], 65 - len(PROMPTS[0]) - 1)
@@ -100,7 +100,7 @@ def test_the_last_token_that_a_profile_takes(out_of: OutOf) -> None:
 
 @pytest.mark.parametrize("half", ["engine", "onnx"])
 def test_more_than_the_limits_is_refused_before_anything_runs(out_of: OutOf, half: str) -> None:
-    """With what was asked for and what goes: on an engine by its profiles, and on ONNX Runtime under the same limits."""
+    """The error names the request and the limit, on an engine by its profiles and on ONNX Runtime alike."""
     whole = open_generator(out_of("llama"), runner="onnx")
     engine = decoder_of(out_of)
     device: Any = engine.device
@@ -131,7 +131,7 @@ def test_one_profile_for_both_phases(out_of: OutOf) -> None:
     both = {"batch": (1, 1, 4), "sequence": (1, 8, 32), "past": (0, 16, 64)}
     engine = decoder_of(out_of, profiles=[both])
     onnx = OnnxDecoder(out_of("llama") / "onnx/model.onnx")
-    for prompts in (PROMPTS, PROMPTS[::-1]):  # the second in buffers and slots whose step is recorded
+    for prompts in (PROMPTS, PROMPTS[::-1]):  # the second run uses buffers and slots with a recorded step
         compare(engine, onnx, prompts, 20)
         compare(engine, onnx, prompts, 3)
     device: Any = engine.device
@@ -168,7 +168,7 @@ def test_an_engine_without_a_phase_is_refused(out_of: OutOf, profiles: Any, said
 
 
 def test_one_text_at_a_time(out_of: OutOf) -> None:
-    """The second waits until the first is closed, also when starting failed."""
+    """A second text waits until the first is closed, also when the first failed to start."""
     engine = decoder_of(out_of)
     first = engine.start(*pad_left(PROMPTS), 4)
     started = threading.Event()
@@ -185,7 +185,7 @@ def test_one_text_at_a_time(out_of: OutOf) -> None:
     assert started.wait(10)
     thread.join(10)
     with pytest.raises(AssertionError):
-        engine.start(*pad_left([[3] * 40]), 4)  # beyond the profile, which check_limits would have said
+        engine.start(*pad_left([[3] * 40]), 4)  # beyond the profile, which check_limits would refuse
     with closing(engine.start(*pad_left(PROMPTS), 4)):
         pass
 

@@ -1,6 +1,6 @@
-"""Engines that can't be run here, as a user of `patch-compile run` meets them: real ones of TensorRT-RTX, for sm120.
+"""Engines that can't run here, seen by a user of `patch-compile run`: real engines of TensorRT-RTX for sm120.
 
-The only thing that is made up is the answer of the driver that there is a GPU, and which.
+Only the driver's answer, which GPU there is, is made up.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ Card = Callable[[Gpu], None]
 
 @pytest.fixture(scope="session")
 def engine_out(out_of: OutOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT with an engine for sm120 that carries the plugin, and one without it in `bare`."""
+    """OUT with an engine for sm120 that carries the plugin, and another without it in `bare`."""
     out = tmp_path_factory.mktemp("engine") / "out"
     shutil.copytree(out_of("llama"), out)
     rtx, plugin = load_backend("tensorrt-rtx"), build_plugin("tensorrt-rtx").path
@@ -63,7 +63,7 @@ def out(engine_out: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
-    """card(gpu): what the driver answers from here on."""
+    """card(gpu) sets the driver's answer."""
 
     def answer(gpu: Gpu) -> None:
         for module in (engine_fit, backends):
@@ -73,25 +73,25 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
 
 
 def run(*arguments: object) -> Done:
-    """`patch-compile run` with a prompt of three tokens."""
+    """Run `patch-compile run` with a prompt of three tokens."""
     return run_here("run", *arguments, "the cat sat", "--new-tokens", "3")
 
 
 def refused(*arguments: object) -> str:
-    """What `patch-compile run` says that ends with exit code 1 and no text."""
+    """The error of `patch-compile run`, which must end with exit code 1 and without text."""
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     return done.stderr
 
 
 def described(out: Path, **changed: object) -> None:
-    """Change what the build wrote about its engine."""
+    """Change the build's record of its engine."""
     path = out / "engine/engine.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
 def of_version(plugin: Path, version: int, copy: Path) -> Path:
-    """The real plugin, but for the number that it says of itself."""
+    """The real plugin with another version number."""
     content = plugin.read_bytes()
     assert content.count(b"patch-linear-plugin version=1 ") == 1
     copy.write_bytes(
@@ -102,14 +102,14 @@ def of_version(plugin: Path, version: int, copy: Path) -> Path:
 
 
 def test_an_engine_for_another_gpu(out: Path, card: Card) -> None:
-    """The ONNX file is run in its place, and that is said; where the engine was asked for, it is an error."""
+    """The ONNX file runs instead, with a note; `--runner engine` makes it an error."""
     card(AMPERE)
     why = "it was built for sm120, and this GPU (NVIDIA RTX A6000) is sm86"
     done = run(out)
     assert done.returncode == 0 and done.stdout.strip() and f"not its engine: {why}" in done.stderr
     said = refused(out, "--runner", "engine")
     assert f"why: The reason: {why}.\n  fix: Run its ONNX file: --runner onnx." in said
-    # One that stands alone, without what its build wrote, says so itself.
+    # An engine alone, without its build's record, names its GPU itself.
     said = refused(out / "bare/model.engine", "--tokenizer", out / "model")
     assert why in said
 
@@ -124,7 +124,7 @@ def test_an_engine_of_another_version(out: Path, card: Card) -> None:
 
 
 def test_what_an_engine_was_built_to_run_on(engine_out: Path, card: Card) -> None:
-    """Later versions of the same major, and any GPU from Ampere on, where it was built for that."""
+    """It may run on later versions of its major, and on any GPU from Ampere on, when it was built for that."""
     facts = engine_facts(engine_out / "engine/model.engine")
     assert (facts.targets, facts.needs_plugin, facts.plugin_version) == (("sm120",), True, 1)
     card(BLACKWELL)
@@ -149,14 +149,14 @@ def test_a_plugin_that_is_missing(out: Path, card: Card) -> None:
     assert f"no {LIBRARY_NAME} beside it" in said and "patch-compile plugin" in said
     said = refused(out / "bare/model.engine", "--tokenizer", out / "model", "--plugin", out / "gone.so")
     assert "gone.so is no plugin library" in said
-    # Of a build whose engine has lost it, the version is known.
+    # The build's record knows the version that the engine has lost.
     shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
     (out / "engine" / LIBRARY_NAME).unlink()
     assert "needs the PatchLinear plugin, version 1, and there is none" in run(out).stderr
 
 
 def test_a_plugin_of_another_version(out: Path, card: Card) -> None:
-    """Both numbers are named, whether it was given or lies beside an engine that carries none."""
+    """The error names both numbers, for a plugin that is named and for one beside an engine that carries none."""
     card(BLACKWELL)
     beside = out / "engine" / LIBRARY_NAME
     other = of_version(beside, 2, out / "other.so")
@@ -179,7 +179,7 @@ def test_a_plugin_beside_the_one_that_is_carried(out: Path, card: Card) -> None:
 
 
 def test_which_plugin_is_registered(out: Path) -> None:
-    """None for an engine that carries its own; else the one beside it, or the one that is named."""
+    """An engine that carries its plugin needs none; any other takes the plugin named, or the one beside it."""
     carrying, bare = (engine_facts(out / name / "model.engine") for name in ("engine", "bare"))
     plugin = out / "engine" / LIBRARY_NAME
     assert plugin_for(carrying, None) is None
@@ -190,7 +190,7 @@ def test_which_plugin_is_registered(out: Path) -> None:
 
 
 def test_what_was_written_about_another_engine_is_not_taken(out: Path) -> None:
-    """A second engine in the folder is none of engine.json's business."""
+    """engine.json describes one engine, not a second one in the folder."""
     second = Path(shutil.copy(out / "bare/model.engine", out / "engine/second.engine"))
     described(out, targets=["sm86"])
     assert engine_facts(second).targets == ("sm120",)
@@ -201,7 +201,7 @@ def test_what_was_written_about_another_engine_is_not_taken(out: Path) -> None:
 
 @pytest.mark.skipif(local_gpu() is not None, reason="here TensorRT-RTX may load it")
 def test_what_tensorrt_says_is_passed_on(out: Path, card: Card) -> None:
-    """Everything fits by what is written, and TensorRT-RTX itself refuses: there is no driver."""
+    """The engine's record fits, but TensorRT-RTX refuses because there is no driver."""
     card(BLACKWELL)
     for path in (
         (out,),

@@ -1,4 +1,4 @@
-"""Text from what `build` wrote, through ONNX Runtime; transformers says what is right."""
+"""Text that ONNX Runtime generates from a build, checked against transformers."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def rightly_chosen(
     dtype: torch.dtype = torch.float16,
     tolerance: float = 0.01,
 ) -> bool:
-    """Whether each new token is what the checkpoint takes for the most likely, to rounding."""
+    """True when each new token is the checkpoint's most likely one, up to rounding."""
     with torch.no_grad():
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).float()
         logits = loaded(torch.tensor([prompt + new])).logits[0, len(prompt) - 1 : -1]
@@ -44,7 +44,7 @@ def rightly_chosen(
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_a_batch_says_what_the_checkpoint_says(out_of: OutOf, kind: str) -> None:
-    """Prompts of several lengths at once, each as if it were alone."""
+    """Prompts of several lengths run together, and each gives the text that it gives alone."""
     generator = open_generator(out_of(kind))
     together = generator.generate(PROMPTS, new_tokens=20, ignore_end=True)
     for prompt, one in zip(PROMPTS, together, strict=True):
@@ -55,7 +55,7 @@ def test_a_batch_says_what_the_checkpoint_says(out_of: OutOf, kind: str) -> None
 
 
 def test_a_build_in_bfloat16_runs_too(out_of: OutOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a copy in fp32, which is said, and of which nothing is left; without onnx-ir or room it is refused."""
+    """It runs as a copy in fp32, with a note, and the copy is removed; without onnx-ir or room it is refused."""
     out = out_of("llama", "bfloat16")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     generator = open_generator(out)
@@ -128,7 +128,7 @@ def test_drawn_text_repeats_by_its_seed(generator: Generator) -> None:
 
 
 def test_settings_of_the_models_authors(out_of: OutOf, tmp_path: Path) -> None:
-    """generation_config.json: how they sample, and which tokens end a text."""
+    """generation_config.json holds their sampling settings and the tokens that end a text."""
     model = tmp_path / "model"
     shutil.copytree(out_of("llama") / "model", model)
     onnx = out_of("llama") / "onnx/model.onnx"
@@ -179,7 +179,7 @@ def test_what_is_too_much_is_said_with_both_numbers(generator: Generator) -> Non
 def test_what_runs_it_is_said(
     out_of: OutOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generator: Generator
 ) -> None:
-    """Where the engine can't be run, the ONNX file is, with the reason; an engine that was asked for is an error."""
+    """When the engine can't run, the ONNX file does, with the reason; `--runner engine` makes it an error."""
     assert generator.about.startswith("ONNX Runtime ") and "not its engine: there is none" in generator.about
     out = tmp_path / "out"
     shutil.copytree(out_of("llama"), out)
@@ -225,7 +225,7 @@ def test_the_command(out_of: OutOf) -> None:
 
 
 def test_pytorch_is_not_needed(out_of: OutOf) -> None:
-    """In an interpreter that finds no torch."""
+    """Generation works in an interpreter without torch."""
     code = f"""
 import sys
 from importlib.machinery import PathFinder

@@ -1,4 +1,4 @@
-"""Which token is chosen."""
+"""Sampling: the choice of the next token."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ LOGITS = np.log(np.array([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]], np.float3
 
 
 def draws(sampling: Sampling, count: int = 2000, logits: np.ndarray = LOGITS) -> np.ndarray:
-    """Tokens `[count, rows]`."""
+    """Draw tokens `[count, rows]`."""
     sampler = Sampler(sampling, [[0]] * len(logits))
     return np.stack([sampler.choose(logits) for _ in range(count)])
 
@@ -40,10 +40,10 @@ def test_temperature_sharpens() -> None:
     ("settings", "kept"),
     [
         ({"top_k": 2}, [1, 3]),
-        ({"top_p": 0.69}, [1, 3]),  # .4 alone does not hold it, .4 and .3 do
+        ({"top_p": 0.69}, [1, 3]),  # .4 is less than .69, .4 and .3 are not
         ({"top_p": 0.71}, [1, 2, 3]),
         ({"top_p": 1e-9}, [1]),
-        ({"top_k": 3, "top_p": 0.5}, [1, 3]),  # of what top_k leaves, .4 is .44
+        ({"top_k": 3, "top_p": 0.5}, [1, 3]),  # .4 is .44 of the share that top_k leaves
         ({"top_k": 99}, [0, 1, 2, 3]),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_seed_repeats_and_a_row_does_not_see_the_others() -> None:
 
 
 def test_a_penalty_for_what_was_said() -> None:
-    """Token 1 of the prompt and then whatever was chosen lose; a negative logit is multiplied."""
+    """Token 1 of the prompt and all chosen tokens are penalized; a negative logit is multiplied."""
     logits = np.array([[1.0, 3.0, 2.0, -1.0]], np.float32)
     sampler = Sampler(Sampling(repetition_penalty=2.0), [[1, 3]])
     assert [int(sampler.choose(logits)[0]) for _ in range(2)] == [2, 1]

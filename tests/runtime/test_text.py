@@ -1,4 +1,4 @@
-"""Tokens to text, with the sample model's byte-level tokenizer."""
+"""Turning tokens into text, with the sample model's byte-level tokenizer."""
 
 import random
 from pathlib import Path
@@ -20,7 +20,7 @@ def tokenizer(sample_model: Path) -> Any:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_make_the_text(tokenizer: Any, text: str) -> None:
-    """No piece holds half a character."""
+    """A piece never ends inside a character."""
     prompt, ids = tokenizer("Say: ").input_ids, tokenizer(text).input_ids
     stream = TextStream(tokenizer, prompt)
     pieces = [*(stream.add(token) for token in ids), stream.finish()]
@@ -30,7 +30,7 @@ def test_pieces_make_the_text(tokenizer: Any, text: str) -> None:
 
 
 def test_a_stop_string_over_several_tokens(tokenizer: Any) -> None:
-    """Its beginning is held back, and released where it goes on otherwise."""
+    """The beginning of a stop string is held back, and released when the text continues otherwise."""
     stream = TextStream(tokenizer, [1], ["world peace", "!!"])
     pieces = [stream.add(token) for token in tokenizer("Hello world war! world peace now").input_ids]
     assert "".join(pieces) == "Hello world war! "

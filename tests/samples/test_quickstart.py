@@ -1,4 +1,4 @@
-"""The first sample, as its page says it, and what holds for the pages of all."""
+"""The first sample by its page, and rules for the pages of all samples."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ def test_a_page_is_short_and_its_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_page_runs(settings: dict[str, Any]) -> None:
-    """Its commands on a small model in the place of the demo's: `run`, the script and the snippet."""
+    """`run`, the script and the snippet run on a small model instead of the demo's."""
     build(settings)
     text = (SAMPLES / "quickstart/README.md").read_text().replace("out/smollm2", str(settings["out"]))
     text = text.replace("The capital of France is", "the cat sat on")

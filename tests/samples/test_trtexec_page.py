@@ -1,4 +1,4 @@
-"""samples/trtexec.md: what needs no GPU is run as it stands; of the rest, flags, names and shapes are checked."""
+"""samples/trtexec.md: commands that need no GPU are run; flags, names and shapes of the others are checked."""
 
 import dataclasses
 import os
@@ -18,13 +18,13 @@ from patch_compile.onnx_io.graph_inputs import GraphInput
 from tests.builds import build
 
 PAGE = Path(__file__).parents[2] / "samples" / "trtexec.md"
-KV_HEADS, HEAD_DIM = 3, 64  # SmolLM2-135M's, and those of the small model here
+KV_HEADS, HEAD_DIM = 3, 64  # of SmolLM2-135M, and of the small model here
 BLOCKS = 2
 
-pytestmark = pytest.mark.xdist_group("trtexec-page")  # one build for all
+pytestmark = pytest.mark.xdist_group("trtexec-page")  # the tests share one build
 
-# Of `--help` in NVIDIA/TensorRT, samples/common/sampleOptions.cpp, commit 6e50a4cc (TensorRT 11), and for the two that
-# are TensorRT 10's the `--help` of 10.5: Build, Inference, Reporting and System Options, without those of DLA and safety.
+# From `--help` in NVIDIA/TensorRT, samples/common/sampleOptions.cpp, commit 6e50a4cc (TensorRT 11), and for two flags of
+# TensorRT 10 from 10.5: Build, Inference, Reporting and System Options, without those of DLA and safety.
 TRTEXEC = """
     --onnx --minShapes --optShapes --maxShapes --profile --inputIOFormats --outputIOFormats --memPoolSize
     --profilingVerbosity --avgTiming --refit --stripWeights --stripAllWeights --versionCompatible --vc
@@ -42,7 +42,7 @@ TRTEXEC = """
     --dumpOptimizationProfile --exportTimes --exportOutput --exportProfile --exportLayerInfo
     --device --staticPlugins --dynamicPlugins --setPluginsToSerialize --ignoreParsedPluginLibs --help
 """
-# Of the manual of TensorRT-RTX: the pages that samples/trtexec.md names, and "Quick Start Guide".
+# From TensorRT-RTX's manual: the pages that samples/trtexec.md names, and "Quick Start Guide".
 TENSORRT_RTX = """
     --onnx --saveEngine --loadEngine --shapes --minShapes --optShapes --maxShapes --skipInference
     --specializeStrategyDS --runtimeCacheFile --rtxCudaGraphStrategy --profilingVerbosity --dumpLayerInfo --dumpProfile
@@ -52,7 +52,7 @@ RTX_UNDOCUMENTED = {"--useProfile", "--loadInputs"}
 
 
 def fences(title=None):
-    """The shell blocks of the page, or of the section with this title."""
+    """Shell blocks of the page, or of the section with this title."""
     text = PAGE.read_text()
     if title is not None:
         text = text.split(f"## {title}\n")[1].split("\n## ")[0]
@@ -60,7 +60,7 @@ def fences(title=None):
 
 
 def commands(tool):
-    """Arguments of every command of a tool on the page, expanded as bash does."""
+    """Arguments of every call of a tool on the page, expanded as bash does."""
     found = []
     for fence in fences():
         for line in re.sub(r"\\\n\s*", " ", fence).splitlines():
@@ -90,7 +90,7 @@ def flags(arguments):
 
 
 def graph_inputs(blocks):
-    """Inputs of a decoder, as its ONNX file has them."""
+    """Inputs of a decoder by its ONNX file."""
     cache = [
         GraphInput(f"past_key_values.{i}.{part}", ("batch", KV_HEADS, "past", HEAD_DIM))
         for i in range(blocks)
@@ -105,7 +105,7 @@ PROFILES = default_profiles(INPUTS)
 
 
 def trtexec_shapes(spec):
-    """Shape of every input; trtexec allows one wildcard in a name. Fails for a name that no input has."""
+    """Shapes of the inputs by name. trtexec allows one wildcard in a name. Fails for a name without an input."""
     shapes = {}
     for item in spec.split(","):
         pattern, _, sizes = item.partition(":")
@@ -126,14 +126,14 @@ _built: dict[str, str] = {}
 
 @pytest.fixture
 def page(request):
-    """Variables of the page, for one build of a small model with SmolLM2's key and value heads."""
+    """The page's variables for a build of a small model with SmolLM2's key and value heads."""
     if not _built:
         settings, tmp_path = request.getfixturevalue("settings"), request.getfixturevalue("tmp_path")
         model = request.getfixturevalue("make_model")(
             hidden_size=192, intermediate_size=256, num_hidden_layers=BLOCKS, head_dim=HEAD_DIM,
             num_attention_heads=2 * KV_HEADS, num_key_value_heads=KV_HEADS,
         )  # fmt: skip
-        # Its weights change with the masks: a comparison with other weights than the pruned ones would fail.
+        # The weights change with the masks, so that a comparison with other weights than the pruned ones would fail.
         build(settings | {"model": model, "method": "sparsegpt"})
         (tmp_path / "work").mkdir()
         _built.update(OUT=str(settings["out"]), MODEL=str(model), WORK=str(tmp_path / "work"))
@@ -153,7 +153,7 @@ def passes(fence, page):
 
 
 def without_gpu():
-    """The blocks by what they begin with: inspect, compile, RTX, python."""
+    """Blocks that need no GPU, by their first word."""
     return {re.split(r"[\s=]", fence)[0]: fence for fence in fences("Without a GPU")}
 
 
@@ -178,7 +178,7 @@ def test_blocks_that_need_onnx_runtime_run(page):
 
 
 def test_the_comparison_fails_for_other_masks(page):
-    """By the page's threshold; of every group the two other weights are kept."""
+    """Masks that keep the two other weights of every group exceed the page's threshold."""
     masks = MaskSet.load(Path(page["OUT"]) / "masks.safetensors")
     others = {name: dataclasses.replace(masks[name], pattern=5 - masks[name].pattern) for name in masks}
     written = MaskSet(others, method="none", seed=0, base_model="", base_sha256="", ratio_asked=0.4)
@@ -191,7 +191,7 @@ def test_the_comparison_fails_for_other_masks(page):
 
 @pytest.mark.rtx
 def test_polygraphy_converts_with_the_plugin(page):
-    """Two profiles, and the linears as plugin layers."""
+    """The engine has two profiles, and its linears are plugin layers."""
     said = passes(without_gpu()["RTX"], page)
     for fact in (
         "targets: sm86",
@@ -221,14 +221,14 @@ def test_polygraphy_knows_its_flags():
         tool = arguments[:1] if arguments[0] != "inspect" else arguments[:2]
         helps = [
             bash(f"polygraphy {' '.join(tool)} --help", {"POLYGRAPHY_USE_TENSORRT_RTX": rtx}).stdout
-            for rtx in ("0", "1")  # it has --compute-capabilities for one of them only
+            for rtx in ("0", "1")  # only one of the two backends has --compute-capabilities
         ]
         known = set(re.findall(r"--[\w-]+", "".join(helps)))
         assert len(known) > 20 and set(flags(arguments)) <= known, set(flags(arguments)) - known
 
 
 def test_loads_fit_the_profile_they_name():
-    """Names, ranks and sizes of --shapes against the profiles that a build has."""
+    """Names, ranks and sizes of --shapes lie within the profiles of a build."""
     loads = [a for a in [*commands("trtexec"), *commands("tensorrt_rtx")] if "--shapes" in flags(a)]
     assert [option(a, "--useProfile") for a in loads] == ["0", "1", "1"]
     for arguments in loads:

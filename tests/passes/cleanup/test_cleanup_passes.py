@@ -15,7 +15,7 @@ from tests.graphs import graph_of, ops, outputs
 
 
 def with_weight(model: ir.Model, name: str, shape: tuple[int, ...]) -> ir.Value:
-    """Make a graph input an initializer that has no data, as every weight of an exported graph."""
+    """Turn a graph input into an initializer without data, like the weights of an exported graph."""
     value = next(v for v in model.graph.inputs if v.name == name)
     model.graph.inputs.remove(value)
     model.graph.initializers[name] = value
@@ -115,7 +115,7 @@ def test_a_sequence_of_parts_becomes_a_split(sizes: str, first: int, second: int
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("axis = -1", "axis = 0"),  # of unknown length
+        ("axis = -1", "axis = 0"),  # its length is unknown
         ("keepdims = 1", "keepdims = 0"),
         ("a = SequenceAt (parts, zero)", "l = SequenceLength (parts) a = SequenceAt (parts, l)"),
     ],

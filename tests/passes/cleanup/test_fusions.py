@@ -37,7 +37,7 @@ def test_rms_norm_is_fused_with_its_epsilon_and_roundings() -> None:
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal(s).astype(np.float16) * 3 for s in ((5, 8), (8,)))
     fused, plain = outputs(model, x=x, weight=weight)[0], outputs(graph_of(text), x=x, weight=weight)[0]
-    # ONNX Runtime rounds the normalized value once less: one unit in the last place.
+    # ONNX Runtime rounds the normalized value once less, which is one unit in the last place.
     np.testing.assert_allclose(
         fused.astype(np.float32), plain.astype(np.float32), rtol=2.0**-10, atol=2.0**-24
     )
@@ -73,7 +73,7 @@ WIDE_NORM = """
 
 def test_rms_norm_that_scales_in_fp32_is_fused_in_fp32() -> None:
     model = graph_of(WIDE_NORM)
-    common.ShapeInferencePass()(model)  # torch types what it exports
+    common.ShapeInferencePass()(model)  # torch's exports have types
     run_passes(model, [FoldConstantsPass(), FuseRmsNormPass()])
     assert ops(model) == ["Cast", "Cast", "Add", "RMSNormalization", "Cast"]
     rng = np.random.default_rng(0)
@@ -177,7 +177,7 @@ def test_a_gelu_that_is_spelled_out_is_one_op() -> None:
     assert model.graph[0].attributes["approximate"].as_string() == "tanh"
     x = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float16) * 3
     fused, plain = outputs(model, x=x)[0], outputs(graph_of(text), x=x)[0]
-    # Eight roundings to fp16 against one.
+    # eight roundings to fp16 against one
     np.testing.assert_allclose(
         fused.astype(np.float32), plain.astype(np.float32), rtol=8 * 2.0**-11, atol=2.0**-10
     )

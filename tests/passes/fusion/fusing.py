@@ -1,4 +1,4 @@
-"""Small graphs around linears a and c of one shape and d of another, for each fusion to work on."""
+"""Small graphs for each fusion, with linears a and c of one shape and d of another."""
 
 import logging
 from collections.abc import Collection
@@ -29,7 +29,7 @@ EPILOGUES = tuple(fusion for fusion in Fusion if fusion is not Fusion.QKV)
 
 
 def values() -> dict[str, np.ndarray]:
-    """Weights, already pruned, biases and inputs."""
+    """Pruned weights, biases and inputs."""
     rng = np.random.default_rng(5)
     made = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in SHAPES.items()}
     for name, (mask, pattern) in masks().items():
@@ -47,7 +47,7 @@ def masks(dense: tuple[str, ...] = ()):
 
 
 def model_with(body: str, results: tuple[str, ...] = ("y",)) -> ir.Model:
-    """A graph of fp16 values [b, 8]: inputs, and weights and biases as initializers."""
+    """A graph with fp16 inputs [b, 8], and weights and biases as initializers."""
     given = {name.replace(".", "_"): shape for name, shape in (SHAPES | INPUTS).items()}
     declared = ", ".join(f"float16[{','.join(map(str, shape))}] {name}" for name, shape in given.items())
     promised = ", ".join(f"float16[b, {SIZE}] {name}" for name in results)
@@ -72,14 +72,14 @@ def model_with(body: str, results: tuple[str, ...] = ("y",)) -> ir.Model:
 
 
 def plan_of(model: ir.Model, dense: tuple[str, ...] = ()) -> dict[str, LinearPlan]:
-    """Of the graph's linears; one of `dense` has no 2:4 tile."""
+    """The plan of the graph's linears; those of `dense` have no 2:4 tile."""
     return plan_linears({n: mask for n, (mask, _) in masks(dense).items() if n in find_linears(model)})
 
 
 def packed(
     model: ir.Model, dense: tuple[str, ...] = (), fuse: Collection[Fusion] = EPILOGUES
 ) -> dict[str, str]:
-    """Pack the linears in place; name of each PatchLinear → its overload."""
+    """Pack the linears in place; returns the overload of each PatchLinear by its name."""
     found = {name: mask for name, (mask, _) in masks(dense).items() if name in find_linears(model)}
     run_passes(
         model, lowering_passes(plan_linears(found), found, values().__getitem__, HALF, fuse=fuse).in_order
@@ -89,7 +89,7 @@ def packed(
 
 
 def check_same(model: ir.Model, before: ir.Model) -> None:
-    """A model gives what it gave before, but for rounding."""
+    """Check that a model's outputs are unchanged up to rounding."""
     feed = {str(value.name): values()[str(value.name)] for value in before.graph.inputs}
     for now, then in zip(outputs(model, **feed), outputs(before, **feed), strict=True):
         then = then.astype(np.float32)
@@ -99,14 +99,14 @@ def check_same(model: ir.Model, before: ir.Model) -> None:
 
 
 def check_fused(body: str, nodes: dict[str, str], fuse: Collection[Fusion] = EPILOGUES) -> None:
-    """A graph packs into these nodes, and gives what it gave before."""
+    """Check that a graph packs into these nodes and computes the same."""
     model = model_with(body)
     assert packed(model, fuse=fuse) == nodes
     check_same(model, model_with(body))
 
 
 def refusals(caplog: pytest.LogCaptureFixture, model: ir.Model, nodes: dict[str, str], **options) -> str:
-    """Why linears are not fused: what packing a graph into these nodes logs."""
+    """Log of packing a graph into these nodes, with the reasons why linears are not fused."""
     before = model.clone()
     with caplog.at_level(logging.DEBUG, "patch_compile.passes.linear_node"):
         assert packed(model, **options) == nodes

@@ -13,7 +13,7 @@ from tests.passes.fusion.fusing import A_BIAS, EPILOGUES, SILU, A, check_fused, 
         (f"{A} s = Sigmoid (h) y = Mul (s, h)", "silu"),
         (f"{A_BIAS} y = Gelu (h)", "bias_gelu"),
         (f'{A} y = Gelu <approximate = "tanh"> (h)', "gelu_tanh"),
-        # One that others read, or that is an output, is no problem: it is the node's output.
+        # An activation may have other readers or be an output, since it is the node's output.
         (f"{A} g = Gelu (h) n = Neg (g) y = Mul (g, n)", "gelu"),
     ],
 )
@@ -30,7 +30,7 @@ def test_the_activation_goes_into_the_node(body, overload):
         (f"{A} {SILU} y = Neg (g) z = Neg (s)", "yz", "SiLU: Neg '.*' reads what is between too"),
         (f"{A} y = Gelu (h)", "yh", "GELU: what is between is an output of the graph"),
         (f"{A} k = Cast <to = 1> (h) f = Gelu (k) y = Cast <to = 10> (f)", "y", "Cast is no epilogue"),
-        # as quick_gelu of transformers: h · sigmoid(1.702 h)
+        # quick_gelu of transformers: h · sigmoid(1.702 h)
         (f"{A} t = Mul (h, one_row) s = Sigmoid (t) y = Mul (h, s)", "y", "Mul, Mul is no epilogue"),
         (f"{A} s = Sigmoid (h) y = Mul (r, s)", "y", "Sigmoid is no epilogue"),
     ],

@@ -1,4 +1,4 @@
-"""Which linears of one X share a node, which don't and why; and that a model with grouped queries says what it said."""
+"""Linears of one X that share a node, those that don't with the reasons, and a model with grouped queries."""
 
 import logging
 import re
@@ -35,7 +35,7 @@ SIZES = {
 
 
 def product(linear: str, x: str = "x", *, bias: bool = False, then: str = HEADS) -> str:
-    """A linear, and what reads it, an output of the graph: `y_<linear>`."""
+    """A linear and its reader, the graph output `y_<linear>`."""
     w, last = linear.replace(".", "_"), f"h_{linear}".replace(".", "_")
     text = f"t_{w} = Transpose <perm = [1, 0]> ({w}_weight) {last if not bias else 'p_' + w} = MatMul ({x}, t_{w}) "
     text += f"{last} = Add (p_{w}, {w}_bias) " if bias else ""
@@ -59,7 +59,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def masks(dense: tuple[str, ...] = ()) -> dict[str, tuple[LinearMask, np.ndarray]]:
-    """Some tiles 2:4, others not; of a linear of `dense` none."""
+    """Masks with some tiles 2:4; linears of `dense` have none."""
     made = {}
     for seed, (name, rows) in enumerate(ROWS.items()):
         tile = (128, 128) if name == "l.0.w" else (64, 64)
@@ -71,7 +71,7 @@ def masks(dense: tuple[str, ...] = ()) -> dict[str, tuple[LinearMask, np.ndarray
 
 
 def model_with(body: str, *results: str) -> ir.Model:
-    """Inputs x and x2 [b, 32] and a residual; heads are of 8."""
+    """A graph with inputs x and x2 [b, 32] and a residual, and heads of 8."""
     declared = ", ".join(
         f"float16[{rows},{K}] {n}_weight, float16[{rows}] {n}_bias, float16[b,{rows}] r_{n}"
         for n, rows in ((name.replace(".", "_"), rows) for name, rows in ROWS.items())
@@ -117,7 +117,7 @@ def feed_of(model: ir.Model) -> dict[str, np.ndarray]:
 
 
 def packed(model: ir.Model, dense: tuple[str, ...] = (), fuse: tuple[Fusion, ...] = tuple(Fusion)):
-    """Pack the linears in place; the plan as compiled."""
+    """Pack the linears in place and return the compiled plan."""
     found = {name: mask for name, (mask, _) in masks(dense).items() if name in find_linears(model)}
     lowering = lowering_passes(plan_linears(found), found, weights().__getitem__, HALF, fuse=fuse)
     run_passes(model, lowering.in_order)
@@ -126,7 +126,7 @@ def packed(model: ir.Model, dense: tuple[str, ...] = (), fuse: tuple[Fusion, ...
 
 
 def check(body: str, results: str, nodes: set[str], **options) -> ir.Model:
-    """Graph outputs of a body, packed into these nodes, are what they were, but for the order in which sums are added up."""
+    """Check that a body packs into these nodes and its outputs change only by the order of sums."""
     model, before = (model_with(body, *results.split()) for _ in range(2))
     plan = packed(model, **options)
     found = {str(node.name) for node in model.graph if node.op_type == "PatchLinear"}
@@ -145,7 +145,7 @@ OUT = "y_l_0_q y_l_0_k y_l_0_v"
 
 
 def test_linears_of_one_x_share_a_node_and_are_split_again():
-    """192, 72 and 40 rows: all but the last are padded to whole panels of 64."""
+    """Of 192, 72 and 40 rows, all but the last are padded to whole panels of 64."""
     model = check(Q + KEY + V, OUT, {"l.0.q+k+v"})
     (node,) = [node for node in model.graph if node.op_type == "PatchLinear"]
     assert node.attributes["out_features"].as_int() == 192 + 128 + 40
@@ -223,7 +223,7 @@ def test_the_plan_keeps_what_each_is_and_counts_bytes_once():
 
 
 def test_panels_are_as_high_as_the_lowest():
-    """128 rows that would be a panel of their own are two beside a linear that has panels of 64."""
+    """A linear of 128 rows has panels of 64 when it is packed with a linear of such panels."""
     body, results = Q + product("l.0.w"), "y_l_0_q y_l_0_w"
     alone = check(body, results, {"l.0.q", "l.0.w"}, fuse=())
     assert [n.attributes["panel_rows"].as_int() for n in alone.graph if n.op_type == "PatchLinear"] == [
@@ -236,7 +236,7 @@ def test_panels_are_as_high_as_the_lowest():
 
 @pytest.mark.parametrize(("variant", "dtype"), [("llama", "float16"), ("qwen2-mixed", "bfloat16")])
 def test_a_model_with_grouped_queries_says_what_it_said(variant, dtype, tmp_path):
-    """k and v are no whole panels; masks of the three differ, and in one block k stays dense."""
+    """k and v are not whole panels, the three masks differ, and k stays dense in one block."""
     source = save_tiny(variant, tmp_path / "model", **SIZES)
     graph = export_graph(source, dtype=dtype, opset=23)
     sites = {name: site for name, site in find_linears(graph).items() if name != "lm_head"}

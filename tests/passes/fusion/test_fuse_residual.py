@@ -12,9 +12,9 @@ from tests.passes.fusion.fusing import A_BIAS, EPILOGUES, A, C, check_fused, mod
         (f"{A} y = Add (h, r)", {"a": "residual"}),
         (f"{A_BIAS} y = Add (r, h)", {"a": "bias_residual"}),
         (f"{A_BIAS} v = Gelu (h) y = Add (r, v)", {"a": "bias_gelu_residual"}),
-        # A sum of two linears is one node with the other's output as its residual.
+        # One of two added linears becomes a node with the other's output as its residual.
         (f"{A} {C} y = Add (h, u)", {"a": "residual", "c": ""}),
-        # What a node reads is itself replaced first, or later.
+        # The residual may be replaced itself, before or after.
         (f"{A} g = Gelu (h) {C.replace('(x', '(g')} y = Add (x, u)", {"a": "gelu", "c": "residual"}),
         (f"{A} {C.replace('(x', '(r')} v = Gelu (u) y = Add (h, v)", {"a": "residual", "c": "gelu"}),
         (f"{A} y = Neg (h)", {"a": ""}),

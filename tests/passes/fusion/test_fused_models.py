@@ -1,4 +1,4 @@
-"""Models as they are exported: what is fused in them, and that they compute what they did."""
+"""Fusions in exported models, which still compute the same."""
 
 from collections import Counter
 from pathlib import Path
@@ -26,13 +26,17 @@ from patch_compile.passes.write import write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from tests.export.tiny import LAYERS, OrtDecoder, save_tiny, tolerance
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's, about its own modules
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # torch warns about its own modules
 Fused = dict[str, int]
 
 
 def masks_of(model: ir.Model) -> dict[str, LinearMask]:
-    """Every linear of the blocks; the first tile of each is 2:4, so that none stays dense."""
-    outside = ("lm_head", "model.decoder.project_in", "model.decoder.project_out")  # of the blocks
+    """Masks of every linear of the blocks, whose first tile is 2:4 so that none stays dense."""
+    outside = (
+        "lm_head",
+        "model.decoder.project_in",
+        "model.decoder.project_out",
+    )  # linears outside the blocks
     found = find_linears(model).items()
     sites = {name: site for name, site in found if name not in outside and not site.shared}
     return {name: _mask(site.shape, seed) for seed, (name, site) in enumerate(sites.items())}
@@ -53,7 +57,7 @@ def overloads(path: Path) -> Fused:
 
 
 class Pruned:
-    """A checkpoint whose covered weights are masked when they are read."""
+    """A checkpoint that masks its covered weights when they are read."""
 
     def __init__(self, path: Path, masks: dict[str, Any]) -> None:
         self._source, self._masks, self.path = Checkpoint.open(path), masks, path
@@ -75,7 +79,7 @@ class Pruned:
     ("variant", "changes", "options", "epilogues"),
     [
         ("llama", {"mlp_bias": True}, {}, {"": 1, "residual": 1, "bias_gated_silu": 1, "bias_residual": 1}),
-        # the MLP of Gemma, with its GELU exact too, and as older checkpoints name it
+        # Gemma's MLP, also with the exact GELU, and with the name that older checkpoints have
         ("llama", {"hidden_act": "gelu_pytorch_tanh"}, {}, {"": 1, "residual": 2, "gated_gelu_tanh": 1}),
         ("llama", {"hidden_act": "gelu_new"}, {}, {"": 1, "residual": 2, "gated_gelu_tanh": 1}),
         ("llama", {"hidden_act": "gelu"}, {}, {"": 1, "residual": 2, "gated_gelu": 1}),
@@ -115,7 +119,7 @@ def exported(module: torch.nn.Module, example: torch.Tensor) -> ir.Model:
 
 
 def packed(model: ir.Model, path: Path, fuse: tuple[Fusion, ...]) -> Fused:
-    """Write a model that has its weights, packed under `masks_of`; its epilogues."""
+    """Write a model packed under `masks_of` and return its epilogues."""
     masks, copy = masks_of(model), model.clone()
     tensors = {name: value.const_value.numpy() for name, value in copy.graph.initializers.items()}
     for name, mask in masks.items():

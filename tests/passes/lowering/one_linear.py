@@ -1,4 +1,4 @@
-"""Graphs of one linear, in every form that a lowering meets."""
+"""Graphs of one linear, in every form that lowerings take."""
 
 from tests.graphs import graph_of
 

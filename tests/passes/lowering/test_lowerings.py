@@ -1,4 +1,4 @@
-"""The three lowerings of a whole model: the same logits, and engines in which the parts of a split are still apart."""
+"""Three lowerings of a whole model give the same logits, and engines keep the parts of a split separate."""
 
 from collections import Counter
 from dataclasses import replace
@@ -19,7 +19,9 @@ from tests.export.conftest import exports  # noqa: F401  (the session's exported
 from tests.export.tiny import LAYERS, OrtDecoder, tolerance
 from tests.mosaics import random_mask
 
-FREE = SplitCost(launch=1e-6, column=0)  # in linears as small as these no product would be worth its launch
+FREE = SplitCost(
+    launch=1e-6, column=0
+)  # by the default cost no product of such small linears would be worth its launch
 IDS = np.arange(12)[None] % 100
 
 
@@ -30,7 +32,7 @@ def masks_for(model_dir, tile=(32, 32), share=0.7):
 
 
 def planned(masks, lowering):
-    """Every linear as `lowering` says, or one after another as each of three; without a 2:4 slab, none as plugin."""
+    """The plan with every linear lowered by `lowering`, or by all three in turn for "mixed"."""
     cycle = {"mixed": ("split", "plugin", "dense")}.get(lowering, (lowering,))
     plans = {}
     for i, (name, plan) in enumerate(plan_linears(masks).items()):
@@ -45,7 +47,7 @@ def logits(path):
 
 @pytest.fixture(scope="module")
 def model(exports, tmp_path_factory):  # noqa: F811
-    """(variant, dtype) → its checkpoint, its masks, and the logits of the pruned checkpoint compiled plainly."""
+    """Returns, for a variant and dtype, its checkpoint, its masks and the logits of the pruned checkpoint."""
     made = {}
 
     def make(variant, dtype):
@@ -67,7 +69,7 @@ def model(exports, tmp_path_factory):  # noqa: F811
 )
 @pytest.mark.parametrize("lowering", ["plugin", "split", "dense", "mixed"])
 def test_a_model_gives_the_same_logits(model, exports, variant, dtype, lowering, tmp_path):  # noqa: F811
-    """From the checkpoint that is not pruned: the lowerings mask what they write."""
+    """The lowerings mask the weights of the unpruned checkpoint themselves."""
     source, masks, expected = model(variant, dtype)
     path, plan = tmp_path / "hybrid.onnx", planned(masks, lowering)
     graph = exports.graph(variant, dtype=dtype)

@@ -14,7 +14,7 @@ SHAPE = (24, 16)
 
 
 def masking(lowering="dense", name="a"):
-    """The pass for one linear, the values of its weight, and those that are expected."""
+    """The pass for one linear, the values of its weight, and the expected values."""
     mask, pattern = random_mask(SHAPE, (8, 8), 0.5, 0)
     weight = random_weight(SHAPE, np.float16, 0)
     plan = {name: replace(plan_linear(name, mask), lowering=lowering)}

@@ -60,7 +60,7 @@ def test_hybrid_and_masked_dense_model_give_the_same_logits(exports, variant, tm
     mask = np.ones_like(ids)
     one, other = OrtDecoder(tmp_path / "dense.onnx"), OrtDecoder(hybrid_path)
     a, b = one.start(ids, mask), other.start(ids, mask)
-    # Both sum in fp32; what is fused rounds less often.
+    # Both sum in fp32, and a fused node rounds less often.
     np.testing.assert_allclose(a, b, atol=tolerance(a, LAYERS, 2.0**-11))
     assert np.abs(a).max() > 0.1
 
@@ -82,7 +82,7 @@ def test_another_shape_or_type_is_refused(exports):  # noqa: F811
 
 
 def test_a_weight_that_packs_wrongly_stops_the_write(exports, tmp_path, monkeypatch):  # noqa: F811
-    """The check is on the bytes that are written, so a fault in packing itself can't get past it."""
+    """The check reads the written bytes, so a fault in the packing can't escape it."""
     from patch_compile.passes.lowering import packed_initializers
 
     def faulty(linears, panel_rows, panels, pack=packed_initializers.pack_together):

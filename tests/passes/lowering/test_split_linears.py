@@ -1,4 +1,4 @@
-"""Split linears compute what the masked weight does, one linear at a time; whole models in test_lowerings.py."""
+"""A split linear computes the same as its masked weight; test_lowerings.py tests whole models."""
 
 from collections import Counter
 from dataclasses import replace
@@ -26,7 +26,7 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 def split(model, mask, weight, cost=FREE):
-    """Run the pass, and the pass itself with what it found."""
+    """Run the pass and return it with its findings."""
     plan = {"a": replace(plan_linear("a", mask), lowering="split")}
     dtype = ir.DataType[weight.dtype.name.upper()]
     splitting = SplitLinearsPass(plan, {"a": mask}, {"a.weight": weight}.__getitem__, dtype, cost)
@@ -35,7 +35,7 @@ def split(model, mask, weight, cost=FREE):
 
 
 def run(model, path, bias, x):
-    """What ONNX Runtime computes of a written graph; bf16 emulated, as the proof of a build does it."""
+    """Write the graph and compute it by ONNX Runtime; bf16 is emulated, as in the proof of a build."""
     stored = model.graph.initializers.get("a.bias")
     if stored is not None:
         stored.const_value = ir.tensor(bias)
@@ -59,7 +59,7 @@ def check(path, form, shape, tile, share, dtype, cost=FREE, seed=0):
     masked = masked_by_hand(weight, mask, pattern).astype(np.float64)
     exact = x.astype(np.float64) @ masked.T + (bias.astype(np.float64) if "bias" in form else 0)
     assert y.shape == exact.shape
-    # Two parts, their sum and the bias are rounded to the type, the products are summed in fp32.
+    # Two parts, their sum and the bias are rounded to the type; products are summed in fp32.
     scale = np.abs(x.astype(np.float64)) @ np.abs(masked).T + 0.2
     assert (np.abs(y - exact) <= 4 * float(ml_dtypes.finfo(DTYPES[dtype]).eps) / 2 * scale).all()
     return splitting.splits["a"], model, mask
@@ -114,7 +114,7 @@ def test_two_four_holds_in_what_is_written(tmp_path):
 
 
 def test_a_part_that_is_not_two_four_stops_the_write(tmp_path, monkeypatch):
-    """A fault in masking can't get past the check, which sees what is written."""
+    """The check reads the written values, so a fault in masking can't escape it."""
     from patch_compile.passes.lowering import split_initializers
 
     monkeypatch.setattr(split_initializers, "masked_weight", lambda weight, keep: weight)

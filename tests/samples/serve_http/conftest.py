@@ -1,4 +1,4 @@
-"""A tiny model that ONNX Runtime runs, and a server of it."""
+"""A tiny model that ONNX Runtime runs, and a server for it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of a model that never ends a text by itself, and has a chat template."""
+    """OUT of a model with a chat template that never ends a text by itself."""
     root = tmp_path_factory.mktemp("serve")
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "vocab_size": 22}
     model = write_model(root / "model", "llama", eos_token_id=1, max_position_embeddings=POSITIONS, **sizes)

@@ -1,4 +1,4 @@
-"""A server in a thread, or by serve.sh, for the tests."""
+"""Starts the server in a thread, or by serve.sh."""
 
 import re
 import signal
@@ -26,12 +26,12 @@ from samples.serve_http.settings import Settings
 SERVE = Path(module.__file__).with_name("serve.sh")
 
 
-LONG = 12000  # tokens, some ten seconds: what must be ended before its own end
+LONG = 12000  # tokens, about ten seconds, so that a request can be ended before it is complete
 
 
 @dataclass
 class Running:
-    """A server that answers."""
+    """A running server."""
 
     url: str
     log: Path | None = None
@@ -63,7 +63,7 @@ class Running:
 
 @contextmanager
 def serving(generator: Generator, **settings: Any) -> Iterator[Running]:
-    """The server in a thread, with the settings that a test needs; at the end it drains."""
+    """Run the server in a thread with a test's settings; it drains at the end."""
     limits = Settings.model_validate({"model": "tiny", "grace": 0} | settings)
     scheduler = Scheduler(generator, limits)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -85,10 +85,10 @@ def serving(generator: Generator, **settings: Any) -> Iterator[Running]:
 
 @contextmanager
 def process(out: Path, log: Path, *options: str) -> Iterator[Running]:
-    """The server by serve.sh, on a free port."""
+    """Run the server by serve.sh on a free port."""
     with log.open("w") as stderr:
         command = [SERVE, out, "--port", "0", "--runner", "onnx", *options]
-        # From another folder, as a user may.
+        # the user may be in another folder
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=log.parent)
     try:
         assert started.stdout

@@ -1,4 +1,4 @@
-"""What is answered, by its own HTTP and OpenAI's client."""
+"""Answers of the server to plain HTTP and to OpenAI's client."""
 
 import asyncio
 import json
@@ -28,13 +28,13 @@ def test_completion(tiny: Running, generator: Generator) -> None:
             client.completions.create(model="tiny", prompt=ids, max_tokens=9).choices[0].text
             == one.choices[0].text
         )
-        # Without a number, OpenAI's.
+        # without a number of tokens, OpenAI's default
         assert client.completions.create(model="tiny", prompt="dog").usage.completion_tokens == 16
         assert client.models.list().data[0].id == client.models.retrieve("tiny").id == "tiny"
 
 
 def test_many_prompts_and_n(tiny: Running, generator: Generator) -> None:
-    """Choices are in the order of the prompts, n of each; a prompt counts once."""
+    """Choices follow the order of the prompts, n for each, and a prompt's tokens count once."""
     prompts = ["the cat sat on a mat", "dog"]
     with tiny.client as client:
         got = client.completions.create(model="tiny", prompt=prompts, max_tokens=7, n=2)
@@ -67,7 +67,7 @@ def test_stream_of_many_rows(tiny: Running, generator: Generator) -> None:
         texts[choice.index] += choice.text
         finishes[choice.index].append(choice.finish_reason)
     assert texts == [alone(generator, prompt, 7) for prompt in prompts]
-    assert finishes == [[None] * 6 + ["length"]] * 2  # piece by piece, not at the end
+    assert finishes == [[None] * 6 + ["length"]] * 2  # text comes piece by piece, not at the end
     assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == 7 + 14
     assert len({chunk.id for chunk in chunks}) == 1
 
@@ -107,7 +107,7 @@ def test_chat(tiny: Running, generator: Generator) -> None:
             6,
             "length",
         )
-        # What the client made of an answer goes back as it is, and OpenAI's defaults ask for nothing.
+        # The client's answer object can be sent back unchanged, and OpenAI's defaults are accepted.
         again = [*messages, got.choices[0].message, {"role": "user", "content": "mat"}]
         got = client.chat.completions.create(
             model="tiny", messages=again, max_tokens=3, frequency_penalty=0, logprobs=False, user="me",
@@ -139,7 +139,7 @@ def test_chat_stream_asynchronous(tiny: Running, generator: Generator) -> None:
 
 
 def test_a_chat_goes_on_to_the_limit(generator: Generator) -> None:
-    """max_new_tokens is what a chat gets that names no number, and the most that any may ask for."""
+    """max_new_tokens is the default of a chat and the largest number that a request may ask for."""
     with serving(generator, max_new_tokens=40) as running:
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "the"}]}
         assert running.post(body, "chat/completions").json()["usage"]["completion_tokens"] == 40
@@ -148,7 +148,7 @@ def test_a_chat_goes_on_to_the_limit(generator: Generator) -> None:
 
 
 def test_sampling(generator: Generator) -> None:
-    """The model's own settings where the client gives none; a seed repeats a draw, and rows differ."""
+    """The model's settings hold when the client gives none; a seed repeats a draw, and rows differ."""
     sampled = Generator(
         generator.decoder, generator.tokenizer, generator.end_tokens, Sampling(temperature=1.5, seed=7)
     )
@@ -163,7 +163,7 @@ def test_sampling(generator: Generator) -> None:
         assert text(seed=7) == [alone(sampled, "the cat", 12)] != [greedy]
         assert text(seed=-5, n=2) == text(seed=-5, n=2)
         assert len({*text(seed=-5, n=3), *text(seed=-6, n=3)}) == 6
-        assert len({text()[0] for _ in range(4)}) > 1  # without a seed each draw is another, as OpenAI has it
+        assert len({text()[0] for _ in range(4)}) > 1  # without a seed each draw differs, as OpenAI's do
         assert text(extra_body={"top_k": 1}) == [greedy]
         narrow = Sampling(temperature=2, top_p=0.5, seed=3)
         assert text(temperature=2, top_p=0.5, seed=3) == [alone(generator, "the cat", 12, sampling=narrow)]

@@ -1,4 +1,4 @@
-"""Many at once, clients that leave, generations that take too long or fail."""
+"""Many requests at once, clients that leave, and generations that take too long or fail."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from tests.samples.serve_http.serving import LONG, Running, alone, serving
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_200_at_once_are_as_each_alone(generator: Generator, workers: int) -> None:
-    """Every third as a stream, every fifth a batch of two."""
+    """Every third request is a stream, every fifth a batch of two."""
     asked = [
         (" ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 2 + i % 9)), 3 + i % 11) for i in range(200)
     ]
@@ -50,7 +50,7 @@ def test_200_at_once_are_as_each_alone(generator: Generator, workers: int) -> No
 
 
 def test_a_full_queue(generator: Generator) -> None:
-    """Some are told to come again, and the rest is answered; then all places are free again."""
+    """Some requests are told to retry, and the rest is answered; then all places are free again."""
     with serving(generator, queue=2) as running:
         with ThreadPoolExecutor(20) as threads:
             body = {"prompt": "the cat", "max_tokens": 300}
@@ -68,16 +68,16 @@ def test_a_full_queue(generator: Generator) -> None:
 
 
 def test_clients_that_leave(generator: Generator) -> None:
-    """In mid-stream, while waiting for a worker, and while waiting for a whole answer: each frees its place."""
+    """A client that leaves frees its place: in mid-stream, waiting for a worker, or waiting for a whole answer."""
     long = {"prompt": "the cat", "max_tokens": LONG}
     with serving(generator, queue=1, max_new_tokens=LONG) as running:
         with httpx.stream("POST", f"{running.url}/v1/completions", json=long | {"stream": True}) as response:
-            lines = response.iter_lines()  # kept: an iterator that is dropped closes the stream
+            lines = response.iter_lines()  # kept, because dropping the iterator closes the stream
             assert next(lines).startswith("data: ")
             running.wait_for("running", 1)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{running.url}/v1/completions", json=long, timeout=0.3)
-            running.wait_for("waiting", 0)  # the one that ran into its timeout had waited here
+            running.wait_for("waiting", 0)  # the client that ran into its timeout had waited here
             assert running.metric("running") == 1
         running.wait_for("running", 0)
         assert running.metric("generated_tokens_total") < LONG / 2
@@ -91,8 +91,8 @@ def test_clients_that_leave(generator: Generator) -> None:
 
 
 def test_a_client_that_does_not_read_holds_up_nobody(generator: Generator) -> None:
-    """Its stream fills the sockets' buffers, and the worker goes on to the next."""
-    name = "tiny" * 1000  # it is in every chunk: 10 MB in all
+    """Its stream fills the sockets' buffers, and the worker serves the next request."""
+    name = "tiny" * 1000  # every chunk contains the name, 10 MB in all
     with serving(generator, queue=1, model=name) as running:
         host, port = running.url.removeprefix("http://").split(":")
         body = json.dumps({"prompt": ["the cat"] * 16, "max_tokens": 160, "stream": True}).encode()
@@ -106,7 +106,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(generator: Generator) -> No
             assert running.metric("generated_tokens_total") == 16 * 160 + 2
             assert (
                 running.metric('generations_total{outcome="finished"}') == 1
-            )  # the lazy one is not answered
+            )  # the client that does not read gets no answer
         running.wait_for('generations_total{outcome="finished"}', 1)
         running.wait_for('generations_total{outcome="disconnected"}', 1)
 
@@ -133,7 +133,7 @@ def test_a_request_that_takes_too_long(generator: Generator) -> None:
 def broken(
     out: Path, generator: Generator, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Generator, str]:
-    """A model for which one word is infinite, and a prompt without it that it continues by it."""
+    """A model whose logits become infinite after one word, and a prompt that it continues by that word."""
     folder = tmp_path_factory.mktemp("broken") / "tiny"
     shutil.copytree(out, folder)
     token = generator.generate(["the cat sat"], new_tokens=1)[0].tokens[0]
@@ -147,7 +147,7 @@ def broken(
 
 
 def test_a_generation_that_fails(broken: tuple[Generator, str]) -> None:
-    """At its first token there is a status to say so; later there is an event. The worker goes on."""
+    """A failure at the first token gives an error status, a later one an error event. The worker survives."""
     broken_generator, word = broken
     with serving(broken_generator) as running, running.client as client:
         with pytest.raises(openai.InternalServerError, match="logits are not finite") as caught:

@@ -1,4 +1,4 @@
-"""What is refused, in the form of OpenAI's errors."""
+"""Requests that are refused, with errors in OpenAI's form."""
 
 import json
 import socket
@@ -86,7 +86,7 @@ def test_all_that_is_unsupported_is_named(tiny: Running) -> None:
 
 
 def test_what_is_beyond_the_limits(out: Path, generator: Generator) -> None:
-    """The text of check_limits, with both numbers, before it waits for a worker."""
+    """The refusal has check_limits's text with both numbers, and comes before waiting for a worker."""
     decoder = OnnxDecoder(out / "onnx" / "model.onnx", Limits(batch=3, prompt=40, total=50))
     with serving(Generator(decoder, generator.tokenizer)) as running, running.client as client:
 
@@ -101,7 +101,7 @@ def test_what_is_beyond_the_limits(out: Path, generator: Generator) -> None:
         assert "41 tokens is longer than the 40" in str(refused(prompt=["the", "the " * 41]))
         assert "2 prompts with n=2 are 4 sequences; at most 3" in str(refused(prompt=["the"] * 2, n=2))
         assert running.metric("prompt_tokens_total") == 0
-        # Who asks for no number is given what there is room for.
+        # without a number of tokens, an answer fills the room there is
         for path, body, room in (
             ("completions", {"prompt": "the " * 38}, 12),
             ("chat/completions", {"messages": [{"role": "user", "content": "the"}]}, 47),
@@ -110,7 +110,7 @@ def test_what_is_beyond_the_limits(out: Path, generator: Generator) -> None:
 
 
 def test_what_is_beyond_the_profiles_of_an_engine(out: Path, generator: Generator) -> None:
-    """Of an engine in host memory: 400 in OpenAI's form, before anything of it runs, and the next is answered."""
+    """An engine in host memory is not run; the answer is 400 in OpenAI's form, and the next request is answered."""
     device = HostDevice()
     sizes = {"batch": (1, 1, 2), "sequence": (1, 8, 16)}
     profiles = [{**sizes, "past": (0, 0, 0)}, {**sizes, "sequence": (1, 1, 1), "past": (1, 16, 32)}]
@@ -141,7 +141,7 @@ def test_what_is_beyond_the_profiles_of_an_engine(out: Path, generator: Generato
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large(generator: Generator, chunked: bool) -> None:
-    """413, whether its size is announced or not, and on the same connection the next is answered."""
+    """The answer is 413, with or without a declared size, and the connection serves the next request."""
     with serving(generator, max_body=10_000) as running, httpx.Client(base_url=running.url) as http:
         pieces: Any = (b" " * 100_000 for _ in range(30)) if chunked else b" " * 3_000_000
         response = http.post("/v1/completions", content=pieces, headers={"content-type": "application/json"})

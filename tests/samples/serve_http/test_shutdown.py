@@ -1,4 +1,4 @@
-"""Signals, and the command that starts it."""
+"""Signals that stop the server, and the command that starts it."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from tests.samples.serve_http.serving import LONG, SERVE, in_background, process
 
 
 def test_sigterm_lets_requests_end(out: Path, tmp_path: Path) -> None:
-    """Those in flight and those that wait are finished; meanwhile there are 503s, and the exit code is 0."""
+    """Running and waiting requests are finished, new ones get 503, and the exit code is 0."""
     with process(out, tmp_path / "log", "--grace", "60") as running:
         assert running.process
         stream, got = in_background(
@@ -49,7 +49,7 @@ def test_sigterm_lets_requests_end(out: Path, tmp_path: Path) -> None:
 
 
 def test_sigterm_beyond_the_grace_is_an_answer_too(out: Path, tmp_path: Path) -> None:
-    """A stream ends by an event, what waits by a 503; the second signal would end an hour's grace, too."""
+    """A stream ends with an event, a waiting request with 503. A second signal ends even an hour's grace."""
     options = "--grace", "3600", "--max-new-tokens", str(LONG)
     with process(out, tmp_path / "log", *options) as running:
         assert running.process
@@ -76,7 +76,7 @@ def test_sigterm_beyond_the_grace_is_an_answer_too(out: Path, tmp_path: Path) ->
 
 
 def test_the_grace_ends_by_itself(generator: Generator) -> None:
-    """`serving` drains at its end, here with half a second."""
+    """`serving` drains at its end, with half a second of grace."""
     with serving(generator, grace=0.5, max_new_tokens=LONG) as running:
         body = {"prompt": "the cat", "max_tokens": LONG, "stream": True}
         stream, got = in_background(lambda: running.post(body))
