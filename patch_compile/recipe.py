@@ -14,14 +14,14 @@ from masklearn.recipe import LearnRecipe, LearnSettings, Ratio, wrong_setting
 from patch_compile.engine.options import EngineOptions
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.layout import RECIPE
-from patch_compile.packing.fusion import Fusion, parse_fusions, spell_fusions
+from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.plan.workload import Workload
 
 __all__ = ["Recipe"]
 
-_Fusions = Annotated[tuple[Fusion, ...], BeforeValidator(parse_fusions), PlainSerializer(spell_fusions)]
+_Fusions = Annotated[tuple[str, ...], BeforeValidator(parse_fusions), PlainSerializer(spell_fusions)]
 
 
 class Recipe(LearnSettings):
@@ -40,7 +40,7 @@ class Recipe(LearnSettings):
     dtype: Literal["float16", "bfloat16"] = "float16"
     opset: int = Field(23, ge=20, le=23)
     logits: Literal["last", "all"] = "last"
-    fuse: _Fusions = tuple(Fusion)
+    fuse: _Fusions = Field(default_factory=lambda: tuple(FUSIONS))
     backend: Literal["tensorrt", "tensorrt-rtx", "onnx"] | None = None
     target: str | None = None
     min_shapes: str | None = None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from masklearn.traits import METHODS, Criterion
+from patch_compile.packing.fusion import FUSIONS
 
 __all__ = [
     "PATH",
@@ -98,8 +99,8 @@ learning = _options(
     click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory, more time in training."),
 )  # fmt: skip
 fusing = _options(
-    click.option("--fuse", metavar="KINDS", help="What shares a node, where the graph allows it: all, none, or some of qkv "
-                 "(q, k, v), gated (gate, up, SiLU·mul), activation (GELU, SiLU), residual, bias; commas between. [all]"),
+    click.option("--fuse", metavar="KINDS", help="What shares a node, where the graph allows it: all, none, or some of "
+                 f"{', '.join(f'{name} ({kind.summary})' for name, kind in FUSIONS.items())}; commas between. [all]"),
     click.option("--no-fuse", "fuse", flag_value="none", help="A node for each linear alone: --fuse none."),
 )  # fmt: skip
 graph = _options(

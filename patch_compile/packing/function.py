@@ -17,9 +17,10 @@ TensorRT runs the plugin of the same name instead of the function, because each 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import onnx
-from onnx import parser
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["DOMAIN", "GATED_PANEL_ROWS", "INPUTS", "NAME", "VERSION", "Epilogue", "patch_linear_function"]
 
@@ -231,6 +232,8 @@ def patch_linear_function(
     shape of Y. Accumulates in fp32 and rounds once, at the end.
     opset: the model's, 20 or newer; the ONNX checker requires function and model to agree.
     """
+    from onnx import parser
+
     table = ", ".join(f"{nibble & 3}, {nibble >> 2}" for nibble in range(16))
     packed_panels = "P1 = Unsqueeze (P, axis0)"
     if epilogue.gated:

@@ -8,21 +8,27 @@ that of an ordinary linear with all these rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["gated_panels", "stacked_panels", "stacked_rows"]
 
 
 def gated_panels(rows: int, panel_rows: int) -> list[NDArray[np.int64]]:
     """Returns the panels of a gate and of its up. rows: of each of the two."""
+    import numpy as np
+
     panels = -(-rows // panel_rows)
     return [np.arange(0, 2 * panels, 2), np.arange(1, 2 * panels, 2)]
 
 
 def stacked_panels(rows: Sequence[int], panel_rows: int) -> list[NDArray[np.int64]]:
     """Returns the panels of each linear, one linear below the other. rows: of each linear."""
+    import numpy as np
+
     ends = np.cumsum([-(-n // panel_rows) for n in rows])
     return np.split(np.arange(ends[-1]), ends[:-1])
 

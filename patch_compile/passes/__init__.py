@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
-from patch_compile.packing.fusion import Fusion
-from patch_compile.passes.run import PassDump, run_passes
+from patch_compile.packing.fusion import FUSIONS
+from patch_compile.passes.run import GraphPass, PassDump, run_passes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -61,13 +61,13 @@ def cleanup_passes() -> list[ir.passes.PassBase]:
 class LoweringPasses:
     """The passes that compile each covered linear as planned."""
 
-    fusing: list[ir.passes.PassBase]
+    fusing: list[GraphPass]
     packing: PackLinearsPass
     splitting: SplitLinearsPass
     masking: MaskLinearsPass
 
     @property
-    def in_order(self) -> list[ir.passes.PassBase]:
+    def in_order(self) -> list[GraphPass]:
         """As they run."""
         return [*self.fusing, self.packing, self.splitting, self.masking]
 
@@ -84,42 +84,26 @@ def lowering_passes(
     read: ReadTensor,
     dtype: ir.DataType,
     *,
-    fuse: Collection[Fusion] = tuple(Fusion),
+    fuse: Collection[str] | None = None,
     split_cost: SplitCost | None = None,
 ) -> LoweringPasses:
     """Return the passes that compile each covered linear as planned, for a graph without weights.
 
-    read: name of a tensor (`<linear>.weight`, a bias) to its values in `dtype`, called when they are written. fuse: what
-    goes into a linear's node, where the graph allows it.
+    read: name of a tensor (`<linear>.weight`, a bias) to its values in `dtype`, called when they are written. fuse: names of
+    the fusions that may go into a linear's node, None for all.
     """
+    from patch_compile.passes.fusion.base import fusion_passes
     from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
     from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
     from patch_compile.passes.lowering.pack_linears import PackLinearsPass
     from patch_compile.passes.lowering.split_linears import SplitLinearsPass
 
     return LoweringPasses(
-        [GatherLinearsPass(plan, dtype), *_fusion_passes(plan, fuse)],
+        [GatherLinearsPass(plan, dtype), *fusion_passes(FUSIONS if fuse is None else fuse, plan)],
         PackLinearsPass(plan, masks, read, dtype),
         SplitLinearsPass(plan, masks, read, dtype, split_cost),
         MaskLinearsPass(plan, masks, read, dtype),
     )
-
-
-def _fusion_passes(plan: Mapping[str, LinearPlan], fuse: Collection[Fusion]) -> list[ir.passes.PassBase]:
-    from patch_compile.passes.fusion.fuse_activation import FuseActivationPass
-    from patch_compile.passes.fusion.fuse_bias import FuseBiasPass
-    from patch_compile.passes.fusion.fuse_gated import FuseGatedPass
-    from patch_compile.passes.fusion.fuse_qkv import FuseQkvPass
-    from patch_compile.passes.fusion.fuse_residual import FuseResidualPass
-
-    made = {
-        Fusion.BIAS: FuseBiasPass(),
-        Fusion.GATED: FuseGatedPass(),
-        Fusion.ACTIVATION: FuseActivationPass(),
-        Fusion.RESIDUAL: FuseResidualPass(),
-        Fusion.QKV: FuseQkvPass(plan),
-    }
-    return [made[fusion] for fusion in Fusion if fusion in fuse]
 
 
 def describe_passes() -> list[tuple[str, str]]:

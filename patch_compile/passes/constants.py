@@ -1,20 +1,20 @@
 """Reads small constants of a graph, and never a weight."""
 
-import numpy as np
-import onnx_ir as ir
-from numpy.typing import NDArray
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
 
 __all__ = ["SMALL", "constant_of", "scalar_of"]
 
 # In elements. Shapes, axes and scalars are far smaller, and weights of real models far larger.
 SMALL = 64
 
-_LISTS = {
-    "value_ints": np.int64,
-    "value_floats": np.float32,
-    "value_int": np.int64,
-    "value_float": np.float32,
-}
+_LISTS = {"value_ints": "int64", "value_floats": "float32", "value_int": "int64", "value_float": "float32"}
 
 
 def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
@@ -27,6 +27,8 @@ def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
     producer = value.producer()
     if producer is not None:
         return _constant_node(producer)
+    import onnx_ir as ir
+
     tensor = value.const_value
     if tensor is None or isinstance(tensor, ir.LazyTensor | ir.ExternalTensor) or tensor.size > SMALL:
         return None
@@ -41,6 +43,8 @@ def _constant_node(node: ir.Node) -> NDArray[np.generic] | None:
         tensor = attribute.as_tensor()
         return tensor.numpy() if tensor.size <= SMALL else None
     if name in _LISTS:
+        import numpy as np
+
         return np.asarray(attribute.value, dtype=_LISTS[name])
     return None
 

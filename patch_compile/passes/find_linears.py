@@ -1,9 +1,13 @@
 """Finds the linears of a graph, so that a pass can replace them one by one."""
 
+from __future__ import annotations
+
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["LinearSite", "find_linears", "is_bias"]
 

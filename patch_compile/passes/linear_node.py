@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from patch_compile.packing.function import Epilogue
 from patch_compile.packing.joint import stacked_rows
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = [
     "ACTIVATIONS",
@@ -74,6 +76,8 @@ class LinearNode:
 
     def node(self) -> ir.Node:
         """Returns a new node, whose output has no name and no type yet."""
+        import onnx_ir as ir
+
         inputs = [self.x, *self.weights, *self.biases, *filter(None, [self.residual])]
         attributes: dict[str, int | str] = {
             "linears": len(self.weights),
@@ -128,6 +132,8 @@ def linear_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 
 def take_over(value: ir.Value, made: ir.Value) -> None:
     """Replace a value by `made`, a new value of the graph, which takes over its name, shape, type and readers."""
+    import onnx_ir as ir
+
     made.name, made.shape, made.type = value.name, value.shape, value.type
     ir.convenience.replace_all_uses_with(value, made, replace_graph_outputs=True)
 

@@ -3,14 +3,21 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["PassDump", "run_passes"]
+__all__ = ["GraphPass", "PassDump", "run_passes"]
 
 _LOGGER = logging.getLogger(__name__)
+
+
+class GraphPass(Protocol):
+    """A pass of onnx_ir, or a fusion: called with a model, it says whether it changed it."""
+
+    def __call__(self, model: "ir.Model", /) -> "ir.passes.PassResult":
+        """Change the model in place, or give another."""
 
 
 class PassDump:
@@ -35,9 +42,7 @@ class PassDump:
         _write(model, self._folder / f"{self._count:02d}_{name}.txt")
 
 
-def run_passes(
-    model: "ir.Model", passes: "Sequence[ir.passes.PassBase]", dump: PassDump | None = None
-) -> "ir.Model":
+def run_passes(model: "ir.Model", passes: Sequence[GraphPass], dump: PassDump | None = None) -> "ir.Model":
     """Run `passes` in order and return the model. Each pass checks what it requires and ensures. dump: see `PassDump`."""
     if dump is not None:
         dump.start(model)

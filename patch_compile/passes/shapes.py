@@ -1,6 +1,11 @@
 """Compares shapes that may have symbolic dimensions."""
 
-import onnx_ir as ir
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["same_known_shape"]
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.linear_mask import LinearMask
-from patch_compile.packing.fusion import Fusion
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.split import SplitCost
 
@@ -63,7 +62,7 @@ def write_hybrid(
     dtype: Dtype,
     step: Step | None = None,
     *,
-    fuse: Collection[Fusion] = tuple(Fusion),
+    fuse: Collection[str] | None = None,
     split_cost: SplitCost | None = None,
     dump: PassDump | None = None,
 ) -> dict[str, LinearPlan]:

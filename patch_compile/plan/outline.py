@@ -11,7 +11,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.checkpoint.pretrained import load_config
 from masklearn.masks.names import depth_of
-from patch_compile.packing.fusion import Fusion
+from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.lowering import LinearPlan, uncovered
 from patch_compile.plan.products import Together, compiled_together, fused_together, together_by_name
 from patch_compile.plan.roofline.end_to_end import Model
@@ -37,10 +37,8 @@ class Outline:
         return replace(self, nodes=compiled_together(plans))
 
 
-def outline_of(
-    checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[Fusion] = tuple(Fusion)
-) -> Outline:
-    """The outline of a checkpoint, whose linears share nodes as `fuse` says; no weight is read."""
+def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str] | None = None) -> Outline:
+    """The outline of a checkpoint, whose linears share nodes as `fuse` says (None: by all fusions); no weight is read."""
     config = load_config(checkpoint.path).get_text_config()
     skipped = (name for name in coverage.skipped if depth_of(name) is not None)
     shapes = {name: checkpoint.shape(f"{name}.weight") for name in skipped if f"{name}.weight" in checkpoint}
@@ -52,7 +50,7 @@ def outline_of(
         _model(checkpoint.path.resolve().name, config, head_covered),
         tuple(others),
         together,
-        fused_together(together, fuse),
+        fused_together(together, FUSIONS if fuse is None else fuse),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from masklearn.checkpoint.architectures import Architecture
-from patch_compile.packing.fusion import Fusion
+from patch_compile.packing.fusion import GATED, QKV
 from patch_compile.plan.cost import CostModel, LinearCost
 from patch_compile.plan.lowering import LinearPlan
 
@@ -40,9 +40,9 @@ def together_by_name(linears: Collection[str], architecture: Architecture) -> tu
     return tuple(one for one in found if len(one.linears) > 1)
 
 
-def fused_together(found: Collection[Together], fuse: Collection[Fusion]) -> tuple[Together, ...]:
+def fused_together(found: Collection[Together], fuse: Collection[str]) -> tuple[Together, ...]:
     """Those that are to share a node, where the graph allows it."""
-    return tuple(one for one in found if (Fusion.GATED if one.gated else Fusion.QKV) in fuse)
+    return tuple(one for one in found if (GATED if one.gated else QKV) in fuse)
 
 
 def compiled_together(plans: Collection[LinearPlan]) -> tuple[Together, ...]:

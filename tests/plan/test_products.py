@@ -7,7 +7,7 @@ import pytest
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from patch_compile.packing.fusion import Fusion
+from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
@@ -44,9 +44,9 @@ def test_names_tell_what_the_graph_will(variant, tmp_path):
 
 def test_what_is_switched_off_shares_no_node():
     pair, three = Together(("m.gate", "m.up"), gated=True), Together(("a.q", "a.k", "a.v"))
-    assert fused_together([three, pair], tuple(Fusion)) == (three, pair)
-    assert fused_together([three, pair], (Fusion.GATED,)) == (pair,)
-    assert fused_together([three, pair], (Fusion.QKV, Fusion.BIAS)) == (three,)
+    assert fused_together([three, pair], tuple(FUSIONS)) == (three, pair)
+    assert fused_together([three, pair], ("gated",)) == (pair,)
+    assert fused_together([three, pair], ("qkv", "bias")) == (three,)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def small(tmp_path):
     checkpoint = Checkpoint.open(write_hollow_llama(tmp_path / "small", SMALL))
     costs = CostModel(card_of("a6000"), LOAD)
 
-    def plan(lowering="auto", ratio=0.5, fuse=tuple(Fusion), exclude=()):
+    def plan(lowering="auto", ratio=0.5, fuse=tuple(FUSIONS), exclude=()):
         coverage = covered_linears_of(checkpoint, exclude=exclude)
         outline = outline_of(checkpoint, coverage, fuse)
         plans = assumed_plans(
@@ -85,7 +85,7 @@ def test_linears_too_small_alone_are_packed_together_where_that_pays(small):
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
-@pytest.mark.parametrize("fuse", [(), tuple(Fusion)])
+@pytest.mark.parametrize("fuse", [(), tuple(FUSIONS)])
 def test_no_other_choice_is_faster(small, ratio, fuse):
     _, settled, outline, costs = small(ratio=ratio, fuse=fuse)
     fastest = end_to_end(settled, outline, costs)

@@ -1,21 +1,32 @@
 """The activation behind a linear in its node."""
 
+from __future__ import annotations
+
 from dataclasses import replace as changed
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
-from patch_compile.passes.fusion.activations import find_activation
-from patch_compile.passes.fusion.fusion_pass import FusionPass
+from patch_compile.packing.fusion import FUSIONS
+from patch_compile.passes.activations import find_activation
+from patch_compile.passes.fusion.base import EpiloguePass
 from patch_compile.passes.linear_node import ACTIVATIONS, LinearNode, refuse, replace
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["FuseActivationPass"]
 
 
-class FuseActivationPass(FusionPass):
+@FUSIONS.register
+class FuseActivationPass(EpiloguePass):
     """`activation(Linear(X, W))` -> `Linear(X, W)` with it: GELU, exact or by tanh, and SiLU as Mul(y, Sigmoid(y)).
 
     Nothing else reads what is between. A Cast in between rounds, and PatchLinear rounds once, so it stays outside.
     """
+
+    name = "activation"
+    summary = "GELU, SiLU"
+    place = 30
+    reads_activation = True
 
     def fuse(self, node: ir.Node) -> bool:
         """Take in the activation behind a node."""

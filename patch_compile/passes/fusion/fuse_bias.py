@@ -1,16 +1,27 @@
 """The bias of a linear in its node."""
 
-import onnx_ir as ir
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes.find_linears import is_bias
-from patch_compile.passes.fusion.fusion_pass import FusionPass
+from patch_compile.passes.fusion.base import EpiloguePass
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["FuseBiasPass"]
 
 
-class FuseBiasPass(FusionPass):
+@FUSIONS.register
+class FuseBiasPass(EpiloguePass):
     """`Add(Linear(X, W), b)` -> `Linear(X, W, b)`, b an initializer [N]; nothing else reads the product."""
+
+    name = "bias"
+    summary = "the linear's bias"
+    place = 10
 
     def fuse(self, node: ir.Node) -> bool:
         """Take in the Add behind a node."""

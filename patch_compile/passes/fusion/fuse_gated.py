@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
-from onnx_ir import passes
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from patch_compile.packing.function import GATED_PANEL_ROWS
+from patch_compile.packing.fusion import FUSIONS, GATED
+from patch_compile.passes.activations import Activation, find_activation
 from patch_compile.passes.find_linears import find_linears
-from patch_compile.passes.fusion.activations import Activation, find_activation
-from patch_compile.passes.fusion.fusion_pass import FusionPass
+from patch_compile.passes.fusion.base import EpiloguePass
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from patch_compile.plan.lowering import LinearPlan
 
 __all__ = ["FuseGatedPass"]
 
 
-class FuseGatedPass(FusionPass):
+@FUSIONS.register
+class FuseGatedPass(EpiloguePass):
     """`Mul(activation(Linear(X, gate)), Linear(X, up))` -> `Linear(X, gate, up)`, gated.
 
     Both of the same X and shape, both with a bias or both without, and nothing else reads what is between. Their panels
     become 64 rows high: two of them give a block of the kernel the sums of one of 128.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    name = GATED
+    summary = "gate, up, SiLU·mul"
+    place = 20
+    reads_activation = True
+
+    def __init__(self, plan: Mapping[str, LinearPlan]) -> None:
+        """plan: see `FusionPass`."""
+        super().__init__(plan)
         self._unpacked: dict[ir.Value | None, str] = {}  # linears that are no Linear, by their outputs
 
-    def call(self, model: ir.Model) -> passes.PassResult:
-        """Fuse what can be; modified tells whether anything was."""
+    def run(self, model: ir.Model) -> bool:
+        """Look at the Linears in the graph's order."""
         self._unpacked = {site.output: name for name, site in find_linears(model).items()}
-        return super().call(model)
+        return super().run(model)
 
     def fuse(self, node: ir.Node) -> bool:
         """Take a gate together with its up."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-import onnx_ir as ir
-from onnx_ir import passes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from masklearn.masks.names import depth_of
+from patch_compile.packing.fusion import FUSIONS, QKV
 from patch_compile.passes.constants import scalar_of
+from patch_compile.passes.fusion.base import FusionPass
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, readers, refuse, take_over
-from patch_compile.plan.lowering import LinearPlan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["FuseQkvPass"]
 
@@ -19,7 +20,8 @@ _HEADS = ("Reshape", "Attention")  # what cuts [..., N] into heads
 _PASSED = ("Cast", "Mul", "Div")  # a type, and the scale that some give their queries, come before it
 
 
-class FuseQkvPass(passes.InPlacePass):
+@FUSIONS.register
+class FuseQkvPass(FusionPass):
     """`Linear(X, q), Linear(X, k), Linear(X, v)` -> `Split(Linear(X, q, k, v))`, of any two or more of a block.
 
     1. The graph tells them: they read the same X, and their outputs go into Reshape or Attention, which cut them into heads,
@@ -31,12 +33,11 @@ class FuseQkvPass(passes.InPlacePass):
        that costs is in docs/adr/0010-qkv.md.
     """
 
-    def __init__(self, plan: Mapping[str, LinearPlan]) -> None:
-        """plan: of each linear in the graph, for its panels."""
-        super().__init__()
-        self._plan = plan
+    name = QKV
+    summary = "q, k, v"
+    place = 50
 
-    def call(self, model: ir.Model) -> passes.PassResult:
+    def run(self, model: ir.Model) -> bool:
         """Merge each group, in the place of its first linear."""
         groups: dict[tuple[ir.Value, int | None, bool], list[ir.Node]] = {}
         for node in linear_nodes(model.graph):
@@ -49,7 +50,7 @@ class FuseQkvPass(passes.InPlacePass):
         several = [nodes for nodes in groups.values() if _are_several(nodes)]
         for nodes in several:
             self._merge(model.graph, nodes)
-        return passes.PassResult(model, modified=bool(several))
+        return bool(several)
 
     def _merge(self, graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
         linears = [LinearNode.read(node) for node in nodes]
@@ -95,6 +96,8 @@ def _are_several(nodes: Sequence[ir.Node]) -> bool:
 
 def _split(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, whole: ir.Value) -> None:
     """Cut the joint output at the linears, and the rows that pad one off behind it."""
+    import onnx_ir as ir
+
     parts: list[tuple[int, ir.Value | None]] = []  # rows, and the value they are, None for padding
     for node, (rows, _), taken in zip(nodes, together.shapes, together.rows, strict=True):
         parts.append((rows, node.outputs[0]))
@@ -112,6 +115,9 @@ def _split(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, whol
 
 
 def _sizes(graph: ir.Graph, node: str, sizes: Sequence[int]) -> ir.Value:
+    import numpy as np
+    import onnx_ir as ir
+
     tensor = ir.tensor(np.asarray(sizes, np.int64), name=f"{node}.parts")
     value = ir.Value(
         name=tensor.name, shape=ir.Shape([len(sizes)]), type=ir.TensorType(tensor.dtype), const_value=tensor
@@ -122,5 +128,7 @@ def _sizes(graph: ir.Graph, node: str, sizes: Sequence[int]) -> ir.Value:
 
 def _name(made: ir.Value, name: str, like: ir.Value, size: int) -> None:
     """[..., size], but for that as another."""
+    import onnx_ir as ir
+
     made.name, made.type = name, like.type
     made.shape = None if like.shape is None else ir.Shape([*like.shape[:-1], size])

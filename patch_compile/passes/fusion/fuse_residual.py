@@ -1,23 +1,33 @@
 """The sum of a linear and a residual in the linear's node."""
 
+from __future__ import annotations
+
 from dataclasses import replace as changed
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
+from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes.constants import constant_of
-from patch_compile.passes.fusion.fusion_pass import FusionPass
+from patch_compile.passes.fusion.base import EpiloguePass
 from patch_compile.passes.linear_node import LinearNode, reader, readers, refuse, replace, why_open
 from patch_compile.passes.shapes import same_known_shape
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["FuseResidualPass"]
 
 
-class FuseResidualPass(FusionPass):
+@FUSIONS.register
+class FuseResidualPass(EpiloguePass):
     """`Add(Linear(X, W), residual)` -> `Linear(X, W, residual)`, behind its activation where it has one.
 
     The residual is of the same type and, as the symbols of the graph prove, of the same shape, and no constant: the plugin
     does not broadcast. Nothing else reads what is between.
     """
+
+    name = "residual"
+    summary = "a sum with a value of its shape"
+    place = 40
 
     def fuse(self, node: ir.Node) -> bool:
         """Take in the Add behind a node."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from masklearn.masks.linear_mask import LinearMask
-from patch_compile.packing.fusion import Fusion
+from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 
@@ -28,7 +28,7 @@ def write_onnx_hybrid(
     path: Path,
     progress: Callable[[str, int, int], object],
     *,
-    fuse: Collection[Fusion],
+    fuse: Collection[str],
 ) -> dict[str, LinearPlan]:
     """Write `path` (+ .data) from the pruned model as it was read; packed weights are checked against `W∘M`.
 
@@ -57,7 +57,7 @@ def write_onnx_hybrid(
 
     lowering = lowering_passes(lowered, masks, read, dtype, fuse=fuse)
     cleanup = [common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()]
-    sinking = [SinkCastsPass(dtype)] if {Fusion.GATED, Fusion.ACTIVATION} & {*fuse} else []
+    sinking = [SinkCastsPass(dtype)] if any(FUSIONS[name].reads_activation for name in fuse) else []
     prepared = [normalize, *sinking, common.RemoveUnusedNodesPass()]
     write_onnx(run_passes(model, [*prepared, *lowering.in_order, *cleanup]), path)
     return {**plan, **lowering.plan}

@@ -19,7 +19,7 @@ from masklearn.masks.linear_mask import LinearMask
 from patch_compile.export import export_model
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.write import write_onnx
-from patch_compile.packing.fusion import Fusion
+from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes import cleanup_passes, lowering_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.write import write_hybrid
@@ -98,7 +98,7 @@ def test_decoders(
     pruned = Pruned(model_dir, masks)
     ids = np.arange(12)[None] % 100
     logits = []
-    for fuse in ((), tuple(Fusion)):
+    for fuse in ((), tuple(FUSIONS)):
         path = tmp_path / f"{len(fuse)}.onnx"
         plan = write_hybrid(graph.clone(), pruned, masks, plan_linears(masks), path, "float16", fuse=fuse)
         logits.append(OrtDecoder(path).start(ids, np.ones_like(ids)))
@@ -118,7 +118,7 @@ def exported(module: torch.nn.Module, example: torch.Tensor) -> ir.Model:
     return run_passes(made.model, cleanup_passes())
 
 
-def packed(model: ir.Model, path: Path, fuse: tuple[Fusion, ...]) -> Fused:
+def packed(model: ir.Model, path: Path, fuse: tuple[str, ...]) -> Fused:
     """Write a model packed under `masks_of` and return its epilogues."""
     masks, copy = masks_of(model), model.clone()
     tensors = {name: value.const_value.numpy() for name, value in copy.graph.initializers.items()}
@@ -138,7 +138,7 @@ def packed(model: ir.Model, path: Path, fuse: tuple[Fusion, ...]) -> Fused:
 
 def check_fusion(model: ir.Model, feed: np.ndarray, tmp_path: Path, expected: Fused, roundoff: float) -> None:
     results = []
-    for fuse in ((), tuple(Fusion)):
+    for fuse in ((), tuple(FUSIONS)):
         path = tmp_path / f"{len(fuse)}.onnx"
         found = packed(model, path, fuse)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -9,7 +9,6 @@ from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import InvariantError
 from patch_compile.packing.function import DOMAIN, NAME
-from patch_compile.packing.fusion import Fusion
 from patch_compile.passes import lowering_passes, run_passes
 from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
 from patch_compile.passes.write import write_dense, write_hybrid
@@ -125,7 +124,7 @@ def test_what_was_not_gathered_is_not_packed(exports):  # noqa: F811
         packing(exports.graph("llama"))
 
 
-@pytest.mark.parametrize(("fusion", "linear"), [(Fusion.QKV, "q_proj"), (Fusion.GATED, "gate_proj")])
+@pytest.mark.parametrize(("fusion", "linear"), [("qkv", "q_proj"), ("gated", "gate_proj")])
 def test_linears_that_pack_wrongly_together_stop_the_write(exports, tmp_path, monkeypatch, fusion, linear):  # noqa: F811
     from patch_compile.passes.lowering import packed_initializers
 

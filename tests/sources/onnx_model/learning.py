@@ -13,7 +13,7 @@ from masklearn.recipe import LearnRecipe
 from masklearn.traits import Need
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
-from patch_compile.packing.fusion import Fusion
+from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.sources.onnx_model.feed import OnnxFeed
 from patch_compile.sources.onnx_model.find import find_onnx_linears
@@ -62,5 +62,5 @@ def write_hybrid(learned: Learned, path: Path, **options: Any) -> dict[str, Line
     linears = find_onnx_linears(learned.pruned, model).linears
     plan = plan_linears(learned.masks, options.pop("lowering", "plugin"))
     return write_onnx_hybrid(
-        model, linears, learned.masks, plan, learned.dtype, path, quiet, **{"fuse": tuple(Fusion)} | options
+        model, linears, learned.masks, plan, learned.dtype, path, quiet, **{"fuse": tuple(FUSIONS)} | options
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from patch_compile.passes.linear_node import reader, why_open
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["Activation", "find_activation"]
 
