@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,82 +15,25 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.models import meta_model
 from masklearn.errors import PatchCompileError
 from masklearn.progress import Progress
+from masklearn.quality.predictions import LogitErrors, Predictions
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.hooks import watch_calls
 from masklearn.stream.logits import HEAD_CHUNK
 
-__all__ = ["Comparison", "Predictions", "compare_models"]
-
-# Bins of |error| for its median: 128 a factor of ten, so it is known to within 1 %.
-_DECADES, _BINS_A_DECADE = (-12, 6), 128
-
-
-@dataclass
-class Predictions:
-    """Sums over predicted tokens; NLL and KL(dense ‖ pruned) in nats. Errors are those of single logits."""
-
-    tokens: int = 0
-    nll_dense: float = 0.0
-    nll_pruned: float = 0.0
-    kl: float = 0.0
-    same_top1: int = 0
-    scale: float = 0.0  # largest |logit| of the dense model
-    largest: float = 0.0
-    absolute: float = 0.0
-    squared: float = 0.0
-    logits: int = 0
-    histogram: Tensor = field(default_factory=lambda: torch.zeros(_bins(), dtype=torch.int64))
-
-    def add(self, dense: Tensor, pruned: Tensor, labels: Tensor) -> None:
-        """Count tokens: logits `[tokens, vocabulary]` fp32 of both models, and the tokens that followed."""
-        log_p, log_q = dense.log_softmax(-1), pruned.log_softmax(-1)
-        rows = torch.arange(len(labels), device=labels.device)
-        self.tokens += len(labels)
-        self.nll_dense -= float(log_p[rows, labels].double().sum())
-        self.nll_pruned -= float(log_q[rows, labels].double().sum())
-        self.kl += float((log_p.exp() * (log_p - log_q)).double().sum())
-        self.same_top1 += int((dense.argmax(-1) == pruned.argmax(-1)).sum())
-        self._add_errors((pruned - dense).abs(), dense)
-
-    def _add_errors(self, error: Tensor, dense: Tensor) -> None:
-        self.scale = max(self.scale, float(dense.abs().max()))
-        self.largest = max(self.largest, float(error.max()))
-        self.absolute += float(error.double().sum())
-        self.squared += float(error.double().square().sum())
-        self.logits += error.numel()
-        first, last = _DECADES
-        exponents = error.clamp(10.0**first, 10.0**last * 0.999).log10()
-        self.histogram += torch.histc(exponents, _bins(), first, last).to("cpu", torch.int64)
-
-    @property
-    def perplexity(self) -> tuple[float, float]:
-        """exp(mean NLL) of the dense and the pruned model; infinite where that overflows."""
-        means = (self.nll_dense / self.tokens, self.nll_pruned / self.tokens)
-        dense, pruned = (math.exp(mean) if mean < 700 else math.inf for mean in means)
-        return dense, pruned
-
-    def error_stats(self) -> dict[str, float]:
-        """max, mean, median (to within 1 %) and rms of the errors of logits, and the largest dense |logit|: `scale`."""
-        half = int(torch.searchsorted(self.histogram.cumsum(0), (self.logits + 1) // 2))
-        return {
-            "max": self.largest,
-            "mean": self.absolute / self.logits,
-            "median": 10.0 ** (_DECADES[0] + (half + 0.5) / _BINS_A_DECADE),
-            "rms": math.sqrt(self.squared / self.logits),
-            "scale": self.scale,
-        }
+__all__ = ["Comparison", "compare_models"]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """linears: ‖X(W − W')ᵀ‖² and ‖XWᵀ‖² by name, X the inputs in the dense model; blocks: ‖h' − h‖ / ‖h‖ of the outputs
-    of each block in its own model; predictions: None of an encoder, which predicts no next token.
+    of each block in its own model; predictions, logits: None of an encoder, which predicts no next token.
     """
 
     linears: Mapping[str, tuple[float, float]]
     blocks: tuple[float, ...]
     predictions: Predictions | None
+    logits: LogitErrors | None
 
 
 @torch.no_grad()
@@ -115,14 +58,14 @@ def compare_models(
     errors: dict[str, tuple[float, float]] = {}
     blocks: list[float] = []
     total = len(list(meta_model(dense).get_submodule(row.blocks).children())) + head
-    predictions = None
+    predictions = logits = None
     for ours, theirs in zip(*streams, strict=True):
         if ours.is_head:
-            predictions = _predictions(ours, theirs, windows)
+            predictions, logits = _predictions(ours, theirs, windows)
         else:
             blocks.append(_advance(ours, theirs, linears, errors, len(blocks)))
         progress("comparing block by block", len(blocks) + (predictions is not None), total)
-    return Comparison(errors, tuple(blocks), predictions)
+    return Comparison(errors, tuple(blocks), predictions, logits)
 
 
 def _advance(
@@ -156,8 +99,8 @@ def _advance_dense(dense: Block, pruned: Block, names: Collection[str]) -> dict[
     return {name: (errors[name], energies[name]) for name in names}
 
 
-def _predictions(dense: Block, pruned: Block, windows: NDArray[np.int64]) -> Predictions:
-    found = Predictions()
+def _predictions(dense: Block, pruned: Block, windows: NDArray[np.int64]) -> tuple[Predictions, LogitErrors]:
+    predictions, errors = Predictions(), LogitErrors()
     for ours, theirs, window in zip(dense.hidden, pruned.hidden, windows, strict=True):
         labels = torch.from_numpy(window[1:]).to(ours.device)
         for start in range(0, len(labels), HEAD_CHUNK):
@@ -165,8 +108,9 @@ def _predictions(dense: Block, pruned: Block, windows: NDArray[np.int64]) -> Pre
             p, q = dense.run(ours[:, place])[0].float(), pruned.run(theirs[:, place])[0].float()
             _check_logits("dense", p)
             _check_logits("pruned", q)
-            found.add(p, q, labels[place])
-    return found
+            predictions.add(p, q, labels[place])
+            errors.add(p, q)
+    return predictions, errors
 
 
 def _check_finite(model: str, hidden: HiddenStates, number: int) -> None:
@@ -185,7 +129,3 @@ def _check_logits(model: str, logits: Tensor) -> None:
             "All of its blocks give finite numbers: it is the final norm or the output head.",
             "Look at their weights.",
         )
-
-
-def _bins() -> int:
-    return (_DECADES[1] - _DECADES[0]) * _BINS_A_DECADE

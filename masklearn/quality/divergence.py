@@ -12,7 +12,7 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.progress import Progress
 from masklearn.stream.blocks import Block, stream_blocks
-from masklearn.stream.logits import HEAD_CHUNK
+from masklearn.stream.logits import HEAD_CHUNK, token_kl
 
 __all__ = ["divergences"]
 
@@ -67,8 +67,8 @@ def _kl(dense: Block, pruned: Block) -> float:
 
 
 def _kl_of_logits(dense: Tensor, pruned: Tensor) -> float:
-    p, q = dense.float().log_softmax(dim=-1), pruned.float().log_softmax(dim=-1)
-    return float(torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True).double())
+    log_p, log_q = (logits.float().log_softmax(dim=-1) for logits in (dense, pruned))
+    return float(token_kl(log_p, log_q).sum(dtype=torch.float64))
 
 
 def _distance(dense: Block, pruned: Block) -> float:

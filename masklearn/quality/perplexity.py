@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.architectures import ARCHITECTURES, longest_window
 from masklearn.errors import PatchCompileError
-from masklearn.stream.logits import Softcap, token_losses
+from masklearn.stream.logits import Softcap, perplexity_of, token_losses
 
 __all__ = ["Perplexity", "perplexity", "window_losses"]
 
@@ -41,10 +41,8 @@ def perplexity(
         if progress is not None:
             progress("perplexity", done, len(windows))
     tokens = windows.shape[0] * (windows.shape[1] - 1)
-    mean = total / tokens
-    value = math.exp(mean) if mean < 700 else math.inf
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return Perplexity(value, windows.shape[0], windows.shape[1], tokens, dtype)
+    return Perplexity(perplexity_of(total, tokens), windows.shape[0], windows.shape[1], tokens, dtype)
 
 
 def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:

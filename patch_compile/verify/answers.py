@@ -170,12 +170,12 @@ class Verification:
         answers: Answers = {}
         if request.asks(Question.WHERE):
             answers["where"] = describe_where(found, changes)
-        if found.predictions is None or not request.asks(Question.PRUNED):
+        if found.predictions is None or found.logits is None or not request.asks(Question.PRUNED):
             return answers
         how = (
             f"{text['name']}, {windows.shape[0]} windows × {windows.shape[1]} tokens, fp32, both checkpoints"
         )
-        answers["pruned"] = describe_predictions(found.predictions, how)
+        answers["pruned"] = describe_predictions(found.predictions, found.logits, how)
         answers["baselines"] = self._baselines(answers["pruned"]["perplexity"], windows)
         return answers
 

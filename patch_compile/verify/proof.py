@@ -9,13 +9,14 @@ from typing import Any
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.pretrained import load_tokenizer
+from masklearn.quality.predictions import Predictions
 from patch_compile.progress import Progress
 from patch_compile.sources.checkpoint.held_out import evaluation_windows
 from patch_compile.sources.checkpoint.source import Job
 from patch_compile.verify.agreement import judge_agreement, run_checkpoint
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.outputs import prove_encoder
-from patch_compile.verify.quality import Quality, compare_logits
+from patch_compile.verify.quality import compare_logits
 from patch_compile.verify.runnable import runnable_pair
 from patch_compile.verify.study import Questions, run_study
 
@@ -77,7 +78,7 @@ def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Pr
     }
 
 
-def _perplexity(quality: Quality, text: str, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+def _perplexity(quality: Predictions, text: str, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
     dense, hybrid = quality.perplexity
     how = f"{text}, {shape[0]} windows × {shape[1]} tokens, {dtype}, ONNX Runtime"
     return {"dense": dense, "hybrid": hybrid, "text": how}

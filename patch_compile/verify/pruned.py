@@ -16,7 +16,8 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import depth_of, kind_of, short_kinds
 from masklearn.permute import reordered
-from masklearn.quality.comparison import Comparison, Predictions, compare_models
+from masklearn.quality.comparison import Comparison, compare_models
+from masklearn.quality.predictions import LogitErrors, Predictions
 from masklearn.quality.sensitivity import sensitivity
 from patch_compile.progress import Progress
 from patch_compile.sources.checkpoint.source import Job
@@ -67,15 +68,14 @@ def compare_checkpoints(
     return found, Changes({name: (alone[name], restored[name]) for name in masks}, part.size)
 
 
-def describe_predictions(found: Predictions, how: str) -> dict[str, Any]:
+def describe_predictions(found: Predictions, logits: LogitErrors, how: str) -> dict[str, Any]:
     """The answer as verify.json has it."""
     dense, pruned = found.perplexity
-    stats = found.error_stats()
     return {
         "perplexity": {"dense": dense, "pruned": pruned, "increase": pruned / dense - 1.0},
         "kl": found.kl / found.tokens,
         "top1_agreement": found.same_top1 / found.tokens,
-        "logits": stats,
+        "logits": logits.stats(),
         "tokens": found.tokens,
         "how": how,
     }

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from numpy.typing import NDArray
 
+from masklearn.stream.logits import token_nll
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime.decoder import Logits
 from patch_compile.runtime.generator import Generator
@@ -161,11 +162,9 @@ def _scored(logits: Logits, text: _Text) -> Score:
             "an activation overflowed fp16",
             "build with --dtype bfloat16",
         )
-    targets: NDArray[np.int64] = np.array(text.scored)
-    highest = rows.max(axis=-1, keepdims=True)
-    totals = np.log(np.exp(rows - highest).sum(axis=-1)) + highest[:, 0]
-    likelihood = rows[np.arange(len(targets)), targets] - totals
-    return float(likelihood.sum()), bool((rows.argmax(axis=-1) == targets).all())
+    targets = torch.tensor(text.scored)
+    nll = token_nll(torch.from_numpy(rows).log_softmax(-1), targets)
+    return -float(nll.sum()), bool((rows.argmax(axis=-1) == targets.numpy()).all())
 
 
 def _sampling(how: Mapping[str, Any], penalty: float, seed: int) -> Sampling:

@@ -35,7 +35,8 @@ def test_predictions_are_those_of_whole_models(
     assert found.predictions.perplexity == pytest.approx([float(x.exp()) for x in nll], rel=1e-4)
     kl = (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1).mean()
     assert found.predictions.kl / found.predictions.tokens == pytest.approx(float(kl), rel=1e-3)
-    error, stats = (p - q).abs().numpy(), found.predictions.error_stats()
+    assert found.logits is not None
+    error, stats = (p - q).abs().numpy(), found.logits.stats()
     assert stats["max"] == pytest.approx(error.max(), rel=1e-3)
     assert stats["mean"] == pytest.approx(error.mean(), rel=1e-3)
     assert stats["median"] == pytest.approx(np.median(error), rel=0.02)
@@ -92,7 +93,7 @@ def test_an_encoder_has_no_predictions(make_model: ModelMaker, tmp_path: Path) -
     path = make_model("bert")
     pruned = halved(path, tmp_path / "w")
     found = compare_models(Checkpoint.open(path), pruned, [], WINDOWS, "cpu", silent)
-    assert found.predictions is None
+    assert found.predictions is None and found.logits is None
     assert len(found.blocks) == 3
     assert all(error > 0.01 for error in found.blocks)
 
@@ -103,8 +104,8 @@ def test_the_same_model_differs_in_nothing(make_model: ModelMaker) -> None:
     found = compare_models(checkpoint, checkpoint, names, WINDOWS, "cpu", silent)
     assert found.blocks == (0.0, 0.0, 0.0)
     assert all(error == 0.0 and energy > 0.0 for error, energy in found.linears.values())
-    assert found.predictions is not None
-    assert found.predictions.kl == found.predictions.largest == 0.0
+    assert found.predictions is not None and found.logits is not None
+    assert found.predictions.kl == found.logits.largest == 0.0
     assert found.predictions.same_top1 == found.predictions.tokens == 3 * 19
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from masklearn.training import head
-from masklearn.training.head import Head, Labels, Teacher, cross_entropy, head_loss, kl_divergence
+from masklearn.training.head import Head, Labels, Teacher, head_loss
 
 TOKENS, HIDDEN, WORDS = 23, 8, 50
 
@@ -20,6 +20,14 @@ def random_head(seed: int, softcap: float | None, *, bias: bool) -> Head:
 def hidden_states(seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(TOKENS, HIDDEN, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def cross_entropy(hidden: Tensor, head: Head, labels: Tensor) -> Tensor:
+    return head_loss(hidden, head, [(1.0, Labels(labels))])[0]
+
+
+def kl_divergence(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_head: Head) -> Tensor:
+    return head_loss(hidden, head, [(1.0, Teacher(teacher_hidden, teacher_head))])[0]
 
 
 def plain_logits(hidden: Tensor, head: Head) -> Tensor:

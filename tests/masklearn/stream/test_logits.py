@@ -1,0 +1,35 @@
+import math
+
+import pytest
+import torch
+
+from masklearn.stream.logits import perplexity_of, token_kl, token_losses, token_nll
+
+TOKENS, WORDS = 300, 1000  # more tokens than a chunk of the head
+
+
+def log_probabilities(seed: int) -> torch.Tensor:
+    logits = torch.randn(TOKENS, WORDS, generator=torch.Generator().manual_seed(seed))
+    return (4.0 * logits).log_softmax(-1)
+
+
+def test_kl_is_that_of_exact_arithmetic() -> None:
+    log_p, log_q = log_probabilities(0), log_probabilities(1)
+    p, q = log_p.double(), log_q.double()
+    exact = (p.exp() * (p - q)).sum(-1)
+    torch.testing.assert_close(token_kl(log_p.clone(), log_q).double(), exact, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(token_kl(log_p, log_q, log_p.exp()).double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_losses_by_chunk_are_the_likelihoods_of_the_labels() -> None:
+    log_q, labels = log_probabilities(2), torch.arange(TOKENS)
+    chunks = list(token_losses(lambda hidden: 2.0 * hidden, log_q / 2.0, labels))
+    assert [place.start for place, _ in chunks] == [0, 256]
+    expected = torch.nn.functional.nll_loss(log_q.double(), labels, reduction="sum")
+    assert float(sum(loss for _, loss in chunks)) == pytest.approx(float(expected), rel=1e-6)
+    assert torch.equal(token_nll(log_q, labels), -log_q[torch.arange(TOKENS), labels])
+
+
+def test_perplexity_is_infinite_where_it_overflows() -> None:
+    assert perplexity_of(10.0 * math.log(7.0), 10) == pytest.approx(7.0)
+    assert perplexity_of(1e6, 10) == math.inf
