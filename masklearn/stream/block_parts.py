@@ -1,4 +1,7 @@
-"""What blocks are made of: modules whose weights come and go, what they are called with, what enters the first."""
+"""Takes a model apart into blocks: their modules without weights, their arguments, and the input of the first block.
+
+The weights of a block are read when it is needed and released afterwards.
+"""
 
 import inspect
 from collections.abc import Collection, Mapping
@@ -25,12 +28,12 @@ __all__ = ["BlockModel", "Part"]
 
 
 class Part:
-    """Modules that are in memory together and run one after the other; without weights until `load`."""
+    """Modules that run one after the other and whose weights are in memory together. They have no weights until `load`."""
 
     def __init__(
         self, model: "BlockModel", modules: Mapping[str, nn.Module], call: Mapping[str, Any]
     ) -> None:
-        """modules: by module name; call: keyword arguments of the first of them besides the hidden states."""
+        """modules: the modules by name; call: keyword arguments of the first one besides the hidden states."""
         self.module = next(iter(modules.values())) if len(modules) == 1 else nn.Sequential(*modules.values())
         self.call = call
         self._model = model
@@ -38,7 +41,7 @@ class Part:
 
     @property
     def linears(self) -> dict[str, nn.Linear]:
-        """The linears by checkpoint name."""
+        """Linears of the modules by checkpoint name."""
         return {
             linear_name(self._model.checkpoint, f"{prefix}.{name}" if name else prefix): linear
             for prefix, module in self._modules.items()
@@ -47,29 +50,32 @@ class Part:
         }
 
     def load(self, device: torch.device) -> None:
-        """Read the weights, fp32."""
+        """Read the weights as fp32 and put them on `device`."""
         for prefix, module in self._modules.items():
             self._model.load(module, prefix, device)
 
     def release(self) -> None:
-        """Give the memory of the weights back."""
+        """Free the weights: the parameters go back to the meta device."""
         for module in self._modules.values():
             _release(module)
 
 
 @dataclass(frozen=True)
 class _Calls:
-    """hidden: what enters the first block, `[1, length, hidden]` each window; calls: keyword arguments by block."""
+    """Recorded inputs of the blocks.
+
+    hidden: inputs of the first block, `[1, length, hidden]` per window; calls: keyword arguments of each block.
+    """
 
     hidden: HiddenStates
     calls: list[dict[str, Any]]
 
 
 class BlockModel:
-    """A checkpoint's model on the meta device, taken apart.
+    """Model of a checkpoint on the meta device, split into parts.
 
-    hidden: what enters the first block; blocks: the blocks, in order; tail: final norm and output head, or an
-    encoder's pooler, None where there is none.
+    hidden: inputs of the first block; blocks: the blocks in order; tail: final norm and output head of a decoder or
+    pooler of an encoder, None if the model has neither.
     """
 
     hidden: HiddenStates
@@ -83,7 +89,7 @@ class BlockModel:
         device: torch.device,
         store: Path | None = None,
     ) -> None:
-        """store: a folder for hidden states that do not fit in memory, None for a temporary one."""
+        """store: folder for hidden states that do not fit in memory, None for the system's temporary folder."""
         self.checkpoint = checkpoint
         self.architecture = architecture_of(checkpoint)
         model: Any = meta_model(checkpoint)
@@ -99,7 +105,10 @@ class BlockModel:
         self.tail = self._tail(model)
 
     def needed(self, only: Collection[str] | None, *, head: bool) -> list[Part]:
-        """The parts up to the last that holds one of the linears `only`; all blocks if None; all parts if `head`."""
+        """Returns the parts that must run: up to the last one with a linear of `only`.
+
+        None stands for all blocks without the tail. With `head` they are all blocks and the tail, whatever `only` is.
+        """
         parts = [*self.blocks, *([self.tail] if self.tail else [])]
         if head:
             return parts
@@ -109,7 +118,7 @@ class BlockModel:
         return parts[: max(wanted, default=-1) + 1]
 
     def load(self, module: nn.Module, prefix: str, device: torch.device) -> None:
-        """Give a module on the meta device its weights, and move its buffers."""
+        """Read the weights of a module from the checkpoint onto `device`, and move its buffers there."""
         for name, parameter in list(module.named_parameters()):
             owner, _, attribute = name.rpartition(".")
             full = self._stored(f"{prefix}.{name}" if prefix else name)
@@ -120,7 +129,7 @@ class BlockModel:
                 setattr(buffered, name, buffer.to(device))
 
     def _stored(self, name: str) -> str:
-        """The checkpoint's name of a tensor, or that of a tensor it is tied to."""
+        """Returns the name under which the checkpoint stores a tensor or a tensor that it is tied to."""
         names = [checkpoint_name(self.checkpoint, alias) for alias in self._aliases.get(name, [name])]
         own = checkpoint_name(self.checkpoint, name)
         return next((n for n in (own, *names) if n in self.checkpoint), own)
@@ -140,8 +149,10 @@ class BlockModel:
     def _start(
         self, model: Any, windows: NDArray[np.int64], device: torch.device, store: Path | None
     ) -> _Calls:
-        """Run the model's own code up to its blocks, so that embeddings, positions, masks and rotary variants are
-        those of the architecture; the weights in front of the blocks are given back afterwards.
+        """Run the model's own code up to its blocks and record the calls of the blocks.
+
+        Embeddings, positions, masks and rotary variants are therefore the architecture's own. The weights in front of
+        the blocks are released afterwards.
         """
         row = self.architecture
         base = model.get_submodule(row.base)
@@ -167,7 +178,7 @@ class BlockModel:
 
 
 def _front(base: nn.Module, row: Architecture) -> dict[str, nn.Module]:
-    """Modules of the base that hold weights or buffers and are neither blocks nor what follows them, by name."""
+    """Returns the modules of the base model by name, without the blocks and the modules behind them."""
     front: dict[str, nn.Module] = {}
 
     def collect(prefix: str, module: nn.Module) -> None:
@@ -208,9 +219,10 @@ def _first_input(
     window: NDArray[np.int64],
     device: torch.device,
 ) -> Tensor:
-    """What enters the first block; the first window also runs through all recorders.
+    """Returns the input of the first block for a window. The first window also runs through all recorders.
 
-    One window's calls serve all: windows have one length and no padding, so masks and positions are the same.
+    The keyword arguments that are recorded for the first window hold for all: all windows have one length and no
+    padding, so masks and positions are the same.
     """
     first = recorders[0].hidden is None
     recorders[-1 if first else 0].stops = True
@@ -226,21 +238,21 @@ def _first_input(
 
 
 class _StopError(Exception):
-    """The rest of the model is not wanted."""
+    """Stops the forward pass of a model."""
 
 
 class _Recorder(nn.Module):
-    """Stands in for a block: keeps what it is called with, and passes the hidden states on or stops the model."""
+    """Takes a block's place: keeps the arguments of the call, and returns the hidden states or stops the forward pass."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.__dict__["block"] = block  # not as a submodule: no one shall find its weights here
+        self.__dict__["block"] = block  # a submodule would add its weights to the model's parameters
         self.hidden: Tensor | None = None
         self.call: dict[str, Any] = {}
         self.stops = False
 
     def __getattr__(self, name: str) -> Any:
-        """Attributes that a model reads off its blocks, such as `attention_type`."""
+        """Returns the block's attribute: some models read attributes of their blocks, such as `attention_type`."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -263,7 +275,7 @@ def _release(module: nn.Module) -> None:
 
 
 def _aliases(model: nn.Module) -> dict[str, list[str]]:
-    """Names of all tensors that share a parameter, by each of their names."""
+    """Returns, for each name of a tied parameter, all of its names."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

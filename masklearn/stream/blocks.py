@@ -1,4 +1,4 @@
-"""A model run block by block over calibration windows, with the weights of one block in memory."""
+"""Runs a model block by block over calibration windows, with the weights of one block in memory."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -18,16 +18,17 @@ from masklearn.stream.logits import token_losses
 
 __all__ = ["BackwardBlock", "Block", "stream_blocks", "stream_blocks_back"]
 
-_KEPT_BYTES = 1 << 30  # inputs of all blocks up to this size stay in memory, more go to files
+_KEPT_BYTES = 1 << 30  # the inputs of all blocks stay in memory up to this size, and go to files above it
 
 
 class Block:
-    """One block with its weights in memory, and the hidden states of all windows that enter it.
+    """One block with its weights in memory, and its inputs for all windows.
+
+    Register forward hooks on the linears, then call `forward` or `advance`.
 
     module: the block, fp32, on the run's device; linears: its `nn.Linear`s by checkpoint name (weights [N, K],
-    whatever the checkpoint's layout); hidden: its inputs, `[1, length, hidden]` each window; call: keyword
-    arguments of the block besides the hidden states; is_head: it is the final norm and the output head, and gives
-    logits. Register forward hooks on the linears, then call `forward` or `advance`.
+    whatever the checkpoint's layout); hidden: its inputs, `[1, length, hidden]` per window; call: keyword arguments
+    of the block besides the hidden states; is_head: True for the final norm and output head, which return logits.
     """
 
     def __init__(
@@ -42,34 +43,37 @@ class Block:
         self.advanced = False
 
     def run(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The block's output for `hidden` `[1, length, hidden]`; differentiable where the caller enables that."""
+        """Returns the block's output for `hidden` `[1, length, hidden]`, with gradients if the caller enables them."""
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self._bf16):
             output = self.module(hidden, **self.call)
         return output if isinstance(output, torch.Tensor) else output[0]
 
     @torch.no_grad()
     def forward(self) -> None:
-        """Run every window through the block for its hooks' sake; the outputs are dropped."""
+        """Run every window through the block to trigger hooks. The outputs are discarded."""
         for hidden in self.hidden:
             self.run(hidden)
 
     @torch.no_grad()
     def advance(self) -> None:
-        """Run every window through the block; the outputs enter the next one. Once only."""
+        """Run every window through the block and replace `hidden` by the outputs, the inputs of the next block.
+
+        Raises RuntimeError at the second call.
+        """
         if self.advanced:
             raise RuntimeError("the block has been advanced: its inputs are gone")
         for i, hidden in enumerate(self.hidden):
             output = self.run(hidden)
-            if not self.is_head:  # logits of all windows would be far larger than anything else here
+            if not self.is_head:  # the logits of all windows would take far more memory than anything else
                 self.hidden[i] = output
         self.advanced = True
 
 
 class BackwardBlock(Block):
-    """A block on the way back: `grads[i]` is the gradient of window i's loss at the block's output.
+    """A block in the backward pass: `grads[i]` is the gradient of window i's loss with respect to the block's output.
 
-    Register full backward hooks on the linears, then call `backward` for every window, `loss_backward` on the
-    head. Either puts the gradient at the block's input in `grads[i]`, for the block before it.
+    Register full backward hooks on the linears, then call `backward` (`loss_backward` on the head) for every window.
+    Both replace `grads[i]` by the gradient with respect to the block's input, which is the previous block's output.
     """
 
     def __init__(self, part: Part, hidden: HiddenStates, grads: HiddenStates, **kind: bool) -> None:
@@ -78,15 +82,17 @@ class BackwardBlock(Block):
         self._left = set(range(len(hidden)))
 
     def backward(self, i: int) -> None:
-        """Run window i again, with gradients, and back through the block. Once for each window."""
+        """Run window i forward with gradients and backward. Raises RuntimeError at a window's second call."""
         leaf = self._enter(i)
         with torch.enable_grad():
             torch.autograd.backward(self.run(leaf), self.grads[i])
         self._leave(i, leaf)
 
     def loss_backward(self, i: int, labels: torch.Tensor) -> float:
-        """The summed loss of window i in nats, from its token ids `labels` `[length]`: each is predicted from those
-        before it. Goes back through the head in chunks. Once for each window.
+        """Run window i through the head, forward and backward, and return its summed next-token loss in nats.
+
+        labels: the window's token ids `[length]`. The head runs in chunks of tokens, because the logits of a whole
+        window take too much memory. Raises RuntimeError at a window's second call.
         """
         leaf = self._enter(i)
         total = 0.0
@@ -99,11 +105,11 @@ class BackwardBlock(Block):
         return total
 
     def advance(self) -> None:
-        """No block follows on the way back."""
+        """Raises RuntimeError: a block in the backward pass has no next block."""
         raise RuntimeError("the block runs backward")
 
     def finish(self, windows: NDArray[np.int64]) -> None:
-        """Run the windows that the caller left out."""
+        """Run the windows that the caller did not run."""
         for i in sorted(self._left):
             if self.is_head:
                 self.loss_backward(i, torch.from_numpy(windows[i]))
@@ -133,14 +139,17 @@ def stream_blocks(
 ) -> Iterator[Block]:
     """Yield the model's blocks in order, each with its weights read from the checkpoint in fp32.
 
-    A block that the caller did not advance is advanced when the next one is asked for; its memory is then given
-    back. windows: `[count, length]` token ids; device: None for CUDA when there is one; only: the linears that are
-    wanted: blocks after the last of them are not run, and if the output head is among them a last block of final
-    norm and head follows; head: it follows in any case; store: a folder for hidden states that do not fit in memory,
-    None for a temporary one; bf16: linears compute in bf16, under autocast. Memory: one block (at first the
-    embedding) and the hidden states of all windows (see `HiddenStates`). PatchCompileError when a weight is missing,
-    misshapen, or holds NaN or infinity, when the windows do not fit the model, or when an encoder is asked for its
-    head.
+    The current block is advanced (unless the caller did so) and its memory freed when the caller asks for the next one.
+    Memory: one block (at first the embedding) and the hidden states of all windows (see `HiddenStates`).
+
+    windows: token ids `[count, length]`; device: None for CUDA if there is one, else the CPU; only: names of the
+    linears that the caller needs, None for all blocks: blocks after the last of these linears do not run, and the final
+    norm and output head follow as a last block if they hold one of them; head: yield that last block in any case;
+    store: folder for hidden states that do not fit in memory, None for the system's temporary folder; bf16: run linears
+    in bf16 under autocast.
+
+    Raises PatchCompileError if a weight is missing, has a wrong shape, or holds NaN or infinity, if the windows do not
+    fit the model, or if `head` is asked of an encoder.
     """
     if head:
         _check_has_loss(checkpoint)
@@ -166,14 +175,18 @@ def stream_blocks_back(
 ) -> Iterator[BackwardBlock]:
     """Run forward through all blocks, then yield the head and the blocks from last to first, for gradients.
 
-    forward: called with each block (without the head) on the way there; it may register hooks, and calls
-    `block.advance()` or leaves that to the stream. On the way back every block has its weights read again, and
-    `hidden` are its inputs; windows that the caller did not run backward are run when the next block is asked for.
+    The weights of each block are read a second time for the backward pass, and `hidden` are its inputs. When the caller
+    asks for the next block, the windows that it did not run backward are run.
 
-    The inputs of every block are kept in fp32: in memory while all of them together take up to 1 GiB, else in a file
-    a block in `store` (None for the system's temporary folder). Memory otherwise: one block, and two times the hidden
-    states of all windows. PatchCompileError as `stream_blocks`, and when an encoder has no loss to go back from or
-    the files do not fit.
+    The inputs of every block are kept in fp32: in memory up to 1 GiB in total, else in one file per block in `store`
+    (None for the system's temporary folder). Besides them one block and twice the hidden states of all windows are in
+    memory.
+
+    forward: called with each block but the head in the forward pass. It may register hooks and call
+    `block.advance()`; the stream advances a block that it did not advance.
+
+    Raises PatchCompileError as `stream_blocks` does, and if the model is an encoder, which has no loss, or the files do
+    not fit on the disk.
     """
     _check_has_loss(checkpoint)
     on = usable_device(device)
@@ -232,7 +245,7 @@ def _check_has_loss(checkpoint: Checkpoint) -> None:
 
 
 class _KeptInputs:
-    """Inputs of every block, in memory or in files."""
+    """Keeps the inputs of every block for the backward pass, in memory or in files."""
 
     def __init__(self, hidden: HiddenStates, blocks: int, store: Path | None) -> None:
         size = hidden[0].nbytes * len(hidden) * blocks
@@ -243,12 +256,12 @@ class _KeptInputs:
             check_space(size, store)
 
     def put(self, block: int, hidden: HiddenStates) -> None:
-        """Keep the inputs of a block."""
+        """Keep a copy of a block's inputs."""
         kept = HiddenStates(hidden[0], len(hidden), self._store, on_disk=self._on_disk or None)
         for i, window in enumerate(hidden):
             kept[i] = window
         self._inputs[block] = kept
 
     def take(self, block: int) -> HiddenStates:
-        """The inputs of a block, once."""
+        """Returns the inputs of a block and forgets them."""
         return self._inputs.pop(block)

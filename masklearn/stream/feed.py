@@ -1,4 +1,4 @@
-"""The linears of a checkpoint, fed to a method while the model is streamed block by block."""
+"""Feeds the linears of a checkpoint to a method while the model runs block by block."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -23,9 +23,9 @@ Solve = Callable[[Group], Mapping[str, torch.Tensor]]
 
 
 class CheckpointFeed(Feed):
-    """A task's model. One block is in memory at a time, with the hidden states of all calibration windows.
+    """Feed of a task's model. It keeps one block and the hidden states of all calibration windows in memory.
 
-    PatchCompileError from every method: see `stream_blocks`.
+    Every method raises PatchCompileError as `stream_blocks` does.
     """
 
     def __init__(self, task: Task) -> None:
@@ -43,7 +43,7 @@ class CheckpointFeed(Feed):
             self._scored(done)
 
     def norms(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """One pass over all calibration windows, in fp32."""
+        """Run one forward pass in fp32 over all calibration windows."""
         done = 0
         for block in stream_blocks(
             self.task.checkpoint,
@@ -62,7 +62,7 @@ class CheckpointFeed(Feed):
     def moments(
         self, see: Callable[[Group], Mapping[str, Found]], windows: int, *, fisher: bool = False
     ) -> Iterator[tuple[str, Found, Fisher | None]]:
-        """One pass over the first `windows` calibration windows, and one back for gradients."""
+        """Run the first `windows` calibration windows forward, and for `fisher` backward too."""
         task, calibration = self.task, self.task.text.calibration()[:windows]
         found: dict[str, Found] = {}
 
@@ -75,7 +75,7 @@ class CheckpointFeed(Feed):
         if fisher:
             gradients = output_fisher(task, calibration, forward=score)
         left = [name for name in self.shapes if name not in found]
-        # Without Fisher all of them; with it an output head that is covered, which no block passes on to.
+        # These are all linears without Fisher, and at most the output head with it: `forward` never gets the head.
         stream = stream_blocks(
             task.checkpoint,
             calibration,
@@ -90,7 +90,7 @@ class CheckpointFeed(Feed):
         yield from ((name, one, gradients.get(name)) for name, one in found.items())
 
     def replace(self, solve: Solve, store: WeightStore) -> None:
-        """Sequential, as SparseGPT's code: a block's moments come from the outputs of the pruned blocks before it."""
+        """Solve block after block, as SparseGPT does: moments come from the outputs of the pruned blocks before."""
         task, done = self.task, 0
         for block in stream_blocks(
             task.checkpoint,
@@ -109,7 +109,7 @@ class CheckpointFeed(Feed):
     def _replace_block(
         self, solve: Solve, store: WeightStore, block: Block, linears: Mapping[str, torch.nn.Linear]
     ) -> float:
-        """Returns the mean relative squared output error of the linears."""
+        """Replace the weights of a block. Returns the mean relative squared output error of its linears."""
         errors = []
         for group in _groups(linears, block, block.forward):
             for name, pruned in solve(group).items():
@@ -130,7 +130,7 @@ class CheckpointFeed(Feed):
 def _groups(
     linears: Mapping[str, torch.nn.Linear], block: Block, run: Callable[[], object]
 ) -> Iterator[Group]:
-    """Linears by the inputs that they share (q, k and v, for example); a moment is freed when its group is done with."""
+    """Yield groups of linears with the same input (q, k and v, for example). A group's moment is freed after its use."""
     moments = input_moments(linears, run)
     samples = sum(hidden.shape[0] * hidden.shape[1] for hidden in block.hidden)
     sharing: dict[int, list[str]] = {}

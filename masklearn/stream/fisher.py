@@ -1,4 +1,4 @@
-"""How much the loss depends on each linear's outputs: the mean squared gradients there (empirical Fisher)."""
+"""Empirical Fisher information of each linear's outputs: the mean squared gradients of the loss with respect to them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,10 +17,13 @@ __all__ = ["output_fisher"]
 def output_fisher(
     task: Task, windows: NDArray[np.int64], forward: Callable[[Block], None] | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """E[g²] of every output `[N]` by linear: g is the gradient of the summed next-token loss there, the mean is over
-    tokens. To second order ½·Σ E[g²]·δy² is what output errors δy add to the loss.
+    """Returns E[g²] `[N]` of each covered linear by name.
 
-    forward: see `stream_blocks_back`, for statistics that are wanted from the same forward pass.
+    g is the gradient of the summed next-token loss with respect to an output, and the mean is over tokens. To second
+    order, output errors δy add ½·Σ E[g²]·δy² to the loss.
+
+    forward: collects other statistics in the same forward pass, see `stream_blocks_back`. Raises PatchCompileError as
+    `stream_blocks_back` does.
     """
     covered = task.coverage.linears
     fisher: dict[str, NDArray[np.float64]] = {}

@@ -1,4 +1,4 @@
-"""The hidden states of all windows between two blocks: in memory where they fit, else in a mapped file."""
+"""Holds the hidden states of all windows between two blocks, in memory if they fit, else in a memory-mapped file."""
 
 import os
 import shutil
@@ -15,25 +15,25 @@ from masklearn.errors import PatchCompileError
 
 __all__ = ["HiddenStates", "check_space"]
 
-# Of the memory that a device or the host has left, at most this share is taken: blocks and Hessians need room too.
+# Largest share of a device's or the host's free memory to take: blocks and Hessians need room too.
 _SHARE = 0.25
 
 
 class HiddenStates(Sequence[Tensor]):
-    """One tensor a window, each of the first one's shape and type; assigning an item replaces it.
+    """Sequence of one tensor per window, all of the same shape and type. Assigning an item replaces it.
 
-    They lie on the device, on the host when they take more than a quarter of what is free on the device, and in a
-    file when they take more than a quarter of what is free on the host: in full precision everywhere, so that the
-    machine's memory does not show in the result. The file has no name; it is gone with the object.
+    They are kept on the device if they take at most a quarter of its free memory, else on the host if they take at most
+    a quarter of its free memory, else in a file. All three keep full precision, so that results do not depend on the
+    machine's memory. The file has no name and vanishes with the object.
     """
 
     def __init__(
         self, first: Tensor, count: int, store: Path | None = None, *, on_disk: bool | None = None
     ) -> None:
-        """first: window 0, on the device; store: a folder for the file, None for the system's temporary one;
-        on_disk: whether they are in a file, None to decide by size.
+        """first: window 0, on the device; count: number of windows; store: folder for the file, None for the system's
+        temporary folder; on_disk: True for a file, False for memory, None to decide by size.
 
-        PatchCompileError when the file does not fit there.
+        Raises PatchCompileError if the file does not fit on the disk.
         """
         self._device = first.device
         homes = [at for at in (self._device, torch.device("cpu")) if _fits(first.nbytes * count, at)]
@@ -45,7 +45,7 @@ class HiddenStates(Sequence[Tensor]):
 
     @property
     def on_disk(self) -> bool:
-        """Whether they are in a file."""
+        """True if the hidden states are in a file."""
         return self._mapped is not None
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class HiddenStates(Sequence[Tensor]):
             self._kept[index] = value.to(self._home)
 
     def clear(self) -> None:
-        """Give the memory back; nothing can be read any more."""
+        """Free the memory. No window can be read afterwards."""
         self._mapped = None
         self._kept = [None] * len(self._kept)
 
@@ -82,12 +82,12 @@ def _fits(size: int, device: torch.device) -> bool:
 
 
 def _mapped(first: Tensor, count: int, store: Path | None) -> Tensor:
-    """A tensor `[count, *shape]` that lives in a file without a name."""
+    """Returns a tensor `[count, *shape]` in a file without a name."""
     size = first.nbytes * count
     check_space(size, store)
     handle, name = tempfile.mkstemp(dir=store, prefix="hidden-")
     try:
-        os.posix_fallocate(handle, 0, size)  # else a disk that fills up later would kill the process
+        os.posix_fallocate(handle, 0, size)  # writing to a sparse file kills the process if the disk is full
         mapped = torch.from_file(name, shared=True, size=first.numel() * count, dtype=first.dtype)
     finally:
         os.close(handle)
@@ -96,7 +96,10 @@ def _mapped(first: Tensor, count: int, store: Path | None) -> Tensor:
 
 
 def check_space(size: int, store: Path | None) -> None:
-    """PatchCompileError when files of that many bytes do not fit into the folder, which is made."""
+    """Create the folder. Raises PatchCompileError if it has no room for files of `size` bytes.
+
+    store: the folder, None for the system's temporary folder.
+    """
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
     folder = store or Path(tempfile.gettempdir())

@@ -1,4 +1,4 @@
-"""Hooks on linears that are there only while a block of code runs."""
+"""Context managers that hook linears and remove the hooks at the end."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ __all__ = ["watch_calls", "watch_gradients"]
 def watch_calls(
     linears: Mapping[str, nn.Linear], see: Callable[[str, Tensor, Tensor], object]
 ) -> Iterator[None]:
-    """While it is open, `see(name, x, y)` is called with the input `[..., K]` and output `[..., N]` of every call."""
+    """Call `see(name, x, y)` with the input `[..., K]` and output `[..., N]` of every call of a linear."""
 
     def seen(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         see(name, inputs[0], output)
@@ -25,7 +25,7 @@ def watch_calls(
 
 @contextmanager
 def watch_gradients(linears: Mapping[str, nn.Linear], see: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """While it is open, `see(name, g)` is called with the gradient `[..., N]` at the output of every call."""
+    """Call `see(name, g)` with the gradient `[..., N]` of the output of every call of a linear."""
 
     def seen(name: str, _: nn.Module, __: Any, gradients: tuple[Tensor, ...]) -> None:
         see(name, gradients[0])

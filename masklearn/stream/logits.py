@@ -1,4 +1,4 @@
-"""Logits of a language model's head, in chunks: those of a whole text never exist at once. And what they are judged by."""
+"""Computes logits, losses and divergences of language models, in chunks: the logits of a whole text take too much memory."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 __all__ = ["HEAD_CHUNK", "Softcap", "perplexity_of", "token_kl", "token_losses", "token_nll"]
 
-HEAD_CHUNK = 256  # tokens whose logits exist at once: 256 x 128k vocabulary in fp32 is 134 MB
+HEAD_CHUNK = 256  # tokens per chunk: the logits of 256 tokens over a vocabulary of 128k take 134 MB in fp32
 
 
 class Softcap(nn.Module):
-    """cap · tanh(logits / cap), which Gemma 2 does to its logits."""
+    """Caps logits softly, as Gemma 2 does: cap · tanh(logits / cap)."""
 
     def __init__(self, cap: float) -> None:
         super().__init__()
@@ -21,21 +21,21 @@ class Softcap(nn.Module):
 
     @classmethod
     def of(cls, config: Any) -> "Softcap | None":
-        """The cap of a model's config, None where it has none."""
+        """Returns the cap of a model's config, or None if it has none."""
         cap = getattr(config.get_text_config(), "final_logit_softcapping", None)
         return None if cap is None else cls(float(cap))
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Any shape."""
+        """Returns the capped logits; they may have any shape."""
         return torch.tanh(logits / self.cap) * self.cap
 
 
 def token_losses(
     head: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Summed cross-entropy of `labels` `[tokens]` given `head(hidden)`, hidden: `[tokens, hidden]`, by chunk.
+    """Yield the place of each chunk of tokens and its summed cross-entropy, fp64, in nats.
 
-    Yields the chunk's place and its loss, fp64, in nats.
+    head: returns logits `[tokens, vocabulary]`; hidden: its input `[tokens, hidden]`; labels: token ids `[tokens]`.
     """
     for start in range(0, hidden.shape[0], HEAD_CHUNK):
         place = slice(start, start + HEAD_CHUNK)
@@ -44,20 +44,24 @@ def token_losses(
 
 
 def token_nll(log_q: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood of each label, `[tokens]`, in nats; log_q: log-probabilities `[tokens, vocabulary]`."""
+    """Returns the negative log-likelihood `[tokens]` of each label, in nats.
+
+    log_q: log-probabilities `[tokens, vocabulary]`; labels: token ids `[tokens]`.
+    """
     return -log_q.gather(-1, labels[:, None]).squeeze(-1)
 
 
 def token_kl(log_p: Tensor, log_q: Tensor, p: Tensor | None = None) -> Tensor:
-    """KL(p ‖ q) at each token, `[tokens]`, in nats; log_p, log_q: log-probabilities `[tokens, vocabulary]`.
+    """Returns KL(p ‖ q) `[tokens]` of each token, in nats.
 
-    p: exp(log_p), where the caller has it. `log_p` is overwritten: a copy of it would cost as much as all else here.
+    log_p, log_q: log-probabilities `[tokens, vocabulary]`; p: exp(log_p) if the caller has it, else None. `log_p` is
+    overwritten, because a copy of it would cost as much time as the rest of this function.
     """
     p = log_p.exp() if p is None else p
     return log_p.sub_(log_q).mul_(p).sum(dim=-1)
 
 
 def perplexity_of(nll: float, tokens: int) -> float:
-    """exp(nll / tokens), infinite where that overflows; nll: negative log-likelihood summed over tokens, in nats."""
+    """Returns exp(nll / tokens), infinity if that overflows; nll: summed negative log-likelihood of the tokens, in nats."""
     mean = nll / tokens
     return math.exp(mean) if mean < 700 else math.inf

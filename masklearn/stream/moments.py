@@ -1,4 +1,4 @@
-"""Second moments XᵀX of the inputs of a block's linears: the Hessians of their squared output errors."""
+"""Computes second moments XᵀX of the inputs of a block's linears: the Hessians of their squared output errors."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,25 +8,23 @@ from masklearn.stream.hooks import watch_calls
 
 __all__ = ["input_moments", "output_energy", "squared_input_norms"]
 
-_BLOCK = (
-    384  # rows of XᵀX that are summed together; smaller ones save more products, larger ones multiply faster
-)
+# Rows of XᵀX per product: a smaller number skips more of the lower triangle, a larger one multiplies faster.
+_BLOCK = 384
 
 
 def input_moments(
     linears: Mapping[str, torch.nn.Linear], run: Callable[[], object]
 ) -> dict[str, torch.Tensor]:
-    """XᵀX over all tokens that `run` sends through each linear, fp32 `[K, K]` by name.
+    """Returns XᵀX, fp32 `[K, K]`, of each linear by name, over all tokens that `run` sends through it.
 
-    Linears that are given the same tensor (q, k and v; gate and up) share one matrix: the same object is returned
-    for all of them.
+    Linears with the same input tensor (q, k and v; gate and up) share one matrix object.
     """
     leaders: dict[str, str] = {}
     moments: dict[str, torch.Tensor] = {}
     inputs: dict[str, torch.Tensor] = {}
 
     def add(name: str, x: torch.Tensor, _: torch.Tensor) -> None:
-        if name not in leaders:  # which inputs are shared lies in the block's code, so once tells
+        if name not in leaders:  # a block shares the same inputs at every call, so the first call decides
             leaders[name] = next((n for n, seen in inputs.items() if seen is x), name)
             inputs[name] = x
         if leaders[name] == name:
@@ -45,7 +43,10 @@ def input_moments(
 def squared_input_norms(
     linears: Mapping[str, torch.nn.Linear], run: Callable[[], object]
 ) -> dict[str, torch.Tensor]:
-    """‖x‖² of every input feature over all tokens that `run` sends through each linear, fp32 `[K]` by name."""
+    """Returns the squared norm of every input feature, fp32 `[K]`, of each linear by name.
+
+    The norms are over all tokens that `run` sends through the linear.
+    """
     sums = {
         name: torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
         for name, linear in linears.items()
@@ -60,19 +61,19 @@ def squared_input_norms(
 
 
 def _add_upper(moment: torch.Tensor, rows: torch.Tensor) -> None:
-    """Add XᵀX of X `[tokens, K]` on and above the diagonal, in blocks of rows: 0.6 of the work for K = 1536."""
+    """Add the upper triangle of XᵀX of X `[tokens, K]` in blocks of rows: 0.6 of the full work for K = 1536."""
     for start in range(0, moment.shape[0], _BLOCK):
         end = min(start + _BLOCK, moment.shape[0])
         moment[start:end, start:].addmm_(rows[:, start:end].t(), rows[:, start:])
 
 
 def _mirror(moment: torch.Tensor) -> None:
-    """Put what lies above the diagonal below it, block by block."""
+    """Copy the upper triangle to the lower one, block by block."""
     for start in range(0, moment.shape[0], _BLOCK):
         end = min(start + _BLOCK, moment.shape[0])
         moment[end:, start:end] = moment[start:end, end:].t()
 
 
 def output_energy(weight: torch.Tensor, moment: torch.Tensor) -> float:
-    """‖XWᵀ‖² over all tokens, from W `[N, K]` and XᵀX `[K, K]`."""
+    """Returns ‖XWᵀ‖² over all tokens, from W `[N, K]` and XᵀX `[K, K]`."""
     return float((weight @ moment).mul_(weight).sum())
