@@ -36,7 +36,7 @@ _PRUNE = Path(__file__).with_name("peers_run.py")
 
 def measure(asked: argparse.Namespace, python: Path, tool: str, folder: Path) -> dict[str, Any] | None:
     """Measure one tool and return its row; None when the environment lacks the tool."""
-    recipe = LearnRecipe.checked(calib=str(asked.calib), windows=asked.windows, length=asked.length)
+    recipe = LearnRecipe(calib=str(asked.calib), windows=asked.windows, length=asked.length)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "windows.npy", calibration_windows(Checkpoint.open(asked.model), recipe))
     paths = [asked.model, folder / "windows.npy", folder / "model"]

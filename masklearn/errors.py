@@ -1,6 +1,12 @@
 """The errors that a user sees without a traceback."""
 
-__all__ = ["PatchCompileError", "UsageError"]
+from enum import StrEnum
+from typing import TypeVar
+
+__all__ = ["HOW_TO_CORRECT", "PatchCompileError", "UsageError", "member"]
+
+HOW_TO_CORRECT = "Correct it: --help says what each option takes."
+_Name = TypeVar("_Name", bound=StrEnum)
 
 
 class PatchCompileError(Exception):
@@ -22,3 +28,12 @@ class UsageError(PatchCompileError):
     """A setting that is wrong whatever the files and the machine are: misspelled, out of range, or against another one."""
 
     exit_code = 2
+
+
+def member(names: type[_Name], given: str, setting: str) -> _Name:
+    """The member of a set of names that a setting gives. Raises UsageError for another name."""
+    try:
+        return names(given)
+    except ValueError:
+        why = f"It is one of {', '.join(names)}."
+        raise UsageError(f"The setting {setting} = {given} is not valid", why, HOW_TO_CORRECT) from None

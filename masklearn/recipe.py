@@ -2,22 +2,30 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from masklearn.errors import UsageError
 from masklearn.masks.budget import parse_ratio
 from masklearn.masks.names import parse_pattern
+from masklearn.masks.tile_text import parse_tile
 from masklearn.masks.tiles import GROUP
+from masklearn.settings import Settings
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair
 
-__all__ = ["Criterion", "LearnRecipe", "LearnSettings", "Ratio", "Repair", "wrong_setting"]
+__all__ = ["Criterion", "LearnRecipe", "LearnSettings", "Pattern", "Ratio", "Repair", "Tile"]
 
-_FIX = "Correct it: --help says what each option takes."
 _Positive = Annotated[int, Field(ge=1)]
-_Pattern = Annotated[str, AfterValidator(parse_pattern)]
+Pattern = Annotated[str, AfterValidator(parse_pattern)]
 
 # Zeroed weights / weights, or ratios by pattern; "0.4" becomes 0.4.
 Ratio = Annotated[float | str, AfterValidator(parse_ratio)]
+
+
+def _tile(value: Any) -> Any:
+    return parse_tile(value) if isinstance(value, str) else value
+
+
+# (rows, columns), or as it is spelled: "128x128".
+Tile = Annotated[tuple[_Positive, _Positive], BeforeValidator(_tile)]
 
 
 def _known_method(name: str) -> str:
@@ -26,7 +34,7 @@ def _known_method(name: str) -> str:
     return name
 
 
-class LearnSettings(BaseModel):
+class LearnSettings(Settings):
     """All settings of learning but the ratio, which a build may take from a masks file.
 
     method: one of `METHODS`; per_layer: every linear has the ratio, instead of all together; tile: (rows, cols), cols
@@ -45,13 +53,11 @@ class LearnSettings(BaseModel):
     gradient_checkpointing: of all training.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     method: Annotated[str, AfterValidator(_known_method)] = "oneshot"
     per_layer: bool = False
-    tile: tuple[_Positive, _Positive] = (128, 128)
-    include: tuple[_Pattern, ...] = ()
-    exclude: tuple[_Pattern, ...] = ()
+    tile: Tile = (128, 128)
+    include: tuple[Pattern, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
     calib: str | None = None
     windows: _Positive = 32
     length: Annotated[int, Field(ge=2)] = 512
@@ -103,22 +109,3 @@ class LearnRecipe(LearnSettings):
     """
 
     ratio: Ratio = 0.4
-
-    @classmethod
-    def checked(cls, **settings: Any) -> "LearnRecipe":
-        """Build a recipe from a user's settings; UsageError names the setting that is wrong."""
-        try:
-            return cls(**settings)
-        except ValidationError as error:
-            raise wrong_setting(error) from error
-
-
-def wrong_setting(error: ValidationError) -> UsageError:
-    """The error for the first setting that pydantic refuses: its name, its value, and what it takes."""
-    first = error.errors(include_url=False)[0]
-    name, value, why = str(first["loc"][0]), first["input"], first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return UsageError(f"The setting {name} is missing", "It has no default.", f"Give {name}.")
-    if first["type"] == "extra_forbidden":
-        return UsageError(f"There is no setting {name}", "No option has this name.", f"Drop {name}.")
-    return UsageError(f"The setting {name} = {value} is not valid", f"{why.rstrip('.')}.", _FIX)

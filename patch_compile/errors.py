@@ -1,8 +1,16 @@
 """Errors of the compiler; `PatchCompileError` and `UsageError` are shared with `masklearn`."""
 
-from masklearn.errors import PatchCompileError, UsageError
+from masklearn.errors import HOW_TO_CORRECT, PatchCompileError, UsageError, member
 
-__all__ = ["AccuracyError", "InvariantError", "PatchCompileError", "SpeedError", "UsageError"]
+__all__ = [
+    "HOW_TO_CORRECT",
+    "AccuracyError",
+    "InvariantError",
+    "PatchCompileError",
+    "SpeedError",
+    "UsageError",
+    "member",
+]
 
 
 class AccuracyError(PatchCompileError):

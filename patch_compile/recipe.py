@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.recipe import LearnRecipe, LearnSettings, Ratio, wrong_setting
+from masklearn.recipe import LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
+from patch_compile.engine.shape_text import read_shapes
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.layout import RECIPE
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
@@ -22,6 +23,15 @@ from patch_compile.plan.workload import Workload
 __all__ = ["Recipe"]
 
 _Fusions = Annotated[tuple[str, ...], BeforeValidator(parse_fusions), PlainSerializer(spell_fusions)]
+
+
+def _shapes(spec: str, info: ValidationInfo) -> str:
+    for _ in read_shapes(spec, f"--{info.field_name}".replace("_", "-")):
+        pass
+    return spec
+
+
+_Shapes = Annotated[str, AfterValidator(_shapes)]
 
 
 class Recipe(LearnSettings):
@@ -43,9 +53,9 @@ class Recipe(LearnSettings):
     fuse: _Fusions = Field(default_factory=lambda: tuple(FUSIONS))
     backend: Literal["tensorrt", "tensorrt-rtx", "onnx"] | None = None
     target: str | None = None
-    min_shapes: str | None = None
-    opt_shapes: str | None = None
-    max_shapes: str | None = None
+    min_shapes: _Shapes | None = None
+    opt_shapes: _Shapes | None = None
+    max_shapes: _Shapes | None = None
     optimization_level: int | None = Field(None, ge=0, le=5)
     timing_cache: Path | None = None
     weight_streaming: bool = False
@@ -57,12 +67,9 @@ class Recipe(LearnSettings):
     prompt: str = "The capital of France is"
 
     @classmethod
-    def parse(cls, settings: dict[str, Any]) -> Recipe:
-        """Check settings from flags or a file. Raises UsageError naming the setting and what it takes."""
-        try:
-            recipe = cls(**settings)
-        except ValidationError as error:
-            raise wrong_setting(error) from None
+    def parse(cls, settings: dict[str, Any]) -> Self:
+        """Check settings from arguments, flags or a file. Raises UsageError, also for those that exclude each other."""
+        recipe = super().parse(settings)
         recipe._check_ratio()
         recipe._check_goal()
         recipe._check_permutation()
@@ -118,9 +125,7 @@ class Recipe(LearnSettings):
 
     def learning(self) -> LearnRecipe:
         """The settings of mask learning among these."""
-        return LearnRecipe.checked(
-            **self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True)
-        )
+        return LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
 
     def save(self, path: Path) -> None:
         """Write the effective settings; `build --recipe` of this file reproduces the run."""

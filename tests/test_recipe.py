@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from masklearn.learn import LearnRecipe
-from patch_compile.cli.app import build
+from patch_compile.cli.build import build
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 

@@ -34,7 +34,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     folder that receives masks and solved weights; prior: such a folder of an earlier run, from which only the repair is
     done. The result equals that of a whole run.
     """
-    recipe, scratch = LearnRecipe.checked(**spec["recipe"]), Path(spec["scratch"])
+    recipe, scratch = LearnRecipe.parse(spec["recipe"]), Path(spec["scratch"])
     checkpoint = Checkpoint.open(spec["model"])
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     progress = Progress()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from patch_compile.bench.asked import Asked
 from patch_compile.bench.calibrating import calibrate, check_calibration
 from patch_compile.bench.clocks import Watch
 from patch_compile.bench.contenders import Contender
@@ -19,6 +18,7 @@ from patch_compile.bench.models import file_bytes, model_files
 from patch_compile.bench.place import CpuPlace, GpuPlace, find_place
 from patch_compile.bench.points import MakeFeed, Point
 from patch_compile.bench.predicted import costs_of
+from patch_compile.bench.request import BenchRequest
 from patch_compile.bench.subject import Subject, choose_runner
 from patch_compile.bench.timing import Runner, Times, take_turns
 from patch_compile.errors import PatchCompileError
@@ -39,7 +39,7 @@ _UNIFORM = (
 )
 
 
-def bench(path: Path, asked: Asked, *, force: bool = False) -> dict[str, Any]:
+def bench(path: Path, asked: BenchRequest, *, force: bool = False) -> dict[str, Any]:
     """Time the models of OUT in turns, write bench.json and return it.
 
     With `asked.calibrate` the card is fitted to the times, for later plans. Raises PatchCompileError for an OUT that is not
@@ -50,7 +50,7 @@ def bench(path: Path, asked: Asked, *, force: bool = False) -> dict[str, Any]:
         return _bench(path, asked, force)
 
 
-def _bench(path: Path, asked: Asked, force: bool) -> dict[str, Any]:
+def _bench(path: Path, asked: BenchRequest, force: bool) -> dict[str, Any]:
     progress = Progress()
     quiet_libraries()
     out = OutFolder.open(path)
@@ -199,7 +199,7 @@ def _keep(out: OutFolder, subject: Subject, result: Mapping[str, Any]) -> None:
         for file in sorted((out.path / BENCH_MODELS).rglob("*"))
         if file.is_file()
     ]
-    key = key_of(asdict(subject.asked), result["date"])
+    key = key_of(subject.asked.model_dump(mode="json"), result["date"])
     out.record(BENCH_FOLDER, key, [BENCH, *kept])
     if (out.path / REPORT).is_file():  # `compile` writes none
         renew_page(out.path)

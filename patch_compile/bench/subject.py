@@ -10,13 +10,13 @@ from pathlib import Path
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
-from patch_compile.bench.asked import Asked
 from patch_compile.bench.contenders import Contender
 from patch_compile.bench.engines import why_no_engine
 from patch_compile.bench.memory import Footprint, footprint_of_file
 from patch_compile.bench.models import file_bytes
 from patch_compile.bench.points import MakeFeed, Phase, Point, feed_of
 from patch_compile.bench.predicted import PlannedModel, planned_model
+from patch_compile.bench.request import BenchRequest
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.out.folder import OutFolder
@@ -34,7 +34,7 @@ class Subject:
 
     out: OutFolder
     recipe: Recipe
-    asked: Asked
+    asked: BenchRequest
 
     @cached_property
     def planned(self) -> PlannedModel | None:

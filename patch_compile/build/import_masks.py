@@ -3,50 +3,64 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.importers.base import IMPORTERS
+from masklearn.recipe import Pattern, Tile
+from masklearn.settings import Settings
 from patch_compile.errors import PatchCompileError
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
 
-__all__ = ["import_mask"]
+__all__ = ["AUTO", "ImportRequest", "import_mask"]
+
+AUTO = "auto"
 
 
-def import_mask(
-    source: Path,
-    model: Path,
-    out: Path,
-    *,
-    format: str | None = None,
-    tile: tuple[int, int] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    force: bool = False,
-) -> dict[str, Any]:
-    """Write the masks of `source` for the linears of `model` to `out`, and return a summary for the table.
+def _known_format(name: str) -> str:
+    if name not in (AUTO, *IMPORTERS):
+        raise ValueError(f"The formats are {', '.join((AUTO, *IMPORTERS))}.")
+    return name
 
-    format: a name of `masklearn.importers.base.IMPORTERS`; format, tile: None to find them. Raises PatchCompileError when
-    `out` exists and not `force`, and as `masklearn.importers.importing.import_masks` does.
+
+class ImportRequest(Settings):
+    """The settings of `import-mask`; tile: None finds the largest that loses no 2:4 area, format: "auto" finds it."""
+
+    source: Path
+    out: Path
+    model: Path
+    format: Annotated[str, AfterValidator(_known_format)] = AUTO
+    tile: Tile | None = None
+    include: tuple[Pattern, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
+
+
+def import_mask(request: ImportRequest, *, force: bool = False) -> dict[str, Any]:
+    """Write the masks of a source for the linears of a model, and return a summary for the table.
+
+    Raises PatchCompileError when `out` exists and not `force`, and as `masklearn.importers.importing.import_masks` does.
     """
     from masklearn.importers.importing import import_masks
 
-    _check_out(out, force=force)
+    r = request
+    _check_out(r.out, force=force)
     progress = Progress()
-    checkpoint = Checkpoint.open(model)
-    coverage = covered_linears_of(checkpoint, include, exclude)
+    checkpoint = Checkpoint.open(r.model)
+    coverage = covered_linears_of(checkpoint, r.include, r.exclude)
+    format = None if r.format == AUTO else r.format
     with progress.stage("masks") as update:
-        masks = import_masks(source, checkpoint, coverage, format, tile, update, progress.note)
-        masks.save(out)
+        masks = import_masks(r.source, checkpoint, coverage, format, r.tile, update, progress.note)
+        masks.save(r.out)
     imported = masks.record.imported
     assert imported is not None
-    progress.note(f"build: {_command(source, model, out, imported.format, include, exclude)}")
+    progress.note(f"build: {_command(r, imported.format)}")
     return {
-        "path": str(out),
+        "path": str(r.out),
         "linears": [plan.row() for plan in plan_linears(masks).values()],
         "skipped": [{"name": name, "reason": why} for name, why in coverage.skipped.items()],
         "ratio": masks.ratio,
@@ -56,22 +70,23 @@ def import_mask(
     }
 
 
-def _command(
-    source: Path, model: Path, out: Path, format: str, include: Sequence[str], exclude: Sequence[str]
-) -> str:
+def _command(request: ImportRequest, format: str) -> str:
     """How to compile with the masks, and whose weights that takes."""
     pruned = IMPORTERS[format].in_weights
-    words = ["patch-compile", "build", str(source if pruned else model), "--mask", str(out)]
-    words += [word for pattern in include for word in ("--include", pattern)]
-    words += [word for pattern in exclude for word in ("--exclude", pattern)]
+    model = request.source if pruned else request.model
+    words = ["patch-compile", "build", str(model), "--mask", str(request.out)]
+    words += [word for pattern in request.include for word in ("--include", pattern)]
+    words += [word for pattern in request.exclude for word in ("--exclude", pattern)]
     command = shlex.join(words)
     if pruned:
-        return f"{command} (the pruned weights are those of {source})"
+        return f"{command} (the pruned weights are those of {model})"
     return f"{command} (masks only were imported: the weights are those of {model})"
 
 
 def _check_out(out: Path, *, force: bool) -> None:
     if out.exists() and not force:
-        raise PatchCompileError(f"{out} exists", "masks are never overwritten", "use --force, or another -o")
+        raise PatchCompileError(
+            f"{out} exists", "Masks are never overwritten.", "Use --force, or another -o."
+        )
     if not out.resolve().parent.is_dir():
-        raise PatchCompileError(f"{out.parent} is not a folder", "", "make it first, or choose another -o")
+        raise PatchCompileError(f"{out.parent} is not a folder", "", "Make it first, or choose another -o.")

@@ -87,7 +87,7 @@ def learn(
         _take_part(recipe)
         return None
     progress = Progress()
-    names = parse_baselines(baselines) if baselines else ()
+    names = () if baselines is None else parse_baselines(baselines)
     _quiet_libraries(recipe)
     job = prepare_learning(recipe, progress, force=force, resume=resume)
     with _kept_when_interrupted(Workspace(job.out, force=force, resume=resume), progress) as workspace:

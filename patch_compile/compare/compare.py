@@ -11,7 +11,7 @@ from patch_compile.compare.builds import Build, read_builds
 from patch_compile.compare.comparable import check_comparable, why_not_predicted
 from patch_compile.compare.measured import Measured, measured_speeds
 from patch_compile.compare.pareto import DENSE, Spot, beaten_by
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.workspace import write_json
 
 __all__ = ["compare"]
@@ -102,17 +102,17 @@ def _files(out: Path | None, force: bool) -> list[Path]:
     if out.suffix in _PICTURES:
         files = [out]
     elif out.suffix in _NOT_DRAWN:
-        raise PatchCompileError(
+        raise UsageError(
             f"{out} is no kind of picture that is drawn",
-            f"it ends with {out.suffix}",
-            "name a .png, an .svg, or a folder",
+            f"It ends with {out.suffix}.",
+            "Name a .png, an .svg, or a folder.",
         )
     else:
         files = [out / f"{_NAME}{suffix}" for suffix in (*_PICTURES, ".json")]
     there = [str(file) for file in files if file.exists()]
     if there and not force:
         raise PatchCompileError(
-            f"{', '.join(there)} exists", "it is not overwritten unasked", "use --force, or another -o"
+            f"{', '.join(there)} exists", "It is not overwritten unasked.", "Use --force, or another -o."
         )
     return files
 

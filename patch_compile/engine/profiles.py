@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from patch_compile.engine.shape_text import SpelledShape, read_shapes
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 
@@ -21,7 +21,6 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
-_SHAPE = re.compile(r"\d+(?:x\d+)*")
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,11 @@ def parse_shapes(spec: str, inputs: tuple[GraphInput, ...], flag: str = "shapes"
     by_name = {i.name: i for i in inputs}
     sizes: dict[str, int] = {}
     shapes: dict[str, Shape] = {}
-    for item in filter(None, (part.strip() for part in spec.split(","))):
-        dim, is_dim, size = item.partition("=")
-        if is_dim and ":" not in size:
-            sizes[_known_dim(dim.strip(), inputs, flag)] = _size(dim.strip(), size.strip(), flag)
-            continue
-        name, _, shape = item.rpartition(":")
-        shapes[name.strip()] = _explicit(name.strip(), shape.strip(), by_name, item, flag)
+    for given in read_shapes(spec, flag):
+        if given.of_dimension:
+            sizes[_known_dim(given.name, inputs, flag)] = given.sizes[0]
+        else:
+            shapes[given.name] = _checked_shape(given, by_name, flag)
     return {i.name: shapes.get(i.name) or resolve_dims(i, sizes) for i in inputs if i.is_dynamic}
 
 
@@ -157,33 +154,18 @@ def _known_dim(dim: str, inputs: tuple[GraphInput, ...], flag: str) -> str:
     return dim
 
 
-def _size(dim: str, size: str, flag: str) -> int:
-    if not size.isdecimal():
-        raise UsageError(
-            f"{flag}: {size!r} is no size for the dimension {dim!r}",
-            "A size is a whole number.",
-            f"Write {dim}=128.",
-        )
-    return int(size)
-
-
-def _explicit(name: str, shape: str, by_name: Mapping[str, GraphInput], item: str, flag: str) -> Shape:
-    if not name or not _SHAPE.fullmatch(shape):
-        raise UsageError(
-            f"{flag}: {item!r} is no shape",
-            "An input is NAME:1x128, a dimension is NAME=128.",
-            "Separate them by commas: batch=1,sequence=128.",
-        )
+def _checked_shape(given: SpelledShape, by_name: Mapping[str, GraphInput], flag: str) -> Shape:
+    name, sizes = given.name, given.sizes
     if name not in by_name:
         raise PatchCompileError(
             f"{flag}: the graph has no input {name!r}",
             f"Its inputs are {_listed(tuple(by_name.values()))}.",
             "Name one of them.",
         )
-    sizes, dims = tuple(int(part) for part in shape.split("x")), by_name[name].dims
+    dims = by_name[name].dims
     if len(sizes) != len(dims):
         raise PatchCompileError(
-            f"{flag}: {shape} has {len(sizes)} dimensions",
+            f"{flag}: {'x'.join(map(str, sizes))} has {len(sizes)} dimensions",
             f"The input is {by_name[name].spelled()}.",
             f"Give {len(dims)} sizes.",
         )

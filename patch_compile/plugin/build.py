@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patch_compile.cache_folder import cache_folder
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.plugin.toolchain import (
     Tool,
     fetch_headers,
@@ -156,7 +156,11 @@ def check_backend(path: Path, backend: str) -> PluginIdentity:
 
 def _check_request(backend: str, archs: tuple[int, ...]) -> None:
     if backend not in BACKENDS:
-        raise ValueError(f"backend {backend!r} is none of {BACKENDS}")
+        raise UsageError(
+            f"The backend {backend} has no plugin",
+            f"It is one of {', '.join(BACKENDS)}.",
+            "Choose one of these.",
+        )
     if not archs or min(archs) < 80:
         raise PatchCompileError(
             f"No plugin for {_sm_names(archs) or 'no architecture'}",

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from patch_compile.engine.backend import load_backend
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, member
 from patch_compile.out.layout import ENGINE, MODEL, ONNX, RECIPE
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, engine_facts, plugin_for, why_not
@@ -43,8 +43,8 @@ def open_generator(
 
     Raises PatchCompileError with the reason when this machine can't run any of it.
     """
+    asked = None if runner is None else member(Runner, runner, "runner")
     files = _files(Path(path))
-    asked = None if runner is None else Runner(runner)
     model = Path(tokenizer) if tokenizer else files.model
     if model is None:
         raise PatchCompileError(

@@ -1,40 +1,72 @@
-"""`patch-compile run`: generates text with a build, on its engine or its ONNX file."""
+"""Continue prompts with what a build wrote, on whatever of this machine can run it, and take the time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from patch_compile.runtime import Generator, Piece, Sampling, open_generator
+from patch_compile.errors import HOW_TO_CORRECT, UsageError
+from patch_compile.runtime.generator import Completion, Generator, Piece
+from patch_compile.runtime.locate import open_generator
+from patch_compile.runtime.sampling import Sampling
 
-__all__ = ["run"]
+__all__ = ["Continuations", "generate"]
 
 
-def run(
+@dataclass(frozen=True)
+class Continuations:
+    """What came of each prompt, and when: seconds to the first token and to the last, milliseconds of a step between.
+
+    runner: what ran the model, in words; ms_per_step: None where one token came.
+    """
+
+    runner: str
+    prompts: tuple[str, ...]
+    completions: tuple[Completion, ...]
+    first_token: float
+    all: float
+    ms_per_step: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        pairs = zip(self.prompts, self.completions, strict=True)
+        return {
+            "runner": self.runner,
+            "completions": [{"prompt": prompt, **asdict(one)} for prompt, one in pairs],
+            "seconds": {"first_token": self.first_token, "all": self.all},
+            "ms_per_step": self.ms_per_step,
+        }
+
+
+def generate(
     path: Path,
     prompts: Sequence[str],
     *,
-    say: Callable[[str], object],
-    show: Callable[[str], object] | None = None,
+    runner: str | None = None,
+    plugin: Path | None = None,
+    tokenizer: Path | None = None,
     chat: bool = False,
     new_tokens: int = 128,
     stop: Sequence[str] = (),
     sampling: dict[str, Any] | None = None,
-    **where: Any,
-) -> dict[str, Any]:
-    """Continue the prompts as one batch. Returns the completions and their times, as `--json` prints them.
+    say: Callable[[str], object] | None = None,
+    show: Callable[[str], object] | None = None,
+) -> Continuations:
+    """Continue the prompts as one batch.
 
-    say: called with the description of the runner, before it runs; show: called with each new text of the first prompt;
-    chat: put each prompt into the model's chat template as a message of the user; sampling: fields of `Sampling` that
-    override the model's generation_config.json; where: arguments of `open_generator`.
+    runner, plugin, tokenizer: arguments of `open_generator`; chat: put each prompt into the model's chat template as a
+    message of the user; sampling: fields of `Sampling` that override the model's generation_config.json; say: called with
+    the description of the runner, before it runs; show: called with each new text of the first prompt.
     """
-    generator = open_generator(path, **where)
-    say(generator.about)
+    _check(new_tokens, sampling or {})
+    generator = open_generator(path, runner=runner, plugin=plugin, tokenizer=tokenizer)
+    if say:
+        say(generator.about)
     ids = [_encode(generator, prompt, chat) for prompt in prompts]
-    settings: Sampling = replace(generator.sampling, **(sampling or {}))
+    settings = replace(generator.sampling, **(sampling or {}))
     came: list[float] = []
 
     def each(piece: Piece) -> None:
@@ -45,12 +77,23 @@ def run(
     start = time.perf_counter()
     made = generator.generate(ids, settings, new_tokens=new_tokens, stop=stop, each=each)
     steps = max(len(one.tokens) for one in made) - 1
-    return {
-        "runner": generator.about,
-        "completions": [{"prompt": prompt, **asdict(one)} for prompt, one in zip(prompts, made, strict=True)],
-        "seconds": {"first_token": round(came[0] - start, 4), "all": round(came[-1] - start, 4)},
-        "ms_per_step": round((came[-1] - came[0]) / steps * 1e3, 3) if steps else None,
-    }
+    return Continuations(
+        generator.about,
+        tuple(prompts),
+        tuple(made),
+        round(came[0] - start, 4),
+        round(came[-1] - start, 4),
+        round((came[-1] - came[0]) / steps * 1e3, 3) if steps else None,
+    )
+
+
+def _check(new_tokens: int, sampling: dict[str, Any]) -> None:
+    """Raise UsageError for settings that no model takes, before one is loaded."""
+    Sampling(**sampling)
+    if new_tokens < 1:
+        raise UsageError(
+            f"The setting new_tokens = {new_tokens} is not valid", "It is 1 or more.", HOW_TO_CORRECT
+        )
 
 
 def _encode(generator: Generator, prompt: str, chat: bool) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.errors import HOW_TO_CORRECT, PatchCompileError, UsageError
 from patch_compile.runtime.decoder import Logits, Tokens
 
 __all__ = ["Sampler", "Sampling"]
@@ -43,7 +43,7 @@ class Sampling:
                 raise UsageError(
                     f"The setting {name} = {getattr(self, name)} is not valid",
                     f"It is a number: {range_}.",
-                    "Correct it.",
+                    HOW_TO_CORRECT,
                 )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from masklearn.baselines import Baseline, parse_baselines
-from masklearn.recipe import wrong_setting
+from masklearn.settings import Listed, Settings
 from patch_compile.errors import UsageError
 from patch_compile.verify.fail_on import Limit, parse_limit
 
@@ -35,10 +35,6 @@ class ErrorStat(StrEnum):
     QUANTILE = "quantile"
 
 
-def _listed(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-
-
 def _baselines(value: Any) -> Any:
     return parse_baselines(value) if isinstance(value, str) else value
 
@@ -51,16 +47,16 @@ def _spelled(limits: tuple[Limit, ...]) -> list[str]:
     return [str(limit) for limit in limits]
 
 
-class VerifyRequest(BaseModel):
+class VerifyRequest(Settings):
     """Every setting of `verify`; eval settings that are None are those of the build."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    only: Annotated[tuple[Question, ...], BeforeValidator(_listed)] = tuple(Question)
+    only: Annotated[tuple[Question, ...], Listed] = tuple(Question)
     eval_text: str | None = None
     eval_windows: int | None = Field(None, ge=1)
     eval_length: int | None = Field(None, ge=2)
-    lengths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed)] = (1, 17, 96)
+    lengths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Listed] = (1, 17, 96)
     atol: float | None = Field(None, ge=0.0, allow_inf_nan=False)
     rtol: float | None = Field(None, ge=0.0, allow_inf_nan=False)
     check_error_stat: ErrorStat = ErrorStat.MAX
@@ -68,7 +64,7 @@ class VerifyRequest(BaseModel):
     sensitivity: bool = False
     sensitivity_tokens: int = Field(512, ge=2)
     baselines: Annotated[tuple[Baseline, ...], BeforeValidator(_baselines)] = ()
-    tasks: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    tasks: Annotated[tuple[str, ...], Listed] = ()
     task_backend: Literal["hf", "onnx"] = "hf"
     task_limit: int | None = Field(None, ge=1)
     task_folder: Path | None = None
@@ -77,12 +73,9 @@ class VerifyRequest(BaseModel):
     device: str | None = None
 
     @classmethod
-    def parse(cls, settings: dict[str, Any]) -> VerifyRequest:
-        """Check settings from flags. Raises UsageError naming the setting and what it takes."""
-        try:
-            request = cls(**settings)
-        except ValidationError as error:
-            raise wrong_setting(error) from None
+    def parse(cls, settings: dict[str, Any]) -> Self:
+        """Check settings from arguments or flags. Raises UsageError, also for a limit on what is not measured."""
+        request = super().parse(settings)
         request._check_limits()
         return request
 

@@ -14,10 +14,10 @@ import onnx
 import pytest
 
 from patch_compile.bench import models, run
-from patch_compile.bench.asked import Asked
 from patch_compile.bench.contenders import Contender
 from patch_compile.bench.engine_runner import EngineRunner
 from patch_compile.bench.place import CpuPlace, GpuPlace
+from patch_compile.bench.request import BenchRequest
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.hardware.nvml import Sample
@@ -32,7 +32,7 @@ from tests.runtime.host_engine import HostDevice, HostEngine
 PREFILL = {"batch": (1, 1, 4), "sequence": (1, 8, 64), "past": (0, 0, 0)}
 DECODE = {"batch": (1, 1, 4), "sequence": (1, 1, 1), "past": (1, 16, 64)}
 A6000 = Gpu("NVIDIA RTX A6000", (8, 6))
-SMALL = Asked(batches=(1, 4), prompts=(8, 32), pasts=(16, 48), iterations=3, warm_up=1)
+SMALL = BenchRequest(batch_size=(1, 4), prompt_tokens=(8, 32), past_tokens=(16, 48), iterations=3, warm_up=1)
 
 
 class ToldDevice(HostDevice):
@@ -148,10 +148,10 @@ def test_clocks_that_moved_are_warned_of(gpu):
 def test_sizes_beyond_the_profiles_are_left_out_unless_they_were_asked_for(gpu):
     out = gpu(constant)
     with pytest.raises(PatchCompileError, match="prefill, batch 5, 8 tokens can't be timed") as caught:
-        run.bench(out, Asked(batches=(5,), prompts=(8,), pasts=(16,)))
+        run.bench(out, BenchRequest(batch_size=(5,), prompt_tokens=(8,), past_tokens=(16,)))
     assert "dense: its profiles do not hold these shapes" in caught.value.why
     result = run.bench(
-        out, Asked(iterations=1, warm_up=0), force=True
+        out, BenchRequest(iterations=1, warm_up=0), force=True
     )  # of the default sizes, two batches fit no profile
     assert {row["batch"] for row in result["rows"]} == {1, 4}
     assert any(
@@ -191,7 +191,7 @@ def test_calibration_finds_what_the_card_does_and_plans_go_by_it(gpu, no_measure
     out = gpu(constant)
     true = replace(ASSUMED, launch=2.5)
     gpu(truth_of(out, true), Driver(1800))
-    asked = Asked(**{**vars(SMALL), "calibrate": True})
+    asked = BenchRequest(**{**vars(SMALL), "calibrate": True})
     result = run.bench(out, asked)
     (file,) = no_measured_cards.iterdir()
     written = json.loads(file.read_text())
@@ -210,7 +210,7 @@ def test_calibration_finds_what_the_card_does_and_plans_go_by_it(gpu, no_measure
 def test_a_calibration_that_is_nonsense_leaves_the_times_and_no_card(gpu, no_measured_cards):
     out = gpu(lambda *_: 500.0, Driver())
     with pytest.raises(PatchCompileError, match="fit no"):
-        run.bench(out, Asked(**{**vars(SMALL), "calibrate": True}))
+        run.bench(out, BenchRequest(**{**vars(SMALL), "calibrate": True}))
     assert not no_measured_cards.exists()
     assert json.loads((out / "bench/bench.json").read_text())["rows"]
 
@@ -222,7 +222,7 @@ def test_a_gpu_that_is_not_in_the_table_is_timed_but_not_calibrated(gpu, monkeyp
     object.__setattr__(place, "truth", constant)
     monkeypatch.setattr(run, "find_place", lambda *_: place)
     with pytest.raises(PatchCompileError, match="no card to calibrate for NVIDIA GeForce RTX 5090"):
-        run.bench(out, Asked(calibrate=True))
+        run.bench(out, BenchRequest(calibrate=True))
     result = run.bench(out, SMALL)
     assert result["rows"][0]["limit"] is None and result["clocks"] is None
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build import stages as pipeline
-from patch_compile.cli.app import build as build_command
+from patch_compile.cli.build import build as build_command
 from patch_compile.errors import AccuracyError, PatchCompileError, SpeedError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.progress import Progress

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.plan import plan
-from patch_compile.cli.app import plan as plan_command
+from patch_compile.cli.plan import plan as plan_command
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.plan.assumed import assumed_mask
 from patch_compile.recipe import Recipe

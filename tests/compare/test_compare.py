@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from patch_compile.cli.on_out import compare as compare_command
+from patch_compile.cli.compare import compare as compare_command
 from patch_compile.compare import Against, compare
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder

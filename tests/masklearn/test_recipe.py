@@ -36,4 +36,4 @@ def test_frozen() -> None:
 )
 def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        LearnRecipe.checked(**settings)
+        LearnRecipe.parse(settings)

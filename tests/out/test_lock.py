@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from patch_compile.bench.asked import Asked
+from patch_compile.bench.request import BenchRequest
 from patch_compile.bench.run import bench
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import kept_for_writing
@@ -87,7 +87,7 @@ def test_a_second_build_of_this_process_is_refused(tmp_path):
 
 def test_verify_and_bench_do_not_write_into_a_build_that_is_being_replaced(out):
     with other_process(BUILD, out) as process:
-        for command in (lambda: verify(out, VerifyRequest()), lambda: bench(out, Asked())):
+        for command in (lambda: verify(out, VerifyRequest()), lambda: bench(out, BenchRequest())):
             with pytest.raises(PatchCompileError) as refused:
                 command()
             assert refused.value.what == f"another run is writing into {out} (pid {process.pid})"

@@ -1,6 +1,6 @@
 import pytest
 
-from patch_compile.cli.app import build
+from patch_compile.cli.build import build
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.recipe import Recipe

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from patch_compile.cli.app import plan as plan_command
+from patch_compile.cli.plan import plan as plan_command
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.plan.cards import card_of, card_of_gpu

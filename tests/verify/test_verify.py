@@ -15,7 +15,7 @@ from polygraphy.json import load_json
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.models import load_model
 from masklearn.quality.perplexity import perplexity
-from patch_compile.cli.on_out import verify as command
+from patch_compile.cli.verify import verify as command
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.report.terminal.verify import print_verified

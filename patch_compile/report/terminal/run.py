@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+
+from patch_compile.runtime.run import Continuations
 
 __all__ = ["print_generated"]
 
 
-def print_generated(generated: dict[str, Any], *, as_json: bool) -> None:
+def print_generated(generated: Continuations, *, as_json: bool) -> None:
     """The end of a single text, which has been printed as it came; of several, each under its prompt."""
     if as_json:
-        print(json.dumps(generated, indent=1, ensure_ascii=False))
+        print(json.dumps(generated.as_dict(), indent=1, ensure_ascii=False))
         return
-    completions = generated["completions"]
-    if len(completions) == 1:
+    if len(generated.completions) == 1:
         print()
     else:
-        print("\n\n".join(f"{one['prompt']}\n→ {one['text']}" for one in completions))
+        pairs = zip(generated.prompts, generated.completions, strict=True)
+        print("\n\n".join(f"{prompt}\n→ {one.text}" for prompt, one in pairs))
     print(_times(generated), file=sys.stderr)
 
 
-def _times(generated: dict[str, Any]) -> str:
-    completions, seconds = generated["completions"], generated["seconds"]
-    tokens = sum(len(one["tokens"]) for one in completions)
-    first = (
-        f"{tokens} tokens in {seconds['all']:.2f} s, the first after {seconds['first_token'] * 1e3:.0f} ms"
-    )
-    step = generated["ms_per_step"]
+def _times(generated: Continuations) -> str:
+    tokens = sum(len(one.tokens) for one in generated.completions)
+    first = f"{tokens} tokens in {generated.all:.2f} s, the first after {generated.first_token * 1e3:.0f} ms"
+    step = generated.ms_per_step
     return first if step is None else f"{first}, then {step:.1f} ms a step"

@@ -54,7 +54,7 @@ def line(text: str, method: str, nth: int = 0) -> list[str]:
 def test_every_entry_is_a_valid_recipe_and_every_baseline_is_there() -> None:
     found = entries()
     for entry in found:
-        LearnRecipe.checked(**entry.settings)
+        LearnRecipe.parse(entry.settings)
     assert {entry.baseline for entry in found} - {None} == set(Baseline) - {Baseline.UNIFORM}
     for ratio in RATIOS:
         methods = [entry.method for entry in found if entry.ratio == ratio]

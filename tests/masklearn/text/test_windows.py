@@ -8,7 +8,7 @@ from masklearn.text.windows import too_many_passes, wanted_windows
 
 
 def wanted(weights: int = 10**8, **settings: object) -> int:
-    return wanted_windows(LearnRecipe.checked(**({"length": 512, "device": "cpu"} | settings)), weights)
+    return wanted_windows(LearnRecipe.parse({"length": 512, "device": "cpu"} | settings), weights)
 
 
 def test_nothing_is_wanted_where_nothing_trains() -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from masklearn.masks.maskset import MaskSet
-from patch_compile.cli.app import build as build_command
+from patch_compile.cli.build import build as build_command
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.recipe import Recipe

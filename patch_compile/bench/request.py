@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, Field
+
+from masklearn.settings import Listed, Settings
 from patch_compile.bench.contenders import Contender
 from patch_compile.bench.points import Point, grid_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Runner
 
-__all__ = ["Asked", "parse_against"]
+__all__ = ["BenchRequest", "parse_against"]
 
 # Of an engine: its default profiles end at batch 8, those that are given may go further. A CPU takes seconds for what a
 # GPU does in milliseconds.
 _BATCHES = {Runner.ENGINE: (1, 4, 8, 16), Runner.ONNX: (1, 4)}
 _TOKENS = {Runner.ENGINE: (128, 1024), Runner.ONNX: (128,)}
 _ITERATIONS = {Runner.ENGINE: 100, Runner.ONNX: 10}
+_NONE = "none"
 _WARM_UP = {Runner.ENGINE: 10, Runner.ONNX: 2}
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The flags of `patch-compile bench`; None takes what the runner has for it.
+def _against(value: Any) -> Any:
+    return parse_against(value if isinstance(value, str) else ",".join(value) or _NONE)
 
-    batches, prompts, pasts: sizes that are timed; iterations, warm_up: runs of each model at each of them, those that
-    count and those before; against: what the hybrid model is timed against; keep: leave these models in OUT/bench/models.
+
+_Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), Listed]
+
+
+class BenchRequest(Settings):
+    """The settings of `bench`; None takes what the runner has for it.
+
+    batch_size, prompt_tokens, past_tokens: sizes that are timed; iterations, warm_up: runs of each model at each of them,
+    those that count and those before; against: what the hybrid model is timed against; keep: leave these models in
+    OUT/bench/models.
     """
 
     runner: Runner | None = None
-    batches: tuple[int, ...] | None = None
-    prompts: tuple[int, ...] | None = None
-    pasts: tuple[int, ...] | None = None
-    iterations: int | None = None
-    warm_up: int | None = None
-    against: tuple[Contender, ...] = (Contender.DENSE, Contender.UNIFORM)
+    batch_size: _Sizes | None = None
+    prompt_tokens: _Sizes | None = None
+    past_tokens: _Sizes | None = None
+    iterations: int | None = Field(None, ge=1)
+    warm_up: int | None = Field(None, ge=0)
+    against: Annotated[tuple[Contender, ...], BeforeValidator(_against)] = (
+        Contender.DENSE,
+        Contender.UNIFORM,
+    )
     calibrate: bool = False
     keep: bool = False
 
     @property
     def sizes(self) -> tuple[tuple[int, ...] | None, ...]:
         """Those that are given."""
-        return self.batches, self.prompts, self.pasts
+        return self.batch_size, self.prompt_tokens, self.past_tokens
 
     @property
     def models(self) -> tuple[Contender, ...]:
@@ -58,12 +72,12 @@ class Asked:
 
         Raises PatchCompileError for more tokens than that, and for decode steps of an encoder.
         """
-        if encoder and self.pasts:
+        if encoder and self.past_tokens:
             raise PatchCompileError(
                 "--past-tokens does not go with an encoder", "it has no decode steps", "leave it out"
             )
-        prompts = self.prompts or _fitting(_TOKENS[runner], positions)
-        pasts = () if encoder else self.pasts or _fitting(_TOKENS[runner], positions and positions - 1)
+        prompts = self.prompt_tokens or _fitting(_TOKENS[runner], positions)
+        pasts = () if encoder else self.past_tokens or _fitting(_TOKENS[runner], positions and positions - 1)
         for flag, sizes, room in (("--prompt-tokens", prompts, 0), ("--past-tokens", pasts, 1)):
             if positions is not None and sizes and max(sizes) + room > positions:
                 raise PatchCompileError(
@@ -71,7 +85,7 @@ class Asked:
                     f"it has {positions}",
                     f"give at most {positions - room}",
                 )
-        return grid_of(self.batches or _BATCHES[runner], prompts, pasts)
+        return grid_of(self.batch_size or _BATCHES[runner], prompts, pasts)
 
 
 def _fitting(sizes: Sequence[int], most: int | None) -> tuple[int, ...]:
@@ -82,12 +96,12 @@ def _fitting(sizes: Sequence[int], most: int | None) -> tuple[int, ...]:
 def parse_against(text: str) -> tuple[Contender, ...]:
     """Models by their names, commas between; `none` is none. Raises ValueError naming what is known."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == ["none"]:
+    if names == [_NONE]:
         return ()
     known = [str(Contender.DENSE), str(Contender.UNIFORM)]
     for name in names:
         if name not in known:
-            raise ValueError(f"{name!r} is none of {', '.join(known)}")
+            raise ValueError(f"{name!r} is none of {', '.join(known)}.")
     if not names:
-        raise ValueError(f"give some of {', '.join(known)}, or none")
+        raise ValueError(f"Give some of {', '.join(known)}, or none.")
     return tuple(Contender(name) for name in dict.fromkeys(names))

@@ -2,16 +2,16 @@
 
 import pytest
 
-from patch_compile.bench.asked import Asked, parse_against
 from patch_compile.bench.contenders import Contender
 from patch_compile.bench.points import Phase, Point, feed_of
+from patch_compile.bench.request import BenchRequest, parse_against
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput
 from patch_compile.runtime import Runner
 
 
 def test_every_batch_with_every_prompt_and_every_past():
-    points = Asked(batches=(1, 4), prompts=(8, 16), pasts=(32,)).points(
+    points = BenchRequest(batch_size=(1, 4), prompt_tokens=(8, 16), past_tokens=(32,)).points(
         Runner.ONNX, encoder=False, positions=64
     )
     assert points == [
@@ -21,21 +21,23 @@ def test_every_batch_with_every_prompt_and_every_past():
 
 
 def test_sizes_that_nobody_gave_stay_within_the_positions():
-    points = Asked().points(Runner.ENGINE, encoder=False, positions=512)
+    points = BenchRequest().points(Runner.ENGINE, encoder=False, positions=512)
     tokens = {phase: {p.tokens for p in points if p.phase is phase} for phase in Phase}
     assert tokens[Phase.PREFILL] == {128, 512} and tokens[Phase.DECODE] == {128, 511}
     assert {p.batch for p in points} == {1, 4, 8, 16}
 
 
 def test_an_encoder_has_prompts_alone():
-    assert {p.phase for p in Asked().points(Runner.ONNX, encoder=True, positions=None)} == {Phase.PREFILL}
+    assert {p.phase for p in BenchRequest().points(Runner.ONNX, encoder=True, positions=None)} == {
+        Phase.PREFILL
+    }
     with pytest.raises(PatchCompileError, match="--past-tokens does not go with an encoder"):
-        Asked(pasts=(8,)).points(Runner.ONNX, encoder=True, positions=None)
+        BenchRequest(past_tokens=(8,)).points(Runner.ONNX, encoder=True, positions=None)
 
 
 @pytest.mark.parametrize(("asked", "said"), [
-    (Asked(prompts=(65,)), "--prompt-tokens 65 is more than the model has positions"),
-    (Asked(pasts=(64,)), "--past-tokens 64 is more than the model has positions"),
+    (BenchRequest(prompt_tokens=(65,)), "--prompt-tokens 65 is more than the model has positions"),
+    (BenchRequest(past_tokens=(64,)), "--past-tokens 64 is more than the model has positions"),
 ])  # fmt: skip
 def test_more_tokens_than_positions_are_refused(asked, said):
     with pytest.raises(PatchCompileError, match=said):
@@ -45,7 +47,7 @@ def test_more_tokens_than_positions_are_refused(asked, said):
 def test_against():
     assert parse_against("uniform-2:4, dense") == (Contender.UNIFORM, Contender.DENSE)
     assert parse_against("none") == ()
-    assert Asked(against=parse_against("dense")).models == (Contender.DENSE, Contender.HYBRID)
+    assert BenchRequest(against=parse_against("dense")).models == (Contender.DENSE, Contender.HYBRID)
     for wrong in ("", "sparse", "none,dense"):
         with pytest.raises(ValueError):
             parse_against(wrong)

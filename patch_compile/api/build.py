@@ -1,0 +1,111 @@
+"""`build`: learn masks, compile, build the engine and prove what it cost."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from patch_compile.api.given import Given, StrPath, takes_given
+from patch_compile.api.results import Build
+
+__all__ = ["build"]
+
+
+@takes_given
+def build(
+    given: Given,
+    model: StrPath | None = None,
+    out: StrPath | None = None,
+    *,
+    ratio: float | str | None = None,
+    per_layer: bool = False,
+    method: str = "oneshot",
+    tile: tuple[int, int] | str = (128, 128),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    calib: str | None = None,
+    windows: int = 32,
+    length: int = 512,
+    seed: int = 0,
+    device: str | None = None,
+    criterion: str | None = None,
+    damping: float = 0.01,
+    permute: bool = False,
+    repair: Literal["none", "distill"] | None = None,
+    repair_steps: int | None = None,
+    repair_minutes: float | None = None,
+    label_weight: float = 0.0,
+    batch: int = 2,
+    learning_rate: float | None = None,
+    prior: str = "oneshot",
+    steps: int = 200,
+    distill_weight: float = 1.0,
+    checkpoint_every: int = 50,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    gradient_checkpointing: bool = False,
+    speedup: float | None = None,
+    budget_ms: float | None = None,
+    lowering: str = "auto",
+    batch_size: int = 16,
+    prompt_tokens: int = 128,
+    generated_tokens: int = 128,
+    mask: StrPath | None = None,
+    dtype: Literal["float16", "bfloat16"] = "float16",
+    opset: int = 23,
+    logits: Literal["last", "all"] = "last",
+    fuse: str | Sequence[str] = "all",
+    backend: Literal["tensorrt", "tensorrt-rtx", "onnx"] | None = None,
+    target: str | None = None,
+    min_shapes: str | None = None,
+    opt_shapes: str | None = None,
+    max_shapes: str | None = None,
+    optimization_level: int | None = None,
+    timing_cache: StrPath | None = None,
+    weight_streaming: bool = False,
+    version_compatible: bool = False,
+    hardware_compatible: bool = False,
+    eval_text: str | None = None,
+    eval_windows: int = 8,
+    eval_length: int = 1024,
+    prompt: str = "The capital of France is",
+    recipe: StrPath | None = None,
+    force: bool = False,
+    resume: bool = False,
+) -> Build:
+    """Turn a model into an engine whose linears are mosaics of dense and 2:4 tiles, in the folder `out`.
+
+    model: a Hugging Face checkpoint folder or an ONNX file. out: folder to write, None for ./NAME-patch-RATIO.
+    `docs/cli.md` describes every setting; those of this function are the options of `patch-compile build`.
+
+    How much is pruned, one of these: ratio, zeroed weights / weights, 0 … 0.5, or "PATTERN=RATIO,…"; mask, a file of
+    masks, with which nothing is learned; speedup, how many times as fast the whole workload is predicted to run; budget_ms,
+    milliseconds that it may take. The workload is `batch_size` prompts of `prompt_tokens`, each continued by
+    `generated_tokens`.
+
+    How masks are learned: method and criterion by name; tile, (rows, columns) or "128x*"; include and exclude, patterns
+    of linears; calib, text (or, for an ONNX file, an .npz of inputs) of `windows` windows of `length` tokens; repair of
+    the surviving weights in `repair_steps` or `repair_minutes`; device of the model while it learns. None is the
+    method's own default.
+
+    How the graph is compiled: lowering, dtype, opset, logits, fuse. How the engine is built: backend, target ("sm86,sm89"),
+    shapes as trtexec spells them, optimization_level 0 … 5, timing_cache. What is proved: perplexity on `eval_windows`
+    windows of `eval_length` tokens of eval_text, and a continuation of `prompt`.
+
+    recipe: settings of an earlier build (OUT/recipe.yaml), for those that are not given here. force: replace `out`.
+    resume: go on with an interrupted build.
+
+    Raises UsageError for a setting that is not valid, AccuracyError when the ONNX does not compute what the pruned model
+    does, SpeedError for a speed out of reach, and PatchCompileError for anything else that files or the machine lack.
+    """
+    from patch_compile.build.stages import build as run
+    from patch_compile.errors import UsageError
+    from patch_compile.recipe import Recipe
+
+    settings = Recipe.load(Path(recipe)) if recipe is not None else {}
+    settings |= {name: given[name] for name in Recipe.model_fields if name in given}
+    if "model" not in settings:
+        raise UsageError(
+            "No model is given",
+            "A build needs a checkpoint or an ONNX file.",
+            "Give MODEL_DIR, or an earlier recipe with --recipe.",
+        )
+    return Build(run(Recipe.parse(settings), force=force, resume=resume))

@@ -1,0 +1,49 @@
+"""`compile`: write a checkpoint as hybrid ONNX under given masks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from patch_compile.api.given import Given, StrPath, takes_given
+from patch_compile.api.results import Compiled
+
+__all__ = ["compile"]
+
+
+@takes_given
+def compile(
+    given: Given,
+    model: StrPath,
+    out: StrPath,
+    *,
+    mask: StrPath,
+    dtype: Literal["float16", "bfloat16"] = "float16",
+    opset: int = 23,
+    logits: Literal["last", "all"] = "last",
+    fuse: str | Sequence[str] = "all",
+    lowering: str = "auto",
+    batch_size: int = 16,
+    prompt_tokens: int = 128,
+    generated_tokens: int = 128,
+    target: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    dump_passes: StrPath | None = None,
+    force: bool = False,
+    resume: bool = False,
+) -> Compiled:
+    """Write a checkpoint as hybrid ONNX under the masks of a file, without engine and proof.
+
+    The settings are those of `build` with the same names. out: folder to write, with onnx/model.onnx and how each linear is
+    compiled. dump_passes: folder for the graph, without weights, after each pass. force: replace `out`. resume: take up
+    what a run that was killed has left.
+
+    Raises UsageError for a setting that is not valid and PatchCompileError for a model or masks that can't be compiled.
+    """
+    from patch_compile.build.compile import compile_model
+    from patch_compile.recipe import Recipe
+
+    settings = {name: given[name] for name in Recipe.model_fields if name in given}
+    dump = None if dump_passes is None else Path(dump_passes)
+    recipe = Recipe.parse(settings | {"backend": "onnx"})
+    return Compiled(compile_model(recipe, dump_passes=dump, force=force, resume=resume))

@@ -1,0 +1,12 @@
+"""`doctor`: what this machine can do, and how to fix what it lacks."""
+
+from patch_compile.api.results import Examined
+
+__all__ = ["doctor"]
+
+
+def doctor() -> Examined:
+    """Say what this machine can do, and how to fix what it lacks. Nothing is built or downloaded."""
+    from patch_compile.inspect.doctor import examine
+
+    return Examined(examine())

@@ -1,0 +1,36 @@
+"""`import_mask`: masks that others published, as a MaskSet."""
+
+from collections.abc import Sequence
+
+from patch_compile.api.given import Given, StrPath, takes_given
+from patch_compile.api.results import ImportedMasks
+
+__all__ = ["import_mask"]
+
+
+@takes_given
+def import_mask(
+    given: Given,
+    source: StrPath,
+    out: StrPath,
+    *,
+    model: StrPath,
+    format: str = "auto",
+    tile: tuple[int, int] | str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    force: bool = False,
+) -> ImportedMasks:
+    """Import masks for the linears of `model` and write them to the file `out`, for `build(model, mask=out)`.
+
+    source: an .npz of MaskLLM or PATCH, a pruned Hugging Face folder, or one of compressed-tensors. format: "auto" finds
+    it by its content. tile: (rows, columns) or "128x128", None for the largest that loses no 2:4 area. include, exclude:
+    patterns of linears. force: replace `out`.
+
+    Raises UsageError for a setting that is not valid and PatchCompileError for masks that can't be imported.
+    """
+    from patch_compile.build.import_masks import ImportRequest
+    from patch_compile.build.import_masks import import_mask as run
+
+    settings = {name: value for name, value in given.items() if name != "force"}
+    return ImportedMasks(run(ImportRequest.parse(settings), force=force))

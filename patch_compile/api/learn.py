@@ -1,0 +1,68 @@
+"""`learn`: learn hybrid masks, and the weights that go with them, without compiling."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from patch_compile.api.given import Given, StrPath, takes_given
+from patch_compile.api.results import LearnedMasks
+
+__all__ = ["learn"]
+
+
+@takes_given
+def learn(
+    given: Given,
+    model: StrPath,
+    out: StrPath,
+    *,
+    ratio: float | str | None = None,
+    per_layer: bool = False,
+    method: str = "oneshot",
+    tile: tuple[int, int] | str = (128, 128),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    calib: str | None = None,
+    windows: int = 32,
+    length: int = 512,
+    seed: int = 0,
+    device: str | None = None,
+    criterion: str | None = None,
+    damping: float = 0.01,
+    permute: bool = False,
+    repair: Literal["none", "distill"] | None = None,
+    repair_steps: int | None = None,
+    repair_minutes: float | None = None,
+    label_weight: float = 0.0,
+    batch: int = 2,
+    learning_rate: float | None = None,
+    prior: str = "oneshot",
+    steps: int = 200,
+    distill_weight: float = 1.0,
+    checkpoint_every: int = 50,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    gradient_checkpointing: bool = False,
+    eval_text: str | None = None,
+    eval_windows: int = 8,
+    eval_length: int = 1024,
+    baselines: str | Sequence[str] = (),
+    force: bool = False,
+    resume: bool = False,
+) -> LearnedMasks | None:
+    """Learn the hybrid masks of a checkpoint and write them, with the pruned model, to the folder `out`.
+
+    The settings are those of `build` with the same names. baselines: simpler ways to prune to compare with, "all" or
+    names such as "uniform-2:4"; they are compared on eval_text. force: replace `out`. resume: go on with an interrupted
+    run.
+
+    `build(model, mask=out/"masks.safetensors")` compiles the result. Of several processes (`accelerate launch`, torchrun)
+    the first returns the result and the others None.
+
+    Raises UsageError for a setting that is not valid and PatchCompileError for what files or the machine lack.
+    """
+    from patch_compile.build.stages import learn as run
+    from patch_compile.recipe import Recipe
+
+    settings = {name: given[name] for name in Recipe.model_fields if name in given}
+    names = baselines if isinstance(baselines, str) else ",".join(baselines) or None
+    report = run(Recipe.parse(settings), names, force=force, resume=resume)
+    return None if report is None else LearnedMasks(report)

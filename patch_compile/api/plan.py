@@ -1,0 +1,41 @@
+"""`plan`: predict how a build would compile each linear, and how fast."""
+
+from collections.abc import Sequence
+
+from patch_compile.api.given import Given, StrPath, takes_given
+from patch_compile.api.results import Planned
+
+__all__ = ["plan"]
+
+
+@takes_given
+def plan(
+    given: Given,
+    model: StrPath,
+    *,
+    ratio: float | str | None = None,
+    mask: StrPath | None = None,
+    speedup: float | None = None,
+    budget_ms: float | None = None,
+    lowering: str = "auto",
+    batch_size: int = 16,
+    prompt_tokens: int = 128,
+    generated_tokens: int = 128,
+    fuse: str | Sequence[str] = "all",
+    target: str | None = None,
+    tile: tuple[int, int] | str = (128, 128),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Planned:
+    """Predict what `build` would do with a checkpoint, without reading a weight.
+
+    The settings are those of `build` with the same names. target: a card such as "a6000", or an architecture; None is the
+    GPU of this machine, or sm86. Without a mask every linear is taken to have the ratio.
+
+    Raises UsageError for a setting that is not valid, SpeedError for a speed out of reach, and PatchCompileError for a
+    model or masks that can't be compiled.
+    """
+    from patch_compile.build.plan import plan as run
+    from patch_compile.recipe import Recipe
+
+    return Planned(run(Recipe.parse(given)))

@@ -1,0 +1,39 @@
+"""`patch-compile bench`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import patch_compile.api.bench as api
+from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.options import OPTIONS
+
+__all__ = ["bench"]
+
+_OWN = {
+    "batch_size": Option("Sequences in a batch.", "N[,N…]", "engine: 1,4,8,16; onnx: 1,4"),
+    "prompt_tokens": Option("Tokens of a prompt.", "N[,N…]", "engine: 128,1024; onnx: 128"),
+    "past_tokens": Option("Tokens before a decode step.", "N[,N…]", "as --prompt-tokens"),
+    "iterations": Option("Runs of each model that count.", "N", "engine: 100; onnx: 10"),
+    "warm_up": Option("Runs before them.", "N", "engine: 10; onnx: 2"),
+    "against": Option("What the hybrid model is timed against: dense, uniform-2:4, both with a comma between, or none.",
+                      "NAMES"),
+    "calibrate": Option("Let later plans for this GPU go by these times (engine)."),
+    "keep": Option("Leave the dense and the uniform 2:4 model in OUT/bench/models."),
+    "force": Option("Replace the times of an earlier run."),
+}  # fmt: skip
+
+
+@command(api.bench, OPTIONS | _OWN, {"path": "OUT"})
+@AS_JSON
+def bench(as_json: bool, **given: Any) -> None:
+    """Time prompts and decode steps of OUT's model, of the dense model and of a uniform 2:4 one, in turns.
+
+    On a GPU their engines, with its clocks beside the times; elsewhere their ONNX files in ONNX Runtime on the CPU, which
+    says nothing about a GPU. Times go to OUT/bench/bench.json, and into OUT/report.html.
+    """
+    from patch_compile.out.layout import BENCH
+    from patch_compile.report.terminal.bench import print_benched
+
+    timed = api.bench(**given)
+    print_benched(timed.report, str(timed.path / BENCH), as_json=as_json)

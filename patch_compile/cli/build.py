@@ -1,0 +1,42 @@
+"""`patch-compile build`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import patch_compile.api.build as api
+from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.options import OPTIONS
+
+__all__ = ["build"]
+
+_OWN = {
+    "out": Option("Folder to write.", unset="./NAME-patch-RATIO", flags=("-o", "--out")),
+    "backend": Option("What builds the engine; onnx stops at the ONNX file.", unset="what this machine has"),
+    "target": Option("GPUs to build for, such as sm86,sm89 or a6000.", "SM[,SM…]", "local GPU, or sm86"),
+    "min_shapes": Option("Smallest shapes, as trtexec spells them, or batch=1,sequence=1.", "SPEC"),
+    "opt_shapes": Option("Shapes to tune for.", "SPEC"),
+    "max_shapes": Option("Largest shapes.", "SPEC"),
+    "optimization_level": Option("Builder effort, 0 … 5.", unset="the backend's"),
+    "timing_cache": Option("Keep measured tactics there (tensorrt).", "FILE"),
+    "weight_streaming": Option("Weights may stay in host memory at run time."),
+    "version_compatible": Option("Later versions of the backend may run it."),
+    "hardware_compatible": Option("Any GPU from Ampere on may run it (tensorrt; tensorrt-rtx takes several --target)."),
+    "prompt": Option("Prompt of the sentence that dense and hybrid model each generate.", "TEXT"),
+    "recipe": Option("Settings of an earlier build (OUT/recipe.yaml); flags win.", "FILE"),
+    "force": Option("Replace OUT; its stages that would come out the same are kept."),
+}  # fmt: skip
+
+
+@command(api.build, OPTIONS | _OWN, {"model": "MODEL_DIR|FILE.onnx"})
+@AS_JSON
+def build(as_json: bool, **given: Any) -> None:
+    """Learn masks, compile, build the engine and prove what it cost: MODEL_DIR → OUT.
+
+    FILE.onnx is any ONNX model: its MatMul, Gemm and 1×1 Conv with constant weights are the linears. --calib is then an
+    .npz of one array per graph input: with an axis more than the input, the first counts runs; without, it counts samples.
+    Learned by oneshot, sparsegpt or wanda on these inputs, or by magnitude without them.
+    """
+    from patch_compile.report.terminal.console import print_report
+
+    print_report(api.build(**given).report, as_json=as_json)

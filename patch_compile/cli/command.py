@@ -1,0 +1,138 @@
+"""How a command is made of a function of the library: its parameters, their types and defaults are the command's."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+
+__all__ = ["AS_JSON", "Option", "command"]
+
+_PATH = click.Path(path_type=Path)
+_PLAIN: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line says of a parameter beyond its name, type and default.
+
+    flags: how it is written, empty for its name; unset: what holds when it is not given, where its default does not tell;
+    choices: the names that a registry knows; spell: a default as it is written; shortcuts: flags that stand for a value of
+    it, with that value and their help.
+    """
+
+    help: str
+    metavar: str | None = None
+    unset: str = ""
+    flags: tuple[str, ...] = ()
+    choices: Sequence[str] = ()
+    spell: Callable[[Any], str] | None = None
+    shortcuts: Mapping[str, tuple[str, str]] | None = None
+
+
+def command(
+    function: Callable[..., Any],
+    options: Mapping[str, Option],
+    arguments: Mapping[str, str] | None = None,
+    *,
+    name: str | None = None,
+    python_only: Sequence[str] = (),
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a skin: a function that takes what was given, calls the library and prints.
+
+    options: of the function's parameters; arguments: parameters that are written without a flag, with their metavar;
+    python_only: parameters that the command line lacks. Options of the skin's own come last. The skin's docstring is the
+    help text, and what is not given is left out of its call.
+    """
+    arguments = arguments or {}
+
+    def make(skin: Callable[..., None]) -> click.Command:
+        made = click.command(name or function.__name__.replace("_", "-"))(_only_given(skin))
+        own: list[click.Parameter] = []
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.name in arguments:
+                own.append(_argument(parameter, arguments[parameter.name]))
+            elif parameter.name not in python_only:
+                own += _options(parameter, options[parameter.name])
+        made.params[:0] = own
+        return made
+
+    return make
+
+
+def _only_given(skin: Callable[..., None]) -> Callable[..., None]:
+    def call(**values: Any) -> None:
+        skin(**{name: value for name, value in values.items() if value not in (None, ())})
+
+    call.__doc__ = skin.__doc__
+    if hasattr(skin, "__click_params__"):  # what click.option has noted there
+        call.__click_params__ = skin.__click_params__  # type: ignore[attr-defined]
+    return call
+
+
+def _argument(parameter: inspect.Parameter, metavar: str) -> click.Argument:
+    kind, many = _type_of(parameter.annotation)
+    required = parameter.default is inspect.Parameter.empty
+    return click.Argument(
+        [parameter.name], type=kind, metavar=metavar, nargs=-1 if many else 1, required=required
+    )
+
+
+def _options(parameter: inspect.Parameter, option: Option) -> list[click.Parameter]:
+    kind, many = _type_of(parameter.annotation)
+    flags = option.flags or ("--" + parameter.name.replace("_", "-"),)
+    about: dict[str, Any] = {"help": _help(option, parameter.default), "metavar": option.metavar}
+    if parameter.default is inspect.Parameter.empty:
+        about["required"] = True
+    else:
+        about["default"] = None  # the function has the defaults; a recipe file is not overridden by them
+    if option.choices:
+        kind = click.Choice(option.choices)
+    is_flag = kind is click.BOOL
+    made: list[click.Parameter] = [
+        click.Option([*flags, parameter.name], type=kind, is_flag=is_flag, multiple=many, **about)
+    ]
+    for flag, (value, words) in (option.shortcuts or {}).items():
+        made.append(click.Option([flag, parameter.name], flag_value=value, default=None, help=words))
+    return made
+
+
+def _help(option: Option, default: Any) -> str:
+    """The text, and in brackets what holds when the option is not given."""
+    said = option.unset or (option.spell or _spelled)(default)
+    return f"{option.help} [{said}]" if said else option.help
+
+
+def _spelled(default: Any) -> str:
+    if default is inspect.Parameter.empty or default is None or isinstance(default, bool):
+        return ""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _type_of(annotation: Any) -> tuple[click.ParamType[Any], bool]:
+    """The click type of an annotation, and whether it may be given several times."""
+    union = get_origin(annotation) in (UnionType, Union)
+    members = [one for one in (get_args(annotation) if union else (annotation,)) if one is not NoneType]
+    origins = {get_origin(one): one for one in members}
+    if Literal in origins:
+        return click.Choice(get_args(origins[Literal])), False
+    if os.PathLike in origins:
+        return _PATH, False
+    if str in members:
+        return click.STRING, False
+    if Sequence in origins:
+        (item,) = get_args(origins[Sequence])
+        return _type_of(item)[0], True
+    if members == [bool]:
+        return click.BOOL, False
+    (member,) = members
+    return _PLAIN[member], False

@@ -1,0 +1,27 @@
+"""`patch-compile compare`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import patch_compile.api.compare as api
+from patch_compile.cli.command import AS_JSON, Option, command
+
+__all__ = ["compare"]
+
+_OWN = {
+    "out": Option("Draw the curve: FILE.png, FILE.svg, or FOLDER for both and the table as JSON.", "FOLDER|FILE",
+                  "the table alone", flags=("-o", "--out")),
+    "against": Option("What quality is set against; a speed is measured where every OUT was timed on one GPU, else "
+                      "predicted.", flags=("--x",)),
+    "force": Option("Replace pictures that are there."),
+}  # fmt: skip
+
+
+@command(api.compare, _OWN, {"paths": "OUT…"})
+@AS_JSON
+def compare(as_json: bool, **given: Any) -> None:
+    """Set builds of one model side by side: quality, size, speed, and which of them no other beats (Pareto points)."""
+    from patch_compile.report.terminal.compare import print_compared
+
+    print_compared(api.compare(**given).report, as_json=as_json)

@@ -1,0 +1,55 @@
+"""`patch-compile compile`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import patch_compile.api.compile as api
+from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.options import OPTIONS
+
+__all__ = ["compile"]
+
+_OWN = {
+    "mask": Option("The masks (masks.safetensors).", "FILE"),
+    "out": Option(
+        "Folder to write: onnx/model.onnx and how each linear is compiled.", "OUT", flags=("-o", "--out")
+    ),
+    "target": Option("Card that `auto` predicts for.", "CARD", "local GPU, or sm86"),
+    "dump_passes": Option("Write the graph, without weights, after each pass.", "DIR"),
+    "resume": Option("Take up what a run that was killed has left."),
+}
+
+
+def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+    """Say what the passes are, and exit: MODEL_DIR is not asked for."""
+    if not given or ctx.resilient_parsing:
+        return
+    from patch_compile.passes import describe_passes
+
+    for number, (name, what) in enumerate(describe_passes(), start=1):
+        click.echo(f"{number:2} {name}: {what}")
+    ctx.exit()
+
+
+@command(api.compile, OPTIONS | _OWN, {"model": "MODEL_DIR"})
+@click.option(
+    "--list-passes",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_passes,
+    help="Name the passes in their order, and exit.",
+)
+@AS_JSON
+def compile(as_json: bool, **given: Any) -> None:
+    """Write MODEL_DIR as hybrid ONNX under given masks, without engine and proof.
+
+    Runs on ONNX Runtime as it is; `build --mask FILE` makes an engine too, and proves what the masks cost.
+    Give --include and --exclude as when the masks were learned.
+    """
+    from patch_compile.report.terminal.console import print_compiled
+
+    print_compiled(api.compile(**given).report, as_json=as_json)

@@ -1,0 +1,17 @@
+"""`patch-compile doctor`."""
+
+from __future__ import annotations
+
+import patch_compile.api.doctor as api
+from patch_compile.cli.command import AS_JSON, command
+
+__all__ = ["doctor"]
+
+
+@command(api.doctor, {})
+@AS_JSON
+def doctor(as_json: bool) -> None:
+    """Say what this machine can do, and how to mend what it lacks."""
+    from patch_compile.report.terminal.inspect import print_examined
+
+    print_examined(api.doctor().report, as_json=as_json)

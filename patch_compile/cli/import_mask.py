@@ -1,0 +1,34 @@
+"""`patch-compile import-mask`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import patch_compile.api.import_mask as api
+from masklearn.importers.base import IMPORTERS
+from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.options import OPTIONS
+
+__all__ = ["import_mask"]
+
+
+_OWN = {
+    "out": Option("The MaskSet to write (masks.safetensors).", "FILE", flags=("-o", "--out")),
+    "model": Option("The model they are for.", "MODEL_DIR"),
+    "format": Option(
+        f"What SOURCE is: {'; '.join(f'{name}, {kind.summary}' for name, kind in IMPORTERS.items())}. "
+        "auto finds it by its content.",
+        choices=("auto", *IMPORTERS),
+    ),
+    "tile": Option("Tile size.", "ROWSxCOLS", "found: the largest that loses no 2:4 area"),
+    "force": Option("Replace FILE."),
+}
+
+
+@command(api.import_mask, OPTIONS | _OWN, {"source": "SOURCE"})
+@AS_JSON
+def import_mask(as_json: bool, **given: Any) -> None:
+    """Import masks that others published: SOURCE → FILE, for `build MODEL_DIR --mask FILE`."""
+    from patch_compile.report.terminal.console import print_import
+
+    print_import(api.import_mask(**given).report, as_json=as_json)

@@ -1,0 +1,29 @@
+"""`patch-compile inspect`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import patch_compile.api.inspect as api
+from patch_compile.cli.command import AS_JSON, command
+
+__all__ = ["inspect"]
+
+
+@command(api.inspect, {}, {"path": "PATH"})
+@click.option("--all", "every", is_flag=True, help="A line for each tensor or linear. [one for each kind]")
+@AS_JSON
+def inspect(every: bool, as_json: bool, **given: Any) -> None:
+    """Say what a file or folder is, what is in it, and whether it is whole.
+
+    PATH: an engine, an ONNX file, masks or other safetensors, the plugin, a model folder, or OUT. Exit code 1 when
+    something in it is broken.
+    """
+    from patch_compile.report.terminal.inspect import print_found
+
+    found = api.inspect(**given).report
+    print_found(found, every=every, as_json=as_json)
+    if found.faults:
+        raise click.exceptions.Exit(1)

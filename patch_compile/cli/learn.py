@@ -1,0 +1,35 @@
+"""`patch-compile learn`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import patch_compile.api.learn as api
+from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.options import OPTIONS
+
+__all__ = ["learn"]
+
+_OWN = {
+    "out": Option("Folder to write: masks and the pruned model.", "OUT", flags=("-o", "--out")),
+    "baselines": Option(
+        "Compare with simpler ways to prune: all, or some of dense, uniform-2:4, ffn-only, magnitude-tiles, random-tiles, "
+        "unstructured.",
+        "NAMES",
+    ),
+}
+
+
+@command(api.learn, OPTIONS | _OWN, {"model": "MODEL_DIR"})
+@AS_JSON
+def learn(as_json: bool, **given: Any) -> None:
+    """Learn the hybrid masks of MODEL_DIR, and the weights that go with them, without compiling.
+
+    `build MODEL_DIR --mask OUT/masks.safetensors` goes on from there. Training shares itself out under
+    `accelerate launch -m patch_compile learn …`, and under torchrun.
+    """
+    from patch_compile.report.terminal.console import print_masks
+
+    learned = api.learn(**given)
+    if learned is not None:  # the first of several processes
+        print_masks(learned.report, as_json=as_json)

@@ -1,0 +1,28 @@
+"""`patch-compile plan`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import patch_compile.api.plan as api
+from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.options import OPTIONS
+
+__all__ = ["plan"]
+
+_OWN = {
+    "mask": Option("Plan for the tile maps of these masks.", "FILE"),
+    "target": Option("Card of the table of devices, or sm86.", "CARD", "local GPU, or sm86"),
+}
+
+
+@command(api.plan, OPTIONS | _OWN, {"model": "MODEL_DIR"})
+@AS_JSON
+def plan(as_json: bool, **given: Any) -> None:
+    """Predict how `build` would compile each linear of MODEL_DIR, and how fast; no weight is read.
+
+    Without --mask every linear is taken to have the ratio, or the one that --speedup or --budget-ms takes.
+    """
+    from patch_compile.report.terminal.plan import print_plan
+
+    print_plan(api.plan(**given).report, as_json=as_json)

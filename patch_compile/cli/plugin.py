@@ -1,0 +1,24 @@
+"""`patch-compile plugin`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import patch_compile.api.build_plugin as api
+from patch_compile.cli.command import AS_JSON, Option, command
+
+__all__ = ["plugin"]
+
+_OWN = {
+    "backend": Option("TensorRT that it is for.", unset="what this machine has"),
+    "force": Option("Build even if the cache holds it."),
+}
+
+
+@command(api.build_plugin, _OWN, name="plugin")
+@AS_JSON
+def plugin(as_json: bool, **given: Any) -> None:
+    """Build the TensorRT plugin that runs PatchLinear, and say what it was built with."""
+    from patch_compile.report.terminal.console import print_plugin
+
+    print_plugin(api.build_plugin(**given).report, as_json=as_json)

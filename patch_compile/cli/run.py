@@ -1,0 +1,44 @@
+"""`patch-compile run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import patch_compile.api.run as api
+from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.options import OPTIONS
+
+__all__ = ["run"]
+
+_OWN = {
+    "plugin": Option("Plugin for an engine that carries none.", "FILE", "the one beside it"),
+    "tokenizer": Option("Folder with the tokenizer.", "DIR", "OUT/model"),
+    "chat": Option("A prompt is what a user says, by the model's chat template."),
+    "new_tokens": Option("Most tokens to generate."),
+    "temperature": Option("0 takes the most likely token.", unset="as generation_config.json says, or 0"),
+    "top_k": Option("Draw from so many of the most likely tokens."),
+    "top_p": Option("Draw from the most likely tokens that hold this much of the probability."),
+    "repetition_penalty": Option("Above 1 makes tokens that came before less likely."),
+    "seed": Option("Seed of the draws.", unset="a new one each time"),
+    "stop": Option("End before this text; may be repeated.", "TEXT"),
+}
+
+
+@command(api.run, OPTIONS | _OWN, {"path": "OUT", "prompts": "PROMPT…"}, python_only=("say", "show"))
+@AS_JSON
+def run(as_json: bool, **given: Any) -> None:
+    """Continue prompts with what `build` wrote to OUT: its engine on a GPU, else its ONNX file on ONNX Runtime.
+
+    Which of them it is goes to stderr, the text to stdout, as it comes. Several prompts are one batch.
+    """
+    from patch_compile.report.terminal.run import print_generated
+
+    alone = len(given["prompts"]) == 1 and not as_json
+    generated = api.run(
+        **given,
+        say=lambda about: click.echo(f"runs on {about}", err=True),
+        show=(lambda text: click.echo(text, nl=False)) if alone else None,
+    )
+    print_generated(generated.report, as_json=as_json)

@@ -1,0 +1,127 @@
+"""The library does what the commands do: build → generator → verify on a tiny model, and the same bytes."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from masklearn.errors import PatchCompileError, UsageError
+from patch_compile.api.build import build
+from patch_compile.api.compare import compare
+from patch_compile.api.given import takes_given
+from patch_compile.api.inspect import inspect
+from patch_compile.api.learn import learn
+from patch_compile.api.plan import plan
+from patch_compile.api.run import run
+from patch_compile.api.verify import verify
+from patch_compile.out.layout import MASKS, ONNX, RECIPE
+from tests.commands import run_here
+
+
+def flags_of(settings: dict[str, Any]) -> list[str]:
+    flags = []
+    for name, value in settings.items():
+        spelled = "x".join(map(str, value)) if name == "tile" else str(value)
+        flags += ["--" + {"eval_text": "eval"}.get(name, name.replace("_", "-")), spelled]
+    return flags
+
+
+def without_times(report: dict[str, Any], out: str) -> dict[str, Any]:
+    text = json.dumps({name: part for name, part in report.items() if name != "seconds"}).replace(out, "OUT")
+    return dict(json.loads(text))
+
+
+def test_build_generate_verify(settings, tmp_path):
+    model, asked = settings.pop("model"), settings | {"seed": 3}
+    built = build(model, **asked)
+    assert built.path == tmp_path / "out"
+    theirs = tmp_path / "theirs"
+    done = run_here("build", model, *flags_of(asked | {"out": theirs}), "--json")
+    assert done.returncode == 0, done.stderr
+    assert without_times(built.report, str(built.path)) == without_times(json.loads(done.stdout), str(theirs))
+    for name in (MASKS, ONNX, RECIPE):
+        assert (built.path / name).read_bytes() == (theirs / name).read_bytes(), name
+
+    assert built.masks.ratio == built.report["ratio"]["reached"]
+    assert built.perplexity == built.report["perplexity"]["hybrid"]
+
+    (said,) = built.generator().generate(["the cat"], new_tokens=5)
+    shown = run_here("run", theirs, "the cat", "--new-tokens", 5)
+    assert shown.returncode == 0 and shown.stdout.strip() == said.text.strip() != ""
+
+    asked = {"only": "compiled,pruned", "lengths": (5,)}
+    verified = verify(built.path, **asked)
+    done = run_here("verify", theirs, "--only", "compiled,pruned", "--lengths", "5", "--json")
+    assert verified.passed and done.returncode == 0
+    found = json.loads(done.stdout)
+    for answer in ("compiled", "pruned"):
+        assert (
+            verified.report[answer]["passed" if answer == "compiled" else "kl"]
+            == found[answer]["passed" if answer == "compiled" else "kl"]
+        )
+
+
+def test_a_recipe_fills_what_is_not_given(settings, tmp_path):
+    first = build(settings.pop("model"), **settings)
+    again = build(recipe=first.path / RECIPE, out=tmp_path / "again", windows=1)
+    said = (again.path / RECIPE).read_text()
+    assert "\nwindows: 1\n" in said and "eval_windows: 2\n" in said and "method: wanda\n" in said
+    # A default that is written in the call is given too.
+    third = build(recipe=first.path / RECIPE, out=tmp_path / "third", eval_windows=8)
+    assert "eval_windows: 8\n" in (third.path / RECIPE).read_text()
+
+
+def test_learn_plan_inspect_and_compare(settings, tmp_path):
+    model = settings["model"]
+    taken = ("ratio", "method", "tile", "calib", "windows", "length")
+    learned = learn(model, tmp_path / "learned", **{name: settings[name] for name in taken})
+    assert learned is not None and (tmp_path / "learned" / MASKS).is_file()
+    planned = plan(model, ratio=0.4, tile="64x64", target="a6000")
+    assert planned.report["ratio"] == pytest.approx(0.4, abs=0.05)
+    built = build(model, tmp_path / "built", mask=tmp_path / "learned" / MASKS, backend="onnx", **{
+        name: settings[name] for name in ("eval_text", "eval_windows", "eval_length")
+    })  # fmt: skip
+    assert not inspect(built.path).report.faults
+    with pytest.raises(PatchCompileError, match="nothing to compare"):
+        compare([built.path])
+    texts = run(built.path, ["the cat", "a dog"], new_tokens=2).report
+    assert [len(one.tokens) for one in texts.completions] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: build(), "No model is given"),
+        (lambda: build("m"), "No ratio is given"),
+        (lambda: build("m", ratio=0.9), r"ratio = 0\.9 is not valid"),
+        (lambda: build("m", ratio=0.4, tile=(128, 3)), "tile = "),
+        (lambda: plan("m", ratio=0.4, lowering="fast"), "lowering = fast"),
+        (lambda: verify("m", only=["prayer"]), "only = prayer"),
+        (lambda: compare(["m"], against="prayer"), "against = prayer"),
+        (lambda: run("m", ["a"], new_tokens=0), "new_tokens = 0"),
+        (lambda: run("m", ["a"], runner="prayer"), "runner = prayer"),
+    ],
+)
+def test_a_wrong_setting_is_a_usage_error(call, said):
+    with pytest.raises(UsageError, match=said) as refused:
+        call()
+    assert refused.value.exit_code == 2 and refused.value.fix
+
+
+def test_what_the_caller_writes_is_told_apart_from_defaults():
+    @takes_given
+    def function(given, first, second=2, *, third=3):
+        return given, first, second, third
+
+    assert function(1) == ({"first": 1}, 1, 2, 3)
+    assert function(1, 2, third=None) == ({"first": 1, "second": 2}, 1, 2, None)
+    with pytest.raises(TypeError, match="fourth"):
+        function(1, fourth=4)
+
+
+def test_importing_the_library_is_light():
+    heavy = "{'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'tensorrt_rtx', 'rich'}"
+    code = f"import sys, patch_compile, patch_compile.api.build; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,168 @@
+"""A setting that can never be valid exits with 2, before any file is looked for, and says what, why and how to fix it."""
+
+import click
+import pytest
+
+from patch_compile.cli.app import cli
+from tests.commands import run_here
+
+NEEDED = {
+    "build": ["nowhere", "--ratio", "0.4"],
+    "learn": ["nowhere", "-o", "out", "--ratio", "0.4"],
+    "plan": ["nowhere", "--ratio", "0.4"],
+    "compile": ["nowhere", "-o", "out", "--mask", "nowhere.safetensors"],
+    "import-mask": ["nowhere", "-o", "out", "--model", "nowhere"],
+    "plugin": [],
+    "inspect": ["nowhere"],
+    "doctor": [],
+    "run": ["nowhere", "a prompt"],
+    "verify": ["nowhere"],
+    "bench": ["nowhere"],
+    "compare": ["nowhere"],
+}
+NUMBER = ["x", "-1", "nan"]
+COUNT = ["x", "0", "-1", "1.5"]
+SIZES = ["x", "0", "1,0", "-4", "1,,2", ""]
+PATTERN = ["re:("]
+BAD = {
+    "ratio": ["0.9", "-0.1", "much", "", "nan", "mlp.*=0.9", "mlp.*=", "=0.3", "re:(=0.3"],
+    "method": ["prayer", ""],
+    "tile": ["128", "0x128", "128x3", "x", "1x2x3", "axb"],
+    "include": PATTERN,
+    "exclude": PATTERN,
+    "windows": COUNT,
+    "length": [*COUNT, "1"],
+    "seed": NUMBER,
+    "criterion": ["prayer"],
+    "damping": [*NUMBER, "0", "1.1"],
+    "repair": ["prayer"],
+    "repair_steps": NUMBER,
+    "repair_minutes": [*NUMBER, "0"],
+    "label_weight": NUMBER,
+    "batch": COUNT,
+    "learning_rate": [*NUMBER, "0"],
+    "steps": COUNT,
+    "distill_weight": NUMBER,
+    "checkpoint_every": COUNT,
+    "precision": ["fp64"],
+    "speedup": [*NUMBER, "1", "inf"],
+    "budget_ms": [*NUMBER, "0", "inf"],
+    "lowering": ["fast", "mlp.*=fast", "re:(=dense", ""],
+    "batch_size": COUNT,
+    "prompt_tokens": COUNT,
+    "generated_tokens": COUNT,
+    "dtype": ["float64"],
+    "opset": ["x", "12", "24"],
+    "logits": ["some"],
+    "fuse": ["qkv,x", "", "all,qkv"],
+    "backend": ["cuda"],
+    "min_shapes": ["batch=x", "batch", "ids:1xx", "=3"],
+    "opt_shapes": ["batch=x"],
+    "max_shapes": ["batch=x"],
+    "optimization_level": ["x", "-1", "6"],
+    "eval_windows": COUNT,
+    "eval_length": [*COUNT, "1"],
+    "baselines": ["prayer", "dense,prayer", ""],
+    "format": ["prayer"],
+    "runner": ["prayer"],
+    "new_tokens": COUNT,
+    "temperature": [*NUMBER, "inf"],
+    "top_k": ["x", "-1"],
+    "top_p": [*NUMBER, "0", "1.1"],
+    "repetition_penalty": [*NUMBER, "0", "inf"],
+    "only": ["prayer", "built,prayer", ""],
+    "lengths": SIZES,
+    "atol": [*NUMBER, "inf"],
+    "rtol": [*NUMBER, "inf"],
+    "check_error_stat": ["prayer"],
+    "fail_on": ["ppl", "ppl:5%", "prayer:3", "kl:+5%", "kl:x"],
+    "sensitivity_tokens": [*COUNT, "1"],
+    "task_backend": ["prayer"],
+    "task_limit": COUNT,
+    "iterations": COUNT,
+    "warm_up": NUMBER,
+    "against": ["prayer", "hybrid", "dense,prayer", ""],
+}
+BAD_IN = {  # where a command's option of the same name takes something else
+    ("bench", "batch_size"): SIZES,
+    ("bench", "prompt_tokens"): SIZES,
+    ("bench", "past_tokens"): SIZES,
+    ("compare", "out"): ["curve.pdf", "curve.jpg"],
+}
+# Any text, or what files and machine decide on.
+FREE = {
+    "out", "mask", "model", "recipe", "calib", "eval_text", "device", "prior", "prompt", "timing_cache", "dump_passes",
+    "plugin", "tokenizer", "stop", "tasks", "task_folder", "target",
+}  # fmt: skip
+
+
+def options():
+    for name, command in cli.commands.items():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.is_flag:
+                yield name, parameter
+
+
+def cases():
+    for command, option in options():
+        for value in BAD_IN.get((command, option.name), BAD.get(option.name, ())):
+            yield command, option.opts[0], value
+
+
+def test_the_table_has_every_option_that_does_not_take_any_value():
+    known = {(c, o.name) for c, o in options()}
+    without = {(c, o) for c, o in known if o not in BAD and o not in FREE and (c, o) not in BAD_IN}
+    assert not without
+    assert set(BAD_IN) <= known and set(BAD) <= {o for _, o in known}
+
+
+@pytest.mark.parametrize(("command", "flag", "value"), list(cases()))
+def test_a_value_that_can_never_be_valid(command, flag, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    needed = NEEDED[command]
+    if flag in ("--speedup", "--budget-ms"):  # in place of the ratio
+        needed = needed[: needed.index("--ratio")]
+    done = run_here(command, *needed, flag, value)
+    assert done.returncode == 2, done.stderr
+    assert [line.split(":")[0].strip() for line in done.stderr.splitlines()] == ["error", "why", "fix"], (
+        done.stderr
+    )
+    assert not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["build", "m"], "No ratio is given"),
+        (["build", "--ratio", "0.4"], "No model is given"),
+        (["build", "m", "--ratio", "0.4", "--mask", "f"], "Both a ratio and a mask"),
+        (["build", "m", "--ratio", "0.4", "--speedup", "1.3"], "Both a ratio and a speed-up"),
+        (["build", "m", "--speedup", "1.2", "--budget-ms", "3"], "Both a speed-up and a budget"),
+        (["build", "m", "--mask", "f", "--permute"], "--permute does not go with a mask"),
+        (["build", "m", "--speedup", "1.3", "--per-layer"], "--per-layer does not go with"),
+        (["build", "m", "--speedup", "1.3", "--method", "maskllm"], "--method maskllm does not go with"),
+        (["plan", "m", "--ratio", "0.4", "--mask", "f"], "Both a ratio and a mask"),
+        (
+            ["verify", "m", "--only", "built", "--fail-on", "ppl:+5%"],
+            "--fail-on ppl:+5% asks for what is left out",
+        ),
+        (["compile", "m", "-o", "out"], "'--mask' is missing"),
+        (["run", "m"], "'PROMPT…' is missing"),
+        (["build", "m", "--colour", "red"], "can't be run as it is written"),
+        (["frobnicate"], "can't be run as it is written"),
+        (["build", "m", "too", "many"], "can't be run as it is written"),
+    ],
+)
+def test_settings_that_exclude_each_other_or_are_missing(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_here(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert [line.split(":")[0].strip() for line in done.stderr.splitlines()] == ["error", "why", "fix"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_command_shows_the_help():
+    done = run_here()
+    assert done.returncode == 2 and "Commands:" in done.stderr + done.stdout
