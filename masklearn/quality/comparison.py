@@ -1,4 +1,4 @@
-"""A pruned model beside the dense one on the same text, block by block: where they part, and what it costs at the end."""
+"""Compares a pruned model with the dense one on the same text, block by block and by their predictions."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -26,8 +26,11 @@ __all__ = ["Comparison", "compare_models"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """linears: ‖X(W − W')ᵀ‖² and ‖XWᵀ‖² by name, X the inputs in the dense model; blocks: ‖h' − h‖ / ‖h‖ of the outputs
-    of each block in its own model; predictions, logits: None of an encoder, which predicts no next token.
+    """Differences between a dense and a pruned model.
+
+    linears: ‖X(W − W')ᵀ‖² and ‖XWᵀ‖² by name, where X are the linear's inputs in the dense model and W' is the pruned
+    weight; blocks: ‖h' − h‖ / ‖h‖ of each block's outputs h in the dense model and h' in the pruned one; predictions,
+    logits: None for an encoder, which predicts no next token.
     """
 
     linears: Mapping[str, tuple[float, float]]
@@ -46,11 +49,13 @@ def compare_models(
     progress: Progress,
     store: Path | None = None,
 ) -> Comparison:
-    """Run both models over `windows` `[count, length]` with a block of each in memory, in fp32.
+    """Run both models in fp32 over `windows` `[count, length]`, with one block of each in memory.
 
-    pruned: its masks applied, its channels in the dense model's order; linears: whose outputs are compared; store: takes
-    hidden states that do not fit in memory. PatchCompileError: see `stream_blocks`; an activation that is not finite,
-    naming the model and the first block.
+    pruned: must have its masks applied and its channels in the dense model's order; linears: names of the linears to
+    compare; store: folder for hidden states that do not fit in memory.
+
+    Raises PatchCompileError as `stream_blocks` does, and for NaN or infinity: the error names the model and the first
+    block with such an output.
     """
     row = architecture_of(dense)
     head = not row.encoder
@@ -71,7 +76,7 @@ def compare_models(
 def _advance(
     dense: Block, pruned: Block, linears: Collection[str], errors: dict[str, tuple[float, float]], number: int
 ) -> float:
-    """Advance both; the relative error of the outputs. What linears err by goes to `errors`."""
+    """Advance both blocks and add the errors of their linears to `errors`. Returns the outputs' relative error."""
     errors |= _advance_dense(dense, pruned, [name for name in dense.linears if name in linears])
     pruned.advance()
     _check_finite("dense", dense.hidden, number)
@@ -83,7 +88,7 @@ def _advance(
 
 
 def _advance_dense(dense: Block, pruned: Block, names: Collection[str]) -> dict[str, tuple[float, float]]:
-    """‖X(W − W')ᵀ‖² and ‖XWᵀ‖² of these linears, by name; X are their inputs in the dense block."""
+    """Advance the dense block. Returns ‖X(W − W')ᵀ‖² and ‖XWᵀ‖² of the linears by name; X are their inputs."""
     changes = {name: pruned.linears[name].weight - dense.linears[name].weight for name in names}
     errors, energies = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
 

@@ -1,4 +1,4 @@
-"""How far pruned models' predictions are from the dense model's, with one block of a model in memory."""
+"""Measures the divergence of pruned models' predictions from the dense model's, with one block of a model in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +26,14 @@ def divergences(
     progress: Progress,
     store: Path | None = None,
 ) -> list[float]:
-    """For each pruned checkpoint, mean KL(dense ‖ pruned) of the next token over all tokens of `windows`, in nats.
+    """Returns, for each pruned checkpoint, the mean KL(dense ‖ pruned) of the next token over `windows`, in nats.
 
-    Of encoders, which predict no tokens: the squared distance of the last hidden states, in units of the dense
-    model's energy. Their weights are taken as they are: masks must have been applied. Memory: a block and a head
-    of each of two models, and two times the hidden states of all windows; those that do not fit go to `store`.
+    For encoders, which predict no tokens, it is ‖h' − h‖² / ‖h‖² of the last hidden states h of the dense and h' of the
+    pruned model. Masks must have been applied to the weights. Memory: a block and a head of each of two models, and
+    twice the hidden states of all windows; hidden states that do not fit go to the folder `store`.
+
+    windows: token ids `[count, length]`; device: None for CUDA if there is one. Raises PatchCompileError as
+    `stream_blocks` does.
     """
     head = not architecture_of(dense).encoder
     total = len(pruned) + 1
@@ -47,7 +50,7 @@ def divergences(
 def _last(
     checkpoint: Checkpoint, windows: NDArray[np.int64], device: str | None, store: Path | None, *, head: bool
 ) -> Block:
-    """The head with its inputs, its weights in memory; or the last block, advanced."""
+    """Returns the head with its inputs and its weights in memory, or without `head` the last block, advanced."""
     last: Block | None = None
     for last in stream_blocks(checkpoint, windows, device, head=head, store=store):
         if last.is_head:

@@ -1,4 +1,4 @@
-"""Perplexity: exp of the mean negative log-likelihood over non-overlapping windows."""
+"""Computes perplexity: exp of the mean negative log-likelihood over non-overlapping windows."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,7 +18,10 @@ __all__ = ["Perplexity", "perplexity", "window_losses"]
 
 @dataclass(frozen=True)
 class Perplexity:
-    """A figure and what it was measured on: windows of length tokens, tokens predicted, dtype of the model."""
+    """A perplexity and its conditions.
+
+    windows: number of windows; length: tokens per window; tokens: number of predicted tokens; dtype: the model's.
+    """
 
     value: float
     windows: int
@@ -30,10 +33,10 @@ class Perplexity:
 def perplexity(
     model: Any, windows: NDArray[np.int64], progress: Callable[[str, int, int], object] | None = None
 ) -> Perplexity:
-    """Perplexity of a Hugging Face causal language model over `windows` `[count, length]`.
+    """Returns the perplexity of a Hugging Face causal language model over `windows` `[count, length]`.
 
-    In each window every token but the first is predicted; losses are summed in fp32 logits and fp64 sums,
-    whatever the model's dtype. infinite when the loss overflows.
+    Every token of a window but the first is predicted. Losses come from fp32 logits and are summed in fp64, whatever
+    the model's dtype. The perplexity is infinity if it overflows. Raises PatchCompileError as `window_losses` does.
     """
     total = 0.0
     for done, loss in enumerate(window_losses(model, windows), start=1):
@@ -46,9 +49,9 @@ def perplexity(
 
 
 def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:
-    """Summed negative log-likelihood of each window, in nats, one window at a time.
+    """Yield the summed negative log-likelihood of each window in nats.
 
-    PatchCompileError when the model is an encoder, or its learned positions are fewer than a window's tokens.
+    Raises PatchCompileError if the model is an encoder, or has fewer learned positions than a window has tokens.
     """
     head, cap = _head(model), Softcap.of(model.config)
     logits = head if cap is None else torch.nn.Sequential(head, cap)

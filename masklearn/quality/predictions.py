@@ -1,4 +1,4 @@
-"""Two models' predictions of the same tokens: perplexities, divergence, and errors of single logits."""
+"""Compares two models' predictions of the same tokens: perplexities, divergence, and errors of single logits."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from masklearn.stream.logits import perplexity_of, token_kl, token_nll
 
 __all__ = ["LogitErrors", "Predictions"]
 
-# Bins of |error| for its median: 128 a factor of ten, so it is known to within 1 %.
+# Bins of the histogram of |error|, from 1e-12 to 1e6: with 128 per factor of ten the median is exact to 1 %.
 _DECADES, _BINS_A_DECADE = (-12, 6), 128
 _BINS = (_DECADES[1] - _DECADES[0]) * _BINS_A_DECADE
 
 
 @dataclass
 class Predictions:
-    """Sums over predicted tokens; NLL and KL(dense ‖ pruned) in nats."""
+    """Sums over predicted tokens. NLL and KL(dense ‖ pruned) are in nats."""
 
     tokens: int = 0
     nll_dense: float = 0.0
@@ -26,7 +26,7 @@ class Predictions:
     same_top1: int = 0
 
     def add(self, dense: Tensor, pruned: Tensor, labels: Tensor) -> None:
-        """Count tokens: logits `[tokens, vocabulary]` fp32 of both models, and the tokens that followed."""
+        """Add predictions: both models' logits, fp32 `[tokens, vocabulary]`, and the true tokens `[tokens]`."""
         log_p, log_q = dense.log_softmax(-1), pruned.log_softmax(-1)
         self.tokens += len(labels)
         self.nll_dense += float(token_nll(log_p, labels).sum(dtype=torch.float64))
@@ -52,7 +52,7 @@ class LogitErrors:
     histogram: Tensor = field(default_factory=lambda: torch.zeros(_BINS, dtype=torch.int64))
 
     def add(self, dense: Tensor, pruned: Tensor) -> None:
-        """Count logits of any shape, fp32."""
+        """Add the logits of both models, fp32, of any shape."""
         error = (pruned - dense).abs()
         self.scale = max(self.scale, float(dense.abs().max()))
         self.largest = max(self.largest, float(error.max()))
@@ -64,7 +64,7 @@ class LogitErrors:
         self.histogram += torch.histc(exponents, _BINS, first, last).to("cpu", torch.int64)
 
     def stats(self) -> dict[str, float]:
-        """max, mean, median (to within 1 %) and rms of the errors, and the largest dense |logit|: `scale`."""
+        """Returns max, mean, median (to 1 %) and rms of the errors, and `scale`, the largest dense |logit|."""
         half = int(torch.searchsorted(self.histogram.cumsum(0), (self.logits + 1) // 2))
         return {
             "max": self.largest,

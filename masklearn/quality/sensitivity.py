@@ -1,8 +1,8 @@
-"""What one linear does to the loss: each in turn takes its weight from another model, all others stay.
+"""Measures how the loss changes if one linear at a time takes its weight from another model.
 
-With the dense model as the base and the pruned one as the other, it is what pruning this linear alone costs; the other
-way round, what restoring it alone brings. The whole of it is one pass over the blocks: from the block in which a variant
-differs, its hidden states travel beside those of the base, so no block is ever read twice.
+With the dense model as `base` and the pruned one as `other`, this is the cost of pruning that linear alone. With the two
+exchanged, it is the gain of restoring that linear alone. One pass over the blocks measures all linears, and reads each
+block once: the hidden states of a variant run beside the base's from the block on in which the variant differs.
 """
 
 from collections.abc import Collection, Iterator
@@ -35,11 +35,13 @@ def sensitivity(
     progress: Progress,
     store: Path | None = None,
 ) -> dict[str, float]:
-    """Change of the mean next-token loss over `windows` `[count, length]`, nats per token, by linear.
+    """Returns the change of the mean next-token loss over `windows` `[count, length]`, in nats per token, by linear.
 
-    Weights are taken as they are: masks must have been applied, and channels lie in the same order in both models.
-    Memory: one block, and the hidden states of all windows once for every linear; those that do not fit go to `store`.
-    Time: for each linear, the blocks from its own on, and the head. PatchCompileError: an encoder, which has no such loss.
+    Masks must have been applied, and channels must be in the same order in both models. Memory: one block, and one copy
+    of the hidden states of all windows per linear; hidden states that do not fit go to the folder `store`. Time: for
+    each linear, a run through its own block, all blocks behind it and the head.
+
+    Raises PatchCompileError as `stream_blocks` does, and for an encoder, which has no next-token loss.
     """
     if architecture_of(base).encoder:
         raise PatchCompileError(
@@ -70,7 +72,7 @@ def sensitivity(
 
 
 def _branch(block: Block, name: str, other: Checkpoint, store: Path | None) -> HiddenStates:
-    """The block's outputs with one linear of the other model."""
+    """Returns the block's outputs with one linear of the other model."""
     with _swapped(block, name, other):
         hidden = HiddenStates(block.run(block.hidden[0]), len(block.hidden), store)
         for i in range(1, len(block.hidden)):
@@ -94,7 +96,7 @@ def _swapped(block: Block, name: str, other: Checkpoint) -> Iterator[None]:
 
 
 def _loss(head: Block, hidden: HiddenStates, windows: NDArray[np.int64]) -> float:
-    """Summed loss of all windows, nats."""
+    """Returns the summed loss of all windows in nats."""
     total = 0.0
     for states, window in zip(hidden, windows, strict=True):
         labels = torch.from_numpy(window[1:]).to(states.device)
