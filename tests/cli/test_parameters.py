@@ -105,7 +105,9 @@ def test_a_parameter_has_the_default_of_its_setting(function, settings, other):
         if name in other or name in needed or parameter.default is EMPTY:
             continue
         given = settings.parse(needed | ({} if parameter.default is None else {name: parameter.default}))
-        assert getattr(given, name) == settings.model_fields[name].default, name
+        assert getattr(given, name) == settings.model_fields[name].get_default(call_default_factory=True), (
+            name
+        )
 
 
 @pytest.mark.parametrize(("function", "settings", "other"), SETTINGS)
