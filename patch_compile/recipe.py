@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.recipe import LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
@@ -18,7 +17,6 @@ from patch_compile.out.layout import RECIPE
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
-from patch_compile.plan.workload import Workload
 
 __all__ = ["Recipe"]
 
@@ -104,20 +102,10 @@ class Recipe(LearnSettings):
         return cls.parse(cls.load(out / RECIPE) | {"out": out})
 
     @property
-    def is_onnx(self) -> bool:
-        """Whether the model is an ONNX file made by others; else it is a checkpoint."""
-        return self.model.suffix == ".onnx"
-
-    @property
     def goal(self) -> SpeedGoal | None:
         """The speed that decides how much is pruned, None where something else does."""
         asked = self.speedup is not None or self.budget_ms is not None
         return SpeedGoal(self.speedup, self.budget_ms) if asked else None
-
-    def workload_of(self, checkpoint: Checkpoint) -> Workload:
-        """What the speed of a model is predicted for."""
-        workload = Workload(self.batch_size, self.prompt_tokens, self.generated_tokens)
-        return workload.without_decode() if architecture_of(checkpoint).encoder else workload
 
     def engine_options(self) -> EngineOptions:
         """How the engine is built."""
@@ -127,14 +115,16 @@ class Recipe(LearnSettings):
         """The settings of mask learning among these."""
         return LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
 
-    def save(self, path: Path) -> None:
-        """Write the effective settings; `build --recipe` of this file reproduces the run."""
+    def save(self, path: Path, texts: Collection[str] = ("calib", "eval_text")) -> None:
+        """Write the effective settings; `build --recipe` of this file reproduces the run.
+
+        texts: the settings that name a text; `calib` is the path of a file where it is none of them.
+        """
         from masklearn.text import open_text
 
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
-        paths = ("model", "mask", "calib") if self.is_onnx else ("model", "mask")
+        paths = {"model", "mask", "calib"} - {*texts}
         settings |= {k: str(Path(settings[k]).resolve()) for k in paths if settings.get(k)}
-        texts = ("calib", "eval_text") if not self.is_onnx else ()  # its calib are arrays
         settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
         if Path(self.prior).is_file():
             settings["prior"] = str(Path(self.prior).resolve())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from patch_compile.build import stages as pipeline
+from patch_compile.build.build import build as build_recipe
 from patch_compile.recipe import Recipe
 
 TINY: dict[str, Any] = {
@@ -19,6 +19,6 @@ TINY: dict[str, Any] = {
 
 
 def build(settings: dict[str, Any], **options: bool) -> dict[str, Any]:
-    return pipeline.build(
+    return build_recipe(
         Recipe.parse(settings), force=options.get("force", False), resume=options.get("resume", False)
     )

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from masklearn.checkpoint.pretrained import OWN_CODE
-from patch_compile.build import stages
+from patch_compile.build.learn import learn
 from patch_compile.build.plan import plan
+from patch_compile.build.prepare import prepare
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint.source import prepare, prepare_compiling, prepare_learning
+from patch_compile.sources.base import Stage
 from tests.builds import build
 from tests.commands import run_here
 from tests.own_code import claim_config, claim_tokenizer, nothing_runs
@@ -104,10 +105,12 @@ def test_the_check_itself(source: str, count: int) -> None:
 
 # Entry points that take a model folder, up to the start of their work.
 COMMANDS: dict[str, Callable[[Recipe], Any]] = {
-    "learn": lambda recipe: stages.learn(recipe, force=False, resume=False),
+    "learn": lambda recipe: learn(recipe, force=False, resume=False),
     "plan": plan,
     "prepare of build": lambda recipe: prepare(recipe, Progress(), force=False, resume=False),
-    "prepare of learn": lambda recipe: prepare_learning(recipe, Progress(), force=False, resume=False),
+    "prepare of learn": lambda recipe: prepare(
+        recipe, Progress(), stages=[Stage.MASKS], force=False, resume=False
+    ),
 }
 
 
@@ -135,7 +138,7 @@ def test_learning_refuses_a_tokenizer_that_is_its_code_alone(
 ) -> None:
     claim_tokenizer(settings["model"])
     with nothing_runs(settings["model"], monkeypatch), pytest.raises(PatchCompileError) as raised:
-        stages.learn(Recipe.parse(settings), force=False, resume=False)
+        learn(Recipe.parse(settings), force=False, resume=False)
     assert raised.value.why == OWN_CODE
 
 
@@ -148,13 +151,8 @@ def test_build_verify_and_run_do_without_the_models_code(
     with nothing_runs(model, monkeypatch):
         build(settings)
         assert (out / "model" / "own.py").is_file()
-        prepare_compiling(
-            Recipe.parse(
-                settings | {"mask": out / "masks.safetensors", "ratio": None, "out": tmp_path / "new"}
-            ),
-            Progress(),
-            force=False,
-        )
+        given = settings | {"mask": out / "masks.safetensors", "ratio": None, "out": tmp_path / "new"}
+        prepare(Recipe.parse(given), Progress(), stages=[Stage.ONNX], force=False, resume=False)
         done = run_here("run", out, "the cat", "--new-tokens", 2)
         assert done.returncode == 0, done.stderr
         done = run_here("verify", out, "--lengths", "1,7")

@@ -96,7 +96,7 @@ def build(
     Raises UsageError for a setting that is not valid, AccuracyError when the ONNX does not compute what the pruned model
     does, SpeedError for a speed out of reach, and PatchCompileError for anything else that files or the machine lack.
     """
-    from patch_compile.build.stages import build as run
+    from patch_compile.build.build import build as run
     from patch_compile.errors import UsageError
     from patch_compile.recipe import Recipe
 

@@ -15,6 +15,6 @@ def build_plugin(
     backend: None takes the one that this machine has. force: build even if the cache holds it. Raises PatchCompileError
     when a tool is missing, saying which.
     """
-    from patch_compile.build.stages import build_plugin as run
+    from patch_compile.build.plugin import build_plugin as run
 
     return BuiltPlugin(run(backend, force=force))

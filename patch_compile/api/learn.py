@@ -59,7 +59,7 @@ def learn(
 
     Raises UsageError for a setting that is not valid and PatchCompileError for what files or the machine lack.
     """
-    from patch_compile.build.stages import learn as run
+    from patch_compile.build.learn import learn as run
     from patch_compile.recipe import Recipe
 
     settings = {name: given[name] for name in Recipe.model_fields if name in given}

@@ -14,13 +14,14 @@ from patch_compile.plan.cards import Card
 from patch_compile.plan.measured import MeasuredCard
 from patch_compile.plan.measured_fit import fit_assumptions
 from patch_compile.plan.roofline.assumptions import Assumptions
+from patch_compile.sources.base import Ability, Source
 
 __all__ = ["calibrate", "check_calibration"]
 
 Row = Mapping[str, Any]
 
 
-def check_calibration(place: CpuPlace | GpuPlace, *, from_onnx: bool) -> None:
+def check_calibration(place: CpuPlace | GpuPlace, source: Source) -> None:
     """Raise PatchCompileError, before anything is timed, where times can tell nothing of a card."""
     fix = "leave --calibrate out"
     if isinstance(place, CpuPlace):
@@ -29,12 +30,8 @@ def check_calibration(place: CpuPlace | GpuPlace, *, from_onnx: bool) -> None:
             "the planner predicts engines on a GPU, of which ONNX Runtime's times on a CPU say nothing",
             f"run it where a GPU runs the engine, or {fix}",
         )
-    if from_onnx:
-        raise PatchCompileError(
-            "--calibrate does not go with a build from an ONNX file",
-            "speed is predicted for checkpoints alone",
-            fix,
-        )
+    if why := source.lacks(Ability.PLAN):
+        raise PatchCompileError(f"--calibrate does not go with {source.words}", why, fix)
     if place.card is None:
         raise PatchCompileError(
             f"there is no card to calibrate for {place.device['name']}",

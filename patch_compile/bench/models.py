@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from patch_compile.bench.contenders import Contender, check_model, write_contender
+from patch_compile.bench.contenders import Contender, write_contender
 from patch_compile.bench.engines import build_contender
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, ENGINE_REPORT, ONNX, ONNX_NAME, PLAN
+from patch_compile.out.place import check_free_space
 from patch_compile.out.workspace import key_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.runtime import Runner
-from patch_compile.sources.checkpoint.source import check_free_space
+from patch_compile.sources.base import Source
+from patch_compile.sources.open import check_unchanged
 
 __all__ = ["file_bytes", "model_files"]
 
@@ -29,7 +31,7 @@ def model_files(
     which: tuple[Contender, ...],
     runner: Runner,
     out: OutFolder,
-    recipe: Recipe,
+    source: Source,
     costs: CostModel | None,
     progress: Progress,
     *,
@@ -41,9 +43,9 @@ def model_files(
     made: list[Path] = []
     try:
         if set(which) - {Contender.HYBRID}:
-            check_model(out, recipe)
+            check_unchanged(source, out, "; or time the hybrid model alone: --against none")
             check_free_space(out.path / BENCH_MODELS, _needed(out, which, runner))
-        yield {one: _file_of(one, runner, out, recipe, costs, progress, made) for one in which}
+        yield {one: _file_of(one, runner, out, source, costs, progress, made) for one in which}
     finally:
         for folder in () if keep else made:
             shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +58,7 @@ def _file_of(
     which: Contender,
     runner: Runner,
     out: OutFolder,
-    recipe: Recipe,
+    source: Source,
     costs: CostModel | None,
     progress: Progress,
     made: list[Path],
@@ -64,21 +66,21 @@ def _file_of(
     engine = runner is Runner.ENGINE
     if which is Contender.HYBRID:
         return out.path / (ENGINE if engine else ONNX)
-    if which is Contender.DENSE and recipe.is_onnx and not engine:
-        return recipe.model
     home = out.path / BENCH_MODELS / which.folder
-    file, key = home / (ENGINE_NAME if engine else ONNX_NAME), _key(which, runner, out, recipe, costs)
+    file, key = home / (ENGINE_NAME if engine else ONNX_NAME), _key(which, runner, out, source.recipe, costs)
     if file.is_file() and (home / _KEY).is_file() and (home / _KEY).read_text() == key:
         progress.note(f"{which}: as an earlier run left it in {home}")
         return file
     made.append(home)
-    onnx = write_contender(which, out, recipe, costs, out.path / BENCH_MODELS, progress)
+    onnx = write_contender(which, out, source, costs, out.path / BENCH_MODELS, progress)
     if engine:
         home.mkdir(parents=True, exist_ok=True)
-        built = build_contender(which, onnx, out, recipe, home, progress)
+        built = build_contender(which, onnx, out, source.recipe, home, progress)
         for part in home.glob(f"{ONNX_NAME}*"):
             part.unlink()
         assert built == file
+    elif onnx != file:  # the source is an ONNX file itself
+        return onnx
     (home / _KEY).write_text(key)
     return file
 

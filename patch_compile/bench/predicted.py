@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.bench.points import Phase, Point
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import PLAN
@@ -16,9 +14,9 @@ from patch_compile.plan import whole_model
 from patch_compile.plan.cards import Card, find_card
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
-from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.outline import Outline
 from patch_compile.plan.workload import Workload
-from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Source
 
 __all__ = ["PlannedModel", "costs_of", "planned_model"]
 
@@ -57,13 +55,16 @@ class PlannedModel:
         return PlannedModel(tuple(map(even, self.plans)), self.outline)
 
 
-def planned_model(out: OutFolder, recipe: Recipe) -> PlannedModel:
-    """The linears of plan.json as the graph has them, and what the model computes beside them; no weight is read."""
-    checkpoint = Checkpoint.open(recipe.model)
-    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+def planned_model(out: OutFolder, source: Source) -> PlannedModel | None:
+    """The linears of plan.json as the graph has them, and what the model computes beside them; no weight is read.
+
+    None where no speed is predicted for the source.
+    """
+    if source.outline is None:
+        return None
     plan = out.read_json(PLAN) or {}
     plans = tuple(_plan_of(row) for row in plan["linears"])
-    return PlannedModel(plans, outline_of(checkpoint, coverage, recipe.fuse).compiled(plans))
+    return PlannedModel(plans, source.outline.compiled(plans))
 
 
 def costs_of(out: OutFolder) -> CostModel | None:

@@ -12,6 +12,7 @@ from patch_compile.bench.contenders import Contender
 from patch_compile.bench.points import Point, grid_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Runner
+from patch_compile.sources.base import Sequences
 
 __all__ = ["BenchRequest", "parse_against"]
 
@@ -67,17 +68,22 @@ class BenchRequest(Settings):
         warm_up = _WARM_UP[runner] if self.warm_up is None else self.warm_up
         return self.iterations or _ITERATIONS[runner], warm_up
 
-    def points(self, runner: Runner, *, encoder: bool, positions: int | None) -> list[Point]:
-        """What is timed of a decoder or an encoder; positions: most tokens of a sequence, None where any number goes.
+    def points(self, runner: Runner, sequences: Sequences) -> list[Point]:
+        """What is timed of a model that takes such sequences.
 
-        Raises PatchCompileError for more tokens than that, and for decode steps of an encoder.
+        Raises PatchCompileError for more tokens than it has positions, and for decode steps of an encoder.
         """
-        if encoder and self.past_tokens:
+        positions = sequences.positions
+        if not sequences.decodes and self.past_tokens:
             raise PatchCompileError(
                 "--past-tokens does not go with an encoder", "it has no decode steps", "leave it out"
             )
         prompts = self.prompt_tokens or _fitting(_TOKENS[runner], positions)
-        pasts = () if encoder else self.past_tokens or _fitting(_TOKENS[runner], positions and positions - 1)
+        pasts = (
+            ()
+            if not sequences.decodes
+            else self.past_tokens or _fitting(_TOKENS[runner], positions and positions - 1)
+        )
         for flag, sizes, room in (("--prompt-tokens", prompts, 0), ("--past-tokens", pasts, 1)):
             if positions is not None and sizes and max(sizes) + room > positions:
                 raise PatchCompileError(

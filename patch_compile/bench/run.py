@@ -27,8 +27,8 @@ from patch_compile.out.layout import BENCH, BENCH_FOLDER, BENCH_MODELS, REPORT
 from patch_compile.out.manifest import package_versions
 from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress, quiet_libraries
-from patch_compile.recipe import Recipe
 from patch_compile.report.page import renew_page
+from patch_compile.sources.open import source_of
 
 __all__ = ["bench"]
 
@@ -56,10 +56,10 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> dict[str, Any]:
     out = OutFolder.open(path)
     _check_new(out, force)
     runner = choose_runner(out, asked.runner, progress)
-    subject = Subject(out, Recipe.of_build(out.path), asked)
+    subject = Subject(out, source_of(out), asked)
     place = find_place(out, runner, progress)
     if asked.calibrate:
-        check_calibration(place, from_onnx=subject.recipe.is_onnx)
+        check_calibration(place, subject.source)
     feeds = subject.feeds(runner)
     _check_runs(subject, place, list(feeds))
     result = _Contest(subject, place, progress).run(feeds)
@@ -85,7 +85,7 @@ class _Contest:
             asked.models,
             self.place.runner,
             subject.out,
-            subject.recipe,
+            subject.source,
             costs_of(subject.out),
             progress,
             keep=asked.keep,
@@ -176,12 +176,12 @@ def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point
     """What no machine like this one can run, before any model is made."""
     import psutil
 
-    recipe, models = subject.recipe, len(subject.asked.models)
+    models = len(subject.asked.models)
     if isinstance(place, GpuPlace):
         if place.nvml:
             check_memory(subject.engine_bytes(), place.nvml.free_bytes, models, "the GPU's memory")
         return
-    if recipe.dtype == "bfloat16" and not recipe.is_onnx:
+    if subject.source.graph_dtype == "bfloat16":
         raise PatchCompileError(
             "a bf16 model can't be timed in ONNX Runtime on a CPU",
             "it has no bf16 kernels; the fp32 copy that rounds as bf16 does, by which builds are proven, is no measure of "

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.checkpoint import Checkpoint
+from rich.console import Console
+
 from patch_compile.bench.contenders import Contender
 from patch_compile.bench.engines import why_no_engine
 from patch_compile.bench.memory import Footprint, footprint_of_file
@@ -22,24 +21,24 @@ from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import ENGINE, ONNX, PLAN
 from patch_compile.progress import Progress
-from patch_compile.recipe import Recipe
 from patch_compile.runtime import Runner
+from patch_compile.sources.base import Source
 
 __all__ = ["Subject", "choose_runner"]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """OUT, its settings, and what was asked for."""
+    """OUT, the model it was built from, and what was asked for."""
 
     out: OutFolder
-    recipe: Recipe
+    source: Source
     asked: BenchRequest
 
     @cached_property
     def planned(self) -> PlannedModel | None:
-        """The build by its plan; None of an ONNX file, of which nothing is predicted."""
-        return None if self.recipe.is_onnx else planned_model(self.out, self.recipe)
+        """The build by its plan; None where nothing is predicted."""
+        return planned_model(self.out, self.source)
 
     @cached_property
     def inputs(self) -> Sequence[GraphInput]:
@@ -53,24 +52,19 @@ class Subject:
 
     def feeds(self, runner: Runner) -> dict[Point, MakeFeed]:
         """What is timed, and what makes its inputs."""
-        if self.recipe.is_onnx:
+        sequences = self.source.sequences
+        if sequences is None:
             return self._whole()
-        checkpoint = Checkpoint.open(self.recipe.model)
-        config = checkpoint.config.get("text_config") or checkpoint.config
-        positions = config.get("max_position_embeddings") or config.get("n_positions")
-        encoder = architecture_of(checkpoint).encoder
-        points = self.asked.points(runner, encoder=encoder, positions=positions)
-        return {point: partial(feed_of, point, self.inputs, config["vocab_size"]) for point in points}
+        points = self.asked.points(runner, sequences)
+        return {point: partial(feed_of, point, self.inputs, sequences.vocabulary) for point in points}
 
     def onnx_runtime_bytes(self, points: Sequence[Point]) -> int:
         """Memory that all models take in ONNX Runtime, roughly, from above."""
         models = len(self.asked.models)
         if self.planned is None:
             return models * footprint_of_file(self._dense_bytes(ONNX))
-        checkpoint = Checkpoint.open(self.recipe.model)
-        weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
-        all_logits = self.recipe.logits == "all"
-        one = Footprint(weights, self.planned.outline.model, all_logits)
+        all_logits = self.source.recipe.logits == "all"
+        one = Footprint(self.source.weights, self.planned.outline.model, all_logits)
         return sum(one.needs(points, packed=which is not Contender.DENSE) for which in self.asked.models)
 
     def engine_bytes(self) -> int:
@@ -84,30 +78,14 @@ class Subject:
         return file_bytes(self.out.path / hybrid) + int(saved)
 
     def _whole(self) -> dict[Point, MakeFeed]:
-        """Of an ONNX file: the first of the inputs that its build ran it on."""
-        from patch_compile.engine.profiles import parse_profile
-        from patch_compile.onnx_io.feeds import feeds_from_npz, input_dtypes, random_feeds
-        from patch_compile.sources.onnx_model.read import read_onnx
-
-        r, given = self.recipe, [sizes for sizes in self.asked.sizes if sizes]
-        if given:
+        """The first of the inputs that a build without token sequences was proven on."""
+        if any(self.asked.sizes):
             raise PatchCompileError(
-                "an ONNX file is timed on the inputs of its build",
+                f"{self.source.words} is timed on the inputs of its build",
                 "it does not tell prompts from decode steps, nor tokens from other axes",
                 "leave --batch-size, --prompt-tokens and --past-tokens out",
             )
-        inputs, dtypes = read_inputs(r.model), input_dtypes(read_onnx(r.model))
-        if r.calib is not None:
-            feed = feeds_from_npz(Path(r.calib), inputs, dtypes)[0]
-        else:
-            shapes = (r.min_shapes, r.opt_shapes, r.max_shapes)
-            low, opt, high = shapes
-            ranges = (
-                parse_profile(inputs, min_shapes=low, opt_shapes=opt, max_shapes=high).shapes
-                if any(shapes)
-                else {}
-            )
-            feed = random_feeds(inputs, dtypes, {name: one.opt for name, one in ranges.items()}, r.seed)[0]
+        feed = self.source.probe(self.out.path / ONNX, Progress(Console(quiet=True))).feeds[0]
         first = next(iter(feed.values()))
         return {Point(Phase.WHOLE, first.shape[0] if first.ndim else 1, None): partial(dict, feed)}
 

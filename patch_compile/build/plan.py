@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import Coverage, covered_linears_of
+from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
@@ -19,11 +18,13 @@ from patch_compile.plan.cards import DEFAULT_TARGET, Card, card_of, card_of_gpu
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.inversion import ratio_for
 from patch_compile.plan.lowering import LinearPlan, plan_linears
-from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.outline import Outline
 from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import summarise_plan
 from patch_compile.plan.whole_model import Phase, predict_whole
 from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Ability
+from patch_compile.sources.open import open_source
 
 __all__ = ["plan"]
 
@@ -41,21 +42,17 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     Raises PatchCompileError for a target that is not in the table of devices, as `build` does for the model and masks,
     and SpeedError for a speed that is out of reach.
     """
-    if recipe.is_onnx:
-        raise PatchCompileError(
-            f"plan takes a model directory, not {recipe.model}",
-            "an ONNX file does not tell prompts from decode steps, and speed is predicted for these",
-            "patch-compile build takes ONNX files",
-        )
-    checkpoint = Checkpoint.open(recipe.model)
-    check_exportable(checkpoint)
-    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+    source = open_source(recipe)
+    source.require(Ability.PLAN)
+    check_exportable(source.checkpoint)
+    coverage, outline = source.coverage, source.outline
+    assert outline is not None and source.workload is not None
     card, notes = _card(recipe.target)
     planner = _Planner(
         recipe,
         coverage,
-        outline_of(checkpoint, coverage, recipe.fuse),
-        CostModel(card, recipe.workload_of(checkpoint)),
+        outline,
+        CostModel(card, source.workload),
     )
     plans = planner.with_masks(recipe.mask) if recipe.mask else planner.with_ratio()
     if recipe.mask is None:

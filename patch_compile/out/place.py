@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
@@ -11,7 +12,15 @@ from patch_compile.out.layout import MANIFEST, PARTIAL, STATE
 from patch_compile.out.lock import lock_holder
 from patch_compile.out.state import WorkspaceState, holds_nothing, is_workspace, read_records
 
-__all__ = ["RUNNING", "check_out", "check_replaceable", "name_aside", "partial_of", "place_of"]
+__all__ = [
+    "RUNNING",
+    "check_free_space",
+    "check_out",
+    "check_replaceable",
+    "name_aside",
+    "partial_of",
+    "place_of",
+]
 
 RUNNING = "another build is running"
 _NAME_MAX = 255  # bytes of a file name on every file system of Linux
@@ -69,6 +78,18 @@ def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> No
         )
     if not (force or resume):
         _check_unfinished(place, root, held=held)
+
+
+def check_free_space(out: Path, needed: int) -> None:
+    """Raise PatchCompileError unless the disk of OUT has room for so many bytes."""
+    home = next(parent for parent in place_of(out).parents if parent.exists())
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise PatchCompileError(
+            f"There is no space for {out}",
+            f"It needs up to {needed / 1e9:.1f} GB, and {home} has {free / 1e9:.1f} GB.",
+            "Make room, or write to another disk with -o.",
+        )
 
 
 def check_replaceable(place: Path, *, force: bool) -> None:

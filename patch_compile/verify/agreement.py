@@ -15,24 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from masklearn.checkpoint.models import cache_argument, load_model
-from masklearn.checkpoint.pretrained import load_config
 from patch_compile.errors import AccuracyError
+from patch_compile.sources.base import Rounding, Source
+from patch_compile.sources.checkpoint.source import roundings_of
 from patch_compile.verify.study import Feed, Study, quiet_polygraphy
 
 __all__ = [
     "Agreement",
     "compiled_wrongly",
     "judge_agreement",
-    "layers_of",
     "rounding_tolerance",
-    "run_checkpoint",
+    "run_pruned",
+    "tolerance_of",
 ]
 
 _UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
-# Roundings to 16 bits that one block adds to the residual stream, as counted in the graph: norm, q, k, v, rotary,
-# attention, o, add; norm, gate, up, SiLU, product, down, add. A PatchLinear with an epilogue rounds once for its part.
-_ROUNDINGS_PER_LAYER = 15
 _DEVIATIONS = 3.0
 
 
@@ -48,27 +45,27 @@ class Agreement:
 
 
 def rounding_tolerance(dtype: str, layers: int) -> tuple[float, str]:
-    """Allowed error of a logit, as a share of the largest, and its derivation in words.
+    """Allowed error of a logit of a model of so many blocks, as a share of the largest, and its derivation in words."""
+    return tolerance_of(dtype, roundings_of(layers))
+
+
+def tolerance_of(dtype: str, rounding: Rounding) -> tuple[float, str]:
+    """Allowed error of an output, as a share of its largest value, and its derivation in words.
 
     Each of n roundings moves the result by at most the unit roundoff u of the type, in a random direction, so
     together by some u·√n (Higham & Mary 2019, probabilistic rounding error analysis); the largest of many logits
     lies up to three deviations out. Measured: 1.3·u·√n for random models of 2 layers, 0.4·u·√n for SmolLM2.
+    A graph that amplifies roundings may differ by as much as roundings were measured to do to it.
     """
     roundoff = _UNIT_ROUNDOFF[dtype]
-    roundings = _ROUNDINGS_PER_LAYER * layers + 2  # and the last norm and the head
-    why = (
-        f"{_DEVIATIONS:g}·u·√n, u = {roundoff:.2e} for {dtype}, n = {roundings} roundings in {layers} layers"
-    )
-    return float(_DEVIATIONS * roundoff * np.sqrt(roundings)), why
-
-
-def layers_of(model_dir: Path) -> int:
-    """How many blocks a model has, by its config."""
-    return int(load_config(model_dir).get_text_config().num_hidden_layers)
+    derived = float(_DEVIATIONS * roundoff * np.sqrt(rounding.count))
+    if rounding.measured > derived:
+        return rounding.measured, rounding.why
+    return derived, f"{_DEVIATIONS:g}·u·√n, u = {roundoff:.2e} for {dtype}, n = {rounding.words}"
 
 
 def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) -> Agreement:
-    """Compare the studies with the RunResults of `run_checkpoint` over the same feeds.
+    """Compare the studies with the RunResults of `run_pruned` over the same feeds.
 
     Raises AccuracyError (exit 3) when hybrid and checkpoint differ by more than rounding explains.
     """
@@ -96,17 +93,15 @@ def compiled_wrongly(error: float, tolerance: float, why: str) -> AccuracyError:
     )
 
 
-def run_checkpoint(directory: Path, dtype: str, feeds: list[Feed]) -> Any:
-    """Polygraphy's RunResults of the checkpoint: weights rounded to `dtype`, arithmetic in fp32."""
-    import torch
+def run_pruned(source: Source, pruned: Path, feeds: list[Feed]) -> Any:
+    """Polygraphy's RunResults of the pruned model: its logits for feeds of the hybrid graph."""
     from polygraphy.backend.base import BaseRunner
     from polygraphy.common import TensorMetadata
     from polygraphy.comparator import Comparator
-    from transformers import DynamicCache
 
-    class TransformersRunner(BaseRunner):  # type: ignore[misc]
+    class PrunedRunner(BaseRunner):  # type: ignore[misc]
         def activate_impl(self) -> None:
-            self.model = load_model(directory, dtype=getattr(torch, dtype)).float()
+            self.logits = source.pruned_logits(pruned)
 
         def get_input_metadata_impl(self) -> Any:
             metadata = TensorMetadata()
@@ -115,25 +110,16 @@ def run_checkpoint(directory: Path, dtype: str, feeds: list[Feed]) -> Any:
             return metadata
 
         def infer_impl(self, feed_dict: Feed) -> Any:
-            given = {name: torch.from_numpy(np.asarray(value)) for name, value in feed_dict.items()}
-            cache = DynamicCache(config=self.model.config)
-            for layer in range(self.model.config.get_text_config().num_hidden_layers):
-                key, value = (
-                    given.pop(f"past_key_values.{layer}.{part}").float() for part in ("key", "value")
-                )
-                if key.shape[2]:
-                    cache.update(key, value, layer)
             start = time.perf_counter()
-            with torch.no_grad():
-                logits = self.model(**given, **{cache_argument(self.model): cache}).logits
+            logits = self.logits(feed_dict)
             self.inference_time = time.perf_counter() - start
-            return OrderedDict(logits=logits.numpy())
+            return OrderedDict(logits=logits)
 
         def deactivate_impl(self) -> None:
-            del self.model
+            del self.logits
 
     with quiet_polygraphy():
-        return Comparator.run([TransformersRunner(name="pruned checkpoint")], data_loader=feeds)
+        return Comparator.run([PrunedRunner(name=source.pruned_words)], data_loader=feeds)
 
 
 def _largest(results: Any, reference: list[Any]) -> float:

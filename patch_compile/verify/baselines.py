@@ -22,7 +22,7 @@ from masklearn.text import open_text
 from patch_compile.cache_folder import cache_folder
 from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress
-from patch_compile.sources.checkpoint.source import Job
+from patch_compile.sources.base import Source
 
 __all__ = ["baselines_cache", "beside_baselines"]
 
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 def beside_baselines(
-    job: Job,
+    source: Source,
     recipe: LearnRecipe,
     result: Row,
     dense: float,
@@ -44,13 +44,13 @@ def beside_baselines(
     result: its row; dense: perplexity of the dense model on `windows` `[count, length]`.
     """
     cache = baselines_cache()
-    keys = {name: _key(name, job, recipe, windows) for name in Baseline if name is not Baseline.DENSE}
+    keys = {name: _key(name, source, recipe, windows) for name in Baseline if name is not Baseline.DENSE}
     rows = {name: row for name, key in keys.items() if (row := _read(cache / f"{key}.json")) is not None}
     missing = [name for name in asked if name in keys and name not in rows]
     if missing:
         with progress.stage("baselines") as update:
             made = run_baselines(
-                job.checkpoint.path, recipe, missing, windows, scratch / "baselines", update, progress.note
+                source.model, recipe, missing, windows, scratch / "baselines", update, progress.note
             )
         for name, row in zip(missing, made, strict=True):
             rows[name] = row
@@ -72,14 +72,14 @@ def baselines_cache() -> Path:
     return cache_folder("baselines")
 
 
-def _key(name: Baseline, job: Job, recipe: LearnRecipe, windows: NDArray[np.int64]) -> str:
-    place = (recipe, job.checkpoint, job.coverage)
+def _key(name: Baseline, source: Source, recipe: LearnRecipe, windows: NDArray[np.int64]) -> str:
+    place = (recipe, source.checkpoint, source.coverage)
     settings = recipe if name is Baseline.UNSTRUCTURED else baseline_settings(name, *place)
     decides: Mapping[str, Any] = settings.model_dump(mode="json", exclude={"calib", "device"})
     text = None if recipe.calib is None else open_text(recipe.calib).fingerprint()
     tokens = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
     version = importlib.metadata.version("patch-compile")
-    return key_of(version, str(name), job.fingerprint, decides, text, tokens, list(windows.shape))
+    return key_of(version, str(name), source.fingerprint, decides, text, tokens, list(windows.shape))
 
 
 def _read(path: Path) -> Row | None:

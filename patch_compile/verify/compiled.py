@@ -7,27 +7,20 @@ Inputs and outputs are kept as Polygraphy's own JSON, so that its tools can go o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
 from patch_compile.onnx_io.runnable import runnable_onnx
-from patch_compile.out.layout import (
-    MODEL,
-    ONNX,
-    VERIFY_CHECKPOINT_NAME,
-    VERIFY_HYBRID_NAME,
-    VERIFY_INPUTS_NAME,
-)
-from patch_compile.passes.write import export_graph, write_hybrid
+from patch_compile.out.layout import ONNX, VERIFY_CHECKPOINT_NAME, VERIFY_HYBRID_NAME, VERIFY_INPUTS_NAME
 from patch_compile.plan.lowering import plan_linears
-from patch_compile.progress import Progress
-from patch_compile.sources.checkpoint.source import Job
-from patch_compile.verify.agreement import rounding_tolerance, run_checkpoint
+from patch_compile.progress import Progress, Update
+from patch_compile.sources.base import Source
+from patch_compile.verify.agreement import rounding_tolerance, run_pruned
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.first_difference import find_first_difference
 from patch_compile.verify.request import VerifyRequest
@@ -35,11 +28,9 @@ from patch_compile.verify.study import Feed, quiet_polygraphy, run_logits
 
 __all__ = ["compiled_right", "error_stats", "judge_runs"]
 
-_PRUNED = "pruned checkpoint"
-
 
 def compiled_right(
-    job: Job,
+    source: Source,
     masks: MaskSet,
     out: Path,
     folder: Path,
@@ -58,20 +49,20 @@ def compiled_right(
             feeds, results, layers = run_logits(
                 "hybrid ONNX", hybrid, list(_probes(windows, request.lengths))
             )
-        with progress.stage("pruned checkpoint on transformers"):
-            checkpoint = run_checkpoint(out / MODEL, job.recipe.dtype, feeds)
+        with progress.stage("pruned reference"):
+            checkpoint = run_pruned(source, out / source.pruned_file, feeds)
         _save(folder, feeds, results, checkpoint)
-        answer = judge_runs(feeds, results, checkpoint, job.recipe.dtype, layers, request)
+        answer = judge_runs(feeds, results, checkpoint, source, layers, request)
         if not answer["passed"]:
             with progress.stage("looking for the first tensor that differs"):
                 answer["first_difference"] = _first_difference(
-                    job, masks, out, hybrid, feeds, answer, scratch
+                    source, masks, out, hybrid, feeds, answer, scratch
                 )
     return answer
 
 
 def judge_runs(
-    feeds: Sequence[Feed], results: Any, checkpoint: Any, dtype: str, layers: int, request: VerifyRequest
+    feeds: Sequence[Feed], results: Any, checkpoint: Any, source: Source, layers: int, request: VerifyRequest
 ) -> dict[str, Any]:
     """Compare two RunResults over the same feeds, run by run.
 
@@ -80,7 +71,7 @@ def judge_runs(
     """
     reference = [iteration["logits"] for iteration in checkpoint[0][1]]
     scale = max(float(np.abs(logits).max()) for logits in reference)
-    derived, why = rounding_tolerance(dtype, layers)
+    derived, why = rounding_tolerance(source.recipe.dtype, layers)
     asked = request.atol is not None or request.rtol is not None
     atol, rtol = (request.atol or 0.0, request.rtol or 0.0) if asked else (derived * scale, 0.0)
     runs = [
@@ -94,7 +85,7 @@ def judge_runs(
         "error": max((run["error"] for run in runs), key=lambda error: np.inf if error is None else error),
         "tolerance": (atol / scale) if asked else derived,
         "why": why,
-        "against": _PRUNED,
+        "against": source.pruned_words,
         "runs": runs,
         "first_difference": None,
     }
@@ -151,7 +142,7 @@ def _save(folder: Path, feeds: list[Feed], results: Any, checkpoint: Any) -> Non
 
 
 def _first_difference(
-    job: Job,
+    source: Source,
     masks: MaskSet,
     out: Path,
     hybrid: Path,
@@ -160,12 +151,16 @@ def _first_difference(
     scratch: Path,
 ) -> dict[str, Any] | None:
     """Where the worst run goes wrong first; None where the fault is in what reference and hybrid share."""
-    r = job.recipe
     reference = scratch / "reference.onnx"
-    graph = export_graph(out / MODEL, dtype=r.dtype, opset=r.opset)
     plan = plan_linears(masks, "dense")
-    write_hybrid(graph, Checkpoint.open(out / MODEL), masks, plan, reference, r.dtype, fuse=r.fuse)
-    runnable = runnable_onnx(reference, scratch)
-    errors = [np.inf if run["error"] is None else run["error"] for run in answer["runs"]]
-    found = find_first_difference(hybrid, runnable, feeds[int(np.argmax(errors))], r.dtype)
+    source.write_hybrid(out / source.pruned_file, masks, plan, reference, _no_bars)
+    with with_all_logits(reference) as full:
+        runnable = runnable_onnx(full, scratch)
+        errors = [np.inf if run["error"] is None else run["error"] for run in answer["runs"]]
+        found = find_first_difference(hybrid, runnable, feeds[int(np.argmax(errors))], source.recipe.dtype)
     return found.row() if found else None
+
+
+def _no_bars(_name: str) -> AbstractContextManager[Update]:
+    """One bar is there already."""
+    return nullcontext(lambda *_: True)

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import ONNX_NAME
-from patch_compile.passes.write import export_graph, write_dense
-from patch_compile.recipe import Recipe
+from patch_compile.sources.open import source_of
 
 __all__ = ["dense_onnx"]
 
@@ -23,10 +21,5 @@ def dense_onnx(out: OutFolder, logits: Literal["all", "last"]) -> Iterator[Path]
 
     logits: the positions that it gives them of. Raises PatchCompileError when the model is not where it was.
     """
-    recipe = Recipe.of_build(out.path)
     with tempfile.TemporaryDirectory(dir=out.path, prefix=".dense-") as folder:
-        path = Path(folder) / ONNX_NAME
-        checkpoint = Checkpoint.open(recipe.model)
-        graph = export_graph(recipe.model, dtype=recipe.dtype, opset=recipe.opset, logits=logits)
-        write_dense(graph, checkpoint, path, recipe.dtype)
-        yield path
+        yield source_of(out).dense_onnx(Path(folder) / ONNX_NAME, logits=logits)

@@ -1,12 +1,9 @@
-"""Whether a model fits into memory where it has to be there as a whole, said before any work is done."""
+"""Refuses, before any work is done, a model that does not fit into memory where it has to be there as a whole."""
 
 from __future__ import annotations
 
-import math
-
 import psutil
 
-from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.errors import PatchCompileError
 
 __all__ = ["check_memory"]
@@ -17,9 +14,8 @@ _BYTES = 6
 _REST = 1 << 30  # the libraries themselves, activations, logits
 
 
-def check_memory(checkpoint: Checkpoint) -> None:
-    """Raise PatchCompileError unless ONNX Runtime and transformers can each hold the model on this machine."""
-    weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+def check_memory(weights: int) -> None:
+    """Raise PatchCompileError unless ONNX Runtime and transformers can each hold so many weights on this machine."""
     needed, free = _BYTES * weights + _REST, psutil.virtual_memory().available
     if needed > free:
         raise PatchCompileError(

@@ -1,23 +1,21 @@
-"""The proof of a build: compiled right, pruned how much, and what the two models say."""
+"""The proof of a build: compiled right, pruned how much, and what the models say."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from masklearn.checkpoint.architectures import architecture_of
-from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.quality.predictions import Predictions
+from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress
-from patch_compile.sources.checkpoint.held_out import evaluation_windows
-from patch_compile.sources.checkpoint.source import Job
-from patch_compile.verify.agreement import judge_agreement, run_checkpoint
+from patch_compile.sources.base import Ability, Source
+from patch_compile.verify.agreement import judge_agreement, run_pruned
 from patch_compile.verify.all_logits import with_all_logits
-from patch_compile.verify.outputs import prove_encoder
+from patch_compile.verify.outputs import compare_outputs
 from patch_compile.verify.quality import compare_logits
-from patch_compile.verify.runnable import runnable_pair
 from patch_compile.verify.study import Questions, run_study
 
 __all__ = ["prove"]
@@ -26,21 +24,31 @@ _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
 _SENTENCE_TOKENS = 40
 
 
-def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Progress) -> dict[str, Any]:
+def prove(
+    source: Source, hybrid: Path, pruned: Path, packed: Sequence[str], scratch: Path, progress: Progress
+) -> dict[str, Any]:
     """Compare hybrid, pruned and dense model; the parts of report.json that answer the three questions.
 
-    The dense ONNX and logits are written to `scratch` and removed. Raises AccuracyError when the hybrid was not
-    compiled right.
+    packed: names of the linears that are compiled. The dense ONNX and what models say is written to `scratch` and removed.
+    Raises AccuracyError when the hybrid was not compiled right.
     """
-    if architecture_of(job.checkpoint).encoder:
-        with progress.stage("dense reference"):
-            files = runnable_pair(job, hybrid_path, scratch)
-        proof = prove_encoder(job, *files, pruned, scratch, progress)
-        shutil.rmtree(scratch)
-        return proof
-    r = job.recipe
-    tokenizer = load_tokenizer(r.model)
-    windows, text = evaluation_windows(job.recipe, tokenizer, progress)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was interrupted
+    scratch.mkdir(parents=True)
+    if not source.lacks(Ability.NEXT_TOKENS):
+        proof = _prove_next_tokens(source, hybrid, pruned, scratch, progress)
+    else:
+        proof, fault = compare_outputs(source, hybrid, pruned, packed, scratch, progress)
+        if fault:
+            raise fault
+    shutil.rmtree(scratch)
+    return proof
+
+
+def _prove_next_tokens(
+    source: Source, hybrid_path: Path, pruned: Path, scratch: Path, progress: Progress
+) -> dict[str, Any]:
+    r, tokenizer = source.recipe, source.tokenizer
+    windows, text = source.evaluation(progress)
     questions = Questions(
         windows,
         windows[:_PROBE_WINDOWS, :_PROBE_TOKENS],
@@ -48,19 +56,16 @@ def prove(job: Job, hybrid_path: Path, pruned: Path, scratch: Path, progress: Pr
         _SENTENCE_TOKENS,
         partial(_ended, tokenizer),
     )
-    with with_all_logits(hybrid_path) as full:
-        with progress.stage("dense reference"):
-            dense_path, runnable = runnable_pair(job, full, scratch)
-        with progress.stage("hybrid on ONNX Runtime") as update:
-            hybrid = run_study("hybrid", runnable, questions, scratch, progress=update)
+    with progress.stage("dense reference"):
+        dense_path = source.dense_onnx(scratch / "dense.onnx", logits="all", runnable=True)
+    with with_all_logits(hybrid_path) as full, progress.stage("hybrid on ONNX Runtime") as update:
+        hybrid = run_study("hybrid", runnable_onnx(full, scratch), questions, scratch, progress=update)
     with progress.stage("dense on ONNX Runtime") as update:
         dense = run_study("dense", dense_path, questions, scratch, hybrid.feeds, update)
-    with progress.stage("pruned checkpoint on transformers"):
-        checkpoint = run_checkpoint(pruned, r.dtype, hybrid.feeds)
+    with progress.stage("pruned reference"):
+        checkpoint = run_pruned(source, pruned, hybrid.feeds)
     agreement = judge_agreement(hybrid, dense, checkpoint, r.dtype)
     quality = compare_logits(dense.logits, hybrid.logits, windows)
-    for file in scratch.iterdir():
-        file.unlink()
     return {
         "text": {"eval": text},
         "perplexity": _perplexity(quality, text["name"], windows.shape, r.dtype),

@@ -20,7 +20,7 @@ from masklearn.quality.comparison import Comparison, compare_models
 from masklearn.quality.predictions import LogitErrors, Predictions
 from masklearn.quality.sensitivity import sensitivity
 from patch_compile.progress import Progress
-from patch_compile.sources.checkpoint.source import Job
+from patch_compile.sources.base import Source
 from patch_compile.verify.request import VerifyRequest
 
 __all__ = ["Changes", "compare_checkpoints", "describe_predictions", "describe_where"]
@@ -44,7 +44,7 @@ class Changes:
 
 
 def compare_checkpoints(
-    job: Job,
+    source: Source,
     masks: MaskSet,
     pruned: Path,
     windows: NDArray[np.int64],
@@ -53,7 +53,7 @@ def compare_checkpoints(
     progress: Progress,
 ) -> tuple[Comparison, Changes | None]:
     """The two models on `windows`, and the loss with each linear pruned alone and restored alone, None unless asked."""
-    dense, other = job.checkpoint, Checkpoint.open(pruned)
+    dense, other = source.checkpoint, Checkpoint.open(pruned)
     if masks.orders:
         dense = reordered(dense, masks.orders, WeightStore(scratch / "reordered"))
     with progress.stage("pruned against dense") as update:

@@ -16,6 +16,7 @@ from patch_compile.out.manifest import package_versions
 from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
+from patch_compile.sources.open import open_source
 from patch_compile.verify.answers import Answers, Verification
 from patch_compile.verify.request import VerifyRequest
 
@@ -42,10 +43,10 @@ def _verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
         out = OutFolder.open(path)
     _check_whole(out)
     recipe = _recipe(out, request)
-    quiet_libraries(() if recipe.is_onnx else (recipe.calib, recipe.eval_text))
+    source = open_source(recipe)
+    quiet_libraries([getattr(recipe, name) for name in source.texts])
     with _new_folder(out.path) as folder:
-        asked = Verification(out, recipe, request, folder, progress)
-        answers = asked.onnx() if recipe.is_onnx else asked.checkpoint()
+        answers = Verification(out, source, request, folder, progress).answers()
         found = _result(request, answers, progress)
         write_json(folder / VERIFY_NAME, found)
     _record(out, request)

@@ -21,6 +21,7 @@ from patch_compile.out.folder import OutFolder
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.bench import print_benched
+from patch_compile.sources.open import source_of
 
 QUICK = {"iterations": 2, "warm_up": 1}
 SMALL = BenchRequest(batch_size=(1, 2), prompt_tokens=(8,), past_tokens=(16,), **QUICK)
@@ -73,8 +74,8 @@ def test_models_that_are_kept_are_taken_again_and_others_are_made_anew(out_of, c
 def test_the_models_it_is_timed_against_are_what_they_are_called(out_of, tmp_path):
     """The dense file holds the checkpoint's weights; the uniform one has a PatchLinear for each, without a dense slab."""
     out = OutFolder.open(out_of("llama"))
-    recipe, checkpoint = Recipe.of_build(out.path), Checkpoint.open(Recipe.of_build(out.path).model)
-    files = {w: write_contender(w, out, recipe, None, tmp_path, Progress()) for w in Contender}
+    source, checkpoint = source_of(out), Checkpoint.open(Recipe.of_build(out.path).model)
+    files = {w: write_contender(w, out, source, None, tmp_path, Progress()) for w in Contender}
     assert files[Contender.HYBRID] == out.path / "onnx/model.onnx"
     graphs = {which: onnx.load(file).graph for which, file in files.items()}
     stored = {tensor.name: tensor for tensor in graphs[Contender.DENSE].initializer}

@@ -24,9 +24,9 @@ from patch_compile.hardware.nvml import Sample
 from patch_compile.out.folder import OutFolder
 from patch_compile.plan.cards import Card, card_of, card_of_gpu
 from patch_compile.plan.roofline.assumptions import ASSUMED
-from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.bench import print_benched
 from patch_compile.runtime import Runner
+from patch_compile.sources.open import source_of
 from tests.runtime.host_engine import HostDevice, HostEngine
 
 PREFILL = {"batch": (1, 1, 4), "sequence": (1, 8, 64), "past": (0, 0, 0)}
@@ -173,7 +173,7 @@ def truth_of(out: Path, assume: Any) -> Any:
 
     folder = OutFolder.open(out)
     planned, card = (
-        planned_model(folder, Recipe.of_build(folder.path)),
+        planned_model(folder, source_of(folder)),
         Card(card_of("a6000").device, assume=assume),
     )
 
@@ -253,7 +253,7 @@ def test_engines_of_all_three_are_built_for_the_same_profiles(settings, tmp_path
     )
     out = OutFolder.open(settings["out"])
     with model_files(
-        tuple(Contender), Runner.ENGINE, out, Recipe.of_build(out.path), None, Progress(), keep=True
+        tuple(Contender), Runner.ENGINE, out, source_of(out), None, Progress(), keep=True
     ) as files:
         assert set(files) == set(Contender) and all(file.stat().st_size for file in files.values())
     about = {which: json.loads((file.parent / "engine.json").read_text()) for which, file in files.items()}

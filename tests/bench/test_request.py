@@ -8,11 +8,12 @@ from patch_compile.bench.request import BenchRequest, parse_against
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput
 from patch_compile.runtime import Runner
+from patch_compile.sources.base import Sequences
 
 
 def test_every_batch_with_every_prompt_and_every_past():
     points = BenchRequest(batch_size=(1, 4), prompt_tokens=(8, 16), past_tokens=(32,)).points(
-        Runner.ONNX, encoder=False, positions=64
+        Runner.ONNX, Sequences(99, 64, decodes=True)
     )
     assert points == [
         *(Point(Phase.PREFILL, batch, tokens) for batch in (1, 4) for tokens in (8, 16)),
@@ -21,18 +22,18 @@ def test_every_batch_with_every_prompt_and_every_past():
 
 
 def test_sizes_that_nobody_gave_stay_within_the_positions():
-    points = BenchRequest().points(Runner.ENGINE, encoder=False, positions=512)
+    points = BenchRequest().points(Runner.ENGINE, Sequences(99, 512, decodes=True))
     tokens = {phase: {p.tokens for p in points if p.phase is phase} for phase in Phase}
     assert tokens[Phase.PREFILL] == {128, 512} and tokens[Phase.DECODE] == {128, 511}
     assert {p.batch for p in points} == {1, 4, 8, 16}
 
 
 def test_an_encoder_has_prompts_alone():
-    assert {p.phase for p in BenchRequest().points(Runner.ONNX, encoder=True, positions=None)} == {
+    assert {p.phase for p in BenchRequest().points(Runner.ONNX, Sequences(99, None, decodes=False))} == {
         Phase.PREFILL
     }
     with pytest.raises(PatchCompileError, match="--past-tokens does not go with an encoder"):
-        BenchRequest(past_tokens=(8,)).points(Runner.ONNX, encoder=True, positions=None)
+        BenchRequest(past_tokens=(8,)).points(Runner.ONNX, Sequences(99, None, decodes=False))
 
 
 @pytest.mark.parametrize(("asked", "said"), [
@@ -41,7 +42,7 @@ def test_an_encoder_has_prompts_alone():
 ])  # fmt: skip
 def test_more_tokens_than_positions_are_refused(asked, said):
     with pytest.raises(PatchCompileError, match=said):
-        asked.points(Runner.ONNX, encoder=False, positions=64)
+        asked.points(Runner.ONNX, Sequences(99, 64, decodes=True))
 
 
 def test_against():

@@ -10,14 +10,15 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from masklearn.masks.maskset import MaskSet
-from patch_compile.build import stages as pipeline
+from patch_compile.build.prepare import prepare
+from patch_compile.build.stages import keys_of
 from patch_compile.cli.build import build as build_command
 from patch_compile.errors import AccuracyError, PatchCompileError, SpeedError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import print_report
-from patch_compile.sources.checkpoint.source import prepare
+from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build
 
 
@@ -110,7 +111,7 @@ def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(set
 def test_another_workload_lowering_or_card_compiles_again_with_the_same_masks(settings):
     def keys(**change):
         recipe = Recipe.parse(settings | change)
-        return pipeline._keys(prepare(recipe, Progress(), force=False, resume=False))
+        return keys_of(prepare(recipe, Progress(), force=False, resume=False))
 
     first = keys()
     for change in ({"lowering": "mlp.*=dense"}, {"generated_tokens": 4}, {"target": "h100"}):
@@ -150,7 +151,7 @@ def test_a_target_without_a_card_is_built_for_without_predictions_but_has_no_spe
 
 
 def test_a_speed_out_of_reach_is_refused_before_any_work(settings, monkeypatch):
-    monkeypatch.setattr(pipeline, "_masks", None)  # to begin would be a fault
+    monkeypatch.setattr(CheckpointSource, "learn", None)  # to begin would be a fault
     with pytest.raises(SpeedError, match="out of reach"):
         build({k: v for k, v in settings.items() if k != "ratio"} | {"speedup": 1.3})
     assert not settings["out"].exists()
@@ -160,15 +161,15 @@ def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
     def interrupt(*_args, **_options):
         raise KeyboardInterrupt
 
-    real = pipeline.write_hybrid
-    monkeypatch.setattr(pipeline, "write_hybrid", interrupt)
+    real = CheckpointSource.write_hybrid
+    monkeypatch.setattr(CheckpointSource, "write_hybrid", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(settings)
     assert not settings["out"].exists()
-    monkeypatch.setattr(pipeline, "write_hybrid", real)
+    monkeypatch.setattr(CheckpointSource, "write_hybrid", real)
     with pytest.raises(PatchCompileError, match="--resume"):
         build(settings)
-    monkeypatch.setattr(pipeline, "_masks", interrupt)  # learning again would be a fault
+    monkeypatch.setattr(CheckpointSource, "learn", interrupt)  # learning again would be a fault
     report = build(settings, resume=True)
     assert report["ratio"]["asked"] == 0.4
     assert "masks" not in report["seconds"]
@@ -241,7 +242,7 @@ def test_a_wrongly_compiled_graph_fails_the_build(settings, monkeypatch):
         monkeypatch.setattr("patch_compile.passes.lowering.packed_initializers.check_packed", lambda *_: None)
         return real(graph, pruned, masks, plan, path, dtype, step, **options)
 
-    monkeypatch.setattr(pipeline, "write_hybrid", wrong)
+    monkeypatch.setattr(compiler, "write_hybrid", wrong)
     with pytest.raises(AccuracyError):
         build(settings)
     assert not settings["out"].exists()
@@ -352,7 +353,7 @@ def test_what_would_stop_the_build_later_stops_it_before_any_work(settings, monk
     def no_work(*_args):
         raise AssertionError("no stage may begin")
 
-    monkeypatch.setattr(pipeline, "_masks", no_work)
+    monkeypatch.setattr(CheckpointSource, "learn", no_work)
     for change, said in [
         ({"backend": "tensorrt-rtx", "target": "sm12345"}, "unknown target"),
         ({"calib": str(settings["out"])}, "no such file"),
@@ -363,7 +364,7 @@ def test_what_would_stop_the_build_later_stops_it_before_any_work(settings, monk
             build(settings | change)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
-    with pytest.raises(PatchCompileError, match="no space"):
+    with pytest.raises(PatchCompileError, match="There is no space"):
         build(settings)
     settings["out"].mkdir()
     with pytest.raises(PatchCompileError, match="exists"):

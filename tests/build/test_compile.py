@@ -86,7 +86,7 @@ def test_weights_are_masked_and_read_one_linear_at_a_time(recipe, mask, tmp_path
     def observed(graph, checkpoint, masks, plan, path, dtype, step, **options):
         return write(graph, checkpoint, masks, plan, path, dtype, lambda *at: seen.append(at), **options)
 
-    monkeypatch.setattr("patch_compile.build.compile.write_hybrid", observed)
+    monkeypatch.setattr(stages, "write_hybrid", observed)
     compile_model(recipe(lowering="dense"))
     masks = MaskSet.load(mask)
     assert [at[1:] for at in seen] == [(i + 1, len(masks)) for i in range(len(masks))]

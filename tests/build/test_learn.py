@@ -13,16 +13,17 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
-from patch_compile.build import stages as pipeline
+from patch_compile.build.learn import learn
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import print_masks
+from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build
 
 
 def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
     recipe = Recipe.parse(settings | {"method": "magnitude", "out": tmp_path / "learned"})
-    summary = pipeline.learn(recipe, force=False, resume=False)
+    summary = learn(recipe, force=False, resume=False)
     file = tmp_path / "learned" / "masks.safetensors"
     given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": file}
     report = build(given)
@@ -31,14 +32,12 @@ def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
     one, other = MaskSet.load(file), MaskSet.load(settings["out"] / "masks.safetensors")
     assert all(np.array_equal(one[name].keep(), other[name].keep()) for name in one)
     with pytest.raises(PatchCompileError, match="exists"):
-        pipeline.learn(recipe, force=False, resume=False)
+        learn(recipe, force=False, resume=False)
 
 
 def test_masks_bring_the_weights_they_were_learned_with(settings, tmp_path):
     learned = tmp_path / "learned"
-    pipeline.learn(
-        Recipe.parse(settings | {"method": "sparsegpt", "out": learned}), force=False, resume=False
-    )
+    learn(Recipe.parse(settings | {"method": "sparsegpt", "out": learned}), force=False, resume=False)
     manifest = json.loads((learned / "manifest.json").read_text())
     files = {str(f.relative_to(learned)) for f in learned.rglob("*") if f.is_file()} - {"manifest.json"}
     assert files == set(manifest["files"])
@@ -63,7 +62,7 @@ def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
     """Magnitude keeps every weight that stays, and yet the checkpoint's own weights are not those of the masks."""
     learned = tmp_path / "learned"
     recipe = Recipe.parse(settings | {"method": "magnitude", "permute": True, "out": learned})
-    summary = pipeline.learn(recipe, force=False, resume=False)
+    summary = learn(recipe, force=False, resume=False)
     assert summary["learned"]["permuted"]["parts"] == 2
     assert any(note.startswith("permuted: the hidden channels of 2") for note in summary["notes"])
     assert Recipe.parse(Recipe.load(learned / "recipe.yaml")).permute
@@ -80,7 +79,7 @@ def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
 
 def test_learn_compares_with_baselines(settings, tmp_path, capsys):
     recipe = Recipe.parse(settings | {"method": "sparsegpt", "out": tmp_path / "learned"})
-    summary = pipeline.learn(recipe, "dense,ffn-only", force=False, resume=False)
+    summary = learn(recipe, "dense,ffn-only", force=False, resume=False)
     assert [row["name"] for row in summary["baselines"]["rows"]] == ["sparsegpt", "dense", "ffn-only"]
     assert summary["baselines"]["text"]["name"] == Path(settings["eval_text"]).name
     assert not list((tmp_path / "learned").glob("scratch"))
@@ -88,7 +87,7 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "ffn-only" in shown and "% of tiles 2:4" in shown
     with pytest.raises(PatchCompileError, match="does not name baselines"):
-        pipeline.learn(recipe, "the rest", force=True, resume=False)
+        learn(recipe, "the rest", force=True, resume=False)
 
 
 # `--multi_gpu` is what starts processes of one machine; without CUDA they meet over gloo.
@@ -146,7 +145,7 @@ def test_masks_are_learned_again_when_the_file_they_start_from_has_changed(setti
 
     def learned(**changes):
         asked = settings | {"repair": "none", "checkpoint_every": 2} | changes
-        return pipeline.learn(Recipe.parse(asked), force=True, resume=False)
+        return learn(Recipe.parse(asked), force=True, resume=False)
 
     trained = {
         "method": "patch-tile",
@@ -172,9 +171,9 @@ def test_a_disk_without_room_for_learning_is_said_before_any_work(settings, tmp_
     needed = 3 * stored + 2 * 12 * weights
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
-    monkeypatch.setattr(pipeline, "_masks", lambda *_: pytest.fail("no stage may begin"))
-    with pytest.raises(PatchCompileError, match=r"no space for .*learned"):
-        pipeline.learn(recipe, force=False, resume=False)
+    monkeypatch.setattr(CheckpointSource, "learn", lambda *_: pytest.fail("no stage may begin"))
+    with pytest.raises(PatchCompileError, match=r"There is no space for .*learned"):
+        learn(recipe, force=False, resume=False)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
     with pytest.raises(pytest.fail.Exception, match="no stage may begin"):
-        pipeline.learn(recipe, force=False, resume=False)
+        learn(recipe, force=False, resume=False)

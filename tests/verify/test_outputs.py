@@ -8,7 +8,7 @@ import pytest
 from masklearn.errors import PatchCompileError
 from patch_compile.errors import AccuracyError
 from patch_compile.report.terminal.console import print_report
-from patch_compile.verify import outputs as encoder
+from patch_compile.sources.checkpoint.encoder import EncoderSource
 from tests.builds import TINY, build
 
 
@@ -41,13 +41,13 @@ def test_an_encoder_that_was_not_compiled_right_fails(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pruned checkpoint is not the dense one: setting it beside the dense model must be noticed."""
-    run = encoder._run_checkpoint
+    run = EncoderSource.pruned_outputs
 
-    def run_dense(directory: Path, *rest: Any) -> Any:
-        return run(settings["model"], *rest)
+    def run_dense(source: EncoderSource, pruned: Path, *rest: Any) -> Any:
+        return run(source, settings["model"], *rest)
 
-    monkeypatch.setattr(encoder, "_run_checkpoint", run_dense)
-    with pytest.raises(AccuracyError, match=r"'\w+' of the hybrid ONNX differs .* rounding explains"):
+    monkeypatch.setattr(EncoderSource, "pruned_outputs", run_dense)
+    with pytest.raises(AccuracyError, match=r"'\w+' of the hybrid differs .* rounding explains"):
         build(settings)
 
 

@@ -1,300 +1,231 @@
-"""Everything that can be found out, and refused, before any work is done."""
+"""A Hugging Face checkpoint as a source; what decoders and encoders differ in lies in files of their own."""
 
 from __future__ import annotations
 
 import math
-import shutil
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from masklearn.checkpoint.architectures import architecture_of
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage, covered_linears_of
-from masklearn.masks.maskset import MaskSet
-from patch_compile.errors import PatchCompileError
-from patch_compile.export.architectures import check_exportable
-from patch_compile.out.layout import MASKS, MODEL
-from patch_compile.out.workspace import check_out, place_of
-from patch_compile.plan.assumed import assumed_plans
-from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
-from patch_compile.plan.cost import CostModel
-from patch_compile.plan.inversion import unreachable
-from patch_compile.plan.lowering_patterns import asked_lowerings
-from patch_compile.plan.outline import outline_of
-from patch_compile.plan.settle_together import settle_together
-from patch_compile.plan.speed_goal import SpeedGoal
-from patch_compile.plan.whole_model import predict_whole
+from masklearn.checkpoint.pretrained import load_config, load_tokenizer
+from masklearn.masks.linear_mask import LinearMask
+from patch_compile.out.layout import MODEL
+from patch_compile.plan.lowering import LinearPlan
+from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.workload import Workload
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Ability, Bars, Probe, Pruning, Rounding, Sequences, Source, Stage
+from patch_compile.sources.checkpoint.pruning import CheckpointPruning, learn_checkpoint
 
 if TYPE_CHECKING:
-    from patch_compile.hardware.targets import Target
-    from patch_compile.plugin.build import PluginLibrary
+    from masklearn.learn import Choose
+    from patch_compile.onnx_io.compare import Answers
+    from patch_compile.passes import PassDump
 
-__all__ = [
-    "Job",
-    "check_free_space",
-    "choose_backend",
-    "choose_out",
-    "choose_targets",
-    "load_plugin",
-    "prepare",
-    "prepare_learning",
-]
+__all__ = ["CheckpointSource", "roundings_of"]
 
+# Roundings to 16 bits that one block adds to the residual stream, as counted in the graph: norm, q, k, v, rotary,
+# attention, o, add; norm, gate, up, SiLU, product, down, add. A PatchLinear with an epilogue rounds once for its part.
+_ROUNDINGS_PER_LAYER = 15
 _STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
 _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
 
 
-@dataclass(frozen=True)
-class Job:
-    """A checked recipe with its defaults filled in; `plugin` and `targets` are empty for the backend `onnx`."""
+def roundings_of(layers: int) -> Rounding:
+    """Roundings to 16 bits in the graph of a model of so many blocks."""
+    count = _ROUNDINGS_PER_LAYER * layers + 2  # and the last norm and the head
+    return Rounding(count, f"{count} roundings in {layers} layers")
 
-    recipe: Recipe
-    out: Path
-    checkpoint: Checkpoint
-    coverage: Coverage
-    given: Checkpoint | None  # the weights that belong to the masks given by `mask`
-    backend: str
-    targets: tuple[Target, ...]
-    plugin: PluginLibrary | None
-    costs: CostModel | None = None  # what speed is predicted by; None where the card is not known
+
+class CheckpointSource(Source):
+    """What all checkpoints have in common: weights by name, linears in blocks, text, and a graph that is exported."""
+
+    texts = ("calib", "eval_text")
+    pruned_file = MODEL
+    pruned_words = "pruned checkpoint"
+    told_by = "the model's config.json"
+
+    def __init__(self, recipe: Recipe, checkpoint: Checkpoint) -> None:
+        super().__init__(recipe.model)
+        self._recipe, self._checkpoint = recipe, checkpoint
 
     @property
+    @override
+    def recipe(self) -> Recipe:
+        """A checkpoint has no defaults of its own."""
+        return self._recipe
+
+    @property
+    @override
+    def name(self) -> str:
+        """Name of the directory, behind links."""
+        return self.model.resolve().name
+
+    @property
+    @override
+    def checkpoint(self) -> Checkpoint:
+        return self._checkpoint
+
+    @cached_property
+    @override
+    def coverage(self) -> Coverage:
+        return covered_linears_of(self._checkpoint, self._recipe.include, self._recipe.exclude)
+
+    @cached_property
+    @override
     def fingerprint(self) -> str:
-        """sha256 of the model."""
-        return self.checkpoint.fingerprint()
+        return self._checkpoint.fingerprint()
 
+    @override
+    def fingerprint_of(self, pruned: Path) -> str:
+        return Checkpoint.open(pruned).fingerprint()
 
-def prepare(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) -> Job:
-    """Check model, masks, OUT, backend, targets and plugin, and say each default that is taken.
+    @cached_property
+    @override
+    def outline(self) -> Outline:
+        return outline_of(self._checkpoint, self.coverage, self._recipe.fuse)
 
-    Raises PatchCompileError for anything that would stop the build later.
-    """
-    checkpoint = Checkpoint.open(recipe.model)
-    check_exportable(checkpoint)
-    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    ratio, given = recipe.ratio, None
-    if recipe.mask is not None:
-        masks = MaskSet.load(recipe.mask)
-        masks.check_covers(coverage.linears)
-        ratio, given = masks.ratio, _weights_of(masks, recipe.mask, checkpoint)
-    _check_text(recipe)
-    _check_encoder_text(recipe, checkpoint)
-    out = choose_out(recipe, ratio, progress)
-    check_out(out, force=force, resume=resume)
-    backend = choose_backend(recipe, progress)
-    targets = choose_targets(recipe, backend, progress)
-    costs = _costs(recipe, checkpoint)
-    asked = asked_lowerings(recipe.lowering, list(coverage.linears))
-    if recipe.goal is not None:
-        _check_goal(recipe, recipe.goal, checkpoint, coverage, costs)
-    _check_space(checkpoint, recipe, out, _compiled_bytes(checkpoint, backend))
-    plugin = load_plugin(backend, progress) if {"auto", "plugin"} & {*asked.values()} else None
-    return Job(recipe, out, checkpoint, coverage, given, backend, targets, plugin, costs)
+    @property
+    @override
+    def workload(self) -> Workload:
+        r = self._recipe
+        return Workload(r.batch_size, r.prompt_tokens, r.generated_tokens)
 
+    @property
+    @override
+    def sequences(self) -> Sequences:
+        config = self._checkpoint.config.get("text_config") or self._checkpoint.config
+        positions = config.get("max_position_embeddings") or config.get("n_positions")
+        return Sequences(config["vocab_size"], positions, decodes=not self.lacks(Ability.NEXT_TOKENS))
 
-def prepare_learning(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) -> Job:
-    """The same for learning masks alone: a job without backend, targets and plugin."""
-    if recipe.is_onnx:
-        raise PatchCompileError(
-            f"learn takes a model directory, not {recipe.model}",
-            "an ONNX file is pruned by what reaches its linears, as part of its build",
-            "patch-compile build takes ONNX files",
-        )
-    checkpoint = Checkpoint.open(recipe.model)
-    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    _check_text(recipe)
-    out = choose_out(recipe, recipe.ratio, progress)
-    check_out(out, force=force, resume=resume)
-    _check_space(checkpoint, recipe, out, compiled=0)
-    return Job(recipe, out, checkpoint, coverage, None, "onnx", (), None)
+    @property
+    @override
+    def graph_dtype(self) -> str:
+        return self._recipe.dtype
 
+    @property
+    @override
+    def calibration_hash(self) -> str | None:
+        from masklearn.text import open_text
 
-def prepare_compiling(recipe: Recipe, progress: Progress, *, force: bool, resume: bool = False) -> Job:
-    """The same for compiling given masks to ONNX: a job without backend, targets and plugin."""
-    if recipe.is_onnx:
-        raise PatchCompileError(
-            f"compile takes a model directory, not {recipe.model}",
-            "an ONNX file is pruned and compiled by its build",
-            "patch-compile build takes ONNX files, and --backend onnx stops it there",
-        )
-    if recipe.mask is None:
-        raise PatchCompileError("no mask given", "compile learns nothing", "give --mask FILE, or use build")
-    checkpoint = Checkpoint.open(recipe.model)
-    check_exportable(checkpoint)
-    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    masks = MaskSet.load(recipe.mask)
-    masks.check_covers(coverage.linears)
-    asked_lowerings(recipe.lowering, list(coverage.linears))
-    out = choose_out(recipe, masks.ratio, progress)
-    check_out(out, force=force, resume=resume)
-    check_free_space(out, int(2 * _weights(checkpoint) * _PACKED_SHARE))
-    given = _weights_of(masks, recipe.mask, checkpoint)
-    return Job(recipe, out, checkpoint, coverage, given, "onnx", (), None, _costs(recipe, checkpoint))
+        return None if self._recipe.calib is None else open_text(self._recipe.calib).fingerprint()
 
+    @property
+    @override
+    def layers(self) -> int:
+        return int(load_config(self.model).get_text_config().num_hidden_layers)
 
-def _weights_of(masks: MaskSet, file: Path, checkpoint: Checkpoint) -> Checkpoint:
-    """Masks that were learned together with new weights belong to the model folder beside them, and only to it."""
-    digest = masks.record.weights
-    if digest is None:
-        return checkpoint
-    folder = file.parent / MODEL
-    if not folder.is_dir():
-        raise PatchCompileError(
-            f"{file} was learned together with new weights",
-            f"they belong into {folder}, and nothing is there",
-            f"keep {MASKS} beside the folder it was written with, or learn again with --repair none "
-            "--method wanda and without --permute, which keeps the weights",
-        )
-    weights = Checkpoint.open(folder)
-    if weights.fingerprint() != digest:
-        raise PatchCompileError(
-            f"{folder} does not hold the weights that {file.name} was learned with",
-            "its sha256 is another one",
-            "use the two as they were written",
-        )
-    return weights
+    @property
+    @override
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.model)
 
+    @property
+    @override
+    def weights(self) -> int:
+        return sum(math.prod(self._checkpoint.shape(name)) for name in self._checkpoint.names())
 
-def _check_text(recipe: Recipe) -> None:
-    from masklearn.text import open_text
+    @override
+    def check(self, stages: Collection[Stage]) -> None:
+        from masklearn.text import open_text
+        from patch_compile.export.architectures import check_exportable
 
-    for source in (recipe.calib, recipe.eval_text):
-        if source is not None:
-            open_text(source)
+        if Stage.ONNX in stages:
+            check_exportable(self._checkpoint)
+        assert self.coverage.linears
+        if self._recipe.mask is not None:
+            assert self.given
+        for text in (self._recipe.calib, self._recipe.eval_text):
+            if text is not None:
+                open_text(text)
 
+    @override
+    def space(self, stages: Collection[Stage]) -> int:
+        """The proof writes the dense ONNX file."""
+        packed = 2 * self.weights * _PACKED_SHARE
+        needs = {Stage.ONNX: packed, Stage.ENGINE: packed, Stage.PROOF: 2 * self.weights}
+        if Stage.MASKS in stages:
+            needs[Stage.MASKS] = self._stored + (self._learning_bytes() if self._recipe.mask is None else 0)
+        return int(sum(needs[stage] for stage in stages))
 
-def _check_encoder_text(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    if architecture_of(checkpoint).encoder and recipe.eval_text is None and recipe.calib is None:
-        raise PatchCompileError(
-            f"{recipe.model} is compared on text, and none is given",
-            "it is an encoder, which writes no text of its own",
-            "give text with --eval, or with --calib",
-        )
+    @override
+    def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
+        return learn_checkpoint(self._recipe, scratch, progress, choose)
 
+    @override
+    def take_given(self) -> Pruning:
+        return CheckpointPruning(self.given.masks, Checkpoint.open(self.given.weights))
 
-def choose_out(recipe: Recipe, ratio: float | str | None, progress: Progress) -> Path:
-    """OUT, or the name of model and ratio where none is given."""
-    if recipe.out is not None:
-        return recipe.out
-    name = f"{ratio:.2f}" if isinstance(ratio, float) else recipe.goal.short if recipe.goal else "mixed"
-    model = recipe.model.stem if recipe.is_onnx else recipe.model.resolve().name
-    out = Path(f"{model}-patch-{name}")
-    progress.note(f"output: ./{out} (no -o given)")
-    return out
+    @override
+    def weight(self, name: str) -> NDArray[np.float32]:
+        from masklearn.checkpoint.linears import read_linear
 
+        weight: NDArray[np.float32] = read_linear(self._checkpoint, name).numpy()
+        return weight
 
-def choose_backend(recipe: Recipe, progress: Progress) -> str:
-    """The backend asked for, or the best that this machine has.
+    @override
+    def write_hybrid(
+        self,
+        weights: Path,
+        masks: Mapping[str, LinearMask],
+        plan: Mapping[str, LinearPlan],
+        path: Path,
+        bars: Bars,
+        dump: PassDump | None = None,
+    ) -> dict[str, LinearPlan]:
+        """The graph is that of the model, whose weights are read one linear at a time."""
+        from patch_compile.passes.write import export_graph, write_hybrid
 
-    PatchCompileError when it can't be used here, or lacks an option of the engine that is asked for.
-    """
-    from patch_compile.engine.backend import BackendName, default_backend, load_backend
+        r, checkpoint = self._recipe, Checkpoint.open(weights)
+        with bars("export"):
+            graph = export_graph(self.model, dtype=r.dtype, opset=r.opset, logits=r.logits, dump=dump)
+        with bars("pack") as update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return write_hybrid(graph, checkpoint, masks, plan, path, r.dtype, update, fuse=r.fuse, dump=dump)
 
-    if recipe.backend is None:
-        name, why = default_backend()
-        progress.note(f"backend: {name} ({why})")
-    else:
-        name = BackendName(recipe.backend)
-        if name is not BackendName.ONNX:
-            load_backend(name)
-    recipe.engine_options().check(name)
-    return str(name)
+    @override
+    def dense_onnx(
+        self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
+    ) -> Path:
+        from patch_compile.passes.write import export_graph, write_dense
 
+        r = self._recipe
+        graph = export_graph(self.model, dtype=r.dtype, opset=r.opset, logits=logits or r.logits)
+        write_dense(graph, self._checkpoint, path, r.dtype, runnable=runnable)
+        return path
 
-def choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[Target, ...]:
-    """What to build for: as asked, or this machine's GPU. PatchCompileError when the backend can't."""
-    from patch_compile.engine.backend import load_backend
-    from patch_compile.hardware.targets import local_target, parse_targets
+    @override
+    def rounding(
+        self,
+        pruned: Path,
+        hybrid: Path,
+        packed: Sequence[str],
+        probe: Probe,
+        reference: Answers,
+        scratch: Path,
+    ) -> Rounding:
+        """As many roundings as the graph of so many blocks has."""
+        return roundings_of(self.layers)
 
-    if recipe.target is not None:
-        targets = parse_targets(recipe.target)
-    else:
-        local = local_target()
-        targets = (local,) if local else parse_targets(DEFAULT_TARGET)
-        if backend != "onnx":
-            why = "the GPU of this machine" if local else "no GPU here"
-            progress.note(f"target: {targets[0].name} ({why})")
-    if backend == "onnx":
-        return ()
-    load_backend(backend).check_targets(targets)
-    return targets
+    def _learning_bytes(self) -> int:
+        """Permuted, solved and repaired weights, and two checkpoints of training: the newest and the one being written."""
+        from masklearn.device import available_memory, usable_device
 
+        r = self._recipe
+        stored = self._stored * (1 + r.permute + r.repairs)
+        if not r.trains:
+            return stored
+        # A checkpoint comes from memory: where its state does not fit there, nothing is trained.
+        return stored + 2 * min(_STATE_BYTES * self.weights, available_memory(usable_device(r.device)))
 
-def _costs(recipe: Recipe, checkpoint: Checkpoint) -> CostModel | None:
-    """Of the card that is built for, as far as the table of devices tells."""
-    from patch_compile.hardware.gpu import local_gpu
-
-    gpu = local_gpu() if recipe.target is None else None
-    card = card_of_gpu(gpu) if gpu else find_card(recipe.target or DEFAULT_TARGET)
-    return CostModel(card, recipe.workload_of(checkpoint)) if card else None
-
-
-def _check_goal(
-    recipe: Recipe, goal: SpeedGoal, checkpoint: Checkpoint, coverage: Coverage, costs: CostModel | None
-) -> None:
-    """SpeedError when not even all tiles 2:4 are as fast as asked, PatchCompileError where nothing is predicted."""
-    costs = costs or CostModel(card_of(recipe.target or DEFAULT_TARGET), recipe.workload_of(checkpoint))
-    sparse = dict.fromkeys(coverage.linears, 0.5)
-    outline = outline_of(checkpoint, coverage, recipe.fuse)
-    plans = assumed_plans(coverage.linears, recipe.tile, sparse, recipe.lowering, costs)
-    plans = settle_together(plans, recipe.lowering, outline, costs)
-    best = predict_whole(plans.values(), outline, costs).end_to_end
-    if not goal.met(best):
-        raise unreachable(goal, best)
-
-
-def load_plugin(backend: str, progress: Progress) -> PluginLibrary | None:
-    """The plugin for a backend, built unless the cache holds it; None where no engine is built."""
-    if backend == "onnx":
-        return None
-    from patch_compile.plugin.build import build_plugin
-
-    with progress.stage("plugin"):
-        return build_plugin(backend)
-
-
-def _check_space(checkpoint: Checkpoint, recipe: Recipe, out: Path, compiled: int) -> None:
-    """Everything has to fit, with nothing removed; compiled: bytes of ONNX files and engine."""
-    needed = compiled + (_learning_bytes(checkpoint, recipe) if recipe.mask is None else 0)
-    needed += _stored(checkpoint)  # the pruned checkpoint
-    check_free_space(out, needed)
-
-
-def check_free_space(out: Path, needed: int) -> None:
-    """Raise PatchCompileError unless the disk of OUT has room for so many bytes."""
-    home = next(parent for parent in place_of(out).parents if parent.exists())
-    free = shutil.disk_usage(home).free
-    if free < needed:
-        raise PatchCompileError(
-            f"no space for {out}",
-            f"it needs up to {needed / 1e9:.1f} GB, {home} has {free / 1e9:.1f} GB",
-            "make room, or write to another disk with -o",
-        )
-
-
-def _learning_bytes(checkpoint: Checkpoint, recipe: Recipe) -> int:
-    """Permuted, solved and repaired weights, and two checkpoints of training: the newest and the one being written."""
-    from masklearn.device import available_memory, usable_device
-
-    stored = _stored(checkpoint) * (1 + recipe.permute + recipe.repairs)
-    if not recipe.trains:
-        return stored
-    # A checkpoint comes from memory: where its state does not fit there, nothing is trained.
-    state = min(_STATE_BYTES * _weights(checkpoint), available_memory(usable_device(recipe.device)))
-    return stored + 2 * state
-
-
-def _compiled_bytes(checkpoint: Checkpoint, backend: str) -> int:
-    """The dense ONNX of the proof, the hybrid one and the engine."""
-    return int(2 * _weights(checkpoint) * (1 + _PACKED_SHARE * (1 if backend == "onnx" else 2)))
-
-
-def _stored(checkpoint: Checkpoint) -> int:
-    return sum(file.stat().st_size for file in checkpoint.files())
-
-
-def _weights(checkpoint: Checkpoint) -> int:
-    return sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+    @property
+    def _stored(self) -> int:
+        return sum(file.stat().st_size for file in self._checkpoint.files())

@@ -16,6 +16,8 @@ from patch_compile.sources.onnx_model.linears import OnnxLinear
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from patch_compile.passes import PassDump
+
 __all__ = ["write_onnx_hybrid"]
 
 
@@ -29,6 +31,7 @@ def write_onnx_hybrid(
     progress: Callable[[str, int, int], object],
     *,
     fuse: Collection[str],
+    dump: PassDump | None = None,
 ) -> dict[str, LinearPlan]:
     """Write `path` (+ .data) from the pruned model as it was read; packed weights are checked against `W∘M`.
 
@@ -59,5 +62,5 @@ def write_onnx_hybrid(
     cleanup = [common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()]
     sinking = [SinkCastsPass(dtype)] if any(FUSIONS[name].reads_activation for name in fuse) else []
     prepared = [normalize, *sinking, common.RemoveUnusedNodesPass()]
-    write_onnx(run_passes(model, [*prepared, *lowering.in_order, *cleanup]), path)
+    write_onnx(run_passes(model, [*prepared, *lowering.in_order, *cleanup], dump), path)
     return {**plan, **lowering.plan}

@@ -1,14 +1,70 @@
-"""What rounding alone does: the pruned model with the inputs and outputs of its packed linears rounded to 16 bits."""
+"""What rounding alone does to the outputs of a pruned ONNX model, which its hybrid form may differ by."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from patch_compile.onnx_io.compare import Answers, answer, compare_answers
+from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.proto import load_proto
+from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.sources.base import Rounding
+from patch_compile.sources.onnx_model.facts import OnnxFacts
 from patch_compile.sources.onnx_model.linears import OnnxLinear
+from patch_compile.sources.onnx_model.widen import WidenPass
 
-__all__ = ["RoundLinearsPass"]
+__all__ = ["RoundLinearsPass", "measured_rounding"]
+
+_ROUNDINGS = 3  # of a PatchLinear between Casts: X, b and Y
+_IN_FP32 = "what rounding X and Y of the same linears does to the pruned model"
+_IN_16_BITS = "twice what computing in 16 bits instead of fp32 does to the pruned model"
+
+
+def measured_rounding(
+    facts: OnnxFacts,
+    pruned: Path,
+    hybrid: Path,
+    packed: Sequence[str],
+    feeds: Sequence[Feed],
+    reference: Answers,
+    scratch: Path,
+) -> Rounding:
+    """Roundings of the hybrid model, counted in its graph, and what such roundings do to the pruned one, measured.
+
+    A graph may amplify roundings in any measure. Where PatchLinear stands between Casts, that is seen by rounding X and Y
+    of the same linears in the pruned model, which is fp32; a model of 16-bit types is set beside itself in fp32, from which
+    hybrid and pruned model may lie apart as far, in different directions.
+
+    packed: names of the linears that are compiled; reference: what the pruned model says on the feeds.
+    """
+    model, linears = facts.read(pruned)
+    cast = {name: linears[name] for name in packed if linears[name].dtype == ir.DataType.FLOAT}
+    in_fp32 = len(cast) == len(packed)
+    count = _ROUNDINGS * len(cast) if in_fp32 else _sixteen_bit_results(hybrid)
+    changed = RoundLinearsPass(cast, facts.dtype) if in_fp32 else WidenPass()
+    error = _error(changed(model).model, feeds, reference, scratch) * (1 if in_fp32 else 2)
+    return Rounding(count, f"{count} roundings", error, _IN_FP32 if in_fp32 else _IN_16_BITS)
+
+
+def _sixteen_bit_results(path: Path) -> int:
+    sixteen = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    graph = ir.from_proto(load_proto(path)).graph
+    return sum(any(value.dtype in sixteen for value in node.outputs) for node in graph)
+
+
+def _error(model: ir.Model, feeds: Sequence[Feed], reference: Answers, scratch: Path) -> float:
+    """How far a changed form of the pruned model lies from it, 0 where a value is no longer finite."""
+    from patch_compile.onnx_io.write import write_onnx
+
+    changed = scratch / "changed.onnx"
+    write_onnx(model, changed)
+    answers = answer(runnable_onnx(changed, scratch), feeds, scratch / "changed")
+    differences = [one.largest for one in compare_answers(answers, reference) if one.floating]
+    return max((error for error in differences if np.isfinite(error)), default=0.0)
 
 
 class RoundLinearsPass(ir.passes.InPlacePass):

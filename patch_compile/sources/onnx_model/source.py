@@ -1,220 +1,212 @@
-"""Everything about an ONNX file that can be found out, and refused, before any work is done."""
+"""An ONNX file made by others as a source: linears in any form, and inputs that are arrays of any kind."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
 
 from masklearn.checkpoint.coverage import Coverage
-from masklearn.masks.budget import Budget
-from masklearn.masks.maskset import MaskSet
-from masklearn.masks.names import check_patterns, kinds_of, matches
-from masklearn.methods.magnitude import Magnitude
-from patch_compile.engine.profiles import parse_profile, profiles_from_onnx
-from patch_compile.errors import PatchCompileError
+from masklearn.masks.linear_mask import LinearMask
+from patch_compile.onnx_io.compare import Answers, answer
 from patch_compile.onnx_io.external import data_files
-from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
-from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
-from patch_compile.onnx_io.runnable import holds_bfloat16
-from patch_compile.onnx_io.session import open_session
-from patch_compile.out.layout import MASKS, PRUNED_ONNX
-from patch_compile.out.workspace import check_out, sha256_of
-from patch_compile.plan.lowering_patterns import asked_lowerings
+from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
+from patch_compile.out.layout import PRUNED_ONNX
+from patch_compile.out.workspace import sha256_of
+from patch_compile.plan.lowering import LinearPlan
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.checkpoint.source import (
-    check_free_space,
-    choose_backend,
-    choose_out,
-    choose_targets,
-    load_plugin,
-)
-from patch_compile.sources.onnx_model.find import find_onnx_linears
-from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear
-from patch_compile.sources.onnx_model.options import effective_recipe
+from patch_compile.sources.base import Ability, Bars, Kind, Probe, Pruning, Rounding, Source, Stage
+from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
+from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.read import read_onnx
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from masklearn.learn import Choose
+    from patch_compile.passes import PassDump
 
-    from patch_compile.hardware.targets import Target
-    from patch_compile.plugin.build import PluginLibrary
+__all__ = ["OnnxSource"]
 
-__all__ = ["OnnxJob", "fingerprint_of", "prepare_onnx"]
-
+_RUNS = 8  # of the inputs, at most, that models are compared on
 _MOMENT_BYTES = 4
+_NO_TOKENS = "an ONNX file does not tell prompts from decode steps, and speed is predicted for these"
 
 
-@dataclass(frozen=True)
-class OnnxJob:
-    """A checked recipe for an ONNX file, with its defaults filled in; see `patch_compile.sources.checkpoint.Job`.
+class OnnxSource(Source):
+    """An ONNX file. It is read when something is asked of it."""
 
-    files: the model and its data; feeds: what learning (if they are calibration inputs) and proof run it on; source: the
-    model whose weights belong to the masks: the file itself, or the one that was written with the masks given.
-    """
+    kind = Kind.ONNX
+    words = "an ONNX file"
+    texts = ()
+    pruned_file = PRUNED_ONNX
+    pruned_words = "pruned ONNX"
+    told_by = "the ONNX file"
+    lacking: ClassVar[Mapping[Ability, str]] = {
+        Ability.LEARN: "an ONNX file is pruned by what reaches its linears, as part of its build",
+        Ability.COMPILE: "an ONNX file is pruned and compiled by its build",
+        Ability.PLAN: _NO_TOKENS,
+        Ability.BLOCKS: "an ONNX file does not name the blocks of its model",
+        Ability.NEXT_TOKENS: "{model} is an ONNX file, which comes without a tokenizer",
+    }
 
-    recipe: Recipe
-    out: Path
-    files: tuple[Path, ...]
-    coverage: Coverage
-    feeds: Feeds
-    source: Path
-    backend: str
-    targets: tuple[Target, ...]
-    plugin: PluginLibrary | None
-    costs: None = None  # speed is predicted for checkpoints alone
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe.model)
+        self._asked = recipe
 
     @cached_property
+    def _facts(self) -> OnnxFacts:
+        return examine(self._asked)
+
+    @property
+    @override
+    def recipe(self) -> Recipe:
+        """The file's own 16-bit type, and the method that the inputs allow."""
+        return self._facts.recipe
+
+    @property
+    @override
+    def name(self) -> str:
+        """Name of the file, without its suffix."""
+        return self.model.stem
+
+    @property
+    @override
+    def coverage(self) -> Coverage:
+        return self._facts.coverage
+
+    @property
+    @override
+    def weights(self) -> int:
+        return self._facts.weights
+
+    @property
+    @override
+    def notes(self) -> Sequence[str]:
+        return self._facts.notes
+
+    @property
+    @override
     def fingerprint(self) -> str:
-        """sha256 over the sha256 of the model and of its data files."""
-        return fingerprint_of(self.files)
+        return self._facts.fingerprint
 
+    @override
+    def fingerprint_of(self, pruned: Path) -> str:
+        return fingerprint_of((pruned, *data_files(read_onnx(pruned))))
 
-def prepare_onnx(recipe: Recipe, progress: Progress, *, force: bool, resume: bool) -> OnnxJob:
-    """Check the model, the options, inputs, masks, OUT, backend, targets, shapes and plugin; say each default taken.
+    @property
+    @override
+    def pruned_dtype(self) -> str:
+        """The pruned model holds the numbers that are packed."""
+        return self.recipe.dtype
 
-    Raises PatchCompileError for anything that would stop the build later.
-    """
-    path = recipe.model
-    model = read_onnx(path)
-    found = find_onnx_linears(path, model)
-    recipe = effective_recipe(recipe, _sixteen_bit(found))
-    coverage = _covered(found, recipe.include, recipe.exclude)
-    _check_spellings(recipe, list(coverage.linears))
-    files = (path, *data_files(model))
-    inputs = read_inputs(path)
-    feeds, recipe = _feeds(recipe, inputs, model, progress)
-    _check_runs(path)
-    ratio, source = recipe.ratio, path
-    if recipe.mask is not None:
-        masks = MaskSet.load(recipe.mask)
-        masks.check_covers(coverage.linears)
-        ratio, source = masks.ratio, _source_of(masks, recipe.mask, path)
-    else:
-        progress.note(f"method: {recipe.method}, {_why(recipe)}")
-    out = choose_out(recipe, ratio, progress)
-    check_out(out, force=force, resume=resume)
-    backend = choose_backend(recipe, progress)
-    targets = choose_targets(recipe, backend, progress)
-    if backend != "onnx":
-        profiles_from_onnx(path, recipe.min_shapes, recipe.opt_shapes, recipe.max_shapes)
-    check_free_space(out, _needed(files, found.linears, coverage))
-    plugin = load_plugin(backend, progress)
-    return OnnxJob(recipe, out, files, coverage, feeds, source, backend, targets, plugin)
+    @property
+    @override
+    def calibration_hash(self) -> str | None:
+        return None if self.recipe.calib is None else sha256_of(Path(self.recipe.calib))
 
+    @override
+    def check(self, stages: Collection[Stage]) -> None:
+        """ONNX Runtime has to take the file; of a bfloat16 model only a copy is ever run."""
+        from patch_compile.onnx_io.session import open_session
 
-def _sixteen_bit(found: FoundLinears) -> Literal["float16", "bfloat16"] | None:
-    """The 16-bit type that all linears compute in, if they do."""
-    names = {linear.dtype.name for linear in found.linears.values()}
-    if names == {"FLOAT16"}:
-        return "float16"
-    return "bfloat16" if names == {"BFLOAT16"} else None
+        if not holds_bfloat16(self.model):
+            open_session(self.model)
+        if self.recipe.mask is not None:
+            assert self.given
 
+    @override
+    def check_shapes(self) -> None:
+        from patch_compile.engine.profiles import profiles_from_onnx
 
-def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]) -> Coverage:
-    check_patterns(include, list(found.linears), "--include")
-    check_patterns(exclude, list(found.linears), "--exclude")
-    skipped = dict(found.skipped)
-    for name in found.linears:
-        if matches(name, *exclude):
-            skipped[name] = "excluded"
-        elif include and not matches(name, *include):
-            skipped[name] = "not included"
-    covered = {name: linear.shape for name, linear in found.linears.items() if name not in skipped}
-    if not covered:
-        raise PatchCompileError(
-            "no linear is covered",
-            f"the model has {', '.join(kinds_of(found.linears))}",
-            "give other --include and --exclude patterns",
-        )
-    return Coverage(covered, skipped)
+        r = self.recipe
+        profiles_from_onnx(self.model, r.min_shapes, r.opt_shapes, r.max_shapes)
 
+    @override
+    def space(self, stages: Collection[Stage]) -> int:
+        """A file of the model's size for each stage, two copies for the proof, moments of every distinct X."""
+        stored = sum(file.stat().st_size for file in self._facts.files)
+        moments = sum(_MOMENT_BYTES * k * k for k in self._facts.inputs)
+        needs = dict.fromkeys(Stage, stored) | {Stage.MASKS: stored + moments, Stage.PROOF: 2 * stored}
+        return sum(needs[stage] for stage in stages)
 
-def _check_spellings(recipe: Recipe, names: list[str]) -> None:
-    """Patterns of --ratio and --lowering fit linears. Raises PatchCompileError."""
-    asked_lowerings(recipe.lowering, names)
-    if recipe.ratio is not None:
-        Budget.of(recipe.ratio, recipe.per_layer).by_linear(names)
+    @override
+    def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
+        from patch_compile.sources.onnx_model.pruning import learn_pruning
 
+        assert choose is None, "no speed is predicted, so none is asked for"
+        return learn_pruning(self._facts, scratch, progress)
 
-def _feeds(
-    recipe: Recipe, inputs: tuple[GraphInput, ...], model: ir.Model, progress: Progress
-) -> tuple[Feeds, Recipe]:
-    """What the model is run on; with calibration inputs and no shapes given, the engine is built for their shapes."""
-    dtypes = input_dtypes(model)
-    shapes = (recipe.min_shapes, recipe.opt_shapes, recipe.max_shapes)
-    if recipe.calib is not None:
-        calib = Path(recipe.calib)
-        feeds = feeds_from_npz(calib, inputs, dtypes)
-        if not any(shapes) and any(i.is_dynamic for i in inputs):
-            recipe = recipe.model_copy(update=_shapes_of(feeds, inputs))
-            progress.note(f"shapes: those of {calib.name} (none given)")
-        return feeds, recipe
-    sizes = {}
-    if any(shapes):
-        low, opt, high = shapes
-        profile = parse_profile(inputs, min_shapes=low, opt_shapes=opt, max_shapes=high)
-        sizes = {name: one.opt for name, one in profile.shapes.items()}
-    feeds = random_feeds(inputs, dtypes, sizes, recipe.seed)
-    progress.note(f"compared on {feeds.words}: no --calib given")
-    return feeds, recipe
+    @override
+    def take_given(self) -> Pruning:
+        from patch_compile.sources.onnx_model.pruning import OnnxPruning
 
+        return OnnxPruning(self.given.masks, *self._facts.read(self.given.weights), self._facts.dtype)
 
-def _shapes_of(feeds: Feeds, inputs: tuple[GraphInput, ...]) -> dict[str, str]:
-    """Settings for the smallest, the first and the largest size of each axis among the feeds."""
-    spelled: dict[str, list[str]] = {"min_shapes": [], "opt_shapes": [], "max_shapes": []}
-    for i in (i for i in inputs if i.is_dynamic):
-        shapes = [feed[i.name].shape for feed in feeds]
-        chosen = ([min(axis) for axis in zip(*shapes, strict=True)], shapes[0])
-        for kind, shape in zip(spelled, (*chosen, map(max, zip(*shapes, strict=True))), strict=True):
-            spelled[kind].append(f"{i.name}:{'x'.join(map(str, shape))}")
-    return {kind: ",".join(parts) for kind, parts in spelled.items()}
+    @override
+    def weight(self, name: str) -> NDArray[np.float32]:
+        from patch_compile.sources.onnx_model.weights import read_weight
 
+        return read_weight(self._linears[name], self._facts.dtype)
 
-def _check_runs(path: Path) -> None:
-    """Raise PatchCompileError when ONNX Runtime refuses the file; of a bfloat16 model only a copy is ever run."""
-    if not holds_bfloat16(path):
-        open_session(path)
+    @cached_property
+    def _linears(self) -> dict[str, OnnxLinear]:
+        return self._facts.read(self.model)[1]
 
+    @override
+    def write_hybrid(
+        self,
+        weights: Path,
+        masks: Mapping[str, LinearMask],
+        plan: Mapping[str, LinearPlan],
+        path: Path,
+        bars: Bars,
+        dump: PassDump | None = None,
+    ) -> dict[str, LinearPlan]:
+        from patch_compile.sources.onnx_model.hybrid import write_onnx_hybrid
 
-def _source_of(masks: MaskSet, file: Path, path: Path) -> Path:
-    """Masks that were learned together with new weights belong to the model beside them, and only to it."""
-    digest = masks.record.weights
-    if digest is None:
-        return path
-    source = file.parent / PRUNED_ONNX
-    if not source.is_file():
-        raise PatchCompileError(
-            f"{file} was learned together with new weights",
-            f"they belong into {source}, and nothing is there",
-            f"keep {MASKS} beside the folder it was written with",
-        )
-    if fingerprint_of((source, *data_files(read_onnx(source)))) != digest:
-        raise PatchCompileError(
-            f"{source} does not hold the weights that {file.name} was learned with",
-            "its sha256 is another one",
-            "use the two as they were written",
-        )
-    return source
+        model, linears = self._facts.read(weights)
+        with bars("pack") as update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return write_onnx_hybrid(
+                model, linears, masks, plan, self._facts.dtype, path, update, fuse=self.recipe.fuse, dump=dump
+            )
 
+    @override
+    def dense_onnx(
+        self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
+    ) -> Path:
+        """The file itself."""
+        return runnable_onnx(self.model, path.parent) if runnable else self.model
 
-def fingerprint_of(files: Sequence[Path]) -> str:
-    """sha256 over the sha256 of each file."""
-    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+    @override
+    def probe(self, hybrid: Path, progress: Progress) -> Probe:
+        """The calibration inputs, or random ones."""
+        feeds = self._facts.feeds
+        return Probe(feeds[:_RUNS], feeds.words)
 
+    @override
+    def pruned_outputs(
+        self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
+    ) -> Answers:
+        """ONNX Runtime runs it."""
+        return answer(runnable_onnx(pruned, folder.parent), feeds, folder)
 
-def _why(recipe: Recipe) -> str:
-    if recipe.calib is None:
-        return "since no --calib is given" if recipe.method == Magnitude.name else "asked for"
-    return "on the inputs of --calib"
+    @override
+    def rounding(
+        self,
+        pruned: Path,
+        hybrid: Path,
+        packed: Sequence[str],
+        probe: Probe,
+        reference: Answers,
+        scratch: Path,
+    ) -> Rounding:
+        from patch_compile.sources.onnx_model.rounding import measured_rounding
 
-
-def _needed(files: Sequence[Path], linears: dict[str, OnnxLinear], coverage: Coverage) -> int:
-    """Bytes: model, pruned and hybrid model, engine, and two copies in scratch; moments of every distinct X."""
-    stored = sum(file.stat().st_size for file in files)
-    xs: dict[Any, int] = {linears[name].x: shape[1] for name, shape in coverage.linears.items()}
-    return 5 * stored + sum(_MOMENT_BYTES * k * k for k in xs.values())
+        return measured_rounding(self._facts, pruned, hybrid, packed, probe.feeds, reference, scratch)

@@ -19,7 +19,7 @@ from patch_compile.sources.onnx_model.feed import OnnxFeed
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.hybrid import write_onnx_hybrid
 from patch_compile.sources.onnx_model.moments import gather_moments, write_probe
-from patch_compile.sources.onnx_model.pruned import write_pruned
+from patch_compile.sources.onnx_model.pruning import write_pruned
 from patch_compile.sources.onnx_model.read import read_onnx
 
 __all__ = ["Learned", "learn", "quiet", "write_hybrid"]

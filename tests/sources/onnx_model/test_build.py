@@ -14,7 +14,8 @@ from patch_compile.cli.build import build as build_command
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.recipe import Recipe
-from patch_compile.sources.onnx_model import prove
+from patch_compile.sources.onnx_model import rounding
+from patch_compile.verify import agreement
 from tests.builds import build
 from tests.sources.onnx_model import graphs
 
@@ -180,8 +181,8 @@ def test_activations_above_the_range_of_fp16(tmp_path):
 
 def test_a_hybrid_that_computes_something_else_is_not_published(settings, monkeypatch):
     """The tolerance is what tells: without room for rounding, rounding itself is a difference."""
-    monkeypatch.setattr(prove, "_DEVIATIONS", 0.0)
-    monkeypatch.setattr(prove, "_measured", lambda *_: 0.0)
+    monkeypatch.setattr(agreement, "_DEVIATIONS", 0.0)
+    monkeypatch.setattr(rounding, "_error", lambda *_: 0.0)
     with pytest.raises(AccuracyError, match="differs from that of the pruned model by"):
         build(settings)
     assert not settings["out"].exists()

@@ -1,0 +1,40 @@
+"""The command `build`: a model → OUT, with everything in it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from masklearn.processes import process_count
+from patch_compile.build.prepare import prepare
+from patch_compile.build.stages import opened, run_stages
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import MASKS, REPORT
+from patch_compile.out.manifest import write_manifest
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+
+__all__ = ["build"]
+
+
+def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> dict[str, Any]:
+    """Run the stages that are not there yet and return the report. After an interruption, finished ones stay for `resume`.
+
+    Raises PatchCompileError for what can't be built, AccuracyError for a hybrid that was not compiled right.
+    """
+    from patch_compile.report.page import renew_page
+
+    if process_count() > 1:
+        raise PatchCompileError(
+            "a build runs in one process",
+            "only learning is shared out",
+            f"launch `patch-compile learn`, then `patch-compile build --mask OUT/{MASKS}`",
+        )
+    progress = Progress()
+    job = prepare(recipe, progress, force=force, resume=resume)
+    with opened(job, progress, force=force, resume=resume) as workspace:
+        masks = run_stages(job, workspace, progress)
+        report: dict[str, Any] = json.loads((workspace.root / REPORT).read_text())
+        write_manifest(workspace, job.recipe.seed, report, masks)
+        renew_page(workspace.publish())
+    return report

@@ -1,0 +1,91 @@
+"""The command `learn`: a model → masks and the pruned model, in one process or several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from masklearn.baselines import Baseline, parse_baselines
+from masklearn.masks.maskset import MaskSet
+from masklearn.processes import is_main_process
+from patch_compile.build.prepare import Job, prepare
+from patch_compile.build.stages import keys_of, learning_folder, opened, run_stages
+from patch_compile.build.summary import about_masks
+from patch_compile.build.together import take_part
+from patch_compile.out.manifest import write_manifest
+from patch_compile.out.workspace import Workspace
+from patch_compile.plan.lowering import plan_linears
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Stage
+
+__all__ = ["learn"]
+
+
+def learn(
+    recipe: Recipe, baselines: str | None = None, *, force: bool = False, resume: bool = False
+) -> dict[str, Any] | None:
+    """Learn masks alone: write them and the pruned model to the folder OUT, and return a summary for the table.
+
+    Of several processes (`accelerate launch`, torchrun) the first writes and returns; the others take part, and
+    return None.
+
+    baselines: see `masklearn.baselines.parse_baselines`; None compares with none.
+    """
+    if not is_main_process():
+        _help(recipe)
+        return None
+    progress = Progress()
+    names = () if baselines is None else parse_baselines(baselines)
+    job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
+    with opened(job, progress, force=force, resume=resume) as workspace:
+        masks = run_stages(job, workspace, progress)
+        rows = [linear.row() for linear in plan_linears(masks).values()]
+        summary = {
+            "path": str(job.out),
+            **about_masks(job, masks, rows),
+            **({"baselines": _compared(job, workspace, masks, names, progress)} if names else {}),
+            "notes": progress.notes,
+            "seconds": progress.seconds,
+        }
+        write_manifest(workspace, job.recipe.seed, summary, masks)
+        workspace.publish()
+    return summary
+
+
+def _compared(
+    job: Job, workspace: Workspace, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
+) -> dict[str, Any]:
+    """The masks beside simpler ways to prune, on held-out text."""
+    from masklearn.baselines import compare
+
+    source = job.source
+    windows, text = source.evaluation(progress)
+    with progress.stage("baselines") as update:
+        found = compare(
+            source.model,
+            source.recipe.learning(),
+            workspace.root / source.pruned_file,
+            masks,
+            progress.seconds.get("masks", 0.0),
+            names,
+            windows,
+            workspace.scratch / "baselines",
+            update,
+            progress.note,
+        )
+    return {**found, "text": text}
+
+
+def _help(recipe: Recipe) -> None:
+    """Learn beside the first process, in its scratch folder, and write nothing else."""
+    quiet = Progress(Console(quiet=True))
+    job = prepare(recipe, quiet, stages=[Stage.MASKS], force=True, resume=True)
+    take_part(job.out, lambda: _train(job, quiet))
+
+
+def _train(job: Job, progress: Progress) -> None:
+    if job.recipe.trains:  # nothing else is shared out
+        folder = learning_folder(Workspace.scratch_of(job.out), keys_of(job)[Stage.MASKS])
+        job.source.learn(folder, progress, None)

@@ -1,0 +1,188 @@
+"""Everything that can be found out, and refused, before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from masklearn.masks.budget import Budget
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.place import check_free_space, check_out
+from patch_compile.plan.assumed import assumed_plans
+from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.inversion import unreachable
+from patch_compile.plan.lowering_patterns import asked_lowerings
+from patch_compile.plan.settle_together import settle_together
+from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.plan.whole_model import predict_whole
+from patch_compile.progress import Progress, quiet_libraries
+from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Ability, Source, Stage
+from patch_compile.sources.open import open_source
+
+if TYPE_CHECKING:
+    from patch_compile.hardware.targets import Target
+    from patch_compile.plugin.build import PluginLibrary
+
+__all__ = ["Job", "prepare"]
+
+_ALONE = {frozenset({Stage.MASKS}): Ability.LEARN, frozenset({Stage.ONNX}): Ability.COMPILE}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked recipe and the stages that are to be run.
+
+    source: the model, whose recipe has all defaults filled in; targets, plugin: empty and None for the backend `onnx`;
+    costs: what speed is predicted by, None where it can't be.
+    """
+
+    source: Source
+    out: Path
+    stages: frozenset[Stage]
+    backend: str
+    targets: tuple[Target, ...]
+    plugin: PluginLibrary | None
+    costs: CostModel | None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings."""
+        return self.source.recipe
+
+
+def prepare(
+    recipe: Recipe, progress: Progress, *, stages: Collection[Stage] = tuple(Stage), force: bool, resume: bool
+) -> Job:
+    """Check the model, masks, texts, OUT, backend, targets, speed, space and plugin, as far as the stages need them.
+
+    Each default that is taken is noted. Raises PatchCompileError for anything that would stop one of the stages later.
+    """
+    asked, source = frozenset(stages), open_source(recipe)
+    quiet_libraries([getattr(recipe, name) for name in source.texts])
+    if command := _ALONE.get(asked):
+        source.require(command)
+    if Stage.MASKS not in asked and recipe.mask is None:
+        raise PatchCompileError("no mask given", "compile learns nothing", "give --mask FILE, or use build")
+    source.check(asked)
+    _check_patterns(source, asked)
+    for line in source.notes:
+        progress.note(line)
+    out = _choose_out(source, progress)
+    check_out(out, force=force, resume=resume)
+    backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
+    asked = asked if targets else asked - {Stage.ENGINE}
+    costs = _costs(source) if Stage.ONNX in asked else None
+    check_free_space(out, source.space(asked))
+    return Job(source, out, asked, backend, targets, _plugin(source, backend, progress), costs)
+
+
+def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
+    """Patterns of --ratio and --lowering fit linears, and decide for some."""
+    r, names = source.recipe, list(source.coverage.linears)
+    if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
+        Budget.of(r.ratio, r.per_layer).by_linear(names)
+    if Stage.ONNX in stages:
+        asked_lowerings(r.lowering, names)
+
+
+def _choose_out(source: Source, progress: Progress) -> Path:
+    """OUT, or the name of model and ratio where none is given."""
+    r = source.recipe
+    if r.out is not None:
+        return r.out
+    ratio = r.ratio if r.mask is None else source.given.masks.ratio
+    name = f"{ratio:.2f}" if isinstance(ratio, float) else r.goal.short if r.goal else "mixed"
+    out = Path(f"{source.name}-patch-{name}")
+    progress.note(f"output: ./{out} (no -o given)")
+    return out
+
+
+def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[Target, ...]]:
+    """The backend and what it is to build for, which is nothing for the backend `onnx`."""
+    backend = _choose_backend(source.recipe, progress)
+    targets = _choose_targets(source.recipe, backend, progress)
+    if targets:
+        source.check_shapes()
+    return backend, targets
+
+
+def _choose_backend(recipe: Recipe, progress: Progress) -> str:
+    """The backend asked for, or the best that this machine has.
+
+    Raises PatchCompileError when it can't be used here, or lacks an option of the engine that is asked for.
+    """
+    from patch_compile.engine.backend import BackendName, default_backend, load_backend
+
+    if recipe.backend is None:
+        name, why = default_backend()
+        progress.note(f"backend: {name} ({why})")
+    else:
+        name = BackendName(recipe.backend)
+        if name is not BackendName.ONNX:
+            load_backend(name)
+    recipe.engine_options().check(name)
+    return str(name)
+
+
+def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[Target, ...]:
+    """The targets asked for, or this machine's GPU. Raises PatchCompileError when the backend can't build for them."""
+    from patch_compile.engine.backend import load_backend
+    from patch_compile.hardware.targets import local_target, parse_targets
+
+    if recipe.target is not None:
+        targets = parse_targets(recipe.target)
+    else:
+        local = local_target()
+        targets = (local,) if local else parse_targets(DEFAULT_TARGET)
+        if backend != "onnx":
+            why = "the GPU of this machine" if local else "no GPU here"
+            progress.note(f"target: {targets[0].name} ({why})")
+    if backend == "onnx":
+        return ()
+    load_backend(backend).check_targets(targets)
+    return targets
+
+
+def _costs(source: Source) -> CostModel | None:
+    """Costs on the card that is built for, as far as the table of devices tells.
+
+    Raises SpeedError when not even all tiles 2:4 are as fast as asked, PatchCompileError where nothing is predicted.
+    """
+    from patch_compile.hardware.gpu import local_gpu
+
+    if source.workload is None:
+        return None
+    target, goal = source.recipe.target, source.recipe.goal
+    gpu = local_gpu() if target is None else None
+    card = card_of_gpu(gpu) if gpu else find_card(target or DEFAULT_TARGET)
+    if goal is not None:
+        _check_goal(source, goal, CostModel(card or card_of(target or DEFAULT_TARGET), source.workload))
+    return CostModel(card, source.workload) if card else None
+
+
+def _check_goal(source: Source, goal: SpeedGoal, costs: CostModel) -> None:
+    r, linears, outline = source.recipe, source.coverage.linears, source.outline
+    assert outline is not None  # speed is predicted
+    plans = assumed_plans(linears, r.tile, dict.fromkeys(linears, 0.5), r.lowering, costs)
+    best = predict_whole(
+        settle_together(plans, r.lowering, outline, costs).values(), outline, costs
+    ).end_to_end
+    if not goal.met(best):
+        raise unreachable(goal, best)
+
+
+def _plugin(source: Source, backend: str, progress: Progress) -> PluginLibrary | None:
+    """The plugin for a backend, built unless the cache holds it; None where no engine is built, or none needs it."""
+    if backend == "onnx":
+        return None
+    asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
+    if not {"auto", "plugin"} & {*asked.values()}:
+        return None
+    from patch_compile.plugin.build import build_plugin
+
+    with progress.stage("plugin"):
+        return build_plugin(backend)

@@ -1,0 +1,46 @@
+"""What reports and summaries say of a job: the model, its masks, and the files that were written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from masklearn.masks.maskset import MaskSet
+from patch_compile.build.prepare import Job
+from patch_compile.out.layout import ENGINE, ENGINE_REPORT, ONNX, ONNX_FOLDER
+from patch_compile.out.manifest import SCHEMA
+
+__all__ = ["about_files", "about_masks", "about_model"]
+
+
+def about_model(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict[str, Any]:
+    """The model and what of it is pruned; linears: a row of the plan for each."""
+    source = job.source
+    return {
+        "schema": SCHEMA,
+        "model": {"path": str(source.model.resolve()), "sha256": source.fingerprint},
+        "method": masks.method,
+        "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},
+        "linears": linears,
+        "skipped": [{"name": name, "reason": why} for name, why in source.coverage.skipped.items()],
+    }
+
+
+def about_masks(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict[str, Any]:
+    """`about_model`, and where masks are sparse and how they were learned."""
+    from masklearn.masks.summary import summarise_tiles
+
+    where = summarise_tiles(masks.tile_maps())
+    return {**about_model(job, masks, linears), "where_sparse": where, "learned": masks.record.as_metadata()}
+
+
+def about_files(job: Job, root: Path) -> dict[str, Any]:
+    """The ONNX file, and the engine, None where there is none. root: the folder that is going to be OUT."""
+    nbytes = sum(file.stat().st_size for file in (root / ONNX_FOLDER).iterdir())
+    engine = root / ENGINE_REPORT
+    built = json.loads(engine.read_text()) if engine.is_file() else None
+    return {
+        "onnx": {"path": str(job.out / ONNX), "bytes": nbytes},
+        "engine": {**built, "path": str(job.out / ENGINE)} if built else None,
+    }

@@ -1,0 +1,56 @@
+"""A decoder as a source: it predicts next tokens, so text is what it is compared on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from masklearn.checkpoint.models import cache_argument, load_model
+from patch_compile.onnx_io.feeds import Feed
+from patch_compile.progress import Progress
+from patch_compile.sources.base import Kind
+from patch_compile.sources.checkpoint.held_out import evaluation_windows
+from patch_compile.sources.checkpoint.source import CheckpointSource
+
+__all__ = ["DecoderSource"]
+
+
+class DecoderSource(CheckpointSource):
+    """A checkpoint with a language-model head; it does everything that a source may be asked for."""
+
+    kind = Kind.DECODER
+    words = "a decoder"
+
+    @override
+    def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Where no text is given, the model writes one."""
+        return evaluation_windows(self.recipe, self.tokenizer, progress)
+
+    @override
+    def pruned_logits(self, pruned: Path) -> Callable[[Feed], NDArray[np.float32]]:
+        """Transformers runs it, with weights rounded as in the graph and arithmetic in fp32."""
+        import torch
+
+        model = load_model(pruned, dtype=getattr(torch, self.recipe.dtype)).float()
+        return lambda feed: _logits(model, feed)
+
+
+def _logits(model: Any, feed: Feed) -> NDArray[np.float32]:
+    """`[batch, sequence, vocabulary]`; the feed brings the caches of earlier tokens."""
+    import torch
+    from transformers import DynamicCache
+
+    given = {name: torch.from_numpy(np.asarray(value)) for name, value in feed.items()}
+    cache = DynamicCache(config=model.config)
+    for layer in range(model.config.get_text_config().num_hidden_layers):
+        key, value = (given.pop(f"past_key_values.{layer}.{part}").float() for part in ("key", "value"))
+        if key.shape[2]:
+            cache.update(key, value, layer)
+    with torch.no_grad():
+        logits: NDArray[np.float32] = model(**given, **{cache_argument(model): cache}).logits.numpy()
+    return logits

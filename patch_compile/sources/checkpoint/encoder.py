@@ -1,0 +1,94 @@
+"""An encoder as a source: it predicts no next token, so its hidden states are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from masklearn.checkpoint.models import load_model
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.compare import Answers
+from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.plan.workload import Workload
+from patch_compile.progress import Progress
+from patch_compile.sources.base import Ability, Kind, Probe, Stage
+from patch_compile.sources.checkpoint.held_out import encoder_windows
+from patch_compile.sources.checkpoint.source import CheckpointSource
+
+__all__ = ["EncoderSource"]
+
+_ROWS = 2  # windows in a feed; the last of them is padded from its middle on
+
+
+class EncoderSource(CheckpointSource):
+    """A checkpoint without a language-model head."""
+
+    kind = Kind.ENCODER
+    words = "an encoder"
+    lacking: ClassVar[Mapping[Ability, str]] = {
+        Ability.NEXT_TOKENS: "{model} is an encoder: it reads text and predicts none"
+    }
+
+    @property
+    @override
+    def workload(self) -> Workload:
+        """An encoder generates nothing."""
+        return super().workload.without_decode()
+
+    @override
+    def check(self, stages: Collection[Stage]) -> None:
+        """The proof needs text, of which an encoder writes none."""
+        super().check(stages)
+        if Stage.PROOF in stages and self.recipe.eval_text is None and self.recipe.calib is None:
+            raise PatchCompileError(
+                f"{self.model} is compared on text, and none is given",
+                "it is an encoder, which writes no text of its own",
+                "give text with --eval, or with --calib",
+            )
+
+    @override
+    def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """The calibration text where no other is given."""
+        return encoder_windows(self.recipe, self.tokenizer, progress)
+
+    @override
+    def probe(self, hybrid: Path, progress: Progress) -> Probe:
+        """Batches of held-out text, some of it padded."""
+        windows, text = self.evaluation(progress)
+        padding = self.checkpoint.config.get("pad_token_id") or 0
+        feeds = list(_feeds(windows, padding, [given.name for given in read_inputs(hybrid)]))
+        count, length = windows.shape
+        return Probe(feeds, f"{text['name']}, {count} windows × {length} tokens, {self.recipe.dtype}", text)
+
+    @override
+    def pruned_outputs(
+        self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
+    ) -> Answers:
+        """Transformers runs it, with weights rounded as in the graph and arithmetic in fp32."""
+        import torch
+
+        model = load_model(pruned, dtype=getattr(torch, self.recipe.dtype)).float()
+        folder.mkdir(parents=True, exist_ok=True)
+        for run, feed in enumerate(feeds):
+            with torch.no_grad():
+                made = model(**{name: torch.from_numpy(np.asarray(value)) for name, value in feed.items()})
+            for place, name in enumerate(outputs):
+                np.save(folder / f"{place}.{run}.npy", made[name].numpy())
+        return Answers(folder, outputs, len(feeds))
+
+
+def _feeds(windows: NDArray[np.int64], padding: int, names: Sequence[str]) -> Iterator[Feed]:
+    """Batches of windows `[rows, length]` under the names that the graph takes."""
+    for first in range(0, len(windows), _ROWS):
+        ids = windows[first : first + _ROWS].copy()
+        mask = np.ones_like(ids)
+        hidden = (len(ids) - 1, slice(max(1, ids.shape[1] // 2), None))
+        ids[hidden], mask[hidden] = padding, 0
+        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        yield {name: given[name] for name in names}

@@ -1,0 +1,58 @@
+"""Masks of a checkpoint, learned or given, and the pruned checkpoint that is written with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.maskset import MaskSet
+from patch_compile.progress import Progress, Update
+from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Pruning
+
+if TYPE_CHECKING:
+    from masklearn.learn import Choose
+
+__all__ = ["CheckpointPruning", "learn_checkpoint"]
+
+
+@dataclass(frozen=True)
+class CheckpointPruning(Pruning):
+    """checkpoint: the weights that the masks are for, not masked."""
+
+    masks: MaskSet
+    checkpoint: Checkpoint
+
+    @property
+    @override
+    def has_new_weights(self) -> bool:
+        return self.checkpoint.new is not None and bool(self.checkpoint.new.names())
+
+    @override
+    def write(self, path: Path, update: Update) -> None:
+        from masklearn.checkpoint.prune import write_pruned_checkpoint
+
+        write_pruned_checkpoint(self.checkpoint, self.masks, path, update)
+
+
+def learn_checkpoint(
+    recipe: Recipe, scratch: Path, progress: Progress, choose: Choose | None
+) -> CheckpointPruning:
+    """Learn masks on text; what is worth saying of how it went is noted."""
+    from masklearn.learn import learn
+
+    reads_text = bool(recipe.traits.needs) or recipe.repairs or recipe.permute
+    if recipe.calib is None and reads_text:
+        progress.note("calibration text: the model writes its own (no --calib given)")
+    with progress.stage("masks") as update:
+        learned = learn(recipe.model, recipe.learning(), scratch, update, progress.note, choose)
+    if permuted := learned.masks.record.permuted:
+        progress.note(
+            f"permuted: the hidden channels of {permuted.parts} feed-forward parts; their dense outputs differ by"
+            f" {permuted.dense_error:g} of their norm at most"
+        )
+    return CheckpointPruning(learned.masks, learned.checkpoint)

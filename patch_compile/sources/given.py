@@ -1,0 +1,55 @@
+"""Masks that are given, and the weights that belong to them: the model's own, or those they were learned with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from masklearn.masks.maskset import MaskSet
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import MASKS
+
+__all__ = ["GivenMasks", "given_masks"]
+
+
+@dataclass(frozen=True)
+class GivenMasks:
+    """weights: the model, in the form of the source, whose weights the masks prune."""
+
+    masks: MaskSet
+    weights: Path
+
+
+def given_masks(
+    file: Path,
+    linears: Mapping[str, tuple[int, int]],
+    model: Path,
+    pruned_file: str,
+    fingerprint_of: Callable[[Path], str],
+) -> GivenMasks:
+    """Read masks for the covered linears of a model.
+
+    pruned_file: where a pruned model lies beside its masks; fingerprint_of: its sha256. Raises PatchCompileError when the
+    masks cover other linears, and when they were learned together with new weights that are not beside them any more.
+    """
+    masks = MaskSet.load(file)
+    masks.check_covers(linears)
+    digest = masks.record.weights
+    if digest is None:
+        return GivenMasks(masks, model)
+    weights = file.parent / pruned_file
+    if not weights.exists():
+        raise PatchCompileError(
+            f"{file} was learned together with new weights",
+            f"they belong into {weights}, and nothing is there",
+            f"keep {MASKS} beside the folder it was written with, or learn again with --repair none "
+            "--method wanda and without --permute, which keeps the weights",
+        )
+    if fingerprint_of(weights) != digest:
+        raise PatchCompileError(
+            f"{weights} does not hold the weights that {file.name} was learned with",
+            "its sha256 is another one",
+            "use the two as they were written",
+        )
+    return GivenMasks(masks, weights)

@@ -1,0 +1,160 @@
+"""What can be told of an ONNX file before any work is done: its linears, the settings that follow, what it is run on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from masklearn.checkpoint.coverage import Coverage
+from masklearn.masks.names import check_patterns, kinds_of, matches
+from masklearn.methods.magnitude import Magnitude
+from patch_compile.engine.profiles import parse_profile
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.external import data_files
+from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
+from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
+from patch_compile.out.workspace import sha256_of
+from patch_compile.recipe import Recipe
+from patch_compile.sources.onnx_model.find import find_onnx_linears
+from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear
+from patch_compile.sources.onnx_model.options import effective_recipe
+from patch_compile.sources.onnx_model.read import read_onnx
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["OnnxFacts", "examine", "fingerprint_of"]
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """recipe: with the file's own defaults; files: the file and its data; feeds: what masks are learned and models compared
+    on; weights: numbers in its initializers; inputs: K of every distinct X of a covered linear; notes: lines on the
+    defaults that were taken."""
+
+    recipe: Recipe
+    coverage: Coverage
+    files: tuple[Path, ...]
+    feeds: Feeds
+    weights: int
+    inputs: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The 16-bit type of packed weights."""
+        import onnx_ir as ir
+
+        return ir.DataType[self.recipe.dtype.upper()]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the sha256 of the file and of its data files."""
+        return fingerprint_of(self.files)
+
+    def read(self, path: Path) -> tuple[ir.Model, dict[str, OnnxLinear]]:
+        """The file, or its pruned form, with the covered linears in it."""
+        model = read_onnx(path)
+        found = find_onnx_linears(path, model).linears
+        return model, {name: found[name] for name in self.coverage.linears}
+
+
+def fingerprint_of(files: Sequence[Path]) -> str:
+    """sha256 over the sha256 of each file."""
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+
+
+def examine(asked: Recipe) -> OnnxFacts:
+    """Find out everything about the file of a recipe; no weight is kept.
+
+    Raises PatchCompileError for a file that can't be read or has no linear to prune, for settings that do not go with it,
+    and for inputs that do not fit it.
+    """
+    path = asked.model
+    model = read_onnx(path)
+    found = find_onnx_linears(path, model)
+    recipe = effective_recipe(asked, _sixteen_bit(found))
+    coverage = _covered(found, recipe.include, recipe.exclude)
+    recipe, feeds, notes = _feeds(recipe, read_inputs(path), input_dtypes(model))
+    if recipe.mask is None:
+        notes = (*notes, f"method: {recipe.method}, {_why(recipe)}")
+    stored = list(model.graph.initializers.values())
+    covered: dict[Any, int] = {found.linears[name].x: k for name, (_, k) in coverage.linears.items()}
+    return OnnxFacts(
+        recipe,
+        coverage,
+        (path, *data_files(model)),
+        feeds,
+        weights=sum(value.const_value.size for value in stored if value.const_value is not None),
+        inputs=tuple(covered.values()),
+        notes=notes,
+    )
+
+
+def _sixteen_bit(found: FoundLinears) -> Literal["float16", "bfloat16"] | None:
+    """The 16-bit type that all linears compute in, if they do."""
+    names = {linear.dtype.name for linear in found.linears.values()}
+    if names == {"FLOAT16"}:
+        return "float16"
+    return "bfloat16" if names == {"BFLOAT16"} else None
+
+
+def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]) -> Coverage:
+    check_patterns(include, list(found.linears), "--include")
+    check_patterns(exclude, list(found.linears), "--exclude")
+    skipped = dict(found.skipped)
+    for name in found.linears:
+        if matches(name, *exclude):
+            skipped[name] = "excluded"
+        elif include and not matches(name, *include):
+            skipped[name] = "not included"
+    covered = {name: linear.shape for name, linear in found.linears.items() if name not in skipped}
+    if not covered:
+        raise PatchCompileError(
+            "no linear is covered",
+            f"the model has {', '.join(kinds_of(found.linears))}",
+            "give other --include and --exclude patterns",
+        )
+    return Coverage(covered, skipped)
+
+
+def _feeds(
+    recipe: Recipe, inputs: tuple[GraphInput, ...], dtypes: dict[str, Any]
+) -> tuple[Recipe, Feeds, tuple[str, ...]]:
+    """What the model is run on, and notes; with calibration inputs and no shapes given, the recipe gets their shapes."""
+    shapes = (recipe.min_shapes, recipe.opt_shapes, recipe.max_shapes)
+    if recipe.calib is not None:
+        calib = Path(recipe.calib)
+        feeds = feeds_from_npz(calib, inputs, dtypes)
+        if any(shapes) or not any(i.is_dynamic for i in inputs):
+            return recipe, feeds, ()
+        shaped = recipe.model_copy(update=_shapes_of(feeds, inputs))
+        return shaped, feeds, (f"shapes: those of {calib.name} (none given)",)
+    sizes = {}
+    if any(shapes):
+        low, opt, high = shapes
+        profile = parse_profile(inputs, min_shapes=low, opt_shapes=opt, max_shapes=high)
+        sizes = {name: one.opt for name, one in profile.shapes.items()}
+    feeds = random_feeds(inputs, dtypes, sizes, recipe.seed)
+    return recipe, feeds, (f"compared on {feeds.words}: no --calib given",)
+
+
+def _shapes_of(feeds: Feeds, inputs: tuple[GraphInput, ...]) -> dict[str, str]:
+    """Settings for the smallest, the first and the largest size of each axis among the feeds."""
+    spelled: dict[str, list[str]] = {"min_shapes": [], "opt_shapes": [], "max_shapes": []}
+    for i in (i for i in inputs if i.is_dynamic):
+        shapes = [feed[i.name].shape for feed in feeds]
+        chosen = ([min(axis) for axis in zip(*shapes, strict=True)], shapes[0])
+        for kind, shape in zip(spelled, (*chosen, map(max, zip(*shapes, strict=True))), strict=True):
+            spelled[kind].append(f"{i.name}:{'x'.join(map(str, shape))}")
+    return {kind: ",".join(parts) for kind, parts in spelled.items()}
+
+
+def _why(recipe: Recipe) -> str:
+    if recipe.calib is None:
+        return "since no --calib is given" if recipe.method == Magnitude.name else "asked for"
+    return "on the inputs of --calib"

@@ -1,0 +1,44 @@
+"""Opens the source that a path names, or that a build was made of."""
+
+from __future__ import annotations
+
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.folder import OutFolder
+from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Source
+
+__all__ = ["check_unchanged", "open_source", "source_of"]
+
+
+def open_source(recipe: Recipe) -> Source:
+    """The source of the setting `model`: an ONNX file by its suffix, else a Hugging Face directory.
+
+    Raises PatchCompileError for a directory that holds no checkpoint, or one of an unknown architecture.
+    """
+    if recipe.model.suffix == ".onnx":
+        from patch_compile.sources.onnx_model.source import OnnxSource
+
+        return OnnxSource(recipe)
+    from patch_compile.sources.checkpoint.decoder import DecoderSource
+    from patch_compile.sources.checkpoint.encoder import EncoderSource
+
+    checkpoint = Checkpoint.open(recipe.model)
+    kind = EncoderSource if architecture_of(checkpoint).encoder else DecoderSource
+    return kind(recipe, checkpoint)
+
+
+def source_of(out: OutFolder) -> Source:
+    """The model that a build was made of, with the settings of the build, as it is now."""
+    return open_source(Recipe.of_build(out.path))
+
+
+def check_unchanged(source: Source, out: OutFolder, otherwise: str = "") -> None:
+    """Raise PatchCompileError unless a source is the model that OUT was built from. otherwise: a way without it."""
+    if source.fingerprint != out.manifest["model"]["sha256"]:
+        raise PatchCompileError(
+            f"{source.model} is not the model that {out.path} was built from",
+            "its weights or its configuration have another sha256",
+            f"put the model back as it was, or build again{otherwise}",
+        )
