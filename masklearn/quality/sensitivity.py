@@ -39,7 +39,7 @@ def sensitivity(
 
     Masks must have been applied, and channels must be in the same order in both models. Memory: one block, and one copy
     of the hidden states of all windows per linear; hidden states that do not fit go to the folder `store`. Time: for
-    each linear, a run through its own block, all blocks behind it and the head.
+    each linear, a run through its own block, all later blocks and the head.
 
     Raises PatchCompileError as `stream_blocks` does, and for an encoder, which has no next-token loss.
     """

@@ -178,7 +178,7 @@ class BlockModel:
 
 
 def _front(base: nn.Module, row: Architecture) -> dict[str, nn.Module]:
-    """Returns the modules of the base model by name, without the blocks and the modules behind them."""
+    """Returns the modules of the base model by name, without the blocks and the modules after them."""
     front: dict[str, nn.Module] = {}
 
     def collect(prefix: str, module: nn.Module) -> None:

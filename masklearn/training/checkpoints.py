@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, through accelerate, each whole or not there at all."""
+"""Saves and restores checkpoints of a training run through accelerate. A crash never leaves half a checkpoint."""
 
 import json
 import shutil
@@ -12,11 +12,11 @@ from accelerate.utils import DistributedType
 __all__ = ["Checkpoints", "History"]
 
 _FILE = "run.json"
-_RUNNING = 10  # steps that the figures of a progress line are the mean of
+_RUNNING = 10  # the figures of a progress line are means over this many steps
 
 
 class History:
-    """What a run has done so far: its seconds and the figures of every step."""
+    """Seconds of a run so far, and the figures of every step."""
 
     def __init__(self, seconds: float = 0.0, figures: list[dict[str, float]] | None = None) -> None:
         self.seconds = seconds
@@ -24,29 +24,29 @@ class History:
 
     @property
     def steps(self) -> int:
-        """Steps done."""
+        """Number of steps so far."""
         return len(self.figures)
 
     def add(self, figures: Mapping[str, float], seconds: float) -> None:
-        """Note a step, and the seconds used up to its end."""
+        """Add a step's figures; seconds: of the run up to the end of the step."""
         self.figures.append(dict(figures))
         self.seconds = seconds
 
     def running(self) -> dict[str, float]:
-        """Each figure's mean over the latest steps."""
+        """Returns each figure's mean over the latest steps."""
         return _means(self.figures[-_RUNNING:])
 
     def mean(self, share: float, *, last: bool = False) -> dict[str, float]:
-        """Each figure's mean over the first, or last, `share` of the steps (one at least)."""
+        """Returns each figure's mean over the first (or the last) `share` of the steps, at least one step."""
         count = max(1, round(share * self.steps))
         return _means(self.figures[-count:] if last else self.figures[:count])
 
 
 class Checkpoints:
-    """The newest state of a run in `folder/checkpoint-N`: written beside and renamed when whole, then the one before
-    it is removed.
+    """Keeps the newest state of a run in `folder/checkpoint-N`.
 
-    identity: what a checkpoint must agree in to be gone on from, JSON can hold it; others are removed.
+    A checkpoint is written to another folder and renamed when it is complete; then the previous one is deleted.
+    identity: fingerprint, of types that JSON can hold, that a checkpoint must match; others are deleted.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, identity: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ class Checkpoints:
             accelerator.register_save_state_pre_hook(_drop_frozen)
 
     def restore(self) -> History:
-        """Load the newest checkpoint, random states included; an empty history where there is none to go on from."""
+        """Load the newest checkpoint with its random states. Returns an empty history if no checkpoint matches."""
         newest = max(self._folder.glob("checkpoint-*"), default=None)
         content = json.loads((newest / _FILE).read_text()) if newest else {}
         if newest is None or content["identity"] != self._identity:
@@ -66,13 +66,13 @@ class Checkpoints:
             if self._accelerator.is_main_process:
                 shutil.rmtree(self._folder, ignore_errors=True)
             return History()
-        # Not strict: frozen weights are not in it.
+        # Not strict, because checkpoints hold no frozen weights.
         self._accelerator.load_state(str(newest), **({} if self._sharded else {"strict": False}))
         self._saved = len(content["figures"])
         return History(content["seconds"], content["figures"])
 
     def save(self, history: History) -> None:
-        """Write the run's state, unless it is there; a kill at any moment leaves it or the one before it."""
+        """Save the run's state if it is new. A kill at any moment leaves this checkpoint or the previous one."""
         if history.steps == self._saved:
             return
         partial = self._folder / "partial"
@@ -91,14 +91,14 @@ class Checkpoints:
         content = {"identity": self._identity, "seconds": history.seconds, "figures": history.figures}
         (partial / _FILE).write_text(json.dumps(content))
         older = list(self._folder.glob("checkpoint-*"))
-        # Names sort as numbers do: a kill before the older one is gone leaves two, of which the last counts.
+        # Names sort by number: a kill before the older checkpoint is deleted leaves two, and `restore` takes the last.
         partial.rename(self._folder / f"checkpoint-{history.steps:08d}")
         for folder in older:
             shutil.rmtree(folder)
 
 
 def _drop_frozen(models: list[Any], weights: list[dict[str, Any]], _folder: str) -> None:
-    """Frozen weights are as they were given: they need not be written every time."""
+    """Remove frozen weights from the state to save: they never change."""
     for model, state in zip(models, weights, strict=True):
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if not parameter.requires_grad:

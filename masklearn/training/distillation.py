@@ -1,4 +1,4 @@
-"""Distillation: a pruned student is trained to predict what the dense teacher predicts."""
+"""Distillation: trains a pruned student to make the dense teacher's predictions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +13,13 @@ __all__ = ["Distillation"]
 
 
 class Distillation:
-    """An `Objective`: KL(teacher ‖ student) over the vocabulary, the mean over all tokens, and `label_weight` times the
-    cross-entropy of the tokens that do follow.
+    """Objective of distillation: KL(teacher ‖ student) + `label_weight` · cross-entropy, means over all tokens.
 
-    An encoder has no vocabulary to predict: ‖student − teacher‖² / ‖teacher‖² of the last hidden states instead.
-    trained: parameters of the student that train; teacher_bf16: the teacher's linears are in bf16. ValueError: a label
-    weight for an encoder.
+    The cross-entropy is that of the text's own next tokens. An encoder predicts no tokens: its loss is
+    ‖student − teacher‖² / ‖teacher‖² of the last hidden states.
+
+    trained: parameters of the student that train; teacher_bf16: True if the teacher's linears are in bf16.
+    Raises ValueError for a label weight with an encoder.
     """
 
     def __init__(
@@ -38,17 +39,17 @@ class Distillation:
         self._encoder, self._teacher_bf16 = encoder, teacher_bf16
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """All trained parameters alike."""
+        """Returns one group of all trained parameters."""
         return [{"params": self._trained}]
 
     def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
-        """See the class; ids: `[batch, length]`."""
+        """Returns the loss of token ids `[batch, length]`, and the distance from the teacher as a figure."""
         target = self._target(ids)
         hidden = last_hidden(model, ids)
         if self._encoder:
             error = (hidden.float() - target).square().sum() / target.square().sum()
             return error, {self.figure: float(error.detach())}
-        used = ids.shape[1] - bool(self._label_weight)  # nothing follows the last token
+        used = ids.shape[1] - bool(self._label_weight)  # the last token of a window has no label
         teacher = Teacher(target[:, :used].flatten(0, 1), Head.of(self._teacher))
         targets: list[tuple[float, Target]] = [(1.0, teacher)]
         if self._label_weight:
@@ -57,10 +58,10 @@ class Distillation:
         return total, {self.figure: losses[0]}
 
     def begin(self, step: int, fraction: float) -> None:
-        """Nothing changes over the steps."""
+        """Does nothing: the objective is the same at every step."""
 
     def end(self, step: int) -> None:
-        """Masks keep themselves."""
+        """Does nothing: `FixedMask` keeps pruned weights 0."""
 
     @torch.no_grad()
     def _target(self, ids: Tensor) -> Tensor:

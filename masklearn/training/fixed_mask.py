@@ -1,4 +1,4 @@
-"""A weight that trains under a fixed mask: pruned positions are exactly 0 from the first step to the last."""
+"""Trains weights under fixed masks: pruned positions are exactly 0 from the first step to the last."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,22 +12,24 @@ __all__ = ["FixedMask", "fix_masks"]
 
 
 class FixedMask(nn.Module):
-    """Parametrization of a weight whose pruned positions are 0 already: it passes the weight on, and masks gradients.
+    """Parametrization that returns the weight as it is and masks its gradient.
 
-    They stay 0 since their gradient is 0: it enters neither the norm that is clipped nor the optimizer's moments. A
-    mask in the forward pass would cost another product of each weight in every step, and change nothing.
-    keep: 1 = kept, in the weight's shape.
+    Pruned positions of the weight must be 0 already, and stay 0 because their gradient is 0. That zero changes neither the
+    norm that is clipped nor the optimizer's moments. A mask in the forward pass would give the same result at the cost of
+    another product per weight and step.
+
+    keep: 1 for kept positions, 0 for pruned ones, in the weight's shape.
     """
 
     keep: Tensor
 
     def __init__(self, keep: Tensor) -> None:
         super().__init__()
-        # uint8: torch multiplies by a bool 10 times slower on a CPU. Not saved: masks are fixed.
+        # uint8, because torch multiplies by bool 10 times slower on a CPU. Checkpoints need no masks: they are fixed.
         self.register_buffer("keep", keep.to(torch.uint8), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight, in autocast's type where it is on."""
+        """Returns the weight, in autocast's type if it is on."""
         kind = weight.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         masked: Tensor = _MaskedGradient.apply(weight, self.keep, dtype)  # type: ignore[no-untyped-call]
@@ -35,7 +37,7 @@ class FixedMask(nn.Module):
 
 
 class _MaskedGradient(torch.autograd.Function):
-    """The cast is part of it, so that the gradient is masked in the narrower type, once."""
+    """Casts the weight and masks its gradient. The cast is in here so that the mask applies to the narrower type."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, keep: Tensor, dtype: torch.dtype) -> Tensor:
@@ -51,9 +53,9 @@ class _MaskedGradient(torch.autograd.Function):
 
 
 def fix_masks(linears: Mapping[str, nn.Linear], keeps: Mapping[str, Tensor]) -> dict[str, nn.Linear]:
-    """Zero what the masks prune and keep it so while the linears train; returns the linears that have a mask.
+    """Set pruned weights to 0 and keep them 0 while the linears train. Returns the linears that have a mask.
 
-    keeps: bool `[N, K]` by name of the linear.
+    keeps: masks by name of the linear, bool `[N, K]`, True for kept weights.
     """
     fixed = {name: linears[name] for name in keeps}
     for name, linear in fixed.items():

@@ -1,7 +1,7 @@
-"""Losses over the vocabulary in chunks of tokens: the logits of a text never exist at once.
+"""Computes losses over the vocabulary in chunks of tokens, so that the logits of a whole text are never in memory.
 
-A chunk's gradient is computed with its value, so no logits are kept or made again for the backward pass (as in Liger
-kernels, arXiv 2410.10989): logits of SmolLM2 for 2 x 512 tokens are 200 MB in fp32, and plain autograd keeps four such.
+A chunk's gradient is computed together with its loss, so the backward pass needs no logits (as in Liger kernels, arXiv
+2410.10989). The logits of SmolLM2 for 2 x 512 tokens take 200 MB in fp32, and plain autograd keeps four such tensors.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,15 @@ from masklearn.stream.logits import Softcap, token_kl, token_nll
 
 __all__ = ["Head", "Labels", "Target", "Teacher", "head_loss"]
 
-# Tokens whose logits exist at once. On 2 cores 128 is fastest: 25 MB of fp32 logits over 49k words stay in the cache.
+# Tokens per chunk. 128 is fastest on 2 cores: 25 MB of fp32 logits over a vocabulary of 49k stay in the cache.
 _CHUNK = 128
 
 
 class Head(NamedTuple):
-    """An output head: weight `[vocabulary, hidden]`, bias `[vocabulary]`; softcap: of Gemma 2, cap·tanh(logits/cap)."""
+    """Output head of a language model.
+
+    weight: `[vocabulary, hidden]`; bias: `[vocabulary]`; softcap: Gemma 2's cap of logits, cap·tanh(logits/cap).
+    """
 
     weight: Tensor
     bias: Tensor | None = None
@@ -28,84 +31,90 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, model: Any) -> "Head":
-        """The head of a transformers language model."""
+        """Returns the head of a transformers language model."""
         linear = model.get_output_embeddings()
         softcap = Softcap.of(model.config)
         return cls(linear.weight, linear.bias, None if softcap is None else softcap.cap)
 
     def cast(self, dtype: torch.dtype) -> "Head":
-        """The same head, detached, to compute in `dtype`."""
+        """Returns a detached copy of the head in `dtype`."""
         bias = None if self.bias is None else self.bias.detach().to(dtype)
         return Head(self.weight.detach().to(dtype), bias, self.softcap)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """fp32 `[tokens, vocabulary]`."""
+        """Returns logits, fp32 `[tokens, vocabulary]`; hidden: `[tokens, hidden]`."""
         logits = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
 class Target(Protocol):
-    """What the student's distribution over the vocabulary is compared with."""
+    """Target distribution over the vocabulary for the student's predictions."""
 
     def prepare(self, dtype: torch.dtype) -> None:
-        """Once before the first chunk; dtype: that of the head's matmul."""
+        """Called once before the first chunk; dtype: type of the head's matmul."""
 
     def loss(self, place: slice, log_student: Tensor) -> Tensor:
-        """Sum over a chunk's tokens, a scalar; log_student: log-probabilities `[chunk, vocabulary]`."""
+        """Returns the loss summed over a chunk's tokens, a scalar.
+
+        place: the chunk's tokens; log_student: log-probabilities `[chunk, vocabulary]`.
+        """
 
     def subtract(self, gradient: Tensor, weight: float) -> None:
-        """Take `weight` times the target's probabilities of the latest chunk from `gradient` `[chunk, vocabulary]`."""
+        """Subtract `weight` · the target's probabilities of the latest chunk from `gradient` `[chunk, vocabulary]`."""
 
 
 class Labels:
-    """The tokens that do come, int64 `[tokens]`: cross-entropy."""
+    """Target of the text's own next tokens, int64 `[tokens]`. The loss is cross-entropy."""
 
     def __init__(self, labels: Tensor) -> None:
         self._labels = labels
         self._chunk = labels[:0, None]
 
     def prepare(self, dtype: torch.dtype) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def loss(self, place: slice, log_student: Tensor) -> Tensor:
-        """Summed negative log-likelihood."""
+        """Returns the summed negative log-likelihood."""
         self._chunk = self._labels[place, None]
         return token_nll(log_student, self._labels[place]).sum(dtype=torch.float64)
 
     def subtract(self, gradient: Tensor, weight: float) -> None:
-        """One-hot."""
+        """Subtract `weight` at each token's label: the target's probabilities are one-hot."""
         gradient.scatter_add_(1, self._chunk, gradient.new_full(self._chunk.shape, -weight))
 
 
 class Teacher:
-    """Another model's distribution, from what enters its head, `[tokens, hidden]`: KL(teacher ‖ student)."""
+    """Target of another model's predictions. The loss is KL(teacher ‖ student).
+
+    hidden: inputs of the teacher's head, `[tokens, hidden]`.
+    """
 
     def __init__(self, hidden: Tensor, head: Head) -> None:
         self._hidden, self._head = hidden.detach(), head
         self._probabilities = hidden
 
     def prepare(self, dtype: torch.dtype) -> None:
-        """The head in the matmul's type."""
+        """Cast the teacher's head to the matmul's type."""
         self._head = self._head.cast(dtype)
 
     def loss(self, place: slice, log_student: Tensor) -> Tensor:
-        """Summed KL divergence."""
+        """Returns the summed KL divergence."""
         log_teacher = self._head.logits(self._hidden[place]).log_softmax(dim=-1)
         self._probabilities = log_teacher.exp()
         return token_kl(log_teacher, log_student, self._probabilities).sum(dtype=torch.float64)
 
     def subtract(self, gradient: Tensor, weight: float) -> None:
-        """The teacher's probabilities."""
+        """Subtract `weight` · the teacher's probabilities."""
         gradient.sub_(self._probabilities, alpha=weight)
 
 
 def head_loss(
     hidden: Tensor, head: Head, targets: Sequence[tuple[float, Target]]
 ) -> tuple[Tensor, list[float]]:
-    """Σ weight·loss over the targets, each a mean over tokens; and the losses one by one, unweighted.
+    """Returns Σ weight·loss over the targets, and the unweighted losses. Each loss is a mean over tokens.
 
-    hidden: `[tokens, hidden]`. The gradient reaches `hidden`, and the head's weight and bias where these train.
-    Matmuls are in autocast's type where it is on, all else in fp32.
+    hidden: inputs of the head, `[tokens, hidden]`; targets: pairs of weight and target. Gradients flow to `hidden`, and to
+    the head's weight and bias if they train. Matmuls run in autocast's type if it is on, everything else in fp32.
     """
     total, losses = _HeadLoss.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, head.softcap, targets
@@ -114,7 +123,10 @@ def head_loss(
 
 
 class _HeadLoss(torch.autograd.Function):
-    """d loss / d logits = Σ weight · (softmax(logits) − target's probabilities) / tokens, for both kinds of target."""
+    """Weighted sum of the losses with a gradient of its own.
+
+    For both kinds of target, d loss / d logits = Σ weight · (softmax(logits) − target's probabilities) / tokens.
+    """
 
     @staticmethod
     def forward(
@@ -144,7 +156,7 @@ class _HeadLoss(torch.autograd.Function):
 
 
 class _Gradients:
-    """Gradients of a loss that is summed up chunk by chunk, None where they are not wanted."""
+    """Gradients of a loss that is summed chunk by chunk. None stands for a gradient that is not needed."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Sequence[bool]) -> None:
         self.hidden = torch.empty_like(hidden) if wanted[0] else None
@@ -153,11 +165,11 @@ class _Gradients:
 
     @property
     def wanted(self) -> bool:
-        """Whether any is."""
+        """True if any gradient is needed."""
         return not (self.hidden is None and self.weight is None and self.bias is None)
 
     def add(self, place: slice, logits: Tensor, hidden: Tensor, head: Head) -> None:
-        """A chunk's; logits: the gradient of its logits."""
+        """Add the gradients of a chunk; logits: the gradient `[chunk, vocabulary]` of its logits."""
         cast = logits.to(head.weight.dtype)
         if self.hidden is not None:
             self.hidden[place] = cast @ head.weight
@@ -170,7 +182,7 @@ class _Gradients:
 def _chunks(
     hidden: Tensor, head: Head, targets: Sequence[tuple[float, Target]], gradients: _Gradients
 ) -> Tensor:
-    """Mean loss of each target, fp32; fills the gradients."""
+    """Returns the mean loss of each target, fp32 `[targets]`, and fills `gradients`."""
     tokens = hidden.shape[0]
     losses = torch.zeros(len(targets), dtype=torch.float64, device=hidden.device)
     for _, target in targets:

@@ -1,4 +1,4 @@
-"""One training loop for repair and for the gradient methods, on Hugging Face accelerate."""
+"""Training loop of repair and of the gradient methods, on Hugging Face accelerate."""
 
 import hashlib
 import math
@@ -25,36 +25,38 @@ from masklearn.training.schedule import Schedule
 
 __all__ = ["Objective", "Schedule", "TrainReport", "train"]
 
-_SMOOTHED = 0.1  # share of the steps that a report's first and last figures are the means of
+_SMOOTHED = 0.1  # a report's first and last figures are means over this share of the steps
 
 
 class Objective(Protocol):
-    """What is trained, and towards what."""
+    """Loss of a training run and the parameters that it trains."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups of the model's parameters for a torch optimizer; all other parameters are frozen.
+        """Returns groups of the model's parameters for a torch optimizer. All other parameters are frozen.
 
-        A group may have a learning rate `lr` of its own. Called once, before the model is moved or wrapped.
+        A group may have its own learning rate `lr`. Called once, before the model is moved or wrapped.
         """
 
     def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
-        """The scalar loss of token ids `[batch, length]`, and figures for the progress line and the report.
+        """Returns the scalar loss of token ids `[batch, length]`, and figures for the progress line and the report.
 
-        Runs under autocast where the schedule's precision says so.
+        It runs under autocast if the schedule's precision is bf16.
         """
 
     def begin(self, step: int, fraction: float) -> None:
-        """Before a step; `fraction` (0 ... 1) of the budget is used."""
+        """Called before each step; fraction: the used share (0 ... 1) of the budget."""
 
     def end(self, step: int) -> None:
-        """After a step of the optimizer."""
+        """Called after each step of the optimizer."""
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """steps done; tokens they saw, over all processes; seconds of training, those before an interruption included;
-    first, last: each figure of the objective and the `loss`, means of the first and the last tenth of the steps; empty
-    when the budget was spent already.
+    """Figures of a training run.
+
+    steps: number of steps; tokens: number of tokens trained on, over all processes; seconds: duration, with the time
+    before an interruption; first, last: the `loss` and each figure of the objective, as means over the first and the
+    last tenth of the steps. They are empty if the run had no steps.
     """
 
     steps: int
@@ -75,16 +77,19 @@ def train(
     what: str,
     note: Callable[[str], object] | None = None,
 ) -> TrainReport:
-    """Train `model` in place and return what it took; afterwards it lies on the device that it was trained on.
+    """Train `model` in place and return the run's figures. The model stays on the device of the training.
 
-    folder: holds the newest checkpoint; training that was killed there goes on from it and, with a budget in
-    steps, ends in the same parameters bit for bit; a checkpoint of another start, text or schedule is discarded.
-    Under `accelerate launch` every process takes `schedule.batch` windows of a step (DDP, or FSDP of version 2);
-    parameters are then DTensors where FSDP shards them. progress: called after each step, with `what` and the
-    running loss; steps are counted, or seconds when the budget has minutes. note: told where the text is gone over
-    many times, before training where its budget has steps alone.
+    Under `accelerate launch` every process takes `schedule.batch` windows per step, with DDP or with FSDP of version 2;
+    FSDP makes the parameters DTensors.
 
-    PatchCompileError: the loss is not finite; the device cannot be used.
+    folder: holds the newest checkpoint. Interrupted training resumes from it and, with a budget in steps, ends in the same
+    parameters bit for bit. A checkpoint of other initial values, another text or another schedule is deleted.
+    progress: called after each step with `what` and the running loss; it counts steps, or seconds if the budget has
+    minutes. note: called with a line if the run passes over its text too many times; with a budget in steps alone it is
+    called before training, else after it.
+
+    Raises PatchCompileError if the loss or the gradient is not finite, the device can't be used, or FSDP of version 1 is
+    configured.
     """
     set_seed(schedule.seed)
     accelerator = _accelerator(schedule)
@@ -112,14 +117,14 @@ def train(
 
 
 class _Step(nn.Module):
-    """Model and objective as the one module whose forward is a loss: DDP and FSDP act around a forward."""
+    """Module whose forward pass is model and loss: DDP and FSDP act on calls of the module that they wrap."""
 
     def __init__(self, model: nn.Module, objective: Objective, bf16: bool) -> None:
         super().__init__()
         self.model = model
         self._objective = objective
         self._bf16 = bf16
-        # Accelerate wraps the modules of these classes one by one when it shards.
+        # Accelerate shards the modules of these classes one by one.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
@@ -128,7 +133,7 @@ class _Step(nn.Module):
 
 
 class _Run:
-    """The wrapped model and its optimizer. shown: figures that the objective wants seen, its loss if it names none."""
+    """Wrapped model and optimizer of a run. shown: names of the objective's figures, or `loss` if it has none."""
 
     def __init__(
         self, accelerator: Accelerator, model: nn.Module, objective: Objective, schedule: Schedule
@@ -147,7 +152,7 @@ class _Run:
         self.shown: tuple[str, ...] = ("loss",)
 
     def step(self, number: int, used: float, windows: Tensor) -> dict[str, float]:
-        """One step of the optimizer; returns its figures, means over all processes."""
+        """Take one step of the optimizer. Returns its figures as means over all processes."""
         self._objective.begin(number, used)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self._schedule.factor(number, used)
@@ -178,7 +183,7 @@ def _accelerator(schedule: Schedule) -> Accelerator:
     device = usable_device(schedule.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    # Precision is `_Step`'s: accelerate keeps one for the life of a process.
+    # `_Step` sets the precision, because accelerate cannot change its own within a process.
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",
@@ -196,7 +201,7 @@ def _accelerator(schedule: Schedule) -> Accelerator:
 
 
 def _enable_checkpointing(model: Any) -> None:
-    """transformers 5.2x renamed the method."""
+    """Turn gradient checkpointing on. transformers 5.2x renamed the method for it."""
     new = getattr(model, "activation_checkpointing_enable", None)
     (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
@@ -210,7 +215,7 @@ def _freeze_others(model: nn.Module, groups: list[dict[str, Any]]) -> None:
 def _identity(
     model: nn.Module, pool: TokenPool, schedule: Schedule, what: str, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """What a checkpoint must agree in to be gone on from: settings, text, and the values that training starts from."""
+    """Fingerprint of everything a checkpoint must match before training resumes from it: settings, text, initial values."""
     settings = {field.name: getattr(schedule, field.name) for field in fields(schedule)}
     tensors = [*model.named_parameters(), *model.named_buffers()]
     start = {name: _bit_sum(tensor) for name, tensor in tensors}
@@ -219,14 +224,14 @@ def _identity(
 
 
 def _bit_sum(tensor: Tensor) -> int:
-    """Sum of a tensor's bytes, weighted by their place in an element: cheaper than a hash, and no order matters."""
+    """Returns the sum of a tensor's elements, read as integers. It is cheaper than a hash and independent of order."""
     raw = tensor.detach().contiguous().view(-1)
     whole = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}[raw.element_size()]
     return int(raw.view(whole).sum(dtype=torch.int64))
 
 
 def _batches(pool: TokenPool, schedule: Schedule, accelerator: Accelerator, skip: int) -> Iterator[Tensor]:
-    """This process's windows of every step, from step `skip` on."""
+    """Yield this process's windows of each step, from step `skip` on."""
     size, rank = schedule.batch, accelerator.process_index
     whole = pool.batches(size * accelerator.num_processes, seed=schedule.seed, skip=skip)
     return (torch.from_numpy(batch[rank * size : (rank + 1) * size]) for batch in whole)
@@ -247,7 +252,7 @@ def _note_passes(
 
 
 def _used(schedule: Schedule, steps: int, seconds: float) -> float:
-    """Share of the budget that is used, 1.0 when it is spent."""
+    """Returns the used share of the budget, 0 ... 1."""
     shares = [0.0]
     if schedule.steps is not None:
         shares.append(steps / schedule.steps if schedule.steps else 1.0)
@@ -257,7 +262,7 @@ def _used(schedule: Schedule, steps: int, seconds: float) -> float:
 
 
 def _agreed(started: float, accelerator: Accelerator) -> float:
-    """Seconds of training by the main process's clock: all processes must stop at the same step."""
+    """Returns the seconds of training by the main process's clock, so that all processes stop at the same step."""
     seconds = torch.tensor([time.monotonic() - started], dtype=torch.float64)
     if accelerator.num_processes > 1:
         seconds = accelerator.gather(seconds.to(accelerator.device))

@@ -1,4 +1,4 @@
-"""How much memory training takes, what there is, and what to give up so that it fits."""
+"""Estimates the memory of training, and chooses settings with which it fits."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,16 +13,16 @@ from masklearn.masks.linear_mask import LinearMask
 
 __all__ = ["Demand", "Thrift", "demand_of", "fitting"]
 
-# Measured on SmolLM2-135M. _KEPT: bytes that autograd keeps by token and feature (N + K of every linear) in fp32 and
-# under bf16 autocast; the rest covers what a process and its kernels take, and fragmentation.
+# Measured on SmolLM2-135M. _KEPT: bytes that autograd keeps per token and feature (N + K of every linear), by "bf16
+# autocast is on". _MARGIN covers fragmentation, _PROCESS the process itself and its kernels.
 _KEPT = {False: 4.4, True: 3.4}
 _MARGIN, _PROCESS = 1.2, 0.3 * 2**30
-_CHUNK_LOGITS = 4 * 4 * 128  # bytes a word of the vocabulary: four fp32 tensors of a chunk of tokens
+_CHUNK_LOGITS = 4 * 4 * 128  # bytes per word of the vocabulary: four fp32 tensors for a chunk of 128 tokens
 
 
 @dataclass(frozen=True)
 class Thrift:
-    """What is given up for memory. teacher_bf16: the dense teacher's linears are kept in bf16."""
+    """Settings that save memory. teacher_bf16: keep the dense teacher's linears in bf16."""
 
     optimizer: Literal["adamw", "adafactor"]
     teacher_bf16: bool
@@ -40,11 +40,11 @@ class Thrift:
 
 @dataclass(frozen=True)
 class Demand:
-    """Sizes that set the memory of distillation.
+    """Sizes that determine the memory of distillation.
 
-    weights: of the model; shared: those of them that student and teacher have in common (embeddings); trained;
-    features: N + K summed over the linears that a token passes; hidden; blocks; vocabulary: 0 for an encoder;
-    tokens: of a batch.
+    weights: number of the model's weights; shared: number of weights that student and teacher share (embeddings);
+    trained: number of weights that train; features: N + K summed over the linears that a token passes; hidden: size of a
+    hidden state; blocks: number of blocks; vocabulary: its size, 0 for an encoder; tokens: tokens per batch.
     """
 
     weights: int
@@ -57,7 +57,7 @@ class Demand:
     tokens: int
 
     def bytes_for(self, thrift: Thrift, *, bf16: bool) -> int:
-        """Peak bytes of training with this thrift; bf16: linears compute in it."""
+        """Returns the peak bytes of training with these settings; bf16: linears compute in bf16."""
         state = 12 if thrift.optimizer == "adamw" else 4  # gradient, and Adam's two moments
         teacher = (2 if thrift.teacher_bf16 else 4) * (self.weights - self.shared)
         model = 4 * self.weights + (state + 1) * self.trained + teacher  # 1: the mask
@@ -65,7 +65,7 @@ class Demand:
         return round(_MARGIN * (model + self._kept(thrift, bf16) + head) + _PROCESS)
 
     def _kept(self, thrift: Thrift, bf16: bool) -> float:
-        """For the backward pass: activations, and weights in autocast's type."""
+        """Returns the bytes that autograd keeps for the backward pass: activations, and weights in autocast's type."""
         whole = _KEPT[bf16] * self.features * self.tokens + (2 * self.trained if bf16 else 0)
         if not thrift.gradient_checkpointing:
             return whole
@@ -73,7 +73,7 @@ class Demand:
 
 
 def demand_of(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: int) -> Demand:
-    """Sizes of the distillation of a checkpoint under masks, with that many tokens a step; no weight is read."""
+    """Returns the sizes for the distillation of a masked checkpoint. Reads no weights; tokens: per step."""
     model: Any = meta_model(checkpoint)
     row = architecture_of(checkpoint)
     weights = sum(parameter.numel() for parameter in model.parameters())
@@ -95,9 +95,10 @@ def demand_of(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: i
 def fitting(
     demand: Demand, first: Thrift, available: int, *, bf16: bool, note: Callable[[str], object]
 ) -> Thrift | None:
-    """The first that fits of: `first`, a bf16 teacher and gradient checkpointing, Adafactor beside; None if none does.
+    """Returns the first of three settings that fits into `available` bytes, or None if none fits.
 
-    note: is told of each that does not, with the numbers.
+    They are `first`; then a bf16 teacher and gradient checkpointing too; then Adafactor too. note: called with a line
+    about each setting that does not fit.
     """
     spared = replace(first, teacher_bf16=True, gradient_checkpointing=True)
     steps = dict.fromkeys((first, spared, replace(spared, optimizer="adafactor")))
@@ -110,7 +111,7 @@ def fitting(
 
 
 def _features(model: Any) -> int:
-    """N + K of the linears a token passes: of a mixture, those of the experts it is sent to."""
+    """Returns N + K summed over the linears that a token passes. In a mixture of experts it passes only its own experts."""
     chosen = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
     features = 0.0
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""A checkpoint's whole model in memory, made ready for training."""
+"""Loads a checkpoint's whole model for training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,11 +21,14 @@ def training_model(
     given: Mapping[str, nn.Parameter] | None = None,
     linear_dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """The model of a checkpoint, with its new weights where it has any: fp32, on the CPU, without dropout.
+    """Returns a checkpoint's model on the CPU, in fp32 and without dropout. It holds the checkpoint's new weights.
 
-    Every linear is an `nn.Linear` (see `as_linears`); tied parameters are one. given: parameters by module name that
-    are taken as they are instead of being read; linear_dtype: of the linears' weights that are read.
-    PatchCompileError when a weight is missing, misshapen, or holds NaN or infinity.
+    Every linear is an `nn.Linear` (see `as_linears`), and tied parameters are one object.
+
+    given: parameters by module name to use instead of reading them; linear_dtype: type of the linears' weights that are
+    read.
+
+    Raises PatchCompileError if a weight is missing, has a wrong shape, or holds NaN or infinity.
     """
     model: Any = meta_model(checkpoint)
     names = _spellings(model)
@@ -46,7 +49,10 @@ def training_model(
 
 
 def last_hidden(model: Any, ids: Tensor) -> Tensor:
-    """What enters the output head, or an encoder's last hidden states, `[batch, length, hidden]`; ids: `[batch, length]`."""
+    """Returns the last hidden states `[batch, length, hidden]`, a decoder's inputs of the output head.
+
+    ids: token ids `[batch, length]`.
+    """
     row = ARCHITECTURES[model.config.model_type]
     base = model.get_submodule(row.base)
     hidden: Tensor = base(input_ids=ids, **({} if row.encoder else {"use_cache": False})).last_hidden_state
@@ -54,14 +60,14 @@ def last_hidden(model: Any, ids: Tensor) -> Tensor:
 
 
 def _read(checkpoint: Checkpoint, names: list[str], shape: torch.Size, dtype: torch.dtype) -> nn.Parameter:
-    """A parameter under whichever of its names the checkpoint has."""
+    """Read a parameter; `names` are all of its names, of which the checkpoint has one or more."""
     stored = [checkpoint_name(checkpoint, name) for name in names]
     source = next((name for name in stored if name in checkpoint), stored[0])
     return nn.Parameter(read_tensor(checkpoint, source, shape).to(dtype))
 
 
 def _spellings(model: nn.Module) -> dict[int, list[str]]:
-    """Every name of each parameter."""
+    """Returns all names of each parameter, by its id: tied parameters have several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -69,7 +75,7 @@ def _spellings(model: nn.Module) -> dict[int, list[str]]:
 
 
 def _without_dropout(model: nn.Module) -> None:
-    """The few steps of repair and mask learning need no regulariser, and a teacher is no moving target."""
+    """Turn dropout off: repair and mask learning take too few steps to overfit, and a teacher must be deterministic."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

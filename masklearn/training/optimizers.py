@@ -1,4 +1,4 @@
-"""The optimizers, from torch: AdamW, or Adafactor where its two moments a weight do not fit."""
+"""Makes torch's AdamW, or its Adafactor if the two moments that AdamW keeps per weight do not fit in memory."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from masklearn.training.schedule import Schedule
 
 __all__ = ["optimizer_of"]
 
-_SMALLEST = 1e-3  # Adafactor takes a smaller RMS of a parameter for this one
+_SMALLEST = 1e-3  # lower bound of a parameter's RMS in Adafactor
 
 
 def optimizer_of(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
-    """The schedule's optimizer, without weight decay, over an objective's parameter groups."""
+    """Returns the schedule's optimizer, without weight decay, for an objective's parameter groups."""
     if schedule.optimizer == "adamw":
-        # fused: one pass over the five tensors of a weight instead of a dozen, which on a CPU is 5 times faster.
+        # fused: one pass over the tensors of a weight instead of a dozen, which is 5 times faster on a CPU.
         return torch.optim.AdamW(
             groups, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=0.0, fused=True
         )
@@ -28,9 +28,9 @@ def optimizer_of(groups: list[dict[str, Any]], schedule: Schedule) -> torch.opti
 
 
 def _relative(learning_rate: float, parameter: Tensor) -> float:
-    """The rate at which Adafactor's first step moves a parameter as far as Adam's.
+    """Returns Adafactor's learning rate for which its first step is as long as Adam's with `learning_rate`.
 
-    Its steps are relative to the parameter's RMS (arXiv 1804.04235, algorithm 5).
+    Adafactor's steps are relative to the parameter's RMS (arXiv 1804.04235, algorithm 5).
     """
     rms = float(parameter.detach().float().square().mean().sqrt())
     return learning_rate / max(rms, _SMALLEST)

@@ -1,4 +1,4 @@
-"""Repair: surviving weights are trained end to end against the dense model, the masks fixed."""
+"""Repair: trains the surviving weights end to end against the dense model, under fixed masks."""
 
 import math
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ from masklearn.training.student import Student
 
 __all__ = ["default_steps", "repair"]
 
-# SmolLM2-135M, 80 steps: perplexity ends higher with 0.9e-4 and 6e-4 at ratio .25, and with 1.8e-4 at .35;
-# the divergence ends a little lower at the lower rates.
+# Measured on SmolLM2-135M in 80 steps: perplexity ends higher with 0.9e-4 and 6e-4 at ratio .25, and with 1.8e-4 at
+# .35. The divergence ends a little lower with the lower rates.
 _LEARNING_RATE = 3e-4
 _BETAS = (0.9, 0.95)
 _WARMUP = 5
-# What a repair without a budget sees: _TOKENS for a model of _WEIGHTS weights or fewer.
+# Repair without a budget trains on _TOKENS tokens if the model has at most _WEIGHTS weights; see `default_steps`.
 _TOKENS = 2**16
 _WEIGHTS = 135_000_000
 
@@ -38,13 +38,15 @@ def repair(
 ) -> RepairRecord:
     """Distil the dense model into the masked one, and put the trained tensors in `store`.
 
-    The student starts from `task.checkpoint`, new weights included (see `Student` for what trains); the teacher is
-    the model of the same directory. The budget is the recipe's; `default_steps` when it has none. A run that was
-    interrupted goes on from `task.scratch / "repair"`. available: bytes of memory that may be taken, None for what
-    there is; what has to be given up for it is noted.
+    The student starts from `task.checkpoint` with its new weights (`Student` says which parameters train). The teacher is
+    the model of the same directory. The budget is the recipe's, or `default_steps` if it has none. An interrupted run
+    resumes from `task.scratch / "repair"`.
 
-    Returns a record of it, method "distill" with what was done, or "none" with why. No times are in it: equal runs have
-    equal records. PatchCompileError: see `train`, `training_model` and `WeightStore.put`.
+    available: bytes of memory that repair may use, None for all free memory; `task.note` is told of every setting that
+    does not fit into it.
+
+    Returns a record with method "distill" and the run's figures, or with method "none" and the reason. It holds no times,
+    so that equal runs have equal records. Raises PatchCompileError as `train`, `training_model` and `WeightStore.put` do.
     """
     recipe, device = task.recipe, usable_device(task.recipe.device)
     if recipe.repair_steps == 0:
@@ -77,10 +79,10 @@ def repair(
 
 
 def default_steps(weights: int, tokens: int) -> int:
-    """Steps of a repair without a budget, for a model of that many weights and that many tokens a step.
+    """Returns the number of steps of a repair without a budget; weights: of the model; tokens: per step.
 
-    65,536 tokens for a model of 135M weights or fewer, which takes SmolLM2-135M about 6 minutes on 2 cores; for
-    larger ones in proportion to the square root of the weights: 0.18M tokens for 1B, 0.47M for 7B.
+    A model of at most 135M weights trains on 65,536 tokens, which takes SmolLM2-135M about 6 minutes on 2 cores. For
+    larger models the tokens grow with the square root of the weights: 0.18M tokens for 1B weights, 0.47M for 7B.
     """
     return math.ceil(_TOKENS * math.sqrt(max(1.0, weights / _WEIGHTS)) / tokens)
 

@@ -1,4 +1,4 @@
-"""The settings of a training run: its budget, learning rate, precision and optimizer."""
+"""Settings of a training run: its budget, learning rate, precision and optimizer."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,13 @@ __all__ = ["Schedule"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """steps, minutes: the budget, whichever ends first, one of them given; batch: windows of a step in every
-    process; decay: of the learning rate, to 0 at the end of the budget; warmup: steps over which it rises first;
-    clip: bound of the gradient's norm, None for none; precision: of linears, see `computes_in_bf16`; device: None
-    for a CUDA device when there is one.
+    """Settings of a training run.
+
+    steps, minutes: the budget; at least one is given, and the first to end ends the run; batch: windows per step in each
+    process; decay: curve of the learning rate, which is 0 at the end of the budget; warmup: number of steps in which the
+    learning rate rises; betas: of AdamW; checkpoint_every: steps between checkpoints; clip: upper bound of the
+    gradient's norm, None for no bound; precision: of linears, see `computes_in_bf16`; device: None for CUDA if there
+    is one, else the CPU. Raises ValueError without a budget.
     """
 
     steps: int | None
@@ -35,6 +38,6 @@ class Schedule:
             raise ValueError("a budget in steps or in minutes is needed")
 
     def factor(self, step: int, used: float) -> float:
-        """What the learning rate is multiplied by in a step before which `used` of the budget is spent."""
+        """Returns the factor of the learning rate in a step, when the share `used` (0 ... 1) of the budget is spent."""
         decay = 1.0 - used if self.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * used))
         return decay * min(1.0, (step + 1) / (self.warmup + 1))

@@ -1,4 +1,4 @@
-"""The masked model that repair trains: which of its parameters train, and how they go back to the checkpoint."""
+"""Masked model that repair trains: chooses the parameters that train, and saves them as weights of the checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ __all__ = ["Student", "vectors"]
 
 
 class _Slot(NamedTuple):
-    """Where a parameter lies: sharding puts another one in its place."""
+    """Place of a parameter in its module. Sharding replaces the parameter, so the place is kept instead of it."""
 
     owner: nn.Module
     attribute: str
@@ -32,17 +32,18 @@ class _Slot(NamedTuple):
         return parameter
 
     def whole(self) -> Tensor:
-        """The values, gathered from all processes where they are sharded."""
+        """Returns the values, gathered from all processes if they are sharded."""
         values = self.parameter.detach()
         return values.full_tensor() if isinstance(values, DTensor) else values
 
 
 class Student:
-    """A checkpoint's model, new weights included, with masks that hold while it trains.
+    """Masked model of a checkpoint, with its new weights. Pruned weights stay 0 while it trains.
 
-    model: fp32, on the CPU. What trains: surviving weights of the masked linears, norms and biases. Embeddings and
-    output head do not, unless the head has a mask. An encoder's pooler has no part in the last hidden states: its
-    weights stay as they are.
+    The surviving weights of the masked linears, the norms and the biases train. Embeddings do not, nor does the output
+    head unless it has a mask, nor an encoder's pooler, which does not influence the last hidden states.
+
+    model: the model, fp32, on the CPU.
     """
 
     def __init__(self, checkpoint: Checkpoint, masks: Mapping[str, LinearMask]) -> None:
@@ -64,15 +65,15 @@ class Student:
         }
 
     def parameters(self) -> list[nn.Parameter]:
-        """What trains."""
+        """Returns the parameters that train."""
         return [slot.parameter for slot in (*self._weights.values(), *self._vectors.values())]
 
     def teacher(self, linear_dtype: torch.dtype) -> Any:
-        """The dense model of the checkpoint's directory; what does not train is the student's own, not a copy."""
+        """Returns the dense model of the checkpoint's directory. It shares the parameters that do not train."""
         return training_model(Checkpoint.open(self._checkpoint.path), self._frozen, linear_dtype)
 
     def save(self, store: WeightStore) -> None:
-        """Put what was trained in the store. Every process must call it; the main one writes."""
+        """Put the trained parameters in the store. Every process must call this; only the main one writes."""
         for name, slot in self._weights.items():
             values = slot.whole()
             if is_main_process():
@@ -83,7 +84,7 @@ class Student:
                 store.put(name, values, self._checkpoint.entry(name))
 
     def _untrained(self, masked: set[int]) -> dict[str, nn.Parameter]:
-        """Parameters that do not train and are the dense model's, by module name."""
+        """Returns the parameters by module name that do not train and have the dense model's values."""
         trained = masked | {id(slot.parameter) for slot in self._vectors.values()}
         new = self._checkpoint.new
         return {
@@ -95,7 +96,7 @@ class Student:
 
 
 def vectors(model: nn.Module, row: Architecture) -> Iterator[str]:
-    """Names of the norms' weights and of all biases up to the last hidden states."""
+    """Yield the names of all norm weights and biases that influence the last hidden states."""
     prefix = f"{row.base}." if row.base else ""
     for name, parameter in model.named_parameters():
         outside = row.head and name.startswith(f"{row.head}.")
