@@ -1,4 +1,4 @@
-"""Text for calibration and evaluation: files, folders and `datasets` names, read as one stream of characters."""
+"""Reads text for calibration and evaluation from files, folders and datasets, as one stream of characters."""
 
 from masklearn.text.source import SourceKind, TextSource, open_text, read_text
 

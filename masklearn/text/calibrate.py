@@ -1,4 +1,4 @@
-"""Text to token windows: those that calibrate, and those that train after them."""
+"""Turns text into windows of tokens for calibration and training."""
 
 import hashlib
 from collections.abc import Iterator
@@ -29,19 +29,20 @@ __all__ = [
 
 
 _PIECE = 1_000_000  # characters
-# Characters from which windows are drawn. Text beyond them is read only while windows are still wanting; a stream
-# from the hub is fetched as it is read, so less of it is.
+# Windows are drawn from this many characters at the beginning of a text. More is read only if they give too few windows.
+# A dataset is downloaded while it is read, so the number is smaller for it.
 _DRAWN_FROM = {SourceKind.FILE: 64_000_000, SourceKind.FOLDER: 64_000_000, SourceKind.DATASET: 16_000_000}
-# Windows that the model writes for training beyond those for calibration: a token written takes half as long as one
-# trained on (SmolLM2-135M on 2 cores: 2.6 s and 4.8 s a window of 512).
+# Windows that the model writes for training besides those for calibration. Writing takes half as long as training on
+# the text (SmolLM2-135M on 2 cores: 2.6 s and 4.8 s per window of 512 tokens).
 _WRITTEN_MORE = 64
 
 
 @dataclass(frozen=True, eq=False)
 class TokenPool:
-    """Windows of tokens, and a record of where they came from.
+    """Windows of tokens, and a record of their source.
 
-    windows: `[n, length]`; the first `count` are for calibration, the rest follow in a seeded random order.
+    windows: token ids `[n, length]`: first the windows for calibration, then the others in a seeded random order;
+    count: number of windows for calibration.
     """
 
     windows: NDArray[np.int64]
@@ -49,21 +50,22 @@ class TokenPool:
     count: int
 
     def calibration(self) -> NDArray[np.int64]:
-        """The windows for calibration, `[count, length]`, in the order of the text."""
+        """Returns the windows for calibration, `[count, length]`, in the order of the text."""
         return self.windows[: self.count]
 
     def batches(self, size: int, *, seed: int = 0, skip: int = 0) -> Iterator[NDArray[np.int64]]:
-        """Endless batches `[size, length]`: first the windows that calibration did not use, then all, again and again.
+        """Yield batches `[size, length]` without end.
 
-        Every pass is shuffled anew by the seed and its number; a batch may span two passes. `skip` batches are
-        left out without being made, so that training goes on exactly where it stopped.
+        The first pass is over the windows that calibration did not use, every later pass is over all windows. Each pass is
+        shuffled by the seed and its number, and a batch may span two passes. skip: number of batches to leave out at the
+        beginning (they are not computed), so that training resumes exactly at the batch at which it stopped.
         """
         order = self._order(seed, skip * size)
         while True:
             yield self.windows[[next(order) for _ in range(size)]]
 
     def _order(self, seed: int, start: int) -> Iterator[int]:
-        """Indices of windows from position `start` of the endless sequence on."""
+        """Yield the indices of windows, from position `start` of the endless sequence on."""
         total, fresh = len(self.windows), len(self.windows) - self.count
         number, offset = (0, start) if start < fresh else divmod(start - fresh, total)
         number += start >= fresh
@@ -77,12 +79,15 @@ class TokenPool:
 def token_pool(
     checkpoint: Checkpoint, recipe: LearnRecipe, progress: Progress | None = None, *, training: int = 0
 ) -> TokenPool:
-    """Windows of the recipe's text, or of text that the model writes itself where `calib` is None.
+    """Returns windows of the recipe's text, or of text that the model writes itself if `recipe.calib` is None.
 
-    training: windows wanted beyond `recipe.windows`; there may be fewer. They are drawn by the seed without
-    replacement from the first 64 million characters of files and 16 million of a dataset, or from more if the
-    windows need it; which of them calibrate does not depend on `training`. Of its own text the model writes at
-    most 64 windows more. PatchCompileError when the text is missing, too short or empty, or the model cannot write.
+    Windows are drawn by the seed, without replacement, from the first 64 million characters of files or 16 million of a
+    dataset, or from more characters if these have too few windows. The calibration windows do not depend on `training`.
+
+    training: number of windows for training besides the `recipe.windows` for calibration. A short text has fewer, and the
+    model writes at most 64 of them itself.
+
+    Raises PatchCompileError if the text is missing, too short or empty, or the model can't write.
     """
     count, length, seed = recipe.windows, recipe.length, recipe.seed
     if recipe.calib is None:
@@ -99,14 +104,14 @@ def token_pool(
 def calibration_windows(
     checkpoint: Checkpoint, recipe: LearnRecipe, progress: Progress | None = None
 ) -> NDArray[np.int64]:
-    """The windows of `token_pool` that calibrate, `[windows, length]`."""
+    """Returns the calibration windows of `token_pool`, `[windows, length]`."""
     return token_pool(checkpoint, recipe, progress).calibration()
 
 
 def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> NDArray[np.int64]:
-    """The first `count` windows of a text (see `open_text`), `[count, length]`; no more of it is read than they need.
+    """Returns the first `count` windows of a text, `[count, length]`. It reads no more text than it needs.
 
-    PatchCompileError when it is missing, empty or too short.
+    spec: see `open_text`. Raises PatchCompileError if the text is missing, empty or too short.
     """
     ids, _ = _read_ids(tokenizer, open_text(spec), count * length, 0, 0)
     return _cut(ids, length, count)[:count].astype(np.int64)
@@ -115,10 +120,10 @@ def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> 
 def token_windows(
     tokenizer: Any, text: str, length: int, count: int | None = None, seed: int | None = None
 ) -> NDArray[np.int64]:
-    """Cut a text into non-overlapping windows of tokens: `[count, length]`.
+    """Cut a text into non-overlapping windows of tokens, `[count, length]`.
 
-    Without `seed` they are the first `count` (all, if None); with it a draw without replacement, in the order of
-    the text, so that calibration sees all of a long text. PatchCompileError when the text is too short.
+    The windows are the first `count` (None for all), or with `seed` a random draw without replacement, in the order of
+    the text, so that calibration covers all of a long text. Raises PatchCompileError if the text is too short.
     """
     ids = np.concatenate(list(_token_ids(tokenizer, iter([text]))))
     windows = _cut(ids, length, count)
@@ -136,9 +141,10 @@ def _read_ids(
     characters: int,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.int32], int]:
-    """Ids of a text's beginning: so many tokens and `more`, and so many characters, or all of it.
+    """Read token ids from the beginning of a text.
 
-    Also how many ids would have been read without `more`.
+    Reading stops after `tokens` + `more` tokens and `characters` characters, or at the end of the text. Returns the ids,
+    and the number of ids that would have been read if `more` were 0.
     """
     read, found, alone, blank, parts = 0, 0, 0, True, []
 
@@ -167,14 +173,14 @@ def _read_ids(
 
 
 def _token_ids(tokenizer: Any, pieces: Iterator[str]) -> Iterator[NDArray[np.int32]]:
-    """Ids of a text piece by piece; special tokens of its beginning once, as for a text tokenised in one go."""
+    """Yield the token ids of a text piece by piece. Only the first piece gets the special tokens of a text's beginning."""
     for i, piece in enumerate(_tokenised_together(pieces)):
         ids = tokenizer(piece, add_special_tokens=i == 0, verbose=False)["input_ids"]
         yield np.asarray(ids, dtype=np.int32)
 
 
 def _tokenised_together(pieces: Iterator[str]) -> Iterator[str]:
-    """Cut a text where a line ends: tokenisers keep some 170 bytes for every character they are given."""
+    """Cut a text at ends of lines into pieces to tokenise one by one: tokenisers use some 170 bytes per character."""
     held: list[str] = []
     size = 0
     for piece in pieces:
@@ -192,7 +198,10 @@ def _tokenised_together(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _cut(ids: NDArray[np.int32], length: int, count: int | None) -> NDArray[np.int32]:
-    """All windows of a text, `[available, length]`; PatchCompileError when there are fewer than `count`, or none."""
+    """Returns all windows of a text, `[available, length]`.
+
+    Raises PatchCompileError if there are fewer than `count`, or none.
+    """
     available = ids.size // length
     wanted = max(available if count is None else count, 1)
     if available < wanted:
@@ -205,7 +214,10 @@ def _cut(ids: NDArray[np.int32], length: int, count: int | None) -> NDArray[np.i
 
 
 def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int, drawn_from: int) -> NDArray[np.int64]:
-    """`count` of the first `drawn_from` windows in the order of the text, up to `more` of all others in random order."""
+    """Draw `count` of the first `drawn_from` windows, in the order of the text, and `more` others in random order.
+
+    There are fewer than `more` others if the text has no more windows.
+    """
     rng = np.random.default_rng(seed)
     first = np.sort(rng.choice(drawn_from, size=count, replace=False))
     others = rng.permutation(np.setdiff1d(np.arange(len(windows)), first, assume_unique=True))[:more]

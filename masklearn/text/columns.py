@@ -1,4 +1,4 @@
-"""Which column of a record holds the text; records that are chats are refused."""
+"""Finds the column of records that holds the text, and refuses chats."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -13,23 +13,23 @@ __all__ = ["Column", "columns_of_record", "columns_of_schema", "text_column"]
 
 _TEXT = "text"
 _CHAT_NAMES = ("messages", "conversations", "conversation")
-_SPEAKERS = ("role", "from")  # who speaks, in the two spellings of chat datasets
+_SPEAKERS = ("role", "from")  # key of the speaker, in the two formats of chat datasets
 
 
 class Column(StrEnum):
-    """What a column holds, as far as text is concerned."""
+    """Kind of values in a column."""
 
     STRING = "string"
     CHAT = "chat"
-    UNKNOWN = "null"  # a first record that leaves it out
+    UNKNOWN = "null"  # the first record has no value
     OTHER = "other"
 
 
 def text_column(columns: Mapping[str, Column], where: str, wanted: str | None = None) -> str:
-    """`wanted`, else `text`, else the only column of strings.
+    """Returns the name of the column that holds the text: `wanted`, else `text`, else the only column of strings.
 
-    PatchCompileError: there is no such column, it is no text, several could be meant, or the records are chats:
-    a chat template is never applied silently. where: names the text in errors.
+    where: name of the text for errors. Raises PatchCompileError if there is no such column, it holds no text, several
+    columns hold strings, or the records are chats: a chat template is never applied silently.
     """
     if wanted is not None:
         return _checked(columns, where, wanted)
@@ -49,12 +49,12 @@ def text_column(columns: Mapping[str, Column], where: str, wanted: str | None = 
 
 
 def columns_of_record(record: Mapping[str, Any]) -> dict[str, Column]:
-    """What the columns of one record (a JSON object) hold."""
+    """Returns the kinds of the columns of a record (a JSON object)."""
     return {name: _kind(value) for name, value in record.items()}
 
 
 def columns_of_schema(schema: "pyarrow.Schema") -> dict[str, Column]:
-    """What the columns of an Arrow table hold."""
+    """Returns the kinds of the columns of an Arrow table."""
     return {field.name: _arrow_kind(field.type) for field in schema}
 
 

@@ -1,4 +1,4 @@
-"""Local files as streams of characters: plain text, JSON lines, JSON arrays and Parquet."""
+"""Reads local files of plain text, JSON lines, JSON arrays and Parquet as streams of characters."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,17 +14,17 @@ __all__ = ["BETWEEN", "PLAIN", "RECORDS", "file_documents", "file_text", "record
 
 PLAIN = (".txt", ".text", ".md", "")  # a name without a suffix is plain text too
 RECORDS = (".jsonl", ".ndjson", ".parquet", ".json")
-BETWEEN = "\n\n"  # documents are joined by a blank line, as the usual reading of WikiText-2 joins its rows
+BETWEEN = "\n\n"  # joins documents, as rows of WikiText-2 usually are joined to measure perplexity
 
 _CHUNK = 1_000_000  # characters
-_ROWS = 256  # of a Parquet file, in memory at a time
+_ROWS = 256  # rows of a Parquet file in memory at a time
 _LARGEST_ARRAY = 2**30  # bytes; a JSON array is parsed as a whole
 
 
 def file_text(path: Path, column: str | None = None) -> Iterator[str]:
-    """Pieces whose concatenation is the text of a file, documents joined by a blank line.
+    """Yield pieces whose concatenation is the text of a file. A blank line joins documents.
 
-    PatchCompileError when it is not UTF-8 or not what its suffix says, or has no column of text.
+    Raises PatchCompileError if the file is not UTF-8, is not of the format of its suffix, or has no column of text.
     """
     if path.suffix.lower() in PLAIN:
         yield from _plain(path)
@@ -34,7 +34,7 @@ def file_text(path: Path, column: str | None = None) -> Iterator[str]:
 
 
 def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
-    """The documents of a file of records that are not blank, in order."""
+    """Yield the documents of a file of records in order, without blank ones. Raises PatchCompileError as `file_text`."""
     read = {".parquet": _parquet, ".json": _json}.get(path.suffix.lower(), _json_lines)
     yield from (text for text in read(path, column) if text and not text.isspace())
 
@@ -42,9 +42,10 @@ def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
 def record_texts(
     records: Iterable[tuple[str, Mapping[str, Any]]], where: str, column: str | None
 ) -> Iterator[str | None]:
-    """The text of every record, None where it has none; the first record decides on the column.
+    """Yield the text of every record, or None if it has none. The first record determines the column.
 
-    records: (place, record) in order. PatchCompileError names the place where the text is no string.
+    records: pairs (place, record) in order; where: name of the text for errors; column: None to find it.
+    Raises PatchCompileError with the place if a text is no string.
     """
     records = iter(records)
     first = next(records, None)
@@ -63,7 +64,7 @@ def record_texts(
 
 
 def _plain(path: Path) -> Iterator[str]:
-    # utf-8-sig: a byte order mark is no part of the text.
+    # utf-8-sig removes a byte order mark.
     with _utf8(path), path.open(encoding="utf-8-sig") as file:
         while piece := file.read(_CHUNK):
             yield piece
@@ -76,7 +77,7 @@ def _json_lines(path: Path, column: str | None) -> Iterator[str | None]:
 
 
 def _json(path: Path, column: str | None) -> Iterator[str | None]:
-    """A file that begins with `[` is an array of objects, any other holds an object a line."""
+    """Read a .json file: an array of objects if it begins with `[`, else one object per line."""
     with _utf8(path), path.open(encoding="utf-8-sig") as file:
         start = file.read(1)
         while start.isspace():
@@ -142,7 +143,7 @@ def _not_json(place: str, error: ValueError) -> PatchCompileError:
 
 @contextmanager
 def _utf8(path: Path) -> Iterator[None]:
-    """Turns a decoding error into the user's: which file, and where in it."""
+    """Raise a decoding error as a PatchCompileError that names the file and the place in it."""
     try:
         yield
     except UnicodeDecodeError as error:

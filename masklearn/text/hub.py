@@ -1,4 +1,4 @@
-"""Datasets by name, streamed with the `datasets` library: nothing but what is read is fetched."""
+"""Streams datasets with the `datasets` library, which downloads no more than is read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,11 @@ _SPLIT = "train"
 def dataset_documents(
     name: str | Path, config: str | None, split: str | None, column: str | None
 ) -> Iterator[str]:
-    """The documents of a dataset that are not blank, in the order of the split.
+    """Yield the documents of a dataset in the order of the split, without blank ones.
 
-    name: of a dataset on the hub, or a local directory laid out as one; split: `train` or the only one, if None.
-    PatchCompileError when it cannot be reached or has no such config, split or column.
+    name: a dataset on the hub, or a local folder with the layout of one; split: None for `train` or the only split;
+    column: None to find it. Raises PatchCompileError if the dataset can't be reached or has no such config, split or
+    column.
     """
     where = str(name)
     rows = _rows(where, config, split)
@@ -33,7 +34,7 @@ def dataset_documents(
 
 
 def _rows(where: str, config: str | None, split: str | None) -> Any:
-    """The split as an `IterableDataset`."""
+    """Returns the split as an `IterableDataset`."""
     from datasets import load_dataset
 
     with _user_errors(where), _quiet():
@@ -50,7 +51,7 @@ def _rows(where: str, config: str | None, split: str | None) -> Any:
 
 @contextmanager
 def _user_errors(where: str) -> Iterator[None]:
-    """Whatever keeps a dataset from being read is for the user to mend: its name, its files or the network."""
+    """Raise errors of `datasets` as PatchCompileError: the user can fix the name, the files or the network."""
     from datasets.exceptions import DatasetsError
 
     try:
@@ -72,7 +73,7 @@ def _remedy(where: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Bars of other libraries would be taken for ours."""
+    """Turn off the progress bars of `datasets`, which would mix with the project's own."""
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     shown = is_progress_bar_enabled()

@@ -1,6 +1,7 @@
-"""Text that the model writes itself, for calibration or evaluation where the user gives none.
+"""Lets the model write its own text, for calibration or evaluation if the user gives none.
 
-As in LLM-QAT (arXiv 2305.17888): sampled from the start token, so it needs no data and follows what the model knows.
+The text is sampled from the start token, as in LLM-QAT (arXiv 2305.17888): it needs no data and follows the model's own
+distribution.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["write_text"]
 
-# Short documents, many at a time: a step reads all weights and the whole cache, so 16 documents of 512 tokens take
-# several times as long as 64 of 128.
+# Many short documents at a time: a step reads all weights and the whole KV cache, so 16 documents of 512 tokens take
+# several times as long as 64 documents of 128 tokens.
 _DOCUMENT = 128
 _BATCH = 64
-_MEMORY_LEFT = 1.2  # of the weights' bytes: the cache of a batch, the logits and what loading takes besides
+# Memory per byte of the weights. It covers the weights, the KV cache and logits of a batch, and the overhead of loading.
+_MEMORY_LEFT = 1.2
 
 
 def write_text(
@@ -39,11 +41,12 @@ def write_text(
     *,
     device: str | None = None,
 ) -> NDArray[np.int64]:
-    """Token windows `[windows, length]`, sampled at temperature 1; the same for a seed on the same machine.
+    """Returns token windows `[windows, length]`, sampled at temperature 1. A seed gives equal text on equal machines.
 
-    A window holds documents of up to 128 tokens, each after a start token. Loads the whole model: in fp32 on a
-    CPU, in the checkpoint's own type where fp32 does not fit and on a GPU (None for one when there is one). Raises
-    PatchCompileError when the device cannot be used, or the model does not fit, is no causal language model, or
+    A window holds documents of up to 128 tokens, each with a start token. The whole model is loaded: in fp32 on a CPU, or
+    in the checkpoint's own type on a GPU and if fp32 does not fit. device: None for CUDA if there is one.
+
+    Raises PatchCompileError if the device can't be used, or if the model does not fit, is no causal language model, or
     names no start token.
     """
     import torch
@@ -70,7 +73,7 @@ def write_text(
 def _sample(
     model: Any, tokens: torch.Tensor, length: int, generator: torch.Generator
 ) -> Iterator[torch.Tensor]:
-    """Yield `[documents, 1]`, `[documents, 2]`, … up to `length` tokens; an end of text is a token like any other."""
+    """Yield `[documents, 1]`, `[documents, 2]`, … up to `length` tokens. Documents continue after an end-of-text token."""
     import torch
     from transformers import DynamicCache
 
@@ -96,7 +99,7 @@ def _check_writes(checkpoint: Checkpoint) -> None:
 
 
 def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
-    """The model on the device, in the type that fits."""
+    """Load the model on the device, in the type that fits."""
     import torch
 
     stored = sum(file.stat().st_size for file in checkpoint.files())

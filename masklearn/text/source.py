@@ -1,4 +1,4 @@
-"""What a user gives as text: how it is spelled, where it lies, and the characters it holds."""
+"""Finds and reads the text that a user names: a file, a folder or a dataset."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from masklearn.text.hub import SPELLING, dataset_documents
 __all__ = ["SourceKind", "TextSource", "open_text", "read_text"]
 
 _SUFFIXES = tuple(suffix for suffix in (*PLAIN, *RECORDS) if suffix)
-# A hub name is NAME or OWNER/NAME.
+# NAME or OWNER/NAME
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
 class SourceKind(StrEnum):
-    """Where text comes from; SELF is text that the model writes itself."""
+    """Kind of place that text comes from. SELF is text that the model writes itself."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -30,11 +30,11 @@ class SourceKind(StrEnum):
 
 @dataclass(frozen=True)
 class TextSource:
-    """A text that was found but not read.
+    """A text that was found but not yet read.
 
-    name: without the folders it lies in, for records; spec: finds it from any working directory; files: of which
-    it consists, none for a dataset on the hub; dataset: name or local path, config, split of a dataset; column: of
-    records, None to find it.
+    name: name for records, without folders; spec: absolute spelling, with which `open_text` finds it from any working
+    directory; files: files of the text, none for a dataset on the hub; dataset: name or local path, config and split of
+    a dataset; column: column of records that holds the text, None to find it.
     """
 
     kind: SourceKind
@@ -46,13 +46,13 @@ class TextSource:
 
     @property
     def on_hub(self) -> bool:
-        """Whether reading it needs a network (or the cache of `datasets`)."""
+        """True if reading it needs a network (or the cache of `datasets`)."""
         return self.dataset is not None and not self.files
 
     def fingerprint(self) -> str:
-        """sha256 of what decides the text: the bytes of its files, and what is read of them.
+        """Returns the sha256 of everything that determines the text: the bytes of its files, dataset, split and column.
 
-        Of a dataset on the hub, its name: what it holds is known only once it is read.
+        For a dataset on the hub it covers the name only, because the content is unknown before it is read.
         """
         read = [self.column, self.dataset[1:] if self.files and self.dataset else self.dataset]
         total = hashlib.sha256(json.dumps([self.kind.value, *read]).encode())
@@ -62,9 +62,9 @@ class TextSource:
         return total.hexdigest()
 
     def pieces(self) -> Iterator[str]:
-        """Pieces whose concatenation is the text: documents joined by a blank line.
+        """Yield pieces whose concatenation is the text. A blank line joins documents.
 
-        PatchCompileError when it cannot be read; see `files` and `hub`.
+        Raises PatchCompileError if the text can't be read, as `file_text` and `dataset_documents` do.
         """
         if self.dataset is not None:
             for i, document in enumerate(dataset_documents(*self.dataset, self.column)):
@@ -77,12 +77,13 @@ class TextSource:
 
 
 def open_text(spec: str | Path) -> TextSource:
-    """Find a text: a local file or folder, or the name of a dataset.
+    """Find a text without reading it: a local file, a local folder, or a dataset.
 
-    What exists is a path, with `:COLUMN` after a file of records if wanted; a folder followed by
-    `:[CONFIG][:SPLIT][:COLUMN]` is read as a local dataset. Any other name is that of a dataset on the hub,
-    `NAME[:CONFIG][:SPLIT][:COLUMN]`, unless it looks like a path. Reads no text. PatchCompileError when there is
-    none.
+    A spec that exists on the disk is a path. A file of records may be followed by `:COLUMN`, and a folder followed by
+    `:[CONFIG][:SPLIT][:COLUMN]` is a local dataset. Any other spec is a dataset on the hub,
+    `NAME[:CONFIG][:SPLIT][:COLUMN]`, unless it looks like a path.
+
+    Raises PatchCompileError if there is no such text, or the spec is misspelled.
     """
     text = str(spec)
     path, rest = _existing(text)
@@ -94,7 +95,7 @@ def open_text(spec: str | Path) -> TextSource:
 
 
 def read_text(spec: str | Path) -> str:
-    """The whole text of `open_text(spec)`. PatchCompileError when it is blank or cannot be read."""
+    """Returns the whole text of `open_text(spec)`. Raises PatchCompileError if it is blank or can't be read."""
     text = "".join(open_text(spec).pieces())
     if not text.strip():
         raise PatchCompileError(f"The text at {spec} is empty", "", "Give a text with words in it.")
@@ -102,7 +103,7 @@ def read_text(spec: str | Path) -> str:
 
 
 def _existing(text: str) -> tuple[Path | None, str | None]:
-    """The longest beginning that exists as a path, and what follows its colon."""
+    """Returns the longest beginning of a spec that exists as a path, and the rest after its colon."""
     parts = text.split(":")
     for count in range(len(parts), 0, -1):
         path = Path(":".join(parts[:count])).expanduser()
@@ -132,7 +133,7 @@ def _file(path: Path, column: str | None) -> TextSource:
 def _folder(path: Path) -> TextSource:
     kinds = {suffix: sorted(path.glob(f"*{suffix}")) for suffix in _SUFFIXES if suffix != ".md"}
     found = {suffix: files for suffix, files in kinds.items() if files}
-    if len(found) > 1:  # a .json beside texts describes them
+    if len(found) > 1:  # a .json beside other texts is a description of them
         found.pop(".json", None)
     if not found:
         raise PatchCompileError(
@@ -172,7 +173,7 @@ def _hub(text: str) -> TextSource:
 
 
 def _parts(spec: str, rest: str) -> tuple[str | None, str | None, str | None]:
-    """CONFIG, SPLIT and COLUMN of `CONFIG:SPLIT:COLUMN`, None where empty."""
+    """Returns CONFIG, SPLIT and COLUMN of `CONFIG:SPLIT:COLUMN`, None for an empty one."""
     parts = rest.split(":")
     if len(parts) > 3:
         raise PatchCompileError(f"{spec} has too many colons", f"A dataset is spelled {SPELLING}.", "")
