@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from problems import SHAPES, TOKENS
 
 from patch_compile.hardware.cards import DEVICES, Device
+from patch_compile.out.plan import Slower, Way
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.end_to_end import MODELS, EndToEnd, Model, end_to_end
 from patch_compile.plan.roofline.linear_roofline import Prediction, dense_path_time, linear, predict
@@ -45,6 +46,7 @@ BATCH, PROMPT, GENERATED = 16, 128, 128
 # STOICC (a Triton fork), LLaMA-2-7B, batch 16, 128 + 128 tokens: measured by its authors
 PUBLISHED = {"A6000": (1.18, 1.27, 1.38), "A100-40": (1.07, 1.11, 1.16)}
 GOAL = (1.21, 1.33, 1.47)  # for LLaMA-2-7B on an A6000
+_SLOWER = {Way.DENSE_PATH: "dense path, {:.2f} of dense", Way.MMA_SP: "mma.sp, {:.2f} of wgmma"}
 _BEGIN, _END = "<!-- roofline: begin -->", "<!-- roofline: end -->"
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
 _PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
@@ -122,8 +124,13 @@ def _linear_row(shape: str, tokens: int, found: list[Prediction]) -> list[str]:
         f"{at.share:.0%}",
         f"{at.config}, {at.parts} parts" if at.parts > 1 else at.config,
         at.bound,
-        at.reason or "plugin",
+        taken(at.slower),
     ]
+
+
+def taken(slower: Slower | None) -> str:
+    """How a product runs: `plugin`, or on Hopper the way that is slower than dense."""
+    return _SLOWER[slower.way].format(slower.speedup) if slower else "plugin"
 
 
 def _whole(
@@ -145,7 +152,7 @@ def _whole_row(device: Device, model: Model) -> list[str]:
     found = _whole(device, model)
     decode = " / ".join(f"{r.dense_decode / r.hybrid_decode:.2f}" for r in found)
     published = PUBLISHED.get(device.name, ()) if model.name == "LLaMA-2-7B" else ()
-    prefill = found[0].reason or "plugin"
+    prefill = taken(found[0].slower)
     return [
         device.name,
         model.name,

@@ -21,6 +21,7 @@ __all__ = [
     "matches",
     "parse_pairs",
     "parse_pattern",
+    "shared_path",
     "short_kinds",
 ]
 
@@ -51,6 +52,16 @@ def short_kinds(kinds: Iterable[str]) -> dict[str, str]:
     """Kinds to the shortest ends of their names that tell them apart, cut at dots: `up_proj`."""
     kinds = list(kinds)
     return {kind: _shortest_end(kind, [other for other in kinds if other != kind]) for kind in kinds}
+
+
+def shared_path(a: str, b: str) -> str:
+    """The dotted path that two names begin with: "model.layers.0.mlp." for the gate_proj and up_proj of a block."""
+    shared = []
+    for x, y in zip(a.split(".")[:-1], b.split(".")[:-1], strict=False):
+        if x != y:
+            break
+        shared.append(f"{x}.")
+    return "".join(shared)
 
 
 def matches(name: str, *patterns: str) -> bool:

@@ -11,8 +11,9 @@ from pathlib import Path
 from patch_compile.bench.contenders import Contender, write_contender
 from patch_compile.bench.engines import build_contender
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, ENGINE_REPORT, ONNX, ONNX_NAME, PLAN
+from patch_compile.out.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, ENGINE_REPORT, ONNX, ONNX_NAME
 from patch_compile.out.place import check_free_space
+from patch_compile.out.plan import Plan
 from patch_compile.out.workspace import key_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.progress import Progress
@@ -94,11 +95,9 @@ def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: Cos
 
 def _needed(out: OutFolder, which: tuple[Contender, ...], runner: Runner) -> int:
     """Bytes on the disk: a model that is made is as large as the hybrid one and what its linears lost, at most."""
-    plan = out.read_json(PLAN) or {"linears": []}
-    dense = file_bytes(out.path / ONNX) + sum(
-        row["bytes_before"] - row["bytes_after"] for row in plan["linears"]
-    )
-    return int(dense) * (len(which) - 1) * (2 if runner is Runner.ENGINE else 1)
+    plan = Plan.of(out.path)
+    dense = file_bytes(out.path / ONNX) + (plan.saved_bytes if plan else 0)
+    return dense * (len(which) - 1) * (2 if runner is Runner.ENGINE else 1)
 
 
 def file_bytes(path: Path) -> int:

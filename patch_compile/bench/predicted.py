@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from patch_compile.bench.points import Phase, Point
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import PLAN
+from patch_compile.out.plan import Plan
 from patch_compile.plan import whole_model
 from patch_compile.plan.cards import Card, find_card
 from patch_compile.plan.cost import CostModel
@@ -62,37 +61,18 @@ def planned_model(out: OutFolder, source: Source) -> PlannedModel | None:
     """
     if source.outline is None:
         return None
-    plan = out.read_json(PLAN) or {}
-    plans = tuple(_plan_of(row) for row in plan["linears"])
+    plan = Plan.of(out.path)
+    plans = tuple(map(LinearPlan.of, plan.linears)) if plan else ()
     return PlannedModel(plans, source.outline.compiled(plans))
 
 
 def costs_of(out: OutFolder) -> CostModel | None:
     """What a build was planned by, None where nothing was known of its card."""
-    plan = out.read_json(PLAN) or {}
-    if not plan.get("card"):
+    plan = Plan.of(out.path)
+    if plan is None or plan.card is None or plan.workload is None:
         return None
-    card = find_card(plan["card"]["name"])
-    load = {name: plan["workload"][name] for name in ("batch", "prompt", "generated")}
-    return CostModel(card, Workload(**load)) if card else None
-
-
-def _plan_of(row: Mapping[str, Any]) -> LinearPlan:
-    n, k = row["shape"]
-    return LinearPlan(
-        row["name"],
-        (n, k),
-        row["tiles"]["sparse"],
-        row["tiles"]["all"],
-        row["zeroed"],
-        row["lowering"],
-        row["reason"],
-        row["panel_rows"],
-        row["slabs"]["dense"],
-        row["slabs"]["sparse"],
-        row["node"] or row["name"],
-        row["epilogue"],
-    )
+    card = find_card(plan.card.name)
+    return CostModel(card, Workload.of(plan.workload)) if card else None
 
 
 def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:

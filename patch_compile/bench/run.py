@@ -67,7 +67,7 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> dict[str, Any]:
     if asked.calibrate:
         assert subject.planned is not None and place.card is not None  # as was checked
         measured = calibrate(result, subject.planned, place.card, subject.name)
-        result["calibration"] = {"path": str(measured.save()), "words": measured.words, "left": measured.left}
+        result["calibration"] = {"path": str(measured.save()), "measured": measured.as_json()}
         _keep(out, subject, result)
     return result
 
@@ -161,7 +161,7 @@ class _Contest:
             "speedup": dense.median / hybrid.median if dense else None,
             "speedup_p10_p90": list(dense.over(hybrid)) if dense else None,
             "limit": predicted.limit if predicted else None,
-            "predicted": predicted.row() if predicted else None,
+            "predicted": predicted.row().as_json() if predicted else None,
         }
 
 

@@ -19,7 +19,8 @@ from patch_compile.bench.request import BenchRequest
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import ENGINE, ONNX, PLAN
+from patch_compile.out.layout import ENGINE, ONNX
+from patch_compile.out.plan import Plan
 from patch_compile.progress import Progress
 from patch_compile.runtime import Runner
 from patch_compile.sources.base import Source
@@ -73,9 +74,8 @@ class Subject:
 
     def _dense_bytes(self, hybrid: str) -> int:
         """Of the dense model in the form of a file of OUT."""
-        linears = (self.out.read_json(PLAN) or {"linears": []})["linears"]
-        saved = sum(row["bytes_before"] - row["bytes_after"] for row in linears)
-        return file_bytes(self.out.path / hybrid) + int(saved)
+        plan = Plan.of(self.out.path)
+        return file_bytes(self.out.path / hybrid) + (plan.saved_bytes if plan else 0)
 
     def _whole(self) -> dict[Point, MakeFeed]:
         """The first of the inputs that a build without token sequences was proven on."""

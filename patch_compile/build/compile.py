@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from patch_compile.build.summary import about_files, about_model
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import PLAN
 from patch_compile.out.manifest import write_manifest
+from patch_compile.out.plan import Plan
 from patch_compile.passes import PassDump
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
@@ -36,11 +36,11 @@ def compile_model(
         try:
             dump = PassDump(dump_passes) if dump_passes else None
             masks = run_stages(job, workspace, progress, dump)
-            plan = json.loads((workspace.root / PLAN).read_text())
+            plan = Plan.read(workspace.root / PLAN)
             summary = {
                 "path": str(job.out),
-                **about_model(job, masks, plan.pop("linears")),
-                "plan": plan,
+                **about_model(job, masks, [row.as_json() for row in plan.linears]),
+                "plan": plan.summary.as_json(),
                 "onnx": about_files(job, workspace.root)["onnx"],
                 "notes": progress.notes,
                 "seconds": progress.seconds,

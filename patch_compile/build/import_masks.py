@@ -61,7 +61,7 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> dict[str, Any
     progress.note(f"build: {_command(r, imported.format)}")
     return {
         "path": str(r.out),
-        "linears": [plan.row() for plan in plan_linears(masks).values()],
+        "linears": [plan.row().as_json() for plan in plan_linears(masks).values()],
         "skipped": [{"name": name, "reason": why} for name, why in coverage.skipped.items()],
         "ratio": masks.ratio,
         "zeros": imported.zeros / masks.weights,

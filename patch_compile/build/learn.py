@@ -41,7 +41,7 @@ def learn(
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
-        rows = [linear.row() for linear in plan_linears(masks).values()]
+        rows = [linear.row().as_json() for linear in plan_linears(masks).values()]
         summary = {
             "path": str(job.out),
             **about_masks(job, masks, rows),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.budget import Budget
@@ -13,6 +12,7 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.hardware.gpu import local_gpu
+from patch_compile.out.plan import Asked, PlanOfModel, Skipped, TargetSource
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import DEFAULT_TARGET, Card, card_of, card_of_gpu
 from patch_compile.plan.cost import CostModel
@@ -20,7 +20,7 @@ from patch_compile.plan.inversion import ratio_for
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.settle_together import settle_together
-from patch_compile.plan.summary import summarise_plan
+from patch_compile.plan.summary import plan_of
 from patch_compile.plan.whole_model import Phase, predict_whole
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Ability
@@ -29,15 +29,10 @@ from patch_compile.sources.open import open_source
 __all__ = ["plan"]
 
 Plans = dict[str, LinearPlan]
-_SCHEMA = 1
-_ASSUMED = (
-    "no masks are given, so each linear is taken to have the ratio asked for it; learning chooses tiles over all linears "
-    "together and spreads them unevenly (--mask FILE plans for real tile maps)"
-)
 
 
-def plan(recipe: Recipe) -> dict[str, Any]:
-    """What `build` would do with this recipe, predicted; reads config, headers and, when given, masks.
+def plan(recipe: Recipe) -> PlanOfModel:
+    """Predict what `build` would do with this recipe, from config, headers and, when given, masks.
 
     Raises PatchCompileError for a target that is not in the table of devices, as `build` does for the model and masks,
     and SpeedError for a speed that is out of reach.
@@ -47,7 +42,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     check_exportable(source.checkpoint)
     coverage, outline = source.coverage, source.outline
     assert outline is not None and source.workload is not None
-    card, notes = _card(recipe.target)
+    card, target, target_source = _card(recipe.target)
     planner = _Planner(
         recipe,
         coverage,
@@ -55,27 +50,25 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         CostModel(card, source.workload),
     )
     plans = planner.with_masks(recipe.mask) if recipe.mask else planner.with_ratio()
-    if recipe.mask is None:
-        notes.append(_ASSUMED)
-    return {
-        "schema": _SCHEMA,
-        "model": {"path": str(recipe.model.resolve())},
-        "asked": planner.asked,
-        "ratio": sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values()),
-        "linears": [linear.row() for linear in plans.values()],
-        **summarise_plan(plans, planner.outline, planner.costs),
-        "skipped": [{"name": name, "reason": why} for name, why in coverage.skipped.items()],
-        "notes": notes,
-    }
+    made = plan_of(plans, planner.outline, planner.costs)
+    return PlanOfModel(
+        **{name: getattr(made, name) for name in type(made).model_fields},
+        model=str(recipe.model.resolve()),
+        asked=planner.asked,
+        target=target,
+        target_source=target_source,
+        ratio=sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values()),
+        skipped=tuple(Skipped(name=name, reason=why) for name, why in coverage.skipped.items()),
+    )
 
 
-def _card(target: str | None) -> tuple[Card, list[str]]:
-    """The card to predict for, and a line on it where none was asked for."""
+def _card(target: str | None) -> tuple[Card, str, TargetSource]:
+    """The card to predict for, the target that it is for, and where that is from."""
     if target is not None:
-        return card_of(target), []
+        return card_of(target), target, TargetSource.ASKED
     gpu = local_gpu()
     if gpu is None:
-        return card_of(DEFAULT_TARGET), [f"target: {DEFAULT_TARGET} (no GPU here)"]
+        return card_of(DEFAULT_TARGET), DEFAULT_TARGET, TargetSource.DEFAULT
     card = card_of_gpu(gpu)
     if card is None:
         raise PatchCompileError(
@@ -83,7 +76,7 @@ def _card(target: str | None) -> tuple[Card, list[str]]:
             "no target was given, so the plan is for the GPU of this machine",
             "give --target a6000, or another card",
         )
-    return card, [f"target: {gpu.name} (the GPU of this machine)"]
+    return card, gpu.name, TargetSource.LOCAL_GPU
 
 
 @dataclass(frozen=True)
@@ -94,12 +87,11 @@ class _Planner:
     costs: CostModel
 
     @property
-    def asked(self) -> str:
+    def asked(self) -> Asked:
         """How much to prune, as it was asked for."""
         r = self.recipe
-        if r.mask is not None:
-            return f"masks of {r.mask}"
-        return f"ratio {r.ratio}" if r.ratio is not None else str(r.goal)
+        mask = str(r.mask) if r.mask is not None else None
+        return Asked(ratio=r.ratio, mask=mask, speedup=r.speedup, budget_ms=r.budget_ms)
 
     def with_masks(self, file: Path) -> Plans:
         """Of real tile maps."""

@@ -4,7 +4,6 @@ its result of an earlier run is still right; `build`, `learn` and `compile` run 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from patch_compile.out.layout import (
     RECIPE,
     REPORT,
 )
+from patch_compile.out.plan import Plan
 from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Pruning, Stage
@@ -109,8 +109,7 @@ class _Run:
         weights = self.pruned if Stage.MASKS in self.job.stages else source.given.weights
         plan = source.plan(masks, self.job.costs)
         compiled = source.write_hybrid(weights, masks, plan, root / ONNX, self.progress.stage, self.dump)
-        rows = [linear.row() for linear in compiled.values()]
-        write_json(root / PLAN, {"linears": rows, **source.summarise(compiled, self.job.costs)})
+        source.compiled_plan(compiled, self.job.costs).write(root / PLAN)
 
     def write_engine(self, root: Path) -> None:
         from patch_compile.engine.build import build_engine
@@ -139,15 +138,13 @@ class _Run:
         from patch_compile.build.summary import about_files, about_masks
         from patch_compile.verify.proof import prove
 
-        job, plan = self.job, json.loads((root / PLAN).read_text())
-        linears = plan.pop("linears")
-        packed = [row["name"] for row in linears if row["lowering"] != "dense"]
+        job, plan = self.job, Plan.read(root / PLAN)
         scratch = self.workspace.scratch / "proof"
-        proof = prove(job.source, root / ONNX, self.pruned, packed, scratch, self.progress)
+        proof = prove(job.source, root / ONNX, self.pruned, plan.packed, scratch, self.progress)
         report = {
             "path": str(job.out / REPORT),
-            **about_masks(job, self.masks, linears),
-            "plan": plan,
+            **about_masks(job, self.masks, [row.as_json() for row in plan.linears]),
+            "plan": plan.summary.as_json(),
             **about_files(job, root),
             **proof,
             "notes": self.progress.notes,
@@ -165,7 +162,8 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     """The key of each stage, which holds that of the stage before it. A dump is made by running the passes again."""
     r, masks = job.recipe, _masks_key(job)
     dumped = None if dump is None else time.time_ns()
-    onnx = key_of(masks, r.dtype, r.opset, r.logits, r.fuse, r.lowering, repr(job.costs), dumped)
+    graph = r.dtype, r.opset, r.logits, r.fuse, r.lowering
+    onnx = key_of(masks, *graph, repr(job.costs), dumped, Plan.SCHEMA)
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, repr(r.engine_options())]
     plugin = job.plugin.fingerprint if job.plugin else None
     engine = key_of(onnx, job.backend, [target.name for target in job.targets], shapes, plugin)

@@ -10,6 +10,7 @@ from typing import Any
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import BENCH, MASKS, REPORT
+from patch_compile.out.plan import PlanSummary
 
 __all__ = ["PERPLEXITY", "RELATIVE_ERROR", "Build", "Quality", "read_builds"]
 
@@ -47,20 +48,18 @@ class Build:
     quality: Quality
     nbytes: int
     dense_bytes: int
-    plan: Mapping[str, Any]
+    plan: PlanSummary
     bench: Mapping[str, Any] | None
 
     @property
     def predicted_for(self) -> str:
         """Card and workload in words; empty where nothing was predicted."""
-        if not self.plan.get("whole"):
-            return ""
-        return f"{self.plan['card']['words']}, {self.plan['workload']['words']}"
+        return f"{self.plan.card}, {self.plan.workload}" if self.plan.whole else ""
 
     def predicted(self, phase: str) -> float | None:
         """The speed-up over the dense model of "end_to_end", "decode" or "prefill"."""
-        whole = self.plan.get("whole")
-        return float(whole[phase]["speedup"]) if whole else None
+        whole = self.plan.whole
+        return float(getattr(whole, phase).speedup) if whole else None
 
 
 def read_builds(paths: Sequence[Path]) -> list[Build]:
@@ -91,8 +90,8 @@ def _read(path: Path, name: str) -> Build:
             "learn and compile prove nothing, so there is no quality to compare",
             f"build it: patch-compile build --mask {MASKS}",
         )
-    plan = report["plan"]
-    saved = sum(row["bytes_before"] - row["bytes_after"] for row in report["linears"])
+    plan = PlanSummary.model_validate(report["plan"])
+    saved = plan.totals.bytes_before - plan.totals.bytes_after
     nbytes = report["onnx"]["bytes"]
     return Build(
         name,

@@ -73,7 +73,7 @@ class LoweringPasses:
 
     @property
     def plan(self) -> dict[str, LinearPlan]:
-        """As compiled, once they have run: with the nodes, epilogues and panels, and how a linear is split."""
+        """The plan as compiled, once they have run: with the nodes and panels, and how a linear is split."""
         splits = self.splitting.splits
         return {name: replace(one, split=splits.get(name)) for name, one in self.packing.plan.items()}
 

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from masklearn.masks.names import shared_path
+from patch_compile.out.plan import Node
 from patch_compile.packing.function import Epilogue
 from patch_compile.packing.joint import stacked_rows
 
@@ -96,7 +98,7 @@ class LinearNode:
     def name(self) -> str:
         """Name of the first linear, followed by the last parts of the others: `model.layers.0.mlp.gate_proj+up_proj`."""
         first, *others = self.linears
-        return "+".join((first, *(name.removeprefix(_shared(first, name)) for name in others)))
+        return "+".join((first, *(name.removeprefix(shared_path(first, name)) for name in others)))
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -114,15 +116,18 @@ class LinearNode:
         """Operations that follow the product."""
         return Epilogue(bool(self.biases), self.activation, self.gated, self.residual is not None)
 
-    def described(self, linear: str) -> str:
-        """Describes what the node does beside the product of `linear`: `SiLU·mul with up_proj`, `GELU + residual`."""
-        activation = ACTIVATIONS.get(self.activation, "")
-        if self.gated:
-            (other,) = (name for name in self.linears if name != linear)
-            activation += f"·mul with {other.removeprefix(_shared(linear, other))}"
-        elif len(self.linears) > 1:
-            activation = f"one product of {self.name.removeprefix(_shared(*self.linears[:2]))}"
-        return " + ".join(filter(None, (activation, "residual" * (self.residual is not None))))
+    @property
+    def planned(self) -> Node:
+        """The node as the plan has it."""
+        return Node.model_validate(
+            {
+                "name": self.name,
+                "linears": self.linears,
+                "activation": self.activation,
+                "gated": self.gated,
+                "residual": self.residual is not None,
+            }
+        )
 
 
 def linear_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
@@ -180,13 +185,3 @@ def _shape(weight: ir.Value) -> tuple[int, int]:
     n, k = weight.shape
     assert isinstance(n, int) and isinstance(k, int)
     return n, k
-
-
-def _shared(a: str, b: str) -> str:
-    """Returns the common dotted prefix of two names: "model.layers.0.mlp." of two linears of that block."""
-    shared = []
-    for x, y in zip(a.split(".")[:-1], b.split(".")[:-1], strict=False):
-        if x != y:
-            break
-        shared.append(f"{x}.")
-    return "".join(shared)

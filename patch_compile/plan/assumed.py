@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,7 +28,7 @@ def assumed_plans(
     """The plan of every linear `[N, K]` at its ratio; lowering: as `--lowering` spells it."""
     asked = asked_lowerings(lowering, list(linears))
     return {
-        name: replace(_plan_of(shape, tile, ratios[name], asked[name], costs), name=name, node=name)
+        name: _plan_of(shape, tile, ratios[name], asked[name], costs).named(name)
         for name, shape in linears.items()
     }
 

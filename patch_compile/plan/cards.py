@@ -9,6 +9,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import DEVICES, Device
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.hardware.targets import parse_targets
+from patch_compile.out.plan import PlannedCard
 from patch_compile.plan.measured import MeasuredCard, measured_cards
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 
@@ -37,9 +38,12 @@ class Card:
         """As the table spells it."""
         return self.device.name
 
+    def row(self) -> PlannedCard:
+        """The card as plan.json has it."""
+        return PlannedCard(name=self.name, stands_for=self.stands_for, calibration=self.measured)
+
     def __str__(self) -> str:
-        name = f"{self.name}, which stands for {self.stands_for}" if self.stands_for else self.name
-        return f"{name} ({self.measured})" if self.measured else name
+        return str(self.row())
 
 
 def find_card(target: str) -> Card | None:

@@ -4,46 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from patch_compile.hardware.cards import Device
+from patch_compile.out.plan import LinearTimes, Reason, ReasonKind, Times
 from patch_compile.plan.cards import Card
 from patch_compile.plan.roofline.assumptions import Assumptions
 from patch_compile.plan.roofline.linear_roofline import Linear, predict
 from patch_compile.plan.workload import Workload
 
-__all__ = ["CostModel", "LinearCost", "Times"]
+__all__ = ["CostModel"]
 
 Shape = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Times:
-    """Microseconds in one phase. tensor_bound: the dense product is, not by bytes; reason: why the hybrid linear is slower
-    than the dense one where the card's tensor cores are to blame, as on Hopper; empty where it is not.
-    """
-
-    dense: float
-    hybrid: float
-    sparse: float
-    tensor_bound: bool
-    reason: str
-
-    def row(self) -> dict[str, float]:
-        """For JSON; µs."""
-        return {"dense": self.dense, "hybrid": self.hybrid, "2:4": self.sparse}
-
-
-@dataclass(frozen=True)
-class LinearCost:
-    """One linear in both phases."""
-
-    prefill: Times
-    decode: Times
-
-    def row(self) -> dict[str, Any]:
-        """For plan.json; µs."""
-        return {"prefill": self.prefill.row(), "decode": self.decode.row()}
 
 
 @dataclass(frozen=True)
@@ -53,37 +24,37 @@ class CostModel:
     card: Card
     workload: Workload
 
-    def of(self, shape: Shape, panel_rows: int, dense_slabs: int, sparse_slabs: int) -> LinearCost:
-        """Of a linear `[N, K]` that is packed in so many slabs."""
+    def of(self, shape: Shape, panel_rows: int, dense_slabs: int, sparse_slabs: int) -> LinearTimes:
+        """Times of a linear `[N, K]` that is packed in so many slabs."""
         share = sparse_slabs / (dense_slabs + sparse_slabs)
-        tokens = (self.workload.prefill_tokens, self.workload.batch)
-        card = self.card
-        return LinearCost(
-            *(_times(card.device, shape, panel_rows, share, many, card.assume) for many in tokens)
-        )
 
-    def dense(self, cost: LinearCost) -> float:
+        def times(tokens: int) -> Times:
+            return _times(self.card.device, shape, panel_rows, share, tokens, self.card.assume)
+
+        return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
+
+    def dense(self, times: LinearTimes) -> float:
         """Microseconds of the dense linear in the whole workload."""
-        return self.workload.total(cost.prefill.dense, cost.decode.dense)
+        return self.workload.total(times.prefill.dense, times.decode.dense)
 
-    def hybrid(self, cost: LinearCost) -> float:
-        """The same of the hybrid one."""
-        return self.workload.total(cost.prefill.hybrid, cost.decode.hybrid)
+    def hybrid(self, times: LinearTimes) -> float:
+        """Microseconds of the hybrid linear in the whole workload."""
+        return self.workload.total(times.prefill.hybrid, times.decode.hybrid)
 
-    def sparse(self, cost: LinearCost) -> float:
-        """The same with all tiles 2:4."""
-        return self.workload.total(cost.prefill.sparse, cost.decode.sparse)
+    def sparse(self, times: LinearTimes) -> float:
+        """Microseconds of the linear with all tiles 2:4 in the whole workload."""
+        return self.workload.total(times.prefill.sparse, times.decode.sparse)
 
-    def why_dense(self, cost: LinearCost) -> str:
-        """Why dense is the faster lowering for the workload, in words that fit all linears alike; empty if it is not."""
-        dense, name = self.dense(cost), self.card.name
-        if self.hybrid(cost) < dense:
-            return ""
-        if self.sparse(cost) < dense:
-            return f"too little of it is 2:4: on {name} hybrid is predicted no faster than dense"
-        if cost.prefill.reason and cost.decode.sparse < cost.decode.dense:
-            return f"its prompts outweigh its decode steps, and on {name} {cost.prefill.reason} in prefill"
-        return f"it is too small: on {name} even all 2:4 it is predicted no faster than dense"
+    def why_dense(self, times: LinearTimes) -> Reason | None:
+        """The reason why dense is the faster lowering for the workload; None where it is not."""
+        dense, card = self.dense(times), self.card.name
+        if self.hybrid(times) < dense:
+            return None
+        if self.sparse(times) < dense:
+            return Reason(kind=ReasonKind.LITTLE_SPARSE, card=card)
+        if times.prefill.slower and times.decode.sparse < times.decode.dense:
+            return Reason(kind=ReasonKind.PROMPTS, card=card, slower=times.prefill.slower)
+        return Reason(kind=ReasonKind.SMALL_LINEAR, card=card)
 
 
 @cache
@@ -94,9 +65,9 @@ def _times(
         predict(device, Linear(*shape, p, panel_rows), tokens, assume=assume) for p in (share, 1.0)
     )
     return Times(
-        found.dense_microseconds,
-        found.microseconds,
-        all_sparse.microseconds,
-        found.dense_bound == "tensor",
-        found.reason,
+        dense=found.dense_microseconds,
+        hybrid=found.microseconds,
+        sparse=all_sparse.microseconds,
+        bound=found.dense_bound,
+        slower=found.slower,
     )

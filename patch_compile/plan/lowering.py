@@ -1,21 +1,28 @@
-"""How each linear is compiled, with the reason in words when it is not `plugin`."""
+"""How each linear is compiled, with the reason when it is not `plugin`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.tile_text import spell_tile
+from patch_compile.out.plan import (
+    LinearRow,
+    LinearTimes,
+    Lowering,
+    Node,
+    Reason,
+    ReasonKind,
+    Slabs,
+    TileCount,
+)
 from patch_compile.packing.format import SLAB_K, choose_panel_rows, sparse_slabs
-from patch_compile.plan.cost import CostModel, LinearCost
+from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
 from patch_compile.plan.split import Split
 
-__all__ = ["LinearPlan", "Lowering", "plan_linear", "plan_linears", "uncovered"]
+__all__ = ["LinearPlan", "plan_linear", "plan_linears", "uncovered"]
 
-Lowering = Literal["plugin", "split", "dense"]
 _ELEMENT = 2  # bytes of fp16 and bf16
 _SPARSE_BYTES_PER_WEIGHT = 1.125
 
@@ -24,9 +31,8 @@ _SPARSE_BYTES_PER_WEIGHT = 1.125
 class LinearPlan:
     """One linear: `shape` is `[N, K]`; bytes are those of the 16-bit weight and of its packed tensors.
 
-    node: name of the PatchLinear node that computes it, which gate and up share, and q, k and v. epilogue: in words, what
-    that node does beside the product and the bias. leads: it is the first linear of its node. All are known when the graph
-    is; until then a node has its linear's name.
+    reason: why it is not `plugin`, else None. node: the PatchLinear node that computes it where it is, which gate and up
+    share, and q, k and v; until the graph is known a node has its linear's name and no other linear.
     predicted: its times, the linear on its own, None where nothing is known of the card. split: the products that compute
     a linear lowered as `split`, once they are chosen.
     """
@@ -37,14 +43,12 @@ class LinearPlan:
     tiles: int
     zeroed: int
     lowering: Lowering
-    reason: str
+    reason: Reason | None
     panel_rows: int
     dense_slabs: int
     sparse_slabs: int
-    node: str
-    epilogue: str = ""
-    leads: bool = True
-    predicted: LinearCost | None = None
+    node: Node
+    predicted: LinearTimes | None = None
     split: Split | None = None
 
     @property
@@ -65,7 +69,7 @@ class LinearPlan:
         slab = self.panel_rows * SLAB_K
         panels = -(-self.shape[0] // self.panel_rows)
         # Two rows of pointers with an end each, which the linears of a node share.
-        pointers = 2 * panels + 2 * self.leads
+        pointers = 2 * panels + 2 * (self.node.linears[0] == self.name)
         index = 4 * (pointers + self.dense_slabs + self.sparse_slabs)
         return (
             self.dense_slabs * slab * _ELEMENT
@@ -73,46 +77,50 @@ class LinearPlan:
             + index
         )
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> LinearRow:
         """The linear's row in plan.json and report.json."""
-        return {
-            "name": self.name,
-            "shape": list(self.shape),
-            "zeroed": self.zeroed,
-            "tiles": {"sparse": self.sparse_tiles, "all": self.tiles},
-            "lowering": self.lowering,
-            "reason": self.reason,
-            "node": self.node if self.lowering == "plugin" else None,
-            "epilogue": self.epilogue,
-            "panel_rows": self.panel_rows,
-            "slabs": {"dense": self.dense_slabs, "sparse": self.sparse_slabs},
-            "bytes_before": self.bytes_before,
-            "bytes_after": self.bytes_after,
-            "predicted": self.predicted.row() if self.predicted else None,
-            "split": self.split.row() if self.split else None,
-        }
+        return LinearRow(
+            name=self.name,
+            shape=self.shape,
+            zeroed=self.zeroed,
+            tiles=TileCount(sparse=self.sparse_tiles, all=self.tiles),
+            lowering=self.lowering,
+            reason=self.reason,
+            node=self.node if self.lowering == "plugin" else None,
+            panel_rows=self.panel_rows,
+            slabs=Slabs(dense=self.dense_slabs, sparse=self.sparse_slabs),
+            bytes_before=self.bytes_before,
+            bytes_after=self.bytes_after,
+            predicted=self.predicted,
+            split=self.split.row() if self.split else None,
+        )
 
-    def fused(
-        self,
-        mask: LinearMask,
-        node: str,
-        epilogue: str,
-        panel_rows: int | None = None,
-        *,
-        leads: bool = True,
-    ) -> LinearPlan:
+    def named(self, name: str) -> LinearPlan:
+        """The plan of another linear that is compiled alike, before the graph is known."""
+        return replace(self, name=name, node=_alone(name))
+
+    @classmethod
+    def of(cls, row: LinearRow) -> LinearPlan:
+        """The plan that a row tells, without its times and its split."""
+        return cls(
+            row.name,
+            row.shape,
+            row.tiles.sparse,
+            row.tiles.all,
+            row.zeroed,
+            row.lowering,
+            row.reason,
+            row.panel_rows,
+            row.slabs.dense,
+            row.slabs.sparse,
+            row.node or _alone(row.name),
+        )
+
+    def fused(self, mask: LinearMask, node: Node, panel_rows: int | None = None) -> LinearPlan:
         """The plan once the graph has told what its node does; panel_rows: None keeps the panels."""
         rows = panel_rows or self.panel_rows
         dense, sparse = _count_slabs(mask, rows)
-        return replace(
-            self,
-            node=node,
-            epilogue=epilogue,
-            leads=leads,
-            panel_rows=rows,
-            dense_slabs=dense,
-            sparse_slabs=sparse,
-        )
+        return replace(self, node=node, panel_rows=rows, dense_slabs=dense, sparse_slabs=sparse)
 
 
 def plan_linears(
@@ -149,7 +157,7 @@ def plan_linear(
         panel_rows=panel_rows,
         dense_slabs=dense,
         sparse_slabs=sparse,
-        node=name,
+        node=_alone(name),
         predicted=predicted,
     )
 
@@ -158,19 +166,25 @@ def uncovered(name: str, shape: tuple[int, int]) -> LinearPlan:
     """The plan of a linear that has no mask: it stays as it is."""
     rows = choose_panel_rows(shape, shape)
     slabs = -(-shape[0] // rows) * -(-shape[1] // SLAB_K)
-    return LinearPlan(name, shape, 0, 1, 0, "dense", "it is not covered", rows, slabs, 0, node=name)
+    reason = Reason(kind=ReasonKind.NOT_COVERED)
+    return LinearPlan(name, shape, 0, 1, 0, "dense", reason, rows, slabs, 0, _alone(name))
+
+
+def _alone(name: str) -> Node:
+    """The node of a linear before the graph has told what else it computes."""
+    return Node(name=name, linears=(name,))
 
 
 def _choose(
-    asked: Asked, unfit: str, costs: CostModel | None, predicted: LinearCost | None
-) -> tuple[Lowering, str]:
+    asked: Asked, unfit: Reason | None, costs: CostModel | None, predicted: LinearTimes | None
+) -> tuple[Lowering, Reason | None]:
     """The lowering, and why it is not `plugin`; unfit: why nothing but `dense` is possible."""
     if unfit:
         return "dense", unfit
     if asked in ("split", "dense"):
-        return asked, "asked for by --lowering"
-    slower = costs.why_dense(predicted) if asked == "auto" and costs and predicted else ""
-    return ("dense", slower) if slower else ("plugin", "")
+        return asked, Reason(kind=ReasonKind.ASKED)
+    slower = costs.why_dense(predicted) if asked == "auto" and costs and predicted else None
+    return ("dense", slower) if slower else ("plugin", None)
 
 
 def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int]:
@@ -179,11 +193,9 @@ def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int]:
     return int((~grid).sum()), int(grid.sum())
 
 
-def _unfit(asked: Asked, mask: LinearMask, any_sparse_slab: bool) -> str:
+def _unfit(asked: Asked, mask: LinearMask, any_sparse_slab: bool) -> Reason | None:
     if not mask.tiles.any():
-        return "none of its tiles is 2:4"
+        return Reason(kind=ReasonKind.NO_SPARSE_TILE)
     if not any_sparse_slab and asked in ("auto", "plugin"):  # the others have no slabs
-        return (
-            f"no {SLAB_K}-wide slab lies in 2:4 tiles alone: tiles of {spell_tile(mask.tile)} are too small"
-        )
-    return ""
+        return Reason(kind=ReasonKind.SMALL_TILES, tile=mask.tile)
+    return None

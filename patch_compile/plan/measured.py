@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.plan import Calibration
 from patch_compile.out.workspace import key_of, write_json
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 
@@ -31,57 +32,13 @@ FITTED = {
 _SCHEMA = 1
 
 
-class MeasuredCard(BaseModel):
-    """A calibration: the assumptions of the roofline under which it best predicts the times that were measured.
-
-    gpu: its name; card: the row of the table of devices; own: the row is this GPU's own, not one that stands for it.
-    clocks: medians in MHz, None where they were not recorded. assumptions: those of `Assumptions` that are not as assumed.
-    left: those that these times do not tell, and why. times: how many; error: median share by which predictions miss them,
-    before and after.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    gpu: str
-    card: str
-    own: bool
-    clocks: dict[str, float] | None
-    driver: str | None
-    backend: str
-    version: str
-    date: str
-    model: str
-    assumptions: dict[str, float]
-    left: dict[str, str]
-    times: int = Field(ge=2)
-    error: dict[str, float]
-
-    def __hash__(self) -> int:  # of dicts there is none; plans are cached by their card
-        return hash(self.model_dump_json())
+class MeasuredCard(Calibration):
+    """A calibration that plans of this machine go by."""
 
     @property
     def assume(self) -> Assumptions:
         """What to predict by."""
         return replace(ASSUMED, **self.assumptions)  # type: ignore[arg-type]  # `_check` has looked at their names
-
-    def __str__(self) -> str:
-        return f"calibrated by times measured on {self.gpu} on {self.date[:10]}"
-
-    @property
-    def words(self) -> str:
-        """What was measured, and what it changed."""
-        clock = f"SM clock {self.clocks['sm_mhz']:g} MHz" if self.clocks else "clocks not recorded"
-        found = (
-            f"{name} {self.assumptions[name]:.2f} instead of {getattr(ASSUMED, name):.2f} ({what})"
-            for name, what in FITTED.items()
-            if name in self.assumptions
-        )
-        return (
-            f"predictions of a roofline (docs/performance.md) whose assumptions were fitted to {self.times} times of "
-            f"{self.model}, measured on {self.gpu} ({clock}, driver {self.driver or 'unknown'}, {self.backend} "
-            f"{self.version}) on {self.date[:10]}: {', '.join(found)}; it misses these times by "
-            f"{self.error['after']:.0%} (median), and missed them by {self.error['before']:.0%}"
-        )
 
     def save(self) -> Path:
         """Write it, in place of one of the same GPU, clocks, driver and backend."""

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from masklearn.checkpoint.architectures import Architecture
+from patch_compile.out.plan import LinearTimes
 from patch_compile.packing.fusion import GATED, QKV
-from patch_compile.plan.cost import CostModel, LinearCost
+from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 
 __all__ = [
@@ -47,15 +48,8 @@ def fused_together(found: Collection[Together], fuse: Collection[str]) -> tuple[
 
 def compiled_together(plans: Collection[LinearPlan]) -> tuple[Together, ...]:
     """Those that do, once the graph has told."""
-    nodes: dict[str, list[LinearPlan]] = {}
-    for plan in plans:
-        if plan.lowering == "plugin":
-            nodes.setdefault(plan.node, []).append(plan)
-    return tuple(
-        Together(tuple(plan.name for plan in node), gated="·mul" in node[0].epilogue)
-        for node in nodes.values()
-        if len(node) > 1
-    )
+    nodes = dict.fromkeys(plan.node for plan in plans if plan.lowering == "plugin")
+    return tuple(Together(node.linears, node.gated) for node in nodes if len(node.linears) > 1)
 
 
 def products_of(
@@ -70,8 +64,8 @@ def products_of(
     yield from (((plan,), False) for plan in left.values())
 
 
-def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) -> LinearCost:
-    """Of linears that are computed as one; of one alone, its own."""
+def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) -> LinearTimes:
+    """Times of linears that are computed as one; of one alone, its own."""
     if len(product) == 1 and product[0].predicted is not None:
         return product[0].predicted
     rows = _GATED_ROWS if gated else min(plan.panel_rows for plan in product)

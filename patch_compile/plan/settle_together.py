@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
+from patch_compile.out.plan import Reason, ReasonKind
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.lowering_patterns import AUTO, asked_lowerings
@@ -32,7 +33,7 @@ def settle_together(
     every = {plan.name: plan for plan in (*outline.others, *plans.values())}
     for together in outline.together:
         members = [every[name] for name in together.linears if name in every]
-        free = {plan.name for plan in members if asked.get(plan.name) == AUTO and _is_open(plan, costs)}
+        free = {plan.name for plan in members if asked.get(plan.name) == AUTO and _is_open(plan)}
         if free:
             node = together if together in outline.nodes else None
             fastest = min(_choices(members, free, costs), key=lambda one: _total(one, together, node, costs))
@@ -40,11 +41,11 @@ def settle_together(
     return settled
 
 
-def _is_open(plan: LinearPlan, costs: CostModel) -> bool:
-    """Whether nothing but its time has decided."""
-    if plan.predicted is None or plan.lowering == "split":
+def _is_open(plan: LinearPlan) -> bool:
+    """True where nothing but its time has decided."""
+    if plan.predicted is None:
         return False
-    return plan.lowering == "plugin" or plan.reason == costs.why_dense(plan.predicted)
+    return plan.reason is None or plan.reason.kind.by_time
 
 
 def _choices(
@@ -55,10 +56,10 @@ def _choices(
     def ways(plan: LinearPlan) -> Sequence[LinearPlan]:
         if plan.name not in free or plan.predicted is None:
             return (plan,)
-        others = ", ".join(name for name in names if name != plan.name.rpartition(".")[2])
-        alone = f"on {costs.card.name} it is predicted faster in one dense product with {others}"
+        others = tuple(name for name in names if name != plan.name.rpartition(".")[2])
+        alone = Reason(kind=ReasonKind.DENSE_PRODUCT, card=costs.card.name, product=others)
         dense = replace(plan, lowering="dense", reason=costs.why_dense(plan.predicted) or alone)
-        return dense, replace(plan, lowering="plugin", reason="")
+        return dense, replace(plan, lowering="plugin", reason=None)
 
     return product(*map(ways, members))
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.errors import InvariantError
+from patch_compile.out.plan import SplitRow
 
 __all__ = ["PART", "Split", "SplitCost", "SplitGroup", "plan_split"]
 
@@ -115,9 +116,9 @@ class Split:
         """Weights in 2:4 parts; those of 2:4 tiles in dense parts are not among them."""
         return sum(len(self.rows(group)) * len(self.sparse_k(group)) for group in self.groups)
 
-    def row(self) -> dict[str, int]:
-        """For the linear's row in report.json."""
-        return {"groups": len(self.groups), "products": self.products, "sparse_weights": self.sparse_weights}
+    def row(self) -> SplitRow:
+        """The split in the linear's row of plan.json."""
+        return SplitRow(groups=len(self.groups), products=self.products, sparse_weights=self.sparse_weights)
 
     def predicted_us(self, cost: SplitCost) -> float:
         """What `plan_split` minimises."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
 
-from patch_compile.plan.cost import CostModel, LinearCost, Times
+from patch_compile.out.plan import LinearTimes, PhaseRow, Times, WholeRow
+from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.products import Together, cost_together, products_of
@@ -29,14 +29,9 @@ class Phase:
         """Dense over planned time; 1 for a phase that does not occur."""
         return self.dense / self.planned if self.planned else 1.0
 
-    def row(self) -> dict[str, float]:
-        """For JSON."""
-        return {
-            "dense_ms": self.dense,
-            "planned_ms": self.planned,
-            "speedup": self.speedup,
-            "limit": self.limit,
-        }
+    def row(self) -> PhaseRow:
+        """The phase as plan.json has it."""
+        return PhaseRow(dense_ms=self.dense, planned_ms=self.planned, speedup=self.speedup, limit=self.limit)
 
 
 @dataclass(frozen=True)
@@ -53,10 +48,11 @@ class WholeModel:
         least = self.prefill.dense / self.prefill.limit + self.decode.dense / self.decode.limit
         return Phase(dense, self.prefill.planned + self.decode.planned, dense / least)
 
-    def row(self) -> dict[str, Any]:
-        """For JSON."""
-        phases = {"prefill": self.prefill, "decode": self.decode, "end_to_end": self.end_to_end}
-        return {name: phase.row() for name, phase in phases.items()}
+    def row(self) -> WholeRow:
+        """The times as plan.json has them."""
+        return WholeRow(
+            prefill=self.prefill.row(), decode=self.decode.row(), end_to_end=self.end_to_end.row()
+        )
 
 
 def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeModel:
@@ -71,9 +67,9 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], outline.nodes, costs)
     share = sum(2 * plan.zeroed for plan in plans) / sum(plan.shape[0] * plan.shape[1] for plan in plans)
     # With many sequences the tensor cores are the limit of decode too, and 2:4 saves them more than bytes.
-    bound = "tensor" if any(cost.decode.tensor_bound for cost in dense) else "bytes"
+    bound = "tensor" if any(cost.decode.bound == "tensor" for cost in dense) else "bytes"
 
-    def phase(of: Callable[[LinearCost], Times], rest: float, runs: int, limit: float) -> Phase:
+    def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, limit: float) -> Phase:
         as_dense = rest + sum(of(cost).dense for cost in dense)
         as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
         return Phase(runs * as_dense / 1e3, runs * as_planned / 1e3, limit)
@@ -86,5 +82,5 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
 
 def _costs(
     plans: Collection[LinearPlan], together: Collection[Together], costs: CostModel
-) -> list[LinearCost]:
+) -> list[LinearTimes]:
     return [cost_together(product, gated, costs) for product, gated in products_of(plans, together)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from patch_compile.out.plan import WorkloadRow
+
 __all__ = ["Workload"]
 
 
@@ -33,7 +35,14 @@ class Workload:
         """Of the whole workload, from the times of the prompt and of one decode step."""
         return prefill + self.steps * decode
 
+    def row(self) -> WorkloadRow:
+        """The workload as plan.json has it."""
+        return WorkloadRow(batch=self.batch, prompt=self.prompt, generated=self.generated)
+
+    @classmethod
+    def of(cls, row: WorkloadRow) -> Workload:
+        """The workload that a row tells."""
+        return cls(row.batch, row.prompt, row.generated)
+
     def __str__(self) -> str:
-        if not self.steps:
-            return f"batch {self.batch}, {self.prompt} tokens"
-        return f"batch {self.batch}, {self.prompt} prompt + {self.generated} generated tokens"
+        return str(self.row())

@@ -1,42 +1,151 @@
-"""What a plan says in lines: why linears are not `plugin`, and how fast the whole model is predicted to be."""
+"""Words for a plan: why linears are not `plugin`, what their nodes do, how fast the model is predicted to be."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from masklearn.masks.names import kind_of, short_kinds
+from masklearn.masks.names import kind_of, shared_path, short_kinds
+from masklearn.masks.tile_text import spell_tile
+from patch_compile.out.plan import (
+    Calibration,
+    LinearRow,
+    Lowering,
+    Node,
+    PlanSummary,
+    Reason,
+    ReasonKind,
+    Slower,
+    Unpredicted,
+    Way,
+    WholeRow,
+)
+from patch_compile.packing.format import SLAB_K
+from patch_compile.plan.measured import FITTED
+from patch_compile.plan.roofline.assumptions import ASSUMED
 
-__all__ = ["choice_line", "reason_lines", "speed_line"]
+__all__ = [
+    "calibration_words",
+    "choice_line",
+    "node_words",
+    "reason_lines",
+    "reason_words",
+    "remarks",
+    "slower_words",
+    "speed_line",
+]
 
 Row = Mapping[str, Any]
 _PHASES = {"end_to_end": "end to end", "prefill": "prefill", "decode": "decode"}
+_ACTIVATIONS = {"": "", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
+_SLOWER = {
+    Way.DENSE_PATH: "the dense path reaches {:.2f} of dense",
+    Way.MMA_SP: "mma.sp reaches {:.2f} of wgmma",
+}
+_UNPREDICTED = {
+    Unpredicted.NO_CARD: (
+        "nothing is predicted, for the table of cards has no data sheet for this target: "
+        f"a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
+    ),
+    Unpredicted.NO_CHECKPOINT: (
+        f"speed is predicted for checkpoints alone: a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
+    ),
+}
+_NOT_MEASURED = "predictions of a roofline (docs/performance.md): nothing here is measured"
+_AS_COMPILED = (
+    "linears of one input count as one product where they share a node, and in the dense model, for TensorRT merges those "
+    "itself; what activations and residuals in their nodes save comes on top"
+)
+_SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are is not predicted"
 
 
-def reason_lines(linears: Iterable[Row]) -> Iterator[str]:
+def reason_words(reason: Reason) -> str:
+    """Why a linear is not `plugin`, in words that fit all linears alike."""
+    on = f"on {reason.card}"
+    slower = slower_words(reason.slower) if reason.slower else ""
+    tile = spell_tile(reason.tile) if reason.tile else ""
+    return {
+        ReasonKind.NOT_COVERED: "it is not covered",
+        ReasonKind.ASKED: "asked for by --lowering",
+        ReasonKind.NO_SPARSE_TILE: "none of its tiles is 2:4",
+        ReasonKind.SMALL_TILES: f"no {SLAB_K}-wide slab lies in 2:4 tiles alone: tiles of {tile} are too small",
+        ReasonKind.SMALL_LINEAR: f"it is too small: {on} even all 2:4 it is predicted no faster than dense",
+        ReasonKind.LITTLE_SPARSE: f"too little of it is 2:4: {on} hybrid is predicted no faster than dense",
+        ReasonKind.PROMPTS: f"its prompts outweigh its decode steps, and {on} {slower} in prefill",
+        ReasonKind.DENSE_PRODUCT: (
+            f"{on} it is predicted faster in one dense product with {', '.join(reason.product)}"
+        ),
+    }[reason.kind]
+
+
+def slower_words(slower: Slower) -> str:
+    """By how much a card's tensor cores make a hybrid product the slower one."""
+    return _SLOWER[slower.way].format(slower.speedup)
+
+
+def node_words(node: Node, linear: str) -> str:
+    """What a node does beside the product of one of its linears: `SiLU·mul with up_proj`, `GELU + residual`; or ""."""
+    first = _ACTIVATIONS[node.activation]
+    if node.gated:
+        (other,) = (name for name in node.linears if name != linear)
+        first += f"·mul with {other.removeprefix(shared_path(linear, other))}"
+    elif len(node.linears) > 1:
+        first = f"one product of {node.name.removeprefix(shared_path(*node.linears[:2]))}"
+    return " + ".join(filter(None, (first, "residual" * node.residual)))
+
+
+def reason_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
     """One line for each lowering and reason, with the kinds of linear that have it."""
     linears = list(linears)
-    short = short_kinds(dict.fromkeys(kind_of(row["name"]) for row in linears))
-    found: dict[tuple[str, str], Counter[str]] = {}
+    short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
+    found: dict[tuple[str, Reason], Counter[str]] = {}
     for row in linears:
-        if row["reason"]:
-            key = (row["lowering"], row["reason"])
-            found.setdefault(key, Counter())[short[kind_of(row["name"])]] += 1
+        if row.reason:
+            found.setdefault((row.lowering, row.reason), Counter())[short[kind_of(row.name)]] += 1
     for (lowering, reason), kinds in found.items():
-        yield f"{lowering}: {', '.join(f'{kind} ×{count}' for kind, count in kinds.items())}: {reason}"
+        many = ", ".join(f"{kind} ×{count}" for kind, count in kinds.items())
+        yield f"{lowering}: {many}: {reason_words(reason)}"
 
 
-def speed_line(plan: Row) -> str:
-    """Speed of the whole model beside its limits; plan: of `summarise_plan`. Empty where nothing is predicted."""
-    whole = plan["whole"]
-    if whole is None:
+def speed_line(plan: PlanSummary) -> str:
+    """Speed of the whole model beside its limits; empty where nothing is predicted."""
+    if plan.whole is None:
         return ""
-    speeds = (
-        f"{words} {whole[phase]['speedup']:.2f} (limit {whole[phase]['limit']:.2f})"
-        for phase, words in _PHASES.items()
+    phases = {words: getattr(plan.whole, phase) for phase, words in _PHASES.items()}
+    speeds = (f"{words} {phase.speedup:.2f} (limit {phase.limit:.2f})" for words, phase in phases.items())
+    return f"predicted speed-up on {plan.card}, {plan.workload}: {', '.join(speeds)}"
+
+
+def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
+    """What a person should know of the predictions, and of what they leave out."""
+    if plan.whole is None or plan.card is None:
+        return [_UNPREDICTED[plan.unpredicted]] if plan.unpredicted else []
+    calibration = plan.card.calibration
+    lowerings = {row.lowering for row in linears}
+    return [
+        calibration_words(calibration) if calibration else _NOT_MEASURED,
+        *([_AS_COMPILED] if "plugin" in lowerings else []),
+        *_slower_than_dense(lowerings, plan.card.name, plan.whole),
+        *([_SPLIT] if "split" in lowerings else []),
+        *_slower_prefill(linears, plan.card.name),
+    ]
+
+
+def calibration_words(found: Calibration) -> str:
+    """What was measured of a card, and what it changed."""
+    clock = f"SM clock {found.clocks['sm_mhz']:g} MHz" if found.clocks else "clocks not recorded"
+    changed = (
+        f"{name} {found.assumptions[name]:.2f} instead of {getattr(ASSUMED, name):.2f} ({what})"
+        for name, what in FITTED.items()
+        if name in found.assumptions
     )
-    return f"predicted speed-up on {plan['card']['words']}, {plan['workload']['words']}: {', '.join(speeds)}"
+    return (
+        f"predictions of a roofline (docs/performance.md) whose assumptions were fitted to {found.times} times of "
+        f"{found.model}, measured on {found.gpu} ({clock}, driver {found.driver or 'unknown'}, {found.backend} "
+        f"{found.version}) on {found.date[:10]}: {', '.join(changed)}; it misses these times by "
+        f"{found.error['after']:.0%} (median), and missed them by {found.error['before']:.0%}"
+    )
 
 
 def choice_line(speed: Row | None) -> str:
@@ -48,3 +157,29 @@ def choice_line(speed: Row | None) -> str:
         f"method's score; no tile map that saves as much loses less than {speed['bound']:.4g} (the linear program), a gap "
         f"of {speed['gap']:.2%}"
     )
+
+
+def _slower_than_dense(lowerings: set[Lowering], card: str, whole: WholeRow) -> Iterator[str]:
+    if lowerings == {"dense"}:
+        yield f"every linear is dense, so nothing is gained on {card}"
+    elif whole.end_to_end.planned_ms >= whole.end_to_end.dense_ms:
+        yield (
+            f"this plan is predicted slower than the dense model on {card}: its linears are too small, or too little of "
+            "them is 2:4, for what the kernels do beside their products; --lowering auto leaves such linears dense"
+        )
+
+
+def _slower_prefill(linears: Iterable[LinearRow], card: str) -> Iterator[str]:
+    """The worst of each way, where the card's tensor cores make prompts slower."""
+    worst: dict[Way, Slower] = {}
+    for row in linears:
+        slower = row.predicted.prefill.slower if row.predicted and row.lowering == "plugin" else None
+        if slower and (slower.way not in worst or slower.speedup < worst[slower.way].speedup):
+            worst[slower.way] = slower
+    if worst:
+        ways = ", ".join(slower_words(worst[way]) for way in sorted(worst, reverse=True))
+        yield (
+            f"prefill on {card}: {ways}: an engine holds each linear once, packed; for many tokens it is unpacked before "
+            "a dense product (the dense path), for fewer mma.sp multiplies it as it is; decode steps have to make up for "
+            "what that costs"
+        )

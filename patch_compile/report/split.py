@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+
+from patch_compile.out.plan import LinearRow
 
 __all__ = ["split_lines"]
 
-Row = Mapping[str, Any]
 
-
-def split_lines(linears: Iterable[Row]) -> Iterator[str]:
+def split_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
     """How many products, and how much of what is 2:4 they keep 2:4; nothing where no linear is split."""
-    rows = [row for row in linears if row["split"]]
+    rows = [(row, row.split) for row in linears if row.split]
     if not rows:
         return
-    groups, products, used = (
-        sum(row["split"][key] for row in rows) for key in ("groups", "products", "sparse_weights")
-    )
-    share = used / (2 * sum(row["zeroed"] for row in rows))
+    groups, products = sum(split.groups for _, split in rows), sum(split.products for _, split in rows)
+    used = sum(split.sparse_weights for _, split in rows)
+    share = used / (2 * sum(row.zeroed for row, _ in rows))
     yield (
         f"split: {len(rows)} linears in {groups} groups and {products} products; {share:.0%} of the weights in 2:4 "
         "tiles are in 2:4 products, the others in dense ones"

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.plan import Plan, Unpredicted
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.settle_together import settle_together
-from patch_compile.plan.summary import summarise_plan
+from patch_compile.plan.summary import plan_of, unpredicted_plan
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.given import GivenMasks, given_masks
 
@@ -252,15 +253,11 @@ class Source(ABC):
         plans = plan_linears(masks, lowering, costs)
         return settle_together(plans, lowering, self.outline, costs) if self.outline else plans
 
-    def summarise(self, compiled: Mapping[str, LinearPlan], costs: CostModel | None) -> dict[str, Any]:
-        """What the plan promises for the whole model, as plan.json has it beside its linears."""
+    def compiled_plan(self, compiled: Mapping[str, LinearPlan], costs: CostModel | None) -> Plan:
+        """plan.json: the linears as the graph has them, and what that promises for the whole model."""
         if self.outline is None:
-            return {
-                "remarks": [
-                    f"{self.lacks(Ability.PLAN)}: a linear is plugin wherever a 64-wide slab of it is 2:4"
-                ]
-            }
-        return summarise_plan(compiled, self.outline.compiled(compiled.values()), costs)
+            return unpredicted_plan(compiled, Unpredicted.NO_CHECKPOINT)
+        return plan_of(compiled, self.outline.compiled(compiled.values()), costs)
 
     @abstractmethod
     def write_hybrid(

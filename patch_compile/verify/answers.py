@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import MASKS, ONNX, PLAN, REPORT, SCRATCH
+from patch_compile.out.layout import MASKS, ONNX, REPORT, SCRATCH
+from patch_compile.out.plan import Plan
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Ability, Source
 from patch_compile.sources.open import check_unchanged
@@ -139,8 +140,8 @@ class Verification:
         return answers | {"built": self._built_elsewhere()}
 
     def _outputs_compared(self) -> tuple[dict[str, Any], AccuracyError | None]:
-        plan = self.out.read_json(PLAN) or {"linears": []}
-        packed = [row["name"] for row in plan["linears"] if row["lowering"] != "dense"]
+        plan = Plan.of(self.out.path)
+        packed = plan.packed if plan else []
         hybrid = self.out.path / ONNX
         return compare_outputs(self.source, hybrid, self.pruned, packed, self.scratch, self.progress)
 

@@ -52,14 +52,15 @@ def test_out_holds_what_the_manifest_says(settings):
     assert sorted(nodes) == sorted(nodes_of(report))
     assert "model.layers.1.mlp.gate_proj+up_proj" in nodes
     assert report["linears"] == json.loads((out / "plan.json").read_text())["linears"]
-    words = {row["name"].rpartition(".")[2]: row["epilogue"] for row in report["linears"] if row["node"]}
-    assert words["gate_proj"] == "SiLU·mul with up_proj"
-    assert words["down_proj"] == "residual"
+    found = {row["name"].rpartition(".")[2]: row["node"] for row in report["linears"] if row["node"]}
+    assert found["gate_proj"] == found["up_proj"] and found["gate_proj"]["activation"] == "silu"
+    assert found["gate_proj"]["gated"] and len(found["gate_proj"]["linears"]) == 2
+    assert found["down_proj"]["residual"] and len(found["down_proj"]["linears"]) == 1
 
 
 def nodes_of(report):
     """Names of the PatchLinear nodes: gate and up share one."""
-    return {row["node"] for row in report["linears"] if row["lowering"] == "plugin"}
+    return {row["node"]["name"] for row in report["linears"] if row["lowering"] == "plugin"}
 
 
 def test_without_fusion_every_linear_is_a_node_of_its_own(settings):
@@ -67,7 +68,8 @@ def test_without_fusion_every_linear_is_a_node_of_its_own(settings):
     report = build(settings | {"fuse": False}, force=True)
     assert "masks" not in report["seconds"]  # only what comes after them is another
     assert nodes_of(report) == {row["name"] for row in report["linears"] if row["lowering"] == "plugin"}
-    assert not any(row["epilogue"] for row in report["linears"])
+    nodes = [row["node"] for row in report["linears"] if row["node"]]
+    assert not any(node["activation"] or node["gated"] or node["residual"] for node in nodes)
     assert len(nodes_of(fused)) < len(nodes_of(report))
     assert report["perplexity"]["hybrid"] == pytest.approx(fused["perplexity"]["hybrid"], rel=0.01)
 
@@ -96,10 +98,11 @@ def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(set
     report = build(settings | {"lowering": "auto", "method": "magnitude", "target": "a6000"})
     reason = "it is too small: on A6000 even all 2:4 it is predicted no faster than dense"
     assert {row["lowering"] for row in report["linears"]} == {"dense"}
-    assert {row["reason"] for row in report["linears"]} <= {reason, "none of its tiles is 2:4"}
+    kinds = {row["reason"]["kind"]: row["reason"]["card"] for row in report["linears"]}
+    assert kinds.keys() <= {"small-linear", "no-sparse-tile"} and kinds["small-linear"] == "A6000"
     written = json.loads((settings["out"] / "plan.json").read_text())
     assert written["linears"] == report["linears"] and written["card"]["name"] == "A6000"
-    assert report["plan"] == {key: value for key, value in written.items() if key != "linears"}
+    assert report["plan"] == {k: v for k, v in written.items() if k not in ("linears", "schema")}
     graph = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False).graph
     assert not any(node.op_type == "PatchLinear" for node in graph.node)
     print_report(report, as_json=False)
@@ -258,8 +261,8 @@ def test_an_engine_is_built_without_a_gpu(settings):
     assert (engine / "model.engine").stat().st_size == report["engine"]["bytes"]
     assert report["engine"]["targets"] == ["sm86", "sm89"]
     assert report["engine"]["patch_linears"] == len(nodes_of(report))
-    epilogues = {row["epilogue"] for row in report["linears"]}
-    assert {"SiLU·mul with up_proj", "residual"} <= epilogues
+    nodes = [row["node"] for row in report["linears"] if row["node"]]
+    assert any(node["gated"] for node in nodes) and any(node["residual"] for node in nodes)
     plugin = (engine / "libpatch_linear.so").read_bytes()
     assert plugin in (engine / "model.engine").read_bytes()
 

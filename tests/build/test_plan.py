@@ -10,6 +10,8 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.build.plan import plan
 from patch_compile.cli.plan import plan as plan_command
 from patch_compile.errors import PatchCompileError, SpeedError
+from patch_compile.hardware.gpu import local_gpu
+from patch_compile.out.plan import Asked, PlanOfModel, Reason, ReasonKind, TargetSource, WorkloadRow
 from patch_compile.plan.assumed import assumed_mask
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.plan import print_plan
@@ -45,7 +47,7 @@ def test_no_weight_is_read(planned, model_dir, monkeypatch):
         raise AssertionError("a weight was read")
 
     monkeypatch.setattr(Checkpoint, "read", no_reading)
-    assert planned_for(model_dir, ratio=0.4)["whole"] == planned["whole"]
+    assert planned_for(model_dir, ratio=0.4).as_json() == planned
     assert (model_dir / "model.safetensors").stat().st_size > 13e9
 
 
@@ -53,12 +55,12 @@ def test_every_linear_has_shape_share_lowering_times_and_bytes(planned):
     assert len(planned["linears"]) == 7 * 32
     for row in planned["linears"]:
         n, k = row["shape"]
-        assert row["lowering"] == "plugin" and row["reason"] == ""
+        assert row["lowering"] == "plugin" and row["reason"] is None
         assert 2 * row["zeroed"] / (n * k) == pytest.approx(0.8, abs=0.001)
         assert row["bytes_before"] == 2 * n * k
         assert row["bytes_after"] == pytest.approx(2 * n * k * (1 - 0.4375 * 0.8), rel=0.002)
         for times in row["predicted"].values():
-            assert times["2:4"] < times["hybrid"] < times["dense"]
+            assert times["sparse"] < times["hybrid"] < times["dense"]
 
 
 def test_the_whole_is_beside_its_limits(planned):
@@ -68,13 +70,11 @@ def test_the_whole_is_beside_its_limits(planned):
     assert whole["prefill"]["limit"] == pytest.approx(1 / (1 - 0.8 / 2), rel=1e-3)
     assert 1.33 < whole["end_to_end"]["speedup"] < whole["end_to_end"]["limit"]
     assert planned["totals"]["bytes_after"] == sum(row["bytes_after"] for row in planned["linears"])
-    assert any("nothing here is measured" in remark for remark in planned["remarks"])
-    assert any("--mask FILE" in note for note in planned["notes"])
 
 
-def test_a_person_reads_it_in_100_columns(planned, monkeypatch, capsys):
+def test_a_person_reads_it_in_100_columns(planned, model_dir, monkeypatch, capsys):
     monkeypatch.setattr("patch_compile.report.terminal.console._PIPE_WIDTH", 100)
-    print_plan(planned, as_json=False)
+    print_plan(planned_for(model_dir, ratio=0.4), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "predicted on A6000; batch 16, 128 prompt + 128 generated tokens"
     table = [line.rstrip() for line in lines[1 : lines.index(next(x for x in lines if x.startswith("µs:")))]]
@@ -89,10 +89,26 @@ def test_a_person_reads_it_in_100_columns(planned, monkeypatch, capsys):
     (last,) = (line.split() for line in lines if "end to end" in line)
     assert last[-2:] == [f"{whole['speedup']:.2f}", f"{whole['limit']:.2f}"]
     assert "note: predictions of a roofline (docs/performance.md): nothing here is measured" in lines
+    assert "ratio: 0.4000 (asked: ratio 0.4)" in lines
+    assert any(line.startswith("note: no masks are given") and "--mask FILE" in line for line in lines)
+    assert not any(line.startswith("note: target:") for line in lines)  # it was asked for
 
 
-def test_real_tile_maps_are_planned_as_they_are(small, tmp_path):
-    linears = {row["name"]: tuple(row["shape"]) for row in planned_for(small, ratio=0.4)["linears"]}
+def test_a_target_that_nobody_asked_for_is_said(small, capsys):
+    found = plan(Recipe.parse({"model": small, "ratio": 0.4}))
+    print_plan(found, as_json=False)
+    assert found.target_source is (TargetSource.LOCAL_GPU if local_gpu() else TargetSource.DEFAULT)
+    assert f"note: target: {found.target} (" in capsys.readouterr().out
+
+
+def test_its_json_is_read_back_as_what_it_is(small, tmp_path):
+    found = planned_for(small, ratio=0.4)
+    found.write(tmp_path / "plan.json")
+    assert PlanOfModel.read(tmp_path / "plan.json") == found
+
+
+def test_real_tile_maps_are_planned_as_they_are(small, tmp_path, capsys):
+    linears = {row.name: row.shape for row in planned_for(small, ratio=0.4).linears}
     masks = {
         name: assumed_mask(shape, (128, 128), 0.0 if "v_proj" in name else 0.45)
         for name, shape in linears.items()
@@ -100,35 +116,38 @@ def test_real_tile_maps_are_planned_as_they_are(small, tmp_path):
     about = {"method": "none", "seed": 0, "base_model": "m", "base_sha256": "", "ratio_asked": 0.4}
     MaskSet(masks, **about).save(tmp_path / "masks.safetensors")
     found = planned_for(small, mask=tmp_path / "masks.safetensors")
-    for row in found["linears"]:
-        assert row["zeroed"] == masks[row["name"]].zeroed
-        dense = "v_proj" in row["name"]
-        assert (row["lowering"], row["reason"]) == (
-            ("dense", "none of its tiles is 2:4") if dense else ("plugin", "")
-        )
-    assert found["notes"] == [] and found["asked"].startswith("masks of ")
+    for row in found.linears:
+        assert row.zeroed == masks[row.name].zeroed
+        reason = Reason(kind=ReasonKind.NO_SPARSE_TILE) if "v_proj" in row.name else None
+        assert (row.lowering, row.reason) == ("dense" if reason else "plugin", reason)
+    assert found.asked == Asked(mask=str(tmp_path / "masks.safetensors"))
+    print_plan(found, as_json=False)
+    said = capsys.readouterr().out
+    assert f"(asked: masks of {tmp_path / 'masks.safetensors'})" in said and "no masks are given" not in said
     with pytest.raises(PatchCompileError, match="made for another model"):
         planned_for(small, mask=tmp_path / "masks.safetensors", exclude=("*v_proj",))
 
 
 def test_ratios_and_lowerings_by_pattern(small):
-    rows = planned_for(small, ratio="mlp.*=0.5,q_proj=0.25", lowering="up_proj=dense")["linears"]
-    kinds = {row["name"].rpartition(".")[2]: row for row in rows}
-    shares = {kind: 2 * row["zeroed"] / (row["shape"][0] * row["shape"][1]) for kind, row in kinds.items()}
+    rows = planned_for(small, ratio="mlp.*=0.5,q_proj=0.25", lowering="up_proj=dense").linears
+    kinds = {row.name.rpartition(".")[2]: row for row in rows}
+    shares = {kind: 2 * row.zeroed / (row.shape[0] * row.shape[1]) for kind, row in kinds.items()}
     assert shares == {"q_proj": 0.5, "k_proj": 0, "v_proj": 0, "o_proj": 0} | dict.fromkeys(
         ("gate_proj", "up_proj", "down_proj"), 1.0
     )
-    assert kinds["up_proj"]["reason"] == "asked for by --lowering"
-    assert kinds["k_proj"]["reason"] == "none of its tiles is 2:4"
-    assert kinds["gate_proj"]["lowering"] == "plugin"
+    assert kinds["up_proj"].reason == Reason(kind=ReasonKind.ASKED)
+    assert kinds["k_proj"].reason == Reason(kind=ReasonKind.NO_SPARSE_TILE)
+    assert kinds["gate_proj"].lowering == "plugin"
 
 
-def test_a_speed_is_answered_with_the_ratio_that_it_takes(small):
+def test_a_speed_is_answered_with_the_ratio_that_it_takes(small, capsys):
     found = planned_for(small, speedup=1.3)
-    assert found["whole"]["end_to_end"]["speedup"] == pytest.approx(1.3, abs=0.005)
-    assert planned_for(small, ratio=round(found["ratio"] - 0.01, 3))["whole"]["end_to_end"]["speedup"] < 1.3
-    budget = found["whole"]["end_to_end"]["dense_ms"] / 1.3
-    assert planned_for(small, budget_ms=budget)["ratio"] == found["ratio"]
+    assert found.whole.end_to_end.speedup == pytest.approx(1.3, abs=0.005)
+    assert planned_for(small, ratio=round(found.ratio - 0.01, 3)).whole.end_to_end.speedup < 1.3
+    budget = found.whole.end_to_end.dense_ms / 1.3
+    assert planned_for(small, budget_ms=budget).ratio == found.ratio
+    print_plan(found, as_json=False)
+    assert "(asked: a speed-up of 1.3)" in capsys.readouterr().out
     with pytest.raises(SpeedError, match="out of reach"):
         planned_for(small, speedup=1.9)
 
@@ -136,11 +155,10 @@ def test_a_speed_is_answered_with_the_ratio_that_it_takes(small):
 def test_the_workload_changes_the_plan(small):
     decode = planned_for(small, ratio=0.4, target="h100")
     prompts = planned_for(small, ratio=0.4, target="h100", prompt_tokens=2048, generated_tokens=2)
-    assert {row["lowering"] for row in decode["linears"]} == {"plugin"}
-    assert {row["lowering"] for row in prompts["linears"]} == {"dense"}
-    assert prompts["workload"] == {
-        "batch": 16, "prompt": 2048, "generated": 2, "words": "batch 16, 2048 prompt + 2 generated tokens"
-    }  # fmt: skip
+    assert {row.lowering for row in decode.linears} == {"plugin"}
+    assert {row.lowering for row in prompts.linears} == {"dense"}
+    assert prompts.workload == WorkloadRow(batch=16, prompt=2048, generated=2)
+    assert str(prompts.workload) == "batch 16, 2048 prompt + 2 generated tokens"
 
 
 @pytest.mark.parametrize(

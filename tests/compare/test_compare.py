@@ -139,7 +139,7 @@ def test_times_of_different_places_are_left_out_with_the_reason(outs, other, sai
 
 def test_predictions_for_different_cards_are_left_out_with_the_reason(outs, capsys):
     plan = json.loads((outs[0] / "report.json").read_text())["plan"]
-    plan["card"]["words"] = "H100"
+    plan["card"]["name"] = "H100"
     rewrite(outs[0], "report.json", plan=plan)
     result = compare(outs)
     assert all(row["predicted"] is None for row in result["builds"])

@@ -1,7 +1,8 @@
-"""What `auto` makes of linears, and the words for it."""
+"""The lowering that `auto` chooses for a linear, and its reason."""
 
 import pytest
 
+from patch_compile.out.plan import Reason, ReasonKind, Way
 from patch_compile.plan.assumed import assumed_mask
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
@@ -19,7 +20,7 @@ def planned(shape, ratio, target="a6000", asked="auto", load=LOAD, tile=TILE):
 
 def test_a_large_linear_is_the_plugins_and_has_the_times_of_the_roofline():
     plan = planned((11008, 4096), 0.4)
-    assert (plan.lowering, plan.reason) == ("plugin", "")
+    assert (plan.lowering, plan.reason) == ("plugin", None)
     device = card_of("a6000").device
     slabs = plan.sparse_slabs / (plan.sparse_slabs + plan.dense_slabs)
     for times, tokens in ((plan.predicted.prefill, 16 * 128), (plan.predicted.decode, 16)):
@@ -27,25 +28,21 @@ def test_a_large_linear_is_the_plugins_and_has_the_times_of_the_roofline():
         assert (times.dense, times.hybrid) == (expected.dense_microseconds, expected.microseconds)
         assert times.sparse == predict(device, linear(11008, 4096, 1.0), tokens).microseconds
         assert times.sparse < times.hybrid < times.dense
-    assert plan.row()["predicted"]["decode"] == {
-        "dense": plan.predicted.decode.dense,
-        "hybrid": plan.predicted.decode.hybrid,
-        "2:4": plan.predicted.decode.sparse,
-    }
+    assert plan.row().predicted is plan.predicted
 
 
 @pytest.mark.parametrize(
     ("shape", "ratio", "reason"),
     [
-        ((576, 576), 0.5, "it is too small: on A6000 even all 2:4 it is predicted no faster than dense"),
-        ((4096, 4096), 0.01, "too little of it is 2:4: on A6000 hybrid is predicted no faster than dense"),
-        ((4096, 4096), 0.0, "none of its tiles is 2:4"),
+        ((576, 576), 0.5, Reason(kind=ReasonKind.SMALL_LINEAR, card="A6000")),
+        ((4096, 4096), 0.01, Reason(kind=ReasonKind.LITTLE_SPARSE, card="A6000")),
+        ((4096, 4096), 0.0, Reason(kind=ReasonKind.NO_SPARSE_TILE)),
     ],
 )
 def test_where_the_plugin_gains_nothing_auto_is_dense_and_says_why(shape, ratio, reason):
     plan = planned(shape, ratio)
     assert (plan.lowering, plan.reason) == ("dense", reason)
-    assert plan.row()["reason"] == reason and plan.bytes_after == plan.bytes_before
+    assert plan.row().reason == reason and plan.bytes_after == plan.bytes_before
 
 
 def test_auto_is_the_faster_of_the_two_for_the_workload():
@@ -65,25 +62,29 @@ def test_what_is_asked_for_wins_over_the_prediction():
     assert planned((576, 576), 0.5, asked="plugin").lowering == "plugin"
     for asked in ("dense", "split"):
         plan = planned((11008, 4096), 0.4, asked=asked)
-        assert (plan.lowering, plan.reason) == (asked, "asked for by --lowering")
+        assert (plan.lowering, plan.reason) == (asked, Reason(kind=ReasonKind.ASKED))
         assert plan.predicted is not None
-    assert planned((11008, 4096), 0.0, asked="split").reason == "none of its tiles is 2:4"
+    assert planned((11008, 4096), 0.0, asked="split").reason.kind is ReasonKind.NO_SPARSE_TILE
 
 
 def test_tiles_narrower_than_a_slab_are_nothing_for_the_plugin_but_split_has_no_slabs():
     for asked, lowering in (("plugin", "dense"), ("auto", "dense"), ("split", "split")):
         plan = planned((256, 256), 0.1, asked=asked, tile=(128, 4))
         assert plan.lowering == lowering and plan.reason
-    assert "are too small" in planned((256, 256), 0.1, tile=(128, 4)).reason
+    expected = Reason(kind=ReasonKind.SMALL_TILES, tile=(128, 4))
+    assert planned((256, 256), 0.1, tile=(128, 4)).reason == expected
 
 
-@pytest.mark.parametrize(
-    ("prompt", "words"), [(2048, "the dense path reaches 0.99 of dense"), (32, "mma.sp reaches 0.")]
-)
-def test_on_hopper_a_workload_of_prompts_stays_dense_and_the_reason_says_why(prompt, words):
+@pytest.mark.parametrize(("prompt", "way", "speedup"), [(2048, Way.DENSE_PATH, 0.99), (32, Way.MMA_SP, 0.66)])
+def test_on_hopper_a_workload_of_prompts_stays_dense_and_the_reason_says_why(prompt, way, speedup):
     prompts = planned((11008, 4096), 0.4, "h100", load=Workload(16, prompt, 2))
     assert prompts.lowering == "dense"
-    assert prompts.reason.startswith(f"its prompts outweigh its decode steps, and on H100 {words}")
+    assert (prompts.reason.kind, prompts.reason.card) == (ReasonKind.PROMPTS, "H100")
+    assert prompts.reason.slower == prompts.predicted.prefill.slower
+    assert (prompts.reason.slower.way, prompts.reason.slower.speedup) == (
+        way,
+        pytest.approx(speedup, abs=0.01),
+    )
     assert planned((11008, 4096), 0.4, "h100", load=Workload(16, 128, 512)).lowering == "plugin"
     assert planned((11008, 4096), 0.4, "a100", load=Workload(16, 2048, 2)).lowering == "plugin"
 
@@ -92,4 +93,4 @@ def test_without_a_card_auto_is_the_plugin_wherever_a_slab_is_sparse():
     masks = {"small": assumed_mask((576, 576), TILE, 0.4), "empty": assumed_mask((576, 576), TILE, 0.0)}
     plans = plan_linears(masks, "auto")
     assert [plan.lowering for plan in plans.values()] == ["plugin", "dense"]
-    assert plans["small"].row()["predicted"] is None
+    assert plans["small"].row().predicted is None

@@ -7,6 +7,7 @@ import pytest
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
+from patch_compile.out.plan import Node
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
@@ -80,7 +81,7 @@ def test_linears_too_small_alone_are_packed_together_where_that_pays(small):
     alone, together, outline, costs = small()
     assert lowerings(alone, *QKV) == ["plugin", "dense", "dense"]
     assert lowerings(together, *QKV) == ["plugin"] * 3
-    assert all(plan.reason == "" for plan in together.values() if plan.lowering == "plugin")
+    assert all(plan.reason is None for plan in together.values() if plan.lowering == "plugin")
     assert end_to_end(together, outline, costs) < end_to_end(alone, outline, costs)
 
 
@@ -121,6 +122,7 @@ def test_a_linear_that_is_not_covered_is_dense_beside_the_others(small):
 def test_the_graph_says_what_shares_a_node(small):
     plans, *_ = small("plugin")
     names = [name for name in plans if name.endswith(("gate_proj", "up_proj"))]
-    fused = {name: replace(plans[name], node="gate+up", epilogue="SiLU·mul with up_proj") for name in names}
+    node = Node(name="gate+up", linears=tuple(names), activation="silu", gated=True)
+    fused = {name: replace(plans[name], node=node) for name in names}
     assert compiled_together((plans | fused).values()) == (Together(tuple(names), gated=True),)
     assert compiled_together(plans.values()) == ()

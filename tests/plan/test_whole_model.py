@@ -7,6 +7,7 @@ import pytest
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.hardware.cards import DEVICES
+from patch_compile.out.plan import Unpredicted
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
@@ -15,9 +16,10 @@ from patch_compile.plan.roofline.assumptions import ASSUMED
 from patch_compile.plan.roofline.end_to_end import MODELS, end_to_end, rest_of
 from patch_compile.plan.roofline.linear_roofline import Linear, predict
 from patch_compile.plan.settle_together import settle_together
-from patch_compile.plan.summary import UNPREDICTED, summarise_plan
+from patch_compile.plan.summary import plan_of
 from patch_compile.plan.whole_model import predict_whole
 from patch_compile.plan.workload import Workload
+from patch_compile.report.prediction import remarks
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
 
 LOAD = Workload(16, 128, 128)
@@ -87,11 +89,8 @@ def test_linears_that_share_a_node_are_one_product(llama, target):
 def test_on_hopper_the_remarks_say_which_way_the_prompt_goes_and_what_it_costs(llama, prompt, words):
     found, plans, costs = whole(llama, 0.4, "h100", load=Workload(16, prompt, 128))
     assert found.prefill.speedup < 1 < found.decode.speedup
-    (remark,) = (
-        line
-        for line in summarise_plan(plans, llama[0], costs)["remarks"]
-        if line.startswith("prefill on H100: ")
-    )
+    plan = plan_of(plans, llama[0], costs)
+    (remark,) = (line for line in remarks(plan.linears, plan) if line.startswith("prefill on H100: "))
     assert words in remark and "decode steps have to make up for what that costs" in remark
 
 
@@ -135,25 +134,28 @@ def test_an_encoder_has_no_decode_steps(llama):
     assert str(LOAD.without_decode()) == "batch 16, 128 tokens"
 
 
-def remarks(llama, *args, **options) -> str:
+def said(llama, *args, **options) -> str:
     _, plans, costs = whole(llama, *args, **options)
-    return " ".join(summarise_plan(plans, llama[0], costs)["remarks"])
+    plan = plan_of(plans, llama[0], costs)
+    return " ".join(remarks(plan.linears, plan))
 
 
 def test_remarks_say_what_the_figures_do_not(llama, tmp_path):
-    assert "nothing here is measured" in remarks(llama, 0.4)
-    assert "so nothing is gained on A6000" in remarks(llama, 0.4, lowering="dense")
-    assert "split linears count as dense" in remarks(llama, 0.4, lowering="split")
+    assert "nothing here is measured" in said(llama, 0.4)
+    assert "so nothing is gained on A6000" in said(llama, 0.4, lowering="dense")
+    assert "split linears count as dense" in said(llama, 0.4, lowering="split")
     config = LLAMA_2_7B | {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 1}
     checkpoint = Checkpoint.open(write_hollow_llama(tmp_path / "small", config))
     coverage = covered_linears_of(checkpoint)
     small = outline_of(checkpoint, coverage), dict(coverage.linears)
-    assert "predicted slower than the dense model on A6000" in remarks(small, 0.4)
-    assert "every linear is dense" in remarks(small, 0.4, lowering="auto")
+    assert "predicted slower than the dense model on A6000" in said(small, 0.4)
+    assert "every linear is dense" in said(small, 0.4, lowering="auto")
 
 
 def test_without_a_card_nothing_is_predicted_and_that_is_said(llama):
     _, plans, _ = whole(llama, 0.4)
-    found = summarise_plan(plans, llama[0], None)
-    assert found["whole"] is None and found["remarks"] == [UNPREDICTED]
-    assert found["totals"]["bytes_before"] == 2 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    found = plan_of(plans, llama[0], None)
+    assert found.whole is None and found.unpredicted is Unpredicted.NO_CARD
+    (remark,) = remarks(found.linears, found)
+    assert remark.startswith("nothing is predicted, for the table of cards has no data sheet for this target")
+    assert found.totals.bytes_before == 2 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)

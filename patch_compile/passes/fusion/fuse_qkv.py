@@ -67,7 +67,7 @@ class FuseQkvPass(FusionPass):
 
 def _why_alone(linear: LinearNode, output: ir.Value) -> str:
     if linear.gated or linear.activation or linear.residual is not None:
-        return f"it has an epilogue: {linear.described(linear.linears[0])}"
+        return f"it has an epilogue: {linear.epilogue.overload}"
     if output.is_graph_output():
         return "it is an output of the graph"
     others = [node for node in readers(output) if not _makes_heads(node, output)]

@@ -34,7 +34,7 @@ class PackLinearsPass(passes.InPlacePass):
     ) -> None:
         """read: returns the values of a tensor (`<linear>.weight`, a bias), by name, in the graph's 16-bit type."""
         super().__init__()
-        self.plan = dict(plan)  # the pass adds the nodes, epilogues and panels
+        self.plan = dict(plan)  # the pass adds the nodes and panels
         self._masks = masks
         self._read = read
         self._dtype = dtype
@@ -66,7 +66,7 @@ class PackLinearsPass(passes.InPlacePass):
         nodes = Counter(
             str(node.name) for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME)
         )
-        planned = {name: plan.node for name, plan in self.plan.items() if plan.lowering == "plugin"}
+        planned = {name: plan.node.name for name, plan in self.plan.items() if plan.lowering == "plugin"}
         if nodes != Counter({*planned.values()}):
             raise passes.PostconditionError("PatchLinear nodes and planned linears differ")
         left = [name for name in planned if f"{name}.weight" in model.graph.initializers]
@@ -98,13 +98,7 @@ class PackLinearsPass(passes.InPlacePass):
                 graph.initializers.pop(value.name)
 
     def _planned(self, name: str, linear: LinearNode) -> LinearPlan:
-        self.plan[name] = self.plan[name].fused(
-            self._masks[name],
-            linear.name,
-            linear.described(name),
-            linear.panel_rows,
-            leads=name == linear.linears[0],
-        )
+        self.plan[name] = self.plan[name].fused(self._masks[name], linear.planned, linear.panel_rows)
         return self.plan[name]
 
 

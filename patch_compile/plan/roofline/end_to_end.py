@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from patch_compile.hardware.cards import Device
+from patch_compile.out.plan import Slower
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.linear_roofline import (
     DENSE_PATH,
@@ -74,15 +75,15 @@ MODELS = {
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """Milliseconds. dense_decode, hybrid_decode: of them, those after the prompt. reason: why Hopper's prefill is slower
-    than dense; empty where it isn't.
+    """Milliseconds. dense_decode, hybrid_decode: of them, those after the prompt. slower: set where Hopper's prefill is
+    slower than dense.
     """
 
     dense: float
     hybrid: float
     dense_decode: float
     hybrid_decode: float
-    reason: str
+    slower: Slower | None
 
     @property
     def speedup(self) -> float:
@@ -106,22 +107,22 @@ def end_to_end(
     """
     share, steps = 2 * ratio, generated - 1
     dense_shapes = list(model.merged_linears() if assume.merged else model.linears())
-    times, reasons = [], []
+    times, slower = [], []
     for tokens in (batch * prompt, batch):
         dense = sum(dense_time(device, Linear(*shape, 0), tokens, assume)[0] for shape in dense_shapes)
-        hybrid, reason = _hybrid_block(device, model, tokens, share, assume, panel_rows)
+        hybrid, why = _hybrid_block(device, model, tokens, share, assume, panel_rows)
         times.append((model.layers * dense, model.layers * hybrid))
-        reasons.append(reason)
+        slower.append(why)
     rests = rest_of(device, model, batch, prompt, generated, assume)
     (dense_prefill, hybrid_prefill), (dense_step, hybrid_step) = times
     dense_decode, hybrid_decode = (steps * (step + rests[1]) / 1e3 for step in (dense_step, hybrid_step))
     dense, hybrid = ((prefill + rests[0]) / 1e3 for prefill in (dense_prefill, hybrid_prefill))
-    return EndToEnd(dense + dense_decode, hybrid + hybrid_decode, dense_decode, hybrid_decode, reasons[0])
+    return EndToEnd(dense + dense_decode, hybrid + hybrid_decode, dense_decode, hybrid_decode, slower[0])
 
 
 def _hybrid_block(
     device: Device, model: Model, tokens: int, share: float, assume: Assumptions, panel_rows: int
-) -> tuple[float, str]:
+) -> tuple[float, Slower | None]:
     """Microseconds of a block's linears, less the SiLU·mul that they do themselves, and why they are slower on Hopper."""
 
     def predicted(shapes: Iterator[tuple[int, int]]) -> list[Prediction]:
@@ -132,7 +133,7 @@ def _hybrid_block(
     # The gate and up are the last but one; on the dense path SiLU·mul is a kernel after the product.
     if assume.fused and found[-2].config != DENSE_PATH:
         total -= _silu(device, model, tokens, assume)
-    return total, next((p.reason for p in found if p.reason), "")
+    return total, next((p.slower for p in found if p.slower), None)
 
 
 def rest_of(

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from patch_compile.hardware.cards import Device
+from patch_compile.out.plan import Bound, Slower, Way
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes, work_of
 from patch_compile.plan.roofline.schedule import CONFIGS, SLAB, Problem, choose_schedule
@@ -53,18 +54,18 @@ def linear(out_features: int, in_features: int, share: float, panel_rows: int = 
 @dataclass(frozen=True)
 class Prediction:
     """microseconds: of the hybrid linear; bound: what most of them go to, "bytes", "tensor", "shared", "l2", "issue" or
-    "launch"; share: of the roof of its own bytes and products; config: of the kernels, or DENSE_PATH; reason: why it is
-    slower than the dense product where that is Hopper's doing, else empty.
+    "launch"; share: of the roof of its own bytes and products; config: of the kernels, or DENSE_PATH; slower: set where
+    it is slower than the dense product and Hopper's tensor cores are to blame.
     """
 
     microseconds: float
     bound: str
     dense_microseconds: float
-    dense_bound: str
+    dense_bound: Bound
     share: float
     config: str
     parts: int
-    reason: str = ""
+    slower: Slower | None = None
 
     @property
     def speedup(self) -> float:
@@ -84,7 +85,7 @@ def first_bytes(device: Device, assume: Assumptions) -> float:
 
 def dense_time(
     device: Device, shape: Linear, tokens: int, assume: Assumptions = ASSUMED
-) -> tuple[float, str]:
+) -> tuple[float, Bound]:
     """Microseconds of the dense product, at its roof but for one launch and one trip to DRAM, and what bounds it."""
     n, k = shape.out_features, shape.in_features
     moved = 2 * (n * k + tokens * (n + k)) / (device.bandwidth * 1e3 * assume.bandwidth)
@@ -131,7 +132,7 @@ def predict(
         share=kernels.share * kernels.microseconds / dense_path,
         config=DENSE_PATH,
         parts=1,
-        reason=f"the dense path reaches {speedup:.2f} of dense",
+        slower=Slower(way=Way.DENSE_PATH, speedup=speedup),
     )
 
 
@@ -158,16 +159,16 @@ def _by_kernels(
         / (device.bandwidth * 1e3),
         2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / (device.dense * 1e6),
     )
-    reason = _slower_than_wgmma(device, dense / total, bound)
-    return Prediction(total, bound, dense, dense_bound, least / total, chosen.name, parts, reason)
+    slower = _slower_than_wgmma(device, dense / total, bound)
+    return Prediction(total, bound, dense, dense_bound, least / total, chosen.name, parts, slower)
 
 
-def _slower_than_wgmma(device: Device, speedup: float, bound: str) -> str:
-    """Why the kernels are slower than dense on Hopper; empty elsewhere, and where bytes are their limit.
+def _slower_than_wgmma(device: Device, speedup: float, bound: str) -> Slower | None:
+    """By how much the kernels are slower than dense on Hopper; None elsewhere, and where bytes are their limit.
 
     The tensor cores of Hopper reach their full rate by wgmma alone: an all-2:4 product by mma.sp takes 1.62 times the
     dense one's time on an H100 (NVIDIA/cutlass issue 1335), and arXiv 2402.13499 finds mma.sync below wgmma.
     """
     if device.arch != 90 or bound in ("bytes", "launch") or speedup >= 1:
-        return ""
-    return f"mma.sp reaches {speedup:.2f} of wgmma"
+        return None
+    return Slower(way=Way.MMA_SP, speedup=speedup)

@@ -54,8 +54,8 @@ def _quality(sources: Sources) -> Iterator[Figure]:
 
 
 def _size(sources: Sources) -> Iterator[Figure]:
-    rows, engine = sources.report["linears"], sources.report["engine"]
-    before, after = (sum(row[key] for row in rows) for key in ("bytes_before", "bytes_after"))
+    totals, engine = sources.plan.totals, sources.report["engine"]
+    before, after = totals.bytes_before, totals.bytes_after
     file = (
         f"engine {bytes_of(engine['bytes'])}"
         if engine
@@ -66,11 +66,11 @@ def _size(sources: Sources) -> Iterator[Figure]:
 
 
 def _speed(sources: Sources) -> Iterator[Figure]:
-    whole = sources.whole
+    whole, card = sources.whole, sources.plan.card
     measured = sources.measured_first
     for phase in sources.phases:
         label = f"{_PHASES[phase]} speed" if len(sources.phases) > 1 else "Speed"
-        limit = whole[phase]["limit"] if whole else _limit(sources, phase)
+        limit = getattr(whole, phase).limit if whole else _limit(sources, phase)
         beside = [f"limit {times(limit)}"] if limit else []
         if phase in measured:
             row = measured[phase]
@@ -78,9 +78,9 @@ def _speed(sources: Sources) -> Iterator[Figure]:
             beside = [f"limit {times(row['limit'])}"] if row["limit"] else beside
             about = [f"measured, batch {row['batch']}", *predicted, *beside]
             yield Figure(label, times(row["speedup"]), about)
-        elif whole:
-            about = [f"predicted, {sources.report['plan']['card']['name']}", *beside]
-            yield Figure(label, times(whole[phase]["speedup"]), about)
+        elif whole and card:
+            about = [f"predicted, {card.name}", *beside]
+            yield Figure(label, times(getattr(whole, phase).speedup), about)
         elif beside:
             about = [
                 "neither predicted nor measured",

@@ -6,36 +6,37 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import depth_of, kind_of, short_kinds
-from patch_compile.report.page.sources import Row
+from patch_compile.out.plan import LinearRow
+from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import milliseconds
-from patch_compile.report.prediction import reason_lines
+from patch_compile.report.prediction import node_words, reason_lines, reason_words
 from patch_compile.report.split import split_lines
 
 __all__ = ["plan_table"]
 
 _PHASES = {"prefill": "prefill", "decode": "decode step"}
-_TIMES = ("dense", "hybrid", "2:4")
 
 
-def plan_table(report: Row, masks: MaskSet, phases: Collection[str]) -> dict[str, Any]:
+def plan_table(sources: Sources) -> dict[str, Any]:
     """{rows, phases: of which times are known, sums, lines: reasons and splits by kind, skipped}.
 
-    phases: of the workload. A cell of numbers is (value, text): sorted by the one, read as the other.
+    A cell of numbers is (value, text): sorted by the one, read as the other.
     """
-    linears = sorted(report["linears"], key=lambda row: _depth(row["name"]))  # by name, 10 comes before 2
-    short = short_kinds(dict.fromkeys(kind_of(row["name"]) for row in linears))
-    timed = [phase for phase in _PHASES if phase in phases and any(row["predicted"] for row in linears)]
-    rows = [_row(row, short[kind_of(row["name"])], timed) for row in linears]
+    linears = sorted(sources.linears, key=lambda row: _depth(row.name))  # by name, 10 comes before 2
+    short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
+    known = any(row.predicted for row in linears)
+    timed = [phase for phase in _PHASES if phase in sources.phases and known]
+    rows = [_row(row, short[kind_of(row.name)], timed) for row in linears]
+    totals = sources.plan.totals
     return {
         "rows": rows,
         "phases": [_PHASES[phase] for phase in timed],
         "reasons": any(row["reason"] for row in rows),
-        "sums": {key: sum(row[key] for row in linears) / 1e6 for key in ("bytes_before", "bytes_after")},
-        "share": 2 * masks.ratio,
+        "sums": {"bytes_before": totals.bytes_before / 1e6, "bytes_after": totals.bytes_after / 1e6},
+        "share": 2 * sources.masks.ratio,
         "lines": [*reason_lines(linears), *split_lines(linears)],
-        "skipped": report["skipped"],
+        "skipped": sources.report["skipped"],
     }
 
 
@@ -44,18 +45,19 @@ def _depth(name: str) -> float:
     return math.inf if depth is None else depth
 
 
-def _row(row: Row, kind: str, phases: Collection[str]) -> dict[str, Any]:
-    weights, predicted = row["shape"][0] * row["shape"][1], row["predicted"]
-    times = [predicted[phase][which] for phase in phases for which in _TIMES] if predicted else []
+def _row(row: LinearRow, kind: str, phases: Collection[str]) -> dict[str, Any]:
+    weights, words = row.shape[0] * row.shape[1], node_words(row.node, row.name) if row.node else ""
+    found = [getattr(row.predicted, phase) for phase in phases] if row.predicted else []
+    times = [value for one in found for value in (one.dense, one.hybrid, one.sparse)]
     return {
-        "name": row["name"],
+        "name": row.name,
         "kind": kind,
-        "depth": depth_of(row["name"]),
-        "shape": row["shape"],
+        "depth": depth_of(row.name),
+        "shape": row.shape,
         "weights": weights,
-        "share": 2 * row["zeroed"] / weights,
-        "lowering": row["lowering"],
+        "share": 2 * row.zeroed / weights,
+        "lowering": row.lowering,
         "times": [(round(value, 2), milliseconds(value)) for value in times],
-        "sizes": [(row[key], f"{row[key] / 1e6:.2f}") for key in ("bytes_before", "bytes_after")],
-        "reason": row["reason"] or (f"with {row['epilogue']}" if row["epilogue"] else ""),
+        "sizes": [(size, f"{size / 1e6:.2f}") for size in (row.bytes_before, row.bytes_after)],
+        "reason": reason_words(row.reason) if row.reason else words and f"with {words}",
     }

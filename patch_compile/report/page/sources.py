@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import BENCH, MASKS, RECIPE, REPORT, VERIFY
+from patch_compile.out.plan import LinearRow, PlanSummary, WholeRow
 
 __all__ = ["Row", "Sources"]
 
@@ -68,16 +70,25 @@ class Sources:
         """`p`: weights in 2:4 tiles, over all covered weights."""
         return 2 * float(self.report["ratio"]["reached"])
 
+    @cached_property
+    def linears(self) -> tuple[LinearRow, ...]:
+        """The covered linears as they were compiled."""
+        return tuple(map(LinearRow.model_validate, self.report["linears"]))
+
+    @cached_property
+    def plan(self) -> PlanSummary:
+        """What the plan says of the whole model."""
+        return PlanSummary.model_validate(self.report["plan"])
+
     @property
-    def whole(self) -> Row | None:
+    def whole(self) -> WholeRow | None:
         """Predicted times of the whole model, None where nothing is predicted."""
-        whole: Row | None = self.report["plan"].get("whole")
-        return whole
+        return self.plan.whole
 
     @property
     def phases(self) -> tuple[str, ...]:
         """Phases of the workload: an encoder, and an ONNX file that nothing is known of, run once and generate nothing."""
-        steps = self.whole["decode"]["dense_ms"] > 0.0 if self.whole else "perplexity" in self.report
+        steps = self.whole.decode.dense_ms > 0.0 if self.whole else "perplexity" in self.report
         return ("prefill", "decode", "end_to_end") if steps else ("prefill",)
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from patch_compile.report.page.sources import Row, Sources
+from patch_compile.report.prediction import remarks
 
 __all__ = ["speed"]
 
@@ -22,12 +23,12 @@ _PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "e
 
 def speed(sources: Sources) -> dict[str, Any]:
     """{predicted: [...] rows, how, remarks, bench}: bench is None where nothing was timed."""
-    plan, whole = sources.report["plan"], sources.whole
-    how = f"{plan['card']['words']}; {plan['workload']['words']}" if whole else ""
+    plan, whole = sources.plan, sources.whole
+    rows = whole.as_json() if whole else {}
     return {
-        "predicted": [{"phase": _PHASES[phase], **whole[phase]} for phase in sources.phases] if whole else [],
-        "how": how,
-        "remarks": plan["remarks"],
+        "predicted": [{"phase": _PHASES[phase], **rows[phase]} for phase in sources.phases if rows],
+        "how": f"{plan.card}; {plan.workload}" if whole else "",
+        "remarks": remarks(sources.linears, plan),
         "bench": _bench(sources.bench) if sources.bench else None,
     }
 

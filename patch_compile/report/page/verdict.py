@@ -77,16 +77,16 @@ def _outputs_cost(sources: Sources) -> str:
 def _speed(sources: Sources) -> Iterator[str]:
     if sources.measured and sources.bench:
         yield _measured(sources.measured_first, sources.bench)
-    whole, plan = sources.whole, sources.report["plan"]
+    whole, plan = sources.whole, sources.plan
     if whole is None:
         if not sources.measured:
             yield "No speed is predicted, and none was measured."
         return
-    one = whole["end_to_end"]
+    one = whole.end_to_end
     but = "" if sources.measured else ", not measured,"
     yield (
-        f"It is predicted{but} to run {_compared(one['speedup'])} end to end on {plan['card']['words']} "
-        f"({plan['workload']['words']}); at this ratio no plan there can pass {times(one['limit'])}."
+        f"It is predicted{but} to run {_compared(one.speedup)} end to end on {plan.card} "
+        f"({plan.workload}); at this ratio no plan there can pass {times(one.limit)}."
     )
 
 
@@ -140,11 +140,11 @@ def _of_ratio(sources: Sources) -> Iterator[Warning]:
 
 
 def _of_speed(sources: Sources) -> Iterator[Warning]:
-    whole, plan = sources.whole, sources.report["plan"]
-    if whole is not None:
-        slower = [phase for phase in sources.phases if whole[phase]["speedup"] < 1.0]
+    whole, card = sources.whole, sources.plan.card
+    if whole is not None and card is not None:
+        slower = [phase for phase in sources.phases if getattr(whole, phase).speedup < 1.0]
         if slower:
-            where = f"{joined([_PHASES[one] for one in slower])} on {plan['card']['name']}"
+            where = f"{joined([_PHASES[one] for one in slower])} on {card.name}"
             auto = sources.recipe.get("lowering") == "auto"
             how = "" if auto else " Linears that gain nothing by it stay dense with"
             yield Warning(

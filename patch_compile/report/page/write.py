@@ -72,7 +72,7 @@ def _parts(sources: Sources) -> dict[str, Any]:
         "scores": score_chart(sources.masks),
         "depth": depth_chart(sources.where),
         "lost": lost_where(sources.where),
-        "plan": plan_table(sources.report, sources.masks, sources.phases),
+        "plan": plan_table(sources),
         "said": said(sources),
         "origin": origin(sources),
     }

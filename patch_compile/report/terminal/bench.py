@@ -9,6 +9,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from patch_compile.out.plan import Calibration
+from patch_compile.report.prediction import calibration_words
 from patch_compile.report.terminal.console import new_console
 
 __all__ = ["print_benched"]
@@ -92,8 +94,9 @@ def _lines(result: Row, path: str) -> Iterator[str]:
     yield from filter(None, [_clocks(result["clocks"])])
     yield from (f"note: {note}" for note in result["notes"])
     if calibration := result.get("calibration"):
-        yield f"calibrated: {calibration['words']}"
-        yield from (f"left as assumed: {name}: {why}" for name, why in calibration["left"].items())
+        measured = Calibration.model_validate(calibration["measured"])
+        yield f"calibrated: {calibration_words(measured)}"
+        yield from (f"left as assumed: {name}: {why}" for name, why in measured.left.items())
         yield f"plans for this GPU go by it: {calibration['path']}"
     yield f"times: {path}"
 

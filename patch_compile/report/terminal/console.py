@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
 from patch_compile.out.layout import MASKS, MODEL, PAGE
-from patch_compile.report.prediction import choice_line, reason_lines, speed_line
+from patch_compile.out.plan import LinearRow, PlanSummary
+from patch_compile.report.prediction import choice_line, node_words, reason_lines, remarks, speed_line
 from patch_compile.report.split import split_lines
 from patch_compile.report.terminal.baselines import print_baselines
 
@@ -65,11 +66,11 @@ def print_compiled(summary: Row, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, indent=1))
         return
-    console = _print_linears(summary)
-    for line in (*reason_lines(summary["linears"]), *split_lines(summary["linears"])):
+    console, linears = _print_linears(summary), linear_rows(summary)
+    for line in (*reason_lines(linears), *split_lines(linears)):
         console.print(line, soft_wrap=True)
     console.print(f"ratio: {summary['ratio']['reached']:.4f}, method {summary['method']}")
-    console.print(f"fused into their linears: {_fused(summary['linears']) or 'nothing'}", soft_wrap=True)
+    console.print(f"fused into their linears: {_fused(linears) or 'nothing'}", soft_wrap=True)
     console.print(f"onnx: {summary['onnx']['path']}, {summary['onnx']['bytes'] / 1e6:.1f} MB", soft_wrap=True)
 
 
@@ -92,6 +93,11 @@ def print_plugin(result: Row, *, as_json: bool) -> None:
     new_console().print(f"plugin for {result['backend']}, {archs}: {result['path']}", soft_wrap=True)
 
 
+def linear_rows(result: Row) -> tuple[LinearRow, ...]:
+    """The linears of a result."""
+    return tuple(map(LinearRow.model_validate, result["linears"]))
+
+
 def new_console() -> Console:
     """Prints tables to stdout as wide as the terminal, wider into a pipe."""
     console = Console(markup=False, highlight=False)
@@ -103,19 +109,18 @@ def new_console() -> Console:
 def _print_linears(report: Row) -> Console:
     """What all results of masks begin with: the linears, where they are sparse, and what was left out."""
     console = new_console()
-    console.print(_linears_table(report["linears"]))
+    console.print(_linears_table(linear_rows(report)))
     _print_where(console, report)
     for row in report["skipped"]:
         console.print(f"left dense: {row['name']}: {row['reason']}", soft_wrap=True)
     return console
 
 
-def _linears_table(linears: Iterable[Row]) -> Table:
+def _linears_table(linears: Sequence[LinearRow]) -> Table:
     """One row per kind of linear and lowering: `model.layers.7.mlp.up_proj` and its sisters are `up_proj`."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
     for header in ("linear", "count", "shape", "ratio", "2:4 tiles", "lowering", "MB before", "MB after"):
         table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
-    linears = list(linears)
     for (kind, shape, lowering), rows in by_kind(linears).items():
         table.add_row(kind, str(len(rows)), shape, *_ratio_and_tiles(rows), lowering, *_megabytes(rows))
     table.add_section()
@@ -123,30 +128,27 @@ def _linears_table(linears: Iterable[Row]) -> Table:
     return table
 
 
-def by_kind(linears: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
+def by_kind(linears: Sequence[LinearRow]) -> dict[tuple[str, str, str], list[LinearRow]]:
     """By the shortest end of the name that tells the kind apart, shape and lowering; those of a kind together."""
-    linears = list(linears)
-    short = short_kinds(dict.fromkeys(kind_of(row["name"]) for row in linears))
-    kinds: dict[tuple[str, str, str], list[Row]] = {}
+    short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
+    kinds: dict[tuple[str, str, str], list[LinearRow]] = {}
     for row in linears:
-        shape = "×".join(map(str, row["shape"]))
-        kinds.setdefault((short[kind_of(row["name"])], shape, row.get("lowering", "")), []).append(row)
+        shape = "×".join(map(str, row.shape))
+        kinds.setdefault((short[kind_of(row.name)], shape, row.lowering), []).append(row)
     order = list(short.values())
     return dict(sorted(kinds.items(), key=lambda kind: order.index(kind[0][0])))
 
 
-def _ratio_and_tiles(rows: list[Row]) -> tuple[str, str]:
-    weights = sum(row["shape"][0] * row["shape"][1] for row in rows)
-    zeroed = sum(row["zeroed"] for row in rows)
-    sparse, tiles = (sum(row["tiles"][key] for row in rows) for key in ("sparse", "all"))
+def _ratio_and_tiles(rows: Sequence[LinearRow]) -> tuple[str, str]:
+    weights = sum(row.shape[0] * row.shape[1] for row in rows)
+    zeroed = sum(row.zeroed for row in rows)
+    sparse, tiles = sum(row.tiles.sparse for row in rows), sum(row.tiles.all for row in rows)
     return (f"{zeroed / weights:.3f}" if weights else "", f"{sparse}/{tiles}")
 
 
-def _megabytes(rows: list[Row]) -> tuple[str, str]:
-    if not rows or "bytes_after" not in rows[0]:
-        return "", ""
-    before, after = (sum(row[key] for row in rows) / 1e6 for key in ("bytes_before", "bytes_after"))
-    return f"{before:.1f}", f"{after:.1f}"
+def _megabytes(rows: Sequence[LinearRow]) -> tuple[str, str]:
+    before, after = sum(row.bytes_before for row in rows), sum(row.bytes_after for row in rows)
+    return f"{before / 1e6:.1f}", f"{after / 1e6:.1f}"
 
 
 def _print_where(console: Console, result: Row) -> None:
@@ -169,18 +171,17 @@ def _shaded(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f}{_SHADES[math.ceil(4 * share)]}"
 
 
-def _fused(linears: Iterable[Row]) -> str:
-    """Each epilogue with the number of nodes that have it: gate and up, which share one, are counted once."""
-    nodes: dict[str, str] = {}
-    for row in linears:
-        if row["node"] is not None:
-            nodes.setdefault(row["node"], row["epilogue"])
-    return ", ".join(f"{words} ×{count}" for words, count in Counter(nodes.values()).items() if words)
+def _fused(linears: Iterable[LinearRow]) -> str:
+    """What nodes do beside their products, with the number of nodes that do it."""
+    nodes = dict.fromkeys(row.node for row in linears if row.node)
+    counts = Counter(node_words(node, node.linears[0]) for node in nodes)
+    return ", ".join(f"{words} ×{count}" for words, count in counts.items() if words)
 
 
 def _summary(report: Row) -> Iterable[str]:
-    yield from reason_lines(report["linears"])
-    yield from split_lines(report["linears"])
+    linears, plan = linear_rows(report), PlanSummary.model_validate(report["plan"])
+    yield from reason_lines(linears)
+    yield from split_lines(linears)
     ratio, ppl, agree = report["ratio"], report["perplexity"], report["agreement"]
     speed = report["learned"].get("speed")
     asked = f"for {speed['goal']}" if speed else f"asked {ratio['asked']:g}"
@@ -191,8 +192,8 @@ def _summary(report: Row) -> Iterable[str]:
         f"compiled right: yes, hybrid ONNX and pruned checkpoint differ by {agree['error']:.2e} of the largest "
         f"logit (allowed {agree['tolerance']:.2e}: {agree['why']})"
     )
-    yield from filter(None, (speed_line(report["plan"]), *report["plan"]["remarks"]))
-    yield f"fused into their linears: {_fused(report['linears']) or 'nothing'}"
+    yield from filter(None, (speed_line(plan), *remarks(linears, plan)))
+    yield f"fused into their linears: {_fused(linears) or 'nothing'}"
     difference = report["difference"]
     yield f"pruned how much: same next token as dense at {difference['top1_agreement']:.0%} of positions"
     yield from _result_lines(report)
@@ -203,8 +204,9 @@ def _summary(report: Row) -> Iterable[str]:
 
 def _onnx_summary(report: Row) -> Iterable[str]:
     """Of a build from an ONNX file or of an encoder, which is compared on its outputs and says nothing."""
-    yield from reason_lines(report["linears"])
-    yield from split_lines(report["linears"])
+    linears, plan = linear_rows(report), PlanSummary.model_validate(report["plan"])
+    yield from reason_lines(linears)
+    yield from split_lines(linears)
     ratio, agree, inputs = report["ratio"], report["agreement"], report["inputs"]
     yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {report['method']}"
     yield (
@@ -212,9 +214,8 @@ def _onnx_summary(report: Row) -> Iterable[str]:
         f"largest output "
         f"(allowed {agree['tolerance']:.2e}: {agree['why']})"
     )
-    yield from filter(None, [speed_line(report["plan"]) if "whole" in report["plan"] else ""])
-    yield from report["plan"]["remarks"]
-    yield f"fused into their linears: {_fused(report['linears']) or 'nothing'}"
+    yield from filter(None, (speed_line(plan), *remarks(linears, plan)))
+    yield f"fused into their linears: {_fused(linears) or 'nothing'}"
     outputs = report["difference"]["outputs"]
     for one in outputs[:_OUTPUTS]:
         what = "relative error" if one["floating"] else "share of elements that differ:"

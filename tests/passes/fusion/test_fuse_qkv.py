@@ -11,6 +11,7 @@ import pytest
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.out.plan import Node
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes import lowering_passes, run_passes
 from patch_compile.passes.find_linears import find_linears
@@ -130,7 +131,7 @@ def check(body: str, results: str, nodes: set[str], **options) -> ir.Model:
     model, before = (model_with(body, *results.split()) for _ in range(2))
     plan = packed(model, **options)
     found = {str(node.name) for node in model.graph if node.op_type == "PatchLinear"}
-    assert found == nodes == {one.node for one in plan.values() if one.lowering == "plugin"}
+    assert found == nodes == {one.node.name for one in plan.values() if one.lowering == "plugin"}
     feed = feed_of(before)
     for now, then in zip(outputs(model, **feed), outputs(before, **feed), strict=True):
         then = then.astype(np.float32)
@@ -219,7 +220,8 @@ def test_the_plan_keeps_what_each_is_and_counts_bytes_once():
             before[name].share,
             before[name].shape,
         )
-    assert plan["l.0.k"].epilogue == "one product of q+k+v" and plan["l.0.k"].panel_rows == 64
+    assert plan["l.0.k"].node == Node(name="l.0.q+k+v", linears=("l.0.q", "l.0.k", "l.0.v"))
+    assert plan["l.0.k"].panel_rows == 64
 
 
 def test_panels_are_as_high_as_the_lowest():
@@ -252,7 +254,7 @@ def test_a_model_with_grouped_queries_says_what_it_said(variant, dtype, tmp_path
         )
         onnx.checker.check_model(str(path), full_check=True)
         logits.append(OrtDecoder(runnable_onnx(path, tmp_path)).start(ids, np.ones_like(ids)))
-    nodes = [plan[f"model.layers.{i}.self_attn.q_proj"].node for i in range(2)]
+    nodes = [plan[f"model.layers.{i}.self_attn.q_proj"].node.name for i in range(2)]
     assert nodes == [
         "model.layers.0.self_attn.q_proj+k_proj+v_proj",
         "model.layers.1.self_attn.q_proj+v_proj",

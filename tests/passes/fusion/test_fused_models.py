@@ -103,7 +103,7 @@ def test_decoders(
         plan = write_hybrid(graph.clone(), pruned, masks, plan_linears(masks), path, "float16", fuse=fuse)
         logits.append(OrtDecoder(path).start(ids, np.ones_like(ids)))
     assert overloads(path) == {name: LAYERS * count for name, count in epilogues.items()}
-    assert {p.node for p in plan.values()} == {
+    assert {p.node.name for p in plan.values()} == {
         node.name for node in onnx.load(path, load_external_data=False).graph.node if node.op_type == "PatchLinear"
     }  # fmt: skip
     np.testing.assert_allclose(logits[1], logits[0], atol=tolerance(logits[0], LAYERS, 2.0**-11))

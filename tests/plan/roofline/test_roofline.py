@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from patch_compile.hardware.cards import DEVICES, Limits
+from patch_compile.out.plan import Slower, Way
 from patch_compile.plan.roofline import assumptions, linear_roofline, schedule
 from tests.plugins.host_kernel import BENCH, COMPILER
 from tests.plugins.host_kernel import Device as HostDevice
@@ -159,13 +160,14 @@ def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device
         assert prefill.microseconds == min(ways) and prefill.speedup < 1
         by_kernels = prefill.config in names
         assert by_kernels == (ways[0] <= ways[1])
-        words = "mma.sp reaches {:.2f} of wgmma" if by_kernels else "the dense path reaches {:.2f} of dense"
-        assert prefill.reason == words.format(prefill.speedup)
+        way = Way.MMA_SP if by_kernels else Way.DENSE_PATH
+        assert prefill.slower == Slower(way=way, speedup=pytest.approx(prefill.speedup))
     for shape, share in itertools.product(LARGE, roofline.SHARES):
         decode = roofline.predict(device, roofline.linear(*shape, share), 16)
-        assert decode.config in names and decode.reason == "" and (share < 0.5 or decode.speedup > 0.9)
+        assert decode.config in names and decode.slower is None and (share < 0.5 or decode.speedup > 0.9)
     model = whole(device.name, 0.35)
-    assert model.reason.startswith("the dense path reaches 0.8") and model.dense_decode > model.hybrid_decode
+    assert model.slower.way is Way.DENSE_PATH and 0.8 <= model.slower.speedup < 0.9
+    assert model.dense_decode > model.hybrid_decode
     assert model.dense - model.dense_decode < model.hybrid - model.hybrid_decode
 
 
@@ -187,7 +189,7 @@ def test_the_dense_path_costs_its_bytes_and_launches_beside_the_dense_product(de
 def test_only_hopper_has_a_dense_path():
     for device, shape, share in itertools.product(AMPERE_AND_ADA, LARGE, (0.0, 0.9)):
         found = roofline.predict(device, roofline.linear(*shape, share), 2048)
-        assert found.reason == "" and found.config != linear_roofline.DENSE_PATH
+        assert found.slower is None and found.config != linear_roofline.DENSE_PATH
 
 
 def test_a_configuration_of_another_panel_height_is_refused():

@@ -130,24 +130,15 @@ class Out:
             "where_sparse": summarise_tiles(self.tiles),
             "skipped": [{"name": "lm_head", "reason": "the output head is left dense unless it is included"}],
             "plan": {
-                "card": {
-                    "name": "RTX 3090",
-                    "stands_for": "sm86",
-                    "words": "RTX 3090, which stands for sm86",
-                },
-                "workload": {
-                    "batch": 16,
-                    "prompt": 128,
-                    "generated": 128,
-                    "words": "batch 16, 128 prompt + 128 generated tokens",
-                },
+                "card": {"name": "RTX 3090", "stands_for": "sm86", "calibration": None},
+                "workload": {"batch": 16, "prompt": 128, "generated": 128},
                 "totals": {key: sum(row[key] for row in rows) for key in ("bytes_before", "bytes_after")},
                 "whole": {
                     "prefill": {"dense_ms": 10.9, "planned_ms": 13.4, "speedup": 0.81, "limit": 1.67},
                     "decode": {"dense_ms": 221.0, "planned_ms": 196.2, "speedup": 1.13, "limit": 1.54},
                     "end_to_end": {"dense_ms": 231.9, "planned_ms": 209.6, "speedup": 1.11, "limit": 1.54},
                 },
-                "remarks": ["predictions of a roofline (docs/performance.md): nothing here is measured"],
+                "unpredicted": None,
             },
             "onnx": {"path": str(self.path / "onnx/model.onnx"), "bytes": 196_000_000},
             "engine": {
@@ -191,8 +182,14 @@ class Out:
         p = 2 * zeroed / (shape[0] * shape[1])
         size, lowering = shape[0] * shape[1] * 2, "plugin" if tiles.any() else "dense"
         times = {
-            phase: {"dense": size / rate, "hybrid": size / rate * (1.1 - 0.4 * p), "2:4": size / rate * 0.7}
-            for phase, rate in (("prefill", 40_000), ("decode", 250_000))
+            phase: {
+                "dense": size / rate,
+                "hybrid": size / rate * (1.1 - 0.4 * p),
+                "sparse": size / rate * 0.7,
+                "bound": bound,
+                "slower": None,
+            }
+            for phase, rate, bound in (("prefill", 40_000, "tensor"), ("decode", 250_000, "bytes"))
         }
         return {
             "name": name,
@@ -200,9 +197,8 @@ class Out:
             "zeroed": zeroed,
             "tiles": {"sparse": int(tiles.sum()), "all": tiles.size},
             "lowering": lowering,
-            "reason": "" if tiles.any() else "none of its tiles is 2:4",
-            "node": name,
-            "epilogue": "",
+            "reason": None if tiles.any() else {"kind": "no-sparse-tile"},
+            "node": {"name": name, "linears": [name]} if tiles.any() else None,
             "panel_rows": 128,
             "slabs": {"dense": 1, "sparse": 1},
             "bytes_before": size,

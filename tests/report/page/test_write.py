@@ -87,7 +87,7 @@ class TestVerdict:
             "whole": None,
             "card": None,
             "workload": None,
-            "remarks": ["nothing is predicted"],
+            "unpredicted": "no-card",
         }
         for row in out.report["linears"]:
             row["predicted"] = None
@@ -150,7 +150,8 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 def test_what_others_wrote_is_text(out: Out) -> None:
     out.report["model"]["path"] = f"/models/{HOSTILE}"
     out.report["generated"] = {"prompt": HOSTILE, "dense": HOSTILE, "hybrid": f"{HOSTILE} {HOSTILE}"}
-    out.report["notes"] = out.report["plan"]["remarks"] = [HOSTILE]
+    out.report["notes"] = [HOSTILE]
+    out.report["plan"]["card"]["stands_for"] = HOSTILE
     out.report["skipped"] = [{"name": HOSTILE, "reason": HOSTILE}]
     found = verified(out)
     found["baselines"]["remarks"] = found["notes"] = [HOSTILE]

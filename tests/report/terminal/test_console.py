@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from masklearn.masks.summary import summarise_tiles
+from patch_compile.out.plan import LinearRow
 from patch_compile.report.terminal.console import _fused, print_import, print_masks
 
 KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -34,18 +35,30 @@ def summary(layers: int = 126) -> dict[str, Any]:
         "ratio": {"asked": 0.35, "reached": 0.3501},
         "skipped": [{"name": "lm_head", "reason": "its weight is tied to the embedding"}],
         "linears": [
-            {
-                "name": name,
-                "shape": [128, 128],
-                "zeroed": int(tiles.sum()) * 2048,
-                "tiles": {"sparse": int(tiles.sum()), "all": 4},
-                "lowering": "plugin",
-                "bytes_before": 32768,
-                "bytes_after": 30000,
-            }
+            linear(name, zeroed=int(tiles.sum()) * 2048, tiles={"sparse": int(tiles.sum()), "all": 4})
             for name, tiles in maps.items()
         ],
         "where_sparse": summarise_tiles(maps),
+    }
+
+
+def linear(name: str, **changed: Any) -> dict[str, Any]:
+    """A row of a result, of a linear that is packed."""
+    return {
+        "name": name,
+        "shape": [128, 128],
+        "zeroed": 0,
+        "tiles": {"sparse": 0, "all": 4},
+        "lowering": "plugin",
+        "reason": None,
+        "node": {"name": name, "linears": [name]},
+        "panel_rows": 128,
+        "slabs": {"dense": 2, "sparse": 0},
+        "bytes_before": 32768,
+        "bytes_after": 30000,
+        "predicted": None,
+        "split": None,
+        **changed,
     }
 
 
@@ -111,17 +124,16 @@ def test_a_result_without_blocks_has_no_map(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_what_is_fused_is_counted_by_nodes() -> None:
-    rows = [
-        {"node": node, "epilogue": words}
-        for node, words in [
-            ("0.gate+up", "SiLU·mul with up"),
-            ("0.gate+up", "SiLU·mul with gate"),
-            ("1.gate+up", "SiLU·mul with up"),
-            ("1.gate+up", "SiLU·mul with gate"),
-            ("0.down", "residual"),
-            ("0.q", ""),
-            (None, ""),
-        ]
-    ]
-    assert _fused(rows) == "SiLU·mul with up ×2, residual ×1"
-    assert _fused(rows[-2:]) == ""
+    def row(name: str, node: dict[str, Any]) -> LinearRow:
+        return LinearRow.model_validate(linear(name, node=node))
+
+    def gated(block: int) -> list[LinearRow]:
+        names = [f"{block}.gate", f"{block}.up"]
+        node = {"name": f"{block}.gate+up", "linears": names, "activation": "silu", "gated": True}
+        return [row(name, node) for name in names]
+
+    down = row("0.down", {"name": "0.down", "linears": ["0.down"], "residual": True})
+    dense = LinearRow.model_validate(linear("0.k", lowering="dense", node=None, reason={"kind": "asked"}))
+    plain = [row("0.q", {"name": "0.q", "linears": ["0.q"]}), dense]
+    assert _fused([*gated(0), *gated(1), down, *plain]) == "SiLU·mul with up ×2, residual ×1"
+    assert _fused(plain) == ""

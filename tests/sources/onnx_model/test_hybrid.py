@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from patch_compile.onnx_io.compare import answer, compare_answers
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
+from patch_compile.out.plan import Node
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.read import read_onnx
 from patch_compile.sources.onnx_model.rounding import RoundLinearsPass
@@ -85,7 +86,7 @@ def test_a_model_of_16_bits_gets_no_casts_and_its_epilogues_are_fused(tmp_path):
     path = graphs.export(graphs.mlp, tmp_path / "m.onnx", dtype=torch.float16, dynamo=False)
     hybrid, plan, error = compiled(path, tmp_path)
     assert not nodes_of(hybrid, "Cast", "Gelu")
-    assert [plan[name].epilogue for name in ("0", "2", "4")] == ["GELU", "", ""]
+    assert [plan[name].node.activation for name in ("0", "2", "4")] == ["gelu", "", ""]
     assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
 
@@ -107,14 +108,14 @@ def gated(path, *, extra=()):
 class TestActivationsOfAnFp32Model:
     def test_gelu(self, exported, tmp_path):
         hybrid, plan, error = compiled(exported("mlp", True), tmp_path)
-        assert [plan[name].epilogue for name in ("0", "2", "4")] == ["GELU", "", ""]
+        assert [plan[name].node.activation for name in ("0", "2", "4")] == ["gelu", "", ""]
         assert not nodes_of(hybrid, "Gelu")
         assert len(nodes_of(hybrid, "Cast")) == 4  # x, around Relu, y
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
     def test_the_product_of_gate_and_up(self, tmp_path):
         hybrid, plan, error = compiled(gated(tmp_path / "m.onnx"), tmp_path)
-        assert {one.node for one in plan.values()} == {"gate+up", "down"}
+        assert {one.node.name for one in plan.values()} == {"gate+up", "down"}
         assert sorted(node.name for node in nodes_of(hybrid, "Cast")) == ["down/wide", "gate/narrow"]
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
@@ -135,7 +136,7 @@ class TestActivationsOfAnFp32Model:
         weights = [graphs.tensor(name, 64, 64) for name in "qkv"]
         path = graphs.save(tmp_path / "m.onnx", nodes, [*weights, heads])
         hybrid, plan, error = compiled(path, tmp_path)
-        assert {one.node for one in plan.values()} == {"q+k+v"}
+        assert {one.node.name for one in plan.values()} == {"q+k+v"}
         assert len(nodes_of(hybrid, "PatchLinear")) == len(nodes_of(hybrid, "Split")) == 1
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
@@ -144,7 +145,7 @@ class TestActivationsOfAnFp32Model:
         """It might exceed what 16 bits hold."""
         extra = [helper.make_node("Exp", [read], ["more"], "exp")]
         hybrid, plan, error = compiled(gated(tmp_path / "m.onnx", extra=extra), tmp_path)
-        assert not any(one.epilogue for one in plan.values())
+        assert all(one.node == Node(name=name, linears=(name,)) for name, one in plan.items())
         assert len(nodes_of(hybrid, "Cast")) == 5
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
