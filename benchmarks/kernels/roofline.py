@@ -23,8 +23,8 @@ from problems import SHAPES, TOKENS
 from patch_compile.hardware.cards import DEVICES, Device
 from patch_compile.out.plan import Slower, Way
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.plan.roofline.end_to_end import MODELS, EndToEnd, Model, end_to_end
 from patch_compile.plan.roofline.linear_roofline import Prediction, dense_path_time, linear, predict
+from patch_compile.plan.roofline.rest import MODELS, EndToEnd, Model, end_to_end
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = [

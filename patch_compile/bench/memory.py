@@ -10,7 +10,7 @@ from patch_compile.bench.points import Phase, Point
 from patch_compile.errors import PatchCompileError
 
 if TYPE_CHECKING:
-    from patch_compile.plan.roofline.end_to_end import Model
+    from patch_compile.plan.roofline.rest import Model
 
 __all__ = ["Footprint", "check_memory", "footprint_of_file"]
 

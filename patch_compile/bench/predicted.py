@@ -9,7 +9,7 @@ from typing import Any
 from patch_compile.bench.points import Phase, Point
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.plan import Plan
-from patch_compile.plan import whole_model
+from patch_compile.plan import predict
 from patch_compile.plan.cards import Card, find_card
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
@@ -27,13 +27,13 @@ class PlannedModel:
     plans: tuple[LinearPlan, ...]
     outline: Outline
 
-    def at(self, point: Point, card: Card) -> whole_model.Phase:
+    def at(self, point: Point, card: Card) -> predict.Phase:
         """Milliseconds of one run at a point, dense and hybrid."""
         steps = 1 if point.phase is Phase.DECODE else 0
         costs = CostModel(card, Workload(point.batch, point.tokens or 1, 1 + steps))
         plans = [_costed(plan, costs) for plan in self.plans]
         outline = replace(self.outline, others=tuple(_costed(plan, costs) for plan in self.outline.others))
-        whole = whole_model.predict_whole(plans, outline, costs)
+        whole = predict.predict_whole(plans, outline, costs)
         return whole.decode if steps else whole.prefill
 
     def evened(self) -> PlannedModel:

@@ -19,9 +19,9 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.inversion import ratio_for
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.outline import Outline
+from patch_compile.plan.predict import Phase, predict_whole
 from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import plan_of
-from patch_compile.plan.whole_model import Phase, predict_whole
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Ability
 from patch_compile.sources.open import open_source

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from patch_compile.errors import SpeedError
+from patch_compile.plan.predict import Phase
 from patch_compile.plan.speed_goal import SpeedGoal
-from patch_compile.plan.whole_model import Phase
 
 __all__ = ["ratio_for", "unreachable"]
 

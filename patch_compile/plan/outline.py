@@ -14,7 +14,7 @@ from masklearn.masks.names import depth_of
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.lowering import LinearPlan, uncovered
 from patch_compile.plan.products import Together, compiled_together, fused_together, together_by_name
-from patch_compile.plan.roofline.end_to_end import Model
+from patch_compile.plan.roofline.rest import Model
 
 __all__ = ["Outline", "outline_of"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from patch_compile.plan.whole_model import Phase
+    from patch_compile.plan.predict import Phase
 
 __all__ = ["SpeedGoal"]
 

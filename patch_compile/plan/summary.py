@@ -8,7 +8,7 @@ from patch_compile.out.plan import Plan, PlanSummary, Totals, Unpredicted
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import Outline
-from patch_compile.plan.whole_model import predict_whole
+from patch_compile.plan.predict import predict_whole
 
 __all__ = ["plan_of", "summarise_plan", "unpredicted_plan"]
 

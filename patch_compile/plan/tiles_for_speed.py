@@ -19,9 +19,9 @@ from patch_compile.plan.inversion import unreachable
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.plan.outline import Outline
+from patch_compile.plan.predict import Phase, predict_whole
 from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.speed_goal import SpeedGoal
-from patch_compile.plan.whole_model import Phase, predict_whole
 
 __all__ = ["TilesForSpeed"]
 

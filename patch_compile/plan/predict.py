@@ -10,8 +10,8 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.products import Together, cost_together, products_of
-from patch_compile.plan.roofline.end_to_end import rest_of
 from patch_compile.plan.roofline.linear_roofline import speedup_limit
+from patch_compile.plan.roofline.rest import rest_of
 
 __all__ = ["Phase", "WholeModel", "predict_whole"]
 

@@ -12,12 +12,12 @@ from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.roofline.assumptions import ASSUMED
-from patch_compile.plan.roofline.end_to_end import MODELS, end_to_end, rest_of
 from patch_compile.plan.roofline.linear_roofline import Linear, predict
+from patch_compile.plan.roofline.rest import MODELS, end_to_end, rest_of
 from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import plan_of
-from patch_compile.plan.whole_model import predict_whole
 from patch_compile.plan.workload import Workload
 from patch_compile.report.prediction import remarks
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
