@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,18 @@ from problems import SHAPES, TOKENS
 
 from patch_compile.hardware.cards import DEVICES, Device
 from patch_compile.out.plan import Slower, Way
+from patch_compile.packing.fusion import FUSIONS, GATED, QKV
+from patch_compile.plan.assumed import assumed_plans
+from patch_compile.plan.cards import Card
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.lowering import LinearPlan
+from patch_compile.plan.outline import outline_of_llama
+from patch_compile.plan.predict import WholeModel, predict_whole
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.linear_roofline import Prediction, dense_path_time, linear, predict
-from patch_compile.plan.roofline.rest import MODELS, EndToEnd, Model, end_to_end
+from patch_compile.plan.roofline.rest import Model
+from patch_compile.plan.settle_together import settle_together
+from patch_compile.plan.workload import Workload
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = [
@@ -32,11 +41,12 @@ __all__ = [
     "MODELS",
     "PUBLISHED",
     "SENSITIVITY",
+    "Whole",
     "dense_path_time",
-    "end_to_end",
     "linear",
     "markdown",
     "predict",
+    "predict_model",
     "renew",
 ]
 
@@ -46,8 +56,17 @@ BATCH, PROMPT, GENERATED = 16, 128, 128
 # STOICC (a Triton fork), LLaMA-2-7B, batch 16, 128 + 128 tokens: measured by its authors
 PUBLISHED = {"A6000": (1.18, 1.27, 1.38), "A100-40": (1.07, 1.11, 1.16)}
 GOAL = (1.21, 1.33, 1.47)  # for LLaMA-2-7B on an A6000
+MODELS = {
+    model.name: model
+    for model in (
+        Model("LLaMA-2-7B", 32, 4096, 11008, 32, 32, 128, 32000),
+        Model("LLaMA-3.1-8B", 32, 4096, 14336, 32, 8, 128, 128256),
+        Model("Qwen2.5-0.5B", 24, 896, 4864, 14, 2, 64, 151936),
+    )
+}
 _SLOWER = {Way.DENSE_PATH: "dense path, {:.2f} of dense", Way.MMA_SP: "mma.sp, {:.2f} of wgmma"}
 _BEGIN, _END = "<!-- roofline: begin -->", "<!-- roofline: end -->"
+_WHOLE = "As `patch-compile plan --lowering plugin` says it, and for the last column with `--lowering auto`, the default."
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
 _PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
 
@@ -73,10 +92,16 @@ SENSITIVITY: tuple[tuple[str, dict[str, Any]], ...] = (
     ("all of L2 keeps what is read again, instead of half", {"l2_kept": 1.0}),
     ("a quarter of L2 keeps what is read again", {"l2_kept": 0.25}),
     ("attention reaches .60 of a product's shares", {"attention": 0.60}),
-    ("the dense model merges Q, K, V and gate, up", {"merged": True}),
-    ("the hybrid model computes gate, up and SiLU·mul in three kernels (--no-fuse)", {"fused": False}),
-    ("both of the last two", {"merged": True, "fused": False}),
+    ("the kernel for SiLU·mul that the hybrid model saves is counted", {"gating": True}),
     ("the dense product is rounded up to whole tiles too", {"waves": True}),
+)
+# A change of how either model is compiled, and its words.
+COMPILED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("the dense model computes Q, K, V, gate and up as five products", {"merged": False}),
+    ("the hybrid model computes Q, K, V as three products", {"fuse": tuple(set(FUSIONS) - {QKV})}),
+    ("it computes gate and up as two products", {"fuse": tuple(set(FUSIONS) - {GATED})}),
+    ("both of the last two (--no-fuse)", {"fuse": ()}),
+    ("tiles of 64×64 instead of 128×128, packed in panels of 64 rows", {"tile": (64, 64)}),
 )
 
 
@@ -133,34 +158,68 @@ def taken(slower: Slower | None) -> str:
     return _SLOWER[slower.way].format(slower.speedup) if slower else "plugin"
 
 
-def _whole(
-    device: Device, model: Model, assume: Assumptions = ASSUMED, panel_rows: int = 128
-) -> list[EndToEnd]:
-    sizes = (BATCH, PROMPT, GENERATED)
-    return [end_to_end(device, model, *sizes, ratio, assume, panel_rows) for ratio in RATIOS]
+@dataclass(frozen=True)
+class Whole:
+    """A model as `patch-compile plan` predicts it, and the slowest of its linears in prefill beside the dense one."""
+
+    times: WholeModel
+    slower: Slower | None
+
+    @property
+    def speedup(self) -> float:
+        """Dense over planned time of the workload."""
+        return self.times.end_to_end.speedup
+
+
+def predict_model(
+    device: Device,
+    model: Model,
+    ratio: float,
+    lowering: str = "plugin",
+    *,
+    assume: Assumptions = ASSUMED,
+    tile: tuple[int, int] = (128, 128),
+    fuse: Collection[str] | None = None,
+    merged: bool = True,
+) -> Whole:
+    """What the planner says of a model at a ratio; merged: the dense model computes linears of one input as one product."""
+    linears, outline = outline_of_llama(model, fuse)
+    outline = outline if merged else replace(outline, together=())
+    costs = CostModel(Card(device, assume=assume), Workload(BATCH, PROMPT, GENERATED))
+    plans = assumed_plans(linears, tile, dict.fromkeys(linears, ratio), lowering, costs)
+    plans = settle_together(plans, lowering, outline, costs)
+    return Whole(predict_whole(plans.values(), outline, costs), _slowest(plans.values()))
+
+
+def _slowest(plans: Iterable[LinearPlan]) -> Slower | None:
+    found = (plan.predicted.prefill.slower for plan in plans if plan.predicted and plan.lowering == "plugin")
+    return min(filter(None, found), key=lambda slower: slower.speedup, default=None)
+
+
+def _whole(device: Device, model: Model, **changes: Any) -> list[Whole]:
+    return [predict_model(device, model, ratio, **changes) for ratio in RATIOS]
 
 
 def end_to_end_table(devices: Iterable[Device], models: Iterable[Model]) -> str:
-    """Whole models at three ratios."""
+    """Whole models at three ratios, and with `--lowering auto`."""
     header = ["device", "model", "dense ms", *(f"ratio {ratio:g}" for ratio in RATIOS)]
-    header += ["decode alone", "STOICC, measured", "prefill"]
+    header += ["decode alone", "STOICC, measured", "prefill", "`--lowering auto`"]
     models = list(models)
     return table(header, (_whole_row(device, model) for model in models for device in devices))
 
 
 def _whole_row(device: Device, model: Model) -> list[str]:
-    found = _whole(device, model)
-    decode = " / ".join(f"{r.dense_decode / r.hybrid_decode:.2f}" for r in found)
+    found, auto = _whole(device, model), _whole(device, model, lowering="auto")
     published = PUBLISHED.get(device.name, ()) if model.name == "LLaMA-2-7B" else ()
-    prefill = taken(found[0].slower)
     return [
         device.name,
         model.name,
-        f"{found[0].dense:.0f}",
-        *(f"{r.speedup:.2f}" for r in found),
-        decode,
+        f"{found[0].times.end_to_end.dense:.0f}",
+        *(f"{whole.speedup:.2f}" for whole in found),
+        " / ".join(f"{whole.times.decode.speedup:.2f}" for whole in found),
         " / ".join(f"{x:.2f}" for x in published),
-        prefill,
+        taken(found[0].slower),
+        " / ".join(f"{whole.speedup:.2f}" for whole in auto),
     ]
 
 
@@ -171,17 +230,19 @@ def assumption_table() -> str:
 
 
 def sensitivity_table(device: Device, model: Model) -> str:
-    """The whole model's speed-up with one assumption changed at a time."""
-    rows = [["as assumed", *_speedups(device, model, ASSUMED)]]
-    rows += [[what, *_speedups(device, model, replace(ASSUMED, **change))] for what, change in SENSITIVITY]
-    rows += [["panels of 64 rows instead of 128", *_speedups(device, model, ASSUMED, 64)]]
+    """The whole model's speed-up with one thing changed at a time."""
+    rows = [["as assumed and as compiled", *_speedups(device, model)]]
+    rows += [
+        [what, *_speedups(device, model, assume=replace(ASSUMED, **change))] for what, change in SENSITIVITY
+    ]
+    rows += [[what, *_speedups(device, model, **change)] for what, change in COMPILED]
     if (device.name, model.name) == ("A6000", "LLaMA-2-7B"):
         rows.insert(0, ["goal", *(f"{goal:.2f}" for goal in GOAL)])
     return table([f"{device.name}, {model.name}", *(f"ratio {ratio:g}" for ratio in RATIOS)], rows)
 
 
-def _speedups(device: Device, model: Model, assume: Assumptions, panel_rows: int = 128) -> list[str]:
-    return [f"{r.speedup:.3f}" for r in _whole(device, model, assume, panel_rows)]
+def _speedups(device: Device, model: Model, **changes: Any) -> list[str]:
+    return [f"{whole.speedup:.3f}" for whole in _whole(device, model, **changes)]
 
 
 def report(device: Device) -> str:
@@ -200,6 +261,7 @@ def markdown() -> str:
     parts = [
         f"Instructions are those of nvcc {made_by}; batch {BATCH}, {PROMPT} + {GENERATED} tokens; dense time / hybrid time.",
         "### Whole models",
+        _WHOLE,
         end_to_end_table(DEVICES.values(), [MODELS["LLaMA-2-7B"]]),
         end_to_end_table(devices, [MODELS["LLaMA-3.1-8B"], MODELS["Qwen2.5-0.5B"]]),
         "### Linears",
@@ -235,14 +297,17 @@ def _as_json(device: Device) -> dict[str, Any]:
         for share, p in zip(SHARES, found, strict=True)
     ]
     models = [
-        {"device": d.name, "model": model.name, "ratio": ratio} | asdict(r) | {"speedup": r.speedup}
+        {"device": d.name, "model": model.name, "ratio": ratio, "lowering": lowering}
+        | whole.times.row().as_json()
         for d in DEVICES.values()
         for model in MODELS.values()
-        for ratio, r in zip(RATIOS, _whole(d, model), strict=True)
+        for lowering in ("plugin", "auto")
+        for ratio, whole in zip(RATIOS, _whole(d, model, lowering=lowering), strict=True)
     ]
+    changes = [(what, {"assume": replace(ASSUMED, **change)}) for what, change in SENSITIVITY] + [*COMPILED]
     moved = {
-        what: [r.speedup for r in _whole(device, MODELS["LLaMA-2-7B"], replace(ASSUMED, **change))]
-        for what, change in SENSITIVITY
+        what: [whole.speedup for whole in _whole(device, MODELS["LLaMA-2-7B"], **change)]
+        for what, change in changes
     }
     return {
         "device": asdict(device),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from patch_compile.hardware.cards import Device
 from patch_compile.out.plan import LinearTimes, Reason, ReasonKind, Times
 from patch_compile.plan.cards import Card
 from patch_compile.plan.roofline.assumptions import Assumptions
-from patch_compile.plan.roofline.linear_roofline import Linear, predict
+from patch_compile.plan.roofline.linear_roofline import DENSE_PATH, Linear, Prediction, predict
+from patch_compile.plan.roofline.rest import gating_time
 from patch_compile.plan.workload import Workload
 
 __all__ = ["CostModel"]
@@ -24,12 +25,18 @@ class CostModel:
     card: Card
     workload: Workload
 
-    def of(self, shape: Shape, panel_rows: int, dense_slabs: int, sparse_slabs: int) -> LinearTimes:
-        """Times of a linear `[N, K]` that is packed in so many slabs."""
+    def of(
+        self, shape: Shape, panel_rows: int, dense_slabs: int, sparse_slabs: int, *, gated: bool = False
+    ) -> LinearTimes:
+        """Times of a linear `[N, K]` that is packed in so many slabs.
+
+        gated: it is a gate and its up, whose node does their SiLU·mul too.
+        """
         share = sparse_slabs / (dense_slabs + sparse_slabs)
 
         def times(tokens: int) -> Times:
-            return _times(self.card.device, shape, panel_rows, share, tokens, self.card.assume)
+            linear = Linear(*shape, share, panel_rows)
+            return _times(self.card.device, linear, tokens, self.card.assume, gated)
 
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
 
@@ -58,16 +65,21 @@ class CostModel:
 
 
 @cache
-def _times(
-    device: Device, shape: Shape, panel_rows: int, share: float, tokens: int, assume: Assumptions
-) -> Times:
+def _times(device: Device, linear: Linear, tokens: int, assume: Assumptions, gated: bool) -> Times:
     found, all_sparse = (
-        predict(device, Linear(*shape, p, panel_rows), tokens, assume=assume) for p in (share, 1.0)
+        predict(device, replace(linear, share=share), tokens, assume=assume) for share in (linear.share, 1.0)
     )
+    counted = gated and assume.gating
+    gating = gating_time(device, linear.out_features // 2, tokens, assume) if counted else 0.0
+
+    def less_gating(product: Prediction) -> float:
+        # On the dense path what follows the product is a kernel of its own, as in the dense model.
+        return product.microseconds - (0.0 if product.config == DENSE_PATH else gating)
+
     return Times(
         dense=found.dense_microseconds,
-        hybrid=found.microseconds,
-        sparse=all_sparse.microseconds,
+        hybrid=less_gating(found),
+        sparse=less_gating(all_sparse),
         bound=found.dense_bound,
         slower=found.slower,
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.checkpoint.pretrained import load_config
@@ -16,7 +16,7 @@ from patch_compile.plan.lowering import LinearPlan, uncovered
 from patch_compile.plan.products import Together, compiled_together, fused_together, together_by_name
 from patch_compile.plan.roofline.rest import Model
 
-__all__ = ["Outline", "outline_of"]
+__all__ = ["Outline", "outline_of", "outline_of_llama"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,27 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
         together,
         fused_together(together, FUSIONS if fuse is None else fuse),
     )
+
+
+def outline_of_llama(
+    model: Model, fuse: Collection[str] | None = None
+) -> tuple[dict[str, tuple[int, int]], Outline]:
+    """The linears `[N, K]` and the outline of a decoder of LLaMA's shape, of which no checkpoint is needed."""
+    h, wide = model.hidden, model.intermediate
+    block = {
+        "self_attn.q_proj": (model.q, h),
+        "self_attn.k_proj": (model.kv, h),
+        "self_attn.v_proj": (model.kv, h),
+        "self_attn.o_proj": (h, model.q),
+        "mlp.gate_proj": (wide, h),
+        "mlp.up_proj": (wide, h),
+        "mlp.down_proj": (h, wide),
+    }
+    linears = {
+        f"model.layers.{i}.{name}": shape for i in range(model.layers) for name, shape in block.items()
+    }
+    together = together_by_name(linears, ARCHITECTURES["llama"])
+    return linears, Outline(model, (), together, fused_together(together, FUSIONS if fuse is None else fuse))
 
 
 def _model(name: str, config: Any, head_covered: bool) -> Model:

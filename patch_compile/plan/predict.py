@@ -1,4 +1,12 @@
-"""Predicted milliseconds of a whole model, dense and as planned, and the limits that no plan can pass."""
+"""Predicted milliseconds of a whole model, dense and as planned, and the limits that no plan can pass.
+
+`plan`, `build`, `--speedup`, `bench` and docs/performance.md all go by this. Products are counted as TensorRT compiles them:
+in the dense model linears of one input are one product, because TensorRT merges q, k and v, and gate and up, by itself
+(tests/engine/test_dense_products.py); in the planned model those that share a PatchLinear node are one.
+
+SiLU·mul is a kernel of the dense engine and part of the node of gate and up in the hybrid one. It counts in both all the
+same (unless `Assumptions.gating` says otherwise): 2:4 does not gain it, and with it plans would pass their limits.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +64,9 @@ class WholeModel:
 
 
 def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeModel:
-    """Linears as they are planned, and all else as in the dense model; those of one input as the product that they are in
-    the outline. What TensorRT makes of `split` is not predicted: it counts as dense. Every plan has its times.
+    """The prompt and all decode steps of a workload. Every plan has its times.
+
+    What TensorRT makes of `split` is not predicted: it counts as dense.
     """
     load, device = costs.workload, costs.card.device
     prefill, step = rest_of(device, outline.model, load.batch, load.prompt, load.generated, costs.card.assume)

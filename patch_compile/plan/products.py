@@ -70,7 +70,8 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
         return product[0].predicted
     rows = _GATED_ROWS if gated else min(plan.panel_rows for plan in product)
     dense, sparse = sum(plan.dense_slabs for plan in product), sum(plan.sparse_slabs for plan in product)
-    return costs.of((sum(plan.shape[0] for plan in product), product[0].shape[1]), rows, dense, sparse)
+    shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
+    return costs.of(shape, rows, dense, sparse, gated=gated)
 
 
 def _siblings(linears: Collection[str], ends: Collection[str]) -> Iterator[tuple[str, ...]]:

@@ -55,7 +55,7 @@ _UNPREDICTED = {
 _NOT_MEASURED = "predictions of a roofline (docs/performance.md): nothing here is measured"
 _AS_COMPILED = (
     "linears of one input count as one product where they share a node, and in the dense model, for TensorRT merges those "
-    "itself; what activations and residuals in their nodes save comes on top"
+    "itself; that the node of a gate and its up saves a kernel for SiLU·mul comes on top"
 )
 _SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are is not predicted"
 

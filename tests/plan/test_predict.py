@@ -8,14 +8,15 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.hardware.cards import DEVICES
 from patch_compile.out.plan import Unpredicted
+from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.outline import Outline, outline_of, outline_of_llama
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.roofline.assumptions import ASSUMED
-from patch_compile.plan.roofline.linear_roofline import Linear, predict
-from patch_compile.plan.roofline.rest import MODELS, end_to_end, rest_of
+from patch_compile.plan.roofline.linear_roofline import DENSE_PATH, Linear, dense_time, predict
+from patch_compile.plan.roofline.rest import Model, gating_time, rest_of
 from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import plan_of
 from patch_compile.plan.workload import Workload
@@ -23,6 +24,7 @@ from patch_compile.report.prediction import remarks
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
 
 LOAD = Workload(16, 128, 128)
+LLAMA = Model("LLaMA-2-7B", 32, 4096, 11008, 32, 32, 128, 32000)
 
 
 @pytest.fixture(scope="module")
@@ -42,30 +44,27 @@ def whole(llama, ratio, target="a6000", lowering="plugin", load=LOAD):
 
 def test_a_checkpoint_is_outlined_from_its_config_and_headers(llama):
     outline, linears = llama
-    expected = MODELS["LLaMA-2-7B"]
-    assert {k: v for k, v in vars(outline.model).items() if k != "name"} == {
-        k: v for k, v in vars(expected).items() if k != "name"
-    }
+    assert replace(outline.model, name=LLAMA.name) == LLAMA
     assert outline.others == () and len(linears) == 32 * 7
+    same, by_sizes = outline_of_llama(outline.model)
+    assert same == linears and by_sizes == outline
 
 
 @pytest.mark.parametrize("target", ["a6000", "a100", "rtx 4090", "h100"])
-@pytest.mark.parametrize("ratio", [0.25, 0.5])
-def test_it_is_the_end_to_end_time_of_the_roofline(llama, target, ratio):
-    """Without fusions; the dense model, as TensorRT builds it, merges linears of one input by itself."""
+@pytest.mark.parametrize("fuse", [(), tuple(FUSIONS)], ids=["apart", "together"])
+@pytest.mark.parametrize("gating", [False, True])
+def test_products_are_counted_as_they_are_compiled(llama, target, fuse, gating):
+    """The dense model, as TensorRT builds it, merges linears of one input by itself; the planned one as far as they share a
+    node. What SiLU·mul in a node saves is counted where it is asked for."""
     outline, linears = llama
-    found, _, costs = whole((replace(outline, nodes=()), linears), ratio, target)
-    alone = replace(ASSUMED, fused=False, merged=True)
-    expected = end_to_end(costs.card.device, MODELS["LLaMA-2-7B"], 16, 128, 128, ratio, alone)
-    assert found.end_to_end.dense == pytest.approx(expected.dense)
-    assert found.decode.planned == pytest.approx(expected.hybrid_decode)
-    assert found.end_to_end.planned == pytest.approx(expected.hybrid)
-
-
-@pytest.mark.parametrize("target", ["a6000", "h100"])
-def test_linears_that_share_a_node_are_one_product(llama, target):
-    found, plans, costs = whole(llama, 0.5, target)
-    model, device = MODELS["LLaMA-2-7B"], costs.card.device
+    outline = replace(outline, nodes=outline.nodes if fuse else ())
+    _, plans, costs = whole((outline, linears), 0.5, target)
+    costs = replace(costs, card=replace(costs.card, assume=replace(ASSUMED, gating=gating)))
+    found = predict_whole(plans.values(), outline, costs)
+    model, device = LLAMA, costs.card.device
+    h, wide = model.hidden, model.intermediate
+    merged = [(3 * h, h), (h, h), (2 * wide, h), (h, wide)]
+    apart = [(h, h)] * 4 + [(wide, h)] * 2 + [(h, wide)]
     for phase, tokens, rest, runs in zip(
         (found.prefill, found.decode),
         (16 * 128, 16),
@@ -73,10 +72,17 @@ def test_linears_that_share_a_node_are_one_product(llama, target):
         (1, 127),
         strict=True,
     ):
-        products = [predict(device, Linear(*shape, 1.0), tokens) for shape in model.merged_linears()]
-        expected = rest + 32 * sum(product.microseconds for product in products)
-        assert phase.planned == pytest.approx(runs * expected / 1e3)
-    # The graph may refuse; what it says counts then.
+        dense = rest + 32 * sum(dense_time(device, Linear(*shape, 0), tokens)[0] for shape in merged)
+        assert phase.dense == pytest.approx(runs * dense / 1e3)
+        products = [predict(device, Linear(*shape, 1.0), tokens) for shape in (merged if fuse else apart)]
+        planned = rest + 32 * sum(product.microseconds for product in products)
+        if fuse and gating and products[2].config != DENSE_PATH:
+            planned -= 32 * gating_time(device, wide, tokens)
+        assert phase.planned == pytest.approx(runs * planned / 1e3)
+
+
+def test_what_the_graph_says_counts_where_it_refuses_a_node(llama):
+    found, plans, costs = whole(llama, 0.5)
     refused = llama[0].compiled(plans.values())
     assert refused.nodes == ()
     apart = predict_whole(plans.values(), refused, costs)

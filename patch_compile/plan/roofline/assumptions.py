@@ -30,9 +30,9 @@ class Assumptions:
     l2_kept: float = _assumed(0.5, "share of L2 that holds what is read a second time")
     sparse: float = _assumed(1.0, "rate of mma.sp over twice that of mma.sync")
     attention: float = _assumed(1.0, "of a product's shares, what attention reaches")
-    merged: bool = _assumed(False, "the dense model computes Q, K, V as one product, and gate, up as one")
-    fused: bool = _assumed(
-        True, "the hybrid model computes gate, up and SiLU·mul in one kernel, as it is compiled"
+    gating: bool = _assumed(
+        False,
+        "what the node of a gate and its up saves by doing SiLU·mul itself is counted: it is no gain of 2:4",
     )
     waves: bool = _assumed(False, "the dense product is rounded up to whole 128×128 tiles for every SM")
 

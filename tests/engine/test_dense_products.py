@@ -1,0 +1,46 @@
+"""The dense engine that is predicted: TensorRT-RTX merges linears of one input, and SiLU·mul is a kernel of its own."""
+
+import re
+
+import pytest
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from patch_compile.engine.build import build_engine
+from patch_compile.engine.check import expectation_from_onnx
+from patch_compile.engine.profiles import profiles_from_onnx
+from patch_compile.hardware.targets import parse_targets
+from patch_compile.passes.write import export_graph, write_dense
+from tests.export.tiny import save_tiny
+
+pytestmark = pytest.mark.rtx
+LAYERS = 2
+SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 512}
+# Kernels of a program as its text has them: products by the names of their nodes, the others by their operations.
+KERNEL = re.compile(rb'^\s*(?:fully_connected|function|runtime_fusion)=\{ name=("[^"]*"|\S+)', re.MULTILINE)
+
+
+def test_a_dense_decoder_has_the_kernels_that_are_predicted(rtx, tmp_path):
+    source = save_tiny("llama", tmp_path / "model", num_hidden_layers=LAYERS, **SIZES)
+    path, engine = tmp_path / "dense.onnx", tmp_path / "dense.engine"
+    write_dense(export_graph(source, dtype="float16", opset=23), Checkpoint.open(source), path, "float16")
+    profiles = profiles_from_onnx(path, None, None, None)
+    build_engine(
+        path,
+        engine,
+        backend=rtx,
+        targets=parse_targets("sm86"),
+        profiles=profiles,
+        plugin=None,
+        expected=expectation_from_onnx(path),
+    )
+    kernels = [name.decode().strip('"') for name in KERNEL.findall(engine.read_bytes())]
+    for block in range(LAYERS):
+        for parts in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+            merged = [
+                name
+                for name in kernels
+                if f"layers.{block}." in name and all(f"{part}/" in name for part in parts)
+            ]
+            assert len(merged) == len(profiles), (block, parts)
+    gating = [name for name in kernels if name.endswith("SiluMul")]
+    assert len(gating) == LAYERS * len(profiles)
