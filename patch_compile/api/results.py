@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
     from patch_compile.inspect.found import Found
+    from patch_compile.out.plan import PlanOfModel
     from patch_compile.runtime import Generator
     from patch_compile.runtime.run import Continuations
 
@@ -70,7 +71,7 @@ class LearnedMasks:
 class Planned:
     """How each linear would be compiled, and how fast the model would be."""
 
-    report: dict[str, Any]
+    report: PlanOfModel
 
 
 @dataclass(frozen=True)
