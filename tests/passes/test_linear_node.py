@@ -1,6 +1,7 @@
 import onnx_ir as ir
 import pytest
 
+from patch_compile.out.plan import Node
 from patch_compile.passes.linear_node import LinearNode, linear_nodes
 from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
 from tests.passes.fusion.fusing import A_BIAS, HALF, A, model_with, plan_of
@@ -28,12 +29,14 @@ def test_the_name_of_a_node(names, node):
     assert linear(*names).name == node
 
 
-def test_words():
+def test_what_the_plan_is_told_of_a_node():
     gated = linear("m.gate", "m.up", activation="silu", gated=True)
-    assert [gated.described(name) for name in gated.linears] == ["SiLU·mul with up", "SiLU·mul with gate"]
-    assert linear("a", activation="gelu", residual=ir.Value(name="r")).described("a") == "GELU + residual"
-    assert linear("a.q", "a.k", "a.v").described("a.k") == "one product of q+k+v"
-    assert linear("a").described("a") == ""
+    assert gated.planned == Node(
+        name="m.gate+up", linears=("m.gate", "m.up"), activation="silu", gated=True, residual=False
+    )
+    added = linear("a", activation="gelu_tanh", residual=ir.Value(name="r"))
+    assert added.planned == Node(name="a", linears=("a",), activation="gelu_tanh", residual=True)
+    assert linear("a.q", "a.k").planned == Node(name="a.q+k", linears=("a.q", "a.k"))
 
 
 def test_a_node_is_read_as_it_was_made():
