@@ -1,7 +1,7 @@
-"""How much is to be pruned: one ratio for all linears, for each, or ratios by pattern; or a saving in another unit.
+"""Budget of the pruning: one ratio for all linears together or for each, ratios by pattern, or a saving in another unit.
 
-Spelled as `--ratio` takes it: `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,v_proj=0`, with the patterns
-of `masklearn.masks.names`. **The last pattern that fits decides**, so the general comes before the particular:
+`--ratio` takes `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,v_proj=0`, with the patterns of
+`masklearn.masks.names`. **The last pattern that fits a linear determines its ratio**, so general patterns come first:
 `*=0.3,mlp.*=0.5`. Linears that no pattern fits stay dense.
 """
 
@@ -17,16 +17,16 @@ from masklearn.masks.record import BudgetRecord
 
 __all__ = ["Budget", "Share", "check_ratio", "parse_ratio"]
 
-_MOST = 0.5  # with every tile 2:4 half of the weights are zeroed
+_MOST = 0.5  # half of the weights are zeroed if every tile is 2:4
 WEIGHTS = "weights"
 
 
 @dataclass(frozen=True)
 class Share:
-    """Linears that are one problem: the tiles that cost least among all of theirs are made 2:4.
+    """Linears whose tiles compete for one part of the budget: those that cost least are made 2:4.
 
-    spelled: the pattern or the linear that it belongs to, empty for all; saving: what is to be saved in them, in the
-    budget's unit; at_least: reached or exceeded, instead of met as nearly as tiles allow.
+    spelled: the pattern or linear of this share, empty for all linears; names: the linears; saving: amount to save in
+    them, in the budget's unit; at_least: True to reach or exceed it, False to meet it as nearly as tiles allow.
     """
 
     spelled: str
@@ -37,11 +37,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Budget:
-    """What `select` is to save. Make one with `Budget.of` or `Budget.saving`.
+    """Amount that `select` has to save. `Budget.of` and `Budget.saving` make one.
 
-    ratios: (pattern, ratio) in the order spelled, the last that fits a linear decides, an empty pattern fits all;
-    per_layer: each linear has its ratio, instead of all that a pattern decides for together; amount: a saving over
-    all linears in `unit`, in place of ratios.
+    ratios: (pattern, ratio) in the user's order; the last one that fits a linear determines its ratio, and the empty
+    pattern fits all; per_layer: True if each linear reaches its ratio, False if the linears of a pattern reach it
+    together; amount: saving over all linears in `unit`, instead of ratios.
     """
 
     ratios: tuple[tuple[str, float], ...] = ()
@@ -51,7 +51,10 @@ class Budget:
 
     @classmethod
     def of(cls, ratio: float | str, per_layer: bool = False) -> "Budget":
-        """From a recipe's ratio. UsageError when it is outside 0 ... 0.5, ValueError when misspelled."""
+        """Makes a budget from a recipe's ratio.
+
+        Raises UsageError if the ratio is outside 0 ... 0.5, and ValueError if it is misspelled.
+        """
         parsed = parse_ratio(ratio) if isinstance(ratio, str) else ratio
         if isinstance(parsed, str):
             return cls(tuple(_pairs(parsed)), per_layer)
@@ -60,7 +63,10 @@ class Budget:
 
     @classmethod
     def saving(cls, amount: float, unit: str) -> "Budget":
-        """Save at least `amount` of a unit in which `select` is told what each tile saves (microseconds, bytes)."""
+        """Makes a budget that saves at least `amount` of a unit (microseconds, bytes). `select` then needs `costs`.
+
+        Raises UsageError if the amount is negative or not finite.
+        """
         if not amount >= 0.0 or not np.isfinite(amount):
             raise UsageError(
                 f"A saving of {amount} {unit} is not possible", "It is not 0 or more.", "Give 0 or more."
@@ -68,16 +74,16 @@ class Budget:
         return cls(amount=amount, unit=unit)
 
     def by_linear(self, names: Sequence[str]) -> dict[str, tuple[str, float] | None]:
-        """(pattern, ratio) that decides for each linear, None where no pattern fits.
+        """Returns the last (pattern, ratio) that fits each linear, or None if no pattern fits.
 
-        PatchCompileError for a pattern that fits no linear, or that decides for none because later ones do.
+        Raises PatchCompileError for a pattern that fits no linear, or that is never the last one to fit.
         """
         return decide(self.ratios, names, "--ratio")
 
     def shares(self, areas: Mapping[str, NDArray[np.int64]]) -> list[Share]:
-        """The problems that the budget falls into; areas: weights of each tile by linear. Each linear is in one.
+        """Returns the shares of the budget. Each linear is in exactly one; areas: weights of each tile by linear.
 
-        The saving of a ratio is ratio x weights of the linears it decides for. PatchCompileError: see `by_linear`.
+        A ratio has to save ratio x weights of its linears. Raises PatchCompileError as `by_linear` does.
         """
         if self.amount is not None:
             return [Share("", tuple(areas), self.amount, at_least=True)]
@@ -92,7 +98,10 @@ class Budget:
         ]
 
     def ratio(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
-        """The ratio asked for over all linears: the mean, weighted by weights; of budgets in weights only."""
+        """Returns the ratio over all linears that was asked for: the mean over weights.
+
+        Raises ValueError for a budget in another unit than weights.
+        """
         if self.unit != WEIGHTS:
             raise ValueError(f"A saving of {self.unit} is not a ratio.")
         if len(self.ratios) == 1 and not self.ratios[0][0]:
@@ -101,7 +110,7 @@ class Budget:
         return sum(share.saving for share in self.shares(areas)) / total if total else 0.0
 
     def left_dense(self, names: Sequence[str]) -> str:
-        """A line for a person on linears that no pattern fits; empty when there are none."""
+        """Returns a line for the user about linears that no pattern fits, empty if there are none."""
         if self.amount is not None:
             return ""
         unfit = [name for name, decision in self.by_linear(names).items() if decision is None]
@@ -111,7 +120,7 @@ class Budget:
         return f"no pattern of the ratio fits {kinds}: left dense (*=RATIO in front decides for the rest)"
 
     def record(self) -> BudgetRecord:
-        """The budget as it was asked for."""
+        """Returns the budget as a record for the mask file."""
         if self.amount is not None:
             return BudgetRecord(amount=self.amount, unit=self.unit)
         plain = len(self.ratios) == 1 and not self.ratios[0][0]
@@ -120,9 +129,9 @@ class Budget:
 
 
 def parse_ratio(ratio: float | str) -> float | str:
-    """A ratio as a person spells it: a number becomes a float, patterns stay text once they are found correct.
+    """Check a ratio that a user spelled. Returns a float for a number, and text for patterns.
 
-    ValueError in one line when it is empty, holds what is no number, or a ratio outside 0 … 0.5.
+    Raises a ValueError of one line if it is empty, misspelled, or outside 0 … 0.5.
     """
     if not isinstance(ratio, str):
         return _number(ratio)
@@ -132,7 +141,7 @@ def parse_ratio(ratio: float | str) -> float | str:
 
 
 def check_ratio(ratio: float) -> None:
-    """UsageError outside 0 ... 0.5."""
+    """Raises UsageError if the ratio is outside 0 ... 0.5."""
     if not 0.0 <= ratio <= _MOST:
         raise UsageError(
             f"Ratio {ratio} is outside 0 ... 0.5",

@@ -1,4 +1,4 @@
-"""The hybrid mask of one linear."""
+"""Hybrid mask of one linear."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, s
 
 __all__ = ["LinearMask"]
 
-# The four booleans of a group as one word: numpy moves a word in one go.
+# The four booleans of a group as one 32-bit word, which numpy copies faster than four booleans.
 _KEPT = PATTERNS.view(np.uint32)[:, 0]
 _ALL_KEPT = np.ones(GROUP, np.bool_).view(np.uint32)[0]
 
 
 @dataclass(frozen=True, eq=False)
 class LinearMask:
-    """Which tiles of a linear are 2:4, and the pattern of every group of four weights in them.
+    """Tile map of a linear, and the pattern of every group of four weights in its sparse tiles.
 
     shape: (N, K); tile: (rows, cols), cols % 4 == 0; tiles: bool `[ceil(N/rows), ceil(K/cols)]`, True =
     2:4; pattern: uint8 codes 0..5 `[n]`, one per group of 4 in the sparse tiles, row-major over the
-    `[N, K/4]` grid of groups. ValueError when these do not fit together.
+    `[N, K/4]` grid of groups. Raises ValueError if these do not fit together.
     """
 
     shape: tuple[int, int]
@@ -43,27 +43,27 @@ class LinearMask:
     def from_candidate(
         cls, tile: tuple[int, int], tiles: NDArray[np.bool_], pattern: NDArray[np.uint8]
     ) -> "LinearMask":
-        """From a pattern for every group, `[N, K/4]`: those of the sparse tiles are kept."""
+        """Makes a mask from a tile map and the patterns of all groups, `[N, K/4]`, in dense tiles too."""
         shape = (pattern.shape[0], pattern.shape[1] * GROUP)
         return cls(shape, tile, tiles, pattern[expand_tiles(tiles, shape, tile)])
 
     def keep(self) -> NDArray[np.bool_]:
-        """The mask of the weight, `[N, K]`: True = kept."""
+        """Returns the mask of the weight, bool `[N, K]`: True = kept."""
         groups = np.full((self.shape[0], self.shape[1] // GROUP), _ALL_KEPT)
         groups[expand_tiles(self.tiles, self.shape, self.tile)] = _KEPT[self.pattern]
         return groups.view(np.bool_)
 
     @property
     def weights(self) -> int:
-        """Weights of the linear, N·K."""
+        """Number of the linear's weights, N·K."""
         return self.shape[0] * self.shape[1]
 
     @property
     def sparse_weights(self) -> int:
-        """Weights that lie in sparse tiles."""
+        """Number of weights in sparse tiles."""
         return int(self.pattern.size) * GROUP
 
     @property
     def zeroed(self) -> int:
-        """Weights zeroed by pattern: half of those in sparse tiles, whatever else is zero."""
+        """Number of weights zeroed by pattern: half of the weights in sparse tiles, whatever other weights are zero."""
         return self.sparse_weights // 2

@@ -1,4 +1,4 @@
-"""The artifact between learning and compiling: one hybrid mask per covered linear, and its file format."""
+"""Hybrid masks of all covered linears of a model, and their file format. Learning writes them and compiling reads them."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ _FORMAT = "patch-compile.masks"
 
 @dataclass(frozen=True)
 class _Stored:
-    """A mask still in its file: what the header and the tile map tell without its pattern."""
+    """Mask whose pattern is still in the file."""
 
     shape: tuple[int, int]
     tile: tuple[int, int]
@@ -32,9 +32,9 @@ class _Stored:
 
 
 class MaskSet(Mapping[str, LinearMask]):
-    """Hybrid masks by the name of their linear (its checkpoint name without `.weight`), with their origin.
+    """Hybrid masks by linear (its checkpoint name without `.weight`), with a record of how they were made.
 
-    Loaded sets read a pattern when it is asked for: those of a 7B model take 650 MB.
+    A loaded set reads a mask's pattern at each access, because the patterns of a 7B model take 650 MB.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class MaskSet(Mapping[str, LinearMask]):
         record: MaskRecord | None = None,
         orders: Mapping[str, NDArray[np.int32]] | None = None,
     ) -> None:
-        """record: how the masks came to be; it may be added to until the set is saved. orders: of hidden channels that
-        were permuted before the masks were learned (see `permute.Permuted`), which then say nothing of the base model's
-        own weights; empty where none were.
+        """method: name of the mask method; base_model, base_sha256: name and fingerprint of the model; ratio_asked: ratio
+        that was asked for; record: record of how the masks were made, which callers may complete until the set is saved;
+        orders: order of hidden channels by linear, if they were permuted before the masks were learned (see
+        `permute.Permuted`). The masks then do not fit the base model's own weights.
         """
         self.method = method
         self.seed = seed
@@ -75,12 +76,12 @@ class MaskSet(Mapping[str, LinearMask]):
 
     @property
     def weights(self) -> int:
-        """Weights of all covered linears."""
+        """Number of weights of all covered linears."""
         return sum(mask.shape[0] * mask.shape[1] for mask in self._masks.values())
 
     @property
     def zeroed(self) -> int:
-        """Weights zeroed by pattern."""
+        """Number of weights zeroed by pattern."""
         return sum(sparse_groups(m.tiles, m.shape, m.tile) for m in self._masks.values()) * GROUP // 2
 
     @property
@@ -89,19 +90,19 @@ class MaskSet(Mapping[str, LinearMask]):
         return self.zeroed / self.weights if self._masks else 0.0
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """(N, K) of every linear, without reading patterns."""
+        """Returns (N, K) of every linear. Reads no patterns."""
         return {name: mask.shape for name, mask in self._masks.items()}
 
     def tile_sizes(self) -> dict[str, tuple[int, int]]:
-        """(rows, columns) of a tile of every linear, without reading patterns."""
+        """Returns (rows, columns) of the tiles of every linear. Reads no patterns."""
         return {name: mask.tile for name, mask in self._masks.items()}
 
     def tile_maps(self) -> dict[str, NDArray[np.bool_]]:
-        """Tile map of every linear, without reading patterns."""
+        """Returns the tile map of every linear. Reads no patterns."""
         return {name: mask.tiles for name, mask in self._masks.items()}
 
     def check_covers(self, linears: Mapping[str, tuple[int, int]]) -> None:
-        """PatchCompileError unless the set holds exactly `linears`, name by name and shape by shape."""
+        """Raises PatchCompileError unless the set has exactly the linears `linears` (name to shape)."""
         shapes = self.shapes()
         faults = [f"{name} is not in the masks" for name in linears if name not in shapes]
         faults += [f"{name} is not a covered linear of the model" for name in shapes if name not in linears]
@@ -119,7 +120,7 @@ class MaskSet(Mapping[str, LinearMask]):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write the set to `path`; equal sets give equal bytes."""
+        """Write the set to `path`. Files of equal sets have equal bytes."""
         orders = sorted(self.orders.items())
         specs: dict[str, tuple[str, tuple[int, ...]]] = {
             f"{name}.order": ("I32", o.shape) for name, o in orders
@@ -132,7 +133,10 @@ class MaskSet(Mapping[str, LinearMask]):
 
     @classmethod
     def load(cls, path: str | Path) -> "MaskSet":
-        """Open a file `save` wrote; PatchCompileError when missing, truncated, inconsistent or newer."""
+        """Open a file that `save` wrote.
+
+        Raises PatchCompileError if it is missing, truncated, inconsistent, or of a newer format version.
+        """
         path = Path(path)
         if not path.is_file():
             raise PatchCompileError(f"No mask file at {path}", "", "Give the path of a masks.safetensors.")
@@ -195,7 +199,7 @@ def _nibble_bytes(mask: LinearMask | _Stored) -> int:
 
 
 def _to_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Two codes a byte, low nibble first; an odd last one is followed by 0."""
+    """Pack two codes per byte, low nibble first. The last high nibble is 0 if the number of codes is odd."""
     even = np.append(codes, np.uint8(0)) if codes.size % 2 else codes
     return even[0::2] | (even[1::2] << np.uint8(4))
 
@@ -208,7 +212,7 @@ def _from_nibbles(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 
 
 def _stored(shard: Shard, name: str, about: Mapping[str, Any]) -> _Stored:
-    """Check one linear's header against its tensors; ValueError says what does not fit."""
+    """Check one linear's metadata against its tensors. Raises ValueError if they do not fit together."""
     shape, tile = (about["shape"][0], about["shape"][1]), (about["tile"][0], about["tile"][1])
     check_tile(shape, tile)
     grid = grid_shape(shape, tile)
@@ -233,7 +237,7 @@ def _record(path: Path, stored: str) -> MaskRecord:
 
 
 def _orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
-    """Orders of hidden channels; ValueError for one that is no permutation."""
+    """Read the orders of hidden channels. Raises ValueError for one that is no permutation."""
     names = [tensor for tensor in shard.tensors if tensor.endswith(".order")]
     orders = {name.removesuffix(".order"): shard.read(name) for name in names}
     for name, order in orders.items():

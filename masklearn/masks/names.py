@@ -1,8 +1,8 @@
-"""Names of linears: their kind and depth, and the patterns by which a person picks them.
+"""Names of linears: their kind and depth, and the patterns with which users choose linears.
 
-A pattern is a glob that fits the whole name or its end from any dot on (`v_proj` and `mlp.*` mean what they seem to; `*`
-also crosses dots), or `re:` and a regular expression for the whole name. `--ratio`, `--lowering`, `--include` and
-`--exclude` all take these. In `PATTERN=VALUE,PATTERN=VALUE,…` the last pattern that fits a linear decides for it.
+A pattern is either a glob that fits the whole name or its end after any dot (`v_proj`, `mlp.*`; `*` also matches dots), or
+`re:` and a regular expression for the whole name. `--ratio`, `--lowering`, `--include` and `--exclude` all take these. In
+`PATTERN=VALUE,PATTERN=VALUE,…` the last pattern that fits a linear determines its value.
 """
 
 import re
@@ -33,23 +33,23 @@ _ENDS_WITH_VALUE = re.compile(r"=\s*[\w.+-]+\s*$")
 
 
 def kind_of(name: str) -> str:
-    """The name with each number in it folded into `*`: `model.layers.7.mlp.up_proj` is `model.layers.*.mlp.up_proj`."""
+    """Returns the name with `*` for each number: `model.layers.7.mlp.up_proj` becomes `model.layers.*.mlp.up_proj`."""
     return _NUMBER.sub(".*", name)
 
 
 def kinds_of(names: Iterable[str]) -> list[str]:
-    """The kinds of the names in their order, each once."""
+    """Returns the kinds of the names in order, without duplicates."""
     return list(dict.fromkeys(map(kind_of, names)))
 
 
 def depth_of(name: str) -> int | None:
-    """The number of the block, which is the first number in the name; None for a linear outside the blocks."""
+    """Returns the number of the linear's block (the first number in the name), or None outside the blocks."""
     found = _NUMBER.search(name)
     return int(found[1]) if found else None
 
 
 def short_kinds(kinds: Iterable[str]) -> dict[str, str]:
-    """Kinds to the shortest ends of their names that tell them apart, cut at dots: `up_proj`."""
+    """Returns, for each kind, its shortest end after a dot that no other kind has, such as `up_proj`."""
     kinds = list(kinds)
     return {kind: _shortest_end(kind, [other for other in kinds if other != kind]) for kind in kinds}
 
@@ -65,12 +65,12 @@ def shared_path(a: str, b: str) -> str:
 
 
 def matches(name: str, *patterns: str) -> bool:
-    """True when one of the patterns, which must be valid, fits the name."""
+    """True if one of the patterns fits the name. The patterns must be valid."""
     return any(_fits(name, pattern) for pattern in patterns)
 
 
 def parse_pattern(pattern: str) -> str:
-    """The pattern, once it is found valid. Raises ValueError in one line."""
+    """Check a pattern and return it. Raises a ValueError of one line if it is invalid."""
     if pattern.startswith(_EXPRESSION):
         try:
             re.compile(pattern.removeprefix(_EXPRESSION))
@@ -80,9 +80,9 @@ def parse_pattern(pattern: str) -> str:
 
 
 def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -> None:
-    """Raise UsageError for a pattern that is invalid, PatchCompileError for one that fits none of the names.
+    """Raises UsageError for an invalid pattern, and PatchCompileError for a pattern that fits none of the names.
 
-    option: where the pattern was given.
+    option: the option with which the user gave the pattern, for errors.
     """
     for pattern in patterns:
         try:
@@ -99,9 +99,9 @@ def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -
 
 
 def parse_pairs(text: str, value: str) -> Iterator[tuple[str, str]]:
-    """(pattern, value) of each `PATTERN=VALUE` in the text; value: what errors call it, such as RATIO.
+    """Yield (pattern, value) of each `PATTERN=VALUE` in the text; value: its name in errors, such as RATIO.
 
-    Raises ValueError in one line.
+    Raises a ValueError of one line if the text is misspelled.
     """
     for entry in _entries(text):
         pattern, equals, spelled = (part.strip() for part in entry.rpartition("="))
@@ -113,9 +113,9 @@ def parse_pairs(text: str, value: str) -> Iterator[tuple[str, str]]:
 def decide(
     pairs: Sequence[tuple[str, Value]], names: Sequence[str], option: str
 ) -> dict[str, tuple[str, Value] | None]:
-    """The last (pattern, value) that fits each name, None where none does; the empty pattern fits every name.
+    """Returns the last (pattern, value) that fits each name, or None if none does. The empty pattern fits every name.
 
-    Raises PatchCompileError for a pattern that fits no name, or that decides for none because later ones do.
+    Raises PatchCompileError for a pattern that fits no name, or that is never the last one to fit.
     """
     check_patterns((pattern for pattern, _ in pairs if pattern), names, option)
     decided: dict[str, tuple[str, Value] | None] = dict.fromkeys(names)
@@ -138,7 +138,7 @@ def _fits(name: str, pattern: str) -> bool:
 
 
 def _entries(text: str) -> Iterator[str]:
-    """Split at commas, but not at those of a regular expression, which ends where `=VALUE` does."""
+    """Split at commas, except in a regular expression, which ends after its `=VALUE`."""
     entry = ""
     for piece in text.split(","):
         entry = f"{entry},{piece}" if entry else piece

@@ -1,4 +1,4 @@
-"""How masks came to be, as data: the part of a mask file's metadata that says what they were learned from, and how."""
+"""Types of the record in a mask file's metadata, which says how the masks were made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Part(BaseModel):
 
 
 class BudgetRecord(_Part):
-    """How much was to be pruned: a ratio, or ratios by pattern; or an amount that tiles save, in a unit."""
+    """Budget of the pruning: a ratio, ratios by pattern, or an amount to save in a unit."""
 
     ratio: float | str | None = None
     per_layer: bool = False
@@ -36,10 +36,10 @@ class BudgetRecord(_Part):
 
 
 class TextRecord(_Part):
-    """Text that masks were calibrated and trained on.
+    """Text of calibration and training.
 
-    name: without the folders that it lies in; sha256: of all its token ids, little-endian int64; tokens: of the whole
-    pool; windows, length: those that calibrated.
+    name: without folders; sha256: of all token ids as little-endian int64; tokens: number of tokens in calibration and
+    training windows; windows: number of calibration windows; length: tokens per window.
     """
 
     source: Literal["file", "folder", "dataset", "self"]
@@ -52,8 +52,12 @@ class TextRecord(_Part):
 
 
 class TrainRecord(_Part):
-    """Training of a gradient method. prior: what it began from; first, last: means of each figure over the first and the
-    last tenth of the steps; kl: to the dense model, of each of the masks that were compared; kept: the name of the best."""
+    """Training of a gradient method.
+
+    prior: name of the scores that training started from; first, last: means of each figure over the first and the last
+    tenth of the steps; kl: KL divergence from the dense model of each set of masks that was compared; kept: name of the
+    best set.
+    """
 
     prior: str
     steps: int
@@ -65,10 +69,10 @@ class TrainRecord(_Part):
 
 
 class RepairRecord(_Part):
-    """Repair of the surviving weights, or why there was none.
+    """Repair of the surviving weights.
 
-    kl_…, error_…: how far the model was from the dense one at first and at last; an encoder has an error, other models
-    the KL divergence.
+    method: "none" if there was no repair, with the reason in `why`; kl_…, error_…: distance from the dense model at the
+    beginning and at the end, an error for encoders and the KL divergence for other models.
     """
 
     method: Literal["distill", "none"]
@@ -87,8 +91,11 @@ class RepairRecord(_Part):
 
 
 class PermutedRecord(_Part):
-    """Hidden channels that were permuted before the masks were learned; dense_error: the most that a part's output moved
-    by it, relative to its norm."""
+    """Permutation of hidden channels before the masks were learned.
+
+    parts: number of permuted feed-forward parts; channels: number of their channels; dense_error: largest change of a
+    part's output, relative to its norm.
+    """
 
     parts: int
     channels: int
@@ -96,7 +103,7 @@ class PermutedRecord(_Part):
 
 
 class ScoreCounts(_Part):
-    """Weights and tiles in each bin of a histogram."""
+    """Number of weights and of tiles in each bin of a histogram."""
 
     weights: list[int]
     tiles: list[int]
@@ -122,8 +129,11 @@ class ScoreRecord(_Part):
 
 
 class SpeedRecord(_Part):
-    """Tiles that were chosen for a speed. saved_us: predicted, by `tiles` tiles; cost: what they lose in the method's
-    score; bound: what any choice that saves as much loses at least, from which `cost` is `gap` away, relatively."""
+    """Choice of tiles for a speed.
+
+    saved_us: predicted microseconds that the `tiles` 2:4 tiles save; cost: sum of their scores; bound: lower bound on the
+    cost of any choice that saves as much; gap: relative distance of `cost` from `bound`.
+    """
 
     goal: str
     card: str
@@ -135,8 +145,11 @@ class SpeedRecord(_Part):
 
 
 class ImportRecord(_Part):
-    """Masks that others published. sha256: of the source; zeros: of its masks; unmasked: covered linears without a mask;
-    ignored: linears with one that are not covered; meta: what the source says of itself."""
+    """Import of published masks.
+
+    sha256: of the source; zeros: number of zeros in its masks; unmasked: covered linears without a mask; ignored: linears
+    with a mask that are not covered; meta: metadata of the source.
+    """
 
     source: str
     sha256: str
@@ -148,11 +161,11 @@ class ImportRecord(_Part):
 
 
 class MaskRecord(BaseModel):
-    """How a MaskSet came to be. Parts that a set has none of are None.
+    """Record of how a MaskSet was made. A part is None if the set was made without it.
 
-    skipped: linears that were left dense, and why; weights: sha256 of the model whose weights belong to the masks, where
-    they are not those of the base model; inputs: arrays that masks of an ONNX file were learned on, in words; criterion:
-    what its tiles were ranked by.
+    skipped: linears left dense, with reasons; weights: sha256 of the model whose weights belong to the masks, None for the
+    base model; inputs: description of the arrays that masks of an ONNX file were learned on; criterion: the score that
+    ranked the tiles.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -172,13 +185,19 @@ class MaskRecord(BaseModel):
 
     @classmethod
     def of_metadata(cls, stored: Mapping[str, Any]) -> MaskRecord:
-        """From a mask file, where what is known of an import stands beside the rest. ValueError for what is no record."""
+        """Read the record of a mask file, in which the fields of an import are on the top level.
+
+        Raises ValueError if it is no record.
+        """
         imported = {name: stored[name] for name in ImportRecord.model_fields if name in stored}
         parts = {name: value for name, value in stored.items() if name not in imported}
         return cls.model_validate(parts | ({"imported": imported} if imported else {}))
 
     def as_metadata(self) -> dict[str, Any]:
-        """For a mask file: what was set alone, so that equal sets give equal bytes whatever version wrote them."""
+        """Returns the record as a mask file has it.
+
+        It holds only fields that were set, so that files of equal sets have equal bytes in every version.
+        """
         stored = self.model_dump(mode="json", exclude_unset=True)
         imported = stored.pop("imported", None) or {}
         return {name: part for name, part in (stored | imported).items() if part is not None}

@@ -1,4 +1,4 @@
-"""How the tile scores are spread, and where the cut between dense and 2:4 lies: a histogram small enough for a header."""
+"""Summarises tile scores in a histogram that is small enough for a file's header, and their cut between dense and 2:4."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,18 +14,20 @@ __all__ = ["summarise_scores"]
 Grids = Mapping[str, NDArray[Any]]
 
 _BINS = 40
-_DIGITS = 4  # of an edge: the bins are made of the rounded edges, so that counts are exact
+_DIGITS = 4  # significant digits of an edge; counts are exact, because bins are made from the rounded edges
 
 
 def summarise_scores(
     scores: Grids, areas: Grids, tiles: Grids, budget: Budget, unit: str
 ) -> ScoreRecord | None:
-    """Histogram of score per zeroed weight, of less than 4 kB in JSON; None where all tiles are 2:4, or none is.
+    """Returns a histogram of score per zeroed weight, or None if all tiles are 2:4, none is, or no score is above 0.
 
-    scores, areas, tiles: by linear, `[grid]` each, as `select` takes and gives them; unit: of a score, in words. A tile
-    zeroes half of its weights. A bin holds its lower edge and the last one both. zero: tiles whose score is 0, which lie
-    in no bin; cut: the highest score per zeroed weight of a 2:4 tile, None where tiles were not ranked by it over all
-    linears together; ranked: what they were ranked by, in words.
+    A 2:4 tile zeroes half of its weights. A bin includes its lower edge; the last bin includes both edges. The histogram
+    takes less than 4 kB in JSON.
+
+    scores, areas, tiles: grids `[grid]` by linear, as `select` takes and returns them; unit: unit of a score, in words.
+    zero (of the result): number of tiles whose score is 0, which are in no bin; cut: the highest score per zeroed weight of
+    a 2:4 tile, None if tiles were not ranked by it over all linears together; ranked: the ranking, in words.
     """
     chosen = np.concatenate([np.asarray(tiles[name]).ravel() for name in scores])
     if chosen.all() or not chosen.any():
@@ -50,7 +52,7 @@ def summarise_scores(
 
 
 def _edges(low: float, high: float) -> NDArray[np.float64]:
-    """Bins of equal width in the logarithm; one bin where all scores are one."""
+    """Returns edges of bins of equal width on a logarithmic scale, or of one bin if all scores are equal."""
     if high <= low * (1 + 10.0 ** (1 - _DIGITS)):
         return np.array([low, high if high > low else np.nextafter(high, np.inf)])
     inner = np.geomspace(low, high, _BINS + 1)[1:-1]

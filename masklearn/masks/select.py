@@ -1,4 +1,4 @@
-"""Scores and a budget to tile maps: of least cost for what they save, exact to less than one tile, deterministic."""
+"""Selects the tiles to make 2:4, by scores and a budget: least cost, exact to less than one tile, deterministic."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ __all__ = ["Fill", "Selection", "select"]
 
 Grids = Mapping[str, NDArray[Any]]
 
-_ROUNDING = 1e-12  # of a saving: what sums of fp64 may be off by
+_ROUNDING = 1e-12  # relative rounding error that sums of savings in fp64 may have
 
 
 @dataclass(frozen=True)
 class Fill:
-    """How one share of the budget was filled.
+    """Result of selecting tiles for one share of the budget.
 
-    saved: in the budget's unit; tiles: made 2:4; cost: sum of their scores, and no tile map that saves as much costs
-    less, not even with fractions of tiles; bound: the least that a map with fractions of tiles costs which saves
-    exactly what was asked (the optimum of the linear program), a lower bound on any map that saves so much.
+    saved: total saving, in the budget's unit; tiles: number of tiles made 2:4; cost: sum of their scores, the least of any
+    tile map that saves as much, even with fractions of tiles; bound: least cost of saving exactly the share's amount with
+    fractions of tiles (optimum of the linear program), a lower bound for every map that saves as much.
     """
 
     share: Share
@@ -34,12 +34,12 @@ class Fill:
 
     @property
     def gap(self) -> float:
-        """cost - bound: between minus and plus one tile's score; 0 when the asked saving is met exactly."""
+        """cost - bound. Its magnitude is at most one tile's score, and it is 0 if the share's amount is met exactly."""
         return self.cost - self.bound
 
 
 class Selection(Mapping[str, NDArray[np.bool_]]):
-    """Tile maps by linear, bool `[grid]`, True = 2:4, with how each share of the budget was filled."""
+    """Tile maps by linear, bool `[grid]`, True = 2:4, with the result of each share of the budget."""
 
     def __init__(self, tiles: Mapping[str, NDArray[np.bool_]], fills: tuple[Fill, ...]) -> None:
         self.fills = fills
@@ -63,18 +63,18 @@ class Selection(Mapping[str, NDArray[np.bool_]]):
 def select(scores: Grids, areas: Grids, budget: Budget | float, costs: Grids | None = None) -> Selection:
     """Make the tiles 2:4 that cost least per unit saved, until the budget is met.
 
-    scores: name to `[grid]`, what turning the tile sparse costs in quality; areas: name to int `[grid]`, weights in
-    the tile (`tiles.tile_weights`; ragged tiles hold fewer); budget: a ratio over all linears, or a `Budget`; costs:
-    name to `[grid]`, what turning the tile sparse *saves*, in the budget's unit, None for zeroed weights, which are
-    half of its area. Tiles that save nothing are never chosen.
+    scores: name to `[grid]`, loss of quality if the tile is made 2:4; areas: name to int `[grid]`, weights in the tile
+    (`tiles.tile_weights`; ragged tiles have fewer); budget: a ratio over all linears, or a `Budget`; costs: name to
+    `[grid]`, the *saving* if the tile is made 2:4, in the budget's unit, None for zeroed weights, which are half of the
+    area. Tiles that save nothing are never chosen.
 
-    Each share of the budget is a problem of its own. A ratio is met as nearly as a number of tiles in that order
-    can: |reached - asked| is at most half of what one tile saves, a quarter of its weights; 0 and 0.5 are met
-    exactly. A saving (`Budget.saving`) is reached or exceeded by less than one tile. Ties go to the linear that
-    comes first in `scores`, then to the lower row, then to the lower column of tiles.
+    Each share of the budget is solved separately. A ratio is met as nearly as a number of tiles in that order can:
+    |reached - asked| is at most half of one tile's saving, a quarter of its weights. 0 and 0.5 are met exactly. A saving
+    (`Budget.saving`) is reached or exceeded by less than one tile. Among equal tiles the one of the first linear in
+    `scores` is chosen, then the one in the lowest row, then the one in the lowest column.
 
-    PatchCompileError: a ratio outside 0 ... 0.5, patterns that do not fit, or a saving that all tiles together do not
-    reach. ValueError: a score or a cost that is not finite, a unit without costs.
+    Raises PatchCompileError for a ratio outside 0 ... 0.5, patterns that do not fit, or a saving that all tiles together
+    do not reach, and ValueError for a score or a cost that is not finite, or a unit without costs.
     """
     budget = budget if isinstance(budget, Budget) else Budget.of(float(budget))
     if costs is None and budget.unit != "weights":
@@ -91,7 +91,7 @@ def select(scores: Grids, areas: Grids, budget: Budget | float, costs: Grids | N
 def _fill(
     share: Share, scores: Grids, savings: Grids, tiles: dict[str, NDArray[np.bool_]], unit: str
 ) -> Fill:
-    """Choose the tiles of one share, in place, by a stable sort on cost per saving."""
+    """Select the tiles of one share by a stable sort on cost per saving, and write them into `tiles`."""
     cost, saves = _flat(scores, share), _flat(savings, share)
     useful = np.flatnonzero(saves > 0.0)
     order = useful[np.argsort(cost[useful] / saves[useful], kind="stable")]
@@ -106,7 +106,7 @@ def _fill(
 
 
 def _count(saved: NDArray[np.float64], share: Share, unit: str) -> int:
-    """How many tiles of the order are made 2:4; saved: by the first 0, 1, 2 … of them."""
+    """Returns the number of tiles to make 2:4; saved: total saving of the first 0, 1, 2 … tiles of the order."""
     if not share.at_least:
         return int(np.abs(saved - share.saving).argmin())
     if saved[-1] < share.saving * (1.0 - _ROUNDING):
@@ -119,7 +119,7 @@ def _count(saved: NDArray[np.float64], share: Share, unit: str) -> int:
 
 
 def _bound(cost: NDArray[np.float64], saved: NDArray[np.float64], share: Share) -> float:
-    """Cost of saving exactly what is asked with a fraction of the last tile: costs along the order, interpolated."""
+    """Returns the cost of saving exactly the share's amount with a fraction of the last tile, by interpolation."""
     if not cost.size:
         return 0.0
     return float(np.interp(share.saving, saved, np.concatenate(([0.0], np.cumsum(cost)))))

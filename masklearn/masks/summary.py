@@ -1,4 +1,4 @@
-"""Where a MaskSet is sparse: the share of its tiles that are 2:4, by kind of linear and depth of the block."""
+"""Summarises the sparsity of a MaskSet: the share of 2:4 tiles, by kind of linear and depth of the block."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from masklearn.masks.names import depth_of, kind_of, short_kinds
 
 __all__ = ["summarise_tiles"]
 
-_BUCKETS = 10  # columns that fit a terminal of 80
+_BUCKETS = 10  # this many columns fit a terminal of 80 characters
 
 
 def summarise_tiles(tile_maps: Mapping[str, NDArray[np.bool_]], buckets: int = _BUCKETS) -> dict[str, Any]:
-    """Shares of 2:4 tiles, for a table or JSON.
+    """Returns shares of 2:4 tiles, for a table or JSON.
 
-    tile_maps: bool `[grid]` by linear, as of `MaskSet.tile_maps`. Blocks are put into at most `buckets` groups of
-    neighbours, as equal as can be. Returns {"blocks": [[first, last], …], "kinds": [{"kind", "name", "share",
-    "by_depth": [share or None, …]}, …], "all": {"share", "by_depth"}}: kind is the shortest end of the name that tells
-    it apart, and None stands where no such linear lies; the head lies in no block.
+    tile_maps: bool `[grid]` by linear, see `MaskSet.tile_maps`; buckets: largest number of groups of neighbouring blocks,
+    which are as equal in size as possible. The result is {"blocks": [[first, last], …], "kinds": [{"kind", "name", "share",
+    "by_depth": [share or None, …]}, …], "all": {"share", "by_depth"}}. "kind" is the shortest end of the name that no
+    other kind has. None stands for a group of blocks without such a linear; the head is in no block.
     """
     groups = _groups(tile_maps, buckets)
     kinds: dict[str, list[str]] = {}

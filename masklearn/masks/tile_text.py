@@ -1,13 +1,13 @@
-"""How a tile size is spelled: `128x128`, or `128x*`, where `*` is all rows or all columns of a linear."""
+"""Reads and writes tile sizes such as `128x128` and `128x*`, where `*` stands for all rows or columns of a linear."""
 
 __all__ = ["WHOLE", "parse_tile", "spell_tile"]
 
-WHOLE = 1 << 20  # more rows and columns than a linear has: its one tile in that direction is ragged
+WHOLE = 1 << 20  # more rows and columns than any linear has: one ragged tile covers all of them
 _GROUP = 4
 
 
 def parse_tile(text: str) -> tuple[int, int]:
-    """(rows, columns), `WHOLE` for `*`. ValueError in one line when it is no tile."""
+    """Returns (rows, columns) of a tile, with `WHOLE` for `*`. Raises a ValueError of one line if it is no tile."""
     parts = text.lower().split("x")
     sizes = [
         WHOLE if part == "*" else int(part) if part.isascii() and part.isdigit() else 0 for part in parts
@@ -20,5 +20,5 @@ def parse_tile(text: str) -> tuple[int, int]:
 
 
 def spell_tile(tile: tuple[int, int]) -> str:
-    """The inverse."""
+    """Inverse of `parse_tile`."""
     return "x".join("*" if size == WHOLE else str(size) for size in tile)

@@ -1,4 +1,4 @@
-"""Tile algebra: the grid of tiles over a weight `[N, K]`, ragged at the last row and column."""
+"""Tile algebra: the grid of tiles over a weight `[N, K]`. Tiles in the last row and column may be ragged."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ Shape = tuple[int, int]
 
 
 def check_tile(shape: Shape, tile: Shape) -> None:
-    """Raise ValueError unless `tile` (rows, cols) can cover `shape` (N, K) without cutting a group of 4."""
+    """Raises ValueError unless `tile` (rows, cols) can cover `shape` (N, K) without cutting a group of 4."""
     rows, cols = tile
     if rows < 1 or cols < GROUP or cols % GROUP:
         raise ValueError(f"tile {rows}x{cols}: rows must be at least 1, columns a multiple of {GROUP}")
@@ -32,46 +32,49 @@ def check_tile(shape: Shape, tile: Shape) -> None:
 
 
 def grid_shape(shape: Shape, tile: Shape) -> Shape:
-    """Tiles along N and K: `[ceil(N/rows), ceil(K/cols)]`."""
+    """Returns the number of tiles along N and K: (ceil(N/rows), ceil(K/cols))."""
     return -(-shape[0] // tile[0]), -(-shape[1] // tile[1])
 
 
 def tile_weights(shape: Shape, tile: Shape) -> NDArray[np.int64]:
-    """Weights in each tile, `[grid]`; ragged tiles hold fewer."""
+    """Returns the number of weights in each tile, `[grid]`; ragged tiles have fewer."""
     return np.outer(_extents(shape[0], tile[0]), _extents(shape[1], tile[1]))
 
 
 def sparse_groups(tiles: NDArray[np.bool_], shape: Shape, tile: Shape) -> int:
-    """Groups of 4 that lie in sparse tiles."""
+    """Returns the number of groups of 4 in sparse tiles."""
     return int(tile_weights(shape, tile)[tiles].sum()) // GROUP
 
 
 def expand_tiles(tiles: NDArray[np.bool_], shape: Shape, tile: Shape) -> NDArray[np.bool_]:
-    """The tile map at the resolution of groups: `[grid]` to `[N, K/4]`."""
+    """Expand the tile map to a map of groups: `[grid]` to `[N, K/4]`."""
     per_row = np.repeat(tiles, _extents(shape[1], tile[1]) // GROUP, axis=1)
     return np.repeat(per_row, _extents(shape[0], tile[0]), axis=0)
 
 
 def tile_sums(groups: NDArray[Any], tile: Shape) -> NDArray[np.float32]:
-    """Sum a value per group of 4 over each tile: `[N, K/4]` to `[grid]`, accumulated in fp64."""
+    """Sum values of groups of 4 over each tile: `[N, K/4]` to `[grid]`, accumulated in fp64."""
     return sum_rows(sum_columns(groups, tile), tile).astype(np.float32)
 
 
 def sum_columns(groups: NDArray[Any], tile: Shape) -> NDArray[np.float64]:
-    """The first half of `tile_sums`, for rows that are weighted yet: `[N, K/4]` to `[N, grid columns]`."""
+    """Sum over the columns of each tile, `[N, K/4]` to `[N, grid columns]`: first half of `tile_sums`.
+
+    Callers that weight rows do so between the two halves.
+    """
     columns = np.arange(0, groups.shape[1], tile[1] // GROUP)
     sums: NDArray[np.float64] = np.add.reduceat(groups, columns, axis=1, dtype=np.float64)
     return sums
 
 
 def sum_rows(rows: NDArray[Any], tile: Shape) -> NDArray[np.float64]:
-    """The second half: `[N, grid columns]` to `[grid]`."""
+    """Sum over the rows of each tile, `[N, grid columns]` to `[grid]`: second half of `tile_sums`."""
     starts = np.arange(0, rows.shape[0], tile[0])
     sums: NDArray[np.float64] = np.add.reduceat(rows, starts, axis=0, dtype=np.float64)
     return sums
 
 
 def _extents(size: int, step: int) -> NDArray[np.int64]:
-    """Lengths of the pieces `size` falls into: all `step`, the last one what is left."""
+    """Returns the lengths of the pieces of `size`: all are `step` long but the last, which may be shorter."""
     starts = np.arange(0, size, step, dtype=np.int64)
     return np.minimum(starts + step, size) - starts
