@@ -1,4 +1,4 @@
-"""The architectures that are covered, one row each: where their parts lie in module and checkpoint names."""
+"""Table of covered architectures, with the names of their parts in transformers' modules and in checkpoints."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -20,18 +20,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Architecture:
-    """Module names of a model whose blocks run one after the other, as transformers builds it.
+    """Module names of a transformers model whose blocks run one after the other.
 
-    base: the model below the head ("" for the whole); blocks: the ModuleList of blocks; tail: what follows the
-    blocks, in order, each where the model has it; head: the output head among them.
-    prefixes: what checkpoints write where module names begin with the first of them; spellings: (regular
-    expression, replacement) pairs that lead from module names to those of other checkpoints.
-    conv1d: linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: linears that route tokens.
-    encoder: no next tokens are predicted; positions: the embedding of positions is learned, so windows have a
-    longest length: `max_position_embeddings` less this many; None for rotary embeddings.
-    ffn: patterns, as of `masks.names`, of the linears of the feed-forward part, in any of the checkpoints' spellings.
-    mlp: module names, below what holds them all, of the linears that make its hidden channels (gate and up) and of the
-    one that takes them in (down); see `mlps`. qkv: likewise of attention's linears of one input, () where one makes all.
+    base: the model below the head ("" for the whole model); blocks: the ModuleList of blocks; tail: modules after the
+    blocks in order, some of which a model may lack; head: the output head, one of the tail.
+    prefixes: prefixes of names; checkpoints may have any of them in place of the first one, which module names have;
+    spellings: (regular expression, replacement) pairs that turn module names into those of other checkpoints.
+    conv1d: True if linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: ends of the names of linears that
+    route tokens to experts.
+    encoder: True if the model predicts no next tokens; positions: None for rotary embeddings, else position embeddings
+    are learned and a window has at most `max_position_embeddings` - positions tokens.
+    ffn: patterns of `masks.names` for the linears of the feed-forward part, in all spellings of the checkpoints.
+    mlp: names of the linears that make the hidden channels of the feed-forward part (gate and up) and of the linear that
+    takes them in (down), relative to the module that holds them, see `mlps`; qkv: names of the q, k and v linears in the
+    same way, () if one linear makes all three.
     """
 
     base: str = "model"
@@ -86,7 +88,7 @@ _GPT_NEOX = Architecture(
     mlp=(("dense_h_to_4h",), "dense_4h_to_h"),
     qkv=(),
 )
-# The text part of the multimodal model: the vision tower stays dense.
+# Text part of the multimodal model; the vision tower stays dense.
 _GEMMA3 = Architecture(
     base="model.language_model",
     blocks="model.language_model.layers",
@@ -110,10 +112,10 @@ _BERT = Architecture(
     mlp=(("intermediate.dense",), "output.dense"),
     qkv=("query", "key", "value"),
 )
-# Positions count from the padding token's id on, which is 1.
+# RoBERTa numbers positions from the padding token's id + 1 on, which is 2.
 _ROBERTA = replace(_BERT, prefixes=("", "roberta."), positions=2)
 
-# By `model_type` of config.json; each one is tested with a tiny random model.
+# Keys are `model_type` of config.json. Tests run each one with a tiny random model.
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -145,7 +147,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 
-# Why some that users ask for are not covered.
+# Reasons why some common architectures are not covered.
 _REFUSED = {
     "gpt_oss": "Its experts are fused 3-D tensors in MXFP4, which are no fp16, bf16 or fp32 linears.",
     "llama4": "Its experts are fused 3-D tensors [experts, in, out], of which no linear can be read by name.",
@@ -158,7 +160,7 @@ _REFUSED = {
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
-    """The parts of a checkpoint's model; PatchCompileError when it is not covered or already quantised."""
+    """Returns the architecture of a checkpoint. Raises PatchCompileError if it is not covered or already quantised."""
     model_type = checkpoint.config.get("model_type")
     if model_type not in ARCHITECTURES:
         why = f"{_REFUSED[model_type]} " if model_type in _REFUSED else ""
@@ -178,7 +180,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
 
 
 def longest_window(architecture: Architecture, config: "PretrainedConfig") -> int | None:
-    """Tokens that the model's learned positions reach, None where positions are not learned."""
+    """Returns the largest number of tokens of a window with learned positions, or None if positions are not learned."""
     if architecture.positions is None:
         return None
     return int(config.max_position_embeddings) - architecture.positions

@@ -1,4 +1,4 @@
-"""A Hugging Face directory, read by tensor name: headers first, one tensor in memory at a time."""
+"""Reads a Hugging Face model directory by tensor name, one tensor at a time."""
 
 import hashlib
 import json
@@ -27,9 +27,10 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class Checkpoint:
-    """Config and safetensors shards of a model directory; every header is verified on opening, no data read.
+    """Config and safetensors shards of a model directory.
 
-    Symbolic links (a hub cache consists of them) are resolved, so `files` are real paths.
+    Opening verifies every header and reads no weights. Symbolic links (a hub cache consists of them) are resolved, so
+    `files` returns real paths.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Checkpoint:
         shards: dict[str, Shard],
         new: WeightStore | None = None,
     ) -> None:
-        """shards: name of the file in the directory to its header; use `Checkpoint.open`."""
+        """Use `Checkpoint.open`. shards: file name in the directory to header; new: tensors with new values."""
         self.path = path
         self.config = config
         self.new = new
@@ -48,7 +49,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, model_dir: str | Path) -> "Checkpoint":
-        """Open `model_dir`; PatchCompileError when config or shards are missing, pickled, truncated or corrupt."""
+        """Open a model directory.
+
+        Raises PatchCompileError if config.json or a shard is missing, pickled, truncated or corrupt.
+        """
         path = Path(model_dir)
         config = _read_config(path)
         index = path / _INDEX
@@ -63,39 +67,39 @@ class Checkpoint:
         return cls(path, config, shards)
 
     def with_weights(self, new: WeightStore) -> "Checkpoint":
-        """The same checkpoint, in which tensors that `new` holds (now or later) have the values they have there.
+        """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.
 
-        Files, headers and `fingerprint` stay those on disk.
+        Files, headers and `fingerprint` stay those of the directory.
         """
         return Checkpoint(self.path, self.config, self._shards, new)
 
     def names(self) -> list[str]:
-        """Names of all tensors, sorted."""
+        """Returns the names of all tensors, sorted."""
         return sorted(self._file_of)
 
     def __contains__(self, name: object) -> bool:
         return name in self._file_of
 
     def entry(self, name: str) -> TensorEntry:
-        """Dtype code, shape and absolute byte offsets of a tensor in `shard_of(name)`."""
+        """Returns dtype code, shape and absolute byte offsets of a tensor in `shard_of(name)`."""
         return self._shard(name).tensors[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, from the header."""
+        """Returns a tensor's shape, from the header."""
         return self.entry(name).shape
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Numpy dtype of a tensor, from the header; bf16 and fp8 are those of ml_dtypes."""
+        """Returns a tensor's numpy dtype, from the header; bf16 and fp8 are types of ml_dtypes."""
         return numpy_dtype(self.entry(name).dtype)
 
     def read(self, name: str) -> NDArray[Any]:
-        """A tensor, copied into memory."""
+        """Read a tensor into memory."""
         if self.new is not None and name in self.new:
             return self.new.read(name)
         return self._shard(name).read(name)
 
     def torch(self, name: str) -> "Tensor":
-        """A tensor as torch, on the CPU, in the checkpoint's dtype."""
+        """Read a tensor as a torch tensor on the CPU, in the checkpoint's dtype."""
         import torch
 
         array = self.read(name)
@@ -105,7 +109,7 @@ class Checkpoint:
         return torch.from_numpy(array)
 
     def read_finite(self, name: str) -> "Tensor":
-        """A weight as fp32 torch; PatchCompileError when it holds NaN or infinity."""
+        """Read a weight as an fp32 torch tensor. Raises PatchCompileError if it holds NaN or infinity."""
         weight = self.torch(name).float()
         if not bool(weight.isfinite().all()):
             bad = int((~weight.isfinite()).sum())
@@ -117,26 +121,29 @@ class Checkpoint:
         return weight
 
     def shard_of(self, name: str) -> Path:
-        """The real path of the file that holds a tensor."""
+        """Returns the real path of the file that holds a tensor."""
         return self._shard(name).path
 
     def files(self) -> list[Path]:
-        """Real paths of the shards, in the order of their names."""
+        """Returns the real paths of the shards, in the order of their file names."""
         return [shard.path for shard in self._shards.values()]
 
     def shards(self) -> dict[str, Shard]:
-        """Verified header of every shard, by its file name in the directory."""
+        """Returns the verified header of every shard by file name in the directory."""
         return dict(self._shards)
 
     def fingerprint(self) -> str:
-        """sha256 over config.json and every shard, names and bytes (about 1 s per GB and core); computed once."""
+        """Returns the sha256 of the names and bytes of config.json and every shard.
+
+        It takes about 1 s per GB and core, and is computed once.
+        """
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
         total = hashlib.sha256()
         names, paths = zip(*self._hashed(), strict=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing holds no lock
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
             for name, digest in zip(names, pool.map(_sha256, paths), strict=True):
                 total.update(f"{name} {digest}\n".encode())
         return total.hexdigest()
@@ -210,7 +217,10 @@ def _is_file_name(value: object) -> bool:
 
 
 def _check_present(index: Path, weight_map: dict[str, str]) -> None:
-    """Compares with the folder's listing, because asking the system for a name that is too long raises."""
+    """Raises PatchCompileError if a shard is missing.
+
+    Names are compared with the folder's listing, because the file system raises an error for a name that is too long.
+    """
     present = {entry.name for entry in index.parent.iterdir() if entry.is_file()}
     for file in weight_map.values():
         if file not in present:

@@ -1,4 +1,4 @@
-"""Which linears get a mask, and why the others do not: from config and headers, no weight is read."""
+"""Determines the linears that get a mask, from config.json and the headers of the shards. Reads no weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,11 @@ _DTYPES = ("F16", "BF16", "F32")
 
 @dataclass(frozen=True)
 class Coverage:
-    """linears: covered, checkpoint name to (N, K), in the order of the model; skipped: left dense, name to reason."""
+    """Linears that get a mask, and linears that stay dense.
+
+    linears: checkpoint name to (N, K) of the covered linears, in the order of the model; skipped: checkpoint name to
+    reason of the linears that stay dense.
+    """
 
     linears: Mapping[str, tuple[int, int]]
     skipped: Mapping[str, str]
@@ -30,23 +34,23 @@ class Coverage:
 def covered_linears(
     model_dir: str | Path, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Coverage:
-    """The covered linears of a model directory; see `covered_linears_of`."""
+    """Returns the covered linears of a model directory; see `covered_linears_of`."""
     return covered_linears_of(Checkpoint.open(model_dir), include, exclude)
 
 
 def covered_linears_of(
     checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Coverage:
-    """The covered linears of an open checkpoint.
+    """Returns the covered linears of an open checkpoint.
 
-    Without `include`, every linear of the blocks is covered, experts among them, and the output head, an
-    encoder's pooler and gates are not. With `include`, those that match one of its patterns are, the head among
-    them. `exclude` wins over `include`. Patterns are those of `masklearn.masks.names`, over checkpoint names.
-    Never covered: embeddings (not linears), weights tied to another module, K that no group of 4 divides, what
-    lies before the blocks or beside the text model.
+    With `include`, the linears that match one of its patterns are covered, also an output head. Without it, all linears
+    of the blocks and their experts are covered, but no output head, pooler or gate of experts. `exclude` wins over
+    `include`. Both take patterns of `masklearn.masks.names` for checkpoint names. Linears with a weight that is tied to
+    another module, with a K that is not a multiple of 4, before the blocks, or outside the text model are never covered.
+    Embeddings are not linears.
 
-    PatchCompileError: an architecture that is not covered, a pattern that matches no linear, a weight that is
-    missing, fused with others, or has another shape or dtype than the model's.
+    Raises PatchCompileError for an architecture that is not covered, a pattern that matches no linear, and a weight that is
+    missing, fused with others, or of another shape or dtype than the model's.
     """
     architecture = architecture_of(checkpoint)
     found = _linears(checkpoint)
@@ -71,7 +75,7 @@ def covered_linears_of(
 
 @dataclass(frozen=True)
 class _Linear:
-    """module: its name in the model; shape: (N, K); tied: another module shares the weight."""
+    """A linear of the model. module: its module name; shape: (N, K); tied: True if another module shares the weight."""
 
     module: str
     shape: tuple[int, int]
@@ -79,7 +83,7 @@ class _Linear:
 
 
 def _linears(checkpoint: Checkpoint) -> dict[str, _Linear]:
-    """All linears of the model by checkpoint name, in its order."""
+    """Returns all linears of the model by checkpoint name, in the order of the model."""
     import torch
 
     model = meta_model(checkpoint)
@@ -98,7 +102,7 @@ def _linears(checkpoint: Checkpoint) -> dict[str, _Linear]:
 def _reason(
     name: str, linear: _Linear, architecture: Architecture, include: Sequence[str], exclude: Sequence[str]
 ) -> str:
-    """Why the linear stays dense; empty when it is covered."""
+    """Returns the reason why the linear stays dense, or an empty string if it is covered."""
     in_blocks = _within(linear.module, architecture.blocks)
     if linear.tied:
         return "its weight is tied to the embedding"

@@ -1,7 +1,7 @@
-"""Every linear as an `nn.Linear` with weight [N, K], however transformers or the checkpoint lay it out.
+"""Makes every linear an `nn.Linear` with weight [N, K], whatever its layout in transformers or in the checkpoint.
 
-Two layouts differ. `Conv1D` (GPT-2) keeps [K, N], in modules and in checkpoints. Experts of a mixture are one 3-D
-parameter in transformers 5 and a matrix each in checkpoints.
+Two layouts differ. `Conv1D` (GPT-2) keeps [K, N], in modules and in checkpoints. The experts of a mixture are one 3-D
+parameter in transformers 5, and one matrix per expert in checkpoints.
 """
 
 from typing import Any
@@ -28,8 +28,8 @@ __all__ = [
 def as_linears(model: nn.Module) -> None:
     """Replace every `Conv1D` and every module of fused experts by `nn.Linear`s of the same weights, in place.
 
-    What comes after sees `nn.Linear` only. Memory is shared where there is any; the model computes what it did,
-    but no longer saves as transformers would save it.
+    All later code then handles `nn.Linear` only. The new modules share the memory of the old weights and compute the same
+    outputs, but `save_pretrained` no longer writes the files that transformers would write.
     """
     for name, module in list(model.named_modules()):
         parent, _, child = name.rpartition(".")
@@ -40,9 +40,9 @@ def as_linears(model: nn.Module) -> None:
 
 
 def linear_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights [N, K] of all linears of a model as transformers builds it: views, so that writes reach the model.
+    """Returns the weights [N, K] of all linears of a transformers model, by module name after `as_linears`.
 
-    By module name; those of experts are the names they have after `as_linears`.
+    The tensors are views, so that writing to them changes the model.
     """
     weights: dict[str, Tensor] = {}
     for name, module in model.named_modules():
@@ -57,7 +57,7 @@ def linear_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def linear_modules(model: nn.Module, checkpoint: Checkpoint) -> dict[str, nn.Linear]:
-    """The linears of a whole model by checkpoint name, after `as_linears`, which changes the model in place."""
+    """Returns the linears of a whole model by checkpoint name. It calls `as_linears`, which changes the model in place."""
     as_linears(model)
     return {
         linear_name(checkpoint, name): module
@@ -67,21 +67,21 @@ def linear_modules(model: nn.Module, checkpoint: Checkpoint) -> dict[str, nn.Lin
 
 
 def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
-    """The weight of a linear, fp32 [N, K]; PatchCompileError when it holds NaN or infinity."""
+    """Read the weight of a linear, fp32 [N, K]. Raises PatchCompileError if it holds NaN or infinity."""
     name = f"{linear}.weight"
     return from_stored(checkpoint, name, checkpoint.read_finite(name)).contiguous()
 
 
 def write_linear(store: WeightStore, checkpoint: Checkpoint, linear: str, weight: Tensor) -> None:
-    """Keep a new weight [N, K] for a linear, in the layout and dtype of the checkpoint; see `WeightStore.put`."""
+    """Store a new weight [N, K] of a linear in the checkpoint's layout and dtype. Raises as `WeightStore.put` does."""
     name = f"{linear}.weight"
     store.put(name, to_stored(checkpoint, name, weight), checkpoint.entry(name))
 
 
 def read_tensor(checkpoint: Checkpoint, name: str, shape: torch.Size) -> Tensor:
-    """A tensor of the model, fp32, by its checkpoint name.
+    """Read a tensor of the model as fp32; name: its checkpoint name; shape: its shape in the model.
 
-    PatchCompileError when it is missing, has another shape than the model's, or holds NaN or infinity.
+    Raises PatchCompileError if it is missing, has another shape, or holds NaN or infinity.
     """
     stored = stored_shape(checkpoint, name, shape)
     if name not in checkpoint:
@@ -106,7 +106,7 @@ def _is_conv1d(module: nn.Module) -> bool:
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """A linear of this weight [N, K], without memory of its own."""
+    """Returns a linear that shares the memory of this weight [N, K]."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight.detach(), weight.requires_grad)
     if bias is not None:
@@ -115,7 +115,7 @@ def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
 
 
 def _is_experts(module: nn.Module) -> bool:
-    """Fused experts: gate_up_proj [experts, 2 I, H], down_proj [experts, H, I]."""
+    """True for a module of fused experts: gate_up_proj [experts, 2 I, H], down_proj [experts, H, I]."""
     parameters = dict(module.named_parameters(recurse=False))
     if set(parameters) != {"gate_up_proj", "down_proj"}:
         return False
@@ -124,7 +124,7 @@ def _is_experts(module: nn.Module) -> bool:
 
 
 def _expert_weights(module: Any) -> list[dict[str, Tensor]]:
-    """Views of the weights [N, K] of every expert, in the order in which its linears run."""
+    """Returns views of the weights [N, K] of every expert, in the order in which its linears run."""
     half = module.down_proj.shape[2]
     return [
         {"gate_proj": gate_up[:half], "up_proj": gate_up[half:], "down_proj": down}
@@ -133,7 +133,7 @@ def _expert_weights(module: Any) -> list[dict[str, Tensor]]:
 
 
 class _Expert(nn.Module):
-    """down(act(gate(x)) * up(x))."""
+    """Expert of three linears: down(act(gate(x)) * up(x))."""
 
     def __init__(self, weights: dict[str, Tensor], activation: nn.Module) -> None:
         super().__init__()
@@ -148,15 +148,16 @@ class _Expert(nn.Module):
 
 
 class _Experts(nn.ModuleList):
-    """The module of fused experts as one of linears."""
+    """Module of experts with linears, which replaces a module of fused experts."""
 
     def __init__(self, fused: Any) -> None:
         super().__init__(_Expert(weights, fused.act_fn) for weights in _expert_weights(fused))
 
     def forward(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """hidden: [tokens, H]; top_k_index, top_k_weights: [tokens, k].
+        """Returns the weighted sum of the experts' outputs, [tokens, H].
 
-        An expert that no token is sent to runs on none, so that hooks on its linears always see a call.
+        hidden: [tokens, H]; top_k_index, top_k_weights: [tokens, k]. Experts without tokens run on an empty tensor, so that
+        hooks on their linears are always called.
         """
         output = torch.zeros_like(hidden)
         for i, expert in enumerate(self):

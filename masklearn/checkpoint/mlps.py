@@ -1,4 +1,4 @@
-"""The feed-forward parts of a model's blocks: which linears make hidden channels and which one takes them in."""
+"""Finds the feed-forward parts of a model's blocks: linears that make hidden channels, and the one that takes them in."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ __all__ = ["Mlp", "mlps_of"]
 
 @dataclass(frozen=True)
 class Mlp:
-    """`down(act(gate(x)) * up(x))`, or `down(act(up(x)))`, of linears by checkpoint name; act is elementwise.
+    """Feed-forward part `down(act(gate(x)) * up(x))` or `down(act(up(x)))` with an elementwise act.
 
-    up: those whose rows are the hidden channels: gate and up, both in one where they are fused (`[2 I, H]`: the gate's
-    rows, then the up's), or up alone; down: the one whose columns they are, `[H, I]`; channels: I.
+    up: checkpoint names of the linears whose rows are the hidden channels: gate and up, one fused linear (`[2 I, H]`: the
+    rows of gate, then those of up), or up alone; down: the linear whose columns they are, `[H, I]`; channels: I.
     """
 
     up: tuple[str, ...]
@@ -27,12 +27,15 @@ class Mlp:
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """All of them."""
+        """Checkpoint names of all linears of the part."""
         return (*self.up, self.down)
 
 
 def mlps_of(checkpoint: Checkpoint, covered: Collection[str]) -> list[Mlp]:
-    """Those of which every linear is covered, in the order of the model; each expert of a mixture is one."""
+    """Returns the feed-forward parts whose linears are all covered, in the order of the model.
+
+    Each expert of a mixture is one part.
+    """
     row, model = architecture_of(checkpoint), meta_model(checkpoint)
     up, down = row.mlp
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}

@@ -1,4 +1,4 @@
-"""A checkpoint's model as transformers builds it: its modules without weights, or the whole of it."""
+"""Builds a checkpoint's model with transformers, without weights or with them."""
 
 import inspect
 from collections.abc import Iterator
@@ -20,18 +20,19 @@ __all__ = ["auto_class", "cache_argument", "load_model", "meta_model"]
 
 
 def auto_class(architecture: Architecture) -> Any:
-    """The transformers class that loads the model: with its language-model head, encoders without any head."""
+    """Returns the transformers class that loads the model: with its language-model head, or no head for an encoder."""
     from transformers import AutoModel, AutoModelForCausalLM
 
     return AutoModel if architecture.encoder else AutoModelForCausalLM
 
 
 def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
-    """The model's modules in fp32 and eval mode with parameters on the meta device: shapes and names, no memory.
+    """Returns the model in fp32 and eval mode, with parameters on the meta device, which take no memory.
 
-    Every linear is an `nn.Linear` (see `as_linears`); a pooler that the checkpoint lacks is None. Buffers are real:
-    rotary frequencies and embedding scales come from the config, no checkpoint holds them. PatchCompileError when
-    transformers cannot build it from config.json.
+    Every linear is an `nn.Linear` (see `as_linears`). A pooler that the checkpoint lacks is None. Buffers are on the CPU,
+    because rotary frequencies and embedding scales come from the config and are in no checkpoint.
+
+    Raises PatchCompileError if transformers can't build the model from config.json.
     """
     import torch
     from accelerate import init_empty_weights
@@ -42,7 +43,7 @@ def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
     config = load_config(checkpoint.path)
     with init_empty_weights(include_buffers=False):
         model = build_model(auto_class(architecture), config, dtype=torch.float32)
-    model.tie_weights()  # moving them to the meta device one by one has parted tied parameters
+    model.tie_weights()  # `init_empty_weights` moves parameters one by one, which unties tied ones
     as_linears(model)
     if architecture.encoder:
         _drop_absent(model, architecture, checkpoint)
@@ -52,10 +53,10 @@ def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
 def load_model(
     model_dir: str | Path, masks: MaskSet | None = None, dtype: "torch.dtype | None" = None
 ) -> Any:
-    """A local model in eval mode, with pruned weights set to zero when `masks` are given.
+    """Load a local model in eval mode, with pruned weights set to zero if `masks` are given.
 
-    With its language-model head, or without any where it is an encoder. dtype: None for fp32. PatchCompileError when
-    the architecture is not covered, or the masks are another model's.
+    It has its language-model head, or no head if it is an encoder. dtype: None for fp32. Raises PatchCompileError if the
+    architecture is not covered, or the masks belong to another model.
     """
     import torch
 
@@ -63,7 +64,7 @@ def load_model(
 
     checkpoint = Checkpoint.open(model_dir)
     model_class = auto_class(architecture_of(checkpoint))
-    with _without_bars():  # progress is the caller's
+    with _without_bars():  # the caller reports progress
         model = load_pretrained(model_class, model_dir, dtype or torch.float32).eval()
     if masks is not None:
         weights = {linear_name(checkpoint, name): w for name, w in linear_weights(model).items()}
@@ -74,12 +75,15 @@ def load_model(
 
 
 def cache_argument(model: Any) -> str:
-    """Name of the forward argument that takes the KV cache: transformers 5.2x renamed `past_key_values` to `cache`."""
+    """Returns the name of the KV cache's forward argument: transformers 5.2x renamed `past_key_values` to `cache`."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _drop_absent(model: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:
-    """Encoders trained below another head have no pooler in the checkpoint, and transformers makes up a random one."""
+    """Remove a pooler that the checkpoint lacks: transformers would give it random weights.
+
+    Checkpoints of encoders that were trained with another head have no pooler.
+    """
     for name in architecture.tail:
         tensors = (f"{name}.{tensor}" for tensor, _ in model.get_submodule(name).named_parameters())
         if not any(checkpoint_name(checkpoint, tensor) in checkpoint for tensor in tensors):

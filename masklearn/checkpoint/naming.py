@@ -1,4 +1,4 @@
-"""The names that a checkpoint has for the tensors of its model; no weight is read."""
+"""Translates names of modules and tensors of a model to names in its checkpoint. Reads no weights."""
 
 import re
 
@@ -9,10 +9,10 @@ __all__ = ["checkpoint_name", "linear_name"]
 
 
 def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
-    """The checkpoint's name of a model's tensor.
+    """Returns the checkpoint's name of a model's tensor: the first known spelling that it has, or `name` if it has none.
 
-    Checkpoints leave out the base's prefix (GPT-2), add one (BERT below a head) or keep the names of the
-    authors (Mixtral, GPT-NeoX). The first spelling that the checkpoint has counts; `name` itself if it has none.
+    Checkpoints leave out the prefix of the base model (GPT-2), add one (BERT below a head), or have names that
+    transformers has changed since (Mixtral, GPT-NeoX).
     """
     row = ARCHITECTURES[checkpoint.config["model_type"]]
     other = name
@@ -28,5 +28,5 @@ def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
 
 
 def linear_name(checkpoint: Checkpoint, module: str) -> str:
-    """The checkpoint's name of a linear: that of its tensor without `.weight`."""
+    """Returns the checkpoint's name of a linear: the name of its weight without `.weight`."""
     return checkpoint_name(checkpoint, f"{module}.weight").removesuffix(".weight")

@@ -1,7 +1,7 @@
-"""The way round in which a checkpoint keeps a linear's weight: `[N, K]`, or `[K, N]` where it is GPT-2's `Conv1D`.
+"""Converts between a linear's weight `[N, K]` and the orientation that the checkpoint stores.
 
-Everywhere else a weight, a mask and a tile map are `[N, K]`. A tensor is known by its checkpoint name; those that are no
-weight of a linear stay as they are.
+Checkpoints store `[N, K]`, except for GPT-2's `Conv1D`, which is `[K, N]`. Outside this module weights, masks and tile maps
+are always `[N, K]`. All functions take a tensor's checkpoint name and leave tensors alone that are no weight of a linear.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ __all__ = ["from_stored", "stored_shape", "to_stored"]
 
 
 class _Array(Protocol):
-    """An array of numpy or torch."""
+    """Array of numpy or torch."""
 
     @property
     def ndim(self) -> int: ...
@@ -27,17 +27,17 @@ Array = TypeVar("Array", bound=_Array)
 
 
 def from_stored(checkpoint: Checkpoint, name: str, stored: Array) -> Array:
-    """A tensor, or anything of its shape, as the checkpoint keeps it: a view, `[N, K]` for the weight of a linear."""
+    """Returns a view of an array in the checkpoint's orientation: `[N, K]` for the weight of a linear."""
     return stored.T if _is_transposed(checkpoint, name, stored.ndim) else stored
 
 
 def to_stored(checkpoint: Checkpoint, name: str, values: Array) -> Array:
-    """The inverse of `from_stored`: a view in the checkpoint's layout."""
+    """Returns a view of an array in the checkpoint's orientation: the inverse of `from_stored`."""
     return from_stored(checkpoint, name, values)  # a transpose is its own inverse
 
 
 def stored_shape(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape that a tensor of this shape, `[N, K]` for the weight of a linear, has in the checkpoint."""
+    """Returns a tensor's shape in the checkpoint; shape: its shape outside, `[N, K]` for the weight of a linear."""
     return tuple(reversed(shape)) if _is_transposed(checkpoint, name, len(shape)) else tuple(shape)
 
 

@@ -1,4 +1,4 @@
-"""Where linears compute in bf16: natively or not at all, and attention never on a CPU."""
+"""Decides if linears compute in bf16, which must be native to the device, and keeps attention on CPUs in fp32."""
 
 from typing import Any
 
@@ -14,16 +14,17 @@ _ATTENTION = "sdpa_fp32_on_cpu"
 
 
 def keep_attention_in_fp32(model: Any) -> None:
-    """Under autocast on a CPU the model's `sdpa` computes in fp32 from now on; elsewhere nothing changes."""
+    """Make the model's `sdpa` compute in fp32 under autocast on a CPU. On other devices nothing changes."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(_ATTENTION)
 
 
 def computes_in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether linears compute in bf16, under autocast: as `precision` says, "auto" where the device does so natively.
+    """Returns True if linears compute in bf16 under autocast.
 
-    Without native bf16 a CPU converts to fp32 and back, slower than fp32. With AVX512-BF16 (AMD EPYC, Zen 4) a
-    matmul of SmolLM2-135M takes 0.47 of its fp32 time.
+    precision: "bf16", "fp32", or "auto" for bf16 if the device computes in it natively. A CPU without native bf16 converts
+    to fp32 and back, which is slower than fp32. With AVX512-BF16 (AMD EPYC, Zen 4) a matmul of SmolLM2-135M takes 0.47 of
+    its fp32 time.
     """
     if precision != "auto":
         return precision == "bf16"
@@ -35,7 +36,10 @@ def computes_in_bf16(precision: str, device: torch.device) -> bool:
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """`sdpa`, in fp32 on a CPU: as fast as in bf16 there (torch 2.13, AVX512-BF16), and closer to the dense model's."""
+    """Compute `sdpa`, in fp32 on a CPU.
+
+    On a CPU fp32 is as fast as bf16 (torch 2.13, AVX512-BF16), and its results are closer to the dense model's.
+    """
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, mask, **settings)  # type: ignore[no-any-return]
     with torch.autocast("cpu", enabled=False):

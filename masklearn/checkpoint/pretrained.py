@@ -1,7 +1,7 @@
-"""The loads of a model folder by transformers: config, tokenizer and model.
+"""Loads config, tokenizer and model of a folder with transformers, without running the folder's code.
 
-A folder may bring Python code of its own (`auto_map`). Unless it is told otherwise, transformers asks on stdin whether
-to run that code. Here it never runs: transformers' own class is used where there is one, else the folder is refused.
+A folder may contain Python code (`auto_map`), and transformers asks on stdin by default whether to run it. The functions
+of this module never run it: they use transformers' own class if there is one, and refuse the folder otherwise.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ OWN_CODE = (
 
 
 def load_config(model_dir: str | Path) -> Any:
-    """The transformers config of a local model directory; PatchCompileError when transformers cannot read it."""
+    """Returns the transformers config of a local model directory. Raises PatchCompileError if transformers can't read it."""
     from transformers import AutoConfig
 
     with _explained(_no_model(model_dir), _FETCH):
@@ -30,7 +30,7 @@ def load_config(model_dir: str | Path) -> Any:
 
 
 def load_tokenizer(model_dir: str | Path) -> Any:
-    """The tokenizer of a local model directory; PatchCompileError when it has none."""
+    """Returns the tokenizer of a local model directory. Raises PatchCompileError if it has none."""
     from transformers import AutoTokenizer
 
     fix = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
@@ -39,9 +39,9 @@ def load_tokenizer(model_dir: str | Path) -> Any:
 
 
 def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype") -> Any:
-    """The model of a local directory with its weights in `dtype`; PatchCompileError when transformers cannot load it.
+    """Returns the model of a local directory with its weights in `dtype`.
 
-    model_class: one of transformers' auto classes.
+    model_class: an auto class of transformers. Raises PatchCompileError if transformers can't load the model.
     """
     with _explained(_no_model(model_dir), _FETCH):
         return model_class.from_pretrained(
@@ -50,9 +50,10 @@ def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype
 
 
 def build_model(model_class: Any, config: Any, **settings: Any) -> Any:
-    """The model of a config from `load_config`, without its weights; PatchCompileError when transformers cannot build it.
+    """Returns the model of a config from `load_config`, without the weights of the checkpoint.
 
-    model_class: one of transformers' auto classes; settings: passed on to its `from_config`.
+    model_class: an auto class of transformers; settings: arguments of its `from_config`. Raises PatchCompileError if
+    transformers can't build the model.
     """
     with _explained(_no_model(config.name_or_path), _FETCH):
         return model_class.from_config(config, trust_remote_code=False, **settings)
@@ -67,7 +68,7 @@ def _no_model(model_dir: str | Path) -> str:
 
 @contextmanager
 def _explained(what: str, fix: str) -> Iterator[None]:
-    """Turns what transformers raises for a faulty folder into a PatchCompileError."""
+    """Raise transformers' errors about a faulty folder as PatchCompileError."""
     from huggingface_hub.errors import StrictDataclassError
 
     try:
@@ -75,7 +76,7 @@ def _explained(what: str, fix: str) -> Iterator[None]:
     except (
         StrictDataclassError, OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RecursionError
     ) as error:  # fmt: skip
-        if "trust_remote_code" in str(error):  # what transformers says of code that it was not allowed to run
+        if "trust_remote_code" in str(error):  # transformers was not allowed to run the folder's code
             fix = "Use a model of an architecture that transformers has itself, or save this one as such a model."
             raise PatchCompileError(what, OWN_CODE, fix) from error
         raise PatchCompileError(what, f"{type(error).__name__}: {error}", fix) from error

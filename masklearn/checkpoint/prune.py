@@ -1,4 +1,4 @@
-"""The pruned checkpoint: the source's files with new values and masked weights zeroed, in the same dense layout."""
+"""Writes the pruned checkpoint: the files of the source with new values and zeroed weights, in the same dense layout."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from masklearn.shard import write_shard
 
 __all__ = ["masked_weight", "write_pruned_checkpoint"]
 
-# Besides weights a model folder holds small files (configuration, tokenizer, chat template), which travel along.
+# Suffixes of weights. All other files of a model folder are small (configuration, tokenizer, chat template) and copied.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
 
 
 def masked_weight(weight: NDArray[Any], keep: NDArray[np.bool_]) -> NDArray[Any]:
-    """`W∘M` in the layout and type of W; pruned weights are +0, whatever their sign was."""
+    """Returns W∘M in the layout and type of W. Pruned weights are +0, also if they were negative."""
     return np.where(keep, weight, np.zeros((), weight.dtype))
 
 
@@ -33,13 +33,12 @@ def write_pruned_checkpoint(
     out: Path,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> None:
-    """Write `out`, a Hugging Face folder with the same shards and names; one tensor is in memory at a time.
+    """Write the Hugging Face folder `out` with the same shards and tensor names. One tensor is in memory at a time.
 
-    Weights that `checkpoint` has new values for (`Checkpoint.with_weights`) are written with these. Sub-folders go
-    along where they hold no weights (chat templates) or are modules of a sentence-transformers model; exports to
-    other formats do not.
+    Tensors with new values (`Checkpoint.with_weights`) are written with these. Sub-folders are copied if they hold no
+    weights (chat templates) or are modules of a sentence-transformers model; exports to other formats are not copied.
 
-    progress: called with a tensor's name, tensors written and tensors in all.
+    progress: called with a tensor's name, the number of tensors so far and the number of all tensors.
     """
     out.mkdir(parents=True, exist_ok=True)
     for file in checkpoint.path.iterdir():
@@ -66,10 +65,9 @@ def write_pruned_checkpoint(
 
 
 def _folders(model: Path) -> Iterator[Path]:
-    """Sub-folders that belong to a model besides its weights."""
-    listed = (
-        model / "modules.json"
-    )  # of sentence-transformers: the path of each module, "" for the model itself
+    """Yield the sub-folders to copy."""
+    # A file of sentence-transformers with the path of each module, "" for the model itself.
+    listed = model / "modules.json"
     modules = {module["path"] for module in json.loads(listed.read_text())} if listed.is_file() else set()
     for folder in sorted(model.iterdir()):
         if not folder.is_dir() or folder.name.startswith("."):

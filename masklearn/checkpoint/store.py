@@ -1,4 +1,4 @@
-"""New values for tensors of a checkpoint, one file each, so that no model has to fit in memory."""
+"""Stores new values of a checkpoint's tensors, one file per tensor, so that the model need not fit in memory."""
 
 import shutil
 from pathlib import Path
@@ -17,9 +17,9 @@ __all__ = ["WeightStore"]
 
 
 class WeightStore:
-    """Tensors by checkpoint name in a folder; each keeps the dtype and shape it has in the checkpoint.
+    """Folder of tensors by checkpoint name, in the dtypes and shapes of the checkpoint.
 
-    below: what else there is; it is read from, never written to.
+    below: another store for tensors that are not in this one; it is only read.
     """
 
     def __init__(self, folder: Path, below: "WeightStore | None" = None) -> None:
@@ -33,26 +33,26 @@ class WeightStore:
         return self._below is not None and name in self._below
 
     def names(self) -> list[str]:
-        """Names of all tensors, sorted."""
+        """Returns the names of all tensors, sorted."""
         own = {file.name.removesuffix(".safetensors") for file in self.folder.glob("*.safetensors")}
         return sorted(own if self._below is None else own.union(self._below.names()))
 
     def read(self, name: str) -> NDArray[Any]:
-        """A tensor, copied into memory. FileNotFoundError if absent."""
+        """Read a tensor into memory. Raises FileNotFoundError if it is not stored."""
         if self._below is not None and not self._file(name).is_file():
             return self._below.read(name)
         return Shard.open(self._file(name)).read(name)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy all tensors into a folder, for a store with nothing below it."""
+        """Copy all tensors, also those of `below`, into a folder for a store without one below it."""
         if self._below is not None:
             self._below.copy_to(folder)
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
 
     def put(self, name: str, values: "Tensor", entry: TensorEntry) -> None:
-        """Keep `values`, rounded to the dtype of the checkpoint's `entry`; a later value replaces an earlier one.
+        """Store `values`, rounded to the dtype of the checkpoint's `entry`. They replace earlier values.
 
-        ValueError when the shape is another; PatchCompileError when a value is not finite in that dtype.
+        Raises ValueError if the shape differs, and PatchCompileError if a value is not finite in that dtype.
         """
         if tuple(values.shape) != entry.shape:
             raise ValueError(f"{name}: {list(values.shape)} given, the checkpoint has {list(entry.shape)}")
