@@ -42,10 +42,12 @@ def test_wrong_settings_are_named(settings):
         Recipe.parse({"model": "m", **settings})
 
 
-@pytest.mark.parametrize("text", ["- a list", "{", ""])
-def test_a_file_that_is_no_recipe(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "what"), [("- a list", "holds no settings"), ("{", "is not YAML"), ("", "holds no settings")]
+)
+def test_a_file_that_is_no_recipe(tmp_path, text, what):
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(PatchCompileError):
+    with pytest.raises(PatchCompileError, match=rf"r\.yaml {what}"):
         Recipe.load(tmp_path / "r.yaml")
 
 

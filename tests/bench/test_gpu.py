@@ -228,10 +228,14 @@ def test_a_gpu_that_is_not_in_the_table_is_timed_but_not_calibrated(gpu, monkeyp
 
 
 def test_places_can_be_sent_to_processes(tmp_path):
-    """What `open` gives to the process of a model has to be pickled; a file that is none says so there."""
-    for place in (CpuPlace("1", {}), GpuPlace("1", {}, "tensorrt", None, None)):
-        (tmp_path / "model").write_bytes(b"")
-        with pytest.raises(PatchCompileError):
+    """The model's own process unpickles the loader and returns its error, as for this empty file."""
+    (tmp_path / "model").write_bytes(b"")
+    without_gpu = "--backend tensorrt can't be used here"
+    for place, error in (
+        (CpuPlace("1", {}), f"ONNX Runtime cannot load {tmp_path}/model"),
+        (GpuPlace("1", {}, "tensorrt", None, None), f"{without_gpu}|{tmp_path}/model"),
+    ):
+        with pytest.raises(PatchCompileError, match=error):
             place.open("dense", tmp_path / "model")
 
 

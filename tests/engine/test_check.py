@@ -118,9 +118,10 @@ def test_a_part_of_a_split_that_was_merged(layer, names):
 
 
 def test_two_four_parts_may_be_merged_and_so_may_dense_ones():
-    check_programs(
-        (program(product("s0+s1", nodes=("s0", "s1")), product("x", nodes=("d0", "head"))),), SPLIT
-    )
+    merged = product("s0+s1", nodes=("s0", "s1")), product("x", nodes=("d0", "head"))
+    check_programs((program(*merged),), SPLIT)
+    mixed = product("s0+s1", nodes=("s0", "s1", "d0")), product("x", nodes=("head",))
+    assert "merged s0, s1, the 2:4 part of a split, with d0" in problems((program(*mixed),), SPLIT)
 
 
 def test_a_part_of_a_split_that_is_not_there():

@@ -4,6 +4,7 @@ import pytest
 
 from patch_compile.engine.check import PlanExpectation, PlanMismatchError, check_programs
 from patch_compile.engine.inspector import program_from_json
+from patch_compile.engine.plan_program import PLUGIN, PlanTensor
 
 
 def tensor(name, dims, old, new, spelling):
@@ -33,7 +34,15 @@ EXPECTED = PlanExpectation({"q": 2 * 4096 * 2 + 2 * 2048 * 2 + 2 * 128 * 4 + 40}
 
 @pytest.mark.parametrize("spelling", [10, 11])
 def test_plugin_layer_passes_the_check(spelling):
-    check_programs((program_from_json(information(spelling), ("sm86",)),), EXPECTED, targets=["sm86"])
+    program = program_from_json(information(spelling), ("sm86",))
+    (layer,) = program.layers
+    assert (layer.kind, layer.name, layer.onnx_nodes) == (PLUGIN, "q", ("q",))
+    assert program.tensors["x"] == PlanTensor("float16", (None, 128), None)
+    assert program.tensors["meta"] == PlanTensor("int32", (2, 128), 1024)
+    check_programs((program,), EXPECTED, targets=["sm86"])
+    fewer = PlanExpectation({"q": EXPECTED.patch_linears["q"] - 2}, "float16")
+    with pytest.raises(PlanMismatchError, match="bytes of packed weights"):
+        check_programs((program,), fewer)
 
 
 def test_profiles_by_suffix():

@@ -178,6 +178,8 @@ def test_an_unfinished_build_of_an_earlier_version_is_gone_on_from(tmp_path):
     state.write_text(json.dumps({"stages": json.loads(state.read_text())["stages"]}))
     again = Workspace(tmp_path / "out", resume=True)
     again.run("one", "key", ["a"], never)
+    assert again.reused == ["one"]
+    assert (finish(again) / "a" / "file.txt").read_text() == "1"
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../precious", "a/../../precious"])

@@ -44,7 +44,8 @@ def test_a_product_that_others_read_keeps_its_bias_outside() -> None:
 
 def test_a_residual_is_no_bias() -> None:
     body = "w = Transpose <perm = [1, 0]> (a) p = MatMul (x, w) n = Neg (p) y = Add (n, bias)"
-    assert find_linears(model_with(body))["a"].bias is None
+    site = find_linears(model_with(body))["a"]
+    assert site.bias is None and site.output.name == "p"
 
 
 def test_gemm() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from masklearn.errors import PatchCompileError
 from masklearn.text.calibrate import TokenPool
@@ -193,21 +194,33 @@ def test_the_loss_that_is_no_number_stops_it(tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:
-    """Adam cancels a constant factor, so the factor changes from step to step."""
-
-    class Jumping(Fit):
-        def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
-            loss, figures = super().loss(model, ids)
-            return loss * 1000.0 ** (len(self.seen) % 2), figures
-
-    ends = []
-    for clip in (None, 1e-6):
-        torch.manual_seed(1)
+    """The norm is that of all gradients together, as the optimizer gets them."""
+    norms: dict[float | None, list[float]] = {None: [], 1e-3: []}
+    for clip, seen in norms.items():
         model = nn.Linear(LENGTH, LENGTH)
-        settings = schedule(clip=clip)
-        train(model, Jumping(model), pool(), settings, tmp_path / str(clip), lambda *_: None, what="fitting")
-        ends.append(model.weight.detach())
-    assert not torch.allclose(*ends)
+
+        def watch(
+            optimizer: torch.optim.Optimizer, *_: object, model: nn.Module = model, seen: Any = seen
+        ) -> None:
+            grads = [parameter.grad for parameter in model.parameters()]
+            seen.append(float(torch.cat([grad.flatten() for grad in grads if grad is not None]).norm()))
+
+        hook = register_optimizer_step_pre_hook(watch)
+        try:
+            train(
+                model,
+                Fit(model),
+                pool(),
+                schedule(clip=clip),
+                tmp_path / str(clip),
+                lambda *_: None,
+                what="fitting",
+            )
+        finally:
+            hook.remove()
+    assert len(norms[None]) == len(norms[1e-3]) > 5
+    assert min(norms[None]) > 1e-2
+    assert norms[1e-3] == pytest.approx([1e-3] * len(norms[1e-3]), rel=1e-2)
 
 
 def test_batches_are_those_of_the_pool(tmp_path: Path) -> None:

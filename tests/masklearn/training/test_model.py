@@ -71,3 +71,12 @@ def test_attention_stays_in_fp32_on_a_cpu(make_model: ModelMaker) -> None:
 def test_precision_is_what_is_asked_for() -> None:
     assert computes_in_bf16("bf16", torch.device("cpu"))
     assert not computes_in_bf16("fp32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("units", [(), ("_is_avx512_bf16_supported",), ("_is_amx_tile_supported",)])
+def test_auto_takes_bf16_where_the_cpu_multiplies_in_it(
+    monkeypatch: pytest.MonkeyPatch, units: tuple[str, ...]
+) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in units)
+    assert computes_in_bf16("auto", torch.device("cpu")) == bool(units)
