@@ -1,15 +1,15 @@
-"""What a learned result is compared with: the same model pruned in simpler ways, evaluated on the same text.
+"""Baselines to compare a learned result with: the model pruned in simpler ways, evaluated on the same text.
 
-Each is a recipe that a user can give as well (FFN stands for the model's patterns, `mlp.*` for most):
+Users can make all of them but the last with these settings (FFN stands for the model's patterns, `mlp.*` for most models):
 
-    dense          the model as it is
+    dense          the unpruned model
     uniform-2:4    --method sparsegpt --ratio 0.5
-    ffn-only       --method sparsegpt --ratio '*=0,FFN=0.5'      what 2:4 gives for free: attention stays dense
+    ffn-only       --method sparsegpt --ratio '*=0,FFN=0.5'      the simplest use of 2:4: attention stays dense
     magnitude-tiles  --method sparsegpt --criterion magnitude    at the result's own ratio
     random-tiles   --method sparsegpt --criterion random         at the result's own ratio
-    unstructured   SparseGPT without structure, the result's ratio in every linear: not deployable, a reference
+    unstructured   SparseGPT without structure, the result's ratio in every linear: a reference that is not deployable
 
-None is repaired: their weights are SparseGPT's. On where they come from see PATCH (arXiv 2509.23410) and its reviews.
+Baselines are not repaired: their weights are SparseGPT's. PATCH (arXiv 2509.23410) and its reviews compare with these.
 """
 
 import shutil
@@ -51,14 +51,14 @@ __all__ = [
     "run_baselines",
 ]
 
-# name; ratio: reached; perplexity; seconds: of learning, evaluation not among them; deployable
+# Keys: name; ratio: the reached one; perplexity; seconds: duration of learning without evaluation; deployable.
 Row = dict[str, Any]
 Windows = NDArray[np.int64]
 Note = Callable[[str], object]
 
 
 class Baseline(StrEnum):
-    """What a result is compared with; the key of the registry of baselines."""
+    """Name of a baseline."""
 
     DENSE = "dense"
     UNIFORM = "uniform-2:4"
@@ -70,16 +70,15 @@ class Baseline(StrEnum):
 
 @dataclass(frozen=True)
 class _Learned:
-    """A baseline that `learn` makes: the settings it replaces; ratio: None for the recipe's."""
+    """Settings of a baseline that `learn` makes. ratio: None for the recipe's."""
 
     ratio: Callable[[Checkpoint, Coverage], float | str] | None = None
-    criterion: Criterion = (
-        Criterion.MAGNITUDE
-    )  # where the ratio decides for every tile, the cheapest to compute
+    # Magnitude is the cheapest to compute, for baselines in which the ratio alone determines every tile.
+    criterion: Criterion = Criterion.MAGNITUDE
 
 
 def _ffn_ratio(checkpoint: Checkpoint, coverage: Coverage) -> str:
-    """2:4 in the feed-forward linears, dense elsewhere."""
+    """Returns the ratios of a model with 2:4 feed-forward linears and dense other linears."""
     patterns = architecture_of(checkpoint).ffn
     found = [p for p in patterns if any(matches(name, p) for name in coverage.linears)]
     if not found:
@@ -100,7 +99,7 @@ _LEARNED: dict[Baseline, _Learned] = {
 
 
 def parse_baselines(names: str) -> tuple[Baseline, ...]:
-    """`--baselines` as a person spells it: `all`, or names with commas between; UsageError for another."""
+    """Parse the value of `--baselines`: `all`, or names separated by commas. Raises UsageError for an unknown name."""
     if names.strip() == "all":
         return tuple(Baseline)
     try:
@@ -114,7 +113,10 @@ def parse_baselines(names: str) -> tuple[Baseline, ...]:
 def baseline_settings(
     name: Baseline, recipe: LearnRecipe, checkpoint: Checkpoint, coverage: Coverage
 ) -> LearnRecipe:
-    """The recipe of a baseline that `learn` makes, beside a result of `recipe`. KeyError for the others."""
+    """Returns the recipe of a baseline for a result of `recipe`.
+
+    Raises KeyError for a baseline that `learn` does not make.
+    """
     baseline = _LEARNED[name]
     changed: dict[str, Any] = {
         "method": SparseGpt.name,
@@ -139,10 +141,10 @@ def compare(
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> dict[str, Any]:
-    """A result beside its baselines, for JSON: {rows, remarks, windows, length, dtype}; the first row is the result.
+    """Compare a result with baselines. Returns {rows, remarks, windows, length, dtype} for JSON; row 0 is the result.
 
-    pruned: the folder of the result's pruned checkpoint; seconds: that learning it took; windows: `[count, length]`
-    tokens of held-out text. See `run_baselines`.
+    pruned: folder of the result's pruned checkpoint; seconds: duration of learning it; windows: token ids
+    `[count, length]` of held-out text. The other arguments are those of `run_baselines`, whose errors it raises.
     """
     value = _perplexity(pruned, windows, recipe, progress)
     result = _row(masks.method, masks.ratio, value, seconds)
@@ -160,11 +162,12 @@ def run_baselines(
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> list[Row]:
-    """A row for each baseline: name, ratio reached, perplexity, seconds of learning, deployable.
+    """Returns a row for each baseline: name, reached ratio, perplexity, seconds of learning, deployable.
 
-    windows: `[count, length]`, evaluated in fp32 on the recipe's device; scratch: takes one pruned checkpoint at a
-    time, and is left as it was. The calibration text is read once for all. PatchCompileError: see `learn`; a model
-    that predicts no next token.
+    windows: token ids `[count, length]`, on which models are evaluated in fp32 on the recipe's device; scratch: folder for
+    one pruned checkpoint at a time, which is deleted. The calibration text is read once for all baselines.
+
+    Raises PatchCompileError as `learn` does, and for a model that predicts no next token.
     """
     checkpoint = Checkpoint.open(model_dir)
     _check_causal(checkpoint)
@@ -175,7 +178,7 @@ def run_baselines(
 
 
 def remarks(result: Row, baselines: Sequence[Row]) -> list[str]:
-    """Lines on what a person should not overlook in a comparison."""
+    """Returns lines for the user about baselines that are no worse than the result."""
     lines = []
     for row in baselines:
         if row["name"] == Baseline.FFN_ONLY and _no_better(result, row):
@@ -190,14 +193,14 @@ def remarks(result: Row, baselines: Sequence[Row]) -> list[str]:
 
 
 def _no_better(result: Row, other: Row) -> bool:
-    """Worse where no more was asked of it; two ratios that tiles alone keep apart count as equal."""
+    """True if `result` has a higher perplexity at no higher ratio. Ratios within 1e-3, the precision of tiles, are equal."""
     return bool(result["perplexity"] > other["perplexity"] and result["ratio"] <= other["ratio"] + 1e-3)
 
 
 def _baseline_row(name: Baseline, task: Task, windows: Windows) -> Row:
-    """Make one baseline in a folder of its own, measure it, and delete the folder."""
+    """Make one baseline in its own folder, measure it, and delete the folder."""
     folder = task.scratch / f"baseline-{name.name.lower()}"
-    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted run leaves it
     ours = replace(task, scratch=folder, progress=_named(task.progress, name))
     if name is not Baseline.DENSE:
         ours.__dict__["text"] = task.text
@@ -212,7 +215,7 @@ def _baseline_row(name: Baseline, task: Task, windows: Windows) -> Row:
 
 
 def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:
-    """The pruned model of a baseline and its ratio, beside a result of the task's recipe."""
+    """Returns the pruned model of a baseline and its ratio, for a result of the task's recipe."""
     if name is Baseline.DENSE:
         return Learned(_no_masks(), task.checkpoint), 0.0
     if name is Baseline.UNSTRUCTURED:
@@ -223,7 +226,7 @@ def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:
 
 
 def _unstructured(task: Task) -> tuple[Learned, float]:
-    """The asked ratio in every linear: SparseGPT without structure has no budget over all."""
+    """Prune every linear to the asked ratio, because SparseGPT without structure has no budget over all linears."""
     from masklearn.solvers.solve import solve_unstructured
     from masklearn.stream.feed import CheckpointFeed
 
@@ -241,9 +244,9 @@ def _no_masks() -> MaskSet:
 def measure(
     learned: Learned, windows: Windows, folder: Path, recipe: LearnRecipe, progress: Progress | None = None
 ) -> float:
-    """Perplexity of a learned result in fp32, with weights rounded to the checkpoint's type as they are deployed.
+    """Returns the perplexity of a learned result in fp32, with weights rounded to the checkpoint's type for deployment.
 
-    folder: where its pruned checkpoint is written.
+    folder: folder for its pruned checkpoint; windows: token ids `[count, length]`.
     """
     from masklearn.checkpoint.prune import write_pruned_checkpoint
 

@@ -1,4 +1,4 @@
-"""The device that a run computes on, and the memory that is left there."""
+"""Chooses the device of a run, and finds the free memory of a device."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,10 @@ __all__ = ["available_memory", "usable_device"]
 
 
 def usable_device(name: str | None) -> "torch.device":
-    """The device of this name, None for CUDA when there is one. PatchCompileError when it cannot be used."""
+    """Returns the device of this name; None stands for CUDA if there is one, else the CPU.
+
+    Raises PatchCompileError if the device can't be used.
+    """
     import torch
 
     if name is None:
@@ -27,8 +30,10 @@ def usable_device(name: str | None) -> "torch.device":
 
 
 def available_memory(device: "torch.device") -> int:
-    """Bytes that this process can still take on a device: free on a GPU, its share of what the host and its control
-    group leave on a CPU.
+    """Returns the bytes that this process can still allocate on a device.
+
+    On a GPU this is the free memory. On a CPU it is the memory that the host and its control group have free, divided by
+    the number of processes on the host.
     """
     if device.type == "cuda":
         import torch
@@ -41,7 +46,7 @@ def available_memory(device: "torch.device") -> int:
 
 
 def _group_limits() -> list[int]:
-    """What the process's control group leaves, of version 2 and 1, where it sets a limit."""
+    """Returns the bytes left in the process's control groups of version 2 and 1, if they set limits."""
     root = Path("/sys/fs/cgroup")
     pairs = (
         (root / "memory.max", root / "memory.current"),

@@ -1,4 +1,4 @@
-"""The errors that a user sees without a traceback."""
+"""Errors that the user sees without a traceback."""
 
 from enum import StrEnum
 from typing import TypeVar
@@ -10,11 +10,11 @@ _Name = TypeVar("_Name", bound=StrEnum)
 
 
 class PatchCompileError(Exception):
-    """A mistake in the input or a lack of the machine: what happened, why, and how to fix it.
+    """Error in the user's input or environment: what happened, why, and how to fix it.
 
-    what: one sentence without a final period; why, fix: whole sentences, or the words of another program as they are.
-    The command line prints the three parts without a traceback and exits with `exit_code`. The class lives here because
-    `masklearn` is the lower package; `patch_compile` raises the same one.
+    what: one sentence without a final period; why, fix: whole sentences, or the unchanged message of another program. The
+    command line prints the three parts without a traceback and exits with `exit_code`. The class is in `masklearn` because
+    that is the lower of the two packages; `patch_compile` raises it too.
     """
 
     exit_code = 1
@@ -25,13 +25,13 @@ class PatchCompileError(Exception):
 
 
 class UsageError(PatchCompileError):
-    """A setting that is wrong whatever the files and the machine are: misspelled, out of range, or against another one."""
+    """Error in a setting that is wrong for all files and machines: misspelled, out of range, or against another setting."""
 
     exit_code = 2
 
 
 def member(names: type[_Name], given: str, setting: str) -> _Name:
-    """The member of a set of names that a setting gives. Raises UsageError for another name."""
+    """Returns the member of `names` that a setting names; setting: its name. Raises UsageError for an unknown name."""
     try:
         return names(given)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What mask methods and solvers are given of a model: its linears one by one, and what is known of their inputs."""
+"""Feeds give a model's linears, and statistics of their inputs, to mask methods and solvers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Fisher = NDArray[np.float64]
 class Group:
     """Linears that share their inputs X.
 
-    weights: W `[N, K]` by name, fp32; moment: XᵀX `[K, K]`, fp32; samples: tokens (runs of an ONNX file) that X was
-    gathered on, the same number for every linear of a model.
+    weights: W `[N, K]` by name, fp32; moment: XᵀX `[K, K]`, fp32; samples: number of tokens (or runs of an ONNX file) in
+    X, the same for every linear of a model.
     """
 
     weights: Mapping[str, torch.Tensor]
@@ -37,10 +37,10 @@ class Group:
 
 
 class Feed(ABC):
-    """Gives the covered linears of a model to a method, in the model's order and as few in memory as it can.
+    """Gives the covered linears of a model to a method, in the model's order and with few of them in memory.
 
-    recipe: the settings; shapes: (N, K) by linear; note: says a line that a person should read; lacks: what methods may
-    need and this model can't give, each with the reason in a sentence. Progress is the feed's to tell.
+    A feed also reports progress. recipe: the settings; shapes: (N, K) by linear; note: called with lines for the user;
+    lacks: needs of methods that this model can't meet, each with the reason as a sentence.
     """
 
     recipe: LearnRecipe
@@ -54,21 +54,23 @@ class Feed(ABC):
 
     @abstractmethod
     def norms(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Yield each linear's name, W, and ‖x‖² `[K]` of every input feature of the dense model."""
+        """Yield each linear's name, W `[N, K]`, and ‖x‖² `[K]` of its input features in the dense model, fp32."""
 
     @abstractmethod
     def moments(
         self, see: Callable[[Group], Mapping[str, Found]], windows: int, *, fisher: bool = False
     ) -> Iterator[tuple[str, Found, Fisher | None]]:
-        """Yield what `see` makes of each linear, from the second moments of the dense model's inputs.
+        """Yield each linear's name, the value that `see` returns for it, and its Fisher information.
 
-        windows: calibration windows that suffice. fisher: each comes with E[g²] of its outputs `[N]`, where g is the
-        gradient of the loss there; it is known only when `see` has seen all, so `see` returns what is kept till then.
+        see: called with groups of linears and the second moments of their inputs in the dense model; returns a value for
+        each linear, which is kept until the Fisher information is known, after all calls; windows: number of calibration
+        windows to use; fisher: True to compute E[g²] `[N]` of each linear's outputs, where g is the gradient of the loss
+        with respect to an output, False for None.
         """
 
     @abstractmethod
     def replace(self, solve: Callable[[Group], Mapping[str, torch.Tensor]], store: WeightStore) -> None:
-        """Enter new weights `[N, K]` for every linear in `store`, as `solve` makes them of a group's.
+        """Put the new weights `[N, K]` of every linear, which `solve` returns for its group, in `store`.
 
-        A model that is run again for it sends on what the replaced linears before give.
+        A feed that runs the model again for it uses the new weights for the inputs of later linears.
         """

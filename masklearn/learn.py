@@ -1,4 +1,4 @@
-"""The whole stage: a model's linears and a recipe to masks, and to the surviving weights' values."""
+"""Learns hybrid masks for a model's linears by a recipe, and new values of the surviving weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,14 +34,17 @@ Patterns = dict[str, NDArray[np.uint8]]
 Grids = Mapping[str, NDArray[Any]]
 Choose = Callable[[Grids, Grids], tuple[Selection, Budget]]
 
-# Ratios that leave no choice of tiles.
+# Ratios at which no tile or every tile is 2:4.
 _DENSE, _UNIFORM = 0.0, 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """masks: by linear; scores: of every tile, `[grid]`, whose unit is `unit` in words; tiles: those that `choose` made 2:4
-    for `budget`, which a method may overrule; train: what a method that trains says of it.
+    """Result of a mask method.
+
+    masks: masks by linear; scores: scores `[grid]` of all tiles by linear; unit: their unit, in words; tiles: tile maps
+    that `choose` returned, which a method may change for `masks`; budget: the budget that they fill; train: record of a
+    method that trains, else None.
     """
 
     masks: dict[str, LinearMask]
@@ -54,8 +57,10 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """masks: the MaskSet; checkpoint: the model, with new values of surviving weights where the method, the repair
-    or a permutation gave any (`checkpoint.new` holds them, in the scratch folder); the masks are not applied to it.
+    """Result of learning.
+
+    masks: the MaskSet; checkpoint: the model with the new values of surviving weights that the method, the repair or a
+    permutation made (`checkpoint.new` holds them, in the scratch folder). The masks are not applied to its weights.
     """
 
     masks: MaskSet
@@ -70,14 +75,15 @@ def learn(
     note: Callable[[str], object] | None = None,
     choose: Choose | None = None,
 ) -> Learned:
-    """Learn hybrid masks for every covered linear of a model directory, and new weights to go with them.
+    """Learn hybrid masks for every covered linear of a model directory, and new weights that fit the masks.
 
-    scratch: a folder for new weights, for what does not fit in memory and for training state, which a later call
-    with the same arguments goes on from; progress: called with (what is done, done, total); note: called with
-    lines for a person; choose: (scores, areas) of `select` to the tile maps and the budget that they fill, None for the
-    recipe's ratio. The result depends on the checkpoint's bytes, the recipe and the text alone, unless the
-    recipe bounds the minutes. PatchCompileError: see `Checkpoint.open`, `covered_linears_of`, `token_pool` and
-    `stream_blocks`.
+    The result depends on the checkpoint's bytes, the recipe and the text only, unless the recipe has a budget in minutes.
+
+    scratch: folder for new weights, for data that does not fit in memory and for the state of training, from which a later
+    call with the same arguments resumes; progress: see `Progress`; note: called with lines for the user; choose: returns
+    the tile maps and the budget that they fill, from `scores` and `areas` of `select`; None for the recipe's ratio.
+
+    Raises PatchCompileError as `Checkpoint.open`, `covered_linears_of`, `token_pool` and `stream_blocks` do.
     """
     checkpoint = Checkpoint.open(model_dir)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
@@ -86,7 +92,7 @@ def learn(
 
 
 def learn_task(task: Task, choose: Choose | None = None) -> Learned:
-    """`learn` for a task that is already set up, such as one that shares its text with others."""
+    """Do the work of `learn` for an existing task, such as one that shares its text with other tasks."""
     from masklearn.permute import permute
     from masklearn.stream.feed import CheckpointFeed
 
@@ -108,10 +114,10 @@ def learn_task(task: Task, choose: Choose | None = None) -> Learned:
 
 
 def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False) -> Found:
-    """The masks of a feed's linears by its recipe's method; new weights `[N, K]`, not masked yet, go to `store`.
+    """Find the masks of a feed's linears with its recipe's method.
 
-    decided: the budget leaves no choice of tiles, so a method that solves patterns anyway need not score them.
-    PatchCompileError when the feed lacks what the method needs.
+    store: receives new weights `[N, K]`, not yet masked; decided: True if the budget leaves no choice of tiles. A method
+    that solves patterns then does not score tiles. Raises PatchCompileError if the feed can't meet a need of the method.
     """
     method = method_of(feed.recipe.method)
     _check_needs(method, feed)
@@ -123,7 +129,7 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
     else:
         for name, candidate in method.candidates(feed):
             scores[name] = candidate.score
-            if not method.solves:  # a byte per 4 weights of the model
+            if not method.solves:  # patterns take a byte per 4 weights of the model: keep them only if needed
                 patterns[name] = candidate.pattern
     tiles, budget = choose({name: scores[name] for name in feed.shapes}, areas)
     settled = method.settle(feed, tiles, patterns, store)
@@ -136,7 +142,10 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
 
 
 def by_ratio(recipe: LearnRecipe, linears: Mapping[str, Any], note: Callable[[str], object]) -> Choose:
-    """Tile maps of the recipe's ratio. PatchCompileError, now and before any work, for a pattern that fits no linear."""
+    """Returns a function that chooses tile maps by the recipe's ratio.
+
+    Raises PatchCompileError at once, before any work, for a pattern that fits no linear.
+    """
     budget = Budget.of(recipe.ratio, recipe.per_layer)
     if left_dense := budget.left_dense(list(linears)):
         note(left_dense)
@@ -153,7 +162,7 @@ def _check_needs(method: Method, feed: Feed) -> None:
 
 
 def _record_scores(task: Task, masks: MaskSet, found: Found) -> None:
-    """How the scores were spread, where they chose the tiles that the masks have: a contest may keep the prior's."""
+    """Record a summary of the scores, if they chose the tiles of the masks: a gradient method may keep its prior's tiles."""
     kept = masks.tile_maps()
     if any(not np.array_equal(found.tiles[name], kept[name]) for name in kept):
         return
@@ -163,7 +172,7 @@ def _record_scores(task: Task, masks: MaskSet, found: Found) -> None:
 
 
 def _check_labels(task: Task) -> None:
-    """Before any work: an encoder predicts no next token that repair could learn."""
+    """Raises UsageError, before any work, for a label weight with an encoder, which predicts no next token."""
     if task.recipe.repairs and task.recipe.label_weight and architecture_of(task.checkpoint).encoder:
         raise UsageError(
             "An encoder has no labels to repair on", "It predicts no next token.", "Leave --label-weight out."
@@ -171,7 +180,7 @@ def _check_labels(task: Task) -> None:
 
 
 def _finish(task: Task, found: Found, solved: WeightStore) -> Learned:
-    """The final weights: repaired where the recipe and the method say so."""
+    """Repair the weights if the recipe or the method asks for it, and make the MaskSet."""
     record = MaskRecord(skipped=dict(task.coverage.skipped), budget=found.budget.record())
     if found.train is not None:
         record.train = found.train
@@ -179,7 +188,7 @@ def _finish(task: Task, found: Found, solved: WeightStore) -> Learned:
     if task.recipe.repairs:
         from masklearn.training.repair import repair
 
-        # Apart from the solved ones, which a run that goes on must start its repair from again.
+        # Not in the store of the solved weights: a resumed run must start its repair from these again.
         repaired = WeightStore(task.scratch / "repaired", below=solved)
         record.repair = repair(task.of(checkpoint), found.masks, repaired)
         checkpoint = task.checkpoint.with_weights(repaired)
@@ -206,13 +215,13 @@ def _areas(shapes: Mapping[str, tuple[int, int]], recipe: LearnRecipe) -> dict[s
 
 
 def _reached(masks: Mapping[str, LinearMask]) -> float:
-    """The ratio, where none was asked for but a saving."""
+    """Returns the reached ratio, which stands for the asked one if the budget is a saving."""
     return sum(mask.zeroed for mask in masks.values()) / sum(mask.weights for mask in masks.values())
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
-    """No progress is wanted."""
+    """Discards progress."""
 
 
 def _unsaid(_line: str) -> None:
-    """Nobody reads."""
+    """Discards a note."""

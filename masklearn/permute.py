@@ -1,10 +1,10 @@
-"""Hidden channels of feed-forward parts in an order that gathers those that are cheap to prune.
+"""Permutes hidden channels of feed-forward parts, so that channels which are cheap to prune share tiles.
 
-The activation between up (and gate) and down works on each channel alone, so a model computes what it did when the rows
-of up and gate and the columns of down change places alike (Pool and Yu, NeurIPS 2021, permute for 2:4 as well, to mix
-strong and weak channels in groups of 4). Here they are sorted by what they add to down's output: weak channels share
-tiles, as rows in up and gate and as columns in down, and these tiles cost less to prune than any do in the checkpoint's
-order. On what was tried see docs/adr/0009-permuted-channels.md.
+The activation between up (and gate) and down is elementwise, so the model's outputs do not change if the rows of up and
+gate and the columns of down are permuted in the same way. Pool and Yu (NeurIPS 2021) permute for 2:4 too, to mix strong
+and weak channels in groups of 4. This module sorts channels by their contribution to down's output. Weak channels then
+share tiles, as rows in up and gate and as columns in down, and these tiles are cheaper to prune than any tile in the
+checkpoint's order. docs/adr/0009-permuted-channels.md describes the alternatives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,17 +32,17 @@ __all__ = ["Permuted", "permute", "reordered"]
 
 Orders = Mapping[str, NDArray[np.int32]]
 
-_WINDOWS = 16  # of 512 tokens, as many as tiles are scored on
+_WINDOWS = 16  # windows of 512 tokens; tiles are scored on as many
 _UNIT_ROUNDOFF = 2.0**-24
-_ROUNDING = 8.0  # times what sums of that many terms are expected to be off by
+_ROUNDING = 8.0  # allowed rounding error, in units of the expected error of a sum
 
 
 @dataclass(frozen=True, eq=False)
 class Permuted:
-    """A model whose hidden channels lie in another order.
+    """Model with permuted hidden channels.
 
-    checkpoint: with the permuted weights as its new ones; orders: by the down linear of each feed-forward part, int32
-    `[channels]`: channel i was channel `order[i]` of the checkpoint on disk; record: what was done.
+    checkpoint: the model with the permuted weights as its new ones; orders: by down linear, int32 `[channels]`: channel i
+    is channel `order[i]` of the checkpoint on the disk; record: record for the mask file.
     """
 
     checkpoint: Checkpoint
@@ -51,11 +51,13 @@ class Permuted:
 
 
 def permute(task: Task) -> Permuted:
-    """Sort the hidden channels of every feed-forward part of which all linears are covered.
+    """Sort the hidden channels of every feed-forward part whose linears are all covered.
 
-    One pass over calibration windows, one block in memory; the new weights go to files in the scratch folder, from which
-    a run that goes on takes them, and which one of several processes writes. Every part's output is compared with
-    what it was: RuntimeError unless they differ by no more than rounding. PatchCompileError: see `stream_blocks`.
+    It runs one forward pass over calibration windows, with one block in memory. One of several processes writes the new
+    weights to files in the scratch folder, from which an interrupted run resumes. The output of every part is compared
+    before and after.
+
+    Raises RuntimeError if they differ by more than rounding explains, and PatchCompileError as `stream_blocks` does.
     """
     folder = task.scratch / "permuted"
     path = made_once(task.scratch / "orders.safetensors", lambda: _write(task, WeightStore(folder)))
@@ -68,9 +70,9 @@ def permute(task: Task) -> Permuted:
 
 
 def reordered(checkpoint: Checkpoint, orders: Orders, store: WeightStore) -> Checkpoint:
-    """The checkpoint with its hidden channels in the orders of masks that were learned with a permutation.
+    """Returns the checkpoint with its hidden channels in the orders of masks that were learned with a permutation.
 
-    It computes what it did, and its weights lie as those of the pruned model do; they go to `store`.
+    Its outputs do not change, and its weights have the order of the pruned model's. They are written to `store`.
     """
     mlps = {mlp.down: mlp for mlp in mlps_of(checkpoint, covered_linears_of(checkpoint).linears)}
     for down, order in orders.items():
@@ -86,12 +88,12 @@ def reordered(checkpoint: Checkpoint, orders: Orders, store: WeightStore) -> Che
 
 
 def _rows(order: torch.Tensor, out_features: int, channels: int) -> torch.Tensor:
-    """Rows of gate and up: where they are fused, each half in the same order."""
+    """Returns the order of the rows of gate and up. If one linear holds both, each half has the order of the channels."""
     return torch.cat([order + start for start in range(0, out_features, channels)])
 
 
 def _write(task: Task, store: WeightStore) -> None:
-    """Permuted weights to `store`, then the orders: the file is there when all is."""
+    """Write the permuted weights to `store`, and then the file of the orders, which marks the work as complete."""
     mlps, orders, error = mlps_of(task.checkpoint, task.coverage.linears), dict[str, NDArray[np.int32]](), 0.0
     stream = stream_blocks(
         task.checkpoint,
@@ -119,7 +121,7 @@ def _write_orders(path: Path, orders: Orders, record: PermutedRecord) -> None:
 
 
 def _permute_block(block: Block, mlps: Sequence[Mlp]) -> tuple[dict[str, torch.Tensor], float]:
-    """Advance the block, permute its weights in memory; returns the orders and the largest relative error."""
+    """Advance the block and permute its weights in memory. Returns the orders and the largest relative error."""
     downs = {mlp.down: block.linears[mlp.down] for mlp in mlps}
     window = block.hidden[0].clone()
     norms = squared_input_norms(downs, block.advance)
@@ -134,7 +136,7 @@ def _permute_block(block: Block, mlps: Sequence[Mlp]) -> tuple[dict[str, torch.T
 
 
 def _order(down: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
-    """Channels by what they add to the squared output of down `[H, I]`; norms: ‖a‖² of each channel, `[I]`."""
+    """Sort channels by their contribution to the squared output of down `[H, I]`; norms: ‖a‖² of each channel, `[I]`."""
     return (down.square().sum(dim=0) * norms).argsort(stable=True)
 
 
@@ -162,7 +164,7 @@ _Call = tuple[torch.Tensor, torch.Tensor]
 
 @torch.no_grad()
 def _calls(block: Block, linears: Mapping[str, torch.nn.Linear], window: torch.Tensor) -> dict[str, _Call]:
-    """Inputs and outputs of linears in one window."""
+    """Returns inputs and outputs of the linears for one window."""
     calls: dict[str, _Call] = {}
 
     def keep(name: str, x: torch.Tensor, output: torch.Tensor) -> None:
@@ -174,9 +176,10 @@ def _calls(block: Block, linears: Mapping[str, torch.nn.Linear], window: torch.T
 
 
 def _error(name: str, down: torch.nn.Linear, before: _Call, after: _Call) -> float:
-    """‖y' − y‖ / ‖y‖ of down's outputs; RuntimeError where rounding does not explain it.
+    """Returns ‖y' − y‖ / ‖y‖ of down's outputs. Raises RuntimeError if rounding does not explain it.
 
-    A sum of K terms is off by about √K·u of the sum of their magnitudes (Higham and Mary, SIAM J. Sci. Comput. 41, 2019).
+    The error of a sum of K terms is about √K·u times the sum of their magnitudes, where u is the unit roundoff (Higham and
+    Mary, SIAM J. Sci. Comput. 41, 2019).
     """
     off = float((after[1] - before[1]).norm())
     magnitude = float((after[0].abs() @ down.weight.abs().T).norm())

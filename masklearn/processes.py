@@ -1,4 +1,4 @@
-"""Work that one of several processes does for all: what it makes is a file that the others wait for."""
+"""Lets the main one of several processes do work for all: it writes a file, and the others wait for that file."""
 
 import os
 import time
@@ -8,32 +8,33 @@ from pathlib import Path
 __all__ = ["is_main_process", "leave", "made_once", "process_count", "process_rank"]
 
 _POLL = 0.2  # seconds
-# Of torchrun, which `accelerate launch` uses too, and of the MPI launchers that accelerate knows.
+# Environment variables of torchrun, which `accelerate launch` uses too, and of the MPI launchers that accelerate supports.
 _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def process_rank() -> int:
-    """Number of this process among those that a launcher started together; 0 in a single process."""
+    """Returns the number of this process among those that a launcher started together, 0 for a single process."""
     return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0)
 
 
 def is_main_process() -> bool:
-    """True in a single process, and in the first of several."""
+    """Returns True in a single process, and in the first of several."""
     return process_rank() == 0
 
 
 def process_count() -> int:
-    """Number of processes that a launcher started together; 1 for a single process."""
+    """Returns the number of processes that a launcher started together, 1 for a single process."""
     return next((int(os.environ[name]) for name in _COUNTS if name in os.environ), 1)
 
 
 def leave(folder: Path) -> None:
-    """End this process's part: the main process waits until all have come here, the others go on.
+    """End the work of this process. The main process waits until all processes call this, the others return at once.
 
-    Until then they may wait for, or write, files in the scratch folder, which the main process removes when it is
-    done. A process group, if one was made, is ended: its threads may abort a process that exits without. folder: of
-    this launch alone, seen by all.
+    Before they call it, the others may read and write files in the scratch folder, which the main process deletes at the
+    end. A process group is destroyed, because its threads may abort a process that exits without doing so.
+
+    folder: a folder of this launch only, which all processes share.
     """
     import torch
 
@@ -45,11 +46,11 @@ def leave(folder: Path) -> None:
 
 
 def made_once(path: Path, make: Callable[[], object]) -> Path:
-    """`path`, which `make` leaves behind, renamed when whole; nothing is made where it is there already.
+    """Returns `path` after the main process has made it with `make`, unless it exists already.
 
-    The main process makes it and the others wait, in a folder that all of them see. Files are waited for, not a
-    barrier of the process group: one-shot pruning of a large model takes longer than a barrier waits, and when the
-    main process fails, the launcher ends the others.
+    path: a file in a folder that all processes share; make: writes it, and renames it to `path` when it is complete. The
+    other processes wait for the file instead of a barrier of the process group, because one-shot pruning of a large model
+    takes longer than the timeout of a barrier. If the main process fails, the launcher ends the others.
     """
     if not is_main_process():
         while not path.exists():

@@ -1,4 +1,4 @@
-"""The settings of mask learning, checked once."""
+"""Settings of mask learning. They are checked once, when a recipe is made."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ __all__ = ["Criterion", "LearnRecipe", "LearnSettings", "Pattern", "Ratio", "Rep
 _Positive = Annotated[int, Field(ge=1)]
 Pattern = Annotated[str, AfterValidator(parse_pattern)]
 
-# Zeroed weights / weights, or ratios by pattern; "0.4" becomes 0.4.
+# A ratio of zeroed weights, or ratios by pattern; "0.4" becomes 0.4.
 Ratio = Annotated[float | str, AfterValidator(parse_ratio)]
 
 
@@ -24,7 +24,7 @@ def _tile(value: Any) -> Any:
     return parse_tile(value) if isinstance(value, str) else value
 
 
-# (rows, columns), or as it is spelled: "128x128".
+# (rows, columns), or text such as "128x128".
 Tile = Annotated[tuple[_Positive, _Positive], BeforeValidator(_tile)]
 
 
@@ -37,20 +37,23 @@ def _known_method(name: str) -> str:
 class LearnSettings(Settings):
     """All settings of learning but the ratio, which a build may take from a masks file.
 
-    method: one of `METHODS`; per_layer: every linear has the ratio, instead of all together; tile: (rows, cols), cols
-    a multiple of 4; include, exclude: patterns of `masks.names`; calib: text of `masklearn.text`, None for text that
-    the model writes itself; windows, length: how many windows of how many tokens; seed: of everything drawn;
-    device: where the model runs, None for a CUDA device when there is one.
+    method: one of `METHODS`; per_layer: True if every linear has the ratio, False if all linears together have it; tile:
+    (rows, cols), cols a multiple of 4; include, exclude: patterns of `masks.names`; calib: a text of `masklearn.text`,
+    None for text that the model writes itself; windows: number of calibration windows; length: tokens per window; seed:
+    seed of all random draws; device: device of the model, None for CUDA if there is one.
 
-    criterion: see `Criterion`, None for the method's own; damping: of the Hessian, share of its mean diagonal.
-    repair: see `Repair`, None for the method's own; repair_steps, repair_minutes: its budget, whichever ends
-    first; batch: windows in a step of training; learning_rate: None for the method's own;
-    label_weight: of the cross-entropy of the text's own tokens beside the divergence, in repair.
-    permute: hidden channels of feed-forward parts are reordered first (see `permute`).
-    prior, steps, distill_weight, checkpoint_every: of methods that train masks: one-shot method or masks file to
-    start from, steps, weight of the KL to the dense logits beside the language model's loss, steps between
-    checkpoints (of repair too). precision: of all training, and of the passes of methods that solve weights;
-    gradient_checkpointing: of all training.
+    criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
+    permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).
+
+    repair: see `Repair`, None for the method's default; repair_steps, repair_minutes: budget of the repair, the first to
+    end ends it; label_weight: weight of the cross-entropy of the text's own tokens, added to the divergence, in repair.
+
+    batch: windows per step of training; learning_rate: of training, None for the default; precision: of all training,
+    and of the forward passes of methods that solve weights; gradient_checkpointing: of all training; checkpoint_every:
+    steps between checkpoints of training.
+
+    prior, steps, distill_weight: settings of methods that train masks: the one-shot method or masks file to start from,
+    the number of steps, and the weight of the KL from the dense model, added to the language model's loss.
     """
 
     method: Annotated[str, AfterValidator(_known_method)] = "oneshot"
@@ -81,17 +84,17 @@ class LearnSettings(Settings):
 
     @property
     def traits(self) -> type[MethodTraits]:
-        """What is known of the method."""
+        """Traits of the method."""
         return METHODS[self.method]
 
     @property
     def repairs(self) -> bool:
-        """True when the surviving weights are repaired: as asked, else as the method does by default."""
+        """True if the surviving weights are repaired, by the setting or by the method's default."""
         return (self.repair or self.traits.repair) is Repair.DISTILL
 
     @property
     def trains(self) -> bool:
-        """True when text beyond the calibration windows is wanted."""
+        """True if learning trains, and so needs more text than the calibration windows."""
         return self.repairs or self.traits.trains()
 
     @field_validator("tile")
@@ -103,9 +106,9 @@ class LearnSettings(Settings):
 
 
 class LearnRecipe(LearnSettings):
-    """What `learn` is asked for: the settings, and the budget.
+    """All settings of `learn`.
 
-    ratio: zeroed weights / weights, 0 ... 0.5, or ratios by pattern such as `mlp.*=0.5,*.v_proj=0` (see `budget`).
+    ratio: zeroed weights / weights, 0 ... 0.5, or ratios by pattern such as `mlp.*=0.5,*.v_proj=0` (see `masks.budget`).
     """
 
     ratio: Ratio = 0.4

@@ -1,4 +1,4 @@
-"""Classes by name, one to a file of a folder: mask methods, formats of masks, fusions."""
+"""Registries find classes by name in a folder with one class per file: mask methods, formats of masks, fusions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Registry"]
 
 
 class _Named(Protocol):
-    """A class that names itself; `name` is what a person types."""
+    """Class with a `name`, which users type."""
 
     name: ClassVar[str]
 
@@ -21,21 +21,21 @@ _Entered = TypeVar("_Entered", bound=_Named)
 
 
 class Registry(MutableMapping[str, type[_Kind]]):
-    """The classes of one kind by name. A file enters its class with `@REGISTRY.register`.
+    """Classes of one kind by name. A module registers its class with `@REGISTRY.register`.
 
-    The registry imports the modules of its folder when it is first read (subfolders are left out), so a new class needs
-    no line in any other file. It lies in a layer below the classes: a recipe is checked against it, and `--help` lists
-    it. Modules of the folder therefore import what is heavy (torch, numpy, onnx) inside functions.
+    The first access imports all modules of the folder, but not those of its subfolders. A new class therefore needs no
+    line in any other file. Recipes are checked against registries and `--help` lists them, so a registry is in a lower
+    layer than its classes, and their modules import heavy packages (torch, numpy, onnx) inside functions.
     """
 
     def __init__(self, folder: str, order: Callable[[type[_Kind]], Any] = lambda kind: kind.name) -> None:
-        """folder: the package that holds one class a file; order: sort key of the classes."""
+        """folder: package with one class per module; order: sort key of the classes."""
         self._folder, self._order = folder, order
         self._classes: dict[str, type[_Kind]] = {}
         self._read = False
 
     def register(self, kind: type[_Entered]) -> type[_Entered]:
-        """Decorator: enter a class under its name. RuntimeError when another class has the name."""
+        """Decorator that registers a class under its name. Raises RuntimeError if another class has the name."""
         taken = self._classes.get(kind.name)
         if taken is not None and taken is not kind:
             raise RuntimeError(f"{kind} and {taken} are both named {kind.name!r}")
@@ -59,7 +59,7 @@ class Registry(MutableMapping[str, type[_Kind]]):
 
     def _all(self) -> dict[str, type[_Kind]]:
         if not self._read:
-            self._read = True  # before the imports: a module may read the registry itself
+            self._read = True  # before the imports, because a module may read the registry itself
             try:
                 self._import_folder()
             except BaseException:

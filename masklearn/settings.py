@@ -1,4 +1,4 @@
-"""Settings as a frozen pydantic model, checked once at the edge; a wrong one is a UsageError that names it."""
+"""Base of all settings: a frozen pydantic model that is checked once, and raises UsageError for a wrong setting."""
 
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ def _listed(value: Any) -> Any:
 
 
 Listed = BeforeValidator(_listed)
-"""For a tuple that may also be spelled as text with commas, as on the command line."""
+"""Annotation of a tuple that may also be given as text with commas, as on the command line."""
 
 
 class Settings(BaseModel):
@@ -24,7 +24,7 @@ class Settings(BaseModel):
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:
-        """Check settings. Raises UsageError for the first that is wrong, with its name, its value, and what it takes."""
+        """Check settings. Raises UsageError for the first wrong one, with its name, its value and its valid values."""
         try:
             return cls(**settings)
         except ValidationError as error:

@@ -1,7 +1,7 @@
-"""One safetensors file: a header that is checked, tensors read one at a time, and a writer that streams.
+"""Reads and writes safetensors files, with one tensor in memory at a time.
 
-The safetensors library writes only what is wholly in memory, and metadata in hash order, so that two equal
-files differ in bytes. Format: 8 bytes little-endian header length, JSON header, data.
+The safetensors library can only write tensors that are all in memory, and it writes metadata in hash order, so that the
+bytes of equal files differ. Format of a file: 8 bytes of header length (little-endian), JSON header, data.
 """
 
 import json
@@ -28,11 +28,11 @@ _NUMPY = {
     "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
 }  # fmt: skip
 _ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-_MAX_HEADER = 100_000_000  # the safetensors library refuses more
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 
 def numpy_dtype(code: str) -> np.dtype[Any]:
-    """The numpy dtype of a safetensors code; bf16 and fp8 come from ml_dtypes. KeyError if unknown."""
+    """Returns the numpy dtype of a safetensors code; bf16 and fp8 are types of ml_dtypes. Raises KeyError if unknown."""
     if code in _NUMPY:
         return np.dtype(_NUMPY[code])
     import ml_dtypes
@@ -53,7 +53,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Shard:
-    """A checked header: every tensor's bytes exist and match its shape."""
+    """Verified header of a safetensors file: the bytes of every tensor exist and fit its shape."""
 
     path: Path
     tensors: Mapping[str, TensorEntry]
@@ -61,7 +61,7 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path) -> "Shard":
-        """Read and verify the header of `path`; PatchCompileError when truncated or corrupt."""
+        """Read and verify the header of `path`. Raises PatchCompileError if the file is truncated or corrupt."""
         header, base = _read_header(path)
         metadata = header.pop("__metadata__", {})
         try:
@@ -75,7 +75,7 @@ class Shard:
         return cls(path, tensors, metadata)
 
     def read(self, name: str) -> NDArray[Any]:
-        """The tensor `name`, copied into memory. KeyError if absent."""
+        """Read a tensor into memory. Raises KeyError for an unknown name, and PatchCompileError if the file ends early."""
         entry = self.tensors[name]
         dtype = numpy_dtype(entry.dtype)
         count = (entry.end - entry.start) // dtype.itemsize
@@ -93,10 +93,10 @@ def write_shard(
     data: Callable[[str], NDArray[Any]],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a safetensors file, one tensor in memory at a time, then rename it into place.
+    """Write a safetensors file with one tensor in memory at a time, and rename it to `path` when it is complete.
 
-    tensors: name to (dtype code, shape), written in the order given; data(name) is called once for each, in
-    that order. The bytes depend on nothing but the arguments.
+    tensors: name to (dtype code, shape), in the order of the file; data: called once per name in that order, returns the
+    tensor. The bytes of the file depend on the arguments only. Raises ValueError if a tensor has another size.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
@@ -129,7 +129,7 @@ def _nbytes(code: str, shape: tuple[int, ...]) -> int:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header and the offset where data begin."""
+    """Returns the JSON header and the offset of the data."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)

@@ -1,4 +1,4 @@
-"""What every step of learning is given: the model, what of it is covered, the recipe, and the text."""
+"""Input of every step of learning: the model, its covered linears, the recipe, and the text."""
 
 import math
 from collections.abc import Callable
@@ -20,8 +20,10 @@ __all__ = ["Task"]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """checkpoint: the dense model; scratch: a folder for what does not fit in memory and for training state;
-    note: says a line that a person should read.
+    """Input of every step of learning.
+
+    checkpoint: the dense model; coverage: its covered linears; recipe: the settings; scratch: folder for data that does
+    not fit in memory and for the state of training; progress: see `Progress`; note: called with lines for the user.
     """
 
     checkpoint: Checkpoint
@@ -38,24 +40,24 @@ class Task:
 
     @cached_property
     def text(self) -> TokenPool:
-        """Windows of the recipe's text, read or written when first asked for."""
+        """Windows of the recipe's text. The first access reads it, or lets the model write it."""
         weights = sum(math.prod(shape) for shape in self.coverage.linears.values())
         training = wanted_windows(self.recipe, weights)
         return token_pool(self.checkpoint, self.recipe, self.progress, training=training)
 
     def with_recipe(self, recipe: LearnRecipe) -> "Task":
-        """The same task with other settings of what is not the text; text that was already read is kept."""
+        """Returns a copy with another recipe, whose settings of the text must be equal. It keeps text that was read."""
         return self._changed(recipe=recipe)
 
     @property
     def bf16(self) -> bool:
-        """Whether linears compute in bf16 while blocks are streamed and models trained; see `precision`."""
+        """True if linears compute in bf16 while blocks are streamed and models trained; see `computes_in_bf16`."""
         from masklearn.checkpoint.precision import computes_in_bf16
 
         return computes_in_bf16(self.recipe.precision, usable_device(self.recipe.device))
 
     def of(self, checkpoint: Checkpoint) -> "Task":
-        """The same task on a checkpoint with new weights; text that was already read is kept."""
+        """Returns a copy with another checkpoint, such as one with new weights. It keeps text that was read."""
         return self._changed(checkpoint=checkpoint)
 
     def _changed(self, **changes: Any) -> "Task":

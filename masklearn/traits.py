@@ -1,4 +1,4 @@
-"""What is known of a mask method without running it: what it needs, what it does, and what it ranks tiles by."""
+"""Traits of mask methods, which are known without running them: needs, criteria to rank tiles by, and repair."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ __all__ = ["METHODS", "Criterion", "MethodTraits", "Need", "Repair", "lacking", 
 
 
 class Need(StrEnum):
-    """What a method may need of a model beside its weights."""
+    """Things that a method may need from a model besides its weights."""
 
-    INPUTS = "inputs"  # what reaches each linear on calibration text
-    LOSS = "loss"  # gradients of the model's own loss at the linears' outputs
-    TRAINING = "training"  # the whole model, to train in
+    INPUTS = "inputs"  # inputs of each linear on calibration text
+    LOSS = "loss"  # gradients of the model's own loss with respect to the linears' outputs
+    TRAINING = "training"  # the whole model, for training
 
 
 class Criterion(StrEnum):
-    """What tiles are ranked by: what turning one 2:4 costs."""
+    """Score that ranks tiles: the cost of making a tile 2:4."""
 
-    # E[g²] of the linear's output gradient x output error: the loss it costs, to second order.
+    # E[g²] of the gradient g of the linear's outputs x squared output error: twice the increase of the loss, to second
+    # order.
     FISHER = "fisher"
-    RELATIVE = "relative"  # output error / output energy of the linear
-    RAW = "raw"  # output error
-    MAGNITUDE = "magnitude"  # sum of |w| that goes, in units of the linear's mean
-    RANDOM = "random"  # a reference: seeded draw
+    RELATIVE = "relative"  # squared output error / output energy of the linear
+    RAW = "raw"  # squared output error
+    MAGNITUDE = "magnitude"  # sum of the tile's |w|, in units of the linear's mean |w|
+    RANDOM = "random"  # random draw by the seed, as a reference
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What ranking by it needs of a model."""
+        """Needs of ranking by this criterion."""
         if self in (Criterion.MAGNITUDE, Criterion.RANDOM):
             return frozenset()
         return frozenset({Need.INPUTS, Need.LOSS} if self is Criterion.FISHER else {Need.INPUTS})
 
     @property
     def unit(self) -> str:
-        """A tile's score, in words."""
+        """Unit of a tile's score, in words."""
         return _UNITS[self]
 
 
 _UNITS = {
-    # E[g²]·δy² per token; the loss grows by half of it (`fisher`).
+    # The score is E[g²]·δy² per token, and the loss grows by half of it (see `output_fisher`).
     Criterion.FISHER: "twice the loss that it adds, to second order, in nats per token",
     Criterion.RELATIVE: "share of the linear's output energy that is lost",
     Criterion.RAW: "squared output error per token",
@@ -53,19 +54,19 @@ _UNITS = {
 
 
 class Repair(StrEnum):
-    """What is done to the surviving weights once the masks are fixed."""
+    """Repair of the surviving weights after the masks are fixed."""
 
     NONE = "none"
     DISTILL = "distill"
 
 
 class MethodTraits:
-    """A mask method as a recipe and `--help` know it; `masklearn.methods.base.Method` is one that runs.
+    """Traits of a mask method, for recipes and `--help`; `masklearn.methods.base.Method` is a method that runs.
 
-    name: as `--method` takes it; summary: one line for a list; needs: of the model, beside its weights; criteria: what it
-    can rank tiles by, its own choice first, none where it has one way only, whose scores are in `unit`, in words; solves:
-    it chooses patterns and solves the surviving weights once the tiles are chosen; repair: what follows unless the recipe
-    says otherwise.
+    name: value of `--method`; summary: one line for lists; needs: things that it needs from the model besides weights;
+    criteria: criteria that it can rank tiles by, its default first, () if it has its own; unit: unit of the scores of its
+    own criterion, in words; solves: True if it chooses patterns and solves the surviving weights after the tiles are
+    chosen; repair: repair if the recipe does not say otherwise.
     """
 
     name: ClassVar[str]
@@ -78,7 +79,7 @@ class MethodTraits:
 
     @classmethod
     def trains(cls) -> bool:
-        """True when it trains masks by gradient descent, towards the recipe's ratio."""
+        """Returns True if the method trains masks by gradient descent, towards the recipe's ratio."""
         return Need.TRAINING in cls.needs
 
 
@@ -86,10 +87,10 @@ METHODS: Registry[MethodTraits] = Registry("masklearn.methods")
 
 
 def method_names(*, trained: bool | None = None) -> tuple[str, ...]:
-    """Names of all methods; trained: only those that train masks, or only the one-shot ones that do not."""
+    """Returns the names of methods; trained: True for those that train masks, False for one-shot ones, None for all."""
     return tuple(name for name, kind in METHODS.items() if trained in (None, kind.trains()))
 
 
 def lacking(kind: type[MethodTraits], lacks: Mapping[Need, str]) -> tuple[Need, str] | None:
-    """The first need of a method that a model can't meet, and why it can't; lacks: the reasons, by need."""
+    """Returns the first need of a method that a model can't meet and the reason, or None; lacks: reasons by need."""
     return next(((need, lacks[need]) for need in sorted(kind.needs) if need in lacks), None)
