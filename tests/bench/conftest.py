@@ -41,7 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> OutOf:
 
 @pytest.fixture
 def out_of(built: OutOf, tmp_path: Path) -> OutOf:
-    """out_of("llama"), "bert" or "onnx": a fresh copy of such a build."""
+    """out_of(kind) returns a fresh copy of a build; the kinds are "llama", "bert" and "onnx"."""
 
     def copy(kind: str) -> Path:
         return shutil.copytree(built(kind), tmp_path / f"out-{kind}")

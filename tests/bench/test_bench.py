@@ -40,7 +40,7 @@ def test_three_models_are_timed_and_the_build_stays_whole(out_of, capsys):
             assert row[model]["runs"] == 2
             assert 0 < row[model]["p10_ms"] <= row[model]["median_ms"] <= row[model]["p90_ms"]
         assert row["speedup"] == pytest.approx(row["dense"]["median_ms"] / row["hybrid"]["median_ms"])
-        assert row["limit"] is None and row["predicted"] is None  # they are a GPU's
+        assert row["limit"] is None and row["predicted"] is None  # only a GPU has these
     assert result["runner"] == "onnxruntime" and "says nothing about a GPU" in result["what"]
     assert result["clocks"] is None and result["device"]["cores"] > 0
     sizes = result["bytes"]
@@ -72,7 +72,7 @@ def test_models_that_are_kept_are_taken_again_and_others_are_made_anew(out_of, c
 
 
 def test_the_models_it_is_timed_against_are_what_they_are_called(out_of, tmp_path):
-    """The dense file holds the checkpoint's weights; the uniform one has a PatchLinear for each, without a dense slab."""
+    """The dense file has the checkpoint's weights; the uniform one has only PatchLinears without dense slabs."""
     out = OutFolder.open(out_of("llama"))
     source, checkpoint = source_of(out), Checkpoint.open(Recipe.of_build(out.path).model)
     files = {w: write_contender(w, out, source, None, tmp_path, Progress()) for w in Contender}

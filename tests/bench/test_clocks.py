@@ -1,4 +1,4 @@
-"""What is said of clocks that moved; and that the driver's library has every name that is asked of it."""
+"""Remarks about clocks that moved, and the names that the driver's library must have."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_a_run_without_a_round_has_no_spread():
 
 
 def test_nvidias_library_has_every_name_that_is_used():
-    """Nothing else of `Nvml` can run without a GPU."""
+    """Without a GPU, only the library's names can be tested."""
     pynvml = pytest.importorskip("pynvml")
     names = [*nvml.SLOWED_BY, "NVML_CLOCK_SM", "NVML_CLOCK_MEM", "NVML_TEMPERATURE_GPU", "NVMLError"]
     names += [

@@ -1,4 +1,4 @@
-"""The GPU's half, on an engine and a GPU in host memory: shapes, buffers, and the graph of a decode step."""
+"""The runner of engines, on an engine and a GPU in host memory: shapes, buffers, and the graph of a decode step."""
 
 import time
 from functools import partial
@@ -18,7 +18,7 @@ DECODE = {"batch": (1, 1, 4), "sequence": (1, 1, 1), "past": (1, 16, 48)}
 
 
 class TimedHostDevice(HostDevice):
-    """Its clock is the host's."""
+    """A device in host memory with the host's clock."""
 
     def time(self, work):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""The command on a GPU, but for the GPU: engines in host memory, on which ONNX Runtime computes, with a clock that is told.
+"""The command on a GPU that is simulated: ONNX Runtime computes engines in host memory, and the clock is told its times.
 
-What is real: the flow from OUT to bench.json, profiles, buffers and graphs of the runner, the prediction beside each time,
-and the calibration. What stands in: TensorRT, CUDA and NVML.
+Real are the flow from OUT to bench.json, the runner's profiles, buffers and graphs, the prediction beside each time, and
+the calibration. Stand-ins replace TensorRT, CUDA and NVML.
 """
 
 import json
@@ -36,7 +36,7 @@ SMALL = BenchRequest(batch_size=(1, 4), prompt_tokens=(8, 32), past_tokens=(16, 
 
 
 class ToldDevice(HostDevice):
-    """Its clock says what `tell` does."""
+    """A device whose times come from `tell`."""
 
     def __init__(self, tell: Callable[[], float]) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ToldDevice(HostDevice):
 
 
 class Driver:
-    """NVML's figures."""
+    """NVML with fixed figures."""
 
     driver, free_bytes = "580.82", 48 << 30
 
@@ -61,7 +61,7 @@ class Driver:
 
 
 class HostPlace(GpuPlace):
-    """Opens the ONNX file that stands in for an engine; its times are those of `truth`, by model and point."""
+    """Opens the ONNX file that stands in for an engine; times come from `truth`, by model and point."""
 
     def open(self, model: str, file: Path) -> Any:
         place, point = self, {}
@@ -87,7 +87,7 @@ def as_engine(source: Path, target: Path) -> Path:
 
 @pytest.fixture
 def gpu(out_of, monkeypatch):
-    """gpu(truth, driver): OUT of a tiny build with an engine, on a machine with an A6000."""
+    """gpu(truth, driver) returns OUT of a tiny build with an engine, on a machine with an A6000."""
     out = out_of("llama")
     as_engine(out / "onnx/model.onnx", out / "engine/model.engine")
     (out / "engine/engine.json").write_text(
@@ -152,7 +152,7 @@ def test_sizes_beyond_the_profiles_are_left_out_unless_they_were_asked_for(gpu):
     assert "dense: its profiles do not hold these shapes" in caught.value.why
     result = run.bench(
         out, BenchRequest(iterations=1, warm_up=0), force=True
-    )  # of the default sizes, two batches fit no profile
+    )  # two batches of the default sizes fit no profile
     assert {row["batch"] for row in result["rows"]} == {1, 4}
     assert any(
         "not timed: decode, batch 8, 63 past tokens: dense: its profiles" in note for note in result["notes"]
@@ -167,7 +167,7 @@ def test_engines_that_do_not_fit_onto_the_gpu_are_refused(gpu):
 
 
 def truth_of(out: Path, assume: Any) -> Any:
-    """Times of a card of which more is known than its data sheet."""
+    """Times of a card that differs from its data sheet."""
     from patch_compile.bench.points import Phase, Point
     from patch_compile.bench.predicted import planned_model
 
@@ -185,7 +185,7 @@ def truth_of(out: Path, assume: Any) -> Any:
 
 
 def test_calibration_finds_what_the_card_does_and_plans_go_by_it(gpu, no_measured_cards, capsys):
-    """Of a model as tiny as this one what shows most is what lies between kernels, and it is found."""
+    """The time between kernels dominates in such a tiny model, and the calibration finds it."""
     from dataclasses import replace
 
     out = gpu(constant)
@@ -241,7 +241,7 @@ def test_places_can_be_sent_to_processes(tmp_path):
 
 @pytest.mark.rtx
 def test_engines_of_all_three_are_built_for_the_same_profiles(settings, tmp_path):
-    """TensorRT-RTX builds them here; to run them takes a GPU."""
+    """TensorRT-RTX builds the engines here; running them takes a GPU."""
     from patch_compile.bench.models import model_files
     from patch_compile.progress import Progress
     from tests.builds import build

@@ -1,4 +1,4 @@
-"""A runner in a process of its own: what it says, and what is said when it fails or ends."""
+"""A runner in a process of its own: its answers, and the errors when it fails or ends."""
 
 import os
 from contextlib import closing
@@ -14,7 +14,7 @@ from patch_compile.onnx_io.graph_inputs import read_inputs
 
 
 class Broken:
-    """What goes wrong in a runner, by the phase that it is prepared for; module-level, so that a process can be sent it."""
+    """A runner that fails in a way chosen by the phase. It is at module level so that it can be pickled."""
 
     def refuses(self, make):
         return ""

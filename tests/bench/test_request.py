@@ -1,4 +1,4 @@
-"""What is timed where nothing is said, and what is refused."""
+"""The points that are timed by default, and requests that are refused."""
 
 import pytest
 

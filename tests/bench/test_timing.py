@@ -1,4 +1,4 @@
-"""Turns: who runs when, what counts, and what is made of it."""
+"""Taking turns: the order of runs, the times that count, and the statistics."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from patch_compile.bench.timing import Times, take_turns
 
 
 class Scripted:
-    """A runner that takes as long as it is told, and writes down when it was asked."""
+    """A runner that returns given times and records the order of calls."""
 
     def __init__(self, name: str, log: list[str], drift: list[float], base: float) -> None:
         self.name, self.log, self.drift, self.base = name, log, drift, base
@@ -23,7 +23,7 @@ class Scripted:
 
     def run(self):
         self.log.append(self.name)
-        self.drift[0] += 0.01  # a machine that becomes slower by the minute
+        self.drift[0] += 0.01  # the machine becomes slower all the time
         return self.base * self.drift[0]
 
     def close(self):
@@ -46,13 +46,13 @@ def test_in_every_round_each_has_a_turn_of_two_runs_and_another_begins():
     _, log, seen = turns(3, 1)
     assert log[:3] == [f"{name} prepared for decode" for name in "abc"]
     rounds = ["".join(log[3 + 6 * i : 9 + 6 * i]) for i in range(4)]
-    assert sorted(rounds[0]) == list("aabbcc")  # the warm-up
+    assert sorted(rounds[0]) == list("aabbcc")  # rounds of the warm-up
     assert rounds[1:] == ["aabbcc", "bbccaa", "ccaabb"]
     assert len(seen) == 3
 
 
 def test_drift_cancels_out_of_the_ratio():
-    """The machine is four times slower at the end, and the ratio of the models is still what it is."""
+    """The machine is four times slower at the end, and the ratio of the models stays the same."""
     found, _, _ = turns(60, 0, "ab")
     assert len(found["a"].milliseconds) == 60
     assert found["a"].milliseconds[-1] > 3 * found["a"].milliseconds[0]

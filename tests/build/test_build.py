@@ -59,14 +59,14 @@ def test_out_holds_what_the_manifest_says(settings):
 
 
 def nodes_of(report):
-    """Names of the PatchLinear nodes: gate and up share one."""
+    """Names of the PatchLinear nodes, of which gate and up share one."""
     return {row["node"]["name"] for row in report["linears"] if row["lowering"] == "plugin"}
 
 
 def test_without_fusion_every_linear_is_a_node_of_its_own(settings):
     fused = build(settings)
     report = build(settings | {"fuse": False}, force=True)
-    assert "masks" not in report["seconds"]  # only what comes after them is another
+    assert "masks" not in report["seconds"]  # only later stages ran again
     assert nodes_of(report) == {row["name"] for row in report["linears"] if row["lowering"] == "plugin"}
     nodes = [row["node"] for row in report["linears"] if row["node"]]
     assert not any(node["activation"] or node["gated"] or node["residual"] for node in nodes)
@@ -94,7 +94,7 @@ def test_the_ends_of_the_range(settings, ratio):
 
 
 def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(settings, capsys):
-    """Tiny linears: the engine is as fast as the dense one, which nobody should take for a success."""
+    """With tiny linears the engine is only as fast as the dense one, and the report must not call that a success."""
     report = build(settings | {"lowering": "auto", "method": "magnitude", "target": "a6000"})
     reason = "it is too small: on A6000 even all 2:4 it is predicted no faster than dense"
     assert {row["lowering"] for row in report["linears"]} == {"dense"}
@@ -123,11 +123,11 @@ def test_another_workload_lowering_or_card_compiles_again_with_the_same_masks(se
 
 
 def test_a_speed_chooses_the_tiles(settings, make_model, capsys):
-    """One block that is large enough for a slow card."""
+    """The model has one block, large enough for a slow card."""
     model = make_model(hidden_size=768, intermediate_size=3072, num_hidden_layers=1, num_attention_heads=6)
     weights = load_file(
         model / "model.safetensors"
-    )  # the wide weights of small models are too wide for a large one
+    )  # small models' large weights are too large for this model
     save_file(
         {name: w * 0.1 if w.ndim == 2 else w for name, w in weights.items()}, model / "model.safetensors"
     )
@@ -154,7 +154,7 @@ def test_a_target_without_a_card_is_built_for_without_predictions_but_has_no_spe
 
 
 def test_a_speed_out_of_reach_is_refused_before_any_work(settings, monkeypatch):
-    monkeypatch.setattr(CheckpointSource, "learn", None)  # to begin would be a fault
+    monkeypatch.setattr(CheckpointSource, "learn", None)  # must not be called
     with pytest.raises(SpeedError, match="out of reach"):
         build({k: v for k, v in settings.items() if k != "ratio"} | {"speedup": 1.3})
     assert not settings["out"].exists()
@@ -172,7 +172,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
     monkeypatch.setattr(CheckpointSource, "write_hybrid", real)
     with pytest.raises(PatchCompileError, match="--resume"):
         build(settings)
-    monkeypatch.setattr(CheckpointSource, "learn", interrupt)  # learning again would be a fault
+    monkeypatch.setattr(CheckpointSource, "learn", interrupt)  # learning must not run again
     report = build(settings, resume=True)
     assert report["ratio"]["asked"] == 0.4
     assert "masks" not in report["seconds"]
@@ -215,7 +215,7 @@ def test_bfloat16_is_proven_too(settings):
     assert {t.data_type for t in model.graph.initializer if t.name.endswith(".dense")} == {
         onnx.TensorProto.BFLOAT16
     }
-    # What is unchanged is linked from the build before; only the proof is made again.
+    # Unchanged files are linked from the build before; only the proof runs again.
     again = build(settings | {"dtype": "bfloat16", "prompt": "the dog sat"}, force=True)
     assert again["agreement"] == report["agreement"]
 
@@ -228,7 +228,7 @@ def test_plain_operators_for_older_opsets(settings):
 
 
 def test_a_wrongly_compiled_graph_fails_the_build(settings, monkeypatch):
-    """One transposed tile is enough: the pruned checkpoint is what the ONNX file must agree with."""
+    """One transposed tile is enough to make the ONNX file differ from the pruned checkpoint."""
     from patch_compile.passes import write as compiler
 
     real = compiler.write_hybrid

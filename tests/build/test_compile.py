@@ -1,4 +1,4 @@
-"""`patch-compile compile`: a checkpoint and masks in, hybrid ONNX out."""
+"""`patch-compile compile` makes hybrid ONNX from a checkpoint and masks."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def recipe(model, mask, tmp_path):
 
 
 def test_out_and_dump(recipe, tmp_path, capsys):
-    """Linears of all three lowerings, through one run; the dump has one file for each pass that is listed."""
+    """One run lowers linears in all three ways, and its dump has one file per listed pass."""
     settings = recipe(lowering="mlp.*=plugin,q_proj=split,k_proj=dense,v_proj=dense,o_proj=split")
     summary = compile_model(settings, dump_passes=tmp_path / "passes")
     out = tmp_path / "out"
@@ -111,11 +111,11 @@ def test_out_is_replaced_by_force_only(recipe, tmp_path):
 
 
 def test_a_run_that_was_killed_is_taken_up(recipe, tmp_path, monkeypatch):
-    """What it has left is named, with the flag that goes on; the file that was whole is not written again."""
+    """The error names the unfinished folder and the flag that continues it; complete files are not written again."""
 
     def kill(workspace):
         shutil.copytree(workspace.root, tmp_path / "left")
-        raise KeyboardInterrupt  # after which nothing is left, as after a Ctrl-C
+        raise KeyboardInterrupt  # like Ctrl-C, which leaves nothing
 
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr(Workspace, "publish", kill)
@@ -160,7 +160,7 @@ class TestBadInput:
         self.assert_nothing_written(tmp_path)
 
     def test_a_weight_that_does_not_fit(self, recipe, model, tmp_path):
-        """Found when it is written, long after OUT was begun."""
+        """The fault shows when the weight is written, long after OUT was begun."""
         from safetensors.numpy import load_file, save_file
 
         weights = load_file(model / "model.safetensors")

@@ -1,4 +1,4 @@
-"""OUT in the hands of others' tools: plain ONNX Runtime, Netron, transformers."""
+"""OUT works with other tools: plain ONNX Runtime, Netron, transformers."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_what_belongs_to_the_model_travels_with_it(out: Path) -> None:
 
 
 def test_plain_onnx_runtime_runs_it(out: Path) -> None:
-    """No custom operator is registered and no option set."""
+    """It needs no custom operator and no option."""
     session = onnxruntime.InferenceSession(out / "onnx/model.onnx", providers=["CPUExecutionProvider"])
     feed: dict[str, Any] = {
         "input_ids": np.array([[3, 4, 5]]),
@@ -51,7 +51,7 @@ def test_plain_onnx_runtime_runs_it(out: Path) -> None:
 
 
 def test_a_viewer_shows_the_modules(out: Path) -> None:
-    """Every node has a name of its own, and each PatchLinear that of its linear, under which its weights lie."""
+    """Node names are unique, and a PatchLinear has the name of its linear, which also prefixes its weights."""
     graph = onnx.load(str(out / "onnx/model.onnx"), load_external_data=False).graph
     names = [node.name for node in graph.node]
     assert all(names) and len(names) == len(set(names))

@@ -1,4 +1,4 @@
-"""`import-mask` as a person runs it, and what `build --mask` needs of its result."""
+"""`import-mask` on the command line, and `build --mask` with its result."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`learn` with its real stages on a tiny model, and what `build --mask` makes of its results."""
+"""`learn` with its real stages on a tiny model, and `build --mask` with its results."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_masks_bring_the_weights_they_were_learned_with(settings, tmp_path):
 
 
 def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
-    """Magnitude keeps every weight that stays, and yet the checkpoint's own weights are not those of the masks."""
+    """Magnitude changes no kept weight, but the checkpoint's own weights are in another order than the masks."""
     learned = tmp_path / "learned"
     recipe = Recipe.parse(settings | {"method": "magnitude", "permute": True, "out": learned})
     summary = learn(recipe, force=False, resume=False)
@@ -90,7 +90,7 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
         learn(recipe, "the rest", force=True, resume=False)
 
 
-# `--multi_gpu` is what starts processes of one machine; without CUDA they meet over gloo.
+# `--multi_gpu` starts several processes on one machine; without CUDA they communicate by gloo.
 LAUNCHERS = {
     "torchrun": "torch.distributed.run --standalone --nproc-per-node 2",
     "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
@@ -100,7 +100,7 @@ LAUNCHERS = {
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_several_processes_learn_and_one_writes(settings, tmp_path, launcher):
-    """The second run finds the masks unchanged, the third learns others."""
+    """The second run finds the masks unchanged, and the third learns new ones."""
     model, out = str(settings["model"]), tmp_path / "out"
     learn = f"-m patch_compile learn {model} -o {out} --method patch-tile --steps 2 --prior magnitude --repair none"
     learn += f" --tile 64x64 --ratio 0.4 --windows 4 --length 16 --batch 1 --calib {settings['calib']} --json"
@@ -123,7 +123,7 @@ def test_a_build_runs_in_one_process(settings, monkeypatch):
 
 
 def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
-    """What was trained is in the scratch folder, so the unfinished build stays although no stage is finished."""
+    """Checkpoints lie in the scratch folder, so the unfinished build is kept although no stage is finished."""
     repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
 
     def progress_until(what, done, total):
@@ -163,7 +163,7 @@ def test_masks_are_learned_again_when_the_file_they_start_from_has_changed(setti
 
 
 def test_a_disk_without_room_for_learning_is_said_before_any_work(settings, tmp_path, monkeypatch):
-    """Of a recipe that solves and repairs: pruned, solved and repaired weights, and two training checkpoints."""
+    """A recipe that solves and repairs needs room for pruned, solved and repaired weights and two checkpoints."""
     recipe = Recipe.parse(settings | {"method": "oneshot", "repair_steps": 1, "out": tmp_path / "learned"})
     checkpoint = Checkpoint.open(settings["model"])
     stored = sum(file.stat().st_size for file in checkpoint.files())

@@ -1,4 +1,4 @@
-"""`patch-compile plan` on a LLaMA-2-7B whose weights are holes in a file: no weight is read."""
+"""`patch-compile plan` reads no weight: it runs on a LLaMA-2-7B whose weights are holes in a file."""
 
 import json
 

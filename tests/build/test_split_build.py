@@ -1,4 +1,4 @@
-"""A whole build with `--lowering split`: no plugin is needed, and the report says what became of the 2:4 products."""
+"""A build with `--lowering split` needs no plugin, and its report tells about the 2:4 products."""
 
 import json
 

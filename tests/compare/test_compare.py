@@ -1,4 +1,4 @@
-"""`patch-compile compare` on real builds of tiny models: what is set side by side, and what is refused."""
+"""`patch-compile compare` on real builds of tiny models, and comparisons that it refuses."""
 
 import json
 import shutil
@@ -38,12 +38,12 @@ def settings(root: Path, ratio: float, **changed) -> None:
 
 @pytest.fixture
 def outs(root, tmp_path):
-    """Fresh copies of the three, which a test may change."""
+    """Fresh copies of the three builds, which a test may change."""
     return [shutil.copytree(root / f"r{ratio}", tmp_path / f"r{ratio}") for ratio in RATIOS]
 
 
 def rewrite(out: Path, name: str, **changed) -> None:
-    """Change keys of a JSON file of OUT as a later step would, manifest and all."""
+    """Change keys of a JSON file of OUT, and its entry in the manifest."""
     content = json.loads((out / name).read_text()) if (out / name).is_file() else {}
     write_json(out / name, content | changed)
     manifest = json.loads((out / "manifest.json").read_text())
@@ -73,7 +73,7 @@ def test_the_table_says_what_the_builds_say(root):
 
 
 def test_pareto_points_are_those_that_none_beats_and_the_others_say_by_what(outs, capsys):
-    """The middle one is worse than the last, which prunes more."""
+    """The middle build is worse than the last, which prunes more."""
     for out, value in zip(outs, (11.0, 14.0, 13.0), strict=True):
         perplexity(out, value)
     result = compare(outs)
@@ -87,7 +87,7 @@ def test_pareto_points_are_those_that_none_beats_and_the_others_say_by_what(outs
 
 
 def test_a_ratio_that_is_a_tile_more_is_no_gain(outs):
-    """Budgets are met to a tile: of two builds that show the same ratio the worse one is beaten."""
+    """Ratios are exact to one tile, so the worse of two builds with the same displayed ratio is beaten."""
     for out, value in zip(outs, (11.0, 14.0, 12.0), strict=True):
         perplexity(out, value)
     for out, reached in zip(outs[1:], (0.30004, 0.29998), strict=True):
@@ -98,7 +98,7 @@ def test_a_ratio_that_is_a_tile_more_is_no_gain(outs):
 def test_a_build_that_is_slower_and_worse_is_beaten_by_the_dense_model(outs, capsys):
     for out in outs:
         perplexity(out, 12.0)
-    result = compare(outs, against=Against.SPEED)  # linears this small are predicted slower than dense
+    result = compare(outs, against=Against.SPEED)  # such small linears are predicted slower than dense ones
     assert result["pareto"] == [] and {row["beaten_by"] for row in result["builds"]} == {"the dense model"}
     print_compared(result, as_json=False)
     assert "none, the dense model beats them all" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Names in the picture: none covers another, or a marker."""
+"""Names in the picture cover neither each other nor a marker."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""`patch-compile doctor`: on this machine, and with things taken away."""
+"""`patch-compile doctor` on this machine, and with tools removed."""
 
 import json
 

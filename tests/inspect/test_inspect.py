@@ -1,4 +1,4 @@
-"""`patch-compile inspect`: what a file is, and whether it is whole."""
+"""`patch-compile inspect` tells the kind of a file, and finds damage."""
 
 import json
 
@@ -36,7 +36,7 @@ def chain(tmp_path):
 
 
 def rewrite(path, change):
-    """Change one initializer of the file, with its data."""
+    """Change one initializer of the file and its data."""
     model = onnx.load(str(path))
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     change(stored)
@@ -63,7 +63,7 @@ def test_masks(masks, capsys):
 
 def test_a_pattern_that_is_none_is_named(masks):
     content = bytearray(masks.read_bytes())
-    content[-1] = 0xFF  # of the last tensor, which is a pattern
+    content[-1] = 0xFF  # in the last tensor, which is a pattern
     masks.write_bytes(content)
     (fault,) = inspect_path(masks).faults
     assert "pattern code 15" in fault

@@ -18,7 +18,7 @@ TEXT = """
         t = Transpose <perm = [1, 0]> (gate)
         y = Mul (scaled, gate)
     }"""
-TYPED = ("narrow", "wt", "product", "scaled")  # "gate" stays without a type, as inside one torch operation
+TYPED = ("narrow", "wt", "product", "scaled")  # "gate" has no type, like a value inside one torch operation
 
 
 def model_with_weight() -> tuple[ir.Model, np.ndarray]:

@@ -1,4 +1,4 @@
-"""How far the answers of two models lie apart."""
+"""Measures of the distance between two models' outputs."""
 
 import numpy as np
 import pytest

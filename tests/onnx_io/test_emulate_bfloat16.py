@@ -19,7 +19,7 @@ def test_every_result_is_rounded_to_bfloat16_exactly_once() -> None:
     product = rounded(rounded(x) @ weight.astype(np.float32).T)
     scaled = rounded(product * product)
     gate = rounded(1 / (1 + np.exp(-scaled)))
-    # The gate may fall on the other side of a tie by the last bit of exp; the products must not differ at all.
+    # The last bit of exp may round the gate to the other side of a tie; the products must be equal.
     np.testing.assert_allclose(t.T, gate, rtol=2.0**-8)
     assert np.array_equal(y, rounded(scaled * t.T))
     assert np.array_equal(t, rounded(t)) and t.dtype == np.float32

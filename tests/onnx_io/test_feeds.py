@@ -1,4 +1,4 @@
-"""Calibration inputs: an array for each input of the graph, by run or by sample, or random ones."""
+"""Calibration inputs: an array per graph input, with runs or samples along its first axis, or random arrays."""
 
 import numpy as np
 import pytest

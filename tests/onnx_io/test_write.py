@@ -59,7 +59,7 @@ def test_weights_arrive_rounded_and_aligned(tmp_path: Path) -> None:
         for t in onnx.load(str(path), load_external_data=False).graph.initializer
         if t.external_data
     }
-    assert set(external) == {"a.weight", "b.weight"}  # the norm is small and lies in the graph itself
+    assert set(external) == {"a.weight", "b.weight"}  # the norm is small and stays in the graph
     assert all(int(e["offset"]) % 4096 == 0 and e["location"] == "model.onnx.data" for e in external.values())
     assert sorted(p.name for p in path.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
 

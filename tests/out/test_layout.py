@@ -1,4 +1,4 @@
-"""No path of OUT is spelled outside `patch_compile/out/layout.py`: a file that moves is moved there."""
+"""Only `patch_compile/out/layout.py` spells paths of OUT, so that a file is moved in one place."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from patch_compile.out import layout
 
 PACKAGE = Path(patch_compile.__file__).parent
 PATHS = {getattr(layout, name) for name in layout.__all__}
-# A name with a dot is a file's: it is a path wherever it stands. A word such as "model" is one only behind a slash.
+# A name with a dot is a file's, and always a path. A word such as "model" is a path only behind a slash.
 FILES = {path for path in PATHS if "." in path}
 FOLDERS = PATHS - FILES
 SPELLED = re.compile(
@@ -21,7 +21,7 @@ SPELLED = re.compile(
 
 
 def spelled(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Line and text of each string that spells a path of OUT; docstrings are prose."""
+    """Yield line and text of each string that spells a path of OUT; docstrings are ignored."""
     prose = set(map(id, docstrings(tree)))
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and text_of(node.right) in FOLDERS:
@@ -38,7 +38,7 @@ def text_of(node: ast.AST) -> str:
 
 
 def in_folder(text: str) -> bool:
-    """`f"{out}/model"`."""
+    """True for a text such as `f"{out}/model"`."""
     return text.startswith("/") and re.split(r"[/\s,;:]", text[1:])[0] in FOLDERS
 
 

@@ -1,4 +1,4 @@
-"""One process at a time: at an unfinished build, and at a finished one that is written into or replaced."""
+"""Only one process at a time works on an unfinished build, or writes into or replaces a finished one."""
 
 import contextlib
 import os
@@ -42,7 +42,7 @@ with kept_for_writing(Path(sys.argv[1])):
 
 @contextlib.contextmanager
 def other_process(code, out):
-    """Another process that has OUT, until it is killed."""
+    """Another process that holds OUT until it is killed."""
     command, env = [sys.executable, "-c", code, str(out)], os.environ | {"PYTHONPATH": "."}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         try:
@@ -69,7 +69,7 @@ def test_a_second_build_into_one_out_is_refused_and_harms_nothing(tmp_path, flag
         assert refused.value.fix
         assert (tmp_path / "out.partial" / "a").read_text() == "1"
         assert (tmp_path / "out.partial" / "scratch").is_dir()
-        assert Workspace.scratch_of(tmp_path / "out").is_dir()  # other processes of one launch take no lock
+        assert Workspace.scratch_of(tmp_path / "out").is_dir()  # the launch's other processes take no lock
     again = Workspace(tmp_path / "out", resume=True)  # a killed process holds nothing
     again.run("one", "key", ["a"], never)
     finish(again)
@@ -95,7 +95,7 @@ def test_verify_and_bench_do_not_write_into_a_build_that_is_being_replaced(out):
         "a",
         MANIFEST,
         LOCK,
-    }  # the lock's file, of the killed process
+    }  # the killed process's lock file
     with kept_for_writing(out):
         pass
     assert {path.name for path in out.iterdir()} == {"a", MANIFEST}
@@ -121,7 +121,7 @@ def test_a_refused_build_leaves_no_folder(out, tmp_path):
 
 
 def test_the_lock_goes_with_the_build_to_its_place(tmp_path):
-    """Until the page is written, no other process writes into OUT."""
+    """No other process writes into OUT until the page is written."""
     workspace = Workspace(tmp_path / "out")
     (workspace.root / MANIFEST).write_text('{"stages": {}}')
     out = workspace.publish()
@@ -137,7 +137,7 @@ def test_a_lock_whose_file_was_removed_in_between_is_taken_anew(tmp_path):
     first = FolderLock(tmp_path)
     (tmp_path / LOCK).unlink()
     second = FolderLock(tmp_path)
-    first.release()  # must not remove the file of the second
+    first.release()  # must not remove the second lock's file
     assert lock_holder(tmp_path) == f"pid {os.getpid()}"
     second.release()
     assert lock_holder(tmp_path) is None and not list(tmp_path.iterdir())

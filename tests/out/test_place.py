@@ -1,4 +1,4 @@
-"""OUT as people spell it: what is meant, and what is refused."""
+"""Spellings of OUT: the folder they mean, and those that are refused."""
 
 import os
 from pathlib import Path
@@ -18,13 +18,13 @@ def build_at(out, text, **flags):
 
 
 def tree(folder: Path) -> dict[str, str | None]:
-    """Every path below a folder, with its text."""
+    """All paths below a folder, with their texts."""
     return {str(p.relative_to(folder)): p.read_text() if p.is_file() else None for p in folder.rglob("*")}
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The current folder is a finished build, one folder deep in tmp_path."""
+    """Makes a folder in tmp_path a finished build and the current folder."""
     build_at(tmp_path / "models" / "build", "1")
     monkeypatch.chdir(tmp_path / "models" / "build")
     return tmp_path
@@ -88,7 +88,7 @@ def test_links_and_dots_on_the_way_are_followed(tmp_path, monkeypatch):
     (tmp_path / "disk" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to("disk/deep")
     monkeypatch.chdir(tmp_path)
-    assert place_of(Path("link/../new")) == tmp_path / "disk" / "new"  # as the kernel reads it
+    assert place_of(Path("link/../new")) == tmp_path / "disk" / "new"  # the kernel resolves it like this
     assert place_of(Path("link/new/")) == tmp_path / "disk" / "deep" / "new"
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(PatchCompileError, match="can't be put at"):

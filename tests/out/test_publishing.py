@@ -1,4 +1,4 @@
-"""A finished build takes the place of OUT: whatever fails, whenever the process dies, nothing is lost."""
+"""A finished build replaces OUT without losing anything, whatever fails and whenever the process dies."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from patch_compile.out.layout import MANIFEST
 from patch_compile.out.workspace import Workspace, write_json
 from tests.out.stages import finish, never, writer
 
-# Publishes a build of one stage, and kills itself before operation `deadly` on the file system.
+# Publishes a build of one stage and kills itself before file system operation number `deadly`.
 DOOMED = """
 import os, signal, sys
 from pathlib import Path
@@ -62,7 +62,7 @@ def text_of(out):
 
 
 def neighbours(tmp_path):
-    """What a user may have beside OUT, under names that a build might think of."""
+    """A user's folders beside OUT, with names that a build might choose."""
     for name in ("out.old", "out.bak", ".out.replaced-0123456789abcdef", "out.partial.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / MANIFEST).write_text(name)
@@ -84,7 +84,7 @@ def test_folders_beside_out_are_never_touched(tmp_path):
 
 
 def test_a_kill_before_any_step_of_publishing_loses_nothing(tmp_path):
-    """Die before the first operation, before the second, and so on, until the publishing ends."""
+    """The process dies before the first operation, before the second, and so on to the last."""
     between = 0
     for deadly in range(1, 200):
         folder = tmp_path / str(deadly)
@@ -105,7 +105,7 @@ def test_a_kill_before_any_step_of_publishing_loses_nothing(tmp_path):
             assert text_of(aside) == "old"
         published = out.exists() and text_of(out) == "new"
         again = Workspace(out, force=out.exists(), resume=True)
-        assert text_of(out) == ("new" if published else "old")  # put back before any work
+        assert text_of(out) == ("new" if published else "old")  # the old build is put back before any work
         again.run("one", "new", ["a"], never)
         finish(again)
         assert text_of(out) == "new"
@@ -140,7 +140,7 @@ def test_a_build_put_at_out_since_a_kill_is_not_mixed_up_with_the_old_one(tmp_pa
 
 
 def left_between_the_renames(out, monkeypatch):
-    """As after a kill: the second rename and the one that undoes the first fail."""
+    """Leave the state of a kill: the second rename fails, and so does undoing the first."""
     finish(build(out, "old"))
     workspace = build(out, "new", force=True)
     write_json(workspace.root / MANIFEST, {"stages": workspace.stages()})
@@ -152,7 +152,7 @@ def left_between_the_renames(out, monkeypatch):
 
 
 def failing(numbers, error):
-    """os.rename that fails at these calls, counted from 1."""
+    """Make os.rename fail at these calls, counted from 1."""
     rename, calls = os.rename, []
 
     def fail(source, target):
@@ -204,7 +204,7 @@ def test_what_appears_at_out_during_a_build_is_not_replaced_unasked(tmp_path, na
 
 
 def test_what_can_not_be_removed_is_said_and_the_new_build_is_whole(tmp_path, monkeypatch):
-    """The old build's files can't be removed; the next --force removes them."""
+    """The old build's files can't be removed now, but the next --force removes them."""
     out = tmp_path / "out"
     finish(build(out, "old"))
     workspace = build(out, "new", force=True)

@@ -55,7 +55,7 @@ def test_force_replaces_out_and_keeps_what_is_unchanged(tmp_path):
         Workspace(out)
     second = Workspace(out, force=True)
     second.run("one", "key", ["a"], never)
-    assert (out / "a" / "file.txt").is_file()  # the old build stays until the new one is whole
+    assert (out / "a" / "file.txt").is_file()  # the old build stays until the new one is complete
     assert (finish(second) / "a" / "file.txt").read_text() == "1"
     third = Workspace(out, force=True)
     third.run("one", "new key", ["a"], writer("3"))

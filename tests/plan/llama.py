@@ -1,4 +1,4 @@
-"""LLaMA-shaped checkpoints whose weights are holes: headers are real, and reading a weight would give zeros."""
+"""LLaMA-shaped checkpoints with real headers, whose weights are holes in the file and read as zeros."""
 
 import json
 import struct
@@ -19,7 +19,7 @@ LLAMA_2_7B: dict[str, Any] = {
 
 
 def write_hollow_llama(folder: Path, config: dict[str, Any] = LLAMA_2_7B) -> Path:
-    """config.json, and one safetensors file that takes no space on disk; fp16."""
+    """Write config.json and one fp16 safetensors file that takes no space on disk."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     header, end = {}, 0

@@ -34,7 +34,7 @@ def test_an_unknown_target_is_refused_with_the_table(target):
 
 
 def test_a_known_architecture_without_a_card_is_told_from_an_unknown_one():
-    """A build goes on without predictions; a plan has nothing to say."""
+    """A build continues without predictions, but a plan is impossible."""
     assert find_card("sm120") is None
     with pytest.raises(PatchCompileError, match="'sm120'"):
         card_of("sm120")

@@ -7,7 +7,7 @@ from patch_compile.plan.speed_goal import SpeedGoal
 
 
 def kernel_that_starts_to_pay_at(ratio, best=60.0):
-    """100 ms dense; a hybrid model of 110 ms at ratio 0 that falls to `best` at 0.5; dense where that is no faster."""
+    """Times of a hybrid model that falls from 110 ms at ratio 0 to `best` at 0.5, but at most the dense model's 100 ms."""
 
     def predict(at: float) -> Phase:
         assert 0 <= at <= 0.5

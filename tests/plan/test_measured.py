@@ -1,4 +1,4 @@
-"""Cards as they were measured: written, found again for the very GPU, and what plans make of them."""
+"""Measured cards are saved, found again for the same GPU, and used by plans."""
 
 import json
 
@@ -46,11 +46,11 @@ def test_the_card_of_this_gpu_and_of_its_name_is_the_one_that_was_measured():
     for found in (card_of_gpu(A6000), card_of("a6000"), card_of("RTX A6000")):
         assert (found.assume.bandwidth, found.assume.tensor) == (0.7, 0.6)
         assert str(found) == "A6000 (calibrated by times measured on NVIDIA RTX A6000 on 2026-11-25)"
-        assert hash(found) == hash(card_of_gpu(A6000))  # plans are cached by their card
+        assert hash(found) == hash(card_of_gpu(A6000))  # plans are cached by card
 
 
 def test_a_calibration_of_another_gpu_is_not_applied():
-    """An A40 has the architecture of an A6000, and no row of its own: it is neither calibrated by that, nor that by it."""
+    """An A40 has an A6000's architecture and no row of its own, but neither takes the other's calibration."""
     card().save()
     for found in (card_of("a40"), card_of_gpu(A40), card_of("sm86"), card_of("a6000,h100"), card_of("h100")):
         assert found.assume == ASSUMED and found.measured is None
@@ -104,4 +104,4 @@ def test_a_plan_shows_what_it_goes_by(tmp_path):
     assert "driver 580.82, tensorrt 11.0.1" in said and "nothing here is measured" not in said
     for phase, least in (("prefill", 1.3), ("decode", 1.2)):
         slower = found["whole"][phase]["dense_ms"] / assumed["whole"][phase]["dense_ms"]
-        assert least < slower < 1.45  # .85/.60 and .90/.70 of what is bound by them
+        assert least < slower < 1.45  # .85/.60 and .90/.70 by the part that each bounds

@@ -1,4 +1,4 @@
-"""Assumptions from times: those that made them are found again, and times that no card makes are refused."""
+"""Fitting finds the assumptions that produced the times, and refuses times that no card produces."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ SMALL = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 
 
 @pytest.fixture(scope="module")
 def predict_of(tmp_path_factory):
-    """predict_of(points, **config): the times of two blocks, dense and hybrid at ratio 0.4, on an A6000."""
+    """predict_of(points, **config) predicts two blocks, dense and hybrid at ratio 0.4, on an A6000."""
 
     def of(points=ALL, **config):
         folder = tmp_path_factory.mktemp("fit") / "llama"

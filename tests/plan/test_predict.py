@@ -1,4 +1,4 @@
-"""The whole model: the roofline's own figures, limits that nothing passes, and remarks in words."""
+"""Predictions for the whole model: the roofline's figures, limits, and remarks."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which linears of one input are one product, by names and by the graph, and what `auto` makes of them."""
+"""Linears of one input that become one product, by names and by the graph, and their lowerings by `auto`."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ from tests.export.tiny import ENCODERS, LAYERS, VARIANTS, save_tiny
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
 
 LOAD = Workload(16, 128, 128)
-# Alone its k and v are too small for their launches, on an A6000.
+# k and v alone are too small for a launch on an A6000
 SMALL = LLAMA_2_7B | {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 1, "num_attention_heads": 16,
                       "num_key_value_heads": 2}  # fmt: skip
 FUSED_ALREADY = ("gpt2", "gpt_neox", "phi3")
@@ -29,7 +29,7 @@ FUSED_ALREADY = ("gpt2", "gpt_neox", "phi3")
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "bert", "distilbert"])
 def test_names_tell_what_the_graph_will(variant, tmp_path):
-    """In the same tiny models the passes find as much: see tests/passes/fusion/test_fused_models.py."""
+    """The passes find the same in these models: see tests/passes/fusion/test_fused_models.py."""
     kind = (VARIANTS | ENCODERS)[variant][0]
     coverage = covered_linears_of(Checkpoint.open(save_tiny(variant, tmp_path / "m")))
     found = together_by_name(coverage.linears, ARCHITECTURES[kind])

@@ -54,7 +54,7 @@ def test_a_cheap_launch_uses_every_sparse_tile_and_a_dear_one_is_spared():
 
 
 def test_full_height_tiles_are_one_product_of_each_kind():
-    """In order they cost nothing more; out of order, what putting the rows of Y in order does."""
+    """Rows in order cost nothing more; rows out of order cost reordering Y."""
     gathered = np.arange(32)[:, None] < 18
     scattered = np.random.default_rng(0).permutation(gathered)
     for grid, cost in ((gathered, COST), (scattered, SplitCost(column=0))):
@@ -85,7 +85,7 @@ def test_putting_rows_in_order_is_part_of_the_price():
 
 
 def test_what_the_cost_counts():
-    """Two products, two gathers of X and a sum; or one product."""
+    """The cost counts two products, two gathers of X and a sum, or one product."""
     cost = SplitCost(launch=10, dense=1, sparse=0.5, column=3)
     group = SplitGroup((0,), (1,))
     one = Split((8, 16), (8, 8), (group,))
@@ -96,7 +96,7 @@ def test_what_the_cost_counts():
 
 
 def brute_force(grid, shape, tile, cost):
-    """The cheapest of all partitions of the tile rows, each group with its 2:4 part or without."""
+    """Cost of the best partition of the tile rows, each group with or without a 2:4 part."""
 
     def partitions(rows):
         if not rows:
@@ -141,7 +141,7 @@ def test_groups_partition_the_rows_and_are_never_worse_than_dense(shape, share, 
 
 
 def test_close_to_the_best_partition():
-    """Greedy joining is no exact method: on small random maps it is within a few per cent of all partitions."""
+    """Greedy joining is not exact; on small random maps it is within a few per cent of the best partition."""
     cost, gaps = SplitCost(launch=0.05, column=1e-4), []
     for seed in range(12):
         mask, _ = random_mask((640, 512), (128, 128), 0.7, seed)

@@ -1,4 +1,4 @@
-"""Tiles chosen for a speed: fast enough and no more, at the least loss, and none that saves nothing."""
+"""Tiles chosen for a speed reach it narrowly, at the least loss, and each of them saves time."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_the_model_is_as_fast_as_asked_and_hardly_faster(speedup, seed):
     tiles, _, record = chosen(goal, *scored(seed))
     plans, found = planned(tiles)
     assert goal.met(found)
-    # A schedule may gain by a whole wave of tiles at once.
+    # a schedule may save a whole wave of tiles at once
     assert found.speedup < speedup * 1.01
     assert record.tiles == sum(int(grid.sum()) for grid in tiles.values())
     assert not any(plan.lowering == "dense" and plan.sparse_tiles for plan in plans.values())
@@ -99,12 +99,12 @@ def test_no_choice_at_random_with_the_same_speed_loses_less():
 
 def test_what_counts_is_loss_per_microsecond_and_linears_that_gain_nothing_lose_nothing():
     tiles, _, _ = chosen(SpeedGoal(speedup=1.1), *scored(tiny=1e-9, q=100.0))
-    assert not tiles["tiny"].any()  # its tiles are the cheapest by far
+    assert not tiles["tiny"].any()  # although its tiles are by far the cheapest
     assert not tiles["q"].any() and tiles["up"].any() and tiles["down"].any()
 
 
 def test_a_linear_with_too_few_tiles_to_pay_for_its_launch_is_left_whole():
-    """Three tiles of q are free, which alone would save less than the kernel adds."""
+    """Three tiles of q are free, but they would save less than the kernel adds."""
     scores, areas = scored(q=100.0)
     scores["q"][0, :3] = 1e-9
     tiles, _, record = chosen(SpeedGoal(speedup=1.1), scores, areas)

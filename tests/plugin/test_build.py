@@ -1,4 +1,4 @@
-"""Compiling the plugin for real, and every way the tools for it can be missing."""
+"""The plugin is really compiled, and every tool that can be missing is named."""
 
 import ctypes
 import os
@@ -72,7 +72,7 @@ def test_a_plugin_of_another_backend_is_refused_by_name(cache):
 
 @needs_tools
 def test_two_processes_at_once_compile_once(tmp_path, cache):
-    build_plugin("tensorrt-rtx", cache_dir=cache)  # has the headers
+    build_plugin("tensorrt-rtx", cache_dir=cache)  # puts the headers into the cache
     (tmp_path / "cache").mkdir()
     for headers in cache.glob("headers-*"):
         (tmp_path / "cache" / headers.name).symlink_to(headers)
@@ -110,7 +110,7 @@ def test_cmake_builds_the_same_library(tmp_path, cache):
 
 @pytest.mark.parametrize("content", [b"", b"cut off in the middle", None])
 def test_a_damaged_library_is_compiled_again(tmp_path, monkeypatch, content):
-    """What a crash or a full disk leaves behind is not taken for a plugin."""
+    """A file that a crash or a full disk left is not used as a plugin."""
     compiled = []
     identity = b"patch-linear-plugin version=1 backend=tensorrt cuda=13.0 archs=800 headers=10.14\0"
 
@@ -266,7 +266,7 @@ def test_the_cache_follows_xdg(tmp_path, monkeypatch):
 
 @needs_tools
 def test_ptx_has_the_instructions_with_operands_in_their_order(tmp_path):
-    """The host emulation can't see inside the asm statements; nvcc's own output can."""
+    """The host emulation does not run asm statements, so nvcc's output is read."""
     nvcc = str(plugin.find_nvcc().path)
     for unit, kind in (("launch_half.cu", "f16"), ("launch_bfloat16.cu", "bf16")):
         out = tmp_path / "kernel.ptx"

@@ -1,4 +1,4 @@
-"""The served graph and the one that is judged are the same but for the positions they give logits of."""
+"""The served graph and the judged graph differ only in the positions whose logits they return."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_last_of_all(tmp_path: Path, variant: str) -> None:
 
 @pytest.mark.parametrize(("asked", "positions"), [(None, 1), ("all", "sequence")])
 def test_a_build_serves_what_is_asked(settings, asked, positions) -> None:
-    """Its proof is on all positions either way, and leaves nothing behind."""
+    """The proof uses all positions in both cases, and leaves no file behind."""
     report = build(settings | ({"logits": asked} if asked else {}))
     onnx_file = settings["out"] / "onnx/model.onnx"
     graph = onnx.load(str(onnx_file), load_external_data=False).graph

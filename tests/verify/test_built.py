@@ -1,4 +1,4 @@
-"""Built right? On an engine and a GPU in host memory, beside ONNX Runtime."""
+"""The question whether an engine was built right, on an engine and a GPU in host memory beside ONNX Runtime."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ def test_an_engine_that_computes_the_same_passes(out_of: OutOf) -> None:  # noqa
 
 
 class Astray:
-    """A decoder whose logits are off by a share of the largest, from a step on."""
+    """A decoder whose logits are wrong from a step on, by a share of the largest logit."""
 
     def __init__(self, decoder: OnnxDecoder, off: float, after: int) -> None:
         self._decoder, self._off, self._after = decoder, off, after
@@ -87,7 +87,7 @@ def test_where_a_gpu_runs_it_the_engine_is_held_to_the_onnx_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Only what opens the engine is another here."""
+    """Only the function that opens the engine is replaced."""
     source = out_of("llama")
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine/model.engine").write_bytes(b"engine")

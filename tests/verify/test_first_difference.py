@@ -1,4 +1,4 @@
-"""The bisection, on graphs in which the fault is put at every place."""
+"""The bisection finds a fault at every place of a graph."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FEED = {"x": np.linspace(-1, 1, 8, dtype=np.float32)[None]}
 
 
 def chain(path: Path, wrong: int | None, value: float = 1.5) -> Path:
-    """x → t0 → t1 → …, each plus one; node `wrong` adds something else."""
+    """A chain x → t0 → t1 → … in which each node adds one, except that node `wrong` adds something else."""
     nodes = [
         helper.make_node(
             "Add", [f"t{i - 1}" if i else "x", "bad" if i == wrong else "one"], [f"t{i}"], f"blocks.{i}.add"

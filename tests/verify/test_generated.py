@@ -1,4 +1,4 @@
-"""What dense and hybrid model write after a prompt is what `run` writes, and is compared token by token."""
+"""Texts of the dense and the hybrid model are those of `run`, and are compared token by token."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Builds of encoders, which are proven by their hidden states."""
+"""Builds of encoders, whose proof compares hidden states."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def test_the_report_compares_hidden_states(
     outputs = {one["output"]: one["relative"] for one in report["difference"]["outputs"]}
     assert set(outputs) == {"last_hidden_state", "pooler_output"}
     assert min(outputs.values()) > 10 * agreement["error"]
-    # 80 tokens are more than the positions that were learned.
+    # 80 tokens are more than the learned positions
     assert report["inputs"]["words"].endswith("2 windows × 64 tokens, float16")
     assert {"perplexity", "generated"}.isdisjoint(report)
     assert any("positions of the model reach" in note for note in report["notes"])
@@ -40,7 +40,7 @@ def test_the_report_compares_hidden_states(
 def test_an_encoder_that_was_not_compiled_right_fails(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pruned checkpoint is not the dense one: setting it beside the dense model must be noticed."""
+    """Comparing the hybrid with the dense model instead of the pruned one must fail."""
     run = EncoderSource.pruned_outputs
 
     def run_dense(source: EncoderSource, pruned: Path, *rest: Any) -> Any:

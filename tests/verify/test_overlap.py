@@ -1,4 +1,4 @@
-"""Evaluation text that the masks have seen is found, exactly, and said."""
+"""Evaluation text that the masks have seen is found exactly and reported."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.conftest import WORDS
 
 @st.composite
 def windows(draw: Any, longest: int = 9) -> np.ndarray:
-    """Of few different tokens, so that runs are shared; some of them as large as token ids get."""
+    """Windows of few different tokens, so that they share runs; some tokens are the largest ids."""
     count, length = draw(st.integers(1, 4)), draw(st.integers(1, longest))
     tokens = st.sampled_from([0, 1, 2, 262143])
     rows = draw(st.lists(st.lists(tokens, min_size=length, max_size=length), min_size=count, max_size=count))
@@ -56,7 +56,7 @@ def test_a_million_tokens_take_seconds() -> None:
     evaluated[7, 100:120] = calib[900, 5:25]
     start = time.process_time()
     found = overlap(calib, evaluated)
-    assert time.process_time() - start < 60  # 5 s where it was written; a loop over tokens takes minutes
+    assert time.process_time() - start < 60  # measured 5 s; a loop over tokens takes minutes
     assert (found.shared, found.worst) == (20 - 13 + 1, 7)
     assert found.runs == 1000 * 988
 
@@ -96,9 +96,9 @@ def test_a_build_knows_the_text_that_it_was_calibrated_on(settings: dict[str, An
     assert seen.startswith("the evaluation text is the one that the masks were learned on, by its sha256; ")
     assert " of the evaluation text was seen when the masks were learned" in seen
     assert check_overlap(out, windows_of(settings, other), other) == ""
-    unseen = np.arange(48).reshape(2, 24)  # windows of it that were not drawn
+    unseen = np.arange(48).reshape(2, 24)  # windows of the text that were not drawn
     assert check_overlap(out, unseen, calib).endswith("in those that were drawn for them")
-    copy = tmp_path / "copy.txt"  # another name, and so another source
+    copy = tmp_path / "copy.txt"  # another name means another source
     copy.write_text(Path(calib).read_text())
     assert check_overlap(out, windows_of(settings, str(copy)), str(copy)).endswith("than on new text")
     assert check_overlap(out, windows_of(settings, calib), None) == ""

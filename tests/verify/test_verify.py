@@ -1,4 +1,4 @@
-"""`patch-compile verify` on tiny builds, every part of it real: what holds passes, what is broken is found and named."""
+"""`patch-compile verify` on real tiny builds: sound builds pass, and faults are found and named."""
 
 import json
 import shutil
@@ -25,13 +25,13 @@ from tests.builds import TINY, build
 from tests.conftest import WORDS, write_model
 from tests.sources.onnx_model import graphs
 
-pytestmark = pytest.mark.xdist_group("verifying")  # its tests share a build
+pytestmark = pytest.mark.xdist_group("verifying")  # the tests share a build
 LENGTHS = {"lengths": "1,7"}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One build for all tests that only look at it, or break a copy."""
+    """One build for all tests that only read it or break a copy."""
     folder = tmp_path_factory.mktemp("built")
     model = write_model(
         folder / "model", hidden_size=128, intermediate_size=192, num_hidden_layers=2, model_type="llama"
@@ -50,13 +50,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture
 def out(built: dict[str, Any], tmp_path: Path) -> Path:
-    """A copy of it."""
+    """A copy of the build."""
     return Path(shutil.copytree(built["out"], tmp_path / "copy"))
 
 
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For baselines: what the user of this machine has is neither read nor written."""
+    """Keeps the user's cache of baselines out of the tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -74,7 +74,7 @@ def test_each_question_has_its_own_answer(built, out, capsys):
     assert [run["name"] for run in compiled["runs"]] == names
     assert engine == {"ran": False, "why": "there is no engine: it was built with the backend onnx"}
 
-    # Perplexity of the checkpoints as transformers runs them, and close to what the build says of the ONNX files.
+    # The perplexities are transformers', and close to the build's figures for the ONNX files.
     windows = eval_windows(built)
     for kind, folder in (("dense", built["model"]), ("pruned", out / "model")):
         expected = perplexity(load_model(folder), windows).value
@@ -105,7 +105,7 @@ def eval_windows(settings):
 
 def test_out_stays_whole_and_polygraphy_reads_what_is_in_it(out):
     verify(out, asked(only="compiled"))
-    folder = OutFolder.open(out)  # every file has the sha256 of the manifest
+    folder = OutFolder.open(out)  # every file must have the sha256 of the manifest
     assert {"verify/verify.json", "verify/inputs.json"} <= set(folder.manifest["files"])
     assert not (out / "verify.partial").exists()
     assert sorted(file.name for file in (out / "onnx").iterdir()) == ["model.onnx", "model.onnx.data"]
@@ -117,7 +117,7 @@ def test_out_stays_whole_and_polygraphy_reads_what_is_in_it(out):
     for run, (mine, theirs) in enumerate(zip(hybrid[0][1], checkpoint[0][1], strict=True)):
         assert mine["logits"].shape == theirs["logits"].shape == (1, (1, 1, 7, 1)[run], 40)
         assert np.abs(mine["logits"] - theirs["logits"]).max() > 0
-    again = verify(out, asked(only="pruned"))  # takes the place of the first
+    again = verify(out, asked(only="pruned"))  # replaces the first result
     assert again["compiled"] is None and not (out / "verify/inputs.json").exists()
     OutFolder.open(out)
 
@@ -130,11 +130,11 @@ def test_a_hybrid_that_is_compiled_wrongly_is_found_and_the_linear_named(out):
     first = found["compiled"]["first_difference"]
     assert first["linear"] == linear and first["op"] == "PatchLinear"
     assert first["error"] > first["tolerance"]
-    assert found["pruned"]["perplexity"]["pruned"] > 1  # the other question is answered as before
+    assert found["pruned"]["perplexity"]["pruned"] > 1  # the other question is answered too
 
 
 def break_packed(out: Path, linear: str, value: float) -> None:
-    """Overwrite the first eighth of a linear's packed weights, and let the manifest say that it is so."""
+    """Overwrite the first eighth of a linear's packed weights and update the manifest."""
     model = onnx.load(str(out / "onnx/model.onnx"), load_external_data=False)
     node = next(node for node in model.graph.node if node.name == linear)
     half = onnx.TensorProto.FLOAT16
@@ -167,7 +167,7 @@ def test_numbers_that_overflow_name_the_first_tensor(out):
 def test_tolerances_are_polygraphys_own(out):
     strict = verify(out, asked(only="compiled", atol=1e-7))
     assert not strict["passed"] and "--atol 1e-07" in strict["compiled"]["why"]
-    assert strict["compiled"]["first_difference"] is None  # nothing is wrong but the limit
+    assert strict["compiled"]["first_difference"] is None  # only the limit failed
     loose = verify(out, asked(only="compiled", atol=1e-7, rtol=1.0, check_error_stat="median"))
     assert loose["passed"]
 
@@ -181,7 +181,7 @@ def test_sensitivity_adds_what_each_linear_does_to_the_loss(out):
 
 
 def test_a_permuted_build_is_compared_in_its_own_order(settings):
-    """Against the dense model as it lies on disk, every channel would be another."""
+    """Every channel would differ from the dense model on disk, which has another order."""
     build(settings | {"permute": True, "ratio": 0.2})
     found = verify(settings["out"], asked())
     assert found["passed"]
@@ -279,7 +279,7 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
 
 
 def test_baselines_are_made_once_and_shown_from_then_on(out):
-    """From the cache, which `cache_of_its_own` puts elsewhere: nothing that decides them has changed."""
+    """They come from the cache, because nothing that decides them has changed."""
     made = verify(out, asked(only="pruned", baselines="ffn-only,uniform-2:4"))
     names = [row["name"] for row in made["baselines"]["rows"]]
     assert names == ["wanda", "dense", "uniform-2:4", "ffn-only"]
@@ -287,5 +287,5 @@ def test_baselines_are_made_once_and_shown_from_then_on(out):
     again = verify(out, asked(only="pruned"))
     assert again["baselines"]["rows"] == made["baselines"]["rows"]
     assert "baselines" not in again["seconds"]
-    other = verify(out, asked(only="pruned", eval_length=16))  # they were measured on other windows
+    other = verify(out, asked(only="pruned", eval_length=16))  # baselines were measured on other windows
     assert [row["name"] for row in other["baselines"]["rows"]] == ["wanda", "dense"]

@@ -1,4 +1,4 @@
-"""The roofline: never above the limits, a schedule that is the plugin's, and a page that says what it says."""
+"""The roofline stays within the limits, has the plugin's schedule, and agrees with the page."""
 
 import importlib
 import itertools
@@ -45,7 +45,7 @@ def test_no_prediction_exceeds_the_limits(device):
     for shape, tokens, share, height in itertools.product(SHAPES, problems.TOKENS, shares, rows):
         problem = roofline.linear(*shape, share, height).problem(tokens)
         p = roofline.predict(device, roofline.linear(*shape, share, height), tokens)
-        # The share is that of whole slabs.
+        # the share is rounded to whole slabs
         exact = problem.sparse_slabs / (problem.sparse_slabs + problem.dense_slabs)
         assert 0 < p.speedup <= linear_roofline.speedup_limit(exact, p.dense_bound) + 1e-9
         assert p.speedup <= 1 / (1 - exact / 2) + 1e-9 and 0 < p.share < 1
@@ -62,7 +62,7 @@ def times_by_share(device, shape, tokens, config=None):
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=lambda d: d.name)
 def test_more_sparse_slabs_are_never_slower(device):
-    """For a few tokens in the plugin's schedule, for many in each of the kernels that are for them."""
+    """This holds in the plugin's schedule for few tokens, and in each kernel for many tokens."""
     for shape, tokens in itertools.product(LARGE, (1, 8, 16)):
         times = times_by_share(device, shape, tokens)
         assert times == sorted(times, reverse=True)
@@ -77,7 +77,7 @@ def test_more_sparse_slabs_are_never_slower(device):
 
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
 def test_moving_to_another_kernel_costs_little(device):
-    """With more 2:4 slabs the schedule of many tokens moves to another kernel: 5 % at most are lost there."""
+    """With more 2:4 slabs the schedule for many tokens moves to another kernel, at a loss of 5 % at most."""
     for shape, tokens in itertools.product(LARGE, (2048, 4096)):
         pairs = itertools.pairwise(times_by_share(device, shape, tokens))
         assert all(after <= 1.05 * before for before, after in pairs)
@@ -85,7 +85,7 @@ def test_moving_to_another_kernel_costs_little(device):
 
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
 def test_the_schedule_is_about_the_best_there_is(device):
-    """The plugin's rule of thumb against the roofline of every configuration."""
+    """The plugin's rule of thumb is compared with the roofline of every configuration."""
     lost = []
     for shape, tokens, share in itertools.product(LARGE, problems.TOKENS, (0.0, 0.5, 0.9)):
         asked = roofline.linear(*shape, share)
@@ -100,7 +100,7 @@ def test_the_schedule_is_about_the_best_there_is(device):
 
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
 def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
-    """The same bytes and products: what is left are the index, sums of shared tiles and whole tiles."""
+    """Bytes and products are equal, so only the index, sums of shared tiles and whole tiles cost more."""
     for shape in LARGE:
         decode = roofline.predict(device, roofline.linear(*shape, 0.0), 16)
         assert 0 < decode.microseconds - decode.dense_microseconds < 4
@@ -108,13 +108,13 @@ def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
         n, tokens = shape[0], 4096
         tiles = -(-n // 128) * -(-tokens // 128)
         prefill = roofline.predict(device, roofline.linear(*shape, 0.0), tokens)
-        cut = prefill.parts > 1  # into as many equal parts as there are SMs
+        cut = prefill.parts > 1  # cut into one equal part per SM
         whole_tiles = 1 if cut else -(-tiles // device.sms) * device.sms / tiles
         assert 0.95 < prefill.speedup * whole_tiles <= 1.0
 
 
 def test_geforce_cards_sum_in_fp32_at_half_the_rate():
-    """Of the same tensor cores: an SM of an A6000 does 512 multiply-adds a clock, of a 3090 and 4090 256."""
+    """With equal tensor cores, an SM does 512 multiply-adds a clock on an A6000, and 256 on a 3090 or 4090."""
     rates = {name: round(d.fma / 256) * 256 for name, d in DEVICES.items()}
     assert rates == {"A100-40": 1024, "A100-80": 1024, "A6000": 512, "RTX 3090": 256, "RTX 4090": 256} | {
         "L4": 512, "L40S": 512, "H100": 2048, "H200": 2048
@@ -132,7 +132,7 @@ def test_both_models_do_the_same_work_beside_the_linears():
 
 
 def test_what_attention_reads_is_in_the_end_to_end_time():
-    """KV cache of a step in the middle: 16 sequences, 191.5 tokens, 2 * 32 * 4096 values of 2 bytes."""
+    """A middle step reads the KV cache of 16 sequences of 191.5 tokens, 2 * 32 * 4096 values of 2 bytes each."""
     kept = 16 * 191.5 * 2 * 32 * 4096 * 2
     slower, all_of_it = whole("A6000", 0.35, attention=0.5), whole("A6000", 0.35)
     added = (slower.times.decode.dense - all_of_it.times.decode.dense) / 127
@@ -165,7 +165,7 @@ def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device
 
 @pytest.mark.parametrize("device", HOPPER, ids=lambda d: d.name)
 def test_the_dense_path_costs_its_bytes_and_launches_beside_the_dense_product(device):
-    """Of 4096 x 4096 all 2:4: 1.125 bytes a weight read, 2 written, and a kernel more."""
+    """A 4096 x 4096 weight that is all 2:4 costs 1.125 bytes read and 2 written per weight, and one more kernel."""
     for tokens in (64, 4096):
         asked = roofline.linear(4096, 4096, 1.0)
         more = (
@@ -233,7 +233,7 @@ def test_the_models_linears_are_the_benchmarks_shapes():
 
 
 def test_the_page_is_current():
-    """Else: `make docs`."""
+    """When this fails, run `make docs`."""
     page = PAGE.read_text()
     assert page.splitlines()[2].startswith("Not yet run on hardware")
     assert roofline.renew(page) == page
@@ -298,7 +298,7 @@ def test_the_program_prints_tables_and_writes_json(tmp_path):
 
 
 def test_every_assumption_has_a_line_of_its_own_and_is_moved():
-    """A figure that is assumed and never moved would hide what rests on it."""
+    """An assumption that is never varied would hide the results that depend on it."""
     named = set(assumptions.Assumptions.__dataclass_fields__)
     assert {name for _, change in roofline.SENSITIVITY for name in change} == named
     assert all(f"| {name} |" in roofline.assumption_table() for name in named)

@@ -1,11 +1,11 @@
-"""A Chromium to test pages in, where this machine has one."""
+"""Finds a Chromium on this machine to test pages in."""
 
 import shutil
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MISSING = f"no browser: install Chromium ({', '.join(NAMES)} on PATH), or run `playwright install chromium`"
-# Headless, in a container too, and without a word to the world.
+# headless, possible in a container, and without network requests of its own
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -19,7 +19,7 @@ ARGUMENTS = [
 
 
 def find_chromium() -> str | None:
-    """Path of a Chromium: one on PATH, or the one that Playwright installed."""
+    """Path of a Chromium on PATH, or of the one that Playwright installed."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     return found or next(map(str, _of_playwright()), None)
 

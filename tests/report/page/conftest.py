@@ -8,7 +8,7 @@ from tests.report.page.chromium import ARGUMENTS, MISSING, find_chromium
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium. Playwright keeps an event loop running, beside which no other can run: it ends with the file."""
+    """A headless Chromium per file, because Playwright's event loop would keep other tests from running theirs."""
     path = find_chromium()
     if path is None:
         pytest.skip(MISSING)

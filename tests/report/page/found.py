@@ -1,4 +1,4 @@
-"""verify.json and bench.json as `verify` and `bench` write them, with all that can be asked."""
+"""verify.json and bench.json as `verify` and `bench` write them with all options."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _STATS = {"max": 0.0031, "mean": 0.00021, "median": 0.00016, "rms": 0.00029}
 
 
 def verified(out: Out) -> dict[str, Any]:
-    """verify/verify.json of a decoder, with all that was asked."""
+    """verify/verify.json of a decoder with all questions."""
     rng = np.random.default_rng(1)
     errors = rng.uniform(0.05, 0.35, len(out.shapes))
     shares = errors**2 / (errors**2).sum()
@@ -174,7 +174,7 @@ def verified(out: Out) -> dict[str, Any]:
 
 
 def benched(runner: str = "tensorrt") -> dict[str, Any]:
-    """bench/bench.json."""
+    """bench/bench.json of a decoder."""
     gpu = runner.startswith("tensorrt")
 
     def timed(median: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finished builds as the page reads them, of any size: real tile maps, and reports as the stages write them."""
+"""Finished builds of any size for the page: real tile maps, and reports as the stages write them."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ SMOLLM2 = llama_shapes(30, 576, 192, 1536)
 
 
 class Out:
-    """A folder that is written part by part; each part may be changed before it is."""
+    """An OUT that is written part by part; a test may change each part before."""
 
     def __init__(
         self, path: Path, shapes: Shapes = SMOLLM2, ratio: float = 0.4, tile: tuple[int, int] = TILE
@@ -79,7 +79,7 @@ class Out:
         (self.path / name).write_text(json.dumps(content))
 
     def _write_masks(self) -> None:
-        """The patterns are holes in the file: those of a 7B model are 600 MB that no page reads."""
+        """Write masks with patterns as holes, because a 7B model's patterns are 600 MB that no page reads."""
         header: dict[str, Any] = {}
         bits = {name: np.packbits(grid, bitorder="little") for name, grid in self.tiles.items()}
         end = 0
@@ -209,7 +209,7 @@ class Out:
 
 
 def _scores(areas: dict[str, Any]) -> dict[str, Any]:
-    """Costlier at both ends of the model and in the columns of outliers, as they are in trained ones."""
+    """Scores like a trained model's: higher at both ends of the model and in columns of outliers."""
     rng = np.random.default_rng(0)
     scores = {}
     for name, area in areas.items():

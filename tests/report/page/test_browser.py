@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing is fetched, nothing complains, and what a person does works."""
+"""The page in a real browser fetches nothing, logs no error, and reacts to a user."""
 
 import re
 import subprocess
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a build with all that verify and bench add."""
+    """Page of a build with all that verify and bench add."""
     out = Out(tmp_path_factory.mktemp("full") / "out")
     return write_page(out.write(verified(out), benched()))
 
 
 @pytest.fixture
 def open_page(browser: Any) -> Any:
-    """open_page(path, **options of the context): what the browser said and asked for is checked in the end."""
+    """open_page(path, **options of the context) opens a page; its log and requests are checked at the end."""
     opened: list[Any] = []
 
     def open_(path: Path, width: int = 1280, **options: Any) -> Any:
@@ -132,7 +132,7 @@ def test_a_map_opens_by_enter_and_zooms_by_keys_and_wheel(report: Path, open_pag
 
 
 def test_pointing_at_a_tile_tells_what_it_is(tmp_path: Path, open_page: Any) -> None:
-    """Against the tile map itself, the ragged last row of tiles too."""
+    """The text is checked against the tile map, in the ragged last row too."""
     out = Out(tmp_path / "out", {"model.layers.0.mlp.up_proj": (200, 576)}, ratio=0.2)
     page = open_page(write_page(out.write()))
     page.locator("button.map").click()
@@ -148,7 +148,7 @@ def test_pointing_at_a_tile_tells_what_it_is(tmp_path: Path, open_page: Any) -> 
 
 
 def test_dark_and_light_differ_and_can_be_read(report: Path, open_page: Any) -> None:
-    """WCAG 2.1: 4.5 for text on its ground; 3 for what is drawn."""
+    """WCAG 2.1 asks for a contrast of 4.5 for text and of 3 for graphics."""
     grounds = []
     for scheme in ("light", "dark"):
         page = open_page(report, color_scheme=scheme)
@@ -191,7 +191,7 @@ def test_the_page_is_never_wider_than_the_window(report: Path, open_page: Any, w
 
 
 def test_on_paper(report: Path, open_page: Any, tmp_path: Path) -> None:
-    """What is folded or to be scrolled on the screen is printed whole, and folded again after."""
+    """Folded and scrolled parts are printed whole, and folded again afterwards."""
     page = open_page(report)
     page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)
     assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
@@ -235,7 +235,7 @@ def test_everything_drawn_has_a_name(report: Path, open_page: Any) -> None:
 
 
 def test_a_model_of_7b_weights_is_a_small_page(tmp_path: Path, open_page: Any) -> None:
-    """32 layers of LLaMA-2-7B's shape; at ratio .25 the tiles of a kind change most often along a row."""
+    """The model has LLaMA-2-7B's 32 layers; at ratio .25 tiles along a row alternate most often."""
     out = Out(tmp_path / "out", LLAMA_2_7B, ratio=0.25)
     path = write_page(out.write(verified(out), benched()))
     assert path.stat().st_size < 3_000_000

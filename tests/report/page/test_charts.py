@@ -36,7 +36,7 @@ def test_decades_lie_in_the_axis(low: float, ratio: float) -> None:
 def test_an_axis_ends_where_it_should() -> None:
     axis = Axis(1e-9, 1e-7, 50, 250, log=True)
     assert [axis(value) for value in (1e-9, 1e-8, 1e-7)] == [50, 150, 250]
-    assert Axis(3, 3, 0, 10)(3) == 0  # one value alone
+    assert Axis(3, 3, 0, 10)(3) == 0  # an axis of one value
 
 
 def masks_of(out: Out) -> MaskSet:

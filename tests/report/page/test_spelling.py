@@ -29,7 +29,7 @@ def test_a_tick_at_a_power_of_ten_is_that_power() -> None:
 
 def test_shares_and_changes() -> None:
     assert (percent(0.4), percent(0.4, 1), percent(1.0), percent(0.0)) == ("40%", "40.0%", "100%", "0%")
-    assert percent(0.0004) == "0.040%"  # not 0%
+    assert percent(0.0004) == "0.040%"  # a small share is not 0%
     assert (change(22.19, 15.68), change(138, 212), change(15.7, 15.68)) == ("+42%", "−35%", "+0.1%")
     assert change(1.0, 1.0) == "±0%"
     assert change(math.inf, 1.0) == change(1.0, 0.0) == "–"

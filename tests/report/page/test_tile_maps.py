@@ -14,7 +14,7 @@ from tests.report.page.outs import Out
 
 
 def drawn(path: str, shape: tuple[int, int]) -> np.ndarray:
-    """How many of a path's rectangles cover each tile; every one is closed and lies in the map."""
+    """Number of a path's rectangles that cover each tile. Checks that each is closed and lies in the map."""
     covered = np.zeros(shape, int)
     rectangles = re.findall(r"M(\d+) (\d+)h(\d+)v(\d+)h-(\d+)z", path)
     assert "".join(f"M{x} {y}h{w}v{h}h-{back}z" for x, y, w, h, back in rectangles) == path
@@ -48,7 +48,7 @@ def test_kinds_down_and_depth_across(tmp_path: Path) -> None:
 
 
 def test_shares_are_of_weights_not_of_tiles(tmp_path: Path) -> None:
-    """The last tile of 130 rows holds two."""
+    """The last tile of 130 rows has only two rows."""
     out = Out(tmp_path, {"layers.0.up": (130, 128)}, 0.0)
     out.tiles["layers.0.up"][1, 0] = True
     found = tile_maps(MaskSet.load(out.write() / "masks.safetensors"))

@@ -1,4 +1,4 @@
-"""What the page says, read from its source; how it looks and works is for test_browser."""
+"""The text of the page, read from its source; test_browser.py tests its looks and behaviour."""
 
 import json
 import re
@@ -20,7 +20,7 @@ SMALL = llama_shapes(2, 256, 128, 384)
 
 
 def words(path: Path) -> str:
-    """What a person reads: no tags, no scripts, blanks folded."""
+    """Visible text, without tags and scripts, with blanks folded."""
     source = re.sub(r"<(style|script|svg).*?</\1>", " ", path.read_text(), flags=re.S)
     text = re.sub(r"<[^>]+>", " ", source)
     return re.sub(r"\s+", " ", text)
@@ -64,7 +64,7 @@ class TestVerdict:
             in said
         )
         assert "The check ppl:+5% failed: perplexity is 22.19, at most 16.46 was asked" in said
-        assert "top1:60%" not in said  # it passed
+        assert "top1:60%" not in said  # this limit passed
         assert "worse than FFN-only 2:4" in said
         assert "patch-compile verify" not in said
 
@@ -104,7 +104,7 @@ class TestSections:
         ]  # fmt: skip
 
     def test_none_is_empty(self, out: Out) -> None:
-        """Not asked of verify, and masks that were learned before scores were kept."""
+        """verify was not asked for some parts, and the masks have no scores."""
         out.record.scores = None
         found = verified(out) | dict.fromkeys(
             ("where", "baselines", "tasks", "text", "pruned", "compiled", "built")
@@ -187,7 +187,7 @@ class TestRealBuilds:
             in said
         )
         assert sections(page) == ["verdict", "questions", "speed", "maps", "scores", "plan", "said", "origin"]
-        assert said.count("self_attn.q_proj") == 2  # a row of the plan for each block
+        assert said.count("self_attn.q_proj") == 2  # the plan has a row per block
         assert "text.txt" in said and "no engine was built" in said
 
     def test_an_encoder(self, make_model: Any, text_file: Path, tmp_path: Path) -> None:
@@ -197,10 +197,10 @@ class TestRealBuilds:
         said = words(page)
         assert "Perplexity" not in said and "perplexity" not in said
         assert "last_hidden_state" in said and "output error" in said
-        assert "Decode speed" not in said  # it has no steps
+        assert "Decode speed" not in said  # an encoder has no decode steps
 
     def test_an_onnx_file(self, tmp_path: Path) -> None:
-        """No blocks, no text, no plan of the whole model."""
+        """Builds of ONNX files have no blocks, no text and no plan of the whole model."""
         nodes = [
             helper.make_node("MatMul", ["x", "a"], ["h"], "up"),
             helper.make_node("Relu", ["h"], ["r"], "relu"),

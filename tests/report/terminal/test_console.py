@@ -15,7 +15,7 @@ KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.
 
 
 def tile_maps(layers: int) -> dict[str, np.ndarray]:
-    """v stays dense; down is 2:4 in the second half of the blocks; the others have one tile in four."""
+    """Maps in which v is dense, down is 2:4 in the second half of the blocks, and one in four of other tiles is 2:4."""
     maps = {}
     for i in range(layers):
         for kind in KINDS:

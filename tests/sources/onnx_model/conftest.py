@@ -12,7 +12,7 @@ Exported = Callable[[str, bool], Path]
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """exported(name, dynamo): the file of one of the models of `graphs`, exported once."""
+    """exported(name, dynamo) returns the file of a model of `graphs`, which is exported once."""
     folder = tmp_path_factory.mktemp("exported")
 
     @cache

@@ -1,4 +1,4 @@
-"""ONNX files as others make them: exported by torch, by both of its exporters, and hand-made ones for the odd cases."""
+"""ONNX files by both of torch's exporters, and hand-made ones for odd cases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["conv_net", "encoder", "export", "mlp", "save", "tensor"]
 
 
 class _ConvNet(nn.Module):
-    """A 3×3 stem, two 1×1 convolutions and a head."""
+    """A net with a 3×3 stem, two 1×1 convolutions and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,10 +54,10 @@ def export(
     dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> Path:
-    """Write a model with weights of its own; its batch is open, and called `batch`."""
+    """Export a model with random weights and a dynamic batch named `batch`."""
     torch.manual_seed(3)
     model, x = make()
-    with torch.no_grad():  # the layers of an encoder are copies of one another
+    with torch.no_grad():  # an encoder's layers begin as copies of each other
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     batch: dict[str, Any] = {"dynamic_axes": {"x": {0: "batch"}}}
@@ -78,7 +78,7 @@ def export(
 
 
 def tensor(name: str, *shape: int, dtype: Any = np.float32, scale: float = 0.1) -> onnx.TensorProto:
-    """Seeded normal numbers."""
+    """A tensor of seeded normal numbers."""
     rng = np.random.default_rng(sum(map(ord, name)))
     return numpy_helper.from_array((rng.standard_normal(shape) * scale).astype(dtype), name)
 
@@ -97,7 +97,7 @@ def save(
     external: bool = False,
     **model: Any,
 ) -> Path:
-    """Write a graph x → y of these nodes."""
+    """Write a graph of these nodes from x to y."""
     graph = helper.make_graph(
         list(nodes),
         "graph",

@@ -1,4 +1,4 @@
-"""Learning on a file, with what a build would give it."""
+"""Learns masks for an ONNX file with the arguments that a build gives."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ __all__ = ["Learned", "learn", "quiet", "write_hybrid"]
 
 @dataclass(frozen=True)
 class Learned:
-    """masks of a file; pruned: the model that was written with them."""
+    """Masks of a file, and `pruned`, the model written with them."""
 
     masks: dict[str, LinearMask]
     feeds: Feeds
@@ -40,7 +40,7 @@ def quiet(*_: object) -> None:
 
 
 def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) -> Learned:
-    """Masks and pruned model of `path`, on random inputs."""
+    """Learn masks of `path` on random inputs and write its pruned model."""
     model = read_onnx(path)
     linears = find_onnx_linears(path, model).linears
     feeds = random_feeds(read_inputs(path), input_dtypes(model), {}, seed=1)
@@ -57,7 +57,7 @@ def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) 
 
 
 def write_hybrid(learned: Learned, path: Path, **options: Any) -> dict[str, LinearPlan]:
-    """The hybrid of a pruned model."""
+    """Write the hybrid of a pruned model."""
     model = read_onnx(learned.pruned)
     linears = find_onnx_linears(learned.pruned, model).linears
     plan = plan_linears(learned.masks, options.pop("lowering", "plugin"))

@@ -1,4 +1,4 @@
-"""Whole builds from ONNX files, with every stage real: masks, pruned model, packing, engine and proof."""
+"""Builds from ONNX files with every stage real: masks, pruned model, packing, engine and proof."""
 
 import json
 
@@ -19,7 +19,7 @@ from patch_compile.verify import agreement
 from tests.builds import build
 from tests.sources.onnx_model import graphs
 
-ENCODER_SHAPE = (5, 2, 6, 64)  # runs, then the input's
+ENCODER_SHAPE = (5, 2, 6, 64)  # runs, then the input's shape
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_only_what_would_come_out_different_is_run_again(settings):
     build(settings)
     report = build(settings | {"fuse": False}, force=True)
     assert "masks" not in report["seconds"] and "pack" in report["seconds"]
-    report = build(settings | {"dtype": "bfloat16"}, force=True)  # the pruned model is rounded to it
+    report = build(settings | {"dtype": "bfloat16"}, force=True)  # the pruned model is rounded to bfloat16
     assert "masks" in report["seconds"]
     report = build(settings | {"dtype": "bfloat16", "fuse": False}, force=True)
     assert "masks" not in report["seconds"] and "pack" in report["seconds"]
@@ -143,7 +143,7 @@ def test_patterns_are_checked_before_anything_is_learned(settings, pattern):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_model_of_16_bits_and_no_inputs(tmp_path, dtype):
-    """Without --calib masks are learned by magnitude, and the models compared on random inputs."""
+    """Without --calib, masks are learned by magnitude and models are compared on random inputs."""
     kind = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}[dtype]
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["h"], "up"),
@@ -165,7 +165,7 @@ def test_a_model_of_16_bits_and_no_inputs(tmp_path, dtype):
 
 
 def test_activations_above_the_range_of_fp16(tmp_path):
-    """The weights fit, what they make of the inputs does not: the hybrid is not what the pruned model is."""
+    """The weights fit into fp16 and the activations do not, so the hybrid differs from the pruned model."""
     nodes = [
         helper.make_node("Mul", ["x", "large"], ["h"], "scale"),
         helper.make_node("MatMul", ["h", "w"], ["y"], "fc"),
@@ -180,7 +180,7 @@ def test_activations_above_the_range_of_fp16(tmp_path):
 
 
 def test_a_hybrid_that_computes_something_else_is_not_published(settings, monkeypatch):
-    """The tolerance is what tells: without room for rounding, rounding itself is a difference."""
+    """With a tolerance of zero, rounding alone is a difference."""
     monkeypatch.setattr(agreement, "_DEVIATIONS", 0.0)
     monkeypatch.setattr(rounding, "_error", lambda *_: 0.0)
     with pytest.raises(AccuracyError, match="differs from that of the pruned model by"):

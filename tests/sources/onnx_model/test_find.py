@@ -1,4 +1,4 @@
-"""Which nodes are linears, and the words for those that are none."""
+"""Finding the linears among the nodes, with reasons for nodes that are none."""
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ def find(path):
 
 
 def found_beside(path, nodes, initializers=(), **options):
-    """What `nodes` are found to be, in a graph that has one more linear, `kept`."""
+    """Find linears in a graph of `nodes` and one more linear, `kept`."""
     kept = helper.make_node("MatMul", ["x", "kept.weight"], ["k"], "kept")
     total = helper.make_node("Identity", [options.pop("last", "k")], ["y"], "end")
     weights = [graphs.tensor("kept.weight", K, N), *initializers]
@@ -44,7 +44,7 @@ class TestExported:
         assert list(found.skipped.values()) == ["a 3×3 convolution is no linear"]
 
     def test_encoder(self, exported, dynamo):
-        """Weights that an exporter has transposed and renamed are called after their modules."""
+        """Weights that an exporter transposed and renamed get the names of their modules."""
         found = find(exported("encoder", dynamo))
         names = [
             f"layers.{layer}.{part}"
@@ -96,7 +96,7 @@ def test_a_weight_stored_in_half_the_bits_and_cast(tmp_path):
 
 
 def test_a_name_that_an_output_of_the_graph_stands_in_the_way_of(tmp_path):
-    """The output can't be renamed, so the linear is."""
+    """A graph output can't be renamed, so the linear is."""
     nodes = [helper.make_node("MatMul", ["x", "fc.weight"], ["fc.bias"], "product")]
     path = graphs.save(tmp_path / "m.onnx", [*nodes, helper.make_node("Relu", ["fc.bias"], ["y"])],
                        [graphs.tensor("fc.weight", K, N)])  # fmt: skip
@@ -216,7 +216,7 @@ def test_a_weight_tied_to_an_embedding_stays_dense(tmp_path):
 
 
 def branch(name, outer):
-    """A subgraph that multiplies `x` of the graph around it."""
+    """A subgraph that multiplies the outer graph's `x`."""
     nodes = [helper.make_node("MatMul", ["x", outer], [f"{name}_out"], f"{name}_fc")]
     output = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)
     own = [graphs.tensor(outer, K, N)] if outer.startswith("own") else []

@@ -1,4 +1,4 @@
-"""The hybrid of every form of linear computes what the pruned model does, with packed weights."""
+"""The hybrid of every form of linear has packed weights and computes the same as the pruned model."""
 
 import numpy as np
 import onnx
@@ -25,7 +25,7 @@ def nodes_of(path, *kinds):
 
 
 def agreement(learned, hybrid, folder):
-    """Largest error of the hybrid's output, as a share of the largest value."""
+    """Largest error of the hybrid's output as a share of the largest value."""
     onnx.checker.check_model(str(hybrid), full_check=True)
     mine = answer(runnable_onnx(hybrid, folder), learned.feeds, folder / "mine")
     (difference,) = compare_answers(mine, answer(learned.pruned, learned.feeds, folder / "reference"))
@@ -33,7 +33,7 @@ def agreement(learned, hybrid, folder):
 
 
 def compiled(path, folder, dtype="FLOAT16", **options):
-    """The hybrid of a uniformly 2:4 model, its plan, and how far it is from the pruned one."""
+    """The hybrid of a uniformly 2:4 model, its plan, and its error against the pruned model."""
     learned = learn(path, folder, dtype=dtype, ratio=options.pop("ratio", 0.5))
     hybrid = folder / "hybrid.onnx"
     plan = write_hybrid(learned, hybrid, **options)
@@ -56,7 +56,7 @@ def test_what_is_not_packed_stays_as_it_is(exported, tmp_path, ratio):
     path = exported("conv_net", True)
     hybrid, plan, error = compiled(path, tmp_path, ratio=ratio)
     dense = [one for one in plan.values() if one.lowering == "dense"]
-    assert len(nodes_of(hybrid, "Conv", "Gemm")) == 1 + len(dense)  # and the stem
+    assert len(nodes_of(hybrid, "Conv", "Gemm")) == 1 + len(dense)  # the stem and the dense linears
     assert len(dense) == (3 if ratio == 0.0 else 1)
     assert error < 1e-3 if ratio else error == 0.0
 
@@ -91,7 +91,7 @@ def test_a_model_of_16_bits_gets_no_casts_and_its_epilogues_are_fused(tmp_path):
 
 
 def gated(path, *, extra=()):
-    """down(SiLU(gate(x)) · up(x)), whose `extra` nodes may read what is in between."""
+    """A graph of down(SiLU(gate(x)) · up(x)), with `extra` nodes that may read values in between."""
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["g"], "gate"),
         helper.make_node("MatMul", ["x", "b"], ["u"], "up"),
@@ -110,7 +110,7 @@ class TestActivationsOfAnFp32Model:
         hybrid, plan, error = compiled(exported("mlp", True), tmp_path)
         assert [plan[name].node.activation for name in ("0", "2", "4")] == ["gelu", "", ""]
         assert not nodes_of(hybrid, "Gelu")
-        assert len(nodes_of(hybrid, "Cast")) == 4  # x, around Relu, y
+        assert len(nodes_of(hybrid, "Cast")) == 4  # at x, around Relu, at y
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
     def test_the_product_of_gate_and_up(self, tmp_path):
@@ -126,7 +126,7 @@ class TestActivationsOfAnFp32Model:
         assert error < 3 * UNIT_ROUNDOFF["FLOAT16"] * 3
 
     def test_queries_keys_and_values(self, tmp_path):
-        """What cuts them into heads may be fp32, behind a Cast."""
+        """The split into heads may be fp32, behind a Cast."""
         nodes = [
             *(helper.make_node("MatMul", ["x", w], [w + "y"], w) for w in "qkv"),
             *(helper.make_node("Reshape", [w + "y", "heads"], [w + "h"], w + "heads") for w in "qkv"),
@@ -142,7 +142,7 @@ class TestActivationsOfAnFp32Model:
 
     @pytest.mark.parametrize("read", ["silu", "h"])
     def test_what_is_read_in_fp32_stays_fp32(self, tmp_path, read):
-        """It might exceed what 16 bits hold."""
+        """Its values might exceed the range of 16 bits."""
         extra = [helper.make_node("Exp", [read], ["more"], "exp")]
         hybrid, plan, error = compiled(gated(tmp_path / "m.onnx", extra=extra), tmp_path)
         assert all(one.node == Node(name=name, linears=(name,)) for name, one in plan.items())
@@ -151,7 +151,7 @@ class TestActivationsOfAnFp32Model:
 
 
 def test_the_names_of_an_exporter_may_clash_with_those_of_packed_tensors(tmp_path):
-    """`fc.bias` is a value that has nothing to do with the bias of fc, and `fc.dense` a constant of something else."""
+    """`fc.bias` is a value other than fc's bias, and `fc.dense` is another node's constant."""
     nodes = [
         helper.make_node("Relu", ["x"], ["fc.bias"], "relu"),
         helper.make_node("MatMul", ["fc.bias", "fc.weight"], ["p"], "product"),
@@ -198,7 +198,7 @@ def test_a_linear_that_a_subgraph_reads(tmp_path):
 
 
 class TestReferences:
-    """The changed forms of the pruned model that tell how much rounding does."""
+    """Variants of the pruned model that measure the effect of rounding."""
 
     def test_rounding_is_as_large_as_that_of_the_hybrid(self, exported, tmp_path):
         path = exported("encoder", True)

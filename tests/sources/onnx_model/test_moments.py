@@ -1,4 +1,4 @@
-"""XᵀX of every linear's inputs, as ONNX Runtime makes them."""
+"""XᵀX of every linear's inputs, computed by ONNX Runtime."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def gather(path, folder, feeds=None):
     linears = find_onnx_linears(path, model).linears
     feeds = feeds or random_feeds(read_inputs(path), input_dtypes(model), {}, seed=0)
     write_probe(model, linears, folder / "probe.onnx")
-    assert [value.name for value in model.graph.outputs] == ["y"]  # as they were
+    assert [value.name for value in model.graph.outputs] == ["y"]  # unchanged
     steps = []
     found = gather_moments(
         folder / "probe.onnx", linears, feeds, folder / "moments", lambda *step: steps.append(step)
@@ -30,7 +30,7 @@ def gather(path, folder, feeds=None):
 
 
 def torch_inputs(make, feeds):
-    """X of every `nn.Linear` and 1×1 convolution by name, as rows, by hooks of torch."""
+    """X of every `nn.Linear` and 1×1 convolution by name, as rows, recorded by torch's hooks."""
     torch.manual_seed(3)
     model, _ = make()
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_equal_what_torch_computes(exported, tmp_path, model):
 
 
 def two_heads(path):
-    """Two linears of the graph's input, and one of the first one's output."""
+    """A graph with two linears of its input and one of the first one's output."""
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["p"], "q"),
         helper.make_node("MatMul", ["x", "b"], ["r"], "k"),
@@ -92,7 +92,7 @@ def test_what_does_not_fit_in_memory_is_gathered_in_turns(tmp_path, monkeypatch)
 
 
 def test_inputs_that_are_not_finite_name_the_linear(tmp_path):
-    """log of 0 is the first linear's doing; the second is the one that is given it."""
+    """The first linear's output gives log(0), which is the second linear's input."""
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["p"], "first"),
         helper.make_node("Log", ["p"], ["s"], "log"),

@@ -1,4 +1,4 @@
-"""The settings that an ONNX file takes, and those that are refused by name."""
+"""Settings that an ONNX file takes, and settings that are refused by name."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_what_makes_no_sense_is_refused_by_name(settings, says):
 
 
 def test_a_saved_recipe_is_taken_again(tmp_path):
-    """It holds every setting, those without a meaning at their defaults."""
+    """A saved recipe holds every setting; settings without a meaning have their defaults."""
     effective = recipe(calib="inputs.npz")
     effective.save(tmp_path / "recipe.yaml")
     again = effective_recipe(Recipe.parse(Recipe.load(tmp_path / "recipe.yaml")), "bfloat16")

@@ -1,4 +1,4 @@
-"""What is accepted as an ONNX file, what is refused before anything is done with it, and how it is read."""
+"""ONNX files that are accepted, files that are refused before any work, and reading them."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_older_opsets_are_upgraded_and_compute_the_same(tmp_path, opset):
 
 
 def test_an_opset_that_cannot_be_upgraded_is_refused(tmp_path):
-    """Nothing converts Upsample with the attribute that opset 7 gave it."""
+    """onnx has no conversion for Upsample with opset 7's attribute."""
     nodes = [helper.make_node("Upsample", ["x"], ["u"], "up", scales=[1.0, 1.0], mode="nearest")]
     nodes += [helper.make_node("Scan", ["u"], ["y"], "scan", num_scan_inputs=1, body=_body())]
     path = graphs.save(tmp_path / "m.onnx", nodes, opset=7, ir_version=4)
@@ -184,7 +184,7 @@ class TestExternalData:
 
 
 def test_weights_that_are_inputs_too_are_constants(tmp_path):
-    """IR version 3 wants every initializer among the inputs."""
+    """IR version 3 requires every initializer to be an input."""
     given = helper.make_tensor_value_info("w", 1, [64, 64])
     path = product(tmp_path / "m.onnx", inputs=[given], ir_version=3, opset=8)
     model = read_onnx(path)

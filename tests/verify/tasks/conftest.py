@@ -1,4 +1,4 @@
-"""A tiny build, made once, and tasks in the words that its tokenizer knows, as a user would write them."""
+"""A tiny build, made once, and tasks as a user writes them, in words that its tokenizer knows."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def write_task(folder: Path, name: str, **settings: Any) -> None:
 
 @pytest.fixture(scope="session")
 def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """choose, follow, roll and write: a task for everything that a harness may ask, on 12 items of 4 to 40 words."""
+    """Writes the tasks choose, follow, roll and write, one per kind of request, on 12 items of 4 to 40 words."""
     folder = tmp_path_factory.mktemp("tasks")
     rng = np.random.default_rng(5)
 
@@ -65,7 +65,7 @@ def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_out(tmp_path_factory: pytest.TempPathFactory) -> OutFolder:
-    """What `build` wrote of a tiny model that reaches 32 tokens, and whose tokenizer has a chat template."""
+    """OUT of a tiny model that reaches 32 tokens and whose tokenizer has a chat template."""
     root = tmp_path_factory.mktemp("tiny")
     model = write_model(root / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -82,7 +82,7 @@ def tiny_out(tmp_path_factory: pytest.TempPathFactory) -> OutFolder:
 
 
 def recipe_alone(folder: Path, model: Path) -> OutFolder:
-    """OUT of a model, as far as what it was built from is concerned."""
+    """An OUT with nothing but the recipe of a build from this model."""
     folder.mkdir(exist_ok=True)
     Recipe.parse({"model": model, "ratio": 0.4}).save(folder / "recipe.yaml")
     return OutFolder(folder, {})

@@ -1,4 +1,4 @@
-"""Tasks come from this machine alone; what can't be had is refused by name, with what to do."""
+"""Tasks come from this machine only; missing ones are refused by name, with a fix."""
 
 import socket
 from pathlib import Path

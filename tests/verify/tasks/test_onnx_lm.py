@@ -1,4 +1,4 @@
-"""An ONNX file answers what transformers does, to rounding, whatever texts are scored together."""
+"""An ONNX file gives transformers' answers up to rounding, whatever texts are scored together."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ PAIRS = [
     ("", "dog ran far"),
     ("<s> big red", " house in the rain while"),
     ("birds sang ", "in the rain"),
-    ("the cat " * 20, "ran far"),  # longer than the model reaches
+    ("the cat " * 20, "ran far"),  # longer than the model's reach
     ("a", " cat"),
     ("the cat sat on", " a dog"),
 ]
@@ -54,7 +54,7 @@ def test_likelihoods(onnx: Any, hf: Any) -> None:
 
 
 def test_greedy_is_said_of_what_the_model_would_write(onnx: Any) -> None:
-    """A random model also writes ids that stand for no word; where it writes a word, that one is greedy and no other."""
+    """Only the word that the model would write is greedy. A random model also writes ids without a word."""
     said = 0
     for context in WORDS[:8]:
         text = onnx.generate_until(asked("generate_until", [(context, {"max_gen_toks": 1})]))[0].strip()
@@ -118,7 +118,7 @@ def test_what_it_can_not_generate_is_refused(onnx: Any, settings: dict[str, Any]
 
 @pytest.mark.model
 def test_the_sample_model_scores_the_same_on_both(sample_model: Path, tmp_path: Path) -> None:
-    """The dense model; `run_tasks` asks the pruned one likewise."""
+    """Here the dense model is scored; `run_tasks` scores the pruned one likewise."""
     from lm_eval.evaluator import evaluate
 
     out = recipe_alone(tmp_path / "out", sample_model)

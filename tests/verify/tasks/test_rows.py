@@ -1,4 +1,4 @@
-"""Two results of the harness as rows, and how sure a difference is."""
+"""Two results of the harness as rows, with the error of their difference."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ UNITS = {"quiz": {"acc": "", "perplexity": " nats"}}
 
 
 def results(acc: list[float], **figures: Any) -> dict[str, Any]:
-    """Of one task, quiz, whose items were right or wrong."""
+    """Results of one task, quiz, whose items were right or wrong."""
     mean = sum(acc) / len(acc)
     variance = sum((one - mean) ** 2 for one in acc) / (len(acc) - 1)
     items = [
@@ -72,7 +72,7 @@ def test_a_difference_within_its_error_is_not_distinguishable() -> None:
 
 
 def test_the_same_items_tell_more_than_the_rows() -> None:
-    """4 of 100 items turned wrong: twice the error of the pairs, half of that of the rows, each of which has 0.05."""
+    """4 of 100 items turned wrong. That is twice the error of the pairs, but half of that of the rows, each 0.05."""
     dense, pruned = results(RIGHT * 50 + WRONG * 50), results(RIGHT * 46 + WRONG * 54)
     assert distinguished(dense, pruned, UNITS) == []
     (unpaired,) = distinguished(dense, pruned, {})

@@ -1,4 +1,4 @@
-"""Dense and pruned model of a tiny build are asked what a user's own tasks ask, by both backends."""
+"""A user's own tasks run on the dense and the pruned model of a tiny build, by both backends."""
 
 import sys
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_the_rows_are_those_of_the_schema(answers: dict[str, Any], backend: str)
 def test_the_backends_agree_to_rounding(answers: dict[str, Any]) -> None:
     for hf, onnx in zip(answers["hf"]["rows"], answers["onnx"]["rows"], strict=True):
         assert (hf["task"], hf["metric"]) == (onnx["task"], onnx["metric"])
-        for side in ("dense", "pruned"):  # fp32 against fp16
+        for side in ("dense", "pruned"):  # transformers computes in fp32, the ONNX file in fp16
             assert onnx[side] == pytest.approx(hf[side], rel=0.01)
 
 
@@ -75,7 +75,7 @@ def test_files_of_a_run_are_gone_after_it(tiny_out: OutFolder, answers: dict[str
 
 
 def test_without_the_harness_its_extra_is_named(tiny_out: OutFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # as on a machine without it
     with pytest.raises(PatchCompileError, match=r"pip install 'patch-compile\[tasks\]'"):
         ask(tiny_out, ["builtin"])
 
