@@ -1,7 +1,7 @@
-"""Mask methods, one class a file; `masklearn.traits.METHODS` finds them by name.
+"""Mask methods, with one class per file. `masklearn.traits.METHODS` finds them by name.
 
-A new method is a module here: a subclass of `Method` that `@METHODS.register` enters. The modules of this folder import
-nothing heavy at the top, so that `--help` can list them; what they share lies in the subfolders.
+A new method is a module of this folder with a subclass of `Method` that `@METHODS.register` decorates. These modules
+import no heavy package at the top, so that `--help` can list them fast. Code that they share is in the subfolders.
 """
 
 from masklearn.methods.base import Candidate, Method, Settled, method_of

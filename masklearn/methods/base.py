@@ -1,4 +1,4 @@
-"""What a mask method is: it proposes a pattern and tile scores for every linear, and may settle the chosen tiles."""
+"""Base class of mask methods. A method proposes patterns and tile scores, and finishes the masks of the chosen tiles."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["Candidate", "Method", "Settled", "method_of"]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A proposal for one linear: `select` decides which of its tiles become 2:4.
+    """Proposal for one linear, from which `select` chooses the tiles to make 2:4.
 
-    pattern: uint8 codes of a 2:4 pattern for every group of 4, `[N, K/4]`; score: fp32 `[grid]`, what turning
-    each tile 2:4 costs, comparable across linears. New weights, where a method gives them, are solved for the
-    final masks (`Method.settle`), so a candidate has none.
+    pattern: uint8 codes of a 2:4 pattern for every group of 4, `[N, K/4]`; score: fp32 `[grid]`, cost of making each tile
+    2:4, comparable across linears. A candidate has no new weights: a method solves them for the final masks
+    (`Method.settle`).
     """
 
     pattern: NDArray[np.uint8]
@@ -36,8 +36,10 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """The final masks: tile maps `[grid]` and patterns of every group of 4 by linear; train: what a method that trains
-    says of it.
+    """Final masks of a method.
+
+    tiles: tile maps `[grid]` by linear; patterns: uint8 codes `[N, K/4]` of all groups of 4 by linear; train: record of a
+    method that trains, else None.
     """
 
     tiles: Mapping[str, NDArray[np.bool_]]
@@ -46,11 +48,11 @@ class Settled:
 
 
 class Method(MethodTraits, ABC):
-    """One way to find masks. Its traits say what it needs and does; it has no state of its own."""
+    """Way to find masks. Its traits describe it (see `MethodTraits`), and it has no state."""
 
     @abstractmethod
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
-        """Yield a candidate for each of the feed's linears, once."""
+        """Yield each linear's name and its candidate, once per linear of the feed."""
 
     def settle(
         self,
@@ -59,27 +61,30 @@ class Method(MethodTraits, ABC):
         patterns: dict[str, NDArray[np.uint8]],
         store: WeightStore,  # noqa: ARG002
     ) -> Settled:
-        """Finish the masks once the tiles are chosen; new weights go to `store`.
+        """Finish the masks after the tiles are chosen. New weights go to `store`.
 
-        tiles: the choice; patterns: those of the candidates, empty where the method `solves`. As it is here, the masks
-        are final and no weight changes.
+        tiles: chosen tile maps by linear; patterns: patterns of the candidates by linear, empty if the method `solves`.
+        The base class returns both unchanged and makes no new weights.
         """
         return Settled(tiles, patterns)
 
     def criterion(self, settings: LearnSettings, lacks: Collection[Need]) -> Criterion | None:
-        """What tiles are ranked by: as asked, else the method's first choice that needs nothing of `lacks`."""
+        """Returns the criterion that ranks tiles, None for a method without criteria.
+
+        It is the setting's, or else the first one of the method that needs nothing of `lacks`.
+        """
         if not self.criteria:
             return None
         return settings.criterion or next(one for one in self.criteria if not one.needs & {*lacks})
 
     def score_unit(self, settings: LearnSettings, lacks: Collection[Need]) -> str:
-        """Say in words what a tile's score is."""
+        """Returns the unit of a tile's score, in words."""
         criterion = self.criterion(settings, lacks)
         return criterion.unit if criterion else self.unit
 
 
 def method_of(name: str) -> Method:
-    """The method of this name; KeyError where there is none."""
+    """Returns the method of this name. Raises KeyError if there is none."""
     kind = METHODS[name]
     if not issubclass(kind, Method):
         raise TypeError(f"{kind} can't run: it is no Method")

@@ -1,4 +1,4 @@
-"""`magnitude`: the two largest |w| of each group stay; a tile costs the squares that it loses."""
+"""Method `magnitude`: keeps the two largest |w| of each group. A tile's score is the sum of its pruned squares."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Magnitude"]
 
 @METHODS.register
 class Magnitude(Method):
-    """Looks at weights alone, one in memory at a time."""
+    """Ranks tiles by their weights only, with one linear in memory at a time."""
 
     name = "magnitude"
     unit = IMPORTANCE
     summary = "keeps the largest weights; needs no text"
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
-        """Yield a candidate per linear, by w²."""
+        """Yield a candidate per linear, with w² as the importance."""
         from masklearn.methods.scores.importance import candidate_from_importance
 
         for name, weight in feed.weights():

@@ -1,4 +1,4 @@
-"""`maskllm` (arXiv 2409.17481): 2:4 patterns learned by gradient descent with every tile sparse."""
+"""Method `maskllm` (arXiv 2409.17481): learns 2:4 patterns by gradient descent, with every tile sparse."""
 
 from masklearn.methods.gradient.method import GradientMethod
 from masklearn.methods.gradient.settings import MaskSettings, Span
@@ -9,11 +9,11 @@ __all__ = ["MaskLlm"]
 
 @METHODS.register
 class MaskLlm(GradientMethod):
-    """Knows no tiles: below ratio .5 the prior ranks them, by its own patterns."""
+    """Learns patterns only. At ratios below .5 the tile scores of the prior choose the tiles."""
 
     name = "maskllm"
     summary = "trains patterns alone, every tile 2:4 (MaskLLM)"
-    # The pattern half of `patch-joint`: density is constant, so λ₁ has nothing to do.
+    # Settings of the patterns of `patch-joint`. The density is constant, so λ₁ is 0.
     settings = MaskSettings(
         tile_scale=None,
         pattern_scale=Span(100.0, 500.0),

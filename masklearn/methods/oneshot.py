@@ -1,4 +1,4 @@
-"""`oneshot`: tiles ranked by the loss that pruning them costs, patterns and weights solved by ALPS, then repair."""
+"""Method `oneshot`: ranks tiles by the loss of pruning them, solves patterns and weights by ALPS, then repairs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["OneShot"]
 
 @METHODS.register
 class OneShot(SparseGpt):
-    """SparseGPT's course with another first criterion, another solver, and repair.
+    """`sparsegpt` with another default criterion, another solver, and repair.
 
-    An encoder has no next-token loss to rank by: its tiles are ranked by relative output error.
+    The tiles of an encoder, which has no next-token loss, are ranked by relative output error.
     """
 
     name = "oneshot"
@@ -27,7 +27,7 @@ class OneShot(SparseGpt):
 
     @property
     def solver(self) -> Solver:
-        """ALPS."""
+        """ALPS's solver."""
         from masklearn.solvers import alps
 
         return alps.solve_group

@@ -1,4 +1,4 @@
-"""`patch-joint` (PATCH, arXiv 2509.23410): tiles and 2:4 patterns learned together by gradient descent."""
+"""Method `patch-joint` (PATCH, arXiv 2509.23410): learns tiles and 2:4 patterns together by gradient descent."""
 
 from masklearn.methods.gradient.method import GradientMethod
 from masklearn.methods.gradient.settings import MaskSettings, Span
@@ -9,7 +9,7 @@ __all__ = ["PatchJoint"]
 
 @METHODS.register
 class PatchJoint(GradientMethod):
-    """Both start from the prior's."""
+    """Learns tiles and patterns, which both start from the prior."""
 
     name = "patch-joint"
     summary = "trains tiles and patterns together (PATCH)"

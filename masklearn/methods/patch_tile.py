@@ -1,4 +1,4 @@
-"""`patch-tile` (PATCH, arXiv 2509.23410): tiles learned by gradient descent, the patterns are the prior's."""
+"""Method `patch-tile` (PATCH, arXiv 2509.23410): learns tiles by gradient descent, with the patterns of the prior."""
 
 from masklearn.methods.gradient.method import GradientMethod
 from masklearn.methods.gradient.settings import MaskSettings, Span
@@ -9,7 +9,7 @@ __all__ = ["PatchTile"]
 
 @METHODS.register
 class PatchTile(GradientMethod):
-    """Takes a fifth of the memory of `patch-joint`."""
+    """Learns tiles only, with a fifth of the memory of `patch-joint`."""
 
     name = "patch-tile"
     summary = "trains tiles alone, with the prior's patterns (PATCH)"

@@ -1,4 +1,4 @@
-"""`sparsegpt` (arXiv 2301.00774): tiles ranked by the output error of pruning them, patterns and weights solved."""
+"""Method `sparsegpt` (arXiv 2301.00774): ranks tiles by the output error of pruning, then solves patterns and weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["SparseGpt"]
 
 @METHODS.register
 class SparseGpt(Method):
-    """Scores come from the dense model's inputs; patterns and weights are solved again for the final tiles.
+    """Scores tiles with the inputs of the dense model, then solves patterns and weights for the final tiles.
 
-    Which tiles become 2:4 is known only when every block is scored, and a wholly 2:4 model's activations are
-    further from the final model's than the dense ones.
+    The final tiles are unknown until every block is scored. The activations of a fully 2:4 model are further from the
+    final model's than those of the dense model, so the scores use the dense ones.
     """
 
     name = "sparsegpt"
@@ -57,7 +57,7 @@ class SparseGpt(Method):
 
     @property
     def solver(self) -> Solver:
-        """SparseGPT's own."""
+        """SparseGPT's solver."""
         from masklearn.solvers import obs
 
         return obs.solve_group

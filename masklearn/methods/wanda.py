@@ -1,4 +1,4 @@
-"""`wanda` (arXiv 2306.11695): a weight counts |w|·‖x‖₂, with x its input feature over the calibration text."""
+"""Method `wanda` (arXiv 2306.11695): ranks a weight by |w|·‖x‖₂, where x is its input feature on the calibration text."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Wanda"]
 
 @METHODS.register
 class Wanda(Method):
-    """Looks at weights and the norms of their inputs.
+    """Ranks tiles by their weights and the norms of their inputs in the dense model.
 
-    The norms are those of the dense model: which tiles become 2:4 is known only when every block is scored, and
-    inputs that come out of wholly 2:4 blocks are further from the final model's than the dense ones. The sum of
-    (|w|·‖x‖)² is the squared output error if features were uncorrelated, so it adds up over a tile.
+    The final tiles are unknown until every block is scored, and the inputs from fully 2:4 blocks are further from the
+    final model's than those of the dense model. For uncorrelated features the sum of (|w|·‖x‖)² over a tile is the squared
+    output error of pruning, so these values are summed.
     """
 
     name = "wanda"
@@ -30,7 +30,7 @@ class Wanda(Method):
     needs = frozenset({Need.INPUTS})
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
-        """Yield a candidate per linear, by (|w|·‖x‖)²."""
+        """Yield a candidate per linear, with (|w|·‖x‖)² as the importance."""
         from masklearn.methods.scores.importance import candidate_from_importance
 
         for name, weight, norms in feed.norms():

@@ -1,9 +1,9 @@
-"""ALPS (arXiv 2406.07831) for hybrid masks: patterns by ADMM, then the best values for them by conjugate gradients.
+"""ALPS (arXiv 2406.07831) for hybrid masks: finds patterns by ADMM, then the best values for them by conjugate gradients.
 
-Both minimise the squared output error ‖X(W − D)ᵀ‖² = tr (W − D) H (W − D)ᵀ, H = XᵀX, over D that is 2:4 in the sparse
-tiles and free elsewhere. SparseGPT settles a column at a time and never goes back to the columns before; here every
-weight answers to every other: on SmolLM2-135M at ratio .35 that leaves 12 % less error with SparseGPT's patterns and
-17 % less with those that ADMM finds.
+Both minimise the squared output error ‖X(W − D)ᵀ‖² = tr (W − D) H (W − D)ᵀ, H = XᵀX, over all D that are 2:4 in the
+sparse tiles. SparseGPT fixes one column at a time and never returns to earlier columns. ALPS updates all weights
+together: on SmolLM2-135M at ratio .35 it leaves 12 % less error with SparseGPT's patterns, and 17 % less with the
+patterns of ADMM.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ from masklearn.solvers.obs import with_damping
 
 __all__ = ["solve_group", "solve_rows"]
 
-# ρ in units of H's diagonal, which is scaled to 1: from where the pattern is free to change to where it has settled.
-# Slower growth finds a little more (0.1, 1.1 and 64 steps: 2 % less error) for many times the work.
+# ρ is in units of H's diagonal, which is scaled to 1. It grows from a value at which patterns change freely to one at
+# which they no longer change. Slower growth (0.1, 1.1 and 64 steps) leaves 2 % less error for many times the work.
 _FIRST_RHO, _RHO_GROWTH, _ADMM_STEPS = 0.15, 1.3, 12
-_REFINE_STEPS = 5  # of conjugate gradients after ADMM; more changes the error by less than 0.1 %
-_FIT_STEPS = 20  # for given patterns, from the masked weight
+_REFINE_STEPS = 5  # steps of conjugate gradients after ADMM; more of them change the error by less than 0.1 %
+_FIT_STEPS = 20  # steps of conjugate gradients for given patterns, which start from the masked weight
 
 
 def solve_group(
@@ -31,7 +31,7 @@ def solve_group(
     damping: float,
     note: Callable[[str], object],
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """A `solve.Solver`: the rows of all linears of the group are solved together."""
+    """Solve the rows of all linears of a group together; see `solve.Solver`."""
     names = list(group.weights)
     values, codes = solve_rows(
         torch.cat(list(group.weights.values())),
@@ -56,11 +56,13 @@ def solve_rows(
     sparse: torch.Tensor,
     patterns: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """New values `[N, K]`, pruned weights 0, and uint8 codes `[N, K/4]` of every group. A row of dense groups stays.
+    """Returns new values `[N, K]`, in which pruned weights are 0, and uint8 codes `[N, K/4]` of all groups.
 
-    weight: `[N, K]`, the rows of all linears that share the inputs; hessian: XᵀX `[K, K]`; sparse: bool `[N, K/4]`,
-    the groups to prune 2:4; patterns: codes to keep to, None to choose them. damping, name, note: as in
-    `obs.with_damping`, whose errors it raises. Rows do not depend on each other.
+    Rows are independent of each other. A row without sparse groups does not change.
+
+    weight: `[N, K]`, the rows of all linears that share their inputs; hessian: XᵀX `[K, K]`; sparse: bool `[N, K/4]`,
+    True for groups to prune 2:4; patterns: codes to use, None to choose them; damping, name, note: arguments of
+    `obs.with_damping`, whose errors are raised.
     """
     weight, rows = weight.float(), sparse.any(dim=1)
     if not bool(rows.all()):
@@ -71,7 +73,7 @@ def solve_rows(
             found = solve_rows(weight[rows], hessian, damping, name, note, sparse[rows], given)
             values[rows], codes[rows] = found
         return values, codes
-    if not bool(hessian.diagonal().any()):  # no input ever reaches it: every choice is as good
+    if not bool(hessian.diagonal().any()):  # all inputs are 0, so every choice has the same error
         codes = patterns_from_scores(weight.abs()) if patterns is None else patterns
         return weight * _kept(codes, sparse), codes
 
@@ -97,10 +99,10 @@ def solve_rows(
 def _admm(
     weight: torch.Tensor, hessian: torch.Tensor, sparse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """D and its codes; None when a factorisation fails. hessian: with a diagonal of 1.
+    """Returns D and its codes, or None if a factorisation fails. hessian: scaled to a diagonal of 1.
 
-    Equations (5)–(8) of the paper with V = ρU: X = (H + ρI)⁻¹(HW + ρ(D − U)), D = the projection of X + U, and
-    U = U + X − D. ρ grows in every step, and U shrinks by as much.
+    These are equations (5)–(8) of the paper with V = ρU: X = (H + ρI)⁻¹(HW + ρ(D − U)), D = projection of X + U, and
+    U = U + X − D. In every step ρ grows by a factor and U shrinks by it.
     """
     values = weight * _kept(patterns_from_scores(weight.abs()), sparse)
     dual, rho = torch.zeros_like(weight), _FIRST_RHO
@@ -134,9 +136,9 @@ def _inverse(hessian: torch.Tensor, rho: float) -> torch.Tensor | None:
 def _fit(
     target: torch.Tensor, start: torch.Tensor, kept: torch.Tensor, hessian: torch.Tensor, steps: int
 ) -> torch.Tensor | None:
-    """Conjugate gradients on the kept weights of each row; None where H turns out not to be positive definite.
+    """Run conjugate gradients on the kept weights of each row. Returns None if H is not positive definite.
 
-    Jacobi's preconditioner is the unit diagonal of H.
+    H has a unit diagonal, so it needs no Jacobi preconditioner.
     """
     values = start.clone()
     residual = ((target - start) @ hessian).mul_(kept)
@@ -147,7 +149,7 @@ def _fit(
         curvature = (direction * ahead).sum(dim=1, keepdim=True)
         if bool((curvature < 0).any()):
             return None
-        length = torch.where(curvature > 0, energy / curvature, 0.0)  # 0 once a row has arrived
+        length = torch.where(curvature > 0, energy / curvature, 0.0)  # 0 for a row that has converged
         values.addcmul_(length, direction)
         residual.addcmul_(length, ahead, value=-1)
         before, energy = energy, residual.square().sum(dim=1, keepdim=True)
@@ -156,7 +158,7 @@ def _fit(
 
 
 def _kept(codes: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
-    """Bool `[N, K]` of the weights that stay."""
+    """Returns the mask of kept weights, bool `[N, K]`."""
     table = torch.from_numpy(PATTERNS.copy()).to(codes.device)
     kept = table[codes.int()]
     kept |= ~sparse[..., None]

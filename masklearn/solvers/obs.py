@@ -1,8 +1,8 @@
-"""SparseGPT (arXiv 2301.00774) on one linear, for hybrid masks: prune column by column, compensate in the later ones.
+"""SparseGPT (arXiv 2301.00774) for hybrid masks: prunes a linear column by column and compensates in later columns.
 
-With inputs X and H = XᵀX, zeroing weight w_q of a row costs w_q² / [H⁻¹]_qq in squared output error once the other
-weights make up for it as well as they can (optimal brain surgeon). The order of columns is fixed for all rows, so one
-factor serves them all: U upper triangular with H⁻¹ = UᵀU; its rows hold the updates, its diagonal the divisors.
+With inputs X and H = XᵀX, zeroing weight w_q of a row costs w_q² / [H⁻¹]_qq in squared output error if the other
+weights compensate optimally (optimal brain surgeon). All rows have the same order of columns, so they share one factor:
+the upper triangular U with H⁻¹ = UᵀU. Its rows are the updates, and its diagonal are the divisors.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,14 +27,16 @@ __all__ = [
 
 _Found = TypeVar("_Found")
 
-_BLOCK = 128  # columns between two updates of all later ones: the paper's lazy batch
+_BLOCK = 128  # columns between two updates of all later columns, the lazy batch of the paper
 _MAX_DAMPING = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """weight: `[N, K]`, pruned weights 0; patterns: uint8 codes `[N, K/4]` of every group; loss: `[N, K/4]`, squared
-    output error that pruning the group cost, summed over the tokens of H; 0 in dense groups.
+    """Pruned linear.
+
+    weight: `[N, K]`, pruned weights are 0; patterns: uint8 codes `[N, K/4]` of all groups; loss: `[N, K/4]`, squared output
+    error of pruning the group, summed over the tokens of H, 0 for dense groups.
     """
 
     weight: torch.Tensor
@@ -49,10 +51,10 @@ def with_damping(
     note: Callable[[str], object],
     attempt: Callable[[torch.Tensor], _Found | None],
 ) -> _Found:
-    """What `attempt` makes of H + λ·mean(diag H)·I, the first time it is not None; `hessian` is overwritten.
+    """Call `attempt` with H + λ·mean(diag H)·I for growing λ, and return its first result that is not None.
 
-    λ starts at `damping` and grows tenfold, said by `note`, until then. PatchCompileError when H is not finite (named
-    linear) or λ = 1 does not suffice.
+    λ starts at `damping` and grows tenfold after each failure, which `note` is told. `hessian` is overwritten. Raises
+    PatchCompileError with the linear's name if H is not finite or λ = 1 does not suffice.
     """
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean())
@@ -81,11 +83,11 @@ def with_damping(
 def inverse_factor(
     hessian: torch.Tensor, damping: float, name: str, note: Callable[[str], object]
 ) -> torch.Tensor:
-    """U `[K, K]`, upper triangular, with (H + λ·mean(diag H)·I)⁻¹ = UᵀU; `hessian` is overwritten.
+    """Returns the upper triangular U `[K, K]` with (H + λ·mean(diag H)·I)⁻¹ = UᵀU. `hessian` is overwritten.
 
-    λ and errors: see `with_damping`.
+    `with_damping` determines λ, and raises its errors.
     """
-    if not bool(hessian.any()):  # no input ever reaches it: every order is as good
+    if not bool(hessian.any()):  # all inputs are 0, so every choice has the same error
         return torch.eye(len(hessian), device=hessian.device)
     return with_damping(hessian, damping, name, note, _factor)
 
@@ -107,8 +109,8 @@ def solve_group(
     damping: float,
     note: Callable[[str], object],
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """A `solve.Solver`: one factor serves all linears of the group, each is solved on its own."""
-    if not any(bool(one.any()) for one in sparse.values()):  # nothing to prune, nothing to make up for
+    """Solve the linears of a group one by one, with one factor for all; see `solve.Solver`."""
+    if not any(bool(one.any()) for one in sparse.values()):  # nothing to prune
         codes = patterns or {name: patterns_from_scores(one.abs()) for name, one in group.weights.items()}
         return {name: (weight, codes[name]) for name, weight in group.weights.items()}
     factor = inverse_factor(group.moment.clone(), damping, next(iter(group.weights)), note)
@@ -125,12 +127,12 @@ def solve_linear(
     sparse: torch.Tensor | None = None,
     patterns: torch.Tensor | None = None,
 ) -> Solved:
-    """Prune `weight` `[N, K]` 2:4 where `sparse` bool `[N, K/4]` says so (None: everywhere), compensating in all.
+    """Prune the sparse groups of `weight` `[N, K]` 2:4, and compensate in all later weights of the row.
 
-    factor: of `inverse_factor`; patterns: uint8 codes `[N, K/4]` to keep to, or None to choose each by what it
-    costs when its columns' turn comes.
+    factor: result of `inverse_factor`; sparse: bool `[N, K/4]`, True for groups to prune, None for all; patterns: uint8
+    codes `[N, K/4]` to use, None to choose the cheapest pattern of each group when its columns are reached.
     """
-    columns = weight.t().contiguous().float()  # [K, N]: a column of weights is contiguous
+    columns = weight.t().contiguous().float()  # [K, N], so that a column of weights is contiguous
     k, n = columns.shape
     codes = torch.empty(k // GROUP, n, dtype=torch.uint8, device=weight.device)
     loss = torch.zeros(k // GROUP, n, device=weight.device)
@@ -158,7 +160,7 @@ def solve_linear(
 
 
 def solve_unstructured(weight: torch.Tensor, factor: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Prune `ratio` of `weight` `[N, K]` wherever it costs least, chosen per 128 columns as in the paper."""
+    """Prune the share `ratio` of `weight` `[N, K]` that costs least in each block of 128 columns, as in the paper."""
     columns = weight.t().contiguous().float()
     k, n = columns.shape
     for start in range(0, k, _BLOCK):
@@ -177,7 +179,7 @@ def solve_unstructured(weight: torch.Tensor, factor: torch.Tensor, ratio: float)
 
 
 def _prune_columns(group: torch.Tensor, factor: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
-    """Zero `pruned` of a few columns `[g, N]` in place, in order; returns the errors for the later columns."""
+    """Prune a few columns `[g, N]` in order and in place. Returns the errors `[g, N]` for updates of later columns."""
     errors = torch.empty_like(group)
     for i in range(len(group)):
         torch.mul(group[i], pruned[i], out=errors[i]).div_(factor[i, i])

@@ -1,4 +1,4 @@
-"""Surviving weights solved for the final masks, group by group of linears that share their inputs."""
+"""Solves surviving weights for the final masks, group by group of linears that share their inputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Values = Mapping[str, torch.Tensor]
 
 
 class Solver(Protocol):
-    """How the weights of a group are solved: `alps.solve_group`, `obs.solve_group`."""
+    """Function that solves the weights of a group: `alps.solve_group` or `obs.solve_group`."""
 
     def __call__(
         self,
@@ -29,16 +29,16 @@ class Solver(Protocol):
         damping: float,
         note: Callable[[str], object],
     ) -> Mapping[str, tuple[torch.Tensor, torch.Tensor]]:
-        """New values `[N, K]`, pruned weights 0, and uint8 codes `[N, K/4]` of every group of 4, by name.
+        """Returns new values `[N, K]`, in which pruned weights are 0, and uint8 codes `[N, K/4]` of all groups, by name.
 
-        sparse: bool `[N, K/4]`, the groups of 4 to prune 2:4; patterns: codes to keep to, None to choose them; damping,
-        note: as in `obs.with_damping`, whose errors it raises.
+        sparse: bool `[N, K/4]` by name, True for groups of 4 to prune 2:4; patterns: codes to use, None to choose them;
+        damping, note: arguments of `obs.with_damping`, whose errors are raised.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """Tile maps and, where they are given, patterns, at the resolution of groups of 4."""
+    """Tile maps and given patterns, at the resolution of groups of 4. patterns: None if the solver chooses them."""
 
     feed: Feed
     tiles: Mapping[str, NDArray[np.bool_]]
@@ -67,10 +67,10 @@ def solve(
     solver: Solver,
     patterns: Mapping[str, NDArray[np.uint8]] | None = None,
 ) -> dict[str, NDArray[np.uint8]]:
-    """Solve under given tile maps; new weights go to `store`, patterns `[N, K/4]` of every group of 4 come back.
+    """Solve the weights of all linears for given tile maps. Returns uint8 codes `[N, K/4]` of all groups of 4.
 
-    patterns: 2:4 patterns to keep to; None lets each be chosen where its error is made. PatchCompileError: see
-    `obs.with_damping` and the feed's own.
+    store: receives the new weights; patterns: 2:4 patterns to use, None to let the solver choose them. Raises
+    PatchCompileError as `obs.with_damping` and the feed do.
     """
     asked, chosen = _Asked(feed, tiles, patterns), dict[str, NDArray[np.uint8]]()
 
@@ -84,7 +84,7 @@ def solve(
 
 
 def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:
-    """SparseGPT without structure, `ratio` of every linear: a reference for quality that no kernel runs fast."""
+    """Prune `ratio` of every linear by SparseGPT without structure: a reference for quality that no kernel makes fast."""
 
     def prune(group: Group) -> Values:
         name = next(iter(group.weights))

@@ -1,6 +1,6 @@
-"""Scores of tiles from one pass over a model: what the one-shot methods rank by. Nothing heavy is imported here."""
+"""Tile scores of the one-shot methods, from one pass over a model. This module imports no heavy package."""
 
 __all__ = ["IMPORTANCE"]
 
-# A tile's score in words, where it comes from `importance`.
+# Unit of the tile scores of `scores.importance`, in words.
 IMPORTANCE = "squared importance that goes, in units of the linear's mean per weight"

@@ -1,4 +1,4 @@
-"""Tiles ranked by what turning them 2:4 costs: SparseGPT's output error on the dense model's inputs, or a reference."""
+"""Ranks tiles by SparseGPT's output error on the dense model's inputs, or by a reference criterion."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +16,16 @@ from masklearn.traits import Criterion, Need
 
 __all__ = ["candidates_by_error"]
 
-_SCORE_WINDOWS = 16  # of 512 tokens, as many as the Fisher information was estimated from when it was chosen
-_TOKENS_PER_INPUT = 2  # at least so many tokens per input feature, or the Hessian is far from full rank
+_SCORE_WINDOWS = 16  # windows of 512 tokens; the Fisher criterion was evaluated with as many
+_TOKENS_PER_INPUT = 2  # least tokens per input feature; with fewer the Hessian is far from full rank
 
 
 def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Candidate]]:
-    """Yield a candidate per linear: SparseGPT's pattern for every group of 4, scores by the criterion."""
+    """Yield a candidate per linear, with SparseGPT's pattern for every group of 4 and scores by the criterion.
+
+    Reference criteria keep the two largest |w| of each group. Raises PatchCompileError as `obs.with_damping` and the feed
+    do.
+    """
     if Need.INPUTS not in criterion.needs:
         yield from _without_inputs(feed, criterion)
         return
@@ -38,11 +42,11 @@ def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str,
 
 
 def _row_weights(fisher: NDArray[np.float64], *, by_output: bool) -> NDArray[np.float64]:
-    """What an error in each row costs, `[N, 1]`, from E[g²] of every output.
+    """Returns the cost of an error in each row, `[N, 1]`, from E[g²] `[N]` of the outputs.
 
-    The rows of a tile have nothing in common in a checkpoint's own order, and one scalar per linear ranks tiles as well
-    as one per output does (SmolLM2-135M, ratio .35: perplexity 58.0 and 58.1). Where like channels lie together they
-    have, and most of what that brings would be lost.
+    In a checkpoint's own order the rows of a tile are unrelated, and one number per linear ranks tiles as well as one per
+    output does (SmolLM2-135M, ratio .35: perplexity 58.0 and 58.1). After a permutation the rows of a tile are similar,
+    and one number per linear would lose most of the gain of permuting, so `by_output` is True then.
     """
     return fisher[:, None] if by_output else np.full((len(fisher), 1), fisher.mean())
 
@@ -54,8 +58,10 @@ def _score_windows(feed: Feed) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Pruned:
-    """A linear that was pruned wholly. pattern: uint8 codes `[N, K/4]`; errors: fp32 `[N, grid columns]`, what a row of
-    a tile costs: its squared output error per token, or that as a share of the linear's output energy.
+    """Linear with all groups pruned 2:4.
+
+    pattern: uint8 codes `[N, K/4]`; errors: fp32 `[N, grid columns]`, cost of each row of a tile: its squared output error
+    per token, or as a share of the linear's output energy.
     """
 
     pattern: NDArray[np.uint8]
@@ -63,7 +69,7 @@ class _Pruned:
 
 
 def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, _Pruned]:
-    """Prune each linear wholly, and keep patterns and errors but no weights."""
+    """Prune all groups of each linear. Returns patterns and errors, without weights."""
     first = next(iter(group.weights))
     factor = obs.inverse_factor(group.moment.clone(), feed.recipe.damping, first, feed.note)
     pruned = {}
@@ -77,7 +83,7 @@ def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, _P
 
 
 def _without_inputs(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Candidate]]:
-    """Reference rankings: mean |w| of a tile in units of the linear's mean, or a seeded draw."""
+    """Yield candidates of the reference criteria: Σ|w| of a tile in units of the linear's mean |w|, or a seeded draw."""
     rng = np.random.default_rng(feed.recipe.seed)
     for name, signed in feed.weights():
         weight = signed.abs()
