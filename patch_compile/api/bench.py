@@ -40,4 +40,4 @@ def bench(
     from patch_compile.bench.run import bench as run
 
     settings = {name: value for name, value in given.items() if name not in ("path", "force")}
-    return Benched(Path(path), run(Path(path), BenchRequest.parse(settings), force=force))
+    return Benched(run(Path(path), BenchRequest.parse(settings), force=force), Path(path))

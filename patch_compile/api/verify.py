@@ -52,4 +52,4 @@ def verify(
     from patch_compile.verify.verify import verify as run
 
     settings = {name: value for name, value in given.items() if name != "path"}
-    return Verified(Path(path), run(Path(path), VerifyRequest.parse(settings)))
+    return Verified(run(Path(path), VerifyRequest.parse(settings)), Path(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import patch_compile.api.bench as api
-from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
 
 __all__ = ["bench"]
@@ -32,8 +32,4 @@ def bench(as_json: bool, **given: Any) -> None:
     On a GPU their engines, with its clocks beside the times; elsewhere their ONNX files in ONNX Runtime on the CPU, which
     says nothing about a GPU. Times go to OUT/bench/bench.json, and into OUT/report.html.
     """
-    from patch_compile.out.layout import BENCH
-    from patch_compile.report.terminal.bench import print_benched
-
-    timed = api.bench(**given)
-    print_benched(timed.report, str(timed.path / BENCH), as_json=as_json)
+    print_result(api.bench(**given), as_json=as_json)

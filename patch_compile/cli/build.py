@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import patch_compile.api.build as api
-from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
 
 __all__ = ["build"]
@@ -37,6 +37,4 @@ def build(as_json: bool, **given: Any) -> None:
     .npz of one array per graph input: with an axis more than the input, the first counts runs; without, it counts samples.
     Learned by oneshot, sparsegpt or wanda on these inputs, or by magnitude without them.
     """
-    from patch_compile.report.terminal.console import print_report
-
-    print_report(api.build(**given).report, as_json=as_json)
+    print_result(api.build(**given), as_json=as_json)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
-__all__ = ["AS_JSON", "Option", "command"]
+if TYPE_CHECKING:
+    from patch_compile.api.result import Result
+    from patch_compile.report.terminal.parts import Part
+
+__all__ = ["AS_JSON", "Option", "command", "print_result"]
 
 _PATH = click.Path(path_type=Path)
 _PLAIN: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT, str: click.STRING}
@@ -65,6 +69,16 @@ def command(
         return made
 
     return make
+
+
+def print_result(result: Result, *, as_json: bool, parts: Iterable[Part] | None = None) -> None:
+    """Print a result to stdout. parts: what to print in place of its own parts."""
+    if as_json:
+        click.echo(result.json())
+        return
+    from patch_compile.report.terminal.parts import show
+
+    show(result.parts() if parts is None else parts)
 
 
 def _only_given(skin: Callable[..., None]) -> Callable[..., None]:

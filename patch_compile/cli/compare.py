@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import patch_compile.api.compare as api
-from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.command import AS_JSON, Option, command, print_result
 
 __all__ = ["compare"]
 
@@ -22,6 +22,4 @@ _OWN = {
 @AS_JSON
 def compare(as_json: bool, **given: Any) -> None:
     """Set builds of one model side by side: quality, size, speed, and which of them no other beats (Pareto points)."""
-    from patch_compile.report.terminal.compare import print_compared
-
-    print_compared(api.compare(**given).report, as_json=as_json)
+    print_result(api.compare(**given), as_json=as_json)

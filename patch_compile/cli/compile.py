@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import patch_compile.api.compile as api
-from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
 
 __all__ = ["compile"]
@@ -50,6 +50,4 @@ def compile(as_json: bool, **given: Any) -> None:
     Runs on ONNX Runtime as it is; `build --mask FILE` makes an engine too, and proves what the masks cost.
     Give --include and --exclude as when the masks were learned.
     """
-    from patch_compile.report.terminal.console import print_compiled
-
-    print_compiled(api.compile(**given).report, as_json=as_json)
+    print_result(api.compile(**given), as_json=as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import patch_compile.api.doctor as api
-from patch_compile.cli.command import AS_JSON, command
+from patch_compile.cli.command import AS_JSON, command, print_result
 
 __all__ = ["doctor"]
 
@@ -12,6 +12,4 @@ __all__ = ["doctor"]
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Say what this machine can do, and how to mend what it lacks."""
-    from patch_compile.report.terminal.inspect import print_examined
-
-    print_examined(api.doctor().report, as_json=as_json)
+    print_result(api.doctor(), as_json=as_json)

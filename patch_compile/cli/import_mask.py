@@ -6,7 +6,7 @@ from typing import Any
 
 import patch_compile.api.import_mask as api
 from masklearn.importers.base import IMPORTERS
-from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
 
 __all__ = ["import_mask"]
@@ -29,6 +29,4 @@ _OWN = {
 @AS_JSON
 def import_mask(as_json: bool, **given: Any) -> None:
     """Import masks that others published: SOURCE → FILE, for `build MODEL_DIR --mask FILE`."""
-    from patch_compile.report.terminal.console import print_import
-
-    print_import(api.import_mask(**given).report, as_json=as_json)
+    print_result(api.import_mask(**given), as_json=as_json)

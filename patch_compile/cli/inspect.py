@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import patch_compile.api.inspect as api
-from patch_compile.cli.command import AS_JSON, command
+from patch_compile.cli.command import AS_JSON, command, print_result
 
 __all__ = ["inspect"]
 
@@ -21,9 +21,7 @@ def inspect(every: bool, as_json: bool, **given: Any) -> None:
     PATH: an engine, an ONNX file, masks or other safetensors, the plugin, a model folder, or OUT. Exit code 1 when
     something in it is broken.
     """
-    from patch_compile.report.terminal.inspect import print_found
-
-    found = api.inspect(**given).report
-    print_found(found, every=every, as_json=as_json)
+    found = api.inspect(**given)
+    print_result(found, as_json=as_json, parts=found.parts(every=every))
     if found.faults:
         raise click.exceptions.Exit(1)

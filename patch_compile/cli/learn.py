@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import patch_compile.api.learn as api
-from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
 
 __all__ = ["learn"]
@@ -28,8 +28,6 @@ def learn(as_json: bool, **given: Any) -> None:
     `build MODEL_DIR --mask OUT/masks.safetensors` goes on from there. Training shares itself out under
     `accelerate launch -m patch_compile learn …`, and under torchrun.
     """
-    from patch_compile.report.terminal.console import print_masks
-
     learned = api.learn(**given)
     if learned is not None:  # the first of several processes
-        print_masks(learned.report, as_json=as_json)
+        print_result(learned, as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import patch_compile.api.plan as api
-from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
 
 __all__ = ["plan"]
@@ -23,6 +23,4 @@ def plan(as_json: bool, **given: Any) -> None:
 
     Without --mask every linear is taken to have the ratio, or the one that --speedup or --budget-ms takes.
     """
-    from patch_compile.report.terminal.plan import print_plan
-
-    print_plan(api.plan(**given).report, as_json=as_json)
+    print_result(api.plan(**given), as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import patch_compile.api.build_plugin as api
-from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.command import AS_JSON, Option, command, print_result
 
 __all__ = ["plugin"]
 
@@ -19,6 +19,4 @@ _OWN = {
 @AS_JSON
 def plugin(as_json: bool, **given: Any) -> None:
     """Build the TensorRT plugin that runs PatchLinear, and say what it was built with."""
-    from patch_compile.report.terminal.console import print_plugin
-
-    print_plugin(api.build_plugin(**given).report, as_json=as_json)
+    print_result(api.build_plugin(**given), as_json=as_json)

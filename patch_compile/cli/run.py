@@ -33,7 +33,7 @@ def run(as_json: bool, **given: Any) -> None:
 
     Which of them it is goes to stderr, the text to stdout, as it comes. Several prompts are one batch.
     """
-    from patch_compile.report.terminal.run import print_generated
+    from patch_compile.report.terminal.run import times_line
 
     alone = len(given["prompts"]) == 1 and not as_json
     generated = api.run(
@@ -41,4 +41,9 @@ def run(as_json: bool, **given: Any) -> None:
         say=lambda about: click.echo(f"runs on {about}", err=True),
         show=(lambda text: click.echo(text, nl=False)) if alone else None,
     )
-    print_generated(generated.report, as_json=as_json)
+    if as_json:
+        click.echo(generated.json())
+        return
+    pairs = zip(given["prompts"], generated.texts, strict=True)
+    click.echo("" if alone else "\n\n".join(f"{prompt}\n→ {text}" for prompt, text in pairs))
+    click.echo(times_line(generated.report), err=True)

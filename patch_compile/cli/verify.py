@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import patch_compile.api.verify as api
-from patch_compile.cli.command import AS_JSON, Option, command
+from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.errors import AccuracyError
 
 __all__ = ["verify"]
@@ -46,9 +46,7 @@ def verify(as_json: bool, **given: Any) -> None:
     far is that from the dense model, and does the engine compute what the ONNX does (on a GPU). Answers, inputs and
     outputs go to OUT/verify, and into OUT/report.html. Exit code 3 when something does not hold.
     """
-    from patch_compile.report.terminal.verify import print_verified
-
     found = api.verify(**given)
-    print_verified(found.report, as_json=as_json)
+    print_result(found, as_json=as_json)
     if not found.passed:
         raise click.exceptions.Exit(AccuracyError.exit_code)

@@ -24,7 +24,7 @@ class Found:
     checked: str = ""
     faults: Sequence[str] = field(default=())
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "path": str(self.path),

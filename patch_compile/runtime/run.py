@@ -30,7 +30,7 @@ class Continuations:
     all: float
     ms_per_step: float | None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """For JSON."""
         pairs = zip(self.prompts, self.completions, strict=True)
         return {

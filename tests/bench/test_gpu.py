@@ -24,7 +24,8 @@ from patch_compile.hardware.nvml import Sample
 from patch_compile.out.folder import OutFolder
 from patch_compile.plan.cards import Card, card_of, card_of_gpu
 from patch_compile.plan.roofline.assumptions import ASSUMED
-from patch_compile.report.terminal.bench import print_benched
+from patch_compile.report.terminal.bench import benched_parts
+from patch_compile.report.terminal.parts import show
 from patch_compile.runtime import Runner
 from patch_compile.sources.open import source_of
 from tests.runtime.host_engine import HostDevice, HostEngine
@@ -134,7 +135,7 @@ def test_engines_are_timed_with_clocks_limits_and_predictions(gpu, capsys):
     assert not any("clock moved" in note for note in result["notes"])
     assert not (out / "bench/models").exists()
     OutFolder.open(out)
-    print_benched(result, "bench.json", as_json=False)
+    show(benched_parts(result, "bench.json"))
     said = capsys.readouterr().out
     assert "while it ran: SM clock 1790 … 1800 MHz, memory 8000 MHz, 250 W, 65 °C" in said
     assert "predicted" in said and "limit" in said
@@ -202,7 +203,7 @@ def test_calibration_finds_what_the_card_does_and_plans_go_by_it(gpu, no_measure
     assert result["calibration"]["path"] == str(file)
     assert json.loads((out / "bench/bench.json").read_text())["calibration"] == result["calibration"]
     assert card_of("a6000").assume.launch == pytest.approx(2.5, rel=0.02)
-    print_benched(result, "bench.json", as_json=False)
+    show(benched_parts(result, "bench.json"))
     said = capsys.readouterr().out
     assert "calibrated: predictions of a roofline" in said
 

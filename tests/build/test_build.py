@@ -17,7 +17,8 @@ from patch_compile.errors import AccuracyError, PatchCompileError, SpeedError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.report.terminal.console import print_report
+from patch_compile.report.terminal.console import build_parts
+from patch_compile.report.terminal.parts import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build
 
@@ -105,7 +106,7 @@ def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(set
     assert report["plan"] == {k: v for k, v in written.items() if k not in ("linears", "schema")}
     graph = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False).graph
     assert not any(node.op_type == "PatchLinear" for node in graph.node)
-    print_report(report, as_json=False)
+    show(build_parts(report))
     said = capsys.readouterr().out
     assert f": {reason}" in said and "so nothing is gained on A6000" in said
     assert "predicted speed-up on A6000, batch 16, 128 prompt + 128 generated tokens: end to end 1.00" in said
@@ -140,7 +141,7 @@ def test_a_speed_chooses_the_tiles(settings, make_model, capsys):
     assert sum(row["tiles"]["sparse"] for row in report["linears"]) == speed["tiles"]
     assert speed["bound"] <= speed["cost"] and 0 <= speed["gap"] < 0.05
     assert {row["lowering"] for row in report["linears"] if row["tiles"]["sparse"]} == {"plugin"}
-    print_report(report, as_json=False)
+    show(build_parts(report))
     said = capsys.readouterr().out
     assert "(for a speed-up of 1.06), method magnitude" in said and "(the linear program), a gap of" in said
 

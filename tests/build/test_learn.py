@@ -16,7 +16,8 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.build.learn import learn
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
-from patch_compile.report.terminal.console import print_masks
+from patch_compile.report.terminal.console import masks_parts
+from patch_compile.report.terminal.parts import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build
 
@@ -83,7 +84,7 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
     assert [row["name"] for row in summary["baselines"]["rows"]] == ["sparsegpt", "dense", "ffn-only"]
     assert summary["baselines"]["text"]["name"] == Path(settings["eval_text"]).name
     assert not list((tmp_path / "learned").glob("scratch"))
-    print_masks(summary, as_json=False)
+    show(masks_parts(summary))
     shown = capsys.readouterr().out
     assert "ffn-only" in shown and "% of tiles 2:4" in shown
     with pytest.raises(PatchCompileError, match="does not name baselines"):

@@ -14,7 +14,8 @@ from patch_compile.hardware.gpu import local_gpu
 from patch_compile.out.plan import Asked, PlanOfModel, Reason, ReasonKind, TargetSource, WorkloadRow
 from patch_compile.plan.assumed import assumed_mask
 from patch_compile.recipe import Recipe
-from patch_compile.report.terminal.plan import print_plan
+from patch_compile.report.terminal.parts import show
+from patch_compile.report.terminal.plan import plan_parts
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
 
 SMALL = LLAMA_2_7B | {"num_hidden_layers": 2}
@@ -73,8 +74,8 @@ def test_the_whole_is_beside_its_limits(planned):
 
 
 def test_a_person_reads_it_in_100_columns(planned, model_dir, monkeypatch, capsys):
-    monkeypatch.setattr("patch_compile.report.terminal.console._PIPE_WIDTH", 100)
-    print_plan(planned_for(model_dir, ratio=0.4), as_json=False)
+    monkeypatch.setattr("patch_compile.report.terminal.parts._PIPE_WIDTH", 100)
+    show(plan_parts(planned_for(model_dir, ratio=0.4)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "predicted on A6000; batch 16, 128 prompt + 128 generated tokens"
     table = [line.rstrip() for line in lines[1 : lines.index(next(x for x in lines if x.startswith("µs:")))]]
@@ -96,7 +97,7 @@ def test_a_person_reads_it_in_100_columns(planned, model_dir, monkeypatch, capsy
 
 def test_a_target_that_nobody_asked_for_is_said(small, capsys):
     found = plan(Recipe.parse({"model": small, "ratio": 0.4}))
-    print_plan(found, as_json=False)
+    show(plan_parts(found))
     assert found.target_source is (TargetSource.LOCAL_GPU if local_gpu() else TargetSource.DEFAULT)
     assert f"note: target: {found.target} (" in capsys.readouterr().out
 
@@ -121,7 +122,7 @@ def test_real_tile_maps_are_planned_as_they_are(small, tmp_path, capsys):
         reason = Reason(kind=ReasonKind.NO_SPARSE_TILE) if "v_proj" in row.name else None
         assert (row.lowering, row.reason) == ("dense" if reason else "plugin", reason)
     assert found.asked == Asked(mask=str(tmp_path / "masks.safetensors"))
-    print_plan(found, as_json=False)
+    show(plan_parts(found))
     said = capsys.readouterr().out
     assert f"(asked: masks of {tmp_path / 'masks.safetensors'})" in said and "no masks are given" not in said
     with pytest.raises(PatchCompileError, match="made for another model"):
@@ -146,7 +147,7 @@ def test_a_speed_is_answered_with_the_ratio_that_it_takes(small, capsys):
     assert planned_for(small, ratio=round(found.ratio - 0.01, 3)).whole.end_to_end.speedup < 1.3
     budget = found.whole.end_to_end.dense_ms / 1.3
     assert planned_for(small, budget_ms=budget).ratio == found.ratio
-    print_plan(found, as_json=False)
+    show(plan_parts(found))
     assert "(asked: a speed-up of 1.3)" in capsys.readouterr().out
     with pytest.raises(SpeedError, match="out of reach"):
         planned_for(small, speedup=1.9)

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from masklearn.errors import PatchCompileError, UsageError
 from patch_compile.api.build import build
@@ -14,6 +15,7 @@ from patch_compile.api.given import takes_given
 from patch_compile.api.inspect import inspect
 from patch_compile.api.learn import learn
 from patch_compile.api.plan import plan
+from patch_compile.api.results import Examined
 from patch_compile.api.run import run
 from patch_compile.api.verify import verify
 from patch_compile.out.layout import MASKS, ONNX, RECIPE
@@ -125,3 +127,23 @@ def test_importing_the_library_is_light():
     heavy = "{'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'tensorrt_rtx', 'rich'}"
     code = f"import sys, patch_compile, patch_compile.api.build; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_result_is_shown_in_a_terminal_and_in_a_notebook(make_model, capsys):
+    planned = plan(make_model(), ratio=0.4, target="a6000")
+    shown = run_here("plan", planned.report.model, "--ratio", 0.4, "--target", "a6000").stdout
+    Console(width=120, highlight=True).print(planned)  # as a terminal with rich does
+    said = capsys.readouterr().out
+    assert said.split() == shown.split() != []
+    page = planned._repr_html_()
+    assert page.startswith("<pre") and "up_proj" in page and "speed-up" in page
+    about = f"{planned.report.model}, ratio {planned.ratio:.3f}, {planned.speedup:.2f}× as fast on {planned.report.card}"
+    assert repr(planned) == f"<Planned: {about}>"
+    assert json.loads(planned.json()) == planned.report.as_json()
+
+
+def test_brackets_and_angles_are_text(capsys):
+    result = Examined({"findings": [], "can": ["build [red]for <sm86>"], "cannot": []})
+    Console(width=80).print(result)
+    assert "can build [red]for <sm86>" in capsys.readouterr().out
+    assert "can build [red]for &lt;sm86&gt;" in result._repr_html_()

@@ -13,7 +13,8 @@ from patch_compile.compare import Against, compare
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.workspace import write_json
-from patch_compile.report.terminal.compare import print_compared
+from patch_compile.report.terminal.compare import compared_parts
+from patch_compile.report.terminal.parts import show
 from tests.builds import TINY, build
 from tests.conftest import WORDS, write_model
 
@@ -79,7 +80,7 @@ def test_pareto_points_are_those_that_none_beats_and_the_others_say_by_what(outs
     result = compare(outs)
     assert result["pareto"] == ["r0.1", "r0.5"]
     assert [row["beaten_by"] for row in result["builds"]] == [None, "r0.5", None]
-    print_compared(result, as_json=False)
+    show(compared_parts(result))
     said = capsys.readouterr().out
     assert "Pareto points, perplexity against ratio: r0.1, r0.5" in said
     assert "r0.3 is beaten by r0.5: perplexity 14.00 against 13.00, ratio 0.30 against 0.50" in said
@@ -100,7 +101,7 @@ def test_a_build_that_is_slower_and_worse_is_beaten_by_the_dense_model(outs, cap
         perplexity(out, 12.0)
     result = compare(outs, against=Against.SPEED)  # such small linears are predicted slower than dense ones
     assert result["pareto"] == [] and {row["beaten_by"] for row in result["builds"]} == {"the dense model"}
-    print_compared(result, as_json=False)
+    show(compared_parts(result))
     assert "none, the dense model beats them all" in capsys.readouterr().out
 
 
@@ -121,7 +122,7 @@ def test_speeds_that_were_measured_on_one_gpu_are_the_axis(outs, capsys):
     assert result["measured"] == {
         "where": "NVIDIA RTX A6000, tensorrt 11.0", "sizes": {"decode": {"batch": 1, "tokens": 128}}
     }  # fmt: skip
-    print_compared(result, as_json=False)
+    show(compared_parts(result))
     assert "measured: decode at batch 1, 128 tokens on NVIDIA RTX A6000" in capsys.readouterr().out
 
 
@@ -145,7 +146,7 @@ def test_predictions_for_different_cards_are_left_out_with_the_reason(outs, caps
     assert all(row["predicted"] is None for row in result["builds"])
     (note,) = result["notes"]
     assert "different cards or workloads" in note and "r0.1: H100" in note and "r0.3, r0.5: A6000" in note
-    print_compared(result, as_json=False)
+    show(compared_parts(result))
     with pytest.raises(PatchCompileError, match="no speed that all builds have") as caught:
         compare(outs, against=Against.SPEED)
     assert "r0.1: H100" in caught.value.why
@@ -231,7 +232,7 @@ def test_an_encoder_is_compared_by_the_error_of_its_outputs(tmp_path, text_file,
     assert result["quality"]["what"] == "relative error of the outputs" and result["quality"]["dense"] == 0
     assert result["pareto"] == ["r0.1", "r0.5"]
     assert [row["increase"] for row in result["builds"]] == [None, None]
-    print_compared(result, as_json=False)
+    show(compared_parts(result))
     assert "bert: relative error of the outputs on" in capsys.readouterr().out
 
 

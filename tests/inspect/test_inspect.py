@@ -15,7 +15,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.targets import parse_targets
 from patch_compile.inspect import inspect_path
 from patch_compile.plugin.build import build_plugin
-from patch_compile.report.terminal.inspect import print_found
+from patch_compile.report.terminal.inspect import found_parts
+from patch_compile.report.terminal.parts import show
 from tests.builds import build
 from tests.commands import run_here
 from tests.engine import graphs
@@ -54,10 +55,10 @@ def test_masks(masks, capsys):
     assert found.kind == "masks" and not found.faults
     assert found.facts["seed"] == 7 and found.facts["linears"] == 3
     assert found.facts["ratio"] == pytest.approx(MaskSet.load(masks).ratio, abs=1e-4)
-    print_found(found, every=False, as_json=False)
+    show(found_parts(found, every=False))
     folded = capsys.readouterr().out
     assert "128×192" in folded and "checked: every tile map" in folded and "layers.1.proj" not in folded
-    print_found(found, every=True, as_json=False)
+    show(found_parts(found, every=True))
     assert "layers.1.proj" in capsys.readouterr().out
 
 

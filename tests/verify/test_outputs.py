@@ -7,7 +7,8 @@ import pytest
 
 from masklearn.errors import PatchCompileError
 from patch_compile.errors import AccuracyError
-from patch_compile.report.terminal.console import print_report
+from patch_compile.report.terminal.console import build_parts
+from patch_compile.report.terminal.parts import show
 from patch_compile.sources.checkpoint.encoder import EncoderSource
 from tests.builds import TINY, build
 
@@ -33,7 +34,7 @@ def test_the_report_compares_hidden_states(
     assert {"perplexity", "generated"}.isdisjoint(report)
     assert any("positions of the model reach" in note for note in report["notes"])
     assert any("that of the calibration" in note for note in report["notes"])
-    print_report(report, as_json=False)
+    show(build_parts(report))
     assert "hybrid and pruned checkpoint differ by" in capsys.readouterr().out
 
 

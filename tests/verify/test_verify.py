@@ -18,7 +18,8 @@ from masklearn.quality.perplexity import perplexity
 from patch_compile.cli.verify import verify as command
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
-from patch_compile.report.terminal.verify import print_verified
+from patch_compile.report.terminal.parts import show
+from patch_compile.report.terminal.verify import verified_parts
 from patch_compile.verify.request import VerifyRequest
 from patch_compile.verify.verify import verify
 from tests.builds import TINY, build
@@ -91,7 +92,7 @@ def test_each_question_has_its_own_answer(built, out, capsys):
     assert [row["block"] for row in where["blocks"]] == [0, 1]
     assert {row["name"] for row in found["baselines"]["rows"]} == {"wanda", "dense"}
 
-    print_verified(found, as_json=False)
+    show(verified_parts(found))
     shown = capsys.readouterr().out
     assert "compiled right: yes" in shown and "built right: not known here" in shown and "PASSED" in shown
 

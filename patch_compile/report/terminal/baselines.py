@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-__all__ = ["print_baselines"]
+from patch_compile.report.terminal.parts import Part
+
+__all__ = ["baseline_parts"]
 
 Row = Mapping[str, Any]
 
 
-def print_baselines(console: Console, compared: Row) -> None:
+def baseline_parts(compared: Row) -> Iterator[Part]:
     """The result of `masklearn.baselines.compare`: the learned model first, its baselines below."""
     table = Table(box=SIMPLE_HEAD)
     for header in ("model", "ratio", "perplexity", "seconds", ""):
@@ -23,11 +24,9 @@ def print_baselines(console: Console, compared: Row) -> None:
         about = "" if row["deployable"] else "a reference: no kernel runs it"
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f}"
         table.add_row(row["name"], f"{row['ratio']:.3f}", f"{row['perplexity']:.2f}", seconds, about)
-    console.print(table)
-    console.print(
+    yield table
+    yield (
         f"perplexity on {compared['windows']} windows of {compared['length']} tokens, {compared['dtype']}; "
-        "baselines have SparseGPT's weights, without repair",
-        soft_wrap=True,
+        "baselines have SparseGPT's weights, without repair"
     )
-    for remark in compared["remarks"]:
-        console.print(f"note: {remark}", soft_wrap=True)
+    yield from (f"note: {remark}" for remark in compared["remarks"])

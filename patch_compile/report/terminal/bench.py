@@ -1,8 +1,7 @@
-"""What `bench` prints: a row for each size, and what the times are worth."""
+"""The times of `bench` as a person reads them: a row for each size, and what the times are worth."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,29 +10,23 @@ from rich.table import Table
 
 from patch_compile.out.plan import Calibration
 from patch_compile.report.prediction import calibration_words
-from patch_compile.report.terminal.console import new_console
+from patch_compile.report.terminal.parts import Part
 
-__all__ = ["print_benched"]
+__all__ = ["benched_parts"]
 
 Row = Mapping[str, Any]
 _MODELS = ("dense", "hybrid", "uniform-2:4")
 
 
-def print_benched(result: Row, path: str, *, as_json: bool) -> None:
+def benched_parts(result: Row, path: str) -> Iterator[Part]:
     """The result of `bench`, which lies at `path`."""
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    console = new_console()
-    console.print(f"timed: {result['what']}", soft_wrap=True)
-    console.print(_table(result))
-    console.print(
+    yield f"timed: {result['what']}"
+    yield _table(result)
+    yield (
         f"medians of {result['rows'][0]['hybrid']['runs']} runs; spread: of the middle 80 % of them, over the median, of "
-        "the worst model; speed-up: of the medians over dense, and that of the middle 80 % of the rounds",
-        soft_wrap=True,
+        "the worst model; speed-up: of the medians over dense, and that of the middle 80 % of the rounds"
     )
-    for line in _lines(result, path):
-        console.print(line, soft_wrap=True)
+    yield from _lines(result, path)
 
 
 def _table(result: Row) -> Table:

@@ -1,8 +1,7 @@
-"""What `compare` prints: a row for each build, and which of them are worth having."""
+"""Builds side by side as a person reads them: a row for each, and which of them are worth having."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,20 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from patch_compile.report.terminal.console import new_console
+from patch_compile.report.terminal.parts import Part
 
-__all__ = ["print_compared"]
+__all__ = ["compared_parts"]
 
 Row = Mapping[str, Any]
 _PREDICTED = {"end_to_end": "all", "prefill": "prefill", "decode": "decode"}
 
 
-def print_compared(result: Row, *, as_json: bool) -> None:
+def compared_parts(result: Row) -> Iterator[Part]:
     """The result of `compare`."""
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    console = new_console()
     quality = result["quality"]
-    console.print(
-        f"{Path(result['model']['path']).stem}: {quality['what']} on {quality['on']}", soft_wrap=True
-    )
-    console.print(_table(result))
-    for line in _lines(result):
-        console.print(line, soft_wrap=True)
+    yield f"{Path(result['model']['path']).stem}: {quality['what']} on {quality['on']}"
+    yield _table(result)
+    yield from _lines(result)
 
 
 def _table(result: Row) -> Table:

@@ -1,16 +1,14 @@
-"""Reports as a person reads them in a terminal, or as JSON on stdout."""
+"""Reports of builds, masks and compiled models as a person reads them."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
@@ -18,79 +16,61 @@ from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import LinearRow, PlanSummary
 from patch_compile.report.prediction import choice_line, node_words, reason_lines, remarks, speed_line
 from patch_compile.report.split import split_lines
-from patch_compile.report.terminal.baselines import print_baselines
+from patch_compile.report.terminal.baselines import baseline_parts
+from patch_compile.report.terminal.parts import Part
 
 __all__ = [
+    "build_parts",
     "by_kind",
-    "new_console",
-    "print_compiled",
-    "print_import",
-    "print_masks",
-    "print_plugin",
-    "print_report",
+    "compiled_parts",
+    "import_parts",
+    "masks_parts",
+    "plugin_parts",
 ]
 
 Row = Mapping[str, Any]
-_PIPE_WIDTH = 120
 _OUTPUTS = 4  # of a graph that are shown; a decoder has two for each layer's cache
 _SHADES = " ░▒▓█"  # none, and quarters: a map can be read at a glance without colour
 
 
-def print_report(report: Row, *, as_json: bool) -> None:
+def build_parts(report: Row) -> Iterator[Part]:
     """The result of a build: linears, perplexity, engine, generated text."""
-    if as_json:
-        print(json.dumps(report, indent=1))
-        return
-    console = _print_linears(report)
-    for line in _summary(report) if "perplexity" in report else _onnx_summary(report):
-        console.print(line, soft_wrap=True)
+    yield from _linears_parts(report)
+    yield from _summary(report) if "perplexity" in report else _onnx_summary(report)
 
 
-def print_masks(summary: Row, *, as_json: bool) -> None:
+def masks_parts(summary: Row) -> Iterator[Part]:
     """The result of `learn`."""
-    if as_json:
-        print(json.dumps(summary, indent=1))
-        return
-    console = _print_linears(summary)
+    yield from _linears_parts(summary)
     ratio = summary["ratio"]
-    console.print(f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {summary['method']}")
-    console.print(
-        f"masks: {summary['path']}/{MASKS}, pruned model: {summary['path']}/{MODEL}", soft_wrap=True
-    )
+    yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {summary['method']}"
+    yield f"masks: {summary['path']}/{MASKS}, pruned model: {summary['path']}/{MODEL}"
     if "baselines" in summary:
-        print_baselines(console, summary["baselines"])
+        yield from baseline_parts(summary["baselines"])
 
 
-def print_compiled(summary: Row, *, as_json: bool) -> None:
+def compiled_parts(summary: Row) -> Iterator[Part]:
     """The result of `compile`."""
-    if as_json:
-        print(json.dumps(summary, indent=1))
-        return
-    console, linears = _print_linears(summary), linear_rows(summary)
-    for line in (*reason_lines(linears), *split_lines(linears)):
-        console.print(line, soft_wrap=True)
-    console.print(f"ratio: {summary['ratio']['reached']:.4f}, method {summary['method']}")
-    console.print(f"fused into their linears: {_fused(linears) or 'nothing'}", soft_wrap=True)
-    console.print(f"onnx: {summary['onnx']['path']}, {summary['onnx']['bytes'] / 1e6:.1f} MB", soft_wrap=True)
+    yield from _linears_parts(summary)
+    linears = linear_rows(summary)
+    yield from reason_lines(linears)
+    yield from split_lines(linears)
+    yield f"ratio: {summary['ratio']['reached']:.4f}, method {summary['method']}"
+    yield f"fused into their linears: {_fused(linears) or 'nothing'}"
+    yield f"onnx: {summary['onnx']['path']}, {summary['onnx']['bytes'] / 1e6:.1f} MB"
 
 
-def print_import(summary: Row, *, as_json: bool) -> None:
+def import_parts(summary: Row) -> Iterator[Part]:
     """The result of `import-mask`."""
-    if as_json:
-        print(json.dumps(summary, indent=1))
-        return
-    console = _print_linears(summary)
-    console.print(f"ratio: {summary['ratio']:.4f}, zeros {summary['zeros']:.4f}, format {summary['format']}")
-    console.print(f"masks: {summary['path']}", soft_wrap=True)
+    yield from _linears_parts(summary)
+    yield f"ratio: {summary['ratio']:.4f}, zeros {summary['zeros']:.4f}, format {summary['format']}"
+    yield f"masks: {summary['path']}"
 
 
-def print_plugin(result: Row, *, as_json: bool) -> None:
+def plugin_parts(result: Row) -> Iterator[Part]:
     """The result of `plugin`: where the library is."""
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
     archs = ", ".join(f"sm{arch}" for arch in result["archs"])
-    new_console().print(f"plugin for {result['backend']}, {archs}: {result['path']}", soft_wrap=True)
+    yield f"plugin for {result['backend']}, {archs}: {result['path']}"
 
 
 def linear_rows(result: Row) -> tuple[LinearRow, ...]:
@@ -98,22 +78,12 @@ def linear_rows(result: Row) -> tuple[LinearRow, ...]:
     return tuple(map(LinearRow.model_validate, result["linears"]))
 
 
-def new_console() -> Console:
-    """Prints tables to stdout as wide as the terminal, wider into a pipe."""
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:  # a pipe has no width; 80 columns would cut the table
-        console.width = _PIPE_WIDTH
-    return console
-
-
-def _print_linears(report: Row) -> Console:
-    """What all results of masks begin with: the linears, where they are sparse, and what was left out."""
-    console = new_console()
-    console.print(_linears_table(linear_rows(report)))
-    _print_where(console, report)
+def _linears_parts(report: Row) -> Iterator[Part]:
+    """All results of masks begin with the linears, where they are sparse, and what was left out."""
+    yield _linears_table(linear_rows(report))
+    yield from _where_parts(report)
     for row in report["skipped"]:
-        console.print(f"left dense: {row['name']}: {row['reason']}", soft_wrap=True)
-    return console
+        yield f"left dense: {row['name']}: {row['reason']}"
 
 
 def _linears_table(linears: Sequence[LinearRow]) -> Table:
@@ -151,7 +121,7 @@ def _megabytes(rows: Sequence[LinearRow]) -> tuple[str, str]:
     return f"{before / 1e6:.1f}", f"{after / 1e6:.1f}"
 
 
-def _print_where(console: Console, result: Row) -> None:
+def _where_parts(result: Row) -> Iterator[Part]:
     """The map of `masklearn.masks.summary`: per cent of tiles that are 2:4, kinds down, depth across."""
     where = result.get("where_sparse")
     if not where or not where["blocks"]:
@@ -163,8 +133,8 @@ def _print_where(console: Console, result: Row) -> None:
         table.add_column(str(first), justify="right", no_wrap=True)
     for row in (*where["kinds"], {"kind": "all", **where["all"]}):
         table.add_row(row["kind"], *map(_shaded, (row["share"], *row["by_depth"])))
-    console.print(table)
-    console.print("columns: all blocks, then groups of neighbouring blocks by the first of them")
+    yield table
+    yield "columns: all blocks, then groups of neighbouring blocks by the first of them"
 
 
 def _shaded(share: float | None) -> str:

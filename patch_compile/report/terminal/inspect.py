@@ -1,48 +1,36 @@
-"""What `inspect` and `doctor` found, as a person reads it in a terminal, or as JSON on stdout."""
+"""The findings of `inspect` and `doctor` as a person reads them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
 from patch_compile.inspect.found import Found
-from patch_compile.report.terminal.console import new_console
+from patch_compile.report.terminal.parts import Part
 
-__all__ = ["print_examined", "print_found"]
+__all__ = ["examined_parts", "found_parts"]
 
 _LISTED = 12  # entries of a list or mapping that are shown on a line
 
 
-def print_found(found: Found, *, every: bool, as_json: bool) -> None:
+def found_parts(found: Found, *, every: bool = False) -> Iterator[Part]:
     """Facts, the table, and what was checked. every: a line for each row, where rows of a kind share one else."""
-    if as_json:
-        print(json.dumps(found.as_dict(), indent=1))
-        return
-    console = new_console()
-    console.print(f"{found.path}: {found.kind}", soft_wrap=True)
+    yield f"{found.path}: {found.kind}"
     for name, value in found.facts.items():
-        console.print(f"  {name}: {_spelled(value, name)}", soft_wrap=True)
+        yield f"  {name}: {_spelled(value, name)}"
     if found.rows:
-        rows = found.rows if every else list(_folded(found.rows))
-        console.print(_table(rows))
-    for fault in found.faults:
-        console.print(f"broken: {fault}", soft_wrap=True)
+        yield _table(found.rows if every else list(_folded(found.rows)))
+    yield from (f"broken: {fault}" for fault in found.faults)
     if found.checked and not found.faults:
-        console.print(f"checked: {found.checked}", soft_wrap=True)
+        yield f"checked: {found.checked}"
 
 
-def print_examined(result: Mapping[str, Any], *, as_json: bool) -> None:
-    """What is there, what is not and how to mend it, and what follows."""
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    console = new_console()
+def examined_parts(result: Mapping[str, Any]) -> Iterator[Part]:
+    """Say what is there, what is not and how to fix it, and what follows."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -51,14 +39,9 @@ def print_examined(result: Mapping[str, Any], *, as_json: bool) -> None:
         table.add_row("ok" if one["found"] else "--", one["what"], one["about"])
         if one["fix"]:
             table.add_row("", "", f"→ {one['fix']}")
-    console.print(table)
-    _print_list(console, "can", result["can"])
-    _print_list(console, "cannot", result["cannot"])
-
-
-def _print_list(console: Console, title: str, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(f"{title} {line}", soft_wrap=True)
+    yield table
+    yield from (f"can {line}" for line in result["can"])
+    yield from (f"cannot {line}" for line in result["cannot"])
 
 
 def _folded(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,7 @@
-"""The plan of a model as a person reads it, or as JSON on stdout."""
+"""The plan of a model as a person reads it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
@@ -12,9 +11,10 @@ from rich.table import Table
 from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.report.prediction import reason_lines, remarks
-from patch_compile.report.terminal.console import by_kind, new_console
+from patch_compile.report.terminal.console import by_kind
+from patch_compile.report.terminal.parts import Part
 
-__all__ = ["print_plan"]
+__all__ = ["plan_parts"]
 
 _TIMES = {"dense": "dense", "hybrid": "hybrid", "2:4": "sparse"}
 _PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
@@ -28,21 +28,14 @@ _NO_MASKS = (
 )
 
 
-def print_plan(result: PlanOfModel, *, as_json: bool) -> None:
+def plan_parts(result: PlanOfModel) -> Iterator[Part]:
     """The result of `plan`: linears by kind, reasons, the whole model, and what it all rests on."""
-    if as_json:
-        print(json.dumps(result.as_json(), indent=1))
-        return
-    console = new_console()
-    console.print(f"predicted on {result.card}; {result.workload}", soft_wrap=True)
-    console.print(_linears_table(result.linears))
-    console.print(
-        "µs: one linear on its own, for all prompts and for a decode step; p: share of weights in 2:4 tiles"
-    )
+    yield f"predicted on {result.card}; {result.workload}"
+    yield _linears_table(result.linears)
+    yield "µs: one linear on its own, for all prompts and for a decode step; p: share of weights in 2:4 tiles"
     if result.whole:
-        console.print(_whole_table(result.whole))
-    for line in _lines(result):
-        console.print(line, soft_wrap=True)
+        yield _whole_table(result.whole)
+    yield from _lines(result)
 
 
 def _lines(result: PlanOfModel) -> Iterator[str]:

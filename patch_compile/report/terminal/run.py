@@ -1,29 +1,24 @@
-"""What `run` prints: texts on stdout, times on stderr."""
+"""Continuations of prompts as a person reads them."""
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Iterator
 
+from patch_compile.report.terminal.parts import Part
 from patch_compile.runtime.run import Continuations
 
-__all__ = ["print_generated"]
+__all__ = ["generated_parts", "times_line"]
 
 
-def print_generated(generated: Continuations, *, as_json: bool) -> None:
-    """The end of a single text, which has been printed as it came; of several, each under its prompt."""
-    if as_json:
-        print(json.dumps(generated.as_dict(), indent=1, ensure_ascii=False))
-        return
-    if len(generated.completions) == 1:
-        print()
-    else:
-        pairs = zip(generated.prompts, generated.completions, strict=True)
-        print("\n\n".join(f"{prompt}\n→ {one.text}" for prompt, one in pairs))
-    print(_times(generated), file=sys.stderr)
+def generated_parts(generated: Continuations) -> Iterator[Part]:
+    """Each text under its prompt, and the times."""
+    for prompt, one in zip(generated.prompts, generated.completions, strict=True):
+        yield f"{prompt}\n→ {one.text}\n"
+    yield times_line(generated)
 
 
-def _times(generated: Continuations) -> str:
+def times_line(generated: Continuations) -> str:
+    """Say how long the first token took, and how long a step between tokens takes."""
     tokens = sum(len(one.tokens) for one in generated.completions)
     first = f"{tokens} tokens in {generated.all:.2f} s, the first after {generated.first_token * 1e3:.0f} ms"
     step = generated.ms_per_step

@@ -1,19 +1,17 @@
-"""A verification as a person reads it in a terminal, or as JSON on stdout."""
+"""A verification as a person reads it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from patch_compile.report.terminal.baselines import print_baselines
-from patch_compile.report.terminal.console import new_console
+from patch_compile.report.terminal.baselines import baseline_parts
+from patch_compile.report.terminal.parts import Part
 
-__all__ = ["print_verified"]
+__all__ = ["verified_parts"]
 
 Row = Mapping[str, Any]
 _WORST = 8  # linears that are shown
@@ -21,20 +19,14 @@ _OUTPUTS = 4  # of a graph
 _NOT_ASKED = "not asked"
 
 
-def print_verified(found: Row, *, as_json: bool) -> None:
+def verified_parts(found: Row) -> Iterator[Part]:
     """The result of `verify`: the three questions, where quality went, baselines, tasks, texts, checks, the verdict."""
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    console = new_console()
-    for line in (*_compiled(found["compiled"]), *_pruned(found["pruned"]), *_built(found["built"])):
-        console.print(line, soft_wrap=True)
-    _print_where(console, found["where"])
+    yield from (*_compiled(found["compiled"]), *_pruned(found["pruned"]), *_built(found["built"]))
+    yield from _where(found["where"])
     if found["baselines"]:
-        print_baselines(console, found["baselines"])
-    _print_tasks(console, found["tasks"])
-    for line in (*_generated(found["generated"]), *_checks(found["checks"]), *_verdict(found)):
-        console.print(line, soft_wrap=True)
+        yield from baseline_parts(found["baselines"])
+    yield from _tasks(found["tasks"])
+    yield from (*_generated(found["generated"]), *_checks(found["checks"]), *_verdict(found))
 
 
 def _compiled(answer: Row | None) -> Iterator[str]:
@@ -104,7 +96,7 @@ def _built(answer: Row | None) -> Iterator[str]:
         yield from _runs(answer["runs"])
 
 
-def _print_where(console: Console, where: Row | None) -> None:
+def _where(where: Row | None) -> Iterator[Part]:
     if where is None:
         return
     rows = sorted(
@@ -116,22 +108,20 @@ def _print_where(console: Console, where: Row | None) -> None:
     for row in rows[:_WORST]:
         change = (f"{row[key]:+.4f}" if _sensitive(row) else "" for key in ("alone", "restored"))
         table.add_row(row["name"], f"{row['error']:.3f}", f"{row['share']:.1%}", *change)
-    console.print(table)
-    console.print(
-        f"{len(rows)} linears, the worst {min(len(rows), _WORST)} shown. {where['how']}", soft_wrap=True
-    )
+    yield table
+    yield f"{len(rows)} linears, the worst {min(len(rows), _WORST)} shown. {where['how']}"
     blocks = where["blocks"]
     if blocks:
         some = [blocks[i] for i in sorted({*range(0, len(blocks), -(-len(blocks) // 8)), len(blocks) - 1})]
         depth = ", ".join(f"{row['block']}: {row['error']:.3f}" for row in some)
-        console.print(f"relative error of the hidden states behind blocks: {depth}", soft_wrap=True)
+        yield f"relative error of the hidden states behind blocks: {depth}"
 
 
 def _sensitive(row: Row) -> bool:
     return row["alone"] is not None
 
 
-def _print_tasks(console: Console, tasks: Row | None) -> None:
+def _tasks(tasks: Row | None) -> Iterator[Part]:
     if tasks is None:
         return
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -140,10 +130,9 @@ def _print_tasks(console: Console, tasks: Row | None) -> None:
     for row in tasks["rows"]:
         figures = (_with_error(row[kind], row[f"{kind}_stderr"]) for kind in ("dense", "pruned"))
         table.add_row(row["task"], row["metric"], *figures, str(row["samples"]))
-    console.print(table)
-    console.print(f"{tasks['harness']}, {tasks['backend']}", soft_wrap=True)
-    for note in tasks["notes"]:
-        console.print(f"note: {note}", soft_wrap=True)
+    yield table
+    yield f"{tasks['harness']}, {tasks['backend']}"
+    yield from (f"note: {note}" for note in tasks["notes"])
 
 
 def _with_error(value: float, error: float | None) -> str:

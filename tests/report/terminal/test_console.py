@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from masklearn.masks.summary import summarise_tiles
+from patch_compile.api.results import LearnedMasks
 from patch_compile.out.plan import LinearRow
-from patch_compile.report.terminal.console import _fused, print_import, print_masks
+from patch_compile.report.terminal.console import _fused, import_parts, masks_parts
+from patch_compile.report.terminal.parts import show
 
 KINDS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
@@ -76,7 +78,7 @@ def compared(*remarks: str) -> dict[str, Any]:
 
 
 def test_a_map_of_where_the_tiles_are(capsys: pytest.CaptureFixture[str]) -> None:
-    print_masks(summary(), as_json=False)
+    show(masks_parts(summary()))
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("% of tiles 2:4"))
     rows = {line.split()[0]: line.split()[1:] for line in lines[start + 1 : start + 9]}
@@ -87,9 +89,8 @@ def test_a_map_of_where_the_tiles_are(capsys: pytest.CaptureFixture[str]) -> Non
     assert rows["down_proj"] == ["50▒", "0", "0", "0", "0", "15░", "100█", "100█", "100█", "100█", "100█"]
 
 
-def test_json_holds_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    print_masks(summary(3), as_json=True)
-    where = json.loads(capsys.readouterr().out)["where_sparse"]
+def test_json_holds_the_numbers() -> None:
+    where = json.loads(LearnedMasks(summary(3)).json())["where_sparse"]
     assert where["blocks"] == [[0, 0], [1, 1], [2, 2]]
     assert where["kinds"][-1]["by_depth"] == [0.0, 1.0, 1.0]
 
@@ -98,7 +99,7 @@ def test_everything_fits_80_columns_without_colour(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
-    print_masks(summary() | {"baselines": compared()}, as_json=False)
+    show(masks_parts(summary() | {"baselines": compared()}))
     out = capsys.readouterr().out
     assert "\x1b" not in out
     tables = [line for line in out.splitlines() if re.match(r"^( |%|─|all|\w+_proj)", line)]
@@ -107,7 +108,7 @@ def test_everything_fits_80_columns_without_colour(
 
 
 def test_baselines_come_last_with_what_should_be_noticed(capsys: pytest.CaptureFixture[str]) -> None:
-    print_masks(summary(2) | {"baselines": compared("worse than FFN-only 2:4")}, as_json=False)
+    show(masks_parts(summary(2) | {"baselines": compared("worse than FFN-only 2:4")}))
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "note: worse than FFN-only 2:4"
     assert "16 windows of 1024 tokens, float32" in lines[-2]
@@ -119,7 +120,7 @@ def test_baselines_come_last_with_what_should_be_noticed(capsys: pytest.CaptureF
 
 def test_a_result_without_blocks_has_no_map(capsys: pytest.CaptureFixture[str]) -> None:
     made = summary(1) | {"where_sparse": summarise_tiles({"lm_head": np.ones((1, 1), bool)})}
-    print_import(made | {"ratio": 0.1, "zeros": 0.2, "format": "x"}, as_json=False)
+    show(import_parts(made | {"ratio": 0.1, "zeros": 0.2, "format": "x"}))
     assert "% of tiles" not in capsys.readouterr().out
 
 

@@ -1,0 +1,44 @@
+"""A result as a person reads it: lines and tables, which a terminal prints and a notebook shows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Part", "Parts", "show"]
+
+Part: TypeAlias = str | Table
+_PIPE_WIDTH = 120  # a pipe has no width, and 80 columns would cut tables
+_STYLE = "white-space:pre;overflow-x:auto;line-height:normal;font-family:Menlo,'DejaVu Sans Mono',monospace"
+
+
+class Parts:
+    """Lines and tables, one below the other, for rich and for a notebook."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self._parts = tuple(parts)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        plain = options.update(markup=False, highlight=False)  # brackets in names and paths are no markup
+        for part in self._parts:
+            yield from console.render(Text(part) if isinstance(part, str) else part, plain)
+
+    def html(self) -> str:
+        """The parts as HTML, in a fixed width."""
+        console = Console(file=io.StringIO(), record=True, width=_PIPE_WIDTH, force_jupyter=False)
+        console.print(self)
+        return console.export_html(inline_styles=True, code_format=f'<pre style="{_STYLE}">{{code}}</pre>')
+
+
+def show(parts: Iterable[Part]) -> None:
+    """Print to stdout, as wide as the terminal; lines are not cut, in a pipe neither."""
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
