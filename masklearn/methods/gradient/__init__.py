@@ -1,1 +1,1 @@
-"""Mask learning by gradient descent on mask logits, shared by `patch-joint`, `patch-tile` and `maskllm`."""
+"""Learns masks by gradient descent on mask logits, for `patch-joint`, `patch-tile` and `maskllm`."""

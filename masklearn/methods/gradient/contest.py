@@ -1,8 +1,8 @@
-"""Which masks are kept: the learned ones, or the prior's where these turn out to be the better.
+"""Compares the learned masks with those of the prior, and keeps the better ones.
 
-Training minimises the loss of the dense weights under a mask; what a user gets are weights solved for the mask. So
-the masks are compared with the weights they would be used with, before repair, on windows that training did not
-see, by the KL to the dense model. That costs a solve for each contender, of which one had to be made anyway.
+Training minimises the loss of the dense weights under a mask, but the result has weights that are solved for the mask.
+The masks are therefore compared with their solved weights, before repair, by the KL from the dense model on windows that
+are held out of training. Each contender costs one solve, and the kept one needs it anyway.
 """
 
 import json
@@ -37,20 +37,20 @@ __all__ = ["Masks", "held_out", "report_path", "solve_best"]
 Tiles = Mapping[str, NDArray[np.bool_]]
 Patterns = Mapping[str, NDArray[np.uint8]]
 
-_HELD_OUT = 16  # windows, or an eighth of a small pool
+_HELD_OUT = 16  # windows; an eighth of the pool if that is less
 _LEARNED, _LEARNED_TILES, _PRIOR = "learned", "learned tiles, patterns of the solve", "prior"
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """A contender; patterns: 2:4 patterns of every group, None for those that the solve chooses."""
+    """Masks of all linears to compare. patterns: codes `[N, K/4]` of every group, None if the solver chooses them."""
 
     name: str
     tiles: Tiles
     patterns: Patterns | None
 
     def same_as(self, other: "Masks") -> bool:
-        """Whether solving gives the same."""
+        """True if solving gives the same weights for both."""
         if (self.patterns is None) != (other.patterns is None):
             return False
         same = all(np.array_equal(grid, other.tiles[name]) for name, grid in self.tiles.items())
@@ -59,9 +59,10 @@ class Masks:
 
 
 def held_out(pool: TokenPool) -> tuple[TokenPool, NDArray[np.int64]]:
-    """The pool without its last windows, for training, and these windows.
+    """Split the last windows off the pool. Returns the pool for training, and the held-out windows `[count, length]`.
 
-    They are of those that calibration did not use, where there are such. A pool of one window is both.
+    The held-out windows are ones that calibration does not use, if there are any. A pool of one window is returned as
+    both.
     """
     total = len(pool.windows)
     count = min(_HELD_OUT, max(1, total // 8))
@@ -72,7 +73,7 @@ def held_out(pool: TokenPool) -> tuple[TokenPool, NDArray[np.int64]]:
 
 
 def report_path(task: Task) -> Path:
-    """Where training leaves its figures."""
+    """Returns the path of the file with the figures of training."""
     return task.scratch / "train" / "report.json"
 
 
@@ -81,8 +82,8 @@ def solve_best(
 ) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.uint8]], TrainRecord]:
     """Solve weights for the learned masks and for the prior's, and keep the better ones.
 
-    tiles, patterns: learned. Weights go to `store`; returns tile maps, patterns of every group, and the record of
-    training and comparison. One of several processes does the work, in a folder that all of them see.
+    tiles, patterns: the learned masks; store: receives the new weights. Returns tile maps, patterns of all groups, and the
+    record of training and comparison. One of several processes does the work, in a folder that all of them share.
     """
     path = made_once(
         task.scratch / "train" / "best.safetensors",
@@ -120,10 +121,10 @@ def _write_best(
 
 
 def _contenders(task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns) -> list[Masks]:
-    """Those that differ, the prior first.
+    """Returns the masks to compare without duplicates, the prior's first.
 
-    A prior whose own method leaves patterns to the solve is solved as that method would. Settings that learn tiles
-    alone then leave them to the solve too; those that learn both try both.
+    If the prior's method lets the solver choose patterns, so does the comparison for the prior. Settings that learn only
+    tiles then let the solver choose patterns too. Settings that learn both compare learned patterns and the solver's.
     """
     prior = Prior(prior_path(task))
     areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}

@@ -1,8 +1,8 @@
-"""The hybrid mask of one weight as a differentiable function of its logits, drawn by Gumbel-softmax.
+"""Draws the hybrid mask of one weight by Gumbel-softmax, differentiably with respect to its logits.
 
-Inside, masks and weights are planes `[N, 4, K/4]` (position in the group second): sums over a group then vectorise,
-which makes a step on a CPU five times as fast as with groups innermost. Written as autograd functions because
-these keep 1.5 fp32 values per weight until backward (none with fixed patterns); plain operations keep five.
+Masks and weights are planes `[N, 4, K/4]` here, with the position in the group second. Sums over a group then vectorise,
+which makes a step on a CPU five times as fast as with the position last. The functions are autograd functions because these
+keep 1.5 fp32 values per weight for the backward pass (none with fixed patterns), while plain operations keep five.
 """
 
 from typing import Any
@@ -19,22 +19,22 @@ _PATTERNS = torch.from_numpy(PATTERNS.copy())  # [6, 4] bool
 
 
 def dense_share(logits: Tensor, scale: float, temperature: float, generator: torch.Generator) -> Tensor:
-    """M_tile, 1 = dense: the second of `gumbel_softmax([0, logits]·κ, τ)` (PATCH, arXiv 2509.23410).
+    """Draw M_tile, where 1 is dense: the second component of `gumbel_softmax([0, logits]·κ, τ)` (PATCH, arXiv 2509.23410).
 
-    The softmax over two is a sigmoid of their difference, and the difference of two Gumbel draws is one logistic
-    draw. scale: κ; temperature: τ.
+    The softmax over two values is the sigmoid of their difference, and the difference of two Gumbel draws is a logistic
+    draw. logits: `[grid]`; scale: κ; temperature: τ.
     """
     noise = _open_uniform(logits.shape, logits.device, generator).logit_()
     return torch.sigmoid((logits * scale + noise) / temperature)
 
 
 def gumbel(shape: torch.Size, device: torch.device, generator: torch.Generator) -> Tensor:
-    """Gumbel(0, 1) draws, fp32."""
+    """Draw from Gumbel(0, 1), fp32."""
     return _open_uniform(shape, device, generator).log_().neg_().log_().neg_()
 
 
 def spread_tiles(grid: Tensor, shape: tuple[int, int], tile: tuple[int, int]) -> Tensor:
-    """A value per tile at the resolution of groups: `[grid]` to `[N, K/4]`."""
+    """Expand a value per tile to a value per group: `[grid]` to `[N, K/4]`."""
     tall, wide = (min(size, whole) for size, whole in zip(tile, shape, strict=True))  # a tile may be larger
     rows = grid.repeat_interleave(tall, dim=0)[: shape[0]]
     return rows.repeat_interleave(wide // GROUP, dim=1)[:, : shape[1] // GROUP]
@@ -43,11 +43,11 @@ def spread_tiles(grid: Tensor, shape: tuple[int, int], tile: tuple[int, int]) ->
 def weight_of_logits(
     weight: Tensor, dense: Tensor, logits: Tensor, noise: Tensor, scale: float, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """`W ⊙ M` in the dtype of W, and `Σ (W ⊙ M)²`, for M_2:4 drawn from pattern logits.
+    """Returns `W ⊙ M` in the dtype of W, and `Σ (W ⊙ M)²`, for M_2:4 drawn from pattern logits.
 
-    M = M_tile + (1 − M_tile) ⊙ M_2:4 and M_2:4 = softmax((κ·logits + noise)/τ) @ patterns, both of PATCH.
-    weight: `[N, K]`, frozen; dense: M_tile spread over the groups, `[N, K/4]`; logits, noise: `[N, 6, K/4]` fp32,
-    the noise is overwritten; scale: κ; temperature: τ. Gradients go to `dense` and `logits`.
+    As in PATCH, M = M_tile + (1 − M_tile) ⊙ M_2:4 and M_2:4 = softmax((κ·logits + noise)/τ) @ patterns.
+    weight: `[N, K]`, frozen; dense: M_tile expanded to groups, `[N, K/4]`; logits, noise: `[N, 6, K/4]` fp32, the noise is
+    overwritten; scale: κ; temperature: τ. Gradients flow to `dense` and `logits`.
     """
     out: tuple[Tensor, Tensor] = _FromLogits.apply(  # type: ignore[no-untyped-call]
         weight, dense, logits, noise, scale, temperature
@@ -56,7 +56,7 @@ def weight_of_logits(
 
 
 def weight_of_codes(weight: Tensor, dense: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """As `weight_of_logits`, with M_2:4 fixed: uint8 codes of patterns `[N, K/4]`. Gradients go to `dense`."""
+    """Returns the results of `weight_of_logits` for a fixed M_2:4; codes: uint8 `[N, K/4]`. Gradients flow to `dense`."""
     out: tuple[Tensor, Tensor] = _FromCodes.apply(weight, dense, codes)  # type: ignore[no-untyped-call]
     return out
 
@@ -84,7 +84,7 @@ class _FromLogits(torch.autograd.Function):
         by_mask = _by_mask(weight, dense, pattern, gradients)
         by_dense = (by_mask * (1.0 - pattern)).sum(dim=1)
         by_pattern = by_mask.mul_(1.0 - dense.unsqueeze(1))
-        # Softmax: y ⊙ (g − Σ y·g), and Σ y·g over the six patterns is Σ m·g over the four positions.
+        # The gradient of softmax is y ⊙ (g − Σ y·g), and Σ y·g over the six patterns is Σ m·g over the four positions.
         shift = pattern.mul_(by_pattern).sum(dim=1, keepdim=True)
         by_shares = _product(_PATTERNS, by_pattern).sub_(shift)
         return None, by_dense, by_shares.mul_(shares).mul_(ctx.slope), None, None, None
@@ -111,7 +111,7 @@ def _masked(weight: Tensor, dense: Tensor, pattern: Tensor) -> tuple[Tensor, Ten
 
 
 def _by_mask(weight: Tensor, dense: Tensor, pattern: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
-    """The loss' gradient at M, from those at `W ⊙ M` and at `Σ (W ⊙ M)²`."""
+    """Returns the gradient of the loss with respect to M; gradients: those of `W ⊙ M` and of `Σ (W ⊙ M)²`."""
     by_masked, by_energy = gradients
     planes = _planes(weight)
     by_mask = _mask(dense, pattern).mul_(planes).mul_(2.0 * by_energy)
@@ -119,33 +119,33 @@ def _by_mask(weight: Tensor, dense: Tensor, pattern: Tensor, gradients: tuple[Te
 
 
 def _mask(dense: Tensor, pattern: Tensor) -> Tensor:
-    """M = M_tile + (1 − M_tile) ⊙ M_2:4, a new tensor `[N, 4, K/4]`."""
+    """Returns M = M_tile + (1 − M_tile) ⊙ M_2:4 as a new tensor `[N, 4, K/4]`."""
     dense = dense.unsqueeze(1)
     return torch.addcmul(dense, pattern, 1.0 - dense)
 
 
 def _planes(weight: Tensor) -> Tensor:
-    """`[N, K]` to fp32 `[N, 4, K/4]`."""
+    """Rearrange `[N, K]` to planes, fp32 `[N, 4, K/4]`."""
     return weight.float().reshape(weight.shape[0], -1, GROUP).transpose(1, 2).contiguous()
 
 
 def _from_shares(shares: Tensor) -> Tensor:
-    """M_2:4 from shares of the six patterns: `[N, 6, K/4]` to `[N, 4, K/4]`."""
+    """Returns M_2:4 `[N, 4, K/4]` from the shares of the six patterns, `[N, 6, K/4]`."""
     return _product(_PATTERNS.T, shares)
 
 
 def _product(patterns: Tensor, planes: Tensor) -> Tensor:
-    """Matrix product in fp32 whatever autocast says: shares of a group must go on adding up to two."""
+    """Multiply in fp32 also under autocast, so that the four values of a group's mask sum to two."""
     with torch.autocast(planes.device.type, enabled=False):
         return patterns.to(planes) @ planes
 
 
 def _from_codes(codes: Tensor) -> Tensor:
-    """M_2:4 from codes: `[N, K/4]` to fp32 `[N, 4, K/4]`."""
+    """Returns M_2:4, fp32 `[N, 4, K/4]`, from codes `[N, K/4]`."""
     table = _PATTERNS.to(codes.device, torch.float32)
     return table[codes.int()].transpose(1, 2).contiguous()
 
 
 def _open_uniform(shape: torch.Size, device: torch.device, generator: torch.Generator) -> Tensor:
-    """Uniform draws, fp32, without 0 and 1: their logarithms are finite."""
+    """Draw uniformly from the open interval (0, 1), fp32, so that logarithms are finite."""
     return torch.rand(shape, generator=generator, device=device).clamp_(2.0**-25, 1.0 - 2.0**-24)

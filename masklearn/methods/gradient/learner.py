@@ -1,4 +1,4 @@
-"""The one course of all gradient methods: prior, logits on the linears, training, candidates."""
+"""Runs a gradient method: makes the prior, puts logits on the linears, trains them, and yields candidates."""
 
 import json
 import math
@@ -34,9 +34,9 @@ __all__ = ["learn_by_gradient"]
 
 
 def learn_by_gradient(task: Task, settings: MaskSettings) -> Iterator[tuple[str, Candidate]]:
-    """Yield a candidate per linear, from logits trained for `recipe.steps` steps.
+    """Yield a candidate per linear, from logits that train for `recipe.steps` steps.
 
-    Training goes on from its checkpoint in the scratch folder. PatchCompileError: see `write_prior` and `train`.
+    Training resumes from its checkpoint in the scratch folder. Raises PatchCompileError as `write_prior` and `train` do.
     """
     path = prior_path(task)
     prior = Prior(made_once(path, lambda: write_prior(task, path)))
@@ -45,7 +45,7 @@ def learn_by_gradient(task: Task, settings: MaskSettings) -> Iterator[tuple[str,
     masks = _masks(task, settings, prior)
     objective = _objective(task, settings, masks, _norm([modules[name].weight for name in masks]))
     for name, mask in masks.items():
-        # unsafe: the check would draw a mask; one keeps its weight's shape and dtype
+        # unsafe skips a check that would draw a mask. Masks keep the shape and dtype of the weight.
         parametrize.register_parametrization(modules[name], "weight", mask, unsafe=True)
     report = _train(task, settings, model, objective)
     if is_main_process():
@@ -56,7 +56,7 @@ def learn_by_gradient(task: Task, settings: MaskSettings) -> Iterator[tuple[str,
 
 
 def _masks(task: Task, settings: MaskSettings, prior: Prior) -> dict[str, HybridMask]:
-    """Masks whose logits begin at the prior."""
+    """Returns masks whose logits start from the prior."""
     drawing = Drawing(task.recipe.seed, rank=process_rank())
     tile_logits: Mapping[str, Tensor] = {}
     if settings.learns_tiles:
@@ -126,7 +126,7 @@ def _train(task: Task, settings: MaskSettings, model: nn.Module, objective: Mask
 
 
 def _write_report(task: Task, report: TrainReport) -> None:
-    """Without times: equal runs have equal records, and equal files of masks."""
+    """Write the figures of training, without times, so that equal runs have equal records and mask files."""
     prior = task.recipe.prior
     record: dict[str, Any] = {
         "prior": prior if prior in METHODS else Path(prior).name,
@@ -142,7 +142,7 @@ def _write_report(task: Task, report: TrainReport) -> None:
 
 
 def _whole(logits: Tensor | None) -> Tensor | None:
-    """A parameter that FSDP keeps in shards, put together; a collective call, made by every process."""
+    """Returns the whole of a parameter that FSDP may have sharded. This is a collective call: all processes make it."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(logits, DTensor):
@@ -151,7 +151,7 @@ def _whole(logits: Tensor | None) -> Tensor | None:
 
 
 def _norm(weights: list[Tensor]) -> float:
-    """‖W‖ of all of them."""
+    """Returns ‖W‖ over all weights together."""
     return math.sqrt(sum(float(weight.detach().square().sum(dtype=torch.float64)) for weight in weights))
 
 

@@ -1,4 +1,4 @@
-"""Logits of masks: those a prior starts them with, and the candidate they end as."""
+"""Makes the first logits of masks from a prior, and a candidate from trained logits."""
 
 from collections.abc import Mapping
 
@@ -13,17 +13,18 @@ from masklearn.methods.base import Candidate
 
 __all__ = ["PRIOR_LOGIT", "candidate_from_logits", "first_pattern_logits", "first_tile_logits", "likeliest"]
 
-# Prior strength 3 times σ 0.014, both of the papers.
+# Prior strength 3 times σ 0.014, both from the papers (PATCH and MaskLLM).
 PRIOR_LOGIT = 3 * 0.014
 
-# Tiles that training leaves where the prior put them keep the order of its scores, by less than what a step moves.
+# Range of the offsets that order the first tile logits by the prior's scores. It is smaller than a step of training.
 _RANK = 5e-4
 
 
 def first_pattern_logits(codes: Tensor) -> Tensor:
-    """uint8 `[N, K/4]` to fp32 `[N, 6, K/4]`: the strength times how much a pattern shares with the prior's.
+    """Returns the first pattern logits, fp32 `[N, 6, K/4]`; codes: the prior's patterns, uint8 `[N, K/4]`.
 
-    MaskLLM (arXiv 2409.17481): the overlap of two patterns (2, 1 or 0 positions) less its mean over the six.
+    A logit is `PRIOR_LOGIT` times the likeness of its pattern to the prior's. As in MaskLLM (arXiv 2409.17481), likeness is
+    the number of positions that both keep (2, 1 or 0), minus its mean over the six patterns.
     """
     patterns = torch.from_numpy(PATTERNS.copy()).float()
     likeness = (patterns @ patterns.T - 1.0) * PRIOR_LOGIT
@@ -35,7 +36,11 @@ def first_tile_logits(
     tiles: Mapping[str, NDArray[np.bool_]],
     areas: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Tensor]:
-    """fp32 `[grid]` each: the strength for tiles that the prior leaves dense, less it for those it makes 2:4."""
+    """Returns the first tile logits, fp32 `[grid]`, by linear.
+
+    They are `PRIOR_LOGIT` for tiles that are dense in the prior and -`PRIOR_LOGIT` for 2:4 tiles, plus a small offset in
+    the order of the prior's scores per weight.
+    """
     per_weight = np.concatenate([(scores[name].astype(np.float64) / areas[name]).ravel() for name in tiles])
     ranks = np.empty(per_weight.size)
     ranks[np.argsort(per_weight, kind="stable")] = np.linspace(-_RANK, _RANK, per_weight.size)
@@ -50,10 +55,11 @@ def first_tile_logits(
 def candidate_from_logits(
     pattern_logits: Tensor | None, tile_logits: Tensor | None, prior: Candidate, tile: tuple[int, int]
 ) -> Candidate:
-    """The likeliest pattern of every group (of equal ones the lowest code), and scores in the order of the logits.
+    """Returns a candidate with the likeliest pattern of every group, and scores in the order of the tile logits.
 
-    A tile's cost is exp(logit) for each of its weights: positive, and `select`, which divides it by what the tile
-    zeroes, takes the lowest logits first. What was not trained (None) is the prior's.
+    A tile's score is exp(logit) · its weights. It is positive, and `select`, which divides it by the weights that the tile
+    zeroes, chooses tiles with the lowest logits first. Of equal patterns the lowest code is chosen. Logits that did not
+    train are None, and the prior's patterns or scores are used.
     """
     pattern, score = prior.pattern, prior.score
     if pattern_logits is not None:
@@ -66,7 +72,10 @@ def candidate_from_logits(
 
 
 def likeliest(pattern_logits: Tensor) -> Tensor:
-    """argmax over the six, uint8 `[N, K/4]`; torch's own argmax does not promise which of equal ones it gives."""
+    """Returns the argmax over the six patterns, uint8 `[N, K/4]`, and the lowest code of equal ones.
+
+    torch's argmax does not specify the result for equal values.
+    """
     best = pattern_logits[:, 0].clone()
     code = torch.zeros_like(best, dtype=torch.uint8)
     for number in range(1, pattern_logits.shape[1]):

@@ -1,4 +1,4 @@
-"""What the methods have in common that train masks; each has settings of its own."""
+"""Base class of the methods that train masks. They differ in their settings only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["GradientMethod"]
 
 
 class GradientMethod(Method):
-    """Logits of tiles, of patterns or of both, trained by gradient descent from a one-shot prior."""
+    """Trains logits of tiles, of patterns or of both by gradient descent, starting from a prior."""
 
     needs = frozenset({Need.TRAINING})
     repair = Repair.DISTILL
@@ -30,7 +30,7 @@ class GradientMethod(Method):
     settings: ClassVar[MaskSettings]
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
-        """Yield a candidate per linear: what was trained, and the prior's of what was not."""
+        """Yield a candidate per linear. Patterns or scores that do not train are the prior's."""
         from masklearn.methods.gradient.learner import learn_by_gradient
 
         return learn_by_gradient(_task_of(feed), self.settings)
@@ -49,7 +49,7 @@ class GradientMethod(Method):
         return Settled(best_tiles, best_patterns, record)
 
     def score_unit(self, settings: LearnSettings, lacks: Collection[Need]) -> str:
-        """The prior's where no tiles are learned."""
+        """Returns the unit of a tile's score, which is the prior's if no tiles are learned."""
         if self.settings.learns_tiles:
             return self.unit
         if settings.prior in method_names(trained=False):
@@ -58,7 +58,7 @@ class GradientMethod(Method):
 
 
 def _task_of(feed: Feed) -> Task:
-    """The model to train in: the feed of a checkpoint has it."""
+    """Returns the task of a checkpoint's feed, which has the model to train. Raises TypeError for another feed."""
     from masklearn.stream.feed import CheckpointFeed
 
     if not isinstance(feed, CheckpointFeed):

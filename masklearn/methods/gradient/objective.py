@@ -1,4 +1,4 @@
-"""What mask learning minimises: the language model's loss and the distance to the dense model, under drawn masks."""
+"""Objective of mask learning: the language model's loss and the distance from the dense model, under drawn masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,10 @@ __all__ = ["DensityTarget", "MaskObjective", "density_excess", "norm_kept"]
 
 @dataclass(frozen=True)
 class DensityTarget:
-    """Masks that have a ratio together: their places, the weights in all of them, and how many are to be zeroed."""
+    """Masks that have to reach a ratio together.
+
+    places: numbers of the masks; weights: number of weights in all of them; zeroed: number of weights to zero.
+    """
 
     places: Sequence[int]
     weights: int
@@ -25,9 +28,9 @@ class DensityTarget:
 
 
 def density_excess(targets: Sequence[DensityTarget], record: Mapping[int, Sums]) -> Tensor:
-    """|density − target|, the mean over the targets by their weights; with one target it is PATCH's global term.
+    """Returns the mean of |density − target| over the targets, weighted by their weights. For one target it is PATCH's term.
 
-    A tile that is 2:4 keeps half of its weights, whatever its pattern.
+    A 2:4 tile keeps half of its weights, whatever its patterns.
     """
     excess = [
         (target.zeroed - 0.5 * torch.stack([record[place].sparse for place in target.places]).sum()).abs()
@@ -37,17 +40,16 @@ def density_excess(targets: Sequence[DensityTarget], record: Mapping[int, Sums])
 
 
 def norm_kept(record: Mapping[int, Sums], norm: float) -> Tensor:
-    """‖M ⊙ W‖ / ‖W‖ over all masked weights; norm: ‖W‖."""
+    """Returns ‖M ⊙ W‖ / ‖W‖ over all masked weights; norm: ‖W‖."""
     return torch.stack([sums.energy for sums in record.values()]).sum().sqrt() / norm
 
 
 class MaskObjective:
-    """An `Objective` of `training.loop`: logits train, weights do not.
+    """Objective that trains the logits of masks and no weights; see `training.loop.Objective`.
 
-    loss = LM loss + distill·KL(dense ‖ masked) + λ₁·|density − target| − λ₂·(1 − fraction)·‖M ⊙ W‖/‖W‖, PATCH's
-    (arXiv 2509.23410) with the KL added. The dense model is the same one with its masks off, so it takes no
-    memory. An encoder, which has no LM loss, is held to the dense model's last hidden states: their squared
-    distance in units of the dense ones' energy stands in the place of both.
+    loss = LM loss + distill·KL(dense ‖ masked) + λ₁·|density − target| − λ₂·(1 − fraction)·‖M ⊙ W‖/‖W‖. This is PATCH's
+    loss (arXiv 2509.23410) plus the KL. The dense model is this model with its masks turned off, so it takes no memory. An
+    encoder has no LM loss: ‖masked − dense‖² / ‖dense‖² of the last hidden states replaces both LM loss and KL.
     """
 
     def __init__(
@@ -63,8 +65,8 @@ class MaskObjective:
         tile_rate: float,
         encoder: bool = False,
     ) -> None:
-        """masks: by place; ratio: zeroed / weights over all; norm: ‖W‖ of all masked weights; distill: the KL's
-        weight; tile_rate: learning rate of the tile logits.
+        """masks: in order of their places; ratio: zeroed weights / weights over all masks; norm: ‖W‖ of all masked weights;
+        distill: weight of the KL; tile_rate: learning rate of the tile logits.
         """
         self._settings, self._drawing, self._masks, self._targets = settings, drawing, masks, targets
         self._norm, self._distill, self._tile_rate, self._encoder = norm, distill, tile_rate, encoder
@@ -72,14 +74,14 @@ class MaskObjective:
         self._left = 1.0  # 1 - fraction
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Pattern logits at the schedule's rate, tile logits at theirs."""
+        """Returns pattern logits, with the schedule's learning rate, and tile logits, with their own."""
         patterns = [mask.pattern_logits for mask in self._masks if mask.pattern_logits is not None]
         tiles = [mask.tile_logits for mask in self._masks if mask.tile_logits is not None]
         groups: list[dict[str, Any]] = [{"params": patterns}, {"params": tiles, "lr": self._tile_rate}]
         return [group for group in groups if group["params"]]
 
     def begin(self, step: int, fraction: float) -> None:
-        """κ and τ of the step, and its noise."""
+        """Set κ, τ and the noise of the step."""
         drawing, settings = self._drawing, self._settings
         drawing.step = step
         drawing.temperature = self._temperature.at(fraction)
@@ -90,17 +92,17 @@ class MaskObjective:
         self._left = 1.0 - fraction
 
     def end(self, step: int) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
-        """ids: `[batch, length]`. Figures: lm, kl (or hidden), density."""
+        """Returns the loss of token ids `[batch, length]`, and the figures lm and kl (or hidden), and density."""
         record: dict[int, Sums] = {}
         dense = self._dense(model, ids) if self._distill or self._encoder else None
         self._drawing.record = record
         try:
             loss, figures = self._task_loss(model, ids, dense)
         finally:
-            self._drawing.record = None  # blocks that gradient checkpointing runs again keep nothing
+            self._drawing.record = None  # blocks that gradient checkpointing runs again must record nothing
         kept = norm_kept(record, self._norm)
         loss = loss + self._settings.density_weight * density_excess(self._targets, record)
         loss = loss - self._settings.norm_weight * self._left * kept
@@ -108,7 +110,7 @@ class MaskObjective:
 
     @torch.no_grad()
     def _dense(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Head | None]:
-        """The dense model's last hidden states and its head."""
+        """Returns the dense model's last hidden states and its head."""
         self._drawing.masked = False
         try:
             return last_hidden(model, ids), None if self._encoder else Head.of(model)
@@ -135,5 +137,5 @@ class MaskObjective:
 
 
 def _predicting(hidden: Tensor) -> Tensor:
-    """States that predict a token which is there: `[batch, length, hidden]` to `[batch·(length − 1), hidden]`."""
+    """Returns the states whose next token is known: `[batch, length, hidden]` to `[batch·(length − 1), hidden]`."""
     return hidden[:, :-1].flatten(0, 1)

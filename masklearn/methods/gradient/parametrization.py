@@ -1,4 +1,4 @@
-"""Masks as parametrizations of the linears' weights: `linear.weight` is `W ⊙ M`, drawn anew for every step."""
+"""Parametrizes the linears' weights by masks: `linear.weight` is `W ⊙ M`, with a new M drawn in every step."""
 
 from dataclasses import dataclass, field
 
@@ -20,7 +20,10 @@ __all__ = ["Drawing", "HybridMask", "Sums"]
 
 @dataclass(frozen=True)
 class Sums:
-    """Of one drawn mask: weights in sparse tiles `Σ a·(1 − M_tile)`, and `Σ (W ⊙ M)²`; scalars with gradients."""
+    """Sums over one drawn mask, as scalars with gradients.
+
+    sparse: weights in sparse tiles, `Σ a·(1 − M_tile)` with the weights a of a tile; energy: `Σ (W ⊙ M)²`.
+    """
 
     sparse: Tensor
     energy: Tensor
@@ -28,11 +31,12 @@ class Sums:
 
 @dataclass
 class Drawing:
-    """What the masks of a model share in a step.
+    """State that all masks of a model share in a step.
 
-    seed, rank, step: the noise of a mask is a function of these and of its place in the model alone, so that a
-    resumed run, or a block that gradient checkpointing runs again, draws the same. masked: False gives the dense
-    weights. record: where masks that are drawn put their sums, by place; None while a block runs again.
+    seed, rank, step: determine the noise of a mask together with its place in the model, so that a resumed run and a block
+    that gradient checkpointing runs again draw the same masks; tile_scale, pattern_scale: κ of the tile and the pattern
+    logits; temperature: τ of both; masked: False for the dense weights; record: receives the sums of drawn masks by place,
+    None while a block runs again.
     """
 
     seed: int
@@ -45,7 +49,7 @@ class Drawing:
     record: dict[int, Sums] | None = field(default=None, repr=False)
 
     def generator(self, place: int, device: torch.device) -> torch.Generator:
-        """The noise of one mask in this step."""
+        """Returns the generator of one mask's noise in this step; place: the mask's number."""
         state = np.random.SeedSequence([self.seed, self.rank, self.step, place]).generate_state(1, np.uint64)
         return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
 
@@ -53,8 +57,8 @@ class Drawing:
 class HybridMask(nn.Module):
     """Parametrization of one weight `[N, K]`, for `torch.nn.utils.parametrize`.
 
-    tile_logits: `[grid]`, higher = denser; None where every tile is 2:4. pattern_logits: `[N, 6, K/4]`; None where
-    the patterns are `codes`, uint8 `[N, K/4]`, and do not train.
+    tile_logits: `[grid]`, a higher logit is more likely dense; None if every tile is 2:4. pattern_logits: `[N, 6, K/4]`;
+    None if the patterns do not train and are `codes`, uint8 `[N, K/4]`.
     """
 
     areas: Tensor
@@ -80,7 +84,7 @@ class HybridMask(nn.Module):
         self.register_buffer("codes", codes, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The module's weight under a drawn mask, or as it is."""
+        """Returns the weight under a drawn mask, or unchanged if masks are turned off."""
         if not self.drawing.masked:
             return weight
         masked, sums = self._draw(weight)

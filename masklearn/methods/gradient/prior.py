@@ -1,4 +1,4 @@
-"""The prior: the one-shot mask that mask learning starts from, kept in a file that every process reads."""
+"""Prior of mask learning: the masks that training starts from, in a file that every process reads."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ __all__ = ["Prior", "prior_path", "write_prior"]
 
 
 class Prior(Mapping[str, Candidate]):
-    """Candidates by linear, read from the file when asked for."""
+    """Candidates by linear. Each access reads one from the file."""
 
     def __init__(self, path: Path) -> None:
         self._shard = Shard.open(path)
@@ -39,21 +39,21 @@ class Prior(Mapping[str, Candidate]):
         return len(self._names)
 
     def score(self, name: str) -> NDArray[np.float32]:
-        """The tile scores alone, `[grid]`."""
+        """Read only the tile scores, `[grid]`."""
         score: NDArray[np.float32] = self._shard.read(f"{name}.score")
         return score
 
 
 def prior_path(task: Task) -> Path:
-    """Where the task's prior lies once it is made."""
+    """Returns the path of the task's prior."""
     return task.scratch / "train" / "prior.safetensors"
 
 
 def write_prior(task: Task, path: Path) -> None:
-    """Write the recipe's prior to `path`: that of a one-shot method, or the masks of a file.
+    """Write the recipe's prior to `path`: the candidates of a one-shot method, or the masks of a file.
 
-    PatchCompileError when `recipe.prior` is neither, or when the file's masks are for another model, coverage or
-    tile size.
+    Raises PatchCompileError if `recipe.prior` is neither, or if the file's masks have another model, coverage, tile size
+    or order of hidden channels.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = dict(_candidates(task))
@@ -83,9 +83,9 @@ def _candidates(task: Task) -> Iterator[tuple[str, Candidate]]:
 
 
 def _of_masks(task: Task, masks: MaskSet) -> Iterator[tuple[str, Candidate]]:
-    """A tile that is 2:4 in the file scores 0, a dense one its weights.
+    """Yield candidates from the masks of a file. A 2:4 tile scores 0, and a dense one the number of its weights.
 
-    The file has no patterns for dense tiles; there the two largest |w| of each group are kept.
+    The file has no patterns for dense tiles, so these keep the two largest |w| of each group.
     """
     _check_masks(task, masks)
     for done, name in enumerate(task.coverage.linears, start=1):
