@@ -172,7 +172,7 @@ def build(onnx: Path, engine: Path) -> dict[str, Any]:
         plugin=build_plugin(backend).path,
         expected=expectation_from_onnx(onnx),
     )
-    return report.as_dict()
+    return report.as_json()
 
 
 def page_part(shape: str, ratio: float, figures: Sequence[Figure]) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.engine import EngineReport
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import ENGINE, ENGINE_FOLDER, ENGINE_NAME, ENGINE_REPORT, ENGINE_REPORT_NAME
-from patch_compile.out.workspace import write_json
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.runtime.engine_fit import engine_facts, why_not
 
-__all__ = ["build_contender", "why_no_engine"]
+__all__ = ["build_contender", "engine_report", "why_no_engine"]
 
 
 def why_no_engine(out: OutFolder) -> str | None:
@@ -31,26 +30,27 @@ def build_contender(
     from patch_compile.engine.profiles import profiles_from_onnx
     from patch_compile.hardware.targets import parse_targets
 
-    built = _built(out)
+    built = engine_report(out)
     expected, engine = expectation_from_onnx(onnx), folder / ENGINE_NAME
     with progress.stage(f"{name} engine") as update:
         report = build_engine(
             onnx,
             engine,
-            backend=built["backend"],
-            targets=parse_targets(",".join(built["targets"])),
+            backend=built.backend,
+            targets=parse_targets(",".join(built.targets)),
             profiles=profiles_from_onnx(onnx, r.min_shapes, r.opt_shapes, r.max_shapes),
             plugin=_plugin(out) if expected.patch_linears else None,
             expected=expected,
             options=r.engine_options(),
             progress=update,
         )
-    write_json(engine.with_name(ENGINE_REPORT_NAME), report.as_dict())
+    report.write(engine.with_name(ENGINE_REPORT_NAME))
     return engine
 
 
-def _built(out: OutFolder) -> dict[str, Any]:
-    about = out.read_json(ENGINE_REPORT)
+def engine_report(out: OutFolder) -> EngineReport:
+    """How the engine of OUT was built. Raises PatchCompileError where that is not known."""
+    about = EngineReport.of(out.path)
     if about is None:
         raise PatchCompileError(
             f"{out.path} does not say how its engine was built",
@@ -65,4 +65,4 @@ def _plugin(out: OutFolder) -> Path:
     from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
 
     beside = out.path / ENGINE_FOLDER / LIBRARY_NAME
-    return beside if beside.is_file() else build_plugin(_built(out)["backend"]).path
+    return beside if beside.is_file() else build_plugin(engine_report(out).backend).path

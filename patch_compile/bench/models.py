@@ -10,8 +10,9 @@ from pathlib import Path
 
 from patch_compile.bench.contenders import Contender, write_contender
 from patch_compile.bench.engines import build_contender
+from patch_compile.out.engine import EngineReport
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, ENGINE_REPORT, ONNX, ONNX_NAME
+from patch_compile.out.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, ONNX, ONNX_NAME
 from patch_compile.out.place import check_free_space
 from patch_compile.out.plan import Plan
 from patch_compile.out.workspace import key_of
@@ -89,7 +90,8 @@ def _file_of(
 def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: CostModel | None) -> str:
     """Of all that a model is made of."""
     settings = r.model_dump(mode="json", exclude={"out"})
-    versions = importlib.metadata.version("patch-compile"), out.read_json(ENGINE_REPORT)
+    built = EngineReport.of(out.path)
+    versions = importlib.metadata.version("patch-compile"), built and built.as_json()
     return key_of(str(which), str(runner), out.manifest["model"]["sha256"], settings, versions, repr(costs))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.bench.engine_runner import open_engine_runner
+from patch_compile.bench.engines import engine_report
 from patch_compile.bench.machine import about_cpu, about_gpu
 from patch_compile.bench.onnx_runner import OnnxRunner
 from patch_compile.bench.own_process import OwnProcess
@@ -16,7 +17,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.hardware.nvml import Nvml, open_nvml
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import ENGINE_REPORT
 from patch_compile.plan.cards import Card, card_of_gpu
 from patch_compile.progress import Progress
 from patch_compile.runtime import Runner
@@ -94,4 +94,4 @@ def find_place(out: OutFolder, runner: Runner, progress: Progress) -> CpuPlace |
 
 
 def _backend(out: OutFolder) -> str:
-    return str((out.read_json(ENGINE_REPORT) or {})["backend"])
+    return engine_report(out).backend

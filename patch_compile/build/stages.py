@@ -17,6 +17,7 @@ from masklearn.recipe import LearnRecipe
 from patch_compile.build.prepare import Job
 from patch_compile.build.together import leading
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.engine import EngineReport
 from patch_compile.out.layout import (
     ENGINE,
     ENGINE_FOLDER,
@@ -132,7 +133,7 @@ class _Run:
                 options=r.engine_options(),
                 progress=update,
             )
-        write_json(root / ENGINE_REPORT, report.as_dict())
+        report.write(root / ENGINE_REPORT)
 
     def write_report(self, root: Path) -> None:
         from patch_compile.build.summary import about_files, about_masks
@@ -166,7 +167,8 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     onnx = key_of(masks, *graph, repr(job.costs), dumped, Plan.SCHEMA)
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, repr(r.engine_options())]
     plugin = job.plugin.fingerprint if job.plugin else None
-    engine = key_of(onnx, job.backend, [target.name for target in job.targets], shapes, plugin)
+    targets = [target.name for target in job.targets]
+    engine = key_of(onnx, job.backend, targets, shapes, plugin, EngineReport.SCHEMA)
     texts = [job.source.calibration_hash, _text_hash(r.eval_text)]
     proof = key_of(engine, texts, r.eval_windows, r.eval_length, r.prompt, r.seed)
     return {Stage.MASKS: masks, Stage.ONNX: onnx, Stage.ENGINE: engine, Stage.PROOF: proof}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.prepare import Job
+from patch_compile.out.engine import EngineReport
 from patch_compile.out.layout import ENGINE, ENGINE_REPORT, ONNX, ONNX_FOLDER
 from patch_compile.out.manifest import SCHEMA
 
@@ -39,8 +39,8 @@ def about_files(job: Job, root: Path) -> dict[str, Any]:
     """The ONNX file, and the engine, None where there is none. root: the folder that is going to be OUT."""
     nbytes = sum(file.stat().st_size for file in (root / ONNX_FOLDER).iterdir())
     engine = root / ENGINE_REPORT
-    built = json.loads(engine.read_text()) if engine.is_file() else None
+    built = EngineReport.read(engine).details if engine.is_file() else None
     return {
         "onnx": {"path": str(job.out / ONNX), "bytes": nbytes},
-        "engine": {**built, "path": str(job.out / ENGINE)} if built else None,
+        "engine": {"path": str(job.out / ENGINE), **built.as_json()} if built else None,
     }

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
@@ -21,14 +18,15 @@ from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.plan_program import PlanProgram, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
-from patch_compile.engine.sparsity_log import NO_TACTICS, sparse_tactics
+from patch_compile.engine.sparsity_log import sparse_tactics
 from patch_compile.engine.worker import run_cancellable
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.targets import Target
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.out.engine import EngineReport, SparseTactics
 from patch_compile.plugin.build import LIBRARY_NAME, read_identity
 
-__all__ = ["BuildCancelledError", "EngineReport", "build_engine", "check_engine"]
+__all__ = ["BuildCancelledError", "build_engine", "check_engine"]
 
 
 class BuildCancelledError(PatchCompileError):
@@ -38,41 +36,6 @@ class BuildCancelledError(PatchCompileError):
 
     def __init__(self) -> None:
         super().__init__("the build was cancelled", "nothing was written")
-
-
-@dataclass(frozen=True)
-class EngineReport:
-    """Facts about a built engine.
-
-    plugin: the copy of the library beside the engine; dtype: type of the packed weights, None without PatchLinear;
-    patch_linears: number of PatchLinear nodes; nbytes: size of the engine file; packed_bytes: size of all packed tensors;
-    sparse_parts: number of 2:4 products of split linears; sparsity: in words, how many of them and of other 2:4 weights
-    run as 2:4, empty if there are none; plugin_version: None if it was built without a plugin; version_compatible,
-    hardware_compatible: see `EngineOptions`.
-    """
-
-    path: Path
-    plugin: Path | None
-    backend: str
-    version: str
-    targets: tuple[str, ...]
-    profiles: tuple[str, ...]
-    dtype: str | None
-    patch_linears: int
-    nbytes: int
-    packed_bytes: int
-    sparse_parts: int
-    sparsity: str
-    seconds: float
-    plugin_version: int | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as report.json has them: `nbytes` is called `bytes`, paths are strings."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields["bytes"] = fields.pop("nbytes")
-        return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
 
 
 def build_engine(
@@ -109,22 +72,22 @@ def build_engine(
         nbytes = partial.stat().st_size
         beside = _copy_plugin(plugin, engine_path.parent)
     return EngineReport(
-        engine_path,
-        beside,
-        str(backend.name),
-        backend.version,
-        tuple(target.name for target in targets),
-        tuple(profile.name for profile in profiles),
-        expected.dtype,
-        len(expected.patch_linears),
-        nbytes,
-        expected.packed_bytes,
-        len(expected.sparse_parts),
-        _sparsity(backend, expected, logged),
-        round(time.monotonic() - start, 2),
-        read_identity(plugin).version if plugin else None,
-        job.options.version_compatible,
-        job.options.hardware_compatible,
+        file=engine_path.name,
+        plugin=beside.name if beside else None,
+        backend=str(backend.name),
+        version=backend.version,
+        targets=tuple(target.name for target in targets),
+        profiles=tuple(profile.name for profile in profiles),
+        dtype=expected.dtype,
+        patch_linears=len(expected.patch_linears),
+        bytes=nbytes,
+        packed_bytes=expected.packed_bytes,
+        sparse_parts=len(expected.sparse_parts),
+        sparse_tactics=_tactics(backend, expected, logged),
+        seconds=round(time.monotonic() - start, 2),
+        plugin_version=read_identity(plugin).version if plugin else None,
+        version_compatible=job.options.version_compatible,
+        hardware_compatible=job.options.hardware_compatible,
     )
 
 
@@ -178,11 +141,11 @@ def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
                 )
 
 
-def _sparsity(backend: Backend, expected: PlanExpectation, logged: tuple[str, ...]) -> str:
-    parts = len(expected.sparse_parts)
-    if backend.name == BackendName.TENSORRT:
-        return sparse_tactics(logged).in_words(parts) if parts or logged else ""
-    return NO_TACTICS.format(parts=parts) if parts else ""
+def _tactics(backend: Backend, expected: PlanExpectation, logged: tuple[str, ...]) -> SparseTactics | None:
+    """TensorRT-RTX has no 2:4 tactics of its own."""
+    if backend.name != BackendName.TENSORRT or not (expected.sparse_parts or logged):
+        return None
+    return sparse_tactics(logged)
 
 
 def _write(job: BuildJob, partial: Path, progress: Progress | None) -> tuple[str, ...]:

@@ -16,14 +16,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-__all__ = ["NO_TACTICS", "SparseTactics", "is_about_sparsity", "sparse_tactics"]
+from patch_compile.out.engine import SparseTactics
 
-NO_TACTICS = (
-    "TensorRT-RTX has no 2:4 tactics of its own: the {parts} 2:4 products of split linears run densely; only --lowering "
-    "plugin is sparse there"
-)
+__all__ = ["is_about_sparsity", "sparse_tactics"]
 
 _PREFIX = "(Sparsity)"
 _COUNTED = re.compile(r"\(Sparsity\) (Found|Chose) (\d+) layer\(s\)")
@@ -32,27 +28,6 @@ _LISTED = re.compile(
     re.DOTALL,
 )
 _ELIGIBLE = ("Found", "Layers eligible for sparse math")
-
-
-@dataclass(frozen=True)
-class SparseTactics:
-    """Number of layers with 2:4 weights, and of those that run with a 2:4 tactic; None if TensorRT logged no number."""
-
-    eligible: int | None
-    chosen: int | None
-
-    def in_words(self, parts: int) -> str:
-        """Returns a sentence for the report. parts: number of 2:4 products of split linears in the graph."""
-        if self.eligible is None or self.chosen is None:
-            return f"TensorRT logged nothing about 2:4 tactics; whether the {parts} 2:4 products run 2:4 is not known"
-        if self.eligible == 0:
-            return f"TensorRT found no weight 2:4, so the {parts} 2:4 products of the graph run densely"
-        if self.chosen == 0:
-            return (
-                f"TensorRT chose no 2:4 tactic for any of {self.eligible} eligible layers: it timed the dense ones as "
-                "faster, so split brings no speed here; --lowering plugin is the other way"
-            )
-        return f"TensorRT chose 2:4 tactics for {self.chosen} of {self.eligible} eligible layers"
 
 
 def is_about_sparsity(message: str) -> bool:
@@ -69,4 +44,4 @@ def sparse_tactics(messages: Iterable[str]) -> SparseTactics:
             counts[counted[1] in _ELIGIBLE] = int(counted[2])
         elif listed:
             counts[listed[1] in _ELIGIBLE] = len([name for name in listed[2].split(",") if name.strip()])
-    return SparseTactics(counts.get(True), counts.get(False))
+    return SparseTactics(eligible=counts.get(True), chosen=counts.get(False))

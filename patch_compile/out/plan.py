@@ -6,7 +6,6 @@ Nothing here is a sentence: `patch_compile.report.prediction` makes the words th
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -300,13 +299,9 @@ class Plan(FileRecord, PlanSummary):
 
     SCHEMA: ClassVar[int] = 2  # 1 had sentences for reasons, epilogues, cards and remarks
     WHAT: ClassVar[str] = "a plan"
+    PLACE: ClassVar[str] = PLAN
 
     linears: tuple[LinearRow, ...]
-
-    @classmethod
-    def of(cls, out: Path) -> Plan | None:
-        """The plan of a folder OUT; None where nothing was compiled, as after `learn`."""
-        return cls.read(out / PLAN) if (out / PLAN).is_file() else None
 
     @property
     def summary(self) -> PlanSummary:

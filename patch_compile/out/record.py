@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import RECIPE
-from patch_compile.out.workspace import write_json
+from patch_compile.out.durable import write_json
+from patch_compile.out.layout import MANIFEST, RECIPE
 
 __all__ = ["FileRecord", "Record"]
 
 _VERSION = "schema"
+_Found = TypeVar("_Found")
 
 
 class Record(BaseModel):
     """A part of a file in OUT."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def as_json(self) -> dict[str, Any]:
         """The record as JSON has it."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
 
 class FileRecord(Record):
-    """A whole file in OUT. `SCHEMA` is the version that is written and read, `WHAT` its content in words."""
+    """A whole file. `SCHEMA` is the version that is written and read, `WHAT` its content in words, `PLACE` its path in OUT."""
 
     SCHEMA: ClassVar[int]
     WHAT: ClassVar[str]
+    PLACE: ClassVar[str]
 
     def as_json(self) -> dict[str, Any]:
         """The file's content, its version first."""
@@ -44,27 +46,44 @@ class FileRecord(Record):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the file. Raises PatchCompileError for one of another version, or one that holds something else."""
+        return cls._checked(path, TypeAdapter(cls))
+
+    @classmethod
+    def of(cls, out: Path) -> Self | None:
+        """Read the file of OUT; None where there is none."""
+        path = out / cls.PLACE
+        return cls.read(path) if path.is_file() else None
+
+    @classmethod
+    def _checked(cls, path: Path, kind: TypeAdapter[_Found]) -> _Found:
+        """Content of the file as `kind`, which is this class or a union of its subclasses."""
         try:
             content: Any = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise cls._unreadable(path, f"It is not JSON: {error}.") from None
         if not isinstance(content, dict):
             raise cls._unreadable(path, f"It holds no object but {type(content).__name__}.")
         found = content.pop(_VERSION, None)
         if found != cls.SCHEMA:
-            has = "no version, as files from before versions" if found is None else f"version {found}"
-            raise cls._unreadable(path, f"It has {has}, and version {cls.SCHEMA} is read.")
+            has = "no version" if found is None else f"version {found}"
+            raise cls._unreadable(path, f"It has {has}, and this program reads version {cls.SCHEMA}.")
         try:
-            return cls(**content)
+            return kind.validate_python(content)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise cls._unreadable(path, f"{where}: {first['msg']}.") from None
+            place = ".".join(map(str, first["loc"]))
+            raise cls._unreadable(path, f"{place}: {first['msg']}.") from None
 
     @classmethod
     def _unreadable(cls, path: Path, why: str) -> PatchCompileError:
+        out = next((folder for folder in path.parents if (folder / MANIFEST).is_file()), path.parent)
         return PatchCompileError(
             f"{path} is not {cls.WHAT} that this patch-compile reads",
             why,
-            f"Make it again: patch-compile build --recipe {path.parent / RECIPE} -o {path.parent} --force.",
+            f"Make it again: {cls.made_by(out)}",
         )
+
+    @classmethod
+    def made_by(cls, out: Path) -> str:
+        """The command that writes the file anew."""
+        return f"patch-compile build --recipe {out / RECIPE} -o {out} --force"

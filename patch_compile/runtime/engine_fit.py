@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, read_programs
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu, local_gpu
+from patch_compile.out.engine import EngineReport
 from patch_compile.out.layout import ENGINE_REPORT_NAME
 from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
 
 __all__ = ["EngineFacts", "engine_facts", "plugin_for", "why_not"]
 
-_NEEDED = {"path", "backend", "version", "targets", "patch_linears"}
 _AMPERE = (8, 0)
 
 
@@ -42,10 +40,10 @@ class EngineFacts:
 
 
 def engine_facts(path: Path) -> EngineFacts:
-    """Returns the facts about an engine without loading TensorRT. Raises PatchCompileError if engine.json is no JSON."""
+    """Returns the facts about an engine without loading TensorRT. Raises PatchCompileError if engine.json can't be read."""
     carried, about = _carried(path), _described(path)
-    version = carried.version if carried else about.get("plugin_version")
-    if not about:
+    version = carried.version if carried else about and about.plugin_version
+    if about is None:
         programs = read_programs(path) if path.stat().st_size else ()
         targets = {target for program in programs for target in program.targets} - {ANY_TARGET}
         needs = any(layer.kind == PLUGIN for program in programs for layer in program.layers)
@@ -54,14 +52,14 @@ def engine_facts(path: Path) -> EngineFacts:
         return EngineFacts(path, backend, None, tuple(sorted(targets)), needs, carried, version)
     return EngineFacts(
         path,
-        about["backend"],
-        about["version"],
-        tuple(about["targets"]),
-        about["patch_linears"] > 0,
+        about.backend,
+        about.version,
+        about.targets,
+        about.patch_linears > 0,
         carried,
         version,
-        about.get("version_compatible", False),
-        about.get("hardware_compatible", False),
+        about.version_compatible,
+        about.hardware_compatible,
     )
 
 
@@ -142,14 +140,8 @@ def _carried(engine: Path) -> PluginIdentity | None:
         return None
 
 
-def _described(engine: Path) -> dict[str, Any]:
-    """Returns the engine.json that describes this engine, {} if there is none."""
+def _described(engine: Path) -> EngineReport | None:
+    """Returns the engine.json that describes this engine, None if there is none."""
     path = engine.parent / ENGINE_REPORT_NAME
-    if not path.is_file():
-        return {}
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PatchCompileError(f"{path} is not JSON", str(error), "Build the engine again.") from None
-    known = isinstance(about, dict) and about.keys() >= _NEEDED and Path(about["path"]).name == engine.name
-    return about if known else {}
+    about = EngineReport.read(path) if path.is_file() else None
+    return about if about and about.file == engine.name else None

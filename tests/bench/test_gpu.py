@@ -21,6 +21,7 @@ from patch_compile.bench.request import BenchRequest
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.hardware.nvml import Sample
+from patch_compile.out.engine import EngineReport
 from patch_compile.out.folder import OutFolder
 from patch_compile.plan.cards import Card, card_of, card_of_gpu
 from patch_compile.plan.roofline.assumptions import ASSUMED
@@ -28,6 +29,7 @@ from patch_compile.report.terminal.bench import benched_parts
 from patch_compile.report.terminal.parts import show
 from patch_compile.runtime import Runner
 from patch_compile.sources.open import source_of
+from tests.out.examples import engine_report
 from tests.runtime.host_engine import HostDevice, HostEngine
 
 PREFILL = {"batch": (1, 1, 4), "sequence": (1, 8, 64), "past": (0, 0, 0)}
@@ -91,9 +93,7 @@ def gpu(out_of, monkeypatch):
     """gpu(truth, driver) returns OUT of a tiny build with an engine, on a machine with an A6000."""
     out = out_of("llama")
     as_engine(out / "onnx/model.onnx", out / "engine/model.engine")
-    (out / "engine/engine.json").write_text(
-        json.dumps({"backend": "tensorrt", "version": "11.0", "targets": ["sm86"]})
-    )
+    engine_report(backend="tensorrt", version="11.0").write(out / "engine/engine.json")
     OutFolder.open(out).record("engine", "key", ["engine/model.engine", "engine/engine.json"])
     monkeypatch.setattr(run, "choose_runner", lambda *_: Runner.ENGINE)
     monkeypatch.setattr(
@@ -261,12 +261,12 @@ def test_engines_of_all_three_are_built_for_the_same_profiles(settings, tmp_path
         tuple(Contender), Runner.ENGINE, out, source_of(out), None, Progress(), keep=True
     ) as files:
         assert set(files) == set(Contender) and all(file.stat().st_size for file in files.values())
-    about = {which: json.loads((file.parent / "engine.json").read_text()) for which, file in files.items()}
-    assert {one["targets"][0] for one in about.values()} == {"sm86"}
-    assert len({tuple(one["profiles"]) for one in about.values()}) == 1
-    nodes = {which: one["patch_linears"] for which, one in about.items()}
+    about = {which: EngineReport.read(file.parent / "engine.json") for which, file in files.items()}
+    assert {one.targets[0] for one in about.values()} == {"sm86"}
+    assert len({one.profiles for one in about.values()}) == 1
+    nodes = {which: one.patch_linears for which, one in about.items()}
     assert nodes[Contender.DENSE] == 0 < nodes[Contender.HYBRID] == nodes[Contender.UNIFORM]
-    sizes = {which: one["bytes"] for which, one in about.items()}
-    assert about[Contender.UNIFORM]["packed_bytes"] < about[Contender.HYBRID]["packed_bytes"] and sizes
+    sizes = {which: one.bytes for which, one in about.items()}
+    assert about[Contender.UNIFORM].packed_bytes < about[Contender.HYBRID].packed_bytes and sizes
     assert not list((out.path / "bench/models").rglob("*.onnx*"))
     shutil.rmtree(out.path / "bench")

@@ -2,12 +2,17 @@
 
 import pytest
 
-from patch_compile.engine.sparsity_log import SparseTactics, is_about_sparsity, sparse_tactics
+from patch_compile.engine.sparsity_log import is_about_sparsity, sparse_tactics
+from patch_compile.out.engine import SparseTactics
 
 FOUND = "(Sparsity) Found 196 layer(s) eligible to use sparse tactics: /model/layers.0/q_proj/MatMul, /lm_head/MatMul"
 CHOSE = "(Sparsity) Chose 140 layer(s) using sparse tactics: /model/layers.0/q_proj/MatMul"
 ELIGIBLE_8 = "(Sparsity) Layers eligible for sparse math: MatMul_401, Conv_619 + Relu_620, Conv_626"
 PICKED_8 = "(Sparsity) TRT inference plan picked sparse implementation for layers:"
+
+
+def tactics(eligible: int | None, chosen: int | None) -> SparseTactics:
+    return SparseTactics(eligible=eligible, chosen=chosen)
 
 
 @pytest.mark.parametrize(
@@ -24,29 +29,15 @@ PICKED_8 = "(Sparsity) TRT inference plan picked sparse implementation for layer
     ],
 )  # fmt: skip
 def test_counts(lines, expected):
-    assert sparse_tactics(lines) == SparseTactics(*expected)
+    assert sparse_tactics(lines) == tactics(*expected)
 
 
 def test_the_last_selection_of_tactics_is_the_one_that_is_written():
     first = [line.replace("196", "7").replace("140", "5") for line in (FOUND, CHOSE)]
-    assert sparse_tactics([*first, FOUND, CHOSE]) == SparseTactics(196, 140)
+    assert sparse_tactics([*first, FOUND, CHOSE]) == tactics(196, 140)
 
 
 def test_other_lines_are_none_of_its_business():
     other = "Total Activation Memory: 7864832"
     assert is_about_sparsity(FOUND) and not is_about_sparsity(other)
-    assert sparse_tactics([FOUND, other, CHOSE]) == SparseTactics(196, 140)
-
-
-@pytest.mark.parametrize(
-    ("counts", "says"),
-    [
-        ((196, 140), "chose 2:4 tactics for 140 of 196 eligible layers"),
-        ((39, 0), "chose no 2:4 tactic for any of 39 eligible layers"),
-        ((0, 0), "found no weight 2:4, so the 12 2:4 products of the graph run densely"),
-        ((None, None), "logged nothing"),
-        ((3, None), "is not known"),
-    ],
-)
-def test_in_words(counts, says):
-    assert says in SparseTactics(*counts).in_words(12)
+    assert sparse_tactics([FOUND, other, CHOSE]) == tactics(196, 140)

@@ -49,7 +49,7 @@ def engine_out(out_of: OutOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
         plugin=plugin,
         expected=expected,
     )
-    (out / "engine/engine.json").write_text(json.dumps(report.as_dict()))
+    report.write(out / "engine/engine.json")
     (out / "bare").mkdir()
     with (out / "bare/model.engine").open("wb") as file:
         write_engine(BuildJob(rtx, onnx, targets, profiles, None), file, None, Cancellation())
@@ -195,7 +195,7 @@ def test_what_was_written_about_another_engine_is_not_taken(out: Path) -> None:
     described(out, targets=["sm86"])
     assert engine_facts(second).targets == ("sm120",)
     (out / "engine/engine.json").write_text("{")
-    with pytest.raises(PatchCompileError, match=r"engine\.json is not JSON"):
+    with pytest.raises(PatchCompileError, match=r"engine\.json is not the description of an engine"):
         engine_facts(out / "engine/model.engine")
 
 

@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper
 
 from masklearn.errors import PatchCompileError
-from patch_compile.engine.build import EngineReport
+from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.workspace import write_json
 from samples.packages import Package, fetch
 from samples.triton_server.make_repository import config, main, make_repository
@@ -92,11 +92,11 @@ def add_engine(out, **changed):
     (out / "engine" / "model.engine").write_bytes(b"a plan")
     (out / "engine" / "libpatch_linear.so").write_bytes(b"a library")
     fields = {
-        "path": out / "engine" / "model.engine", "plugin": None, "backend": "tensorrt", "version": "11.4.0",
+        "path": str(out / "engine" / "model.engine"), "backend": "tensorrt", "version": "11.4.0",
         "targets": ("sm86",), "profiles": ("prefill", "decode"), "dtype": "float16", "patch_linears": 1,
-        "nbytes": 6, "packed_bytes": 0, "sparse_parts": 0, "sparsity": "", "seconds": 0.0,
+        "bytes": 6, "packed_bytes": 0, "sparse_parts": 0, "sparse_tactics": None, "seconds": 0.0,
     }  # fmt: skip
-    write_json(out / "report.json", {"engine": EngineReport(**(fields | changed)).as_dict()})
+    write_json(out / "report.json", {"engine": BuiltEngine(**(fields | changed)).as_json()})
 
 
 def test_both_models_of_a_build(settings, tmp_path, messages):

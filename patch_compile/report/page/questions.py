@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from patch_compile.out.engine import BuiltEngine
+from patch_compile.report.engine import sparsity_words
 from patch_compile.report.page.sources import Row, Sources
 from patch_compile.report.page.spelling import (
     bytes_of,
@@ -126,7 +128,7 @@ def _engine_facts(engine: Row) -> list[tuple[str, str]]:
         ("engine", f"{bytes_of(engine['bytes'])}, {engine['backend']} {engine['version']}"),
         ("targets", joined(engine["targets"])),
     ]
-    return [*facts, *([("2:4 products", engine["sparsity"])] if engine["sparsity"] else [])]
+    return [*facts, *([("2:4 products", words)] if (words := sparsity_words(BuiltEngine(**engine))) else [])]
 
 
 def _error_facts(found: Row, of: str) -> list[tuple[str, str]]:

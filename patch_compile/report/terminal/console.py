@@ -12,8 +12,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
+from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import LinearRow, PlanSummary
+from patch_compile.report.engine import sparsity_words
 from patch_compile.report.prediction import choice_line, node_words, reason_lines, remarks, speed_line
 from patch_compile.report.split import split_lines
 from patch_compile.report.terminal.baselines import baseline_parts
@@ -206,4 +208,4 @@ def _result_lines(report: Row) -> Iterable[str]:
         return
     targets = ", ".join(engine["targets"])
     yield f"engine: {engine['path']}, {engine['bytes'] / 1e6:.1f} MB, {engine['backend']} for {targets}"
-    yield from filter(None, [engine["sparsity"]])
+    yield from filter(None, [sparsity_words(BuiltEngine(**engine))])

@@ -15,6 +15,7 @@ from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.passes.write import write_dense, write_hybrid
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.split import PART, SplitCost
+from patch_compile.report.engine import sparsity_words
 from tests.export.conftest import exports  # noqa: F401  (the session's exported graphs)
 from tests.export.tiny import LAYERS, OrtDecoder, tolerance
 from tests.mosaics import random_mask
@@ -127,7 +128,7 @@ def test_rtx_keeps_the_parts_apart(model, exports, dtype, tmp_path):  # noqa: F8
         expected=expected,
     )
     assert report.sparse_parts == len(expected.sparse_parts)
-    assert f"the {report.sparse_parts} 2:4 products of split linears run densely" in report.sparsity
+    assert f"the {report.sparse_parts} 2:4 products of split linears run densely" in sparsity_words(report)
     layers = [layer for program in read_programs(engine) for layer in program.layers]
     assert not [layer for layer in layers if layer.kind == PLUGIN]
     found = {(node, layer.profile) for layer in layers for node in layer.onnx_nodes}

@@ -143,7 +143,6 @@ class Out:
             "onnx": {"path": str(self.path / "onnx/model.onnx"), "bytes": 196_000_000},
             "engine": {
                 "path": str(self.path / "engine/model.engine"),
-                "plugin": None,
                 "backend": "tensorrt-rtx",
                 "version": "1.7.0",
                 "targets": ["sm86"],
@@ -152,7 +151,8 @@ class Out:
                 "patch_linears": 120,
                 "bytes": 229_000_000,
                 "sparse_parts": 0,
-                "sparsity": "",
+                "packed_bytes": 190_000_000,
+                "sparse_tactics": None,
                 "seconds": 31.4,
             },
             "text": {"eval": {"name": "eval.txt", "path": "/texts/eval.txt"}},

@@ -1,0 +1,64 @@
+"""engine.json: an engine as its build describes it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from patch_compile.out.layout import ENGINE_REPORT
+from patch_compile.out.record import FileRecord, Record
+
+__all__ = ["BuiltEngine", "EngineDetails", "EngineReport", "SparseTactics"]
+
+
+class SparseTactics(Record):
+    """Layers whose weights TensorRT found to be 2:4, and those that run 2:4; None where it logged neither."""
+
+    eligible: int | None
+    chosen: int | None
+
+
+class EngineDetails(Record):
+    """What was built. Bytes are those of the file, and of the packed tensors.
+
+    version: of the library that built it. patch_linears: PatchLinear nodes; sparse_parts: 2:4 products of split linears;
+    sparse_tactics: what TensorRT made of them and of other 2:4 weights, None where there are none, or it has no such
+    tactics. plugin_version: of the plugin that it was built with, None without one; the two that follow are those of
+    `EngineOptions`.
+    """
+
+    backend: str
+    version: str
+    targets: tuple[str, ...]
+    profiles: tuple[str, ...]
+    dtype: str | None
+    patch_linears: int
+    bytes: int
+    packed_bytes: int
+    sparse_parts: int
+    sparse_tactics: SparseTactics | None
+    seconds: float
+    plugin_version: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+class EngineReport(FileRecord, EngineDetails):
+    """engine.json. file: name of the engine beside it; plugin: name of the plugin library there, None without one."""
+
+    SCHEMA: ClassVar[int] = 2  # 1 had no version, paths in the unfinished OUT, and a sentence on 2:4 tactics
+    WHAT: ClassVar[str] = "the description of an engine"
+    PLACE: ClassVar[str] = ENGINE_REPORT
+
+    file: str
+    plugin: str | None
+
+    @property
+    def details(self) -> EngineDetails:
+        """The description without the files."""
+        return EngineDetails(**{name: getattr(self, name) for name in EngineDetails.model_fields})
+
+
+class BuiltEngine(EngineDetails):
+    """The engine of a build, in its report. path: of the engine."""
+
+    path: str
