@@ -92,7 +92,7 @@ def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: Cos
     settings = r.model_dump(mode="json", exclude={"out"})
     built = EngineReport.of(out.path)
     versions = importlib.metadata.version("patch-compile"), built and built.as_json()
-    return key_of(str(which), str(runner), out.manifest["model"]["sha256"], settings, versions, repr(costs))
+    return key_of(str(which), str(runner), out.manifest.model.sha256, settings, versions, repr(costs))
 
 
 def _needed(out: OutFolder, which: tuple[Contender, ...], runner: Runner) -> int:

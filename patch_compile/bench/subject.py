@@ -49,7 +49,7 @@ class Subject:
     @property
     def name(self) -> str:
         """Of the model."""
-        return Path(self.out.manifest["model"]["path"]).stem
+        return Path(self.out.manifest.model.path).stem
 
     def feeds(self, runner: Runner) -> dict[Point, MakeFeed]:
         """What is timed, and what makes its inputs."""

@@ -9,7 +9,7 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.build.prepare import Job
 from patch_compile.out.engine import EngineReport
 from patch_compile.out.layout import ENGINE, ENGINE_REPORT, ONNX, ONNX_FOLDER
-from patch_compile.out.manifest import SCHEMA
+from patch_compile.out.manifest import Manifest
 
 __all__ = ["about_files", "about_masks", "about_model"]
 
@@ -18,7 +18,7 @@ def about_model(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict
     """The model and what of it is pruned; linears: a row of the plan for each."""
     source = job.source
     return {
-        "schema": SCHEMA,
+        "schema": Manifest.SCHEMA,
         "model": {"path": str(source.model.resolve()), "sha256": source.fingerprint},
         "method": masks.method,
         "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},

@@ -5,35 +5,37 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.inspect.found import Found
-from patch_compile.out.folder import faulty_files, read_manifest
+from patch_compile.out.folder import faulty_files
 from patch_compile.out.layout import MANIFEST
+from patch_compile.out.manifest import Manifest
 
 __all__ = ["inspect_build", "inspect_checkpoint"]
 
 
 def inspect_build(path: Path) -> Found:
     """OUT by its manifest; every file is hashed."""
-    manifest = read_manifest(path / MANIFEST)
-    rows = []
-    for name in manifest["files"]:
+    manifest = Manifest.read(path / MANIFEST)
+    rows: list[dict[str, Any]] = []
+    for name in manifest.files:
         file = path / name
         rows.append({"file": name, "bytes": file.stat().st_size if file.is_file() else None})
     faults = list(faulty_files(path, manifest))
-    known = set(manifest["files"]) | {MANIFEST}
+    known = set(manifest.files) | {MANIFEST}
     files = (str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file())
     facts = {
-        "model": manifest["model"]["path"],
-        "sha256 of the model": manifest["model"]["sha256"],
-        "ratio": manifest["ratio"],
-        "method": manifest["method"],
-        "seed": manifest["seed"],
-        "stages": list(manifest["stages"]),
-        "versions": manifest["versions"],
+        "model": manifest.model.path,
+        "sha256 of the model": manifest.model.sha256,
+        "ratio": manifest.ratio.as_json(),
+        "method": manifest.method,
+        "seed": manifest.seed,
+        "stages": list(manifest.stages),
+        "versions": manifest.versions,
         "files": len(rows),
         "bytes": sum(row["bytes"] or 0 for row in rows),
         "not in the manifest": [name for name in files if name not in known],

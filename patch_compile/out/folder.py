@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import Any
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST, RECIPE
 from patch_compile.out.lock import FolderLock
-from patch_compile.out.workspace import sha256_of, write_json
+from patch_compile.out.manifest import Manifest
+from patch_compile.out.state import StageRecord
+from patch_compile.out.workspace import sha256_of
 
-__all__ = ["OutFolder", "faulty_files", "kept_for_writing", "read_manifest"]
-
-_NEEDED = ("files", "model", "ratio", "method", "seed", "stages", "versions")
+__all__ = ["OutFolder", "faulty_files", "kept_for_writing"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class OutFolder:
     """A finished build. `open` reads it; what verify, bench and the report write is added to its manifest."""
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @classmethod
     def open(cls, path: Path, *, check: bool = True) -> OutFolder:
         """Raises PatchCompileError when it is no finished build, or, with `check`, a file is not what was written."""
         _check_is_build(path)
-        manifest = read_manifest(path / MANIFEST)
+        manifest = Manifest.read(path / MANIFEST)
         faults = list(faulty_files(path, manifest)) if check else []
         if faults:
             raise PatchCompileError(
@@ -54,13 +54,9 @@ class OutFolder:
 
         For a caller that has the folder for itself: by `kept_for_writing`, or as the build that has just published it.
         """
-        manifest = dict(read_manifest(self.path / MANIFEST))
-        before = manifest["stages"].get(stage, {"files": {}})["files"]
-        new = {name: sha256_of(self.path / name) for name in names}
-        files = {name: digest for name, digest in manifest["files"].items() if name not in before} | new
-        manifest["files"] = dict(sorted(files.items()))
-        manifest["stages"] = manifest["stages"] | {stage: {"key": key, "files": new}}
-        write_json(self.path / MANIFEST, manifest)
+        new = StageRecord(key, {name: sha256_of(self.path / name) for name in names})
+        manifest = Manifest.read(self.path / MANIFEST).with_stage(stage, new)
+        manifest.write(self.path / MANIFEST)
         return OutFolder(self.path, manifest)
 
 
@@ -75,9 +71,9 @@ def kept_for_writing(path: Path) -> Iterator[None]:
         yield
 
 
-def faulty_files(path: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+def faulty_files(path: Path, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the files of a build, in words; every file is hashed."""
-    for name, digest in manifest["files"].items():
+    for name, digest in manifest.files.items():
         file = path / name
         if not file.is_file():
             yield f"{name} is missing"
@@ -90,17 +86,3 @@ def _check_is_build(path: Path) -> None:
         raise PatchCompileError(
             f"{path} is no build", f"it holds no {MANIFEST}", "build it: patch-compile build MODEL_DIR"
         )
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a build, with all that others read of it; PatchCompileError for anything else."""
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for key in _NEEDED:
-            manifest[key]
-        manifest["model"]["path"], manifest["model"]["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PatchCompileError(
-            f"{path} is no manifest of patch-compile", f"{type(error).__name__}: {error}", "build again"
-        ) from None
-    return manifest

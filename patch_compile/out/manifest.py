@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
+
+from pydantic import Field
 
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.record import TextRecord
 from patch_compile.out.layout import MANIFEST, RECIPE
-from patch_compile.out.workspace import Workspace, sha256_of, write_json
+from patch_compile.out.record import FileRecord, Record
+from patch_compile.out.state import StageRecord
+from patch_compile.out.workspace import Workspace, sha256_of
 
-__all__ = ["SCHEMA", "package_versions", "write_manifest"]
+__all__ = ["EvalText", "Manifest", "ModelOrigin", "Ratio", "Texts", "package_versions", "write_manifest"]
 
-SCHEMA = 1
 _PACKAGES = (
     "torch",
     "transformers",
@@ -28,27 +32,73 @@ _PACKAGES = (
 )
 
 
+class ModelOrigin(Record):
+    """The model that a run started from."""
+
+    path: str
+    sha256: str
+
+
+class Ratio(Record):
+    """Zeroed weights / weights of the covered linears, as it was asked for and as tiles reach it."""
+
+    asked: float
+    reached: float
+
+
+class EvalText(Record):
+    """A held-out text. path: finds it from any working directory, None for text that the model wrote."""
+
+    name: str
+    path: str | None
+
+
+class Texts(Record):
+    """Texts that were read: to learn the masks, and to evaluate on."""
+
+    calib: TextRecord | None = None
+    eval: EvalText | None = None
+
+
+class Manifest(FileRecord):
+    """manifest.json. files: sha256 by path in OUT; stages: what was run, with the files that it wrote."""
+
+    SCHEMA: ClassVar[int] = 1
+    WHAT: ClassVar[str] = "a manifest"
+    PLACE: ClassVar[str] = MANIFEST
+
+    model: ModelOrigin
+    ratio: Ratio
+    method: str
+    seed: int
+    text: Texts = Field(default_factory=Texts)
+    versions: dict[str, str]
+    files: dict[str, str]
+    stages: dict[str, StageRecord]
+
+    def with_stage(self, name: str, stage: StageRecord) -> Self:
+        """The manifest with a stage that was run later, or again: its files take the place of those it had before."""
+        before = self.stages[name].files if name in self.stages else {}
+        files = {path: digest for path, digest in self.files.items() if path not in before} | stage.files
+        stages = self.stages | {name: stage}
+        return self.model_copy(update={"files": dict(sorted(files.items())), "stages": stages})
+
+
 def write_manifest(workspace: Workspace, seed: int, report: Mapping[str, Any], masks: MaskSet) -> None:
     """Write manifest.json of a run. report: gives its model, ratio, method and texts."""
     files = {name: digest for record in workspace.records.values() for name, digest in record.files.items()}
     files[RECIPE] = sha256_of(workspace.root / RECIPE)
-    manifest = {
-        "schema": SCHEMA,
-        "model": report["model"],
-        "ratio": report["ratio"],
-        "method": report["method"],
-        "seed": seed,
-        "text": {"calib": _text_of(masks), **report.get("text", {})},
-        "versions": package_versions(),
-        "files": dict(sorted(files.items())),
-        "stages": workspace.stages(),
-    }
-    write_json(workspace.root / MANIFEST, manifest)
-
-
-def _text_of(masks: MaskSet) -> dict[str, Any] | None:
-    text = masks.record.text
-    return None if text is None else text.model_dump(mode="json")
+    manifest = Manifest(
+        model=report["model"],
+        ratio=report["ratio"],
+        method=report["method"],
+        seed=seed,
+        text=Texts(calib=masks.record.text, **report.get("text", {})),
+        versions=package_versions(),
+        files=dict(sorted(files.items())),
+        stages=dict(workspace.records),
+    )
+    manifest.write(workspace.root / MANIFEST)
 
 
 def package_versions() -> dict[str, str]:

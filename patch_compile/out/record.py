@@ -29,7 +29,7 @@ class Record(BaseModel):
 
 
 class FileRecord(Record):
-    """A whole file. `SCHEMA` is the version that is written and read, `WHAT` its content in words, `PLACE` its path in OUT."""
+    """A whole file. SCHEMA is the version that is written and read, WHAT its content in words, PLACE its path in OUT."""
 
     SCHEMA: ClassVar[int]
     WHAT: ClassVar[str]

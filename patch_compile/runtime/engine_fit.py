@@ -42,7 +42,7 @@ class EngineFacts:
 def engine_facts(path: Path) -> EngineFacts:
     """Returns the facts about an engine without loading TensorRT. Raises PatchCompileError if engine.json can't be read."""
     carried, about = _carried(path), _described(path)
-    version = carried.version if carried else about and about.plugin_version
+    version = carried.version if carried else None
     if about is None:
         programs = read_programs(path) if path.stat().st_size else ()
         targets = {target for program in programs for target in program.targets} - {ANY_TARGET}
@@ -57,7 +57,7 @@ def engine_facts(path: Path) -> EngineFacts:
         about.targets,
         about.patch_linears > 0,
         carried,
-        version,
+        about.plugin_version if version is None else version,
         about.version_compatible,
         about.hardware_compatible,
     )

@@ -36,7 +36,7 @@ def source_of(out: OutFolder) -> Source:
 
 def check_unchanged(source: Source, out: OutFolder, otherwise: str = "") -> None:
     """Raise PatchCompileError unless a source is the model that OUT was built from. otherwise: a way without it."""
-    if source.fingerprint != out.manifest["model"]["sha256"]:
+    if source.fingerprint != out.manifest.model.sha256:
         raise PatchCompileError(
             f"{source.model} is not the model that {out.path} was built from",
             "its weights or its configuration have another sha256",

@@ -90,8 +90,8 @@ def check_overlap(
     the model wrote. Calibration text is read again, as it was read to learn the masks, and counts all that repair and
     training may have seen. Empty where the model wrote one of the texts, and where nothing is shared.
     """
-    record = out.manifest.get("text", {}).get("calib")
-    if eval_text is None or (record and record["source"] == SourceKind.SELF):
+    record = out.manifest.text.calib
+    if eval_text is None or (record and SourceKind(record.source) is SourceKind.SELF):
         return ""
     pool, why = _text_of_masks(out, progress)
     if pool is None:
@@ -110,20 +110,20 @@ def _text_of_masks(
     out: OutFolder, progress: Callable[[str, int, int], object] | None
 ) -> tuple[TokenPool | None, str]:
     """The windows that calibrated and trained, made anew; or None, and why they can't be."""
-    recipe, record = Recipe.of_build(out.path), out.manifest.get("text", {}).get("calib")
+    recipe, record = Recipe.of_build(out.path), out.manifest.text.calib
     if recipe.mask is not None:
         return None, f"the masks come from {recipe.mask.name}"
     if record is None or recipe.calib is None:
         return None, "the build names no text"
     try:
         if open_text(recipe.calib).on_hub:
-            return None, f"the masks were learned on {record['name']}, which is not on this machine"
-        training = record["tokens"] // record["length"] - record["windows"]
+            return None, f"the masks were learned on {record.name}, which is not on this machine"
+        training = record.tokens // record.length - record.windows
         pool = token_pool(Checkpoint.open(recipe.model), recipe.learning(), progress, training=training)
     except PatchCompileError as error:
         return None, str(error)
-    if pool.record.sha256 != record["sha256"]:
-        return None, f"{record['name']} has changed since the masks were learned, by its sha256"
+    if pool.record.sha256 != record.sha256:
+        return None, f"{record.name} has changed since the masks were learned, by its sha256"
     return pool, ""
 
 

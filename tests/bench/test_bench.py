@@ -48,7 +48,7 @@ def test_three_models_are_timed_and_the_build_stays_whole(out_of, capsys):
     assert sizes["uniform-2:4"] < sizes["hybrid"] < sizes["dense"]
     after = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
     assert after - before == {"bench/bench.json", "report.html"} - before
-    assert {"bench/bench.json", "report.html"} <= set(OutFolder.open(out).manifest["files"])
+    assert {"bench/bench.json", "report.html"} <= set(OutFolder.open(out).manifest.files)
     assert "says nothing about a GPU" in (out / "report.html").read_text()
     show(benched_parts(result, "OUT/bench/bench.json"))
     said = capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_models_that_are_kept_are_taken_again_and_others_are_made_anew(out_of, c
     out = out_of("llama")
     keeping = BenchRequest(**{**vars(SMALL), "keep": True})
     assert "dense ONNX" in bench(out, keeping)["seconds"]
-    kept = OutFolder.open(out).manifest["stages"]["bench"]["files"]
+    kept = OutFolder.open(out).manifest.stages["bench"].files
     assert {"bench/models/dense/model.onnx", "bench/models/uniform-2-4/model.onnx.data"} <= set(kept)
     again = bench(out, SMALL, force=True)
     assert "dense ONNX" not in again["seconds"] and any(

@@ -181,5 +181,5 @@ def test_nothing_there(tmp_path):
     with pytest.raises(PatchCompileError, match="neither a model nor a build"):
         inspect_path(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"files": np.arange(3).tolist()}))
-    with pytest.raises(PatchCompileError, match="no manifest of patch-compile"):
+    with pytest.raises(PatchCompileError, match="is not a manifest that this patch-compile reads"):
         inspect_path(tmp_path)

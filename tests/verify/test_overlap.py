@@ -111,8 +111,8 @@ def test_a_build_knows_the_text_that_it_was_calibrated_on(settings: dict[str, An
 def test_repair_has_seen_more_than_calibration(settings: dict[str, Any], tmp_path: Path) -> None:
     build(settings | {"repair": "distill", "repair_steps": 1})
     out = OutFolder.open(settings["out"])
-    record = out.manifest["text"]["calib"]
-    assert record["tokens"] > record["windows"] * record["length"]
+    record = out.manifest.text.calib
+    assert record.tokens > record.windows * record.length
     calib = settings["calib"]
     assert check_overlap(out, windows_of(settings, calib), calib).split("; ")[1].startswith("100.0 %")
 

@@ -107,7 +107,7 @@ def eval_windows(settings):
 def test_out_stays_whole_and_polygraphy_reads_what_is_in_it(out):
     verify(out, asked(only="compiled"))
     folder = OutFolder.open(out)  # every file must have the sha256 of the manifest
-    assert {"verify/verify.json", "verify/inputs.json"} <= set(folder.manifest["files"])
+    assert {"verify/verify.json", "verify/inputs.json"} <= set(folder.manifest.files)
     assert not (out / "verify.partial").exists()
     assert sorted(file.name for file in (out / "onnx").iterdir()) == ["model.onnx", "model.onnx.data"]
     feeds = load_json(str(out / "verify/inputs.json"))
@@ -151,8 +151,8 @@ def break_packed(out: Path, linear: str, value: float) -> None:
         raw[: count // 8] = value
         raw.flush()
     folder = OutFolder.open(out, check=False)
-    record = folder.manifest["stages"]["onnx"]
-    folder.record("onnx", record["key"], list(record["files"]))
+    record = folder.manifest.stages["onnx"]
+    folder.record("onnx", record.key, list(record.files))
 
 
 def test_numbers_that_overflow_name_the_first_tensor(out):

@@ -14,13 +14,13 @@ __all__ = ["origin"]
 def origin(sources: Sources) -> dict[str, Any]:
     """{model, recipe, command, versions, texts, notes, seconds, files} for the template; the page does not list itself."""
     report, manifest = sources.report, sources.manifest
-    files = {name: digest for name, digest in manifest["files"].items() if name != PAGE}
+    files = {name: digest for name, digest in manifest.files.items() if name != PAGE}
     return {
         "model": report["model"],
-        "seed": manifest["seed"],
+        "seed": manifest.seed,
         "recipe": sources.recipe_text,
         "command": f"patch-compile build --recipe {sources.out / RECIPE} -o OUT",
-        "versions": manifest["versions"],
+        "versions": manifest.versions,
         "texts": list(_texts(sources)),
         "learned": list(_learned(report["learned"])),
         "notes": list(_notes(sources)),
@@ -31,10 +31,10 @@ def origin(sources: Sources) -> dict[str, Any]:
 
 def _texts(sources: Sources) -> Iterator[dict[str, Any]]:
     """Texts that were read, each with what it was for."""
-    text = sources.manifest.get("text") or {}
-    for used, record in (("calibration", text.get("calib")), ("evaluation", text.get("eval"))):
+    text = sources.manifest.text
+    for used, record in (("calibration", text.calib), ("evaluation", text.eval)):
         if record:
-            yield {"used": used, **_about_text(record)}
+            yield {"used": used, **_about_text(record.model_dump())}
     if found := (sources.verify or {}).get("text"):
         yield {"used": "verification", **_about_text(found)}
 

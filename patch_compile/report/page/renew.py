@@ -17,5 +17,5 @@ _STAGE = "page"
 def renew_page(out: Path) -> None:
     """Write OUT/report.html anew and put it into the manifest; `write_page` says what it is made of."""
     folder = OutFolder.open(out, check=False)
-    files = {name: digest for name, digest in folder.manifest["files"].items() if name != PAGE}
+    files = {name: digest for name, digest in folder.manifest.files.items() if name != PAGE}
     folder.record(_STAGE, key_of(files), [str(write_page(out).relative_to(out))])

@@ -14,6 +14,7 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import BENCH, MASKS, RECIPE, REPORT, VERIFY
+from patch_compile.out.manifest import Manifest
 from patch_compile.out.plan import LinearRow, PlanSummary, WholeRow
 
 __all__ = ["Row", "Sources"]
@@ -27,7 +28,7 @@ class Sources:
 
     out: Path
     report: Row
-    manifest: Row
+    manifest: Manifest
     recipe_text: str
     masks: MaskSet
     verify: Row | None

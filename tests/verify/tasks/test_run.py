@@ -71,7 +71,7 @@ def test_a_limit_takes_the_first_documents(
 
 def test_files_of_a_run_are_gone_after_it(tiny_out: OutFolder, answers: dict[str, Any]) -> None:
     left = {path.relative_to(tiny_out.path).as_posix() for path in tiny_out.path.rglob("*") if path.is_file()}
-    assert left == {*tiny_out.manifest["files"], "manifest.json"}
+    assert left == {*tiny_out.manifest.files, "manifest.json"}
 
 
 def test_without_the_harness_its_extra_is_named(tiny_out: OutFolder, monkeypatch: pytest.MonkeyPatch) -> None:
