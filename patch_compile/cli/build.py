@@ -7,6 +7,7 @@ from typing import Any
 import patch_compile.api.build as api
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
+from patch_compile.out.layout import RECIPE
 
 __all__ = ["build"]
 
@@ -23,7 +24,7 @@ _OWN = {
     "version_compatible": Option("Later versions of the backend may run it."),
     "hardware_compatible": Option("Any GPU from Ampere on may run it (tensorrt; tensorrt-rtx takes several --target)."),
     "prompt": Option("Prompt of the sentence that dense and hybrid model each generate.", "TEXT"),
-    "recipe": Option("Settings of an earlier build (OUT/recipe.yaml); flags win.", "FILE"),
+    "recipe": Option(f"Settings of an earlier build (OUT/{RECIPE}); flags win.", "FILE"),
     "force": Option("Replace OUT; its stages that would come out the same are kept."),
 }  # fmt: skip
 

@@ -9,14 +9,13 @@ import click
 import patch_compile.api.compile as api
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
+from patch_compile.out.layout import MASKS, ONNX
 
 __all__ = ["compile"]
 
 _OWN = {
-    "mask": Option("The masks (masks.safetensors).", "FILE"),
-    "out": Option(
-        "Folder to write: onnx/model.onnx and how each linear is compiled.", "OUT", flags=("-o", "--out")
-    ),
+    "mask": Option(f"The masks ({MASKS}).", "FILE"),
+    "out": Option(f"Folder to write: {ONNX} and how each linear is compiled.", "OUT", flags=("-o", "--out")),
     "target": Option("Card that `auto` predicts for.", "CARD", "local GPU, or sm86"),
     "dump_passes": Option("Write the graph, without weights, after each pass.", "DIR"),
     "resume": Option("Take up what a run that was killed has left."),

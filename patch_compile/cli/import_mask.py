@@ -8,12 +8,13 @@ import patch_compile.api.import_mask as api
 from masklearn.importers.base import IMPORTERS
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
+from patch_compile.out.layout import MASKS
 
 __all__ = ["import_mask"]
 
 
 _OWN = {
-    "out": Option("The MaskSet to write (masks.safetensors).", "FILE", flags=("-o", "--out")),
+    "out": Option(f"The MaskSet to write ({MASKS}).", "FILE", flags=("-o", "--out")),
     "model": Option("The model they are for.", "MODEL_DIR"),
     "format": Option(
         f"What SOURCE is: {'; '.join(f'{name}, {kind.summary}' for name, kind in IMPORTERS.items())}. "
