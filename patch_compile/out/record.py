@@ -80,7 +80,7 @@ class FileRecord(Record):
         return PatchCompileError(
             f"{path} is not {cls.WHAT} that this patch-compile reads",
             why,
-            f"Make it again: {cls.made_by(out)}",
+            f"Make it again: {cls.made_by(out)}.",
         )
 
     @classmethod

@@ -67,7 +67,7 @@ def test_another_version_is_refused_by_name(path, version, said):
         PatchCompileError, match=r"plan\.json is not a plan that this patch-compile reads"
     ) as caught:
         Plan.read(path)
-    assert f"It has {said}, and version {Plan.SCHEMA} is read." == caught.value.why
+    assert f"It has {said}, and this program reads version {Plan.SCHEMA}." == caught.value.why
     assert f"--recipe {path.parent / 'recipe.yaml'} -o {path.parent} --force" in caught.value.fix
 
 
