@@ -12,7 +12,7 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.progress import Progress
 from masklearn.stream.blocks import Block, stream_blocks
-from masklearn.stream.logits import HEAD_CHUNK, token_kl
+from masklearn.stream.logits import HEAD_CHUNK, log_probabilities, token_kl
 
 __all__ = ["divergences"]
 
@@ -70,7 +70,7 @@ def _kl(dense: Block, pruned: Block) -> float:
 
 
 def _kl_of_logits(dense: Tensor, pruned: Tensor) -> float:
-    log_p, log_q = (logits.float().log_softmax(dim=-1) for logits in (dense, pruned))
+    log_p, log_q = log_probabilities(dense.float()), log_probabilities(pruned.float())
     return float(token_kl(log_p, log_q).sum(dtype=torch.float64))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from masklearn.stream.logits import perplexity_of, token_kl, token_nll
+from masklearn.stream.logits import log_probabilities, perplexity_of, token_kl, token_nll
 
 __all__ = ["LogitErrors", "Predictions"]
 
@@ -27,7 +27,7 @@ class Predictions:
 
     def add(self, dense: Tensor, pruned: Tensor, labels: Tensor) -> None:
         """Add predictions: both models' logits, fp32 `[tokens, vocabulary]`, and the true tokens `[tokens]`."""
-        log_p, log_q = dense.log_softmax(-1), pruned.log_softmax(-1)
+        log_p, log_q = log_probabilities(dense), log_probabilities(pruned)
         self.tokens += len(labels)
         self.nll_dense += float(token_nll(log_p, labels).sum(dtype=torch.float64))
         self.nll_pruned += float(token_nll(log_q, labels).sum(dtype=torch.float64))

@@ -3,18 +3,26 @@ import math
 import pytest
 import torch
 
-from masklearn.stream.logits import perplexity_of, token_kl, token_losses, token_nll
+from masklearn.stream.logits import log_probabilities, perplexity_of, token_kl, token_losses, token_nll
 
 TOKENS, WORDS = 300, 1000  # more tokens than a chunk of the head
 
 
-def log_probabilities(seed: int) -> torch.Tensor:
-    logits = torch.randn(TOKENS, WORDS, generator=torch.Generator().manual_seed(seed))
-    return (4.0 * logits).log_softmax(-1)
+def random_logits(seed: int, words: int = WORDS) -> torch.Tensor:
+    return 4.0 * torch.randn(TOKENS, words, generator=torch.Generator().manual_seed(seed))
+
+
+def test_log_probabilities_are_exact_over_a_large_vocabulary() -> None:
+    logits = random_logits(3, 49_152)
+    before = logits.clone()
+    torch.testing.assert_close(
+        log_probabilities(logits).double(), logits.double().log_softmax(-1), rtol=0.0, atol=5e-6
+    )
+    assert torch.equal(logits, before)
 
 
 def test_kl_is_that_of_exact_arithmetic() -> None:
-    log_p, log_q = log_probabilities(0), log_probabilities(1)
+    log_p, log_q = log_probabilities(random_logits(0)), log_probabilities(random_logits(1))
     p, q = log_p.double(), log_q.double()
     exact = (p.exp() * (p - q)).sum(-1)
     torch.testing.assert_close(token_kl(log_p.clone(), log_q).double(), exact, rtol=1e-5, atol=1e-6)
@@ -22,7 +30,7 @@ def test_kl_is_that_of_exact_arithmetic() -> None:
 
 
 def test_losses_by_chunk_are_the_likelihoods_of_the_labels() -> None:
-    log_q, labels = log_probabilities(2), torch.arange(TOKENS)
+    log_q, labels = random_logits(2).log_softmax(-1), torch.arange(TOKENS)
     chunks = list(token_losses(lambda hidden: 2.0 * hidden, log_q / 2.0, labels))
     assert [place.start for place, _ in chunks] == [0, 256]
     expected = torch.nn.functional.nll_loss(log_q.double(), labels, reduction="sum")
