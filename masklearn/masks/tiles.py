@@ -7,10 +7,13 @@ from numpy.typing import NDArray
 
 __all__ = [
     "GROUP",
+    "WHOLE",
     "check_tile",
     "expand_tiles",
     "grid_shape",
+    "parse_tile",
     "sparse_groups",
+    "spell_tile",
     "sum_columns",
     "sum_rows",
     "tile_sums",
@@ -18,8 +21,30 @@ __all__ = [
 ]
 
 GROUP = 4  # consecutive k that share one 2:4 pattern
+WHOLE = 1 << 20  # more rows and columns than a linear has: its one tile in that direction is ragged
 
 Shape = tuple[int, int]
+
+
+def parse_tile(text: str) -> tuple[int, int]:
+    """(rows, columns) of a tile size as a person spells it: `128x128`, or `128x*`, where `*` is `WHOLE`.
+
+    ValueError in one line when it is no tile.
+    """
+    parts = text.lower().split("x")
+    sizes = [
+        WHOLE if part == "*" else int(part) if part.isascii() and part.isdigit() else 0 for part in parts
+    ]
+    if len(sizes) != 2 or not all(sizes) or sizes[1] % GROUP:
+        raise ValueError(
+            f"{text!r}: a tile is ROWSxCOLS with COLS a multiple of 4, such as 128x128, or 128x* for all columns"
+        )
+    return sizes[0], sizes[1]
+
+
+def spell_tile(tile: tuple[int, int]) -> str:
+    """The inverse of `parse_tile`."""
+    return "x".join("*" if size == WHOLE else str(size) for size in tile)
 
 
 def check_tile(shape: Shape, tile: Shape) -> None:

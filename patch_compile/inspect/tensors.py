@@ -7,7 +7,7 @@ from pathlib import Path
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.tile_text import spell_tile
+from masklearn.masks.tiles import spell_tile
 from masklearn.shard import Shard
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspect.found import Found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from masklearn.masks.names import kind_of, shared_path, short_kinds
-from masklearn.masks.tile_text import spell_tile
+from masklearn.masks.tiles import spell_tile
 from patch_compile.out.plan import (
     Calibration,
     LinearRow,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from masklearn.masks.tile_text import WHOLE
+from masklearn.masks.tiles import WHOLE
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.report.terminal.console import build_parts
 from patch_compile.report.terminal.parts import show

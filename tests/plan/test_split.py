@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.masks.tile_text import WHOLE
+from masklearn.masks.tiles import WHOLE
 from patch_compile.errors import InvariantError
 from patch_compile.plan.split import Split, SplitCost, SplitGroup, check_split, plan_split
 from tests.mosaics import random_mask

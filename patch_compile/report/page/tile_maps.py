@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import depth_of, kind_of, short_kinds
-from masklearn.masks.tile_text import spell_tile
-from masklearn.masks.tiles import tile_weights
+from masklearn.masks.tiles import spell_tile, tile_weights
 from patch_compile.report.page.spelling import percent, shape_of
 
 __all__ = ["TileMap", "tile_maps", "tile_path"]

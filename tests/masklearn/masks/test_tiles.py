@@ -3,7 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masklearn.masks.tiles import check_tile, expand_tiles, grid_shape, sparse_groups, tile_sums, tile_weights
+from masklearn.masks.tiles import (
+    GROUP,
+    WHOLE,
+    check_tile,
+    expand_tiles,
+    grid_shape,
+    parse_tile,
+    sparse_groups,
+    spell_tile,
+    tile_sums,
+    tile_weights,
+)
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda g: 4 * g))
 TILES = st.tuples(st.integers(1, 20), st.integers(1, 5).map(lambda g: 4 * g))
@@ -49,3 +60,28 @@ def test_sums_over_tiles(shape: tuple[int, int], tile: tuple[int, int], seed: in
 def test_tiles_that_cut_a_group_are_refused(shape: tuple[int, int], tile: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"tile|shape"):
         check_tile(shape, tile)
+
+
+@pytest.mark.parametrize(
+    ("text", "tile"),
+    [("128x128", (128, 128)), ("1x4", (1, 4)), ("128x*", (128, WHOLE)), ("*x64", (WHOLE, 64)), ("*x*", (WHOLE, WHOLE))],
+)  # fmt: skip
+def test_a_tile_is_spelled_as_rows_x_columns(text, tile):
+    assert parse_tile(text) == tile
+    assert spell_tile(tile) == text
+    assert parse_tile(text.upper()) == tile
+
+
+@pytest.mark.parametrize(
+    "text", ["128", "128x", "x128", "0x128", "128x0", "128x6", "1x4x4", "-1x4", "ax4", "**x4", "²x4"]
+)
+def test_text_that_is_no_tile_is_refused(text):
+    with pytest.raises(ValueError, match="a tile is ROWSxCOLS"):
+        parse_tile(text)
+
+
+def test_a_whole_tile_covers_any_linear_without_cutting_a_group():
+    assert WHOLE % GROUP == 0
+    check_tile((300, 72), (128, WHOLE))
+    assert grid_shape((300, 72), (128, WHOLE)) == (3, 1)
+    assert grid_shape((300, 72), (WHOLE, WHOLE)) == (1, 1)

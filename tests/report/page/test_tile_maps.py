@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.tile_text import WHOLE
+from masklearn.masks.tiles import WHOLE
 from patch_compile.report.page.tile_maps import tile_maps, tile_path
 from tests.report.page.outs import Out
 

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from masklearn.masks.patterns import KEPT_POSITIONS, PATTERNS
-from masklearn.masks.tile_text import WHOLE
-from masklearn.masks.tiles import expand_tiles, grid_shape
+from masklearn.masks.tiles import WHOLE, expand_tiles, grid_shape
 from masklearn.methods.gradient.hybrid import (
     dense_share,
     gumbel,
