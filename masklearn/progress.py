@@ -1,8 +1,25 @@
 """Type of the callbacks that receive the progress of work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "without_bars"]
 
 # Called with (name of the work, units done, units in total), from the thread that does the work.
 Progress = Callable[[str, int, int], object]
+
+
+@contextmanager
+def without_bars(logging: Any) -> Iterator[None]:
+    """Turn off the progress bars of another library, which would mix with the project's own.
+
+    logging: its module of that name; transformers and datasets have the same functions in theirs.
+    """
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -6,8 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from masklearn.masks.budget import parse_ratio
 from masklearn.masks.names import parse_pattern
-from masklearn.masks.tiles import parse_tile
-from masklearn.masks.tiles import GROUP
+from masklearn.masks.tiles import GROUP, parse_tile
 from masklearn.settings import Settings
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair
 

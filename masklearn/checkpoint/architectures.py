@@ -14,6 +14,7 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "architecture_of",
+    "check_window",
     "longest_window",
 ]
 
@@ -184,3 +185,14 @@ def longest_window(architecture: Architecture, config: "PretrainedConfig") -> in
     if architecture.positions is None:
         return None
     return int(config.max_position_embeddings) - architecture.positions
+
+
+def check_window(architecture: Architecture, config: "PretrainedConfig", length: int) -> None:
+    """Raises PatchCompileError if windows of this length exceed the learned positions of the model."""
+    longest = longest_window(architecture, config)
+    if longest is not None and length > longest:
+        raise PatchCompileError(
+            f"Windows of {length} tokens are too long for this {config.model_type} model",
+            f"Its positions are learned, and reach {longest} tokens.",
+            f"Give --length {longest} or less, or for evaluation text --eval-length {longest} or less.",
+        )

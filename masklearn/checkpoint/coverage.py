@@ -8,7 +8,7 @@ from pathlib import Path
 from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.models import meta_model
-from masklearn.checkpoint.naming import linear_name
+from masklearn.checkpoint.naming import linear_name, tied_names
 from masklearn.checkpoint.orientation import stored_shape
 from masklearn.errors import PatchCompileError
 from masklearn.masks.names import check_patterns, matches
@@ -87,12 +87,10 @@ def _linears(checkpoint: Checkpoint) -> dict[str, _Linear]:
     import torch
 
     model = meta_model(checkpoint)
-    owners: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    names = tied_names(model)
     return {
         linear_name(checkpoint, name): _Linear(
-            name, (module.out_features, module.in_features), owners[id(module.weight)] > 1
+            name, (module.out_features, module.in_features), len(names[f"{name}.weight"]) > 1
         )
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)

@@ -1,8 +1,6 @@
 """Builds a checkpoint's model with transformers, without weights or with them."""
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import checkpoint_name, linear_name
 from masklearn.checkpoint.pretrained import build_model, load_config, load_pretrained
 from masklearn.masks.maskset import MaskSet
+from masklearn.progress import without_bars
 
 if TYPE_CHECKING:
     import torch
@@ -59,12 +58,13 @@ def load_model(
     architecture is not covered, or the masks belong to another model.
     """
     import torch
+    from transformers.utils import logging
 
     from masklearn.checkpoint.linears import linear_weights
 
     checkpoint = Checkpoint.open(model_dir)
     model_class = auto_class(architecture_of(checkpoint))
-    with _without_bars():  # the caller reports progress
+    with without_bars(logging):  # the caller reports progress
         model = load_pretrained(model_class, model_dir, dtype or torch.float32).eval()
     if masks is not None:
         weights = {linear_name(checkpoint, name): w for name, w in linear_weights(model).items()}
@@ -88,16 +88,3 @@ def _drop_absent(model: Any, architecture: Architecture, checkpoint: Checkpoint)
         tensors = (f"{name}.{tensor}" for tensor, _ in model.get_submodule(name).named_parameters())
         if not any(checkpoint_name(checkpoint, tensor) in checkpoint for tensor in tensors):
             setattr(model, name, None)
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

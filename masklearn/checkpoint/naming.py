@@ -1,11 +1,16 @@
 """Translates names of modules and tensors of a model to names in its checkpoint. Reads no weights."""
 
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 
-__all__ = ["checkpoint_name", "linear_name"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["checkpoint_name", "linear_name", "stored_name", "tied_names"]
 
 
 def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
@@ -30,3 +35,20 @@ def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
 def linear_name(checkpoint: Checkpoint, module: str) -> str:
     """Returns the checkpoint's name of a linear: the name of its weight without `.weight`."""
     return checkpoint_name(checkpoint, f"{module}.weight").removesuffix(".weight")
+
+
+def tied_names(model: "nn.Module") -> dict[str, list[str]]:
+    """Returns all names of each parameter, by each of them; tied parameters have several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: group for group in names.values() for name in group}
+
+
+def stored_name(checkpoint: Checkpoint, names: Sequence[str]) -> str:
+    """Returns the checkpoint's name of a parameter; names: the names that it has in the model.
+
+    It is the name of the first of them that the checkpoint holds, or of the first if it holds none.
+    """
+    stored = [checkpoint_name(checkpoint, name) for name in names]
+    return next((name for name in stored if name in checkpoint), stored[0])

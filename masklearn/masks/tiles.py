@@ -21,15 +21,15 @@ __all__ = [
 ]
 
 GROUP = 4  # consecutive k that share one 2:4 pattern
-WHOLE = 1 << 20  # more rows and columns than a linear has: its one tile in that direction is ragged
+WHOLE = 1 << 20  # more rows and columns than any linear has: one ragged tile covers all of them
 
 Shape = tuple[int, int]
 
 
 def parse_tile(text: str) -> tuple[int, int]:
-    """(rows, columns) of a tile size as a person spells it: `128x128`, or `128x*`, where `*` is `WHOLE`.
+    """Returns (rows, columns) of a tile size such as `128x128` or `128x*`, where `*` stands for `WHOLE`.
 
-    ValueError in one line when it is no tile.
+    Raises a ValueError of one line if it is no tile.
     """
     parts = text.lower().split("x")
     sizes = [
@@ -43,7 +43,7 @@ def parse_tile(text: str) -> tuple[int, int]:
 
 
 def spell_tile(tile: tuple[int, int]) -> str:
-    """The inverse of `parse_tile`."""
+    """Inverse of `parse_tile`."""
     return "x".join("*" if size == WHOLE else str(size) for size in tile)
 
 

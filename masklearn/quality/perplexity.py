@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.checkpoint.architectures import ARCHITECTURES, longest_window
+from masklearn.checkpoint.architectures import ARCHITECTURES, check_window
 from masklearn.errors import PatchCompileError
 from masklearn.stream.logits import Softcap, perplexity_of, token_losses
 
@@ -55,7 +55,8 @@ def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:
     """
     head, cap = _head(model), Softcap.of(model.config)
     logits = head if cap is None else torch.nn.Sequential(head, cap)
-    _check_length(model, windows.shape[1])
+    if model.config.model_type in ARCHITECTURES:
+        check_window(ARCHITECTURES[model.config.model_type], model.config, windows.shape[1])
     device = model.get_input_embeddings().weight.device
     for window in windows:
         ids = torch.from_numpy(window).to(device)
@@ -73,14 +74,3 @@ def _head(model: Any) -> torch.nn.Module:
             "Compare its outputs instead.",
         )
     return head
-
-
-def _check_length(model: Any, length: int) -> None:
-    row = ARCHITECTURES.get(model.config.model_type)
-    longest = None if row is None else longest_window(row, model.config)
-    if longest is not None and length > longest:
-        raise PatchCompileError(
-            f"Windows of {length} tokens are too long for the model",
-            f"Its positions are learned, and reach {longest} tokens.",
-            f"Give windows of {longest} tokens or fewer.",
-        )

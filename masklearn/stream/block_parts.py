@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from masklearn.checkpoint.architectures import Architecture, architecture_of, longest_window
+from masklearn.checkpoint.architectures import Architecture, architecture_of, check_window
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import read_tensor
 from masklearn.checkpoint.models import meta_model
-from masklearn.checkpoint.naming import checkpoint_name, linear_name
+from masklearn.checkpoint.naming import linear_name, stored_name, tied_names
 from masklearn.checkpoint.precision import keep_attention_in_fp32
 from masklearn.errors import PatchCompileError
 from masklearn.stream.hidden_states import HiddenStates
@@ -94,7 +94,7 @@ class BlockModel:
         self.architecture = architecture_of(checkpoint)
         model: Any = meta_model(checkpoint)
         keep_attention_in_fp32(model)
-        self._aliases = _aliases(model)
+        self._names = tied_names(model)
         started = self._start(model, windows, device, store)
         self.hidden = started.hidden
         blocks = model.get_submodule(self.architecture.blocks)
@@ -130,9 +130,7 @@ class BlockModel:
 
     def _stored(self, name: str) -> str:
         """Returns the name under which the checkpoint stores a tensor or a tensor that it is tied to."""
-        names = [checkpoint_name(self.checkpoint, alias) for alias in self._aliases.get(name, [name])]
-        own = checkpoint_name(self.checkpoint, name)
-        return next((n for n in (own, *names) if n in self.checkpoint), own)
+        return stored_name(self.checkpoint, [name, *self._names[name]])
 
     def _tail(self, model: Any) -> Part | None:
         modules: dict[str, nn.Module] = {}
@@ -203,13 +201,7 @@ def _check_windows(checkpoint: Checkpoint, row: Architecture, base: Any, windows
             f"It gives token {int(windows.max())}, the embedding has {vocabulary}.",
             "Put the model's own tokenizer beside its weights.",
         )
-    longest = longest_window(row, base.config)
-    if longest is not None and windows.shape[1] > longest:
-        raise PatchCompileError(
-            f"Windows of {windows.shape[1]} tokens are too long for {checkpoint.path}",
-            f"Its positions are learned, and reach {longest} tokens.",
-            f"Give --length {longest} or less.",
-        )
+    check_window(row, base.config, windows.shape[1])
 
 
 def _first_input(
@@ -272,11 +264,3 @@ def _release(module: nn.Module) -> None:
     for child in module.modules():
         for name, parameter in list(child.named_parameters(recurse=False)):
             setattr(child, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
-
-
-def _aliases(model: nn.Module) -> dict[str, list[str]]:
-    """Returns, for each name of a tied parameter, all of its names."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return {name: group for group in names.values() if len(group) > 1 for name in group}

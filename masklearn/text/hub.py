@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.errors import PatchCompileError
+from masklearn.progress import without_bars
 from masklearn.text.columns import columns_of_schema, text_column
 from masklearn.text.files import record_texts
 
@@ -36,8 +37,9 @@ def dataset_documents(
 def _rows(where: str, config: str | None, split: str | None) -> Any:
     """Returns the split as an `IterableDataset`."""
     from datasets import load_dataset
+    from datasets.utils import logging
 
-    with _user_errors(where), _quiet():
+    with _user_errors(where), without_bars(logging):
         splits = load_dataset(where, config, streaming=True)
     wanted = split or (_SPLIT if _SPLIT in splits or len(splits) != 1 else next(iter(splits)))
     if wanted not in splits:
@@ -69,17 +71,3 @@ def _remedy(where: str) -> str:
         f"No local file or folder has this name either. A dataset is spelled {SPELLING}; "
         "it needs a network, or a copy in the cache of `datasets`."
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Turn off the progress bars of `datasets`, which would mix with the project's own."""
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bar()

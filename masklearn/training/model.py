@@ -10,7 +10,7 @@ from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import read_tensor
 from masklearn.checkpoint.models import meta_model
-from masklearn.checkpoint.naming import checkpoint_name
+from masklearn.checkpoint.naming import stored_name, tied_names
 from masklearn.checkpoint.precision import keep_attention_in_fp32
 
 __all__ = ["last_hidden", "training_model"]
@@ -31,7 +31,7 @@ def training_model(
     Raises PatchCompileError if a weight is missing, has a wrong shape, or holds NaN or infinity.
     """
     model: Any = meta_model(checkpoint)
-    names = _spellings(model)
+    names = tied_names(model)
     loaded: dict[int, nn.Parameter] = {}
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         owner, _, attribute = name.rpartition(".")
@@ -41,7 +41,7 @@ def training_model(
         elif id(parameter) not in loaded:
             linear = isinstance(module, nn.Linear) and attribute == "weight"
             dtype = linear_dtype if linear else torch.float32
-            loaded[id(parameter)] = _read(checkpoint, names[id(parameter)], parameter.shape, dtype)
+            loaded[id(parameter)] = _read(checkpoint, names[name], parameter.shape, dtype)
         setattr(module, attribute, loaded[id(parameter)])
     _without_dropout(model)
     keep_attention_in_fp32(model)
@@ -61,17 +61,7 @@ def last_hidden(model: Any, ids: Tensor) -> Tensor:
 
 def _read(checkpoint: Checkpoint, names: list[str], shape: torch.Size, dtype: torch.dtype) -> nn.Parameter:
     """Read a parameter; `names` are all of its names, of which the checkpoint has one or more."""
-    stored = [checkpoint_name(checkpoint, name) for name in names]
-    source = next((name for name in stored if name in checkpoint), stored[0])
-    return nn.Parameter(read_tensor(checkpoint, source, shape).to(dtype))
-
-
-def _spellings(model: nn.Module) -> dict[int, list[str]]:
-    """Returns all names of each parameter, by its id: tied parameters have several."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return names
+    return nn.Parameter(read_tensor(checkpoint, stored_name(checkpoint, names), shape).to(dtype))
 
 
 def _without_dropout(model: nn.Module) -> None:

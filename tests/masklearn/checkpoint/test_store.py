@@ -9,6 +9,7 @@ from masklearn.errors import PatchCompileError
 from tests.conftest import ModelMaker
 
 NAME = "model.layers.1.mlp.up_proj.weight"
+OTHER = "model.layers.0.mlp.up_proj.weight"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -23,26 +24,30 @@ def test_new_values_are_read_in_the_dtype_of_the_checkpoint(
     assert torch.equal(checkpoint.torch(NAME), values.to(dtype))
     assert checkpoint.dtype(NAME) == checkpoint.read(NAME).dtype
     assert not torch.equal(base.torch(NAME), checkpoint.torch(NAME))
-    other = "model.layers.0.mlp.up_proj.weight"
-    assert torch.equal(base.torch(other), checkpoint.torch(other))
+    assert torch.equal(base.torch(OTHER), checkpoint.torch(OTHER))
     assert list(store.names()) == [NAME]
     assert checkpoint.fingerprint() == base.fingerprint()
     store.put(NAME, values * 2, base.entry(NAME))
     assert torch.equal(checkpoint.torch(NAME), (values * 2).to(dtype))
 
 
-def test_a_store_reads_through_to_the_one_below_and_never_writes_there(make_model, tmp_path: Path) -> None:
-    base = Checkpoint.open(make_model())
-    below = WeightStore(tmp_path / "below")
-    store = WeightStore(tmp_path / "above", below)
-    other = "model.layers.0.mlp.up_proj.weight"
-    for name in (NAME, other):
+def two_stores(model: Path, folder: Path) -> tuple[WeightStore, WeightStore]:
+    """A store that holds zeros for NAME, and the one below it, which holds ones for NAME and OTHER."""
+    base = Checkpoint.open(model)
+    below = WeightStore(folder / "below")
+    store = WeightStore(folder / "above", below)
+    for name in (NAME, OTHER):
         below.put(name, torch.ones(base.shape(name)), base.entry(name))
     store.put(NAME, torch.zeros(base.shape(NAME)), base.entry(NAME))
-    assert store.names() == sorted([NAME, other])
+    return store, below
+
+
+def test_a_store_reads_through_to_the_one_below_and_never_writes_there(make_model, tmp_path: Path) -> None:
+    store, below = two_stores(make_model(), tmp_path)
+    assert store.names() == sorted([NAME, OTHER])
     assert not store.read(NAME).any()
-    assert store.read(other).all() and below.read(NAME).all()
-    assert other in store and "lm_head.weight" not in store
+    assert store.read(OTHER).all() and below.read(NAME).all()
+    assert OTHER in store and "lm_head.weight" not in store
 
 
 def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Path) -> None:
@@ -56,14 +61,8 @@ def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Pa
 
 
 def test_a_copy_holds_what_the_store_shows(make_model, tmp_path: Path) -> None:
-    base = Checkpoint.open(make_model())
-    below = WeightStore(tmp_path / "below")
-    store = WeightStore(tmp_path / "above", below)
-    other = "model.layers.0.mlp.up_proj.weight"
-    for name in (NAME, other):
-        below.put(name, torch.ones(base.shape(name)), base.entry(name))
-    store.put(NAME, torch.zeros(base.shape(NAME)), base.entry(NAME))
+    store, _ = two_stores(make_model(), tmp_path)
     store.copy_to(tmp_path / "copy")
     copy = WeightStore(tmp_path / "copy")
-    assert copy.names() == store.names() == sorted([NAME, other])
-    assert not copy.read(NAME).any() and copy.read(other).all()
+    assert copy.names() == store.names() == sorted([NAME, OTHER])
+    assert not copy.read(NAME).any() and copy.read(OTHER).all()
