@@ -1,1 +1,1 @@
-"""Published masks to MaskSets: a class for each format in `formats`, and `importing` that is the same for all."""
+"""Imports published masks as MaskSets. `formats` has a class per format, and `importing` does the work for all of them."""

@@ -1,4 +1,4 @@
-"""What an importer is: it knows its format when it sees it, and gives the masks of a source one at a time."""
+"""Base class of importers. An importer detects its format, and reads the masks of a source one at a time."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ __all__ = ["IMPORTERS", "Importer", "Published", "check_known", "first_few"]
 class Published:
     """Masks that are still in their source.
 
-    names: the covered linears that it masks, the others are dense; read: name to bool `[N, K]`, True = kept (not
-    zero); sha256: of the source's bytes, when called.
-    uniform: of these linears the source says that every group of 4 is 2:4; of the others, that tiles may be.
-    smallest: side of the smallest tile that may be found; below 16, zeros that are not there by design can make
-    tiles look 2:4.
-    ignored: linears of the model that it masks and that are not covered; about: what else it says, for the record.
+    names: covered linears that the source masks; all others are dense; read: returns the mask of a linear, bool `[N, K]`,
+    True = kept (not zero); sha256: returns the sha256 of the source's bytes.
+    uniform: linears of which the source claims that every group of 4 is 2:4; tiles of the others may be dense.
+    smallest: side of the smallest tile to look for; below 16, zeros that no method pruned can make tiles look 2:4.
+    ignored: linears of the model that the source masks but that are not covered; about: other fields of the record.
     """
 
     names: tuple[str, ...]
@@ -46,9 +45,9 @@ class Published:
 class Importer(ABC):
     """A format of published masks.
 
-    name: as `--format` takes it; summary: one line for a list; in_weights: the zeros are those of weights in the source,
-    so they are compiled with these weights, and a zero that no 2:4 tile takes in is not lost; general: the format has no
-    mark of its own, so a source is of it only where no other format claims it.
+    name: value of `--format`; summary: one line for lists; in_weights: True if the masks are the zeros of weights in the
+    source. These weights are then compiled, so zeros outside 2:4 tiles are not lost. general: True if the format has no
+    distinctive mark, so that a source has this format only if no other format claims it.
     """
 
     name: ClassVar[str]
@@ -58,16 +57,16 @@ class Importer(ABC):
 
     @abstractmethod
     def detect(self, source: Path) -> str | None:
-        """Say what shows that a file or folder has this format, None where nothing does.
+        """Returns the evidence, in words, that a file or folder has this format, or None if there is none.
 
-        PatchCompileError when it can't be read.
+        Raises PatchCompileError if the source can't be read.
         """
 
     @abstractmethod
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
-        """The masks of a source for a dense model and what is covered of it.
+        """Open the masks of a source for the covered linears of a dense model.
 
-        PatchCompileError when the source is damaged, of an unknown kind, or of another model.
+        Raises PatchCompileError if the source is damaged, of an unknown kind, or of another model.
         """
 
 
@@ -79,7 +78,7 @@ def check_known(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sort the linears that a source masks into covered ones, in the order of the model, and others of the model.
 
-    PatchCompileError when one is not in the model at all, or none is covered: the masks are another model's.
+    Raises PatchCompileError if a linear is not in the model, or none is covered: the masks then belong to another model.
     """
     named = set(named)
     unknown = sorted(name for name in named - set(coverage.linears) if f"{name}.weight" not in checkpoint)
@@ -96,7 +95,7 @@ def check_known(
 
 
 def first_few(names: Iterable[str], count: int = 3) -> str:
-    """Some names and how many more."""
+    """Returns the first names as text, with the number of the others."""
     listed = list(names)
     more = f" and {len(listed) - count} more" if len(listed) > count else ""
     return ", ".join(listed[:count]) + more

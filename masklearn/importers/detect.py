@@ -1,4 +1,4 @@
-"""Which format a source has, from what it holds."""
+"""Detects the format of a source by its content."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +10,10 @@ __all__ = ["detect_format"]
 
 
 def detect_format(source: Path) -> tuple[str, str]:
-    """The name of the format, and what shows it. PatchCompileError when it is none that can be imported.
+    """Returns the name of the format and the evidence for it.
 
-    A format without a mark of its own is taken where no other claims the source.
+    General formats are considered only if no other format claims the source. Raises PatchCompileError if no format claims
+    it, several do, or the source can't be read.
     """
     if not source.exists():
         raise PatchCompileError(
@@ -31,7 +32,7 @@ def detect_format(source: Path) -> tuple[str, str]:
 
 
 def _claims(source: Path, unreadable: list[PatchCompileError], *, general: bool) -> Iterator[tuple[str, str]]:
-    """Formats that know the source, with what shows it; errors of those that can't read it are kept."""
+    """Yield formats that claim the source, with their evidence. Errors of reading it are added to `unreadable`."""
     for name, kind in IMPORTERS.items():
         if kind.general is not general:
             continue

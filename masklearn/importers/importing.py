@@ -1,4 +1,4 @@
-"""Published masks to a MaskSet: tile size found, every linear verified, one in memory at a time."""
+"""Makes a MaskSet from published masks: finds the tile size and verifies every linear, with one in memory at a time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,9 +39,11 @@ def import_masks(
 ) -> MaskSet:
     """Import the masks of `source` for the covered linears of a model.
 
-    format: a name of `IMPORTERS`; format, tile: None to find them; note: called with a line for each thing that was
-    found or decided. Memory: one weight, and the patterns. PatchCompileError: the source is damaged, of another model or
-    format, has no 2:4 tile, or violates 2:4 where it claims it (named linear and group).
+    format: a name of `IMPORTERS`, None to detect it; tile: (rows, columns), None to find it; progress: see `Progress`;
+    note: called with a line for each finding and decision. Memory: one weight, and the patterns.
+
+    Raises PatchCompileError if the source is damaged, of another model or format, has no 2:4 tile, or violates 2:4 in a
+    linear that it claims to be 2:4 (the error names linear and group).
     """
     note = note or _unsaid
     if format is None:
@@ -75,8 +77,10 @@ def import_masks(
 
 @dataclass
 class _Import:
-    """One import. zeros: of the published masks; extra: zeros beyond two of a group that the model does not have;
-    nearly: tiles by linear that are dense because of a few groups.
+    """State of one import.
+
+    zeros: number of zeros in the published masks; extra: number of their zeros beyond two per group that are not zero in
+    the model; nearly: number of tiles, by linear, that are dense because of a few groups only.
     """
 
     source: Path
@@ -92,12 +96,12 @@ class _Import:
 
     @property
     def unmasked(self) -> list[str]:
-        """Covered linears that the source has no mask for."""
+        """Covered linears without a mask in the source."""
         masked = set(self.published.names)
         return [name for name in self.coverage.linears if name not in masked]
 
     def say_coverage(self) -> None:
-        """Which linears the source and the coverage do not share."""
+        """Tell the user about linears that only one of source and coverage has."""
         if self.unmasked:
             few = first_few(self.unmasked)
             self.note(f"dense: {len(self.unmasked)} covered linears that the source does not mask ({few})")
@@ -105,7 +109,7 @@ class _Import:
             self.note(f"left out: masks of {first_few(self.published.ignored)}, which are not covered")
 
     def tile_size(self) -> TileSize:
-        """Find the tile size, and say it."""
+        """Find the tile size, and tell the user."""
         mosaics = [name for name in self.published.names if name not in self.published.uniform]
         if not mosaics:
             self.note(f"tile: {_words(DEFAULT_TILE)} (every group is 2:4, so any size would do)")
@@ -121,7 +125,7 @@ class _Import:
         return size or DEFAULT_TILE
 
     def masks(self, size: TileSize) -> Iterator[tuple[str, LinearMask]]:
-        """The hybrid mask of every covered linear, dense where the source has none."""
+        """Yield the hybrid mask of every covered linear. Linears without a mask in the source are dense."""
         masked = set(self.published.names)
         for done, (name, shape) in enumerate(self.coverage.linears.items(), start=1):
             tile = tile_of(size, shape)
@@ -129,7 +133,10 @@ class _Import:
             self.progress("importing", done, len(self.coverage.linears))
 
     def ratio(self, masks: dict[str, LinearMask]) -> float:
-        """The ratio by pattern, said with what else was found; an import without sparse tiles is refused."""
+        """Returns the ratio by pattern, and tells the user about it and other findings.
+
+        Raises PatchCompileError if no tile is sparse.
+        """
         weights = sum(mask.weights for mask in masks.values())
         ratio = sum(mask.zeroed for mask in masks.values()) / weights
         if ratio == 0.0:
@@ -172,8 +179,10 @@ class _Import:
         )
 
     def _check_dropped(self, name: str, mosaic: Mosaic, lost: NDArray[np.bool_]) -> None:
-        """lost: zeros of the source that the model does not have; the hybrid mask must take over all but those beyond
-        two of a group.
+        """Count the zeros of the source that the hybrid mask does not have.
+
+        lost: bool `[N, K]`, True for these zeros if the model's weight is not zero. Raises PatchCompileError if one is in a
+        dense tile. In a sparse tile they are third and fourth zeros of a group, which a hybrid mask can't have.
         """
         dense = lost.reshape(lost.shape[0], -1, GROUP).any(axis=-1) & ~mosaic.sparse
         if bool(dense.any()):
@@ -209,8 +218,8 @@ def _words(size: TileSize) -> str:
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
-    """No progress is wanted."""
+    """Discards progress."""
 
 
 def _unsaid(_line: str) -> None:
-    """Nobody reads."""
+    """Discards a note."""

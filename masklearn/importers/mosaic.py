@@ -1,4 +1,4 @@
-"""A published mask of 0 and 1 to a hybrid mask, and what of it the hybrid mask does not take over."""
+"""Converts a published mask of zeros and ones to a hybrid mask."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,17 @@ from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
 
 __all__ = ["Mosaic", "mosaic_of"]
 
-_NEARLY = 0.9  # of a tile's groups: the rest was damaged after it was pruned
-_LARGE = 64  # groups of a tile, below which that may be chance
+_NEARLY = 0.9  # a dense tile with at least this share of 2:4 groups was probably 2:4 before later training
+_LARGE = 64  # least number of groups of such a tile; in smaller tiles it may be chance
 
 
 @dataclass(frozen=True, eq=False)
 class Mosaic:
-    """mask: the hybrid mask; zeros: of the published one; nearly: tiles that are dense because of a few groups."""
+    """Hybrid mask of a published mask.
+
+    mask: the hybrid mask; zeros: number of zeros in the published mask; nearly: number of tiles that are dense because of a
+    few groups only.
+    """
 
     mask: LinearMask
     zeros: int
@@ -26,13 +30,13 @@ class Mosaic:
 
     @property
     def sparse(self) -> NDArray[np.bool_]:
-        """Groups that lie in sparse tiles, bool `[N, K/4]`."""
+        """Groups in sparse tiles, bool `[N, K/4]`."""
         return expand_tiles(self.mask.tiles, self.mask.shape, self.mask.tile)
 
     def dropped(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Zeros of the published mask that the hybrid mask keeps, bool `[N, K]`.
+        """Returns the zeros of the published mask `kept` that the hybrid mask does not have, bool `[N, K]`.
 
-        Those in dense tiles, and the third and fourth of a group in a sparse one.
+        They are the zeros in dense tiles, and the third and fourth zeros of a group in a sparse tile.
         """
         return self.mask.keep() & ~kept
 
@@ -40,10 +44,10 @@ class Mosaic:
 def mosaic_of(
     kept: NDArray[np.bool_], tile: tuple[int, int], free: NDArray[np.bool_] | None = None
 ) -> Mosaic:
-    """The hybrid mask of a published mask `[N, K]`: tiles of which all groups of 4 have two zeros or more are 2:4.
+    """Returns the hybrid mask of a published mask `[N, K]`. A tile is 2:4 if all its groups of 4 have two zeros or more.
 
-    free: bool `[N, K]`, where the model's weight is zero, so that keeping it changes nothing. A group with more than
-    two zeros keeps what is not zero, then what is free, then the lower k.
+    A group with more than two zeros keeps first the weights that are not zero, then free weights, then the lower k.
+    free: bool `[N, K]`, True for weights that are zero in the model, which can be kept without any effect.
     """
     preference = kept.view(np.uint8) if free is None else 2 * kept.view(np.uint8) + free.view(np.uint8)
     shape = (kept.shape[0], kept.shape[1])

@@ -1,4 +1,4 @@
-"""The zeros of a weight, found on its bits."""
+"""Finds the zeros of a weight from its bits."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 
 __all__ = ["nonzero"]
 
-# By dtype: the unsigned type of its size, and the bits of infinity; NaN has higher ones.
+# For each dtype the unsigned type of its size, and the bits of infinity. The bits of NaN are larger.
 _BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
     "F16": (np.uint16, 0x7C00),
     "BF16": (np.uint16, 0x7F80),
@@ -19,14 +19,14 @@ _BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
 
 
 def nonzero(checkpoint: Checkpoint, name: str) -> NDArray[np.bool_]:
-    """True where a tensor is neither 0.0 nor -0.0, in the checkpoint's layout. PatchCompileError when it is not finite.
+    """Returns a bool array in the checkpoint's layout, False for 0.0 and -0.0.
 
-    On the bits, without their sign: no copy in fp32 is made.
+    It compares bits without the sign, which needs no fp32 copy. Raises PatchCompileError if a weight is not finite.
     """
     word, infinity = _BITS[checkpoint.entry(name).dtype]
     magnitude = checkpoint.read(name).view(word)
     magnitude &= np.iinfo(word).max >> 1
     if int(magnitude.max()) >= infinity:
-        checkpoint.read_finite(name)  # says how many are not
+        checkpoint.read_finite(name)  # raises the error, with the number of weights that are not finite
     found: NDArray[np.bool_] = magnitude != 0
     return found

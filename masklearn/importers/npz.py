@@ -1,4 +1,4 @@
-"""NumPy archives of bit-packed masks, as MaskLLM and PATCH publish them: read one at a time, never unpickled."""
+"""Reads NumPy archives of bit-packed masks, as MaskLLM and PATCH publish them, one mask at a time and without pickle."""
 
 import hashlib
 import math
@@ -14,14 +14,14 @@ from masklearn.errors import PatchCompileError
 
 __all__ = ["MaskArchive", "archive_names"]
 
-_HEADER = 4096  # bytes that the header of an array in the archive takes at most
+_HEADER = 4096  # upper bound for the bytes of an array's header in the archive
 
 
 class MaskArchive:
-    """An `.npz` whose members are arrays of plain numbers."""
+    """An `.npz` file of arrays of numbers."""
 
     def __init__(self, path: Path) -> None:
-        """PatchCompileError when there is no such file, or it is no archive of arrays."""
+        """Raises PatchCompileError if there is no such file, or it is no archive of arrays."""
         self.path = path
         try:
             loaded = np.load(path, allow_pickle=False)
@@ -42,7 +42,10 @@ class MaskArchive:
         return list(self._npz.files)
 
     def read(self, name: str, most: int | None = None) -> NDArray[Any]:
-        """An array. most: bytes it may take; a larger one is refused before it is read."""
+        """Read an array; most: its largest size in bytes, None for any size.
+
+        Raises PatchCompileError if the array is larger (before it is read), damaged or pickled.
+        """
         size = self._zip().getinfo(f"{name}.npy").file_size
         if most is not None and size > most + _HEADER:
             raise self._damaged(f"{name} takes {size} bytes, {most} are expected.")
@@ -57,7 +60,10 @@ class MaskArchive:
         return array
 
     def read_bits(self, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        """A mask of this shape from `np.packbits` of its flat 0/1 values (the first value is the highest bit)."""
+        """Read a mask of this shape that was stored by `np.packbits` of its flat 0/1 values, highest bit first.
+
+        Raises PatchCompileError if the array has another size or is damaged.
+        """
         count = math.prod(shape)
         packed = self.read(name, -(-count // 8))
         if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-count // 8):
@@ -72,13 +78,13 @@ class MaskArchive:
         return bits[:count].astype(np.bool_).reshape(shape)
 
     def sha256(self) -> str:
-        """Of the file's bytes."""
+        """Returns the sha256 of the file's bytes."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _zip(self) -> zipfile.ZipFile:
         archive = self._npz.zip
-        assert archive is not None  # until it is closed
+        assert archive is not None  # it is None only after closing
         return archive
 
     def _refused(self, name: str) -> PatchCompileError:
@@ -95,5 +101,5 @@ class MaskArchive:
 
 
 def archive_names(source: Path) -> list[str] | None:
-    """Names of the arrays of an archive, None for what is no archive. PatchCompileError: see `MaskArchive`."""
+    """Returns the names of an archive's arrays, or None if `source` is no archive. Raises as `MaskArchive` does."""
     return MaskArchive(source).names if source.is_file() and zipfile.is_zipfile(source) else None

@@ -1,8 +1,8 @@
-"""The tile size of masks that do not say it: the largest at which no 2:4 area is lost.
+"""Finds the tile size of masks whose source does not name it: the largest size at which no 2:4 area is lost.
 
-Groups of 4 with two or three zeros are evidence of a sparse tile; a group of four zeros fits sparse and dense alike
-(a dead row is no tile). A tile of some size is sparse when all its groups have two zeros or more. At the size that
-was pruned with, all evidence lies in sparse tiles; at a larger one, tiles that are partly dense lose theirs.
+Groups of 4 with two or three zeros are evidence of a sparse tile. Groups of four zeros are not, because a dense tile may
+have dead rows. A tile is sparse if all its groups have two zeros or more. At the tile size of the pruning all evidence is in
+sparse tiles. At larger sizes some tiles are partly dense, and the evidence in them is lost.
 """
 
 from collections.abc import Iterable
@@ -16,21 +16,21 @@ from masklearn.masks.tiles import GROUP, tile_sums
 
 __all__ = ["DEFAULT_TILE", "TileSearch", "TileSize", "tile_of"]
 
-# Rows and columns; None: the linear's whole height or width.
+# (rows, columns); None stands for all rows or columns of a linear.
 TileSize = tuple[int | None, int | None]
 
 DEFAULT_TILE = (128, 128)
 
 _SIDES: tuple[int | None, ...] = (4, 8, 16, 32, 64, 96, 128, 192, 256, None)
 _WHOLE = 2**20  # stands for None where sizes are compared
-_LOSS = 1e-3  # share of the evidence that a larger tile may lose: zeros that were there before pruning look like it
-_LEAST = 1e-2  # share of all groups that must lie in sparse tiles; less is chance
+_LOSS = 1e-3  # share of the evidence that a tile size may lose: zeros from before pruning look like evidence
+_LEAST = 1e-2  # least share of all groups that must be evidence; less may be chance
 
 
 class TileSearch:
-    """Sees the mask of one linear at a time and rules out tile sizes.
+    """Takes the masks of linears one by one and rules out tile sizes.
 
-    shapes: (N, K) of all linears that will be seen; smallest: side of the smallest tile. Memory: a number per
+    shapes: (N, K) of all linears to come; smallest: side of the smallest tile. Memory: one number per
     `smallest` x `smallest` block of one linear.
     """
 
@@ -41,14 +41,14 @@ class TileSearch:
         self.lost: dict[TileSize, int] = dict.fromkeys(_sizes(smallest), 0)
 
     def add(self, kept: NDArray[np.bool_]) -> None:
-        """Count what each size would lose of a mask `[N, K]`."""
+        """Count the evidence in a mask, bool `[N, K]`, True = kept, and how much of it each size would lose."""
         zeros = zeros_per_group(kept)
         cell = (self.smallest, self.smallest)
         dense = tile_sums(zeros < 2, cell).astype(np.int64)
         evidence = tile_sums((zeros >= 2) & (zeros < GROUP), cell).astype(np.int64) * (dense == 0)
         total = int(evidence.sum())
         self.evidence += total
-        if total == 0 or not dense.any():  # wholly dense, or wholly sparse: any size will do
+        if total == 0 or not dense.any():  # a fully dense or fully sparse linear fits every size
             return
         for size in list(self.lost):
             self.lost[size] += total - self._explained(size, dense, evidence)
@@ -56,7 +56,7 @@ class TileSearch:
                 del self.lost[size]
 
     def result(self) -> tuple[int | None, int | None] | None:
-        """The tile size, 128x128 where any will do; None when there is no 2:4 area to speak of."""
+        """Returns the tile size, 128x128 if every size fits, or None if there is too little evidence of 2:4 tiles."""
         if self.evidence < _LEAST * self.groups:
             return None
         fit = [size for size, lost in self.lost.items() if lost <= _LOSS * self.evidence]
@@ -71,12 +71,12 @@ class TileSearch:
 
 
 def tile_of(size: TileSize, shape: tuple[int, int]) -> tuple[int, int]:
-    """The tile of a linear of shape (N, K)."""
+    """Returns (rows, columns) of the tiles of a linear of shape (N, K)."""
     return size[0] or shape[0], size[1] or shape[1]
 
 
 def _sizes(smallest: int) -> list[TileSize]:
-    """Largest area first, then the one nearest to a square."""
+    """Returns all tile sizes by falling area, and of equal areas the one nearest to a square first."""
 
     def order(size: TileSize) -> tuple[int, int]:
         rows, columns = (side or _WHOLE for side in size)

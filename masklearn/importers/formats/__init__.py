@@ -1,5 +1,5 @@
-"""Formats of published masks, one class a file; `masklearn.importers.base.IMPORTERS` finds them by name.
+"""Formats of published masks, with one class per file. `masklearn.importers.base.IMPORTERS` finds them by name.
 
-A new format is a module here: a subclass of `Importer` that `@IMPORTERS.register` enters. The modules of this folder
-import nothing heavy at the top, so that `--help` can list them.
+A new format is a module of this folder with a subclass of `Importer` that `@IMPORTERS.register` decorates. These modules
+import no heavy package at the top, so that `--help` can list them fast.
 """

@@ -1,4 +1,4 @@
-"""A pruned Hugging Face directory, by whatever method: its zeros are the mask."""
+"""Imports the zeros of a pruned Hugging Face directory, whatever method pruned it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _DTYPES = ("F16", "BF16", "F32", "F64")
 
 @IMPORTERS.register
 class PrunedCheckpoint(Importer):
-    """Every covered linear is looked at; -0.0 is a zero too. PatchCompileError when one is NaN or infinite."""
+    """Pruned checkpoint: the zeros of every covered linear are its mask, -0.0 included.
+
+    Reading a mask raises PatchCompileError if a weight is NaN or infinite.
+    """
 
     name = "checkpoint"
     summary = "a pruned Hugging Face directory, whose zeros are the mask"
@@ -31,7 +34,7 @@ class PrunedCheckpoint(Importer):
     general = True
 
     def detect(self, source: Path) -> str | None:
-        """By being a directory of a model."""
+        """Claims every Hugging Face directory."""
         from masklearn.checkpoint.checkpoint import Checkpoint
 
         if not source.is_dir():
@@ -40,7 +43,7 @@ class PrunedCheckpoint(Importer):
         return "a Hugging Face directory, whose zeros are the mask"
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
-        """Weights are read one at a time."""
+        """Open the checkpoint. Masks read its weights one at a time."""
         from masklearn.checkpoint.checkpoint import Checkpoint
         from masklearn.checkpoint.orientation import from_stored
         from masklearn.importers.nonzero import nonzero

@@ -1,7 +1,7 @@
-"""compressed-tensors' `sparse-24-bitmask` and `sparse-bitmask`: a Hugging Face directory with bitmasks.
+"""Imports the bitmasks of compressed-tensors' formats `sparse-24-bitmask` and `sparse-bitmask`.
 
-Written by llm-compressor; the readers were removed from compressed-tensors in 2026. Only the mask is taken: the
-kept values are in the source's `X.compressed`, the weights to compile in the model.
+llm-compressor wrote such Hugging Face directories, and compressed-tensors removed its readers in 2026. Only masks are
+imported: the weights to compile are the model's, not the kept values in the source's `X.compressed`.
 """
 
 from __future__ import annotations
@@ -28,23 +28,25 @@ _TWO_FOUR, _ANY = "sparse-24-bitmask", "sparse-bitmask"
 
 @IMPORTERS.register
 class CompressedTensors(Importer):
-    """Of a weight `X.weight [N, K]`: `X.shape`, `X.bitmask` uint8 `[N, ceil(K/8)]` (lowest bit first, 1 = kept) and
-    `X.compressed`, `[N, K/2]` where every group of 4 keeps two (sparse-24-bitmask), else `[kept]` with `X.row_offsets`
-    (sparse-bitmask). A linear that has `X.weight` instead is dense.
+    """compressed-tensors: a weight `X.weight [N, K]` is stored as several tensors.
+
+    They are `X.shape`, `X.bitmask` uint8 `[N, ceil(K/8)]` (lowest bit first, 1 = kept) and `X.compressed`. The latter is
+    `[N, K/2]` if every group of 4 keeps two (sparse-24-bitmask), else `[kept]` with `X.row_offsets` (sparse-bitmask). A
+    linear that is stored as `X.weight` is dense.
     """
 
     name = "compressed-tensors"
     summary = "a Hugging Face directory of compressed-tensors (sparse-24-bitmask, sparse-bitmask)"
 
     def detect(self, source: Path) -> str | None:
-        """By a bitmask among its tensors."""
+        """Claims a Hugging Face directory with a bitmask among its tensors."""
         from masklearn.checkpoint.checkpoint import Checkpoint
 
         names = Checkpoint.open(source).names() if source.is_dir() else []
         return next((f"it holds {name}" for name in names if name.endswith(_BITMASK)), None)
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
-        """Bitmasks, each checked against the values beside it."""
+        """Open the directory. Masks read one bitmask at a time and check it against the kept values."""
         from masklearn.checkpoint.checkpoint import Checkpoint
         from masklearn.checkpoint.orientation import from_stored, stored_shape
 
@@ -74,7 +76,7 @@ class CompressedTensors(Importer):
 
 
 def _check_format(stored: Checkpoint) -> None:
-    """The format's name lies in config.json, in one of two places; files may lack it."""
+    """Raises PatchCompileError for another format. Its name is in one of two places of config.json, or missing."""
     settings: Any = stored.config.get("quantization_config") or stored.config.get("compression_config") or {}
     found = (settings.get("sparsity_config") or stored.config.get("sparsity_config") or {}).get("format")
     if found not in (None, _TWO_FOUR, _ANY):

@@ -1,4 +1,4 @@
-"""MaskLLM's `mask_compressed.npz` (arXiv 2409.17481): every linear 2:4, bits only, shapes from the model."""
+"""Imports MaskLLM's `mask_compressed.npz` (arXiv 2409.17481): bits of 2:4 linears, without shapes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ __all__ = ["MaskLlm"]
 
 @IMPORTERS.register
 class MaskLlm(Importer):
-    """A key is the name of a weight and `.mask`; its value `np.packbits` of the flat mask, 1 = kept."""
+    """MaskLLM: a key is the name of a weight plus `.mask`, its value is `np.packbits` of the flat mask, 1 = kept.
+
+    Every group of 4 must be 2:4. Shapes come from the model.
+    """
 
     name = "maskllm"
     summary = "an .npz of MaskLLM, bits alone"
     general = True
 
     def detect(self, source: Path) -> str | None:
-        """By being an archive of arrays."""
+        """Claims every archive of arrays."""
         from masklearn.importers.npz import archive_names
 
         return None if archive_names(source) is None else "an archive of bits without shapes"
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
-        """Every group of 4 is 2:4."""
+        """Open the archive. Masks are read one at a time."""
         from masklearn.checkpoint.orientation import from_stored, stored_shape
         from masklearn.importers.npz import MaskArchive
 
@@ -51,7 +54,7 @@ class MaskLlm(Importer):
 
 
 def _keys(archive: MaskArchive, checkpoint: Checkpoint) -> dict[str, str]:
-    """Keys of the archive by the linear that they mask."""
+    """Returns the keys of the archive by linear. Raises PatchCompileError if two keys mask one linear."""
     from masklearn.checkpoint.naming import linear_name
 
     keys: dict[str, str] = {}

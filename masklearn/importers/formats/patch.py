@@ -1,7 +1,7 @@
-"""PATCH's `mask.npz` (arXiv 2509.23410): bits and shape of every masked weight, and JSON about the run.
+"""Imports PATCH's `mask.npz` (arXiv 2509.23410): bits and shape of every masked weight, and JSON about the run.
 
-Its masks are where the trained model's weights are not zero, so weights of a dense tile that were zero before
-training are zeros of the mask too.
+PATCH made the masks from the zeros of the trained weights. Weights of dense tiles that were zero before training are
+therefore zeros of the masks too.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ if TYPE_CHECKING:
 __all__ = ["Patch"]
 
 _META, _SHAPE = "__meta__", ".__shape__"
-_UNIFORM = "2:4"  # the `pattern` of a mask whose tiles are all sparse; that of a mosaic is "Dense/2:4 tiles"
+_UNIFORM = "2:4"  # `pattern` of masks whose tiles are all sparse; that of a mosaic is "Dense/2:4 tiles"
 _MOST_META = 2**20  # bytes
 
 
 @IMPORTERS.register
 class Patch(Importer):
-    """`<name>.weight`: `np.packbits` of the flat mask, 1 = kept; `<name>.weight.__shape__`; `__meta__`: JSON text."""
+    """PATCH: `<name>.weight` is `np.packbits` of the flat mask, 1 = kept, and `<name>.weight.__shape__` its shape.
+
+    `__meta__` is JSON text about the run, which may be absent.
+    """
 
     name = "patch"
     summary = "an .npz of PATCH, bits with shapes"
 
     def detect(self, source: Path) -> str | None:
-        """By a shape or the JSON text in an archive of arrays."""
+        """Claims an archive with a shape or the JSON text among its arrays."""
         from masklearn.importers.npz import archive_names
 
         names = archive_names(source) or []
@@ -45,7 +48,7 @@ class Patch(Importer):
         return next((f"an archive that holds {name}" for name in shaped), None)
 
     def open(self, source: Path, checkpoint: Checkpoint, coverage: Coverage) -> Published:
-        """Every tile 2:4 where the JSON text says so, else a mosaic."""
+        """Open the archive. All tiles must be 2:4 if the JSON text says so; otherwise tiles may be dense."""
         from masklearn.checkpoint.naming import linear_name
         from masklearn.checkpoint.orientation import from_stored, stored_shape
         from masklearn.importers.npz import MaskArchive
@@ -87,7 +90,7 @@ def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, ...]) -> None
 
 
 def _meta(archive: MaskArchive) -> dict[str, Any]:
-    """What the archive says about itself: repo, base model, sparsity, pattern; may be absent."""
+    """Read the JSON text about the run: repo, base model, sparsity, pattern. Returns {} if it is absent."""
     if _META not in archive.names:
         return {}
     stored = archive.read(_META, _MOST_META)
