@@ -1,0 +1,104 @@
+"""patch-compile as a library: a function for each command, with the command's options as arguments.
+
+    import patch_compile
+
+    built = patch_compile.build("models/smollm2-135m", "out", ratio=0.4, backend="onnx")
+    print(built.perplexity, built.generator().generate(["The capital of France is"], new_tokens=20))
+
+Importing this is light: what a name needs is imported when it is first used.
+"""
+
+import importlib
+import inspect as _inspect
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from masklearn.masks.maskset import MaskSet
+    from patch_compile.api.bench import bench
+    from patch_compile.api.build import build
+    from patch_compile.api.build_plugin import build_plugin
+    from patch_compile.api.compare import compare
+    from patch_compile.api.compile import compile
+    from patch_compile.api.doctor import doctor
+    from patch_compile.api.import_mask import import_mask
+    from patch_compile.api.inspect import inspect
+    from patch_compile.api.learn import learn
+    from patch_compile.api.plan import plan
+    from patch_compile.api.run import run
+    from patch_compile.api.verify import verify
+    from patch_compile.errors import PatchCompileError, UsageError
+    from patch_compile.runtime import open_generator
+
+__all__ = [
+    "MaskSet",
+    "PatchCompileError",
+    "UsageError",
+    "bench",
+    "build",
+    "build_plugin",
+    "compare",
+    "compile",
+    "doctor",
+    "import_mask",
+    "inspect",
+    "learn",
+    "open_generator",
+    "plan",
+    "run",
+    "verify",
+]
+
+_ELSEWHERE = {
+    "MaskSet": "masklearn.masks.maskset",
+    "PatchCompileError": "patch_compile.errors",
+    "UsageError": "patch_compile.errors",
+    "open_generator": "patch_compile.runtime",
+}
+# Functions with the name of a package that lies here.
+_PACKAGES = ("bench", "build", "compare", "inspect", "plan", "verify")
+
+
+class _CallablePackage(ModuleType):
+    """A package that has the name of a function, such as `patch_compile.build`: a call of it calls the function.
+
+    `import patch_compile.build.stages` makes `patch_compile.build` the package, as Python's import always does, and
+    `patch_compile.build(…)` still works.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _function_of(self)(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> _inspect.Signature:
+        return _inspect.signature(_function_of(self))
+
+
+class _Library(ModuleType):
+    """This package: it makes packages callable when the import system enters them here."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _PACKAGES and type(value) is ModuleType:
+            value.__class__ = _CallablePackage
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Library
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_ELSEWHERE.get(name, f"{__name__}.api.{name}")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _function_of(package: ModuleType) -> Any:
+    name = package.__name__.rpartition(".")[2]
+    return getattr(importlib.import_module(f"{__name__}.api.{name}"), name)
