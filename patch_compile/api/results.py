@@ -55,7 +55,9 @@ class Build(Result):
     @property
     def perplexity(self) -> float | None:
         """Perplexity of the hybrid model; None for a model that predicts no next token."""
-        return float(self.report["perplexity"]["hybrid"]) if "perplexity" in self.report else None
+        from patch_compile.out.report import Kind
+
+        return float(self.report["perplexity"]["hybrid"]) if self.report["kind"] == Kind.DECODER else None
 
     @property
     def plan(self) -> Plan:

@@ -31,6 +31,7 @@ from patch_compile.out.layout import (
     REPORT,
 )
 from patch_compile.out.plan import Plan
+from patch_compile.out.report import REPORT_SCHEMA
 from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Pruning, Stage
@@ -145,6 +146,7 @@ class _Run:
         report = {
             "path": str(job.out / REPORT),
             **about_masks(job, self.masks, [row.as_json() for row in plan.linears]),
+            "schema": REPORT_SCHEMA,
             "plan": plan.summary.as_json(),
             **about_files(job, root),
             **proof,
@@ -170,7 +172,7 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     targets = [target.name for target in job.targets]
     engine = key_of(onnx, job.backend, targets, shapes, plugin, EngineReport.SCHEMA)
     texts = [job.source.calibration_hash, _text_hash(r.eval_text)]
-    proof = key_of(engine, texts, r.eval_windows, r.eval_length, r.prompt, r.seed)
+    proof = key_of(engine, texts, r.eval_windows, r.eval_length, r.prompt, r.seed, REPORT_SCHEMA)
     return {Stage.MASKS: masks, Stage.ONNX: onnx, Stage.ENGINE: engine, Stage.PROOF: proof}
 
 

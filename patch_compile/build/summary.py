@@ -19,6 +19,7 @@ def about_model(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict
     source = job.source
     return {
         "schema": Manifest.SCHEMA,
+        "kind": str(source.kind),
         "model": {"path": str(source.model.resolve()), "sha256": source.fingerprint},
         "method": masks.method,
         "ratio": {"asked": masks.ratio_asked, "reached": masks.ratio},

@@ -11,6 +11,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import BENCH, MASKS, REPORT
 from patch_compile.out.plan import PlanSummary
+from patch_compile.out.report import Kind, read_report
 
 __all__ = ["PERPLEXITY", "RELATIVE_ERROR", "Build", "Quality", "read_builds"]
 
@@ -83,7 +84,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _read(path: Path, name: str) -> Build:
     out = OutFolder.open(path)
-    report = out.read_json(REPORT)
+    report = read_report(out.path)
     if report is None:
         raise PatchCompileError(
             f"{path} holds no {REPORT}",
@@ -117,7 +118,7 @@ def _method(report: Mapping[str, Any]) -> str:
 
 def _quality(report: Mapping[str, Any]) -> Quality:
     text = (report.get("text") or {}).get("eval") or {}
-    if "perplexity" in report:
+    if report["kind"] == Kind.DECODER:
         found = report["perplexity"]
         return Quality(PERPLEXITY, found["hybrid"], found["dense"], found["text"], text.get("path"))
     return Quality(

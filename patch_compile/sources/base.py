@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.plan import Plan, Unpredicted
+from patch_compile.out.report import Kind
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.summary import plan_of, unpredicted_plan
@@ -45,14 +46,6 @@ __all__ = ["Ability", "Bars", "Kind", "Probe", "Pruning", "Rounding", "Sequences
 
 Bars = Callable[[str], AbstractContextManager[Update]]
 """`bars(name)` opens a bar for a step of the work, as `Progress.stage` does."""
-
-
-class Kind(StrEnum):
-    """The kinds of model that builds start from."""
-
-    DECODER = "decoder"
-    ENCODER = "encoder"
-    ONNX = "onnx"
 
 
 class Stage(StrEnum):

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import MASKS, ONNX, REPORT, SCRATCH
+from patch_compile.out.layout import MASKS, ONNX, SCRATCH
 from patch_compile.out.plan import Plan
+from patch_compile.out.report import read_report
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Ability, Source
 from patch_compile.sources.open import check_unchanged
@@ -171,7 +172,7 @@ class Verification:
         masks, learning = self.masks, self.source.recipe.learning()
         if self.source.recipe.ratio is None:  # masks, or a speed, decided
             learning = learning.model_copy(update={"ratio": masks.ratio})
-        report = self.out.read_json(REPORT) or {}
+        report = read_report(self.out.path) or {}
         seconds = report.get("seconds", {}).get("masks")  # None where masks of an earlier run were kept
         result = {
             "name": masks.method,

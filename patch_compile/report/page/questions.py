@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from patch_compile.out.engine import BuiltEngine
+from patch_compile.out.report import Kind
 from patch_compile.report.engine import sparsity_words
 from patch_compile.report.page.sources import Row, Sources
 from patch_compile.report.page.spelling import (
@@ -47,7 +48,7 @@ def questions(sources: Sources) -> list[Question]:
 def _compiled(sources: Sources) -> Question:
     verify = (sources.verify or {}).get("compiled")
     found = verify or sources.report["agreement"]
-    checkpoint = "perplexity" in sources.report
+    checkpoint = sources.kind is Kind.DECODER
     against = found.get("against") or ("pruned checkpoint" if checkpoint else "pruned ONNX")
     about = f"The hybrid ONNX against the {against}, on the same inputs: only rounding may part them."
     facts = _error_facts(found, " of the largest logit" if checkpoint else " of the largest output")

@@ -16,6 +16,7 @@ from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import BENCH, MASKS, RECIPE, REPORT, VERIFY
 from patch_compile.out.manifest import Manifest
 from patch_compile.out.plan import LinearRow, PlanSummary, WholeRow
+from patch_compile.out.report import Kind, read_report
 
 __all__ = ["Row", "Sources"]
 
@@ -38,7 +39,7 @@ class Sources:
     def read(cls, out: Path) -> Sources:
         """Read OUT; PatchCompileError when it is no finished build."""
         folder = OutFolder.open(out, check=False)
-        report = folder.read_json(REPORT)
+        report = read_report(out)
         if report is None or not (out / RECIPE).is_file():
             raise PatchCompileError(
                 f"{out} is no whole build",
@@ -60,6 +61,11 @@ class Sources:
         """The settings by name."""
         settings: Row = yaml.safe_load(self.recipe_text)
         return settings
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of model that was built."""
+        return Kind(self.report["kind"])
 
     @property
     def name(self) -> str:
@@ -89,7 +95,7 @@ class Sources:
     @property
     def phases(self) -> tuple[str, ...]:
         """Phases of the workload: an encoder, and an ONNX file that nothing is known of, run once and generate nothing."""
-        steps = self.whole.decode.dense_ms > 0.0 if self.whole else "perplexity" in self.report
+        steps = self.whole.decode.dense_ms > 0.0 if self.whole else self.kind is Kind.DECODER
         return ("prefill", "decode", "end_to_end") if steps else ("prefill",)
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from patch_compile.out.report import Kind
 from patch_compile.report.page.sources import Row, Sources
 from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
 
@@ -114,7 +115,7 @@ def _warnings(sources: Sources) -> Iterator[Warning]:
     yield from _of_speed(sources)
     verify = sources.verify
     if verify is None:
-        more = _OF_DECODERS if "perplexity" in sources.report else ""
+        more = _OF_DECODERS if sources.kind is Kind.DECODER else ""
         yield Warning(
             "next",
             f"Beyond what the build itself checks, nothing is verified yet{more}. To find out:",

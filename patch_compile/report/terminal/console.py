@@ -15,6 +15,7 @@ from masklearn.masks.names import kind_of, short_kinds
 from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import LinearRow, PlanSummary
+from patch_compile.out.report import Kind
 from patch_compile.report.engine import sparsity_words
 from patch_compile.report.prediction import choice_line, node_words, reason_lines, remarks, speed_line
 from patch_compile.report.split import split_lines
@@ -38,7 +39,7 @@ _SHADES = " ░▒▓█"  # none, and quarters: a map can be read at a glance w
 def build_parts(report: Row) -> Iterator[Part]:
     """The result of a build: linears, perplexity, engine, generated text."""
     yield from _linears_parts(report)
-    yield from _summary(report) if "perplexity" in report else _onnx_summary(report)
+    yield from _summary(report) if report["kind"] == Kind.DECODER else _onnx_summary(report)
 
 
 def masks_parts(summary: Row) -> Iterator[Part]:

@@ -119,7 +119,8 @@ class Out:
         reached = sum(row["zeroed"] for row in rows) / sum(n * k for n, k in self.shapes.values())
         return {
             "path": str(self.path / "report.json"),
-            "schema": 1,
+            "schema": 2,
+            "kind": "decoder",
             "model": {
                 "path": "/models/smollm2-135m",
                 "sha256": "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c",

@@ -1,0 +1,38 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.out.report import REPORT_SCHEMA, Kind, read_report
+from tests.report.page.outs import Out
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return Out(tmp_path / "out").write()
+
+
+def test_a_report_names_the_kind_of_its_model(out: Path) -> None:
+    report = read_report(out)
+    assert report is not None and Kind(report["kind"]) is Kind.DECODER
+    assert read_report(out.parent) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"schema": 1}, f"It has version 1, and this program reads version {REPORT_SCHEMA}."),
+        ({"kind": "tale"}, "kind: "),
+    ],
+)
+def test_another_version_or_kind_is_refused_by_name(out: Path, changed: dict[str, Any], why: str) -> None:
+    path = out / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(
+        PatchCompileError, match=r"report\.json is not a report that this patch-compile reads"
+    ) as raised:
+        read_report(out)
+    assert raised.value.why.startswith(why)
+    assert f"patch-compile build --recipe {out}/recipe.yaml -o {out} --force" in raised.value.fix
