@@ -1,6 +1,6 @@
-"""What a file or folder is that the tool writes or reads, what is in it, and whether it is whole (`inspect`).
+"""Describes and verifies a file or folder that the tool reads or writes, for `patch-compile inspect`.
 
-Each kind has a module here with a function from a path to a `Found`; `inspect_path` picks it by content.
+Each kind of file has a function from a path to a `Found`. `inspect_path` chooses the function by the content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CONFIG = "config.json"
 
 
 def inspect_path(path: Path) -> Found:
-    """What `path` is. PatchCompileError where it is nothing of ours, is missing, or can't be read."""
+    """Inspect a file or folder. Raises PatchCompileError if it is missing, of an unknown kind, or can't be read."""
     if path.is_dir():
         return _inspect_folder(path)
     if not path.is_file():

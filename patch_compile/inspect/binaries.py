@@ -1,4 +1,4 @@
-"""Engines, as far as they can be read without a driver, and plugin libraries."""
+"""Inspects engines, without a driver if that is possible, and plugin libraries."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identi
 
 __all__ = ["inspect_engine_file", "inspect_plugin"]
 
-_PACKED = 4  # constants of a PatchLinear, after X
+_PACKED = 4  # number of packed tensors of a PatchLinear, its inputs after X
 
 
 def inspect_plugin(path: Path) -> Found:
-    """A plugin library by what it says of itself; it is not loaded. PatchCompileError for any other library."""
+    """Inspect a plugin library by its identity string, without loading it.
+
+    Raises PatchCompileError for any other library.
+    """
     identity = read_identity(path)
     return Found(path, "plugin", _identity(identity) | {"bytes": path.stat().st_size})
 
 
 def inspect_engine_file(path: Path) -> Found:
-    """An engine of TensorRT-RTX by its program text, one of TensorRT through its inspector, on the GPU it is for.
+    """Inspect an engine.
 
-    PatchCompileError for a file that is neither, and for an engine of TensorRT that can't be opened here.
+    An engine of TensorRT-RTX is read from its program text. An engine of TensorRT is read by TensorRT's engine inspector,
+    on the GPU that it was built for. Raises PatchCompileError for a file that is neither, and for an engine of TensorRT
+    that this machine can't open.
     """
     embedded = _embedded(path)
     programs = read_programs(path) if path.stat().st_size else ()
@@ -73,7 +78,7 @@ def _patch_rows(programs: tuple[PlanProgram, ...]) -> list[dict[str, Any]]:
 
 
 def _packed_bytes(layer: PlanLayer, program: PlanProgram) -> int | None:
-    """Of the constants that follow X; None where the program does not tell."""
+    """Returns the bytes of the packed tensors of a PatchLinear, or None if the program does not name their sizes."""
     tensors = [program.tensors.get(name) for name in layer.inputs[1 : 1 + _PACKED]]
     sizes = [tensor.nbytes if tensor else None for tensor in tensors]
     known = [size for size in sizes if size is not None]

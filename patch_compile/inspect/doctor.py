@@ -1,4 +1,4 @@
-"""What this machine can do, and the command that mends each lack (`patch-compile doctor`)."""
+"""Examines this machine for `patch-compile doctor`: what it can do, and a fix for everything that is missing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ from patch_compile.plugin.toolchain import describe_toolchain
 __all__ = ["Finding", "examine"]
 
 _DRIVER = "libcuda.so.1"
-_LOW_DISK = 20e9  # bytes: the files of a 1B model, with some room
+_LOW_DISK = 20e9  # bytes; enough for the files of a 1B model
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing: whether it is there, where or which, and how to get it if it is not."""
+    """Result of one check.
+
+    what: name of the checked thing; found: True if it is there; about: its place, version or size, in words, or the reason
+    why it is not there; fix: how to get it, empty if it is there.
+    """
 
     what: str
     found: bool
@@ -36,7 +40,10 @@ class Finding:
 
 
 def examine() -> dict[str, Any]:
-    """Findings, and what follows from them: `can` and `cannot`, in words. Builds and downloads nothing."""
+    """Returns `findings` (see `Finding`), and in words the tasks that this machine `can` and `cannot` do.
+
+    It builds and downloads nothing.
+    """
     findings = [*_machine(), *_gpu(), *_libraries(), *_toolchain(), _plugin_cache()]
     can, cannot = _verdict(findings)
     return {"findings": [asdict(one) for one in findings], "can": can, "cannot": cannot}
@@ -124,7 +131,7 @@ def _version(package: str) -> str | None:
 
 
 def _toolchain() -> Iterator[Finding]:
-    """What the plugin is compiled with, for the backend that is there."""
+    """Yield findings about the tools that compile the plugin, for the backend that is installed."""
     backend = next((name for name in BACKENDS if _loads(name)), BACKENDS[-1])
     for item in describe_toolchain(backend):
         yield Finding(item.what, item.found, item.where, item.fix)

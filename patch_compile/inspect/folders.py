@@ -1,4 +1,4 @@
-"""Folders: the OUT of a run, and models."""
+"""Inspects folders: the OUT of a build, and models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["inspect_build", "inspect_checkpoint"]
 
 
 def inspect_build(path: Path) -> Found:
-    """OUT by its manifest; every file is hashed."""
+    """Inspect an OUT folder by its manifest. It hashes every file."""
     manifest = Manifest.read(path / MANIFEST)
     rows: list[dict[str, Any]] = []
     for name in manifest.files:
@@ -44,7 +44,7 @@ def inspect_build(path: Path) -> Found:
 
 
 def inspect_checkpoint(path: Path) -> Found:
-    """A model by its config and the headers of its shards; no weight is read."""
+    """Inspect a model folder by its config and the headers of its shards. It reads no weights."""
     checkpoint = Checkpoint.open(path)
     architecture = architecture_of(checkpoint)
     coverage = covered_linears_of(checkpoint)

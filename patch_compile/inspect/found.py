@@ -1,4 +1,4 @@
-"""What `inspect` finds out about one file or folder."""
+"""Result of `inspect` for one file or folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["Found"]
 
 @dataclass(frozen=True)
 class Found:
-    """kind: in words; facts: name to value, in the order to be shown; rows: a table, all with the same keys.
+    """Result of `inspect`.
 
-    checked: what was verified, in words; faults: what is wrong, empty for a whole file.
+    kind: kind of the file or folder, in words; facts: name to value, in the order in which they are shown; rows: rows of a
+    table, all with the same keys; checked: the verified properties, in words; faults: the faults, empty if there are none.
     """
 
     path: Path
@@ -25,7 +26,7 @@ class Found:
     faults: Sequence[str] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the result for JSON."""
         return {
             "path": str(self.path),
             "kind": self.kind,

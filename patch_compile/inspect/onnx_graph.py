@@ -1,4 +1,4 @@
-"""An ONNX file: its interface, and each PatchLinear with the rules of its packed tensors checked again."""
+"""Inspects an ONNX file: its interface, and every PatchLinear, whose packed tensors are verified."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["inspect_onnx"]
 
 
 def inspect_onnx(path: Path) -> Found:
-    """The graph of `path`; packed tensors are mapped and decoded one node at a time.
+    """Inspect an ONNX file. It maps packed tensors into memory and decodes one node at a time.
 
-    PatchCompileError for a file that is no model, and when its external data are missing or short.
+    Raises PatchCompileError if the file is no model, or its external data are missing or too short.
     """
     import onnx_ir as ir
 
@@ -68,7 +68,7 @@ def _spelled(value: ir.Value) -> str:
 
 
 def _patch_linear(node: ir.Node) -> tuple[dict[str, Any], str]:
-    """The node's row, and what is wrong with its constants."""
+    """Returns the row of a PatchLinear, and the fault of its packed tensors in words, empty if there is none."""
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     rows, columns = attributes["out_features"], attributes["in_features"]
     gated = bool(attributes.get("gated", 0))
@@ -103,7 +103,7 @@ def _constants(node: ir.Node) -> tuple[dict[str, NDArray[Any]], str]:
 def _why_broken(
     constants: dict[str, NDArray[Any]], rows: int, columns: int, panel_rows: int, gated: bool
 ) -> str:
-    """What a kernel would trip over, in words; empty for tensors that it may take on trust."""
+    """Returns the fault of packed tensors that a kernel would fail on, in words, empty if there is none."""
     panels = (1 + gated) * -(-rows // panel_rows)
     slabs = panels * -(-columns // SLAB_K)
     widths = {"dense": panel_rows * SLAB_K, "sparse": panel_rows * SLAB_K // 2, "meta": panel_rows * 2}

@@ -1,4 +1,4 @@
-"""Safetensors files: masks, and shards of a checkpoint."""
+"""Inspects safetensors files: masks, and shards of a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _FORMAT = "patch-compile."
 
 
 def inspect_tensors(path: Path) -> Found:
-    """A MaskSet with every pattern read, or the header of any other safetensors file."""
+    """Inspect a MaskSet by reading every pattern, or any other safetensors file by its header.
+
+    Raises PatchCompileError if the file is damaged.
+    """
     shard = Shard.open(path)
     return _masks(path) if shard.metadata.get("format", "").startswith(_FORMAT) else _shard(path, shard)
 
