@@ -1,8 +1,8 @@
-"""Compiles the PatchLinear plugin on the user's machine and knows what a compiled one was made for.
+"""Compiles the PatchLinear plugin on the user's machine, and reads the identity of a compiled one.
 
-What is needed: nvcc 12.5 or newer (a CUDA toolkit or the `nvidia-cuda-nvcc` wheels), a C++ compiler, and TensorRT's
-headers (an installation, else the Apache-2.0 headers of 10.14 in a pinned package). nvcc is called directly, so cmake
-may be absent; `plugins/CMakeLists.txt` builds the same library by hand.
+Compiling needs nvcc 12.5 or newer (from a CUDA toolkit or the `nvidia-cuda-nvcc` wheels), a C++ compiler, and TensorRT's
+headers (from an installation, else the Apache-2.0 headers of 10.14 in a pinned package). It does not need cmake, because
+nvcc is called directly; `plugins/CMakeLists.txt` is for building the same library by hand.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PluginLibrary:
-    """A compiled plugin and what it was compiled with."""
+    """Compiled plugin, with the tools that compiled it.
+
+    archs: compute capabilities times ten; fingerprint: key of the library in the cache.
+    """
 
     path: Path
     backend: str
@@ -77,7 +80,11 @@ class PluginLibrary:
 
 @dataclass(frozen=True)
 class PluginIdentity:
-    """What a plugin says of itself; `archs` are compute capabilities times ten."""
+    """Identity that a plugin library contains as text.
+
+    version: of the plugin; backend: library that it registers itself with; cuda: version of nvcc; archs: compute
+    capabilities times ten; headers: version of TensorRT's headers.
+    """
 
     version: int
     backend: str
@@ -96,9 +103,14 @@ def build_plugin(
 ) -> PluginLibrary:
     """Compile the plugin for `backend` ("tensorrt" or "tensorrt-rtx"), or take it from the cache.
 
-    The cache (default `~/.cache/patch-compile/plugin`, or under XDG_CACHE_HOME) is keyed by the content of sources and
-    headers, the compilers, `archs`, backend and flags. `force` compiles anew. Several processes may call this at once.
-    Raises PatchCompileError when nvcc, the C++ compiler or the headers are missing or unfit, or nvcc fails.
+    The key of the cache covers the content of sources and headers, the compilers, `archs`, backend and flags. Several
+    processes may call this at the same time.
+
+    archs: compute capabilities times ten; cache_dir: the cache, None for `~/.cache/patch-compile/plugin` (or below
+    XDG_CACHE_HOME); force: compile even if the cache has the library; log: called with messages.
+
+    Raises UsageError for an unknown backend, and PatchCompileError if nvcc, the C++ compiler or the headers are missing or
+    unsuitable, or nvcc fails.
     """
     _check_request(backend, archs)
     cache = cache_dir or _default_cache()
@@ -118,9 +130,9 @@ def build_plugin(
 
 
 def read_identity(path: Path) -> PluginIdentity:
-    """What the plugin library at `path` was built for, read without loading it.
+    """Read the identity of the plugin library at `path` without loading it.
 
-    Raises PatchCompileError when the file is missing or no PatchLinear plugin.
+    Raises PatchCompileError if the file is missing or no PatchLinear plugin.
     """
     fix = "Build it with `patch-compile plugin`."
     if not path.is_file() or path.stat().st_size == 0:
@@ -137,13 +149,13 @@ def read_identity(path: Path) -> PluginIdentity:
 
 
 def cached_plugins(cache_dir: Path | None = None) -> tuple[Path, list[Path]]:
-    """The cache's folder and the libraries in it; see `build_plugin`."""
+    """Returns the cache's folder and the libraries in it; see `build_plugin`."""
     cache = cache_dir or _default_cache()
     return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
 
 
 def check_backend(path: Path, backend: str) -> PluginIdentity:
-    """Refuse, by PatchCompileError, a plugin library that was built for another backend than `backend`."""
+    """Returns the identity of a plugin library. Raises PatchCompileError if it was built for another backend."""
     identity = read_identity(path)
     if identity.backend != backend:
         raise PatchCompileError(
@@ -182,7 +194,7 @@ def _units(sources: Path) -> list[Path]:
 
 
 def _code_flags(archs: tuple[int, ...]) -> list[str]:
-    """Machine code for every architecture, and PTX of the newest for those to come."""
+    """Returns flags for machine code of every architecture, and for PTX of the newest, which later GPUs can run."""
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
     return [*flags, f"-gencode=arch=compute_{max(archs)},code=compute_{max(archs)}"]
 
@@ -241,7 +253,7 @@ def _is_whole(library: PluginLibrary) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process compiles, the others wait and then find the result."""
+    """Lock a file, so that one process compiles while the others wait for its result."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

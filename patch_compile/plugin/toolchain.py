@@ -1,7 +1,7 @@
-"""The tools and headers that building the plugin needs: where they are on this machine, or how to get them.
+"""Finds the tools and headers that building the plugin needs, or says how to get them.
 
-The benchmarks of the kernels find nvcc here too, on machines that have no more than nvcc, PyTorch and numpy: nothing but
-the standard library is imported.
+The kernels' benchmarks find nvcc with this module too, on machines with only nvcc, PyTorch and numpy. It therefore imports
+only the standard library.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ __all__ = [
     "plugin_sources",
 ]
 
-_MIN_NVCC = (12, 5)  # PTX 8.5, the first with mma.sp::ordered_metadata
-_MIN_HEADERS = (10, 0)  # IPluginV3
+_MIN_NVCC = (12, 5)  # the first with PTX 8.5, which has mma.sp::ordered_metadata
+_MIN_HEADERS = (10, 0)  # the first with IPluginV3
 _HEADER_PACKAGE = "kernel-lens==2.0.1"
 _HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
 _HEADER_FOLDER = "kernel_lens/include/tensorrt/"
@@ -50,7 +50,10 @@ Log = Callable[[str], None]
 
 
 class ToolchainItem(NamedTuple):
-    """One thing that building the plugin needs: where it is and which version, or how to get it."""
+    """A tool that building the plugin needs.
+
+    where: its path and version, or the reason why it was not found; fix: how to get it, empty if it was found.
+    """
 
     what: str
     found: bool
@@ -59,14 +62,14 @@ class ToolchainItem(NamedTuple):
 
 
 class Tool(NamedTuple):
-    """A program, or a folder of headers, and its version."""
+    """A program or a folder of headers, with its version."""
 
     path: Path
     version: str
 
 
 def describe_toolchain(backend: str = "tensorrt-rtx") -> list[ToolchainItem]:
-    """What building the plugin needs and what this machine has of it; downloads nothing."""
+    """Returns everything that building the plugin needs, with its place on this machine. It downloads nothing."""
     return [
         _describe("nvcc", find_nvcc, _NVCC_FIX),
         _describe("C++ compiler", find_cxx, _CXX_FIX),
@@ -88,7 +91,10 @@ def _describe(what: str, find: Callable[[], Tool], fix: str) -> ToolchainItem:
 
 
 def plugin_sources() -> Path:
-    """`patch_compile/_plugins` of an installed wheel, `plugins` beside the package in a checkout."""
+    """Returns the folder of the plugin's sources: `patch_compile/_plugins` in a wheel, `plugins` in a checkout.
+
+    Raises PatchCompileError if it is missing.
+    """
     here = Path(__file__).resolve().parents[1]
     for folder in (here / "_plugins", here.parent / "plugins"):
         if (folder / "kernels" / "slabs.cuh").is_file():
@@ -99,7 +105,7 @@ def plugin_sources() -> Path:
 
 
 def cuda_folders() -> Iterator[Path]:
-    """Folders in which CUDA's programs may lie: those on PATH, a toolkit's, and the one of the nvidia-cuda-* wheels."""
+    """Yield folders that may contain CUDA's programs: those on PATH, a toolkit's, and that of the nvidia-cuda-* wheels."""
     yield from map(Path, filter(None, os.environ.get("PATH", "").split(os.pathsep)))
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(variable):
@@ -110,7 +116,10 @@ def cuda_folders() -> Iterator[Path]:
 
 
 def find_nvcc() -> Tool:
-    """CUDACXX when set, else the first nvcc on this machine that is new enough."""
+    """Returns the nvcc of CUDACXX if it is set, else the first one on this machine that is new enough.
+
+    Raises PatchCompileError if there is none.
+    """
     named = os.environ.get("CUDACXX")
     candidates = [Path(shutil.which(named) or named)] if named else [f / "nvcc" for f in cuda_folders()]
     too_old = []
@@ -138,7 +147,7 @@ def _nvcc_version(path: Path) -> str:
 
 
 def find_cxx() -> Tool:
-    """NVCC_CCBIN when set, else g++. Raises PatchCompileError when it is not there."""
+    """Returns the C++ compiler of NVCC_CCBIN if it is set, else g++. Raises PatchCompileError if it is missing."""
     named = os.environ.get("NVCC_CCBIN")
     path = shutil.which(named or "g++")
     if path is None:
@@ -163,7 +172,7 @@ def _header_folders() -> Iterator[Path]:
 
 
 def _header_version(folder: Path) -> tuple[str, str] | None:
-    """(backend, version) of the headers in a folder, None when there are none or they know no IPluginV3."""
+    """Returns (backend, version) of the headers in a folder, or None if there are none or they have no IPluginV3."""
     version_header = folder / "NvInferVersion.h"
     if not version_header.is_file() or not (folder / "NvInferRuntime.h").is_file():
         return None
@@ -177,7 +186,10 @@ def _header_version(folder: Path) -> tuple[str, str] | None:
 
 
 def find_headers(backend: str) -> Tool | None:
-    """Installed headers fit for `backend`. RTX plugins also compile with full TensorRT's, not the other way round."""
+    """Returns installed headers for `backend`, or None. Plugins of TensorRT-RTX also compile with TensorRT's headers.
+
+    Raises PatchCompileError if TENSORRT_ROOT is set but has no suitable headers.
+    """
     root = os.environ.get("TENSORRT_ROOT")
     machine = f"{os.uname().machine}-linux-gnu"
     folders = [Path(root) / "include", Path(root) / "include" / machine] if root else list(_header_folders())
@@ -196,7 +208,10 @@ def _headers_or_package(backend: str) -> Tool:
 
 
 def fetch_headers(cache: Path, log: Log) -> Tool:
-    """The headers of the pinned package, from the cache or by pip; only its include folder is kept."""
+    """Returns the headers of the pinned package, from the cache or downloaded by pip. The cache keeps only the headers.
+
+    Raises PatchCompileError if the download fails or the cached headers are damaged.
+    """
     folder = cache / f"headers-{_HEADER_SHA256[:16]}"
     if not folder.is_dir():
         log(f"fetching TensorRT's headers: {_HEADER_PACKAGE}")
@@ -231,11 +246,11 @@ def _extract_headers(wheel: Path, folder: Path) -> None:
     folder.mkdir()
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
-            stub = name.endswith("NvInferPlugin.h")  # of the package's own making
+            stub = name.endswith("NvInferPlugin.h")  # written by the package's author, not NVIDIA
             if name.startswith(_HEADER_FOLDER) and name.endswith(".h") and not stub:
                 (folder / Path(name).name).write_bytes(archive.read(name))
 
 
 def last_lines(text: str, lines: int = 12) -> str:
-    """The end of a tool's output: where it says what went wrong."""
+    """Returns the last lines of a tool's output, which contain its error."""
     return "\n".join(text.strip().splitlines()[-lines:])
