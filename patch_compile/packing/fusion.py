@@ -1,4 +1,4 @@
-"""What may be computed in the node of a linear beside its product, each of which can be left out: `--fuse`."""
+"""Fusions: operations that a linear's node may compute besides its product. `--fuse` chooses them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from masklearn.registry import Registry
 __all__ = ["FUSIONS", "GATED", "QKV", "Fusion", "parse_fusions", "spell_fusions"]
 
 _ALL, _NONE = "all", "none"
-# The fusions that make several linears one product, which a plan counts on.
+# Fusions that compute several linears in one product. The plan depends on them.
 GATED, QKV = "gated", "qkv"
 
 
 class Fusion:
-    """A fusion as a recipe and `--help` know it; `patch_compile.passes.fusion.base.FusionPass` is one that runs.
+    """Traits of a fusion, for recipes and `--help`; `patch_compile.passes.fusion.base.FusionPass` is a fusion that runs.
 
-    name: as `--fuse` takes it; summary: what it takes into a node, in words; place: fusions run from the lowest to the
-    highest; reads_activation: it looks for the activation behind a linear.
+    name: value of `--fuse`; summary: the fused operations, in words; place: fusions run in ascending order of it;
+    reads_activation: True if it needs the activation that follows a linear.
     """
 
     name: ClassVar[str]
@@ -31,9 +31,10 @@ FUSIONS: Registry[Fusion] = Registry("patch_compile.passes.fusion", order=lambda
 
 
 def parse_fusions(text: object) -> tuple[str, ...]:
-    """Each once, in the order of their passes, from `all`, `none`, or some by name: `qkv,gated`.
+    """Parse `all`, `none`, or names such as `qkv,gated`. Returns names without duplicates, in the order of their passes.
 
-    A file may say true or false for the first two. ValueError in one line for a name that is none.
+    True and False stand for `all` and `none`, because YAML files may contain them. Raises a ValueError of one line for an
+    unknown name.
     """
     if isinstance(text, bool):
         text = _ALL if text else _NONE
@@ -50,7 +51,7 @@ def parse_fusions(text: object) -> tuple[str, ...]:
 
 
 def spell_fusions(fusions: Collection[str]) -> str:
-    """What `parse_fusions` reads."""
+    """Inverse of `parse_fusions`."""
     if not fusions:
         return _NONE
     return _ALL if {*fusions} == {*FUSIONS} else ",".join(fusions)

@@ -1,4 +1,4 @@
-"""Graph passes, one per file, and the order in which a freshly exported graph goes through them."""
+"""Graph passes, one per file, and the order in which an exported graph goes through them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["LoweringPasses", "PassDump", "cleanup_passes", "describe_passes", "l
 
 
 def cleanup_passes() -> list[ir.passes.PassBase]:
-    """Return the passes that make an exported graph one that TensorRT parses, in order. None reads a weight."""
+    """Returns the passes, in order, that turn an exported graph into one that TensorRT parses. None reads weights."""
     from onnx_ir.passes import common
 
     from patch_compile.passes.cleanup.deduplicate_constants import DeduplicateConstantsPass
@@ -59,7 +59,7 @@ def cleanup_passes() -> list[ir.passes.PassBase]:
 
 @dataclass(frozen=True)
 class LoweringPasses:
-    """The passes that compile each covered linear as planned."""
+    """Passes that compile each covered linear as planned."""
 
     fusing: list[GraphPass]
     packing: PackLinearsPass
@@ -68,12 +68,12 @@ class LoweringPasses:
 
     @property
     def in_order(self) -> list[GraphPass]:
-        """As they run."""
+        """All passes in the order in which they run."""
         return [*self.fusing, self.packing, self.splitting, self.masking]
 
     @property
     def plan(self) -> dict[str, LinearPlan]:
-        """The plan as compiled, once they have run: with the nodes and panels, and how a linear is split."""
+        """Plan as compiled, after the passes have run: with nodes, panels, and the parts of split linears."""
         splits = self.splitting.splits
         return {name: replace(one, split=splits.get(name)) for name, one in self.packing.plan.items()}
 
@@ -87,10 +87,10 @@ def lowering_passes(
     fuse: Collection[str] | None = None,
     split_cost: SplitCost | None = None,
 ) -> LoweringPasses:
-    """Return the passes that compile each covered linear as planned, for a graph without weights.
+    """Returns the passes that compile each covered linear as planned, for a graph without weights.
 
-    read: name of a tensor (`<linear>.weight`, a bias) to its values in `dtype`, called when they are written. fuse: names of
-    the fusions that may go into a linear's node, None for all.
+    read: returns the values of a tensor (`<linear>.weight` or a bias) in `dtype`, called when they are written; fuse: names
+    of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`.
     """
     from patch_compile.passes.fusion.base import fusion_passes
     from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
@@ -107,7 +107,7 @@ def lowering_passes(
 
 
 def describe_passes() -> list[tuple[str, str]]:
-    """Name and first line of the documentation of every pass of a compilation, in order."""
+    """Returns the name and the docstring's first line of every pass of a compilation, in order."""
     import onnx_ir as ir
 
     lowering = lowering_passes({}, {}, _no_weight, ir.DataType.FLOAT16)

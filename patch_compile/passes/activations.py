@@ -1,4 +1,4 @@
-"""Find the activation behind a value, in the forms that it is exported in."""
+"""Finds the activation that reads a value, in the forms in which exporters write it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Activation", "find_activation"]
 
-_GELU = {"none": "gelu", "tanh": "gelu_tanh"}  # by the attribute `approximate`
+_GELU = {"none": "gelu", "tanh": "gelu_tanh"}  # kind by the attribute `approximate`
 
 
 @dataclass(frozen=True)
 class Activation:
-    """`nodes` compute it from a value, the last of them its output. open: why a value between is needed elsewhere too."""
+    """Activation of a value.
+
+    kind: its name in PatchLinear; nodes: nodes that compute it, the last one its output; open: the reason why it can't be
+    fused, because another node reads a value in between, else empty.
+    """
 
     kind: str
     nodes: tuple[ir.Node, ...]
@@ -25,12 +29,12 @@ class Activation:
 
     @property
     def output(self) -> ir.Value:
-        """[..., N]"""
+        """Output of the activation, [..., N]."""
         return self.nodes[-1].outputs[0]
 
 
 def find_activation(x: ir.Value) -> Activation | None:
-    """GELU, exact or by tanh, as Gelu(x), and SiLU as Mul(x, Sigmoid(x))."""
+    """Returns the activation of `x`, or None: GELU (exact or by tanh) as Gelu(x), or SiLU as Mul(x, Sigmoid(x))."""
     kind, nodes = _silu(x) or _gelu(x) or ("", ())
     if not nodes:
         return None

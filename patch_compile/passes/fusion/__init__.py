@@ -1,5 +1,5 @@
-"""What goes into the node of a linear, one pass a file; `patch_compile.packing.fusion.FUSIONS` finds them by name.
+"""Fusions of operations into a linear's node, one pass per file. `patch_compile.packing.fusion.FUSIONS` finds them by name.
 
-A new fusion is a module here: a subclass of `FusionPass` that `@FUSIONS.register` enters. The modules of this folder
-import nothing heavy at the top, so that `--help` can list them.
+A new fusion is a module of this folder with a subclass of `FusionPass` that `@FUSIONS.register` decorates. These modules
+import no heavy package at the top, so that `--help` can list them fast.
 """

@@ -1,4 +1,4 @@
-"""What the fusions have in common: they run as graph passes, most of them on one Linear after the other."""
+"""Base classes of fusions, which are graph passes. Most of them handle one Linear after the other."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ __all__ = ["EpiloguePass", "FusionPass", "fusion_passes"]
 
 
 class FusionPass(Fusion, ABC):
-    """A graph pass that fuses something with the Linears of a graph. Why one is not fused is logged for debugging."""
+    """Graph pass that fuses operations with the Linears of a graph. It logs the reason why a Linear is not fused."""
 
     def __init__(self, plan: Mapping[str, LinearPlan]) -> None:
-        """plan: of each linear in the graph."""
+        """plan: plan of each linear in the graph."""
         self._plan = plan
 
     def __call__(self, model: ir.Model) -> ir.passes.PassResult:
-        """Run as the passes of onnx_ir do; modified tells whether anything was fused."""
+        """Run as a pass of onnx_ir. `modified` of the result is True if anything was fused."""
         from onnx_ir.passes import PassResult
 
         return PassResult(model, modified=self.run(model))
 
     @abstractmethod
     def run(self, model: ir.Model) -> bool:
-        """Fuse what can be; True where anything was."""
+        """Fuse as much as possible. Returns True if anything was fused."""
 
 
 class EpiloguePass(FusionPass):
-    """Fuses each Linear on its own with what follows it."""
+    """Fusion that takes each Linear by itself and fuses it with operations that follow it."""
 
     def run(self, model: ir.Model) -> bool:
-        """Look at the Linears in the graph's order."""
+        """Fuse the Linears in the graph's order. Returns True if any was fused."""
         fused = [self.fuse(node) for node in linear_nodes(model.graph)]
         return any(fused)
 
     @abstractmethod
     def fuse(self, node: ir.Node) -> bool:
-        """Replace a Linear and what it is fused with by one; False where it can't be."""
+        """Replace a Linear and the operations after it by one Linear. Returns False if that is not possible."""
 
 
 def fusion_passes(names: Collection[str], plan: Mapping[str, LinearPlan]) -> list[FusionPass]:
-    """The passes of these fusions, in their order."""
+    """Returns the passes of these fusions, in their order."""
     found = []
     for name, kind in FUSIONS.items():
         if name in names:

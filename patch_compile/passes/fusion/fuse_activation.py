@@ -1,4 +1,4 @@
-"""The activation behind a linear in its node."""
+"""Fuses the activation after a linear into its node."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ __all__ = ["FuseActivationPass"]
 class FuseActivationPass(EpiloguePass):
     """`activation(Linear(X, W))` -> `Linear(X, W)` with it: GELU, exact or by tanh, and SiLU as Mul(y, Sigmoid(y)).
 
-    Nothing else reads what is between. A Cast in between rounds, and PatchLinear rounds once, so it stays outside.
+    No other node may read the values in between. An activation after a Cast is not fused: the Cast rounds the product,
+    while PatchLinear rounds only once, after the activation.
     """
 
     name = "activation"
@@ -29,7 +30,7 @@ class FuseActivationPass(EpiloguePass):
     reads_activation = True
 
     def fuse(self, node: ir.Node) -> bool:
-        """Take in the activation behind a node."""
+        """Fuse the activation after a node."""
         linear = LinearNode.read(node)
         activation = find_activation(node.outputs[0])
         if activation is None or linear.activation:

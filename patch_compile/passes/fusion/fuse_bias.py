@@ -1,4 +1,4 @@
-"""The bias of a linear in its node."""
+"""Fuses the bias of a linear into its node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FuseBiasPass(EpiloguePass):
     place = 10
 
     def fuse(self, node: ir.Node) -> bool:
-        """Take in the Add behind a node."""
+        """Fuse the Add of a bias after a node."""
         linear, output = LinearNode.read(node), node.outputs[0]
         add = reader(output, "Add")
         bias = next((v for v in add.inputs if v is not output), None) if add is not None else None

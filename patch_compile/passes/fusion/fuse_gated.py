@@ -1,4 +1,4 @@
-"""Gate and up of a gated MLP, and their product, in one node."""
+"""Fuses gate and up of a gated MLP, and their elementwise product, into one node."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ __all__ = ["FuseGatedPass"]
 class FuseGatedPass(EpiloguePass):
     """`Mul(activation(Linear(X, gate)), Linear(X, up))` -> `Linear(X, gate, up)`, gated.
 
-    Both of the same X and shape, both with a bias or both without, and nothing else reads what is between. Their panels
-    become 64 rows high: two of them give a block of the kernel the sums of one of 128.
+    Gate and up must have the same X and the same shape, and both or neither must have a bias. No other node may read the
+    values in between. Their panels become 64 rows high, so that a block of the kernel keeps as many sums for a gate panel
+    and an up panel as for one panel of 128 rows.
     """
 
     name = GATED
@@ -36,15 +37,15 @@ class FuseGatedPass(EpiloguePass):
     def __init__(self, plan: Mapping[str, LinearPlan]) -> None:
         """plan: see `FusionPass`."""
         super().__init__(plan)
-        self._unpacked: dict[ir.Value | None, str] = {}  # linears that are no Linear, by their outputs
+        self._unpacked: dict[ir.Value | None, str] = {}  # names of linears that are not packed, by output
 
     def run(self, model: ir.Model) -> bool:
-        """Look at the Linears in the graph's order."""
+        """Fuse the Linears in the graph's order. Returns True if any was fused."""
         self._unpacked = {site.output: name for name, site in find_linears(model).items()}
         return super().run(model)
 
     def fuse(self, node: ir.Node) -> bool:
-        """Take a gate together with its up."""
+        """Fuse a gate with its up."""
         gate, activation = LinearNode.read(node), find_activation(node.outputs[0])
         product = reader(activation.output, "Mul") if activation else None
         if activation is None or activation.open or product is None:

@@ -1,4 +1,4 @@
-"""Queries, keys and values of one X in one product."""
+"""Fuses the linears for queries, keys and values of one X into one product."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["FuseQkvPass"]
 
-_HEADS = ("Reshape", "Attention")  # what cuts [..., N] into heads
-_PASSED = ("Cast", "Mul", "Div")  # a type, and the scale that some give their queries, come before it
+_HEADS = ("Reshape", "Attention")  # operators that split [..., N] into heads
+_PASSED = ("Cast", "Mul", "Div")  # operators that may come before these: casts, and a scale of queries
 
 
 @FUSIONS.register
 class FuseQkvPass(FusionPass):
     """`Linear(X, q), Linear(X, k), Linear(X, v)` -> `Split(Linear(X, q, k, v))`, of any two or more of a block.
 
-    1. The graph tells them: they read the same X, and their outputs go into Reshape or Attention, which cut them into heads,
-       and nowhere else. All have a bias or none has, and none has an activation or a residual. A linear that is not packed
-       stays outside.
-    2. Each begins at a whole panel, so it keeps its tile map and its slabs. What its last panel holds beyond its rows is
-       zero, and in a part of the Split that nothing reads. Panels are as high as the lowest of theirs.
-    3. The Split gives each part its value's name. It copies Y unless the builder lets readers find their part in it; what
-       that costs is in docs/adr/0010-qkv.md.
+    1. The linears are found by the graph: they read the same X, and only Reshape or Attention, which split into heads, read
+       their outputs. All or none of them have a bias, and none has an activation or a residual. A linear that is not packed
+       is not fused.
+    2. Each linear starts at a new panel, so it keeps its tile map and its slabs. The rows that pad its last panel are zero,
+       and no node reads their part of the Split. Panels are as high as the lowest panels of the linears.
+    3. The parts of the Split keep the names of the linears' outputs. The Split copies Y unless TensorRT lets its readers
+       address their part of Y; docs/adr/0010-qkv.md gives the cost.
     """
 
     name = QKV
@@ -38,7 +38,7 @@ class FuseQkvPass(FusionPass):
     place = 50
 
     def run(self, model: ir.Model) -> bool:
-        """Merge each group, in the place of its first linear."""
+        """Merge each group at the place of its first linear. Returns True if there was any."""
         groups: dict[tuple[ir.Value, int | None, bool], list[ir.Node]] = {}
         for node in linear_nodes(model.graph):
             linear = LinearNode.read(node)
@@ -95,10 +95,10 @@ def _are_several(nodes: Sequence[ir.Node]) -> bool:
 
 
 def _split(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, whole: ir.Value) -> None:
-    """Cut the joint output at the linears, and the rows that pad one off behind it."""
+    """Split the joint output into the outputs of the linears and the padding after each of them."""
     import onnx_ir as ir
 
-    parts: list[tuple[int, ir.Value | None]] = []  # rows, and the value they are, None for padding
+    parts: list[tuple[int, ir.Value | None]] = []  # rows, and the linear's output, None for padding
     for node, (rows, _), taken in zip(nodes, together.shapes, together.rows, strict=True):
         parts.append((rows, node.outputs[0]))
         if taken > rows:
@@ -127,7 +127,7 @@ def _sizes(graph: ir.Graph, node: str, sizes: Sequence[int]) -> ir.Value:
 
 
 def _name(made: ir.Value, name: str, like: ir.Value, size: int) -> None:
-    """[..., size], but for that as another."""
+    """Name a value, and give it the type and the shape of `like` with `size` in the last dimension."""
     import onnx_ir as ir
 
     made.name, made.type = name, like.type

@@ -1,4 +1,4 @@
-"""The sum of a linear and a residual in the linear's node."""
+"""Fuses the sum of a linear and a residual into the linear's node."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["FuseResidualPass"]
 class FuseResidualPass(EpiloguePass):
     """`Add(Linear(X, W), residual)` -> `Linear(X, W, residual)`, behind its activation where it has one.
 
-    The residual is of the same type and, as the symbols of the graph prove, of the same shape, and no constant: the plugin
-    does not broadcast. Nothing else reads what is between.
+    The residual must have the same type and provably (by the graph's symbolic dimensions) the same shape, and be no
+    constant, because the plugin does not broadcast. No other node may read the values in between.
     """
 
     name = "residual"
@@ -30,7 +30,7 @@ class FuseResidualPass(EpiloguePass):
     place = 40
 
     def fuse(self, node: ir.Node) -> bool:
-        """Take in the Add behind a node."""
+        """Fuse the Add of a residual after a node."""
         linear, output = LinearNode.read(node), node.outputs[0]
         add = reader(output, "Add")
         if add is None:
