@@ -162,7 +162,7 @@ def _number(spelled: float | str) -> float:
     try:
         ratio = float(spelled)
     except ValueError:
-        raise ValueError(f"{str(spelled).strip()!r} is not a number") from None
+        raise ValueError(f"{str(spelled).strip()!r} is not a number.") from None
     if not 0.0 <= ratio <= _MOST:
-        raise ValueError(f"{ratio:g} is outside 0 … 0.5: with every tile 2:4 half of the weights are zeroed")
+        raise ValueError(f"{ratio:g} is outside 0 … 0.5: with every tile 2:4 half of the weights are zeroed.")
     return ratio

@@ -75,7 +75,7 @@ def parse_pattern(pattern: str) -> str:
         try:
             re.compile(pattern.removeprefix(_EXPRESSION))
         except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}.") from None
     return pattern
 
 
@@ -88,7 +88,7 @@ def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -
         try:
             parse_pattern(pattern)
         except ValueError as error:
-            raise UsageError(f"A pattern of {option} is not valid", f"{error}.", "Correct it.") from None
+            raise UsageError(f"A pattern of {option} is not valid", str(error), "Correct it.") from None
         if not any(_fits(name, pattern) for name in names):
             raise PatchCompileError(
                 f"The pattern {pattern!r} of {option} matches no linear",
@@ -106,7 +106,7 @@ def parse_pairs(text: str, value: str) -> Iterator[tuple[str, str]]:
     for entry in _entries(text):
         pattern, equals, spelled = (part.strip() for part in entry.rpartition("="))
         if not equals or not pattern:
-            raise ValueError(f"{entry.strip()!r} is not PATTERN={value}")
+            raise ValueError(f"{entry.strip()!r} is not PATTERN={value}.")
         yield parse_pattern(pattern), spelled
 
 

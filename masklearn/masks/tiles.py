@@ -37,7 +37,7 @@ def parse_tile(text: str) -> tuple[int, int]:
     ]
     if len(sizes) != 2 or not all(sizes) or sizes[1] % GROUP:
         raise ValueError(
-            f"{text!r}: a tile is ROWSxCOLS with COLS a multiple of 4, such as 128x128, or 128x* for all columns"
+            f"{text!r} is no tile. A tile is ROWSxCOLS with COLS a multiple of 4, such as 128x128, or 128x* for all columns."
         )
     return sizes[0], sizes[1]
 

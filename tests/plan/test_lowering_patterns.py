@@ -28,7 +28,7 @@ def test_the_last_pattern_that_fits_decides_and_the_rest_is_auto(text, expected)
     ("text", "said"),
     [
         ("fast", "'fast' is no lowering"),
-        ("mlp.*=fast", "'fast' is no lowering: it is one of auto, plugin, split, dense"),
+        ("mlp.*=fast", "'fast' is no lowering. It is one of auto, plugin, split, dense."),
         ("", "'' is not PATTERN=LOWERING"),
         ("plugin,", "'plugin' is not PATTERN=LOWERING"),
         ("mlp.*=plugin,", "'' is not PATTERN=LOWERING"),
@@ -42,7 +42,7 @@ def test_what_is_misspelled_is_said(text, said):
     with pytest.raises(ValueError) as caught:
         parse_lowering(text)
     assert said in str(caught.value)
-    with pytest.raises(PatchCompileError, match="'lowering'"):
+    with pytest.raises(PatchCompileError, match="The setting lowering = "):
         Recipe.parse({"model": "m", "ratio": 0.4, "lowering": text})
 
 
