@@ -1,8 +1,11 @@
 """Builds tiny models with every stage real, from the fixture `settings` of conftest."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from patch_compile.build.build import build as build_recipe
+from patch_compile.out.workspace import sha256_of
 from patch_compile.recipe import Recipe
 
 TINY: dict[str, Any] = {
@@ -22,3 +25,15 @@ def build(settings: dict[str, Any], **options: bool) -> dict[str, Any]:
     return build_recipe(
         Recipe.parse(settings), force=options.get("force", False), resume=options.get("resume", False)
     )
+
+
+def check_out(out: Path, report: dict[str, Any], model_file: str) -> dict[str, Any]:
+    """Check that a finished OUT is complete and is what its manifest and the report say; returns the manifest."""
+    manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text())
+    files = {str(f.relative_to(out)) for f in out.rglob("*") if f.is_file()} - {"manifest.json"}
+    assert files == set(manifest["files"])
+    assert all(sha256_of(out / name) == digest for name, digest in manifest["files"].items())
+    assert {"masks.safetensors", "recipe.yaml", "report.json", "onnx/model.onnx", model_file} <= files
+    assert report == json.loads((out / "report.json").read_text())
+    assert not out.with_name("out.partial").exists()
+    return manifest

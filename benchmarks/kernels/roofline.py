@@ -154,7 +154,7 @@ def _linear_row(shape: str, tokens: int, found: list[Prediction]) -> list[str]:
 
 
 def taken(slower: Slower | None) -> str:
-    """How a product runs: `plugin`, or on Hopper the way that is slower than dense."""
+    """Name of the path of a product: `plugin`, or on Hopper the path that is slower than dense."""
     return _SLOWER[slower.way].format(slower.speedup) if slower else "plugin"
 
 
@@ -182,7 +182,7 @@ def predict_model(
     fuse: Collection[str] | None = None,
     merged: bool = True,
 ) -> Whole:
-    """What the planner says of a model at a ratio; merged: the dense model computes linears of one input as one product."""
+    """The planner's prediction for a model at a ratio; merged: the dense model multiplies linears of one input at once."""
     linears, outline = outline_of_llama(model, fuse)
     outline = outline if merged else replace(outline, together=())
     costs = CostModel(Card(device, assume=assume), Workload(BATCH, PROMPT, GENERATED))

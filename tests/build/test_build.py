@@ -20,25 +20,13 @@ from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import build_parts
 from patch_compile.report.terminal.parts import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
-from tests.builds import build
+from tests.builds import build, check_out
 
 
 def test_out_holds_what_the_manifest_says(settings):
     report = build(settings)
     out = settings["out"]
-    manifest = json.loads((out / "manifest.json").read_text())
-    files = {str(f.relative_to(out)) for f in out.rglob("*") if f.is_file()} - {"manifest.json"}
-    assert files == set(manifest["files"])
-    assert all(sha256_of(out / name) == digest for name, digest in manifest["files"].items())
-    assert {
-        "masks.safetensors",
-        "recipe.yaml",
-        "report.json",
-        "onnx/model.onnx",
-        "model/config.json",
-    } <= files
-    assert report == json.loads((out / "report.json").read_text())
-    assert not out.with_name("out.partial").exists()
+    manifest = check_out(out, report, "model/config.json")
 
     masks = MaskSet.load(out / "masks.safetensors")
     total = masks.weights

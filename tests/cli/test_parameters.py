@@ -36,10 +36,10 @@ FUNCTIONS = {
     "inspect": inspect_function, "learn": learn, "plan": plan, "plugin": build_plugin, "run": run, "verify": verify,
 }  # fmt: skip
 EMPTY = inspect.Parameter.empty
-# What a person at the command line asks of it, and what only Python can give.
+# Options that only the command line has, and parameters that only Python can give.
 PRINTING = {"as_json", "every", "list_passes"}
 CALLBACKS = {"run": {"say", "show"}}
-# By function: the settings it is checked by, and its parameters that are no settings.
+# Per function, the settings that check it and its parameters that are no settings.
 SETTINGS = [
     (build, Recipe, {"recipe", "force", "resume"}),
     (learn, Recipe, {"baselines", "force", "resume"}),

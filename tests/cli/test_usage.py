@@ -83,7 +83,7 @@ BAD = {
     "warm_up": NUMBER,
     "against": ["prayer", "hybrid", "dense,prayer", ""],
 }
-BAD_IN = {  # where a command's option of the same name takes something else
+BAD_IN = {  # options that take other values in this command
     ("bench", "batch_size"): SIZES,
     ("bench", "prompt_tokens"): SIZES,
     ("bench", "past_tokens"): SIZES,

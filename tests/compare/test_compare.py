@@ -165,7 +165,7 @@ def test_the_curve_is_drawn_as_png_and_svg(outs, tmp_path):
     with pytest.raises(PatchCompileError, match="exists"):
         compare(outs, tmp_path / "curves")
     compare(outs, tmp_path / "curves", force=True)
-    assert svg.read_bytes() == first  # the same builds give the same picture
+    assert svg.read_bytes() == first  # equal builds give equal pictures
     assert {f.name for f in (tmp_path / "curves").iterdir()} == {"compare.png", "compare.svg", "compare.json"}
 
 

@@ -1,19 +1,32 @@
 """Makes a task as `learn` does, for tests that call one step of learning."""
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
+from masklearn.progress import Progress
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 
 
-def task_of(model_dir: Path, recipe: LearnRecipe) -> Task:
-    """Scratch lies beside the model; a note is a failure, since a step says one only where something is amiss."""
+def _unexpected(line: str) -> Any:
+    pytest.fail(line)
+
+
+def task_of(
+    model_dir: Path,
+    recipe: LearnRecipe,
+    scratch: Path | None = None,
+    progress: Progress = lambda *_: None,
+    note: Callable[[str], object] = _unexpected,
+) -> Task:
+    """A task with scratch beside the model. A note is a failure by default, since a note tells that something is amiss."""
     checkpoint = Checkpoint.open(model_dir)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    scratch = Path(mkdtemp(dir=model_dir.parent))
-    return Task(checkpoint, coverage, recipe, scratch, lambda *_: None, lambda line: pytest.fail(line))
+    scratch = scratch or Path(mkdtemp(dir=model_dir.parent))
+    return Task(checkpoint, coverage, recipe, scratch, progress, note)

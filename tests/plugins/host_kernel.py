@@ -158,7 +158,10 @@ class HostKernel:
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
         """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab."""
         config = list(self.configs().values())[launch.config]
-        panels, tiles = -(-packed.shape[0] // packed.panel_rows), -(-tokens // config.tokens)  # of Y
+        panels, tiles = (
+            -(-packed.shape[0] // packed.panel_rows),
+            -(-tokens // config.tokens),
+        )  # panels and tiles of Y
         total = tiles * (4 * panels + 16 * len(packed.dense) + 9 * len(packed.sparse))
         return max(1, min(launch.parts, total // 16)) if config.streams else 1
 

@@ -145,7 +145,7 @@ def test_enqueue_makes_nothing_and_nothing_is_left(load, small_driver, cublaslt)
     workspace = plugin.workspace(context, linear)
     for _ in range(2):
         assert plugin.enqueue(context, case, workspace)[0] == 0
-    assert plugin.shapes(context, linear) == 0  # the same again
+    assert plugin.shapes(context, linear) == 0  # set again, unchanged
     pieces = plugin.pieces(problem_of(case))[1]
     spent = {name: count - before[name] for name, count in calls().items()}
     assert spent == {name: 2 * pieces if name in ("operation_set", "matmul") else 0 for name in names}

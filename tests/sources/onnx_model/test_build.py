@@ -1,7 +1,5 @@
 """Builds from ONNX files with every stage real: masks, pruned model, packing, engine and proof."""
 
-import json
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -16,7 +14,7 @@ from patch_compile.out.workspace import sha256_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model import rounding
 from patch_compile.verify import agreement
-from tests.builds import build
+from tests.builds import build, check_out
 from tests.sources.onnx_model import graphs
 
 ENCODER_SHAPE = (5, 2, 6, 64)  # runs, then the input's shape
@@ -48,13 +46,7 @@ def run(path, feed):
 def test_out_holds_what_the_manifest_says(settings, calib):
     report = build(settings)
     out = settings["out"]
-    manifest = json.loads((out / "manifest.json").read_text())
-    files = {str(f.relative_to(out)) for f in out.rglob("*") if f.is_file()} - {"manifest.json"}
-    assert files == set(manifest["files"])
-    assert all(sha256_of(out / name) == digest for name, digest in manifest["files"].items())
-    assert {"masks.safetensors", "recipe.yaml", "report.json", "onnx/model.onnx", "model/model.onnx"} <= files
-    assert report == json.loads((out / "report.json").read_text())
-    assert not out.with_name("out.partial").exists()
+    check_out(out, report, "model/model.onnx")
 
     masks = MaskSet.load(out / "masks.safetensors")
     assert (masks.method, masks.base_model) == ("oneshot", settings["model"].name)

@@ -15,7 +15,7 @@ from masklearn.methods import method_of
 from masklearn.processes import leave, process_rank
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
-from tests.masklearn.methods.gradient.tasks import task_of
+from tests.masklearn.tasks import task_of
 
 
 def shard_on_cpu() -> None:
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     if kind == "fsdp":
         shard_on_cpu()
     recipe = LearnRecipe.model_validate_json(settings)
-    task = task_of(Path(model), recipe, Path(scratch), progress=show)
+    task = task_of(Path(model), recipe, Path(scratch), progress=show, note=lambda _: None)
     found = {}
     for name, candidate in method_of(recipe.method).candidates(CheckpointFeed(task)):
         found |= {f"{name}.pattern": candidate.pattern, f"{name}.score": candidate.score}
