@@ -55,7 +55,7 @@ def short_kinds(kinds: Iterable[str]) -> dict[str, str]:
 
 
 def shared_path(a: str, b: str) -> str:
-    """The dotted path that two names begin with: "model.layers.0.mlp." for the gate_proj and up_proj of a block."""
+    """Returns the dotted path that two names begin with, such as "model.layers.0.mlp." for gate_proj and up_proj."""
     shared = []
     for x, y in zip(a.split(".")[:-1], b.split(".")[:-1], strict=False):
         if x != y:
