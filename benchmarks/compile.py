@@ -159,7 +159,7 @@ def build(onnx: Path, engine: Path) -> dict[str, Any]:
     from patch_compile.engine.build import build_engine
     from patch_compile.engine.expectation import expectation_from_onnx
     from patch_compile.engine.profiles import profiles_from_onnx
-    from patch_compile.hardware.targets import parse_targets
+    from patch_compile.hardware.cards import parse_architectures
     from patch_compile.plugin.build import build_plugin
 
     backend = "tensorrt-rtx"
@@ -167,7 +167,7 @@ def build(onnx: Path, engine: Path) -> dict[str, Any]:
         onnx,
         engine,
         backend=backend,
-        targets=parse_targets(TARGET),
+        targets=parse_architectures(TARGET),
         profiles=profiles_from_onnx(onnx, None, None, None),
         plugin=build_plugin(backend).path,
         expected=expectation_from_onnx(onnx),

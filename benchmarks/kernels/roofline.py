@@ -20,11 +20,11 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from problems import SHAPES, TOKENS
 
-from patch_compile.hardware.cards import DEVICES, Device
+from patch_compile.hardware.cards import RatedCard, rated_cards
 from patch_compile.out.plan import Slower, Way
 from patch_compile.packing.fusion import FUSIONS, GATED, QKV
 from patch_compile.plan.assumed import assumed_plans
-from patch_compile.plan.cards import Card
+from patch_compile.plan.cards import PlanCard
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import outline_of_llama
@@ -111,18 +111,22 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def _card(name: str) -> RatedCard:
+    return next(card for card in rated_cards() if card.name == name)
+
+
 def device_table() -> str:
     """The cards and the sources of their numbers."""
-    header = ["device", "sm", "GB/s", "fp16 TFLOP/s", "by mma.sync", "SMs", "GHz", "L2 MB", "source"]
-    return table(header, (_device_row(d) for d in DEVICES.values()))
+    header = ["card", "sm", "GB", "GB/s", "fp16 TFLOP/s", "by mma.sync", "SMs", "GHz", "L2 MB", "source"]
+    return table(header, (_device_row(d) for d in rated_cards()))
 
 
-def _device_row(d: Device) -> list[str]:
-    numbers = [d.arch, d.bandwidth, d.dense, f"{d.mma:.0%}", d.sms, f"{d.clock:.3f}", d.l2]
+def _device_row(d: RatedCard) -> list[str]:
+    numbers = [d.sm, d.memory, d.bandwidth, d.dense, f"{d.rates.mma:.0%}", d.sms, f"{d.clock:.3f}", d.l2]
     return [d.name, *map(str, numbers), d.source]
 
 
-def predictions(device: Device, tokens: Sequence[int] = TOKENS) -> list[tuple[str, int, list[Prediction]]]:
+def predictions(device: RatedCard, tokens: Sequence[int] = TOKENS) -> list[tuple[str, int, list[Prediction]]]:
     """Shape, tokens and one prediction per share, for every linear of the models, each shape once."""
     shapes = dict.fromkeys(shape for found in SHAPES.values() for shape in found)
     return [
@@ -132,7 +136,7 @@ def predictions(device: Device, tokens: Sequence[int] = TOKENS) -> list[tuple[st
     ]
 
 
-def linear_table(device: Device, tokens: Sequence[int] = TOKENS) -> str:
+def linear_table(device: RatedCard, tokens: Sequence[int] = TOKENS) -> str:
     """Dense time over hybrid time of every linear."""
     header = ["shape", "tokens", "dense µs", *(f"p = {share:g}" for share in SHARES), "limit at .9"]
     header += ["kernel at .9", "bound at .9", "taken"]
@@ -172,7 +176,7 @@ class Whole:
 
 
 def predict_model(
-    device: Device,
+    device: RatedCard,
     model: Model,
     ratio: float,
     lowering: str = "plugin",
@@ -185,7 +189,7 @@ def predict_model(
     """The planner's prediction for a model at a ratio; merged: the dense model multiplies linears of one input at once."""
     linears, outline = outline_of_llama(model, fuse)
     outline = outline if merged else replace(outline, together=())
-    costs = CostModel(Card(device, assume=assume), Workload(BATCH, PROMPT, GENERATED))
+    costs = CostModel(PlanCard(device, assume=assume), Workload(BATCH, PROMPT, GENERATED))
     plans = assumed_plans(linears, tile, dict.fromkeys(linears, ratio), lowering, costs)
     plans = settle_together(plans, lowering, outline, costs)
     return Whole(predict_whole(plans.values(), outline, costs), _slowest(plans.values()))
@@ -196,11 +200,11 @@ def _slowest(plans: Iterable[LinearPlan]) -> Slower | None:
     return min(filter(None, found), key=lambda slower: slower.speedup, default=None)
 
 
-def _whole(device: Device, model: Model, **changes: Any) -> list[Whole]:
+def _whole(device: RatedCard, model: Model, **changes: Any) -> list[Whole]:
     return [predict_model(device, model, ratio, **changes) for ratio in RATIOS]
 
 
-def end_to_end_table(devices: Iterable[Device], models: Iterable[Model]) -> str:
+def end_to_end_table(devices: Iterable[RatedCard], models: Iterable[Model]) -> str:
     """Whole models at three ratios, and with `--lowering auto`."""
     header = ["device", "model", "dense ms", *(f"ratio {ratio:g}" for ratio in RATIOS)]
     header += ["decode alone", "STOICC, measured", "prefill", "`--lowering auto`"]
@@ -208,7 +212,7 @@ def end_to_end_table(devices: Iterable[Device], models: Iterable[Model]) -> str:
     return table(header, (_whole_row(device, model) for model in models for device in devices))
 
 
-def _whole_row(device: Device, model: Model) -> list[str]:
+def _whole_row(device: RatedCard, model: Model) -> list[str]:
     found, auto = _whole(device, model), _whole(device, model, lowering="auto")
     published = PUBLISHED.get(device.name, ()) if model.name == "LLaMA-2-7B" else ()
     return [
@@ -229,7 +233,7 @@ def assumption_table() -> str:
     return table(["assumption", "value", "what it is"], rows)
 
 
-def sensitivity_table(device: Device, model: Model) -> str:
+def sensitivity_table(device: RatedCard, model: Model) -> str:
     """The whole model's speed-up with one thing changed at a time."""
     rows = [["as assumed and as compiled", *_speedups(device, model)]]
     rows += [
@@ -241,15 +245,15 @@ def sensitivity_table(device: Device, model: Model) -> str:
     return table([f"{device.name}, {model.name}", *(f"ratio {ratio:g}" for ratio in RATIOS)], rows)
 
 
-def _speedups(device: Device, model: Model, **changes: Any) -> list[str]:
+def _speedups(device: RatedCard, model: Model, **changes: Any) -> list[str]:
     return [f"{whole.speedup:.3f}" for whole in _whole(device, model, **changes)]
 
 
-def report(device: Device) -> str:
+def report(device: RatedCard) -> str:
     """All four tables for one device."""
     parts = ["Devices", device_table(), f"Linears on {device.name}: dense time / hybrid time (p: 2:4 slabs)"]
     parts += [linear_table(device), f"Models, batch {BATCH}, {PROMPT} + {GENERATED} tokens: dense / hybrid"]
-    parts += [end_to_end_table(DEVICES.values(), MODELS.values()), "Assumptions", assumption_table()]
+    parts += [end_to_end_table(rated_cards(), MODELS.values()), "Assumptions", assumption_table()]
     parts += ["How the answer moves with them", sensitivity_table(device, MODELS["LLaMA-2-7B"])]
     return "\n\n".join(parts)
 
@@ -257,24 +261,24 @@ def report(device: Device) -> str:
 def markdown() -> str:
     """The part that docs/performance.md shows."""
     made_by = json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["nvcc"]
-    devices = [DEVICES[name] for name in _PAGE_DEVICES]
+    devices = [_card(name) for name in _PAGE_DEVICES]
     parts = [
         f"Instructions are those of nvcc {made_by}; batch {BATCH}, {PROMPT} + {GENERATED} tokens; dense time / hybrid time.",
         "### Whole models",
         _WHOLE,
-        end_to_end_table(DEVICES.values(), [MODELS["LLaMA-2-7B"]]),
+        end_to_end_table(rated_cards(), [MODELS["LLaMA-2-7B"]]),
         end_to_end_table(devices, [MODELS["LLaMA-3.1-8B"], MODELS["Qwen2.5-0.5B"]]),
         "### Linears",
     ]
     for device in devices:
         parts += [f"{device.name}:", _page_linears(device)]
     parts += ["### Assumptions", assumption_table(), "### How the answer moves with them"]
-    parts += [sensitivity_table(DEVICES["A6000"], MODELS["LLaMA-2-7B"])]
-    parts += ["### Devices", device_table()]
+    parts += [sensitivity_table(_card("A6000"), MODELS["LLaMA-2-7B"])]
+    parts += ["### Cards", device_table()]
     return "\n\n".join(parts)
 
 
-def _page_linears(device: Device) -> str:
+def _page_linears(device: RatedCard) -> str:
     header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES), "bound at .9", "taken"]
     shapes = ("4096×4096", "11008×4096")
     rows = (_linear_row(*found) for found in predictions(device, _PAGE_TOKENS) if found[0] in shapes)
@@ -290,7 +294,7 @@ def renew(page: str) -> str:
     return f"{before}{begin}\n{markdown()}\n{end}{after}"
 
 
-def _as_json(device: Device) -> dict[str, Any]:
+def _as_json(device: RatedCard) -> dict[str, Any]:
     linears = [
         {"shape": shape, "tokens": m, "share": share} | asdict(p) | {"speedup": p.speedup}
         for shape, m, found in predictions(device)
@@ -299,7 +303,7 @@ def _as_json(device: Device) -> dict[str, Any]:
     models = [
         {"device": d.name, "model": model.name, "ratio": ratio, "lowering": lowering}
         | whole.times.row().as_json()
-        for d in DEVICES.values()
+        for d in rated_cards()
         for model in MODELS.values()
         for lowering in ("plugin", "auto")
         for ratio, whole in zip(RATIOS, _whole(d, model, lowering=lowering), strict=True)
@@ -323,11 +327,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=DEVICES, default="A6000", help="of the linears and sensitivities")
+    parser.add_argument(
+        "--device",
+        choices=[card.name for card in rated_cards()],
+        default="A6000",
+        help="of the linears and sensitivities",
+    )
     parser.add_argument("--json", type=Path, help="write everything there")
     parser.add_argument("--page", type=Path, help="renew its generated part, and print nothing")
     asked = parser.parse_args(argv)
-    device = DEVICES[asked.device]
+    device = _card(asked.device)
     if asked.json:
         asked.json.write_text(json.dumps(_as_json(device), indent=1) + "\n")
     if asked.page:

@@ -10,7 +10,7 @@ from patch_compile.bench.place import CpuPlace, GpuPlace
 from patch_compile.bench.points import Phase, Point
 from patch_compile.bench.predicted import PlannedModel
 from patch_compile.errors import PatchCompileError
-from patch_compile.plan.cards import Card
+from patch_compile.plan.cards import PlanCard
 from patch_compile.plan.measured import MeasuredCard
 from patch_compile.plan.measured_fit import fit_assumptions
 from patch_compile.plan.roofline.assumptions import Assumptions
@@ -35,12 +35,12 @@ def check_calibration(place: CpuPlace | GpuPlace, source: Source) -> None:
     if place.card is None:
         raise PatchCompileError(
             f"there is no card to calibrate for {place.device['name']}",
-            "the table of devices has no row for it or its architecture",
+            "the table of cards has no row for it or its architecture",
             fix,
         )
 
 
-def calibrate(result: Row, planned: PlannedModel, card: Card, model: str) -> MeasuredCard:
+def calibrate(result: Row, planned: PlannedModel, card: PlanCard, model: str) -> MeasuredCard:
     """Fit the card to the times of bench.json, dense and hybrid. Raises PatchCompileError where they are no fit.
 
     card: of the GPU, as the table has it or as it was measured before, which is not built upon.
@@ -58,7 +58,7 @@ def calibrate(result: Row, planned: PlannedModel, card: Card, model: str) -> Mea
     clocks = result["clocks"]
     during = clocks["during"] if clocks else {}
     sm = during["sm_mhz"]["median"] if during.get("sm_mhz") else None
-    fit = fit_assumptions(times, predict, sm and sm / (1e3 * card.device.clock))
+    fit = fit_assumptions(times, predict, sm and sm / (1e3 * card.rated.clock))
     return MeasuredCard(
         gpu=result["device"]["name"],
         card=card.name,

@@ -28,7 +28,7 @@ def build_contender(
     from patch_compile.engine.build import build_engine
     from patch_compile.engine.expectation import expectation_from_onnx
     from patch_compile.engine.profiles import profiles_from_onnx
-    from patch_compile.hardware.targets import parse_targets
+    from patch_compile.hardware.cards import parse_architectures
 
     built = engine_report(out)
     expected, engine = expectation_from_onnx(onnx), folder / ENGINE_NAME
@@ -37,7 +37,7 @@ def build_contender(
             onnx,
             engine,
             backend=built.backend,
-            targets=parse_targets(",".join(built.targets)),
+            targets=parse_architectures(",".join(built.targets)),
             profiles=profiles_from_onnx(onnx, r.min_shapes, r.opt_shapes, r.max_shapes),
             plugin=_plugin(out) if expected.patch_linears else None,
             expected=expected,

@@ -17,7 +17,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.hardware.nvml import Nvml, open_nvml
 from patch_compile.out.folder import OutFolder
-from patch_compile.plan.cards import Card, card_of_gpu
+from patch_compile.plan.cards import PlanCard, card_of_gpu
 from patch_compile.progress import Progress
 from patch_compile.runtime import Runner
 
@@ -32,7 +32,7 @@ class CpuPlace:
     device: dict[str, Any]
     name: str = "onnxruntime"
     runner: Runner = Runner.ONNX
-    card: Card | None = None
+    card: PlanCard | None = None
     nvml: Nvml | None = None
 
     def open(self, model: str, file: Path) -> OwnProcess:
@@ -56,7 +56,7 @@ class GpuPlace:
     version: str
     device: dict[str, Any]
     name: str
-    card: Card | None
+    card: PlanCard | None
     nvml: Nvml | None
     runner: Runner = Runner.ENGINE
 

@@ -10,7 +10,7 @@ from patch_compile.bench.points import Phase, Point
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.plan import Plan
 from patch_compile.plan import predict
-from patch_compile.plan.cards import Card, find_card
+from patch_compile.plan.cards import PlanCard, find_card
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import Outline
@@ -27,7 +27,7 @@ class PlannedModel:
     plans: tuple[LinearPlan, ...]
     outline: Outline
 
-    def at(self, point: Point, card: Card) -> predict.Phase:
+    def at(self, point: Point, card: PlanCard) -> predict.Phase:
         """Milliseconds of one run at a point, dense and hybrid."""
         steps = 1 if point.phase is Phase.DECODE else 0
         costs = CostModel(card, Workload(point.batch, point.tokens or 1, 1 + steps))

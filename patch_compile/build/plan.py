@@ -14,7 +14,7 @@ from patch_compile.export.architectures import check_exportable
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.out.plan import Asked, PlanOfModel, Skipped, TargetSource
 from patch_compile.plan.assumed import assumed_plans
-from patch_compile.plan.cards import DEFAULT_TARGET, Card, card_of, card_of_gpu
+from patch_compile.plan.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.inversion import ratio_for
 from patch_compile.plan.lowering import LinearPlan, plan_linears
@@ -34,7 +34,7 @@ Plans = dict[str, LinearPlan]
 def plan(recipe: Recipe) -> PlanOfModel:
     """Predict what `build` would do with this recipe, from config, headers and, when given, masks.
 
-    Raises PatchCompileError for a target that is not in the table of devices, as `build` does for the model and masks,
+    Raises PatchCompileError for a target that is not in the table of cards, as `build` does for the model and masks,
     and SpeedError for a speed that is out of reach.
     """
     source = open_source(recipe)
@@ -62,7 +62,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
     )
 
 
-def _card(target: str | None) -> tuple[Card, str, TargetSource]:
+def _card(target: str | None) -> tuple[PlanCard, str, TargetSource]:
     """The card to predict for, the target that it is for, and where that is from."""
     if target is not None:
         return card_of(target), target, TargetSource.ASKED
@@ -72,7 +72,7 @@ def _card(target: str | None) -> tuple[Card, str, TargetSource]:
     card = card_of_gpu(gpu)
     if card is None:
         raise PatchCompileError(
-            f"the table of devices has no card for {gpu.name}",
+            f"the table of cards has no card for {gpu.name}",
             "no target was given, so the plan is for the GPU of this machine",
             "give --target a6000, or another card",
         )

@@ -24,7 +24,7 @@ from patch_compile.sources.base import Ability, Source, Stage
 from patch_compile.sources.open import open_source
 
 if TYPE_CHECKING:
-    from patch_compile.hardware.targets import Target
+    from patch_compile.hardware.cards import Architecture
     from patch_compile.plugin.build import PluginLibrary
 
 __all__ = ["Job", "prepare"]
@@ -44,7 +44,7 @@ class Job:
     out: Path
     stages: frozenset[Stage]
     backend: str
-    targets: tuple[Target, ...]
+    targets: tuple[Architecture, ...]
     plugin: PluginLibrary | None
     costs: CostModel | None
 
@@ -101,7 +101,7 @@ def _choose_out(source: Source, progress: Progress) -> Path:
     return out
 
 
-def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[Target, ...]]:
+def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[Architecture, ...]]:
     """The backend and what it is to build for, which is nothing for the backend `onnx`."""
     backend = _choose_backend(source.recipe, progress)
     targets = _choose_targets(source.recipe, backend, progress)
@@ -128,16 +128,16 @@ def _choose_backend(recipe: Recipe, progress: Progress) -> str:
     return str(name)
 
 
-def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[Target, ...]:
+def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[Architecture, ...]:
     """The targets asked for, or this machine's GPU. Raises PatchCompileError when the backend can't build for them."""
     from patch_compile.engine.backend import load_backend
-    from patch_compile.hardware.targets import local_target, parse_targets
+    from patch_compile.hardware.cards import local_architecture, parse_architectures
 
     if recipe.target is not None:
-        targets = parse_targets(recipe.target)
+        targets = parse_architectures(recipe.target)
     else:
-        local = local_target()
-        targets = (local,) if local else parse_targets(DEFAULT_TARGET)
+        local = local_architecture()
+        targets = (local,) if local else parse_architectures(DEFAULT_TARGET)
         if backend != "onnx":
             why = "the GPU of this machine" if local else "no GPU here"
             progress.note(f"target: {targets[0].name} ({why})")
@@ -148,7 +148,7 @@ def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[T
 
 
 def _costs(source: Source) -> CostModel | None:
-    """Costs on the card that is built for, as far as the table of devices tells.
+    """Costs on the card that is built for, as far as the table of cards tells.
 
     Raises SpeedError when not even all tiles 2:4 are as fast as asked, PatchCompileError where nothing is predicted.
     """

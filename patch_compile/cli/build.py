@@ -14,7 +14,9 @@ __all__ = ["build"]
 _OWN = {
     "out": Option("Folder to write.", unset="./NAME-patch-RATIO", flags=("-o", "--out")),
     "backend": Option("What builds the engine; onnx stops at the ONNX file.", unset="what this machine has"),
-    "target": Option("GPUs to build for, such as sm86,sm89 or a6000.", "SM[,SM…]", "local GPU, or sm86"),
+    "target": Option(
+        "GPUs to build for: cards or architectures, such as a6000 or sm86,sm89.", "GPU[,GPU…]", "local GPU, or sm86"
+    ),
     "min_shapes": Option("Smallest shapes, as trtexec spells them, or batch=1,sequence=1.", "SPEC"),
     "opt_shapes": Option("Shapes to tune for.", "SPEC"),
     "max_shapes": Option("Largest shapes.", "SPEC"),

@@ -16,7 +16,9 @@ __all__ = ["compile"]
 _OWN = {
     "mask": Option(f"The masks ({MASKS}).", "FILE"),
     "out": Option(f"Folder to write: {ONNX} and how each linear is compiled.", "OUT", flags=("-o", "--out")),
-    "target": Option("Card that `auto` predicts for.", "CARD", "local GPU, or sm86"),
+    "target": Option(
+        "GPU that `auto` predicts for: a card or an architecture.", "GPU[,GPU…]", "local GPU, or sm86"
+    ),
     "dump_passes": Option("Write the graph, without weights, after each pass.", "DIR"),
     "resume": Option("Take up what a run that was killed has left."),
 }

@@ -12,7 +12,11 @@ __all__ = ["plan"]
 
 _OWN = {
     "mask": Option("Plan for the tile maps of these masks.", "FILE"),
-    "target": Option("Card of the table of devices, or sm86.", "CARD", "local GPU, or sm86"),
+    "target": Option(
+        "GPU to predict for: a card or an architecture, such as a6000 or sm86.",
+        "GPU[,GPU…]",
+        "local GPU, or sm86",
+    ),
 }
 
 

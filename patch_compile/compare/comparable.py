@@ -77,7 +77,7 @@ def why_not_predicted(builds: Sequence[Build]) -> str:
         asked.setdefault(build.predicted_for, []).append(build.name)
     without = asked.pop("", [])
     if without:
-        return f"nothing is predicted for {', '.join(without)}: no card of the table of devices was known, or no checkpoint"
+        return f"nothing is predicted for {', '.join(without)}: no card of the table of cards was known, or no checkpoint"
     if len(asked) == 1:
         return ""
     said = "; ".join(f"{', '.join(names)}: {what}" for what, names in asked.items())

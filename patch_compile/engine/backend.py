@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from patch_compile.engine.soname import answer_to_unversioned_name
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.hardware import cards
+from patch_compile.hardware.cards import Architecture, local_architecture
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.hardware.targets import TARGETS, Target, local_target
 
 if TYPE_CHECKING:
     import tensorrt
@@ -94,15 +95,15 @@ class Backend:
         """True if the library can build engines for GPUs that this machine does not have."""
         return not _LIBRARIES[self.name].needs_gpu
 
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[Architecture, ...]:
         """Targets that it can build for: the library's own list if it builds ahead of time, else the local GPU."""
         if not self.builds_ahead:
-            target = local_target()
-            return () if target is None else (target,)
+            local = local_architecture()
+            return () if local is None else (local,)
         names = self.compute_capabilities
-        return tuple(target for target in TARGETS.values() if target.name.upper() in names)
+        return tuple(row for row in cards.ARCHITECTURES if row.tensorrt_name in names)
 
-    def check_targets(self, targets: tuple[Target, ...]) -> None:
+    def check_targets(self, targets: tuple[Architecture, ...]) -> None:
         """Raise PatchCompileError for a target that this backend can't build for."""
         possible = self.targets()
         for target in targets:

@@ -21,7 +21,7 @@ from patch_compile.engine.profiles import Profile
 from patch_compile.engine.sparsity_log import sparse_tactics
 from patch_compile.engine.worker import run_cancellable
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.hardware.targets import Target
+from patch_compile.hardware.cards import Architecture
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.out.engine import EngineReport, SparseTactics
 from patch_compile.plugin.build import LIBRARY_NAME, read_identity
@@ -43,7 +43,7 @@ def build_engine(
     engine_path: Path,
     *,
     backend: Backend | str,
-    targets: tuple[Target, ...],
+    targets: tuple[Architecture, ...],
     profiles: tuple[Profile, ...],
     plugin: Path | None,
     expected: PlanExpectation,
@@ -97,7 +97,7 @@ def check_engine(
     backend: Backend,
     expected: PlanExpectation,
     profiles: tuple[Profile, ...],
-    targets: tuple[Target, ...],
+    targets: tuple[Architecture, ...],
 ) -> tuple[PlanProgram, ...]:
     """Read the programs of a built engine, check them with `check_programs` and return them.
 

@@ -14,7 +14,7 @@ from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import Profile
 from patch_compile.engine.sparsity_log import is_about_sparsity
 from patch_compile.errors import PatchCompileError
-from patch_compile.hardware.targets import Target
+from patch_compile.hardware.cards import Architecture
 
 if TYPE_CHECKING:
     import tensorrt
@@ -32,7 +32,7 @@ class BuildJob:
 
     backend: Backend
     onnx_path: Path
-    targets: tuple[Target, ...]
+    targets: tuple[Architecture, ...]
     profiles: tuple[Profile, ...]
     plugin: Path | None
     options: EngineOptions = field(default_factory=EngineOptions)
@@ -117,7 +117,7 @@ def _config(job: BuildJob, builder: tensorrt.Builder, errors: list[str]) -> tens
         rtx: Any = config  # the stubs are of full TensorRT, which lacks these calls
         rtx.num_compute_capabilities = len(job.targets)
         for i, target in enumerate(job.targets):
-            rtx.set_compute_capability(job.backend.compute_capabilities[target.name.upper()], i)
+            rtx.set_compute_capability(job.backend.compute_capabilities[target.tensorrt_name], i)
     if job.backend.name == BackendName.TENSORRT:
         config.profiling_verbosity = (
             trt.ProfilingVerbosity.DETAILED

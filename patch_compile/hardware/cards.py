@@ -1,10 +1,142 @@
-"""GPUs as the roofline sees them, from NVIDIA's papers. Rates are those at the boost clock."""
+"""The table of GPU architectures and cards: what a `--target` may name, and what predictions are made from.
+
+A new card is one row of `CARDS`, a new architecture one row of `ARCHITECTURES` (and a place in plugins/kernels/config.h).
+SmRates are NVIDIA's, at the boost clock.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-__all__ = ["DEVICES", "Device", "Limits"]
+from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.gpu import Gpu, local_gpu
+
+__all__ = [
+    "ARCHITECTURES",
+    "CARDS",
+    "Architecture",
+    "Card",
+    "RatedCard",
+    "SmRates",
+    "Target",
+    "architecture_of",
+    "architecture_of_gpu",
+    "card_named",
+    "local_architecture",
+    "parse_architectures",
+    "parse_targets",
+    "rated_cards",
+]
+
+
+@dataclass(frozen=True)
+class SmRates:
+    """What predictions take an SM to do.
+
+    shared: KiB of shared memory of an SM, and of a block (CUDA C++ Programming Guide, "Compute Capabilities"). fma: dense
+    fp16 multiply-adds with fp32 sums a clock; GeForce cards do half as many. mma: the share of them that mma.sync reaches.
+    sparse: rate of 2:4 products over dense ones. l2_bytes: of L2 a clock, where no source tells a card's.
+    """
+
+    shared: tuple[int, int]
+    fma: int
+    mma: float = 1.0
+    sparse: float = 2.0
+    l2_bytes: int = 32
+
+    @property
+    def kernel_fma(self) -> int:
+        """Multiply-adds a clock that the plugin's schedule counts on: it can't tell GeForce cards from others."""
+        return int(self.fma * self.mma)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """GPUs of one compute capability, for which an engine is built; `sm` is 86 for 8.6. rates: None where no card of it is
+    predicted."""
+
+    sm: int
+    rates: SmRates | None = None
+
+    @property
+    def name(self) -> str:
+        """As a person spells it, and engines of TensorRT-RTX."""
+        return f"sm{self.sm}"
+
+    @property
+    def tensorrt_name(self) -> str:
+        """As TensorRT-RTX's enum ComputeCapability spells it."""
+        return f"SM{self.sm}"
+
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        """As the driver has it: (8, 6)."""
+        return divmod(self.sm, 10)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU that can be built for. aliases: other names, such as the driver's; brands, case and punctuation don't count."""
+
+    name: str
+    sm: int
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatedCard(Card):
+    """A GPU that is predicted, by its data sheet.
+
+    memory: GB. bandwidth: GB/s. dense: TFLOP/s of fp16 products with fp32 sums, without sparsity. clock: GHz. l2: MB.
+    l2_sourced: bytes of L2 a clock, all SMs together, where a source tells them.
+    """
+
+    memory: int
+    bandwidth: float
+    dense: float
+    sms: int
+    clock: float
+    l2: int
+    l2_sourced: int | None = None
+    source: str
+
+    @property
+    def rates(self) -> SmRates:
+        """Those of its architecture."""
+        rates = architecture_of(self.sm).rates
+        assert rates is not None, f"the table has no rates for sm{self.sm}"
+        return rates
+
+    @property
+    def l2_bytes(self) -> int:
+        """Bytes of L2 a clock, all SMs together."""
+        return self.l2_sourced or self.sms * self.rates.l2_bytes
+
+    @property
+    def fma(self) -> float:
+        """Dense fp16 multiply-adds an SM and clock, by its data sheet."""
+        return self.dense * 1e3 / (2 * self.sms * self.clock)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a `--target` names: an architecture, or a card of it. name: as it was given."""
+
+    name: str
+    architecture: Architecture
+    card: Card | None
+
+
+# L2 of GA102 and AD10x: NVIDIA publishes no rate; 32 bytes an SM and clock is assumed, less than on an A100.
+# mma.sync on Hopper: 62 % of the rate of wgmma, see `_slower_than_wgmma` in plan/roofline/linear_roofline.py.
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(80, SmRates((164, 163), 1024)),
+    Architecture(86, SmRates((100, 99), 512)),
+    Architecture(89, SmRates((100, 99), 512)),
+    Architecture(90, SmRates((228, 227), 2048, mma=0.62)),
+    Architecture(120),
+)
 
 _A100 = "NVIDIA A100 Tensor Core GPU Architecture (2020)"
 _A100_80 = "NVIDIA A100 Tensor Core GPU datasheet (2021)"
@@ -14,76 +146,165 @@ _L40S = "NVIDIA L40S datasheet (2023)"
 _L4 = "NVIDIA L4 datasheet (2023)"
 _H100 = "NVIDIA H100 Tensor Core GPU Architecture (2022)"
 _H200 = "NVIDIA H200 Tensor Core GPU datasheet (2023)"
+# L2 of A100 and H100: 5120 bytes a clock (A100's paper; as many GB/s over the clock in doi 10.1016/j.ultsonch.2023.106546,
+# table 3). Tensor cores of GeForce cards sum in fp32 at half their rate: the papers' "with FP32 Accumulate".
+# Which architecture a card has: NVIDIA, "CUDA GPU compute capability" (developer.nvidia.com/cuda-gpus).
+CARDS: tuple[Card, ...] = (
+    RatedCard(
+        "A100-40", 80, ("A100 40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"), memory=40, bandwidth=1555, dense=312.0, sms=108,
+        clock=1.410, l2=40, l2_sourced=5120, source=_A100,
+    ),
+    RatedCard(
+        "A100-80", 80, ("A100 80GB", "A100-SXM4-80GB"), memory=80, bandwidth=2039, dense=312.0, sms=108, clock=1.410, l2=40,
+        l2_sourced=5120, source=_A100_80,
+    ),
+    Card("A100", 80),
+    RatedCard(
+        "A100-80 PCIe", 80, ("A100 80GB PCIe",), memory=80, bandwidth=1935, dense=312.0, sms=108, clock=1.410, l2=40,
+        l2_sourced=5120, source=_A100_80,
+    ),
+    Card("A30", 80),
+    Card("A800", 80),
+    RatedCard(
+        "A6000", 86, memory=48, bandwidth=768, dense=154.8, sms=84, clock=1.800, l2=6, source=_GA102
+    ),
+    Card("A5500", 86),
+    Card("A5000", 86),
+    Card("A4500", 86),
+    Card("A4000", 86),
+    Card("A2000", 86, ("A2000 12GB",)),
+    Card("A40", 86),
+    Card("A16", 86),
+    Card("A10", 86),
+    Card("A10G", 86),
+    Card("A2", 86),
+    RatedCard(
+        "RTX 3090", 86, memory=24, bandwidth=936, dense=71.2, sms=82, clock=1.695, l2=6, source=_GA102
+    ),
+    Card("RTX 3090 Ti", 86),
+    Card("RTX 3080 Ti", 86),
+    Card("RTX 3080", 86),
+    Card("RTX 3070 Ti", 86),
+    Card("RTX 3070", 86),
+    Card("RTX 3060 Ti", 86),
+    Card("RTX 3060", 86),
+    Card("RTX 3050", 86),
+    RatedCard(
+        "RTX 4090", 89, memory=24, bandwidth=1008, dense=165.2, sms=128, clock=2.520, l2=72, source=_ADA
+    ),
+    Card("RTX 4080 Super", 89),
+    Card("RTX 4080", 89),
+    Card("RTX 4070 Ti", 89),
+    Card("RTX 4070 Super", 89),
+    Card("RTX 4070", 89),
+    Card("RTX 4060 Ti", 89),
+    Card("RTX 4060", 89),
+    Card("RTX 4050", 89),
+    Card("RTX 6000 Ada", 89, ("RTX 6000 Ada Generation",)),
+    Card("RTX 5000 Ada", 89, ("RTX 5000 Ada Generation",)),
+    Card("RTX 4500 Ada", 89, ("RTX 4500 Ada Generation",)),
+    Card("RTX 4000 Ada", 89, ("RTX 4000 Ada Generation",)),
+    Card("RTX 2000 Ada", 89, ("RTX 2000 Ada Generation",)),
+    RatedCard(
+        "L4", 89, memory=24, bandwidth=300, dense=121.0, sms=58, clock=2.040, l2=48, source=f"{_L4}; {_ADA}"
+    ),
+    RatedCard(
+        "L40S", 89, memory=48, bandwidth=864, dense=362.05, sms=142, clock=2.520, l2=96, source=f"{_L40S}; {_ADA}"
+    ),
+    Card("L40", 89),
+    RatedCard(
+        "H100", 90, ("H100 80GB HBM3",), memory=80, bandwidth=3350, dense=989.4, sms=132, clock=1.830, l2=50,
+        l2_sourced=5120, source=_H100,
+    ),
+    RatedCard(
+        "H200", 90, memory=141, bandwidth=4800, dense=989.4, sms=132, clock=1.830, l2=50, l2_sourced=5120,
+        source=f"{_H200}; {_H100}",
+    ),
+    Card("H100 PCIe", 90),
+    Card("H100 NVL", 90),
+    Card("H800", 90),
+    Card("GH200", 90, ("GH200 480GB",)),
+    Card("RTX 5090", 120),
+    Card("RTX 5080", 120),
+    Card("RTX 5070 Ti", 120),
+    Card("RTX 5070", 120),
+    Card("RTX 5060 Ti", 120),
+    Card("RTX 5060", 120),
+    Card("RTX 5050", 120),
+    Card("RTX PRO 6000", 120, ("RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000 Blackwell Server Edition")),
+    Card("RTX PRO 5000", 120, ("RTX PRO 5000 Blackwell",)),
+    Card("RTX PRO 4500", 120, ("RTX PRO 4500 Blackwell",)),
+    Card("RTX PRO 4000", 120, ("RTX PRO 4000 Blackwell",)),
+)  # fmt: skip
+
+_BRANDS = re.compile(r"^(?:nvidia|geforce|tesla|quadro|rtx)+")
+_ARCHITECTURE = re.compile(r"^(?:sm|compute)?(\d{2,3})$")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """`Device` of schedule.h: what a schedule depends on of a device. Bytes; those of shared memory are a block's."""
-
-    sms: int
-    shared_bytes: int
-    l2_bytes: int
-    block_tokens: int  # tokens an SM multiplies by a 64×64 block of W while one comes from DRAM
-    fma: int  # dense multiply-adds of an SM and clock
+def architecture_of(sm: int) -> Architecture:
+    """The row of an architecture that is in the table."""
+    return next(row for row in ARCHITECTURES if row.sm == sm)
 
 
-@dataclass(frozen=True)
-class Device:
-    """One card.
+def rated_cards() -> tuple[RatedCard, ...]:
+    """The cards that are predicted."""
+    return tuple(card for card in CARDS if isinstance(card, RatedCard))
 
-    bandwidth: GB/s. dense: TFLOP/s of fp16 products with fp32 sums, without sparsity. mma: which share of it mma.sync
-    reaches (1 but on Hopper, whose full rate takes wgmma). sparse: rate of 2:4 products over dense ones. clock: GHz.
-    l2: MB. l2_bytes: of L2 a clock, all SMs together. shared: KiB of shared memory an SM, and a block.
+
+def card_named(name: str) -> Card | None:
+    """The card of this name, as a person or the driver spells it; None where the table has none."""
+    plain = _plain(name)
+    return next((card for card in CARDS if plain in map(_plain, (card.name, *card.aliases))), None)
+
+
+def parse_targets(text: str) -> tuple[Target, ...]:
+    """The targets of a comma-separated list of architectures (`sm86`, `8.6`) and cards (`a6000`, `RTX 4090`).
+
+    Raises PatchCompileError, listing the table, for a name that is not in it, and where there is none.
     """
-
-    name: str
-    arch: int
-    bandwidth: float
-    dense: float
-    sms: int
-    clock: float
-    l2: int
-    l2_bytes: int
-    shared: tuple[int, int]
-    source: str
-    mma: float = 1.0
-    sparse: float = 2.0
-
-    @property
-    def limits(self) -> Limits:
-        """What a schedule depends on."""
-        fma = _FMA[self.arch]
-        block = 64 * 64 * 2 / (self.bandwidth / self.sms) * self.clock * fma / 64**2
-        return Limits(self.sms, self.shared[1] << 10, self.l2 << 20, int(block), fma)
-
-    @property
-    def fma(self) -> float:
-        """Dense fp16 multiply-adds an SM and clock."""
-        return self.dense * 1e3 / (2 * self.sms * self.clock)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise PatchCompileError("No target is given", f"{text!r} is empty.", f"Give one of {_known()}.")
+    return tuple(map(_target, names))
 
 
-# What the plugin takes for `Device.fma`: GeForce cards, half as fast, can't be told from others.
-_FMA = {80: 1024, 86: 512, 89: 512, 90: 1270}
-# Shared memory: CUDA C++ Programming Guide, "Compute Capabilities".
-_SM80, _SM86, _SM90 = (164, 163), (100, 99), (228, 227)
-# L2: 5120 bytes a clock on A100 (its paper) and H100 (as many GB/s over the clock in doi 10.1016/j.ultsonch.2023.106546,
-# table 3). NVIDIA publishes none for GA102 and AD10x; 32 bytes an SM and clock is assumed there, less than on an A100.
-_L2_A100, _L2_ASSUMED = 5120, 32
-# Tensor cores of GeForce cards run at half rate when they sum in fp32: the papers' "with FP32 Accumulate".
-# mma.sync on Hopper: 62 % of the rate of wgmma, see _slower_than_wgmma in linear_roofline.py.
-_HOPPER_MMA = 0.62
+def parse_architectures(text: str) -> tuple[Architecture, ...]:
+    """The architectures of such a list, each once, in the order given. Raises PatchCompileError as `parse_targets` does."""
+    return tuple(dict.fromkeys(target.architecture for target in parse_targets(text)))
 
-DEVICES = {
-    device.name: device
-    for device in (
-        Device("A100-40", 80, 1555, 312.0, 108, 1.410, 40, _L2_A100, _SM80, _A100),
-        Device("A100-80", 80, 2039, 312.0, 108, 1.410, 40, _L2_A100, _SM80, _A100_80),
-        Device("A6000", 86, 768, 154.8, 84, 1.800, 6, 84 * _L2_ASSUMED, _SM86, _GA102),
-        Device("RTX 3090", 86, 936, 71.2, 82, 1.695, 6, 82 * _L2_ASSUMED, _SM86, _GA102),
-        Device("RTX 4090", 89, 1008, 165.2, 128, 2.520, 72, 128 * _L2_ASSUMED, _SM86, _ADA),
-        Device("L4", 89, 300, 121.0, 58, 2.040, 48, 58 * _L2_ASSUMED, _SM86, f"{_L4}; {_ADA}"),
-        Device("L40S", 89, 864, 362.05, 142, 2.520, 96, 142 * _L2_ASSUMED, _SM86, f"{_L40S}; {_ADA}"),
-        Device("H100", 90, 3350, 989.4, 132, 1.830, 50, 5120, _SM90, _H100, mma=_HOPPER_MMA),
-        Device("H200", 90, 4800, 989.4, 132, 1.830, 50, 5120, _SM90, f"{_H200}; {_H100}", mma=_HOPPER_MMA),
-    )
-}
+
+def local_architecture() -> Architecture | None:
+    """The architecture of this machine's GPU; None without a GPU or with one that is not in the table."""
+    gpu = local_gpu()
+    return architecture_of_gpu(gpu) if gpu else None
+
+
+def architecture_of_gpu(gpu: Gpu) -> Architecture | None:
+    """The row of a GPU's compute capability; None where the table has none."""
+    return next((row for row in ARCHITECTURES if row.compute_capability == gpu.compute_capability), None)
+
+
+def _target(name: str) -> Target:
+    found = _ARCHITECTURE.match(re.sub(r"[^a-z0-9]", "", name.lower()))
+    for row in ARCHITECTURES:
+        if found and row.sm == int(found[1]):
+            return Target(name, row, None)
+    card = card_named(name)
+    if card is None:
+        raise PatchCompileError(
+            f"There is no target {name!r}", f"The table has {_known()}.", "Give some of these as --target."
+        )
+    return Target(name, architecture_of(card.sm), card)
+
+
+def _known() -> str:
+    return "; ".join(_with_cards(row) for row in ARCHITECTURES)
+
+
+def _with_cards(row: Architecture) -> str:
+    return f"{row.name} ({', '.join(card.name for card in CARDS if card.sm == row.sm)})"
+
+
+def _plain(name: str) -> str:
+    """A name without case, punctuation and brands: `a6000` of "NVIDIA RTX A6000"."""
+    return _BRANDS.sub("", re.sub(r"[^a-z0-9]", "", name.lower()))

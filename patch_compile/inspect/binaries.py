@@ -88,7 +88,7 @@ def _packed_bytes(layer: PlanLayer, program: PlanProgram) -> int | None:
 def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
     from patch_compile.engine.backend import load_backend
     from patch_compile.engine.inspector import inspect_engine
-    from patch_compile.hardware.targets import local_target
+    from patch_compile.hardware.cards import local_architecture
 
     try:
         backend = load_backend("tensorrt")
@@ -98,7 +98,7 @@ def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
             f"{error.why} Nothing else can be told without the library that made it.",
             "Inspect an engine of TensorRT on the machine that built it.",
         ) from None
-    target = local_target()
+    target = local_architecture()
     return inspect_engine(backend, path, (target.name,) if target else ())
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.cards import local_architecture
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.hardware.targets import local_target
 from patch_compile.plugin.build import BACKENDS, cached_plugins
 from patch_compile.plugin.toolchain import describe_toolchain
 
@@ -74,7 +74,7 @@ def _gpu() -> Iterator[Finding]:
         f"for CUDA {driver}" if driver else f"{_DRIVER} does not load",
         "" if driver else "install NVIDIA's driver, to run engines here",
     )
-    gpu, target = local_gpu(), local_target()
+    gpu, target = local_gpu(), local_architecture()
     if gpu is None:
         yield Finding(
             "GPU", False, "none answers", "build with --target for the card that will run the engine"

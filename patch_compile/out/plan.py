@@ -17,6 +17,7 @@ __all__ = [
     "Asked",
     "Bound",
     "Calibration",
+    "CardRow",
     "LinearRow",
     "LinearTimes",
     "Lowering",
@@ -25,7 +26,6 @@ __all__ = [
     "Plan",
     "PlanOfModel",
     "PlanSummary",
-    "PlannedCard",
     "Reason",
     "ReasonKind",
     "Skipped",
@@ -219,7 +219,7 @@ class Calibration(Record):
         return hash(self.model_dump_json())
 
 
-class PlannedCard(Record):
+class CardRow(Record):
     """The card that a plan is predicted for. stands_for: the target that has no data sheet of its own, or ""."""
 
     name: str
@@ -280,7 +280,7 @@ class Unpredicted(StrEnum):
 class PlanSummary(Record):
     """What a plan says of the whole model; card, workload and whole are None where nothing is predicted."""
 
-    card: PlannedCard | None = None
+    card: CardRow | None = None
     workload: WorkloadRow | None = None
     totals: Totals
     whole: WholeRow | None = None

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masklearn.masks.names import shared_path
-from patch_compile.out.plan import Node
 from patch_compile.packing.function import Epilogue
 from patch_compile.packing.joint import stacked_rows
+
+if TYPE_CHECKING:
+    from patch_compile.out.plan import Node
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -119,6 +121,8 @@ class LinearNode:
     @property
     def planned(self) -> Node:
         """The node as the plan has it."""
+        from patch_compile.out.plan import Node
+
         return Node.model_validate(
             {
                 "name": self.name,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
-from patch_compile.hardware.cards import Device
+from patch_compile.hardware.cards import RatedCard
 from patch_compile.out.plan import LinearTimes, Reason, ReasonKind, Times
-from patch_compile.plan.cards import Card
+from patch_compile.plan.cards import PlanCard
 from patch_compile.plan.roofline.assumptions import Assumptions
 from patch_compile.plan.roofline.linear_roofline import DENSE_PATH, Linear, Prediction, predict
 from patch_compile.plan.roofline.rest import gating_time
@@ -22,7 +22,7 @@ Shape = tuple[int, int]
 class CostModel:
     """The roofline of a card under a workload."""
 
-    card: Card
+    card: PlanCard
     workload: Workload
 
     def of(
@@ -36,7 +36,7 @@ class CostModel:
 
         def times(tokens: int) -> Times:
             linear = Linear(*shape, share, panel_rows)
-            return _times(self.card.device, linear, tokens, self.card.assume, gated)
+            return _times(self.card.rated, linear, tokens, self.card.assume, gated)
 
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
 
@@ -65,12 +65,12 @@ class CostModel:
 
 
 @cache
-def _times(device: Device, linear: Linear, tokens: int, assume: Assumptions, gated: bool) -> Times:
+def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions, gated: bool) -> Times:
     found, all_sparse = (
-        predict(device, replace(linear, share=share), tokens, assume=assume) for share in (linear.share, 1.0)
+        predict(card, replace(linear, share=share), tokens, assume=assume) for share in (linear.share, 1.0)
     )
     counted = gated and assume.gating
-    gating = gating_time(device, linear.out_features // 2, tokens, assume) if counted else 0.0
+    gating = gating_time(card, linear.out_features // 2, tokens, assume) if counted else 0.0
 
     def less_gating(product: Prediction) -> float:
         # On the dense path what follows the product is a kernel of its own, as in the dense model.

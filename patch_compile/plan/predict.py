@@ -68,8 +68,8 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
 
     What TensorRT makes of `split` is not predicted: it counts as dense.
     """
-    load, device = costs.workload, costs.card.device
-    prefill, step = rest_of(device, outline.model, load.batch, load.prompt, load.generated, costs.card.assume)
+    load, card = costs.workload, costs.card
+    prefill, step = rest_of(card.rated, outline.model, load.batch, load.prompt, load.generated, card.assume)
     every = [*plans, *outline.others]
     dense = _costs(every, outline.together, costs)
     planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.together, costs)

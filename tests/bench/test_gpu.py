@@ -23,7 +23,7 @@ from patch_compile.hardware.gpu import Gpu
 from patch_compile.hardware.nvml import Sample
 from patch_compile.out.engine import EngineReport
 from patch_compile.out.folder import OutFolder
-from patch_compile.plan.cards import Card, card_of, card_of_gpu
+from patch_compile.plan.cards import PlanCard, card_of, card_of_gpu
 from patch_compile.plan.roofline.assumptions import ASSUMED
 from patch_compile.report.terminal.bench import benched_parts
 from patch_compile.report.terminal.parts import show
@@ -102,7 +102,7 @@ def gpu(out_of, monkeypatch):
         lambda _name, source, _out, _r, folder, _p: as_engine(source, folder / "model.engine"),
     )
 
-    def on(truth: Any, driver: Any = None, card: Card | None = None) -> Path:
+    def on(truth: Any, driver: Any = None, card: PlanCard | None = None) -> Path:
         about = {
             "name": A6000.name,
             "compute_capability": "8.6",
@@ -175,7 +175,7 @@ def truth_of(out: Path, assume: Any) -> Any:
     folder = OutFolder.open(out)
     planned, card = (
         planned_model(folder, source_of(folder)),
-        Card(card_of("a6000").device, assume=assume),
+        PlanCard(card_of("a6000").rated, assume=assume),
     )
 
     def told(model: str, phase: str, batch: int, tokens: int) -> float:

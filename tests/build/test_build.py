@@ -138,7 +138,7 @@ def test_a_target_without_a_card_is_built_for_without_predictions_but_has_no_spe
     job = prepare(Recipe.parse(settings | {"target": "sm120"}), Progress(), force=False, resume=False)
     assert job.costs is None
     asked = {k: v for k, v in settings.items() if k != "ratio"} | {"target": "sm120", "speedup": 1.3}
-    with pytest.raises(PatchCompileError, match="no card for the target 'sm120'"):
+    with pytest.raises(PatchCompileError, match="No speed is predicted for the target 'sm120'"):
         prepare(Recipe.parse(asked), Progress(), force=False, resume=False)
 
 

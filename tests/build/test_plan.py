@@ -165,8 +165,8 @@ def test_the_workload_changes_the_plan(small):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"ratio": 0.4, "target": "voodoo2"}, "no card for the target 'voodoo2'"),
-        ({"ratio": 0.4, "target": "sm120"}, "no card for the target 'sm120'"),
+        ({"ratio": 0.4, "target": "voodoo2"}, "There is no target 'voodoo2'"),
+        ({"ratio": 0.4, "target": "sm120"}, "No speed is predicted for the target 'sm120'"),
         ({"ratio": 0.4, "lowering": "gate=dense"}, "'gate' of --lowering matches no linear"),
         ({"ratio": 0.4, "speedup": 1.3}, "Both a ratio and a speed-up are given"),
         ({"speedup": 1.3, "budget_ms": 3}, "Both a speed-up and a budget of milliseconds are given"),

@@ -9,7 +9,7 @@ import pytest
 from patch_compile.engine.backend import BackendName, available_backends, default_backend, load_backend
 from patch_compile.engine.tensorrt_api import TensorRtApi
 from patch_compile.errors import PatchCompileError
-from patch_compile.hardware.targets import TARGETS, parse_targets
+from patch_compile.hardware.cards import ARCHITECTURES, parse_architectures
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +52,7 @@ def test_onnx_builds_no_engine():
 
 def test_names_are_heavy_free():
     """The command line imports these modules for its defaults, so they import neither TensorRT nor onnx."""
-    code = "import sys; import patch_compile.engine.backend, patch_compile.hardware.targets, patch_compile.engine.profiles"
+    code = "import sys; import patch_compile.engine.backend, patch_compile.hardware.cards, patch_compile.engine.profiles"
     result = without_gpu(f"{code}; print([m for m in ('tensorrt_rtx', 'onnx', 'torch') if m in sys.modules])")
     assert result.stdout == "[]\n", result.stderr
 
@@ -69,12 +69,12 @@ def test_the_module_has_what_its_type_says():
 class TestRtx:
     def test_targets_are_those_of_the_library(self, rtx):
         names = {target.name for target in rtx.targets()}
-        assert {"sm80", "sm86", "sm89", "sm120"} <= names <= set(TARGETS)
+        assert {"sm80", "sm86", "sm89", "sm120"} <= names <= {row.name for row in ARCHITECTURES}
         assert rtx.builds_ahead
 
     def test_target_it_lacks(self, rtx):
-        rtx.check_targets(parse_targets("sm86,sm120"))
-        missing = next(target for target in TARGETS.values() if target not in rtx.targets())
+        rtx.check_targets(parse_architectures("sm86,sm120"))
+        missing = next(target for target in ARCHITECTURES if target not in rtx.targets())
         with pytest.raises(PatchCompileError, match=f"can't build for {missing.name}"):
             rtx.check_targets((missing,))
 

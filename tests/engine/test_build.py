@@ -15,7 +15,7 @@ from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.engine.soname import name_only_library
 from patch_compile.errors import PatchCompileError
-from patch_compile.hardware.targets import parse_targets
+from patch_compile.hardware.cards import parse_architectures
 from patch_compile.out.engine import EngineReport
 from tests.engine import graphs
 
@@ -38,7 +38,7 @@ def build(rtx, plugin, out):
     def run(onnx_path, **changed):
         settings = {
             "backend": rtx,
-            "targets": parse_targets("sm86"),
+            "targets": parse_architectures("sm86"),
             "profiles": profiles_from_onnx(onnx_path),
             "plugin": plugin,
             "expected": expectation_from_onnx(onnx_path),
@@ -55,7 +55,7 @@ def assert_nothing_left(out):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("targets", ["sm86", "sm86,sm89"])
 def test_engine_for_targets_holds_the_plugin_layers(tmp_path, build, out, dtype, targets):
-    report = build(graphs.write_chain(tmp_path / "m.onnx", dtype=dtype), targets=parse_targets(targets))
+    report = build(graphs.write_chain(tmp_path / "m.onnx", dtype=dtype), targets=parse_architectures(targets))
     (program,) = read_programs(out)
     assert set(program.targets) == set(targets.split(",")) == set(report.targets)
     assert [x.name for x in program.layers if x.kind == PLUGIN] == ["layers.0.proj", "layers.1.proj"]
@@ -229,7 +229,7 @@ class TestFailures:
 
     def test_target_that_rtx_does_not_have(self, chain, build, out):
         with pytest.raises(PatchCompileError, match="can't build for sm90"):
-            build(chain, targets=parse_targets("h100"))
+            build(chain, targets=parse_architectures("h100"))
         with pytest.raises(PatchCompileError, match="No target is given"):
             build(chain, targets=())
         assert_nothing_left(out)
@@ -275,7 +275,7 @@ class TestFailures:
                 chain,
                 out,
                 backend=rtx,
-                targets=parse_targets("sm86"),
+                targets=parse_architectures("sm86"),
                 profiles=profiles_from_onnx(chain),
                 plugin=plugin,
                 expected=expectation_from_onnx(chain),
@@ -289,12 +289,12 @@ SCRIPT = """
     from patch_compile.engine.build import build_engine
     from patch_compile.engine.check import expectation_from_onnx
     from patch_compile.engine.profiles import profiles_from_onnx
-    from patch_compile.hardware.targets import parse_targets
+    from patch_compile.hardware.cards import parse_architectures
     from patch_compile.errors import PatchCompileError
 
     onnx_path, out, plugin = map(Path, sys.argv[1:4])
     def build(**changed):
-        settings = dict(backend="tensorrt-rtx", targets=parse_targets("sm86"), profiles=profiles_from_onnx(onnx_path),
+        settings = dict(backend="tensorrt-rtx", targets=parse_architectures("sm86"), profiles=profiles_from_onnx(onnx_path),
                         plugin=plugin, expected=expectation_from_onnx(onnx_path))
         return build_engine(onnx_path, out, **(settings | changed))
 """

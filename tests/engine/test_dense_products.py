@@ -8,7 +8,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.check import expectation_from_onnx
 from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.hardware.targets import parse_targets
+from patch_compile.hardware.cards import parse_architectures
 from patch_compile.passes.write import export_graph, write_dense
 from tests.export.tiny import save_tiny
 
@@ -28,7 +28,7 @@ def test_a_dense_decoder_has_the_kernels_that_are_predicted(rtx, tmp_path):
         path,
         engine,
         backend=rtx,
-        targets=parse_targets("sm86"),
+        targets=parse_architectures("sm86"),
         profiles=profiles,
         plugin=None,
         expected=expectation_from_onnx(path),

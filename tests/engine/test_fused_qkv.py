@@ -9,7 +9,7 @@ from patch_compile.engine.build import build_engine
 from patch_compile.engine.check import expectation_from_onnx
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.hardware.targets import parse_targets
+from patch_compile.hardware.cards import parse_architectures
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes.find_linears import find_linears
 from patch_compile.passes.write import export_graph, write_hybrid
@@ -40,7 +40,7 @@ def test_no_kernel_is_added(variant, width, rtx, plugin, tmp_path):
             path,
             engine,
             backend=rtx,
-            targets=parse_targets("sm86"),
+            targets=parse_architectures("sm86"),
             profiles=profiles_from_onnx(path, None, None, None),
             plugin=plugin,
             expected=expected,

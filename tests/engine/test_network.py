@@ -5,7 +5,7 @@ import pytest
 from patch_compile.engine.monitor import Cancellation
 from patch_compile.engine.network import BuildJob, write_engine
 from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.hardware.targets import parse_targets
+from patch_compile.hardware.cards import parse_architectures
 from tests.engine import graphs
 
 FOUND = "(Sparsity) Found 2 layer(s) eligible to use sparse tactics: gemm0, gemm1"
@@ -17,7 +17,7 @@ CHOSE = "(Sparsity) Chose 1 layer(s) using sparse tactics: gemm1"
 def test_what_is_logged_about_sparsity_is_returned(tmp_path, rtx, severity):
     """RTX logs no such lines, so full TensorRT's lines are sent through the same logger during a build."""
     path = graphs.write_two_gemms(tmp_path / "m.onnx")
-    job = BuildJob(rtx, path, parse_targets("sm86"), profiles_from_onnx(path), None)
+    job = BuildJob(rtx, path, parse_architectures("sm86"), profiles_from_onnx(path), None)
     level = getattr(rtx.trt.ILogger.Severity, severity)
     lines = [FOUND, "Total Activation Memory: 7864832", CHOSE]
 

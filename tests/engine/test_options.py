@@ -12,7 +12,7 @@ from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
-from patch_compile.hardware.targets import parse_targets
+from patch_compile.hardware.cards import parse_architectures
 from tests.commands import run_here
 from tests.engine import graphs
 
@@ -29,7 +29,7 @@ def test_rtx_builds_with_what_it_has(tmp_path: Path, rtx: Any, plugin: Path, opt
             chain,
             engines[-1],
             backend=rtx,
-            targets=parse_targets("sm86"),
+            targets=parse_architectures("sm86"),
             profiles=profiles_from_onnx(chain),
             plugin=plugin,
             expected=expectation_from_onnx(chain),

@@ -12,7 +12,7 @@ from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
-from patch_compile.hardware.targets import parse_targets
+from patch_compile.hardware.cards import parse_architectures
 from patch_compile.inspect import inspect_path
 from patch_compile.plugin.build import build_plugin
 from patch_compile.report.terminal.inspect import found_parts
@@ -115,7 +115,7 @@ def test_gate_and_up(tmp_path):
 @pytest.mark.rtx
 def test_an_engine_and_its_plugin(chain, tmp_path):
     plugin, engine = build_plugin("tensorrt-rtx").path, tmp_path / "engine" / "model.engine"
-    settings = {"backend": "tensorrt-rtx", "targets": parse_targets("sm86"), "plugin": plugin}
+    settings = {"backend": "tensorrt-rtx", "targets": parse_architectures("sm86"), "plugin": plugin}
     expected = expectation_from_onnx(chain)
     build_engine(chain, engine, profiles=profiles_from_onnx(chain), expected=expected, **settings)
     found = inspect_path(engine)

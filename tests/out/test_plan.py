@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.plan import LinearRow, Plan, PlannedCard, PlanSummary, Unpredicted, WorkloadRow
+from patch_compile.out.plan import CardRow, LinearRow, Plan, PlanSummary, Unpredicted, WorkloadRow
 
 ROW = {
     "name": "l.0.up",
@@ -115,7 +115,7 @@ def test_a_linear_has_a_node_or_a_reason_and_nothing_unknown(changed):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"card": PlannedCard(name="A6000")},
+        {"card": CardRow(name="A6000")},
         {"workload": WorkloadRow(batch=1, prompt=1, generated=1)},
         {"unpredicted": None},
     ],

@@ -21,7 +21,7 @@ def planned(shape, ratio, target="a6000", asked="auto", load=LOAD, tile=TILE):
 def test_a_large_linear_is_the_plugins_and_has_the_times_of_the_roofline():
     plan = planned((11008, 4096), 0.4)
     assert (plan.lowering, plan.reason) == ("plugin", None)
-    device = card_of("a6000").device
+    device = card_of("a6000").rated
     slabs = plan.sparse_slabs / (plan.sparse_slabs + plan.dense_slabs)
     for times, tokens in ((plan.predicted.prefill, 16 * 128), (plan.predicted.decode, 16)):
         expected = predict(device, linear(11008, 4096, slabs), tokens)

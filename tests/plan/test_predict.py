@@ -6,7 +6,7 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from patch_compile.hardware.cards import DEVICES
+from patch_compile.hardware.cards import rated_cards
 from patch_compile.out.plan import Unpredicted
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.assumed import assumed_plans
@@ -61,7 +61,7 @@ def test_products_are_counted_as_they_are_compiled(llama, target, fuse, gating):
     _, plans, costs = whole((outline, linears), 0.5, target)
     costs = replace(costs, card=replace(costs.card, assume=replace(ASSUMED, gating=gating)))
     found = predict_whole(plans.values(), outline, costs)
-    model, device = LLAMA, costs.card.device
+    model, device = LLAMA, costs.card.rated
     h, wide = model.hidden, model.intermediate
     merged = [(3 * h, h), (h, h), (2 * wide, h), (h, wide)]
     apart = [(h, h)] * 4 + [(wide, h)] * 2 + [(h, wide)]
@@ -100,7 +100,7 @@ def test_on_hopper_the_remarks_say_which_way_the_prompt_goes_and_what_it_costs(l
     assert words in remark and "decode steps have to make up for what that costs" in remark
 
 
-@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("target", [card.name for card in rated_cards()])
 @pytest.mark.parametrize(
     "load", [LOAD, Workload(1, 1, 2), Workload(1, 32, 64), Workload(300, 16, 16)], ids=str
 )

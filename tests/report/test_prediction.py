@@ -1,10 +1,10 @@
 import pytest
 
 from patch_compile.out.plan import (
+    CardRow,
     LinearRow,
     Node,
     PhaseRow,
-    PlannedCard,
     PlanSummary,
     Reason,
     ReasonKind,
@@ -119,7 +119,7 @@ def test_a_speed_is_beside_its_limit():
     phase = PhaseRow(dense_ms=130.0, planned_ms=100.0, speedup=1.3, limit=1.5)
     plan = PlanSummary(
         whole=WholeRow(prefill=phase, decode=phase, end_to_end=phase),
-        card=PlannedCard(name="A6000"),
+        card=CardRow(name="A6000"),
         workload=WorkloadRow(batch=1, prompt=8, generated=1),
         totals=TOTALS,
     )

@@ -19,8 +19,8 @@ from patch_compile.engine.monitor import Cancellation
 from patch_compile.engine.network import BuildJob, write_engine
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
+from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import Gpu, local_gpu
-from patch_compile.hardware.targets import parse_targets
 from patch_compile.plugin.build import LIBRARY_NAME, build_plugin, read_identity
 from patch_compile.runtime import engine_fit
 from patch_compile.runtime.engine_fit import engine_facts, plugin_for, why_not
@@ -38,7 +38,7 @@ def engine_out(out_of: OutOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("engine") / "out"
     shutil.copytree(out_of("llama"), out)
     rtx, plugin = load_backend("tensorrt-rtx"), build_plugin("tensorrt-rtx").path
-    onnx, targets = out / "onnx/model.onnx", parse_targets("sm120")
+    onnx, targets = out / "onnx/model.onnx", parse_architectures("sm120")
     profiles, expected = profiles_from_onnx(onnx), expectation_from_onnx(onnx)
     report = build_engine(
         onnx,

@@ -26,7 +26,7 @@ class Assumptions:
     # arXiv 2606.22588 finds 222 to 339 on an L40.
     l2_latency: float = _assumed(280, "clocks to L2")
     loaded: float = _assumed(3.0, "DRAM latency under full load, over the idle one")
-    l2_rate: float = _assumed(1.0, "L2's bandwidth over that in the table of devices")
+    l2_rate: float = _assumed(1.0, "L2's bandwidth over that in the table of cards")
     l2_kept: float = _assumed(0.5, "share of L2 that holds what is read a second time")
     sparse: float = _assumed(1.0, "rate of mma.sp over twice that of mma.sync")
     attention: float = _assumed(1.0, "of a product's shares, what attention reaches")

@@ -1,4 +1,4 @@
-"""What a launch of the kernels does on a device: bytes through DRAM, clocks of the busiest SM, and what comes before the
+"""What a launch of the kernels does on a card: bytes through DRAM, clocks of the busiest SM, and what comes before the
 first and after the last product. Follows kernels/stream_kernel.cuh and kernels/tile_kernel.cuh.
 """
 
@@ -11,7 +11,7 @@ from itertools import pairwise
 from math import gcd
 from typing import Any
 
-from patch_compile.hardware.cards import Device
+from patch_compile.hardware.cards import RatedCard
 from patch_compile.plan.roofline.assumptions import Assumptions
 from patch_compile.plan.roofline.schedule import SLAB, Config, Problem
 from patch_compile.plugin.toolchain import plugin_sources
@@ -26,13 +26,22 @@ _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
 
 
 @cache
-def _sass() -> dict[str, Any]:
-    return dict(json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["kernels"])
+def _sass() -> dict[int, Any]:
+    """What sass.json has of the kernels, by architecture."""
+    kernels = json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["kernels"]
+    return {int(name.removeprefix("sm_")): counts for name, counts in kernels.items()}
+
+
+def _code(card: RatedCard) -> Any:
+    """Instructions and registers by configuration; for an architecture that the plugin has no machine code for, those of the
+    newest before it, whose PTX the driver compiles."""
+    sass = _sass()
+    return sass[max(sm for sm in sass if sm <= card.sm)]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Of a device under assumptions: bytes a microsecond, clocks a microsecond, and per SM and clock."""
+    """Of a card under assumptions: bytes a microsecond, clocks a microsecond, and per SM and clock."""
 
     bytes: float
     clocks: float
@@ -43,16 +52,16 @@ class Rates:
     issue: float
 
 
-def rates_of(device: Device, assume: Assumptions) -> Rates:
-    """What hybrid kernels reach of a device."""
+def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
+    """What hybrid kernels reach of a card."""
     bandwidth, rest = assume.bandwidth * assume.hybrid, assume.tensor * assume.hybrid
-    fma = device.fma * device.mma * rest
-    l2 = device.l2_bytes / device.sms * bandwidth * assume.l2_rate
+    fma = card.fma * card.rates.mma * rest
+    l2 = card.l2_bytes / card.sms * bandwidth * assume.l2_rate
     return Rates(
-        device.bandwidth * 1e3 * bandwidth,
-        device.clock * 1e3 * assume.clock,
+        card.bandwidth * 1e3 * bandwidth,
+        card.clock * 1e3 * assume.clock,
         fma,
-        fma * device.sparse * assume.sparse,
+        fma * card.rates.sparse * assume.sparse,
         _SHARED_BYTES * rest,
         l2,
         _SCHEDULERS * rest,
@@ -60,10 +69,10 @@ def rates_of(device: Device, assume: Assumptions) -> Rates:
 
 
 def _slab_clocks(
-    device: Device, config: Config, kind: str, tokens: int, assume: Assumptions
+    card: RatedCard, config: Config, kind: str, tokens: int, assume: Assumptions
 ) -> dict[str, float]:
     """Clocks of an SM for one slab, by what could limit them."""
-    counts, rates = _sass()[f"sm_{device.arch}"][config.name][kind], rates_of(device, assume)
+    counts, rates = _code(card)[config.name][kind], rates_of(card, assume)
     weights = config.dense_bytes if kind == "dense" else config.sparse_bytes
     read = config.warps * sum(counts[name] * lane for name, lane in _LANE_BYTES.items())
     x_read = min(tokens, config.tokens) * SLAB * 2  # rows beyond the tokens are filled with zeros, not read
@@ -78,11 +87,13 @@ def _slab_clocks(
     }
 
 
-def _occupancy(device: Device, config: Config) -> int:
+def _occupancy(card: RatedCard, config: Config) -> int:
     """Blocks an SM holds at a time."""
-    registers: int = _sass()[f"sm_{device.arch}"][config.name]["registers"]
+    registers: int = _code(card)[config.name]["registers"]
     a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
-    return min(device.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps))
+    return min(
+        card.rates.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps)
+    )
 
 
 @dataclass(frozen=True)
@@ -96,12 +107,12 @@ class Work:
 
 
 def _slabs_clocks(
-    device: Device, config: Config, problem: Problem, times: float, assume: Assumptions
+    card: RatedCard, config: Config, problem: Problem, times: float, assume: Assumptions
 ) -> dict[str, float]:
     """Of all slabs of a token tile, `times` over: each kind of slab counts for what limits it most."""
     clocks: dict[str, float] = {}
     for kind, slabs in (("dense", problem.dense_slabs), ("sparse", problem.sparse_slabs)):
-        limits = _slab_clocks(device, config, kind, problem.tokens, assume)
+        limits = _slab_clocks(card, config, kind, problem.tokens, assume)
         bound = max(limits, key=lambda name: limits[name])
         clocks[bound] = clocks.get(bound, 0) + times * slabs * limits[bound]
     return clocks
@@ -113,11 +124,11 @@ def weight_bytes(problem: Problem) -> int:
     return problem.panel_rows * (128 * problem.dense_slabs + 72 * problem.sparse_slabs) + index
 
 
-def work_of(device: Device, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
+def work_of(card: RatedCard, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
     """What one launch of a configuration does, its stream cut into `parts`."""
     if config.streams:
-        return _stream(device, config, problem, parts, assume)
-    return _tiles(device, config, problem, assume)
+        return _stream(card, config, problem, parts, assume)
+    return _tiles(card, config, problem, assume)
 
 
 def _passes(problem: Problem, config: Config, parts: int, weights: int, kept: float) -> float:
@@ -142,22 +153,22 @@ def _passes(problem: Problem, config: Config, parts: int, weights: int, kept: fl
     return reads / places
 
 
-def _stream(device: Device, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
-    rates = rates_of(device, assume)
+def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
+    rates = rates_of(card, assume)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights = weight_bytes(problem)
-    passes = _passes(problem, config, parts, weights, assume.l2_kept * (device.l2 << 20))
+    passes = _passes(problem, config, parts, weights, assume.l2_kept * (card.l2 << 20))
     x_bytes = 2 * problem.tokens * problem.in_features
     # Panels are anywhere in X, and find in L2 what fits there.
-    again = (problem.panels - 1) * max(0, x_bytes - assume.l2_kept * (device.l2 << 20))
+    again = (problem.panels - 1) * max(0, x_bytes - assume.l2_kept * (card.l2 << 20))
     activations = x_bytes + again + 2 * problem.tokens * problem.out_features
     # Parts cut tiles at parts - 1 places, of which gcd - 1 fall between tiles; each cut leaves one more piece to add up.
     cuts = parts - gcd(parts, tiles)
     shared_tiles = len({j * tiles // parts for j in range(1, parts) if j * tiles % parts})
     pieces = cuts + shared_tiles
     sums = 4 * config.tokens * config.panel_rows
-    busiest = -(-parts // device.sms) / parts
-    clocks = _slabs_clocks(device, config, problem, token_tiles * busiest, assume)
+    busiest = -(-parts // card.sms) / parts
+    clocks = _slabs_clocks(card, config, problem, token_tiles * busiest, assume)
     if pieces:
         clocks["l2"] = clocks.get("l2", 0) + 2 * pieces * sums * busiest / rates.l2
     l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks
@@ -165,28 +176,28 @@ def _stream(device: Device, config: Config, problem: Problem, parts: int, assume
     # stored, counted and read piece by piece; then Y is stored.
     tail = l2 * ((3 + -(-parts // tiles) + 1) if pieces else 1)
     edges = 2 * dram + 2 * l2 + tail
-    resident = min(parts, device.sms * _occupancy(device, config))
+    resident = min(parts, card.sms * _occupancy(card, config))
     slab_bytes = weights / (problem.dense_slabs + problem.sparse_slabs)
     return Work(passes * weights + activations, clocks, edges, resident * (config.stages - 1) * slab_bytes)
 
 
-def _tiles(device: Device, config: Config, problem: Problem, assume: Assumptions) -> Work:
-    rates, at_once = rates_of(device, assume), _occupancy(device, config)
+def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumptions) -> Work:
+    rates, at_once = rates_of(card, assume), _occupancy(card, config)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
-    weights, l2_bytes = weight_bytes(problem), assume.l2_kept * (device.l2 << 20)
+    weights, l2_bytes = weight_bytes(problem), assume.l2_kept * (card.l2 << 20)
     groups = -(-token_tiles // _GROUP)
     x_bytes = 2 * problem.tokens * problem.in_features
     # The panels that run at a time read a group's X together; the next ones find it in L2 or read it again.
-    panels_at_once = max(1, device.sms * at_once // min(_GROUP, token_tiles))
+    panels_at_once = max(1, card.sms * at_once // min(_GROUP, token_tiles))
     x_passes = 1 if x_bytes / groups <= l2_bytes else -(-problem.panels // panels_at_once)
     passes = 1 if weights <= l2_bytes else groups
     moved = passes * weights + x_passes * x_bytes + 2 * problem.tokens * problem.out_features
-    rounds = -(-tiles // device.sms)
-    clocks = _slabs_clocks(device, config, problem, rounds / problem.panels, assume)
+    rounds = -(-tiles // card.sms)
+    clocks = _slabs_clocks(card, config, problem, rounds / problem.panels, assume)
     l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks
     # Pointers and the first slab, then the tile of Y through shared memory and out; blocks beside it go on meanwhile.
     out = 2 * config.output_bytes / rates.shared / rates.clocks + l2
     each = 2 * l2 + dram + out
     edges = rounds / min(at_once, rounds) * each
     slab_bytes = config.dense_bytes + config.x_bytes
-    return Work(moved, clocks, edges, min(tiles, device.sms * at_once) * (config.stages - 1) * slab_bytes)
+    return Work(moved, clocks, edges, min(tiles, card.sms * at_once) * (config.stages - 1) * slab_bytes)

@@ -1,16 +1,16 @@
 """Microseconds of one linear: the roof of bytes, tensor cores, shared memory, L2 and issue slots, and what the kernels do
-beside it. The dense product gets the same shares of the device.
+beside it. The dense product gets the same shares of the card.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from patch_compile.hardware.cards import Device
+from patch_compile.hardware.cards import RatedCard
 from patch_compile.out.plan import Bound, Slower, Way
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes, work_of
-from patch_compile.plan.roofline.schedule import CONFIGS, SLAB, Problem, choose_schedule
+from patch_compile.plan.roofline.schedule import CONFIGS, SLAB, Problem, choose_schedule, limits_of
 
 __all__ = [
     "DENSE_PATH",
@@ -78,26 +78,26 @@ def speedup_limit(share: float, bound: str) -> float:
     return 1 / (1 - (0.4375 if bound == "bytes" else 0.5) * share)
 
 
-def first_bytes(device: Device, assume: Assumptions) -> float:
+def first_bytes(card: RatedCard, assume: Assumptions) -> float:
     """Microseconds from the end of the kernel before to the first bytes from DRAM."""
-    return assume.launch + assume.dram_latency / rates_of(device, assume).clocks
+    return assume.launch + assume.dram_latency / rates_of(card, assume).clocks
 
 
 def dense_time(
-    device: Device, shape: Linear, tokens: int, assume: Assumptions = ASSUMED
+    card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED
 ) -> tuple[float, Bound]:
     """Microseconds of the dense product, at its roof but for one launch and one trip to DRAM, and what bounds it."""
     n, k = shape.out_features, shape.in_features
-    moved = 2 * (n * k + tokens * (n + k)) / (device.bandwidth * 1e3 * assume.bandwidth)
-    rate = device.dense * 1e6 * assume.tensor * assume.clock
+    moved = 2 * (n * k + tokens * (n + k)) / (card.bandwidth * 1e3 * assume.bandwidth)
+    rate = card.dense * 1e6 * assume.tensor * assume.clock
     product = 2 * tokens * n * k / rate
     if assume.waves and tokens >= 128:
         tiles = -(-n // 128) * -(-tokens // 128)
-        product *= -(-tiles // device.sms) * device.sms / tiles
-    return first_bytes(device, assume) + max(moved, product), "bytes" if moved > product else "tensor"
+        product *= -(-tiles // card.sms) * card.sms / tiles
+    return first_bytes(card, assume) + max(moved, product), "bytes" if moved > product else "tensor"
 
 
-def dense_path_time(device: Device, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:
+def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:
     """Microseconds of unpacking W, whole slabs of it, and then of the dense product, both piece by piece.
 
     What is written is taken to go to DRAM, and to be read from there: L2 would hold a part of it.
@@ -106,22 +106,22 @@ def dense_path_time(device: Device, shape: Linear, tokens: int, assume: Assumpti
     panel = 2 * shape.panel_rows * -(-shape.in_features // SLAB) * SLAB
     pieces = -(-problem.panels // max(1, min(problem.panels, _PIECE_BYTES // panel)))
     moved = weight_bytes(problem) + panel * problem.panels
-    product, _ = dense_time(device, shape, tokens, assume)
-    return moved / rates_of(device, assume).bytes + product + (2 * pieces - 1) * first_bytes(device, assume)
+    product, _ = dense_time(card, shape, tokens, assume)
+    return moved / rates_of(card, assume).bytes + product + (2 * pieces - 1) * first_bytes(card, assume)
 
 
 def predict(
-    device: Device, shape: Linear, tokens: int, config: int | None = None, assume: Assumptions = ASSUMED
+    card: RatedCard, shape: Linear, tokens: int, config: int | None = None, assume: Assumptions = ASSUMED
 ) -> Prediction:
     """Time of a hybrid linear and of the dense one. ValueError if no configuration fits.
 
     `config` None: as the plugin chooses, and on Hopper, as TensorRT finds by timing, the faster of the kernels and the
     dense path.
     """
-    kernels = _by_kernels(device, shape, tokens, config, assume)
-    if config is not None or device.mma == 1 or shape.out_features % 8 or shape.in_features % 8:
+    kernels = _by_kernels(card, shape, tokens, config, assume)
+    if config is not None or card.rates.mma == 1 or shape.out_features % 8 or shape.in_features % 8:
         return kernels
-    dense_path = dense_path_time(device, shape, tokens, assume)
+    dense_path = dense_path_time(card, shape, tokens, assume)
     if dense_path >= kernels.microseconds:
         return kernels
     speedup = kernels.dense_microseconds / dense_path
@@ -137,38 +137,38 @@ def predict(
 
 
 def _by_kernels(
-    device: Device, shape: Linear, tokens: int, config: int | None, assume: Assumptions
+    card: RatedCard, shape: Linear, tokens: int, config: int | None, assume: Assumptions
 ) -> Prediction:
-    problem, rates = shape.problem(tokens), rates_of(device, assume)
-    number, parts = choose_schedule(problem, device.limits, config)
+    problem, rates = shape.problem(tokens), rates_of(card, assume)
+    number, parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {shape.panel_rows} rows")
     chosen = CONFIGS[number]
-    work = work_of(device, chosen, problem, parts, assume)
+    work = work_of(card, chosen, problem, parts, assume)
     loaded = assume.loaded * assume.dram_latency / rates.clocks  # Little's law: bytes in flight over latency
     moved = work.bytes * max(1 / rates.bytes, loaded / work.inflight)
     computed = sum(work.clocks.values()) / rates.clocks
-    fixed = first_bytes(device, assume) + work.edges
-    dense, dense_bound = dense_time(device, shape, tokens, assume)
+    fixed = first_bytes(card, assume) + work.edges
+    dense, dense_bound = dense_time(card, shape, tokens, assume)
     total = fixed + max(moved, computed)
     bound = "bytes" if moved >= computed else max(work.clocks, key=lambda name: work.clocks[name])
     if fixed > max(moved, computed):
         bound = "launch"
     least = max(
         (weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features))
-        / (device.bandwidth * 1e3),
-        2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / (device.dense * 1e6),
+        / (card.bandwidth * 1e3),
+        2 * tokens * shape.out_features * shape.in_features * (1 - shape.share / 2) / (card.dense * 1e6),
     )
-    slower = _slower_than_wgmma(device, dense / total, bound)
+    slower = _slower_than_wgmma(card, dense / total, bound)
     return Prediction(total, bound, dense, dense_bound, least / total, chosen.name, parts, slower)
 
 
-def _slower_than_wgmma(device: Device, speedup: float, bound: str) -> Slower | None:
+def _slower_than_wgmma(card: RatedCard, speedup: float, bound: str) -> Slower | None:
     """By how much the kernels are slower than dense on Hopper; None elsewhere, and where bytes are their limit.
 
     The tensor cores of Hopper reach their full rate by wgmma alone: an all-2:4 product by mma.sp takes 1.62 times the
     dense one's time on an H100 (NVIDIA/cutlass issue 1335), and arXiv 2402.13499 finds mma.sync below wgmma.
     """
-    if device.arch != 90 or bound in ("bytes", "launch") or speedup >= 1:
+    if card.rates.mma == 1 or bound in ("bytes", "launch") or speedup >= 1:
         return None
     return Slower(way=Way.MMA_SP, speedup=speedup)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patch_compile.hardware.cards import Device
+from patch_compile.hardware.cards import RatedCard
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.linear_roofline import Linear, dense_time, first_bytes
 
@@ -39,50 +39,52 @@ class Model:
 
 
 def rest_of(
-    device: Device, model: Model, batch: int, prompt: int, generated: int, assume: Assumptions = ASSUMED
+    card: RatedCard, model: Model, batch: int, prompt: int, generated: int, assume: Assumptions = ASSUMED
 ) -> tuple[float, float]:
     """Microseconds of all but the linears of the blocks: for the prompt, and for a step after it."""
-    prefill = _rest(device, model, batch * prompt, batch, assume)
-    step = _rest(device, model, batch, batch, assume)
+    prefill = _rest(card, model, batch * prompt, batch, assume)
+    step = _rest(card, model, batch, batch, assume)
     # Attention of a step reads all tokens before it: on average, those of the middle step.
     context = prompt + (generated - 1) / 2
     return (
-        prefill + model.layers * _prefill_attention(device, model, batch, prompt, assume),
-        step + model.layers * _decode_attention(device, model, batch, context, assume),
+        prefill + model.layers * _prefill_attention(card, model, batch, prompt, assume),
+        step + model.layers * _decode_attention(card, model, batch, context, assume),
     )
 
 
-def gating_time(device: Device, intermediate: int, tokens: int, assume: Assumptions = ASSUMED) -> float:
+def gating_time(card: RatedCard, intermediate: int, tokens: int, assume: Assumptions = ASSUMED) -> float:
     """Microseconds of SiLU·mul, or another activation of a gate times its up, as a kernel of its own."""
-    return _kernel(device, 6 * tokens * intermediate, assume)
+    return _kernel(card, 6 * tokens * intermediate, assume)
 
 
-def _kernel(device: Device, moved: float, assume: Assumptions, flops: float = 0, part: float = 1) -> float:
+def _kernel(card: RatedCard, moved: float, assume: Assumptions, flops: float = 0, part: float = 1) -> float:
     """Microseconds of a kernel at `part` of the shares of a product."""
-    at_bandwidth = moved / (device.bandwidth * 1e3 * assume.bandwidth * part)
-    at_rate = flops / (device.dense * 1e6 * assume.tensor * assume.clock * part)
-    return first_bytes(device, assume) + max(at_bandwidth, at_rate)
+    at_bandwidth = moved / (card.bandwidth * 1e3 * assume.bandwidth * part)
+    at_rate = flops / (card.dense * 1e6 * assume.tensor * assume.clock * part)
+    return first_bytes(card, assume) + max(at_bandwidth, at_rate)
 
 
-def _rest(device: Device, model: Model, tokens: int, logits: int, assume: Assumptions) -> float:
+def _rest(card: RatedCard, model: Model, tokens: int, logits: int, assume: Assumptions) -> float:
     """Microseconds without linears and attention: per block two norms that add the residual, rotary embedding with the KV
     cache's write, and SiLU·mul; then the embedding, the last norm, lm_head of the tokens that are sampled, and sampling.
     """
-    norm = _kernel(device, 8 * tokens * model.hidden, assume)
-    rotary = _kernel(device, 4 * tokens * (model.q + 2 * model.kv), assume)
-    gating = gating_time(device, model.intermediate, tokens, assume)
-    head = dense_time(device, Linear(model.vocabulary, model.hidden, 0), logits, assume)[0]
-    embedding = _kernel(device, 4 * tokens * model.hidden, assume)
-    sampling = _kernel(device, 2 * logits * model.vocabulary, assume)
+    norm = _kernel(card, 8 * tokens * model.hidden, assume)
+    rotary = _kernel(card, 4 * tokens * (model.q + 2 * model.kv), assume)
+    gating = gating_time(card, model.intermediate, tokens, assume)
+    head = dense_time(card, Linear(model.vocabulary, model.hidden, 0), logits, assume)[0]
+    embedding = _kernel(card, 4 * tokens * model.hidden, assume)
+    sampling = _kernel(card, 2 * logits * model.vocabulary, assume)
     return model.layers * (2 * norm + rotary + gating) + norm + head + embedding + sampling
 
 
-def _prefill_attention(device: Device, model: Model, batch: int, prompt: int, assume: Assumptions) -> float:
+def _prefill_attention(card: RatedCard, model: Model, batch: int, prompt: int, assume: Assumptions) -> float:
     """Microseconds of a block's attention; it is causal, so half of Q Kᵀ and of P V is computed."""
     moved = 4 * batch * prompt * (model.q + model.kv)
-    return _kernel(device, moved, assume, 2 * batch * prompt**2 * model.q, assume.attention)
+    return _kernel(card, moved, assume, 2 * batch * prompt**2 * model.q, assume.attention)
 
 
-def _decode_attention(device: Device, model: Model, batch: int, context: float, assume: Assumptions) -> float:
+def _decode_attention(
+    card: RatedCard, model: Model, batch: int, context: float, assume: Assumptions
+) -> float:
     """Microseconds of a block's attention in a step, which reads the KV cache once."""
-    return _kernel(device, 4 * batch * context * model.kv, assume, 0, assume.attention)
+    return _kernel(card, 4 * batch * context * model.kv, assume, 0, assume.attention)

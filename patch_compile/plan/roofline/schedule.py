@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from patch_compile.hardware.cards import Limits
+from patch_compile.hardware.cards import RatedCard
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["CONFIGS", "Config", "Problem", "choose_schedule"]
+__all__ = ["CONFIGS", "Config", "Limits", "Problem", "choose_schedule", "limits_of"]
 
 SLAB = 64  # columns of K
 _TILE_COST, _DENSE_COST, _SPARSE_COST = 4, 16, 9  # kernels/work.h
@@ -120,6 +120,24 @@ class Problem:
     def total_cost(self, config: Config) -> int:
         """Of all tiles, in the units of kernels/work.h."""
         return self.token_tiles(config) * (self.panels * _TILE_COST + self.slabs_cost)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`Device` of schedule.h: what a schedule depends on of a card. Bytes; those of shared memory are a block's."""
+
+    sms: int
+    shared_bytes: int
+    l2_bytes: int
+    block_tokens: int  # tokens an SM multiplies by a 64×64 block of W while one comes from DRAM
+    fma: int  # dense multiply-adds of an SM and clock
+
+
+def limits_of(card: RatedCard) -> Limits:
+    """The limits of a card, as the plugin finds them when it runs there."""
+    fma = card.rates.kernel_fma
+    block = _BLOCK_BYTES / (card.bandwidth / card.sms) * card.clock * fma / 64**2
+    return Limits(card.sms, card.rates.shared[1] << 10, card.l2 << 20, int(block), fma)
 
 
 def _ceil_div(a: int, b: int) -> int:

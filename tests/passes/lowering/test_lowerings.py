@@ -109,7 +109,7 @@ def test_rtx_keeps_the_parts_apart(model, exports, dtype, tmp_path):  # noqa: F8
     from patch_compile.engine.check import expectation_from_onnx
     from patch_compile.engine.plan_program import PLUGIN, read_programs
     from patch_compile.engine.profiles import profiles_from_onnx
-    from patch_compile.hardware.targets import parse_targets
+    from patch_compile.hardware.cards import parse_architectures
 
     source, masks, _ = model("llama", dtype)
     path, engine = tmp_path / "hybrid.onnx", tmp_path / "model.engine"
@@ -122,7 +122,7 @@ def test_rtx_keeps_the_parts_apart(model, exports, dtype, tmp_path):  # noqa: F8
         path,
         engine,
         backend="tensorrt-rtx",
-        targets=parse_targets("sm86"),
+        targets=parse_architectures("sm86"),
         profiles=profiles_from_onnx(path),
         plugin=None,
         expected=expected,

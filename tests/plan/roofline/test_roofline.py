@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from patch_compile.build.plan import plan
-from patch_compile.hardware.cards import DEVICES, Limits
-from patch_compile.out.plan import Slower, Way
+from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
+from patch_compile.out.plan import Way
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.outline import outline_of_llama
 from patch_compile.plan.roofline import assumptions, linear_roofline, schedule
 from patch_compile.recipe import Recipe
 from tests.plan.llama import write_hollow_llama
-from tests.plugins.host_kernel import BENCH, COMPILER
+from tests.plugins.host_kernel import BENCH, COMPILER, PLUGINS
 from tests.plugins.host_kernel import Device as HostDevice
 from tests.plugins.host_kernel import Problem as HostProblem
 
@@ -30,8 +30,9 @@ problems, roofline = (importlib.import_module(name) for name in ("problems", "ro
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "performance.md"
 SHAPES = [shape for shapes in problems.SHAPES.values() for shape in shapes]
 LARGE = [(4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336)]
-AMPERE_AND_ADA = [d for d in DEVICES.values() if d.arch != 90]
-HOPPER = [d for d in DEVICES.values() if d.arch == 90]
+DEVICES = {card.name: card for card in rated_cards()}
+AMPERE_AND_ADA = [d for d in DEVICES.values() if d.sm != 90]
+HOPPER = [d for d in DEVICES.values() if d.sm == 90]
 
 
 def whole(device, ratio, model="LLaMA-2-7B", fuse=tuple(FUSIONS), **changes):
@@ -70,7 +71,7 @@ def test_more_sparse_slabs_are_never_slower(device):
         n for n, c in enumerate(schedule.CONFIGS) if not c.streams and not c.gated and c.panel_rows == 128
     ]
     for shape, tokens, config in itertools.product(LARGE, (2048, 4096), tiles):
-        if schedule.CONFIGS[config].shared_bytes <= device.limits.shared_bytes:
+        if schedule.CONFIGS[config].shared_bytes <= schedule.limits_of(device).shared_bytes:
             times = times_by_share(device, shape, tokens, config)
             assert times == sorted(times, reverse=True)
 
@@ -92,7 +93,7 @@ def test_the_schedule_is_about_the_best_there_is(device):
         best = min(
             roofline.predict(device, asked, tokens, number).microseconds
             for number, c in enumerate(schedule.CONFIGS)
-            if c.panel_rows == 128 and c.shared_bytes <= device.limits.shared_bytes
+            if c.panel_rows == 128 and c.shared_bytes <= schedule.limits_of(device).shared_bytes
         )
         lost.append(roofline.predict(device, asked, tokens).microseconds / best)
     assert np.exp(np.mean(np.log(lost))) < 1.03 and max(lost) < 1.5
@@ -115,11 +116,9 @@ def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
 
 def test_geforce_cards_sum_in_fp32_at_half_the_rate():
     """With equal tensor cores, an SM does 512 multiply-adds a clock on an A6000, and 256 on a 3090 or 4090."""
-    rates = {name: round(d.fma / 256) * 256 for name, d in DEVICES.items()}
-    assert rates == {"A100-40": 1024, "A100-80": 1024, "A6000": 512, "RTX 3090": 256, "RTX 4090": 256} | {
-        "L4": 512, "L40S": 512, "H100": 2048, "H200": 2048
-    }  # fmt: skip
-    assert all(abs(d.fma / rates[d.name] - 1) < 0.02 and d.source for d in DEVICES.values())
+    geforce = ("RTX 3090", "RTX 4090")
+    for card in DEVICES.values():
+        assert card.fma == pytest.approx(card.rates.fma / (2 if card.name in geforce else 1), rel=0.02)
 
 
 def test_both_models_do_the_same_work_beside_the_linears():
@@ -145,7 +144,7 @@ def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device
     for shape, share, tokens in itertools.product(LARGE, roofline.SHARES, (512, 2048, 4096, 16384)):
         asked = roofline.linear(*shape, share)
         prefill = roofline.predict(device, asked, tokens)
-        chosen = schedule.choose_schedule(asked.problem(tokens), device.limits)[0]
+        chosen = schedule.choose_schedule(asked.problem(tokens), schedule.limits_of(device))[0]
         ways = (
             roofline.predict(device, asked, tokens, chosen).microseconds,
             roofline.dense_path_time(device, asked, tokens),
@@ -154,7 +153,7 @@ def test_hopper_prefills_by_the_faster_of_both_ways_and_decodes_by_mma_sp(device
         by_kernels = prefill.config in names
         assert by_kernels == (ways[0] <= ways[1])
         way = Way.MMA_SP if by_kernels else Way.DENSE_PATH
-        assert prefill.slower == Slower(way=way, speedup=pytest.approx(prefill.speedup))
+        assert prefill.slower.way is way and prefill.slower.speedup == pytest.approx(prefill.speedup)
     for shape, share in itertools.product(LARGE, roofline.SHARES):
         decode = roofline.predict(device, roofline.linear(*shape, share), 16)
         assert decode.config in names and decode.slower is None and (share < 0.5 or decode.speedup > 0.9)
@@ -221,9 +220,26 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         mine, theirs = schedule.Problem(*sizes), HostProblem(*sizes)
         fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
         for config in (None, fixed):
-            found = schedule.choose_schedule(mine, Limits(*limits), config)
+            found = schedule.choose_schedule(mine, schedule.Limits(*limits), config)
             asked = -1 if config is None else config
             assert found == kernel.schedule(theirs, HostDevice(*limits), asked)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for schedule.h")
+def test_the_plugin_counts_on_the_rates_of_the_table(tmp_path):
+    rows = [row for row in ARCHITECTURES if row.rates]
+    calls = "".join(
+        f'std::printf("%d\\n", static_cast<int>(patch::fma_per_clock({row.compute_capability[0]}, '
+        f"{row.compute_capability[1]})));"
+        for row in rows
+    )
+    source = f'#include <cstdio>\n#include "kernels/schedule.h"\nint main() {{ {calls} }}\n'
+    (tmp_path / "fma.cpp").write_text(source)
+    program = str(tmp_path / "fma")
+    flags = ["-std=c++17", "-I", str(PLUGINS), str(tmp_path / "fma.cpp"), "-o", program]
+    subprocess.run([COMPILER, *flags], check=True)
+    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    assert [int(line) for line in printed.split()] == [row.rates.kernel_fma for row in rows]
 
 
 def test_the_models_linears_are_the_benchmarks_shapes():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patch_compile.hardware.cards import DEVICES
+from patch_compile.hardware.cards import RatedCard, card_named
 from patch_compile.plan.roofline import schedule
 from patch_compile.plan.roofline.linear_roofline import DENSE_PATH as DENSE_PATH_NAME
 from patch_compile.plan.roofline.linear_roofline import Linear as Linear24
@@ -230,8 +230,9 @@ def test_the_choice_follows_the_number_of_tokens(unpacker):
 
 def test_it_is_offered_wherever_the_plan_counts_on_it(unpacker):
     """The plugin takes the dense path wherever the plan predicts that it is 3 % faster."""
-    device = DEVICES["H100"]
-    limits = device.limits
+    card = card_named("H100")
+    assert isinstance(card, RatedCard)
+    limits = schedule.limits_of(card)
     h100 = Device(limits.sms, limits.shared_bytes, limits.l2_bytes, limits.block_tokens, limits.fma, 2048)
     counted = 0
     for shape, share, tokens in itertools.product(
@@ -242,12 +243,12 @@ def test_it_is_offered_wherever_the_plan_counts_on_it(unpacker):
         asked = Linear24(*shape, share)
         problem = asked.problem(tokens)
         mine = Problem(tokens, *shape, 128, problem.dense_slabs, problem.sparse_slabs)
-        found = predict(device, asked, tokens)
+        found = predict(card, asked, tokens)
         chosen, _ = schedule.choose_schedule(problem, limits)
-        kernels = predict(device, asked, tokens, chosen).microseconds
+        kernels = predict(card, asked, tokens, chosen).microseconds
         if found.config == DENSE_PATH_NAME and found.microseconds < 0.97 * kernels:
             counted += 1
             assert unpacker.takes_dense_path(mine, h100), (shape, share, tokens)
-        if dense_path_time(device, asked, tokens) > 2 * kernels:
+        if dense_path_time(card, asked, tokens) > 2 * kernels:
             assert not unpacker.takes_dense_path(mine, h100), (shape, share, tokens)
     assert counted > 50
