@@ -60,9 +60,9 @@ def axis_of(against: Against, builds: Sequence[Build], measured: Measured) -> Ax
     why = why_not_predicted(builds)
     if why:
         raise PatchCompileError(
-            "there is no speed that all builds have",
+            "There is no speed that all builds have",
             why,
-            "choose --x ratio or bytes, or time all: patch-compile bench",
+            "Choose --x ratio or bytes, or time all: `patch-compile bench`.",
         )
     values = {build.name: speed for build in builds if (speed := build.predicted("end_to_end")) is not None}
     label = f"predicted speed-up, end to end\n{builds[0].predicted_for}"

@@ -78,7 +78,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
             return names
     twice = next(path for i, path in enumerate(paths) if parts[i] in parts[:i])
     raise PatchCompileError(
-        f"{twice} is given twice", "a build is not compared with itself", "give each once"
+        f"{twice} is given twice", "A build is not compared with itself.", "Give each once."
     )
 
 
@@ -88,8 +88,8 @@ def _read(path: Path, name: str) -> Build:
     if report is None:
         raise PatchCompileError(
             f"{path} holds no {REPORT}",
-            "learn and compile prove nothing, so there is no quality to compare",
-            f"build it: patch-compile build --mask {MASKS}",
+            "Learn and compile prove nothing, so there is no quality to compare.",
+            f"Build it: `patch-compile build --mask {MASKS}`.",
         )
     plan = PlanSummary.model_validate(report["plan"])
     saved = plan.totals.bytes_before - plan.totals.bytes_after

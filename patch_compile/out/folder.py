@@ -36,8 +36,8 @@ class OutFolder:
             raise PatchCompileError(
                 f"{path} is not what its {MANIFEST} says",
                 "; ".join(faults),
-                "build it again: patch-compile build --recipe "
-                f"{path / RECIPE} -o {path} --force (stages that are whole are kept)",
+                "Build it again: `patch-compile build --recipe "
+                f"{path / RECIPE} -o {path} --force` (stages that are whole are kept).",
             )
         return cls(path, manifest)
 
@@ -84,5 +84,5 @@ def faulty_files(path: Path, manifest: Manifest) -> Iterator[str]:
 def _check_is_build(path: Path) -> None:
     if not (path / MANIFEST).is_file():
         raise PatchCompileError(
-            f"{path} is no build", f"it holds no {MANIFEST}", "build it: patch-compile build MODEL_DIR"
+            f"{path} is no build", f"It holds no {MANIFEST}.", "Build it: `patch-compile build MODEL_DIR`."
         )

@@ -32,9 +32,9 @@ class FolderLock:
             raise _in_use(folder, refusal or f"another run is writing into {folder}") from None
         except OSError as error:
             raise PatchCompileError(
-                f"cannot lock {folder}",
+                f"{folder} cannot be locked",
                 os.strerror(error.errno or 0),
-                "see that it can be written to and that its file system has locks (flock), or choose another folder",
+                "See that it can be written to and that its file system has locks (flock), or choose another folder.",
             ) from error
 
     def __enter__(self) -> Self:
@@ -100,8 +100,8 @@ def _is_file_of(descriptor: int, path: Path) -> bool:
 def _in_use(folder: Path, refusal: str) -> PatchCompileError:
     return PatchCompileError(
         f"{refusal} ({_written(folder)})",
-        f"it holds {folder / LOCK}",
-        "wait until it is done, or choose another folder",
+        f"It holds {folder / LOCK}.",
+        "Wait until it is done, or choose another folder.",
     )
 
 

@@ -38,14 +38,14 @@ def place_of(out: Path) -> Path:
         if spelled.is_symlink() and not spelled.exists():
             raise PatchCompileError(
                 f"{out} is a link to {spelled.readlink()}, and nothing is there",
-                "what it points to was removed, or its disk is not mounted",
-                "remove the link, or give the folder itself with -o",
+                "What it points to was removed, or its disk is not mounted.",
+                "Remove the link, or give the folder itself with -o.",
             )
         place = spelled.resolve()
         _check_movable(out, place, here)
     except (OSError, RuntimeError, ValueError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise PatchCompileError(f"a build can't be put at {out}", reason, "choose another -o") from None
+        raise PatchCompileError(f"A build can't be put at {out}", reason, "Choose another -o.") from None
     return place
 
 
@@ -73,8 +73,8 @@ def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> No
     if not is_workspace(root):
         raise PatchCompileError(
             f"{root} was not made by patch-compile",
-            f"{place.name} is built there, and what is there holds no {STATE} of a build",
-            "move it away, or choose another -o",
+            f"{place.name} is built there, and what is there holds no {STATE} of a build.",
+            "Move it away, or choose another -o.",
         )
     if not (force or resume):
         _check_unfinished(place, root, held=held)
@@ -100,14 +100,14 @@ def check_replaceable(place: Path, *, force: bool) -> None:
         resume = " (with --resume, to go on with its unfinished one)" if partial_of(place).exists() else ""
         raise PatchCompileError(
             f"{place} exists",
-            "a build never overwrites an earlier one",
-            f"use --force to replace it{resume}, or another -o",
+            "A build never overwrites an earlier one.",
+            f"Use --force to replace it{resume}, or another -o.",
         )
     if not (place / MANIFEST).is_file():
         raise PatchCompileError(
             f"{place} was not made by patch-compile",
-            f"it holds no {MANIFEST}, so --force will not replace it",
-            "choose another -o",
+            f"It holds no {MANIFEST}, so --force will not replace it.",
+            "Choose another -o.",
         )
     read_records(place / MANIFEST)
 
@@ -115,7 +115,7 @@ def check_replaceable(place: Path, *, force: bool) -> None:
 def _check_unfinished(place: Path, root: Path, *, held: bool) -> None:
     if not held and (holder := lock_holder(root)):
         raise PatchCompileError(
-            f"{RUNNING} ({holder})", f"it builds in {root}", "wait until it is done, or choose another -o"
+            f"{RUNNING} ({holder})", f"It builds in {root}.", "Wait until it is done, or choose another -o."
         )
     if holds_nothing(root):
         return
@@ -125,7 +125,7 @@ def _check_unfinished(place: Path, root: Path, *, held: bool) -> None:
     if replaced is not None and replaced.exists() and not place.exists():
         why += f" while it replaced {place}; the build it replaced is in {replaced}, and the next run puts it back"
     raise PatchCompileError(
-        f"{root} holds an unfinished build", why, "use --resume to go on, or --force to start anew"
+        f"{root} holds an unfinished build", why, "Use --resume to go on, or --force to start anew."
     )
 
 
@@ -133,23 +133,23 @@ def _check_movable(out: Path, place: Path, here: Path) -> None:
     if here.is_relative_to(place):
         raise PatchCompileError(
             f"OUT can't be {place}",
-            "it is the current folder, or holds it, and a build is renamed into the place of OUT",
-            "name a folder in it: -o NAME",
+            "It is the current folder, or holds it, and a build is renamed into the place of OUT.",
+            "Name a folder in it: -o NAME.",
         )
     if os.path.ismount(place):
         raise PatchCompileError(
             f"OUT can't be {place}",
-            "a disk is mounted there, and a build is renamed into the place of OUT",
-            f"name a folder in it: -o {out / 'NAME'}",
+            "A disk is mounted there, and a build is renamed into the place of OUT.",
+            f"Name a folder in it: -o {out / 'NAME'}.",
         )
     above = next(parent for parent in place.parents if os.path.lexists(parent))
     if not above.is_dir():
         raise PatchCompileError(
-            f"a build can't be put at {out}", f"{above} is no folder", "choose another -o"
+            f"A build can't be put at {out}", f"{above} is no folder.", "Choose another -o."
         )
     if len(os.fsencode(name_aside(place).name)) > _NAME_MAX:
         raise PatchCompileError(
-            f"the name of OUT is too long: {place.name[:40]}…",
-            "names beside it, which a build makes of it, would have more than 255 bytes",
-            "choose a shorter -o",
+            f"The name of OUT is too long: {place.name[:40]}…",
+            "Names beside it, which a build makes of it, would have more than 255 bytes.",
+            "Choose a shorter -o.",
         )

@@ -129,5 +129,5 @@ def _unreadable(path: Path, why: str) -> PatchCompileError:
     return PatchCompileError(
         f"{path} cannot be read",
         why,
-        f"choose another -o, or move {path.parent} away; remove it if nothing in it is yours",
+        f"Choose another -o, or move {path.parent} away; remove it if nothing in it is yours.",
     )

@@ -203,8 +203,8 @@ def _put_back(state: WorkspaceState, out: Path) -> bool:
     if os.path.lexists(out):
         raise PatchCompileError(
             f"{out} and {aside} are both there",
-            "a run was interrupted while it replaced the second, and since then the first was put into its place",
-            "keep one of them at the place of the first, and move the other away",
+            "A run was interrupted while it replaced the second, and since then the first was put into its place.",
+            "Keep one of them at the place of the first, and move the other away.",
         )
     aside.rename(out)
     flush_folder(out.parent)
@@ -273,9 +273,9 @@ def _disk_errors(root: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         raise PatchCompileError(
-            f"cannot write below {root}",
+            f"Nothing can be written below {root}",
             os.strerror(error.errno),
-            "make room or choose another -o; --resume goes on from the last finished stage",
+            "Make room or choose another -o; --resume goes on from the last finished stage.",
         ) from error
 
 

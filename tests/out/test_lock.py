@@ -147,8 +147,8 @@ def test_a_lock_does_not_write_through_a_link(tmp_path):
     (tmp_path / "precious").write_text("kept")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / LOCK).symlink_to("../precious")
-    with pytest.raises(PatchCompileError, match="cannot lock"):
+    with pytest.raises(PatchCompileError, match="cannot be locked"):
         FolderLock(tmp_path / "folder")
-    with pytest.raises(PatchCompileError, match="cannot lock"):
+    with pytest.raises(PatchCompileError, match="cannot be locked"):
         FolderLock(tmp_path / "missing")
     assert (tmp_path / "precious").read_text() == "kept"

@@ -52,7 +52,7 @@ def test_a_current_folder_that_was_removed_is_said(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.ismount("/proc"), reason="needs a mount point")
 def test_a_mount_point_is_refused():
-    with pytest.raises(PatchCompileError, match="a disk is mounted there") as refused:
+    with pytest.raises(PatchCompileError, match="A disk is mounted there") as refused:
         Workspace(Path("/proc"), force=True)
     assert refused.value.fix.endswith("-o /proc/NAME")
 

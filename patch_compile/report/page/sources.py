@@ -43,8 +43,8 @@ class Sources:
         if report is None or not (out / RECIPE).is_file():
             raise PatchCompileError(
                 f"{out} is no whole build",
-                f"it holds no {REPORT if report is None else RECIPE}",
-                "build it: patch-compile build MODEL_DIR",
+                f"It holds no {REPORT if report is None else RECIPE}.",
+                "Build it: `patch-compile build MODEL_DIR`.",
             )
         return cls(
             out,
