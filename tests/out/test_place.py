@@ -54,7 +54,7 @@ def test_a_current_folder_that_was_removed_is_said(tmp_path, monkeypatch):
 def test_a_mount_point_is_refused():
     with pytest.raises(PatchCompileError, match="A disk is mounted there") as refused:
         Workspace(Path("/proc"), force=True)
-    assert refused.value.fix.endswith("-o /proc/NAME")
+    assert refused.value.fix.endswith("-o /proc/NAME.")
 
 
 def test_a_link_to_a_build_means_the_build(tmp_path, monkeypatch):
