@@ -13,8 +13,7 @@ from masklearn.checkpoint.orientation import from_stored
 from masklearn.errors import PatchCompileError
 from masklearn.importers.base import IMPORTERS, Importer, Published, first_few
 from masklearn.importers.detect import detect_format
-from masklearn.importers.groups import zeros_per_group
-from masklearn.importers.mosaic import Mosaic, mosaic_of
+from masklearn.importers.mosaic import Mosaic, mosaic_of, zeros_per_group
 from masklearn.importers.nonzero import nonzero
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
 from masklearn.masks.linear_mask import LinearMask

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.importers.groups import zeros_per_group
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.patterns import patterns_from_scores
 from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
 
-__all__ = ["Mosaic", "mosaic_of"]
+__all__ = ["Mosaic", "mosaic_of", "zeros_per_group"]
 
 _NEARLY = 0.9  # a dense tile with at least this share of 2:4 groups was probably 2:4 before later training
 _LARGE = 64  # least number of groups of such a tile; in smaller tiles it may be chance
@@ -58,3 +57,13 @@ def mosaic_of(
     groups = tile_weights(shape, tile) // GROUP
     nearly = (dense_groups > 0) & (dense_groups <= (1 - _NEARLY) * groups) & (groups >= _LARGE)
     return Mosaic(mask, int(zeros.sum(dtype=np.int64)), int(nearly.sum()))
+
+
+def zeros_per_group(kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Returns the number of pruned weights of each 4 consecutive k, uint8 `[N, K/4]`; kept: bool `[N, K]`."""
+    quarters = kept.view(np.uint8).reshape(kept.shape[0], -1, GROUP)
+    # The four columns are added, because a sum over an axis of length 4 is ten times slower.
+    zeros: NDArray[np.uint8] = GROUP - (
+        quarters[..., 0] + quarters[..., 1] + quarters[..., 2] + quarters[..., 3]
+    )
+    return zeros

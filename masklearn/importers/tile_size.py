@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.importers.groups import zeros_per_group
+from masklearn.importers.mosaic import zeros_per_group
 from masklearn.masks.tiles import GROUP, tile_sums
 
 __all__ = ["DEFAULT_TILE", "TileSearch", "TileSize", "tile_of"]

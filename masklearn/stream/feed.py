@@ -37,7 +37,7 @@ class CheckpointFeed(Feed):
         self.lacks = {Need.LOSS: "An encoder has no next-token loss."} if encoder else {}
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Read one weight at a time."""
+        """Reads one weight at a time."""
         for done, name in enumerate(self.shapes, start=1):
             yield name, read_linear(self.task.checkpoint, name)
             self._scored(done)

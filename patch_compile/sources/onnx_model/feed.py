@@ -60,13 +60,13 @@ class OnnxFeed(Feed):
         self._device = usable_device(recipe.device)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """As the file stores them, on the recipe's device."""
+        """Reads weights as the file stores them, onto the recipe's device."""
         for done, name in enumerate(self.shapes, start=1):
             yield name, self._weight(name)
             self._progress("scoring", done, len(self.shapes))
 
     def norms(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """‖x‖² is the diagonal of XᵀX."""
+        """Takes ‖x‖² from the diagonal of XᵀX."""
         for name, weight in self.weights():
             yield name, weight, self._moment(name).diagonal()
 
@@ -77,14 +77,14 @@ class OnnxFeed(Feed):
         *,
         fisher: bool = False,
     ) -> Iterator[tuple[str, Found, Fisher | None]]:
-        """Each linear is a group of its own, on all inputs that were given."""
+        """Gives each linear as a group of its own, on all inputs that were given."""
         if fisher:
             raise ValueError(LACKS[Need.LOSS])
         for name, weight in self.weights():
             yield name, see(self._group(name, weight))[name], None
 
     def replace(self, solve: Callable[[Group], Mapping[str, torch.Tensor]], store: WeightStore) -> None:
-        """Each linear on its own; weights that `solve` leaves as they are do not enter the store."""
+        """Solves each linear on its own; weights that `solve` leaves as they are do not enter the store."""
         for done, name in enumerate(self.shapes, start=1):
             weight = self._weight(name)
             found = solve(self._group(name, weight))[name]

@@ -93,9 +93,9 @@ def _moment(linear: OnnxLinear, x: NDArray[Any]) -> NDArray[np.float32]:
     moment: NDArray[np.float32] = rows.T @ rows
     if not bool(np.isfinite(moment).all()):
         raise PatchCompileError(
-            f"the inputs of {linear.name} are not finite",
-            "NaN, infinity or values too large for fp32 reach it on the calibration inputs",
-            "check the inputs, and the model before this linear",
+            f"The inputs of {linear.name} are not finite",
+            "NaN, infinity or values too large for fp32 reach it on the calibration inputs.",
+            "Check the inputs, and the model before this linear.",
         )
     return moment
 

@@ -27,8 +27,8 @@ def read_weight(linear: OnnxLinear, dtype: ir.DataType) -> NDArray[np.float32]:
     if not bool(np.isfinite(stored.astype(np.float32)).all()):
         raise PatchCompileError(
             f"{linear.weight.name} holds NaN or infinity",
-            f"it is the weight of {linear.name}",
-            f"the model is damaged: fetch it again, or leave it dense with --exclude '{linear.name}'",
+            f"It is the weight of {linear.name}.",
+            f"The model is damaged: fetch it again, or leave the linear dense with --exclude '{linear.name}'.",
         )
     cast_weight(str(linear.weight.name), stored, dtype)
     return stored.astype(np.float32)

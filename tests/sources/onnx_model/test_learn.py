@@ -128,3 +128,16 @@ def test_a_weight_keeps_the_type_it_is_stored_in(tmp_path):
     pruned = read_onnx(learn(path, tmp_path, ratio=0.5).pruned)
     assert pruned.graph.initializers["w"].dtype == ir.DataType.FLOAT16
     assert (pruned.graph.initializers["w"].const_value.numpy() == 0).mean() == 0.5
+
+
+@pytest.mark.parametrize("criterion", ["raw", "magnitude", "random"])
+def test_tiles_may_be_ranked_by_what_a_file_can_tell(exported, tmp_path, criterion):
+    """The reference rankings of checkpoints work here too, since one method serves both."""
+    path, maps = exported("mlp", True), {}
+    for name in ("relative", criterion):
+        (tmp_path / name).mkdir()
+        masks = learn(
+            path, tmp_path / name, method="sparsegpt", ratio=0.25, tile=(32, 32), criterion=name
+        ).masks
+        maps[name] = np.concatenate([mask.tiles.ravel() for mask in masks.values()])
+    assert maps[criterion].sum() == maps["relative"].sum() and (maps[criterion] != maps["relative"]).any()

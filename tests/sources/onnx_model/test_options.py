@@ -2,7 +2,7 @@
 
 import pytest
 
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model.options import effective_recipe
 
@@ -15,6 +15,22 @@ def test_the_method_follows_from_the_inputs():
     assert recipe().method == "magnitude"
     assert recipe(calib="inputs.npz").method == "oneshot"
     assert recipe(calib="inputs.npz", method="wanda").method == "wanda"
+
+
+@pytest.mark.parametrize("criterion", ["relative", "raw", "magnitude", "random"])
+def test_a_criterion_that_needs_no_loss_is_taken(criterion):
+    assert recipe(calib="inputs.npz", criterion=criterion).criterion == criterion
+
+
+def test_refusals_say_what_is_lacking_and_what_is_taken():
+    with pytest.raises(
+        UsageError, match=r"no gradients to train by. It takes magnitude, oneshot, sparsegpt, wanda"
+    ):
+        recipe(method="patch-tile", calib="i.npz")
+    with pytest.raises(
+        UsageError, match=r"has no loss. Its tiles are ranked by relative, raw, magnitude, random"
+    ):
+        recipe(criterion="fisher", calib="i.npz")
 
 
 @pytest.mark.parametrize(("sixteen_bit", "expected"), [(None, "float16"), ("bfloat16", "bfloat16")])

@@ -1,0 +1,34 @@
+"""`--help` lists every method, format and fusion, and answers at once."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from masklearn.importers.base import IMPORTERS
+from masklearn.traits import METHODS
+from patch_compile.packing.fusion import FUSIONS
+
+HELP = [sys.executable, "-m", "patch_compile"]
+MOST_SECONDS = 0.3  # of CPU time, which other work on the machine does not change much
+
+
+def cpu_seconds(*arguments: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([*HELP, *arguments], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["import-mask", "--help"]])
+def test_help_takes_no_time(arguments: list[str]) -> None:
+    assert min(cpu_seconds(*arguments) for _ in range(3)) < MOST_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("command", "names"), [("learn", METHODS), ("import-mask", IMPORTERS), ("compile", FUSIONS)]
+)
+def test_help_lists_what_is_there(command: str, names: dict[str, object]) -> None:
+    shown = subprocess.run([*HELP, command, "--help"], check=True, capture_output=True, text=True).stdout
+    assert len(names) >= 4 and all(name in shown for name in names)
