@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from patch_compile.out.plan import Node
+
 __all__ = [
     "ACTIVATIONS",
     "LinearNode",

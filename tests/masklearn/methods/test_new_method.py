@@ -114,4 +114,4 @@ def test_a_recipe_knows_it(text_file: Path) -> None:
     with pytest.raises(
         PatchCompileError, match=r"first-three is not valid. The methods are .*first-two.*wanting"
     ):
-        LearnRecipe.checked(method="first-three")
+        LearnRecipe.parse({"method": "first-three"})
