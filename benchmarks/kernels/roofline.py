@@ -23,16 +23,15 @@ from problems import SHAPES, TOKENS
 from patch_compile.hardware.cards import RatedCard, rated_cards
 from patch_compile.out.plan import Slower, Way
 from patch_compile.packing.fusion import FUSIONS, GATED, QKV
-from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import PlanCard
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import outline_of_llama
+from patch_compile.plan.planner import assumed_plans, settle_together
 from patch_compile.plan.predict import WholeModel, predict_whole
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.linear_roofline import Prediction, dense_path_time, linear, predict
 from patch_compile.plan.roofline.rest import Model
-from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.workload import Workload
 from patch_compile.plugin.toolchain import plugin_sources
 

@@ -13,15 +13,13 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.out.plan import Asked, PlanOfModel, Skipped, TargetSource
-from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.inversion import ratio_for
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.outline import Outline
+from patch_compile.plan.planner import assumed_plans, plan_of, settle_together
 from patch_compile.plan.predict import Phase, predict_whole
-from patch_compile.plan.settle_together import settle_together
-from patch_compile.plan.summary import plan_of
+from patch_compile.plan.speed_goal import ratio_for
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Ability
 from patch_compile.sources.open import open_source

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 from masklearn.masks.budget import Budget
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import check_free_space, check_out
-from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.inversion import unreachable
 from patch_compile.plan.lowering_patterns import asked_lowerings
+from patch_compile.plan.planner import assumed_plans, settle_together
 from patch_compile.plan.predict import predict_whole
-from patch_compile.plan.settle_together import settle_together
-from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.plan.speed_goal import SpeedGoal, unreachable
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Ability, Source, Stage

@@ -15,13 +15,12 @@ from masklearn.masks.select import Selection, select
 from masklearn.masks.tiles import sparse_groups
 from patch_compile.packing.format import SLAB_K, choose_panel_rows
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.inversion import unreachable
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.plan.outline import Outline
+from patch_compile.plan.planner import settle_together
 from patch_compile.plan.predict import Phase, predict_whole
-from patch_compile.plan.settle_together import settle_together
-from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.plan.speed_goal import SpeedGoal, unreachable
 
 __all__ = ["TilesForSpeed"]
 

@@ -19,8 +19,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.out.plan import Plan, Unpredicted
 from patch_compile.out.report import Kind
 from patch_compile.plan.lowering import plan_linears
-from patch_compile.plan.settle_together import settle_together
-from patch_compile.plan.summary import plan_of, unpredicted_plan
+from patch_compile.plan.planner import plan_of, settle_together, unpredicted_plan
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.given import GivenMasks, given_masks
 

@@ -12,7 +12,7 @@ from patch_compile.cli.plan import plan as plan_command
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.out.plan import Asked, PlanOfModel, Reason, ReasonKind, TargetSource, WorkloadRow
-from patch_compile.plan.assumed import assumed_mask
+from patch_compile.plan.planner import assumed_mask
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.parts import show
 from patch_compile.report.terminal.plan import plan_parts

@@ -3,10 +3,10 @@
 import pytest
 
 from patch_compile.out.plan import Reason, ReasonKind, Way
-from patch_compile.plan.assumed import assumed_mask
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import plan_linear, plan_linears
+from patch_compile.plan.planner import assumed_mask
 from patch_compile.plan.roofline.linear_roofline import linear, predict
 from patch_compile.plan.workload import Workload
 

@@ -10,11 +10,11 @@ from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.bench.points import grid_of
 from patch_compile.bench.predicted import PlannedModel
 from patch_compile.errors import PatchCompileError
-from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.measured_fit import fit_assumptions
 from patch_compile.plan.outline import outline_of
+from patch_compile.plan.planner import assumed_plans
 from patch_compile.plan.roofline.assumptions import ASSUMED
 from patch_compile.plan.workload import Workload
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama

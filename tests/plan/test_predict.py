@@ -9,16 +9,14 @@ from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.out.plan import Unpredicted
 from patch_compile.packing.fusion import FUSIONS
-from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.outline import Outline, outline_of, outline_of_llama
+from patch_compile.plan.planner import assumed_plans, plan_of, settle_together
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.roofline.assumptions import ASSUMED
 from patch_compile.plan.roofline.linear_roofline import DENSE_PATH, Linear, dense_time, predict
 from patch_compile.plan.roofline.rest import Model, gating_time, rest_of
-from patch_compile.plan.settle_together import settle_together
-from patch_compile.plan.summary import plan_of
 from patch_compile.plan.workload import Workload
 from patch_compile.report.prediction import remarks
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama

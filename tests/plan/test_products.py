@@ -9,13 +9,12 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from patch_compile.out.plan import Node
 from patch_compile.packing.fusion import FUSIONS
-from patch_compile.plan.assumed import assumed_plans
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.outline import Outline, outline_of
+from patch_compile.plan.planner import assumed_plans, settle_together
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.products import Together, compiled_together, fused_together, together_by_name
-from patch_compile.plan.settle_together import settle_together
 from patch_compile.plan.workload import Workload
 from tests.export.tiny import ENCODERS, LAYERS, VARIANTS, save_tiny
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama

@@ -1,9 +1,8 @@
 import pytest
 
 from patch_compile.errors import SpeedError
-from patch_compile.plan.inversion import ratio_for
 from patch_compile.plan.predict import Phase
-from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.plan.speed_goal import SpeedGoal, ratio_for
 
 
 def kernel_that_starts_to_pay_at(ratio, best=60.0):

@@ -1,0 +1,154 @@
+"""Plans of all linears of a model: by masks or by ratios, settled where linears of one input depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.tiles import grid_shape, sparse_groups
+from patch_compile.out.plan import Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.lowering import LinearPlan, plan_linear
+from patch_compile.plan.lowering_patterns import AUTO, Asked, asked_lowerings
+from patch_compile.plan.outline import Outline
+from patch_compile.plan.predict import predict_whole
+from patch_compile.plan.products import Together, cost_together, products_of
+
+__all__ = [
+    "assumed_mask",
+    "assumed_plans",
+    "plan_of",
+    "settle_together",
+    "summarise_plan",
+    "unpredicted_plan",
+]
+
+Shape = tuple[int, int]
+Plans = Mapping[str, LinearPlan]
+
+
+def assumed_plans(
+    linears: Mapping[str, Shape],
+    tile: Shape,
+    ratios: Mapping[str, float],
+    lowering: str,
+    costs: CostModel,
+) -> dict[str, LinearPlan]:
+    """The plan of every linear `[N, K]` at its ratio; lowering: as `--lowering` spells it."""
+    asked = asked_lowerings(lowering, list(linears))
+    return {
+        name: _plan_of(shape, tile, ratios[name], asked[name], costs).named(name)
+        for name, shape in linears.items()
+    }
+
+
+def assumed_mask(shape: Shape, tile: Shape, ratio: float) -> LinearMask:
+    """Of a linear `[N, K]`: 2·ratio of its tiles are 2:4, to one; every group keeps its first two weights."""
+    grid = grid_shape(shape, tile)
+    tiles = np.zeros(grid[0] * grid[1], np.bool_)
+    tiles[: round(2 * ratio * tiles.size)] = True
+    tiles = np.random.default_rng(0).permutation(tiles).reshape(grid)
+    return LinearMask(shape, tile, tiles, np.zeros(sparse_groups(tiles, shape, tile), np.uint8))
+
+
+@lru_cache(maxsize=4096)
+def _plan_of(shape: Shape, tile: Shape, ratio: float, asked: Asked, costs: CostModel) -> LinearPlan:
+    """Of any linear of this shape: there are few shapes and many linears."""
+    return plan_linear("", assumed_mask(shape, tile, ratio), asked, costs)
+
+
+def settle_together(
+    plans: Plans, lowering: str, outline: Outline, costs: CostModel | None
+) -> dict[str, LinearPlan]:
+    """The plans, with the fastest choice of `plugin` and `dense` for linears of one input where `auto` leaves one.
+
+    What stays dense is one dense product, and what is packed one node where the outline says so; each saves launches, so
+    linears that pay alone may not pay here, and others only here. lowering: as `--lowering` spells it.
+    """
+    settled = dict(plans)
+    if costs is None:
+        return settled
+    asked = asked_lowerings(lowering, list(plans))
+    every = {plan.name: plan for plan in (*outline.others, *plans.values())}
+    for together in outline.together:
+        members = [every[name] for name in together.linears if name in every]
+        free = {plan.name for plan in members if asked.get(plan.name) == AUTO and _is_open(plan)}
+        if free:
+            node = together if together in outline.nodes else None
+            fastest = min(_choices(members, free, costs), key=lambda one: _total(one, together, node, costs))
+            settled |= {plan.name: plan for plan in fastest if plan.name in plans}
+    return settled
+
+
+def _is_open(plan: LinearPlan) -> bool:
+    """True where nothing but its time has decided."""
+    if plan.predicted is None:
+        return False
+    return plan.reason is None or plan.reason.kind.by_time
+
+
+def _choices(
+    members: Sequence[LinearPlan], free: set[str], costs: CostModel
+) -> Iterator[tuple[LinearPlan, ...]]:
+    names = [plan.name.rpartition(".")[2] for plan in members]
+
+    def ways(plan: LinearPlan) -> Sequence[LinearPlan]:
+        if plan.name not in free or plan.predicted is None:
+            return (plan,)
+        others = tuple(name for name in names if name != plan.name.rpartition(".")[2])
+        alone = Reason(kind=ReasonKind.DENSE_PRODUCT, card=costs.card.name, product=others)
+        dense = replace(plan, lowering="dense", reason=costs.why_dense(plan.predicted) or alone)
+        return dense, replace(plan, lowering="plugin", reason=None)
+
+    return product(*map(ways, members))
+
+
+def _total(
+    members: Sequence[LinearPlan], together: Together, node: Together | None, costs: CostModel
+) -> float:
+    """Microseconds of the linears in the whole workload."""
+    packed = [plan for plan in members if plan.lowering == "plugin"]
+    others = [plan for plan in members if plan.lowering != "plugin"]
+    return sum(
+        costs.hybrid(cost_together(one, gated, costs))
+        for one, gated in products_of(packed, [node] if node else [])
+    ) + sum(costs.dense(cost_together(one, gated, costs)) for one, gated in products_of(others, [together]))
+
+
+def plan_of(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> Plan:
+    """plan.json of a model: its linears and their summary."""
+    return _plan(plans, summarise_plan(plans, outline, costs))
+
+
+def unpredicted_plan(plans: Mapping[str, LinearPlan], why: Unpredicted) -> Plan:
+    """plan.json of a model that no times are predicted for."""
+    return _plan(plans, PlanSummary(totals=_totals(plans), unpredicted=why))
+
+
+def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> PlanSummary:
+    """Card, workload, bytes, and times of the whole model; costs: None where nothing is known of the card."""
+    if costs is None:
+        return PlanSummary(totals=_totals(plans), unpredicted=Unpredicted.NO_CARD)
+    return PlanSummary(
+        card=costs.card.row(),
+        workload=costs.workload.row(),
+        totals=_totals(plans),
+        whole=predict_whole(plans.values(), outline, costs).row(),
+    )
+
+
+def _plan(plans: Mapping[str, LinearPlan], summary: PlanSummary) -> Plan:
+    parts = {name: getattr(summary, name) for name in PlanSummary.model_fields}
+    return Plan(linears=tuple(plan.row() for plan in plans.values()), **parts)
+
+
+def _totals(plans: Mapping[str, LinearPlan]) -> Totals:
+    return Totals(
+        bytes_before=sum(plan.bytes_before for plan in plans.values()),
+        bytes_after=sum(plan.bytes_after for plan in plans.values()),
+    )
