@@ -13,6 +13,7 @@ from masklearn.recipe import LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.hardware.cards import parse_targets
 from patch_compile.out.layout import RECIPE
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
@@ -30,6 +31,14 @@ def _shapes(spec: str, info: ValidationInfo) -> str:
 
 
 _Shapes = Annotated[str, AfterValidator(_shapes)]
+
+
+def _targets(text: str) -> str:
+    parse_targets(text)
+    return text
+
+
+_Targets = Annotated[str, AfterValidator(_targets)]
 
 
 class Recipe(LearnSettings):
@@ -50,7 +59,7 @@ class Recipe(LearnSettings):
     logits: Literal["last", "all"] = "last"
     fuse: _Fusions = Field(default_factory=lambda: tuple(FUSIONS))
     backend: Literal["tensorrt", "tensorrt-rtx", "onnx"] | None = None
-    target: str | None = None
+    target: _Targets | None = None
     min_shapes: _Shapes | None = None
     opt_shapes: _Shapes | None = None
     max_shapes: _Shapes | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import UsageError
 from patch_compile.hardware.gpu import Gpu, local_gpu
 
 __all__ = [
@@ -260,16 +260,16 @@ def card_named(name: str) -> Card | None:
 def parse_targets(text: str) -> tuple[Target, ...]:
     """The targets of a comma-separated list of architectures (`sm86`, `8.6`) and cards (`a6000`, `RTX 4090`).
 
-    Raises PatchCompileError, listing the table, for a name that is not in it, and where there is none.
+    Raises UsageError, listing the table, for a name that is not in it, and where there is none.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise PatchCompileError("No target is given", f"{text!r} is empty.", f"Give one of {_known()}.")
+        raise UsageError("No target is given", f"{text!r} is empty.", f"Give one of {_known()}.")
     return tuple(map(_target, names))
 
 
 def parse_architectures(text: str) -> tuple[Architecture, ...]:
-    """The architectures of such a list, each once, in the order given. Raises PatchCompileError as `parse_targets` does."""
+    """The architectures of such a list, each once, in the order given. Raises UsageError as `parse_targets` does."""
     return tuple(dict.fromkeys(target.architecture for target in parse_targets(text)))
 
 
@@ -291,7 +291,7 @@ def _target(name: str) -> Target:
             return Target(name, row, None)
     card = card_named(name)
     if card is None:
-        raise PatchCompileError(
+        raise UsageError(
             f"There is no target {name!r}", f"The table has {_known()}.", "Give some of these as --target."
         )
     return Target(name, architecture_of(card.sm), card)

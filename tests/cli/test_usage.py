@@ -56,6 +56,7 @@ BAD = {
     "logits": ["some"],
     "fuse": ["qkv,x", "", "all,qkv"],
     "backend": ["cuda"],
+    "target": ["prayer", "", "sm86,prayer", "sm10"],
     "min_shapes": ["batch=x", "batch", "ids:1xx", "=3"],
     "opt_shapes": ["batch=x"],
     "max_shapes": ["batch=x"],
@@ -92,7 +93,7 @@ BAD_IN = {  # options that take other values in this command
 # Any text, or what files and machine decide on.
 FREE = {
     "out", "mask", "model", "recipe", "calib", "eval_text", "device", "prior", "prompt", "timing_cache", "dump_passes",
-    "plugin", "tokenizer", "stop", "tasks", "task_folder", "target",
+    "plugin", "tokenizer", "stop", "tasks", "task_folder",
 }  # fmt: skip
 
 
