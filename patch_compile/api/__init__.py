@@ -1,4 +1,5 @@
 """The library: one function for each command of `patch-compile`, with the command's options as typed arguments.
 
-`import patch_compile` gives them all. Importing them is light; the packages that do the work are imported by the first call.
+`import patch_compile` gives access to all of them. Importing them is fast: the packages that do the work are imported
+when a function is first called.
 """

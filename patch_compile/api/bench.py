@@ -1,4 +1,4 @@
-"""`bench`: time a build against the dense model and a uniform 2:4 one."""
+"""`bench`: time a build against the dense model and a uniform 2:4 model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,15 +26,17 @@ def bench(
     keep: bool = False,
     force: bool = False,
 ) -> Benched:
-    """Time prompts and decode steps of OUT's model, of the dense model and of a uniform 2:4 one, in turns.
+    """Time prompts and decode steps of a build, of the dense model and of a uniform 2:4 model, in alternation.
 
-    path: OUT. runner: its engine on the GPU, or its ONNX file in ONNX Runtime; None takes the engine where this machine
-    can run it. batch_size, prompt_tokens, past_tokens: sizes that are timed, None for the runner's own. iterations, warm_up:
-    runs of each model that count, and runs before them. against: what the hybrid model is timed against. calibrate: later
-    plans for this GPU go by these times. keep: leave the other models in OUT/bench/models. force: replace earlier times.
+    path: OUT, the folder of the build. runner: "engine" times TensorRT engines on the GPU, "onnx" times ONNX files in
+    ONNX Runtime; None takes the engine if this machine can run it. batch_size, prompt_tokens, past_tokens: sizes to time,
+    None for the runner's defaults. iterations, warm_up: timed runs of each model, and untimed runs before them. against:
+    the models that the hybrid model is timed against. calibrate: use these times in later plans for this GPU. keep: keep
+    the other models in OUT/bench/models. force: replace earlier times.
 
-    Times are milliseconds; they go to OUT/bench/bench.json and into OUT/report.html. Raises UsageError for a setting that
-    is not valid and PatchCompileError for models that can't be run here or do not fit into memory together.
+    Times are in milliseconds. They are written to OUT/bench/bench.json and shown in OUT/report.html. Raises UsageError
+    for an invalid setting, and PatchCompileError if the models cannot be run on this machine or do not fit into memory
+    together.
     """
     from patch_compile.bench.request import BenchRequest
     from patch_compile.bench.run import bench as run

@@ -1,4 +1,4 @@
-"""`build`: learn masks, compile, build the engine and prove what it cost."""
+"""`build`: learn masks, compile the model, build the engine and measure the loss of quality."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,28 +73,29 @@ def build(
 ) -> Build:
     """Turn a model into an engine whose linears are mosaics of dense and 2:4 tiles, in the folder `out`.
 
-    model: a Hugging Face checkpoint folder or an ONNX file. out: folder to write, None for ./NAME-patch-RATIO.
-    `docs/cli.md` describes every setting; those of this function are the options of `patch-compile build`.
+    model: a Hugging Face checkpoint folder or an ONNX file. out: the folder to write, None for ./NAME-patch-RATIO. The
+    other arguments are the options of `patch-compile build`; `docs/cli.md` describes each of them.
 
-    How much is pruned, one of these: ratio, zeroed weights / weights, 0 … 0.5, or "PATTERN=RATIO,…"; mask, a file of
-    masks, with which nothing is learned; speedup, how many times as fast the whole workload is predicted to run; budget_ms,
-    milliseconds that it may take. The workload is `batch_size` prompts of `prompt_tokens`, each continued by
-    `generated_tokens`.
+    One of four arguments sets the amount of pruning. ratio: zeroed weights / weights, 0 … 0.5, or "PATTERN=RATIO,…".
+    mask: a file of masks; no masks are learned then. speedup: the predicted speed-up of the whole workload. budget_ms:
+    the predicted milliseconds of the whole workload. The workload is `batch_size` prompts of `prompt_tokens`, each
+    continued by `generated_tokens`.
 
-    How masks are learned: method and criterion by name; tile, (rows, columns) or "128x*"; include and exclude, patterns
-    of linears; calib, text (or, for an ONNX file, an .npz of inputs) of `windows` windows of `length` tokens; repair of
-    the surviving weights in `repair_steps` or `repair_minutes`; device of the model while it learns. None is the
-    method's own default.
+    Learning of the masks. method, criterion: names. tile: (rows, columns) or "128x*". include, exclude: patterns of
+    linears. calib: calibration text of `windows` windows of `length` tokens, or an .npz of inputs for an ONNX file.
+    repair: how the surviving weights are trained afterwards, for `repair_steps` or `repair_minutes`. device: the device
+    that runs the model. None stands for the default of the method.
 
-    How the graph is compiled: lowering, dtype, opset, logits, fuse. How the engine is built: backend, target ("sm86,sm89"),
-    shapes as trtexec spells them, optimization_level 0 … 5, timing_cache. What is proved: perplexity on `eval_windows`
-    windows of `eval_length` tokens of eval_text, and a continuation of `prompt`.
+    Compilation: lowering, dtype, opset, logits, fuse. The engine: backend; target such as "sm86,sm89"; min_shapes,
+    opt_shapes and max_shapes in the syntax of trtexec; optimization_level 0 … 5; timing_cache. The proof: perplexity on
+    `eval_windows` windows of `eval_length` tokens of eval_text, and a continuation of `prompt`.
 
-    recipe: settings of an earlier build (OUT/recipe.yaml), for those that are not given here. force: replace `out`.
-    resume: go on with an interrupted build.
+    recipe: settings of an earlier build (OUT/recipe.yaml); arguments that are given here override them. force: replace
+    `out`. resume: continue an interrupted build.
 
-    Raises UsageError for a setting that is not valid, AccuracyError when the ONNX does not compute what the pruned model
-    does, SpeedError for a speed out of reach, and PatchCompileError for anything else that files or the machine lack.
+    Raises UsageError for an invalid setting, AccuracyError if the ONNX file does not compute the same as the pruned
+    model, SpeedError for a speed that cannot be reached, and PatchCompileError for any other problem with files or the
+    machine.
     """
     from patch_compile.build.build import build as run
     from patch_compile.errors import UsageError

@@ -1,4 +1,4 @@
-"""`build_plugin`: the TensorRT plugin that runs PatchLinear."""
+"""`build_plugin`: compile the TensorRT plugin that runs PatchLinear."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ __all__ = ["build_plugin"]
 def build_plugin(
     backend: Literal["tensorrt", "tensorrt-rtx"] | None = None, *, force: bool = False
 ) -> BuiltPlugin:
-    """Build the TensorRT plugin that runs PatchLinear, or take it from the cache.
+    """Compile the TensorRT plugin that runs PatchLinear, or take it from the cache.
 
-    backend: None takes the one that this machine has. force: build even if the cache holds it. Raises PatchCompileError
-    when a tool is missing, saying which.
+    backend: None takes the backend that this machine has. force: compile even if the cache has the plugin. Raises
+    PatchCompileError that names the tool if one is missing.
     """
     from patch_compile.build.plugin import build_plugin as run
 

@@ -1,4 +1,4 @@
-"""`compare`: set builds of one model side by side."""
+"""`compare`: compare builds of one model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ def compare(
     against: Literal["ratio", "bytes", "speed"] = "ratio",
     force: bool = False,
 ) -> Compared:
-    """Set builds of one model side by side: quality, size, speed, and which of them no other beats (Pareto points).
+    """Compare quality, size and speed of builds of one model. Builds that no other build beats are Pareto points.
 
-    paths: an OUT for each build. out: a picture to draw (.png, .svg), or a folder for both and the table as JSON; None
-    draws nothing. against: what quality is set against; speed is measured where every build was timed on one GPU, else
-    predicted. force: replace pictures that are there.
+    paths: the OUT folder of each build. out: a picture to draw (.png, .svg), or a folder for both pictures and the table
+    as JSON; None draws nothing. against: the quantity on the horizontal axis, against which quality is drawn; "speed" is
+    measured if all builds were timed on one GPU, else predicted. force: replace existing pictures.
 
-    Raises UsageError for a setting that is not valid and PatchCompileError for builds that can't be compared, saying why.
+    Raises UsageError for an invalid setting, and PatchCompileError with the reason for builds that cannot be compared.
     """
     from patch_compile.compare import Against
     from patch_compile.compare import compare as run

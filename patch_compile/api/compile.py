@@ -32,13 +32,13 @@ def compile(
     force: bool = False,
     resume: bool = False,
 ) -> Compiled:
-    """Write a checkpoint as hybrid ONNX under the masks of a file, without engine and proof.
+    """Write a checkpoint as hybrid ONNX under the masks of a file, without an engine or a proof.
 
-    The settings are those of `build` with the same names. out: folder to write, with onnx/model.onnx and how each linear is
-    compiled. dump_passes: folder for the graph, without weights, after each pass. force: replace `out`. resume: take up
-    what a run that was killed has left.
+    The settings are those of `build` with the same names. out: the folder to write, with onnx/model.onnx and plan.json,
+    which tells how each linear is compiled. dump_passes: a folder that gets the graph, without weights, after each pass.
+    force: replace `out`. resume: continue from the files of a run that was killed.
 
-    Raises UsageError for a setting that is not valid and PatchCompileError for a model or masks that can't be compiled.
+    Raises UsageError for an invalid setting, and PatchCompileError for a model or masks that cannot be compiled.
     """
     from patch_compile.build.compile import compile_model
     from patch_compile.recipe import Recipe

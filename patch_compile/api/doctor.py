@@ -1,4 +1,4 @@
-"""`doctor`: what this machine can do, and how to fix what it lacks."""
+"""`doctor`: find out what this machine can do, and how to fix what it lacks."""
 
 from patch_compile.api.results import Examined
 
@@ -6,7 +6,7 @@ __all__ = ["doctor"]
 
 
 def doctor() -> Examined:
-    """Say what this machine can do, and how to fix what it lacks. Nothing is built or downloaded."""
+    """Report what this machine can do, and how to fix what it lacks. Nothing is built or downloaded."""
     from patch_compile.inspect.doctor import examine
 
     return Examined(examine())

@@ -1,4 +1,4 @@
-"""How a function of the library learns which arguments its caller wrote; the others have their defaults."""
+"""Tells a function of the library which arguments its caller wrote and which have their default values."""
 
 import functools
 import inspect
@@ -15,10 +15,11 @@ _R = TypeVar("_R")
 
 
 def takes_given(function: Callable[Concatenate[Given, _P], _R]) -> Callable[_P, _R]:
-    """Pass the function, before all its parameters, a dict of the arguments that are written in the call and not None.
+    """Pass a function, as its first argument, a dict of the arguments that the caller wrote and that are not None.
 
-    Some defaults depend on the model: an ONNX file keeps its own type unless a type is asked for. And a recipe file fills
-    what the caller leaves out, but not what he writes. A default value alone can't tell these cases apart.
+    A default value alone does not show if the caller wrote it, and that matters in two cases. Some defaults depend on the
+    model: an ONNX file keeps its own type unless a type is given. A recipe file provides the arguments that the caller
+    leaves out, but never overrides those that the caller wrote.
     """
     signature = inspect.signature(function)
     own = signature.replace(parameters=list(signature.parameters.values())[1:])
@@ -28,5 +29,5 @@ def takes_given(function: Callable[Concatenate[Given, _P], _R]) -> Callable[_P, 
         written = own.bind(*args, **kwargs).arguments
         return function({k: v for k, v in written.items() if v is not None}, *args, **kwargs)
 
-    call.__signature__ = own  # type: ignore[attr-defined]  # what help() and the command line read
+    call.__signature__ = own  # type: ignore[attr-defined]  # read by help() and the command line
     return call

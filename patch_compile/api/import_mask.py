@@ -1,4 +1,4 @@
-"""`import_mask`: masks that others published, as a MaskSet."""
+"""`import_mask`: convert published masks to a MaskSet."""
 
 from collections.abc import Sequence
 
@@ -23,11 +23,11 @@ def import_mask(
 ) -> ImportedMasks:
     """Import masks for the linears of `model` and write them to the file `out`, for `build(model, mask=out)`.
 
-    source: an .npz of MaskLLM or PATCH, a pruned Hugging Face folder, or one of compressed-tensors. format: "auto" finds
-    it by its content. tile: (rows, columns) or "128x128", None for the largest that loses no 2:4 area. include, exclude:
-    patterns of linears. force: replace `out`.
+    source: an .npz of MaskLLM or PATCH, a pruned Hugging Face folder, or a folder of compressed-tensors. format: "auto"
+    detects it from the content. tile: (rows, columns) or "128x128"; None takes the largest tile that loses no 2:4 area.
+    include, exclude: patterns of linears. force: replace `out`.
 
-    Raises UsageError for a setting that is not valid and PatchCompileError for masks that can't be imported.
+    Raises UsageError for an invalid setting, and PatchCompileError for masks that cannot be imported.
     """
     from patch_compile.build.import_masks import ImportRequest
     from patch_compile.build.import_masks import import_mask as run

@@ -1,4 +1,4 @@
-"""`inspect`: what a file or folder is, what is in it, and whether it is whole."""
+"""`inspect`: describe a file or folder and check it."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ __all__ = ["inspect"]
 
 
 def inspect(path: StrPath) -> Inspected:
-    """Say what a file or folder is, what is in it, and whether it is whole.
+    """Identify a file or folder, describe its content and check that it is intact.
 
     path: an engine, an ONNX file, masks or other safetensors, the plugin, a model folder, or OUT. `faults` of the result
-    names what is broken. Raises PatchCompileError where it is nothing of these, is missing, or can't be read.
+    lists the damage. Raises PatchCompileError if the path is none of these, is missing, or cannot be read.
     """
     from patch_compile.inspect import inspect_path
 

@@ -1,4 +1,4 @@
-"""`learn`: learn hybrid masks, and the weights that go with them, without compiling."""
+"""`learn`: learn hybrid masks, and the weights that belong to them, without compiling."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -50,14 +50,13 @@ def learn(
 ) -> LearnedMasks | None:
     """Learn the hybrid masks of a checkpoint and write them, with the pruned model, to the folder `out`.
 
-    The settings are those of `build` with the same names. baselines: simpler ways to prune to compare with, "all" or
-    names such as "uniform-2:4"; they are compared on eval_text. force: replace `out`. resume: go on with an interrupted
-    run.
+    The settings are those of `build` with the same names. baselines: simpler ways to prune that the masks are compared
+    with on eval_text, "all" or names such as "uniform-2:4". force: replace `out`. resume: continue an interrupted run.
 
-    `build(model, mask=out/"masks.safetensors")` compiles the result. Of several processes (`accelerate launch`, torchrun)
-    the first returns the result and the others None.
+    `build(model, mask=out/"masks.safetensors")` compiles the result. If several processes run this together (`accelerate
+    launch`, torchrun), the first process gets the result and the others get None.
 
-    Raises UsageError for a setting that is not valid and PatchCompileError for what files or the machine lack.
+    Raises UsageError for an invalid setting, and PatchCompileError for problems with files or the machine.
     """
     from patch_compile.build.learn import learn as run
     from patch_compile.recipe import Recipe

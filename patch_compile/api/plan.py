@@ -1,4 +1,4 @@
-"""`plan`: predict how a build would compile each linear, and how fast."""
+"""`plan`: predict how a build would compile each linear, and its speed."""
 
 from collections.abc import Sequence
 
@@ -29,11 +29,11 @@ def plan(
 ) -> Planned:
     """Predict what `build` would do with a checkpoint, without reading a weight.
 
-    The settings are those of `build` with the same names. target: a card such as "a6000", or an architecture; None is the
-    GPU of this machine, or sm86. Without a mask every linear is taken to have the ratio.
+    The settings are those of `build` with the same names. target: a card such as "a6000", or an architecture; None takes
+    the GPU of this machine, or sm86 without one. Without a mask the plan assumes that every linear has the ratio.
 
-    Raises UsageError for a setting that is not valid, SpeedError for a speed out of reach, and PatchCompileError for a
-    model or masks that can't be compiled.
+    Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for a
+    model or masks that cannot be compiled.
     """
     from patch_compile.build.plan import plan as run
     from patch_compile.recipe import Recipe

@@ -1,4 +1,4 @@
-"""What every function of the library returns: a report, shown as a table in a terminal and as HTML in a notebook."""
+"""Base class of the library's results: a report that prints as a table in a terminal and as HTML in a notebook."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ __all__ = ["Result"]
 
 class _Record(Protocol):
     def as_json(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """Returns the record as JSON values."""
 
 
 @dataclass(frozen=True, repr=False)
 class Result(ABC):
-    """report: everything that the work found out, as `--json` prints it."""
+    """Result of a function of the library. report: all findings, as `--json` prints them."""
 
     report: _Record | dict[str, Any]
 
     @abstractmethod
     def summary(self) -> str:
-        """Say in one line what this is."""
+        """Returns a description of the result in one line."""
 
     @abstractmethod
     def parts(self) -> Iterator[Part]:
         """Yield the lines and tables that the command prints."""
 
     def json(self) -> str:
-        """The report as `--json` prints it."""
+        """Returns the report as the JSON text that `--json` prints."""
         report = self.report if isinstance(self.report, dict) else self.report.as_json()
         return json.dumps(report, indent=1)
 

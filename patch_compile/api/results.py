@@ -49,7 +49,7 @@ class Build(Result):
 
     @property
     def ratio(self) -> float:
-        """Zeroed weights / weights that was reached."""
+        """Zeroed weights / weights."""
         return float(self.report["ratio"]["reached"])
 
     @property
@@ -61,7 +61,7 @@ class Build(Result):
 
     @property
     def plan(self) -> Plan:
-        """How each linear was compiled, and the speed that is predicted."""
+        """The plan, read from OUT: how each linear is compiled, and the predicted speed."""
         from patch_compile.out.layout import PLAN
         from patch_compile.out.plan import Plan
 
@@ -73,13 +73,13 @@ class Build(Result):
         return _masks(self.path)
 
     def generator(self) -> Generator:
-        """Load the model, ready to generate: its engine where this machine can run it, else its ONNX file."""
+        """Load the model for generation: its engine if this machine can run it, else its ONNX file."""
         from patch_compile.runtime import open_generator
 
         return open_generator(self.path)
 
     def summary(self) -> str:
-        """Say where it is, its ratio and its perplexity."""
+        """Returns the folder, the ratio and the perplexity in one line."""
         perplexity = self.report.get("perplexity")
         quality = f", perplexity {perplexity['dense']:.2f} → {perplexity['hybrid']:.2f}" if perplexity else ""
         return f"{self.path}, ratio {self.ratio:.3f}{quality}"
@@ -93,7 +93,7 @@ class Build(Result):
 
 @dataclass(frozen=True, repr=False)
 class LearnedMasks(Result):
-    """Masks, and the pruned model beside them."""
+    """Learned masks, and the pruned model beside them."""
 
     report: Row
 
@@ -104,7 +104,7 @@ class LearnedMasks(Result):
 
     @property
     def mask(self) -> Path:
-        """The file of masks, as `build(model, mask=…)` takes it."""
+        """The file of masks, for `build(model, mask=…)`."""
         from patch_compile.out.layout import MASKS
 
         return self.path / MASKS
@@ -116,11 +116,11 @@ class LearnedMasks(Result):
 
     @property
     def ratio(self) -> float:
-        """Zeroed weights / weights that was reached."""
+        """Zeroed weights / weights."""
         return float(self.report["ratio"]["reached"])
 
     def summary(self) -> str:
-        """Say where they are, their ratio and their method."""
+        """Returns the folder, the ratio and the method in one line."""
         return f"{self.path}, ratio {self.ratio:.3f} by {self.report['method']}"
 
     def parts(self) -> Iterator[Part]:
@@ -132,7 +132,7 @@ class LearnedMasks(Result):
 
 @dataclass(frozen=True, repr=False)
 class Planned(Result):
-    """How each linear would be compiled, and how fast the model would be."""
+    """Predicted plan of a build: how each linear would be compiled, and the speed of the model."""
 
     report: PlanOfModel
 
@@ -143,11 +143,12 @@ class Planned(Result):
 
     @property
     def speedup(self) -> float | None:
-        """Predicted time of the dense model over that of the planned one, for the whole workload; None when unknown."""
+        """Predicted time of the dense model / predicted time of the hybrid model, for the whole workload; None if
+        unknown."""
         return self.report.whole.end_to_end.speedup if self.report.whole else None
 
     def summary(self) -> str:
-        """Say the model, its ratio, and the speed-up that is predicted."""
+        """Returns the model, its ratio and its predicted speed-up in one line."""
         speed = "" if self.speedup is None else f", {self.speedup:.2f}× as fast on {self.report.card}"
         return f"{self.report.model}, ratio {self.ratio:.3f}{speed}"
 
@@ -171,11 +172,10 @@ class Compiled(Result):
 
     @property
     def onnx(self) -> Path:
-        """The ONNX file."""
         return Path(self.report["onnx"]["path"])
 
     def summary(self) -> str:
-        """Say where it is, its ratio and its size."""
+        """Returns the file, its ratio and its size in one line."""
         size = self.report["onnx"]["bytes"] / 1e6
         return f"{self.onnx}, ratio {self.report['ratio']['reached']:.3f}, {size:.1f} MB"
 
@@ -188,18 +188,18 @@ class Compiled(Result):
 
 @dataclass(frozen=True, repr=False)
 class Verified(Result):
-    """Answers about a build. path: OUT."""
+    """Results of the checks of a build. path: OUT."""
 
     report: Row
     path: Path
 
     @property
     def passed(self) -> bool:
-        """False when a check does not hold."""
+        """False if a check failed."""
         return bool(self.report["passed"])
 
     def summary(self) -> str:
-        """Say which build it is of, and the verdict."""
+        """Returns the folder and the verdict in one line."""
         return f"{self.path}, {'passed' if self.passed else 'FAILED'}"
 
     def parts(self) -> Iterator[Part]:
@@ -217,7 +217,7 @@ class Benched(Result):
     path: Path
 
     def summary(self) -> str:
-        """Say which build it is of, and what ran it."""
+        """Returns the folder and the runner in one line."""
         return f"{self.path}, {self.report['what']}"
 
     def parts(self) -> Iterator[Part]:
@@ -230,17 +230,17 @@ class Benched(Result):
 
 @dataclass(frozen=True, repr=False)
 class Compared(Result):
-    """Builds of one model side by side."""
+    """Comparison of builds of one model."""
 
     report: Row
 
     @property
     def pareto(self) -> tuple[str, ...]:
-        """Names of the builds that no other one beats."""
+        """Names of the builds that no other build beats."""
         return tuple(self.report["pareto"])
 
     def summary(self) -> str:
-        """Say which builds no other one beats."""
+        """Returns the number of builds and the names of the Pareto points in one line."""
         return f"{len(self.report['builds'])} builds, not beaten: {', '.join(self.pareto) or 'none'}"
 
     def parts(self) -> Iterator[Part]:
@@ -252,17 +252,17 @@ class Compared(Result):
 
 @dataclass(frozen=True, repr=False)
 class ImportedMasks(Result):
-    """A file of masks that was made of masks that others published."""
+    """A file of masks that was converted from published masks."""
 
     report: Row
 
     @property
     def mask(self) -> Path:
-        """The file of masks, as `build(model, mask=…)` takes it."""
+        """The file of masks, for `build(model, mask=…)`."""
         return Path(self.report["path"])
 
     def summary(self) -> str:
-        """Say where they are, their ratio, and what they were."""
+        """Returns the file, the ratio and the original format in one line."""
         return f"{self.mask}, ratio {self.report['ratio']:.3f} from {self.report['format']}"
 
     def parts(self) -> Iterator[Part]:
@@ -274,22 +274,22 @@ class ImportedMasks(Result):
 
 @dataclass(frozen=True, repr=False)
 class Inspected(Result):
-    """What a file or folder is."""
+    """Description of a file or folder."""
 
     report: Found
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is broken, empty for a whole file."""
+        """The damage that was found; empty for an intact file."""
         return tuple(self.report.faults)
 
     def summary(self) -> str:
-        """Say what it is, and how many faults it has."""
+        """Returns the kind of file and the number of faults in one line."""
         faults = f", {len(self.faults)} faults" if self.faults else ""
         return f"{self.report.path}: {self.report.kind}{faults}"
 
     def parts(self, *, every: bool = False) -> Iterator[Part]:
-        """Yield what `patch-compile inspect` prints; every: a line for each tensor or linear."""
+        """Yield the lines and tables that `patch-compile inspect` prints. every: add a line for each tensor or linear."""
         from patch_compile.report.terminal.inspect import found_parts
 
         return found_parts(self.report, every=every)
@@ -297,12 +297,12 @@ class Inspected(Result):
 
 @dataclass(frozen=True, repr=False)
 class Examined(Result):
-    """What this machine can do."""
+    """Abilities of this machine."""
 
     report: Row
 
     def summary(self) -> str:
-        """Say what it can do."""
+        """Returns the abilities in one line."""
         return f"can {'; '.join(self.report['can']) or 'do nothing'}"
 
     def parts(self) -> Iterator[Part]:
@@ -320,11 +320,11 @@ class BuiltPlugin(Result):
 
     @property
     def path(self) -> Path:
-        """The library."""
+        """The file of the library."""
         return Path(self.report["path"])
 
     def summary(self) -> str:
-        """Say where it is and what it is for."""
+        """Returns the file and its backend in one line."""
         return f"{self.path} for {self.report['backend']}"
 
     def parts(self) -> Iterator[Part]:
@@ -336,7 +336,7 @@ class BuiltPlugin(Result):
 
 @dataclass(frozen=True, repr=False)
 class Generated(Result):
-    """Texts, tokens and times."""
+    """Continuations of prompts, with tokens and times."""
 
     report: Continuations
 
@@ -346,7 +346,7 @@ class Generated(Result):
         return tuple(one.text for one in self.report.completions)
 
     def summary(self) -> str:
-        """Say how many prompts were continued, and by what."""
+        """Returns the number of continued prompts and the runner in one line."""
         return f"{len(self.texts)} continued by {self.report.runner}"
 
     def parts(self) -> Iterator[Part]:
@@ -356,7 +356,7 @@ class Generated(Result):
         return generated_parts(self.report)
 
     def json(self) -> str:
-        """The report as `--json` prints it, texts as they are."""
+        """Returns the report as the JSON text that `--json` prints, with non-ASCII characters unescaped."""
         return json.dumps(self.report.as_json(), indent=1, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""`run`: continue prompts with what `build` wrote."""
+"""`run`: continue prompts with a finished build."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,16 +32,16 @@ def run(
     say: Callable[[str], object] | None = None,
     show: Callable[[str], object] | None = None,
 ) -> Generated:
-    """Continue prompts as one batch with what `build` wrote: its engine on a GPU, else its ONNX file on ONNX Runtime.
+    """Continue prompts as one batch with a build: its engine on a GPU, else its ONNX file in ONNX Runtime.
 
-    path: OUT, an engine or an ONNX file; runner, plugin, tokenizer: see `open_generator`. chat: each prompt is what a user
-    says, by the model's chat template. new_tokens: most tokens to generate. temperature, top_k, top_p,
-    repetition_penalty: None takes what generation_config.json says; seed: None draws anew each time; stop: end before any
-    of these texts. say: called with what runs the model, before it does; show: called with the first prompt's text, piece
-    by piece.
+    path: OUT, an engine or an ONNX file. runner, plugin, tokenizer: see `open_generator`. chat: format each prompt as a
+    user's message, with the model's chat template. new_tokens: maximum number of tokens to generate. temperature, top_k,
+    top_p, repetition_penalty: None takes the value of generation_config.json. seed: None draws differently each time.
+    stop: stop before any of these texts. say: called once, before generation, with a description of the runner. show:
+    called with the text of the first prompt, piece by piece.
 
-    `open_generator` keeps the model loaded for more than one call. Raises UsageError for a setting that is not valid and
-    PatchCompileError when nothing in OUT can be run here, saying why.
+    `open_generator` keeps the model loaded for several calls. Raises UsageError for an invalid setting, and
+    PatchCompileError with the reason if this machine cannot run anything in OUT.
     """
     from patch_compile.runtime.run import generate
 

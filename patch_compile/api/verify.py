@@ -1,4 +1,4 @@
-"""`verify`: prove what a build is."""
+"""`verify`: check that a build is correct and measure what pruning cost."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,18 +35,20 @@ def verify(
     new_tokens: int = 40,
     device: str | None = None,
 ) -> Verified:
-    """Answer three questions about a finished build, each on its own, and write the answers to OUT/verify.
+    """Answer independent questions about a finished build and write the answers to OUT/verify.
 
-    compiled: the hybrid ONNX computes what the pruned checkpoint does, to rounding. pruned: how far that is from the dense
-    model. built: the engine computes what the ONNX does (on a GPU). where: which linears lost the quality.
+    compiled: does the hybrid ONNX compute the same as the pruned checkpoint, up to rounding? pruned: how far is the
+    pruned model from the dense model? built: does the engine compute the same as the ONNX file (needs a GPU)? where:
+    which linears lost the quality?
 
-    path: OUT. only: the questions to answer. lengths: tokens of the prompts that hybrid and checkpoint are compared on.
-    atol, rtol: tolerance of a logit, None for what rounding explains and 0; check_error_stat: what is held to it. fail_on:
-    limits such as "ppl:+5%" or "top1:90%". sensitivity: also the loss with each linear pruned alone. eval settings that
-    are None are those of the build.
+    path: OUT. only: the questions to answer. lengths: tokens of the prompts on which hybrid model and checkpoint are
+    compared. atol, rtol: tolerances of a logit; None takes the rounding tolerance for atol and 0 for rtol.
+    check_error_stat: the statistic of the errors that must keep the tolerance. fail_on: limits such as "ppl:+5%" or
+    "top1:90%". sensitivity: also measure the loss with each linear pruned alone. eval_text, eval_windows, eval_length:
+    None takes the settings of the build.
 
-    A check that fails is no error: `passed` of the result says so. Raises UsageError for a setting that is not valid and
-    PatchCompileError when a file of OUT is not what was written, or the dense model is gone or does not fit into memory.
+    A failed check is no error: `passed` of the result is then False. Raises UsageError for an invalid setting, and
+    PatchCompileError if a file of OUT was changed, or the dense model is missing or does not fit into memory.
     """
     from patch_compile.verify.request import VerifyRequest
     from patch_compile.verify.verify import verify as run
