@@ -1,1 +1,1 @@
-"""`patch-compile bench`. Nothing is imported here: the process of each model imports what it needs."""
+"""`patch-compile bench`. This package imports nothing: the process of each model imports what it needs."""

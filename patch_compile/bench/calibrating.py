@@ -1,4 +1,4 @@
-"""From a benchmark on a GPU to the card that plans are made for."""
+"""Fits the assumptions of the planner's card to a benchmark on a GPU (`bench --calibrate`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 
 
 def check_calibration(place: CpuPlace | GpuPlace, source: Source) -> None:
-    """Raise PatchCompileError, before anything is timed, where times can tell nothing of a card."""
+    """Raises PatchCompileError, before anything is timed, if times on `place` can't calibrate a card."""
     fix = "leave --calibrate out"
     if isinstance(place, CpuPlace):
         raise PatchCompileError(
@@ -41,9 +41,10 @@ def check_calibration(place: CpuPlace | GpuPlace, source: Source) -> None:
 
 
 def calibrate(result: Row, planned: PlannedModel, card: PlanCard, model: str) -> MeasuredCard:
-    """Fit the card to the times of bench.json, dense and hybrid. Raises PatchCompileError where they are no fit.
+    """Fit the card to the dense and hybrid times of bench.json. Raises PatchCompileError if the fit fails.
 
-    card: of the GPU, as the table has it or as it was measured before, which is not built upon.
+    card: the card of the GPU, from the table or from an earlier calibration. The fit starts afresh and does not build
+    on an earlier one.
     """
     rows, evened = result["rows"], planned.evened()
     points = [Point(Phase(row["phase"]), row["batch"], row["tokens"]) for row in rows]

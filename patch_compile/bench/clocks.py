@@ -1,4 +1,4 @@
-"""What a GPU's clocks did while it was timed: a time says little where they moved."""
+"""Watches a GPU's clocks during a benchmark. Times are doubtful if the clocks moved."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from patch_compile.hardware.nvml import Sample
 
 __all__ = ["Watch"]
 
-_STEADY = 0.03  # of the median clock: more than that shows in the times
+_STEADY = 0.03  # share of the median clock; a larger movement shows in the times
 
 
 class Watch:
-    """Samples before, during and after the timing; read: takes one."""
+    """Samples of the GPU's clocks before, during and after the timing. read: takes one sample."""
 
     def __init__(self, read: Callable[[], Sample]) -> None:
         self._read = read
@@ -23,11 +23,11 @@ class Watch:
         self._during: list[Sample] = []
 
     def look(self) -> None:
-        """Take a sample while the GPU is busy, or was a moment ago."""
+        """Take a sample while the GPU is busy, or just after."""
         self._during.append(self._read())
 
     def row(self) -> dict[str, Any]:
-        """For bench.json: all samples in short, and one taken now."""
+        """Returns the row of bench.json: a summary of all samples, and a last sample taken now."""
         numbers = [field.name for field in fields(Sample) if field.name != "slowed"]
         return {
             "before": self._before.row(),
@@ -38,7 +38,7 @@ class Watch:
         }
 
     def warnings(self) -> Iterator[str]:
-        """What makes the times doubtful, in words."""
+        """Yield warnings about clocks that make the times doubtful, in words."""
         for name, what in (("sm_mhz", "SM"), ("memory_mhz", "memory")):
             seen = [getattr(sample, name) for sample in self._during]
             moved = (max(seen) - min(seen)) / median(seen) if seen else 0.0

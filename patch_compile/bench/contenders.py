@@ -1,4 +1,4 @@
-"""What the hybrid model is timed against: the dense model and the uniform 2:4 one, compiled as it was."""
+"""Writes the models that the hybrid model is compared with: the dense and the uniform 2:4 model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Contender", "write_contender"]
 
 
 class Contender(StrEnum):
-    """Models that are timed, by the names that bench.json has for them."""
+    """Models that are timed. The values are their names in bench.json."""
 
     DENSE = "dense"
     HYBRID = "hybrid"
@@ -28,7 +28,7 @@ class Contender(StrEnum):
 
     @property
     def folder(self) -> str:
-        """A name that every file system takes."""
+        """Returns a folder name that is valid on every file system."""
         return self.value.replace(":", "-")
 
 
@@ -40,9 +40,10 @@ def write_contender(
     folder: Path,
     progress: Progress,
 ) -> Path:
-    """The ONNX file of a model; the dense and the uniform 2:4 one are written, each to a folder of its own in `folder`.
+    """Returns the ONNX file of a model. The hybrid one is in OUT; the others are written below `folder`.
 
-    costs: what OUT was planned by, for the lowering `auto`. The dense model of an ONNX file is the file itself.
+    Each of the others gets a folder of its own. If the source of the build is an ONNX file, that file is the dense
+    model. costs: the cost model that OUT was planned by; lowering `auto` needs it.
     """
     if which is Contender.HYBRID:
         return out.path / ONNX
@@ -59,6 +60,6 @@ def write_contender(
 
 
 def _masks_of(out: OutFolder, r: Recipe) -> MaskSet:
-    """The masks of the build; `compile` leaves them where they were."""
+    """Returns the masks of the build. `compile` does not copy the masks into OUT, so they may lie elsewhere."""
     own = out.path / MASKS
     return MaskSet.load(own if own.is_file() or r.mask is None else r.mask)

@@ -1,4 +1,4 @@
-"""A model's engine timed on the GPU, as the runtime runs it: a prompt plainly, a decode step as a CUDA graph."""
+"""Times a model's engine on the GPU as the runtime runs it: prompts plainly, decode steps as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _LOG = logging.getLogger(__name__)
 
 
 class TimedDevice(Device, Protocol):
-    """A GPU with a clock of its own."""
+    """A GPU that can time its own work."""
 
     def time(self, work: Callable[[], object]) -> float:
-        """Milliseconds from the begin to the end of what `work` queues, by the GPU's clock."""
+        """Returns milliseconds, by the GPU's clock, from the begin to the end of the work that `work` queues."""
 
 
 class TimedCudaDevice(CudaDevice):
-    """The current CUDA device; the clock are two events on its stream."""
+    """The current CUDA device. Its clock consists of two events on its stream."""
 
     def __init__(self) -> None:
         super().__init__()
         self._events = tuple(self._call("cudaEventCreate") for _ in range(2))
 
     def time(self, work: Callable[[], object]) -> float:
-        """See `TimedDevice`. Where the GPU is done before the host has queued all, the host's time counts, as in use."""
+        """See `TimedDevice`. If the GPU finishes before the host has queued everything, the host's time counts too."""
         self.wait()
         begin, end = self._events
         self._call("cudaEventRecord", begin, self.stream)
@@ -50,9 +50,9 @@ class TimedCudaDevice(CudaDevice):
 
 
 def open_engine_runner(path: Path, plugin: Path | None = None) -> EngineRunner:
-    """An engine on this machine's GPU, by the library that built it. Raises PatchCompileError as `load_engine` does.
+    """Open an engine on this machine's GPU with the library that built it.
 
-    plugin: see `plugin_for`.
+    plugin: see `plugin_for`. Raises PatchCompileError as `load_engine` does.
     """
     from patch_compile.engine.backend import load_backend
     from patch_compile.runtime.engine_decoder import load_engine
@@ -64,7 +64,7 @@ def open_engine_runner(path: Path, plugin: Path | None = None) -> EngineRunner:
 
 
 class EngineRunner:
-    """See `timing.Runner`. engine: an ICudaEngine; keep: what must live as long."""
+    """Times an engine, see `timing.Runner`. engine: an ICudaEngine; keep: an object that must live as long."""
 
     def __init__(self, engine: tensorrt.ICudaEngine, device: TimedDevice, keep: Any = None) -> None:
         self._engine, self._device, self._keep = engine, device, keep
@@ -74,7 +74,7 @@ class EngineRunner:
         self._work: Callable[[], object] | None = None
 
     def refuses(self, make: MakeFeed) -> str:
-        """See `Runner`: an engine takes the shapes of its profiles."""
+        """See `Runner`. An engine refuses shapes outside its profiles."""
         feed = make()
         if self._profile_for(feed) is not None:
             return ""
@@ -85,7 +85,7 @@ class EngineRunner:
         return f"its profiles do not hold these shapes ({'; '.join(ranges)})"
 
     def prepare(self, make: MakeFeed, phase: Phase) -> None:
-        """See `Runner`. Raises PatchCompileError for shapes that `refuses` refuses, and where memory ends."""
+        """See `Runner`. Raises PatchCompileError for shapes that `refuses` refuses, and if the memory does not suffice."""
         feed = make()
         profile = self._profile_for(feed)
         if profile is None:
@@ -99,7 +99,7 @@ class EngineRunner:
         for name in (name for name in self._names if name not in feed):
             context.set_tensor_address(name, self._holding(self._size(context, name)))
         execute = partial(self._execute, context)
-        execute()  # TensorRT wants a plain run before one that is recorded
+        execute()  # TensorRT needs a plain run before a run is recorded
         self._device.wait()
         self._work = self._recorded(execute) if phase is Phase.DECODE else execute
 
@@ -115,7 +115,7 @@ class EngineRunner:
         self._engine = self._keep = None  # type: ignore[assignment]  # nothing is run after this
 
     def _profile_for(self, feed: Feed) -> int | None:
-        """The first that holds the shapes."""
+        """Returns the first profile that holds the shapes of `feed`, or None if no profile does."""
 
         def holds(profile: int) -> bool:
             return all(_inside(array.shape, *self._bounds(name, profile)) for name, array in feed.items())

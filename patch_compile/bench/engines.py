@@ -1,4 +1,4 @@
-"""Engines of what the hybrid one is timed against: built as it was, for the same shapes."""
+"""Builds the engines of the other contenders, with the settings and shapes of the hybrid engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["build_contender", "engine_report", "why_no_engine"]
 
 
 def why_no_engine(out: OutFolder) -> str | None:
-    """Why the engine of OUT can't be timed here, in words; None where it can, as far as is known without trying."""
+    """Returns the reason why the engine of OUT can't be timed here, in words, or None if none is known beforehand."""
     engine = out.path / ENGINE
     return why_not(engine_facts(engine)) if engine.is_file() else "there is none"
 
@@ -24,7 +24,10 @@ def why_no_engine(out: OutFolder) -> str | None:
 def build_contender(
     name: str, onnx: Path, out: OutFolder, r: Recipe, folder: Path, progress: Progress
 ) -> Path:
-    """The engine of an ONNX file, in a folder, with the backend, targets, shapes and options of OUT's own."""
+    """Build the engine of an ONNX file in `folder`, and return its path.
+
+    It takes the backend, targets, shapes and options of OUT's own engine.
+    """
     from patch_compile.engine.build import build_engine
     from patch_compile.engine.expectation import expectation_from_onnx
     from patch_compile.engine.profiles import profiles_from_onnx
@@ -49,7 +52,7 @@ def build_contender(
 
 
 def engine_report(out: OutFolder) -> EngineReport:
-    """How the engine of OUT was built. Raises PatchCompileError where that is not known."""
+    """Returns the report of the engine of OUT. Raises PatchCompileError if there is none."""
     about = EngineReport.of(out.path)
     if about is None:
         raise PatchCompileError(
@@ -61,7 +64,7 @@ def engine_report(out: OutFolder) -> EngineReport:
 
 
 def _plugin(out: OutFolder) -> Path:
-    """The one that the hybrid engine was built with; where that has no PatchLinear, one is made."""
+    """Returns the plugin library of the hybrid engine. If that has none, it builds the plugin."""
     from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
 
     beside = out.path / ENGINE_FOLDER / LIBRARY_NAME

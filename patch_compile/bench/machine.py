@@ -1,4 +1,4 @@
-"""What the models were timed on."""
+"""Describes the machine that the models are timed on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from patch_compile.hardware.nvml import Nvml
 
 __all__ = ["about_cpu", "about_gpu", "busy_note"]
 
-_BUSY = 0.25  # of the cores, by what ran before the timing
+_BUSY = 0.25  # share of the cores that other work keeps busy before the timing
 
 
 def about_cpu() -> dict[str, Any]:
-    """Its name, cores that this process may use, and memory."""
+    """Returns the CPU's name, the number of cores that this process may use, and the memory."""
     import psutil
 
     info = Path("/proc/cpuinfo")
@@ -30,7 +30,7 @@ def about_cpu() -> dict[str, Any]:
 
 
 def about_gpu(gpu: Gpu, nvml: Nvml | None) -> dict[str, Any]:
-    """Its name, compute capability, and the driver where that can be asked."""
+    """Returns the GPU's name and compute capability, and the driver's version if NVML is there."""
     major, minor = gpu.compute_capability
     return {
         "name": gpu.name,
@@ -40,7 +40,7 @@ def about_gpu(gpu: Gpu, nvml: Nvml | None) -> dict[str, Any]:
 
 
 def busy_note() -> str:
-    """What to say of other work on this machine, before anything is timed; empty where there is little."""
+    """Returns a note about other work on this machine before the timing, empty if there is little."""
     import psutil
 
     busy = psutil.cpu_percent(interval=0.5) / 100

@@ -1,4 +1,7 @@
-"""Whether all models fit into memory together, for taking turns wants them all loaded: known before any is."""
+"""Estimates, before any model is loaded, if all models fit into memory together.
+
+Taking turns needs all models loaded at once.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,32 @@ if TYPE_CHECKING:
 
 __all__ = ["Footprint", "check_memory", "footprint_of_file"]
 
-# ONNX Runtime's CPU kernels multiply in fp32: it holds a 16-bit weight widened, and once more in the order of its kernel.
-# Packed weights are unpacked when the model is loaded, by integer operations: SmolLM2-135M peaks at 3.2 GiB there.
+# ONNX Runtime's CPU kernels multiply in fp32: it keeps a widened copy of every 16-bit weight, and another one in its
+# kernel's order. Integer operations unpack packed weights when the model is loaded: SmolLM2-135M peaks at 3.2 GiB
+# there.
 _BYTES_PER_WEIGHT, _PACKED_BYTES_PER_WEIGHT = 8, 24
-_PROCESS = 300 << 20  # Python, ONNX Runtime and their libraries
+_PROCESS = 300 << 20  # bytes of Python, ONNX Runtime and their libraries
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one model in ONNX Runtime on the CPU, roughly, from above. weights: how many; all_logits: a decoder gives
-    those of every position."""
+    """Rough upper bound of the bytes of one model in ONNX Runtime on the CPU.
+
+    weights: number of weights; all_logits: True if a decoder returns the logits of every position.
+    """
 
     weights: int
     model: Model
     all_logits: bool = False
 
     def needs(self, points: Sequence[Point], *, packed: bool) -> int:
-        """Loaded, and running the largest of the points; packed: it has PatchLinears."""
+        """Returns the bytes of the loaded model running the largest of `points`. packed: True if it has PatchLinears."""
         running = max(map(self._running, points), default=0)
         weight = _PACKED_BYTES_PER_WEIGHT if packed else _BYTES_PER_WEIGHT
         return _PROCESS + weight * self.weights + running
 
     def _running(self, point: Point) -> int:
-        """Cache in and out in fp16 and fp32, activations of one block, scores of attention, logits; fp32."""
+        """Returns the bytes of a run: cache in and out (fp16 and fp32), one block's activations, scores, logits (fp32)."""
         m, tokens = self.model, point.tokens or 1
         new, context = (1, tokens + 1) if point.phase is Phase.DECODE else (tokens, tokens)
         cache = 2 * m.layers * m.kv * context * (2 + 2)
@@ -47,13 +53,15 @@ class Footprint:
 
 
 def footprint_of_file(nbytes: int) -> int:
-    """The same of an ONNX file of which no more is known than its bytes, of 16 bits a weight or more; activations come on
-    top."""
+    """Returns the bytes of an ONNX file's model in ONNX Runtime, known only by the size of the file.
+
+    It assumes at least 16 bits a weight. Activations come on top.
+    """
     return _PROCESS + _PACKED_BYTES_PER_WEIGHT // 2 * nbytes
 
 
 def check_memory(needed: int, available: int, models: int, where: str = "memory") -> None:
-    """Raise PatchCompileError unless what so many models need is there. Bytes."""
+    """Raises PatchCompileError if `models` models need more than the available memory. Both are in bytes."""
     if needed <= available:
         return
     raise PatchCompileError(

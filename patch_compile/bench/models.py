@@ -1,4 +1,4 @@
-"""Files of the models that are timed: the hybrid one is there, the others are made, and mostly removed again."""
+"""Files of the models that are timed. All but the hybrid one are made for the benchmark, and removed afterwards."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ def model_files(
     *,
     keep: bool,
 ) -> Iterator[dict[Contender, Path]]:
-    """The engine or the ONNX file of each model. What is made goes to OUT/bench/models, and is removed at the end unless it
-    is to be kept; what an earlier run kept there is taken where it is the same.
+    """Yield the engine or the ONNX file of each model.
+
+    Models that are made go to OUT/bench/models, and are removed at the end unless `keep` is set. A model that an
+    earlier run kept there is reused if nothing that it is made of has changed.
     """
     made: list[Path] = []
     try:
@@ -88,7 +90,7 @@ def _file_of(
 
 
 def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: CostModel | None) -> str:
-    """Of all that a model is made of."""
+    """Returns a hash of everything that a model is made of."""
     settings = r.model_dump(mode="json", exclude={"out"})
     built = EngineReport.of(out.path)
     versions = importlib.metadata.version("patch-compile"), built and built.as_json()
@@ -96,14 +98,14 @@ def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: Cos
 
 
 def _needed(out: OutFolder, which: tuple[Contender, ...], runner: Runner) -> int:
-    """Bytes on the disk: a model that is made is as large as the hybrid one and what its linears lost, at most."""
+    """Returns an upper bound of the disk space in bytes: the hybrid model's size and the bytes that packing saved."""
     plan = Plan.of(out.path)
     dense = file_bytes(out.path / ONNX) + (plan.saved_bytes if plan else 0)
     return dense * (len(which) - 1) * (2 if runner is Runner.ENGINE else 1)
 
 
 def file_bytes(path: Path) -> int:
-    """Of an engine, or of an ONNX file with its data."""
+    """Returns the bytes of an engine, or of an ONNX file with its external data."""
     if path.suffix != ".onnx":
         return path.stat().st_size
     from patch_compile.onnx_io.proto import load_proto

@@ -1,4 +1,4 @@
-"""A model's ONNX file timed in ONNX Runtime on the CPU."""
+"""Times a model's ONNX file in ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NUMPY_OF = {
 
 
 class OnnxRunner:
-    """See `timing.Runner`. Raises PatchCompileError when ONNX Runtime can't load the file.
+    """Times an ONNX file, see `timing.Runner`. Raises PatchCompileError if ONNX Runtime can't load the file.
 
-    Threads of a session must not go on spinning after a run, as they do by default: they would take the cores of the
-    session whose turn is next.
+    It stops a session's threads from spinning after a run, which is the default: they would take cores from the session
+    that runs next.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class OnnxRunner:
         self._binding: Any = None
 
     def refuses(self, make: MakeFeed) -> str:  # noqa: ARG002
-        """See `Runner`: ONNX Runtime takes any size of a dynamic dimension, but not every type."""
+        """See `Runner`. ONNX Runtime takes any size of a dynamic dimension, but not every type."""
         kinds = {one.type for one in self._inputs.values()} - set(_NUMPY_OF)
         return f"ONNX Runtime's CPU kernels do not take {', '.join(sorted(kinds))}" if kinds else ""
 

@@ -1,7 +1,8 @@
-"""A process for each model: the models take turns, and only one of the processes ever works.
+"""Runs each model in a process of its own. The models take turns, and only one process works at a time.
 
-Two engines can't share a process: each carries the PatchLinear plugin, and TensorRT takes one of a name. ONNX Runtime's
-sessions could, but would need the same memory, for taking turns wants all of them loaded; so both go one way.
+Two engines can't share a process: each carries the PatchLinear plugin, and TensorRT takes only one plugin of a name.
+ONNX Runtime's sessions could share one, but would save no memory, since taking turns needs all of them loaded. Both
+therefore use processes.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from patch_compile.errors import PatchCompileError
 
 __all__ = ["OwnProcess"]
 
-_PATIENCE = 10.0  # seconds for a process to end by itself
+_PATIENCE = 10.0  # seconds that a process has to end by itself
 
 
 class OwnProcess:
-    """A `timing.Runner` that lives in a process of its own; `open_runner` makes it there.
+    """A `timing.Runner` that lives in a process of its own, where `open_runner` makes it.
 
-    name: of the model, in words. Raises PatchCompileError as `open_runner` does, and when the process ends.
+    name: name of the model, in words. Raises PatchCompileError as `open_runner` does, and if the process ends.
     """
 
     def __init__(self, name: str, open_runner: Callable[[], Runner]) -> None:
@@ -55,7 +56,7 @@ class OwnProcess:
         return float(self._ask("run"))
 
     def close(self) -> None:
-        """See `Runner`: the process ends."""
+        """See `Runner`. It ends the process."""
         self._pipe.close()
         self._process.join(_PATIENCE)
         if self._process.is_alive():
@@ -90,8 +91,10 @@ class OwnProcess:
 
 
 def _serve(open_runner: Callable[[], Runner], pipe: Connection) -> None:
-    """Open the runner and do what is asked of it, until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and closes the pipe
+    """Open the runner and answer its calls until the other end of the pipe is closed."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # only the parent handles the interrupt; it then closes the pipe
     with suppress(EOFError, OSError):
         try:
             runner = open_runner()
@@ -105,7 +108,7 @@ def _serve(open_runner: Callable[[], Runner], pipe: Connection) -> None:
 
 
 def _tried(runner: Runner, what: str, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
-    """What a call returns, and None; or None, and what went wrong."""
+    """Returns the result of a call and None, or None and the error that the call raised."""
     try:
         return getattr(runner, what)(*arguments), None
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Where the models are timed: engines on this machine's GPU, or ONNX files in ONNX Runtime on its CPU."""
+"""Places that models are timed on: this machine's GPU for engines, its CPU for ONNX files in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["CpuPlace", "GpuPlace", "find_place"]
 
 @dataclass(frozen=True)
 class CpuPlace:
-    """ONNX Runtime on the CPU."""
+    """Times ONNX files in ONNX Runtime on the CPU."""
 
     version: str
     device: dict[str, Any]
@@ -36,12 +36,12 @@ class CpuPlace:
     nvml: Nvml | None = None
 
     def open(self, model: str, file: Path) -> OwnProcess:
-        """A model, loaded."""
+        """Load a model in a process of its own."""
         return OwnProcess(model, partial(OnnxRunner, file))
 
     @property
     def what(self) -> str:
-        """What is timed, in words."""
+        """Returns in words the form of the models that are timed."""
         return (
             f"ONNX files in ONNX Runtime {self.version} on the CPU ({self.device['name']}, {self.device['cores']} cores). "
             "It says nothing about a GPU, nor about what 2:4 gains: ONNX Runtime has no 2:4 kernels, and runs PatchLinear "
@@ -51,7 +51,7 @@ class CpuPlace:
 
 @dataclass(frozen=True)
 class GpuPlace:
-    """The GPU of this machine, by the library that built the engine."""
+    """Times engines on this machine's GPU, with the library that built them."""
 
     version: str
     device: dict[str, Any]
@@ -61,12 +61,12 @@ class GpuPlace:
     runner: Runner = Runner.ENGINE
 
     def open(self, model: str, file: Path) -> OwnProcess:
-        """A model, loaded."""
+        """Load a model in a process of its own."""
         return OwnProcess(model, partial(open_engine_runner, file))
 
     @property
     def what(self) -> str:
-        """What is timed, in words."""
+        """Returns in words the form of the models that are timed."""
         return (
             f"engines of {self.name} {self.version} on {self.device['name']}, by the GPU's clock (CUDA events): inputs are "
             "there before and outputs stay there; a prompt runs as it is queued, a decode step as a CUDA graph, as the "
@@ -75,7 +75,7 @@ class GpuPlace:
 
 
 def find_place(out: OutFolder, runner: Runner, progress: Progress) -> CpuPlace | GpuPlace:
-    """Everything that is known of it before a model is loaded; what can't be recorded is noted."""
+    """Returns the place, described before a model is loaded. It notes facts that can't be recorded."""
     if runner is Runner.ONNX:
         import onnxruntime
 

@@ -1,4 +1,4 @@
-"""What is timed: a prompt of so many tokens, or one decode step after so many, for so many sequences."""
+"""Points of a benchmark: a prompt of some length, or one decode step after some tokens, at a batch size."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Feed", "MakeFeed", "Phase", "Point", "feed_of", "grid_of"]
 
 Feed = Mapping[str, NDArray[Any]]
 MakeFeed = Callable[[], Feed]
-"""What makes the inputs, where they are wanted: a cache of many tokens takes gigabytes, which no pipe should carry."""
+"""Makes the inputs in the process that needs them: a long cache takes gigabytes, too much for a pipe."""
 _PAST = "past_key_values."
 
 
 class Phase(StrEnum):
-    """PREFILL reads prompts, DECODE appends a token to each; WHOLE runs a model that has no such phases."""
+    """Phases. PREFILL reads prompts, DECODE appends a token to each; WHOLE runs a model without such phases."""
 
     PREFILL = "prefill"
     DECODE = "decode"
@@ -31,7 +31,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Point:
-    """One row of a benchmark. tokens: of each prompt, or before the step; None for a whole run."""
+    """One row of a benchmark. tokens: tokens of each prompt, or before the decode step; None for WHOLE."""
 
     phase: Phase
     batch: int
@@ -39,7 +39,7 @@ class Point:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The dimensions of a decoder's or an encoder's inputs."""
+        """Returns the sizes of the dimensions of a decoder's or an encoder's inputs, by name."""
         tokens = self.tokens or 0
         if self.phase is Phase.DECODE:
             return {"batch": self.batch, "sequence": 1, "past": tokens}
@@ -53,7 +53,7 @@ class Point:
 
 
 def grid_of(batches: Sequence[int], prompts: Sequence[int], pasts: Sequence[int]) -> list[Point]:
-    """Every batch with every prompt, then every batch with every past; pasts is empty for an encoder."""
+    """Returns every batch with every prompt, then every batch with every past. pasts: empty for an encoder."""
     phases = ((Phase.PREFILL, prompts), (Phase.DECODE, pasts))
     return [
         Point(phase, batch, tokens)
@@ -64,10 +64,11 @@ def grid_of(batches: Sequence[int], prompts: Sequence[int], pasts: Sequence[int]
 
 
 def feed_of(point: Point, inputs: Sequence[GraphInput], vocabulary: int) -> Feed:
-    """Inputs of a decoder or an encoder at a point, by name: tokens drawn evenly, no padding, a cache of normal numbers.
+    """Returns the inputs of a decoder or an encoder at a point, by name.
 
-    Zeros in the cache would do for the shapes, but cost a GPU less power than numbers do; all layers and sequences have the
-    same ones. Integers are int64, the cache is fp32: a runner turns them into the types that its model takes.
+    Tokens are drawn uniformly, nothing is padded, and the cache holds normally distributed numbers, the same for all
+    layers and sequences. A cache of zeros would have the right shapes, but costs a GPU less power than real numbers.
+    Integers are int64 and the cache is fp32: a runner converts them to the types of its model.
     """
     rng = np.random.default_rng(0)
     return {given.name: _drawn(given, point, vocabulary, rng) for given in inputs}

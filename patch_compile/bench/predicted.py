@@ -1,4 +1,4 @@
-"""What the planner predicts for a build at the sizes that are timed."""
+"""Predictions of the planner for a build at the sizes that are timed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["PlannedModel", "costs_of", "planned_model"]
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A build by its plan."""
+    """A build, described by its plan."""
 
     plans: tuple[LinearPlan, ...]
     outline: Outline
 
     def at(self, point: Point, card: PlanCard) -> predict.Phase:
-        """Milliseconds of one run at a point, dense and hybrid."""
+        """Returns the predicted milliseconds of one dense and one hybrid run at a point."""
         steps = 1 if point.phase is Phase.DECODE else 0
         costs = CostModel(card, Workload(point.batch, point.tokens or 1, 1 + steps))
         plans = [_costed(plan, costs) for plan in self.plans]
@@ -37,8 +37,10 @@ class PlannedModel:
         return whole.decode if steps else whole.prefill
 
     def evened(self) -> PlannedModel:
-        """The same with the mean share of 2:4 slabs in all linears of a shape: there are few shapes, and a fit that asks
-        thousands of times takes seconds."""
+        """Returns the build with the mean share of 2:4 slabs in all linears of equal shape.
+
+        There are few shapes. A fit, which predicts thousands of times, would otherwise take seconds.
+        """
         alike: dict[tuple[Any, ...], list[LinearPlan]] = {}
         for plan in self.plans:
             alike.setdefault((plan.shape, plan.panel_rows, plan.lowering), []).append(plan)
@@ -55,9 +57,9 @@ class PlannedModel:
 
 
 def planned_model(out: OutFolder, source: Source) -> PlannedModel | None:
-    """The linears of plan.json as the graph has them, and what the model computes beside them; no weight is read.
+    """Returns the linears of plan.json as the graph has them, and the model's other work. It reads no weights.
 
-    None where no speed is predicted for the source.
+    Returns None if the source has no predictions of speed.
     """
     if source.outline is None:
         return None
@@ -67,7 +69,7 @@ def planned_model(out: OutFolder, source: Source) -> PlannedModel | None:
 
 
 def costs_of(out: OutFolder) -> CostModel | None:
-    """What a build was planned by, None where nothing was known of its card."""
+    """Returns the cost model that a build was planned by, or None if its card is unknown."""
     plan = Plan.of(out.path)
     if plan is None or plan.card is None or plan.workload is None:
         return None

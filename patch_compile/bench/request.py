@@ -1,4 +1,4 @@
-"""What a benchmark is asked for, and what is timed where nothing is asked."""
+"""Settings of a benchmark, and their defaults."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from patch_compile.sources.base import Sequences
 
 __all__ = ["BenchRequest", "parse_against"]
 
-# Of an engine: its default profiles end at batch 8, those that are given may go further. A CPU takes seconds for what a
-# GPU does in milliseconds.
+# An engine's default profiles end at batch 8; a user's profiles may go further. A CPU takes seconds for work that takes
+# a GPU milliseconds.
 _BATCHES = {Runner.ENGINE: (1, 4, 8, 16), Runner.ONNX: (1, 4)}
 _TOKENS = {Runner.ENGINE: (128, 1024), Runner.ONNX: (128,)}
 _ITERATIONS = {Runner.ENGINE: 100, Runner.ONNX: 10}
@@ -33,11 +33,11 @@ _Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1),
 
 
 class BenchRequest(Settings):
-    """The settings of `bench`; None takes what the runner has for it.
+    """The settings of `bench`. None stands for the runner's default.
 
-    batch_size, prompt_tokens, past_tokens: sizes that are timed; iterations, warm_up: runs of each model at each of them,
-    those that count and those before; against: what the hybrid model is timed against; keep: leave these models in
-    OUT/bench/models.
+    batch_size, prompt_tokens, past_tokens: sizes that are timed; iterations, warm_up: runs of each model at each size
+    that count, and runs before those; against: models that the hybrid model is compared with; keep: keeps these models
+    in OUT/bench/models.
     """
 
     runner: Runner | None = None
@@ -55,23 +55,23 @@ class BenchRequest(Settings):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...] | None, ...]:
-        """Those that are given."""
+        """Returns batch sizes, prompt tokens and past tokens, None for those that were not given."""
         return self.batch_size, self.prompt_tokens, self.past_tokens
 
     @property
     def models(self) -> tuple[Contender, ...]:
-        """What is timed, in the order of bench.json."""
+        """Returns the models that are timed, in the order of bench.json."""
         return tuple(which for which in Contender if which in (*self.against, Contender.HYBRID))
 
     def rounds(self, runner: Runner) -> tuple[int, int]:
-        """Runs that count, and those before."""
+        """Returns the number of runs that count, and of warm-up runs before them."""
         warm_up = _WARM_UP[runner] if self.warm_up is None else self.warm_up
         return self.iterations or _ITERATIONS[runner], warm_up
 
     def points(self, runner: Runner, sequences: Sequences) -> list[Point]:
-        """What is timed of a model that takes such sequences.
+        """Returns the points to time for a model that takes such sequences.
 
-        Raises PatchCompileError for more tokens than it has positions, and for decode steps of an encoder.
+        Raises PatchCompileError for more tokens than the model has positions, and for decode steps of an encoder.
         """
         positions = sequences.positions
         if not sequences.decodes and self.past_tokens:
@@ -95,12 +95,15 @@ class BenchRequest(Settings):
 
 
 def _fitting(sizes: Sequence[int], most: int | None) -> tuple[int, ...]:
-    """The sizes, none above the most there may be."""
+    """Returns the sizes that are at most `most`."""
     return tuple(dict.fromkeys(size if most is None else min(size, most) for size in sizes))
 
 
 def parse_against(text: str) -> tuple[Contender, ...]:
-    """Models by their names, commas between; `none` is none. Raises ValueError naming what is known."""
+    """Parse comma-separated names of models; `none` stands for no model.
+
+    Raises ValueError, naming the known ones, for any other name.
+    """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == [_NONE]:
         return ()

@@ -40,11 +40,11 @@ _UNIFORM = (
 
 
 def bench(path: Path, asked: BenchRequest, *, force: bool = False) -> dict[str, Any]:
-    """Time the models of OUT in turns, write bench.json and return it.
+    """Time the models of OUT in turns, write bench.json and return its content.
 
-    With `asked.calibrate` the card is fitted to the times, for later plans. Raises PatchCompileError for an OUT that is not
-    whole, was timed before, or is being written into by another process, and for models that can't be run here or do not
-    fit into memory together.
+    With `asked.calibrate` it fits the card to the times, for later plans. Raises PatchCompileError if OUT is damaged,
+    was timed before, or another process writes into it, and if this machine can't run the models or hold them in memory
+    together.
     """
     with kept_for_writing(path):
         return _bench(path, asked, force)
@@ -65,7 +65,7 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> dict[str, Any]:
     result = _Contest(subject, place, progress).run(feeds)
     _keep(out, subject, result)
     if asked.calibrate:
-        assert subject.planned is not None and place.card is not None  # as was checked
+        assert subject.planned is not None and place.card is not None  # `check_calibration` has checked it
         measured = calibrate(result, subject.planned, place.card, subject.name)
         result["calibration"] = {"path": str(measured.save()), "measured": measured.as_json()}
         _keep(out, subject, result)
@@ -79,7 +79,7 @@ class _Contest:
     progress: Progress
 
     def run(self, feeds: Mapping[Point, MakeFeed]) -> dict[str, Any]:
-        """Make the models, load them, time them; bench.json."""
+        """Make the models, load them and time them. Returns the content of bench.json."""
         subject, asked, progress = self.subject, self.subject.asked, self.progress
         making = model_files(
             asked.models,
@@ -121,7 +121,10 @@ class _Contest:
         }
 
     def _taken(self, runners: Mapping[str, Runner], feeds: Mapping[Point, MakeFeed]) -> dict[Point, MakeFeed]:
-        """Points that every model takes; PatchCompileError for one that was asked for, or when none is left."""
+        """Returns the points that every model takes, and notes the others.
+
+        Raises PatchCompileError if a model refuses a point that the user asked for, and if no point is left.
+        """
         taken = dict(feeds)
         for point, make in feeds.items():
             why = next((f"{name}: {no}" for name, one in runners.items() if (no := one.refuses(make))), "")
@@ -173,7 +176,7 @@ def _check_new(out: OutFolder, force: bool) -> None:
 
 
 def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point]) -> None:
-    """What no machine like this one can run, before any model is made."""
+    """Raises PatchCompileError, before any model is made, if this machine can't run the models."""
     import psutil
 
     models = len(subject.asked.models)
@@ -192,7 +195,7 @@ def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point
 
 
 def _keep(out: OutFolder, subject: Subject, result: Mapping[str, Any]) -> None:
-    """Write bench.json and the page that shows it, and put them and the models that were kept into the manifest."""
+    """Write bench.json, renew the page that shows it, and record the new files in the manifest."""
     write_json(out.path / BENCH, result)
     kept = [
         str(file.relative_to(out.path))
@@ -201,5 +204,5 @@ def _keep(out: OutFolder, subject: Subject, result: Mapping[str, Any]) -> None:
     ]
     key = key_of(subject.asked.model_dump(mode="json"), result["date"])
     out.record(BENCH_FOLDER, key, [BENCH, *kept])
-    if (out.path / REPORT).is_file():  # `compile` writes none
+    if (out.path / REPORT).is_file():  # `compile` writes no page
         renew_page(out.path)

@@ -1,4 +1,4 @@
-"""The build that is timed: its model's kind, inputs and sizes, and what runs it here."""
+"""The build that is timed: its source, its inputs, its sizes, and the choice of its runner."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Subject", "choose_runner"]
 
 @dataclass(frozen=True)
 class Subject:
-    """OUT, the model it was built from, and what was asked for."""
+    """OUT, the source that it was built from, and the request."""
 
     out: OutFolder
     source: Source
@@ -38,21 +38,21 @@ class Subject:
 
     @cached_property
     def planned(self) -> PlannedModel | None:
-        """The build by its plan; None where nothing is predicted."""
+        """Returns the build as its plan describes it, or None if there are no predictions for it."""
         return planned_model(self.out, self.source)
 
     @cached_property
     def inputs(self) -> Sequence[GraphInput]:
-        """Of the hybrid ONNX file, and of the others alike."""
+        """Returns the inputs of the hybrid ONNX file. The other models have equal ones."""
         return read_inputs(self.out.path / ONNX)
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """Returns the name of the model."""
         return Path(self.out.manifest.model.path).stem
 
     def feeds(self, runner: Runner) -> dict[Point, MakeFeed]:
-        """What is timed, and what makes its inputs."""
+        """Returns the points to time, each with a function that makes its inputs."""
         sequences = self.source.sequences
         if sequences is None:
             return self._whole()
@@ -60,7 +60,7 @@ class Subject:
         return {point: partial(feed_of, point, self.inputs, sequences.vocabulary) for point in points}
 
     def onnx_runtime_bytes(self, points: Sequence[Point]) -> int:
-        """Memory that all models take in ONNX Runtime, roughly, from above."""
+        """Returns a rough upper bound of the bytes that all models take in ONNX Runtime."""
         models = len(self.asked.models)
         if self.planned is None:
             return models * footprint_of_file(self._dense_bytes(ONNX))
@@ -69,16 +69,16 @@ class Subject:
         return sum(one.needs(points, packed=which is not Contender.DENSE) for which in self.asked.models)
 
     def engine_bytes(self) -> int:
-        """Memory that the weights of all engines take, roughly: none is larger than the dense one."""
+        """Returns a rough upper bound of the bytes of all engines' weights. No engine is larger than the dense one."""
         return len(self.asked.models) * self._dense_bytes(ENGINE)
 
     def _dense_bytes(self, hybrid: str) -> int:
-        """Of the dense model in the form of a file of OUT."""
+        """Returns the bytes of the dense model in the form of `hybrid`, a file of OUT."""
         plan = Plan.of(self.out.path)
         return file_bytes(self.out.path / hybrid) + (plan.saved_bytes if plan else 0)
 
     def _whole(self) -> dict[Point, MakeFeed]:
-        """The first of the inputs that a build without token sequences was proven on."""
+        """Returns the first of the inputs that a build without token sequences was verified on."""
         if any(self.asked.sizes):
             raise PatchCompileError(
                 f"{self.source.words} is timed on the inputs of its build",
@@ -91,7 +91,10 @@ class Subject:
 
 
 def choose_runner(out: OutFolder, asked: Runner | None, progress: Progress) -> Runner:
-    """The engine where this machine runs it, or what was asked for; PatchCompileError when that can't be."""
+    """Returns the runner: the one asked for, else the engine if this machine runs it, else ONNX Runtime.
+
+    Raises PatchCompileError if the runner that was asked for can't be used, and if there is nothing to time.
+    """
     why = why_no_engine(out) if asked is not Runner.ONNX else ""
     if asked is Runner.ENGINE and why:
         raise PatchCompileError(

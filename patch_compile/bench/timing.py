@@ -1,4 +1,4 @@
-"""Times of several models, taken in turns: what a machine does meanwhile, and the drift of its clocks, hits all alike."""
+"""Times several models in turns, so that other work and the drift of clocks affect all of them alike."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ __all__ = ["Runner", "Times", "take_turns"]
 
 
 class Runner(Protocol):
-    """A model that is loaded, ready to be timed: an engine on a GPU, or an ONNX file in ONNX Runtime."""
+    """A loaded model, ready to be timed: an engine on a GPU, or an ONNX file in ONNX Runtime."""
 
     def refuses(self, make: MakeFeed) -> str:
-        """Why it can't run on these inputs, in words; empty where it can."""
+        """Returns the reason why it can't run on these inputs, in words, empty if it can."""
 
     def prepare(self, make: MakeFeed, phase: Phase) -> None:
-        """Make the inputs and put them where the model reads them; `run` is then one run on them."""
+        """Make the inputs and put them where the model reads them. `run` then runs on them."""
 
     def run(self) -> float:
-        """Milliseconds of one run, without putting the inputs there."""
+        """Returns the milliseconds of one run, without the copying of inputs."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Free everything that it holds."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of every timed run, in their order: those of several models at one place were taken one after another."""
+    """Milliseconds of all timed runs, in their order.
+
+    Runs of several models at one index belong to one round: they ran one after another.
+    """
 
     milliseconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """Of all runs."""
+        """Returns the median in milliseconds."""
         return float(np.median(self.milliseconds))
 
     def row(self) -> dict[str, float]:
-        """For bench.json."""
+        """Returns the row of bench.json."""
         low, high = np.percentile(self.milliseconds, (10, 90))
         return {
             "median_ms": self.median,
@@ -51,7 +54,7 @@ class Times:
         }
 
     def over(self, other: Times) -> tuple[float, float]:
-        """10th and 90th percentile of this time over the other's, of runs of one round."""
+        """Returns the 10th and 90th percentile of the ratio of this time to the other's, by rounds."""
         low, high = np.percentile(np.divide(self.milliseconds, other.milliseconds), (10, 90))
         return float(low), float(high)
 
@@ -67,9 +70,9 @@ def take_turns(
 ) -> dict[str, Times]:
     """Time each runner `iterations` times on the same inputs, after `warm_up` runs that do not count.
 
-    In a round each has a turn, and the next round begins with another, so none always comes after the same one. In a turn a
-    model runs twice, and the second run counts: the first finds the caches full of another model, as in use it never does.
-    after_round: called after each timed round, as soon as the last run is done.
+    Every runner has one turn in a round. Each round begins with another runner, so none always follows the same one. In
+    a turn a model runs twice, and the second run counts: during the first, the caches are still full of another model's
+    data, which never happens in use. after_round: called after each timed round, as soon as its last run is done.
     """
     for runner in runners.values():
         runner.prepare(make, phase)

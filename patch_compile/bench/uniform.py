@@ -1,6 +1,6 @@
 """Masks of a uniform 2:4 model: every tile of every covered linear is 2:4, by magnitude.
 
-Which two of four weights are kept makes no difference to time, so the patterns are the cheapest there are.
+The choice of two weights out of four does not change the time, so the cheapest patterns serve.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["UniformMasks"]
 
 
 class UniformMasks(Mapping[str, LinearMask]):
-    """A mask of each linear, made when it is asked for: those of all would take a quarter of the weights' memory.
+    """Masks that are computed on access. All masks together would take a quarter of the weights' memory.
 
-    like: masks of the same linears, for their tiles; read: the weight `[N, K]` of a linear.
+    like: masks of the same linears, which give the tiles; read: returns the weight `[N, K]` of a linear.
     """
 
     def __init__(self, like: Mapping[str, LinearMask], read: Callable[[str], NDArray[np.float32]]) -> None:
