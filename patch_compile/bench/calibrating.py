@@ -14,7 +14,8 @@ from patch_compile.plan.cards import PlanCard
 from patch_compile.plan.measured import MeasuredCard
 from patch_compile.plan.measured_fit import fit_assumptions
 from patch_compile.plan.roofline.assumptions import Assumptions
-from patch_compile.sources.base import Ability, Source
+from patch_compile.sources.base import Source
+from patch_compile.sources.kinds import Ability
 
 __all__ = ["calibrate", "check_calibration"]
 

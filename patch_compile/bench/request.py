@@ -12,7 +12,7 @@ from patch_compile.bench.contenders import Contender
 from patch_compile.bench.points import Point, grid_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Runner
-from patch_compile.sources.base import Sequences
+from patch_compile.sources.kinds import Sequences
 
 __all__ = ["BenchRequest", "parse_against"]
 

@@ -15,7 +15,7 @@ from patch_compile.out.plan import Plan
 from patch_compile.passes import PassDump
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Stage
+from patch_compile.sources.kinds import Stage
 
 __all__ = ["compile_model"]
 

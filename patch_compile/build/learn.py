@@ -18,7 +18,7 @@ from patch_compile.out.workspace import Workspace
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Stage
+from patch_compile.sources.kinds import Stage
 
 __all__ = ["learn"]
 

@@ -21,7 +21,7 @@ from patch_compile.plan.planner import assumed_plans, plan_of, settle_together
 from patch_compile.plan.predict import Phase, predict_whole
 from patch_compile.plan.speed_goal import ratio_for
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Ability
+from patch_compile.sources.kinds import Ability
 from patch_compile.sources.open import open_source
 
 __all__ = ["plan"]

@@ -18,7 +18,8 @@ from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.speed_goal import SpeedGoal, unreachable
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Ability, Source, Stage
+from patch_compile.sources.base import Source
+from patch_compile.sources.kinds import Ability, Stage
 from patch_compile.sources.open import open_source
 
 if TYPE_CHECKING:

@@ -34,7 +34,8 @@ from patch_compile.out.plan import Plan
 from patch_compile.out.report import REPORT_SCHEMA
 from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Pruning, Stage
+from patch_compile.sources.kinds import Stage
+from patch_compile.sources.pruning import Pruning
 
 if TYPE_CHECKING:
     from patch_compile.passes import PassDump

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +20,9 @@ from patch_compile.out.report import Kind
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.planner import plan_of, settle_together, unpredicted_plan
 from patch_compile.progress import Progress, Update
-from patch_compile.sources.given import GivenMasks, given_masks
+from patch_compile.sources.kinds import Ability, Sequences, Stage
+from patch_compile.sources.pruning import GivenMasks, Pruning, given_masks
+from patch_compile.sources.rounding import Rounding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from masklearn.checkpoint.coverage import Coverage
     from masklearn.learn import Choose
     from masklearn.masks.linear_mask import LinearMask
-    from masklearn.masks.maskset import MaskSet
     from patch_compile.onnx_io.compare import Answers
     from patch_compile.onnx_io.feeds import Feed
     from patch_compile.passes import PassDump
@@ -41,39 +41,10 @@ if TYPE_CHECKING:
     from patch_compile.plan.workload import Workload
     from patch_compile.recipe import Recipe
 
-__all__ = ["Ability", "Bars", "Kind", "Probe", "Pruning", "Rounding", "Sequences", "Source", "Stage"]
+__all__ = ["Bars", "Probe", "Source"]
 
 Bars = Callable[[str], AbstractContextManager[Update]]
 """`bars(name)` opens a bar for a step of the work, as `Progress.stage` does."""
-
-
-class Stage(StrEnum):
-    """The stages of a build, in order; each is a key of the manifest."""
-
-    MASKS = "masks"
-    ONNX = "onnx"
-    ENGINE = "engine"
-    PROOF = "proof"
-
-
-class Ability(StrEnum):
-    """Something that a command asks of a source and not every kind can do. The first three are commands of that name."""
-
-    LEARN = "learn"
-    COMPILE = "compile"
-    PLAN = "plan"
-    BLOCKS = "blocks"  # its blocks are run one by one on text, dense and pruned
-    NEXT_TOKENS = "next tokens"  # it predicts them: it has a perplexity, and continues text
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """The token sequences that a source takes. positions: most tokens of one, None where any number goes; decodes: it
-    takes a step at a time behind a cache, too."""
-
-    vocabulary: int
-    positions: int | None
-    decodes: bool
 
 
 @dataclass(frozen=True)
@@ -83,32 +54,6 @@ class Probe:
     feeds: Sequence[Feed]
     words: str
     text: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What rounding alone may do to outputs. count: roundings to 16 bits on the way to them, words: that in words;
-    measured: the error that such roundings made in the pruned model, as a share of the largest value, why: how."""
-
-    count: int
-    words: str
-    measured: float = 0.0
-    why: str = ""
-
-
-class Pruning(ABC):
-    """Masks and the weights that belong to them, not written yet."""
-
-    masks: MaskSet
-
-    @property
-    @abstractmethod
-    def has_new_weights(self) -> bool:
-        """True when the weights that stay are not those of the source."""
-
-    @abstractmethod
-    def write(self, path: Path, update: Update) -> None:
-        """Write the pruned model, in the form of the source."""
 
 
 class Source(ABC):

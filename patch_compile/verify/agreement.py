@@ -16,21 +16,16 @@ from typing import Any
 import numpy as np
 
 from patch_compile.errors import AccuracyError
-from patch_compile.sources.base import Rounding, Source
-from patch_compile.sources.checkpoint.source import roundings_of
+from patch_compile.sources.base import Source
+from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verify.study import Feed, Study, quiet_polygraphy
 
 __all__ = [
     "Agreement",
     "compiled_wrongly",
     "judge_agreement",
-    "rounding_tolerance",
     "run_pruned",
-    "tolerance_of",
 ]
-
-_UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
-_DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True)
@@ -42,26 +37,6 @@ class Agreement:
     why: str
     dense_error: float
     feeds: int
-
-
-def rounding_tolerance(dtype: str, layers: int) -> tuple[float, str]:
-    """Allowed error of a logit of a model of so many blocks, as a share of the largest, and its derivation in words."""
-    return tolerance_of(dtype, roundings_of(layers))
-
-
-def tolerance_of(dtype: str, rounding: Rounding) -> tuple[float, str]:
-    """Allowed error of an output, as a share of its largest value, and its derivation in words.
-
-    Each of n roundings moves the result by at most the unit roundoff u of the type, in a random direction, so
-    together by some u·√n (Higham & Mary 2019, probabilistic rounding error analysis); the largest of many logits
-    lies up to three deviations out. Measured: 1.3·u·√n for random models of 2 layers, 0.4·u·√n for SmolLM2.
-    A graph that amplifies roundings may differ by as much as roundings were measured to do to it.
-    """
-    roundoff = _UNIT_ROUNDOFF[dtype]
-    derived = float(_DEVIATIONS * roundoff * np.sqrt(rounding.count))
-    if rounding.measured > derived:
-        return rounding.measured, rounding.why
-    return derived, f"{_DEVIATIONS:g}·u·√n, u = {roundoff:.2e} for {dtype}, n = {rounding.words}"
 
 
 def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) -> Agreement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,8 @@ from patch_compile.out.layout import MASKS, ONNX, SCRATCH
 from patch_compile.out.plan import Plan
 from patch_compile.out.report import read_report
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Ability, Source
+from patch_compile.sources.base import Source
+from patch_compile.sources.kinds import Ability
 from patch_compile.sources.open import check_unchanged
 from patch_compile.verify.fail_on import check_figures
 from patch_compile.verify.memory import check_memory
@@ -76,10 +78,8 @@ class Verification:
         )
 
     def _of_next_tokens(self) -> Answers:
-        from patch_compile.sources.checkpoint.held_out import describe_windows
-
         windows, text = self.source.evaluation(self.progress)
-        about = describe_windows(windows, text)
+        about = _record_of(windows, text)
         longest = max(self.request.lengths) + 1
         _check_long_enough(windows, longest)
         answers = {"text": about, **self._used()}  # first, for a task or a prompt may be refused
@@ -215,6 +215,13 @@ class Verification:
             return None
         why = "engines of encoders and of ONNX files are compared with Polygraphy: samples/trtexec.md"
         return {"ran": False, "why": why}
+
+
+def _record_of(windows: NDArray[np.int64], text: dict[str, Any]) -> dict[str, Any]:
+    """Name and path of a text, and which of its tokens were taken: sha256 as the record of a calibration text has it."""
+    digest = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
+    count, length = windows.shape
+    return {**text, "sha256": digest, "windows": count, "length": length, "tokens": count * length}
 
 
 def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:

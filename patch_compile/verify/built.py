@@ -15,7 +15,7 @@ from patch_compile.out.layout import ENGINE
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Decoder, pad_left
 from patch_compile.runtime.locate import Runner, open_generator
-from patch_compile.verify.agreement import rounding_tolerance
+from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verify.compiled import error_stats
 
 __all__ = ["built_right", "compare_decoders"]

@@ -20,7 +20,8 @@ from patch_compile.out.layout import ONNX, VERIFY_CHECKPOINT_NAME, VERIFY_HYBRID
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.base import Source
-from patch_compile.verify.agreement import rounding_tolerance, run_pruned
+from patch_compile.sources.rounding import rounding_tolerance
+from patch_compile.verify.agreement import run_pruned
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.first_difference import find_first_difference
 from patch_compile.verify.request import VerifyRequest

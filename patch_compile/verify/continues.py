@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
-from patch_compile.sources.base import Ability
+from patch_compile.sources.kinds import Ability
 from patch_compile.sources.open import source_of
 
 __all__ = ["check_continues_text"]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.names import depth_of
-from patch_compile.verify.agreement import rounding_tolerance
+from patch_compile.sources.rounding import rounding_tolerance
 
 if TYPE_CHECKING:
     import onnx

@@ -13,7 +13,7 @@ from patch_compile.onnx_io.compare import Answers, Difference, answer, compare_a
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Source
-from patch_compile.verify.agreement import tolerance_of
+from patch_compile.sources.rounding import tolerance_of
 
 __all__ = ["compare_outputs"]
 

@@ -11,7 +11,8 @@ from typing import Any
 from masklearn.quality.predictions import Predictions
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Ability, Source
+from patch_compile.sources.base import Source
+from patch_compile.sources.kinds import Ability
 from patch_compile.verify.agreement import judge_agreement, run_pruned
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.outputs import compare_outputs

@@ -8,7 +8,7 @@ from patch_compile.bench.request import BenchRequest, parse_against
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput
 from patch_compile.runtime import Runner
-from patch_compile.sources.base import Sequences
+from patch_compile.sources.kinds import Sequences
 
 
 def test_every_batch_with_every_prompt_and_every_past():

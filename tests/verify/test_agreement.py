@@ -3,7 +3,8 @@ import pytest
 from polygraphy.comparator import IterationResult, RunResults
 
 from patch_compile.errors import AccuracyError
-from patch_compile.verify.agreement import judge_agreement, rounding_tolerance
+from patch_compile.sources.rounding import rounding_tolerance
+from patch_compile.verify.agreement import judge_agreement
 from patch_compile.verify.study import Study
 
 

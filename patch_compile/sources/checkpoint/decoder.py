@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from masklearn.checkpoint.models import cache_argument, load_model
 from patch_compile.onnx_io.feeds import Feed
+from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Kind
 from patch_compile.sources.checkpoint.held_out import evaluation_windows
 from patch_compile.sources.checkpoint.source import CheckpointSource
 

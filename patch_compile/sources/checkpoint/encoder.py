@@ -15,11 +15,13 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import Answers
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.out.report import Kind
 from patch_compile.plan.workload import Workload
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Ability, Kind, Probe, Stage
+from patch_compile.sources.base import Probe
 from patch_compile.sources.checkpoint.held_out import encoder_windows
 from patch_compile.sources.checkpoint.source import CheckpointSource
+from patch_compile.sources.kinds import Ability, Stage
 
 __all__ = ["EncoderSource"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from masklearn.text.selftext import write_text
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 
-__all__ = ["describe_windows", "encoder_windows", "evaluation_windows"]
+__all__ = ["encoder_windows", "evaluation_windows"]
 
 _EVAL_SEED_OFFSET = 1  # text of the same seed may have been used to calibrate
 
@@ -48,13 +47,6 @@ def encoder_windows(
             "evaluation text: that of the calibration (no --eval given, and an encoder writes none)"
         )
     return _windows_of(text, r, tokenizer, _reachable_length(r, progress))
-
-
-def describe_windows(windows: NDArray[np.int64], text: dict[str, Any]) -> dict[str, Any]:
-    """Name and path of a text, and which of its tokens were taken: sha256 as the record of a calibration text has it."""
-    digest = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
-    count, length = windows.shape
-    return {**text, "sha256": digest, "windows": count, "length": length, "tokens": count * length}
 
 
 def _windows_of(

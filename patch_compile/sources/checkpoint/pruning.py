@@ -12,7 +12,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
 from patch_compile.progress import Progress, Update
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Pruning
+from patch_compile.sources.pruning import Pruning
 
 if TYPE_CHECKING:
     from masklearn.learn import Choose

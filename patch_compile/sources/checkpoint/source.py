@@ -22,27 +22,21 @@ from patch_compile.plan.outline import Outline, outline_of
 from patch_compile.plan.workload import Workload
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Ability, Bars, Probe, Pruning, Rounding, Sequences, Source, Stage
+from patch_compile.sources.base import Bars, Probe, Source
 from patch_compile.sources.checkpoint.pruning import CheckpointPruning, learn_checkpoint
+from patch_compile.sources.kinds import Ability, Sequences, Stage
+from patch_compile.sources.pruning import Pruning
+from patch_compile.sources.rounding import Rounding, roundings_of
 
 if TYPE_CHECKING:
     from masklearn.learn import Choose
     from patch_compile.onnx_io.compare import Answers
     from patch_compile.passes import PassDump
 
-__all__ = ["CheckpointSource", "roundings_of"]
+__all__ = ["CheckpointSource"]
 
-# Roundings to 16 bits that one block adds to the residual stream, as counted in the graph: norm, q, k, v, rotary,
-# attention, o, add; norm, gate, up, SiLU, product, down, add. A PatchLinear with an epilogue rounds once for its part.
-_ROUNDINGS_PER_LAYER = 15
 _STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
 _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
-
-
-def roundings_of(layers: int) -> Rounding:
-    """Roundings to 16 bits in the graph of a model of so many blocks."""
-    count = _ROUNDINGS_PER_LAYER * layers + 2  # and the last norm and the head
-    return Rounding(count, f"{count} roundings in {layers} layers")
 
 
 class CheckpointSource(Source):

@@ -24,12 +24,12 @@ from patch_compile.onnx_io.feeds import Feeds
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.progress import Progress, Update
-from patch_compile.sources.base import Pruning
 from patch_compile.sources.onnx_model.facts import OnnxFacts
 from patch_compile.sources.onnx_model.feed import LACKS, OnnxFeed
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.moments import Moments, gather_moments, write_probe
 from patch_compile.sources.onnx_model.weights import put_weight, read_rounded
+from patch_compile.sources.pruning import Pruning
 
 if TYPE_CHECKING:
     import onnx_ir as ir

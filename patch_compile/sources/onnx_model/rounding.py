@@ -12,10 +12,10 @@ from patch_compile.onnx_io.compare import Answers, answer, compare_answers
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.runnable import runnable_onnx
-from patch_compile.sources.base import Rounding
 from patch_compile.sources.onnx_model.facts import OnnxFacts
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.widen import WidenPass
+from patch_compile.sources.rounding import Rounding
 
 __all__ = ["RoundLinearsPass", "measured_rounding"]
 

@@ -18,14 +18,18 @@ from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
 from patch_compile.out.layout import PRUNED_ONNX
+from patch_compile.out.report import Kind
 from patch_compile.out.workspace import sha256_of
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Ability, Bars, Kind, Probe, Pruning, Rounding, Source, Stage
+from patch_compile.sources.base import Bars, Probe, Source
+from patch_compile.sources.kinds import Ability, Stage
 from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.read import read_onnx
+from patch_compile.sources.pruning import Pruning
+from patch_compile.sources.rounding import Rounding
 
 if TYPE_CHECKING:
     from masklearn.learn import Choose

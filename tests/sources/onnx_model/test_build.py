@@ -12,8 +12,8 @@ from patch_compile.cli.build import build as build_command
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.recipe import Recipe
+from patch_compile.sources import rounding as tolerance
 from patch_compile.sources.onnx_model import rounding
-from patch_compile.verify import agreement
 from tests.builds import build, check_out
 from tests.sources.onnx_model import graphs
 
@@ -173,7 +173,7 @@ def test_activations_above_the_range_of_fp16(tmp_path):
 
 def test_a_hybrid_that_computes_something_else_is_not_published(settings, monkeypatch):
     """With a tolerance of zero, rounding alone is a difference."""
-    monkeypatch.setattr(agreement, "_DEVIATIONS", 0.0)
+    monkeypatch.setattr(tolerance, "_DEVIATIONS", 0.0)
     monkeypatch.setattr(rounding, "_error", lambda *_: 0.0)
     with pytest.raises(AccuracyError, match="differs from that of the pruned model by"):
         build(settings)

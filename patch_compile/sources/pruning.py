@@ -1,7 +1,8 @@
-"""Masks that are given, and the weights that belong to them: the model's own, or those they were learned with."""
+"""Masks and the weights that belong to them: as a source learns them, or as they are given."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,24 @@ from pathlib import Path
 from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MASKS
+from patch_compile.progress import Update
 
-__all__ = ["GivenMasks", "given_masks"]
+__all__ = ["GivenMasks", "Pruning", "given_masks"]
+
+
+class Pruning(ABC):
+    """Masks and the weights that belong to them, not written yet."""
+
+    masks: MaskSet
+
+    @property
+    @abstractmethod
+    def has_new_weights(self) -> bool:
+        """True when the weights that stay are not those of the source."""
+
+    @abstractmethod
+    def write(self, path: Path, update: Update) -> None:
+        """Write the pruned model, in the form of the source."""
 
 
 @dataclass(frozen=True)
