@@ -26,9 +26,9 @@ def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> dict[
 
     if process_count() > 1:
         raise PatchCompileError(
-            "a build runs in one process",
-            "only learning is shared out",
-            f"launch `patch-compile learn`, then `patch-compile build --mask OUT/{MASKS}`",
+            "A build runs in one process",
+            "Only learning is shared out.",
+            f"Launch `patch-compile learn`, then `patch-compile build --mask OUT/{MASKS}`.",
         )
     progress = Progress()
     job = prepare(recipe, progress, force=force, resume=resume)

@@ -57,5 +57,5 @@ def _check_dump(folder: Path | None) -> None:
     """An earlier dump is not mixed with this one: its passes may be others."""
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PatchCompileError(
-            f"{folder} is not empty", "the graph after each pass goes there", "choose another --dump-passes"
+            f"{folder} is not empty", "The graph after each pass goes there.", "Choose another --dump-passes."
         )

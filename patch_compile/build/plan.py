@@ -70,9 +70,9 @@ def _card(target: str | None) -> tuple[PlanCard, str, TargetSource]:
     card = card_of_gpu(gpu)
     if card is None:
         raise PatchCompileError(
-            f"the table of cards has no card for {gpu.name}",
-            "no target was given, so the plan is for the GPU of this machine",
-            "give --target a6000, or another card",
+            f"The table of cards has no card for {gpu.name}",
+            "No target was given, so the plan is for the GPU of this machine.",
+            "Give --target a6000, or another card.",
         )
     return card, gpu.name, TargetSource.LOCAL_GPU
 

@@ -65,7 +65,9 @@ def prepare(
     if command := _ALONE.get(asked):
         source.require(command)
     if Stage.MASKS not in asked and recipe.mask is None:
-        raise PatchCompileError("no mask given", "compile learns nothing", "give --mask FILE, or use build")
+        raise PatchCompileError(
+            "No mask is given", "`compile` learns nothing.", "Give --mask FILE, or use `build`."
+        )
     source.check(asked)
     _check_patterns(source, asked)
     for line in source.notes:

@@ -148,7 +148,7 @@ class Source(ABC):
             raise PatchCompileError(
                 f"{command} takes a model directory, not {self.model}",
                 why,
-                "patch-compile build takes ONNX files, and --backend onnx stops it there",
+                "`patch-compile build` takes ONNX files, and --backend onnx stops it there.",
             )
 
     @abstractmethod
@@ -270,4 +270,6 @@ class Source(ABC):
         raise NotImplementedError(f"{self.words} is compared by next tokens")
 
     def _lack(self, ability: Ability) -> PatchCompileError:
-        return PatchCompileError(f"{self.model} can't be asked for {ability}", self.lacks(ability))
+        return PatchCompileError(
+            f"{self.model} can't be asked for {ability}", self.lacks(ability), "Leave that out."
+        )

@@ -39,6 +39,6 @@ def check_unchanged(source: Source, out: OutFolder, otherwise: str = "") -> None
     if source.fingerprint != out.manifest.model.sha256:
         raise PatchCompileError(
             f"{source.model} is not the model that {out.path} was built from",
-            "its weights or its configuration have another sha256",
-            f"put the model back as it was, or build again{otherwise}",
+            "Its weights or its configuration have another sha256.",
+            f"Put the model back as it was, or build again{otherwise}.",
         )

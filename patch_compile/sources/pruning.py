@@ -59,14 +59,14 @@ def given_masks(
     if not weights.exists():
         raise PatchCompileError(
             f"{file} was learned together with new weights",
-            f"they belong into {weights}, and nothing is there",
-            f"keep {MASKS} beside the folder it was written with, or learn again with --repair none "
-            "--method wanda and without --permute, which keeps the weights",
+            f"They belong into {weights}, where nothing is.",
+            f"Keep {MASKS} beside the folder it was written with, or learn again with --repair none "
+            "--method wanda and without --permute, which keeps the weights.",
         )
     if fingerprint_of(weights) != digest:
         raise PatchCompileError(
             f"{weights} does not hold the weights that {file.name} was learned with",
-            "its sha256 is another one",
-            "use the two as they were written",
+            "Its sha256 is another one.",
+            "Use the two as they were written.",
         )
     return GivenMasks(masks, weights)

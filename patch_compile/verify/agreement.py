@@ -62,9 +62,9 @@ def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) ->
 def compiled_wrongly(error: float, tolerance: float, why: str) -> AccuracyError:
     """What to raise when hybrid and checkpoint differ by more than rounding explains."""
     return AccuracyError(
-        f"the hybrid ONNX differs from the pruned checkpoint by {error:.2e} of the largest logit",
-        f"rounding explains {tolerance:.2e}: {why}",
-        "this is a fault of the compiler: please report it with the model's config.json and the recipe",
+        f"The hybrid ONNX differs from the pruned checkpoint by {error:.2e} of the largest logit",
+        f"Rounding explains {tolerance:.2e}: {why}.",
+        "This is a fault of the compiler: please report it with the model's config.json and the recipe.",
     )
 
 

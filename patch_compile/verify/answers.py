@@ -227,9 +227,9 @@ def _record_of(windows: NDArray[np.int64], text: dict[str, Any]) -> dict[str, An
 def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:
     if windows.shape[1] < longest:
         raise PatchCompileError(
-            f"a window of {windows.shape[1]} tokens is too short for a prefill of {longest - 1} and a step behind it",
-            "inputs are taken from the evaluation text",
-            f"give --eval-length {longest} or more, or shorter --lengths",
+            f"A window of {windows.shape[1]} tokens is too short for a prefill of {longest - 1} and a step behind it",
+            "Inputs are taken from the evaluation text.",
+            f"Give --eval-length {longest} or more, or shorter --lengths.",
         )
 
 
@@ -244,5 +244,5 @@ def _refuse_what_it_lacks(request: VerifyRequest, source: Source) -> None:
     for flag, given in asked.items():
         if given:
             raise PatchCompileError(
-                f"{flag} does not go with {source.words}", source.lacks(Ability.NEXT_TOKENS), f"drop {flag}"
+                f"{flag} does not go with {source.words}", source.lacks(Ability.NEXT_TOKENS), f"Drop {flag}."
             )

@@ -14,5 +14,5 @@ def check_continues_text(out: OutFolder) -> None:
     """Raise PatchCompileError for the build of a model that predicts no next tokens, or comes without a tokenizer."""
     if why := source_of(out).lacks(Ability.NEXT_TOKENS):
         raise PatchCompileError(
-            f"{out.path} can't be asked to continue text", why, "leave out --tasks and --prompt"
+            f"{out.path} can't be asked to continue text", why, "Leave out --tasks and --prompt."
         )

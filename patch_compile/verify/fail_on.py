@@ -104,6 +104,6 @@ def check_figures(limits: tuple[Limit, ...], *, decoder: bool) -> None:
         if limit.figure.decoders != decoder:
             raise PatchCompileError(
                 f"--fail-on {limit} can't be checked",
-                f"this model has no {limit.figure.words}",
-                "decoders have ppl, kl, top1 and logits; encoders and ONNX models have output",
+                f"This model has no {limit.figure.words}.",
+                "Decoders have ppl, kl, top1 and logits; encoders and ONNX models have output.",
             )

@@ -36,13 +36,13 @@ def generated_diff(
     check_continues_text(out)
     if not prompts:
         raise PatchCompileError(
-            "there is nothing to continue", "no prompt is given", "give one: --prompt TEXT"
+            "There is nothing to continue", "No prompt is given.", "Give one with --prompt TEXT."
         )
     if not (out.path / ONNX).is_file():
         raise PatchCompileError(
             f"{out.path} holds no {ONNX}",
-            "`learn` writes masks and the pruned checkpoint alone",
-            f"build with it: patch-compile build {Recipe.of_build(out.path).model} --mask {out.path / MASKS}",
+            "`learn` writes masks and the pruned checkpoint alone.",
+            f"Build with it: `patch-compile build {Recipe.of_build(out.path).model} --mask {out.path / MASKS}`.",
         )
     pruned = _continue("hybrid", out.path / ONNX, out.path / MODEL, prompts, new_tokens, progress)
     progress("dense: export", 0, len(prompts))

@@ -19,7 +19,7 @@ def check_memory(weights: int) -> None:
     needed, free = _BYTES * weights + _REST, psutil.virtual_memory().available
     if needed > free:
         raise PatchCompileError(
-            "the model does not fit into memory to be run as a whole",
-            f"that takes some {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free",
-            "verify without it, block by block: --only pruned,where; or on a machine with more memory",
+            "The model does not fit into memory to be run as a whole",
+            f"That takes some {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free.",
+            "Verify without it, block by block, with --only pruned,where; or on a machine with more memory.",
         )

@@ -62,11 +62,11 @@ def _fault(source: Source, worst: Difference | None, tolerance: float, why: str)
     if not np.isfinite(worst.largest):
         return AccuracyError(
             f"{worst.output!r} of the hybrid is not finite where that of the pruned model is",
-            f"an input or output of a linear exceeds what {source.recipe.dtype} holds",
-            "choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude",
+            f"An input or output of a linear exceeds what {source.recipe.dtype} holds.",
+            "Choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude.",
         )
     return AccuracyError(
         f"{worst.output!r} of the hybrid differs from that of the pruned model by {worst.largest:.2e} of its largest value",
-        f"rounding explains {tolerance:.2e}: {why}",
-        f"this is a fault of the compiler: please report it with {source.told_by} and the recipe",
+        f"Rounding explains {tolerance:.2e}: {why}.",
+        f"This is a fault of the compiler: please report it with {source.told_by} and the recipe.",
     )

@@ -32,7 +32,7 @@ def compare_logits(dense: list[Path], hybrid: list[Path], windows: NDArray[np.in
 def _check_finite(kind: str, logits: Logits) -> None:
     if not np.isfinite(logits).all():
         raise PatchCompileError(
-            f"the {kind} model's logits are not finite",
-            "an activation overflowed fp16",
-            "build with --dtype bfloat16",
+            f"The {kind} model's logits are not finite",
+            "An activation overflowed fp16.",
+            "Build with --dtype bfloat16.",
         )

@@ -59,8 +59,8 @@ def _check_whole(out: OutFolder) -> None:
         if not (out.path / name).exists():
             raise PatchCompileError(
                 f"{out.path} is no whole build",
-                f"it holds no {name}",
-                f"build it: patch-compile build MODEL_DIR --mask {out.path / MASKS}",
+                f"It holds no {name}.",
+                f"Build it: `patch-compile build MODEL_DIR --mask {out.path / MASKS}`.",
             )
 
 

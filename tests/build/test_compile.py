@@ -150,7 +150,7 @@ class TestBadInput:
         self.assert_nothing_written(tmp_path)
 
     def test_no_masks(self, recipe, tmp_path):
-        with pytest.raises(PatchCompileError, match="no mask given"):
+        with pytest.raises(PatchCompileError, match="No mask is given"):
             compile_model(recipe(mask=None, ratio=0.4))
         self.assert_nothing_written(tmp_path)
 

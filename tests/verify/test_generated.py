@@ -43,7 +43,7 @@ def test_each_prompt_is_continued_by_both(settings: dict[str, Any], dtype: str) 
         diff(out, "the cat", "the cat " * 30)
     with pytest.raises(PatchCompileError, match="The prompt is empty"):
         diff(out, "the cat", "")
-    with pytest.raises(PatchCompileError, match="no prompt is given"):
+    with pytest.raises(PatchCompileError, match="No prompt is given"):
         diff(out)
 
 
@@ -77,5 +77,5 @@ def test_what_continues_no_text_is_refused(make_model: ModelMaker, tmp_path: Pat
     with pytest.raises(PatchCompileError, match="an ONNX file, which comes without a tokenizer"):
         diff(graph, "the cat")
     learned = recipe_alone(tmp_path / "learned", make_model())
-    with pytest.raises(PatchCompileError, match=r"holds no onnx/model.onnx.* patch-compile build .* --mask"):
+    with pytest.raises(PatchCompileError, match=r"holds no onnx/model.onnx.*`patch-compile build .* --mask"):
         diff(learned, "the cat")

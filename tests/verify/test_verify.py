@@ -227,6 +227,8 @@ def test_builds_from_onnx_files_are_proven_again(tmp_path):
     found = verify(tmp_path / "out", asked(fail_on=("output:1",)))
     assert found["passed"] and found["compiled"]["against"] == "pruned ONNX"
     assert found["pruned"]["outputs"] and found["where"] is None
+    built = verify(tmp_path / "out", asked(only="built"))
+    assert built["compiled"] is None and "hybrid on ONNX Runtime" not in built["seconds"]
 
 
 def test_bf16_builds_are_compared_as_they_round(settings):

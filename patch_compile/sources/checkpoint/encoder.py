@@ -34,7 +34,7 @@ class EncoderSource(CheckpointSource):
     kind = Kind.ENCODER
     words = "an encoder"
     lacking: ClassVar[Mapping[Ability, str]] = {
-        Ability.NEXT_TOKENS: "{model} is an encoder: it reads text and predicts none"
+        Ability.NEXT_TOKENS: "{model} is an encoder: it reads text and predicts none."
     }
 
     @property
@@ -50,8 +50,8 @@ class EncoderSource(CheckpointSource):
         if Stage.PROOF in stages and self.recipe.eval_text is None and self.recipe.calib is None:
             raise PatchCompileError(
                 f"{self.model} is compared on text, and none is given",
-                "it is an encoder, which writes no text of its own",
-                "give text with --eval, or with --calib",
+                "It is an encoder, which writes no text of its own.",
+                "Give text with --eval, or with --calib.",
             )
 
     @override

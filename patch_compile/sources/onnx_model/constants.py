@@ -61,9 +61,9 @@ def stored_constant(value: ir.Value | None, node: ir.Node) -> StoredConstant | s
 def quantized(node: ir.Node, why: str) -> PatchCompileError:
     """The refusal of a model with integer weights."""
     return PatchCompileError(
-        f"the model is quantized: {node.op_type} {node_name(node)!r}",
-        f"{why}, and PatchLinear holds fp16 or bf16",
-        "give the model as it was before it was quantized",
+        f"The model is quantized: {node.op_type} {node_name(node)!r}",
+        f"{why}, and PatchLinear holds fp16 or bf16.",
+        "Give the model as it was before it was quantized.",
     )
 
 

@@ -115,9 +115,9 @@ def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]
     covered = {name: linear.shape for name, linear in found.linears.items() if name not in skipped}
     if not covered:
         raise PatchCompileError(
-            "no linear is covered",
-            f"the model has {', '.join(kinds_of(found.linears))}",
-            "give other --include and --exclude patterns",
+            "No linear is covered",
+            f"The model has {', '.join(kinds_of(found.linears))}.",
+            "Give other --include and --exclude patterns.",
         )
     return Coverage(covered, skipped)
 

@@ -57,7 +57,7 @@ def find_onnx_linears(path: Path, model: ir.Model) -> FoundLinears:
     found, reserved = FoundLinears(), reserved_names(model.graph)
     for node, owner in _nodes(model.graph):
         if node.op_type in _INTEGER_PRODUCTS:
-            raise quantized(node, "it multiplies integers")
+            raise quantized(node, "It multiplies integers")
         if node.domain == "com.microsoft" and node.op_type in _FUSED:
             found.add(node, "an optimizer fused it: give the model before ONNX Runtime's optimizer")
         elif node.domain in _STANDARD and node.op_type in _RECURRENT:
@@ -67,8 +67,8 @@ def find_onnx_linears(path: Path, model: ir.Model) -> FoundLinears:
     if not found.linears:
         raise PatchCompileError(
             f"{path} has no linear to prune",
-            _counted(found.skipped.values()) or "it holds no MatMul, Gemm or Conv",
-            "a linear is a MatMul, Gemm or 1×1 Conv with a constant weight, K a multiple of 4",
+            _counted(found.skipped.values()) or "It holds no MatMul, Gemm or Conv.",
+            "A linear is a MatMul, Gemm or 1×1 Conv with a constant weight, K a multiple of 4.",
         )
     return found
 
@@ -109,7 +109,7 @@ def _why_dense(node: ir.Node, owner: str, product: _Product) -> str:
     stored = weight.initializer.dtype
     assert stored is not None and read is not None
     if stored.is_integer():
-        raise quantized(node, f"its weight is {stored.name.lower()}")
+        raise quantized(node, f"Its weight is {stored.name.lower()}")
     if read.dtype is None or read.dtype.name not in _FLOATS:
         return f"it computes in {read.dtype.name.lower() if read.dtype is not None else 'an unknown type'}"
     if owner:
@@ -208,7 +208,8 @@ def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
 
 
 def _counted(reasons: Iterable[str]) -> str:
-    return "; ".join(f"{count} × {reason}" for reason, count in Counter(reasons).items())
+    counted = "; ".join(f"{count} × {reason}" for reason, count in Counter(reasons).items())
+    return counted and f"{counted}."
 
 
 _MATCHERS: dict[str, Callable[[ir.Node], _Product | str]] = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv}

@@ -47,8 +47,8 @@ def check_opsets(path: Path, proto: onnx.ModelProto) -> None:
         if domain == DOMAIN:
             raise PatchCompileError(
                 f"{path} is compiled already",
-                f"it holds {node.op_type} nodes of the domain {DOMAIN!r}",
-                "give the model that it was made from",
+                f"It holds {node.op_type} nodes of the domain {DOMAIN!r}.",
+                "Give the model that it was made from.",
             )
         if domain not in known or domain not in imports:
             raise _unknown(path, node, domain, domain in known)
@@ -59,8 +59,8 @@ def _too_new(path: Path, what: str, newest: int) -> PatchCompileError:
 
     return PatchCompileError(
         f"{path} has {what}",
-        f"onnx {onnx.__version__} knows versions up to {newest}",
-        "export the model at an older one, or install a newer onnx and onnxruntime",
+        f"The package onnx {onnx.__version__} knows versions up to {newest}.",
+        "Export the model at an older one, or install a newer onnx and onnxruntime.",
     )
 
 
@@ -69,13 +69,13 @@ def _unknown(path: Path, node: onnx.NodeProto, domain: str, known: bool) -> Patc
     if known:
         return PatchCompileError(
             f"{path} does not say which opset it uses of the domain {domain!r}",
-            why,
-            "export the model again: opset_import names every domain",
+            f"{why}.",
+            "Export the model again: opset_import names every domain.",
         )
     return PatchCompileError(
         f"{path} uses operators that nothing here can run",
-        f"{why}, which is neither ONNX's nor ONNX Runtime's, and no function of the model defines it",
-        "export the model with standard operators, or with its functions",
+        f"{why}, which is neither ONNX's nor ONNX Runtime's, and no function of the model defines it.",
+        "Export the model with standard operators, or with its functions.",
     )
 
 

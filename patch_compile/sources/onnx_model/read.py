@@ -63,7 +63,7 @@ def _deserialized(path: Path, proto: onnx.ModelProto) -> ir.Model:
         raise PatchCompileError(
             f"{path} can't be taken apart",
             str(cause).partition(". ")[0],
-            "TensorRT takes graphs of tensors alone: export the model without maps, and without post-processing",
+            "TensorRT takes graphs of tensors alone: export the model without maps, and without post-processing.",
         ) from error
 
 
@@ -82,7 +82,7 @@ def _upgraded(path: Path, model: ir.Model) -> ir.Model:
         raise PatchCompileError(
             f"{path} has opset {before} and can't be upgraded to {OLDEST_OPSET}",
             why,
-            f"export the model again, at opset {OLDEST_OPSET} or later",
+            f"Export the model again, at opset {OLDEST_OPSET} or later.",
         )
     return model
 

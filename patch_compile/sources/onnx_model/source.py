@@ -39,7 +39,7 @@ __all__ = ["OnnxSource"]
 
 _RUNS = 8  # of the inputs, at most, that models are compared on
 _MOMENT_BYTES = 4
-_NO_TOKENS = "an ONNX file does not tell prompts from decode steps, and speed is predicted for these"
+_NO_TOKENS = "An ONNX file does not tell prompts from decode steps, and speed is predicted for these."
 
 
 class OnnxSource(Source):
@@ -52,11 +52,11 @@ class OnnxSource(Source):
     pruned_words = "pruned ONNX"
     told_by = "the ONNX file"
     lacking: ClassVar[Mapping[Ability, str]] = {
-        Ability.LEARN: "an ONNX file is pruned by what reaches its linears, as part of its build",
-        Ability.COMPILE: "an ONNX file is pruned and compiled by its build",
+        Ability.LEARN: "An ONNX file is pruned by what reaches its linears, as part of its build.",
+        Ability.COMPILE: "An ONNX file is pruned and compiled by its build.",
         Ability.PLAN: _NO_TOKENS,
-        Ability.BLOCKS: "an ONNX file does not name the blocks of its model",
-        Ability.NEXT_TOKENS: "{model} is an ONNX file, which comes without a tokenizer",
+        Ability.BLOCKS: "An ONNX file does not name the blocks of its model.",
+        Ability.NEXT_TOKENS: "{model} is an ONNX file, which comes without a tokenizer.",
     }
 
     def __init__(self, recipe: Recipe) -> None:

@@ -18,9 +18,9 @@ __all__ = ["BUILTIN", "load_tasks"]
 BUILTIN = "builtin"
 _FOLDER = Path(__file__).parent / "builtin"
 _SUPPLY = (
-    "give a folder with --task-folder that holds the data and a task of yours, TASK.yaml, with `dataset_path: json` "
+    "Give a folder with --task-folder that holds the data and a task of yours, TASK.yaml, with `dataset_path: json` "
     "and `dataset_kwargs: {data_files: {test: FILE.jsonl}}`; or put the dataset into the cache of `datasets` first. "
-    "--tasks builtin needs no data"
+    "--tasks builtin needs no data."
 )
 
 
@@ -35,7 +35,7 @@ def load_tasks(names: Sequence[str], include: Path | None) -> dict[str, Any]:
     """
     if include is not None and not include.is_dir():
         raise PatchCompileError(
-            f"there is no folder {include}", fix="give --task-folder a folder of task files"
+            f"There is no folder {include}", fix="Give --task-folder a folder of task files."
         )
     manager = _manager(names, include)
     found = [task for name in names for task in _matches(manager, name)]
@@ -68,9 +68,9 @@ def _matches(manager: TaskManager, name: str) -> list[str]:
         return matches
     close = difflib.get_close_matches(name, manager.all_tasks, 3)
     raise PatchCompileError(
-        f"there is no task {name!r}",
-        f"close to it are {', '.join(close)}" if close else "no task of the harness has a name like it",
-        f"give {BUILTIN}, a task of lm-evaluation-harness, or one of your own with --task-folder",
+        f"There is no task {name!r}",
+        f"Close to it are {', '.join(close)}." if close else "No task of the harness has a name like it.",
+        f"Give {BUILTIN}, a task of lm-evaluation-harness, or one of your own with --task-folder.",
     )
 
 
@@ -82,11 +82,11 @@ def _load(manager: TaskManager, name: str, include: Path | None) -> dict[str, An
             loaded: dict[str, Any] = manager.load([name])
     except (OSError, DatasetsError) as error:
         raise PatchCompileError(
-            f"the data of task {name!r} is not on this machine{_needs(manager, name)}", _told(error), _SUPPLY
+            f"The data of task {name!r} is not on this machine{_needs(manager, name)}", _told(error), _SUPPLY
         ) from error
     except Exception as error:  # a task is YAML and code of others, which fails as it likes
         raise PatchCompileError(
-            f"task {name!r} can't be loaded", _told(error), f"mend {_source(manager, name)}"
+            f"Task {name!r} can't be loaded", _told(error), f"Mend {_source(manager, name)}."
         ) from error
     return loaded
 
@@ -110,11 +110,11 @@ def _check_can_run(name: str, task: Any) -> None:
     """Of what the harness refuses, in words of ours, and before a model is loaded."""
     if getattr(task, "UNSAFE_CODE", False):
         raise PatchCompileError(
-            f"task {name!r} runs code that the model writes",
-            "that is not done on this machine",
-            "run it with lm-evaluation-harness itself, on OUT/model, where its code may do no harm",
+            f"Task {name!r} runs code that the model writes",
+            "That is not done on this machine.",
+            "Run it with lm-evaluation-harness itself, on OUT/model, where its code may do no harm.",
         )
     if getattr(task, "MULTIMODAL", False):
         raise PatchCompileError(
-            f"task {name!r} asks about images or sound", "the models here read text alone"
+            f"Task {name!r} asks about images or sound", "The models here read text alone."
         )

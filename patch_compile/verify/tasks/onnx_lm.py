@@ -65,9 +65,9 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
         found: int | None = next((token for token in ids if token is not None), None)
         if found is None:
             raise PatchCompileError(
-                "the tokenizer has no token that begins or ends a text",
-                "tasks need one to stand before a text that nothing else stands before",
-                "name one in tokenizer_config.json: bos_token or eos_token",
+                "The tokenizer has no token that begins or ends a text",
+                "Tasks need one to stand before a text that nothing else stands before.",
+                "Name one in tokenizer_config.json: bos_token or eos_token.",
             )
         return found
 
@@ -107,8 +107,8 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
         """Too long a context loses its beginning; the last token is scored, and not read."""
         if len(scored) > self.max_length:
             raise PatchCompileError(
-                f"a text to be scored has {len(scored)} tokens",
-                f"the model reaches {self.max_length} tokens far",
+                f"A text to be scored has {len(scored)} tokens",
+                f"The model reaches {self.max_length} tokens far.",
             )
         return _Text((context + scored)[-(self.max_length + 1) : -1], scored)
 
@@ -144,7 +144,7 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
         new = how["max_gen_toks"]
         if new >= self.max_length:
             raise PatchCompileError(
-                f"a task asks for {new} new tokens", f"the model reaches {self.max_length} tokens far"
+                f"A task asks for {new} new tokens", f"The model reaches {self.max_length} tokens far."
             )
         ends = None if self.eot_token_id is None else self.tokenizer.decode(self.eot_token_id)
         stop = [text for text in handle_stop_sequences(how["until"], ends) if text]
@@ -158,9 +158,9 @@ def _scored(logits: Logits, text: _Text) -> Score:
     rows = logits[len(text.tokens) - len(text.scored) : len(text.tokens)].astype(np.float64)
     if not np.isfinite(rows).all():
         raise PatchCompileError(
-            "the model's logits are not finite",
-            "an activation overflowed fp16",
-            "build with --dtype bfloat16",
+            "The model's logits are not finite",
+            "An activation overflowed fp16.",
+            "Build with --dtype bfloat16.",
         )
     targets = torch.tensor(text.scored)
     nll = token_nll(torch.from_numpy(rows).log_softmax(-1), targets)
@@ -175,9 +175,9 @@ def _sampling(how: Mapping[str, Any], penalty: float, seed: int) -> Sampling:
     other = {name: value for name, value in how.items() if name not in _SAMPLING}
     if other:
         raise PatchCompileError(
-            f"a task generates with {', '.join(f'{name}={value}' for name, value in other.items())}",
-            "on ONNX Runtime a continuation takes the most likely tokens, or draws by temperature, top_k and top_p",
-            "run it with --task-backend hf",
+            f"A task generates with {', '.join(f'{name}={value}' for name, value in other.items())}",
+            "On ONNX Runtime a continuation takes the most likely tokens, or draws by temperature, top_k and top_p.",
+            "Run it with --task-backend hf.",
         )
     if not how["do_sample"]:
         return Sampling(repetition_penalty=penalty)

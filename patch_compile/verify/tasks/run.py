@@ -69,9 +69,9 @@ def run_tasks(
 def _check_harness() -> None:
     if find_spec("lm_eval") is None:
         raise PatchCompileError(
-            "tasks are run by lm-evaluation-harness, which is not installed",
-            "the Python package lm_eval is missing",
-            "pip install 'patch-compile[tasks]'",
+            "Tasks are run by lm-evaluation-harness, which is not installed",
+            "The Python package lm_eval is missing.",
+            "Install it: `pip install 'patch-compile[tasks]'`.",
         )
 
 

@@ -251,7 +251,7 @@ def test_a_recurrent_operator_stays_dense(tmp_path):
 class TestQuantized:
     def refused(self, path, nodes, initializers, says, **options):
         path = graphs.save(path, nodes, initializers, **options)
-        with pytest.raises(PatchCompileError, match="the model is quantized: ") as error:
+        with pytest.raises(PatchCompileError, match="The model is quantized: ") as error:
             find(path)
         assert says in str(error.value)
         assert "before it was quantized" in error.value.fix
@@ -285,7 +285,7 @@ class TestQuantized:
             helper.make_node("MatMul", ["x", "wide"], ["y"], "fc"),
         ]
         int8 = helper.make_tensor("w", TensorProto.INT8, [K, N], [1] * (K * N))
-        self.refused(tmp_path / "m.onnx", nodes, [int8], "its weight is int8")
+        self.refused(tmp_path / "m.onnx", nodes, [int8], "Its weight is int8")
 
     def test_products_of_integers(self, tmp_path):
         int8 = helper.make_tensor("w", TensorProto.INT8, [K, N], [1] * (K * N))
@@ -294,14 +294,14 @@ class TestQuantized:
             helper.make_node("MatMulInteger", ["q", "w", "z"], ["i"], "product"),
             helper.make_node("Cast", ["i"], ["y"], to=1),
         ]
-        self.refused(tmp_path / "m.onnx", nodes, [int8], "MatMulInteger 'product'. it multiplies integers")
+        self.refused(tmp_path / "m.onnx", nodes, [int8], "MatMulInteger 'product'. It multiplies integers")
 
 
 def test_no_linear_at_all(tmp_path):
     path = graphs.save(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"], "relu")])
     with pytest.raises(PatchCompileError, match="has no linear to prune") as error:
         find(path)
-    assert error.value.why == "it holds no MatMul, Gemm or Conv"
+    assert error.value.why == "It holds no MatMul, Gemm or Conv."
 
 
 def test_no_linear_says_what_was_found_instead(tmp_path):
@@ -311,7 +311,7 @@ def test_no_linear_says_what_was_found_instead(tmp_path):
     ]
     with pytest.raises(PatchCompileError, match="has no linear to prune") as error:
         find(graphs.save(tmp_path / "m.onnx", nodes, x=(64, 64)))
-    assert error.value.why == "2 × its weight is the input 'x' of the graph"
+    assert error.value.why == "2 × its weight is the input 'x' of the graph."
 
 
 def test_double_precision_stays_dense(tmp_path):

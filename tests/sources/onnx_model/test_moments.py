@@ -100,7 +100,7 @@ def test_inputs_that_are_not_finite_name_the_linear(tmp_path):
     ]
     path = graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor(name, 64, 64) for name in "ab"])
     feeds = Feeds(({"x": np.zeros((2, 64), np.float32)},), "zeros")
-    with pytest.raises(PatchCompileError, match="the inputs of second are not finite"):
+    with pytest.raises(PatchCompileError, match="The inputs of second are not finite"):
         gather(path, tmp_path, feeds)
 
 

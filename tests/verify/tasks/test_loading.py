@@ -66,7 +66,7 @@ def test_data_that_is_not_here_is_refused_without_asking_the_network(
     with pytest.raises(PatchCompileError) as caught:
         load(["far"], own)
     assert caught.value.what == (
-        "the data of task 'far' is not on this machine: it needs the dataset nobody-has/this-dataset, en"
+        "The data of task 'far' is not on this machine: it needs the dataset nobody-has/this-dataset, en"
     )
     assert "--task-folder" in caught.value.fix and "--tasks builtin" in caught.value.fix
     assert asked == []
@@ -88,14 +88,14 @@ def test_code_of_a_task_does_not_reach_the_network_either(own: Path) -> None:
 def test_a_file_that_is_missing_is_named(own: Path) -> None:
     write_task(own, "gone", dataset_kwargs={"data_files": {"test": "gone.jsonl"}}, **ASKED)
     with pytest.raises(
-        PatchCompileError, match=r"the data of task 'gone' is not on this machine.*gone\.jsonl"
+        PatchCompileError, match=r"The data of task 'gone' is not on this machine.*gone\.jsonl"
     ):
         load(["gone"], own)
 
 
 def test_a_task_that_is_wrong_says_where(own: Path) -> None:
     write_task(own, "wrong", **ASKED | {"doc_to_text": "{{text"})
-    with pytest.raises(PatchCompileError, match=r"task 'wrong' can't be loaded.*mend .*wrong\.yaml"):
+    with pytest.raises(PatchCompileError, match=r"Task 'wrong' can't be loaded.*Mend .*wrong\.yaml"):
         load(["wrong"], own)
 
 
@@ -106,7 +106,7 @@ def test_code_that_a_model_writes_is_not_run(own: Path) -> None:
 
 
 def test_a_name_that_there_is_not(tmp_path: Path) -> None:
-    with pytest.raises(PatchCompileError, match=r"no task 'hellaswagg'.*close to it are hellaswag"):
+    with pytest.raises(PatchCompileError, match=r"no task 'hellaswagg'.*Close to it are hellaswag"):
         load(["hellaswagg"])
-    with pytest.raises(PatchCompileError, match="there is no folder"):
+    with pytest.raises(PatchCompileError, match="There is no folder"):
         load(["builtin"], tmp_path / "none")

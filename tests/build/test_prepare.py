@@ -1,0 +1,77 @@
+"""One `prepare` for `build`, `learn` and `compile`: it checks what the stages that are asked for need, and no more."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.maskset import MaskSet
+from patch_compile.build.prepare import Job, prepare
+from patch_compile.errors import PatchCompileError
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.sources.kinds import Stage
+from tests.conftest import ModelMaker
+from tests.mosaics import random_mask
+
+
+def prepared(settings: dict[str, Any], *stages: Stage) -> Job:
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    return prepare(Recipe.parse(chosen), Progress(), stages=stages or tuple(Stage), force=False, resume=False)
+
+
+@pytest.fixture
+def mask(settings: dict[str, Any], tmp_path: Path) -> Path:
+    linears = covered_linears(settings["model"]).linears
+    masks = {name: random_mask(shape, (64, 64), 0.6, 0)[0] for name, shape in linears.items()}
+    file = tmp_path / "given" / "masks.safetensors"
+    file.parent.mkdir()
+    MaskSet(masks, method="random", seed=0, base_model="", base_sha256="", ratio_asked=0.3).save(file)
+    return file
+
+
+def test_an_architecture_that_is_not_exported_can_still_be_learned(
+    settings: dict[str, Any], make_model: ModelMaker
+) -> None:
+    experts = settings | {"model": make_model("mixtral")}
+    assert prepared(experts, Stage.MASKS).stages == {Stage.MASKS}
+    with pytest.raises(PatchCompileError, match=r"'mixtral' of .* is not covered"):
+        prepared(experts)
+
+
+def test_an_engine_is_no_stage_of_a_build_that_stops_at_onnx(settings: dict[str, Any]) -> None:
+    job = prepared(settings)
+    assert job.stages == {Stage.MASKS, Stage.ONNX, Stage.PROOF}
+    assert (job.backend, job.targets, job.plugin) == ("onnx", (), None)
+
+
+def test_an_encoder_needs_text_for_its_proof_alone(settings: dict[str, Any], make_model: ModelMaker) -> None:
+    silent = settings | {"model": make_model("bert"), "method": "magnitude", "calib": None, "eval_text": None}
+    assert prepared(silent, Stage.MASKS).source.words == "an encoder"
+    with pytest.raises(PatchCompileError, match="is compared on text, and none is given"):
+        prepared(silent)
+
+
+def test_patterns_that_fit_nothing_are_refused_before_any_work(settings: dict[str, Any]) -> None:
+    for change in ({"ratio": "nothing=0.3"}, {"lowering": "nothing=dense"}):
+        with pytest.raises(PatchCompileError, match="'nothing'"):
+            prepared(settings | change)
+    assert prepared(settings | {"lowering": "nothing=dense"}, Stage.MASKS)  # nothing is lowered
+
+
+def test_masks_are_needed_where_none_are_learned(settings: dict[str, Any], mask: Path) -> None:
+    given = settings | {"ratio": None, "mask": mask}
+    assert prepared(given, Stage.ONNX).source.given.weights == settings["model"]
+    with pytest.raises(PatchCompileError, match="No mask is given"):
+        prepared(settings, Stage.ONNX)
+
+
+def test_each_stage_asks_for_its_own_space(settings: dict[str, Any], mask: Path) -> None:
+    learning = prepared(settings).source
+    given = prepared(settings | {"ratio": None, "mask": mask}).source
+    for source in (learning, given):
+        alone = {stage: source.space({stage}) for stage in Stage}
+        assert all(alone.values())
+        assert source.space(set(Stage)) == pytest.approx(sum(alone.values()), abs=len(Stage))
+    assert given.space({Stage.MASKS}) < learning.space({Stage.MASKS})

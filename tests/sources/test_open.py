@@ -1,0 +1,75 @@
+"""Which kind of source a path is, and what each kind says that it can't do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.progress import Progress
+from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Source
+from patch_compile.sources.kinds import Ability, Kind
+from patch_compile.sources.open import open_source
+from tests.conftest import ModelMaker
+
+LACKS = {
+    Kind.DECODER: set[Ability](),
+    Kind.ENCODER: {Ability.NEXT_TOKENS},
+    Kind.ONNX: set(Ability),
+}
+
+
+@pytest.fixture
+def source_of(make_model: ModelMaker, tmp_path: Path) -> Callable[[Kind], Source]:
+    """source_of(kind): a model of that kind; the ONNX file is not there, for nothing may read it."""
+
+    def make(kind: Kind) -> Source:
+        named = {Kind.DECODER: "llama", Kind.ENCODER: "bert"}
+        model = make_model(named[kind]) if kind in named else tmp_path / "model.onnx"
+        return open_source(Recipe.parse({"model": model, "ratio": 0.4}))
+
+    return make
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_path_tells_the_kind_and_the_kind_what_it_lacks(
+    source_of: Callable[[Kind], Source], kind: Kind
+) -> None:
+    source = source_of(kind)
+    assert source.kind is kind
+    assert {ability for ability in Ability if source.lacks(ability)} == LACKS[kind]
+
+
+ASKED: dict[str, tuple[Ability, Callable[[Source], Any]]] = {
+    "checkpoint": (Ability.BLOCKS, lambda source: source.checkpoint),
+    "layers": (Ability.BLOCKS, lambda source: source.layers),
+    "evaluation": (Ability.BLOCKS, lambda source: source.evaluation(Progress())),
+    "tokenizer": (Ability.NEXT_TOKENS, lambda source: source.tokenizer),
+    "pruned_logits": (Ability.NEXT_TOKENS, lambda source: source.pruned_logits(source.model)),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_a_kind_lacks_is_refused_with_its_reason(source_of: Callable[[Kind], Source], name: str) -> None:
+    ability, ask = ASKED[name]
+    source = source_of(Kind.ONNX)
+    with pytest.raises(PatchCompileError) as refused:
+        ask(source)
+    assert refused.value.why == source.lacks(ability)
+
+
+def test_an_encoder_has_blocks_and_no_logits(source_of: Callable[[Kind], Source]) -> None:
+    source = source_of(Kind.ENCODER)
+    assert source.layers == 3 and source.checkpoint.path == source.model
+    with pytest.raises(PatchCompileError, match="is an encoder: it reads text and predicts none"):
+        source.pruned_logits(source.model)
+
+
+@pytest.mark.parametrize("command", [Ability.LEARN, Ability.COMPILE, Ability.PLAN])
+def test_commands_that_take_directories_alone(source_of: Callable[[Kind], Source], command: Ability) -> None:
+    source_of(Kind.DECODER).require(command)
+    source_of(Kind.ENCODER).require(command)
+    with pytest.raises(PatchCompileError, match=f"{command} takes a model directory, not .*model.onnx"):
+        source_of(Kind.ONNX).require(command)
