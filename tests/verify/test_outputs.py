@@ -48,7 +48,7 @@ def test_an_encoder_that_was_not_compiled_right_fails(
         return run(source, settings["model"], *rest)
 
     monkeypatch.setattr(EncoderSource, "pruned_outputs", run_dense)
-    with pytest.raises(AccuracyError, match=r"'\w+' of the hybrid differs .* rounding explains"):
+    with pytest.raises(AccuracyError, match=r"'\w+' of the hybrid differs .* Rounding explains"):
         build(settings)
 
 
