@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
-from patch_compile.sources.kinds import Ability, Kind
+from patch_compile.sources.kinds import Ability
 from patch_compile.sources.open import open_source
 from tests.conftest import ModelMaker
 
