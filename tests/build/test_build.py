@@ -347,7 +347,7 @@ def test_what_would_stop_the_build_later_stops_it_before_any_work(settings, monk
 
     monkeypatch.setattr(CheckpointSource, "learn", no_work)
     for change, said in [
-        ({"backend": "tensorrt-rtx", "target": "sm12345"}, "unknown target"),
+        ({"backend": "tensorrt-rtx", "target": "sm12345"}, "There is no target"),
         ({"calib": str(settings["out"])}, "no such file"),
         ({"model": settings["out"]}, "No model directory"),
         ({"exclude": ("*nothing*",)}, "nothing"),
