@@ -1,4 +1,4 @@
-"""The command `build`: a model → OUT, with everything in it."""
+"""The command `build`: turns a model into a complete OUT folder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ __all__ = ["build"]
 
 
 def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> dict[str, Any]:
-    """Run the stages that are not there yet and return the report. After an interruption, finished ones stay for `resume`.
+    """Run the stages that have no valid result yet, and return the report. `resume` continues an interrupted build.
 
-    Raises PatchCompileError for what can't be built, AccuracyError for a hybrid that was not compiled right.
+    Raises PatchCompileError if the model cannot be built, and AccuracyError if the hybrid model computes something else
+    than the pruned model.
     """
     from patch_compile.report.page import renew_page
 

@@ -1,4 +1,4 @@
-"""The command `compile`: checkpoint + MaskSet → hybrid ONNX, without an engine and without a proof."""
+"""The command `compile`: turns a checkpoint and a MaskSet into hybrid ONNX, without an engine and without a proof."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["compile_model"]
 def compile_model(
     recipe: Recipe, *, dump_passes: Path | None = None, force: bool = False, resume: bool = False
 ) -> dict[str, Any]:
-    """Write OUT with the hybrid ONNX of the recipe's masks, and return a summary for the table.
+    """Write OUT with the hybrid ONNX of the recipe's masks, and return the summary that is printed.
 
-    Weights are read and written one linear at a time. dump_passes: a folder for the graph after each pass, see
-    `PassDump`. resume: take up what a run that was killed has left; an ONNX file that was whole is kept. Raises
-    PatchCompileError for a model or masks that can't be compiled, and when OUT or a dump is there.
+    Weights are read and written one linear at a time. dump_passes: a folder that gets the graph after each pass, see
+    `PassDump`. resume: keep a complete ONNX file of a run that was killed. Raises PatchCompileError for a model or masks
+    that cannot be compiled, and if OUT or the dump already exists.
     """
     progress = Progress()
     _check_dump(dump_passes)
@@ -48,13 +48,13 @@ def compile_model(
             write_manifest(workspace, job.recipe.seed, summary, masks)
             workspace.publish()
         except BaseException:
-            workspace.records.clear()  # one stage: there is nothing to go on from
+            workspace.records.clear()  # a failed run of the only stage leaves nothing to resume
             raise
     return summary
 
 
 def _check_dump(folder: Path | None) -> None:
-    """An earlier dump is not mixed with this one: its passes may be others."""
+    """Refuse a folder with files: an earlier dump may be of other passes, and the two would be mixed."""
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PatchCompileError(
             f"{folder} is not empty", "The graph after each pass goes there.", "Choose another --dump-passes."

@@ -1,4 +1,4 @@
-"""The command `import-mask`: masks that others published, as a MaskSet for `build --mask`."""
+"""The command `import-mask`: converts published masks to a MaskSet for `build --mask`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def _known_format(name: str) -> str:
 
 
 class ImportRequest(Settings):
-    """The settings of `import-mask`; tile: None finds the largest that loses no 2:4 area, format: "auto" finds it."""
+    """Settings of `import-mask`.
+
+    tile: None takes the largest tile that loses no 2:4 area; format: "auto" detects it from the content.
+    """
 
     source: Path
     out: Path
@@ -41,9 +44,10 @@ class ImportRequest(Settings):
 
 
 def import_mask(request: ImportRequest, *, force: bool = False) -> dict[str, Any]:
-    """Write the masks of a source for the linears of a model, and return a summary for the table.
+    """Write the masks of a source for the linears of a model, and return the summary that is printed.
 
-    Raises PatchCompileError when `out` exists and not `force`, and as `masklearn.importers.importing.import_masks` does.
+    Raises PatchCompileError if `out` exists and `force` is not set, and the errors of
+    `masklearn.importers.importing.import_masks`.
     """
     from masklearn.importers.importing import import_masks
 
@@ -71,7 +75,7 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> dict[str, Any
 
 
 def _command(request: ImportRequest, format: str) -> str:
-    """How to compile with the masks, and whose weights that takes."""
+    """Returns the command that compiles with the masks, and a remark about the weights that it takes."""
     pruned = IMPORTERS[format].in_weights
     model = request.source if pruned else request.model
     words = ["patch-compile", "build", str(model), "--mask", str(request.out)]

@@ -1,4 +1,4 @@
-"""The command `learn`: a model → masks and the pruned model, in one process or several."""
+"""The command `learn`: learns the masks and the pruned model of a model, in one process or several."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ __all__ = ["learn"]
 def learn(
     recipe: Recipe, baselines: str | None = None, *, force: bool = False, resume: bool = False
 ) -> dict[str, Any] | None:
-    """Learn masks alone: write them and the pruned model to the folder OUT, and return a summary for the table.
+    """Learn masks without compiling: write masks and pruned model to OUT, and return the summary that is printed.
 
-    Of several processes (`accelerate launch`, torchrun) the first writes and returns; the others take part, and
-    return None.
+    If several processes run this (`accelerate launch`, torchrun), the first process writes and returns the summary. The
+    others help it to learn and return None.
 
-    baselines: see `masklearn.baselines.parse_baselines`; None compares with none.
+    baselines: names of simpler ways to prune to compare with, see `masklearn.baselines.parse_baselines`; None for no
+    comparison.
     """
     if not is_main_process():
         _help(recipe)
@@ -57,7 +58,7 @@ def learn(
 def _compared(
     job: Job, workspace: Workspace, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
 ) -> dict[str, Any]:
-    """The masks beside simpler ways to prune, on held-out text."""
+    """Compare the masks with simpler ways to prune, on held-out text."""
     from masklearn.baselines import compare
 
     source = job.source
@@ -79,13 +80,13 @@ def _compared(
 
 
 def _help(recipe: Recipe) -> None:
-    """Learn beside the first process, in its scratch folder, and write nothing else."""
+    """Learn together with the first process, in its scratch folder, and write nothing else."""
     quiet = Progress(Console(quiet=True))
     job = prepare(recipe, quiet, stages=[Stage.MASKS], force=True, resume=True)
     take_part(job.out, lambda: _train(job, quiet))
 
 
 def _train(job: Job, progress: Progress) -> None:
-    if job.recipe.trains:  # nothing else is shared out
+    if job.recipe.trains:  # only training runs in several processes
         folder = learning_folder(Workspace.scratch_of(job.out), keys_of(job)[Stage.MASKS])
         job.source.learn(folder, progress, None)

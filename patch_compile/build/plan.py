@@ -1,4 +1,4 @@
-"""`patch-compile plan`: how a build would compile each linear and how fast it would be, before any work is done."""
+"""The command `plan`: predicts how a build would compile each linear and how fast the model would be."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ Plans = dict[str, LinearPlan]
 
 
 def plan(recipe: Recipe) -> PlanOfModel:
-    """Predict what `build` would do with this recipe, from config, headers and, when given, masks.
+    """Predict the result of `build` with this recipe. Reads the config, the headers and, if given, the masks, but no
+    weights.
 
-    Raises PatchCompileError for a target that is not in the table of cards, as `build` does for the model and masks,
-    and SpeedError for a speed that is out of reach.
+    Raises PatchCompileError for a target that is not in the table of cards and for the models and masks that `build`
+    refuses, and SpeedError for a speed that cannot be reached.
     """
     source = open_source(recipe)
     source.require(Ability.PLAN)
@@ -61,7 +62,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
 
 
 def _card(target: str | None) -> tuple[PlanCard, str, TargetSource]:
-    """The card to predict for, the target that it is for, and where that is from."""
+    """Returns the card to predict for, the target that it belongs to, and the source of that target."""
     if target is not None:
         return card_of(target), target, TargetSource.ASKED
     gpu = local_gpu()
@@ -86,24 +87,24 @@ class _Planner:
 
     @property
     def asked(self) -> Asked:
-        """How much to prune, as it was asked for."""
+        """The requested amount of pruning."""
         r = self.recipe
         mask = str(r.mask) if r.mask is not None else None
         return Asked(ratio=r.ratio, mask=mask, speedup=r.speedup, budget_ms=r.budget_ms)
 
     def with_masks(self, file: Path) -> Plans:
-        """Of real tile maps."""
+        """Plan for the tile maps of a file of masks."""
         masks = MaskSet.load(file)
         masks.check_covers(self.coverage.linears)
         return self._settled(plan_linears(masks, self.recipe.lowering, self.costs))
 
     def with_ratio(self) -> Plans:
-        """Of the ratio that is asked for, or of that which the speed takes."""
+        """Plan for the requested ratio, or for the ratio that reaches the requested speed."""
         r = self.recipe
         if r.goal is not None:
             ratio = ratio_for(r.goal, self._end_to_end)
             return self._at(dict.fromkeys(self.coverage.linears, ratio))
-        assert r.ratio is not None  # as the recipe has checked
+        assert r.ratio is not None  # the recipe has checked it
         budget = Budget.of(r.ratio, r.per_layer)
         decided = budget.by_linear(list(self.coverage.linears))
         return self._at({name: found[1] if found else 0.0 for name, found in decided.items()})

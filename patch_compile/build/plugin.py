@@ -1,4 +1,4 @@
-"""The command `plugin`: the TensorRT plugin that runs PatchLinear, built on this machine."""
+"""The command `plugin`: compiles the TensorRT plugin that runs PatchLinear on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["build_plugin"]
 
 
 def build_plugin(backend: str | None, *, force: bool) -> dict[str, Any]:
-    """Say what building the plugin needs and what of it is here, build it, and return where it is."""
+    """List the tools that the plugin needs and where they are, compile it, and return the summary that is printed."""
     from patch_compile.engine.backend import BackendName, default_backend
     from patch_compile.plugin.build import build_plugin as compile_plugin
     from patch_compile.plugin.toolchain import describe_toolchain

@@ -1,4 +1,4 @@
-"""Everything that can be found out, and refused, before any work is done."""
+"""Checks everything that can be checked before any work is done."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _ALONE = {frozenset({Stage.MASKS}): Ability.LEARN, frozenset({Stage.ONNX}): Abil
 
 @dataclass(frozen=True)
 class Job:
-    """A checked recipe and the stages that are to be run.
+    """A checked recipe and the stages to run.
 
     source: the model, whose recipe has all defaults filled in; targets, plugin: empty and None for the backend `onnx`;
-    costs: what speed is predicted by, None where it can't be.
+    costs: the cost model that predicts speed, None if no speed can be predicted.
     """
 
     source: Source
@@ -49,16 +49,16 @@ class Job:
 
     @property
     def recipe(self) -> Recipe:
-        """The settings."""
         return self.source.recipe
 
 
 def prepare(
     recipe: Recipe, progress: Progress, *, stages: Collection[Stage] = tuple(Stage), force: bool, resume: bool
 ) -> Job:
-    """Check the model, masks, texts, OUT, backend, targets, speed, space and plugin, as far as the stages need them.
+    """Check model, masks, texts, OUT, backend, targets, speed, disk space and plugin, as far as the stages need them.
 
-    Each default that is taken is noted. Raises PatchCompileError for anything that would stop one of the stages later.
+    Prints a note for each default that is chosen. Raises PatchCompileError for anything that would stop one of the stages
+    later, and SpeedError for a speed that cannot be reached.
     """
     asked, source = frozenset(stages), open_source(recipe)
     quiet_libraries([getattr(recipe, name) for name in source.texts])
@@ -82,7 +82,7 @@ def prepare(
 
 
 def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
-    """Patterns of --ratio and --lowering fit linears, and decide for some."""
+    """Raise an error if a pattern of --ratio or --lowering matches no linear or decides for none."""
     r, names = source.recipe, list(source.coverage.linears)
     if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
         Budget.of(r.ratio, r.per_layer).by_linear(names)
@@ -91,7 +91,7 @@ def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
 
 
 def _choose_out(source: Source, progress: Progress) -> Path:
-    """OUT, or the name of model and ratio where none is given."""
+    """Returns OUT; without -o its name is made of the model and the ratio."""
     r = source.recipe
     if r.out is not None:
         return r.out
@@ -103,7 +103,7 @@ def _choose_out(source: Source, progress: Progress) -> Path:
 
 
 def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[Architecture, ...]]:
-    """The backend and what it is to build for, which is nothing for the backend `onnx`."""
+    """Returns the backend and the targets to build for; no targets for the backend `onnx`."""
     backend = _choose_backend(source.recipe, progress)
     targets = _choose_targets(source.recipe, backend, progress)
     if targets:
@@ -112,9 +112,9 @@ def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[Archi
 
 
 def _choose_backend(recipe: Recipe, progress: Progress) -> str:
-    """The backend asked for, or the best that this machine has.
+    """Returns the requested backend, or the best one that this machine has.
 
-    Raises PatchCompileError when it can't be used here, or lacks an option of the engine that is asked for.
+    Raises PatchCompileError if the backend cannot be used here or lacks a requested option of the engine.
     """
     from patch_compile.engine.backend import BackendName, default_backend, load_backend
 
@@ -130,7 +130,8 @@ def _choose_backend(recipe: Recipe, progress: Progress) -> str:
 
 
 def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[Architecture, ...]:
-    """The targets asked for, or this machine's GPU. Raises PatchCompileError when the backend can't build for them."""
+    """Returns the requested targets, or this machine's GPU. Raises PatchCompileError if the backend cannot build for
+    them."""
     from patch_compile.engine.backend import load_backend
     from patch_compile.hardware.cards import local_architecture, parse_architectures
 
@@ -149,9 +150,10 @@ def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[A
 
 
 def _costs(source: Source) -> CostModel | None:
-    """Costs on the card that is built for, as far as the table of cards tells.
+    """Returns the cost model of the target's card; None if no speed is predicted or the table of cards lacks the card.
 
-    Raises SpeedError when not even all tiles 2:4 are as fast as asked, PatchCompileError where nothing is predicted.
+    Raises SpeedError if the requested speed is out of reach even with all tiles 2:4, and PatchCompileError if a speed is
+    requested and the table of cards lacks the card.
     """
     from patch_compile.hardware.gpu import local_gpu
 
@@ -177,7 +179,8 @@ def _check_goal(source: Source, goal: SpeedGoal, costs: CostModel) -> None:
 
 
 def _plugin(source: Source, backend: str, progress: Progress) -> PluginLibrary | None:
-    """The plugin for a backend, built unless the cache holds it; None where no engine is built, or none needs it."""
+    """Compile the plugin for a backend or take it from the cache; None if there is no engine or the engine needs no
+    plugin."""
     if backend == "onnx":
         return None
     asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))

@@ -1,5 +1,8 @@
-"""The stages of a build, in order: masks with the pruned model, ONNX, engine, proof. Each has a key, which tells whether
-its result of an earlier run is still right; `build`, `learn` and `compile` run them all, the first, and the second."""
+"""The stages of a build, in order: masks with the pruned model, ONNX, engine, proof.
+
+The key of each stage tells if its result of an earlier run is still valid. `build` runs all stages, `learn` only the
+first and `compile` only the second.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,9 @@ __all__ = ["keys_of", "learning_folder", "opened", "run_stages"]
 
 
 def run_stages(job: Job, workspace: Workspace, progress: Progress, dump: PassDump | None = None) -> MaskSet:
-    """Run the stages of a job whose results are not there; returns the masks.
+    """Run the stages of a job that have no valid result yet, and return the masks.
 
-    dump: where the graph after each pass goes, None for nowhere.
+    dump: receives the graph after each pass; None for no dump.
     """
     job.recipe.save(workspace.root / RECIPE, job.source.texts)
     run = _Run(job, workspace, progress, keys_of(job, dump), dump)
@@ -68,7 +71,7 @@ class _Run:
     dump: PassDump | None
 
     def stages(self) -> dict[Stage, tuple[list[str], Callable[[Path], None]]]:
-        """Every stage with the files and folders that it writes."""
+        """Returns the files and folders that each stage writes, and the function that writes them."""
         return {
             Stage.MASKS: ([MASKS, MODEL], self.write_masks),
             Stage.ONNX: ([ONNX_FOLDER, PLAN], self.write_onnx),
@@ -78,18 +81,18 @@ class _Run:
 
     @cached_property
     def masks(self) -> MaskSet:
-        """The masks of the first stage, or those that are given where it is not run."""
+        """The masks of the first stage, or the given masks if the first stage is not run."""
         if Stage.MASKS in self.job.stages:
             return MaskSet.load(self.workspace.root / MASKS)
         return self.job.source.given.masks
 
     @property
     def pruned(self) -> Path:
-        """The pruned model, which the first stage writes."""
+        """The pruned model that the first stage writes."""
         return self.workspace.root / self.job.source.pruned_file
 
     def write_masks(self, root: Path) -> None:
-        """Masks that come with new weights hold the sha256 of the pruned model."""
+        """Write masks and pruned model. Masks that belong to new weights record the sha256 of the pruned model."""
         source = self.job.source
         pruning = source.take_given() if self.job.recipe.mask is not None else self._learned()
         with self.progress.stage(source.pruned_words) as update:
@@ -158,12 +161,15 @@ class _Run:
 
 
 def learning_folder(scratch: Path, key: str) -> Path:
-    """Where the processes that learn these masks keep what they go on from."""
+    """Returns the folder in which the processes that learn these masks keep their checkpoints."""
     return scratch / key[:16]
 
 
 def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
-    """The key of each stage, which holds that of the stage before it. A dump is made by running the passes again."""
+    """Returns the key of each stage, which includes the key of the stage before it.
+
+    A dump makes the key of the ONNX stage unique, because the passes have to run again to write it.
+    """
     r, masks = job.recipe, _masks_key(job)
     dumped = None if dump is None else time.time_ns()
     graph = r.dtype, r.opset, r.logits, r.fuse, r.lowering
@@ -182,7 +188,7 @@ def _masks_key(job: Job) -> str:
     given = sha256_of(r.mask) if r.mask else None
     learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
-    # What tiles are chosen by where a speed is asked for.
+    # A requested speed chooses the tiles by predicted costs.
     speed = [str(r.goal), r.lowering, r.fuse, repr(job.costs)] if r.goal else None
     version = importlib.metadata.version("patch-compile")
     return key_of(version, source.fingerprint, given or [learned, *files], source.pruned_dtype, speed)
@@ -195,7 +201,7 @@ def _text_hash(text: str | None) -> str | None:
 
 
 def _tiles_for_speed(job: Job) -> TilesForSpeed | None:
-    """What chooses the tiles for the speed that is asked for; None where the ratio does."""
+    """Returns the function that chooses tiles for a requested speed; None if a ratio is requested."""
     from patch_compile.plan.tiles_for_speed import TilesForSpeed
 
     r, outline = job.recipe, job.source.outline
@@ -206,7 +212,7 @@ def _tiles_for_speed(job: Job) -> TilesForSpeed | None:
 
 @contextmanager
 def opened(job: Job, progress: Progress, *, force: bool, resume: bool) -> Iterator[Workspace]:
-    """The workspace of a job, of which an interruption leaves the finished stages for `resume`."""
+    """Open the workspace of a job. After an interruption its finished stages are kept for `resume`."""
     workspace = Workspace(job.out, force=force, resume=resume)
     try:
         yield workspace

@@ -1,4 +1,4 @@
-"""What reports and summaries say of a job: the model, its masks, and the files that were written."""
+"""Parts of reports and summaries about a job: the model, its masks, and the written files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["about_files", "about_masks", "about_model"]
 
 
 def about_model(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict[str, Any]:
-    """The model and what of it is pruned; linears: a row of the plan for each."""
+    """Returns the description of the model and of its pruned linears. linears: a row of the plan for each linear."""
     source = job.source
     return {
         "schema": Manifest.SCHEMA,
@@ -29,7 +29,7 @@ def about_model(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict
 
 
 def about_masks(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict[str, Any]:
-    """`about_model`, and where masks are sparse and how they were learned."""
+    """Returns `about_model`, the places of the 2:4 tiles, and the record of how the masks were learned."""
     from masklearn.masks.summary import summarise_tiles
 
     where = summarise_tiles(masks.tile_maps())
@@ -37,7 +37,8 @@ def about_masks(job: Job, masks: MaskSet, linears: list[dict[str, Any]]) -> dict
 
 
 def about_files(job: Job, root: Path) -> dict[str, Any]:
-    """The ONNX file, and the engine, None where there is none. root: the folder that is going to be OUT."""
+    """Returns the description of the ONNX file and of the engine, None without an engine. root: the folder that becomes
+    OUT."""
     nbytes = sum(file.stat().st_size for file in (root / ONNX_FOLDER).iterdir())
     engine = root / ENGINE_REPORT
     built = EngineReport.read(engine).details if engine.is_file() else None

@@ -1,4 +1,4 @@
-"""Processes of one launch that learn together: the first leads, in the scratch folder of OUT, and the others find it."""
+"""Lets the processes of one launch learn together: the first leads, in OUT's scratch folder, and the others join it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ _POLL = 0.2  # seconds
 
 @contextmanager
 def leading(scratch: Path) -> Iterator[None]:
-    """The first process learns in here; at the end it waits for the others."""
+    """Learn as the first process inside this context, which waits for the others at its end."""
     if process_count() == 1:
         yield
         return
     launch = _launch(scratch)
-    shutil.rmtree(launch, ignore_errors=True)  # of a run that was interrupted
+    shutil.rmtree(launch, ignore_errors=True)  # left by an interrupted run
     launch.mkdir()
     yield
     leave(launch)
 
 
 def take_part(out: Path, learn: Callable[[], None]) -> None:
-    """Wait until the first process learns, and learn with it; or until it has found that there is nothing to learn."""
+    """Wait until the first process learns, and learn with it. Returns without learning if the first process reuses its
+    masks."""
     launch = _launch(Workspace.scratch_of(out))
-    while not launch.exists():  # the first process may have to clear an earlier run away
-        if _published_since_start(out):  # it found the masks unchanged
+    while not launch.exists():  # the first process may still be removing an earlier run
+        if _published_since_start(out):  # the first process reused the masks
             return
         time.sleep(_POLL)
     learn()
@@ -50,6 +51,6 @@ def _published_since_start(out: Path) -> bool:
 
 
 def _launch(scratch: Path) -> Path:
-    """A folder that is there when the first process of this launch learns, in this scratch folder."""
+    """Returns the folder whose existence shows that the first process of this launch learns in this scratch folder."""
     launch = (os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_PORT"))
     return scratch / f"launch-{key_of(*launch)[:16]}"
