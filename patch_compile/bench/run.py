@@ -22,17 +22,17 @@ from patch_compile.bench.request import BenchRequest
 from patch_compile.bench.subject import Subject, choose_runner
 from patch_compile.bench.timing import Runner, Times, take_turns
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import BenchReport
 from patch_compile.out.folder import OutFolder, kept_for_writing
 from patch_compile.out.layout import BENCH, BENCH_FOLDER, BENCH_MODELS, REPORT
 from patch_compile.out.manifest import package_versions
-from patch_compile.out.workspace import key_of, write_json
+from patch_compile.out.workspace import key_of
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.report.page import renew_page
 from patch_compile.sources.open import source_of
 
 __all__ = ["bench"]
 
-_SCHEMA = 1
 _UNIFORM = (
     "uniform 2:4: every tile of every covered linear, by magnitude, compiled as the hybrid model was; which weights are "
     "kept makes no difference to time"
@@ -62,14 +62,15 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> dict[str, Any]:
         check_calibration(place, subject.source)
     feeds = subject.feeds(runner)
     _check_runs(subject, place, list(feeds))
-    result = _Contest(subject, place, progress).run(feeds)
-    _keep(out, subject, result)
+    report = _Contest(subject, place, progress).run(feeds)
+    _keep(out, subject, report)
     if asked.calibrate:
         assert subject.planned is not None and place.card is not None  # `check_calibration` has checked it
-        measured = calibrate(result, subject.planned, place.card, subject.name)
-        result["calibration"] = {"path": str(measured.save()), "measured": measured.as_json()}
-        _keep(out, subject, result)
-    return result
+        measured = calibrate(report.as_json(), subject.planned, place.card, subject.name)
+        fitted = {"path": str(measured.save()), "measured": measured.as_json()}
+        report = BenchReport.model_validate({**dict(report), "calibration": fitted})
+        _keep(out, subject, report)
+    return report.as_json()
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class _Contest:
     place: CpuPlace | GpuPlace
     progress: Progress
 
-    def run(self, feeds: Mapping[Point, MakeFeed]) -> dict[str, Any]:
+    def run(self, feeds: Mapping[Point, MakeFeed]) -> BenchReport:
         """Make the models, load them and time them. Returns the content of bench.json."""
         subject, asked, progress = self.subject, self.subject.asked, self.progress
         making = model_files(
@@ -106,8 +107,7 @@ class _Contest:
             clocks = watch.row() if watch else None
             for warning in watch.warnings() if watch else ():
                 progress.note(warning)
-        return {
-            "schema": _SCHEMA,
+        found = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": package_versions(),
             "runner": self.place.name,
@@ -119,6 +119,7 @@ class _Contest:
             "notes": [*([_UNIFORM] if Contender.UNIFORM in files else []), *progress.notes],
             "seconds": progress.seconds,
         }
+        return BenchReport.model_validate(found)
 
     def _taken(self, runners: Mapping[str, Runner], feeds: Mapping[Point, MakeFeed]) -> dict[Point, MakeFeed]:
         """Returns the points that every model takes, and notes the others.
@@ -194,15 +195,15 @@ def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point
     check_memory(subject.onnx_runtime_bytes(points), psutil.virtual_memory().available, models)
 
 
-def _keep(out: OutFolder, subject: Subject, result: Mapping[str, Any]) -> None:
+def _keep(out: OutFolder, subject: Subject, report: BenchReport) -> None:
     """Write bench.json, renew the page that shows it, and record the new files in the manifest."""
-    write_json(out.path / BENCH, result)
+    report.write(out.path / BENCH)
     kept = [
         str(file.relative_to(out.path))
         for file in sorted((out.path / BENCH_MODELS).rglob("*"))
         if file.is_file()
     ]
-    key = key_of(subject.asked.model_dump(mode="json"), result["date"])
+    key = key_of(subject.asked.model_dump(mode="json"), report.date)
     out.record(BENCH_FOLDER, key, [BENCH, *kept])
     if (out.path / REPORT).is_file():  # `compile` writes no page
         renew_page(out.path)

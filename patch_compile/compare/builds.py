@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import BenchReport
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import BENCH, MASKS, REPORT
+from patch_compile.out.layout import MASKS, REPORT
 from patch_compile.out.plan import PlanSummary
 from patch_compile.out.report import Kind, read_report
 
@@ -84,7 +85,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _read(path: Path, name: str) -> Build:
     out = OutFolder.open(path)
-    report = read_report(out.path)
+    report, bench = read_report(out.path), BenchReport.of(out.path)
     if report is None:
         raise PatchCompileError(
             f"{path} holds no {REPORT}",
@@ -105,7 +106,7 @@ def _read(path: Path, name: str) -> Build:
         nbytes,
         nbytes + saved,
         plan,
-        out.read_json(BENCH),
+        bench.as_json() if bench else None,
     )
 
 

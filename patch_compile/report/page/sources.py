@@ -12,8 +12,9 @@ import yaml
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import BenchReport
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import BENCH, MASKS, RECIPE, REPORT, VERIFY
+from patch_compile.out.layout import MASKS, RECIPE, REPORT, VERIFY
 from patch_compile.out.manifest import Manifest
 from patch_compile.out.plan import LinearRow, PlanSummary, WholeRow
 from patch_compile.out.report import Kind, read_report
@@ -39,7 +40,7 @@ class Sources:
     def read(cls, out: Path) -> Sources:
         """Read OUT; PatchCompileError when it is no finished build."""
         folder = OutFolder.open(out, check=False)
-        report = read_report(out)
+        report, bench = read_report(out), BenchReport.of(out)
         if report is None or not (out / RECIPE).is_file():
             raise PatchCompileError(
                 f"{out} is no whole build",
@@ -53,7 +54,7 @@ class Sources:
             (out / RECIPE).read_text(encoding="utf-8"),
             MaskSet.load(out / MASKS),
             folder.read_json(VERIFY),
-            folder.read_json(BENCH),
+            bench.as_json() if bench else None,
         )
 
     @property

@@ -189,6 +189,7 @@ def benched(runner: str = "tensorrt") -> dict[str, Any]:
         "watts": seen(281.4, 330.2),
         "celsius": seen(61, 66),
     }
+    sample = {"sm_mhz": 1695, "memory_mhz": 9501, "watts": 290.0, "celsius": 60, "slowed": []}
     rows = [
         ("prefill", 16, 128, 10.1, 11.7, 9.4, 1.67),
         ("decode", 16, 128, 1.71, 1.49, 1.31, 1.54),
@@ -202,8 +203,13 @@ def benched(runner: str = "tensorrt") -> dict[str, Any]:
         "what": "engines of the same ONNX, in one run"
         if gpu
         else "ONNX Runtime on this CPU, which says nothing of a GPU",
-        "device": {"name": "NVIDIA GeForce RTX 3090" if gpu else "x86-64, 2 cores"},
-        "clocks": {"during": during, "samples": 150, "slowed": []} if gpu else None,
+        "device": {
+            "name": "NVIDIA GeForce RTX 3090" if gpu else "x86-64, 2 cores",
+            "backend_version": "11.0",
+        },
+        "clocks": {"before": sample, "during": during, "after": sample, "samples": 150, "slowed": []}
+        if gpu
+        else None,
         "rows": [
             {
                 "phase": phase,
@@ -223,4 +229,5 @@ def benched(runner: str = "tensorrt") -> dict[str, Any]:
         ],
         "bytes": {"dense": 330_000_000, "hybrid": 229_000_000, "uniform-2:4": 201_000_000},
         "notes": [],
+        "seconds": {"timing": 31.0},
     }
