@@ -1,4 +1,4 @@
-"""`patch-compile compare`: builds of one model side by side, and which of them no other beats."""
+"""`patch-compile compare`: sets builds of one model side by side, and finds those that no other build beats."""
 
 from patch_compile.compare.axis import Against
 from patch_compile.compare.compare import compare

@@ -1,4 +1,4 @@
-"""What quality is set against: the ratio, bytes, or a speed."""
+"""The axis that quality is drawn against: the ratio, bytes, or a speed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from patch_compile.errors import PatchCompileError
 
 __all__ = ["Against", "Axis", "axis_of"]
 
-_MEASURED = ("decode", "prefill", "whole")  # the first that all builds were timed in
+_MEASURED = (
+    "decode",
+    "prefill",
+    "whole",
+)  # in order of preference: the first phase that all builds were timed in
 
 
 class Against(StrEnum):
-    """As `--x` spells it."""
+    """Kinds of axis, as `--x` spells them."""
 
     RATIO = "ratio"
     BYTES = "bytes"
@@ -26,8 +30,12 @@ class Against(StrEnum):
 
 @dataclass(frozen=True)
 class Axis:
-    """label: in the picture; what: in a sentence; values: by the name of the build; dense: of the dense model; digits: of a
-    value that count, as the table has them; sign: 1 where more is better, -1 where less is."""
+    """One axis of the picture, with the values of all builds.
+
+    label: label in the picture; what: name in a sentence; values: value of each build, by the build's name; dense:
+    value of the dense model; digits: decimal places that count, as in the table; sign: 1 if more is better, -1 if less
+    is.
+    """
 
     label: str
     what: str
@@ -37,12 +45,15 @@ class Axis:
     sign: int = 1
 
     def gain(self, value: float) -> float:
-        """More of it is better; what differs by a tile, or by less than is shown, is the same."""
+        """Returns the gain of a value: more is better.
+
+        Values are rounded, so that those that differ by a tile, or by less than the table shows, have equal gains.
+        """
         return round(self.sign * value, self.digits)
 
 
 def axis_of(against: Against, builds: Sequence[Build], measured: Measured) -> Axis:
-    """The axis that is asked for. Raises PatchCompileError for a speed when there is none that all builds have."""
+    """Returns the axis of a kind. Raises PatchCompileError for a speed that is not known for all builds."""
     if against is Against.RATIO:
         label = "ratio: zeroed weights, of those in covered linears"
         return Axis(label, "ratio", {build.name: build.ratio for build in builds}, 0.0, 3)

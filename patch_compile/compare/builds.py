@@ -1,4 +1,4 @@
-"""A build as a comparison sees it: what OUT says of its quality, its size and its speed."""
+"""A build in a comparison: its quality, size and speed, read from OUT."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ PERPLEXITY, RELATIVE_ERROR = "perplexity", "relative error of the outputs"
 
 @dataclass(frozen=True)
 class Quality:
-    """what: PERPLEXITY or RELATIVE_ERROR, lower is better; dense: of the dense model; on: the text or the inputs, in words;
-    source: where they come from, as far as the build says."""
+    """Quality of a build.
+
+    what: PERPLEXITY or RELATIVE_ERROR, lower is better; dense: value of the dense model; on: the text or the inputs, in
+    words; source: where they come from, if the build records it.
+    """
 
     what: str
     value: float
@@ -32,14 +35,18 @@ class Quality:
 
     @property
     def increase(self) -> float | None:
-        """Of perplexity, over the dense model's; an error has nothing to increase from."""
+        """Returns the increase of the perplexity over the dense model's, or None for a relative error, which has no base."""
         return self.value / self.dense - 1 if self.what == PERPLEXITY else None
 
 
 @dataclass(frozen=True)
 class Build:
-    """One OUT. name: short, no two alike; plan: of report.json, for its predictions; bench: bench.json, None where it was
-    not timed. Bytes are those of the ONNX file with its data, and of the dense model in the same form."""
+    """One OUT.
+
+    name: short and unique among the builds; plan: the plan of report.json, for its predictions; bench: content of
+    bench.json, None if the build was not timed. Bytes are those of the ONNX file with its data, and of the dense model
+    in the same form.
+    """
 
     name: str
     path: Path
@@ -55,22 +62,25 @@ class Build:
 
     @property
     def predicted_for(self) -> str:
-        """Card and workload in words; empty where nothing was predicted."""
+        """Returns the card and the workload of the predictions in words, empty if there are none."""
         return f"{self.plan.card}, {self.plan.workload}" if self.plan.whole else ""
 
     def predicted(self, phase: str) -> float | None:
-        """The speed-up over the dense model of "end_to_end", "decode" or "prefill"."""
+        """Returns the predicted speed-up over the dense model. phase: "end_to_end", "decode" or "prefill"."""
         whole = self.plan.whole
         return float(getattr(whole, phase).speedup) if whole else None
 
 
 def read_builds(paths: Sequence[Path]) -> list[Build]:
-    """The builds in the order given, every file checked. Raises PatchCompileError for an OUT that is none, or not whole."""
+    """Read builds, in the order given, and verify every file.
+
+    Raises PatchCompileError for a path that is no build, and for a damaged one.
+    """
     return [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as few as tell them apart."""
+    """Returns unique names: the last parts of each path, as few as tell the paths apart."""
     parts = [path.resolve().parts for path in paths]
     longest = max(map(len, parts))
     for count in range(1, longest + 1):
@@ -111,7 +121,7 @@ def _read(path: Path, name: str) -> Build:
 
 
 def _method(report: Mapping[str, Any]) -> str:
-    """With what was done to weights beside pruning, which decides as much on quality."""
+    """Returns the method, and what was done to weights beside pruning, which affects quality as much."""
     learned = report.get("learned") or {}
     more = [word for key, word in (("permuted", "permuted"), ("repair", "repaired")) if learned.get(key)]
     return ", ".join([report["method"], *more])

@@ -1,4 +1,4 @@
-"""Whether builds can be compared at all, and which of their figures."""
+"""Checks that builds can be compared, and which of their figures can."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from patch_compile.errors import PatchCompileError
 
 __all__ = ["check_comparable", "why_not_predicted"]
 
-_SAME = 0.01  # of the dense model's perplexity: on one text it is the same but for the machine's rounding
+_SAME = (
+    0.01  # relative difference of dense perplexities: on one text they differ only by the machine's rounding
+)
 
 
 def check_comparable(builds: Sequence[Build]) -> None:
-    """Raise PatchCompileError, naming what differs, unless all are of one model and judged on the same text or inputs."""
+    """Raises PatchCompileError, naming the difference, unless all builds are of one model and one evaluation text or input."""
     if len(builds) < 2:
         raise PatchCompileError(
             "there is nothing to compare with",
@@ -58,7 +60,7 @@ def _check_same(
 
 
 def _check_dense(builds: Sequence[Build]) -> None:
-    """Texts of one name may still differ: then the dense model, which is the same in all, tells."""
+    """Raises PatchCompileError if dense perplexities differ: the builds then had different texts of one name."""
     first = builds[0]
     for build in builds if first.quality.what == PERPLEXITY else ():
         if abs(build.quality.dense / first.quality.dense - 1) > _SAME:
@@ -71,7 +73,7 @@ def _check_dense(builds: Sequence[Build]) -> None:
 
 
 def why_not_predicted(builds: Sequence[Build]) -> str:
-    """Why predicted speeds can't be set side by side, in words; empty where they can."""
+    """Returns the reason why predicted speeds can't be compared, in words, empty if they can."""
     asked: dict[str, list[str]] = {}
     for build in builds:
         asked.setdefault(build.predicted_for, []).append(build.name)

@@ -1,4 +1,4 @@
-"""The command `compare`: several OUTs of one model → a table, and the curve."""
+"""The command `compare`: several OUTs of one model → a table and a picture."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ __all__ = ["compare"]
 _SCHEMA = 1
 _PHASES = ("end_to_end", "prefill", "decode")
 _PICTURES = (".png", ".svg")
-_NOT_DRAWN = (".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html")  # any other name is a folder's
+_NOT_DRAWN = (
+    ".pdf",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".webp",
+    ".html",
+)  # suffixes of pictures that it can't draw; any other name is a folder's
 _NAME = "compare"
 
 
 def compare(
     paths: Sequence[Path], out: Path | None = None, against: Against = Against.RATIO, *, force: bool = False
 ) -> dict[str, Any]:
-    """Set builds side by side, and draw quality against what `against` says.
+    """Compare builds, and draw their quality against an axis.
 
-    out: a picture (.png, .svg), or a folder for both and the table as JSON; None draws nothing. Raises PatchCompileError
-    for builds that can't be compared, saying why, and for files that are there unless `force`.
+    out: a picture (.png, .svg), or a folder for both pictures and the table as JSON; None draws nothing. against: kind
+    of the axis. Raises PatchCompileError for builds that can't be compared, with the reason, and for existing files
+    unless `force`.
     """
     files = _files(out, force)
     builds = read_builds(paths)
@@ -47,7 +55,7 @@ def compare(
 
 
 def _beaten(builds: Sequence[Build], axis: Axis) -> dict[str, str | None]:
-    """The builds and the dense model, which may be the better choice, each with what beats it."""
+    """Returns the name of the build that beats each build, None for a Pareto point. The dense model takes part."""
     spots = [Spot(b.name, axis.gain(axis.values[b.name]), b.quality.value) for b in builds]
     return beaten_by([Spot(DENSE, axis.gain(axis.dense), builds[0].quality.dense), *spots])
 
@@ -96,7 +104,7 @@ def _row(build: Build, measured: Measured, *, predicted: bool) -> dict[str, Any]
 
 
 def _files(out: Path | None, force: bool) -> list[Path]:
-    """What is to be written; nothing is drawn where it can't be."""
+    """Returns the files to write. Raises PatchCompileError if they can't be written."""
     if out is None:
         return []
     if out.suffix in _PICTURES:

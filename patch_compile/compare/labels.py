@@ -1,4 +1,4 @@
-"""Names beside markers, where they cover nothing that a reader wants to see."""
+"""Places labels beside markers so that they cover as little as possible."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["label_spots"]
 
 _INK, _SIZE = "#222222", 8.5
-_MARKER = 7  # points that a marker reaches around its spot
-_HIDES, _CROSSES = 4, 1  # what a label costs that hides something, and one that a line crosses
-# Where a label may stand, in points from its spot, the best first: (x, y, horizontal, vertical).
+_MARKER = 7  # radius of a marker, in points
+_HIDES, _CROSSES = 4, 1  # cost of a label that hides something, and of one that a line crosses
+# Candidate positions of a label, in points from its marker, the best first: (x, y, horizontal, vertical).
 _PLACES = [
     (side * 8, up * high, "left" if side > 0 else "right", "bottom" if up > 0 else "top")
     for high in (6, 20, 34)
@@ -27,8 +27,11 @@ _PLACES = [
 
 
 def label_spots(figure: Figure, axes: Axes, spots: Sequence[tuple[str, tuple[float, float]]]) -> None:
-    """Name each spot, in the coordinates of the axes' data, at the first place of those where its name covers least: other
-    names, markers, the legend, the lines that are drawn, the edge."""
+    """Label each spot at the candidate position where its label covers least.
+
+    spots: label and position in data coordinates. It avoids other labels, markers, the legend, the drawn lines and the
+    edge.
+    """
     renderer = _laid_out(figure)
     points = axes.transData.transform([spot for _, spot in spots])
     taken, lines = [_around(x, y, figure.dpi) for x, y in points], [_line(line) for line in axes.get_lines()]
@@ -50,7 +53,7 @@ def label_spots(figure: Figure, axes: Axes, spots: Sequence[tuple[str, tuple[flo
 
 
 def _laid_out(figure: Figure) -> Any:
-    """The renderer, after one drawing: only then are the places of things known."""
+    """Draw the figure once, since positions are known only then, and return the renderer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)
@@ -66,7 +69,7 @@ def _around(x: float, y: float, dpi: float) -> Bbox:
 
 
 def _line(line: Any) -> Path:
-    """A line of the axes where it is drawn."""
+    """Returns a line of the axes in display coordinates."""
     return line.get_transform().transform_path(line.get_path())  # type: ignore[no-any-return]
 
 

@@ -16,8 +16,11 @@ Size = tuple[int, int | None]  # batch, tokens
 
 @dataclass(frozen=True)
 class Measured:
-    """speeds: by phase, and by the name of each build that was timed there; sizes: of the phases, batch and tokens;
-    where: the GPU and the library; notes: what is left out, and why."""
+    """Measured speed-ups.
+
+    speeds: speed-up by phase, and by the name of each build that was timed there; sizes: batch and tokens of each
+    phase; where: the GPU and the library; notes: what was left out, and why.
+    """
 
     speeds: Mapping[str, Mapping[str, float]]
     sizes: Mapping[str, Size]
@@ -25,12 +28,12 @@ class Measured:
     notes: tuple[str, ...]
 
     def of_all(self, phase: str, builds: Sequence[Build]) -> bool:
-        """Whether every build has a time of a phase."""
+        """Returns True if every build was timed in a phase."""
         return all(build.name in self.speeds.get(phase, {}) for build in builds)
 
 
 def measured_speeds(builds: Sequence[Build]) -> Measured:
-    """Speed-ups over the dense model of builds that were timed as engines on the same GPU, one size for each phase."""
+    """Returns the speed-ups over the dense model of builds timed as engines on one GPU, at one size for each phase."""
     timed = {build.name: build.bench for build in builds if build.bench is not None}
     engines = {name: bench for name, bench in timed.items() if bench["runner"] != "onnxruntime"}
     notes = []
@@ -58,7 +61,7 @@ def _place(bench: Row) -> str:
 
 
 def _common(benches: Sequence[Row]) -> Iterator[tuple[str, Size]]:
-    """The smallest size of each phase that all have, with its phase."""
+    """Yield each phase, with the smallest size that all benchmarks have."""
     for phase in ("prefill", "decode", "whole"):
         each = [
             {(r["batch"], r["tokens"]) for r in b["rows"] if r["phase"] == phase and r["speedup"]}

@@ -1,4 +1,4 @@
-"""Which builds are worth having: those that no other beats."""
+"""Finds the builds that no other build beats."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ DENSE = "the dense model"  # its name among the builds
 
 @dataclass(frozen=True)
 class Spot:
-    """A build in the picture: gain, of which more is better, and loss, of which less is."""
+    """A build as a point in the picture. gain: more is better; loss: less is better."""
 
     name: str
     gain: float
     loss: float
 
     def beats(self, other: Spot) -> bool:
-        """At least as good in both, and better in one."""
+        """Returns True if it is at least as good in both coordinates, and better in one."""
         at_least = self.gain >= other.gain and self.loss <= other.loss
         return at_least and (self.gain > other.gain or self.loss < other.loss)
 
 
 def beaten_by(spots: Sequence[Spot]) -> dict[str, str | None]:
-    """For each build the one that beats it, of several the one with the least loss; None for a Pareto point."""
+    """Returns the build that beats each build, by name, or None for a Pareto point.
+
+    If several builds beat one, it names the one with the smallest loss.
+    """
     found: dict[str, str | None] = {}
     for spot in spots:
         better = [other for other in spots if other.beats(spot)]

@@ -1,4 +1,4 @@
-"""The curve: quality of each build against what it saves, as PNG and SVG."""
+"""Draws the quality of each build against an axis, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-# Okabe and Ito, "Color Universal Design" (2008): told apart with any kind of colour vision. A method has a marker too.
+# Okabe and Ito, "Color Universal Design" (2008): distinct with any kind of colour vision. A method has a marker too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _GREY, _INK = "#767676", "#222222"
-_LOGARITHMIC = 6.0  # times the least loss: beyond, the curve's foot would be a line
+_LOGARITHMIC = 6.0  # largest loss over the smallest, above which the axis is logarithmic: the curve's low end would be a flat line
 _DPI = 160
 
 
 def draw(
     builds: Sequence[Build], axis: Axis, beaten: Mapping[str, str | None], files: Sequence[Path]
 ) -> None:
-    """Write the picture to each of the files, whose suffixes say how; beaten: see `beaten_by`."""
+    """Write the picture to each of the files, in the format of its suffix. beaten: result of `beaten_by`."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    # Text as shapes: it looks alike everywhere, and the same builds give the same bytes.
+    # Text as shapes looks alike everywhere, and the same builds give the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "patch-compile", "font.size": 9.5}):
         figure = Figure(figsize=(7.4, 5.0), dpi=_DPI, layout="constrained")
         _plot(figure, builds, axis, beaten)
@@ -91,7 +91,7 @@ def _frame(axes: Axes, builds: Sequence[Build], axis: Axis) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.14, y=0.16)
     if axis.sign < 0:
-        axes.invert_xaxis()  # to the right is better in every picture
+        axes.invert_xaxis()  # better is to the right in every picture
     axes.set_xlabel(axis.label, color=_INK)
     axes.set_ylabel(f"{quality.what} (lower is better)", color=_INK)
     name = Path(builds[0].model).stem
@@ -102,7 +102,7 @@ def _frame(axes: Axes, builds: Sequence[Build], axis: Axis) -> None:
 
 
 def _legend(methods: Sequence[str], beaten: Sequence[str | None]) -> list[Any]:
-    """beaten: what beats each build, None for a Pareto point."""
+    """Returns the legend's entries. beaten: the build that beats each build, None for a Pareto point."""
     from matplotlib.lines import Line2D
 
     def mark(label: str, **style: Any) -> Line2D:

@@ -1,7 +1,7 @@
-"""The table of GPU architectures and cards: what a `--target` may name, and what predictions are made from.
+"""The table of GPU architectures and cards: valid names of `--target`, and the data behind predictions.
 
-A new card is one row of `CARDS`, a new architecture one row of `ARCHITECTURES` (and a place in plugins/kernels/config.h).
-SmRates are NVIDIA's, at the boost clock.
+A new card is one row of `CARDS`. A new architecture is one row of `ARCHITECTURES` (and an entry in
+plugins/kernels/config.h). SmRates are NVIDIA's, at the boost clock.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SmRates:
-    """What predictions take an SM to do.
+    """Rates of an SM that predictions assume.
 
-    shared: KiB of shared memory of an SM, and of a block (CUDA C++ Programming Guide, "Compute Capabilities"). fma: dense
-    fp16 multiply-adds with fp32 sums a clock; GeForce cards do half as many. mma: the share of them that mma.sync reaches.
-    sparse: rate of 2:4 products over dense ones. l2_bytes: of L2 a clock, where no source tells a card's.
+    shared: KiB of shared memory of an SM, and of a block (CUDA C++ Programming Guide, "Compute Capabilities"). fma:
+    dense fp16 multiply-adds with fp32 sums a clock; GeForce cards do half as many. mma: the share of them that mma.sync
+    reaches. sparse: rate of 2:4 products over dense ones. l2_bytes: bytes of L2 a clock, for cards without a source for
+    theirs.
     """
 
     shared: tuple[int, int]
@@ -47,37 +48,42 @@ class SmRates:
 
     @property
     def kernel_fma(self) -> int:
-        """Multiply-adds a clock that the plugin's schedule counts on: it can't tell GeForce cards from others."""
+        """Returns the multiply-adds a clock that the plugin's schedule assumes: it can't tell GeForce cards from others."""
         return int(self.fma * self.mma)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """GPUs of one compute capability, for which an engine is built; `sm` is 86 for 8.6. rates: None where no card of it is
-    predicted."""
+    """GPUs of one compute capability, which an engine is built for.
+
+    sm: 86 for compute capability 8.6. rates: None if no card of the architecture has predictions.
+    """
 
     sm: int
     rates: SmRates | None = None
 
     @property
     def name(self) -> str:
-        """As a person spells it, and engines of TensorRT-RTX."""
+        """Returns the name in the spelling of users and of engines of TensorRT-RTX."""
         return f"sm{self.sm}"
 
     @property
     def tensorrt_name(self) -> str:
-        """As TensorRT-RTX's enum ComputeCapability spells it."""
+        """Returns the name in the spelling of TensorRT-RTX's enum ComputeCapability."""
         return f"SM{self.sm}"
 
     @property
     def compute_capability(self) -> tuple[int, int]:
-        """As the driver has it: (8, 6)."""
+        """Returns the compute capability as the driver gives it: (8, 6)."""
         return divmod(self.sm, 10)
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU that can be built for. aliases: other names, such as the driver's; brands, case and punctuation don't count."""
+    """A GPU that engines can be built for.
+
+    aliases: other names, such as the driver's. Brands, case and punctuation don't count.
+    """
 
     name: str
     sm: int
@@ -86,10 +92,10 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class RatedCard(Card):
-    """A GPU that is predicted, by its data sheet.
+    """A GPU with predictions, described by its data sheet.
 
     memory: GB. bandwidth: GB/s. dense: TFLOP/s of fp16 products with fp32 sums, without sparsity. clock: GHz. l2: MB.
-    l2_sourced: bytes of L2 a clock, all SMs together, where a source tells them.
+    l2_sourced: bytes of L2 a clock, all SMs together, None if no source gives them.
     """
 
     memory: int
@@ -103,33 +109,33 @@ class RatedCard(Card):
 
     @property
     def rates(self) -> SmRates:
-        """Those of its architecture."""
+        """Returns the rates of its architecture."""
         rates = architecture_of(self.sm).rates
         assert rates is not None, f"the table has no rates for sm{self.sm}"
         return rates
 
     @property
     def l2_bytes(self) -> int:
-        """Bytes of L2 a clock, all SMs together."""
+        """Returns the bytes of L2 a clock, all SMs together."""
         return self.l2_sourced or self.sms * self.rates.l2_bytes
 
     @property
     def fma(self) -> float:
-        """Dense fp16 multiply-adds an SM and clock, by its data sheet."""
+        """Returns the dense fp16 multiply-adds an SM and clock, by its data sheet."""
         return self.dense * 1e3 / (2 * self.sms * self.clock)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a `--target` names: an architecture, or a card of it. name: as it was given."""
+    """One target of `--target`: an architecture, or a card of it. name: the name that was given."""
 
     name: str
     architecture: Architecture
     card: Card | None
 
 
-# L2 of GA102 and AD10x: NVIDIA publishes no rate; 32 bytes an SM and clock is assumed, less than on an A100.
-# mma.sync on Hopper: 62 % of the rate of wgmma, see `_slower_than_wgmma` in plan/roofline/linear_roofline.py.
+# NVIDIA publishes no rate for the L2 of GA102 and AD10x: 32 bytes an SM and clock is assumed, less than on an A100. On
+# Hopper, mma.sync reaches 62 % of the rate of wgmma, see `_slower_than_wgmma` in plan/roofline/linear_roofline.py.
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(80, SmRates((164, 163), 1024)),
     Architecture(86, SmRates((100, 99), 512)),
@@ -146,9 +152,10 @@ _L40S = "NVIDIA L40S datasheet (2023)"
 _L4 = "NVIDIA L4 datasheet (2023)"
 _H100 = "NVIDIA H100 Tensor Core GPU Architecture (2022)"
 _H200 = "NVIDIA H200 Tensor Core GPU datasheet (2023)"
-# L2 of A100 and H100: 5120 bytes a clock (A100's paper; as many GB/s over the clock in doi 10.1016/j.ultsonch.2023.106546,
-# table 3). Tensor cores of GeForce cards sum in fp32 at half their rate: the papers' "with FP32 Accumulate".
-# Which architecture a card has: NVIDIA, "CUDA GPU compute capability" (developer.nvidia.com/cuda-gpus).
+# The L2 of A100 and H100 gives 5120 bytes a clock (A100's paper; as many GB/s over the clock in doi
+# 10.1016/j.ultsonch.2023.106546, table 3). Tensor cores of GeForce cards sum in fp32 at half their rate: the papers'
+# "with FP32 Accumulate". Source of the cards' architectures: NVIDIA, "CUDA GPU compute capability"
+# (developer.nvidia.com/cuda-gpus).
 CARDS: tuple[Card, ...] = (
     RatedCard(
         "A100-40", 80, ("A100 40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"), memory=40, bandwidth=1555, dense=312.0, sms=108,
@@ -242,17 +249,17 @@ _ARCHITECTURE = re.compile(r"^(?:sm|compute)?(\d{2,3})$")
 
 
 def architecture_of(sm: int) -> Architecture:
-    """The row of an architecture that is in the table."""
+    """Returns the architecture of a compute capability that is in the table."""
     return next(row for row in ARCHITECTURES if row.sm == sm)
 
 
 def rated_cards() -> tuple[RatedCard, ...]:
-    """The cards that are predicted."""
+    """Returns the cards that have predictions."""
     return tuple(card for card in CARDS if isinstance(card, RatedCard))
 
 
 def card_named(name: str) -> Card | None:
-    """The card of this name, as a person or the driver spells it; None where the table has none."""
+    """Returns the card of a name in the spelling of a user or the driver, or None if the table has none."""
     plain = _plain(name)
     return next((card for card in CARDS if plain in map(_plain, (card.name, *card.aliases))), None)
 
@@ -274,13 +281,13 @@ def parse_architectures(text: str) -> tuple[Architecture, ...]:
 
 
 def local_architecture() -> Architecture | None:
-    """The architecture of this machine's GPU; None without a GPU or with one that is not in the table."""
+    """Returns the architecture of this machine's GPU, or None without a GPU or if the table does not have it."""
     gpu = local_gpu()
     return architecture_of_gpu(gpu) if gpu else None
 
 
 def architecture_of_gpu(gpu: Gpu) -> Architecture | None:
-    """The row of a GPU's compute capability; None where the table has none."""
+    """Returns the architecture of a GPU's compute capability, or None if the table has none."""
     return next((row for row in ARCHITECTURES if row.compute_capability == gpu.compute_capability), None)
 
 
@@ -306,5 +313,5 @@ def _with_cards(row: Architecture) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name without case, punctuation and brands: `a6000` of "NVIDIA RTX A6000"."""
+    """Returns a name without case, punctuation and brands: `a6000` for "NVIDIA RTX A6000"."""
     return _BRANDS.sub("", re.sub(r"[^a-z0-9]", "", name.lower()))

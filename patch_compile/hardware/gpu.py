@@ -1,4 +1,4 @@
-"""Which GPU this machine has, asked from the CUDA driver without torch and without a toolkit."""
+"""Asks the CUDA driver for this machine's GPU, without torch and without a CUDA toolkit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Gpu", "local_gpu"]
 
 _DRIVER = "libcuda.so.1"
 _SUCCESS = 0
-# CUdevice_attribute in cuda.h: part of the driver's stable ABI.
+# CUdevice_attribute in cuda.h, which is part of the driver's stable ABI.
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 
 
@@ -22,7 +22,7 @@ class Gpu:
 
 
 def local_gpu() -> Gpu | None:
-    """The GPU with index 0 (CUDA_VISIBLE_DEVICES applies), or None without a driver or a GPU."""
+    """Returns the GPU with index 0 (CUDA_VISIBLE_DEVICES applies), or None without a driver or a GPU."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:

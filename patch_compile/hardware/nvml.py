@@ -1,4 +1,4 @@
-"""The GPU's clocks, power and temperature from the driver, by NVIDIA's management library (nvidia-ml-py)."""
+"""Reads the GPU's clocks, power and temperature with NVIDIA's management library (nvidia-ml-py)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 __all__ = ["SLOWED_BY", "Nvml", "Sample", "open_nvml"]
 
-# Bits of nvmlDeviceGetCurrentClocksEventReasons, by pynvml's names. That a GPU idles, or follows clocks that a person
-# set, slows nothing that is timed.
+# Bits of nvmlDeviceGetCurrentClocksEventReasons, by pynvml's names. The bits for an idle GPU and for clocks that a
+# person set are left out: they slow nothing that is timed.
 SLOWED_BY = {
     "nvmlClocksThrottleReasonSwPowerCap": "its power limit",
     "nvmlClocksThrottleReasonHwSlowdown": "the hardware",
@@ -20,7 +20,7 @@ SLOWED_BY = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One look. slowed: what keeps the clocks down at the moment, in words."""
+    """One sample of the GPU's state. slowed: the reasons that keep the clocks down at the moment, in words."""
 
     sm_mhz: int
     memory_mhz: int
@@ -29,28 +29,28 @@ class Sample:
     slowed: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:
-        """For bench.json."""
+        """Returns the row of bench.json."""
         return {**vars(self), "slowed": list(self.slowed)}
 
 
 class Nvml:
-    """One GPU as the driver sees it. Made by `open_nvml`."""
+    """One GPU as the driver shows it. `open_nvml` makes it."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
 
     @property
     def driver(self) -> str:
-        """Its version."""
+        """Returns the driver's version."""
         return str(self._nvml.nvmlSystemGetDriverVersion())
 
     @property
     def free_bytes(self) -> int:
-        """Memory that no process holds."""
+        """Returns the bytes of free memory."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).free)
 
     def sample(self) -> Sample:
-        """The state of the moment."""
+        """Take a sample of the GPU's state."""
         nvml, gpu = self._nvml, self._handle
         reasons = nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
         return Sample(
@@ -63,7 +63,10 @@ class Nvml:
 
 
 def open_nvml() -> tuple[Nvml | None, str]:
-    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES applies), or None and why it can't be asked, in words."""
+    """Open the first GPU that CUDA shows (CUDA_VISIBLE_DEVICES applies).
+
+    Returns None and the reason, in words, if NVML can't be asked.
+    """
     try:
         import pynvml
         from cuda.bindings import driver
@@ -77,7 +80,7 @@ def open_nvml() -> tuple[Nvml | None, str]:
             return None, f"CUDA does not tell the GPU's address ({status.name})"
         handle = pynvml.nvmlDeviceGetHandleByPciBusId(address.split(b"\0")[0])
         nvml = Nvml(pynvml, handle)
-        nvml.sample()  # a virtual GPU may have no such figures
-    except (pynvml.NVMLError, RuntimeError) as error:  # RuntimeError: of cuda-bindings, without a driver
+        nvml.sample()  # a virtual GPU may lack these figures
+    except (pynvml.NVMLError, RuntimeError) as error:  # cuda-bindings raises RuntimeError without a driver
         return None, str(error)
     return nvml, ""
