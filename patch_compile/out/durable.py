@@ -1,4 +1,4 @@
-"""Files that a power cut can't take back: flushed to the disk before a rename makes them count."""
+"""Writes files that survive a power cut: they are flushed to the disk before a rename makes them valid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON beside its place, flush it, and rename it when whole."""
+    """Write JSON to a file beside `path`, flush it, and rename it to `path` when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w") as file:
@@ -40,7 +40,7 @@ def flush_tree(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush the names in a folder: what was created in it, renamed or removed."""
+    """Flush the entries of a folder: the files created, renamed or removed in it."""
     try:
         _flush(folder)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""engine.json: an engine as its build describes it."""
+"""engine.json: the description of an engine that its build writes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["BuiltEngine", "EngineDetails", "EngineReport", "SparseTactics"]
 
 
 class SparseTactics(Record):
-    """Layers whose weights TensorRT found to be 2:4, and those that run 2:4; None where it logged neither."""
+    """Counts of layers with weights that TensorRT found to be 2:4, and that run 2:4, None if it logged neither."""
 
     eligible: int | None
     chosen: int | None
 
 
 class EngineDetails(Record):
-    """What was built. Bytes are those of the file, and of the packed tensors.
+    """Description of a built engine. Bytes are those of the file, and of the packed tensors.
 
-    version: of the library that built it. patch_linears: PatchLinear nodes; sparse_parts: 2:4 products of split linears;
-    sparse_tactics: what TensorRT made of them and of other 2:4 weights, None where there are none, or it has no such
-    tactics. plugin_version: of the plugin that it was built with, None without one; the two that follow are those of
-    `EngineOptions`.
+    version: version of the library that built it. patch_linears: number of PatchLinear nodes; sparse_parts: number of
+    2:4 products of split linears; sparse_tactics: TensorRT's choices for them and for other 2:4 weights, None without
+    such weights and for a library without such tactics. plugin_version: version of the plugin that it was built with,
+    None without one; the two fields that follow are those of `EngineOptions`.
     """
 
     backend: str
@@ -43,7 +43,7 @@ class EngineDetails(Record):
 
 
 class EngineReport(FileRecord, EngineDetails):
-    """engine.json. file: name of the engine beside it; plugin: name of the plugin library there, None without one."""
+    """engine.json. file: name of the engine beside it; plugin: name of the plugin library beside it, None without one."""
 
     SCHEMA: ClassVar[int] = 2  # 1 had no version, paths in the unfinished OUT, and a sentence on 2:4 tactics
     WHAT: ClassVar[str] = "the description of an engine"
@@ -54,11 +54,11 @@ class EngineReport(FileRecord, EngineDetails):
 
     @property
     def details(self) -> EngineDetails:
-        """The description without the files."""
+        """Returns the description without the file names."""
         return EngineDetails(**{name: getattr(self, name) for name in EngineDetails.model_fields})
 
 
 class BuiltEngine(EngineDetails):
-    """The engine of a build, in its report. path: of the engine."""
+    """The engine of a build, in its report. path: path of the engine."""
 
     path: str

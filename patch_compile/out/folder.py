@@ -1,4 +1,4 @@
-"""OUT after its build: read, checked against its manifest, and added to by what comes later."""
+"""OUT after its build: later commands read it, verify it against its manifest, and add files to it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ __all__ = ["OutFolder", "faulty_files", "kept_for_writing"]
 
 @dataclass(frozen=True)
 class OutFolder:
-    """A finished build. `open` reads it; what verify, bench and the report write is added to its manifest."""
+    """A finished build. `open` reads it. verify, bench and the report add their files to its manifest."""
 
     path: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, path: Path, *, check: bool = True) -> OutFolder:
-        """Raises PatchCompileError when it is no finished build, or, with `check`, a file is not what was written."""
+        """Open a finished build.
+
+        Raises PatchCompileError if `path` is no finished build, or, with `check`, if a file has changed since it was
+        written.
+        """
         _check_is_build(path)
         manifest = Manifest.read(path / MANIFEST)
         faults = list(faulty_files(path, manifest)) if check else []
@@ -42,7 +46,7 @@ class OutFolder:
         return cls(path, manifest)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of it, None where there is none."""
+        """Returns the content of a JSON file of OUT, or None if there is none."""
         file = self.path / name
         if not file.is_file():
             return None
@@ -50,9 +54,9 @@ class OutFolder:
         return found
 
     def record(self, stage: str, key: str, names: list[str]) -> OutFolder:
-        """Put files, written or rewritten by a later step, into the manifest, in place of those it had before.
+        """Record the files of a later step in the manifest, in place of those that the step had before.
 
-        For a caller that has the folder for itself: by `kept_for_writing`, or as the build that has just published it.
+        The caller must hold the folder exclusively, by `kept_for_writing` or as the build that has just published it.
         """
         new = StageRecord(key, {name: sha256_of(self.path / name) for name in names})
         manifest = Manifest.read(self.path / MANIFEST).with_stage(stage, new)
@@ -62,9 +66,9 @@ class OutFolder:
 
 @contextmanager
 def kept_for_writing(path: Path) -> Iterator[None]:
-    """Keep a finished build for this process, which writes into it, until the block ends.
+    """Lock a finished build for this process, which writes into it, until the block ends.
 
-    Raises PatchCompileError when it is no finished build, or another process writes into it or replaces it.
+    Raises PatchCompileError if `path` is no finished build, or another process writes into it or replaces it.
     """
     _check_is_build(path)
     with FolderLock(path):
@@ -72,7 +76,7 @@ def kept_for_writing(path: Path) -> Iterator[None]:
 
 
 def faulty_files(path: Path, manifest: Manifest) -> Iterator[str]:
-    """What is wrong with the files of a build, in words; every file is hashed."""
+    """Yield the faults of a build's files, in words. It hashes every file."""
     for name, digest in manifest.files.items():
         file = path / name
         if not file.is_file():

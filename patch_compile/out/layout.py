@@ -1,7 +1,7 @@
-"""Every path in OUT, once. All are relative to OUT, as the manifest names them.
+"""The one place that spells paths in OUT. All are relative to OUT, as in the manifest.
 
-`…_NAME` is the last part of a path, for a file of the same kind in another folder: `bench` writes engines and ONNX files
-below `BENCH_MODELS`, and `verify` fills a folder beside `VERIFY_FOLDER` before it takes its place.
+`…_NAME` is the last part of a path, for a file of the same kind in another folder: `bench` writes engines and ONNX
+files below `BENCH_MODELS`, and `verify` fills a folder beside `VERIFY_FOLDER`, which it then renames.
 """
 
 __all__ = [
@@ -43,7 +43,7 @@ PLAN = "plan.json"
 ONNX_NAME = "model.onnx"
 ONNX_FOLDER = "onnx"
 ONNX = f"{ONNX_FOLDER}/{ONNX_NAME}"
-PRUNED_ONNX = f"{MODEL}/{ONNX_NAME}"  # of a build from an ONNX file
+PRUNED_ONNX = f"{MODEL}/{ONNX_NAME}"  # in builds from an ONNX file
 ENGINE_NAME = "model.engine"
 ENGINE_REPORT_NAME = "engine.json"
 ENGINE_FOLDER = "engine"
@@ -63,7 +63,7 @@ BENCH_FOLDER = "bench"
 BENCH = f"{BENCH_FOLDER}/bench.json"
 BENCH_MODELS = f"{BENCH_FOLDER}/models"
 
-# While OUT, or a folder in it, is being written it has this behind its name, and in it are:
+# An unfinished OUT, or an unfinished folder in it, has this suffix. It contains:
 PARTIAL = ".partial"
-STATE = "state.json"  # the stages that are finished
-SCRATCH = "scratch"  # files that are removed in the end
+STATE = "state.json"  # the finished stages
+SCRATCH = "scratch"  # files that are removed when the build is published

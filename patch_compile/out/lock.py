@@ -1,4 +1,4 @@
-"""Exclusive use of a folder by one process."""
+"""Gives one process exclusive use of a folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOCK = ".patch-compile.lock"
 
 
 class FolderLock:
-    """An flock on a file in the folder: the kernel drops it when the process ends, however it ends.
+    """An flock on a file in the folder. The kernel drops it when the process ends, for whatever reason.
 
-    The file holds the process id, for the message that a second process raises as PatchCompileError; `release` removes
-    it. `folder` is to be set anew when the folder is renamed. Two locks of one process exclude each other too.
+    The file holds the process id. A second process raises PatchCompileError that names it. `release` removes the file.
+    Set `folder` anew when the folder is renamed. Two locks of one process exclude each other too.
     """
 
     def __init__(self, folder: Path, refusal: str | None = None) -> None:
@@ -46,7 +46,7 @@ class FolderLock:
         self.release()
 
     def release(self) -> None:
-        """Let others in; may be called twice."""
+        """Give up the lock. A second call does nothing."""
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
@@ -58,7 +58,7 @@ class FolderLock:
 
 
 def lock_holder(folder: Path) -> str | None:
-    """The process that holds a folder's lock, as "pid N"; None when none does."""
+    """Returns the process that holds a folder's lock, as "pid N", or None if no process does."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
@@ -75,7 +75,10 @@ def lock_holder(folder: Path) -> str | None:
 
 
 def _locked(path: Path) -> int:
-    """Descriptor of the locked file. The file's last holder may remove it in between: then there is a new one."""
+    """Returns the descriptor of the locked file.
+
+    The last holder may remove the file between opening and locking it. It then creates the file anew.
+    """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:

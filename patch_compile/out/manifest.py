@@ -1,4 +1,4 @@
-"""manifest.json: what a run was made of, with which versions, and the sha256 of every file in OUT."""
+"""manifest.json: the inputs of a run, the versions that it ran with, and the sha256 of every file in OUT."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ class ModelOrigin(Record):
 
 
 class Ratio(Record):
-    """Zeroed weights / weights of the covered linears, as it was asked for and as tiles reach it."""
+    """Zeroed weights / weights of the covered linears: the ratio asked for, and the one that whole tiles reach."""
 
     asked: float
     reached: float
 
 
 class EvalText(Record):
-    """A held-out text. path: finds it from any working directory, None for text that the model wrote."""
+    """A held-out text. path: absolute, so that it is valid in any working directory; None for text that the model wrote."""
 
     name: str
     path: str | None
 
 
 class Texts(Record):
-    """Texts that were read: to learn the masks, and to evaluate on."""
+    """Texts that a run read: those to learn the masks from, and those to evaluate on."""
 
     calib: TextRecord | None = None
     eval: EvalText | None = None
 
 
 class Manifest(FileRecord):
-    """manifest.json. files: sha256 by path in OUT; stages: what was run, with the files that it wrote."""
+    """manifest.json. files: sha256 by path in OUT; stages: the stages that ran, with the files that they wrote."""
 
     SCHEMA: ClassVar[int] = 1
     WHAT: ClassVar[str] = "a manifest"
@@ -77,7 +77,7 @@ class Manifest(FileRecord):
     stages: dict[str, StageRecord]
 
     def with_stage(self, name: str, stage: StageRecord) -> Self:
-        """The manifest with a stage that was run later, or again: its files take the place of those it had before."""
+        """Returns the manifest with a stage that ran later, or again. Its files replace those that it had before."""
         before = self.stages[name].files if name in self.stages else {}
         files = {path: digest for path, digest in self.files.items() if path not in before} | stage.files
         stages = self.stages | {name: stage}
@@ -85,7 +85,7 @@ class Manifest(FileRecord):
 
 
 def write_manifest(workspace: Workspace, seed: int, report: Mapping[str, Any], masks: MaskSet) -> None:
-    """Write manifest.json of a run. report: gives its model, ratio, method and texts."""
+    """Write manifest.json of a run. report: the run's report, which has its model, ratio, method and texts."""
     files = {name: digest for record in workspace.records.values() for name, digest in record.files.items()}
     files[RECIPE] = sha256_of(workspace.root / RECIPE)
     manifest = Manifest(
@@ -102,7 +102,7 @@ def write_manifest(workspace: Workspace, seed: int, report: Mapping[str, Any], m
 
 
 def package_versions() -> dict[str, str]:
-    """Of this package, Python, and whatever of the others is installed."""
+    """Returns the versions of this package, of Python, and of every related package that is installed."""
     versions = {
         "patch-compile": importlib.metadata.version("patch-compile"),
         "python": platform.python_version(),

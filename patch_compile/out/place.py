@@ -1,4 +1,4 @@
-"""OUT as the user spells it: the folder that is meant, and whether a build may be put there."""
+"""Resolves the user's spelling of OUT to a folder, and checks that a build may be put there."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _NAME_MAX = 255  # bytes of a file name on every file system of Linux
 
 
 def place_of(out: Path) -> Path:
-    """Absolute path of the folder that OUT means, links and `..` followed.
+    """Returns the absolute path of the folder that OUT names. It follows links and `..`.
 
-    Raises PatchCompileError where a build can't be renamed into place: the current folder and those above it, a mount
-    point, a link to nothing, a path through a file.
+    Raises PatchCompileError if no build can be renamed to that place: the current folder and its parents, a mount
+    point, a broken link, a path through a file.
     """
     try:
         here = Path.cwd()
@@ -50,20 +50,20 @@ def place_of(out: Path) -> Path:
 
 
 def partial_of(place: Path) -> Path:
-    """The folder, beside OUT, in which OUT is built."""
+    """Returns the folder, beside OUT, in which OUT is built."""
     return place.with_name(place.name + PARTIAL)
 
 
 def name_aside(place: Path) -> Path:
-    """A new name, beside OUT, for the build that a new one replaces."""
+    """Returns a new name, beside OUT, for the build that a new one replaces."""
     return place.with_name(f".{place.name}.replaced-{secrets.token_hex(8)}")
 
 
 def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> None:
-    """Raise PatchCompileError when OUT or an unfinished build of it is there and no flag says what to do with it.
+    """Raises PatchCompileError if OUT or an unfinished build of it exists and no flag says how to treat it.
 
-    A folder that patch-compile did not make is never taken, whatever the flags. Reads alone. held: this
-    process has the lock of the unfinished build.
+    It never accepts a folder that patch-compile did not make, whatever the flags. It changes nothing. held: True if
+    this process has the lock of the unfinished build.
     """
     place = place_of(out)
     root = partial_of(place)
@@ -81,7 +81,7 @@ def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> No
 
 
 def check_free_space(out: Path, needed: int) -> None:
-    """Raise PatchCompileError unless the disk of OUT has room for so many bytes."""
+    """Raises PatchCompileError unless the disk of OUT has `needed` free bytes."""
     home = next(parent for parent in place_of(out).parents if parent.exists())
     free = shutil.disk_usage(home).free
     if free < needed:
@@ -93,7 +93,7 @@ def check_free_space(out: Path, needed: int) -> None:
 
 
 def check_replaceable(place: Path, *, force: bool) -> None:
-    """Raise PatchCompileError unless a build may be put at `place`: nothing is there, or, with force, a build."""
+    """Raises PatchCompileError unless a build may be put at `place`: it is empty, or holds a build and `force` is set."""
     if not os.path.lexists(place):
         return
     if not force:

@@ -1,6 +1,6 @@
-"""The plan as data: OUT/plan.json, what `patch-compile plan --json` prints, and the plan in report.json.
+"""The plan as data: OUT/plan.json, the output of `patch-compile plan --json`, and the plan in report.json.
 
-Nothing here is a sentence: `patch_compile.report.prediction` makes the words that a person reads of it.
+It holds no sentences. `patch_compile.report.prediction` puts it into words.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ __all__ = [
 ]
 
 Lowering = Literal["plugin", "split", "dense"]
-Bound = Literal["bytes", "tensor"]  # what limits a dense product
+Bound = Literal["bytes", "tensor"]  # the limit of a dense product
 Shape = tuple[int, int]
 
 
 class Way(StrEnum):
-    """How a card whose dense products are faster than any of ours multiplies many rows of X (docs/performance.md)."""
+    """Ways to multiply many rows of X on a card whose dense products outrun our kernels (docs/performance.md)."""
 
     DENSE_PATH = "dense-path"  # the weight is unpacked, and cuBLASLt multiplies it
     MMA_SP = "mma.sp"  # the plugin's own kernels
 
 
 class Slower(Record):
-    """A hybrid product that takes longer than the dense one, for the card's tensor cores do not run it at full rate.
+    """A hybrid product that is slower than the dense one, because our kernels can't use the tensor cores' full rate.
 
     speedup: dense over hybrid time, below 1.
     """
@@ -65,20 +65,20 @@ class Slower(Record):
 
 
 class ReasonKind(StrEnum):
-    """Why a linear is not `plugin`."""
+    """Reasons why a linear is not lowered as `plugin`."""
 
     NOT_COVERED = "not-covered"
-    ASKED = "asked"  # by --lowering
+    ASKED = "asked"  # --lowering asks for another lowering
     NO_SPARSE_TILE = "no-sparse-tile"
     SMALL_TILES = "small-tiles"  # no slab lies in 2:4 tiles alone
-    SMALL_LINEAR = "small-linear"  # even all 2:4 it is predicted no faster than dense
-    LITTLE_SPARSE = "little-sparse"  # all 2:4 it would be faster, as it is it is not
-    PROMPTS = "prompts"  # what decode steps gain, prompts lose
-    DENSE_PRODUCT = "dense-product"  # faster in one dense product with others of the same input
+    SMALL_LINEAR = "small-linear"  # even with all tiles 2:4 it is predicted no faster than dense
+    LITTLE_SPARSE = "little-sparse"  # with all tiles 2:4 it would be faster, with those of its mask it is not
+    PROMPTS = "prompts"  # prompts lose more time than decode steps gain
+    DENSE_PRODUCT = "dense-product"  # one dense product with other linears of its input is faster
 
     @property
     def by_time(self) -> bool:
-        """True where predicted times alone decided."""
+        """True if predicted times alone decided."""
         return self in _BY_TIME
 
 
@@ -91,10 +91,10 @@ _BY_TIME = {
 
 
 class Reason(Record):
-    """Why a linear is not `plugin`, with what that rests on.
+    """The reason why a linear is not lowered as `plugin`, with the facts behind it.
 
-    card: whose times decided. tile: the size of the mask's tiles, for SMALL_TILES. slower: for PROMPTS. product: last parts
-    of the names of the others in the dense product, for DENSE_PRODUCT.
+    card: the card whose times decided. tile: the size of the mask's tiles, for SMALL_TILES. slower: for PROMPTS.
+    product: last parts of the names of the other linears in the dense product, for DENSE_PRODUCT.
     """
 
     kind: ReasonKind
@@ -107,8 +107,8 @@ class Reason(Record):
 class Node(Record):
     """The PatchLinear node that computes a linear.
 
-    linears: all that it computes, in the order of their rows; several are a gate and its up where it is gated, else linears
-    of one input. activation, residual: what it does after the product.
+    linears: all linears that the node computes, in the order of their rows: one; a gate and its up in a gated node; or
+    several linears of one input. activation, residual: operations that the node does after the product.
     """
 
     name: str
@@ -119,9 +119,10 @@ class Node(Record):
 
 
 class Times(Record):
-    """Predicted microseconds of a linear in one phase: dense, as its mask is, and with all tiles 2:4.
+    """Predicted microseconds of a linear in one phase: dense, with its mask, and with all tiles 2:4.
 
-    bound: what limits the dense product. slower: set where the card's tensor cores make the hybrid product the slower one.
+    bound: the limit of the dense product. slower: set if the card's tensor cores make the hybrid product the slower
+    one.
     """
 
     dense: float
@@ -132,21 +133,21 @@ class Times(Record):
 
 
 class LinearTimes(Record):
-    """One linear on its own: for all prompts, and in one decode step."""
+    """Predicted times of one linear on its own: for all prompts, and in one decode step."""
 
     prefill: Times
     decode: Times
 
 
 class TileCount(Record):
-    """Tiles of a mask."""
+    """Numbers of tiles of a mask."""
 
     sparse: int
     all: int
 
 
 class Slabs(Record):
-    """Slabs of a packed weight."""
+    """Numbers of slabs of a packed weight."""
 
     dense: int
     sparse: int
@@ -161,9 +162,9 @@ class SplitRow(Record):
 
 
 class LinearRow(Record):
-    """How one linear `[N, K]` is compiled. Bytes are those of the 16-bit weight, and of the constants that replace it.
+    """Lowering of one linear `[N, K]`. Bytes are those of the 16-bit weight, and of the constants that replace it.
 
-    reason: set where it is not `plugin`; node: where it is. predicted: None where nothing is known of the card.
+    reason: set if the lowering is not `plugin`; node: set if it is. predicted: None if the card is unknown.
     """
 
     name: str
@@ -188,17 +189,17 @@ class LinearRow(Record):
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes that packing saves."""
+        """Returns the bytes that packing saves."""
         return self.bytes_before - self.bytes_after
 
 
 class Calibration(Record):
-    """Assumptions of the roofline under which it best predicts the times that `bench --calibrate` measured on a GPU.
+    """Assumptions of the roofline that best predict the times that `bench --calibrate` measured on a GPU.
 
-    gpu: its name; card: the row of the table of cards; own: the row is this GPU's own, not one that stands for it.
-    clocks: medians in MHz, None where they were not recorded. assumptions: those of `Assumptions` that are not as assumed.
-    left: those that these times do not tell, and why. times: how many; error: median share by which predictions miss them,
-    before and after.
+    gpu: its name; card: the row of the table of cards; own: True if the row is this GPU's own, False if it stands for
+    it. clocks: medians in MHz, None if they were not recorded. assumptions: those of `Assumptions` that the fit
+    changed. left: assumptions that these times do not determine, and why. times: number of times; error: median
+    relative error of the predictions, before and after the fit.
     """
 
     gpu: str
@@ -215,12 +216,12 @@ class Calibration(Record):
     times: int = Field(ge=2)
     error: dict[str, float]
 
-    def __hash__(self) -> int:  # dicts have none, and plans are cached by their card
+    def __hash__(self) -> int:  # dicts have no hash, and plans are cached by their card
         return hash(self.model_dump_json())
 
 
 class CardRow(Record):
-    """The card that a plan is predicted for. stands_for: the target that has no data sheet of its own, or ""."""
+    """The card that a plan is predicted for. stands_for: the target without a data sheet of its own, or ""."""
 
     name: str
     stands_for: str = ""
@@ -234,7 +235,7 @@ class CardRow(Record):
 
 
 class WorkloadRow(Record):
-    """`batch` sequences of `prompt` tokens each, after which `generated` ones are sampled, the first by the prompt."""
+    """`batch` sequences of `prompt` tokens each, then `generated` sampled tokens, the first of which the prompt gives."""
 
     batch: int
     prompt: int
@@ -247,7 +248,7 @@ class WorkloadRow(Record):
 
 
 class PhaseRow(Record):
-    """Predicted milliseconds of a phase, dense over planned time, and what no plan at this ratio can pass."""
+    """Predicted milliseconds of a phase, the ratio of dense to planned time, and the limit of any plan at this ratio."""
 
     dense_ms: float
     planned_ms: float
@@ -256,7 +257,7 @@ class PhaseRow(Record):
 
 
 class WholeRow(Record):
-    """The whole model: all prompts, all decode steps after them, and both."""
+    """Predicted times of the whole model: all prompts, all decode steps after them, and both."""
 
     prefill: PhaseRow
     decode: PhaseRow
@@ -271,14 +272,14 @@ class Totals(Record):
 
 
 class Unpredicted(StrEnum):
-    """Why no times are predicted."""
+    """Reasons why a plan has no predicted times."""
 
     NO_CARD = "no-card"  # the table has no data sheet for the target
     NO_CHECKPOINT = "no-checkpoint"  # an ONNX file does not tell prompts from decode steps
 
 
 class PlanSummary(Record):
-    """What a plan says of the whole model; card, workload and whole are None where nothing is predicted."""
+    """Summary of a plan for the whole model. card, workload and whole are None without predictions."""
 
     card: CardRow | None = None
     workload: WorkloadRow | None = None
@@ -295,7 +296,7 @@ class PlanSummary(Record):
 
 
 class Plan(FileRecord, PlanSummary):
-    """OUT/plan.json: how every covered linear was compiled."""
+    """OUT/plan.json: the lowering of every covered linear."""
 
     SCHEMA: ClassVar[int] = 2  # 1 had sentences for reasons, epilogues, cards and remarks
     WHAT: ClassVar[str] = "a plan"
@@ -305,22 +306,22 @@ class Plan(FileRecord, PlanSummary):
 
     @property
     def summary(self) -> PlanSummary:
-        """The plan without its linears."""
+        """Returns the plan without its linears."""
         return PlanSummary(**{name: getattr(self, name) for name in PlanSummary.model_fields})
 
     @property
     def packed(self) -> list[str]:
-        """Names of linears that are not an ordinary dense product."""
+        """Returns the names of the linears that are not lowered as an ordinary dense product."""
         return [row.name for row in self.linears if row.lowering != "dense"]
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes that packing saves."""
+        """Returns the bytes that packing saves."""
         return sum(row.saved_bytes for row in self.linears)
 
 
 class Asked(Record):
-    """How much to prune, as it was asked for: one of these is set."""
+    """The amount to prune that was asked for. Exactly one field is set."""
 
     ratio: float | str | None = None
     mask: str | None = None
@@ -329,22 +330,22 @@ class Asked(Record):
 
 
 class TargetSource(StrEnum):
-    """Where the target of a plan is from."""
+    """Origins of a plan's target."""
 
     ASKED = "asked"
     LOCAL_GPU = "local-gpu"
-    DEFAULT = "default"  # neither a target nor a GPU
+    DEFAULT = "default"  # without a target and a GPU
 
 
 class Skipped(Record):
-    """A linear that is left dense, and why."""
+    """A linear that stays dense, and the reason."""
 
     name: str
     reason: str
 
 
 class PlanOfModel(Plan):
-    """What `patch-compile plan` predicts for a model. target: as asked, or the GPU's name; ratio: of all weights."""
+    """Result of `patch-compile plan` for a model. target: the one asked for, or the GPU's name; ratio: of all weights."""
 
     WHAT: ClassVar[str] = "a plan of a model"
 

@@ -1,4 +1,4 @@
-"""JSON of OUT as types: frozen models that refuse a key they do not know, and files that carry their version."""
+"""JSON files of OUT as types: frozen models that refuse unknown keys, and files that carry a schema version."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def as_json(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """Returns the record as JSON values."""
         return self.model_dump(mode="json", by_alias=True)
 
 
 class FileRecord(Record):
-    """A whole file. SCHEMA is the version that is written and read, WHAT its content in words, PLACE its path in OUT."""
+    """A whole file. SCHEMA: the version to write and read; WHAT: its content in words; PLACE: its path in OUT."""
 
     SCHEMA: ClassVar[int]
     WHAT: ClassVar[str]
     PLACE: ClassVar[str]
 
     def as_json(self) -> dict[str, Any]:
-        """The file's content, its version first."""
+        """Returns the file's content as JSON values, with the version first."""
         return {_VERSION: self.SCHEMA, **super().as_json()}
 
     def write(self, path: Path) -> None:
-        """Write the file beside its place and rename it when whole."""
+        """Write the file to a place beside `path`, and rename it when it is complete."""
         write_json(path, self.as_json())
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the file. Raises PatchCompileError for one of another version, or one that holds something else."""
+        """Read the file. Raises PatchCompileError for another version, and for other content."""
         return cls._checked(path, TypeAdapter(cls))
 
     @classmethod
     def of(cls, out: Path) -> Self | None:
-        """Read the file of OUT; None where there is none."""
+        """Read the file of OUT, or return None if there is none."""
         path = out / cls.PLACE
         return cls.read(path) if path.is_file() else None
 
     @classmethod
     def _checked(cls, path: Path, kind: TypeAdapter[_Found]) -> _Found:
-        """Content of the file as `kind`, which is this class or a union of its subclasses."""
+        """Returns the file's content as `kind`, which is this class or a union of its subclasses."""
         try:
             content: Any = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -85,5 +85,5 @@ class FileRecord(Record):
 
     @classmethod
     def made_by(cls, out: Path) -> str:
-        """The command that writes the file anew."""
+        """Returns the command that writes the file anew."""
         return f"patch-compile build --recipe {out / RECIPE} -o {out} --force"

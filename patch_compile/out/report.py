@@ -1,4 +1,4 @@
-"""report.json: its version, and the kind of model that a build is of."""
+"""report.json: its version, and the kind of model that was built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORT_SCHEMA = 2  # 1 had no kind, and sentences in its plan and its engine
 
 
 class Kind(StrEnum):
-    """The kinds of model that builds start from. A decoder is compared by next tokens, the others by their outputs."""
+    """Kinds of model that builds start from. Decoders are compared by next tokens, the others by their outputs."""
 
     DECODER = "decoder"
     ENCODER = "encoder"
@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
 
 class _Head(FileRecord):
-    """What tells one report from another."""
+    """The keys that distinguish reports."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -39,7 +39,7 @@ class _Head(FileRecord):
 
 
 def read_report(out: Path) -> dict[str, Any] | None:
-    """The report of OUT, None where there is none. Raises PatchCompileError for one of another version or kind."""
+    """Returns the report of OUT, or None if there is none. Raises PatchCompileError for another version or kind."""
     if _Head.of(out) is None:
         return None
     report: dict[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))

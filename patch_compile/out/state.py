@@ -1,4 +1,4 @@
-"""state.json: which stages of an unfinished build are finished. It also marks the build's folder as ours."""
+"""state.json: the finished stages of an unfinished build. It also marks the build's folder as ours."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 _MAKER = "patch-compile"
-# Left by a run that was killed before it had marked the folder, or while it did.
+# A run that was killed before or while it marked the folder leaves these files.
 _BEFORE_THE_MARK = {LOCK, STATE + ".tmp"}
 _REPLACED = re.compile(r"\..+\.replaced-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A finished stage: its key and its files (path relative to OUT → sha256)."""
+    """A finished stage: its key, and sha256 by path in OUT of its files."""
 
     key: str
     files: dict[str, str]
@@ -47,7 +47,7 @@ class WorkspaceState:
 
     @classmethod
     def read(cls, folder: Path) -> WorkspaceState:
-        """The state of a folder, empty where it has none. Raises PatchCompileError for a file that is not ours."""
+        """Read the state of a folder, empty if it has none. Raises PatchCompileError for a file that is not ours."""
         path = folder / STATE
         if not path.is_file():
             return cls()
@@ -63,18 +63,18 @@ class WorkspaceState:
         return cls(records, replaces)
 
     def write(self, folder: Path) -> None:
-        """Write state.json; a kill leaves the old one or the new one."""
+        """Write state.json. If the process is killed, the old file or the new one is there."""
         replaces = {} if self.replaces is None else {"replaces": self.replaces}
         write_json(folder / STATE, {"made_by": _MAKER, **replaces, "stages": stages_of(self.records)})
 
 
 def stages_of(records: Mapping[str, StageRecord]) -> dict[str, dict[str, Any]]:
-    """Finished stages, as state.json and manifest.json hold them."""
+    """Returns the finished stages in the form of state.json and manifest.json."""
     return {name: {"key": r.key, "files": r.files} for name, r in records.items()}
 
 
 def read_records(path: Path) -> dict[str, StageRecord]:
-    """The stages in a state.json or manifest.json. Raises PatchCompileError where they are not as we write them."""
+    """Read the stages of a state.json or manifest.json. Raises PatchCompileError for invalid content."""
     content = _read(path)
     try:
         records = {n: StageRecord(s["key"], dict(s["files"])) for n, s in content["stages"].items()}
@@ -91,22 +91,22 @@ def read_records(path: Path) -> dict[str, StageRecord]:
 
 
 def is_workspace(folder: Path) -> bool:
-    """True for a folder that a build of ours has made or may take: it is marked by its state.json, or empty.
+    """Returns True if a build of ours has made the folder or may take it: a state.json marks it, or it is empty.
 
-    Raises PatchCompileError when its state.json can't be read.
+    Raises PatchCompileError if its state.json can't be read.
     """
     if folder.is_symlink():
         return False
     if holds_nothing(folder):
         return True
     if not (folder / STATE).is_file():
-        return not os.path.lexists(folder)  # published or discarded while we looked
+        return not os.path.lexists(folder)  # another process published or discarded it meanwhile
     WorkspaceState.read(folder)
     return True
 
 
 def holds_nothing(folder: Path) -> bool:
-    """True when nobody would miss the folder's content."""
+    """Returns True if the folder holds nothing that a user could miss."""
     try:
         return not {path.name for path in folder.iterdir()} - _BEFORE_THE_MARK
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Where a build happens: `OUT.partial` beside OUT, renamed to OUT when everything in it is whole.
+"""Builds in `OUT.partial` beside OUT, and renames it to OUT when everything in it is complete.
 
-A stage writes its files into `OUT.partial`; when it is done, its key (a hash of all that went into it) and the sha256
-of its files are recorded in `OUT.partial/state.json`. A stage whose key and files are unchanged is not run again:
-after an interruption with `--resume`, and when OUT itself is replaced with `--force`.
+A stage writes its files into `OUT.partial`. Its key (a hash of all its inputs) and the sha256 of its files are then
+recorded in `OUT.partial/state.json`. A stage with unchanged key and files does not run again: after an interruption,
+with `--resume`, and when OUT itself is replaced, with `--force`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ __all__ = ["Workspace", "check_out", "key_of", "place_of", "sha256_of", "write_j
 
 
 class Workspace:
-    """The unfinished form of OUT, for one process alone until `release`, or its end.
+    """The unfinished OUT, which belongs to one process until `release` or the end of the process.
 
-    A build that is replaced is locked too, so that `verify` and `bench` don't write into it meanwhile. Raises
-    PatchCompileError as `check_out` does, and when another process has either.
+    It also locks the build that it replaces, so that `verify` and `bench` don't write into that meanwhile. Raises
+    PatchCompileError as `check_out` does, and if another process has locked either.
     """
 
     def __init__(self, out: Path, *, force: bool = False, resume: bool = False) -> None:
@@ -55,7 +55,7 @@ class Workspace:
         except BaseException:
             self.release()
             with contextlib.suppress(OSError):
-                self.root.rmdir()  # where nothing was in it
+                self.root.rmdir()  # removes it only if it is empty
             raise
 
     def _open(self, *, force: bool, resume: bool) -> None:
@@ -63,7 +63,9 @@ class Workspace:
         self._locks[self.root] = FolderLock(self.root, RUNNING)
         state = WorkspaceState.read(self.root)
         self._force = _put_back(state, self.out) or force
-        check_out(self.out, force=self._force, resume=resume, held=True)  # another run may have come between
+        check_out(
+            self.out, force=self._force, resume=resume, held=True
+        )  # again, since another run may have written it meanwhile
         if self.out.exists():
             self._lock_out()
             _finish_publishing(self.out)
@@ -75,17 +77,17 @@ class Workspace:
 
     @property
     def records(self) -> dict[str, StageRecord]:
-        """The finished stages, by name."""
+        """Returns the finished stages, by name."""
         return self._state.records
 
     @property
     def scratch(self) -> Path:
-        """Files that only later stages need; removed when the build is published."""
+        """Returns the folder of files that only later stages need. Publishing removes it."""
         return self.root / SCRATCH
 
     @staticmethod
     def scratch_of(out: Path) -> Path:
-        """The folder that `scratch` is while OUT is being built, for other processes."""
+        """Returns the `scratch` folder of an unfinished build of `out`. Processes without the workspace use it."""
         return partial_of(place_of(out)) / SCRATCH
 
     def run(self, stage: str, key: str, outputs: list[str], work: Callable[[Path], None]) -> None:
@@ -103,15 +105,15 @@ class Workspace:
             self._state.write(self.root)
 
     def stages(self) -> dict[str, dict[str, Any]]:
-        """The finished stages, for state.json and manifest.json."""
+        """Returns the finished stages in the form of state.json and manifest.json."""
         return stages_of(self.records)
 
     def publish(self) -> Path:
-        """Put the finished build in the place of OUT, and return that.
+        """Put the finished build in the place of OUT, and return that path.
 
-        state.json goes last: whatever fails before, or kills the process, `--resume` finds every stage finished, and
-        the build that was to be replaced is at OUT or is put back there. Raises PatchCompileError where OUT can't be
-        replaced.
+        It removes state.json last. If anything before fails or kills the process, `--resume` finds every stage
+        finished, and the build that was to be replaced is still at OUT or is put back there. Raises PatchCompileError
+        if OUT can't be replaced.
         """
         with _publishing_errors(
             f"{self.out} can't be put in place",
@@ -127,8 +129,10 @@ class Workspace:
         return self.out
 
     def discard_if_empty(self) -> bool:
-        """Remove the folder unless a stage was finished or training state kept in it; True when it is gone."""
-        aside = self._state.replaces  # a build that could not be put back is found by state.json alone
+        """Remove the folder unless it holds a finished stage or training state. Returns True if the folder is gone."""
+        aside = (
+            self._state.replaces
+        )  # state.json alone records the name of a build that could not be put back
         if self.records or (aside and (self.out.parent / aside).exists()):
             return not self.root.exists()
         if any(self.scratch.rglob("*checkpoint*")):
@@ -142,7 +146,7 @@ class Workspace:
         return True
 
     def release(self) -> None:
-        """Let other processes at OUT and its unfinished build; may be called twice."""
+        """Let other processes use OUT and its unfinished build. A second call does nothing."""
         while self._locks:
             self._locks.popitem()[1].release()
 
@@ -151,8 +155,8 @@ class Workspace:
             self._locks[self.out] = FolderLock(self.out)
 
     def _swap(self) -> None:
-        """Two renames. state.json says before the first which name the replaced build gets."""
-        check_replaceable(self.out, force=self._force)  # again: hours have gone by
+        """Publish by two renames. Before the first, state.json records the name that the replaced build gets."""
+        check_replaceable(self.out, force=self._force)  # again, since the build took hours
         replaces, aside = self.out.exists(), name_aside(self.out)
         if replaces:
             self._lock_out()
@@ -184,19 +188,19 @@ class Workspace:
 
 
 def key_of(*parts: object) -> str:
-    """Hash of JSON-able parts: the identity of a stage's inputs."""
+    """Returns a hash of JSON-able parts, which identifies a stage's inputs."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
+    """Returns the sha256 of a file, which is read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _put_back(state: WorkspaceState, out: Path) -> bool:
-    """Undo the first rename of a publishing that did not come to the second; True when there was one to undo."""
+    """Undo the first rename of an interrupted publication that lacks the second. Returns True if it undid one."""
     aside = None if state.replaces is None else out.with_name(state.replaces)
     if aside is None or not aside.is_dir():
         return False
@@ -212,7 +216,7 @@ def _put_back(state: WorkspaceState, out: Path) -> bool:
 
 
 def _finish_publishing(out: Path) -> None:
-    """Remove from a published OUT what only its publishing needed, and the build that it has replaced."""
+    """Remove from a published OUT the files that only publishing needed, and the build that OUT replaced."""
     if not (out / STATE).is_file():
         return
     replaces = WorkspaceState.read(out).replaces
@@ -223,9 +227,9 @@ def _finish_publishing(out: Path) -> None:
 
 
 def _sweep(root: Path, records: dict[str, StageRecord], keep: tuple[str, ...]) -> None:
-    """Remove what no finished stage has written, such as half a file of a run that was killed.
+    """Remove everything that no finished stage has written, such as half-written files of a killed run.
 
-    keep: names at the top that stay.
+    keep: names in `root` that stay.
     """
     files = {root / name for record in records.values() for name in record.files}
     folders = {parent for file in files for parent in file.parents}
@@ -256,7 +260,7 @@ def _remove(path: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Hard link where the file system allows, a copy elsewhere; finished files are never written to again."""
+    """Make a hard link, or a copy if the file system has no links. Finished files are never written to again."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
