@@ -15,7 +15,10 @@ _SAME = (
 
 
 def check_comparable(builds: Sequence[Build]) -> None:
-    """Raises PatchCompileError, naming the difference, unless all builds are of one model and one evaluation text or input."""
+    """Raises PatchCompileError, naming the difference, for builds that can't be compared.
+
+    All must be of one model, and evaluated on the same text or inputs.
+    """
     if len(builds) < 2:
         raise PatchCompileError(
             "there is nothing to compare with",

@@ -265,9 +265,9 @@ def card_named(name: str) -> Card | None:
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:
-    """The targets of a comma-separated list of architectures (`sm86`, `8.6`) and cards (`a6000`, `RTX 4090`).
+    """Parse a comma-separated list of architectures (`sm86`, `8.6`) and cards (`a6000`, `RTX 4090`).
 
-    Raises UsageError, listing the table, for a name that is not in it, and where there is none.
+    Raises UsageError, listing the table, for an unknown name, and for an empty list.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -276,7 +276,7 @@ def parse_targets(text: str) -> tuple[Target, ...]:
 
 
 def parse_architectures(text: str) -> tuple[Architecture, ...]:
-    """The architectures of such a list, each once, in the order given. Raises UsageError as `parse_targets` does."""
+    """Returns the architectures of a list of targets, each once, in the order given. Errors: see `parse_targets`."""
     return tuple(dict.fromkeys(target.architecture for target in parse_targets(text)))
 
 
