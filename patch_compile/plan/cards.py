@@ -1,4 +1,4 @@
-"""The card that a `--target` or a GPU is predicted by, and the assumptions that its times are made from."""
+"""Finds the card that predictions for a `--target` or a GPU are made for, and the assumptions that they use."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 
 __all__ = ["DEFAULT_TARGET", "PlanCard", "card_of", "card_of_gpu", "find_card"]
 
-DEFAULT_TARGET = "sm86"  # where neither a target nor a GPU is there
+DEFAULT_TARGET = "sm86"  # used without a target and a GPU
 
 
 @dataclass(frozen=True)
 class PlanCard:
-    """A card with a data sheet, by which something is predicted. stands_for: the target that has none of its own, or "".
+    """A card with a data sheet, which predictions are made for.
 
-    assume: what its times are predicted by, beside its data sheet. measured: what `bench --calibrate` found on this very
-    GPU, whose assumptions these are then; None where nothing was measured.
+    stands_for: the target without a data sheet of its own that the card stands for, or "". assume: assumptions of the
+    predictions. measured: the calibration by `bench --calibrate` on this very GPU, which then gives the assumptions;
+    None without one.
     """
 
     rated: RatedCard
@@ -38,11 +39,11 @@ class PlanCard:
 
     @property
     def name(self) -> str:
-        """As the table spells it."""
+        """Returns the name in the spelling of the table."""
         return self.rated.name
 
     def row(self) -> CardRow:
-        """The card as plan.json has it."""
+        """Returns the card's row of plan.json."""
         return CardRow(name=self.name, stands_for=self.stands_for, calibration=self.measured)
 
     def __str__(self) -> str:
@@ -50,10 +51,10 @@ class PlanCard:
 
 
 def find_card(target: str) -> PlanCard | None:
-    """The card of the first of comma-separated targets that is predicted; None when none is.
+    """Returns the card of the first of comma-separated targets that has predictions, or None if none has.
 
-    A target without a data sheet, an architecture or another card of it, is predicted by the first card of its architecture
-    that has one. Raises PatchCompileError for a target that is not in the table.
+    A target without a data sheet (an architecture, or a card) is predicted by the first card of its architecture that
+    has one. Raises PatchCompileError for a target that is not in the table.
     """
     targets = parse_targets(target)
     card = next(filter(None, map(_of_target, targets)), None)
@@ -63,7 +64,7 @@ def find_card(target: str) -> PlanCard | None:
 
 
 def card_of(target: str) -> PlanCard:
-    """The card that `find_card` finds. Raises PatchCompileError where there is none."""
+    """Returns the result of `find_card`. Raises PatchCompileError if it is None."""
     card = find_card(target)
     if card is None:
         raise PatchCompileError(
@@ -75,7 +76,10 @@ def card_of(target: str) -> PlanCard:
 
 
 def card_of_gpu(gpu: Gpu) -> PlanCard | None:
-    """The card of this machine's GPU, or the one that stands for its architecture; None when neither has a data sheet."""
+    """Returns the card of this machine's GPU, else the one that stands for its architecture.
+
+    Returns None if neither has a data sheet.
+    """
     named, architecture = card_named(gpu.name), architecture_of_gpu(gpu)
     if isinstance(named, RatedCard):
         return _as_measured(PlanCard(named), gpu.name)
@@ -84,7 +88,7 @@ def card_of_gpu(gpu: Gpu) -> PlanCard | None:
 
 
 def _as_measured(card: PlanCard, gpu: str | None = None) -> PlanCard:
-    """The card by the newest measurement of the very GPU: the one of this name, or whichever has this row for its own."""
+    """Returns the card with the newest calibration of the GPU named `gpu`, or of any GPU that has this row as its own."""
 
     def fits(found: MeasuredCard) -> bool:
         return found.card == card.name and (found.gpu == gpu if gpu else found.own and not card.stands_for)

@@ -1,4 +1,4 @@
-"""Predicted microseconds of one linear: dense, hybrid and all 2:4, while a prompt is read and in a decode step."""
+"""Predicted microseconds of one linear: dense, hybrid and all 2:4, for the prompt and for a decode step."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CostModel:
     def of(
         self, shape: Shape, panel_rows: int, dense_slabs: int, sparse_slabs: int, *, gated: bool = False
     ) -> LinearTimes:
-        """Times of a linear `[N, K]` that is packed in so many slabs.
+        """Returns the times of a linear `[N, K]` that is packed in so many slabs.
 
-        gated: it is a gate and its up, whose node does their SiLU·mul too.
+        gated: True for a gate and its up, whose node computes their SiLU·mul too.
         """
         share = sparse_slabs / (dense_slabs + sparse_slabs)
 
@@ -41,19 +41,19 @@ class CostModel:
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
 
     def dense(self, times: LinearTimes) -> float:
-        """Microseconds of the dense linear in the whole workload."""
+        """Returns the microseconds of the dense linear in the whole workload."""
         return self.workload.total(times.prefill.dense, times.decode.dense)
 
     def hybrid(self, times: LinearTimes) -> float:
-        """Microseconds of the hybrid linear in the whole workload."""
+        """Returns the microseconds of the hybrid linear in the whole workload."""
         return self.workload.total(times.prefill.hybrid, times.decode.hybrid)
 
     def sparse(self, times: LinearTimes) -> float:
-        """Microseconds of the linear with all tiles 2:4 in the whole workload."""
+        """Returns the microseconds of the linear with all tiles 2:4 in the whole workload."""
         return self.workload.total(times.prefill.sparse, times.decode.sparse)
 
     def why_dense(self, times: LinearTimes) -> Reason | None:
-        """The reason why dense is the faster lowering for the workload; None where it is not."""
+        """Returns the reason why dense is the faster lowering for the workload, or None if it is not."""
         dense, card = self.dense(times), self.card.name
         if self.hybrid(times) < dense:
             return None
@@ -73,7 +73,7 @@ def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions, ga
     gating = gating_time(card, linear.out_features // 2, tokens, assume) if counted else 0.0
 
     def less_gating(product: Prediction) -> float:
-        # On the dense path what follows the product is a kernel of its own, as in the dense model.
+        # On the dense path the epilogue is a kernel of its own, as in the dense model.
         return product.microseconds - (0.0 if product.config == DENSE_PATH else gating)
 
     return Times(

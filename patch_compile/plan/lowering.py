@@ -1,4 +1,4 @@
-"""How each linear is compiled, with the reason when it is not `plugin`."""
+"""Chooses the lowering of each linear, with the reason if it is not `plugin`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from patch_compile.plan.split import Split
 
 __all__ = ["LinearPlan", "plan_linear", "plan_linears", "uncovered"]
 
-_ELEMENT = 2  # bytes of fp16 and bf16
+_ELEMENT = 2  # bytes of an fp16 or bf16 number
 _SPARSE_BYTES_PER_WEIGHT = 1.125
 
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """One linear: `shape` is `[N, K]`; bytes are those of the 16-bit weight and of its packed tensors.
+    """The plan of one linear. shape: `[N, K]`; bytes are those of the 16-bit weight and of its packed tensors.
 
-    reason: why it is not `plugin`, else None. node: the PatchLinear node that computes it where it is, which gate and up
-    share, and q, k and v; until the graph is known a node has its linear's name and no other linear.
-    predicted: its times, the linear on its own, None where nothing is known of the card. split: the products that compute
-    a linear lowered as `split`, once they are chosen.
+    reason: the reason why it is not `plugin`, else None. node: the PatchLinear node of a `plugin` linear, which gate
+    and up share, and also q, k and v. Until the graph is known, a node has its linear's name and no other linear.
+    predicted: times of the linear on its own, None if the card is unknown. split: the products of a linear lowered as
+    `split`, once they are chosen.
     """
 
     name: str
@@ -53,17 +53,17 @@ class LinearPlan:
 
     @property
     def share(self) -> float:
-        """`p`: weights in 2:4 tiles, over all of its weights."""
+        """Returns `p`: weights in 2:4 tiles over all weights of the linear."""
         return 2 * self.zeroed / (self.shape[0] * self.shape[1])
 
     @property
     def bytes_before(self) -> int:
-        """Bytes of the dense 16-bit weight."""
+        """Returns the bytes of the dense 16-bit weight."""
         return self.shape[0] * self.shape[1] * _ELEMENT
 
     @property
     def bytes_after(self) -> int:
-        """Bytes of the constants that the compiled linear reads, padding and index included."""
+        """Returns the bytes of the constants that the compiled linear reads, with padding and index."""
         if self.lowering != "plugin":
             return self.bytes_before
         slab = self.panel_rows * SLAB_K
@@ -78,7 +78,7 @@ class LinearPlan:
         )
 
     def row(self) -> LinearRow:
-        """The linear's row in plan.json and report.json."""
+        """Returns the linear's row of plan.json and report.json."""
         return LinearRow(
             name=self.name,
             shape=self.shape,
@@ -96,12 +96,12 @@ class LinearPlan:
         )
 
     def named(self, name: str) -> LinearPlan:
-        """The plan of another linear that is compiled alike, before the graph is known."""
+        """Returns the plan of another linear with the same lowering, before the graph is known."""
         return replace(self, name=name, node=_alone(name))
 
     @classmethod
     def of(cls, row: LinearRow) -> LinearPlan:
-        """The plan that a row tells, without its times and its split."""
+        """Returns the plan that a row describes, without its times and its split."""
         return cls(
             row.name,
             row.shape,
@@ -117,7 +117,7 @@ class LinearPlan:
         )
 
     def fused(self, mask: LinearMask, node: Node, panel_rows: int | None = None) -> LinearPlan:
-        """The plan once the graph has told what its node does; panel_rows: None keeps the panels."""
+        """Returns the plan with the node that the graph gave it. panel_rows: None keeps the panels."""
         rows = panel_rows or self.panel_rows
         dense, sparse = _count_slabs(mask, rows)
         return replace(self, node=node, panel_rows=rows, dense_slabs=dense, sparse_slabs=sparse)
@@ -126,10 +126,10 @@ class LinearPlan:
 def plan_linears(
     masks: Mapping[str, LinearMask], lowering: str = "plugin", costs: CostModel | None = None
 ) -> dict[str, LinearPlan]:
-    """The plan of every covered linear, in the order of the masks.
+    """Returns the plan of every covered linear, in the order of the masks.
 
-    lowering: as `--lowering` spells it; costs: what `auto` goes by, None where nothing is known of the card.
-    PatchCompileError for a pattern that fits no linear.
+    lowering: a value of `--lowering`; costs: predictions that `auto` needs, None if the card is unknown. Raises
+    PatchCompileError for a pattern that matches no linear.
     """
     asked = asked_lowerings(lowering, list(masks))
     return {name: plan_linear(name, masks[name], asked[name], costs) for name in masks}
@@ -138,9 +138,10 @@ def plan_linears(
 def plan_linear(
     name: str, mask: LinearMask, asked: Asked = "plugin", costs: CostModel | None = None
 ) -> LinearPlan:
-    """The lowering that is asked for, wherever a slab is sparse: a 2:4 slab reads 1.125 bytes a weight, a dense one 2.
+    """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is 2:4.
 
-    `auto` is `plugin` where it is predicted to be faster than `dense`, and where nothing is predicted.
+    A 2:4 slab has 1.125 bytes a weight, a dense one 2. `auto` is `plugin` if that is predicted to be faster than
+    `dense`, and without predictions.
     """
     panel_rows = choose_panel_rows(mask.shape, mask.tile)
     dense, sparse = _count_slabs(mask, panel_rows)
@@ -163,7 +164,7 @@ def plan_linear(
 
 
 def uncovered(name: str, shape: tuple[int, int]) -> LinearPlan:
-    """The plan of a linear that has no mask: it stays as it is."""
+    """Returns the plan of a linear without a mask, which stays as it is."""
     rows = choose_panel_rows(shape, shape)
     slabs = -(-shape[0] // rows) * -(-shape[1] // SLAB_K)
     reason = Reason(kind=ReasonKind.NOT_COVERED)
@@ -171,14 +172,14 @@ def uncovered(name: str, shape: tuple[int, int]) -> LinearPlan:
 
 
 def _alone(name: str) -> Node:
-    """The node of a linear before the graph has told what else it computes."""
+    """Returns the node of a linear on its own, before the graph is known."""
     return Node(name=name, linears=(name,))
 
 
 def _choose(
     asked: Asked, unfit: Reason | None, costs: CostModel | None, predicted: LinearTimes | None
 ) -> tuple[Lowering, Reason | None]:
-    """The lowering, and why it is not `plugin`; unfit: why nothing but `dense` is possible."""
+    """Returns the lowering, and the reason if it is not `plugin`. unfit: reason why only `dense` is possible."""
     if unfit:
         return "dense", unfit
     if asked in ("split", "dense"):
@@ -188,7 +189,7 @@ def _choose(
 
 
 def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int]:
-    """How many slabs are stored densely and how many 2:4."""
+    """Returns the numbers of dense and of 2:4 slabs."""
     grid = sparse_slabs(mask, panel_rows)
     return int((~grid).sum()), int(grid.sum())
 
@@ -196,6 +197,6 @@ def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int]:
 def _unfit(asked: Asked, mask: LinearMask, any_sparse_slab: bool) -> Reason | None:
     if not mask.tiles.any():
         return Reason(kind=ReasonKind.NO_SPARSE_TILE)
-    if not any_sparse_slab and asked in ("auto", "plugin"):  # the others have no slabs
+    if not any_sparse_slab and asked in ("auto", "plugin"):  # the other lowerings have no slabs
         return Reason(kind=ReasonKind.SMALL_TILES, tile=mask.tile)
     return None

@@ -1,7 +1,7 @@
-"""How each linear is asked to be compiled: `--lowering`, one for all linears or by pattern.
+"""Parses `--lowering`: one lowering for all linears, or lowerings by pattern.
 
-Spelled `auto`, `plugin`, `split` or `dense`, or `PATTERN=LOWERING,…` such as `mlp.*=plugin,v_proj=dense`, with the patterns
-of `masklearn.masks.names`: the last that fits a linear decides. Linears that none fits are `auto`.
+The text is `auto`, `plugin`, `split` or `dense`, or `PATTERN=LOWERING,…` such as `mlp.*=plugin,v_proj=dense`, with the
+patterns of `masklearn.masks.names`. The last pattern that matches a linear decides. Linears without a match are `auto`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ AUTO: Asked = "auto"
 
 
 def parse_lowering(text: str) -> str:
-    """The text, once it is found correct. Raises ValueError in one line when it is not."""
+    """Returns the text if it is valid. Raises ValueError with a one-line message if it is not."""
     _pairs(text)
     return text
 
 
 def asked_lowerings(text: str, names: Sequence[str]) -> dict[str, Asked]:
-    """The lowering asked of each linear.
+    """Returns the lowering that is asked of each linear.
 
-    Raises PatchCompileError for a pattern that fits none, or that decides for none because later ones do.
+    Raises PatchCompileError for a pattern that matches no linear, or that later patterns override everywhere.
     """
     decided = decide(_pairs(text), names, "--lowering")
     return {name: AUTO if decision is None else decision[1] for name, decision in decided.items()}
 
 
 def _pairs(text: str) -> list[tuple[str, Asked]]:
-    """(pattern, lowering) in the order spelled; the pattern is empty for all linears, which stands alone."""
+    """Returns (pattern, lowering) pairs in their order. A lone lowering for all linears has the pattern ""."""
     if text.strip() and "=" not in text and "," not in text:
         return [("", _lowering(text.strip()))]
     return [(pattern, _lowering(spelled)) for pattern, spelled in parse_pairs(text, "LOWERING")]

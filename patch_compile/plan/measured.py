@@ -1,7 +1,7 @@
-"""Cards as they were measured: what `bench --calibrate` found on a GPU, kept on this machine for later plans.
+"""Calibrated cards: results of `bench --calibrate` on a GPU, kept on this machine for later plans.
 
-A file for each GPU, its clocks, driver and backend lies in `~/.cache/patch-compile/measured`, or below XDG_CACHE_HOME. A
-plan takes the newest one of the very GPU that it is for.
+There is one file for each combination of GPU, clocks, driver and backend, in `~/.cache/patch-compile/measured`, or
+below XDG_CACHE_HOME. A plan takes the newest file of exactly the GPU that it is for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 
 __all__ = ["FITTED", "MOST", "MeasuredCard", "measured_cards", "measured_folder"]
 
-MOST = 4.0  # times what is assumed, or a fourth of it: no card is that far from its data sheet
+MOST = 4.0  # bound of a fitted value over the assumed one, and of its inverse: no card is that far from its data sheet
 FITTED = {
     "bandwidth": "share of the data sheet's bandwidth",
     "tensor": "share of the tensor cores' rate",
@@ -33,15 +33,15 @@ _SCHEMA = 1
 
 
 class MeasuredCard(Calibration):
-    """A calibration that plans of this machine go by."""
+    """A calibration that plans on this machine use."""
 
     @property
     def assume(self) -> Assumptions:
-        """What to predict by."""
+        """Returns the assumptions with the fitted values."""
         return replace(ASSUMED, **self.assumptions)  # type: ignore[arg-type]  # `_check` has looked at their names
 
     def save(self) -> Path:
-        """Write it, in place of one of the same GPU, clocks, driver and backend."""
+        """Write the calibration, in place of one of the same GPU, clocks, driver and backend."""
         key = key_of(self.gpu, self.clocks, self.driver, self.backend, self.version)[:8]
         path = measured_folder() / f"{re.sub(r'[^a-z0-9]+', '-', self.gpu.lower())}-{key}.json"
         write_json(path, {"schema": _SCHEMA, **self.model_dump(mode="json")})
@@ -49,12 +49,12 @@ class MeasuredCard(Calibration):
 
 
 def measured_folder() -> Path:
-    """Where calibrations lie."""
+    """Returns the folder of calibrations."""
     return cache_folder("measured")
 
 
 def measured_cards() -> Iterator[MeasuredCard]:
-    """Those of this machine, the newest first. Raises PatchCompileError for a file that is none."""
+    """Yield the calibrations of this machine, the newest first. Raises PatchCompileError for an invalid file."""
     found = [_read(path) for path in sorted(measured_folder().glob("*.json"))]
     yield from sorted(found, key=lambda one: one.date, reverse=True)
 
@@ -79,7 +79,7 @@ def _read(path: Path) -> MeasuredCard:
 
 
 def _check(card: MeasuredCard) -> None:
-    """Assumptions that there are, each no further from what is assumed than a card can be."""
+    """Raises ValueError for unknown assumptions, and for values farther from the assumed ones than a card can be."""
     for name, value in card.assumptions.items():
         assumed = getattr(ASSUMED, name, None)
         if not isinstance(assumed, float) or not assumed / MOST <= value <= assumed * MOST:

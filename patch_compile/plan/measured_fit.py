@@ -1,4 +1,4 @@
-"""From times that were measured on a GPU to the assumptions under which the roofline predicts them best."""
+"""Fits the roofline's assumptions to times that were measured on a GPU."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 __all__ = ["Fit", "fit_assumptions"]
 
 Predict = Callable[[Assumptions], Sequence[float]]
-_LEAST_EFFECT = 0.05  # of a time, for twice the assumption: less is noise
-_LEAST_ANGLE = 0.05  # between what one assumption does to the times and what the others do: sine
-_STEP = 0.02  # of a logarithm: the roofline has corners, which a small step would not see
+_LEAST_EFFECT = 0.05  # smallest relative change of a time, for twice the assumption, that is not noise
+_LEAST_ANGLE = 0.05  # smallest sine of the angle between the effects of one assumption and of the others
+_STEP = 0.02  # step of a logarithm: the roofline has corners, which a smaller step would miss
 
 
 @dataclass(frozen=True)
 class Fit:
-    """assume: what to predict by; fitted: names of those that were, by their value; left: the others, and why not.
+    """A fit. assume: the fitted assumptions; fitted: fitted values by name; left: the others, with the reason.
 
-    before, after: median share by which predictions miss the times, as assumed and as fitted.
+    before, after: median relative error of the predictions, with the assumed and with the fitted values.
     """
 
     assume: Assumptions
@@ -35,13 +35,13 @@ class Fit:
 
 
 def fit_assumptions(times: Sequence[float], predict: Predict, clock: float | None = None) -> Fit:
-    """The assumptions of `FITTED` that make the sum of squared logarithms of predicted over measured time least.
+    """Fit the assumptions in `FITTED`: minimise the sum of squared logarithms of predicted over measured time.
 
-    times: measured milliseconds; predict: the same times under given assumptions; clock: sustained over boost clock, which
-    is measured by itself. Each assumption stays within a fourth and four times what is assumed; one that these times do not
-    tell, or do not tell from the others, is left as it is.
+    times: measured milliseconds; predict: returns the same times under given assumptions; clock: sustained over boost
+    clock, which is measured and not fitted. Each assumption stays between a fourth of and four times its assumed value.
+    An assumption keeps that value if these times do not determine it, or do not distinguish it from the others.
 
-    Raises PatchCompileError for fewer than two times, one that is none, and when the best fit lies at the bounds.
+    Raises PatchCompileError for fewer than two times, for an invalid time, and if the best fit lies at the bounds.
     """
     from scipy.optimize import least_squares
 
@@ -94,7 +94,7 @@ def _scaled(start: Assumptions, names: Sequence[str], factors: NDArray[np.float6
 def _told_apart(
     misses: Callable[[NDArray[np.float64], Sequence[str]], NDArray[np.float64]], count: int
 ) -> tuple[list[str], dict[str, str]]:
-    """The assumptions that these times tell, in the order of `FITTED`, and of the others why not."""
+    """Returns the assumptions that these times determine, in the order of `FITTED`, and the others with the reason."""
     base = misses(np.zeros(0), [])
     chosen: list[str] = []
     columns: list[NDArray[np.float64]] = []
@@ -114,7 +114,7 @@ def _told_apart(
 
 
 def _sine(effect: NDArray[np.float64], columns: list[NDArray[np.float64]]) -> float:
-    """Of the angle between an effect and all that the others can do together."""
+    """Returns the sine of the angle between an effect and the span of the other effects."""
     if not columns:
         return 1.0
     others = np.stack(columns, axis=1)

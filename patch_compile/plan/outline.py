@@ -1,4 +1,4 @@
-"""What a whole model computes beside the covered linears, from config.json and the headers of the shards."""
+"""The work of a whole model beside its covered linears, from config.json and the headers of the shards."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["Outline", "outline_of", "outline_of_llama"]
 
 @dataclass(frozen=True)
 class Outline:
-    """model: its sizes; others: linears of the blocks that are not covered, which are dense.
+    """Outline of a model. model: its sizes; others: linears of the blocks that are not covered, which stay dense.
 
-    together: linears that read one input, which the dense model computes as one product: TensorRT merges them itself.
-    nodes: those of them that share a PatchLinear node as far as they are packed.
+    together: linears of one input, which the dense model computes as one product, because TensorRT merges them itself.
+    nodes: those of them that share a PatchLinear node if they are packed.
     """
 
     model: Model
@@ -33,12 +33,15 @@ class Outline:
     nodes: tuple[Together, ...] = ()
 
     def compiled(self, plans: Collection[LinearPlan]) -> Outline:
-        """The same, with the nodes that the graph allowed."""
+        """Returns the outline with the nodes that the graph allowed."""
         return replace(self, nodes=compiled_together(plans))
 
 
 def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str] | None = None) -> Outline:
-    """The outline of a checkpoint, whose linears share nodes as `fuse` says (None: by all fusions); no weight is read."""
+    """Returns the outline of a checkpoint. It reads no weights.
+
+    fuse: the fusions by which linears share nodes; None means all.
+    """
     config = load_config(checkpoint.path).get_text_config()
     skipped = (name for name in coverage.skipped if depth_of(name) is not None)
     shapes = {name: checkpoint.shape(f"{name}.weight") for name in skipped if f"{name}.weight" in checkpoint}
@@ -57,7 +60,7 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
 def outline_of_llama(
     model: Model, fuse: Collection[str] | None = None
 ) -> tuple[dict[str, tuple[int, int]], Outline]:
-    """The linears `[N, K]` and the outline of a decoder of LLaMA's shape, of which no checkpoint is needed."""
+    """Returns the linears `[N, K]` and the outline of a decoder like LLaMA. It needs no checkpoint."""
     h, wide = model.hidden, model.intermediate
     block = {
         "self_attn.q_proj": (model.q, h),
@@ -91,5 +94,5 @@ def _model(name: str, config: Any, head_covered: bool) -> Model:
 
 
 def _first(config: Any, *names: str) -> int | None:
-    """The first of these settings that the config has."""
+    """Returns the first of these settings that the config has."""
     return next((int(value) for name in names if (value := getattr(config, name, None))), None)

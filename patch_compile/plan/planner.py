@@ -1,4 +1,4 @@
-"""Plans of all linears of a model: by masks or by ratios, settled where linears of one input depend on each other."""
+"""Plans all linears of a model, by masks or by ratios. It settles linears of one input, which affect each other."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def assumed_plans(
     lowering: str,
     costs: CostModel,
 ) -> dict[str, LinearPlan]:
-    """The plan of every linear `[N, K]` at its ratio; lowering: as `--lowering` spells it."""
+    """Returns the plan of every linear `[N, K]` at its ratio. lowering: a value of `--lowering`."""
     asked = asked_lowerings(lowering, list(linears))
     return {
         name: _plan_of(shape, tile, ratios[name], asked[name], costs).named(name)
@@ -48,7 +48,10 @@ def assumed_plans(
 
 
 def assumed_mask(shape: Shape, tile: Shape, ratio: float) -> LinearMask:
-    """Of a linear `[N, K]`: 2·ratio of its tiles are 2:4, to one; every group keeps its first two weights."""
+    """Returns a mask of a linear `[N, K]`, of whose tiles a share of 2·ratio, to one tile, is 2:4.
+
+    Every group of four weights in a 2:4 tile keeps its first two.
+    """
     grid = grid_shape(shape, tile)
     tiles = np.zeros(grid[0] * grid[1], np.bool_)
     tiles[: round(2 * ratio * tiles.size)] = True
@@ -58,17 +61,18 @@ def assumed_mask(shape: Shape, tile: Shape, ratio: float) -> LinearMask:
 
 @lru_cache(maxsize=4096)
 def _plan_of(shape: Shape, tile: Shape, ratio: float, asked: Asked, costs: CostModel) -> LinearPlan:
-    """Of any linear of this shape: there are few shapes and many linears."""
+    """Returns the plan of any linear of this shape. It is cached: there are few shapes and many linears."""
     return plan_linear("", assumed_mask(shape, tile, ratio), asked, costs)
 
 
 def settle_together(
     plans: Plans, lowering: str, outline: Outline, costs: CostModel | None
 ) -> dict[str, LinearPlan]:
-    """The plans, with the fastest choice of `plugin` and `dense` for linears of one input where `auto` leaves one.
+    """Returns the plans with the fastest choice of `plugin` and `dense` for linears of one input that `auto` left open.
 
-    What stays dense is one dense product, and what is packed one node where the outline says so; each saves launches, so
-    linears that pay alone may not pay here, and others only here. lowering: as `--lowering` spells it.
+    Dense linears of one input are one product, and packed ones are one node if the outline says so. Each saves
+    launches, so linears that are faster packed alone may not be so here, and the other way round. lowering: a value of
+    `--lowering`.
     """
     settled = dict(plans)
     if costs is None:
@@ -86,7 +90,7 @@ def settle_together(
 
 
 def _is_open(plan: LinearPlan) -> bool:
-    """True where nothing but its time has decided."""
+    """Returns True if predicted time alone decided the lowering."""
     if plan.predicted is None:
         return False
     return plan.reason is None or plan.reason.kind.by_time
@@ -111,7 +115,7 @@ def _choices(
 def _total(
     members: Sequence[LinearPlan], together: Together, node: Together | None, costs: CostModel
 ) -> float:
-    """Microseconds of the linears in the whole workload."""
+    """Returns the microseconds of the linears in the whole workload."""
     packed = [plan for plan in members if plan.lowering == "plugin"]
     others = [plan for plan in members if plan.lowering != "plugin"]
     return sum(
@@ -121,17 +125,17 @@ def _total(
 
 
 def plan_of(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> Plan:
-    """plan.json of a model: its linears and their summary."""
+    """Returns plan.json of a model: its linears and their summary."""
     return _plan(plans, summarise_plan(plans, outline, costs))
 
 
 def unpredicted_plan(plans: Mapping[str, LinearPlan], why: Unpredicted) -> Plan:
-    """plan.json of a model that no times are predicted for."""
+    """Returns plan.json of a model without predicted times."""
     return _plan(plans, PlanSummary(totals=_totals(plans), unpredicted=why))
 
 
 def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> PlanSummary:
-    """Card, workload, bytes, and times of the whole model; costs: None where nothing is known of the card."""
+    """Returns card, workload, bytes, and times of the whole model. costs: None if the card is unknown."""
     if costs is None:
         return PlanSummary(totals=_totals(plans), unpredicted=Unpredicted.NO_CARD)
     return PlanSummary(

@@ -1,11 +1,12 @@
-"""Predicted milliseconds of a whole model, dense and as planned, and the limits that no plan can pass.
+"""Predicts milliseconds of a whole model, dense and planned, and the limits that no plan can pass.
 
-`plan`, `build`, `--speedup`, `bench` and docs/performance.md all go by this. Products are counted as TensorRT compiles them:
-in the dense model linears of one input are one product, because TensorRT merges q, k and v, and gate and up, by itself
-(tests/engine/test_dense_products.py); in the planned model those that share a PatchLinear node are one.
+`plan`, `build`, `--speedup`, `bench` and docs/performance.md all use these predictions. They count products as TensorRT
+compiles them. In the dense model, linears of one input are one product, because TensorRT merges q, k and v, and gate
+and up, by itself (tests/engine/test_dense_products.py). In the planned model, linears that share a PatchLinear node are
+one.
 
-SiLU·mul is a kernel of the dense engine and part of the node of gate and up in the hybrid one. It counts in both all the
-same (unless `Assumptions.gating` says otherwise): 2:4 does not gain it, and with it plans would pass their limits.
+SiLU·mul is a kernel of the dense engine, and part of the node of gate and up in the hybrid one. Its time counts in both
+(unless `Assumptions.gating` says otherwise): 2:4 does not make it faster, and without it plans would pass their limits.
 """
 
 from __future__ import annotations
@@ -34,39 +35,39 @@ class Phase:
 
     @property
     def speedup(self) -> float:
-        """Dense over planned time; 1 for a phase that does not occur."""
+        """Returns dense over planned time, 1 for a phase that does not occur."""
         return self.dense / self.planned if self.planned else 1.0
 
     def row(self) -> PhaseRow:
-        """The phase as plan.json has it."""
+        """Returns the phase's row of plan.json."""
         return PhaseRow(dense_ms=self.dense, planned_ms=self.planned, speedup=self.speedup, limit=self.limit)
 
 
 @dataclass(frozen=True)
 class WholeModel:
-    """The prompt, and all decode steps after it."""
+    """Predictions for the prompt, and for all decode steps after it."""
 
     prefill: Phase
     decode: Phase
 
     @property
     def end_to_end(self) -> Phase:
-        """Both; each phase has its own limit."""
+        """Returns the sum of both phases. Each phase has its own limit."""
         dense = self.prefill.dense + self.decode.dense
         least = self.prefill.dense / self.prefill.limit + self.decode.dense / self.decode.limit
         return Phase(dense, self.prefill.planned + self.decode.planned, dense / least)
 
     def row(self) -> WholeRow:
-        """The times as plan.json has them."""
+        """Returns the times as plan.json holds them."""
         return WholeRow(
             prefill=self.prefill.row(), decode=self.decode.row(), end_to_end=self.end_to_end.row()
         )
 
 
 def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeModel:
-    """The prompt and all decode steps of a workload. Every plan has its times.
+    """Predict the prompt and all decode steps of a workload. Every plan must have its times.
 
-    What TensorRT makes of `split` is not predicted: it counts as dense.
+    It counts `split` linears as dense: it can't predict TensorRT's choices for them.
     """
     load, card = costs.workload, costs.card
     prefill, step = rest_of(card.rated, outline.model, load.batch, load.prompt, load.generated, card.assume)
@@ -75,7 +76,7 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.together, costs)
     hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], outline.nodes, costs)
     share = sum(2 * plan.zeroed for plan in plans) / sum(plan.shape[0] * plan.shape[1] for plan in plans)
-    # With many sequences the tensor cores are the limit of decode too, and 2:4 saves them more than bytes.
+    # With many sequences the tensor cores limit decode too, and 2:4 saves them more than it saves bytes.
     bound = "tensor" if any(cost.decode.bound == "tensor" for cost in dense) else "bytes"
 
     def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, limit: float) -> Phase:

@@ -1,4 +1,4 @@
-"""Linears of one input as the products they are computed in: several as one, in the dense model and in the planned one."""
+"""Groups linears of one input into the products that compute them, in the dense and in the planned model."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = [
     "together_by_name",
 ]
 
-_GATED_ROWS = 128  # two panels of 64 give a block of the kernel the sums of one of 128
+_GATED_ROWS = 128  # two panels of 64 rows give a block of the kernel as many sums as one panel of 128
 
 
 @dataclass(frozen=True)
 class Together:
-    """Names of linears of one input, in the order of the model; gated: a gate and its up."""
+    """Names of linears of one input, in the order of the model. gated: True for a gate and its up."""
 
     linears: tuple[str, ...]
     gated: bool = False
 
 
 def together_by_name(linears: Collection[str], architecture: Architecture) -> tuple[Together, ...]:
-    """What an architecture's names tell: q, k and v of a block, gate and up."""
+    """Returns the groups that an architecture's names imply: q, k and v of a block, and gate and up."""
     gate_and_up = architecture.mlp[0] if len(architecture.mlp[0]) > 1 else ()
     found = [
         *(Together(names) for names in _siblings(linears, architecture.qkv)),
@@ -42,12 +42,12 @@ def together_by_name(linears: Collection[str], architecture: Architecture) -> tu
 
 
 def fused_together(found: Collection[Together], fuse: Collection[str]) -> tuple[Together, ...]:
-    """Those that are to share a node, where the graph allows it."""
+    """Returns the groups that are to share a node if the graph allows it."""
     return tuple(one for one in found if (GATED if one.gated else QKV) in fuse)
 
 
 def compiled_together(plans: Collection[LinearPlan]) -> tuple[Together, ...]:
-    """Those that do, once the graph has told."""
+    """Returns the groups that share a node, once the graph is known."""
     nodes = dict.fromkeys(plan.node for plan in plans if plan.lowering == "plugin")
     return tuple(Together(node.linears, node.gated) for node in nodes if len(node.linears) > 1)
 
@@ -55,7 +55,7 @@ def compiled_together(plans: Collection[LinearPlan]) -> tuple[Together, ...]:
 def products_of(
     plans: Collection[LinearPlan], together: Collection[Together]
 ) -> Iterator[tuple[tuple[LinearPlan, ...], bool]]:
-    """The linears of each product, those that are in none together on their own; whether they are gate and up."""
+    """Yield the linears of each product, and True if they are gate and up. A linear in no group is alone."""
     left = {plan.name: plan for plan in plans}
     for one in together:
         product = tuple(left.pop(name) for name in one.linears if name in left)
@@ -65,7 +65,7 @@ def products_of(
 
 
 def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) -> LinearTimes:
-    """Times of linears that are computed as one; of one alone, its own."""
+    """Returns the times of linears that one product computes. A single linear has its own times."""
     if len(product) == 1 and product[0].predicted is not None:
         return product[0].predicted
     rows = _GATED_ROWS if gated else min(plan.panel_rows for plan in product)
@@ -75,7 +75,7 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
 
 
 def _siblings(linears: Collection[str], ends: Collection[str]) -> Iterator[tuple[str, ...]]:
-    """Names that differ in their ends alone."""
+    """Yield the groups of names that differ only in their ends."""
     found: dict[str, list[str]] = {}
     for name in linears:
         owner, _, end = name.rpartition(".")

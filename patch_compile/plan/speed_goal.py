@@ -1,4 +1,4 @@
-"""A speed that is asked for in place of a ratio, and the ratio that it takes where no scores tell the tiles apart."""
+"""A speed that a user asks for in place of a ratio, and the ratio that reaches it in plans without tile scores."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 __all__ = ["SpeedGoal", "ratio_for", "unreachable"]
 
-_STEPS = 500  # ratios tried: thousandths
-_COARSE = 10  # of these steps
+_STEPS = 500  # steps of the search up to ratio 0.5: thousandths
+_COARSE = 10  # steps that the coarse search takes at once
 
 
 @dataclass(frozen=True)
 class SpeedGoal:
-    """One of the two: dense over planned time of the whole workload, or its milliseconds."""
+    """Either dense over planned time of the whole workload, or its milliseconds."""
 
     speedup: float | None = None
     budget_ms: float | None = None
 
     @property
     def short(self) -> str:
-        """For the name of a folder."""
+        """Returns a short form for the name of a folder."""
         return f"{self.budget_ms:g}ms" if self.budget_ms is not None else f"{self.speedup:g}x"
 
     def milliseconds(self, dense: float) -> float:
-        """What the workload may take, from what the dense model takes."""
+        """Returns the milliseconds that the workload may take. dense: those of the dense model."""
         return self.budget_ms if self.budget_ms is not None else dense / (self.speedup or 1.0)
 
     def met(self, found: Phase) -> bool:
-        """True when the planned model is as fast as asked."""
+        """Returns True if the planned model is as fast as asked."""
         return found.planned <= self.milliseconds(found.dense)
 
     def __str__(self) -> str:
@@ -42,7 +42,10 @@ class SpeedGoal:
 
 
 def ratio_for(goal: SpeedGoal, predict: Callable[[float], Phase]) -> float:
-    """The least ratio, to a thousandth, at which `predict` meets the goal. SpeedError when none up to 0.5 does."""
+    """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal.
+
+    Raises SpeedError if no ratio up to 0.5 does.
+    """
 
     def first(steps: range) -> int | None:
         return next((step for step in steps if goal.met(predict(step / 1000))), None)
@@ -55,7 +58,7 @@ def ratio_for(goal: SpeedGoal, predict: Callable[[float], Phase]) -> float:
 
 
 def unreachable(goal: SpeedGoal, best: Phase) -> SpeedError:
-    """The error for a goal that the best there is, all tiles 2:4, does not meet."""
+    """Returns the error for a goal that even the fastest plan, with all tiles 2:4, does not meet."""
     return SpeedError(
         f"{goal} is out of reach",
         f"with every tile 2:4 the workload is predicted to take {best.planned:.1f} ms, the dense model {best.dense:.1f}: "

@@ -1,7 +1,7 @@
-"""Cluster the tile rows of a linear, so that few ordinary products compute it: the lowering `split`.
+"""Clusters the tile rows of a linear, so that few ordinary products compute it: the lowering `split`.
 
-Tile rows are clustered into groups. In a group the tile columns that are 2:4 in all of its rows are its 2:4 part, if that
-is worth a product, and the others its dense part, in which a 2:4 tile is computed densely:
+Tile rows are clustered into groups. The 2:4 part of a group consists of the tile columns that are 2:4 in all of its rows,
+if a product of them pays off. The other columns are its dense part, which computes their 2:4 tiles densely too:
 
     Y_g = X[:, K_d] W_dᵀ + X[:, K_s] W_sᵀ,  Y = the groups side by side, their rows put back in order
 
@@ -10,8 +10,8 @@ is worth a product, and the others its dense part, in which a 2:4 tile is comput
     □ □ □ ■       2:4:   none                     row 1:     2:4 column 3;     dense columns 0, 1, 2
     ■ ■ □ □
 
-More groups use more of the 2:4 tiles and launch more and smaller products. What is minimised is the predicted time, see
-`SplitCost`; the same tile map and cost give the same groups.
+More groups use more of the 2:4 tiles, but launch more and smaller products. The predicted time is minimised, see
+`SplitCost`. Equal tile maps and costs give equal groups.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SplitCost:
-    """What is minimised, in microseconds: `launches·launch + dense weights·dense + 2:4 weights·sparse + columns·column`.
+    """Microseconds to minimise: `launches·launch + dense weights·dense + 2:4 weights·sparse + columns·column`.
 
     launch: of any kernel: a product, a gather of columns of X, a sum of two parts, the gather that puts rows in order.
-    dense, sparse: per weight. column: moving a column of X or Y. The defaults are for 2048 tokens on an RTX A6000
-    (155 TFLOP/s fp16, of which 70 % is reached, and 768 GB/s), with the 2:4 products 1.3 times as fast as the dense
-    ones, which is what TensorRT's own reach; they are not measured here.
+    dense, sparse: per weight. column: of moving a column of X or Y. The defaults are for 2048 tokens on an RTX A6000
+    (155 TFLOP/s fp16, of which 70 % is reached, and 768 GB/s). They take the 2:4 products to be 1.3 times as fast as
+    the dense ones, which TensorRT's own reach. They are not measured here.
     """
 
     launch: float = 5.0
@@ -52,7 +52,7 @@ class SplitCost:
     column: float = 1.1e-2
 
     def of_group(self, rows: Any, sparse_k: Any, in_features: int) -> Any:
-        """Time of a group of `rows` output rows with `sparse_k` of its K 2:4; numbers or arrays."""
+        """Returns the time of a group of `rows` output rows with `sparse_k` of its K 2:4, as numbers or arrays."""
         dense_k = in_features - sparse_k
         both = (sparse_k > 0) & (dense_k > 0)
         launches = np.where(both, 5, 1)  # two products, two gathers and a sum
@@ -61,12 +61,12 @@ class SplitCost:
         return launches * self.launch + moved * self.column + weights
 
     def of_rows(self, rows: Any, common_k: Any, in_features: int) -> Any:
-        """The same for output rows that have `common_k` of K 2:4 in all of them; densely where that is cheaper."""
+        """Returns the time of rows that have `common_k` of K 2:4 in all of them, computed densely if that is cheaper."""
         dense = self.of_group(rows, np.zeros_like(common_k), in_features)
         return np.minimum(dense, self.of_group(rows, common_k, in_features))
 
     def of_order(self, out_features: int) -> float:
-        """Time of putting the rows of Y back in order."""
+        """Returns the time of putting the rows of Y back in order."""
         return self.launch + out_features * self.column
 
 
@@ -80,48 +80,48 @@ class SplitGroup:
 
 @dataclass(frozen=True)
 class Split:
-    """The groups of one linear `[N, K]`; they partition its tile rows."""
+    """The groups of one linear `[N, K]`. They partition its tile rows."""
 
     shape: Shape
     tile: Shape
     groups: tuple[SplitGroup, ...]
 
     def rows(self, group: SplitGroup) -> NDArray[np.int64]:
-        """The output rows of a group, in the order of its parts."""
+        """Returns the output rows of a group, in the order of its parts."""
         return _elements(group.rows, self.tile[0], self.shape[0])
 
     def sparse_k(self, group: SplitGroup) -> NDArray[np.int64]:
-        """The k of its 2:4 part: whole groups of 4, since tiles are."""
+        """Returns the k of a group's 2:4 part: whole groups of 4, since tiles are."""
         return _elements(group.sparse_columns, self.tile[1], self.shape[1])
 
     def dense_k(self, group: SplitGroup) -> NDArray[np.int64]:
-        """The k of its dense part."""
+        """Returns the k of a group's dense part."""
         columns = -(-self.shape[1] // self.tile[1])
         return _elements(sorted({*range(columns)} - {*group.sparse_columns}), self.tile[1], self.shape[1])
 
     @property
     def row_order(self) -> NDArray[np.int64] | None:
-        """Where each row of Y is in the groups side by side, None when it is at its place."""
+        """Returns the position of each row of Y in the groups side by side, or None if all rows are in place."""
         made = np.concatenate([self.rows(group) for group in self.groups])
         order: NDArray[np.int64] = np.argsort(made, kind="stable")
         return None if np.array_equal(order, np.arange(len(order))) else order
 
     @property
     def products(self) -> int:
-        """Matrix products: one for each part of a group that is not empty."""
+        """Returns the number of matrix products: one for each part of a group that is not empty."""
         return sum(bool(len(k)) for group in self.groups for k in (self.sparse_k(group), self.dense_k(group)))
 
     @property
     def sparse_weights(self) -> int:
-        """Weights in 2:4 parts; those of 2:4 tiles in dense parts are not among them."""
+        """Returns the number of weights in 2:4 parts. 2:4 tiles in dense parts do not count."""
         return sum(len(self.rows(group)) * len(self.sparse_k(group)) for group in self.groups)
 
     def row(self) -> SplitRow:
-        """The split in the linear's row of plan.json."""
+        """Returns the split for the linear's row of plan.json."""
         return SplitRow(groups=len(self.groups), products=self.products, sparse_weights=self.sparse_weights)
 
     def predicted_us(self, cost: SplitCost) -> float:
-        """What `plan_split` minimises."""
+        """Returns the time that `plan_split` minimises, in microseconds."""
         parts = (
             cost.of_group(len(self.rows(group)), len(self.sparse_k(group)), self.shape[1])
             for group in self.groups
@@ -131,11 +131,11 @@ class Split:
 
 
 def plan_split(tiles: Bools, shape: Shape, tile: Shape, cost: SplitCost | None = None) -> Split:
-    """The cheaper of two clusterings of a tile map `[grid]`; the one that keeps the rows in order when they cost the same.
+    """Returns the cheaper of two clusterings of a tile map `[grid]`. At equal cost it takes the first.
 
     1. Groups of neighbouring tile rows: the best there are, by dynamic programming. One group is among them.
-    2. Any groups: equal tile rows are joined, then the two groups whose joining saves most, as long as it saves
-       anything. Putting the rows back in order is part of the price.
+    2. Any groups: equal tile rows are joined, then repeatedly the two groups whose joining saves most, as long as it saves
+       anything. The time of putting the rows back in order counts too.
     """
     cost = cost or SplitCost()
     heights, widths = (_extents(size, step) for size, step in zip(shape, tile, strict=True))
@@ -167,7 +167,7 @@ def _neighbours(tiles: Bools, heights: Floats, widths: Floats, cost: SplitCost) 
 
 
 def _joined(tiles: Bools, heights: Floats, widths: Floats, cost: SplitCost) -> list[tuple[int, ...]]:
-    """Join groups pairwise, the pair that saves most first; of equals the first."""
+    """Join groups pairwise. The pair that saves most comes first, and of equal pairs the first."""
     equal: dict[bytes, list[int]] = {}
     for row, pattern in enumerate(tiles):
         equal.setdefault(pattern.tobytes(), []).append(row)
@@ -195,7 +195,7 @@ def _joined(tiles: Bools, heights: Floats, widths: Floats, cost: SplitCost) -> l
 def _group(
     tiles: Bools, rows: tuple[int, ...], heights: Floats, widths: Floats, cost: SplitCost
 ) -> SplitGroup:
-    """All columns that are 2:4 in all of the rows, or none where a dense product of all is cheaper."""
+    """Returns the group of some rows. Its 2:4 part is empty if one dense product is cheaper."""
     common = tiles[list(rows)].all(axis=0)
     tall, common_k, in_features = heights[list(rows)].sum(), common @ widths, int(widths.sum())
     worth = cost.of_group(tall, common_k, in_features) < cost.of_group(tall, 0.0, in_features)
@@ -208,15 +208,15 @@ def _extents(size: int, step: int) -> Floats:
 
 
 def _elements(tiles: Iterable[int], step: int, size: int) -> NDArray[np.int64]:
-    """The rows or k that lie in tiles, which may be ragged at the end."""
+    """Returns the rows or k that lie in tiles. The last tile may be cut off."""
     parts = [np.arange(t * step, min((t + 1) * step, size), dtype=np.int64) for t in tiles]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def check_split(name: str, split: Split, tiles: NDArray[np.bool_]) -> None:
-    """Every tile row lies in one group, so that every weight is in one part, and every 2:4 part in 2:4 tiles alone.
+    """Check that the groups partition the tile rows, and that every 2:4 part lies in 2:4 tiles only.
 
-    tiles: the linear's tile map. Raises InvariantError with its name.
+    Every weight is then in one part. tiles: the linear's tile map. Raises InvariantError with the linear's name.
     """
     rows = sorted(row for group in split.groups for row in group.rows)
     if rows != [*range(len(tiles))]:

@@ -1,4 +1,4 @@
-"""From scores to the tile map that costs least quality for a speed that is asked for."""
+"""Finds the tile map that loses the least quality for a requested speed, by the tiles' scores."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ Grids = Mapping[str, NDArray[Any]]
 Shape = tuple[int, int]
 
 _UNIT = "µs"
-_HALVINGS = 16  # of the saving: to a 65536th of what all tiles save
+_HALVINGS = (
+    16  # halvings of the interval of savings: the result is exact to a 65536th of the saving of all tiles
+)
 
 
 class TilesForSpeed:
-    """Greedy by score over microseconds saved, for a saving that the whole model's prediction says is enough.
+    """Chooses tiles greedily by score over saved microseconds, until the model is predicted to be as fast as asked.
 
-    1. A tile saves its share of what its linear takes less with all tiles 2:4 than with none, in the whole workload;
-       nothing in a linear that is not lowered as `plugin`, or that even all 2:4 is no faster than dense.
-    2. `select` fills a saving exactly, to one tile. Halving finds the least saving with which the model, planned with its
-       real lowerings, is as fast as asked.
-    3. A linear in which too few tiles were chosen to pay for its launch is lowered dense: they are taken back, since
-       they save nothing.
+    1. A tile saves its share of the time that its linear saves in the whole workload with all tiles 2:4 over none. It saves
+       nothing in a linear that is not lowered as `plugin`, or that is no faster than dense even with all tiles 2:4.
+    2. `select` reaches a saving exactly, to one tile. Bisection finds the smallest saving with which the model, planned with
+       its real lowerings, is as fast as asked.
+    3. A linear with too few chosen tiles to pay for its launch is lowered dense. Its tiles are taken back, since they save
+       nothing.
     """
 
     def __init__(
@@ -51,13 +53,16 @@ class TilesForSpeed:
         tile: Shape,
         lowering: str,
     ) -> None:
-        """linears: covered, name to `[N, K]`; lowering: as `--lowering` spells it."""
+        """Choose tiles for a goal. linears: the covered ones, name to `[N, K]`; lowering: a value of `--lowering`."""
         self._goal, self._costs, self._outline = goal, costs, outline
         self._linears, self._tile, self._lowering = linears, tile, lowering
-        self.record: SpeedRecord | None = None  # how it was chosen, once it is
+        self.record: SpeedRecord | None = None  # set when tiles are chosen
 
     def __call__(self, scores: Grids, areas: Grids) -> tuple[Selection, Budget]:
-        """Tile maps from what each tile costs, and the saving they are chosen for. SpeedError when none is enough."""
+        """Returns tile maps and the saving that they reach. scores: the cost of each tile.
+
+        Raises SpeedError if no saving is enough.
+        """
         saved = self._saved(areas)
         amount = self._least(scores, areas, saved)
         wasted = self._wasted(select(scores, areas, Budget.saving(amount, _UNIT), saved), saved)
@@ -69,7 +74,7 @@ class TilesForSpeed:
         return chosen, budget
 
     def _saved(self, areas: Grids) -> dict[str, NDArray[np.float64]]:
-        """Microseconds that each tile saves, `[grid]`."""
+        """Returns the microseconds that each tile saves, `[grid]`."""
         asked = asked_lowerings(self._lowering, list(self._linears))
         saved = {}
         for name, shape in self._linears.items():
@@ -84,7 +89,7 @@ class TilesForSpeed:
         return max(0.0, none - all_of_it) if all_of_it < self._costs.dense(cost) else 0.0
 
     def _least(self, scores: Grids, areas: Grids, saved: Grids) -> float:
-        """The least saving that is enough. SpeedError when that of all tiles is not."""
+        """Returns the smallest saving that is enough. Raises SpeedError if that of all tiles is not."""
         low, high = 0.0, float(sum(grid.sum() for grid in saved.values()))
         best = self._end_to_end(select(scores, areas, Budget.saving(high, _UNIT), saved))
         if not self._goal.met(best):
@@ -98,7 +103,7 @@ class TilesForSpeed:
         return high
 
     def _wasted(self, chosen: Selection, saved: Grids) -> dict[str, float]:
-        """What tiles were thought to save in linears that are lowered dense all the same."""
+        """Returns the savings that were counted for tiles in linears that are lowered dense after all."""
         plans = self._plans(chosen)
         return {
             name: float(saved[name][tiles].sum())
@@ -117,7 +122,10 @@ class TilesForSpeed:
         return settle_together(plans, self._lowering, self._outline, self._costs)
 
     def _recorded(self, chosen: Selection) -> SpeedRecord:
-        """Cost and bound are in the unit of the scores; the bound is that of the linear program, which may cut tiles."""
+        """Returns the record of the choice. Cost and bound have the unit of the scores.
+
+        The bound is that of the linear program, which may cut tiles.
+        """
         (fill,) = chosen.fills
         return SpeedRecord(
             goal=str(self._goal),

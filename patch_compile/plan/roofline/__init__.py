@@ -1,1 +1,1 @@
-"""Microseconds of linears and whole models on cards that are not here, by bytes, products and instructions."""
+"""Predicts microseconds of linears and whole models from bytes, products and instructions, without the card."""

@@ -1,4 +1,4 @@
-"""What the roofline takes for granted."""
+"""Assumptions of the roofline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _assumed(value: Any, what: str) -> Any:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What no data sheet says; the same for hybrid and dense products unless `what` says otherwise."""
+    """Values that no data sheet gives. They hold for hybrid and dense products unless `what` says otherwise."""
 
     bandwidth: float = _assumed(0.90, "share of DRAM bandwidth, and of L2's, that a product reaches")
     tensor: float = _assumed(0.85, "share of the rates of tensor cores, shared memory and issue slots")

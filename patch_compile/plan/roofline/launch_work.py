@@ -1,5 +1,6 @@
-"""What a launch of the kernels does on a card: bytes through DRAM, clocks of the busiest SM, and what comes before the
-first and after the last product. Follows kernels/stream_kernel.cuh and kernels/tile_kernel.cuh.
+"""Work of a kernel launch on a card: DRAM bytes, clocks of the busiest SM, and times before and after its products.
+
+It follows plugins/kernels/stream_kernel.cuh and plugins/kernels/tile_kernel.cuh.
 """
 
 from __future__ import annotations
@@ -18,30 +19,39 @@ from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
 
-_LANE_BYTES = {"LDSM": 512, "LDS.128": 512, "LDS": 128}  # a warp's
-_FMA = {"HMMA": 16 * 8 * 16, "HMMA.SP": 16 * 8 * 32}  # the latter of the weights before pruning
-_SHARED_BYTES, _SCHEDULERS = 128, 4  # an SM and clock: all of these architectures
-_REGISTERS, _GRANULE = 65536, 256  # of an SM, and what a warp's are rounded up to
+_LANE_BYTES = {"LDSM": 512, "LDS.128": 512, "LDS": 128}  # bytes that an instruction of a warp loads
+_FMA = {
+    "HMMA": 16 * 8 * 16,
+    "HMMA.SP": 16 * 8 * 32,
+}  # multiply-adds; for HMMA.SP before pruning
+_SHARED_BYTES, _SCHEDULERS = 128, 4  # of an SM, in a clock and in all; equal on all of these architectures
+_REGISTERS, _GRANULE = (
+    65536,
+    256,
+)  # registers of an SM, and the multiple that a warp's registers are rounded up to
 _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
 
 
 @cache
 def _sass() -> dict[int, Any]:
-    """What sass.json has of the kernels, by architecture."""
+    """Returns the kernels' entries of sass.json, by architecture."""
     kernels = json.loads((plugin_sources() / "kernels" / "sass.json").read_text())["kernels"]
     return {int(name.removeprefix("sm_")): counts for name, counts in kernels.items()}
 
 
 def _code(card: RatedCard) -> Any:
-    """Instructions and registers by configuration; for an architecture that the plugin has no machine code for, those of the
-    newest before it, whose PTX the driver compiles."""
+    """Returns instructions and registers by configuration.
+
+    If the plugin has no machine code for an architecture, it returns those of the newest one before it, whose PTX the
+    driver compiles.
+    """
     sass = _sass()
     return sass[max(sm for sm in sass if sm <= card.sm)]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Of a card under assumptions: bytes a microsecond, clocks a microsecond, and per SM and clock."""
+    """Rates of a card under assumptions: bytes a microsecond, clocks a microsecond, and rates per SM and clock."""
 
     bytes: float
     clocks: float
@@ -53,7 +63,7 @@ class Rates:
 
 
 def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
-    """What hybrid kernels reach of a card."""
+    """Returns the rates that hybrid kernels reach on a card."""
     bandwidth, rest = assume.bandwidth * assume.hybrid, assume.tensor * assume.hybrid
     fma = card.fma * card.rates.mma * rest
     l2 = card.l2_bytes / card.sms * bandwidth * assume.l2_rate
@@ -71,7 +81,7 @@ def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
 def _slab_clocks(
     card: RatedCard, config: Config, kind: str, tokens: int, assume: Assumptions
 ) -> dict[str, float]:
-    """Clocks of an SM for one slab, by what could limit them."""
+    """Returns the clocks of an SM for one slab, by the resource that could limit them."""
     counts, rates = _code(card)[config.name][kind], rates_of(card, assume)
     weights = config.dense_bytes if kind == "dense" else config.sparse_bytes
     read = config.warps * sum(counts[name] * lane for name, lane in _LANE_BYTES.items())
@@ -88,7 +98,7 @@ def _slab_clocks(
 
 
 def _occupancy(card: RatedCard, config: Config) -> int:
-    """Blocks an SM holds at a time."""
+    """Returns the number of blocks that an SM holds at a time."""
     registers: int = _code(card)[config.name]["registers"]
     a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
     return min(
@@ -98,18 +108,18 @@ def _occupancy(card: RatedCard, config: Config) -> int:
 
 @dataclass(frozen=True)
 class Work:
-    """What a launch does: DRAM bytes, clocks of the busiest SM by their limit, and microseconds before and after."""
+    """Work of a launch: DRAM bytes, clocks of the busiest SM by their limit, and microseconds before and after."""
 
     bytes: float
     clocks: dict[str, float]
     edges: float
-    inflight: float  # bytes that all SMs ask for at a time
+    inflight: float  # bytes that all SMs have requested at a time
 
 
 def _slabs_clocks(
     card: RatedCard, config: Config, problem: Problem, times: float, assume: Assumptions
 ) -> dict[str, float]:
-    """Of all slabs of a token tile, `times` over: each kind of slab counts for what limits it most."""
+    """Returns the clocks of all slabs of a token tile, `times` over. Each kind of slab counts for its tightest limit."""
     clocks: dict[str, float] = {}
     for kind, slabs in (("dense", problem.dense_slabs), ("sparse", problem.sparse_slabs)):
         limits = _slab_clocks(card, config, kind, problem.tokens, assume)
@@ -119,21 +129,23 @@ def _slabs_clocks(
 
 
 def weight_bytes(problem: Problem) -> int:
-    """Of the packed slabs and their index."""
+    """Returns the bytes of the packed slabs and their index."""
     index = 4 * (2 * (problem.panels + 1) + problem.dense_slabs + problem.sparse_slabs)
     return problem.panel_rows * (128 * problem.dense_slabs + 72 * problem.sparse_slabs) + index
 
 
 def work_of(card: RatedCard, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
-    """What one launch of a configuration does, its stream cut into `parts`."""
+    """Returns the work of one launch of a configuration that cuts its stream into `parts`."""
     if config.streams:
         return _stream(card, config, problem, parts, assume)
     return _tiles(card, config, problem, assume)
 
 
 def _passes(problem: Problem, config: Config, parts: int, weights: int, kept: float) -> float:
-    """How often a stream reads a weight from DRAM: token tiles of a panel read its slabs one after another, and L2 has
-    them still where no more than `kept` bytes come between. Mean of some panels and places in them.
+    """Returns the mean number of times that a stream reads a weight from DRAM, over sampled panels and places in them.
+
+    Token tiles of a panel read its slabs one after another. L2 still has a slab if at most `kept` bytes were read in
+    between.
     """
     token_tiles, panels = problem.token_tiles(config), problem.panels
     if token_tiles == 1 or weights <= kept:
@@ -141,7 +153,8 @@ def _passes(problem: Problem, config: Config, parts: int, weights: int, kept: fl
     reads, places = 0, 0
     for panel in range(0, panels, -(-panels // 8)):
         for slab in (0.0, 0.25, 0.5, 0.75):
-            # When each token tile gets there, in lengths of a part; in one length all parts read token_tiles * weights.
+            # Times at which each token tile gets there, in lengths of a part; in one length all parts read token_tiles
+            # * weights.
             starts = (
                 (panel * token_tiles + tile + slab) * parts / problem.tiles(config)
                 for tile in range(token_tiles)
@@ -159,10 +172,11 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     weights = weight_bytes(problem)
     passes = _passes(problem, config, parts, weights, assume.l2_kept * (card.l2 << 20))
     x_bytes = 2 * problem.tokens * problem.in_features
-    # Panels are anywhere in X, and find in L2 what fits there.
+    # Panels may read any part of X, and find in L2 what fits there.
     again = (problem.panels - 1) * max(0, x_bytes - assume.l2_kept * (card.l2 << 20))
     activations = x_bytes + again + 2 * problem.tokens * problem.out_features
-    # Parts cut tiles at parts - 1 places, of which gcd - 1 fall between tiles; each cut leaves one more piece to add up.
+    # Parts cut tiles at parts - 1 places, of which gcd - 1 fall between tiles; each cut leaves one more piece to add
+    # up.
     cuts = parts - gcd(parts, tiles)
     shared_tiles = len({j * tiles // parts for j in range(1, parts) if j * tiles % parts})
     pieces = cuts + shared_tiles
@@ -172,7 +186,7 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     if pieces:
         clocks["l2"] = clocks.get("l2", 0) + 2 * pieces * sums * busiest / rates.l2
     l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks
-    # Two rounds of probes, the panel and the column come one after the other, half of them from DRAM; the last tile is
+    # Two rounds of probes, the panel and the column come one after the other, half of them from DRAM. The last tile is
     # stored, counted and read piece by piece; then Y is stored.
     tail = l2 * ((3 + -(-parts // tiles) + 1) if pieces else 1)
     edges = 2 * dram + 2 * l2 + tail
@@ -195,7 +209,7 @@ def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumption
     rounds = -(-tiles // card.sms)
     clocks = _slabs_clocks(card, config, problem, rounds / problem.panels, assume)
     l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks
-    # Pointers and the first slab, then the tile of Y through shared memory and out; blocks beside it go on meanwhile.
+    # Pointers and the first slab, then the tile of Y through shared memory and out; other blocks run on meanwhile.
     out = 2 * config.output_bytes / rates.shared / rates.clocks + l2
     each = 2 * l2 + dram + out
     edges = rounds / min(at_once, rounds) * each

@@ -1,5 +1,7 @@
-"""Microseconds of one linear: the roof of bytes, tensor cores, shared memory, L2 and issue slots, and what the kernels do
-beside it. The dense product gets the same shares of the card.
+"""Predicts microseconds of one linear.
+
+The roof is the slowest of bytes, tensor cores, shared memory, L2 and issue slots; the kernels' other work comes on top.
+The dense product gets the same shares of the card.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ __all__ = [
     "speedup_limit",
 ]
 
-DENSE_PATH = "dense path"  # in the place of a configuration: unpacked, and multiplied by cuBLASLt
-_PIECE_BYTES = 64 << 20  # kPieceBytes of dense_path/pieces.h
+DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
+_PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Y = X Wᵀ, W [out_features, in_features] of which `share` of the slabs are 2:4."""
+    """Y = X Wᵀ with W [out_features, in_features]. share: the share of its slabs that are 2:4."""
 
     out_features: int
     in_features: int
@@ -38,7 +40,7 @@ class Linear:
     panel_rows: int = 128
 
     def problem(self, tokens: int) -> Problem:
-        """What the schedule is asked for `tokens` rows of X."""
+        """Returns the schedule's problem for `tokens` rows of X."""
         panels = -(-self.out_features // self.panel_rows)
         slabs = panels * -(-self.in_features // SLAB)
         sparse = round(self.share * slabs)
@@ -47,15 +49,17 @@ class Linear:
 
 
 def linear(out_features: int, in_features: int, share: float, panel_rows: int = 128) -> Linear:
-    """A linear whose slabs are 2:4 to `share`, packed in panels of 64 or 128 rows."""
+    """Returns a linear with a share of 2:4 slabs, packed in panels of 64 or 128 rows."""
     return Linear(out_features, in_features, share, panel_rows)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """microseconds: of the hybrid linear; bound: what most of them go to, "bytes", "tensor", "shared", "l2", "issue" or
-    "launch"; share: of the roof of its own bytes and products; config: of the kernels, or DENSE_PATH; slower: set where
-    it is slower than the dense product and Hopper's tensor cores are to blame.
+    """Prediction for a hybrid linear.
+
+    microseconds: time of the hybrid linear; bound: the largest part of it, "bytes", "tensor", "shared", "l2", "issue"
+    or "launch"; share: the roof of its own bytes and products over its time; config: configuration of the kernels, or
+    DENSE_PATH; slower: set if it is slower than the dense product because of Hopper's tensor cores.
     """
 
     microseconds: float
@@ -69,24 +73,27 @@ class Prediction:
 
     @property
     def speedup(self) -> float:
-        """Dense over hybrid time."""
+        """Returns dense over hybrid time."""
         return self.dense_microseconds / self.microseconds
 
 
 def speedup_limit(share: float, bound: str) -> float:
-    """No hybrid kernel is faster over a dense one that is bound by "bytes", or by the "tensor" cores."""
+    """Returns the limit of a hybrid kernel's speed-up over a dense one bound by "bytes" or "tensor" cores."""
     return 1 / (1 - (0.4375 if bound == "bytes" else 0.5) * share)
 
 
 def first_bytes(card: RatedCard, assume: Assumptions) -> float:
-    """Microseconds from the end of the kernel before to the first bytes from DRAM."""
+    """Returns the microseconds from the end of the previous kernel to the first bytes from DRAM."""
     return assume.launch + assume.dram_latency / rates_of(card, assume).clocks
 
 
 def dense_time(
     card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED
 ) -> tuple[float, Bound]:
-    """Microseconds of the dense product, at its roof but for one launch and one trip to DRAM, and what bounds it."""
+    """Returns the microseconds of the dense product, and its bound.
+
+    It runs at its roof, apart from one launch and one trip to DRAM.
+    """
     n, k = shape.out_features, shape.in_features
     moved = 2 * (n * k + tokens * (n + k)) / (card.bandwidth * 1e3 * assume.bandwidth)
     rate = card.dense * 1e6 * assume.tensor * assume.clock
@@ -98,9 +105,9 @@ def dense_time(
 
 
 def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:
-    """Microseconds of unpacking W, whole slabs of it, and then of the dense product, both piece by piece.
+    """Returns the microseconds of unpacking whole slabs of W and of the dense product, both piece by piece.
 
-    What is written is taken to go to DRAM, and to be read from there: L2 would hold a part of it.
+    It assumes that unpacked weights are written to DRAM and read from there. L2 would hold a part of them.
     """
     problem = shape.problem(tokens)
     panel = 2 * shape.panel_rows * -(-shape.in_features // SLAB) * SLAB
@@ -113,10 +120,10 @@ def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumpt
 def predict(
     card: RatedCard, shape: Linear, tokens: int, config: int | None = None, assume: Assumptions = ASSUMED
 ) -> Prediction:
-    """Time of a hybrid linear and of the dense one. ValueError if no configuration fits.
+    """Predict the time of a hybrid linear and of the dense one. Raises ValueError if no configuration fits.
 
-    `config` None: as the plugin chooses, and on Hopper, as TensorRT finds by timing, the faster of the kernels and the
-    dense path.
+    config: None takes the plugin's choice, and on Hopper the faster of the kernels and the dense path, which TensorRT
+    chooses by timing.
     """
     kernels = _by_kernels(card, shape, tokens, config, assume)
     if config is not None or card.rates.mma == 1 or shape.out_features % 8 or shape.in_features % 8:
@@ -164,9 +171,9 @@ def _by_kernels(
 
 
 def _slower_than_wgmma(card: RatedCard, speedup: float, bound: str) -> Slower | None:
-    """By how much the kernels are slower than dense on Hopper; None elsewhere, and where bytes are their limit.
+    """Returns the slowdown of the kernels on Hopper, or None on other cards and if bytes are their limit.
 
-    The tensor cores of Hopper reach their full rate by wgmma alone: an all-2:4 product by mma.sp takes 1.62 times the
+    The tensor cores of Hopper reach their full rate only by wgmma: an all-2:4 product by mma.sp takes 1.62 times the
     dense one's time on an H100 (NVIDIA/cutlass issue 1335), and arXiv 2402.13499 finds mma.sync below wgmma.
     """
     if card.rates.mma == 1 or bound in ("bytes", "launch") or speedup >= 1:

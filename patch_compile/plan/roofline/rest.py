@@ -1,6 +1,6 @@
-"""Everything of a decoder but the linears of its blocks, which is the same in the dense and in the hybrid model.
+"""Predicts everything of a decoder but the linears of its blocks, which is equal in the dense and the hybrid model.
 
-Attention with its KV cache, lm_head, norms, activations, sampling, each a kernel of one CUDA graph.
+This is attention with its KV cache, lm_head, norms, activations and sampling. Each is a kernel of one CUDA graph.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Model", "gating_time", "rest_of"]
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder, by the numbers of its config.json."""
+    """Sizes of a decoder, from its config.json."""
 
     name: str
     layers: int
@@ -29,19 +29,19 @@ class Model:
 
     @property
     def q(self) -> int:
-        """Output features of q_proj."""
+        """Returns the output features of q_proj."""
         return self.heads * self.head_dim
 
     @property
     def kv(self) -> int:
-        """Output features of k_proj and of v_proj."""
+        """Returns the output features of k_proj and of v_proj."""
         return self.kv_heads * self.head_dim
 
 
 def rest_of(
     card: RatedCard, model: Model, batch: int, prompt: int, generated: int, assume: Assumptions = ASSUMED
 ) -> tuple[float, float]:
-    """Microseconds of all but the linears of the blocks: for the prompt, and for a step after it."""
+    """Returns the microseconds of all but the linears of the blocks: for the prompt, and for a step after it."""
     prefill = _rest(card, model, batch * prompt, batch, assume)
     step = _rest(card, model, batch, batch, assume)
     # Attention of a step reads all tokens before it: on average, those of the middle step.
@@ -53,20 +53,22 @@ def rest_of(
 
 
 def gating_time(card: RatedCard, intermediate: int, tokens: int, assume: Assumptions = ASSUMED) -> float:
-    """Microseconds of SiLU·mul, or another activation of a gate times its up, as a kernel of its own."""
+    """Returns the microseconds of SiLU·mul, or another activation of a gate times its up, as a kernel of its own."""
     return _kernel(card, 6 * tokens * intermediate, assume)
 
 
 def _kernel(card: RatedCard, moved: float, assume: Assumptions, flops: float = 0, part: float = 1) -> float:
-    """Microseconds of a kernel at `part` of the shares of a product."""
+    """Returns the microseconds of a kernel that reaches `part` of a product's share of the card."""
     at_bandwidth = moved / (card.bandwidth * 1e3 * assume.bandwidth * part)
     at_rate = flops / (card.dense * 1e6 * assume.tensor * assume.clock * part)
     return first_bytes(card, assume) + max(at_bandwidth, at_rate)
 
 
 def _rest(card: RatedCard, model: Model, tokens: int, logits: int, assume: Assumptions) -> float:
-    """Microseconds without linears and attention: per block two norms that add the residual, rotary embedding with the KV
-    cache's write, and SiLU·mul; then the embedding, the last norm, lm_head of the tokens that are sampled, and sampling.
+    """Returns the microseconds without linears and attention.
+
+    Per block: two norms that add the residual, rotary embedding with the write to the cache, and SiLU·mul. Then: the
+    embedding, the last norm, lm_head of the tokens that are sampled, and sampling.
     """
     norm = _kernel(card, 8 * tokens * model.hidden, assume)
     rotary = _kernel(card, 4 * tokens * (model.q + 2 * model.kv), assume)
@@ -78,7 +80,7 @@ def _rest(card: RatedCard, model: Model, tokens: int, logits: int, assume: Assum
 
 
 def _prefill_attention(card: RatedCard, model: Model, batch: int, prompt: int, assume: Assumptions) -> float:
-    """Microseconds of a block's attention; it is causal, so half of Q Kᵀ and of P V is computed."""
+    """Returns the microseconds of a block's attention. It is causal: half of Q Kᵀ and of P V is computed."""
     moved = 4 * batch * prompt * (model.q + model.kv)
     return _kernel(card, moved, assume, 2 * batch * prompt**2 * model.q, assume.attention)
 
@@ -86,5 +88,5 @@ def _prefill_attention(card: RatedCard, model: Model, batch: int, prompt: int, a
 def _decode_attention(
     card: RatedCard, model: Model, batch: int, context: float, assume: Assumptions
 ) -> float:
-    """Microseconds of a block's attention in a step, which reads the KV cache once."""
+    """Returns the microseconds of a block's attention in a step, which reads the KV cache once."""
     return _kernel(card, 4 * batch * context * model.kv, assume, 0, assume.attention)

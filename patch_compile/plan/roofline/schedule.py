@@ -1,5 +1,6 @@
-"""`kernels/config.h` and `kernels/schedule.h` in Python, for the roofline: the table of configurations is read from
-the header, the choice among them repeated here (a test holds the two together).
+"""`plugins/kernels/config.h` and `plugins/kernels/schedule.h` in Python, for the roofline.
+
+The table of configurations is read from the header. The choice among them is repeated here; a test compares the two.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from patch_compile.plugin.toolchain import plugin_sources
 __all__ = ["CONFIGS", "Config", "Limits", "Problem", "choose_schedule", "limits_of"]
 
 SLAB = 64  # columns of K
-_TILE_COST, _DENSE_COST, _SPARSE_COST = 4, 16, 9  # kernels/work.h
+_TILE_COST, _DENSE_COST, _SPARSE_COST = 4, 16, 9  # plugins/kernels/work.h
 _MAX_SMS, _MIN_SLABS_PER_PART = 192, 2
 _L2_TOKENS, _TURN_TOKENS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 16, 3, 300, 700
 _TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES = 8, 64, 64 * 64 * 2
@@ -23,7 +24,7 @@ _LINE = re.compile(r'\{"([\w-]+)", Kernel::k(\w+), ' + ", ".join([r"(\d+)"] * 6)
 
 @dataclass(frozen=True)
 class Config:
-    """A line of kConfigs, and of what `Geometry` derives from it what the roofline needs; bytes."""
+    """A line of kConfigs, with those derived sizes of `Geometry` that the roofline needs, in bytes."""
 
     name: str
     streams: bool
@@ -37,32 +38,32 @@ class Config:
 
     @property
     def warps(self) -> int:
-        """Of a block."""
+        """Returns the warps of a block."""
         return self.feature_warps * self.token_warps
 
     @property
     def dense_bytes(self) -> int:
-        """Of a dense slab."""
+        """Returns the bytes of a dense slab."""
         return self.panel_rows * SLAB * 2
 
     @property
     def sparse_bytes(self) -> int:
-        """Of a 2:4 slab, with its metadata."""
+        """Returns the bytes of a 2:4 slab, with its metadata."""
         return self.panel_rows * 72
 
     @property
     def x_bytes(self) -> int:
-        """Of the part of X that is multiplied with a slab."""
+        """Returns the bytes of the part of X that is multiplied with a slab."""
         return self.tokens * SLAB * 2
 
     @property
     def output_bytes(self) -> int:
-        """Of a tile of Y in shared memory, with the gaps that keep banks apart."""
+        """Returns the bytes of a tile of Y in shared memory, with the padding that avoids bank conflicts."""
         return self.tokens * (self.panel_rows + 8) * 2
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a block."""
+        """Returns the bytes of shared memory of a block."""
         ring = self.stages * (self.dense_bytes + self.x_bytes)
         return ring if self.streams else max(ring, self.output_bytes)
 
@@ -85,7 +86,7 @@ CONFIGS = _read_configs()
 
 @dataclass(frozen=True)
 class Problem:
-    """`Problem` of schedule.h."""
+    """`Problem` of plugins/kernels/schedule.h."""
 
     tokens: int
     out_features: int
@@ -96,45 +97,48 @@ class Problem:
 
     @property
     def panels(self) -> int:
-        """Along the output features."""
+        """Returns the number of panels along the output features."""
         return _ceil_div(self.out_features, self.panel_rows)
 
     @property
     def weight_bytes(self) -> int:
-        """Of all slabs with their metadata."""
+        """Returns the bytes of all slabs with their metadata."""
         return self.slabs_cost * 8 * self.panel_rows
 
     @property
     def slabs_cost(self) -> int:
-        """Of all slabs, in the units of kernels/work.h."""
+        """Returns the cost of all slabs, in the units of plugins/kernels/work.h."""
         return self.dense_slabs * _DENSE_COST + self.sparse_slabs * _SPARSE_COST
 
     def token_tiles(self, config: Config) -> int:
-        """Tiles of Y along the tokens."""
+        """Returns the number of tiles of Y along the tokens."""
         return _ceil_div(self.tokens, config.tokens)
 
     def tiles(self, config: Config) -> int:
-        """Tiles of Y."""
+        """Returns the number of tiles of Y."""
         return self.panels * self.token_tiles(config)
 
     def total_cost(self, config: Config) -> int:
-        """Of all tiles, in the units of kernels/work.h."""
+        """Returns the cost of all tiles, in the units of plugins/kernels/work.h."""
         return self.token_tiles(config) * (self.panels * _TILE_COST + self.slabs_cost)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`Device` of schedule.h: what a schedule depends on of a card. Bytes; those of shared memory are a block's."""
+    """`Device` of plugins/kernels/schedule.h: the limits of a card that a schedule depends on.
+
+    Sizes are in bytes; those of shared memory are for one block.
+    """
 
     sms: int
     shared_bytes: int
     l2_bytes: int
     block_tokens: int  # tokens an SM multiplies by a 64×64 block of W while one comes from DRAM
-    fma: int  # dense multiply-adds of an SM and clock
+    fma: int  # dense multiply-adds of an SM in a clock
 
 
 def limits_of(card: RatedCard) -> Limits:
-    """The limits of a card, as the plugin finds them when it runs there."""
+    """Returns the limits of a card, equal to those that the plugin finds when it runs there."""
     fma = card.rates.kernel_fma
     block = _BLOCK_BYTES / (card.bandwidth / card.sms) * card.clock * fma / 64**2
     return Limits(card.sms, card.rates.shared[1] << 10, card.l2 << 20, int(block), fma)
@@ -206,7 +210,7 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Limits
 
 
 def choose_schedule(problem: Problem, device: Limits, config: int | None = None) -> tuple[int, int]:
-    """(configuration, parts); configuration -1 when none fits the panel's height and the device."""
+    """Returns (configuration, parts). The configuration is -1 if none fits the panel's height and the device."""
     best, best_cost = (-1, 1), 0
     if problem.tokens < 0:
         return best
