@@ -1,4 +1,4 @@
-"""What became of the 2:4 products of an engine, in words."""
+"""Puts into words what TensorRT did with the 2:4 products of an engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["sparsity_words"]
 
 
 def sparsity_words(engine: EngineDetails) -> str:
-    """One sentence; empty where an engine has no 2:4 weights that TensorRT's own tactics could run."""
+    """Returns one sentence, empty for an engine without 2:4 weights that TensorRT's own tactics could run."""
     parts, tactics = engine.sparse_parts, engine.sparse_tactics
     if tactics is None:
         return _no_tactics(parts) if parts else ""

@@ -1,4 +1,4 @@
-"""Words for a plan: why linears are not `plugin`, what their nodes do, how fast the model is predicted to be."""
+"""Puts a plan into words: reasons for lowerings, epilogues of nodes, and predicted speed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are 
 
 
 def reason_words(reason: Reason) -> str:
-    """Why a linear is not `plugin`, in words that fit all linears alike."""
+    """Returns the reason why a linear is not `plugin`, in words that fit all linears alike."""
     on = f"on {reason.card}"
     slower = slower_words(reason.slower) if reason.slower else ""
     tile = spell_tile(reason.tile) if reason.tile else ""
@@ -80,12 +80,15 @@ def reason_words(reason: Reason) -> str:
 
 
 def slower_words(slower: Slower) -> str:
-    """By how much a card's tensor cores make a hybrid product the slower one."""
+    """Returns in words the slowdown of a hybrid product that a card's tensor cores cause."""
     return _SLOWER[slower.way].format(slower.speedup)
 
 
 def node_words(node: Node, linear: str) -> str:
-    """What a node does beside the product of one of its linears: `SiLU·mul with up_proj`, `GELU + residual`; or ""."""
+    """Returns the operations of a node beside the product of one linear, or "".
+
+    Examples: `SiLU·mul with up_proj`, `GELU + residual`.
+    """
     first = _ACTIVATIONS[node.activation]
     if node.gated:
         (other,) = (name for name in node.linears if name != linear)
@@ -96,7 +99,7 @@ def node_words(node: Node, linear: str) -> str:
 
 
 def reason_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
-    """One line for each lowering and reason, with the kinds of linear that have it."""
+    """Yield one line for each lowering and reason, with the kinds of linear that have it."""
     linears = list(linears)
     short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
     found: dict[tuple[str, Reason], Counter[str]] = {}
@@ -109,7 +112,7 @@ def reason_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
 
 
 def speed_line(plan: PlanSummary) -> str:
-    """Speed of the whole model beside its limits; empty where nothing is predicted."""
+    """Returns the speed of the whole model and its limits, empty without predictions."""
     if plan.whole is None:
         return ""
     phases = {words: getattr(plan.whole, phase) for phase, words in _PHASES.items()}
@@ -118,7 +121,7 @@ def speed_line(plan: PlanSummary) -> str:
 
 
 def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
-    """What a person should know of the predictions, and of what they leave out."""
+    """Returns remarks on the predictions, and on everything that they leave out."""
     if plan.whole is None or plan.card is None:
         return [_UNPREDICTED[plan.unpredicted]] if plan.unpredicted else []
     calibration = plan.card.calibration
@@ -133,7 +136,7 @@ def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
 
 
 def calibration_words(found: Calibration) -> str:
-    """What was measured of a card, and what it changed."""
+    """Returns the measurements of a card and their effect on the assumptions, in words."""
     clock = f"SM clock {found.clocks['sm_mhz']:g} MHz" if found.clocks else "clocks not recorded"
     changed = (
         f"{name} {found.assumptions[name]:.2f} instead of {getattr(ASSUMED, name):.2f} ({what})"
@@ -149,7 +152,10 @@ def calibration_words(found: Calibration) -> str:
 
 
 def choice_line(speed: Row | None) -> str:
-    """How tiles were chosen for a speed; speed: the record of `TilesForSpeed`, None where a ratio chose them."""
+    """Returns in words how tiles were chosen for a speed.
+
+    speed: the record of `TilesForSpeed`, None if a ratio chose them.
+    """
     if speed is None:
         return ""
     return (
@@ -170,7 +176,7 @@ def _slower_than_dense(lowerings: set[Lowering], card: str, whole: WholeRow) -> 
 
 
 def _slower_prefill(linears: Iterable[LinearRow], card: str) -> Iterator[str]:
-    """The worst of each way, where the card's tensor cores make prompts slower."""
+    """Yield the largest slowdown of each way, if the card's tensor cores make prompts slower."""
     worst: dict[Way, Slower] = {}
     for row in linears:
         slower = row.predicted.prefill.slower if row.predicted and row.lowering == "plugin" else None

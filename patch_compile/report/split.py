@@ -1,4 +1,4 @@
-"""What a report says about linears that are split into ordinary products."""
+"""Puts into words how linears are split into ordinary products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["split_lines"]
 
 
 def split_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
-    """How many products, and how much of what is 2:4 they keep 2:4; nothing where no linear is split."""
+    """Yield the number of products, and the share of 2:4 weights that stay 2:4 in them; nothing without a split linear."""
     rows = [(row, row.split) for row in linears if row.split]
     if not rows:
         return

@@ -1,4 +1,4 @@
-"""report.html: what a build is, what it cost and what it brings, on one page that needs nothing beside it."""
+"""report.html: the description, quality and speed of a build, on one page that needs no other file."""
 
 from patch_compile.report.page.renew import renew_page
 from patch_compile.report.page.write import write_page

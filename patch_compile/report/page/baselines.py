@@ -1,4 +1,4 @@
-"""The result beside the same model pruned in simpler ways."""
+"""Compares the result with the same model pruned in simpler ways."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ABOUT = {
 
 
 def baseline_rows(sources: Sources) -> dict[str, Any] | None:
-    """{rows, how}: rows with what they are and their change against dense, the result first; None without `verify`."""
+    """Returns {rows, how}, or None without `verify`. Rows have a name and the change against dense, the result first."""
     found = (sources.verify or {}).get("baselines")
     if not found or not found["rows"]:
         return None

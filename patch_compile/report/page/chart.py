@@ -1,4 +1,4 @@
-"""What the charts share: a drawing area in pixels, axes with round ticks, and paths in it."""
+"""Shared parts of the charts: a drawing area in pixels, axes with round ticks, and paths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Axis:
-    """Values low … high onto pixels first … last; log: by their logarithms."""
+    """Maps values low … high to pixels first … last. log: maps their logarithms."""
 
     low: float
     high: float
@@ -37,13 +37,13 @@ class Axis:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value, to a tenth."""
+        """Returns the pixel of a value, to a tenth."""
         low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         return round(self.first + (self.last - self.first) * (value - low) / ((high - low) or 1.0), 1)
 
 
 def round_ticks(high: float, about: int = 4) -> list[float]:
-    """0 and multiples of 1, 2, 2.5 or 5 times a power of ten, up to the first that reaches `high`."""
+    """Returns 0 and multiples of 1, 2, 2.5 or 5 times a power of ten, up to the first that reaches `high`."""
     if high <= 0.0:
         return [0.0, 1.0]
     power = 10.0 ** math.floor(math.log10(high / about))
@@ -52,14 +52,14 @@ def round_ticks(high: float, about: int = 4) -> list[float]:
 
 
 def percent_ticks(ticks: list[float], y: Axis) -> list[tuple[float, str]]:
-    """Pixel and words of each, with as many digits as tell neighbours apart."""
+    """Returns pixel and text of each tick, with as many digits as distinguish neighbours."""
     step = ticks[1] * 100
     digits = next(d for d in range(8) if abs(round(step, d) - step) < 1e-6 * step)
     return [(y(value), percent(value, digits)) for value in ticks]
 
 
 def decades(low: float, high: float) -> Iterable[float]:
-    """Powers of ten in low … high; 1, 2 and 5 times them where there are fewer than three."""
+    """Returns powers of ten in low … high; if there are fewer than three, also 2 and 5 times powers of ten."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     powers = [10.0**one for one in exponents if low <= 10.0**one <= high]
     if len(powers) >= 3:

@@ -1,4 +1,7 @@
-"""How the error grows with depth: relative error of each block's output, the pruned model against the dense one."""
+"""Charts the growth of the error with depth.
+
+The error is the relative error of each block's output, of the pruned model against the dense one.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _LABELS = 12  # block numbers that fit below
 
 
 def depth_chart(where: Row) -> dict[str, Any] | None:
-    """Line, points and ticks in pixels for the template; None without errors of at least two blocks."""
+    """Returns line, points and ticks in pixels for the template, or None without errors of at least two blocks."""
     blocks = where.get("blocks") or []
     if len(blocks) < 2:
         return None

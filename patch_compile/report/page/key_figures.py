@@ -1,4 +1,4 @@
-"""The figures that a person compares builds by, a few words below each."""
+"""Key figures to compare builds by, with a few words below each."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from patch_compile.report.page.spelling import bytes_of, change, percent, perple
 __all__ = ["Figure", "key_figures"]
 
 _PHASES = {"prefill": "Prefill", "decode": "Decode", "end_to_end": "End to end"}
-# What the dense product is bound by, in the phase.
+# The limit of the dense product in each phase.
 _BOUND = {"prefill": "tensor", "decode": "bytes"}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """about: lines below the value."""
+    """A figure. about: lines below the value."""
 
     label: str
     value: str
@@ -26,7 +26,7 @@ class Figure:
 
 
 def key_figures(sources: Sources) -> list[Figure]:
-    """Ratio, quality, size, and speed beside its limits."""
+    """Returns the figures of ratio, quality, size, and speed with its limits."""
     return [*_ratio(sources), *_quality(sources), *_size(sources), *_speed(sources)]
 
 
@@ -90,5 +90,5 @@ def _speed(sources: Sources) -> Iterator[Figure]:
 
 
 def _limit(sources: Sources, phase: str) -> float:
-    """Of a phase that nothing is predicted for; 0 where it has no limit of its own."""
+    """Returns the limit of a phase without predictions, 0 for a phase without a limit of its own."""
     return speedup_limit(sources.share, _BOUND[phase]) if phase in _BOUND else 0.0

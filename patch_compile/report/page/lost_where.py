@@ -1,4 +1,4 @@
-"""The linears that the most error comes from."""
+"""Lists the linears with the largest share of the error."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ _LISTED = 12
 
 
 def lost_where(where: Row) -> dict[str, Any] | None:
-    """{rows: those of the largest share, of: how many there are, listed: their share, tried: whether any was pruned or
-    restored alone}; None without `verify`.
+    """Returns {rows, of, listed, tried}, or None without `verify`.
+
+    rows: linears with the largest shares; of: number of all linears; listed: the rows' share of the error; tried: True
+    if any linear was pruned or restored alone.
     """
     linears = where.get("linears") or []
     if not linears:

@@ -1,4 +1,4 @@
-"""How the build was made: enough to make it again, and to tell whether a file is the one that was written."""
+"""Origin of the build: enough to repeat it, and to recognise its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ["origin"]
 
 
 def origin(sources: Sources) -> dict[str, Any]:
-    """{model, recipe, command, versions, texts, notes, seconds, files} for the template; the page does not list itself."""
+    """Returns {model, seed, recipe, command, versions, texts, learned, notes, seconds, files} for the template.
+
+    The page does not list itself among the files.
+    """
     report, manifest = sources.report, sources.manifest
     files = {name: digest for name, digest in manifest.files.items() if name != PAGE}
     return {
@@ -30,7 +33,7 @@ def origin(sources: Sources) -> dict[str, Any]:
 
 
 def _texts(sources: Sources) -> Iterator[dict[str, Any]]:
-    """Texts that were read, each with what it was for."""
+    """Yield the texts that were read, each with its purpose."""
     text = sources.manifest.text
     for used, record in (("calibration", text.calib), ("evaluation", text.eval)):
         if record:
@@ -51,7 +54,7 @@ def _about_text(record: Row) -> dict[str, Any]:
 
 
 def _learned(learned: Row) -> Iterator[tuple[str, str]]:
-    """Records of learning that are a few numbers each."""
+    """Yield the records of learning that consist of a few numbers."""
     for part in ("budget", "repair", "permuted", "train"):
         record = learned.get(part)
         if isinstance(record, dict):

@@ -1,4 +1,4 @@
-"""The plan, a row for each linear."""
+"""The plan as a table, with a row for each linear."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _PHASES = {"prefill": "prefill", "decode": "decode step"}
 
 
 def plan_table(sources: Sources) -> dict[str, Any]:
-    """{rows, phases: of which times are known, sums, lines: reasons and splits by kind, skipped}.
+    """Returns {rows, phases, sums, lines, skipped}.
 
-    A cell of numbers is (value, text): sorted by the one, read as the other.
+    phases: the phases with known times; lines: reasons and splits by kind. A cell of numbers is (value, text): the
+    table is sorted by the value and shows the text.
     """
     linears = sorted(sources.linears, key=lambda row: _depth(row.name))  # by name, 10 comes before 2
     short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))

@@ -1,4 +1,4 @@
-"""The three questions, kept apart: compiled right, pruned how much, built right."""
+"""Answers the three questions one by one: was it compiled right, how much was pruned, was it built right?"""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from patch_compile.report.page.spelling import (
 
 __all__ = ["Question", "questions"]
 
-_OUTPUTS = 6  # that are shown; a decoder has two for each layer's cache
+_OUTPUTS = 6  # outputs that are shown; a decoder has two for each layer's cache
 
 
 @dataclass(frozen=True)
 class Question:
-    """answer: a word or a figure; mark: how it went; facts: (what, value); runs: of a comparison, each with its
-    error and the statistics of it.
+    """A question with its answer.
+
+    answer: a word or a figure; mark: the outcome; facts: (what, value); runs: runs of a comparison, each with its error
+    and the statistics of it.
     """
 
     asked: str
@@ -41,7 +43,7 @@ class Question:
 
 
 def questions(sources: Sources) -> list[Question]:
-    """In the order in which one rests on the other."""
+    """Returns the questions. Each answer rests on the one before it."""
     return [_compiled(sources), _pruned(sources), _built(sources)]
 
 
@@ -141,7 +143,7 @@ def _error_facts(found: Row, of: str) -> list[tuple[str, str]]:
 
 
 def _runs(found: Row) -> list[Row]:
-    """Those that have statistics of their own, or turned out not finite."""
+    """Returns the runs that have statistics of their own, or values that are not finite."""
     return [run for run in found.get("runs") or [] if run["stats"] or run["error"] is None]
 
 

@@ -1,4 +1,4 @@
-"""The page of an OUT that has changed."""
+"""Renews the page of a changed OUT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STAGE = "page"
 
 
 def renew_page(out: Path) -> None:
-    """Write OUT/report.html anew and put it into the manifest; `write_page` says what it is made of."""
+    """Write OUT/report.html anew and record it in the manifest. See `write_page` for its sources."""
     folder = OutFolder.open(out, check=False)
     files = {name: digest for name, digest in folder.manifest.files.items() if name != PAGE}
     folder.record(_STAGE, key_of(files), [str(write_page(out).relative_to(out))])

@@ -1,4 +1,4 @@
-"""What tasks say of both models, and what both models say, with the words that differ."""
+"""Shows the results of both models on tasks, and the texts that both generate, with differing words marked."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _WORDS = re.compile(r"\s*\S+|\s+$")  # a word with the space before it
 
 
 def said(sources: Sources) -> dict[str, Any] | None:
-    """{tasks, texts}; None where there is neither.
+    """Returns {tasks, texts}, or None if there is neither.
 
-    A text: {prompt, same, dense, pruned}, the last two as (words, whether they differ) in order.
+    A text is {prompt, same, dense, pruned}. The last two are lists of (words, True if they differ) in order.
     """
     tasks = (sources.verify or {}).get("tasks")
     texts = [_text(one) for one in _generated(sources)]
@@ -25,7 +25,10 @@ def said(sources: Sources) -> dict[str, Any] | None:
 
 
 def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """Both texts in runs of words, each with whether the other has it not there; runs joined are the texts."""
+    """Returns both texts as runs of words, with True for runs that the other text does not have in that place.
+
+    The runs of a text joined are the text.
+    """
     a, b = _WORDS.findall(before), _WORDS.findall(after)
     left: list[tuple[str, bool]] = []
     right: list[tuple[str, bool]] = []
@@ -38,7 +41,7 @@ def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], li
 
 
 def _generated(sources: Sources) -> Iterator[Row]:
-    """Those of `verify`, and that of the build unless `verify` was given its prompt too."""
+    """Yield the generated texts of `verify`, and that of the build unless `verify` was given its prompt too."""
     of_verify = (sources.verify or {}).get("generated") or []
     built = sources.report.get("generated")
     if built and built["prompt"] not in [one["prompt"] for one in of_verify]:

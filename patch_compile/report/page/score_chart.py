@@ -1,4 +1,4 @@
-"""How the tile scores are spread and where the cut lies, as a histogram of weights."""
+"""Charts the distribution of the tile scores and the cut, as a histogram of weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["score_chart"]
 
 
 def score_chart(masks: MaskSet) -> dict[str, Any] | None:
-    """Bars, ticks and cut in pixels for the template; None where the masks hold no scores.
+    """Returns bars, ticks and cut in pixels for the template, or None if the masks hold no scores.
 
     Heights are shares of the covered weights in a bin, those of 2:4 tiles below those of dense ones.
     """

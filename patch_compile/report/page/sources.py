@@ -1,4 +1,4 @@
-"""What the page is made of: the files of OUT, read once."""
+"""The files of OUT that the page shows, each read once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sources:
-    """Files of one build, as they lie there; verify, bench: None where that was not run."""
+    """Files of one build. verify, bench: None if the command has not run."""
 
     out: Path
     report: Row
@@ -38,7 +38,7 @@ class Sources:
 
     @classmethod
     def read(cls, out: Path) -> Sources:
-        """Read OUT; PatchCompileError when it is no finished build."""
+        """Read OUT. Raises PatchCompileError if it is no finished build."""
         folder = OutFolder.open(out, check=False)
         report, bench = read_report(out), BenchReport.of(out)
         if report is None or not (out / RECIPE).is_file():
@@ -59,54 +59,57 @@ class Sources:
 
     @property
     def recipe(self) -> Row:
-        """The settings by name."""
+        """Returns the settings by name."""
         settings: Row = yaml.safe_load(self.recipe_text)
         return settings
 
     @property
     def kind(self) -> Kind:
-        """The kind of model that was built."""
+        """Returns the kind of model that was built."""
         return Kind(self.report["kind"])
 
     @property
     def name(self) -> str:
-        """The model as a person calls it."""
+        """Returns the name of the model for readers."""
         return Path(self.report["model"]["path"]).name
 
     @property
     def share(self) -> float:
-        """`p`: weights in 2:4 tiles, over all covered weights."""
+        """Returns `p`: weights in 2:4 tiles over all covered weights."""
         return 2 * float(self.report["ratio"]["reached"])
 
     @cached_property
     def linears(self) -> tuple[LinearRow, ...]:
-        """The covered linears as they were compiled."""
+        """Returns the covered linears as they were compiled."""
         return tuple(map(LinearRow.model_validate, self.report["linears"]))
 
     @cached_property
     def plan(self) -> PlanSummary:
-        """What the plan says of the whole model."""
+        """Returns the plan's summary of the whole model."""
         return PlanSummary.model_validate(self.report["plan"])
 
     @property
     def whole(self) -> WholeRow | None:
-        """Predicted times of the whole model, None where nothing is predicted."""
+        """Returns the predicted times of the whole model, or None without predictions."""
         return self.plan.whole
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """Phases of the workload: an encoder, and an ONNX file that nothing is known of, run once and generate nothing."""
+        """Returns the phases of the workload.
+
+        An encoder, and an ONNX file of an unknown model, runs once and generates nothing.
+        """
         steps = self.whole.decode.dense_ms > 0.0 if self.whole else self.kind is Kind.DECODER
         return ("prefill", "decode", "end_to_end") if steps else ("prefill",)
 
     @property
     def where(self) -> Row:
-        """What `verify` found of where the error went; empty where it was not asked."""
+        """Returns the parts of `verify` on where the error arose, empty if they were not requested."""
         return (self.verify or {}).get("where") or {}
 
     @property
     def perplexity(self) -> Row | None:
-        """{"dense", "pruned", "how"}: of `verify` where that measured it, else of the build; None for an encoder."""
+        """Returns {"dense", "pruned", "how"}, measured by `verify` if it did so, else by the build; None for an encoder."""
         pruned = (self.verify or {}).get("pruned") or {}
         if found := pruned.get("perplexity"):
             return {"dense": found["dense"], "pruned": found["pruned"], "how": pruned["how"]}
@@ -115,12 +118,15 @@ class Sources:
 
     @property
     def measured(self) -> list[Row]:
-        """Rows of the bench of an engine on a GPU beside the dense one; none where only ONNX Runtime was timed."""
+        """Returns the benchmark's rows of an engine on a GPU against the dense one.
+
+        It is empty if only ONNX Runtime was timed.
+        """
         if self.bench is None or not self.bench["runner"].startswith("tensorrt"):
             return []
         return [row for row in self.bench["rows"] if row["speedup"] is not None]
 
     @property
     def measured_first(self) -> dict[str, Row]:
-        """Of those, the row of each phase that was timed first."""
+        """Returns the first of the measured rows of each phase."""
         return {row["phase"]: row for row in reversed(self.measured)}

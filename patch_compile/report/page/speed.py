@@ -1,4 +1,4 @@
-"""Predicted and measured times of the whole model, beside the limits that no plan can pass."""
+"""Predicted and measured times of the whole model, with the limits that no plan can pass."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SEEN = {
     "watts": ("", "W"),
     "celsius": ("", "°C"),
 }
-# Of the table of measured times: those that may be empty.
+# Columns of the table of measured times that may be empty.
 _COLUMNS = {"dense": "dense", "uniform": "uniform-2:4", "predicted": "predicted", "limit": "limit"}
 _PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
 
 
 def speed(sources: Sources) -> dict[str, Any]:
-    """{predicted: [...] rows, how, remarks, bench}: bench is None where nothing was timed."""
+    """Returns {predicted, how, remarks, bench}. predicted: rows; bench: None if nothing was timed."""
     plan, whole = sources.plan, sources.whole
     rows = whole.as_json() if whole else {}
     return {
@@ -49,7 +49,7 @@ def _bench(bench: Row) -> dict[str, Any]:
 
 
 def _clocks(clocks: Row) -> str:
-    """What the GPU did while it was timed, from the least to the largest; empty where that was not seen."""
+    """Returns in words the range of the GPU's clocks, power and temperature, empty if they were not recorded."""
     return ", ".join(_spreads(clocks.get("during") or {}))
 
 

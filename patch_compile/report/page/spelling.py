@@ -1,4 +1,4 @@
-"""Numbers as a person reads them; each is a filter of the templates."""
+"""Spells numbers for readers. Each function is a filter of the templates."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
 ]
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_HASH = 12  # characters of a sha256 that tell files apart
+_HASH = 12  # characters of a sha256 that distinguish files
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Significant digits; powers of ten in place of rows of zeros."""
+    """Returns a number with significant digits, with powers of ten in place of rows of zeros."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -42,12 +42,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def found_error(error: float | None) -> str:
-    """An error that a comparison found; JSON has None for one that is not finite."""
+    """Returns an error that a comparison measured. JSON has None for one that is not finite."""
     return "not finite" if error is None else number(error)
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """0.4 is 40%; a share too small for the digits keeps two significant ones."""
+    """Returns 40% for 0.4. A share too small for the digits keeps two significant ones."""
     if share is None:
         return "–"
     if share and abs(share) * 100 < 10.0**-digits:
@@ -56,7 +56,7 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def change(new: float, old: float) -> str:
-    """By how much of the old: +48%, −3.1%."""
+    """Returns the relative change over the old value: +48%, −3.1%."""
     if not old or not math.isfinite(new):
         return "–"
     share = new / old - 1
@@ -66,22 +66,22 @@ def change(new: float, old: float) -> str:
 
 
 def perplexity(value: float) -> str:
-    """Two decimals, fewer for large ones."""
+    """Returns two decimals, fewer for large values."""
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
 def times(factor: float) -> str:
-    """A speed-up: 1.23×."""
+    """Returns a speed-up: 1.23×."""
     return f"{factor:.2f}×"
 
 
 def milliseconds(value: float) -> str:
-    """Three significant digits, no more than a clock gives."""
+    """Returns three significant digits, the precision of a clock."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def bytes_of(size: float) -> str:
-    """Powers of 1000, as disks are sold."""
+    """Returns a size in powers of 1000, as for disks."""
     for unit, word in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= unit:
             return f"{number(size / unit)} {word}"
@@ -89,12 +89,12 @@ def bytes_of(size: float) -> str:
 
 
 def count(value: int) -> str:
-    """With commas at thousands."""
+    """Returns a number with commas at thousands."""
     return f"{value:,}"
 
 
 def seconds(value: float) -> str:
-    """12 s, 3 min 20 s, 1 h 5 min."""
+    """Returns a time: 12 s, 3 min 20 s, 1 h 5 min."""
     if value < 100:
         return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
@@ -102,17 +102,17 @@ def seconds(value: float) -> str:
 
 
 def shape_of(shape: Sequence[int]) -> str:
-    """[N, K] as N×K."""
+    """Returns [N, K] as N×K."""
     return "×".join(map(str, shape))
 
 
 def sha(digest: str | None) -> str:
-    """The head of a hash."""
+    """Returns the first characters of a hash."""
     return digest[:_HASH] if digest else "–"
 
 
 def joined(words: Sequence[str]) -> str:
-    """One, two and three."""
+    """Returns words as a list: one, two and three."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 

@@ -1,8 +1,8 @@
-"""Tile maps as small multiples: kinds of linear down, depth across, one SVG path for the 2:4 tiles of a cell.
+"""Draws tile maps in a grid, with a row for each kind of linear and a column for each block.
 
-Neighbours that are 2:4 are one rectangle, `M4 7h3v1h-3z`, so that the maps of a model of 7B weights take about a megabyte.
-Tiles that are cut off at the last row or column are cut by the view box. Lines as wide as a tile would be shorter, but
-what is thinner than a pixel is drawn pale where it is a line, and right where it is an area.
+A cell is one SVG path of its 2:4 tiles. Neighbouring 2:4 tiles are one rectangle, `M4 7h3v1h-3z`, so that the maps of a
+model of 7B weights take about a megabyte. The view box cuts off the tiles that the last row or column cuts off. Lines
+as wide as a tile would be shorter, but browsers draw lines thinner than a pixel too pale, and areas right.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from patch_compile.report.page.spelling import percent, shape_of
 
 __all__ = ["TileMap", "tile_maps", "tile_path"]
 
-_TALLEST, _FLATTEST = 2.5, 0.2  # height over width of a map that is drawn to scale
-_HEIGHT = 2.0  # of the tallest map, in widths of a column
+_TALLEST, _FLATTEST = 2.5, 0.2  # largest and smallest height over width of a map that is drawn to scale
+_HEIGHT = 2.0  # height of the tallest map, in widths of a column
 
 
 @dataclass(frozen=True)
 class TileMap:
-    """One linear. size: columns and rows in tiles, fractions for those that are cut off; width, height: of the drawing,
-    in widths of a column of the page; about: its line in words.
+    """The map of one linear.
+
+    size: columns and rows in tiles, with fractions for tiles that are cut off; width, height: size of the drawing, in
+    widths of a column of the page; about: the linear's line in words.
     """
 
     name: str
@@ -44,9 +46,10 @@ class TileMap:
 
 
 def tile_maps(masks: MaskSet) -> dict[str, Any] | None:
-    """{depths, rows: [{kind, name, share, cells: [[TileMap, …], …]}], all: share by depth, squeezed}; None without masks.
+    """Returns the maps by kind and depth for the template, or None without masks.
 
-    Linears that lie in no block, such as the head, are in the column of depth None. share: of weights in 2:4 tiles.
+    They are {depths, rows: [{kind, name, share, cells: [[TileMap, …], …]}], all: share by depth, squeezed}. share:
+    share of weights in 2:4 tiles. Linears outside the blocks, such as the head, are in the column of depth None.
     """
     shapes, sizes = masks.shapes(), masks.tile_sizes()
     maps = [_map(name, shapes[name], sizes[name], tiles) for name, tiles in masks.tile_maps().items()]
@@ -74,9 +77,11 @@ def tile_maps(masks: MaskSet) -> dict[str, Any] | None:
 
 
 def tile_path(tiles: NDArray[np.bool_]) -> str:
-    """The 2:4 tiles of a map `[rows, columns]` as rectangles that do not overlap; empty for none."""
+    """Returns the 2:4 tiles of a map `[rows, columns]` as rectangles that do not overlap, empty for none."""
     path: list[str] = []
-    begun: dict[tuple[int, int], int] = {}  # runs that go on from the row above, and where each began
+    begun: dict[
+        tuple[int, int], int
+    ] = {}  # runs that continue from the row above, and the row where each began
     for y, row in enumerate([*tiles, np.zeros(tiles.shape[1], np.bool_)]):
         runs = set(_runs(row))
         for start, end in [run for run in begun if run not in runs]:
@@ -87,7 +92,7 @@ def tile_path(tiles: NDArray[np.bool_]) -> str:
 
 
 def _runs(row: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """First and behind the last column of neighbours that are 2:4."""
+    """Yield the first column of each run of 2:4 neighbours, and the column after its last."""
     edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
     yield from zip(edges[::2], edges[1::2], strict=True)
 

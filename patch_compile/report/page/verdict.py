@@ -1,4 +1,4 @@
-"""The first thing on the page: what was built, what it cost, what it brings, and what a person should not overlook."""
+"""The top of the page: the build, its quality, its speed, and warnings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _RUNNERS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 @dataclass(frozen=True)
 class Warning:
-    """level: `fault`: a check failed; `caution`: a person may choose otherwise; `next`: more can be known, by `command`."""
+    """A warning, or a next step.
+
+    level: `fault` if a check failed, `caution` if the user may want to decide otherwise, `next` for a step that finds out
+    more, by `command`.
+    """
 
     level: Literal["fault", "caution", "next"]
     text: str
@@ -27,7 +31,7 @@ class Warning:
 
 @dataclass(frozen=True)
 class Verdict:
-    """lead: what was built and what that cost; speed: sentences on what it brings; warnings: what comes first, first."""
+    """The verdict. lead: the build and its quality; speed: sentences on its speed; warnings: the most important first."""
 
     lead: list[str]
     speed: list[str]
@@ -35,7 +39,7 @@ class Verdict:
 
 
 def verdict(sources: Sources) -> Verdict:
-    """Of a build, with what `verify` and `bench` added."""
+    """Returns the verdict on a build, with the results of `verify` and `bench`."""
     order = {"fault": 0, "caution": 1, "next": 2}
     warnings = sorted(_warnings(sources), key=lambda one: order[one.level])
     return Verdict([_built(sources), _cost(sources)], list(_speed(sources)), warnings)

@@ -1,4 +1,4 @@
-"""Write report.html from what lies in OUT."""
+"""Writes report.html from the files in OUT."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PACKAGE = "patch_compile.report.page"
 
 
 def write_page(out: Path) -> Path:
-    """Write OUT/report.html and return its path; the file is renamed into place when it is whole.
+    """Write OUT/report.html and return its path. The file is renamed into place when it is complete.
 
-    It is made of report.json, manifest.json, recipe.yaml and masks.safetensors, and of verify/verify.json and
-    bench/bench.json where they are there; equal files give equal pages. PatchCompileError when OUT is no build or its
+    Its sources are report.json, manifest.json, recipe.yaml and masks.safetensors, and verify/verify.json and
+    bench/bench.json if they exist. Equal files give equal pages. Raises PatchCompileError if OUT is no build or its
     masks are damaged.
     """
     sources = Sources.read(out)
@@ -60,7 +60,7 @@ def _rendered(sources: Sources) -> str:
 
 
 def _parts(sources: Sources) -> dict[str, Any]:
-    """What the sections show; None or empty for those that have nothing to."""
+    """Returns the content of the sections, None or empty for sections without content."""
     return {
         "name": sources.name,
         "verdict": verdict(sources),

@@ -1,4 +1,4 @@
-"""A result beside its baselines, in a terminal."""
+"""Prints a result beside its baselines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 def baseline_parts(compared: Row) -> Iterator[Part]:
-    """The result of `masklearn.baselines.compare`: the learned model first, its baselines below."""
+    """Yield the result of `masklearn.baselines.compare`: the learned model first, its baselines below."""
     table = Table(box=SIMPLE_HEAD)
     for header in ("model", "ratio", "perplexity", "seconds", ""):
         table.add_column(header, no_wrap=True, justify="right" if header not in ("model", "") else "left")

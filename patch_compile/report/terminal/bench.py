@@ -1,4 +1,4 @@
-"""The times of `bench` as a person reads them: a row for each size, and what the times are worth."""
+"""Prints the times of `bench`: a row for each size, and notes on their reliability."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MODELS = ("dense", "hybrid", "uniform-2:4")
 
 
 def benched_parts(result: Row, path: str) -> Iterator[Part]:
-    """The result of `bench`, which lies at `path`."""
+    """Yield the result of `bench`, which lies at `path`."""
     yield f"timed: {result['what']}"
     yield _table(result)
     yield (
@@ -30,10 +30,10 @@ def benched_parts(result: Row, path: str) -> Iterator[Part]:
 
 
 def _table(result: Row) -> Table:
-    """Times of each model, what is gained over the dense one, and what was predicted where a card is known."""
+    """Returns the times of each model, the gain over dense, and the prediction if the card is known."""
     rows = result["rows"]
     models = [name for name in _MODELS if any(row[name] for row in rows)]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 100 columns hold it
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits into 100 columns
     table.add_column("\nphase", no_wrap=True)
     ratios = ["hybrid", "p10 … p90"] if "dense" in models else []
     ratios += ["2:4"] if {"dense", "uniform-2:4"} <= {*models} else []

@@ -1,4 +1,4 @@
-"""Builds side by side as a person reads them: a row for each, and which of them are worth having."""
+"""Prints builds side by side: a row for each, with a mark for those that no other build beats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PREDICTED = {"end_to_end": "all", "prefill": "prefill", "decode": "decode"}
 
 
 def compared_parts(result: Row) -> Iterator[Part]:
-    """The result of `compare`."""
+    """Yield the result of `compare`."""
     quality = result["quality"]
     yield f"{Path(result['model']['path']).stem}: {quality['what']} on {quality['on']}"
     yield _table(result)
@@ -26,7 +26,7 @@ def compared_parts(result: Row) -> Iterator[Part]:
 
 
 def _table(result: Row) -> Table:
-    """Dense first; columns that no build has a figure for are left out."""
+    """Returns a table, dense first. It leaves out columns that are empty for all builds."""
     builds, perplexity = result["builds"], result["quality"]["what"] == "perplexity"
     predicted = list(_PREDICTED) if builds[0]["predicted"] else []
     measured = list(result["measured"]["sizes"])

@@ -1,4 +1,4 @@
-"""Reports of builds, masks and compiled models as a person reads them."""
+"""Prints reports of builds, masks and compiled models."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ __all__ = [
 ]
 
 Row = Mapping[str, Any]
-_OUTPUTS = 4  # of a graph that are shown; a decoder has two for each layer's cache
-_SHADES = " ░▒▓█"  # none, and quarters: a map can be read at a glance without colour
+_OUTPUTS = 4  # outputs of a graph that are shown; a decoder has two for each layer's cache
+_SHADES = " ░▒▓█"  # none, and quarters: a map is readable without colour
 
 
 def build_parts(report: Row) -> Iterator[Part]:
-    """The result of a build: linears, perplexity, engine, generated text."""
+    """Yield the result of a build: linears, perplexity, engine, generated text."""
     yield from _linears_parts(report)
     yield from _summary(report) if report["kind"] == Kind.DECODER else _onnx_summary(report)
 
 
 def masks_parts(summary: Row) -> Iterator[Part]:
-    """The result of `learn`."""
+    """Yield the result of `learn`."""
     yield from _linears_parts(summary)
     ratio = summary["ratio"]
     yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {summary['method']}"
@@ -53,7 +53,7 @@ def masks_parts(summary: Row) -> Iterator[Part]:
 
 
 def compiled_parts(summary: Row) -> Iterator[Part]:
-    """The result of `compile`."""
+    """Yield the result of `compile`."""
     yield from _linears_parts(summary)
     linears = linear_rows(summary)
     yield from reason_lines(linears)
@@ -64,25 +64,25 @@ def compiled_parts(summary: Row) -> Iterator[Part]:
 
 
 def import_parts(summary: Row) -> Iterator[Part]:
-    """The result of `import-mask`."""
+    """Yield the result of `import-mask`."""
     yield from _linears_parts(summary)
     yield f"ratio: {summary['ratio']:.4f}, zeros {summary['zeros']:.4f}, format {summary['format']}"
     yield f"masks: {summary['path']}"
 
 
 def plugin_parts(result: Row) -> Iterator[Part]:
-    """The result of `plugin`: where the library is."""
+    """Yield the result of `plugin`: the path of the library."""
     archs = ", ".join(f"sm{arch}" for arch in result["archs"])
     yield f"plugin for {result['backend']}, {archs}: {result['path']}"
 
 
 def linear_rows(result: Row) -> tuple[LinearRow, ...]:
-    """The linears of a result."""
+    """Returns the linears of a result."""
     return tuple(map(LinearRow.model_validate, result["linears"]))
 
 
 def _linears_parts(report: Row) -> Iterator[Part]:
-    """All results of masks begin with the linears, where they are sparse, and what was left out."""
+    """Yield the parts that all results of masks begin with: linears, the map of 2:4 tiles, and skipped linears."""
     yield _linears_table(linear_rows(report))
     yield from _where_parts(report)
     for row in report["skipped"]:
@@ -90,8 +90,8 @@ def _linears_parts(report: Row) -> Iterator[Part]:
 
 
 def _linears_table(linears: Sequence[LinearRow]) -> Table:
-    """One row per kind of linear and lowering: `model.layers.7.mlp.up_proj` and its sisters are `up_proj`."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
+    """Returns one row per kind of linear and lowering: `model.layers.7.mlp.up_proj` and its like are `up_proj`."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits into 80 columns
     for header in ("linear", "count", "shape", "ratio", "2:4 tiles", "lowering", "MB before", "MB after"):
         table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
     for (kind, shape, lowering), rows in by_kind(linears).items():
@@ -102,7 +102,7 @@ def _linears_table(linears: Sequence[LinearRow]) -> Table:
 
 
 def by_kind(linears: Sequence[LinearRow]) -> dict[tuple[str, str, str], list[LinearRow]]:
-    """By the shortest end of the name that tells the kind apart, shape and lowering; those of a kind together."""
+    """Group linears by kind, shape and lowering. A kind is the shortest end of the name that distinguishes it."""
     short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
     kinds: dict[tuple[str, str, str], list[LinearRow]] = {}
     for row in linears:
@@ -125,7 +125,7 @@ def _megabytes(rows: Sequence[LinearRow]) -> tuple[str, str]:
 
 
 def _where_parts(result: Row) -> Iterator[Part]:
-    """The map of `masklearn.masks.summary`: per cent of tiles that are 2:4, kinds down, depth across."""
+    """Yield the map of `masklearn.masks.summary`: per cent of 2:4 tiles, with kinds as rows and blocks as columns."""
     where = result.get("where_sparse")
     if not where or not where["blocks"]:
         return
@@ -145,7 +145,7 @@ def _shaded(share: float | None) -> str:
 
 
 def _fused(linears: Iterable[LinearRow]) -> str:
-    """What nodes do beside their products, with the number of nodes that do it."""
+    """Returns the epilogues of nodes, with the number of nodes that have each."""
     nodes = dict.fromkeys(row.node for row in linears if row.node)
     counts = Counter(node_words(node, node.linears[0]) for node in nodes)
     return ", ".join(f"{words} ×{count}" for words, count in counts.items() if words)
@@ -176,7 +176,7 @@ def _summary(report: Row) -> Iterable[str]:
 
 
 def _onnx_summary(report: Row) -> Iterable[str]:
-    """Of a build from an ONNX file or of an encoder, which is compared on its outputs and says nothing."""
+    """Yield the summary of a build from an ONNX file or of an encoder. It compares outputs and has no generated text."""
     linears, plan = linear_rows(report), PlanSummary.model_validate(report["plan"])
     yield from reason_lines(linears)
     yield from split_lines(linears)
@@ -201,7 +201,7 @@ def _onnx_summary(report: Row) -> Iterable[str]:
 
 
 def _result_lines(report: Row) -> Iterable[str]:
-    """What was built, and what became of its 2:4 products."""
+    """Yield the facts of the build, and what TensorRT did with its 2:4 products."""
     engine = report["engine"]
     if engine is None:
         onnx = report["onnx"]

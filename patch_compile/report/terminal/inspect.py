@@ -1,4 +1,4 @@
-"""The findings of `inspect` and `doctor` as a person reads them."""
+"""Prints the findings of `inspect` and `doctor`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LISTED = 12  # entries of a list or mapping that are shown on a line
 
 
 def found_parts(found: Found, *, every: bool = False) -> Iterator[Part]:
-    """Facts, the table, and what was checked. every: a line for each row, where rows of a kind share one else."""
+    """Yield facts, the table, and the checks. every: gives each row a line; rows of a kind otherwise share one."""
     yield f"{found.path}: {found.kind}"
     for name, value in found.facts.items():
         yield f"  {name}: {_spelled(value, name)}"
@@ -30,7 +30,7 @@ def found_parts(found: Found, *, every: bool = False) -> Iterator[Part]:
 
 
 def examined_parts(result: Mapping[str, Any]) -> Iterator[Part]:
-    """Say what is there, what is not and how to fix it, and what follows."""
+    """Yield what is there, what is missing with its fix, and what this machine can do."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -45,7 +45,7 @@ def examined_parts(result: Mapping[str, Any]) -> Iterator[Part]:
 
 
 def _folded(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A row for each kind: `up_proj` for all blocks, how many, and numbers from the least to the largest."""
+    """Yield a row for each kind: `up_proj` for all blocks, their number, and ranges of numbers."""
     name = next(iter(rows[0]))
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -79,7 +79,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _spelled(value: Any, name: str) -> str:
-    """A value in words; bytes in MB."""
+    """Returns a value in words, bytes in MB."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A result as a person reads it: lines and tables, which a terminal prints and a notebook shows."""
+"""A printable result: lines and tables, for a terminal and for a notebook."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Parts:
             yield from console.render(Text(part) if isinstance(part, str) else part, plain)
 
     def html(self) -> str:
-        """The parts as HTML, in a fixed width."""
+        """Returns the parts as HTML, in a fixed width."""
         console = Console(file=io.StringIO(), record=True, width=_PIPE_WIDTH, force_jupyter=False)
         console.print(self)
         return console.export_html(inline_styles=True, code_format=f'<pre style="{_STYLE}">{{code}}</pre>')
 
 
 def show(parts: Iterable[Part]) -> None:
-    """Print to stdout, as wide as the terminal; lines are not cut, in a pipe neither."""
+    """Print to stdout, as wide as the terminal. Lines are not cut, nor are they in a pipe."""
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH

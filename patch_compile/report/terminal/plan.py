@@ -1,4 +1,4 @@
-"""The plan of a model as a person reads it."""
+"""Prints the plan of a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NO_MASKS = (
 
 
 def plan_parts(result: PlanOfModel) -> Iterator[Part]:
-    """The result of `plan`: linears by kind, reasons, the whole model, and what it all rests on."""
+    """Yield the result of `plan`: linears by kind, reasons, the whole model, and the assumptions behind it."""
     yield f"predicted on {result.card}; {result.workload}"
     yield _linears_table(result.linears)
     yield "µs: one linear on its own, for all prompts and for a decode step; p: share of weights in 2:4 tiles"
@@ -61,8 +61,8 @@ def _notes(result: PlanOfModel) -> Iterator[str]:
 
 
 def _linears_table(linears: Sequence[LinearRow]) -> Table:
-    """One row per kind of linear, shape and lowering; times are means of the row's linears."""
-    table = Table(box=SIMPLE_HEAD, padding=0)  # 100 columns hold it
+    """Returns one row per kind of linear, shape and lowering. Times are means of the row's linears."""
+    table = Table(box=SIMPLE_HEAD, padding=0)  # fits into 100 columns
     table.add_column("\nlinear", no_wrap=True)
     headers = ["count", "shape", "p", "lowering", *_TIMES, *_TIMES, "before", "after"]
     above = {4: "prefill", 5: "µs", 7: "decode", 8: "µs", 10: "MB"}
@@ -96,7 +96,7 @@ def _megabytes(rows: Sequence[LinearRow]) -> Iterator[str]:
 
 
 def _whole_table(whole: WholeRow) -> Table:
-    """Milliseconds of the workload, dense and as planned, and the limit of their ratio."""
+    """Returns the milliseconds of the workload, dense and planned, and the limit of their ratio."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("whole model, ms", no_wrap=True)
     for header in ("dense", "planned", "speed-up", "limit"):

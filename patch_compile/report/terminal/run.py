@@ -1,4 +1,4 @@
-"""Continuations of prompts as a person reads them."""
+"""Prints continuations of prompts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["generated_parts", "times_line"]
 
 
 def generated_parts(generated: Continuations) -> Iterator[Part]:
-    """Each text under its prompt, and the times."""
+    """Yield each text under its prompt, and the times."""
     for prompt, one in zip(generated.prompts, generated.completions, strict=True):
         yield f"{prompt}\n→ {one.text}\n"
     yield times_line(generated)
 
 
 def times_line(generated: Continuations) -> str:
-    """Say how long the first token took, and how long a step between tokens takes."""
+    """Returns the time to the first token, and the time of a step between tokens, in words."""
     tokens = sum(len(one.tokens) for one in generated.completions)
     first = f"{tokens} tokens in {generated.all:.2f} s, the first after {generated.first_token * 1e3:.0f} ms"
     step = generated.ms_per_step

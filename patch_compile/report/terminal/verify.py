@@ -1,4 +1,4 @@
-"""A verification as a person reads it."""
+"""Prints a verification."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ __all__ = ["verified_parts"]
 
 Row = Mapping[str, Any]
 _WORST = 8  # linears that are shown
-_OUTPUTS = 4  # of a graph
+_OUTPUTS = 4  # outputs of a graph that are shown
 _NOT_ASKED = "not asked"
 
 
 def verified_parts(found: Row) -> Iterator[Part]:
-    """The result of `verify`: the three questions, where quality went, baselines, tasks, texts, checks, the verdict."""
+    """Yield the result of `verify`.
+
+    It has the three questions, the places of the error, baselines, tasks, texts, checks and the verdict.
+    """
     yield from (*_compiled(found["compiled"]), *_pruned(found["pruned"]), *_built(found["built"]))
     yield from _where(found["where"])
     if found["baselines"]:
