@@ -1,7 +1,7 @@
-"""The protocol of a source: a model that a build starts from, and everything that a command asks of one.
+"""Interface of a source: the model that a build starts from, and everything that a command asks of it.
 
-Each kind of source is a class in a room of its own; `sources.open` chooses it. `build`, `verify` and `bench` know this
-protocol alone: what a kind can't do it says itself, with the reason (`lacks`).
+Each kind of source is a class in its own package, and `sources.open` chooses the kind. `build`, `verify` and `bench` use
+only this interface. A source gives the reason for each thing that it cannot do (`lacks`).
 """
 
 from __future__ import annotations
@@ -44,12 +44,15 @@ if TYPE_CHECKING:
 __all__ = ["Bars", "Probe", "Source"]
 
 Bars = Callable[[str], AbstractContextManager[Update]]
-"""`bars(name)` opens a bar for a step of the work, as `Progress.stage` does."""
+"""`bars(name)` opens a progress bar for a step of the work, like `Progress.stage`."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What outputs are compared on. words: what the feeds are; text: name and path of the text they are made of."""
+    """Inputs on which outputs of models are compared.
+
+    words: description of the feeds; text: name and path of the text that the feeds are made from, None without text.
+    """
 
     feeds: Sequence[Feed]
     words: str
@@ -57,35 +60,37 @@ class Probe:
 
 
 class Source(ABC):
-    """One model to build from. Opening it reads no weight, and checks no more than finding its kind takes."""
+    """One model to build from. Opening it reads no weights and checks only enough to find its kind."""
 
     kind: ClassVar[Kind]
-    words: ClassVar[str]  # such as "an encoder"
-    texts: ClassVar[tuple[str, ...]]  # the settings that name a text, as `masklearn.text.open_text` reads one
-    pruned_file: ClassVar[str]  # of OUT: the pruned model
+    words: ClassVar[str]  # description of the kind, such as "an encoder"
+    texts: ClassVar[tuple[str, ...]]  # settings whose value is a text for `masklearn.text.open_text`
+    pruned_file: ClassVar[str]  # path of the pruned model in OUT
     pruned_words: ClassVar[str]
-    told_by: ClassVar[str]  # what tells others of the model, for the report of a fault
-    lacking: ClassVar[Mapping[Ability, str]] = {}  # reasons; `{model}` is the name of the source
+    told_by: ClassVar[str]  # the file to attach to a report of a compiler fault
+    lacking: ClassVar[
+        Mapping[Ability, str]
+    ] = {}  # reasons why abilities are missing; `{model}` is the name of the source
 
     def __init__(self, model: Path) -> None:
         self.model = model
 
-    # What it is.
+    # Description of the model.
 
     @property
     @abstractmethod
     def recipe(self) -> Recipe:
-        """The settings, with the defaults of this kind of source filled in."""
+        """The settings, completed with the defaults of this kind of source."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Name of the model, which OUT is named after where no -o is given."""
+        """Name of the model; the default name of OUT contains it."""
 
     @property
     @abstractmethod
     def coverage(self) -> Coverage:
-        """The linears that are pruned, with their shapes, and the others with the reason why not."""
+        """The pruned linears with their shapes, and the other linears with the reason why they stay dense."""
 
     @property
     @abstractmethod
@@ -94,11 +99,11 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint_of(self, pruned: Path) -> str:
-        """sha256 of a pruned model that was written from this source."""
+        """Returns the sha256 of a pruned model that was written from this source."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """Lines on the defaults that were taken."""
+        """Lines about defaults that were chosen."""
         return ()
 
     @property
@@ -108,42 +113,42 @@ class Source(ABC):
 
     @property
     def outline(self) -> Outline | None:
-        """What the model computes beside its linears; None where no speed is predicted."""
+        """Costs of the model outside its linears; None if no speed is predicted."""
         return None
 
     @property
     def workload(self) -> Workload | None:
-        """What speed is predicted for."""
+        """The workload that speed is predicted for; None if no speed is predicted."""
         return None
 
     @property
     def sequences(self) -> Sequences | None:
-        """The token sequences that the model takes; None where its inputs are other arrays."""
+        """The token sequences that the model takes; None if its inputs are other arrays."""
         return None
 
     @property
     def graph_dtype(self) -> str | None:
-        """The type that its whole graph computes in; None for a graph with types of its own."""
+        """The type that the whole graph computes in; None if the graph keeps its own types."""
         return None
 
     @property
     def pruned_dtype(self) -> str | None:
-        """The type that the pruned model's weights are rounded to; None where they keep their own."""
+        """The type that the weights of the pruned model are rounded to; None if they keep their own type."""
         return None
 
     @property
     @abstractmethod
     def calibration_hash(self) -> str | None:
-        """sha256 of the text or arrays that masks are learned on, None where none are given."""
+        """sha256 of the text or arrays that masks are learned on; None if none are given."""
 
-    # What can be refused.
+    # Checks.
 
     def lacks(self, ability: Ability) -> str:
-        """Why it can't do something, in words; empty where it can."""
+        """Returns the reason why the source lacks an ability; empty if it has the ability."""
         return self.lacking.get(ability, "").format(model=self.model.name)
 
     def require(self, command: Ability) -> None:
-        """Raise PatchCompileError unless a command takes this kind of source."""
+        """Raise PatchCompileError if a command does not take this kind of source."""
         if why := self.lacks(command):
             raise PatchCompileError(
                 f"{command} takes a model directory, not {self.model}",
@@ -153,19 +158,20 @@ class Source(ABC):
 
     @abstractmethod
     def check(self, stages: Collection[Stage]) -> None:
-        """Raise PatchCompileError for anything of the model, its texts and its masks that would stop these stages."""
+        """Raise PatchCompileError for anything in the model, its texts or its masks that would stop these stages."""
 
     def check_shapes(self) -> None:
-        """Raise PatchCompileError for shapes of the engine that the graph's inputs can't have, where they are known."""
+        """Raise PatchCompileError for shapes of the engine that the graph's inputs cannot have, if the inputs are known
+        already."""
         return
 
     @abstractmethod
     def space(self, stages: Collection[Stage]) -> int:
-        """Bytes on the disk that these stages take at most, nothing being removed."""
+        """Returns the maximum number of bytes on disk that these stages write."""
 
     @cached_property
     def given(self) -> GivenMasks:
-        """The masks of the setting `mask`. Raises PatchCompileError where they are not for this model."""
+        """The masks of the setting `mask`. Raises PatchCompileError if they are for another model."""
         assert self.recipe.mask is not None
         linears = self.coverage.linears
         return given_masks(self.recipe.mask, linears, self.model, self.pruned_file, self.fingerprint_of)
@@ -174,24 +180,25 @@ class Source(ABC):
 
     @abstractmethod
     def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
-        """Learn masks, and new weights where the method makes any. choose: see `masklearn.learn.learn`."""
+        """Learn masks and, with some methods, new weights. choose: see `masklearn.learn.learn`."""
 
     @abstractmethod
     def take_given(self) -> Pruning:
-        """The given masks, with the weights that belong to them."""
+        """Returns the given masks with the weights that belong to them."""
 
     @abstractmethod
     def weight(self, name: str) -> NDArray[np.float32]:
-        """W `[N, K]` of a linear of the dense model."""
+        """Returns the weight `[N, K]` of a linear of the dense model."""
 
     def plan(self, masks: Mapping[str, LinearMask], costs: CostModel | None) -> dict[str, LinearPlan]:
-        """The lowering of each linear, as asked, or by what is predicted."""
+        """Choose the lowering of each linear, as requested or by predicted speed."""
         lowering = self.recipe.lowering
         plans = plan_linears(masks, lowering, costs)
         return settle_together(plans, lowering, self.outline, costs) if self.outline else plans
 
     def compiled_plan(self, compiled: Mapping[str, LinearPlan], costs: CostModel | None) -> Plan:
-        """plan.json: the linears as the graph has them, and what that promises for the whole model."""
+        """Returns the content of plan.json: the linears as they are compiled, and the predicted speed of the whole
+        model."""
         if self.outline is None:
             return unpredicted_plan(compiled, Unpredicted.NO_CHECKPOINT)
         return plan_of(compiled, self.outline.compiled(compiled.values()), costs)
@@ -206,29 +213,30 @@ class Source(ABC):
         bars: Bars,
         dump: PassDump | None = None,
     ) -> dict[str, LinearPlan]:
-        """Write the hybrid ONNX file; returns the plan with what the graph decided.
+        """Write the hybrid ONNX file, and return the plan with the decisions that the graph made.
 
-        weights: the model whose weights are masked and packed, which is this one or its pruned form.
+        weights: the model whose weights are masked and packed; this model or its pruned form.
         """
 
     @abstractmethod
     def dense_onnx(
         self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
     ) -> Path:
-        """The dense model as an ONNX file: written to `path`, or the source's own file.
+        """Returns the dense model as an ONNX file, either written to `path` or the source's own file.
 
-        logits: the positions that a decoder gives them of, None as the recipe says; runnable: as ONNX Runtime can run it.
+        logits: the positions of a decoder that get logits, None as the recipe says; runnable: make a file that ONNX
+        Runtime can run.
         """
 
-    # Run block by block, or by next tokens.
+    # Only for sources that run block by block or predict next tokens.
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The model as masklearn runs it block by block. Raises PatchCompileError where it can't."""
+        """The model as masklearn runs it block by block. Raises PatchCompileError if it has no blocks."""
         raise self._lack(Ability.BLOCKS)
 
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:  # noqa: ARG002
-        """Held-out text: windows of tokens `[count, length]`, and name and path of their text."""
+        """Returns held-out text as windows of tokens `[count, length]`, and name and path of the text."""
         raise self._lack(Ability.BLOCKS)
 
     @property
@@ -242,19 +250,20 @@ class Source(ABC):
         raise self._lack(Ability.NEXT_TOKENS)
 
     def pruned_logits(self, pruned: Path) -> Callable[[Feed], NDArray[np.float32]]:  # noqa: ARG002
-        """Load the pruned model; what is returned gives its logits for a feed of the hybrid graph."""
+        """Load the pruned model, and return a function that computes its logits for a feed of the hybrid graph."""
         raise self._lack(Ability.NEXT_TOKENS)
 
-    # Compared by outputs, where it predicts no tokens.
+    # Only for sources that predict no tokens: their outputs are compared.
 
     def probe(self, hybrid: Path, progress: Progress) -> Probe:
-        """What the outputs of dense, pruned and hybrid model are compared on."""
+        """Returns the inputs on which the outputs of dense, pruned and hybrid model are compared."""
         raise NotImplementedError(f"{self.words} is compared by next tokens")
 
     def pruned_outputs(
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
     ) -> Answers:
-        """The outputs of the pruned model, which the hybrid one must agree with; files go to `folder`."""
+        """Returns the reference outputs of the pruned model, with which the hybrid model must agree. Files are written to
+        `folder`."""
         raise NotImplementedError(f"{self.words} is compared by next tokens")
 
     def rounding(
@@ -266,7 +275,10 @@ class Source(ABC):
         reference: Answers,
         scratch: Path,
     ) -> Rounding:
-        """What rounding alone does. packed: names of the linears that are compiled; reference: `pruned_outputs`."""
+        """Returns the effect of rounding on the outputs.
+
+        packed: names of the linears that are compiled; reference: the result of `pruned_outputs`.
+        """
         raise NotImplementedError(f"{self.words} is compared by next tokens")
 
     def _lack(self, ability: Ability) -> PatchCompileError:

@@ -1,4 +1,4 @@
-"""What commands ask of a source."""
+"""Names for the work of commands: the stages of a build, the abilities of a source, and its token sequences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Ability", "Sequences", "Stage"]
 
 
 class Stage(StrEnum):
-    """The stages of a build, in order; each is a key of the manifest."""
+    """The stages of a build, in order. Each name is a key of the manifest."""
 
     MASKS = "masks"
     ONNX = "onnx"
@@ -18,19 +18,22 @@ class Stage(StrEnum):
 
 
 class Ability(StrEnum):
-    """Something that a command asks of a source and not every kind can do. The first three are commands of that name."""
+    """Abilities that only some kinds of source have. The first three are the commands of the same name."""
 
     LEARN = "learn"
     COMPILE = "compile"
     PLAN = "plan"
-    BLOCKS = "blocks"  # its blocks are run one by one on text, dense and pruned
-    NEXT_TOKENS = "next tokens"  # it predicts them: it has a perplexity, and continues text
+    BLOCKS = "blocks"  # its blocks can be run one by one on text, dense and pruned
+    NEXT_TOKENS = "next tokens"  # it predicts next tokens: it has a perplexity, and continues text
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """The token sequences that a source takes. positions: most tokens of one, None where any number goes; decodes: it
-    takes a step at a time behind a cache, too."""
+    """Token sequences that a source takes.
+
+    vocabulary: number of tokens in the vocabulary; positions: maximum length, None without a limit; decodes: True if it
+    also takes single steps with a KV cache.
+    """
 
     vocabulary: int
     positions: int | None

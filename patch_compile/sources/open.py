@@ -1,4 +1,4 @@
-"""Opens the source that a path names, or that a build was made of."""
+"""Opens the source at a path, or the source of a finished build."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["check_unchanged", "open_source", "source_of"]
 
 
 def open_source(recipe: Recipe) -> Source:
-    """The source of the setting `model`: an ONNX file by its suffix, else a Hugging Face directory.
+    """Open the source of the setting `model`: a file that ends in .onnx, or else a Hugging Face folder.
 
-    Raises PatchCompileError for a directory that holds no checkpoint, or one of an unknown architecture.
+    Raises PatchCompileError for a folder without a checkpoint, or with a checkpoint of an unknown architecture.
     """
     if recipe.model.suffix == ".onnx":
         from patch_compile.sources.onnx_model.source import OnnxSource
@@ -30,12 +30,15 @@ def open_source(recipe: Recipe) -> Source:
 
 
 def source_of(out: OutFolder) -> Source:
-    """The model that a build was made of, with the settings of the build, as it is now."""
+    """Open the model that a build was made from, in its present state, with the settings of the build."""
     return open_source(Recipe.of_build(out.path))
 
 
 def check_unchanged(source: Source, out: OutFolder, otherwise: str = "") -> None:
-    """Raise PatchCompileError unless a source is the model that OUT was built from. otherwise: a way without it."""
+    """Raise PatchCompileError if a source is not the model that OUT was built from.
+
+    otherwise: text for the end of the error, about a way that does not need the model.
+    """
     if source.fingerprint != out.manifest.model.sha256:
         raise PatchCompileError(
             f"{source.model} is not the model that {out.path} was built from",

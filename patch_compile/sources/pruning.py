@@ -1,4 +1,4 @@
-"""Masks and the weights that belong to them: as a source learns them, or as they are given."""
+"""Masks and the weights that belong to them, learned by a source or given by the user."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["GivenMasks", "Pruning", "given_masks"]
 
 
 class Pruning(ABC):
-    """Masks and the weights that belong to them, not written yet."""
+    """Masks and the weights that belong to them, before they are written."""
 
     masks: MaskSet
 
     @property
     @abstractmethod
     def has_new_weights(self) -> bool:
-        """True when the weights that stay are not those of the source."""
+        """True if the surviving weights differ from those of the source."""
 
     @abstractmethod
     def write(self, path: Path, update: Update) -> None:
-        """Write the pruned model, in the form of the source."""
+        """Write the pruned model in the format of the source."""
 
 
 @dataclass(frozen=True)
 class GivenMasks:
-    """weights: the model, in the form of the source, whose weights the masks prune."""
+    """Masks of a file. weights: path of the model that the masks prune, in the format of the source."""
 
     masks: MaskSet
     weights: Path
@@ -47,8 +47,9 @@ def given_masks(
 ) -> GivenMasks:
     """Read masks for the covered linears of a model.
 
-    pruned_file: where a pruned model lies beside its masks; fingerprint_of: its sha256. Raises PatchCompileError when the
-    masks cover other linears, and when they were learned together with new weights that are not beside them any more.
+    pruned_file: path of a pruned model, relative to the folder of its masks; fingerprint_of: returns the sha256 of a
+    model. Raises PatchCompileError if the masks cover other linears, or if they were learned together with new weights
+    that are no longer beside them.
     """
     masks = MaskSet.load(file)
     masks.check_covers(linears)

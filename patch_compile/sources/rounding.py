@@ -1,4 +1,4 @@
-"""How far rounding to 16 bits alone may move the outputs of a model: what a compiled model is held to."""
+"""Derives how far rounding to 16 bits may move the outputs of a model. Compiled models must keep this tolerance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ __all__ = ["Rounding", "rounding_tolerance", "roundings_of", "tolerance_of"]
 
 _UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 _DEVIATIONS = 3.0
-# Roundings to 16 bits that one block adds to the residual stream, as counted in the graph: norm, q, k, v, rotary,
+# Number of roundings to 16 bits that one block adds to the residual stream, counted in the graph: norm, q, k, v, rotary,
 # attention, o, add; norm, gate, up, SiLU, product, down, add. A PatchLinear with an epilogue rounds once for its part.
 _PER_BLOCK = 15
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """Roundings to 16 bits on the way to the outputs of a graph, by their number, and by what they did where that was tried.
+    """Roundings to 16 bits on the way to the outputs of a graph.
 
-    count: how many; words: that in words; measured: the error that such roundings made in the pruned model, as a share of
-    the largest value; why: how that was measured.
+    count: their number; words: description of the number; measured: error that such roundings caused in the pruned model,
+    as a share of the largest value, 0 if it was not measured; why: description of the measurement.
     """
 
     count: int
@@ -29,18 +29,18 @@ class Rounding:
 
 
 def roundings_of(blocks: int) -> Rounding:
-    """The roundings in the graph of a transformer of so many blocks."""
-    count = _PER_BLOCK * blocks + 2  # and the last norm and the head
+    """Returns the roundings in the graph of a transformer with this number of blocks."""
+    count = _PER_BLOCK * blocks + 2  # two for the last norm and the head
     return Rounding(count, f"{count} roundings in {blocks} layers")
 
 
 def tolerance_of(dtype: str, rounding: Rounding) -> tuple[float, str]:
-    """Allowed error of an output, as a share of its largest value, and its derivation in words.
+    """Returns the allowed error of an output, as a share of its largest value, and its derivation in words.
 
-    Each of n roundings moves the result by at most the unit roundoff u of the type, in a random direction, so
-    together by some u·√n (Higham & Mary 2019, probabilistic rounding error analysis); the largest of many logits
-    lies up to three deviations out. Measured: 1.3·u·√n for random models of 2 layers, 0.4·u·√n for SmolLM2.
-    A graph that amplifies roundings may differ by as much as they were measured to do to it.
+    Each of n roundings moves the result by at most the unit roundoff u of the type, in a random direction. Together they
+    move it by about u·√n (Higham & Mary 2019, probabilistic rounding error analysis). The largest of many logits lies up
+    to three deviations out. Measured: 1.3·u·√n for random models of 2 layers, 0.4·u·√n for SmolLM2. For a graph that
+    amplifies roundings the measured error is allowed instead, if it is larger.
     """
     roundoff = _UNIT_ROUNDOFF[dtype]
     derived = _DEVIATIONS * roundoff * sqrt(rounding.count)
@@ -50,5 +50,5 @@ def tolerance_of(dtype: str, rounding: Rounding) -> tuple[float, str]:
 
 
 def rounding_tolerance(dtype: str, blocks: int) -> tuple[float, str]:
-    """`tolerance_of` a transformer of so many blocks."""
+    """Returns `tolerance_of` a transformer with this number of blocks."""
     return tolerance_of(dtype, roundings_of(blocks))

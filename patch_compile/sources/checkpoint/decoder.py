@@ -1,4 +1,4 @@
-"""A decoder as a source: it predicts next tokens, so text is what it is compared on."""
+"""Decoders as sources. They predict next tokens, and are therefore compared on text."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["DecoderSource"]
 
 
 class DecoderSource(CheckpointSource):
-    """A checkpoint with a language-model head; it does everything that a source may be asked for."""
+    """A checkpoint with a language-model head. It has every ability of a source."""
 
     kind = Kind.DECODER
     words = "a decoder"
 
     @override
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Where no text is given, the model writes one."""
+        """Returns held-out text. The model writes the text itself if none is given."""
         return evaluation_windows(self.recipe, self.tokenizer, progress)
 
     @override
     def pruned_logits(self, pruned: Path) -> Callable[[Feed], NDArray[np.float32]]:
-        """Transformers runs it, with weights rounded as in the graph and arithmetic in fp32."""
+        """Returns logits by transformers, with weights rounded as in the graph and arithmetic in fp32."""
         import torch
 
         model = load_model(pruned, dtype=getattr(torch, self.recipe.dtype)).float()
@@ -41,7 +41,7 @@ class DecoderSource(CheckpointSource):
 
 
 def _logits(model: Any, feed: Feed) -> NDArray[np.float32]:
-    """`[batch, sequence, vocabulary]`; the feed brings the caches of earlier tokens."""
+    """Returns logits `[batch, sequence, vocabulary]`. The feed contains the caches of earlier tokens."""
     import torch
     from transformers import DynamicCache
 

@@ -1,4 +1,4 @@
-"""An encoder as a source: it predicts no next token, so its hidden states are compared."""
+"""Encoders as sources. They predict no next token, and are therefore compared by their hidden states."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from patch_compile.sources.kinds import Ability, Stage
 
 __all__ = ["EncoderSource"]
 
-_ROWS = 2  # windows in a feed; the last of them is padded from its middle on
+_ROWS = 2  # windows in a feed; the second half of the last window is padding
 
 
 class EncoderSource(CheckpointSource):
@@ -40,12 +40,12 @@ class EncoderSource(CheckpointSource):
     @property
     @override
     def workload(self) -> Workload:
-        """An encoder generates nothing."""
+        """The workload without decode steps, because an encoder generates nothing."""
         return super().workload.without_decode()
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
-        """The proof needs text, of which an encoder writes none."""
+        """Also raise PatchCompileError without any text: the proof needs text, and an encoder cannot write it."""
         super().check(stages)
         if Stage.PROOF in stages and self.recipe.eval_text is None and self.recipe.calib is None:
             raise PatchCompileError(
@@ -56,12 +56,12 @@ class EncoderSource(CheckpointSource):
 
     @override
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """The calibration text where no other is given."""
+        """Returns held-out text. The calibration text is used if no other text is given."""
         return encoder_windows(self.recipe, self.tokenizer, progress)
 
     @override
     def probe(self, hybrid: Path, progress: Progress) -> Probe:
-        """Batches of held-out text, some of it padded."""
+        """Returns batches of held-out text, some of it padded."""
         windows, text = self.evaluation(progress)
         padding = self.checkpoint.config.get("pad_token_id") or 0
         feeds = list(_feeds(windows, padding, [given.name for given in read_inputs(hybrid)]))
@@ -72,7 +72,7 @@ class EncoderSource(CheckpointSource):
     def pruned_outputs(
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
     ) -> Answers:
-        """Transformers runs it, with weights rounded as in the graph and arithmetic in fp32."""
+        """Returns outputs by transformers, with weights rounded as in the graph and arithmetic in fp32."""
         import torch
 
         model = load_model(pruned, dtype=getattr(torch, self.recipe.dtype)).float()
@@ -86,7 +86,7 @@ class EncoderSource(CheckpointSource):
 
 
 def _feeds(windows: NDArray[np.int64], padding: int, names: Sequence[str]) -> Iterator[Feed]:
-    """Batches of windows `[rows, length]` under the names that the graph takes."""
+    """Yield batches of windows `[rows, length]` under the names of the graph's inputs."""
     for first in range(0, len(windows), _ROWS):
         ids = windows[first : first + _ROWS].copy()
         mask = np.ones_like(ids)

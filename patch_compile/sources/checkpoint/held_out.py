@@ -1,4 +1,4 @@
-"""Held-out text, as token windows: what the user gives, or what the dense model writes itself."""
+"""Held-out text as windows of tokens. The user gives the text, or the dense model writes it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from patch_compile.recipe import Recipe
 
 __all__ = ["encoder_windows", "evaluation_windows"]
 
-_EVAL_SEED_OFFSET = 1  # text of the same seed may have been used to calibrate
+_EVAL_SEED_OFFSET = 1  # text of the unchanged seed may be the calibration text
 
 
 def evaluation_windows(
     r: Recipe, tokenizer: Any, progress: Progress
 ) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """Windows `[eval_windows, eval_length]`, shorter where learned positions end, and name and path of their text."""
+    """Returns windows `[eval_windows, eval_length]`, and name and path of their text.
+
+    The windows are shorter if the model has fewer learned positions.
+    """
     length = _reachable_length(r, progress)
     if r.eval_text is not None:
         return _windows_of(r.eval_text, r, tokenizer, length)
@@ -39,9 +42,10 @@ def evaluation_windows(
 def encoder_windows(
     r: Recipe, tokenizer: Any, progress: Progress
 ) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """The same for an encoder, which writes no text: without a text to evaluate on, that of the calibration is taken."""
+    """Returns windows as `evaluation_windows` does, but from the calibration text if no other is given: an encoder writes
+    none."""
     text = r.eval_text or r.calib
-    assert text is not None  # refused before any work is done
+    assert text is not None  # `EncoderSource.check` has refused it
     if r.eval_text is None:
         progress.note(
             "evaluation text: that of the calibration (no --eval given, and an encoder writes none)"
@@ -58,7 +62,7 @@ def _windows_of(
 
 
 def _reachable_length(r: Recipe, progress: Progress) -> int:
-    """eval_length, or as far as learned positions reach."""
+    """Returns eval_length, or the number of learned positions if that is smaller."""
     checkpoint = Checkpoint.open(r.model)
     longest = longest_window(architecture_of(checkpoint), load_config(checkpoint.path))
     if longest is None or r.eval_length <= longest:

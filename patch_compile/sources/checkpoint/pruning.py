@@ -1,4 +1,4 @@
-"""Masks of a checkpoint, learned or given, and the pruned checkpoint that is written with them."""
+"""Learned or given masks of a checkpoint, and the pruned checkpoint that is written with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["CheckpointPruning", "learn_checkpoint"]
 
 @dataclass(frozen=True)
 class CheckpointPruning(Pruning):
-    """checkpoint: the weights that the masks are for, not masked."""
+    """Masks of a checkpoint. checkpoint: the weights that belong to the masks, before masking."""
 
     masks: MaskSet
     checkpoint: Checkpoint
@@ -42,7 +42,7 @@ class CheckpointPruning(Pruning):
 def learn_checkpoint(
     recipe: Recipe, scratch: Path, progress: Progress, choose: Choose | None
 ) -> CheckpointPruning:
-    """Learn masks on text; what is worth saying of how it went is noted."""
+    """Learn masks on text. Prints notes about the calibration text and about permuted channels."""
     from masklearn.learn import learn
 
     reads_text = bool(recipe.traits.needs) or recipe.repairs or recipe.permute

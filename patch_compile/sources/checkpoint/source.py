@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint as a source; what decoders and encoders differ in lies in files of their own."""
+"""Hugging Face checkpoints as sources. Other modules contain the differences between decoders and encoders."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share o
 
 
 class CheckpointSource(Source):
-    """What all checkpoints have in common: weights by name, linears in blocks, text, and a graph that is exported."""
+    """Common part of all checkpoints: weights by name, linears in blocks, text, and an exported graph."""
 
     texts = ("calib", "eval_text")
     pruned_file = MODEL
@@ -54,13 +54,13 @@ class CheckpointSource(Source):
     @property
     @override
     def recipe(self) -> Recipe:
-        """A checkpoint has no defaults of its own."""
+        """The settings without changes: a checkpoint has no defaults of its own."""
         return self._recipe
 
     @property
     @override
     def name(self) -> str:
-        """Name of the directory, behind links."""
+        """Name of the folder, after resolving links."""
         return self.model.resolve().name
 
     @property
@@ -143,7 +143,7 @@ class CheckpointSource(Source):
 
     @override
     def space(self, stages: Collection[Stage]) -> int:
-        """The proof writes the dense ONNX file."""
+        """Returns bytes on disk. The proof also writes the dense ONNX file."""
         packed = 2 * self.weights * _PACKED_SHARE
         needs = {Stage.ONNX: packed, Stage.ENGINE: packed, Stage.PROOF: 2 * self.weights}
         if Stage.MASKS in stages:
@@ -175,7 +175,7 @@ class CheckpointSource(Source):
         bars: Bars,
         dump: PassDump | None = None,
     ) -> dict[str, LinearPlan]:
-        """The graph is that of the model, whose weights are read one linear at a time."""
+        """Export the graph of the model, and write it with weights that are read one linear at a time."""
         from patch_compile.passes.write import export_graph, write_hybrid
 
         r, checkpoint = self._recipe, Checkpoint.open(weights)
@@ -206,18 +206,19 @@ class CheckpointSource(Source):
         reference: Answers,
         scratch: Path,
     ) -> Rounding:
-        """As many roundings as the graph of so many blocks has."""
+        """Returns the roundings in the graph of a model with this number of blocks."""
         return roundings_of(self.layers)
 
     def _learning_bytes(self) -> int:
-        """Permuted, solved and repaired weights, and two checkpoints of training: the newest and the one being written."""
+        """Returns bytes of the permuted, solved and repaired weights, and of two training checkpoints: the newest and the
+        next."""
         from masklearn.device import available_memory, usable_device
 
         r = self._recipe
         stored = self._stored * (1 + r.permute + r.repairs)
         if not r.trains:
             return stored
-        # A checkpoint comes from memory: where its state does not fit there, nothing is trained.
+        # The state of a checkpoint comes from memory, so it cannot be larger than the memory.
         return stored + 2 * min(_STATE_BYTES * self.weights, available_memory(usable_device(r.device)))
 
     @property
