@@ -1,4 +1,4 @@
-"""The constant behind a value: an initializer, reached through Identity, Cast and Transpose."""
+"""Finds the initializer behind a value, through Identity, Cast and Transpose."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
 
 @dataclass(frozen=True)
 class StoredConstant:
-    """An initializer and what lies between it and its reader.
+    """An initializer, and the path from it to its reader.
 
-    transposed: whether the reader sees its two axes swapped; reader: what reads it besides, in words, or empty.
+    transposed: True if the reader sees its two axes swapped; reader: description of another node that reads it too, or
+    empty.
     """
 
     initializer: ir.Value
@@ -31,9 +32,9 @@ class StoredConstant:
 
 
 def stored_constant(value: ir.Value | None, node: ir.Node) -> StoredConstant | str:
-    """What `node` reads as `value`, or why it is no constant, in words.
+    """Returns the constant that `node` reads as `value`, or the reason why it is no constant, in words.
 
-    Raises PatchCompileError for a constant that is quantized: pruning would need another scale for what is left.
+    Raises PatchCompileError for a quantized constant: pruning would change the scale that the rest needs.
     """
     transposed, reader = False, ""
     while value is not None and (producer := value.producer()) is not None:
@@ -59,7 +60,7 @@ def stored_constant(value: ir.Value | None, node: ir.Node) -> StoredConstant | s
 
 
 def quantized(node: ir.Node, why: str) -> PatchCompileError:
-    """The refusal of a model with integer weights."""
+    """Returns the error for a model with integer weights."""
     return PatchCompileError(
         f"The model is quantized: {node.op_type} {node_name(node)!r}",
         f"{why}, and PatchLinear holds fp16 or bf16.",
@@ -68,7 +69,7 @@ def quantized(node: ir.Node, why: str) -> PatchCompileError:
 
 
 def _other_reader(value: ir.Value, node: ir.Node) -> str:
-    """What reads a value besides `node`, in words: the first node that does more than pass it on."""
+    """Returns a description of another reader of a value than `node`: the first node that does more than pass it on."""
     if value.is_graph_output():
         return "an output of the graph"
     for other in (use.node for use in value.uses() if use.node is not node):

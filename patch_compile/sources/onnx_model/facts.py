@@ -1,4 +1,5 @@
-"""What can be told of an ONNX file before any work is done: its linears, the settings that follow, what it is run on."""
+"""Facts about an ONNX file that are known before any work: its linears, the settings that follow from it, and its
+inputs."""
 
 from __future__ import annotations
 
@@ -32,9 +33,12 @@ __all__ = ["OnnxFacts", "examine", "fingerprint_of"]
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """recipe: with the file's own defaults; files: the file and its data; feeds: what masks are learned and models compared
-    on; weights: numbers in its initializers; inputs: K of every distinct X of a covered linear; notes: lines on the
-    defaults that were taken."""
+    """Facts about the ONNX file of a recipe.
+
+    recipe: the settings with the file's own defaults; files: the file and its data files; feeds: inputs on which masks
+    are learned and models compared; weights: number of elements in its initializers; inputs: K of every distinct X of the
+    covered linears; notes: lines about defaults that were chosen.
+    """
 
     recipe: Recipe
     coverage: Coverage
@@ -57,22 +61,22 @@ class OnnxFacts:
         return fingerprint_of(self.files)
 
     def read(self, path: Path) -> tuple[ir.Model, dict[str, OnnxLinear]]:
-        """The file, or its pruned form, with the covered linears in it."""
+        """Read the file or its pruned form, and return the model with its covered linears."""
         model = read_onnx(path)
         found = find_onnx_linears(path, model).linears
         return model, {name: found[name] for name in self.coverage.linears}
 
 
 def fingerprint_of(files: Sequence[Path]) -> str:
-    """sha256 over the sha256 of each file."""
+    """Returns the sha256 over the sha256 of each file."""
     return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
 
 def examine(asked: Recipe) -> OnnxFacts:
-    """Find out everything about the file of a recipe; no weight is kept.
+    """Find out everything about the file of a recipe, without keeping a weight in memory.
 
-    Raises PatchCompileError for a file that can't be read or has no linear to prune, for settings that do not go with it,
-    and for inputs that do not fit it.
+    Raises PatchCompileError for a file that cannot be read or has no linear to prune, and for inputs that do not fit it.
+    Raises UsageError for settings that do not go with an ONNX file.
     """
     path = asked.model
     model = read_onnx(path)
@@ -96,7 +100,7 @@ def examine(asked: Recipe) -> OnnxFacts:
 
 
 def _sixteen_bit(found: FoundLinears) -> Literal["float16", "bfloat16"] | None:
-    """The 16-bit type that all linears compute in, if they do."""
+    """Returns the 16-bit type that all linears compute in; None if they compute in other types."""
     names = {linear.dtype.name for linear in found.linears.values()}
     if names == {"FLOAT16"}:
         return "float16"
@@ -125,7 +129,10 @@ def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]
 def _feeds(
     recipe: Recipe, inputs: tuple[GraphInput, ...], dtypes: dict[str, Any]
 ) -> tuple[Recipe, Feeds, tuple[str, ...]]:
-    """What the model is run on, and notes; with calibration inputs and no shapes given, the recipe gets their shapes."""
+    """Returns the recipe, the inputs that the model is run on, and notes.
+
+    If calibration inputs but no shapes are given, the returned recipe has the shapes of the inputs.
+    """
     shapes = (recipe.min_shapes, recipe.opt_shapes, recipe.max_shapes)
     if recipe.calib is not None:
         calib = Path(recipe.calib)
@@ -144,7 +151,7 @@ def _feeds(
 
 
 def _shapes_of(feeds: Feeds, inputs: tuple[GraphInput, ...]) -> dict[str, str]:
-    """Settings for the smallest, the first and the largest size of each axis among the feeds."""
+    """Returns shape settings with the smallest, the first and the largest size of each axis among the feeds."""
     spelled: dict[str, list[str]] = {"min_shapes": [], "opt_shapes": [], "max_shapes": []}
     for i in (i for i in inputs if i.is_dynamic):
         shapes = [feed[i.name].shape for feed in feeds]

@@ -1,12 +1,13 @@
-"""The linears of an ONNX model, fed to the methods of `masklearn` with their weights and the second moments of their inputs.
+"""Feeds the linears of an ONNX model to the methods of `masklearn`, with their weights and the second moments of their
+inputs.
 
-The moments are those of the dense model, for scores and for new weights alike: unlike a checkpoint, of which the pruned
-blocks before send on what they give.
+The moments are always those of the dense model, for scores and for new weights. For a checkpoint they come from inputs
+that passed through the blocks already pruned.
 
-`oneshot`, ranked by error relative to the output's energy, is the default since it lost least: SmolLM2-135M as an fp16 ONNX
-file, every third block at ratio .35 in tiles of 64×64, 16 windows of 256 tokens; perplexity on 8 others (dense 15.7) and
-relative error of the logits: magnitude 35.7 and .54, wanda 22.7 and .42, sparsegpt 22.1 and .36, oneshot 21.2 and .33;
-ranked by raw error, oneshot has 22.1 and .42.
+`oneshot`, ranked by error relative to the output's energy, is the default because it lost least. Measured on SmolLM2-135M
+as an fp16 ONNX file, every third block at ratio .35 in tiles of 64×64, 16 windows of 256 tokens; perplexity on 8 other
+windows (dense 15.7) and relative error of the logits: magnitude 35.7 and .54, wanda 22.7 and .42, sparsegpt 22.1 and .36,
+oneshot 21.2 and .33, oneshot ranked by raw error 22.1 and .42.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ _CODES = {"FLOAT16": "F16", "BFLOAT16": "BF16"}
 
 
 class OnnxFeed(Feed):
-    """Linears of a file, one at a time. PatchCompileError for a weight that is damaged or does not fit the type."""
+    """Linears of a file, one at a time. Raises PatchCompileError for a damaged weight and for a weight that the type
+    cannot hold."""
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class OnnxFeed(Feed):
         progress: Callable[[str, int, int], object],
         note: Callable[[str], object],
     ) -> None:
-        """moments: None where nothing is known of the inputs; dtype: the 16-bit type that weights are packed in."""
+        """moments: None if nothing is known of the inputs; dtype: the 16-bit type that weights are packed in."""
         self.recipe = recipe
         self.shapes = {name: linear.shape for name, linear in linears.items()}
         self.note = note
@@ -60,13 +62,13 @@ class OnnxFeed(Feed):
         self._device = usable_device(recipe.device)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Reads weights as the file stores them, onto the recipe's device."""
+        """Yield each weight as the file stores it, on the recipe's device."""
         for done, name in enumerate(self.shapes, start=1):
             yield name, self._weight(name)
             self._progress("scoring", done, len(self.shapes))
 
     def norms(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Takes ‖x‖² from the diagonal of XᵀX."""
+        """Yield each weight with ‖x‖² of its inputs, which is the diagonal of XᵀX."""
         for name, weight in self.weights():
             yield name, weight, self._moment(name).diagonal()
 
@@ -77,14 +79,14 @@ class OnnxFeed(Feed):
         *,
         fisher: bool = False,
     ) -> Iterator[tuple[str, Found, Fisher | None]]:
-        """Gives each linear as a group of its own, on all inputs that were given."""
+        """Yield what `see` finds for each linear, which is a group of its own and sees all given inputs."""
         if fisher:
             raise ValueError(LACKS[Need.LOSS])
         for name, weight in self.weights():
             yield name, see(self._group(name, weight))[name], None
 
     def replace(self, solve: Callable[[Group], Mapping[str, torch.Tensor]], store: WeightStore) -> None:
-        """Solves each linear on its own; weights that `solve` leaves as they are do not enter the store."""
+        """Solve each linear on its own. Weights that `solve` does not change are not put into the store."""
         for done, name in enumerate(self.shapes, start=1):
             weight = self._weight(name)
             found = solve(self._group(name, weight))[name]

@@ -1,4 +1,4 @@
-"""Find the linears of an ONNX graph that others made, and say why its other products stay dense."""
+"""Finds the linears in the graph of an arbitrary ONNX file, and the reasons why its other products stay dense."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 
 @dataclass(frozen=True)
 class _Product:
-    """What the matchers agree on: the weight as the product wants it, [N, K] unless transposed."""
+    """Result of the matchers: a constant weight in the layout that the product reads, [N, K], or [K, N] if transposed."""
 
     weight: StoredConstant
     transposed: bool
@@ -43,16 +43,18 @@ class _Product:
 
 
 def find_onnx_linears(path: Path, model: ir.Model) -> FoundLinears:
-    """Every linear of the main graph.
+    """Find every linear of the main graph.
 
-    1. MatMul(X, W) with W [K, N]; an Add of N constants that alone reads it is the bias.
+    1. MatMul(X, W) with W [K, N]. If only an Add of N constants reads its output, that is the bias.
     2. Gemm(X, W, b) with alpha = beta = 1 and X not transposed.
     3. Conv(X, W, b) with W [N, K, 1, …], stride 1, one group and no padding.
-    W may come through Transpose, Cast and Identity. What looks like a linear and is none is in `skipped`: a weight that is
-    no constant or has other readers (one mask could not serve both), K that no group of 4 divides, a node of a subgraph.
 
-    Raises PatchCompileError for a quantized model (Q/DQ in front of a weight, integer products), and when there is no
-    linear at all.
+    W may be behind Transpose, Cast and Identity. `skipped` lists products that look like a linear but are none: the
+    weight is not constant or has other readers (one mask could not serve both), K is not a multiple of 4, or the node is
+    in a subgraph.
+
+    Raises PatchCompileError for a quantized model (Q/DQ before a weight, integer products), and for a model without any
+    linear.
     """
     found, reserved = FoundLinears(), reserved_names(model.graph)
     for node, owner in _nodes(model.graph):
@@ -74,7 +76,7 @@ def find_onnx_linears(path: Path, model: ir.Model) -> FoundLinears:
 
 
 def _nodes(graph: ir.Graph, owner: str = "") -> Iterator[tuple[ir.Node, str]]:
-    """Every node, with the node whose subgraph holds it, in words."""
+    """Yield every node, with a description of the node whose subgraph contains it."""
     import onnx_ir as ir
 
     for node in graph:
@@ -104,7 +106,7 @@ def _linear(node: ir.Node, owner: str, taken: Container[str]) -> OnnxLinear | st
 
 
 def _why_dense(node: ir.Node, owner: str, product: _Product) -> str:
-    """Why a product with a constant weight stays dense; empty when it does not."""
+    """Returns the reason why a product with a constant weight stays dense; empty if it does not."""
     weight, read, x = product.weight, node.inputs[1], node.inputs[0]
     stored = weight.initializer.dtype
     assert stored is not None and read is not None
@@ -194,7 +196,7 @@ def _constant_bias(value: ir.Value | None, node: ir.Node, size: int) -> ir.Value
 
 
 def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
-    """The Add of a bias that alone reads a product, and the bias."""
+    """Returns the Add that alone reads a product and adds a bias, and the bias; None if there is no such Add."""
     output = node.outputs[0]
     readers = [use.node for use in output.uses()]
     if output.is_graph_output() or len(readers) != 1 or readers[0].op_type != "Add":

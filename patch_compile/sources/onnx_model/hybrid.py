@@ -1,4 +1,4 @@
-"""The hybrid ONNX file: the pruned model with its linears as PatchLinear nodes."""
+"""Writes the hybrid ONNX file: the pruned model with its linears as PatchLinear nodes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def write_onnx_hybrid(
     fuse: Collection[str],
     dump: PassDump | None = None,
 ) -> dict[str, LinearPlan]:
-    """Write `path` (+ .data) from the pruned model as it was read; packed weights are checked against `W∘M`.
+    """Write `path` (+ .data) from the pruned model. Packed weights are checked against `W∘M`.
 
-    A linear planned as `dense` keeps its node as it is. progress: called with a linear's name, linears packed and in all.
-    fuse: what goes into a linear's node where the graph allows it.
-    Returns the plan with what the graph decided: the node and the epilogue of each linear.
+    A linear with the lowering `dense` keeps its node. progress: called with a linear's name, the number of packed
+    linears, and the number of all; fuse: names of the fusions that put following operations into a linear's node. Returns
+    the plan with the decisions of the graph: the node and the epilogue of each linear.
     """
     from onnx_ir.passes import common
 
@@ -53,7 +53,7 @@ def write_onnx_hybrid(
     def read(name: str) -> NDArray[Any]:
         nonlocal done
         linear = name.removesuffix(".weight")
-        if linear in lowered:  # and not a bias
+        if linear in lowered:  # a weight, not a bias
             done += 1
             progress(linear, done, len(lowered))
         return normalize.weights[name].numpy()

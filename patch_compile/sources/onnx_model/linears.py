@@ -1,4 +1,5 @@
-"""A linear of an ONNX graph that others made, whichever node computes it and however its weight is stored."""
+"""A linear in the graph of an arbitrary ONNX file, independent of the node that computes it and of its weight's
+layout."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ __all__ = ["FoundLinears", "OnnxLinear"]
 class OnnxLinear:
     """One `Y = X Wᵀ + b`: a MatMul, a Gemm or a 1×1 convolution, whose `nodes` compute `output` from `x`.
 
-    weight: the initializer W is stored in; transposed: that holds [K, N]; shape: (N, K); bias: an initializer of N
-    elements; spatial: axes after the features of X and Y, 0 where features are last.
+    weight: the initializer that stores W; transposed: True if it stores [K, N]; shape: (N, K); bias: an initializer of N
+    elements; spatial: number of axes after the features of X and Y, 0 if features are the last axis.
     """
 
     name: str
@@ -35,29 +36,30 @@ class OnnxLinear:
 
     @property
     def x(self) -> ir.Value:
-        """[..., K], of a convolution [B, K, ...]; read from the graph, where a pass may have replaced its maker."""
+        """X [..., K], or [B, K, ...] for a convolution. It is read from the graph, because a pass may have replaced its
+        producer."""
         x = self.nodes[0].inputs[0]
         assert x is not None
         return x
 
     @property
     def dtype(self) -> ir.DataType:
-        """Type of X and Y; W may be stored in another and cast."""
+        """Type of X and Y. W may be stored in another type and cast."""
         read = self.nodes[0].inputs[1]
         assert read is not None and read.dtype is not None
         return read.dtype
 
     def rows(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """The inputs as rows of K features, fp32 `[rows, K]`."""
+        """Returns the inputs as rows of K features, fp32 `[rows, K]`."""
         moved = np.moveaxis(x, 1, -1) if self.spatial else x
         return np.ascontiguousarray(moved.reshape(-1, self.shape[1]), dtype=np.float32)
 
     def from_stored(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """W `[N, K]` from what the initializer holds."""
+        """Returns W `[N, K]` from the content of the initializer."""
         return np.ascontiguousarray(stored.T if self.transposed else stored.reshape(self.shape))
 
     def to_stored(self, weight: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of `from_stored`."""
+        """Returns the content of the initializer for W `[N, K]`."""
         return np.ascontiguousarray(weight.T) if self.transposed else weight.reshape(self._stored_shape)
 
     @property
@@ -68,13 +70,13 @@ class OnnxLinear:
 
 @dataclass
 class FoundLinears:
-    """linears by name, in graph order; skipped: what stays dense, by name, with the reason in words."""
+    """Linears by name, in graph order. skipped: nodes that stay dense, by name, with the reason in words."""
 
     linears: dict[str, OnnxLinear] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
     def add(self, node: ir.Node, found: OnnxLinear | str) -> None:
-        """Enter what a node was found to be."""
+        """Add a linear, or the reason why a node is none."""
         if isinstance(found, str):
             self.skipped[unique(node_name(node), self.skipped)] = found
         else:

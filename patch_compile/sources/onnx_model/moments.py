@@ -1,4 +1,4 @@
-"""Second moments XᵀX of the inputs of an ONNX model's linears, gathered with ONNX Runtime."""
+"""Collects second moments XᵀX of the inputs of an ONNX model's linears with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from patch_compile.sources.onnx_model.linears import OnnxLinear
 
 __all__ = ["Moments", "gather_moments", "write_probe"]
 
-_SHARE = 4  # of the memory that is free may hold sums: the model and its activations need the rest
-_SUM_BYTES = 8  # an element of a sum is fp64: it may add up millions of rows
+_SHARE = 4  # sums take a quarter of the free memory: the model and its activations need the rest
+_SUM_BYTES = 8  # sums are fp64 because they may add up millions of rows
 
 
 class Moments:
-    """XᵀX by linear, one file for each distinct X; linears of one X (q, k and v) share it."""
+    """XᵀX by linear, in one file for each distinct X. Linears with the same X (q, k and v) share a file."""
 
     def __init__(self, folder: Path, linears: Mapping[str, OnnxLinear]) -> None:
         self._folder = folder
@@ -33,12 +33,12 @@ class Moments:
         self.leaders = {name: linears[name] for name in dict.fromkeys(self._leader.values())}
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """XᵀX `[K, K]` of a linear's inputs."""
+        """Returns XᵀX `[K, K]` of a linear's inputs."""
         moment: NDArray[np.float32] = np.load(self._file(self._leader[name]))
         return moment
 
     def put(self, leader: str, total: NDArray[np.float64]) -> None:
-        """Keep the sum of a leader."""
+        """Write the sum of the linear that represents all linears with the same X."""
         self._folder.mkdir(parents=True, exist_ok=True)
         np.save(self._file(leader), total.astype(np.float32))
 
@@ -47,7 +47,7 @@ class Moments:
 
 
 def write_probe(model: Any, linears: Mapping[str, OnnxLinear], path: Path) -> None:
-    """Write the model with the input of every linear as an output of the graph, beside its own."""
+    """Write the model with the input of every linear as an additional output of the graph."""
     from patch_compile.onnx_io.write import write_onnx
 
     own = list(model.graph.outputs)
@@ -68,9 +68,10 @@ def gather_moments(
     folder: Path,
     progress: Callable[[str, int, int], object],
 ) -> Moments:
-    """Run the model of `write_probe` and sum up XᵀX of every linear, in fp64, as many linears in one go as fit.
+    """Run the model of `write_probe`, and sum XᵀX of every linear in fp64, for as many linears at a time as fit into
+    memory.
 
-    Raises PatchCompileError when the model does not run on the feeds, or an X is not finite.
+    Raises PatchCompileError if the model does not run on the feeds, or if an X is not finite.
     """
     moments = Moments(folder, linears)
     groups = _groups(moments.leaders)
@@ -101,7 +102,8 @@ def _moment(linear: OnnxLinear, x: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _groups(leaders: Mapping[str, OnnxLinear]) -> list[dict[str, OnnxLinear]]:
-    """Linears whose sums fit in memory together, in the order of the graph; one that does not fit is alone."""
+    """Returns groups of linears whose sums fit into memory together, in graph order. A linear that does not fit is
+    alone."""
     room = available_memory(usable_device("cpu")) // _SHARE
     groups: list[dict[str, OnnxLinear]] = [{}]
     used = 0

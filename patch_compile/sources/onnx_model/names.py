@@ -1,4 +1,4 @@
-"""Names for the linears of an ONNX file, such as a person would find in the model's source."""
+"""Names the linears of an ONNX file as they are named in the model's source code, if possible."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["constants_of", "linear_name", "node_name", "reserved_names", "unique
 
 _SUFFIX = ".weight"
 _MADE = (_SUFFIX, ".bias", ".dense", ".sparse", ".meta", ".index")
-_SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter: "['', 'layers.1', 'layers.1.linear2', 'linear_7']"
+_SCOPES = "pkg.torch.onnx.name_scopes"  # written by torch's exporter: "['', 'layers.1', 'layers.1.linear2', 'linear_7']"
 
 
 def linear_name(weight: ir.Value, product: ir.Node, taken: Container[str]) -> str:
-    """The first of these that there is, made unique:
+    """Returns the first of these names that exists, made unique:
 
-    1. the initializer's name without `.weight`: `encoder.0.fc` of `encoder.0.fc.weight`;
-    2. the module that torch's exporter says the node is of;
-    3. the node's path: `layers.0.linear1` of `/layers.0/linear1/MatMul`;
+    1. the initializer's name without `.weight`: `encoder.0.fc` for `encoder.0.fc.weight`;
+    2. the module of the node according to torch's exporter;
+    3. the node's path: `layers.0.linear1` for `/layers.0/linear1/MatMul`;
     4. the initializer's name.
     """
     name = str(weight.name)
@@ -32,23 +32,23 @@ def linear_name(weight: ir.Value, product: ir.Node, taken: Container[str]) -> st
 
 
 def constants_of(linear: str) -> set[str]:
-    """Names of the initializers that a linear may have once it is compiled, and on the way there."""
+    """Returns the names of all initializers that a linear may have during and after compilation."""
     return {f"{linear}{end}" for end in _MADE}
 
 
 def reserved_names(graph: ir.Graph) -> set[str]:
-    """Names that a linear can't have, for an input or output of the graph is called like its constants."""
+    """Returns names that no linear can have, because a graph input or output has the name of one of its constants."""
     names = [str(value.name) for value in (*graph.inputs, *graph.outputs)]
     return {name.removesuffix(end) for name in names for end in _MADE if name.endswith(end)}
 
 
 def node_name(node: ir.Node) -> str:
-    """A node's name, or its kind and output where it has none."""
+    """Returns a node's name; its kind and output if it has no name."""
     return node.name or f"{node.op_type} of {node.outputs[0].name}"
 
 
 def unique(name: str, taken: Container[str]) -> str:
-    """`name`, or the first of `name_2`, `name_3`, … that is not taken."""
+    """Returns `name`, or the first of `name_2`, `name_3`, … that is not taken."""
     candidate, number = name, 1
     while candidate in taken:
         number += 1

@@ -1,4 +1,4 @@
-"""Which operator sets an ONNX file may use, decided before anything else looks at it."""
+"""Checks the operator sets of an ONNX file before any other module reads it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["OLDEST_OPSET", "check_opsets", "shorten_standard_domain"]
 
-OLDEST_OPSET = 20  # of PatchLinear's function; what is older is upgraded
-_STANDARD = "ai.onnx"  # which is "" too
-_RUNTIME_DOMAINS = ("com.microsoft",)  # operators that ONNX Runtime has beyond the standard
+OLDEST_OPSET = 20  # opset of PatchLinear's function; older files are upgraded
+_STANDARD = "ai.onnx"  # another spelling of ""
+_RUNTIME_DOMAINS = ("com.microsoft",)  # operators that ONNX Runtime adds to the standard
 
 
 def shorten_standard_domain(proto: onnx.ModelProto) -> None:
-    """Spell the standard's domain as passes and converters look for it, `""`; some exporters write `ai.onnx`."""
+    """Replace the domain `ai.onnx`, which some exporters write, by `""`, which passes and converters expect."""
     imports = [
         *proto.opset_import,
         *(opset for function in proto.functions for opset in function.opset_import),
@@ -31,7 +31,7 @@ def shorten_standard_domain(proto: onnx.ModelProto) -> None:
 
 
 def check_opsets(path: Path, proto: onnx.ModelProto) -> None:
-    """Raise PatchCompileError unless every operator's domain and version is known here; call the above first."""
+    """Raise PatchCompileError for an operator of an unknown domain or version. Call `shorten_standard_domain` first."""
     import onnx
 
     if proto.ir_version > onnx.IR_VERSION:
@@ -84,7 +84,7 @@ def _imported(proto: onnx.ModelProto | onnx.FunctionProto) -> dict[str, int]:
 
 
 def _all_nodes(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, dict[str, int]]]:
-    """Every node with the opsets that it may be of: a function has its own."""
+    """Yield every node with the opsets that apply to it. A function has its own opsets."""
     imported = _imported(proto)
     yield from ((node, imported) for node in _nested(proto.graph.node))
     for function in proto.functions:

@@ -1,4 +1,4 @@
-"""The settings of a build as an ONNX file takes them: defaults of its own, and what makes no sense refused by name."""
+"""Adapts the settings of a build to an ONNX file: sets its defaults and refuses settings that have no meaning for it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ _REFUSED: Mapping[str, str] = {
     "logits": "An ONNX file keeps its outputs.",
     "opset": "An ONNX file keeps its opset (20 where it is older).",
 }
-_FLAGS = {"eval_text": "eval"}  # settings whose flag has another name
+_FLAGS = {"eval_text": "eval"}  # settings whose flag has a different name
 
 
 def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"] | None) -> Recipe:
-    """The recipe with the defaults of an ONNX file: its own 16-bit type, oneshot with --calib, magnitude without.
+    """Returns the recipe with the defaults of an ONNX file: its own 16-bit type, and oneshot with --calib, else
+    magnitude.
 
-    sixteen_bit: type of the model's linears, None where they are fp32. Raises UsageError for a setting that has no
-    meaning here, and for a method that lacks its inputs.
+    sixteen_bit: type of the model's linears, None if they are fp32. Raises UsageError for a setting that has no meaning
+    here, and for a method that needs inputs if none are given.
     """
     for name, why in _REFUSED.items():
         if name in recipe.model_fields_set and getattr(recipe, name) != Recipe.model_fields[name].default:

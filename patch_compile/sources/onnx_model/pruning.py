@@ -1,4 +1,4 @@
-"""Masks of an ONNX file, learned or given, and the pruned model: the graph as it was read, with new and masked weights."""
+"""Learned or given masks of an ONNX file, and the pruned model: the same graph with new and masked weights."""
 
 from __future__ import annotations
 
@@ -39,8 +39,11 @@ __all__ = ["OnnxPruning", "learn_pruning", "write_pruned"]
 
 @dataclass(frozen=True)
 class OnnxPruning(Pruning):
-    """dtype: that of packed weights; store: new weights `[N, K]` by linear, not masked; None where masks are given, whose
-    weights are in the model."""
+    """Masks of an ONNX file.
+
+    dtype: type of packed weights; store: new weights `[N, K]` by linear, before masking. It is None for given masks,
+    whose weights are in the model.
+    """
 
     masks: MaskSet
     model: ir.Model
@@ -67,10 +70,10 @@ def write_pruned(
     path: Path,
     progress: Callable[[str, int, int], object],
 ) -> None:
-    """Write `path` (+ .data); one weight is in memory at a time. The model's weights are replaced by lazy ones.
+    """Write `path` (+ .data) with one weight in memory at a time. The model's weights are replaced by lazy tensors.
 
-    Weights of linears with 2:4 tiles are rounded to `dtype`, the type they are packed in, and keep the type they are stored
-    in; those of all others stay as they are, bit for bit. store: new values `[N, K]` by linear, not masked.
+    Weights of linears with 2:4 tiles are rounded to `dtype`, the type that they are packed in, and stored in their
+    original type. Other weights stay unchanged, bit for bit. store: new values `[N, K]` by linear, before masking.
     """
     import onnx_ir as ir
 
@@ -94,8 +97,9 @@ def write_pruned(
 
 
 def learn_pruning(facts: OnnxFacts, scratch: Path, progress: Progress) -> OnnxPruning:
-    """Learn masks of the file's linears on what reaches them when it is run on its inputs, or by weights alone."""
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was interrupted
+    """Learn masks of the file's linears, from their inputs when the model runs on the given inputs, or from weights
+    alone."""
+    shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
     model, linears = facts.read(facts.recipe.model)
     store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
     if Need.INPUTS in recipe.traits.needs:

@@ -1,4 +1,4 @@
-"""Read an ONNX file made by others: checked, with every weight an initializer of the main graph, none of them read."""
+"""Reads an arbitrary ONNX file and checks it. All weights become initializers of the main graph, and none is read."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["read_onnx"]
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """The model at `path` as the other parts want it; the file's tensors stay in their files.
+    """Returns the model at `path` in a normalized form. Tensors stay in their files.
 
-    1. Model-local functions are inlined, and opsets before 20 upgraded: PatchLinear's function needs 20.
+    1. Model-local functions are inlined. Opsets before 20 are upgraded, because PatchLinear's function needs 20.
     2. Weights in Constant nodes and in subgraphs become initializers of the main graph.
-    3. Initializers that are inputs of the graph too (as IR version 3 wants) are constants.
+    3. Initializers that are also inputs of the graph (IR version 3 requires this) become constants.
     4. Shapes and types are inferred.
 
-    Raises PatchCompileError for a file that is no model, that ONNX here doesn't know the version of, whose external data
-    are missing or short, or that was compiled before.
+    Raises PatchCompileError for a file that is no model, has a version that the installed onnx does not know, has missing
+    or short external data, or is already compiled.
     """
     from onnx_ir.passes import common
 
@@ -58,7 +58,7 @@ def _deserialized(path: Path, proto: onnx.ModelProto) -> ir.Model:
         return ir.from_proto(proto)
     except ir.serde.SerdeError as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:  # each level of the graph wraps it once more
+        while cause.__cause__ is not None:  # each level of the graph wraps the error again
             cause = cause.__cause__
         raise PatchCompileError(
             f"{path} can't be taken apart",
@@ -76,7 +76,7 @@ def _upgraded(path: Path, model: ir.Model) -> ir.Model:
     try:
         model = ConvertVersionPass(OLDEST_OPSET, fallback=True)(model).model
         why = "the converter of the ONNX library does not know how"
-    except Exception as error:  # two converters, in Python and C++, each with errors of its own
+    except Exception as error:  # the converters in Python and C++ raise errors of many types
         why = str(error).splitlines()[0]
     if model.graph.opset_imports.get("") != OLDEST_OPSET:
         raise PatchCompileError(
@@ -89,7 +89,7 @@ def _upgraded(path: Path, model: ir.Model) -> ir.Model:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What the libraries log while they convert is no concern of the user: what fails is raised."""
+    """Silence the log messages of the conversion libraries. Failures are raised, so the messages do not help the user."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

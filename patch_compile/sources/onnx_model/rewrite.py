@@ -1,4 +1,4 @@
-"""Linears of any form -> the form that GatherLinearsPass takes, in the 16-bit type of their packed weights."""
+"""Rewrites linears of any form into the form that GatherLinearsPass takes, in the 16-bit type of their packed weights."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["NormalizeLinearsPass"]
 class NormalizeLinearsPass(ir.passes.InPlacePass):
     """MatMul, Gemm or 1×1 Conv -> `MatMul(X, Transpose(W))` (+ b), W an initializer [N, K] named `<linear>.weight`.
 
-    1. W and b are read through their Casts and Transposes, and are of the 16-bit type; b is `<linear>.bias` [N].
-    2. Where X is of another type, it is cast in front, once for all linears of one X, and Y is cast back behind; of a Y
-       that goes straight into another linear, the two Casts are left out.
-    3. The features of a convolution's X [B, K, ...] are moved last in front, and Y's back behind.
+    1. W and b are read through their Casts and Transposes, and get the 16-bit type; b becomes `<linear>.bias` [N].
+    2. If X has another type, a Cast is inserted before the first linear that reads X, and a Cast of Y back after each
+       linear. The two Casts are omitted if Y goes directly into another linear.
+    3. For a convolution, Transposes before and after the linear move the features of X [B, K, ...] last and Y's back.
     """
 
     def __init__(self, linears: Mapping[str, OnnxLinear], dtype: ir.DataType) -> None:
-        """linears: of the model that the pass is called with, by `find_onnx_linears`; dtype: FLOAT16 or BFLOAT16."""
+        """linears: found by `find_onnx_linears` in the model that the pass is called with; dtype: FLOAT16 or BFLOAT16."""
         super().__init__()
-        self.weights: dict[str, ir.TensorProtocol] = {}  # of the initializers made, by name
+        self.weights: dict[str, ir.TensorProtocol] = {}  # the new initializers, by name
         self._linears = linears
         self._dtype = dtype
         self._narrowed: dict[ir.Value, ir.Value] = {}
@@ -41,7 +41,7 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self._linears))
 
     def ensures(self, model: ir.Model) -> None:
-        """Every linear is where the passes that lower it look for it, with the weight made for it."""
+        """Raise PostconditionError if the lowering passes cannot find a linear, or find it with a shared weight."""
         sites = find_linears(model)
         lost = [name for name in self._linears if name not in sites or sites[name].shared]
         if lost:
@@ -69,7 +69,8 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
         _take_over(graph, linear, y)
 
     def _narrow_x(self, graph: ir.Graph, linear: OnnxLinear) -> ir.Value:
-        """X in the packed type; the Cast stands before the first linear that reads X, so that all others can."""
+        """Returns X in the packed type. The Cast is before the first linear that reads X, so that the others can read it
+        too."""
         if linear.dtype == self._dtype:
             return linear.x
         if linear.x not in self._narrowed:
@@ -87,7 +88,7 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
         return self._narrowed[linear.x]
 
     def _constants(self, graph: ir.Graph, linear: OnnxLinear) -> tuple[ir.Value, ir.Value | None]:
-        """The initializers `<linear>.weight` [N, K] and `<linear>.bias` [N], read when they are asked for."""
+        """Returns the lazy initializers `<linear>.weight` [N, K] and `<linear>.bias` [N]."""
         stored, name = linear.weight.const_value, f"{linear.name}.weight"
         assert stored is not None
         bias = None
@@ -116,7 +117,7 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
 
 
 def _make_room(graph: ir.Graph, names: set[str]) -> None:
-    """Rename what has the name of a constant to be: the weight as it is stored, or an exporter's copy of a bias."""
+    """Rename values with the name of a new constant, such as the stored weight or an exporter's copy of a bias."""
     made = (value for node in ir.traversal.RecursiveGraphIterator(graph) for value in node.outputs)
     for value in [value for value in (*graph.initializers.values(), *made) if value.name in names]:
         stored = value.is_initializer()
@@ -144,7 +145,7 @@ def _insert(
     dtype: ir.DataType,
     **attributes: int | Sequence[int],
 ) -> ir.Value:
-    """The output of a new node before `place`."""
+    """Insert a node before `place`, and return its output."""
     node = ir.node(op_type, list(inputs), attributes=attributes, name=name)
     output = node.outputs[0]
     output.name, output.type = name, ir.TensorType(dtype)
@@ -161,7 +162,7 @@ def _features_first(linear: OnnxLinear) -> tuple[int, ...]:
 
 
 def _take_over(graph: ir.Graph, linear: OnnxLinear, y: ir.Value) -> None:
-    """Put `y` in the place of the linear's output, under the same name, and remove the linear's nodes."""
+    """Replace the linear's output by `y`, under the same name, and remove the linear's nodes."""
     y.name, y.shape = linear.output.name, linear.output.shape
     linear.output.name = f"{y.name}/before"
     ir.convenience.replace_all_uses_with(linear.output, y, replace_graph_outputs=True)

@@ -1,4 +1,4 @@
-"""What rounding alone does to the outputs of a pruned ONNX model, which its hybrid form may differ by."""
+"""Measures the effect of rounding on the outputs of a pruned ONNX model. The hybrid model may differ by as much."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from patch_compile.sources.rounding import Rounding
 
 __all__ = ["RoundLinearsPass", "measured_rounding"]
 
-_ROUNDINGS = 3  # of a PatchLinear between Casts: X, b and Y
+_ROUNDINGS = 3  # X, b and Y of a PatchLinear between Casts
 _IN_FP32 = "what rounding X and Y of the same linears does to the pruned model"
 _IN_16_BITS = "twice what computing in 16 bits instead of fp32 does to the pruned model"
 
@@ -33,13 +33,13 @@ def measured_rounding(
     reference: Answers,
     scratch: Path,
 ) -> Rounding:
-    """Roundings of the hybrid model, counted in its graph, and what such roundings do to the pruned one, measured.
+    """Returns the number of roundings in the hybrid model's graph, and their measured effect on the pruned model.
 
-    A graph may amplify roundings in any measure. Where PatchLinear stands between Casts, that is seen by rounding X and Y
-    of the same linears in the pruned model, which is fp32; a model of 16-bit types is set beside itself in fp32, from which
-    hybrid and pruned model may lie apart as far, in different directions.
+    A graph may amplify roundings by any factor, so the effect is measured. If PatchLinear is between Casts, X and Y of
+    the same linears are rounded in the pruned model, which is fp32. A model of 16-bit types is compared with itself in
+    fp32; hybrid and pruned model may each be that far from the fp32 model, in different directions.
 
-    packed: names of the linears that are compiled; reference: what the pruned model says on the feeds.
+    packed: names of the linears that are compiled; reference: outputs of the pruned model for the feeds.
     """
     model, linears = facts.read(pruned)
     cast = {name: linears[name] for name in packed if linears[name].dtype == ir.DataType.FLOAT}
@@ -57,7 +57,8 @@ def _sixteen_bit_results(path: Path) -> int:
 
 
 def _error(model: ir.Model, feeds: Sequence[Feed], reference: Answers, scratch: Path) -> float:
-    """How far a changed form of the pruned model lies from it, 0 where a value is no longer finite."""
+    """Returns the distance of a changed form of the pruned model from the pruned model. Values that are not finite count
+    as 0."""
     from patch_compile.onnx_io.write import write_onnx
 
     changed = scratch / "changed.onnx"
@@ -68,9 +69,9 @@ def _error(model: ir.Model, feeds: Sequence[Feed], reference: Answers, scratch: 
 
 
 class RoundLinearsPass(ir.passes.InPlacePass):
-    """X and Y of each linear -> Cast to the 16-bit type and back, the linear itself staying what it was.
+    """X and Y of each linear -> Cast to the 16-bit type and back. The linear itself is unchanged.
 
-    Where a PatchLinear stands between Casts, these are the roundings that it brings, and no others but that of its bias.
+    A PatchLinear between Casts adds exactly these roundings, and one of its bias.
     """
 
     def __init__(self, linears: Mapping[str, OnnxLinear], dtype: ir.DataType) -> None:
@@ -80,7 +81,7 @@ class RoundLinearsPass(ir.passes.InPlacePass):
         self._dtype = dtype
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Round in front of and behind each linear."""
+        """Insert Casts before and after each linear."""
         for linear in self._linears.values():
             first, last = linear.nodes[0], linear.nodes[-1]
             y, readers = linear.output, list(linear.output.uses())

@@ -1,4 +1,4 @@
-"""Activations between linears of an fp32 model in the 16-bit type, where a PatchLinear can take them in."""
+"""Moves activations between linears of an fp32 model to the 16-bit type, so that a PatchLinear can fuse them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ import onnx_ir as ir
 __all__ = ["SinkCastsPass"]
 
 _STANDARD = ("", "ai.onnx")
-_ACTIVATIONS = frozenset(
-    ("Gelu", "Sigmoid", "Mul")
-)  # of which GELU, SiLU and the product of gate and up are made
+_ACTIVATIONS = frozenset(("Gelu", "Sigmoid", "Mul"))  # parts of GELU, SiLU and the product of gate and up
 
 
 class SinkCastsPass(ir.passes.InPlacePass):
     """`Cast(op(Cast(y)))` -> `op(y)`: an activation between two linears computes in their 16-bit type.
 
-    1. Every input of the operation is cast from the 16-bit type, and everything that reads its result, maybe through other
-       such operations, casts it back to it: what the next linear is given is rounded in any case, and may not be larger.
-    2. Cast to a wider type and back is left out, for it changes nothing.
-    Unfused, an operation rounds its result once more; in a PatchLinear's epilogue it is fp32 and rounds once.
+    1. Conditions: every input of the operation is cast from the 16-bit type, and every reader of its result casts it back,
+       possibly after other such operations. The input of the next linear is thus rounded in any case.
+    2. A Cast to a wider type and back is removed, because it changes nothing.
+    An unfused operation rounds its result once more. In a PatchLinear's epilogue it computes in fp32 and rounds once.
     """
 
     def __init__(self, dtype: ir.DataType) -> None:
-        """dtype: FLOAT16 or BFLOAT16, that of the linears."""
+        """dtype: type of the linears, FLOAT16 or BFLOAT16."""
         super().__init__()
         self._dtype = dtype
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """One sweep in graph order, in which each result is there before what reads it."""
+        """Sweep once in graph order, in which each result comes before its readers."""
         count = sum(self._sink(node) or self._leave_out(node) for node in list(model.graph))
         return ir.passes.PassResult(model, modified=count > 0)
 
@@ -53,7 +51,7 @@ class SinkCastsPass(ir.passes.InPlacePass):
         return True
 
     def _leave_out(self, node: ir.Node) -> bool:
-        """Cast back of a value that was cast; the first Cast goes once nothing reads it."""
+        """Remove a Cast back of a value that was cast. The first Cast is removed once it has no reader."""
         narrow = self._narrow(node.inputs[0]) if self._narrows(node) else None
         if narrow is None:
             return False
@@ -63,7 +61,7 @@ class SinkCastsPass(ir.passes.InPlacePass):
         return True
 
     def _narrow(self, value: ir.Value | None) -> ir.Value | None:
-        """The 16-bit value that a value was cast from, None for any other."""
+        """Returns the 16-bit value that a value was cast from; None for any other value."""
         cast = value.producer() if value is not None else None
         if cast is None or cast.op_type != "Cast" or cast.domain not in _STANDARD or cast.inputs[0] is None:
             return None
@@ -73,13 +71,13 @@ class SinkCastsPass(ir.passes.InPlacePass):
         return node.op_type == "Cast" and node.domain in _STANDARD and node.outputs[0].dtype == self._dtype
 
     def _ends_narrow(self, value: ir.Value) -> bool:
-        """Whether a value is read, and in the 16-bit type alone."""
+        """Returns True if a value has readers and all of them need it only in the 16-bit type."""
         if value.is_graph_output() or not value.uses():
             return False
         return all(self._narrows(use.node) or self._passes_on(use.node, value) for use in value.uses())
 
     def _passes_on(self, node: ir.Node, value: ir.Value) -> bool:
-        """Whether a reader is an activation too, whose other inputs are 16-bit or will be."""
+        """Returns True if a reader is also an activation, whose other inputs have the 16-bit type or will have it."""
         if not _is_activation(node) or not self._ends_narrow(node.outputs[0]):
             return False
         return all(other is value or self._comes_narrow(other) for other in node.inputs)

@@ -1,4 +1,4 @@
-"""An ONNX file made by others as a source: linears in any form, and inputs that are arrays of any kind."""
+"""Arbitrary ONNX files as sources: their linears have any form, and their inputs are arrays of any kind."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxSource"]
 
-_RUNS = 8  # of the inputs, at most, that models are compared on
+_RUNS = 8  # most runs of the inputs that models are compared on
 _MOMENT_BYTES = 4
 _NO_TOKENS = "An ONNX file does not tell prompts from decode steps, and speed is predicted for these."
 
 
 class OnnxSource(Source):
-    """An ONNX file. It is read when something is asked of it."""
+    """An ONNX file. It is read when a property needs its content."""
 
     kind = Kind.ONNX
     words = "an ONNX file"
@@ -70,13 +70,13 @@ class OnnxSource(Source):
     @property
     @override
     def recipe(self) -> Recipe:
-        """The file's own 16-bit type, and the method that the inputs allow."""
+        """The settings with the file's own 16-bit type and the method that the given inputs allow."""
         return self._facts.recipe
 
     @property
     @override
     def name(self) -> str:
-        """Name of the file, without its suffix."""
+        """Name of the file without its suffix."""
         return self.model.stem
 
     @property
@@ -106,7 +106,7 @@ class OnnxSource(Source):
     @property
     @override
     def pruned_dtype(self) -> str:
-        """The pruned model holds the numbers that are packed."""
+        """The type of packed weights: the pruned model holds exactly the packed numbers."""
         return self.recipe.dtype
 
     @property
@@ -116,7 +116,8 @@ class OnnxSource(Source):
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
-        """ONNX Runtime has to take the file; of a bfloat16 model only a copy is ever run."""
+        """Check that ONNX Runtime accepts the file. A bfloat16 model is skipped, because only a copy of it is ever
+        run."""
         from patch_compile.onnx_io.session import open_session
 
         if not holds_bfloat16(self.model):
@@ -133,7 +134,8 @@ class OnnxSource(Source):
 
     @override
     def space(self, stages: Collection[Stage]) -> int:
-        """A file of the model's size for each stage, two copies for the proof, moments of every distinct X."""
+        """Returns bytes: a file of the model's size for each stage, a second copy for the proof, and moments of every
+        distinct X."""
         stored = sum(file.stat().st_size for file in self._facts.files)
         moments = sum(_MOMENT_BYTES * k * k for k in self._facts.inputs)
         needs = dict.fromkeys(Stage, stored) | {Stage.MASKS: stored + moments, Stage.PROOF: 2 * stored}
@@ -185,12 +187,12 @@ class OnnxSource(Source):
     def dense_onnx(
         self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
     ) -> Path:
-        """The file itself."""
+        """Returns the file itself."""
         return runnable_onnx(self.model, path.parent) if runnable else self.model
 
     @override
     def probe(self, hybrid: Path, progress: Progress) -> Probe:
-        """The calibration inputs, or random ones."""
+        """Returns the calibration inputs, or random inputs without --calib."""
         feeds = self._facts.feeds
         return Probe(feeds[:_RUNS], feeds.words)
 
@@ -198,7 +200,7 @@ class OnnxSource(Source):
     def pruned_outputs(
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
     ) -> Answers:
-        """ONNX Runtime runs it."""
+        """Returns outputs of the pruned model in ONNX Runtime."""
         return answer(runnable_onnx(pruned, folder.parent), feeds, folder)
 
     @override

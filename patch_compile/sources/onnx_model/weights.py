@@ -1,4 +1,4 @@
-"""The weight of a linear as numbers: read, checked, and put back into its initializer."""
+"""Reads and checks the weight of a linear, and puts it back into its initializer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["put_weight", "read_rounded", "read_weight"]
 
 
 def read_weight(linear: OnnxLinear, dtype: ir.DataType) -> NDArray[np.float32]:
-    """W `[N, K]` as it is stored, in fp32.
+    """Returns the stored W `[N, K]` in fp32.
 
-    Raises PatchCompileError when it is not finite, or does not fit `dtype`, the 16-bit type it is to be packed in.
+    Raises PatchCompileError if it is not finite, or does not fit `dtype`, the 16-bit type that it is packed in.
     """
     assert linear.weight.const_value is not None
     stored = linear.from_stored(linear.weight.const_value.numpy())
@@ -35,16 +35,17 @@ def read_weight(linear: OnnxLinear, dtype: ir.DataType) -> NDArray[np.float32]:
 
 
 def read_rounded(linear: OnnxLinear, tensor: ir.TensorProtocol, dtype: ir.DataType) -> NDArray[Any]:
-    """W `[N, K]` in the 16-bit type it is packed in; tensor: what the linear's initializer holds, or held."""
+    """Returns W `[N, K]` in the 16-bit type that it is packed in. tensor: present or earlier content of the linear's
+    initializer."""
     return cast_weight(str(linear.weight.name), linear.from_stored(tensor.numpy()), dtype)
 
 
 def put_weight(linear: OnnxLinear, weight: NDArray[Any]) -> ir.TensorProtocol:
-    """A tensor for the linear's initializer, of its type and layout, that holds W `[N, K]`."""
+    """Returns a tensor for the linear's initializer that holds W `[N, K]` in the initializer's type and layout."""
     import onnx_ir as ir
 
     dtype = linear.weight.dtype
     assert dtype is not None
-    # numpy has no direct way between its own and ml_dtypes' 16-bit types; fp32 holds both exactly.
+    # numpy cannot convert its own 16-bit type to one of ml_dtypes directly; fp32 holds both exactly.
     stored = linear.to_stored(weight.astype(np.float32).astype(dtype.numpy()))
     return ir.Tensor(stored, dtype=dtype, name=linear.weight.name)

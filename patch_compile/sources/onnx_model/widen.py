@@ -1,4 +1,4 @@
-"""A model of 16-bit types as one of fp32 that rounds nowhere: what both pruned and hybrid model are near to."""
+"""Turns a model of 16-bit types into an fp32 model without roundings, which pruned and hybrid model both approximate."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ __all__ = ["WidenPass"]
 
 _FLOAT = ir.DataType.FLOAT
 _NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_TYPE_ATTRIBUTES = ("to", "dtype")  # of Cast, and of operators that make values of a type
+_TYPE_ATTRIBUTES = ("to", "dtype")  # attributes of Cast, and of operators that create values of a given type
 
 
 class WidenPass(ir.passes.InPlacePass):
-    """fp16 and bf16 -> fp32, in every value, constant and attribute, subgraphs included; weights exactly, when read.
+    """fp16 and bf16 -> fp32 in every value, constant and attribute, including subgraphs.
 
-    1. Cast to a 16-bit type becomes Cast to fp32, so that nothing is rounded.
-    2. The types of inputs and outputs change with all others.
+    Weights are converted when they are read.
+
+
+    1. A Cast to a 16-bit type becomes a Cast to fp32, so that nothing is rounded.
+    2. The types of inputs and outputs change too.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
