@@ -28,8 +28,8 @@ _NUMPY_OF = {
 class OnnxRunner:
     """Times an ONNX file, see `timing.Runner`. Raises PatchCompileError if ONNX Runtime can't load the file.
 
-    It stops a session's threads from spinning after a run, which is the default: they would take cores from the session
-    that runs next.
+    By default, the threads of a session spin after a run, and would take cores from the session that runs next. The
+    runner switches this off.
     """
 
     def __init__(self, path: Path) -> None:

@@ -92,9 +92,8 @@ class OwnProcess:
 
 def _serve(open_runner: Callable[[], Runner], pipe: Connection) -> None:
     """Open the runner and answer its calls until the other end of the pipe is closed."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # only the parent handles the interrupt; it then closes the pipe
+    # Only the parent handles the interrupt; it then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, OSError):
         try:
             runner = open_runner()

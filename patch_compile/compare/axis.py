@@ -13,11 +13,8 @@ from patch_compile.errors import PatchCompileError
 
 __all__ = ["Against", "Axis", "axis_of"]
 
-_MEASURED = (
-    "decode",
-    "prefill",
-    "whole",
-)  # in order of preference: the first phase that all builds were timed in
+# In order of preference: the first phase that all builds were timed in.
+_MEASURED = ("decode", "prefill", "whole")
 
 
 class Against(StrEnum):

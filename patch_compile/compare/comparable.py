@@ -9,9 +9,8 @@ from patch_compile.errors import PatchCompileError
 
 __all__ = ["check_comparable", "why_not_predicted"]
 
-_SAME = (
-    0.01  # relative difference of dense perplexities: on one text they differ only by the machine's rounding
-)
+# Relative difference of dense perplexities: on one text they differ only by the machine's rounding.
+_SAME = 0.01
 
 
 def check_comparable(builds: Sequence[Build]) -> None:

@@ -19,14 +19,8 @@ __all__ = ["compare"]
 _SCHEMA = 1
 _PHASES = ("end_to_end", "prefill", "decode")
 _PICTURES = (".png", ".svg")
-_NOT_DRAWN = (
-    ".pdf",
-    ".jpg",
-    ".jpeg",
-    ".gif",
-    ".webp",
-    ".html",
-)  # suffixes of pictures that it can't draw; any other name is a folder's
+# Suffixes of pictures that it can't draw; any other name is a folder's.
+_NOT_DRAWN = (".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html")
 _NAME = "compare"
 
 

@@ -21,9 +21,8 @@ __all__ = ["draw"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _GREY, _INK = "#767676", "#222222"
-_LOGARITHMIC = (
-    6.0  # largest over smallest loss that still gets a linear axis: above it the low end would be flat
-)
+# Largest over smallest loss that still gets a linear axis: above it the low end would be flat.
+_LOGARITHMIC = 6.0
 _DPI = 160
 
 

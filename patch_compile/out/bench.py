@@ -1,4 +1,4 @@
-"""bench.json: times of a build's model, of the dense one and of a uniform 2:4 one."""
+"""bench.json: times of a build's hybrid model, of the dense model, and of a uniform 2:4 model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class Timed(Record):
 
 
 class BenchRow(Record):
-    """One size. tokens: of each prompt, or before a decode step; None for a whole run. speedup: dense over hybrid time."""
+    """Times at one size.
+
+    tokens: tokens of each prompt, or before the decode step; None for a whole run. speedup: dense over hybrid time.
+    """
 
     phase: Literal["prefill", "decode", "whole"]
     batch: int
@@ -39,7 +42,7 @@ class BenchRow(Record):
 
 
 class Device(Record):
-    """What the models were timed on: a GPU, with the version of the library that ran them, or a CPU."""
+    """The device that the models were timed on: a GPU, with the version of the library that ran them, or a CPU."""
 
     name: str
     backend_version: str | None = None
@@ -50,7 +53,7 @@ class Device(Record):
 
 
 class ClockSample(Record):
-    """A GPU at one moment. slowed: what held its clocks down."""
+    """A GPU at one moment. slowed: the reasons that held its clocks down, in words."""
 
     sm_mhz: float
     memory_mhz: float
@@ -60,7 +63,7 @@ class ClockSample(Record):
 
 
 class Spread(Record):
-    """What was seen of one quantity."""
+    """Range and median of the samples of one quantity."""
 
     min: float
     median: float
@@ -68,7 +71,7 @@ class Spread(Record):
 
 
 class Clocks(Record):
-    """A GPU before, while and after it was timed; a spread is None where no sample was taken."""
+    """A GPU before, during and after the timing. A spread is None if no sample was taken."""
 
     before: ClockSample
     during: dict[str, Spread | None]
@@ -78,14 +81,17 @@ class Clocks(Record):
 
 
 class Calibrated(Record):
-    """The card that was fitted to the times, and the file that it lies in."""
+    """The calibration that was fitted to the times, and the path of its file."""
 
     path: str
     measured: Calibration
 
 
 class BenchReport(FileRecord):
-    """bench.json. runner: the library that ran the models; what: was timed, in words; bytes: of each model's file."""
+    """bench.json.
+
+    runner: the library that ran the models; what: the form of the models, in words; bytes: bytes of each model's file.
+    """
 
     SCHEMA: ClassVar[int] = 1
     WHAT: ClassVar[str] = "the times of a benchmark"
@@ -105,5 +111,5 @@ class BenchReport(FileRecord):
 
     @classmethod
     def made_by(cls, out: Path) -> str:
-        """The command that times the build again."""
+        """Returns the command that times the build again."""
         return f"patch-compile bench {out} --force"

@@ -93,7 +93,7 @@ def check_free_space(out: Path, needed: int) -> None:
 
 
 def check_replaceable(place: Path, *, force: bool) -> None:
-    """Raises PatchCompileError unless a build may be put at `place`: it is empty, or holds a build and `force` is set."""
+    """Raises PatchCompileError unless nothing is at `place`, or a build is there and `force` is set."""
     if not os.path.lexists(place):
         return
     if not force:

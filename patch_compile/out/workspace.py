@@ -63,9 +63,8 @@ class Workspace:
         self._locks[self.root] = FolderLock(self.root, RUNNING)
         state = WorkspaceState.read(self.root)
         self._force = _put_back(state, self.out) or force
-        check_out(
-            self.out, force=self._force, resume=resume, held=True
-        )  # again, since another run may have written it meanwhile
+        # Again, since another run may have written it meanwhile.
+        check_out(self.out, force=self._force, resume=resume, held=True)
         if self.out.exists():
             self._lock_out()
             _finish_publishing(self.out)
@@ -130,9 +129,8 @@ class Workspace:
 
     def discard_if_empty(self) -> bool:
         """Remove the folder unless it holds a finished stage or training state. Returns True if the folder is gone."""
-        aside = (
-            self._state.replaces
-        )  # state.json alone records the name of a build that could not be put back
+        # state.json alone records the name of a build that could not be put back.
+        aside = self._state.replaces
         if self.records or (aside and (self.out.parent / aside).exists()):
             return not self.root.exists()
         if any(self.scratch.rglob("*checkpoint*")):

@@ -6,7 +6,8 @@ and up, by itself (tests/engine/test_dense_products.py). In the planned model, l
 one.
 
 SiLU·mul is a kernel of the dense engine, and part of the node of gate and up in the hybrid one. Its time counts in both
-(unless `Assumptions.gating` says otherwise): 2:4 does not make it faster, and without it plans would pass their limits.
+(unless `Assumptions.gating` says otherwise), because 2:4 does not make it faster. A plan that counted the merged kernel as
+a gain could pass its limits.
 """
 
 from __future__ import annotations

@@ -28,9 +28,8 @@ Grids = Mapping[str, NDArray[Any]]
 Shape = tuple[int, int]
 
 _UNIT = "µs"
-_HALVINGS = (
-    16  # halvings of the interval of savings: the result is exact to a 65536th of the saving of all tiles
-)
+# Halvings of the interval of savings: the result is exact to a 65536th of the saving of all tiles.
+_HALVINGS = 16
 
 
 class TilesForSpeed:

@@ -24,11 +24,9 @@ _FMA = {
     "HMMA": 16 * 8 * 16,
     "HMMA.SP": 16 * 8 * 32,
 }  # multiply-adds; for HMMA.SP before pruning
-_SHARED_BYTES, _SCHEDULERS = 128, 4  # of an SM, in a clock and in all; equal on all of these architectures
-_REGISTERS, _GRANULE = (
-    65536,
-    256,
-)  # registers of an SM, and the multiple that a warp's registers are rounded up to
+_SHARED_BYTES, _SCHEDULERS = 128, 4  # bytes of an SM in a clock, and its schedulers
+# Registers of an SM, and the multiple that a warp's registers are rounded up to.
+_REGISTERS, _GRANULE = 65536, 256
 _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
 
 
