@@ -1,8 +1,9 @@
-"""Compiled right? The hybrid ONNX against the pruned checkpoint run by transformers, with Polygraphy.
+"""Checks that the model was compiled right: compares the hybrid ONNX with the pruned checkpoint in transformers, by
+Polygraphy.
 
-Both hold the same 16-bit weights, so they may differ by rounding alone: transformers computes in fp32, the graph
-rounds its activations to 16 bits. The dense ONNX is compared likewise; that difference is pruning, which is reported
-and not judged.
+Both hold the same 16-bit weights and may differ only by rounding: transformers computes in fp32, the graph rounds its
+activations to 16 bits. The dense ONNX is compared in the same way. That difference is the effect of pruning; it is
+reported without a limit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Agreement:
-    """error: largest |difference| of a logit / largest |logit|, over all feeds; `dense_error` likewise to dense."""
+    """Agreement of the hybrid model with the pruned checkpoint.
+
+    error: largest |difference| of a logit / largest |logit|, over all feeds; tolerance: the error that is allowed; why:
+    derivation of the tolerance; dense_error: error of the dense model; feeds: number of feeds.
+    """
 
     error: float
     tolerance: float
@@ -40,9 +45,9 @@ class Agreement:
 
 
 def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) -> Agreement:
-    """Compare the studies with the RunResults of `run_pruned` over the same feeds.
+    """Compare the studies with the RunResults of `run_pruned` for the same feeds.
 
-    Raises AccuracyError (exit 3) when hybrid and checkpoint differ by more than rounding explains.
+    Raises AccuracyError (exit code 3) if hybrid and checkpoint differ by more than rounding explains.
     """
     from polygraphy.comparator import Comparator, RunResults, SimpleCompareFunc
 
@@ -60,7 +65,7 @@ def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) ->
 
 
 def compiled_wrongly(error: float, tolerance: float, why: str) -> AccuracyError:
-    """What to raise when hybrid and checkpoint differ by more than rounding explains."""
+    """Returns the error for a hybrid model that differs from the checkpoint by more than rounding explains."""
     return AccuracyError(
         f"The hybrid ONNX differs from the pruned checkpoint by {error:.2e} of the largest logit",
         f"Rounding explains {tolerance:.2e}: {why}.",
@@ -69,7 +74,7 @@ def compiled_wrongly(error: float, tolerance: float, why: str) -> AccuracyError:
 
 
 def run_pruned(source: Source, pruned: Path, feeds: list[Feed]) -> Any:
-    """Polygraphy's RunResults of the pruned model: its logits for feeds of the hybrid graph."""
+    """Run the pruned model on feeds of the hybrid graph, and return Polygraphy's RunResults of its logits."""
     from polygraphy.backend.base import BaseRunner
     from polygraphy.common import TensorMetadata
     from polygraphy.comparator import Comparator

@@ -1,4 +1,5 @@
-"""A served decoder gives the last position's logits alone; perplexity and comparisons want those of all."""
+"""Makes decoders that give only the last position's logits give those of all positions, for perplexity and
+comparisons."""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ _LOGITS, _SEQUENCE = "logits", "sequence"
 
 @contextmanager
 def with_all_logits(path: Path) -> Iterator[Path]:
-    """The decoder at `path` as a file that gives logits of all positions, `[batch, sequence, vocab]`.
+    """Yield a file of the decoder at `path` that gives logits of all positions, `[batch, sequence, vocab]`.
 
-    It is the same graph but for the Slice before the head, has the same data file, and lies beside it until the end;
-    `path` itself where the graph takes no slice.
+    The file is a copy of the graph without the Slice before the head. It uses the same data file, lies beside it, and is
+    removed at the end. If the graph has no such Slice, `path` itself is yielded.
     """
     import onnx
 
@@ -40,9 +41,9 @@ def with_all_logits(path: Path) -> Iterator[Path]:
 
 
 def _drop_slice(graph: onnx.GraphProto) -> bool:
-    """Give the head all positions; whether it took the last alone."""
+    """Remove the Slice before the head. Returns False if there is none."""
     makers = {output: node for node in graph.node for output in node.output}
-    behind = [_LOGITS]  # values that get more positions
+    behind = [_LOGITS]  # values whose axis of positions grows
     node = makers[_LOGITS]
     while node.op_type not in _HEADS:  # Gemma caps its logits
         behind.append(node.input[0])

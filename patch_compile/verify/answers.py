@@ -1,4 +1,4 @@
-"""What a verification answers, question by question."""
+"""Answers the questions of a verification."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ Answers = dict[str, Any]
 
 @dataclass(frozen=True)
 class Verification:
-    """What is verified: an open build, its source with the request's text, and the folder that answers go to."""
+    """A verification: an open build, its source with the text of the request, and the folder that answers are written
+    to."""
 
     out: OutFolder
     source: Source
@@ -43,23 +44,23 @@ class Verification:
 
     @property
     def scratch(self) -> Path:
-        """For files that are gone at the end."""
+        """Folder for files that are removed at the end."""
         return self.folder / SCRATCH
 
     @property
     def pruned(self) -> Path:
-        """The pruned model of the build."""
+        """Path of the build's pruned model."""
         return self.out.path / self.source.pruned_file
 
     @cached_property
     def masks(self) -> MaskSet:
-        """Those of the build."""
+        """The masks of the build."""
         return MaskSet.load(self.out.path / MASKS)
 
     def answers(self) -> Answers:
-        """Every answer that is asked for, as verify.json has them.
+        """Returns all requested answers in the format of verify.json.
 
-        Raises PatchCompileError when the model is no longer what it was, or has nothing to answer with.
+        Raises PatchCompileError if the model has changed since the build, or cannot answer a question.
         """
         decoder = not self.source.lacks(Ability.NEXT_TOKENS)
         if not decoder:
@@ -67,11 +68,11 @@ class Verification:
         check_figures(self.request.fail_on, decoder=decoder)
         check_unchanged(self.source, self.out)
         if self._runs_as_a_whole(decoder=decoder) and not self.source.lacks(Ability.BLOCKS):
-            check_memory(self.source.weights)  # block by block it would go
+            check_memory(self.source.weights)  # a run block by block would need less
         return self._of_next_tokens() if decoder else self._of_outputs()
 
     def _runs_as_a_whole(self, *, decoder: bool) -> bool:
-        """True when something is asked that does not go block by block."""
+        """True if a request needs the whole model in memory, not block by block."""
         r = self.request
         return bool(
             r.asks(Question.COMPILED) or r.tasks or r.prompt or (not decoder and r.asks(Question.PRUNED))
@@ -82,7 +83,7 @@ class Verification:
         about = _record_of(windows, text)
         longest = max(self.request.lengths) + 1
         _check_long_enough(windows, longest)
-        answers = {"text": about, **self._used()}  # first, for a task or a prompt may be refused
+        answers = {"text": about, **self._used()}  # first, because a task or a prompt may be refused
         if self.request.asks(Question.COMPILED):
             from patch_compile.verify.compiled import compiled_right
 
@@ -100,7 +101,7 @@ class Verification:
         return answers
 
     def _used(self) -> Answers:
-        """The models at work: tasks, and the user's own prompts."""
+        """Run both models on tasks and on the user's prompts."""
         request, found = self.request, Answers()
         if request.tasks:
             from patch_compile.verify.tasks import run_tasks
@@ -131,7 +132,8 @@ class Verification:
             self.progress.note(found)
 
     def _of_outputs(self) -> Answers:
-        """The proof of the build once more, where quality went if its blocks can be run, and nothing of its engine."""
+        """Repeat the proof of the build. Also find where quality went, if its blocks can be run. The engine is not
+        run."""
         answers: Answers = {}
         if self.request.asks(Question.COMPILED) or self.request.asks(Question.PRUNED):
             answers |= self._of_proof(*self._outputs_compared())
@@ -147,7 +149,7 @@ class Verification:
         return compare_outputs(self.source, hybrid, self.pruned, packed, self.scratch, self.progress)
 
     def _compared(self, windows: NDArray[np.int64], text: dict[str, Any]) -> Answers:
-        """Pruned how much, where it went, and the baselines."""
+        """Returns the answers about pruning: how much quality it cost, where it went, and the baselines."""
         from patch_compile.verify.pruned import compare_checkpoints, describe_predictions, describe_where
 
         request = self.request
@@ -170,10 +172,10 @@ class Verification:
         from patch_compile.verify.baselines import beside_baselines
 
         masks, learning = self.masks, self.source.recipe.learning()
-        if self.source.recipe.ratio is None:  # masks, or a speed, decided
+        if self.source.recipe.ratio is None:  # the ratio follows from given masks or from a speed
             learning = learning.model_copy(update={"ratio": masks.ratio})
         report = read_report(self.out.path) or {}
-        seconds = report.get("seconds", {}).get("masks")  # None where masks of an earlier run were kept
+        seconds = report.get("seconds", {}).get("masks")  # None if the build reused masks of an earlier run
         result = {
             "name": masks.method,
             "ratio": masks.ratio,
@@ -210,7 +212,7 @@ class Verification:
         }
 
     def _built_elsewhere(self) -> dict[str, Any] | None:
-        """Only decoders have a runtime here that feeds an engine."""
+        """Returns the reason why the engine is not run: only engines of decoders have a runtime here."""
         if not self.request.asks(Question.BUILT):
             return None
         why = "engines of encoders and of ONNX files are compared with Polygraphy: samples/trtexec.md"
@@ -218,7 +220,7 @@ class Verification:
 
 
 def _record_of(windows: NDArray[np.int64], text: dict[str, Any]) -> dict[str, Any]:
-    """Name and path of a text, and which of its tokens were taken: sha256 as the record of a calibration text has it."""
+    """Returns name, path and size of a text, and the sha256 of its tokens in the format of calibration records."""
     digest = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
     count, length = windows.shape
     return {**text, "sha256": digest, "windows": count, "length": length, "tokens": count * length}
@@ -234,7 +236,7 @@ def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:
 
 
 def _refuse_what_it_lacks(request: VerifyRequest, source: Source) -> None:
-    """Flags that only builds of models that predict next tokens have something for."""
+    """Raise PatchCompileError for flags that only work for models that predict next tokens."""
     asked = {
         "--sensitivity": request.sensitivity,
         "--baselines": bool(request.baselines),

@@ -1,7 +1,7 @@
-"""Simpler ways to prune, beside a result, from the user's cache when nothing that decides them has changed.
+"""Compares a result with simpler ways to prune. Their results are cached per user.
 
-A baseline is a whole run of mask learning, minutes for a small model; what decides it is the model, the settings, the
-text to calibrate and to evaluate on, and the version of this package.
+A baseline is a whole run of mask learning, which takes minutes for a small model. The key of the cache covers the model,
+the settings, the texts for calibration and evaluation, and the version of this package.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def beside_baselines(
     scratch: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The result, the dense model, and every baseline that is asked for or known already; as verify.json has it.
+    """Returns the result, the dense model, and all requested or cached baselines in the format of verify.json.
 
-    result: its row; dense: perplexity of the dense model on `windows` `[count, length]`.
+    result: row of the result; dense: perplexity of the dense model on `windows` `[count, length]`.
     """
     cache = baselines_cache()
     keys = {name: _key(name, source, recipe, windows) for name in Baseline if name is not Baseline.DENSE}
@@ -68,7 +68,7 @@ def beside_baselines(
 
 
 def baselines_cache() -> Path:
-    """Where rows are kept: see `cache_folder`."""
+    """Returns the folder of cached rows; see `cache_folder`."""
     return cache_folder("baselines")
 
 

@@ -1,4 +1,4 @@
-"""Built right? The engine against the hybrid ONNX file, where a GPU can run the engine."""
+"""Checks that the engine was built right: compares it with the hybrid ONNX file on a GPU that can run the engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from patch_compile.verify.compiled import error_stats
 
 __all__ = ["built_right", "compare_decoders"]
 
-_STEPS = 4  # decode steps behind each prompt
+_STEPS = 4  # decode steps after each prompt
 
 
 def built_right(
@@ -30,9 +30,10 @@ def built_right(
     layers: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The answer as verify.json has it: why it could not be run, or how far engine and ONNX file are apart.
+    """Returns the difference between engine and ONNX file in the format of verify.json, or the reason why it was not
+    measured.
 
-    prompts: token ids; layers: of the model, which the tolerance depends on.
+    prompts: token ids; layers: number of the model's layers, which the tolerance depends on.
     """
     if not (out / ENGINE).is_file():
         return {"ran": False, "why": "there is no engine: it was built with the backend onnx"}
@@ -50,9 +51,10 @@ def built_right(
 def compare_decoders(
     engine: Decoder, reference: Decoder, prompts: Sequence[NDArray[np.int64]], dtype: str, layers: int
 ) -> dict[str, Any]:
-    """The last position's logits of each prompt and of some steps behind it, both fed the reference's tokens.
+    """Compare the last position's logits of each prompt and of some decode steps. Both models are fed the reference's
+    tokens.
 
-    Both compute in 16 bits, in another order of sums, so the tolerance is twice that of rounding.
+    Both compute in 16 bits but add in a different order, so the tolerance is twice that of rounding.
     """
     pairs = [pair for prompt in prompts for pair in _steps(engine, reference, prompt)]
     scale = max(float(np.abs(theirs).max()) for _, _, theirs in pairs)

@@ -1,7 +1,7 @@
-"""Compiled right? The hybrid ONNX against the pruned checkpoint, prefill and decode, at several lengths, by Polygraphy.
+"""Checks that the model was compiled right: prefill and decode of hybrid ONNX and pruned checkpoint, at several lengths.
 
-Inputs and outputs are kept as Polygraphy's own JSON, so that its tools can go on from there:
-`polygraphy inspect data OUT/verify/hybrid.json`, `polygraphy run … --load-inputs OUT/verify/inputs.json`.
+Polygraphy compares them. Inputs and outputs are kept in its JSON format for use with its tools: `polygraphy inspect data
+OUT/verify/hybrid.json`, `polygraphy run … --load-inputs OUT/verify/inputs.json`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def compiled_right(
     scratch: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The answer as verify.json has it; inputs and outputs go to `folder`, which is there.
+    """Returns the answer in the format of verify.json. Inputs and outputs are written to the existing folder `folder`.
 
     windows: token ids `[count, length]`, at least one token longer than the longest of the request's lengths.
     """
@@ -65,10 +65,10 @@ def compiled_right(
 def judge_runs(
     feeds: Sequence[Feed], results: Any, checkpoint: Any, source: Source, layers: int, request: VerifyRequest
 ) -> dict[str, Any]:
-    """Compare two RunResults over the same feeds, run by run.
+    """Compare two RunResults of the same feeds, run by run.
 
-    The tolerance is that of rounding, as a share of the largest logit, unless the request has its own --atol and --rtol,
-    which are in logits, as Polygraphy has them.
+    The tolerance is that of rounding, as a share of the largest logit. --atol and --rtol of the request replace it; like
+    those of Polygraphy, they are in units of logits.
     """
     reference = [iteration["logits"] for iteration in checkpoint[0][1]]
     scale = max(float(np.abs(logits).max()) for logits in reference)
@@ -93,7 +93,7 @@ def judge_runs(
 
 
 def error_stats(mine: NDArray[Any], theirs: NDArray[Any]) -> dict[str, float]:
-    """max, mean, median and rms of |difference|, in the unit of the arrays."""
+    """Returns max, mean, median and rms of |difference|, in the unit of the arrays."""
     apart = np.abs(mine.astype(np.float64) - theirs)
     return {
         "max": float(apart.max()),
@@ -113,7 +113,8 @@ def _agree(results: Any, checkpoint: Any, atol: float, rtol: float, stat: str) -
 
 
 def _run_row(feed: Feed, mine: NDArray[Any], theirs: NDArray[Any], scale: float) -> dict[str, Any]:
-    """error: largest |difference| as a share of the largest logit of all runs, None where one is not finite."""
+    """Returns the row of one run. error: largest |difference| / largest |logit| of all runs, None for values that are not
+    finite."""
     tokens = feed["input_ids"].shape[1]
     past = feed["attention_mask"].shape[1] - tokens
     phase = "decode" if past else "prefill"
@@ -125,7 +126,8 @@ def _run_row(feed: Feed, mine: NDArray[Any], theirs: NDArray[Any], scale: float)
 
 
 def _probes(windows: NDArray[np.int64], lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
-    """Tokens of a prefill of each length and of the decode step behind it, from other windows where there are any."""
+    """Yield tokens for a prefill of each length and one decode step, from different windows as far as there are
+    enough."""
     for number, length in enumerate(lengths):
         window = windows[number % len(windows)]
         yield window[: length + 1]
@@ -151,7 +153,8 @@ def _first_difference(
     answer: dict[str, Any],
     scratch: Path,
 ) -> dict[str, Any] | None:
-    """Where the worst run goes wrong first; None where the fault is in what reference and hybrid share."""
+    """Returns the first wrong tensor of the worst run; None if the fault is in the part that reference and hybrid
+    share."""
     reference = scratch / "reference.onnx"
     plan = plan_linears(masks, "dense")
     source.write_hybrid(out / source.pruned_file, masks, plan, reference, _no_bars)
@@ -163,5 +166,5 @@ def _first_difference(
 
 
 def _no_bars(_name: str) -> AbstractContextManager[Update]:
-    """One bar is there already."""
+    """Returns a progress function without a bar, because a bar is open already."""
     return nullcontext(lambda *_: True)

@@ -1,4 +1,4 @@
-"""Refuses builds of models that can't be asked to continue text."""
+"""Refuses builds of models that cannot continue text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_continues_text"]
 
 
 def check_continues_text(out: OutFolder) -> None:
-    """Raise PatchCompileError for the build of a model that predicts no next tokens, or comes without a tokenizer."""
+    """Raise PatchCompileError for a build whose model predicts no next tokens or has no tokenizer."""
     if why := source_of(out).lacks(Ability.NEXT_TOKENS):
         raise PatchCompileError(
             f"{out.path} can't be asked to continue text", why, "Leave out --tasks and --prompt."

@@ -1,4 +1,4 @@
-"""The model that a build started from, as an ONNX file that differs from the hybrid one in nothing but its linears."""
+"""Writes the dense model of a build as an ONNX file that differs from the hybrid file only in its linears."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["dense_onnx"]
 
 @contextmanager
 def dense_onnx(out: OutFolder, logits: Literal["all", "last"]) -> Iterator[Path]:
-    """A file in OUT, of the type and opset of the build, that is gone in the end.
+    """Yield a file in OUT, with the type and opset of the build, that is removed at the end.
 
-    logits: the positions that it gives them of. Raises PatchCompileError when the model is not where it was.
+    logits: the positions that get logits. Raises PatchCompileError if the model was moved or deleted.
     """
     with tempfile.TemporaryDirectory(dir=out.path, prefix=".dense-") as folder:
         yield source_of(out).dense_onnx(Path(folder) / ONNX_NAME, logits=logits)

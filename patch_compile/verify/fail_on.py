@@ -1,4 +1,4 @@
-"""`--fail-on`: limits that a figure of the verification must keep, such as `ppl:+5%` or `top1:90%`."""
+"""`--fail-on`: limits on figures of the verification, such as `ppl:+5%` or `top1:90%`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ Pruned = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that can be limited. read: from the answers; base: what `+x%` is relative to, None where it is nothing;
-    at_least: whether more is better; decoders: it is one of models that predict a next token, else of those that do not."""
+    """A figure that can have a limit.
+
+    question: the question that measures it; read: returns the figure from the answers; base: returns the value that `+x%`
+    is relative to, None if `+x%` makes no sense; at_least: True if more is better; decoders: True for models that predict
+    next tokens, False for other models.
+    """
 
     name: str
     words: str
@@ -61,7 +65,7 @@ _SPEC = re.compile(r"(?P<name>[a-z0-9]+):(?P<plus>\+?)(?P<number>\d+(?:\.\d+)?(?
 
 @dataclass(frozen=True)
 class Limit:
-    """relative: `value` is a share of what the dense model has, on top of it."""
+    """A limit on a figure. relative: True if `value` is a share of the dense model's figure that is added to it."""
 
     figure: Figure
     value: float
@@ -72,7 +76,7 @@ class Limit:
         return self.spelled
 
     def check(self, pruned: Pruned) -> dict[str, Any]:
-        """The row of verify.json."""
+        """Returns the row of verify.json."""
         value, allowed = self.figure.read(pruned), self.value
         if self.relative:
             assert self.figure.base is not None
@@ -83,7 +87,10 @@ class Limit:
 
 
 def parse_limit(spelled: str) -> Limit:
-    """`NAME:LIMIT`: `ppl:+5%` over the dense model's, `ppl:12.5`, `kl:0.1`, `top1:90%`. ValueError for anything else."""
+    """Parse `NAME:LIMIT`, such as `ppl:+5%` (over the dense model's), `ppl:12.5`, `kl:0.1` or `top1:90%`.
+
+    Raises ValueError for anything else.
+    """
     found = _SPEC.fullmatch(spelled.strip())
     if found is None or found["name"] not in FIGURES:
         raise ValueError(
@@ -99,7 +106,8 @@ def parse_limit(spelled: str) -> Limit:
 
 
 def check_figures(limits: tuple[Limit, ...], *, decoder: bool) -> None:
-    """Raise PatchCompileError for a limit on a figure that this kind of model does not have: it would never fail."""
+    """Raise PatchCompileError for a limit on a figure that this kind of model does not have: such a limit would never
+    fail."""
     for limit in limits:
         if limit.figure.decoders != decoder:
             raise PatchCompileError(

@@ -1,9 +1,10 @@
-"""Which tensor of the hybrid graph is the first that is wrong: a bisection against the same graph with dense linears.
+"""Finds the first wrong tensor of the hybrid graph by comparing it with the same graph with dense linears.
 
-The reference holds the weights of the pruned checkpoint and is made by the same export and passes, with every linear
-lowered as `dense`; so tensors of the same name must agree to rounding, and the first that does not tells the node. ONNX
-Runtime gives any tensor that is declared an output. Some of them evenly over the graph are looked at first, then all in
-front of the first that is wrong: two loads of either model find one of N with √N tensors at a time in memory.
+The reference holds the weights of the pruned checkpoint and comes from the same export and passes, with every linear
+lowered as `dense`. Tensors of the same name must therefore agree to rounding, and the first one that does not shows the
+faulty node. ONNX Runtime returns any tensor that is declared as an output. The search first compares √N tensors spread
+evenly over the graph, then the √N tensors before the first wrong one. It loads either model twice and holds only √N
+tensors in memory.
 """
 
 from __future__ import annotations
@@ -31,8 +32,12 @@ Feed = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class FirstDifference:
-    """tensor: of the graph; node: that makes it; op: its type; linear: that it computes, None where it is none; error:
-    largest |difference| / largest |reference|, infinite where it is not finite; tolerance: what rounding explains there."""
+    """The first wrong tensor.
+
+    tensor: its name in the graph; node, op: the node that computes it, and its type; linear: the linear that it belongs
+    to, None for other nodes; error: largest |difference| / largest |reference|, infinite for values that are not finite;
+    tolerance: the error that rounding explains at this place.
+    """
 
     tensor: str
     node: str
@@ -42,7 +47,7 @@ class FirstDifference:
     tolerance: float
 
     def row(self) -> dict[str, Any]:
-        """For JSON: infinite errors are None."""
+        """Returns the row of verify.json, with None for an infinite error."""
         return asdict(self) | {"error": self.error if math.isfinite(self.error) else None}
 
 
@@ -51,7 +56,7 @@ class _Candidate:
     tensor: str
     node: str
     op: str
-    blocks: int  # that have begun when it is computed
+    blocks: int  # number of blocks that have begun when the tensor is computed
 
     def judged(self, error: float, dtype: str) -> FirstDifference:
         linear = self.node if self.op == "PatchLinear" else None
@@ -60,10 +65,10 @@ class _Candidate:
 
 
 def find_first_difference(hybrid: Path, reference: Path, feed: Feed, dtype: str) -> FirstDifference | None:
-    """The first tensor of `hybrid`, in the order of its graph, that differs from that of `reference` beyond rounding.
+    """Returns the first tensor of `hybrid`, in graph order, that differs from that of `reference` by more than rounding.
 
-    None where none does: the fault is then in what the two have in common, which is the export. Both files must be such
-    as ONNX Runtime can run.
+    Returns None if there is none: the fault is then in the export, which both graphs share. ONNX Runtime must be able to
+    run both files.
     """
     candidates = _shared(hybrid, reference)
     if not candidates:
@@ -79,7 +84,7 @@ def find_first_difference(hybrid: Path, reference: Path, feed: Feed, dtype: str)
 
 
 def _shared(hybrid: Path, reference: Path) -> list[_Candidate]:
-    """What both graphs compute under the same name, in the order of the hybrid's."""
+    """Returns the tensors that both graphs compute under the same name, in the order of the hybrid graph."""
     import onnx
 
     ours, theirs = (onnx.load(str(path), load_external_data=False).graph for path in (hybrid, reference))
@@ -121,7 +126,7 @@ def _error(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
 
 
 def _run(path: Path, names: list[str], feed: Feed) -> list[NDArray[Any]]:
-    """The named tensors of one run."""
+    """Run the model once, and return the named tensors."""
     from patch_compile.onnx_io.session import open_session
 
     with _with_outputs(path, names) as marked:
@@ -133,7 +138,7 @@ def _run(path: Path, names: list[str], feed: Feed) -> list[NDArray[Any]]:
 
 @contextmanager
 def _with_outputs(path: Path, names: list[str]) -> Iterator[Path]:
-    """The model with more outputs, as a file beside it, where its data file is, until the end."""
+    """Yield a copy of the model with more outputs. It lies beside the model, because it uses the same data file."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)

@@ -1,4 +1,4 @@
-"""What dense and hybrid model write after the user's own prompts, and how far they write the same."""
+"""Compares the texts that dense and hybrid model write after the user's prompts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ Update = Callable[[str, int, int], object]
 def generated_diff(
     out: OutFolder, prompts: Sequence[str], new_tokens: int, progress: Update
 ) -> list[dict[str, Any]]:
-    """`generated` of verify.json: each prompt continued by both models, which always take the most likely token.
+    """Continue each prompt with both models, greedily, and return `generated` of verify.json.
 
-    Both are ONNX files of one type on ONNX Runtime, so that the pruning makes what difference there is, and not the
-    arithmetic. `tokens` are those of the longer continuation, `same_tokens` how many are the same before the two part;
-    a token that ends the text is one of them. Each prompt is alone in its batch, one model is in memory at a time.
+    Both models are ONNX files of the same type in ONNX Runtime, so that differences come from pruning and not from
+    arithmetic. `tokens`: length of the longer continuation; `same_tokens`: number of equal tokens before the first
+    difference, including a token that ends the text. Each prompt is a batch of its own, and one model is in memory at a
+    time.
 
-    Raises PatchCompileError where the model continues no text, there is no prompt or ONNX file, or a prompt is empty or
-    longer than the model's positions.
+    Raises PatchCompileError if the model cannot continue text, if there is no prompt or no ONNX file, and if a prompt is
+    empty or longer than the model's positions.
     """
     check_continues_text(out)
     if not prompts:
@@ -67,7 +68,7 @@ def _continue(
 
 
 def _check_room(generator: Generator, prompts: Sequence[str], new_tokens: int) -> None:
-    """All of them before the first is continued."""
+    """Check the length of all prompts before the first one is continued."""
     from patch_compile.runtime.decoder import check_limits
 
     for prompt in prompts:

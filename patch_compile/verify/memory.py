@@ -1,4 +1,4 @@
-"""Refuses, before any work is done, a model that does not fit into memory where it has to be there as a whole."""
+"""Refuses a model that does not fit into memory as a whole, before any work is done."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from patch_compile.errors import PatchCompileError
 
 __all__ = ["check_memory"]
 
-# Bytes a weight at the peak: transformers holds 16-bit weights while it makes fp32 ones of them, and ONNX Runtime its
-# folded constants beside the file's.
+# Bytes per weight at the peak: transformers holds 16-bit weights while it converts them to fp32, and ONNX Runtime holds
+# its folded constants beside those of the file.
 _BYTES = 6
-_REST = 1 << 30  # the libraries themselves, activations, logits
+_REST = 1 << 30  # bytes for the libraries, activations and logits
 
 
 def check_memory(weights: int) -> None:
-    """Raise PatchCompileError unless ONNX Runtime and transformers can each hold so many weights on this machine."""
+    """Raise PatchCompileError unless ONNX Runtime and transformers can each hold this number of weights on this
+    machine."""
     needed, free = _BYTES * weights + _REST, psutil.virtual_memory().available
     if needed > free:
         raise PatchCompileError(

@@ -1,4 +1,4 @@
-"""The proof of models that predict no next tokens: outputs of dense, pruned and hybrid model are set side by side."""
+"""Proof for models that predict no next tokens: compares outputs of the dense, pruned and hybrid model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ __all__ = ["compare_outputs"]
 def compare_outputs(
     source: Source, hybrid: Path, pruned: Path, packed: Sequence[str], scratch: Path, progress: Progress
 ) -> tuple[dict[str, Any], AccuracyError | None]:
-    """Run the three models on the same inputs: the parts of report.json that compare them, and what is wrong with the
-    hybrid where it was not compiled right.
+    """Run the three models on the same inputs, and return their part of report.json and the error if the hybrid is wrong.
 
-    packed: names of the linears that are compiled.
+    packed: names of the linears that are compiled. The error is None if the hybrid model was compiled right.
     """
     probe = source.probe(hybrid, progress)
     with progress.stage("dense reference"):
@@ -38,7 +37,7 @@ def compare_outputs(
     with progress.stage("rounding"):
         rounding = source.rounding(pruned, hybrid, packed, probe, reference, scratch)
     tolerance, why = tolerance_of(source.recipe.dtype, rounding)
-    # Outputs that are no floating-point numbers, such as an argmax, may flip by any rounding.
+    # Any rounding may flip outputs that are no floating-point numbers, such as an argmax.
     judged = [one for one in compare_answers(answers["hybrid"], reference) if one.floating]
     worst = max(judged, key=lambda one: one.largest, default=None)
     lost = compare_answers(answers["hybrid"], answers["dense"])

@@ -1,7 +1,7 @@
-"""Whether the text that a build is evaluated on was seen when its masks were learned: a perplexity of it says too little.
+"""Finds evaluation text that was already seen when the masks were learned, because perplexity on it is misleading.
 
-Text is compared by runs of 13 tokens, after the check of GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C), which
-takes at most 13 words.
+Texts are compared by runs of 13 tokens, like in the check of GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C),
+which uses at most 13 words.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["Overlap", "check_overlap", "overlap", "words"]
 
 Windows = NDArray[np.int64]
 _RUN = 13
-_PHRASES = 0.01  # of a window: independent texts share as much
+_PHRASES = 0.01  # independent texts share up to this part of a window
 _NOT_KNOWN = "whether the masks were learned on the evaluation text is not known"
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Runs of `n` tokens in evaluation windows that are in calibration windows too.
+    """Runs of `n` tokens that are both in evaluation windows and in calibration windows.
 
-    runs: in the evaluation windows; shared: those of them that are in a calibration window; worst: the evaluation window
-    that shares most, by its index, and its share; None and 0 where there are no runs.
+    runs: number of runs in the evaluation windows; shared: number of them that are in a calibration window; worst: index
+    of the evaluation window that shares most, None without runs; worst_share: its share, 0 … 1.
     """
 
     n: int
@@ -43,15 +43,16 @@ class Overlap:
 
     @property
     def share(self) -> float:
-        """Of the runs, 0 … 1."""
+        """Share of the runs, 0 … 1."""
         return self.shared / self.runs if self.runs else 0.0
 
 
 def overlap(calib_windows: Windows, eval_windows: Windows, n: int = _RUN) -> Overlap:
-    """Compare token windows `[count, length]`; a run lies within one window.
+    """Compare token windows `[count, length]`. A run lies within one window.
 
-    Exact, not by hashes: runs get numbers, equal for equal runs alone, and the number of a longer run is that of the pair
-    of shorter ones that it consists of (Karp, Miller, Rosenberg 1972). Windows shorter than a run share nothing.
+    The comparison is exact and uses no hashes. Equal runs get equal numbers and different runs different ones; the number
+    of a longer run comes from the pair of shorter runs that it consists of (Karp, Miller, Rosenberg 1972). Windows
+    shorter than a run share nothing.
     """
     if min(calib_windows.shape[1], eval_windows.shape[1]) < n or not calib_windows.size:
         runs = len(eval_windows) * max(eval_windows.shape[1] - n + 1, 0)
@@ -64,7 +65,7 @@ def overlap(calib_windows: Windows, eval_windows: Windows, n: int = _RUN) -> Ove
 
 
 def words(found: Overlap) -> str:
-    """What was found, in one sentence."""
+    """Returns the finding in one sentence."""
     if not found.shared:
         return f"no {found.n} tokens in a row of the evaluation text are in the text that the masks were learned on"
     so = (
@@ -84,11 +85,11 @@ def check_overlap(
     eval_text: str | None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> str:
-    """What is to be said of an evaluation text, in a sentence: that it was seen, how much of it, or why that is not known.
+    """Returns a sentence about evaluation text that was seen in learning, or about the reason why that is not known.
 
-    eval_windows: `[count, length]` of the tokens; eval_text: the text they are of (see `open_text`), None for text that
-    the model wrote. Calibration text is read again, as it was read to learn the masks, and counts all that repair and
-    training may have seen. Empty where the model wrote one of the texts, and where nothing is shared.
+    eval_windows: tokens `[count, length]`; eval_text: the text that they come from (see `open_text`), None for text that
+    the model wrote. Calibration text is read again in the same way as for learning, including everything that repair and
+    training may have seen. Returns an empty string if the model wrote one of the texts, or if they share nothing.
     """
     record = out.manifest.text.calib
     if eval_text is None or (record and SourceKind(record.source) is SourceKind.SELF):
@@ -109,7 +110,7 @@ def check_overlap(
 def _text_of_masks(
     out: OutFolder, progress: Callable[[str, int, int], object] | None
 ) -> tuple[TokenPool | None, str]:
-    """The windows that calibrated and trained, made anew; or None, and why they can't be."""
+    """Returns the windows of calibration and training, read again; or None and the reason why that is not possible."""
     recipe, record = Recipe.of_build(out.path), out.manifest.text.calib
     if recipe.mask is not None:
         return None, f"the masks come from {recipe.mask.name}"
@@ -132,7 +133,7 @@ def _fingerprint(text: str | None) -> str | None:
 
 
 def _numbered(calib: Windows, evaluated: Windows, n: int) -> tuple[Windows, Windows]:
-    """A number for each run of n tokens `[count, length - n + 1]`, in both by the same rule."""
+    """Returns a number for each run of n tokens `[count, length - n + 1]`, by the same rule for both arrays."""
     length, names = 1, (calib, evaluated)
     while length < n:
         names = _dense(names)
@@ -143,13 +144,13 @@ def _numbered(calib: Windows, evaluated: Windows, n: int) -> tuple[Windows, Wind
 
 
 def _pairs(first: Windows, second: Windows, step: int) -> tuple[Windows, Windows]:
-    """A run and the one `step` later, together `step` longer, as one number: no pair has that of another."""
+    """Combine each run with the one `step` later into one number, which is different for different pairs."""
     base = int(max(first.max(), second.max())) + 1
     return first[:, :-step] * base + first[:, step:], second[:, :-step] * base + second[:, step:]
 
 
 def _dense(names: tuple[Windows, Windows]) -> tuple[Windows, Windows]:
-    """Numbers from 0 on without gaps, so that a pair of them fits 64 bits."""
+    """Renumber from 0 without gaps, so that a pair of numbers fits 64 bits."""
     flat = np.concatenate([names[0].ravel(), names[1].ravel()])
     numbers = np.unique(flat, return_inverse=True)[1].astype(np.int64)
     cut = names[0].size

@@ -1,4 +1,4 @@
-"""The proof of a build: compiled right, pruned how much, and what the models say."""
+"""Proof of a build: agreement of the compiled model, loss of quality by pruning, and a sentence by each model."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SENTENCE_TOKENS = 40
 def prove(
     source: Source, hybrid: Path, pruned: Path, packed: Sequence[str], scratch: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Compare hybrid, pruned and dense model; the parts of report.json that answer the three questions.
+    """Compare hybrid, pruned and dense model, and return the parts of report.json about these comparisons.
 
-    packed: names of the linears that are compiled. The dense ONNX and what models say is written to `scratch` and removed.
-    Raises AccuracyError when the hybrid was not compiled right.
+    packed: names of the linears that are compiled. The dense ONNX and outputs of the models are written to `scratch` and
+    removed. Raises AccuracyError if the hybrid model was not compiled right.
     """
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was interrupted
+    shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
     scratch.mkdir(parents=True)
     if not source.lacks(Ability.NEXT_TOKENS):
         proof = _prove_next_tokens(source, hybrid, pruned, scratch, progress)
@@ -91,7 +91,7 @@ def _perplexity(quality: Predictions, text: str, shape: tuple[int, ...], dtype: 
 
 
 def _ended(tokenizer: Any, tokens: list[int]) -> bool:
-    """A sentence ends at its full stop, or where the model ends the text."""
+    """Returns True at the end of a sentence, or where the model ends the text."""
     text = tokenizer.decode(tokens)
     return tokens[-1] == tokenizer.eos_token_id or text.rstrip(" ")[-1:] in (".", "!", "?", "\n")
 

@@ -1,4 +1,4 @@
-"""Pruned how much, and where did it go? The pruned checkpoint against the dense one, block by block, in fp32."""
+"""Measures the effect of pruning: compares the pruned checkpoint with the dense one, block by block, in fp32."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ _HOW_SENSITIVE = (
 
 @dataclass(frozen=True)
 class Changes:
-    """by_linear: of the loss, nats per token, with the linear pruned alone and restored alone; tokens: measured on."""
+    """Changes of the loss in nats per token.
+
+    by_linear: change with the linear pruned alone, and with the linear restored alone; tokens: number of tokens they are
+    measured on.
+    """
 
     by_linear: Mapping[str, tuple[float, float]]
     tokens: int
@@ -52,7 +56,8 @@ def compare_checkpoints(
     scratch: Path,
     progress: Progress,
 ) -> tuple[Comparison, Changes | None]:
-    """The two models on `windows`, and the loss with each linear pruned alone and restored alone, None unless asked."""
+    """Compare the two models on `windows`. With `--sensitivity` also measure the loss for each linear pruned or restored
+    alone."""
     dense, other = source.checkpoint, Checkpoint.open(pruned)
     if masks.orders:
         dense = reordered(dense, masks.orders, WeightStore(scratch / "reordered"))
@@ -69,7 +74,7 @@ def compare_checkpoints(
 
 
 def describe_predictions(found: Predictions, logits: LogitErrors, how: str) -> dict[str, Any]:
-    """The answer as verify.json has it."""
+    """Returns the answer in the format of verify.json."""
     dense, pruned = found.perplexity
     return {
         "perplexity": {"dense": dense, "pruned": pruned, "increase": pruned / dense - 1.0},
@@ -82,7 +87,7 @@ def describe_predictions(found: Predictions, logits: LogitErrors, how: str) -> d
 
 
 def describe_where(found: Comparison, changes: Changes | None) -> dict[str, Any]:
-    """Linears in the order of the model, and blocks in theirs; see `_HOW` for what the figures are."""
+    """Returns linears and blocks in the order of the model, with the figures that `_HOW` explains."""
     relative = {name: _relative(*pair) for name, pair in found.linears.items()}
     total = sum(error * error for error in relative.values()) or 1.0
     short = short_kinds(dict.fromkeys(map(kind_of, relative)))
@@ -100,11 +105,11 @@ def describe_where(found: Comparison, changes: Changes | None) -> dict[str, Any]
 
 
 def _relative(error: float, energy: float) -> float:
-    """0 for an expert that no token reached."""
+    """Returns the relative error; 0 for an expert that no token reached."""
     return math.sqrt(error / energy) if energy else 0.0
 
 
 def _beginning(windows: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
-    """As many whole windows as the tokens fill, or the beginning of the first."""
+    """Returns as many whole windows as `tokens` fill, or the beginning of the first window."""
     length = windows.shape[1]
     return windows[: tokens // length] if tokens >= length else windows[:1, :tokens]

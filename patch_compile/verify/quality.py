@@ -1,4 +1,4 @@
-"""Pruned how much? Dense and hybrid model side by side on held-out text."""
+"""Compares the logits of dense and hybrid model on held-out text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["compare_logits"]
 
 
 def compare_logits(dense: list[Path], hybrid: list[Path], windows: NDArray[np.int64]) -> Predictions:
-    """Compare two models' logits, one file `[length, vocabulary]` per window `[count, length]` of tokens.
+    """Compare the logits of two models. Each has one file `[length, vocabulary]` per window of tokens `[count, length]`.
 
-    Raises PatchCompileError when logits are not finite, naming the model.
+    Raises PatchCompileError that names the model if logits are not finite.
     """
     found = Predictions()
     for dense_file, hybrid_file, window in zip(dense, hybrid, windows, strict=True):

@@ -1,4 +1,4 @@
-"""What `patch-compile verify` is asked: one frozen model that mirrors its flags, checked once at the edge."""
+"""The settings of `patch-compile verify`: a frozen model of its flags that is validated once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ErrorStat", "Question", "VerifyRequest"]
 
 
 class Question(StrEnum):
-    """What a verification can answer, each on its own."""
+    """Questions that a verification can answer independently."""
 
     COMPILED = "compiled"
     PRUNED = "pruned"
@@ -26,7 +26,7 @@ class Question(StrEnum):
 
 
 class ErrorStat(StrEnum):
-    """What is held to the tolerance, as Polygraphy spells it."""
+    """Statistics of errors that can be compared with the tolerance, as Polygraphy names them."""
 
     ELEMWISE = "elemwise"
     MAX = "max"
@@ -48,7 +48,7 @@ def _spelled(limits: tuple[Limit, ...]) -> list[str]:
 
 
 class VerifyRequest(Settings):
-    """Every setting of `verify`; eval settings that are None are those of the build."""
+    """Settings of `verify`. Evaluation settings that are None are taken from the build."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -74,17 +74,18 @@ class VerifyRequest(Settings):
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:
-        """Check settings from arguments or flags. Raises UsageError, also for a limit on what is not measured."""
+        """Validate settings from arguments or flags. Raises UsageError, also for a limit on a figure that is not
+        measured."""
         request = super().parse(settings)
         request._check_limits()
         return request
 
     def asks(self, question: Question) -> bool:
-        """Whether a question is to be answered."""
+        """Returns True if a question is to be answered."""
         return question in self.only
 
     def _check_limits(self) -> None:
-        """A limit on what is not measured would never fail."""
+        """Refuse a limit on a figure that is not measured, because it would never fail."""
         for limit in self.fail_on:
             if limit.figure.question not in self.only:
                 raise UsageError(

@@ -1,4 +1,4 @@
-"""Everything one ONNX model is asked, in one session: two models need never be in memory together."""
+"""Asks one ONNX model all questions in one session, so that two models are never in memory together."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ Feed = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Questions:
-    """windows: held-out tokens `[count, length]`; probe: `[count, length]` for the comparison by Polygraphy;
-    prompt: token ids to continue, until `ended(new tokens)` or `new_tokens`."""
+    """Questions for a model.
+
+    windows: held-out tokens `[count, length]`; probe: tokens `[count, length]` for the comparison by Polygraphy; prompt:
+    token ids to continue, until `ended(new tokens)` is true or `new_tokens` are generated.
+    """
 
     windows: NDArray[np.int64]
     probe: NDArray[np.int64]
@@ -36,8 +39,8 @@ class Questions:
 class Study:
     """The answers of one model.
 
-    results: Polygraphy's RunResults over `feeds`, logits alone; logits: one file per window, fp32
-    `[length, vocabulary]`; continuation: new token ids; layers: how many hold a cache.
+    results: Polygraphy's RunResults for `feeds`, only logits; logits: one file per window, fp32 `[length, vocabulary]`;
+    continuation: new token ids; layers: number of layers with a KV cache.
     """
 
     results: Any
@@ -55,7 +58,7 @@ def run_study(
     feeds: list[Feed] | None = None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> Study:
-    """Ask the model at `path`; `feeds` of an earlier study make the answers comparable. Logits go to `folder`."""
+    """Ask the model at `path`, and write logits to `folder`. `feeds` of an earlier study make the answers comparable."""
     decoder = OnnxDecoder(path)
     feeds = feeds or [feed for window in questions.probe for feed in _feeds(decoder, window)]
     results = _logits_of(name, decoder, feeds)
@@ -72,9 +75,10 @@ def run_study(
 
 
 def run_logits(name: str, path: Path, probes: list[NDArray[np.int64]]) -> tuple[list[Feed], Any, int]:
-    """Feeds of the model at `path`, Polygraphy's RunResults of them, logits alone, and how many layers hold a cache.
+    """Returns feeds of the model at `path`, Polygraphy's RunResults of their logits, and the number of layers with a KV
+    cache.
 
-    probes: token ids; all but the last are a prefill, the last a decode step on its cache.
+    probes: token ids. The last token is a decode step on the cache of a prefill with the others.
     """
     decoder = OnnxDecoder(path)
     feeds = [feed for probe in probes for feed in _feeds(decoder, probe)]
@@ -86,7 +90,7 @@ def _logits_of(name: str, decoder: OnnxDecoder, feeds: list[Feed]) -> Any:
     from polygraphy.comparator import Comparator
 
     class LogitsRunner(OnnxrtRunner):  # type: ignore[misc]
-        """Keeps the logits alone: caches of every layer and feed would fill the memory."""
+        """Keeps only the logits: caches of every layer and feed would fill the memory."""
 
         def infer_impl(self, feed_dict: Feed) -> Any:
             outputs = super().infer_impl(feed_dict)
@@ -101,7 +105,7 @@ def _layers(decoder: OnnxDecoder) -> int:
 
 
 def _continued(decoder: OnnxDecoder, questions: Questions) -> list[int]:
-    """The prompt's continuation by the most likely tokens."""
+    """Continue the prompt by the most likely tokens."""
     tokens: list[int] = []
     with closing(decoder.start(*pad_left([questions.prompt]), questions.new_tokens)) as decoding:
         while True:
@@ -112,7 +116,7 @@ def _continued(decoder: OnnxDecoder, questions: Questions) -> list[int]:
 
 
 def _feeds(decoder: OnnxDecoder, window: NDArray[np.int64]) -> Iterator[Feed]:
-    """A prefill of all but the last token, then one decode step on its cache."""
+    """Yield a prefill of all tokens but the last, then one decode step on its cache."""
     ids = window[None]
     yield decoder.feed(ids[:, :-1], decoder.empty_cache(1))
     _, cache = decoder.step(ids[:, :-1], decoder.empty_cache(1))
@@ -121,7 +125,7 @@ def _feeds(decoder: OnnxDecoder, window: NDArray[np.int64]) -> Iterator[Feed]:
 
 @contextmanager
 def quiet_polygraphy() -> Iterator[None]:
-    """Polygraphy logs to stdout, which is the result's; what it finds is raised and reported by us."""
+    """Silence Polygraphy, which logs to stdout, where the result is printed. Its findings are raised as errors."""
     from polygraphy.logger import G_LOGGER
 
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):

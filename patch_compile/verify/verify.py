@@ -1,4 +1,4 @@
-"""The command `verify`: three questions about a finished build, each answered on its own, and where quality went."""
+"""The command `verify`: answers independent questions about a finished build, and finds where quality went."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _QUESTIONS = ("text", "compiled", "pruned", "built", "where", "baselines", "task
 
 
 def verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
-    """Answer the request about OUT; writes OUT/verify and returns what is in its verify.json.
+    """Answer the request about OUT, write OUT/verify, and return the content of its verify.json.
 
-    Raises PatchCompileError when a file of OUT is not what was written, the dense model is gone, text is too short, or
-    the model does not fit into memory for what is asked, or another process writes into OUT. A failed check is no
-    error: `passed` says so.
+    Raises PatchCompileError if a file of OUT was changed, the dense model is missing, the text is too short, the model
+    does not fit into memory for a question, or another process writes into OUT. A failed check is no error: `passed` is
+    then False.
     """
     with kept_for_writing(path):
         return _verify(path, request)
@@ -54,7 +54,7 @@ def _verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
 
 
 def _check_whole(out: OutFolder) -> None:
-    """`learn` and `compile` write less than a build."""
+    """Refuse the output of `learn` and `compile`, which is less than a build."""
     for name in (REPORT, ONNX, MODEL):
         if not (out.path / name).exists():
             raise PatchCompileError(
@@ -65,14 +65,14 @@ def _check_whole(out: OutFolder) -> None:
 
 
 def _recipe(out: OutFolder, request: VerifyRequest) -> Recipe:
-    """The build's, with what the request says of the text."""
+    """Returns the settings of the build, with the text of the request."""
     given = request.model_dump(include={"eval_text", "eval_windows", "eval_length"}, exclude_none=True)
     return Recipe.parse(Recipe.of_build(out.path).model_dump(exclude_none=True) | given)
 
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that takes the place of OUT/verify when all in it is written; an interruption leaves the old one."""
+    """Yield a folder that replaces OUT/verify once it is complete. An interruption leaves the old folder."""
     folder = out / f"{VERIFY_FOLDER}{PARTIAL}"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / SCRATCH).mkdir(parents=True)
@@ -102,7 +102,7 @@ def _result(request: VerifyRequest, answers: Answers, progress: Progress) -> dic
 
 
 def _record(out: OutFolder, request: VerifyRequest) -> None:
-    """In the manifest; and the page, which shows it."""
+    """Add the files to the manifest, and update the page, which shows the answers."""
     from patch_compile.report.page import renew_page
 
     files = sorted((out.path / VERIFY_FOLDER).rglob("*"))

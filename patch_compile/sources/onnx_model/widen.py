@@ -17,7 +17,6 @@ class WidenPass(ir.passes.InPlacePass):
 
     Weights are converted when they are read.
 
-
     1. A Cast to a 16-bit type becomes a Cast to fp32, so that nothing is rounded.
     2. The types of inputs and outputs change too.
     """

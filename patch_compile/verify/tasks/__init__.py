@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness, asked of the dense and the pruned model, with data of this machine alone."""
+"""Runs tasks of lm-evaluation-harness on the dense and the pruned model, only with data on this machine."""
 
 from patch_compile.verify.tasks.run import run_tasks
 

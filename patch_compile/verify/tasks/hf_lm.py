@@ -1,4 +1,4 @@
-"""A checkpoint run by transformers, as lm-evaluation-harness asks it: the harness's own class, with progress of ours."""
+"""Runs a checkpoint for lm-evaluation-harness by its class for transformers, with progress reports."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ Update = Callable[[str, int, int], object]
 
 
 class HuggingFaceLM(HFLM):  # type: ignore[misc]
-    """A model folder. Its weights are rounded to the type of the build; a CPU, which is slow or inexact in 16 bits,
-    computes with them in fp32."""
+    """A model folder as a model of the harness.
+
+    Weights are rounded to the type of the build. A CPU computes with them in fp32, because 16-bit types are slow or
+    inexact there.
+    """
 
     def __init__(self, folder: Path, dtype: str, device: str | None, update: Update) -> None:
         place = usable_device(device)
@@ -35,17 +38,17 @@ class HuggingFaceLM(HFLM):  # type: ignore[misc]
         self._done = self._total = 0
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """See the harness."""
+        """Score continuations; see the harness."""
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return scores
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        """See the harness."""
+        """Score whole texts; see the harness."""
         scores: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         return scores
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """See the harness."""
+        """Continue texts; see the harness."""
         texts: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
         return texts
 
@@ -59,7 +62,10 @@ class HuggingFaceLM(HFLM):  # type: ignore[misc]
         return scores
 
     def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:
-        """Reckoned, where the harness would try; requests: name, context and continuation each, the longest at `pos`."""
+        """Compute the batch size, which the harness would find by trial.
+
+        requests: name, context and continuation of each, with the longest at `pos`.
+        """
         length = len(requests[pos][1]) + len(requests[pos][2]) if requests else self.max_length
         return rows_at_once(length, len(self.tokenizer))
 

@@ -1,4 +1,4 @@
-"""Names of tasks to tasks, from this machine alone: built in, of the user's own folder, or of the harness."""
+"""Loads tasks by name from this machine: built-in tasks, tasks of the user's folder, and tasks of the harness."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SUPPLY = (
 
 
 def load_tasks(names: Sequence[str], include: Path | None) -> dict[str, Any]:
-    """The harness's tasks and groups, as its `evaluate` takes them.
+    """Returns the harness's tasks and groups in the format of its `evaluate`.
 
-    names: of tasks, groups and tags, with * and ? for several; `builtin` is what comes with patch-compile. include: a
-    folder of the user's own tasks; the files that they name are looked for in it, and a task there goes before one of
-    the same name elsewhere.
+    names: names of tasks, groups and tags, with * and ? as wildcards; `builtin` names the tasks that come with
+    patch-compile. include: a folder of the user's own tasks. Files that they name are relative to this folder, and a task
+    in it takes precedence over other tasks of the same name.
 
-    Raises PatchCompileError for a name that there isn't, and for a task whose data isn't on this machine.
+    Raises PatchCompileError for an unknown name, and for a task whose data is not on this machine.
     """
     if include is not None and not include.is_dir():
         raise PatchCompileError(
@@ -52,7 +52,8 @@ def load_tasks(names: Sequence[str], include: Path | None) -> dict[str, Any]:
 
 
 def _manager(names: Sequence[str], include: Path | None) -> TaskManager:
-    """Reading the harness's fifteen thousand tasks takes seconds, so they are read only when one of them may be meant."""
+    """Returns the index of tasks. The harness's 15,000 tasks take seconds to read, so they are read only if a name needs
+    them."""
     from lm_eval.tasks import TaskManager
 
     folders = [_FOLDER, *([include.resolve()] if include else [])]
@@ -84,7 +85,7 @@ def _load(manager: TaskManager, name: str, include: Path | None) -> dict[str, An
         raise PatchCompileError(
             f"The data of task {name!r} is not on this machine{_needs(manager, name)}", _told(error), _SUPPLY
         ) from error
-    except Exception as error:  # a task is YAML and code of others, which fails as it likes
+    except Exception as error:  # a task is third-party YAML and code, which may raise anything
         raise PatchCompileError(
             f"Task {name!r} can't be loaded", _told(error), f"Mend {_source(manager, name)}."
         ) from error
@@ -92,7 +93,7 @@ def _load(manager: TaskManager, name: str, include: Path | None) -> dict[str, An
 
 
 def _needs(manager: TaskManager, name: str) -> str:
-    """The dataset that a task names, for a message; nothing where others name it for it."""
+    """Returns the dataset that a task names, for an error; empty if the task names none."""
     settings = manager.task_index[name].cfg or {}
     parts = [str(settings[key]) for key in ("dataset_path", "dataset_name") if settings.get(key)]
     return f": it needs the dataset {', '.join(parts)}" if parts else ""
@@ -107,7 +108,7 @@ def _told(error: Exception) -> str:
 
 
 def _check_can_run(name: str, task: Any) -> None:
-    """Of what the harness refuses, in words of ours, and before a model is loaded."""
+    """Refuse tasks that the harness would refuse later, with a clearer error and before a model is loaded."""
     if getattr(task, "UNSAFE_CODE", False):
         raise PatchCompileError(
             f"Task {name!r} runs code that the model writes",

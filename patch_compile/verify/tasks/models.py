@@ -1,4 +1,4 @@
-"""The two models of a build, one at a time, as lm-evaluation-harness asks them."""
+"""Opens the two models of a build for lm-evaluation-harness, one at a time."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Update = Callable[[str, int, int], object]
 
 @contextmanager
 def open_model(out: OutFolder, side: Side, backend: Backend, seed: int, update: Update) -> Iterator[Any]:
-    """The harness's LM for one side of a build: the model it started from, or what became of it.
+    """Yield the harness's LM of the dense or the pruned model of a build.
 
-    Raises PatchCompileError when the model can't be found or run.
+    Raises PatchCompileError if the model cannot be found or run.
     """
     if backend == "hf":
         from patch_compile.verify.tasks.hf_lm import HuggingFaceLM
@@ -50,7 +50,7 @@ def _open_onnx(path: Path, folder: Path, seed: int, update: Update) -> Any:
 
 
 def _onnx_file(out: OutFolder, side: Side) -> AbstractContextManager[Path]:
-    """With logits of all positions."""
+    """Returns the ONNX file with logits of all positions."""
     if side == "dense":
         return dense_onnx(out, logits="all")
     if not (out.path / ONNX).is_file():

@@ -1,4 +1,4 @@
-"""What belongs to others stays quiet and off the network: a comparison must not depend on what a hub serves today."""
+"""Keeps third-party code quiet and offline: a comparison must not depend on the present content of a hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["offline", "quiet_harness"]
 
-# Module, the name that holds the switch there, and the variable that sets it where it is not imported yet.
+# Module, name of the switch in it, and environment variable that sets the switch if the module is not imported yet.
 _SWITCHES = (
     ("huggingface_hub.constants", "HF_HUB_OFFLINE", "HF_HUB_OFFLINE"),
     ("datasets.config", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
@@ -24,9 +24,9 @@ _SWITCHES = (
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Nothing in here reaches the network: hub libraries read their caches alone, and no name of a host is looked up.
+    """Block the network: libraries of hubs use only their caches, and host names cannot be looked up.
 
-    Tasks are code too, and some of them fetch files past the hub's libraries; those get an OSError.
+    Tasks contain code, and some of them download files without the hub's libraries. They get an OSError.
     """
     with ExitStack() as undo:
         for module, name, variable in _SWITCHES:
@@ -39,7 +39,7 @@ def offline() -> Iterator[None]:
 
 @contextmanager
 def quiet_harness() -> Iterator[None]:
-    """No bars, no warnings about the task's own settings, nothing on stdout: that is the result's."""
+    """Suppress progress bars, warnings about a task's settings, and output to stdout, where the result is printed."""
     from tqdm import tqdm
 
     with ExitStack() as undo:
@@ -47,7 +47,7 @@ def quiet_harness() -> Iterator[None]:
             undo.enter_context(_level(logging.getLogger(name)))
         undo.callback(setattr, tqdm, "__init__", tqdm.__init__)
         undo.enter_context(redirect_stdout(io.StringIO()))
-        # A process pool for the bootstrap would be forked from one that has threads of ONNX Runtime.
+        # A process pool for the bootstrap would be forked from a process with threads of ONNX Runtime.
         undo.enter_context(_set_in(os.environ, "DISABLE_MULTIPROC", "1"))
         tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
         yield
@@ -65,7 +65,7 @@ def _level(logger: logging.Logger) -> Iterator[None]:
 
 @contextmanager
 def _set_in(names: Any, name: str, value: Any) -> Iterator[None]:
-    """A value in a mapping, and after it what was there before."""
+    """Set a value in a mapping, and restore the previous state at the end."""
     there, before = name in names, names.get(name)
     names[name] = value
     try:

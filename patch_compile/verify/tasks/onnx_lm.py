@@ -1,4 +1,4 @@
-"""A decoder's ONNX file as lm-evaluation-harness asks a model: likelihoods of texts, and continuations."""
+"""Runs a decoder's ONNX file for lm-evaluation-harness: likelihoods of texts, and continuations."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ __all__ = ["OnnxLM"]
 
 Score = tuple[float, bool]
 Update = Callable[[str, int, int], object]
-_NEW_TOKENS = 256  # where a task names no number; the harness's own for transformers
+_NEW_TOKENS = 256  # default of the harness for transformers, for tasks without a number
 _DRAWS: dict[str, Any] = {"temperature": 1.0, "top_k": 50}  # the defaults of transformers
 _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "until", "max_gen_toks")
 
 
 @dataclass(frozen=True)
 class _Text:
-    """A request: tokens to read, and those of its end that are scored, which follow the last `len(scored)` positions."""
+    """A request: tokens to read, and the tokens to score, which belong to the last `len(scored)` positions."""
 
     tokens: list[int]
     scored: list[int]
 
 
 class OnnxLM(TemplateLM):  # type: ignore[misc]
-    """A decoder with logits of all positions; texts are cut into tokens as the harness does for transformers.
+    """A decoder with logits of all positions. Texts are tokenized like the harness does for transformers.
 
-    generator: of the tokenizer and an `OnnxDecoder` whose graph gives logits of all positions; length: most tokens of a
-    text; seed: of tasks that draw their continuations.
+    generator: has the tokenizer and an `OnnxDecoder` whose graph gives logits of all positions; length: maximum number of
+    tokens of a text; seed: for tasks that sample their continuations.
     """
 
     def __init__(self, generator: Generator, length: int, seed: int, update: Update) -> None:
@@ -54,13 +54,13 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int | None:
-        """The token that ends a text; some tokenizers have none."""
+        """The token that ends a text; None if the tokenizer has none."""
         ends: int | None = self.tokenizer.eos_token_id
         return ends
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that nothing else stands before."""
+        """The token that precedes a text without a context."""
         ids = (self.tokenizer.bos_token_id, self.eot_token_id)
         found: int | None = next((token for token in ids if token is not None), None)
         if found is None:
@@ -72,7 +72,7 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
         return found
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids; by default with what the tokenizer puts before a text, unless it is there already."""
+        """Returns token ids, by default with the tokenizer's prefix unless the text already begins with it."""
         if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
             add_special_tokens = False
         how = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
@@ -80,18 +80,18 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
         return ids
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Score]:
-        """Of continuations: the log-likelihood, and whether each token is the most likely one."""
+        """Returns log-likelihoods of continuations, and True for those whose tokens are all the most likely ones."""
         scores: list[Score] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return scores
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:  # noqa: ARG002
-        """Of whole texts, in windows as long as the model reaches; each token is scored once."""
+        """Returns log-likelihoods of whole texts, in windows as long as the model reaches. Each token is scored once."""
         windows = [self._windows(request.args[0]) for request in requests]
         scores = iter(self._score([window for one in windows for window in one]))
         return [sum(next(scores)[0] for _ in one) for one in windows]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
-        """Continuations up to a stop string, or to as many tokens as the task says."""
+        """Returns continuations up to a stop string or up to the task's maximum number of tokens."""
         texts = []
         for done, request in enumerate(requests):
             self._update("continuation", done, len(requests))
@@ -104,7 +104,7 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
         return self._score([self._text(context, scored) for _name, context, scored in requests])
 
     def _text(self, context: list[int], scored: list[int]) -> _Text:
-        """Too long a context loses its beginning; the last token is scored, and not read."""
+        """Cut the beginning of a context that is too long. The last token is scored but not read."""
         if len(scored) > self.max_length:
             raise PatchCompileError(
                 f"A text to be scored has {len(scored)} tokens",
@@ -125,7 +125,7 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
         return [scores[i] for i in range(len(texts))]
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Indices of texts, the longest first, so that those of a batch are about as long."""
+        """Yield indices of texts, the longest first, so that the texts of a batch have similar lengths."""
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         while order:
             rows = rows_at_once(lengths[order[0]], len(self.tokenizer))
@@ -133,7 +133,7 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
             order = order[rows:]
 
     def _logits(self, rows: list[list[int]]) -> Logits:
-        """fp32 `[batch, longest, vocabulary]`. What is padded stands after a text, where no token of it looks."""
+        """Returns fp32 `[batch, longest, vocabulary]`. Padding comes after a text, so its tokens never attend to it."""
         ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
         for row, tokens in enumerate(rows):
             ids[row, : len(tokens)] = tokens
@@ -154,7 +154,7 @@ class OnnxLM(TemplateLM):  # type: ignore[misc]
 
 
 def _scored(logits: Logits, text: _Text) -> Score:
-    """logits: `[positions, vocabulary]`, more positions than the text has where it is padded."""
+    """Score a text. logits: `[positions, vocabulary]`, with more positions than the text if it is padded."""
     rows = logits[len(text.tokens) - len(text.scored) : len(text.tokens)].astype(np.float64)
     if not np.isfinite(rows).all():
         raise PatchCompileError(
@@ -168,9 +168,9 @@ def _scored(logits: Logits, text: _Text) -> Score:
 
 
 def _sampling(how: Mapping[str, Any], penalty: float, seed: int) -> Sampling:
-    """As a task asks, and as the model's generation_config.json penalises repetition, which holds in transformers too.
+    """Returns the task's sampling, with the repetition penalty of the model's generation_config.json, like transformers.
 
-    PatchCompileError for what the runtime has not, such as beams.
+    Raises PatchCompileError for sampling that the runtime does not have, such as beams.
     """
     other = {name: value for name, value in how.items() if name not in _SAMPLING}
     if other:

@@ -1,4 +1,4 @@
-"""What a harness found of two models, as rows of verify.json, and in words what the rows do not show."""
+"""Turns the harness's results of two models into rows of verify.json, and into notes about their significance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HASHES = ("doc_id", "doc_hash", "prompt_hash", "target_hash")
 
 
 def rows_of(dense: _Results, pruned: _Results) -> list[dict[str, Any]]:
-    """One row for each task or group and each of its metrics; a figure that has no standard error has None."""
+    """Returns one row for each metric of each task or group, with None for unknown standard errors."""
     return [
         {
             "task": task,
@@ -31,11 +31,11 @@ def rows_of(dense: _Results, pruned: _Results) -> list[dict[str, Any]]:
 
 
 def distinguished(dense: _Results, pruned: _Results, units: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """What the difference of the two is worth, in words, for each row that is less than two standard errors apart.
+    """Returns a note for each row whose two figures are less than two standard errors apart.
 
-    Both models were asked the same items. Where a metric is the mean of what its items gave, or perplexity, which is
-    that of their log-likelihoods, the error is that of the mean difference of an item (a paired comparison); it is
-    smaller than the errors of the two rows together, which count otherwise. units: of such metrics, for each task.
+    Both models got the same items. For a metric that is a mean over items, or perplexity, which is based on the mean of
+    their log-likelihoods, the error is that of the mean difference per item (a paired comparison). It is smaller than the
+    combined error of the two rows, which is used for other metrics. units: units of the paired metrics, for each task.
     """
     notes = []
     for task, metric, key in _metrics(dense):
@@ -51,7 +51,8 @@ def distinguished(dense: _Results, pruned: _Results, units: Mapping[str, Mapping
 
 
 def check_same_documents(dense: _Results, pruned: _Results) -> None:
-    """Both were asked the same, in the same order; anything else is a fault of ours, and no result."""
+    """Raise RuntimeError unless both models got the same documents in the same order. A difference is a fault of this
+    program."""
     for task, items in dense["samples"].items():
         other = pruned["samples"][task]
         asked = [[tuple(item[name] for name in _HASHES) for item in one] for one in (items, other)]
@@ -60,7 +61,7 @@ def check_same_documents(dense: _Results, pruned: _Results) -> None:
 
 
 def _metrics(results: _Results) -> Iterator[tuple[str, str, str]]:
-    """Task, metric and filter of each figure."""
+    """Yield task, metric and filter of each figure."""
     for task, figures in results["results"].items():
         for name, value in figures.items():
             metric, _, key = name.partition(",")
@@ -73,7 +74,7 @@ def _stderr(results: _Results, task: str, metric: str, key: str) -> float | None
 
 
 def _number(value: Any) -> float | None:
-    """JSON has no NaN and no infinity; the harness says N/A where it knows no error."""
+    """Returns a finite number, or None: JSON has no NaN or infinity, and the harness writes N/A for an unknown error."""
     known = isinstance(value, int | float | np.number) and math.isfinite(value)
     return float(value) if known else None
 
@@ -87,7 +88,7 @@ def _samples(results: _Results, task: str) -> int:
 def _paired(
     dense: _Results, pruned: _Results, task: str, metric: str, key: str
 ) -> tuple[float, float] | None:
-    """Mean difference of an item, and its standard error; None where items have no numbers of their own."""
+    """Returns the mean difference per item and its standard error; None if items have no numbers of their own."""
     values = [
         [item.get(metric) for item in one["samples"][task] if item["filter"] == key]
         for one in (dense, pruned)

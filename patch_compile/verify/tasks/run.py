@@ -1,4 +1,4 @@
-"""Dense and pruned model asked the same tasks by lm-evaluation-harness."""
+"""Runs the same tasks of lm-evaluation-harness on the dense and on the pruned model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from patch_compile.verify.tasks.rows import check_same_documents, distinguished,
 __all__ = ["run_tasks"]
 
 Update = Callable[[str, int, int], object]
-_RESAMPLES = 1000  # of the bootstrap, for metrics whose standard error has no formula
+_RESAMPLES = 1000  # bootstrap samples, for metrics whose standard error has no formula
 
 
 def run_tasks(
@@ -36,15 +36,16 @@ def run_tasks(
     progress: Update,
     note: Callable[[str], object],
 ) -> dict[str, Any]:
-    """`tasks` of verify.json: what the model that a build started from and the pruned one score, on the same documents.
+    """Returns `tasks` of verify.json: the scores of the dense and the pruned model on the same documents.
 
-    names: see `load_tasks`; backend: `hf` runs the checkpoints on transformers, `onnx` the ONNX files on ONNX Runtime;
-    limit: the first so many documents of each task, None for all; include: a folder of the user's own tasks;
-    progress: told what is asked and how far it is; what it prints to stdout while the harness runs is lost; note: told
-    what else is to be said of how it runs.
+    names: see `load_tasks`; backend: `hf` runs the checkpoints in transformers, `onnx` the ONNX files in ONNX Runtime;
+    limit: number of documents of each task, from its beginning, None for all; include: a folder of the user's own tasks;
+    progress: called with the current step, but its output to stdout is lost while the harness runs; note: called with
+    remarks for the user.
 
-    One model is in memory at a time, chat templates are not applied, nothing reaches the network. Raises
-    PatchCompileError when the harness is missing, a task isn't there or can't be run, or its data isn't on this machine.
+    One model is in memory at a time, chat templates are not applied, and the network is not used. Raises
+    PatchCompileError if the harness is missing, a task does not exist or cannot be run, or its data is not on this
+    machine.
     """
     _check_harness()
     check_continues_text(out)
@@ -76,7 +77,7 @@ def _check_harness() -> None:
 
 
 def _how(out: OutFolder, tasks: Mapping[str, Any], limit: int | None) -> list[str]:
-    """What a reader of the rows should know."""
+    """Returns remarks that a reader of the rows needs."""
     from masklearn.checkpoint.pretrained import load_tokenizer
 
     notes = []
@@ -91,7 +92,7 @@ def _how(out: OutFolder, tasks: Mapping[str, Any], limit: int | None) -> list[st
 def _ask(
     out: OutFolder, side: Side, tasks: dict[str, Any], backend: Backend, limit: int | None, progress: Update
 ) -> dict[str, Any]:
-    """What the harness found; the model is gone when this returns."""
+    """Returns the harness's results of one model, which is unloaded before this returns."""
     from lm_eval.evaluator import evaluate
 
     seed = Recipe.of_build(out.path).seed
@@ -107,7 +108,7 @@ def _ask(
 
 
 def _seed(tasks: Mapping[str, Any], seed: int) -> None:
-    """Everything that the harness and the models draw with, before each of them."""
+    """Seed all random generators of the harness and the models, so that both models draw alike."""
     import torch
 
     random.seed(seed)
@@ -120,7 +121,7 @@ def _seed(tasks: Mapping[str, Any], seed: int) -> None:
 
 
 def _units(task: Any) -> dict[str, str]:
-    """Of the items of each metric that is a mean of what they gave."""
+    """Returns the unit of the items of each metric that is computed from a mean over items."""
     from lm_eval.api.metrics import mean, perplexity
 
     units = {mean: "", perplexity: " nats"}

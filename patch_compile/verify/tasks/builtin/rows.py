@@ -1,4 +1,4 @@
-"""The items of the built-in tasks, for lm-evaluation-harness: our own sentences, in files beside this one."""
+"""Loads the items of the built-in tasks, sentences written for them, for lm-evaluation-harness."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ __all__ = ["load"]
 
 
 def load(file: str, **_: Any) -> dict[str, Dataset]:
-    """The split `test`: one row for each line of a JSON-lines file. The harness gives what else the task says too."""
+    """Returns the split `test` with one row for each line of a JSON-lines file. Other arguments of the harness are
+    ignored."""
     lines = (Path(__file__).parent / file).read_text(encoding="utf-8").splitlines()
     return {"test": Dataset.from_list([json.loads(line) for line in lines])}
