@@ -88,7 +88,7 @@ def _checked(times: Sequence[float]) -> NDArray[np.float64]:
 
 def _scaled(start: Assumptions, names: Sequence[str], factors: NDArray[np.float64]) -> Assumptions:
     values = {n: float(getattr(start, n) * np.exp(f)) for n, f in zip(names, factors, strict=True)}
-    return replace(start, **values)  # type: ignore[arg-type]  # the numbers among them
+    return replace(start, **values)  # type: ignore[arg-type]  # `values` holds only fields that are numbers
 
 
 def _told_apart(

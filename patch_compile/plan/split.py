@@ -131,7 +131,7 @@ class Split:
 
 
 def plan_split(tiles: Bools, shape: Shape, tile: Shape, cost: SplitCost | None = None) -> Split:
-    """Returns the cheaper of two clusterings of a tile map `[grid]`. At equal cost it takes the first.
+    """Returns the cheaper of two clusterings of a tile map `[grid]`. At equal cost the first, which keeps the order.
 
     1. Groups of neighbouring tile rows: the best there are, by dynamic programming. One group is among them.
     2. Any groups: equal tile rows are joined, then repeatedly the two groups whose joining saves most, as long as it saves
@@ -148,13 +148,12 @@ def plan_split(tiles: Bools, shape: Shape, tile: Shape, cost: SplitCost | None =
 
 
 def _neighbours(tiles: Bools, heights: Floats, widths: Floats, cost: SplitCost) -> list[tuple[int, ...]]:
-    """Best cut of the tile rows 0 … n-1 into runs: best[end] = min over start of best[start] + the run's cost."""
+    """Returns the best cut of tile rows into runs: best[end] = min over start of best[start] + the run's cost."""
     n, in_features = len(tiles), int(widths.sum())
     best, first = np.zeros(n + 1), np.zeros(n, np.int64)
     for end in range(1, n + 1):
-        common = np.logical_and.accumulate(tiles[:end][::-1])[
-            ::-1
-        ]  # of the rows start … end-1, for every start
+        # Row `start` marks the columns that are 2:4 in all of the rows start … end-1.
+        common = np.logical_and.accumulate(tiles[:end][::-1])[::-1]
         rows = np.cumsum(heights[:end][::-1])[::-1]
         totals = best[:end] + cost.of_rows(rows, common @ widths, in_features)
         first[end - 1] = start = int(totals.argmin())

@@ -20,11 +20,10 @@ from patch_compile.plugin.toolchain import plugin_sources
 __all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
 
 _LANE_BYTES = {"LDSM": 512, "LDS.128": 512, "LDS": 128}  # bytes that an instruction of a warp loads
-_FMA = {
-    "HMMA": 16 * 8 * 16,
-    "HMMA.SP": 16 * 8 * 32,
-}  # multiply-adds; for HMMA.SP before pruning
-_SHARED_BYTES, _SCHEDULERS = 128, 4  # bytes of an SM in a clock, and its schedulers
+# Multiply-adds of an instruction of a warp; HMMA.SP counts those of the weights before pruning.
+_FMA = {"HMMA": 16 * 8 * 16, "HMMA.SP": 16 * 8 * 32}
+# Bytes of shared memory that an SM moves in a clock, and its schedulers: equal on all of these architectures.
+_SHARED_BYTES, _SCHEDULERS = 128, 4
 # Registers of an SM, and the multiple that a warp's registers are rounded up to.
 _REGISTERS, _GRANULE = 65536, 256
 _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
@@ -117,7 +116,10 @@ class Work:
 def _slabs_clocks(
     card: RatedCard, config: Config, problem: Problem, times: float, assume: Assumptions
 ) -> dict[str, float]:
-    """Returns the clocks of all slabs of a token tile, `times` over. Each kind of slab counts for its tightest limit."""
+    """Returns the clocks of all slabs of a token tile, multiplied by `times`, by their limit.
+
+    Each kind of slab counts only for the resource that limits it most.
+    """
     clocks: dict[str, float] = {}
     for kind, slabs in (("dense", problem.dense_slabs), ("sparse", problem.sparse_slabs)):
         limits = _slab_clocks(card, config, kind, problem.tokens, assume)

@@ -79,9 +79,8 @@ def tile_maps(masks: MaskSet) -> dict[str, Any] | None:
 def tile_path(tiles: NDArray[np.bool_]) -> str:
     """Returns the 2:4 tiles of a map `[rows, columns]` as rectangles that do not overlap, empty for none."""
     path: list[str] = []
-    begun: dict[
-        tuple[int, int], int
-    ] = {}  # runs that continue from the row above, and the row where each began
+    # Runs that continue from the row above, and the row where each began.
+    begun: dict[tuple[int, int], int] = {}
     for y, row in enumerate([*tiles, np.zeros(tiles.shape[1], np.bool_)]):
         runs = set(_runs(row))
         for start, end in [run for run in begun if run not in runs]:

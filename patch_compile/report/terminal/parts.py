@@ -36,7 +36,7 @@ class Parts:
 
 
 def show(parts: Iterable[Part]) -> None:
-    """Print to stdout, as wide as the terminal. Lines are not cut, nor are they in a pipe."""
+    """Print to stdout, as wide as the terminal. It never cuts lines, not even in a pipe."""
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
