@@ -1,11 +1,11 @@
-"""patch-compile as a library: a function for each command, with the command's options as arguments.
+"""patch-compile as a library: one function for each command, with the command's options as arguments.
 
     import patch_compile
 
     built = patch_compile.build("models/smollm2-135m", "out", ratio=0.4, backend="onnx")
     print(built.perplexity, built.generator().generate(["The capital of France is"], new_tokens=20))
 
-Importing this is light: what a name needs is imported when it is first used.
+Importing this package is fast: the modules behind a name are imported when the name is first used.
 """
 
 import importlib
@@ -56,15 +56,15 @@ _ELSEWHERE = {
     "UsageError": "patch_compile.errors",
     "open_generator": "patch_compile.runtime",
 }
-# Functions with the name of a package that lies here.
+# Functions that share their name with a subpackage.
 _PACKAGES = ("bench", "build", "compare", "inspect", "plan", "verify")
 
 
 class _CallablePackage(ModuleType):
-    """A package that has the name of a function, such as `patch_compile.build`: a call of it calls the function.
+    """A subpackage that shares its name with a function, such as `patch_compile.build`. Calling it calls the function.
 
-    `import patch_compile.build.stages` makes `patch_compile.build` the package, as Python's import always does, and
-    `patch_compile.build(…)` still works.
+    `import patch_compile.build.stages` sets `patch_compile.build` to the subpackage, as Python's import always does.
+    `patch_compile.build(…)` still works then.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -76,7 +76,7 @@ class _CallablePackage(ModuleType):
 
 
 class _Library(ModuleType):
-    """This package: it makes packages callable when the import system enters them here."""
+    """The class of this package. It makes subpackages callable when the import system adds them as attributes."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in _PACKAGES and type(value) is ModuleType:

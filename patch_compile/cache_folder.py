@@ -1,4 +1,4 @@
-"""Where what a person's machine has found out once is kept for later runs."""
+"""Folder for results that are kept for later runs of the same user."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ __all__ = ["cache_folder"]
 
 
 def cache_folder(name: str) -> Path:
-    """`~/.cache/patch-compile/NAME`, or under XDG_CACHE_HOME; it need not be there."""
+    """Returns `~/.cache/patch-compile/NAME`, or the same below XDG_CACHE_HOME. The folder may not exist."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "patch-compile" / name

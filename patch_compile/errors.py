@@ -1,4 +1,4 @@
-"""Errors of the compiler; `PatchCompileError` and `UsageError` are shared with `masklearn`."""
+"""Errors of the compiler. `PatchCompileError` and `UsageError` are shared with `masklearn`."""
 
 from masklearn.errors import HOW_TO_CORRECT, PatchCompileError, UsageError, member
 
@@ -14,16 +14,16 @@ __all__ = [
 
 
 class AccuracyError(PatchCompileError):
-    """Two results that must agree do not: exit code 3."""
+    """Error for two results that must agree but do not. Exit code 3."""
 
     exit_code = 3
 
 
 class SpeedError(PatchCompileError):
-    """A speed that was asked for cannot be reached: exit code 4."""
+    """Error for a requested speed that cannot be reached. Exit code 4."""
 
     exit_code = 4
 
 
 class InvariantError(Exception):
-    """A rule of the packed format was broken by our own code: never the user's mistake, keeps its traceback."""
+    """Error for a broken rule of the packed format. It is a fault of this program and keeps its traceback."""

@@ -1,4 +1,4 @@
-"""What a person sees while a build runs: notes and one bar per stage on stderr; a line per stage in a pipe."""
+"""Shows progress on stderr while a build runs: notes, and a bar for each stage. In a pipe a line for each stage."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rich.progress import Progress as Bars
 __all__ = ["Progress", "Update", "quiet_libraries"]
 
 Update = Callable[[str, int, int], bool]
-"""`update(what, done, total)`: what a stage is at and how far, in steps of its own; True to go on."""
+"""`update(what, done, total)`: current step of a stage, and its progress in the stage's own unit. True to continue."""
 
 
 class Progress:
-    """Notes, bars and the seconds that each stage took."""
+    """Notes, progress bars, and the seconds that each stage took."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
@@ -26,13 +26,13 @@ class Progress:
         self.seconds: dict[str, float] = {}
 
     def note(self, line: str) -> None:
-        """Say one line, and keep it for the report."""
+        """Print a line, and keep it for the report."""
         self.notes.append(line)
         self.console.print(line, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Update]:
-        """A bar that is there while the stage runs; a line with its seconds stays."""
+        """Show a bar while the stage runs. A line with its seconds remains."""
         start = time.monotonic()
         with self._bar(name) as update:
             yield update
@@ -63,7 +63,10 @@ class Progress:
 
 
 def quiet_libraries(texts: Iterable[str | None] = ()) -> None:
-    """Their bars and warnings would be taken for ours; nothing may reach a hub unless one of the texts is a dataset."""
+    """Silence progress bars and warnings of libraries, which a user would take for those of patch-compile.
+
+    Hubs are blocked unless one of the texts is a dataset on a hub.
+    """
     from masklearn.text import open_text
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -73,5 +76,5 @@ def quiet_libraries(texts: Iterable[str | None] = ()) -> None:
 
 
 def _ignore(_what: str, _done: int, _total: int) -> bool:
-    """In a pipe a bar would be noise: the line with the stage's seconds is enough."""
+    """Show nothing: in a pipe a bar is noise, and the line with the stage's seconds is enough."""
     return True

@@ -1,4 +1,4 @@
-"""The settings of a build: one frozen model that mirrors the flags one to one, checked once at the edge."""
+"""The settings of a build: a frozen model with one field for each flag, validated once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _Targets = Annotated[str, AfterValidator(_targets)]
 
 
 class Recipe(LearnSettings):
-    """Every setting of `patch-compile build`; `None` means that the default is found when the build starts."""
+    """All settings of `patch-compile build`. `None` stands for a default that is determined when the build starts."""
 
     model: Path
     out: Path | None = None
@@ -75,7 +75,8 @@ class Recipe(LearnSettings):
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:
-        """Check settings from arguments, flags or a file. Raises UsageError, also for those that exclude each other."""
+        """Validate settings from arguments, flags or a file. Raises UsageError, also for settings that exclude each
+        other."""
         recipe = super().parse(settings)
         recipe._check_ratio()
         recipe._check_goal()
@@ -84,7 +85,10 @@ class Recipe(LearnSettings):
 
     @classmethod
     def load(cls, path: Path) -> dict[str, Any]:
-        """Settings of a recipe.yaml, for flags to override before `parse`; paths are relative to its folder."""
+        """Returns the settings of a recipe.yaml, for flags to override before `parse`.
+
+        Raises PatchCompileError for a file that cannot be read or holds no settings.
+        """
         try:
             settings = yaml.safe_load(path.read_text())
         except OSError as error:
@@ -107,27 +111,27 @@ class Recipe(LearnSettings):
 
     @classmethod
     def of_build(cls, out: Path) -> Recipe:
-        """The settings that OUT was built with."""
+        """Returns the settings that OUT was built with."""
         return cls.parse(cls.load(out / RECIPE) | {"out": out})
 
     @property
     def goal(self) -> SpeedGoal | None:
-        """The speed that decides how much is pruned, None where something else does."""
+        """The requested speed; None if something else sets the amount of pruning."""
         asked = self.speedup is not None or self.budget_ms is not None
         return SpeedGoal(self.speedup, self.budget_ms) if asked else None
 
     def engine_options(self) -> EngineOptions:
-        """How the engine is built."""
+        """Returns the options of the engine."""
         return EngineOptions(**self.model_dump(include=set(EngineOptions.__dataclass_fields__)))
 
     def learning(self) -> LearnRecipe:
-        """The settings of mask learning among these."""
+        """Returns the settings for learning masks."""
         return LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
 
     def save(self, path: Path, texts: Collection[str] = ("calib", "eval_text")) -> None:
-        """Write the effective settings; `build --recipe` of this file reproduces the run.
+        """Write the effective settings. `build --recipe` with this file reproduces the run.
 
-        texts: the settings that name a text; `calib` is the path of a file where it is none of them.
+        texts: names of the settings that hold a text. If `calib` is not among them, it holds the path of a file.
         """
         from masklearn.text import open_text
 
@@ -140,7 +144,7 @@ class Recipe(LearnSettings):
         path.write_text(yaml.safe_dump(settings, sort_keys=False))
 
     def _check_ratio(self) -> None:
-        """One of what says how much to prune is given, and no more."""
+        """Require exactly one setting for the amount of pruning."""
         amounts = {
             "a ratio": self.ratio,
             "a mask": self.mask,
@@ -162,7 +166,7 @@ class Recipe(LearnSettings):
             )
 
     def _check_permutation(self) -> None:
-        """Channels are permuted before masks are learned, or not at all."""
+        """Refuse a permutation with given masks: channels can only be permuted before masks are learned."""
         if self.permute and self.mask is not None:
             raise UsageError(
                 "--permute does not go with a mask",
@@ -171,7 +175,7 @@ class Recipe(LearnSettings):
             )
 
     def _check_goal(self) -> None:
-        """A speed decides on tiles that are ranked once, over all linears together."""
+        """Refuse settings that do not go with a speed, which needs tiles that are ranked once over all linears."""
         if self.goal is None:
             return
         for flag, against, why in (

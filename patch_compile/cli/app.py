@@ -1,6 +1,6 @@
 """The command line: the group of all commands, errors as text, and exit codes.
 
-Nothing heavy is imported here: `patch-compile --help` answers without torch, transformers, onnx or tensorrt.
+Heavy packages are not imported here: `patch-compile --help` works without torch, transformers, onnx or tensorrt.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ for _command in _COMMANDS:
 
 
 def main() -> None:
-    """Entry point: exit codes 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 ratio or speed, 130 interrupted."""
+    """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 ratio or speed, 130
+    interrupted."""
     try:
         code = cli.main(standalone_mode=False)
     except PatchCompileError as error:
         code = _complain(error)
-    except click.exceptions.NoArgsIsHelpError as error:  # no command: the help text
+    except click.exceptions.NoArgsIsHelpError as error:  # without a command the help text is shown
         error.show()
         code = error.exit_code
     except click.UsageError as error:
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def _of_click(error: click.UsageError) -> UsageError:
-    """The error for what click refuses: an option or command that does not exist, or a value of another type."""
+    """Convert an error of click: an unknown option or command, a missing value, or a value of the wrong type."""
     path = error.ctx.command_path if error.ctx else "patch-compile"
     what, why = f"{path} can't be run as it is written", error.format_message()
     if isinstance(error, click.MissingParameter) and error.param:

@@ -27,9 +27,10 @@ _OWN = {
 @command(api.bench, OPTIONS | _OWN, {"path": "OUT"})
 @AS_JSON
 def bench(as_json: bool, **given: Any) -> None:
-    """Time prompts and decode steps of OUT's model, of the dense model and of a uniform 2:4 one, in turns.
+    """Time prompts and decode steps of OUT's model, of the dense model and of a uniform 2:4 model, in alternation.
 
-    On a GPU their engines, with its clocks beside the times; elsewhere their ONNX files in ONNX Runtime on the CPU, which
-    says nothing about a GPU. Times go to OUT/bench/bench.json, and into OUT/report.html.
+    A GPU runs their engines, and its clocks are reported with the times. Without a GPU their ONNX files run in ONNX
+    Runtime on the CPU; such times say nothing about a GPU. Times are written to OUT/bench/bench.json and shown in
+    OUT/report.html.
     """
     print_result(api.bench(**given), as_json=as_json)

@@ -34,10 +34,11 @@ _OWN = {
 @command(api.build, OPTIONS | _OWN, {"model": "MODEL_DIR|FILE.onnx"})
 @AS_JSON
 def build(as_json: bool, **given: Any) -> None:
-    """Learn masks, compile, build the engine and prove what it cost: MODEL_DIR → OUT.
+    """Learn masks, compile the model, build the engine and measure the loss of quality: MODEL_DIR → OUT.
 
-    FILE.onnx is any ONNX model: its MatMul, Gemm and 1×1 Conv with constant weights are the linears. --calib is then an
-    .npz of one array per graph input: with an axis more than the input, the first counts runs; without, it counts samples.
-    Learned by oneshot, sparsegpt or wanda on these inputs, or by magnitude without them.
+    FILE.onnx is any ONNX model. Its linears are MatMul, Gemm and 1×1 Conv with constant weights. --calib is then an .npz
+    with one array per graph input. An array with one axis more than the input holds one run per index of its first axis;
+    otherwise its first axis counts samples. The methods oneshot, sparsegpt and wanda need such inputs; without them masks
+    are learned by magnitude.
     """
     print_result(api.build(**given), as_json=as_json)

@@ -1,4 +1,5 @@
-"""How a command is made of a function of the library: its parameters, their types and defaults are the command's."""
+"""Makes commands of the library's functions. Parameters, types and defaults of the function become those of the
+command."""
 
 from __future__ import annotations
 
@@ -25,11 +26,11 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line says of a parameter beyond its name, type and default.
+    """Additional facts about a parameter for the command line, beside its name, type and default.
 
-    flags: how it is written, empty for its name; unset: what holds when it is not given, where its default does not tell;
-    choices: the names that a registry knows; spell: a default as it is written; shortcuts: flags that stand for a value of
-    it, with that value and their help.
+    flags: spelling on the command line, empty for its name; unset: description of the default if the default itself does
+    not show it; choices: the allowed names of a registry; spell: writes a default as text; shortcuts: flags that stand
+    for a value, with that value and their help.
     """
 
     help: str
@@ -49,11 +50,11 @@ def command(
     name: str | None = None,
     python_only: Sequence[str] = (),
 ) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a command of a skin: a function that takes what was given, calls the library and prints.
+    """Make a command of a function that calls the library and prints the result.
 
-    options: of the function's parameters; arguments: parameters that are written without a flag, with their metavar;
-    python_only: parameters that the command line lacks. Options of the skin's own come last. The skin's docstring is the
-    help text, and what is not given is left out of its call.
+    function: function of the library; options: options of its parameters; arguments: its parameters that have no flag,
+    with their metavar; python_only: its parameters that the command line lacks. The decorated function gets only the
+    parameters that the user wrote. Its own options come last, and its docstring is the help text.
     """
     arguments = arguments or {}
 
@@ -72,7 +73,7 @@ def command(
 
 
 def print_result(result: Result, *, as_json: bool, parts: Iterable[Part] | None = None) -> None:
-    """Print a result to stdout. parts: what to print in place of its own parts."""
+    """Print a result to stdout. parts: printed instead of the result's own parts."""
     if as_json:
         click.echo(result.json())
         return
@@ -86,7 +87,7 @@ def _only_given(skin: Callable[..., None]) -> Callable[..., None]:
         skin(**{name: value for name, value in values.items() if value not in (None, ())})
 
     call.__doc__ = skin.__doc__
-    if hasattr(skin, "__click_params__"):  # what click.option has noted there
+    if hasattr(skin, "__click_params__"):  # options that click.option has added
         call.__click_params__ = skin.__click_params__  # type: ignore[attr-defined]
     return call
 
@@ -106,7 +107,7 @@ def _options(parameter: inspect.Parameter, option: Option) -> list[click.Paramet
     if parameter.default is inspect.Parameter.empty:
         about["required"] = True
     else:
-        about["default"] = None  # the function has the defaults; a recipe file is not overridden by them
+        about["default"] = None  # the function has the defaults, which must not override a recipe file
     if option.choices:
         kind = click.Choice(option.choices)
     is_flag = kind is click.BOOL
@@ -119,7 +120,7 @@ def _options(parameter: inspect.Parameter, option: Option) -> list[click.Paramet
 
 
 def _help(option: Option, default: Any) -> str:
-    """The text, and in brackets what holds when the option is not given."""
+    """Returns the help text, followed in brackets by the default."""
     said = option.unset or (option.spell or _spelled)(default)
     return f"{option.help} [{said}]" if said else option.help
 
@@ -133,7 +134,7 @@ def _spelled(default: Any) -> str:
 
 
 def _type_of(annotation: Any) -> tuple[click.ParamType[Any], bool]:
-    """The click type of an annotation, and whether it may be given several times."""
+    """Returns the click type of an annotation, and True if the option may be repeated."""
     union = get_origin(annotation) in (UnionType, Union)
     members = [one for one in (get_args(annotation) if union else (annotation,)) if one is not NoneType]
     origins = {get_origin(one): one for one in members}

@@ -21,5 +21,5 @@ _OWN = {
 @command(api.compare, _OWN, {"paths": "OUT…"})
 @AS_JSON
 def compare(as_json: bool, **given: Any) -> None:
-    """Set builds of one model side by side: quality, size, speed, and which of them no other beats (Pareto points)."""
+    """Compare quality, size and speed of builds of one model. Builds that no other build beats are Pareto points."""
     print_result(api.compare(**given), as_json=as_json)

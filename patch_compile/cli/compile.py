@@ -25,7 +25,7 @@ _OWN = {
 
 
 def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
-    """Say what the passes are, and exit: MODEL_DIR is not asked for."""
+    """List the passes, and exit. MODEL_DIR is not required for this."""
     if not given or ctx.resilient_parsing:
         return
     from patch_compile.passes import describe_passes
@@ -46,9 +46,9 @@ def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> N
 )
 @AS_JSON
 def compile(as_json: bool, **given: Any) -> None:
-    """Write MODEL_DIR as hybrid ONNX under given masks, without engine and proof.
+    """Write MODEL_DIR as hybrid ONNX under given masks, without an engine or a proof.
 
-    Runs on ONNX Runtime as it is; `build --mask FILE` makes an engine too, and proves what the masks cost.
-    Give --include and --exclude as when the masks were learned.
+    ONNX Runtime can run the result. `build --mask FILE` also makes an engine and measures the loss of quality. --include
+    and --exclude must be the same as when the masks were learned.
     """
     print_result(api.compile(**given), as_json=as_json)

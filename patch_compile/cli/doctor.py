@@ -11,5 +11,5 @@ __all__ = ["doctor"]
 @command(api.doctor, {})
 @AS_JSON
 def doctor(as_json: bool) -> None:
-    """Say what this machine can do, and how to mend what it lacks."""
+    """Report what this machine can do, and how to fix what it lacks."""
     print_result(api.doctor(), as_json=as_json)

@@ -29,5 +29,5 @@ _OWN = {
 @command(api.import_mask, OPTIONS | _OWN, {"source": "SOURCE"})
 @AS_JSON
 def import_mask(as_json: bool, **given: Any) -> None:
-    """Import masks that others published: SOURCE → FILE, for `build MODEL_DIR --mask FILE`."""
+    """Import published masks: SOURCE → FILE, for `build MODEL_DIR --mask FILE`."""
     print_result(api.import_mask(**given), as_json=as_json)

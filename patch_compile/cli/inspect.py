@@ -16,10 +16,10 @@ __all__ = ["inspect"]
 @click.option("--all", "every", is_flag=True, help="A line for each tensor or linear. [one for each kind]")
 @AS_JSON
 def inspect(every: bool, as_json: bool, **given: Any) -> None:
-    """Say what a file or folder is, what is in it, and whether it is whole.
+    """Identify a file or folder, describe its content and check that it is intact.
 
-    PATH: an engine, an ONNX file, masks or other safetensors, the plugin, a model folder, or OUT. Exit code 1 when
-    something in it is broken.
+    PATH: an engine, an ONNX file, masks or other safetensors, the plugin, a model folder, or OUT. The exit code is 1 if
+    it is damaged.
     """
     found = api.inspect(**given)
     print_result(found, as_json=as_json, parts=found.parts(every=every))

@@ -23,11 +23,11 @@ _OWN = {
 @command(api.learn, OPTIONS | _OWN, {"model": "MODEL_DIR"})
 @AS_JSON
 def learn(as_json: bool, **given: Any) -> None:
-    """Learn the hybrid masks of MODEL_DIR, and the weights that go with them, without compiling.
+    """Learn the hybrid masks of MODEL_DIR, and the weights that belong to them, without compiling.
 
-    `build MODEL_DIR --mask OUT/masks.safetensors` goes on from there. Training shares itself out under
-    `accelerate launch -m patch_compile learn …`, and under torchrun.
+    `build MODEL_DIR --mask OUT/masks.safetensors` compiles the result. Training runs in several processes under
+    `accelerate launch -m patch_compile learn …` and under torchrun.
     """
     learned = api.learn(**given)
-    if learned is not None:  # the first of several processes
+    if learned is not None:  # only the first of several processes has the result
         print_result(learned, as_json=as_json)

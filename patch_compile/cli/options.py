@@ -1,4 +1,4 @@
-"""Options that several commands have, each declared once. Type and default are those of the library's parameter."""
+"""Options that several commands share, each declared once. Types and defaults are those of the library's parameters."""
 
 from __future__ import annotations
 

@@ -23,8 +23,9 @@ _OWN = {
 @command(api.plan, OPTIONS | _OWN, {"model": "MODEL_DIR"})
 @AS_JSON
 def plan(as_json: bool, **given: Any) -> None:
-    """Predict how `build` would compile each linear of MODEL_DIR, and how fast; no weight is read.
+    """Predict how `build` would compile each linear of MODEL_DIR, and its speed. No weight is read.
 
-    Without --mask every linear is taken to have the ratio, or the one that --speedup or --budget-ms takes.
+    Without --mask the plan assumes that each linear has the ratio of --ratio, or the ratio that reaches --speedup or
+    --budget-ms.
     """
     print_result(api.plan(**given), as_json=as_json)

@@ -18,5 +18,5 @@ _OWN = {
 @command(api.build_plugin, _OWN, name="plugin")
 @AS_JSON
 def plugin(as_json: bool, **given: Any) -> None:
-    """Build the TensorRT plugin that runs PatchLinear, and say what it was built with."""
+    """Build the TensorRT plugin that runs PatchLinear, and list the tools that built it."""
     print_result(api.build_plugin(**given), as_json=as_json)

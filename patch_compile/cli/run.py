@@ -29,9 +29,9 @@ _OWN = {
 @command(api.run, OPTIONS | _OWN, {"path": "OUT", "prompts": "PROMPT…"}, python_only=("say", "show"))
 @AS_JSON
 def run(as_json: bool, **given: Any) -> None:
-    """Continue prompts with what `build` wrote to OUT: its engine on a GPU, else its ONNX file on ONNX Runtime.
+    """Continue prompts with OUT: its engine on a GPU, else its ONNX file in ONNX Runtime.
 
-    Which of them it is goes to stderr, the text to stdout, as it comes. Several prompts are one batch.
+    The name of the runner goes to stderr, and the text to stdout while it is generated. Several prompts form one batch.
     """
     from patch_compile.report.terminal.run import times_line
 

@@ -40,11 +40,12 @@ _OWN = {
 @command(api.verify, _OWN, {"path": "OUT"})
 @AS_JSON
 def verify(as_json: bool, **given: Any) -> None:
-    """Prove what OUT is: compiled right, pruned how much, built right, and where quality went.
+    """Check that OUT is compiled and built right, and measure where pruning lost quality.
 
-    Three questions that are never mixed: does the hybrid ONNX compute what the pruned checkpoint does (to rounding), how
-    far is that from the dense model, and does the engine compute what the ONNX does (on a GPU). Answers, inputs and
-    outputs go to OUT/verify, and into OUT/report.html. Exit code 3 when something does not hold.
+    Three questions are answered separately. Compiled: does the hybrid ONNX compute the same as the pruned checkpoint, up
+    to rounding? Pruned: how far is the pruned checkpoint from the dense model? Built: does the engine compute the same as
+    the ONNX file (needs a GPU)? Answers, inputs and outputs are written to OUT/verify, and shown in OUT/report.html. The
+    exit code is 3 if a check fails.
     """
     found = api.verify(**given)
     print_result(found, as_json=as_json)
