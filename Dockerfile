@@ -1,11 +1,11 @@
-# Compiles on any machine; runs and serves on one with a GPU, or slowly on ONNX Runtime without.
+# Images that compile models on any machine, and that run and serve builds on a GPU or, slowly, on a CPU with ONNX Runtime.
 #
-#   docker build --target builder -t patch-compile:builder .   `make` targets and `patch-compile build`
+#   docker build --target builder -t patch-compile:builder .   runs `make` targets and `patch-compile build`
 #   docker build -t patch-compile .                            runs and serves, without torch
 #   docker run --gpus all -p 8000:8000 -v "$PWD/out/smollm2:/model:ro" patch-compile
 #   docker run --gpus all -v "$PWD/out/smollm2:/model:ro" patch-compile patch-compile run /model "The capital of France"
 #
-# BACKEND is rtx or tensorrt: TensorRT-RTX or full TensorRT, the one that OUT's engine is of. FLAVOUR=runtime brings
+# BACKEND is the backend that built OUT's engine: rtx (TensorRT-RTX) or tensorrt (full TensorRT). FLAVOUR=runtime adds
 # cuBLAS, which engines of full TensorRT use on Hopper.
 ARG CUDA=13.0.2
 ARG FLAVOUR=base
@@ -15,13 +15,13 @@ COPY docker /opt/docker
 RUN --mount=type=cache,sharing=locked,target=/var/cache/apt --mount=type=cache,sharing=locked,target=/var/lib/apt/lists \
     /opt/docker/install-apt.sh /opt/docker/builder.apt
 ENV PATH=/src/.venv/bin:$PATH
-# 1000 is the user `ubuntu` of the base image. A cache mount would make .cache root's.
+# 1000 is the user `ubuntu` of the base image. Without this, the cache mount below would create .cache with the owner root.
 RUN /opt/docker/make-folders.sh 1000 /src /opt/wheels /opt/patch-compile /home/ubuntu/.cache
 COPY --chown=1000:1000 . /src
 WORKDIR /src
 USER 1000:1000
 ENV HOME=/home/ubuntu
-# Installs everything into .venv, fetches TensorRT's headers, and leaves the plugin in the cache for `build`.
+# Installs all packages into .venv, downloads TensorRT's headers, and compiles the plugin into the cache, where `build` finds it.
 RUN --mount=type=cache,uid=1000,gid=1000,target=/home/ubuntu/.cache/pip \
     make plugin
 CMD ["bash"]

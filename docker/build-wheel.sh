@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build-wheel.sh FOLDER: this checkout's wheel, built in the environment that `make` made.
+# build-wheel.sh FOLDER: builds the wheel of this checkout in the environment that `make` created.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$1" .

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make-folders.sh USER FOLDER…: folders that USER (a number) may write to.
+# make-folders.sh USER FOLDER…: creates folders that belong to USER, a number.
 set -euo pipefail
 owner=$1
 shift

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# make-venv.sh VENV WHEEL [EXTRA…]: an environment for `patch-compile run` and the server: what the wheel and the extras
-# require, less what only learning and compiling need (docker/left-out.txt), which is torch and most of the bytes.
+# make-venv.sh VENV WHEEL [EXTRA…]: creates an environment for `patch-compile run` and the server. It has the packages that the
+# wheel and the extras require, without those for learning and compiling (docker/left-out.txt): torch and most of the bytes.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$1 wheel=$2

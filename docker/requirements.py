@@ -1,6 +1,7 @@
-"""`python3 requirements.py WHEEL [EXTRA…] < LEFT_OUT`: prints what the wheel and its extras require, a line each.
+"""`python3 requirements.py WHEEL [EXTRA…] < LEFT_OUT`: prints the requirements of the wheel and its extras, one per line.
 
-LEFT_OUT: names of packages to leave out. Standard library only: it runs before anything is installed.
+LEFT_OUT: names of packages to leave out. This script uses only the standard library, because it runs before anything is
+installed.
 """
 
 import re
@@ -12,12 +13,12 @@ _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?P<rest>[^;]*)(?:;\s*extra == ['\"
 
 
 def requirements(wheel: str, extras: set[str], left_out: set[str]) -> list[str]:
-    """Requirement lines; ValueError for an extra or a left out package that the wheel does not know."""
+    """Returns requirement lines. Raises ValueError for an extra or a left-out package that the wheel does not have."""
     archive = zipfile.ZipFile(wheel)
     (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     headers = Parser().parsestr(archive.read(metadata).decode())
     found = [_REQUIREMENT.match(line) for line in headers.get_all("Requires-Dist", [])]
-    if None in found:  # a marker that is no extra: decide what it means here
+    if None in found:  # a marker other than an extra needs a decision here
         raise ValueError(f"a requirement of {wheel} can't be read")
     unknown = extras - set(headers.get_all("Provides-Extra", []))
     unknown |= left_out - {match["name"] for match in found if match and not match["extra"]}

@@ -68,9 +68,8 @@ class Source(ABC):
     pruned_file: ClassVar[str]  # path of the pruned model in OUT
     pruned_words: ClassVar[str]
     told_by: ClassVar[str]  # the file to attach to a report of a compiler fault
-    lacking: ClassVar[
-        Mapping[Ability, str]
-    ] = {}  # reasons why abilities are missing; `{model}` is the name of the source
+    # Reasons why abilities are missing; `{model}` is the name of the source.
+    lacking: ClassVar[Mapping[Ability, str]] = {}
 
     def __init__(self, model: Path) -> None:
         self.model = model

@@ -30,9 +30,8 @@ def with_all_logits(path: Path) -> Iterator[Path]:
     if not _drop_slice(model.graph):
         yield path
         return
-    beside = path.with_name(
-        f".{path.stem}.all-logits.onnx"
-    )  # external data must lie in the folder of the graph
+    # External data must lie in the folder of the graph.
+    beside = path.with_name(f".{path.stem}.all-logits.onnx")
     try:
         onnx.save_model(model, str(beside))
         yield beside
