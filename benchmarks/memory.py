@@ -30,7 +30,8 @@ from masklearn.learn import learn_task
 from masklearn.masks.tiles import GROUP, grid_shape
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
-from masklearn.text.calibrate import TokenPool
+from masklearn.text.calibrate import pool_of
+from masklearn.text.source import SourceKind
 from patch_compile.progress import Progress
 
 
@@ -58,7 +59,7 @@ def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
     tokens = np.random.default_rng(0).integers(
         0, checkpoint.config["vocab_size"], (recipe.windows, recipe.length)
     )
-    task.__dict__["text"] = TokenPool(tokens, {"name": "random tokens"}, recipe.windows)
+    task.__dict__["text"] = pool_of(tokens, recipe, SourceKind.SELF, "random tokens")
     start = last = time.perf_counter()
     learned = learn_task(task)
     kept = sum(n * k // GROUP + 4 * int(np.prod(grid_shape((n, k), recipe.tile)))

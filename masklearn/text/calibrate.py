@@ -22,6 +22,7 @@ __all__ = [
     "TokenPool",
     "calibration_windows",
     "first_windows",
+    "pool_of",
     "read_text",
     "token_pool",
     "token_windows",
@@ -93,12 +94,12 @@ def token_pool(
     if recipe.calib is None:
         wanted = count + min(training, _WRITTEN_MORE)
         windows = write_text(checkpoint.path, wanted, length, seed, progress, device=recipe.device)
-        return _pool(windows, recipe, SourceKind.SELF, "text written by the model")
+        return pool_of(windows, recipe, SourceKind.SELF, "text written by the model")
     source = open_text(recipe.calib)
     tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[source.kind]
     ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
     windows = _draw(_cut(ids, length, count), count, training, seed, alone // length)
-    return _pool(windows, recipe, source.kind, source.name)
+    return pool_of(windows, recipe, source.kind, source.name)
 
 
 def calibration_windows(
@@ -225,7 +226,8 @@ def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int, drawn_fr
     return drawn
 
 
-def _pool(windows: NDArray[np.int64], recipe: LearnRecipe, source: SourceKind, name: str) -> TokenPool:
+def pool_of(windows: NDArray[np.int64], recipe: LearnRecipe, source: SourceKind, name: str) -> TokenPool:
+    """Return windows `[count, length]` with the record of their source. The first `recipe.windows` calibrate."""
     record = TextRecord(
         source=source.value,
         name=name,
