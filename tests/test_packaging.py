@@ -97,3 +97,7 @@ def test_the_reference_page_is_current():
     code = "import runpy; m = runpy.run_path('docs/generate.py'); print(m['PAGE'].read_text() == m['reference']())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True", "run `make docs`"
+
+
+def test_plugins_holds_no_python():
+    assert not list((ROOT / "plugins").rglob("*.py"))
