@@ -34,7 +34,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import matches
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.sparsegpt import SparseGpt
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.traits import Criterion, Repair
@@ -138,7 +138,7 @@ def compare(
     names: Iterable[Baseline],
     windows: Windows,
     scratch: Path,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
     note: Note | None = None,
 ) -> dict[str, Any]:
     """Compare a result with baselines. Returns {rows, remarks, windows, length, dtype} for JSON; row 0 is the result.
@@ -159,7 +159,7 @@ def run_baselines(
     names: Iterable[Baseline],
     windows: Windows,
     scratch: Path,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
     note: Note | None = None,
 ) -> list[Row]:
     """Returns a row for each baseline: name, reached ratio, perplexity, seconds of learning, deployable.
@@ -242,7 +242,7 @@ def _no_masks() -> MaskSet:
 
 
 def measure(
-    learned: Learned, windows: Windows, folder: Path, recipe: LearnRecipe, progress: Progress | None = None
+    learned: Learned, windows: Windows, folder: Path, recipe: LearnRecipe, progress: OnStep | None = None
 ) -> float:
     """Returns the perplexity of a learned result in fp32, with weights rounded to the checkpoint's type for deployment.
 
@@ -256,7 +256,7 @@ def measure(
     return _perplexity(folder, windows, recipe, progress)
 
 
-def _perplexity(model_dir: Path, windows: Windows, recipe: LearnRecipe, progress: Progress | None) -> float:
+def _perplexity(model_dir: Path, windows: Windows, recipe: LearnRecipe, progress: OnStep | None) -> float:
     from masklearn.checkpoint.models import load_model
     from masklearn.device import usable_device
     from masklearn.quality.perplexity import perplexity
@@ -274,7 +274,7 @@ def _row(name: str, ratio: float, value: float, seconds: float, *, deployable: b
     }
 
 
-def _named(progress: Progress, name: str) -> Progress:
+def _named(progress: OnStep, name: str) -> OnStep:
     return lambda what, done, total: progress(f"{name}: {what}", done, total)
 
 

@@ -22,7 +22,7 @@ from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Selection, select
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import Method, method_of
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.traits import lacking
@@ -71,7 +71,7 @@ def learn(
     model_dir: str | Path,
     recipe: LearnRecipe,
     scratch: Path,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
     note: Callable[[str], object] | None = None,
     choose: Choose | None = None,
 ) -> Learned:
@@ -80,7 +80,7 @@ def learn(
     The result depends on the checkpoint's bytes, the recipe and the text only, unless the recipe has a budget in minutes.
 
     scratch: folder for new weights, for data that does not fit in memory and for the state of training, from which a later
-    call with the same arguments resumes; progress: see `Progress`; note: called with lines for the user; choose: returns
+    call with the same arguments resumes; progress: see `OnStep`; note: called with lines for the user; choose: returns
     the tile maps and the budget that they fill, from `scores` and `areas` of `select`; None for the recipe's ratio.
 
     Raises PatchCompileError as `Checkpoint.open`, `covered_linears_of`, `token_pool` and `stream_blocks` do.

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Progress", "without_bars"]
+__all__ = ["OnStep", "without_bars"]
 
 # Called with (name of the work, units done, units in total), from the thread that does the work.
-Progress = Callable[[str, int, int], object]
+OnStep = Callable[[str, int, int], object]
 
 
 @contextmanager

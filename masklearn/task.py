@@ -10,7 +10,7 @@ from typing import Any
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.device import usable_device
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, token_pool
 from masklearn.text.windows import wanted_windows
@@ -23,14 +23,14 @@ class Task:
     """Input of every step of learning.
 
     checkpoint: the dense model; coverage: its covered linears; recipe: the settings; scratch: folder for data that does
-    not fit in memory and for the state of training; progress: see `Progress`; note: called with lines for the user.
+    not fit in memory and for the state of training; progress: see `OnStep`; note: called with lines for the user.
     """
 
     checkpoint: Checkpoint
     coverage: Coverage
     recipe: LearnRecipe
     scratch: Path
-    progress: Progress
+    progress: OnStep
     note: Callable[[str], object]
 
     @property

@@ -20,7 +20,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ImportRecord, MaskRecord
 from masklearn.masks.tiles import GROUP, grid_shape
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 
 __all__ = ["import_masks"]
 
@@ -33,12 +33,12 @@ def import_masks(
     coverage: Coverage,
     format: str | None = None,
     tile: tuple[int, int] | None = None,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
     note: Note | None = None,
 ) -> MaskSet:
     """Import the masks of `source` for the covered linears of a model.
 
-    format: a name of `IMPORTERS`, None to detect it; tile: (rows, columns), None to find it; progress: see `Progress`;
+    format: a name of `IMPORTERS`, None to detect it; tile: (rows, columns), None to find it; progress: see `OnStep`;
     note: called with a line for each finding and decision. Memory: one weight, and the patterns.
 
     Raises PatchCompileError if the source is damaged, of another model or format, has no 2:4 tile, or violates 2:4 in a
@@ -87,7 +87,7 @@ class _Import:
     published: Published
     checkpoint: Checkpoint
     coverage: Coverage
-    progress: Progress
+    progress: OnStep
     note: Note
     zeros: int = 0
     extra: int = 0

@@ -14,7 +14,7 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.models import meta_model
 from masklearn.errors import PatchCompileError
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 from masklearn.quality.predictions import LogitErrors, Predictions
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
@@ -46,7 +46,7 @@ def compare_models(
     linears: Collection[str],
     windows: NDArray[np.int64],
     device: str | None,
-    progress: Progress,
+    progress: OnStep,
     store: Path | None = None,
 ) -> Comparison:
     """Run both models in fp32 over `windows` `[count, length]`, with one block of each in memory.

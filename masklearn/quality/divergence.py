@@ -10,7 +10,7 @@ from torch import Tensor
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.logits import HEAD_CHUNK, log_probabilities, token_kl
 
@@ -23,7 +23,7 @@ def divergences(
     pruned: Sequence[Checkpoint],
     windows: NDArray[np.int64],
     device: str | None,
-    progress: Progress,
+    progress: OnStep,
     store: Path | None = None,
 ) -> list[float]:
     """Returns, for each pruned checkpoint, the mean KL(dense ‖ pruned) of the next token over `windows`, in nats.

@@ -17,7 +17,7 @@ from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import read_linear
 from masklearn.errors import PatchCompileError
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.logits import token_losses
@@ -32,7 +32,7 @@ def sensitivity(
     linears: Collection[str],
     windows: NDArray[np.int64],
     device: str | None,
-    progress: Progress,
+    progress: OnStep,
     store: Path | None = None,
 ) -> dict[str, float]:
     """Returns the change of the mean next-token loss over `windows` `[count, length]`, in nats per token, by linear.

@@ -13,7 +13,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.errors import PatchCompileError
 from masklearn.masks.record import TextRecord
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, TextSource, open_text, read_text
 from masklearn.text.selftext import write_text
@@ -78,7 +78,7 @@ class TokenPool:
 
 
 def token_pool(
-    checkpoint: Checkpoint, recipe: LearnRecipe, progress: Progress | None = None, *, training: int = 0
+    checkpoint: Checkpoint, recipe: LearnRecipe, progress: OnStep | None = None, *, training: int = 0
 ) -> TokenPool:
     """Returns windows of the recipe's text, or of text that the model writes itself if `recipe.calib` is None.
 
@@ -103,7 +103,7 @@ def token_pool(
 
 
 def calibration_windows(
-    checkpoint: Checkpoint, recipe: LearnRecipe, progress: Progress | None = None
+    checkpoint: Checkpoint, recipe: LearnRecipe, progress: OnStep | None = None
 ) -> NDArray[np.int64]:
     """Returns the calibration windows of `token_pool`, `[windows, length]`."""
     return token_pool(checkpoint, recipe, progress).calibration()
@@ -140,7 +140,7 @@ def _read_ids(
     tokens: int,
     more: int,
     characters: int,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> tuple[NDArray[np.int32], int]:
     """Read token ids from the beginning of a text.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from masklearn.checkpoint.precision import computes_in_bf16
 from masklearn.device import usable_device
 from masklearn.errors import PatchCompileError
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 from masklearn.text.calibrate import TokenPool
 from masklearn.text.windows import too_many_passes
 from masklearn.training.checkpoints import Checkpoints, History
@@ -72,7 +72,7 @@ def train(
     pool: TokenPool,
     schedule: Schedule,
     folder: Path,
-    progress: Progress,
+    progress: OnStep,
     *,
     what: str,
     note: Callable[[str], object] | None = None,
@@ -280,7 +280,7 @@ def _line(figures: Mapping[str, float], shown: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {figures[name]:.4g}" for name in shown)
 
 
-def _show(progress: Progress, line: str, schedule: Schedule, history: History) -> None:
+def _show(progress: OnStep, line: str, schedule: Schedule, history: History) -> None:
     if schedule.minutes is None:
         assert schedule.steps is not None
         progress(line, history.steps, schedule.steps)

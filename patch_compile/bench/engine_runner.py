@@ -64,7 +64,7 @@ def open_engine_runner(path: Path, plugin: Path | None = None) -> EngineRunner:
 
 
 class EngineRunner:
-    """Times an engine, see `timing.Runner`. engine: an ICudaEngine; keep: an object that must live as long."""
+    """Times an engine, see `timing.TimedModel`. engine: an ICudaEngine; keep: an object that must live as long."""
 
     def __init__(self, engine: tensorrt.ICudaEngine, device: TimedDevice, keep: Any = None) -> None:
         self._engine, self._device, self._keep = engine, device, keep

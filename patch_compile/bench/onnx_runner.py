@@ -26,7 +26,7 @@ _NUMPY_OF = {
 
 
 class OnnxRunner:
-    """Times an ONNX file, see `timing.Runner`. Raises PatchCompileError if ONNX Runtime can't load the file.
+    """Times an ONNX file, see `timing.TimedModel`. Raises PatchCompileError if ONNX Runtime can't load the file.
 
     By default, the threads of a session spin after a run, and would take cores from the session that runs next. The
     runner switches this off.

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from patch_compile.bench.points import MakeFeed, Phase
-from patch_compile.bench.timing import Runner
+from patch_compile.bench.timing import TimedModel
 from patch_compile.errors import PatchCompileError
 
 __all__ = ["OwnProcess"]
@@ -25,12 +25,12 @@ _PATIENCE = 10.0  # seconds that a process has to end by itself
 
 
 class OwnProcess:
-    """A `timing.Runner` that lives in a process of its own, where `open_runner` makes it.
+    """A `timing.TimedModel` that lives in a process of its own, where `open_runner` makes it.
 
     name: name of the model, in words. Raises PatchCompileError as `open_runner` does, and if the process ends.
     """
 
-    def __init__(self, name: str, open_runner: Callable[[], Runner]) -> None:
+    def __init__(self, name: str, open_runner: Callable[[], TimedModel]) -> None:
         self._name = name
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads and the state of CUDA
         self._pipe, other = context.Pipe()
@@ -44,19 +44,19 @@ class OwnProcess:
             raise
 
     def refuses(self, make: MakeFeed) -> str:
-        """See `Runner`."""
+        """See `TimedModel`."""
         return str(self._ask("refuses", make))
 
     def prepare(self, make: MakeFeed, phase: Phase) -> None:
-        """See `Runner`."""
+        """See `TimedModel`."""
         self._ask("prepare", make, phase)
 
     def run(self) -> float:
-        """See `Runner`."""
+        """See `TimedModel`."""
         return float(self._ask("run"))
 
     def close(self) -> None:
-        """See `Runner`. It ends the process."""
+        """See `TimedModel`. It ends the process."""
         self._pipe.close()
         self._process.join(_PATIENCE)
         if self._process.is_alive():
@@ -90,7 +90,7 @@ class OwnProcess:
         )
 
 
-def _serve(open_runner: Callable[[], Runner], pipe: Connection) -> None:
+def _serve(open_runner: Callable[[], TimedModel], pipe: Connection) -> None:
     """Open the runner and answer its calls until the other end of the pipe is closed."""
     # Only the parent handles the interrupt; it then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -106,7 +106,7 @@ def _serve(open_runner: Callable[[], Runner], pipe: Connection) -> None:
             pipe.send(_tried(runner, what, arguments))
 
 
-def _tried(runner: Runner, what: str, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+def _tried(runner: TimedModel, what: str, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
     """Returns the result of a call and None, or None and the error that the call raised."""
     try:
         return getattr(runner, what)(*arguments), None

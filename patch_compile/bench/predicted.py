@@ -27,7 +27,7 @@ class PlannedModel:
     plans: tuple[LinearPlan, ...]
     outline: Outline
 
-    def at(self, point: Point, card: PlanCard) -> predict.Phase:
+    def at(self, point: Point, card: PlanCard) -> predict.PhaseTimes:
         """Returns the predicted milliseconds of one dense and one hybrid run at a point."""
         steps = 1 if point.phase is Phase.DECODE else 0
         costs = CostModel(card, Workload(point.batch, point.tokens or 1, 1 + steps))

@@ -20,7 +20,7 @@ from patch_compile.bench.points import MakeFeed, Point
 from patch_compile.bench.predicted import costs_of
 from patch_compile.bench.request import BenchRequest
 from patch_compile.bench.subject import Subject, choose_runner
-from patch_compile.bench.timing import Runner, Times, take_turns
+from patch_compile.bench.timing import TimedModel, TurnTimes, take_turns
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.bench import BenchReport
 from patch_compile.out.folder import OutFolder, kept_for_writing
@@ -95,7 +95,7 @@ class _Contest:
             files = stack.enter_context(making)
             nbytes = {str(which): file_bytes(file) for which, file in files.items()}
             with progress.stage("loading"):
-                runners: dict[str, Runner] = {
+                runners: dict[str, TimedModel] = {
                     which: stack.enter_context(closing(self.place.open(which, file)))
                     for which, file in files.items()
                 }
@@ -121,7 +121,9 @@ class _Contest:
         }
         return BenchReport.model_validate(found)
 
-    def _taken(self, runners: Mapping[str, Runner], feeds: Mapping[Point, MakeFeed]) -> dict[Point, MakeFeed]:
+    def _taken(
+        self, runners: Mapping[str, TimedModel], feeds: Mapping[Point, MakeFeed]
+    ) -> dict[Point, MakeFeed]:
         """Returns the points that every model takes, and notes the others.
 
         Raises PatchCompileError if a model refuses a point that the user asked for, and if no point is left.
@@ -139,7 +141,7 @@ class _Contest:
         return taken
 
     def _rows(
-        self, runners: Mapping[str, Runner], feeds: Mapping[Point, MakeFeed], watch: Watch | None
+        self, runners: Mapping[str, TimedModel], feeds: Mapping[Point, MakeFeed], watch: Watch | None
     ) -> list[dict[str, Any]]:
         iterations, warm_up = self.subject.asked.rounds(self.place.runner)
         rows = []
@@ -153,7 +155,7 @@ class _Contest:
                 rows.append(self._row(point, times))
         return rows
 
-    def _row(self, point: Point, times: Mapping[str, Times]) -> dict[str, Any]:
+    def _row(self, point: Point, times: Mapping[str, TurnTimes]) -> dict[str, Any]:
         dense, hybrid = times.get(Contender.DENSE), times[Contender.HYBRID]
         planned, card = self.subject.planned, self.place.card
         predicted = planned.at(point, card) if planned and card else None

@@ -10,10 +10,10 @@ import numpy as np
 
 from patch_compile.bench.points import MakeFeed, Phase
 
-__all__ = ["Runner", "Times", "take_turns"]
+__all__ = ["TimedModel", "TurnTimes", "take_turns"]
 
 
-class Runner(Protocol):
+class TimedModel(Protocol):
     """A loaded model, ready to be timed: an engine on a GPU, or an ONNX file in ONNX Runtime."""
 
     def refuses(self, make: MakeFeed) -> str:
@@ -30,7 +30,7 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True)
-class Times:
+class TurnTimes:
     """Milliseconds of all timed runs, in their order.
 
     Runs of several models at one index belong to one round: they ran one after another.
@@ -53,21 +53,21 @@ class Times:
             "runs": len(self.milliseconds),
         }
 
-    def over(self, other: Times) -> tuple[float, float]:
+    def over(self, other: TurnTimes) -> tuple[float, float]:
         """Returns the 10th and 90th percentile of the ratio of this time to the other's, by rounds."""
         low, high = np.percentile(np.divide(self.milliseconds, other.milliseconds), (10, 90))
         return float(low), float(high)
 
 
 def take_turns(
-    runners: Mapping[str, Runner],
+    runners: Mapping[str, TimedModel],
     make: MakeFeed,
     phase: Phase,
     *,
     iterations: int,
     warm_up: int,
     after_round: Callable[[], object] = lambda: None,
-) -> dict[str, Times]:
+) -> dict[str, TurnTimes]:
     """Time each runner `iterations` times on the same inputs, after `warm_up` runs that do not count.
 
     Every runner has one turn in a round. Each round begins with another runner, so none always follows the same one. In
@@ -85,9 +85,9 @@ def take_turns(
             after_round()
             for name, milliseconds in times.items():
                 found[name].append(milliseconds)
-    return {name: Times(tuple(times)) for name, times in found.items()}
+    return {name: TurnTimes(tuple(times)) for name, times in found.items()}
 
 
-def _turn(runner: Runner) -> float:
+def _turn(runner: TimedModel) -> float:
     runner.run()
     return runner.run()

@@ -18,7 +18,7 @@ from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.planner import assumed_plans, plan_of, settle_together
-from patch_compile.plan.predict import Phase, predict_whole
+from patch_compile.plan.predict import PhaseTimes, predict_whole
 from patch_compile.plan.speed_goal import ratio_for
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Ability
@@ -109,7 +109,7 @@ class _Planner:
         decided = budget.by_linear(list(self.coverage.linears))
         return self._at({name: found[1] if found else 0.0 for name, found in decided.items()})
 
-    def _end_to_end(self, ratio: float) -> Phase:
+    def _end_to_end(self, ratio: float) -> PhaseTimes:
         plans = self._at(dict.fromkeys(self.coverage.linears, ratio))
         return predict_whole(plans.values(), self.outline, self.costs).end_to_end
 

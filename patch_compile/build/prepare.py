@@ -23,7 +23,7 @@ from patch_compile.sources.kinds import Ability, Stage
 from patch_compile.sources.open import open_source
 
 if TYPE_CHECKING:
-    from patch_compile.hardware.cards import Architecture
+    from patch_compile.hardware.cards import GpuArchitecture
     from patch_compile.plugin.build import PluginLibrary
 
 __all__ = ["Job", "prepare"]
@@ -43,7 +43,7 @@ class Job:
     out: Path
     stages: frozenset[Stage]
     backend: str
-    targets: tuple[Architecture, ...]
+    targets: tuple[GpuArchitecture, ...]
     plugin: PluginLibrary | None
     costs: CostModel | None
 
@@ -102,7 +102,7 @@ def _choose_out(source: Source, progress: Progress) -> Path:
     return out
 
 
-def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[Architecture, ...]]:
+def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[GpuArchitecture, ...]]:
     """Returns the backend and the targets to build for; no targets for the backend `onnx`."""
     backend = _choose_backend(source.recipe, progress)
     targets = _choose_targets(source.recipe, backend, progress)
@@ -129,7 +129,7 @@ def _choose_backend(recipe: Recipe, progress: Progress) -> str:
     return str(name)
 
 
-def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[Architecture, ...]:
+def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[GpuArchitecture, ...]:
     """Returns the requested targets, or this machine's GPU. Raises PatchCompileError if the backend cannot build for
     them."""
     from patch_compile.engine.backend import load_backend

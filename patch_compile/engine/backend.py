@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from patch_compile.engine.soname import answer_to_unversioned_name
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware import cards
-from patch_compile.hardware.cards import Architecture, local_architecture
+from patch_compile.hardware.cards import GpuArchitecture, local_architecture
 from patch_compile.hardware.gpu import local_gpu
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Backend:
         """True if the library can build engines for GPUs that this machine does not have."""
         return not _LIBRARIES[self.name].needs_gpu
 
-    def targets(self) -> tuple[Architecture, ...]:
+    def targets(self) -> tuple[GpuArchitecture, ...]:
         """Targets that it can build for: the library's own list if it builds ahead of time, else the local GPU."""
         if not self.builds_ahead:
             local = local_architecture()
@@ -103,7 +103,7 @@ class Backend:
         names = self.compute_capabilities
         return tuple(row for row in cards.ARCHITECTURES if row.tensorrt_name in names)
 
-    def check_targets(self, targets: tuple[Architecture, ...]) -> None:
+    def check_targets(self, targets: tuple[GpuArchitecture, ...]) -> None:
         """Raise PatchCompileError for a target that this backend can't build for."""
         possible = self.targets()
         for target in targets:

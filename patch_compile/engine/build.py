@@ -12,7 +12,7 @@ from pathlib import Path
 from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
-from patch_compile.engine.monitor import Cancellation, Progress
+from patch_compile.engine.monitor import Cancellation, OnBuildStep
 from patch_compile.engine.network import BuildJob, write_engine
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.plan_program import PlanProgram, read_programs
@@ -21,7 +21,7 @@ from patch_compile.engine.profiles import Profile
 from patch_compile.engine.sparsity_log import sparse_tactics
 from patch_compile.engine.worker import run_cancellable
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.hardware.cards import Architecture
+from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.out.engine import EngineReport, SparseTactics
 from patch_compile.plugin.build import LIBRARY_NAME, read_identity
@@ -43,12 +43,12 @@ def build_engine(
     engine_path: Path,
     *,
     backend: Backend | str,
-    targets: tuple[Architecture, ...],
+    targets: tuple[GpuArchitecture, ...],
     profiles: tuple[Profile, ...],
     plugin: Path | None,
     expected: PlanExpectation,
     options: EngineOptions | None = None,
-    progress: Progress | None = None,
+    progress: OnBuildStep | None = None,
 ) -> EngineReport:
     """Build, check and write an engine. The plugin is embedded in it and copied beside it as `libpatch_linear.so`.
 
@@ -97,7 +97,7 @@ def check_engine(
     backend: Backend,
     expected: PlanExpectation,
     profiles: tuple[Profile, ...],
-    targets: tuple[Architecture, ...],
+    targets: tuple[GpuArchitecture, ...],
 ) -> tuple[PlanProgram, ...]:
     """Read the programs of a built engine, check them with `check_programs` and return them.
 
@@ -148,7 +148,7 @@ def _tactics(backend: Backend, expected: PlanExpectation, logged: tuple[str, ...
     return sparse_tactics(logged)
 
 
-def _write(job: BuildJob, partial: Path, progress: Progress | None) -> tuple[str, ...]:
+def _write(job: BuildJob, partial: Path, progress: OnBuildStep | None) -> tuple[str, ...]:
     """Write the engine to `partial`. Returns the log messages about sparsity."""
     cancellation = Cancellation()
     with partial.open("wb") as file:

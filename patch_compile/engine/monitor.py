@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from patch_compile.engine.tensorrt_api import TensorRtApi
 
-__all__ = ["Cancellation", "Progress", "progress_monitor"]
+__all__ = ["Cancellation", "OnBuildStep", "progress_monitor"]
 
-Progress = Callable[[str, int, int], bool | None]
+OnBuildStep = Callable[[str, int, int], bool | None]
 """`progress(phase, step, total)` is called from the build's thread. It cancels the build by returning False (not None)."""
 
 
@@ -34,7 +34,7 @@ class Cancellation:
         self.error = self.error or error
         self._requested.set()
 
-    def ask(self, progress: Progress | None, phase: str, step: int, total: int) -> bool:
+    def ask(self, progress: OnBuildStep | None, phase: str, step: int, total: int) -> bool:
         """Report a step. Returns False if the build should stop.
 
         Raises nothing: C++ calls this and can't unwind, so an exception would end the process. An error of `progress`
@@ -51,7 +51,7 @@ class Cancellation:
 
 
 def progress_monitor(
-    trt: TensorRtApi, progress: Progress | None, cancellation: Cancellation
+    trt: TensorRtApi, progress: OnBuildStep | None, cancellation: Cancellation
 ) -> tensorrt.IProgressMonitor:
     """Returns an IProgressMonitor that reports to `progress` and stops the build if `cancellation` is requested."""
     if TYPE_CHECKING:

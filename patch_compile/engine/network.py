@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from patch_compile.engine.backend import Backend, BackendName
-from patch_compile.engine.monitor import Cancellation, Progress, progress_monitor
+from patch_compile.engine.monitor import Cancellation, OnBuildStep, progress_monitor
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import Profile
 from patch_compile.engine.sparsity_log import is_about_sparsity
 from patch_compile.errors import PatchCompileError
-from patch_compile.hardware.cards import Architecture
+from patch_compile.hardware.cards import GpuArchitecture
 
 if TYPE_CHECKING:
     import tensorrt
@@ -32,14 +32,14 @@ class BuildJob:
 
     backend: Backend
     onnx_path: Path
-    targets: tuple[Architecture, ...]
+    targets: tuple[GpuArchitecture, ...]
     profiles: tuple[Profile, ...]
     plugin: Path | None
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
 def write_engine(
-    job: BuildJob, out: BinaryIO, progress: Progress | None, cancellation: Cancellation
+    job: BuildJob, out: BinaryIO, progress: OnBuildStep | None, cancellation: Cancellation
 ) -> tuple[str, ...]:
     """Write the engine into `out`. Returns the log messages about sparsity.
 
@@ -65,7 +65,7 @@ def write_engine(
 
 
 def _write_engine(
-    job: BuildJob, out: BinaryIO, progress: Progress | None, cancellation: Cancellation, errors: list[str]
+    job: BuildJob, out: BinaryIO, progress: OnBuildStep | None, cancellation: Cancellation, errors: list[str]
 ) -> None:
     trt = job.backend.trt
     if not cancellation.ask(progress, _READING, 0, 1):

@@ -11,8 +11,8 @@ from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 
 __all__ = [
-    "Limits",
     "Profile",
+    "ShapeLimits",
     "ShapeRange",
     "default_profiles",
     "parse_profile",
@@ -41,7 +41,7 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ShapeLimits:
     """Largest sizes of the default profiles: sequences in a batch, tokens in a prompt, tokens in the cache."""
 
     batch: int = 8
@@ -105,14 +105,16 @@ def parse_shapes(spec: str, inputs: tuple[GraphInput, ...], flag: str = "shapes"
     return {i.name: shapes.get(i.name) or resolve_dims(i, sizes) for i in inputs if i.is_dynamic}
 
 
-def default_profiles(inputs: tuple[GraphInput, ...], limits: Limits | None = None) -> tuple[Profile, ...]:
+def default_profiles(
+    inputs: tuple[GraphInput, ...], limits: ShapeLimits | None = None
+) -> tuple[Profile, ...]:
     """Returns default profiles for a graph with the dimensions `batch`, `sequence` and, in a decoder, `past`.
 
     A decoder gets two profiles, because its phases need different kernels: prefill (sequence 1…, past 0) and decode
     (sequence 1, past 1…). Another graph gets one, and a graph without dynamic inputs gets none.
     Raises PatchCompileError for a dimension whose size it does not know.
     """
-    most = limits or Limits()
+    most = limits or ShapeLimits()
     names = dim_names(inputs)
     if not names:
         return ()

@@ -15,8 +15,8 @@ from patch_compile.hardware.gpu import Gpu, local_gpu
 __all__ = [
     "ARCHITECTURES",
     "CARDS",
-    "Architecture",
     "Card",
+    "GpuArchitecture",
     "RatedCard",
     "SmRates",
     "Target",
@@ -53,7 +53,7 @@ class SmRates:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class GpuArchitecture:
     """GPUs of one compute capability, which an engine is built for.
 
     sm: 86 for compute capability 8.6. rates: None if no card of the architecture has predictions.
@@ -130,18 +130,18 @@ class Target:
     """One target of `--target`: an architecture, or a card of it. name: the name that was given."""
 
     name: str
-    architecture: Architecture
+    architecture: GpuArchitecture
     card: Card | None
 
 
 # NVIDIA publishes no rate for the L2 of GA102 and AD10x: 32 bytes an SM and clock is assumed, less than on an A100. On
 # Hopper, mma.sync reaches 62 % of the rate of wgmma, see `_slower_than_wgmma` in plan/roofline/linear_roofline.py.
-ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture(80, SmRates((164, 163), 1024)),
-    Architecture(86, SmRates((100, 99), 512)),
-    Architecture(89, SmRates((100, 99), 512)),
-    Architecture(90, SmRates((228, 227), 2048, mma=0.62)),
-    Architecture(120),
+ARCHITECTURES: tuple[GpuArchitecture, ...] = (
+    GpuArchitecture(80, SmRates((164, 163), 1024)),
+    GpuArchitecture(86, SmRates((100, 99), 512)),
+    GpuArchitecture(89, SmRates((100, 99), 512)),
+    GpuArchitecture(90, SmRates((228, 227), 2048, mma=0.62)),
+    GpuArchitecture(120),
 )
 
 _A100 = "NVIDIA A100 Tensor Core GPU Architecture (2020)"
@@ -248,7 +248,7 @@ _BRANDS = re.compile(r"^(?:nvidia|geforce|tesla|quadro|rtx)+")
 _ARCHITECTURE = re.compile(r"^(?:sm|compute)?(\d{2,3})$")
 
 
-def architecture_of(sm: int) -> Architecture:
+def architecture_of(sm: int) -> GpuArchitecture:
     """Returns the architecture of a compute capability that is in the table."""
     return next(row for row in ARCHITECTURES if row.sm == sm)
 
@@ -275,18 +275,18 @@ def parse_targets(text: str) -> tuple[Target, ...]:
     return tuple(map(_target, names))
 
 
-def parse_architectures(text: str) -> tuple[Architecture, ...]:
+def parse_architectures(text: str) -> tuple[GpuArchitecture, ...]:
     """Returns the architectures of a list of targets, each once, in the order given. Errors: see `parse_targets`."""
     return tuple(dict.fromkeys(target.architecture for target in parse_targets(text)))
 
 
-def local_architecture() -> Architecture | None:
+def local_architecture() -> GpuArchitecture | None:
     """Returns the architecture of this machine's GPU, or None without a GPU or if the table does not have it."""
     gpu = local_gpu()
     return architecture_of_gpu(gpu) if gpu else None
 
 
-def architecture_of_gpu(gpu: Gpu) -> Architecture | None:
+def architecture_of_gpu(gpu: Gpu) -> GpuArchitecture | None:
     """Returns the architecture of a GPU's compute capability, or None if the table has none."""
     return next((row for row in ARCHITECTURES if row.compute_capability == gpu.compute_capability), None)
 
@@ -308,7 +308,7 @@ def _known() -> str:
     return "; ".join(_with_cards(row) for row in ARCHITECTURES)
 
 
-def _with_cards(row: Architecture) -> str:
+def _with_cards(row: GpuArchitecture) -> str:
     return f"{row.name} ({', '.join(card.name for card in CARDS if card.sm == row.sm)})"
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.session import run_model
 
-__all__ = ["Answers", "Difference", "answer", "compare_answers"]
+__all__ = ["Difference", "Outputs", "answer", "compare_answers"]
 
 
 @dataclass(frozen=True)
-class Answers:
+class Outputs:
     """Outputs of one model on some feeds, one file per output and run: `<folder>/<number of the output>.<run>.npy`."""
 
     folder: Path
@@ -45,7 +45,7 @@ class Difference:
     floating: bool
 
 
-def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Answers:
+def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Outputs:
     """Run a model on the feeds and save its outputs in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     names: tuple[str, ...] = ()
@@ -53,15 +53,15 @@ def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Answers:
         names = tuple(outputs)
         for place, array in enumerate(outputs.values()):
             np.save(folder / f"{place}.{run}.npy", array)
-    return Answers(folder, names, len(feeds))
+    return Outputs(folder, names, len(feeds))
 
 
-def compare_answers(a: Answers, b: Answers) -> list[Difference]:
+def compare_answers(a: Outputs, b: Outputs) -> list[Difference]:
     """Compare `a` with the reference `b`. Returns one difference per output."""
     return [_compare(a, b, place) for place in range(len(b.outputs))]
 
 
-def _compare(a: Answers, b: Answers, place: int) -> Difference:
+def _compare(a: Outputs, b: Outputs, place: int) -> Difference:
     largest = scale = error = energy = 0.0
     floating = True
     for run in range(b.runs):

@@ -11,7 +11,7 @@ from patch_compile.out.layout import BENCH
 from patch_compile.out.plan import Calibration, PhaseRow
 from patch_compile.out.record import FileRecord, Record
 
-__all__ = ["BenchReport", "BenchRow", "Calibrated", "ClockSample", "Clocks", "Device", "Spread", "Timed"]
+__all__ = ["BenchReport", "BenchRow", "Calibrated", "ClockSample", "Clocks", "Spread", "Timed", "TimedOn"]
 
 
 class Timed(Record):
@@ -41,7 +41,7 @@ class BenchRow(Record):
     predicted: PhaseRow | None
 
 
-class Device(Record):
+class TimedOn(Record):
     """The device that the models were timed on: a GPU, with the version of the library that ran them, or a CPU."""
 
     name: str
@@ -101,7 +101,7 @@ class BenchReport(FileRecord):
     versions: dict[str, str]
     runner: str
     what: str
-    device: Device
+    device: TimedOn
     clocks: Clocks | None
     rows: tuple[BenchRow, ...]
     bytes: dict[str, int | None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.progress import OnStep
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.split import SplitCost
 
@@ -22,7 +23,6 @@ __all__ = ["export_graph", "write_dense", "write_hybrid"]
 
 Dtype = Literal["float16", "bfloat16"]
 LogitsOf = Literal["all", "last"]
-Step = Callable[[str, int, int], object]
 
 
 def export_graph(
@@ -60,7 +60,7 @@ def write_hybrid(
     plan: Mapping[str, LinearPlan],
     path: Path,
     dtype: Dtype,
-    step: Step | None = None,
+    step: OnStep | None = None,
     *,
     fuse: Collection[str] | None = None,
     split_cost: SplitCost | None = None,

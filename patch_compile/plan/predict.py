@@ -23,11 +23,11 @@ from patch_compile.plan.products import Together, cost_together, products_of
 from patch_compile.plan.roofline.linear_roofline import speedup_limit
 from patch_compile.plan.roofline.rest import rest_of
 
-__all__ = ["Phase", "WholeModel", "predict_whole"]
+__all__ = ["PhaseTimes", "WholeModel", "predict_whole"]
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseTimes:
     """Milliseconds of a phase of the workload, of the dense and of the planned model, and the limit of their ratio."""
 
     dense: float
@@ -48,15 +48,15 @@ class Phase:
 class WholeModel:
     """Predictions for the prompt, and for all decode steps after it."""
 
-    prefill: Phase
-    decode: Phase
+    prefill: PhaseTimes
+    decode: PhaseTimes
 
     @property
-    def end_to_end(self) -> Phase:
+    def end_to_end(self) -> PhaseTimes:
         """Returns the sum of both phases. Each phase has its own limit."""
         dense = self.prefill.dense + self.decode.dense
         least = self.prefill.dense / self.prefill.limit + self.decode.dense / self.decode.limit
-        return Phase(dense, self.prefill.planned + self.decode.planned, dense / least)
+        return PhaseTimes(dense, self.prefill.planned + self.decode.planned, dense / least)
 
     def row(self) -> WholeRow:
         """Returns the times as plan.json holds them."""
@@ -80,10 +80,10 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     # With many sequences the tensor cores limit decode too, and 2:4 saves them more than it saves bytes.
     bound = "tensor" if any(cost.decode.bound == "tensor" for cost in dense) else "bytes"
 
-    def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, limit: float) -> Phase:
+    def phase(of: Callable[[LinearTimes], Times], rest: float, runs: int, limit: float) -> PhaseTimes:
         as_dense = rest + sum(of(cost).dense for cost in dense)
         as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
-        return Phase(runs * as_dense / 1e3, runs * as_planned / 1e3, limit)
+        return PhaseTimes(runs * as_dense / 1e3, runs * as_planned / 1e3, limit)
 
     return WholeModel(
         phase(lambda cost: cost.prefill, prefill, 1, speedup_limit(share, "tensor")),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from patch_compile.errors import SpeedError
 
 if TYPE_CHECKING:
-    from patch_compile.plan.predict import Phase
+    from patch_compile.plan.predict import PhaseTimes
 
 __all__ = ["SpeedGoal", "ratio_for", "unreachable"]
 
@@ -33,7 +33,7 @@ class SpeedGoal:
         """Returns the milliseconds that the workload may take. dense: those of the dense model."""
         return self.budget_ms if self.budget_ms is not None else dense / (self.speedup or 1.0)
 
-    def met(self, found: Phase) -> bool:
+    def met(self, found: PhaseTimes) -> bool:
         """Returns True if the planned model is as fast as asked."""
         return found.planned <= self.milliseconds(found.dense)
 
@@ -41,7 +41,7 @@ class SpeedGoal:
         return f"{self.budget_ms:g} ms" if self.budget_ms is not None else f"a speed-up of {self.speedup:g}"
 
 
-def ratio_for(goal: SpeedGoal, predict: Callable[[float], Phase]) -> float:
+def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseTimes]) -> float:
     """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal.
 
     Raises SpeedError if no ratio up to 0.5 does.
@@ -57,7 +57,7 @@ def ratio_for(goal: SpeedGoal, predict: Callable[[float], Phase]) -> float:
     return (coarse if fine is None else fine) / 1000
 
 
-def unreachable(goal: SpeedGoal, best: Phase) -> SpeedError:
+def unreachable(goal: SpeedGoal, best: PhaseTimes) -> SpeedError:
     """Returns the error for a goal that even the fastest plan, with all tiles 2:4, does not meet."""
     return SpeedError(
         f"{goal} is out of reach",

@@ -19,7 +19,7 @@ from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.planner import settle_together
-from patch_compile.plan.predict import Phase, predict_whole
+from patch_compile.plan.predict import PhaseTimes, predict_whole
 from patch_compile.plan.speed_goal import SpeedGoal, unreachable
 
 __all__ = ["TilesForSpeed"]
@@ -110,7 +110,7 @@ class TilesForSpeed:
             if tiles.any() and plans[name].lowering == "dense"
         }
 
-    def _end_to_end(self, tiles: Grids) -> Phase:
+    def _end_to_end(self, tiles: Grids) -> PhaseTimes:
         return predict_whole(self._plans(tiles).values(), self._outline, self._costs).end_to_end
 
     def _plans(self, tiles: Grids) -> dict[str, LinearPlan]:

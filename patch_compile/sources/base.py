@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from masklearn.checkpoint.coverage import Coverage
     from masklearn.learn import Choose
     from masklearn.masks.linear_mask import LinearMask
-    from patch_compile.onnx_io.compare import Answers
+    from patch_compile.onnx_io.compare import Outputs
     from patch_compile.onnx_io.feeds import Feed
     from patch_compile.passes import PassDump
     from patch_compile.plan.cost import CostModel
@@ -260,7 +260,7 @@ class Source(ABC):
 
     def pruned_outputs(
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
-    ) -> Answers:
+    ) -> Outputs:
         """Returns the reference outputs of the pruned model, with which the hybrid model must agree. Files are written to
         `folder`."""
         raise NotImplementedError(f"{self.words} is compared by next tokens")
@@ -271,7 +271,7 @@ class Source(ABC):
         hybrid: Path,
         packed: Sequence[str],
         probe: Probe,
-        reference: Answers,
+        reference: Outputs,
         scratch: Path,
     ) -> Rounding:
         """Returns the effect of rounding on the outputs.

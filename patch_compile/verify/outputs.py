@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from patch_compile.errors import AccuracyError
-from patch_compile.onnx_io.compare import Answers, Difference, answer, compare_answers
+from patch_compile.onnx_io.compare import Difference, Outputs, answer, compare_answers
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Source
@@ -28,7 +28,7 @@ def compare_outputs(
     probe = source.probe(hybrid, progress)
     with progress.stage("dense reference"):
         dense = source.dense_onnx(scratch / "dense.onnx", runnable=True)
-    answers: dict[str, Answers] = {}
+    answers: dict[str, Outputs] = {}
     for name, path in (("hybrid", runnable_onnx(hybrid, scratch)), ("dense", dense)):
         with progress.stage(f"{name} on ONNX Runtime"):
             answers[name] = answer(path, probe.feeds, scratch / name)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, save
 
 from patch_compile.engine.profiles import (
-    Limits,
+    ShapeLimits,
     ShapeRange,
     default_profiles,
     parse_profile,
@@ -117,7 +117,7 @@ class TestProfile:
 
 class TestDefaults:
     def test_decoder_has_prefill_and_decode(self):
-        prefill, decode = default_profiles(DECODER, Limits(batch=4, sequence=64, past=256))
+        prefill, decode = default_profiles(DECODER, ShapeLimits(batch=4, sequence=64, past=256))
         assert (prefill.name, decode.name) == ("prefill", "decode")
         assert prefill.shapes[KEY] == ShapeRange((1, 3, 0, 64), (1, 3, 0, 64), (4, 3, 0, 64))
         assert prefill.shapes["input_ids"] == ShapeRange((1, 1), (1, 16), (4, 64))
@@ -128,7 +128,7 @@ class TestDefaults:
         assert "scale" not in prefill.shapes
 
     def test_encoder_has_one(self):
-        (profile,) = default_profiles(ENCODER, Limits(batch=2, sequence=8))
+        (profile,) = default_profiles(ENCODER, ShapeLimits(batch=2, sequence=8))
         assert profile.shapes == {"input_ids": ShapeRange((1, 1), (1, 2), (2, 8))}
 
     def test_static_graph_has_none(self):

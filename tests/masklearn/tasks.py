@@ -9,7 +9,7 @@ import pytest
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.progress import Progress
+from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 
@@ -22,7 +22,7 @@ def task_of(
     model_dir: Path,
     recipe: LearnRecipe,
     scratch: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: OnStep = lambda *_: None,
     note: Callable[[str], object] = _unexpected,
 ) -> Task:
     """A task with scratch beside the model. A note is a failure by default, since a note tells that something is amiss."""

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from patch_compile.onnx_io.compare import Answers, compare_answers
+from patch_compile.onnx_io.compare import Outputs, compare_answers
 
 
 def answers(folder, *runs):
     folder.mkdir()
     for run, array in enumerate(runs):
         np.save(folder / f"0.{run}.npy", np.asarray(array))
-    return Answers(folder, ("y",), len(runs))
+    return Outputs(folder, ("y",), len(runs))
 
 
 def compared(tmp_path, mine, reference):

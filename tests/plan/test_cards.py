@@ -12,8 +12,8 @@ from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware import cards
 from patch_compile.hardware.cards import (
-    Architecture,
     Card,
+    GpuArchitecture,
     RatedCard,
     SmRates,
     parse_architectures,
@@ -98,7 +98,7 @@ class TestAnotherRow:
             l2=64,
             source="none",
         )
-        more = (*cards.ARCHITECTURES, Architecture(95, SmRates((228, 227), 1024)))
+        more = (*cards.ARCHITECTURES, GpuArchitecture(95, SmRates((228, 227), 1024)))
         monkeypatch.setattr(cards, "ARCHITECTURES", more)
         monkeypatch.setattr(cards, "CARDS", (*cards.CARDS, toy, Card("Toy 8000", 95)))
 

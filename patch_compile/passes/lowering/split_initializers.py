@@ -15,10 +15,10 @@ from patch_compile.packing.checks import check_two_four
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.plan.split import Split
 
-__all__ = ["Part", "split_initializers"]
+__all__ = ["SplitPart", "split_initializers"]
 
 
-class Part(NamedTuple):
+class SplitPart(NamedTuple):
     """One product of a split linear: the number of its group, and its kind."""
 
     group: int
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 def split_initializers(
     linear: str, split: Split, mask: LinearMask, read: ReadTensor, dtype: ir.DataType
-) -> dict[Part, ir.Value]:
+) -> dict[SplitPart, ir.Value]:
     """Returns the weight of each part that is not empty: dense `[rows, K_d]`, 2:4 `[rows, K_s, 1, 1]`.
 
     The linear's weight is read and masked when the first part is written, and freed after the last. The written values
@@ -50,20 +50,20 @@ def split_initializers(
     return made
 
 
-def _cuts(split: Split) -> dict[Part, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _cuts(split: Split) -> dict[SplitPart, tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Returns rows and k of each part."""
     cuts = {}
     for number, group in enumerate(split.groups):
         rows = split.rows(group)
-        cuts[Part(number, "dense")] = rows, split.dense_k(group)
-        cuts[Part(number, "sparse")] = rows, split.sparse_k(group)
+        cuts[SplitPart(number, "dense")] = rows, split.dense_k(group)
+        cuts[SplitPart(number, "sparse")] = rows, split.sparse_k(group)
     return cuts
 
 
 def _make(
     once: _MaskedOnce,
     name: str,
-    part: Part,
+    part: SplitPart,
     rows: NDArray[np.int64],
     k: NDArray[np.int64],
     dtype: ir.DataType,
@@ -81,9 +81,9 @@ class _MaskedOnce:
     def __init__(self, linear: str, mask: LinearMask, read: ReadTensor, parts: int) -> None:
         self._linear, self._mask, self._read, self._parts = linear, mask, read, parts
         self._weight: NDArray[Any] | None = None
-        self._taken: set[Part] = set()
+        self._taken: set[SplitPart] = set()
 
-    def take(self, part: Part) -> NDArray[Any]:
+    def take(self, part: SplitPart) -> NDArray[Any]:
         """Returns `W∘M: [N, K]`."""
         weight = self._weight
         if weight is None:

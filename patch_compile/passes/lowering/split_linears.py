@@ -14,7 +14,7 @@ from onnx_ir import passes
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.passes.find_linears import LinearSite, find_linears
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
-from patch_compile.passes.lowering.split_initializers import Part, split_initializers
+from patch_compile.passes.lowering.split_initializers import SplitPart, split_initializers
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.split import PART, Split, SplitCost, SplitGroup, check_split, plan_split
 
@@ -84,7 +84,7 @@ class SplitLinearsPass(passes.InPlacePass):
             if f"{name}.weight" in model.graph.initializers:
                 raise passes.PostconditionError(f"the weight of {name} stays beside its parts")
 
-    def _initializers(self, name: str, split: Split) -> dict[Part, ir.Value]:
+    def _initializers(self, name: str, split: Split) -> dict[SplitPart, ir.Value]:
         return split_initializers(name, split, self._masks[name], self._read, self._dtype)
 
 
@@ -92,7 +92,7 @@ def _linear_of(node: ir.Node) -> str:
     return str(node.name).rpartition("/split/")[0]
 
 
-def _rewrite(graph: ir.Graph, site: LinearSite, split: Split, weights: Mapping[Part, ir.Value]) -> None:
+def _rewrite(graph: ir.Graph, site: LinearSite, split: Split, weights: Mapping[SplitPart, ir.Value]) -> None:
     last = site.output.producer()
     assert last is not None
     for value in weights.values():
@@ -118,11 +118,11 @@ def _group(
     split: Split,
     group: SplitGroup,
     number: int,
-    weights: Mapping[Part, ir.Value],
+    weights: Mapping[SplitPart, ir.Value],
 ) -> ir.Value:
     """Adds the nodes of a group. Returns [tokens, rows of the group]: its dense part, its 2:4 part, or their sum."""
     parts = []
-    dense, sparse = Part(number, "dense"), Part(number, "sparse")
+    dense, sparse = SplitPart(number, "dense"), SplitPart(number, "sparse")
     if dense in weights:
         x = into.columns(tokens, split.dense_k(group), split.shape[1], f"{dense}")
         transposed = into.add("Transpose", [weights[dense]], f"{dense}/transpose", {"perm": [1, 0]})

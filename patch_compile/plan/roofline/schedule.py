@@ -12,7 +12,7 @@ from itertools import pairwise
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["CONFIGS", "Config", "Limits", "Problem", "choose_schedule", "limits_of"]
+__all__ = ["CONFIGS", "Config", "DeviceLimits", "Problem", "choose_schedule", "limits_of"]
 
 SLAB = 64  # columns of K
 _TILE_COST, _DENSE_COST, _SPARSE_COST = 4, 16, 9  # plugins/kernels/work.h
@@ -124,7 +124,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Limits:
+class DeviceLimits:
     """`Device` of plugins/kernels/schedule.h: the limits of a card that a schedule depends on.
 
     Sizes are in bytes; those of shared memory are for one block.
@@ -137,11 +137,11 @@ class Limits:
     fma: int  # dense multiply-adds of an SM in a clock
 
 
-def limits_of(card: RatedCard) -> Limits:
+def limits_of(card: RatedCard) -> DeviceLimits:
     """Returns the limits of a card, equal to those that the plugin finds when it runs there."""
     fma = card.rates.kernel_fma
     block = _BLOCK_BYTES / (card.bandwidth / card.sms) * card.clock * fma / 64**2
-    return Limits(card.sms, card.rates.shared[1] << 10, card.l2 << 20, int(block), fma)
+    return DeviceLimits(card.sms, card.rates.shared[1] << 10, card.l2 << 20, int(block), fma)
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -182,14 +182,14 @@ def _overlapped(a: int, b: int) -> int:
     return max(a, b) + min(a, b) // 4
 
 
-def _turn_cost(config: Config, weights: int, device: Limits, halved: int) -> int:
+def _turn_cost(config: Config, weights: int, device: DeviceLimits, halved: int) -> int:
     moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
     height = config.panel_rows // 64
     tokens = max(config.tokens, _L2_TOKENS) * height // halved
     return max(tokens, moved * device.fma // (128 * 64 * 64)) + _TURN_TOKENS * height
 
 
-def _predicted_cost(problem: Problem, config: Config, parts: int, device: Limits) -> int:
+def _predicted_cost(problem: Problem, config: Config, parts: int, device: DeviceLimits) -> int:
     if problem.tokens == 0:
         return 0
     sms, kept = max(device.sms, 1), device.l2_bytes // 2
@@ -209,7 +209,7 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Limits
     return _overlapped(multiply, dram) + (_ADD_UP + sums // _SUMS_PER_UNIT if parts > 1 else 0)
 
 
-def choose_schedule(problem: Problem, device: Limits, config: int | None = None) -> tuple[int, int]:
+def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None = None) -> tuple[int, int]:
     """Returns (configuration, parts). The configuration is -1 if none fits the panel's height and the device."""
     best, best_cost = (-1, 1), 0
     if problem.tokens < 0:

@@ -9,7 +9,7 @@ from patch_compile.plan.roofline.linear_roofline import speedup_limit
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import bytes_of, change, percent, perplexity, times
 
-__all__ = ["Figure", "key_figures"]
+__all__ = ["KeyFigure", "key_figures"]
 
 _PHASES = {"prefill": "Prefill", "decode": "Decode", "end_to_end": "End to end"}
 # The limit of the dense product in each phase.
@@ -17,7 +17,7 @@ _BOUND = {"prefill": "tensor", "decode": "bytes"}
 
 
 @dataclass(frozen=True)
-class Figure:
+class KeyFigure:
     """A figure. about: lines below the value."""
 
     label: str
@@ -25,35 +25,35 @@ class Figure:
     about: list[str]
 
 
-def key_figures(sources: Sources) -> list[Figure]:
+def key_figures(sources: Sources) -> list[KeyFigure]:
     """Returns the figures of ratio, quality, size, and speed with its limits."""
     return [*_ratio(sources), *_quality(sources), *_size(sources), *_speed(sources)]
 
 
-def _ratio(sources: Sources) -> Iterator[Figure]:
+def _ratio(sources: Sources) -> Iterator[KeyFigure]:
     ratio, speed = sources.report["ratio"], sources.report["learned"].get("speed")
     asked = f"found for {speed['goal']}" if speed else f"{percent(ratio['asked'], 1)} asked"
     about = [asked, f"{percent(sources.share)} of weights in 2:4 tiles", f"method {sources.report['method']}"]
-    yield Figure("Weights zeroed", percent(ratio["reached"], 1), about)
+    yield KeyFigure("Weights zeroed", percent(ratio["reached"], 1), about)
 
 
-def _quality(sources: Sources) -> Iterator[Figure]:
+def _quality(sources: Sources) -> Iterator[KeyFigure]:
     found = sources.perplexity
     if found is not None:
         about = [
             f"dense {perplexity(found['dense'])}, {change(found['pruned'], found['dense'])}",
             found["how"],
         ]
-        yield Figure("Perplexity", perplexity(found["pruned"]), about)
+        yield KeyFigure("Perplexity", perplexity(found["pruned"]), about)
         return
     outputs = [one for one in sources.report["difference"]["outputs"] if one["floating"]]
     if outputs:
         worst = max(outputs, key=lambda one: one["relative"])
         about = [f"of {worst['output']}, relative, against the dense model"]
-        yield Figure("Output error", percent(worst["relative"], 1), about)
+        yield KeyFigure("Output error", percent(worst["relative"], 1), about)
 
 
-def _size(sources: Sources) -> Iterator[Figure]:
+def _size(sources: Sources) -> Iterator[KeyFigure]:
     totals, engine = sources.plan.totals, sources.report["engine"]
     before, after = totals.bytes_before, totals.bytes_after
     file = (
@@ -62,10 +62,10 @@ def _size(sources: Sources) -> Iterator[Figure]:
         else f"ONNX {bytes_of(sources.report['onnx']['bytes'])}"
     )
     about = [f"dense {bytes_of(before)}, {change(after, before)}", f"whole {file}"]
-    yield Figure("Covered weights", bytes_of(after), about)
+    yield KeyFigure("Covered weights", bytes_of(after), about)
 
 
-def _speed(sources: Sources) -> Iterator[Figure]:
+def _speed(sources: Sources) -> Iterator[KeyFigure]:
     whole, card = sources.whole, sources.plan.card
     measured = sources.measured_first
     for phase in sources.phases:
@@ -77,16 +77,16 @@ def _speed(sources: Sources) -> Iterator[Figure]:
             predicted = [f"predicted {times(row['predicted']['speedup'])}"] if row.get("predicted") else []
             beside = [f"limit {times(row['limit'])}"] if row["limit"] else beside
             about = [f"measured, batch {row['batch']}", *predicted, *beside]
-            yield Figure(label, times(row["speedup"]), about)
+            yield KeyFigure(label, times(row["speedup"]), about)
         elif whole and card:
             about = [f"predicted, {card.name}", *beside]
-            yield Figure(label, times(getattr(whole, phase).speedup), about)
+            yield KeyFigure(label, times(getattr(whole, phase).speedup), about)
         elif beside:
             about = [
                 "neither predicted nor measured",
                 f"with {percent(sources.share)} of weights in 2:4 tiles",
             ]
-            yield Figure(label, f"≤ {times(limit)}", about)
+            yield KeyFigure(label, f"≤ {times(limit)}", about)
 
 
 def _limit(sources: Sources, phase: str) -> float:

@@ -21,13 +21,13 @@ from patch_compile.report.page.spelling import (
     perplexity,
 )
 
-__all__ = ["Question", "questions"]
+__all__ = ["AnsweredQuestion", "questions"]
 
 _OUTPUTS = 6  # outputs that are shown; a decoder has two for each layer's cache
 
 
 @dataclass(frozen=True)
-class Question:
+class AnsweredQuestion:
     """A question with its answer.
 
     answer: a word or a figure; mark: the outcome; facts: (what, value); runs: runs of a comparison, each with its error
@@ -42,12 +42,12 @@ class Question:
     runs: list[Row] = field(default_factory=list)
 
 
-def questions(sources: Sources) -> list[Question]:
+def questions(sources: Sources) -> list[AnsweredQuestion]:
     """Returns the questions. Each answer rests on the one before it."""
     return [_compiled(sources), _pruned(sources), _built(sources)]
 
 
-def _compiled(sources: Sources) -> Question:
+def _compiled(sources: Sources) -> AnsweredQuestion:
     verify = (sources.verify or {}).get("compiled")
     found = verify or sources.report["agreement"]
     checkpoint = sources.kind is Kind.DECODER
@@ -59,7 +59,7 @@ def _compiled(sources: Sources) -> Question:
         place = first["linear"] or first["node"]
         facts.append(("first difference", f"{place} ({first['tensor']}), {found_error(first['error'])}"))
     facts.append(("checked by", "verify" if verify else "the build"))
-    return Question(
+    return AnsweredQuestion(
         "Compiled right?",
         about,
         *_judged(found.get("passed", True)),
@@ -68,13 +68,15 @@ def _compiled(sources: Sources) -> Question:
     )
 
 
-def _pruned(sources: Sources) -> Question:
+def _pruned(sources: Sources) -> AnsweredQuestion:
     about = "The pruned model against the dense one: what pruning cost, however well it is compiled."
     if (found := sources.perplexity) is not None:
         facts = [("perplexity", f"{perplexity(found['dense'])} dense, {perplexity(found['pruned'])} pruned")]
         facts += _logit_facts(sources)
         answer = f"{change(found['pruned'], found['dense'])} perplexity"
-        return Question("Pruned how much?", about, answer, "figure", [*facts, ("measured on", found["how"])])
+        return AnsweredQuestion(
+            "Pruned how much?", about, answer, "figure", [*facts, ("measured on", found["how"])]
+        )
     verify, inputs = (sources.verify or {}).get("pruned"), sources.report["inputs"]
     outputs = (verify or sources.report["difference"])["outputs"]
     facts = [
@@ -93,7 +95,7 @@ def _pruned(sources: Sources) -> Question:
     )
     facts.append(("measured on", how.removeprefix("compared on ")))
     answer = f"{percent(max(one['relative'] for one in outputs), 1)} output error"
-    return Question("Pruned how much?", about, answer, "figure", facts)
+    return AnsweredQuestion("Pruned how much?", about, answer, "figure", facts)
 
 
 def _logit_facts(sources: Sources) -> Iterator[tuple[str, str]]:
@@ -111,15 +113,15 @@ def _logit_facts(sources: Sources) -> Iterator[tuple[str, str]]:
         yield "tokens compared", count(tokens)
 
 
-def _built(sources: Sources) -> Question:
+def _built(sources: Sources) -> AnsweredQuestion:
     about = "The engine against the hybrid ONNX: what the builder's kernels do to the numbers."
     built, engine = (sources.verify or {}).get("built"), sources.report["engine"]
     facts = _engine_facts(engine) if engine else [("engine", "none was built")]
     if built and built["ran"]:
         facts = [*_error_facts(built, " of the largest output"), *facts]
-        return Question("Built right?", about, *_judged(built["passed"]), facts, _runs(built))
+        return AnsweredQuestion("Built right?", about, *_judged(built["passed"]), facts, _runs(built))
     why = built["why"] if built else _UNBUILT if engine is None else _UNASKED
-    return Question("Built right?", about, "not run", "open", [*facts, ("why", why)])
+    return AnsweredQuestion("Built right?", about, "not run", "open", [*facts, ("why", why)])
 
 
 _UNBUILT = "there is no engine to ask"

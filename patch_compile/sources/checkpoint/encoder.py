@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from masklearn.checkpoint.models import load_model
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.compare import Answers
+from patch_compile.onnx_io.compare import Outputs
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.out.report import Kind
@@ -71,7 +71,7 @@ class EncoderSource(CheckpointSource):
     @override
     def pruned_outputs(
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
-    ) -> Answers:
+    ) -> Outputs:
         """Returns outputs by transformers, with weights rounded as in the graph and arithmetic in fp32."""
         import torch
 
@@ -82,7 +82,7 @@ class EncoderSource(CheckpointSource):
                 made = model(**{name: torch.from_numpy(np.asarray(value)) for name, value in feed.items()})
             for place, name in enumerate(outputs):
                 np.save(folder / f"{place}.{run}.npy", made[name].numpy())
-        return Answers(folder, outputs, len(feeds))
+        return Outputs(folder, outputs, len(feeds))
 
 
 def _feeds(windows: NDArray[np.int64], padding: int, names: Sequence[str]) -> Iterator[Feed]:

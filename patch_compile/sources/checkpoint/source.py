@@ -30,7 +30,7 @@ from patch_compile.sources.rounding import Rounding, roundings_of
 
 if TYPE_CHECKING:
     from masklearn.learn import Choose
-    from patch_compile.onnx_io.compare import Answers
+    from patch_compile.onnx_io.compare import Outputs
     from patch_compile.passes import PassDump
 
 __all__ = ["CheckpointSource"]
@@ -203,7 +203,7 @@ class CheckpointSource(Source):
         hybrid: Path,
         packed: Sequence[str],
         probe: Probe,
-        reference: Answers,
+        reference: Outputs,
         scratch: Path,
     ) -> Rounding:
         """Returns the roundings in the graph of a model with this number of blocks."""

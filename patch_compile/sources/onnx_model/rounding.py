@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from patch_compile.onnx_io.compare import Answers, answer, compare_answers
+from patch_compile.onnx_io.compare import Outputs, answer, compare_answers
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.runnable import runnable_onnx
@@ -30,7 +30,7 @@ def measured_rounding(
     hybrid: Path,
     packed: Sequence[str],
     feeds: Sequence[Feed],
-    reference: Answers,
+    reference: Outputs,
     scratch: Path,
 ) -> Rounding:
     """Returns the number of roundings in the hybrid model's graph, and their measured effect on the pruned model.
@@ -56,7 +56,7 @@ def _sixteen_bit_results(path: Path) -> int:
     return sum(any(value.dtype in sixteen for value in node.outputs) for node in graph)
 
 
-def _error(model: ir.Model, feeds: Sequence[Feed], reference: Answers, scratch: Path) -> float:
+def _error(model: ir.Model, feeds: Sequence[Feed], reference: Outputs, scratch: Path) -> float:
     """Returns the distance of a changed form of the pruned model from the pruned model. Values that are not finite count
     as 0."""
     from patch_compile.onnx_io.write import write_onnx

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.linear_mask import LinearMask
-from patch_compile.onnx_io.compare import Answers, answer
+from patch_compile.onnx_io.compare import Outputs, answer
 from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
@@ -199,7 +199,7 @@ class OnnxSource(Source):
     @override
     def pruned_outputs(
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
-    ) -> Answers:
+    ) -> Outputs:
         """Returns outputs of the pruned model in ONNX Runtime."""
         return answer(runnable_onnx(pruned, folder.parent), feeds, folder)
 
@@ -210,7 +210,7 @@ class OnnxSource(Source):
         hybrid: Path,
         packed: Sequence[str],
         probe: Probe,
-        reference: Answers,
+        reference: Outputs,
         scratch: Path,
     ) -> Rounding:
         from patch_compile.sources.onnx_model.rounding import measured_rounding

@@ -220,7 +220,7 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         mine, theirs = schedule.Problem(*sizes), HostProblem(*sizes)
         fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
         for config in (None, fixed):
-            found = schedule.choose_schedule(mine, schedule.Limits(*limits), config)
+            found = schedule.choose_schedule(mine, schedule.DeviceLimits(*limits), config)
             asked = -1 if config is None else config
             assert found == kernel.schedule(theirs, HostDevice(*limits), asked)
 
