@@ -17,8 +17,10 @@ __all__ = [
     "WIDTH",
     "Axis",
     "decades",
+    "number_ticks",
     "percent_ticks",
     "round_ticks",
+    "ticks_within",
 ]
 
 WIDTH, HEIGHT = 720, 260
@@ -46,16 +48,37 @@ def round_ticks(high: float, about: int = 4) -> list[float]:
     """Returns 0 and multiples of 1, 2, 2.5 or 5 times a power of ten, up to the first that reaches `high`."""
     if high <= 0.0:
         return [0.0, 1.0]
-    power = 10.0 ** math.floor(math.log10(high / about))
-    step = next(one * power for one in _STEPS if one * power * about >= high * 0.999)
+    step = _step(high, about)
     return [step * i for i in range(math.ceil(high / step - 1e-9) + 1)]
+
+
+def ticks_within(low: float, high: float, about: int = 5) -> list[float]:
+    """Returns the multiples of 1, 2, 2.5 or 5 times a power of ten that lie in low … high."""
+    step = _step(high - low, about)
+    return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _step(span: float, about: int) -> float:
+    """Returns the smallest round step of which `about` cover the span."""
+    power = 10.0 ** math.floor(math.log10(span / about))
+    return next(one * power for one in _STEPS if one * power * about >= span * 0.999)
 
 
 def percent_ticks(ticks: list[float], y: Axis) -> list[tuple[float, str]]:
     """Returns pixel and text of each tick, with as many digits as distinguish neighbours."""
-    step = ticks[1] * 100
-    digits = next(d for d in range(8) if abs(round(step, d) - step) < 1e-6 * step)
+    digits = _digits(ticks[1] * 100)
     return [(y(value), percent(value, digits)) for value in ticks]
+
+
+def number_ticks(ticks: list[float], axis: Axis) -> list[tuple[float, str]]:
+    """Returns pixel and text of each tick of `ticks_within`, with as many digits as distinguish neighbours."""
+    digits = _digits(ticks[1] - ticks[0])
+    return [(axis(value), f"{value:,.{digits}f}".replace("-", "−")) for value in ticks]
+
+
+def _digits(step: float) -> int:
+    """Returns the decimal places that a step of a chart's axis needs."""
+    return next(digits for digits in range(20) if abs(round(step, digits) - step) < 1e-6 * step)
 
 
 def decades(low: float, high: float) -> Iterable[float]:

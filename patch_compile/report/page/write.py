@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,17 @@ from patch_compile.report.page.lost_where import lost_where
 from patch_compile.report.page.origin import origin
 from patch_compile.report.page.plan_table import plan_table
 from patch_compile.report.page.questions import questions
+from patch_compile.report.page.rendering import asset, environment
 from patch_compile.report.page.said import said
 from patch_compile.report.page.score_chart import score_chart
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.speed import speed
-from patch_compile.report.page.spelling import FILTERS
 from patch_compile.report.page.tile_maps import tile_maps
 from patch_compile.report.page.verdict import verdict
 
 __all__ = ["write_page"]
 
-_PACKAGE = "patch_compile.report.page"
+_STYLES = ("theme.css", "page.css", "chart.css")
 
 
 def write_page(out: Path) -> Path:
@@ -43,20 +42,10 @@ def write_page(out: Path) -> Path:
 
 
 def _rendered(sources: Sources) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader(_PACKAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    ours = files(_PACKAGE) / "templates"
-    style, script = (Markup((ours / name).read_text("utf-8")) for name in ("page.css", "page.js"))
-    return environment.get_template("page.html").render(style=style, script=script, **_parts(sources))
+    style, script = Markup("\n".join(map(asset, _STYLES))), Markup(asset("page.js"))
+    return environment().get_template("page.html").render(style=style, script=script, **_parts(sources))
 
 
 def _parts(sources: Sources) -> dict[str, Any]:

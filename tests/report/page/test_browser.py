@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from patch_compile.report.page import write_page
+from patch_compile.report.page.text_width import text_width
 from tests.report.page.found import benched, verified
 from tests.report.page.outs import LLAMA_2_7B, SMOLLM2, Out
 
@@ -242,3 +243,13 @@ def test_a_model_of_7b_weights_is_a_small_page(tmp_path: Path, open_page: Any) -
     page = open_page(path)
     assert page.locator("button.map").count() == 32 * 7
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_no_text_of_a_chart_is_wider_than_estimated(report: Path, open_page: Any) -> None:
+    page = open_page(report)
+    drawn = page.locator(".chart text").evaluate_all(
+        "all => all.map(text => [text.textContent, text.getComputedTextLength()])"
+    )
+    assert len(drawn) > 20
+    for text, width in drawn:
+        assert 0 < width <= text_width(text, 12) * 1.01, text

@@ -5,9 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masklearn.masks.maskset import MaskSet
-from patch_compile.report.page.chart import Axis, decades, percent_ticks, round_ticks
+from patch_compile.report.page.chart import (
+    Axis,
+    decades,
+    number_ticks,
+    percent_ticks,
+    round_ticks,
+    ticks_within,
+)
 from patch_compile.report.page.depth_chart import depth_chart
+from patch_compile.report.page.rendering import asset, themed, themes
 from patch_compile.report.page.score_chart import score_chart
+from patch_compile.report.page.text_width import lines_within, text_width
 from tests.report.page.outs import Out, llama_shapes
 
 
@@ -23,6 +32,16 @@ def test_words_of_ticks_are_their_values(high: float) -> None:
     ticks = round_ticks(high)
     words = percent_ticks(ticks, Axis(0.0, ticks[-1], 200, 0))
     assert [float(text.rstrip("%")) for _, text in words] == pytest.approx([100 * tick for tick in ticks])
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1e-2, 1e4))
+def test_ticks_lie_within_their_ends_and_say_their_values(low: float, span: float) -> None:
+    ticks = ticks_within(low, low + span)
+    assert 2 <= len(ticks) <= 6
+    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
+    words = [text for _, text in number_ticks(ticks, Axis(low, low + span, 0, 100))]
+    said = [float(text.replace("−", "-").replace(",", "")) for text in words]
+    assert said == pytest.approx(ticks, abs=1e-6 * span)
 
 
 @given(st.floats(1e-12, 1e3), st.floats(1.01, 1e9))
@@ -76,3 +95,39 @@ def test_depth_needs_two_blocks() -> None:
     assert len(chart["points"]) == 40 and len(chart["x_ticks"]) <= 12
     heights = [point["y"] for point in chart["points"]]
     assert heights == sorted(heights, reverse=True)
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast of two colours #rrggbb or #rgb, from 1 to 21, as WCAG 2 defines it."""
+    light, dark = sorted(map(_luminance, (one, other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    digits = colour.lstrip("#")
+    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_colours_of_charts_stand_out_on_paper_in_light_dark_and_print() -> None:
+    assert set(themes()) == {"screen", "(prefers-color-scheme: dark)", "print"}
+    for theme in themes().values():
+        series = [theme[f"series-{i}"] for i in range(1, 7)]
+        assert len(set(series)) == 6
+        assert all(contrast(colour, theme["paper"]) >= 3 for colour in series)
+        assert all(contrast(theme[ink], theme["paper"]) >= 4.5 for ink in ("ink", "muted"))
+
+
+def test_rules_of_a_picture_have_no_variables() -> None:
+    rules = themed(asset("chart.css"))
+    assert "var(" not in rules
+    assert all(theme["muted"] in rules for theme in themes().values())
+
+
+def test_text_is_broken_where_it_fits() -> None:
+    lines = lines_within("one two three four five\nsix", 12, 80)
+    assert lines[-1] == "six" and " ".join(lines) == "one two three four five six"
+    assert all(text_width(line, 12) <= 80 for line in lines)
+    assert lines_within("averyverylongword", 12, 10) == ["averyverylongword"]
