@@ -19,8 +19,8 @@ def compare(
 ) -> Compared:
     """Compare quality, size and speed of builds of one model. Builds that no other build beats are Pareto points.
 
-    paths: the OUT folder of each build. out: a picture to draw (.png, .svg), or a folder for both pictures and the table
-    as JSON; None draws nothing. against: the quantity on the horizontal axis, against which quality is drawn; "speed" is
+    paths: the OUT folder of each build. out: a picture to draw (.svg), or a folder for the picture and the table as
+    JSON; None draws nothing. against: the quantity on the horizontal axis, against which quality is drawn; "speed" is
     measured if all builds were timed on one GPU, else predicted. force: replace existing pictures.
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason for builds that cannot be compared.

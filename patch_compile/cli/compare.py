@@ -10,7 +10,7 @@ from patch_compile.cli.command import AS_JSON, Option, command, print_result
 __all__ = ["compare"]
 
 _OWN = {
-    "out": Option("Draw the curve: FILE.png, FILE.svg, or FOLDER for both and the table as JSON.", "FOLDER|FILE",
+    "out": Option("Draw the curve: FILE.svg, or FOLDER for it and the table as JSON.", "FOLDER|FILE",
                   "the table alone", flags=("-o", "--out")),
     "against": Option("What quality is set against; a speed is measured where every OUT was timed on one GPU, else "
                       "predicted.", flags=("--x",)),

@@ -18,9 +18,9 @@ __all__ = ["compare"]
 
 _SCHEMA = 1
 _PHASES = ("end_to_end", "prefill", "decode")
-_PICTURES = (".png", ".svg")
+_PICTURE = ".svg"
 # Suffixes of pictures that it can't draw; any other name is a folder's.
-_NOT_DRAWN = (".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html")
+_NOT_DRAWN = (".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html")
 _NAME = "compare"
 
 
@@ -29,8 +29,8 @@ def compare(
 ) -> dict[str, Any]:
     """Compare builds, and draw their quality against an axis.
 
-    out: a picture (.png, .svg), or a folder for both pictures and the table as JSON; None draws nothing. against: kind
-    of the axis. Raises PatchCompileError for builds that can't be compared, with the reason, and for existing files
+    out: a picture (.svg), or a folder for the picture and the table as JSON; None draws nothing. against: kind of the
+    axis. Raises PatchCompileError for builds that can't be compared, with the reason, and for existing files
     unless `force`.
     """
     files = _files(out, force)
@@ -101,16 +101,16 @@ def _files(out: Path | None, force: bool) -> list[Path]:
     """Returns the files to write. Raises PatchCompileError if they can't be written."""
     if out is None:
         return []
-    if out.suffix in _PICTURES:
+    if out.suffix == _PICTURE:
         files = [out]
     elif out.suffix in _NOT_DRAWN:
         raise UsageError(
             f"{out} is no kind of picture that is drawn",
             f"It ends with {out.suffix}.",
-            "Name a .png, an .svg, or a folder.",
+            "Name an .svg, or a folder.",
         )
     else:
-        files = [out / f"{_NAME}{suffix}" for suffix in (*_PICTURES, ".json")]
+        files = [out / f"{_NAME}{suffix}" for suffix in (_PICTURE, ".json")]
     there = [str(file) for file in files if file.exists()]
     if there and not force:
         raise PatchCompileError(
@@ -129,7 +129,7 @@ def _write(
     from patch_compile.compare.picture import draw
 
     files[0].parent.mkdir(parents=True, exist_ok=True)
-    draw(builds, axis, beaten, [file for file in files if file.suffix in _PICTURES])
-    for file in files:
-        if file.suffix == ".json":
-            write_json(file, result)
+    picture, *tables = files
+    draw(builds, axis, beaten, picture)
+    for table in tables:
+        write_json(table, result)

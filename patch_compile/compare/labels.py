@@ -2,89 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.path import Path
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
+from patch_compile.report.page.text_width import text_width
 
-__all__ = ["label_spots"]
+__all__ = ["REACH", "SIZE", "Box", "Label", "Point", "place_labels"]
 
-_INK, _SIZE = "#222222", 8.5
-_MARKER = 7  # radius of a marker, in points
-_HIDES, _CROSSES = 4, 1  # cost of a label that hides something, and of one that a line crosses
-# Candidate positions of a label, in points from its marker, the best first: (x, y, horizontal, vertical).
+Point = tuple[float, float]
+SIZE = 12  # of the font, in pixels
+REACH = 9  # radius that a marker needs, in pixels
+_ASCENT, _HEIGHT = 11, 14  # of a line of text
+# Costs of a label: it hides something, a line crosses it, it needs a leader.
+_HIDES, _CROSSES, _LEADS = 8, 2, 1
+_ROW = 15  # between candidate positions above each other
+# Offset of the middle of a label from its marker, the best first: (side, down); side 0 is centred.
 _PLACES = [
-    (side * 8, up * high, "left" if side > 0 else "right", "bottom" if up > 0 else "top")
-    for high in (6, 20, 34)
-    for side in (1, -1)
-    for up in (1, -1)
-] + [(0, up * 10, "center", "bottom" if up > 0 else "top") for up in (1, -1)]
+    (1, 0), (1, -9), (-1, 0), (-1, -9), (1, 9), (-1, 9), (0, -17), (0, 17),
+    *((side, way * (9 + _ROW * row)) for row in range(1, 8) for side in (1, -1) for way in (-1, 1)),
+]  # fmt: skip
 
 
-def label_spots(figure: Figure, axes: Axes, spots: Sequence[tuple[str, tuple[float, float]]]) -> None:
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels; y grows downwards."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def around(cls, point: Point, reach: float) -> Box:
+        """Returns the square around a point."""
+        x, y = point
+        return cls(x - reach, y - reach, x + reach, y + reach)
+
+    def overlaps(self, other: Box) -> bool:
+        """Returns True if the two share more than an edge."""
+        across = self.left < other.right and other.left < self.right
+        return across and self.top < other.bottom and other.top < self.bottom
+
+    def holds(self, other: Box) -> bool:
+        """Returns True if the other lies inside."""
+        across = self.left <= other.left and other.right <= self.right
+        return across and self.top <= other.top and other.bottom <= self.bottom
+
+    def is_crossed(self, first: Point, last: Point) -> bool:
+        """Returns True if the segment passes through the inside, by Liang and Barsky's clipping."""
+        enter, leave = 0.0, 1.0
+        for axis, low, high in ((0, self.left, self.right), (1, self.top, self.bottom)):
+            start, step = first[axis], last[axis] - first[axis]
+            if not step:
+                if not low < start < high:
+                    return False
+                continue
+            near, far = sorted(((low - start) / step, (high - start) / step))
+            enter, leave = max(enter, near), min(leave, far)
+        return enter < leave
+
+
+@dataclass(frozen=True)
+class Label:
+    """A placed label. x, y: where its baseline begins; leader: a line to its marker, if it is not beside it."""
+
+    text: str
+    x: float
+    y: float
+    box: Box
+    leader: tuple[Point, Point] | None
+
+
+def place_labels(
+    spots: Sequence[tuple[str, Point]], inside: Box, lines: Sequence[Sequence[Point]]
+) -> list[Label]:
     """Label each spot at the candidate position where its label covers least.
 
-    spots: label and position in data coordinates. It avoids other labels, markers, the legend, the drawn lines and the
-    edge.
+    spots: label and marker in pixels. It avoids other labels, markers, the drawn lines and the edge of `inside`.
     """
-    renderer = _laid_out(figure)
-    points = axes.transData.transform([spot for _, spot in spots])
-    taken, lines = [_around(x, y, figure.dpi) for x, y in points], [_line(line) for line in axes.get_lines()]
-    if legend := axes.get_legend():
-        taken.append(legend.get_window_extent(renderer))
-    inside = axes.get_window_extent(renderer)
-    for name, spot in spots:
-        tried: list[tuple[int, Annotation, Bbox]] = []
-        for place in _PLACES:
-            text = _write(axes, name, spot, place)
-            box = text.get_window_extent(renderer)
-            hidden = sum(box.overlaps(other) for other in taken) + (not _holds(inside, box))
-            crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
-            tried.append((_HIDES * hidden + _CROSSES * crossed, text, box))
-            text.remove()
-        _, text, box = min(tried, key=lambda one: one[0])
-        axes.add_artist(text)
-        taken.append(box)
+    markers = [Box.around(point, REACH) for _, point in spots]
+    segments = [pair for line in lines for pair in pairwise(line)]
+    labels: list[Label] = []
+    for text, point in spots:
+        best = min(
+            _candidates(text, point), key=lambda label: _cost(label, markers, labels, segments, inside)
+        )
+        labels.append(best)
+        segments += [best.leader] if best.leader else []
+    return labels
 
 
-def _laid_out(figure: Figure) -> Any:
-    """Draw the figure once, since positions are known only then, and return the renderer."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return canvas.get_renderer()
-
-
-def _around(x: float, y: float, dpi: float) -> Bbox:
-    from matplotlib.transforms import Bbox
-
-    reach = _MARKER * dpi / 72
-    return Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)
-
-
-def _line(line: Any) -> Path:
-    """Returns a line of the axes in display coordinates."""
-    return line.get_transform().transform_path(line.get_path())  # type: ignore[no-any-return]
-
-
-def _holds(outer: Bbox, inner: Bbox) -> bool:
-    return bool(
-        outer.x0 <= inner.x0 and inner.x1 <= outer.x1 and outer.y0 <= inner.y0 and inner.y1 <= outer.y1
-    )
+def _cost(
+    label: Label,
+    markers: Sequence[Box],
+    labels: Sequence[Label],
+    segments: Sequence[tuple[Point, Point]],
+    inside: Box,
+) -> int:
+    """Returns the cost of a candidate beside the labels placed so far. It overlaps its own marker nowhere."""
+    placed = [other.box for other in labels]
+    hidden = sum(map(label.box.overlaps, [*markers, *placed])) + (not inside.holds(label.box))
+    crossed = sum(label.box.is_crossed(*one) for one in segments)
+    if label.leader:
+        start = Box.around(label.leader[0], 0)
+        away = [
+            box for box in markers if not box.overlaps(start)
+        ]  # a leader can't avoid those around its start
+        crossed += sum(box.is_crossed(*label.leader) for box in [*away, *placed])
+    return _HIDES * hidden + _CROSSES * crossed + _LEADS * bool(label.leader)
 
 
-def _write(axes: Axes, name: str, spot: tuple[float, float], place: tuple[int, int, str, str]) -> Annotation:
-    from matplotlib.patheffects import withStroke
-
-    x, y, horizontal, vertical = place
-    halo = [withStroke(linewidth=2.5, foreground="white")]
-    return axes.annotate(
-        name, spot, (x, y), textcoords="offset points", ha=horizontal, va=vertical, color=_INK, fontsize=_SIZE,
-        path_effects=halo, zorder=4,
-    )  # fmt: skip
+def _candidates(text: str, point: Point) -> Iterator[Label]:
+    (x, y), width = point, text_width(text, SIZE)
+    for side, down in _PLACES:
+        left = x + (REACH + 1 if side > 0 else -REACH - 1 - width if side < 0 else -width / 2)
+        top = y + down - _HEIGHT / 2
+        box = Box(left, top, left + width, top + _HEIGHT)
+        corner = (box.left if side > 0 else box.right, box.bottom if down < 0 else box.top)
+        far = abs(down) > REACH + _HEIGHT  # there, a reader needs a line
+        yield Label(
+            text, round(left, 1), round(top + _ASCENT, 1), box, ((x, y), corner) if side and far else None
+        )

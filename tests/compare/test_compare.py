@@ -20,6 +20,7 @@ from tests.conftest import WORDS, write_model
 from tests.report.page.found import benched
 
 RATIOS = (0.1, 0.3, 0.5)
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
@@ -155,27 +156,44 @@ def test_predictions_for_different_cards_are_left_out_with_the_reason(outs, caps
     assert "r0.1: H100" in caught.value.why
 
 
-def test_the_curve_is_drawn_as_png_and_svg(outs, tmp_path):
+def drawn(file: Path) -> tuple[list[ET.Element], list[str]]:
+    """Marks and names of the builds in a picture."""
+    picture = ET.fromstring(file.read_text("utf-8"))
+    marks = picture.findall(f"./{SVG}g[@class='marks']/{SVG}path")
+    return marks, [text.text or "" for text in picture.iterfind(f"./{SVG}g[@class='names']/{SVG}text")]
+
+
+def test_the_curve_is_drawn_as_svg(outs, tmp_path):
     for out, value in zip(outs, (11.0, 14.0, 13.0), strict=True):
         perplexity(out, value)
     result = compare(outs, tmp_path / "curves")
-    png, svg, table = map(Path, result["files"])
-    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and png.stat().st_size > 10_000
-    ids = {element.get("id") or "" for element in ET.fromstring(svg.read_text()).iter()}
-    assert sum(name.startswith("line2d") for name in ids) > 5
+    svg, table = map(Path, result["files"])
+    marks, names = drawn(svg)
+    assert names == ["dense", "r0.1", "r0.3", "r0.5"]
+    words = [mark.findtext(f"{SVG}title") for mark in marks]
+    assert words[0] == "dense: perplexity 10.00, ratio 0.000" and len(words) == 4
+    hollow = [word for mark, word in zip(marks, words, strict=True) if "beaten" in mark.get("class", "")]
+    assert hollow == ["r0.3: perplexity 14.00, ratio 0.300, wanda, beaten by r0.5"]
     assert json.loads(table.read_text()) == result
     first = svg.read_bytes()
     with pytest.raises(PatchCompileError, match="exists"):
         compare(outs, tmp_path / "curves")
     compare(outs, tmp_path / "curves", force=True)
     assert svg.read_bytes() == first  # equal builds give equal pictures
-    assert {f.name for f in (tmp_path / "curves").iterdir()} == {"compare.png", "compare.svg", "compare.json"}
+    assert {f.name for f in (tmp_path / "curves").iterdir()} == {"compare.svg", "compare.json"}
+
+
+def test_a_name_with_signs_of_xml_is_drawn(outs, tmp_path):
+    odd = outs[0].rename(tmp_path / "a <b> & \x01")
+    compare([odd, outs[1]], tmp_path / "curve.svg")
+    assert drawn(tmp_path / "curve.svg")[1] == ["dense", "a <b> & \N{REPLACEMENT CHARACTER}", "r0.3"]
 
 
 def test_one_picture_alone(outs, tmp_path):
     assert compare(outs, tmp_path / "curve.svg")["files"] == [str(tmp_path / "curve.svg")]
-    with pytest.raises(PatchCompileError, match="no kind of picture"):
-        compare(outs, tmp_path / "curve.pdf")
+    for suffix in (".pdf", ".png"):
+        with pytest.raises(PatchCompileError, match="no kind of picture"):
+            compare(outs, tmp_path / f"curve{suffix}")
 
 
 def test_one_build_is_nothing_to_compare(outs):
@@ -231,7 +249,7 @@ def test_an_encoder_is_compared_by_the_error_of_its_outputs(tmp_path, text_file,
                 **TINY,
             }
         )
-    result = compare(outs, tmp_path / "curve.png")
+    result = compare(outs, tmp_path / "curve.svg")
     assert result["quality"]["what"] == "relative error of the outputs" and result["quality"]["dense"] == 0
     assert result["pareto"] == ["r0.1", "r0.5"]
     assert [row["increase"] for row in result["builds"]] == [None, None]

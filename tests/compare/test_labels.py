@@ -1,34 +1,63 @@
-"""Names in the picture cover neither each other nor a marker."""
+"""Names in the picture cover neither each other nor a marker nor a line."""
 
 import itertools
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from hypothesis import given
+from hypothesis import strategies as st
 
-from patch_compile.compare.labels import label_spots
+from patch_compile.compare.labels import REACH, Box, place_labels
 from patch_compile.compare.pareto import Spot, beaten_by
 
+INSIDE = Box(56, 20, 700, 360)
+points = st.tuples(st.floats(80, 680), st.floats(40, 340))
 
-@pytest.mark.parametrize("step", [0.02, 0.2], ids=["crowded", "roomy"])
-def test_no_name_covers_another_or_leaves_the_picture(step):
-    figure = Figure(figsize=(7.4, 5.0), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
-    spots = [(f"smollm2-ratio-{i}", (0.3 + step * i, 10 + step * i)) for i in range(6)]
-    axes.plot(*zip(*(spot for _, spot in spots), strict=True), "o")
-    axes.set_xlim(0, 1.6)
-    axes.set_ylim(9.5, 11.8)
-    label_spots(figure, axes, spots)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    texts = [one for one in axes.get_children() if isinstance(one, Annotation)]
-    boxes = [text.get_window_extent(renderer) for text in texts]
-    assert [text.get_text() for text in texts] == [name for name, _ in spots]
+
+@pytest.mark.parametrize("step", [4, 50], ids=["crowded", "roomy"])
+def test_a_name_covers_nothing_and_stays_inside(step: int) -> None:
+    spots = [(f"smollm2-ratio-{i}", (200.0 + 2 * step * i, 300.0 - step * i)) for i in range(6)]
+    line = [point for _, point in spots]
+    labels = place_labels(spots, INSIDE, [line])
+    assert [label.text for label in labels] == [name for name, _ in spots]
+    boxes = [label.box for label in labels]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-    inside = axes.get_window_extent(renderer)
-    assert all(
-        inside.x0 <= b.x0 and b.x1 <= inside.x1 and inside.y0 <= b.y0 and b.y1 <= inside.y1 for b in boxes
-    )
+    assert not any(box.overlaps(Box.around(point, REACH)) for box in boxes for point in line)
+    assert not any(box.is_crossed(a, b) for box in boxes for a, b in itertools.pairwise(line))
+    assert all(INSIDE.holds(box) for box in boxes)
+
+
+@given(st.lists(points, min_size=1, max_size=4))
+def test_few_names_never_cover_a_marker_or_each_other(found: list[tuple[float, float]]) -> None:
+    labels = place_labels([(f"r{i}", point) for i, point in enumerate(found)], INSIDE, [])
+    boxes = [label.box for label in labels]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert not any(box.overlaps(Box.around(point, REACH)) for box in boxes for point in found)
+    assert all(INSIDE.holds(box) for box in boxes)
+
+
+def test_a_name_that_is_not_beside_its_marker_has_a_line_to_it() -> None:
+    labels = place_labels([(f"r{i}", (300.0, 200.0)) for i in range(12)], INSIDE, [])
+    assert labels[0].leader is None
+    leaders = [label.leader for label in labels if label.leader]
+    assert leaders and all(start == (300.0, 200.0) for start, _ in leaders)
+
+
+def test_a_leader_passes_no_other_marker() -> None:
+    """Lines cross the places beside the marker, so its name goes above, or below if a marker is in the way."""
+    lines = [[(56.0, y), (700.0, y)] for y in (188.0, 200.0, 212.0)]
+    free, _ = place_labels([("r0.3", (300.0, 200.0)), ("far", (600.0, 100.0))], INSIDE, lines)
+    assert free.leader == ((300.0, 200.0), (310.0, 183.0))
+    moved, _ = place_labels([("r0.3", (300.0, 200.0)), ("near", (296.0, 188.0))], INSIDE, lines)
+    assert moved.leader == ((300.0, 200.0), (310.0, 217.0))
+
+
+@pytest.mark.parametrize(("first", "last", "crossed"), [
+    ((0, 5), (20, 5), True), ((12, 8), (18, 12), True), ((5, 0), (20, 15), True), ((0, 0), (20, 20), False),
+    ((0, 0), (5, 5), False),
+    ((0, 10), (20, 10), False), ((0, 15), (15, 30), False), ((10, 0), (10, 20), False), ((11, 0), (11, 20), True),
+])  # fmt: skip
+def test_a_box_is_crossed_by_what_passes_through_its_inside(first, last, crossed) -> None:
+    assert Box(10, 0, 20, 10).is_crossed(first, last) is crossed
 
 
 def test_equal_builds_beat_neither_one_another():
