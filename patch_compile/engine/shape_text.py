@@ -1,4 +1,4 @@
-"""How shapes are spelled: `input_ids:1x128` for an input, as trtexec does, or `batch=1` for a dimension of the graph."""
+"""Reads shapes as users spell them: `input_ids:1x128` for an input, as trtexec does, or `batch=1` for a dimension."""
 
 from __future__ import annotations
 

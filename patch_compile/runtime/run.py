@@ -18,7 +18,7 @@ __all__ = ["Continuations", "generate"]
 
 @dataclass(frozen=True)
 class Continuations:
-    """What came of each prompt, and when: seconds to the first token and to the last, milliseconds of a step between.
+    """The text that continues each prompt, with its times: seconds to the first and last token, milliseconds per step.
 
     runner: what ran the model, in words; ms_per_step: None where one token came.
     """

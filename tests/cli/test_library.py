@@ -19,7 +19,7 @@ REFUSED = "\ntry: {}\nexcept patch_compile.UsageError as error: print(error.what
 
 
 def fresh(code):
-    """What a program says, in a process of its own: imports of other tests must not count."""
+    """Return the output of a program in a process of its own, where imports of other tests do not count."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

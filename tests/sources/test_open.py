@@ -1,4 +1,4 @@
-"""Which kind of source a path is, and what each kind says that it can't do."""
+"""A path opens as the right kind of source, and each kind says what it can't do."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What rounding explains: derived from the number of roundings, or measured where a graph amplifies them."""
+"""The tolerance of rounding is derived from the number of roundings, or measured where a graph amplifies them."""
 
 import pytest
 

@@ -146,7 +146,7 @@ OUT = "y_l_0_q y_l_0_k y_l_0_v"
 
 
 def test_linears_of_one_x_share_a_node_and_are_split_again():
-    """Of 192, 72 and 40 rows, all but the last are padded to whole panels of 64."""
+    """All linears but the last are padded to whole panels of 64: 192, 72 and 40 rows."""
     model = check(Q + KEY + V, OUT, {"l.0.q+k+v"})
     (node,) = [node for node in model.graph if node.op_type == "PatchLinear"]
     assert node.attributes["out_features"].as_int() == 192 + 128 + 40
