@@ -16,7 +16,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -35,37 +34,25 @@ from masklearn.masks.names import matches
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.sparsegpt import SparseGpt
 from masklearn.progress import OnStep
+from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.traits import Criterion, Repair
 
 __all__ = [
     "Baseline",
-    "Row",
     "baseline_settings",
+    "beaten_by",
+    "beside_baselines",
     "compare",
     "learn_baseline",
     "measure",
     "parse_baselines",
-    "remarks",
     "run_baselines",
 ]
 
-# Keys: name; ratio: the reached one; perplexity; seconds: duration of learning without evaluation; deployable.
-Row = dict[str, Any]
 Windows = NDArray[np.int64]
 Note = Callable[[str], object]
-
-
-class Baseline(StrEnum):
-    """Name of a baseline."""
-
-    DENSE = "dense"
-    UNIFORM = "uniform-2:4"
-    FFN_ONLY = "ffn-only"
-    MAGNITUDE_TILES = "magnitude-tiles"
-    RANDOM_TILES = "random-tiles"
-    UNSTRUCTURED = "unstructured"
 
 
 @dataclass(frozen=True)
@@ -140,8 +127,8 @@ def compare(
     scratch: Path,
     progress: OnStep | None = None,
     note: Note | None = None,
-) -> dict[str, Any]:
-    """Compare a result with baselines. Returns {rows, remarks, windows, length, dtype} for JSON; row 0 is the result.
+) -> BesideBaselines:
+    """Compare a result with baselines.
 
     pruned: folder of the result's pruned checkpoint; seconds: duration of learning it; windows: token ids
     `[count, length]` of held-out text. The other arguments are those of `run_baselines`, whose errors it raises.
@@ -149,8 +136,17 @@ def compare(
     value = _perplexity(pruned, windows, recipe, progress)
     result = _row(masks.method, masks.ratio, value, seconds)
     rows = run_baselines(model_dir, recipe, names, windows, scratch, progress, note)
-    about = {"windows": len(windows), "length": windows.shape[1], "dtype": "float32"}
-    return {"rows": [result, *rows], "remarks": remarks(result, rows), **about}
+    return beside_baselines(result, rows, windows)
+
+
+def beside_baselines(
+    result: BaselineRow, baselines: Sequence[BaselineRow], windows: Windows
+) -> BesideBaselines:
+    """Returns the result beside baselines that were evaluated in fp32 on the same windows `[count, length]`."""
+    count, length = windows.shape
+    beaten = beaten_by(result, baselines)
+    rows = (result, *baselines)
+    return BesideBaselines(rows=rows, beaten_by=beaten, windows=count, length=length, dtype="float32")
 
 
 def run_baselines(
@@ -161,8 +157,8 @@ def run_baselines(
     scratch: Path,
     progress: OnStep | None = None,
     note: Note | None = None,
-) -> list[Row]:
-    """Returns a row for each baseline: name, reached ratio, perplexity, seconds of learning, deployable.
+) -> list[BaselineRow]:
+    """Returns a row for each baseline.
 
     windows: token ids `[count, length]`, on which models are evaluated in fp32 on the recipe's device; scratch: folder for
     one pruned checkpoint at a time, which is deleted. The calibration text is read once for all baselines.
@@ -177,27 +173,14 @@ def run_baselines(
     return [_baseline_row(name, task, windows) for name in names]
 
 
-def remarks(result: Row, baselines: Sequence[Row]) -> list[str]:
-    """Returns lines for the user about baselines that are no worse than the result."""
-    lines = []
-    for row in baselines:
-        if row["name"] == Baseline.FFN_ONLY and _no_better(result, row):
-            lines.append(
-                f"{result['name']} at ratio {result['ratio']:.3f} is worse than FFN-only 2:4 at {row['ratio']:.3f} "
-                f"(perplexity {result['perplexity']:.2f} against {row['perplexity']:.2f}): prune the feed-forward "
-                "part alone instead, or repair longer"
-            )
-        elif row["deployable"] and row["name"] != Baseline.DENSE and _no_better(result, row):
-            lines.append(f"{result['name']} is worse than {row['name']} at no higher ratio")
-    return lines
+def beaten_by(result: BaselineRow, baselines: Sequence[BaselineRow]) -> tuple[str, ...]:
+    """Returns the names of the deployable baselines that beat the result. The dense model is not pruned and counts as
+    none."""
+    rivals = (row for row in baselines if row.deployable and row.name != Baseline.DENSE)
+    return tuple(row.name for row in rivals if row.beats(result))
 
 
-def _no_better(result: Row, other: Row) -> bool:
-    """True if `result` has a higher perplexity at no higher ratio. Ratios within 1e-3, the precision of tiles, are equal."""
-    return bool(result["perplexity"] > other["perplexity"] and result["ratio"] <= other["ratio"] + 1e-3)
-
-
-def _baseline_row(name: Baseline, task: Task, windows: Windows) -> Row:
+def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
     """Make one baseline in its own folder, measure it, and delete the folder."""
     folder = task.scratch / f"baseline-{name.name.lower()}"
     shutil.rmtree(folder, ignore_errors=True)  # an interrupted run leaves it
@@ -264,14 +247,10 @@ def _perplexity(model_dir: Path, windows: Windows, recipe: LearnRecipe, progress
     return perplexity(load_model(model_dir).to(usable_device(recipe.device)), windows, progress).value
 
 
-def _row(name: str, ratio: float, value: float, seconds: float, *, deployable: bool = True) -> Row:
-    return {
-        "name": str(name),
-        "ratio": ratio,
-        "perplexity": value,
-        "seconds": round(seconds, 1),
-        "deployable": deployable,
-    }
+def _row(name: str, ratio: float, value: float, seconds: float, *, deployable: bool = True) -> BaselineRow:
+    return BaselineRow(
+        name=str(name), ratio=ratio, perplexity=value, seconds=round(seconds, 1), deployable=deployable
+    )
 
 
 def _named(progress: OnStep, name: str) -> OnStep:

@@ -76,7 +76,7 @@ def _compared(
             update,
             progress.note,
         )
-    return {**found, "text": text}
+    return {**found.model_dump(mode="json"), "text": text}
 
 
 def _help(recipe: Recipe) -> None:

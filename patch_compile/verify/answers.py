@@ -169,24 +169,26 @@ class Verification:
         return answers
 
     def _baselines(self, perplexity: dict[str, float], windows: NDArray[np.int64]) -> dict[str, Any]:
-        from patch_compile.verify.baselines import beside_baselines
+        from masklearn.quality.record import BaselineRow
+        from patch_compile.verify.baselines import with_baselines
 
         masks, learning = self.masks, self.source.recipe.learning()
         if self.source.recipe.ratio is None:  # the ratio follows from given masks or from a speed
             learning = learning.model_copy(update={"ratio": masks.ratio})
         report = read_report(self.out.path) or {}
         seconds = report.get("seconds", {}).get("masks")  # None if the build reused masks of an earlier run
-        result = {
-            "name": masks.method,
-            "ratio": masks.ratio,
-            "perplexity": perplexity["pruned"],
-            "seconds": seconds,
-            "deployable": True,
-        }
+        result = BaselineRow(
+            name=masks.method,
+            ratio=masks.ratio,
+            perplexity=perplexity["pruned"],
+            seconds=seconds,
+            deployable=True,
+        )
         place = (windows, self.scratch, self.progress)
-        return beside_baselines(
+        found = with_baselines(
             self.source, learning, result, perplexity["dense"], self.request.baselines, *place
         )
+        return found.model_dump(mode="json")
 
     def _of_proof(self, proof: dict[str, Any], fault: AccuracyError | None) -> Answers:
         """The proof of a build, as verify.json has it; what was not asked is left out."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.baselines import Baseline, baseline_settings, remarks, run_baselines
+from masklearn.baselines import baseline_settings, beside_baselines, run_baselines
+from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.recipe import LearnRecipe
 from masklearn.text import open_text
 from patch_compile.cache_folder import cache_folder
@@ -24,22 +24,20 @@ from patch_compile.out.workspace import key_of, write_json
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Source
 
-__all__ = ["baselines_cache", "beside_baselines"]
-
-Row = dict[str, Any]
+__all__ = ["baselines_cache", "with_baselines"]
 
 
-def beside_baselines(
+def with_baselines(
     source: Source,
     recipe: LearnRecipe,
-    result: Row,
+    result: BaselineRow,
     dense: float,
     asked: Iterable[Baseline],
     windows: NDArray[np.int64],
     scratch: Path,
     progress: Progress,
-) -> dict[str, Any]:
-    """Returns the result, the dense model, and all requested or cached baselines in the format of verify.json.
+) -> BesideBaselines:
+    """Returns the result beside the dense model and all requested or cached baselines.
 
     result: row of the result; dense: perplexity of the dense model on `windows` `[count, length]`.
     """
@@ -54,17 +52,10 @@ def beside_baselines(
             )
         for name, row in zip(missing, made, strict=True):
             rows[name] = row
-            write_json(cache / f"{keys[name]}.json", row)
-    plain = {
-        "name": str(Baseline.DENSE),
-        "ratio": 0.0,
-        "perplexity": dense,
-        "seconds": 0.0,
-        "deployable": True,
-    }
+            write_json(cache / f"{keys[name]}.json", row.model_dump())
+    plain = BaselineRow(name=Baseline.DENSE, ratio=0.0, perplexity=dense, seconds=0.0, deployable=True)
     others = [plain, *(rows[name] for name in keys if name in rows)]
-    about = {"windows": len(windows), "length": windows.shape[1], "dtype": "float32"}
-    return {"rows": [result, *others], "remarks": remarks(result, others), **about}
+    return beside_baselines(result, others, windows)
 
 
 def baselines_cache() -> Path:
@@ -82,8 +73,7 @@ def _key(name: Baseline, source: Source, recipe: LearnRecipe, windows: NDArray[n
     return key_of(version, str(name), source.fingerprint, decides, text, tokens, list(windows.shape))
 
 
-def _read(path: Path) -> Row | None:
+def _read(path: Path) -> BaselineRow | None:
     if not path.is_file():
         return None
-    row: Row = json.loads(path.read_text(encoding="utf-8"))
-    return row
+    return BaselineRow.model_validate_json(path.read_text(encoding="utf-8"))

@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM
 from masklearn.baselines import (
     Baseline,
     baseline_settings,
+    beaten_by,
     compare,
     learn_baseline,
     measure,
     parse_baselines,
-    remarks,
     run_baselines,
 )
 from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
@@ -25,6 +25,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.learn import learn
 from masklearn.masks.names import matches
 from masklearn.quality.perplexity import perplexity
+from masklearn.quality.record import BaselineRow
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.text.calibrate import token_pool
@@ -45,8 +46,8 @@ def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
     return LearnRecipe(**(given | settings))
 
 
-def row(name: str, ratio: float, value: float, deployable: bool = True) -> dict[str, Any]:
-    return {"name": name, "ratio": ratio, "perplexity": value, "seconds": 1.0, "deployable": deployable}
+def row(name: str, ratio: float, value: float, deployable: bool = True) -> BaselineRow:
+    return BaselineRow(name=name, ratio=ratio, perplexity=value, seconds=1.0, deployable=deployable)
 
 
 def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
@@ -56,20 +57,20 @@ def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_p
     rows = run_baselines(
         path, recipe(text_file), tuple(Baseline), WINDOWS, scratch, lambda what, *_: calls.append(what)
     )
-    assert [r["name"] for r in rows] == [str(name) for name in Baseline]
-    found = {r["name"]: r for r in rows}
+    assert [r.name for r in rows] == [str(name) for name in Baseline]
+    found = {r.name: r for r in rows}
     weights = {name: n * k for name, (n, k) in covered_linears(path).linears.items()}
     ffn = sum(size for name, size in weights.items() if ".mlp." in name) / sum(weights.values())
-    assert found["dense"]["ratio"] == 0.0
-    assert found["uniform-2:4"]["ratio"] == 0.5
-    assert found["ffn-only"]["ratio"] == pytest.approx(ffn / 2)
-    assert found["unstructured"]["ratio"] == 0.3
+    assert found["dense"].ratio == 0.0
+    assert found["uniform-2:4"].ratio == 0.5
+    assert found["ffn-only"].ratio == pytest.approx(ffn / 2)
+    assert found["unstructured"].ratio == 0.3
     tile = 16 * 16 / sum(weights.values())
-    assert all(abs(found[name]["ratio"] - 0.3) <= tile / 4 for name in ("magnitude-tiles", "random-tiles"))
-    assert [r["name"] for r in rows if not r["deployable"]] == ["unstructured"]
-    assert len({r["perplexity"] for r in rows}) == len(rows)  # six models differ
+    assert all(abs(found[name].ratio - 0.3) <= tile / 4 for name in ("magnitude-tiles", "random-tiles"))
+    assert [r.name for r in rows if not r.deployable] == ["unstructured"]
+    assert len({r.perplexity for r in rows}) == len(rows)  # six models differ
     dense = AutoModelForCausalLM.from_pretrained(path).eval()
-    assert found["dense"]["perplexity"] == perplexity(dense, WINDOWS).value
+    assert found["dense"].perplexity == perplexity(dense, WINDOWS).value
     assert "ffn-only: perplexity" in calls
     assert not list(scratch.iterdir())
 
@@ -91,7 +92,7 @@ def test_a_baseline_is_what_its_flags_give(make_model: ModelMaker, text_file: Pa
         learned = learn(path, by_hand, tmp_path / name.name)
         write_pruned_checkpoint(learned.checkpoint, learned.masks, tmp_path / name.name / "model")
         value = perplexity(load_model(tmp_path / name.name / "model"), WINDOWS).value
-        assert (found["perplexity"], found["ratio"]) == (value, learned.masks.ratio)
+        assert (found.perplexity, found.ratio) == (value, learned.masks.ratio)
 
 
 def test_ffn_only_prunes_the_feed_forward_part_alone(
@@ -159,29 +160,24 @@ def test_compare_puts_the_result_first(make_model: ModelMaker, text_file: Path, 
     compared = compare(
         path, ours, tmp_path / "pruned", learned.masks, 3.21, [Baseline.DENSE], WINDOWS, tmp_path / "scratch"
     )
-    first, dense = compared["rows"]
-    assert first == row("magnitude", learned.masks.ratio, value) | {"seconds": 3.2}
-    assert dense["name"] == "dense"
-    assert (compared["windows"], compared["length"], compared["dtype"]) == (3, 20, "float32")
+    first, dense = compared.rows
+    assert first == row("magnitude", learned.masks.ratio, value).model_copy(update={"seconds": 3.2})
+    assert dense.name == "dense" and compared.beaten_by == ()
+    assert (compared.windows, compared.length, compared.dtype) == (3, 20, "float32")
 
 
-def test_worse_than_ffn_only_is_said_in_words() -> None:
+def test_a_baseline_beats_a_result_of_no_higher_ratio() -> None:
     ffn = row("ffn-only", 0.375, 80.0)
-    (line,) = remarks(row("wanda", 0.35, 90.0), [row("dense", 0.0, 22.0), ffn])
-    assert line.startswith(
-        "wanda at ratio 0.350 is worse than FFN-only 2:4 at 0.375 (perplexity 90.00 against 80.00)"
-    )
-    assert remarks(row("wanda", 0.45, 90.0), [ffn]) == []  # a higher ratio excuses it
-    assert remarks(row("oneshot", 0.375, 70.0), [ffn]) == []
-    assert remarks(row("wanda", 0.3753, 90.0), [ffn]) != []  # equal ratios, to one tile
+    assert beaten_by(row("wanda", 0.35, 90.0), [row("dense", 0.0, 22.0), ffn]) == ("ffn-only",)
+    assert beaten_by(row("wanda", 0.45, 90.0), [ffn]) == ()  # a higher ratio excuses it
+    assert beaten_by(row("oneshot", 0.375, 70.0), [ffn]) == ()
+    assert beaten_by(row("wanda", 0.3753, 90.0), [ffn]) == ("ffn-only",)  # equal ratios, to one tile
 
 
 def test_only_deployable_baselines_shame_a_result() -> None:
-    better = [row("unstructured", 0.35, 30.0, deployable=False), row("dense", 0.0, 20.0)]
-    assert remarks(row("oneshot", 0.35, 40.0), better) == []
-    assert remarks(row("oneshot", 0.35, 40.0), [row("random-tiles", 0.35, 39.0)]) == [
-        "oneshot is worse than random-tiles at no higher ratio"
-    ]
+    better = [row("unstructured", 0.35, 30.0, deployable=False), row("dense", 0.35, 20.0)]
+    assert beaten_by(row("oneshot", 0.35, 40.0), better) == ()
+    assert beaten_by(row("oneshot", 0.35, 40.0), [row("random-tiles", 0.35, 39.0)]) == ("random-tiles",)
 
 
 def test_names_from_the_command_line() -> None:

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from masklearn.quality.record import Baseline
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import change
 
 __all__ = ["baseline_rows"]
 
-_ABOUT = {
-    "dense": "the model as it is",
-    "uniform-2:4": "every tile 2:4, SparseGPT's weights",
-    "ffn-only": "2:4 in the feed-forward part alone",
-    "magnitude-tiles": "tiles ranked by mean |w|",
-    "random-tiles": "tiles drawn at random",
-    "unstructured": "no structure: a reference that no kernel runs",
+_ABOUT: dict[str, str] = {
+    Baseline.DENSE: "the model as it is",
+    Baseline.UNIFORM: "every tile 2:4, SparseGPT's weights",
+    Baseline.FFN_ONLY: "2:4 in the feed-forward part alone",
+    Baseline.MAGNITUDE_TILES: "tiles ranked by mean |w|",
+    Baseline.RANDOM_TILES: "tiles drawn at random",
+    Baseline.UNSTRUCTURED: "no structure: a reference that no kernel runs",
 }
 
 
 def baseline_rows(sources: Sources) -> dict[str, Any] | None:
     """Returns {rows, how}, or None without `verify`. Rows have a name and the change against dense, the result first."""
-    found = (sources.verify or {}).get("baselines")
-    if not found or not found["rows"]:
+    found = sources.baselines
+    if found is None:
         return None
-    dense = next((row["perplexity"] for row in found["rows"] if row["name"] == "dense"), None)
+    dense = next((row.perplexity for row in found.rows if row.name == Baseline.DENSE), None)
     rows = [
         {
-            **row,
+            **row.model_dump(),
             "result": place == 0,
-            "about": "this build" if place == 0 else _ABOUT.get(row["name"], ""),
-            "change": change(row["perplexity"], dense) if dense else "–",
+            "about": "this build" if place == 0 else _ABOUT.get(row.name, ""),
+            "change": change(row.perplexity, dense) if dense else "–",
         }
-        for place, row in enumerate(found["rows"])
+        for place, row in enumerate(found.rows)
     ]
-    how = f"{found['windows']} windows of {found['length']} tokens, {found['dtype']}"
-    return {"rows": rows, "how": how}
+    return {"rows": rows, "how": f"{found.windows} windows of {found.length} tokens, {found.dtype}"}

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from masklearn.masks.maskset import MaskSet
+from masklearn.quality.record import BesideBaselines
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.bench import BenchReport
 from patch_compile.out.folder import OutFolder
@@ -106,6 +107,12 @@ class Sources:
     def where(self) -> Row:
         """Returns the parts of `verify` on where the error arose, empty if they were not requested."""
         return (self.verify or {}).get("where") or {}
+
+    @property
+    def baselines(self) -> BesideBaselines | None:
+        """Returns the baselines of `verify`, or None if it made no comparison with any."""
+        found = (self.verify or {}).get("baselines")
+        return BesideBaselines.model_validate(found) if found else None
 
     @property
     def perplexity(self) -> Row | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from patch_compile.out.report import Kind
+from patch_compile.report.baselines import beaten_lines
 from patch_compile.report.page.sources import Row, Sources
 from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
 
@@ -127,6 +128,8 @@ def _warnings(sources: Sources) -> Iterator[Warning]:
         )
     else:
         yield from _of_verify(verify)
+        for line in beaten_lines(sources.baselines) if sources.baselines else ():
+            yield Warning("caution", f"{line[:1].upper()}{line[1:]}.")
     if sources.bench is None and sources.report["engine"]:
         yield Warning(
             "next",
@@ -178,8 +181,6 @@ def _of_verify(verify: Row) -> Iterator[Warning]:
             yield Warning(
                 "fault", f"{text}: {found_error(part['error'])}, allowed {number(part['tolerance'])}."
             )
-    for remark in (verify.get("baselines") or {"remarks": []})["remarks"]:
-        yield Warning("caution", f"{remark[:1].upper()}{remark[1:].rstrip('.')}.")
 
 
 _OF_DECODERS = ": not where the error arises, not what simpler ways of pruning cost, not what tasks lose"

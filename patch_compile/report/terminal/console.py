@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
+from masklearn.quality.record import BesideBaselines
 from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import LinearRow, PlanSummary
@@ -49,7 +50,8 @@ def masks_parts(summary: Row) -> Iterator[Part]:
     yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {summary['method']}"
     yield f"masks: {summary['path']}/{MASKS}, pruned model: {summary['path']}/{MODEL}"
     if "baselines" in summary:
-        yield from baseline_parts(summary["baselines"])
+        found = {name: summary["baselines"][name] for name in BesideBaselines.model_fields}
+        yield from baseline_parts(BesideBaselines.model_validate(found))
 
 
 def compiled_parts(summary: Row) -> Iterator[Part]:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from masklearn.quality.record import BesideBaselines
 from patch_compile.report.terminal.baselines import baseline_parts
 from patch_compile.report.terminal.parts import Part
 
@@ -27,7 +28,7 @@ def verified_parts(found: Row) -> Iterator[Part]:
     yield from (*_compiled(found["compiled"]), *_pruned(found["pruned"]), *_built(found["built"]))
     yield from _where(found["where"])
     if found["baselines"]:
-        yield from baseline_parts(found["baselines"])
+        yield from baseline_parts(BesideBaselines.model_validate(found["baselines"]))
     yield from _tasks(found["tasks"])
     yield from (*_generated(found["generated"]), *_checks(found["checks"]), *_verdict(found))
 

@@ -101,12 +101,7 @@ def verified(out: Out) -> dict[str, Any]:
                 {"name": n, "ratio": r, "perplexity": p, "seconds": s, "deployable": n != "unstructured"}
                 for n, r, p, s in rows
             ],
-            "remarks": [
-                (
-                    "oneshot at ratio 0.400 is worse than FFN-only 2:4 at 0.381 (perplexity 22.19 against 21.40): prune the "
-                    "feed-forward part alone instead, or repair longer"
-                )
-            ],
+            "beaten_by": ["ffn-only"],
             "windows": 8,
             "length": 1024,
             "dtype": "float32",

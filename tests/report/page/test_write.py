@@ -154,7 +154,8 @@ def test_what_others_wrote_is_text(out: Out) -> None:
     out.report["plan"]["card"]["stands_for"] = HOSTILE
     out.report["skipped"] = [{"name": HOSTILE, "reason": HOSTILE}]
     found = verified(out)
-    found["baselines"]["remarks"] = found["notes"] = [HOSTILE]
+    found["notes"] = found["baselines"]["beaten_by"] = [HOSTILE]
+    found["baselines"]["rows"][-1]["name"] = HOSTILE
     found["built"]["why"] = found["where"]["how"] = found["checks"][0]["ask"] = HOSTILE
     source = write_page(out.write(found)).read_text()
     assert source.count("<script>") == source.count("</script>") == 1

@@ -1,0 +1,61 @@
+"""Types of a comparison with baselines, which are simpler ways to prune the same model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Baseline", "BaselineRow", "BesideBaselines"]
+
+
+class Baseline(StrEnum):
+    """Name of a baseline."""
+
+    DENSE = "dense"
+    UNIFORM = "uniform-2:4"
+    FFN_ONLY = "ffn-only"
+    MAGNITUDE_TILES = "magnitude-tiles"
+    RANDOM_TILES = "random-tiles"
+    UNSTRUCTURED = "unstructured"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaselineRow(_Part):
+    """A pruned model in the comparison.
+
+    ratio: the reached one; seconds: duration of learning without evaluation, None if it is unknown; deployable: False if
+    no kernel runs such a model.
+    """
+
+    name: str
+    ratio: float
+    perplexity: float
+    seconds: float | None
+    deployable: bool
+
+    def beats(self, other: BaselineRow) -> bool:
+        """True if this row has a lower perplexity at no lower ratio. Ratios within 1e-3, the precision of tiles, are
+        equal."""
+        return other.perplexity > self.perplexity and other.ratio <= self.ratio + 1e-3
+
+
+class BesideBaselines(_Part):
+    """A result beside its baselines.
+
+    rows: the result first; beaten_by: names of the deployable baselines that beat it; windows, length: number of windows
+    of held-out text, and tokens in each; dtype: the type of the arithmetic.
+    """
+
+    rows: tuple[BaselineRow, ...]
+    beaten_by: tuple[str, ...]
+    windows: int
+    length: int
+    dtype: str
+
+    @property
+    def result(self) -> BaselineRow:
+        return self.rows[0]
