@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.shard import write_shard
+from masklearn import write_shard
 
 __all__ = ["SHAPES", "write_checkpoint"]
 

@@ -31,13 +31,17 @@ import numpy as np
 from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.machine import machine
 from benchmarks.watched import watched
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.maskset import MaskSet
-from masklearn.masks.select import select
-from masklearn.masks.tiles import grid_shape, tile_weights
-from masklearn.recipe import LearnRecipe
+from masklearn import (
+    Checkpoint,
+    LearnRecipe,
+    LinearMask,
+    MaskSet,
+    covered_linears,
+    grid_shape,
+    select,
+    tile_weights,
+)
+from patch_compile import build_plugin
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import choose_panel_rows, pack
 
@@ -160,7 +164,6 @@ def build(onnx: Path, engine: Path) -> dict[str, Any]:
     from patch_compile.engine.expectation import expectation_from_onnx
     from patch_compile.engine.profiles import profiles_from_onnx
     from patch_compile.hardware.cards import parse_architectures
-    from patch_compile.plugin.build import build_plugin
 
     backend = "tensorrt-rtx"
     report = build_engine(

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,9 @@ from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.machine import origin
 from benchmarks.quality.child import peak_gib
 from benchmarks.quality.run import State
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.learn import learn_task
-from masklearn.masks.tiles import GROUP, grid_shape
-from masklearn.recipe import LearnRecipe
-from masklearn.task import Task
+from masklearn import GROUP, Checkpoint, LearnRecipe, Task, covered_linears_of, grid_shape, learn_task
 from masklearn.text.calibrate import pool_of
 from masklearn.text.source import SourceKind
-from patch_compile.progress import Progress
 
 
 def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
@@ -47,14 +42,13 @@ def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
         stages[stage] = stages.get(stage, 0.0) + now - last
         last = now
 
-    progress = Progress()
     task = Task(
         checkpoint,
         covered_linears_of(checkpoint, (), ()),
         recipe,
         folder / "scratch",
         clock,
-        progress.note,
+        partial(print, file=sys.stderr),
     )
     tokens = np.random.default_rng(0).integers(
         0, checkpoint.config["vocab_size"], (recipe.windows, recipe.length)

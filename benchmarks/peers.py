@@ -21,13 +21,16 @@ import numpy as np
 
 from benchmarks.machine import origin
 from benchmarks.quality.run import State, arguments, protocol
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears
-from masklearn.checkpoint.models import load_model
-from masklearn.checkpoint.pretrained import load_tokenizer
-from masklearn.quality.perplexity import perplexity
-from masklearn.recipe import LearnRecipe
-from masklearn.text.calibrate import calibration_windows, first_windows
+from masklearn import (
+    Checkpoint,
+    LearnRecipe,
+    calibration_windows,
+    covered_linears,
+    first_windows,
+    load_model,
+    load_tokenizer,
+    perplexity,
+)
 
 TOOLS = ("modelopt", "llmcompressor")
 _MISSING = 3  # exit code of `peers_run` for a missing tool

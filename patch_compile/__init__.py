@@ -29,11 +29,17 @@ if TYPE_CHECKING:
     from patch_compile.api.run import run
     from patch_compile.api.verify import verify
     from patch_compile.errors import PatchCompileError, UsageError
-    from patch_compile.runtime import open_generator
+    from patch_compile.runtime import Completion, Finish, Generator, Piece, Runner, Sampling, open_generator
 
 __all__ = [
+    "Completion",
+    "Finish",
+    "Generator",
     "MaskSet",
     "PatchCompileError",
+    "Piece",
+    "Runner",
+    "Sampling",
     "UsageError",
     "bench",
     "build",
@@ -54,7 +60,10 @@ _ELSEWHERE = {
     "MaskSet": "masklearn.masks.maskset",
     "PatchCompileError": "patch_compile.errors",
     "UsageError": "patch_compile.errors",
-    "open_generator": "patch_compile.runtime",
+    **dict.fromkeys(
+        ("Completion", "Finish", "Generator", "Piece", "Runner", "Sampling", "open_generator"),
+        "patch_compile.runtime",
+    ),
 }
 # Functions that share their name with a subpackage.
 _PACKAGES = ("bench", "build", "compare", "inspect", "plan", "verify")

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.errors import PatchCompileError
-from masklearn.shard import write_shard
+from masklearn import PatchCompileError, write_shard
 
 __all__ = ["convert"]
 

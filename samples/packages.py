@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn.errors import PatchCompileError
+from masklearn import PatchCompileError
 
 __all__ = ["Package", "fetch", "have_npm", "sha256_of"]
 

@@ -12,7 +12,7 @@ from kernels import Config, Device, Kernels
 from numpy.typing import NDArray
 from problems import Layout
 
-from masklearn.masks.linear_mask import LinearMask
+from masklearn import LinearMask
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs
 
 __all__ = ["TOKENS", "check"]

@@ -11,17 +11,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from masklearn.baselines import Baseline, learn_baseline, measure
-from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.coverage import covered_linears_of
-from masklearn.checkpoint.pretrained import load_tokenizer
-from masklearn.checkpoint.store import WeightStore
-from masklearn.learn import Learned, learn_task
-from masklearn.masks.maskset import MaskSet
-from masklearn.recipe import LearnRecipe
-from masklearn.task import Task
-from masklearn.text.calibrate import first_windows
-from masklearn.training.repair import repair
+from masklearn import (
+    Baseline,
+    Checkpoint,
+    Learned,
+    LearnRecipe,
+    MaskSet,
+    Task,
+    WeightStore,
+    covered_linears_of,
+    first_windows,
+    learn_baseline,
+    learn_task,
+    load_tokenizer,
+    measure,
+    repair,
+)
 from patch_compile.progress import Progress
 
 _MASKS, _SOLVED = "masks.safetensors", "solved"

@@ -21,8 +21,7 @@ from typing import Any
 
 from benchmarks.machine import origin
 from benchmarks.quality.page import page
-from masklearn.baselines import Baseline
-from masklearn.recipe import LearnRecipe
+from masklearn import Baseline, LearnRecipe
 
 RATIOS = (0.45, 0.35, 0.25)
 _DISTILL = {"repair": "distill"}

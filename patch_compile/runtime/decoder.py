@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["Decoder", "Decoding", "Limits", "Logits", "Tokens", "check_limits", "pad_left", "positions_of"]
+__all__ = ["Decoder", "Decoding", "Limits", "Logits", "Tokens", "pad_left", "positions_of"]
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -29,6 +29,27 @@ class Limits:
     prompt: int | None = None
     total: int | None = None
     total_why: str = "The model has no positions beyond"
+
+    def check(self, batch: int, prompt: int, new_tokens: int) -> None:
+        """Raise PatchCompileError when the batch, its longest prompt or prompt plus new tokens exceed the self."""
+        if self.batch is not None and batch > self.batch:
+            raise PatchCompileError(
+                f"{batch} prompts are more than the {self.batch} that the engine takes at once",
+                "Its profile says how many sequences a batch may have.",
+                f"Give at most {self.batch}, or build with --max-shapes batch={batch},…",
+            )
+        if self.prompt is not None and prompt > self.prompt:
+            raise PatchCompileError(
+                f"A prompt of {prompt} tokens is longer than the {self.prompt} that the engine takes",
+                "Its profile says how long a prompt may be.",
+                f"Shorten it, or build with --max-shapes sequence={prompt},…",
+            )
+        if self.total is not None and prompt + new_tokens > self.total:
+            raise PatchCompileError(
+                f"{prompt} tokens of prompt and {new_tokens} new ones are more than {self.total}",
+                f"{self.total_why} {self.total} tokens.",
+                "Shorten the prompt or ask for fewer new tokens.",
+            )
 
 
 class Decoding(Protocol):
@@ -82,25 +103,3 @@ def pad_left(prompts: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tokens
 def positions_of(mask: Tokens, new: int) -> Tokens:
     """Returns the positions `[batch, new]` of the last slots of a mask `[batch, total]`. Padding takes no position."""
     return np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, mask.shape[1] - new :]
-
-
-def check_limits(limits: Limits, batch: int, prompt: int, new_tokens: int) -> None:
-    """Raise PatchCompileError when the batch, its longest prompt or prompt plus new tokens exceed the limits."""
-    if limits.batch is not None and batch > limits.batch:
-        raise PatchCompileError(
-            f"{batch} prompts are more than the {limits.batch} that the engine takes at once",
-            "Its profile says how many sequences a batch may have.",
-            f"Give at most {limits.batch}, or build with --max-shapes batch={batch},…",
-        )
-    if limits.prompt is not None and prompt > limits.prompt:
-        raise PatchCompileError(
-            f"A prompt of {prompt} tokens is longer than the {limits.prompt} that the engine takes",
-            "Its profile says how long a prompt may be.",
-            f"Shorten it, or build with --max-shapes sequence={prompt},…",
-        )
-    if limits.total is not None and prompt + new_tokens > limits.total:
-        raise PatchCompileError(
-            f"{prompt} tokens of prompt and {new_tokens} new ones are more than {limits.total}",
-            f"{limits.total_why} {limits.total} tokens.",
-            "Shorten the prompt or ask for fewer new tokens.",
-        )

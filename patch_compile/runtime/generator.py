@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.runtime.decoder import Decoder, check_limits, pad_left
+from patch_compile.runtime.decoder import Decoder, pad_left
 from patch_compile.runtime.sampling import Sampler, Sampling
 from patch_compile.runtime.text import TextStream
 
@@ -142,7 +142,7 @@ class Generator:
                 f"{len(ids)} prompts and {new_tokens} new tokens are asked for.",
                 "Give at least one of each.",
             )
-        check_limits(self.decoder.limits, len(ids), max(map(len, ids)), new_tokens)
+        self.decoder.limits.check(len(ids), max(map(len, ids)), new_tokens)
         end = frozenset() if ignore_end else self.end_tokens
         return self._stream(ids, sampling or self.sampling, new_tokens, stop, end)
 

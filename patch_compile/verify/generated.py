@@ -69,10 +69,8 @@ def _continue(
 
 def _check_room(generator: Generator, prompts: Sequence[str], new_tokens: int) -> None:
     """Check the length of all prompts before the first one is continued."""
-    from patch_compile.runtime.decoder import check_limits
-
     for prompt in prompts:
-        check_limits(generator.decoder.limits, 1, len(generator.encode(prompt)), new_tokens)
+        generator.decoder.limits.check(1, len(generator.encode(prompt)), new_tokens)
 
 
 def _row(prompt: str, dense: Completion, pruned: Completion) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import sys
 
-from patch_compile.runtime import open_generator
+from patch_compile import open_generator
 
 
 def main(out: str, prompt: str) -> None:

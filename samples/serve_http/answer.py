@@ -8,7 +8,7 @@ import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from patch_compile.runtime import Finish
+from patch_compile import Finish
 from samples.serve_http.api_error import ApiError
 from samples.serve_http.replies import JsonObject, Reply, Usage
 from samples.serve_http.scheduler import Job, Scheduler

@@ -16,9 +16,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from patch_compile.errors import PatchCompileError
-from patch_compile.runtime import Generator
-from patch_compile.runtime.decoder import check_limits
+from patch_compile import Generator, PatchCompileError
 from samples.serve_http.answer import Answer
 from samples.serve_http.api_error import ApiError, from_validation
 from samples.serve_http.body_limit import BodyLimit
@@ -162,7 +160,7 @@ class _Intake:
         room = default if limits.total is None else limits.total - longest
         new_tokens = asked or max(1, min(default, room))
         try:
-            check_limits(limits, rows, longest, new_tokens)
+            limits.check(rows, longest, new_tokens)
         except PatchCompileError as error:
             code = "context_length_exceeded"
             raise ApiError(400, str(error), param=body.prompt_name, code=code) from None

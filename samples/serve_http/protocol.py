@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
-from patch_compile.runtime import Generator, Sampling
+from patch_compile import Generator, Sampling
 
 __all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from patch_compile.runtime import Finish, Piece
+from patch_compile import Finish, Piece
 
 __all__ = ["Reply", "Usage"]
 

@@ -18,8 +18,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import cast
 
-from patch_compile.errors import PatchCompileError
-from patch_compile.runtime import Generator, Piece, Sampling
+from patch_compile import Generator, PatchCompileError, Piece, Sampling
 from samples.serve_http.api_error import ApiError
 from samples.serve_http.metrics import Metrics, Outcome
 from samples.serve_http.settings import Settings

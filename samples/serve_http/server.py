@@ -15,9 +15,7 @@ import click
 import uvicorn
 from pydantic import ValidationError
 
-from patch_compile.errors import PatchCompileError
-from patch_compile.runtime import Generator, Runner, open_generator
-from patch_compile.runtime.decoder import Decoder
+from patch_compile import Generator, PatchCompileError, Runner, open_generator
 from samples.serve_http.app import make_app
 from samples.serve_http.scheduler import Scheduler
 from samples.serve_http.settings import Settings
@@ -101,7 +99,7 @@ def main(out: Path, host: str, port: int, model: str | None, **options: Any) -> 
         # Bind before loading the model, so that a port in use fails at once. Listen when all is ready.
         listener = _bind(host, port)
         generator = open_generator(out, **places)
-        _check_decoder(settings, generator.decoder)
+        _check_workers(settings, generator)
         _warm_up(generator)
     except PatchCompileError as error:
         raise click.ClickException(str(error)) from None
@@ -121,11 +119,11 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _check_decoder(settings: Settings, decoder: Decoder) -> None:
-    if settings.workers > 1 and not decoder.concurrent:
+def _check_workers(settings: Settings, generator: Generator) -> None:
+    if settings.workers > 1 and not generator.decoder.concurrent:
         raise PatchCompileError(
             f"--workers {settings.workers} is not possible",
-            f"{decoder.name} continues one batch at a time.",
+            f"{generator.decoder.name} continues one batch at a time.",
             "Leave --workers at 1, or start another server.",
         )
 

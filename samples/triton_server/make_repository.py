@@ -18,8 +18,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
 
-from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.proto import load_proto
+from patch_compile import PatchCompileError
 
 __all__ = ["config", "main", "make_repository"]
 
@@ -48,7 +47,7 @@ def make_repository(out: Path, repository: Path, name: str | None = None) -> tup
         raise PatchCompileError(
             f"{out} is no OUT of patch-compile", f"There is no {onnx_file}.", "Give the folder of a build."
         )
-    model = load_proto(onnx_file)
+    model = _load(onnx_file)
     wanted: list[tuple[str, str, Callable[[Path], None]]] = []
     left_out: list[str] = []
     engine = _engine(out)
@@ -89,6 +88,13 @@ def config(name: str, graph: onnx.GraphProto, platform: str, profiles: int = 0) 
         listed = ", ".join(f'"{i}"' for i in range(profiles))
         lines.append(f"instance_group {{ count: 1 kind: KIND_GPU profile: [ {listed} ] }}")
     return "\n".join(lines) + "\n"
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError shares no public base class with onnx's errors
+        raise PatchCompileError(f"{path} is not an ONNX model", str(error), "Build again.") from None
 
 
 def _tensor(value: onnx.ValueInfoProto) -> str:

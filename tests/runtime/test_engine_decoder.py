@@ -185,7 +185,7 @@ def test_one_text_at_a_time(out_of: OutOf) -> None:
     assert started.wait(10)
     thread.join(10)
     with pytest.raises(AssertionError):
-        engine.start(*pad_left([[3] * 40]), 4)  # beyond the profile, which check_limits would refuse
+        engine.start(*pad_left([[3] * 40]), 4)  # beyond the profile, which `Limits.check` would refuse
     with closing(engine.start(*pad_left(PROMPTS), 4)):
         pass
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.runtime import Finish, Generator, Sampling, engine_fit, open_generator
-from patch_compile.runtime.decoder import Limits, check_limits
+from patch_compile.runtime.decoder import Limits
 from tests.commands import run, run_here
 from tests.runtime.conftest import OutOf
 
@@ -160,10 +160,10 @@ def test_what_is_too_much_is_said_with_both_numbers(generator: Generator) -> Non
         generator.generate(PROMPTS[:1], new_tokens=91)
     limits = Limits(2, 8, 50)
     with pytest.raises(PatchCompileError, match="3 prompts are more than the 2"):
-        check_limits(limits, 3, 4, 4)
+        limits.check(3, 4, 4)
     with pytest.raises(PatchCompileError, match="A prompt of 9 tokens is longer than the 8"):
-        check_limits(limits, 1, 9, 4)
-    check_limits(limits, 2, 8, 42)
+        limits.check(1, 9, 4)
+    limits.check(2, 8, 42)
     for prompts, said in (
         ([], "nothing"),
         ([""], "empty"),

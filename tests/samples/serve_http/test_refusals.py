@@ -86,7 +86,7 @@ def test_all_that_is_unsupported_is_named(tiny: Running) -> None:
 
 
 def test_what_is_beyond_the_limits(out: Path, generator: Generator) -> None:
-    """The refusal has check_limits's text with both numbers, and comes before waiting for a worker."""
+    """The refusal has the text of `Limits.check` with both numbers, and comes before waiting for a worker."""
     decoder = OnnxDecoder(out / "onnx" / "model.onnx", Limits(batch=3, prompt=40, total=50))
     with serving(Generator(decoder, generator.tokenizer)) as running, running.client as client:
 

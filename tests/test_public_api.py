@@ -1,0 +1,100 @@
+"""Benchmarks and samples use the public API: the names that `import patch_compile` and `import masklearn` give.
+
+A benchmark that measures an inner part imports that part; `INNER` lists each with its reason.
+"""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import masklearn
+import patch_compile
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"masklearn": masklearn, "patch_compile": patch_compile}
+INNER = {
+    # The kernels' programs predict, pack and compile what they time. `out.plan` has the types of a plan's rows.
+    "benchmarks/kernels/": (
+        "patch_compile.hardware", "patch_compile.out.plan", "patch_compile.packing", "patch_compile.plan",
+        "patch_compile.plugin",
+    ),
+    # It times packing and its check without the disk, and the engine's build without the stages before it.
+    "benchmarks/compile.py": ("patch_compile.engine", "patch_compile.hardware", "patch_compile.packing"),
+    # A row names the machine as the program itself sees it: device, bf16 units, CPU.
+    "benchmarks/machine.py": (
+        "masklearn.checkpoint.precision", "masklearn.device", "patch_compile.bench.machine",
+    ),
+    # It learns on random tokens, which no text of the public API gives.
+    "benchmarks/memory.py": ("masklearn.text",),
+    # Bars of runs that take half an hour.
+    "benchmarks/quality/child.py": ("patch_compile.progress",),
+}  # fmt: skip
+FILES = sorted(
+    str(path.relative_to(ROOT)) for room in ("benchmarks", "samples") for path in (ROOT / room).rglob("*.py")
+)
+
+
+def imports(source):
+    """Module and name of every import in a source, also inside functions; the name is None for `import module`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def inner(source):
+    """Modules of the two packages that a source imports, without the public names."""
+    for module, name in imports(source):
+        package = PACKAGES.get(module.partition(".")[0])
+        if package is not None and not (module in PACKAGES and (name is None or name in package.__all__)):
+            yield module if module not in PACKAGES else f"{module}.{name}"
+
+
+def under(module, rooms):
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def test_the_rule_itself():
+    assert list(inner("from patch_compile import build, Sampling\nimport masklearn, numpy")) == []
+    assert list(inner("def f():\n    from patch_compile.plan import cost")) == ["patch_compile.plan"]
+    assert list(inner("from patch_compile import plan, engine")) == ["patch_compile.engine"]
+    assert list(inner("import masklearn.task")) == ["masklearn.task"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_only_the_public_api_is_imported(file):
+    rooms = [room for place, rooms in INNER.items() if file.startswith(place) for room in rooms]
+    found = set(inner((ROOT / file).read_text()))
+    assert {module for module in found if not under(module, rooms)} == set()
+
+
+@pytest.mark.parametrize("place", INNER)
+def test_no_room_is_allowed_in_vain(place):
+    used = {module for file in FILES if file.startswith(place) for module in inner((ROOT / file).read_text())}
+    assert [room for room in INNER[place] if not any(under(module, [room]) for module in used)] == []
+
+
+def test_every_name_of_masklearn_is_there():
+    for name, home in masklearn._HOMES.items():
+        assert getattr(masklearn, name) is getattr(importlib.import_module(f"masklearn.{home}"), name)
+    assert set(masklearn.__all__) <= set(dir(masklearn))
+    with pytest.raises(AttributeError, match="no attribute 'prayer'"):
+        masklearn.prayer  # noqa: B018
+
+
+def test_type_checkers_see_the_names_of_masklearn():
+    text = Path(str(masklearn.__file__)).read_text()
+    shown = re.findall(r"^    from masklearn\.(\S+) import (.*)$", text, re.MULTILINE)
+    assert {name: home for home, names in shown for name in names.split(", ")} == masklearn._HOMES
+    assert sorted(masklearn._HOMES) == sorted(masklearn.__all__)
+
+
+def test_importing_masklearn_is_light():
+    code = "import sys, masklearn; print(sorted({'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
