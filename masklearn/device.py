@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn.errors import PatchCompileError
+from masklearn.errors import PatchCompileError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -15,14 +15,19 @@ __all__ = ["available_memory", "usable_device"]
 def usable_device(name: str | None) -> "torch.device":
     """Returns the device of this name; None stands for CUDA if there is one, else the CPU.
 
-    Raises PatchCompileError if the device can't be used.
+    Raises UsageError for a name that PyTorch does not know, and PatchCompileError if this machine lacks the device.
     """
     import torch
 
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        known = torch.device(name)
+    except RuntimeError:
+        why = "PyTorch has no device of this name."
+        raise UsageError(f"The device {name!r} cannot be used", why, "Give cpu or cuda.") from None
+    try:
+        return torch.empty(0, device=known).device
     except (RuntimeError, AssertionError) as error:
         raise PatchCompileError(
             f"The device {name!r} cannot be used", str(error).splitlines()[0], "Give cpu or cuda."

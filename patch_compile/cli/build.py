@@ -13,25 +13,31 @@ __all__ = ["build"]
 
 _OWN = {
     "out": Option("Folder to write.", unset="./NAME-patch-RATIO", flags=("-o", "--out")),
-    "backend": Option("What builds the engine; onnx stops at the ONNX file.", unset="what this machine has"),
+    "backend": Option("TensorRT that builds the engine; onnx stops at the ONNX file.", unset="the one this machine has"),
     "target": Option(
         "GPUs to build for: cards or architectures, such as a6000 or sm86,sm89.", "GPU[,GPU…]", "local GPU, or sm86"
     ),
-    "min_shapes": Option("Smallest shapes, as trtexec spells them, or batch=1,sequence=1.", "SPEC"),
-    "opt_shapes": Option("Shapes to tune for.", "SPEC"),
-    "max_shapes": Option("Largest shapes.", "SPEC"),
-    "optimization_level": Option("Builder effort, 0 … 5.", unset="the backend's"),
-    "timing_cache": Option("Keep measured tactics there (tensorrt).", "FILE"),
-    "weight_streaming": Option("Weights may stay in host memory at run time."),
-    "version_compatible": Option("Later versions of the backend may run it."),
-    "hardware_compatible": Option("Any GPU from Ampere on may run it (tensorrt; tensorrt-rtx takes several --target)."),
-    "prompt": Option("Prompt of the sentence that dense and hybrid model each generate.", "TEXT"),
-    "recipe": Option(f"Settings of an earlier build (OUT/{RECIPE}); flags win.", "FILE"),
-    "force": Option("Replace OUT; its stages that would come out the same are kept."),
+    "min_shapes": Option("Smallest input shapes: as for trtexec, or batch=1,sequence=1.", "SPEC"),
+    "opt_shapes": Option("Input shapes to tune the engine for.", "SPEC"),
+    "max_shapes": Option("Largest input shapes.", "SPEC"),
+    "optimization_level": Option("Effort of the builder, 0 … 5.", unset="the backend's default"),
+    "timing_cache": Option("File that keeps measured tactics for later builds (tensorrt).", "FILE"),
+    "weight_streaming": Option("Let weights stay in host memory at run time."),
+    "version_compatible": Option("Let later versions of the backend run the engine."),
+    "hardware_compatible": Option("Let any GPU from Ampere on run the engine (tensorrt; for tensorrt-rtx name several "
+                                  "in --target)."),
+    "prompt": Option("Prompt that the dense and the hybrid model each continue.", "TEXT"),
+    "recipe": Option(f"Settings of an earlier build (OUT/{RECIPE}); options given here override them.", "FILE"),
+    "force": Option("Replace OUT if it exists. Stages whose result would be the same are kept."),
 }  # fmt: skip
 
 
-@command(api.build, OPTIONS | _OWN, {"model": "MODEL_DIR|FILE.onnx"})
+@command(
+    api.build,
+    OPTIONS | _OWN,
+    {"model": "MODEL_DIR|FILE.onnx"},
+    summary="Learn masks, compile the model and build the engine.",
+)
 @AS_JSON
 def build(as_json: bool, **given: Any) -> None:
     """Learn masks, compile the model, build the engine and measure the loss of quality: MODEL_DIR → OUT.

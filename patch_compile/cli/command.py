@@ -47,19 +47,22 @@ def command(
     options: Mapping[str, Option],
     arguments: Mapping[str, str] | None = None,
     *,
+    summary: str,
     name: str | None = None,
     python_only: Sequence[str] = (),
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Make a command of a function that calls the library and prints the result.
 
     function: function of the library; options: options of its parameters; arguments: its parameters that have no flag,
-    with their metavar; python_only: its parameters that the command line lacks. The decorated function gets only the
-    parameters that the user wrote. Its own options come last, and its docstring is the help text.
+    with their metavar; summary: the command's line in the list of commands; python_only: its parameters that the command
+    line lacks. The decorated function gets only the parameters that the user wrote. Its own options come last, and its
+    docstring is the help text.
     """
     arguments = arguments or {}
 
     def make(skin: Callable[..., None]) -> click.Command:
-        made = click.command(name or function.__name__.replace("_", "-"))(_only_given(skin))
+        named = name or function.__name__.replace("_", "-")
+        made = click.command(named, short_help=summary)(_only_given(skin))
         own: list[click.Parameter] = []
         for parameter in inspect.signature(function).parameters.values():
             if parameter.name in arguments:

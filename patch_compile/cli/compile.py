@@ -14,13 +14,14 @@ from patch_compile.out.layout import MASKS, ONNX
 __all__ = ["compile"]
 
 _OWN = {
-    "mask": Option(f"The masks ({MASKS}).", "FILE"),
-    "out": Option(f"Folder to write: {ONNX} and how each linear is compiled.", "OUT", flags=("-o", "--out")),
+    "mask": Option(f"Masks to apply ({MASKS}).", "FILE"),
+    "out": Option(
+        f"Folder to write: {ONNX}, and the plan of how each linear is compiled.", "OUT", flags=("-o", "--out")
+    ),
     "target": Option(
         "GPU that `auto` predicts for: a card or an architecture.", "GPU[,GPU…]", "local GPU, or sm86"
     ),
     "dump_passes": Option("Write the graph, without weights, after each pass.", "DIR"),
-    "resume": Option("Take up what a run that was killed has left."),
 }
 
 
@@ -35,14 +36,19 @@ def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> N
     ctx.exit()
 
 
-@command(api.compile, OPTIONS | _OWN, {"model": "MODEL_DIR"})
+@command(
+    api.compile,
+    OPTIONS | _OWN,
+    {"model": "MODEL_DIR"},
+    summary="Write hybrid ONNX under given masks, without an engine.",
+)
 @click.option(
     "--list-passes",
     is_flag=True,
     is_eager=True,
     expose_value=False,
     callback=_print_passes,
-    help="Name the passes in their order, and exit.",
+    help="List the passes in their order, and exit.",
 )
 @AS_JSON
 def compile(as_json: bool, **given: Any) -> None:

@@ -14,19 +14,24 @@ __all__ = ["import_mask"]
 
 
 _OWN = {
-    "out": Option(f"The MaskSet to write ({MASKS}).", "FILE", flags=("-o", "--out")),
-    "model": Option("The model they are for.", "MODEL_DIR"),
+    "out": Option(f"File to write ({MASKS}).", "FILE", flags=("-o", "--out")),
+    "model": Option("Model that the masks are for.", "MODEL_DIR"),
     "format": Option(
-        f"What SOURCE is: {'; '.join(f'{name}, {kind.summary}' for name, kind in IMPORTERS.items())}. "
-        "auto finds it by its content.",
+        f"Format of SOURCE: {'; '.join(f'{name}, {kind.summary}' for name, kind in IMPORTERS.items())}. "
+        "auto detects it by the content.",
         choices=("auto", *IMPORTERS),
     ),
-    "tile": Option("Tile size.", "ROWSxCOLS", "found: the largest that loses no 2:4 area"),
-    "force": Option("Replace FILE."),
+    "tile": Option("Tile size.", "ROWSxCOLS", "the largest that loses no 2:4 area"),
+    "force": Option("Replace FILE if it exists."),
 }
 
 
-@command(api.import_mask, OPTIONS | _OWN, {"source": "SOURCE"})
+@command(
+    api.import_mask,
+    OPTIONS | _OWN,
+    {"source": "SOURCE"},
+    summary="Import published masks for `build --mask`.",
+)
 @AS_JSON
 def import_mask(as_json: bool, **given: Any) -> None:
     """Import published masks: SOURCE → FILE, for `build MODEL_DIR --mask FILE`."""

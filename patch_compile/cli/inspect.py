@@ -12,8 +12,10 @@ from patch_compile.cli.command import AS_JSON, command, print_result
 __all__ = ["inspect"]
 
 
-@command(api.inspect, {}, {"path": "PATH"})
-@click.option("--all", "every", is_flag=True, help="A line for each tensor or linear. [one for each kind]")
+@command(api.inspect, {}, {"path": "PATH"}, summary="Identify, describe and check a file or folder.")
+@click.option(
+    "--all", "every", is_flag=True, help="Print a line for each tensor or linear. [a line for each kind]"
+)
 @AS_JSON
 def inspect(every: bool, as_json: bool, **given: Any) -> None:
     """Identify a file or folder, describe its content and check that it is intact.

@@ -13,14 +13,19 @@ __all__ = ["learn"]
 _OWN = {
     "out": Option("Folder to write: masks and the pruned model.", "OUT", flags=("-o", "--out")),
     "baselines": Option(
-        "Compare with simpler ways to prune: all, or some of dense, uniform-2:4, ffn-only, magnitude-tiles, random-tiles, "
-        "unstructured.",
+        "Compare with simpler ways to prune: all, or a comma-separated list of dense, uniform-2:4, ffn-only, "
+        "magnitude-tiles, random-tiles, unstructured.",
         "NAMES",
     ),
 }
 
 
-@command(api.learn, OPTIONS | _OWN, {"model": "MODEL_DIR"})
+@command(
+    api.learn,
+    OPTIONS | _OWN,
+    {"model": "MODEL_DIR"},
+    summary="Learn hybrid masks and weights, without compiling.",
+)
 @AS_JSON
 def learn(as_json: bool, **given: Any) -> None:
     """Learn the hybrid masks of MODEL_DIR, and the weights that belong to them, without compiling.

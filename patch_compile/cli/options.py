@@ -27,60 +27,61 @@ def _tile(tile: tuple[int, int]) -> str:
 
 _SETTINGS = {
     "ratio": Option("Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…", "RATIO"),
-    "per_layer": Option("Give every linear the ratio.", unset="all linears together"),
-    "method": Option("How masks are learned.", choices=tuple(METHODS)),
+    "per_layer": Option("Reach the ratio in every linear, not over all of them together."),
+    "method": Option("Method that learns the masks.", choices=tuple(METHODS)),
     "tile": Option("Tile size; 128x* is 128 rows and all of K.", "ROWSxCOLS", spell=_tile),
-    "include": Option("Cover only linears that match. A PATTERN, here and in other options, is a name or its end from a dot "
+    "include": Option("Cover only matching linears. A PATTERN, here and in other options, is a name or its end from a dot "
                       "on (v_proj), a glob of such (mlp.*), or re: and a regular expression for the whole name.", "PATTERN"),
-    "exclude": Option("Leave linears that match dense.", "PATTERN"),
-    "calib": Option("Calibration text: a .txt, .jsonl or .parquet file, a folder or the name of a dataset; of FILE.onnx an "
-                    ".npz of inputs.", "TEXT", "the model writes its own"),
-    "windows": Option("Calibration windows."),
+    "exclude": Option("Leave matching linears dense.", "PATTERN"),
+    "calib": Option("Calibration text: a .txt, .jsonl or .parquet file, a folder or the name of a dataset; for FILE.onnx "
+                    "an .npz of inputs.", "TEXT", "the model writes its own"),
+    "windows": Option("Number of calibration windows."),
     "length": Option("Tokens in a calibration window."),
-    "seed": Option("Seed of everything random."),
+    "seed": Option("Seed of all random draws."),
     "device": Option("Where the model runs while masks are learned.", "DEVICE", "cuda if there is one"),
-    "criterion": Option(f"What {_listed(_RANKING)} rank tiles by.", choices=tuple(map(str, Criterion)),
+    "criterion": Option(f"Criterion by which {_listed(_RANKING)} rank tiles.", choices=tuple(map(str, Criterion)),
                         unset="; ".join(f"{criterion} for {name}" for name, criterion in _RANKING.items())),
     "damping": Option("Damping of the Hessian, as a share of its mean diagonal."),
-    "permute": Option("Reorder the hidden channels of feed-forward parts first, so that those cheap to prune share tiles; "
-                      "the model computes the same.", unset="no-permute", flags=("--permute/--no-permute",)),
+    "permute": Option("Reorder the hidden channels of feed-forward parts first, so that channels that are cheap to prune "
+                      "share tiles. The model computes the same.", unset="no-permute", flags=("--permute/--no-permute",)),
     "repair": Option("Train the surviving weights to the dense model's logits.",
                      unset=f"distill; none for {_UNREPAIRED}"),
     "repair_steps": Option("Steps of repair.", unset="by model size"),
-    "repair_minutes": Option("Stop repair after so many minutes."),
-    "label_weight": Option("Repair learns the text's own words too: weight of their loss beside the KL. Lower perplexity, "
-                           "further from the dense model."),
-    "batch": Option("Windows in a training step."),
+    "repair_minutes": Option("Stop repair after this many minutes."),
+    "label_weight": Option("Weight of the loss on the text's own tokens in repair, beside the KL to the dense model. It "
+                           "lowers perplexity but moves the model away from the dense one."),
+    "batch": Option("Windows per training step."),
     "learning_rate": Option("Learning rate of training.", unset="the method's own"),
-    "prior": Option(f"What {_TRAINED} start from: a one-shot method or a masks file.",
+    "prior": Option(f"Start of {_TRAINED}: a one-shot method or a masks file.",
                     "METHOD|FILE"),
     "steps": Option(f"Training steps of {_TRAINED}."),
-    "distill_weight": Option("Weight of the KL to the dense logits beside their loss."),
+    "distill_weight": Option("Weight of the KL to the dense logits, beside the loss of these methods."),
     "checkpoint_every": Option("Training steps between checkpoints."),
     "precision": Option("Type that training and solving compute in; auto is bf16 where that is fast."),
-    "gradient_checkpointing": Option("Less memory, more time in training."),
-    "speedup": Option("Prune as much as a whole workload X times as fast is predicted to take.", "X"),
-    "budget_ms": Option("The same for milliseconds that the workload may take.", "MS"),
+    "gradient_checkpointing": Option("Train in less memory and more time."),
+    "speedup": Option("Prune just enough for the workload to be X times as fast as the dense model, by prediction.", "X"),
+    "budget_ms": Option("Prune just enough for the workload to take MS milliseconds, by prediction.", "MS"),
     "lowering": Option("How linears are compiled: auto (plugin where it is predicted faster, else dense), plugin, split or "
                        "dense, or PATTERN=LOWERING,…", "LOWERING"),
-    "batch_size": Option("Sequences that speed is predicted for."),
-    "prompt_tokens": Option("Tokens of their prompts."),
-    "generated_tokens": Option("Tokens generated after each."),
+    "batch_size": Option("Sequences of the workload whose speed is predicted."),
+    "prompt_tokens": Option("Tokens of each prompt of the workload."),
+    "generated_tokens": Option("Tokens generated after each prompt."),
     "mask": Option("Use these masks; nothing is learned.", "FILE"),
     "dtype": Option("Type of the graph and the engine."),
     "opset": Option("ONNX opset: 23 (Attention, RMSNormalization), or 20 (plain ops)."),
-    "logits": Option("Positions that a decoder gives logits of; generation needs the last one, which spares a long prompt "
-                     "gigabytes."),
-    "fuse": Option("What shares a node, where the graph allows it: all, none, or some of "
-                   f"{', '.join(f'{name} ({kind.summary})' for name, kind in FUSIONS.items())}; commas between.", "KINDS",
-                   shortcuts={"--no-fuse": ("none", "A node for each linear alone: --fuse none.")}),
+    "logits": Option("Positions whose logits a decoder returns. Generation needs only the last, which saves gigabytes on a "
+                     "long prompt."),
+    "fuse": Option("Operations that share a node with linears, where the graph allows it: all, none, or a comma-separated "
+                   "list of "
+                   f"{', '.join(f'{name} ({kind.summary})' for name, kind in FUSIONS.items())}.", "KINDS",
+                   shortcuts={"--no-fuse": ("none", "Give each linear a node of its own, as --fuse none does.")}),
     "eval_text": Option("Held-out text for perplexity.", "TEXT", "the model writes its own", flags=("--eval",)),
-    "eval_windows": Option("Windows of it."),
-    "eval_length": Option("Tokens in a window."),
+    "eval_windows": Option("Number of windows of held-out text."),
+    "eval_length": Option("Tokens in a window of held-out text."),
 }  # fmt: skip
 _RUN = {
-    "force": Option("Replace OUT."),
-    "resume": Option("Go on with an interrupted run."),
-    "runner": Option("What runs it.", unset="the engine where this machine can"),
+    "force": Option("Replace OUT if it exists."),
+    "resume": Option("Continue an interrupted run."),
+    "runner": Option("Run the engine or the ONNX file.", unset="the engine, if this machine can run it"),
 }
 OPTIONS = _SETTINGS | _RUN

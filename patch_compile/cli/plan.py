@@ -11,7 +11,7 @@ from patch_compile.cli.options import OPTIONS
 __all__ = ["plan"]
 
 _OWN = {
-    "mask": Option("Plan for the tile maps of these masks.", "FILE"),
+    "mask": Option("Masks to plan for.", "FILE"),
     "target": Option(
         "GPU to predict for: a card or an architecture, such as a6000 or sm86.",
         "GPU[,GPU…]",
@@ -20,7 +20,9 @@ _OWN = {
 }
 
 
-@command(api.plan, OPTIONS | _OWN, {"model": "MODEL_DIR"})
+@command(
+    api.plan, OPTIONS | _OWN, {"model": "MODEL_DIR"}, summary="Predict how `build` would compile each linear."
+)
 @AS_JSON
 def plan(as_json: bool, **given: Any) -> None:
     """Predict how `build` would compile each linear of MODEL_DIR, and its speed. No weight is read.

@@ -10,12 +10,12 @@ from patch_compile.cli.command import AS_JSON, Option, command, print_result
 __all__ = ["plugin"]
 
 _OWN = {
-    "backend": Option("TensorRT that it is for.", unset="what this machine has"),
-    "force": Option("Build even if the cache holds it."),
+    "backend": Option("TensorRT to build the plugin for.", unset="the one this machine has"),
+    "force": Option("Build it even if the cache has it."),
 }
 
 
-@command(api.build_plugin, _OWN, name="plugin")
+@command(api.build_plugin, _OWN, name="plugin", summary="Build the TensorRT plugin that runs PatchLinear.")
 @AS_JSON
 def plugin(as_json: bool, **given: Any) -> None:
     """Build the TensorRT plugin that runs PatchLinear, and list the tools that built it."""

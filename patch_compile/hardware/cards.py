@@ -271,7 +271,9 @@ def parse_targets(text: str) -> tuple[Target, ...]:
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise UsageError("No target is given", f"{text!r} is empty.", f"Give one of {_known()}.")
+        raise UsageError(
+            "No target is given", f"The list {text!r} is empty.", f"Give one of {_known()} as --target."
+        )
     return tuple(map(_target, names))
 
 

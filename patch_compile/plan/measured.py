@@ -65,7 +65,7 @@ def _read(path: Path) -> MeasuredCard:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("schema") != _SCHEMA:
-            raise ValueError("it was written by another version of patch-compile")
+            raise ValueError("It was written by another version of patch-compile.")
         card = MeasuredCard(**content)
         _check(card)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,7 +73,7 @@ def _read(path: Path) -> MeasuredCard:
         raise PatchCompileError(
             f"{path} is no calibration of a card",
             why,
-            "remove it, and calibrate again: patch-compile bench --calibrate",
+            "Remove it and calibrate again: `patch-compile bench OUT --calibrate`.",
         ) from None
     return card
 
@@ -83,4 +83,4 @@ def _check(card: MeasuredCard) -> None:
     for name, value in card.assumptions.items():
         assumed = getattr(ASSUMED, name, None)
         if not isinstance(assumed, float) or not assumed / MOST <= value <= assumed * MOST:
-            raise ValueError(f"{name} = {value} is not possible")
+            raise ValueError(f"{name} = {value} is not possible.")

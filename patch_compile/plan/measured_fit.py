@@ -56,9 +56,9 @@ def fit_assumptions(times: Sequence[float], predict: Predict, clock: float | Non
     names, left = _told_apart(misses, len(measured))
     if not names:
         raise PatchCompileError(
-            "these times tell nothing of the card",
-            "; ".join(f"{name}: {why}" for name, why in left.items()),
-            "time larger batches and longer prompts, or a larger model",
+            "The measured times do not determine any property of the card",
+            f"No value can be fitted for {', '.join(f'{name} ({why})' for name, why in left.items())}.",
+            "Time larger batches and longer prompts, or a larger model.",
         )
     bound = np.log(MOST)
     found = least_squares(
@@ -77,12 +77,14 @@ def _checked(times: Sequence[float]) -> NDArray[np.float64]:
     measured = np.asarray(times, np.float64)
     if len(measured) < 2:
         raise PatchCompileError(
-            "one time is not enough to calibrate by",
-            "bandwidth and tensor rate show in different times",
-            "time several batches, prompts and decode steps, dense and hybrid",
+            "One measured time is not enough for a calibration",
+            "Bandwidth and tensor rate show in different times.",
+            "Time several batches, prompts and decode steps, dense and hybrid.",
         )
     if not np.isfinite(measured).all() or measured.min() <= 0:
-        raise PatchCompileError("a measured time is not above 0", f"{list(times)}", "time again")
+        raise PatchCompileError(
+            "A measured time is not above 0", f"The times are {list(times)}.", "Time again."
+        )
     return measured
 
 
@@ -126,8 +128,8 @@ def _check_bounds(names: Sequence[str], factors: NDArray[np.float64], start: Ass
     for name, factor in zip(names, np.exp(factors), strict=True):
         if not 1.02 / MOST < factor < 0.98 * MOST:
             raise PatchCompileError(
-                f"the times that were measured fit no {name} that a card can have",
-                f"{FITTED[name]} would be {getattr(start, name) * factor:.3g}, {MOST:g} times off what is assumed "
-                f"({getattr(start, name):g}), or more",
-                "see that nothing else ran on the GPU and that its clocks were not held down, and time again",
+                f"The measured times fit no {name} that a card can have",
+                f"The fitted {FITTED[name]} would be {getattr(start, name) * factor:.3g}, {MOST:g} or more times off the "
+                f"assumed {getattr(start, name):g}.",
+                "Check that nothing else runs on the GPU and that its clocks are not held down, and time again.",
             )

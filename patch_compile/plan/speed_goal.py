@@ -60,8 +60,8 @@ def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseTimes]) -> float:
 def unreachable(goal: SpeedGoal, best: PhaseTimes) -> SpeedError:
     """Returns the error for a goal that even the fastest plan, with all tiles 2:4, does not meet."""
     return SpeedError(
-        f"{goal} is out of reach",
-        f"with every tile 2:4 the workload is predicted to take {best.planned:.1f} ms, the dense model {best.dense:.1f}: "
-        f"a speed-up of {best.speedup:.2f}; no kernel can pass {best.limit:.2f}",
-        "ask for less, or plan for another card or workload",
+        f"The goal of {goal} is out of reach",
+        f"With every tile 2:4 the workload is predicted to take {best.planned:.1f} ms, and {best.dense:.1f} ms with the "
+        f"dense model: a speed-up of {best.speedup:.2f}. No kernel can pass {best.limit:.2f}.",
+        "Ask for less, or plan for another card or workload.",
     )

@@ -4,10 +4,12 @@ import resource
 import subprocess
 import sys
 
+import click
 import pytest
 
 from masklearn.importers.base import IMPORTERS
 from masklearn.traits import METHODS
+from patch_compile.cli.app import cli
 from patch_compile.packing.fusion import FUSIONS
 
 HELP = [sys.executable, "-m", "patch_compile"]
@@ -32,3 +34,10 @@ def test_help_takes_no_time(arguments: list[str]) -> None:
 def test_help_lists_what_is_there(command: str, names: dict[str, object]) -> None:
     shown = subprocess.run([*HELP, command, "--help"], check=True, capture_output=True, text=True).stdout
     assert len(names) >= 4 and all(name in shown for name in names)
+
+
+def test_every_command_has_its_whole_line_in_the_list() -> None:
+    context = click.Context(cli, terminal_width=80)
+    lines = cli.get_help(context).partition("Commands:\n")[2].splitlines()
+    assert {line.split()[0] for line in lines} == set(cli.commands)
+    assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []

@@ -81,7 +81,7 @@ def test_a_file_that_is_no_calibration_is_named(spoil):
     path.write_text(spoil(json.loads(path.read_text())))
     with pytest.raises(PatchCompileError, match="is no calibration of a card") as caught:
         card_of("a6000")
-    assert str(path) in caught.value.what and caught.value.why and "remove it" in caught.value.fix
+    assert str(path) in caught.value.what and caught.value.why and "Remove it" in caught.value.fix
 
 
 def test_a_plan_shows_what_it_goes_by(tmp_path):

@@ -126,6 +126,6 @@ def test_even_where_the_plugin_is_asked_for_a_linear_that_it_slows_down_stays_wh
 
 
 def test_a_speed_beyond_all_tiles_is_refused_with_what_there_is():
-    with pytest.raises(SpeedError, match=r"a speed-up of 1\.9 is out of reach") as caught:
+    with pytest.raises(SpeedError, match=r"The goal of a speed-up of 1\.9 is out of reach") as caught:
         chosen(SpeedGoal(speedup=1.9), *scored())
-    assert caught.value.exit_code == 4 and "no kernel can pass" in caught.value.why
+    assert caught.value.exit_code == 4 and "No kernel can pass" in caught.value.why
