@@ -50,7 +50,7 @@ _BEGIN, _END = "<!-- compile: begin -->", "<!-- compile: end -->"
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """A measured number and its limit: the largest value, or with `least` the smallest; None: no limit."""
 
     what: str
@@ -96,7 +96,7 @@ def copy_seconds(checkpoint: Checkpoint, folder: Path) -> float:
     return seconds
 
 
-def compile_figures(model: Path, masks: Path, out: Path, scratch: Path) -> list[Figure]:
+def compile_figures(model: Path, masks: Path, out: Path, scratch: Path) -> list[Measurement]:
     """Figures of `patch-compile compile`, with `cp` before and after it."""
     checkpoint = Checkpoint.open(model)
     size = sum(file.stat().st_size for file in checkpoint.files()) / 1e9
@@ -112,18 +112,20 @@ def compile_figures(model: Path, masks: Path, out: Path, scratch: Path) -> list[
     pack = found["seconds"]["pack"] + synced
     packed = sum(linear["lowering"] == "plugin" for linear in found["linears"])
     return [
-        Figure("checkpoint", size, "GB"),
-        Figure("hybrid ONNX", found["onnx"]["bytes"] / 1e9, "GB"),
-        Figure(f"linears packed, of {len(found['linears'])}", packed, ""),
-        Figure("`cp` of the checkpoint, median of two", median(copies), "s"),
-        Figure("export", found["seconds"]["export"], "s", 20.0),
-        Figure("packing, checking and writing", pack, "s"),
-        Figure("the same over `cp`", pack / median(copies), "", 4.0),
-        Figure("the same, of checkpoint", size / pack, "GB/s"),
-        Figure("`cp`, of checkpoint", size / median(copies), "GB/s"),
-        Figure("packing and checking alone, from memory", packing_rate(masks), "GB/s", 0.5, least=True),
-        Figure("the whole command, with the hashes of what it read and wrote", run.seconds + synced, "s"),
-        Figure("peak resident memory", run.peak_gib, "GiB", 1.5),
+        Measurement("checkpoint", size, "GB"),
+        Measurement("hybrid ONNX", found["onnx"]["bytes"] / 1e9, "GB"),
+        Measurement(f"linears packed, of {len(found['linears'])}", packed, ""),
+        Measurement("`cp` of the checkpoint, median of two", median(copies), "s"),
+        Measurement("export", found["seconds"]["export"], "s", 20.0),
+        Measurement("packing, checking and writing", pack, "s"),
+        Measurement("the same over `cp`", pack / median(copies), "", 4.0),
+        Measurement("the same, of checkpoint", size / pack, "GB/s"),
+        Measurement("`cp`, of checkpoint", size / median(copies), "GB/s"),
+        Measurement("packing and checking alone, from memory", packing_rate(masks), "GB/s", 0.5, least=True),
+        Measurement(
+            "the whole command, with the hashes of what it read and wrote", run.seconds + synced, "s"
+        ),
+        Measurement("peak resident memory", run.peak_gib, "GiB", 1.5),
     ]
 
 
@@ -141,17 +143,17 @@ def packing_rate(masks: Path) -> float:
     return float(weight.nbytes) / 1e9 / median(seconds[1:])  # the first call compiles the loops
 
 
-def engine_figures(out: Path, engine: Path) -> list[Figure]:
+def engine_figures(out: Path, engine: Path) -> list[Measurement]:
     """Figures of building an engine from the ONNX file of `out` with TensorRT-RTX."""
     command = [sys.executable, "-m", "benchmarks.compile", "--build", str(out / "onnx" / "model.onnx")]
     run = watched([*command, "--to", str(engine)])
     built = json.loads(run.stdout.splitlines()[-1])
     left = [file.name for file in engine.parent.iterdir() if file.name not in _ENGINE_FILES]
     return [
-        Figure("engine", built["bytes"] / 1e9, "GB"),
-        Figure("building and checking it", built["seconds"], "s"),
-        Figure("peak anonymous memory of the build", run.peak_anonymous_gib, "GiB", 12.0),
-        Figure("other files left by it", len(left), "", 0.0),
+        Measurement("engine", built["bytes"] / 1e9, "GB"),
+        Measurement("building and checking it", built["seconds"], "s"),
+        Measurement("peak anonymous memory of the build", run.peak_anonymous_gib, "GiB", 12.0),
+        Measurement("other files left by it", len(left), "", 0.0),
     ]
 
 
@@ -178,7 +180,7 @@ def build(onnx: Path, engine: Path) -> dict[str, Any]:
     return report.as_json()
 
 
-def page_part(shape: str, ratio: float, figures: Sequence[Figure]) -> str:
+def page_part(shape: str, ratio: float, figures: Sequence[Measurement]) -> str:
     """The figures as a part of docs/performance.md."""
     names = ("numpy", "numba", "torch", "onnx-ir", "tensorrt-rtx-cu13")
     versions = ", ".join(f"{name} {version(name)}" for name in names)

@@ -27,7 +27,7 @@ from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.traits import lacking
 
-__all__ = ["Choose", "Found", "Learned", "by_ratio", "find_masks", "learn", "learn_task"]
+__all__ = ["Choose", "FoundMasks", "Learned", "by_ratio", "find_masks", "learn", "learn_task"]
 
 Tiles = Mapping[str, NDArray[np.bool_]]
 Patterns = dict[str, NDArray[np.uint8]]
@@ -39,7 +39,7 @@ _DENSE, _UNIFORM = 0.0, 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundMasks:
     """Result of a mask method.
 
     masks: masks by linear; scores: scores `[grid]` of all tiles by linear; unit: their unit, in words; tiles: tile maps
@@ -113,7 +113,7 @@ def learn_task(task: Task, choose: Choose | None = None) -> Learned:
     return learned
 
 
-def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False) -> Found:
+def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False) -> FoundMasks:
     """Find the masks of a feed's linears with its recipe's method.
 
     store: receives new weights `[N, K]`, not yet masked; decided: True if the budget leaves no choice of tiles. A method
@@ -138,7 +138,7 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
         for name in feed.shapes
     }
     unit = method.score_unit(feed.recipe, feed.lacks)
-    return Found(masks, scores, unit, tiles, budget, settled.train)
+    return FoundMasks(masks, scores, unit, tiles, budget, settled.train)
 
 
 def by_ratio(recipe: LearnRecipe, linears: Mapping[str, Any], note: Callable[[str], object]) -> Choose:
@@ -161,7 +161,7 @@ def _check_needs(method: Method, feed: Feed) -> None:
         )
 
 
-def _record_scores(task: Task, masks: MaskSet, found: Found) -> None:
+def _record_scores(task: Task, masks: MaskSet, found: FoundMasks) -> None:
     """Record a summary of the scores, if they chose the tiles of the masks: a gradient method may keep its prior's tiles."""
     kept = masks.tile_maps()
     if any(not np.array_equal(found.tiles[name], kept[name]) for name in kept):
@@ -179,7 +179,7 @@ def _check_labels(task: Task) -> None:
         )
 
 
-def _finish(task: Task, found: Found, solved: WeightStore) -> Learned:
+def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
     """Repair the weights if the recipe or the method asks for it, and make the MaskSet."""
     record = MaskRecord(skipped=dict(task.coverage.skipped), budget=found.budget.record())
     if found.train is not None:

@@ -36,7 +36,7 @@ _REPLAYS, _LAUNCHES = 7, 24
 _COPY_BYTES, _SQUARE = 1 << 30, 8192
 
 
-class Gpu:
+class MeasuredGpu:
     """Properties of the device. Both rates are measured, not taken from a data sheet."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ def time_of(calls: Sequence[Call], launches: int = _LAUNCHES) -> float:
     return median(seconds)
 
 
-def measure(kernels: Kernels, gpu: Gpu, device: Device, deadline: float) -> Iterator[dict[str, Any]]:
+def measure(kernels: Kernels, gpu: MeasuredGpu, device: Device, deadline: float) -> Iterator[dict[str, Any]]:
     """Yield rows of the table until time is up: shape, tokens, seconds of cuBLAS, cuSPARSELt and each share."""
     for shape in _shapes():
         copies = gpu.copies(shape)
@@ -111,7 +111,9 @@ def measure(kernels: Kernels, gpu: Gpu, device: Device, deadline: float) -> Iter
             yield row
 
 
-def measure_after(kernels: Kernels, gpu: Gpu, device: Device, deadline: float) -> Iterator[dict[str, Any]]:
+def measure_after(
+    kernels: Kernels, gpu: MeasuredGpu, device: Device, deadline: float
+) -> Iterator[dict[str, Any]]:
     """Yield rows of products with an epilogue, which the hybrid kernel computes in one launch.
 
     Weights that widen compute SiLU(gate)·up, others add a residual. The dense model takes cuBLAS for gate and up at
@@ -217,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("error: PyTorch sees no GPU; this benchmark runs on one", file=sys.stderr)
         return 1
-    gpu = Gpu()
+    gpu = MeasuredGpu()
     with tempfile.TemporaryDirectory() as folder:
         kernels = Kernels(build_library(Path(folder), gpu.arch))
     device = kernels.device()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.training.head import Head, Labels, Target, Teacher, head_loss
+from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
 from masklearn.training.model import last_hidden
 
 __all__ = ["Distillation"]
@@ -51,7 +51,7 @@ class Distillation:
             return error, {self.figure: float(error.detach())}
         used = ids.shape[1] - bool(self._label_weight)  # the last token of a window has no label
         teacher = Teacher(target[:, :used].flatten(0, 1), Head.of(self._teacher))
-        targets: list[tuple[float, Target]] = [(1.0, teacher)]
+        targets: list[tuple[float, TargetDistribution]] = [(1.0, teacher)]
         if self._label_weight:
             targets.append((self._label_weight, Labels(ids[:, 1:].flatten())))
         total, losses = head_loss(hidden[:, :used].flatten(0, 1), Head.of(model), targets)

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from masklearn.stream.logits import Softcap, token_kl, token_nll
 
-__all__ = ["Head", "Labels", "Target", "Teacher", "head_loss"]
+__all__ = ["Head", "Labels", "TargetDistribution", "Teacher", "head_loss"]
 
 # Tokens per chunk. 128 is fastest on 2 cores: 25 MB of fp32 logits over a vocabulary of 49k stay in the cache.
 _CHUNK = 128
@@ -47,7 +47,7 @@ class Head(NamedTuple):
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
-class Target(Protocol):
+class TargetDistribution(Protocol):
     """Target distribution over the vocabulary for the student's predictions."""
 
     def prepare(self, dtype: torch.dtype) -> None:
@@ -109,7 +109,7 @@ class Teacher:
 
 
 def head_loss(
-    hidden: Tensor, head: Head, targets: Sequence[tuple[float, Target]]
+    hidden: Tensor, head: Head, targets: Sequence[tuple[float, TargetDistribution]]
 ) -> tuple[Tensor, list[float]]:
     """Returns Σ weight·loss over the targets, and the unweighted losses. Each loss is a mean over tokens.
 
@@ -135,7 +135,7 @@ class _HeadLoss(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         softcap: float | None,
-        targets: Sequence[tuple[float, Target]],
+        targets: Sequence[tuple[float, TargetDistribution]],
     ) -> tuple[Tensor, Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -180,7 +180,7 @@ class _Gradients:
 
 
 def _chunks(
-    hidden: Tensor, head: Head, targets: Sequence[tuple[float, Target]], gradients: _Gradients
+    hidden: Tensor, head: Head, targets: Sequence[tuple[float, TargetDistribution]], gradients: _Gradients
 ) -> Tensor:
     """Returns the mean loss of each target, fp32 `[targets]`, and fills `gradients`."""
     tokens = hidden.shape[0]

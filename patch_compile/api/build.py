@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from patch_compile.api.given import Given, StrPath, takes_given
-from patch_compile.api.results import Build
+from patch_compile.api.results import FinishedBuild
 
 __all__ = ["build"]
 
@@ -70,7 +70,7 @@ def build(
     recipe: StrPath | None = None,
     force: bool = False,
     resume: bool = False,
-) -> Build:
+) -> FinishedBuild:
     """Turn a model into an engine whose linears are mosaics of dense and 2:4 tiles, in the folder `out`.
 
     model: a Hugging Face checkpoint folder or an ONNX file. out: the folder to write, None for ./NAME-patch-RATIO. The
@@ -109,4 +109,4 @@ def build(
             "A build needs a checkpoint or an ONNX file.",
             "Give MODEL_DIR, or an earlier recipe with --recipe.",
         )
-    return Build(run(Recipe.parse(settings), force=force, resume=resume))
+    return FinishedBuild(run(Recipe.parse(settings), force=force, resume=resume))

@@ -12,7 +12,7 @@ from patch_compile.api.result import Result
 
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
-    from patch_compile.inspect.found import Found
+    from patch_compile.inspect.inspection import Inspection
     from patch_compile.out.plan import Plan, PlanOfModel
     from patch_compile.report.terminal.parts import Part
     from patch_compile.runtime import Generator
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Benched",
-    "Build",
     "BuiltPlugin",
     "Compared",
     "Compiled",
     "Examined",
+    "FinishedBuild",
     "Generated",
     "ImportedMasks",
     "Inspected",
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, repr=False)
-class Build(Result):
+class FinishedBuild(Result):
     """A finished build."""
 
     report: Row
@@ -276,7 +276,7 @@ class ImportedMasks(Result):
 class Inspected(Result):
     """Description of a file or folder."""
 
-    report: Found
+    report: Inspection
 
     @property
     def faults(self) -> tuple[str, ...]:

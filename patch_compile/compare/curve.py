@@ -93,18 +93,18 @@ def _shown(text: str) -> str:
     )
 
 
-def _y_axis(losses: Sequence[float], top: float) -> tuple[chart.Axis, list[tuple[float, str]]]:
+def _y_axis(losses: Sequence[float], top: float) -> tuple[chart.Scale, list[tuple[float, str]]]:
     """Returns the axis and its ticks. It is logarithmic if the losses are far apart."""
     low, high = min(losses), max(losses)
     first, last = top + _PLOT, top
     if low > 0 and high / low > _LOGARITHMIC:
         wider = (high / low) ** _MARGIN["y"]
-        y = chart.Axis(low / wider, high * wider, first, last, log=True)
+        y = chart.Scale(low / wider, high * wider, first, last, log=True)
         return y, [(y(value), number(value, 1)) for value in chart.decades(y.low, y.high)]
     return _linear(losses, _MARGIN["y"], first, last)
 
 
-def _x_axis(values: Sequence[float], left: float, sign: int) -> tuple[chart.Axis, list[tuple[float, str]]]:
+def _x_axis(values: Sequence[float], left: float, sign: int) -> tuple[chart.Scale, list[tuple[float, str]]]:
     """Returns the axis and its ticks. Better is to the right in every picture."""
     ends = (left, chart.WIDTH - _EDGE)[::sign]
     return _linear(values, _MARGIN["x"], *ends)
@@ -112,11 +112,11 @@ def _x_axis(values: Sequence[float], left: float, sign: int) -> tuple[chart.Axis
 
 def _linear(
     values: Sequence[float], margin: float, first: float, last: float
-) -> tuple[chart.Axis, list[tuple[float, str]]]:
+) -> tuple[chart.Scale, list[tuple[float, str]]]:
     """Returns an axis with a margin beside the values, without ticks below 0 if no value is."""
     low, high = min(values), max(values)
     wider = margin * (high - low or abs(high) or 1.0)
-    axis = chart.Axis(low - wider, high + wider, first, last)
+    axis = chart.Scale(low - wider, high + wider, first, last)
     start = axis.low if low < 0 else max(axis.low, 0.0)
     return axis, chart.number_ticks(chart.ticks_within(start, axis.high), axis)
 

@@ -1,6 +1,6 @@
 """Describes and verifies a file or folder that the tool reads or writes, for `patch-compile inspect`.
 
-Each kind of file has a function from a path to a `Found`. `inspect_path` chooses the function by the content.
+Each kind of file has a function from a path to an `Inspection`. `inspect_path` chooses the function by the content.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspect.found import Found
+from patch_compile.inspect.inspection import Inspection
 from patch_compile.out.layout import MANIFEST, RECIPE
 
-__all__ = ["Found", "inspect_path"]
+__all__ = ["Inspection", "inspect_path"]
 
 _ELF = b"\x7fELF"
 _CONFIG = "config.json"
 
 
-def inspect_path(path: Path) -> Found:
+def inspect_path(path: Path) -> Inspection:
     """Inspect a file or folder. Raises PatchCompileError if it is missing, of an unknown kind, or can't be read."""
     if path.is_dir():
         return _inspect_folder(path)
@@ -45,7 +45,7 @@ def inspect_path(path: Path) -> Found:
         return inspect_plugin(path) if file.read(len(_ELF)) == _ELF else inspect_engine_file(path)
 
 
-def _inspect_folder(path: Path) -> Found:
+def _inspect_folder(path: Path) -> Inspection:
     if (path / MANIFEST).is_file():
         from patch_compile.inspect.folders import inspect_build
 

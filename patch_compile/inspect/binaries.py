@@ -8,7 +8,7 @@ from typing import Any
 
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, PlanLayer, PlanProgram, read_programs
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspect.found import Found
+from patch_compile.inspect.inspection import Inspection
 from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
 
 __all__ = ["inspect_engine_file", "inspect_plugin"]
@@ -16,16 +16,16 @@ __all__ = ["inspect_engine_file", "inspect_plugin"]
 _PACKED = 4  # number of packed tensors of a PatchLinear, its inputs after X
 
 
-def inspect_plugin(path: Path) -> Found:
+def inspect_plugin(path: Path) -> Inspection:
     """Inspect a plugin library by its identity string, without loading it.
 
     Raises PatchCompileError for any other library.
     """
     identity = read_identity(path)
-    return Found(path, "plugin", _identity(identity) | {"bytes": path.stat().st_size})
+    return Inspection(path, "plugin", _identity(identity) | {"bytes": path.stat().st_size})
 
 
-def inspect_engine_file(path: Path) -> Found:
+def inspect_engine_file(path: Path) -> Inspection:
     """Inspect an engine.
 
     An engine of TensorRT-RTX is read from its program text. An engine of TensorRT is read by TensorRT's engine inspector,
@@ -59,7 +59,7 @@ def inspect_engine_file(path: Path) -> Found:
     missing = [row["layer"] for row in rows if row["profiles"] != profiles]
     faults += [f"{name} is not in every profile" for name in missing]
     checked = "every PatchLinear is a layer of the plugin in each profile, and a plugin is there"
-    return Found(path, "engine", facts, rows, checked if rows else "", faults)
+    return Inspection(path, "engine", facts, rows, checked if rows else "", faults)
 
 
 def _patch_rows(programs: tuple[PlanProgram, ...]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
-from patch_compile.inspect.found import Found
+from patch_compile.inspect.inspection import Inspection
 from patch_compile.out.folder import faulty_files
 from patch_compile.out.layout import MANIFEST
 from patch_compile.out.manifest import Manifest
@@ -18,7 +18,7 @@ from patch_compile.out.manifest import Manifest
 __all__ = ["inspect_build", "inspect_checkpoint"]
 
 
-def inspect_build(path: Path) -> Found:
+def inspect_build(path: Path) -> Inspection:
     """Inspect an OUT folder by its manifest. It hashes every file."""
     manifest = Manifest.read(path / MANIFEST)
     rows: list[dict[str, Any]] = []
@@ -40,10 +40,12 @@ def inspect_build(path: Path) -> Found:
         "bytes": sum(row["bytes"] or 0 for row in rows),
         "not in the manifest": [name for name in files if name not in known],
     }
-    return Found(path, "build", facts, rows, "every file is there and has the sha256 of the manifest", faults)
+    return Inspection(
+        path, "build", facts, rows, "every file is there and has the sha256 of the manifest", faults
+    )
 
 
-def inspect_checkpoint(path: Path) -> Found:
+def inspect_checkpoint(path: Path) -> Inspection:
     """Inspect a model folder by its config and the headers of its shards. It reads no weights."""
     checkpoint = Checkpoint.open(path)
     architecture = architecture_of(checkpoint)
@@ -65,4 +67,4 @@ def inspect_checkpoint(path: Path) -> Found:
         "weights in them": sum(map(math.prod, coverage.linears.values())),
         "left dense": dict(coverage.skipped),
     }
-    return Found(path, "model", facts, rows, "every shard's header describes every byte of it")
+    return Inspection(path, "model", facts, rows, "every shard's header describes every byte of it")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.inspect.found import Found
+from patch_compile.inspect.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.packing.format import SLAB_K, PackedLinear, unpack
 from patch_compile.packing.function import DOMAIN, NAME
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["inspect_onnx"]
 
 
-def inspect_onnx(path: Path) -> Found:
+def inspect_onnx(path: Path) -> Inspection:
     """Inspect an ONNX file. It maps packed tensors into memory and decodes one node at a time.
 
     Raises PatchCompileError if the file is no model, or its external data are missing or too short.
@@ -59,7 +59,7 @@ def inspect_onnx(path: Path) -> Found:
         if rows
         else ""
     )
-    return Found(path, "onnx", facts, rows, checked, faults)
+    return Inspection(path, "onnx", facts, rows, checked, faults)
 
 
 def _spelled(value: ir.Value) -> str:

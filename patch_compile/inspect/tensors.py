@@ -10,14 +10,14 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import spell_tile
 from masklearn.shard import Shard
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspect.found import Found
+from patch_compile.inspect.inspection import Inspection
 
 __all__ = ["inspect_tensors"]
 
 _FORMAT = "patch-compile."
 
 
-def inspect_tensors(path: Path) -> Found:
+def inspect_tensors(path: Path) -> Inspection:
     """Inspect a MaskSet by reading every pattern, or any other safetensors file by its header.
 
     Raises PatchCompileError if the file is damaged.
@@ -26,7 +26,7 @@ def inspect_tensors(path: Path) -> Found:
     return _masks(path) if shard.metadata.get("format", "").startswith(_FORMAT) else _shard(path, shard)
 
 
-def _masks(path: Path) -> Found:
+def _masks(path: Path) -> Inspection:
     masks = MaskSet.load(path)
     rows, faults = [], []
     for name, shape in masks.shapes().items():
@@ -48,7 +48,7 @@ def _masks(path: Path) -> Found:
         "bytes": path.stat().st_size,
     }
     checked = "every tile map fits its shape, every pattern is one of the six and there is one for each group"
-    return Found(path, "masks", facts, rows, checked, faults)
+    return Inspection(path, "masks", facts, rows, checked, faults)
 
 
 def _mask_row(name: str, mask: LinearMask) -> dict[str, object]:
@@ -62,7 +62,7 @@ def _mask_row(name: str, mask: LinearMask) -> dict[str, object]:
     }
 
 
-def _shard(path: Path, shard: Shard) -> Found:
+def _shard(path: Path, shard: Shard) -> Inspection:
     rows = [
         {"tensor": name, "dtype": entry.dtype, "shape": list(entry.shape), "bytes": entry.end - entry.start}
         for name, entry in sorted(shard.tensors.items())
@@ -73,4 +73,4 @@ def _shard(path: Path, shard: Shard) -> Found:
         "bytes": path.stat().st_size,
         "metadata": dict(shard.metadata),
     }
-    return Found(path, "safetensors", facts, rows, "the header describes every byte of the file")
+    return Inspection(path, "safetensors", facts, rows, "the header describes every byte of the file")

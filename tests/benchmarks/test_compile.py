@@ -29,7 +29,7 @@ def test_it_compiles_builds_and_writes_the_page(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Every figure is measured, though a tiny checkpoint's figures mean nothing."""
-    page, figures = tmp_path / "page.md", list[compile.Figure]()
+    page, figures = tmp_path / "page.md", list[compile.Measurement]()
     page.write_text(PAGE)
     original = compile.page_part
     monkeypatch.setattr(compile, "page_part", lambda *a: (figures.extend(a[2]), original(*a))[1])
@@ -55,7 +55,7 @@ def test_a_page_without_marks_is_refused() -> None:
 
 
 def test_limits_hold_from_both_sides() -> None:
-    most = compile.Figure("seconds", 4.0, "s", 4.0)
+    most = compile.Measurement("seconds", 4.0, "s", 4.0)
     assert most.met and not replace(most, value=4.1).met and "≤ 4 s" in most.row()
     least = replace(most, least=True)
     assert least.met and not replace(least, value=3.9).met and "**missed**" in replace(least, value=3.9).row()

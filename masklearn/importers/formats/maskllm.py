@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from masklearn.checkpoint.coverage import Coverage
     from masklearn.importers.npz import MaskArchive
 
-__all__ = ["MaskLlm"]
+__all__ = ["MaskLlmFile"]
 
 
 @IMPORTERS.register
-class MaskLlm(Importer):
+class MaskLlmFile(Importer):
     """MaskLLM: a key is the name of a weight plus `.mask`, its value is `np.packbits` of the flat mask, 1 = kept.
 
     Every group of 4 must be 2:4. Shapes come from the model.

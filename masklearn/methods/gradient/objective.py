@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask, Sums
 from masklearn.methods.gradient.settings import MaskSettings
-from masklearn.training.head import Head, Labels, Target, Teacher, head_loss
+from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
 from masklearn.training.model import last_hidden
 
 __all__ = ["DensityTarget", "MaskObjective", "density_excess", "norm_kept"]
@@ -125,7 +125,7 @@ class MaskObjective:
             assert dense is not None
             apart = (hidden.float() - dense[0].float()).square().sum() / dense[0].float().square().sum()
             return apart, {"hidden": float(apart.detach())}
-        targets: list[tuple[float, Target]] = [(1.0, Labels(ids[:, 1:].flatten()))]
+        targets: list[tuple[float, TargetDistribution]] = [(1.0, Labels(ids[:, 1:].flatten()))]
         if dense is not None and dense[1] is not None:
             targets.append((self._distill, Teacher(_predicting(dense[0]), dense[1])))
         loss, parts = head_loss(_predicting(hidden), Head.of(model), targets)

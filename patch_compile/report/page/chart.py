@@ -15,7 +15,7 @@ __all__ = [
     "RIGHT",
     "TOP",
     "WIDTH",
-    "Axis",
+    "Scale",
     "decades",
     "number_ticks",
     "percent_ticks",
@@ -29,7 +29,7 @@ _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
-class Axis:
+class Scale:
     """Maps values low … high to pixels first … last. log: maps their logarithms."""
 
     low: float
@@ -64,13 +64,13 @@ def _step(span: float, about: int) -> float:
     return next(one * power for one in _STEPS if one * power * about >= span * 0.999)
 
 
-def percent_ticks(ticks: list[float], y: Axis) -> list[tuple[float, str]]:
+def percent_ticks(ticks: list[float], y: Scale) -> list[tuple[float, str]]:
     """Returns pixel and text of each tick, with as many digits as distinguish neighbours."""
     digits = _digits(ticks[1] * 100)
     return [(y(value), percent(value, digits)) for value in ticks]
 
 
-def number_ticks(ticks: list[float], axis: Axis) -> list[tuple[float, str]]:
+def number_ticks(ticks: list[float], axis: Scale) -> list[tuple[float, str]]:
     """Returns pixel and text of each tick of `ticks_within`, with as many digits as distinguish neighbours."""
     digits = _digits(ticks[1] - ticks[0])
     return [(axis(value), f"{value:,.{digits}f}".replace("-", "−")) for value in ticks]

@@ -14,7 +14,7 @@ from patch_compile.report.page.chart import (
     RIGHT,
     TOP,
     WIDTH,
-    Axis,
+    Scale,
     percent_ticks,
     round_ticks,
 )
@@ -33,8 +33,8 @@ def depth_chart(where: Row) -> dict[str, Any] | None:
         return None
     ticks = round_ticks(max(row["error"] for row in blocks))
     first, last = blocks[0]["block"], blocks[-1]["block"]
-    x = Axis(first, last, LEFT + 8, WIDTH - RIGHT - 8)
-    y = Axis(0.0, ticks[-1], HEIGHT - BOTTOM, TOP)
+    x = Scale(first, last, LEFT + 8, WIDTH - RIGHT - 8)
+    y = Scale(0.0, ticks[-1], HEIGHT - BOTTOM, TOP)
     points = [
         {
             "x": x(row["block"]),

@@ -14,7 +14,7 @@ from patch_compile.report.page.chart import (
     RIGHT,
     TOP,
     WIDTH,
-    Axis,
+    Scale,
     decades,
     percent_ticks,
     round_ticks,
@@ -35,8 +35,8 @@ def score_chart(masks: MaskSet) -> dict[str, Any] | None:
     edges, total = scores.edges, masks.weights
     heights = zip(scores.sparse.weights, scores.dense.weights, strict=True)
     ticks = round_ticks(max(a + b for a, b in heights) / total)
-    x = Axis(edges[0], edges[-1], LEFT, WIDTH - RIGHT, log=True)
-    y = Axis(0.0, ticks[-1], HEIGHT - BOTTOM, TOP)
+    x = Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT, log=True)
+    y = Scale(0.0, ticks[-1], HEIGHT - BOTTOM, TOP)
     return {
         "size": (WIDTH, HEIGHT),
         "left": LEFT,
@@ -54,7 +54,7 @@ def score_chart(masks: MaskSet) -> dict[str, Any] | None:
     }
 
 
-def _bars(scores: ScoreRecord, total: int, x: Axis, y: Axis) -> Sequence[dict[str, Any]]:
+def _bars(scores: ScoreRecord, total: int, x: Scale, y: Scale) -> Sequence[dict[str, Any]]:
     bars = []
     for i, (low, high) in enumerate(zip(scores.edges, scores.edges[1:], strict=False)):
         sparse, dense = scores.sparse.weights[i] / total, scores.dense.weights[i] / total
@@ -75,7 +75,7 @@ def _bars(scores: ScoreRecord, total: int, x: Axis, y: Axis) -> Sequence[dict[st
     return bars
 
 
-def _cut(scores: ScoreRecord, x: Axis) -> dict[str, Any] | None:
+def _cut(scores: ScoreRecord, x: Scale) -> dict[str, Any] | None:
     cut = scores.cut
     if cut is None or cut <= 0.0:
         return None

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
-from patch_compile.inspect.found import Found
+from patch_compile.inspect.inspection import Inspection
 from patch_compile.report.terminal.parts import Part
 
 __all__ = ["examined_parts", "found_parts"]
@@ -17,7 +17,7 @@ __all__ = ["examined_parts", "found_parts"]
 _LISTED = 12  # entries of a list or mapping that are shown on a line
 
 
-def found_parts(found: Found, *, every: bool = False) -> Iterator[Part]:
+def found_parts(found: Inspection, *, every: bool = False) -> Iterator[Part]:
     """Yield facts, the table, and the checks. every: gives each row a line; rows of a kind otherwise share one."""
     yield f"{found.path}: {found.kind}"
     for name, value in found.facts.items():

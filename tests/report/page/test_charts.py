@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.report.page.chart import (
-    Axis,
+    Scale,
     decades,
     number_ticks,
     percent_ticks,
@@ -30,7 +30,7 @@ def test_ticks_reach_the_highest_value_and_are_few(high: float) -> None:
 @given(st.floats(1e-4, 1.0))
 def test_words_of_ticks_are_their_values(high: float) -> None:
     ticks = round_ticks(high)
-    words = percent_ticks(ticks, Axis(0.0, ticks[-1], 200, 0))
+    words = percent_ticks(ticks, Scale(0.0, ticks[-1], 200, 0))
     assert [float(text.rstrip("%")) for _, text in words] == pytest.approx([100 * tick for tick in ticks])
 
 
@@ -39,7 +39,7 @@ def test_ticks_lie_within_their_ends_and_say_their_values(low: float, span: floa
     ticks = ticks_within(low, low + span)
     assert 2 <= len(ticks) <= 6
     assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
-    words = [text for _, text in number_ticks(ticks, Axis(low, low + span, 0, 100))]
+    words = [text for _, text in number_ticks(ticks, Scale(low, low + span, 0, 100))]
     said = [float(text.replace("−", "-").replace(",", "")) for text in words]
     assert said == pytest.approx(ticks, abs=1e-6 * span)
 
@@ -53,9 +53,9 @@ def test_decades_lie_in_the_axis(low: float, ratio: float) -> None:
 
 
 def test_an_axis_ends_where_it_should() -> None:
-    axis = Axis(1e-9, 1e-7, 50, 250, log=True)
+    axis = Scale(1e-9, 1e-7, 50, 250, log=True)
     assert [axis(value) for value in (1e-9, 1e-8, 1e-7)] == [50, 150, 250]
-    assert Axis(3, 3, 0, 10)(3) == 0  # an axis of one value
+    assert Scale(3, 3, 0, 10)(3) == 0  # an axis of one value
 
 
 def masks_of(out: Out) -> MaskSet:

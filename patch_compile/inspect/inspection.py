@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Found"]
+__all__ = ["Inspection"]
 
 
 @dataclass(frozen=True)
-class Found:
+class Inspection:
     """Result of `inspect`.
 
     kind: kind of the file or folder, in words; facts: name to value, in the order in which they are shown; rows: rows of a
