@@ -1,37 +1,70 @@
 """Summarises the sparsity of a MaskSet: the share of 2:4 tiles, by kind of linear and depth of the block."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from masklearn.masks.names import depth_of, kind_of, short_kinds
 
-__all__ = ["summarise_tiles"]
+__all__ = ["KindShares", "TileShares", "TileSummary", "summarise_tiles"]
 
 _BUCKETS = 10  # this many columns fit a terminal of 80 characters
 
 
-def summarise_tiles(tile_maps: Mapping[str, NDArray[np.bool_]], buckets: int = _BUCKETS) -> dict[str, Any]:
-    """Returns shares of 2:4 tiles, for a table or JSON.
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TileShares(_Part):
+    """Shares of 2:4 tiles.
+
+    share: of all tiles; by_depth: of the tiles in each group of blocks. None stands for no tiles; the head is in no
+    block.
+    """
+
+    share: float | None
+    by_depth: tuple[float | None, ...]
+
+
+class KindShares(TileShares):
+    """Shares of one kind of linear. kind: the shortest end of its name that no other kind has; name: the whole name."""
+
+    kind: str
+    name: str
+
+
+class TileSummary(_Part):
+    """Shares of 2:4 tiles of a model. blocks: first and last block of each group of neighbouring blocks."""
+
+    blocks: tuple[tuple[int, int], ...]
+    kinds: tuple[KindShares, ...]
+    all: TileShares
+
+
+def summarise_tiles(tile_maps: Mapping[str, NDArray[np.bool_]], buckets: int = _BUCKETS) -> TileSummary:
+    """Returns shares of 2:4 tiles, for a table.
 
     tile_maps: bool `[grid]` by linear, see `MaskSet.tile_maps`; buckets: largest number of groups of neighbouring blocks,
-    which are as equal in size as possible. The result is {"blocks": [[first, last], …], "kinds": [{"kind", "name", "share",
-    "by_depth": [share or None, …]}, …], "all": {"share", "by_depth"}}. "kind" is the shortest end of the name that no
-    other kind has. None stands for a group of blocks without such a linear; the head is in no block.
+    which are as equal in size as possible.
     """
     groups = _groups(tile_maps, buckets)
     kinds: dict[str, list[str]] = {}
     for name in tile_maps:
         kinds.setdefault(kind_of(name), []).append(name)
     labels = short_kinds(kinds)
-    rows = [
-        {"kind": labels[kind], "name": kind, **_shares(tile_maps, names, groups)}
-        for kind, names in kinds.items()
-    ]
-    blocks = [[group[0], group[-1]] for group in groups]
-    return {"blocks": blocks, "kinds": rows, "all": _shares(tile_maps, list(tile_maps), groups)}
+    return TileSummary(
+        blocks=tuple((group[0], group[-1]) for group in groups),
+        kinds=tuple(
+            KindShares(kind=labels[kind], name=kind, **_shares(tile_maps, names, groups))
+            for kind, names in kinds.items()
+        ),
+        all=TileShares(**_shares(tile_maps, list(tile_maps), groups)),
+    )
 
 
 def _groups(names: Mapping[str, Any], buckets: int) -> list[list[int]]:

@@ -13,6 +13,7 @@ from patch_compile.api.result import Result
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
     from patch_compile.inspect.inspection import Inspection
+    from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer
     from patch_compile.out.plan import Plan, PlanOfModel
     from patch_compile.report.terminal.parts import Part
     from patch_compile.runtime import Generator
@@ -95,12 +96,12 @@ class FinishedBuild(Result):
 class LearnedMasks(Result):
     """Learned masks, and the pruned model beside them."""
 
-    report: Row
+    report: LearnedAnswer
 
     @property
     def path(self) -> Path:
         """OUT, the folder of masks and model."""
-        return Path(self.report["path"])
+        return Path(self.report.path)
 
     @property
     def mask(self) -> Path:
@@ -117,11 +118,11 @@ class LearnedMasks(Result):
     @property
     def ratio(self) -> float:
         """Zeroed weights / weights."""
-        return float(self.report["ratio"]["reached"])
+        return self.report.ratio.reached
 
     def summary(self) -> str:
         """Returns the folder, the ratio and the method in one line."""
-        return f"{self.path}, ratio {self.ratio:.3f} by {self.report['method']}"
+        return f"{self.path}, ratio {self.ratio:.3f} by {self.report.method}"
 
     def parts(self) -> Iterator[Part]:
         """Yield what `patch-compile learn` prints."""
@@ -163,21 +164,21 @@ class Planned(Result):
 class Compiled(Result):
     """A hybrid ONNX file."""
 
-    report: Row
+    report: CompiledAnswer
 
     @property
     def path(self) -> Path:
         """OUT, the folder of the ONNX file."""
-        return Path(self.report["path"])
+        return Path(self.report.path)
 
     @property
     def onnx(self) -> Path:
-        return Path(self.report["onnx"]["path"])
+        return Path(self.report.onnx.path)
 
     def summary(self) -> str:
         """Returns the file, its ratio and its size in one line."""
-        size = self.report["onnx"]["bytes"] / 1e6
-        return f"{self.onnx}, ratio {self.report['ratio']['reached']:.3f}, {size:.1f} MB"
+        size = self.report.onnx.bytes / 1e6
+        return f"{self.onnx}, ratio {self.report.ratio.reached:.3f}, {size:.1f} MB"
 
     def parts(self) -> Iterator[Part]:
         """Yield what `patch-compile compile` prints."""
@@ -254,16 +255,16 @@ class Compared(Result):
 class ImportedMasks(Result):
     """A file of masks that was converted from published masks."""
 
-    report: Row
+    report: ImportedAnswer
 
     @property
     def mask(self) -> Path:
         """The file of masks, for `build(model, mask=…)`."""
-        return Path(self.report["path"])
+        return Path(self.report.path)
 
     def summary(self) -> str:
         """Returns the file, the ratio and the original format in one line."""
-        return f"{self.mask}, ratio {self.report['ratio']:.3f} from {self.report['format']}"
+        return f"{self.mask}, ratio {self.report.ratio:.3f} from {self.report.format}"
 
     def parts(self) -> Iterator[Part]:
         """Yield what `patch-compile import-mask` prints."""

@@ -10,7 +10,7 @@ from patch_compile.build.prepare import prepare
 from patch_compile.build.stages import opened, run_stages
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MASKS, REPORT
-from patch_compile.out.manifest import write_manifest
+from patch_compile.out.manifest import EvalText, ModelOrigin, write_manifest
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 
@@ -36,6 +36,8 @@ def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> dict[
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
         report: dict[str, Any] = json.loads((workspace.root / REPORT).read_text())
-        write_manifest(workspace, job.recipe.seed, report, masks)
+        evaluated = report.get("text", {}).get("eval")
+        evaluated = EvalText(**evaluated) if evaluated else None
+        write_manifest(workspace, job.recipe.seed, ModelOrigin(**report["model"]), masks, evaluated)
         renew_page(workspace.publish())
     return report

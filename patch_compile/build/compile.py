@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from patch_compile.build.prepare import prepare
 from patch_compile.build.stages import opened, run_stages
-from patch_compile.build.summary import about_files, about_model
+from patch_compile.build.summary import onnx_of, pruned_model
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.answers import CompiledAnswer
 from patch_compile.out.layout import PLAN
 from patch_compile.out.manifest import write_manifest
 from patch_compile.out.plan import Plan
@@ -22,8 +22,8 @@ __all__ = ["compile_model"]
 
 def compile_model(
     recipe: Recipe, *, dump_passes: Path | None = None, force: bool = False, resume: bool = False
-) -> dict[str, Any]:
-    """Write OUT with the hybrid ONNX of the recipe's masks, and return the summary that is printed.
+) -> CompiledAnswer:
+    """Write OUT with the hybrid ONNX of the recipe's masks, and return the result that is printed.
 
     Weights are read and written one linear at a time. dump_passes: a folder that gets the graph after each pass, see
     `PassDump`. resume: keep a complete ONNX file of a run that was killed. Raises PatchCompileError for a model or masks
@@ -37,20 +37,20 @@ def compile_model(
             dump = PassDump(dump_passes) if dump_passes else None
             masks = run_stages(job, workspace, progress, dump)
             plan = Plan.read(workspace.root / PLAN)
-            summary = {
-                "path": str(job.out),
-                **about_model(job, masks, [row.as_json() for row in plan.linears]),
-                "plan": plan.summary.as_json(),
-                "onnx": about_files(job, workspace.root)["onnx"],
-                "notes": progress.notes,
-                "seconds": progress.seconds,
-            }
-            write_manifest(workspace, job.recipe.seed, summary, masks)
+            answer = CompiledAnswer(
+                path=str(job.out),
+                **dict(pruned_model(job, masks, plan.linears)),
+                plan=plan.summary,
+                onnx=onnx_of(job, workspace.root),
+                notes=tuple(progress.notes),
+                seconds=progress.seconds,
+            )
+            write_manifest(workspace, job.recipe.seed, answer.model, masks, None)
             workspace.publish()
         except BaseException:
             workspace.records.clear()  # a failed run of the only stage leaves nothing to resume
             raise
-    return summary
+    return answer
 
 
 def _check_dump(folder: Path | None) -> None:

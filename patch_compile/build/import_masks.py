@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator
 
@@ -13,7 +13,9 @@ from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.importers.base import IMPORTERS
 from masklearn.recipe import Pattern, Tile
 from masklearn.settings import Settings
+from patch_compile.build.summary import skipped_of
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.answers import ImportedAnswer
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
 
@@ -43,8 +45,8 @@ class ImportRequest(Settings):
     exclude: tuple[Pattern, ...] = ()
 
 
-def import_mask(request: ImportRequest, *, force: bool = False) -> dict[str, Any]:
-    """Write the masks of a source for the linears of a model, and return the summary that is printed.
+def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswer:
+    """Write the masks of a source for the linears of a model, and return the result that is printed.
 
     Raises PatchCompileError if `out` exists and `force` is not set, and the errors of
     `masklearn.importers.importing.import_masks`.
@@ -63,15 +65,15 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> dict[str, Any
     imported = masks.record.imported
     assert imported is not None
     progress.note(f"build: {_command(r, imported.format)}")
-    return {
-        "path": str(r.out),
-        "linears": [plan.row().as_json() for plan in plan_linears(masks).values()],
-        "skipped": [{"name": name, "reason": why} for name, why in coverage.skipped.items()],
-        "ratio": masks.ratio,
-        "zeros": imported.zeros / masks.weights,
-        "format": imported.format,
-        "notes": progress.notes,
-    }
+    return ImportedAnswer(
+        path=str(r.out),
+        linears=tuple(plan.row() for plan in plan_linears(masks).values()),
+        skipped=skipped_of(coverage),
+        ratio=masks.ratio,
+        zeros=imported.zeros / masks.weights,
+        format=imported.format,
+        notes=tuple(progress.notes),
+    )
 
 
 def _command(request: ImportRequest, format: str) -> str:

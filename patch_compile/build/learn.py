@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 
 from masklearn.baselines import Baseline, parse_baselines
@@ -11,9 +9,10 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.processes import is_main_process
 from patch_compile.build.prepare import Job, prepare
 from patch_compile.build.stages import keys_of, learning_folder, opened, run_stages
-from patch_compile.build.summary import about_masks
+from patch_compile.build.summary import masked_model
 from patch_compile.build.together import take_part
-from patch_compile.out.manifest import write_manifest
+from patch_compile.out.answers import LearnedAnswer, LearnedBaselines
+from patch_compile.out.manifest import EvalText, write_manifest
 from patch_compile.out.workspace import Workspace
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
@@ -25,10 +24,10 @@ __all__ = ["learn"]
 
 def learn(
     recipe: Recipe, baselines: str | None = None, *, force: bool = False, resume: bool = False
-) -> dict[str, Any] | None:
-    """Learn masks without compiling: write masks and pruned model to OUT, and return the summary that is printed.
+) -> LearnedAnswer | None:
+    """Learn masks without compiling: write masks and pruned model to OUT, and return the result that is printed.
 
-    If several processes run this (`accelerate launch`, torchrun), the first process writes and returns the summary. The
+    If several processes run this (`accelerate launch`, torchrun), the first process writes and returns the result. The
     others help it to learn and return None.
 
     baselines: names of simpler ways to prune to compare with, see `masklearn.baselines.parse_baselines`; None for no
@@ -42,22 +41,22 @@ def learn(
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
-        rows = [linear.row().as_json() for linear in plan_linears(masks).values()]
-        summary = {
-            "path": str(job.out),
-            **about_masks(job, masks, rows),
-            **({"baselines": _compared(job, workspace, masks, names, progress)} if names else {}),
-            "notes": progress.notes,
-            "seconds": progress.seconds,
-        }
-        write_manifest(workspace, job.recipe.seed, summary, masks)
+        rows = (linear.row() for linear in plan_linears(masks).values())
+        answer = LearnedAnswer(
+            path=str(job.out),
+            **dict(masked_model(job, masks, rows)),
+            baselines=_compared(job, workspace, masks, names, progress) if names else None,
+            notes=tuple(progress.notes),
+            seconds=progress.seconds,
+        )
+        write_manifest(workspace, job.recipe.seed, answer.model, masks, None)
         workspace.publish()
-    return summary
+    return answer
 
 
 def _compared(
     job: Job, workspace: Workspace, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
-) -> dict[str, Any]:
+) -> LearnedBaselines:
     """Compare the masks with simpler ways to prune, on held-out text."""
     from masklearn.baselines import compare
 
@@ -76,7 +75,7 @@ def _compared(
             update,
             progress.note,
         )
-    return {**found.model_dump(mode="json"), "text": text}
+    return LearnedBaselines(**dict(found), text=EvalText(**text))
 
 
 def _help(recipe: Recipe) -> None:

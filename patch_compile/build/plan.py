@@ -9,10 +9,11 @@ from pathlib import Path
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
+from patch_compile.build.summary import skipped_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.out.plan import Asked, PlanOfModel, Skipped, TargetSource
+from patch_compile.out.plan import Asked, PlanOfModel, TargetSource
 from patch_compile.plan.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan, plan_linears
@@ -57,7 +58,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
         target=target,
         target_source=target_source,
         ratio=sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values()),
-        skipped=tuple(Skipped(name=name, reason=why) for name, why in coverage.skipped.items()),
+        skipped=skipped_of(coverage),
     )
 
 

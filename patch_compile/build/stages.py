@@ -141,18 +141,20 @@ class _Run:
         report.write(root / ENGINE_REPORT)
 
     def write_report(self, root: Path) -> None:
-        from patch_compile.build.summary import about_files, about_masks
+        from patch_compile.build.summary import engine_of, masked_model, onnx_of
         from patch_compile.verify.proof import prove
 
         job, plan = self.job, Plan.read(root / PLAN)
         scratch = self.workspace.scratch / "proof"
+        engine = engine_of(job, root)
         proof = prove(job.source, root / ONNX, self.pruned, plan.packed, scratch, self.progress)
         report = {
             "path": str(job.out / REPORT),
-            **about_masks(job, self.masks, [row.as_json() for row in plan.linears]),
+            **masked_model(job, self.masks, plan.linears).as_json(),
             "schema": REPORT_SCHEMA,
             "plan": plan.summary.as_json(),
-            **about_files(job, root),
+            "onnx": onnx_of(job, root).as_json(),
+            "engine": engine.as_json() if engine else None,
             **proof,
             "notes": self.progress.notes,
             "seconds": self.progress.seconds,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from pydantic import Field
 
@@ -84,16 +83,18 @@ class Manifest(FileRecord):
         return self.model_copy(update={"files": dict(sorted(files.items())), "stages": stages})
 
 
-def write_manifest(workspace: Workspace, seed: int, report: Mapping[str, Any], masks: MaskSet) -> None:
-    """Write manifest.json of a run. report: the run's report, which has its model, ratio, method and texts."""
+def write_manifest(
+    workspace: Workspace, seed: int, model: ModelOrigin, masks: MaskSet, evaluated: EvalText | None
+) -> None:
+    """Write manifest.json of a run. evaluated: the text that its models were evaluated on, if they were."""
     files = {name: digest for record in workspace.records.values() for name, digest in record.files.items()}
     files[RECIPE] = sha256_of(workspace.root / RECIPE)
     manifest = Manifest(
-        model=report["model"],
-        ratio=report["ratio"],
-        method=report["method"],
+        model=model,
+        ratio=Ratio(asked=masks.ratio_asked, reached=masks.ratio),
+        method=masks.method,
         seed=seed,
-        text=Texts(calib=masks.record.text, **report.get("text", {})),
+        text=Texts(calib=masks.record.text, eval=evaluated),
         versions=package_versions(),
         files=dict(sorted(files.items())),
         stages=dict(workspace.records),

@@ -12,7 +12,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST, RECIPE
 
-__all__ = ["FileRecord", "Record"]
+__all__ = ["FileRecord", "Record", "VersionedRecord"]
 
 _VERSION = "schema"
 _Found = TypeVar("_Found")
@@ -28,16 +28,21 @@ class Record(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-class FileRecord(Record):
-    """A whole file. SCHEMA: the version to write and read; WHAT: its content in words; PLACE: its path in OUT."""
+class VersionedRecord(Record):
+    """A record with a version, which programs that read its JSON can check. SCHEMA: the version."""
 
     SCHEMA: ClassVar[int]
-    WHAT: ClassVar[str]
-    PLACE: ClassVar[str]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the file's content as JSON values, with the version first."""
+        """Returns the record as JSON values, with the version first."""
         return {_VERSION: self.SCHEMA, **super().as_json()}
+
+
+class FileRecord(VersionedRecord):
+    """A whole file. SCHEMA: the version to write and read; WHAT: its content in words; PLACE: its path in OUT."""
+
+    WHAT: ClassVar[str]
+    PLACE: ClassVar[str]
 
     def write(self, path: Path) -> None:
         """Write the file to a place beside `path`, and rename it when it is complete."""

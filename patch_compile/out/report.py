@@ -1,18 +1,22 @@
-"""report.json: its version, and the kind of model that was built."""
+"""report.json, and the sections that it shares with the results of `learn` and `compile`."""
 
 from __future__ import annotations
 
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
+from masklearn.masks.record import MaskRecord
+from masklearn.masks.summary import TileSummary
 from patch_compile.out.layout import REPORT
-from patch_compile.out.record import FileRecord
+from patch_compile.out.manifest import ModelOrigin, Ratio
+from patch_compile.out.plan import LinearRow, Skipped
+from patch_compile.out.record import FileRecord, Record
 
-__all__ = ["REPORT_SCHEMA", "Kind", "read_report"]
+__all__ = ["REPORT_SCHEMA", "Kind", "MaskMetadata", "MaskedModel", "OnnxFile", "PrunedModel", "read_report"]
 
 REPORT_SCHEMA = 2  # 1 had no kind, and sentences in its plan and its engine
 
@@ -23,6 +27,43 @@ class Kind(StrEnum):
     DECODER = "decoder"
     ENCODER = "encoder"
     ONNX = "onnx"
+
+
+def _mask_record(found: Any) -> Any:
+    return MaskRecord.of_metadata(found) if isinstance(found, dict) else found
+
+
+MaskMetadata = Annotated[
+    MaskRecord,
+    BeforeValidator(_mask_record),
+    PlainSerializer(MaskRecord.as_metadata, return_type=dict[str, Any]),
+]
+"""The record of a mask file, written as the file's metadata has it."""
+
+
+class PrunedModel(Record):
+    """A pruned model. linears: the covered ones, as they are compiled, or as a compiler without a card would do it."""
+
+    kind: Kind
+    model: ModelOrigin
+    method: str
+    ratio: Ratio
+    linears: tuple[LinearRow, ...]
+    skipped: tuple[Skipped, ...]
+
+
+class MaskedModel(PrunedModel):
+    """A pruned model with the places of its 2:4 tiles, and the record of how they were learned."""
+
+    where_sparse: TileSummary
+    learned: MaskMetadata
+
+
+class OnnxFile(Record):
+    """An ONNX file. bytes: of the file and its data file."""
+
+    path: str
+    bytes: int
 
 
 class _Head(FileRecord):

@@ -52,7 +52,7 @@ def recipe(model, mask, tmp_path):
 def test_out_and_dump(recipe, tmp_path, capsys):
     """One run lowers linears in all three ways, and its dump has one file per listed pass."""
     settings = recipe(lowering="mlp.*=plugin,q_proj=split,k_proj=dense,v_proj=dense,o_proj=split")
-    summary = compile_model(settings, dump_passes=tmp_path / "passes")
+    answer = compile_model(settings, dump_passes=tmp_path / "passes")
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [
         "manifest.json",
@@ -61,11 +61,11 @@ def test_out_and_dump(recipe, tmp_path, capsys):
         "recipe.yaml",
     ]
     onnx.checker.check_model(str(out / "onnx" / "model.onnx"), full_check=True)
-    assert {row["lowering"] for row in summary["linears"]} == {"plugin", "split", "dense"}
-    assert json.loads((out / "plan.json").read_text())["linears"] == summary["linears"]
+    assert {row.lowering for row in answer.linears} == {"plugin", "split", "dense"}
+    assert json.loads((out / "plan.json").read_text())["linears"] == answer.as_json()["linears"]
     manifest = json.loads((out / "manifest.json").read_text())
     assert {name: sha256_of(out / name) for name in manifest["files"]} == manifest["files"]
-    assert summary["onnx"]["bytes"] == sum(f.stat().st_size for f in (out / "onnx").iterdir())
+    assert answer.onnx.bytes == sum(f.stat().st_size for f in (out / "onnx").iterdir())
 
     dumped = sorted(path.name for path in (tmp_path / "passes").iterdir())
     names = [f"{number:02d}_{name}.txt" for number, (name, _) in enumerate(describe_passes(), start=1)]
@@ -73,7 +73,7 @@ def test_out_and_dump(recipe, tmp_path, capsys):
     packed, split = ((tmp_path / "passes" / name).read_text() for name in names[-3:-1])
     assert "patch::PatchLinear" in packed and "q_proj/split/" not in packed and "q_proj/split/" in split
 
-    show(compiled_parts(summary))
+    show(compiled_parts(answer))
     printed = capsys.readouterr().out
     assert "q_proj" in printed and "asked for by --lowering" in printed
     assert "of the weights in 2:4 tiles are in 2:4 products" in printed

@@ -24,11 +24,11 @@ from tests.builds import build
 
 def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
     recipe = Recipe.parse(settings | {"method": "magnitude", "out": tmp_path / "learned"})
-    summary = learn(recipe, force=False, resume=False)
+    answer = learn(recipe, force=False, resume=False)
     file = tmp_path / "learned" / "masks.safetensors"
     given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": file}
     report = build(given)
-    assert report["ratio"] == summary["ratio"]
+    assert report["ratio"] == answer.ratio.as_json()
     assert report["method"] == "magnitude"
     one, other = MaskSet.load(file), MaskSet.load(settings["out"] / "masks.safetensors")
     assert all(np.array_equal(one[name].keep(), other[name].keep()) for name in one)
@@ -63,13 +63,13 @@ def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
     """Magnitude changes no kept weight, but the checkpoint's own weights are in another order than the masks."""
     learned = tmp_path / "learned"
     recipe = Recipe.parse(settings | {"method": "magnitude", "permute": True, "out": learned})
-    summary = learn(recipe, force=False, resume=False)
-    assert summary["learned"]["permuted"]["parts"] == 2
-    assert any(note.startswith("permuted: the hidden channels of 2") for note in summary["notes"])
+    answer = learn(recipe, force=False, resume=False)
+    assert answer.learned.permuted.parts == 2
+    assert any(note.startswith("permuted: the hidden channels of 2") for note in answer.notes)
     assert Recipe.parse(Recipe.load(learned / "recipe.yaml")).permute
     given = {k: v for k, v in settings.items() if k != "ratio"} | {"mask": learned / "masks.safetensors"}
     report = build(given)
-    assert report["learned"]["permuted"] == summary["learned"]["permuted"]
+    assert report["learned"]["permuted"] == answer.as_json()["learned"]["permuted"]
     assert report["agreement"]["error"] <= report["agreement"]["tolerance"]
     orders = [MaskSet.load(folder / "masks.safetensors").orders for folder in (learned, settings["out"])]
     assert all(np.array_equal(order, orders[1][name]) for name, order in orders[0].items())
@@ -80,11 +80,11 @@ def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
 
 def test_learn_compares_with_baselines(settings, tmp_path, capsys):
     recipe = Recipe.parse(settings | {"method": "sparsegpt", "out": tmp_path / "learned"})
-    summary = learn(recipe, "dense,ffn-only", force=False, resume=False)
-    assert [row["name"] for row in summary["baselines"]["rows"]] == ["sparsegpt", "dense", "ffn-only"]
-    assert summary["baselines"]["text"]["name"] == Path(settings["eval_text"]).name
+    answer = learn(recipe, "dense,ffn-only", force=False, resume=False)
+    assert [row.name for row in answer.baselines.rows] == ["sparsegpt", "dense", "ffn-only"]
+    assert answer.baselines.text.name == Path(settings["eval_text"]).name
     assert not list((tmp_path / "learned").glob("scratch"))
-    show(masks_parts(summary))
+    show(masks_parts(answer))
     shown = capsys.readouterr().out
     assert "ffn-only" in shown and "% of tiles 2:4" in shown
     with pytest.raises(PatchCompileError, match="does not name baselines"):
@@ -157,10 +157,10 @@ def test_masks_are_learned_again_when_the_file_they_start_from_has_changed(setti
     }
     for criterion in ("magnitude", "random"):
         learned(method="sparsegpt", criterion=criterion, tile=(32, 32), out=prior.parent)
-        summary = learned(tile=(32, 32), **trained)
-        assert "masks" in summary["seconds"]
-        assert summary["learned"]["train"]["prior"] == "masks.safetensors"
-    assert "masks" not in learned(tile=(32, 32), **trained)["seconds"]
+        answer = learned(tile=(32, 32), **trained)
+        assert "masks" in answer.seconds
+        assert answer.learned.train.prior == "masks.safetensors"
+    assert "masks" not in learned(tile=(32, 32), **trained).seconds
 
 
 def test_a_disk_without_room_for_learning_is_said_before_any_work(settings, tmp_path, monkeypatch):

@@ -12,10 +12,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
-from masklearn.quality.record import BesideBaselines
+from masklearn.masks.summary import TileSummary
+from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer
 from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import MASKS, MODEL, PAGE
-from patch_compile.out.plan import LinearRow, PlanSummary
+from patch_compile.out.plan import LinearRow, PlanSummary, Skipped
 from patch_compile.out.report import Kind
 from patch_compile.report.engine import sparsity_words
 from patch_compile.report.prediction import choice_line, node_words, reason_lines, remarks, speed_line
@@ -39,37 +40,40 @@ _SHADES = " ░▒▓█"  # none, and quarters: a map is readable without colou
 
 def build_parts(report: Row) -> Iterator[Part]:
     """Yield the result of a build: linears, perplexity, engine, generated text."""
-    yield from _linears_parts(report)
+    yield _linears_table(linear_rows(report))
+    yield from _where_parts(TileSummary.model_validate(report["where_sparse"]))
+    yield from _skipped_lines(map(Skipped.model_validate, report["skipped"]))
     yield from _summary(report) if report["kind"] == Kind.DECODER else _onnx_summary(report)
 
 
-def masks_parts(summary: Row) -> Iterator[Part]:
+def masks_parts(answer: LearnedAnswer) -> Iterator[Part]:
     """Yield the result of `learn`."""
-    yield from _linears_parts(summary)
-    ratio = summary["ratio"]
-    yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {summary['method']}"
-    yield f"masks: {summary['path']}/{MASKS}, pruned model: {summary['path']}/{MODEL}"
-    if "baselines" in summary:
-        found = {name: summary["baselines"][name] for name in BesideBaselines.model_fields}
-        yield from baseline_parts(BesideBaselines.model_validate(found))
+    yield _linears_table(answer.linears)
+    yield from _where_parts(answer.where_sparse)
+    yield from _skipped_lines(answer.skipped)
+    yield f"ratio: {answer.ratio.reached:.4f} (asked {answer.ratio.asked:g}), method {answer.method}"
+    yield f"masks: {answer.path}/{MASKS}, pruned model: {answer.path}/{MODEL}"
+    if answer.baselines:
+        yield from baseline_parts(answer.baselines)
 
 
-def compiled_parts(summary: Row) -> Iterator[Part]:
+def compiled_parts(answer: CompiledAnswer) -> Iterator[Part]:
     """Yield the result of `compile`."""
-    yield from _linears_parts(summary)
-    linears = linear_rows(summary)
-    yield from reason_lines(linears)
-    yield from split_lines(linears)
-    yield f"ratio: {summary['ratio']['reached']:.4f}, method {summary['method']}"
-    yield f"fused into their linears: {_fused(linears) or 'nothing'}"
-    yield f"onnx: {summary['onnx']['path']}, {summary['onnx']['bytes'] / 1e6:.1f} MB"
+    yield _linears_table(answer.linears)
+    yield from _skipped_lines(answer.skipped)
+    yield from reason_lines(answer.linears)
+    yield from split_lines(answer.linears)
+    yield f"ratio: {answer.ratio.reached:.4f}, method {answer.method}"
+    yield f"fused into their linears: {_fused(answer.linears) or 'nothing'}"
+    yield f"onnx: {answer.onnx.path}, {answer.onnx.bytes / 1e6:.1f} MB"
 
 
-def import_parts(summary: Row) -> Iterator[Part]:
+def import_parts(answer: ImportedAnswer) -> Iterator[Part]:
     """Yield the result of `import-mask`."""
-    yield from _linears_parts(summary)
-    yield f"ratio: {summary['ratio']:.4f}, zeros {summary['zeros']:.4f}, format {summary['format']}"
-    yield f"masks: {summary['path']}"
+    yield _linears_table(answer.linears)
+    yield from _skipped_lines(answer.skipped)
+    yield f"ratio: {answer.ratio:.4f}, zeros {answer.zeros:.4f}, format {answer.format}"
+    yield f"masks: {answer.path}"
 
 
 def plugin_parts(result: Row) -> Iterator[Part]:
@@ -83,12 +87,8 @@ def linear_rows(result: Row) -> tuple[LinearRow, ...]:
     return tuple(map(LinearRow.model_validate, result["linears"]))
 
 
-def _linears_parts(report: Row) -> Iterator[Part]:
-    """Yield the parts that all results of masks begin with: linears, the map of 2:4 tiles, and skipped linears."""
-    yield _linears_table(linear_rows(report))
-    yield from _where_parts(report)
-    for row in report["skipped"]:
-        yield f"left dense: {row['name']}: {row['reason']}"
+def _skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
+    yield from (f"left dense: {row.name}: {row.reason}" for row in skipped)
 
 
 def _linears_table(linears: Sequence[LinearRow]) -> Table:
@@ -126,18 +126,17 @@ def _megabytes(rows: Sequence[LinearRow]) -> tuple[str, str]:
     return f"{before / 1e6:.1f}", f"{after / 1e6:.1f}"
 
 
-def _where_parts(result: Row) -> Iterator[Part]:
-    """Yield the map of `masklearn.masks.summary`: per cent of 2:4 tiles, with kinds as rows and blocks as columns."""
-    where = result.get("where_sparse")
-    if not where or not where["blocks"]:
+def _where_parts(where: TileSummary) -> Iterator[Part]:
+    """Yield a map: per cent of 2:4 tiles, with kinds as rows and blocks as columns."""
+    if not where.blocks:
         return
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="")
     table.add_column("% of tiles 2:4", no_wrap=True)
     table.add_column("all", justify="right", no_wrap=True)
-    for first, _ in where["blocks"]:
+    for first, _ in where.blocks:
         table.add_column(str(first), justify="right", no_wrap=True)
-    for row in (*where["kinds"], {"kind": "all", **where["all"]}):
-        table.add_row(row["kind"], *map(_shaded, (row["share"], *row["by_depth"])))
+    for name, row in (*((kind.kind, kind) for kind in where.kinds), ("all", where.all)):
+        table.add_row(name, *map(_shaded, (row.share, *row.by_depth)))
     yield table
     yield "columns: all blocks, then groups of neighbouring blocks by the first of them"
 

@@ -128,7 +128,7 @@ class Out:
             "method": "oneshot",
             "ratio": {"asked": ratio, "reached": reached},
             "linears": rows,
-            "where_sparse": summarise_tiles(self.tiles),
+            "where_sparse": summarise_tiles(self.tiles).model_dump(mode="json"),
             "skipped": [{"name": "lm_head", "reason": "the output head is left dense unless it is included"}],
             "plan": {
                 "card": {"name": "RTX 3090", "stands_for": "sm86", "calibration": None},
