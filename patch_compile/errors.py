@@ -10,7 +10,13 @@ __all__ = [
     "SpeedError",
     "UsageError",
     "member",
+    "sentence",
 ]
+
+
+def sentence(clause: str) -> str:
+    """Returns a clause, such as the reason that a check returns, with a capital and a period."""
+    return f"{clause[:1].upper()}{clause[1:].rstrip('.')}." if clause else ""
 
 
 class AccuracyError(PatchCompileError):

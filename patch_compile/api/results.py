@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
     from patch_compile.inspect.inspection import Inspection
     from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer
+    from patch_compile.out.bench import BenchReport
     from patch_compile.out.plan import Plan, PlanOfModel
     from patch_compile.report.terminal.parts import Part
     from patch_compile.runtime import Generator
@@ -214,12 +215,14 @@ class Verified(Result):
 class Benched(Result):
     """Times of a build, of the dense model and of a uniform 2:4 one, in milliseconds. path: OUT."""
 
-    report: Row
+    report: BenchReport
     path: Path
 
     def summary(self) -> str:
         """Returns the folder and the runner in one line."""
-        return f"{self.path}, {self.report['what']}"
+        from patch_compile.report.bench import timed_words
+
+        return f"{self.path}, {timed_words(self.report)}"
 
     def parts(self) -> Iterator[Part]:
         """Yield what `patch-compile bench` prints."""

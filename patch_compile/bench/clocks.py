@@ -1,17 +1,14 @@
-"""Watches a GPU's clocks during a benchmark. Times are doubtful if the clocks moved."""
+"""Watches a GPU's clocks during a benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+from collections.abc import Callable
 from statistics import median
-from typing import Any
 
 from patch_compile.hardware.nvml import Sample
+from patch_compile.out.bench import ClockRanges, Clocks, ClockSample, Spread
 
 __all__ = ["Watch"]
-
-_STEADY = 0.03  # share of the median clock; a larger movement shows in the times
 
 
 class Watch:
@@ -26,34 +23,20 @@ class Watch:
         """Take a sample while the GPU is busy, or just after."""
         self._during.append(self._read())
 
-    def row(self) -> dict[str, Any]:
-        """Returns the row of bench.json: a summary of all samples, and a last sample taken now."""
-        numbers = [field.name for field in fields(Sample) if field.name != "slowed"]
-        return {
-            "before": self._before.row(),
-            "during": {name: _spread([getattr(s, name) for s in self._during]) for name in numbers},
-            "after": self._read().row(),
-            "samples": len(self._during),
-            "slowed": list(self._slowed()),
-        }
-
-    def warnings(self) -> Iterator[str]:
-        """Yield warnings about clocks that make the times doubtful, in words."""
-        for name, what in (("sm_mhz", "SM"), ("memory_mhz", "memory")):
-            seen = [getattr(sample, name) for sample in self._during]
-            moved = (max(seen) - min(seen)) / median(seen) if seen else 0.0
-            if moved > _STEADY:
-                lock = "--lock-gpu-clocks" if name == "sm_mhz" else "--lock-memory-clocks"
-                yield (
-                    f"the {what} clock moved by {moved:.0%} while times were taken ({min(seen)} … {max(seen)} MHz); the "
-                    f"models took turns, so their ratios hold better than the times: lock it with nvidia-smi {lock}"
-                )
-        if slowed := self._slowed():
-            yield f"the GPU's clocks were held down while times were taken, by {', '.join(slowed)}"
-
-    def _slowed(self) -> dict[str, None]:
-        return dict.fromkeys(word for sample in self._during for word in sample.slowed)
+    def clocks(self) -> Clocks:
+        """Returns a summary of all samples, and a last sample taken now."""
+        return Clocks(
+            before=ClockSample(**vars(self._before)),
+            during=_ranges(self._during) if self._during else None,
+            after=ClockSample(**vars(self._read())),
+            samples=len(self._during),
+            slowed=tuple(dict.fromkeys(reason for sample in self._during for reason in sample.slowed)),
+        )
 
 
-def _spread(values: list[float]) -> dict[str, float] | None:
-    return {"min": min(values), "median": median(values), "max": max(values)} if values else None
+def _ranges(samples: list[Sample]) -> ClockRanges:
+    def spread(name: str) -> Spread:
+        values = [getattr(sample, name) for sample in samples]
+        return Spread(min=min(values), median=median(values), max=max(values))
+
+    return ClockRanges(**{name: spread(name) for name in ClockRanges.model_fields})

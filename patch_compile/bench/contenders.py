@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.bench.uniform import UniformMasks
+from patch_compile.out.bench import Contender
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import MASKS, ONNX, ONNX_NAME
 from patch_compile.plan.cost import CostModel
@@ -16,20 +16,7 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
 
-__all__ = ["Contender", "write_contender"]
-
-
-class Contender(StrEnum):
-    """Models that are timed. The values are their names in bench.json."""
-
-    DENSE = "dense"
-    HYBRID = "hybrid"
-    UNIFORM = "uniform-2:4"
-
-    @property
-    def folder(self) -> str:
-        """Returns a folder name that is valid on every file system."""
-        return self.value.replace(":", "-")
+__all__ = ["write_contender"]
 
 
 def write_contender(

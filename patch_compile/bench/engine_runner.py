@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.bench.points import Feed, MakeFeed, Phase
-from patch_compile.errors import PatchCompileError
+from patch_compile.bench.points import Feed, MakeFeed
+from patch_compile.errors import PatchCompileError, sentence
+from patch_compile.out.bench import Phase
 from patch_compile.runtime.device import CudaDevice, Device
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class EngineRunner:
         self._work: Callable[[], object] | None = None
 
     def refuses(self, make: MakeFeed) -> str:
-        """See `Runner`. An engine refuses shapes outside its profiles."""
+        """See `TimedModel`. An engine refuses shapes outside its profiles."""
         feed = make()
         if self._profile_for(feed) is not None:
             return ""
@@ -85,11 +86,11 @@ class EngineRunner:
         return f"its profiles do not hold these shapes ({'; '.join(ranges)})"
 
     def prepare(self, make: MakeFeed, phase: Phase) -> None:
-        """See `Runner`. Raises PatchCompileError for shapes that `refuses` refuses, and if the memory does not suffice."""
+        """See `TimedModel`. Raises PatchCompileError for shapes that it refuses, and if the memory does not suffice."""
         feed = make()
         profile = self._profile_for(feed)
         if profile is None:
-            raise PatchCompileError("the engine does not take these shapes", self.refuses(make))
+            raise PatchCompileError("The engine does not take these shapes", sentence(self.refuses(make)))
         self._free()
         context = self._context(profile)
         for name, array in feed.items():
@@ -104,12 +105,12 @@ class EngineRunner:
         self._work = self._recorded(execute) if phase is Phase.DECODE else execute
 
     def run(self) -> float:
-        """See `Runner`."""
+        """See `TimedModel`."""
         assert self._work is not None
         return self._device.time(self._work)
 
     def close(self) -> None:
-        """See `Runner`."""
+        """See `TimedModel`."""
         self._free()
         self._contexts.clear()
         self._engine = self._keep = None  # type: ignore[assignment]  # nothing is run after this
@@ -135,9 +136,9 @@ class EngineRunner:
             context = self._engine.create_execution_context()
             if context is None or not context.set_optimization_profile_async(profile, self._device.stream):
                 raise PatchCompileError(
-                    "the engine has no memory to run in",
-                    "all engines that are compared are held at once",
-                    "compare fewer: --against dense, or smaller batches and prompts",
+                    "The engine has no memory to run in",
+                    "All engines that are compared are held at once.",
+                    "Compare fewer models (`--against dense`), or smaller batches and prompts.",
                 )
             self._contexts[profile] = context
         return self._contexts[profile]
@@ -146,9 +147,9 @@ class EngineRunner:
         shape = _sizes(context.get_tensor_shape(output))
         if min(shape, default=0) < 0:
             raise PatchCompileError(
-                f"the shape of the output {output!r} depends on the data",
-                "its memory can't be reserved beforehand",
-                "time the engine with trtexec, which asks TensorRT for it at run time",
+                f"The shape of the output {output!r} depends on the data",
+                "Its memory can't be reserved beforehand.",
+                "Time the engine with `trtexec`, which asks TensorRT for the shape at run time.",
             )
         return math.prod(shape) * _numpy_of(self._engine.get_tensor_dtype(output)).itemsize
 
@@ -161,7 +162,9 @@ class EngineRunner:
 
     def _execute(self, context: tensorrt.IExecutionContext) -> None:
         if not context.execute_async_v3(self._device.stream):
-            raise PatchCompileError("the engine failed to run", "see the log of TensorRT above")
+            raise PatchCompileError(
+                "The engine failed to run", "TensorRT refused the run.", "See its log above."
+            )
 
     def _recorded(self, execute: Callable[[], None]) -> Callable[[], object]:
         try:

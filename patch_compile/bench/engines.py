@@ -7,7 +7,14 @@ from pathlib import Path
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.engine import EngineReport
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import ENGINE, ENGINE_FOLDER, ENGINE_NAME, ENGINE_REPORT, ENGINE_REPORT_NAME
+from patch_compile.out.layout import (
+    ENGINE,
+    ENGINE_FOLDER,
+    ENGINE_NAME,
+    ENGINE_REPORT,
+    ENGINE_REPORT_NAME,
+    RECIPE,
+)
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.runtime.engine_fit import engine_facts, why_not
@@ -57,8 +64,8 @@ def engine_report(out: OutFolder) -> EngineReport:
     if about is None:
         raise PatchCompileError(
             f"{out.path} does not say how its engine was built",
-            f"{ENGINE_REPORT} is not there",
-            "build it again",
+            f"{ENGINE_REPORT} is not there.",
+            f"Build it again: `patch-compile build --recipe {out.path / RECIPE} -o {out.path} --force`.",
         )
     return about
 

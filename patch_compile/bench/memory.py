@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from patch_compile.bench.points import Phase, Point
+from patch_compile.bench.points import Point
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import Phase
 
 if TYPE_CHECKING:
     from patch_compile.plan.roofline.rest import Model
@@ -66,7 +67,7 @@ def check_memory(needed: int, available: int, models: int, where: str = "memory"
         return
     raise PatchCompileError(
         f"{models} models do not fit into {where} together",
-        f"they need some {needed / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are free; they take turns, so that what "
-        "the machine does meanwhile hits all alike, and so all are loaded at once",
-        "time fewer: --against dense, or none; or smaller batches and fewer tokens",
+        f"They need some {needed / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are free. All are loaded at once, "
+        "because they take turns: other work on the machine then affects all alike.",
+        "Time fewer models (`--against dense`, or `none`), smaller batches or fewer tokens.",
     )

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from patch_compile.bench.contenders import Contender, write_contender
+from patch_compile.bench.contenders import write_contender
 from patch_compile.bench.engines import build_contender
+from patch_compile.out.bench import Contender
 from patch_compile.out.engine import EngineReport
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import BENCH_MODELS, ENGINE, ENGINE_NAME, ONNX, ONNX_NAME

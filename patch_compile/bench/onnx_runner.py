@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.bench.points import MakeFeed, Phase
-from patch_compile.errors import PatchCompileError
+from patch_compile.bench.points import MakeFeed
+from patch_compile.errors import PatchCompileError, sentence
+from patch_compile.out.bench import Phase
 
 __all__ = ["OnnxRunner"]
 
@@ -42,17 +43,19 @@ class OnnxRunner:
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
-            raise PatchCompileError(f"ONNX Runtime cannot load {path}", str(error).splitlines()[0]) from error
+            raise PatchCompileError(
+                f"ONNX Runtime cannot load {path}", sentence(str(error).splitlines()[0])
+            ) from error
         self._inputs = {one.name: one for one in self._session.get_inputs()}
         self._binding: Any = None
 
     def refuses(self, make: MakeFeed) -> str:  # noqa: ARG002
-        """See `Runner`. ONNX Runtime takes any size of a dynamic dimension, but not every type."""
+        """See `TimedModel`. ONNX Runtime takes any size of a dynamic dimension, but not every type."""
         kinds = {one.type for one in self._inputs.values()} - set(_NUMPY_OF)
         return f"ONNX Runtime's CPU kernels do not take {', '.join(sorted(kinds))}" if kinds else ""
 
     def prepare(self, make: MakeFeed, phase: Phase) -> None:  # noqa: ARG002
-        """See `Runner`."""
+        """See `TimedModel`."""
         import onnxruntime as ort
 
         self._binding = self._session.io_binding()
@@ -65,11 +68,11 @@ class OnnxRunner:
             self._binding.bind_output(output.name, "cpu")
 
     def run(self) -> float:
-        """See `Runner`."""
+        """See `TimedModel`."""
         start = time.perf_counter()
         self._session.run_with_iobinding(self._binding)
         return (time.perf_counter() - start) * 1e3
 
     def close(self) -> None:
-        """See `Runner`."""
+        """See `TimedModel`."""
         self._binding = self._session = None

@@ -15,9 +15,10 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from patch_compile.bench.points import MakeFeed, Phase
+from patch_compile.bench.points import MakeFeed
 from patch_compile.bench.timing import TimedModel
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import Phase
 
 __all__ = ["OwnProcess"]
 
@@ -84,9 +85,9 @@ class OwnProcess:
     def _ended(self) -> PatchCompileError:
         self._process.join(_PATIENCE)
         return PatchCompileError(
-            f"the process that ran the {self._name} model ended",
-            f"its exit code is {self._process.exitcode}; -9 is what a machine without free memory does",
-            "time fewer models at once (--against dense), or smaller batches and prompts",
+            f"The process that ran the {self._name} model ended",
+            f"Its exit code is {self._process.exitcode}. A machine without free memory ends processes with -9.",
+            "Time fewer models at once (`--against dense`), or smaller batches and prompts.",
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -12,21 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.onnx_io.graph_inputs import GraphInput, resolve_dims
+from patch_compile.out.bench import Phase
 
-__all__ = ["Feed", "MakeFeed", "Phase", "Point", "feed_of", "grid_of"]
+__all__ = ["Feed", "MakeFeed", "Point", "feed_of", "grid_of"]
 
 Feed = Mapping[str, NDArray[Any]]
 MakeFeed = Callable[[], Feed]
 """Makes the inputs in the process that needs them: a long cache takes gigabytes, too much for a pipe."""
 _PAST = "past_key_values."
-
-
-class Phase(StrEnum):
-    """Phases. PREFILL reads prompts, DECODE appends a token to each; WHOLE runs a model without such phases."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
-    WHOLE = "whole"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from patch_compile.bench.points import Phase, Point
+from patch_compile.bench.points import Point
+from patch_compile.out.bench import Phase
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.plan import Plan
 from patch_compile.plan import predict

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from masklearn.settings import Listed, Settings
-from patch_compile.bench.contenders import Contender
 from patch_compile.bench.points import Point, grid_of
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import Contender
 from patch_compile.runtime import Runner
 from patch_compile.sources.kinds import Sequences
 
@@ -53,6 +53,14 @@ class BenchRequest(Settings):
     calibrate: bool = False
     keep: bool = False
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.calibrate and self.runner is Runner.ONNX:
+            raise ValueError(
+                "The planner predicts engines on a GPU, of which ONNX Runtime's times say nothing"
+            )
+        return self
+
     @property
     def sizes(self) -> tuple[tuple[int, ...] | None, ...]:
         """Returns batch sizes, prompt tokens and past tokens, None for those that were not given."""
@@ -76,7 +84,7 @@ class BenchRequest(Settings):
         positions = sequences.positions
         if not sequences.decodes and self.past_tokens:
             raise PatchCompileError(
-                "--past-tokens does not go with an encoder", "it has no decode steps", "leave it out"
+                "--past-tokens does not go with an encoder", "It has no decode steps.", "Leave it out."
             )
         prompts = self.prompt_tokens or _fitting(_TOKENS[runner], positions)
         pasts = (
@@ -88,8 +96,8 @@ class BenchRequest(Settings):
             if positions is not None and sizes and max(sizes) + room > positions:
                 raise PatchCompileError(
                     f"{flag} {max(sizes)} is more than the model has positions",
-                    f"it has {positions}",
-                    f"give at most {positions - room}",
+                    f"It has {positions}.",
+                    f"Give at most {positions - room}.",
                 )
         return grid_of(self.batch_size or _BATCHES[runner], prompts, pasts)
 

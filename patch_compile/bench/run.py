@@ -7,12 +7,10 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from patch_compile.bench.calibrating import calibrate, check_calibration
 from patch_compile.bench.clocks import Watch
-from patch_compile.bench.contenders import Contender
-from patch_compile.bench.machine import busy_note
+from patch_compile.bench.machine import busy_share
 from patch_compile.bench.memory import check_memory
 from patch_compile.bench.models import file_bytes, model_files
 from patch_compile.bench.place import CpuPlace, GpuPlace, find_place
@@ -21,11 +19,12 @@ from patch_compile.bench.predicted import costs_of
 from patch_compile.bench.request import BenchRequest
 from patch_compile.bench.subject import Subject, choose_runner
 from patch_compile.bench.timing import TimedModel, TurnTimes, take_turns
-from patch_compile.errors import PatchCompileError
-from patch_compile.out.bench import BenchReport
+from patch_compile.errors import PatchCompileError, sentence
+from patch_compile.out.bench import BenchReport, BenchRow, Calibrated, Contender
 from patch_compile.out.folder import OutFolder, kept_for_writing
 from patch_compile.out.layout import BENCH, BENCH_FOLDER, BENCH_MODELS, REPORT
 from patch_compile.out.manifest import package_versions
+from patch_compile.out.plan import Calibration
 from patch_compile.out.workspace import key_of
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.report.page import renew_page
@@ -33,13 +32,8 @@ from patch_compile.sources.open import source_of
 
 __all__ = ["bench"]
 
-_UNIFORM = (
-    "uniform 2:4: every tile of every covered linear, by magnitude, compiled as the hybrid model was; which weights are "
-    "kept makes no difference to time"
-)
 
-
-def bench(path: Path, asked: BenchRequest, *, force: bool = False) -> dict[str, Any]:
+def bench(path: Path, asked: BenchRequest, *, force: bool = False) -> BenchReport:
     """Time the models of OUT in turns, write bench.json and return its content.
 
     With `asked.calibrate` it fits the card to the times, for later plans. Raises PatchCompileError if OUT is damaged,
@@ -50,7 +44,7 @@ def bench(path: Path, asked: BenchRequest, *, force: bool = False) -> dict[str, 
         return _bench(path, asked, force)
 
 
-def _bench(path: Path, asked: BenchRequest, force: bool) -> dict[str, Any]:
+def _bench(path: Path, asked: BenchRequest, force: bool) -> BenchReport:
     progress = Progress()
     quiet_libraries()
     out = OutFolder.open(path)
@@ -66,11 +60,11 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> dict[str, Any]:
     _keep(out, subject, report)
     if asked.calibrate:
         assert subject.planned is not None and place.card is not None  # `check_calibration` has checked it
-        measured = calibrate(report.as_json(), subject.planned, place.card, subject.name)
-        fitted = {"path": str(measured.save()), "measured": measured.as_json()}
-        report = BenchReport.model_validate({**dict(report), "calibration": fitted})
+        measured = calibrate(report, subject.planned, place.card, subject.name)
+        fitted = Calibrated(path=str(measured.save()), measured=Calibration(**dict(measured)))
+        report = report.model_copy(update={"calibration": fitted})
         _keep(out, subject, report)
-    return report.as_json()
+    return report
 
 
 @dataclass(frozen=True)
@@ -100,26 +94,22 @@ class _Contest:
                     for which, file in files.items()
                 }
             takes = self._taken(runners, feeds)
-            if busy := busy_note():
-                progress.note(busy)
+            busy = busy_share()
             watch = Watch(self.place.nvml.sample) if self.place.nvml else None
             rows = self._rows(runners, takes, watch)
-            clocks = watch.row() if watch else None
-            for warning in watch.warnings() if watch else ():
-                progress.note(warning)
-        found = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": package_versions(),
-            "runner": self.place.name,
-            "what": self.place.what,
-            "device": self.place.device,
-            "clocks": clocks,
-            "rows": rows,
-            "bytes": {name: nbytes.get(name) for name in map(str, Contender)},
-            "notes": [*([_UNIFORM] if Contender.UNIFORM in files else []), *progress.notes],
-            "seconds": progress.seconds,
-        }
-        return BenchReport.model_validate(found)
+            clocks = watch.clocks() if watch else None
+        return BenchReport(
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=package_versions(),
+            runner=self.place.library,
+            device=self.place.device,
+            busy=busy,
+            clocks=clocks,
+            rows=tuple(rows),
+            bytes={which: nbytes.get(which) for which in Contender},
+            notes=tuple(progress.notes),
+            seconds=progress.seconds,
+        )
 
     def _taken(
         self, runners: Mapping[str, TimedModel], feeds: Mapping[Point, MakeFeed]
@@ -133,7 +123,9 @@ class _Contest:
             why = next((f"{name}: {no}" for name, one in runners.items() if (no := one.refuses(make))), "")
             if why and (any(self.subject.asked.sizes) or len(taken) == 1):
                 raise PatchCompileError(
-                    f"{point} can't be timed", why, "give smaller sizes, or build with larger --max-shapes"
+                    f"The point {point} can't be timed",
+                    sentence(why),
+                    "Give smaller sizes, or build with larger `--max-shapes`.",
                 )
             if why:
                 self.progress.note(f"not timed: {point}: {why}")
@@ -142,7 +134,7 @@ class _Contest:
 
     def _rows(
         self, runners: Mapping[str, TimedModel], feeds: Mapping[Point, MakeFeed], watch: Watch | None
-    ) -> list[dict[str, Any]]:
+    ) -> list[BenchRow]:
         iterations, warm_up = self.subject.asked.rounds(self.place.runner)
         rows = []
         with self.progress.stage("timing") as update:
@@ -155,26 +147,29 @@ class _Contest:
                 rows.append(self._row(point, times))
         return rows
 
-    def _row(self, point: Point, times: Mapping[str, TurnTimes]) -> dict[str, Any]:
+    def _row(self, point: Point, times: Mapping[str, TurnTimes]) -> BenchRow:
         dense, hybrid = times.get(Contender.DENSE), times[Contender.HYBRID]
+        uniform = times.get(Contender.UNIFORM)
         planned, card = self.subject.planned, self.place.card
         predicted = planned.at(point, card) if planned and card else None
-        return {
-            "phase": str(point.phase),
-            "batch": point.batch,
-            "tokens": point.tokens,
-            **{str(which): times[which].row() if which in times else None for which in Contender},
-            "speedup": dense.median / hybrid.median if dense else None,
-            "speedup_p10_p90": list(dense.over(hybrid)) if dense else None,
-            "limit": predicted.limit if predicted else None,
-            "predicted": predicted.row().as_json() if predicted else None,
-        }
+        return BenchRow(
+            phase=point.phase,
+            batch=point.batch,
+            tokens=point.tokens,
+            dense=dense.row() if dense else None,
+            hybrid=hybrid.row(),
+            uniform=uniform.row() if uniform else None,
+            speedup=dense.median / hybrid.median if dense else None,
+            speedup_p10_p90=dense.over(hybrid) if dense else None,
+            limit=predicted.limit if predicted else None,
+            predicted=predicted.row() if predicted else None,
+        )
 
 
 def _check_new(out: OutFolder, force: bool) -> None:
     if (out.path / BENCH).exists() and not force:
         raise PatchCompileError(
-            f"{out.path / BENCH} exists", "a build was timed before", "use --force to time it again"
+            f"{out.path / BENCH} exists", "The build was timed before.", "Time it again with `--force`."
         )
 
 
@@ -189,10 +184,10 @@ def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point
         return
     if subject.source.graph_dtype == "bfloat16":
         raise PatchCompileError(
-            "a bf16 model can't be timed in ONNX Runtime on a CPU",
-            "it has no bf16 kernels; the fp32 copy that rounds as bf16 does, by which builds are proven, is no measure of "
-            "time",
-            "build with --dtype float16, or time its engine on a GPU",
+            "A bf16 model can't be timed in ONNX Runtime on a CPU",
+            "ONNX Runtime has no bf16 kernels there. Builds are proven by an fp32 copy that rounds like bf16, and its times "
+            "say nothing.",
+            "Build with `--dtype float16`, or time its engine on a GPU.",
         )
     check_memory(subject.onnx_runtime_bytes(points), psutil.virtual_memory().available, models)
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from patch_compile.bench.contenders import Contender
 from patch_compile.bench.engines import why_no_engine
 from patch_compile.bench.memory import Footprint, footprint_of_file
 from patch_compile.bench.models import file_bytes
-from patch_compile.bench.points import MakeFeed, Phase, Point, feed_of
+from patch_compile.bench.points import MakeFeed, Point, feed_of
 from patch_compile.bench.predicted import PlannedModel, planned_model
 from patch_compile.bench.request import BenchRequest
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
+from patch_compile.out.bench import Contender, Phase
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import ENGINE, ONNX
 from patch_compile.out.plan import Plan
@@ -81,9 +81,9 @@ class Subject:
         """Returns the first of the inputs that a build without token sequences was verified on."""
         if any(self.asked.sizes):
             raise PatchCompileError(
-                f"{self.source.words} is timed on the inputs of its build",
-                "it does not tell prompts from decode steps, nor tokens from other axes",
-                "leave --batch-size, --prompt-tokens and --past-tokens out",
+                sentence(f"{self.source.words} is timed on the inputs of its build").rstrip("."),
+                "It does not tell prompts from decode steps, nor tokens from other axes.",
+                "Leave `--batch-size`, `--prompt-tokens` and `--past-tokens` out.",
             )
         feed = self.source.probe(self.out.path / ONNX, Progress(Console(quiet=True))).feeds[0]
         first = next(iter(feed.values()))
@@ -98,15 +98,17 @@ def choose_runner(out: OutFolder, asked: Runner | None, progress: Progress) -> R
     why = why_no_engine(out) if asked is not Runner.ONNX else ""
     if asked is Runner.ENGINE and why:
         raise PatchCompileError(
-            f"the engine of {out.path} can't be timed here", why, "time its ONNX file: --runner onnx"
+            f"The engine of {out.path} can't be timed here",
+            sentence(why),
+            "Time its ONNX file: `--runner onnx`.",
         )
     if why is None:
         return Runner.ENGINE
     if not (out.path / ONNX).is_file():
         raise PatchCompileError(
-            f"there is nothing to time in {out.path}",
-            f"it holds no {ONNX}",
-            "build it: patch-compile build MODEL_DIR",
+            f"There is nothing to time in {out.path}",
+            f"It holds no {ONNX}.",
+            "Build it: `patch-compile build MODEL_DIR`.",
         )
     if why:
         progress.note(f"in ONNX Runtime, not its engine: {why}")

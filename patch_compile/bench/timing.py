@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from patch_compile.bench.points import MakeFeed, Phase
+from patch_compile.bench.points import MakeFeed
+from patch_compile.out.bench import Phase, Timed
 
 __all__ = ["TimedModel", "TurnTimes", "take_turns"]
 
@@ -43,15 +44,12 @@ class TurnTimes:
         """Returns the median in milliseconds."""
         return float(np.median(self.milliseconds))
 
-    def row(self) -> dict[str, float]:
-        """Returns the row of bench.json."""
+    def row(self) -> Timed:
+        """Returns the summary for bench.json."""
         low, high = np.percentile(self.milliseconds, (10, 90))
-        return {
-            "median_ms": self.median,
-            "p10_ms": float(low),
-            "p90_ms": float(high),
-            "runs": len(self.milliseconds),
-        }
+        return Timed(
+            median_ms=self.median, p10_ms=float(low), p90_ms=float(high), runs=len(self.milliseconds)
+        )
 
     def over(self, other: TurnTimes) -> tuple[float, float]:
         """Returns the 10th and 90th percentile of the ratio of this time to the other's, by rounds."""

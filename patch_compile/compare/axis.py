@@ -10,11 +10,12 @@ from patch_compile.compare.builds import Build
 from patch_compile.compare.comparable import why_not_predicted
 from patch_compile.compare.measured import Measured
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import Phase
 
 __all__ = ["Against", "Axis", "axis_of"]
 
 # In order of preference: the first phase that all builds were timed in.
-_MEASURED = ("decode", "prefill", "whole")
+_MEASURED = (Phase.DECODE, Phase.PREFILL, Phase.WHOLE)
 
 
 class Against(StrEnum):

@@ -58,7 +58,7 @@ class Build:
     nbytes: int
     dense_bytes: int
     plan: PlanSummary
-    bench: Mapping[str, Any] | None
+    bench: BenchReport | None
 
     @property
     def predicted_for(self) -> str:
@@ -95,7 +95,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _read(path: Path, name: str) -> Build:
     out = OutFolder.open(path)
-    report, bench = read_report(out.path), BenchReport.of(out.path)
+    report = read_report(out.path)
     if report is None:
         raise PatchCompileError(
             f"{path} holds no {REPORT}",
@@ -116,7 +116,7 @@ def _read(path: Path, name: str) -> Build:
         nbytes,
         nbytes + saved,
         plan,
-        bench.as_json() if bench else None,
+        BenchReport.of(out.path),
     )
 
 

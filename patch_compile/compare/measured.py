@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from patch_compile.compare.builds import Build
+from patch_compile.out.bench import BenchReport, Phase
 
 __all__ = ["Measured", "measured_speeds"]
 
-Row = Mapping[str, Any]
 Size = tuple[int, int | None]  # batch, tokens
 
 
@@ -22,12 +21,12 @@ class Measured:
     phase; where: the GPU and the library; notes: what was left out, and why.
     """
 
-    speeds: Mapping[str, Mapping[str, float]]
-    sizes: Mapping[str, Size]
+    speeds: Mapping[Phase, Mapping[str, float]]
+    sizes: Mapping[Phase, Size]
     where: str
     notes: tuple[str, ...]
 
-    def of_all(self, phase: str, builds: Sequence[Build]) -> bool:
+    def of_all(self, phase: Phase, builds: Sequence[Build]) -> bool:
         """Returns True if every build was timed in a phase."""
         return all(build.name in self.speeds.get(phase, {}) for build in builds)
 
@@ -35,7 +34,7 @@ class Measured:
 def measured_speeds(builds: Sequence[Build]) -> Measured:
     """Returns the speed-ups over the dense model of builds timed as engines on one GPU, at one size for each phase."""
     timed = {build.name: build.bench for build in builds if build.bench is not None}
-    engines = {name: bench for name, bench in timed.items() if bench["runner"] != "onnxruntime"}
+    engines = {name: bench for name, bench in timed.items() if bench.runner.on_gpu}
     notes = []
     if on_cpu := [name for name in timed if name not in engines]:
         notes.append(
@@ -56,22 +55,21 @@ def measured_speeds(builds: Sequence[Build]) -> Measured:
     return Measured(speeds, sizes, next(iter(places), ""), tuple(notes))
 
 
-def _place(bench: Row) -> str:
-    return f"{bench['device']['name']}, {bench['runner']} {bench['device']['backend_version']}"
+def _place(bench: BenchReport) -> str:
+    return f"{bench.device.name}, {bench.runner} {bench.device.backend_version}"
 
 
-def _common(benches: Sequence[Row]) -> Iterator[tuple[str, Size]]:
+def _common(benches: Sequence[BenchReport]) -> Iterator[tuple[Phase, Size]]:
     """Yield each phase, with the smallest size that all benchmarks have."""
-    for phase in ("prefill", "decode", "whole"):
+    for phase in Phase:
         each = [
-            {(r["batch"], r["tokens"]) for r in b["rows"] if r["phase"] == phase and r["speedup"]}
-            for b in benches
+            {(row.batch, row.tokens) for row in b.rows if row.phase is phase and row.speedup} for b in benches
         ]
         shared = set.intersection(*each) if each else set()
         if shared:
             yield phase, min(shared, key=lambda size: (size[0], size[1] or 0))
 
 
-def _speed(bench: Row, phase: str, size: Size) -> float:
-    found = (r for r in bench["rows"] if (r["phase"], r["batch"], r["tokens"]) == (phase, *size))
-    return float(next(found)["speedup"])
+def _speed(bench: BenchReport, phase: Phase, size: Size) -> float:
+    found = (row.speedup for row in bench.rows if (row.phase, row.batch, row.tokens) == (phase, *size))
+    return next(speedup for speedup in found if speedup)

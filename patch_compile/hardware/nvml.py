@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-__all__ = ["SLOWED_BY", "Nvml", "Sample", "open_nvml"]
+__all__ = ["SLOWED_BY", "Nvml", "Sample", "SlowedBy", "open_nvml"]
+
+
+class SlowedBy(StrEnum):
+    """Reasons that hold a GPU's clocks down."""
+
+    POWER_LIMIT = "power-limit"
+    HARDWARE = "hardware"
+    TEMPERATURE = "temperature"
+    POWER_SUPPLY = "power-supply"
+
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons, by pynvml's names. The bits for an idle GPU and for clocks that a
 # person set are left out: they slow nothing that is timed.
 SLOWED_BY = {
-    "nvmlClocksThrottleReasonSwPowerCap": "its power limit",
-    "nvmlClocksThrottleReasonHwSlowdown": "the hardware",
-    "nvmlClocksThrottleReasonSwThermalSlowdown": "its temperature",
-    "nvmlClocksThrottleReasonHwThermalSlowdown": "its temperature",
-    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "the power supply",
+    "nvmlClocksThrottleReasonSwPowerCap": SlowedBy.POWER_LIMIT,
+    "nvmlClocksThrottleReasonHwSlowdown": SlowedBy.HARDWARE,
+    "nvmlClocksThrottleReasonSwThermalSlowdown": SlowedBy.TEMPERATURE,
+    "nvmlClocksThrottleReasonHwThermalSlowdown": SlowedBy.TEMPERATURE,
+    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": SlowedBy.POWER_SUPPLY,
 }
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of the GPU's state. slowed: the reasons that keep the clocks down at the moment, in words."""
+    """One sample of the GPU's state. slowed: the reasons that keep the clocks down at the moment."""
 
     sm_mhz: int
     memory_mhz: int
     watts: float
     celsius: int
-    slowed: tuple[str, ...] = ()
-
-    def row(self) -> dict[str, Any]:
-        """Returns the row of bench.json."""
-        return {**vars(self), "slowed": list(self.slowed)}
+    slowed: tuple[SlowedBy, ...] = ()
 
 
 class Nvml:
@@ -58,7 +65,9 @@ class Nvml:
             nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
             nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
             nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
-            tuple(dict.fromkeys(words for name, words in SLOWED_BY.items() if reasons & getattr(nvml, name))),
+            tuple(
+                dict.fromkeys(reason for name, reason in SLOWED_BY.items() if reasons & getattr(nvml, name))
+            ),
         )
 
 

@@ -11,12 +11,13 @@ from click.testing import CliRunner
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.linears import read_linear
 from masklearn.masks.maskset import MaskSet
-from patch_compile.bench.contenders import Contender, write_contender
+from patch_compile.bench.contenders import write_contender
 from patch_compile.bench.request import BenchRequest
 from patch_compile.bench.run import bench
 from patch_compile.bench.uniform import UniformMasks
 from patch_compile.cli.bench import bench as bench_command
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import BenchReport, Contender, Library, Phase
 from patch_compile.out.folder import OutFolder
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
@@ -32,20 +33,21 @@ def test_three_models_are_timed_and_the_build_stays_whole(out_of, capsys):
     out = out_of("llama")
     before = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
     result = bench(out, SMALL)
-    assert json.loads((out / "bench/bench.json").read_text()) == result
-    assert [(r["phase"], r["batch"], r["tokens"]) for r in result["rows"]] == [
+    assert BenchReport.of(out) == result
+    assert [(r.phase, r.batch, r.tokens) for r in result.rows] == [
         ("prefill", 1, 8), ("prefill", 2, 8), ("decode", 1, 16), ("decode", 2, 16)
     ]  # fmt: skip
-    for row in result["rows"]:
-        for model in ("dense", "hybrid", "uniform-2:4"):
-            assert row[model]["runs"] == 2
-            assert 0 < row[model]["p10_ms"] <= row[model]["median_ms"] <= row[model]["p90_ms"]
-        assert row["speedup"] == pytest.approx(row["dense"]["median_ms"] / row["hybrid"]["median_ms"])
-        assert row["limit"] is None and row["predicted"] is None  # only a GPU has these
-    assert result["runner"] == "onnxruntime" and "says nothing about a GPU" in result["what"]
-    assert result["clocks"] is None and result["device"]["cores"] > 0
-    sizes = result["bytes"]
-    assert sizes["uniform-2:4"] < sizes["hybrid"] < sizes["dense"]
+    for row in result.rows:
+        for model in Contender:
+            timed = row.of(model)
+            assert timed.runs == 2
+            assert 0 < timed.p10_ms <= timed.median_ms <= timed.p90_ms
+        assert row.speedup == pytest.approx(row.dense.median_ms / row.hybrid.median_ms)
+        assert row.limit is None and row.predicted is None  # only a GPU has these
+    assert result.runner is Library.ONNX_RUNTIME
+    assert result.clocks is None and result.device.cores > 0
+    sizes = result.bytes
+    assert sizes[Contender.UNIFORM] < sizes[Contender.HYBRID] < sizes[Contender.DENSE]
     after = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
     assert after - before == {"bench/bench.json", "report.html"} - before
     assert {"bench/bench.json", "report.html"} <= set(OutFolder.open(out).manifest.files)
@@ -59,12 +61,12 @@ def test_three_models_are_timed_and_the_build_stays_whole(out_of, capsys):
 def test_models_that_are_kept_are_taken_again_and_others_are_made_anew(out_of, capsys):
     out = out_of("llama")
     keeping = BenchRequest(**{**vars(SMALL), "keep": True})
-    assert "dense ONNX" in bench(out, keeping)["seconds"]
+    assert "dense ONNX" in bench(out, keeping).seconds
     kept = OutFolder.open(out).manifest.stages["bench"].files
     assert {"bench/models/dense/model.onnx", "bench/models/uniform-2-4/model.onnx.data"} <= set(kept)
     again = bench(out, SMALL, force=True)
-    assert "dense ONNX" not in again["seconds"] and any(
-        "as an earlier run left it" in note for note in again["notes"]
+    assert "dense ONNX" not in again.seconds and any(
+        "as an earlier run left it" in note for note in again.notes
     )
     assert (out / "bench/models/dense/model.onnx").is_file()
     (out / "bench/models/dense/key").write_text("another")
@@ -115,17 +117,18 @@ def test_an_encoder_is_timed_on_prompts_alone(out_of):
         out_of("bert"),
         BenchRequest(batch_size=(1,), prompt_tokens=(8, 16), against=(Contender.DENSE,), **QUICK),
     )
-    assert [(row["phase"], row["tokens"]) for row in result["rows"]] == [("prefill", 8), ("prefill", 16)]
-    assert result["rows"][0]["uniform-2:4"] is None and result["bytes"]["uniform-2:4"] is None
+    assert [(row.phase, row.tokens) for row in result.rows] == [("prefill", 8), ("prefill", 16)]
+    assert result.rows[0].uniform is None and result.bytes[Contender.UNIFORM] is None
 
 
 def test_an_onnx_file_is_timed_as_a_whole_on_the_inputs_of_its_build(out_of):
     out = out_of("onnx")
     result = bench(out, BenchRequest(**QUICK))
-    (row,) = result["rows"]
-    assert (row["phase"], row["batch"], row["tokens"]) == ("whole", 2, None)
-    assert row["dense"]["runs"] == row["uniform-2:4"]["runs"] == 2
-    assert result["bytes"]["dense"] > result["bytes"]["hybrid"] > result["bytes"]["uniform-2:4"]
+    (row,) = result.rows
+    assert (row.phase, row.batch, row.tokens) == (Phase.WHOLE, 2, None)
+    assert row.dense.runs == row.uniform.runs == 2
+    sizes = result.bytes
+    assert sizes[Contender.DENSE] > sizes[Contender.HYBRID] > sizes[Contender.UNIFORM]
     with pytest.raises(PatchCompileError, match="timed on the inputs of its build"):
         bench(out, SMALL, force=True)
 
@@ -137,13 +140,13 @@ def test_hybrid_alone_needs_no_original(out_of):
     result = bench(
         out, BenchRequest(batch_size=(1,), prompt_tokens=(8,), past_tokens=(8,), against=(), **QUICK)
     )
-    assert result["rows"][0]["dense"] is None and result["rows"][0]["speedup"] is None
+    assert result.rows[0].dense is None and result.rows[0].speedup is None
     show(benched_parts(result, ""))
 
 
 @pytest.mark.parametrize(("asked", "what", "fix"), [
-    (BenchRequest(calibrate=True), "--calibrate does not go with ONNX Runtime", "leave --calibrate out"),
-    (BenchRequest(prompt_tokens=(999,)), "--prompt-tokens 999 is more than the model has positions", "give at most 64"),
+    (BenchRequest(calibrate=True), "--calibrate does not go with ONNX Runtime", "Leave `--calibrate` out otherwise."),
+    (BenchRequest(prompt_tokens=(999,)), "--prompt-tokens 999 is more than the model has positions", "Give at most 64"),
 ])  # fmt: skip
 def test_what_can_not_be_is_refused_before_any_model_is_made(out_of, asked, what, fix):
     out = out_of("llama")
@@ -188,7 +191,7 @@ def test_a_bf16_build_is_not_timed_as_what_it_is_not(settings, tmp_path):
     from tests.builds import build
 
     build(settings | {"dtype": "bfloat16", "method": "magnitude"})
-    with pytest.raises(PatchCompileError, match="a bf16 model can't be timed in ONNX Runtime"):
+    with pytest.raises(PatchCompileError, match="A bf16 model can't be timed in ONNX Runtime"):
         bench(settings["out"], SMALL)
 
 

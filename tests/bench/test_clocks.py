@@ -1,10 +1,11 @@
-"""Remarks about clocks that moved, and the names that the driver's library must have."""
+"""Samples of clocks, and the names that the driver's library must have."""
 
 import pytest
 
 from patch_compile.bench.clocks import Watch
 from patch_compile.hardware import nvml
-from patch_compile.hardware.nvml import Sample
+from patch_compile.hardware.nvml import Sample, SlowedBy
+from patch_compile.out.bench import Spread
 
 
 def watch(*samples):
@@ -15,30 +16,21 @@ def watch(*samples):
     return watching
 
 
-def test_steady_clocks_warn_of_nothing():
-    watching = watch(*(Sample(1700 + i, 9501, 200.0 + i, 60) for i in range(5)))
-    assert list(watching.warnings()) == []
-    row = watching.row()
-    assert row["before"]["sm_mhz"] == 300 and row["after"]["sm_mhz"] == 1200 and row["samples"] == 5
-    assert row["during"]["sm_mhz"] == {"min": 1700, "median": 1702, "max": 1704}
-    assert row["during"]["watts"]["max"] == 204.0
+def test_clocks_are_summed_up():
+    clocks = watch(*(Sample(1700 + i, 9501, 200.0 + i, 60) for i in range(5))).clocks()
+    assert clocks.before.sm_mhz == 300 and clocks.after.sm_mhz == 1200 and clocks.samples == 5
+    assert clocks.during.sm_mhz == Spread(min=1700, median=1702, max=1704)
+    assert clocks.during.watts.max == 204.0
+    assert clocks.slowed == ()
 
 
-def test_a_clock_that_moved_and_what_held_it_down_are_said():
-    watching = watch(
-        Sample(1800, 9501, 250, 70),
-        Sample(1620, 9501, 299, 80, ("its power limit",)),
-        Sample(1800, 9501, 250, 70),
-    )
-    moved, slowed = watching.warnings()
-    assert moved.startswith("the SM clock moved by 10% while times were taken (1620 … 1800 MHz)")
-    assert "nvidia-smi --lock-gpu-clocks" in moved
-    assert slowed == "the GPU's clocks were held down while times were taken, by its power limit"
-    assert watching.row()["slowed"] == ["its power limit"]
+def test_each_reason_that_held_clocks_down_is_recorded_once():
+    held = Sample(1620, 9501, 299, 80, (SlowedBy.POWER_LIMIT,))
+    assert watch(Sample(1800, 9501, 250, 70), held, held).clocks().slowed == (SlowedBy.POWER_LIMIT,)
 
 
 def test_a_run_without_a_round_has_no_spread():
-    assert watch().row()["during"]["sm_mhz"] is None and list(watch().warnings()) == []
+    assert watch().clocks().during is None
 
 
 def test_nvidias_library_has_every_name_that_is_used():

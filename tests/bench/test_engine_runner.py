@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from patch_compile.bench.engine_runner import EngineRunner
-from patch_compile.bench.points import Phase, Point, feed_of
+from patch_compile.bench.points import Point, feed_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.out.bench import Phase
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from tests.runtime.host_engine import HostDevice, HostEngine
 

@@ -14,13 +14,13 @@ import onnx
 import pytest
 
 from patch_compile.bench import models, run
-from patch_compile.bench.contenders import Contender
 from patch_compile.bench.engine_runner import EngineRunner
 from patch_compile.bench.place import CpuPlace, GpuPlace
 from patch_compile.bench.request import BenchRequest
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.hardware.nvml import Sample
+from patch_compile.out.bench import BenchReport, Contender, Library, Spread, TimedOn
 from patch_compile.out.engine import EngineReport
 from patch_compile.out.folder import OutFolder
 from patch_compile.plan.cards import PlanCard, card_of, card_of_gpu
@@ -103,13 +103,8 @@ def gpu(out_of, monkeypatch):
     )
 
     def on(truth: Any, driver: Any = None, card: PlanCard | None = None) -> Path:
-        about = {
-            "name": A6000.name,
-            "compute_capability": "8.6",
-            "driver": "580.82",
-            "backend_version": "11.0",
-        }
-        place = HostPlace("11.0", about, "tensorrt", card or card_of_gpu(A6000), driver)
+        about = TimedOn(name=A6000.name, compute_capability="8.6", driver="580.82", backend_version="11.0")
+        place = HostPlace(about, Library.TENSORRT, card or card_of_gpu(A6000), driver)
         object.__setattr__(place, "truth", truth)
         monkeypatch.setattr(run, "find_place", lambda *_: place)
         return out
@@ -124,39 +119,41 @@ def constant(model: str, *_point: Any) -> float:
 def test_engines_are_timed_with_clocks_limits_and_predictions(gpu, capsys):
     out = gpu(constant, Driver(1800, 1790))
     result = run.bench(out, SMALL)
-    assert result["runner"] == "tensorrt" and "by the GPU's clock" in result["what"]
-    assert len(result["rows"]) == 8
-    for row in result["rows"]:
-        assert row["speedup"] == pytest.approx(1.25) and row["uniform-2:4"]["median_ms"] == 1.25
-        assert row["limit"] > 1 and row["predicted"]["dense_ms"] > 0
-        assert row["limit"] == row["predicted"]["limit"]
-    assert result["clocks"]["samples"] == 8 * 3
-    assert result["clocks"]["during"]["sm_mhz"] == {"min": 1790, "median": 1795, "max": 1800}
-    assert not any("clock moved" in note for note in result["notes"])
+    assert result.runner is Library.TENSORRT
+    assert len(result.rows) == 8
+    for row in result.rows:
+        assert row.speedup == pytest.approx(1.25) and row.uniform.median_ms == 1.25
+        assert row.limit > 1 and row.predicted.dense_ms > 0
+        assert row.limit == row.predicted.limit
+    assert result.clocks.samples == 8 * 3
+    assert result.clocks.during.sm_mhz == Spread(min=1790, median=1795, max=1800)
     assert not (out / "bench/models").exists()
     OutFolder.open(out)
     show(benched_parts(result, "bench.json"))
     said = capsys.readouterr().out
     assert "while it ran: SM clock 1790 … 1800 MHz, memory 8000 MHz, 250 W, 65 °C" in said
     assert "predicted" in said and "limit" in said
+    assert "by the GPU's clock" in said and "clock moved" not in said
 
 
-def test_clocks_that_moved_are_warned_of(gpu):
-    notes = run.bench(gpu(constant, Driver(1800, 1500)), SMALL)["notes"]
-    assert any(note.startswith("the SM clock moved by") for note in notes)
+def test_clocks_that_moved_are_warned_of(gpu, capsys):
+    show(benched_parts(run.bench(gpu(constant, Driver(1800, 1500)), SMALL), "bench.json"))
+    assert "note: the SM clock moved by" in capsys.readouterr().out
 
 
 def test_sizes_beyond_the_profiles_are_left_out_unless_they_were_asked_for(gpu):
     out = gpu(constant)
-    with pytest.raises(PatchCompileError, match="prefill, batch 5, 8 tokens can't be timed") as caught:
+    with pytest.raises(
+        PatchCompileError, match="The point prefill, batch 5, 8 tokens can't be timed"
+    ) as caught:
         run.bench(out, BenchRequest(batch_size=(5,), prompt_tokens=(8,), past_tokens=(16,)))
-    assert "dense: its profiles do not hold these shapes" in caught.value.why
+    assert "Dense: its profiles do not hold these shapes" in caught.value.why
     result = run.bench(
         out, BenchRequest(iterations=1, warm_up=0), force=True
     )  # two batches of the default sizes fit no profile
-    assert {row["batch"] for row in result["rows"]} == {1, 4}
+    assert {row.batch for row in result.rows} == {1, 4}
     assert any(
-        "not timed: decode, batch 8, 63 past tokens: dense: its profiles" in note for note in result["notes"]
+        "not timed: decode, batch 8, 63 past tokens: dense: its profiles" in note for note in result.notes
     )
 
 
@@ -169,8 +166,9 @@ def test_engines_that_do_not_fit_onto_the_gpu_are_refused(gpu):
 
 def truth_of(out: Path, assume: Any) -> Any:
     """Times of a card that differs from its data sheet."""
-    from patch_compile.bench.points import Phase, Point
+    from patch_compile.bench.points import Point
     from patch_compile.bench.predicted import planned_model
+    from patch_compile.out.bench import Phase
 
     folder = OutFolder.open(out)
     planned, card = (
@@ -200,8 +198,8 @@ def test_calibration_finds_what_the_card_does_and_plans_go_by_it(gpu, no_measure
     assert written["assumptions"]["clock"] == pytest.approx(1.0)
     assert (written["gpu"], written["driver"], written["version"]) == (A6000.name, "580.82", "11.0")
     assert written["error"]["after"] < 0.01 < written["error"]["before"]
-    assert result["calibration"]["path"] == str(file)
-    assert json.loads((out / "bench/bench.json").read_text())["calibration"] == result["calibration"]
+    assert result.calibration.path == str(file)
+    assert BenchReport.of(out).calibration == result.calibration
     assert card_of("a6000").assume.launch == pytest.approx(2.5, rel=0.02)
     show(benched_parts(result, "bench.json"))
     said = capsys.readouterr().out
@@ -213,28 +211,29 @@ def test_a_calibration_that_is_nonsense_leaves_the_times_and_no_card(gpu, no_mea
     with pytest.raises(PatchCompileError, match="fit no"):
         run.bench(out, BenchRequest(**{**vars(SMALL), "calibrate": True}))
     assert not no_measured_cards.exists()
-    assert json.loads((out / "bench/bench.json").read_text())["rows"]
+    assert BenchReport.of(out).rows
 
 
 def test_a_gpu_that_is_not_in_the_table_is_timed_but_not_calibrated(gpu, monkeypatch):
     out = gpu(constant)
-    about = {"name": "NVIDIA GeForce RTX 5090", "driver": None, "backend_version": "11.0"}
-    place = HostPlace("11.0", about, "tensorrt", None, None)
+    about = TimedOn(name="NVIDIA GeForce RTX 5090", backend_version="11.0")
+    place = HostPlace(about, Library.TENSORRT, None, None)
     object.__setattr__(place, "truth", constant)
     monkeypatch.setattr(run, "find_place", lambda *_: place)
     with pytest.raises(PatchCompileError, match="no card to calibrate for NVIDIA GeForce RTX 5090"):
         run.bench(out, BenchRequest(calibrate=True))
     result = run.bench(out, SMALL)
-    assert result["rows"][0]["limit"] is None and result["clocks"] is None
+    assert result.rows[0].limit is None and result.clocks is None
 
 
 def test_places_can_be_sent_to_processes(tmp_path):
     """The model's own process unpickles the loader and returns its error, as for this empty file."""
     (tmp_path / "model").write_bytes(b"")
+    about = TimedOn(name="x", backend_version="1")
     without_gpu = "--backend tensorrt can't be used here"
     for place, error in (
-        (CpuPlace("1", {}), f"ONNX Runtime cannot load {tmp_path}/model"),
-        (GpuPlace("1", {}, "tensorrt", None, None), f"{without_gpu}|{tmp_path}/model"),
+        (CpuPlace(about), f"ONNX Runtime cannot load {tmp_path}/model"),
+        (GpuPlace(about, Library.TENSORRT, None, None), f"{without_gpu}|{tmp_path}/model"),
     ):
         with pytest.raises(PatchCompileError, match=error):
             place.open("dense", tmp_path / "model")

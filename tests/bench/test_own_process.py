@@ -8,9 +8,10 @@ import pytest
 
 from patch_compile.bench.onnx_runner import OnnxRunner
 from patch_compile.bench.own_process import OwnProcess
-from patch_compile.bench.points import Phase, Point, feed_of
+from patch_compile.bench.points import Point, feed_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.out.bench import Phase
 
 
 class Broken:
@@ -62,4 +63,4 @@ def test_a_bug_keeps_its_traceback():
 def test_a_process_that_ends_is_told_with_its_exit_code():
     with closing(OwnProcess("dense", Broken)) as runner, pytest.raises(PatchCompileError) as caught:
         runner.prepare(dict, Phase.DECODE)
-    assert caught.value.what == "the process that ran the dense model ended" and "77" in caught.value.why
+    assert caught.value.what == "The process that ran the dense model ended" and "77" in caught.value.why

@@ -2,11 +2,11 @@
 
 import pytest
 
-from patch_compile.bench.contenders import Contender
-from patch_compile.bench.points import Phase, Point, feed_of
+from patch_compile.bench.points import Point, feed_of
 from patch_compile.bench.request import BenchRequest, parse_against
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput
+from patch_compile.out.bench import Contender, Phase
 from patch_compile.runtime import Runner
 from patch_compile.sources.kinds import Sequences
 

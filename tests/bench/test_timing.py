@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from patch_compile.bench.points import Phase
 from patch_compile.bench.timing import TurnTimes, take_turns
+from patch_compile.out.bench import Phase, Timed
 
 
 class Scripted:
@@ -63,4 +63,4 @@ def test_drift_cancels_out_of_the_ratio():
 
 def test_median_and_percentiles():
     row = TurnTimes(tuple(np.arange(1.0, 12.0))).row()
-    assert row == {"median_ms": 6.0, "p10_ms": 2.0, "p90_ms": 10.0, "runs": 11}
+    assert row == Timed(median_ms=6.0, p10_ms=2.0, p90_ms=10.0, runs=11)

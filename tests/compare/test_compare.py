@@ -11,13 +11,14 @@ from click.testing import CliRunner
 from patch_compile.cli.compare import compare as compare_command
 from patch_compile.compare import Against, compare
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import BenchReport, Library, Phase, TimedOn
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.workspace import write_json
 from patch_compile.report.terminal.compare import compared_parts
 from patch_compile.report.terminal.parts import show
 from tests.builds import TINY, build
 from tests.conftest import WORDS, write_model
-from tests.report.page.found import benched
+from tests.out.benched import benched
 
 RATIOS = (0.1, 0.3, 0.5)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -107,19 +108,20 @@ def test_a_build_that_is_slower_and_worse_is_beaten_by_the_dense_model(outs, cap
     assert "none, the dense model beats them all" in capsys.readouterr().out
 
 
-def bench_json(
-    speedup: float, gpu: str = "NVIDIA RTX A6000", batch: int = 1, runner: str = "tensorrt"
-) -> dict:
-    device = {"name": gpu, "backend_version": "11.0"}
-    row, *_ = benched("tensorrt")["rows"]
-    row |= {"phase": "decode", "batch": batch, "tokens": 128, "speedup": speedup}
-    rows = [row, {**row, "batch": 16, "speedup": 9.0}]
-    return benched("tensorrt") | {"runner": runner, "device": device, "rows": rows}
+def timed(
+    speedup: float, gpu: str = "NVIDIA RTX A6000", batch: int = 1, library: Library = Library.TENSORRT
+) -> BenchReport:
+    report = benched()
+    sized = {"phase": Phase.DECODE, "batch": batch, "tokens": 128, "speedup": speedup}
+    row = report.rows[0].model_copy(update=sized)
+    rows = (row, row.model_copy(update={"batch": 16, "speedup": 9.0}))
+    device = TimedOn(name=gpu, backend_version="11.0")
+    return report.model_copy(update={"runner": library, "device": device, "rows": rows})
 
 
 def test_speeds_that_were_measured_on_one_gpu_are_the_axis(outs, capsys):
     for out, speed in zip(outs, (1.05, 1.2, 1.4), strict=True):
-        rewrite(out, "bench/bench.json", **bench_json(speed))
+        rewrite(out, "bench/bench.json", **timed(speed).as_json())
     result = compare(outs, against=Against.SPEED)
     assert result["against"] == "measured speed-up of decode"
     assert [row["at"] for row in result["builds"]] == [1.05, 1.2, 1.4]
@@ -131,12 +133,12 @@ def test_speeds_that_were_measured_on_one_gpu_are_the_axis(outs, capsys):
 
 
 @pytest.mark.parametrize(("other", "said"), [
-    (bench_json(1.3, gpu="NVIDIA H100"), "measured in different places (NVIDIA H100, tensorrt 11.0; NVIDIA RTX A6000"),
-    (bench_json(1.3, runner="onnxruntime"), "times of r0.3 are ONNX Runtime's on a CPU"),
+    (timed(1.3, gpu="NVIDIA H100"), "measured in different places (NVIDIA H100, tensorrt 11.0; NVIDIA RTX A6000"),
+    (timed(1.3, library=Library.ONNX_RUNTIME), "times of r0.3 are ONNX Runtime's on a CPU"),
 ])  # fmt: skip
 def test_times_of_different_places_are_left_out_with_the_reason(outs, other, said):
-    rewrite(outs[0], "bench/bench.json", **bench_json(1.1))
-    rewrite(outs[1], "bench/bench.json", **other)
+    rewrite(outs[0], "bench/bench.json", **timed(1.1).as_json())
+    rewrite(outs[1], "bench/bench.json", **other.as_json())
     result = compare(outs)
     assert any(said in note for note in result["notes"])
     assert "r0.3" not in {row["name"] for row in result["builds"] if row["measured"]}

@@ -73,11 +73,11 @@ def _speed(sources: Sources) -> Iterator[KeyFigure]:
         limit = getattr(whole, phase).limit if whole else _limit(sources, phase)
         beside = [f"limit {times(limit)}"] if limit else []
         if phase in measured:
-            row = measured[phase]
-            predicted = [f"predicted {times(row['predicted']['speedup'])}"] if row.get("predicted") else []
-            beside = [f"limit {times(row['limit'])}"] if row["limit"] else beside
-            about = [f"measured, batch {row['batch']}", *predicted, *beside]
-            yield KeyFigure(label, times(row["speedup"]), about)
+            row, speedup = measured[phase]
+            predicted = [f"predicted {times(row.predicted.speedup)}"] if row.predicted else []
+            beside = [f"limit {times(row.limit)}"] if row.limit else beside
+            about = [f"measured, batch {row.batch}", *predicted, *beside]
+            yield KeyFigure(label, times(speedup), about)
         elif whole and card:
             about = [f"predicted, {card.name}", *beside]
             yield KeyFigure(label, times(getattr(whole, phase).speedup), about)

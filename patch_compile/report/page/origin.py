@@ -76,8 +76,9 @@ def _spelled(value: Any) -> str:
 
 
 def _notes(sources: Sources) -> Iterator[tuple[str, str]]:
-    for step, found in (("build", sources.report), ("verify", sources.verify), ("bench", sources.bench)):
+    for step, found in (("build", sources.report), ("verify", sources.verify)):
         yield from ((step, note) for note in (found or {"notes": []})["notes"])
+    yield from (("bench", note) for note in (sources.bench.notes if sources.bench else ()))
 
 
 def _seconds(sources: Sources) -> Iterator[tuple[str, str, float]]:

@@ -13,7 +13,7 @@ import yaml
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import BesideBaselines
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.bench import BenchReport
+from patch_compile.out.bench import BenchReport, BenchRow
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import MASKS, RECIPE, REPORT, VERIFY
 from patch_compile.out.manifest import Manifest
@@ -35,13 +35,13 @@ class Sources:
     recipe_text: str
     masks: MaskSet
     verify: Row | None
-    bench: Row | None
+    bench: BenchReport | None
 
     @classmethod
     def read(cls, out: Path) -> Sources:
         """Read OUT. Raises PatchCompileError if it is no finished build."""
         folder = OutFolder.open(out, check=False)
-        report, bench = read_report(out), BenchReport.of(out)
+        report = read_report(out)
         if report is None or not (out / RECIPE).is_file():
             raise PatchCompileError(
                 f"{out} is no whole build",
@@ -55,7 +55,7 @@ class Sources:
             (out / RECIPE).read_text(encoding="utf-8"),
             MaskSet.load(out / MASKS),
             folder.read_json(VERIFY),
-            bench.as_json() if bench else None,
+            BenchReport.of(out),
         )
 
     @property
@@ -124,16 +124,16 @@ class Sources:
         return built and {"dense": built["dense"], "pruned": built["hybrid"], "how": built["text"]}
 
     @property
-    def measured(self) -> list[Row]:
-        """Returns the benchmark's rows of an engine on a GPU against the dense one.
+    def measured(self) -> list[tuple[BenchRow, float]]:
+        """Returns the benchmark's rows of an engine on a GPU against the dense one, each with its speed-up.
 
         It is empty if only ONNX Runtime was timed.
         """
-        if self.bench is None or not self.bench["runner"].startswith("tensorrt"):
+        if self.bench is None or not self.bench.runner.on_gpu:
             return []
-        return [row for row in self.bench["rows"] if row["speedup"] is not None]
+        return [(row, row.speedup) for row in self.bench.rows if row.speedup is not None]
 
     @property
-    def measured_first(self) -> dict[str, Row]:
+    def measured_first(self) -> dict[str, tuple[BenchRow, float]]:
         """Returns the first of the measured rows of each phase."""
-        return {row["phase"]: row for row in reversed(self.measured)}
+        return {row.phase: (row, speedup) for row, speedup in reversed(self.measured)}

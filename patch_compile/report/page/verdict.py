@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from patch_compile.out.bench import BenchReport, BenchRow, Library
 from patch_compile.out.report import Kind
 from patch_compile.report.baselines import beaten_lines
+from patch_compile.report.bench import LIBRARY_NAMES
 from patch_compile.report.page.sources import Row, Sources
 from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
 
 __all__ = ["Verdict", "Warning", "verdict"]
 
 _PHASES = {"end_to_end": "end to end", "prefill": "in prefill", "decode": "in decode"}
-_RUNNERS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _built(sources: Sources) -> str:
     linears = f"its {many} covered linears" if many > 1 else "its covered linear"
     form = "an ONNX file; no engine was built"
     if engine:
-        form = f"a {_RUNNERS[engine['backend']]} engine for {joined(engine['targets'])}"
+        form = f"a {LIBRARY_NAMES[Library(engine['backend'])]} engine for {joined(engine['targets'])}"
     return (
         f"{ratio} of the weights in {linears} are zeroed, for {percent(share)} of them lie in 2:4 tiles; the model is "
         f"compiled to {form}."
@@ -102,17 +103,17 @@ def _compared(speedup: float) -> str:
     return f"slower than the dense model, at {times(speedup)} its speed,"
 
 
-def _measured(phases: dict[str, Row], bench: Row) -> str:
+def _measured(phases: dict[str, tuple[BenchRow, float]], bench: BenchReport) -> str:
     parts = [
-        f"{times(row['speedup'])} {_PHASES[phase]}{_limit(row)} with batch {row['batch']}"
-        for phase, row in sorted(phases.items(), reverse=True)
+        f"{times(speedup)} {_PHASES[phase]}{_limit(row)} with batch {row.batch}"
+        for phase, (row, speedup) in sorted(phases.items(), reverse=True)
     ]
-    runner = _RUNNERS[bench["runner"]]
-    return f"Measured on {bench['device']['name']} with {runner}: {joined(parts)} against the dense engine."
+    runner = LIBRARY_NAMES[bench.runner]
+    return f"Measured on {bench.device.name} with {runner}: {joined(parts)} against the dense engine."
 
 
-def _limit(row: Row) -> str:
-    return f" (limit {times(row['limit'])})" if row["limit"] else ""
+def _limit(row: BenchRow) -> str:
+    return f" (limit {times(row.limit)})" if row.limit else ""
 
 
 def _warnings(sources: Sources) -> Iterator[Warning]:
@@ -160,12 +161,12 @@ def _of_speed(sources: Sources) -> Iterator[Warning]:
                 f"The plan is predicted slower than the dense model {where}.{how}",
                 "" if auto else "--lowering auto",
             )
-    for row in sources.measured:
-        if row["speedup"] < 1.0:
+    for row, speedup in sources.measured:
+        if speedup < 1.0:
             yield Warning(
                 "caution",
-                f"Measured slower than the dense engine {_PHASES[row['phase']]} with batch {row['batch']}: "
-                f"{times(row['speedup'])}.",
+                f"Measured slower than the dense engine {_PHASES[row.phase]} with batch {row.batch}: "
+                f"{times(speedup)}.",
             )
 
 

@@ -1,4 +1,4 @@
-"""verify.json and bench.json as `verify` and `bench` write them with all options."""
+"""verify.json as `verify` writes it with all options."""
 
 from typing import Any
 
@@ -165,64 +165,4 @@ def verified(out: Out) -> dict[str, Any]:
                 "passed": True,
             },
         ],
-    }
-
-
-def benched(runner: str = "tensorrt") -> dict[str, Any]:
-    """bench/bench.json of a decoder."""
-    gpu = runner.startswith("tensorrt")
-
-    def timed(median: float) -> dict[str, Any]:
-        return {"median_ms": median, "p10_ms": median * 0.98, "p90_ms": median * 1.07, "runs": 50}
-
-    def seen(low: float, high: float) -> dict[str, float]:
-        return {"min": low, "median": (low + high) / 2, "max": high}
-
-    during = {
-        "sm_mhz": seen(1695, 1695),
-        "memory_mhz": seen(9501, 9501),
-        "watts": seen(281.4, 330.2),
-        "celsius": seen(61, 66),
-    }
-    sample = {"sm_mhz": 1695, "memory_mhz": 9501, "watts": 290.0, "celsius": 60, "slowed": []}
-    rows = [
-        ("prefill", 16, 128, 10.1, 11.7, 9.4, 1.67),
-        ("decode", 16, 128, 1.71, 1.49, 1.31, 1.54),
-        ("decode", 1, 128, 1.32, 1.02, 0.97, 1.54),
-    ]
-    return {
-        "schema": 1,
-        "date": "2026-11-25T18:00:00+00:00",
-        "versions": {"patch-compile": "0.1.0"},
-        "runner": runner,
-        "what": "engines of the same ONNX, in one run"
-        if gpu
-        else "ONNX Runtime on this CPU, which says nothing of a GPU",
-        "device": {
-            "name": "NVIDIA GeForce RTX 3090" if gpu else "x86-64, 2 cores",
-            "backend_version": "11.0",
-        },
-        "clocks": {"before": sample, "during": during, "after": sample, "samples": 150, "slowed": []}
-        if gpu
-        else None,
-        "rows": [
-            {
-                "phase": phase,
-                "batch": batch,
-                "tokens": tokens,
-                "dense": timed(d),
-                "hybrid": timed(h),
-                "uniform-2:4": timed(u),
-                "speedup": d / h,
-                "speedup_p10_p90": [d / h * 0.97, d / h * 1.03],
-                "limit": limit if gpu else None,
-                "predicted": {"dense_ms": d, "planned_ms": h * 0.95, "speedup": d / h / 0.95, "limit": limit}
-                if gpu
-                else None,
-            }
-            for phase, batch, tokens, d, h, u, limit in rows
-        ],
-        "bytes": {"dense": 330_000_000, "hybrid": 229_000_000, "uniform-2:4": 201_000_000},
-        "notes": [],
-        "seconds": {"timing": 31.0},
     }

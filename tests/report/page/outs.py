@@ -16,6 +16,7 @@ from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select
 from masklearn.masks.summary import summarise_tiles
 from masklearn.masks.tiles import sparse_groups, tile_weights
+from patch_compile.out.bench import BenchReport
 
 TILE = (128, 128)
 Shapes = dict[str, tuple[int, int]]
@@ -55,7 +56,7 @@ class Out:
         )
         self.report = self._report(ratio)
 
-    def write(self, verify: dict[str, Any] | None = None, bench: dict[str, Any] | None = None) -> Path:
+    def write(self, verify: dict[str, Any] | None = None, bench: BenchReport | None = None) -> Path:
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_masks()
         self._json("report.json", self.report | {"learned": self.record.as_metadata()})
@@ -69,7 +70,8 @@ class Out:
         versions = {"patch-compile": "0.1.0", "python": "3.12.3", "torch": "2.9.1", "onnxruntime": "1.23.2"}
         manifest |= {"schema": 1, "seed": 0, "text": text, "versions": versions, "files": files, "stages": {}}
         self._json("manifest.json", manifest)
-        for name, found in (("verify", verify), ("bench", bench)):
+        times = bench and bench.as_json()
+        for name, found in (("verify", verify), ("bench", times)):
             if found is not None:
                 (self.path / name).mkdir(exist_ok=True)
                 self._json(f"{name}/{name}.json", found)

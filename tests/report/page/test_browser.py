@@ -10,7 +10,8 @@ import pytest
 
 from patch_compile.report.page import write_page
 from patch_compile.report.page.text_width import text_width
-from tests.report.page.found import benched, verified
+from tests.out.benched import benched
+from tests.report.page.found import verified
 from tests.report.page.outs import LLAMA_2_7B, SMOLLM2, Out
 
 pytestmark = pytest.mark.browser

@@ -10,9 +10,11 @@ import pytest
 from onnx import helper
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.bench import Library
 from patch_compile.report.page import write_page
 from tests.builds import TINY, build
-from tests.report.page.found import benched, verified
+from tests.out.benched import benched
+from tests.report.page.found import verified
 from tests.report.page.outs import Out, llama_shapes
 from tests.sources.onnx_model import graphs
 
@@ -69,9 +71,12 @@ class TestVerdict:
         assert "patch-compile verify" not in said
 
     def test_times_of_a_cpu_are_not_taken_for_those_of_a_gpu(self, out: Out) -> None:
-        said = words(write_page(out.write(verified(out), benched("onnxruntime"))))
+        said = words(write_page(out.write(verified(out), benched(Library.ONNX_RUNTIME))))
         assert "predicted, not measured" in said
-        assert "ONNX Runtime on this CPU, which says nothing of a GPU" in said
+        assert (
+            "ONNX files in ONNX Runtime 1.23.2 on the CPU (x86-64, 2 cores). It says nothing about a GPU"
+            in said
+        )
 
     def test_faults_come_first(self, out: Out) -> None:
         found = verified(out)
