@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from patch_compile.inspect.inspection import Inspection
     from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer
     from patch_compile.out.bench import BenchReport
+    from patch_compile.out.compare import CompareReport
     from patch_compile.out.plan import Plan, PlanOfModel
     from patch_compile.report.terminal.parts import Part
     from patch_compile.runtime import Generator
@@ -236,16 +237,16 @@ class Benched(Result):
 class Compared(Result):
     """Comparison of builds of one model."""
 
-    report: Row
+    report: CompareReport
 
     @property
     def pareto(self) -> tuple[str, ...]:
         """Names of the builds that no other build beats."""
-        return tuple(self.report["pareto"])
+        return self.report.pareto
 
     def summary(self) -> str:
         """Returns the number of builds and the names of the Pareto points in one line."""
-        return f"{len(self.report['builds'])} builds, not beaten: {', '.join(self.pareto) or 'none'}"
+        return f"{len(self.report.builds)} builds, not beaten: {', '.join(self.pareto) or 'none'}"
 
     def parts(self) -> Iterator[Part]:
         """Yield what `patch-compile compare` prints."""

@@ -7,27 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.bench import BenchReport
+from patch_compile.out.compare import Measure, PredictedFor, PredictedSpeeds
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import MASKS, REPORT
 from patch_compile.out.plan import PlanSummary
 from patch_compile.out.report import Kind, read_report
 
-__all__ = ["PERPLEXITY", "RELATIVE_ERROR", "Build", "Quality", "read_builds"]
-
-PERPLEXITY, RELATIVE_ERROR = "perplexity", "relative error of the outputs"
+__all__ = ["ComparedBuild", "Quality", "read_builds"]
 
 
 @dataclass(frozen=True)
 class Quality:
     """Quality of a build.
 
-    what: PERPLEXITY or RELATIVE_ERROR, lower is better; dense: value of the dense model; on: the text or the inputs, in
-    words; source: where they come from, if the build records it.
+    dense: value of the dense model; on: the text or the inputs, in words; source: where they come from, if the build
+    records it.
     """
 
-    what: str
+    measure: Measure
     value: float
     dense: float
     on: str
@@ -36,16 +35,16 @@ class Quality:
     @property
     def increase(self) -> float | None:
         """Returns the increase of the perplexity over the dense model's, or None for a relative error, which has no base."""
-        return self.value / self.dense - 1 if self.what == PERPLEXITY else None
+        return self.value / self.dense - 1 if self.measure is Measure.PERPLEXITY else None
 
 
 @dataclass(frozen=True)
-class Build:
+class ComparedBuild:
     """One OUT.
 
-    name: short and unique among the builds; plan: the plan of report.json, for its predictions; bench: content of
-    bench.json, None if the build was not timed. Bytes are those of the ONNX file with its data, and of the dense model
-    in the same form.
+    name: short and unique among the builds; permuted, repaired: done to the weights beside pruning, which affects quality
+    as much as the method; plan: the plan of report.json, for its predictions; bench: content of bench.json, None if the
+    build was not timed. Bytes are those of the ONNX file with its data, and of the dense model in the same form.
     """
 
     name: str
@@ -53,6 +52,8 @@ class Build:
     model: str
     sha256: str
     method: str
+    permuted: bool
+    repaired: bool
     ratio: float
     quality: Quality
     nbytes: int
@@ -61,20 +62,26 @@ class Build:
     bench: BenchReport | None
 
     @property
-    def predicted_for(self) -> str:
-        """Returns the card and the workload of the predictions in words, empty if there are none."""
-        return f"{self.plan.card}, {self.plan.workload}" if self.plan.whole else ""
+    def predicted_for(self) -> PredictedFor | None:
+        """Returns the card and the workload of the predictions, or None if there are none."""
+        card, workload = self.plan.card, self.plan.workload
+        return PredictedFor(card=card, workload=workload) if card and workload else None
 
-    def predicted(self, phase: str) -> float | None:
-        """Returns the predicted speed-up over the dense model. phase: "end_to_end", "decode" or "prefill"."""
+    @property
+    def predicted(self) -> PredictedSpeeds | None:
+        """Returns the predicted speed-ups over the dense model."""
         whole = self.plan.whole
-        return float(getattr(whole, phase).speedup) if whole else None
+        if whole is None:
+            return None
+        return PredictedSpeeds(
+            prefill=whole.prefill.speedup, decode=whole.decode.speedup, end_to_end=whole.end_to_end.speedup
+        )
 
 
-def read_builds(paths: Sequence[Path]) -> list[Build]:
+def read_builds(paths: Sequence[Path]) -> list[ComparedBuild]:
     """Read builds, in the order given, and verify every file.
 
-    Raises PatchCompileError for a path that is no build, and for a damaged one.
+    Raises UsageError for a path that is given twice, and PatchCompileError for one that is no build, or a damaged one.
     """
     return [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
 
@@ -88,12 +95,10 @@ def _names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     twice = next(path for i, path in enumerate(paths) if parts[i] in parts[:i])
-    raise PatchCompileError(
-        f"{twice} is given twice", "A build is not compared with itself.", "Give each once."
-    )
+    raise UsageError(f"{twice} is given twice", "A build is not compared with itself.", "Give each once.")
 
 
-def _read(path: Path, name: str) -> Build:
+def _read(path: Path, name: str) -> ComparedBuild:
     out = OutFolder.open(path)
     report = read_report(out.path)
     if report is None:
@@ -105,12 +110,15 @@ def _read(path: Path, name: str) -> Build:
     plan = PlanSummary.model_validate(report["plan"])
     saved = plan.totals.bytes_before - plan.totals.bytes_after
     nbytes = report["onnx"]["bytes"]
-    return Build(
+    learned = report.get("learned") or {}
+    return ComparedBuild(
         name,
         path,
         report["model"]["path"],
         report["model"]["sha256"],
-        _method(report),
+        report["method"],
+        bool(learned.get("permuted")),
+        bool(learned.get("repair")),
         report["ratio"]["reached"],
         _quality(report),
         nbytes,
@@ -120,18 +128,15 @@ def _read(path: Path, name: str) -> Build:
     )
 
 
-def _method(report: Mapping[str, Any]) -> str:
-    """Returns the method, and what was done to weights beside pruning, which affects quality as much."""
-    learned = report.get("learned") or {}
-    more = [word for key, word in (("permuted", "permuted"), ("repair", "repaired")) if learned.get(key)]
-    return ", ".join([report["method"], *more])
-
-
 def _quality(report: Mapping[str, Any]) -> Quality:
     text = (report.get("text") or {}).get("eval") or {}
     if report["kind"] == Kind.DECODER:
         found = report["perplexity"]
-        return Quality(PERPLEXITY, found["hybrid"], found["dense"], found["text"], text.get("path"))
+        return Quality(Measure.PERPLEXITY, found["hybrid"], found["dense"], found["text"], text.get("path"))
     return Quality(
-        RELATIVE_ERROR, report["difference"]["relative"], 0.0, report["inputs"]["words"], text.get("path")
+        Measure.OUTPUT_ERROR,
+        report["difference"]["relative"],
+        0.0,
+        report["inputs"]["words"],
+        text.get("path"),
     )

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from patch_compile.compare.axis import Against, Axis, axis_of
-from patch_compile.compare.builds import Build, read_builds
+from patch_compile.compare.axis import BuildsOnAxis, place_on_axis
+from patch_compile.compare.builds import ComparedBuild, read_builds
 from patch_compile.compare.comparable import check_comparable, why_not_predicted
 from patch_compile.compare.measured import Measured, measured_speeds
-from patch_compile.compare.pareto import DENSE, Spot, beaten_by
+from patch_compile.compare.pareto import Spot, beaten_by
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.out.compare import DENSE, Against, BuildRow, CompareReport, QualityOfAll
+from patch_compile.out.manifest import ModelOrigin
 from patch_compile.out.workspace import write_json
 
 __all__ = ["compare"]
 
-_SCHEMA = 1
-_PHASES = ("end_to_end", "prefill", "decode")
 _PICTURE = ".svg"
 # Suffixes of pictures that it can't draw; any other name is a folder's.
 _NOT_DRAWN = (".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html")
@@ -26,7 +25,7 @@ _NAME = "compare"
 
 def compare(
     paths: Sequence[Path], out: Path | None = None, against: Against = Against.RATIO, *, force: bool = False
-) -> dict[str, Any]:
+) -> CompareReport:
     """Compare builds, and draw their quality against an axis.
 
     out: a picture (.svg), or a folder for the picture and the table as JSON; None draws nothing. against: kind of the
@@ -36,65 +35,61 @@ def compare(
     files = _files(out, force)
     builds = read_builds(paths)
     check_comparable(builds)
-    measured = measured_speeds(builds)
-    axis = axis_of(against, builds, measured)
-    beaten = _beaten(builds, axis)
-    result = _result(builds, axis, measured, beaten) | {
-        "x": str(against),
-        "files": [str(file) for file in files],
-    }
+    report = _report(builds, against, files)
     if files:
-        _write(files, builds, axis, beaten, result)
-    return result
+        _write(files, report)
+    return report
 
 
-def _beaten(builds: Sequence[Build], axis: Axis) -> dict[str, str | None]:
+def _report(builds: Sequence[ComparedBuild], against: Against, files: Sequence[Path]) -> CompareReport:
+    first, unpredicted, measured = builds[0], why_not_predicted(builds), measured_speeds(builds)
+    placed = place_on_axis(against, builds, measured)
+    beaten = _beaten(builds, placed)
+    rows = [_row(build, measured, placed, beaten, predicted=not unpredicted) for build in builds]
+    return CompareReport(
+        model=ModelOrigin(path=first.model, sha256=first.sha256),
+        quality=QualityOfAll(measure=first.quality.measure, on=first.quality.on, dense=first.quality.dense),
+        axis=placed.axis,
+        predicted_for=None if unpredicted else first.predicted_for,
+        measured=measured.shared,
+        builds=tuple(rows),
+        dense_bytes=first.dense_bytes,
+        dense_beaten_by=beaten[DENSE],
+        pareto=tuple(build.name for build in builds if not beaten[build.name]),
+        left_out=(*([unpredicted] if unpredicted else []), *measured.left_out),
+        files=tuple(map(str, files)),
+    )
+
+
+def _beaten(builds: Sequence[ComparedBuild], placed: BuildsOnAxis) -> dict[str, str | None]:
     """Returns the name of the build that beats each build, None for a Pareto point. The dense model takes part."""
-    spots = [Spot(b.name, axis.gain(axis.values[b.name]), b.quality.value) for b in builds]
-    return beaten_by([Spot(DENSE, axis.gain(axis.dense), builds[0].quality.dense), *spots])
+    spots = [Spot(b.name, placed.gain(placed.values[b.name]), b.quality.value) for b in builds]
+    return beaten_by([Spot(DENSE, placed.gain(placed.axis.dense), builds[0].quality.dense), *spots])
 
 
-def _result(
-    builds: Sequence[Build], axis: Axis, measured: Measured, beaten: Mapping[str, str | None]
-) -> dict[str, Any]:
-    unpredicted, first = why_not_predicted(builds), builds[0]
-    return {
-        "schema": _SCHEMA,
-        "model": {"path": first.model, "sha256": first.sha256},
-        "quality": {"what": first.quality.what, "on": first.quality.on, "dense": first.quality.dense},
-        "predicted_for": "" if unpredicted else first.predicted_for,
-        "measured": {
-            "where": measured.where,
-            "sizes": {phase: {"batch": b, "tokens": t} for phase, (b, t) in measured.sizes.items()},
-        },
-        "builds": [
-            _row(build, measured, predicted=not unpredicted)
-            | {"at": axis.values[build.name], "beaten_by": beaten[build.name]}
-            for build in builds
-        ],
-        "dense_bytes": first.dense_bytes,
-        "dense_at": axis.dense,
-        "against": axis.what,
-        "pareto": [build.name for build in builds if not beaten[build.name]],
-        "notes": [
-            *filter(None, [unpredicted and f"predicted speeds are left out: {unpredicted}"]),
-            *measured.notes,
-        ],
-    }
-
-
-def _row(build: Build, measured: Measured, *, predicted: bool) -> dict[str, Any]:
-    return {
-        "name": build.name,
-        "path": str(build.path),
-        "method": build.method,
-        "ratio": build.ratio,
-        "quality": build.quality.value,
-        "increase": build.quality.increase,
-        "bytes": build.nbytes,
-        "predicted": {phase: build.predicted(phase) for phase in _PHASES} if predicted else None,
-        "measured": {p: speeds[build.name] for p, speeds in measured.speeds.items() if build.name in speeds},
-    }
+def _row(
+    build: ComparedBuild,
+    measured: Measured,
+    placed: BuildsOnAxis,
+    beaten: Mapping[str, str | None],
+    *,
+    predicted: bool,
+) -> BuildRow:
+    return BuildRow(
+        name=build.name,
+        path=str(build.path),
+        method=build.method,
+        permuted=build.permuted,
+        repaired=build.repaired,
+        ratio=build.ratio,
+        quality=build.quality.value,
+        increase=build.quality.increase,
+        bytes=build.nbytes,
+        predicted=build.predicted if predicted else None,
+        measured={p: speeds[build.name] for p, speeds in measured.speeds.items() if build.name in speeds},
+        at=placed.values[build.name],
+        beaten_by=beaten[build.name],
+    )
 
 
 def _files(out: Path | None, force: bool) -> list[Path]:
@@ -107,29 +102,23 @@ def _files(out: Path | None, force: bool) -> list[Path]:
         raise UsageError(
             f"{out} is no kind of picture that is drawn",
             f"It ends with {out.suffix}.",
-            "Name an .svg, or a folder.",
+            "Name an `.svg` file, or a folder.",
         )
     else:
         files = [out / f"{_NAME}{suffix}" for suffix in (_PICTURE, ".json")]
     there = [str(file) for file in files if file.exists()]
     if there and not force:
         raise PatchCompileError(
-            f"{', '.join(there)} exists", "It is not overwritten unasked.", "Use --force, or another -o."
+            f"{', '.join(there)} exists", "It is not overwritten unasked.", "Use `--force`, or another `-o`."
         )
     return files
 
 
-def _write(
-    files: Sequence[Path],
-    builds: Sequence[Build],
-    axis: Axis,
-    beaten: Mapping[str, str | None],
-    result: Mapping[str, Any],
-) -> None:
+def _write(files: Sequence[Path], report: CompareReport) -> None:
     from patch_compile.compare.picture import draw
 
     files[0].parent.mkdir(parents=True, exist_ok=True)
     picture, *tables = files
-    draw(builds, axis, beaten, picture)
+    draw(report, picture)
     for table in tables:
-        write_json(table, result)
+        write_json(table, report.as_json())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patch_compile.compare.axis import Axis
-from patch_compile.compare.builds import Build
 from patch_compile.compare.labels import REACH, SIZE, Box, Point, place_labels
-from patch_compile.compare.pareto import DENSE
+from patch_compile.out.compare import DENSE, BuildRow, CompareReport
+from patch_compile.report.compare import MEASURES, axis_label, axis_words, method_words
 from patch_compile.report.page import chart
 from patch_compile.report.page.spelling import number
 from patch_compile.report.page.text_width import lines_within, text_width
@@ -38,43 +37,44 @@ _STAR = "M" + "L".join(
 ) + "Z"  # fmt: skip
 
 
-def curve(builds: Sequence[Build], axis: Axis, beaten: Mapping[str, str | None]) -> dict[str, Any]:
-    """Returns marks, labels, lines, axes and legend of the picture. beaten: result of `beaten_by`."""
-    quality = builds[0].quality
-    title = f"{Path(builds[0].model).stem}: {quality.what} on {quality.on}"
+def curve(report: CompareReport) -> dict[str, Any]:
+    """Returns marks, labels, lines, axes and legend of the picture."""
+    builds, quality, axis = report.builds, report.quality, report.axis
+    what = MEASURES[quality.measure]
+    title = f"{Path(report.model.path).stem}: {what} on {quality.on}"
     titles = lines_within(_shown(title), _TITLE, chart.WIDTH - 2 * _EDGE)
-    legend = _legend(builds, beaten, _EDGE + _LINE * len(titles) + _LINE / 2)
+    legend = _legend(builds, _EDGE + _LINE * len(titles) + _LINE / 2)
     top = legend[-1]["y"] + 2.5 * _LINE
     spots = [(DENSE, axis.dense, quality.dense)]
-    spots += [(build.name, axis.values[build.name], build.quality.value) for build in builds]
+    spots += [(build.name, build.at, build.quality) for build in builds]
     y, y_ticks = _y_axis([loss for *_, loss in spots if math.isfinite(loss)] or [1.0], top)
     left = round(_EDGE + 8 + max(text_width(words, SIZE) for _, words in y_ticks))
-    x, x_ticks = _x_axis([value for _, value, _ in spots], left, axis.sign)
+    x, x_ticks = _x_axis([value for _, value, _ in spots], left, axis.against.sign)
     # A perplexity that overflowed lies at the upper edge, and its name says so.
     points = {
         name: (x(value), y(loss) if math.isfinite(loss) else top + REACH + 1) for name, value, loss in spots
     }
-    pareto = sorted(point for name, point in points.items() if not beaten[name])
+    pareto = sorted(points[name] for name in _unbeaten(report))
     dashed = [(left, points[DENSE][1]), (chart.WIDTH - _EDGE, points[DENSE][1])]
     names = [(_label("dense", quality.dense), points[DENSE])]
-    names += [(_label(build.name, build.quality.value), points[build.name]) for build in builds]
+    names += [(_label(build.name, build.quality), points[build.name]) for build in builds]
     inside = Box(left, top, chart.WIDTH - _EDGE, top + _PLOT)
-    words = lines_within(_shown(axis.label), SIZE, chart.WIDTH - left - _EDGE)
+    words = lines_within(_shown(axis_label(report)), SIZE, chart.WIDTH - left - _EDGE)
     base = round(top + _PLOT)
     return {
         "size": (chart.WIDTH, base + 2 * _LINE + _LINE * len(words) + _EDGE / 2),
         "titles": [(_EDGE, _EDGE + _LINE * (i + 0.5), line) for i, line in enumerate(titles)],
         "legend": legend,
-        "above": (_EDGE, top - 12, f"{quality.what} (lower is better)"),
+        "above": (_EDGE, top - 12, f"{what} (lower is better)"),
         "below": [(_middle(left), base + 2 * _LINE + 4 + _LINE * i, line) for i, line in enumerate(words)],
         "left": left, "right": chart.WIDTH - _EDGE, "top": top, "base": base,
         "x_ticks": x_ticks, "y_ticks": y_ticks,
         "dashed": dashed, "pareto": pareto,
-        "marks": _marks(builds, axis, beaten, points),
+        "marks": _marks(report, points),
         "star": {"x": points[DENSE][0], "y": points[DENSE][1], "outline": _STAR,
-                 "words": _words("dense", quality.what, quality.dense, axis, axis.dense)},
+                 "words": _words(report, "dense", quality.dense, axis.dense)},
         "labels": place_labels(names, inside, [dashed, pareto]),
-        "summary": _summary(builds, axis, beaten),
+        "summary": _summary(report),
     }  # fmt: skip
 
 
@@ -121,46 +121,53 @@ def _linear(
     return axis, chart.number_ticks(chart.ticks_within(start, axis.high), axis)
 
 
-def _style(builds: Sequence[Build]) -> dict[str, tuple[str, int]]:
+def _style(builds: Sequence[BuildRow]) -> dict[str, tuple[str, int]]:
     """Returns outline and number of the colour by method. The first 36 methods all look different."""
-    methods, outlines = list(dict.fromkeys(build.method for build in builds)), list(MARKERS.values())
+    methods, outlines = list(dict.fromkeys(map(method_words, builds))), list(MARKERS.values())
     around = len(outlines)
     return {
         method: (outlines[i % around], (i + i // around) % _COLOURS + 1) for i, method in enumerate(methods)
     }
 
 
-def _marks(
-    builds: Sequence[Build], axis: Axis, beaten: Mapping[str, str | None], points: Mapping[str, Point]
-) -> list[dict[str, Any]]:
-    style, marks = _style(builds), []
-    for build in builds:
-        (x, y), (outline, colour), better = points[build.name], style[build.method], beaten[build.name]
-        words = _words(build.name, build.quality.what, build.quality.value, axis, axis.values[build.name])
-        words += f", {build.method}" + (f", beaten by {better}" if better else "")
+def _marks(report: CompareReport, points: Mapping[str, Point]) -> list[dict[str, Any]]:
+    style, marks = _style(report.builds), []
+    for build in report.builds:
+        method, better = method_words(build), build.beaten_by
+        (x, y), (outline, colour) = points[build.name], style[method]
+        words = _words(report, build.name, build.quality, build.at)
+        words += f", {method}" + (f", beaten by {better}" if better else "")
         marks.append({"x": x, "y": y, "outline": outline, "colour": colour, "beaten": bool(better),
                       "words": _shown(words)})  # fmt: skip
     return sorted(marks, key=lambda mark: not mark["beaten"])  # a Pareto point hides what it beats
 
 
-def _words(name: str, what: str, loss: float, axis: Axis, value: float) -> str:
-    return f"{name}: {what} {number(loss, 4)}, {axis.what} {value:.{axis.digits}f}"
+def _words(report: CompareReport, name: str, loss: float, value: float) -> str:
+    what, axis = MEASURES[report.quality.measure], report.axis
+    return f"{name}: {what} {number(loss, 4)}, {axis_words(axis)} {value:.{axis.against.digits}f}"
 
 
-def _summary(builds: Sequence[Build], axis: Axis, beaten: Mapping[str, str | None]) -> str:
-    best = ", ".join(build.name for build in builds if not beaten[build.name])
-    return _shown(f"{builds[0].quality.what} against {axis.what}; Pareto points: {best or 'none'}.")
+def _summary(report: CompareReport) -> str:
+    what, best = MEASURES[report.quality.measure], ", ".join(report.pareto)
+    return _shown(f"{what} against {axis_words(report.axis)}; Pareto points: {best or 'none'}.")
 
 
-def _legend(builds: Sequence[Build], beaten: Mapping[str, str | None], y: float) -> list[dict[str, Any]]:
+def _unbeaten(report: CompareReport) -> Iterator[str]:
+    """Yield the names of the Pareto points, with the dense model if it is one."""
+    yield from report.pareto
+    if report.dense_beaten_by is None:
+        yield DENSE
+
+
+def _legend(builds: Sequence[BuildRow], y: float) -> list[dict[str, Any]]:
     """Returns the entries from left to right, in as many rows as they need."""
     entries: list[dict[str, Any]] = [
         {"words": _shown(method), "outline": outline, "colour": colour}
         for method, (outline, colour) in _style(builds).items()
     ]
-    if any(not beaten[build.name] for build in builds):
+    if not all(build.beaten_by for build in builds):
         entries.append({"words": "Pareto points", "outline": None})
-    if any(beaten[build.name] for build in builds):
+    if any(build.beaten_by for build in builds):
         entries.append({"words": "beaten by another (hollow)", "outline": MARKERS["circle"], "colour": None})
     x: float = _EDGE
     for entry in entries:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from patch_compile.compare.axis import Axis
-from patch_compile.compare.builds import Build
 from patch_compile.compare.curve import curve
+from patch_compile.out.compare import CompareReport
 from patch_compile.report.page.rendering import asset, environment, themed
 
 __all__ = ["draw"]
@@ -15,8 +13,8 @@ __all__ = ["draw"]
 _PACKAGE = "patch_compile.compare"
 
 
-def draw(builds: Sequence[Build], axis: Axis, beaten: Mapping[str, str | None], file: Path) -> None:
-    """Write the picture. beaten: result of `beaten_by`. The file is renamed into place when it is complete.
+def draw(report: CompareReport, file: Path) -> None:
+    """Write the picture. The file is renamed into place when it is complete.
 
     It follows the viewer's light or dark scheme. Equal builds give equal bytes.
     """
@@ -25,5 +23,5 @@ def draw(builds: Sequence[Build], axis: Axis, beaten: Mapping[str, str | None], 
     style = Markup(themed(asset("chart.css") + asset("curve.css", _PACKAGE)))
     template = environment(_PACKAGE).get_template("curve.svg")
     part = file.with_name(f".{file.name}.part")
-    part.write_text(template.render(style=style, curve=curve(builds, axis, beaten)), encoding="utf-8")
+    part.write_text(template.render(style=style, curve=curve(report)), encoding="utf-8")
     part.replace(file)

@@ -10,10 +10,20 @@ from click.testing import CliRunner
 
 from patch_compile.cli.compare import compare as compare_command
 from patch_compile.compare import Against, compare
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.bench import BenchReport, Library, Phase, TimedOn
+from patch_compile.out.compare import (
+    DENSE,
+    ComparedAxis,
+    LeftOutKind,
+    Measure,
+    MeasuredSpeeds,
+    TimedPlace,
+    TimedSize,
+)
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.workspace import write_json
+from patch_compile.report.compare import axis_label
 from patch_compile.report.terminal.compare import compared_parts
 from patch_compile.report.terminal.parts import show
 from tests.builds import TINY, build
@@ -66,14 +76,14 @@ def test_the_table_says_what_the_builds_say(root):
     outs = [root / f"r{ratio}" for ratio in RATIOS]
     result = compare(outs)
     reports = [json.loads((out / "report.json").read_text()) for out in outs]
-    for row, report in zip(result["builds"], reports, strict=True):
-        assert row["ratio"] == report["ratio"]["reached"] and row["method"] == "wanda"
-        assert row["quality"] == report["perplexity"]["hybrid"]
-        assert row["increase"] == pytest.approx(row["quality"] / report["perplexity"]["dense"] - 1)
-        assert row["bytes"] == report["onnx"]["bytes"]
-        assert row["predicted"]["decode"] == report["plan"]["whole"]["decode"]["speedup"]
-    assert [row["name"] for row in result["builds"]] == ["r0.1", "r0.3", "r0.5"]
-    assert result["measured"]["sizes"] == {} and result["files"] == []
+    for row, report in zip(result.builds, reports, strict=True):
+        assert row.ratio == report["ratio"]["reached"] and row.method == "wanda"
+        assert row.quality == report["perplexity"]["hybrid"]
+        assert row.increase == pytest.approx(row.quality / report["perplexity"]["dense"] - 1)
+        assert row.bytes == report["onnx"]["bytes"]
+        assert row.predicted.decode == report["plan"]["whole"]["decode"]["speedup"]
+    assert [row.name for row in result.builds] == ["r0.1", "r0.3", "r0.5"]
+    assert result.measured == MeasuredSpeeds(place=None, sizes={}) and result.files == ()
 
 
 def test_pareto_points_are_those_that_none_beats_and_the_others_say_by_what(outs, capsys):
@@ -81,8 +91,8 @@ def test_pareto_points_are_those_that_none_beats_and_the_others_say_by_what(outs
     for out, value in zip(outs, (11.0, 14.0, 13.0), strict=True):
         perplexity(out, value)
     result = compare(outs)
-    assert result["pareto"] == ["r0.1", "r0.5"]
-    assert [row["beaten_by"] for row in result["builds"]] == [None, "r0.5", None]
+    assert result.pareto == ("r0.1", "r0.5")
+    assert [row.beaten_by for row in result.builds] == [None, "r0.5", None]
     show(compared_parts(result))
     said = capsys.readouterr().out
     assert "Pareto points, perplexity against ratio: r0.1, r0.5" in said
@@ -96,14 +106,14 @@ def test_a_ratio_that_is_a_tile_more_is_no_gain(outs):
         perplexity(out, value)
     for out, reached in zip(outs[1:], (0.30004, 0.29998), strict=True):
         rewrite(out, "report.json", ratio={"asked": 0.3, "reached": reached})
-    assert compare(outs)["pareto"] == ["r0.1", "r0.5"]
+    assert compare(outs).pareto == ("r0.1", "r0.5")
 
 
 def test_a_build_that_is_slower_and_worse_is_beaten_by_the_dense_model(outs, capsys):
     for out in outs:
         perplexity(out, 12.0)
     result = compare(outs, against=Against.SPEED)  # such small linears are predicted slower than dense ones
-    assert result["pareto"] == [] and {row["beaten_by"] for row in result["builds"]} == {"the dense model"}
+    assert result.pareto == () and {row.beaten_by for row in result.builds} == {DENSE}
     show(compared_parts(result))
     assert "none, the dense model beats them all" in capsys.readouterr().out
 
@@ -123,25 +133,33 @@ def test_speeds_that_were_measured_on_one_gpu_are_the_axis(outs, capsys):
     for out, speed in zip(outs, (1.05, 1.2, 1.4), strict=True):
         rewrite(out, "bench/bench.json", **timed(speed).as_json())
     result = compare(outs, against=Against.SPEED)
-    assert result["against"] == "measured speed-up of decode"
-    assert [row["at"] for row in result["builds"]] == [1.05, 1.2, 1.4]
-    assert result["measured"] == {
-        "where": "NVIDIA RTX A6000, tensorrt 11.0", "sizes": {"decode": {"batch": 1, "tokens": 128}}
-    }  # fmt: skip
+    assert result.axis == ComparedAxis(against=Against.SPEED, phase=Phase.DECODE, dense=1.0)
+    assert [row.at for row in result.builds] == [1.05, 1.2, 1.4]
+    assert result.measured == MeasuredSpeeds(
+        place=TimedPlace(device="NVIDIA RTX A6000", library=Library.TENSORRT, version="11.0"),
+        sizes={Phase.DECODE: TimedSize(batch=1, tokens=128)},
+    )
+    assert axis_label(result) == (
+        "measured speed-up, decode, batch 1, 128 tokens\nNVIDIA RTX A6000, TensorRT 11.0"
+    )
     show(compared_parts(result))
-    assert "measured: decode at batch 1, 128 tokens on NVIDIA RTX A6000" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Pareto points, perplexity against measured speed-up of decode: " in said
+    assert "measured: decode at batch 1, 128 tokens on NVIDIA RTX A6000, TensorRT 11.0" in said
 
 
 @pytest.mark.parametrize(("other", "said"), [
-    (timed(1.3, gpu="NVIDIA H100"), "measured in different places (NVIDIA H100, tensorrt 11.0; NVIDIA RTX A6000"),
-    (timed(1.3, library=Library.ONNX_RUNTIME), "times of r0.3 are ONNX Runtime's on a CPU"),
+    (timed(1.3, gpu="NVIDIA H100"),
+     "were measured in different places (r0.1: NVIDIA RTX A6000, TensorRT 11.0; r0.3: NVIDIA H100, TensorRT 11.0)"),
+    (timed(1.3, library=Library.ONNX_RUNTIME), "of r0.3 are ONNX Runtime's on a CPU"),
 ])  # fmt: skip
-def test_times_of_different_places_are_left_out_with_the_reason(outs, other, said):
+def test_times_of_different_places_are_left_out_with_the_reason(outs, other, said, capsys):
     rewrite(outs[0], "bench/bench.json", **timed(1.1).as_json())
     rewrite(outs[1], "bench/bench.json", **other.as_json())
     result = compare(outs)
-    assert any(said in note for note in result["notes"])
-    assert "r0.3" not in {row["name"] for row in result["builds"] if row["measured"]}
+    assert "r0.3" not in {row.name for row in result.builds if row.measured}
+    show(compared_parts(result))
+    assert f"note: measured speeds are left out: times {said}" in capsys.readouterr().out
 
 
 def test_predictions_for_different_cards_are_left_out_with_the_reason(outs, capsys):
@@ -149,10 +167,13 @@ def test_predictions_for_different_cards_are_left_out_with_the_reason(outs, caps
     plan["card"]["name"] = "H100"
     rewrite(outs[0], "report.json", plan=plan)
     result = compare(outs)
-    assert all(row["predicted"] is None for row in result["builds"])
-    (note,) = result["notes"]
-    assert "different cards or workloads" in note and "r0.1: H100" in note and "r0.3, r0.5: A6000" in note
+    assert all(row.predicted is None for row in result.builds) and result.predicted_for is None
+    (left_out,) = result.left_out
+    assert left_out.kind is LeftOutKind.PREDICTED_DIFFERENTLY
     show(compared_parts(result))
+    said = capsys.readouterr().out
+    assert "predicted speeds are left out: speeds were predicted for different cards or workloads" in said
+    assert "r0.1: H100" in said and "r0.3, r0.5: A6000" in said
     with pytest.raises(PatchCompileError, match="no speed that all builds have") as caught:
         compare(outs, against=Against.SPEED)
     assert "r0.1: H100" in caught.value.why
@@ -169,14 +190,14 @@ def test_the_curve_is_drawn_as_svg(outs, tmp_path):
     for out, value in zip(outs, (11.0, 14.0, 13.0), strict=True):
         perplexity(out, value)
     result = compare(outs, tmp_path / "curves")
-    svg, table = map(Path, result["files"])
+    svg, table = map(Path, result.files)
     marks, names = drawn(svg)
     assert names == ["dense", "r0.1", "r0.3", "r0.5"]
     words = [mark.findtext(f"{SVG}title") for mark in marks]
     assert words[0] == "dense: perplexity 10.00, ratio 0.000" and len(words) == 4
     hollow = [word for mark, word in zip(marks, words, strict=True) if "beaten" in mark.get("class", "")]
     assert hollow == ["r0.3: perplexity 14.00, ratio 0.300, wanda, beaten by r0.5"]
-    assert json.loads(table.read_text()) == result
+    assert json.loads(table.read_text()) == result.as_json()
     first = svg.read_bytes()
     with pytest.raises(PatchCompileError, match="exists"):
         compare(outs, tmp_path / "curves")
@@ -192,16 +213,16 @@ def test_a_name_with_signs_of_xml_is_drawn(outs, tmp_path):
 
 
 def test_one_picture_alone(outs, tmp_path):
-    assert compare(outs, tmp_path / "curve.svg")["files"] == [str(tmp_path / "curve.svg")]
+    assert compare(outs, tmp_path / "curve.svg").files == (str(tmp_path / "curve.svg"),)
     for suffix in (".pdf", ".png"):
         with pytest.raises(PatchCompileError, match="no kind of picture"):
             compare(outs, tmp_path / f"curve{suffix}")
 
 
 def test_one_build_is_nothing_to_compare(outs):
-    with pytest.raises(PatchCompileError, match="nothing to compare with"):
+    with pytest.raises(UsageError, match="nothing to compare with"):
         compare(outs[:1])
-    with pytest.raises(PatchCompileError, match="given twice"):
+    with pytest.raises(UsageError, match="given twice"):
         compare([outs[0], outs[0]])
 
 
@@ -252,9 +273,9 @@ def test_an_encoder_is_compared_by_the_error_of_its_outputs(tmp_path, text_file,
             }
         )
     result = compare(outs, tmp_path / "curve.svg")
-    assert result["quality"]["what"] == "relative error of the outputs" and result["quality"]["dense"] == 0
-    assert result["pareto"] == ["r0.1", "r0.5"]
-    assert [row["increase"] for row in result["builds"]] == [None, None]
+    assert result.quality.measure is Measure.OUTPUT_ERROR and result.quality.dense == 0
+    assert result.pareto == ("r0.1", "r0.5")
+    assert [row.increase for row in result.builds] == [None, None]
     show(compared_parts(result))
     assert "bert: relative error of the outputs on" in capsys.readouterr().out
 
@@ -262,5 +283,5 @@ def test_an_encoder_is_compared_by_the_error_of_its_outputs(tmp_path, text_file,
 def test_the_command(root):
     outs = [str(root / f"r{ratio}") for ratio in RATIOS]
     done = CliRunner().invoke(compare_command, [*outs, "--x", "bytes", "--json"], catch_exceptions=False)
-    assert done.exit_code == 0 and json.loads(done.stdout)["x"] == "bytes"
+    assert done.exit_code == 0 and json.loads(done.stdout)["axis"]["against"] == "bytes"
     assert CliRunner().invoke(compare_command, []).exit_code == 2

@@ -2,34 +2,73 @@
 
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from patch_compile.compare.axis import Axis
-from patch_compile.compare.builds import PERPLEXITY, RELATIVE_ERROR, Build, Quality
 from patch_compile.compare.curve import curve
-from patch_compile.compare.pareto import DENSE, Spot, beaten_by
-from patch_compile.out.plan import PlanSummary
-
-# The picture reads nothing of the plan: predictions arrive as values of the axis.
-PLAN = PlanSummary.model_construct()
-
-
-def laid_out(losses: list[float], values: list[float], dense: float, sign: int = 1, methods: int = 1) -> Any:
-    builds = [
-        Build(f"r{i}", Path(f"r{i}"), "/models/m", "", f"method {i % methods}", 0.5,
-              Quality(PERPLEXITY if dense else RELATIVE_ERROR, loss, dense, "text", None), 0, 0, PLAN, None)
-        for i, loss in enumerate(losses)
-    ]  # fmt: skip
-    at = {build.name: value for build, value in zip(builds, values, strict=True)}
-    axis = Axis("values", "value", at, 1.0, 2, sign)
-    spots = [Spot(build.name, axis.gain(at[build.name]), build.quality.value) for build in builds]
-    return curve(builds, axis, beaten_by([Spot(DENSE, axis.gain(1.0), dense), *spots]))
+from patch_compile.compare.pareto import Spot, beaten_by
+from patch_compile.out.bench import Phase
+from patch_compile.out.compare import (
+    DENSE,
+    Against,
+    BuildRow,
+    ComparedAxis,
+    CompareReport,
+    Measure,
+    MeasuredSpeeds,
+    QualityOfAll,
+)
+from patch_compile.out.manifest import ModelOrigin
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+def laid_out(
+    losses: list[float],
+    values: list[float],
+    dense: float,
+    against: Against = Against.SPEED,
+    methods: int = 1,
+) -> Any:
+    axis = ComparedAxis(against=against, phase=Phase.DECODE, dense=1.0)
+    each = list(zip((f"r{i}" for i in range(len(losses))), losses, values, strict=True))
+    spots = [Spot(name, against.sign * value, loss) for name, loss, value in each]
+    beaten = beaten_by([Spot(DENSE, against.sign, dense), *spots])
+    builds = tuple(
+        BuildRow(
+            name=name,
+            path=name,
+            method=f"method {i % methods}",
+            permuted=False,
+            repaired=False,
+            ratio=0.5,
+            quality=loss,
+            increase=None,
+            bytes=0,
+            predicted=None,
+            measured={},
+            at=value,
+            beaten_by=beaten[name],
+        )
+        for i, (name, loss, value) in enumerate(each)
+    )
+    measure = Measure.PERPLEXITY if dense else Measure.OUTPUT_ERROR
+    report = CompareReport(
+        model=ModelOrigin(path="/models/m", sha256=""),
+        quality=QualityOfAll(measure=measure, on="text", dense=dense),
+        axis=axis,
+        predicted_for=None,
+        measured=MeasuredSpeeds(place=None, sizes={}),
+        builds=builds,
+        dense_bytes=0,
+        dense_beaten_by=beaten[DENSE],
+        pareto=tuple(build.name for build in builds if not build.beaten_by),
+        left_out=(),
+        files=(),
+    )
+    return curve(report)
+
+
+@pytest.mark.parametrize("against", [Against.SPEED, Against.BYTES])
 @pytest.mark.parametrize(("losses", "values", "dense"), [
     ([11.0, 14.0, 13.0], [1.1, 1.3, 1.5], 10.0),
     ([11.0, 140.0, 1300.0], [0.9, 0.7, 1e4], 10.0),  # logarithmic
@@ -39,8 +78,8 @@ def laid_out(losses: list[float], values: list[float], dense: float, sign: int =
     ([11.0, math.inf, 13.0], [1.1, 1.3, 1.5], 10.0),
     ([math.inf, math.inf, math.inf], [1.1, 1.3, 1.5], math.inf),
 ], ids=["perplexity", "logarithmic", "error", "equal", "almost-equal", "overflow", "all-overflow"])  # fmt: skip
-def test_marks_and_ticks_lie_inside_the_axes(losses, values, dense, sign) -> None:
-    picture = laid_out(losses, values, dense, sign)
+def test_marks_and_ticks_lie_inside_the_axes(losses, values, dense, against) -> None:
+    picture = laid_out(losses, values, dense, against)
     left, right, top, base = (picture[key] for key in ("left", "right", "top", "base"))
     assert 0 < left < right < picture["size"][0] and 0 < top < base < picture["size"][1]
     marks = [*picture["marks"], picture["star"]]
@@ -63,7 +102,7 @@ def test_better_is_to_the_right_and_the_line_joins_the_pareto_points() -> None:
     picture = laid_out([11.0, 14.0, 13.0], [1.1, 1.3, 1.5], 10.0)
     at = {mark["words"].split(":")[0]: (mark["x"], mark["y"]) for mark in picture["marks"]}
     assert picture["pareto"] == [(picture["star"]["x"], picture["star"]["y"]), at["r0"], at["r2"]]
-    fewer = laid_out([11.0, 14.0, 13.0], [0.9, 0.7, 0.5], 10.0, sign=-1)
+    fewer = laid_out([11.0, 14.0, 13.0], [0.9, 0.7, 0.5], 10.0, Against.BYTES)
     assert fewer["star"]["x"] < min(mark["x"] for mark in fewer["marks"])
     assert [words for _, words in fewer["x_ticks"]] == ["0.6", "0.8", "1.0"]
 
