@@ -115,7 +115,7 @@ def _files(out: Path | None, force: bool) -> list[Path]:
 
 
 def _write(files: Sequence[Path], report: CompareReport) -> None:
-    from patch_compile.compare.picture import draw
+    from patch_compile.report.curve import draw
 
     files[0].parent.mkdir(parents=True, exist_ok=True)
     picture, *tables = files

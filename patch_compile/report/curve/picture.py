@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patch_compile.compare.curve import curve
 from patch_compile.out.compare import CompareReport
+from patch_compile.report.curve.curve import curve
 from patch_compile.report.page.rendering import asset, environment, themed
 
 __all__ = ["draw"]
 
-_PACKAGE = "patch_compile.compare"
+_PACKAGE = "patch_compile.report.curve"
 
 
 def draw(report: CompareReport, file: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from patch_compile.compare.curve import curve
 from patch_compile.compare.pareto import Spot, beaten_by
 from patch_compile.out.bench import Phase
 from patch_compile.out.compare import (
@@ -20,6 +19,7 @@ from patch_compile.out.compare import (
     QualityOfAll,
 )
 from patch_compile.out.manifest import ModelOrigin
+from patch_compile.report.curve.curve import curve
 
 
 def laid_out(
