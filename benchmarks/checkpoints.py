@@ -1,4 +1,4 @@
-"""Checkpoints of seeded random weights in the shape of large models, written shard by shard."""
+"""Checkpoints of seeded random weights in the shape of known models, written shard by shard."""
 
 import json
 from pathlib import Path
@@ -23,6 +23,19 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 32,
         "vocab_size": 32000,
         "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+    "smollm2-135m": {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "num_hidden_layers": 30,
+        "vocab_size": 49152,
+        "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     },

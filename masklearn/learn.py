@@ -25,6 +25,7 @@ from masklearn.methods import Method, method_of
 from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
+from masklearn.threads import settle_threads
 from masklearn.traits import lacking
 
 __all__ = ["Choose", "FoundMasks", "Learned", "by_ratio", "find_masks", "learn", "learn_task"]
@@ -85,6 +86,7 @@ def learn(
 
     Raises PatchCompileError as `Checkpoint.open`, `covered_linears_of`, `token_pool` and `stream_blocks` do.
     """
+    settle_threads()
     checkpoint = Checkpoint.open(model_dir)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     task = Task(checkpoint, coverage, recipe, scratch, progress or _silent, note or _unsaid)

@@ -6,6 +6,7 @@ the upper triangular U with H⁻¹ = UᵀU. Its rows are the updates, and its di
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.feed import Group
 from masklearn.masks.patterns import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
+from masklearn.threads import one_thread
 
 __all__ = [
     "Solved",
@@ -29,6 +31,8 @@ _Found = TypeVar("_Found")
 
 _BLOCK = 128  # columns between two updates of all later columns, the lazy batch of the paper
 _MAX_DAMPING = 1.0
+# Rows from which torch divides an operation on the 4 columns of a group among threads: it gives each 32768 elements.
+_DIVIDED_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +136,17 @@ def solve_linear(
     factor: result of `inverse_factor`; sparse: bool `[N, K/4]`, True for groups to prune, None for all; patterns: uint8
     codes `[N, K/4]` to use, None to choose the cheapest pattern of each group when its columns are reached.
     """
+    small = weight.device.type == "cpu" and len(weight) < _DIVIDED_ROWS
+    with one_thread() if small else nullcontext():
+        return _solve_columns(weight, factor, sparse, patterns)
+
+
+def _solve_columns(
+    weight: torch.Tensor,
+    factor: torch.Tensor,
+    sparse: torch.Tensor | None,
+    patterns: torch.Tensor | None,
+) -> Solved:
     columns = weight.t().contiguous().float()  # [K, N], so that a column of weights is contiguous
     k, n = columns.shape
     codes = torch.empty(k // GROUP, n, dtype=torch.uint8, device=weight.device)

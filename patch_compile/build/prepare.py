@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masklearn.masks.budget import Budget
+from masklearn.threads import settle_threads
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import check_free_space, check_out
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
@@ -60,6 +61,7 @@ def prepare(
     Prints a note for each default that is chosen. Raises PatchCompileError for anything that would stop one of the stages
     later, and SpeedError for a speed that cannot be reached.
     """
+    settle_threads()
     asked, source = frozenset(stages), open_source(recipe)
     quiet_libraries([getattr(recipe, name) for name in source.texts])
     if command := _ALONE.get(asked):

@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from masklearn.threads import settle_threads
 from patch_compile.cli.bench import bench
 from patch_compile.cli.build import build
 from patch_compile.cli.compare import compare
@@ -58,6 +59,7 @@ for _command in _COMMANDS:
 def main() -> None:
     """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 ratio or speed, 130
     interrupted."""
+    settle_threads()
     try:
         code = cli.main(standalone_mode=False)
     except PatchCompileError as error:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -119,3 +123,28 @@ def test_an_indefinite_hessian_is_damped_more_and_said(given):
     hessian[0, 1] = hessian[1, 0] = 9.0
     with pytest.raises(PatchCompileError, match="The Hessian of linear is not positive definite"):
         solve_rows(weight, hessian, 0.01, "linear", said.append, sparse, codes)
+
+
+# Solves linears of one width, and prints their bytes and how often a thread gave up its core to wait for another.
+_WIDE = """
+import hashlib, resource, torch
+from masklearn.solvers.alps import solve_rows
+weight, inputs = torch.randn(300, 384, generator=torch.Generator().manual_seed(0)), torch.randn(
+    900, 384, generator=torch.Generator().manual_seed(1))
+sparse = torch.rand(300, 96, generator=torch.Generator().manual_seed(2)) < 0.6
+values, codes = solve_rows(weight, inputs.T @ inputs, 0.01, "linear", print, sparse)
+print(hashlib.sha256(values.numpy().tobytes() + codes.numpy().tobytes()).hexdigest(),
+      resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw)
+"""
+
+
+def test_threads_neither_change_the_result_nor_wait_at_every_operation():
+    found = {}
+    for threads in ("1", "2"):
+        env = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        command = [sys.executable, "-c", _WIDE]
+        run = subprocess.run(command, capture_output=True, text=True, check=True, env=env, timeout=300)
+        found[threads] = run.stdout.split()
+    assert found["1"][0] == found["2"][0]
+    waits = int(found["2"][1]) - int(found["1"][1])
+    assert waits < 500, "the factorisations of one linear alone have thousands of barriers"

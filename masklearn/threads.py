@@ -1,0 +1,97 @@
+"""Keeps torch's threads from spinning, so that learning shares the processor with other programs.
+
+The threads of an OpenMP region wait for each other at its end. By default they spin there for milliseconds. If another
+program runs on the core of one thread, the others burn their own time in waiting for it, and the scheduler then takes
+that time from them when they have work again. A factorisation of a small matrix has hundreds of such regions.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = ["in_parallel", "one_thread", "settle_threads", "usable_cores"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+# libgomp, which torch's wheels for Linux contain, reads the first one; LLVM's and Intel's OpenMP read both.
+_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+_COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def settle_threads(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let waiting threads sleep, and start no more of them than this process may use cores at a time.
+
+    OpenMP reads these settings when torch is loaded, so a later call has no effect. Settings of the user stay.
+    """
+    if "torch" in sys.modules:
+        return
+    if not _names_any(environment, _WAITING):
+        environment.update(_SLEEP)
+    allowed = usable_cores()
+    if allowed < len(os.sched_getaffinity(0)) and not _names_any(environment, _COUNT):
+        environment["OMP_NUM_THREADS"] = str(allowed)
+
+
+def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Returns the number of cores that the process may use at a time, by its affinity and its control group's quota.
+
+    OpenMP knows the affinity alone. root: the folder of the control groups, of version 2 or 1.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota, period = ((root / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        share = int(quota) / int(period)
+    except (OSError, ValueError):  # no such group, or "max"
+        return cores
+    return min(cores, math.ceil(share)) if share > 0 else cores
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on the calling thread alone, for operations that are too small to be worth dividing."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def in_parallel(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Returns `work(item)` for each item. As many items are worked on at a time as torch has threads, each by one thread.
+
+    A thread that has finished an item takes the next one, so no thread waits for another before the end. The results do
+    not depend on the number of threads.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [work(item) for item in items]
+    results = _workers(threads).map(work, items)
+    with one_thread():  # new threads of torch take the number that was set last, in whichever thread
+        return list(results)
+
+
+@cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    from torch import set_num_threads
+
+    return ThreadPoolExecutor(threads, "masklearn", initializer=lambda: set_num_threads(1))
+
+
+def _names_any(environment: Mapping[str, str], names: Sequence[str]) -> bool:
+    return any(name in environment for name in names)

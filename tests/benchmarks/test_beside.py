@@ -1,0 +1,46 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import beside, checkpoints
+
+TINY = {
+    "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40,
+}  # fmt: skip
+
+
+@pytest.fixture
+def shape(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    config = checkpoints.SHAPES["smollm2-135m"] | TINY
+    monkeypatch.setitem(checkpoints.SHAPES, "smollm2-135m", config)
+    return config
+
+
+def test_alone_and_beside_a_busy_process(
+    shape: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)  # of this process, for all later tests
+    command = ["--windows", "4", "--length", "16", "--repeats", "1", "--limit", "1000"]
+    assert beside.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["alone", "beside 1", "ratio"]
+    alone, other = (float(line.split(":")[1].split()[0]) for line in lines[:2])
+    assert alone > 0 and other > 0
+    assert beside.main([*command[:-1], "0"]) == 1
+
+
+def test_the_share_that_busy_processes_leave() -> None:
+    assert beside.fair_slowdown(cores=2, busy=1) == 2.0
+    assert beside.fair_slowdown(cores=16, busy=1) == 16 / 15
+    assert beside.fair_slowdown(cores=1, busy=1) == 2.0
+    assert beside.fair_slowdown(cores=2, busy=3) == 4.0
+
+
+def test_busy_processes_end_with_the_measurement() -> None:
+    with beside.busy_processes(2):
+        children = set(Path("/proc/self/task").glob("*/children"))
+        running = {pid for file in children for pid in file.read_text().split()}
+        assert len(running) >= 2
+    left = {pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
+    assert len(left) <= len(running) - 2
