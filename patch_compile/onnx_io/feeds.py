@@ -46,24 +46,33 @@ def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str
     - `[samples, …]`: the first axis of the input counts samples. A run takes as many samples as the graph's fixed batch,
       or 8 (the last run may have fewer) if the batch is dynamic.
 
+    The array of a scalar input may also be a scalar, which all runs get.
+
     Raises PatchCompileError, naming the array, if one is missing, unknown, or has a shape or type that the input does not
     take.
     """
     arrays = _load(path)
     _check_names(path, arrays, inputs)
     given = {i.name: _typed(path, i, arrays[i.name], dtypes[i.name]) for i in inputs}
-    extra = {array.ndim - len(i.dims) for i, array in zip(inputs, given.values(), strict=True)}
+    constant = {i.name: given.pop(i.name) for i in inputs if not i.dims and given[i.name].ndim == 0}
+    counted = [i for i in inputs if i.name in given]
+    extra = {given[i.name].ndim - len(i.dims) for i in counted}
     if extra == {1}:
         feeds = _by_run(path, given)
-    elif extra == {0} and all(i.dims for i in inputs):
-        feeds = _by_sample(path, given, inputs)
+    elif extra == {0}:
+        feeds = _by_sample(path, given, counted)
+    elif not counted:
+        feeds = [{}]
     else:
+        given |= constant
         shapes = ", ".join(f"{i.name} {list(given[i.name].shape)} for {i.spelled()}" for i in inputs)
         raise PatchCompileError(
             f"The arrays of {path} do not fit the graph's inputs",
             shapes,
-            "Give every array one axis more than its input, which counts runs, or none, the first counting samples.",
+            "Give --calib arrays with one axis more than their inputs, which counts runs, or with the inputs' own axes, the "
+            "first counting samples. A scalar input takes one number for all runs.",
         )
+    feeds = [{**feed, **constant} for feed in feeds]
     for i in inputs:
         _check_shape(path, i, feeds[0][i.name])
     return Feeds(tuple(feeds), f"{path.name} ({len(feeds)} runs)")
@@ -155,7 +164,7 @@ def _typed(path: Path, i: GraphInput, array: NDArray[Any], dtype: np.dtype[Any])
 
 
 def _by_run(path: Path, given: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
-    return [{name: array[run] for name, array in given.items()} for run in range(_count(path, given))]
+    return [{name: array[run, ...] for name, array in given.items()} for run in range(_count(path, given))]
 
 
 def _by_sample(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Dim", "GraphInput", "dim_names", "load_graph", "read_inputs", "resolve_dims"]
 
 Dim = int | str
-_NAME = re.compile(r"[A-Za-z_]\w*")
+_NAME = re.compile(r"[A-Za-z_][\w.]*")  # exporters number names behind a dot: p2o.DynamicDimension.0
+_OPERATORS = re.compile(r"[+*/(]|\s-\s")
 _TOTAL, _PARTS = "total", ("past", "sequence")
 
 
@@ -72,7 +73,7 @@ def _read_input(value: onnx.ValueInfoProto) -> GraphInput:
 def dim_names(inputs: tuple[GraphInput, ...]) -> tuple[str, ...]:
     """Returns the symbols of the inputs, each once: `batch`, `sequence`, `past`, `total`."""
     symbols = (dim for given in inputs for dim in given.dims if isinstance(dim, str))
-    return tuple(dict.fromkeys(name for symbol in symbols for name in _NAME.findall(symbol)))
+    return tuple(dict.fromkeys(name for symbol in symbols for name in _names_in(symbol)))
 
 
 def resolve_dims(given: GraphInput, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -94,11 +95,18 @@ def _evaluate(given: GraphInput, axis: int, symbol: str, sizes: Mapping[str, int
     terms = [term.strip() for term in symbol.split("+")]
     if len(terms) > 1 and all(term in sizes or term.isdigit() for term in terms):
         return sum(sizes[term] if term in sizes else int(term) for term in terms)
+    shape = f"{symbol}=SIZE" if _names_in(symbol) == [symbol] else f"{given.name}:SHAPE"
     raise PatchCompileError(
         f"There is no size for the dimension {symbol!r} (axis {axis}) of the input {given.spelled()}",
         f"Sizes are given for {', '.join(sizes) or 'nothing'}.",
-        f"Add {symbol}=SIZE to the shapes." if _NAME.fullmatch(symbol) else f"Give {given.name}:SHAPE.",
+        f"Give a size for each: --opt-shapes {shape}, separated by commas.",
     )
+
+
+def _names_in(symbol: str) -> list[str]:
+    """Returns the names in a formula such as `past + sequence`. A symbol without operators is one name, of any
+    characters."""
+    return _NAME.findall(symbol) if _OPERATORS.search(symbol) else [symbol]
 
 
 def _identifier(name: str) -> str:

@@ -1,7 +1,9 @@
-"""Loads an ONNX file as a protobuf message, without its external data."""
+"""Loads an ONNX file as a protobuf message, without its external data and without dimensions that say nothing."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["load_proto"]
 
+_SAYS_NOTHING = re.compile(r"\W*|-\d+")  # dimension names of exporters that know no name: `?`, `-1`
+
 
 def load_proto(path: Path) -> onnx.ModelProto:
-    """Load a file without its external data. Raises PatchCompileError if it is no ONNX model."""
+    """Load a file without its external data. Dimensions of unknown size, which exporters spell `-1` or `?`, become
+    dimensions without size and name: one name for several of them would mean that they are equal.
+
+    Raises PatchCompileError if it is no ONNX model.
+    """
     import onnx
 
     try:
@@ -33,4 +41,21 @@ def load_proto(path: Path) -> onnx.ModelProto:
             "Neither ONNX Runtime nor TensorRT multiplies by them.",
             "Store the weights densely.",
         )
+    _clear_unknown_sizes(proto.graph)
     return proto
+
+
+def _clear_unknown_sizes(graph: onnx.GraphProto) -> None:
+    for value in _values(graph):
+        for dim in value.type.tensor_type.shape.dim if value.type.tensor_type.HasField("shape") else ():
+            if dim.dim_value < 0 or (dim.HasField("dim_param") and _SAYS_NOTHING.fullmatch(dim.dim_param)):
+                dim.ClearField("value")
+
+
+def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """Yield the described values of a graph and of its subgraphs."""
+    yield from (*graph.input, *graph.output, *graph.value_info)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for subgraph in (attribute.g, *attribute.graphs):
+                yield from _values(subgraph)

@@ -160,8 +160,22 @@ class TestGraph:
         assert resolve_dims(total, {"batch": 1, "past": 2, "sequence": 3}) == (1, 5, 4)
         assert dim_names((total,)) == ("batch", "past", "sequence")
 
+    @pytest.mark.parametrize("name", ["p2o.DynamicDimension.0", "batch-size", "unk__12", "0.batch", "Höhe"])
+    def test_a_name_may_have_any_characters(self, name):
+        inputs = (GraphInput("x", (name, 3)),)
+        assert dim_names(inputs) == (name,)
+        assert parse_shapes(f"{name}=7", inputs) == {"x": (7, 3)}
+        with pytest.raises(PatchCompileError) as error:
+            default_profiles((GraphInput("x", (name, 3)),))
+        assert f"--opt-shapes {name}=SIZE" in error.value.fix
+
+    def test_dotted_names_in_a_sum(self):
+        inputs = (GraphInput("x", ("a.0", "a.0 + a.1")),)
+        assert dim_names(inputs) == ("a.0", "a.1")
+        assert parse_shapes("a.0=2,a.1=3", inputs) == {"x": (2, 5)}
+
     def test_formula_that_is_no_sum(self):
-        with pytest.raises(PatchCompileError, match=r"'2\*past'.*Give mask:SHAPE"):
+        with pytest.raises(PatchCompileError, match=r"'2\*past'.*--opt-shapes mask:SHAPE"):
             resolve_dims(GraphInput("mask", ("2*past",)), {"past": 2})
 
     def test_dimension_without_a_name_gets_one(self, tmp_path):
@@ -172,6 +186,16 @@ class TestGraph:
         (found,) = read_inputs(tmp_path / "m.onnx")
         assert found.dims == ("in_put_0", 4)
         assert parse_shapes("in_put_0=3", (found,)) == {"in/put": (3, 4)}
+
+    @pytest.mark.parametrize("spelled", [-1, "?", "-1"])
+    def test_dimension_that_says_nothing_gets_a_name(self, tmp_path, spelled):
+        """PaddlePaddle's exporter writes -1, or the same `?` for dimensions that differ."""
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [spelled, 3, "?", "?"])
+        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [spelled, 3, "?", "?"])
+        node = helper.make_node("Identity", ["x"], ["y"])
+        save(helper.make_model(helper.make_graph([node], "g", [value], [out])), tmp_path / "m.onnx")
+        (found,) = read_inputs(tmp_path / "m.onnx")
+        assert found.dims == ("x_0", 3, "x_2", "x_3")
 
     def test_input_without_a_shape(self, tmp_path):
         value = helper.make_tensor_value_info("x", TensorProto.FLOAT, None)

@@ -43,6 +43,34 @@ def test_samples_are_fed_eight_at_a_time_where_the_batch_is_open(load):
     assert np.array_equal(np.concatenate([feed["ids"] for feed in feeds]), given["ids"])
 
 
+class TestScalarInput:
+    INPUTS = (*OPEN, GraphInput("rate", ()))
+    DTYPES = DTYPES | {"rate": np.dtype(np.int64)}
+
+    @pytest.mark.parametrize("before", [(), (5,)], ids=["samples", "runs"])
+    def test_one_number_is_for_all_runs(self, load, before):
+        given = arrays((*before, 9, 7), (*before, 9, 3, 4)) | {"rate": np.int64(16000)}
+        feeds = load(given, self.INPUTS, self.DTYPES)
+        assert len(feeds) == (5 if before else 2)
+        assert all(feed["rate"].shape == () and feed["rate"] == 16000 for feed in feeds)
+
+    def test_a_number_for_each_run(self, load):
+        given = arrays((5, 2, 7), (5, 2, 3, 4)) | {"rate": np.arange(5)}
+        feeds = load(given, self.INPUTS, self.DTYPES)
+        assert [feed["rate"].tolist() for feed in feeds] == [0, 1, 2, 3, 4]
+        assert all(isinstance(feed["rate"], np.ndarray) for feed in feeds)
+
+    def test_samples_have_no_number_each(self, load):
+        with pytest.raises(PatchCompileError, match="do not fit") as error:
+            load(arrays((9, 7), (9, 3, 4)) | {"rate": np.arange(9)}, self.INPUTS, self.DTYPES)
+        assert "rate [9] for rate []" in error.value.why
+        assert "scalar input takes one number" in error.value.fix
+
+    def test_alone(self, load):
+        feeds = load({"rate": np.int64(8)}, self.INPUTS[2:], self.DTYPES)
+        assert [feed["rate"].tolist() for feed in feeds] == [8]
+
+
 def test_samples_are_fed_by_the_graphs_batch(load):
     inputs = (GraphInput("ids", (2, "length")), GraphInput("image", (2, 3, 4)))
     assert [feed["ids"].shape for feed in load(arrays((6, 7), (6, 3, 4)), inputs)] == [(2, 7)] * 3
