@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.onnx_io.feeds import Feed
-from patch_compile.onnx_io.session import run_model
+from patch_compile.onnx_io.own_process import run_model
 
 __all__ = ["Difference", "Outputs", "answer", "compare_answers"]
 

@@ -1,9 +1,9 @@
-"""Opens ONNX models in ONNX Runtime and runs them feed by feed."""
+"""Opens ONNX models in ONNX Runtime and runs them on feeds."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
 
-__all__ = ["CPU", "GPU", "open_session", "run_model"]
+__all__ = ["CPU", "GPU", "open_session", "run_session"]
 
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -35,35 +35,35 @@ def open_session(path: Path, providers: tuple[str, ...] = (CPU,)) -> Any:
         ) from error
 
 
-def run_model(
-    path: Path, feeds: Sequence[Feed], outputs: Sequence[str] | None = None
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yields the outputs of each run by name.
+def run_session(
+    session: Any, path: Path, feed: Feed, outputs: Sequence[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Returns the outputs of one run by name.
 
-    outputs: names of the outputs to return, which may also be inputs of the graph; None means all outputs.
+    path: of the session's model; outputs: names of the outputs to return, which may also be inputs of the graph; None means
+    all outputs.
 
-    Raises PatchCompileError if the model can't be loaded or does not run on a feed.
+    Raises PatchCompileError if the model does not run on the feed.
     """
     import onnxruntime as ort
 
-    session, quiet = open_session(path), ort.RunOptions()
+    quiet = ort.RunOptions()
     quiet.log_severity_level = 4  # errors are raised, so logging them too is not needed
     types = {i.name: i.type for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
-    for feed in feeds:
-        asked = [name for name in names if name not in feed]
-        widened = {name: _widened(array, types[name]) for name, array in feed.items()}
-        try:
-            # ONNX Runtime takes an empty list to mean all outputs.
-            made = dict(zip(asked, session.run(asked, widened, quiet), strict=True)) if asked else {}
-        except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
-            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
-            raise PatchCompileError(
-                f"ONNX Runtime cannot run {path.name} on the inputs",
-                f"{str(error).splitlines()[0]}: the inputs were {shapes}.",
-                "Give inputs that the model takes with --calib, or other shapes with --opt-shapes.",
-            ) from error
-        yield {name: feed[name] if name in feed else made[name] for name in names}
+    asked = [name for name in names if name not in feed]
+    widened = {name: _widened(array, types[name]) for name, array in feed.items()}
+    try:
+        # ONNX Runtime takes an empty list to mean all outputs.
+        made = dict(zip(asked, session.run(asked, widened, quiet), strict=True)) if asked else {}
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+        raise PatchCompileError(
+            f"ONNX Runtime cannot run {path.name} on the inputs",
+            f"{str(error).splitlines()[0]}: the inputs were {shapes}.",
+            "Give inputs that the model takes with --calib, or other shapes with --opt-shapes.",
+        ) from error
+    return {name: feed[name] if name in feed else made[name] for name in names}
 
 
 def _widened(array: NDArray[Any], type_name: str) -> NDArray[Any]:

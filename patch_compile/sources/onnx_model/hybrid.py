@@ -44,6 +44,7 @@ def write_onnx_hybrid(
     from patch_compile.onnx_io.write import write_onnx
     from patch_compile.passes import lowering_passes, run_passes
     from patch_compile.sources.onnx_model.rewrite import NormalizeLinearsPass
+    from patch_compile.sources.onnx_model.separate_transposes import SeparateTransposesPass
     from patch_compile.sources.onnx_model.sink_casts import SinkCastsPass
 
     lowered = {name: linear for name, linear in plan.items() if linear.lowering != "dense"}
@@ -59,7 +60,7 @@ def write_onnx_hybrid(
         return normalize.weights[name].numpy()
 
     lowering = lowering_passes(lowered, masks, read, dtype, fuse=fuse)
-    cleanup = [common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()]
+    cleanup = [SeparateTransposesPass(), common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()]
     sinking = [SinkCastsPass(dtype)] if any(FUSIONS[name].reads_activation for name in fuse) else []
     prepared = [normalize, *sinking, common.RemoveUnusedNodesPass()]
     write_onnx(run_passes(model, [*prepared, *lowering.in_order, *cleanup], dump), path)

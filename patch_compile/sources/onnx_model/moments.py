@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from masklearn.device import available_memory, usable_device
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feeds
-from patch_compile.onnx_io.session import run_model
+from patch_compile.onnx_io.own_process import run_model
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 
 __all__ = ["Moments", "gather_moments", "write_probe"]

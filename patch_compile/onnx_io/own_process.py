@@ -1,0 +1,158 @@
+"""Runs ONNX models in a process of its own: if ONNX Runtime crashes on a model, that is an error and not the end of the
+program.
+
+The process is this module run as a program. It is no child of `multiprocessing`, which would run the caller's main module
+again.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from numpy.typing import NDArray
+
+from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.session import open_session, run_session
+
+__all__ = ["check_loads", "run_model"]
+
+_OWN_FIX = (
+    "Leave the linears dense that it crashes on (--exclude, or --include for the others), and please report it with the "
+    "model and the recipe."
+)
+_GIVEN_FIX = "Export the model again, by another exporter or at another opset, or install another version of onnxruntime."
+
+
+def run_model(
+    path: Path, feeds: Sequence[Feed], outputs: Sequence[str] | None = None
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the outputs of each run by name.
+
+    outputs: names of the outputs to return, which may also be inputs of the graph; None means all outputs.
+
+    Raises PatchCompileError if the model can't be loaded, does not run on a feed, or makes ONNX Runtime crash.
+    """
+    with _Process(path, _OWN_FIX) as process:
+        for feed in feeds:
+            yield process.ask(feed, outputs)
+
+
+def check_loads(path: Path) -> None:
+    """Load a model that was given by the user. Raises PatchCompileError if ONNX Runtime refuses it or crashes on it."""
+    with _Process(path, _GIVEN_FIX):
+        pass
+
+
+class _Process:
+    """A process that has loaded a model. fix: what helps if it crashes."""
+
+    def __init__(self, path: Path, fix: str) -> None:
+        self._path, self._fix = path, fix
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __spec__.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+
+    def __enter__(self) -> Self:
+        try:
+            self.ask(self._path)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def ask(self, *arguments: object) -> Any:
+        """Send arguments to the process and return its answer, or raise its error."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        try:
+            _send(stdin, arguments)
+            answer, error = pickle.load(stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            raise self._crashed() from None
+        if isinstance(error, tuple):
+            raise PatchCompileError(*error)
+        if error is not None:
+            raise RuntimeError(f"in the process that runs {self._path}:\n{error}")
+        return answer
+
+    def _end(self) -> None:
+        self._process.kill()  # it holds nothing that would have to be saved
+        self._process.communicate()
+
+    def _crashed(self) -> PatchCompileError:
+        import onnxruntime as ort
+
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return PatchCompileError(
+                f"The process that ran {self._path} was killed",
+                "A machine without free memory does that.",
+                "Free memory, or take a machine with more.",
+            )
+        ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return PatchCompileError(
+            f"ONNX Runtime crashes on {self._path}",
+            f"The process in which onnxruntime {ort.__version__} ran it ended with {ending}.",
+            self._fix,
+        )
+
+
+def _send(stream: IO[bytes], what: object) -> None:
+    pickle.dump(what, stream, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.flush()
+
+
+def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Load the model whose path is sent first, and run it on each feed that follows, until there are no more."""
+    (path,) = pickle.load(requests)
+    try:
+        session = open_session(path)
+    except Exception as error:
+        _send(answers, (None, _told(error)))
+        return
+    _send(answers, (None, None))
+    while True:
+        feed, outputs = pickle.load(requests)
+        try:
+            answer = (run_session(session, path, feed, outputs), None)
+        except Exception as error:
+            answer = (None, _told(error))
+        _send(answers, answer)
+
+
+def _told(error: Exception) -> tuple[str, str, str] | str:
+    if isinstance(error, PatchCompileError):
+        return error.what, error.why, error.fix
+    return "".join(traceback.format_exception(error))
+
+
+def _main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process handles it, and then ends this one
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not get among the answers
+    with suppress(EOFError, BrokenPipeError):
+        _serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    _main()
