@@ -68,6 +68,7 @@ class Recipe(LearnSettings):
     weight_streaming: bool = False
     version_compatible: bool = False
     hardware_compatible: bool = False
+    embed_plugin: bool = False
     eval_text: str | None = None
     eval_windows: int = Field(8, ge=1)
     eval_length: int = Field(1024, ge=2)

@@ -24,6 +24,7 @@ def bench(
     against: str | Sequence[str] = ("dense", "uniform-2:4"),
     calibrate: bool = False,
     keep: bool = False,
+    trust: bool = False,
     force: bool = False,
 ) -> Benched:
     """Time prompts and decode steps of a build, of the dense model and of a uniform 2:4 model, in alternation.
@@ -32,7 +33,8 @@ def bench(
     ONNX Runtime; None takes the engine if this machine can run it. batch_size, prompt_tokens, past_tokens: sizes to time,
     None for the runner's defaults. iterations, warm_up: timed runs of each model, and untimed runs before them. against:
     the models that the hybrid model is timed against. calibrate: use these times in later plans for this GPU. keep: keep
-    the other models in OUT/bench/models. force: replace earlier times.
+    the other models in OUT/bench/models. trust: see
+    `open_generator`. force: replace earlier times.
 
     Times are in milliseconds. They are written to OUT/bench/bench.json and shown in OUT/report.html. Raises UsageError
     for an invalid setting, and PatchCompileError if the models cannot be run on this machine or do not fit into memory

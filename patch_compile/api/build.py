@@ -63,6 +63,7 @@ def build(
     weight_streaming: bool = False,
     version_compatible: bool = False,
     hardware_compatible: bool = False,
+    embed_plugin: bool = False,
     eval_text: str | None = None,
     eval_windows: int = 8,
     eval_length: int = 1024,

@@ -20,6 +20,7 @@ def run(
     *,
     runner: Literal["engine", "onnx"] | None = None,
     plugin: StrPath | None = None,
+    trust: bool = False,
     tokenizer: StrPath | None = None,
     chat: bool = False,
     new_tokens: int = 128,
@@ -34,8 +35,8 @@ def run(
 ) -> Generated:
     """Continue prompts as one batch with a build: its engine on a GPU, else its ONNX file in ONNX Runtime.
 
-    path: OUT, an engine or an ONNX file. runner, plugin, tokenizer: see `open_generator`. chat: format each prompt as a
-    user's message, with the model's chat template. new_tokens: maximum number of tokens to generate. temperature, top_k,
+    path: OUT, an engine or an ONNX file. runner, plugin, trust, tokenizer: see `open_generator`. chat: format each prompt as
+    a user's message, with the model's chat template. new_tokens: maximum number of tokens to generate. temperature, top_k,
     top_p, repetition_penalty: None takes the value of generation_config.json. seed: None draws differently each time.
     stop: stop before any of these texts. say: called once, before generation, with a description of the runner. show:
     called with the text of the first prompt, piece by piece.
@@ -51,6 +52,7 @@ def run(
             prompts,
             runner=runner,
             plugin=None if plugin is None else Path(plugin),
+            trust=trust,
             tokenizer=None if tokenizer is None else Path(tokenizer),
             chat=chat,
             new_tokens=new_tokens,

@@ -34,6 +34,7 @@ def verify(
     prompt: Sequence[str] = (),
     new_tokens: int = 40,
     device: str | None = None,
+    trust: bool = False,
 ) -> Verified:
     """Answer independent questions about a finished build and write the answers to OUT/verify.
 
@@ -45,7 +46,7 @@ def verify(
     compared. atol, rtol: tolerances of a logit; None takes the rounding tolerance for atol and 0 for rtol.
     check_error_stat: the statistic of the errors that must keep the tolerance. fail_on: limits such as "ppl:+5%" or
     "top1:90%". sensitivity: also measure the loss with each linear pruned alone. eval_text, eval_windows, eval_length:
-    None takes the settings of the build.
+    None takes the settings of the build. trust: see `open_generator`.
 
     A failed check is no error: `passed` of the result is then False. Raises UsageError for an invalid setting, and
     PatchCompileError if a file of OUT was changed, or the dense model is missing or does not fit into memory.

@@ -50,17 +50,17 @@ class TimedCudaDevice(CudaDevice):
         return float(self._call("cudaEventElapsedTime", begin, end))
 
 
-def open_engine_runner(path: Path, plugin: Path | None = None) -> EngineRunner:
+def open_engine_runner(path: Path, *, trust: bool = False) -> EngineRunner:
     """Open an engine on this machine's GPU with the library that built it.
 
-    plugin: see `plugin_for`. Raises PatchCompileError as `load_engine` does.
+    trust: see `host_code`. Raises PatchCompileError as that and `load_engine` do.
     """
     from patch_compile.engine.backend import load_backend
     from patch_compile.runtime.engine_decoder import load_engine
-    from patch_compile.runtime.engine_fit import engine_facts, plugin_for
+    from patch_compile.runtime.engine_fit import engine_facts, host_code
 
     facts = engine_facts(path)
-    engine, runtime = load_engine(path, load_backend(facts.backend), plugin_for(facts, plugin))
+    engine, runtime = load_engine(path, load_backend(facts.backend), host_code(facts, trust=trust))
     return EngineRunner(engine, TimedCudaDevice(), runtime)
 
 

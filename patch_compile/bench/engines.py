@@ -9,7 +9,6 @@ from patch_compile.out.engine import EngineReport
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import (
     ENGINE,
-    ENGINE_FOLDER,
     ENGINE_NAME,
     ENGINE_REPORT,
     ENGINE_REPORT_NAME,
@@ -71,8 +70,9 @@ def engine_report(out: OutFolder) -> EngineReport:
 
 
 def _plugin(out: OutFolder) -> Path:
-    """Returns the plugin library of the hybrid engine. If that has none, it builds the plugin."""
-    from patch_compile.plugin.build import LIBRARY_NAME, build_plugin
+    """Returns the library that was compiled here for the hybrid engine. If there is none, it is compiled now."""
+    from patch_compile.plugin.build import build_plugin
+    from patch_compile.plugin.trust import matching_library
 
-    beside = out.path / ENGINE_FOLDER / LIBRARY_NAME
-    return beside if beside.is_file() else build_plugin(engine_report(out).backend).path
+    built = engine_report(out)
+    return matching_library(built.backend, built.plugin_version) or build_plugin(built.backend).path

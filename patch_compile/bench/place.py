@@ -47,15 +47,21 @@ class GpuPlace:
     library: Library
     card: PlanCard | None
     nvml: Nvml | None
+    trust: bool = False
     runner: Runner = Runner.ENGINE
 
     def open(self, model: str, file: Path) -> OwnProcess:
         """Load a model in a process of its own."""
-        return OwnProcess(model, partial(open_engine_runner, file))
+        return OwnProcess(model, partial(open_engine_runner, file, trust=self.trust))
 
 
-def find_place(out: OutFolder, runner: Runner, progress: Progress) -> CpuPlace | GpuPlace:
-    """Returns the place, described before a model is loaded. It notes facts that can't be recorded."""
+def find_place(
+    out: OutFolder, runner: Runner, progress: Progress, *, trust: bool = False
+) -> CpuPlace | GpuPlace:
+    """Returns the place, described before a model is loaded. It notes facts that can't be recorded.
+
+    trust: see `open_generator`.
+    """
     if runner is Runner.ONNX:
         return CpuPlace(about_cpu())
     gpu = local_gpu()
@@ -68,4 +74,4 @@ def find_place(out: OutFolder, runner: Runner, progress: Progress) -> CpuPlace |
         progress.note(f"clocks, power and temperature are not recorded: {why}")
     backend = load_backend(engine_report(out).backend)
     device = about_gpu(gpu, nvml, backend.version)
-    return GpuPlace(device, Library(backend.name), card_of_gpu(gpu), nvml)
+    return GpuPlace(device, Library(backend.name), card_of_gpu(gpu), nvml, trust)

@@ -37,7 +37,7 @@ class BenchRequest(Settings):
 
     batch_size, prompt_tokens, past_tokens: sizes that are timed; iterations, warm_up: runs of each model at each size
     that count, and runs before those; against: models that the hybrid model is compared with; keep: keeps these models
-    in OUT/bench/models.
+    in OUT/bench/models; trust: see `open_generator`.
     """
 
     runner: Runner | None = None
@@ -52,6 +52,7 @@ class BenchRequest(Settings):
     )
     calibrate: bool = False
     keep: bool = False
+    trust: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:

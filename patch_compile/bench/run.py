@@ -51,7 +51,7 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> BenchReport:
     _check_new(out, force)
     runner = choose_runner(out, asked.runner, progress)
     subject = Subject(out, source_of(out), asked)
-    place = find_place(out, runner, progress)
+    place = find_place(out, runner, progress, trust=asked.trust)
     if asked.calibrate:
         check_calibration(place, subject.source)
     feeds = subject.feeds(runner)

@@ -26,6 +26,7 @@ _OWN = {
     "version_compatible": Option("Let later versions of the backend run the engine."),
     "hardware_compatible": Option("Let any GPU from Ampere on run the engine (tensorrt; for tensorrt-rtx name several "
                                   "in --target)."),
+    "embed_plugin": Option("Put the plugin into the engine, to deploy one file; see --trust of run."),
     "prompt": Option("Prompt that the dense and the hybrid model each continue.", "TEXT"),
     "recipe": Option(f"Settings of an earlier build (OUT/{RECIPE}); options given here override them.", "FILE"),
     "force": Option("Replace OUT if it exists. Stages whose result would be the same are kept."),

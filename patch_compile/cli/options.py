@@ -82,6 +82,7 @@ _SETTINGS = {
 _RUN = {
     "force": Option("Replace OUT if it exists."),
     "resume": Option("Continue an interrupted run."),
+    "trust": Option("Run the compiled plugin that came with OUT, though this installation did not build it."),
     "runner": Option("Run the engine or the ONNX file.", unset="the engine, if this machine can run it"),
 }
 OPTIONS = _SETTINGS | _RUN

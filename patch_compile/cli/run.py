@@ -14,7 +14,7 @@ __all__ = ["run"]
 
 _OWN = {
     "plugin": Option(
-        "Plugin library, for an engine that does not contain it.", "FILE", "the one beside the engine"
+        "Plugin library, for an engine that does not contain it.", "FILE", "the one compiled here"
     ),
     "tokenizer": Option("Folder of the tokenizer.", "DIR", "OUT/model"),
     "chat": Option("Treat each prompt as a user's message, in the model's chat template."),

@@ -8,6 +8,7 @@ import click
 
 import patch_compile.api.verify as api
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
+from patch_compile.cli.options import OPTIONS
 from patch_compile.errors import AccuracyError
 
 __all__ = ["verify"]
@@ -40,7 +41,9 @@ _OWN = {
 }  # fmt: skip
 
 
-@command(api.verify, _OWN, {"path": "OUT"}, summary="Check OUT, and measure where pruning lost quality.")
+@command(
+    api.verify, OPTIONS | _OWN, {"path": "OUT"}, summary="Check OUT, and measure where pruning lost quality."
+)
 @AS_JSON
 def verify(as_json: bool, **given: Any) -> None:
     """Check that OUT is compiled and built right, and measure where pruning lost quality.

@@ -25,6 +25,7 @@ from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.out.engine import EngineReport, SparseTactics
 from patch_compile.plugin.build import LIBRARY_NAME, read_identity
+from patch_compile.plugin.trust import remember_engine, sha256_of
 
 __all__ = ["BuildCancelledError", "build_engine", "check_engine"]
 
@@ -50,7 +51,9 @@ def build_engine(
     options: EngineOptions | None = None,
     progress: OnBuildStep | None = None,
 ) -> EngineReport:
-    """Build, check and write an engine. The plugin is embedded in it and copied beside it as `libpatch_linear.so`.
+    """Build, check and write an engine, and copy the plugin beside it as `libpatch_linear.so`.
+
+    With the option `embed_plugin` the engine contains the plugin too.
 
     `progress(phase, step, total)` is called from another thread; the build stops when it returns False.
 
@@ -71,6 +74,8 @@ def build_engine(
         check_engine(partial, backend=backend, expected=expected, profiles=profiles, targets=targets)
         nbytes = partial.stat().st_size
         beside = _copy_plugin(plugin, engine_path.parent)
+        if plugin is not None and job.options.embed_plugin:
+            remember_engine(partial)
     return EngineReport(
         file=engine_path.name,
         plugin=beside.name if beside else None,
@@ -86,6 +91,8 @@ def build_engine(
         sparse_tactics=_tactics(backend, expected, logged),
         seconds=round(time.monotonic() - start, 2),
         plugin_version=read_identity(plugin).version if plugin else None,
+        plugin_sha256=sha256_of(plugin) if plugin else None,
+        plugin_embedded=plugin is not None and job.options.embed_plugin,
         version_compatible=job.options.version_compatible,
         hardware_compatible=job.options.hardware_compatible,
     )
@@ -107,7 +114,9 @@ def check_engine(
     if backend.name == BackendName.TENSORRT:
         from patch_compile.engine.inspector import inspect_engine
 
-        programs = inspect_engine(backend, engine, names)
+        programs = inspect_engine(
+            backend, engine, names, host_code=True
+        )  # this call's caller has just built it
     else:
         programs = read_programs(engine)
     check_programs(programs, expected, profiles=max(1, len(profiles)), targets=names)

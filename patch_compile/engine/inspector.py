@@ -22,14 +22,18 @@ _DTYPES = (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), 
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int32": 4}
 
 
-def inspect_engine(backend: Backend, engine: Path, targets: tuple[str, ...]) -> tuple[PlanProgram, ...]:
+def inspect_engine(
+    backend: Backend, engine: Path, targets: tuple[str, ...], *, host_code: bool = False
+) -> tuple[PlanProgram, ...]:
     """Returns the layers of an engine, as one program. The engine must be built with detailed profiling verbosity.
+
+    host_code: run the code of the plugin inside the engine, if there is one; TensorRT then needs it to load the engine.
 
     Raises PatchCompileError when the engine does not load.
     """
     trt = backend.trt
     runtime = trt.Runtime(backend.logger)
-    runtime.engine_host_code_allowed = True  # the plugin that the engine carries is host code
+    runtime.engine_host_code_allowed = host_code
     with engine.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
         loaded = runtime.deserialize_cuda_engine(plan)
     if loaded is None:

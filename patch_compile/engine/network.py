@@ -111,7 +111,7 @@ def _config(job: BuildJob, builder: tensorrt.Builder, errors: list[str]) -> tens
     trt = job.backend.trt
     config = builder.create_builder_config()
     job.options.apply(job.backend, config)
-    if job.plugin is not None:
+    if job.plugin is not None and job.options.embed_plugin:
         config.plugins_to_serialize = [str(job.plugin.resolve())]
     if job.backend.builds_ahead:
         rtx: Any = config  # the stubs are of full TensorRT, which lacks these calls

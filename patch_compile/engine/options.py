@@ -36,7 +36,8 @@ class EngineOptions:
     optimization_level: effort of the builder, 0 … 5, None is the backend's default; timing_cache: file with measured
     tactics, read if it exists and written after the build; weight_streaming: weights may stay in host memory while the
     engine runs; version_compatible: later versions of the backend may run the engine; hardware_compatible: any GPU from
-    Ampere on may run it, at some cost in speed.
+    Ampere on may run it, at some cost in speed; embed_plugin: the engine contains the plugin library, so that it can be
+    deployed as a single file, and loading it then runs code of that file.
     """
 
     optimization_level: int | None = None
@@ -44,6 +45,7 @@ class EngineOptions:
     weight_streaming: bool = False
     version_compatible: bool = False
     hardware_compatible: bool = False
+    embed_plugin: bool = False
 
     def check(self, name: BackendName) -> None:
         """Raise UsageError, naming the flag, for an option that the backend lacks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from patch_compile.engine.cublaslt import name_cublaslt
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import NAME
 from patch_compile.plugin.build import check_backend
+from patch_compile.plugin.trust import sha256_of
 
 __all__ = ["load_plugin"]
 
@@ -27,7 +27,7 @@ def load_plugin(backend: Backend, path: Path) -> None:
     PatchLinear, and when this process has already registered another build of it.
     """
     check_backend(path, backend.name)
-    content = _sha256(path)
+    content = sha256_of(path)
     if _loaded.get(backend.name) == content:
         return
     if backend.name in _loaded or _registered(backend):
@@ -70,8 +70,3 @@ def _registered(backend: Backend) -> bool:
         (creator.name, creator.plugin_version, creator.plugin_namespace) == (NAME, _VERSION, _NAMESPACE)
         for creator in creators
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

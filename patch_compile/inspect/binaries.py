@@ -29,8 +29,8 @@ def inspect_engine_file(path: Path) -> Inspection:
     """Inspect an engine.
 
     An engine of TensorRT-RTX is read from its program text. An engine of TensorRT is read by TensorRT's engine inspector,
-    on the GPU that it was built for. Raises PatchCompileError for a file that is neither, and for an engine of TensorRT
-    that this machine can't open.
+    on the GPU that it was built for; the only code that runs is a plugin that was compiled here. Raises PatchCompileError
+    for a file that is neither, and for an engine of TensorRT that this machine can't open or that needs other code.
     """
     embedded = _embedded(path)
     programs = read_programs(path) if path.stat().st_size else ()
@@ -88,7 +88,9 @@ def _packed_bytes(layer: PlanLayer, program: PlanProgram) -> int | None:
 def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
     from patch_compile.engine.backend import load_backend
     from patch_compile.engine.inspector import inspect_engine
+    from patch_compile.engine.plugin_library import load_plugin
     from patch_compile.hardware.cards import local_architecture
+    from patch_compile.runtime.engine_fit import engine_facts, host_code
 
     try:
         backend = load_backend("tensorrt")
@@ -99,7 +101,10 @@ def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
             "Inspect an engine of TensorRT on the machine that built it.",
         ) from None
     target = local_architecture()
-    return inspect_engine(backend, path, (target.name,) if target else ())
+    code = host_code(engine_facts(path))
+    if code.plugin is not None:
+        load_plugin(backend, code.plugin)
+    return inspect_engine(backend, path, (target.name,) if target else (), host_code=code.carried)
 
 
 def _embedded(path: Path) -> PluginIdentity | None:

@@ -22,8 +22,9 @@ class EngineDetails(Record):
 
     version: version of the library that built it. patch_linears: number of PatchLinear nodes; sparse_parts: number of
     2:4 products of split linears; sparse_tactics: TensorRT's choices for them and for other 2:4 weights, None without
-    such weights and for a library without such tactics. plugin_version: version of the plugin that it was built with,
-    None without one; the two fields that follow are those of `EngineOptions`.
+    such weights and for a library without such tactics. plugin_version, plugin_sha256: version and content of the plugin
+    that it was built with, None without one; plugin_embedded: True if the engine contains it. The two fields that follow
+    are those of `EngineOptions`.
     """
 
     backend: str
@@ -38,6 +39,8 @@ class EngineDetails(Record):
     sparse_tactics: SparseTactics | None
     seconds: float
     plugin_version: int | None = None
+    plugin_sha256: str | None = None
+    plugin_embedded: bool = False
     version_compatible: bool = False
     hardware_compatible: bool = False
 

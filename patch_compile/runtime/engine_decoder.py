@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import tensorrt
 
     from patch_compile.engine.backend import Backend
+    from patch_compile.runtime.engine_fit import HostCode
 
 __all__ = ["EngineDecoder", "load_engine", "open_engine"]
 
@@ -32,35 +33,35 @@ _TOKENS = (_IDS, "attention_mask", "position_ids")
 
 
 def open_engine(
-    path: Path, backend: Backend, plugin: Path | None, limits: Limits, window: int | None
+    path: Path, backend: Backend, code: HostCode, limits: Limits, window: int | None
 ) -> EngineDecoder:
     """Load the engine of a decoder on this machine's GPU; see `load_engine`.
 
     window: length in tokens of the model's shortest sliding attention window, None if all its attention is full.
     """
-    engine, runtime = load_engine(path, backend, plugin)
+    engine, runtime = load_engine(path, backend, code)
     name = f"{backend.name} {backend.version}"
     return EngineDecoder(engine, CudaDevice(), name, limits, window, runtime)
 
 
 def load_engine(
-    path: Path, backend: Backend, plugin: Path | None
+    path: Path, backend: Backend, code: HostCode
 ) -> tuple[tensorrt.ICudaEngine, tensorrt.Runtime]:
     """Load an engine on this machine's GPU. Returns it and its runtime, which must live as long.
 
-    backend: see `load_backend`; plugin: library to register first, None if the engine carries it.
+    backend: see `load_backend`; code: the compiled code that may run, see `host_code`.
 
     Raises PatchCompileError with TensorRT's message when the engine does not load.
     """
     from patch_compile.engine.plugin_library import load_plugin
 
-    if plugin is not None:
-        load_plugin(backend, plugin)
+    if code.plugin is not None:
+        load_plugin(backend, code.plugin)
     said: list[str] = []
     backend.logger.heard = lambda level, message: said.append(message) if level >= logging.ERROR else None
     try:
         runtime = backend.trt.Runtime(backend.logger)
-        runtime.engine_host_code_allowed = True  # the plugin that the engine carries is host code
+        runtime.engine_host_code_allowed = code.carried
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
     finally:
         backend.logger.heard = None

@@ -1,4 +1,4 @@
-"""Decides if this machine can run an engine, and which plugin library the engine needs."""
+"""Decides if this machine can run an engine, and which compiled code may run for it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from patch_compile.hardware.gpu import Gpu, local_gpu
 from patch_compile.out.engine import EngineReport
 from patch_compile.out.layout import ENGINE_REPORT_NAME
 from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
+from patch_compile.plugin.trust import engine_made_here, library_made_here, matching_library
 
-__all__ = ["EngineFacts", "engine_facts", "plugin_for", "why_not"]
+__all__ = ["EngineFacts", "HostCode", "engine_facts", "host_code", "why_not"]
 
 _AMPERE = (8, 0)
 
@@ -80,28 +81,73 @@ def why_not(facts: EngineFacts) -> str | None:
     return None
 
 
-def plugin_for(facts: EngineFacts, given: Path | None) -> Path | None:
-    """Returns the plugin library to register before an engine is loaded, None if the engine carries its own.
+@dataclass(frozen=True)
+class HostCode:
+    """Compiled code that may run on the CPU for an engine.
 
-    given: library that the user named; None takes the one beside the engine. Raises PatchCompileError when the library is
-    missing, when its version is not the one that the engine was built with (the message names both), and when the user
-    named one for an engine that carries its own.
+    plugin: library to register before the engine is loaded, None for an engine that needs none or carries its own;
+    carried: code inside the engine may run.
     """
-    engine, beside = facts.path, facts.path.parent / LIBRARY_NAME
-    if given is None and (facts.carried or not facts.needs_plugin):
-        return None
-    plugin = given or beside
-    if given is None and not beside.is_file():
-        built = f", version {facts.plugin_version}," if facts.plugin_version else ""
-        raise PatchCompileError(
-            f"{engine} needs the PatchLinear plugin{built} and there is none",
-            f"None is in it, and no {LIBRARY_NAME} beside it.",
-            "Name one with --plugin, or build one: `patch-compile plugin`.",
-        )
+
+    plugin: Path | None = None
+    carried: bool = False
+
+
+def host_code(facts: EngineFacts, given: Path | None = None, *, trust: bool = False) -> HostCode:
+    """Returns the code to run for an engine: only what this installation made, or what the user vouches for.
+
+    given: a library that the user named. Without it, the library of this installation's cache is taken that equals the one
+    beside the engine, else one of the same backend and version. trust: run the library beside the engine, or the one
+    inside it, whoever made it.
+
+    Raises PatchCompileError when the code was not made here, when there is none, when its version is not the one that the
+    engine was built with (the message names both), and when the user named a library for an engine that carries its own.
+    """
+    if given is None and facts.carried:
+        if not (trust or engine_made_here(facts.path)):
+            raise _foreign(facts, f"{facts.path} contains a plugin that was not built here")
+        return HostCode(carried=True)
+    if given is None and not facts.needs_plugin:
+        return HostCode()
+    return HostCode(_checked(facts, given or _library(facts, trust)))
+
+
+def _library(facts: EngineFacts, trust: bool) -> Path:
+    """Returns the library for an engine that carries none."""
+    beside = facts.path.parent / LIBRARY_NAME
+    is_there = beside.is_file()
+    if is_there and (known := library_made_here(beside) or (beside if trust else None)):
+        return known
+    if found := matching_library(facts.backend, facts.plugin_version):
+        return found
+    if is_there:
+        raise _foreign(facts, f"{beside} was not built here")
+    built = f", version {facts.plugin_version}," if facts.plugin_version else ""
+    raise PatchCompileError(
+        f"{facts.path} needs the PatchLinear plugin{built} and there is none",
+        f"None is in it, no {LIBRARY_NAME} is beside it, and none was built here.",
+        f"Build it: `patch-compile plugin --backend {facts.backend}`, or name one with --plugin.",
+    )
+
+
+def _foreign(facts: EngineFacts, what: str) -> PatchCompileError:
+    """Returns the error for code that came with an engine."""
+    own = (
+        "" if facts.carried else f"Build the plugin here: `patch-compile plugin --backend {facts.backend}`. "
+    )
+    return PatchCompileError(
+        what,
+        "A plugin is a program: loading it runs its maker's code.",
+        f"{own}If you trust the maker, add --trust.",
+    )
+
+
+def _checked(facts: EngineFacts, plugin: Path) -> Path:
+    """Returns the plugin. Raises PatchCompileError for another version, and for an engine that carries its own."""
     version = read_identity(plugin).version
     if facts.plugin_version not in (None, version):
         raise PatchCompileError(
-            f"{plugin} is version {version} of the plugin, and {engine} was built with version {facts.plugin_version}",
+            f"{plugin} is version {version} of the plugin, and {facts.path} was built with version {facts.plugin_version}",
             "The two may read packed weights differently.",
             "Leave --plugin out: the engine carries its own."
             if facts.carried
@@ -109,7 +155,7 @@ def plugin_for(facts: EngineFacts, given: Path | None) -> Path | None:
         )
     if facts.carried:
         raise PatchCompileError(
-            f"{engine} carries its own plugin, version {version}",
+            f"{facts.path} carries its own plugin, version {version}",
             f"TensorRT takes no second one of the same name, such as {plugin}.",
             "Leave --plugin out.",
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError, member
 from patch_compile.out.layout import ENGINE, MODEL, ONNX, RECIPE
 from patch_compile.runtime.decoder import Decoder, Limits
-from patch_compile.runtime.engine_fit import EngineFacts, engine_facts, plugin_for, why_not
+from patch_compile.runtime.engine_fit import EngineFacts, HostCode, engine_facts, host_code, why_not
 from patch_compile.runtime.generator import Generator
 from patch_compile.runtime.onnx_runnable import open_onnx
 from patch_compile.runtime.sampling import Sampling
@@ -34,12 +36,14 @@ def open_generator(
     *,
     runner: Runner | str | None = None,
     plugin: str | Path | None = None,
+    trust: bool = False,
     tokenizer: str | Path | None = None,
 ) -> Generator:
     """Load a build, ready to generate. `about` of the returned generator says what runs it, and why.
 
     path: OUT, an engine or an ONNX file; runner: None takes the engine if this machine can run it, else the ONNX file;
-    plugin: library to use instead of the one beside the engine; tokenizer: folder of a model, default OUT/model.
+    plugin: library to use instead of the one that was compiled here; trust: run the plugin that came with the engine,
+    whoever compiled it; tokenizer: folder of a model, default OUT/model.
 
     Raises PatchCompileError with the reason when this machine can't run any of it.
     """
@@ -53,7 +57,8 @@ def open_generator(
             "Give the model's folder with --tokenizer.",
         )
     config = _json(model / "config.json")
-    decoder, note = _decoder(files, asked, Path(plugin) if plugin else None, config)
+    code = partial(host_code, given=Path(plugin) if plugin else None, trust=trust)
+    decoder, note = _decoder(files, asked, code, config)
     generation = _json(model / "generation_config.json")
     loaded = _tokenizer(model)
     end = _end_tokens(generation, config, loaded)
@@ -96,7 +101,7 @@ def _model(out: Path) -> Path | None:
 
 
 def _decoder(
-    files: _Files, asked: Runner | None, plugin: Path | None, config: dict[str, Any]
+    files: _Files, asked: Runner | None, code: Callable[[EngineFacts], HostCode], config: dict[str, Any]
 ) -> tuple[Decoder, str]:
     """Returns the decoder, and a note with the reason if it does not run the engine."""
     limits = Limits(total=_positions(config))
@@ -105,7 +110,7 @@ def _decoder(
         facts = engine_facts(files.engine) if files.engine else None
         why = why_not(facts) if facts else "there is none"
         if facts and why is None:
-            return _open_engine(facts, plugin, limits, _window(config)), ""
+            return _open_engine(facts, code(facts), limits, _window(config)), ""
         reason = why or ""
     if files.onnx is None or asked is Runner.ENGINE:
         raise _nothing_runs(files, asked, reason)
@@ -124,10 +129,10 @@ def _nothing_runs(files: _Files, asked: Runner | None, reason: str) -> PatchComp
     return PatchCompileError(what, why, fix)
 
 
-def _open_engine(facts: EngineFacts, plugin: Path | None, limits: Limits, window: int | None) -> Decoder:
+def _open_engine(facts: EngineFacts, code: HostCode, limits: Limits, window: int | None) -> Decoder:
     from patch_compile.runtime.engine_decoder import open_engine
 
-    return open_engine(facts.path, load_backend(facts.backend), plugin_for(facts, plugin), limits, window)
+    return open_engine(facts.path, load_backend(facts.backend), code, limits, window)
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def generate(
     *,
     runner: str | None = None,
     plugin: Path | None = None,
+    trust: bool = False,
     tokenizer: Path | None = None,
     chat: bool = False,
     new_tokens: int = 128,
@@ -57,12 +58,12 @@ def generate(
 ) -> Continuations:
     """Continue the prompts as one batch.
 
-    runner, plugin, tokenizer: arguments of `open_generator`; chat: put each prompt into the model's chat template as a
-    message of the user; sampling: fields of `Sampling` that override the model's generation_config.json; say: called with
+    runner, plugin, trust, tokenizer: arguments of `open_generator`; chat: put each prompt into the model's chat template as
+    a message of the user; sampling: fields of `Sampling` that override the model's generation_config.json; say: called with
     the description of the runner, before it runs; show: called with each new text of the first prompt.
     """
     _check(new_tokens, sampling or {})
-    generator = open_generator(path, runner=runner, plugin=plugin, tokenizer=tokenizer)
+    generator = open_generator(path, runner=runner, plugin=plugin, trust=trust, tokenizer=tokenizer)
     if say:
         say(generator.about)
     ids = [_encode(generator, prompt, chat) for prompt in prompts]

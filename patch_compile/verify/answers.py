@@ -97,7 +97,9 @@ class Verification:
 
             prompts = [windows[0, :length] for length in self.request.lengths]
             dtype, layers = self.source.recipe.dtype, self.source.layers
-            answers["built"] = built_right(self.out.path, prompts, dtype, layers, self.progress)
+            answers["built"] = built_right(
+                self.out.path, prompts, dtype, layers, self.progress, trust=self.request.trust
+            )
         return answers
 
     def _used(self) -> Answers:

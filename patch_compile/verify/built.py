@@ -29,16 +29,19 @@ def built_right(
     dtype: str,
     layers: int,
     progress: Progress,
+    *,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Returns the difference between engine and ONNX file in the format of verify.json, or the reason why it was not
     measured.
 
-    prompts: token ids; layers: number of the model's layers, which the tolerance depends on.
+    prompts: token ids; layers: number of the model's layers, which the tolerance depends on; trust: see
+    `open_generator`.
     """
     if not (out / ENGINE).is_file():
         return {"ran": False, "why": "there is no engine: it was built with the backend onnx"}
     try:
-        engine = open_generator(out, runner=Runner.ENGINE).decoder
+        engine = open_generator(out, runner=Runner.ENGINE, trust=trust).decoder
     except PatchCompileError as error:
         return {"ran": False, "why": f"{error.what}: {error.why}" if error.why else error.what}
     with progress.stage("engine against hybrid ONNX"):

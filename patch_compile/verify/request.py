@@ -71,6 +71,7 @@ class VerifyRequest(Settings):
     prompt: tuple[str, ...] = ()
     new_tokens: int = Field(40, ge=1)
     device: str | None = None
+    trust: bool = False
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:

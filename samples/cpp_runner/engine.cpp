@@ -91,7 +91,7 @@ Engine::Engine(const std::string& path, const std::string& plugin) {
   runtime_.reset(nvinfer1::createInferRuntime(log_));
   if (!runtime_) throw RunError("createInferRuntime failed; TensorRT says why above");
   if (!plugin.empty()) load_plugin(runtime_.get(), plugin);
-  runtime_->setEngineHostCodeAllowed(true);  // the plugin in the engine is host code
+  runtime_->setEngineHostCodeAllowed(plugin.empty());  // a plugin in the engine is host code
   engine_.reset(runtime_->deserializeCudaEngine(file.data(), file.size()));
   if (!engine_)
     throw RunError("the engine " + path + " can't be loaded; TensorRT says why above" +

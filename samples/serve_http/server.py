@@ -84,12 +84,13 @@ class Server(uvicorn.Server):
 @click.option(
     "--runner", type=click.Choice([r.value for r in Runner]), help="Run the engine or the ONNX file."
 )
-@click.option("--plugin", type=_PATH, help="Plugin library.  [default: the engine's own]")
+@click.option("--plugin", type=_PATH, help="Plugin library.  [default: the one compiled here]")
+@click.option("--trust", is_flag=True, help="Run the compiled plugin that came with OUT.")
 @click.option("--tokenizer", type=_PATH, help="Folder of the tokenizer.  [default: OUT/model]")
 def main(out: Path, host: str, port: int, model: str | None, **options: Any) -> None:
     """Serve the build in OUT with OpenAI's API."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    places = {name: options.pop(name) for name in ("runner", "plugin", "tokenizer")}
+    places = {name: options.pop(name) for name in ("runner", "plugin", "trust", "tokenizer")}
     try:
         settings = Settings(model=model or out.resolve().name, **options)
     except ValidationError as error:

@@ -106,7 +106,7 @@ def gpu(out_of, monkeypatch):
         about = TimedOn(name=A6000.name, compute_capability="8.6", driver="580.82", backend_version="11.0")
         place = HostPlace(about, Library.TENSORRT, card or card_of_gpu(A6000), driver)
         object.__setattr__(place, "truth", truth)
-        monkeypatch.setattr(run, "find_place", lambda *_: place)
+        monkeypatch.setattr(run, "find_place", lambda *_, **__: place)
         return out
 
     return on
@@ -219,7 +219,7 @@ def test_a_gpu_that_is_not_in_the_table_is_timed_but_not_calibrated(gpu, monkeyp
     about = TimedOn(name="NVIDIA GeForce RTX 5090", backend_version="11.0")
     place = HostPlace(about, Library.TENSORRT, None, None)
     object.__setattr__(place, "truth", constant)
-    monkeypatch.setattr(run, "find_place", lambda *_: place)
+    monkeypatch.setattr(run, "find_place", lambda *_, **__: place)
     with pytest.raises(PatchCompileError, match="no card to calibrate for NVIDIA GeForce RTX 5090"):
         run.bench(out, BenchRequest(calibrate=True))
     result = run.bench(out, SMALL)

@@ -10,6 +10,7 @@ from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
 from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
+from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
@@ -121,7 +122,11 @@ def test_an_engine_and_its_plugin(chain, tmp_path):
     found = inspect_path(engine)
     assert (found.kind, found.facts["targets"], found.faults) == ("engine", ["sm86"], [])
     assert {row["layer"]: row["packed bytes"] for row in found.rows} == dict(expected.patch_linears)
-    assert found.facts["plugin inside"]["backend"] == "tensorrt-rtx"
+    assert found.facts["plugin inside"] is None and found.facts["plugin beside"]["backend"] == "tensorrt-rtx"
+    embedded = tmp_path / "embedded/model.engine"
+    profiles, options = profiles_from_onnx(chain), EngineOptions(embed_plugin=True)
+    build_engine(chain, embedded, profiles=profiles, expected=expected, options=options, **settings)
+    assert inspect_path(embedded).facts["plugin inside"]["backend"] == "tensorrt-rtx"
     assert inspect_path(engine.parent / "libpatch_linear.so").facts["archs"] == [
         "sm80",
         "sm86",

@@ -3,9 +3,12 @@
 Only the driver's answer, which GPU there is, is made up.
 """
 
+import ctypes
 import dataclasses
 import json
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,13 +20,14 @@ from patch_compile.engine.build import build_engine
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.monitor import Cancellation
 from patch_compile.engine.network import BuildJob, write_engine
+from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import Gpu, local_gpu
 from patch_compile.plugin.build import LIBRARY_NAME, build_plugin, read_identity
 from patch_compile.runtime import engine_fit
-from patch_compile.runtime.engine_fit import engine_facts, plugin_for, why_not
+from patch_compile.runtime.engine_fit import HostCode, engine_facts, host_code, why_not
 from tests.commands import Done, run_here
 from tests.runtime.conftest import OutOf
 
@@ -34,7 +38,7 @@ Card = Callable[[Gpu], None]
 
 @pytest.fixture(scope="session")
 def engine_out(out_of: OutOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT with an engine for sm120 that carries the plugin, and another without it in `bare`."""
+    """OUT with an engine for sm120 that carries the plugin, and another without it in `bare`, both built here."""
     out = tmp_path_factory.mktemp("engine") / "out"
     shutil.copytree(out_of("llama"), out)
     rtx, plugin = load_backend("tensorrt-rtx"), build_plugin("tensorrt-rtx").path
@@ -48,6 +52,7 @@ def engine_out(out_of: OutOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
         profiles=profiles,
         plugin=plugin,
         expected=expected,
+        options=EngineOptions(embed_plugin=True),
     )
     report.write(out / "engine/engine.json")
     (out / "bare").mkdir()
@@ -59,6 +64,13 @@ def engine_out(out_of: OutOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def out(engine_out: Path, tmp_path: Path) -> Path:
     return shutil.copytree(engine_out, tmp_path / "out")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of another user, who has built nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -142,11 +154,11 @@ def test_what_an_engine_was_built_to_run_on(engine_out: Path, card: Card) -> Non
     assert "this GPU (NVIDIA T4) is sm75" in str(why_not(portable))
 
 
-def test_a_plugin_that_is_missing(out: Path, card: Card) -> None:
+def test_a_plugin_that_is_missing(out: Path, card: Card, elsewhere: Path) -> None:
     card(BLACKWELL)
     said = refused(out / "bare/model.engine", "--tokenizer", out / "model")
     assert "needs the PatchLinear plugin and there is none" in said
-    assert f"no {LIBRARY_NAME} beside it" in said and "patch-compile plugin" in said
+    assert f"no {LIBRARY_NAME} is beside it" in said and "patch-compile plugin" in said
     said = refused(out / "bare/model.engine", "--tokenizer", out / "model", "--plugin", out / "gone.so")
     assert "gone.so is no plugin library" in said
     # The build's record knows the version that the engine has lost.
@@ -155,7 +167,7 @@ def test_a_plugin_that_is_missing(out: Path, card: Card) -> None:
     assert "needs the PatchLinear plugin, version 1, and there is none" in run(out).stderr
 
 
-def test_a_plugin_of_another_version(out: Path, card: Card) -> None:
+def test_a_plugin_of_another_version(out: Path, card: Card, elsewhere: Path) -> None:
     """The error names both numbers, for a plugin that is named and for one beside an engine that carries none."""
     card(BLACKWELL)
     beside = out / "engine" / LIBRARY_NAME
@@ -167,7 +179,7 @@ def test_a_plugin_of_another_version(out: Path, card: Card) -> None:
     assert "Leave --plugin out: the engine carries its own" in said
     shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
     shutil.copy(other, beside)
-    said = refused(out)
+    said = refused(out, "--trust")
     assert f"{beside} is version 2 of the plugin" in said and "built with version 1" in said
     assert "Name version 1 with --plugin, or build the engine again" in said
 
@@ -178,15 +190,71 @@ def test_a_plugin_beside_the_one_that_is_carried(out: Path, card: Card) -> None:
     assert "carries its own plugin, version 1" in said and "Leave --plugin out" in said
 
 
-def test_which_plugin_is_registered(out: Path) -> None:
-    """An engine that carries its plugin needs none; any other takes the plugin named, or the one beside it."""
+def test_code_that_was_built_here_runs(out: Path) -> None:
+    """An engine without a plugin gets the library of this user's cache, not the file beside it."""
     carrying, bare = (engine_facts(out / name / "model.engine") for name in ("engine", "bare"))
-    plugin = out / "engine" / LIBRARY_NAME
-    assert plugin_for(carrying, None) is None
-    assert plugin_for(bare, plugin) == plugin
-    beside = Path(shutil.copy(plugin, out / "bare"))
-    assert plugin_for(bare, None) == beside
-    assert plugin_for(dataclasses.replace(bare, needs_plugin=False), None) is None
+    assert host_code(carrying) == HostCode(None, carried=True)
+    assert host_code(dataclasses.replace(bare, needs_plugin=False)) == HostCode()
+    ours = build_plugin("tensorrt-rtx").path
+    assert host_code(bare, ours) == HostCode(ours)
+    assert host_code(bare) == HostCode(ours)
+    shutil.copy(ours, out / "bare")
+    assert host_code(bare) == HostCode(ours)
+
+
+def test_code_of_a_stranger_does_not_run(out: Path, elsewhere: Path, card: Card) -> None:
+    """Neither the library beside an engine nor the one inside it is touched, until the user trusts them."""
+    card(BLACKWELL)
+    carrying, bare = (engine_facts(out / name / "model.engine") for name in ("engine", "bare"))
+    with pytest.raises(PatchCompileError, match=r"contains a plugin that was not built here.*add --trust"):
+        host_code(carrying)
+    beside = Path(shutil.copy(out / "engine" / LIBRARY_NAME, out / "bare"))
+    with pytest.raises(PatchCompileError, match=r"was not built here.*`patch-compile plugin.*add --trust"):
+        host_code(bare)
+    assert host_code(carrying, trust=True) == HostCode(None, carried=True)
+    assert host_code(bare, trust=True) == HostCode(beside)
+    said = refused(out, "--runner", "engine")
+    assert (
+        f"{out}/engine/model.engine contains a plugin that was not built here" in said and "--trust" in said
+    )
+
+
+def test_a_changed_engine_or_library_is_a_strangers(out: Path) -> None:
+    """One changed byte makes it another file; the library that was compiled here is used in place of a changed one."""
+    engine = out / "engine/model.engine"
+    with engine.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(PatchCompileError, match="contains a plugin that was not built here"):
+        host_code(engine_facts(engine))
+    beside = Path(shutil.copy(out / "engine" / LIBRARY_NAME, out / "bare"))
+    with beside.open("ab") as file:
+        file.write(b"\0")
+    assert host_code(engine_facts(out / "bare/model.engine")) == HostCode(build_plugin("tensorrt-rtx").path)
+
+
+def test_a_strangers_constructor_does_not_run(out: Path, elsewhere: Path, card: Card, tmp_path: Path) -> None:
+    """A library with a constructor lies beside the engine: `run`, `verify`, `bench` and `inspect` leave it alone."""
+    card(BLACKWELL)
+    marker, source = tmp_path / "ran", tmp_path / "evil.c"
+    identity = re.search(rb"patch-linear-plugin version=[^\0]+", (out / "engine" / LIBRARY_NAME).read_bytes())
+    source.write_text(
+        f'#include <stdio.h>\nconst char id[] __attribute__((used)) = "{identity[0].decode()}";\n'
+        f'__attribute__((constructor)) void go(void) {{ fclose(fopen("{marker}", "w")); }}\n'
+    )
+    shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
+    described(out, plugin_embedded=False)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", out / "engine" / LIBRARY_NAME, source], check=True)
+    assert "was not built here" in refused(out, "--runner", "engine")
+    for command in (
+        ("inspect", out / "engine/model.engine"),
+        ("inspect", out),
+        ("bench", out, "--runner", "engine"),
+    ):
+        run_here(*command)
+    run_here("verify", out, "--only", "built")
+    assert not marker.exists()
+    ctypes.CDLL(str(out / "engine" / LIBRARY_NAME))
+    assert marker.exists(), "the library does what this test is about"
 
 
 def test_what_was_written_about_another_engine_is_not_taken(out: Path) -> None:

@@ -1,0 +1,64 @@
+"""Tells compiled code that this installation made from code that came with somebody's files.
+
+A plugin library, and an engine with a plugin inside, are programs: loading one runs its maker's code. What this user's
+installation compiled itself is known by its content. Libraries lie in the cache of `build_plugin`; of engines with a
+plugin inside, the cache keeps the SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from patch_compile.cache_folder import cache_folder
+from patch_compile.errors import PatchCompileError
+from patch_compile.plugin.build import cached_plugins, read_identity
+
+__all__ = ["engine_made_here", "library_made_here", "matching_library", "remember_engine", "sha256_of"]
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def library_made_here(library: Path) -> Path | None:
+    """Returns the cache's library with the same content, None if this installation compiled none such."""
+    size = library.stat().st_size
+    same = [known for known in cached_plugins()[1] if known.stat().st_size == size]
+    content = sha256_of(library) if same else ""
+    return next((known for known in same if sha256_of(known) == content), None)
+
+
+def matching_library(backend: str, version: int | None) -> Path | None:
+    """Returns the newest library of the cache for a backend and a version of the plugin, None if there is none.
+
+    version: None takes any version.
+    """
+    found = [path for path in cached_plugins()[1] if _matches(path, backend, version)]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def remember_engine(engine: Path) -> None:
+    """Keep the SHA-256 of an engine that this installation built with a plugin inside."""
+    mark = _mark(engine)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def engine_made_here(engine: Path) -> bool:
+    """Returns True for an engine that was remembered."""
+    return _mark(engine).is_file()
+
+
+def _mark(engine: Path) -> Path:
+    return cache_folder("engines") / sha256_of(engine)
+
+
+def _matches(path: Path, backend: str, version: int | None) -> bool:
+    try:
+        identity = read_identity(path)
+    except PatchCompileError:
+        return False
+    return identity.backend == backend and version in (None, identity.version)
