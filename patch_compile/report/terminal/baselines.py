@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from masklearn.quality.record import BesideBaselines
 from patch_compile.report.baselines import beaten_lines
+from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
 
 __all__ = ["baseline_parts"]
@@ -16,7 +14,7 @@ __all__ = ["baseline_parts"]
 
 def baseline_parts(found: BesideBaselines) -> Iterator[Part]:
     """Yield the result, its baselines below, and those that beat it."""
-    table = Table(box=SIMPLE_HEAD)
+    table = FoldingTable(padding=(0, 1))
     for header in ("model", "ratio", "perplexity", "seconds", ""):
         table.add_column(header, no_wrap=True, justify="right" if header not in ("model", "") else "left")
     for row in found.rows:

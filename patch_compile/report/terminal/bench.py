@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from patch_compile.out.bench import BenchReport, BenchRow, Contender
 from patch_compile.report.bench import bench_notes, clock_words, timed_words
 from patch_compile.report.prediction import calibration_words
+from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
 
 __all__ = ["benched_parts"]
@@ -29,15 +29,17 @@ def benched_parts(report: BenchReport, path: str) -> Iterator[Part]:
 def _table(report: BenchReport) -> Table:
     """Returns the times of each model, the gain over dense, and the prediction if the card is known."""
     rows, models = report.rows, report.models
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits into 100 columns
-    table.add_column("\nphase", no_wrap=True)
+    table = FoldingTable()
+    table.add_column("\nphase")
     ratios = ["hybrid", "p10 … p90"] if Contender.DENSE in models else []
     ratios += ["2:4"] if {Contender.DENSE, Contender.UNIFORM} <= {*models} else []
     expected = any(row.limit for row in rows)
-    columns = [("", "batch"), ("", "tokens"), *(("ms", str(which)) for which in models), ("", "spread")]
-    columns += [("speed-up" if i == 0 else "", name) for i, name in enumerate(ratios)]
-    for over, name in (*columns, *([("", "predicted"), ("", "limit")] if expected else [])):
-        table.add_column(f"{over}\n{name}", no_wrap=True, justify="right")
+    groups = [[("", "batch"), ("", "tokens")], [("ms", str(which)) for which in models], [("", "spread")]]
+    groups += [[("speed-up" if i == 0 else "", name) for i, name in enumerate(ratios)]]
+    groups += [[("", "predicted"), ("", "limit")]] if expected else []
+    for group in groups:
+        for i, (over, name) in enumerate(group):
+            table.add_number(f"{over}\n{name}", joined=i > 0)
     for row in rows:
         table.add_row(*_cells(row, models, expected=expected))
     return table

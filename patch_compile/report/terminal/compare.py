@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from patch_compile.out.bench import Phase
@@ -19,6 +18,7 @@ from patch_compile.report.compare import (
     predicted_for_words,
     size_words,
 )
+from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
 
 __all__ = ["compared_parts"]
@@ -39,14 +39,15 @@ def _table(report: CompareReport) -> Table:
     perplexity = report.quality.measure is Measure.PERPLEXITY
     predicted = list(_PREDICTED.values()) if report.predicted_for else []
     measured = list(report.measured.sizes)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("\nbuild", no_wrap=True)
+    table = FoldingTable()
+    table.add_column("\nbuild")
     table.add_column("\nmethod", no_wrap=True)
-    columns = [("", "ratio"), ("", "perplexity" if perplexity else "error"), *[("", "more")] * perplexity]
-    columns += [("", "MB"), *(("predicted" * (i == 0), name) for i, name in enumerate(predicted))]
-    columns += [("measured" * (i == 0), str(phase)) for i, phase in enumerate(measured)]
-    for over, name in (*columns, ("", "Pareto")):
-        table.add_column(f"{over}\n{name}", no_wrap=True, justify="right")
+    for name in ("ratio", "perplexity" if perplexity else "error", *["more"] * perplexity, "MB"):
+        table.add_number(f"\n{name}", joined=name == "more")
+    for over, names in (("predicted", predicted), ("measured", measured)):
+        for i, name in enumerate(names):
+            table.add_number(f"{over if i == 0 else ''}\n{name}", joined=i > 0)
+    table.add_number("\nPareto")
     table.add_row(
         "dense", "", "0.000", _figure(report.quality.dense), *[""] * perplexity, f"{report.dense_bytes / 1e6:.1f}",
         *["1.00"] * (len(predicted) + len(measured)), "",

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
@@ -22,6 +21,7 @@ from patch_compile.report.engine import sparsity_words
 from patch_compile.report.prediction import choice_line, node_words, reason_lines, remarks, speed_line
 from patch_compile.report.split import split_lines
 from patch_compile.report.terminal.baselines import baseline_parts
+from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
 
 __all__ = [
@@ -93,7 +93,7 @@ def _skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
 
 def _linears_table(linears: Sequence[LinearRow]) -> Table:
     """Returns one row per kind of linear and lowering: `model.layers.7.mlp.up_proj` and its like are `up_proj`."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits into 80 columns
+    table = FoldingTable()
     for header in ("linear", "count", "shape", "ratio", "2:4 tiles", "lowering", "MB before", "MB after"):
         table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
     for (kind, shape, lowering), rows in by_kind(linears).items():
@@ -130,7 +130,7 @@ def _where_parts(where: TileSummary) -> Iterator[Part]:
     """Yield a map: per cent of 2:4 tiles, with kinds as rows and blocks as columns."""
     if not where.blocks:
         return
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="")
+    table = FoldingTable(box=None, header_style="")
     table.add_column("% of tiles 2:4", no_wrap=True)
     table.add_column("all", justify="right", no_wrap=True)
     for first, _ in where.blocks:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
 from patch_compile.inspect.inspection import Inspection
+from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
 
 __all__ = ["examined_parts", "found_parts"]
@@ -70,7 +70,7 @@ def _range(rows: Sequence[Mapping[str, Any]], key: str) -> Any:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = FoldingTable()
     for i, header in enumerate(rows[0]):
         table.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:

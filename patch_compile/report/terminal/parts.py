@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -13,7 +14,7 @@ from rich.text import Text
 __all__ = ["Part", "Parts", "show"]
 
 Part: TypeAlias = str | Table
-_PIPE_WIDTH = 120  # a pipe has no width, and 80 columns would cut tables
+_PIPE_WIDTH = 120  # a pipe has no width of its own
 _STYLE = "white-space:pre;overflow-x:auto;line-height:normal;font-family:Menlo,'DejaVu Sans Mono',monospace"
 
 
@@ -36,9 +37,9 @@ class Parts:
 
 
 def show(parts: Iterable[Part]) -> None:
-    """Print to stdout, as wide as the terminal. It never cuts lines, not even in a pipe."""
+    """Print to stdout, as wide as the terminal or the variable COLUMNS. It never cuts lines, not even in a pipe."""
     console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = _PIPE_WIDTH
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str))

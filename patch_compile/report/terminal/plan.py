@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.report.prediction import reason_lines, remarks
 from patch_compile.report.terminal.console import by_kind
+from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
 
 __all__ = ["plan_parts"]
 
 _TIMES = {"dense": "dense", "hybrid": "hybrid", "2:4": "sparse"}
+_JOINED = (5, 6, 8, 9, 11)  # numbers that stay beside the one before: times of a phase, and megabytes
 _PHASES = {"prefill": "prefill", "decode": "decode, all steps", "end_to_end": "end to end"}
 _TARGETS = {
     TargetSource.LOCAL_GPU: "target: {} (the GPU of this machine)",
@@ -62,12 +63,12 @@ def _notes(result: PlanOfModel) -> Iterator[str]:
 
 def _linears_table(linears: Sequence[LinearRow]) -> Table:
     """Returns one row per kind of linear, shape and lowering. Times are means of the row's linears."""
-    table = Table(box=SIMPLE_HEAD, padding=0)  # fits into 100 columns
-    table.add_column("\nlinear", no_wrap=True)
+    table = FoldingTable(padding=0)
+    table.add_column("\nlinear")
     headers = ["count", "shape", "p", "lowering", *_TIMES, *_TIMES, "before", "after"]
     above = {4: "prefill", 5: "µs", 7: "decode", 8: "µs", 10: "MB"}
     for i, header in enumerate(headers):
-        table.add_column(f"{above.get(i, '')}\n{header}", no_wrap=True, justify="right")
+        table.add_number(f"{above.get(i, '')}\n{header}", joined=i in _JOINED)
     for (kind, shape, lowering), rows in by_kind(linears).items():
         table.add_row(
             kind, str(len(rows)), shape, _share(rows), lowering, *_microseconds(rows), *_megabytes(rows)
@@ -97,10 +98,10 @@ def _megabytes(rows: Sequence[LinearRow]) -> Iterator[str]:
 
 def _whole_table(whole: WholeRow) -> Table:
     """Returns the milliseconds of the workload, dense and planned, and the limit of their ratio."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("whole model, ms", no_wrap=True)
+    table = FoldingTable()
+    table.add_column("whole model, ms")
     for header in ("dense", "planned", "speed-up", "limit"):
-        table.add_column(header, no_wrap=True, justify="right")
+        table.add_number(header)
     for phase, words in _PHASES.items():
         row = getattr(whole, phase)
         table.add_row(

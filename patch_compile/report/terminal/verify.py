@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from masklearn.quality.record import BesideBaselines
 from patch_compile.report.terminal.baselines import baseline_parts
+from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
 
 __all__ = ["verified_parts"]
@@ -106,7 +104,7 @@ def _where(where: Row | None) -> Iterator[Part]:
     rows = sorted(
         where["linears"], key=lambda row: row["alone"] if _sensitive(row) else row["share"], reverse=True
     )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = FoldingTable()
     for header in ("where it went: linear", "error", "share", "alone", "restored"):
         table.add_column(header, no_wrap=True, justify="left" if header.startswith("where") else "right")
     for row in rows[:_WORST]:
@@ -128,7 +126,7 @@ def _sensitive(row: Row) -> bool:
 def _tasks(tasks: Row | None) -> Iterator[Part]:
     if tasks is None:
         return
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = FoldingTable()
     for header in ("task", "metric", "dense", "pruned", "items"):
         table.add_column(header, no_wrap=True, justify="left" if header in ("task", "metric") else "right")
     for row in tasks["rows"]:

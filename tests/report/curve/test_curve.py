@@ -6,20 +6,9 @@ from typing import Any
 
 import pytest
 
-from patch_compile.compare.pareto import Spot, beaten_by
-from patch_compile.out.bench import Phase
-from patch_compile.out.compare import (
-    DENSE,
-    Against,
-    BuildRow,
-    ComparedAxis,
-    CompareReport,
-    Measure,
-    MeasuredSpeeds,
-    QualityOfAll,
-)
-from patch_compile.out.manifest import ModelOrigin
+from patch_compile.out.compare import Against
 from patch_compile.report.curve.curve import curve
+from tests.out.compared import compared
 
 
 def laid_out(
@@ -29,43 +18,8 @@ def laid_out(
     against: Against = Against.SPEED,
     methods: int = 1,
 ) -> Any:
-    axis = ComparedAxis(against=against, phase=Phase.DECODE, dense=1.0)
-    each = list(zip((f"r{i}" for i in range(len(losses))), losses, values, strict=True))
-    spots = [Spot(name, against.sign * value, loss) for name, loss, value in each]
-    beaten = beaten_by([Spot(DENSE, against.sign, dense), *spots])
-    builds = tuple(
-        BuildRow(
-            name=name,
-            path=name,
-            method=f"method {i % methods}",
-            permuted=False,
-            repaired=False,
-            ratio=0.5,
-            quality=loss,
-            increase=None,
-            bytes=0,
-            predicted=None,
-            measured={},
-            at=value,
-            beaten_by=beaten[name],
-        )
-        for i, (name, loss, value) in enumerate(each)
-    )
-    measure = Measure.PERPLEXITY if dense else Measure.OUTPUT_ERROR
-    report = CompareReport(
-        model=ModelOrigin(path="/models/m", sha256=""),
-        quality=QualityOfAll(measure=measure, on="text", dense=dense),
-        axis=axis,
-        predicted_for=None,
-        measured=MeasuredSpeeds(place=None, sizes={}),
-        builds=builds,
-        dense_bytes=0,
-        dense_beaten_by=beaten[DENSE],
-        pareto=tuple(build.name for build in builds if not build.beaten_by),
-        left_out=(),
-        files=(),
-    )
-    return curve(report)
+    names = [f"method {i}" for i in range(methods)]
+    return curve(compared(losses, values, dense, against, names))
 
 
 @pytest.mark.parametrize("against", [Against.SPEED, Against.BYTES])
