@@ -19,7 +19,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
-from masklearn.masks.select import Selection, select
+from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import Method, method_of
 from masklearn.progress import OnStep
@@ -28,12 +28,11 @@ from masklearn.task import Task
 from masklearn.threads import settle_threads
 from masklearn.traits import lacking
 
-__all__ = ["Choose", "FoundMasks", "Learned", "by_ratio", "find_masks", "learn", "learn_task"]
+__all__ = ["FoundMasks", "Learned", "by_ratio", "find_masks", "learn", "learn_task"]
 
 Tiles = Mapping[str, NDArray[np.bool_]]
 Patterns = dict[str, NDArray[np.uint8]]
 Grids = Mapping[str, NDArray[Any]]
-Choose = Callable[[Grids, Grids], tuple[Selection, Budget]]
 
 # Ratios at which no tile or every tile is 2:4.
 _DENSE, _UNIFORM = 0.0, 0.5
@@ -81,32 +80,31 @@ def learn(
     The result depends on the checkpoint's bytes, the recipe and the text only, unless the recipe has a budget in minutes.
 
     scratch: folder for new weights, for data that does not fit in memory and for the state of training, from which a later
-    call with the same arguments resumes; progress: see `OnStep`; note: called with lines for the user; choose: returns
-    the tile maps and the budget that they fill, from `scores` and `areas` of `select`; None for the recipe's ratio.
+    call with the same arguments resumes; progress: see `OnStep`; note: called with lines for the user; choose: chooses
+    tiles by their scores, None for the recipe's ratio over all linears.
 
     Raises PatchCompileError as `Checkpoint.open`, `covered_linears_of`, `token_pool` and `stream_blocks` do.
     """
     settle_threads()
     checkpoint = Checkpoint.open(model_dir)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    task = Task(checkpoint, coverage, recipe, scratch, progress or _silent, note or _unsaid)
-    return learn_task(task, choose)
+    task = Task(checkpoint, coverage, recipe, scratch, progress or _silent, note or _unsaid, choose)
+    return learn_task(task)
 
 
-def learn_task(task: Task, choose: Choose | None = None) -> Learned:
+def learn_task(task: Task) -> Learned:
     """Do the work of `learn` for an existing task, such as one that shares its text with other tasks."""
     from masklearn.permute import permute
     from masklearn.stream.feed import CheckpointFeed
 
     recipe = task.recipe
     _check_labels(task)
-    decided = choose is None and recipe.ratio in (_DENSE, _UNIFORM)
-    choose = choose or by_ratio(recipe, task.coverage.linears, task.note)
+    choose = task.chooses or by_ratio(recipe, task.coverage.linears, task.note)
     permuted = permute(task) if recipe.permute else None
     if permuted is not None:
         task = task.of(permuted.checkpoint)
     solved = WeightStore(task.scratch / "solved", below=task.checkpoint.new)
-    found = find_masks(CheckpointFeed(task), solved, choose, decided=decided)
+    found = find_masks(CheckpointFeed(task), solved, choose, decided=recipe.ratio in (_DENSE, _UNIFORM))
     learned = _finish(task, found, solved)
     _record_scores(task, learned.masks, found)
     if permuted is not None:
@@ -151,7 +149,7 @@ def by_ratio(recipe: LearnRecipe, linears: Mapping[str, Any], note: Callable[[st
     budget = Budget.of(recipe.ratio, recipe.per_layer)
     if left_dense := budget.left_dense(list(linears)):
         note(left_dense)
-    return lambda scores, areas: (select(scores, areas, budget), budget)
+    return by_budget(budget)
 
 
 def _check_needs(method: Method, feed: Feed) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.device import usable_device
+from masklearn.masks.budget import Budget
+from masklearn.masks.select import Choose, by_budget
 from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, token_pool
@@ -23,7 +25,8 @@ class Task:
     """Input of every step of learning.
 
     checkpoint: the dense model; coverage: its covered linears; recipe: the settings; scratch: folder for data that does
-    not fit in memory and for the state of training; progress: see `OnStep`; note: called with lines for the user.
+    not fit in memory and for the state of training; progress: see `OnStep`; note: called with lines for the user; chooses:
+    chooses tiles by their scores, None for the recipe's ratio over all linears.
     """
 
     checkpoint: Checkpoint
@@ -32,6 +35,12 @@ class Task:
     scratch: Path
     progress: OnStep
     note: Callable[[str], object]
+    chooses: Choose | None = None
+
+    @property
+    def choose(self) -> Choose:
+        """The function that chooses tiles by their scores."""
+        return self.chooses or by_budget(Budget.of(self.recipe.ratio, self.recipe.per_layer))
 
     @property
     def activations(self) -> Path:

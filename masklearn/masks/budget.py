@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +42,17 @@ class Budget:
     ratios: (pattern, ratio) in the user's order; the last one that fits a linear determines its ratio, and the empty
     pattern fits all; per_layer: True if each linear reaches its ratio, False if the linears of a pattern reach it
     together; amount: saving over all linears in `unit`, instead of ratios.
+
+    uncounted: linears that stay dense, and over which no ratio counts; spared: linears that stay dense, with the weights
+    that they were to save, which no other linear saves in their place.
     """
 
     ratios: tuple[tuple[str, float], ...] = ()
     per_layer: bool = False
     amount: float | None = None
     unit: str = WEIGHTS
+    uncounted: frozenset[str] = frozenset()
+    spared: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def of(cls, ratio: float | str, per_layer: bool = False) -> "Budget":
@@ -80,6 +85,20 @@ class Budget:
         """
         return decide(self.ratios, names, "--ratio")
 
+    @property
+    def dense(self) -> frozenset[str]:
+        """Linears that stay dense whatever their ratio is."""
+        return self.uncounted.union(name for name, _ in self.spared)
+
+    def sparing(self, linears: Mapping[str, float]) -> "Budget":
+        """Returns the budget for which these linears stay dense; linears: name to the weights that they were to save."""
+        return replace(self, spared=(*self.spared, *linears.items()))
+
+    def counted(self, names: Sequence[str]) -> dict[str, float]:
+        """Returns the ratio of each linear that a ratio above 0 counts over."""
+        decided = {name: found[1] for name, found in self.by_linear(names).items() if found}
+        return {name: ratio for name, ratio in decided.items() if ratio and name not in self.uncounted}
+
     def shares(self, areas: Mapping[str, NDArray[np.int64]]) -> list[Share]:
         """Returns the shares of the budget. Each linear is in exactly one; areas: weights of each tile by linear.
 
@@ -90,12 +109,24 @@ class Budget:
         weights = {name: int(grid.sum()) for name, grid in areas.items()}
         members: dict[tuple[str, float], list[str]] = {}
         for name, decision in self.by_linear(list(areas)).items():
-            pattern, ratio = decision or ("", 0.0)
+            pattern, ratio = (None if name in self.uncounted else decision) or ("", 0.0)
             members.setdefault((name if self.per_layer else pattern, ratio), []).append(name)
-        return [
-            Share(spelled, tuple(names), ratio * sum(weights[name] for name in names))
-            for (spelled, ratio), names in members.items()
-        ]
+        shares, spared = [], dict(self.spared)
+        for (spelled, ratio), names in members.items():
+            left = tuple(name for name in names if name not in spared)
+            saving = ratio * sum(weights[name] for name in names) - sum(
+                spared.get(name, 0.0) for name in names
+            )
+            if left:
+                shares.append(Share(spelled, left, max(0.0, saving)))
+        return [*shares, Share("", tuple(spared), 0.0)] if spared else shares
+
+    def evenly(self, weights: Mapping[str, int]) -> dict[str, float]:
+        """Returns each linear's ratio if all linears of a share have the same; weights: number of weights by linear."""
+        shares = self.shares({name: np.array([count]) for name, count in weights.items()})
+        ratios = {share: share.saving / sum(weights[name] for name in share.names) for share in shares}
+        by_name = {name: ratio for share, ratio in ratios.items() for name in share.names}
+        return {name: by_name[name] for name in weights}
 
     def ratio(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
         """Returns the ratio over all linears that was asked for: the mean over weights.
@@ -104,7 +135,7 @@ class Budget:
         """
         if self.unit != WEIGHTS:
             raise ValueError(f"A saving of {self.unit} is not a ratio.")
-        if len(self.ratios) == 1 and not self.ratios[0][0]:
+        if len(self.ratios) == 1 and not self.ratios[0][0] and not self.dense:
             return self.ratios[0][1]
         total = sum(int(grid.sum()) for grid in areas.values())
         return sum(share.saving for share in self.shares(areas)) / total if total else 0.0
@@ -117,7 +148,9 @@ class Budget:
         if not unfit:
             return ""
         kinds = ", ".join(kinds_of(unfit))
-        return f"no pattern of the ratio fits {kinds}: left dense (*=RATIO in front decides for the rest)"
+        return (
+            f"no pattern of the ratio fits {kinds}: left dense, ratio 0 (*=RATIO in front gives them another)"
+        )
 
     def record(self) -> BudgetRecord:
         """Returns the budget as a record for the mask file."""

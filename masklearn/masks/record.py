@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "BudgetRecord",
+    "GainRecord",
     "ImportRecord",
     "MaskRecord",
     "PermutedRecord",
@@ -144,6 +145,20 @@ class SpeedRecord(_Part):
     gap: float
 
 
+class GainRecord(_Part):
+    """Linears that gain by pruning on a target. The others have no 2:4 tile.
+
+    card: the card of the predictions, None without predictions; covered: number of covered linears; asked: number of those
+    with a ratio above 0; gaining: number of those that gain; ratio: zeroed weights over the weights of these.
+    """
+
+    card: str | None
+    covered: int
+    asked: int
+    gaining: int
+    ratio: float
+
+
 class ImportRecord(_Part):
     """Import of published masks.
 
@@ -180,6 +195,7 @@ class MaskRecord(BaseModel):
     permuted: PermutedRecord | None = None
     scores: ScoreRecord | None = None
     speed: SpeedRecord | None = None
+    gains: GainRecord | None = None
     weights: str | None = None
     imported: ImportRecord | None = None
 

@@ -22,14 +22,15 @@ def summarise_scores(
 ) -> ScoreRecord | None:
     """Returns a histogram of score per zeroed weight, or None if all tiles are 2:4, none is, or no score is above 0.
 
-    A 2:4 tile zeroes half of its weights. A bin includes its lower edge; the last bin includes both edges. The histogram
-    takes less than 4 kB in JSON.
+    Linears that the budget leaves dense are left out. A 2:4 tile zeroes half of its weights. A bin includes its lower edge;
+    the last bin includes both edges. The histogram takes less than 4 kB in JSON.
 
     scores, areas, tiles: grids `[grid]` by linear, as `select` takes and returns them; unit: unit of a score, in words.
     zero (of the result): number of tiles whose score is 0, which are in no bin; cut: the highest score per zeroed weight of
     a 2:4 tile, None if tiles were not ranked by it over all linears together; ranked: the ranking, in words.
     """
-    chosen = np.concatenate([np.asarray(tiles[name]).ravel() for name in scores])
+    scores = {name: grid for name, grid in scores.items() if name not in budget.dense}
+    chosen = np.concatenate([np.asarray(tiles[name]).ravel() for name in scores] or [np.zeros(0, np.bool_)])
     if chosen.all() or not chosen.any():
         return None
     area = np.concatenate([areas[name].ravel() for name in scores])
@@ -39,7 +40,7 @@ def summarise_scores(
     if not positive.size:
         return None
     edges = _edges(float(positive.min()), float(positive.max()))
-    groups = len(budget.shares(areas))
+    groups = sum(not budget.dense.issuperset(share.names) for share in budget.shares(areas))
     return ScoreRecord(
         unit=f"{unit}, per zeroed weight",
         edges=edges.tolist(),

@@ -1,6 +1,6 @@
 """Selects the tiles to make 2:4, by scores and a budget: least cost, exact to less than one tile, deterministic."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from masklearn.errors import PatchCompileError
 from masklearn.masks.budget import Budget, Share
 
-__all__ = ["Fill", "Selection", "select"]
+__all__ = ["Choose", "Fill", "Selection", "by_budget", "select"]
 
 Grids = Mapping[str, NDArray[Any]]
 
@@ -58,6 +58,16 @@ class Selection(Mapping[str, NDArray[np.bool_]]):
     def gap(self) -> float:
         """Sum of the shares' gaps to the linear program, in the unit of the scores."""
         return sum(fill.gap for fill in self.fills)
+
+
+# A function that returns tile maps and the budget that they fill, from `scores` and `areas` of `select`. It may be called
+# for several sets of scores. A linear that its budget leaves dense once stays so in later calls.
+Choose = Callable[[Grids, Grids], tuple[Selection, Budget]]
+
+
+def by_budget(budget: Budget) -> Choose:
+    """Returns a function that chooses tile maps by this budget."""
+    return lambda scores, areas: (select(scores, areas, budget), budget)
 
 
 def select(scores: Grids, areas: Grids, budget: Budget | float, costs: Grids | None = None) -> Selection:

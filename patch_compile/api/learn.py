@@ -41,6 +41,10 @@ def learn(
     checkpoint_every: int = 50,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     gradient_checkpointing: bool = False,
+    target: str | None = None,
+    batch_size: int = 16,
+    prompt_tokens: int = 128,
+    generated_tokens: int = 128,
     eval_text: str | None = None,
     eval_windows: int = 8,
     eval_length: int = 1024,
@@ -51,7 +55,9 @@ def learn(
     """Learn the hybrid masks of a checkpoint and write them, with the pruned model, to the folder `out`.
 
     The settings are those of `build` with the same names. baselines: simpler ways to prune that the masks are compared
-    with on eval_text, "all" or names such as "uniform-2:4". force: replace `out`. resume: continue an interrupted run.
+    with on eval_text, "all" or names such as "uniform-2:4". target: linears that gain nothing by pruning on this GPU, in the
+    workload of the sizes, stay whole; None prunes all covered linears. force: replace `out`. resume: continue an
+    interrupted run.
 
     `build(model, mask=out/"masks.safetensors")` compiles the result. If several processes run this together (`accelerate
     launch`, torchrun), the first process gets the result and the others get None.

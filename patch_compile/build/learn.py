@@ -88,4 +88,4 @@ def _help(recipe: Recipe) -> None:
 def _train(job: Job, progress: Progress) -> None:
     if job.recipe.trains:  # only training runs in several processes
         folder = learning_folder(Workspace.scratch_of(job.out), keys_of(job)[Stage.MASKS])
-        job.source.learn(folder, progress, None)
+        job.source.learn(folder, progress, job.chooser)

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-
-from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
+from patch_compile.build.choose import gain_budget, plans_with_ratio, plans_with_speed
 from patch_compile.build.summary import skipped_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.out.plan import Asked, PlanOfModel, TargetSource
+from patch_compile.out.plan import Asked, Gaining, PlanOfModel, TargetSource
 from patch_compile.plan.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.lowering import LinearPlan, plan_linears
-from patch_compile.plan.outline import Outline
-from patch_compile.plan.planner import assumed_plans, plan_of, settle_together
-from patch_compile.plan.predict import PhaseTimes, predict_whole
-from patch_compile.plan.speed_goal import ratio_for
+from patch_compile.plan.lowering import LinearPlan
+from patch_compile.plan.planner import plan_of
 from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Ability
 from patch_compile.sources.open import open_source
 
 __all__ = ["plan"]
-
-Plans = dict[str, LinearPlan]
 
 
 def plan(recipe: Recipe) -> PlanOfModel:
@@ -40,26 +32,44 @@ def plan(recipe: Recipe) -> PlanOfModel:
     source = open_source(recipe)
     source.require(Ability.PLAN)
     check_exportable(source.checkpoint)
-    coverage, outline = source.coverage, source.outline
-    assert outline is not None and source.workload is not None
+    assert source.outline is not None and source.workload is not None
     card, target, target_source = _card(recipe.target)
-    planner = _Planner(
-        recipe,
-        coverage,
-        outline,
-        CostModel(card, source.workload),
-    )
-    plans = planner.with_masks(recipe.mask) if recipe.mask else planner.with_ratio()
-    made = plan_of(plans, planner.outline, planner.costs)
+    costs = CostModel(card, source.workload)
+    plans, gaining = _plans(source, costs)
+    made = plan_of(plans, source.outline, costs)
     return PlanOfModel(
         **{name: getattr(made, name) for name in type(made).model_fields},
         model=str(recipe.model.resolve()),
-        asked=planner.asked,
+        asked=_asked(recipe),
         target=target,
         target_source=target_source,
         ratio=sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values()),
-        skipped=skipped_of(coverage),
+        gaining=gaining,
+        skipped=skipped_of(source.coverage),
     )
+
+
+def _plans(source: Source, costs: CostModel) -> tuple[dict[str, LinearPlan], Gaining | None]:
+    """Plan for the given masks, for the requested speed, or for the ratio over the linears that gain."""
+    r = source.recipe
+    if r.mask is not None:
+        masks = MaskSet.load(r.mask)
+        masks.check_covers(source.coverage.linears)
+        return source.plan(masks, costs), None
+    if r.goal is not None:
+        return plans_with_speed(source, costs), None
+    gains = gain_budget(source, costs)
+    if gains is not None:
+        plans = plans_with_ratio(source, gains, costs)
+        return plans, gains.row({name: plan.zeroed for name, plan in plans.items()})
+    assert r.ratio is not None  # the recipe has checked it
+    decided = Budget.of(r.ratio, r.per_layer).by_linear(list(source.coverage.linears))
+    return source.plan_at({name: found[1] if found else 0.0 for name, found in decided.items()}, costs), None
+
+
+def _asked(recipe: Recipe) -> Asked:
+    mask = str(recipe.mask) if recipe.mask is not None else None
+    return Asked(ratio=recipe.ratio, mask=mask, speedup=recipe.speedup, budget_ms=recipe.budget_ms)
 
 
 def _card(target: str | None) -> tuple[PlanCard, str, TargetSource]:
@@ -77,46 +87,3 @@ def _card(target: str | None) -> tuple[PlanCard, str, TargetSource]:
             "Give --target a6000, or another card.",
         )
     return card, gpu.name, TargetSource.LOCAL_GPU
-
-
-@dataclass(frozen=True)
-class _Planner:
-    recipe: Recipe
-    coverage: Coverage
-    outline: Outline
-    costs: CostModel
-
-    @property
-    def asked(self) -> Asked:
-        """The requested amount of pruning."""
-        r = self.recipe
-        mask = str(r.mask) if r.mask is not None else None
-        return Asked(ratio=r.ratio, mask=mask, speedup=r.speedup, budget_ms=r.budget_ms)
-
-    def with_masks(self, file: Path) -> Plans:
-        """Plan for the tile maps of a file of masks."""
-        masks = MaskSet.load(file)
-        masks.check_covers(self.coverage.linears)
-        return self._settled(plan_linears(masks, self.recipe.lowering, self.costs))
-
-    def with_ratio(self) -> Plans:
-        """Plan for the requested ratio, or for the ratio that reaches the requested speed."""
-        r = self.recipe
-        if r.goal is not None:
-            ratio = ratio_for(r.goal, self._end_to_end)
-            return self._at(dict.fromkeys(self.coverage.linears, ratio))
-        assert r.ratio is not None  # the recipe has checked it
-        budget = Budget.of(r.ratio, r.per_layer)
-        decided = budget.by_linear(list(self.coverage.linears))
-        return self._at({name: found[1] if found else 0.0 for name, found in decided.items()})
-
-    def _end_to_end(self, ratio: float) -> PhaseTimes:
-        plans = self._at(dict.fromkeys(self.coverage.linears, ratio))
-        return predict_whole(plans.values(), self.outline, self.costs).end_to_end
-
-    def _at(self, ratios: Mapping[str, float]) -> Plans:
-        r = self.recipe
-        return self._settled(assumed_plans(self.coverage.linears, r.tile, ratios, r.lowering, self.costs))
-
-    def _settled(self, plans: Plans) -> Plans:
-        return settle_together(plans, self.recipe.lowering, self.outline, self.costs)

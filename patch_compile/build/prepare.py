@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 from masklearn.masks.budget import Budget
 from masklearn.threads import settle_threads
+from patch_compile.build.choose import Chooser, chooser_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import check_free_space, check_out
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering_patterns import asked_lowerings
-from patch_compile.plan.planner import assumed_plans, settle_together
-from patch_compile.plan.predict import predict_whole
-from patch_compile.plan.speed_goal import SpeedGoal, unreachable
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
@@ -37,7 +35,8 @@ class Job:
     """A checked recipe and the stages to run.
 
     source: the model, whose recipe has all defaults filled in; targets, plugin: empty and None for the backend `onnx`;
-    costs: the cost model that predicts speed, None if no speed can be predicted.
+    costs: the cost model that predicts speed, None if no speed can be predicted; chooser: chooses tiles by their scores,
+    None if the ratio counts over all linears.
     """
 
     source: Source
@@ -47,6 +46,7 @@ class Job:
     targets: tuple[GpuArchitecture, ...]
     plugin: PluginLibrary | None
     costs: CostModel | None
+    chooser: Chooser | None
 
     @property
     def recipe(self) -> Recipe:
@@ -59,7 +59,7 @@ def prepare(
     """Check model, masks, texts, OUT, backend, targets, speed, disk space and plugin, as far as the stages need them.
 
     Prints a note for each default that is chosen. Raises PatchCompileError for anything that would stop one of the stages
-    later, and SpeedError for a speed that cannot be reached.
+    later, for a ratio at which no linear gains, and SpeedError for a speed that cannot be reached.
     """
     settle_threads()
     asked, source = frozenset(stages), open_source(recipe)
@@ -78,9 +78,11 @@ def prepare(
     check_out(out, force=force, resume=resume)
     backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
     asked = asked if targets else asked - {Stage.ENGINE}
-    costs = _costs(source) if Stage.ONNX in asked else None
+    lowers = Stage.ONNX in asked or recipe.target is not None
+    costs = _costs(source) if lowers else None
+    chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     check_free_space(out, source.space(asked))
-    return Job(source, out, asked, backend, targets, _plugin(source, backend, progress), costs)
+    return Job(source, out, asked, backend, targets, _plugin(source, backend, progress), costs, chooser)
 
 
 def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
@@ -154,8 +156,7 @@ def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[G
 def _costs(source: Source) -> CostModel | None:
     """Returns the cost model of the target's card; None if no speed is predicted or the table of cards lacks the card.
 
-    Raises SpeedError if the requested speed is out of reach even with all tiles 2:4, and PatchCompileError if a speed is
-    requested and the table of cards lacks the card.
+    Raises PatchCompileError if a speed is requested and the table of cards lacks the card.
     """
     from patch_compile.hardware.gpu import local_gpu
 
@@ -164,20 +165,9 @@ def _costs(source: Source) -> CostModel | None:
     target, goal = source.recipe.target, source.recipe.goal
     gpu = local_gpu() if target is None else None
     card = card_of_gpu(gpu) if gpu else find_card(target or DEFAULT_TARGET)
-    if goal is not None:
-        _check_goal(source, goal, CostModel(card or card_of(target or DEFAULT_TARGET), source.workload))
+    if goal is not None and card is None:
+        card = card_of(target or DEFAULT_TARGET)
     return CostModel(card, source.workload) if card else None
-
-
-def _check_goal(source: Source, goal: SpeedGoal, costs: CostModel) -> None:
-    r, linears, outline = source.recipe, source.coverage.linears, source.outline
-    assert outline is not None  # speed is predicted
-    plans = assumed_plans(linears, r.tile, dict.fromkeys(linears, 0.5), r.lowering, costs)
-    best = predict_whole(
-        settle_together(plans, r.lowering, outline, costs).values(), outline, costs
-    ).end_to_end
-    if not goal.met(best):
-        raise unreachable(goal, best)
 
 
 def _plugin(source: Source, backend: str, progress: Progress) -> PluginLibrary | None:

@@ -36,13 +36,15 @@ from patch_compile.out.layout import (
 from patch_compile.out.plan import Plan
 from patch_compile.out.report import REPORT_SCHEMA
 from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
+from patch_compile.plan.gains import TilesThatGain
+from patch_compile.plan.tiles_for_speed import TilesForSpeed
 from patch_compile.progress import Progress
+from patch_compile.report.prediction import waste_line
 from patch_compile.sources.kinds import Stage
 from patch_compile.sources.pruning import Pruning
 
 if TYPE_CHECKING:
     from patch_compile.passes import PassDump
-    from patch_compile.plan.tiles_for_speed import TilesForSpeed
 
 __all__ = ["keys_of", "learning_folder", "opened", "run_stages"]
 
@@ -102,18 +104,22 @@ class _Run:
         pruning.masks.save(root / MASKS)
 
     def _learned(self) -> Pruning:
-        scratch, choose = self.workspace.scratch, _tiles_for_speed(self.job)
+        scratch, choose = self.workspace.scratch, self.job.chooser
         with leading(scratch):
             folder = learning_folder(scratch, self.keys[Stage.MASKS])
             pruning = self.job.source.learn(folder, self.progress, choose)
-        if choose is not None:
+        if isinstance(choose, TilesForSpeed):
             pruning.masks.record.speed = choose.record
+        if isinstance(choose, TilesThatGain):
+            pruning.masks.record.gains = choose.record(pruning.masks, self.job.costs)
         return pruning
 
     def write_onnx(self, root: Path) -> None:
         source, masks = self.job.source, self.masks
         weights = self.pruned if Stage.MASKS in self.job.stages else source.given.weights
         plan = source.plan(masks, self.job.costs)
+        if line := waste_line([linear.row() for linear in plan.values()]):
+            self.progress.note(line)
         compiled = source.write_hybrid(weights, masks, plan, root / ONNX, self.progress.stage, self.dump)
         source.compiled_plan(compiled, self.job.costs).write(root / PLAN)
 
@@ -190,26 +196,16 @@ def _masks_key(job: Job) -> str:
     given = sha256_of(r.mask) if r.mask else None
     learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
-    # A requested speed chooses the tiles by predicted costs.
-    speed = [str(r.goal), r.lowering, r.fuse, repr(job.costs)] if r.goal else None
+    # Predicted costs choose the tiles for a speed, and the linears that gain.
+    predicted = [str(r.goal), r.lowering, r.fuse, repr(job.costs)] if job.chooser else None
     version = importlib.metadata.version("patch-compile")
-    return key_of(version, source.fingerprint, given or [learned, *files], source.pruned_dtype, speed)
+    return key_of(version, source.fingerprint, given or [learned, *files], source.pruned_dtype, predicted)
 
 
 def _text_hash(text: str | None) -> str | None:
     from masklearn.text import open_text
 
     return None if text is None else open_text(text).fingerprint()
-
-
-def _tiles_for_speed(job: Job) -> TilesForSpeed | None:
-    """Returns the function that chooses tiles for a requested speed; None if a ratio is requested."""
-    from patch_compile.plan.tiles_for_speed import TilesForSpeed
-
-    r, outline = job.recipe, job.source.outline
-    if r.goal is None or job.costs is None or outline is None:  # a goal without predictions was refused
-        return None
-    return TilesForSpeed(r.goal, job.costs, outline, job.source.coverage.linears, r.tile, r.lowering)
 
 
 @contextmanager

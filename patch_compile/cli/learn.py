@@ -12,6 +12,11 @@ __all__ = ["learn"]
 
 _OWN = {
     "out": Option("Folder to write: masks and the pruned model.", "OUT", flags=("-o", "--out")),
+    "target": Option(
+        "Leave linears whole that gain nothing by pruning on this GPU: a card or an architecture, such as a6000 or sm86.",
+        "GPU[,GPU…]",
+        "prune everywhere",
+    ),
     "baselines": Option(
         "Compare with simpler ways to prune: all, or a comma-separated list of dense, uniform-2:4, ffn-only, "
         "magnitude-tiles, random-tiles, unstructured.",
@@ -30,7 +35,8 @@ _OWN = {
 def learn(as_json: bool, **given: Any) -> None:
     """Learn the hybrid masks of MODEL_DIR, and the weights that belong to them, without compiling.
 
-    `build MODEL_DIR --mask OUT/masks.safetensors` compiles the result. Training runs in several processes under
+    `build MODEL_DIR --mask OUT/masks.safetensors` compiles the result. Without --target all covered linears are pruned, also
+    those that `build` then compiles dense. Training runs in several processes under
     `accelerate launch -m patch_compile learn …` and under torchrun.
     """
     learned = api.learn(**given)

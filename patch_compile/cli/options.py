@@ -26,7 +26,8 @@ def _tile(tile: tuple[int, int]) -> str:
 
 
 _SETTINGS = {
-    "ratio": Option("Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…", "RATIO"),
+    "ratio": Option("Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…. For a target it counts over "
+                    "the linears that gain there (see --lowering).", "RATIO"),
     "per_layer": Option("Reach the ratio in every linear, not over all of them together."),
     "method": Option("Method that learns the masks.", choices=tuple(METHODS)),
     "tile": Option("Tile size; 128x* is 128 rows and all of K.", "ROWSxCOLS", spell=_tile),
@@ -62,7 +63,8 @@ _SETTINGS = {
     "speedup": Option("Prune just enough for the workload to be X times as fast as the dense model, by prediction.", "X"),
     "budget_ms": Option("Prune just enough for the workload to take MS milliseconds, by prediction.", "MS"),
     "lowering": Option("How linears are compiled: auto (plugin where it is predicted faster, else dense), plugin, split or "
-                       "dense, or PATTERN=LOWERING,…", "LOWERING"),
+                       "dense, or PATTERN=LOWERING,…. What is compiled dense is learned whole; plugin prunes everywhere.",
+                       "LOWERING"),
     "batch_size": Option("Sequences of the workload whose speed is predicted."),
     "prompt_tokens": Option("Tokens of each prompt of the workload."),
     "generated_tokens": Option("Tokens generated after each prompt."),

@@ -18,6 +18,7 @@ __all__ = [
     "Bound",
     "Calibration",
     "CardRow",
+    "Gaining",
     "LinearRow",
     "LinearTimes",
     "Lowering",
@@ -329,6 +330,20 @@ class Asked(Record):
     budget_ms: float | None = None
 
 
+class Gaining(Record):
+    """The linears that gain by pruning on the target. A ratio counts over these.
+
+    covered: number of covered linears; asked: number of those with a ratio above 0; gaining: number of those that gain;
+    ratio: zeroed weights over the weights of these; ratio_of_covered: over the weights of all covered linears.
+    """
+
+    covered: int
+    asked: int
+    gaining: int
+    ratio: float
+    ratio_of_covered: float
+
+
 class TargetSource(StrEnum):
     """Origins of a plan's target."""
 
@@ -345,7 +360,11 @@ class Skipped(Record):
 
 
 class PlanOfModel(Plan):
-    """Result of `patch-compile plan` for a model. target: the one asked for, or the GPU's name; ratio: of all weights."""
+    """Result of `patch-compile plan` for a model.
+
+    target: the one asked for, or the GPU's name; ratio: of all covered weights; gaining: None for given masks, and if every
+    lowering was asked for by name.
+    """
 
     WHAT: ClassVar[str] = "a plan of a model"
 
@@ -354,4 +373,5 @@ class PlanOfModel(Plan):
     target: str
     target_source: TargetSource
     ratio: float
+    gaining: Gaining | None = None
     skipped: tuple[Skipped, ...]

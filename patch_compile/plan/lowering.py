@@ -180,11 +180,16 @@ def _choose(
     asked: Asked, unfit: Reason | None, costs: CostModel | None, predicted: LinearTimes | None
 ) -> tuple[Lowering, Reason | None]:
     """Returns the lowering, and the reason if it is not `plugin`. unfit: reason why only `dense` is possible."""
-    if unfit:
-        return "dense", unfit
-    if asked in ("split", "dense"):
+    if asked == "dense":
         return asked, Reason(kind=ReasonKind.ASKED)
     slower = costs.why_dense(predicted) if asked == "auto" and costs and predicted else None
+    if unfit:
+        # Learning leaves a linear whole that would not gain even with all tiles 2:4: this is the reason, then.
+        whole = unfit.kind is ReasonKind.NO_SPARSE_TILE
+        never = whole and slower is not None and slower.kind is not ReasonKind.LITTLE_SPARSE
+        return "dense", slower if never else unfit
+    if asked == "split":
+        return asked, Reason(kind=ReasonKind.ASKED)
     return ("dense", slower) if slower else ("plugin", None)
 
 

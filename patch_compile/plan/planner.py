@@ -37,7 +37,7 @@ def assumed_plans(
     tile: Shape,
     ratios: Mapping[str, float],
     lowering: str,
-    costs: CostModel,
+    costs: CostModel | None,
 ) -> dict[str, LinearPlan]:
     """Returns the plan of every linear `[N, K]` at its ratio. lowering: a value of `--lowering`."""
     asked = asked_lowerings(lowering, list(linears))
@@ -60,7 +60,7 @@ def assumed_mask(shape: Shape, tile: Shape, ratio: float) -> LinearMask:
 
 
 @lru_cache(maxsize=4096)
-def _plan_of(shape: Shape, tile: Shape, ratio: float, asked: Asked, costs: CostModel) -> LinearPlan:
+def _plan_of(shape: Shape, tile: Shape, ratio: float, asked: Asked, costs: CostModel | None) -> LinearPlan:
     """Returns the plan of any linear of this shape. It is cached: there are few shapes and many linears."""
     return plan_linear("", assumed_mask(shape, tile, ratio), asked, costs)
 
@@ -91,7 +91,7 @@ def settle_together(
 
 def _is_open(plan: LinearPlan) -> bool:
     """Returns True if predicted time alone decided the lowering."""
-    if plan.predicted is None:
+    if plan.predicted is None or not plan.sparse_slabs:
         return False
     return plan.reason is None or plan.reason.kind.by_time
 

@@ -9,17 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.budget import Budget
-from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import Selection, select
-from masklearn.masks.tiles import sparse_groups
-from patch_compile.packing.format import SLAB_K, choose_panel_rows
 from patch_compile.plan.cost import CostModel
+from patch_compile.plan.gains import unpatterned
 from patch_compile.plan.lowering import LinearPlan, plan_linears
-from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.planner import settle_together
 from patch_compile.plan.predict import PhaseTimes, predict_whole
+from patch_compile.plan.savings import saved_per_weight
 from patch_compile.plan.speed_goal import SpeedGoal, unreachable
 
 __all__ = ["TilesForSpeed"]
@@ -35,8 +33,9 @@ _HALVINGS = 16
 class TilesForSpeed:
     """Chooses tiles greedily by score over saved microseconds, until the model is predicted to be as fast as asked.
 
-    1. A tile saves its share of the time that its linear saves in the whole workload with all tiles 2:4 over none. It saves
-       nothing in a linear that is not lowered as `plugin`, or that is no faster than dense even with all tiles 2:4.
+    1. A tile saves its share of the time that its linear, or the node that its linear shares, saves in the whole workload
+       with all tiles 2:4 over none. It saves nothing in a linear that is not lowered as `plugin`, or in a node that is no
+       faster than dense even with all tiles 2:4.
     2. `select` reaches a saving exactly, to one tile. Bisection finds the smallest saving with which the model, planned with
        its real lowerings, is as fast as asked.
     3. A linear with too few chosen tiles to pay for its launch is lowered dense. Its tiles are taken back, since they save
@@ -64,28 +63,20 @@ class TilesForSpeed:
         """
         saved = self._saved(areas)
         amount = self._least(scores, areas, saved)
-        wasted = self._wasted(select(scores, areas, Budget.saving(amount, _UNIT), saved), saved)
-        amount -= sum(wasted.values())
-        saved |= {name: np.zeros_like(saved[name]) for name in wasted}
-        budget = Budget.saving(max(0.0, amount), _UNIT)
+        budget = Budget.saving(amount, _UNIT)
         chosen = select(scores, areas, budget, saved)
+        while wasted := self._wasted(chosen, saved):
+            saved |= {name: np.zeros_like(saved[name]) for name in wasted}
+            budget = Budget.saving(max(0.0, (budget.amount or 0.0) - sum(wasted.values())), _UNIT)
+            chosen = select(scores, areas, budget, saved)
         self.record = self._recorded(chosen)
         return chosen, budget
 
     def _saved(self, areas: Grids) -> dict[str, NDArray[np.float64]]:
         """Returns the microseconds that each tile saves, `[grid]`."""
-        asked = asked_lowerings(self._lowering, list(self._linears))
-        saved = {}
-        for name, shape in self._linears.items():
-            all_of_it = self._all_saved(shape) if asked[name] in ("auto", "plugin") else 0.0
-            saved[name] = areas[name] * (all_of_it / (shape[0] * shape[1]))
-        return saved
-
-    def _all_saved(self, shape: Shape) -> float:
-        rows = choose_panel_rows(shape, self._tile)
-        cost = self._costs.of(shape, rows, -(-shape[0] // rows) * -(-shape[1] // SLAB_K), 0)
-        none, all_of_it = self._costs.hybrid(cost), self._costs.sparse(cost)
-        return max(0.0, none - all_of_it) if all_of_it < self._costs.dense(cost) else 0.0
+        all_sparse = {name: np.ones_like(areas[name], np.bool_) for name in self._linears}
+        saved = saved_per_weight(self._plans(all_sparse), self._outline, self._costs)
+        return {name: areas[name] * saved.get(name, 0.0) for name in self._linears}
 
     def _least(self, scores: Grids, areas: Grids, saved: Grids) -> float:
         """Returns the smallest saving that is enough. Raises SpeedError if that of all tiles is not."""
@@ -114,10 +105,7 @@ class TilesForSpeed:
         return predict_whole(self._plans(tiles).values(), self._outline, self._costs).end_to_end
 
     def _plans(self, tiles: Grids) -> dict[str, LinearPlan]:
-        masks = {
-            name: _with_any_pattern(shape, self._tile, tiles[name]) for name, shape in self._linears.items()
-        }
-        plans = plan_linears(masks, self._lowering, self._costs)
+        plans = plan_linears(unpatterned(self._linears, self._tile, tiles), self._lowering, self._costs)
         return settle_together(plans, self._lowering, self._outline, self._costs)
 
     def _recorded(self, chosen: Selection) -> SpeedRecord:
@@ -135,7 +123,3 @@ class TilesForSpeed:
             bound=fill.bound,
             gap=fill.gap / fill.bound if fill.bound else 0.0,
         )
-
-
-def _with_any_pattern(shape: Shape, tile: Shape, tiles: NDArray[np.bool_]) -> LinearMask:
-    return LinearMask(shape, tile, tiles, np.zeros(sparse_groups(tiles, shape, tile), np.uint8))

@@ -10,6 +10,8 @@ from masklearn.masks.names import kind_of, shared_path, short_kinds
 from masklearn.masks.tiles import spell_tile
 from patch_compile.out.plan import (
     Calibration,
+    CardRow,
+    Gaining,
     LinearRow,
     Lowering,
     Node,
@@ -28,12 +30,14 @@ from patch_compile.plan.roofline.assumptions import ASSUMED
 __all__ = [
     "calibration_words",
     "choice_line",
+    "gain_line",
     "node_words",
     "reason_lines",
     "reason_words",
     "remarks",
     "slower_words",
     "speed_line",
+    "waste_line",
 ]
 
 Row = Mapping[str, Any]
@@ -162,6 +166,31 @@ def choice_line(speed: Row | None) -> str:
         f"tiles chosen for {speed['goal']} on {speed['card']}: {speed['tiles']} that lose {speed['cost']:.4g} in the "
         f"method's score; no tile map that saves as much loses less than {speed['bound']:.4g} (the linear program), a gap "
         f"of {speed['gap']:.2%}"
+    )
+
+
+def gain_line(gaining: Gaining | None, card: CardRow | None) -> str:
+    """Returns in words the linears that a ratio counts over, empty if these are all that it was asked for."""
+    if gaining is None or gaining.gaining == gaining.asked:
+        return ""
+    on = f" on {card.name}" if card else ""
+    if not gaining.gaining:
+        return f"no covered linear gains by pruning{on}: all {gaining.covered} stay whole (--lowering plugin prunes them)"
+    return (
+        f"{gaining.gaining} of {gaining.covered} covered linears gain by pruning{on}: the ratio is {gaining.ratio:.4f} over "
+        f"these and {gaining.ratio_of_covered:.4f} over all {gaining.covered}; the others stay whole"
+    )
+
+
+def waste_line(linears: Sequence[LinearRow]) -> str:
+    """Returns in words how much of given masks lies in linears that are compiled dense by predicted time, or ""."""
+    wasted = [row for row in linears if row.zeroed and row.reason and row.reason.kind.by_time]
+    if not wasted:
+        return ""
+    share = sum(row.zeroed for row in wasted) / sum(row.zeroed for row in linears)
+    return (
+        f"{share:.1%} of the zeroed weights lie in {len(wasted)} linears that are compiled dense, where they save nothing: "
+        "learning with --target leaves such linears whole"
     )
 
 

@@ -18,7 +18,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.out.plan import Plan, Unpredicted
 from patch_compile.out.report import Kind
 from patch_compile.plan.lowering import plan_linears
-from patch_compile.plan.planner import plan_of, settle_together, unpredicted_plan
+from patch_compile.plan.planner import assumed_plans, plan_of, settle_together, unpredicted_plan
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.kinds import Ability, Sequences, Stage
 from patch_compile.sources.pruning import GivenMasks, Pruning, given_masks
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from masklearn.checkpoint.checkpoint import Checkpoint
     from masklearn.checkpoint.coverage import Coverage
-    from masklearn.learn import Choose
     from masklearn.masks.linear_mask import LinearMask
+    from masklearn.masks.select import Choose
     from patch_compile.onnx_io.compare import Outputs
     from patch_compile.onnx_io.feeds import Feed
     from patch_compile.passes import PassDump
@@ -191,9 +191,15 @@ class Source(ABC):
 
     def plan(self, masks: Mapping[str, LinearMask], costs: CostModel | None) -> dict[str, LinearPlan]:
         """Choose the lowering of each linear, as requested or by predicted speed."""
-        lowering = self.recipe.lowering
-        plans = plan_linears(masks, lowering, costs)
-        return settle_together(plans, lowering, self.outline, costs) if self.outline else plans
+        return self._settled(plan_linears(masks, self.recipe.lowering, costs), costs)
+
+    def plan_at(self, ratios: Mapping[str, float], costs: CostModel | None) -> dict[str, LinearPlan]:
+        """Choose the lowering of each linear without masks, as if it had this ratio."""
+        r = self.recipe
+        return self._settled(assumed_plans(self.coverage.linears, r.tile, ratios, r.lowering, costs), costs)
+
+    def _settled(self, plans: dict[str, LinearPlan], costs: CostModel | None) -> dict[str, LinearPlan]:
+        return settle_together(plans, self.recipe.lowering, self.outline, costs) if self.outline else plans
 
     def compiled_plan(self, compiled: Mapping[str, LinearPlan], costs: CostModel | None) -> Plan:
         """Returns the content of plan.json: the linears as they are compiled, and the predicted speed of the whole

@@ -82,9 +82,83 @@ def test_the_ends_of_the_range(settings, ratio):
         assert all(row["reason"] for row in report["linears"])
 
 
+def test_where_no_linear_gains_the_user_is_asked(settings, monkeypatch):
+    monkeypatch.setattr(CheckpointSource, "learn", None)  # must not be called
+    for lowering in ("auto", "dense"):
+        with pytest.raises(PatchCompileError, match=r"No linear of .* gains by pruning on A6000") as caught:
+            build(settings | {"lowering": lowering, "target": "a6000"})
+        assert "--lowering plugin" in caught.value.fix and not settings["out"].exists()
+    assert "asked for by --lowering" in caught.value.why
+
+
+def narrow_model(make_model):
+    """One block, whose feed-forward linears alone gain on a slow card."""
+    model = make_model(hidden_size=768, intermediate_size=3072, num_hidden_layers=1, num_attention_heads=6)
+    weights = load_file(
+        model / "model.safetensors"
+    )  # small models' large weights are too large for this model
+    save_file(
+        {name: w * 0.1 if w.ndim == 2 else w for name, w in weights.items()}, model / "model.safetensors"
+    )
+    return model
+
+
+def zeros(folder):
+    return {name: int((w == 0).sum()) for name, w in load_file(folder / "model.safetensors").items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"ratio": "*=0.3,mlp.*=0.5,o_proj=0"},
+        {"per_layer": True},
+        {"lowering": "up_proj=dense,q_proj=plugin"},
+    ],
+)
+def test_no_linear_that_is_compiled_dense_has_a_zero_that_its_checkpoint_did_not_have(
+    settings, make_model, change, capsys
+):
+    model = narrow_model(make_model)
+    small = {"model": model, "method": "magnitude", "lowering": "auto", "target": "l4", "tile": (128, 128)}
+    report = build(settings | small | change)
+    before, after = zeros(model), zeros(settings["out"] / "model")
+    lowerings = {row["name"]: row["lowering"] for row in report["linears"]}
+    assert {*lowerings.values()} == {"dense", "plugin"}
+    for name, lowering in lowerings.items():
+        weight = f"{name}.weight"
+        assert (after[weight] == before[weight]) == (lowering == "dense"), name
+    gains, covered = (
+        report["learned"]["gains"],
+        sum(load_file(model / "model.safetensors")[f"{n}.weight"].numel() for n in lowerings),
+    )
+    assert gains["gaining"] == [*lowerings.values()].count("plugin") and gains["card"] == "L4"
+    assert report["ratio"]["reached"] == sum(row["zeroed"] for row in report["linears"]) / covered
+    assert abs(report["ratio"]["reached"] - report["ratio"]["asked"]) * covered <= 128 * 128
+    show(build_parts(report))
+    assert f"{gains['gaining']} of 7 covered linears gain by pruning on L4" in capsys.readouterr().out
+
+
+def test_a_method_that_trains_masks_leaves_linears_whole_that_do_not_gain(settings, make_model):
+    model = narrow_model(make_model)
+    small = {"model": model, "method": "patch-tile", "prior": "magnitude", "steps": 2, "repair": "none", "lowering": "auto",
+             "target": "l4", "tile": (128, 128), "batch": 1}  # fmt: skip
+    report = build(settings | small)
+    before, after = zeros(model), zeros(settings["out"] / "model")
+    for row in report["linears"]:
+        weight = f"{row['name']}.weight"
+        assert (after[weight] == before[weight]) == (row["lowering"] == "dense"), row["name"]
+    assert 0 < report["learned"]["gains"]["gaining"] < 7
+
+
 def test_auto_leaves_small_linears_dense_and_the_report_says_what_that_gains(settings, capsys):
     """With tiny linears the engine is only as fast as the dense one, and the report must not call that a success."""
-    report = build(settings | {"lowering": "auto", "method": "magnitude", "target": "a6000"})
+    learned = settings | {"out": settings["out"].with_name("learned"), "method": "magnitude"}
+    build(learned)
+    given = {k: v for k, v in settings.items() if k != "ratio"} | {
+        "mask": learned["out"] / "masks.safetensors"
+    }
+    report = build(given | {"lowering": "auto", "target": "a6000"})
     reason = "it is too small: on A6000 even all 2:4 it is predicted no faster than dense"
     assert {row["lowering"] for row in report["linears"]} == {"dense"}
     kinds = {row["reason"]["kind"]: row["reason"]["card"] for row in report["linears"]}
@@ -106,20 +180,13 @@ def test_another_workload_lowering_or_card_compiles_again_with_the_same_masks(se
         return keys_of(prepare(recipe, Progress(), force=False, resume=False))
 
     first = keys()
-    for change in ({"lowering": "mlp.*=dense"}, {"generated_tokens": 4}, {"target": "h100"}):
+    for change in ({"fuse": "none"}, {"generated_tokens": 4}, {"target": "h100"}):
         again = keys(**change)
         assert again["masks"] == first["masks"] and again["onnx"] != first["onnx"], change
 
 
 def test_a_speed_chooses_the_tiles(settings, make_model, capsys):
-    """The model has one block, large enough for a slow card."""
-    model = make_model(hidden_size=768, intermediate_size=3072, num_hidden_layers=1, num_attention_heads=6)
-    weights = load_file(
-        model / "model.safetensors"
-    )  # small models' large weights are too large for this model
-    save_file(
-        {name: w * 0.1 if w.ndim == 2 else w for name, w in weights.items()}, model / "model.safetensors"
-    )
+    model = narrow_model(make_model)
     fast = {k: v for k, v in settings.items() if k != "ratio"} | {
         "model": model, "method": "magnitude", "lowering": "auto", "target": "l4", "tile": (128, 128)
     }  # fmt: skip

@@ -133,8 +133,8 @@ def test_ratios_and_lowerings_by_pattern(small):
     rows = planned_for(small, ratio="mlp.*=0.5,q_proj=0.25", lowering="up_proj=dense").linears
     kinds = {row.name.rpartition(".")[2]: row for row in rows}
     shares = {kind: 2 * row.zeroed / (row.shape[0] * row.shape[1]) for kind, row in kinds.items()}
-    assert shares == {"q_proj": 0.5, "k_proj": 0, "v_proj": 0, "o_proj": 0} | dict.fromkeys(
-        ("gate_proj", "up_proj", "down_proj"), 1.0
+    assert shares == {"q_proj": 0.5, "k_proj": 0, "v_proj": 0, "o_proj": 0, "up_proj": 0} | dict.fromkeys(
+        ("gate_proj", "down_proj"), 1.0
     )
     assert kinds["up_proj"].reason == Reason(kind=ReasonKind.ASKED)
     assert kinds["k_proj"].reason == Reason(kind=ReasonKind.NO_SPARSE_TILE)
@@ -160,6 +160,27 @@ def test_the_workload_changes_the_plan(small):
     assert {row.lowering for row in prompts.linears} == {"dense"}
     assert prompts.workload == WorkloadRow(batch=16, prompt=2048, generated=2)
     assert str(prompts.workload) == "batch 16, 2048 prompt + 2 generated tokens"
+
+
+def test_linears_that_do_not_gain_have_no_ratio_and_the_plan_says_over_which_it_counts(capsys, tmp_path):
+    narrow = LLAMA_2_7B | {"num_hidden_layers": 2, "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 2,
+                           "intermediate_size": 8192}  # fmt: skip
+    found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
+    zeroed = {row.lowering: [] for row in found.linears}
+    for row in found.linears:
+        zeroed[row.lowering].append(row.zeroed)
+    assert not any(zeroed["dense"]) and all(zeroed["plugin"])
+    gaining = [row for row in found.linears if row.zeroed]
+    assert found.gaining is not None and (found.gaining.covered, found.gaining.asked) == (14, 14)
+    assert found.gaining.gaining == len(gaining) < 14
+    assert found.gaining.ratio == pytest.approx(0.4, abs=2e-3)
+    assert found.ratio == pytest.approx(found.gaining.ratio_of_covered) and found.ratio < 0.4
+    show(plan_parts(found))
+    said = capsys.readouterr().out
+    assert f"{len(gaining)} of 14 covered linears gain by pruning on A6000: the ratio is 0.4" in said
+    everywhere = planned_for(tmp_path / "narrow", ratio=0.4, lowering="plugin")
+    assert everywhere.gaining is None and all(row.zeroed for row in everywhere.linears)
+    assert found.whole.end_to_end.speedup > everywhere.whole.end_to_end.speedup
 
 
 @pytest.mark.parametrize(

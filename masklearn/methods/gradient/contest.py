@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
-from masklearn.masks.budget import Budget
 from masklearn.masks.record import TrainRecord
-from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.gradient.prior import Prior, prior_path
 from masklearn.methods.gradient.settings import MaskSettings
@@ -128,8 +126,7 @@ def _contenders(task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patt
     """
     prior = Prior(prior_path(task))
     areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
-    budget = Budget.of(task.recipe.ratio, task.recipe.per_layer)
-    before = select({name: prior.score(name) for name in areas}, areas, budget)
+    before, _ = task.choose({name: prior.score(name) for name in areas}, areas)
     free = task.recipe.prior in METHODS and METHODS[task.recipe.prior].solves
     own = None if free else {name: prior[name].pattern for name in areas}
     free_tiles = free and not settings.learns_patterns

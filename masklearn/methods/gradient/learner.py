@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.linears import linear_modules
 from masklearn.masks.budget import Budget
-from masklearn.masks.select import select
+from masklearn.masks.select import Selection
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.contest import held_out, report_path
@@ -42,33 +42,45 @@ def learn_by_gradient(task: Task, settings: MaskSettings) -> Iterator[tuple[str,
     prior = Prior(made_once(path, lambda: write_prior(task, path)))
     model = training_model(task.checkpoint)
     modules = linear_modules(model, task.checkpoint)
-    masks = _masks(task, settings, prior)
-    objective = _objective(task, settings, masks, _norm([modules[name].weight for name in masks]))
+    tiles, budget = task.choose({name: prior.score(name) for name in task.coverage.linears}, _areas(task))
+    masks = _masks(task, settings, prior, tiles, budget)
+    objective = _objective(task, settings, masks, budget, _norm([modules[name].weight for name in masks]))
     for name, mask in masks.items():
         # unsafe skips a check that would draw a mask. Masks keep the shape and dtype of the weight.
         parametrize.register_parametrization(modules[name], "weight", mask, unsafe=True)
     report = _train(task, settings, model, objective)
     if is_main_process():
         _write_report(task, report)
-    for name, mask in masks.items():
+    for name in task.coverage.linears:
+        if name not in masks:
+            yield name, prior[name]
+            continue
+        mask = masks[name]
         logits = _whole(mask.pattern_logits), _whole(mask.tile_logits)
         yield name, candidate_from_logits(*logits, prior[name], task.recipe.tile)
 
 
-def _masks(task: Task, settings: MaskSettings, prior: Prior) -> dict[str, HybridMask]:
-    """Returns masks whose logits start from the prior."""
+def _masks(
+    task: Task, settings: MaskSettings, prior: Prior, tiles: Selection, budget: Budget
+) -> dict[str, HybridMask]:
+    """Returns masks whose logits start from the prior, for the linears that the budget does not leave dense.
+
+    tiles: the tiles that the prior's scores choose.
+    """
     drawing = Drawing(task.recipe.seed, rank=process_rank())
     tile_logits: Mapping[str, Tensor] = {}
     if settings.learns_tiles:
-        scores, areas = {name: prior.score(name) for name in task.coverage.linears}, _areas(task)
-        tile_logits = first_tile_logits(scores, select(scores, areas, _budget(task)), areas)
-    masks = {}
-    for place, (name, shape) in enumerate(task.coverage.linears.items()):
+        scores = {name: prior.score(name) for name in task.coverage.linears}
+        tile_logits = first_tile_logits(scores, tiles, _areas(task))
+    masks: dict[str, HybridMask] = {}
+    for name, shape in task.coverage.linears.items():
+        if name in budget.dense:
+            continue
         codes = torch.from_numpy(prior[name].pattern)
         trained = settings.learns_patterns
         masks[name] = HybridMask(
             drawing,
-            place,
+            len(masks),
             shape,
             task.recipe.tile,
             tile_logits=tile_logits.get(name),
@@ -79,23 +91,26 @@ def _masks(task: Task, settings: MaskSettings, prior: Prior) -> dict[str, Hybrid
 
 
 def _objective(
-    task: Task, settings: MaskSettings, masks: Mapping[str, HybridMask], norm: float
+    task: Task, settings: MaskSettings, masks: Mapping[str, HybridMask], budget: Budget, norm: float
 ) -> MaskObjective:
-    areas, budget = _areas(task), _budget(task)
+    areas = _areas(task)
+    shares = [share for share in budget.shares(areas) if masks.keys() >= {*share.names}]
     targets = [
         DensityTarget(
             [masks[name].place for name in share.names],
             sum(int(areas[name].sum()) for name in share.names),
             share.saving,
         )
-        for share in budget.shares(areas)
+        for share in shares
     ]
+    weights = sum(target.weights for target in targets)
+    ratio = sum(target.zeroed for target in targets) / weights if budget.dense else budget.ratio(areas)
     return MaskObjective(
         settings,
         next(iter(masks.values())).drawing,
         list(masks.values()),
         targets,
-        ratio=budget.ratio(areas),
+        ratio=ratio,
         norm=norm,
         distill=task.recipe.distill_weight,
         tile_rate=task.recipe.learning_rate or settings.tile_rate(task.recipe.steps),
@@ -157,7 +172,3 @@ def _norm(weights: list[Tensor]) -> float:
 
 def _areas(task: Task) -> dict[str, NDArray[np.int64]]:
     return {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
-
-
-def _budget(task: Task) -> Budget:
-    return Budget.of(task.recipe.ratio, task.recipe.per_layer)

@@ -15,10 +15,17 @@ from masklearn.masks.summary import TileSummary
 from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer
 from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import MASKS, MODEL, PAGE
-from patch_compile.out.plan import LinearRow, PlanSummary, Skipped
+from patch_compile.out.plan import CardRow, Gaining, LinearRow, PlanSummary, Skipped
 from patch_compile.out.report import Kind
 from patch_compile.report.engine import sparsity_words
-from patch_compile.report.prediction import choice_line, node_words, reason_lines, remarks, speed_line
+from patch_compile.report.prediction import (
+    choice_line,
+    gain_line,
+    node_words,
+    reason_lines,
+    remarks,
+    speed_line,
+)
 from patch_compile.report.split import split_lines
 from patch_compile.report.terminal.baselines import baseline_parts
 from patch_compile.report.terminal.folding import FoldingTable
@@ -51,7 +58,8 @@ def masks_parts(answer: LearnedAnswer) -> Iterator[Part]:
     yield _linears_table(answer.linears)
     yield from _where_parts(answer.where_sparse)
     yield from _skipped_lines(answer.skipped)
-    yield f"ratio: {answer.ratio.reached:.4f} (asked {answer.ratio.asked:g}), method {answer.method}"
+    learned = answer.learned.as_metadata()
+    yield from _ratio_lines(answer.ratio.model_dump(), learned, answer.method)
     yield f"masks: {answer.path}/{MASKS}, pruned model: {answer.path}/{MODEL}"
     if answer.baselines:
         yield from baseline_parts(answer.baselines)
@@ -156,11 +164,9 @@ def _summary(report: Row) -> Iterable[str]:
     linears, plan = linear_rows(report), PlanSummary.model_validate(report["plan"])
     yield from reason_lines(linears)
     yield from split_lines(linears)
-    ratio, ppl, agree = report["ratio"], report["perplexity"], report["agreement"]
-    speed = report["learned"].get("speed")
-    asked = f"for {speed['goal']}" if speed else f"asked {ratio['asked']:g}"
-    yield f"ratio: {ratio['reached']:.4f} ({asked}), method {report['method']}"
-    yield from filter(None, [choice_line(speed)])
+    ppl, agree = report["perplexity"], report["agreement"]
+    yield from _ratio_lines(report["ratio"], report["learned"], report["method"])
+    yield from filter(None, [choice_line(report["learned"].get("speed"))])
     yield f"perplexity: dense {ppl['dense']:.2f}, hybrid {ppl['hybrid']:.2f} ({ppl['text']})"
     yield (
         f"compiled right: yes, hybrid ONNX and pruned checkpoint differ by {agree['error']:.2e} of the largest "
@@ -176,13 +182,28 @@ def _summary(report: Row) -> Iterable[str]:
     yield f"report: {Path(report['path']).with_name(PAGE)}"
 
 
+def _ratio_lines(ratio: Row, learned: Row, method: str) -> Iterator[str]:
+    """Yield the ratio that was reached and what was asked for, and the linears that it counts over if these are not all.
+
+    learned: the masks' record, as their metadata has it.
+    """
+    speed, gains = learned.get("speed"), learned.get("gains")
+    asked = learned["budget"]["ratio"] if gains else f"{ratio['asked']:g}"
+    words = f"for {speed['goal']}" if speed else f"asked {asked}"
+    yield f"ratio: {ratio['reached']:.4f} ({words}), method {method}"
+    if gains:
+        counts = {name: gains[name] for name in ("covered", "asked", "gaining", "ratio")}
+        gaining = Gaining(**counts, ratio_of_covered=ratio["reached"])
+        yield from filter(None, [gain_line(gaining, CardRow(name=gains["card"]) if gains["card"] else None)])
+
+
 def _onnx_summary(report: Row) -> Iterable[str]:
     """Yield the summary of a build from an ONNX file or of an encoder. It compares outputs and has no generated text."""
     linears, plan = linear_rows(report), PlanSummary.model_validate(report["plan"])
     yield from reason_lines(linears)
     yield from split_lines(linears)
-    ratio, agree, inputs = report["ratio"], report["agreement"], report["inputs"]
-    yield f"ratio: {ratio['reached']:.4f} (asked {ratio['asked']:g}), method {report['method']}"
+    agree, inputs = report["agreement"], report["inputs"]
+    yield from _ratio_lines(report["ratio"], report["learned"], report["method"])
     yield (
         f"compiled right: yes, hybrid and {agree.get('against', 'pruned ONNX')} differ by {agree['error']:.2e} of the "
         f"largest output "

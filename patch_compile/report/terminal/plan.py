@@ -7,9 +7,10 @@ from statistics import fmean
 
 from rich.table import Table
 
+from masklearn.masks.budget import Budget
 from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
 from patch_compile.plan.speed_goal import SpeedGoal
-from patch_compile.report.prediction import reason_lines, remarks
+from patch_compile.report.prediction import gain_line, reason_lines, remarks
 from patch_compile.report.terminal.console import by_kind
 from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
@@ -24,8 +25,8 @@ _TARGETS = {
     TargetSource.DEFAULT: "target: {} (no GPU here)",
 }
 _NO_MASKS = (
-    "no masks are given, so each linear is taken to have the ratio asked for it; learning chooses tiles over all linears "
-    "together and spreads them unevenly (--mask FILE plans for real tile maps)"
+    "no masks are given, so each linear that gains is taken to have the ratio asked for it; learning chooses tiles over "
+    "these together and spreads them unevenly (--mask FILE plans for real tile maps)"
 )
 
 
@@ -41,6 +42,8 @@ def plan_parts(result: PlanOfModel) -> Iterator[Part]:
 
 def _lines(result: PlanOfModel) -> Iterator[str]:
     yield f"ratio: {result.ratio:.4f} (asked: {_asked(result.asked)})"
+    if line := gain_line(result.gaining, result.card):
+        yield line
     yield from reason_lines(result.linears)
     yield from (f"left dense: {row.name}: {row.reason}" for row in result.skipped)
     yield from (f"note: {note}" for note in (*_notes(result), *remarks(result.linears, result)))
@@ -57,6 +60,9 @@ def _asked(asked: Asked) -> str:
 def _notes(result: PlanOfModel) -> Iterator[str]:
     if result.target_source in _TARGETS:
         yield _TARGETS[result.target_source].format(result.target)
+    if result.asked.ratio is not None:
+        budget = Budget.of(result.asked.ratio)
+        yield from filter(None, [budget.left_dense([row.name for row in result.linears])])
     if result.asked.mask is None:
         yield _NO_MASKS
 

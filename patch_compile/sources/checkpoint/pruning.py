@@ -15,7 +15,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.pruning import Pruning
 
 if TYPE_CHECKING:
-    from masklearn.learn import Choose
+    from masklearn.masks.select import Choose
 
 __all__ = ["CheckpointPruning", "learn_checkpoint"]
 

@@ -29,7 +29,7 @@ from patch_compile.sources.pruning import Pruning
 from patch_compile.sources.rounding import Rounding, roundings_of
 
 if TYPE_CHECKING:
-    from masklearn.learn import Choose
+    from masklearn.masks.select import Choose
     from patch_compile.onnx_io.compare import Outputs
     from patch_compile.passes import PassDump
 

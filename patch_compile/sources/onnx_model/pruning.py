@@ -17,6 +17,7 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord
+from masklearn.masks.select import Choose
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import method_of
 from masklearn.traits import Need
@@ -96,9 +97,13 @@ def write_pruned(
     write_onnx(model, path)
 
 
-def learn_pruning(facts: OnnxFacts, scratch: Path, progress: Progress) -> OnnxPruning:
-    """Learn masks of the file's linears, from their inputs when the model runs on the given inputs, or from weights
-    alone."""
+def learn_pruning(
+    facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose | None = None
+) -> OnnxPruning:
+    """Learn masks of the file's linears, from their inputs when the model runs on the given inputs, or from weights alone.
+
+    choose: chooses tiles by their scores, None for the recipe's ratio over all linears.
+    """
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
     model, linears = facts.read(facts.recipe.model)
     store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
@@ -106,9 +111,9 @@ def learn_pruning(facts: OnnxFacts, scratch: Path, progress: Progress) -> OnnxPr
         moments = _moments(model, linears, facts.feeds, progress, scratch)
     with progress.stage("masks") as update:
         feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
-        found = find_masks(feed, store, by_ratio(recipe, linears, progress.note))
+        found = find_masks(feed, store, choose or by_ratio(recipe, linears, progress.note))
     shutil.rmtree(scratch / "moments", ignore_errors=True)
-    return OnnxPruning(_mask_set(facts, found.masks), model, linears, facts.dtype, store)
+    return OnnxPruning(_mask_set(facts, found.masks, found.budget), model, linears, facts.dtype, store)
 
 
 def _moments(
@@ -120,9 +125,8 @@ def _moments(
         return gather_moments(runnable_onnx(probe, scratch), linears, feeds, scratch / "moments", update)
 
 
-def _mask_set(facts: OnnxFacts, masks: dict[str, LinearMask]) -> MaskSet:
+def _mask_set(facts: OnnxFacts, masks: dict[str, LinearMask], budget: Budget) -> MaskSet:
     r, coverage = facts.recipe.learning(), facts.coverage
-    budget = Budget.of(r.ratio, r.per_layer)
     areas = {name: tile_weights(shape, r.tile) for name, shape in coverage.linears.items()}
     record = MaskRecord(skipped=dict(coverage.skipped), budget=budget.record())
     if Need.INPUTS in r.traits.needs:

@@ -32,7 +32,7 @@ from patch_compile.sources.pruning import Pruning
 from patch_compile.sources.rounding import Rounding
 
 if TYPE_CHECKING:
-    from masklearn.learn import Choose
+    from masklearn.masks.select import Choose
     from patch_compile.passes import PassDump
 
 __all__ = ["OnnxSource"]
@@ -145,8 +145,7 @@ class OnnxSource(Source):
     def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
         from patch_compile.sources.onnx_model.pruning import learn_pruning
 
-        assert choose is None, "no speed is predicted, so none is asked for"
-        return learn_pruning(self._facts, scratch, progress)
+        return learn_pruning(self._facts, scratch, progress, choose)
 
     @override
     def take_given(self) -> Pruning:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from masklearn.learn import learn
 from masklearn.masks.budget import Budget, parse_ratio
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.select import select
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
 
@@ -113,6 +115,26 @@ def test_the_ratio_over_all_is_weighted_by_weights() -> None:
     assert Budget.of(0.3, per_layer=True).ratio(AREAS) == 0.3
     with pytest.raises(ValueError, match="not a ratio"):
         Budget.saving(3.0, "us").ratio(AREAS)
+
+
+def test_linears_that_stay_dense_do_not_count_and_those_that_are_spared_give_their_part_to_none() -> None:
+    budget = replace(Budget.of(0.4), uncounted=frozenset({"q"}))
+    areas = {name: np.full((1, 4), 10) for name in ("q", "up", "down")}
+    whole = budget.shares(areas)
+    assert {share.names: share.saving for share in whole} == {("q",): 0.0, ("up", "down"): 32.0}
+    spared = budget.sparing({"up": 20.0})
+    assert {share.names: share.saving for share in spared.shares(areas)} == {
+        ("q",): 0.0,
+        ("down",): 12.0,
+        ("up",): 0.0,
+    }
+    assert spared.dense == {"q", "up"} and spared.ratio(areas) == pytest.approx(12 / 120)
+    assert spared.evenly(dict.fromkeys(areas, 40)) == {"q": 0.0, "up": 0.0, "down": pytest.approx(0.3)}
+    scores = {name: np.arange(4.0)[None] + (name == "up") for name in areas}
+    first = select(scores, areas, budget)
+    assert (int(first["up"].sum()), int(first["down"].sum())) == (3, 3)
+    again = select(scores, areas, budget.sparing({"up": 15.0}))
+    assert np.array_equal(first["down"], again["down"]) and not again["up"].any()
 
 
 def test_what_stays_dense_is_said() -> None:

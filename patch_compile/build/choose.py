@@ -1,0 +1,94 @@
+"""Decides, before masks are learned, over which linears a ratio counts, and checks that a speed can be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from masklearn.masks.budget import Budget
+from patch_compile.errors import PatchCompileError
+from patch_compile.plan.gains import GainBudget, TilesThatGain
+from patch_compile.plan.lowering_patterns import AUTO, asked_lowerings
+from patch_compile.plan.savings import plans_for_speed
+from patch_compile.plan.tiles_for_speed import TilesForSpeed
+from patch_compile.report.prediction import gain_line, reason_lines
+
+if TYPE_CHECKING:
+    from patch_compile.plan.cost import CostModel
+    from patch_compile.plan.lowering import LinearPlan
+    from patch_compile.sources.base import Source
+
+__all__ = ["Chooser", "chooser_of", "gain_budget", "plans_with_ratio", "plans_with_speed"]
+
+Chooser = TilesForSpeed | TilesThatGain
+
+
+def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], object]) -> Chooser | None:
+    """Returns the function that chooses tiles for the requested speed, or for the ratio over the linears that gain.
+
+    Returns None if the ratio counts over all linears. Raises SpeedError for a speed that cannot be reached, and
+    PatchCompileError for a ratio at which no linear gains.
+    """
+    r = source.recipe
+    if r.mask is not None:
+        return None
+    if r.goal is not None:
+        assert costs is not None and source.outline is not None  # a goal without predictions was refused
+        plans_with_speed(source, costs)
+        return TilesForSpeed(r.goal, costs, source.outline, source.coverage.linears, r.tile, r.lowering)
+    gains = gain_budget(source, costs)
+    if gains is None:
+        return None
+    plans = plans_with_ratio(source, gains, costs)
+    _check_gain(source, gains, plans, costs)
+    row = gains.row({name: plan.zeroed for name, plan in plans.items()})
+    for line in (gain_line(row, costs.card.row() if costs else None), gains.budget.left_dense(list(plans))):
+        if line:
+            note(line)
+    return TilesThatGain(gains, r.tile, lambda masks: source.plan(masks, costs))
+
+
+def gain_budget(source: Source, costs: CostModel | None) -> GainBudget | None:
+    """Returns the requested ratio over the linears that can gain; None if `plugin` or `split` is asked for everywhere."""
+    r, linears = source.recipe, source.coverage.linears
+    assert r.ratio is not None  # the recipe has checked it
+    if not {AUTO, "dense"} & {*asked_lowerings(r.lowering, list(linears)).values()}:
+        return None
+    budget = Budget.of(r.ratio, r.per_layer)
+    return GainBudget.of(budget, linears, lambda ratios: source.plan_at(ratios, costs))
+
+
+def plans_with_ratio(source: Source, gains: GainBudget, costs: CostModel | None) -> dict[str, LinearPlan]:
+    """Returns the plans with the ratio spread evenly over the linears that gain."""
+    return gains.settled_evenly(lambda ratios: source.plan_at(ratios, costs))
+
+
+def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
+    """Returns the plans with the smallest ratio that reaches the requested speed. Raises SpeedError if none does."""
+    goal, outline = source.recipe.goal, source.outline
+    assert goal is not None and outline is not None
+    return plans_for_speed(
+        goal, list(source.coverage.linears), lambda ratios: source.plan_at(ratios, costs), outline, costs
+    )
+
+
+def _check_gain(
+    source: Source, gains: GainBudget, plans: Mapping[str, LinearPlan], costs: CostModel | None
+) -> None:
+    """Raise PatchCompileError if a ratio is asked for, and no linear gains with it. plans: those with the ratio."""
+    if not gains.asked or any(plan.zeroed for plan in plans.values()):
+        return
+    if gains.counted:
+        plans = source.plan_at({name: gains.counted.get(name, 0.0) for name in plans}, costs)
+        when = f"With --ratio {source.recipe.ratio}"
+    else:
+        plans = source.plan_at(dict.fromkeys(plans, 0.5), costs)
+        when = "Even with all tiles 2:4"
+    where = f" on {costs.card.name} with {costs.workload}" if costs else ""
+    reasons = "; ".join(reason_lines([plan.row() for plan in plans.values()]))
+    raise PatchCompileError(
+        f"No linear of {source.name} gains by pruning{where}",
+        f"{when} each would be compiled dense, and pruning would lose quality for nothing ({reasons}).",
+        "Say what you want: another --ratio, --target or workload (--batch-size, --prompt-tokens, --generated-tokens), or "
+        "--lowering plugin, which prunes everywhere and packs all that is pruned.",
+    )

@@ -1,0 +1,137 @@
+"""Keeps linears whole in which pruning gains nothing on a target, so that no weight is zeroed for nothing.
+
+The planner decides which linears gain, by the rule that lowers them:
+
+1. A linear can gain if it is not compiled dense with as many 2:4 tiles as its ratio allows it at most: all, or with
+   `--per-layer` its own ratio. The ratio counts over these linears alone, and tiles are chosen over them.
+2. A linear that gets too few 2:4 tiles to gain is left whole. The tiles of the others stay as they are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.budget import Budget
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.record import GainRecord
+from masklearn.masks.select import Selection, select
+from masklearn.masks.tiles import sparse_groups
+from patch_compile.out.plan import Gaining
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.lowering import LinearPlan
+
+__all__ = ["GainBudget", "TilesThatGain", "unpatterned"]
+
+Grids = Mapping[str, NDArray[Any]]
+Shape = tuple[int, int]
+Plans = Mapping[str, LinearPlan]
+PlanMasks = Callable[[Mapping[str, LinearMask]], Plans]
+
+_ALL = 0.5  # ratio of a linear with all tiles 2:4
+_DROPPED = (
+    1 / 4
+)  # share of the linears without a gain that one step leaves dense: those with the fewest 2:4 tiles
+
+
+@dataclass(frozen=True)
+class GainBudget:
+    """A ratio over the linears that can gain.
+
+    budget: leaves the other linears dense; linears: all covered linears, name to `[N, K]`; asked: number of linears with
+    a ratio above 0.
+    """
+
+    budget: Budget
+    linears: Mapping[str, Shape]
+    asked: int
+
+    @classmethod
+    def of(
+        cls, budget: Budget, linears: Mapping[str, Shape], plan_at: Callable[[Mapping[str, float]], Plans]
+    ) -> GainBudget:
+        """Find the linears that can gain. plan_at: plans linears that have these ratios, as they are compiled."""
+        counted = budget.counted(list(linears))
+        most = {name: ratio if budget.per_layer else _ALL for name, ratio in counted.items()}
+        plans = plan_at({name: most.get(name, 0.0) for name in linears})
+        dense = frozenset(name for name, plan in plans.items() if plan.lowering == "dense")
+        return cls(replace(budget, uncounted=dense), linears, len(counted))
+
+    @property
+    def counted(self) -> dict[str, float]:
+        """Returns the linears that can gain, with their ratios."""
+        return self.budget.counted(list(self.linears))
+
+    def settled(self, plan_for: Callable[[Budget], Plans]) -> Budget:
+        """Returns the budget with which every linear that has 2:4 tiles gains. plan_for: chooses tiles and plans them."""
+        budget = self.budget
+        while wasted := {
+            name: float(plan.zeroed)
+            for name, plan in plan_for(budget).items()
+            if plan.lowering == "dense" and plan.zeroed
+        }:
+            budget = budget.sparing(wasted)
+        return budget
+
+    def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> dict[str, LinearPlan]:
+        """Returns the plans with the ratio spread evenly, which is how a plan without scores assumes it."""
+        weights = {name: prod(shape) for name, shape in self.linears.items()}
+        return dict(plan_at(self.settled(lambda budget: plan_at(budget.evenly(weights))).evenly(weights)))
+
+    def row(self, zeroed: Mapping[str, int]) -> Gaining:
+        """Returns the number of linears that gain, and the ratio over them. zeroed: number of zeroed weights by linear."""
+        weights = {name: prod(shape) for name, shape in self.linears.items()}
+        total = sum(zeroed.values())
+        gaining = [name for name, count in zeroed.items() if count]
+        return Gaining(
+            covered=len(weights),
+            asked=self.asked,
+            gaining=len(gaining),
+            ratio=total / sum(weights[name] for name in gaining) if gaining else 0.0,
+            ratio_of_covered=total / sum(weights.values()),
+        )
+
+
+class TilesThatGain:
+    """Chooses tiles for a ratio over the linears that can gain. A linear that was left whole once stays whole."""
+
+    def __init__(self, gains: GainBudget, tile: Shape, plan: PlanMasks) -> None:
+        """plan: plans masks as they are compiled."""
+        self._gains, self._tile, self._plan = gains, tile, plan
+
+    def record(self, masks: Mapping[str, LinearMask], costs: CostModel | None) -> GainRecord:
+        """Returns the record of the linears that gain with these masks."""
+        row = self._gains.row({name: mask.zeroed for name, mask in masks.items()})
+        return GainRecord(
+            card=costs.card.name if costs else None,
+            covered=row.covered,
+            asked=row.asked,
+            gaining=row.gaining,
+            ratio=row.ratio,
+        )
+
+    def __call__(self, scores: Grids, areas: Grids) -> tuple[Selection, Budget]:
+        """Returns tile maps and the budget that they fill. scores: the cost of each tile."""
+
+        def plan_for(budget: Budget) -> Plans:
+            tiles = select(scores, areas, budget)
+            return self._plan(unpatterned(self._gains.linears, self._tile, tiles))
+
+        budget = self._gains.settled(plan_for)
+        self._gains = replace(self._gains, budget=budget)
+        return select(scores, areas, budget), budget
+
+
+def unpatterned(linears: Mapping[str, Shape], tile: Shape, tiles: Grids) -> dict[str, LinearMask]:
+    """Returns masks of these tile maps, in which every group of four weights keeps its first two."""
+    return {
+        name: LinearMask(
+            shape, tile, tiles[name], np.zeros(sparse_groups(tiles[name], shape, tile), np.uint8)
+        )
+        for name, shape in linears.items()
+    }
