@@ -31,6 +31,7 @@ from masklearn.learn import Learned, learn_task
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import matches
+from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.sparsegpt import SparseGpt
 from masklearn.progress import OnStep
@@ -135,8 +136,17 @@ def compare(
     """
     value = _perplexity(pruned, windows, recipe, progress)
     result = _row(masks.method, masks.ratio, value, seconds)
-    rows = run_baselines(model_dir, recipe, names, windows, scratch, progress, note)
+    rows = run_baselines(model_dir, recipe, names, windows, scratch, progress, note, _as_in(masks))
     return beside_baselines(result, rows, windows)
+
+
+def _as_in(masks: MaskSet) -> Choose | None:
+    """Returns a function that prunes the linears that a result prunes, to its ratio; None if its ratio is over all."""
+    gains = masks.record.gains
+    if gains is None:
+        return None
+    whole = frozenset(name for name, mask in masks.items() if not mask.tiles.any())
+    return by_budget(replace(Budget.of(gains.ratio), uncounted=whole))
 
 
 def beside_baselines(
@@ -157,8 +167,9 @@ def run_baselines(
     scratch: Path,
     progress: OnStep | None = None,
     note: Note | None = None,
+    choose: Choose | None = None,
 ) -> list[BaselineRow]:
-    """Returns a row for each baseline.
+    """Returns a row for each baseline. choose: chooses tiles for baselines with the recipe's ratio, None for all linears.
 
     windows: token ids `[count, length]`, on which models are evaluated in fp32 on the recipe's device; scratch: folder for
     one pruned checkpoint at a time, which is deleted. The calibration text is read once for all baselines.
@@ -169,7 +180,7 @@ def run_baselines(
     _check_causal(checkpoint)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     progress, note = progress or (lambda *_: None), note or (lambda _: None)
-    task = Task(checkpoint, coverage, recipe, scratch, progress, note)
+    task = Task(checkpoint, coverage, recipe, scratch, progress, note, choose)
     return [_baseline_row(name, task, windows) for name in names]
 
 
@@ -204,6 +215,8 @@ def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:
     if name is Baseline.UNSTRUCTURED:
         return _unstructured(task)
     recipe = baseline_settings(name, task.recipe, task.checkpoint, task.coverage)
+    # A baseline with a ratio of its own prunes by it wherever it says.
+    task = task if _LEARNED[name].ratio is None else replace(task, chooses=None)
     learned = learn_task(task.with_recipe(recipe))
     return learned, learned.masks.ratio
 
@@ -214,7 +227,8 @@ def _unstructured(task: Task) -> tuple[Learned, float]:
     from masklearn.stream.feed import CheckpointFeed
 
     areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
-    ratio = Budget.of(task.recipe.ratio, task.recipe.per_layer).ratio(areas)
+    _, budget = task.choose({name: np.zeros(grid.shape) for name, grid in areas.items()}, areas)
+    ratio = budget.ratio(areas)
     store = WeightStore(task.scratch / "weights")
     solve_unstructured(CheckpointFeed(task), ratio, store)
     return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from patch_compile.build.build import build as build_recipe
 from patch_compile.out.workspace import sha256_of
 from patch_compile.recipe import Recipe
@@ -37,3 +39,19 @@ def check_out(out: Path, report: dict[str, Any], model_file: str) -> dict[str, A
     assert report == json.loads((out / "report.json").read_text())
     assert not out.with_name("out.partial").exists()
     return manifest
+
+
+def narrow_model(make_model: Any) -> Path:
+    """A model of one block, of whose linears only some gain on a slow card."""
+    model: Path = make_model(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=1, num_attention_heads=6
+    )
+    file = model / "model.safetensors"
+    # The weights of a small random model are too large for this one.
+    save_file({name: w * 0.1 if w.ndim == 2 else w for name, w in load_file(file).items()}, file)
+    return model
+
+
+def zeros(model: Path) -> dict[str, int]:
+    """Number of zeros in each tensor of a model of one shard."""
+    return {name: int((w == 0).sum()) for name, w in load_file(model / "model.safetensors").items()}

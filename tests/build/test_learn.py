@@ -19,7 +19,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import masks_parts
 from patch_compile.report.terminal.parts import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
-from tests.builds import build
+from tests.builds import build, narrow_model, zeros
 
 
 def test_a_mask_file_is_used_as_it_is(settings, tmp_path):
@@ -89,6 +89,50 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
     assert "ffn-only" in shown and "% of tiles 2:4" in shown
     with pytest.raises(PatchCompileError, match="does not name baselines"):
         learn(recipe, "the rest", force=True, resume=False)
+
+
+def test_learning_for_a_target_leaves_linears_whole_and_baselines_prune_the_same(
+    settings, make_model, tmp_path
+):
+    model, out = narrow_model(make_model), tmp_path / "learned"
+    small = settings | {
+        "model": model,
+        "method": "magnitude",
+        "tile": (128, 128),
+        "lowering": "auto",
+        "target": "l4",
+    }
+    answer = learn(
+        Recipe.parse(small | {"out": out}), "magnitude-tiles,unstructured", force=False, resume=False
+    )
+    pruned = {name for name, count in zeros(out / "model").items() if count > zeros(model)[name]}
+    assert len(pruned) == answer.learned.gains.gaining < len(answer.linears) == 7
+    for row in answer.baselines.rows:
+        assert row.ratio == pytest.approx(answer.ratio.reached, abs=1e-3)
+    given = {k: v for k, v in small.items() if k != "ratio"} | {"mask": out / "masks.safetensors"}
+    report = build(given)
+    assert {f"{row['name']}.weight" for row in report["linears"] if row["lowering"] == "plugin"} == pruned
+    assert not any("compiled dense" in note for note in report["notes"])
+
+
+def test_learning_without_a_target_prunes_everywhere_and_the_build_says_what_is_for_nothing(
+    settings, make_model, tmp_path
+):
+    model, out = narrow_model(make_model), tmp_path / "learned"
+    small = settings | {"model": model, "method": "magnitude", "tile": (128, 128), "lowering": "auto"}
+    learned = learn(Recipe.parse(small | {"out": out}), force=False, resume=False)
+    assert learned.learned.gains is None and len([row for row in learned.linears if row.zeroed]) == 7
+    given = {k: v for k, v in small.items() if k != "ratio"} | {
+        "mask": out / "masks.safetensors",
+        "target": "l4",
+    }
+    report = build(given)
+    wasted = [row for row in report["linears"] if row["lowering"] == "dense"]
+    share = sum(row["zeroed"] for row in wasted) / sum(row["zeroed"] for row in report["linears"])
+    (note,) = (note for note in report["notes"] if "compiled dense" in note)
+    assert note.startswith(
+        f"{share:.1%} of the zeroed weights lie in {len(wasted)} linears that are compiled dense"
+    )
 
 
 # `--multi_gpu` starts several processes on one machine; without CUDA they communicate by gloo.

@@ -67,6 +67,21 @@ def test_out_holds_what_the_manifest_says(settings, calib):
     assert 0.01 < relative < 0.6
 
 
+def test_a_linear_that_is_compiled_dense_is_left_as_it_is(settings):
+    report = build(settings | {"lowering": "re:.*linear1.*=dense"})
+    dense = {row["name"] for row in report["linears"] if row["lowering"] == "dense"}
+    assert dense and len(dense) < len(report["linears"])
+    before, after = (
+        {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+        for path in (settings["model"], settings["out"] / "model" / "model.onnx")
+    )
+    changed = {name for name, weight in before.items() if not np.array_equal(weight, after[name])}
+    assert len(changed) == len(report["linears"]) - len(dense)
+    gains = report["learned"]["gains"]
+    assert gains["card"] is None and gains["gaining"] == len(changed)
+    assert gains["ratio"] == pytest.approx(0.3, abs=0.01)
+
+
 def test_the_recipe_reproduces_the_build(settings, tmp_path):
     build(settings)
     again = Recipe.load(settings["out"] / "recipe.yaml") | {"out": tmp_path / "again"}
