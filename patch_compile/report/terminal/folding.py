@@ -74,7 +74,7 @@ class FoldingTable(Table):
         all_break: the columns break too, because not even one of them has room.
         """
         table = Table(box=self.box, padding=self.padding, header_style=self.header_style)
-        table.columns = [replace(one, _index=i) for i, one in enumerate([self.columns[0], *columns])]
+        table.columns = [replace(one, _index=i) for i, one in enumerate([*self.columns[:1], *columns])]
         for column in table.columns if all_break else table.columns[:1]:
             column.no_wrap, column.overflow = False, "fold"
         table.rows = self.rows

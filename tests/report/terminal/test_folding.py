@@ -127,7 +127,7 @@ def test_a_pipe_is_as_wide_as_columns_says(
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns:
         monkeypatch.setenv("COLUMNS", columns)
-    show([FoldingTable(), wide_table()])
+    show([wide_table()])
     assert max(map(len, capsys.readouterr().out.splitlines())) in range(width - 15, width + 1)
 
 
