@@ -32,4 +32,4 @@ class SpeedError(PatchCompileError):
 
 
 class InvariantError(Exception):
-    """Error for a broken rule of the packed format. It is a fault of this program and keeps its traceback."""
+    """Error for a broken rule of the packed format. It is a fault of this program, see `cli.app.main`."""

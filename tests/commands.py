@@ -32,15 +32,16 @@ def run(
 
 
 def run_here(*arguments: object) -> Done:
-    """Run the command in this process. An exception that would print a traceback is raised."""
+    """Run the command in this process. Fails for an internal error, and shows its traceback."""
     out, err = io.StringIO(), io.StringIO()
     with (
-        patch.object(sys, "argv", ["patch-compile", *map(str, arguments)]),
+        patch.object(sys, "argv", ["patch-compile", "--debug", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
         try:
             cli.main()
         except SystemExit as end:
+            assert end.code != cli.INTERNAL, err.getvalue()
             return Done(int(end.code or 0), out.getvalue(), err.getvalue())
     raise AssertionError("main ends by an exit code")

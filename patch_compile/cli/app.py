@@ -5,7 +5,10 @@ Heavy packages are not imported here: `patch-compile --help` works without torch
 
 from __future__ import annotations
 
+import shlex
 import sys
+import traceback
+from dataclasses import dataclass
 
 import click
 
@@ -27,6 +30,7 @@ from patch_compile.errors import PatchCompileError, UsageError
 __all__ = ["cli", "main"]
 
 INTERRUPTED = 130
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 _COMMANDS = (
     bench,
     build,
@@ -43,13 +47,24 @@ _COMMANDS = (
 )
 
 
+@dataclass
+class _Session:
+    """Options of the group, for `main`. debug: print tracebacks."""
+
+    debug: bool = False
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PATCH_COMPILE"})
 @click.version_option(package_name="patch-compile")
-def cli() -> None:
+@click.option("--debug", is_flag=True, help="Print the traceback of an internal error.")
+@click.pass_obj
+def cli(session: _Session | None, debug: bool) -> None:
     """Compile a Hugging Face model into a TensorRT engine of dense and 2:4-sparse tiles (PATCH).
 
     Every option can also be set in the environment, as PATCH_COMPILE_<COMMAND>_<OPTION>.
     """
+    if session is not None:
+        session.debug = debug
 
 
 for _command in _COMMANDS:
@@ -57,11 +72,12 @@ for _command in _COMMANDS:
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 ratio or speed, 130
-    interrupted."""
+    """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 ratio or speed, 70 internal error,
+    130 interrupted."""
     settle_threads()
+    session = _Session()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, obj=session)
     except PatchCompileError as error:
         code = _complain(error)
     except click.exceptions.NoArgsIsHelpError as error:  # without a command the help text is shown
@@ -72,7 +88,40 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         code = INTERRUPTED
+    except OSError as error:
+        code = _complain(_of_system(error))
+    except MemoryError:
+        code = _complain(
+            PatchCompileError("There is not enough memory", "", "Use a smaller model, batch or window.")
+        )
+    except Exception as error:
+        code = _admit(error, session.debug)
     sys.exit(code or 0)
+
+
+def _of_system(error: OSError) -> PatchCompileError:
+    """Convert an error of the operating system that no command expects, such as a full disk."""
+    files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return PatchCompileError(
+        f"The operating system refuses {files or 'a file operation'}",
+        f"{error.strerror or error}.",
+        "Check the disk and the permissions. `build`, `learn` and `compile` continue with `--resume`.",
+    )
+
+
+def _admit(error: Exception, debug: bool) -> int:
+    """Report an error that no command expects, which is a fault of this program."""
+    if debug:
+        traceback.print_exception(error)
+    again = shlex.join(["patch-compile", "--debug", *(one for one in sys.argv[1:] if one != "--debug")])
+    _complain(
+        PatchCompileError(
+            f"Internal error: {type(error).__name__}: {str(error).rstrip('.') or 'no message'}",
+            "This is a fault of patch-compile and not of your command. Finished stages are kept.",
+            f"Report it with the output of `{again}`.",
+        )
+    )
+    return INTERNAL
 
 
 def _of_click(error: click.UsageError) -> UsageError:

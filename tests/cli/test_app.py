@@ -1,9 +1,12 @@
+import errno
 import json
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
+from patch_compile.cli import app
 from tests.commands import run
 
 # fmt: off
@@ -100,3 +103,31 @@ def test_plugin_says_what_is_missing_before_it_fails(tmp_path):
     assert "TensorRT headers: " in done.stderr
     assert "error: nvcc is not found" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def broken(monkeypatch, error, *options):
+    """The output of a command whose work raises `error`."""
+    monkeypatch.setattr(sys.modules["patch_compile.api.doctor"], "doctor", Mock(side_effect=error))
+    monkeypatch.setattr(sys, "argv", ["patch-compile", *options, "doctor"])
+    with pytest.raises(SystemExit) as end:
+        app.main()
+    return end.value.code
+
+
+def test_an_internal_error_is_admitted_and_has_its_own_exit_code(monkeypatch, capsys):
+    assert broken(monkeypatch, ZeroDivisionError("division by zero")) == 70
+    said = capsys.readouterr().err
+    assert said.startswith("error: Internal error: ZeroDivisionError: division by zero\n")
+    assert "fault of patch-compile" in said and "`patch-compile --debug doctor`" in said
+    assert "Traceback" not in said
+    assert broken(monkeypatch, RecursionError("too deep"), "--debug") == 70
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_an_error_of_the_operating_system_is_told_in_words(monkeypatch, capsys):
+    assert broken(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "out/plan.json")) == 1
+    said = capsys.readouterr().err
+    assert "error: The operating system refuses out/plan.json\n  why: No space left on device." in said
+    assert "--resume" in said
+    assert broken(monkeypatch, MemoryError()) == 1
+    assert "not enough memory" in capsys.readouterr().err
