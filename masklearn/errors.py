@@ -1,5 +1,6 @@
 """Errors that the user sees without a traceback."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypeVar
 
@@ -12,15 +13,16 @@ _Name = TypeVar("_Name", bound=StrEnum)
 class PatchCompileError(Exception):
     """Error in the user's input or environment: what happened, why, and how to fix it.
 
-    what: one sentence without a final period; why, fix: whole sentences, or the unchanged message of another program. The
-    command line prints the three parts without a traceback and exits with `exit_code`. The class is in `masklearn` because
+    what: one sentence without a final period; why, fix: whole sentences, or the unchanged message of another program;
+    details: lines that are too many for a sentence. The command line prints the first three parts without a traceback, the
+    details with --verbose, and exits with `exit_code`. The class is in `masklearn` because
     that is the lower of the two packages; `patch_compile` raises it too.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
-        self.what, self.why, self.fix = what, why, fix
+    def __init__(self, what: str, why: str = "", fix: str = "", details: Sequence[str] = ()) -> None:
+        self.what, self.why, self.fix, self.details = what, why, fix, tuple(details)
         super().__init__(". ".join(part.rstrip(".") for part in (what, why, fix) if part))
 
 

@@ -87,11 +87,11 @@ class FinishedBuild(Result):
         quality = f", perplexity {perplexity['dense']:.2f} → {perplexity['hybrid']:.2f}" if perplexity else ""
         return f"{self.path}, ratio {self.ratio:.3f}{quality}"
 
-    def parts(self) -> Iterator[Part]:
-        """Yield what `patch-compile build` prints."""
+    def parts(self, *, every: bool = False) -> Iterator[Part]:
+        """Yield what `patch-compile build` prints. every: name all nodes that stay dense."""
         from patch_compile.report.terminal.console import build_parts
 
-        return build_parts(self.report)
+        return build_parts(self.report, every=every)
 
 
 @dataclass(frozen=True, repr=False)

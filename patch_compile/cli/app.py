@@ -140,4 +140,6 @@ def _complain(error: PatchCompileError) -> int:
     for label, text in (("why", error.why), ("fix", error.fix)):
         if text:
             click.echo(f"  {label}: {text}", err=True)
+    for line in getattr(error, "__notes__", ()):
+        click.echo(f"  {line}", err=True)
     return error.exit_code

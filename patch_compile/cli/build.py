@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
 import patch_compile.api.build as api
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
+from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import RECIPE
 
 __all__ = ["build"]
@@ -39,8 +42,9 @@ _OWN = {
     {"model": "MODEL_DIR|FILE.onnx"},
     summary="Learn masks, compile the model and build the engine.",
 )
+@click.option("--verbose", is_flag=True, help="Name every node that stays dense, also in an error. [counts]")
 @AS_JSON
-def build(as_json: bool, **given: Any) -> None:
+def build(verbose: bool, as_json: bool, **given: Any) -> None:
     """Learn masks, compile the model, build the engine and measure the loss of quality: MODEL_DIR → OUT.
 
     FILE.onnx is any ONNX model. Its linears are MatMul, Gemm and 1×1 Conv with constant weights. --calib is then an .npz
@@ -48,4 +52,10 @@ def build(as_json: bool, **given: Any) -> None:
     otherwise its first axis counts samples. The methods oneshot, sparsegpt and wanda need such inputs; without them masks
     are learned by magnitude.
     """
-    print_result(api.build(**given), as_json=as_json)
+    try:
+        built = api.build(**given)
+    except PatchCompileError as error:
+        for line in error.details if verbose else ():
+            error.add_note(line)
+        raise
+    print_result(built, as_json=as_json, parts=built.parts(every=verbose))

@@ -134,10 +134,9 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     while True:
         feed, outputs = pickle.load(requests)
         try:
-            answer = (run_session(session, path, feed, outputs), None)
+            _send(answers, (run_session(session, path, feed, outputs), None))
         except Exception as error:
-            answer = (None, _told(error))
-        _send(answers, answer)
+            _send(answers, (None, _told(error)))
 
 
 def _told(error: Exception) -> tuple[str, str, str] | str:

@@ -37,7 +37,7 @@ FUNCTIONS = {
 }  # fmt: skip
 EMPTY = inspect.Parameter.empty
 # Options that only the command line has, and parameters that only Python can give.
-PRINTING = {"as_json", "every", "list_passes"}
+PRINTING = {"as_json", "every", "list_passes", "verbose"}
 CALLBACKS = {"run": {"say", "show"}}
 # Per function, the settings that check it and its parameters that are no settings.
 SETTINGS = [

@@ -10,6 +10,7 @@ from patch_compile.out.bench import BenchReport, BenchRow, Library
 from patch_compile.out.report import Kind
 from patch_compile.report.baselines import beaten_lines
 from patch_compile.report.bench import LIBRARY_NAMES
+from patch_compile.report.output_error import output_warning
 from patch_compile.report.page.sources import Row, Sources
 from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
 
@@ -118,6 +119,8 @@ def _limit(row: BenchRow) -> str:
 
 def _warnings(sources: Sources) -> Iterator[Warning]:
     yield from _of_ratio(sources)
+    if sources.kind is not Kind.DECODER and (moved := output_warning(sources.report)):
+        yield Warning("caution", moved)
     yield from _of_speed(sources)
     verify = sources.verify
     if verify is None:

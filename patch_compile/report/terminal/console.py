@@ -18,6 +18,7 @@ from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import CardRow, Gaining, LinearRow, PlanSummary, Skipped
 from patch_compile.out.report import Kind
 from patch_compile.report.engine import sparsity_words
+from patch_compile.report.output_error import output_warning
 from patch_compile.report.prediction import (
     choice_line,
     gain_line,
@@ -42,14 +43,19 @@ __all__ = [
 
 Row = Mapping[str, Any]
 _OUTPUTS = 4  # outputs of a graph that are shown; a decoder has two for each layer's cache
+_REASONS = 6  # reasons why nodes stay dense that are shown without --verbose
 _SHADES = " ░▒▓█"  # none, and quarters: a map is readable without colour
 
 
-def build_parts(report: Row) -> Iterator[Part]:
-    """Yield the result of a build: linears, perplexity, engine, generated text."""
+def build_parts(report: Row, *, every: bool = False) -> Iterator[Part]:
+    """Yield the result of a build: linears, perplexity, engine, generated text.
+
+    every: name all nodes that stay dense, instead of counting those that do so for the same reason.
+    """
+    skipped = [Skipped.model_validate(row) for row in report["skipped"]]
     yield _linears_table(linear_rows(report))
     yield from _where_parts(TileSummary.model_validate(report["where_sparse"]))
-    yield from _skipped_lines(map(Skipped.model_validate, report["skipped"]))
+    yield from _skipped_lines(skipped) if every else _skipped_counts(skipped)
     yield from _summary(report) if report["kind"] == Kind.DECODER else _onnx_summary(report)
 
 
@@ -97,6 +103,18 @@ def linear_rows(result: Row) -> tuple[LinearRow, ...]:
 
 def _skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
     yield from (f"left dense: {row.name}: {row.reason}" for row in skipped)
+
+
+def _skipped_counts(skipped: Iterable[Skipped]) -> Iterator[str]:
+    """Yield a line for each of the most frequent reasons, and one for the rest."""
+    reasons: dict[str, list[str]] = {}
+    for row in skipped:
+        reasons.setdefault(row.reason, []).append(row.name)
+    order = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
+    for reason, names in order[:_REASONS]:
+        yield f"left dense: {names[0] if len(names) == 1 else f'{len(names)} like {names[0]}'}: {reason}"
+    if rest := sum(len(names) for _, names in order[_REASONS:]):
+        yield f"left dense: {rest} more, for other reasons: --verbose names them all"
 
 
 def _linears_table(linears: Sequence[LinearRow]) -> Table:
@@ -218,6 +236,8 @@ def _onnx_summary(report: Row) -> Iterable[str]:
     if others := [one["relative"] for one in outputs[_OUTPUTS:]]:
         yield f"pruned how much: {len(others)} more outputs, at most {max(others):.3g}: see the report"
     yield f"compared on {inputs['compared']} runs of {inputs['words']}"
+    if warning := output_warning(report):
+        yield f"warning: {warning[:1].lower()}{warning[1:]}"
     yield from _result_lines(report)
     yield f"report: {Path(report['path']).with_name(PAGE)}"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.sources.onnx_model.linears import Refusal
 from patch_compile.sources.onnx_model.names import node_name
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ __all__ = ["StoredConstant", "stored_constant"]
 
 _STANDARD = ("", "ai.onnx")
 _PASSED_ON = ("Identity", "Cast", "Transpose")
+_COMPUTED = "its weight is computed at run time"
 _QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -31,7 +33,7 @@ class StoredConstant:
     reader: str
 
 
-def stored_constant(value: ir.Value | None, node: ir.Node) -> StoredConstant | str:
+def stored_constant(value: ir.Value | None, node: ir.Node) -> StoredConstant | Refusal:
     """Returns the constant that `node` reads as `value`, or the reason why it is no constant, in words.
 
     Raises PatchCompileError for a quantized constant: pruning would change the scale that the rest needs.
@@ -43,18 +45,19 @@ def stored_constant(value: ir.Value | None, node: ir.Node) -> StoredConstant | s
         if kind in _QUANTIZING:
             raise quantized(node, f"{kind} {node_name(producer)!r} makes its weight")
         if producer.domain not in _STANDARD or kind not in _PASSED_ON:
-            return f"its weight is computed at run time, by {kind} {node_name(producer)!r}"
+            return Refusal(f"{_COMPUTED}, by {kind} {node_name(producer)!r}", _COMPUTED)
         if kind == "Transpose":
             perm = producer.attributes.get("perm")
             if perm is not None and tuple(perm.as_ints()) != (1, 0):
-                return f"its weight goes through Transpose {node_name(producer)!r} of axes {list(perm.as_ints())}"
+                words = f"its weight goes through Transpose {node_name(producer)!r} of axes {list(perm.as_ints())}"
+                return Refusal(words, "its weight goes through a Transpose of more than two axes")
             transposed = not transposed
         node, value = producer, producer.inputs[0]
     if value is None or not value.is_initializer():
-        return (
-            f"its weight is the input {value.name!r} of the graph"
-            if value is not None
-            else "it has no weight"
+        if value is None:
+            return Refusal("it has no weight")
+        return Refusal(
+            f"its weight is the input {value.name!r} of the graph", "its weight is an input of the graph"
         )
     return StoredConstant(value, transposed, reader or _other_reader(value, node))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from masklearn.masks.tiles import GROUP
 from patch_compile.errors import PatchCompileError
 from patch_compile.sources.onnx_model.constants import StoredConstant, quantized, stored_constant
-from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear
+from patch_compile.sources.onnx_model.linears import FoundLinears, OnnxLinear, Refusal
 from patch_compile.sources.onnx_model.names import linear_name, node_name, reserved_names
 
 if TYPE_CHECKING:
@@ -61,16 +61,18 @@ def find_onnx_linears(path: Path, model: ir.Model) -> FoundLinears:
         if node.op_type in _INTEGER_PRODUCTS:
             raise quantized(node, "It multiplies integers")
         if node.domain == "com.microsoft" and node.op_type in _FUSED:
-            found.add(node, "an optimizer fused it: give the model before ONNX Runtime's optimizer")
+            found.add(node, Refusal("an optimizer fused it: give the model before ONNX Runtime's optimizer"))
         elif node.domain in _STANDARD and node.op_type in _RECURRENT:
-            found.add(node, "a recurrent operator holds its weights in itself")
+            found.add(node, Refusal("a recurrent operator holds its weights in itself"))
         elif node.domain in _STANDARD and node.op_type in _MATCHERS:
             found.add(node, _linear(node, owner, reserved | found.linears.keys()))
     if not found.linears:
         raise PatchCompileError(
             f"{path} has no linear to prune",
             _counted(found.skipped.values()) or "It holds no MatMul, Gemm or Conv.",
-            "A linear is a MatMul, Gemm or 1×1 Conv with a constant weight, K a multiple of 4.",
+            "Give a model with a MatMul, Gemm or 1×1 Conv of constant weight, K a multiple of 4."
+            + (" --verbose names each node." if found.skipped else ""),
+            [f"{name}: {reason}" for name, reason in found.skipped.items()],
         )
     return found
 
@@ -89,9 +91,9 @@ def _nodes(graph: ir.Graph, owner: str = "") -> Iterator[tuple[ir.Node, str]]:
                 yield from _nodes(subgraph, f"the {attribute.name} of {node.op_type} {node_name(node)!r}")
 
 
-def _linear(node: ir.Node, owner: str, taken: Container[str]) -> OnnxLinear | str:
+def _linear(node: ir.Node, owner: str, taken: Container[str]) -> OnnxLinear | Refusal:
     product = _MATCHERS[node.op_type](node)
-    if isinstance(product, str):
+    if isinstance(product, Refusal):
         return product
     reason = _why_dense(node, owner, product)
     if reason:
@@ -105,91 +107,111 @@ def _linear(node: ir.Node, owner: str, taken: Container[str]) -> OnnxLinear | st
     return OnnxLinear(name, nodes, weight, product.transposed, shape, bias, output, product.spatial)
 
 
-def _why_dense(node: ir.Node, owner: str, product: _Product) -> str:
-    """Returns the reason why a product with a constant weight stays dense; empty if it does not."""
+def _why_dense(node: ir.Node, owner: str, product: _Product) -> Refusal | None:
+    """Returns the reason why a product with a constant weight stays dense; None if it does not."""
     weight, read, x = product.weight, node.inputs[1], node.inputs[0]
     stored = weight.initializer.dtype
     assert stored is not None and read is not None
     if stored.is_integer():
         raise quantized(node, f"Its weight is {stored.name.lower()}")
     if read.dtype is None or read.dtype.name not in _FLOATS:
-        return f"it computes in {read.dtype.name.lower() if read.dtype is not None else 'an unknown type'}"
+        return Refusal(
+            f"it computes in {read.dtype.name.lower() if read.dtype is not None else 'an unknown type'}"
+        )
     if owner:
-        return f"it lies in {owner}, and only the main graph is compiled"
+        words = "it lies in {}, and only the main graph is compiled"
+        return Refusal(words.format(owner), words.format("a subgraph"))
     if weight.reader:
-        return f"its weight is also read by {weight.reader}: one packed form can't serve both"
+        words = "its weight is also read by {}: one packed form can't serve both"
+        return Refusal(words.format(weight.reader), words.format("another node"))
     if product.shape[1] % GROUP:
-        return f"K = {product.shape[1]} is not a multiple of {GROUP}"
+        return Refusal(
+            f"K = {product.shape[1]} is not a multiple of {GROUP}", f"K is not a multiple of {GROUP}"
+        )
     if x is None or x.is_initializer():
-        return "its X is a constant"
+        return Refusal("its X is a constant")
     if x.shape is not None and len(x.shape) < 2:
-        return "its X is a vector"
-    return ""
+        return Refusal("its X is a vector")
+    return None
 
 
-def _matmul(node: ir.Node) -> _Product | str:
+def _matmul(node: ir.Node) -> _Product | Refusal:
     weight = stored_constant(node.inputs[1], node)
-    if isinstance(weight, str):
-        if not isinstance(stored_constant(node.inputs[0], node), str):
-            return "its constant is the left factor"
+    if isinstance(weight, Refusal):
+        if not isinstance(stored_constant(node.inputs[0], node), Refusal):
+            return Refusal("its constant is the left factor")
         second = node.inputs[1]
-        return "both factors are computed at run time" if second is not None and second.producer() else weight
+        computed = second is not None and second.producer() is not None
+        return Refusal("both factors are computed at run time") if computed else weight
     return _matrix(weight, transposed=not weight.transposed)
 
 
-def _gemm(node: ir.Node) -> _Product | str:
+def _gemm(node: ir.Node) -> _Product | Refusal:
     weight = stored_constant(node.inputs[1], node)
-    if isinstance(weight, str):
+    if isinstance(weight, Refusal):
         return weight
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     if attributes.get("transA", 0):
-        return "its X is transposed (transA)"
+        return Refusal("its X is transposed (transA)")
     if (attributes.get("alpha", 1.0), attributes.get("beta", 1.0)) != (1.0, 1.0):
-        return "its alpha or beta is not 1"
+        return Refusal("its alpha or beta is not 1")
     product = _matrix(weight, transposed=weight.transposed == bool(attributes.get("transB", 0)))
-    return product if isinstance(product, str) else _with_bias(node, product)
+    return product if isinstance(product, Refusal) else _with_bias(node, product)
 
 
-def _conv(node: ir.Node) -> _Product | str:
+def _conv(node: ir.Node) -> _Product | Refusal:
     weight = stored_constant(node.inputs[1], node)
-    if isinstance(weight, str):
+    if isinstance(weight, Refusal):
         return weight
     assert weight.initializer.shape is not None
     n, k, *kernel = (int(size) for size in weight.initializer.shape.numpy())
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     if any(size != 1 for size in kernel):
-        return f"a {'×'.join(map(str, kernel))} convolution is no linear"
+        size = f"a {'×'.join(map(str, kernel))} convolution"
+        return Refusal(
+            f"{size if len(kernel) > 1 else f'a convolution of {kernel[0]} points'} is no linear",
+            "a convolution of more than one point is no linear",
+        )
     if attributes.get("group", 1) != 1:
-        return f"a convolution in {attributes['group']} groups is no linear"
+        return Refusal(
+            f"a convolution in {attributes['group']} groups is no linear",
+            "a convolution in groups is no linear",
+        )
     if any(step != 1 for step in attributes.get("strides", ())):
-        return f"a convolution of stride {'×'.join(map(str, attributes['strides']))} skips inputs"
+        stride = "×".join(map(str, attributes["strides"]))
+        return Refusal(
+            f"a convolution of stride {stride} skips inputs", "a convolution with a stride skips inputs"
+        )
     if any(attributes.get("pads", ())):
-        return "a 1×1 convolution with padding makes more outputs than inputs"
+        return Refusal("a 1×1 convolution with padding makes more outputs than inputs")
     return _with_bias(node, _Product(weight, False, (n, k), spatial=len(kernel)))
 
 
-def _matrix(weight: StoredConstant, *, transposed: bool) -> _Product | str:
+def _matrix(weight: StoredConstant, *, transposed: bool) -> _Product | Refusal:
     assert weight.initializer.shape is not None
     stored = [int(size) for size in weight.initializer.shape.numpy()]
     if len(stored) != 2:
-        return f"its weight has {len(stored)} axes"
+        return Refusal(f"its weight has {len(stored)} axes")
     n, k = reversed(stored) if transposed else stored
     return _Product(weight, transposed, (n, k))
 
 
-def _with_bias(node: ir.Node, product: _Product) -> _Product | str:
+def _with_bias(node: ir.Node, product: _Product) -> _Product | Refusal:
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
         return product
     bias = _constant_bias(value, node, product.shape[0])
     if bias is None:
-        return f"its bias is not a constant of {product.shape[0]} elements"
+        return Refusal(
+            f"its bias is not a constant of {product.shape[0]} elements",
+            "its bias is not a constant of N elements",
+        )
     return replace(product, bias=bias)
 
 
 def _constant_bias(value: ir.Value | None, node: ir.Node, size: int) -> ir.Value | None:
     found = stored_constant(value, node)
-    if isinstance(found, str) or found.transposed or found.initializer.shape is None:
+    if isinstance(found, Refusal) or found.transposed or found.initializer.shape is None:
         return None
     shape = found.initializer.shape.numpy()
     return found.initializer if shape[-1:] == (size,) and all(axis == 1 for axis in shape[:-1]) else None
@@ -209,9 +231,14 @@ def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
     return None if bias is None else (add, bias)
 
 
-def _counted(reasons: Iterable[str]) -> str:
-    counted = "; ".join(f"{count} × {reason}" for reason, count in Counter(reasons).items())
+def _counted(reasons: Iterable[Refusal]) -> str:
+    counts = Counter(reason.kind for reason in reasons).most_common()
+    counted = "; ".join(f"{count} × {kind}" for kind, count in counts)
     return counted and f"{counted}."
 
 
-_MATCHERS: dict[str, Callable[[ir.Node], _Product | str]] = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv}
+_MATCHERS: dict[str, Callable[[ir.Node], _Product | Refusal]] = {
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Conv": _conv,
+}

@@ -14,7 +14,20 @@ from patch_compile.sources.onnx_model.names import node_name, unique
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FoundLinears", "OnnxLinear"]
+__all__ = ["FoundLinears", "OnnxLinear", "Refusal"]
+
+
+class Refusal(str):
+    """Reason why a node is no linear, in words. kind: the same without what differs from node to node, to be counted."""
+
+    __slots__ = ("kind",)
+    kind: str
+
+    def __new__(cls, words: str, kind: str = "") -> Refusal:
+        """kind: empty if it is the words."""
+        made = super().__new__(cls, words)
+        made.kind = kind or words
+        return made
 
 
 @dataclass(frozen=True)
@@ -73,11 +86,11 @@ class FoundLinears:
     """Linears by name, in graph order. skipped: nodes that stay dense, by name, with the reason in words."""
 
     linears: dict[str, OnnxLinear] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, Refusal] = field(default_factory=dict)
 
-    def add(self, node: ir.Node, found: OnnxLinear | str) -> None:
+    def add(self, node: ir.Node, found: OnnxLinear | Refusal) -> None:
         """Add a linear, or the reason why a node is none."""
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             self.skipped[unique(node_name(node), self.skipped)] = found
         else:
             self.linears[found.name] = found

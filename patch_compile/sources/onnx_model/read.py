@@ -47,6 +47,9 @@ def read_onnx(path: Path) -> ir.Model:
             model = graph_pass(model).model
         map_external_data(path, model)
         model = _upgraded(path, model)
+        # Only now, because the converters of old opsets look for some small constants in nodes.
+        common.LiftConstantsToInitializersPass(size_limit=0)(model)
+        common.LiftSubgraphInitializersToMainGraphPass()(model)
         common.NameFixPass()(model)
         return common.ShapeInferencePass()(model).model
 

@@ -235,6 +235,43 @@ class TestCommand:
         assert "left dense: /stem/Conv: a 3×3 convolution is no linear" in done.stdout
         assert "pruned how much: y: relative error" in done.stdout
 
+    def test_what_stays_dense_is_counted_and_named_when_asked(self, exported, tmp_path):
+        path = exported("encoder", False)
+        words = ["--ratio", "0.4", "--tile", "64x64", "--backend", "onnx", "-o", tmp_path / "out"]
+        done = self.invoke(path, *words)
+        assert done.exit_code == 0, done.exception
+        both = "both factors are computed at run time"
+        assert f"left dense: 4 like /layers.0/self_attn/MatMul_1: {both}" in done.stdout
+        done = self.invoke(path, *words, "--force", "--verbose")
+        named = [line for line in done.stdout.splitlines() if line.startswith("left dense: ")]
+        assert [line.split(": ")[2] for line in named] == [both] * 4
+
+    def test_a_refusal_names_each_node_when_asked(self, tmp_path, capsys, monkeypatch):
+        from patch_compile.cli.app import main
+
+        nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
+        path = graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor("w", 4, 4, 3)], x=(1, 4, 9))
+        for more in ([], ["--verbose"]):
+            monkeypatch.setattr("sys.argv", ["patch-compile", "build", str(path), "--ratio", "0.4", *more])
+            with pytest.raises(SystemExit):
+                main()
+            said = capsys.readouterr().err
+            assert "why: 1 × a convolution of more than one point is no linear." in said
+            assert ("  conv: a convolution of 3 points is no linear" in said) == bool(more)
+
+    def test_outputs_far_from_those_of_the_dense_model_are_warned_of(self, exported, tmp_path, calib):
+        """Random weights have no structure, so that half of them are a large part of the output."""
+        words = ["--tile", "64x64", "--backend", "onnx", "-o", tmp_path / "out", "--force"]
+        done = self.invoke(exported("mlp", False), "--ratio", "0.5", *words)
+        assert done.exit_code == 0, done.exception
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("warning: pruning moved")]
+        assert "the output 'y' by" in line and "--calib inputs.npz" in line
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert "Pruning moved the output" in page
+        done = self.invoke(exported("encoder", False), "--ratio", "0.1", "--calib", calib, *words)
+        assert done.exit_code == 0, done.exception
+        assert "warning" not in done.stdout
+
     @pytest.mark.parametrize("command", ["learn", "compile"])
     def test_other_commands_say_that_build_takes_it(self, exported, tmp_path, command):
         from patch_compile.cli.app import cli

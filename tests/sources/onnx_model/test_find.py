@@ -311,7 +311,45 @@ def test_no_linear_says_what_was_found_instead(tmp_path):
     ]
     with pytest.raises(PatchCompileError, match="has no linear to prune") as error:
         find(graphs.save(tmp_path / "m.onnx", nodes, x=(64, 64)))
-    assert error.value.why == "2 × its weight is the input 'x' of the graph."
+    assert error.value.why == "2 × its weight is an input of the graph."
+    assert error.value.details == tuple(
+        f"{name}: its weight is the input 'x' of the graph" for name in ("one", "two")
+    )
+    assert "--verbose" in error.value.fix
+
+
+def test_reasons_are_counted_by_kind(tmp_path):
+    """A convolution net has dozens of kernels, and an exported decoder a thousand weights that are computed."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        helper.make_node("Conv", ["x", "v"], ["d"], "wide"),
+        *(helper.make_node("Abs", ["x"], [f"a{i}"], f"abs{i}") for i in range(50)),
+        *(helper.make_node("Gemm", ["x", f"a{i}"], [f"g{i}"], f"gemm{i}") for i in range(50)),
+        helper.make_node("Sum", [f"g{i}" for i in range(50)], ["y"], "sum"),
+    ]
+    weights = [graphs.tensor("w", 8, 8, 3, 3), graphs.tensor("v", 8, 8, 1, 5)]
+    with pytest.raises(PatchCompileError, match="has no linear to prune") as error:
+        find(graphs.save(tmp_path / "m.onnx", nodes, weights, x=(8, 8, 8, 8)))
+    assert error.value.why == (
+        "50 × its weight is computed at run time; 2 × a convolution of more than one point is no linear."
+    )
+    assert len(error.value.details) == 52
+    assert "gemm7: its weight is computed at run time, by Abs 'abs7'" in error.value.details
+
+
+@pytest.mark.parametrize("op", ["Gemm", "Conv", "MatMul"])
+def test_a_small_bias_in_a_constant_node(tmp_path, op):
+    shape = {"Gemm": (64, 6), "MatMul": (64, 6), "Conv": (6, 64, 1)}[op]
+    x = ("batch", 64, 5) if op == "Conv" else ("batch", 64)
+    product = ["x", "w"] if op == "MatMul" else ["x", "w", "b"]
+    nodes = [
+        helper.make_node("Constant", [], ["b"], value=graphs.tensor("b", 6)),
+        helper.make_node(op, product, ["p"], "fc"),
+        helper.make_node("Add", ["p", "b"] if op == "MatMul" else ["p", "p"], ["y"], "add"),
+    ]
+    found = find(graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor("w", *shape)], x=x))
+    assert not found.skipped
+    assert found.linears["fc"].bias is not None
 
 
 def test_double_precision_stays_dense(tmp_path):
