@@ -30,6 +30,7 @@ import numpy as np
 
 from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.machine import machine
+from benchmarks.page_part import renewed
 from benchmarks.watched import watched
 from masklearn import (
     Checkpoint,
@@ -46,7 +47,6 @@ from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import choose_panel_rows, pack
 
 TARGET = "sm86"
-_BEGIN, _END = "<!-- compile: begin -->", "<!-- compile: end -->"
 
 
 @dataclass(frozen=True)
@@ -192,15 +192,6 @@ def page_part(shape: str, ratio: float, figures: Sequence[Measurement]) -> str:
     )
 
 
-def renewed(page: str, part: str) -> str:
-    """The page with the part between its two marks replaced. Raises ValueError when a mark is missing."""
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise ValueError(f"the page lacks {_BEGIN} or {_END}")
-    return f"{before}{begin}\n{part}\n{end}{after}"
-
-
 def _forget(checkpoint: Checkpoint) -> None:
     """Drop the files from the page cache, so that the next reader reads the disk."""
     os.sync()
@@ -243,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shutil.rmtree(home, ignore_errors=True)
     part = page_part(asked.shape, asked.ratio, figures)
     if asked.page:
-        asked.page.write_text(renewed(asked.page.read_text(), part))
+        asked.page.write_text(renewed(asked.page.read_text(), "compile", part))
     print(part)
     return 0 if all(figure.met for figure in figures) else 1
 

@@ -20,6 +20,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from problems import SHAPES, TOKENS
 
+from benchmarks.page_part import renewed
 from patch_compile.hardware.cards import RatedCard, rated_cards
 from patch_compile.out.plan import Slower, Way
 from patch_compile.packing.fusion import FUSIONS, GATED, QKV
@@ -46,7 +47,6 @@ __all__ = [
     "markdown",
     "predict",
     "predict_model",
-    "renew",
 ]
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
@@ -64,7 +64,6 @@ MODELS = {
     )
 }
 _SLOWER = {Way.DENSE_PATH: "dense path, {:.2f} of dense", Way.MMA_SP: "mma.sp, {:.2f} of wgmma"}
-_BEGIN, _END = "<!-- roofline: begin -->", "<!-- roofline: end -->"
 _WHOLE = "As `patch-compile plan --lowering plugin` says it, and for the last column with `--lowering auto`, the default."
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
 _PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
@@ -284,15 +283,6 @@ def _page_linears(device: RatedCard) -> str:
     return table(header, ([*row[:2], *row[3 : 3 + len(SHARES)], *row[-2:]] for row in rows))
 
 
-def renew(page: str) -> str:
-    """The page with the part between its two marks replaced. Raises ValueError when a mark is missing."""
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise ValueError(f"the page lacks {_BEGIN} or {_END}")
-    return f"{before}{begin}\n{markdown()}\n{end}{after}"
-
-
 def _as_json(device: RatedCard) -> dict[str, Any]:
     linears = [
         {"shape": shape, "tokens": m, "share": share} | asdict(p) | {"speedup": p.speedup}
@@ -339,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.json:
         asked.json.write_text(json.dumps(_as_json(device), indent=1) + "\n")
     if asked.page:
-        asked.page.write_text(renew(asked.page.read_text()))
+        asked.page.write_text(renewed(asked.page.read_text(), "roofline", markdown()))
     else:
         print(report(device))
     return 0

@@ -23,8 +23,9 @@ __all__ = [
 class Architecture:
     """Module names of a transformers model whose blocks run one after the other.
 
-    base: the model below the head ("" for the whole model); blocks: the ModuleList of blocks; tail: modules after the
-    blocks in order, some of which a model may lack; head: the output head, one of the tail.
+    base: the model below the head ("" for the whole model); embedding: of the tokens; blocks: the ModuleList of blocks;
+    tail: modules after the blocks in order, some of which a model may lack; head: the output head, one of the tail, whose
+    weight may be the embedding's.
     prefixes: prefixes of names; checkpoints may have any of them in place of the first one, which module names have;
     spellings: (regular expression, replacement) pairs that turn module names into those of other checkpoints.
     conv1d: True if linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: ends of the names of linears that
@@ -38,6 +39,7 @@ class Architecture:
     """
 
     base: str = "model"
+    embedding: str = "model.embed_tokens"
     blocks: str = "model.layers"
     tail: tuple[str, ...] = ("model.norm", "lm_head")
     head: str = "lm_head"
@@ -64,6 +66,7 @@ _MIXTRAL = Architecture(
 )
 _GPT2 = Architecture(
     base="transformer",
+    embedding="transformer.wte",
     blocks="transformer.h",
     tail=("transformer.ln_f", "lm_head"),
     prefixes=("transformer.", ""),
@@ -74,6 +77,7 @@ _GPT2 = Architecture(
 )
 _OPT = Architecture(
     base="model.decoder",
+    embedding="model.decoder.embed_tokens",
     blocks="model.decoder.layers",
     tail=("model.decoder.final_layer_norm", "model.decoder.project_out", "lm_head"),
     positions=0,
@@ -82,6 +86,7 @@ _OPT = Architecture(
 )
 _GPT_NEOX = Architecture(
     base="gpt_neox",
+    embedding="gpt_neox.embed_in",
     blocks="gpt_neox.layers",
     tail=("gpt_neox.final_layer_norm", "lm_head"),
     prefixes=("gpt_neox.", ""),
@@ -92,6 +97,7 @@ _GPT_NEOX = Architecture(
 # Text part of the multimodal model; the vision tower stays dense.
 _GEMMA3 = Architecture(
     base="model.language_model",
+    embedding="model.language_model.embed_tokens",
     blocks="model.language_model.layers",
     tail=("model.language_model.norm", "lm_head"),
     prefixes=("model.language_model.", "language_model.model."),
@@ -102,6 +108,7 @@ _GEMMA3 = Architecture(
 )
 _BERT = Architecture(
     base="",
+    embedding="embeddings.word_embeddings",
     blocks="encoder.layer",
     tail=("pooler",),
     head="",

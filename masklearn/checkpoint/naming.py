@@ -10,7 +10,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["checkpoint_name", "linear_name", "stored_name", "tied_names"]
+__all__ = ["checkpoint_name", "linear_name", "stored_name", "tied_name", "tied_names"]
 
 
 def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
@@ -35,6 +35,16 @@ def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
 def linear_name(checkpoint: Checkpoint, module: str) -> str:
     """Returns the checkpoint's name of a linear: the name of its weight without `.weight`."""
     return checkpoint_name(checkpoint, f"{module}.weight").removesuffix(".weight")
+
+
+def tied_name(checkpoint: Checkpoint, name: str) -> str | None:
+    """Returns the checkpoint's name of the head for a name of the embedding, and the reverse; None for other names."""
+    row = ARCHITECTURES[checkpoint.config["model_type"]]
+    pair = f"{row.embedding}.weight", f"{row.head}.weight"
+    for one, other in (pair, pair[::-1]):
+        if name in (one, checkpoint_name(checkpoint, one)):
+            return checkpoint_name(checkpoint, other)
+    return None
 
 
 def tied_names(model: "nn.Module") -> dict[str, list[str]]:

@@ -91,20 +91,16 @@ def _schedule(recipe: LearnRecipe, thrift: Thrift, weights: int) -> Schedule:
     steps = recipe.repair_steps
     if steps is None and recipe.repair_minutes is None:
         steps = default_steps(weights, recipe.batch * recipe.length)
-    return Schedule(
+    return Schedule.of(
+        recipe,
         steps=steps,
         minutes=recipe.repair_minutes,
-        batch=recipe.batch,
         learning_rate=recipe.learning_rate or _LEARNING_RATE,
         decay="linear",
         warmup=_WARMUP,
         betas=_BETAS,
-        checkpoint_every=recipe.checkpoint_every,
-        seed=recipe.seed,
-        precision=recipe.precision,
         gradient_checkpointing=thrift.gradient_checkpointing,
         optimizer=thrift.optimizer,
-        device=recipe.device,
     )
 
 

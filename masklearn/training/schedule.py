@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from masklearn.recipe import LearnRecipe
 
 __all__ = ["Schedule"]
 
@@ -32,6 +34,18 @@ class Schedule:
     gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     device: str | None = None
+
+    @classmethod
+    def of(cls, recipe: LearnRecipe, **settings: Any) -> "Schedule":
+        """Returns a schedule with the recipe's batch, seed, precision, device and checkpoints; settings: all others."""
+        return cls(
+            batch=recipe.batch,
+            checkpoint_every=recipe.checkpoint_every,
+            seed=recipe.seed,
+            precision=recipe.precision,
+            device=recipe.device,
+            **settings,
+        )
 
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:

@@ -23,7 +23,7 @@ from patch_compile.out.layout import ENGINE, ONNX
 from patch_compile.out.plan import Plan
 from patch_compile.progress import Progress
 from patch_compile.runtime import Runner
-from patch_compile.sources.base import Source
+from patch_compile.sources.base import OutputSource, Source
 
 __all__ = ["Subject", "choose_runner"]
 
@@ -85,6 +85,7 @@ class Subject:
                 "It does not tell prompts from decode steps, nor tokens from other axes.",
                 "Leave `--batch-size`, `--prompt-tokens` and `--past-tokens` out.",
             )
+        assert isinstance(self.source, OutputSource), "every other source takes token sequences"
         feed = self.source.probe(self.out.path / ONNX, Progress(Console(quiet=True))).feeds[0]
         first = next(iter(feed.values()))
         return {Point(Phase.WHOLE, first.shape[0] if first.ndim else 1, None): partial(dict, feed)}

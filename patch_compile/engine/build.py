@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
@@ -19,7 +21,6 @@ from patch_compile.engine.plan_program import PlanProgram, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
 from patch_compile.engine.sparsity_log import sparse_tactics
-from patch_compile.engine.worker import run_cancellable
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.onnx_io.graph_inputs import read_inputs
@@ -28,6 +29,8 @@ from patch_compile.plugin.build import LIBRARY_NAME, read_identity
 from patch_compile.plugin.trust import remember_engine, sha256_of
 
 __all__ = ["BuildCancelledError", "build_engine", "check_engine"]
+
+_Result = TypeVar("_Result")
 
 
 class BuildCancelledError(PatchCompileError):
@@ -161,7 +164,7 @@ def _write(job: BuildJob, partial: Path, progress: OnBuildStep | None) -> tuple[
     """Write the engine to `partial`. Returns the log messages about sparsity."""
     cancellation = Cancellation()
     with partial.open("wb") as file:
-        logged = run_cancellable(lambda: write_engine(job, file, progress, cancellation), cancellation)
+        logged = _run_cancellable(lambda: write_engine(job, file, progress, cancellation), cancellation)
     if isinstance(cancellation.error, OSError):
         reason = cancellation.error.strerror or str(cancellation.error)
         raise PatchCompileError(
@@ -192,3 +195,18 @@ def _copy_plugin(plugin: Path | None, folder: Path) -> Path | None:
         with _replaced_when_whole(beside) as partial:
             shutil.copyfile(plugin, partial)
     return beside
+
+
+def _run_cancellable(work: Callable[[], _Result], cancellation: Cancellation) -> _Result:
+    """Run `work` in a thread and return its result, so that Ctrl-C interrupts Python code and not a callback from C++.
+
+    `work` should check `cancellation` between its steps.
+    On Ctrl-C this requests the cancellation, waits for `work` to end and raises KeyboardInterrupt again.
+    """
+    with ThreadPoolExecutor(1, "engine-builder") as pool:
+        future = pool.submit(work)
+        try:
+            return future.result()
+        except KeyboardInterrupt as interrupt:
+            cancellation.request(interrupt)
+            raise

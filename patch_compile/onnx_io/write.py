@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from masklearn.checkpoint.naming import tied_name
 from masklearn.checkpoint.orientation import from_stored, stored_shape
 from masklearn.errors import PatchCompileError
 
@@ -25,7 +26,6 @@ _ALIGNMENT = 4096
 # In bytes. Shapes and scalars stay in the graph, where parsers look for build-time constants.
 _INLINE = 1024
 _SOURCES = ("float16", "bfloat16", "float32", "float64")
-_TIED = {"model.embed_tokens.weight": "lm_head.weight", "lm_head.weight": "model.embed_tokens.weight"}
 
 
 def bind_weights(model: ir.Model, checkpoint: "Checkpoint", dtype: ir.DataType) -> None:
@@ -52,8 +52,9 @@ def bind_weights(model: ir.Model, checkpoint: "Checkpoint", dtype: ir.DataType) 
 
 def _source_name(value: ir.Value, checkpoint: "Checkpoint") -> str:
     assert value.name is not None and value.shape is not None
-    tied = _TIED.get(value.name, "")
-    name = value.name if value.name in checkpoint or tied not in checkpoint else tied
+    name = value.name
+    if name not in checkpoint and (tied := tied_name(checkpoint, name)) is not None and tied in checkpoint:
+        name = tied
     if name not in checkpoint:
         raise PatchCompileError(
             f"{checkpoint.path} holds no {name}",

@@ -18,7 +18,7 @@ from patch_compile.out.layout import ENGINE, MODEL, ONNX, RECIPE
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, HostCode, engine_facts, host_code, why_not
 from patch_compile.runtime.generator import Generator
-from patch_compile.runtime.onnx_runnable import open_onnx
+from patch_compile.runtime.onnx_decoder import open_onnx
 from patch_compile.runtime.sampling import Sampling
 
 __all__ = ["Runner", "open_generator"]

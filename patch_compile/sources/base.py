@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from patch_compile.plan.workload import Workload
     from patch_compile.recipe import Recipe
 
-__all__ = ["Bars", "Probe", "Source"]
+__all__ = ["Bars", "OutputSource", "Probe", "Source"]
 
 Bars = Callable[[str], AbstractContextManager[Update]]
 """`bars(name)` opens a progress bar for a step of the work, like `Progress.stage`."""
@@ -258,19 +258,27 @@ class Source(ABC):
         """Load the pruned model, and return a function that computes its logits for a feed of the hybrid graph."""
         raise self._lack(Ability.NEXT_TOKENS)
 
-    # Only for sources that predict no tokens: their outputs are compared.
+    def _lack(self, ability: Ability) -> PatchCompileError:
+        return PatchCompileError(
+            f"{self.model} can't be asked for {ability}", self.lacks(ability), "Leave that out."
+        )
 
+
+class OutputSource(Source):
+    """A source that predicts no next tokens. Its dense, pruned and hybrid models are compared by their outputs."""
+
+    @abstractmethod
     def probe(self, hybrid: Path, progress: Progress) -> Probe:
-        """Returns the inputs on which the outputs of dense, pruned and hybrid model are compared."""
-        raise NotImplementedError(f"{self.words} is compared by next tokens")
+        """Returns the inputs on which the models are compared."""
 
+    @abstractmethod
     def pruned_outputs(
         self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
     ) -> Outputs:
         """Returns the reference outputs of the pruned model, with which the hybrid model must agree. Files are written to
         `folder`."""
-        raise NotImplementedError(f"{self.words} is compared by next tokens")
 
+    @abstractmethod
     def rounding(
         self,
         pruned: Path,
@@ -284,9 +292,3 @@ class Source(ABC):
 
         packed: names of the linears that are compiled; reference: the result of `pruned_outputs`.
         """
-        raise NotImplementedError(f"{self.words} is compared by next tokens")
-
-    def _lack(self, ability: Ability) -> PatchCompileError:
-        return PatchCompileError(
-            f"{self.model} can't be asked for {ability}", self.lacks(ability), "Leave that out."
-        )

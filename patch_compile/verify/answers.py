@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from masklearn.masks.maskset import MaskSet
@@ -18,17 +19,20 @@ from patch_compile.out.layout import MASKS, ONNX, SCRATCH
 from patch_compile.out.plan import Plan
 from patch_compile.out.report import read_report
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Source
+from patch_compile.sources.base import OutputSource, Source
 from patch_compile.sources.kinds import Ability
 from patch_compile.sources.open import check_unchanged
 from patch_compile.verify.fail_on import check_figures
-from patch_compile.verify.memory import check_memory
 from patch_compile.verify.outputs import compare_outputs
 from patch_compile.verify.request import Question, VerifyRequest
 
 __all__ = ["Answers", "Verification"]
 
 Answers = dict[str, Any]
+# Bytes per weight at the peak: transformers holds 16-bit weights while it converts them to fp32, and ONNX Runtime holds
+# its folded constants beside those of the file.
+_PEAK_BYTES = 6
+_PEAK_REST = 1 << 30  # bytes for the libraries, activations and logits
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Verification:
         check_figures(self.request.fail_on, decoder=decoder)
         check_unchanged(self.source, self.out)
         if self._runs_as_a_whole(decoder=decoder) and not self.source.lacks(Ability.BLOCKS):
-            check_memory(self.source.weights)  # a run block by block would need less
+            _check_memory(self.source.weights)  # a run block by block would need less
         return self._of_next_tokens() if decoder else self._of_outputs()
 
     def _runs_as_a_whole(self, *, decoder: bool) -> bool:
@@ -145,6 +149,7 @@ class Verification:
         return answers | {"built": self._built_elsewhere()}
 
     def _outputs_compared(self) -> tuple[dict[str, Any], AccuracyError | None]:
+        assert isinstance(self.source, OutputSource), "it is asked only of sources without next tokens"
         plan = Plan.of(self.out.path)
         packed = plan.packed if plan else []
         hybrid = self.out.path / ONNX
@@ -236,6 +241,18 @@ def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:
             f"A window of {windows.shape[1]} tokens is too short for a prefill of {longest - 1} and a step behind it",
             "Inputs are taken from the evaluation text.",
             f"Give --eval-length {longest} or more, or shorter --lengths.",
+        )
+
+
+def _check_memory(weights: int) -> None:
+    """Raise PatchCompileError unless ONNX Runtime and transformers can each hold this number of weights on this
+    machine."""
+    needed, free = _PEAK_BYTES * weights + _PEAK_REST, psutil.virtual_memory().available
+    if needed > free:
+        raise PatchCompileError(
+            "The model does not fit into memory to be run as a whole",
+            f"That takes some {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free.",
+            "Verify without it, block by block, with --only pruned,where; or on a machine with more memory.",
         )
 
 

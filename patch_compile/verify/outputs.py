@@ -12,14 +12,14 @@ from patch_compile.errors import AccuracyError
 from patch_compile.onnx_io.compare import Difference, Outputs, answer, compare_answers
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Source
+from patch_compile.sources.base import OutputSource
 from patch_compile.sources.rounding import tolerance_of
 
 __all__ = ["compare_outputs"]
 
 
 def compare_outputs(
-    source: Source, hybrid: Path, pruned: Path, packed: Sequence[str], scratch: Path, progress: Progress
+    source: OutputSource, hybrid: Path, pruned: Path, packed: Sequence[str], scratch: Path, progress: Progress
 ) -> tuple[dict[str, Any], AccuracyError | None]:
     """Run the three models on the same inputs, and return their part of report.json and the error if the hybrid is wrong.
 
@@ -55,7 +55,9 @@ def compare_outputs(
     return {**text, **proof}, _fault(source, worst, tolerance, why)
 
 
-def _fault(source: Source, worst: Difference | None, tolerance: float, why: str) -> AccuracyError | None:
+def _fault(
+    source: OutputSource, worst: Difference | None, tolerance: float, why: str
+) -> AccuracyError | None:
     if worst is None or worst.largest <= tolerance:
         return None
     if not np.isfinite(worst.largest):

@@ -11,8 +11,7 @@ from typing import Any
 from masklearn.quality.predictions import Predictions
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Source
-from patch_compile.sources.kinds import Ability
+from patch_compile.sources.base import OutputSource, Source
 from patch_compile.verify.agreement import judge_agreement, run_pruned
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.outputs import compare_outputs
@@ -35,12 +34,12 @@ def prove(
     """
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
     scratch.mkdir(parents=True)
-    if not source.lacks(Ability.NEXT_TOKENS):
-        proof = _prove_next_tokens(source, hybrid, pruned, scratch, progress)
-    else:
+    if isinstance(source, OutputSource):
         proof, fault = compare_outputs(source, hybrid, pruned, packed, scratch, progress)
         if fault:
             raise fault
+    else:
+        proof = _prove_next_tokens(source, hybrid, pruned, scratch, progress)
     shutil.rmtree(scratch)
     return proof
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks import checkpoints, compile
+from benchmarks.page_part import renewed
 from benchmarks.watched import watched
 
 TINY = {
@@ -51,7 +52,7 @@ def test_it_compiles_builds_and_writes_the_page(
 
 def test_a_page_without_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks"):
-        compile.renewed("nothing here", "part")
+        renewed("nothing here", "compile", "part")
 
 
 def test_limits_hold_from_both_sides() -> None:

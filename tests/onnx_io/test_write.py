@@ -26,8 +26,8 @@ def weightless(*weights: tuple[str, tuple[int, ...]], dtype: ir.DataType = F16) 
     return ir.Model(graph, ir_version=10)
 
 
-def checkpoint(path: Path, **tensors: np.ndarray) -> Checkpoint:
-    (path / "config.json").write_text('{"model_type": "llama"}')
+def checkpoint(path: Path, model_type: str = "llama", **tensors: np.ndarray) -> Checkpoint:
+    (path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
     save_file(tensors, path / "model.safetensors")
     return Checkpoint.open(path)
 
@@ -123,11 +123,22 @@ def test_a_graph_without_data_is_not_written(tmp_path: Path) -> None:
         write_onnx(weightless(("a.weight", (2, 2))), tmp_path / "model.onnx")
 
 
-def test_a_tied_head_is_found_under_either_name(tmp_path: Path) -> None:
-    saved = checkpoint(tmp_path, **{"lm_head.weight": np.full((4, 8), 3, np.float16)})
-    model = weightless(("model.embed_tokens.weight", (4, 8)))
+@pytest.mark.parametrize(
+    ("model_type", "stored", "asked"),
+    [
+        ("llama", "lm_head.weight", "model.embed_tokens.weight"),
+        ("llama", "model.embed_tokens.weight", "lm_head.weight"),
+        ("gpt2", "wte.weight", "lm_head.weight"),
+        ("gpt_neox", "embed_out.weight", "gpt_neox.embed_in.weight"),
+    ],
+)
+def test_a_tied_head_is_found_under_either_name(
+    model_type: str, stored: str, asked: str, tmp_path: Path
+) -> None:
+    saved = checkpoint(tmp_path, model_type, **{stored: np.full((4, 8), 3, np.float16)})
+    model = weightless((asked, (4, 8)))
     bind_weights(model, saved, F16)
-    tensor = model.graph.initializers["model.embed_tokens.weight"].const_value
+    tensor = model.graph.initializers[asked].const_value
     assert tensor is not None and (tensor.numpy() == 3).all()
 
 

@@ -120,19 +120,15 @@ def _objective(
 
 def _train(task: Task, settings: MaskSettings, model: nn.Module, objective: MaskObjective) -> TrainReport:
     recipe = task.recipe
-    schedule = Schedule(
+    schedule = Schedule.of(
+        recipe,
         steps=recipe.steps,
         minutes=None,
-        batch=recipe.batch,
         learning_rate=recipe.learning_rate or settings.learning_rate,
         decay="cosine",
         warmup=settings.warmup,
         betas=settings.betas,
-        checkpoint_every=recipe.checkpoint_every,
-        seed=recipe.seed,
-        precision=recipe.precision,
         gradient_checkpointing=recipe.gradient_checkpointing,
-        device=recipe.device,
     )
     pool, _ = held_out(task.text)
     folder = task.scratch / "train" / "checkpoints"

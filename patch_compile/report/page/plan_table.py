@@ -11,7 +11,7 @@ from patch_compile.out.plan import LinearRow
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import milliseconds
 from patch_compile.report.prediction import node_words, reason_lines, reason_words
-from patch_compile.report.split import split_lines
+from patch_compile.report.sparse_products import split_lines
 
 __all__ = ["plan_table"]
 

@@ -8,7 +8,6 @@ from typing import Literal
 
 from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.report import Kind
-from patch_compile.report.engine import sparsity_words
 from patch_compile.report.page.sources import Row, Sources
 from patch_compile.report.page.spelling import (
     bytes_of,
@@ -20,6 +19,7 @@ from patch_compile.report.page.spelling import (
     percent,
     perplexity,
 )
+from patch_compile.report.sparse_products import sparsity_words
 
 __all__ = ["AnsweredQuestion", "questions"]
 

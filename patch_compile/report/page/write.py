@@ -1,11 +1,13 @@
-"""Writes report.html from the files in OUT."""
+"""Writes report.html from the files in OUT, and renews it when OUT has changed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import PAGE
+from patch_compile.out.workspace import key_of
 from patch_compile.report.page.baselines import baseline_rows
 from patch_compile.report.page.depth_chart import depth_chart
 from patch_compile.report.page.key_figures import key_figures
@@ -21,8 +23,9 @@ from patch_compile.report.page.speed import speed
 from patch_compile.report.page.tile_maps import tile_maps
 from patch_compile.report.page.verdict import verdict
 
-__all__ = ["write_page"]
+__all__ = ["renew_page", "write_page"]
 
+_STAGE = "page"
 _STYLES = ("theme.css", "page.css", "chart.css")
 
 
@@ -39,6 +42,13 @@ def write_page(out: Path) -> Path:
     beside.write_text(_rendered(sources), encoding="utf-8")
     beside.replace(page)
     return page
+
+
+def renew_page(out: Path) -> None:
+    """Write OUT/report.html anew and record it in the manifest. See `write_page` for its sources."""
+    folder = OutFolder.open(out, check=False)
+    files = {name: digest for name, digest in folder.manifest.files.items() if name != PAGE}
+    folder.record(_STAGE, key_of(files), [str(write_page(out).relative_to(out))])
 
 
 def _rendered(sources: Sources) -> str:

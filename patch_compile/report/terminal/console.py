@@ -17,7 +17,6 @@ from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import CardRow, Gaining, LinearRow, PlanSummary, Skipped
 from patch_compile.out.report import Kind
-from patch_compile.report.engine import sparsity_words
 from patch_compile.report.output_error import output_warning
 from patch_compile.report.prediction import (
     choice_line,
@@ -27,7 +26,7 @@ from patch_compile.report.prediction import (
     remarks,
     speed_line,
 )
-from patch_compile.report.split import split_lines
+from patch_compile.report.sparse_products import sparsity_words, split_lines
 from patch_compile.report.terminal.baselines import baseline_parts
 from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part

@@ -18,17 +18,18 @@ from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.out.report import Kind
 from patch_compile.plan.workload import Workload
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Probe
+from patch_compile.sources.base import OutputSource, Probe
 from patch_compile.sources.checkpoint.held_out import encoder_windows
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Ability, Stage
+from patch_compile.sources.rounding import Rounding, roundings_of
 
 __all__ = ["EncoderSource"]
 
 _ROWS = 2  # windows in a feed; the second half of the last window is padding
 
 
-class EncoderSource(CheckpointSource):
+class EncoderSource(CheckpointSource, OutputSource):
     """A checkpoint without a language-model head."""
 
     kind = Kind.ENCODER
@@ -83,6 +84,19 @@ class EncoderSource(CheckpointSource):
             for place, name in enumerate(outputs):
                 np.save(folder / f"{place}.{run}.npy", made[name].numpy())
         return Outputs(folder, outputs, len(feeds))
+
+    @override
+    def rounding(
+        self,
+        pruned: Path,
+        hybrid: Path,
+        packed: Sequence[str],
+        probe: Probe,
+        reference: Outputs,
+        scratch: Path,
+    ) -> Rounding:
+        """Returns the roundings in the graph of a model with this number of blocks."""
+        return roundings_of(self.layers)
 
 
 def _feeds(windows: NDArray[np.int64], padding: int, names: Sequence[str]) -> Iterator[Feed]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,15 +22,13 @@ from patch_compile.plan.outline import Outline, outline_of
 from patch_compile.plan.workload import Workload
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Bars, Probe, Source
+from patch_compile.sources.base import Bars, Source
 from patch_compile.sources.checkpoint.pruning import CheckpointPruning, learn_checkpoint
 from patch_compile.sources.kinds import Ability, Sequences, Stage
 from patch_compile.sources.pruning import Pruning
-from patch_compile.sources.rounding import Rounding, roundings_of
 
 if TYPE_CHECKING:
     from masklearn.masks.select import Choose
-    from patch_compile.onnx_io.compare import Outputs
     from patch_compile.passes import PassDump
 
 __all__ = ["CheckpointSource"]
@@ -195,19 +193,6 @@ class CheckpointSource(Source):
         graph = export_graph(self.model, dtype=r.dtype, opset=r.opset, logits=logits or r.logits)
         write_dense(graph, self._checkpoint, path, r.dtype, runnable=runnable)
         return path
-
-    @override
-    def rounding(
-        self,
-        pruned: Path,
-        hybrid: Path,
-        packed: Sequence[str],
-        probe: Probe,
-        reference: Outputs,
-        scratch: Path,
-    ) -> Rounding:
-        """Returns the roundings in the graph of a model with this number of blocks."""
-        return roundings_of(self.layers)
 
     def _learning_bytes(self) -> int:
         """Returns bytes of the permuted, solved and repaired weights, and of two training checkpoints: the newest and the

@@ -23,7 +23,7 @@ from patch_compile.out.workspace import sha256_of
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Bars, Probe, Source
+from patch_compile.sources.base import Bars, OutputSource, Probe
 from patch_compile.sources.kinds import Ability, Stage
 from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
 from patch_compile.sources.onnx_model.linears import OnnxLinear
@@ -42,7 +42,7 @@ _MOMENT_BYTES = 4
 _NO_TOKENS = "An ONNX file does not tell prompts from decode steps, and speed is predicted for these."
 
 
-class OnnxSource(Source):
+class OnnxSource(OutputSource):
     """An ONNX file. It is read when a property needs its content."""
 
     kind = Kind.ONNX

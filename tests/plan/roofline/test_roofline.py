@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.page_part import renewed
 from patch_compile.build.plan import plan
 from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
 from patch_compile.out.plan import Way
@@ -27,7 +28,8 @@ from tests.plugins.host_kernel import Problem as HostProblem
 sys.path.insert(0, str(BENCH))
 problems, roofline = (importlib.import_module(name) for name in ("problems", "roofline"))
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "performance.md"
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "performance.md"
 SHAPES = [shape for shapes in problems.SHAPES.values() for shape in shapes]
 LARGE = [(4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336)]
 DEVICES = {card.name: card for card in rated_cards()}
@@ -252,7 +254,7 @@ def test_the_page_is_current():
     """When this fails, run `make docs`."""
     page = PAGE.read_text()
     assert page.splitlines()[2].startswith("Not yet run on hardware")
-    assert roofline.renew(page) == page
+    assert renewed(page, "roofline", roofline.markdown()) == page
 
 
 QWEN = {
@@ -289,9 +291,19 @@ def test_the_command_and_the_page_say_the_same_of_a_model(tmp_path, target, lowe
             assert f"{said.decode.speedup:.2f}" == row[6].split(" / ")[i]
 
 
-def test_a_page_without_marks_is_refused():
-    with pytest.raises(ValueError, match="the page lacks"):
-        roofline.renew("# Performance\n")
+def test_the_readme_says_what_the_predictor_says():
+    lines = (ROOT / "README.md").read_text().partition("| ratio | 0.25 | 0.35 | 0.45 |")[2].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    size, predicted, most = (
+        next(row[1:] for row in rows if row[0].startswith(name))
+        for name in ("size", "LLaMA-2-7B on an A6000", "most")
+    )
+    kept = [
+        1 - 0.4375 * 2 * ratio for ratio in roofline.RATIOS
+    ]  # bytes of a mosaic over those of a dense weight
+    assert size == [f"{100 * share:.0f} %" for share in kept]
+    assert most == [f"{1 / share:.2f}×" for share in kept]
+    assert predicted == [f"{whole('A6000', ratio).speedup:.2f}×" for ratio in roofline.RATIOS]
 
 
 def test_the_program_prints_tables_and_writes_json(tmp_path):

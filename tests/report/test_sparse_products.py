@@ -1,7 +1,7 @@
 import pytest
 
 from patch_compile.out.engine import SparseTactics
-from patch_compile.report.engine import sparsity_words
+from patch_compile.report.sparse_products import sparsity_words
 from tests.out.examples import engine_report
 
 
