@@ -118,12 +118,20 @@ def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[GpuAr
 def _choose_backend(recipe: Recipe, progress: Progress) -> str:
     """Returns the requested backend, or the best one that this machine has.
 
-    Raises PatchCompileError if the backend cannot be used here or lacks a requested option of the engine.
+    Raises PatchCompileError if the backend cannot be used here or lacks a requested option of the engine, and if a target
+    is given but no library here builds engines.
     """
     from patch_compile.engine.backend import BackendName, default_backend, load_backend
 
     if recipe.backend is None:
         name, why = default_backend()
+        if name is BackendName.ONNX and recipe.target is not None:
+            raise PatchCompileError(
+                f"No engine can be built for {recipe.target} here",
+                f"No TensorRT works on this machine: {why}.",
+                "Install TensorRT-RTX, which needs no GPU: `pip install 'patch-compile[rtx]'`. Or stop at the ONNX file: "
+                "`--backend onnx`.",
+            )
         progress.note(f"backend: {name} ({why})")
     else:
         name = BackendName(recipe.backend)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -384,6 +385,32 @@ def test_backend_and_target_are_chosen_and_said(settings, capsys):
     said = [note.split(":")[0] for note in progress.notes]
     assert said == (["backend"] if job.backend == "onnx" else ["backend", "target"])
     assert "backend: " in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_tensorrt(monkeypatch):
+    """A machine on which no TensorRT is installed."""
+    from patch_compile.engine import backend
+
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)  # an import of it fails
+    backend._import.cache_clear()
+    yield
+    backend._import.cache_clear()
+
+
+def test_a_target_without_a_tensorrt_asks_before_the_work(settings, monkeypatch, no_tensorrt):
+    def no_work(*_args):
+        raise AssertionError("no stage may begin")
+
+    monkeypatch.setattr(CheckpointSource, "learn", no_work)
+    asked = {k: v for k, v in settings.items() if k != "backend"} | {"target": "sm86"}
+    with pytest.raises(PatchCompileError, match="No engine can be built for sm86 here") as caught:
+        build(asked)
+    assert "tensorrt-rtx is not installed" in caught.value.why and "`--backend onnx`" in caught.value.fix
+    for change in ({"backend": "onnx"}, {"target": None}):
+        job = prepare(Recipe.parse(asked | change), Progress(), force=False, resume=False)
+        assert job.backend == "onnx" and not job.targets
 
 
 def test_what_would_stop_the_build_later_stops_it_before_any_work(settings, monkeypatch):
