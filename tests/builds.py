@@ -38,6 +38,8 @@ def check_out(out: Path, report: dict[str, Any], model_file: str) -> dict[str, A
     assert {"masks.safetensors", "recipe.yaml", "report.json", "onnx/model.onnx", model_file} <= files
     assert report == json.loads((out / "report.json").read_text())
     assert not out.with_name("out.partial").exists()
+    texts = [out / name for name in files if Path(name).suffix in (".json", ".yaml", ".html")]
+    assert len(texts) > 3 and [text for text in texts if ".partial" in text.read_text()] == []
     return manifest
 
 

@@ -209,7 +209,7 @@ class Verified(Result):
         """Yield what `patch-compile verify` prints."""
         from patch_compile.report.terminal.verify import verified_parts
 
-        return verified_parts(self.report)
+        return verified_parts(self.report, self.path)
 
 
 @dataclass(frozen=True, repr=False)

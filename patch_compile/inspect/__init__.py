@@ -5,6 +5,7 @@ Each kind of file has a function from a path to an `Inspection`. `inspect_path` 
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
@@ -15,6 +16,8 @@ __all__ = ["Inspection", "inspect_path"]
 
 _ELF = b"\x7fELF"
 _CONFIG = "config.json"
+_ENGINES = (".engine", ".plan")
+_BEGINNING = 4096  # bytes that tell text from an engine
 
 
 def inspect_path(path: Path) -> Inspection:
@@ -33,16 +36,28 @@ def inspect_path(path: Path) -> Inspection:
         from patch_compile.inspect.tensors import inspect_tensors
 
         return inspect_tensors(path)
-    if path.suffix in (".json", ".yaml"):
+    from patch_compile.inspect.binaries import inspect_engine_file, inspect_plugin
+
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING)
+    if beginning.startswith(_ELF):
+        return inspect_plugin(path)
+    if path.suffix not in _ENGINES and _is_text(beginning):
         raise PatchCompileError(
             f"{path} is text",
             "It can be read as it is.",
             f"Inspect the folder that holds it, if {MANIFEST} or {_CONFIG} is in there.",
         )
-    from patch_compile.inspect.binaries import inspect_engine_file, inspect_plugin
+    return inspect_engine_file(path)
 
-    with path.open("rb") as file:
-        return inspect_plugin(path) if file.read(len(_ELF)) == _ELF else inspect_engine_file(path)
+
+def _is_text(beginning: bytes) -> bool:
+    """True if the beginning of a file is text, such as JSON or HTML. The last character may be cut off."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(beginning)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(character.isprintable() or character.isspace() for character in text)
 
 
 def _inspect_folder(path: Path) -> Inspection:

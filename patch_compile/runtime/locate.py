@@ -49,6 +49,8 @@ def open_generator(
     """
     asked = None if runner is None else member(Runner, runner, "runner")
     files = _files(Path(path))
+    if not files.engine and not files.onnx:
+        raise _no_build(files.path)
     model = Path(tokenizer) if tokenizer else files.model
     if model is None:
         raise PatchCompileError(
@@ -118,10 +120,16 @@ def _decoder(
     return decoder, "; ".join(filter(None, (f"not its engine: {reason}", note)))
 
 
+def _no_build(path: Path) -> PatchCompileError:
+    why = f"It holds neither {ENGINE} nor {ONNX}."
+    if (path / "config.json").is_file():
+        fix = f"Build it, and run the result: `patch-compile build {path} --ratio 0.4 -o OUT`, `patch-compile run OUT`."
+        return PatchCompileError(f"{path} is a model, not a build", why, fix)
+    return PatchCompileError(f"{path} is no build", why, "Build it: `patch-compile build MODEL_DIR`.")
+
+
 def _nothing_runs(files: _Files, asked: Runner | None, reason: str) -> PatchCompileError:
-    if not files.engine and not files.onnx:
-        what, why = f"{files.path} is no build", f"It holds neither {ENGINE} nor {ONNX}."
-    elif asked is Runner.ONNX:
+    if asked is Runner.ONNX:
         what, why = f"{files.path} has no ONNX file to run", f"It holds no {ONNX}."
     else:
         what, why = f"No engine of {files.path} can be run here", f"The reason: {reason}."

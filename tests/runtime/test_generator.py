@@ -197,10 +197,15 @@ def test_what_is_no_build_is_refused(out_of: OutOf, tmp_path: Path) -> None:
     onnx = out_of("llama") / "onnx/model.onnx"
     with pytest.raises(PatchCompileError, match="does not exist"):
         open_generator(tmp_path / "nothing")
+    with pytest.raises(PatchCompileError, match="is no build"):
+        open_generator(tmp_path)
+    with pytest.raises(PatchCompileError, match="model is a model, not a build") as caught:
+        open_generator(out_of("llama") / "model")
+    assert "patch-compile build" in caught.value.fix
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx/model.onnx").touch()
     with pytest.raises(PatchCompileError, match="without a tokenizer"):
         open_generator(tmp_path)
-    with pytest.raises(PatchCompileError, match="is no build"):
-        open_generator(tmp_path, tokenizer=out_of("llama") / "model")
     with pytest.raises(PatchCompileError, match="no tokenizer"):
         open_generator(onnx, tokenizer=tmp_path)
 

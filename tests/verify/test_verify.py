@@ -92,9 +92,10 @@ def test_each_question_has_its_own_answer(built, out, capsys):
     assert [row["block"] for row in where["blocks"]] == [0, 1]
     assert {row["name"] for row in found["baselines"]["rows"]} == {"wanda", "dense"}
 
-    show(verified_parts(found))
+    show(verified_parts(found, Path("some")))
     shown = capsys.readouterr().out
     assert "compiled right: yes" in shown and "built right: not known here" in shown and "PASSED" in shown
+    assert "answers, inputs and outputs: some/verify" in shown
 
 
 def eval_windows(settings):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from masklearn.quality.record import BesideBaselines
+from patch_compile.out.layout import VERIFY_FOLDER
 from patch_compile.report.terminal.baselines import baseline_parts
 from patch_compile.report.terminal.folding import FoldingTable
 from patch_compile.report.terminal.parts import Part
@@ -18,8 +20,8 @@ _OUTPUTS = 4  # outputs of a graph that are shown
 _NOT_ASKED = "not asked"
 
 
-def verified_parts(found: Row) -> Iterator[Part]:
-    """Yield the result of `verify`.
+def verified_parts(found: Row, out: Path) -> Iterator[Part]:
+    """Yield the result of `verify` of a build in `out`.
 
     It has the three questions, the places of the error, baselines, tasks, texts, checks and the verdict.
     """
@@ -28,7 +30,7 @@ def verified_parts(found: Row) -> Iterator[Part]:
     if found["baselines"]:
         yield from baseline_parts(BesideBaselines.model_validate(found["baselines"]))
     yield from _tasks(found["tasks"])
-    yield from (*_generated(found["generated"]), *_checks(found["checks"]), *_verdict(found))
+    yield from (*_generated(found["generated"]), *_checks(found["checks"]), *_verdict(found, out))
 
 
 def _compiled(answer: Row | None) -> Iterator[str]:
@@ -158,9 +160,10 @@ def _checks(checks: Iterable[Row]) -> Iterator[str]:
         yield f"{check['ask']} {verdict}: {check['what']} is {check['value']:.4g}, {side} {check['limit']:.4g} is asked"
 
 
-def _verdict(found: Row) -> Iterator[str]:
+def _verdict(found: Row, out: Path) -> Iterator[str]:
     seconds = sum(found["seconds"].values())
-    yield f"{'PASSED' if found['passed'] else 'FAILED'} in {seconds:.0f} s; answers, inputs and outputs: OUT/verify"
+    verdict = "PASSED" if found["passed"] else "FAILED"
+    yield f"{verdict} in {seconds:.0f} s; answers, inputs and outputs: {out / VERIFY_FOLDER}"
 
 
 def _share(error: float | None) -> str:
