@@ -44,7 +44,7 @@ def measure(folder: Path, windows: int, length: int) -> Run:
     """Learn in this process on random tokens. The seconds do not include imports."""
     settle_threads()
     from benchmarks.memory import measure as learn
-    from masklearn.recipe import LearnRecipe
+    from masklearn import LearnRecipe
 
     before = _processor_seconds()
     row = learn(folder, LearnRecipe(ratio=0.4, repair="none", windows=windows, length=length))
