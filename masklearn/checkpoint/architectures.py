@@ -19,6 +19,9 @@ __all__ = [
 ]
 
 
+_LLAMA_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Module names of a transformers model whose blocks run one after the other.
@@ -28,6 +31,8 @@ class Architecture:
     weight may be the embedding's.
     prefixes: prefixes of names; checkpoints may have any of them in place of the first one, which module names have;
     spellings: (regular expression, replacement) pairs that turn module names into those of other checkpoints.
+    linears: names of all linears of a block in the order of the model, relative to the block; () if only building the model
+    finds them, as with experts; before: linears before the blocks, which a model may lack.
     conv1d: True if linears of the blocks are `Conv1D`, whose tensor is [K, N]; gates: ends of the names of linears that
     route tokens to experts.
     encoder: True if the model predicts no next tokens; positions: None for rotary embeddings, else position embeddings
@@ -45,6 +50,8 @@ class Architecture:
     head: str = "lm_head"
     prefixes: tuple[str, ...] = ("model.", "")
     spellings: tuple[tuple[str, str], ...] = ()
+    linears: tuple[str, ...] = (*_LLAMA_ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    before: tuple[str, ...] = ()
     conv1d: bool = False
     gates: tuple[str, ...] = ()
     encoder: bool = False
@@ -62,6 +69,7 @@ _MIXTRAL = Architecture(
         (r"(\.experts\.\d+)\.down_proj\.", r"\1.w2."),
         (r"(\.experts\.\d+)\.up_proj\.", r"\1.w3."),
     ),
+    linears=(),
     ffn=("mlp.*", "block_sparse_moe.*"),
 )
 _GPT2 = Architecture(
@@ -70,6 +78,7 @@ _GPT2 = Architecture(
     blocks="transformer.h",
     tail=("transformer.ln_f", "lm_head"),
     prefixes=("transformer.", ""),
+    linears=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
     conv1d=True,
     positions=0,
     mlp=(("c_fc",), "c_proj"),
@@ -80,6 +89,8 @@ _OPT = Architecture(
     embedding="model.decoder.embed_tokens",
     blocks="model.decoder.layers",
     tail=("model.decoder.final_layer_norm", "model.decoder.project_out", "lm_head"),
+    linears=("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"),
+    before=("model.decoder.project_out", "model.decoder.project_in"),
     positions=0,
     ffn=("fc1", "fc2"),
     mlp=(("fc1",), "fc2"),
@@ -91,6 +102,7 @@ _GPT_NEOX = Architecture(
     tail=("gpt_neox.final_layer_norm", "lm_head"),
     prefixes=("gpt_neox.", ""),
     spellings=((r"^lm_head\.", "embed_out."),),
+    linears=("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
     mlp=(("dense_h_to_4h",), "dense_4h_to_h"),
     qkv=(),
 )
@@ -105,6 +117,7 @@ _GEMMA3 = Architecture(
         (r"^lm_head\.", "language_model.lm_head."),
         (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
     ),
+    linears=(),
 )
 _BERT = Architecture(
     base="",
@@ -114,6 +127,14 @@ _BERT = Architecture(
     head="",
     prefixes=("", "bert."),
     spellings=((r"LayerNorm\.weight$", "LayerNorm.gamma"), (r"LayerNorm\.bias$", "LayerNorm.beta")),
+    linears=(
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    ),
     encoder=True,
     positions=0,
     ffn=("intermediate.dense", r"re:.*\.\d+\.output\.dense"),
@@ -133,13 +154,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
     "gemma3": _GEMMA3,
-    "phi3": replace(_LLAMA, mlp=(("gate_up_proj",), "down_proj"), qkv=()),
+    "phi3": replace(
+        _LLAMA,
+        linears=("self_attn.o_proj", "self_attn.qkv_proj", "mlp.gate_up_proj", "mlp.down_proj"),
+        mlp=(("gate_up_proj",), "down_proj"),
+        qkv=(),
+    ),
     "gpt2": _GPT2,
     "opt": _OPT,
     "gpt_neox": _GPT_NEOX,
     "mixtral": _MIXTRAL,
-    "qwen2_moe": replace(_LLAMA, gates=("shared_expert_gate",)),
-    "qwen3_moe": _LLAMA,
+    "qwen2_moe": replace(_LLAMA, linears=(), gates=("shared_expert_gate",)),
+    "qwen3_moe": replace(_LLAMA, linears=()),
     "bert": _BERT,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
@@ -149,6 +175,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         tail=(),
         prefixes=("", "distilbert."),
         spellings=(),
+        linears=(
+            "attention.q_lin",
+            "attention.k_lin",
+            "attention.v_lin",
+            "attention.out_lin",
+            "ffn.lin1",
+            "ffn.lin2",
+        ),
         ffn=("ffn.*",),
         mlp=(("lin1",), "lin2"),
         qkv=("q_lin", "k_lin", "v_lin"),

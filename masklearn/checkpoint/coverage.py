@@ -7,10 +7,12 @@ from pathlib import Path
 
 from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.listed_linears import Linear, listed_linears
 from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.naming import linear_name, tied_names
 from masklearn.checkpoint.orientation import stored_shape
 from masklearn.errors import PatchCompileError
+from masklearn.extras import is_installed
 from masklearn.masks.names import check_patterns, matches
 from masklearn.masks.tiles import GROUP
 
@@ -49,6 +51,8 @@ def covered_linears_of(
     another module, with a K that is not a multiple of 4, before the blocks, or outside the text model are never covered.
     Embeddings are not linears.
 
+    Without torch, the linears come from `listed_linears`, and shapes are not compared with config.json.
+
     Raises PatchCompileError for an architecture that is not covered, a pattern that matches no linear, and a weight that is
     missing, fused with others, or of another shape or dtype than the model's.
     """
@@ -73,23 +77,16 @@ def covered_linears_of(
     return Coverage(covered, skipped)
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """A linear of the model. module: its module name; shape: (N, K); tied: True if another module shares the weight."""
-
-    module: str
-    shape: tuple[int, int]
-    tied: bool
-
-
-def _linears(checkpoint: Checkpoint) -> dict[str, _Linear]:
+def _linears(checkpoint: Checkpoint) -> dict[str, Linear]:
     """Returns all linears of the model by checkpoint name, in the order of the model."""
+    if not is_installed("torch"):
+        return listed_linears(checkpoint)
     import torch
 
     model = meta_model(checkpoint)
     names = tied_names(model)
     return {
-        linear_name(checkpoint, name): _Linear(
+        linear_name(checkpoint, name): Linear(
             name, (module.out_features, module.in_features), len(names[f"{name}.weight"]) > 1
         )
         for name, module in model.named_modules()
@@ -98,7 +95,7 @@ def _linears(checkpoint: Checkpoint) -> dict[str, _Linear]:
 
 
 def _reason(
-    name: str, linear: _Linear, architecture: Architecture, include: Sequence[str], exclude: Sequence[str]
+    name: str, linear: Linear, architecture: Architecture, include: Sequence[str], exclude: Sequence[str]
 ) -> str:
     """Returns the reason why the linear stays dense, or an empty string if it is covered."""
     in_blocks = _within(linear.module, architecture.blocks)

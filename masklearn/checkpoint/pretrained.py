@@ -4,12 +4,14 @@ A folder may contain Python code (`auto_map`), and transformers asks on stdin by
 of this module never run it: they use transformers' own class if there is one, and refuse the folder otherwise.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklearn.errors import PatchCompileError
+from masklearn.extras import is_installed
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,9 @@ __all__ = ["OWN_CODE", "build_model", "load_config", "load_pretrained", "load_to
 OWN_CODE = (
     "Its own Python code (auto_map) would have to be run, and code that comes with a model is never run."
 )
+
+if not is_installed("torch"):  # configs and tokenizers need none, and transformers would warn about it
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def load_config(model_dir: str | Path) -> Any:

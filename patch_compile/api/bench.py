@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from masklearn.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import Benched
 
@@ -40,6 +41,7 @@ def bench(
     for an invalid setting, and PatchCompileError if the models cannot be run on this machine or do not fit into memory
     together.
     """
+    require_extra("build", "`patch-compile bench`")
     from patch_compile.bench.request import BenchRequest
     from patch_compile.bench.run import bench as run
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from masklearn.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import FinishedBuild
 
@@ -98,6 +99,7 @@ def build(
     model, SpeedError for a speed that cannot be reached, and PatchCompileError for any other problem with files or the
     machine.
     """
+    require_extra("build", "`patch-compile build`")
     from patch_compile.build.build import build as run
     from patch_compile.errors import UsageError
     from patch_compile.recipe import Recipe

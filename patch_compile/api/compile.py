@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from masklearn.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import Compiled
 
@@ -40,6 +41,7 @@ def compile(
 
     Raises UsageError for an invalid setting, and PatchCompileError for a model or masks that cannot be compiled.
     """
+    require_extra("build", "`patch-compile compile`")
     from patch_compile.build.compile import compile_model
     from patch_compile.recipe import Recipe
 

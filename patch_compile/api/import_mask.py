@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from masklearn.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import ImportedMasks
 
@@ -29,6 +30,7 @@ def import_mask(
 
     Raises UsageError for an invalid setting, and PatchCompileError for masks that cannot be imported.
     """
+    require_extra("build", "`patch-compile import-mask`")
     from patch_compile.build.import_masks import ImportRequest
     from patch_compile.build.import_masks import import_mask as run
 

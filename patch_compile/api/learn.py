@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from masklearn.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import LearnedMasks
 
@@ -64,6 +65,7 @@ def learn(
 
     Raises UsageError for an invalid setting, and PatchCompileError for problems with files or the machine.
     """
+    require_extra("build", "`patch-compile learn`")
     from patch_compile.build.learn import learn as run
     from patch_compile.recipe import Recipe
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from masklearn.extras import require_extra
 from patch_compile.api.given import Given, StrPath, takes_given
 from patch_compile.api.results import Verified
 
@@ -51,6 +52,7 @@ def verify(
     A failed check is no error: `passed` of the result is then False. Raises UsageError for an invalid setting, and
     PatchCompileError if a file of OUT was changed, or the dense model is missing or does not fit into memory.
     """
+    require_extra("build", "`patch-compile verify`")
     from patch_compile.verify.request import VerifyRequest
     from patch_compile.verify.verify import verify as run
 

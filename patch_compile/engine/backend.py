@@ -54,7 +54,12 @@ class _Library:
 
 
 _LIBRARIES = {
-    BackendName.TENSORRT: _Library("tensorrt", "libnvinfer.so", True, "install NVIDIA TensorRT 11"),
+    BackendName.TENSORRT: _Library(
+        "tensorrt",
+        "libnvinfer.so",
+        True,
+        "install it: `pip install 'patch-compile[tensorrt]' --extra-index-url https://pypi.nvidia.com`",
+    ),
     BackendName.TENSORRT_RTX: _Library(
         "tensorrt_rtx", "libtensorrt_rtx.so", False, "install it: `pip install 'patch-compile[rtx]'`"
     ),

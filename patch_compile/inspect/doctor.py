@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from masklearn.extras import missing_packages
 from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import local_architecture
@@ -22,6 +23,7 @@ from patch_compile.plugin.toolchain import describe_toolchain
 __all__ = ["Finding", "examine"]
 
 _DRIVER = "libcuda.so.1"
+_BUILD = "build packages"
 _LOW_DISK = 20e9  # bytes; enough for the files of a 1B model
 
 
@@ -111,10 +113,9 @@ def _libraries() -> Iterator[Finding]:
             break
     else:
         yield Finding("ONNX Runtime", False, "is not installed", "pip install onnxruntime")
-    torch = _version("torch")
-    yield Finding(
-        "PyTorch", torch is not None, torch or "is not installed", "" if torch else "pip install torch"
-    )
+    missing, torch = missing_packages("build"), _version("torch")
+    about = f"not installed: {', '.join(missing)}" if missing else f"PyTorch {torch}"
+    yield Finding(_BUILD, not missing, about, "pip install 'patch-compile[build]'" if missing else "")
 
 
 def _providers() -> list[str]:
@@ -163,15 +164,12 @@ def _verdict(findings: list[Finding]) -> tuple[list[str], list[str]]:
     backends = [name for name in (BackendName.TENSORRT, BackendName.TENSORRT_RTX) if name in have]
     builds_plugin = {"nvcc", "C++ compiler", "plugin sources"} <= have
     engines = bool(backends) and (builds_plugin or "plugin" in have)
+    why = "no TensorRT" if not backends else "no compiler for the plugin" if not engines else f"no {_BUILD}"
     abilities = (
-        ("learn masks", "PyTorch" in have, "no PyTorch"),
-        ("compile to ONNX and run it on ONNX Runtime", "ONNX Runtime" in have, "no ONNX Runtime"),
-        (
-            f"build engines with {' and '.join(backends) or 'TensorRT'}",
-            engines,
-            "no TensorRT" if not backends else "no compiler for the plugin",
-        ),
-        ("run engines", engines and "GPU" in have, "no GPU" if "GPU" not in have else "no TensorRT"),
+        ("run ONNX files on ONNX Runtime", "ONNX Runtime" in have, "no ONNX Runtime"),
+        ("learn masks and compile to ONNX", _BUILD in have, f"no {_BUILD}"),
+        (f"build engines with {' and '.join(backends) or 'TensorRT'}", engines and _BUILD in have, why),
+        ("run engines", bool(backends) and "GPU" in have, "no TensorRT" if not backends else "no GPU"),
     )
     can = [what for what, yes, _ in abilities if yes]
     return can, [f"{what}: {why}" for what, yes, why in abilities if not yes]
