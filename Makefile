@@ -79,7 +79,7 @@ models: .venv/installed
 .venv/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev,rtx,serve$(NVCC_EXTRA)]'
+	$(BIN)/python -m pip install --quiet --editable '.[build,dev,rtx,serve$(NVCC_EXTRA)]'
 	touch $@
 
 clean:

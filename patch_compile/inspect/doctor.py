@@ -164,12 +164,16 @@ def _verdict(findings: list[Finding]) -> tuple[list[str], list[str]]:
     backends = [name for name in (BackendName.TENSORRT, BackendName.TENSORRT_RTX) if name in have]
     builds_plugin = {"nvcc", "C++ compiler", "plugin sources"} <= have
     engines = bool(backends) and (builds_plugin or "plugin" in have)
-    why = "no TensorRT" if not backends else "no compiler for the plugin" if not engines else f"no {_BUILD}"
+    no_engine = "no TensorRT" if not backends else "no compiler for the plugin" if not engines else ""
     abilities = (
         ("run ONNX files on ONNX Runtime", "ONNX Runtime" in have, "no ONNX Runtime"),
         ("learn masks and compile to ONNX", _BUILD in have, f"no {_BUILD}"),
-        (f"build engines with {' and '.join(backends) or 'TensorRT'}", engines and _BUILD in have, why),
-        ("run engines", bool(backends) and "GPU" in have, "no TensorRT" if not backends else "no GPU"),
+        (
+            f"build engines with {' and '.join(backends) or 'TensorRT'}",
+            engines and _BUILD in have,
+            no_engine or f"no {_BUILD}",
+        ),
+        ("run engines", engines and "GPU" in have, "no GPU" if "GPU" not in have else no_engine),
     )
     can = [what for what, yes, _ in abilities if yes]
     return can, [f"{what}: {why}" for what, yes, why in abilities if not yes]
