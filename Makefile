@@ -12,7 +12,7 @@ NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/
 # gain by the plugin, and `auto` would leave them dense.
 demo: .venv/installed models
 	PATCH_COMPILE_BUILD_WINDOWS=16 PATCH_COMPILE_BUILD_REPAIR_STEPS=12 PATCH_COMPILE_BUILD_LOWERING=plugin \
-	  PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_EVAL_TEXT=$(TEXTS)/eval.txt \
+	  PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_EVAL=$(TEXTS)/eval.txt \
 	  $(BIN)/patch-compile build $(MODEL) -o out/smollm2 --ratio 0.4 --target sm86 --force
 
 # One thread in each of pytest's processes: more of them than cores wait for each other most of the time.

@@ -54,14 +54,17 @@ class _Session:
     debug: bool = False
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PATCH_COMPILE"})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="patch-compile")
-@click.option("--debug", is_flag=True, help="Print the traceback of an internal error.")
+@click.option(
+    "--debug", is_flag=True, envvar="PATCH_COMPILE_DEBUG", help="Print the traceback of an internal error."
+)
 @click.pass_obj
 def cli(session: _Session | None, debug: bool) -> None:
     """Compile a Hugging Face model into a TensorRT engine of dense and 2:4-sparse tiles (PATCH).
 
-    Every option can also be set in the environment, as PATCH_COMPILE_<COMMAND>_<OPTION>.
+    Every option can also be set in the environment, as PATCH_COMPILE_<COMMAND>_<OPTION>: PATCH_COMPILE_BUILD_EVAL stands
+    for build --eval. An option that may be repeated takes several values with spaces between them, or one a line for texts.
     """
     if session is not None:
         session.debug = debug

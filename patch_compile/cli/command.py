@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
+from patch_compile.cli.environment import CommandWithVariables, Lines, name_variables
+
 if TYPE_CHECKING:
     from patch_compile.api.result import Result
     from patch_compile.report.terminal.parts import Part
@@ -62,7 +64,7 @@ def command(
 
     def make(skin: Callable[..., None]) -> click.Command:
         named = name or function.__name__.replace("_", "-")
-        made = click.command(named, short_help=summary)(_only_given(skin))
+        made = click.command(named, cls=CommandWithVariables, short_help=summary)(_only_given(skin))
         own: list[click.Parameter] = []
         for parameter in inspect.signature(function).parameters.values():
             if parameter.name in arguments:
@@ -70,6 +72,7 @@ def command(
             elif parameter.name not in python_only:
                 own += _options(parameter, options[parameter.name])
         made.params[:0] = own
+        name_variables(made)
         return made
 
     return make
@@ -113,6 +116,8 @@ def _options(parameter: inspect.Parameter, option: Option) -> list[click.Paramet
         about["default"] = None  # the function has the defaults, which must not override a recipe file
     if option.choices:
         kind = click.Choice(option.choices)
+    if many and kind is click.STRING and option.metavar == "TEXT":
+        kind = Lines()
     is_flag = kind is click.BOOL
     made: list[click.Parameter] = [
         click.Option([*flags, parameter.name], type=kind, is_flag=is_flag, multiple=many, **about)

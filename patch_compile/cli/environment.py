@@ -1,0 +1,69 @@
+"""Options as environment variables: PATCH_COMPILE_<COMMAND>_<OPTION> stands for an option that the user did not write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+
+import click
+
+from patch_compile.errors import UsageError
+
+__all__ = ["CommandWithVariables", "Lines", "name_variables"]
+
+_PREFIX = "PATCH_COMPILE_"
+_OF_TESTS = {"PATCH_COMPILE_MODEL", "PATCH_COMPILE_TEXTS"}  # the model and the texts of tests and samples
+
+
+class Lines(click.types.StringParamType):
+    """Text that may be given several times. In a variable, each line is one of them: a prompt has spaces."""
+
+    envvar_list_splitter = "\n"
+
+
+def name_variables(command: click.Command) -> None:
+    """Give each option of a command the variable that is named after its flag."""
+    for option in _options(command):
+        option.envvar = _variable(str(command.name), option.opts)
+
+
+class CommandWithVariables(click.Command):
+    """A command that refuses to run while a variable with our prefix is misspelled."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Raises UsageError for a misspelled variable, which may be why an option seems to be missing."""
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.UsageError:
+            _check_variables(ctx)
+            raise
+        _check_variables(ctx)
+        return rest
+
+
+def _check_variables(ctx: click.Context) -> None:
+    group = ctx.find_root().command
+    if not isinstance(group, click.Group):
+        return
+    commands = (group, *group.commands.values())
+    known = {str(option.envvar) for command in commands for option in _options(command) if option.envvar}
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name not in known | _OF_TESTS:
+            near = get_close_matches(
+                name[len(_PREFIX) :], [one[len(_PREFIX) :] for one in sorted(known)], n=1
+            )
+            raise UsageError(
+                f"The environment variable {name} names no option",
+                f"Variables that begin with {_PREFIX} stand for options, and no command has this one.",
+                f"Correct it to {_PREFIX}{near[0]}, or unset it." if near else "Unset it.",
+            )
+
+
+def _options(command: click.Command) -> Iterator[click.Option]:
+    yield from (one for one in command.params if isinstance(one, click.Option))
+
+
+def _variable(command: str, flags: Sequence[str]) -> str:
+    flag = max(flags, key=len)  # of -o and --out, the latter
+    return f"{_PREFIX}{command}_{flag.lstrip('-')}".replace("-", "_").upper()

@@ -1,0 +1,109 @@
+"""Every option of every command can be set in the environment, and a misspelled variable is named."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from patch_compile.cli.app import cli
+from tests.commands import run
+
+OPTIONS = [
+    (name, option)
+    for name, command in sorted(cli.commands.items())
+    for option in command.params
+    if isinstance(option, click.Option)
+]
+
+
+def flag_of(option: click.Option) -> str:
+    return max(option.opts, key=len)
+
+
+def named(name: str, option: click.Option) -> str:
+    return f"PATCH_COMPILE_{name}_{flag_of(option)[2:]}".upper().replace("-", "_")
+
+
+def value_of(option: click.Option) -> str:
+    """A value that the option takes and that is not its default."""
+    if isinstance(option.type, click.Choice):
+        return str(option.type.choices[-1])
+    return "3"
+
+
+def needed(name: str, but: click.Option) -> Iterator[str]:
+    """Arguments and options that a command can't do without."""
+    for parameter in cli.commands[name].params:
+        if parameter.required and parameter.name != but.name:
+            yield from ([flag_of(parameter)] if isinstance(parameter, click.Option) else [])
+            yield "given"
+
+
+def parsed(name: str, arguments: list[str]) -> dict[str, object]:
+    try:
+        return cli.commands[name].make_context(name, arguments).params
+    except click.exceptions.Exit:  # the option prints a list and ends the command
+        return {"ended": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), OPTIONS, ids=[f"{name} {flag_of(option)}" for name, option in OPTIONS]
+)
+def test_a_variable_is_as_good_as_its_option(
+    name: str, option: click.Option, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = list(needed(name, option))
+    value = [] if option.is_flag else [value_of(option)]
+    written = parsed(name, [*others, flag_of(option), *value])
+    monkeypatch.setenv(named(name, option), value[0] if value else "1")
+    assert parsed(name, others) == written
+    assert "ended" in written or written[str(option.name)] not in (None, (), False)
+
+
+def test_an_option_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATCH_COMPILE_BUILD_WINDOWS", "3")
+    monkeypatch.setenv("PATCH_COMPILE_BUILD_PERMUTE", "1")
+    assert parsed("build", ["model", "--windows", "5", "--no-permute"]) | {
+        "windows": 5,
+        "permute": False,
+    } == (parsed("build", ["model", "--windows", "5", "--no-permute"]))
+
+
+def test_the_option_of_all_commands_has_a_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATCH_COMPILE_DEBUG", "1")
+    assert cli.make_context("patch-compile", ["doctor"]).params == {"debug": True}
+
+
+def test_repeated_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATCH_COMPILE_BUILD_INCLUDE", "q_proj k_proj")
+    assert parsed("build", ["model"])["include"] == ("q_proj", "k_proj")
+    monkeypatch.setenv("PATCH_COMPILE_VERIFY_PROMPT", "Once upon a time\nOne, two")
+    assert parsed("verify", ["out"])["prompt"] == ("Once upon a time", "One, two")
+
+
+@pytest.mark.parametrize(("variable", "fix"), [
+    ("PATCH_COMPILE_BUILD_RATOI", "Correct it to PATCH_COMPILE_BUILD_RATIO, or unset it."),
+    ("PATCH_COMPILE_BUILD_EVAL_TEXT", "Correct it to PATCH_COMPILE_BUILD_EVAL"),
+    ("PATCH_COMPILE_XYZZY", "Unset it."),
+])  # fmt: skip
+def test_a_misspelled_variable_is_named_before_anything_is_done(
+    variable: str, fix: str, tmp_path: Path
+) -> None:
+    done = run("build", "nowhere", cwd=tmp_path, env=os.environ | {variable: "0.4"})
+    assert done.returncode == 2
+    assert f"The environment variable {variable} names no option" in done.stderr
+    assert fix in done.stderr
+
+
+def test_a_misspelled_variable_is_named_when_its_option_is_missing(tmp_path: Path) -> None:
+    env = os.environ | {"PATCH_COMPILE_COMPILE_MASKS": "m"}
+    assert "Correct it to PATCH_COMPILE_COMPILE_MASK," in run("compile", "m", cwd=tmp_path, env=env).stderr
+
+
+def test_help_and_the_variables_of_tests_are_no_mistake(tmp_path: Path) -> None:
+    env = os.environ | {"PATCH_COMPILE_BUILD_RATOI": "0.4"}
+    assert run("build", "--help", cwd=tmp_path, env=env).returncode == 0
+    env = os.environ | {"PATCH_COMPILE_MODEL": "m", "PATCH_COMPILE_TEXTS": "t"}
+    assert "names no option" not in run("build", "nowhere", cwd=tmp_path, env=env).stderr
