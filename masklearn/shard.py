@@ -5,9 +5,10 @@ bytes of equal files differ. Format of a file: 8 bytes of header length (little-
 """
 
 import json
+import math
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
+from masklearn.json_text import parse_json
 
 __all__ = ["Shard", "TensorEntry", "numpy_dtype", "write_shard"]
 
@@ -66,12 +68,11 @@ class Shard:
         metadata = header.pop("__metadata__", {})
         try:
             tensors = {name: _entry(fields, base) for name, fields in header.items()}
-        except (KeyError, TypeError, ValueError) as error:
-            raise _corrupt(path, f"the header entry of a tensor is malformed ({error!r})") from error
-        end = max((entry.end for entry in tensors.values()), default=base)
-        size = path.stat().st_size
-        if end != size:
-            raise _corrupt(path, f"the header describes {end} bytes, the file has {size}")
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise _corrupt(path, f"The header entry of a tensor is malformed ({error!r}).") from error
+        if not _is_text(metadata):
+            raise _corrupt(path, "Its __metadata__ is no mapping of text to text.")
+        _check_every_byte(path, tensors.values(), base)
         return cls(path, tensors, metadata)
 
     def read(self, name: str) -> NDArray[Any]:
@@ -83,7 +84,7 @@ class Shard:
             file.seek(entry.start)
             array = np.fromfile(file, dtype=dtype, count=count)
         if array.size != count:
-            raise _corrupt(self.path, f"{name} ends early")
+            raise _corrupt(self.path, f"{name} ends early.")
         return array.reshape(entry.shape)
 
 
@@ -125,7 +126,7 @@ def _write_tensor(file: Any, name: str, array: NDArray[Any], nbytes: int) -> Non
 
 
 def _nbytes(code: str, shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * _BITS[code] // 8
+    return math.prod(shape) * _BITS[code] // 8
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -135,22 +136,43 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else _MAX_HEADER + 1
         if length > min(_MAX_HEADER, size - 8):
-            raise _corrupt(path, f"{size} bytes cannot hold the header it announces")
+            raise _corrupt(path, f"{size} bytes cannot hold the header it announces.")
         try:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         except ValueError as error:
-            raise _corrupt(path, "its header is not JSON") from error
+            raise _corrupt(path, f"Its header: {error}") from error
     if not isinstance(header, dict):
-        raise _corrupt(path, "its header is not a JSON object")
+        raise _corrupt(path, "Its header is not a JSON object.")
     return header, 8 + length
 
 
 def _entry(fields: Any, base: int) -> TensorEntry:
     code, shape = fields["dtype"], tuple(int(n) for n in fields["shape"])
+    if any(n < 0 for n in shape):
+        raise ValueError(f"a shape of {list(shape)}")
     start, end = (int(n) for n in fields["data_offsets"])
     if start < 0 or end - start != _nbytes(code, shape):
         raise ValueError(f"{end - start} bytes for {code} {list(shape)}")
     return TensorEntry(code, shape, base + start, base + end)
+
+
+def _is_text(metadata: Any) -> bool:
+    return isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+
+
+def _check_every_byte(path: Path, entries: Iterable[TensorEntry], base: int) -> None:
+    """Refuse a file with bytes of no tensor, or of two, as the format does."""
+    end = base
+    for entry in sorted(entries, key=lambda one: (one.start, one.end)):
+        if entry.start != end:
+            kind = "to no tensor" if entry.start > end else "to two tensors"
+            raise _corrupt(
+                path, f"The bytes between {min(end, entry.start)} and {max(end, entry.start)} belong {kind}."
+            )
+        end = entry.end
+    size = path.stat().st_size
+    if end != size:
+        raise _corrupt(path, f"The header describes {end} bytes, the file has {size}.")
 
 
 def _corrupt(path: Path, why: str) -> PatchCompileError:

@@ -12,9 +12,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 from masklearn.recipe import LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
-from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.errors import UsageError
 from patch_compile.hardware.cards import parse_targets
 from patch_compile.out.layout import RECIPE
+from patch_compile.out.recipe_file import read_recipe
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
@@ -90,25 +91,7 @@ class Recipe(LearnSettings):
 
         Raises PatchCompileError for a file that cannot be read or holds no settings.
         """
-        try:
-            settings = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise PatchCompileError(
-                f"The recipe {path} cannot be read",
-                error.strerror or str(error),
-                f"Give the {RECIPE} of an earlier build.",
-            ) from None
-        except yaml.YAMLError as error:
-            raise PatchCompileError(
-                f"{path} is not YAML", str(error).replace("\n", " "), "Correct the file."
-            ) from None
-        if not isinstance(settings, dict):
-            raise PatchCompileError(
-                f"{path} holds no settings",
-                "A recipe is a mapping of setting to value.",
-                f"Give the {RECIPE} of an earlier build.",
-            )
-        return settings
+        return read_recipe(path)
 
     @classmethod
     def of_build(cls, out: Path) -> Recipe:

@@ -43,10 +43,19 @@ def test_wrong_settings_are_named(settings):
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("- a list", "holds no settings"), ("{", "is not YAML"), ("", "holds no settings")]
+    ("text", "what"),
+    [
+        ("- a list", "holds no settings"),
+        ("{", "is not YAML"),
+        ("", "holds no settings"),
+        ("1: a", "holds no settings"),
+        ("[" * 5000, "is not YAML"),
+        ("a: 2024-13-99", "is not YAML"),
+        ("a: \udcff", "is not YAML"),
+    ],
 )
 def test_a_file_that_is_no_recipe(tmp_path, text, what):
-    (tmp_path / "r.yaml").write_text(text)
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(PatchCompileError, match=rf"r\.yaml {what}"):
         Recipe.load(tmp_path / "r.yaml")
 

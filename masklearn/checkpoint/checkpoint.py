@@ -1,7 +1,6 @@
 """Reads a Hugging Face model directory by tensor name, one tensor at a time."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
+from masklearn.json_text import read_json
 from masklearn.shard import Shard, TensorEntry, numpy_dtype
 
 if TYPE_CHECKING:
@@ -179,14 +179,14 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, finite=False)
     except OSError as error:
         raise PatchCompileError(
             f"{file} cannot be read",
             error.strerror or str(error),
             "Check the file's permissions and its disk.",
         ) from error
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+    except ValueError as error:
         raise PatchCompileError(f"{file} is not JSON", str(error), "Fetch the file again.") from error
     if not isinstance(content, dict):
         raise PatchCompileError(f"{file} is not a JSON object", "", "Fetch the file again.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.orientation import to_stored
+from masklearn.errors import PatchCompileError
+from masklearn.json_text import read_json
 from masklearn.masks.maskset import MaskSet
 from masklearn.shard import write_shard
 
@@ -64,11 +65,22 @@ def write_pruned_checkpoint(
         write_shard(out / file_name, specs, tensor, shard.metadata)
 
 
+def _module_folders(listed: Path) -> set[str]:
+    try:
+        return {str(module["path"]) for module in read_json(listed)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise PatchCompileError(
+            f"{listed} lists no modules",
+            f"{error}" if type(error) is ValueError else "It is a list of objects with a `path`.",
+            "Fetch the model again.",
+        ) from None
+
+
 def _folders(model: Path) -> Iterator[Path]:
     """Yield the sub-folders to copy."""
     # A file of sentence-transformers with the path of each module, "" for the model itself.
     listed = model / "modules.json"
-    modules = {module["path"] for module in json.loads(listed.read_text())} if listed.is_file() else set()
+    modules = _module_folders(listed) if listed.is_file() else set()
     for folder in sorted(model.iterdir()):
         if not folder.is_dir() or folder.name.startswith("."):
             continue

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from masklearn.errors import PatchCompileError
+from masklearn.json_text import parse_json
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import GROUP, check_tile, grid_shape, sparse_groups
@@ -153,10 +154,10 @@ class MaskSet(Mapping[str, LinearMask]):
                 ratio_asked=float(meta["ratio_asked"]),
                 record=_record(path, meta["extra"]),
             )
-            linears = json.loads(meta["linears"])
+            linears = parse_json(meta["linears"])
             masks._masks.update({name: _stored(shard, name, about) for name, about in linears.items()})
             masks.orders.update(_orders(shard))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise _damaged(path, f"its metadata do not describe its tensors: {error}") from error
         masks._shard = shard
         return masks
@@ -229,7 +230,7 @@ def _stored(shard: Shard, name: str, about: Mapping[str, Any]) -> _Stored:
 
 def _record(path: Path, stored: str) -> MaskRecord:
     try:
-        return MaskRecord.of_metadata(json.loads(stored))
+        return MaskRecord.of_metadata(parse_json(stored))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -1,6 +1,5 @@
 """Reads local files of plain text, JSON lines, JSON arrays and Parquet as streams of characters."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from masklearn.errors import PatchCompileError
+from masklearn.json_text import parse_json
 from masklearn.text.columns import columns_of_record, columns_of_schema, text_column
 
 __all__ = ["BETWEEN", "PLAIN", "RECORDS", "file_documents", "file_text", "record_texts"]
@@ -94,7 +94,7 @@ def _json(path: Path, column: str | None) -> Iterator[str | None]:
     with _utf8(path):
         content = path.read_text(encoding="utf-8-sig")
     try:
-        items = json.loads(content)
+        items = parse_json(content, finite=False)
     except ValueError as error:
         raise _not_json(str(path), error) from error
     named = ((f"{path}, element {i}", item) for i, item in enumerate(items))
@@ -118,7 +118,7 @@ def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
 
 def _record(place: str, line: str) -> Mapping[str, Any]:
     try:
-        return _object(place, json.loads(line))
+        return _object(place, parse_json(line, finite=False))
     except ValueError as error:
         raise _not_json(place, error) from error
 

@@ -1,6 +1,5 @@
 """Architectures that the exporter covers, and the reasons for refusing others."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from masklearn.checkpoint.architectures import ARCHITECTURES, Architecture
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.naming import checkpoint_name
 from masklearn.errors import PatchCompileError
+from masklearn.json_text import read_json
 
 __all__ = ["COVERED_ARCHITECTURES", "check_exportable", "has_pooler", "load_config", "text_config"]
 
@@ -82,12 +82,12 @@ def has_pooler(checkpoint: Checkpoint, architecture: Architecture) -> bool:
 def _read_config(model_dir: Path) -> dict[str, Any]:
     path = model_dir / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path, finite=False)
     except OSError as error:
         raise PatchCompileError(
             f"{path} can't be read", str(error.strerror), "Give a directory saved by save_pretrained."
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise PatchCompileError(f"{path} is not JSON", str(error), "Download the model again.") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise PatchCompileError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from masklearn.json_text import read_json
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST, RECIPE
@@ -63,9 +63,9 @@ class FileRecord(VersionedRecord):
     def _checked(cls, path: Path, kind: TypeAdapter[_Found]) -> _Found:
         """Returns the file's content as `kind`, which is this class or a union of its subclasses."""
         try:
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise cls._unreadable(path, f"It is not JSON: {error}.") from None
+            content: Any = read_json(path)
+        except ValueError as error:
+            raise cls._unreadable(path, f"It is not JSON: {error}") from None
         if not isinstance(content, dict):
             raise cls._unreadable(path, f"It holds no object but {type(content).__name__}.")
         found = content.pop(_VERSION, None)

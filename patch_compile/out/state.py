@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from masklearn.json_text import read_json
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.durable import write_json
 from patch_compile.out.layout import STATE
@@ -117,11 +117,11 @@ def holds_nothing(folder: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from None
     if not isinstance(content, dict):
-        raise _unreadable(path, "it is no JSON object")
+        raise _unreadable(path, "It is no JSON object.")
     return content
 
 

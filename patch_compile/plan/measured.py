@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from masklearn.json_text import read_json
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.plan import Calibration
@@ -60,10 +61,8 @@ def measured_cards() -> Iterator[MeasuredCard]:
 
 
 def _read(path: Path) -> MeasuredCard:
-    import json
-
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         if content.pop("schema") != _SCHEMA:
             raise ValueError("It was written by another version of patch-compile.")
         card = MeasuredCard(**content)

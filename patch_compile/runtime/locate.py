@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from masklearn.json_text import read_json
 from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError, member
 from patch_compile.out.layout import ENGINE, MODEL, ONNX, RECIPE
+from patch_compile.out.recipe_file import read_recipe
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, HostCode, engine_facts, host_code, why_not
 from patch_compile.runtime.generator import Generator
@@ -98,7 +97,7 @@ def _model(out: Path) -> Path | None:
     recipe = out / RECIPE
     if not recipe.is_file():
         return None
-    named = Path(str(yaml.safe_load(recipe.read_text()).get("model", "")))
+    named = Path(str(read_recipe(recipe).get("model", "")))
     return named if (named / "config.json").is_file() else None
 
 
@@ -185,7 +184,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, finite=False)
     except ValueError as error:
         raise PatchCompileError(f"{path} is not JSON", str(error), "Fetch the model again.") from None
     return found if isinstance(found, dict) else {}

@@ -84,6 +84,9 @@ def header_file(path: Path, header: object, data: bytes) -> Path:
         {"dtype": "F17", "shape": [2], "data_offsets": [0, 4]},
         {"dtype": "F16", "shape": [2], "data_offsets": [-4, 0]},
         {"shape": [2], "data_offsets": [0, 4]},
+        {"dtype": "F16", "shape": [-2, -1], "data_offsets": [0, 4]},
+        {"dtype": "F16", "shape": [2**62, 4], "data_offsets": [0, 4]},
+        {"dtype": "F16", "shape": [2**40, 2**40, 2**40], "data_offsets": [0, 0]},
         "nonsense",
     ],
 )
@@ -106,5 +109,35 @@ def test_not_safetensors(tmp_path: Path, blob: bytes) -> None:
 def test_bytes_after_the_last_tensor(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors")
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(PatchCompileError, match=r"the header describes \d+ bytes, the file has \d+"):
+    with pytest.raises(PatchCompileError, match=r"The header describes \d+ bytes, the file has \d+"):
         Shard.open(path)
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        ([(0, 4), (8, 12)], "belong to no tensor"),
+        ([(0, 8), (4, 12)], "belong to two tensors"),
+        ([(4, 12)], "belong to no tensor"),
+    ],
+)
+def test_bytes_of_no_tensor_or_of_two(tmp_path: Path, spans: list[tuple[int, int]], said: str) -> None:
+    header = {
+        f"t{i}": {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
+        for i, (start, end) in enumerate(spans)
+    }
+    with pytest.raises(PatchCompileError, match=said):
+        Shard.open(header_file(tmp_path / "x.safetensors", header, bytes(12)))
+
+
+@pytest.mark.parametrize("metadata", ["text", ["a"], {"a": 1}])
+def test_metadata_that_are_no_texts(tmp_path: Path, metadata: object) -> None:
+    with pytest.raises(PatchCompileError, match="no mapping of text to text"):
+        Shard.open(header_file(tmp_path / "x.safetensors", {"__metadata__": metadata}, b""))
+
+
+def test_a_shape_of_infinity(tmp_path: Path) -> None:
+    blob = b'{"t":{"dtype":"F16","shape":[1e400],"data_offsets":[0,4]}}'
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(blob)) + blob + bytes(4))
+    with pytest.raises(PatchCompileError, match="malformed"):
+        Shard.open(tmp_path / "x.safetensors")

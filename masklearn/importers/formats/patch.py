@@ -6,11 +6,11 @@ therefore zeros of the masks too.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from masklearn.errors import PatchCompileError
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
+from masklearn.json_text import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +96,7 @@ def _meta(archive: MaskArchive) -> dict[str, Any]:
     stored = archive.read(_META, _MOST_META)
     text = stored.item() if stored.ndim == 0 else stored.tobytes()
     try:
-        about = json.loads(text)
+        about = parse_json(text)
     except (ValueError, TypeError) as error:
         raise PatchCompileError(
             f"{_META} in {archive.path} is not JSON", str(error), "Fetch the file again."
