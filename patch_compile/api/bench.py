@@ -32,9 +32,9 @@ def bench(
 
     path: OUT, the folder of the build. runner: "engine" times TensorRT engines on the GPU, "onnx" times ONNX files in
     ONNX Runtime; None takes the engine if this machine can run it. batch_size, prompt_tokens, past_tokens: sizes to time,
-    None for the runner's defaults. iterations, warm_up: timed runs of each model, and untimed runs before them. against:
-    the models that the hybrid model is timed against. calibrate: use these times in later plans for this GPU. keep: keep
-    the other models in OUT/bench/models. trust: see
+    None for the runner's defaults; decode steps follow the prompts that are asked for. iterations, warm_up: timed runs of
+    each model, and untimed runs before them. against: the models that the hybrid model is timed against. calibrate: use
+    these times in later plans for this GPU. keep: keep the other models in OUT/bench/models. trust: see
     `open_generator`. force: replace earlier times.
 
     Times are in milliseconds. They are written to OUT/bench/bench.json and shown in OUT/report.html. Raises UsageError

@@ -88,11 +88,9 @@ class BenchRequest(Settings):
                 "--past-tokens does not go with an encoder", "It has no decode steps.", "Leave it out."
             )
         prompts = self.prompt_tokens or _fitting(_TOKENS[runner], positions)
-        pasts = (
-            ()
-            if not sequences.decodes
-            else self.past_tokens or _fitting(_TOKENS[runner], positions and positions - 1)
-        )
+        behind = self.prompt_tokens or _TOKENS[runner]  # decode steps follow the prompts that were asked for
+        pasts = self.past_tokens or _fitting(behind, positions and positions - 1)
+        pasts = pasts if sequences.decodes else ()
         for flag, sizes, room in (("--prompt-tokens", prompts, 0), ("--past-tokens", pasts, 1)):
             if positions is not None and sizes and max(sizes) + room > positions:
                 raise PatchCompileError(

@@ -28,6 +28,13 @@ def test_sizes_that_nobody_gave_stay_within_the_positions():
     assert {p.batch for p in points} == {1, 4, 8, 16}
 
 
+def test_decode_steps_follow_the_prompts_that_were_asked_for():
+    points = BenchRequest(prompt_tokens=(16, 64)).points(Runner.ONNX, Sequences(99, 64, decodes=True))
+    tokens = {phase: [p.tokens for p in points if p.phase is phase and p.batch == 1] for phase in Phase}
+    assert tokens[Phase.PREFILL] == [16, 64]
+    assert tokens[Phase.DECODE] == [16, 63]  # a step needs a position of its own
+
+
 def test_an_encoder_has_prompts_alone():
     assert {p.phase for p in BenchRequest().points(Runner.ONNX, Sequences(99, None, decodes=False))} == {
         Phase.PREFILL
