@@ -63,15 +63,79 @@ def configure(build, headers, **options):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+def documented(build):
+    """Lines of the README that concern a build folder."""
+    lines = (
+        line.strip() for line in (SOURCES / "README.md").read_text().splitlines() if line.startswith("    ")
+    )
+    return [line for line in lines if re.search(rf"{build}(?![\w-])", line)]
+
+
+def run_documented(lines, folder, **environment):
+    """Run lines of the README in a folder that looks like the repository."""
+    if not (folder / "samples").exists():
+        (folder / "samples").symlink_to(ROOT / "samples")
+    env = os.environ | {
+        "PATH": SEARCHED,
+        "CUDA_ROOT": str(CUDA.parent),
+        "CMAKE_GENERATOR": "Ninja",
+        "CXXFLAGS": "-Wall -Wextra -Werror -O0",
+    }
+    env.pop("TENSORRT_ROOT", None)
+    for line in lines:
+        done = subprocess.run(
+            line.replace(" -j", " -j 2"),
+            shell=True,
+            cwd=folder,
+            env=env | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, headers):
-    """Folder of the finished build."""
-    build = tmp_path_factory.mktemp("runner")
-    done = configure(build, headers, PATCH_RUNNER_COMPILE_ONLY="ON", PATCH_RUNNER_TESTS="ON")
-    assert done.returncode == 0, done.stderr
-    done = subprocess.run([CMAKE, "--build", build, "-j", "2"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    return build
+    """Folder of the build that the README describes for a machine without SDK and GPU."""
+    folder = tmp_path_factory.mktemp("runner")
+    cache = folder / "cache/patch-compile/plugin"  # as `patch-compile plugin` leaves it
+    cache.mkdir(parents=True)
+    (cache / "headers-0123456789abcdef").symlink_to(headers)
+    lines = documented("build/runner-tests")
+    assert [line.split()[0] for line in lines] == ["cmake", "cmake", "ctest"]
+    run_documented(lines[:2], folder, XDG_CACHE_HOME=str(folder / "cache"))
+    run_documented(lines[2:], folder)
+    return folder / "build/runner-tests"
+
+
+@pytest.mark.rtx
+def test_the_documented_build_links_to_the_sdk(tmp_path, headers):
+    """The SDK is the installed library, and full TensorRT's headers that call themselves RTX's."""
+    import tensorrt_rtx_libs
+
+    sdk = tmp_path / "sdk"
+    shutil.copytree(headers, sdk / "include")
+    version = sdk / "include/NvInferVersion.h"
+    version.write_text(re.sub("TRT_(MAJOR|MINOR|PATCH|BUILD)_[A-Z]+", r"TRT_\1_RTX", version.read_text()))
+    (sdk / "lib").symlink_to(Path(tensorrt_rtx_libs.__path__[0]))
+    *lines, run = documented("build/runner")
+    assert [line.split()[0] for line in lines] == ["cmake", "cmake"]
+    run_documented(lines, tmp_path, TENSORRT_ROOT=str(sdk))
+    program, _, *options = run.split()
+    done = subprocess.run([tmp_path / program, tmp_path / "none", *options], capture_output=True, text=True)
+    # The program has called the library, which is not the version of those headers.
+    assert (
+        done.returncode == 1
+        and "built for version 10 of TensorRT, and the library is version 1" in done.stderr
+    )
+
+
+def test_the_documented_build_says_which_headers_it_lacks(tmp_path):
+    (line, *_), empty = documented("build/runner"), str(tmp_path)
+    with pytest.raises(
+        AssertionError, match=r"set TENSORRT_ROOT to the SDK(.|\n)*`patch-compile plugin` fetches"
+    ):
+        run_documented([line], tmp_path, XDG_CACHE_HOME=empty)
 
 
 @pytest.fixture
@@ -277,7 +341,7 @@ def test_configuring_says_what_is_missing(tmp_path, headers):
         ("tensorrt-rtx", "RTX", "tensorrt_rtx"),
     ):
         version.write_text(re.sub("TRT_(MAJOR|MINOR|PATCH|BUILD)_[A-Z]+", rf"TRT_\1_{macro}", text))
-        nowhere = {"TENSORRT_LIBRARY": "TENSORRT_LIBRARY-NOTFOUND", "CMAKE_FIND_USE_CMAKE_SYSTEM_PATH": "OFF"}
+        nowhere = {"PATCH_SITE_PACKAGES": tmp_path, "CMAKE_FIND_USE_CMAKE_SYSTEM_PATH": "OFF"}
         done = configure(tmp_path / backend, copied, PATCH_BACKEND=backend, TENSORRT_ROOT=tmp_path, **nowhere)
         assert done.returncode == 1 and f"TENSORRT_LIBRARY (lib{library}" in done.stderr, done.stderr
         other = "tensorrt" if backend == "tensorrt-rtx" else "tensorrt-rtx"
