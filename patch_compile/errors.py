@@ -4,6 +4,7 @@ from masklearn.errors import HOW_TO_CORRECT, PatchCompileError, UsageError, memb
 
 __all__ = [
     "HOW_TO_CORRECT",
+    "NOT_CHECKED",
     "AccuracyError",
     "InvariantError",
     "PatchCompileError",
@@ -12,6 +13,8 @@ __all__ = [
     "member",
     "sentence",
 ]
+
+NOT_CHECKED = 5  # exit code of a check that found no fault but could not answer every question
 
 
 def sentence(clause: str) -> str:

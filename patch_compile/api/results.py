@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from patch_compile.out.bench import BenchReport
     from patch_compile.out.compare import CompareReport
     from patch_compile.out.plan import Plan, PlanOfModel
+    from patch_compile.out.verify import VerifyReport
     from patch_compile.report.terminal.parts import Part
     from patch_compile.runtime import Generator
     from patch_compile.runtime.run import Continuations
@@ -193,17 +194,19 @@ class Compiled(Result):
 class Verified(Result):
     """Results of the checks of a build. path: OUT."""
 
-    report: Row
+    report: VerifyReport
     path: Path
 
     @property
     def passed(self) -> bool:
-        """False if a check failed."""
-        return bool(self.report["passed"])
+        """False if a check failed, or a question that was asked has no answer."""
+        return self.report.passed
 
     def summary(self) -> str:
         """Returns the folder and the verdict in one line."""
-        return f"{self.path}, {'passed' if self.passed else 'FAILED'}"
+        from patch_compile.report.verify import outcome_words
+
+        return f"{self.path}, {outcome_words(self.report.outcome)}"
 
     def parts(self) -> Iterator[Part]:
         """Yield what `patch-compile verify` prints."""

@@ -49,8 +49,9 @@ def verify(
     "top1:90%". sensitivity: also measure the loss with each linear pruned alone. eval_text, eval_windows, eval_length:
     None takes the settings of the build. trust: see `open_generator`.
 
-    A failed check is no error: `passed` of the result is then False. Raises UsageError for an invalid setting, and
-    PatchCompileError if a file of OUT was changed, or the dense model is missing or does not fit into memory.
+    A failed check is no error: `passed` of the result is then False. It is also False if a question of `only` could not be
+    answered; without `only`, all questions are asked that the build has an answer to. Raises UsageError for an invalid
+    setting, and PatchCompileError if a file of OUT was changed, or the dense model is missing or does not fit into memory.
     """
     require_extra("build", "`patch-compile verify`")
     from patch_compile.verify.request import VerifyRequest

@@ -36,7 +36,7 @@ def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> dict[
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
         report: dict[str, Any] = json.loads((workspace.root / REPORT).read_text())
-        evaluated = report.get("text", {}).get("eval")
+        evaluated = (report.get("text") or {}).get("eval")
         evaluated = EvalText(**evaluated) if evaluated else None
         write_manifest(workspace, job.recipe.seed, ModelOrigin(**report["model"]), masks, evaluated)
         renew_page(workspace.publish())

@@ -12,7 +12,7 @@ from patch_compile.build.stages import keys_of, learning_folder, opened, run_sta
 from patch_compile.build.summary import masked_model
 from patch_compile.build.together import take_part
 from patch_compile.out.answers import LearnedAnswer, LearnedBaselines
-from patch_compile.out.manifest import EvalText, write_manifest
+from patch_compile.out.manifest import write_manifest
 from patch_compile.out.workspace import Workspace
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
@@ -75,7 +75,7 @@ def _compared(
             update,
             progress.note,
         )
-    return LearnedBaselines(**dict(found), text=EvalText(**text))
+    return LearnedBaselines(**dict(found), text=text)
 
 
 def _help(recipe: Recipe) -> None:

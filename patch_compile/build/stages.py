@@ -161,7 +161,7 @@ class _Run:
             "plan": plan.summary.as_json(),
             "onnx": onnx_of(job, root).as_json(),
             "engine": engine.as_json() if engine else None,
-            **proof,
+            **proof.as_json(),
             "notes": self.progress.notes,
             "seconds": self.progress.seconds,
         }

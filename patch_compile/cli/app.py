@@ -75,8 +75,8 @@ for _command in _COMMANDS:
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 ratio or speed, 70 internal error,
-    130 interrupted."""
+    """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 ratio or speed, 5 not checked,
+    70 internal error, 130 interrupted."""
     settle_threads()
     session = _Session()
     try:

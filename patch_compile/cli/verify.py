@@ -9,7 +9,8 @@ import click
 import patch_compile.api.verify as api
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
-from patch_compile.errors import AccuracyError
+from patch_compile.errors import NOT_CHECKED, AccuracyError
+from patch_compile.out.verify import Outcome
 
 __all__ = ["verify"]
 
@@ -39,6 +40,7 @@ _OWN = {
     "new_tokens": Option("Tokens of each continuation.", "N"),
     "device": Option("Where the checkpoints are compared.", "DEVICE", "cuda if there is one"),
 }  # fmt: skip
+_EXIT_CODES = {Outcome.FAILED: AccuracyError.exit_code, Outcome.NOT_CHECKED: NOT_CHECKED}
 
 
 @command(
@@ -50,10 +52,13 @@ def verify(as_json: bool, **given: Any) -> None:
 
     Three questions are answered separately. Compiled: does the hybrid ONNX compute the same as the pruned checkpoint, up
     to rounding? Pruned: how far is the pruned checkpoint from the dense model? Built: does the engine compute the same as
-    the ONNX file (needs a GPU)? Answers, inputs and outputs are written to OUT/verify, and shown in OUT/report.html. The
-    exit code is 3 if a check fails.
+    the ONNX file (needs a GPU)? Answers, inputs and outputs are written to OUT/verify, and shown in OUT/report.html.
+
+    PASSED means that every question asked has an answer and no check failed. The exit code is 3 if a check fails, and 5
+    (NOT CHECKED) if none fails but a question has no answer, such as that about an engine without a GPU to run it: leave
+    such a question out with --only.
     """
     found = api.verify(**given)
     print_result(found, as_json=as_json)
-    if not found.passed:
-        raise click.exceptions.Exit(AccuracyError.exit_code)
+    if code := _EXIT_CODES.get(found.report.outcome):
+        raise click.exceptions.Exit(code)

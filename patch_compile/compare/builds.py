@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from patch_compile.out.compare import Measure, PredictedFor, PredictedSpeeds
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import MASKS, REPORT
 from patch_compile.out.plan import PlanSummary
+from patch_compile.out.proof import ComparedInputs, OutputsDifference, TextWindows
 from patch_compile.out.report import Kind, read_report
+from patch_compile.report.proof import given_words, text_words
 
 __all__ = ["ComparedBuild", "Quality", "read_builds"]
 
@@ -132,11 +135,14 @@ def _quality(report: Mapping[str, Any]) -> Quality:
     text = (report.get("text") or {}).get("eval") or {}
     if report["kind"] == Kind.DECODER:
         found = report["perplexity"]
-        return Quality(Measure.PERPLEXITY, found["hybrid"], found["dense"], found["text"], text.get("path"))
-    return Quality(
-        Measure.OUTPUT_ERROR,
-        report["difference"]["relative"],
-        0.0,
-        report["inputs"]["words"],
-        text.get("path"),
-    )
+        return Quality(
+            Measure.PERPLEXITY,
+            found["hybrid"],
+            found["dense"],
+            text_words(TextWindows(**found["on"])),
+            text.get("path"),
+        )
+    inputs = ComparedInputs.model_validate(report["inputs"])
+    relative = OutputsDifference.model_validate(report["difference"]).relative
+    value = math.inf if relative is None else relative
+    return Quality(Measure.OUTPUT_ERROR, value, 0.0, given_words(inputs), text.get("path"))

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, resolve_dims
+from patch_compile.out.proof import InputsFile, RandomInputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Feed", "Feeds", "feeds_from_npz", "input_dtypes", "random_feeds"]
+__all__ = ["Feed", "Feeds", "feeds_from_npz", "input_dtypes", "inputs_words", "random_feeds"]
 
 Feed = Mapping[str, NDArray[Any]]
 _BATCH = 8  # samples per feed if the batch of the graph is dynamic
@@ -27,10 +28,15 @@ _UNKNOWN_BATCH, _UNKNOWN_SIZE = 2, 16  # dynamic dimensions of unknown size: the
 
 @dataclass(frozen=True)
 class Feeds(Sequence[Feed]):
-    """Inputs of the graph, one mapping per run. words: describes them in reports."""
+    """Inputs of the graph, one mapping per run."""
 
     feeds: tuple[Feed, ...]
-    words: str
+    origin: InputsFile | RandomInputs
+
+    @property
+    def words(self) -> str:
+        """Returns `inputs_words` of them, which a MaskSet records."""
+        return inputs_words(self.origin)
 
     def __getitem__(self, index: Any) -> Any:
         return self.feeds[index]
@@ -75,7 +81,7 @@ def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str
     feeds = [{**feed, **constant} for feed in feeds]
     for i in inputs:
         _check_shape(path, i, feeds[0][i.name])
-    return Feeds(tuple(feeds), f"{path.name} ({len(feeds)} runs)")
+    return Feeds(tuple(feeds), InputsFile(name=path.name, runs=len(feeds)))
 
 
 def random_feeds(
@@ -95,9 +101,16 @@ def random_feeds(
         {name: _draw(rng, shape, dtypes[name]) for name, shape in shapes.items()}
         for _ in range(_RANDOM_FEEDS)
     )
-    spelled = ", ".join(f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items())
-    words = f"random inputs ({_RANDOM_FEEDS} runs, seed {seed}; {spelled}; floats normal, integers 0 or 1)"
-    return Feeds(feeds, words)
+    return Feeds(feeds, RandomInputs(runs=_RANDOM_FEEDS, seed=seed, shapes=shapes))
+
+
+def inputs_words(origin: InputsFile | RandomInputs) -> str:
+    """Returns a description of inputs."""
+    if isinstance(origin, InputsFile):
+        return f"{origin.name} ({origin.runs} runs)"
+    shapes = [f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in origin.shapes.items()]
+    about = f"{origin.runs} runs, seed {origin.seed}; {', '.join(shapes)}; floats normal, integers 0 or 1"
+    return f"random inputs ({about})"
 
 
 def input_dtypes(model: ir.Model) -> dict[str, np.dtype[Any]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MANIFEST, RECIPE
@@ -44,14 +42,6 @@ class OutFolder:
                 f"{path / RECIPE} -o {path} --force` (stages that are whole are kept).",
             )
         return cls(path, manifest)
-
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """Returns the content of a JSON file of OUT, or None if there is none."""
-        file = self.path / name
-        if not file.is_file():
-            return None
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
 
     def record(self, stage: str, key: str, names: list[str]) -> OutFolder:
         """Record the files of a later step in the manifest, in place of those that the step had before.

@@ -18,7 +18,7 @@ from patch_compile.out.record import FileRecord, Record
 
 __all__ = ["REPORT_SCHEMA", "Kind", "MaskMetadata", "MaskedModel", "OnnxFile", "PrunedModel", "read_report"]
 
-REPORT_SCHEMA = 2  # 1 had no kind, and sentences in its plan and its engine
+REPORT_SCHEMA = 3  # 1 had no kind, and sentences in plan and engine; 2 had sentences in its proof
 
 
 class Kind(StrEnum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from patch_compile.out.proof import OutputsDifference
 from patch_compile.out.report import Kind
 
 __all__ = ["output_warning"]
@@ -14,11 +15,11 @@ _MUCH = 0.5  # relative error of an output; unrelated outputs of one size are 1.
 
 def output_warning(report: Mapping[str, Any]) -> str:
     """Returns a warning and what to do about it, for a report of outputs; empty if no output moved that far."""
-    floating = [one for one in report["difference"].get("outputs", ()) if one["floating"]]
-    worst = max(floating, key=lambda one: one["relative"], default=None)
-    if worst is None or worst["relative"] < _MUCH:
+    worst = OutputsDifference.model_validate(report["difference"]).worst
+    if not worst.floating or (worst.relative is not None and worst.relative < _MUCH):
         return ""
-    what = f"Pruning moved the output {worst['output']!r} by {worst['relative']:.0%} of its norm."
+    by = "to values that are not finite" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
+    what = f"Pruning moved the output {worst.output!r} {by}."
     less = "prune less (--ratio), or leave the linears dense that matter most (--exclude)."
     if report["kind"] == Kind.ONNX and not report["learned"].get("inputs"):
         return (

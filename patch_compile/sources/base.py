@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.manifest import EvalText
 from patch_compile.out.plan import Plan, Unpredicted
+from patch_compile.out.proof import InputsFile, RandomInputs, TextWindows
 from patch_compile.out.report import Kind
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.planner import assumed_plans, plan_of, settle_together, unpredicted_plan
@@ -51,12 +53,12 @@ Bars = Callable[[str], AbstractContextManager[Update]]
 class Probe:
     """Inputs on which outputs of models are compared.
 
-    words: description of the feeds; text: name and path of the text that the feeds are made from, None without text.
+    origin: the origin of the feeds; text: the text that they are made from, None without text.
     """
 
     feeds: Sequence[Feed]
-    words: str
-    text: dict[str, Any] | None = None
+    origin: TextWindows | InputsFile | RandomInputs
+    text: EvalText | None = None
 
 
 class Source(ABC):
@@ -240,7 +242,7 @@ class Source(ABC):
         """The model as masklearn runs it block by block. Raises PatchCompileError if it has no blocks."""
         raise self._lack(Ability.BLOCKS)
 
-    def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:  # noqa: ARG002
+    def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:  # noqa: ARG002
         """Returns held-out text as windows of tokens `[count, length]`, and name and path of the text."""
         raise self._lack(Ability.BLOCKS)
 

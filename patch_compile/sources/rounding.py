@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
-__all__ = ["Rounding", "rounding_tolerance", "roundings_of", "tolerance_of"]
+from patch_compile.out.proof import Tolerance, ToleranceOrigin
 
-_UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
-_DEVIATIONS = 3.0
+__all__ = ["DEVIATIONS", "UNIT_ROUNDOFF", "Rounding", "rounding_tolerance", "roundings_of", "tolerance_of"]
+
+UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+DEVIATIONS = 3.0
 # Number of roundings to 16 bits that one block adds to the residual stream, counted in the graph: norm, q, k, v, rotary,
 # attention, o, add; norm, gate, up, SiLU, product, down, add. A PatchLinear with an epilogue rounds once for its part.
 _PER_BLOCK = 15
@@ -18,37 +20,41 @@ _PER_BLOCK = 15
 class Rounding:
     """Roundings to 16 bits on the way to the outputs of a graph.
 
-    count: their number; words: description of the number; measured: error that such roundings caused in the pruned model,
-    as a share of the largest value, 0 if it was not measured; why: description of the measurement.
+    count: their number; layers: number of layers that have them, None if they were counted in the graph; measured: error
+    that such roundings caused in the pruned model, as a share of the largest value, 0 if it was not measured; by: the
+    kind of measurement.
     """
 
     count: int
-    words: str
+    layers: int | None = None
     measured: float = 0.0
-    why: str = ""
+    by: ToleranceOrigin = ToleranceOrigin.ROUNDINGS
 
 
 def roundings_of(blocks: int) -> Rounding:
     """Returns the roundings in the graph of a transformer with this number of blocks."""
-    count = _PER_BLOCK * blocks + 2  # two for the last norm and the head
-    return Rounding(count, f"{count} roundings in {blocks} layers")
+    return Rounding(_PER_BLOCK * blocks + 2, blocks)  # two for the last norm and the head
 
 
-def tolerance_of(dtype: str, rounding: Rounding) -> tuple[float, str]:
-    """Returns the allowed error of an output, as a share of its largest value, and its derivation in words.
+def tolerance_of(dtype: str, rounding: Rounding) -> Tolerance:
+    """Returns the allowed error of an output.
 
     Each of n roundings moves the result by at most the unit roundoff u of the type, in a random direction. Together they
     move it by about u·√n (Higham & Mary 2019, probabilistic rounding error analysis). The largest of many logits lies up
     to three deviations out. Measured: 1.3·u·√n for random models of 2 layers, 0.4·u·√n for SmolLM2. For a graph that
     amplifies roundings the measured error is allowed instead, if it is larger.
     """
-    roundoff = _UNIT_ROUNDOFF[dtype]
-    derived = _DEVIATIONS * roundoff * sqrt(rounding.count)
-    if rounding.measured > derived:
-        return rounding.measured, rounding.why
-    return derived, f"{_DEVIATIONS:g}·u·√n, u = {roundoff:.2e} for {dtype}, n = {rounding.words}"
+    derived = DEVIATIONS * UNIT_ROUNDOFF[dtype] * sqrt(rounding.count)
+    measured = rounding.measured > derived
+    return Tolerance(
+        share=rounding.measured if measured else derived,
+        origin=rounding.by if measured else ToleranceOrigin.ROUNDINGS,
+        dtype=dtype,
+        roundings=rounding.count,
+        layers=rounding.layers,
+    )
 
 
-def rounding_tolerance(dtype: str, blocks: int) -> tuple[float, str]:
+def rounding_tolerance(dtype: str, blocks: int) -> Tolerance:
     """Returns `tolerance_of` a transformer with this number of blocks."""
     return tolerance_of(dtype, roundings_of(blocks))

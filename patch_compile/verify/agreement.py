@@ -10,38 +10,23 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from patch_compile.errors import AccuracyError
+from patch_compile.out.proof import Agreement, Tolerance
+from patch_compile.report.proof import tolerance_words
 from patch_compile.sources.base import Source
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verify.study import Feed, Study, quiet_polygraphy
 
 __all__ = [
-    "Agreement",
     "compiled_wrongly",
     "judge_agreement",
     "run_pruned",
 ]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of the hybrid model with the pruned checkpoint.
-
-    error: largest |difference| of a logit / largest |logit|, over all feeds; tolerance: the error that is allowed; why:
-    derivation of the tolerance; dense_error: error of the dense model; feeds: number of feeds.
-    """
-
-    error: float
-    tolerance: float
-    why: str
-    dense_error: float
-    feeds: int
 
 
 def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) -> Agreement:
@@ -53,22 +38,23 @@ def judge_agreement(hybrid: Study, dense: Study, checkpoint: Any, dtype: str) ->
 
     reference = [iteration["logits"] for iteration in checkpoint[0][1]]
     scale = max(float(np.abs(logits).max()) for logits in reference)
-    tolerance, why = rounding_tolerance(dtype, hybrid.layers)
+    tolerance = rounding_tolerance(dtype, hybrid.layers)
     both = RunResults([hybrid.results[0], checkpoint[0]])
     with quiet_polygraphy():
-        judge = SimpleCompareFunc(atol=tolerance * scale, rtol=0.0, check_error_stat="max")
+        judge = SimpleCompareFunc(atol=tolerance.share * scale, rtol=0.0, check_error_stat="max")
         agreed = bool(Comparator.compare_accuracy(both, compare_func=judge))
     error = _largest(hybrid.results, reference) / scale
     if not agreed:
-        raise compiled_wrongly(error, tolerance, why)
-    return Agreement(error, tolerance, why, _largest(dense.results, reference) / scale, len(reference))
+        raise compiled_wrongly(error, tolerance)
+    dense_error = _largest(dense.results, reference) / scale
+    return Agreement(error=error, tolerance=tolerance, dense_error=dense_error, feeds=len(reference))
 
 
-def compiled_wrongly(error: float, tolerance: float, why: str) -> AccuracyError:
+def compiled_wrongly(error: float, tolerance: Tolerance) -> AccuracyError:
     """Returns the error for a hybrid model that differs from the checkpoint by more than rounding explains."""
     return AccuracyError(
         f"The hybrid ONNX differs from the pruned checkpoint by {error:.2e} of the largest logit",
-        f"Rounding explains {tolerance:.2e}: {why}.",
+        f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",
         "This is a fault of the compiler: please report it with the model's config.json and the recipe.",
     )
 

@@ -6,33 +6,64 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
 from masklearn.masks.maskset import MaskSet
+from masklearn.quality.record import BaselineRow, BesideBaselines
 from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import MASKS, ONNX, SCRATCH
+from patch_compile.out.layout import ENGINE, MASKS, ONNX, SCRATCH
+from patch_compile.out.manifest import EvalText
+from patch_compile.out.overlap import TextOverlap
 from patch_compile.out.plan import Plan
+from patch_compile.out.proof import OutputsProof, TextRunner, TextWindows
+from patch_compile.out.questions import (
+    BuiltRight,
+    ComparedRun,
+    CompiledRight,
+    EngineNotRun,
+    GeneratedText,
+    LostWhere,
+    NotRun,
+    PrunedHowMuch,
+    PrunedOutputs,
+    PrunedPerplexity,
+)
 from patch_compile.out.report import read_report
+from patch_compile.out.tasks import TaskScores
+from patch_compile.out.verify import Question, VerifiedText
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Source
 from patch_compile.sources.kinds import Ability
 from patch_compile.sources.open import check_unchanged
 from patch_compile.verify.fail_on import check_figures
 from patch_compile.verify.outputs import compare_outputs
-from patch_compile.verify.request import Question, VerifyRequest
+from patch_compile.verify.request import VerifyRequest
 
 __all__ = ["Answers", "Verification"]
 
-Answers = dict[str, Any]
 # Bytes per weight at the peak: transformers holds 16-bit weights while it converts them to fp32, and ONNX Runtime holds
 # its folded constants beside those of the file.
 _PEAK_BYTES = 6
 _PEAK_REST = 1 << 30  # bytes for the libraries, activations and logits
+
+
+@dataclass
+class Answers:
+    """Answers to the questions, None where there is none."""
+
+    text: VerifiedText | None = None
+    compiled: CompiledRight | None = None
+    pruned: PrunedHowMuch | None = None
+    built: BuiltRight | None = None
+    where: LostWhere | None = None
+    baselines: BesideBaselines | None = None
+    tasks: TaskScores | None = None
+    overlap: TextOverlap | None = None
+    generated: tuple[GeneratedText, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,8 +92,20 @@ class Verification:
         """The masks of the build."""
         return MaskSet.load(self.out.path / MASKS)
 
+    @property
+    def asked(self) -> tuple[Question, ...]:
+        """The questions that the user named. If none was named, all that this build has an answer to: a build without an
+        engine has nothing that could be built wrongly, and a graph without blocks no place of the error."""
+        if "only" in self.request.model_fields_set:
+            return self.request.only
+        lacking = {
+            Question.BUILT: not (self.out.path / ENGINE).is_file(),
+            Question.WHERE: bool(self.source.lacks(Ability.BLOCKS)),
+        }
+        return tuple(question for question in self.request.only if not lacking.get(question, False))
+
     def answers(self) -> Answers:
-        """Returns all requested answers in the format of verify.json.
+        """Returns all requested answers.
 
         Raises PatchCompileError if the model has changed since the build, or cannot answer a question.
         """
@@ -84,36 +127,36 @@ class Verification:
 
     def _of_next_tokens(self) -> Answers:
         windows, text = self.source.evaluation(self.progress)
-        about = _record_of(windows, text)
         longest = max(self.request.lengths) + 1
         _check_long_enough(windows, longest)
-        answers = {"text": about, **self._used()}  # first, because a task or a prompt may be refused
+        answers = Answers(text=_record_of(windows, text))
+        self._use(answers)  # first, because a task or a prompt may be refused
         if self.request.asks(Question.COMPILED):
             from patch_compile.verify.compiled import compiled_right
 
             place = (self.out.path, self.folder, windows, self.request, self.scratch, self.progress)
-            answers["compiled"] = compiled_right(self.source, self.masks, *place)
+            answers.compiled = compiled_right(self.source, self.masks, *place)
         if self.request.asks(Question.PRUNED) or self.request.asks(Question.WHERE):
-            self._note_overlap(windows)
-            answers |= self._compared(windows, about)
+            answers.overlap = self._overlap(windows)
+            self._compare(answers, windows, text.name)
         if self.request.asks(Question.BUILT):
             from patch_compile.verify.built import built_right
 
             prompts = [windows[0, :length] for length in self.request.lengths]
             dtype, layers = self.source.recipe.dtype, self.source.layers
-            answers["built"] = built_right(
+            answers.built = built_right(
                 self.out.path, prompts, dtype, layers, self.progress, trust=self.request.trust
             )
         return answers
 
-    def _used(self) -> Answers:
+    def _use(self, answers: Answers) -> None:
         """Run both models on tasks and on the user's prompts."""
-        request, found = self.request, Answers()
+        request = self.request
         if request.tasks:
             from patch_compile.verify.tasks import run_tasks
 
             with self.progress.stage("tasks") as update:
-                found["tasks"] = run_tasks(
+                answers.tasks = run_tasks(
                     self.out,
                     request.tasks,
                     backend=request.task_backend,
@@ -126,113 +169,105 @@ class Verification:
             from patch_compile.verify.generated import generated_diff
 
             with self.progress.stage("prompts") as update:
-                found["generated"] = generated_diff(self.out, request.prompt, request.new_tokens, update)
-        return found
+                answers.generated = generated_diff(self.out, request.prompt, request.new_tokens, update)
 
-    def _note_overlap(self, windows: NDArray[np.int64]) -> None:
+    def _overlap(self, windows: NDArray[np.int64]) -> TextOverlap | None:
+        from patch_compile.report.overlap import overlap_words
         from patch_compile.verify.overlap import check_overlap
 
         with self.progress.stage("text seen before") as update:
             found = check_overlap(self.out, windows, self.source.recipe.eval_text, update)
-        if found:
-            self.progress.note(found)
+        if found and (words := overlap_words(found)):
+            self.progress.note(words)
+        return found
 
     def _of_outputs(self) -> Answers:
         """Repeat the proof of the build. Also find where quality went, if its blocks can be run. The engine is not
         run."""
-        answers: Answers = {}
-        if self.request.asks(Question.COMPILED) or self.request.asks(Question.PRUNED):
-            answers |= self._of_proof(*self._outputs_compared())
-        if self.request.asks(Question.WHERE) and not self.source.lacks(Ability.BLOCKS):
-            windows, _ = self.source.evaluation(self.progress)
-            answers |= self._compared(windows, {})
-        return answers | {"built": self._built_elsewhere()}
+        answers, asks = Answers(), self.request.asks
+        if asks(Question.COMPILED) or asks(Question.PRUNED):
+            self._prove(answers, *self._outputs_compared())
+        if asks(Question.WHERE) and not self.source.lacks(Ability.BLOCKS):
+            windows, text = self.source.evaluation(self.progress)
+            self._compare(answers, windows, text.name)
+        if asks(Question.BUILT):
+            engine = (self.out.path / ENGINE).is_file()  # only engines of decoders have a runtime here
+            answers.built = EngineNotRun(reason=NotRun.NO_RUNTIME if engine else NotRun.NO_ENGINE)
+        return answers
 
-    def _outputs_compared(self) -> tuple[dict[str, Any], AccuracyError | None]:
+    def _outputs_compared(self) -> tuple[OutputsProof, AccuracyError | None]:
         assert isinstance(self.source, OutputSource), "it is asked only of sources without next tokens"
         plan = Plan.of(self.out.path)
         packed = plan.packed if plan else []
         hybrid = self.out.path / ONNX
         return compare_outputs(self.source, hybrid, self.pruned, packed, self.scratch, self.progress)
 
-    def _compared(self, windows: NDArray[np.int64], text: dict[str, Any]) -> Answers:
-        """Returns the answers about pruning: how much quality it cost, where it went, and the baselines."""
-        from patch_compile.verify.pruned import compare_checkpoints, describe_predictions, describe_where
+    def _compare(self, answers: Answers, windows: NDArray[np.int64], text: str) -> None:
+        """Answer the questions about pruning: how much quality it cost, where it went, and the baselines."""
+        from patch_compile.verify.pruned import compare_checkpoints, predictions_answer, where_answer
 
         request = self.request
         found, changes = compare_checkpoints(
             self.source, self.masks, self.pruned, windows, request, self.scratch, self.progress
         )
-        answers: Answers = {}
         if request.asks(Question.WHERE):
-            answers["where"] = describe_where(found, changes)
+            answers.where = where_answer(found, changes)
         if found.predictions is None or found.logits is None or not request.asks(Question.PRUNED):
-            return answers
-        how = (
-            f"{text['name']}, {windows.shape[0]} windows × {windows.shape[1]} tokens, fp32, both checkpoints"
+            return
+        count, length = windows.shape
+        on = TextWindows(
+            name=text, windows=count, length=length, dtype="float32", runner=TextRunner.CHECKPOINTS
         )
-        answers["pruned"] = describe_predictions(found.predictions, found.logits, how)
-        answers["baselines"] = self._baselines(answers["pruned"]["perplexity"], windows)
-        return answers
+        answers.pruned = pruned = predictions_answer(found.predictions, found.logits, on)
+        answers.baselines = self._baselines(pruned.perplexity, windows)
 
-    def _baselines(self, perplexity: dict[str, float], windows: NDArray[np.int64]) -> dict[str, Any]:
-        from masklearn.quality.record import BaselineRow
+    def _baselines(self, perplexity: PrunedPerplexity, windows: NDArray[np.int64]) -> BesideBaselines:
         from patch_compile.verify.baselines import with_baselines
 
         masks, learning = self.masks, self.source.recipe.learning()
         if self.source.recipe.ratio is None:  # the ratio follows from given masks or from a speed
             learning = learning.model_copy(update={"ratio": masks.ratio})
         report = read_report(self.out.path) or {}
-        seconds = report.get("seconds", {}).get("masks")  # None if the build reused masks of an earlier run
         result = BaselineRow(
             name=masks.method,
             ratio=masks.ratio,
-            perplexity=perplexity["pruned"],
-            seconds=seconds,
+            perplexity=perplexity.pruned,
+            # None if the build reused masks of an earlier run
+            seconds=report.get("seconds", {}).get("masks"),
             deployable=True,
         )
         place = (windows, self.scratch, self.progress)
-        found = with_baselines(
-            self.source, learning, result, perplexity["dense"], self.request.baselines, *place
-        )
-        return found.model_dump(mode="json")
+        return with_baselines(self.source, learning, result, perplexity.dense, self.request.baselines, *place)
 
-    def _of_proof(self, proof: dict[str, Any], fault: AccuracyError | None) -> Answers:
-        """The proof of a build, as verify.json has it; what was not asked is left out."""
-        agreement, inputs, asks = proof["agreement"], proof["inputs"], self.request.asks
-        error = agreement["error"] if np.isfinite(agreement["error"]) else None
-        about = {"name": inputs["words"], "phase": "whole", "tokens": None, "past": None}
-        compiled = {
-            "passed": fault is None,
-            "error": error,
-            "tolerance": agreement["tolerance"],
-            "why": agreement["why"] if fault is None else f"{fault.what}: {fault.why}",
-            "against": agreement["against"],
-            "runs": [{**about, "error": error, "stats": None}],
-            "first_difference": None,
-        }
-        how = f"compared on {inputs['compared']} runs of {inputs['words']}"
-        return {
-            "text": proof.get("text", {}).get("eval"),
-            "compiled": compiled if asks(Question.COMPILED) else None,
-            "pruned": {"outputs": proof["difference"]["outputs"], "how": how}
-            if asks(Question.PRUNED)
-            else None,
-        }
-
-    def _built_elsewhere(self) -> dict[str, Any] | None:
-        """Returns the reason why the engine is not run: only engines of decoders have a runtime here."""
-        if not self.request.asks(Question.BUILT):
-            return None
-        why = "engines of encoders and of ONNX files are compared with Polygraphy: samples/trtexec.md"
-        return {"ran": False, "why": why}
+    def _prove(self, answers: Answers, proof: OutputsProof, fault: AccuracyError | None) -> None:
+        """Fill in what was asked from the proof of a build."""
+        agreement, asks = proof.agreement, self.request.asks
+        if proof.text:
+            answers.text = VerifiedText(**proof.text.eval.as_json())
+        if asks(Question.COMPILED):
+            answers.compiled = CompiledRight(
+                passed=fault is None,
+                error=agreement.error,
+                tolerance=agreement.tolerance,
+                output=agreement.output,
+                runs=(ComparedRun(phase="whole", error=agreement.error),),
+            )
+        if asks(Question.PRUNED):
+            answers.pruned = PrunedOutputs(outputs=proof.difference.outputs, inputs=proof.inputs)
 
 
-def _record_of(windows: NDArray[np.int64], text: dict[str, Any]) -> dict[str, Any]:
+def _record_of(windows: NDArray[np.int64], text: EvalText) -> VerifiedText:
     """Returns name, path and size of a text, and the sha256 of its tokens in the format of calibration records."""
     digest = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
     count, length = windows.shape
-    return {**text, "sha256": digest, "windows": count, "length": length, "tokens": count * length}
+    return VerifiedText(
+        name=text.name,
+        path=text.path,
+        sha256=digest,
+        windows=count,
+        length=length,
+        tokens=count * length,
+    )
 
 
 def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:

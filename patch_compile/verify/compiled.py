@@ -6,7 +6,7 @@ OUT/verify/hybrid.json`, `polygraphy run … --load-inputs OUT/verify/inputs.jso
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from masklearn.masks.maskset import MaskSet
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.out.layout import ONNX, VERIFY_CHECKPOINT_NAME, VERIFY_HYBRID_NAME, VERIFY_INPUTS_NAME
+from patch_compile.out.proof import AskedTolerance, Tolerance, ToleranceOrigin
+from patch_compile.out.questions import ComparedRun, CompiledRight, ErrorStats, FirstDifference
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.base import Source
@@ -27,7 +29,7 @@ from patch_compile.verify.first_difference import find_first_difference
 from patch_compile.verify.request import VerifyRequest
 from patch_compile.verify.study import Feed, quiet_polygraphy, run_logits
 
-__all__ = ["compiled_right", "error_stats", "judge_runs"]
+__all__ = ["compiled_right", "error_stats", "judge_runs", "worst_error"]
 
 
 def compiled_right(
@@ -39,8 +41,8 @@ def compiled_right(
     request: VerifyRequest,
     scratch: Path,
     progress: Progress,
-) -> dict[str, Any]:
-    """Returns the answer in the format of verify.json. Inputs and outputs are written to the existing folder `folder`.
+) -> CompiledRight:
+    """Returns the answer. Inputs and outputs are written to the existing folder `folder`.
 
     windows: token ids `[count, length]`, at least one token longer than the longest of the request's lengths.
     """
@@ -54,17 +56,16 @@ def compiled_right(
             checkpoint = run_pruned(source, out / source.pruned_file, feeds)
         _save(folder, feeds, results, checkpoint)
         answer = judge_runs(feeds, results, checkpoint, source, layers, request)
-        if not answer["passed"]:
-            with progress.stage("looking for the first tensor that differs"):
-                answer["first_difference"] = _first_difference(
-                    source, masks, out, hybrid, feeds, answer, scratch
-                )
-    return answer
+        if answer.passed:
+            return answer
+        with progress.stage("looking for the first tensor that differs"):
+            first = _first_difference(source, masks, out, hybrid, feeds, answer, scratch)
+    return answer.model_copy(update={"first_difference": first})
 
 
 def judge_runs(
     feeds: Sequence[Feed], results: Any, checkpoint: Any, source: Source, layers: int, request: VerifyRequest
-) -> dict[str, Any]:
+) -> CompiledRight:
     """Compare two RunResults of the same feeds, run by run.
 
     The tolerance is that of rounding, as a share of the largest logit. --atol and --rtol of the request replace it; like
@@ -72,35 +73,48 @@ def judge_runs(
     """
     reference = [iteration["logits"] for iteration in checkpoint[0][1]]
     scale = max(float(np.abs(logits).max()) for logits in reference)
-    derived, why = rounding_tolerance(source.recipe.dtype, layers)
-    asked = request.atol is not None or request.rtol is not None
-    atol, rtol = (request.atol or 0.0, request.rtol or 0.0) if asked else (derived * scale, 0.0)
-    runs = [
-        _run_row(feed, mine["logits"], theirs, scale)
+    tolerance = _asked(request, scale) or rounding_tolerance(source.recipe.dtype, layers)
+    asked = tolerance.asked
+    atol, rtol = (asked.atol, asked.rtol) if asked else (tolerance.share * scale, 0.0)
+    runs = tuple(
+        _run(feed, mine["logits"], theirs, scale)
         for feed, (mine, theirs) in zip(feeds, zip(results[0][1], reference, strict=True), strict=True)
-    ]
-    if asked:
-        why = f"as asked: --atol {atol:g} --rtol {rtol:g} --check-error-stat {request.check_error_stat}, in logits"
-    return {
-        "passed": _agree(results, checkpoint, atol, rtol, request.check_error_stat),
-        "error": max((run["error"] for run in runs), key=lambda error: np.inf if error is None else error),
-        "tolerance": (atol / scale) if asked else derived,
-        "why": why,
-        "against": source.pruned_words,
-        "runs": runs,
-        "first_difference": None,
-    }
+    )
+    return CompiledRight(
+        passed=_agree(results, checkpoint, atol, rtol, request.check_error_stat),
+        error=worst_error(runs),
+        tolerance=tolerance,
+        runs=runs,
+    )
 
 
-def error_stats(mine: NDArray[Any], theirs: NDArray[Any]) -> dict[str, float]:
-    """Returns max, mean, median and rms of |difference|, in the unit of the arrays."""
+def worst_error(runs: Iterable[ComparedRun]) -> float | None:
+    """Returns the largest error, None if one is not finite."""
+    errors = [run.error for run in runs]
+    return None if None in errors else max(error for error in errors if error is not None)
+
+
+def error_stats(mine: NDArray[Any], theirs: NDArray[Any]) -> ErrorStats | None:
+    """Returns statistics of |difference|, in the unit of the arrays; None if a value is not finite."""
+    if not (np.isfinite(mine).all() and np.isfinite(theirs).all()):
+        return None
     apart = np.abs(mine.astype(np.float64) - theirs)
-    return {
-        "max": float(apart.max()),
-        "mean": float(apart.mean()),
-        "median": float(np.median(apart)),
-        "rms": float(np.sqrt(np.square(apart).mean())),
-    }
+    return ErrorStats(
+        max=float(apart.max()),
+        mean=float(apart.mean()),
+        median=float(np.median(apart)),
+        rms=float(np.sqrt(np.square(apart).mean())),
+    )
+
+
+def _asked(request: VerifyRequest, scale: float) -> Tolerance | None:
+    """Returns the tolerance of --atol and --rtol, None if neither is given."""
+    if request.atol is None and request.rtol is None:
+        return None
+    asked = AskedTolerance(
+        atol=request.atol or 0.0, rtol=request.rtol or 0.0, statistic=request.check_error_stat
+    )
+    return Tolerance(share=asked.atol / scale, origin=ToleranceOrigin.ASKED, asked=asked)
 
 
 def _agree(results: Any, checkpoint: Any, atol: float, rtol: float, stat: str) -> bool:
@@ -112,17 +126,18 @@ def _agree(results: Any, checkpoint: Any, atol: float, rtol: float, stat: str) -
         return bool(Comparator.compare_accuracy(both, compare_func=judge))
 
 
-def _run_row(feed: Feed, mine: NDArray[Any], theirs: NDArray[Any], scale: float) -> dict[str, Any]:
-    """Returns the row of one run. error: largest |difference| / largest |logit| of all runs, None for values that are not
-    finite."""
+def _run(feed: Feed, mine: NDArray[Any], theirs: NDArray[Any], scale: float) -> ComparedRun:
+    """Returns the row of one run. scale: largest |logit| of all runs."""
     tokens = feed["input_ids"].shape[1]
     past = feed["attention_mask"].shape[1] - tokens
-    phase = "decode" if past else "prefill"
-    name = f"decode, behind {past} tokens" if past else f"prefill, {tokens} tokens"
-    finite = bool(np.isfinite(mine).all() and np.isfinite(theirs).all())
-    stats = error_stats(mine, theirs) if finite else None
-    error = stats["max"] / scale if stats else None
-    return {"name": name, "phase": phase, "tokens": tokens, "past": past, "error": error, "stats": stats}
+    stats = error_stats(mine, theirs)
+    return ComparedRun(
+        phase="decode" if past else "prefill",
+        tokens=tokens,
+        past=past,
+        error=stats.max / scale if stats else None,
+        stats=stats,
+    )
 
 
 def _probes(windows: NDArray[np.int64], lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
@@ -150,9 +165,9 @@ def _first_difference(
     out: Path,
     hybrid: Path,
     feeds: list[Feed],
-    answer: dict[str, Any],
+    answer: CompiledRight,
     scratch: Path,
-) -> dict[str, Any] | None:
+) -> FirstDifference | None:
     """Returns the first wrong tensor of the worst run; None if the fault is in the part that reference and hybrid
     share."""
     reference = scratch / "reference.onnx"
@@ -160,9 +175,8 @@ def _first_difference(
     source.write_hybrid(out / source.pruned_file, masks, plan, reference, _no_bars)
     with with_all_logits(reference) as full:
         runnable = runnable_onnx(full, scratch)
-        errors = [np.inf if run["error"] is None else run["error"] for run in answer["runs"]]
-        found = find_first_difference(hybrid, runnable, feeds[int(np.argmax(errors))], source.recipe.dtype)
-    return found.row() if found else None
+        errors = [np.inf if run.error is None else run.error for run in answer.runs]
+        return find_first_difference(hybrid, runnable, feeds[int(np.argmax(errors))], source.recipe.dtype)
 
 
 def _no_bars(_name: str) -> AbstractContextManager[Update]:

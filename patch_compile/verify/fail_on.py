@@ -3,61 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.questions import FigureName, LimitCheck, PrunedHowMuch, PrunedOutputs, PrunedTokens
+from patch_compile.out.verify import Question
+from patch_compile.report.verify import figure_words
 
 __all__ = ["FIGURES", "Figure", "Limit", "check_figures", "parse_limit"]
-
-Pruned = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Figure:
     """A figure that can have a limit.
 
-    question: the question that measures it; read: returns the figure from the answers; base: returns the value that `+x%`
-    is relative to, None if `+x%` makes no sense; at_least: True if more is better; decoders: True for models that predict
-    next tokens, False for other models.
+    read: returns the figure from the answer to `question`; base: returns the value that `+x%` is relative to, None if
+    `+x%` makes no sense; at_least: True if more is better; decoders: True for models that predict next tokens, False for
+    other models.
     """
 
-    name: str
-    words: str
-    question: str
-    read: Callable[[Pruned], float]
-    base: Callable[[Pruned], float] | None = None
+    name: FigureName
+    read: Callable[[PrunedHowMuch], float | None]
+    base: Callable[[PrunedHowMuch], float] | None = None
     at_least: bool = False
     decoders: bool = True
+    question: Question = Question.PRUNED
+
+
+def _of_tokens(read: Callable[[PrunedTokens], float]) -> Callable[[PrunedHowMuch], float]:
+    def checked(answer: PrunedHowMuch) -> float:
+        assert isinstance(answer, PrunedTokens)  # `check_figures` has refused other models
+        return read(answer)
+
+    return checked
+
+
+def _worst_output(answer: PrunedHowMuch) -> float | None:
+    assert isinstance(answer, PrunedOutputs)  # `check_figures` has refused decoders
+    return answer.relative
 
 
 FIGURES = {
-    figure.name: figure
+    figure.name.value: figure
     for figure in (
         Figure(
-            "ppl",
-            "perplexity",
-            "pruned",
-            lambda p: float(p["perplexity"]["pruned"]),
-            lambda p: float(p["perplexity"]["dense"]),
+            FigureName.PPL,
+            _of_tokens(lambda one: one.perplexity.pruned),
+            _of_tokens(lambda one: one.perplexity.dense),
         ),
-        Figure("kl", "KL to the dense model, nats per token", "pruned", lambda p: float(p["kl"])),
-        Figure(
-            "top1",
-            "share of positions with the dense model's next token",
-            "pruned",
-            lambda p: float(p["top1_agreement"]),
-            at_least=True,
-        ),
-        Figure("logits", "mean error of a logit, in logits", "pruned", lambda p: float(p["logits"]["mean"])),
-        Figure(
-            "output",
-            "largest relative error of an output",
-            "pruned",
-            lambda p: max(float(one["relative"]) for one in p["outputs"]),
-            decoders=False,
-        ),
+        Figure(FigureName.KL, _of_tokens(lambda one: one.kl)),
+        Figure(FigureName.TOP1, _of_tokens(lambda one: one.top1_agreement), at_least=True),
+        Figure(FigureName.LOGITS, _of_tokens(lambda one: one.logits.mean)),
+        Figure(FigureName.OUTPUT, _worst_output, decoders=False),
     )
 }
 _SPEC = re.compile(r"(?P<name>[a-z0-9]+):(?P<plus>\+?)(?P<number>\d+(?:\.\d+)?(?:e-?\d+)?)(?P<percent>%?)")
@@ -75,15 +73,20 @@ class Limit:
     def __str__(self) -> str:
         return self.spelled
 
-    def check(self, pruned: Pruned) -> dict[str, Any]:
-        """Returns the row of verify.json."""
+    def check(self, pruned: PrunedHowMuch) -> LimitCheck:
+        """Compare the figure with the limit."""
         value, allowed = self.figure.read(pruned), self.value
         if self.relative:
             assert self.figure.base is not None
             allowed = self.figure.base(pruned) * (1.0 + self.value)
-        passed = value >= allowed if self.figure.at_least else value <= allowed
-        about = {"ask": self.spelled, "what": self.figure.words, "value": value, "limit": allowed}
-        return {**about, "at_least": self.figure.at_least, "passed": passed}
+        return LimitCheck(
+            figure=self.figure.name,
+            ask=self.spelled,
+            value=value,
+            limit=allowed,
+            at_least=self.figure.at_least,
+            passed=value is not None and (value >= allowed if self.figure.at_least else value <= allowed),
+        )
 
 
 def parse_limit(spelled: str) -> Limit:
@@ -99,7 +102,7 @@ def parse_limit(spelled: str) -> Limit:
     figure, percent = FIGURES[found["name"]], bool(found["percent"])
     if found["plus"] and (figure.base is None or not percent):
         raise ValueError(f"{spelled!r}: only ppl takes +x%, which is over the dense model's")
-    if percent and not found["plus"] and figure.name == "ppl":
+    if percent and not found["plus"] and figure.name is FigureName.PPL:
         raise ValueError(f"{spelled!r}: per cent of what? ppl:+{found['number']}% is over the dense model's")
     value = float(found["number"]) * (0.01 if percent else 1.0)
     return Limit(figure, value, bool(found["plus"]), spelled.strip())
@@ -112,6 +115,6 @@ def check_figures(limits: tuple[Limit, ...], *, decoder: bool) -> None:
         if limit.figure.decoders != decoder:
             raise PatchCompileError(
                 f"--fail-on {limit} can't be checked",
-                f"This model has no {limit.figure.words}.",
+                f"This model has no {figure_words(limit.figure.name)}.",
                 "Decoders have ppl, kl, top1 and logits; encoders and ONNX models have output.",
             )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,35 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.names import depth_of
+from patch_compile.out.questions import FirstDifference
 from patch_compile.sources.rounding import rounding_tolerance
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FirstDifference", "find_first_difference"]
+__all__ = ["find_first_difference"]
 
 Feed = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class FirstDifference:
-    """The first wrong tensor.
-
-    tensor: its name in the graph; node, op: the node that computes it, and its type; linear: the linear that it belongs
-    to, None for other nodes; error: largest |difference| / largest |reference|, infinite for values that are not finite;
-    tolerance: the error that rounding explains at this place.
-    """
-
-    tensor: str
-    node: str
-    op: str
-    linear: str | None
-    error: float
-    tolerance: float
-
-    def row(self) -> dict[str, Any]:
-        """Returns the row of verify.json, with None for an infinite error."""
-        return asdict(self) | {"error": self.error if math.isfinite(self.error) else None}
 
 
 @dataclass(frozen=True)
@@ -60,8 +40,14 @@ class _Candidate:
 
     def judged(self, error: float, dtype: str) -> FirstDifference:
         linear = self.node if self.op == "PatchLinear" else None
-        tolerance, _ = rounding_tolerance(dtype, self.blocks)
-        return FirstDifference(self.tensor, self.node, self.op, linear, error, tolerance)
+        return FirstDifference(
+            tensor=self.tensor,
+            node=self.node,
+            op=self.op,
+            linear=linear,
+            error=error,
+            tolerance=rounding_tolerance(dtype, self.blocks).share,
+        )
 
 
 def find_first_difference(hybrid: Path, reference: Path, feed: Feed, dtype: str) -> FirstDifference | None:
@@ -108,8 +94,9 @@ def _first(
             if not np.array_equal(mine, theirs):
                 return candidate.judged(math.inf, dtype)
             continue
-        found = candidate.judged(_error(mine, theirs), dtype)
-        if found.error > found.tolerance:
+        error = _error(mine, theirs)
+        found = candidate.judged(error, dtype)
+        if error > found.tolerance:
             return found
     return None
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import MASKS, MODEL, ONNX
+from patch_compile.out.questions import GeneratedText
 from patch_compile.recipe import Recipe
 from patch_compile.verify.continues import check_continues_text
 from patch_compile.verify.dense_onnx import dense_onnx
@@ -23,13 +24,12 @@ Update = Callable[[str, int, int], object]
 
 def generated_diff(
     out: OutFolder, prompts: Sequence[str], new_tokens: int, progress: Update
-) -> list[dict[str, Any]]:
-    """Continue each prompt with both models, greedily, and return `generated` of verify.json.
+) -> tuple[GeneratedText, ...]:
+    """Continue each prompt with both models, greedily.
 
     Both models are ONNX files of the same type in ONNX Runtime, so that differences come from pruning and not from
-    arithmetic. `tokens`: length of the longer continuation; `same_tokens`: number of equal tokens before the first
-    difference, including a token that ends the text. Each prompt is a batch of its own, and one model is in memory at a
-    time.
+    arithmetic. `same_tokens` counts a token that ends the text. Each prompt is a batch of its own, and one model is in
+    memory at a time.
 
     Raises PatchCompileError if the model cannot continue text, if there is no prompt or no ONNX file, and if a prompt is
     empty or longer than the model's positions.
@@ -49,7 +49,7 @@ def generated_diff(
     progress("dense: export", 0, len(prompts))
     with dense_onnx(out, logits="last") as path:
         dense = _continue("dense", path, Recipe.of_build(out.path).model, prompts, new_tokens, progress)
-    return [_row(*one) for one in zip(prompts, dense, pruned, strict=True)]
+    return tuple(_compared(*one) for one in zip(prompts, dense, pruned, strict=True))
 
 
 def _continue(
@@ -73,13 +73,13 @@ def _check_room(generator: Generator, prompts: Sequence[str], new_tokens: int) -
         generator.decoder.limits.check(1, len(generator.encode(prompt)), new_tokens)
 
 
-def _row(prompt: str, dense: Completion, pruned: Completion) -> dict[str, Any]:
+def _compared(prompt: str, dense: Completion, pruned: Completion) -> GeneratedText:
     pairs = list(zip(dense.tokens, pruned.tokens, strict=False))
     parted = (place for place, (one, other) in enumerate(pairs) if one != other)
-    return {
-        "prompt": prompt,
-        "dense": dense.text,
-        "pruned": pruned.text,
-        "same_tokens": next(parted, len(pairs)),
-        "tokens": max(len(dense.tokens), len(pruned.tokens)),
-    }
+    return GeneratedText(
+        prompt=prompt,
+        dense=dense.text,
+        pruned=pruned.text,
+        same_tokens=next(parted, len(pairs)),
+        tokens=max(len(dense.tokens), len(pruned.tokens)),
+    )

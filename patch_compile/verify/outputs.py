@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from patch_compile.errors import AccuracyError
 from patch_compile.onnx_io.compare import Difference, Outputs, answer, compare_answers
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.out.proof import (
+    Agreement,
+    ComparedInputs,
+    OutputDifference,
+    OutputsDifference,
+    OutputsProof,
+    ProofText,
+    Tolerance,
+)
 from patch_compile.progress import Progress
+from patch_compile.report.proof import tolerance_words
 from patch_compile.sources.base import OutputSource
 from patch_compile.sources.rounding import tolerance_of
 
@@ -20,8 +29,8 @@ __all__ = ["compare_outputs"]
 
 def compare_outputs(
     source: OutputSource, hybrid: Path, pruned: Path, packed: Sequence[str], scratch: Path, progress: Progress
-) -> tuple[dict[str, Any], AccuracyError | None]:
-    """Run the three models on the same inputs, and return their part of report.json and the error if the hybrid is wrong.
+) -> tuple[OutputsProof, AccuracyError | None]:
+    """Run the three models on the same inputs, and return the proof and the error if the hybrid is wrong.
 
     packed: names of the linears that are compiled. The error is None if the hybrid model was compiled right.
     """
@@ -36,29 +45,28 @@ def compare_outputs(
         reference = source.pruned_outputs(pruned, probe.feeds, answers["hybrid"].outputs, scratch / "pruned")
     with progress.stage("rounding"):
         rounding = source.rounding(pruned, hybrid, packed, probe, reference, scratch)
-    tolerance, why = tolerance_of(source.recipe.dtype, rounding)
+    tolerance = tolerance_of(source.recipe.dtype, rounding)
     # Any rounding may flip outputs that are no floating-point numbers, such as an argmax.
     judged = [one for one in compare_answers(answers["hybrid"], reference) if one.floating]
     worst = max(judged, key=lambda one: one.largest, default=None)
     lost = compare_answers(answers["hybrid"], answers["dense"])
-    proof = {
-        "inputs": {"words": probe.words, "compared": len(probe.feeds)},
-        "agreement": {
-            "error": worst.largest if worst else 0.0,
-            "tolerance": tolerance,
-            "why": why,
-            "against": source.pruned_words,
-        },
-        "difference": {"outputs": [vars(one) for one in lost], "relative": max(one.relative for one in lost)},
-    }
-    text = {"text": {"eval": probe.text}} if probe.text else {}
-    return {**text, **proof}, _fault(source, worst, tolerance, why)
+    feeds = len(probe.feeds)
+    proof = OutputsProof(
+        text=ProofText(eval=probe.text) if probe.text else None,
+        inputs=ComparedInputs(given=probe.origin, compared=feeds),
+        agreement=Agreement(
+            error=worst.largest if worst else 0.0,
+            tolerance=tolerance,
+            output=worst.output if worst else None,
+            feeds=feeds,
+        ),
+        difference=OutputsDifference(outputs=tuple(OutputDifference(**vars(one)) for one in lost)),
+    )
+    return proof, _fault(source, worst, tolerance)
 
 
-def _fault(
-    source: OutputSource, worst: Difference | None, tolerance: float, why: str
-) -> AccuracyError | None:
-    if worst is None or worst.largest <= tolerance:
+def _fault(source: OutputSource, worst: Difference | None, tolerance: Tolerance) -> AccuracyError | None:
+    if worst is None or worst.largest <= tolerance.share:
         return None
     if not np.isfinite(worst.largest):
         return AccuracyError(
@@ -68,6 +76,6 @@ def _fault(
         )
     return AccuracyError(
         f"{worst.output!r} of the hybrid differs from that of the pruned model by {worst.largest:.2e} of its largest value",
-        f"Rounding explains {tolerance:.2e}: {why}.",
+        f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",
         f"This is a fault of the compiler: please report it with {source.told_by} and the recipe.",
     )

@@ -7,7 +7,6 @@ which uses at most 13 words.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,37 +16,15 @@ from masklearn.text import SourceKind, open_text
 from masklearn.text.calibrate import TokenPool, token_pool
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.overlap import RUN_TOKENS, OverlapUnknown, SharedRuns, TextOverlap
 from patch_compile.recipe import Recipe
 
-__all__ = ["Overlap", "check_overlap", "overlap", "words"]
+__all__ = ["check_overlap", "overlap"]
 
 Windows = NDArray[np.int64]
-_RUN = 13
-_PHRASES = 0.01  # independent texts share up to this part of a window
-_NOT_KNOWN = "whether the masks were learned on the evaluation text is not known"
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """Runs of `n` tokens that are both in evaluation windows and in calibration windows.
-
-    runs: number of runs in the evaluation windows; shared: number of them that are in a calibration window; worst: index
-    of the evaluation window that shares most, None without runs; worst_share: its share, 0 … 1.
-    """
-
-    n: int
-    runs: int
-    shared: int
-    worst: int | None
-    worst_share: float
-
-    @property
-    def share(self) -> float:
-        """Share of the runs, 0 … 1."""
-        return self.shared / self.runs if self.runs else 0.0
-
-
-def overlap(calib_windows: Windows, eval_windows: Windows, n: int = _RUN) -> Overlap:
+def overlap(calib_windows: Windows, eval_windows: Windows, n: int = RUN_TOKENS) -> SharedRuns:
     """Compare token windows `[count, length]`. A run lies within one window.
 
     The comparison is exact and uses no hashes. Equal runs get equal numbers and different runs different ones; the number
@@ -56,26 +33,17 @@ def overlap(calib_windows: Windows, eval_windows: Windows, n: int = _RUN) -> Ove
     """
     if min(calib_windows.shape[1], eval_windows.shape[1]) < n or not calib_windows.size:
         runs = len(eval_windows) * max(eval_windows.shape[1] - n + 1, 0)
-        return Overlap(n, runs, 0, 0 if runs else None, 0.0)
+        return SharedRuns(n=n, runs=runs, shared=0, worst=0 if runs else None, worst_share=0.0)
     known, asked = _numbered(calib_windows, eval_windows, n)
     shared = np.isin(asked, known)
     of_window = shared.mean(axis=1)
     worst = int(of_window.argmax())
-    return Overlap(n, shared.size, int(shared.sum()), worst, float(of_window[worst]))
-
-
-def words(found: Overlap) -> str:
-    """Returns the finding in one sentence."""
-    if not found.shared:
-        return f"no {found.n} tokens in a row of the evaluation text are in the text that the masks were learned on"
-    so = (
-        "perplexity on it looks better than on new text"
-        if found.worst_share > _PHRASES
-        else "phrases, no more"
-    )
-    return (
-        f"{_percent(found.share)} of the evaluation text was seen when the masks were learned, by runs of {found.n} tokens; "
-        f"of its window {found.worst} {_percent(found.worst_share)}: {so}"
+    return SharedRuns(
+        n=n,
+        runs=shared.size,
+        shared=int(shared.sum()),
+        worst=worst,
+        worst_share=float(of_window[worst]),
     )
 
 
@@ -84,48 +52,44 @@ def check_overlap(
     eval_windows: Windows,
     eval_text: str | None,
     progress: Callable[[str, int, int], object] | None = None,
-) -> str:
-    """Returns a sentence about evaluation text that was seen in learning, or about the reason why that is not known.
+) -> TextOverlap | None:
+    """Returns the part of the evaluation text that was seen in learning, or the reason why that is not known.
 
     eval_windows: tokens `[count, length]`; eval_text: the text that they come from (see `open_text`), None for text that
     the model wrote. Calibration text is read again in the same way as for learning, including everything that repair and
-    training may have seen. Returns an empty string if the model wrote one of the texts, or if they share nothing.
+    training may have seen. Returns None if the model wrote one of the texts.
     """
     record = out.manifest.text.calib
     if eval_text is None or (record and SourceKind(record.source) is SourceKind.SELF):
-        return ""
-    pool, why = _text_of_masks(out, progress)
-    if pool is None:
-        return f"{_NOT_KNOWN}: {why}"
-    if min(pool.windows.shape[1], eval_windows.shape[1]) < _RUN:
-        return f"{_NOT_KNOWN}: windows are shorter than {_RUN} tokens"
-    found = overlap(pool.windows, eval_windows)
-    told = words(found) if found.shared else ""
-    if _fingerprint(Recipe.of_build(out.path).calib) != _fingerprint(eval_text):
-        return told
-    told = told or f"no {found.n} tokens in a row of its windows are in those that were drawn for them"
-    return f"the evaluation text is the one that the masks were learned on, by its sha256; {told}"
+        return None
+    pool = _text_of_masks(out, progress)
+    if isinstance(pool, TextOverlap):
+        return pool
+    if min(pool.windows.shape[1], eval_windows.shape[1]) < RUN_TOKENS:
+        return TextOverlap(unknown=OverlapUnknown.SHORT_WINDOWS)
+    same = _fingerprint(Recipe.of_build(out.path).calib) == _fingerprint(eval_text)
+    return TextOverlap(same_text=same, shared=overlap(pool.windows, eval_windows))
 
 
 def _text_of_masks(
     out: OutFolder, progress: Callable[[str, int, int], object] | None
-) -> tuple[TokenPool | None, str]:
-    """Returns the windows of calibration and training, read again; or None and the reason why that is not possible."""
+) -> TokenPool | TextOverlap:
+    """Returns the windows of calibration and training, read again; or the reason why that is not possible."""
     recipe, record = Recipe.of_build(out.path), out.manifest.text.calib
     if recipe.mask is not None:
-        return None, f"the masks come from {recipe.mask.name}"
+        return TextOverlap(unknown=OverlapUnknown.GIVEN_MASKS, about=recipe.mask.name)
     if record is None or recipe.calib is None:
-        return None, "the build names no text"
+        return TextOverlap(unknown=OverlapUnknown.NO_TEXT)
     try:
         if open_text(recipe.calib).on_hub:
-            return None, f"the masks were learned on {record.name}, which is not on this machine"
+            return TextOverlap(unknown=OverlapUnknown.ON_HUB, about=record.name)
         training = record.tokens // record.length - record.windows
         pool = token_pool(Checkpoint.open(recipe.model), recipe.learning(), progress, training=training)
     except PatchCompileError as error:
-        return None, str(error)
+        return TextOverlap(unknown=OverlapUnknown.UNREADABLE, about=str(error))
     if pool.record.sha256 != record.sha256:
-        return None, f"{record.name} has changed since the masks were learned, by its sha256"
-    return pool, ""
+        return TextOverlap(unknown=OverlapUnknown.CHANGED, about=record.name)
+    return pool
 
 
 def _fingerprint(text: str | None) -> str | None:
@@ -155,7 +119,3 @@ def _dense(names: tuple[Windows, Windows]) -> tuple[Windows, Windows]:
     numbers = np.unique(flat, return_inverse=True)[1].astype(np.int64)
     cut = names[0].size
     return numbers[:cut].reshape(names[0].shape), numbers[cut:].reshape(names[1].shape)
-
-
-def _percent(share: float) -> str:
-    return "less than 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"

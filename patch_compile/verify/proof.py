@@ -8,8 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from masklearn.quality.predictions import Predictions
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.out.proof import (
+    BuildPerplexity,
+    OutputsProof,
+    PredictionsDifference,
+    ProofText,
+    Sentence,
+    TextRunner,
+    TextWindows,
+    TokensProof,
+)
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Source
 from patch_compile.verify.agreement import judge_agreement, run_pruned
@@ -26,14 +35,15 @@ _SENTENCE_TOKENS = 40
 
 def prove(
     source: Source, hybrid: Path, pruned: Path, packed: Sequence[str], scratch: Path, progress: Progress
-) -> dict[str, Any]:
-    """Compare hybrid, pruned and dense model, and return the parts of report.json about these comparisons.
+) -> TokensProof | OutputsProof:
+    """Compare hybrid, pruned and dense model.
 
     packed: names of the linears that are compiled. The dense ONNX and outputs of the models are written to `scratch` and
     removed. Raises AccuracyError if the hybrid model was not compiled right.
     """
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
     scratch.mkdir(parents=True)
+    proof: TokensProof | OutputsProof
     if isinstance(source, OutputSource):
         proof, fault = compare_outputs(source, hybrid, pruned, packed, scratch, progress)
         if fault:
@@ -46,7 +56,7 @@ def prove(
 
 def _prove_next_tokens(
     source: Source, hybrid_path: Path, pruned: Path, scratch: Path, progress: Progress
-) -> dict[str, Any]:
+) -> TokensProof:
     r, tokenizer = source.recipe, source.tokenizer
     windows, text = source.evaluation(progress)
     questions = Questions(
@@ -66,27 +76,24 @@ def _prove_next_tokens(
         checkpoint = run_pruned(source, pruned, hybrid.feeds)
     agreement = judge_agreement(hybrid, dense, checkpoint, r.dtype)
     quality = compare_logits(dense.logits, hybrid.logits, windows)
-    return {
-        "text": {"eval": text},
-        "perplexity": _perplexity(quality, text["name"], windows.shape, r.dtype),
-        "agreement": vars(agreement),
-        "difference": {
-            "kl": quality.kl / quality.tokens,
-            "top1_agreement": quality.same_top1 / quality.tokens,
-            "largest_logit_error": agreement.dense_error,
-        },
-        "generated": {
-            "prompt": r.prompt,
-            "dense": _text(tokenizer, dense.continuation),
-            "hybrid": _text(tokenizer, hybrid.continuation),
-        },
-    }
-
-
-def _perplexity(quality: Predictions, text: str, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
-    dense, hybrid = quality.perplexity
-    how = f"{text}, {shape[0]} windows × {shape[1]} tokens, {dtype}, ONNX Runtime"
-    return {"dense": dense, "hybrid": hybrid, "text": how}
+    perplexity, (windows_read, length) = quality.perplexity, windows.shape
+    on = TextWindows(
+        name=text.name, windows=windows_read, length=length, dtype=r.dtype, runner=TextRunner.ONNX_RUNTIME
+    )
+    return TokensProof(
+        text=ProofText(eval=text),
+        perplexity=BuildPerplexity(dense=perplexity[0], hybrid=perplexity[1], on=on),
+        agreement=agreement,
+        difference=PredictionsDifference(
+            kl=quality.kl / quality.tokens,
+            top1_agreement=quality.same_top1 / quality.tokens,
+        ),
+        generated=Sentence(
+            prompt=r.prompt,
+            dense=_text(tokenizer, dense.continuation),
+            hybrid=_text(tokenizer, hybrid.continuation),
+        ),
+    )
 
 
 def _ended(tokenizer: Any, tokens: list[int]) -> bool:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +18,20 @@ from masklearn.permute import reordered
 from masklearn.quality.comparison import Comparison, compare_models
 from masklearn.quality.predictions import LogitErrors, Predictions
 from masklearn.quality.sensitivity import sensitivity
+from patch_compile.out.proof import TextWindows
+from patch_compile.out.questions import (
+    BlockError,
+    LinearError,
+    LogitErrorStats,
+    LostWhere,
+    PrunedPerplexity,
+    PrunedTokens,
+)
 from patch_compile.progress import Progress
 from patch_compile.sources.base import Source
 from patch_compile.verify.request import VerifyRequest
 
-__all__ = ["Changes", "compare_checkpoints", "describe_predictions", "describe_where"]
-
-_HOW = (
-    "error: ‖X(W − W′)ᵀ‖ / ‖XWᵀ‖, X what reaches the linear in the dense model; share: of the sum of squared errors of all "
-    "linears, each relative to its own output"
-)
-_HOW_SENSITIVE = (
-    "; alone: change of the loss, nats per token, when this linear alone is pruned; restored: when it alone is dense again, "
-    "over {tokens} tokens"
-)
+__all__ = ["Changes", "compare_checkpoints", "predictions_answer", "where_answer"]
 
 
 @dataclass(frozen=True)
@@ -73,35 +72,40 @@ def compare_checkpoints(
     return found, Changes({name: (alone[name], restored[name]) for name in masks}, part.size)
 
 
-def describe_predictions(found: Predictions, logits: LogitErrors, how: str) -> dict[str, Any]:
-    """Returns the answer in the format of verify.json."""
+def predictions_answer(found: Predictions, logits: LogitErrors, on: TextWindows) -> PrunedTokens:
+    """Returns the effect of pruning on predictions. on: the windows that were compared."""
     dense, pruned = found.perplexity
-    return {
-        "perplexity": {"dense": dense, "pruned": pruned, "increase": pruned / dense - 1.0},
-        "kl": found.kl / found.tokens,
-        "top1_agreement": found.same_top1 / found.tokens,
-        "logits": logits.stats(),
-        "tokens": found.tokens,
-        "how": how,
-    }
+    return PrunedTokens(
+        perplexity=PrunedPerplexity(dense=dense, pruned=pruned),
+        kl=found.kl / found.tokens,
+        top1_agreement=found.same_top1 / found.tokens,
+        logits=LogitErrorStats(**logits.stats()),
+        tokens=found.tokens,
+        on=on,
+    )
 
 
-def describe_where(found: Comparison, changes: Changes | None) -> dict[str, Any]:
-    """Returns linears and blocks in the order of the model, with the figures that `_HOW` explains."""
+def where_answer(found: Comparison, changes: Changes | None) -> LostWhere:
+    """Returns the errors of linears and blocks in the order of the model."""
     relative = {name: _relative(*pair) for name, pair in found.linears.items()}
     total = sum(error * error for error in relative.values()) or 1.0
     short = short_kinds(dict.fromkeys(map(kind_of, relative)))
-    rows = []
+    linears = []
     for name, error in relative.items():
         alone, restored = changes.by_linear[name] if changes else (None, None)
-        about = {"name": name, "block": depth_of(name), "kind": short[kind_of(name)]}
-        costs = {"share": error * error / total, "alone": alone, "restored": restored}
-        rows.append({**about, "error": error, **costs})
-    return {
-        "linears": rows,
-        "blocks": [{"block": number, "error": error} for number, error in enumerate(found.blocks)],
-        "how": _HOW + (_HOW_SENSITIVE.format(tokens=changes.tokens) if changes else ""),
-    }
+        linears.append(
+            LinearError(
+                name=name,
+                block=depth_of(name),
+                kind=short[kind_of(name)],
+                error=error,
+                share=error * error / total,
+                alone=alone,
+                restored=restored,
+            )
+        )
+    blocks = (BlockError(block=number, error=error) for number, error in enumerate(found.blocks))
+    return LostWhere(linears=tuple(linears), blocks=tuple(blocks), tokens=changes.tokens if changes else None)
 
 
 def _relative(error: float, energy: float) -> float:

@@ -11,18 +11,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 from masklearn.baselines import Baseline, parse_baselines
 from masklearn.settings import Listed, Settings
 from patch_compile.errors import UsageError
+from patch_compile.out.verify import Question
 from patch_compile.verify.fail_on import Limit, parse_limit
 
-__all__ = ["ErrorStat", "Question", "VerifyRequest"]
-
-
-class Question(StrEnum):
-    """Questions that a verification can answer independently."""
-
-    COMPILED = "compiled"
-    PRUNED = "pruned"
-    BUILT = "built"
-    WHERE = "where"
+__all__ = ["ErrorStat", "VerifyRequest"]
 
 
 class ErrorStat(StrEnum):
@@ -91,6 +83,6 @@ class VerifyRequest(Settings):
             if limit.figure.question not in self.only:
                 raise UsageError(
                     f"--fail-on {limit} asks for what is left out",
-                    f"It is a figure of the question {limit.figure.question!r}, and --only is {','.join(self.only)}.",
+                    f"It is a figure of the question {str(limit.figure.question)!r}, and --only is {','.join(self.only)}.",
                     "Ask that question too, or drop the limit.",
                 )

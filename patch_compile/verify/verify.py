@@ -7,37 +7,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder, kept_for_writing
 from patch_compile.out.layout import MASKS, MODEL, ONNX, PARTIAL, REPORT, SCRATCH, VERIFY_FOLDER, VERIFY_NAME
 from patch_compile.out.manifest import package_versions
-from patch_compile.out.workspace import key_of, write_json
+from patch_compile.out.questions import EngineCompared
+from patch_compile.out.verify import Outcome, VerifyReport
+from patch_compile.out.workspace import key_of
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
-from patch_compile.verify.answers import Answers, Verification
+from patch_compile.verify.answers import Verification
 from patch_compile.verify.request import VerifyRequest
 
 __all__ = ["verify"]
 
-_SCHEMA = 1
-_QUESTIONS = ("text", "compiled", "pruned", "built", "where", "baselines", "tasks")
 
-
-def verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
-    """Answer the request about OUT, write OUT/verify, and return the content of its verify.json.
+def verify(path: Path, request: VerifyRequest) -> VerifyReport:
+    """Answer the request about OUT, write OUT/verify, and return its verify.json.
 
     Raises PatchCompileError if a file of OUT was changed, the dense model is missing, the text is too short, the model
-    does not fit into memory for a question, or another process writes into OUT. A failed check is no error: `passed` is
-    then False.
+    does not fit into memory for a question, or another process writes into OUT. A failed check is no error: it is the
+    `outcome`.
     """
     with kept_for_writing(path):
         return _verify(path, request)
 
 
-def _verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
+def _verify(path: Path, request: VerifyRequest) -> VerifyReport:
     progress = Progress()
     with progress.stage("manifest"):
         out = OutFolder.open(path)
@@ -46,9 +44,8 @@ def _verify(path: Path, request: VerifyRequest) -> dict[str, Any]:
     source = open_source(recipe)
     quiet_libraries([getattr(recipe, name) for name in source.texts])
     with _new_folder(out.path) as folder:
-        answers = Verification(out, source, request, folder, progress).answers()
-        found = _result(request, answers, progress)
-        write_json(folder / VERIFY_NAME, found)
+        found = _result(request, Verification(out, source, request, folder, progress), progress)
+        found.write(folder / VERIFY_NAME)
     _record(out, request)
     return found
 
@@ -85,20 +82,29 @@ def _new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _result(request: VerifyRequest, answers: Answers, progress: Progress) -> dict[str, Any]:
-    checks = [limit.check(answers["pruned"]) for limit in request.fail_on]
-    judged = [answers.get("compiled"), answers.get("built"), *checks]
-    return {
-        "schema": _SCHEMA,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": package_versions(),
-        "passed": all(one.get("passed", True) for one in judged if one),
-        **{question: answers.get(question) for question in _QUESTIONS},
-        "generated": answers.get("generated", []),
-        "checks": checks,
-        "notes": progress.notes,
-        "seconds": progress.seconds,
-    }
+def _result(request: VerifyRequest, verification: Verification, progress: Progress) -> VerifyReport:
+    answers = verification.answers()
+    checks = tuple(limit.check(answers.pruned) for limit in request.fail_on if answers.pruned)
+    found = VerifyReport(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=package_versions(),
+        kind=verification.source.kind,
+        asked=verification.asked,
+        outcome=Outcome.NOT_CHECKED,
+        **vars(answers),
+        checks=checks,
+        notes=tuple(progress.notes),
+        seconds=progress.seconds,
+    )
+    return found.model_copy(update={"outcome": _outcome(found)})
+
+
+def _outcome(found: VerifyReport) -> Outcome:
+    engine = found.built if isinstance(found.built, EngineCompared) else None
+    judged = [one for one in (found.compiled, engine, *found.checks) if one is not None]
+    if not all(one.passed for one in judged):
+        return Outcome.FAILED
+    return Outcome.NOT_CHECKED if found.unanswered else Outcome.PASSED
 
 
 def _record(out: OutFolder, request: VerifyRequest) -> None:

@@ -60,7 +60,7 @@ def test_build_generate_verify(settings, tmp_path):
     found = json.loads(done.stdout)
     for answer in ("compiled", "pruned"):
         assert (
-            verified.report[answer]["passed" if answer == "compiled" else "kl"]
+            verified.report.as_json()[answer]["passed" if answer == "compiled" else "kl"]
             == found[answer]["passed" if answer == "compiled" else "kl"]
         )
 

@@ -22,6 +22,7 @@ from patch_compile.out.compare import (
     TimedSize,
 )
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.proof import BuildPerplexity, TextRunner, TextWindows
 from patch_compile.out.workspace import write_json
 from patch_compile.report.compare import axis_label
 from patch_compile.report.terminal.compare import compared_parts
@@ -67,9 +68,9 @@ def rewrite(out: Path, name: str, **changed) -> None:
 
 
 def perplexity(out: Path, value: float, dense: float = 10.0) -> None:
-    rewrite(
-        out, "report.json", perplexity={"dense": dense, "hybrid": value, "text": "t, 2 windows × 24 tokens"}
-    )
+    on = TextWindows(name="t", windows=2, length=24, dtype="float16", runner=TextRunner.ONNX_RUNTIME)
+    found = BuildPerplexity(dense=dense, hybrid=value, on=on)
+    rewrite(out, "report.json", perplexity=found.as_json())
 
 
 def test_the_table_says_what_the_builds_say(root):

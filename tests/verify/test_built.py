@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from patch_compile.out.questions import EngineCompared, EngineNotRun, NotRun
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Limits
 from patch_compile.runtime.engine_decoder import EngineDecoder
@@ -28,14 +29,15 @@ def engine_of(onnx_file: Path) -> EngineDecoder:
 def test_an_engine_that_computes_the_same_passes(out_of: OutOf) -> None:  # noqa: F811
     onnx_file = out_of("llama") / "onnx/model.onnx"
     found = compare_decoders(engine_of(onnx_file), OnnxDecoder(onnx_file), PROMPTS, "float16", 2)
-    assert found["passed"]
-    names = [run["name"] for run in found["runs"]]
-    assert names[:2] == ["prefill, 1 tokens", "decode, behind 1 tokens"] and len(names) == 2 * (1 + 4)
-    assert {run["phase"] for run in found["runs"]} == {"prefill", "decode"}
+    assert found.passed and found.tolerance.rounding_models == 2
+    runs = [(run.phase, run.tokens, run.past) for run in found.runs]
+    assert runs[:2] == [("prefill", 1, 0), ("decode", 1, 1)] and len(runs) == 2 * (1 + 4)
 
 
 class Astray:
     """A decoder whose logits are wrong from a step on, by a share of the largest logit."""
+
+    name = "astray"
 
     def __init__(self, decoder: OnnxDecoder, off: float, after: int) -> None:
         self._decoder, self._off, self._after = decoder, off, after
@@ -65,21 +67,22 @@ class Astray:
 def test_an_engine_that_goes_astray_in_decode_does_not(out_of: OutOf, off: float) -> None:  # noqa: F811
     decoder = OnnxDecoder(out_of("llama") / "onnx/model.onnx")
     found = compare_decoders(Astray(decoder, off, 3), decoder, PROMPTS, "float16", 2)
-    assert not found["passed"]
-    errors = {run["name"]: run["error"] for run in found["runs"]}
-    assert errors["decode, behind 2 tokens"] == 0.0
-    assert errors["decode, behind 3 tokens"] is None or errors["decode, behind 3 tokens"] > 0.05
+    assert not found.passed
+    errors = {run.past: run.error for run in found.runs if run.phase == "decode"}
+    assert errors[2] == 0.0
+    assert errors[3] is None or errors[3] > 0.05
 
 
 def test_what_can_not_be_run_here_is_said(out_of: OutOf, tmp_path: Path) -> None:  # noqa: F811
     found = built_right(out_of("llama"), PROMPTS, "float16", 2, Progress())
-    assert found == {"ran": False, "why": "there is no engine: it was built with the backend onnx"}
+    assert found == EngineNotRun(reason=NotRun.NO_ENGINE)
     out = tmp_path / "out"
     (out / "engine").mkdir(parents=True)
     (out / "engine/model.engine").write_bytes(b"engine")
     (out / "model").symlink_to(out_of("llama") / "model")
     found = built_right(out, PROMPTS, "float16", 2, Progress())
-    assert not found["ran"] and "No engine" in found["why"] and "no GPU answers" in found["why"]
+    assert isinstance(found, EngineNotRun) and found.reason is NotRun.NOT_HERE
+    assert found.error and "No engine" in found.error and "no GPU answers" in found.error
 
 
 def test_where_a_gpu_runs_it_the_engine_is_held_to_the_onnx_file(
@@ -101,4 +104,4 @@ def test_where_a_gpu_runs_it_the_engine_is_held_to_the_onnx_file(
 
     monkeypatch.setattr(built, "open_generator", opened)
     found = built_right(tmp_path, PROMPTS, "float16", 2, Progress())
-    assert found["ran"] and found["passed"] and found["engine"] == "host"
+    assert isinstance(found, EngineCompared) and found.passed and found.engine == "host"

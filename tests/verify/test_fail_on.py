@@ -1,14 +1,18 @@
 import pytest
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.proof import TextRunner, TextWindows
+from patch_compile.out.questions import LogitErrorStats, PrunedPerplexity, PrunedTokens
 from patch_compile.verify.fail_on import check_figures, parse_limit
 
-PRUNED = {
-    "perplexity": {"dense": 10.0, "pruned": 10.6},
-    "kl": 0.05,
-    "top1_agreement": 0.9,
-    "logits": {"mean": 0.2},
-}
+PRUNED = PrunedTokens(
+    perplexity=PrunedPerplexity(dense=10.0, pruned=10.6),
+    kl=0.05,
+    top1_agreement=0.9,
+    logits=LogitErrorStats(max=3.0, mean=0.2, median=0.1, rms=0.3, scale=20.0),
+    tokens=64,
+    on=TextWindows(name="text", windows=2, length=32, dtype="float32", runner=TextRunner.CHECKPOINTS),
+)
 
 
 @pytest.mark.parametrize(
@@ -27,9 +31,9 @@ PRUNED = {
 )
 def test_limits(spelled, limit, passed):
     row = parse_limit(spelled).check(PRUNED)
-    assert row["ask"] == spelled
-    assert row["limit"] == pytest.approx(limit)
-    assert row["passed"] is passed
+    assert row.ask == spelled
+    assert row.limit == pytest.approx(limit)
+    assert row.passed is passed
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,18 @@ import pytest
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.questions import GeneratedText
 from patch_compile.recipe import Recipe
 from patch_compile.runtime.generator import Completion, Finish
 from patch_compile.runtime.locate import Runner, open_generator
 from patch_compile.runtime.sampling import Sampling
 from patch_compile.verify.dense_onnx import dense_onnx
-from patch_compile.verify.generated import _row, generated_diff
+from patch_compile.verify.generated import _compared, generated_diff
 from tests.builds import build
 from tests.conftest import ModelMaker
 
 
-def diff(out: OutFolder, *prompts: str, tokens: int = 8) -> list[dict[str, Any]]:
+def diff(out: OutFolder, *prompts: str, tokens: int = 8) -> tuple[GeneratedText, ...]:
     return generated_diff(out, prompts, tokens, lambda *_: None)
 
 
@@ -27,17 +28,15 @@ def test_each_prompt_is_continued_by_both(settings: dict[str, Any], dtype: str) 
     out = OutFolder.open(settings["out"])
     prompts = ("the cat sat", "dog ran far from the big red house")
     rows = diff(out, *prompts)
-    assert [row["prompt"] for row in rows] == list(prompts)
+    assert [row.prompt for row in rows] == list(prompts)
     with dense_onnx(out, logits="last") as path:
         dense = open_generator(path, runner=Runner.ONNX, tokenizer=settings["model"])
         hybrid = open_generator(out.path, runner=Runner.ONNX)
         for row in rows:
-            texts = [
-                one.generate([row["prompt"]], Sampling(), new_tokens=8)[0].text for one in (dense, hybrid)
-            ]
-            assert [row["dense"], row["pruned"]] == texts
-            assert row["tokens"] == 8 and 0 <= row["same_tokens"] <= 8
-            assert (row["same_tokens"] == 8) == (texts[0] == texts[1])
+            texts = [one.generate([row.prompt], Sampling(), new_tokens=8)[0].text for one in (dense, hybrid)]
+            assert [row.dense, row.pruned] == texts
+            assert row.tokens == 8 and 0 <= row.same_tokens <= 8
+            assert (row.same_tokens == 8) == (texts[0] == texts[1])
     assert not list(out.path.glob(".dense-*"))
     with pytest.raises(PatchCompileError, match="60 tokens of prompt and 8 new ones are more than 64"):
         diff(out, "the cat", "the cat " * 30)
@@ -59,8 +58,8 @@ def test_each_prompt_is_continued_by_both(settings: dict[str, Any], dtype: str) 
 def test_tokens_are_the_same_until_they_part(
     dense: list[int], pruned: list[int], same: int, longer: int
 ) -> None:
-    row = _row("a", *(Completion("", tokens, 1, Finish.LENGTH) for tokens in (dense, pruned)))
-    assert (row["same_tokens"], row["tokens"]) == (same, longer)
+    row = _compared("a", *(Completion("", tokens, 1, Finish.LENGTH) for tokens in (dense, pruned)))
+    assert (row.same_tokens, row.tokens) == (same, longer)
 
 
 def recipe_alone(folder: Path, model: Path) -> OutFolder:

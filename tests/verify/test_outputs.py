@@ -25,12 +25,13 @@ def test_the_report_compares_hidden_states(
 ) -> None:
     report = build(settings | {"eval_length": 80})
     agreement = report["agreement"]
-    assert 0 < agreement["error"] <= agreement["tolerance"] < 0.02
+    assert 0 < agreement["error"] <= agreement["tolerance"]["share"] < 0.02
     outputs = {one["output"]: one["relative"] for one in report["difference"]["outputs"]}
     assert set(outputs) == {"last_hidden_state", "pooler_output"}
     assert min(outputs.values()) > 10 * agreement["error"]
     # 80 tokens are more than the learned positions
-    assert report["inputs"]["words"].endswith("2 windows × 64 tokens, float16")
+    given = report["inputs"]["given"]
+    assert (given["windows"], given["length"], given["dtype"]) == (2, 64, "float16")
     assert {"perplexity", "generated"}.isdisjoint(report)
     assert any("positions of the model reach" in note for note in report["notes"])
     assert any("that of the calibration" in note for note in report["notes"])

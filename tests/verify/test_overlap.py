@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patch_compile.out.folder import OutFolder
-from patch_compile.verify.overlap import check_overlap, overlap, words
+from patch_compile.out.overlap import OverlapUnknown
+from patch_compile.report.overlap import overlap_words, shared_words
+from patch_compile.verify.overlap import check_overlap, overlap
 from tests.builds import build
 from tests.conftest import WORDS
 
@@ -63,15 +65,15 @@ def test_a_million_tokens_take_seconds() -> None:
 
 def test_it_is_said_in_words() -> None:
     text = np.arange(80).reshape(2, 40)
-    assert words(overlap(text[:1], text[1:])).startswith("no 13 tokens in a row")
+    assert shared_words(overlap(text[:1], text[1:])).startswith("no 13 tokens in a row")
     half = np.concatenate([text[0, :20], text[1, :20]])[None]
-    assert words(overlap(text[:1], half)) == (
+    assert shared_words(overlap(text[:1], half)) == (
         "28.6 % of the evaluation text was seen when the masks were learned, by runs of 13 tokens; of its window 0 28.6 %: "
         "perplexity on it looks better than on new text"
     )
     many = np.arange(20_000).reshape(1, -1)
-    assert words(overlap(many[:, :13], many)).startswith("less than 0.1 %")
-    assert words(overlap(many[:, :13], many)).endswith("phrases, no more")
+    assert shared_words(overlap(many[:, :13], many)).startswith("less than 0.1 %")
+    assert shared_words(overlap(many[:, :13], many)).endswith("phrases, no more")
 
 
 def other_text(folder: Path) -> str:
@@ -92,20 +94,25 @@ def test_a_build_knows_the_text_that_it_was_calibrated_on(settings: dict[str, An
     build(settings)
     out = OutFolder.open(settings["out"])
     calib, other = settings["calib"], other_text(tmp_path)
-    seen = check_overlap(out, windows_of(settings, calib), calib)
+
+    def told(windows: Any, text: str | None) -> str:
+        found = check_overlap(out, windows, text)
+        return overlap_words(found) if found else ""
+
+    seen = told(windows_of(settings, calib), calib)
     assert seen.startswith("the evaluation text is the one that the masks were learned on, by its sha256; ")
     assert " of the evaluation text was seen when the masks were learned" in seen
-    assert check_overlap(out, windows_of(settings, other), other) == ""
+    assert told(windows_of(settings, other), other) == ""
     unseen = np.arange(48).reshape(2, 24)  # windows of the text that were not drawn
-    assert check_overlap(out, unseen, calib).endswith("in those that were drawn for them")
+    assert told(unseen, calib).endswith("in those that were drawn for them")
     copy = tmp_path / "copy.txt"  # another name means another source
     copy.write_text(Path(calib).read_text())
-    assert check_overlap(out, windows_of(settings, str(copy)), str(copy)).endswith("than on new text")
-    assert check_overlap(out, windows_of(settings, calib), None) == ""
+    assert told(windows_of(settings, str(copy)), str(copy)).endswith("than on new text")
+    assert check_overlap(out, windows_of(settings, calib), None) is None
     Path(calib).write_text(Path(other).read_text())
-    assert "text.txt has changed since" in check_overlap(out, windows_of(settings, other), other)
+    assert "text.txt has changed since" in told(windows_of(settings, other), other)
     Path(calib).unlink()
-    assert "is not known: No text at" in check_overlap(out, windows_of(settings, other), other)
+    assert "is not known: No text at" in told(windows_of(settings, other), other)
 
 
 def test_repair_has_seen_more_than_calibration(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -114,7 +121,9 @@ def test_repair_has_seen_more_than_calibration(settings: dict[str, Any], tmp_pat
     record = out.manifest.text.calib
     assert record.tokens > record.windows * record.length
     calib = settings["calib"]
-    assert check_overlap(out, windows_of(settings, calib), calib).split("; ")[1].startswith("100.0 %")
+    found = check_overlap(out, windows_of(settings, calib), calib)
+    assert found and found.same_text and found.shared and found.shared.share == 1.0
+    assert "100.0 % of the evaluation text" in overlap_words(found)
 
 
 def test_masks_from_elsewhere_may_have_seen_anything(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -124,6 +133,6 @@ def test_masks_from_elsewhere_may_have_seen_anything(settings: dict[str, Any], t
     build(given_masks)
     again = OutFolder.open(tmp_path / "again")
     text = settings["eval_text"]
-    assert check_overlap(again, windows_of(settings, text), text).endswith(
-        "the masks come from masks.safetensors"
-    )
+    found = check_overlap(again, windows_of(settings, text), text)
+    assert found and (found.unknown, found.about) == (OverlapUnknown.GIVEN_MASKS, "masks.safetensors")
+    assert overlap_words(found).endswith("the masks come from masks.safetensors")

@@ -16,10 +16,15 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.models import load_model
 from masklearn.quality.perplexity import perplexity
 from patch_compile.cli.verify import verify as command
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import NOT_CHECKED, PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.questions import EngineNotRun, NotRun
+from patch_compile.out.report import Kind
+from patch_compile.out.verify import Outcome, Question, VerifyReport
+from patch_compile.report.proof import tolerance_words
 from patch_compile.report.terminal.parts import show
 from patch_compile.report.terminal.verify import verified_parts
+from patch_compile.report.verify import run_words
 from patch_compile.verify.request import VerifyRequest
 from patch_compile.verify.verify import verify
 from tests.builds import TINY, build
@@ -68,29 +73,30 @@ def asked(**settings: Any) -> VerifyRequest:
 def test_each_question_has_its_own_answer(built, out, capsys):
     report = built["report"]
     found = verify(out, asked(fail_on=("ppl:+900%", "top1:1%")))
-    assert found["passed"]
-    compiled, pruned, engine, where = (found[key] for key in ("compiled", "pruned", "built", "where"))
-    assert compiled["passed"] and 0 < compiled["error"] <= compiled["tolerance"]
-    names = ["prefill, 1 tokens", "decode, behind 1 tokens", "prefill, 7 tokens", "decode, behind 7 tokens"]
-    assert [run["name"] for run in compiled["runs"]] == names
-    assert engine == {"ran": False, "why": "there is no engine: it was built with the backend onnx"}
+    assert found.outcome is Outcome.PASSED
+    compiled, pruned, where = found.compiled, found.pruned, found.where
+    assert compiled.passed and 0 < compiled.error <= compiled.tolerance.share
+    names = ["prefill, 1 token", "decode, behind 1 token", "prefill, 7 tokens", "decode, behind 7 tokens"]
+    assert [run_words(run) for run in compiled.runs] == names
+    assert found.built == EngineNotRun(reason=NotRun.NO_ENGINE)
+    assert Question.BUILT not in found.asked and VerifyReport.of(out) == found
 
     # The perplexities are transformers', and close to the build's figures for the ONNX files.
     windows = eval_windows(built)
     for kind, folder in (("dense", built["model"]), ("pruned", out / "model")):
         expected = perplexity(load_model(folder), windows).value
-        assert pruned["perplexity"][kind] == pytest.approx(expected, rel=1e-4)
-    assert pruned["perplexity"]["pruned"] == pytest.approx(report["perplexity"]["hybrid"], rel=0.02)
-    assert pruned["kl"] == pytest.approx(report["difference"]["kl"], rel=0.05)
-    assert [row["ask"] for row in found["checks"]] == ["ppl:+900%", "top1:1%"]
+        assert getattr(pruned.perplexity, kind) == pytest.approx(expected, rel=1e-4)
+    assert pruned.perplexity.pruned == pytest.approx(report["perplexity"]["hybrid"], rel=0.02)
+    assert pruned.kl == pytest.approx(report["difference"]["kl"], rel=0.05)
+    assert [check.ask for check in found.checks] == ["ppl:+900%", "top1:1%"]
 
-    rows = where["linears"]
-    assert {row["name"] for row in rows} == {row["name"] for row in report["linears"]}
-    assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+    rows = where.linears
+    assert {row.name for row in rows} == {row["name"] for row in report["linears"]}
+    assert sum(row.share for row in rows) == pytest.approx(1.0)
     zeroed = {row["name"] for row in report["linears"] if row["zeroed"]}
-    assert {row["name"] for row in rows if row["error"] > 0} == zeroed
-    assert [row["block"] for row in where["blocks"]] == [0, 1]
-    assert {row["name"] for row in found["baselines"]["rows"]} == {"wanda", "dense"}
+    assert {row.name for row in rows if row.error > 0} == zeroed
+    assert [row.block for row in where.blocks] == [0, 1]
+    assert {row.name for row in found.baselines.rows} == {"wanda", "dense"}
 
     show(verified_parts(found, Path("some")))
     shown = capsys.readouterr().out
@@ -120,7 +126,7 @@ def test_out_stays_whole_and_polygraphy_reads_what_is_in_it(out):
         assert mine["logits"].shape == theirs["logits"].shape == (1, (1, 1, 7, 1)[run], 40)
         assert np.abs(mine["logits"] - theirs["logits"]).max() > 0
     again = verify(out, asked(only="pruned"))  # replaces the first result
-    assert again["compiled"] is None and not (out / "verify/inputs.json").exists()
+    assert again.compiled is None and not (out / "verify/inputs.json").exists()
     OutFolder.open(out)
 
 
@@ -128,11 +134,11 @@ def test_a_hybrid_that_is_compiled_wrongly_is_found_and_the_linear_named(out):
     linear = "model.layers.1.self_attn.o_proj"
     break_packed(out, linear, 3.0)
     found = verify(out, asked())
-    assert not found["passed"] and not found["compiled"]["passed"]
-    first = found["compiled"]["first_difference"]
-    assert first["linear"] == linear and first["op"] == "PatchLinear"
-    assert first["error"] > first["tolerance"]
-    assert found["pruned"]["perplexity"]["pruned"] > 1  # the other question is answered too
+    assert found.outcome is Outcome.FAILED and not found.compiled.passed
+    first = found.compiled.first_difference
+    assert first.linear == linear and first.op == "PatchLinear"
+    assert first.error > first.tolerance
+    assert found.pruned.perplexity.pruned > 1  # the other question is answered too
 
 
 def break_packed(out: Path, linear: str, value: float) -> None:
@@ -160,34 +166,34 @@ def test_numbers_that_overflow_name_the_first_tensor(out):
     linear = "model.layers.0.mlp.down_proj"
     break_packed(out, linear, np.inf)
     found = verify(out, asked(only="compiled"))
-    assert found["compiled"]["error"] is None and not found["passed"]
-    assert found["compiled"]["first_difference"]["linear"] == linear
-    assert found["compiled"]["first_difference"]["error"] is None
-    json.dumps(found, allow_nan=False)
+    assert found.compiled.error is None and found.outcome is Outcome.FAILED
+    assert found.compiled.first_difference.linear == linear
+    assert found.compiled.first_difference.error is None
+    json.dumps(found.as_json(), allow_nan=False)
 
 
 def test_tolerances_are_polygraphys_own(out):
     strict = verify(out, asked(only="compiled", atol=1e-7))
-    assert not strict["passed"] and "--atol 1e-07" in strict["compiled"]["why"]
-    assert strict["compiled"]["first_difference"] is None  # only the limit failed
+    assert not strict.passed and "--atol 1e-07" in tolerance_words(strict.compiled.tolerance)
+    assert strict.compiled.first_difference is None  # only the limit failed
     loose = verify(out, asked(only="compiled", atol=1e-7, rtol=1.0, check_error_stat="median"))
-    assert loose["passed"]
+    assert loose.passed
 
 
 def test_sensitivity_adds_what_each_linear_does_to_the_loss(out):
     found = verify(out, asked(only="where", sensitivity=True, sensitivity_tokens=24))
-    rows = {row["name"]: row for row in found["where"]["linears"]}
-    assert all(row["alone"] is not None and row["restored"] is not None for row in rows.values())
-    assert any(row["alone"] != 0.0 for row in rows.values())
-    assert "over 24 tokens" in found["where"]["how"]
+    rows = found.where.linears
+    assert all(row.alone is not None and row.restored is not None for row in rows)
+    assert any(row.alone != 0.0 for row in rows)
+    assert found.where.tokens == 24
 
 
 def test_a_permuted_build_is_compared_in_its_own_order(settings):
     """Every channel would differ from the dense model on disk, which has another order."""
     build(settings | {"permute": True, "ratio": 0.2})
     found = verify(settings["out"], asked())
-    assert found["passed"]
-    errors = {row["name"]: row["error"] for row in found["where"]["linears"]}
+    assert found.passed
+    errors = {row.name: row.error for row in found.where.linears}
     assert max(errors.values()) < 1.0
     assert errors["model.layers.1.mlp.down_proj"] < 0.7
 
@@ -203,16 +209,49 @@ def test_limits_that_do_not_hold_exit_with_three(out):
     assert "kl:1000 holds" in result.stdout
 
 
+def test_a_question_without_an_answer_is_not_passed(out, capsys):
+    """The build has no engine, and there is no GPU: nothing was checked."""
+    result = CliRunner().invoke(command, [str(out), "--only", "built", "--lengths", "1"])
+    assert result.exit_code == NOT_CHECKED == 5
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("NOT CHECKED in ") and "it is not known whether the engine was built right" in last
+    assert "PASSED" not in result.stdout
+    found = VerifyReport.of(out)
+    assert found.outcome is Outcome.NOT_CHECKED and found.unanswered == (Question.BUILT,)
+    assert (
+        "Not everything was checked: it is not known whether the engine" in (out / "report.html").read_text()
+    )
+    result = CliRunner().invoke(command, [str(out), "--only", "built,compiled", "--lengths", "1", "--json"])
+    assert result.exit_code == NOT_CHECKED and json.loads(result.stdout)["outcome"] == "not-checked"
+
+
+def test_an_engine_that_was_not_run_is_no_pass(out):
+    """Without --only, all is asked that the build has. An engine that this machine cannot run stays unchecked."""
+    (out / "engine").mkdir()
+    (out / "engine/model.engine").write_bytes(b"engine")
+    found = verify(out, asked())
+    assert found.compiled.passed and found.built.reason is NotRun.NOT_HERE
+    assert found.outcome is Outcome.NOT_CHECKED and found.unanswered == (Question.BUILT,)
+    assert verify(out, asked(only="compiled,pruned,where")).outcome is Outcome.PASSED
+
+
+def test_a_failed_check_weighs_more_than_an_open_question(out):
+    result = CliRunner().invoke(
+        command, [str(out), "--lengths", "1", "--only", "pruned,built", "--fail-on", "ppl:+0.1%"]
+    )
+    assert result.exit_code == 3 and "FAILED in " in result.stdout
+
+
 def test_encoders_are_compared_on_their_outputs(settings, make_model):
     model = make_model("bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
     build(settings | {"model": model})
     found = verify(settings["out"], asked(fail_on=("output:2",)))
-    assert found["passed"] and found["compiled"]["passed"]
-    assert found["pruned"]["outputs"][0]["relative"] > 0.01
-    assert found["where"]["linears"] and len(found["where"]["blocks"]) == 2
-    assert not found["built"]["ran"] and found["baselines"] is None
+    assert found.passed and found.compiled.passed
+    assert found.pruned.outputs[0].relative > 0.01
+    assert found.where.linears and len(found.where.blocks) == 2
+    assert not found.built.ran and found.baselines is None
     alone = verify(settings["out"], asked(only="pruned"))
-    assert alone["compiled"] is None and alone["pruned"] == found["pruned"]
+    assert alone.compiled is None and alone.pruned == found.pruned
     with pytest.raises(PatchCompileError, match="ppl:12 can't be checked"):
         verify(settings["out"], asked(fail_on=("ppl:12",)))
     with pytest.raises(PatchCompileError, match="--sensitivity does not go with an encoder"):
@@ -226,16 +265,16 @@ def test_builds_from_onnx_files_are_proven_again(tmp_path):
     settings = {"model": model, "calib": str(calib), "ratio": 0.3, "tile": (64, 64)}
     build(settings | {"backend": "onnx", "out": tmp_path / "out"})
     found = verify(tmp_path / "out", asked(fail_on=("output:1",)))
-    assert found["passed"] and found["compiled"]["against"] == "pruned ONNX"
-    assert found["pruned"]["outputs"] and found["where"] is None
+    assert found.passed and found.kind is Kind.ONNX
+    assert found.pruned.outputs and found.where is None
     built = verify(tmp_path / "out", asked(only="built"))
-    assert built["compiled"] is None and "hybrid on ONNX Runtime" not in built["seconds"]
+    assert built.compiled is None and "hybrid on ONNX Runtime" not in built.seconds
 
 
 def test_bf16_builds_are_compared_as_they_round(settings):
     build(settings | {"dtype": "bfloat16"})
     found = verify(settings["out"], asked(only="compiled"))
-    assert found["passed"] and found["compiled"]["error"] > 1e-4
+    assert found.passed and found.compiled.error > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -270,7 +309,7 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
         with pytest.raises(PatchCompileError, match="does not fit into memory") as caught:
             verify(out, asked())
         assert "--only pruned,where" in caught.value.fix
-        assert verify(out, asked(only="pruned,where"))["passed"]
+        assert verify(out, asked(only="pruned,where")).passed
         with pytest.raises(PatchCompileError, match="does not fit into memory"):
             verify(out, asked(only="pruned", prompt=("the cat",)))
     moved = settings["model"].with_name("elsewhere")
@@ -285,11 +324,11 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
 def test_baselines_are_made_once_and_shown_from_then_on(out):
     """They come from the cache, because nothing that decides them has changed."""
     made = verify(out, asked(only="pruned", baselines="ffn-only,uniform-2:4"))
-    names = [row["name"] for row in made["baselines"]["rows"]]
+    names = [row.name for row in made.baselines.rows]
     assert names == ["wanda", "dense", "uniform-2:4", "ffn-only"]
-    assert "baselines" in made["seconds"]
+    assert "baselines" in made.seconds
     again = verify(out, asked(only="pruned"))
-    assert again["baselines"]["rows"] == made["baselines"]["rows"]
-    assert "baselines" not in again["seconds"]
+    assert again.baselines.rows == made.baselines.rows
+    assert "baselines" not in again.seconds
     other = verify(out, asked(only="pruned", eval_length=16))  # baselines were measured on other windows
-    assert [row["name"] for row in other["baselines"]["rows"]] == ["wanda", "dense"]
+    assert [row.name for row in other.baselines.rows] == ["wanda", "dense"]

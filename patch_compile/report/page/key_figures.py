@@ -41,16 +41,16 @@ def _quality(sources: Sources) -> Iterator[KeyFigure]:
     found = sources.perplexity
     if found is not None:
         about = [
-            f"dense {perplexity(found['dense'])}, {change(found['pruned'], found['dense'])}",
-            found["how"],
+            f"dense {perplexity(found.dense)}, {change(found.pruned, found.dense)}",
+            found.how,
         ]
-        yield KeyFigure("Perplexity", perplexity(found["pruned"]), about)
+        yield KeyFigure("Perplexity", perplexity(found.pruned), about)
         return
-    outputs = [one for one in sources.report["difference"]["outputs"] if one["floating"]]
-    if outputs:
-        worst = max(outputs, key=lambda one: one["relative"])
-        about = [f"of {worst['output']}, relative, against the dense model"]
-        yield KeyFigure("Output error", percent(worst["relative"], 1), about)
+    assert sources.outputs is not None  # a model has perplexities or outputs
+    worst = sources.outputs[0].worst
+    if worst.floating:
+        about = [f"of {worst.output}, relative, against the dense model"]
+        yield KeyFigure("Output error", percent(worst.relative, 1), about)
 
 
 def _size(sources: Sources) -> Iterator[KeyFigure]:

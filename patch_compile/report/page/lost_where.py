@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from patch_compile.report.page.sources import Row
+from patch_compile.out.questions import LostWhere
+from patch_compile.report.verify import where_words
 
 __all__ = ["lost_where"]
 
 _LISTED = 12
 
 
-def lost_where(where: Row) -> dict[str, Any] | None:
+def lost_where(where: LostWhere | None) -> dict[str, Any] | None:
     """Returns {rows, of, listed, tried}, or None without `verify`.
 
     rows: linears with the largest shares; of: number of all linears; listed: the rows' share of the error; tried: True
     if any linear was pruned or restored alone.
     """
-    linears = where.get("linears") or []
-    if not linears:
+    if where is None or not where.linears:
         return None
-    rows = sorted(linears, key=lambda row: row["share"], reverse=True)[:_LISTED]
-    tried = any(row[key] is not None for row in rows for key in ("alone", "restored"))
+    rows = sorted(where.linears, key=lambda row: row.share, reverse=True)[:_LISTED]
     return {
         "rows": rows,
-        "of": len(linears),
-        "listed": sum(row["share"] for row in rows),
-        "tried": tried,
-        "how": where["how"],
+        "of": len(where.linears),
+        "listed": sum(row.share for row in rows),
+        "tried": where.tokens is not None,
+        "how": where_words(where),
     }

@@ -38,8 +38,8 @@ def _texts(sources: Sources) -> Iterator[dict[str, Any]]:
     for used, record in (("calibration", text.calib), ("evaluation", text.eval)):
         if record:
             yield {"used": used, **_about_text(record.model_dump())}
-    if found := (sources.verify or {}).get("text"):
-        yield {"used": "verification", **_about_text(found)}
+    if sources.verify and (found := sources.verify.text):
+        yield {"used": "verification", **_about_text(found.model_dump(exclude_none=True))}
 
 
 def _about_text(record: Row) -> dict[str, Any]:
@@ -76,12 +76,13 @@ def _spelled(value: Any) -> str:
 
 
 def _notes(sources: Sources) -> Iterator[tuple[str, str]]:
-    for step, found in (("build", sources.report), ("verify", sources.verify)):
-        yield from ((step, note) for note in (found or {"notes": []})["notes"])
-    yield from (("bench", note) for note in (sources.bench.notes if sources.bench else ()))
+    verify = sources.verify.notes if sources.verify else ()
+    bench = sources.bench.notes if sources.bench else ()
+    for step, notes in (("build", sources.report["notes"]), ("verify", verify), ("bench", bench)):
+        yield from ((step, note) for note in notes)
 
 
 def _seconds(sources: Sources) -> Iterator[tuple[str, str, float]]:
-    for step, found in (("build", sources.report), ("verify", sources.verify)):
-        for stage, value in ((found or {}).get("seconds") or {}).items():
-            yield step, stage, value
+    verify = sources.verify.seconds if sources.verify else {}
+    for step, seconds in (("build", sources.report["seconds"]), ("verify", verify)):
+        yield from ((step, stage, value) for stage, value in seconds.items())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from patch_compile.out.engine import BuiltEngine
+from patch_compile.out.proof import Agreement, OutputsDifference, PredictionsDifference, Tolerance
+from patch_compile.out.questions import ComparedRun, EngineCompared
 from patch_compile.out.report import Kind
 from patch_compile.report.page.sources import Row, Sources
 from patch_compile.report.page.spelling import (
@@ -19,7 +21,9 @@ from patch_compile.report.page.spelling import (
     percent,
     perplexity,
 )
+from patch_compile.report.proof import compared_words, pruned_words, tolerance_words
 from patch_compile.report.sparse_products import sparsity_words
+from patch_compile.report.verify import not_run_words, run_words
 
 __all__ = ["AnsweredQuestion", "questions"]
 
@@ -30,8 +34,8 @@ _OUTPUTS = 6  # outputs that are shown; a decoder has two for each layer's cache
 class AnsweredQuestion:
     """A question with its answer.
 
-    answer: a word or a figure; mark: the outcome; facts: (what, value); runs: runs of a comparison, each with its error
-    and the statistics of it.
+    answer: a word or a figure; mark: the outcome; facts: (what, value); runs: runs of a comparison, each with
+    its name.
     """
 
     asked: str
@@ -39,7 +43,7 @@ class AnsweredQuestion:
     answer: str
     mark: Literal["yes", "no", "open", "figure"]
     facts: list[tuple[str, str]]
-    runs: list[Row] = field(default_factory=list)
+    runs: list[tuple[str, ComparedRun]] = field(default_factory=list)
 
 
 def questions(sources: Sources) -> list[AnsweredQuestion]:
@@ -48,80 +52,79 @@ def questions(sources: Sources) -> list[AnsweredQuestion]:
 
 
 def _compiled(sources: Sources) -> AnsweredQuestion:
-    verify = (sources.verify or {}).get("compiled")
-    found = verify or sources.report["agreement"]
-    checkpoint = sources.kind is Kind.DECODER
-    against = found.get("against") or ("pruned checkpoint" if checkpoint else "pruned ONNX")
-    about = f"The hybrid ONNX against the {against}, on the same inputs: only rounding may part them."
-    facts = _error_facts(found, " of the largest logit" if checkpoint else " of the largest output")
-    first = found.get("first_difference")
-    if first:
-        place = first["linear"] or first["node"]
-        facts.append(("first difference", f"{place} ({first['tensor']}), {found_error(first['error'])}"))
-    facts.append(("checked by", "verify" if verify else "the build"))
+    answer = sources.verify.compiled if sources.verify else None
+    about = f"The hybrid ONNX against the {pruned_words(sources.kind)}, on the same inputs: only rounding may part them."
+    of = " of the largest logit" if sources.kind is Kind.DECODER else " of the largest output"
+    if answer is None:
+        agreement = Agreement.model_validate(sources.report["agreement"])
+        facts = [*_error_facts(agreement.error, agreement.tolerance, of), ("checked by", "the build")]
+        return AnsweredQuestion("Compiled right?", about, *_judged(passed=True), facts)
+    facts = _error_facts(answer.error, answer.tolerance, of)
+    if answer.output and not answer.passed:
+        facts.append(("differs most", answer.output))
+    if first := answer.first_difference:
+        place = first.linear or first.node
+        facts.append(("first difference", f"{place} ({first.tensor}), {found_error(first.error)}"))
+    facts.append(("checked by", "verify"))
     return AnsweredQuestion(
-        "Compiled right?",
-        about,
-        *_judged(found.get("passed", True)),
-        facts,
-        _runs(found),
+        "Compiled right?", about, *_judged(passed=answer.passed), facts, _runs(answer.runs)
     )
 
 
 def _pruned(sources: Sources) -> AnsweredQuestion:
     about = "The pruned model against the dense one: what pruning cost, however well it is compiled."
     if (found := sources.perplexity) is not None:
-        facts = [("perplexity", f"{perplexity(found['dense'])} dense, {perplexity(found['pruned'])} pruned")]
+        facts = [("perplexity", f"{perplexity(found.dense)} dense, {perplexity(found.pruned)} pruned")]
         facts += _logit_facts(sources)
-        answer = f"{change(found['pruned'], found['dense'])} perplexity"
+        answer = f"{change(found.pruned, found.dense)} perplexity"
         return AnsweredQuestion(
-            "Pruned how much?", about, answer, "figure", [*facts, ("measured on", found["how"])]
+            "Pruned how much?", about, answer, "figure", [*facts, ("measured on", found.how)]
         )
-    verify, inputs = (sources.verify or {}).get("pruned"), sources.report["inputs"]
-    outputs = (verify or sources.report["difference"])["outputs"]
+    assert sources.outputs is not None  # a model has perplexities or outputs
+    difference, inputs = sources.outputs
     facts = [
-        (
-            one["output"],
-            f"{percent(one['relative'], 1)} {'of its norm' if one['floating'] else 'of elements differ'}",
-        )
-        for one in outputs[:_OUTPUTS]
+        (one.output, f"{_share(one.relative)} {'of its norm' if one.floating else 'of elements differ'}")
+        for one in difference.outputs[:_OUTPUTS]
     ]
-    if others := [one["relative"] for one in outputs[_OUTPUTS:]]:
-        facts.append((f"{len(others)} more outputs", f"{percent(max(others), 1)} at most"))
-    how = (
-        verify["how"]
-        if verify
-        else f"{inputs['compared']} run{'s' * (inputs['compared'] != 1)} of {inputs['words']}"
-    )
-    facts.append(("measured on", how.removeprefix("compared on ")))
-    answer = f"{percent(max(one['relative'] for one in outputs), 1)} output error"
+    if others := difference.outputs[_OUTPUTS:]:
+        most = OutputsDifference(outputs=others).relative
+        facts.append((f"{len(others)} more outputs", f"{_share(most)} at most"))
+    facts.append(("measured on", compared_words(inputs)))
+    answer = f"{_share(difference.relative)} output error"
     return AnsweredQuestion("Pruned how much?", about, answer, "figure", facts)
 
 
+def _share(relative: float | None) -> str:
+    return "not finite" if relative is None else percent(relative, 1)
+
+
 def _logit_facts(sources: Sources) -> Iterator[tuple[str, str]]:
-    found = (sources.verify or {}).get("pruned") or sources.report["difference"]
-    yield "same next token as dense", f"at {percent(found['top1_agreement'], 1)} of positions"
-    yield "KL to dense", f"{number(found['kl'])} nats per token"
-    if logits := found.get("logits"):
-        spread = joined(
-            [f"{key} {number(logits[key])}" for key in ("max", "mean", "median", "rms") if key in logits]
-        )
-        yield "logit errors", f"{spread}; logits reach {number(logits['scale'])}"
-    elif "largest_logit_error" in found:
-        yield "largest logit error", f"{percent(found['largest_logit_error'], 1)} of the largest logit"
-    if tokens := found.get("tokens"):
-        yield "tokens compared", count(tokens)
+    answer = sources.predictions
+    found = answer or PredictionsDifference.model_validate(sources.report["difference"])
+    yield "same next token as dense", f"at {percent(found.top1_agreement, 1)} of positions"
+    yield "KL to dense", f"{number(found.kl)} nats per token"
+    if answer:
+        logits = answer.logits
+        stats = (("max", logits.max), ("mean", logits.mean), ("median", logits.median), ("rms", logits.rms))
+        spread = joined([f"{key} {number(value)}" for key, value in stats])
+        yield "logit errors", f"{spread}; logits reach {number(logits.scale)}"
+        yield "tokens compared", count(answer.tokens)
+    else:
+        error = Agreement.model_validate(sources.report["agreement"]).dense_error
+        yield "largest logit error", f"{percent(error, 1)} of the largest logit"
 
 
 def _built(sources: Sources) -> AnsweredQuestion:
     about = "The engine against the hybrid ONNX: what the builder's kernels do to the numbers."
-    built, engine = (sources.verify or {}).get("built"), sources.report["engine"]
+    answer, engine = sources.verify.built if sources.verify else None, sources.report["engine"]
     facts = _engine_facts(engine) if engine else [("engine", "none was built")]
-    if built and built["ran"]:
-        facts = [*_error_facts(built, " of the largest output"), *facts]
-        return AnsweredQuestion("Built right?", about, *_judged(built["passed"]), facts, _runs(built))
-    why = built["why"] if built else _UNBUILT if engine is None else _UNASKED
-    return AnsweredQuestion("Built right?", about, "not run", "open", [*facts, ("why", why)])
+    if isinstance(answer, EngineCompared):
+        facts = [*_error_facts(answer.error, answer.tolerance, " of the largest output"), *facts]
+        return AnsweredQuestion(
+            "Built right?", about, *_judged(passed=answer.passed), facts, _runs(answer.runs)
+        )
+    why = not_run_words(answer) if answer else _UNBUILT if engine is None else _UNASKED
+    return AnsweredQuestion("Built right?", about, "not checked", "open", [*facts, ("why", why)])
 
 
 _UNBUILT = "there is no engine to ask"
@@ -136,18 +139,18 @@ def _engine_facts(engine: Row) -> list[tuple[str, str]]:
     return [*facts, *([("2:4 products", words)] if (words := sparsity_words(BuiltEngine(**engine))) else [])]
 
 
-def _error_facts(found: Row, of: str) -> list[tuple[str, str]]:
+def _error_facts(error: float | None, tolerance: Tolerance, of: str) -> list[tuple[str, str]]:
     return [
-        ("largest error", f"{found_error(found['error'])}{of if found['error'] is not None else ''}"),
-        ("allowed", number(found["tolerance"])),
-        ("reason", found["why"]),
+        ("largest error", f"{found_error(error)}{of if error is not None else ''}"),
+        ("allowed", number(tolerance.share)),
+        ("reason", tolerance_words(tolerance)),
     ]
 
 
-def _runs(found: Row) -> list[Row]:
-    """Returns the runs that have statistics of their own, or values that are not finite."""
-    return [run for run in found.get("runs") or [] if run["stats"] or run["error"] is None]
+def _runs(runs: Iterable[ComparedRun]) -> list[tuple[str, ComparedRun]]:
+    """Returns the runs that have statistics of their own, or values that are not finite, each with its name."""
+    return [(run_words(run), run) for run in runs if run.stats or run.error is None]
 
 
-def _judged(passed: bool) -> tuple[str, Literal["yes", "no"]]:
+def _judged(*, passed: bool) -> tuple[str, Literal["yes", "no"]]:
     return ("yes", "yes") if passed else ("no", "no")

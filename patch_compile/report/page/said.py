@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import Any
 
-from patch_compile.report.page.sources import Row, Sources
+from patch_compile.out.proof import Sentence
+from patch_compile.out.questions import GeneratedText
+from patch_compile.out.tasks import TaskScores
+from patch_compile.report.page.sources import Sources
+from patch_compile.report.tasks import metric_words, task_notes
 
 __all__ = ["differing_words", "said"]
 
+_BACKENDS = {"hf": "transformers", "onnx": "ONNX Runtime"}
 _WORDS = re.compile(r"\s*\S+|\s+$")  # a word with the space before it
 
 
@@ -19,8 +24,8 @@ def said(sources: Sources) -> dict[str, Any] | None:
 
     A text is {prompt, same, dense, pruned}. The last two are lists of (words, True if they differ) in order.
     """
-    tasks = (sources.verify or {}).get("tasks")
-    texts = [_text(one) for one in _generated(sources)]
+    tasks = sources.verify.tasks if sources.verify else None
+    texts = [_text(*one) for one in _generated(sources)]
     return {"tasks": _tasks(tasks) if tasks else None, "texts": texts} if tasks or texts else None
 
 
@@ -40,24 +45,32 @@ def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], li
     return left, right
 
 
-def _generated(sources: Sources) -> Iterator[Row]:
-    """Yield the generated texts of `verify`, and that of the build unless `verify` was given its prompt too."""
-    of_verify = (sources.verify or {}).get("generated") or []
-    built = sources.report.get("generated")
-    if built and built["prompt"] not in [one["prompt"] for one in of_verify]:
-        yield {"prompt": built["prompt"], "dense": built["dense"], "pruned": built["hybrid"]}
-    yield from of_verify
+def _generated(sources: Sources) -> Iterator[tuple[Sentence | GeneratedText, str]]:
+    """Yield the generated texts of `verify`, and that of the build unless `verify` was given its prompt too, each with
+    the pruned model's continuation."""
+    of_verify = sources.verify.generated if sources.verify else ()
+    built = sources.sentence
+    if built and built.prompt not in [one.prompt for one in of_verify]:
+        yield built, built.hybrid
+    yield from ((one, one.pruned) for one in of_verify)
 
 
-def _text(one: Row) -> dict[str, Any]:
-    dense, pruned = differing_words(one["dense"], one["pruned"])
+def _text(one: Sentence | GeneratedText, after: str) -> dict[str, Any]:
+    dense, pruned = differing_words(one.dense, after)
     tokens = (
-        f"the first {one['same_tokens']} of {one['tokens']} tokens are the same" if "tokens" in one else ""
+        f"the first {one.same_tokens} of {one.tokens} tokens are the same"
+        if isinstance(one, GeneratedText)
+        else ""
     )
-    same = one["dense"] == one["pruned"]
-    return {"prompt": one["prompt"], "dense": dense, "pruned": pruned, "same": same, "tokens": tokens}
+    return {
+        "prompt": one.prompt,
+        "dense": dense,
+        "pruned": pruned,
+        "same": one.dense == after,
+        "tokens": tokens,
+    }
 
 
-def _tasks(tasks: Row) -> dict[str, Any]:
-    where = {"hf": "transformers", "onnx": "ONNX Runtime"}.get(tasks["backend"], tasks["backend"])
-    return {"rows": tasks["rows"], "how": f"{tasks['harness']} on {where}", "notes": tasks["notes"]}
+def _tasks(tasks: TaskScores) -> dict[str, Any]:
+    rows = [(metric_words(row), row) for row in tasks.rows]
+    return {"rows": rows, "how": f"{tasks.harness} on {_BACKENDS[tasks.backend]}", "notes": task_notes(tasks)}

@@ -15,32 +15,50 @@ from masklearn.quality.record import BesideBaselines
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.bench import BenchReport, BenchRow
 from patch_compile.out.folder import OutFolder
-from patch_compile.out.layout import MASKS, RECIPE, REPORT, VERIFY
+from patch_compile.out.layout import MASKS, RECIPE, REPORT
 from patch_compile.out.manifest import Manifest
 from patch_compile.out.plan import LinearRow, PlanSummary, WholeRow
+from patch_compile.out.proof import BuildPerplexity, ComparedInputs, OutputsDifference, Sentence
+from patch_compile.out.questions import LostWhere, PrunedOutputs, PrunedTokens
 from patch_compile.out.report import Kind, read_report
+from patch_compile.out.verify import VerifyReport
+from patch_compile.report.proof import text_words
 
-__all__ = ["Row", "Sources"]
+__all__ = ["Perplexities", "Row", "Sources"]
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Perplexities:
+    """Perplexities of the dense and the pruned model. how: the text, and the way in which they were measured."""
+
+    dense: float
+    pruned: float
+    how: str
+
+
+@dataclass(frozen=True)
 class Sources:
-    """Files of one build. verify, bench: None if the command has not run."""
+    """Files of one build.
+
+    verify, bench: None if the command has not run; unread: reasons why a file of theirs is not shown.
+    """
 
     out: Path
     report: Row
     manifest: Manifest
     recipe_text: str
     masks: MaskSet
-    verify: Row | None
+    verify: VerifyReport | None
     bench: BenchReport | None
+    unread: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, out: Path) -> Sources:
         """Read OUT. Raises PatchCompileError if it is no finished build."""
         folder = OutFolder.open(out, check=False)
+        verify, unread = _shown(out)
         report = read_report(out)
         if report is None or not (out / RECIPE).is_file():
             raise PatchCompileError(
@@ -54,8 +72,9 @@ class Sources:
             folder.manifest,
             (out / RECIPE).read_text(encoding="utf-8"),
             MaskSet.load(out / MASKS),
-            folder.read_json(VERIFY),
+            verify,
             BenchReport.of(out),
+            unread,
         )
 
     @property
@@ -104,24 +123,46 @@ class Sources:
         return ("prefill", "decode", "end_to_end") if steps else ("prefill",)
 
     @property
-    def where(self) -> Row:
-        """Returns the parts of `verify` on where the error arose, empty if they were not requested."""
-        return (self.verify or {}).get("where") or {}
+    def where(self) -> LostWhere | None:
+        """Returns the answer of `verify` on where the error arose, None if it was not asked."""
+        return self.verify.where if self.verify else None
 
     @property
     def baselines(self) -> BesideBaselines | None:
         """Returns the baselines of `verify`, or None if it made no comparison with any."""
-        found = (self.verify or {}).get("baselines")
-        return BesideBaselines.model_validate(found) if found else None
+        return self.verify.baselines if self.verify else None
 
     @property
-    def perplexity(self) -> Row | None:
-        """Returns {"dense", "pruned", "how"}, measured by `verify` if it did so, else by the build; None for an encoder."""
-        pruned = (self.verify or {}).get("pruned") or {}
-        if found := pruned.get("perplexity"):
-            return {"dense": found["dense"], "pruned": found["pruned"], "how": pruned["how"]}
-        built = self.report.get("perplexity")
-        return built and {"dense": built["dense"], "pruned": built["hybrid"], "how": built["text"]}
+    def predictions(self) -> PrunedTokens | None:
+        """Returns the effect of pruning on predictions that `verify` measured, None without it and for an encoder."""
+        found = self.verify.pruned if self.verify else None
+        return found if isinstance(found, PrunedTokens) else None
+
+    @property
+    def perplexity(self) -> Perplexities | None:
+        """Returns what `verify` measured if it did so, else what the build did; None for an encoder."""
+        if found := self.predictions:
+            return Perplexities(found.perplexity.dense, found.perplexity.pruned, text_words(found.on))
+        if self.kind is not Kind.DECODER:
+            return None
+        built = BuildPerplexity.model_validate(self.report["perplexity"])
+        return Perplexities(built.dense, built.hybrid, text_words(built.on))
+
+    @property
+    def outputs(self) -> tuple[OutputsDifference, ComparedInputs] | None:
+        """Returns the differences of outputs that `verify` measured, else those of the build; None for a decoder."""
+        if self.kind is Kind.DECODER:
+            return None
+        found = self.verify.pruned if self.verify else None
+        if isinstance(found, PrunedOutputs):
+            return found, found.inputs
+        built = OutputsDifference.model_validate(self.report["difference"])
+        return built, ComparedInputs.model_validate(self.report["inputs"])
+
+    @property
+    def sentence(self) -> Sentence | None:
+        """Returns the sentence that the models of a decoder wrote at the build."""
+        return Sentence.model_validate(self.report["generated"]) if self.kind is Kind.DECODER else None
 
     @property
     def measured(self) -> list[tuple[BenchRow, float]]:
@@ -137,3 +178,12 @@ class Sources:
     def measured_first(self) -> dict[str, tuple[BenchRow, float]]:
         """Returns the first of the measured rows of each phase."""
         return {row.phase: (row, speedup) for row, speedup in reversed(self.measured)}
+
+
+def _shown(out: Path) -> tuple[VerifyReport | None, tuple[str, ...]]:
+    """Returns verify.json, or the reason why it is not shown: a page is also renewed by commands that need no
+    verification."""
+    try:
+        return VerifyReport.of(out), ()
+    except PatchCompileError as error:
+        return None, (f"{error.what}. {error.why}",)

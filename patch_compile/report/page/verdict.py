@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from patch_compile.out.bench import BenchReport, BenchRow, Library
+from patch_compile.out.questions import EngineCompared
 from patch_compile.out.report import Kind
+from patch_compile.out.verify import Outcome, VerifyReport
 from patch_compile.report.baselines import beaten_lines
 from patch_compile.report.bench import LIBRARY_NAMES
 from patch_compile.report.output_error import output_warning
-from patch_compile.report.page.sources import Row, Sources
+from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
+from patch_compile.report.verify import limit_words, unanswered_words
 
 __all__ = ["Verdict", "Warning", "verdict"]
 
@@ -66,20 +69,21 @@ def _cost(sources: Sources) -> str:
     found = sources.perplexity
     if found is None:
         return _outputs_cost(sources)
-    dense, pruned = found["dense"], found["pruned"]
+    dense, pruned = found.dense, found.pruned
     up = "rises" if pruned >= dense else "falls"
     by = change(pruned, dense)
     return f"Perplexity {up} from {perplexity(dense)} to {perplexity(pruned)} ({by})."
 
 
 def _outputs_cost(sources: Sources) -> str:
-    outputs = sources.report["difference"]["outputs"]
-    floating = [one for one in outputs if one["floating"]]
+    assert sources.outputs is not None  # a model has perplexities or outputs
+    difference, _ = sources.outputs
+    worst, floating = difference.worst, [one for one in difference.outputs if one.floating]
+    by = "a value that is not finite" if worst.relative is None else percent(worst.relative, 1)
     if not floating:
-        return f"{percent(max(one['relative'] for one in outputs), 1)} of an output's elements differ from the original's."
-    worst = max(floating, key=lambda one: one["relative"])
+        return f"{by} of an output's elements differ from the original's."
     which = "Its output" if len(floating) == 1 else "The output that moves most,"
-    return f"{which} {worst['output']!r} differs from the dense model's by {percent(worst['relative'], 1)} of its norm."
+    return f"{which} {worst.output!r} differs from the dense model's by {by} of its norm."
 
 
 def _speed(sources: Sources) -> Iterator[str]:
@@ -123,6 +127,8 @@ def _warnings(sources: Sources) -> Iterator[Warning]:
         yield Warning("caution", moved)
     yield from _of_speed(sources)
     verify = sources.verify
+    for reason in sources.unread:
+        yield Warning("caution", f"A verification is not shown here: {reason}")
     if verify is None:
         more = _OF_DECODERS if sources.kind is Kind.DECODER else ""
         yield Warning(
@@ -173,22 +179,19 @@ def _of_speed(sources: Sources) -> Iterator[Warning]:
             )
 
 
-def _of_verify(verify: Row) -> Iterator[Warning]:
-    for check in verify["checks"]:
-        if not check["passed"]:
-            side = "at least" if check.get("at_least") else "at most"
-            found = f"{check['what']} is {check['value']:.4g}, {side} {check['limit']:.4g} was asked"
-            yield Warning("fault", f"The check {check['ask']} failed: {found}.")
-    for key, text in _FAILED.items():
-        part = verify.get(key)
-        if part and part.get("passed") is False:
-            yield Warning(
-                "fault", f"{text}: {found_error(part['error'])}, allowed {number(part['tolerance'])}."
-            )
+def _of_verify(verify: VerifyReport) -> Iterator[Warning]:
+    for check in verify.checks:
+        if not check.passed:
+            yield Warning("fault", f"The check {check.ask} failed: {limit_words(check)}.")
+    engine = verify.built if isinstance(verify.built, EngineCompared) else None
+    for part, text in ((verify.compiled, _COMPILED_WRONGLY), (engine, _BUILT_WRONGLY)):
+        if part and not part.passed:
+            found = f"{found_error(part.error)}, allowed {number(part.tolerance.share)}"
+            yield Warning("fault", f"{text}: {found}.")
+    if verify.outcome is Outcome.NOT_CHECKED:
+        yield Warning("caution", f"Not everything was checked: {unanswered_words(verify)}.")
 
 
 _OF_DECODERS = ": not where the error arises, not what simpler ways of pruning cost, not what tasks lose"
-_FAILED = {
-    "compiled": "The hybrid ONNX differs from the pruned checkpoint by more than rounding explains",
-    "built": "The engine differs from the hybrid ONNX by more than rounding explains",
-}
+_COMPILED_WRONGLY = "The hybrid ONNX differs from the pruned checkpoint by more than rounding explains"
+_BUILT_WRONGLY = "The engine differs from the hybrid ONNX by more than rounding explains"

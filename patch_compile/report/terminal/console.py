@@ -16,6 +16,7 @@ from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAns
 from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import CardRow, Gaining, LinearRow, PlanSummary, Skipped
+from patch_compile.out.proof import ComparedInputs, OutputsDifference, TextWindows, Tolerance
 from patch_compile.out.report import Kind
 from patch_compile.report.output_error import output_warning
 from patch_compile.report.prediction import (
@@ -26,6 +27,7 @@ from patch_compile.report.prediction import (
     remarks,
     speed_line,
 )
+from patch_compile.report.proof import compared_words, pruned_words, text_words, tolerance_words
 from patch_compile.report.sparse_products import sparsity_words, split_lines
 from patch_compile.report.terminal.baselines import baseline_parts
 from patch_compile.report.terminal.folding import FoldingTable
@@ -37,6 +39,7 @@ __all__ = [
     "compiled_parts",
     "import_parts",
     "masks_parts",
+    "output_lines",
     "plugin_parts",
 ]
 
@@ -184,10 +187,10 @@ def _summary(report: Row) -> Iterable[str]:
     ppl, agree = report["perplexity"], report["agreement"]
     yield from _ratio_lines(report["ratio"], report["learned"], report["method"])
     yield from filter(None, [choice_line(report["learned"].get("speed"))])
-    yield f"perplexity: dense {ppl['dense']:.2f}, hybrid {ppl['hybrid']:.2f} ({ppl['text']})"
+    yield f"perplexity: dense {ppl['dense']:.2f}, hybrid {ppl['hybrid']:.2f} ({text_words(TextWindows(**ppl['on']))})"
     yield (
         f"compiled right: yes, hybrid ONNX and pruned checkpoint differ by {agree['error']:.2e} of the largest "
-        f"logit (allowed {agree['tolerance']:.2e}: {agree['why']})"
+        f"logit ({_allowed(agree)})"
     )
     yield from filter(None, (speed_line(plan), *remarks(linears, plan)))
     yield f"fused into their linears: {_fused(linears) or 'nothing'}"
@@ -219,26 +222,39 @@ def _onnx_summary(report: Row) -> Iterable[str]:
     linears, plan = linear_rows(report), PlanSummary.model_validate(report["plan"])
     yield from reason_lines(linears)
     yield from split_lines(linears)
-    agree, inputs = report["agreement"], report["inputs"]
+    agree = report["agreement"]
     yield from _ratio_lines(report["ratio"], report["learned"], report["method"])
     yield (
-        f"compiled right: yes, hybrid and {agree.get('against', 'pruned ONNX')} differ by {agree['error']:.2e} of the "
-        f"largest output "
-        f"(allowed {agree['tolerance']:.2e}: {agree['why']})"
+        f"compiled right: yes, hybrid and {pruned_words(Kind(report['kind']))} differ by {agree['error']:.2e} of the "
+        f"largest output ({_allowed(agree)})"
     )
     yield from filter(None, (speed_line(plan), *remarks(linears, plan)))
     yield f"fused into their linears: {_fused(linears) or 'nothing'}"
-    outputs = report["difference"]["outputs"]
-    for one in outputs[:_OUTPUTS]:
-        what = "relative error" if one["floating"] else "share of elements that differ:"
-        yield f"pruned how much: {one['output']}: {what} {one['relative']:.3g} against the original"
-    if others := [one["relative"] for one in outputs[_OUTPUTS:]]:
-        yield f"pruned how much: {len(others)} more outputs, at most {max(others):.3g}: see the report"
-    yield f"compared on {inputs['compared']} runs of {inputs['words']}"
+    yield from output_lines(OutputsDifference.model_validate(report["difference"]))
+    yield f"compared on {compared_words(ComparedInputs.model_validate(report['inputs']))}"
     if warning := output_warning(report):
         yield f"warning: {warning[:1].lower()}{warning[1:]}"
     yield from _result_lines(report)
     yield f"report: {Path(report['path']).with_name(PAGE)}"
+
+
+def _allowed(agreement: Row) -> str:
+    tolerance = Tolerance.model_validate(agreement["tolerance"])
+    return f"allowed {tolerance.share:.2e}: {tolerance_words(tolerance)}"
+
+
+def output_lines(difference: OutputsDifference) -> Iterator[str]:
+    """Yield the effect of pruning on the first outputs, and its largest effect on the others."""
+    for one in difference.outputs[:_OUTPUTS]:
+        what = "relative error" if one.floating else "share of elements that differ:"
+        yield f"pruned how much: {one.output}: {what} {_share(one.relative)} against the original"
+    if others := difference.outputs[_OUTPUTS:]:
+        most = OutputsDifference(outputs=others).relative
+        yield f"pruned how much: {len(others)} more outputs, at most {_share(most)}: see the report"
+
+
+def _share(relative: float | None) -> str:
+    return "not finite" if relative is None else f"{relative:.3g}"
 
 
 def _result_lines(report: Row) -> Iterable[str]:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from masklearn.checkpoint.models import cache_argument, load_model
 from patch_compile.onnx_io.feeds import Feed
+from patch_compile.out.manifest import EvalText
 from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
 from patch_compile.sources.checkpoint.held_out import evaluation_windows
@@ -27,7 +28,7 @@ class DecoderSource(CheckpointSource):
     words = "a decoder"
 
     @override
-    def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:
         """Returns held-out text. The model writes the text itself if none is given."""
         return evaluation_windows(self.recipe, self.tokenizer, progress)
 

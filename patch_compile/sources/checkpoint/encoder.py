@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import Outputs
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.out.manifest import EvalText
+from patch_compile.out.proof import TextWindows
 from patch_compile.out.report import Kind
 from patch_compile.plan.workload import Workload
 from patch_compile.progress import Progress
@@ -56,7 +58,7 @@ class EncoderSource(CheckpointSource, OutputSource):
             )
 
     @override
-    def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:
         """Returns held-out text. The calibration text is used if no other text is given."""
         return encoder_windows(self.recipe, self.tokenizer, progress)
 
@@ -67,7 +69,8 @@ class EncoderSource(CheckpointSource, OutputSource):
         padding = self.checkpoint.config.get("pad_token_id") or 0
         feeds = list(_feeds(windows, padding, [given.name for given in read_inputs(hybrid)]))
         count, length = windows.shape
-        return Probe(feeds, f"{text['name']}, {count} windows × {length} tokens, {self.recipe.dtype}", text)
+        origin = TextWindows(name=text.name, windows=count, length=length, dtype=self.recipe.dtype)
+        return Probe(feeds, origin, text)
 
     @override
     def pruned_outputs(

@@ -13,6 +13,7 @@ from masklearn.checkpoint.pretrained import load_config
 from masklearn.text import open_text
 from masklearn.text.calibrate import first_windows
 from masklearn.text.selftext import write_text
+from patch_compile.out.manifest import EvalText
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 
@@ -21,9 +22,7 @@ __all__ = ["encoder_windows", "evaluation_windows"]
 _EVAL_SEED_OFFSET = 1  # text of the unchanged seed may be the calibration text
 
 
-def evaluation_windows(
-    r: Recipe, tokenizer: Any, progress: Progress
-) -> tuple[NDArray[np.int64], dict[str, Any]]:
+def evaluation_windows(r: Recipe, tokenizer: Any, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:
     """Returns windows `[eval_windows, eval_length]`, and name and path of their text.
 
     The windows are shorter if the model has fewer learned positions.
@@ -36,12 +35,10 @@ def evaluation_windows(
     )
     with progress.stage("evaluation text") as update:
         windows = write_text(r.model, r.eval_windows, length, r.seed + _EVAL_SEED_OFFSET, update)
-    return windows, {"name": "text written by the dense model", "path": None}
+    return windows, EvalText(name="text written by the dense model", path=None)
 
 
-def encoder_windows(
-    r: Recipe, tokenizer: Any, progress: Progress
-) -> tuple[NDArray[np.int64], dict[str, Any]]:
+def encoder_windows(r: Recipe, tokenizer: Any, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:
     """Returns windows as `evaluation_windows` does, but from the calibration text if no other is given: an encoder writes
     none."""
     text = r.eval_text or r.calib
@@ -53,12 +50,10 @@ def encoder_windows(
     return _windows_of(text, r, tokenizer, _reachable_length(r, progress))
 
 
-def _windows_of(
-    text: str, r: Recipe, tokenizer: Any, length: int
-) -> tuple[NDArray[np.int64], dict[str, Any]]:
+def _windows_of(text: str, r: Recipe, tokenizer: Any, length: int) -> tuple[NDArray[np.int64], EvalText]:
     source = open_text(text)
     windows = first_windows(tokenizer, text, length, r.eval_windows)
-    return windows, {"name": source.name, "path": source.spec}
+    return windows, EvalText(name=source.name, path=source.spec)
 
 
 def _reachable_length(r: Recipe, progress: Progress) -> int:

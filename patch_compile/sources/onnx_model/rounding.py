@@ -12,6 +12,7 @@ from patch_compile.onnx_io.compare import Outputs, answer, compare_answers
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.out.proof import ToleranceOrigin
 from patch_compile.sources.onnx_model.facts import OnnxFacts
 from patch_compile.sources.onnx_model.linears import OnnxLinear
 from patch_compile.sources.onnx_model.widen import WidenPass
@@ -20,8 +21,6 @@ from patch_compile.sources.rounding import Rounding
 __all__ = ["RoundLinearsPass", "measured_rounding"]
 
 _ROUNDINGS = 3  # X, b and Y of a PatchLinear between Casts
-_IN_FP32 = "what rounding X and Y of the same linears does to the pruned model"
-_IN_16_BITS = "twice what computing in 16 bits instead of fp32 does to the pruned model"
 
 
 def measured_rounding(
@@ -47,7 +46,8 @@ def measured_rounding(
     count = _ROUNDINGS * len(cast) if in_fp32 else _sixteen_bit_results(hybrid)
     changed = RoundLinearsPass(cast, facts.dtype) if in_fp32 else WidenPass()
     error = _error(changed(model).model, feeds, reference, scratch) * (1 if in_fp32 else 2)
-    return Rounding(count, f"{count} roundings", error, _IN_FP32 if in_fp32 else _IN_16_BITS)
+    by = ToleranceOrigin.ROUNDED_LINEARS if in_fp32 else ToleranceOrigin.SIXTEEN_BITS
+    return Rounding(count, measured=error, by=by)
 
 
 def _sixteen_bit_results(path: Path) -> int:

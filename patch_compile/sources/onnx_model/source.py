@@ -193,7 +193,7 @@ class OnnxSource(OutputSource):
     def probe(self, hybrid: Path, progress: Progress) -> Probe:
         """Returns the calibration inputs, or random inputs without --calib."""
         feeds = self._facts.feeds
-        return Probe(feeds[:_RUNS], feeds.words)
+        return Probe(feeds[:_RUNS], feeds.origin)
 
     @override
     def pruned_outputs(

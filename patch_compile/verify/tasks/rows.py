@@ -1,53 +1,57 @@
-"""Turns the harness's results of two models into rows of verify.json, and into notes about their significance."""
+"""Turns the harness's results of two models into rows of scores, with their differences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["check_same_documents", "distinguished", "rows_of"]
+from patch_compile.out.tasks import TaskDifference, TaskRow
+
+__all__ = ["Unit", "check_same_documents", "rows_of"]
+
+Unit = Literal["", "nats"]
 
 _Results = Mapping[str, Any]
 _HASHES = ("doc_id", "doc_hash", "prompt_hash", "target_hash")
 
 
-def rows_of(dense: _Results, pruned: _Results) -> list[dict[str, Any]]:
-    """Returns one row for each metric of each task or group, with None for unknown standard errors."""
-    return [
-        {
-            "task": task,
-            "metric": metric if key == "none" else f"{metric} ({key})",
-            "dense": _number(dense["results"][task][f"{metric},{key}"]),
-            "pruned": _number(pruned["results"][task][f"{metric},{key}"]),
-            "dense_stderr": _stderr(dense, task, metric, key),
-            "pruned_stderr": _stderr(pruned, task, metric, key),
-            "samples": _samples(dense, task),
-        }
-        for task, metric, key in _metrics(dense)
-    ]
-
-
-def distinguished(dense: _Results, pruned: _Results, units: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Returns a note for each row whose two figures are less than two standard errors apart.
+def rows_of(
+    dense: _Results, pruned: _Results, units: Mapping[str, Mapping[str, Unit]]
+) -> tuple[TaskRow, ...]:
+    """Returns one row for each metric of each task or group.
 
     Both models got the same items. For a metric that is a mean over items, or perplexity, which is based on the mean of
-    their log-likelihoods, the error is that of the mean difference per item (a paired comparison). It is smaller than the
-    combined error of the two rows, which is used for other metrics. units: units of the paired metrics, for each task.
+    their log-likelihoods, the error of the difference is that of the mean difference per item (a paired comparison). It
+    is smaller than the combined error of the two scores, which is used for other metrics. units: units of the paired
+    metrics, for each task.
     """
-    notes = []
-    for task, metric, key in _metrics(dense):
-        unit = units.get(task, {}).get(metric)
-        paired = None if unit is None else _paired(dense, pruned, task, metric, key)
-        difference, error = paired or _apart(dense, pruned, task, metric, key)
-        name = f"{task}, {metric}" if key == "none" else f"{task}, {metric} ({key})"
-        size = f"{abs(difference):.3g}{unit or ''}{' per item' if paired else ''}"
-        words = _words(size, difference, error, _samples(dense, task))
-        if words:
-            notes.append(f"{name}: {words}")
-    return notes
+    return tuple(
+        TaskRow(
+            task=task,
+            metric=metric,
+            filter=None if key == "none" else key,
+            dense=_number(dense["results"][task][f"{metric},{key}"]),
+            pruned=_number(pruned["results"][task][f"{metric},{key}"]),
+            dense_stderr=_stderr(dense, task, metric, key),
+            pruned_stderr=_stderr(pruned, task, metric, key),
+            samples=_samples(dense, task),
+            difference=_difference(dense, pruned, (task, metric, key), units.get(task, {}).get(metric)),
+        )
+        for task, metric, key in _metrics(dense)
+    )
+
+
+def _difference(
+    dense: _Results, pruned: _Results, place: tuple[str, str, str], unit: Unit | None
+) -> TaskDifference | None:
+    """Returns the difference of two scores. unit: the unit of a paired metric, None for other metrics."""
+    if unit is not None and (found := _paired(dense, pruned, *place)):
+        return TaskDifference(value=found[0], error=found[1], per_item=True, unit=unit)
+    found = _apart(dense, pruned, *place)
+    return TaskDifference(value=found[0], error=found[1], per_item=False) if found else None
 
 
 def check_same_documents(dense: _Results, pruned: _Results) -> None:
@@ -99,24 +103,9 @@ def _paired(
     return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
-def _apart(dense: _Results, pruned: _Results, task: str, metric: str, key: str) -> tuple[float, float | None]:
+def _apart(dense: _Results, pruned: _Results, task: str, metric: str, key: str) -> tuple[float, float] | None:
     first, second = (_number(one["results"][task][f"{metric},{key}"]) for one in (dense, pruned))
     errors = [_stderr(one, task, metric, key) for one in (dense, pruned)]
     if first is None or second is None or errors[0] is None or errors[1] is None:
-        return math.nan, None
+        return None
     return second - first, math.hypot(errors[0], errors[1])
-
-
-def _words(size: str, difference: float, error: float | None, items: int) -> str:
-    if error is None:
-        return ""
-    if difference == error == 0:
-        return f"dense and pruned model are the same on every one of {items} items"
-    size = f"dense and pruned model differ by {size}"
-    if abs(difference) <= error:
-        return f"{size}, within the standard error of {error:.3g}: not distinguishable at {items} items"
-    if abs(difference) < 2 * error:
-        return (
-            f"{size}, {abs(difference) / error:.1f} standard errors: hardly distinguishable at {items} items"
-        )
-    return ""

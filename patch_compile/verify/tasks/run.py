@@ -13,12 +13,14 @@ import numpy as np
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.tasks import TaskScores
 from patch_compile.recipe import Recipe
+from patch_compile.report.tasks import asked_words
 from patch_compile.verify.continues import check_continues_text
 from patch_compile.verify.tasks.loading import load_tasks
 from patch_compile.verify.tasks.models import Backend, Side, open_model
 from patch_compile.verify.tasks.offline import offline, quiet_harness
-from patch_compile.verify.tasks.rows import check_same_documents, distinguished, rows_of
+from patch_compile.verify.tasks.rows import Unit, check_same_documents, rows_of
 
 __all__ = ["run_tasks"]
 
@@ -35,8 +37,8 @@ def run_tasks(
     include: Path | None,
     progress: Update,
     note: Callable[[str], object],
-) -> dict[str, Any]:
-    """Returns `tasks` of verify.json: the scores of the dense and the pruned model on the same documents.
+) -> TaskScores:
+    """Returns the scores of the dense and the pruned model on the same documents.
 
     names: see `load_tasks`; backend: `hf` runs the checkpoints in transformers, `onnx` the ONNX files in ONNX Runtime;
     limit: number of documents of each task, from its beginning, None for all; include: a folder of the user's own tasks;
@@ -47,24 +49,29 @@ def run_tasks(
     PatchCompileError if the harness is missing, a task does not exist or cannot be run, or its data is not on this
     machine.
     """
+    from masklearn.checkpoint.pretrained import load_tokenizer
+
     _check_harness()
     check_continues_text(out)
     with quiet_harness(), offline():
         tasks = load_tasks(names, include)
-        notes = _how(out, tasks["tasks"], limit)
-    for line in notes:
+        chat_template = bool(load_tokenizer(Recipe.of_build(out.path).model).chat_template)
+        cut = _longer(tasks["tasks"], limit)
+    for line in asked_words(chat_template=chat_template, limit=limit, cut=cut):
         note(line)
     with quiet_harness(), offline():
         dense = _ask(out, "dense", tasks, backend, limit, progress)
         pruned = _ask(out, "pruned", tasks, backend, limit, progress)
     check_same_documents(dense, pruned)
     units = {name: _units(task) for name, task in tasks["tasks"].items()}
-    return {
-        "harness": f"lm-eval {importlib.metadata.version('lm_eval')}",
-        "backend": backend,
-        "rows": rows_of(dense, pruned),
-        "notes": notes + distinguished(dense, pruned, units),
-    }
+    return TaskScores(
+        harness=f"lm-eval {importlib.metadata.version('lm_eval')}",
+        backend=backend,
+        rows=rows_of(dense, pruned, units),
+        chat_template=chat_template,
+        limit=limit,
+        cut=cut,
+    )
 
 
 def _check_harness() -> None:
@@ -76,17 +83,9 @@ def _check_harness() -> None:
         )
 
 
-def _how(out: OutFolder, tasks: Mapping[str, Any], limit: int | None) -> list[str]:
-    """Returns remarks that a reader of the rows needs."""
-    from masklearn.checkpoint.pretrained import load_tokenizer
-
-    notes = []
-    if load_tokenizer(Recipe.of_build(out.path).model).chat_template:
-        notes.append("tasks: asked as plain text; the model has a chat template, which is not applied")
-    cut = [name for name, task in tasks.items() if limit is not None and len(task.eval_docs) > limit]
-    if cut:
-        notes.append(f"tasks: the first {limit} documents of {', '.join(cut)}, not all")
-    return notes
+def _longer(tasks: Mapping[str, Any], limit: int | None) -> tuple[str, ...]:
+    """Returns the names of the tasks that have more documents than `limit`."""
+    return tuple(name for name, task in tasks.items() if limit is not None and len(task.eval_docs) > limit)
 
 
 def _ask(
@@ -120,9 +119,9 @@ def _seed(tasks: Mapping[str, Any], seed: int) -> None:
         task.set_fewshot_seed(seed=seed)
 
 
-def _units(task: Any) -> dict[str, str]:
+def _units(task: Any) -> dict[str, Unit]:
     """Returns the unit of the items of each metric that is computed from a mean over items."""
     from lm_eval.api.metrics import mean, perplexity
 
-    units = {mean: "", perplexity: " nats"}
+    units: dict[Any, Unit] = {mean: "", perplexity: "nats"}
     return {name: units[how] for name, how in task.aggregation().items() if how in units}

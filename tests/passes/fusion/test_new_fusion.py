@@ -58,7 +58,7 @@ def test_a_build_runs_it_when_it_is_asked_for(tmp_path, fuse, left):
     report = build({**settings, "out": tmp_path / "out", "fuse": fuse})
     found = operators(tmp_path / "out" / "onnx" / "model.onnx")
     assert found.count("PatchLinear") == 1 and found.count("Neg") == left
-    assert report["agreement"]["error"] <= report["agreement"]["tolerance"]
+    assert report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
 
 
 @pytest.mark.usefixtures("entered")

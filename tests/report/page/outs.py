@@ -17,8 +17,19 @@ from masklearn.masks.select import select
 from masklearn.masks.summary import summarise_tiles
 from masklearn.masks.tiles import sparse_groups, tile_weights
 from patch_compile.out.bench import BenchReport
+from patch_compile.out.proof import (
+    Agreement,
+    PredictionsDifference,
+    TextRunner,
+    TextWindows,
+    Tolerance,
+    ToleranceOrigin,
+)
+from patch_compile.out.report import REPORT_SCHEMA
+from patch_compile.out.verify import VerifyReport
 
 TILE = (128, 128)
+TOLERANCE = Tolerance(share=0.0118, origin=ToleranceOrigin.ROUNDINGS, dtype="float16", roundings=65)
 Shapes = dict[str, tuple[int, int]]
 
 
@@ -56,7 +67,7 @@ class Out:
         )
         self.report = self._report(ratio)
 
-    def write(self, verify: dict[str, Any] | None = None, bench: BenchReport | None = None) -> Path:
+    def write(self, verify: VerifyReport | None = None, bench: BenchReport | None = None) -> Path:
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_masks()
         self._json("report.json", self.report | {"learned": self.record.as_metadata()})
@@ -70,11 +81,10 @@ class Out:
         versions = {"patch-compile": "0.1.0", "python": "3.12.3", "torch": "2.9.1", "onnxruntime": "1.23.2"}
         manifest |= {"schema": 1, "seed": 0, "text": text, "versions": versions, "files": files, "stages": {}}
         self._json("manifest.json", manifest)
-        times = bench and bench.as_json()
-        for name, found in (("verify", verify), ("bench", times)):
+        for name, found in (("verify", verify), ("bench", bench)):
             if found is not None:
                 (self.path / name).mkdir(exist_ok=True)
-                self._json(f"{name}/{name}.json", found)
+                self._json(f"{name}/{name}.json", found.as_json())
         return self.path
 
     def _json(self, name: str, content: Any) -> None:
@@ -121,7 +131,7 @@ class Out:
         reached = sum(row["zeroed"] for row in rows) / sum(n * k for n, k in self.shapes.values())
         return {
             "path": str(self.path / "report.json"),
-            "schema": 2,
+            "schema": REPORT_SCHEMA,
             "kind": "decoder",
             "model": {
                 "path": "/models/smollm2-135m",
@@ -162,14 +172,12 @@ class Out:
             "perplexity": {
                 "dense": 15.68,
                 "hybrid": 22.19,
-                "text": "eval.txt, 8 windows × 1024 tokens, float16, ONNX Runtime",
+                "on": TextWindows(
+                    name="eval.txt", windows=8, length=1024, dtype="float16", runner=TextRunner.ONNX_RUNTIME
+                ).as_json(),
             },
-            "agreement": {
-                "error": 0.0031,
-                "tolerance": 0.0118,
-                "why": "3·u·√n, u = 4.88e-04 for float16, n = 65 roundings",
-            },
-            "difference": {"kl": 0.331, "top1_agreement": 0.672, "largest_logit_error": 0.41},
+            "agreement": Agreement(error=0.0031, tolerance=TOLERANCE, dense_error=0.41, feeds=4).as_json(),
+            "difference": PredictionsDifference(kl=0.331, top1_agreement=0.672).as_json(),
             "generated": {
                 "prompt": "The capital of France is",
                 "dense": " Paris, and it is one of the most visited cities in the world.",

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masklearn.masks.maskset import MaskSet
+from patch_compile.out.questions import BlockError, LostWhere
 from patch_compile.report.page.chart import (
     Scale,
     decades,
@@ -88,9 +89,13 @@ def test_no_scores_no_chart(tmp_path: Path) -> None:
 
 
 def test_depth_needs_two_blocks() -> None:
-    assert depth_chart({}) is None
-    assert depth_chart({"blocks": [{"block": 0, "error": 0.1}]}) is None
-    chart = depth_chart({"blocks": [{"block": i, "error": 0.1 * i} for i in range(40)]})
+    def where(blocks: int) -> LostWhere:
+        errors = (BlockError(block=i, error=0.1 * i) for i in range(blocks))
+        return LostWhere(linears=(), blocks=tuple(errors))
+
+    assert depth_chart(None) is None
+    assert depth_chart(where(1)) is None
+    chart = depth_chart(where(40))
     assert chart is not None
     assert len(chart["points"]) == 40 and len(chart["x_ticks"]) <= 12
     heights = [point["y"] for point in chart["points"]]

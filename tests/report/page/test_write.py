@@ -11,10 +11,12 @@ from onnx import helper
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.bench import Library
+from patch_compile.out.questions import EngineNotRun, NotRun
+from patch_compile.out.verify import Outcome
 from patch_compile.report.page import write_page
 from tests.builds import TINY, build
 from tests.out.benched import benched
-from tests.report.page.found import verified
+from tests.report.page.found import baselines, compiled, verified
 from tests.report.page.outs import Out, llama_shapes
 from tests.sources.onnx_model import graphs
 
@@ -65,7 +67,7 @@ class TestVerdict:
             "Measured on NVIDIA GeForce RTX 3090 with TensorRT: 0.86× in prefill (limit 1.67×) with batch 16"
             in said
         )
-        assert "The check ppl:+5% failed: perplexity is 22.19, at most 16.46 was asked" in said
+        assert "The check ppl:+5% failed: perplexity is 22.19, at most 16.46 is asked" in said
         assert "top1:60%" not in said  # this limit passed
         assert "worse than FFN-only 2:4" in said
         assert "patch-compile verify" not in said
@@ -80,12 +82,27 @@ class TestVerdict:
 
     def test_faults_come_first(self, out: Out) -> None:
         found = verified(out)
-        found["compiled"] |= {"passed": False, "error": None}
-        page = write_page(out.write(found))
+        wrong = compiled().model_copy(update={"passed": False, "error": None})
+        page = write_page(out.write(found.model_copy(update={"compiled": wrong})))
         assert "The hybrid ONNX differs from the pruned checkpoint" in words(page)
         assert "not finite, allowed 0.0118" in words(page)
         levels = re.findall(r'<li class="(fault|caution|next)">', page.read_text())
         assert levels == sorted(levels, key=["fault", "caution", "next"].index)
+
+    def test_what_was_not_checked_is_said(self, out: Out) -> None:
+        found = verified(out).model_copy(update={"outcome": Outcome.NOT_CHECKED, "checks": ()})
+        said = words(write_page(out.write(found)))
+        assert "Not everything was checked: it is not known whether the engine was built right" in said
+
+    def test_a_verification_of_another_version_is_not_shown_and_said(self, out: Out) -> None:
+        path = out.write(verified(out))
+        file = path / "verify/verify.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 1}))
+        said = words(write_page(path))
+        assert "verify.json is not a verification that this patch-compile reads" in said
+        assert "It has version 1" in said
+        assert "nothing is verified yet" in said and f"patch-compile verify {path}" in said
+        assert "worse than FFN-only" not in said
 
     def test_nothing_predicted(self, out: Out) -> None:
         out.report["plan"] |= {
@@ -111,17 +128,16 @@ class TestSections:
     def test_none_is_empty(self, out: Out) -> None:
         """verify was not asked for some parts, and the masks have no scores."""
         out.record.scores = None
-        found = verified(out) | dict.fromkeys(
-            ("where", "baselines", "tasks", "text", "pruned", "compiled", "built")
-        )
-        page = write_page(out.write(found | {"generated": [], "checks": []}))
+        parts = ("where", "baselines", "tasks", "text", "pruned", "compiled", "built")
+        nothing = dict.fromkeys(parts) | {"generated": (), "checks": ()}
+        page = write_page(out.write(verified(out).model_copy(update=nothing)))
         assert sections(page) == ["verdict", "questions", "speed", "maps", "plan", "said", "origin"]
         assert "The capital of France is" in words(page)
 
     def test_the_three_questions(self, out: Out) -> None:
         said = words(write_page(out.write(verified(out))))
         for part in (
-            "Compiled right? ✓ yes", "Pruned how much? +42% perplexity", "Built right? ○ not run",
+            "Compiled right? ✓ yes", "Pruned how much? +42% perplexity", "Built right? ○ not checked",
             "allowed 0.0118", "n = 65 roundings", "an engine for sm86 runs on such a GPU alone",
         ):  # fmt: skip
             assert part in said
@@ -159,9 +175,15 @@ def test_what_others_wrote_is_text(out: Out) -> None:
     out.report["plan"]["card"]["stands_for"] = HOSTILE
     out.report["skipped"] = [{"name": HOSTILE, "reason": HOSTILE}]
     found = verified(out)
-    found["notes"] = found["baselines"]["beaten_by"] = [HOSTILE]
-    found["baselines"]["rows"][-1]["name"] = HOSTILE
-    found["built"]["why"] = found["where"]["how"] = found["checks"][0]["ask"] = HOSTILE
+    *rows, last = baselines().rows
+    rivals = {"rows": (*rows, last.model_copy(update={"name": HOSTILE})), "beaten_by": (HOSTILE,)}
+    hostile = {
+        "baselines": baselines().model_copy(update=rivals),
+        "notes": (HOSTILE,),
+        "built": EngineNotRun(reason=NotRun.NOT_HERE, error=HOSTILE),
+        "checks": (found.checks[0].model_copy(update={"ask": HOSTILE}),),
+    }
+    found = found.model_copy(update=hostile)
     source = write_page(out.write(found)).read_text()
     assert source.count("<script>") == source.count("</script>") == 1
     assert "<img" not in source

@@ -51,8 +51,8 @@ def test_out_holds_what_the_manifest_says(settings, calib):
     masks = MaskSet.load(out / "masks.safetensors")
     assert (masks.method, masks.base_model) == ("oneshot", settings["model"].name)
     assert masks.ratio == report["ratio"]["reached"] == pytest.approx(0.3, abs=64 * 64 / 2 / masks.weights)
-    assert 0 < report["agreement"]["error"] <= report["agreement"]["tolerance"]
-    assert report["inputs"] == {"words": "inputs.npz (5 runs)", "compared": 5}
+    assert 0 < report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
+    assert report["inputs"] == {"given": {"kind": "file", "name": "inputs.npz", "runs": 5}, "compared": 5}
     assert {row["name"] for row in report["skipped"]} == {
         f"/layers.{layer}/self_attn/MatMul_{i}" for layer in (0, 1) for i in (1, 2)
     }
@@ -164,7 +164,8 @@ def test_a_model_of_16_bits_and_no_inputs(tmp_path, dtype):
         {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
     )
     assert report["method"] == "magnitude"
-    assert "random inputs (4 runs, seed 0; x 2×64; floats normal" in report["inputs"]["words"]
+    given = {"kind": "random", "runs": 4, "seed": 0, "shapes": {"x": [2, 64]}}
+    assert report["inputs"]["given"] == given
     recipe = Recipe.load(tmp_path / "out" / "recipe.yaml")
     assert recipe["dtype"] == dtype
     stored = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph.initializer

@@ -8,6 +8,7 @@ from onnx import helper
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.out.proof import InputsFile
 from patch_compile.sources.onnx_model import moments as subject
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.moments import gather_moments, write_probe
@@ -99,7 +100,7 @@ def test_inputs_that_are_not_finite_name_the_linear(tmp_path):
         helper.make_node("MatMul", ["s", "b"], ["y"], "second"),
     ]
     path = graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor(name, 64, 64) for name in "ab"])
-    feeds = Feeds(({"x": np.zeros((2, 64), np.float32)},), "zeros")
+    feeds = Feeds(({"x": np.zeros((2, 64), np.float32)},), InputsFile(name="zeros.npz", runs=1))
     with pytest.raises(PatchCompileError, match="The inputs of second are not finite"):
         gather(path, tmp_path, feeds)
 

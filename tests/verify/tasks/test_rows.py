@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from patch_compile.verify.tasks.rows import check_same_documents, distinguished, rows_of
+from patch_compile.out.tasks import TaskRow, TaskScores
+from patch_compile.report.tasks import task_notes
+from patch_compile.verify.tasks.rows import check_same_documents, rows_of
 
-UNITS = {"quiz": {"acc": "", "perplexity": " nats"}}
+UNITS = {"quiz": {"acc": "", "perplexity": "nats"}}
 
 
 def results(acc: list[float], **figures: Any) -> dict[str, Any]:
@@ -44,22 +46,29 @@ def results(acc: list[float], **figures: Any) -> dict[str, Any]:
 RIGHT, WRONG = [1.0], [0.0]
 
 
+def distinguished(dense: Any, pruned: Any, units: Any) -> list[str]:
+    rows = rows_of(dense, pruned, units)
+    return task_notes(TaskScores(harness="lm-eval", backend="hf", rows=rows, chat_template=False))
+
+
 def test_rows_have_what_is_known() -> None:
     dense = results(RIGHT * 6 + WRONG * 4, **{"bits,strict": 1.5, "bits_stderr,strict": "N/A"})
     pruned = results(RIGHT * 5 + WRONG * 5, **{"bits,strict": math.inf, "bits_stderr,strict": "N/A"})
-    acc, bits = rows_of(dense, pruned)
-    assert (acc["task"], acc["metric"], acc["samples"]) == ("quiz", "acc", 10)
-    assert (acc["dense"], acc["pruned"]) == (0.6, 0.5)
-    assert acc["dense_stderr"] == pytest.approx(math.sqrt(0.24 / 9))
-    assert bits == {
-        "task": "quiz",
-        "metric": "bits (strict)",
-        "dense": 1.5,
-        "pruned": None,  # JSON has no infinity
-        "dense_stderr": None,
-        "pruned_stderr": None,
-        "samples": 10,
-    }
+    acc, bits = rows_of(dense, pruned, UNITS)
+    assert (acc.task, acc.metric, acc.samples) == ("quiz", "acc", 10)
+    assert (acc.dense, acc.pruned) == (0.6, 0.5)
+    assert acc.dense_stderr == pytest.approx(math.sqrt(0.24 / 9))
+    assert bits == TaskRow(
+        task="quiz",
+        metric="bits",
+        filter="strict",
+        dense=1.5,
+        pruned=None,  # JSON has no infinity
+        dense_stderr=None,
+        pruned_stderr=None,
+        samples=10,
+        difference=None,
+    )
 
 
 def test_a_difference_within_its_error_is_not_distinguishable() -> None:
@@ -98,7 +107,7 @@ def test_items_of_a_group_are_those_of_its_tasks() -> None:
     for one in (dense, pruned):
         one["results"]["all"] = {"name": "all", "acc,none": 0.5, "acc_stderr,none": 0.1}
         one["group_subtasks"] = {"all": ["quiz"]}
-    assert [row["samples"] for row in rows_of(dense, pruned)] == [10, 10]
+    assert [row.samples for row in rows_of(dense, pruned, UNITS)] == [10, 10]
     assert any(note.startswith("all, acc: ") for note in distinguished(dense, pruned, UNITS))
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
+from patch_compile.out.tasks import TaskScores
+from patch_compile.report.tasks import task_notes
 from patch_compile.verify.tasks import run_tasks
 from tests.conftest import ModelMaker
 from tests.verify.tasks.conftest import recipe_alone
@@ -15,22 +17,21 @@ from tests.verify.tasks.conftest import recipe_alone
 ALL = ["choose", "follow", "roll", "write"]
 
 
-def ask(out: OutFolder, names: list[str], backend: Any = "onnx", **settings: Any) -> dict[str, Any]:
+def ask(out: OutFolder, names: list[str], backend: Any = "onnx", **settings: Any) -> TaskScores:
     given: dict[str, Any] = {"limit": None, "include": None, "note": lambda _: None}
     return run_tasks(out, names, backend=backend, progress=lambda *_: None, **given | settings)
 
 
 @pytest.fixture(scope="session")
-def answers(tiny_out: OutFolder, task_folder: Path) -> dict[str, dict[str, Any]]:
+def answers(tiny_out: OutFolder, task_folder: Path) -> dict[str, TaskScores]:
     return {backend: ask(tiny_out, ALL, backend, include=task_folder) for backend in ("hf", "onnx")}
 
 
 @pytest.mark.parametrize("backend", ["hf", "onnx"])
-def test_the_rows_are_those_of_the_schema(answers: dict[str, Any], backend: str) -> None:
+def test_the_rows_are_those_of_the_schema(answers: dict[str, TaskScores], backend: str) -> None:
     found = answers[backend]
-    assert set(found) == {"harness", "backend", "rows", "notes"}
-    assert found["harness"].startswith("lm-eval 0.4.") and found["backend"] == backend
-    by_name = {(row["task"], row["metric"]): row for row in found["rows"]}
+    assert found.harness.startswith("lm-eval 0.4.") and found.backend == backend
+    by_name = {(row.task, row.metric): row for row in found.rows}
     assert set(by_name) >= {
         ("choose", "acc"),
         ("choose", "acc_norm"),
@@ -38,22 +39,21 @@ def test_the_rows_are_those_of_the_schema(answers: dict[str, Any], backend: str)
         ("roll", "word_perplexity"),
         ("write", "exact_match"),
     }
-    keys = {"task", "metric", "dense", "pruned", "dense_stderr", "pruned_stderr", "samples"}
-    assert all(set(row) == keys and row["samples"] == 12 for row in found["rows"])
+    assert all(row.samples == 12 for row in found.rows)
     follow, roll = by_name["follow", "perplexity"], by_name["roll", "byte_perplexity"]
-    assert follow["dense"] != follow["pruned"] and follow["dense_stderr"] > 0
-    assert roll["dense"] != roll["pruned"] and roll["dense_stderr"] is None
+    assert follow.dense != follow.pruned and follow.dense_stderr
+    assert roll.dense != roll.pruned and roll.dense_stderr is None
 
 
-def test_the_backends_agree_to_rounding(answers: dict[str, Any]) -> None:
-    for hf, onnx in zip(answers["hf"]["rows"], answers["onnx"]["rows"], strict=True):
-        assert (hf["task"], hf["metric"]) == (onnx["task"], onnx["metric"])
-        for side in ("dense", "pruned"):  # transformers computes in fp32, the ONNX file in fp16
-            assert onnx[side] == pytest.approx(hf[side], rel=0.01)
+def test_the_backends_agree_to_rounding(answers: dict[str, TaskScores]) -> None:
+    for hf, onnx in zip(answers["hf"].rows, answers["onnx"].rows, strict=True):
+        assert (hf.task, hf.metric) == (onnx.task, onnx.metric)
+        # transformers computes in fp32, the ONNX file in fp16
+        assert (onnx.dense, onnx.pruned) == pytest.approx((hf.dense, hf.pruned), rel=0.01)
 
 
-def test_what_is_to_be_known_of_the_rows_is_said(answers: dict[str, Any]) -> None:
-    notes = answers["onnx"]["notes"]
+def test_what_is_to_be_known_of_the_rows_is_said(answers: dict[str, TaskScores]) -> None:
+    notes = task_notes(answers["onnx"])
     assert notes[0] == "tasks: asked as plain text; the model has a chat template, which is not applied"
     assert any(n.startswith("choose, acc: ") and n.endswith(" 12 items") for n in notes)
 
@@ -63,13 +63,13 @@ def test_a_limit_takes_the_first_documents(
 ) -> None:
     told: list[str] = []
     found = ask(tiny_out, ["choose", "builtin"], limit=3, include=task_folder, note=told.append)
-    assert {row["samples"] for row in found["rows"]} == {3}
+    assert {row.samples for row in found.rows} == {3}
     cut = "tasks: the first 3 documents of choose, builtin-choice, builtin-continuation, not all"
-    assert cut in told and cut in found["notes"]
+    assert cut in told and cut in task_notes(found)
     assert capfd.readouterr() == ("", "")
 
 
-def test_files_of_a_run_are_gone_after_it(tiny_out: OutFolder, answers: dict[str, Any]) -> None:
+def test_files_of_a_run_are_gone_after_it(tiny_out: OutFolder, answers: dict[str, TaskScores]) -> None:
     left = {path.relative_to(tiny_out.path).as_posix() for path in tiny_out.path.rglob("*") if path.is_file()}
     assert left == {*tiny_out.manifest.files, "manifest.json"}
 
