@@ -97,7 +97,7 @@ def test_where_a_gpu_runs_it_the_engine_is_held_to_the_onnx_file(
     for name in ("onnx", "model"):
         (tmp_path / name).symlink_to(source / name)
 
-    def opened(out: Path, runner: Runner) -> Any:
+    def opened(out: Path, runner: Runner, **_: bool) -> Any:
         if runner is Runner.ONNX:
             return open_generator(out, runner=runner)
         return SimpleNamespace(decoder=engine_of(out / "onnx/model.onnx"))
