@@ -56,7 +56,7 @@ COMMANDS: dict[str, Printed] = {
     "inspect": of_inspect,
     "learn": lambda _: (*masks_parts(answer()), *baseline_parts(beside_baselines())),
     "plan": of_plan,
-    "verify": lambda folder: verified_parts(verified(Out(folder))),
+    "verify": lambda folder: verified_parts(verified(Out(folder)), folder),
 }
 
 
