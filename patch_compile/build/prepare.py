@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from masklearn.masks.budget import Budget
 from masklearn.threads import settle_threads
 from patch_compile.build.choose import Chooser, chooser_of
+from patch_compile.build.unchanged import FilesAsFound, files_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import check_free_space, check_out
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
@@ -36,7 +37,7 @@ class Job:
 
     source: the model, whose recipe has all defaults filled in; targets, plugin: empty and None for the backend `onnx`;
     costs: the cost model that predicts speed, None if no speed can be predicted; chooser: chooses tiles by their scores,
-    None if the ratio counts over all linears.
+    None if the ratio counts over all linears; files: the files that the build reads, as they were at its start.
     """
 
     source: Source
@@ -47,6 +48,7 @@ class Job:
     plugin: PluginLibrary | None
     costs: CostModel | None
     chooser: Chooser | None
+    files: FilesAsFound
 
     @property
     def recipe(self) -> Recipe:
@@ -63,6 +65,7 @@ def prepare(
     """
     settle_threads()
     asked, source = frozenset(stages), open_source(recipe)
+    files = FilesAsFound.of(files_of(source, recipe))  # before the first look at their content
     quiet_libraries([getattr(recipe, name) for name in source.texts])
     if command := _ALONE.get(asked):
         source.require(command)
@@ -82,7 +85,9 @@ def prepare(
     costs = _costs(source) if lowers else None
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     check_free_space(out, source.space(asked))
-    return Job(source, out, asked, backend, targets, _plugin(source, backend, progress), costs, chooser)
+    return Job(
+        source, out, asked, backend, targets, _plugin(source, backend, progress), costs, chooser, files
+    )
 
 
 def _check_patterns(source: Source, stages: Collection[Stage]) -> None:

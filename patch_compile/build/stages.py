@@ -58,7 +58,7 @@ def run_stages(job: Job, workspace: Workspace, progress: Progress, dump: PassDum
     run = _Run(job, workspace, progress, keys_of(job, dump), dump)
     for stage, (names, write) in run.stages().items():
         if stage in job.stages:
-            workspace.run(stage.value, run.keys[stage], names, write)
+            workspace.run(stage.value, run.keys[stage], names, run.of_whole_files(write))
     if workspace.reused:
         progress.note(f"unchanged, not run again: {', '.join(workspace.reused)}")
     return run.masks
@@ -80,6 +80,15 @@ class _Run:
             Stage.ENGINE: ([ENGINE_FOLDER], self.write_engine),
             Stage.PROOF: ([REPORT], self.write_report),
         }
+
+    def of_whole_files(self, write: Callable[[Path], None]) -> Callable[[Path], None]:
+        """Returns a stage that fails if the model or a text was changed meanwhile, so that its result is not recorded."""
+
+        def write_and_check(root: Path) -> None:
+            write(root)
+            self.job.files.check()
+
+        return write_and_check
 
     @cached_property
     def masks(self) -> MaskSet:

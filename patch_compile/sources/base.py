@@ -95,6 +95,11 @@ class Source(ABC):
 
     @property
     @abstractmethod
+    def files(self) -> Sequence[Path]:
+        """The files that the model is read from."""
+
+    @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """sha256 of the model."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,6 +60,11 @@ class CheckpointSource(Source):
     def name(self) -> str:
         """Name of the folder, after resolving links."""
         return self.model.resolve().name
+
+    @property
+    @override
+    def files(self) -> Sequence[Path]:
+        return (self.model / "config.json", *self._checkpoint.files())
 
     @property
     @override

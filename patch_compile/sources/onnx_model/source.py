@@ -96,6 +96,11 @@ class OnnxSource(OutputSource):
 
     @property
     @override
+    def files(self) -> Sequence[Path]:
+        return self._facts.files
+
+    @property
+    @override
     def fingerprint(self) -> str:
         return self._facts.fingerprint
 
