@@ -66,6 +66,12 @@ class Checkpoint:
                 )
         return cls(path, config, shards)
 
+    @classmethod
+    def of_config(cls, model_dir: str | Path) -> "Checkpoint":
+        """Open the config.json of a model directory, without any tensor. Raises PatchCompileError if it is missing."""
+        path = Path(model_dir)
+        return cls(path, _read_config(path), {})
+
     def with_weights(self, new: WeightStore) -> "Checkpoint":
         """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.
 

@@ -147,13 +147,15 @@ class Planned(Result):
 
     @property
     def speedup(self) -> float | None:
-        """Predicted time of the dense model / predicted time of the hybrid model, for the whole workload; None if
-        unknown."""
-        return self.report.whole.end_to_end.speedup if self.report.whole else None
+        """Predicted time of the dense model / predicted time of the hybrid model, for the whole workload; None if unknown,
+        or if the model does not fit on the card."""
+        whole = self.report.whole
+        return whole.end_to_end.speedup if whole and self.report.memory.fits else None
 
     def summary(self) -> str:
         """Returns the model, its ratio and its predicted speed-up in one line."""
-        speed = "" if self.speedup is None else f", {self.speedup:.2f}× as fast on {self.report.card}"
+        speed = ", does not fit" * (not self.report.memory.fits)
+        speed += "" if self.speedup is None else f", {self.speedup:.2f}× as fast on {self.report.card}"
         return f"{self.report.model}, ratio {self.ratio:.3f}{speed}"
 
     def parts(self) -> Iterator[Part]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.choose import gain_budget, plans_with_ratio, plans_with_speed
 from patch_compile.build.summary import skipped_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
+from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.out.plan import Asked, Gaining, PlanOfModel, TargetSource
+from patch_compile.out.plan import Asked, Builder, Gaining, Memory, PlanOfModel, TargetSource
 from patch_compile.plan.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
@@ -21,15 +24,17 @@ from patch_compile.sources.open import open_source
 
 __all__ = ["plan"]
 
+_ELEMENT = 2  # bytes of an fp16 or bf16 number
+
 
 def plan(recipe: Recipe) -> PlanOfModel:
     """Predict the result of `build` with this recipe. Reads the config, the headers and, if given, the masks, but no
-    weights.
+    weights. The config alone is enough.
 
     Raises PatchCompileError for a target that is not in the table of cards and for the models and masks that `build`
     refuses, and SpeedError for a speed that cannot be reached.
     """
-    source = open_source(recipe)
+    source = open_source(recipe, weights=False)
     source.require(Ability.PLAN)
     check_exportable(source.checkpoint)
     assert source.outline is not None and source.workload is not None
@@ -43,6 +48,8 @@ def plan(recipe: Recipe) -> PlanOfModel:
         asked=_asked(recipe),
         target=target,
         target_source=target_source,
+        builder=_builder(target) if target_source is TargetSource.ASKED else None,
+        memory=_memory(source, plans, costs),
         ratio=sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values()),
         gaining=gaining,
         skipped=skipped_of(source.coverage),
@@ -65,6 +72,33 @@ def _plans(source: Source, costs: CostModel) -> tuple[dict[str, LinearPlan], Gai
     assert r.ratio is not None  # the recipe has checked it
     decided = Budget.of(r.ratio, r.per_layer).by_linear(list(source.coverage.linears))
     return source.plan_at({name: found[1] if found else 0.0 for name, found in decided.items()}, costs), None
+
+
+def _memory(source: Source, plans: Mapping[str, LinearPlan], costs: CostModel) -> Memory:
+    """Returns the memory of the model on the card, with the KV cache of the whole workload."""
+    outline, load, sequences = source.outline, costs.workload, source.sequences
+    assert outline is not None and sequences is not None
+    tokens = load.batch * (load.prompt + load.generated) if sequences.decodes else 0
+    dense = _ELEMENT * source.weights
+    return Memory(
+        dense_weights=dense,
+        weights=dense - sum(plan.bytes_before - plan.bytes_after for plan in plans.values()),
+        cache=2 * _ELEMENT * tokens * outline.model.layers * outline.model.kv,
+        card=costs.card.rated.memory * 10**9,
+    )
+
+
+def _builder(target: str) -> Builder | None:
+    """Returns the backend of this machine and the targets that it builds for; None if it builds no engines here."""
+    from patch_compile.engine.backend import BackendName, default_backend, load_backend
+
+    name, _ = default_backend()
+    if name is BackendName.ONNX:
+        return None
+    backend, asked = load_backend(name), parse_architectures(target)
+    possible = tuple(row.name for row in backend.targets())
+    missing = next((row.name for row in asked if row.name not in possible), asked[0].name)
+    return Builder(backend=str(name), version=backend.version, target=missing, targets=possible)
 
 
 def _asked(recipe: Recipe) -> Asked:

@@ -16,12 +16,14 @@ from patch_compile.out.record import FileRecord, Record
 __all__ = [
     "Asked",
     "Bound",
+    "Builder",
     "Calibration",
     "CardRow",
     "Gaining",
     "LinearRow",
     "LinearTimes",
     "Lowering",
+    "Memory",
     "Node",
     "PhaseRow",
     "Plan",
@@ -344,6 +346,47 @@ class Gaining(Record):
     ratio_of_covered: float
 
 
+class Memory(Record):
+    """Bytes of the whole model on a card: its weights, dense and as planned, and the KV cache of the workload.
+
+    Activations and workspace come on top. card: memory of one card.
+    """
+
+    dense_weights: int
+    weights: int
+    cache: int
+    card: int = Field(gt=0)
+
+    @property
+    def needed(self) -> int:
+        """Returns the bytes of the planned model."""
+        return self.weights + self.cache
+
+    @property
+    def fits(self) -> bool:
+        """True if the planned model fits on one card."""
+        return self.needed <= self.card
+
+    @property
+    def cards(self) -> int:
+        """Returns the number of cards that together hold the planned model."""
+        return -(-self.needed // self.card)
+
+
+class Builder(Record):
+    """The backend that a build on this machine would use. targets: the architectures that it can build engines for."""
+
+    backend: str
+    version: str
+    target: str
+    targets: tuple[str, ...]
+
+    @property
+    def builds(self) -> bool:
+        """True if it can build for the target."""
+        return self.target in self.targets
+
+
 class TargetSource(StrEnum):
     """Origins of a plan's target."""
 
@@ -362,8 +405,8 @@ class Skipped(Record):
 class PlanOfModel(Plan):
     """Result of `patch-compile plan` for a model.
 
-    target: the one asked for, or the GPU's name; ratio: of all covered weights; gaining: None for given masks, and if every
-    lowering was asked for by name.
+    target: the one asked for, or the GPU's name; builder: None if no target was asked for, or this machine builds no
+    engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -372,6 +415,8 @@ class PlanOfModel(Plan):
     asked: Asked
     target: str
     target_source: TargetSource
+    builder: Builder | None = None
+    memory: Memory
     ratio: float
     gaining: Gaining | None = None
     skipped: tuple[Skipped, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.described import describe_checkpoint
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.recipe import Recipe
@@ -12,8 +13,10 @@ from patch_compile.sources.base import Source
 __all__ = ["check_unchanged", "open_source", "source_of"]
 
 
-def open_source(recipe: Recipe) -> Source:
+def open_source(recipe: Recipe, *, weights: bool = True) -> Source:
     """Open the source of the setting `model`: a file that ends in .onnx, or else a Hugging Face folder.
+
+    weights: False to open a folder by its config.json alone if it has no weights.
 
     Raises PatchCompileError for a folder without a checkpoint, or with a checkpoint of an unknown architecture.
     """
@@ -24,7 +27,7 @@ def open_source(recipe: Recipe) -> Source:
     from patch_compile.sources.checkpoint.decoder import DecoderSource
     from patch_compile.sources.checkpoint.encoder import EncoderSource
 
-    checkpoint = Checkpoint.open(recipe.model)
+    checkpoint = Checkpoint.open(recipe.model) if weights else describe_checkpoint(recipe.model)
     kind = EncoderSource if architecture_of(checkpoint).encoder else DecoderSource
     return kind(recipe, checkpoint)
 

@@ -1,12 +1,14 @@
 """`patch-compile plan` reads no weight: it runs on a LLaMA-2-7B whose weights are holes in a file."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
+from patch_compile.api.results import Planned
 from patch_compile.build.plan import plan
 from patch_compile.cli.plan import plan as plan_command
 from patch_compile.errors import PatchCompileError, SpeedError
@@ -181,6 +183,68 @@ def test_linears_that_do_not_gain_have_no_ratio_and_the_plan_says_over_which_it_
     everywhere = planned_for(tmp_path / "narrow", ratio=0.4, lowering="plugin")
     assert everywhere.gaining is None and all(row.zeroed for row in everywhere.linears)
     assert found.whole.end_to_end.speedup > everywhere.whole.end_to_end.speedup
+
+
+def test_a_model_that_is_not_downloaded_is_planned_from_its_config(planned, model_dir, tmp_path):
+    shutil.copy(model_dir / "config.json", tmp_path / "config.json")
+    for model in (tmp_path, tmp_path / "config.json"):
+        assert planned_for(model, ratio=0.4).as_json() | {"model": planned["model"]} == planned
+
+
+LLAMA_2_70B = LLAMA_2_7B | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+                            "num_attention_heads": 64, "num_key_value_heads": 8}  # fmt: skip
+
+
+def test_a_model_that_does_not_fit_is_promised_no_speed(planned, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_70B))
+    found = planned_for(tmp_path, ratio=0.4)
+    memory = found.memory
+    assert memory.dense_weights == pytest.approx(138e9, rel=0.01) and memory.weights == pytest.approx(
+        90e9, rel=0.01
+    )
+    assert memory.cache == 2 * 2 * 80 * 8 * 128 * 16 * 256
+    assert not memory.fits and memory.cards == 2
+    assert Planned(found).speedup is None and "does not fit" in Planned(found).summary()
+    show(plan_parts(found))
+    said = capsys.readouterr().out
+    assert "does not fit: weights 90." in said and "2 such cards would hold it" in said
+    assert "end to end" not in said and "speed-up" not in said
+    assert planned["memory"]["card"] == 48 * 10**9 > planned["memory"]["weights"] + planned["memory"]["cache"]
+    larger = planned_for(tmp_path, ratio=0.4, target="h200")
+    show(plan_parts(larger))
+    said = capsys.readouterr().out
+    assert larger.memory.fits and "end to end" in said and "of 141 GB on H200" in said
+    beside = planned_for(tmp_path, ratio=0.4, target="h200", batch_size=64)
+    show(plan_parts(beside))
+    assert "; the dense model does not fit" in capsys.readouterr().out
+
+
+@pytest.mark.rtx
+def test_a_target_that_the_backend_of_this_machine_cannot_build_for_is_said(small, capsys):
+    from patch_compile.engine.backend import default_backend
+
+    name, _ = default_backend()
+    if name != "tensorrt-rtx":
+        pytest.fail(f"this machine builds with {name}")
+    found = planned_for(small, ratio=0.4, target="h100")
+    assert found.builder is not None and not found.builder.builds and found.builder.target == "sm90"
+    show(plan_parts(found))
+    assert (
+        f"tensorrt-rtx {found.builder.version}, the backend of this machine, can't build an engine for sm90"
+        in (capsys.readouterr().out)
+    )
+    show(plan_parts(planned_for(small, ratio=0.4)))
+    assert "can't build an engine" not in capsys.readouterr().out
+
+
+def test_linears_that_no_pattern_fits_are_named(small, capsys):
+    show(plan_parts(planned_for(small, ratio="mlp.*=0.5,v_proj=0")))
+    said = capsys.readouterr().out
+    assert (
+        "no pattern of the ratio fits model.layers.*.self_attn.q_proj, model.layers.*.self_attn.k_proj, "
+        in said
+    )
+    assert "left dense, ratio 0 (*=RATIO in front gives them another)" in said
 
 
 @pytest.mark.parametrize(

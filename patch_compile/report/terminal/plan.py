@@ -10,6 +10,7 @@ from rich.table import Table
 from masklearn.masks.budget import Budget
 from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
 from patch_compile.plan.speed_goal import SpeedGoal
+from patch_compile.report.deployment import builder_line, memory_line
 from patch_compile.report.prediction import gain_line, reason_lines, remarks
 from patch_compile.report.terminal.console import by_kind
 from patch_compile.report.terminal.folding import FoldingTable
@@ -35,8 +36,10 @@ def plan_parts(result: PlanOfModel) -> Iterator[Part]:
     yield f"predicted on {result.card}; {result.workload}"
     yield _linears_table(result.linears)
     yield "µs: one linear on its own, for all prompts and for a decode step; p: share of weights in 2:4 tiles"
-    if result.whole:
+    if result.whole and result.memory.fits:
         yield _whole_table(result.whole)
+    if result.card:
+        yield memory_line(result.memory, result.card.name)
     yield from _lines(result)
 
 
@@ -60,6 +63,7 @@ def _asked(asked: Asked) -> str:
 def _notes(result: PlanOfModel) -> Iterator[str]:
     if result.target_source in _TARGETS:
         yield _TARGETS[result.target_source].format(result.target)
+    yield from filter(None, [builder_line(result.builder)])
     if result.asked.ratio is not None:
         budget = Budget.of(result.asked.ratio)
         yield from filter(None, [budget.left_dense([row.name for row in result.linears])])
