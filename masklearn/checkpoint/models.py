@@ -28,8 +28,8 @@ def auto_class(architecture: Architecture) -> Any:
 def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
     """Returns the model in fp32 and eval mode, with parameters on the meta device, which take no memory.
 
-    Every linear is an `nn.Linear` (see `as_linears`). A pooler that the checkpoint lacks is None. Buffers are on the CPU,
-    because rotary frequencies and embedding scales come from the config and are in no checkpoint.
+    Every linear is an `nn.Linear` (see `as_linears`). A pooler that a checkpoint with weights lacks is None. Buffers are on
+    the CPU, because rotary frequencies and embedding scales come from the config and are in no checkpoint.
 
     Raises PatchCompileError if transformers can't build the model from config.json.
     """
@@ -44,7 +44,7 @@ def meta_model(checkpoint: Checkpoint) -> "PreTrainedModel":
         model = build_model(auto_class(architecture), config, dtype=torch.float32)
     model.tie_weights()  # `init_empty_weights` moves parameters one by one, which unties tied ones
     as_linears(model)
-    if architecture.encoder:
+    if architecture.encoder and checkpoint.names():
         _drop_absent(model, architecture, checkpoint)
     return model.eval()
 

@@ -80,7 +80,7 @@ def test_learn_plan_inspect_and_compare(settings, tmp_path):
     taken = ("ratio", "method", "tile", "calib", "windows", "length")
     learned = learn(model, tmp_path / "learned", **{name: settings[name] for name in taken})
     assert learned is not None and (tmp_path / "learned" / MASKS).is_file()
-    planned = plan(model, ratio=0.4, tile="64x64", target="a6000")
+    planned = plan(model, ratio=0.4, tile="64x64", target="a6000", lowering="plugin")
     assert planned.report.ratio == pytest.approx(0.4, abs=0.05)
     built = build(model, tmp_path / "built", mask=tmp_path / "learned" / MASKS, backend="onnx", **{
         name: settings[name] for name in ("eval_text", "eval_windows", "eval_length")
