@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,12 @@ from masklearn.traits import Need
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Feed", "Fisher", "Group"]
+__all__ = ["Arrays", "Feed", "Fisher", "Group", "Replaced"]
 
-Found = TypeVar("Found")
+Arrays = Mapping[str, NDArray[Any]]
+"""Named arrays of numpy: the form in which a feed keeps what a method finds for a linear."""
+Replaced = tuple["torch.Tensor", Arrays]
+"""New weight `[N, K]` of a linear, and further results of the solve."""
 Fisher = NDArray[np.float64]
 
 
@@ -58,19 +61,24 @@ class Feed(ABC):
 
     @abstractmethod
     def moments(
-        self, see: Callable[[Group], Mapping[str, Found]], windows: int, *, fisher: bool = False
-    ) -> Iterator[tuple[str, Found, Fisher | None]]:
-        """Yield each linear's name, the value that `see` returns for it, and its Fisher information.
+        self, see: Callable[[Group], Mapping[str, Arrays]], windows: int, key: str, *, fisher: bool = False
+    ) -> Iterator[tuple[str, Arrays, Fisher | None]]:
+        """Yield each linear's name, the arrays that `see` returns for it, and its Fisher information.
 
-        see: called with groups of linears and the second moments of their inputs in the dense model; returns a value for
-        each linear, which is kept until the Fisher information is known, after all calls; windows: number of calibration
-        windows to use; fisher: True to compute E[g²] `[N]` of each linear's outputs, where g is the gradient of the loss
+        see: called with groups of linears and the second moments of their inputs in the dense model; returns arrays
+        for each linear, which are kept until the Fisher information is known, after all calls; windows: number of
+        calibration windows to use; key: name of what `see` computes; an interrupted call resumes only for the same one;
+        fisher: True to compute E[g²] `[N]` of each linear's outputs, where g is the gradient of the loss
         with respect to an output, False for None.
         """
 
     @abstractmethod
-    def replace(self, solve: Callable[[Group], Mapping[str, torch.Tensor]], store: WeightStore) -> None:
+    def replace(
+        self, solve: Callable[[Group], Mapping[str, Replaced]], store: WeightStore, key: str
+    ) -> dict[str, Arrays]:
         """Put the new weights `[N, K]` of every linear, which `solve` returns for its group, in `store`.
 
-        A feed that runs the model again for it uses the new weights for the inputs of later linears.
+        Returns the arrays that `solve` returns beside the weights. key: name of what `solve` computes; an interrupted
+        call resumes only for the same one. A feed that runs the model again for it uses the new weights for the inputs
+        of later linears.
         """

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import parse_json
 
-__all__ = ["Shard", "TensorEntry", "numpy_dtype", "write_shard"]
+__all__ = ["Shard", "TensorEntry", "dtype_code", "numpy_dtype", "write_shard"]
 
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -29,6 +29,7 @@ _NUMPY = {
     "BOOL": "bool", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4",
     "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
 }  # fmt: skip
+_OF_NUMPY = {np.dtype(name): code for code, name in _NUMPY.items()}
 _ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
@@ -41,6 +42,11 @@ def numpy_dtype(code: str) -> np.dtype[Any]:
 
     dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[code]))
     return dtype
+
+
+def dtype_code(dtype: np.dtype[Any]) -> str:
+    """Returns the safetensors code of one of numpy's own dtypes. Raises KeyError if there is none."""
+    return _OF_NUMPY[dtype]
 
 
 @dataclass(frozen=True)

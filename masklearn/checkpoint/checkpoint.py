@@ -77,7 +77,10 @@ class Checkpoint:
 
         Files, headers and `fingerprint` stay those of the directory.
         """
-        return Checkpoint(self.path, self.config, self._shards, new)
+        other = Checkpoint(self.path, self.config, self._shards, new)
+        if "_fingerprint" in self.__dict__:
+            other.__dict__["_fingerprint"] = self._fingerprint
+        return other
 
     def names(self) -> list[str]:
         """Returns the names of all tensors, sorted."""

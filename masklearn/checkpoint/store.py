@@ -32,6 +32,10 @@ class WeightStore:
             return True
         return self._below is not None and name in self._below
 
+    def has_own(self, name: str) -> bool:
+        """Returns True if this store holds the tensor itself, not only the one below it."""
+        return self._file(name).is_file()
+
     def names(self) -> list[str]:
         """Returns the names of all tensors, sorted."""
         own = {file.name.removesuffix(".safetensors") for file in self.folder.glob("*.safetensors")}

@@ -1,5 +1,6 @@
 """Solves surviving weights for the final masks, group by group of linears that share their inputs."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
-from masklearn.feed import Feed, Group
+from masklearn.feed import Feed, Group, Replaced
 from masklearn.masks.tiles import expand_tiles
 from masklearn.solvers import obs
 
 __all__ = ["Solver", "solve", "solve_unstructured"]
 
 Values = Mapping[str, torch.Tensor]
+_CODES = "codes"
 
 
 class Solver(Protocol):
@@ -51,6 +53,15 @@ class _Asked:
             for name, weight in group.weights.items()
         }
 
+    def digest(self) -> str:
+        """Returns a hash of the tile maps and patterns."""
+        total = hashlib.sha256()
+        for name, grid in sorted(self.tiles.items()):
+            total.update(f"{name} {grid.shape}".encode() + np.packbits(grid).tobytes())
+        for name, codes in sorted((self.patterns or {}).items()):
+            total.update(name.encode() + codes.tobytes())
+        return total.hexdigest()
+
     def codes(self, group: Group) -> dict[str, torch.Tensor] | None:
         if self.patterns is None:
             return None
@@ -72,23 +83,23 @@ def solve(
     store: receives the new weights; patterns: 2:4 patterns to use, None to let the solver choose them. Raises
     PatchCompileError as `obs.with_damping` and the feed do.
     """
-    asked, chosen = _Asked(feed, tiles, patterns), dict[str, NDArray[np.uint8]]()
+    asked = _Asked(feed, tiles, patterns)
 
-    def prune(group: Group) -> Values:
+    def prune(group: Group) -> dict[str, Replaced]:
         found = solver(group, asked.sparse(group), asked.codes(group), feed.recipe.damping, feed.note)
-        chosen.update({name: codes.cpu().numpy() for name, (_, codes) in found.items()})
-        return {name: values for name, (values, _) in found.items()}
+        return {name: (values, {_CODES: codes.cpu().numpy()}) for name, (values, codes) in found.items()}
 
-    feed.replace(prune, store)
-    return chosen
+    kept = feed.replace(prune, store, f"{solver.__module__} {asked.digest()}")
+    return {name: arrays[_CODES] for name, arrays in kept.items()}
 
 
 def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:
     """Prune `ratio` of every linear by SparseGPT without structure: a reference for quality that no kernel makes fast."""
 
-    def prune(group: Group) -> Values:
+    def prune(group: Group) -> dict[str, Replaced]:
         name = next(iter(group.weights))
         factor = obs.inverse_factor(group.moment.clone(), feed.recipe.damping, name, feed.note)
-        return {name: obs.solve_unstructured(weight, factor, ratio) for name, weight in group.weights.items()}
+        solved = {name: obs.solve_unstructured(one, factor, ratio) for name, one in group.weights.items()}
+        return {name: (values, {}) for name, values in solved.items()}
 
-    feed.replace(prune, store)
+    feed.replace(prune, store, f"unstructured {ratio}")

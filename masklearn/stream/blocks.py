@@ -15,6 +15,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.stream.block_parts import BlockModel, Part
 from masklearn.stream.hidden_states import HiddenStates, check_space
 from masklearn.stream.logits import token_losses
+from masklearn.stream.pass_checkpoints import PassCheckpoints
 
 __all__ = ["BackwardBlock", "Block", "stream_blocks", "stream_blocks_back"]
 
@@ -136,6 +137,7 @@ def stream_blocks(
     head: bool = False,
     store: Path | None = None,
     bf16: bool = False,
+    checkpoints: PassCheckpoints | None = None,
 ) -> Iterator[Block]:
     """Yield the model's blocks in order, each with its weights read from the checkpoint in fp32.
 
@@ -146,7 +148,8 @@ def stream_blocks(
     linears that the caller needs, None for all blocks: blocks after the last of these linears do not run, and the final
     norm and output head follow as a last block if they hold one of them; head: yield that last block in any case;
     store: folder for hidden states that do not fit in memory, None for the system's temporary folder; bf16: run linears
-    in bf16 under autocast.
+    in bf16 under autocast; checkpoints: saved after each block, and an interrupted pass resumes from them: blocks that
+    they hold are not yielded.
 
     Raises PatchCompileError if a weight is missing, has a wrong shape, or holds NaN or infinity, if the windows do not
     fit the model, or if `head` is asked of an encoder.
@@ -154,14 +157,20 @@ def stream_blocks(
     if head:
         _check_has_loss(checkpoint)
     on = usable_device(device)
+    if checkpoints is not None and checkpoints.complete:
+        return
     model = BlockModel(checkpoint, windows, on, store)
-    for part in model.needed(only, head=head):
+    parts = model.needed(only, head=head)
+    done = checkpoints.start(model.hidden, len(parts)) if checkpoints is not None else 0
+    for part in parts[done:]:
         part.load(on)
         block = Block(part, model.hidden, is_head=part is model.tail, bf16=bf16)
         yield block
         if not block.advanced:
             block.advance()
         part.release()
+        if checkpoints is not None:
+            checkpoints.finish(None if part is parts[-1] else model.hidden)
 
 
 def stream_blocks_back(
@@ -172,6 +181,7 @@ def stream_blocks_back(
     store: Path | None = None,
     forward: Callable[[Block], None] | None = None,
     bf16: bool = False,
+    checkpoints: tuple[PassCheckpoints, PassCheckpoints] | None = None,
 ) -> Iterator[BackwardBlock]:
     """Run forward through all blocks, then yield the head and the blocks from last to first, for gradients.
 
@@ -183,7 +193,9 @@ def stream_blocks_back(
     memory.
 
     forward: called with each block but the head in the forward pass. It may register hooks and call
-    `block.advance()`; the stream advances a block that it did not advance.
+    `block.advance()`; the stream advances a block that it did not advance. checkpoints: of the forward pass, which keep
+    the states of all blocks, and of the backward pass: they are saved after each block, and an interrupted pass resumes
+    from them.
 
     Raises PatchCompileError as `stream_blocks` does, and if the model is an encoder, which has no loss, or the files do
     not fit on the disk.
@@ -191,16 +203,45 @@ def stream_blocks_back(
     _check_has_loss(checkpoint)
     on = usable_device(device)
     model = BlockModel(checkpoint, windows, on, store)
+    assert model.tail is not None
+    if checkpoints is not None:
+        yield from _saved_back(model, windows, on, forward, checkpoints, store, bf16=bf16)
+        return
     kept = _KeptInputs(model.hidden, len(model.blocks), store)
     for i, part in enumerate(model.blocks):
         kept.put(i, model.hidden)
         _run_forward(part, model.hidden, on, forward, bf16=bf16)
-    assert model.tail is not None
     grads = HiddenStates(model.hidden[0], len(windows), store)
     yield from _backward_block(model.tail, model.hidden, grads, windows, on, is_head=True, bf16=bf16)
     model.hidden.clear()
     for i, part in reversed(list(enumerate(model.blocks))):
         yield from _backward_block(part, kept.take(i), grads, windows, on, bf16=bf16)
+
+
+def _saved_back(
+    model: BlockModel,
+    windows: NDArray[np.int64],
+    device: torch.device,
+    forward: Callable[[Block], None] | None,
+    checkpoints: tuple[PassCheckpoints, PassCheckpoints],
+    store: Path | None,
+    *,
+    bf16: bool,
+) -> Iterator[BackwardBlock]:
+    """Do the work of `stream_blocks_back` with checkpoints, whose files hold the inputs of every block."""
+    ahead, back = checkpoints
+    for part in model.blocks[ahead.start(model.hidden, len(model.blocks)) :]:
+        _run_forward(part, model.hidden, device, forward, bf16=bf16)
+        ahead.finish(model.hidden)
+    assert model.tail is not None
+    parts = [*enumerate(model.blocks), (len(model.blocks), model.tail)][::-1]
+    grads = HiddenStates(model.hidden[0], len(windows), store)
+    for i, part in parts[back.start(grads, len(parts)) :]:
+        ahead.load(i, model.hidden)
+        is_head = part is model.tail
+        yield from _backward_block(part, model.hidden, grads, windows, device, is_head=is_head, bf16=bf16)
+        back.finish(grads if i else None)
+    ahead.close()
 
 
 def _run_forward(

@@ -1,31 +1,39 @@
 """Feeds the linears of a checkpoint to a method while the model runs block by block."""
 
+import hashlib
+import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.linears import read_linear, write_linear
 from masklearn.checkpoint.store import WeightStore
-from masklearn.feed import Feed, Fisher, Group
+from masklearn.device import usable_device
+from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
+from masklearn.processes import process_rank
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.fisher import output_fisher
 from masklearn.stream.moments import input_moments, output_energy, squared_input_norms
+from masklearn.stream.pass_checkpoints import PassCheckpoints
 from masklearn.task import Task
 from masklearn.traits import Need
 
-__all__ = ["CheckpointFeed"]
+__all__ = ["CheckpointFeed", "solving_folder"]
 
-Found = TypeVar("Found")
-Solve = Callable[[Group], Mapping[str, torch.Tensor]]
+Solve = Callable[[Group], Mapping[str, Replaced]]
+_NORMS = "norms"
 
 
 class CheckpointFeed(Feed):
     """Feed of a task's model. It keeps one block and the hidden states of all calibration windows in memory.
 
-    Every method raises PatchCompileError as `stream_blocks` does.
+    Each pass over the model is saved after every block, in the task's scratch folder. If it is interrupted, the same call
+    resumes it at the block in which it stopped, and gives the same bytes. Every method raises PatchCompileError as
+    `stream_blocks` does.
     """
 
     def __init__(self, task: Task) -> None:
@@ -44,75 +52,107 @@ class CheckpointFeed(Feed):
 
     def norms(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         """Run one forward pass in fp32 over all calibration windows."""
-        done = 0
+        windows, device = self.task.text.calibration(), usable_device(self.recipe.device)
+        checkpoints = self._checkpoints(self.task.scratch / "scores", "scoring", _NORMS, windows)
+        for name, arrays in list(checkpoints.results.items()):
+            weight = read_linear(self.task.checkpoint, name)
+            yield name, weight.to(device), torch.from_numpy(arrays[_NORMS]).to(device)
         for block in stream_blocks(
             self.task.checkpoint,
-            self.task.text.calibration(),
+            windows,
             self.recipe.device,
             only=self.shapes,
             store=self.task.activations,
+            checkpoints=checkpoints,
         ):
             covered = self._covered(block)
             norms = squared_input_norms(covered, block.advance)
             for name, linear in covered.items():
+                checkpoints.add(name, {_NORMS: norms[name].cpu().numpy()})
                 yield name, linear.weight, norms[name]
-            done += len(covered)
-            self._scored(done)
+            self._scored(len(checkpoints.results) + len(covered))
 
     def moments(
-        self, see: Callable[[Group], Mapping[str, Found]], windows: int, *, fisher: bool = False
-    ) -> Iterator[tuple[str, Found, Fisher | None]]:
+        self, see: Callable[[Group], Mapping[str, Arrays]], windows: int, key: str, *, fisher: bool = False
+    ) -> Iterator[tuple[str, Arrays, Fisher | None]]:
         """Run the first `windows` calibration windows forward, and for `fisher` backward too."""
         task, calibration = self.task, self.task.text.calibration()[:windows]
-        found: dict[str, Found] = {}
+        found: dict[str, Arrays] = {}
 
-        def score(block: Block) -> None:
-            for group in _groups(self._covered(block), block, block.advance):
-                found.update(see(group))
-            self._scored(len(found))
+        def scoring(checkpoints: PassCheckpoints) -> Callable[[Block], None]:
+            found.update(checkpoints.results)
 
-        gradients: dict[str, Fisher] = {}
+            def score(block: Block) -> None:
+                for group in _groups(self._covered(block), block, block.advance):
+                    for name, arrays in see(group).items():
+                        found[name] = arrays
+                        checkpoints.add(name, arrays)
+                self._scored(len(found))
+
+            return score
+
+        folder, gradients = task.scratch / "scores", dict[str, Fisher]()
         if fisher:
-            gradients = output_fisher(task, calibration, forward=score)
+            ahead = self._checkpoints(folder, "scoring", key, calibration, keep_states=True)
+            back = self._checkpoints(
+                task.scratch / "sensitivity", "sensitivity of the loss", key, calibration
+            )
+            gradients = output_fisher(task, calibration, (ahead, back), forward=scoring(ahead))
+            folder = task.scratch / "scores-of-the-head"
         left = [name for name in self.shapes if name not in found]
-        # These are all linears without Fisher, and at most the output head with it: `forward` never gets the head.
-        stream = stream_blocks(
-            task.checkpoint,
-            calibration,
-            self.recipe.device,
-            only=left,
-            store=task.activations,
-            bf16=task.bf16,
-        )
-        for block in stream if left else ():
-            if set(left) & set(block.linears):
-                score(block)
+        if (
+            left
+        ):  # all linears without Fisher, and at most the output head with it: `forward` never gets the head
+            checkpoints = self._checkpoints(folder, "scoring", key, calibration)
+            score = scoring(checkpoints)
+            for block in stream_blocks(
+                task.checkpoint,
+                calibration,
+                self.recipe.device,
+                only=left,
+                store=task.activations,
+                bf16=task.bf16,
+                checkpoints=checkpoints,
+            ):
+                if set(left) & set(block.linears):
+                    score(block)
         yield from ((name, one, gradients.get(name)) for name, one in found.items())
 
-    def replace(self, solve: Solve, store: WeightStore) -> None:
+    def replace(self, solve: Solve, store: WeightStore, key: str) -> dict[str, Arrays]:
         """Solve block after block, as SparseGPT does: moments come from the outputs of the pruned blocks before."""
-        task, done = self.task, 0
+        task, windows = self.task, self.task.text.calibration()
+        checkpoints = self._checkpoints(solving_folder(store), "solving", key, windows)
+        if not all(store.has_own(f"{name}.weight") for name in checkpoints.results):
+            checkpoints.forget()
         for block in stream_blocks(
             task.checkpoint,
-            task.text.calibration(),
+            windows,
             self.recipe.device,
             only=list(self.shapes),
             store=task.activations,
             bf16=task.bf16,
+            checkpoints=checkpoints,
         ):
             covered = self._covered(block)
-            error = self._replace_block(solve, store, block, covered)
-            done += len(covered)
+            error = self._replace_block(solve, store, checkpoints, block, covered)
+            done = len(checkpoints.results) + len(covered)
             task.progress(f"solving, output error {error:.3f}", done, len(self.shapes))
             block.advance()
+        return checkpoints.results
 
     def _replace_block(
-        self, solve: Solve, store: WeightStore, block: Block, linears: Mapping[str, torch.nn.Linear]
+        self,
+        solve: Solve,
+        store: WeightStore,
+        checkpoints: PassCheckpoints,
+        block: Block,
+        linears: Mapping[str, torch.nn.Linear],
     ) -> float:
         """Replace the weights of a block. Returns the mean relative squared output error of its linears."""
         errors = []
         for group in _groups(linears, block, block.forward):
-            for name, pruned in solve(group).items():
+            for name, (pruned, arrays) in solve(group).items():
+                checkpoints.add(name, arrays)
                 weight = group.weights[name]
                 energy = output_energy(weight, group.moment)
                 errors.append(output_energy(weight - pruned, group.moment) / (energy or 1.0))
@@ -123,8 +163,31 @@ class CheckpointFeed(Feed):
     def _covered(self, block: Block) -> dict[str, torch.nn.Linear]:
         return {name: linear for name, linear in block.linears.items() if name in self.shapes}
 
+    def _checkpoints(
+        self, folder: Path, what: str, key: str, windows: NDArray[np.int64], *, keep_states: bool = False
+    ) -> PassCheckpoints:
+        """Returns the checkpoints of a pass. Of several processes that learn together, each has its own."""
+        task = self.task
+        identity = {
+            "version": importlib.metadata.version("patch-compile"),
+            "what": what,
+            "key": key,
+            "model": task.checkpoint.fingerprint(),
+            "linears": dict(self.shapes),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "text": hashlib.sha256(windows.tobytes()).hexdigest(),
+            "device": usable_device(self.recipe.device).type,
+        }
+        ours = folder / f"process-{process_rank()}"
+        return PassCheckpoints(ours, identity, what, self.note, keep_states=keep_states)
+
     def _scored(self, done: int) -> None:
         self.task.progress("scoring", done, len(self.shapes))
+
+
+def solving_folder(store: WeightStore) -> Path:
+    """Returns the folder, beside the store's, of the checkpoints with which `CheckpointFeed.replace` fills the store."""
+    return store.folder.with_name(f"{store.folder.name}-blocks")
 
 
 def _groups(

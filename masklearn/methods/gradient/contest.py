@@ -25,7 +25,7 @@ from masklearn.quality.divergence import divergences
 from masklearn.shard import Shard, write_shard
 from masklearn.solvers import alps
 from masklearn.solvers.solve import solve
-from masklearn.stream.feed import CheckpointFeed
+from masklearn.stream.feed import CheckpointFeed, solving_folder
 from masklearn.task import Task
 from masklearn.text.calibrate import TokenPool
 from masklearn.traits import METHODS
@@ -114,6 +114,7 @@ def _write_best(
         file.replace(store.folder / file.name)
     for own in stores:
         shutil.rmtree(own.folder)
+        shutil.rmtree(solving_folder(own))
     record = json.loads(report_path(task).read_text()) | {"kept": contenders[best].name, "kl": kl}
     _write(task.scratch / "train" / "best.safetensors", contenders[best].tiles, solved[best], record)
 

@@ -1,12 +1,11 @@
 """Ranks tiles by SparseGPT's output error on the dense model's inputs, or by a reference criterion."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.feed import Feed, Group
+from masklearn.feed import Arrays, Feed, Group
 from masklearn.masks.patterns import patterns_from_scores
 from masklearn.masks.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_weights
 from masklearn.methods.base import Candidate
@@ -16,6 +15,7 @@ from masklearn.traits import Criterion, Need
 
 __all__ = ["candidates_by_error"]
 
+_PATTERN, _ERRORS = "pattern", "errors"
 _SCORE_WINDOWS = 16  # windows of 512 tokens; the Fisher criterion was evaluated with as many
 _TOKENS_PER_INPUT = 2  # least tokens per input feature; with fewer the Hessian is far from full rank
 
@@ -30,15 +30,15 @@ def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str,
         yield from _without_inputs(feed, criterion)
         return
 
-    def prune(group: Group) -> dict[str, _Pruned]:
+    def prune(group: Group) -> dict[str, Arrays]:
         return _prune_group(feed, group, criterion)
 
     fisher = Need.LOSS in criterion.needs
-    for name, pruned, sensitivity in feed.moments(prune, _score_windows(feed), fisher=fisher):
-        errors: NDArray[np.floating] = pruned.errors
+    for name, pruned, sensitivity in feed.moments(prune, _score_windows(feed), criterion, fisher=fisher):
+        errors: NDArray[np.floating] = pruned[_ERRORS]
         if sensitivity is not None:
             errors = errors * _row_weights(sensitivity, by_output=feed.recipe.permute)
-        yield name, Candidate(pruned.pattern, sum_rows(errors, feed.recipe.tile).astype(np.float32))
+        yield name, Candidate(pruned[_PATTERN], sum_rows(errors, feed.recipe.tile).astype(np.float32))
 
 
 def _row_weights(fisher: NDArray[np.float64], *, by_output: bool) -> NDArray[np.float64]:
@@ -56,29 +56,21 @@ def _score_windows(feed: Feed) -> int:
     return max(_SCORE_WINDOWS, -(-_TOKENS_PER_INPUT * widest // feed.recipe.length))
 
 
-@dataclass(frozen=True, eq=False)
-class _Pruned:
-    """Linear with all groups pruned 2:4.
+def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Arrays]:
+    """Prune all groups of each linear 2:4. Returns patterns and errors, without weights.
 
-    pattern: uint8 codes `[N, K/4]`; errors: fp32 `[N, grid columns]`, cost of each row of a tile: its squared output error
-    per token, or as a share of the linear's output energy.
+    The pattern is uint8 codes `[N, K/4]`. The errors, fp32 `[N, grid columns]`, are the cost of each row of a tile: its
+    squared output error per token, or as a share of the linear's output energy.
     """
-
-    pattern: NDArray[np.uint8]
-    errors: NDArray[np.float32]
-
-
-def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, _Pruned]:
-    """Prune all groups of each linear. Returns patterns and errors, without weights."""
     first = next(iter(group.weights))
     factor = obs.inverse_factor(group.moment.clone(), feed.recipe.damping, first, feed.note)
-    pruned = {}
+    pruned: dict[str, Arrays] = {}
     for name, weight in group.weights.items():
         solved = obs.solve_linear(weight, factor)
         relative = criterion is Criterion.RELATIVE
         scale = output_energy(weight, group.moment) if relative else float(group.samples)
         errors = sum_columns(solved.loss.cpu().numpy(), feed.recipe.tile) / (scale or 1.0)
-        pruned[name] = _Pruned(solved.patterns.cpu().numpy(), errors.astype(np.float32))
+        pruned[name] = {_PATTERN: solved.patterns.cpu().numpy(), _ERRORS: errors.astype(np.float32)}
     return pruned
 
 

@@ -13,11 +13,11 @@ oneshot 21.2 and .33, oneshot ranked by raw error 22.1 and .42.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.device import usable_device
-from masklearn.feed import Feed, Fisher, Group
+from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
 from masklearn.recipe import LearnRecipe
 from masklearn.shard import TensorEntry
 from masklearn.traits import Need
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LACKS", "OnnxFeed"]
 
-Found = TypeVar("Found")
 LACKS: Mapping[Need, str] = {
     Need.LOSS: "An ONNX file has no loss.",
     Need.TRAINING: "An ONNX file has no gradients to train by.",
@@ -74,26 +73,34 @@ class OnnxFeed(Feed):
 
     def moments(
         self,
-        see: Callable[[Group], Mapping[str, Found]],
+        see: Callable[[Group], Mapping[str, Arrays]],
         windows: int,  # noqa: ARG002
+        key: str,  # noqa: ARG002
         *,
         fisher: bool = False,
-    ) -> Iterator[tuple[str, Found, Fisher | None]]:
+    ) -> Iterator[tuple[str, Arrays, Fisher | None]]:
         """Yield what `see` finds for each linear, which is a group of its own and sees all given inputs."""
         if fisher:
             raise ValueError(LACKS[Need.LOSS])
         for name, weight in self.weights():
             yield name, see(self._group(name, weight))[name], None
 
-    def replace(self, solve: Callable[[Group], Mapping[str, torch.Tensor]], store: WeightStore) -> None:
+    def replace(
+        self,
+        solve: Callable[[Group], Mapping[str, Replaced]],
+        store: WeightStore,
+        key: str,  # noqa: ARG002
+    ) -> dict[str, Arrays]:
         """Solve each linear on its own. Weights that `solve` does not change are not put into the store."""
+        kept: dict[str, Arrays] = {}
         for done, name in enumerate(self.shapes, start=1):
             weight = self._weight(name)
-            found = solve(self._group(name, weight))[name]
+            found, kept[name] = solve(self._group(name, weight))[name]
             if not bool((found == weight).all()):
                 code = _CODES[self._dtype.name]
                 store.put(name, found, TensorEntry(code, tuple(found.shape), 0, 0))
             self._progress("solving", done, len(self.shapes))
+        return kept
 
     def _group(self, name: str, weight: torch.Tensor) -> Group:
         return Group({name: weight}, self._moment(name), 1)

@@ -1,0 +1,165 @@
+"""Keeps a pass over a model's blocks on the disk, block by block: an interrupted pass resumes at the block it was in."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masklearn.errors import PatchCompileError
+from masklearn.feed import Arrays
+from masklearn.shard import Shard, dtype_code, write_shard
+from masklearn.stream.hidden_states import HiddenStates, check_space
+
+__all__ = ["PassCheckpoints"]
+
+_IDENTITY, _LINEARS = "identity", "linears"
+_COMPLETE = "complete"
+_CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+class PassCheckpoints:
+    """Results of the finished blocks of a pass, and the state with which its next block begins: a tensor per window.
+
+    After a block, first the state of the next block is written, then the file of this block's results, and then the
+    state before is deleted. A kill at any moment therefore leaves whole blocks and the state of the next one, and the
+    bytes of the result are those of a pass that was not interrupted.
+
+    results: arrays by linear, of all finished blocks; done: number of finished blocks; complete: True if none is left.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        what: str,
+        note: Callable[[str], object],
+        *,
+        keep_states: bool = False,
+    ) -> None:
+        """folder: of this pass only; identity: fingerprint, of types that JSON can hold, of everything that the results
+        depend on: files of another pass are deleted. what: name of the pass for the user; note: called with a line when
+        the pass resumes; keep_states: True to keep the states of all blocks until `close`, for a pass back through them.
+        """
+        self._folder, self._what, self._note, self._keeps = folder, what, note, keep_states
+        self._identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._added: dict[str, Arrays] = {}
+        self.results: dict[str, Arrays] = {}
+        self.done = 0
+        self.complete = False
+        try:
+            self._restore()
+        except PatchCompileError:  # a damaged file
+            self.forget()
+
+    def start(self, state: HiddenStates, blocks: int) -> int:
+        """Begin a pass over `blocks` blocks, or resume it. Returns the number of finished blocks.
+
+        state: of the first block; it is overwritten with that of the next block. Raises PatchCompileError if the disk has
+        no room for the states.
+        """
+        if self.complete:
+            return blocks
+        files = blocks - self.done + 1 if self._keeps else 2
+        check_space(files * len(state) * state[0].nbytes, self._folder)
+        if self.done:
+            self.load(self.done, state)
+        if 0 < self.done < blocks:
+            self._note(f"{self._what} resumes at block {self.done + 1} of {blocks}")
+        if not self.done and self._keeps:
+            self._write_state(0, state)
+        return self.done
+
+    def add(self, linear: str, arrays: Arrays) -> None:
+        """Add the results of a linear of the current block."""
+        self._added[linear] = arrays
+
+    def finish(self, state: HiddenStates | None) -> None:
+        """Save the current block. state: of the next block, None if there is no next block and the pass is complete."""
+        if state is not None:
+            self._write_state(self.done + 1, state)
+        self._write_results(last=state is None)
+        self.results |= self._added
+        self._added = {}
+        if not self._keeps:
+            self._state_file(self.done).unlink(missing_ok=True)
+        self.done += 1
+        if state is None:
+            self.close()
+
+    def close(self) -> None:
+        """Mark the pass as complete, and delete its states. The results stay."""
+        (self._folder / _COMPLETE).touch()
+        self.complete = True
+        self._delete_states()
+
+    def forget(self) -> None:
+        """Delete everything, so that the pass starts anew."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self.results, self.done, self.complete = {}, 0, False
+
+    def load(self, block: int, state: HiddenStates) -> None:
+        """Read the state with which a block begins into `state`."""
+        shard = Shard.open(self._state_file(block))
+        for i in range(len(state)):
+            state[i] = _tensor(shard.read(str(i)))
+
+    def _restore(self) -> None:
+        """Read the results of the finished blocks. Files of another pass, or without a state to go on from, are deleted."""
+        while (file := self._results_file(self.done)).is_file():
+            shard = Shard.open(file)
+            if shard.metadata.get(_IDENTITY) != self._identity:
+                self.forget()
+                return
+            for linear in json.loads(shard.metadata[_LINEARS]):
+                keys = [key for key in shard.tensors if key.rpartition("/")[0] == linear]
+                self.results[linear] = {key.rpartition("/")[2]: shard.read(key) for key in keys}
+            self.done += 1
+            self.complete = _COMPLETE in shard.metadata or (self._folder / _COMPLETE).is_file()
+        if self.complete:
+            self._delete_states()  # a kill may have left them
+        elif self.done:
+            if self._state_file(self.done).is_file():
+                Shard.open(self._state_file(self.done))  # checks its size
+            else:
+                self.forget()
+
+    def _delete_states(self) -> None:
+        for file in self._folder.glob("state-*"):
+            file.unlink()
+
+    def _write_results(self, *, last: bool) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        arrays = {f"{name}/{key}": one for name, found in self._added.items() for key, one in found.items()}
+        specs = {key: (dtype_code(array.dtype), array.shape) for key, array in arrays.items()}
+        about = {_IDENTITY: self._identity, _LINEARS: json.dumps(list(self._added))}
+        about |= {_COMPLETE: ""} if last else {}
+        write_shard(self._results_file(self.done), specs, lambda key: arrays[key], about)
+
+    def _write_state(self, block: int, state: HiddenStates) -> None:
+        """Write the state one window at a time, each in its own type."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        specs = {str(i): (_CODES[one.dtype], tuple(one.shape)) for i, one in enumerate(state)}
+        write_shard(self._state_file(block), specs, lambda key: _bytes(state[int(key)]), {})
+
+    def _results_file(self, block: int) -> Path:
+        return self._folder / f"checkpoint-{block:05d}.safetensors"
+
+    def _state_file(self, block: int) -> Path:
+        return self._folder / f"state-{block:05d}.safetensors"
+
+
+def _bytes(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return array
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+    return torch.from_numpy(array)

@@ -1,0 +1,66 @@
+"""Learning that is killed at a block's end and inside a block: it resumes there, and ends in the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import run_here
+
+_SCRIPT = Path(__file__).with_name("run_killed.py")
+_END_OF_BLOCK = "masklearn.stream.pass_checkpoints.PassCheckpoints.finish"
+_WEIGHT = "masklearn.stream.feed.write_linear"
+_GRADIENT = "masklearn.stream.blocks.BackwardBlock.backward"
+_NORMS = "masklearn.stream.feed.squared_input_norms"
+
+# Where each run is killed, and what the next one says. The model has 3 blocks of 7 linears, the text 4 windows. Passes of
+# `oneshot`: scores forward (3 blocks), sensitivity back (head and 3 blocks), solving (3 blocks).
+CUTS = {
+    "oneshot": [
+        (f"{_END_OF_BLOCK}:2", "scoring resumes at block 3 of 3"),
+        (f"{_GRADIENT}:6", "sensitivity of the loss resumes at block 3 of 4"),
+        (f"{_WEIGHT}:10", "solving resumes at block 2 of 3"),
+        (f"{_END_OF_BLOCK}:1", "solving resumes at block 3 of 3"),
+    ],
+    "wanda": [
+        (f"{_NORMS}:2", "scoring resumes at block 2 of 3"),
+        (f"{_END_OF_BLOCK}:1", "scoring resumes at block 3 of 3"),
+    ],
+}
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    found = {f"model/{file.name}": file.read_bytes() for file in (out / "model").iterdir() if file.is_file()}
+    return {"masks": (out / "masks.safetensors").read_bytes(), **found}
+
+
+@pytest.mark.parametrize("method", CUTS)
+def test_learning_that_is_killed_resumes_at_its_block(
+    settings: dict[str, Any], make_model: Any, tmp_path: Path, method: str
+) -> None:
+    model = make_model(hidden_size=64, intermediate_size=96, num_hidden_layers=3)
+    learn = ["learn", model, "--method", method, "--repair", "none", "--tile", "32x32", "--ratio", "0.4"]
+    learn += ["--windows", "4", "--length", "16", "--calib", settings["calib"]]
+    whole = run_here(*learn, "-o", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert "resumes" not in whole.stderr
+    cut, said = tmp_path / "cut", None
+    env = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    for place, line in CUTS[method]:
+        resume = [] if said is None else ["--resume"]
+        command = [sys.executable, str(_SCRIPT), place, *map(str, learn), "-o", str(cut), *resume]
+        killed = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert said is None or said in killed.stderr
+        said = line
+    refused = run_here(*learn, "-o", cut)
+    assert refused.returncode == 1 and "--resume" in refused.stderr
+    last = run_here(*learn, "-o", cut, "--resume")
+    assert last.returncode == 0, last.stderr
+    assert said is not None and said in last.stderr
+    assert files_of(cut) == files_of(tmp_path / "whole")
+    assert not cut.with_name("cut.partial").exists()
