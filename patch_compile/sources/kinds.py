@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Ability", "Sequences", "Stage"]
+__all__ = ["SENTENCE_TOKENS", "Ability", "Sequences", "Stage"]
+
+SENTENCE_TOKENS = 40  # most tokens of the sentence with which a build continues its prompt
 
 
 class Stage(StrEnum):

@@ -21,6 +21,7 @@ from patch_compile.out.proof import (
 )
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Source
+from patch_compile.sources.kinds import SENTENCE_TOKENS
 from patch_compile.verify.agreement import judge_agreement, run_pruned
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.outputs import compare_outputs
@@ -30,7 +31,6 @@ from patch_compile.verify.study import Questions, run_study
 __all__ = ["prove"]
 
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
-_SENTENCE_TOKENS = 40
 
 
 def prove(
@@ -63,7 +63,7 @@ def _prove_next_tokens(
         windows,
         windows[:_PROBE_WINDOWS, :_PROBE_TOKENS],
         tokenizer(r.prompt)["input_ids"],
-        _SENTENCE_TOKENS,
+        SENTENCE_TOKENS,
         partial(_ended, tokenizer),
     )
     with progress.stage("dense reference"):

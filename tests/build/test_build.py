@@ -302,7 +302,9 @@ def test_an_engine_is_built_without_a_gpu(settings):
     nodes = [row["node"] for row in report["linears"] if row["node"]]
     assert any(node["gated"] for node in nodes) and any(node["residual"] for node in nodes)
     plugin = (engine / "libpatch_linear.so").read_bytes()
-    assert plugin in (engine / "model.engine").read_bytes()
+    assert plugin not in (engine / "model.engine").read_bytes()
+    assert report["engine"]["plugin_sha256"] == sha256_of(engine / "libpatch_linear.so")
+    assert report["engine"]["plugin_embedded"] is False
 
 
 def test_full_tensorrt_without_a_gpu_says_what_works_here(settings):

@@ -8,7 +8,7 @@ import pytest
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.prepare import Job, prepare
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage
@@ -75,3 +75,14 @@ def test_each_stage_asks_for_its_own_space(settings: dict[str, Any], mask: Path)
         assert all(alone.values())
         assert source.space(set(Stage)) == pytest.approx(sum(alone.values()), abs=len(Stage))
     assert given.space({Stage.MASKS}) < learning.space({Stage.MASKS})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"), [("", "The prompt is empty"), ("the cat " * 5000, "which are too many")]
+)
+def test_a_prompt_that_cannot_be_continued_is_refused_before_any_work(
+    settings: dict[str, Any], prompt: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        prepared(settings | {"prompt": prompt})
+    assert prepared(settings | {"prompt": prompt}, Stage.MASKS)  # which continues nothing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from masklearn.checkpoint.models import cache_argument, load_model
+from patch_compile.errors import UsageError
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.out.manifest import EvalText
 from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
 from patch_compile.sources.checkpoint.held_out import evaluation_windows
 from patch_compile.sources.checkpoint.source import CheckpointSource
+from patch_compile.sources.kinds import SENTENCE_TOKENS, Stage
 
 __all__ = ["DecoderSource"]
 
@@ -26,6 +28,26 @@ class DecoderSource(CheckpointSource):
 
     kind = Kind.DECODER
     words = "a decoder"
+
+    @override
+    def check(self, stages: Collection[Stage]) -> None:
+        super().check(stages)
+        if Stage.PROOF in stages:
+            self._check_prompt()
+
+    def _check_prompt(self) -> None:
+        """Raise UsageError for a prompt without tokens, or with more tokens than the model can continue."""
+        tokens, positions = len(self.tokenizer(self.recipe.prompt)["input_ids"]), self.sequences.positions
+        if not tokens:
+            raise UsageError(
+                "The prompt is empty", "There is nothing to continue.", "Give some text with --prompt."
+            )
+        if positions is not None and tokens + SENTENCE_TOKENS > positions:
+            raise UsageError(
+                f"The prompt has {tokens} tokens, which are too many",
+                f"The model has {positions} positions, and the prompt is continued by up to {SENTENCE_TOKENS} tokens.",
+                "Give a shorter text with --prompt.",
+            )
 
     @override
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:
