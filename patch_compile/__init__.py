@@ -29,10 +29,21 @@ if TYPE_CHECKING:
     from patch_compile.api.run import run
     from patch_compile.api.verify import verify
     from patch_compile.errors import PatchCompileError, UsageError
-    from patch_compile.runtime import Completion, Finish, Generator, Piece, Runner, Sampling, open_generator
+    from patch_compile.runtime import (
+        Completion,
+        Continuation,
+        Finish,
+        Generator,
+        Piece,
+        Runner,
+        Sampling,
+        SharedBatch,
+        open_generator,
+    )
 
 __all__ = [
     "Completion",
+    "Continuation",
     "Finish",
     "Generator",
     "MaskSet",
@@ -40,6 +51,7 @@ __all__ = [
     "Piece",
     "Runner",
     "Sampling",
+    "SharedBatch",
     "UsageError",
     "bench",
     "build",
@@ -56,15 +68,22 @@ __all__ = [
     "verify",
 ]
 
+_RUNTIME = (
+    "Completion",
+    "Continuation",
+    "Finish",
+    "Generator",
+    "Piece",
+    "Runner",
+    "Sampling",
+    "SharedBatch",
+    "open_generator",
+)
 _ELSEWHERE = {
     "MaskSet": "masklearn.masks.maskset",
     "PatchCompileError": "patch_compile.errors",
     "UsageError": "patch_compile.errors",
-    **dict.fromkeys(
-        ("Completion", "Finish", "Generator", "Piece", "Runner", "Sampling", "open_generator"),
-        "patch_compile.runtime",
-    ),
-}
+} | dict.fromkeys(_RUNTIME, "patch_compile.runtime")
 # Functions that share their name with a subpackage.
 _PACKAGES = ("bench", "build", "compare", "inspect", "plan", "verify")
 

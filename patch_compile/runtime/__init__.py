@@ -7,8 +7,12 @@
 This package does not need PyTorch.
 """
 
-from patch_compile.runtime.generator import Completion, Finish, Generator, Piece
+from patch_compile.runtime.continuation import Continuation, Finish, Piece
+from patch_compile.runtime.generator import Completion, Generator
 from patch_compile.runtime.locate import Runner, open_generator
 from patch_compile.runtime.sampling import Sampling
+from patch_compile.runtime.shared_batch import SharedBatch
 
-__all__ = ["Completion", "Finish", "Generator", "Piece", "Runner", "Sampling", "open_generator"]
+__all__ = [
+    "Completion", "Continuation", "Finish", "Generator", "Piece", "Runner", "Sampling", "SharedBatch", "open_generator",
+]  # fmt: skip

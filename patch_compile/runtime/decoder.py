@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 
-__all__ = ["Decoder", "Decoding", "Limits", "Logits", "Tokens", "pad_left", "positions_of"]
+__all__ = [
+    "Decoder",
+    "Decoding",
+    "JoinableDecoding",
+    "Limits",
+    "Logits",
+    "Tokens",
+    "pad_left",
+    "positions_of",
+]
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -31,7 +40,7 @@ class Limits:
     total_why: str = "The model has no positions beyond"
 
     def check(self, batch: int, prompt: int, new_tokens: int) -> None:
-        """Raise PatchCompileError when the batch, its longest prompt or prompt plus new tokens exceed the self."""
+        """Raise PatchCompileError when the batch, its longest prompt or prompt plus new tokens exceed the limits."""
         if self.batch is not None and batch > self.batch:
             raise PatchCompileError(
                 f"{batch} prompts are more than the {self.batch} that the engine takes at once",
@@ -66,6 +75,17 @@ class Decoding(Protocol):
         """Release its memory. It can't be used after this."""
 
 
+@runtime_checkable
+class JoinableDecoding(Decoding, Protocol):
+    """A batch whose rows may come and go between steps."""
+
+    def join(self, other: Self) -> None:
+        """Append the rows of another batch. Shorter rows are padded on the left."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows, and the padding that no row needs any more."""
+
+
 class Decoder(Protocol):
     """A model that continues sequences of tokens."""
 
@@ -80,6 +100,10 @@ class Decoder(Protocol):
     @property
     def concurrent(self) -> bool:
         """True if several batches may be continued at once; otherwise `start` waits until the last one is closed."""
+
+    @property
+    def joins(self) -> bool:
+        """True if its batches are `JoinableDecoding`s."""
 
     def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> Decoding:
         """Read prompts and return their decoding. The caller has checked the limits.

@@ -96,6 +96,7 @@ class EngineDecoder:
     """
 
     concurrent = False
+    joins = False  # its cache has the shape of the batch that it began with
 
     def __init__(
         self,

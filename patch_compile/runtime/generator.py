@@ -6,37 +6,17 @@ from collections.abc import Callable, Sequence
 from collections.abc import Generator as Stream
 from contextlib import closing
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.runtime.continuation import Continuation, Finish, Piece
 from patch_compile.runtime.decoder import Decoder, pad_left
-from patch_compile.runtime.sampling import Sampler, Sampling
-from patch_compile.runtime.text import TextStream
+from patch_compile.runtime.sampling import Sampling
+from patch_compile.runtime.shared_batch import SharedBatch
 
-__all__ = ["Completion", "Finish", "Generator", "Piece"]
+__all__ = ["Completion", "Generator"]
 
 Prompt = str | Sequence[int]
-
-
-class Finish(StrEnum):
-    """Reason for the end of a continuation: an end token or a stop string (STOP), or the number of tokens (LENGTH)."""
-
-    STOP = "stop"
-    LENGTH = "length"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One token of the continuation of prompt `row`.
-
-    text: the text that has become final with this token, often empty; finish: set in the last piece of a row.
-    """
-
-    row: int
-    token: int
-    text: str
-    finish: Finish | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +115,19 @@ class Generator:
 
         Raises PatchCompileError, before anything runs, for an empty prompt and for input above the decoder's limits.
         """
+        given = self.request(prompts, sampling, new_tokens=new_tokens, stop=stop, ignore_end=ignore_end)
+        return self._stream(given)
+
+    def request(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | None = None,
+        *,
+        new_tokens: int = 128,
+        stop: Sequence[str] = (),
+        ignore_end: bool = False,
+    ) -> Continuation:
+        """Returns a checked request for a `shared_batch`. Parameters and errors: see `stream`."""
         ids = [self.encode(prompt) for prompt in prompts]
         if not ids or new_tokens < 1:
             raise UsageError(
@@ -143,8 +136,12 @@ class Generator:
                 "Give at least one of each.",
             )
         self.decoder.limits.check(len(ids), max(map(len, ids)), new_tokens)
-        end = frozenset() if ignore_end else self.end_tokens
-        return self._stream(ids, sampling or self.sampling, new_tokens, stop, end)
+        end = frozenset[int]() if ignore_end else self.end_tokens
+        return Continuation(ids, self.tokenizer, sampling or self.sampling, new_tokens, stop, end)
+
+    def shared_batch(self, rows: int) -> SharedBatch:
+        """Returns a batch in which several requests are continued together. rows: most rows at once."""
+        return SharedBatch(self.decoder, rows)
 
     def generate(
         self,
@@ -165,35 +162,12 @@ class Generator:
         rows = zip(texts, tokens, ids, finish, strict=True)
         return [Completion(text, new, len(prompt), why) for text, new, prompt, why in rows]
 
-    def _stream(
-        self,
-        prompts: list[list[int]],
-        sampling: Sampling,
-        new_tokens: int,
-        stop: Sequence[str],
-        end: frozenset[int],
-    ) -> Stream[Piece, None, None]:
-        sampler = Sampler(sampling, prompts)
-        texts = [TextStream(self.tokenizer, prompt, stop) for prompt in prompts]
-        running = set(range(len(prompts)))
+    def _stream(self, given: Continuation) -> Stream[Piece, None, None]:
         # The last token needs no step of its own.
-        with closing(self.decoder.start(*pad_left(prompts), new_tokens - 1)) as decoding:
-            for count in range(1, new_tokens + 1):
-                tokens = sampler.choose(decoding.logits)
-                for row in sorted(running):
-                    piece = _piece(row, int(tokens[row]), texts[row], end, last=count == new_tokens)
-                    if piece.finish:
-                        running.discard(row)
-                    yield piece
-                if not running:
+        with closing(self.decoder.start(*pad_left(given.prompts), given.new_tokens - 1)) as decoding:
+            while True:
+                tokens, pieces = given.choose(decoding.logits)
+                yield from pieces
+                if given.ended:
                     return
                 decoding.step(tokens)
-
-
-def _piece(row: int, token: int, text: TextStream, end: frozenset[int], *, last: bool) -> Piece:
-    if token in end:
-        return Piece(row, token, text.finish(), Finish.STOP)
-    new = text.add(token)
-    if text.ended:
-        return Piece(row, token, new, Finish.STOP)
-    return Piece(row, token, new + text.finish(), Finish.LENGTH) if last else Piece(row, token, new)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from patch_compile.errors import HOW_TO_CORRECT, UsageError
-from patch_compile.runtime.generator import Completion, Generator, Piece
+from patch_compile.runtime.continuation import Piece
+from patch_compile.runtime.generator import Completion, Generator
 from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.sampling import Sampling
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,14 +22,13 @@ from samples.serve_http.body_limit import BodyLimit
 from samples.serve_http.metrics import CountResponses
 from samples.serve_http.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from samples.serve_http.replies import JsonObject, Reply, Usage
-from samples.serve_http.scheduler import Scheduler, Work
+from samples.serve_http.scheduler import Scheduler
 from samples.serve_http.settings import Settings
 
 __all__ = ["make_app"]
 
 # OpenAI's default of max_tokens for completions. A chat has no such default.
 _COMPLETION_TOKENS = 16
-_BATCH = 16
 _LAST_TOKEN = 10.0  # seconds that a worker has for its current token when the server ends
 
 
@@ -100,8 +98,6 @@ class _Intake:
         # One request at a time: encoding is CPU work, and a client with many texts must not occupy all threads.
         self._encoding = anyio.CapacityLimiter(1)
         self._vocabulary = len(generator.tokenizer)
-        taken = generator.decoder.limits.batch
-        self._most = min(settings.max_batch or taken or _BATCH, taken or sys.maxsize)
 
     async def answer(self, body: GenerationRequest) -> Response:
         """Queue a request and return its answer.
@@ -110,7 +106,7 @@ class _Intake:
         """
         if body.model is not None:
             self.check_model(body.model)
-        rows, most = body.prompts * body.n, self._most
+        rows, most = body.prompts * body.n, self._scheduler.rows
         if rows > most:
             message = (
                 f"{body.prompts} prompts with n={body.n} are {rows} sequences; at most {most} run at once."
@@ -119,13 +115,13 @@ class _Intake:
         job = self._scheduler.admit()
         try:
             prompts = await anyio.to_thread.run_sync(partial(self._encode, body), limiter=self._encoding)
-            work = Work(
+            request = self._generator.request(
                 [prompt for prompt in prompts for _ in range(body.n)],
                 body.sampling(self._generator.sampling),
-                self._new_tokens(body, max(map(len, prompts)), rows),
-                body.stop,
+                new_tokens=self._new_tokens(body, max(map(len, prompts)), rows),
+                stop=body.stop,
             )
-            self._scheduler.enqueue(job, work)
+            self._scheduler.enqueue(job, request)
         except BaseException:
             self._scheduler.end(job)
             raise

@@ -1,5 +1,7 @@
 """Queues requests for worker threads, and passes their tokens back to the event loop.
 
+A worker continues its requests as one batch. If the decoder allows it, requests join and leave the batch while it runs.
+
 Only the event loop uses `_placed` (jobs that occupy a place) and `_open` (jobs without an answer). The queue `_line` is
 shared with the workers, under `_changed`. A worker checks `Job.over` after each token. No client can block a worker.
 """
@@ -9,43 +11,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from collections.abc import Generator as Pieces
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from typing import cast
+from contextlib import suppress
 
-from patch_compile import Generator, PatchCompileError, Piece, Sampling
+from patch_compile import Continuation, Generator, PatchCompileError, Piece, SharedBatch
 from samples.serve_http.api_error import ApiError
 from samples.serve_http.metrics import Metrics, Outcome
 from samples.serve_http.settings import Settings
 
-__all__ = ["Job", "Scheduler", "Work"]
+__all__ = ["Job", "Scheduler"]
 
 _LOG = logging.getLogger(__name__)
+_BATCH = 16
 _RECENT = 0.2  # weight of the latest request in the mean time, from which Retry-After is computed
 _DELIVERY = 5.0  # seconds to deliver the last answers after the grace period
 _SHUTTING_DOWN = "The server is shutting down."
-
-
-@dataclass(frozen=True)
-class Work:
-    """Arguments of `Generator.stream`. The prompts are within the decoder's limits."""
-
-    prompts: Sequence[Sequence[int]]
-    sampling: Sampling
-    new_tokens: int
-    stop: Sequence[str]
 
 
 class Job:
     """A request, from its acceptance to its answer. Only `over`, `post` and `put` may be used outside the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
-        self.work: Work | None = None
+        self.request: Continuation | None = None  # set when the job is put into the queue
+        self.began = 0.0
+        self.started = False  # True once a token is generated
         self.over = False  # True once no more tokens are needed
         self.outcome = Outcome.DISCONNECTED  # overwritten when the job is answered
         self.accepted = time.monotonic()
@@ -53,6 +46,12 @@ class Job:
         self._timeout = timeout
         self._loop = loop
         self._items: asyncio.Queue[Piece | ApiError | None] = asyncio.Queue()
+
+    @property
+    def given(self) -> Continuation:
+        """The request of a job that is in the queue, or has left it."""
+        assert self.request is not None
+        return self.request
 
     def post(self, call: Callable[..., None], *args: object) -> None:
         """Call a function in the event loop. Does nothing if the loop has ended."""
@@ -87,10 +86,14 @@ class Job:
 
 
 class Scheduler:
-    """A bounded queue of jobs for one or more workers."""
+    """A bounded queue of jobs for one or more workers. rows: most sequences of a request, and of a batch."""
 
     def __init__(self, generator: Generator, settings: Settings) -> None:
         self.draining = False
+        taken = generator.decoder.limits.batch
+        self.rows = min(settings.max_batch or taken or _BATCH, taken or sys.maxsize)
+        # Each request has at least one row.
+        self._at_once = settings.workers * self.rows
         self.metrics = Metrics(
             running=lambda: self._running, waiting=lambda: len(self._placed) - self._running
         )
@@ -127,8 +130,8 @@ class Scheduler:
         """Reserve a place for a request. Raises ApiError 503 if the server is shutting down, and 429 if it is full."""
         if self.draining:
             raise ApiError(503, _SHUTTING_DOWN, code="shutting_down")
-        if len(self._placed) >= self._settings.workers + self._settings.queue:
-            seconds = max(1, math.ceil(self._mean / self._settings.workers))
+        if len(self._placed) >= self._at_once + self._settings.queue:
+            seconds = max(1, math.ceil(self._mean / self._at_once))
             message = f"The queue is full: {len(self._placed)} requests are running or waiting."
             raise ApiError(429, message, code="queue_full", headers={"retry-after": str(seconds)})
         job = Job(asyncio.get_running_loop(), self._settings.timeout)
@@ -136,10 +139,10 @@ class Scheduler:
         self._open.add(job)
         return job
 
-    def enqueue(self, job: Job, work: Work) -> None:
+    def enqueue(self, job: Job, request: Continuation) -> None:
         """Put a job into the queue."""
-        job.work = work
-        self.metrics.prompt_tokens.inc(sum(map(len, work.prompts)))
+        job.request = request
+        self.metrics.prompt_tokens.inc(sum(map(len, request.prompts)))
         with self._changed:
             self._line.append(job)
             self._changed.notify()
@@ -154,9 +157,9 @@ class Scheduler:
             waiting = job in self._line
             if waiting:
                 self._line.remove(job)
-        if waiting or job.work is None:
+        if waiting or job.request is None:
             self._placed.discard(job)
-        if job.work is not None:
+        if job.request is not None:
             self.metrics.generations.labels(job.outcome).inc()
 
     async def drain(self, hurry: asyncio.Event) -> None:
@@ -185,47 +188,79 @@ class Scheduler:
         while self._open and time.monotonic() < end and not (hurry and hurry.is_set()):
             await asyncio.sleep(0.02)
 
-    def _serve(self) -> None:
-        while True:
-            with self._changed:
+    def _next(self, batch: SharedBatch) -> list[Job] | None:
+        """Returns the first jobs of the queue that the batch takes now, None at the end. Waits if the batch is empty."""
+        with self._changed:
+            if batch.empty:
                 self._changed.wait_for(lambda: self._line or self._closed)
-                if self._closed:
-                    return
-                job = self._line.popleft()
-                self._running += 1
-            began = time.monotonic()
-            self.metrics.queued.observe(began - job.accepted)
-            error: ApiError | None = None
-            try:
-                self._generate(job)
-            except PatchCompileError as failure:
-                error = ApiError(500, str(failure), code="generation_failed")
-            except Exception as failure:
-                _LOG.exception("generation failed")
-                error = ApiError(500, f"{type(failure).__name__}: {failure}", code="generation_failed")
-            seconds = time.monotonic() - began
-            self.metrics.seconds.observe(seconds)
-            with self._changed:
-                self._running -= 1
-            # Before the job's end, so that a client that has its answer finds the place free.
-            job.post(self._done, job, seconds)
-            job.put(error)
+            if self._closed:
+                return None
+            taken: list[Job] = []
+            while self._line and batch.takes([*(job.given for job in taken), self._line[0].given]):
+                taken.append(self._line.popleft())
+            self._running += len(taken)
+        for job in taken:
+            job.began = time.monotonic()
+            self.metrics.queued.observe(job.began - job.accepted)
+        return taken
 
-    def _generate(self, job: Job) -> None:
-        work = job.work
-        assert work is not None
-        stream = self._generator.stream(
-            work.prompts, work.sampling, new_tokens=work.new_tokens, stop=work.stop
-        )
-        with closing(cast("Pieces[Piece, None, None]", stream)) as pieces:
-            for count, piece in enumerate(pieces, 1):
-                if count == 1:
-                    self.metrics.first_token.observe(time.monotonic() - job.accepted)
-                self.metrics.generated_tokens.inc()
-                if job.over or self._closed:
-                    return
-                job.put(piece)
+    def _serve(self) -> None:
+        batch = self._generator.shared_batch(self.rows)
+        inside: dict[Continuation, Job] = {}
+        while (new := self._next(batch)) is not None:
+            inside |= {job.given: job for job in new}
+            try:
+                self._continue(batch, inside, new)
+            except Exception as failure:
+                if not isinstance(failure, PatchCompileError):
+                    _LOG.exception("generation failed")
+                batch.close()
+                for given in [*inside]:
+                    self._finish(inside.pop(given), _failed(failure))
+        batch.close()
+        for job in inside.values():
+            self._finish(job)
+
+    def _continue(self, batch: SharedBatch, inside: dict[Continuation, Job], new: Sequence[Job]) -> None:
+        """Generate a token for each row of the batch, after the prompts of new jobs are read."""
+        if new:
+            batch.join([job.given for job in new])
+        for given, result in batch.choose():
+            job = inside[given]
+            if isinstance(result, PatchCompileError):
+                self._finish(inside.pop(given), _failed(result))
+                continue
+            for piece in result:
+                self._pass_on(job, piece)
+            if job.over and not given.ended:
+                batch.leave(given)
+            if job.over or given.ended:
+                self._finish(inside.pop(given))
+        batch.step()
+
+    def _pass_on(self, job: Job, piece: Piece) -> None:
+        if not job.started:
+            job.started = True
+            self.metrics.first_token.observe(time.monotonic() - job.accepted)
+        self.metrics.generated_tokens.inc()
+        if not job.over:
+            job.put(piece)
+
+    def _finish(self, job: Job, error: ApiError | None = None) -> None:
+        """End a job whose generation has ended."""
+        seconds = time.monotonic() - job.began
+        self.metrics.seconds.observe(seconds)
+        with self._changed:
+            self._running -= 1
+        # Before the job's end, so that a client that has its answer finds the place free.
+        job.post(self._done, job, seconds)
+        job.put(error)
 
     def _done(self, job: Job, seconds: float) -> None:
         self._placed.discard(job)
         self._mean = _RECENT * seconds + (1 - _RECENT) * self._mean if self._mean else seconds
+
+
+def _failed(failure: Exception) -> ApiError:
+    said = str(failure) if isinstance(failure, PatchCompileError) else f"{type(failure).__name__}: {failure}"
+    return ApiError(500, said, code="generation_failed")

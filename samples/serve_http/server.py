@@ -72,13 +72,16 @@ class Server(uvicorn.Server):
 @click.option("--host", default="127.0.0.1", help="Address to listen on. There is no authentication.")
 @click.option("--port", default=8000, help="Port to listen on; 0 takes a free one.")
 @click.option("--model", help="Name of the model in the API.  [default: name of OUT's folder]")
-@click.option("--workers", default=1, help="Requests that run at the same time; an engine runs one.")
+@click.option("--workers", default=1, help="Batches that run at the same time; an engine runs one.")
 @click.option("--queue", default=64, help="Requests that may wait; further ones are answered with 429.")
 @click.option("--timeout", default=300.0, help="Seconds for one request, including its wait.")
 @click.option("--grace", default=30.0, help="Seconds for accepted requests after SIGTERM.")
 @click.option("--max-body", default=1 << 20, help="Largest request in bytes.")
 @click.option(
-    "--max-batch", type=int, help="Most prompts × n of a request.  [default: the engine's, else 16]"
+    "--max-batch",
+    type=int,
+    help="Most sequences of a batch, which requests share, and so of a request (prompts × n).  [default: the engine's, "
+    "else 16]",
 )
 @click.option("--max-new-tokens", default=4096, help="Most new tokens of a sequence; a chat's default.")
 @click.option(

@@ -12,8 +12,8 @@ class Settings(BaseModel):
 
     model: name of the model in the API; workers: requests that run at the same time; queue: further requests that may
     wait; timeout: from the arrival of a request to its last token; grace: from SIGTERM until unanswered requests get an
-    error; max_body: bytes of a request; max_batch: sequences of a request (prompts × n), None means the engine's limit,
-    else 16; max_new_tokens: per sequence.
+    error; max_body: bytes of a request; max_batch: sequences of a batch, and so of a request (prompts × n), None means the
+    engine's limit, else 16; max_new_tokens: per sequence.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -9,7 +9,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.questions import GeneratedText
 from patch_compile.recipe import Recipe
-from patch_compile.runtime.generator import Completion, Finish
+from patch_compile.runtime import Completion, Finish
 from patch_compile.runtime.locate import Runner, open_generator
 from patch_compile.runtime.sampling import Sampling
 from patch_compile.verify.dense_onnx import dense_onnx

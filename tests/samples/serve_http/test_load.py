@@ -15,7 +15,7 @@ import pytest
 
 from patch_compile.runtime import Generator, open_generator
 from tests.conftest import WORDS
-from tests.samples.serve_http.serving import LONG, Running, alone, serving
+from tests.samples.serve_http.serving import LONG, Running, alone, in_background, serving
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -51,7 +51,7 @@ def test_200_at_once_are_as_each_alone(generator: Generator, workers: int) -> No
 
 def test_a_full_queue(generator: Generator) -> None:
     """Some requests are told to retry, and the rest is answered; then all places are free again."""
-    with serving(generator, queue=2) as running:
+    with serving(generator, queue=2, max_batch=1) as running:
         with ThreadPoolExecutor(20) as threads:
             body = {"prompt": "the cat", "max_tokens": 300}
             answers = list(threads.map(running.post, [body] * 20))
@@ -70,7 +70,7 @@ def test_a_full_queue(generator: Generator) -> None:
 def test_clients_that_leave(generator: Generator) -> None:
     """A client that leaves frees its place: in mid-stream, waiting for a worker, or waiting for a whole answer."""
     long = {"prompt": "the cat", "max_tokens": LONG}
-    with serving(generator, queue=1, max_new_tokens=LONG) as running:
+    with serving(generator, queue=1, max_batch=1, max_new_tokens=LONG) as running:
         with httpx.stream("POST", f"{running.url}/v1/completions", json=long | {"stream": True}) as response:
             lines = response.iter_lines()  # kept, because dropping the iterator closes the stream
             assert next(lines).startswith("data: ")
@@ -129,6 +129,31 @@ def test_a_request_that_takes_too_long(generator: Generator) -> None:
             list(client.completions.create(model="tiny", prompt="the cat", max_tokens=LONG, stream=True))
 
 
+def test_requests_share_a_batch(generator: Generator) -> None:
+    """A short request joins the batch of a long one and ends before it, and a client that leaves gives up its rows."""
+    with serving(generator, max_batch=3, max_new_tokens=LONG) as running:
+        long = {"prompt": "the cat", "max_tokens": LONG, "stream": True}
+        with httpx.stream("POST", f"{running.url}/v1/completions", json=long) as response:
+            lines = response.iter_lines()  # kept, because dropping the iterator closes the stream
+            assert next(lines).startswith("data: ")
+            short = running.post({"prompt": "big dog", "max_tokens": 9, "n": 2})
+            assert [choice["text"] for choice in short.json()["choices"]] == [
+                alone(generator, "big dog", 9)
+            ] * 2
+            running.wait_for("running", 1)
+            for _ in range(3):  # together with the long one they need the rows that the last client left
+                with pytest.raises(httpx.ReadTimeout):
+                    httpx.post(
+                        f"{running.url}/v1/completions", json=long | {"n": 2, "stream": False}, timeout=0.3
+                    )
+                running.wait_for("running", 1)
+            three, _ = in_background(lambda: running.post({"prompt": "the", "max_tokens": 1, "n": 3}))
+            running.wait_for("waiting", 1)
+        three.join(20)
+        running.wait_for("running", 0)
+        assert running.metric('generations_total{outcome="finished"}') == 2
+
+
 @pytest.fixture(scope="module")
 def broken(
     out: Path, generator: Generator, tmp_path_factory: pytest.TempPathFactory
@@ -161,3 +186,8 @@ def test_a_generation_that_fails(broken: tuple[Generator, str]) -> None:
         assert (whole.status_code, whole.json()["error"]["type"]) == (500, "server_error")
         assert running.post({"prompt": "the cat sat", "max_tokens": 1}).status_code == 200
         assert running.metric('generations_total{outcome="failed"}') == 3
+        # It fails alone: the other requests of its batch go on.
+        with ThreadPoolExecutor(3) as threads:
+            prompts = ["the cat sat", "dog", "the cat sat"]
+            answers = list(threads.map(lambda p: running.post({"prompt": p, "max_tokens": 40}), prompts))
+        assert [answer.status_code for answer in answers][::2] == [500, 500]

@@ -21,7 +21,7 @@ from tests.samples.serve_http.serving import LONG, SERVE, in_background, process
 
 def test_sigterm_lets_requests_end(out: Path, tmp_path: Path) -> None:
     """Running and waiting requests are finished, new ones get 503, and the exit code is 0."""
-    with process(out, tmp_path / "log", "--grace", "60") as running:
+    with process(out, tmp_path / "log", "--grace", "60", "--max-batch", "1") as running:
         assert running.process
         stream, got = in_background(
             lambda: running.post({"prompt": "the cat", "max_tokens": 1500, "stream": True})
@@ -50,7 +50,7 @@ def test_sigterm_lets_requests_end(out: Path, tmp_path: Path) -> None:
 
 def test_sigterm_beyond_the_grace_is_an_answer_too(out: Path, tmp_path: Path) -> None:
     """A stream ends with an event, a waiting request with 503. A second signal ends even an hour's grace."""
-    options = "--grace", "3600", "--max-new-tokens", str(LONG)
+    options = "--grace", "3600", "--max-batch", "1", "--max-new-tokens", str(LONG)
     with process(out, tmp_path / "log", *options) as running:
         assert running.process
         long = {"prompt": "the cat", "max_tokens": LONG}
@@ -96,10 +96,11 @@ def test_errors_of_the_command(out: Path, tmp_path: Path, generator: Generator) 
     assert result.exit_code == 1 and "does not exist" in result.output
     result = run(module.main, [str(out), "--workers", "0"])
     assert result.exit_code == 2 and "--workers" in result.output
-    one_at_a_time = copy.copy(generator.decoder)
-    one_at_a_time.concurrent = False  # type: ignore[misc]
+    one_at_a_time = copy.copy(generator)
+    one_at_a_time.decoder = copy.copy(generator.decoder)
+    one_at_a_time.decoder.concurrent = False  # type: ignore[misc]
     with pytest.raises(PatchCompileError, match="one batch at a time"):
-        module._check_decoder(Settings(model="tiny", workers=2), one_at_a_time)
+        module._check_workers(Settings(model="tiny", workers=2), one_at_a_time)
 
 
 def test_serve_sh_is_executable() -> None:

@@ -1,0 +1,84 @@
+"""The prompts of one request while they are continued: chooses their tokens and makes text of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from patch_compile.runtime.decoder import Logits, Tokens
+from patch_compile.runtime.sampling import Sampler, Sampling
+from patch_compile.runtime.text import TextStream
+
+__all__ = ["Continuation", "Finish", "Piece"]
+
+
+class Finish(StrEnum):
+    """Reason for the end of a continuation: an end token or a stop string (STOP), or the number of tokens (LENGTH)."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of the continuation of prompt `row`.
+
+    text: the text that has become final with this token, often empty; finish: set in the last piece of a row.
+    """
+
+    row: int
+    token: int
+    text: str
+    finish: Finish | None = None
+
+
+class Continuation:
+    """The rows of one request, in a batch of its own or of several requests.
+
+    prompts: token ids of each row; new_tokens: most tokens per row; stop: strings that end a row; end: ids that end a
+    row; tokenizer: a fast tokenizer of transformers.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        tokenizer: Any,
+        sampling: Sampling,
+        new_tokens: int,
+        stop: Sequence[str],
+        end: frozenset[int],
+    ) -> None:
+        self.prompts, self.new_tokens = [list(prompt) for prompt in prompts], new_tokens
+        self._sampler, self._end = Sampler(sampling, self.prompts), end
+        self._texts = [TextStream(tokenizer, prompt, stop) for prompt in self.prompts]
+        self._running = list(range(len(self.prompts)))
+        self._count = 0
+
+    @property
+    def ended(self) -> bool:
+        """True when every row has ended."""
+        return not self._running
+
+    def choose(self, logits: Logits) -> tuple[Tokens, list[Piece]]:
+        """Returns the next token of every row, and a piece for each row that had not ended. logits: `[rows, vocabulary]`.
+
+        Raises PatchCompileError for logits that are not finite.
+        """
+        self._count += 1
+        tokens = self._sampler.choose(logits)
+        pieces = [self._piece(row, int(tokens[row])) for row in self._running]
+        self._running = [piece.row for piece in pieces if not piece.finish]
+        return tokens, pieces
+
+    def _piece(self, row: int, token: int) -> Piece:
+        text = self._texts[row]
+        if token in self._end:
+            return Piece(row, token, text.finish(), Finish.STOP)
+        new = text.add(token)
+        if text.ended:
+            return Piece(row, token, new, Finish.STOP)
+        if self._count == self.new_tokens:
+            return Piece(row, token, new + text.finish(), Finish.LENGTH)
+        return Piece(row, token, new)
