@@ -28,7 +28,7 @@ class _FirstOutput(nn.Module):
 
 def export_minilm(folder: Path, path: Path, *, dynamo: bool) -> None:
     """Export the checkpoint in `folder` with dynamic batch and length."""
-    model = AutoModel.from_pretrained(folder, attn_implementation="eager")
+    model = AutoModel.from_pretrained(folder, attn_implementation="eager", trust_remote_code=False)
     ids = torch.randint(5, 999, (2, 16))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     _export(model, inputs, {0: "batch", 1: "sequence"}, path, dynamo=dynamo)

@@ -142,7 +142,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     if row.report is not None:
         linears, agreement = row.report["linears"], row.report["agreement"]
         counts = f"{sum(one['lowering'] == 'plugin' for one in linears)} / {len(linears)}"
-        error = f"{agreement['error']:.1e} ({agreement['tolerance']:.1e})"
+        error = f"{agreement['error']:.1e} ({agreement['tolerance']['share']:.1e})"
         moved = f"{row.report['difference']['relative']:.2g}"
     name = (
         row.case.path.name

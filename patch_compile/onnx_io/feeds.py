@@ -141,7 +141,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         raise PatchCompileError(
             f"The inputs {path} cannot be read",
             str(error),
-            "Write them with numpy.savez(path, NAME=array, …), a name for each graph input.",
+            "Give --calib an .npz: numpy.savez(path, NAME=array, …), a name for each graph input.",
         ) from None
 
 
@@ -156,7 +156,7 @@ def _check_names(path: Path, arrays: Mapping[str, Any], inputs: Sequence[GraphIn
                 [f"It has no array {name!r}." for name in missing]
                 + [f"The graph has no input {name!r}." for name in unknown]
             ),
-            f"Give one array for each of {', '.join(i.spelled() for i in inputs)}.",
+            f"Give --calib an .npz with one array for each of {', '.join(i.spelled() for i in inputs)}.",
         )
 
 
@@ -165,13 +165,13 @@ def _typed(path: Path, i: GraphInput, array: NDArray[Any], dtype: np.dtype[Any])
         raise PatchCompileError(
             f"{i.name!r} of {path} holds NaN or infinity",
             "Masks and errors can't be computed from these.",
-            "Leave such samples out.",
+            "Leave such samples out of the file that --calib gives.",
         )
     if not np.can_cast(array.dtype, dtype, "same_kind"):
         raise PatchCompileError(
             f"{i.name!r} of {path} is {array.dtype}",
             f"The graph's input is {dtype}.",
-            f"Save it as {dtype}.",
+            f"Save the array that --calib gives as {dtype}.",
         )
     return array.astype(dtype, copy=False)
 
@@ -190,7 +190,7 @@ def _by_sample(
         raise PatchCompileError(
             f"{samples} samples of {path} do not make whole batches",
             f"The graph's inputs are {', '.join(i.spelled() for i in inputs)}.",
-            "Give a multiple of the batch, or arrays with an axis more, which counts runs.",
+            "Give --calib a multiple of the batch, or arrays with an axis more, which counts runs.",
         )
     return [
         {n: array[start : start + batch] for n, array in given.items()} for start in range(0, samples, batch)
@@ -205,7 +205,7 @@ def _count(path: Path, given: Mapping[str, NDArray[Any]]) -> int:
             if len({*counts.values()}) > 1
             else f"{path} is empty",
             ", ".join(f"{name}: {count}" for name, count in counts.items()),
-            "Give the same number of samples for every input.",
+            "Give --calib an .npz with the same number of samples, at least one, for every input.",
         )
     return int(next(iter(counts.values())))
 
@@ -216,6 +216,7 @@ def _check_shape(path: Path, i: GraphInput, array: NDArray[Any]) -> None:
         raise PatchCompileError(
             f"{i.name!r} of {path} has a shape that the graph does not take",
             f"A run feeds {list(array.shape)}, the input is {i.spelled()}.",
+            f"Give --calib an array {i.name} with these axes alone, or behind one that counts runs.",
         )
 
 

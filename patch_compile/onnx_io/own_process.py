@@ -25,7 +25,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.session import open_session, run_session
 
-__all__ = ["check_loads", "run_model"]
+__all__ = ["check_loads", "check_runs", "run_model"]
 
 _OWN_FIX = (
     "Leave the linears dense that it crashes on (--exclude, or --include for the others), and please report it with the "
@@ -54,6 +54,15 @@ def check_loads(path: Path) -> None:
         pass
 
 
+def check_runs(path: Path, feed: Feed, fix: str) -> None:
+    """Run a model that was given by the user.
+
+    fix: what helps if it does not run on the feed. Raises PatchCompileError as `check_loads` does, or if it does not run.
+    """
+    with _Process(path, _GIVEN_FIX) as process:
+        process.ask(feed, None, fix=fix)
+
+
 class _Process:
     """A process that has loaded a model. fix: what helps if it crashes."""
 
@@ -80,8 +89,8 @@ class _Process:
     ) -> None:
         self._end()
 
-    def ask(self, *arguments: object) -> Any:
-        """Send arguments to the process and return its answer, or raise its error."""
+    def ask(self, *arguments: object, fix: str = "") -> Any:
+        """Send arguments to the process and return its answer, or raise its error, with `fix` if that is given."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
         try:
@@ -90,7 +99,8 @@ class _Process:
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise self._crashed() from None
         if isinstance(error, tuple):
-            raise PatchCompileError(*error)
+            what, why, generic = error
+            raise PatchCompileError(what, why, fix or generic)
         if error is not None:
             raise RuntimeError(f"in the process that runs {self._path}:\n{error}")
         return answer

@@ -1,29 +1,40 @@
-"""Warns of outputs that pruning has moved so far that little of the model is left."""
+"""Warns of outputs that pruning has moved far, and of outputs that say little about the compiled model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from patch_compile.out.proof import OutputsDifference
 from patch_compile.out.report import Kind
 
-__all__ = ["output_warning"]
+__all__ = ["output_warnings"]
 
 _MUCH = 0.5  # relative error of an output; unrelated outputs of one size are 1.4 apart
+_VAGUE = 0.1  # share of the largest output that rounding may move
 
 
-def output_warning(report: Mapping[str, Any]) -> str:
-    """Returns a warning and what to do about it, for a report of outputs; empty if no output moved that far."""
-    worst = OutputsDifference.model_validate(report["difference"]).worst
-    if not worst.floating or (worst.relative is not None and worst.relative < _MUCH):
-        return ""
-    by = "to values that are not finite" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
-    what = f"Pruning moved the output {worst.output!r} {by}."
+def output_warnings(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield warnings, each with what to do about it, for a report in which outputs are compared."""
+    floating = [one for one in report["difference"]["outputs"] if one["floating"]]
+    worst = max(floating, key=lambda one: one["relative"], default=None)
+    if worst is not None and worst["relative"] >= _MUCH:
+        yield (
+            f"Pruning moved the output {worst['output']!r} by {worst['relative']:.0%} of its norm. "
+            f"{_how_to_lose_less(report)}"
+        )
+    allowed = report["agreement"]["tolerance"]["share"]
+    if allowed > _VAGUE:
+        yield (
+            f"On the inputs that outputs are compared on, rounding alone moves them by {allowed:.0%} of the largest, so "
+            "that it hardly shows whether the model was compiled right. Give real inputs with --calib."
+        )
+
+
+def _how_to_lose_less(report: Mapping[str, Any]) -> str:
     less = "prune less (--ratio), or leave the linears dense that matter most (--exclude)."
     if report["kind"] == Kind.ONNX and not report["learned"].get("inputs"):
         return (
-            f"{what} The masks were chosen without inputs, and outputs may be compared on inputs unlike real ones: give "
-            f"real inputs with --calib inputs.npz, and no --method; or {less}"
+            "The masks were chosen without inputs, and outputs may be compared on inputs unlike real ones: give real "
+            f"inputs with --calib inputs.npz, and no --method; or {less}"
         )
-    return f"{what} To lose less, {less}"
+    return f"To lose less, {less}"

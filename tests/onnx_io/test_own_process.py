@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.own_process import _Process, check_loads, run_model
+from patch_compile.onnx_io.own_process import _Process, check_loads, check_runs, run_model
 from tests.sources.onnx_model import graphs
 
 X = {"x": np.ones((2, 4), np.float32)}
@@ -33,6 +33,12 @@ def test_errors_of_the_process_are_those_of_the_caller(doubled):
     doubled.write_bytes(b"no model")
     with pytest.raises(PatchCompileError, match="ONNX Runtime cannot load"):
         check_loads(doubled)
+
+
+def test_what_helps_depends_on_the_caller(doubled):
+    with pytest.raises(PatchCompileError, match="cannot run") as error:
+        check_runs(doubled, {"x": np.ones((2, 5), np.float32)}, "Do that.")
+    assert error.value.fix == "Do that."
 
 
 @pytest.mark.parametrize(

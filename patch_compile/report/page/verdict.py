@@ -12,7 +12,7 @@ from patch_compile.out.report import Kind
 from patch_compile.out.verify import Outcome, VerifyReport
 from patch_compile.report.baselines import beaten_lines
 from patch_compile.report.bench import LIBRARY_NAMES
-from patch_compile.report.output_error import output_warning
+from patch_compile.report.output_error import output_warnings
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import change, found_error, joined, number, percent, perplexity, times
 from patch_compile.report.verify import limit_words, unanswered_words
@@ -123,8 +123,8 @@ def _limit(row: BenchRow) -> str:
 
 def _warnings(sources: Sources) -> Iterator[Warning]:
     yield from _of_ratio(sources)
-    if sources.kind is not Kind.DECODER and (moved := output_warning(sources.report)):
-        yield Warning("caution", moved)
+    if sources.kind is not Kind.DECODER:
+        yield from (Warning("caution", line) for line in output_warnings(sources.report))
     yield from _of_speed(sources)
     verify = sources.verify
     for reason in sources.unread:

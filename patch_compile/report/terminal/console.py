@@ -18,7 +18,7 @@ from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import CardRow, Gaining, LinearRow, PlanSummary, Skipped
 from patch_compile.out.proof import ComparedInputs, OutputsDifference, TextWindows, Tolerance
 from patch_compile.out.report import Kind
-from patch_compile.report.output_error import output_warning
+from patch_compile.report.output_error import output_warnings
 from patch_compile.report.prediction import (
     choice_line,
     gain_line,
@@ -232,8 +232,7 @@ def _onnx_summary(report: Row) -> Iterable[str]:
     yield f"fused into their linears: {_fused(linears) or 'nothing'}"
     yield from output_lines(OutputsDifference.model_validate(report["difference"]))
     yield f"compared on {compared_words(ComparedInputs.model_validate(report['inputs']))}"
-    if warning := output_warning(report):
-        yield f"warning: {warning[:1].lower()}{warning[1:]}"
+    yield from (f"warning: {line[:1].lower()}{line[1:]}" for line in output_warnings(report))
     yield from _result_lines(report)
     yield f"report: {Path(report['path']).with_name(PAGE)}"
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxFacts", "examine", "fingerprint_of"]
 
+_SHOWN = 8  # kinds of linears that an error names
+
 
 @dataclass(frozen=True)
 class OnnxFacts:
@@ -110,7 +112,7 @@ def _sixteen_bit(found: FoundLinears) -> Literal["float16", "bfloat16"] | None:
 def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]) -> Coverage:
     check_patterns(include, list(found.linears), "--include")
     check_patterns(exclude, list(found.linears), "--exclude")
-    skipped = dict(found.skipped)
+    skipped: dict[str, str] = {**found.skipped}
     for name in found.linears:
         if matches(name, *exclude):
             skipped[name] = "excluded"
@@ -118,10 +120,12 @@ def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]
             skipped[name] = "not included"
     covered = {name: linear.shape for name, linear in found.linears.items() if name not in skipped}
     if not covered:
+        kinds = kinds_of(found.linears)
         raise PatchCompileError(
             "No linear is covered",
-            f"The model has {', '.join(kinds_of(found.linears))}.",
-            "Give other --include and --exclude patterns.",
+            f"The model has {', '.join([*kinds[:_SHOWN], *(['…'] if len(kinds) > _SHOWN else [])])}.",
+            "Give other --include and --exclude patterns. --verbose names each linear.",
+            list(found.linears),
         )
     return Coverage(covered, skipped)
 

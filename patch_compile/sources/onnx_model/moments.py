@@ -96,7 +96,7 @@ def _moment(linear: OnnxLinear, x: NDArray[Any]) -> NDArray[np.float32]:
         raise PatchCompileError(
             f"The inputs of {linear.name} are not finite",
             "NaN, infinity or values too large for fp32 reach it on the calibration inputs.",
-            "Check the inputs, and the model before this linear.",
+            f"Check the inputs that --calib gives, or leave the linear dense with --exclude '{linear.name}'.",
         )
     return moment
 

@@ -16,6 +16,7 @@ from masklearn.masks.linear_mask import LinearMask
 from patch_compile.onnx_io.compare import Outputs, answer
 from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.graph_inputs import dim_names, read_inputs
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
 from patch_compile.out.layout import PRUNED_ONNX
 from patch_compile.out.report import Kind
@@ -121,14 +122,22 @@ class OnnxSource(OutputSource):
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
-        """Check that ONNX Runtime accepts the file. A bfloat16 model is skipped, because only a copy of it is ever
-        run."""
-        from patch_compile.onnx_io.own_process import check_loads
+        """Check that ONNX Runtime runs the file on the first of its inputs. A bfloat16 model is skipped, because only a copy
+        of it is ever run."""
+        from patch_compile.onnx_io.own_process import check_runs
 
         if not holds_bfloat16(self.model):
-            check_loads(self.model)
+            check_runs(self.model, self._facts.feeds[0], self._how_to_feed())
         if self.recipe.mask is not None:
             assert self.given
+
+    def _how_to_feed(self) -> str:
+        if self.recipe.calib is not None:
+            return "Give other inputs with --calib."
+        fix = "Give inputs that the model takes with --calib inputs.npz"
+        if sizes := ",".join(f"{name}=SIZE" for name in dim_names(read_inputs(self.model))):
+            fix += f", or sizes that it takes with --opt-shapes {sizes}"
+        return f"{fix}."
 
     @override
     def check_shapes(self) -> None:

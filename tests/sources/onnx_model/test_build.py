@@ -196,6 +196,24 @@ def test_a_hybrid_that_computes_something_else_is_not_published(settings, monkey
     assert not settings["out"].exists()
 
 
+def test_sizes_that_the_model_does_not_take_are_told_before_any_work(tmp_path):
+    """Random inputs are 16 long where the graph does not say how long; this one must be reshaped to rows of 64."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "rows"], ["r"], "rows"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], "fc"),
+    ]
+    rows = helper.make_tensor("rows", TensorProto.INT64, [2], [-1, 64])
+    path = graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor("w", 64, 64), rows], x=("n.0", "n.1"))
+    given = {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
+    with pytest.raises(PatchCompileError, match=r"cannot run m\.onnx on the inputs") as error:
+        build(given)
+    assert error.value.why.endswith("The inputs were x [2, 16].")
+    assert "onnxruntime_src" not in error.value.why and "[ONNXRuntimeError]" not in error.value.why
+    assert error.value.fix.endswith("--opt-shapes n.0=SIZE,n.1=SIZE.")
+    assert not (tmp_path / "out.partial").exists()
+    assert build(given | {"opt_shapes": "n.0=2,n.1=128"})["inputs"]["compared"] == 4
+
+
 @pytest.mark.rtx
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("model", ["encoder", "conv_net"])
