@@ -15,8 +15,7 @@ from masklearn.recipe import Pattern, Tile
 from masklearn.settings import Settings
 from patch_compile.build.summary import skipped_of
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.answers import ImportedAnswer
-from patch_compile.plan.lowering import plan_linears
+from patch_compile.out.answers import ImportedAnswer, MaskedLinear
 from patch_compile.progress import Progress
 
 __all__ = ["AUTO", "ImportRequest", "import_mask"]
@@ -67,7 +66,7 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
     progress.note(f"build: {_command(r, imported.format)}")
     return ImportedAnswer(
         path=str(r.out),
-        linears=tuple(plan.row() for plan in plan_linears(masks).values()),
+        linears=tuple(MaskedLinear.of(name, mask) for name, mask in masks.items()),
         skipped=skipped_of(coverage),
         ratio=masks.ratio,
         zeros=imported.zeros / masks.weights,

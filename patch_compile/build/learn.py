@@ -11,10 +11,9 @@ from patch_compile.build.prepare import Job, prepare
 from patch_compile.build.stages import keys_of, learning_folder, opened, run_stages
 from patch_compile.build.summary import masked_model
 from patch_compile.build.together import take_part
-from patch_compile.out.answers import LearnedAnswer, LearnedBaselines
+from patch_compile.out.answers import LearnedAnswer, LearnedBaselines, MaskedLinear
 from patch_compile.out.manifest import write_manifest
 from patch_compile.out.workspace import Workspace
-from patch_compile.plan.lowering import plan_linears
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage
@@ -41,10 +40,10 @@ def learn(
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
-        rows = (linear.row() for linear in plan_linears(masks).values())
+        rows = tuple(MaskedLinear.of(name, mask) for name, mask in masks.items())
         answer = LearnedAnswer(
             path=str(job.out),
-            **dict(masked_model(job, masks, rows)),
+            **dict(masked_model(job, masks, ())) | {"linears": rows},
             baselines=_compared(job, workspace, masks, names, progress) if names else None,
             notes=tuple(progress.notes),
             seconds=progress.seconds,

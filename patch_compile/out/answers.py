@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.summary import TileSummary
 from masklearn.quality.record import BesideBaselines
-from patch_compile.out.manifest import EvalText
-from patch_compile.out.plan import LinearRow, PlanSummary, Skipped
-from patch_compile.out.record import VersionedRecord
-from patch_compile.out.report import MaskedModel, OnnxFile, PrunedModel
+from patch_compile.out.manifest import EvalText, ModelOrigin, Ratio
+from patch_compile.out.plan import PlanSummary, Skipped, TileCount
+from patch_compile.out.record import Record, VersionedRecord
+from patch_compile.out.report import Kind, MaskMetadata, OnnxFile, PrunedModel
 
-__all__ = ["CompiledAnswer", "ImportedAnswer", "LearnedAnswer", "LearnedBaselines"]
+__all__ = ["CompiledAnswer", "ImportedAnswer", "LearnedAnswer", "LearnedBaselines", "MaskedLinear"]
 
 
 class LearnedBaselines(BesideBaselines):
@@ -19,12 +21,35 @@ class LearnedBaselines(BesideBaselines):
     text: EvalText
 
 
-class LearnedAnswer(VersionedRecord, MaskedModel):
+class MaskedLinear(Record):
+    """Mask of one linear `[N, K]`. How it is compiled is not known before a build."""
+
+    name: str
+    shape: tuple[int, int]
+    zeroed: int
+    tiles: TileCount
+
+    @classmethod
+    def of(cls, name: str, mask: LinearMask) -> Self:
+        """Returns the row of a mask."""
+        count = TileCount(sparse=int(mask.tiles.sum()), all=mask.tiles.size)
+        return cls(name=name, shape=mask.shape, zeroed=mask.zeroed, tiles=count)
+
+
+class LearnedAnswer(VersionedRecord):
     """Result of `learn`. path: OUT; baselines: None if none were asked for; seconds: duration of each stage."""
 
-    SCHEMA: ClassVar[int] = 2  # 1 had sentences on the baselines
+    SCHEMA: ClassVar[int] = 3  # 1 had sentences on the baselines; 2 had lowerings and bytes that no build has
 
     path: str
+    kind: Kind
+    model: ModelOrigin
+    method: str
+    ratio: Ratio
+    linears: tuple[MaskedLinear, ...]
+    skipped: tuple[Skipped, ...]
+    where_sparse: TileSummary
+    learned: MaskMetadata
     baselines: LearnedBaselines | None = None
     notes: tuple[str, ...]
     seconds: dict[str, float]
@@ -48,10 +73,10 @@ class ImportedAnswer(VersionedRecord):
     path: the file of masks; ratio: zeroed weights / weights by the pattern; zeros: the same by the published masks.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2  # 1 had lowerings and bytes that no build has
 
     path: str
-    linears: tuple[LinearRow, ...]
+    linears: tuple[MaskedLinear, ...]
     skipped: tuple[Skipped, ...]
     ratio: float
     zeros: float

@@ -33,6 +33,7 @@ def test_a_pruned_model_from_the_command_line(make_model, tmp_path):
     assert summary["ratio"] == masks.ratio > 0.1
     assert abs(summary["zeros"] - masks.ratio) < 1e-3
     assert len(summary["linears"]) == len(expected)
+    assert all(row.keys() == {"name", "shape", "zeroed", "tiles"} for row in summary["linears"])
     assert masks.record.skipped["model.layers.0.self_attn.v_proj"] == "excluded"
     assert f"build {source} --mask {out} --exclude '*.v_proj'" in done.stderr
     assert "tile: 16x16" in done.stderr

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.summary import summarise_tiles
-from patch_compile.out.answers import LearnedAnswer
+from patch_compile.out.answers import LearnedAnswer, MaskedLinear
 from patch_compile.out.engine import BuiltEngine, EngineReport
 from patch_compile.out.manifest import ModelOrigin, Ratio
 from patch_compile.out.plan import LinearRow, Node, Skipped, Slabs, TileCount
@@ -45,8 +45,11 @@ def linear_row(name: str, **changed: Any) -> LinearRow:
 
 def learned_answer(tile_maps: Mapping[str, NDArray[np.bool_]], **changed: Any) -> LearnedAnswer:
     rows = (
-        linear_row(
-            name, zeroed=int(tiles.sum()) * 2048, tiles=TileCount(sparse=int(tiles.sum()), all=tiles.size)
+        MaskedLinear(
+            name=name,
+            shape=(128, 128),
+            zeroed=int(tiles.sum()) * 2048,
+            tiles=TileCount(sparse=int(tiles.sum()), all=tiles.size),
         )
         for name, tiles in tile_maps.items()
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
 from masklearn.masks.names import kind_of, short_kinds
 from masklearn.masks.summary import TileSummary
-from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer
+from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer, MaskedLinear
 from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import MASKS, MODEL, PAGE
 from patch_compile.out.plan import CardRow, Gaining, LinearRow, PlanSummary, Skipped
@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 Row = Mapping[str, Any]
+_Linear = TypeVar("_Linear", LinearRow, MaskedLinear)
+_NOT_COMPILED = "`build` decides for its target how each linear is compiled"
 _OUTPUTS = 4  # outputs of a graph that are shown; a decoder has two for each layer's cache
 _REASONS = 6  # reasons why nodes stay dense that are shown without --verbose
 _SHADES = " ░▒▓█"  # none, and quarters: a map is readable without colour
@@ -63,12 +65,12 @@ def build_parts(report: Row, *, every: bool = False) -> Iterator[Part]:
 
 def masks_parts(answer: LearnedAnswer) -> Iterator[Part]:
     """Yield the result of `learn`."""
-    yield _linears_table(answer.linears)
+    yield _masks_table(answer.linears)
     yield from _where_parts(answer.where_sparse)
     yield from _skipped_lines(answer.skipped)
     learned = answer.learned.as_metadata()
     yield from _ratio_lines(answer.ratio.model_dump(), learned, answer.method)
-    yield f"masks: {answer.path}/{MASKS}, pruned model: {answer.path}/{MODEL}"
+    yield f"masks: {answer.path}/{MASKS}, pruned model: {answer.path}/{MODEL}; {_NOT_COMPILED}"
     if answer.baselines:
         yield from baseline_parts(answer.baselines)
 
@@ -86,10 +88,10 @@ def compiled_parts(answer: CompiledAnswer) -> Iterator[Part]:
 
 def import_parts(answer: ImportedAnswer) -> Iterator[Part]:
     """Yield the result of `import-mask`."""
-    yield _linears_table(answer.linears)
+    yield _masks_table(answer.linears)
     yield from _skipped_lines(answer.skipped)
     yield f"ratio: {answer.ratio:.4f}, zeros {answer.zeros:.4f}, format {answer.format}"
-    yield f"masks: {answer.path}"
+    yield f"masks: {answer.path}; {_NOT_COMPILED}"
 
 
 def plugin_parts(result: Row) -> Iterator[Part]:
@@ -131,18 +133,36 @@ def _linears_table(linears: Sequence[LinearRow]) -> Table:
     return table
 
 
+def _masks_table(linears: Sequence[MaskedLinear]) -> Table:
+    """Returns one row per kind of linear, without what only a build knows."""
+    table = FoldingTable()
+    for header in ("linear", "count", "shape", "ratio", "2:4 tiles"):
+        table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
+    for (kind, shape, _), rows in _grouped(linears, lambda _: "").items():
+        table.add_row(kind, str(len(rows)), shape, *_ratio_and_tiles(rows))
+    table.add_section()
+    table.add_row("all", str(len(linears)), "", *_ratio_and_tiles(linears))
+    return table
+
+
 def by_kind(linears: Sequence[LinearRow]) -> dict[tuple[str, str, str], list[LinearRow]]:
     """Group linears by kind, shape and lowering. A kind is the shortest end of the name that distinguishes it."""
+    return _grouped(linears, lambda row: row.lowering)
+
+
+def _grouped(
+    linears: Sequence[_Linear], lowering: Callable[[_Linear], str]
+) -> dict[tuple[str, str, str], list[_Linear]]:
     short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
-    kinds: dict[tuple[str, str, str], list[LinearRow]] = {}
+    kinds: dict[tuple[str, str, str], list[_Linear]] = {}
     for row in linears:
         shape = "×".join(map(str, row.shape))
-        kinds.setdefault((short[kind_of(row.name)], shape, row.lowering), []).append(row)
+        kinds.setdefault((short[kind_of(row.name)], shape, lowering(row)), []).append(row)
     order = list(short.values())
     return dict(sorted(kinds.items(), key=lambda kind: order.index(kind[0][0])))
 
 
-def _ratio_and_tiles(rows: Sequence[LinearRow]) -> tuple[str, str]:
+def _ratio_and_tiles(rows: Sequence[LinearRow | MaskedLinear]) -> tuple[str, str]:
     weights = sum(row.shape[0] * row.shape[1] for row in rows)
     zeroed = sum(row.zeroed for row in rows)
     sparse, tiles = sum(row.tiles.sparse for row in rows), sum(row.tiles.all for row in rows)
