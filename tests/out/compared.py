@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from patch_compile.compare.pareto import Spot, beaten_by
 from patch_compile.out.bench import Library, Phase
 from patch_compile.out.compare import (
     DENSE,
@@ -21,6 +20,7 @@ from patch_compile.out.compare import (
 )
 from patch_compile.out.manifest import ModelOrigin
 from patch_compile.out.plan import CardRow, WorkloadRow
+from patch_compile.report.pareto import Spot, beaten_by
 
 __all__ = ["compared"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from patch_compile.out.compare import DENSE, BuildRow, CompareReport
 from patch_compile.report.compare import MEASURES, axis_label, axis_words, method_words
-from patch_compile.report.curve.labels import REACH, SIZE, Box, Point, place_labels
 from patch_compile.report.page import chart
+from patch_compile.report.page.labels import REACH, SIZE, Box, Point, place_labels
 from patch_compile.report.page.spelling import number
 from patch_compile.report.page.text_width import lines_within, text_width
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patch_compile.compare.pareto import Spot, beaten_by
-from patch_compile.report.curve.labels import REACH, Box, place_labels
+from patch_compile.report.page.labels import REACH, Box, place_labels
+from patch_compile.report.pareto import Spot, beaten_by
 
 INSIDE = Box(56, 20, 700, 360)
 points = st.tuples(st.floats(80, 680), st.floats(40, 340))
