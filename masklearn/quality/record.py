@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-__all__ = ["Baseline", "BaselineRow", "BesideBaselines"]
+__all__ = ["Baseline", "BaselineRow", "BesideBaselines", "Unbounded"]
+
+Unbounded = Annotated[
+    float,
+    BeforeValidator(lambda value: math.inf if value is None else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
+]
+"""A number that may be infinite, such as a perplexity that overflowed. JSON, which has no infinity, holds null for it."""
 
 
 class Baseline(StrEnum):
@@ -33,7 +42,7 @@ class BaselineRow(_Part):
 
     name: str
     ratio: float
-    perplexity: float
+    perplexity: Unbounded
     seconds: float | None
     deployable: bool
 

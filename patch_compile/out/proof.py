@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from masklearn.quality.record import Unbounded
 from patch_compile.out.manifest import EvalText
 from patch_compile.out.record import Record
 
@@ -175,8 +176,8 @@ class PredictionsDifference(Record):
 class BuildPerplexity(Record):
     """Perplexities of the two ONNX files."""
 
-    dense: float
-    hybrid: float
+    dense: Unbounded
+    hybrid: Unbounded
     on: TextWindows
 
 

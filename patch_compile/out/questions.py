@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from masklearn.quality.record import Unbounded
 from patch_compile.out.proof import ComparedInputs, Finite, OutputsDifference, TextWindows, Tolerance
 from patch_compile.out.record import Record
 
@@ -96,8 +97,8 @@ class CompiledRight(Record):
 class PrunedPerplexity(Record):
     """Perplexities of the two checkpoints."""
 
-    dense: float
-    pruned: float
+    dense: Unbounded
+    pruned: Unbounded
 
     @property
     def increase(self) -> float:

@@ -43,12 +43,12 @@ _FIGURES = {
     FigureName.OUTPUT: "largest relative error of an output",
 }
 _WHERE = (
-    "error: ‖X(W − W′)ᵀ‖ / ‖XWᵀ‖, X what reaches the linear in the dense model; share: of the sum of squared errors of all "
-    "linears, each relative to its own output"
+    "error: how far pruning moves the output of the linear, as a share of that output, on the dense model's inputs; share: "
+    "its part in the squared errors of all linears"
 )
 _WHERE_TRIED = (
-    "; alone: change of the loss, nats per token, when this linear alone is pruned; restored: when it alone is dense again, "
-    "over {tokens} tokens"
+    "; alone: change of the loss in nats per token if this linear alone is pruned; restored: if it alone is dense again; "
+    "both over {tokens} tokens"
 )
 
 

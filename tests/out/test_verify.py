@@ -1,6 +1,7 @@
 """verify.json is read as it is written, and another version or content is refused by name."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.proof import OutputDifference, OutputsDifference
-from patch_compile.out.questions import EngineNotRun, NotRun
+from patch_compile.out.questions import EngineNotRun, NotRun, PrunedPerplexity
 from patch_compile.out.verify import Question, VerifyReport
 from tests.report.page.found import verified
 from tests.report.page.outs import Out
@@ -59,3 +60,8 @@ def test_json_has_no_infinity(out: Path) -> None:
     both = OutputsDifference(outputs=(other, torn))
     assert both.worst == torn and both.relative is None
     assert OutputsDifference(outputs=(other,)).relative == 0.2
+    found = VerifyReport.read(out / "verify/verify.json")
+    overflowed = found.pruned.model_copy(update={"perplexity": PrunedPerplexity(dense=9.0, pruned=math.inf)})
+    found.model_copy(update={"pruned": overflowed}).write(out / "verify/verify.json")
+    again = VerifyReport.read(out / "verify/verify.json")
+    assert again.pruned == overflowed and again.pruned.perplexity.pruned == math.inf

@@ -18,9 +18,7 @@ __all__ = ["MARKERS", "curve"]
 
 _PLOT, _EDGE, _LINE = 340, 20, 18  # height of the axes, margin, and height of a line of text, in pixels
 _TITLE = 14 * 1.15  # of the font, in pixels, and as much wider as bold is
-# Largest over smallest loss that still gets a linear axis: above it the low end would be flat.
-_LOGARITHMIC = 6.0
-_MARGIN = {"x": 0.14, "y": 0.12}
+_X_MARGIN = 0.14
 _COLOURS = 6  # of theme.css
 # Outlines around (0, 0) of equal weight to the eye, so that methods differ in print and to any colour vision.
 MARKERS = {
@@ -47,7 +45,9 @@ def curve(report: CompareReport) -> dict[str, Any]:
     top = legend[-1]["y"] + 2.5 * _LINE
     spots = [(DENSE, axis.dense, quality.dense)]
     spots += [(build.name, build.at, build.quality) for build in builds]
-    y, y_ticks = _y_axis([loss for *_, loss in spots if math.isfinite(loss)] or [1.0], top)
+    y, y_ticks = chart.loss_axis(
+        [loss for *_, loss in spots if math.isfinite(loss)] or [1.0], top + _PLOT, top
+    )
     left = round(_EDGE + 8 + max(text_width(words, SIZE) for _, words in y_ticks))
     x, x_ticks = _x_axis([value for _, value, _ in spots], left, axis.against.sign)
     # A perplexity that overflowed lies at the upper edge, and its name says so.
@@ -93,32 +93,10 @@ def _shown(text: str) -> str:
     )
 
 
-def _y_axis(losses: Sequence[float], top: float) -> tuple[chart.Scale, list[tuple[float, str]]]:
-    """Returns the axis and its ticks. It is logarithmic if the losses are far apart."""
-    low, high = min(losses), max(losses)
-    first, last = top + _PLOT, top
-    if low > 0 and high / low > _LOGARITHMIC:
-        wider = (high / low) ** _MARGIN["y"]
-        y = chart.Scale(low / wider, high * wider, first, last, log=True)
-        return y, [(y(value), number(value, 1)) for value in chart.decades(y.low, y.high)]
-    return _linear(losses, _MARGIN["y"], first, last)
-
-
 def _x_axis(values: Sequence[float], left: float, sign: int) -> tuple[chart.Scale, list[tuple[float, str]]]:
     """Returns the axis and its ticks. Better is to the right in every picture."""
     ends = (left, chart.WIDTH - _EDGE)[::sign]
-    return _linear(values, _MARGIN["x"], *ends)
-
-
-def _linear(
-    values: Sequence[float], margin: float, first: float, last: float
-) -> tuple[chart.Scale, list[tuple[float, str]]]:
-    """Returns an axis with a margin beside the values, without ticks below 0 if no value is."""
-    low, high = min(values), max(values)
-    wider = margin * (high - low or abs(high) or 1.0)
-    axis = chart.Scale(low - wider, high + wider, first, last)
-    start = axis.low if low < 0 else max(axis.low, 0.0)
-    return axis, chart.number_ticks(chart.ticks_within(start, axis.high), axis)
+    return chart.linear_axis(values, _X_MARGIN, *ends)
 
 
 def _style(builds: Sequence[BuildRow]) -> dict[str, tuple[str, int]]:

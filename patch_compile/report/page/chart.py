@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from patch_compile.report.page.spelling import percent
+from patch_compile.report.page.spelling import number, percent
 
 __all__ = [
     "BOTTOM",
@@ -17,6 +17,8 @@ __all__ = [
     "WIDTH",
     "Scale",
     "decades",
+    "linear_axis",
+    "loss_axis",
     "number_ticks",
     "percent_ticks",
     "round_ticks",
@@ -25,6 +27,9 @@ __all__ = [
 
 WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 16, 40
+# Largest over smallest loss that still gets a linear axis: above it the low end would be flat.
+_LOGARITHMIC = 6.0
+_LOSS_MARGIN = 0.12
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -89,3 +94,24 @@ def decades(low: float, high: float) -> Iterable[float]:
         step = math.ceil(len(powers) / 9)
         return powers[::step]
     return [v for e in exponents for v in (10.0**e, 2 * 10.0**e, 5 * 10.0**e) if low <= v <= high]
+
+
+def loss_axis(losses: Sequence[float], first: float, last: float) -> tuple[Scale, list[tuple[float, str]]]:
+    """Returns an axis and its ticks. It is logarithmic if the losses are far apart."""
+    low, high = min(losses), max(losses)
+    if low > 0 and high / low > _LOGARITHMIC:
+        wider = (high / low) ** _LOSS_MARGIN
+        axis = Scale(low / wider, high * wider, first, last, log=True)
+        return axis, [(axis(value), number(value, 1)) for value in decades(axis.low, axis.high)]
+    return linear_axis(losses, _LOSS_MARGIN, first, last)
+
+
+def linear_axis(
+    values: Sequence[float], margin: float, first: float, last: float
+) -> tuple[Scale, list[tuple[float, str]]]:
+    """Returns an axis with a margin beside the values, without ticks below 0 if no value is."""
+    low, high = min(values), max(values)
+    wider = margin * (high - low or abs(high) or 1.0)
+    axis = Scale(low - wider, high + wider, first, last)
+    start = axis.low if low < 0 else max(axis.low, 0.0)
+    return axis, number_ticks(ticks_within(start, axis.high), axis)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from masklearn.masks.record import MaskRecord
 from patch_compile.out.layout import PAGE, RECIPE
+from patch_compile.report.learned import learned_lines
 from patch_compile.report.page.sources import Row, Sources
 
 __all__ = ["origin"]
@@ -25,7 +27,7 @@ def origin(sources: Sources) -> dict[str, Any]:
         "command": f"patch-compile build --recipe {sources.out / RECIPE} -o OUT",
         "versions": manifest.versions,
         "texts": list(_texts(sources)),
-        "learned": list(_learned(report["learned"])),
+        "learned": list(learned_lines(MaskRecord.of_metadata(report["learned"]))),
         "notes": list(_notes(sources)),
         "seconds": list(_seconds(sources)),
         "files": files,
@@ -51,28 +53,6 @@ def _about_text(record: Row) -> dict[str, Any]:
     ]
     name = record.get("name") or record.get("source") or "text"
     return {"name": name, "sha256": record.get("sha256"), "about": ", ".join(filter(None, about))}
-
-
-def _learned(learned: Row) -> Iterator[tuple[str, str]]:
-    """Yield the records of learning that consist of a few numbers."""
-    for part in ("budget", "repair", "permuted", "train"):
-        record = learned.get(part)
-        if isinstance(record, dict):
-            yield part, _listed(record)
-
-
-def _listed(record: Row) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {_spelled(value)}" for key, value in record.items())
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return f"({_listed(value)})"
-    return str(value)
 
 
 def _notes(sources: Sources) -> Iterator[tuple[str, str]]:

@@ -143,7 +143,7 @@ def _error_facts(error: float | None, tolerance: Tolerance, of: str) -> list[tup
     return [
         ("largest error", f"{found_error(error)}{of if error is not None else ''}"),
         ("allowed", number(tolerance.share)),
-        ("reason", tolerance_words(tolerance)),
+        ("derivation", tolerance_words(tolerance)),
     ]
 
 

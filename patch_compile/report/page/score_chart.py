@@ -7,6 +7,7 @@ from typing import Any
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ScoreRecord
+from patch_compile.report.learned import score_words
 from patch_compile.report.page.chart import (
     BOTTOM,
     HEIGHT,
@@ -47,7 +48,7 @@ def score_chart(masks: MaskSet) -> dict[str, Any] | None:
         "x_ticks": [(x(value), number(value, 1)) for value in decades(edges[0], edges[-1])],
         "y_ticks": percent_ticks(ticks, y),
         "cut": _cut(scores, x),
-        "unit": scores.unit,
+        "unit": score_words(scores.unit),
         "ranked": scores.ranked,
         "free": scores.zero.sparse + scores.zero.dense,
         "summary": _summary(scores),

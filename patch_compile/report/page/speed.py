@@ -34,6 +34,7 @@ def _bench(bench: BenchReport) -> dict[str, Any]:
         "what": f"{timed_words(bench).rstrip('.')}.",
         "device": bench.device.name,
         "clocks": ", ".join(clock_words(bench.clocks)).replace(" … ", " to "),
+        "gpu": bench.runner.on_gpu,
         "rows": rows,
         "has": {name: any(getattr(row, name) for row in rows) for name in _COLUMNS},
         "notes": list(bench_notes(bench)),

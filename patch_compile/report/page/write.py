@@ -10,7 +10,9 @@ from patch_compile.out.layout import PAGE
 from patch_compile.out.workspace import key_of
 from patch_compile.report.page.baselines import baseline_rows
 from patch_compile.report.page.depth_chart import depth_chart
+from patch_compile.report.page.frontier import frontier
 from patch_compile.report.page.key_figures import key_figures
+from patch_compile.report.page.lights import lights
 from patch_compile.report.page.lost_where import lost_where
 from patch_compile.report.page.origin import origin
 from patch_compile.report.page.plan_table import plan_table
@@ -62,9 +64,11 @@ def _parts(sources: Sources) -> dict[str, Any]:
     """Returns the content of the sections, None or empty for sections without content."""
     return {
         "name": sources.name,
+        "lights": lights(sources),
         "verdict": verdict(sources),
         "figures": key_figures(sources),
         "questions": questions(sources),
+        "frontier": frontier(sources),
         "baselines": baseline_rows(sources),
         "speed": speed(sources),
         "maps": tile_maps(sources.masks),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from patch_compile.out.bench import Library
 from patch_compile.report.page import write_page
 from patch_compile.report.page.text_width import text_width
 from tests.out.benched import benched
@@ -56,8 +57,8 @@ def test_it_renders_and_asks_for_nothing(report: Path, open_page: Any) -> None:
     page = open_page(report)
     headings = page.locator("h2").all_text_contents()
     assert headings == [
-        "Three questions", "Baselines", "Speed", "Where it is sparse", "Tile scores and the cut", "Where the error arises",
-        "Plan", "Tasks and text", "How it was made",
+        "Three questions", "Quality against size", "Baselines", "Speed", "Where it is sparse", "Tile scores and the cut",
+        "Where the error arises", "Plan", "Tasks and text", "How it was made",
     ]  # fmt: skip
     assert page.locator("button.map").count() == page.locator("#linears tbody tr").count() == len(SMOLLM2)
     assert page.locator("h1").inner_text() == "smollm2-135m"
@@ -155,7 +156,8 @@ def test_dark_and_light_differ_and_can_be_read(report: Path, open_page: Any) -> 
     for scheme in ("light", "dark"):
         page = open_page(report, color_scheme=scheme)
         style = page.evaluate(
-            "Object.fromEntries(['paper','ink','muted','caution','fault','yes','link','sparse','dense-bar'].map(name =>"
+            "Object.fromEntries(['paper','ink','muted','caution','fault','yes','link','sparse','dense-bar',"
+            "'green','yellow','red','grey','on-lamp','on-yellow'].map(name =>"
             " [name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()]))"
         )
         grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
@@ -168,6 +170,8 @@ def test_dark_and_light_differ_and_can_be_read(report: Path, open_page: Any) -> 
             "link": 4.5,
         }.items():
             assert contrast(style[name], style["paper"]) >= least, (scheme, name)
+        for lamp, sign in (("green", "lamp"), ("yellow", "yellow"), ("red", "lamp"), ("grey", "lamp")):
+            assert contrast(style[lamp], style[f"on-{sign}"]) >= 4.5, (scheme, lamp)
         assert contrast(style["sparse"], style["paper"]) >= 3 <= contrast(style["dense-bar"], style["paper"])
     assert grounds[0] != grounds[1]
 
@@ -190,6 +194,54 @@ def test_the_page_is_never_wider_than_the_window(report: Path, open_page: Any, w
     page.locator("button.map").first.press("Enter")
     box = page.get_by_role("dialog").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Page of a build that was timed on a CPU, with predictions for a GPU."""
+    out = Out(tmp_path_factory.mktemp("cpu") / "out")
+    return write_page(out.write(verified(out), benched(Library.ONNX_RUNTIME)))
+
+
+def test_on_a_phone_the_speed_up_and_the_chart_are_in_sight(report: Path, open_page: Any) -> None:
+    """No table has to be scrolled for its most important column."""
+    page = open_page(report, width=390)
+    headers = page.locator("#speed th").filter(has_text="speed-up")
+    assert headers.count() == 2
+    for box in (*(one.bounding_box() for one in headers.all()), page.locator("#frontier svg").bounding_box()):
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    assert page.locator("#frontier svg").evaluate("one => one.parentElement.scrollWidth <= 390")
+    figures = page.locator("#baselines tbody tr:first-child td").nth(1).bounding_box()
+    assert figures["x"] + figures["width"] <= 390
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_lights_are_the_first_that_is_seen(report: Path, open_page: Any, width: int) -> None:
+    page = open_page(report, width=width)
+    lights = page.locator(".lights li")
+    assert [one.get_attribute("class") for one in lights.all()] == ["yellow", "red", "yellow"]
+    last = lights.last.bounding_box()
+    assert last["y"] + last["height"] < page.locator(".lead").bounding_box()["y"] < 900
+    lamps = page.locator(".lamp").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
+    assert lamps[0] == lamps[2] != lamps[1]
+    assert page.locator(".lamp").all_text_contents() == ["!", "✕", "!"]  # colour alone tells not everybody
+    assert "red:" in lights.nth(1).text_content()
+
+
+def test_a_time_of_a_cpu_is_not_bold(report: Path, on_cpu: Path, open_page: Any) -> None:
+    weights = "all => [...new Set(all.map(one => getComputedStyle(one).fontWeight))]"
+    for path, expected in ((report, ["600"]), (on_cpu, ["400"])):
+        measured = open_page(path).locator("#speed table").nth(1).locator("tbody td:nth-child(2)")
+        assert measured.count() == 3 and measured.evaluate_all(weights) == expected
+    assert open_page(on_cpu).locator("#speed table").first.locator("td.strong").count() == 3
+
+
+def test_no_question_is_split_over_pages(report: Path, open_page: Any) -> None:
+    page = open_page(report)
+    page.emulate_media(media="print")
+    whole = "all => all.every(one => getComputedStyle(one).breakInside == 'avoid')"
+    for parts in (".three", ".question", ".lights", "#frontier", "#speed table", "article.text"):
+        assert page.locator(parts).count() and page.locator(parts).evaluate_all(whole), parts
 
 
 def test_on_paper(report: Path, open_page: Any, tmp_path: Path) -> None:

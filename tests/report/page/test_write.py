@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from masklearn.masks.record import RepairRecord
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.bench import Library
 from patch_compile.out.questions import EngineNotRun, NotRun
@@ -122,7 +123,7 @@ class TestVerdict:
 class TestSections:
     def test_in_the_order_a_buyer_asks(self, out: Out) -> None:
         assert sections(write_page(out.write(verified(out), benched()))) == [
-            "verdict", "questions", "baselines", "speed", "maps", "scores", "error", "plan", "said", "origin",
+            "verdict", "questions", "frontier", "baselines", "speed", "maps", "scores", "error", "plan", "said", "origin",
         ]  # fmt: skip
 
     def test_none_is_empty(self, out: Out) -> None:
@@ -131,7 +132,16 @@ class TestSections:
         parts = ("where", "baselines", "tasks", "text", "pruned", "compiled", "built")
         nothing = dict.fromkeys(parts) | {"generated": (), "checks": ()}
         page = write_page(out.write(verified(out).model_copy(update=nothing)))
-        assert sections(page) == ["verdict", "questions", "speed", "maps", "plan", "said", "origin"]
+        assert sections(page) == [
+            "verdict",
+            "questions",
+            "frontier",
+            "speed",
+            "maps",
+            "plan",
+            "said",
+            "origin",
+        ]
         assert "The capital of France is" in words(page)
 
     def test_the_three_questions(self, out: Out) -> None:
@@ -141,6 +151,19 @@ class TestSections:
             "allowed 0.0118", "n = 65 roundings", "an engine for sm86 runs on such a GPU alone",
         ):  # fmt: skip
             assert part in said
+
+    def test_records_are_told_in_words(self, out: Out) -> None:
+        """No dictionary of a record, no key, and no unit of a method reaches the reader."""
+        out.record.repair = RepairRecord(
+            method="distill", steps=120, tokens=61440, kl_first=0.9, kl_last=0.31, learning_rate=1e-4
+        )
+        said = words(write_page(out.write(verified(out))))
+        assert "asked for 40% of the weights zeroed, of all linears together" in said
+        assert "120 steps on 61,440 tokens; KL to the dense model 0.9 before, 0.31 after" in said
+        source = (out.path / "report.html").read_text()
+        assert "estimated harm to the model’s predictions, for each weight that is zeroed" in source
+        for raw in ("to second order", "kl_first", "kl first", "learning_rate", "{&#39;", "per layer no"):
+            assert raw not in source
 
     def test_how_it_was_made(self, out: Out) -> None:
         page = write_page(out.write(verified(out)))
@@ -214,7 +237,17 @@ class TestRealBuilds:
             f"Perplexity {'rises' if report['perplexity']['hybrid'] >= report['perplexity']['dense'] else 'falls'}"
             in said
         )
-        assert sections(page) == ["verdict", "questions", "speed", "maps", "scores", "plan", "said", "origin"]
+        assert sections(page) == [
+            "verdict",
+            "questions",
+            "frontier",
+            "speed",
+            "maps",
+            "scores",
+            "plan",
+            "said",
+            "origin",
+        ]
         assert said.count("self_attn.q_proj") == 2  # the plan has a row per block
         assert "text.txt" in said and "no engine was built" in said
 
@@ -242,6 +275,6 @@ class TestRealBuilds:
         build({"model": path, "ratio": 0.25, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"})
         page = write_page(tmp_path / "out")
         said = words(page)
-        assert sections(page) == ["verdict", "questions", "speed", "maps", "plan", "origin"]
+        assert sections(page) == ["verdict", "questions", "frontier", "speed", "maps", "plan", "origin"]
         assert "No speed is predicted, and none was measured" in said
         assert "random inputs" in said

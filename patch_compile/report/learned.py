@@ -1,0 +1,78 @@
+"""Puts the record of how masks were made into words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from masklearn.masks.record import BudgetRecord, MaskRecord, PermutedRecord, RepairRecord, TrainRecord
+from masklearn.methods.scores import IMPORTANCE
+from masklearn.traits import Criterion
+
+__all__ = ["learned_lines", "score_words"]
+
+_PER_WEIGHT = ", per zeroed weight"
+_SCORES = {
+    Criterion.FISHER.unit: "estimated harm to the model’s predictions",
+    Criterion.RELATIVE.unit: "share of the linear’s output that is lost",
+    Criterion.RAW.unit: "squared error of the linear’s output",
+    Criterion.MAGNITUDE.unit: "size of the tile’s weights, relative to those of its linear",
+    Criterion.RANDOM.unit: "a random number",
+    IMPORTANCE: "importance that is lost, relative to the linear’s mean",
+}
+
+
+def learned_lines(record: MaskRecord) -> Iterator[tuple[str, str]]:
+    """Yield the steps of learning: a name, and what was done."""
+    if record.budget:
+        yield "asked for", _budget(record.budget)
+    if record.permuted:
+        yield "reordered", _permuted(record.permuted)
+    if record.train:
+        yield "training", _train(record.train)
+    if record.repair:
+        yield "repair", _repair(record.repair)
+
+
+def score_words(unit: str) -> str:
+    """Returns the meaning of a score. unit: that of a `ScoreRecord`; a unit of an unknown method is returned as it is."""
+    words = _SCORES.get(unit.removesuffix(_PER_WEIGHT))
+    return unit if words is None else f"{words}, for each weight that is zeroed"
+
+
+def _budget(budget: BudgetRecord) -> str:
+    if budget.amount is not None:
+        return f"tiles that save {budget.amount:.4g} {budget.unit}"
+    if isinstance(budget.ratio, float):
+        alike = ", of each linear alike" if budget.per_layer else ", of all linears together"
+        return f"{100 * budget.ratio:.4g}% of the weights zeroed{alike}"
+    alike = ", in each linear alike" if budget.per_layer else ""
+    return f"weights zeroed by name of the linear: {budget.ratio}{alike}"
+
+
+def _permuted(permuted: PermutedRecord) -> str:
+    return (
+        f"{permuted.channels:,} hidden channels of {permuted.parts} feed-forward parts, so that weak ones share tiles; that "
+        f"alone changes a part’s output by {permuted.dense_error:.1e} of its norm"
+    )
+
+
+def _train(train: TrainRecord) -> str:
+    kept = f"; kept: {train.kept}"
+    distance = (
+        f", with a KL of {train.kl[train.kept]:.3g} to the dense model" if train.kept in train.kl else ""
+    )
+    return f"{train.steps:,} steps on {train.tokens:,} tokens, from {train.prior}{kept}{distance}"
+
+
+def _repair(repair: RepairRecord) -> str:
+    if repair.method == "none":
+        return f"none: {repair.why}" if repair.why else "none"
+    pairs = ((repair.kl_first, repair.kl_last, "KL"), (repair.error_first, repair.error_last, "error"))
+    distance = [
+        f"{what} to the dense model {first:.3g} before, {last:.3g} after"
+        for first, last, what in pairs
+        if first is not None and last is not None
+    ]
+    label = f"the text’s own words count {repair.label_weight:g}" if repair.label_weight else ""
+    steps = f"the surviving weights learned from the dense model: {repair.steps:,} steps on {repair.tokens:,} tokens"
+    return "; ".join(filter(None, [steps, *distance, label]))

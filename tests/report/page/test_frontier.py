@@ -1,0 +1,69 @@
+"""The picture of quality against size: the build, the dense model, and baselines."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patch_compile.report.page.frontier import frontier
+from patch_compile.report.page.sources import Sources
+from tests.report.page.found import baselines, verified
+from tests.report.page.outs import Out, llama_shapes
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Out:
+    return Out(tmp_path / "out", llama_shapes(2, 256, 128, 384))
+
+
+def drawn(out: Out, *found: Any) -> dict[str, Any]:
+    picture = frontier(Sources.read(out.write(*found)))
+    assert picture is not None
+    return picture
+
+
+def places(picture: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    return {mark["name"]: (mark["x"], mark["y"]) for mark in picture["marks"]}
+
+
+def test_a_build_alone_is_drawn_beside_the_dense_model(out: Out) -> None:
+    picture = drawn(out)
+    at = places(picture)
+    assert set(at) == {"dense", "this build"}
+    assert at["this build"][0] > at["dense"][0]  # smaller is further right
+    assert at["this build"][1] < at["dense"][1]  # a higher perplexity is further up
+    assert picture["line"] == [at["dense"], at["this build"]] and not picture["estimated"]
+    assert "No other way of pruning was measured" in picture["summary"]
+
+
+def test_baselines_lie_where_their_tiles_put_them(out: Out) -> None:
+    picture = drawn(out, verified(out))
+    marks = {mark["name"]: mark for mark in picture["marks"]}
+    assert "unstructured" not in marks  # no kernel makes it smaller
+    assert set(marks) > {"uniform-2:4", "ffn-only", "magnitude-tiles", "random-tiles"}
+    before = out.report["plan"]["totals"]["bytes_before"]
+    assert marks["uniform-2:4"]["words"] == f"uniform-2:4: 41.30, {before * 0.5625 / 1e6:.2f} MB"
+    assert marks["ffn-only"]["beaten"] is False and marks["random-tiles"]["beaten"] is True
+    assert marks["this build"]["beaten"] is True
+    assert "The baseline ffn-only is no larger than this build and loses less." in picture["summary"]
+    assert picture["estimated"]
+
+
+def test_a_build_that_nothing_beats_is_told(out: Out) -> None:
+    rows = tuple(row for row in baselines().rows if row.name != "ffn-only")
+    found = verified(out).model_copy(update={"baselines": baselines().model_copy(update={"rows": rows})})
+    assert "No baseline that was measured is as small" in drawn(out, found)["summary"]
+
+
+def test_a_loss_that_is_not_finite_has_no_place(out: Out) -> None:
+    out.report["perplexity"]["hybrid"] = None  # JSON has no infinity
+    assert frontier(Sources.read(out.write())) is None
+
+
+def test_all_lies_within_the_picture(out: Out) -> None:
+    picture = drawn(out, verified(out))
+    width, height = picture["size"]
+    for label in picture["labels"]:
+        assert label.box.left >= 0 and label.box.right <= width
+        assert label.box.top >= 0 and label.box.bottom <= height
+    assert all(0 < x < width and 0 < y < height for x, y in places(picture).values())

@@ -1,0 +1,107 @@
+"""The lights at the top: what they ask, and what decides their colour."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patch_compile.out.bench import Library
+from patch_compile.out.questions import EngineCompared, PrunedPerplexity
+from patch_compile.out.verify import VerifyReport
+from patch_compile.report.page.lights import Light, lights
+from patch_compile.report.page.sources import Sources
+from tests.out.benched import benched
+from tests.report.page.found import baselines, compiled, verified
+from tests.report.page.outs import TOLERANCE, Out, llama_shapes
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Out:
+    return Out(tmp_path / "out", llama_shapes(2, 256, 128, 384))
+
+
+def lit(out: Out, *found: Any) -> tuple[Light, Light, Light]:
+    right, lost, fast = lights(Sources.read(out.write(*found)))
+    assert [one.asked for one in (right, lost, fast)] == ["Right?", "How much lost?", "How fast?"]
+    return right, lost, fast
+
+
+def with_perplexity(found: VerifyReport, pruned: float, **changed: Any) -> VerifyReport:
+    assert found.pruned is not None
+    perplexity = PrunedPerplexity(dense=10.0, pruned=pruned)
+    answer = found.pruned.model_copy(update={"perplexity": perplexity})
+    fair = baselines().model_copy(update={"beaten_by": ()})
+    return found.model_copy(update={"pruned": answer, "checks": (), "baselines": fair} | changed)
+
+
+class TestRight:
+    def engine(self, passed: bool) -> EngineCompared:
+        return EngineCompared(engine="e", passed=passed, error=0.1, tolerance=TOLERANCE, runs=())
+
+    def test_an_engine_that_was_not_run_leaves_it_open(self, out: Out) -> None:
+        for found in ((), (verified(out),)):
+            right, _, _ = lit(out, *found)
+            assert (right.colour, right.answer) == ("yellow", "Not all checked")
+            assert "The engine was not run yet" in right.why
+
+    def test_all_was_compared(self, out: Out) -> None:
+        right, _, _ = lit(out, verified(out).model_copy(update={"built": self.engine(True)}))
+        assert (right.colour, right.answer) == ("green", "Yes")
+        out.report["engine"] = None
+        assert lit(out)[0].colour == "green"  # a build compares its ONNX file itself
+
+    def test_a_fault(self, out: Out) -> None:
+        wrong = compiled().model_copy(update={"passed": False})
+        right, _, _ = lit(out, verified(out).model_copy(update={"compiled": wrong}))
+        assert right.colour == "red" and "The ONNX file computes something else" in right.why
+        right, _, _ = lit(out, verified(out).model_copy(update={"built": self.engine(False)}))
+        assert right.colour == "red" and "The engine computes something else" in right.why
+
+
+class TestLost:
+    @pytest.mark.parametrize(
+        ("pruned", "colour"),
+        [(9.9, "green"), (10.49, "green"), (10.6, "yellow"), (12.1, "red"), (float("inf"), "red")],
+    )
+    def test_by_the_rise_of_the_perplexity(self, out: Out, pruned: float, colour: str) -> None:
+        _, lost, _ = lit(out, with_perplexity(verified(out), pruned))
+        assert lost.colour == colour and "Green up to 5%, red above 20%." in lost.why
+
+    def test_a_limit_of_the_user_counts_instead(self, out: Out) -> None:
+        failed, kept = verified(out).checks
+        _, lost, _ = lit(out, with_perplexity(verified(out), 10.1, checks=(failed, kept)))
+        assert lost.colour == "red" and "beyond the limit ppl:+5%" in lost.why
+        _, lost, _ = lit(out, with_perplexity(verified(out), 19.0, checks=(kept,)))
+        assert lost.colour == "green" and "keeps the limit top1:60%" in lost.why
+
+    def test_a_simpler_way_that_loses_less_is_named(self, out: Out) -> None:
+        _, lost, _ = lit(out, with_perplexity(verified(out), 10.1, baselines=baselines()))
+        assert lost.colour == "yellow" and "A simpler way of pruning loses less: ffn-only." in lost.why
+
+
+class TestFast:
+    def predicted(self, out: Out, **speedups: float) -> Light:
+        for phase, speedup in speedups.items():
+            out.report["plan"]["whole"][phase] |= {"speedup": speedup}
+        return lit(out)[2]
+
+    def test_a_prediction_is_called_one(self, out: Out) -> None:
+        fast = self.predicted(out, prefill=1.2, decode=1.3, end_to_end=1.25)
+        assert (fast.colour, fast.answer) == ("green", "1.25× predicted") and "not measured" in fast.why
+
+    def test_slower_in_a_phase(self, out: Out) -> None:
+        fast = self.predicted(out, prefill=0.81, end_to_end=1.11)
+        assert fast.colour == "yellow" and "Slower in prefill (0.81×)." in fast.why
+        assert self.predicted(out, end_to_end=0.97).colour == "red"
+
+    def test_what_was_measured_counts_and_a_cpu_does_not(self, out: Out) -> None:
+        _, _, fast = lit(out, None, benched())
+        assert (fast.colour, fast.answer) == ("yellow", "0.86× to 1.15×")
+        assert "Measured on NVIDIA GeForce RTX 3090" in fast.why
+        assert "0.86× in prefill and 1.15× in decode" in fast.why
+        _, _, fast = lit(out, None, benched(Library.ONNX_RUNTIME))
+        assert fast.answer.endswith("predicted")
+
+    def test_nothing_is_known(self, out: Out) -> None:
+        out.report["plan"] |= {"whole": None, "card": None, "workload": None, "unpredicted": "no-card"}
+        assert (lit(out)[2].colour, lit(out)[2].answer) == ("grey", "Not known")
