@@ -32,7 +32,8 @@ from patch_compile.report.learned import learned_lines, score_words
             (
                 "repair",
                 (
-                    "the surviving weights learned from the dense model: 40 steps on 20,480 tokens; error to the dense model "
+                    "the surviving weights learned from the dense model: 40 steps on 20,480 tokens; error to the dense "
+                    "model "
                     "0.2 before, 0.1 after"
                 ),
             ),
@@ -53,7 +54,8 @@ from patch_compile.report.learned import learned_lines, score_words
             (
                 "reordered",
                 (
-                    "3,072 hidden channels of 2 feed-forward parts, so that weak ones share tiles; that alone changes a part’s "
+                    "3,072 hidden channels of 2 feed-forward parts, so that weak ones share tiles; that alone "
+                    "changes a part’s "
                     "output by 1.0e-07 of its norm"
                 ),
             ),
