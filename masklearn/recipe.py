@@ -87,6 +87,22 @@ class LearnSettings(Settings):
         return METHODS[self.method]
 
     @property
+    def phases(self) -> tuple[str, ...]:
+        """Names of the phases of learning that take long, in their order, as `OnStep` gets them.
+
+        An encoder has no sensitivity of the loss.
+        """
+        fisher = self.traits.criteria and (self.criterion or self.traits.criteria[0]) is Criterion.FISHER
+        phases = {
+            "scoring": not self.traits.trains(),
+            "sensitivity of the loss": bool(fisher),
+            "solving": self.traits.solves,
+            "learning masks": self.traits.trains(),
+            "repair": self.repairs,
+        }
+        return tuple(name for name, comes in phases.items() if comes)
+
+    @property
     def repairs(self) -> bool:
         """True if the surviving weights are repaired, by the setting or by the method's default."""
         return (self.repair or self.traits.repair) is Repair.DISTILL

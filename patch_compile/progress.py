@@ -1,65 +1,231 @@
-"""Shows progress on stderr while a build runs: notes, and a bar for each stage. In a pipe a line for each stage."""
+"""Shows progress on stderr while a build runs: notes, and a bar for each stage. In a pipe, a line every half minute."""
 
 from __future__ import annotations
 
 import os
+import re
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
+from rich.text import Text
 
-__all__ = ["Progress", "Update", "quiet_libraries"]
+__all__ = ["Progress", "StageClock", "Update", "quiet_libraries"]
 
 Update = Callable[[str, int, int], bool]
 """`update(what, done, total)`: current step of a stage, and its progress in the stage's own unit. True to continue."""
 
+_EVERY = 30.0  # seconds between the lines of a stage in a pipe
+_BAR = 12  # width: the line, with its figures, fits into 80 columns
+
 
 class Progress:
-    """Notes, progress bars, and the seconds that each stage took."""
+    """Notes, progress bars, and the seconds that each stage took. every: seconds between the lines in a pipe."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, every: float = _EVERY) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self.notes: list[str] = []
         self.seconds: dict[str, float] = {}
+        self._every = every
 
     def note(self, line: str) -> None:
         """Print a line, and keep it for the report."""
         self.notes.append(line)
-        self.console.print(line, markup=False, soft_wrap=True)
+        self._say(line)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Update]:
-        """Show a bar while the stage runs. A line with its seconds remains."""
-        start = time.monotonic()
-        with self._bar(name) as update:
+    def stage(self, name: str, ahead: Sequence[str] = ()) -> Iterator[Update]:
+        """Show a bar while the stage runs. A line with its seconds remains. ahead: see `StageClock`."""
+        clock = StageClock(ahead)
+        with (self._bar if self.console.is_terminal else self._lines)(name, clock) as update:
             yield update
-        self.seconds[name] = round(time.monotonic() - start, 1)
+        self.seconds[name] = round(clock.seconds, 1)
         self.console.print(f"{name}: {self.seconds[name]} s", markup=False)
 
     @contextmanager
-    def _bar(self, name: str) -> Iterator[Update]:
-        if not self.console.is_terminal:
-            yield _ignore
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+    def _bar(self, name: str, clock: StageClock) -> Iterator[Update]:
+        note = TextColumn(
+            "{task.fields[clock].what}", markup=False, table_column=Column(ratio=1, no_wrap=True)
         )
-        with Bars(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(name, total=None, note="")
+        columns = (
+            _Kept("{task.description}"),
+            BarColumn(_BAR),
+            _Kept("{task.fields[clock].count}"),
+            _Left(),
+            note,
+        )
+        with Bars(*columns, console=self.console, transient=True, expand=True) as bars:
+            task = bars.add_task(name, total=None, clock=clock)
 
             def update(what: str, done: int, total: int) -> bool:
-                bars.update(task, completed=done, total=total, note=what)
+                clock.update(what, done, total)
+                bars.update(task, completed=done, total=total)
                 return True
 
             yield update
+
+    @contextmanager
+    def _lines(self, name: str, clock: StageClock) -> Iterator[Update]:
+        ended = threading.Event()
+
+        def speak() -> None:
+            while not ended.wait(self._every):
+                self._say(f"{name}: {clock.line()}")
+
+        speaker = threading.Thread(target=speak, daemon=True)
+        speaker.start()
+        try:
+            yield clock.update
+        finally:
+            ended.set()
+            speaker.join()
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+
+@dataclass
+class _Phase:
+    """A phase of a stage. begin: when it began; first: units done at its first update, and the time of that."""
+
+    what: str
+    total: int
+    begin: float
+    first: tuple[int, float]
+    done: int = 0
+    step: int = 0  # units of the last update
+    updated: float = 0.0
+
+    def seconds_each(self) -> float:
+        """Returns the seconds of a unit, measured from the first update on: a resumed run begins at some later unit."""
+        units, since = self.first
+        if self.done > units:
+            return (self.updated - since) / (self.done - units)
+        return (self.updated - self.begin) / self.done if self.done else 0.0
+
+    def left(self, now: float) -> float:
+        """Returns the seconds that remain. While a unit takes longer than those before, only it is overdue."""
+        each, units = self.seconds_each(), max(self.total - self.done, 0)
+        return max(units * each - (now - self.updated), max(units - self.step, 0) * each)
+
+
+class StageClock:
+    """Time that a stage takes, and time that is left, measured phase by phase.
+
+    The work of a stage comes in phases, such as reading text and solving, with units of their own. ahead: names of
+    phases that are known to come, in their order. Their time is not known before they begin: until the last of them has
+    begun, only the least time that is left is known.
+    """
+
+    def __init__(self, ahead: Sequence[str] = (), now: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._begin = now, now()
+        self._ahead = list(ahead)
+        self._phases: dict[str, _Phase] = {}
+        self._phase: _Phase | None = None
+
+    @property
+    def what(self) -> str:
+        """The current step, in words."""
+        if self._awaited:
+            return self._awaited
+        return self._phase.what if self._phase else ""
+
+    @property
+    def count(self) -> str:
+        """Units done and in all of the current phase, empty if they are not known yet."""
+        return f"{self._phase.done}/{self._phase.total}" if self._phase and not self._awaited else ""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the stage so far."""
+        return self._now() - self._begin
+
+    @property
+    def phase_seconds(self) -> float:
+        """Seconds of the current phase so far."""
+        if self._phase is None:
+            return self.seconds
+        return self._now() - (self._phase.updated if self._awaited else self._phase.begin)
+
+    def update(self, what: str, done: int, total: int) -> bool:
+        """See `Update`."""
+        now = self._now()
+        phase = self._find(what, done, total, now)
+        phase.step = max(done - phase.done, 0)
+        phase.what, phase.done, phase.total, phase.updated = what, done, total, now
+        self._phase = phase
+        begun = next((i for i, name in enumerate(self._ahead) if what.startswith(name)), None)
+        if begun is not None:
+            del self._ahead[: begun + 1]
+        return True
+
+    def left(self) -> tuple[float, bool] | None:
+        """Returns the seconds that are left of the stage, and True if they are the least; None while nothing is known."""
+        phase = self._phase
+        if phase is None or not phase.done or self._awaited:
+            return None
+        return phase.left(self._now()), bool(self._ahead)
+
+    def line(self) -> str:
+        """Returns the state of the stage as a line for a log."""
+        parts = [self.what, self.count.replace("/", " of "), f"{_span(self.phase_seconds)} so far"]
+        if left := self.left():
+            parts.append(f"{'at least' if left[1] else 'about'} {_span(left[0])} left")
+        return ", ".join(filter(None, parts))
+
+    @property
+    def _awaited(self) -> str:
+        """The phase that has begun but not reported yet: the next of those ahead once the phase before is complete."""
+        phase = self._phase
+        return self._ahead[0] if self._ahead and phase and phase.done >= phase.total else ""
+
+    def _find(self, what: str, done: int, total: int, now: float) -> _Phase:
+        """Returns the phase of an update: the current one, one that goes on, or a new one.
+
+        A step may have another name each time. A new phase begins where the phase before ended, for its first update comes
+        after its first unit.
+        """
+        current, name = self._phase, re.split("[,:]", what)[0]
+        seen = self._phases.get(name)
+        if current and done >= current.done and (total == current.total or seen is current):
+            return current
+        if seen is not None and seen.done <= done:
+            return seen
+        begin = current.updated if current and done else now
+        if current is None:
+            begin = self._begin
+        self._phases[name] = _Phase(what, total, begin, (done, now))
+        return self._phases[name]
+
+
+class _Kept(TextColumn):
+    """Text that is never cut for want of room."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, markup=False, table_column=Column(no_wrap=True))
+
+
+class _Left(ProgressColumn):
+    """Time of the current phase, and the time that is left of the stage."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        clock: StageClock = task.fields["clock"]
+        said, left = _span(clock.phase_seconds), clock.left()
+        return Text(said if left is None else f"{said}, {_span(left[0])}{'+' * left[1]} left")
+
+
+def _span(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def quiet_libraries(texts: Iterable[str | None] = ()) -> None:
@@ -73,8 +239,3 @@ def quiet_libraries(texts: Iterable[str | None] = ()) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not any(text is not None and open_text(text).on_hub for text in texts):
         os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def _ignore(_what: str, _done: int, _total: int) -> bool:
-    """Show nothing: in a pipe a bar is noise, and the line with the stage's seconds is enough."""
-    return True

@@ -48,8 +48,9 @@ def learn_checkpoint(
     reads_text = bool(recipe.traits.needs) or recipe.repairs or recipe.permute
     if recipe.calib is None and reads_text:
         progress.note("calibration text: the model writes its own (no --calib given)")
-    with progress.stage("masks") as update:
-        learned = learn(recipe.model, recipe.learning(), scratch, update, progress.note, choose)
+    settings = recipe.learning()
+    with progress.stage("masks", ahead=settings.phases) as update:
+        learned = learn(recipe.model, settings, scratch, update, progress.note, choose)
     if permuted := learned.masks.record.permuted:
         progress.note(
             f"permuted: the hidden channels of {permuted.parts} feed-forward parts; their dense outputs differ by"

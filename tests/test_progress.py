@@ -1,0 +1,168 @@
+"""Clocks of a stage and its phases, and the lines that a terminal and a pipe get."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from masklearn.learn import LearnRecipe
+from masklearn.traits import METHODS
+from patch_compile.progress import Progress, StageClock
+
+
+class Now:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def now() -> Now:
+    return Now()
+
+
+def test_each_phase_has_its_own_clock(now: Now) -> None:
+    clock = StageClock(now=now)
+    now.time += 5
+    clock.update("reading text", 9000, 9000)
+    for done in (7, 14):
+        now.time += 10
+        clock.update(f"solving, output error 0.0{done}", done, 210)
+    assert clock.seconds == 25 and clock.phase_seconds == 20  # solving began where reading ended
+    assert clock.what == "solving, output error 0.014" and clock.count == "14/210"
+    now.time += 3
+    assert clock.phase_seconds == 23
+
+
+def test_what_is_left_is_measured_from_the_phase_and_counts_down(now: Now) -> None:
+    clock = StageClock(now=now)
+    clock.update("reading text", 100, 100)
+    now.time += 10
+    clock.update("solving", 10, 100)
+    assert clock.left() == (90, False)
+    now.time += 4
+    assert clock.left() == (86, False)
+    now.time += 60  # the next block takes longer than the first: only it is overdue
+    assert clock.left() == (80, False)
+    now.time -= 34
+    clock.update("solving", 20, 100)
+    assert clock.left() == (80 * 3, False)  # the first block took 10 s, and the second one 30 s
+
+
+def test_a_resumed_phase_is_measured_from_where_it_resumed(now: Now) -> None:
+    clock = StageClock(now=now)
+    now.time += 2
+    clock.update("repair: kl 0.5", 501, 1000)
+    now.time += 2
+    clock.update("repair: kl 0.4", 502, 1000)
+    assert clock.left() == (2 * 498, False)
+
+
+def test_phases_that_are_to_come_make_it_the_least_time(now: Now) -> None:
+    clock = StageClock(("scoring", "solving"), now)
+    now.time += 1
+    clock.update("scoring", 5, 10)
+    assert clock.left() == (1, True)
+    now.time += 1
+    clock.update("scoring", 10, 10)
+    now.time += 30
+    assert clock.left() is None  # nothing of solving is measured
+    assert clock.what == "solving" and clock.count == "" and clock.phase_seconds == 30
+    assert clock.line() == "solving, 0:00:30 so far"
+    clock.update("solving, output error 0.01", 1, 10)
+    assert clock.left() == (9 * 30, False)
+    assert clock.line() == "solving, output error 0.01, 1 of 10, 0:00:30 so far, about 0:04:30 left"
+
+
+def test_steps_with_names_of_their_own_are_one_phase(now: Now) -> None:
+    clock = StageClock(now=now)
+    for done, tensor in enumerate(("model.embed", "model.layers.0.q_proj", "lm_head"), start=1):
+        now.time += 2
+        clock.update(tensor, done, 4)
+    assert clock.phase_seconds == 6 and clock.left() == (2, False)
+
+
+def test_phases_that_alternate_keep_their_clocks(now: Now) -> None:
+    """TensorRT's phases contain each other."""
+    clock = StageClock(now=now)
+    clock.update("Building", 0, 4)
+    for done in range(1, 3):
+        for tactic in range(1, 3):
+            now.time += 1
+            clock.update("Tactics", tactic, 2)
+        clock.update("Building", done, 4)
+    assert clock.phase_seconds == 4 and clock.left() == (4, False)
+
+
+@pytest.mark.parametrize("settings", [
+    {"method": "oneshot"}, {"method": "oneshot", "criterion": "raw", "repair": "none"}, {"method": "wanda"},
+    {"method": "magnitude"}, {"method": "sparsegpt"}, {"method": "patch-tile"},
+], ids=lambda settings: "-".join(settings.values()))  # fmt: skip
+def test_the_phases_that_a_recipe_names_are_those_that_come(
+    settings: dict[str, str], make_model, text_file, tmp_path
+) -> None:
+    from masklearn.learn import learn
+
+    quick = {"ratio": 0.4, "tile": (16, 16), "calib": str(text_file), "windows": 2, "length": 16}
+    trained = {"steps": 1, "repair_steps": 1, "batch": 1, "prior": "magnitude", "device": "cpu"}
+    recipe = LearnRecipe(**quick, **trained, **settings)
+    seen: list[str] = []
+    learn(make_model("llama"), recipe, tmp_path / "scratch", lambda what, *_: seen.append(what))
+    begun = [
+        next((i for i, what in enumerate(seen) if what.startswith(name)), None) for name in recipe.phases
+    ]
+    assert recipe.phases and None not in begun, (recipe.phases, seen)
+    assert begun == sorted(begun)
+    assert METHODS[recipe.method].solves == ("solving" in recipe.phases)
+
+
+def test_a_pipe_gets_a_line_while_a_stage_runs() -> None:
+    said = io.StringIO()
+    progress = Progress(Console(file=said, width=20), every=0.05)
+    with progress.stage("masks") as update:
+        update("solving, output error 0.013", 7, 210)
+        time.sleep(0.2)
+    lines = said.getvalue().splitlines()
+    assert "masks: solving, output error 0.013, 7 of 210, 0:00:00 so far, about 0:00:00 left" in lines
+    assert lines[-1].startswith("masks: 0.2 s") and 3 <= len(lines) <= 5
+    time.sleep(0.1)
+    assert len(said.getvalue().splitlines()) == len(lines)  # nothing speaks after the stage
+
+
+def test_a_stage_that_says_nothing_still_shows_that_it_runs() -> None:
+    said = io.StringIO()
+    with Progress(Console(file=said), every=0.05).stage("pruned reference"):
+        time.sleep(0.08)
+    assert said.getvalue().startswith("pruned reference: 0:00:00 so far\n")
+
+
+def test_an_error_ends_the_lines() -> None:
+    said = io.StringIO()
+    progress = Progress(Console(file=said), every=0.05)
+    with pytest.raises(ValueError), progress.stage("masks"):
+        raise ValueError
+    time.sleep(0.1)
+    assert not said.getvalue() and not progress.seconds
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_bar_of_a_terminal_has_both_clocks_in_its_width(width: int) -> None:
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=True, width=width, color_system=None)
+    with Progress(console).stage("masks", ahead=("scoring", "solving")) as update:
+        update("scoring", 105, 210)
+        time.sleep(0.3)
+        update("solving, output error 0.0134 of the output's energy, and so on", 105, 210)
+        time.sleep(0.3)
+    shown = said.getvalue()
+    assert "105/210" in shown and "0:00:00, 0:00:00+ left scoring" in shown
+    assert "0:00:00, 0:00:00 left solving" in shown
+    frames = [
+        line for line in shown.replace("\x1b[2K", "\n").replace("\r", "\n").splitlines() if "left" in line
+    ]
+    assert frames and all(len(line) <= width for line in frames)
