@@ -86,21 +86,24 @@ class LearnSettings(Settings):
         """Traits of the method."""
         return METHODS[self.method]
 
-    @property
-    def phases(self) -> tuple[str, ...]:
-        """Names of the phases of learning that take long, in their order, as `OnStep` gets them.
+    def phases(self, *, loss: bool = True) -> dict[str, str]:
+        """Returns the names of the phases of learning that take long, in their order, as `OnStep` gets them.
 
-        An encoder has no sensitivity of the loss.
+        Each has the name of the phase that it takes at least as long as, or "". loss: False for an encoder, which has no
+        loss to be sensitive.
         """
-        fisher = self.traits.criteria and (self.criterion or self.traits.criteria[0]) is Criterion.FISHER
+        criterion = self.criterion or next(iter(self.traits.criteria), None)
         phases = {
             "scoring": not self.traits.trains(),
-            "sensitivity of the loss": bool(fisher),
+            "sensitivity of the loss": loss and criterion is Criterion.FISHER,
             "solving": self.traits.solves,
             "learning masks": self.traits.trains(),
             "repair": self.repairs,
         }
-        return tuple(name for name, comes in phases.items() if comes)
+        longer_than = {
+            "solving": "scoring"
+        }  # it runs the blocks on the same text or more, and solves besides
+        return {name: longer_than.get(name, "") for name, comes in phases.items() if comes}
 
     @property
     def repairs(self) -> bool:

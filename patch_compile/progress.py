@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,9 +41,9 @@ class Progress:
         self._say(line)
 
     @contextmanager
-    def stage(self, name: str, ahead: Sequence[str] = ()) -> Iterator[Update]:
+    def stage(self, name: str, ahead: Mapping[str, str] | None = None) -> Iterator[Update]:
         """Show a bar while the stage runs. A line with its seconds remains. ahead: see `StageClock`."""
-        clock = StageClock(ahead)
+        clock = StageClock(ahead or {})
         with (self._bar if self.console.is_terminal else self._lines)(name, clock) as update:
             yield update
         self.seconds[name] = round(clock.seconds, 1)
@@ -110,6 +110,10 @@ class _Phase:
             return (self.updated - since) / (self.done - units)
         return (self.updated - self.begin) / self.done if self.done else 0.0
 
+    def whole(self) -> float:
+        """Returns the seconds of all units."""
+        return self.total * self.seconds_each()
+
     def left(self, now: float) -> float:
         """Returns the seconds that remain. While a unit takes longer than those before, only it is overdue."""
         each, units = self.seconds_each(), max(self.total - self.done, 0)
@@ -120,13 +124,15 @@ class StageClock:
     """Time that a stage takes, and time that is left, measured phase by phase.
 
     The work of a stage comes in phases, such as reading text and solving, with units of their own. ahead: names of
-    phases that are known to come, in their order. Their time is not known before they begin: until the last of them has
-    begun, only the least time that is left is known.
+    phases that are known to come, in their order, each with the phase that it takes at least as long as, or "". Their
+    time is not known before they begin: until the last of them has begun, only the least time that is left is known.
     """
 
-    def __init__(self, ahead: Sequence[str] = (), now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, ahead: Mapping[str, str] | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._now, self._begin = now, now()
-        self._ahead = list(ahead)
+        self._ahead = dict(ahead or {})
         self._phases: dict[str, _Phase] = {}
         self._phase: _Phase | None = None
 
@@ -161,17 +167,20 @@ class StageClock:
         phase.step = max(done - phase.done, 0)
         phase.what, phase.done, phase.total, phase.updated = what, done, total, now
         self._phase = phase
-        begun = next((i for i, name in enumerate(self._ahead) if what.startswith(name)), None)
-        if begun is not None:
-            del self._ahead[: begun + 1]
+        names = list(self._ahead)
+        begun = next((i for i, name in enumerate(names) if what.startswith(name)), None)
+        for name in names[: begun + 1] if begun is not None else ():
+            del self._ahead[name]
         return True
 
     def left(self) -> tuple[float, bool] | None:
         """Returns the seconds that are left of the stage, and True if they are the least; None while nothing is known."""
         phase = self._phase
-        if phase is None or not phase.done or self._awaited:
+        if phase is None or not phase.done:
             return None
-        return phase.left(self._now()), bool(self._ahead)
+        least = sum(self._phases[name].whole() for name in self._ahead.values() if name in self._phases)
+        left = least - self.phase_seconds if self._awaited else least + phase.left(self._now())
+        return None if self._ahead and left < 1 else (left, bool(self._ahead))
 
     def line(self) -> str:
         """Returns the state of the stage as a line for a log."""
@@ -184,7 +193,7 @@ class StageClock:
     def _awaited(self) -> str:
         """The phase that has begun but not reported yet: the next of those ahead once the phase before is complete."""
         phase = self._phase
-        return self._ahead[0] if self._ahead and phase and phase.done >= phase.total else ""
+        return next(iter(self._ahead), "") if phase and phase.done >= phase.total else ""
 
     def _find(self, what: str, done: int, total: int, now: float) -> _Phase:
         """Returns the phase of an update: the current one, one that goes on, or a new one.

@@ -40,16 +40,19 @@ class CheckpointPruning(Pruning):
 
 
 def learn_checkpoint(
-    recipe: Recipe, scratch: Path, progress: Progress, choose: Choose | None
+    recipe: Recipe, scratch: Path, progress: Progress, choose: Choose | None, *, loss: bool
 ) -> CheckpointPruning:
-    """Learn masks on text. Prints notes about the calibration text and about permuted channels."""
+    """Learn masks on text. Prints notes about the calibration text and about permuted channels.
+
+    loss: True if the model has a next-token loss.
+    """
     from masklearn.learn import learn
 
     reads_text = bool(recipe.traits.needs) or recipe.repairs or recipe.permute
     if recipe.calib is None and reads_text:
         progress.note("calibration text: the model writes its own (no --calib given)")
     settings = recipe.learning()
-    with progress.stage("masks", ahead=settings.phases) as update:
+    with progress.stage("masks", ahead=settings.phases(loss=loss)) as update:
         learned = learn(recipe.model, settings, scratch, update, progress.note, choose)
     if permuted := learned.masks.record.permuted:
         progress.note(

@@ -17,6 +17,7 @@ from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.pretrained import load_config, load_tokenizer
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.out.layout import MODEL
+from patch_compile.out.report import Kind
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.plan.outline import Outline, outline_of
 from patch_compile.plan.workload import Workload
@@ -155,7 +156,7 @@ class CheckpointSource(Source):
 
     @override
     def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
-        return learn_checkpoint(self._recipe, scratch, progress, choose)
+        return learn_checkpoint(self._recipe, scratch, progress, choose, loss=self.kind is Kind.DECODER)
 
     @override
     def take_given(self) -> Pruning:
