@@ -7,7 +7,7 @@ from pathlib import Path
 
 from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
-from masklearn.checkpoint.listed_linears import Linear, listed_linears
+from masklearn.checkpoint.listed_linears import ListedLinear, listed_linears
 from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.naming import linear_name, tied_names
 from masklearn.checkpoint.orientation import stored_shape
@@ -77,7 +77,7 @@ def covered_linears_of(
     return Coverage(covered, skipped)
 
 
-def _linears(checkpoint: Checkpoint) -> dict[str, Linear]:
+def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
     """Returns all linears of the model by checkpoint name, in the order of the model."""
     if not is_installed("torch"):
         return listed_linears(checkpoint)
@@ -86,7 +86,7 @@ def _linears(checkpoint: Checkpoint) -> dict[str, Linear]:
     model = meta_model(checkpoint)
     names = tied_names(model)
     return {
-        linear_name(checkpoint, name): Linear(
+        linear_name(checkpoint, name): ListedLinear(
             name, (module.out_features, module.in_features), len(names[f"{name}.weight"]) > 1
         )
         for name, module in model.named_modules()
@@ -95,7 +95,11 @@ def _linears(checkpoint: Checkpoint) -> dict[str, Linear]:
 
 
 def _reason(
-    name: str, linear: Linear, architecture: Architecture, include: Sequence[str], exclude: Sequence[str]
+    name: str,
+    linear: ListedLinear,
+    architecture: Architecture,
+    include: Sequence[str],
+    exclude: Sequence[str],
 ) -> str:
     """Returns the reason why the linear stays dense, or an empty string if it is covered."""
     in_blocks = _within(linear.module, architecture.blocks)

@@ -15,11 +15,11 @@ from masklearn.checkpoint.orientation import stored_shape
 from masklearn.checkpoint.pretrained import load_config
 from masklearn.extras import require_extra
 
-__all__ = ["Linear", "listed_linears"]
+__all__ = ["ListedLinear", "listed_linears"]
 
 
 @dataclass(frozen=True)
-class Linear:
+class ListedLinear:
     """A linear of a model. module: its module name; shape: (N, K); tied: True if another module shares the weight."""
 
     module: str
@@ -27,7 +27,7 @@ class Linear:
     tied: bool
 
 
-def listed_linears(checkpoint: Checkpoint) -> dict[str, Linear]:
+def listed_linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
     """Returns all linears of the model by checkpoint name, in the order of the model.
 
     A linear that the checkpoint lacks has the shape (0, 0). Raises PatchCompileError for an architecture whose linears are
@@ -40,7 +40,7 @@ def listed_linears(checkpoint: Checkpoint) -> dict[str, Linear]:
     return dict(_found(checkpoint, row, config))
 
 
-def _found(checkpoint: Checkpoint, row: Architecture, config: Any) -> Iterator[tuple[str, Linear]]:
+def _found(checkpoint: Checkpoint, row: Architecture, config: Any) -> Iterator[tuple[str, ListedLinear]]:
     for module in row.before:
         yield from _if_stored(checkpoint, module)
     for block in range(config.num_hidden_layers):
@@ -53,15 +53,15 @@ def _found(checkpoint: Checkpoint, row: Architecture, config: Any) -> Iterator[t
         yield _linear(checkpoint, row.head, tied=bool(config.tie_word_embeddings))
 
 
-def _if_stored(checkpoint: Checkpoint, module: str) -> Iterator[tuple[str, Linear]]:
+def _if_stored(checkpoint: Checkpoint, module: str) -> Iterator[tuple[str, ListedLinear]]:
     if f"{linear_name(checkpoint, module)}.weight" in checkpoint:
         yield _linear(checkpoint, module)
 
 
-def _linear(checkpoint: Checkpoint, module: str, *, tied: bool = False) -> tuple[str, Linear]:
+def _linear(checkpoint: Checkpoint, module: str, *, tied: bool = False) -> tuple[str, ListedLinear]:
     name = linear_name(checkpoint, module)
     weight = f"{name}.weight"
     # A transpose is its own inverse.
     shape = stored_shape(checkpoint, weight, checkpoint.shape(weight)) if weight in checkpoint else (0, 0)
     n, k = shape
-    return name, Linear(module, (n, k), tied)
+    return name, ListedLinear(module, (n, k), tied)
