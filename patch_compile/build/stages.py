@@ -52,6 +52,9 @@ __all__ = ["keys_of", "learning_folder", "opened", "run_stages"]
 def run_stages(job: Job, workspace: Workspace, progress: Progress, dump: PassDump | None = None) -> MaskSet:
     """Run the stages of a job that have no valid result yet, and return the masks.
 
+    Results of other stages, which an interrupted run of another command or for another backend left, are removed: they
+    would be published with this job's, which they need not belong to.
+
     dump: receives the graph after each pass; None for no dump.
     """
     job.recipe.save(workspace.root / RECIPE, job.source.texts)
@@ -59,6 +62,8 @@ def run_stages(job: Job, workspace: Workspace, progress: Progress, dump: PassDum
     for stage, (names, write) in run.stages().items():
         if stage in job.stages:
             workspace.run(stage.value, run.keys[stage], names, run.of_whole_files(write))
+        else:
+            workspace.drop(stage.value, names)
     if workspace.reused:
         progress.note(f"unchanged, not run again: {', '.join(workspace.reused)}")
     return run.masks

@@ -103,6 +103,15 @@ class Workspace:
             self.records[stage] = StageRecord(key, files)
             self._state.write(self.root)
 
+    def drop(self, stage: str, outputs: list[str]) -> None:
+        """Remove a finished stage that this run does not have, with its `outputs` (files or folders)."""
+        if self.records.pop(stage, None) is None:
+            return
+        with _disk_errors(self.root):
+            self._state.write(self.root)
+            for name in outputs:
+                _remove(self.root / name)
+
     def stages(self) -> dict[str, dict[str, Any]]:
         """Returns the finished stages in the form of state.json and manifest.json."""
         return stages_of(self.records)

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from masklearn.masks.maskset import MaskSet
+from patch_compile.build.learn import learn
 from patch_compile.build.prepare import prepare
 from patch_compile.build.stages import keys_of
 from patch_compile.cli.build import build as build_command
@@ -198,10 +199,11 @@ def test_a_speed_out_of_reach_is_refused_before_any_work(settings, monkeypatch):
     assert not settings["out"].exists()
 
 
-def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
-    def interrupt(*_args, **_options):
-        raise KeyboardInterrupt
+def interrupt(*_args, **_options):
+    raise KeyboardInterrupt
 
+
+def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
     real = CheckpointSource.write_hybrid
     monkeypatch.setattr(CheckpointSource, "write_hybrid", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -217,6 +219,31 @@ def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
     assert "export" in report["seconds"]
     manifest = json.loads((settings["out"] / "manifest.json").read_text())
     assert set(manifest["stages"]) == {"masks", "onnx", "proof", "page"}
+
+
+def test_learn_does_not_publish_what_an_interrupted_build_compiled(settings, monkeypatch):
+    monkeypatch.setattr("patch_compile.verify.proof.prove", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(settings)
+    assert (settings["out"].with_name("out.partial") / "onnx" / "model.onnx").is_file()
+    learn(Recipe.parse(settings), force=False, resume=True)
+    out = settings["out"]
+    assert not (out / "onnx").exists() and not (out / "plan.json").exists()
+    assert set(json.loads((out / "manifest.json").read_text())["stages"]) == {"masks"}
+
+
+@pytest.mark.rtx
+def test_resuming_with_another_backend_does_not_publish_the_engine(settings, monkeypatch):
+    with_engine = {"backend": "tensorrt-rtx", "target": "sm86", "max_shapes": "batch=2,sequence=32,past=0"}
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("patch_compile.verify.proof.prove", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(settings | with_engine)
+    assert (settings["out"].with_name("out.partial") / "engine" / "model.engine").is_file()
+    report = build(settings | {"backend": "onnx"}, resume=True)
+    assert report.get("engine") is None
+    assert not (settings["out"] / "engine").exists()
+    assert "engine" not in json.loads((settings["out"] / "manifest.json").read_text())["stages"]
 
 
 def test_an_early_failure_leaves_nothing(settings):

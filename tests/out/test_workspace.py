@@ -35,6 +35,20 @@ def test_resume_runs_only_what_is_not_finished(tmp_path):
     assert (finish(again) / "a" / "file.txt").read_text() == "2"
 
 
+def test_a_stage_that_a_later_run_lacks_is_not_published(tmp_path):
+    first = Workspace(tmp_path / "out")
+    first.run("masks", "1", ["a"], writer("masks"))
+    first.run("engine", "1", ["b"], lambda root: (root / "b").write_text("engine") and None)
+    first.release()
+    second = Workspace(tmp_path / "out", resume=True)
+    second.run("masks", "1", ["a"], never)
+    second.drop("engine", ["b"])
+    second.drop("proof", ["c"])  # never run
+    assert set(second.stages()) == {"masks"}
+    out = finish(second)
+    assert (out / "a").is_dir() and not (out / "b").exists()
+
+
 def test_a_damaged_file_is_made_again(tmp_path):
     first = Workspace(tmp_path / "out")
     first.run("one", "key", ["a"], writer("1"))
