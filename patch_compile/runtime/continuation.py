@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
+
+import numpy as np
 
 from patch_compile.runtime.decoder import Logits, Tokens
 from patch_compile.runtime.sampling import Sampler, Sampling
@@ -25,20 +27,25 @@ class Finish(StrEnum):
 class Piece:
     """One token of the continuation of prompt `row`.
 
-    text: the text that has become final with this token, often empty; finish: set in the last piece of a row.
+    text: the text that has become final with this token, often empty; finish: set in the last piece of a row; logprob:
+    log probability of the token before penalties and temperature, if it was asked for; top: the most likely tokens with
+    theirs.
     """
 
     row: int
     token: int
     text: str
     finish: Finish | None = None
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Continuation:
     """The rows of one request, in a batch of its own or of several requests.
 
     prompts: token ids of each row; new_tokens: most tokens per row; stop: strings that end a row; end: ids that end a
-    row; tokenizer: a fast tokenizer of transformers.
+    row; logprobs: number of most likely tokens whose log probability each piece has beside its own, None for neither;
+    tokenizer: a fast tokenizer of transformers.
     """
 
     def __init__(
@@ -49,12 +56,14 @@ class Continuation:
         new_tokens: int,
         stop: Sequence[str],
         end: frozenset[int],
+        logprobs: int | None = None,
     ) -> None:
         self.prompts, self.new_tokens = [list(prompt) for prompt in prompts], new_tokens
         self._sampler, self._end = Sampler(sampling, self.prompts), end
         self._texts = [TextStream(tokenizer, prompt, stop) for prompt in self.prompts]
         self._running = list(range(len(self.prompts)))
         self._count = 0
+        self._logprobs = logprobs
 
     @property
     def ended(self) -> bool:
@@ -68,9 +77,20 @@ class Continuation:
         """
         self._count += 1
         tokens = self._sampler.choose(logits)
-        pieces = [self._piece(row, int(tokens[row])) for row in self._running]
+        pieces = [
+            self._with_logprobs(self._piece(row, int(tokens[row])), logits[row]) for row in self._running
+        ]
         self._running = [piece.row for piece in pieces if not piece.finish]
         return tokens, pieces
+
+    def _with_logprobs(self, piece: Piece, logits: Logits) -> Piece:
+        if self._logprobs is None:
+            return piece
+        values = logits.astype(np.float64) - logits.max()
+        values -= np.log(np.exp(values).sum())
+        most = np.argsort(-values, kind="stable")[: self._logprobs]
+        top = tuple((int(token), float(values[token])) for token in most)
+        return replace(piece, logprob=float(values[piece.token]), top=top)
 
     def _piece(self, row: int, token: int) -> Piece:
         text = self._texts[row]

@@ -105,17 +105,20 @@ class Generator:
         new_tokens: int = 128,
         stop: Sequence[str] = (),
         ignore_end: bool = False,
+        logprobs: int | None = None,
     ) -> Stream[Piece, None, None]:
         """Continue all prompts as one batch, and yield a piece for each token of each unfinished row.
 
         Closing the iterator ends the generation.
 
         new_tokens: most tokens per row; stop: strings that end a row; ignore_end: ignore end tokens and generate
-        `new_tokens` tokens, for measurements of time.
+        `new_tokens` tokens, for measurements of time; logprobs: see `Continuation`.
 
         Raises PatchCompileError, before anything runs, for an empty prompt and for input above the decoder's limits.
         """
-        given = self.request(prompts, sampling, new_tokens=new_tokens, stop=stop, ignore_end=ignore_end)
+        given = self.request(
+            prompts, sampling, new_tokens=new_tokens, stop=stop, ignore_end=ignore_end, logprobs=logprobs
+        )
         return self._stream(given)
 
     def request(
@@ -126,6 +129,7 @@ class Generator:
         new_tokens: int = 128,
         stop: Sequence[str] = (),
         ignore_end: bool = False,
+        logprobs: int | None = None,
     ) -> Continuation:
         """Returns a checked request for a `shared_batch`. Parameters and errors: see `stream`."""
         ids = [self.encode(prompt) for prompt in prompts]
@@ -137,7 +141,7 @@ class Generator:
             )
         self.decoder.limits.check(len(ids), max(map(len, ids)), new_tokens)
         end = frozenset[int]() if ignore_end else self.end_tokens
-        return Continuation(ids, self.tokenizer, sampling or self.sampling, new_tokens, stop, end)
+        return Continuation(ids, self.tokenizer, sampling or self.sampling, new_tokens, stop, end, logprobs)
 
     def shared_batch(self, rows: int) -> SharedBatch:
         """Returns a batch in which several requests are continued together. rows: most rows at once."""

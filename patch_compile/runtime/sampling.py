@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,9 @@ class Sampling:
     temperature: 0 chooses the most likely token; above 0 a token is drawn. top_k: draw from the k most likely tokens, 0
     from all. top_p: draw from the fewest of those that together hold this probability (nucleus sampling, Holtzman et
     al. 2020, section 3.1). repetition_penalty: divides positive logits, and multiplies negative ones, of tokens that the
-    sequence contains already (CTRL, Keskar et al. 2019, section 4.1). seed: None draws differently each time.
+    sequence contains already (CTRL, Keskar et al. 2019, section 4.1). presence_penalty, frequency_penalty: subtracted
+    from the logit of each new token of the sequence, once and for each time that it was chosen (OpenAI's API). seed: None
+    draws differently each time.
 
     Raises UsageError, naming the field, for a value out of range.
     """
@@ -29,6 +32,8 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -38,6 +43,8 @@ class Sampling:
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("seed", self.seed is None or self.seed >= 0, "0 or more"),
             ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+            ("presence_penalty", -2 <= self.presence_penalty <= 2, "-2 … 2"),
+            ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "-2 … 2"),
         ):
             if not valid:
                 raise UsageError(
@@ -55,6 +62,7 @@ class Sampler:
         seeds = np.random.SeedSequence(sampling.seed).spawn(len(prompts))
         self._draws = [np.random.default_rng(seed) for seed in seeds]
         self._seen = [np.unique(prompt) for prompt in prompts]
+        self._chosen: list[Counter[int]] = [Counter() for _ in prompts]
 
     def choose(self, logits: Logits) -> Tokens:
         """Returns the next token of each row, `[batch]`. logits: `[batch, vocabulary]`.
@@ -70,6 +78,8 @@ class Sampler:
         chosen = [self._choose(row, logits[row]) for row in range(len(logits))]
         if self._sampling.repetition_penalty != 1:
             self._seen = [np.union1d(seen, [new]) for seen, new in zip(self._seen, chosen, strict=True)]
+        for counts, new in zip(self._chosen, chosen, strict=True):
+            counts[new] += 1
         return np.array(chosen, np.int64)
 
     def _choose(self, row: int, logits: NDArray[np.float32]) -> int:
@@ -80,6 +90,10 @@ class Sampler:
             logits[self._seen[row]] = np.where(
                 seen > 0, seen / s.repetition_penalty, seen * s.repetition_penalty
             )
+        if (s.presence_penalty or s.frequency_penalty) and (counts := self._chosen[row]):
+            logits = logits.copy()
+            times = np.fromiter(counts.values(), np.float32)
+            logits[[*counts]] -= s.presence_penalty + s.frequency_penalty * times
         if s.temperature == 0:
             return int(logits.argmax())
         order = np.argsort(-logits, kind="stable")[: s.top_k or None]

@@ -8,7 +8,7 @@ import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from patch_compile import Finish
+from patch_compile import Piece
 from samples.serve_http.api_error import ApiError
 from samples.serve_http.replies import JsonObject, Reply, Usage
 from samples.serve_http.scheduler import Job, Scheduler
@@ -57,12 +57,11 @@ class Answer(Response):
                 await _send(send, _event(error.body()) + _DONE, last=True)
 
     async def _whole(self) -> JsonObject:
-        texts, finishes = [""] * self._reply.rows, [Finish.LENGTH] * self._reply.rows
+        pieces = [list[Piece]() for _ in range(self._reply.rows)]
         async for piece in self._job.pieces():
             self._usage.completion_tokens += 1
-            texts[piece.row] += piece.text
-            finishes[piece.row] = piece.finish or finishes[piece.row]
-        return self._reply.whole(texts, finishes, self._usage)
+            pieces[piece.row].append(piece)
+        return self._reply.whole(pieces, self._usage)
 
     async def _send_stream(self, send: Send) -> None:
         async for piece in self._job.pieces():

@@ -54,10 +54,13 @@ def from_validation(error: RequestValidationError) -> ApiError:
             400, f"The body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}."
         )
     param = _param(first["loc"])
+    said = first["msg"].removeprefix("Value error, ")
+    if not param and first["type"] == "value_error":  # of two parameters that do not go together
+        return ApiError(400, f"{said}.", code="invalid_value")
     if not param:
         return ApiError(400, "The body is not a JSON object with the content type application/json.")
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
-    return ApiError(400, f"{param}: {first['msg'].removeprefix('Value error, ')}", param=param, code=code)
+    return ApiError(400, f"{param}: {said}", param=param, code=code)
 
 
 def _whole(text: str) -> str:

@@ -19,6 +19,7 @@ from patch_compile import Generator, PatchCompileError
 from samples.serve_http.answer import Answer
 from samples.serve_http.api_error import ApiError, from_validation
 from samples.serve_http.body_limit import BodyLimit
+from samples.serve_http.logprobs import Logprobs
 from samples.serve_http.metrics import CountResponses
 from samples.serve_http.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from samples.serve_http.replies import JsonObject, Reply, Usage
@@ -120,6 +121,7 @@ class _Intake:
                 body.sampling(self._generator.sampling),
                 new_tokens=self._new_tokens(body, max(map(len, prompts)), rows),
                 stop=body.stop,
+                logprobs=body.asked_logprobs,
             )
             self._scheduler.enqueue(job, request)
         except BaseException:
@@ -127,7 +129,9 @@ class _Intake:
             raise
         options = body.stream_options
         show_usage = options is not None and options.include_usage
-        reply = Reply(isinstance(body, ChatRequest), self._settings.model, rows, show_usage)
+        chat = isinstance(body, ChatRequest)
+        logprobs = None if body.asked_logprobs is None else Logprobs(self._generator.tokenizer, chat=chat)
+        reply = Reply(chat, self._settings.model, rows, show_usage, logprobs)
         usage = Usage(sum(map(len, prompts)))
         return Answer(self._scheduler, job, reply, usage, stream=body.stream)
 

@@ -16,14 +16,12 @@ __all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest"]
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
-    "frequency_penalty": (0, 0.0),
     "functions": ([],),
     "logit_bias": ({},),
     "logprobs": (False,),  # for a completion, 0 requests the log probabilities of its own tokens
     "metadata": ({},),
     "modalities": (["text"],),
     "parallel_tool_calls": (False, True),
-    "presence_penalty": (0, 0.0),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
@@ -111,6 +109,8 @@ class GenerationRequest(_Body):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
     repetition_penalty: float | None = Field(None, gt=0)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = None
     stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_stops)] = Field(
         [], max_length=4
@@ -138,13 +138,25 @@ class GenerationRequest(_Body):
         """Returns the token ids of each prompt. Raises PatchCompileError for a prompt that can't be continued."""
 
     @property
+    @abstractmethod
+    def asked_logprobs(self) -> int | None:
+        """Number of most likely tokens whose log probabilities are asked for; None if no log probability is."""
+
+    @property
     def asked_tokens(self) -> int | None:
         """Requested number of new tokens; `max_tokens` is the older name of the parameter."""
         return self.max_completion_tokens or self.max_tokens
 
     def sampling(self, default: Sampling) -> Sampling:
         """Returns the client's settings. `default` (from the model's generation_config.json) supplies the missing ones."""
-        names = ("temperature", "top_p", "top_k", "repetition_penalty")
+        names = (
+            "temperature",
+            "top_p",
+            "top_k",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+        )
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         # OpenAI's API allows negative seeds, numpy does not.
         return replace(default, **given, seed=None if self.seed is None else self.seed % 2**64)
@@ -159,9 +171,15 @@ class CompletionRequest(GenerationRequest):
         PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
     ]
 
+    logprobs: int | None = Field(None, ge=0, le=5)
+
     @property
     def prompts(self) -> int:
         return len(self.prompt)
+
+    @property
+    def asked_logprobs(self) -> int | None:
+        return self.logprobs
 
     def encode(self, generator: Generator) -> list[list[int]]:
         """See `GenerationRequest`."""
@@ -181,9 +199,22 @@ class ChatRequest(GenerationRequest):
     prompt_name = "messages"
     messages: list[Message] = Field(min_length=1)
 
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _logprobs_before_top(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs is only allowed if logprobs is true")
+        return self
+
     @property
     def prompts(self) -> int:
         return 1
+
+    @property
+    def asked_logprobs(self) -> int | None:
+        return self.top_logprobs or 0 if self.logprobs else None
 
     def encode(self, generator: Generator) -> list[list[int]]:
         """See `GenerationRequest`."""

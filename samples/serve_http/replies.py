@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from patch_compile import Finish, Piece
+from samples.serve_http.logprobs import Logprobs
 
 __all__ = ["Reply", "Usage"]
 
@@ -34,20 +35,21 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """Builds the bodies of one answer with `rows` choices. show_usage: every chunk has the key `usage`, as in OpenAI's."""
+    """Builds the bodies of one answer with `rows` choices. show_usage: every chunk has the key `usage`, as in OpenAI's;
+    logprobs: formats log probabilities, None if none are asked for."""
 
     chat: bool
     model: str
     rows: int
     show_usage: bool = False
+    logprobs: Logprobs | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, texts: list[str], finishes: list[Finish], usage: Usage) -> JsonObject:
-        """Returns the body with all choices."""
+    def whole(self, pieces: list[list[Piece]], usage: Usage) -> JsonObject:
+        """Returns the body with all choices. pieces: those of each row."""
         kind = "chat.completion" if self.chat else "text_completion"
-        rows = enumerate(zip(texts, finishes, strict=True))
-        choices = [self._choice(row, self._said("message", text), finish) for row, (text, finish) in rows]
+        choices = [self._whole_choice(row, of_row) for row, of_row in enumerate(pieces)]
         return self._envelope(kind, choices) | {"usage": usage.body()}
 
     def openings(self) -> Iterator[JsonObject]:
@@ -58,10 +60,10 @@ class Reply:
 
     def chunk(self, piece: Piece) -> JsonObject | None:
         """Returns the chunk for a piece, None for a piece without text and finish."""
-        if not piece.text and not piece.finish:
+        if not piece.text and not piece.finish and self.logprobs is None:
             return None
         said = {"delta": {"content": piece.text} if piece.text else {}} if self.chat else {"text": piece.text}
-        return self._chunk(self._choice(piece.row, said, piece.finish))
+        return self._chunk(self._choice(piece.row, said, piece.finish, [piece]))
 
     def usage_chunk(self, usage: Usage) -> JsonObject:
         """Returns the chunk that follows the last text."""
@@ -70,8 +72,15 @@ class Reply:
     def _said(self, name: str, text: str) -> JsonObject:
         return {name: {"role": "assistant", "content": text}} if self.chat else {"text": text}
 
-    def _choice(self, row: int, said: JsonObject, finish: Finish | None) -> JsonObject:
-        return {"index": row, **said, "logprobs": None, "finish_reason": finish}
+    def _whole_choice(self, row: int, pieces: list[Piece]) -> JsonObject:
+        text, finish = "".join(piece.text for piece in pieces), pieces[-1].finish if pieces else None
+        return self._choice(row, self._said("message", text), finish or Finish.LENGTH, pieces)
+
+    def _choice(
+        self, row: int, said: JsonObject, finish: Finish | None, pieces: Sequence[Piece] = ()
+    ) -> JsonObject:
+        logprobs = self.logprobs.body(pieces) if self.logprobs and pieces else None
+        return {"index": row, **said, "logprobs": logprobs, "finish_reason": finish}
 
     def _chunk(self, *choices: JsonObject) -> JsonObject:
         body = self._envelope("chat.completion.chunk" if self.chat else "text_completion", list(choices))

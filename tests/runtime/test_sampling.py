@@ -92,3 +92,13 @@ def test_logits_that_are_not_finite_are_refused() -> None:
 def test_a_value_out_of_range_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(PatchCompileError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+def test_presence_and_frequency_penalties_count_the_new_tokens() -> None:
+    """OpenAI's formula: logit − presence − frequency × times that the token was chosen. The prompt does not count."""
+    logits = np.array([[2.0, 1.9, 0.0, 1.0]], np.float32)
+    sampler = Sampler(Sampling(frequency_penalty=0.45), [[0, 0, 0]])
+    assert [int(sampler.choose(logits)[0]) for _ in range(5)] == [0, 1, 0, 1, 0]
+    sampler = Sampler(Sampling(presence_penalty=1.5), [[0]])
+    assert [int(sampler.choose(logits)[0]) for _ in range(5)] == [0, 1, 3, 0, 0]
+    assert (logits == np.array([[2.0, 1.9, 0.0, 1.0]], np.float32)).all()

@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from patch_compile.runtime import Generator, Sampling
+from patch_compile.runtime.decoder import pad_left
 from tests.samples.serve_http.serving import SERVE, Running, alone, serving
 
 
@@ -195,3 +197,47 @@ def test_the_examples_of_the_readme(tiny: Running, language: str, command: list[
     assert (
         done.stdout.strip().endswith("data: [DONE]") if language == "sh" else len(done.stdout.split()) == 32
     )
+
+
+def test_log_probabilities(tiny: Running, generator: Generator) -> None:
+    """Those of the model, in OpenAI's two formats, whole and streamed."""
+    pieces = list(generator.stream(["the cat"], new_tokens=5, logprobs=2))
+    values = [piece.logprob for piece in pieces]
+    assert [piece.top[0] for piece in pieces] == [(piece.token, piece.logprob) for piece in pieces]  # greedy
+    decoding = generator.decoder.start(*pad_left([generator.encode("the cat")]), 0)
+    expected = torch.from_numpy(decoding.logits[0]).double().log_softmax(0)
+    assert values[0] == pytest.approx(float(expected.max()), abs=1e-9)
+    assert pieces[0].top[1][1] == pytest.approx(float(expected.topk(2).values[1]), abs=1e-9)
+    with tiny.client as client:
+        asked: Any = {"model": "tiny", "prompt": "the cat", "max_tokens": 5}
+        choice = client.completions.create(**asked, logprobs=2).choices[0]
+        found = choice.logprobs
+        assert found and found.token_logprobs == values and found.tokens == choice.text.split()
+        assert [len(top) for top in found.top_logprobs or []] == [2] * 5
+        lengths = [len(token) for token in found.tokens or []]
+        assert found.text_offset == [sum(lengths[:i]) for i in range(5)]
+        chunks = list(client.completions.create(**asked, logprobs=0, stream=True))
+        assert [v for c in chunks for v in c.choices[0].logprobs.token_logprobs or []] == values  # type: ignore[union-attr]
+        assert [o for c in chunks for o in c.choices[0].logprobs.text_offset or []] == found.text_offset  # type: ignore[union-attr]
+        chat: Any = {"model": "tiny", "messages": [{"role": "user", "content": "cat"}], "max_tokens": 4}
+        said = client.chat.completions.create(**chat, logprobs=True, top_logprobs=3).choices[0].logprobs
+        assert said and said.content and len(said.content) == 4
+        for token in said.content:
+            assert bytes(token.bytes or []).decode() == token.token and len(token.top_logprobs) == 3
+            assert token.logprob == token.top_logprobs[0].logprob
+        assert client.chat.completions.create(**chat).choices[0].logprobs is None
+
+
+def test_penalties(tiny: Running, generator: Generator) -> None:
+    """A large penalty lets no token come twice, as long as there are others."""
+    with tiny.client as client:
+        asked: Any = {"model": "tiny", "prompt": "the cat", "max_tokens": 8}
+        plain = client.completions.create(**asked).choices[0].text
+        favoured = client.completions.create(**asked, presence_penalty=-2).choices[0].text
+        penalised = (
+            client.completions.create(**asked, frequency_penalty=2, presence_penalty=2).choices[0].text
+        )
+    assert plain == alone(generator, "the cat", 8)
+    assert favoured == alone(generator, "the cat", 8, sampling=Sampling(presence_penalty=-2))
+    words = [len(set(text.split())) for text in (favoured, plain, penalised)]
+    assert words == sorted(words) and words[0] < words[2]

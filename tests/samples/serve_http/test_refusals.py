@@ -16,14 +16,19 @@ from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from tests.runtime.host_engine import HostDevice, HostEngine
 from tests.samples.serve_http.serving import Running, serving
 
+TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+
 
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
         ({"prompt": "the", "echo": True}, "echo", "unsupported_parameter"),
-        ({"prompt": "the", "logprobs": 0}, "logprobs", "unsupported_parameter"),
+        ({"prompt": "the", "logprobs": 6}, "logprobs", "invalid_value"),
+        ({"prompt": "the", "logprobs": True}, "logprobs", "invalid_value"),
+        ({"prompt": "the", "top_logprobs": 2}, "top_logprobs", "unsupported_parameter"),
+        ({"prompt": "the", "tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
         ({"prompt": "the", "best_of": 2}, "best_of", "unsupported_parameter"),
-        ({"prompt": "the", "frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
+        ({"prompt": "the", "frequency_penalty": 2.5}, "frequency_penalty", "invalid_value"),
         ({"prompt": "the", "no_such": 1}, "no_such", "unsupported_parameter"),
         (
             {"prompt": "the", "stream": True, "stream_options": {"x": 1}},
@@ -45,7 +50,7 @@ from tests.samples.serve_http.serving import Running, serving
         ({"prompt": [-1]}, "prompt", None),
         ({"prompt": ["the"] * 17}, "prompt", None),
         ({"prompt": "the", "n": 17}, "n", None),
-        ({"prompt": "the", "stream_options": {"include_usage": True}}, None, None),
+        ({"prompt": "the", "stream_options": {"include_usage": True}}, None, "invalid_value"),
     ],
 )
 def test_refused_by_name(tiny: Running, body: dict[str, Any], param: str | None, code: str | None) -> None:
@@ -78,10 +83,20 @@ def test_messages_refused(tiny: Running, message: Any, says: str) -> None:
 def test_all_that_is_unsupported_is_named(tiny: Running) -> None:
     with (
         tiny.client as client,
-        pytest.raises(openai.BadRequestError, match="logprobs, presence_penalty are not"),
+        pytest.raises(openai.BadRequestError, match="logit_bias, tools are not"),
     ):
         client.chat.completions.create(
-            model="tiny", messages=[{"role": "user", "content": "the"}], logprobs=True, presence_penalty=1
+            model="tiny", messages=[{"role": "user", "content": "the"}], tools=[TOOL], logit_bias={"3": 1}
+        )
+
+
+def test_top_logprobs_need_logprobs(tiny: Running) -> None:
+    with (
+        tiny.client as client,
+        pytest.raises(openai.BadRequestError, match="only allowed if logprobs is true"),
+    ):
+        client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "the"}], top_logprobs=2
         )
 
 
