@@ -52,7 +52,10 @@ class Task:
         """Windows of the recipe's text. The first access reads it, or lets the model write it."""
         weights = sum(math.prod(shape) for shape in self.coverage.linears.values())
         training = wanted_windows(self.recipe, weights)
-        return token_pool(self.checkpoint, self.recipe, self.progress, training=training)
+        keep = (
+            self.scratch / "checkpoint-text.safetensors"
+        )  # a rewritten text may differ, on a GPU for example
+        return token_pool(self.checkpoint, self.recipe, self.progress, training=training, keep=keep)
 
     def with_recipe(self, recipe: LearnRecipe) -> "Task":
         """Returns a copy with another recipe, whose settings of the text must be equal. It keeps text that was read."""

@@ -1,5 +1,6 @@
 """Turns text into windows of tokens for calibration and training."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from masklearn.errors import PatchCompileError
 from masklearn.masks.record import TextRecord
 from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
+from masklearn.shard import Shard, write_shard
 from masklearn.text import SourceKind, TextSource, open_text, read_text
 from masklearn.text.selftext import write_text
 
@@ -78,7 +80,12 @@ class TokenPool:
 
 
 def token_pool(
-    checkpoint: Checkpoint, recipe: LearnRecipe, progress: OnStep | None = None, *, training: int = 0
+    checkpoint: Checkpoint,
+    recipe: LearnRecipe,
+    progress: OnStep | None = None,
+    *,
+    training: int = 0,
+    keep: Path | None = None,
 ) -> TokenPool:
     """Returns windows of the recipe's text, or of text that the model writes itself if `recipe.calib` is None.
 
@@ -86,20 +93,43 @@ def token_pool(
     dataset, or from more characters if these have too few windows. The calibration windows do not depend on `training`.
 
     training: number of windows for training besides the `recipe.windows` for calibration. A short text has fewer, and the
-    model writes at most 64 of them itself.
+    model writes at most 64 of them itself. keep: file in which text that the model writes is kept, so that a later call
+    with the same arguments reads it there; None to keep none.
 
     Raises PatchCompileError if the text is missing, too short or empty, or the model can't write.
     """
     count, length, seed = recipe.windows, recipe.length, recipe.seed
     if recipe.calib is None:
         wanted = count + min(training, _WRITTEN_MORE)
-        windows = write_text(checkpoint.path, wanted, length, seed, progress, device=recipe.device)
+        windows = _written(checkpoint, recipe, wanted, progress, keep)
         return pool_of(windows, recipe, SourceKind.SELF, "text written by the model")
     source = open_text(recipe.calib)
     tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[source.kind]
     ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
     windows = _draw(_cut(ids, length, count), count, training, seed, alone // length)
     return pool_of(windows, recipe, source.kind, source.name)
+
+
+def _written(
+    checkpoint: Checkpoint, recipe: LearnRecipe, count: int, progress: OnStep | None, keep: Path | None
+) -> NDArray[np.int64]:
+    """Returns windows that the model writes, or those in the file `keep` if the same call wrote them there."""
+
+    def write() -> NDArray[np.int64]:
+        length, seed, device = recipe.length, recipe.seed, recipe.device
+        return write_text(checkpoint.path, count, length, seed, progress, device=device)
+
+    if keep is None:
+        return write()
+    identity = f"{checkpoint.fingerprint()} {count} {recipe.length} {recipe.seed} {recipe.device}"
+    with contextlib.suppress(FileNotFoundError, PatchCompileError):  # a damaged file is written again
+        kept = Shard.open(keep)
+        if kept.metadata.get("identity") == identity:
+            return kept.read("windows")
+    windows = write()
+    keep.parent.mkdir(parents=True, exist_ok=True)
+    write_shard(keep, {"windows": ("I64", windows.shape)}, lambda _: windows, {"identity": identity})
+    return windows
 
 
 def calibration_windows(

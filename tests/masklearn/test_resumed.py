@@ -160,3 +160,27 @@ def test_damaged_files_start_the_pass_anew(
     found = learn(model, recipe, scratch, note=notes.append)
     assert not any("solving resumes" in note for note in notes)
     assert same(learn(model, recipe, tmp_path / "whole"), found, tmp_path)
+
+
+def test_text_that_the_model_wrote_is_not_written_again(
+    make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, recipe = make_model(), LearnRecipe(method="wanda", **_SETTINGS)
+
+    def until(what: str, done: int, _total: int) -> None:
+        if what == "scoring" and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(model, recipe, tmp_path / "scratch", until)
+    whole = learn(model, recipe, tmp_path / "whole")
+    other = learn(model, LearnRecipe(method="wanda", seed=1, **_SETTINGS), tmp_path / "other")
+    monkeypatch.setattr("masklearn.text.calibrate.write_text", lambda *_, **__: pytest.fail("written again"))
+    found = learn(model, recipe, tmp_path / "scratch")
+    assert found.masks.record.text == whole.masks.record.text != other.masks.record.text
+    for name, learned in (("found", found), ("expected", whole)):
+        learned.masks.save(tmp_path / name)
+    assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
+    monkeypatch.undo()
+    seeded = learn(model, LearnRecipe(method="wanda", seed=1, **_SETTINGS), tmp_path / "scratch")
+    assert seeded.masks.record.text == other.masks.record.text

@@ -16,6 +16,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.pretrained import load_config, load_tokenizer
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.tiles import GROUP
 from patch_compile.out.layout import MODEL
 from patch_compile.out.report import Kind
 from patch_compile.plan.lowering import LinearPlan
@@ -201,16 +202,28 @@ class CheckpointSource(Source):
         return path
 
     def _learning_bytes(self) -> int:
-        """Returns bytes of the permuted, solved and repaired weights, and of two training checkpoints: the newest and the
-        next."""
+        """Returns bytes of the permuted, solved and repaired weights, of the checkpoints of passes over the blocks, and of
+        two training checkpoints: the newest and the next."""
         from masklearn.device import available_memory, usable_device
 
         r = self._recipe
-        stored = self._stored * (1 + r.permute + r.repairs)
+        stored = self._stored * (1 + r.permute + r.repairs) + self._pass_bytes()
         if not r.trains:
             return stored
         # The state of a checkpoint comes from memory, so it cannot be larger than the memory.
         return stored + 2 * min(_STATE_BYTES * self.weights, available_memory(usable_device(r.device)))
+
+    def _pass_bytes(self) -> int:
+        """Returns bytes of the patterns that scoring and solving find, and of the hidden states between blocks.
+
+        The states are those of two blocks, or of all blocks while the sensitivity of the loss is computed.
+        """
+        r = self._recipe
+        if not r.traits.needs:
+            return 0
+        patterns = 2 * sum(math.prod(shape) for shape in self.coverage.linears.values()) // GROUP
+        hidden = int(load_config(self.model).get_text_config().hidden_size)
+        return patterns + (self.layers + 3) * r.windows * r.length * hidden * 4
 
     @property
     def _stored(self) -> int:
