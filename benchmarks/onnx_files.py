@@ -143,7 +143,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         linears, agreement = row.report["linears"], row.report["agreement"]
         counts = f"{sum(one['lowering'] == 'plugin' for one in linears)} / {len(linears)}"
         error = f"{agreement['error']:.1e} ({agreement['tolerance']['share']:.1e})"
-        moved = f"{max(one['relative'] for one in row.report['difference']['outputs']):.2g}"
+        relative = [one["relative"] for one in row.report["difference"]["outputs"]]
+        moved = "not finite" if None in relative else f"{max(relative):.2g}"
     name = (
         row.case.path.name
         if row.case.path.name != "model.onnx"

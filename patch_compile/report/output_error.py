@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from patch_compile.out.proof import OutputsDifference
 from patch_compile.out.report import Kind
 
 __all__ = ["output_warnings"]
@@ -15,13 +16,10 @@ _VAGUE = 0.1  # share of the largest output that rounding may move
 
 def output_warnings(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield warnings, each with what to do about it, for a report in which outputs are compared."""
-    floating = [one for one in report["difference"]["outputs"] if one["floating"]]
-    worst = max(floating, key=lambda one: one["relative"], default=None)
-    if worst is not None and worst["relative"] >= _MUCH:
-        yield (
-            f"Pruning moved the output {worst['output']!r} by {worst['relative']:.0%} of its norm. "
-            f"{_how_to_lose_less(report)}"
-        )
+    worst = OutputsDifference.model_validate(report["difference"]).worst
+    if worst.floating and (worst.relative is None or worst.relative >= _MUCH):
+        far = "beyond what is finite" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
+        yield f"Pruning moved the output {worst.output!r} {far}. {_how_to_lose_less(report)}"
     allowed = report["agreement"]["tolerance"]["share"]
     if allowed > _VAGUE:
         yield (
