@@ -211,7 +211,8 @@ def _masks_key(job: Job) -> str:
     learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
     # Predicted costs choose the tiles for a speed, and the linears that gain.
-    predicted = [str(r.goal), r.lowering, r.fuse, repr(job.costs)] if job.chooser else None
+    fuse = r.fuse if job.costs else None  # it changes costs alone
+    predicted = [str(r.goal), r.lowering, fuse, repr(job.costs)] if job.chooser else None
     version = importlib.metadata.version("patch-compile")
     return key_of(version, source.fingerprint, given or [learned, *files], source.pruned_dtype, predicted)
 
