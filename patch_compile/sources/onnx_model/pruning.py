@@ -109,7 +109,7 @@ def learn_pruning(
     store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
     if Need.INPUTS in recipe.traits.needs:
         moments = _moments(model, linears, facts.feeds, progress, scratch)
-    with progress.stage("masks") as update:
+    with progress.stage("masks", ahead=recipe.phases(loss=False)) as update:
         feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
         found = find_masks(feed, store, choose or by_ratio(recipe, linears, progress.note))
     shutil.rmtree(scratch / "moments", ignore_errors=True)
