@@ -35,7 +35,8 @@ def _derived(tolerance: Tolerance) -> str:
 
 def text_words(on: TextWindows) -> str:
     """Returns name and size of a text, and the program that ran the models on it."""
-    words = f"{on.name}, {on.windows} windows × {on.length} tokens, {_TYPES.get(on.dtype, on.dtype)}"
+    windows = f"{on.windows} window{'s' * (on.windows != 1)} × {on.length} tokens"
+    words = f"{on.name}, {windows}, {_TYPES.get(on.dtype, on.dtype)}"
     return words if on.runner is None else f"{words}, {_RUNNERS[on.runner]}"
 
 

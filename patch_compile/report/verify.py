@@ -59,8 +59,17 @@ def outcome_words(outcome: Outcome) -> str:
 
 def unanswered_words(found: VerifyReport) -> str:
     """Returns the questions that have no answer as a clause, empty if there are none."""
-    open_questions = " and ".join(_UNANSWERED[question] for question in found.unanswered)
-    return open_questions and f"it is not known {open_questions}"
+    built, unanswered = found.built, set(found.unanswered)
+    parts = []
+    if isinstance(built, EngineNotRun) and built.reason is NotRun.NO_ENGINE and Question.BUILT in unanswered:
+        unanswered.remove(Question.BUILT)
+        parts = ["there is no engine to check"]
+    if unanswered:
+        open_questions = " and ".join(
+            words for question, words in _UNANSWERED.items() if question in unanswered
+        )
+        parts.append(f"it is not known {open_questions}")
+    return ", and ".join(parts)
 
 
 def figure_words(figure: FigureName) -> str:

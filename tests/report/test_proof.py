@@ -44,6 +44,8 @@ def test_a_tolerance_is_derived(tolerance: Tolerance, words: str) -> None:
 
 def test_a_text_names_who_read_it() -> None:
     assert text_words(TEXT) == "a.txt, 8 windows × 1024 tokens, float16, ONNX Runtime"
+    one = TEXT.model_copy(update={"windows": 1, "runner": None})
+    assert text_words(one) == "a.txt, 1 window × 1024 tokens, float16"
     fp32 = TEXT.model_copy(update={"dtype": "float32", "runner": TextRunner.CHECKPOINTS})
     assert text_words(fp32) == "a.txt, 8 windows × 1024 tokens, fp32, both checkpoints"
 

@@ -46,7 +46,7 @@ def _texts(sources: Sources) -> Iterator[dict[str, Any]]:
 
 def _about_text(record: Row) -> dict[str, Any]:
     about = [
-        f"{record['windows']} windows of {record['length']} tokens"
+        f"{record['windows']} window{'s' * (record['windows'] != 1)} of {record['length']} tokens"
         if "windows" in record and "length" in record
         else "",
         f"{record['tokens']:,} tokens in all" if record.get("tokens") else "",
