@@ -194,4 +194,16 @@ def _plugin(source: Source, backend: str, progress: Progress) -> PluginLibrary |
     from patch_compile.plugin.build import build_plugin
 
     with progress.stage("plugin"):
-        return build_plugin(backend)
+        library = build_plugin(backend)
+    progress.note(_headers_line(library))
+    return library
+
+
+def _headers_line(plugin: PluginLibrary) -> str:
+    headers = f"plugin: compiled with TensorRT's headers, version {plugin.headers_version}, of"
+    if plugin.headers_package is None:
+        return f"{headers} {plugin.headers}"
+    return (
+        f"{headers} {plugin.headers_package}, a package of a third party that is pinned by its sha256; TENSORRT_ROOT names "
+        "an installed TensorRT to take them from instead"
+    )

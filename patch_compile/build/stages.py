@@ -138,6 +138,7 @@ class _Run:
         source.compiled_plan(compiled, self.job.costs).write(root / PLAN)
 
     def write_engine(self, root: Path) -> None:
+        from patch_compile.build.summary import headers_of
         from patch_compile.engine.build import build_engine
         from patch_compile.engine.expectation import expectation_from_onnx
         from patch_compile.engine.profiles import profiles_from_onnx
@@ -158,6 +159,8 @@ class _Run:
                 options=r.engine_options(),
                 progress=update,
             )
+        if report.plugin and job.plugin:
+            report = report.model_copy(update={"plugin_headers": headers_of(job.plugin)})
         report.write(root / ENGINE_REPORT)
 
     def write_report(self, root: Path) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.prepare import Job
-from patch_compile.out.engine import BuiltEngine, EngineReport
+from patch_compile.out.engine import BuiltEngine, EngineReport, PluginHeaders
 from patch_compile.out.layout import ENGINE, ENGINE_REPORT, ONNX, ONNX_FOLDER
 from patch_compile.out.manifest import ModelOrigin, Ratio
 from patch_compile.out.plan import LinearRow, Skipped
 from patch_compile.out.report import MaskedModel, OnnxFile, PrunedModel
+from patch_compile.plugin.build import PluginLibrary
+from patch_compile.plugin.toolchain import HEADER_SHA256
 
-__all__ = ["engine_of", "masked_model", "onnx_of", "pruned_model", "skipped_of"]
+__all__ = ["engine_of", "headers_of", "masked_model", "onnx_of", "pruned_model", "skipped_of"]
 
 
 def pruned_model(job: Job, masks: MaskSet, linears: Iterable[LinearRow]) -> PrunedModel:
@@ -55,3 +57,11 @@ def engine_of(job: Job, root: Path) -> BuiltEngine | None:
     if not report.is_file():
         return None
     return BuiltEngine(path=str(job.out / ENGINE), **dict(EngineReport.read(report).details))
+
+
+def headers_of(plugin: PluginLibrary) -> PluginHeaders:
+    """Returns the version and the origin of TensorRT's headers in a plugin."""
+    version, package = plugin.headers_version, plugin.headers_package
+    if package is None:
+        return PluginHeaders(version=version, folder=str(plugin.headers))
+    return PluginHeaders(version=version, package=package, sha256=HEADER_SHA256)

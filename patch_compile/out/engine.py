@@ -7,7 +7,7 @@ from typing import ClassVar
 from patch_compile.out.layout import ENGINE_REPORT
 from patch_compile.out.record import FileRecord, Record
 
-__all__ = ["BuiltEngine", "EngineDetails", "EngineReport", "SparseTactics"]
+__all__ = ["BuiltEngine", "EngineDetails", "EngineReport", "PluginHeaders", "SparseTactics"]
 
 
 class SparseTactics(Record):
@@ -17,14 +17,27 @@ class SparseTactics(Record):
     chosen: int | None
 
 
+class PluginHeaders(Record):
+    """TensorRT's headers that a plugin was compiled with.
+
+    package, sha256: the pinned package of a third party that they were downloaded from, None for those of an installed
+    TensorRT, which are in `folder`.
+    """
+
+    version: str
+    folder: str | None = None
+    package: str | None = None
+    sha256: str | None = None
+
+
 class EngineDetails(Record):
     """Description of a built engine. Bytes are those of the file, and of the packed tensors.
 
     version: version of the library that built it. patch_linears: number of PatchLinear nodes; sparse_parts: number of
     2:4 products of split linears; sparse_tactics: TensorRT's choices for them and for other 2:4 weights, None without
     such weights and for a library without such tactics. plugin_version, plugin_sha256: version and content of the plugin
-    that it was built with, None without one; plugin_embedded: True if the engine contains it. The two fields that follow
-    are those of `EngineOptions`.
+    that it was built with, None without one; plugin_embedded: True if the engine contains it; plugin_headers: None if they
+    are unknown. The two fields that follow are those of `EngineOptions`.
     """
 
     backend: str
@@ -41,6 +54,7 @@ class EngineDetails(Record):
     plugin_version: int | None = None
     plugin_sha256: str | None = None
     plugin_embedded: bool = False
+    plugin_headers: PluginHeaders | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.plugin.toolchain import (
+    HEADER_PACKAGE,
     Tool,
     fetch_headers,
     find_cxx,
@@ -65,7 +66,8 @@ _LOGGER = logging.getLogger(__name__)
 class PluginLibrary:
     """Compiled plugin, with the tools that compiled it.
 
-    archs: compute capabilities times ten; fingerprint: key of the library in the cache.
+    archs: compute capabilities times ten; headers_package: package that the headers were downloaded from, None for those of
+    an installed TensorRT; fingerprint: key of the library in the cache.
     """
 
     path: Path
@@ -75,6 +77,7 @@ class PluginLibrary:
     nvcc_version: str
     headers: Path
     headers_version: str
+    headers_package: str | None
     fingerprint: str
 
 
@@ -116,10 +119,12 @@ def build_plugin(
     cache = cache_dir or _default_cache()
     cache.mkdir(parents=True, exist_ok=True)
     nvcc, cxx = find_nvcc(), find_cxx()
-    headers = find_headers(backend) or fetch_headers(cache, log)
+    installed = find_headers(backend)
+    headers = installed or fetch_headers(cache, log)
+    package = None if installed else HEADER_PACKAGE
     fingerprint = _fingerprint(backend, archs, nvcc, cxx, headers)
     library = PluginLibrary(
-        cache / fingerprint / LIBRARY_NAME, backend, archs, *nvcc, *headers, fingerprint=fingerprint
+        cache / fingerprint / LIBRARY_NAME, backend, archs, *nvcc, *headers, package, fingerprint
     )
     library.path.parent.mkdir(exist_ok=True)
     with _locked(library.path.parent / "lock"):

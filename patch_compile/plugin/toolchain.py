@@ -22,6 +22,8 @@ from typing import NamedTuple
 from patch_compile.errors import PatchCompileError
 
 __all__ = [
+    "HEADER_PACKAGE",
+    "HEADER_SHA256",
     "Tool",
     "ToolchainItem",
     "cuda_folders",
@@ -36,8 +38,9 @@ __all__ = [
 
 _MIN_NVCC = (12, 5)  # the first with PTX 8.5, which has mma.sp::ordered_metadata
 _MIN_HEADERS = (10, 0)  # the first with IPluginV3
-_HEADER_PACKAGE = "kernel-lens==2.0.1"
-_HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
+# Somebody else than NVIDIA publishes this package. Its headers are NVIDIA's, under Apache-2.0, and the hash pins them.
+HEADER_PACKAGE = "kernel-lens==2.0.1"
+HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
 _HEADER_FOLDER = "kernel_lens/include/tensorrt/"
 _NVCC_FIX = (
     "Install a CUDA toolkit (12.5 or newer) or `pip install 'patch-compile[nvcc]'`, "
@@ -204,7 +207,9 @@ def find_headers(backend: str) -> Tool | None:
 
 
 def _headers_or_package(backend: str) -> Tool:
-    return find_headers(backend) or Tool(Path(_HEADER_PACKAGE), "10.14, fetched when the plugin is built")
+    return find_headers(backend) or Tool(
+        Path(HEADER_PACKAGE), "10.14, a package of a third party, fetched when the plugin is built"
+    )
 
 
 def fetch_headers(cache: Path, log: Log) -> Tool:
@@ -212,9 +217,9 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
 
     Raises PatchCompileError if the download fails or the cached headers are damaged.
     """
-    folder = cache / f"headers-{_HEADER_SHA256[:16]}"
+    folder = cache / f"headers-{HEADER_SHA256[:16]}"
     if not folder.is_dir():
-        log(f"fetching TensorRT's headers: {_HEADER_PACKAGE}")
+        log(f"fetching TensorRT's headers: {HEADER_PACKAGE}")
         with tempfile.TemporaryDirectory(dir=cache) as tmp:
             fresh = Path(tmp) / "include"
             _extract_headers(_download(Path(tmp)), fresh)
@@ -231,7 +236,7 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
 
 def _download(folder: Path) -> Path:
     requirement = folder / "requirements.txt"
-    requirement.write_text(f"{_HEADER_PACKAGE} --hash=sha256:{_HEADER_SHA256}\n")
+    requirement.write_text(f"{HEADER_PACKAGE} --hash=sha256:{HEADER_SHA256}\n")
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
     command = [*pip, "--require-hashes", "-r", str(requirement), "-d", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -332,6 +332,9 @@ def test_an_engine_is_built_without_a_gpu(settings):
     assert plugin not in (engine / "model.engine").read_bytes()
     assert report["engine"]["plugin_sha256"] == sha256_of(engine / "libpatch_linear.so")
     assert report["engine"]["plugin_embedded"] is False
+    headers = json.loads((engine / "engine.json").read_text())["plugin_headers"]
+    assert headers == report["engine"]["plugin_headers"] and headers["version"]
+    assert any(f"TensorRT's headers, version {headers['version']}" in note for note in report["notes"])
 
 
 def test_full_tensorrt_without_a_gpu_says_what_works_here(settings):
