@@ -24,9 +24,11 @@ TINY: dict[str, Any] = {
 
 
 def build(settings: dict[str, Any], **options: bool) -> dict[str, Any]:
-    return build_recipe(
+    """Build, and return the report as `--json` prints it."""
+    report = build_recipe(
         Recipe.parse(settings), force=options.get("force", False), resume=options.get("resume", False)
     )
+    return report.as_json()
 
 
 def check_out(out: Path, report: dict[str, Any], model_file: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from patch_compile.out.bench import BenchReport
     from patch_compile.out.compare import CompareReport
     from patch_compile.out.plan import Plan, PlanOfModel
+    from patch_compile.out.report import Report
     from patch_compile.out.verify import VerifyReport
     from patch_compile.report.terminal.parts import Part
     from patch_compile.runtime import Generator
@@ -44,24 +45,24 @@ Row = dict[str, Any]
 class FinishedBuild(Result):
     """A finished build."""
 
-    report: Row
+    report: Report
 
     @property
     def path(self) -> Path:
         """OUT, the folder of the build."""
-        return Path(self.report["path"]).parent
+        return Path(self.report.path).parent
 
     @property
     def ratio(self) -> float:
         """Zeroed weights / weights."""
-        return float(self.report["ratio"]["reached"])
+        return self.report.ratio.reached
 
     @property
     def perplexity(self) -> float | None:
         """Perplexity of the hybrid model; None for a model that predicts no next token."""
-        from patch_compile.out.report import Kind
+        from patch_compile.out.report import DecoderReport
 
-        return float(self.report["perplexity"]["hybrid"]) if self.report["kind"] == Kind.DECODER else None
+        return self.report.perplexity.hybrid if isinstance(self.report, DecoderReport) else None
 
     @property
     def plan(self) -> Plan:
@@ -84,8 +85,12 @@ class FinishedBuild(Result):
 
     def summary(self) -> str:
         """Returns the folder, the ratio and the perplexity in one line."""
-        perplexity = self.report.get("perplexity")
-        quality = f", perplexity {perplexity['dense']:.2f} → {perplexity['hybrid']:.2f}" if perplexity else ""
+        from patch_compile.out.report import DecoderReport
+
+        quality = ""
+        if isinstance(self.report, DecoderReport):
+            found = self.report.perplexity
+            quality = f", perplexity {found.dense:.2f} → {found.hybrid:.2f}"
         return f"{self.path}, ratio {self.ratio:.3f}{quality}"
 
     def parts(self, *, every: bool = False) -> Iterator[Part]:

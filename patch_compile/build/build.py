@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from masklearn.processes import process_count
 from patch_compile.build.prepare import prepare
 from patch_compile.build.stages import opened, run_stages
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MASKS, REPORT
-from patch_compile.out.manifest import EvalText, ModelOrigin, write_manifest
+from patch_compile.out.layout import MASKS
+from patch_compile.out.manifest import write_manifest
+from patch_compile.out.report import Report, read_report
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 
 __all__ = ["build"]
 
 
-def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> dict[str, Any]:
+def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> Report:
     """Run the stages that have no valid result yet, and return the report. `resume` continues an interrupted build.
 
     Raises PatchCompileError if the model cannot be built, and AccuracyError if the hybrid model computes something else
@@ -35,9 +33,9 @@ def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> dict[
     job = prepare(recipe, progress, force=force, resume=resume)
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
-        report: dict[str, Any] = json.loads((workspace.root / REPORT).read_text())
-        evaluated = (report.get("text") or {}).get("eval")
-        evaluated = EvalText(**evaluated) if evaluated else None
-        write_manifest(workspace, job.recipe.seed, ModelOrigin(**report["model"]), masks, evaluated)
+        report = read_report(workspace.root)
+        assert report is not None  # the last stage has written it
+        evaluated = report.text.eval if report.text else None
+        write_manifest(workspace, job.recipe.seed, report.model, masks, evaluated)
         renew_page(workspace.publish())
     return report

@@ -34,8 +34,9 @@ from patch_compile.out.layout import (
     REPORT,
 )
 from patch_compile.out.plan import Plan
-from patch_compile.out.report import REPORT_SCHEMA
-from patch_compile.out.workspace import Workspace, key_of, sha256_of, write_json
+from patch_compile.out.proof import TokensProof
+from patch_compile.out.report import REPORT_SCHEMA, DecoderReport, OutputsReport
+from patch_compile.out.workspace import Workspace, key_of, sha256_of
 from patch_compile.plan.gains import TilesThatGain
 from patch_compile.plan.tiles_for_speed import TilesForSpeed
 from patch_compile.progress import Progress
@@ -169,20 +170,19 @@ class _Run:
 
         job, plan = self.job, Plan.read(root / PLAN)
         scratch = self.workspace.scratch / "proof"
-        engine = engine_of(job, root)
         proof = prove(job.source, root / ONNX, self.pruned, plan.packed, scratch, self.progress)
-        report = {
-            "path": str(job.out / REPORT),
-            **masked_model(job, self.masks, plan.linears).as_json(),
-            "schema": REPORT_SCHEMA,
-            "plan": plan.summary.as_json(),
-            "onnx": onnx_of(job, root).as_json(),
-            "engine": engine.as_json() if engine else None,
-            **proof.as_json(),
-            "notes": self.progress.notes,
-            "seconds": self.progress.seconds,
-        }
-        write_json(root / REPORT, report)
+        kind = DecoderReport if isinstance(proof, TokensProof) else OutputsReport
+        report = kind(
+            **dict(masked_model(job, self.masks, plan.linears)),
+            **dict(proof),
+            path=str(job.out / REPORT),
+            plan=plan.summary,
+            onnx=onnx_of(job, root),
+            engine=engine_of(job, root),
+            notes=tuple(self.progress.notes),
+            seconds=self.progress.seconds,
+        )
+        report.write(root / REPORT)
 
 
 def learning_folder(scratch: Path, key: str) -> Path:

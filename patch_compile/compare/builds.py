@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.bench import BenchReport
@@ -14,8 +13,7 @@ from patch_compile.out.compare import Measure, PredictedFor, PredictedSpeeds
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import MASKS, REPORT
 from patch_compile.out.plan import PlanSummary
-from patch_compile.out.proof import ComparedInputs, OutputsDifference, TextWindows
-from patch_compile.out.report import Kind, read_report
+from patch_compile.out.report import DecoderReport, Report, read_report
 from patch_compile.report.proof import given_words, text_words
 
 __all__ = ["ComparedBuild", "Quality", "read_builds"]
@@ -110,39 +108,29 @@ def _read(path: Path, name: str) -> ComparedBuild:
             "Learn and compile prove nothing, so there is no quality to compare.",
             f"Build it: `patch-compile build --mask {MASKS}`.",
         )
-    plan = PlanSummary.model_validate(report["plan"])
-    saved = plan.totals.bytes_before - plan.totals.bytes_after
-    nbytes = report["onnx"]["bytes"]
-    learned = report.get("learned") or {}
+    totals, nbytes, learned = report.plan.totals, report.onnx.bytes, report.learned
     return ComparedBuild(
         name,
         path,
-        report["model"]["path"],
-        report["model"]["sha256"],
-        report["method"],
-        bool(learned.get("permuted")),
-        bool(learned.get("repair")),
-        report["ratio"]["reached"],
+        report.model.path,
+        report.model.sha256,
+        report.method,
+        learned.permuted is not None,
+        learned.repair is not None,
+        report.ratio.reached,
         _quality(report),
         nbytes,
-        nbytes + saved,
-        plan,
+        nbytes + totals.bytes_before - totals.bytes_after,
+        report.plan,
         BenchReport.of(out.path),
     )
 
 
-def _quality(report: Mapping[str, Any]) -> Quality:
-    text = (report.get("text") or {}).get("eval") or {}
-    if report["kind"] == Kind.DECODER:
-        found = report["perplexity"]
-        return Quality(
-            Measure.PERPLEXITY,
-            found["hybrid"],
-            found["dense"],
-            text_words(TextWindows(**found["on"])),
-            text.get("path"),
-        )
-    inputs = ComparedInputs.model_validate(report["inputs"])
-    relative = OutputsDifference.model_validate(report["difference"]).relative
+def _quality(report: Report) -> Quality:
+    text = report.text.eval.path if report.text else None
+    if isinstance(report, DecoderReport):
+        found = report.perplexity
+        return Quality(Measure.PERPLEXITY, found.hybrid, found.dense, text_words(found.on), text)
+    relative = report.difference.relative
     value = math.inf if relative is None else relative
-    return Quality(Measure.OUTPUT_ERROR, value, 0.0, given_words(inputs), text.get("path"))
+    return Quality(Measure.OUTPUT_ERROR, value, 0.0, given_words(report.inputs), text)

@@ -51,7 +51,7 @@ class FileRecord(VersionedRecord):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the file. Raises PatchCompileError for another version, and for other content."""
-        return cls._checked(path, TypeAdapter(cls))
+        return cls.checked(path, TypeAdapter(cls))
 
     @classmethod
     def of(cls, out: Path) -> Self | None:
@@ -60,8 +60,8 @@ class FileRecord(VersionedRecord):
         return cls.read(path) if path.is_file() else None
 
     @classmethod
-    def _checked(cls, path: Path, kind: TypeAdapter[_Found]) -> _Found:
-        """Returns the file's content as `kind`, which is this class or a union of its subclasses."""
+    def checked(cls, path: Path, kind: TypeAdapter[_Found]) -> _Found:
+        """Read the file as `kind`, which is this class or a union of its subclasses. Raises as `read` does."""
         try:
             content: Any = read_json(path)
         except ValueError as error:
@@ -77,7 +77,8 @@ class FileRecord(VersionedRecord):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise cls._unreadable(path, f"{place}: {first['msg']}.") from None
+            where = f"{place}: " if place else ""
+            raise cls._unreadable(path, f"{where}{first['msg']}.") from None
 
     @classmethod
     def _unreadable(cls, path: Path, why: str) -> PatchCompileError:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
 
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.summary import TileSummary
+from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import REPORT
 from patch_compile.out.manifest import ModelOrigin, Ratio
-from patch_compile.out.plan import LinearRow, Skipped
+from patch_compile.out.plan import LinearRow, PlanSummary, Skipped
+from patch_compile.out.proof import OutputsProof, TokensProof
 from patch_compile.out.record import FileRecord, Record
 
-__all__ = ["REPORT_SCHEMA", "Kind", "MaskMetadata", "MaskedModel", "OnnxFile", "PrunedModel", "read_report"]
+__all__ = [
+    "REPORT_SCHEMA",
+    "BuildReport",
+    "DecoderReport",
+    "Kind",
+    "MaskMetadata",
+    "MaskedModel",
+    "OnnxFile",
+    "OutputsReport",
+    "PrunedModel",
+    "Report",
+    "read_report",
+]
 
 REPORT_SCHEMA = 3  # 1 had no kind, and sentences in plan and engine; 2 had sentences in its proof
 
@@ -66,22 +79,38 @@ class OnnxFile(Record):
     bytes: int
 
 
-class _Head(FileRecord):
-    """The keys that distinguish reports."""
-
-    model_config = ConfigDict(extra="ignore")
+class BuildReport(FileRecord, MaskedModel):
+    """Sections of every report. path: path of the report; engine: None for the backend onnx; seconds: of each stage."""
 
     SCHEMA: ClassVar[int] = REPORT_SCHEMA
     WHAT: ClassVar[str] = "a report"
     PLACE: ClassVar[str] = REPORT
 
     path: str
-    kind: Kind
+    plan: PlanSummary
+    onnx: OnnxFile
+    engine: BuiltEngine | None
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
 
 
-def read_report(out: Path) -> dict[str, Any] | None:
-    """Returns the report of OUT, or None if there is none. Raises PatchCompileError for another version or kind."""
-    if _Head.of(out) is None:
-        return None
-    report: dict[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))
-    return report
+class DecoderReport(BuildReport, TokensProof):
+    """report.json of a decoder, which is compared by next tokens."""
+
+    kind: Literal[Kind.DECODER]
+
+
+class OutputsReport(BuildReport, OutputsProof):
+    """report.json of an encoder or of an ONNX file, which are compared by their outputs."""
+
+    kind: Literal[Kind.ENCODER, Kind.ONNX]
+
+
+Report: TypeAlias = DecoderReport | OutputsReport
+
+
+def read_report(out: Path) -> Report | None:
+    """Returns the report of OUT, or None if there is none. Raises PatchCompileError for another version or content."""
+    path = out / REPORT
+    kinds: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
+    return BuildReport.checked(path, kinds) if path.is_file() else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from masklearn.masks.names import kind_of, shared_path, short_kinds
+from masklearn.masks.record import SpeedRecord
 from masklearn.masks.tiles import spell_tile
 from patch_compile.out.plan import (
     Calibration,
@@ -40,7 +40,6 @@ __all__ = [
     "waste_line",
 ]
 
-Row = Mapping[str, Any]
 _PHASES = {"end_to_end": "end to end", "prefill": "prefill", "decode": "decode"}
 _ACTIVATIONS = {"": "", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
 _SLOWER = {
@@ -155,17 +154,17 @@ def calibration_words(found: Calibration) -> str:
     )
 
 
-def choice_line(speed: Row | None) -> str:
+def choice_line(speed: SpeedRecord | None) -> str:
     """Returns in words how tiles were chosen for a speed.
 
-    speed: the record of `TilesForSpeed`, None if a ratio chose them.
+    speed: None if a ratio chose them.
     """
     if speed is None:
         return ""
     return (
-        f"tiles chosen for {speed['goal']} on {speed['card']}: {speed['tiles']} that lose {speed['cost']:.4g} in the "
-        f"method's score; no tile map that saves as much loses less than {speed['bound']:.4g} (the linear program), a gap "
-        f"of {speed['gap']:.2%}"
+        f"tiles chosen for {speed.goal} on {speed.card}: {speed.tiles} that lose {speed.cost:.4g} in the "
+        f"method's score; no tile map that saves as much loses less than {speed.bound:.4g} (the linear program), a gap "
+        f"of {speed.gap:.2%}"
     )
 
 

@@ -227,13 +227,13 @@ class Verification:
         masks, learning = self.masks, self.source.recipe.learning()
         if self.source.recipe.ratio is None:  # the ratio follows from given masks or from a speed
             learning = learning.model_copy(update={"ratio": masks.ratio})
-        report = read_report(self.out.path) or {}
+        report = read_report(self.out.path)
         result = BaselineRow(
             name=masks.method,
             ratio=masks.ratio,
             perplexity=perplexity.pruned,
             # None if the build reused masks of an earlier run
-            seconds=report.get("seconds", {}).get("masks"),
+            seconds=report.seconds.get("masks") if report else None,
             deployable=True,
         )
         place = (windows, self.scratch, self.progress)

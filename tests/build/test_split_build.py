@@ -1,11 +1,10 @@
 """A build with `--lowering split` needs no plugin, and its report tells about the 2:4 products."""
 
-import json
-
 import pytest
 
 from masklearn.masks.tiles import WHOLE
 from patch_compile.engine.plan_program import PLUGIN, read_programs
+from patch_compile.out.report import read_report
 from patch_compile.report.terminal.console import build_parts
 from patch_compile.report.terminal.parts import show
 from tests.builds import build
@@ -26,7 +25,9 @@ def test_build(settings, tmp_path, capsys, monkeypatch):
     assert [path.name for path in (out / "engine").iterdir() if path.suffix == ".so"] == []
     layers = [layer for program in read_programs(out / "engine" / "model.engine") for layer in program.layers]
     assert not [layer for layer in layers if layer.kind == PLUGIN]
-    show(build_parts(json.loads((out / "report.json").read_text())))
+    report = read_report(out)
+    assert report is not None
+    show(build_parts(report))
     printed = capsys.readouterr().out
     assert f"the {parts} 2:4 products of split linears run densely" in printed
     assert "of the weights in 2:4 tiles are in 2:4 products" in printed

@@ -42,12 +42,14 @@ def test_build_generate_verify(settings, tmp_path):
     theirs = tmp_path / "theirs"
     done = run_here("build", model, *flags_of(asked | {"out": theirs}), "--json")
     assert done.returncode == 0, done.stderr
-    assert without_times(built.report, str(built.path)) == without_times(json.loads(done.stdout), str(theirs))
+    assert without_times(built.report.as_json(), str(built.path)) == without_times(
+        json.loads(done.stdout), str(theirs)
+    )
     for name in (MASKS, ONNX, RECIPE):
         assert (built.path / name).read_bytes() == (theirs / name).read_bytes(), name
 
-    assert built.masks.ratio == built.report["ratio"]["reached"]
-    assert built.perplexity == built.report["perplexity"]["hybrid"]
+    assert built.masks.ratio == built.report.ratio.reached
+    assert built.perplexity == built.report.perplexity.hybrid
 
     (said,) = built.generator().generate(["the cat"], new_tokens=5)
     shown = run_here("run", theirs, "the cat", "--new-tokens", 5)

@@ -1,6 +1,7 @@
 """Records of OUT as the stages make them, with any part changed."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,33 @@ from masklearn.masks.record import MaskRecord
 from masklearn.masks.summary import summarise_tiles
 from patch_compile.out.answers import LearnedAnswer, MaskedLinear
 from patch_compile.out.engine import BuiltEngine, EngineReport
-from patch_compile.out.manifest import ModelOrigin, Ratio
-from patch_compile.out.plan import LinearRow, Node, Skipped, Slabs, TileCount
-from patch_compile.out.report import Kind
+from patch_compile.out.manifest import EvalText, ModelOrigin, Ratio
+from patch_compile.out.plan import (
+    CardRow,
+    LinearRow,
+    Node,
+    PhaseRow,
+    PlanSummary,
+    Skipped,
+    Slabs,
+    TileCount,
+    Totals,
+    WholeRow,
+    WorkloadRow,
+)
+from patch_compile.out.proof import (
+    Agreement,
+    BuildPerplexity,
+    PredictionsDifference,
+    ProofText,
+    Sentence,
+    TextRunner,
+    TextWindows,
+    TokensProof,
+    Tolerance,
+    ToleranceOrigin,
+)
+from patch_compile.out.report import DecoderReport, Kind, OnnxFile
 
 _DETAILS: dict[str, Any] = {
     "backend": "tensorrt-rtx", "version": "1.7.0", "targets": ("sm86",), "profiles": ("prefill", "decode"),
@@ -33,6 +58,35 @@ MODEL = ModelOrigin(
     path="/models/smollm2-135m", sha256="5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c"
 )
 SKIPPED = (Skipped(name="lm_head", reason="the output head is left dense unless it is included"),)
+EVAL = EvalText(name="eval.txt", path="/texts/eval.txt")
+PLAN = PlanSummary(
+    card=CardRow(name="RTX 3090", stands_for="sm86"),
+    workload=WorkloadRow(batch=16, prompt=128, generated=128),
+    totals=Totals(bytes_before=212_000_000, bytes_after=175_000_000),
+    whole=WholeRow(
+        prefill=PhaseRow(dense_ms=10.9, planned_ms=13.4, speedup=0.81, limit=1.67),
+        decode=PhaseRow(dense_ms=221.0, planned_ms=196.2, speedup=1.13, limit=1.54),
+        end_to_end=PhaseRow(dense_ms=231.9, planned_ms=209.6, speedup=1.11, limit=1.54),
+    ),
+)
+TOLERANCE = Tolerance(share=0.0118, origin=ToleranceOrigin.ROUNDINGS, dtype="float16", roundings=65)
+PROOF = TokensProof(
+    text=ProofText(eval=EVAL),
+    perplexity=BuildPerplexity(
+        dense=15.68,
+        hybrid=22.19,
+        on=TextWindows(
+            name=EVAL.name, windows=8, length=1024, dtype="float16", runner=TextRunner.ONNX_RUNTIME
+        ),
+    ),
+    agreement=Agreement(error=0.0031, tolerance=TOLERANCE, dense_error=0.41, feeds=4),
+    difference=PredictionsDifference(kl=0.331, top1_agreement=0.672),
+    generated=Sentence(
+        prompt="The capital of France is",
+        dense=" Paris, and it is one of the most visited cities in the world.",
+        hybrid=" Paris, the city of light, and it is one of the largest cities in the world.",
+    ),
+)
 
 
 def linear_row(name: str, **changed: Any) -> LinearRow:
@@ -57,3 +111,13 @@ def learned_answer(tile_maps: Mapping[str, NDArray[np.bool_]], **changed: Any) -
             "ratio": Ratio(asked=0.35, reached=0.3501), "skipped": SKIPPED, "learned": MaskRecord(),
             "where_sparse": summarise_tiles(tile_maps), "notes": (), "seconds": {"masks": 412.7}}  # fmt: skip
     return LearnedAnswer(**(made | changed))
+
+
+def decoder_report(out: Path, **changed: Any) -> DecoderReport:
+    made = {"path": str(out / "report.json"), "kind": Kind.DECODER, "model": MODEL, "method": "oneshot",
+            "ratio": Ratio(asked=0.4, reached=0.4), "linears": (), "skipped": SKIPPED, "learned": MaskRecord(),
+            "where_sparse": summarise_tiles({}), "plan": PLAN, "engine": built_engine(str(out / "engine/model.engine")),
+            "onnx": OnnxFile(path=str(out / "onnx/model.onnx"), bytes=196_000_000),
+            "notes": ("lowering: plugin (asked for)",),
+            "seconds": {"masks": 412.7, "pruned checkpoint": 1.2, "export": 8.0, "pack": 2.2, "engine": 31.4}}  # fmt: skip
+    return DecoderReport(**dict(PROOF), **(made | changed))

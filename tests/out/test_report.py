@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.report import REPORT_SCHEMA, Kind, read_report
+from patch_compile.out.report import REPORT_SCHEMA, DecoderReport, Kind, read_report
 from tests.report.page.outs import Out
 
 
@@ -16,7 +16,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_a_report_names_the_kind_of_its_model(out: Path) -> None:
     report = read_report(out)
-    assert report is not None and Kind(report["kind"]) is Kind.DECODER
+    assert isinstance(report, DecoderReport) and report.kind is Kind.DECODER
     assert read_report(out.parent) is None
 
 
@@ -24,7 +24,11 @@ def test_a_report_names_the_kind_of_its_model(out: Path) -> None:
     ("changed", "why"),
     [
         ({"schema": 1}, f"It has version 1, and this program reads version {REPORT_SCHEMA}."),
-        ({"kind": "tale"}, "kind: "),
+        ({"schema": 2}, f"It has version 2, and this program reads version {REPORT_SCHEMA}."),
+        ({"kind": "tale"}, "Input tag 'tale' found using 'kind' does not match any of the expected tags"),
+        ({"kind": "onnx"}, "onnx.inputs: Field required."),
+        ({"perplexity": {"dense": 15.68}}, "decoder.perplexity.hybrid: Field required."),
+        ({"remarks": []}, "decoder.remarks: Extra inputs are not permitted."),
     ],
 )
 def test_another_version_or_kind_is_refused_by_name(out: Path, changed: dict[str, Any], why: str) -> None:
@@ -36,3 +40,10 @@ def test_another_version_or_kind_is_refused_by_name(out: Path, changed: dict[str
         read_report(out)
     assert raised.value.why.startswith(why)
     assert f"patch-compile build --recipe {out}/recipe.yaml -o {out} --force" in raised.value.fix
+
+
+def test_a_report_that_is_read_is_written_as_it_was(out: Path, tmp_path: Path) -> None:
+    report = read_report(out)
+    assert report is not None
+    report.write(tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads((out / "report.json").read_text())

@@ -7,6 +7,7 @@ import pytest
 
 from masklearn.errors import PatchCompileError
 from patch_compile.errors import AccuracyError
+from patch_compile.out.report import read_report
 from patch_compile.report.terminal.console import build_parts
 from patch_compile.report.terminal.parts import show
 from patch_compile.sources.checkpoint.encoder import EncoderSource
@@ -35,7 +36,7 @@ def test_the_report_compares_hidden_states(
     assert {"perplexity", "generated"}.isdisjoint(report)
     assert any("positions of the model reach" in note for note in report["notes"])
     assert any("that of the calibration" in note for note in report["notes"])
-    show(build_parts(report))
+    show(build_parts(read_report(settings["out"])))
     assert "hybrid and pruned checkpoint differ by" in capsys.readouterr().out
 
 

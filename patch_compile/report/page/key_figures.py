@@ -31,10 +31,10 @@ def key_figures(sources: Sources) -> list[KeyFigure]:
 
 
 def _ratio(sources: Sources) -> Iterator[KeyFigure]:
-    ratio, speed = sources.report["ratio"], sources.report["learned"].get("speed")
-    asked = f"found for {speed['goal']}" if speed else f"{percent(ratio['asked'], 1)} asked"
-    about = [asked, f"{percent(sources.share)} of weights in 2:4 tiles", f"method {sources.report['method']}"]
-    yield KeyFigure("Weights zeroed", percent(ratio["reached"], 1), about)
+    ratio, speed = sources.report.ratio, sources.report.learned.speed
+    asked = f"found for {speed.goal}" if speed else f"{percent(ratio.asked, 1)} asked"
+    about = [asked, f"{percent(sources.share)} of weights in 2:4 tiles", f"method {sources.report.method}"]
+    yield KeyFigure("Weights zeroed", percent(ratio.reached, 1), about)
 
 
 def _quality(sources: Sources) -> Iterator[KeyFigure]:
@@ -54,13 +54,9 @@ def _quality(sources: Sources) -> Iterator[KeyFigure]:
 
 
 def _size(sources: Sources) -> Iterator[KeyFigure]:
-    totals, engine = sources.plan.totals, sources.report["engine"]
+    totals, engine = sources.plan.totals, sources.report.engine
     before, after = totals.bytes_before, totals.bytes_after
-    file = (
-        f"engine {bytes_of(engine['bytes'])}"
-        if engine
-        else f"ONNX {bytes_of(sources.report['onnx']['bytes'])}"
-    )
+    file = f"engine {bytes_of(engine.bytes)}" if engine else f"ONNX {bytes_of(sources.report.onnx.bytes)}"
     about = [f"dense {bytes_of(before)}, {change(after, before)}", f"whole {file}"]
     yield KeyFigure("Covered weights", bytes_of(after), about)
 

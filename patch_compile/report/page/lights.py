@@ -43,7 +43,7 @@ def lights(sources: Sources) -> list[Light]:
 
 
 def _right(sources: Sources) -> tuple[Colour, str, str]:
-    verify, built = sources.verify, sources.report["engine"] is not None
+    verify, built = sources.verify, sources.report.engine is not None
     engine = verify.built if verify and isinstance(verify.built, EngineCompared) else None
     if verify and verify.compiled and not verify.compiled.passed:
         return "red", "No", "The ONNX file computes something else than the pruned model."

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from masklearn.masks.record import MaskRecord
 from patch_compile.out.layout import PAGE, RECIPE
 from patch_compile.report.learned import learned_lines
 from patch_compile.report.page.sources import Row, Sources
@@ -21,13 +20,13 @@ def origin(sources: Sources) -> dict[str, Any]:
     report, manifest = sources.report, sources.manifest
     files = {name: digest for name, digest in manifest.files.items() if name != PAGE}
     return {
-        "model": report["model"],
+        "model": report.model,
         "seed": manifest.seed,
         "recipe": sources.recipe_text,
         "command": f"patch-compile build --recipe {sources.out / RECIPE} -o OUT",
         "versions": manifest.versions,
         "texts": list(_texts(sources)),
-        "learned": list(learned_lines(MaskRecord.of_metadata(report["learned"]))),
+        "learned": list(learned_lines(report.learned)),
         "notes": list(_notes(sources)),
         "seconds": list(_seconds(sources)),
         "files": files,
@@ -58,11 +57,11 @@ def _about_text(record: Row) -> dict[str, Any]:
 def _notes(sources: Sources) -> Iterator[tuple[str, str]]:
     verify = sources.verify.notes if sources.verify else ()
     bench = sources.bench.notes if sources.bench else ()
-    for step, notes in (("build", sources.report["notes"]), ("verify", verify), ("bench", bench)):
+    for step, notes in (("build", sources.report.notes), ("verify", verify), ("bench", bench)):
         yield from ((step, note) for note in notes)
 
 
 def _seconds(sources: Sources) -> Iterator[tuple[str, str, float]]:
     verify = sources.verify.seconds if sources.verify else {}
-    for step, seconds in (("build", sources.report["seconds"]), ("verify", verify)):
+    for step, seconds in (("build", sources.report.seconds), ("verify", verify)):
         yield from ((step, stage, value) for stage, value in seconds.items())

@@ -37,7 +37,7 @@ def plan_table(sources: Sources) -> dict[str, Any]:
         "sums": {"bytes_before": totals.bytes_before / 1e6, "bytes_after": totals.bytes_after / 1e6},
         "share": 2 * sources.masks.ratio,
         "lines": [*reason_lines(linears), *split_lines(linears)],
-        "skipped": sources.report["skipped"],
+        "skipped": sources.report.skipped,
     }
 
 

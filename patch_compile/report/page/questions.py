@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from patch_compile.out.engine import BuiltEngine
-from patch_compile.out.proof import Agreement, OutputsDifference, PredictionsDifference, Tolerance
+from patch_compile.out.proof import OutputsDifference, Tolerance
 from patch_compile.out.questions import ComparedRun, EngineCompared
-from patch_compile.out.report import Kind
-from patch_compile.report.page.sources import Row, Sources
+from patch_compile.out.report import DecoderReport, Kind
+from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import (
     bytes_of,
     change,
@@ -56,7 +56,7 @@ def _compiled(sources: Sources) -> AnsweredQuestion:
     about = f"The hybrid ONNX against the {pruned_words(sources.kind)}, on the same inputs: only rounding may part them."
     of = " of the largest logit" if sources.kind is Kind.DECODER else " of the largest output"
     if answer is None:
-        agreement = Agreement.model_validate(sources.report["agreement"])
+        agreement = sources.report.agreement
         facts = [*_error_facts(agreement.error, agreement.tolerance, of), ("checked by", "the build")]
         return AnsweredQuestion("Compiled right?", about, *_judged(passed=True), facts)
     facts = _error_facts(answer.error, answer.tolerance, of)
@@ -99,8 +99,9 @@ def _share(relative: float | None) -> str:
 
 
 def _logit_facts(sources: Sources) -> Iterator[tuple[str, str]]:
-    answer = sources.predictions
-    found = answer or PredictionsDifference.model_validate(sources.report["difference"])
+    answer, report = sources.predictions, sources.report
+    assert isinstance(report, DecoderReport)
+    found = answer or report.difference
     yield "same next token as dense", f"at {percent(found.top1_agreement, 1)} of positions"
     yield "KL to dense", f"{number(found.kl)} nats per token"
     if answer:
@@ -110,13 +111,13 @@ def _logit_facts(sources: Sources) -> Iterator[tuple[str, str]]:
         yield "logit errors", f"{spread}; logits reach {number(logits.scale)}"
         yield "tokens compared", count(answer.tokens)
     else:
-        error = Agreement.model_validate(sources.report["agreement"]).dense_error
+        error = report.agreement.dense_error
         yield "largest logit error", f"{percent(error, 1)} of the largest logit"
 
 
 def _built(sources: Sources) -> AnsweredQuestion:
     about = "The engine against the hybrid ONNX: what the builder's kernels do to the numbers."
-    answer, engine = sources.verify.built if sources.verify else None, sources.report["engine"]
+    answer, engine = sources.verify.built if sources.verify else None, sources.report.engine
     facts = _engine_facts(engine) if engine else [("engine", "none was built")]
     if isinstance(answer, EngineCompared):
         facts = [*_error_facts(answer.error, answer.tolerance, " of the largest output"), *facts]
@@ -131,12 +132,12 @@ _UNBUILT = "there is no engine to ask"
 _UNASKED = "an engine runs on a GPU alone; there, patch-compile verify compares it"
 
 
-def _engine_facts(engine: Row) -> list[tuple[str, str]]:
+def _engine_facts(engine: BuiltEngine) -> list[tuple[str, str]]:
     facts = [
-        ("engine", f"{bytes_of(engine['bytes'])}, {engine['backend']} {engine['version']}"),
-        ("targets", joined(engine["targets"])),
+        ("engine", f"{bytes_of(engine.bytes)}, {engine.backend} {engine.version}"),
+        ("targets", joined(engine.targets)),
     ]
-    return [*facts, *([("2:4 products", words)] if (words := sparsity_words(BuiltEngine(**engine))) else [])]
+    return [*facts, *([("2:4 products", words)] if (words := sparsity_words(engine)) else [])]
 
 
 def _error_facts(error: float | None, tolerance: Tolerance, of: str) -> list[tuple[str, str]]:

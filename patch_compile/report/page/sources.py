@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import MASKS, RECIPE, REPORT
 from patch_compile.out.manifest import Manifest
 from patch_compile.out.plan import LinearRow, PlanSummary, WholeRow
-from patch_compile.out.proof import BuildPerplexity, ComparedInputs, OutputsDifference, Sentence
+from patch_compile.out.proof import ComparedInputs, OutputsDifference, Sentence
 from patch_compile.out.questions import LostWhere, PrunedOutputs, PrunedTokens
-from patch_compile.out.report import Kind, read_report
+from patch_compile.out.report import DecoderReport, Kind, Report, read_report
 from patch_compile.out.verify import VerifyReport
 from patch_compile.report.proof import text_words
 
@@ -46,7 +45,7 @@ class Sources:
     """
 
     out: Path
-    report: Row
+    report: Report
     manifest: Manifest
     recipe_text: str
     masks: MaskSet
@@ -86,27 +85,27 @@ class Sources:
     @property
     def kind(self) -> Kind:
         """Returns the kind of model that was built."""
-        return Kind(self.report["kind"])
+        return self.report.kind
 
     @property
     def name(self) -> str:
         """Returns the name of the model for readers."""
-        return Path(self.report["model"]["path"]).name
+        return Path(self.report.model.path).name
 
     @property
     def share(self) -> float:
         """Returns `p`: weights in 2:4 tiles over all covered weights."""
-        return 2 * float(self.report["ratio"]["reached"])
+        return 2 * self.report.ratio.reached
 
-    @cached_property
+    @property
     def linears(self) -> tuple[LinearRow, ...]:
         """Returns the covered linears as they were compiled."""
-        return tuple(map(LinearRow.model_validate, self.report["linears"]))
+        return self.report.linears
 
-    @cached_property
+    @property
     def plan(self) -> PlanSummary:
         """Returns the plan's summary of the whole model."""
-        return PlanSummary.model_validate(self.report["plan"])
+        return self.report.plan
 
     @property
     def whole(self) -> WholeRow | None:
@@ -143,26 +142,25 @@ class Sources:
         """Returns what `verify` measured if it did so, else what the build did; None for an encoder."""
         if found := self.predictions:
             return Perplexities(found.perplexity.dense, found.perplexity.pruned, text_words(found.on))
-        if self.kind is not Kind.DECODER:
+        if not isinstance(self.report, DecoderReport):
             return None
-        built = BuildPerplexity.model_validate(self.report["perplexity"])
+        built = self.report.perplexity
         return Perplexities(built.dense, built.hybrid, text_words(built.on))
 
     @property
     def outputs(self) -> tuple[OutputsDifference, ComparedInputs] | None:
         """Returns the differences of outputs that `verify` measured, else those of the build; None for a decoder."""
-        if self.kind is Kind.DECODER:
+        if isinstance(self.report, DecoderReport):
             return None
         found = self.verify.pruned if self.verify else None
         if isinstance(found, PrunedOutputs):
             return found, found.inputs
-        built = OutputsDifference.model_validate(self.report["difference"])
-        return built, ComparedInputs.model_validate(self.report["inputs"])
+        return self.report.difference, self.report.inputs
 
     @property
     def sentence(self) -> Sentence | None:
         """Returns the sentence that the models of a decoder wrote at the build."""
-        return Sentence.model_validate(self.report["generated"]) if self.kind is Kind.DECODER else None
+        return self.report.generated if isinstance(self.report, DecoderReport) else None
 
     @property
     def measured(self) -> list[tuple[BenchRow, float]]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from patch_compile.out.bench import BenchReport, BenchRow, Library
 from patch_compile.out.questions import EngineCompared
-from patch_compile.out.report import Kind
+from patch_compile.out.report import Kind, OutputsReport
 from patch_compile.out.verify import Outcome, VerifyReport
 from patch_compile.report.baselines import beaten_lines
 from patch_compile.report.bench import LIBRARY_NAMES
@@ -53,12 +53,12 @@ def verdict(sources: Sources) -> Verdict:
 
 def _built(sources: Sources) -> str:
     report, share = sources.report, sources.share
-    ratio, engine = percent(report["ratio"]["reached"], 1), report["engine"]
-    many = len(report["linears"])
+    ratio, engine = percent(report.ratio.reached, 1), report.engine
+    many = len(report.linears)
     linears = f"its {many} covered linears" if many > 1 else "its covered linear"
     form = "an ONNX file; no engine was built"
     if engine:
-        form = f"a {LIBRARY_NAMES[Library(engine['backend'])]} engine for {joined(engine['targets'])}"
+        form = f"a {LIBRARY_NAMES[Library(engine.backend)]} engine for {joined(engine.targets)}"
     return (
         f"{ratio} of the weights in {linears} are zeroed, for {percent(share)} of them lie in 2:4 tiles; the model is "
         f"compiled to {form}."
@@ -123,7 +123,7 @@ def _limit(row: BenchRow) -> str:
 
 def _warnings(sources: Sources) -> Iterator[Warning]:
     yield from _of_ratio(sources)
-    if sources.kind is not Kind.DECODER:
+    if isinstance(sources.report, OutputsReport):
         yield from (Warning("caution", line) for line in output_warnings(sources.report))
     yield from _of_speed(sources)
     verify = sources.verify
@@ -140,7 +140,7 @@ def _warnings(sources: Sources) -> Iterator[Warning]:
         yield from _of_verify(verify)
         for line in beaten_lines(sources.baselines) if sources.baselines else ():
             yield Warning("caution", f"{line[:1].upper()}{line[1:]}.")
-    if sources.bench is None and sources.report["engine"]:
+    if sources.bench is None and sources.report.engine:
         yield Warning(
             "next",
             "No time was measured. On the machine that the engine is for:",
@@ -149,11 +149,11 @@ def _warnings(sources: Sources) -> Iterator[Warning]:
 
 
 def _of_ratio(sources: Sources) -> Iterator[Warning]:
-    ratio = sources.report["ratio"]
-    if abs(ratio["reached"] - ratio["asked"]) > 0.005:
+    ratio = sources.report.ratio
+    if abs(ratio.reached - ratio.asked) > 0.005:
         yield Warning(
             "caution",
-            f"A ratio of {number(ratio['asked'])} was asked for, and {number(ratio['reached'])} was reached.",
+            f"A ratio of {number(ratio.asked)} was asked for, and {number(ratio.reached)} was reached.",
         )
 
 

@@ -13,11 +13,10 @@ from rich.table import Table
 from masklearn.masks.names import kind_of, short_kinds
 from masklearn.masks.summary import TileSummary
 from patch_compile.out.answers import CompiledAnswer, ImportedAnswer, LearnedAnswer, MaskedLinear
-from patch_compile.out.engine import BuiltEngine
 from patch_compile.out.layout import MASKS, MODEL, PAGE
-from patch_compile.out.plan import CardRow, Gaining, LinearRow, PlanSummary, Skipped
-from patch_compile.out.proof import ComparedInputs, OutputsDifference, TextWindows, Tolerance
-from patch_compile.out.report import Kind
+from patch_compile.out.plan import CardRow, Gaining, LinearRow, Skipped
+from patch_compile.out.proof import OutputsDifference
+from patch_compile.out.report import DecoderReport, MaskedModel, OutputsReport, Report
 from patch_compile.report.output_error import output_warnings
 from patch_compile.report.prediction import (
     choice_line,
@@ -51,16 +50,19 @@ _REASONS = 6  # reasons why nodes stay dense that are shown without --verbose
 _SHADES = " ░▒▓█"  # none, and quarters: a map is readable without colour
 
 
-def build_parts(report: Row, *, every: bool = False) -> Iterator[Part]:
-    """Yield the result of a build: linears, perplexity, engine, generated text.
+def build_parts(report: Report, *, every: bool = False) -> Iterator[Part]:
+    """Yield the result of a build: linears, the proof, and the written files.
 
     every: name all nodes that stay dense, instead of counting those that do so for the same reason.
     """
-    skipped = [Skipped.model_validate(row) for row in report["skipped"]]
-    yield _linears_table(linear_rows(report))
-    yield from _where_parts(TileSummary.model_validate(report["where_sparse"]))
-    yield from _skipped_lines(skipped) if every else _skipped_counts(skipped)
-    yield from _summary(report) if report["kind"] == Kind.DECODER else _onnx_summary(report)
+    yield _linears_table(report.linears)
+    yield from _where_parts(report.where_sparse)
+    yield from _skipped_lines(report.skipped) if every else _skipped_counts(report.skipped)
+    yield from reason_lines(report.linears)
+    yield from split_lines(report.linears)
+    yield from _ratio_lines(report)
+    yield from _tokens_lines(report) if isinstance(report, DecoderReport) else _outputs_lines(report)
+    yield f"report: {Path(report.path).with_name(PAGE)}"
 
 
 def masks_parts(answer: LearnedAnswer) -> Iterator[Part]:
@@ -68,8 +70,7 @@ def masks_parts(answer: LearnedAnswer) -> Iterator[Part]:
     yield _masks_table(answer.linears)
     yield from _where_parts(answer.where_sparse)
     yield from _skipped_lines(answer.skipped)
-    learned = answer.learned.as_metadata()
-    yield from _ratio_lines(answer.ratio.model_dump(), learned, answer.method)
+    yield from _ratio_lines(answer)
     yield f"masks: {answer.path}/{MASKS}, pruned model: {answer.path}/{MODEL}; {_NOT_COMPILED}"
     if answer.baselines:
         yield from baseline_parts(answer.baselines)
@@ -98,11 +99,6 @@ def plugin_parts(result: Row) -> Iterator[Part]:
     """Yield the result of `plugin`: the path of the library."""
     archs = ", ".join(f"sm{arch}" for arch in result["archs"])
     yield f"plugin for {result['backend']}, {archs}: {result['path']}"
-
-
-def linear_rows(result: Row) -> tuple[LinearRow, ...]:
-    """Returns the linears of a result."""
-    return tuple(map(LinearRow.model_validate, result["linears"]))
 
 
 def _skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
@@ -200,65 +196,53 @@ def _fused(linears: Iterable[LinearRow]) -> str:
     return ", ".join(f"{words} ×{count}" for words, count in counts.items() if words)
 
 
-def _summary(report: Row) -> Iterable[str]:
-    linears, plan = linear_rows(report), PlanSummary.model_validate(report["plan"])
-    yield from reason_lines(linears)
-    yield from split_lines(linears)
-    ppl, agree = report["perplexity"], report["agreement"]
-    yield from _ratio_lines(report["ratio"], report["learned"], report["method"])
-    yield from filter(None, [choice_line(report["learned"].get("speed"))])
-    yield f"perplexity: dense {ppl['dense']:.2f}, hybrid {ppl['hybrid']:.2f} ({text_words(TextWindows(**ppl['on']))})"
-    yield (
-        f"compiled right: yes, hybrid ONNX and pruned checkpoint differ by {agree['error']:.2e} of the largest "
-        f"logit ({_allowed(agree)})"
-    )
-    yield from filter(None, (speed_line(plan), *remarks(linears, plan)))
-    yield f"fused into their linears: {_fused(linears) or 'nothing'}"
-    difference = report["difference"]
-    yield f"pruned how much: same next token as dense at {difference['top1_agreement']:.0%} of positions"
-    yield from _result_lines(report)
-    for kind in ("dense", "hybrid"):
-        yield f"{kind} says: {report['generated']['prompt']}{report['generated'][kind]}"
-    yield f"report: {Path(report['path']).with_name(PAGE)}"
-
-
-def _ratio_lines(ratio: Row, learned: Row, method: str) -> Iterator[str]:
-    """Yield the ratio that was reached and what was asked for, and the linears that it counts over if these are not all.
-
-    learned: the masks' record, as their metadata has it.
-    """
-    speed, gains = learned.get("speed"), learned.get("gains")
-    asked = learned["budget"]["ratio"] if gains else f"{ratio['asked']:g}"
-    words = f"for {speed['goal']}" if speed else f"asked {asked}"
-    yield f"ratio: {ratio['reached']:.4f} ({words}), method {method}"
+def _ratio_lines(found: MaskedModel | LearnedAnswer) -> Iterator[str]:
+    """Yield the ratio that was reached and what was asked for, and the linears that it counts over if these are not all."""
+    speed, gains, budget = found.learned.speed, found.learned.gains, found.learned.budget
+    asked = budget.ratio if gains and budget else f"{found.ratio.asked:g}"
+    words = f"for {speed.goal}" if speed else f"asked {asked}"
+    yield f"ratio: {found.ratio.reached:.4f} ({words}), method {found.method}"
     if gains:
-        counts = {name: gains[name] for name in ("covered", "asked", "gaining", "ratio")}
-        gaining = Gaining(**counts, ratio_of_covered=ratio["reached"])
-        yield from filter(None, [gain_line(gaining, CardRow(name=gains["card"]) if gains["card"] else None)])
+        counts = gains.model_dump(exclude={"card"})
+        gaining = Gaining(**counts, ratio_of_covered=found.ratio.reached)
+        yield from filter(None, [gain_line(gaining, CardRow(name=gains.card) if gains.card else None)])
 
 
-def _onnx_summary(report: Row) -> Iterable[str]:
-    """Yield the summary of a build from an ONNX file or of an encoder. It compares outputs and has no generated text."""
-    linears, plan = linear_rows(report), PlanSummary.model_validate(report["plan"])
-    yield from reason_lines(linears)
-    yield from split_lines(linears)
-    agree = report["agreement"]
-    yield from _ratio_lines(report["ratio"], report["learned"], report["method"])
-    yield (
-        f"compiled right: yes, hybrid and {pruned_words(Kind(report['kind']))} differ by {agree['error']:.2e} of the "
-        f"largest output ({_allowed(agree)})"
-    )
-    yield from filter(None, (speed_line(plan), *remarks(linears, plan)))
-    yield f"fused into their linears: {_fused(linears) or 'nothing'}"
-    yield from output_lines(OutputsDifference.model_validate(report["difference"]))
-    yield f"compared on {compared_words(ComparedInputs.model_validate(report['inputs']))}"
+def _tokens_lines(report: DecoderReport) -> Iterator[str]:
+    """Yield the proof of a decoder, with the files between it and the generated text."""
+    found = report.perplexity
+    yield from filter(None, [choice_line(report.learned.speed)])
+    yield f"perplexity: dense {found.dense:.2f}, hybrid {found.hybrid:.2f} ({text_words(found.on)})"
+    yield f"compiled right: yes, hybrid ONNX and {_differ(report)} of the largest logit ({_allowed(report)})"
+    yield from _plan_lines(report)
+    yield f"pruned how much: same next token as dense at {report.difference.top1_agreement:.0%} of positions"
+    yield from _file_lines(report)
+    said = report.generated
+    yield f"dense says: {said.prompt}{said.dense}"
+    yield f"hybrid says: {said.prompt}{said.hybrid}"
+
+
+def _outputs_lines(report: OutputsReport) -> Iterator[str]:
+    """Yield the proof of an encoder or of an ONNX file, and the files."""
+    yield f"compiled right: yes, hybrid and {_differ(report)} of the largest output ({_allowed(report)})"
+    yield from _plan_lines(report)
+    yield from output_lines(report.difference)
+    yield f"compared on {compared_words(report.inputs)}"
     yield from (f"warning: {line[:1].lower()}{line[1:]}" for line in output_warnings(report))
-    yield from _result_lines(report)
-    yield f"report: {Path(report['path']).with_name(PAGE)}"
+    yield from _file_lines(report)
 
 
-def _allowed(agreement: Row) -> str:
-    tolerance = Tolerance.model_validate(agreement["tolerance"])
+def _plan_lines(report: Report) -> Iterator[str]:
+    yield from filter(None, (speed_line(report.plan), *remarks(report.linears, report.plan)))
+    yield f"fused into their linears: {_fused(report.linears) or 'nothing'}"
+
+
+def _differ(report: Report) -> str:
+    return f"{pruned_words(report.kind)} differ by {report.agreement.error:.2e}"
+
+
+def _allowed(report: Report) -> str:
+    tolerance = report.agreement.tolerance
     return f"allowed {tolerance.share:.2e}: {tolerance_words(tolerance)}"
 
 
@@ -276,13 +260,12 @@ def _share(relative: float | None) -> str:
     return "not finite" if relative is None else f"{relative:.3g}"
 
 
-def _result_lines(report: Row) -> Iterable[str]:
-    """Yield the facts of the build, and what TensorRT did with its 2:4 products."""
-    engine = report["engine"]
+def _file_lines(report: Report) -> Iterator[str]:
+    """Yield the file of the build, and what TensorRT did with its 2:4 products."""
+    engine, onnx = report.engine, report.onnx
     if engine is None:
-        onnx = report["onnx"]
-        yield f"onnx: {onnx['path']}, {onnx['bytes'] / 1e6:.1f} MB (no engine: backend onnx)"
+        yield f"onnx: {onnx.path}, {onnx.bytes / 1e6:.1f} MB (no engine: backend onnx)"
         return
-    targets = ", ".join(engine["targets"])
-    yield f"engine: {engine['path']}, {engine['bytes'] / 1e6:.1f} MB, {engine['backend']} for {targets}"
-    yield from filter(None, [sparsity_words(BuiltEngine(**engine))])
+    targets = ", ".join(engine.targets)
+    yield f"engine: {engine.path}, {engine.bytes / 1e6:.1f} MB, {engine.backend} for {targets}"
+    yield from filter(None, [sparsity_words(engine)])

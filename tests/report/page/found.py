@@ -23,7 +23,8 @@ from patch_compile.out.questions import (
 from patch_compile.out.report import Kind
 from patch_compile.out.tasks import TaskDifference, TaskRow, TaskScores
 from patch_compile.out.verify import Outcome, Question, VerifiedText, VerifyReport
-from tests.report.page.outs import TOLERANCE, Out
+from tests.out.examples import TOLERANCE
+from tests.report.page.outs import Out
 
 _STATS = ErrorStats(max=0.0031, mean=0.00021, median=0.00016, rms=0.00029)
 _BASELINES = (

@@ -11,25 +11,29 @@ import yaml
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.names import depth_of
-from masklearn.masks.record import MaskRecord
+from masklearn.masks.record import MaskRecord, TextRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select
 from masklearn.masks.summary import summarise_tiles
 from masklearn.masks.tiles import sparse_groups, tile_weights
 from patch_compile.out.bench import BenchReport
-from patch_compile.out.proof import (
-    Agreement,
-    PredictionsDifference,
-    TextRunner,
-    TextWindows,
-    Tolerance,
-    ToleranceOrigin,
+from patch_compile.out.manifest import Manifest, Ratio, Texts
+from patch_compile.out.plan import (
+    Bound,
+    LinearRow,
+    LinearTimes,
+    Node,
+    Reason,
+    ReasonKind,
+    Slabs,
+    TileCount,
+    Times,
+    Totals,
 )
-from patch_compile.out.report import REPORT_SCHEMA
 from patch_compile.out.verify import VerifyReport
+from tests.out.examples import EVAL, PLAN, decoder_report, linear_row
 
 TILE = (128, 128)
-TOLERANCE = Tolerance(share=0.0118, origin=ToleranceOrigin.ROUNDINGS, dtype="float16", roundings=65)
 Shapes = dict[str, tuple[int, int]]
 
 
@@ -76,11 +80,21 @@ class Out:
         files = {
             name: hashlib.sha256(name.encode()).hexdigest() for name in ("report.json", "masks.safetensors")
         }
-        text = {"calib": CALIB, "eval": {"name": "eval.txt", "path": "/texts/eval.txt"}}
-        manifest = {key: self.report[key] for key in ("model", "ratio", "method")}
-        versions = {"patch-compile": "0.1.0", "python": "3.12.3", "torch": "2.9.1", "onnxruntime": "1.23.2"}
-        manifest |= {"schema": 1, "seed": 0, "text": text, "versions": versions, "files": files, "stages": {}}
-        self._json("manifest.json", manifest)
+        Manifest(
+            model=self.report["model"],
+            ratio=self.report["ratio"],
+            method=self.report["method"],
+            seed=0,
+            text=Texts(calib=CALIB, eval=EVAL),
+            versions={
+                "patch-compile": "0.1.0",
+                "python": "3.12.3",
+                "torch": "2.9.1",
+                "onnxruntime": "1.23.2",
+            },
+            files=files,
+            stages={},
+        ).write(self.path / "manifest.json")
         for name, found in (("verify", verify), ("bench", bench)):
             if found is not None:
                 (self.path / name).mkdir(exist_ok=True)
@@ -127,96 +141,40 @@ class Out:
             file.truncate(8 + len(encoded) + end)
 
     def _report(self, ratio: float) -> dict[str, Any]:
-        rows = [self._row(name) for name in self.shapes]
-        reached = sum(row["zeroed"] for row in rows) / sum(n * k for n, k in self.shapes.values())
-        return {
-            "path": str(self.path / "report.json"),
-            "schema": REPORT_SCHEMA,
-            "kind": "decoder",
-            "model": {
-                "path": "/models/smollm2-135m",
-                "sha256": "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c",
-            },
-            "method": "oneshot",
-            "ratio": {"asked": ratio, "reached": reached},
-            "linears": rows,
-            "where_sparse": summarise_tiles(self.tiles).model_dump(mode="json"),
-            "skipped": [{"name": "lm_head", "reason": "the output head is left dense unless it is included"}],
-            "plan": {
-                "card": {"name": "RTX 3090", "stands_for": "sm86", "calibration": None},
-                "workload": {"batch": 16, "prompt": 128, "generated": 128},
-                "totals": {key: sum(row[key] for row in rows) for key in ("bytes_before", "bytes_after")},
-                "whole": {
-                    "prefill": {"dense_ms": 10.9, "planned_ms": 13.4, "speedup": 0.81, "limit": 1.67},
-                    "decode": {"dense_ms": 221.0, "planned_ms": 196.2, "speedup": 1.13, "limit": 1.54},
-                    "end_to_end": {"dense_ms": 231.9, "planned_ms": 209.6, "speedup": 1.11, "limit": 1.54},
-                },
-                "unpredicted": None,
-            },
-            "onnx": {"path": str(self.path / "onnx/model.onnx"), "bytes": 196_000_000},
-            "engine": {
-                "path": str(self.path / "engine/model.engine"),
-                "backend": "tensorrt-rtx",
-                "version": "1.7.0",
-                "targets": ["sm86"],
-                "profiles": ["prefill", "decode"],
-                "dtype": "float16",
-                "patch_linears": 120,
-                "bytes": 229_000_000,
-                "sparse_parts": 0,
-                "packed_bytes": 190_000_000,
-                "sparse_tactics": None,
-                "seconds": 31.4,
-            },
-            "text": {"eval": {"name": "eval.txt", "path": "/texts/eval.txt"}},
-            "perplexity": {
-                "dense": 15.68,
-                "hybrid": 22.19,
-                "on": TextWindows(
-                    name="eval.txt", windows=8, length=1024, dtype="float16", runner=TextRunner.ONNX_RUNTIME
-                ).as_json(),
-            },
-            "agreement": Agreement(error=0.0031, tolerance=TOLERANCE, dense_error=0.41, feeds=4).as_json(),
-            "difference": PredictionsDifference(kl=0.331, top1_agreement=0.672).as_json(),
-            "generated": {
-                "prompt": "The capital of France is",
-                "dense": " Paris, and it is one of the most visited cities in the world.",
-                "hybrid": " Paris, the city of light, and it is one of the largest cities in the world.",
-            },
-            "notes": ["lowering: plugin (asked for)"],
-            "seconds": {"masks": 412.7, "pruned checkpoint": 1.2, "export": 8.0, "pack": 2.2, "engine": 31.4},
-        }
+        rows = tuple(map(self._row, self.shapes))
+        reached = sum(row.zeroed for row in rows) / sum(n * k for n, k in self.shapes.values())
+        before, after = sum(row.bytes_before for row in rows), sum(row.bytes_after for row in rows)
+        return decoder_report(
+            self.path,
+            ratio=Ratio(asked=ratio, reached=reached),
+            linears=rows,
+            where_sparse=summarise_tiles(self.tiles),
+            plan=PLAN.model_copy(update={"totals": Totals(bytes_before=before, bytes_after=after)}),
+        ).as_json()
 
-    def _row(self, name: str) -> dict[str, Any]:
+    def _row(self, name: str) -> LinearRow:
         shape, tiles = self.shapes[name], self.tiles[name]
         zeroed = 2 * sparse_groups(tiles, shape, self.tile)
         p = 2 * zeroed / (shape[0] * shape[1])
-        size, lowering = shape[0] * shape[1] * 2, "plugin" if tiles.any() else "dense"
-        times = {
-            phase: {
-                "dense": size / rate,
-                "hybrid": size / rate * (1.1 - 0.4 * p),
-                "sparse": size / rate * 0.7,
-                "bound": bound,
-                "slower": None,
-            }
-            for phase, rate, bound in (("prefill", 40_000, "tensor"), ("decode", 250_000, "bytes"))
-        }
-        return {
-            "name": name,
-            "shape": list(shape),
-            "zeroed": zeroed,
-            "tiles": {"sparse": int(tiles.sum()), "all": tiles.size},
-            "lowering": lowering,
-            "reason": None if tiles.any() else {"kind": "no-sparse-tile"},
-            "node": {"name": name, "linears": [name]} if tiles.any() else None,
-            "panel_rows": 128,
-            "slabs": {"dense": 1, "sparse": 1},
-            "bytes_before": size,
-            "bytes_after": round(size * (1 - 0.4375 * p)),
-            "predicted": times,
-            "split": None,
-        }
+        size, packed = shape[0] * shape[1] * 2, bool(tiles.any())
+
+        def times(rate: int, bound: Bound) -> Times:
+            dense = size / rate
+            return Times(dense=dense, hybrid=dense * (1.1 - 0.4 * p), sparse=dense * 0.7, bound=bound)
+
+        return linear_row(
+            name,
+            shape=shape,
+            zeroed=zeroed,
+            tiles=TileCount(sparse=int(tiles.sum()), all=tiles.size),
+            lowering="plugin" if packed else "dense",
+            reason=None if packed else Reason(kind=ReasonKind.NO_SPARSE_TILE),
+            node=Node(name=name, linears=(name,)) if packed else None,
+            slabs=Slabs(dense=1, sparse=1),
+            bytes_before=size,
+            bytes_after=round(size * (1 - 0.4375 * p)),
+            predicted=LinearTimes(prefill=times(40_000, "tensor"), decode=times(250_000, "bytes")),
+        )
 
 
 def _scores(areas: dict[str, Any]) -> dict[str, Any]:
@@ -232,12 +190,6 @@ def _scores(areas: dict[str, Any]) -> dict[str, Any]:
     return scores
 
 
-CALIB = {
-    "source": "file",
-    "name": "calib.txt",
-    "sha256": "9f" * 32,
-    "tokens": 262144,
-    "windows": 32,
-    "length": 512,
-    "seed": 0,
-}
+CALIB = TextRecord(
+    source="file", name="calib.txt", sha256="9f" * 32, tokens=262144, windows=32, length=512, seed=0
+)
