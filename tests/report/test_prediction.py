@@ -1,5 +1,6 @@
 import pytest
 
+from masklearn.masks.record import SpeedRecord
 from patch_compile.out.plan import (
     CardRow,
     LinearRow,
@@ -131,14 +132,9 @@ def test_a_speed_is_beside_its_limit():
 
 
 def test_the_gap_to_the_linear_program_is_said():
-    speed = {
-        "goal": "a speed-up of 1.3",
-        "card": "A6000",
-        "tiles": 7,
-        "cost": 10.05,
-        "bound": 10.0,
-        "gap": 0.005,
-    }
+    speed = SpeedRecord(
+        goal="a speed-up of 1.3", card="A6000", saved_us=120.0, tiles=7, cost=10.05, bound=10.0, gap=0.005
+    )
     line = choice_line(speed)
     assert line.startswith("tiles chosen for a speed-up of 1.3 on A6000: 7 that lose 10.05")
     assert line.endswith("less than 10 (the linear program), a gap of 0.50%")
