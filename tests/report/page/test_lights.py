@@ -11,8 +11,9 @@ from patch_compile.out.verify import VerifyReport
 from patch_compile.report.page.lights import Light, lights
 from patch_compile.report.page.sources import Sources
 from tests.out.benched import benched
+from tests.out.examples import TOLERANCE
 from tests.report.page.found import baselines, compiled, verified
-from tests.report.page.outs import TOLERANCE, Out, llama_shapes
+from tests.report.page.outs import Out, llama_shapes
 
 
 @pytest.fixture
