@@ -26,12 +26,15 @@ from masklearn.shard import Shard, write_shard
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hooks import watch_calls
 from masklearn.stream.moments import squared_input_norms
+from masklearn.stream.pass_checkpoints import checkpoints_of
 from masklearn.task import Task
 
 __all__ = ["Permuted", "permute", "reordered"]
 
 Orders = Mapping[str, NDArray[np.int32]]
 
+_WHAT = "ordering hidden channels"
+_ORDER, _ERROR = "order", "error"
 _WINDOWS = 16  # windows of 512 tokens; tiles are scored on as many
 _UNIT_ROUNDOFF = 2.0**-24
 _ROUNDING = 8.0  # allowed rounding error, in units of the expected error of a sum
@@ -54,7 +57,7 @@ def permute(task: Task) -> Permuted:
     """Sort the hidden channels of every feed-forward part whose linears are all covered.
 
     It runs one forward pass over calibration windows, with one block in memory. One of several processes writes the new
-    weights to files in the scratch folder, from which an interrupted run resumes. The output of every part is compared
+    weights to files in the scratch folder, and an interrupted run resumes in its block. The output of every part is compared
     before and after.
 
     Raises RuntimeError if they differ by more than rounding explains, and PatchCompileError as `stream_blocks` does.
@@ -94,22 +97,29 @@ def _rows(order: torch.Tensor, out_features: int, channels: int) -> torch.Tensor
 
 def _write(task: Task, store: WeightStore) -> None:
     """Write the permuted weights to `store`, and then the file of the orders, which marks the work as complete."""
-    mlps, orders, error = mlps_of(task.checkpoint, task.coverage.linears), dict[str, NDArray[np.int32]](), 0.0
+    mlps, windows = mlps_of(task.checkpoint, task.coverage.linears), task.text.calibration()[:_WINDOWS]
+    checkpoints = checkpoints_of(task, task.scratch / "permuted-blocks", _WHAT, "", windows)
+    done = [mlp for mlp in mlps if mlp.down in checkpoints.results]
+    if not all(store.has_own(f"{name}.weight") for mlp in done for name in mlp.linears):
+        checkpoints.forget()
     stream = stream_blocks(
         task.checkpoint,
-        task.text.calibration()[:_WINDOWS],
+        windows,
         task.recipe.device,
         only=[mlp.down for mlp in mlps],
         store=task.activations,
+        checkpoints=checkpoints,
     )
     for block in stream if mlps else ():
         ours = [mlp for mlp in mlps if mlp.down in block.linears]
         found, off = _permute_block(block, ours)
         for mlp in ours:
             _store(store, task.checkpoint, block, mlp)
-        orders |= {name: order.cpu().numpy().astype(np.int32) for name, order in found.items()}
-        error = max(error, off)
-        task.progress("ordering hidden channels", len(orders), len(mlps))
+        for name, order in found.items():
+            checkpoints.add(name, {_ORDER: order.cpu().numpy().astype(np.int32), _ERROR: np.array([off])})
+        task.progress(_WHAT, len(checkpoints.results) + len(found), len(mlps))
+    orders = {name: arrays[_ORDER] for name, arrays in checkpoints.results.items()}
+    error = max((float(arrays[_ERROR][0]) for arrays in checkpoints.results.values()), default=0.0)
     channels = sum(map(len, orders.values()))
     record = PermutedRecord(parts=len(orders), channels=channels, dense_error=float(f"{error:.1e}"))
     _write_orders(task.scratch / "orders.safetensors", orders, record)

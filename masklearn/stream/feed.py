@@ -1,24 +1,20 @@
 """Feeds the linears of a checkpoint to a method while the model runs block by block."""
 
-import hashlib
-import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.linears import read_linear, write_linear
 from masklearn.checkpoint.store import WeightStore
 from masklearn.device import usable_device
 from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
-from masklearn.processes import process_rank
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.fisher import output_fisher
 from masklearn.stream.moments import input_moments, output_energy, squared_input_norms
-from masklearn.stream.pass_checkpoints import PassCheckpoints
+from masklearn.stream.pass_checkpoints import PassCheckpoints, checkpoints_of
 from masklearn.task import Task
 from masklearn.traits import Need
 
@@ -52,17 +48,18 @@ class CheckpointFeed(Feed):
 
     def norms(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         """Run one forward pass in fp32 over all calibration windows."""
-        windows, device = self.task.text.calibration(), usable_device(self.recipe.device)
-        checkpoints = self._checkpoints(self.task.scratch / "scores", "scoring", _NORMS, windows)
+        task, device = self.task, usable_device(self.recipe.device)
+        windows = task.text.calibration()
+        checkpoints = checkpoints_of(task, task.scratch / "scores", "scoring", _NORMS, windows)
         for name, arrays in list(checkpoints.results.items()):
-            weight = read_linear(self.task.checkpoint, name)
+            weight = read_linear(task.checkpoint, name)
             yield name, weight.to(device), torch.from_numpy(arrays[_NORMS]).to(device)
         for block in stream_blocks(
-            self.task.checkpoint,
+            task.checkpoint,
             windows,
             self.recipe.device,
             only=self.shapes,
-            store=self.task.activations,
+            store=task.activations,
             checkpoints=checkpoints,
         ):
             covered = self._covered(block)
@@ -93,17 +90,17 @@ class CheckpointFeed(Feed):
 
         folder, gradients = task.scratch / "scores", dict[str, Fisher]()
         if fisher:
-            ahead = self._checkpoints(folder, "scoring", key, calibration, keep_states=True)
-            back = self._checkpoints(
-                task.scratch / "sensitivity", "sensitivity of the loss", key, calibration
+            ahead = checkpoints_of(task, folder, "scoring", key, calibration, keep_states=True)
+            back = checkpoints_of(
+                task, task.scratch / "sensitivity", "sensitivity of the loss", key, calibration
             )
             gradients = output_fisher(task, calibration, (ahead, back), forward=scoring(ahead))
             folder = task.scratch / "scores-of-the-head"
         left = [name for name in self.shapes if name not in found]
         if (
             left
-        ):  # all linears without Fisher, and at most the output head with it: `forward` never gets the head
-            checkpoints = self._checkpoints(folder, "scoring", key, calibration)
+        ):  # without Fisher all linears; with it the output head, if covered, which `forward` never gets
+            checkpoints = checkpoints_of(task, folder, "scoring", key, calibration)
             score = scoring(checkpoints)
             for block in stream_blocks(
                 task.checkpoint,
@@ -121,7 +118,7 @@ class CheckpointFeed(Feed):
     def replace(self, solve: Solve, store: WeightStore, key: str) -> dict[str, Arrays]:
         """Solve block after block, as SparseGPT does: moments come from the outputs of the pruned blocks before."""
         task, windows = self.task, self.task.text.calibration()
-        checkpoints = self._checkpoints(solving_folder(store), "solving", key, windows)
+        checkpoints = checkpoints_of(task, solving_folder(store), "solving", key, windows)
         if not all(store.has_own(f"{name}.weight") for name in checkpoints.results):
             checkpoints.forget()
         for block in stream_blocks(
@@ -162,24 +159,6 @@ class CheckpointFeed(Feed):
 
     def _covered(self, block: Block) -> dict[str, torch.nn.Linear]:
         return {name: linear for name, linear in block.linears.items() if name in self.shapes}
-
-    def _checkpoints(
-        self, folder: Path, what: str, key: str, windows: NDArray[np.int64], *, keep_states: bool = False
-    ) -> PassCheckpoints:
-        """Returns the checkpoints of a pass. Of several processes that learn together, each has its own."""
-        task = self.task
-        identity = {
-            "version": importlib.metadata.version("patch-compile"),
-            "what": what,
-            "key": key,
-            "model": task.checkpoint.fingerprint(),
-            "linears": dict(self.shapes),
-            "recipe": self.recipe.model_dump(mode="json"),
-            "text": hashlib.sha256(windows.tobytes()).hexdigest(),
-            "device": usable_device(self.recipe.device).type,
-        }
-        ours = folder / f"process-{process_rank()}"
-        return PassCheckpoints(ours, identity, what, self.note, keep_states=keep_states)
 
     def _scored(self, done: int) -> None:
         self.task.progress("scoring", done, len(self.shapes))

@@ -1,22 +1,27 @@
 """Keeps a pass over a model's blocks on the disk, block by block: an interrupted pass resumes at the block it was in."""
 
 import hashlib
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masklearn.device import usable_device
 from masklearn.errors import PatchCompileError
 from masklearn.feed import Arrays
+from masklearn.processes import process_rank
 from masklearn.shard import Shard, dtype_code, write_shard
 from masklearn.stream.hidden_states import HiddenStates, check_space
+from masklearn.task import Task
 
-__all__ = ["PassCheckpoints"]
+__all__ = ["PassCheckpoints", "checkpoints_of"]
 
 _IDENTITY, _LINEARS = "identity", "linears"
 _COMPLETE = "complete"
@@ -152,6 +157,28 @@ class PassCheckpoints:
 
     def _state_file(self, block: int) -> Path:
         return self._folder / f"state-{block:05d}.safetensors"
+
+
+def checkpoints_of(
+    task: Task, folder: Path, what: str, key: str, windows: NDArray[np.int64], *, keep_states: bool = False
+) -> PassCheckpoints:
+    """Returns the checkpoints of a pass of a task. Of several processes that learn together, each has its own.
+
+    folder: of this pass only; key: name of what the pass computes; windows: its token ids. `PassCheckpoints` describes the
+    other arguments.
+    """
+    identity = {
+        "version": importlib.metadata.version("patch-compile"),
+        "what": what,
+        "key": key,
+        "model": task.checkpoint.fingerprint(),
+        "linears": dict(task.coverage.linears),
+        "recipe": task.recipe.model_dump(mode="json"),
+        "text": hashlib.sha256(windows.tobytes()).hexdigest(),
+        "device": usable_device(task.recipe.device).type,
+    }
+    ours = folder / f"process-{process_rank()}"
+    return PassCheckpoints(ours, identity, what, task.note, keep_states=keep_states)
 
 
 def _bytes(tensor: Tensor) -> NDArray[Any]:

@@ -1,6 +1,6 @@
-"""Runs `patch-compile` and kills it by SIGKILL at a call of one of its functions: run_killed.py FUNCTION:CALL ARGUMENT…
+"""Runs `patch-compile` and sends it a signal after a call of one of its functions.
 
-FUNCTION:CALL such as `masklearn.stream.feed.write_linear:5`: the kill is after that call.
+run_killed.py SIGNAL FUNCTION:CALL ARGUMENT…, for example SIGKILL masklearn.stream.feed.write_linear:5
 """
 
 import importlib
@@ -12,6 +12,7 @@ from typing import Any
 from patch_compile.cli.app import main
 
 if __name__ == "__main__":
+    sent = signal.Signals[sys.argv.pop(1)]
     function, _, call = sys.argv.pop(1).rpartition(":")
     place, _, name = function.rpartition(".")
     try:
@@ -26,7 +27,7 @@ if __name__ == "__main__":
         result = real(*arguments, **settings)
         left -= 1
         if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), sent)
         return result
 
     setattr(owner, name, counted)

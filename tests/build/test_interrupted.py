@@ -17,18 +17,18 @@ _WEIGHT = "masklearn.stream.feed.write_linear"
 _GRADIENT = "masklearn.stream.blocks.BackwardBlock.backward"
 _NORMS = "masklearn.stream.feed.squared_input_norms"
 
-# Where each run is killed, and what the next one says. The model has 3 blocks of 7 linears, the text 4 windows. Passes of
-# `oneshot`: scores forward (3 blocks), sensitivity back (head and 3 blocks), solving (3 blocks).
+# The signal, where a run gets it, and what the next run says. The model has 3 blocks of 7 linears, the text 4 windows.
+# Passes of `oneshot`: scores forward (3 blocks), sensitivity back (head and 3 blocks), solving (3 blocks).
 CUTS = {
     "oneshot": [
-        (f"{_END_OF_BLOCK}:2", "scoring resumes at block 3 of 3"),
-        (f"{_GRADIENT}:6", "sensitivity of the loss resumes at block 3 of 4"),
-        (f"{_WEIGHT}:10", "solving resumes at block 2 of 3"),
-        (f"{_END_OF_BLOCK}:1", "solving resumes at block 3 of 3"),
+        ("SIGINT", f"{_END_OF_BLOCK}:2", "scoring resumes at block 3 of 3"),
+        ("SIGKILL", f"{_GRADIENT}:6", "sensitivity of the loss resumes at block 3 of 4"),
+        ("SIGINT", f"{_WEIGHT}:10", "solving resumes at block 2 of 3"),
+        ("SIGKILL", f"{_END_OF_BLOCK}:1", "solving resumes at block 3 of 3"),
     ],
     "wanda": [
-        (f"{_NORMS}:2", "scoring resumes at block 2 of 3"),
-        (f"{_END_OF_BLOCK}:1", "scoring resumes at block 3 of 3"),
+        ("SIGKILL", f"{_NORMS}:2", "scoring resumes at block 2 of 3"),
+        ("SIGKILL", f"{_END_OF_BLOCK}:1", "scoring resumes at block 3 of 3"),
     ],
 }
 
@@ -50,11 +50,12 @@ def test_learning_that_is_killed_resumes_at_its_block(
     assert "resumes" not in whole.stderr
     cut, said = tmp_path / "cut", None
     env = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    for place, line in CUTS[method]:
+    for sent, place, line in CUTS[method]:
         resume = [] if said is None else ["--resume"]
-        command = [sys.executable, str(_SCRIPT), place, *map(str, learn), "-o", str(cut), *resume]
+        command = [sys.executable, str(_SCRIPT), sent, place, *map(str, learn), "-o", str(cut), *resume]
         killed = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert killed.returncode == (130 if sent == "SIGINT" else -signal.SIGKILL), killed.stderr
+        assert ("--resume goes on from there" in killed.stderr) == (sent == "SIGINT")
         assert said is None or said in killed.stderr
         said = line
     refused = run_here(*learn, "-o", cut)
