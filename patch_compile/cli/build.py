@@ -49,8 +49,8 @@ def build(verbose: bool, as_json: bool, **given: Any) -> None:
 
     FILE.onnx is any ONNX model. Its linears are MatMul, Gemm and 1×1 Conv with constant weights. --calib is then an .npz
     with one array per graph input. An array with one axis more than the input holds one run per index of its first axis;
-    otherwise its first axis counts samples. The methods oneshot, sparsegpt and wanda need such inputs; without them masks
-    are learned by magnitude.
+    otherwise its first axis counts samples. A scalar input takes one number for all runs. The methods
+    oneshot, sparsegpt and wanda need such inputs; without them masks are learned by magnitude.
     """
     try:
         built = api.build(**given)
