@@ -55,7 +55,7 @@ _UNPREDICTED = {
         f"speed is predicted for checkpoints alone: a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
     ),
 }
-_NOT_MEASURED = "predictions of a roofline (docs/performance.md): nothing here is measured"
+_NOT_MEASURED = "these speeds are predicted by a roofline (docs/performance.md), not measured"
 _AS_COMPILED = (
     "linears of one input count as one product where they share a node, and in the dense model, for TensorRT merges those "
     "itself; that the node of a gate and its up saves a kernel for SiLU·mul comes on top"

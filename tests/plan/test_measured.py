@@ -96,12 +96,12 @@ def test_a_plan_shows_what_it_goes_by(tmp_path):
         return said, found
 
     said, assumed = planned()
-    assert "nothing here is measured" in said and "calibrated" not in said
+    assert "predicted by a roofline" in said and "calibrated" not in said
     card().save()
     said, found = planned()
     assert "predicted on A6000 (calibrated by times measured on NVIDIA RTX A6000 on 2026-11-25)" in said
     assert "fitted to 16 times of llama-2-7b" in said and "bandwidth 0.70 instead of 0.90" in said
-    assert "driver 580.82, tensorrt 11.0.1" in said and "nothing here is measured" not in said
+    assert "driver 580.82, tensorrt 11.0.1" in said and "predicted by a roofline" not in said
     for phase, least in (("prefill", 1.3), ("decode", 1.2)):
         slower = found["whole"][phase]["dense_ms"] / assumed["whole"][phase]["dense_ms"]
         assert least < slower < 1.45  # .85/.60 and .90/.70 by the part that each bounds

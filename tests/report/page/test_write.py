@@ -258,6 +258,8 @@ class TestRealBuilds:
         said = words(page)
         assert "Perplexity" not in said and "perplexity" not in said
         assert "last_hidden_state" in said and "output error" in said
+        assert "How much lost?" in said and "The output that moves most is" in said
+        assert "Relative error of an output (lower is better) over the size" in said
         assert "Decode speed" not in said  # an encoder has no decode steps
 
     def test_an_onnx_file(self, tmp_path: Path) -> None:
