@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 
+from patch_compile.api.plan import plan
 from patch_compile.cli.app import cli
 from tests.builds import build
 
@@ -44,6 +45,14 @@ def test_the_page_runs(settings: dict[str, Any]) -> None:
         assert done.returncode == 0, done.stderr
         said.append(done.stdout.strip())
     assert said[0] == said[1] and all(said)
+
+
+def test_the_demo_ends_with_the_plan_of_a_model_that_gains() -> None:
+    root = SAMPLES.parent
+    demo = (root / "Makefile").read_text().split("\ndemo:")[1].split("\n\n")[0]
+    model, ratio, target = re.search(r"plan (\S+) --ratio (\S+) --target (\S+)", demo).groups()  # type: ignore[union-attr]
+    planned = plan(root / model, ratio=float(ratio), target=target)
+    assert planned.speedup is not None and planned.speedup > 1.3
 
 
 def test_the_first_command_has_these_options() -> None:
