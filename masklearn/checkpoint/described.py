@@ -1,22 +1,30 @@
 """Describes a checkpoint by its config.json alone, for plans of models that are not downloaded yet."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from masklearn.checkpoint.architectures import Architecture, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.models import meta_model
 from masklearn.checkpoint.orientation import stored_shape
+from masklearn.checkpoint.pretrained import load_config
+from masklearn.checkpoint.sizes import Sizes, sizes_of
+from masklearn.extras import is_installed, require_extra
 from masklearn.shard import Shard, TensorEntry
 
-__all__ = ["describe_checkpoint"]
+__all__ = ["describe_checkpoint", "listed_tensors"]
 
 _DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+_Shape = tuple[int, ...]
 
 
 def describe_checkpoint(model_dir: Path) -> Checkpoint:
     """Returns the checkpoint of a folder with config.json, or of that file, which need not have weights.
 
     A checkpoint without any *.safetensors has the tensors that transformers would save, with names, types and shapes, and
-    none of them can be read. Raises PatchCompileError as `Checkpoint.open`, `architecture_of` and `meta_model` do.
+    none of them can be read. Without torch they are the linears and the embedding, by the table of architectures.
+
+    Raises PatchCompileError as `Checkpoint.open`, `architecture_of` and `meta_model` do.
     """
     folder = model_dir.parent if model_dir.name == "config.json" and model_dir.is_file() else model_dir
     if not (folder / "config.json").is_file() or any(folder.glob("*.safetensors")):
@@ -26,7 +34,54 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
     spelled = next((d for c in (bare.config, text) for d in (c.get("dtype"), c.get("torch_dtype")) if d), "")
     dtype = _DTYPES.get(spelled, "BF16")
     tensors = {
-        name: TensorEntry(dtype, stored_shape(bare, name, tuple(weight.shape)), 0, 0)
-        for name, weight in meta_model(bare).named_parameters()
+        name: TensorEntry(dtype, stored_shape(bare, name, shape), 0, 0) for name, shape in _tensors(bare)
     }
     return Checkpoint(folder, bare.config, {"config.json": Shard(folder / "config.json", tensors, {})})
+
+
+def _tensors(bare: Checkpoint) -> Iterator[tuple[str, _Shape]]:
+    if not is_installed("torch"):
+        yield from listed_tensors(bare)
+        return
+    for name, weight in meta_model(bare).named_parameters():
+        yield name, tuple(weight.shape)
+
+
+def listed_tensors(bare: Checkpoint) -> Iterator[tuple[str, _Shape]]:
+    """Yield name and shape of the linears of the blocks, the embedding and the head, by the table of architectures.
+
+    Raises PatchCompileError for an architecture whose linears are not in the table.
+    """
+    row = architecture_of(bare)
+    if not row.linears:
+        require_extra("build", f"Finding the linears of the architecture {bare.config['model_type']}")
+    config = load_config(bare.path).get_text_config()
+    sizes = sizes_of(config)
+    base = f"{row.base}." if row.base else ""
+    yield f"{base}embed_tokens.weight", (sizes.vocabulary, sizes.hidden)
+    for block in range(sizes.layers):
+        for linear in row.linears:
+            yield f"{row.blocks}.{block}.{linear}.weight", _shape(row, linear, sizes)
+    if row.head and not config.tie_word_embeddings:
+        yield f"{row.head}.weight", (sizes.vocabulary, sizes.hidden)
+
+
+def _shape(row: Architecture, linear: str, sizes: Sizes) -> _Shape:
+    """Returns [N, K] of a linear of a block. A linear that is neither of the feed-forward part nor q, k or v ends
+    attention, or makes q, k and v."""
+    first, last = row.mlp
+    end = linear.rpartition(".")[2]
+    if linear.endswith(last) and not _attends(linear):
+        return sizes.hidden, sizes.intermediate
+    if any(linear.endswith(name) for name in first):
+        joined = 2 if end == "gate_up_proj" else 1
+        return joined * sizes.intermediate, sizes.hidden
+    if end in row.qkv:
+        return sizes.q if end == row.qkv[0] else sizes.kv, sizes.hidden
+    if end in ("qkv_proj", "c_attn", "query_key_value"):
+        return sizes.q + 2 * sizes.kv, sizes.hidden
+    return sizes.hidden, sizes.q
+
+
+def _attends(linear: str) -> bool:
+    return "attn" in linear or "attention" in linear

@@ -10,6 +10,7 @@ from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.checkpoint.pretrained import load_config
+from masklearn.checkpoint.sizes import sizes_of
 from masklearn.masks.names import depth_of
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.lowering import LinearPlan, uncovered
@@ -79,20 +80,14 @@ def outline_of_llama(
 
 
 def _model(name: str, config: Any, head_covered: bool) -> Model:
-    heads, hidden = config.num_attention_heads, config.hidden_size
+    sizes = sizes_of(config)
     return Model(
         name,
-        layers=config.num_hidden_layers,
-        hidden=hidden,
-        # OPT says ffn_dim, DistilBERT hidden_dim; GPT-2 leaves n_inner empty for four times its width.
-        intermediate=_first(config, "intermediate_size", "ffn_dim", "hidden_dim", "n_inner") or 4 * hidden,
-        heads=heads,
-        kv_heads=_first(config, "num_key_value_heads") or heads,
-        head_dim=_first(config, "head_dim") or hidden // heads,
-        vocabulary=0 if head_covered else config.vocab_size,
+        layers=sizes.layers,
+        hidden=sizes.hidden,
+        intermediate=sizes.intermediate,
+        heads=sizes.heads,
+        kv_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        vocabulary=0 if head_covered else sizes.vocabulary,
     )
-
-
-def _first(config: Any, *names: str) -> int | None:
-    """Returns the first of these settings that the config has."""
-    return next((int(value) for name in names if (value := getattr(config, name, None))), None)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.checkpoint import Checkpoint
@@ -33,6 +34,25 @@ def test_the_config_tells_every_linear_and_weight(
     assert {described.entry(name).dtype for name in described.names()} == {
         real.entry(name).dtype for name in real.names()
     }
+
+
+@pytest.mark.parametrize("model_type", sorted(name for name, row in ARCHITECTURES.items() if row.linears))
+def test_the_table_tells_the_same_linears_without_torch(
+    make_model: ModelMaker, tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((make_model(model_type) / "config.json").read_text())
+    for size in ("num_key_value_heads", "intermediate_size"):  # the tiny models set these everywhere
+        if not hasattr(AutoConfig.for_model(model_type), size):
+            config.pop(size)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    built = describe_checkpoint(tmp_path)
+    found = covered_linears_of(built)
+    with monkeypatch.context() as without:
+        without.setattr("masklearn.checkpoint.described.is_installed", lambda package: package != "torch")
+        without.setattr("masklearn.checkpoint.coverage.is_installed", lambda package: package != "torch")
+        listed = describe_checkpoint(tmp_path)
+        assert dict(covered_linears_of(listed).linears) == dict(found.linears)
+    assert 0.5 < weights(listed) / weights(built) <= 1  # norms, biases and positions are left out
 
 
 def test_a_folder_with_weights_is_opened_with_them(make_model: ModelMaker) -> None:
