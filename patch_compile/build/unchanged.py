@@ -17,8 +17,8 @@ _State = tuple[int, int, int] | None
 
 def files_of(source: Source, recipe: Recipe) -> tuple[Path, ...]:
     """Returns the files that a build reads more than once: those of the model, of given masks and of texts."""
-    named = [recipe.mask, recipe.calib, recipe.eval_text]
-    return (*source.files, *(path for path in map(Path, filter(None, named)) if path.is_file()))
+    named = [Path(name) for name in (recipe.mask, recipe.calib, recipe.eval_text) if name is not None]
+    return (*source.files, *(path for path in named if path.is_file()))
 
 
 @dataclass(frozen=True)
