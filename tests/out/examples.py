@@ -28,6 +28,10 @@ from patch_compile.out.plan import (
 from patch_compile.out.proof import (
     Agreement,
     BuildPerplexity,
+    ComparedInputs,
+    InputsFile,
+    OutputsDifference,
+    OutputsProof,
     PredictionsDifference,
     ProofText,
     Sentence,
@@ -37,7 +41,7 @@ from patch_compile.out.proof import (
     Tolerance,
     ToleranceOrigin,
 )
-from patch_compile.out.report import DecoderReport, Kind, OnnxFile
+from patch_compile.out.report import BuildReport, DecoderReport, Kind, OnnxFile, OutputsReport
 
 _DETAILS: dict[str, Any] = {
     "backend": "tensorrt-rtx", "version": "1.7.0", "targets": ("sm86",), "profiles": ("prefill", "decode"),
@@ -121,3 +125,18 @@ def decoder_report(out: Path, **changed: Any) -> DecoderReport:
             "notes": ("lowering: plugin (asked for)",),
             "seconds": {"masks": 412.7, "pruned checkpoint": 1.2, "export": 8.0, "pack": 2.2, "engine": 31.4}}  # fmt: skip
     return DecoderReport(**dict(PROOF), **(made | changed))
+
+
+def outputs_report(
+    out: Path, difference: OutputsDifference, tolerance: Tolerance, **changed: Any
+) -> OutputsReport:
+    made = decoder_report(out)
+    kept = {name: value for name, value in made if name in BuildReport.model_fields}
+    inputs = ComparedInputs(given=InputsFile(name="inputs.npz", runs=4), compared=4)
+    proof = OutputsProof(
+        text=None,
+        inputs=inputs,
+        agreement=Agreement(error=0.001, tolerance=tolerance, feeds=4),
+        difference=difference,
+    )
+    return OutputsReport(**(kept | {"kind": Kind.ONNX} | changed), **dict(proof))

@@ -1,18 +1,21 @@
 """Warnings of outputs that moved far, and of comparisons that say little."""
 
+from pathlib import Path
+
 import pytest
 
+from masklearn.masks.record import MaskRecord
+from patch_compile.out.proof import OutputDifference, OutputsDifference
+from patch_compile.out.report import Kind
 from patch_compile.report.output_error import output_warnings
+from tests.out.examples import TOLERANCE, outputs_report
 
 
-def report(relative=0.1, *, tolerance=0.01, kind="onnx", learned=None, floating=True):
-    output = {"output": "y", "largest": relative, "relative": relative, "floating": floating}
-    return {
-        "kind": kind,
-        "difference": {"outputs": [output]},
-        "agreement": {"tolerance": {"share": tolerance}},
-        "learned": learned or {},
-    }
+def report(relative=0.1, *, tolerance=0.01, kind=Kind.ONNX, inputs=None, floating=True):
+    output = OutputDifference(output="y", largest=relative, relative=relative, floating=floating)
+    allowed = TOLERANCE.model_copy(update={"share": tolerance})
+    difference = OutputsDifference(outputs=(output,))
+    return outputs_report(Path("out"), difference, allowed, kind=kind, learned=MaskRecord(inputs=inputs))
 
 
 @pytest.mark.parametrize(
@@ -20,8 +23,8 @@ def report(relative=0.1, *, tolerance=0.01, kind="onnx", learned=None, floating=
     [
         (report(0.97), "output 'y' by 97% of its norm. The masks were chosen without inputs"),
         (report(None), "output 'y' beyond what is finite."),
-        (report(0.97, learned={"inputs": "inputs.npz"}), "norm. To lose less, prune less (--ratio)"),
-        (report(0.97, kind="encoder"), "norm. To lose less, prune less (--ratio)"),
+        (report(0.97, inputs="inputs.npz"), "norm. To lose less, prune less (--ratio)"),
+        (report(0.97, kind=Kind.ENCODER), "norm. To lose less, prune less (--ratio)"),
         (report(0.1, tolerance=0.67), "rounding alone moves them by 67% of the largest"),
     ],
 )
