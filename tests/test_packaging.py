@@ -54,6 +54,15 @@ def test_the_wheel_holds_both_packages_and_the_plugins_sources(wheel):
     assert not any(name.startswith(("tests/", "samples/")) for name in names)
 
 
+def test_the_wheel_holds_its_license(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/licenses/LICENSE"))
+    assert archive.read(name) == (ROOT / "LICENSE").read_bytes()
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    headers = archive.read(metadata).decode()
+    assert "License-Expression: Apache-2.0" in headers and "Apache License" in (ROOT / "LICENSE").read_text()
+
+
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory):
     """A folder in which the wheel is installed."""
