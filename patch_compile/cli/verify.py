@@ -10,7 +10,6 @@ import patch_compile.api.verify as api
 from patch_compile.cli.command import AS_JSON, Option, command, print_result
 from patch_compile.cli.options import OPTIONS
 from patch_compile.errors import NOT_CHECKED, AccuracyError
-from patch_compile.out.verify import Outcome
 
 __all__ = ["verify"]
 
@@ -40,7 +39,6 @@ _OWN = {
     "new_tokens": Option("Tokens of each continuation.", "N"),
     "device": Option("Where the checkpoints are compared.", "DEVICE", "cuda if there is one"),
 }  # fmt: skip
-_EXIT_CODES = {Outcome.FAILED: AccuracyError.exit_code, Outcome.NOT_CHECKED: NOT_CHECKED}
 
 
 @command(
@@ -58,7 +56,12 @@ def verify(as_json: bool, **given: Any) -> None:
     (NOT CHECKED) if none fails but a question has no answer, such as that about an engine without a GPU to run it: leave
     such a question out with --only.
     """
+    from patch_compile.out.verify import (
+        Outcome,
+    )  # imports NumPy and pydantic, which `--help` does not wait for
+
     found = api.verify(**given)
     print_result(found, as_json=as_json)
-    if code := _EXIT_CODES.get(found.report.outcome):
+    codes = {Outcome.FAILED: AccuracyError.exit_code, Outcome.NOT_CHECKED: NOT_CHECKED}
+    if code := codes.get(found.report.outcome):
         raise click.exceptions.Exit(code)

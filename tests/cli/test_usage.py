@@ -4,7 +4,7 @@ import click
 import pytest
 
 from patch_compile.cli.app import cli
-from tests.commands import run_here
+from tests.commands import run, run_here
 
 NEEDED = {
     "build": ["nowhere", "--ratio", "0.4"],
@@ -165,5 +165,5 @@ def test_settings_that_exclude_each_other_or_are_missing(arguments, said, tmp_pa
 
 
 def test_no_command_shows_the_help():
-    done = run_here()
+    done = run()
     assert done.returncode == 2 and "Commands:" in done.stderr + done.stdout
