@@ -13,7 +13,6 @@ from samples.packages import Package, fetch
 __all__ = ["INSTALLED", "WHEELS", "OnnxFile", "Wheel", "installed_file", "unpacked"]
 
 _NONE = "has no linear to prune"
-_OLD = "ONNX Runtime cannot load"  # it has no kernels for opset 6
 _QUANTIZED = "The model is quantized"
 
 
@@ -115,11 +114,11 @@ _BACKEND = "onnx/backend/test/data/{}.onnx"
 # Files in packages that this project depends on anyway; their versions are those installed.
 INSTALLED = {
     "onnx": (
-        OnnxFile(_BACKEND.format("pytorch-converted/test_Linear/model"), refused=_OLD),
+        OnnxFile(_BACKEND.format("pytorch-converted/test_Linear/model"), refused=_NONE),
         OnnxFile(_BACKEND.format("pytorch-converted/test_Linear_no_bias/model"), refused=_NONE),  # K = 10
         OnnxFile(_BACKEND.format("pytorch-converted/test_Conv2d/model"), refused=_NONE),
-        OnnxFile(_BACKEND.format("pytorch-operator/test_operator_addmm/model"), refused=_OLD),
-        OnnxFile(_BACKEND.format("pytorch-operator/test_operator_mm/model"), refused=_OLD),
+        OnnxFile(_BACKEND.format("pytorch-operator/test_operator_addmm/model"), refused=_NONE),
+        OnnxFile(_BACKEND.format("pytorch-operator/test_operator_mm/model"), refused=_NONE),
         OnnxFile(_BACKEND.format("light/light_resnet50"), refused=_NONE),  # its weights are made by ConstantOfShape
         OnnxFile(_BACKEND.format("light/light_shufflenet"), refused=_NONE),
     ),
