@@ -22,8 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from masklearn.threads import settle_threads
-
 _SHAPE = "smollm2-135m"
 
 
@@ -42,9 +40,9 @@ def fair_slowdown(cores: int, busy: int) -> float:
 
 def measure(folder: Path, windows: int, length: int) -> Run:
     """Learn in this process on random tokens. The seconds do not include imports."""
-    settle_threads()
-    from benchmarks.memory import measure as learn
-    from masklearn import LearnRecipe
+    from masklearn import LearnRecipe  # before torch is loaded, for the settings of its threads
+
+    from benchmarks.memory import measure as learn  # isort: skip
 
     before = _processor_seconds()
     row = learn(folder, LearnRecipe(ratio=0.4, repair="none", windows=windows, length=length))

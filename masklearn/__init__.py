@@ -6,11 +6,14 @@
     task = Task(checkpoint, covered_linears_of(checkpoint, (), ()), LearnRecipe(ratio=0.4), Path("scratch"))
     learn_task(task).masks.save("masks.safetensors")
 
-Importing this package is fast: the modules behind a name are imported when the name is first used.
+Importing this package is fast: the modules behind a name are imported when the name is first used. Before that,
+`masklearn.threads` sets the environment variables with which torch's threads share the processor with other programs.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from masklearn.threads import settle_threads
 
 if TYPE_CHECKING:
     from masklearn.baselines import Baseline, learn_baseline, measure
@@ -94,6 +97,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    settle_threads()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

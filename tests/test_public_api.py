@@ -23,8 +23,6 @@ INNER = {
         "patch_compile.hardware", "patch_compile.out.plan", "patch_compile.packing", "patch_compile.plan",
         "patch_compile.plugin",
     ),
-    # It measures the threads that learning settles for, in a process of its own.
-    "benchmarks/beside.py": ("masklearn.threads",),
     # It times packing and its check without the disk, and the engine's build without the stages before it.
     "benchmarks/compile.py": ("patch_compile.engine", "patch_compile.hardware", "patch_compile.packing"),
     # A row names the machine as the program itself sees it: device, bf16 units, CPU.

@@ -22,6 +22,14 @@ from masklearn.recipe import LearnRecipe
 model, out = Path(sys.argv[2]), Path(sys.argv[4])
 learn(model, LearnRecipe(method="magnitude", tile=(32, 32)), out)
 """
+_PUBLIC = """
+import sys
+from pathlib import Path
+from masklearn import Checkpoint, LearnRecipe, Task, covered_linears_of, learn_task
+checkpoint, recipe = Checkpoint.open(sys.argv[2]), LearnRecipe(method="magnitude", tile=(32, 32))
+coverage = covered_linears_of(checkpoint, (), ())
+learn_task(Task(checkpoint, coverage, recipe, Path(sys.argv[4]), lambda *_: None, print))
+"""
 
 
 def openmp_settings(program: str, model: Path, out: Path, **given: str) -> str:
@@ -37,7 +45,7 @@ def openmp_settings(program: str, model: Path, out: Path, **given: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("program", [_COMMAND, _LIBRARY])
+@pytest.mark.parametrize("program", [_COMMAND, _LIBRARY, _PUBLIC])
 def test_threads_wait_asleep_unless_the_user_says_otherwise(
     make_model: ModelMaker, tmp_path: Path, program: str
 ) -> None:
