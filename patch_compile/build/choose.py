@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from masklearn.masks.budget import Budget
@@ -14,6 +14,7 @@ from patch_compile.plan.tiles_for_speed import TilesForSpeed
 from patch_compile.report.prediction import gain_line, reason_lines
 
 if TYPE_CHECKING:
+    from patch_compile.out.plan import Gaining
     from patch_compile.plan.cost import CostModel
     from patch_compile.plan.lowering import LinearPlan
     from patch_compile.sources.base import Source
@@ -39,9 +40,8 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
     gains = gain_budget(source, costs)
     if gains is None:
         return None
-    plans = plans_with_ratio(source, gains, costs)
-    _check_gain(source, gains, plans, costs)
-    row = gains.row({name: plan.zeroed for name, plan in plans.items()})
+    plans, row = plans_with_ratio(source, gains, costs)
+    _check_gain(source, gains, row, costs)
     for line in (gain_line(row, costs.card.row() if costs else None), gains.budget.left_dense(list(plans))):
         if line:
             note(line)
@@ -58,9 +58,13 @@ def gain_budget(source: Source, costs: CostModel | None) -> GainBudget | None:
     return GainBudget.of(budget, linears, lambda ratios: source.plan_at(ratios, costs))
 
 
-def plans_with_ratio(source: Source, gains: GainBudget, costs: CostModel | None) -> dict[str, LinearPlan]:
-    """Returns the plans with the ratio spread evenly over the linears that gain."""
-    return gains.settled_evenly(lambda ratios: source.plan_at(ratios, costs))
+def plans_with_ratio(
+    source: Source, gains: GainBudget, costs: CostModel | None
+) -> tuple[dict[str, LinearPlan], Gaining]:
+    """Returns the plans with the ratio spread evenly over the linears that gain, and the number of these."""
+    evenly = gains.settled_evenly(lambda ratios: source.plan_at(ratios, costs))
+    plans = source.plan_at(evenly.evenly, costs)
+    return plans, evenly.row({name: plan.zeroed for name, plan in plans.items()}, evenly.counted)
 
 
 def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
@@ -72,17 +76,16 @@ def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
     )
 
 
-def _check_gain(
-    source: Source, gains: GainBudget, plans: Mapping[str, LinearPlan], costs: CostModel | None
-) -> None:
-    """Raise PatchCompileError if a ratio is asked for, and no linear gains with it. plans: those with the ratio."""
-    if not gains.asked or any(plan.zeroed for plan in plans.values()):
+def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostModel | None) -> None:
+    """Raise PatchCompileError if a ratio is asked for, and no linear gains with it."""
+    if not gains.asked or row.gaining:
         return
-    if gains.counted:
-        plans = source.plan_at({name: gains.counted.get(name, 0.0) for name in plans}, costs)
+    names, counted = list(gains.linears), gains.counted
+    if counted:
+        plans = source.plan_at({name: counted.get(name, 0.0) for name in names}, costs)
         when = f"With --ratio {source.recipe.ratio}"
     else:
-        plans = source.plan_at(dict.fromkeys(plans, 0.5), costs)
+        plans = source.plan_at(dict.fromkeys(names, 0.5), costs)
         when = "Even with all tiles 2:4"
     where = f" on {costs.card.name} with {costs.workload}" if costs else ""
     reasons = "; ".join(reason_lines([plan.row() for plan in plans.values()]))

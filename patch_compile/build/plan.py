@@ -67,8 +67,7 @@ def _plans(source: Source, costs: CostModel) -> tuple[dict[str, LinearPlan], Gai
         return plans_with_speed(source, costs), None
     gains = gain_budget(source, costs)
     if gains is not None:
-        plans = plans_with_ratio(source, gains, costs)
-        return plans, gains.row({name: plan.zeroed for name, plan in plans.items()})
+        return plans_with_ratio(source, gains, costs)
     assert r.ratio is not None  # the recipe has checked it
     decided = Budget.of(r.ratio, r.per_layer).by_linear(list(source.coverage.linears))
     return source.plan_at({name: found[1] if found else 0.0 for name, found in decided.items()}, costs), None

@@ -9,7 +9,7 @@ The planner decides which linears gain, by the rule that lowers them:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -64,8 +64,9 @@ class GainBudget:
 
     @property
     def counted(self) -> dict[str, float]:
-        """Returns the linears that can gain, with their ratios."""
-        return self.budget.counted(list(self.linears))
+        """Returns the linears that can gain and were not left whole, with their ratios."""
+        counted = self.budget.counted(list(self.linears))
+        return {name: ratio for name, ratio in counted.items() if name not in self.budget.dense}
 
     def settled(self, plan_for: Callable[[Budget], Plans]) -> Budget:
         """Returns the budget with which every linear that has 2:4 tiles gains. plan_for: chooses tiles and plans them."""
@@ -78,16 +79,23 @@ class GainBudget:
             budget = budget.sparing(wasted)
         return budget
 
-    def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> dict[str, LinearPlan]:
-        """Returns the plans with the ratio spread evenly, which is how a plan without scores assumes it."""
-        weights = {name: prod(shape) for name, shape in self.linears.items()}
-        return dict(plan_at(self.settled(lambda budget: plan_at(budget.evenly(weights))).evenly(weights)))
+    def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> GainBudget:
+        """Returns the budget if the ratio is spread evenly, which is how a plan without scores assumes it."""
+        weights = self._weights
+        return replace(self, budget=self.settled(lambda budget: plan_at(budget.evenly(weights))))
 
-    def row(self, zeroed: Mapping[str, int]) -> Gaining:
+    @property
+    def evenly(self) -> dict[str, float]:
+        """Returns the ratio of each linear if the ratio is spread evenly."""
+        return self.budget.evenly(self._weights)
+
+    @property
+    def _weights(self) -> dict[str, int]:
+        return {name: prod(shape) for name, shape in self.linears.items()}
+
+    def row(self, zeroed: Mapping[str, int], gaining: Collection[str]) -> Gaining:
         """Returns the number of linears that gain, and the ratio over them. zeroed: number of zeroed weights by linear."""
-        weights = {name: prod(shape) for name, shape in self.linears.items()}
-        total = sum(zeroed.values())
-        gaining = [name for name, count in zeroed.items() if count]
+        weights, total = self._weights, sum(zeroed.values())
         return Gaining(
             covered=len(weights),
             asked=self.asked,
@@ -106,7 +114,8 @@ class TilesThatGain:
 
     def record(self, masks: Mapping[str, LinearMask], costs: CostModel | None) -> GainRecord:
         """Returns the record of the linears that gain with these masks."""
-        row = self._gains.row({name: mask.zeroed for name, mask in masks.items()})
+        zeroed = {name: mask.zeroed for name, mask in masks.items()}
+        row = self._gains.row(zeroed, [name for name, count in zeroed.items() if count])
         return GainRecord(
             card=costs.card.name if costs else None,
             covered=row.covered,
