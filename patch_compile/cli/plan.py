@@ -25,7 +25,9 @@ _OWN = {
 )
 @AS_JSON
 def plan(as_json: bool, **given: Any) -> None:
-    """Predict how `build` would compile each linear of MODEL_DIR, and its speed. No weight is read.
+    """Predict how `build` would compile each linear of MODEL_DIR, and its speed.
+
+    No weight is read: config.json alone will do.
 
     Without --mask the plan assumes that each linear has the ratio of --ratio, or the ratio that reaches --speedup or
     --budget-ms.
