@@ -114,5 +114,5 @@ def test_a_model_that_does_not_take_the_inputs(tmp_path):
     path = graphs.save(tmp_path / "m.onnx", nodes, [shape, graphs.tensor("a", 64, 64)])
     with pytest.raises(PatchCompileError, match=r"cannot run probe\.onnx on the inputs") as error:
         gather(path, tmp_path)
-    assert "the inputs were x [2, 64]" in error.value.why
+    assert "The inputs were x [2, 64]" in error.value.why
     assert "--calib" in error.value.fix
