@@ -58,9 +58,9 @@ GOAL = (1.21, 1.33, 1.47)  # for LLaMA-2-7B on an A6000
 MODELS = {
     model.name: model
     for model in (
-        Model("LLaMA-2-7B", 32, 4096, 11008, 32, 32, 128, 32000),
-        Model("LLaMA-3.1-8B", 32, 4096, 14336, 32, 8, 128, 128256),
-        Model("Qwen2.5-0.5B", 24, 896, 4864, 14, 2, 64, 151936),
+        Model(32, 4096, 11008, 32, 32, 128, 32000, name="LLaMA-2-7B"),
+        Model(32, 4096, 14336, 32, 8, 128, 128256, name="LLaMA-3.1-8B"),
+        Model(24, 896, 4864, 14, 2, 64, 151936, name="Qwen2.5-0.5B"),
     )
 }
 _SLOWER = {Way.DENSE_PATH: "dense path, {:.2f} of dense", Way.MMA_SP: "mma.sp, {:.2f} of wgmma"}

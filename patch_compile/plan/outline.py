@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from masklearn.checkpoint.architectures import ARCHITECTURES, architecture_of
@@ -80,14 +80,5 @@ def outline_of_llama(
 
 
 def _model(name: str, config: Any, head_covered: bool) -> Model:
-    sizes = sizes_of(config)
-    return Model(
-        name,
-        layers=sizes.layers,
-        hidden=sizes.hidden,
-        intermediate=sizes.intermediate,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_dim=sizes.head_dim,
-        vocabulary=0 if head_covered else sizes.vocabulary,
-    )
+    sizes = asdict(sizes_of(config))
+    return Model(name=name, **(sizes | {"vocabulary": 0} if head_covered else sizes))

@@ -22,7 +22,7 @@ from patch_compile.report.prediction import remarks
 from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
 
 LOAD = Workload(16, 128, 128)
-LLAMA = Model("LLaMA-2-7B", 32, 4096, 11008, 32, 32, 128, 32000)
+LLAMA = Model(32, 4096, 11008, 32, 32, 128, 32000, name="LLaMA-2-7B")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from patch_compile.plan.workload import Workload
 
 TILE = (128, 128)
 COSTS = CostModel(card_of("a6000"), Workload(16, 128, 128))
-OUTLINE = Outline(Model("m", 1, 4096, 11008, 32, 32, 128, 0))
+OUTLINE = Outline(Model(1, 4096, 11008, 32, 32, 128, 0, name="m"))
 LINEARS = {
     "q": (4096, 4096),
     "k": (1024, 4096),

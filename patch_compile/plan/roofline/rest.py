@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from masklearn.checkpoint.sizes import Sizes
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.linear_roofline import Linear, dense_time, first_bytes
@@ -14,28 +15,11 @@ from patch_compile.plan.roofline.linear_roofline import Linear, dense_time, firs
 __all__ = ["Model", "gating_time", "rest_of"]
 
 
-@dataclass(frozen=True)
-class Model:
-    """Sizes of a decoder, from its config.json."""
+@dataclass(frozen=True, kw_only=True)
+class Model(Sizes):
+    """Sizes of a decoder, and its name."""
 
     name: str
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-
-    @property
-    def q(self) -> int:
-        """Returns the output features of q_proj."""
-        return self.heads * self.head_dim
-
-    @property
-    def kv(self) -> int:
-        """Returns the output features of k_proj and of v_proj."""
-        return self.kv_heads * self.head_dim
 
 
 def rest_of(
