@@ -27,4 +27,5 @@ def machine() -> str:
     bf16 = f", {by_tiles}bf16" if computes_in_bf16("auto", torch.device("cpu")) else ""
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     instructions = f"{torch.backends.cpu.get_cpu_capability()}{bf16}"
-    return f"{gpu}{cpu['name']} ({instructions}), {cpu['cores']} cores, {cpu['memory_bytes'] / 2**30:.0f} GiB"
+    memory = f", {cpu.memory_bytes / 2**30:.0f} GiB" if cpu.memory_bytes else ""
+    return f"{gpu}{cpu.name} ({instructions}), {cpu.cores} cores{memory}"

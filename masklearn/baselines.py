@@ -216,7 +216,7 @@ def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:
         return _unstructured(task)
     recipe = baseline_settings(name, task.recipe, task.checkpoint, task.coverage)
     # A baseline with a ratio of its own prunes by it wherever it says.
-    task = task if _LEARNED[name].ratio is None else replace(task, chooses=None)
+    task = task if _LEARNED[name].ratio is None else task.over_all()
     learned = learn_task(task.with_recipe(recipe))
     return learned, learned.masks.ratio
 

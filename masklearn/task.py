@@ -54,8 +54,12 @@ class Task:
         training = wanted_windows(self.recipe, weights)
         keep = (
             self.scratch / "checkpoint-text.safetensors"
-        )  # a rewritten text may differ, on a GPU for example
+        )  # written anew it may differ, on a GPU for example
         return token_pool(self.checkpoint, self.recipe, self.progress, training=training, keep=keep)
+
+    def over_all(self) -> "Task":
+        """Returns a copy whose ratio counts over all linears. It keeps text that was read."""
+        return self._changed(chooses=None)
 
     def with_recipe(self, recipe: LearnRecipe) -> "Task":
         """Returns a copy with another recipe, whose settings of the text must be equal. It keeps text that was read."""

@@ -11,7 +11,7 @@ from patch_compile.recipe import Recipe
 
 def test_every_setting_has_a_flag_and_every_flag_a_setting():
     flags = {parameter.name for parameter in build.params}
-    assert flags - {"recipe", "force", "resume", "as_json", "help"} == set(Recipe.model_fields)
+    assert flags - {"recipe", "force", "resume", "verbose", "as_json", "help"} == set(Recipe.model_fields)
 
 
 def test_learning_settings_are_those_of_masklearn():

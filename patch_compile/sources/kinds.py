@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["SENTENCE_TOKENS", "Ability", "Sequences", "Stage"]
-
-SENTENCE_TOKENS = 40  # most tokens of the sentence with which a build continues its prompt
+__all__ = ["Ability", "Sequences", "Stage"]
 
 
 class Stage(StrEnum):

@@ -21,7 +21,6 @@ from patch_compile.out.proof import (
 )
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Source
-from patch_compile.sources.kinds import SENTENCE_TOKENS
 from patch_compile.verify.agreement import judge_agreement, run_pruned
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.outputs import compare_outputs
@@ -31,6 +30,7 @@ from patch_compile.verify.study import Questions, run_study
 __all__ = ["prove"]
 
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 96
+_SENTENCE_TOKENS = 40
 
 
 def prove(
@@ -59,11 +59,12 @@ def _prove_next_tokens(
 ) -> TokensProof:
     r, tokenizer = source.recipe, source.tokenizer
     windows, text = source.evaluation(progress)
+    prompt = tokenizer(r.prompt)["input_ids"]
     questions = Questions(
         windows,
         windows[:_PROBE_WINDOWS, :_PROBE_TOKENS],
-        tokenizer(r.prompt)["input_ids"],
-        SENTENCE_TOKENS,
+        prompt,
+        _room(source, prompt),
         partial(_ended, tokenizer),
     )
     with progress.stage("dense reference"):
@@ -94,6 +95,12 @@ def _prove_next_tokens(
             hybrid=_text(tokenizer, hybrid.continuation),
         ),
     )
+
+
+def _room(source: Source, prompt: list[int]) -> int:
+    """Returns the most tokens of the sentence that continues the prompt."""
+    positions = source.sequences.positions if source.sequences else None
+    return _SENTENCE_TOKENS if positions is None else min(_SENTENCE_TOKENS, positions - len(prompt))
 
 
 def _ended(tokenizer: Any, tokens: list[int]) -> bool:

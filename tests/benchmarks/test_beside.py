@@ -21,7 +21,7 @@ def test_alone_and_beside_a_busy_process(
     shape: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)  # of this process, for all later tests
-    command = ["--windows", "4", "--length", "16", "--repeats", "1", "--limit", "1000"]
+    command = ["--windows", "16", "--length", "128", "--repeats", "1", "--limit", "1000"]
     assert beside.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["alone", "beside 1", "ratio"]

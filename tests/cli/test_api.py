@@ -131,7 +131,8 @@ def test_importing_the_library_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_a_result_is_shown_in_a_terminal_and_in_a_notebook(make_model, capsys):
+def test_a_result_is_shown_in_a_terminal_and_in_a_notebook(make_model, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # whatever pytest was started with
     planned = plan(make_model(), ratio=0.4, target="a6000")
     shown = run_here("plan", planned.report.model, "--ratio", 0.4, "--target", "a6000").stdout
     Console(width=120, highlight=True).print(planned)  # as a terminal with rich does

@@ -17,6 +17,7 @@ from patch_compile.engine.soname import name_only_library
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.out.engine import EngineReport
+from patch_compile.plugin.trust import engine_made_here
 from tests.engine import graphs
 
 pytestmark = pytest.mark.rtx
@@ -63,11 +64,13 @@ def test_engine_for_targets_holds_the_plugin_layers(tmp_path, build, out, dtype,
     assert report.bytes > report.packed_bytes + graphs.SIZE * graphs.SIZE * 2
 
 
-def test_plugin_is_embedded_and_lies_beside(chain, build, out, plugin):
-    report = build(chain)
-    assert report.plugin == "libpatch_linear.so"
+@pytest.mark.parametrize("embedded", [False, True])
+def test_plugin_lies_beside_and_is_embedded_on_request(chain, build, out, plugin, embedded):
+    report = build(chain, options=EngineOptions(embed_plugin=embedded))
+    assert (report.plugin, report.plugin_embedded) == ("libpatch_linear.so", embedded)
     assert (out.parent / report.plugin).read_bytes() == plugin.read_bytes()
-    assert plugin.read_bytes() in out.read_bytes()
+    assert (plugin.read_bytes() in out.read_bytes()) is embedded
+    assert engine_made_here(out) is embedded
     assert sorted(path.name for path in out.parent.iterdir()) == ["libpatch_linear.so", "model.engine"]
 
 

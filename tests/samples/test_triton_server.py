@@ -144,7 +144,7 @@ def filled(given):
 @pytest.mark.rtx
 def test_an_engine_of_tensorrt_rtx_is_refused_by_name(settings, tmp_path, capsys):
     build(
-        settings | {"method": "magnitude", "lowering": "dense", "backend": "tensorrt-rtx", "target": "sm86"}
+        settings | {"method": "magnitude", "lowering": "plugin", "backend": "tensorrt-rtx", "target": "sm86"}
     )
     repository = tmp_path / "repository"
     assert main([str(settings["out"]), str(repository)]) == 0

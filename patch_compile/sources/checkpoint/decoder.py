@@ -18,7 +18,7 @@ from patch_compile.out.report import Kind
 from patch_compile.progress import Progress
 from patch_compile.sources.checkpoint.held_out import evaluation_windows
 from patch_compile.sources.checkpoint.source import CheckpointSource
-from patch_compile.sources.kinds import SENTENCE_TOKENS, Stage
+from patch_compile.sources.kinds import Stage
 
 __all__ = ["DecoderSource"]
 
@@ -42,10 +42,10 @@ class DecoderSource(CheckpointSource):
             raise UsageError(
                 "The prompt is empty", "There is nothing to continue.", "Give some text with --prompt."
             )
-        if positions is not None and tokens + SENTENCE_TOKENS > positions:
+        if positions is not None and tokens >= positions:
             raise UsageError(
                 f"The prompt has {tokens} tokens, which are too many",
-                f"The model has {positions} positions, and the prompt is continued by up to {SENTENCE_TOKENS} tokens.",
+                f"The model has {positions} positions, and the prompt is to be continued.",
                 "Give a shorter text with --prompt.",
             )
 
