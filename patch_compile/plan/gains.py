@@ -34,9 +34,6 @@ Plans = Mapping[str, LinearPlan]
 PlanMasks = Callable[[Mapping[str, LinearMask]], Plans]
 
 _ALL = 0.5  # ratio of a linear with all tiles 2:4
-_DROPPED = (
-    1 / 4
-)  # share of the linears without a gain that one step leaves dense: those with the fewest 2:4 tiles
 
 
 @dataclass(frozen=True)
