@@ -56,6 +56,7 @@ def test_a_profile_may_have_no_tokens_at_most(load, driver):
 
 
 def test_the_dense_path_itself_takes_no_tokens(unpacker):
+    unpacker.launched()  # what other tests have left
     for gated, activation in ((0, 0), (1, 3)):
         problem = Problem(0, 264, 328, 64, 10, 20, gated)
         arguments = Arguments(activation=activation)
