@@ -32,6 +32,9 @@ from masklearn.text.source import SourceKind
 
 def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
     """Learn on random tokens, and return the peak in GiB and the seconds of each stage."""
+    shutil.rmtree(
+        folder / "scratch", ignore_errors=True
+    )  # learning would resume from an earlier run, and take no time
     checkpoint = Checkpoint.open(folder)
     stages: dict[str, float] = {}
     last = time.perf_counter()

@@ -30,6 +30,15 @@ def test_alone_and_beside_a_busy_process(
     assert beside.main([*command[:-1], "0"]) == 1
 
 
+def test_a_second_run_in_a_folder_learns_anew(shape: dict[str, Any], tmp_path: Path) -> None:
+    checkpoints.write_checkpoint(tmp_path / "model", shape | {"num_hidden_layers": 1})
+    left = tmp_path / "model/scratch/left"
+    left.parent.mkdir()
+    left.touch()
+    beside.measure(tmp_path / "model", 2, 16)
+    assert left.parent.is_dir() and not left.exists()
+
+
 def test_the_share_that_busy_processes_leave() -> None:
     assert beside.fair_slowdown(cores=2, busy=1) == 2.0
     assert beside.fair_slowdown(cores=16, busy=1) == 16 / 15
