@@ -1,6 +1,6 @@
 """Runs each model in a process of its own. The models take turns, and only one process works at a time.
 
-Two engines can't share a process: each carries the PatchLinear plugin, and TensorRT takes only one plugin of a name.
+Two engines can't always share a process: each may need its own PatchLinear plugin, and TensorRT takes only one of a name.
 ONNX Runtime's sessions could share one, but would save no memory, since taking turns needs all of them loaded. Both
 therefore use processes.
 """

@@ -7,20 +7,14 @@ plugin inside, the cache keeps the SHA-256.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.workspace import sha256_of
 from patch_compile.plugin.build import cached_plugins, read_identity
 
-__all__ = ["engine_made_here", "library_made_here", "matching_library", "remember_engine", "sha256_of"]
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+__all__ = ["engine_made_here", "library_made_here", "matching_library", "remember_engine"]
 
 
 def library_made_here(library: Path) -> Path | None:

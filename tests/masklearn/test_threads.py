@@ -33,7 +33,7 @@ learn_task(Task(checkpoint, coverage, recipe, Path(sys.argv[4]), lambda *_: None
 
 
 def openmp_settings(program: str, model: Path, out: Path, **given: str) -> str:
-    """What OpenMP says about itself when a program learns masks in a process of its own."""
+    """Returns the settings that OpenMP prints in a process that learns masks."""
     ours = {"OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
     clean = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, "-c", program, "learn", str(model), "-o", str(out)]

@@ -200,7 +200,7 @@ def test_the_examples_of_the_readme(tiny: Running, language: str, command: list[
 
 
 def test_log_probabilities(tiny: Running, generator: Generator) -> None:
-    """Those of the model, in OpenAI's two formats, whole and streamed."""
+    """The server gives the model's log probabilities in both of OpenAI's formats, whole and streamed."""
     pieces = list(generator.stream(["the cat"], new_tokens=5, logprobs=2))
     values = [piece.logprob for piece in pieces]
     assert [piece.top[0] for piece in pieces] == [(piece.token, piece.logprob) for piece in pieces]  # greedy
