@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside docs models clean
+.PHONY: demo test chromium mutate torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside docs models clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64: for a first look in minutes. The second command plans a model that people serve, from its config alone.
@@ -31,6 +31,11 @@ chromium: .venv/installed
 # Every injected kernel bug must be caught: some minutes.
 mutate: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py tests/plugins/dense_path/test_faults.py
+
+# Attacks the program at full size: an hour or more on all cores. What held and what broke goes to build/torture/RESULTS.jsonl.
+# ATTACKS="faults server" runs some. Exit code 2 when anything broke.
+torture: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(ATTACKS)
 
 # Types of TensorRT's Python API, for mypy alone: in the environment they would pass for an installed TensorRT. Five of
 # their signatures are no Python (a parameter called `in`, one without a default behind others with one), and the type

@@ -1,0 +1,50 @@
+"""Attacks the program at full size, and writes what held and what broke to build/torture/RESULTS.jsonl.
+
+    python -m tests.torture                 # every kind of attack
+    python -m tests.torture faults server   # some of them
+    python -m tests.torture --small faults  # the few attempts that `make test` makes too
+
+Each module of MODULES has a function `run(small: bool) -> list[Attack]`. The exit code is 1 if anything broke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+
+from tests.torture.attack import RESULTS, Attack, write
+
+# By name on the command line. They run in this order.
+MODULES: dict[str, str] = {}
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}; default: all")
+    parser.add_argument("--small", action="store_true", help="the few attempts that the tests make too")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.names) - set(MODULES):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if not given.names:
+        RESULTS.unlink(missing_ok=True)
+    broken = 0
+    for name in given.names or MODULES:
+        started = time.monotonic()
+        attacks: list[Attack] = importlib.import_module(MODULES[name]).run(small=given.small)
+        write(attacks, RESULTS)
+        broken += sum(len(one.broken) for one in attacks)
+        _show(name, attacks, time.monotonic() - started)
+    return 1 if broken else 0
+
+
+def _show(name: str, attacks: list[Attack], seconds: float) -> None:
+    print(f"{name} ({seconds:.0f} s)")
+    for one in attacks:
+        print(f"  {one.held:7,} of {one.tried:7,} held  {one.attack}", *one.broken, sep="\n    broken: ")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
