@@ -15,7 +15,7 @@ from problems import Layout
 from masklearn import LinearMask
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs
 
-__all__ = ["TOKENS", "check"]
+__all__ = ["TOKENS", "Fault", "check", "names"]
 
 _MANTISSA = {torch.float16: 11, torch.bfloat16: 8}  # significand bits
 _SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}  # spacing of the subnormals
@@ -38,13 +38,45 @@ class Case(NamedTuple):
         return f"{self.about.name} {self.dtype} {self.shape} share {self.share}"
 
 
-def check(kernels: Kernels, device: Device, place: str = "cuda", tokens: Sequence[int] = TOKENS) -> list[str]:
-    """Run ragged and whole shapes, with and without an epilogue; returns the faults as sentences. place: of tensors."""
-    return [
-        f"{case}: {worst:.2f} of the allowed error"
-        for case in _cases(kernels, device)
-        if not (worst := _worst_error(kernels, device, case, place, tokens)) <= 1.0
-    ]
+class Fault(NamedTuple):
+    """A case whose answer is wrong. worst: its error over the allowed one, or what the launch said."""
+
+    case: Case
+    worst: float | str
+
+    def __str__(self) -> str:
+        if isinstance(self.worst, str):
+            return f"{self.case}: {self.worst}"
+        return f"{self.case}: {self.worst:.2f} of the allowed error"
+
+
+def names(kernels: Kernels, device: Device) -> list[str]:
+    """Names of what can be checked on this device: configurations that fit it, and the dense path where it has one."""
+    return list(dict.fromkeys(case.about.name for case in _cases(kernels, device)))
+
+
+def check(
+    kernels: Kernels,
+    device: Device,
+    place: str = "cuda",
+    tokens: Sequence[int] = TOKENS,
+    only: str | None = None,
+) -> list[Fault]:
+    """Run ragged and whole shapes, with and without an epilogue; returns the faults.
+
+    place: device of the tensors. only: name of one configuration; None checks all.
+    """
+    faults = []
+    for case in _cases(kernels, device):
+        if only not in (None, case.about.name):
+            continue
+        try:
+            worst: float | str = _worst_error(kernels, device, case, place, tokens)
+        except RuntimeError as error:
+            worst = str(error)
+        if isinstance(worst, str) or not worst <= 1.0:
+            faults.append(Fault(case, worst))
+    return faults
 
 
 def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
@@ -57,7 +89,7 @@ def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
                 yield from (Case(number, about, dtype, shape, share) for share in _SHARES)
     if device.dense_fma:
         for rows, gated in ((64, False), (128, False), (64, True)):
-            about = Config("dense path", rows, gated, 0)
+            about = Config("dense path", rows, gated, 0, 0)
             for dtype in DTYPES:
                 for shape in ((rows + 40, 456), (4 * rows, 1024)):
                     yield from (Case(DENSE_PATH, about, dtype, shape, share) for share in _SHARES)

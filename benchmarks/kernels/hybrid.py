@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from gpu import Call, copies_beyond_l2
 from kernels import Arguments, Device, Kernels, Problem
 from problems import Layout, random_layout, random_meta
 
-__all__ = ["ACTIVATIONS", "DENSE_PATH", "DTYPES", "Call", "Epilogue", "Hybrid", "random_hybrid"]
+__all__ = ["ACTIVATIONS", "DENSE_PATH", "DTYPES", "Epilogue", "Hybrid", "random_hybrid"]
 
 DTYPES = (torch.float16, torch.bfloat16)  # index: `Scalar` in kernels/arguments.h
 ACTIVATIONS = ("", "gelu", "gelu_tanh", "silu")  # index: `Activation` in kernels/arguments.h
 
 DENSE_PATH = -2  # stands for a configuration
-
-Call = Callable[[int], object]  # launches the copy of that number on the current stream
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class Hybrid:
     ) -> None:
         self._kernels, self.shape, self.layout, self._gated = kernels, shape, layout, gated
         self._weights = [{name: t.clone() for name, t in tensors.items()} for _ in range(copies)]
+        self.copies = copies
         place = tensors["index"].device
         self._counters = torch.zeros(kernels.counter_bytes, dtype=torch.uint8, device=place)
-        self._partials = torch.empty(0, device=place)
 
     def problem(self, tokens: int) -> Problem:
         """The problem that a schedule is chosen for."""
@@ -59,19 +58,22 @@ class Hybrid:
         device: Device,
         config: int = -1,
         epilogue: Epilogue | None = None,
+        parts: int | None = None,
     ) -> Call:
-        """A launch from X `[tokens, in]` to Y `[tokens, out]`. config: -1 lets the shape decide; DENSE_PATH is forced."""
+        """A launch from X `[tokens, in]` to Y `[tokens, out]`.
+
+        config: -1 lets the shape decide; DENSE_PATH is forced. parts: None takes the plugin's number for `config`.
+        """
         after = epilogue or Epilogue()
         if config == DENSE_PATH:
             return self._dense_path_caller(x, y, after)
-        config, parts = self._kernels.schedule(self.problem(len(x)), device, config)
-        needed = self._kernels.partial_bytes(config, parts) // 4
-        if self._partials.numel() < needed:
-            self._partials = torch.empty(needed, device=x.device)
-        arguments = self._arguments(x, y, after)
+        config, usual = self._kernels.schedule(self.problem(len(x)), device, config)
+        parts = usual if parts is None else parts
+        partials = torch.empty(self._kernels.partial_bytes(config, parts) // 4, device=x.device)
+        arguments = self._arguments(x, y, after, partials)
         scalar = DTYPES.index(x.dtype)
 
-        def call(copy: int) -> None:
+        def call(copy: int, _kept: object = (x, y, after, partials)) -> None:
             self._kernels.launch(arguments[copy % len(arguments)], scalar, config, parts, _stream(x))
 
         return call
@@ -84,14 +86,16 @@ class Hybrid:
         )
         path = self._kernels.dense_path(self.problem(len(x)), epilogue, DTYPES.index(x.dtype))
         workspace = torch.empty(path.bytes, dtype=torch.uint8, device=x.device)
-        arguments = self._arguments(x, y, after)
+        arguments = self._arguments(x, y, after, workspace)
         return lambda copy: path.run(arguments[copy % len(arguments)], workspace.data_ptr(), _stream(x))
 
-    def _arguments(self, x: torch.Tensor, y: torch.Tensor, after: Epilogue) -> list[Arguments]:
+    def _arguments(
+        self, x: torch.Tensor, y: torch.Tensor, after: Epilogue, partials: torch.Tensor
+    ) -> list[Arguments]:
         """Arguments for every copy of the weight."""
         (n, k), layout = self.shape, self.layout
         sizes = Arguments(
-            x=x.data_ptr(), y=y.data_ptr(), partials=self._partials.data_ptr(),
+            x=x.data_ptr(), y=y.data_ptr(), partials=partials.data_ptr(),
             counters=self._counters.data_ptr(), tokens=len(x), out_features=n, in_features=k,
             panels=-(-n // layout.panel_rows), dense_slabs=layout.dense, sparse_slabs=layout.sparse,
             bias=_pointer(after.bias), residual=_pointer(after.residual),
@@ -107,17 +111,23 @@ def random_hybrid(
     share: float,
     *,
     gated: bool = False,
-    copies: int = 1,
+    l2: int = 0,
+    dtype: torch.dtype = torch.float16,
+    scale: float = 1.0,
 ) -> Hybrid:
-    """Random fp16 weights for timing, with `share` of the slabs 2:4; gated: twice as many weights."""
+    """Random weights for timing, with `share` of the slabs 2:4. gated: twice as many weights.
+
+    l2: bytes of L2, which the copies of the weight exceed; 0 makes one copy. scale: their standard deviation.
+    """
     packed_rows = 2 * -(-shape[0] // rows) * rows if gated else shape[0]
     layout = random_layout((packed_rows, shape[1]), rows, share)
     tensors = {
-        "dense": torch.randn(layout.dense, rows * 64, device="cuda").half(),
-        "sparse": torch.randn(layout.sparse, rows * 32, device="cuda").half(),
+        "dense": (scale * torch.randn(layout.dense, rows * 64, device="cuda")).to(dtype),
+        "sparse": (scale * torch.randn(layout.sparse, rows * 32, device="cuda")).to(dtype),
         "meta": torch.from_numpy(random_meta(layout)).cuda(),
         "index": torch.from_numpy(layout.index).cuda(),
     }
+    copies = copies_beyond_l2(l2, layout.weight_bytes) if l2 else 1
     return Hybrid(kernels, shape, layout, tensors, gated=gated, copies=copies)
 
 

@@ -47,12 +47,13 @@ class Device(ctypes.Structure):
 
 
 class Config(NamedTuple):
-    """A configuration: the packing that its weights must have, and its shared memory."""
+    """A configuration: the packing that its weights must have, its shared memory, and the tokens of a block."""
 
     name: str
     panel_rows: int
     gated: bool
     shared_bytes: int
+    tokens: int
 
 
 def build_library(folder: Path, arch: str) -> Path:
@@ -128,11 +129,12 @@ class Kernels:
 
     def configs(self) -> list[Config]:
         """All configurations, in the order of the table."""
-        found, numbers = [], (ctypes.c_int32 * 3)()
+        found, numbers = [], (ctypes.c_int32 * 4)()
         for i in range(self._lib.patch_bench_config_count()):
             self._lib.patch_bench_config(i, numbers)
-            rows, gated, shared = numbers
-            found.append(Config(self._lib.patch_bench_config_name(i).decode(), rows, bool(gated), shared))
+            rows, gated, shared, tokens = numbers
+            name = self._lib.patch_bench_config_name(i).decode()
+            found.append(Config(name, rows, bool(gated), shared, tokens))
         return found
 
     def device(self) -> Device:
@@ -148,6 +150,10 @@ class Kernels:
         chosen = (ctypes.c_int32 * 2)()
         self._lib.patch_bench_schedule(ctypes.byref(problem), ctypes.byref(device), config, chosen)
         return chosen[0], chosen[1]
+
+    def max_parts(self, problem: Problem, device: Device, config: int) -> int:
+        """Return the largest number of parts that a configuration may run a problem in."""
+        return int(self._lib.patch_bench_max_parts(ctypes.byref(problem), ctypes.byref(device), config))
 
     def partial_bytes(self, config: int, parts: int) -> int:
         """Bytes of the workspace."""

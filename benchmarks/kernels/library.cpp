@@ -12,6 +12,9 @@ void patch_bench_schedule(const patch::Problem* problem, const patch::Device* de
   const patch::Schedule s = patch::choose_schedule(*problem, *device, config);
   chosen[0] = s.config, chosen[1] = s.parts;
 }
+int patch_bench_max_parts(const patch::Problem* problem, const patch::Device* device, int config) {
+  return patch::max_parts(*problem, patch::kConfigs[config], device->sms);
+}
 // The current device as the plugin sees it; null when it can be asked, else CUDA's words.
 const char* patch_bench_device(patch::Device* device) {
   const cudaError_t error = patch::current_device(device);
@@ -25,7 +28,7 @@ int patch_bench_config_count() { return patch::kConfigCount; }
 const char* patch_bench_config_name(int config) { return patch::kConfigs[config].name; }
 void patch_bench_config(int config, int32_t* out) {
   const patch::Config& c = patch::kConfigs[config];
-  out[0] = c.panel_rows, out[1] = c.gated, out[2] = patch::shared_bytes(c);
+  out[0] = c.panel_rows, out[1] = c.gated, out[2] = patch::shared_bytes(c), out[3] = c.tokens;
 }
 
 // The dense path of a problem, ready to run, or null; `why` says what is wrong.

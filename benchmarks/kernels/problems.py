@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SHAPES", "TOKENS", "Layout", "random_layout", "random_meta"]
+__all__ = ["SHAPES", "TOKENS", "Layout", "panel_rows", "random_layout", "random_meta"]
 
 # (out_features, in_features) of the models' linears, each once
 SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
@@ -19,6 +19,11 @@ TOKENS = (1, 8, 16, 32, 64, 128, 512, 2048, 4096)
 _SLAB = 64
 # Two kept positions of four, ascending, as nibbles idx0 | idx1 << 2
 _NIBBLES = np.array([i | j << 2 for i in range(4) for j in range(i + 1, 4)], np.uint32)
+
+
+def panel_rows(shape: tuple[int, int]) -> int:
+    """Height of the panels that a plugin would pack this shape in."""
+    return 128 if shape[0] % 128 == 0 else 64
 
 
 @dataclass(frozen=True)

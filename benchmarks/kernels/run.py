@@ -1,245 +1,218 @@
-"""Checks the hybrid kernel on this machine's GPU, then times it beside cuBLAS and cuSPARSELt.
+"""Checks the hybrid kernels on this machine's GPU, then times them beside cuBLAS and cuSPARSELt.
 
-    python benchmarks/kernels/run.py [--out performance.json] [--minutes 8]
+    python benchmarks/kernels/run.py [--out gpu.jsonl] [--minutes 9] [--stages check,sweep,...]
 
-Needs nvcc, PyTorch with CUDA and numpy. Builds the kernels as a shared library, checks every configuration against
-float64, then times hybrid weights of several shares of 2:4 slabs, cuBLAS on the dense weight, and cuSPARSELt where
-PyTorch has it; then gated products and products with a residual, beside the several kernels of a dense model.
-Weights rotate through more memory than L2 holds; a time is the median of CUDA-graph replays. Prints tables of ratios
-and writes everything as JSON. Exit code 1 when a check fails.
+Needs nvcc, PyTorch with CUDA and numpy. Builds the kernels as a shared library and goes through the stages in order:
+
+  check      every configuration against float64; a wrong one is named, and left out of the sweep
+  sweep      every configuration with several numbers of parts, for 1 to 2048 tokens
+  products   shares of 2:4 slabs beside cuBLAS on the dense weight and cuSPARSELt
+  epilogues  gated products and products with a residual, beside the several kernels of a dense model
+  decoder    a LLaMA-2-7B of random weights, dense and hybrid: tokens a second
+
+Weights rotate through more memory than L2 holds; a time is the median of CUDA-graph replays. Rows are written as they
+come, with clocks and power; a second run with the same file goes on where the first ended. Prints tables of ratios.
+Exit code 1 when a check fails. What to do with the file: benchmarks/kernels/fit.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from check import check
-from hybrid import DENSE_PATH, Call, Epilogue, random_hybrid
+from check import TOKENS as CHECKED_TOKENS
+from check import check, names
+from decoder import decoder_rows, decoder_table
+from gpu import MeasuredGpu, Sensors, driver_version
 from kernels import Device, Kernels, build_library
-from problems import SHAPES, TOKENS
+from products import after_rows, product_rows, table, table_after
+from rows import Row, Rows
+from sweep import best_table, slab_clocks, sweep_rows
 
-SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
-AFTER_SHARES, AFTER_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
-_AFTER_SECONDS = 60  # seconds of the given time that those get
-_REPLAYS, _LAUNCHES = 7, 24
-_COPY_BYTES, _SQUARE = 1 << 30, 8192
+from patch_compile.plugin.toolchain import plugin_sources
 
-
-class MeasuredGpu:
-    """Properties of the device. Both rates are measured, not taken from a data sheet."""
-
-    def __init__(self) -> None:
-        found = torch.cuda.get_device_properties(0)
-        self.name, self.l2 = found.name, found.L2_cache_size
-        self.arch = f"sm_{found.major}{found.minor}"
-        source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device="cuda")
-        target = torch.empty_like(source)
-        self.bandwidth = 2 * _COPY_BYTES / time_of([lambda _: target.copy_(source)], 4)
-        a, b = (torch.randn(_SQUARE, _SQUARE, dtype=torch.float16, device="cuda") for _ in range(2))
-        out = torch.empty_like(a)
-        self.flops = 2 * _SQUARE**3 / time_of([lambda _: torch.mm(a, b, out=out)], 4)
-
-    def copies(self, shape: tuple[int, int]) -> int:
-        """Number of weights of that shape that fill L2 twice, and one more."""
-        return 1 + -(-2 * self.l2 // (2 * shape[0] * shape[1]))
-
-    def limit(self, tokens: int, shape: tuple[int, int], weight_bytes: int, share: float) -> float:
-        """Lower bound of any kernel's seconds: bytes over bandwidth, products over the tensor cores' rate."""
-        n, k = shape
-        moved = weight_bytes + 2 * tokens * (k + n)
-        return max(moved / self.bandwidth, 2 * tokens * n * k * (1 - share / 2) / self.flops)
-
-
-def time_of(calls: Sequence[Call], launches: int = _LAUNCHES) -> float:
-    """Median seconds of one call, over replays of a CUDA graph of `launches` calls that walks through the copies."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for i in range(3):
-            calls[i % len(calls)](i)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for i in range(launches):
-            calls[i % len(calls)](i)
-    graph.replay()
-    seconds = []
-    for _ in range(_REPLAYS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        seconds.append(begin.elapsed_time(end) / 1e3 / launches)
-    return median(seconds)
-
-
-def measure(kernels: Kernels, gpu: MeasuredGpu, device: Device, deadline: float) -> Iterator[dict[str, Any]]:
-    """Yield rows of the table until time is up: shape, tokens, seconds of cuBLAS, cuSPARSELt and each share."""
-    for shape in _shapes():
-        copies = gpu.copies(shape)
-        dense = [torch.randn(shape, dtype=torch.float16, device="cuda") for _ in range(copies)]
-        compressed = _semi_structured(dense[0])
-        hybrids = {
-            share: random_hybrid(kernels, shape, _panel_rows(shape), share, copies=copies) for share in SHARES
-        }
-        for tokens in TOKENS:
-            if time.monotonic() > deadline:
-                return
-            x = torch.randn(tokens, shape[1], dtype=torch.float16, device="cuda")
-            y = torch.empty(tokens, shape[0], dtype=torch.float16, device="cuda")
-            cublas = time_of([lambda i, x=x, y=y, d=dense: torch.mm(x, d[i % len(d)].T, out=y)])
-            row: dict[str, Any] = {"shape": shape, "tokens": tokens, "cublas": cublas, "cusparselt": None}
-            if compressed is not None and tokens % 8 == 0:
-                row["cusparselt"] = time_of([lambda _, x=x, w=compressed: torch.nn.functional.linear(x, w)])
-            row["hybrid"] = {share: time_of([h.caller(x, y, device)]) for share, h in hybrids.items()}
-            if device.dense_fma:
-                row["dense path"] = time_of([hybrids[0.9].caller(x, y, device, DENSE_PATH)])
-            row["limit"] = {
-                share: gpu.limit(tokens, shape, h.layout.weight_bytes, share) for share, h in hybrids.items()
-            }
-            yield row
-
-
-def measure_after(
-    kernels: Kernels, gpu: MeasuredGpu, device: Device, deadline: float
-) -> Iterator[dict[str, Any]]:
-    """Yield rows of products with an epilogue, which the hybrid kernel computes in one launch.
-
-    Weights that widen compute SiLU(gate)·up, others add a residual. The dense model takes cuBLAS for gate and up at
-    once and two kernels of PyTorch after it; for a residual it takes cuBLAS with beta = 1.
-    """
-    for shape in _shapes():
-        gated = shape[0] > shape[1]
-        copies = gpu.copies(shape)
-        rows = 64 if gated else _panel_rows(shape)
-        dense = [torch.randn((1 + gated) * shape[0], shape[1], device="cuda").half() for _ in range(copies)]
-        hybrids = {
-            share: random_hybrid(kernels, shape, rows, share, gated=gated, copies=copies)
-            for share in AFTER_SHARES
-        }
-        for tokens in AFTER_TOKENS:
-            if time.monotonic() > deadline:
-                return
-            x = torch.randn(tokens, shape[1], device="cuda").half()
-            y, residual = torch.empty(2, tokens, shape[0], dtype=torch.float16, device="cuda")
-            after = Epilogue(activation="silu") if gated else Epilogue(residual=residual)
-            path = _dense_gated(x, dense) if gated else _dense_residual(x, dense, residual)
-            seconds = {s: time_of([h.caller(x, y, device, -1, after)]) for s, h in hybrids.items()}
-            what = "SiLU(gate)·up" if gated else "+ residual"
-            yield {
-                "shape": shape,
-                "tokens": tokens,
-                "after": what,
-                "dense": time_of([path]),
-                "hybrid": seconds,
-            }
-
-
-def _dense_gated(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> Call:
-    half = weights[0].shape[0] // 2
-    z = torch.empty(len(x), 2 * half, dtype=x.dtype, device=x.device)
-
-    def call(i: int) -> None:
-        torch.mm(x, weights[i % len(weights)].T, out=z)
-        torch.nn.functional.silu(z[:, :half]).mul_(z[:, half:])
-
-    return call
-
-
-def _dense_residual(x: torch.Tensor, weights: Sequence[torch.Tensor], residual: torch.Tensor) -> Call:
-    y = torch.empty_like(residual)
-    return lambda i: torch.addmm(residual, x, weights[i % len(weights)].T, out=y)
-
-
-def _shapes() -> list[tuple[int, int]]:
-    return list(dict.fromkeys(shape for shapes in SHAPES.values() for shape in shapes))
-
-
-def _panel_rows(shape: tuple[int, int]) -> int:
-    return 128 if shape[0] % 128 == 0 else 64
-
-
-def _semi_structured(weight: torch.Tensor) -> torch.Tensor | None:
-    """The weight for cuSPARSELt, pruned 2:4 at fixed places; None when PyTorch lacks the kernel."""
-    pruned = weight * torch.tensor([1, 1, 0, 0], device="cuda").half().tile(weight.shape[1] // 4)
-    try:
-        return torch.sparse.to_sparse_semi_structured(pruned)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        print(f"no cuSPARSELt for {tuple(weight.shape)}: {error}", file=sys.stderr)
-        return None
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Speed-ups over cuBLAS in Markdown, and the share of the limit that 90 % of 2:4 slabs reach."""
-    header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES), "cuSPARSELt", "of the limit at .9"]
-    header += ["dense path at .9"] * any("dense path" in row for row in rows)
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
-    for row in rows:
-        cells = [f"{row['shape'][0]}×{row['shape'][1]}", str(row["tokens"])]
-        cells += [f"{row['cublas'] / row['hybrid'][share]:.2f}" for share in SHARES]
-        cells.append("" if row["cusparselt"] is None else f"{row['cublas'] / row['cusparselt']:.2f}")
-        cells.append(f"{row['limit'][0.9] / row['hybrid'][0.9]:.0%}")
-        if "dense path" in row:
-            cells.append(f"{row['cublas'] / row['dense path']:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def table_after(rows: Sequence[dict[str, Any]]) -> str:
-    """Speed-ups of the one hybrid kernel over the dense model's kernels, in Markdown."""
-    header = ["shape", "tokens", "after the product", *(f"p = {share:g}" for share in AFTER_SHARES)]
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
-    for row in rows:
-        cells = [f"{row['shape'][0]}×{row['shape'][1]}", str(row["tokens"]), row["after"]]
-        cells += [f"{row['dense'] / row['hybrid'][share]:.2f}" for share in AFTER_SHARES]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+STAGES = ("check", "sweep", "products", "epilogues", "decoder")
+_FEW_TOKENS = (1, 17, 130)  # of a check under compute-sanitizer, which is many times slower
+_LIBRARY = "PATCH_BENCH_LIBRARY"  # a built library, for the processes that check
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check, measure, print and write; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("performance.json"))
-    parser.add_argument("--minutes", type=float, default=8.0, help="stop measuring after so many")
-    asked = parser.parse_args(argv)
-    deadline = time.monotonic() + 60 * asked.minutes - 15
+    """Run the stages, print and write; returns the exit code."""
+    asked = _arguments(argv)
+    deadline = time.monotonic() + 60 * asked.minutes
     if not torch.cuda.is_available():
         print("error: PyTorch sees no GPU; this benchmark runs on one", file=sys.stderr)
         return 1
-    gpu = MeasuredGpu()
     with tempfile.TemporaryDirectory() as folder:
-        kernels = Kernels(build_library(Path(folder), gpu.arch))
+        found = torch.cuda.get_device_properties(0)
+        if _LIBRARY not in os.environ:
+            os.environ[_LIBRARY] = str(build_library(Path(folder), f"sm_{found.major}{found.minor}"))
+        kernels = Kernels(Path(os.environ[_LIBRARY]))
+        about = {"gpu": found.name, "capability": [found.major, found.minor], "driver": driver_version()}
+        about |= {"kernels": _fingerprint(), "torch": torch.__version__, "cuda": torch.version.cuda}
+        try:
+            rows = Rows(asked.out, about)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        if asked.check_only:
+            return _check_here(kernels, rows, _FEW_TOKENS)
+        if asked.check_in_child:
+            return _check_here(kernels, rows, CHECKED_TOKENS)
+        return _run(kernels, rows, asked, deadline)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("gpu.jsonl"), help="file of rows (default: gpu.jsonl)"
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="start no row after so many (default: 9)")
+    parser.add_argument("--stages", default=",".join(STAGES), help="some of them, in the order wanted")
+    parser.add_argument(
+        "--check-only", action="store_true", help="a short check in this process, for sanitize.sh"
+    )
+    parser.add_argument("--check-in-child", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args(argv)
+    asked.stages = [name.strip() for name in asked.stages.split(",") if name.strip()]
+    if unknown := set(asked.stages) - set(STAGES):
+        parser.error(f"there is no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
+    return asked
+
+
+def _fingerprint() -> str:
+    """The first digits of a SHA-256 over the kernels' sources: rows of other kernels are not mixed with these."""
+    found = hashlib.sha256()
+    for path in sorted(plugin_sources().glob("kernels/*")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def _run(kernels: Kernels, rows: Rows, asked: argparse.Namespace, deadline: float) -> int:
     device = kernels.device()
-    wrong = check(kernels, device)
-    for line in wrong:
-        print(f"wrong: {line}")
-    rows = [] if wrong else list(measure(kernels, gpu, device, deadline - _AFTER_SECONDS))
-    after = [] if wrong else list(measure_after(kernels, gpu, device, deadline))
-    about = {"gpu": gpu.name, "sms": device.sms, "bandwidth": gpu.bandwidth, "flops": gpu.flops}
-    about |= {"torch": torch.__version__, "cuda": torch.version.cuda, "wrong": wrong}
-    asked.out.write_text(json.dumps(about | {"rows": rows, "after": after}, indent=1))
-    print(f"{gpu.name}: copies {gpu.bandwidth / 1e9:.0f} GB/s, cuBLAS {gpu.flops / 1e12:.0f} TFLOP/s in fp16")
-    print("times of cuBLAS on the dense weight / of the hybrid kernel, p: share of 2:4 slabs\n")
-    print(table(rows))
-    print("\ntimes of the dense path / of the one hybrid kernel\n")
-    print(table_after(after))
-    total = len(_shapes()) * (len(TOKENS) + len(AFTER_TOKENS))
-    if len(rows) + len(after) < total:
-        print(f"\nmeasured {len(rows) + len(after)} of {total} rows in the time given")
+    wrong: list[str] = []
+    with Sensors.running() as sensors:
+        if "check" in asked.stages:
+            _check_in_children(names(kernels, device), rows, asked.out)
+        for row in rows.of("check"):
+            wrong += [row["key"]["config"]] * bool(row["faults"])
+            for fault in row["faults"]:
+                print(f"wrong: {fault}")
+        if set(asked.stages) - {"check"}:
+            gpu = MeasuredGpu()
+            _rates(gpu, device, rows)
+            stages: dict[str, Callable[[], Iterator[tuple[Row, Any]]]] = {
+                "sweep": partial(sweep_rows, kernels, gpu, device, wrong),
+                "products": partial(product_rows, kernels, gpu, device),
+                "epilogues": partial(after_rows, kernels, gpu, device),
+                "decoder": partial(decoder_rows, kernels, device),
+            }
+            for stage in asked.stages:
+                if stage in stages and not _measure(stage, stages[stage](), rows, sensors, deadline):
+                    print(f"the time was over in the stage {stage}: run it again to go on", file=sys.stderr)
+                    break
+    _print(kernels, device, rows)
     return int(bool(wrong))
+
+
+def _rates(gpu: MeasuredGpu, device: Device, rows: Rows) -> None:
+    rates = {"copies": gpu.bandwidth, "reads": gpu.reads, "flops": gpu.flops, "sms": device.sms, "l2": gpu.l2}
+    if not rows.known("rates", {}):
+        rows.add("rates", {}, rates)
+
+
+def _measure(
+    stage: str, found: Iterator[tuple[Row, Any]], rows: Rows, sensors: Sensors, deadline: float
+) -> bool:
+    """Measure the rows that the file lacks. Returns False when the time is over before the last."""
+    for key, measure in found:
+        if rows.known(stage, key):
+            continue
+        if time.monotonic() > deadline:
+            return False
+        sensors.since_last()
+        try:
+            figures = measure()
+        except torch.cuda.OutOfMemoryError as error:
+            print(f"{stage} {key}: {error}", file=sys.stderr)
+            torch.cuda.empty_cache()
+            continue
+        rows.add(stage, key, figures | {"sensors": sensors.since_last()})
+    return True
+
+
+def _check_here(kernels: Kernels, rows: Rows, tokens: Sequence[int]) -> int:
+    device = kernels.device()
+    bad = False
+    for name in names(kernels, device):
+        if rows.known("check", {"config": name}):
+            continue
+        faults = [str(fault) for fault in check(kernels, device, tokens=tokens, only=name)]
+        rows.add("check", {"config": name}, {"faults": faults})
+        bad |= bool(faults)
+        for fault in faults:
+            print(f"wrong: {fault}", flush=True)
+    return int(bad)
+
+
+def _check_in_children(wanted: Sequence[str], rows: Rows, out: Path) -> None:
+    """Check each configuration in a process that may die: an illegal access ends all work of its process.
+
+    The process that dies leaves its last configuration without a row. It gets one here, and the next process goes on.
+    """
+    for _ in wanted:
+        rows.reread()
+        missing = [name for name in wanted if not rows.known("check", {"config": name})]
+        if not missing:
+            return
+        command = [sys.executable, __file__, "--check-in-child", "--out", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        rows.reread()
+        missing = [name for name in wanted if not rows.known("check", {"config": name})]
+        if missing:
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+            rows.add("check", {"config": missing[0]}, {"faults": [f"{missing[0]}: {last[0]}"]})
+
+
+def _print(kernels: Kernels, device: Device, rows: Rows) -> None:
+    for rate in rows.of("rates"):
+        print(f"copies {rate['copies'] / 1e9:.0f} GB/s, reads {rate['reads'] / 1e9:.0f} GB/s, ", end="")
+        print(f"cuBLAS {rate['flops'] / 1e12:.0f} TFLOP/s in fp16")
+    if found := rows.of("sweep"):
+        print("\nfastest configuration of the sweep, and the plugin's choice\n")
+        print(best_table(found))
+        clocks = [row["sensors"]["sm_mhz"] for row in found if row["sensors"].get("sm_mhz")]
+        if clocks:
+            tokens = {config.name: config.tokens for config in kernels.configs()}
+            print("\nclocks of an SM: a launch, a dense slab, a 2:4 slab\n")
+            for name, fit in slab_clocks(found, device.sms, sorted(clocks)[len(clocks) // 2], tokens).items():
+                print(
+                    f"{name:16} {fit['launch']:8.0f} {fit['dense']:8.0f} {fit['sparse']:8.0f}"
+                    f"   ± {fit['error']:.0%} over {fit['rows']} rows"
+                )
+    if found := rows.of("products"):
+        print("\ntimes of cuBLAS on the dense weight / of the hybrid kernel, p: share of 2:4 slabs\n")
+        print(table(found))
+    if found := rows.of("epilogues"):
+        print("\ntimes of the dense path / of the one hybrid kernel\n")
+        print(table_after(found))
+    if found := rows.of("decoder"):
+        print("\nLLaMA-2-7B, random weights, batch 16, 128 + 128 tokens, in CUDA graphs\n")
+        print(decoder_table(found))
 
 
 if __name__ == "__main__":

@@ -41,10 +41,13 @@ class MeasuredCard(Calibration):
         """Returns the assumptions with the fitted values."""
         return replace(ASSUMED, **self.assumptions)  # type: ignore[arg-type]  # `_check` has looked at their names
 
-    def save(self) -> Path:
-        """Write the calibration, in place of one of the same GPU, clocks, driver and backend."""
+    def save(self, folder: Path | None = None) -> Path:
+        """Write the calibration, in place of one of the same GPU, clocks, driver and backend.
+
+        folder: None takes the one in which plans look for calibrations.
+        """
         key = key_of(self.gpu, self.clocks, self.driver, self.backend, self.version)[:8]
-        path = measured_folder() / f"{re.sub(r'[^a-z0-9]+', '-', self.gpu.lower())}-{key}.json"
+        path = (folder or measured_folder()) / f"{re.sub(r'[^a-z0-9]+', '-', self.gpu.lower())}-{key}.json"
         write_json(path, {"schema": _SCHEMA, **self.model_dump(mode="json")})
         return path
 

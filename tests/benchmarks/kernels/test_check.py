@@ -28,7 +28,9 @@ class KernelsOnTheCpu:
 
     def configs(self):
         about = self._kernel.configs()
-        found = [bench_kernels.Config(n, c.panel_rows, c.gated, c.shared_bytes) for n, c in about.items()]
+        found = [
+            bench_kernels.Config(n, c.panel_rows, c.gated, c.shared_bytes, c.tokens) for n, c in about.items()
+        ]
         # Excluded configurations ask for more shared memory than any device has.
         return [c if c.name in self._only else c._replace(shared_bytes=1 << 30) for c in found]
 
@@ -96,4 +98,21 @@ def test_a_wrong_answer_is_said(kernel, monkeypatch):
     hybrid = importlib.import_module("hybrid")
     monkeypatch.setattr(hybrid, "ACTIVATIONS", ("", "gelu", "silu", "gelu_tanh"))
     found = bench_check.check(KernelsOnTheCpu(kernel, "decode-64"), DEVICE, "cpu", tokens=(5, 7, 17))
-    assert len(found) == 12 and all("decode-64" in line and "of the allowed error" in line for line in found)
+    assert len(found) == 12 and all(
+        "decode-64" in line and "of the allowed error" in line for line in map(str, found)
+    )
+
+
+def test_a_launch_that_fails_is_a_fault_and_the_rest_is_checked(kernel):
+    class Broken(KernelsOnTheCpu):
+        def launch(self, arguments, scalar, config, parts, stream):
+            if self.configs()[config].name == "decode-64":
+                raise RuntimeError("an illegal memory access")
+            super().launch(arguments, scalar, config, parts, stream)
+
+    kernels = Broken(kernel, "decode-64", "gated-decode-64")
+    found = bench_check.check(kernels, DEVICE, "cpu", tokens=(5,))
+    assert {fault.case.about.name for fault in found} == {"decode-64"}
+    assert str(found[0]).endswith(": an illegal memory access")
+    assert bench_check.names(kernels, DEVICE) == ["decode-64", "gated-decode-64"]
+    assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5,), only="gated-decode-64") == []

@@ -15,10 +15,12 @@ from tests.plugins.host_kernel import BENCH, COMPILER, Device, Launch, Problem
 from tests.plugins.machine_code import NVCC
 
 sys.path.insert(0, str(BENCH))
-bench_kernels, problems, run = (importlib.import_module(name) for name in ("kernels", "problems", "run"))
+bench_kernels, problems, products, run = (
+    importlib.import_module(name) for name in ("kernels", "problems", "products", "run")
+)
 
 
-@pytest.mark.parametrize("share", run.SHARES)
+@pytest.mark.parametrize("share", products.SHARES)
 @pytest.mark.parametrize(("shape", "rows"), [((576, 576), 64), ((200, 452), 128), ((64, 64), 64)])
 def test_a_random_layout_holds_every_slab_once(shape, rows, share):
     layout = problems.random_layout(shape, rows, share)
@@ -50,15 +52,17 @@ def test_every_model_has_its_shapes_and_none_is_timed_twice():
 
 
 def test_the_table_shows_ratios_to_cublas():
-    hybrid = {share: 2e-5 / (1 + share) for share in run.SHARES}
-    row = {"shape": (4096, 4096), "tokens": 1, "cublas": 2e-5, "cusparselt": None, "hybrid": hybrid}
+    hybrid = {str(share): 2e-5 / (1 + share) for share in products.SHARES}
+    row = {"key": {"shape": [4096, 4096], "tokens": 1, "type": "float16"}, "cublas": 2e-5, "cusparselt": None}
+    row |= {"hybrid": hybrid, "schedule": {share: ["decode-128", 108] for share in hybrid}}
     row["limit"] = {share: seconds / 2 for share, seconds in hybrid.items()}
-    last = run.table([row, row | {"cusparselt": 1e-5}]).splitlines()
+    last = products.table([row, row | {"cusparselt": 1e-5}]).splitlines()
     assert last[2].split("|")[1:-1] == [
-        " 4096×4096 ", " 1 ", " 1.00 ", " 1.50 ", " 1.70 ", " 1.80 ", " 1.90 ", " 2.00 ", "  ", " 50% ",
+        " 4096×4096 ", " 1 ", " float16 ", " 1.00 ", " 1.50 ", " 1.70 ", " 1.80 ", " 1.90 ", " 2.00 ", "  ", " 50% ",
+        " decode-128, 108 parts ",
     ]  # fmt: skip
-    assert last[3].split("|")[9] == " 2.00 "
-    hopper = run.table([row | {"dense path": 4e-5}]).splitlines()
+    assert last[3].split("|")[10] == " 2.00 "
+    hopper = products.table([row | {"dense path": 4e-5}]).splitlines()
     assert [line.split("|")[-2] for line in (hopper[0], hopper[2])] == [" dense path at .9 ", " 0.50 "]
 
 
@@ -70,6 +74,16 @@ def test_without_a_gpu_it_says_so():
     done = subprocess.run([sys.executable, BENCH / "run.py"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: PyTorch sees no GPU; this benchmark runs on one"
+
+
+def test_a_stage_that_it_lacks_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["--stages", "check,speed"])
+    assert stopped.value.code == 2
+    assert (
+        "there is no stage speed; there are check, sweep, products, epilogues, decoder"
+        in capsys.readouterr().err
+    )
 
 
 def test_numpy_and_pytorch_are_all_that_it_imports():
@@ -90,7 +104,7 @@ def test_numpy_and_pytorch_are_all_that_it_imports():
 def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, monkeypatch):
     library = bench_kernels.Kernels(bench_kernels.build_library(tmp_path, "sm_80"))
     assert library.configs() == [
-        bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes)
+        bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes, c.tokens)
         for name, c in kernel.configs().items()
     ]
     device = Device(108, 163 << 10, 40 << 20, 153, 1024)
@@ -98,6 +112,7 @@ def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, mon
         problem = Problem(tokens, 4096, 4096, 64 if gated else 128, 400, 1648, gated)
         chosen = library.schedule(problem, device)
         assert chosen == kernel.schedule(problem, device)
+        assert library.max_parts(problem, device, chosen[0]) >= chosen[1]
         assert library.partial_bytes(*chosen) == kernel.lib.patch_host_partial_bytes(*chosen)
     assert library.counter_bytes >= 4 * 108
     monkeypatch.setenv("PATCH_CUBLASLT", str(tmp_path / "none.so"))

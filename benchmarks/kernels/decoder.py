@@ -1,0 +1,267 @@
+"""A LLaMA-shaped decoder of random weights, dense by cuBLAS and hybrid by the kernels: tokens a second, end to end.
+
+Both models share everything but the linears: norms, rotary embedding, attention over a static cache. A decode step is
+one CUDA graph, as in an engine. The hybrid linears are an operator of `torch.library`: q, k and v are one product, gate
+and up one gated product, and o and down add the residual themselves, as PatchLinear nodes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from gpu import time_of
+from hybrid import Epilogue, Hybrid, random_hybrid
+from kernels import Device, Kernels
+from rows import Row
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+
+__all__ = [
+    "LLAMA_2_7B",
+    "Decoder",
+    "DenseLinears",
+    "HybridLinears",
+    "NoLinears",
+    "Shape",
+    "decoder_rows",
+    "decoder_table",
+]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a LLaMA-shaped model without grouped queries."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    layers: int
+    vocabulary: int
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(out_features, in_features) of a layer's products. gate_up has those of gate and up alike."""
+        return {
+            "qkv": (3 * self.hidden, self.hidden),
+            "o": (self.hidden, self.hidden),
+            "gate_up": (self.intermediate, self.hidden),
+            "down": (self.hidden, self.intermediate),
+        }
+
+
+LLAMA_2_7B = Shape(4096, 11008, 32, 32, 32000)
+RATIOS = (0.25, 0.35, 0.45)
+BATCH, PROMPT, GENERATED = 16, 128, 128
+
+
+class Linears(Protocol):
+    """The linears of a model. x: [tokens, in]; each returns [tokens, out]."""
+
+    def __call__(
+        self, layer: int, name: str, x: torch.Tensor, residual: torch.Tensor | None
+    ) -> torch.Tensor: ...
+
+
+class DenseLinears:
+    """Dense weights. A product with gate and up computes silu(gate) · up after it, as a dense engine does."""
+
+    def __init__(self, weights: list[dict[str, torch.Tensor]]) -> None:
+        self._weights = weights
+
+    @classmethod
+    def random(cls, shape: Shape, place: str = "cuda") -> DenseLinears:
+        """Random weights of a scale that keeps the activations near 1."""
+        return cls(
+            [
+                {
+                    name: (torch.randn((1 + (name == "gate_up")) * n, k, device=place) / k**0.5).half()
+                    for name, (n, k) in shape.linears.items()
+                }
+                for _ in range(shape.layers)
+            ]
+        )
+
+    def __call__(self, layer: int, name: str, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        weight = self._weights[layer][name]
+        if residual is not None:
+            return torch.addmm(residual, x, weight.T)
+        y = linear(x, weight)
+        if name != "gate_up":
+            return y
+        gate, up = y.chunk(2, dim=-1)
+        return silu(gate) * up
+
+
+class NoLinears:
+    """Linears that launch nothing: what remains is the time of the rest, equal in both models."""
+
+    def __init__(self, shape: Shape, rows: int, place: str = "cuda") -> None:
+        self._outputs = {
+            name: torch.zeros(rows, n, dtype=torch.float16, device=place)
+            for name, (n, _) in shape.linears.items()
+        }
+
+    def __call__(self, layer: int, name: str, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        del layer
+        return self._outputs[name][: len(x)] if residual is None else residual
+
+
+class HybridLinears:
+    """Packed weights, by layer and name."""
+
+    def __init__(self, kernels: Kernels, device: Device, weights: list[dict[str, Hybrid]]) -> None:
+        self._numbers = [
+            {name: _register(kernels, device, w) for name, w in layer.items()} for layer in weights
+        ]
+        self._widths = {name: w.shape[0] for name, w in weights[0].items()}
+
+    @classmethod
+    def random(cls, kernels: Kernels, device: Device, shape: Shape, ratio: float) -> HybridLinears:
+        """Random weights whose zeros are `ratio` of all: twice that share of the slabs is 2:4."""
+        weights = [
+            {
+                name: random_hybrid(
+                    kernels,
+                    size,
+                    64 if name == "gate_up" else 128,
+                    2 * ratio,
+                    gated=name == "gate_up",
+                    scale=size[1] ** -0.5,
+                )
+                for name, size in shape.linears.items()
+            }
+            for _ in range(shape.layers)
+        ]
+        return cls(kernels, device, weights)
+
+    def __call__(self, layer: int, name: str, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        activation = "silu" if name == "gate_up" else ""
+        number = self._numbers[layer][name]
+        return _hybrid_linear(x, residual, number, self._widths[name], activation)
+
+
+_REGISTERED: list[tuple[Kernels, Device, Hybrid]] = []  # what the operator's numbers stand for
+
+
+def _register(kernels: Kernels, device: Device, weight: Hybrid) -> int:
+    _REGISTERED.append((kernels, device, weight))
+    return len(_REGISTERED) - 1
+
+
+@torch.library.custom_op("patch_compile::hybrid_linear", mutates_args=())
+def _hybrid_linear(
+    x: torch.Tensor, residual: torch.Tensor | None, number: int, width: int, activation: str
+) -> torch.Tensor:
+    _, device, weight = _REGISTERED[number]
+    y = torch.empty(len(x), width, dtype=x.dtype, device=x.device)
+    weight.caller(x, y, device, -1, Epilogue(residual=residual, activation=activation))(0)
+    return y
+
+
+class Decoder:
+    """The decoder: one prompt of `batch` sequences, then steps of one token for each.
+
+    place: device of all tensors; length: positions of the cache.
+    """
+
+    def __init__(self, shape: Shape, linears: Linears, batch: int, length: int, place: str = "cuda") -> None:
+        self._shape, self._linears, self._batch = shape, linears, batch
+        generator = torch.Generator(place).manual_seed(0)
+        size = shape.vocabulary, shape.hidden
+        self._embedding = torch.randn(size, generator=generator, device=place).half()
+        self._head = (torch.randn(size, generator=generator, device=place) / shape.hidden**0.5).half()
+        self._norm = torch.ones(shape.hidden, dtype=torch.float16, device=place)
+        width = shape.hidden // shape.heads
+        cache = (2, shape.layers, batch, shape.heads, length, width)
+        self._cache = torch.zeros(cache, dtype=torch.float16, device=place)
+        angles = torch.arange(length, device=place)[:, None] * 1e4 ** (
+            -torch.arange(0, width, 2, device=place) / width
+        )
+        self._cos, self._sin = (f(angles).half().repeat(1, 2) for f in (torch.cos, torch.sin))
+        self._places = torch.arange(length, device=place)
+
+    def __call__(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits of the last position, [batch, vocabulary]. tokens: [batch, count]; positions: [count], ascending."""
+        batch, count = tokens.shape
+        hidden = self._embedding[tokens].flatten(0, 1)
+        mask = self._places <= positions[:, None]
+        cos, sin = self._cos[positions], self._sin[positions]
+        for layer in range(self._shape.layers):
+            x = self._normed(hidden)
+            qkv = self._linears(layer, "qkv", x, None).view(batch, count, 3, self._shape.heads, -1)
+            qkv = qkv.permute(2, 0, 3, 1, 4)
+            low, high = qkv[:2].chunk(2, dim=-1)
+            q, k = qkv[:2] * cos + torch.cat((-high, low), dim=-1) * sin
+            keys, values = self._cache[0, layer], self._cache[1, layer]
+            keys.index_copy_(2, positions, k)
+            values.index_copy_(2, positions, qkv[2])
+            y = scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+            hidden = self._linears(layer, "o", y.transpose(1, 2).reshape(batch * count, -1), hidden)
+            x = self._linears(layer, "gate_up", self._normed(hidden), None)
+            hidden = self._linears(layer, "down", x, hidden)
+        last = hidden.view(batch, count, -1)[:, -1]
+        return linear(self._normed(last), self._head)
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x, (self._shape.hidden,), self._norm, 1e-5)
+
+
+def decoder_rows(
+    kernels: Kernels, device: Device, shape: Shape = LLAMA_2_7B
+) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    """Yield rows: seconds of the prompt and of a decode step, and tokens a second.
+
+    The key "linears" is "dense", "hybrid" with a "ratio", or "none" for the rest alone.
+    """
+    sizes = {"batch": BATCH, "prompt": PROMPT, "generated": GENERATED}
+    yield {"linears": "none", **sizes}, lambda: _measured(shape, NoLinears(shape, BATCH * PROMPT))
+    yield {"linears": "dense", **sizes}, lambda: _measured(shape, DenseLinears.random(shape))
+    for ratio in RATIOS:
+        yield (
+            {"linears": "hybrid", "ratio": ratio, **sizes},
+            lambda ratio=ratio: _measured(shape, HybridLinears.random(kernels, device, shape, ratio)),
+        )
+
+
+def _measured(shape: Shape, linears: Linears) -> Row:
+    decoder = Decoder(shape, linears, BATCH, PROMPT + GENERATED)
+    prompt = torch.randint(shape.vocabulary, (BATCH, PROMPT), device="cuda")
+    places = torch.arange(PROMPT, device="cuda")
+    token = torch.randint(shape.vocabulary, (BATCH, 1), device="cuda")
+    middle = torch.tensor(
+        [PROMPT + GENERATED // 2], device="cuda"
+    )  # attention reads the whole cache at any place
+    with torch.inference_mode():
+        prefill = time_of([lambda _: decoder(prompt, places)], 1)
+        step = time_of([lambda _: decoder(token, middle)], 4)
+    _REGISTERED.clear()
+    seconds = prefill + GENERATED * step
+    return {"prefill": prefill, "step": step, "tokens_per_second": BATCH * GENERATED / seconds}
+
+
+def decoder_table(rows: list[Row]) -> str:
+    """Tokens a second, and speed-ups over the dense model: of all, of the prompt, of a step, and of its linears alone."""
+    lines = [
+        "| linears | prompt ms | decode step ms | tokens/s | speed-up | prompt | step | linears of a step |"
+    ]
+    lines.append("| " + " | ".join(["---"] * 8) + " |")
+    named = {row["key"]["linears"]: row for row in rows}
+    dense, rest = named.get("dense"), named.get("none")
+    for row in rows:
+        key = row["key"]
+        cells = [f"hybrid, ratio {key['ratio']:g}" if key["linears"] == "hybrid" else key["linears"]]
+        cells += [f"{1e3 * row[name]:.2f}" for name in ("prefill", "step")]
+        cells.append(f"{row['tokens_per_second']:.0f}")
+        if key["linears"] == "none" or dense is None:
+            cells += [""] * 4
+        else:
+            cells.append(f"{row['tokens_per_second'] / dense['tokens_per_second']:.2f}")
+            cells += [f"{dense[name] / row[name]:.2f}" for name in ("prefill", "step")]
+            alone = (
+                "" if rest is None else f"{(dense['step'] - rest['step']) / (row['step'] - rest['step']):.2f}"
+            )
+            cells.append(alone)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""The GPU of this machine: its rates, measured, its clocks and power, and the times of calls on it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from threading import Thread
+
+import torch
+
+__all__ = [
+    "Call",
+    "MeasuredGpu",
+    "Sensors",
+    "copies_beyond_l2",
+    "driver_version",
+    "sensor_medians",
+    "time_of",
+]
+
+Call = Callable[[int], object]  # launches the copy of that number on the current stream
+
+_REPLAYS, _LAUNCHES = 7, 24
+_BYTES, _SQUARE = 1 << 30, 8192
+_QUERY = "clocks.sm,clocks.mem,power.draw,temperature.gpu"
+_NAMES = ("sm_mhz", "memory_mhz", "watts", "celsius")
+_SAMPLE_MS = 200
+
+
+def copies_beyond_l2(l2: int, one: int) -> int:
+    """Number of copies of `one` byte count that together fill L2 twice, and one more."""
+    return 1 + -(-2 * l2 // max(one, 1))
+
+
+class MeasuredGpu:
+    """Properties of the device. All rates are measured, none is taken from a data sheet.
+
+    bandwidth: bytes per second of a copy, read and written; reads: bytes per second of a sum, which only reads;
+    flops: fp16 operations per second of cuBLAS on a large square.
+    """
+
+    def __init__(self) -> None:
+        found = torch.cuda.get_device_properties(0)
+        self.name, self.l2, self.sms = found.name, found.L2_cache_size, found.multi_processor_count
+        self.arch = f"sm_{found.major}{found.minor}"
+        self.bandwidth, self.reads = _memory_rates()
+        self.flops = _product_rate()
+
+    def limit(self, tokens: int, shape: tuple[int, int], weight_bytes: int, share: float) -> float:
+        """Lower bound of any kernel's seconds: bytes over bandwidth, products over the tensor cores' rate."""
+        n, k = shape
+        moved = weight_bytes + 2 * tokens * (k + n)
+        rate = max(self.bandwidth, self.reads)
+        return max(moved / rate, 2 * tokens * n * k * (1 - share / 2) / self.flops)
+
+
+def _memory_rates() -> tuple[float, float]:
+    source = torch.empty(_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    copied = time_of([lambda _: target.copy_(source)], 4)
+    numbers = source.view(torch.float32).fill_(1.0)
+    return 2 * _BYTES / copied, _BYTES / time_of([lambda _: torch.sum(numbers)], 4)
+
+
+def _product_rate() -> float:
+    a, b = (torch.randn(_SQUARE, _SQUARE, dtype=torch.float16, device="cuda") for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * _SQUARE**3 / time_of([lambda _: torch.mm(a, b, out=out)], 4)
+
+
+def time_of(calls: Sequence[Call], launches: int = 0) -> float:
+    """Median seconds of one call, over replays of a CUDA graph that walks through the copies.
+
+    calls: one for each copy; or one that takes the number of the copy. launches: calls in the graph; 0 takes 24, or
+    one for each copy where there are more of them, so that every copy is read before the first is read again.
+    """
+    launches = launches or max(_LAUNCHES, len(calls))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for i in range(3):
+            calls[i % len(calls)](i)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for i in range(launches):
+            calls[i % len(calls)](i)
+    graph.replay()
+    seconds = []
+    for _ in range(_REPLAYS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        seconds.append(begin.elapsed_time(end) / 1e3 / launches)
+    return median(seconds)
+
+
+def driver_version() -> str | None:
+    """Version of the driver, or None without nvidia-smi."""
+    found = shutil.which("nvidia-smi")
+    if found is None:
+        return None
+    command = [found, "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+class Sensors:
+    """Clocks, power and temperature as nvidia-smi reads them five times a second, until `running` ends."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[Sensors]:
+        """Read until the block ends. Without nvidia-smi nothing is read, and `since_last` returns {}."""
+        sensors, found = cls(), shutil.which("nvidia-smi")
+        if found is None:
+            yield sensors
+            return
+        command = [found, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits", "-i", "0"]
+        with subprocess.Popen(
+            [*command, f"-lms={_SAMPLE_MS}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            reader = Thread(target=sensors._read, args=(process,), daemon=True)
+            reader.start()
+            try:
+                yield sensors
+            finally:
+                process.terminate()
+                reader.join(timeout=2)
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._lines.append(line)
+
+    def since_last(self) -> dict[str, float]:
+        """Medians of what was read since the last call; a sensor that the GPU lacks is left out."""
+        lines, self._lines = self._lines, []
+        return sensor_medians(lines)
+
+
+def sensor_medians(lines: Sequence[str]) -> dict[str, float]:
+    """Medians of nvidia-smi's lines by name; a cell that is no number, such as [N/A], is left out."""
+    columns: dict[str, list[float]] = {}
+    for line in lines:
+        for name, cell in zip(_NAMES, line.split(","), strict=False):
+            try:
+                columns.setdefault(name, []).append(float(cell))
+            except ValueError:
+                continue
+    return {name: median(values) for name, values in columns.items() if values}

@@ -1,0 +1,192 @@
+"""Times hybrid products beside cuBLAS and cuSPARSELt: every shape of the models, plain and with an epilogue."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from gpu import Call, MeasuredGpu, copies_beyond_l2, time_of
+from hybrid import DENSE_PATH, Epilogue, Hybrid, random_hybrid
+from kernels import Device, Kernels
+from problems import SHAPES, TOKENS, panel_rows
+from rows import Row
+
+__all__ = ["AFTER_SHARES", "AFTER_TOKENS", "SHARES", "after_rows", "product_rows", "table", "table_after"]
+
+SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
+AFTER_SHARES, AFTER_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
+_SCALARS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_BFLOAT16_SHAPES = ((4096, 4096), (11008, 4096))  # both types take the same instructions: a sample is enough
+
+Measured = Iterator[tuple[Row, Any]]  # keys of rows, each with a function that measures the row's figures
+
+
+def product_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured:
+    """Yield rows by shape, tokens and type: seconds of cuBLAS, cuSPARSELt and of each share of 2:4 slabs."""
+    for shape in shapes():
+        for scalar in _SCALARS:
+            if scalar == "float16" or shape in _BFLOAT16_SHAPES:
+                yield from _rows_of(shape, scalar, kernels, gpu, device)
+
+
+def _rows_of(
+    shape: tuple[int, int], scalar: str, kernels: Kernels, gpu: MeasuredGpu, device: Device
+) -> Measured:
+    made = _Contenders(shape, _SCALARS[scalar], kernels, gpu)
+    for tokens in TOKENS:
+        yield (
+            {"shape": list(shape), "tokens": tokens, "type": scalar},
+            lambda tokens=tokens: made.figures(tokens, device),
+        )
+
+
+class _Contenders:
+    """The weights of one shape for every contender, each in more copies than L2 holds. They are made when needed."""
+
+    def __init__(
+        self, shape: tuple[int, int], dtype: torch.dtype, kernels: Kernels, gpu: MeasuredGpu
+    ) -> None:
+        self._shape, self._dtype, self._kernels, self._gpu = shape, dtype, kernels, gpu
+        self._dense: list[torch.Tensor] = []
+
+    def figures(self, tokens: int, device: Device) -> Row:
+        self._make()
+        n, k = self._shape
+        x = torch.randn(tokens, k, dtype=self._dtype, device="cuda")
+        y = torch.empty(tokens, n, dtype=self._dtype, device="cuda")
+        figures: Row = {
+            "cublas": time_of([lambda _, d=d: torch.mm(x, d.T, out=y) for d in self._dense]),
+            "cusparselt": None,
+        }
+        if self._compressed and tokens % 8 == 0:
+            figures["cusparselt"] = time_of(
+                [lambda _, w=w: torch.nn.functional.linear(x, w) for w in self._compressed]
+            )
+        figures["hybrid"], figures["schedule"], figures["limit"] = {}, {}, {}
+        for share, hybrid in self._hybrids.items():
+            config, parts = self._kernels.schedule(hybrid.problem(tokens), device)
+            figures["hybrid"][str(share)] = _time(hybrid, hybrid.caller(x, y, device))
+            figures["schedule"][str(share)] = [self._kernels.configs()[config].name, parts]
+            figures["limit"][str(share)] = self._gpu.limit(
+                tokens, self._shape, hybrid.layout.weight_bytes, share
+            )
+        if device.dense_fma:
+            hybrid = self._hybrids[0.9]
+            figures["dense path"] = _time(hybrid, hybrid.caller(x, y, device, DENSE_PATH))
+        return figures
+
+    def _make(self) -> None:
+        if self._dense:
+            return
+        copies = copies_beyond_l2(self._gpu.l2, 2 * self._shape[0] * self._shape[1])
+        self._dense = [torch.randn(self._shape, dtype=self._dtype, device="cuda") for _ in range(copies)]
+        self._compressed = _semi_structured(self._dense, self._gpu.l2)
+        self._hybrids = {
+            share: random_hybrid(
+                self._kernels, self._shape, panel_rows(self._shape), share, l2=self._gpu.l2, dtype=self._dtype
+            )
+            for share in SHARES
+        }
+
+
+def after_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured:
+    """Yield rows of products with an epilogue, which the hybrid kernel computes in one launch.
+
+    Weights that widen compute SiLU(gate)·up, others add a residual. The dense model takes cuBLAS for gate and up at
+    once and two kernels of PyTorch after it; for a residual it takes cuBLAS with beta = 1.
+    """
+    for shape in shapes():
+        for tokens in AFTER_TOKENS:
+            what = "SiLU(gate)·up" if shape[0] > shape[1] else "+ residual"
+            yield (
+                {"shape": list(shape), "tokens": tokens, "after": what},
+                lambda shape=shape, tokens=tokens: _after(shape, tokens, kernels, gpu, device),
+            )
+
+
+def _after(shape: tuple[int, int], tokens: int, kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Row:
+    gated = shape[0] > shape[1]
+    rows = 64 if gated else panel_rows(shape)
+    copies = copies_beyond_l2(gpu.l2, 2 * (1 + gated) * shape[0] * shape[1])
+    dense = [torch.randn((1 + gated) * shape[0], shape[1], device="cuda").half() for _ in range(copies)]
+    x = torch.randn(tokens, shape[1], device="cuda").half()
+    y, residual = torch.empty(2, tokens, shape[0], dtype=torch.float16, device="cuda")
+    after = Epilogue(activation="silu") if gated else Epilogue(residual=residual)
+    hybrid = {}
+    for share in AFTER_SHARES:
+        made = random_hybrid(kernels, shape, rows, share, gated=gated, l2=gpu.l2)
+        hybrid[str(share)] = _time(made, made.caller(x, y, device, -1, after))
+    path = _dense_gated(x, dense) if gated else _dense_residual(x, dense, residual)
+    return {"dense": time_of(path), "hybrid": hybrid}
+
+
+def _dense_gated(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[Call]:
+    half = weights[0].shape[0] // 2
+    z = torch.empty(len(x), 2 * half, dtype=x.dtype, device=x.device)
+
+    def call(i: int) -> None:
+        torch.mm(x, weights[i].T, out=z)
+        torch.nn.functional.silu(z[:, :half]).mul_(z[:, half:])
+
+    return [call] * len(weights)
+
+
+def _dense_residual(x: torch.Tensor, weights: Sequence[torch.Tensor], residual: torch.Tensor) -> list[Call]:
+    y = torch.empty_like(residual)
+    return [lambda i: torch.addmm(residual, x, weights[i].T, out=y)] * len(weights)
+
+
+def _time(hybrid: Hybrid, call: Call) -> float:
+    return time_of([call] * hybrid.copies)
+
+
+def shapes() -> list[tuple[int, int]]:
+    """Every shape of the models once."""
+    return list(dict.fromkeys(shape for found in SHAPES.values() for shape in found))
+
+
+def _semi_structured(weights: Sequence[torch.Tensor], l2: int) -> list[torch.Tensor]:
+    """The weights for cuSPARSELt, pruned 2:4 at fixed places, beyond L2 as well; [] where PyTorch lacks the kernel."""
+    n, k = weights[0].shape
+    keep = torch.tensor([1, 1, 0, 0], device="cuda").to(weights[0].dtype).tile(k // 4)
+    copies = copies_beyond_l2(l2, n * k + n * k // 8)
+    try:
+        return [
+            torch.sparse.to_sparse_semi_structured(weights[i % len(weights)] * keep) for i in range(copies)
+        ]
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        print(f"no cuSPARSELt for {n}×{k}: {error}", file=sys.stderr)
+        return []
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Speed-ups over cuBLAS in Markdown, and the share of the limit that 90 % of 2:4 slabs reach."""
+    header = ["shape", "tokens", "type", *(f"p = {share:g}" for share in SHARES), "cuSPARSELt"]
+    header += ["of the limit at .9", "configuration at .9"]
+    header += ["dense path at .9"] * any("dense path" in row for row in rows)
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
+    for row in rows:
+        (n, k), config = row["key"]["shape"], row["schedule"]["0.9"]
+        cells = [f"{n}×{k}", str(row["key"]["tokens"]), row["key"]["type"]]
+        cells += [f"{row['cublas'] / row['hybrid'][str(share)]:.2f}" for share in SHARES]
+        cells.append("" if row["cusparselt"] is None else f"{row['cublas'] / row['cusparselt']:.2f}")
+        cells.append(f"{row['limit']['0.9'] / row['hybrid']['0.9']:.0%}")
+        cells.append(f"{config[0]}, {config[1]} parts")
+        if "dense path" in row:
+            cells.append(f"{row['cublas'] / row['dense path']:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def table_after(rows: Sequence[Row]) -> str:
+    """Speed-ups of the one hybrid kernel over the dense model's kernels, in Markdown."""
+    header = ["shape", "tokens", "after the product", *(f"p = {share:g}" for share in AFTER_SHARES)]
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
+    for row in rows:
+        n, k = row["key"]["shape"]
+        cells = [f"{n}×{k}", str(row["key"]["tokens"]), row["key"]["after"]]
+        cells += [f"{row['dense'] / row['hybrid'][str(share)]:.2f}" for share in AFTER_SHARES]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

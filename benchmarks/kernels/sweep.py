@@ -1,0 +1,147 @@
+"""Times every configuration with several numbers of parts, and fits the clocks that a slab takes in each.
+
+The plugin chooses among configurations by a formula that no GPU has checked. These rows check it, and give the planner
+its figures: patch_compile/plan/roofline predicts the same times.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gpu import MeasuredGpu, time_of
+from hybrid import random_hybrid
+from kernels import Device, Kernels, Problem
+from problems import random_layout
+from rows import Row
+
+__all__ = ["SHAPES", "SHARES", "TOKENS", "best_table", "slab_clocks", "sweep_rows"]
+
+SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (4864, 896))
+TOKENS = (1, 16, 64, 256, 2048)
+SHARES = (0.0, 0.5, 1.0)
+_MOST_WASTE = 8  # a configuration for more than so many times the tokens is not worth its time
+
+
+def sweep_rows(
+    kernels: Kernels, gpu: MeasuredGpu, device: Device, wrong: Collection[str]
+) -> Iterator[tuple[Row, Any]]:
+    """Yield rows by shape, share, tokens, configuration and parts. wrong: configurations that are left out."""
+    for shape in SHAPES:
+        for rows in (128, 64):
+            for share in SHARES:
+                yield from _rows_of(shape, rows, share, kernels, gpu, device, wrong)
+
+
+def _rows_of(
+    shape: tuple[int, int],
+    rows: int,
+    share: float,
+    kernels: Kernels,
+    gpu: MeasuredGpu,
+    device: Device,
+    wrong: Collection[str],
+) -> Iterator[tuple[Row, Any]]:
+    layout = random_layout(shape, rows, share)
+    made: list[Any] = []  # when the first row is measured
+
+    def figures(tokens: int, number: int, parts: int) -> Row:
+        if not made:
+            made.append(random_hybrid(kernels, shape, rows, share, l2=gpu.l2))
+        hybrid = made[0]
+        x = torch.randn(tokens, shape[1], device="cuda").half()
+        y = torch.empty(tokens, shape[0], dtype=torch.float16, device="cuda")
+        call = hybrid.caller(x, y, device, number, parts=parts)
+        chosen = kernels.schedule(hybrid.problem(tokens), device)
+        return {
+            "seconds": time_of([call] * hybrid.copies),
+            "chosen": chosen == (number, parts),
+            "slabs": [layout.dense, layout.sparse],
+            "panels": layout.panels,
+        }
+
+    for tokens in TOKENS:
+        for number, about in enumerate(kernels.configs()):
+            if about.panel_rows != rows or about.gated or about.name in wrong:
+                continue
+            if about.shared_bytes > device.shared_bytes or about.tokens > _MOST_WASTE * max(tokens, 16):
+                continue
+            problem = Problem(tokens, *shape, rows, layout.dense, layout.sparse, 0)
+            for parts in _parts(kernels, problem, device, number):
+                key = {"shape": list(shape), "share": share, "tokens": tokens}
+                key |= {"config": about.name, "parts": parts}
+                yield key, lambda t=tokens, n=number, p=parts: figures(t, n, p)
+
+
+def _parts(kernels: Kernels, problem: Problem, device: Device, number: int) -> list[int]:
+    """Numbers of parts worth a row: the plugin's choice, one, the SMs, and what the kernels take at most."""
+    most = kernels.max_parts(problem, device, number)
+    chosen = kernels.schedule(problem, device, number)[1]
+    return sorted({min(most, n) for n in (1, device.sms // 2, device.sms, most, chosen)})
+
+
+def best_table(rows: Sequence[Row]) -> str:
+    """The fastest configuration for each shape, share and tokens, beside the one that the plugin chooses, in Markdown."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        key = row["key"]
+        groups[*key["shape"], key["share"], key["tokens"]].append(row)
+    lines = ["| shape | p | tokens | fastest | µs | chosen | µs | chosen / fastest |"]
+    lines.append("| " + " | ".join(["---"] * 8) + " |")
+    for (n, k, share, tokens), found in groups.items():
+        best = min(found, key=lambda row: row["seconds"])
+        # Panels of both heights have a choice of their own; the faster one counts.
+        chosen = min((row for row in found if row["chosen"]), key=lambda row: row["seconds"], default=None)
+        cells = [f"{n}×{k}", f"{share:g}", str(tokens), _named(best), f"{1e6 * best['seconds']:.1f}"]
+        if chosen is None:
+            cells += ["not measured", "", ""]
+        else:
+            cells += [_named(chosen), f"{1e6 * chosen['seconds']:.1f}"]
+            cells.append(f"{chosen['seconds'] / best['seconds']:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _named(row: Row) -> str:
+    return f"{row['key']['config']}, {row['key']['parts']} parts"
+
+
+def slab_clocks(rows: Sequence[Row], sms: int, mhz: float, tokens_of: dict[str, int]) -> dict[str, Row]:
+    """Clocks of an SM for a dense and a 2:4 slab, and of a launch, by configuration: least squares over its rows.
+
+    The model is  seconds · clock = launch + dense · turns of dense slabs + sparse · turns of 2:4 slabs,  where a turn
+    is a slab for one token tile on one SM. Rows whose blocks fill less than a tenth of the SMs are left out. mhz: clock
+    while the rows ran; tokens_of: tokens of a block by configuration. error: median of the relative misses.
+    """
+    by_config: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for row in rows:
+        key = row["key"]
+        tiles = -(-key["tokens"] // tokens_of[key["config"]])
+        blocks = key["parts"] if key["parts"] > 1 else row["panels"] * tiles
+        busy = min(blocks, sms)
+        if busy < sms / 10:
+            continue
+        turns = [slabs * tiles / busy for slabs in row["slabs"]]
+        by_config[key["config"]].append((*turns, row["seconds"] * mhz * 1e6))
+    found = {}
+    for config, points in by_config.items():
+        if len(points) < 6:
+            continue
+        matrix = np.array([(1.0, dense, sparse) for dense, sparse, _ in points])
+        clocks = np.array([c for *_, c in points])
+        # Each row counts by its relative miss, so that large products do not decide alone.
+        solution = np.linalg.lstsq(matrix / clocks[:, None], np.ones(len(points)), rcond=None)[0]
+        misses = np.abs(matrix @ solution / clocks - 1)
+        launch, dense, sparse = map(float, solution)
+        error = float(np.median(misses))
+        found[config] = {
+            "launch": launch,
+            "dense": dense,
+            "sparse": sparse,
+            "error": error,
+            "rows": len(points),
+        }
+    return found
