@@ -86,10 +86,7 @@ class Sampler:
         s = self._sampling
         if s.repetition_penalty != 1:
             logits = logits.copy()
-            seen = logits[self._seen[row]]
-            logits[self._seen[row]] = np.where(
-                seen > 0, seen / s.repetition_penalty, seen * s.repetition_penalty
-            )
+            logits[self._seen[row]] = _penalized(logits[self._seen[row]], s.repetition_penalty)
         if (s.presence_penalty or s.frequency_penalty) and (counts := self._chosen[row]):
             logits = logits.copy()
             times = np.fromiter(counts.values(), np.float32)
@@ -97,8 +94,20 @@ class Sampler:
         if s.temperature == 0:
             return int(logits.argmax())
         order = np.argsort(-logits, kind="stable")[: s.top_k or None]
-        weights = np.exp((logits[order].astype(np.float64) - float(logits[order[0]])) / s.temperature)
+        with np.errstate(over="ignore"):  # beyond the largest number the weight is 0 all the same
+            weights = np.exp((logits[order].astype(np.float64) - float(logits[order[0]])) / s.temperature)
         shares = weights / weights.sum()
         # The nucleus includes the token whose probability takes the sum over top_p.
         kept = max(1, int(np.searchsorted(np.cumsum(shares), s.top_p)) + 1)
         return int(self._draws[row].choice(order[:kept], p=shares[:kept] / shares[:kept].sum()))
+
+
+def _penalized(seen: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
+    """Returns logits of tokens that the sequence contains. They stay finite for every penalty."""
+    wide = seen.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # of the two results the other is taken
+        values = np.where(wide > 0, wide / penalty, wide * penalty)
+    return np.clip(values, -_LARGEST, _LARGEST).astype(np.float32)
+
+
+_LARGEST = float(np.finfo(np.float32).max)

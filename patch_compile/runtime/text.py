@@ -41,7 +41,13 @@ class TextStream:
 
     def _overlap(self) -> int:
         """Returns the number of characters at the end that may begin a stop string."""
-        lengths = (n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n]))
+        most = len(self._held)
+        lengths = (
+            n
+            for stop in self._stop
+            for n in range(1, min(len(stop), most + 1))
+            if self._held.endswith(stop[:n])
+        )
         return max(lengths, default=0)
 
     def _release(self, count: int, drop: bool = False) -> str:

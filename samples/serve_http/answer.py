@@ -15,7 +15,6 @@ from samples.serve_http.scheduler import Job, Scheduler
 
 __all__ = ["Answer"]
 
-_STALLED = 30.0  # seconds after a job's deadline until the server drops a client that reads nothing
 _DONE = b"data: [DONE]\n\n"
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -35,7 +34,6 @@ class Answer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, as ASGI defines it."""
         async with anyio.create_task_group() as group:
-            group.cancel_scope.deadline = self._job.deadline + _STALLED
             group.start_soon(_until_gone, receive, group.cancel_scope)
             try:
                 await self._answer(scope, receive, send)

@@ -86,7 +86,7 @@ def make_app(generator: Generator, settings: Settings, scheduler: Scheduler) -> 
     _answer_errors(app)
     paths = frozenset(app.openapi()["paths"])
     # A request passes the middleware that is added last first.
-    app.add_middleware(BodyLimit, limit=settings.max_body, seconds=settings.timeout)
+    app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(CountResponses, counter=scheduler.metrics.responses, paths=paths)
     return app
 
@@ -157,6 +157,12 @@ class _Intake:
         if asked is not None and asked > most:
             raise ApiError(400, f"{asked} new tokens are more than the limit of {most}.", param="max_tokens")
         default = most if isinstance(body, ChatRequest) else min(_COMPLETION_TOKENS, most)
+        if rows * longest > self._settings.max_prompt:
+            message = (
+                f"{rows} sequences of {longest} tokens are more than the {self._settings.max_prompt} tokens of prompt that "
+                "this server reads at once."
+            )
+            raise ApiError(400, message, param=body.prompt_name, code="context_length_exceeded")
         room = default if limits.total is None else limits.total - longest
         new_tokens = asked or max(1, min(default, room))
         try:

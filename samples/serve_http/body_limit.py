@@ -1,8 +1,7 @@
-"""Limits the size of request bodies and the time to receive them."""
+"""Limits the size of request bodies."""
 
 from __future__ import annotations
 
-import anyio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,12 +13,11 @@ __all__ = ["BodyLimit"]
 class BodyLimit:
     """Middleware that reads the whole body before the application runs.
 
-    Answers 413 for a body of more than `limit` bytes, whether or not it has a Content-Length, and 408 for a body that does
-    not arrive within `seconds`.
+    Answers 413 for a body of more than `limit` bytes, whether or not it has a Content-Length. `Connection` limits the time.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
-        self._app, self._limit, self._seconds = app, limit, seconds
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body and call the application, as ASGI defines it."""
@@ -27,11 +25,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         try:
-            with anyio.fail_after(self._seconds):
-                body = await self._read(Headers(scope=scope), receive)
-        except TimeoutError:
-            refusal = ApiError(408, f"The body did not arrive within {self._seconds:g} s.")
-            await refusal.response()(scope, receive, send)
+            body = await self._read(Headers(scope=scope), receive)
         except ApiError as error:
             await error.response()(scope, receive, send)
         else:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, model_validator
 
 from patch_compile import Generator, Sampling
 
@@ -32,6 +32,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+# Bounds for what a request makes the server do: pydantic describes each wrong field, and after each token the end of the
+# text is compared with the beginnings of each stop string.
+_FIELDS = 100
+_STOP_LENGTH = 1000
+
+
 def _is_neutral(name: str, value: Any) -> bool:
     """True if a parameter's value requests nothing. The type must match too: True is not 1."""
     return value is None or any(type(value) is type(one) and value == one for one in _NEUTRAL.get(name, ()))
@@ -47,6 +53,8 @@ class _Body(BaseModel):
     def _without_neutral(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        if len(given) > _FIELDS:
+            raise ValueError(f"an object of a request has at most {_FIELDS} fields")
         return {name: value for name, value in given.items() if not _is_neutral(name, value)}
 
 
@@ -112,9 +120,9 @@ class GenerationRequest(_Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_stops)] = Field(
-        [], max_length=4
-    )
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=_STOP_LENGTH)]], BeforeValidator(_stops)
+    ] = Field([], max_length=4)
     n: int = Field(1, ge=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -197,7 +205,7 @@ class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
     prompt_name = "messages"
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], FailFast()] = Field(min_length=1)
 
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)

@@ -196,13 +196,19 @@ class Scheduler:
             if self._closed:
                 return None
             taken: list[Job] = []
-            while self._line and batch.takes([*(job.given for job in taken), self._line[0].given]):
+            while self._line and self._go_together(batch, [*taken, self._line[0]]):
                 taken.append(self._line.popleft())
             self._running += len(taken)
         for job in taken:
             job.began = time.monotonic()
             self.metrics.queued.observe(job.began - job.accepted)
         return taken
+
+    def _go_together(self, batch: SharedBatch, jobs: list[Job]) -> bool:
+        """True if these jobs can join the batch now. The memory for reading prompts grows with their padded size."""
+        prompts = [prompt for job in jobs for prompt in job.given.prompts]
+        tokens = len(prompts) * max(map(len, prompts))
+        return tokens <= self._settings.max_prompt and batch.takes([job.given for job in jobs])
 
     def _serve(self) -> None:
         batch = self._generator.shared_batch(self.rows)

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import resource
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from patch_compile import Generator, PatchCompileError, Runner, open_generator
 from samples.serve_http.app import make_app
+from samples.serve_http.connection import Connection
 from samples.serve_http.scheduler import Scheduler
 from samples.serve_http.settings import Settings
 
-__all__ = ["Server", "main"]
+__all__ = ["Server", "main", "make_config"]
 
 _LOG = logging.getLogger(__name__)
 _PATH = click.Path(path_type=Path)
 _CLOSING = 5  # seconds for clients to read answers that are already written
+_BACKLOG = 1024  # connections that the system accepts before the server does
+_ACCEPTS = 16  # connections that the server accepts at once
+_OWN_FILES = 64  # descriptors that are no connections
+_QUIET = 10.0  # seconds without a second line about missing descriptors
 
 
 class Server(uvicorn.Server):
@@ -38,12 +47,22 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._scheduler, self._says = scheduler, says
         self._hurry = asyncio.Event()
+        self._quiet_until = 0.0
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            # asyncio takes the same number for what the system keeps waiting and for what it accepts in one go; while
+            # no descriptor is free, it reports each of the latter every second.
+            listener.listen(_BACKLOG)
 
     async def main_loop(self) -> None:
         """Run from the start of listening to the end of draining."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._report)
         if self._says:
             click.echo(self._says)
         await super().main_loop()
@@ -62,6 +81,15 @@ class Server(uvicorn.Server):
         else:
             self._hurry.set()
 
+    def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log a failure of the event loop, and one of a kind that repeats only from time to time."""
+        failure = context.get("exception")
+        if not isinstance(failure, OSError) or failure.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() > self._quiet_until:
+            self._quiet_until = loop.time() + _QUIET
+            _LOG.error("no connection can be accepted: %s", failure)
+
     async def _drain(self) -> None:
         await self._scheduler.drain(self._hurry)
         self.should_exit = True
@@ -76,6 +104,10 @@ class Server(uvicorn.Server):
 @click.option("--queue", default=64, help="Requests that may wait; further ones are answered with 429.")
 @click.option("--timeout", default=300.0, help="Seconds for one request, including its wait.")
 @click.option("--grace", default=30.0, help="Seconds for accepted requests after SIGTERM.")
+@click.option(
+    "--client-timeout", default=30.0, help="Seconds for a request to arrive, or to read what was sent."
+)
+@click.option("--connections", default=512, help="Most open connections; further ones are answered with 503.")
 @click.option("--max-body", default=1 << 20, help="Largest request in bytes.")
 @click.option(
     "--max-batch",
@@ -83,6 +115,7 @@ class Server(uvicorn.Server):
     help="Most sequences of a batch, which requests share, and so of a request (prompts × n).  [default: the engine's, "
     "else 16]",
 )
+@click.option("--max-prompt", default=4096, help="Most tokens read at once (longest prompt × sequences).")
 @click.option("--max-new-tokens", default=4096, help="Most new tokens of a sequence; a chat's default.")
 @click.option(
     "--runner", type=click.Choice([r.value for r in Runner]), help="Run the engine or the ONNX file."
@@ -132,10 +165,26 @@ def _check_workers(settings: Settings, generator: Generator) -> None:
         )
 
 
+def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Returns uvicorn's settings: `Connection` as its protocol, and no more connections than there are descriptors."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = settings.connections
+    if descriptors != resource.RLIM_INFINITY:
+        most = max(1, min(most, descriptors - _OWN_FILES))
+    return uvicorn.Config(
+        app,
+        http=partial(Connection, settings.client_timeout, most),
+        ws="none",
+        backlog=_ACCEPTS,
+        log_config=None,
+        timeout_graceful_shutdown=_CLOSING,
+    )
+
+
 def _serve(generator: Generator, settings: Settings, listener: socket.socket) -> None:
     scheduler = Scheduler(generator, settings)
     app = make_app(generator, settings, scheduler)
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=_CLOSING)
+    config = make_config(app, settings)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     says = f"{url}/v1 serves {settings.model}, run by {generator.decoder.name}"

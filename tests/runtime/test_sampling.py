@@ -102,3 +102,14 @@ def test_presence_and_frequency_penalties_count_the_new_tokens() -> None:
     sampler = Sampler(Sampling(presence_penalty=1.5), [[0]])
     assert [int(sampler.choose(logits)[0]) for _ in range(5)] == [0, 1, 3, 0, 0]
     assert (logits == np.array([[2.0, 1.9, 0.0, 1.0]], np.float32)).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("penalty", [5e-324, 1e-320, 1e-30, 1e30, 1e308])
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-300, 1.0, 1e308])
+def test_extreme_settings_choose_a_token(penalty: float, temperature: float) -> None:
+    """A tiny penalty makes seen tokens with a positive logit certain, a huge one chooses among the others."""
+    logits = np.array([[3.0, 1.0, 0.0, -2.0]], np.float32)
+    sampling = Sampling(temperature=temperature, repetition_penalty=penalty, top_p=5e-324, seed=0)
+    chosen = int(Sampler(sampling, [[1, 2, 3]]).choose(logits)[0])
+    assert chosen == (1 if penalty < 1 else 0)

@@ -1,6 +1,7 @@
 """Turning tokens into text, with the sample model's byte-level tokenizer."""
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,12 @@ def test_the_first_whole_stop_wins_whatever_the_pieces(tokenizer: Any) -> None:
         said += stream.finish()
         ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
         assert said == (text[: min(ends)[1]] if ends else text)
+
+
+def test_a_long_stop_string_costs_no_time(tokenizer: Any) -> None:
+    """Only as much of it is compared as there is text that may begin it."""
+    stream = TextStream(tokenizer, [1], ["Hello " * 100_000])
+    began = time.process_time()
+    pieces = [stream.add(token) for token in tokenizer("Hello Hello world " * 50).input_ids]
+    assert "".join(pieces) + stream.finish() == "Hello Hello world " * 50
+    assert time.process_time() - began < 1

@@ -14,13 +14,12 @@ from typing import Any
 
 import httpx
 import openai
-import uvicorn
 
 from patch_compile.runtime import Generator
 from samples.serve_http import server as module
 from samples.serve_http.app import make_app
 from samples.serve_http.scheduler import Scheduler
-from samples.serve_http.server import Server
+from samples.serve_http.server import Server, make_config
 from samples.serve_http.settings import Settings
 
 SERVE = Path(module.__file__).with_name("serve.sh")
@@ -36,6 +35,11 @@ class Running:
     url: str
     log: Path | None = None
     process: subprocess.Popen[str] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
 
     @property
     def client(self) -> openai.OpenAI:
@@ -67,8 +71,7 @@ def serving(generator: Generator, **settings: Any) -> Iterator[Running]:
     limits = Settings.model_validate({"model": "tiny", "grace": 0} | settings)
     scheduler = Scheduler(generator, limits)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(make_app(generator, limits, scheduler), log_config=None)
-    server = Server(config, scheduler)
+    server = Server(make_config(make_app(generator, limits, scheduler), limits), scheduler)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,7 +1,6 @@
 """Requests that are refused, with errors in OpenAI's form."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -166,15 +165,6 @@ def test_a_body_that_is_too_large(generator: Generator, chunked: bool) -> None:
         headers = {"content-type": "application/json"}
         assert http.post("/v1/completions", content=fits, headers=headers).status_code == 200
         assert http.post("/v1/completions", content=fits + b" ", headers=headers).status_code == 413
-
-
-def test_a_body_that_does_not_come(generator: Generator) -> None:
-    with serving(generator, timeout=0.3) as running:
-        host, port = running.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as slow:
-            slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
-            slow.settimeout(10)
-            assert b" 408 " in slow.recv(4096)
 
 
 @pytest.mark.parametrize("body", [b'{"prompt": "the",', b"", b"\xff\xfe", b"[" * 100_000, b'"the"', b"null"])
