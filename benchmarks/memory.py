@@ -10,6 +10,7 @@ the blocks, and memory by all that is kept of a block until the tiles are chosen
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def measure(folder: Path, recipe: LearnRecipe) -> dict[str, Any]:
     task.__dict__["text"] = pool_of(tokens, recipe, SourceKind.SELF, "random tokens")
     start = last = time.perf_counter()
     learned = learn_task(task)
-    kept = sum(n * k // GROUP + 4 * int(np.prod(grid_shape((n, k), recipe.tile)))
+    kept = sum(n * k // GROUP + 4 * math.prod(grid_shape((n, k), recipe.tile))
                for n, k in task.coverage.linears.values())  # fmt: skip
     return {
         "reached": learned.masks.ratio,

@@ -32,6 +32,9 @@ _NUMPY = {
 _OF_NUMPY = {np.dtype(name): code for code, name in _NUMPY.items()}
 _ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_MAX_DIMS = 64  # axes of an array; numpy takes no more
+_MAX_SIZE = 2**63 - 1  # numpy counts elements and bytes in int64
+_SHOWN = 80  # characters of a faulty value in an error
 
 
 def numpy_dtype(code: str) -> np.dtype[Any]:
@@ -72,10 +75,12 @@ class Shard:
         """Read and verify the header of `path`. Raises PatchCompileError if the file is truncated or corrupt."""
         header, base = _read_header(path)
         metadata = header.pop("__metadata__", {})
+        tensors: dict[str, TensorEntry] = {}
         try:
-            tensors = {name: _entry(fields, base) for name, fields in header.items()}
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            raise _corrupt(path, f"The header entry of a tensor is malformed ({error!r}).") from error
+            for name, fields in header.items():
+                tensors[name] = _entry(fields, base)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _corrupt(path, f"The header entry of {name!r} is malformed ({error!r}).") from error
         if not _is_text(metadata):
             raise _corrupt(path, "Its __metadata__ is no mapping of text to text.")
         _check_every_byte(path, tensors.values(), base)
@@ -153,13 +158,19 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _entry(fields: Any, base: int) -> TensorEntry:
-    code, shape = fields["dtype"], tuple(int(n) for n in fields["shape"])
-    if any(n < 0 for n in shape):
-        raise ValueError(f"a shape of {list(shape)}")
-    start, end = (int(n) for n in fields["data_offsets"])
-    if start < 0 or end - start != _nbytes(code, shape):
-        raise ValueError(f"{end - start} bytes for {code} {list(shape)}")
+    code, shape = fields["dtype"], tuple(fields["shape"])
+    if len(shape) > _MAX_DIMS or not all(map(_is_size, shape)):
+        raise ValueError(f"a shape of {str(list(shape))[:_SHOWN]}")
+    if not _is_size(math.prod(n or 1 for n in shape)):  # with a 0 too, numpy takes no such shape
+        raise ValueError(f"a shape of {list(shape)}, with more elements than any machine holds")
+    start, end = fields["data_offsets"]
+    if not (_is_size(start) and _is_size(end)) or end - start != _nbytes(code, shape):
+        raise ValueError(f"data_offsets {[start, end]} for {code} {list(shape)}")
     return TensorEntry(code, shape, base + start, base + end)
+
+
+def _is_size(number: Any) -> bool:
+    return type(number) is int and 0 <= number <= _MAX_SIZE
 
 
 def _is_text(metadata: Any) -> bool:

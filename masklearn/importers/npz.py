@@ -3,7 +3,6 @@
 import hashlib
 import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,53 +10,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
+from masklearn.npz import ArrayArchive, PickledError
 
 __all__ = ["MaskArchive", "archive_names"]
 
-_HEADER = 4096  # upper bound for the bytes of an array's header in the archive
+_WIDEST = 8  # bytes of an element of any type: an array of another type is refused by its name
 
 
 class MaskArchive:
-    """An `.npz` file of arrays of numbers."""
+    """An `.npz` file of masks."""
 
     def __init__(self, path: Path) -> None:
         """Raises PatchCompileError if there is no such file, or it is no archive of arrays."""
         self.path = path
         try:
-            loaded = np.load(path, allow_pickle=False)
+            self._arrays = ArrayArchive(path)
         except FileNotFoundError as error:
             raise PatchCompileError(f"No masks at {path}", "There is no such file.", "") from error
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except PickledError as error:
+            raise self._refused(error.name) from error
+        except (ValueError, OSError) as error:
             raise self._damaged(str(error)) from error
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise self._damaged("It holds a single array, not an archive of them.")
-        self._npz = loaded
-        pickled = [name for name in self._zip().namelist() if not name.endswith(".npy")]
-        if pickled:
-            raise self._refused(pickled[0])
 
     @property
     def names(self) -> list[str]:
         """Names of the arrays, in the order of the archive."""
-        return list(self._npz.files)
+        return self._arrays.names
 
-    def read(self, name: str, most: int | None = None) -> NDArray[Any]:
-        """Read an array; most: its largest size in bytes, None for any size.
+    def read(self, name: str, most: int) -> NDArray[Any]:
+        """Read an array; most: its largest size in bytes.
 
         Raises PatchCompileError if the array is larger (before it is read), damaged or pickled.
         """
-        size = self._zip().getinfo(f"{name}.npy").file_size
-        if most is not None and size > most + _HEADER:
-            raise self._damaged(f"{name} takes {size} bytes, {most} are expected.")
         try:
-            array: NDArray[Any] = self._npz[name]
-        except ValueError as error:
-            if "allow_pickle" in str(error):
-                raise self._refused(name) from error
-            raise self._damaged(f"{name}: {error}") from error
-        except (EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-            raise self._damaged(f"{name}: {error}") from error
-        return array
+            return self._arrays.read(name, most)
+        except PickledError as error:
+            raise self._refused(error.name) from error
+        except (ValueError, OSError) as error:
+            raise self._damaged(str(error)) from error
 
     def read_bits(self, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """Read a mask of this shape that was stored by `np.packbits` of its flat 0/1 values, highest bit first.
@@ -65,7 +55,7 @@ class MaskArchive:
         Raises PatchCompileError if the array has another size or is damaged.
         """
         count = math.prod(shape)
-        packed = self.read(name, -(-count // 8))
+        packed = self.read(name, _WIDEST * -(-count // 8))
         if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-count // 8):
             raise PatchCompileError(
                 f"{name} in {self.path} is {packed.dtype} {list(packed.shape)}",
@@ -81,11 +71,6 @@ class MaskArchive:
         """Returns the sha256 of the file's bytes."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def _zip(self) -> zipfile.ZipFile:
-        archive = self._npz.zip
-        assert archive is not None  # it is None only after closing
-        return archive
 
     def _refused(self, name: str) -> PatchCompileError:
         return PatchCompileError(

@@ -6,6 +6,7 @@ distribution.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
     import torch
 
     stored = sum(file.stat().st_size for file in checkpoint.files())
-    weights = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names())
+    weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
     own = getattr(
         torch, str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or "float32")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _check_length(file: Path, name: str, tensor: ir.ExternalTensor) -> None:
 def _read(
     file: Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
 ) -> ir.TensorProtocol:
-    size = int(np.prod(shape)) * dtype.numpy().itemsize
+    size = math.prod(shape) * dtype.numpy().itemsize
     raw = (
         np.memmap(file, np.uint8, "r", offset, size) if size else np.empty(0, np.uint8)
     )  # mapping 0 bytes is an error

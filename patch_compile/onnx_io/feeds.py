@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.npz import ArrayArchive
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, resolve_dims
 from patch_compile.out.proof import InputsFile, RandomInputs
@@ -23,6 +23,7 @@ __all__ = ["Feed", "Feeds", "feeds_from_npz", "input_dtypes", "inputs_words", "r
 Feed = Mapping[str, NDArray[Any]]
 _BATCH = 8  # samples per feed if the batch of the graph is dynamic
 _RANDOM_FEEDS = 4
+_MOST_BYTES = 8 << 30  # of all arrays: a small file can hold very large arrays of zeros
 _UNKNOWN_BATCH, _UNKNOWN_SIZE = 2, 16  # dynamic dimensions of unknown size: the first axis, and any other
 
 
@@ -57,8 +58,7 @@ def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str
     Raises PatchCompileError, naming the array, if one is missing, unknown, or has a shape or type that the input does not
     take.
     """
-    arrays = _load(path)
-    _check_names(path, arrays, inputs)
+    arrays = _load(path, inputs)
     given = {i.name: _typed(path, i, arrays[i.name], dtypes[i.name]) for i in inputs}
     constant = {i.name: given.pop(i.name) for i in inputs if not i.dims and given[i.name].ndim == 0}
     counted = [i for i in inputs if i.name in given]
@@ -130,22 +130,28 @@ def input_dtypes(model: ir.Model) -> dict[str, np.dtype[Any]]:
     return dtypes
 
 
-def _load(path: Path) -> dict[str, NDArray[Any]]:
+def _load(path: Path, inputs: Sequence[GraphInput]) -> dict[str, NDArray[Any]]:
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("The file holds one array without a name.")
-        with file:
-            return {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        archive = ArrayArchive(path)
+        _check_names(path, archive.names, inputs)
+        sizes = {i.name: archive.size(i.name) for i in inputs}
+        if sum(sizes.values()) <= _MOST_BYTES:
+            return {name: archive.read(name, size) for name, size in sizes.items()}
+    except (OSError, ValueError) as error:
         raise PatchCompileError(
             f"The inputs {path} cannot be read",
             str(error),
             "Give --calib an .npz: numpy.savez(path, NAME=array, …), a name for each graph input.",
         ) from None
+    listed = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in sizes.items())
+    raise PatchCompileError(
+        f"The inputs {path} take {sum(sizes.values()) / 2**30:.1f} GiB of memory",
+        f"At most {_MOST_BYTES >> 30} GiB are read: all runs are held in memory ({listed}).",
+        "Give --calib fewer runs.",
+    )
 
 
-def _check_names(path: Path, arrays: Mapping[str, Any], inputs: Sequence[GraphInput]) -> None:
+def _check_names(path: Path, arrays: Sequence[str], inputs: Sequence[GraphInput]) -> None:
     names = [i.name for i in inputs]
     missing = [name for name in names if name not in arrays]
     unknown = [name for name in arrays if name not in names]

@@ -1,9 +1,12 @@
 """Calibration inputs: an array per graph input, with runs or samples along its first axis, or random arrays."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io import feeds
 from patch_compile.onnx_io.feeds import feeds_from_npz, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput
 
@@ -119,15 +122,28 @@ def test_a_file_of_one_array(tmp_path):
     path = tmp_path / "inputs.npz"
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(PatchCompileError, match="one array without a name"):
+    with pytest.raises(PatchCompileError, match="a single array"):
         feeds_from_npz(path, OPEN, DTYPES)
 
 
 def test_pickled_objects_are_not_loaded(tmp_path):
     path = tmp_path / "inputs.npz"
-    np.savez(path, ids=np.array([object()], dtype=object))
+    np.savez(path, ids=np.array([object()], dtype=object), image=np.zeros(3))
     with pytest.raises(PatchCompileError, match=r"inputs .* cannot be read"):
         feeds_from_npz(path, OPEN, DTYPES)
+
+
+def test_arrays_that_would_fill_the_memory_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(feeds, "_MOST_BYTES", 2**20)
+    path = tmp_path / "inputs.npz"
+    image = np.zeros((100, 1, 3, 4, 1000), np.float32)
+    np.savez_compressed(path, ids=np.zeros((100, 1, 7), np.int64), image=image)
+    assert path.stat().st_size < image.nbytes / 100
+    tracemalloc.start()
+    with pytest.raises(PatchCompileError, match=r"inputs.npz take .* of memory. At most .* image 0.0 GiB"):
+        feeds_from_npz(path, OPEN, DTYPES)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 class TestRandom:
