@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import parse_json
@@ -19,6 +19,8 @@ BETWEEN = "\n\n"  # joins documents, as rows of WikiText-2 usually are joined to
 _CHUNK = 1_000_000  # characters
 _ROWS = 256  # rows of a Parquet file in memory at a time
 _LARGEST_ARRAY = 2**30  # bytes; a JSON array is parsed as a whole
+_LARGEST_GROUP = 2**31  # bytes of a row group's text, and the format's largest page
+_LONGEST_LINE = 2**28  # characters; a line of JSON is parsed as a whole
 
 
 def file_text(path: Path, column: str | None = None) -> Iterator[str]:
@@ -72,8 +74,23 @@ def _plain(path: Path) -> Iterator[str]:
 
 def _json_lines(path: Path, column: str | None) -> Iterator[str | None]:
     with _utf8(path), path.open(encoding="utf-8-sig") as file:
-        lines = ((f"{path}, line {i}", line) for i, line in enumerate(file, start=1) if not line.isspace())
+        lines = ((f"{path}, line {i}", line) for i, line in _lines(path, file) if not line.isspace())
         yield from record_texts(((place, _record(place, line)) for place, line in lines), str(path), column)
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
+    """Yield the number of every line, and the line."""
+    for number in count(1):
+        line = file.readline(_LONGEST_LINE)
+        if not line:
+            return
+        if len(line) == _LONGEST_LINE:
+            raise PatchCompileError(
+                f"{path}, line {number} has more than {_LONGEST_LINE:,} characters",
+                "A line is one document, and is parsed as a whole.",
+                "Write shorter documents, one a line.",
+            )
+        yield number, line
 
 
 def _json(path: Path, column: str | None) -> Iterator[str | None]:
@@ -106,14 +123,29 @@ def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            name = text_column(columns_of_schema(file.schema_arrow), str(path), column)
+        name = text_column(columns_of_schema(parquet.read_schema(path)), str(path), column)
+        # A text that is stored once and repeated stays stored once: its copies would fill the memory.
+        with parquet.ParquetFile(path, read_dictionary=[name]) as file:
+            _check_groups(path, name, file.metadata)
             for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
-                yield from batch.column(0).to_pylist()
-    except pyarrow.ArrowException as error:
+                yield from (value.as_py() for value in batch.column(0))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise PatchCompileError(
             f"{path} cannot be read as Parquet", str(error), "Fetch or write the file again."
         ) from error
+
+
+def _check_groups(path: Path, column: str, metadata: Any) -> None:
+    """Refuse a row group whose texts take more memory than is read at once, by the sizes that the file's footer gives."""
+    for group in range(metadata.num_row_groups):
+        parts = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+        size = sum(part.total_uncompressed_size for part in parts if part.path_in_schema == column)
+        if size > _LARGEST_GROUP:
+            raise PatchCompileError(
+                f"{path} has {size / 2**30:.1f} GiB of {column!r} in row group {group}",
+                f"At most {_LARGEST_GROUP >> 30} GiB of a row group are read.",
+                "Write the file again with smaller row groups.",
+            )
 
 
 def _record(place: str, line: str) -> Mapping[str, Any]:

@@ -61,6 +61,36 @@ def test_only_the_text_column_of_a_parquet_file_is_read(tmp_path: Path) -> None:
         text_of(tmp_path / "a.parquet")
 
 
+def test_a_text_that_a_parquet_file_repeats_is_in_memory_once(tmp_path: Path) -> None:
+    long = "a" * 2**22
+    once = pa.DictionaryArray.from_arrays(pa.array([0] * 300), pa.array([long]))
+    pq.write_table(pa.table({"text": once}), tmp_path / "a.parquet", compression="zstd", store_schema=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 2**14
+    before = pa.total_allocated_bytes()
+    documents = files.file_documents(tmp_path / "a.parquet")
+    assert next(documents) == long
+    assert pa.total_allocated_bytes() - before < 8 * len(long)
+
+
+@pytest.mark.parametrize(
+    ("bound", "name", "said"),
+    [
+        ("_LARGEST_GROUP", "a.parquet", "of 'text' in row group 0. At most .* of a row group are read"),
+        ("_LONGEST_LINE", "a.jsonl", "line 1 has more than 16 characters"),
+        ("_LARGEST_ARRAY", "a.json", "is one JSON array of"),
+    ],
+)
+def test_texts_beyond_the_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, name: str, said: str
+) -> None:
+    monkeypatch.setattr(files, bound, 16)
+    pq.write_table(pa.table({"text": ["ab" * 99]}), tmp_path / "a.parquet")
+    write_lines(tmp_path / "a.jsonl", [{"text": "ab" * 99}])
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "ab" * 99}]))
+    with pytest.raises(PatchCompileError, match=said):
+        text_of(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
