@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.config_bounds import check_config
 from masklearn.checkpoint.pretrained import OWN_CODE
 from masklearn.errors import PatchCompileError
 
@@ -202,16 +203,20 @@ _REFUSED = {
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
-    """Returns the architecture of a checkpoint. Raises PatchCompileError if it is not covered or already quantised."""
+    """Returns the architecture of a checkpoint.
+
+    Raises PatchCompileError if it is not covered or already quantised, and as `check_config` does.
+    """
     model_type = checkpoint.config.get("model_type")
-    if model_type not in ARCHITECTURES:
-        why = f"{_REFUSED[model_type]} " if model_type in _REFUSED else ""
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        why = f"{_REFUSED[model_type]} " if isinstance(model_type, str) and model_type in _REFUSED else ""
         why += f"{OWN_CODE} " if "auto_map" in checkpoint.config else ""
         raise PatchCompileError(
             f"The architecture {model_type!r} of {checkpoint.path} is not covered",
             f"{why}Covered are the model types {', '.join(ARCHITECTURES)}.",
             "Use a model of one of these types.",
         )
+    check_config(checkpoint.path / "config.json", checkpoint.config)
     if "quantization_config" in checkpoint.config:
         raise PatchCompileError(
             f"{checkpoint.path} is quantised",

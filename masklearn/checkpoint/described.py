@@ -30,6 +30,7 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
     if not (folder / "config.json").is_file() or any(folder.glob("*.safetensors")):
         return Checkpoint.open(folder)
     bare = Checkpoint.of_config(folder)
+    architecture_of(bare)
     text = bare.config.get("text_config") or {}
     spelled = next((d for c in (bare.config, text) for d in (c.get("dtype"), c.get("torch_dtype")) if d), "")
     dtype = _DTYPES.get(spelled, "BF16")

@@ -31,7 +31,12 @@ def load_config(model_dir: str | Path) -> Any:
     from transformers import AutoConfig
 
     with _explained(_no_model(model_dir), _FETCH):
-        return AutoConfig.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
+        if isinstance(
+            config.get_text_config(), dict
+        ):  # transformers keeps what a class does not know as it is
+            raise TypeError(f"a config of the type {config.model_type!r} has no text_config")
+        return config
 
 
 def load_tokenizer(model_dir: str | Path) -> Any:
@@ -40,7 +45,11 @@ def load_tokenizer(model_dir: str | Path) -> Any:
 
     fix = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
     with _explained(f"{model_dir} has no tokenizer that transformers can load", fix):
-        return AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(model_dir), local_files_only=True, trust_remote_code=False
+        )
+        tokenizer(_PROBE)  # some faulty settings are noticed no earlier
+        return tokenizer
 
 
 def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype") -> Any:
@@ -64,6 +73,8 @@ def build_model(model_class: Any, config: Any, **settings: Any) -> Any:
         return model_class.from_config(config, trust_remote_code=False, **settings)
 
 
+_PROBE = "a word, 12 and \u2603"
+_PANIC = "PanicException"  # of the tokenizers library: no Exception, as the libraries in Rust raise it
 _FETCH = "Fetch the checkpoint again, or update transformers."
 
 
@@ -73,14 +84,18 @@ def _no_model(model_dir: str | Path) -> str:
 
 @contextmanager
 def _explained(what: str, fix: str) -> Iterator[None]:
-    """Raise transformers' errors about a faulty folder as PatchCompileError."""
-    from huggingface_hub.errors import StrictDataclassError
+    """Raise transformers' errors about a faulty folder as PatchCompileError.
 
+    They are of all types, because transformers, torch and tokenizers check little of what they read. Memory that does not
+    suffice is no fault of the folder.
+    """
     try:
         yield
-    except (
-        StrictDataclassError, OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RecursionError
-    ) as error:  # fmt: skip
+    except MemoryError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         if "trust_remote_code" in str(error):  # transformers was not allowed to run the folder's code
             fix = "Use a model of an architecture that transformers has itself, or save this one as such a model."
             raise PatchCompileError(what, OWN_CODE, fix) from error

@@ -54,11 +54,11 @@ def _rows(where: str, config: str | None, split: str | None) -> Any:
 @contextmanager
 def _user_errors(where: str) -> Iterator[None]:
     """Raise errors of `datasets` as PatchCompileError: the user can fix the name, the files or the network."""
-    from datasets.exceptions import DatasetsError
-
     try:
         yield
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+    except PatchCompileError:
+        raise
+    except Exception as error:  # malformed files make `datasets` and its readers raise errors of many types
         raise PatchCompileError(
             f"The dataset {where!r} cannot be read", f"{type(error).__name__}: {error}", _remedy(where)
         ) from error

@@ -105,9 +105,8 @@ def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
 
     stored = sum(file.stat().st_size for file in checkpoint.files())
     weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
-    own = getattr(
-        torch, str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or "float32")
-    )
+    spelled = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype"))
+    own = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(spelled, torch.float32)
     free = _free_bytes(device)
     if device.type == "cpu" and 4 * weights * _MEMORY_LEFT <= free:
         return load_model(checkpoint.path, dtype=torch.float32)

@@ -6,6 +6,7 @@ from typing import Any
 from masklearn.checkpoint import pretrained
 from masklearn.checkpoint.architectures import ARCHITECTURES, Architecture
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.config_bounds import check_config
 from masklearn.checkpoint.naming import checkpoint_name
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import read_json
@@ -47,6 +48,7 @@ def load_config(model_dir: Path) -> Any:
             "Use one of these, or a checkpoint saved in one of these layouts. "
             "Masks alone are learned for more, by `patch-compile learn`.",
         )
+    check_config(model_dir / "config.json", raw)
     config = pretrained.load_config(model_dir)
     _refuse_unsupported(config, model_dir)
     return config

@@ -84,15 +84,14 @@ class Generator:
                 "It was not trained for conversations, or its tokenizer_config.json lacks the template.",
                 "Give a plain prompt.",
             )
-        from jinja2.exceptions import TemplateError
-
         try:
             text = self.tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=False
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program of the model's authors, and may fail in any way
+            why = str(error) or type(error).__name__
             raise PatchCompileError(
-                "The chat template refuses the conversation", str(error), "Give a plain prompt."
+                "The chat template refuses the conversation", why, "Give a plain prompt."
             ) from None
         # The template has already written the tokens that begin a text.
         return self.encode(self.tokenizer(text, add_special_tokens=False).input_ids)

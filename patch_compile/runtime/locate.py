@@ -9,9 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from masklearn.checkpoint.config_bounds import check_config
 from masklearn.json_text import read_json
 from patch_compile.engine.backend import load_backend
-from patch_compile.errors import PatchCompileError, member
+from patch_compile.errors import PatchCompileError, UsageError, member
 from patch_compile.out.layout import ENGINE, MODEL, ONNX, RECIPE
 from patch_compile.out.recipe_file import read_recipe
 from patch_compile.runtime.decoder import Decoder, Limits
@@ -57,13 +60,14 @@ def open_generator(
             f"There is no model folder beside it, and no {RECIPE} that names one.",
             "Give the model's folder with --tokenizer.",
         )
-    config = _json(model / "config.json")
+    config = _config(model / "config.json")
     code = partial(host_code, given=Path(plugin) if plugin else None, trust=trust)
     decoder, note = _decoder(files, asked, code, config)
-    generation = _json(model / "generation_config.json")
+    generation_file = model / "generation_config.json"
+    generation = _generation(generation_file)
     loaded = _tokenizer(model)
     end = _end_tokens(generation, config, loaded)
-    return Generator(decoder, loaded, end, _sampling(generation), note)
+    return Generator(decoder, loaded, end, _sampling(generation_file, generation), note)
 
 
 @dataclass(frozen=True)
@@ -159,25 +163,59 @@ def _window(config: dict[str, Any]) -> int | None:
     return text.get("sliding_window") if kinds is None or "sliding_attention" in kinds else None
 
 
-def _end_tokens(generation: dict[str, Any], config: dict[str, Any], tokenizer: Any) -> frozenset[int]:
+def _end_tokens(generation: _Generation, config: dict[str, Any], tokenizer: Any) -> frozenset[int]:
     """Returns the ids that end a text. The model's configs come first and may name several, then the tokenizer."""
-    for found in (generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id):
+    for found in (generation.eos_token_id, config.get("eos_token_id"), tokenizer.eos_token_id):
         if found is not None:
             return frozenset(found if isinstance(found, list) else [found])
     return frozenset()
 
 
-def _sampling(generation: dict[str, Any]) -> Sampling:
+class _Generation(BaseModel):
+    """The settings of a generation_config.json that are used here. None stands for the default of `transformers`."""
+
+    model_config = ConfigDict(strict=True)
+
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    eos_token_id: int | list[int] | None = None
+
+
+def _generation(path: Path) -> _Generation:
+    try:
+        return _Generation.model_validate(_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _faulty(path, f"{first['loc'][0]}: {first['msg']}.") from None
+
+
+def _sampling(path: Path, generation: _Generation) -> Sampling:
     """Returns the sampling of the model's generation_config.json, with the defaults of `transformers`."""
-    penalty = generation.get("repetition_penalty") or 1.0
-    if not generation.get("do_sample"):
-        return Sampling(repetition_penalty=penalty)
+    penalty = generation.repetition_penalty or 1.0
 
-    def setting(name: str, default: float) -> float:
-        value = generation.get(name)
-        return default if value is None else float(value)
+    def setting(value: float | None, default: float) -> float:
+        return default if value is None else value
 
-    return Sampling(setting("temperature", 1.0), int(setting("top_k", 50)), setting("top_p", 1.0), penalty)
+    try:
+        if not generation.do_sample:
+            return Sampling(repetition_penalty=penalty)
+        return Sampling(
+            setting(generation.temperature, 1.0),
+            int(setting(generation.top_k, 50)),
+            setting(generation.top_p, 1.0),
+            penalty,
+        )
+    except UsageError as error:  # of a file it is no error of usage
+        raise _faulty(path, f"{error.what}. {error.why}") from None
+
+
+def _config(path: Path) -> dict[str, Any]:
+    content = _json(path)
+    check_config(path, content)
+    return content
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -187,7 +225,13 @@ def _json(path: Path) -> dict[str, Any]:
         found = read_json(path, finite=False)
     except ValueError as error:
         raise PatchCompileError(f"{path} is not JSON", str(error), "Fetch the model again.") from None
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        raise _faulty(path, "It is no JSON object.")
+    return found
+
+
+def _faulty(path: Path, why: str) -> PatchCompileError:
+    return PatchCompileError(f"{path} holds settings that no model has", why, "Fetch the model again.")
 
 
 def _tokenizer(model: Path) -> Any:

@@ -141,6 +141,34 @@ def test_settings_of_the_models_authors(out_of: OutOf, tmp_path: Path) -> None:
     assert open_generator(onnx, tokenizer=model).sampling == Sampling()
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("generation_config.json", {"do_sample": True, "temperature": "hot"}, "temperature: Input should be"),
+        (
+            "generation_config.json",
+            {"do_sample": True, "temperature": -1.0},
+            "The setting temperature = -1.0",
+        ),
+        ("generation_config.json", {"do_sample": True, "top_k": 1.5}, "top_k: Input should be"),
+        ("generation_config.json", {"do_sample": True, "top_p": float("nan")}, "The setting top_p = nan"),
+        ("generation_config.json", {"eos_token_id": {"a": 1}}, "eos_token_id: Input should be"),
+        ("generation_config.json", [1], "It is no JSON object"),
+        ("config.json", {"max_position_embeddings": "many"}, "max_position_embeddings = many"),
+        ("config.json", {"text_config": 4}, "text_config = 4"),
+    ],
+)
+def test_settings_that_no_model_has(
+    out_of: OutOf, tmp_path: Path, file: str, content: object, said: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(out_of("llama") / "model", model)
+    (model / file).write_text(json.dumps(content))
+    with pytest.raises(PatchCompileError) as raised:
+        open_generator(out_of("llama") / "onnx/model.onnx", tokenizer=model)
+    assert str(model / file) in raised.value.what and said in str(raised.value)
+
+
 def test_a_conversation(generator: Generator) -> None:
     with pytest.raises(PatchCompileError, match="no chat template"):
         generator.encode_chat([{"role": "user", "content": "the cat"}])
@@ -152,6 +180,10 @@ def test_a_conversation(generator: Generator) -> None:
     assert generator.tokenizer.decode(said).split()[-3:] == ["the", "cat", "sat"]
     with pytest.raises(PatchCompileError, match="refuses the conversation"):
         generator.encode_chat([{"role": "system", "content": "low"}])
+    for faulty in ("{{ 1 / 0 }}", "{% for i in range(10**9) %}{% endfor %}", "{{ '' ~ 4 + '' }}", "{% if %}"):
+        generator.tokenizer.chat_template = faulty
+        with pytest.raises(PatchCompileError, match="refuses the conversation"):
+            generator.encode_chat([{"role": "user", "content": "low"}])
 
 
 def test_what_is_too_much_is_said_with_both_numbers(generator: Generator) -> None:

@@ -77,6 +77,9 @@ class CompressedTensors(Importer):
 
 def _check_format(stored: Checkpoint) -> None:
     """Raises PatchCompileError for another format. Its name is in one of two places of config.json, or missing."""
+    from masklearn.checkpoint.config_bounds import check_config
+
+    check_config(stored.path / "config.json", stored.config)
     settings: Any = stored.config.get("quantization_config") or stored.config.get("compression_config") or {}
     found = (settings.get("sparsity_config") or stored.config.get("sparsity_config") or {}).get("format")
     if found not in (None, _TWO_FOUR, _ANY):

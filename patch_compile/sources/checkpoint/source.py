@@ -101,9 +101,9 @@ class CheckpointSource(Source):
     @property
     @override
     def sequences(self) -> Sequences:
-        config = self._checkpoint.config.get("text_config") or self._checkpoint.config
-        positions = config.get("max_position_embeddings") or config.get("n_positions")
-        return Sequences(config["vocab_size"], positions, decodes=not self.lacks(Ability.NEXT_TOKENS))
+        config = load_config(self.model).get_text_config()
+        positions = getattr(config, "max_position_embeddings", None)
+        return Sequences(config.vocab_size, positions, decodes=not self.lacks(Ability.NEXT_TOKENS))
 
     @property
     @override

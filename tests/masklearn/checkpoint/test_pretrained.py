@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,3 +91,38 @@ def test_a_faulty_config_is_explained(make_model: ModelMaker) -> None:
 def test_a_folder_that_holds_no_model_is_explained(tmp_path: Path) -> None:
     with pytest.raises(PatchCompileError, match="transformers cannot build the model of"):
         load_pretrained(AutoModelForCausalLM, tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"model_max_length": "x"}),
+        ("tokenizer_config.json", {"tokenizer_class": 4}),
+        ("tokenizer_config.json", ["a list"]),
+        ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"}}),
+        ("tokenizer.json", {"decoder": {"type": "Nobody knows it"}}),
+        ("tokenizer.json", {"added_tokens": 4}),
+    ],
+)
+def test_a_faulty_tokenizer_is_explained(make_model: ModelMaker, file: str, content: Any) -> None:
+    path = make_model()
+    kept = json.loads((path / file).read_text())
+    (path / file).write_text(json.dumps(kept | content if isinstance(content, dict) else content))
+    with pytest.raises(PatchCompileError, match="has no tokenizer that transformers can load"):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_deep_nesting_is_explained(make_model: ModelMaker, file: str) -> None:
+    path = make_model()
+    (path / file).write_text("[" * 100_000)
+    with pytest.raises(PatchCompileError, match="transformers"):
+        (load_config if file == "config.json" else load_tokenizer)(path)
+
+
+def test_a_text_model_in_a_class_that_has_none_is_explained(make_model: ModelMaker) -> None:
+    path = make_model()
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"text_config": {}}))
+    with pytest.raises(PatchCompileError, match=r"'llama' has no text_config"):
+        load_config(path)
