@@ -180,7 +180,7 @@ def test_a_conversation(generator: Generator) -> None:
     assert generator.tokenizer.decode(said).split()[-3:] == ["the", "cat", "sat"]
     with pytest.raises(PatchCompileError, match="refuses the conversation"):
         generator.encode_chat([{"role": "system", "content": "low"}])
-    for faulty in ("{{ 1 / 0 }}", "{% for i in range(10**9) %}{% endfor %}", "{{ '' ~ 4 + '' }}", "{% if %}"):
+    for faulty in ("{{ 1 / 0 }}", "{% for i in range(10**9) %}{% endfor %}", "{{ 4 + '' }}", "{% if %}"):
         generator.tokenizer.chat_template = faulty
         with pytest.raises(PatchCompileError, match="refuses the conversation"):
             generator.encode_chat([{"role": "user", "content": "low"}])
