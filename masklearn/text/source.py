@@ -106,10 +106,18 @@ def _existing(text: str) -> tuple[Path | None, str | None]:
     """Returns the longest beginning of a spec that exists as a path, and the rest after its colon."""
     parts = text.split(":")
     for count in range(len(parts), 0, -1):
-        path = Path(":".join(parts[:count])).expanduser()
-        if parts[0] and path.exists():
-            return path, ":".join(parts[count:]) if count < len(parts) else None
+        path = Path(":".join(parts[:count]))
+        if parts[0] and _exists(path):
+            return path.expanduser(), ":".join(parts[count:]) if count < len(parts) else None
     return None, None
+
+
+def _exists(path: Path) -> bool:
+    """Returns False also for what can be no path: a name that is too long, and the home of an unknown user."""
+    try:
+        return path.expanduser().exists()
+    except (OSError, RuntimeError):
+        return False
 
 
 def _file(path: Path, column: str | None) -> TextSource:

@@ -25,8 +25,10 @@ _START = b"header {\n"
 _TARGETS = re.compile(r"^\s*accelerators=\{([^}]*)\}", re.MULTILINE)
 _TENSOR = re.compile(r"^\s*tensor=\{ (.*) \}$", re.MULTILINE)
 _LAYER = re.compile(r'^\s*(\w+)=\{ name="([^"]*)" (.*)\}$', re.MULTILINE)
-_PROFILE = re.compile(r"(.*) \[profile (\d+)\]")
-_OF_PROFILE = re.compile(r" \[profile (\d+)\]")
+# Numbers are bounded: a text of thousands of digits is no number to Python, and none of TensorRT.
+_PROFILE = re.compile(r"(.*) \[profile ([0-9]{1,9})\]")
+_OF_PROFILE = re.compile(r" \[profile ([0-9]{1,9})\]")
+_SIZE = re.compile(r"[0-9]{1,18}")
 _INPUTS = re.compile(r'\binput=\{((?:"[^"]*"|[^"}])*)\}')
 _NODES = re.compile(r'\blayers="([^"]*)"')
 _DIMS = re.compile(r'\bdims=\{((?:"[^"]*"|[^"}])*)\}')
@@ -125,11 +127,11 @@ def _tensor(fields: str) -> tuple[str, PlanTensor]:
     name = re.search(r'\bname="([^"]*)"', fields)
     dims = _DIMS.search(fields)
     dtype = re.search(r"\btype=(\w+)$", fields)
-    payload = re.search(r"\bconst_payload_size=(\d+)", fields)
+    payload = re.search(rf"\bconst_payload_size=({_SIZE.pattern})\b", fields)
     sizes = dims[1].split() if dims else []
     tensor = PlanTensor(
         _DTYPES.get(dtype[1], dtype[1]) if dtype else "",
-        tuple(int(size) if size.isdigit() else None for size in sizes),
+        tuple(int(size) if _SIZE.fullmatch(size) else None for size in sizes),
         int(payload[1]) if payload else None,
     )
     return name[1] if name else "", tensor

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from patch_compile.inspect.inspection import Inspection
-from patch_compile.onnx_io.proto import load_proto
+from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
 from patch_compile.packing.format import SLAB_K, PackedLinear, unpack
 from patch_compile.packing.function import DOMAIN, NAME
 
@@ -19,17 +20,29 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect_onnx"]
 
+_SIXTEEN_BITS = ("float16", "bfloat16")
+# Number of axes and types of each packed tensor.
+_TYPES = {
+    "dense": (2, _SIXTEEN_BITS),
+    "sparse": (2, _SIXTEEN_BITS),
+    "meta": (2, ("int32",)),
+    "index": (1, ("int32",)),
+}
+
 
 def inspect_onnx(path: Path) -> Inspection:
     """Inspect an ONNX file. It maps packed tensors into memory and decodes one node at a time.
 
     Raises PatchCompileError if the file is no model, or its external data are missing or too short.
     """
-    import onnx_ir as ir
+    with refusing_invalid(path):
+        return _inspected(path)
 
+
+def _inspected(path: Path) -> Inspection:
     from patch_compile.onnx_io.external import data_files, map_external_data
 
-    model = ir.serde.deserialize_model(load_proto(path))
+    model = model_of(path, load_proto(path))
     map_external_data(path, model)
     graph = model.graph
     rows, faults = [], []
@@ -67,28 +80,44 @@ def _spelled(value: ir.Value) -> str:
     return f"{value.name}: {value.dtype.name.lower() if value.dtype else '?'} [{dims}]"
 
 
+class _Attributes(BaseModel):
+    """Attributes of a PatchLinear, of the types and sizes that the plugin takes."""
+
+    model_config = ConfigDict(strict=True)
+
+    out_features: int = Field(ge=1, lt=2**31)
+    in_features: int = Field(ge=1, lt=2**31)
+    panel_rows: Literal[64, 128]
+    activation: str = ""
+    gated: Literal[0, 1] = 0
+    residual: Literal[0, 1] = 0
+
+    @property
+    def epilogue(self) -> str:
+        """Spells what the node computes besides its product."""
+        words = [self.activation + "·mul" * self.gated]
+        return " + ".join(filter(None, [*words, "residual" * self.residual]))
+
+
 def _patch_linear(node: ir.Node) -> tuple[dict[str, Any], str]:
     """Returns the row of a PatchLinear, and the fault of its packed tensors in words, empty if there is none."""
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    rows, columns = attributes["out_features"], attributes["in_features"]
-    gated = bool(attributes.get("gated", 0))
     constants, why = _constants(node)
+    try:
+        found = _Attributes(**{name: attribute.value for name, attribute in node.attributes.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        found, why = None, f"its attribute {first['loc'][0]}: {first['msg']}"
     row = {
         "linear": node.name,
-        "shape": [rows, columns],
-        "epilogue": _epilogue(attributes),
-        "panel rows": attributes["panel_rows"],
+        "shape": [found.out_features, found.in_features] if found else None,
+        "epilogue": found.epilogue if found else None,
+        "panel rows": found.panel_rows if found else None,
         "dense slabs": len(constants["dense"]) if constants else None,
         "2:4 slabs": len(constants["sparse"]) if constants else None,
         "dtype": str(constants["dense"].dtype) if constants else None,
         "bytes": sum(array.nbytes for array in constants.values()) if constants else None,
     }
-    return row, why or _why_broken(constants, rows, columns, attributes["panel_rows"], gated)
-
-
-def _epilogue(attributes: dict[str, Any]) -> str:
-    words = [attributes.get("activation", "") + "·mul" * bool(attributes.get("gated", 0))]
-    return " + ".join(filter(None, [*words, "residual" * bool(attributes.get("residual", 0))]))
+    return row, why or (_why_broken(constants, found) if found else "")
 
 
 def _constants(node: ir.Node) -> tuple[dict[str, NDArray[Any]], str]:
@@ -100,15 +129,30 @@ def _constants(node: ir.Node) -> tuple[dict[str, NDArray[Any]], str]:
     return (found, "") if len(found) == 4 else ({}, "it has too few inputs")
 
 
-def _why_broken(
-    constants: dict[str, NDArray[Any]], rows: int, columns: int, panel_rows: int, gated: bool
-) -> str:
+def _why_other_types(constants: dict[str, NDArray[Any]]) -> str:
+    """Returns the fault of a tensor that is no matrix (the index: no vector) of its type, empty if there is none."""
+    for role, (axes, types) in _TYPES.items():
+        array = constants[role]
+        if array.ndim != axes or array.dtype.name not in types:
+            return f"{role} is {array.dtype} {list(array.shape)}, and not of {axes} axes and {' or '.join(types)}"
+    return ""
+
+
+def _why_broken(constants: dict[str, NDArray[Any]], about: _Attributes) -> str:
     """Returns the fault of packed tensors that a kernel would fail on, in words, empty if there is none."""
+    rows, columns, panel_rows, gated = (
+        about.out_features,
+        about.in_features,
+        about.panel_rows,
+        bool(about.gated),
+    )
+    if why := _why_other_types(constants):
+        return why
     panels = (1 + gated) * -(-rows // panel_rows)
     slabs = panels * -(-columns // SLAB_K)
     widths = {"dense": panel_rows * SLAB_K, "sparse": panel_rows * SLAB_K // 2, "meta": panel_rows * 2}
     for role, width in widths.items():
-        if constants[role].ndim != 2 or constants[role].shape[1] != width:
+        if constants[role].shape[1] != width:
             return f"{role} is {list(constants[role].shape)}, its rows must have {width}"
     dense, sparse, index = (len(constants[role]) for role in ("dense", "sparse", "index"))
     if dense + sparse != slabs or len(constants["meta"]) != sparse or index != 2 * (panels + 1) + slabs:
@@ -121,12 +165,12 @@ def _why_broken(
         panel_rows,
         constants["dense"].view(np.uint16),
         constants["sparse"].view(np.uint16),
-        constants["meta"].view(np.int32),
-        constants["index"].astype(np.int32, copy=False),
+        constants["meta"],
+        constants["index"],
     )
     try:
         bits = unpack(packed)
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         return str(error)
     by_linear = bits.reshape(-1, 1 + gated, panel_rows, bits.shape[1]).swapaxes(0, 1)
     whole = by_linear.reshape(1 + gated, -1, bits.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from patch_compile.errors import PatchCompileError
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
-__all__ = ["load_proto"]
+__all__ = ["load_proto", "model_of", "refusing_invalid"]
 
 _SAYS_NOTHING = re.compile(r"\W*|-\d+")  # dimension names of exporters that know no name: `?`, `-1`
 
@@ -43,6 +45,52 @@ def load_proto(path: Path) -> onnx.ModelProto:
         )
     _clear_unknown_sizes(proto.graph)
     return proto
+
+
+def model_of(path: Path, proto: onnx.ModelProto) -> ir.Model:
+    """Returns the model of the file at `path`. Raises PatchCompileError for parts that onnx_ir does not know."""
+    import onnx_ir as ir
+
+    try:
+        return ir.from_proto(proto)
+    except ir.serde.SerdeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # each level of the graph wraps the error again
+            cause = cause.__cause__
+        raise PatchCompileError(
+            f"{path} can't be taken apart",
+            f"{str(cause).partition('. ')[0].rstrip('.')}.",
+            "TensorRT takes graphs of tensors alone: export the model without maps, and without post-processing.",
+        ) from error
+
+
+@contextmanager
+def refusing_invalid(path: Path) -> Iterator[None]:
+    """Refuse in words a file that led to an error and that ONNX's own checker refuses.
+
+    The checker alone would refuse files that run, of old exporters; so it is asked only after an error. An error about a
+    file that it finds valid is a fault of this program, and is raised as it is.
+    """
+    try:
+        yield
+    except PatchCompileError:
+        raise
+    except Exception as error:
+        fault = _fault_of(path)
+        if fault is None:
+            raise
+        raise PatchCompileError(f"{path} is not a valid ONNX model", fault, "Export it again.") from error
+
+
+def _fault_of(path: Path) -> str | None:
+    """Returns the fault that ONNX's checker finds, or None."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # errors of C++ come as many types
+        return f"{' '.join(str(error).split()).rstrip('.')}."
+    return None
 
 
 def _clear_unknown_sizes(graph: onnx.GraphProto) -> None:

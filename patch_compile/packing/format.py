@@ -73,13 +73,18 @@ class PackedLinear:
     def places(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Returns two grids `[panels, slabs along K]`: `slab_is_sparse`, and the slab's row in `dense` or in `sparse`.
 
-        Raises ValueError if a slab is stored twice or not at all.
+        Raises ValueError if a slab is stored twice or not at all, or if the index points outside the slabs.
         """
         panels, slabs_along_k = _grid(self.shape, self.panel_rows)
         times = np.zeros((2, panels, slabs_along_k), np.int8)
         slots = np.zeros((panels, slabs_along_k), np.int64)
         pointers = self.index[: 2 * (panels + 1)].reshape(2, -1)
         columns = np.split(self.index[2 * (panels + 1) :], [len(self.dense)])
+        # The counts below do not show these: numpy counts a negative column from the end, and pointers that are all too
+        # large by the same number have the same differences.
+        outside = any((column < 0).any() or (column >= slabs_along_k).any() for column in columns)
+        if outside or pointers[:, 0].any():
+            raise ValueError("the index points outside the slabs")
         for kind in (0, 1):
             at = np.repeat(np.arange(panels), np.diff(pointers[kind])), columns[kind]
             np.add.at(times[kind], at, 1)

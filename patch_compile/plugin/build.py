@@ -55,7 +55,8 @@ _FOLDERS = ("kernels", "dense_path", "tensorrt")
 _COMPILE_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler", "-fPIC,-fvisibility=hidden")
 _LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "-z,nodelete,-z,defs,--exclude-libs,ALL")
 _IDENTITY = re.compile(
-    rb"patch-linear-plugin version=(\d+) backend=([a-z-]+) cuda=([\d.]+) archs=([\d,]+) headers=([\d.]+)\0"
+    rb"patch-linear-plugin version=(\d{1,9}) backend=([a-z-]{1,32}) cuda=([\d.]{1,32}) "
+    rb"archs=(\d{2,4}(?:,\d{2,4}){0,31}) headers=([\d.]{1,32})\0"
 )
 
 Log = Callable[[str], None]

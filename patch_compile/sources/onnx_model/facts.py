@@ -18,6 +18,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
+from patch_compile.onnx_io.proto import refusing_invalid
 from patch_compile.out.workspace import sha256_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources.onnx_model.find import find_onnx_linears
@@ -80,6 +81,11 @@ def examine(asked: Recipe) -> OnnxFacts:
     Raises PatchCompileError for a file that cannot be read or has no linear to prune, and for inputs that do not fit it.
     Raises UsageError for settings that do not go with an ONNX file.
     """
+    with refusing_invalid(asked.model):
+        return _examined(asked)
+
+
+def _examined(asked: Recipe) -> OnnxFacts:
     path = asked.model
     model = read_onnx(path)
     found = find_onnx_linears(path, model)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.external import map_external_data
-from patch_compile.onnx_io.proto import load_proto
+from patch_compile.onnx_io.proto import load_proto, model_of
 from patch_compile.sources.onnx_model.opsets import OLDEST_OPSET, check_opsets, shorten_standard_domain
 
 if TYPE_CHECKING:
-    import onnx
     import onnx_ir as ir
 
 __all__ = ["read_onnx"]
@@ -36,7 +35,7 @@ def read_onnx(path: Path) -> ir.Model:
     proto = load_proto(path)
     shorten_standard_domain(proto)
     check_opsets(path, proto)
-    model = _deserialized(path, proto)
+    model = model_of(path, proto)
     with _quiet():
         for graph_pass in (
             common.InlinePass(),
@@ -46,6 +45,7 @@ def read_onnx(path: Path) -> ir.Model:
         ):
             model = graph_pass(model).model
         map_external_data(path, model)
+        _describe_by_tensors(model)
         model = _upgraded(path, model)
         # Only now, because the converters of old opsets look for some small constants in nodes.
         common.LiftConstantsToInitializersPass(size_limit=0)(model)
@@ -54,20 +54,13 @@ def read_onnx(path: Path) -> ir.Model:
         return common.ShapeInferencePass()(model).model
 
 
-def _deserialized(path: Path, proto: onnx.ModelProto) -> ir.Model:
+def _describe_by_tensors(model: ir.Model) -> None:
+    """Give every initializer the type and shape of its tensor, whatever the file says of it elsewhere."""
     import onnx_ir as ir
 
-    try:
-        return ir.from_proto(proto)
-    except ir.serde.SerdeError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # each level of the graph wraps the error again
-            cause = cause.__cause__
-        raise PatchCompileError(
-            f"{path} can't be taken apart",
-            str(cause).partition(". ")[0],
-            "TensorRT takes graphs of tensors alone: export the model without maps, and without post-processing.",
-        ) from error
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            value.type, value.shape = ir.TensorType(value.const_value.dtype), value.const_value.shape
 
 
 def _upgraded(path: Path, model: ir.Model) -> ir.Model:
