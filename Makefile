@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside docs models clean
+.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside docs models clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64: for a first look in minutes. The second command plans a model that people serve, from its config alone.
@@ -36,6 +36,13 @@ mutate: .venv/installed
 # ATTACKS="faults server" runs some. Exit code 2 when anything broke.
 torture: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(ATTACKS)
+
+# Every reader of bytes that others may have written, under atheris: FUZZ_SECONDS each, one on each core, some half an
+# hour in all. Exit code 1 when an input breaks one; build/fuzz keeps it.
+FUZZ_SECONDS ?= 120
+fuzz: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 # Types of TensorRT's Python API, for mypy alone: in the environment they would pass for an installed TensorRT. Five of
 # their signatures are no Python (a parameter called `in`, one without a default behind others with one), and the type

@@ -7,6 +7,7 @@ known from the directory of the archive and from the header of the array, which 
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def _sentences(what: str) -> Iterator[None]:
         raise
     except (
         ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, NotImplementedError, MemoryError,
-        RecursionError, OverflowError, zipfile.BadZipFile, zlib.error,
+        RecursionError, OverflowError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{what}: {reason.rstrip('.')}.") from error

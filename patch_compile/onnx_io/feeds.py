@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +94,19 @@ def random_feeds(
     """Returns four feeds: normally distributed floats, integers 0 or 1 (ids of any vocabulary), and random booleans.
 
     sizes: shapes of dynamic inputs. A dynamic dimension of another input is 2 on the first axis, else 16.
+    Raises PatchCompileError for shapes that would fill the memory.
     """
     rng = np.random.default_rng(seed)
     assumed = _assumed(inputs)
     shapes = {i.name: sizes[i.name] if i.name in sizes else resolve_dims(i, assumed) for i in inputs}
+    taken = {name: _RANDOM_FEEDS * math.prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()}
+    if sum(taken.values()) > _MOST_BYTES:
+        largest = max(taken, key=taken.__getitem__)
+        raise PatchCompileError(
+            f"Inputs of the graph would take {sum(taken.values()) / 2**30:.1f} GiB of memory",
+            f"At most {_MOST_BYTES >> 30} GiB are made; {largest!r} is {list(shapes[largest])}.",
+            "Give smaller --opt-shapes, or export the model with smaller inputs.",
+        )
     feeds = tuple(
         {name: _draw(rng, shape, dtypes[name]) for name, shape in shapes.items()}
         for _ in range(_RANDOM_FEEDS)

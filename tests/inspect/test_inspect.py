@@ -85,7 +85,7 @@ def test_an_onnx_file_is_checked_node_by_node(chain):
     [
         ("meta", lambda a: a.fill(0), "metadata holds a pair"),
         ("index", lambda a: a.__setitem__(-1, a[-2]), "stored twice or not at all"),
-        ("index", lambda a: a.__setitem__(-1, 99), "out of bounds"),
+        ("index", lambda a: a.__setitem__(-1, 99), "outside the slabs"),
     ],
 )
 def test_what_is_broken_is_named(chain, tensor, edit, said):

@@ -1,0 +1,58 @@
+"""Readers of safetensors, mask files and published masks."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.coverage import Coverage
+from masklearn.importers.importing import import_masks
+from masklearn.masks.maskset import MaskSet
+from masklearn.shard import Shard
+from patch_compile.inspect.tensors import inspect_tensors
+from tests.fuzz.dense import COVERED, write_dense
+from tests.fuzz.mutations import change_npz, change_safetensors
+from tests.fuzz.reader import Reader, placed
+
+
+def _safetensors(data: bytes, folder: Path) -> None:
+    shard = Shard.open(placed(folder, "t.safetensors", data))
+    for name, entry in shard.tensors.items():
+        assert shard.read(name).shape == entry.shape
+
+
+def _masks(data: bytes, folder: Path) -> None:
+    path = placed(folder, "masks.safetensors", data)
+    inspect_tensors(path)
+    masks = MaskSet.load(path)
+    again = folder / "again.safetensors"
+    masks.save(again)
+    same = MaskSet.load(again)
+    assert same.tile_sizes() == masks.tile_sizes() and same.shapes() == masks.shapes()
+    assert all((same[name].pattern == mask.pattern).all() for name, mask in masks.items())
+
+
+@cache
+def _dense(folder: Path) -> tuple[Checkpoint, Coverage]:
+    return Checkpoint.open(write_dense(folder / "dense")), Coverage(COVERED, {})
+
+
+def _archive(data: bytes, folder: Path) -> None:
+    import_masks(placed(folder, "mask.npz", data), *_dense(folder))
+
+
+def _compressed(data: bytes, folder: Path) -> None:
+    source = folder / "compressed"
+    if not source.is_dir():
+        write_dense(source)
+    placed(source, "model.safetensors", data)
+    import_masks(source, *_dense(folder))
+
+
+READERS = (
+    Reader("safetensors", _safetensors, change_safetensors),
+    Reader("masks", _masks, change_safetensors),
+    Reader("published-npz", _archive, change_npz),
+    Reader("published-folder", _compressed, change_safetensors),
+)

@@ -1,0 +1,62 @@
+"""Readers of a model folder: its JSON files, one after the other, beside others that are sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.checkpoint.pretrained import load_tokenizer
+from masklearn.json_text import parse_json
+from patch_compile.build.plan import plan
+from patch_compile.inspect.folders import inspect_checkpoint
+from patch_compile.recipe import Recipe
+from tests.fuzz.dense import write_dense
+from tests.fuzz.mutations import change_json
+from tests.fuzz.reader import Reader, placed
+
+
+def _json(data: bytes, folder: Path) -> None:
+    parse_json(data)
+
+
+def _config_alone(data: bytes, folder: Path) -> None:
+    model = folder / "config-alone"
+    model.mkdir(exist_ok=True)
+    placed(model, "config.json", data)
+    plan(Recipe.parse({"model": model, "ratio": 0.4, "target": "a6000"}))
+
+
+def _config(data: bytes, folder: Path) -> None:
+    inspect_checkpoint(placed(_model(folder, "config"), "config.json", data).parent)
+
+
+def _index(data: bytes, folder: Path) -> None:
+    model = _model(folder, "index")
+    checkpoint = Checkpoint.open(placed(model, "model.safetensors.index.json", data).parent)
+    assert {file.parent for file in checkpoint.files()} == {model.resolve()}
+
+
+def _tokenizer(data: bytes, folder: Path) -> None:
+    load_tokenizer(placed(_model(folder, "tokenizer"), "tokenizer.json", data).parent)
+
+
+def _tokenizer_config(data: bytes, folder: Path) -> None:
+    model = _model(folder, "tokenizer-config")
+    sound = Path(__file__).parents[1] / "corpus" / "tokenizer" / "word-level.json"
+    placed(model, "tokenizer.json", sound.read_bytes())
+    load_tokenizer(placed(model, "tokenizer_config.json", data).parent)
+
+
+def _model(folder: Path, name: str) -> Path:
+    model = folder / name
+    return model if model.is_dir() else write_dense(model)
+
+
+READERS = (
+    Reader("json", _json, change_json, refuses=(ValueError,)),
+    Reader("config-alone", _config_alone, change_json),
+    Reader("config", _config, change_json),
+    Reader("index", _index, change_json),
+    Reader("tokenizer", _tokenizer, change_json),
+    Reader("tokenizer-config", _tokenizer_config, change_json),
+)
