@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune_2_of_4
 
-__all__ = ["ACTIVATIONS", "DTYPES", "Case", "make_case", "without_panels"]
+__all__ = ["ACTIVATIONS", "DTYPES", "Case", "answer", "make_case", "without_panels"]
 
 DTYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _MANTISSA = {DTYPES[0]: 11, DTYPES[1]: 8}  # significand bits
@@ -138,7 +138,7 @@ def make_case(
     added = rng.standard_normal((tokens, rows), np.float32).astype(dtype) if residual else None
     bits = np.stack(weights).view(np.uint16)
     number = list(ACTIVATIONS).index(activation)
-    expected, slack = _answer(x, weights, biases if bias else None, activation, added, rounded)
+    expected, slack = answer(x, weights, biases if bias else None, activation, added, rounded)
     return Case(
         pack_gated(bits, np.stack(grids), panel_rows) if gated else pack_slabs(bits[0], grids[0], panel_rows),
         x.view(np.uint16),
@@ -151,7 +151,7 @@ def make_case(
     )
 
 
-def _answer(
+def answer(
     x: NDArray[Any],
     weights: list[NDArray[Any]],
     biases: list[NDArray[Any]] | None,

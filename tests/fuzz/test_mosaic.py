@@ -1,0 +1,66 @@
+"""A few random mosaics, from packing to kernels. `make torture` runs thousands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.fuzz import mosaic
+from tests.fuzz.mosaic import Mosaic, faults
+from tests.plugins.host_kernel import COMPILER
+
+SEEDS = 40
+
+
+def test_random_mosaics_are_computed_right(request):
+    kernel = request.getfixturevalue("kernel") if COMPILER else None
+    found = [fault for seed in range(SEEDS) for fault in faults(seed, kernel)]
+    assert not found, "\n".join(found)
+
+
+def test_the_seeds_of_the_tests_reach_every_kind():
+    drawn = [Mosaic.of(seed) for seed in range(SEEDS)]
+    assert {one.fusion for one in drawn} == {"alone", "gated", "stacked"}
+    assert {one.epilogue.activation for one in drawn} == {"", "gelu", "gelu_tanh", "silu"}
+    assert {str(one.x.dtype) for one in drawn} == {"float16", "bfloat16"}
+    assert {one.panel_rows for one in drawn} == {64, 128}
+    assert (
+        {one.residual is not None for one in drawn}
+        == {one.biases is not None for one in drawn}
+        == {True, False}
+    )
+    shares = [mask.tiles.mean() for one in drawn for mask in one.masks]
+    assert 0 in shares and 1 in shares and len({*shares}) > 10
+
+
+def test_a_seed_gives_the_same_problem_again():
+    first, second = Mosaic.of(12), Mosaic.of(12)
+    assert str(first) == str(second)
+    assert all(
+        (a.view(np.uint16) == b.view(np.uint16)).all()
+        for a, b in zip(first.weights, second.weights, strict=True)
+    )
+
+
+@pytest.mark.parametrize("tensor", ["dense", "sparse"])
+def test_one_wrong_value_is_found_by_each_check(request, monkeypatch, tensor):
+    made = next(
+        one for one in map(Mosaic.of, range(SEEDS)) if {*one.packed.slab_is_sparse().flat} == {True, False}
+    )
+    values = getattr(made.packed, tensor).copy()
+    values[0, 0] = 0x5000  # 32 in fp16, 8.6e9 in bf16: row 0, column 0 of the first slab
+    made.__dict__["packed"] = replace(made.packed, **{tensor: values})
+    monkeypatch.setattr(Mosaic, "of", lambda seed: made)
+    kernel = request.getfixturevalue("kernel") if COMPILER else None
+    found = list(faults(made.seed, kernel))
+    expected = ["does not decode to W∘M", "own check refuses", "ONNX Runtime is off"]
+    for said in [*expected, *(["parts is off"] if kernel else [])]:
+        assert any(said in fault for fault in found), said
+    assert all(fault.endswith(f"replay: python -m tests.fuzz.mosaic {made.seed}") for fault in found)
+
+
+def test_the_command_replays_a_seed(capsys, library_cache):
+    assert mosaic.main(["2"], library_cache) == 0
+    assert capsys.readouterr().out == f"2: {Mosaic.of(2)}\n"

@@ -1,0 +1,15 @@
+"""Random mosaics, from packing through the ONNX function's body to the kernels on the host."""
+
+from __future__ import annotations
+
+from tests.fuzz.mosaic import faults, host_kernel
+from tests.torture.attack import Attack
+
+_SMALL, _FULL = 10, 3000
+
+
+def run(small: bool) -> list[Attack]:
+    """Compute the problems of seeds that the tests do not take."""
+    kernel, count = host_kernel(), _SMALL if small else _FULL
+    wrong = [" | ".join(found) for seed in range(1000, 1000 + count) if (found := list(faults(seed, kernel)))]
+    return [Attack.of("random mosaics, packed and computed", count, wrong)]
