@@ -17,7 +17,10 @@ import time
 from tests.torture.attack import RESULTS, Attack, write
 
 # By name on the command line. They run in this order.
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "readers": "tests.torture.readers",
+    "mosaics": "tests.torture.mosaics",
+}
 
 
 def main(arguments: list[str]) -> int:
