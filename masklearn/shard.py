@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import parse_json
 
-__all__ = ["Shard", "TensorEntry", "dtype_code", "numpy_dtype", "write_shard"]
+__all__ = ["Shard", "TensorEntry", "dtype_code", "numpy_dtype", "restrict", "write_shard"]
 
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -104,11 +104,13 @@ def write_shard(
     tensors: Mapping[str, tuple[str, tuple[int, ...]]],
     data: Callable[[str], NDArray[Any]],
     metadata: Mapping[str, str],
+    like: Path | None = None,
 ) -> None:
     """Write a safetensors file with one tensor in memory at a time, and rename it to `path` when it is complete.
 
     tensors: name to (dtype code, shape), in the order of the file; data: called once per name in that order, returns the
-    tensor. The bytes of the file depend on the arguments only. Raises ValueError if a tensor has another size.
+    tensor; like: a file whose permissions the new one does not exceed. The bytes of the file depend on the arguments only.
+    Raises ValueError if a tensor has another size.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
@@ -121,12 +123,19 @@ def write_shard(
     part = path.with_name(f".{path.name}.part{os.getpid()}")
     try:
         with part.open("wb") as file:
+            if like is not None:
+                restrict(part, like)
             file.write(struct.pack("<Q", len(blob)) + blob)
             for name, (code, shape) in tensors.items():
                 _write_tensor(file, name, data(name), _nbytes(code, shape))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def restrict(new: Path, like: str | Path) -> None:
+    """Take from a new file the permissions that another one does not give. Its owner may always read and write it."""
+    new.chmod(new.stat().st_mode & (Path(like).stat().st_mode | 0o600) & 0o777)
 
 
 def _write_tensor(file: Any, name: str, array: NDArray[Any], nbytes: int) -> None:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 from masklearn.recipe import LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
-from patch_compile.errors import UsageError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import parse_targets
 from patch_compile.out.layout import RECIPE
 from patch_compile.out.recipe_file import read_recipe
@@ -95,8 +95,20 @@ class Recipe(LearnSettings):
 
     @classmethod
     def of_build(cls, out: Path) -> Recipe:
-        """Returns the settings that OUT was built with."""
-        return cls.parse(cls.load(out / RECIPE) | {"out": out})
+        """Returns the settings that OUT was built with. Raises PatchCompileError for settings that no build has.
+
+        The timing cache is left out: it is written after a build, and OUT may be somebody else's.
+        """
+        settings = cls.load(out / RECIPE)
+        settings.pop("timing_cache", None)
+        try:
+            return cls.parse(settings | {"out": out})
+        except UsageError as error:  # of a file it is no error of usage
+            raise PatchCompileError(
+                f"{out / RECIPE} holds settings that no build has",
+                f"{error.what}. {error.why}",
+                "Build again.",
+            ) from None
 
     @property
     def goal(self) -> SpeedGoal | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
+from masklearn.folder_links import check_links
 from masklearn.json_text import read_json
 from masklearn.shard import Shard, TensorEntry, numpy_dtype
 
@@ -51,7 +52,8 @@ class Checkpoint:
     def open(cls, model_dir: str | Path) -> "Checkpoint":
         """Open a model directory.
 
-        Raises PatchCompileError if config.json or a shard is missing, pickled, truncated or corrupt.
+        Raises PatchCompileError if config.json or a shard is missing, pickled, truncated or corrupt, and for a link that
+        leads out of the directory.
         """
         path = Path(model_dir)
         config = _read_config(path)
@@ -178,6 +180,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             "A local Hugging Face directory is needed; nothing is downloaded.",
             "Give the path of a directory with config.json and *.safetensors.",
         )
+    check_links(path)
     file = path / "config.json"
     if not file.is_file():
         raise PatchCompileError(

@@ -15,7 +15,7 @@ from masklearn.checkpoint.orientation import to_stored
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import read_json
 from masklearn.masks.maskset import MaskSet
-from masklearn.shard import write_shard
+from masklearn.shard import restrict, write_shard
 
 __all__ = ["masked_weight", "write_pruned_checkpoint"]
 
@@ -38,15 +38,17 @@ def write_pruned_checkpoint(
 
     Tensors with new values (`Checkpoint.with_weights`) are written with these. Sub-folders are copied if they hold no
     weights (chat templates) or are modules of a sentence-transformers model; exports to other formats are not copied.
+    No file has more permissions than its source.
 
     progress: called with a tensor's name, the number of tensors so far and the number of all tensors.
     """
     out.mkdir(parents=True, exist_ok=True)
     for file in checkpoint.path.iterdir():
         if file.is_file() and not file.name.endswith(_OTHER_WEIGHTS):
-            shutil.copyfile(file, out / file.name)
+            _copy(file, out / file.name)
     for folder in _folders(checkpoint.path):
-        shutil.copytree(folder, out / folder.relative_to(checkpoint.path), dirs_exist_ok=True)
+        target = out / folder.relative_to(checkpoint.path)
+        shutil.copytree(folder, target, copy_function=_copy, dirs_exist_ok=True)
     total, done = len(list(checkpoint.names())), 0
 
     def tensor(name: str) -> NDArray[Any]:
@@ -62,7 +64,14 @@ def write_pruned_checkpoint(
 
     for file_name, shard in checkpoint.shards().items():
         specs = {name: (entry.dtype, entry.shape) for name, entry in shard.tensors.items()}
-        write_shard(out / file_name, specs, tensor, shard.metadata)
+        write_shard(out / file_name, specs, tensor, shard.metadata, like=shard.path)
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    """Copy a file. Whoever may not read the source may not read the copy either."""
+    Path(target).touch()
+    restrict(Path(target), source)
+    shutil.copyfile(source, target)
 
 
 def _module_folders(listed: Path) -> set[str]:

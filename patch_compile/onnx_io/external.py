@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from masklearn.folder_links import leads_out
 from patch_compile.errors import PatchCompileError
 
 __all__ = ["MappedTensor", "data_files", "map_external_data"]
@@ -69,6 +70,12 @@ def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> MappedTensor:
             "Save the model again with its data beside it.",
         )
     file = path.parent / location
+    if target := leads_out(path.parent, file):
+        raise PatchCompileError(
+            f"{name} of {path} lies outside the model's folder",
+            f"Its data are in {location}, a link to {target}.",
+            "Put a copy of the data beside the model.",
+        )
     if not file.is_file():
         raise PatchCompileError(
             f"The weights of {path} are missing",
@@ -81,6 +88,12 @@ def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> MappedTensor:
 
 def _check_length(file: Path, name: str, tensor: ir.ExternalTensor) -> None:
     needed, offset = tensor.nbytes, tensor.offset or 0
+    if offset < 0:
+        raise PatchCompileError(
+            f"The model says that {name} begins at byte {offset}",
+            "No file has one.",
+            "Export the model again.",
+        )
     if tensor.length is not None and tensor.length != needed:
         raise PatchCompileError(
             f"The model says that {name} has {tensor.length} bytes",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import TextRecord
 from patch_compile.out.layout import MANIFEST, RECIPE
 from patch_compile.out.record import FileRecord, Record
-from patch_compile.out.state import StageRecord
+from patch_compile.out.state import StageRecord, path_in_out
 from patch_compile.out.workspace import Workspace, sha256_of
 
 __all__ = ["EvalText", "Manifest", "ModelOrigin", "Ratio", "Texts", "package_versions", "write_manifest"]
@@ -29,6 +29,9 @@ _PACKAGES = (
     "cuda-bindings",
     "numpy",
 )
+
+
+_Path = Annotated[str, AfterValidator(path_in_out)]
 
 
 class ModelOrigin(Record):
@@ -72,7 +75,7 @@ class Manifest(FileRecord):
     seed: int
     text: Texts = Field(default_factory=Texts)
     versions: dict[str, str]
-    files: dict[str, str]
+    files: dict[_Path, str]
     stages: dict[str, StageRecord]
 
     def with_stage(self, name: str, stage: StageRecord) -> Self:

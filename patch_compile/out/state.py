@@ -20,6 +20,7 @@ __all__ = [
     "WorkspaceState",
     "holds_nothing",
     "is_workspace",
+    "path_in_out",
     "read_records",
     "stages_of",
 ]
@@ -80,14 +81,20 @@ def read_records(path: Path) -> dict[str, StageRecord]:
         records = {n: StageRecord(s["key"], dict(s["files"])) for n, s in content["stages"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(path, f"{type(error).__name__}: {error}") from None
-    for name in (name for record in records.values() for name in record.files):
-        if (
-            not isinstance(name, str)
-            or PurePosixPath(name).is_absolute()
-            or ".." in PurePosixPath(name).parts
-        ):
-            raise _unreadable(path, f"it names a file outside its folder: {name!r}")
+    try:
+        for name in (name for record in records.values() for name in record.files):
+            path_in_out(name)
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from None
     return records
+
+
+def path_in_out(name: str) -> str:
+    """Returns the name of a file in OUT, as a manifest has it. Raises ValueError for one that leads out of OUT."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts:
+        raise ValueError(f"It names a file outside its folder: {name!r}.")
+    return name
 
 
 def is_workspace(folder: Path) -> bool:

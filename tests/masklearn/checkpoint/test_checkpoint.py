@@ -22,6 +22,41 @@ def hub_like(model: Path, cache: Path) -> Path:
     return snapshot
 
 
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [
+        ("tokenizer.model", "/etc/hostname"),
+        ("onnx/data.json", "../../outside/x"),
+        ("model.safetensors.index.json", "../outside/x"),
+        ("gone", "../gone"),
+        ("loop", "loop"),
+    ],
+)
+def test_links_that_lead_out_of_the_folder(
+    make_model: ModelMaker, tmp_path: Path, name: str, to: str
+) -> None:
+    model = make_model()
+    (model / "onnx").mkdir()
+    (model / "inside.json").symlink_to("config.json")
+    (model / ".git").symlink_to("/etc")  # hidden folders are neither read nor copied
+    Checkpoint.open(model)
+    (tmp_path / "outside").mkdir()
+    (model / name).symlink_to(to)
+    with pytest.raises(PatchCompileError, match=f"{name} is a link out of its folder"):
+        Checkpoint.open(model)
+    with pytest.raises(PatchCompileError, match=f"{name} is a link out of its folder"):
+        Checkpoint.of_config(model)
+
+
+@pytest.mark.parametrize(("name", "to"), [("data", "/etc"), ("onnx/again", ".."), ("more", "onnx")])
+def test_links_to_folders(make_model: ModelMaker, name: str, to: str) -> None:
+    model = make_model()
+    (model / "onnx").mkdir()
+    (model / name).symlink_to(to)
+    with pytest.raises(PatchCompileError, match=f"{name} is a link to a folder. It leads to {to}"):
+        Checkpoint.open(model)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shard", ["5GB", "30KB"])
 def test_every_tensor_as_the_library_reads_it(make_model: ModelMaker, dtype: torch.dtype, shard: str) -> None:

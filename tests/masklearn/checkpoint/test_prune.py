@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -69,6 +70,26 @@ def test_sub_folders_go_along_unless_they_are_exports_of_the_weights(make_model,
     copied = {name for name in contents if (out / name).is_file()}
     assert copied == {name for name in contents if not name.startswith(("onnx/", ".git/"))}
     assert all((out / name).read_text() == contents[name] for name in copied)
+
+
+def test_no_copy_has_more_permissions_than_its_source(make_model, tmp_path):
+    source = make_model()
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling/config.json").write_text("{}")
+    modes = {
+        "config.json": 0o640,
+        "model.safetensors": 0o600,
+        "tokenizer.json": 0o444,
+        "1_Pooling/config.json": 0o600,
+    }
+    for name, mode in modes.items():
+        (source / name).chmod(mode)
+    masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
+    write_pruned_checkpoint(Checkpoint.open(source), masks, tmp_path / "out")
+    umask = os.umask(0)
+    os.umask(umask)
+    for name, mode in modes.items():
+        assert (tmp_path / "out" / name).stat().st_mode & 0o777 == (mode | 0o600) & 0o666 & ~umask, name
 
 
 @pytest.mark.parametrize("spelling", ["absolute", "relative"])

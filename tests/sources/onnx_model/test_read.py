@@ -138,8 +138,8 @@ class TestExternalData:
     def test_is_read_from_beside_the_model_and_behind_links(self, tmp_path):
         (tmp_path / "blobs").mkdir()
         path = product(tmp_path / "blobs" / "m.onnx", external=True)
-        snapshot = tmp_path / "snapshot"
-        snapshot.mkdir()
+        snapshot = tmp_path / "snapshots" / "main"
+        snapshot.mkdir(parents=True)
         for file in (path, path.with_name("weights.bin")):
             (snapshot / file.name).symlink_to(file)
         write_onnx(read_onnx(snapshot / "m.onnx"), tmp_path / "copy.onnx")
@@ -167,6 +167,16 @@ class TestExternalData:
         with pytest.raises(PatchCompileError, match="says that w has 16000 bytes") as error:
             read_onnx(path)
         assert "[64, 64] of float needs 16384" in error.value.why
+
+    def test_behind_a_link_that_leads_out(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        path = product(tmp_path / "model" / "m.onnx", external=True)
+        path.with_name("weights.bin").rename(tmp_path / "outside.bin")
+        path.with_name("weights.bin").symlink_to("../outside.bin")
+        with pytest.raises(
+            PatchCompileError, match=r"outside the model's folder. Its data are in .* a link to"
+        ):
+            read_onnx(path)
 
     @pytest.mark.parametrize("location", ["/etc/passwd", "../weights.bin"])
     def test_outside_the_models_folder(self, tmp_path, location):
