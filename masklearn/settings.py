@@ -5,6 +5,7 @@ from typing import Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from masklearn.errors import HOW_TO_CORRECT, UsageError
+from masklearn.printable import shown
 
 __all__ = ["Listed", "Settings"]
 
@@ -38,4 +39,4 @@ def _usage_error(error: ValidationError) -> UsageError:
         return UsageError(f"The setting {name} is missing", "It has no default.", f"Give {name}.")
     if first["type"] == "extra_forbidden":
         return UsageError(f"There is no setting {name}", "No option has this name.", f"Drop {name}.")
-    return UsageError(f"The setting {name} = {first['input']} is not valid", f"{why}.", HOW_TO_CORRECT)
+    return UsageError(f"The setting {name} = {shown(first['input'])} is not valid", f"{why}.", HOW_TO_CORRECT)

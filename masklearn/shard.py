@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import parse_json
+from masklearn.printable import shown
 
 __all__ = ["Shard", "TensorEntry", "dtype_code", "numpy_dtype", "restrict", "write_shard"]
 
@@ -34,7 +35,6 @@ _ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 _MAX_DIMS = 64  # axes of an array; numpy takes no more
 _MAX_SIZE = 2**63 - 1  # numpy counts elements and bytes in int64
-_SHOWN = 80  # characters of a faulty value in an error
 
 
 def numpy_dtype(code: str) -> np.dtype[Any]:
@@ -169,7 +169,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 def _entry(fields: Any, base: int) -> TensorEntry:
     code, shape = fields["dtype"], tuple(fields["shape"])
     if len(shape) > _MAX_DIMS or not all(map(_is_size, shape)):
-        raise ValueError(f"a shape of {str(list(shape))[:_SHOWN]}")
+        raise ValueError(f"a shape of {shown(list(shape))}")
     if not _is_size(math.prod(n or 1 for n in shape)):  # with a 0 too, numpy takes no such shape
         raise ValueError(f"a shape of {list(shape)}, with more elements than any machine holds")
     start, end = fields["data_offsets"]

@@ -17,6 +17,8 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
+from masklearn.printable import one_line
+
 __all__ = ["Progress", "StageClock", "Update", "quiet_libraries"]
 
 Update = Callable[[str, int, int], bool]
@@ -88,7 +90,7 @@ class Progress:
             speaker.join()
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.print(one_line(line), markup=False, soft_wrap=True)
 
 
 @dataclass
@@ -162,7 +164,7 @@ class StageClock:
 
     def update(self, what: str, done: int, total: int) -> bool:
         """See `Update`."""
-        now = self._now()
+        now, what = self._now(), one_line(what)
         phase = self._find(what, done, total, now)
         phase.step = max(done - phase.done, 0)
         phase.what, phase.done, phase.total, phase.updated = what, done, total, now

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from masklearn.errors import PatchCompileError
+from masklearn.printable import shown
 
 __all__ = ["check_config"]
 
 _MOST_EXPERTS = 2**15  # in all layers; Kimi K2 has 23,000
-_SHOWN = 60  # characters of a value in an error
 # Largest value of each setting. Llama 3.1 405B has 126 layers, DeepSeek V3 has 256 experts a layer.
 _MOST = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 1024),
@@ -81,7 +81,7 @@ def check_config(file: Path, content: Mapping[str, Any]) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part in content or "_" in str(part))
-        raise _refused(file, f"{place} = {str(first['input'])[:_SHOWN]}", f"{first['msg']}.") from error
+        raise _refused(file, f"{place} = {shown(first['input'])}", f"{first['msg']}.") from error
     for part in (content, content.get("text_config") or {}):
         layers = part.get("num_hidden_layers") or 1
         experts = max(part.get("num_experts") or 0, part.get("num_local_experts") or 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masklearn.printable import json_printable
 from patch_compile.api.result import Result
 
 if TYPE_CHECKING:
@@ -371,8 +372,9 @@ class Generated(Result):
         return generated_parts(self.report)
 
     def json(self) -> str:
-        """Returns the report as the JSON text that `--json` prints, with non-ASCII characters unescaped."""
-        return json.dumps(self.report.as_json(), indent=1, ensure_ascii=False)
+        """Returns the report as the JSON text that `--json` prints. Characters stay as they are unless a terminal would
+        obey them."""
+        return json_printable(json.dumps(self.report.as_json(), indent=1, ensure_ascii=False))
 
 
 def _masks(out: Path) -> MaskSet:

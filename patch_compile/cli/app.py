@@ -5,13 +5,16 @@ Heavy packages are not imported here: `patch-compile --help` works without torch
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 import traceback
+import warnings
 from dataclasses import dataclass
 
 import click
 
+from masklearn.printable import one_line, printable
 from masklearn.threads import settle_threads
 from patch_compile.cli.bench import bench
 from patch_compile.cli.build import build
@@ -29,6 +32,7 @@ from patch_compile.errors import PatchCompileError, UsageError
 
 __all__ = ["cli", "main"]
 
+_format_warning = warnings.formatwarning
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 _COMMANDS = (
@@ -78,6 +82,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 ok, 1 user or machine, 2 usage, 3 accuracy, 4 ratio or speed, 5 not checked,
     70 internal error, 130 interrupted."""
     settle_threads()
+    _format_logs()
     session = _Session()
     try:
         code = cli.main(standalone_mode=False, obj=session)
@@ -115,7 +120,7 @@ def _of_system(error: OSError) -> PatchCompileError:
 def _admit(error: Exception, debug: bool) -> int:
     """Report an error that no command expects, which is a fault of this program."""
     if debug:
-        traceback.print_exception(error)
+        click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
     again = shlex.join(["patch-compile", "--debug", *(one for one in sys.argv[1:] if one != "--debug")])
     _complain(
         PatchCompileError(
@@ -139,10 +144,30 @@ def _of_click(error: click.UsageError) -> UsageError:
 
 
 def _complain(error: PatchCompileError) -> int:
-    click.echo(click.style("error: ", fg="red", bold=True) + error.what, err=True)
+    click.echo(click.style("error: ", fg="red", bold=True) + one_line(error.what), err=True)
     for label, text in (("why", error.why), ("fix", error.fix)):
         if text:
-            click.echo(f"  {label}: {text}", err=True)
+            click.echo(f"  {label}: {_indented(text)}", err=True)
     for line in getattr(error, "__notes__", ()):
-        click.echo(f"  {line}", err=True)
+        click.echo(f"  {_indented(line)}", err=True)
     return error.exit_code
+
+
+def _indented(text: str) -> str:
+    """Returns a printable text. Its further lines, such as those of a compiler, can't be taken for lines of ours."""
+    return printable(text).replace("\n", "\n    ")
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Formats records of libraries, which quote what they read."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line of a record."""
+        return printable(super().format(record))
+
+
+def _format_logs() -> None:
+    """Let no log line or warning reach the terminal with characters that it would obey."""
+    if logging.lastResort is not None:  # the handler of loggers that have none
+        logging.lastResort.setFormatter(_PrintableFormatter())
+    warnings.formatwarning = lambda *given, **more: printable(_format_warning(*given, **more))

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import patch_compile.api.run as api
+from masklearn.printable import one_line, printable
 from patch_compile.cli.command import AS_JSON, Option, command
 from patch_compile.cli.options import OPTIONS
 
@@ -49,12 +50,12 @@ def run(as_json: bool, **given: Any) -> None:
     alone = len(given["prompts"]) == 1 and not as_json
     generated = api.run(
         **given,
-        say=lambda about: click.echo(f"runs on {about}", err=True),
-        show=(lambda text: click.echo(text, nl=False)) if alone else None,
+        say=lambda about: click.echo(one_line(f"runs on {about}"), err=True),
+        show=(lambda text: click.echo(printable(text), nl=False)) if alone else None,
     )
     if as_json:
         click.echo(generated.json())
         return
     pairs = zip(given["prompts"], generated.texts, strict=True)
-    click.echo("" if alone else "\n\n".join(f"{prompt}\n→ {text}" for prompt, text in pairs))
+    click.echo("" if alone else "\n\n".join(printable(f"{prompt}\n→ {text}") for prompt, text in pairs))
     click.echo(times_line(generated.report), err=True)

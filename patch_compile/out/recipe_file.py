@@ -12,10 +12,14 @@ from patch_compile.out.layout import RECIPE
 
 __all__ = ["read_recipe"]
 
+_MOST_BYTES = 1 << 20  # the parser takes minutes for larger files
+
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """Returns the settings of a recipe.yaml. Raises PatchCompileError for a file that can't be read or holds no settings."""
     try:
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise ValueError(f"It has {size} bytes, and at most {_MOST_BYTES} are read")
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PatchCompileError(

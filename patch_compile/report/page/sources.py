@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import BesideBaselines
 from patch_compile.errors import PatchCompileError
@@ -19,6 +17,7 @@ from patch_compile.out.manifest import Manifest
 from patch_compile.out.plan import LinearRow, PlanSummary, WholeRow
 from patch_compile.out.proof import ComparedInputs, OutputsDifference, Sentence
 from patch_compile.out.questions import LostWhere, PrunedOutputs, PrunedTokens
+from patch_compile.out.recipe_file import read_recipe
 from patch_compile.out.report import DecoderReport, Kind, Report, read_report
 from patch_compile.out.verify import VerifyReport
 from patch_compile.report.proof import text_words
@@ -79,8 +78,7 @@ class Sources:
     @property
     def recipe(self) -> Row:
         """Returns the settings by name."""
-        settings: Row = yaml.safe_load(self.recipe_text)
-        return settings
+        return read_recipe(self.out / RECIPE)
 
     @property
     def kind(self) -> Kind:

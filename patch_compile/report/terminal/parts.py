@@ -8,8 +8,11 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from masklearn.printable import one_line, printable
 
 __all__ = ["Part", "Parts", "show"]
 
@@ -27,7 +30,9 @@ class Parts:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         plain = options.update(markup=False, highlight=False)  # brackets in names and paths are no markup
         for part in self._parts:
-            yield from console.render(Text(part) if isinstance(part, str) else part, plain)
+            yield from console.render(
+                Text(one_line(part)) if isinstance(part, str) else _Printable(part), plain
+            )
 
     def html(self) -> str:
         """Returns the parts as HTML, in a fixed width."""
@@ -42,4 +47,18 @@ def show(parts: Iterable[Part]) -> None:
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = _PIPE_WIDTH
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+        if isinstance(part, str):
+            console.print(one_line(part), soft_wrap=True)
+        else:
+            console.print(_Printable(part))
+
+
+class _Printable:
+    """A table whose cells are printable. Names in them may come from files that anybody wrote."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._table, options):
+            yield Segment(printable(segment.text), segment.style, segment.control)

@@ -13,7 +13,7 @@ __all__ = ["generated_parts", "times_line"]
 def generated_parts(generated: Continuations) -> Iterator[Part]:
     """Yield each text under its prompt, and the times."""
     for prompt, one in zip(generated.prompts, generated.completions, strict=True):
-        yield f"{prompt}\n→ {one.text}\n"
+        yield from f"{prompt}\n→ {one.text}\n".split("\n")
     yield times_line(generated)
 
 
