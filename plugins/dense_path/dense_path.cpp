@@ -77,7 +77,7 @@ std::string DensePath::run_piece(const LinearArguments& a, int32_t first_panel, 
   unpack.dense = a.dense, unpack.sparse = a.sparse, unpack.meta = a.meta, unpack.index = a.index;
   unpack.weight = weight;
   unpack.panel_rows = problem_.panel_rows, unpack.sides = panels_per_tile(problem_.gated);
-  unpack.all_panels = a.panels, unpack.dense_slabs = a.dense_slabs;
+  unpack.all_panels = a.panels, unpack.dense_slabs = a.dense_slabs, unpack.sparse_slabs = a.sparse_slabs;
   unpack.first_panel = first_panel, unpack.panels = panels, unpack.slabs = slab_columns(problem_);
   std::string why = words("unpacking W", launch_unpack(unpack, stream));
   if (!why.empty()) return why;

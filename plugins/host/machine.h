@@ -34,6 +34,7 @@ struct LaunchShape {
   int64_t first = 0;  // first block to run
   int threads = 32;
   size_t shared_bytes = 0;
+  bool only_bounds = false;  // threads may race in shared memory
 };
 
 class Random {
@@ -238,7 +239,7 @@ class Machine {
   void start(Block& b, int64_t id) {
     b.id = id, b.live = shape_.threads / 32, b.waiting = 0;
     b.arrivals = 0, b.vote = b.voted = false;
-    b.shared.reset(shape_.shared_bytes);
+    b.shared.reset(shape_.shared_bytes, shape_.only_bounds);
     b.lanes.resize(shape_.threads);
     for (int i = 0; i < shape_.threads; ++i) {
       Lane& lane = b.lanes[i];

@@ -21,7 +21,8 @@ struct UnpackArguments {
   int32_t panel_rows;   // 64 or 128
   int32_t sides;        // packed panels per panel of Y: 1, or 2 if gated
   int32_t all_panels;   // panels of Y
-  int32_t dense_slabs;  // dense slabs of the whole W
+  int32_t dense_slabs;  // of the whole W
+  int32_t sparse_slabs;
   int32_t first_panel;  // first panel of Y to write
   int32_t panels;
   int32_t slabs;  // slabs along K

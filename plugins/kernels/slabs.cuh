@@ -43,18 +43,20 @@ struct Panel {
     const int32_t* sparse_ptr = dense_ptr + a.panels * G::kPanels + 1;
     const int32_t* columns = sparse_ptr + a.panels * G::kPanels + 1;
     const int packed = panel * G::kPanels;
-    first_dense = load_index(dense_ptr + packed);
-    first_sparse = load_index(sparse_ptr + packed);
-    dense = load_index(dense_ptr + packed + G::kPanels) - first_dense;
-    sparse = load_index(sparse_ptr + packed + G::kPanels) - first_sparse;
+    const Run dense_run = run_between(load_index(dense_ptr + packed),
+                                      load_index(dense_ptr + packed + G::kPanels), a.dense_slabs);
+    const Run sparse_run = run_between(load_index(sparse_ptr + packed),
+                                       load_index(sparse_ptr + packed + G::kPanels), a.sparse_slabs);
+    first_dense = dense_run.first, dense = dense_run.count;
+    first_sparse = sparse_run.first, sparse = sparse_run.count;
     if constexpr (G::kGated) {
-      gate_dense = load_index(dense_ptr + packed + 1) - first_dense;
-      gate_sparse = load_index(sparse_ptr + packed + 1) - first_sparse;
+      gate_dense = slabs_until(load_index(dense_ptr + packed + 1), first_dense, dense);
+      gate_sparse = slabs_until(load_index(sparse_ptr + packed + 1), first_sparse, sparse);
     }
     dense_columns = columns + first_dense;
     sparse_columns = columns + a.dense_slabs + first_sparse;
   }
-  // K / 64 of slab i
+  // K / 64 of slab i; any number, if the index lies (see copy_x)
   PATCH_DEVICE int column(int i) const {
     return load_index(i < dense ? dense_columns + i : sparse_columns + (i - dense));
   }
@@ -109,19 +111,20 @@ PATCH_DEVICE void copy_weights(const LinearArguments& a, const Panel<G>& p, int 
 }
 
 // Fills rows beyond `tokens` and columns beyond `in_features` with zeros, without reading them.  The memory
-// there may hold a NaN or belong to another tensor, and a NaN times a zero weight is a NaN.
+// there may hold a NaN or belong to another tensor, and a NaN times a zero weight is a NaN.  A negative
+// column is beyond `in_features` too, because k is unsigned; a huge one may wrap to another column of X.
 template <class G, int Values>
 PATCH_DEVICE void copy_x(const LinearArguments& a, int first_token, int column, uint8_t* tile, int thread) {
   constexpr int kChunks = kSlabColumns / Values;
   constexpr int kRows = G::kThreads / kChunks;  // rows that the block copies at a time
   static_assert(kRows % 8 == 0, "a thread stays in one column of the swizzle");
   const int row = thread / kChunks, value = thread % kChunks * Values;
-  const int k = column * kSlabColumns + value;
+  const uint32_t k = static_cast<uint32_t>(column) * kSlabColumns + value;
   const uint16_t* from = a.x + static_cast<int64_t>(first_token + row) * a.in_features + k;
   uint8_t* to = tile + row * 128 + (((value >> 3) ^ (row & 7)) << 4) + (value & 7) * 2;
   PATCH_UNROLL
   for (int j = 0; j < G::kTokens / kRows; ++j) {
-    const bool valid = first_token + row + j * kRows < a.tokens && k < a.in_features;
+    const bool valid = first_token + row + j * kRows < a.tokens && k < static_cast<uint32_t>(a.in_features);
     copy_async<2 * Values>(to + j * kRows * 128, valid ? from : a.x, valid);
     from += static_cast<int64_t>(kRows) * a.in_features;
   }

@@ -31,7 +31,8 @@ PATCH_DEVICE int find_panel(const LinearArguments& a, int64_t tiles, int64_t sta
                            slabs_cost(load_index(dense_ptr + packed), load_index(sparse_ptr + packed));
       before = tiles * cost <= start;
     }
-    const int passed = (count_votes(before) - 1) * step;
+    const int votes = count_votes(before);
+    const int passed = votes > 0 ? (votes - 1) * step : 0;  // none: the index lies
     low += passed;
     count = count - passed < step ? count - passed : step;
   }
@@ -59,7 +60,8 @@ class Cursor {
     start += tile_cost(panel.dense, panel.sparse);
     if (++token_tile == tiles_) {
       token_tile = 0;
-      if (more()) panel = Panel<G>(a, panel.number + 1);
+      // After the last panel there is nothing more, unless the index lies.
+      if (more()) panel = Panel<G>(a, at_most(panel.number + 1, a.panels - 1));
     }
     slab = 0;
     end = more() ? slabs_before(stop_ - start, panel.dense, panel.sparse) : 0;
@@ -81,8 +83,10 @@ class Cursor {
     const int64_t cost = tile_cost(panel.dense, panel.sparse);
     const int64_t before =
         static_cast<int64_t>(panel.number) * kTileCost + slabs_cost(panel.first_dense, panel.first_sparse);
-    token_tile = static_cast<int>((begin - before * tiles_) / cost);
-    start = before * tiles_ + token_tile * cost;
+    const int64_t tile = (begin - before * tiles_) / cost;
+    token_tile = static_cast<int>(tile);
+    // If the index lies, none of the panel's tiles may hold `begin`.  The block then does nothing.
+    start = tile >= 0 && tile < tiles_ ? before * tiles_ + tile * cost : stop_;
     slab = slabs_before(begin - start, panel.dense, panel.sparse);
     end = slabs_before(stop - start, panel.dense, panel.sparse);
     // All units of the tile may start before `begin`; the tile then belongs to earlier parts.
@@ -168,7 +172,8 @@ patch_stream(const LinearArguments a) {
     multiply_slabs<T, G>(sums, work.panel, work.slab, work.end, [&] { return ring.turn(request); }, at);
 
     const int first = part_of(work.start, total, a.parts);
-    const int last = part_of(work.start + last_unit(work.panel.dense, work.panel.sparse), total, a.parts);
+    const int last = at_most(
+        part_of(work.start + last_unit(work.panel.dense, work.panel.sparse), total, a.parts), a.parts - 1);
     if (first != last && !add_up<G>(sums, a, first, last, at)) continue;
     finish<T, G>(sums, a, work.panel.number, work.first_token(), at);
     write_from_registers<T, G>(sums[0], a, work.panel.number, work.first_token(), at);

@@ -71,17 +71,17 @@ patch_unpack(const UnpackArguments a) {
   const int packed = a.first_panel * a.sides + panel, all = a.all_panels * a.sides;
   const int32_t *dense_ptr = a.index + packed, *sparse_ptr = a.index + all + 1 + packed;
   const int32_t* columns = a.index + 2 * (all + 1);
-  const int first_dense = load_index(dense_ptr), first_sparse = load_index(sparse_ptr);
-  const int dense = load_index(dense_ptr + 1) - first_dense,
-            sparse = load_index(sparse_ptr + 1) - first_sparse;
+  const auto [first_dense, dense] =
+      run_between(load_index(dense_ptr), load_index(dense_ptr + 1), a.dense_slabs);
+  const auto [first_sparse, sparse] =
+      run_between(load_index(sparse_ptr), load_index(sparse_ptr + 1), a.sparse_slabs);
 
   if (thread < kUnpackSlabs) store_shared_word(slab_of + thread, static_cast<uint32_t>(kNoSlab));
   sync_block();
   for (int i = thread; i < dense + sparse; i += kUnpackThreads) {
     const int32_t slab = i < dense ? first_dense + i : a.dense_slabs + first_sparse + i - dense;
-    const int column = load_index(columns + slab) - first;
-    if (column >= 0 && column < kUnpackSlabs)
-      store_shared_word(slab_of + column, static_cast<uint32_t>(slab));
+    const uint32_t column = static_cast<uint32_t>(load_index(columns + slab)) - first;
+    if (column < kUnpackSlabs) store_shared_word(slab_of + column, static_cast<uint32_t>(slab));
   }
   sync_block();
 

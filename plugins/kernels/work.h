@@ -48,6 +48,25 @@ PATCH_BOTH int slabs_before(int64_t offset, int dense, int sparse) {
   return dense + static_cast<int>(rest < sparse ? rest : sparse);
 }
 
+// The run of slabs that two neighbouring pointers of an index delimit.  An index is data of an engine file,
+// and the host can't look at it before a launch.  So whatever the pointers say, the run lies inside the
+// `slabs` slabs that exist; valid pointers are taken as they are.
+struct Run {
+  int first, count;
+};
+// `value`, or `most` if it is negative or larger.
+PATCH_BOTH int32_t at_most(int32_t value, int32_t most) {
+  return static_cast<uint32_t>(value) < static_cast<uint32_t>(most) ? value : most;
+}
+// Number of slabs from `first` to the pointer `end`.
+PATCH_BOTH int32_t slabs_until(int32_t end, int32_t first, int32_t most) {
+  return at_most(static_cast<int32_t>(static_cast<uint32_t>(end) - static_cast<uint32_t>(first)), most);
+}
+PATCH_BOTH Run run_between(int32_t begin, int32_t end, int32_t slabs) {
+  const int32_t first = at_most(begin, slabs);
+  return {first, slabs_until(end, first, slabs - first)};
+}
+
 PATCH_BOTH int part_of(int64_t start, int64_t total, int parts) {
   return static_cast<int>(start * parts / total);
 }

@@ -88,9 +88,12 @@ class Unpack(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("dense", "sparse", "meta", "index", "weight")),
         *(
             (name, ctypes.c_int32)
-            for name in ("panel_rows", "sides", "all_panels", "dense_slabs", "first_panel", "panels", "slabs")
+            for name in (
+                "panel_rows", "sides", "all_panels", "dense_slabs", "sparse_slabs", "first_panel",
+                "panels", "slabs",
+            )
         ),
-    ]
+    ]  # fmt: skip
 
 
 class Activate(ctypes.Structure):
@@ -254,7 +257,8 @@ class DensePlugin:
         held = {n: Guarded.holding(getattr(packed, n)) for n in ("dense", "sparse", "meta", "index")}
         held["weight"] = Guarded.holding(weight)
         addresses = {name: memory.array.ctypes.data for name, memory in held.items()}
-        sizes = (packed.panel_rows, sides, all_panels, len(packed.dense), first_panel, panels, slabs)
+        counts = len(packed.dense), len(packed.sparse)
+        sizes = (packed.panel_rows, sides, all_panels, *counts, first_panel, panels, slabs)
         arguments = Unpack(*addresses.values(), *sizes)
         del addresses["weight"]
         linear = Linear(dense_slabs=len(packed.dense), sparse_slabs=len(packed.sparse))

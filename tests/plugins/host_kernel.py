@@ -75,6 +75,7 @@ class Call(ctypes.Structure):
         ),
         *((n, ctypes.c_int32) for n in ["scalar", "config", "copy_mode"]),
         ("seed", ctypes.c_uint32),
+        ("index_lies", ctypes.c_int32),
     ]
 
 
@@ -103,13 +104,16 @@ class Config(NamedTuple):
 
 @dataclass
 class Launch:
-    """One launch. config: index into the table; scalar: 0 is fp16, 1 is bf16; parts: at most so many parts of a stream."""
+    """One launch. config: index into the table; scalar: 0 is fp16, 1 is bf16; parts: at most so many parts of a stream;
+    index_lies: only bounds and alignment are checked.
+    """
 
     config: int
     scalar: int = 0
     parts: int = 1
     mode: CopyMode = CopyMode.LAZY
     seed: int = 1
+    index_lies: bool = False
     stats: Stats = field(default_factory=Stats)
 
 
@@ -203,6 +207,7 @@ class HostKernel:
         tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
         addresses = {name: tensor.ctypes.data for name, tensor in tensors.items()}
         call = Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
+        call.index_lies = launch.index_lies
         call.dense_values, call.sparse_values = packed.dense.size, packed.sparse.size
         call.meta_words, call.index_words = packed.meta.size, packed.index.size
         call.partial_values, call.counter_words = tensors["partials"].size, parts

@@ -63,7 +63,8 @@ def test_ptx_unpacks_what_the_emulation_unpacks(plugin, machines, panel_rows, ga
             expected = plugin.unpack(packed, first, count)
             tensors = {name: getattr(packed, name) for name in ("dense", "sparse", "meta", "index")}
             memory = Memory.holding(tensors | {"weight": np.full_like(expected, 0x7E01)}, ("weight",))
-            sizes = (panel_rows, 1 + gated, panels, len(packed.dense), first, count, slabs)
+            counts = len(packed.dense), len(packed.sparse)
+            sizes = (panel_rows, 1 + gated, panels, *counts, first, count, slabs)
             arguments = Unpack(*map(memory.address, (*tensors, "weight")), *sizes)
             machine.launch((1 + gated) * count * -(-slabs // 4), bytes(arguments), memory, seed)
             assert (memory.tensor("weight", np.uint16).reshape(expected.shape) == expected).all()

@@ -47,7 +47,11 @@ MUTATIONS = {
     ),
     "no barrier before the places are read": (UNPACK, "  }\n  sync_block();\n", "  }\n"),
     "columns that are not there": (UNPACK, "first + s < a.slabs", "first + s < a.slabs + 1"),
-    "places of columns before": (UNPACK, "column >= 0 && column", "column"),
+    "places of columns before": (
+        UNPACK,
+        "column < kUnpackSlabs)",
+        "static_cast<int32_t>(column) < kUnpackSlabs)",
+    ),
     "dropped slabs not cleared": (UNPACK, "w[0] = w[1] = w[2] = w[3] = 0;", "w[0] = w[1] = w[2] = w[3] = 1;"),
     "2:4 slabs counted with the dense ones": (UNPACK, "slab - a.dense_slabs;", "slab;"),
     "gate and up over each other": (UNPACK, "side * a.panels + panel", "side + panel"),

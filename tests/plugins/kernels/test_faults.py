@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch, compile_host_kernel
+from tests.plugins.lying_index import LIES, lying
 from tests.plugins.mosaic_cases import make_case, without_panels
 from tests.plugins.mutations import broken_copy, named
 
@@ -32,7 +33,11 @@ MUTATIONS = {
         "b[n][2 * half + 1], b[n][2 * half]",
     ),
     "reads tokens that are not there": (SLABS, "+ j * kRows < a.tokens && k <", "+ j * kRows >= 0 && k <"),
-    "reads columns that are not there": (SLABS, "a.tokens && k < a.in_features", "a.tokens"),
+    "reads columns that are not there": (
+        SLABS,
+        "a.tokens && k < static_cast<uint32_t>(a.in_features)",
+        "a.tokens",
+    ),
     "second 2:4 slab of the panel before": (SLABS, "p.first_sparse + (i - p.dense)", "p.first_sparse + i"),
     "stores tokens that are not there": (OUTPUT, "token < a.tokens && out <", "out <"),
     "stores features that are not there": (OUTPUT, "&& out < a.out_features)\n", ")\n"),
@@ -114,6 +119,26 @@ MUTATIONS = {
         "if (!sync_block_any(ends)) return false;",
         "sync_block_any(ends);",
     ),
+    "trusts the first slab of a panel": (WORK, "first = at_most(begin, slabs);", "first = begin;"),
+    "trusts the number of slabs of a panel": (
+        WORK,
+        "slabs_until(end, first, slabs - first)",
+        "slabs_until(end, first, slabs)",
+    ),
+    "trusts the gate's slabs": (
+        SLABS,
+        "packed + 1), first_dense, dense);",
+        "packed + 1), first_dense, 1 << 30);",
+    ),
+    "trusts a column": (SLABS, "k < static_cast<uint32_t>(a.in_features)", "int(k) < a.in_features"),
+    "trusts that a panel begins first": (STREAM, "votes > 0 ? (votes - 1) * step : 0", "(votes - 1) * step"),
+    "trusts that panels end with the part": (
+        STREAM,
+        "at_most(panel.number + 1, a.panels - 1)",
+        "panel.number + 1",
+    ),
+    "trusts the place of a tile": (STREAM, "tile >= 0 && tile < tiles_ ?", "true ?"),
+    "trusts that a tile ends with the parts": (STREAM, "a.parts), a.parts - 1);", "a.parts), 1 << 30);"),
     "2:4 slabs counted as dense": (WORK, "if (whole <= dense) return", "if (whole <= dense + sparse) return"),
     "the last unit one too early": (WORK, "tile_cost(dense, sparse - 1)", "tile_cost(dense, sparse) - 20"),
 }
@@ -129,6 +154,7 @@ EPILOGUES = [  # config, tokens, (rows, columns), parts, the epilogue
     (2, 20, (72, 132), 1, {"activation": "gelu_tanh", "residual": True}),
     (6, 9, (130, 324), 5, {"activation": "silu", "gated": True, "residual": True}),
 ]
+LYING = [(0, 37, 1, {}), (0, 37, 5, {}), (2, 20, 1, {}), (6, 37, 3, {"gated": True})]
 CONFIGS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 6  # bits of the configurations that are compiled
 
 
@@ -151,6 +177,20 @@ def faults(kernel):
                 continue
             if case.worst(y) > 1:
                 found.append("wrong result")
+    return found + lies_found(kernel)
+
+
+def lies_found(kernel):
+    """Accesses out of bounds to which an index leads that lies."""
+    found = []
+    for config, tokens, parts, how in LYING:
+        case = make_case(tokens, (130, 132), 64, **how)
+        for lie in LIES:
+            launch = Launch(config, parts=parts, index_lies=True)
+            try:
+                kernel.run(lying(case.packed, lie), case.x, case.bias, launch, **case.epilogue)
+            except RuntimeError as error:
+                found.append(f"{lie}: {error}")
     return found
 
 
