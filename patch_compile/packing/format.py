@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
+from patch_compile.packing.index import csr_index, index_fault
 
 __all__ = [
     "SLAB_K",
     "PackedLinear",
     "choose_panel_rows",
     "count_wrong",
-    "csr_index",
     "grid_together",
     "pack",
     "pack_together",
@@ -50,8 +50,7 @@ class PackedLinear:
     """Packed tensors of one linear; 16-bit values are raw bits.
 
     dense: uint16 `[nD, PR·64]`; sparse: uint16 `[nS, PR·32]`; meta: int32 `[nS, PR·2]`;
-    index: int32 `[2·(P+1) + nD + nS]` = dense_ptr ++ sparse_ptr ++ dense_k ++ sparse_k, with P = ceil(N/PR) panels.
-    Panel p owns the rows `dense_ptr[p] … dense_ptr[p+1]-1` of `dense`; `dense_k` holds k/64 of each slab.
+    index: int32 `[2·(P+1) + nD + nS]` as in `packing/index.py`, with P = ceil(N/PR) panels.
     """
 
     shape: tuple[int, int]
@@ -73,25 +72,21 @@ class PackedLinear:
     def places(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Returns two grids `[panels, slabs along K]`: `slab_is_sparse`, and the slab's row in `dense` or in `sparse`.
 
-        Raises ValueError if a slab is stored twice or not at all, or if the index points outside the slabs.
+        Raises ValueError if the index lies: if it leads to no slab, or a slab is stored twice or not at all.
         """
         panels, slabs_along_k = _grid(self.shape, self.panel_rows)
-        times = np.zeros((2, panels, slabs_along_k), np.int8)
+        fault = index_fault(self.index, (panels, slabs_along_k), len(self.dense), len(self.sparse))
+        if fault:
+            raise ValueError(fault)
+        is_sparse = np.zeros((panels, slabs_along_k), np.bool_)
         slots = np.zeros((panels, slabs_along_k), np.int64)
         pointers = self.index[: 2 * (panels + 1)].reshape(2, -1)
         columns = np.split(self.index[2 * (panels + 1) :], [len(self.dense)])
-        # The counts below do not show these: numpy counts a negative column from the end, and pointers that are all too
-        # large by the same number have the same differences.
-        outside = any((column < 0).any() or (column >= slabs_along_k).any() for column in columns)
-        if outside or pointers[:, 0].any():
-            raise ValueError("the index points outside the slabs")
         for kind in (0, 1):
             at = np.repeat(np.arange(panels), np.diff(pointers[kind])), columns[kind]
-            np.add.at(times[kind], at, 1)
+            is_sparse[at] = kind == 1
             slots[at] = np.arange(len(columns[kind]))
-        if not (times.sum(axis=0) == 1).all():
-            raise ValueError("a slab is stored twice or not at all")
-        return times[1] == 1, slots
+        return is_sparse, slots
 
 
 def choose_panel_rows(shape: tuple[int, int], tile: tuple[int, int]) -> int:
@@ -263,12 +258,3 @@ def _all_between(tiles: NDArray[np.bool_], tile: int, size: int, step: int, axis
         touched = np.arange(start // tile, (min(start + step, size) - 1) // tile + 1)
         cells.append(tiles.take(touched, axis=axis).all(axis=axis))
     return np.stack(cells, axis=axis)
-
-
-def csr_index(is_sparse: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Returns the index of a grid of 2:4 slabs `[panels, slabs]`: dense_ptr ++ sparse_ptr ++ dense_k ++ sparse_k."""
-    pointers, columns = [], []
-    for chosen in (~is_sparse, is_sparse):
-        pointers.append(np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]))
-        columns.append(np.nonzero(chosen)[1])
-    return np.concatenate([*pointers, *columns]).astype(np.int32)

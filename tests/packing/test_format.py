@@ -93,7 +93,7 @@ def test_damage_is_found():
     bad_meta = packed.meta.copy()
     bad_meta[0, 0] = 0
     parts = (packed.shape, 64, packed.dense, packed.sparse)
-    with pytest.raises(ValueError, match="stored twice or not at all"):
+    with pytest.raises(ValueError, match="is stored 0 times, must be once"):
         unpack(PackedLinear(*parts, packed.meta, twice))
     with pytest.raises(ValueError, match="not ascending"):
         unpack(PackedLinear(*parts, bad_meta, packed.index))

@@ -63,7 +63,7 @@ _COLUMNS: dict[str, Callable[[np.random.Generator, Ints], Ints]] = {
 LIES = tuple(
     [f"pointers: {name}" for name in _POINTERS]
     + [f"columns: {name}" for name in _COLUMNS]
-    + ["everything is random"]
+    + ["everything is 0", "everything is random"]
 )
 
 
@@ -71,6 +71,8 @@ def lying(packed: Packed, lie: str, seed: int = 0) -> Packed:
     """Return the packed weight with an index that lies: about all slabs, only the dense, only the 2:4 (seed % 3)."""
     rng = np.random.default_rng(seed)
     index = packed.index.astype(np.int64)
+    if lie == "everything is 0":
+        return replace(packed, index=np.zeros_like(packed.index))
     if lie == "everything is random":
         return replace(packed, index=_random(rng, index, _LEAST, _MOST).astype(np.int32))
     where, name = lie.split(": ", 1)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
-from patch_compile.packing.format import PackedLinear, csr_index, grid_together, pack_together, sparse_slabs
+from patch_compile.packing.format import PackedLinear, grid_together, pack_together, sparse_slabs
+from patch_compile.packing.index import csr_index
 from patch_compile.packing.joint import gated_panels, stacked_panels
 from patch_compile.passes.linear_node import LinearNode
 from patch_compile.plan.lowering import LinearPlan

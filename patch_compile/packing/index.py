@@ -1,0 +1,75 @@
+"""The index of packed tensors: it says which slabs a panel owns, and where along K each of them lies.
+
+    dense_ptr [P + 1] ++ sparse_ptr [P + 1] ++ dense_k [nD] ++ sparse_k [nS]        int32
+
+Panel p owns the rows `dense_ptr[p] … dense_ptr[p + 1] - 1` of `dense`, and likewise of `sparse`; `dense_k` and `sparse_k`
+hold k / 64 of each slab. The kernels follow the index to addresses. They bound what it says, so that an index that lies
+can't lead outside of a tensor, but their results are then worthless: the index is checked here, before a kernel sees it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["csr_index", "index_fault"]
+
+_KINDS = ("dense", "2:4")
+
+
+def csr_index(is_sparse: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Returns the index of a grid of 2:4 slabs `[panels, slabs]`: dense_ptr ++ sparse_ptr ++ dense_k ++ sparse_k."""
+    pointers, columns = [], []
+    for chosen in (~is_sparse, is_sparse):
+        pointers.append(np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]))
+        columns.append(np.nonzero(chosen)[1])
+    return np.concatenate([*pointers, *columns]).astype(np.int32)
+
+
+def index_fault(index: NDArray[Any], grid: tuple[int, int], dense: int, sparse: int) -> str:
+    """Returns what is wrong with an index, in words; empty for an index that says where every slab lies, and lies nowhere.
+
+    grid: panels and slabs along K of the weight; dense, sparse: numbers of slabs that are stored.
+    """
+    panels, along_k = grid
+    size = 2 * (panels + 1) + dense + sparse
+    if index.dtype != np.int32 or index.shape != (size,):
+        return (
+            f"the index is {index.dtype} {list(index.shape)}; {panels} panels, {dense} dense and {sparse} 2:4 slabs "
+            f"need int32 [{size}]"
+        )
+    pointers = index[: 2 * (panels + 1)].astype(np.int64).reshape(2, -1)
+    columns = np.split(index[2 * (panels + 1) :], [dense])
+    for kind, own, stored, places in zip(_KINDS, pointers, (dense, sparse), columns, strict=True):
+        fault = _pointer_fault(kind, own, stored) or _column_fault(kind, places, along_k)
+        if fault:
+            return f"the index lies: {fault}"
+    owners = np.concatenate([np.repeat(np.arange(panels), np.diff(own)) for own in pointers])
+    times = np.bincount(owners * along_k + np.concatenate(columns), minlength=panels * along_k)
+    if (times != 1).any():
+        first = int(np.argmax(times != 1))
+        where = f"slab {first % along_k} of panel {first // along_k}"
+        return f"the index lies: {where} is stored {int(times[first])} times, must be once"
+    return ""
+
+
+def _pointer_fault(kind: str, pointers: NDArray[np.int64], stored: int) -> str:
+    if pointers[0] != 0:
+        return f"the {kind} slabs of the first panel begin at {pointers[0]}, must be 0"
+    falling = np.flatnonzero(np.diff(pointers) < 0)
+    if falling.size:
+        at = int(falling[0])
+        return f"the {kind} slabs of panel {at} begin at {pointers[at]} and end at {pointers[at + 1]}"
+    if pointers[-1] != stored:
+        return f"the {kind} slabs of the last panel end at {pointers[-1]}, and {stored} are stored"
+    return ""
+
+
+def _column_fault(kind: str, columns: NDArray[Any], along_k: int) -> str:
+    outside = np.flatnonzero((columns < 0) | (columns >= along_k))
+    if not outside.size:
+        return ""
+    at = int(outside[0])
+    return f"{kind} slab {at} lies at column {columns[at]}, and K has {along_k} columns of 64"

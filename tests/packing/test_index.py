@@ -1,0 +1,61 @@
+"""The index of packed tensors: every lie about the slabs is named."""
+
+import numpy as np
+import pytest
+
+from patch_compile.packing.index import csr_index, index_fault
+from tests.oracles.element_packing import Packed
+from tests.plugins.lying_index import LIES, lying
+
+GRID = np.array([[True, False, True], [False, False, True], [True, True, True], [False, True, False]])
+
+
+def packed(grid=GRID):
+    counts = int((~grid).sum()), int(grid.sum())
+    dense, sparse, meta = (np.zeros((n, 1), np.uint16) for n in (*counts, counts[1]))
+    return Packed((64 * len(grid), 64 * grid.shape[1]), 64, dense, sparse, meta, csr_index(grid))
+
+
+def fault(given):
+    return index_fault(given.index, GRID.shape, len(given.dense), len(given.sparse))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_an_index_of_this_package_is_true(share):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        grid = rng.random(rng.integers(1, 9, 2)) < share
+        assert index_fault(csr_index(grid), grid.shape, int((~grid).sum()), int(grid.sum())) == ""
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("lie", LIES)
+def test_every_lie_is_named(lie, seed):
+    """An index of other columns may be true after all: those of a panel may come in any order."""
+    told = lying(packed(), lie, seed)
+    same = np.array_equal(told.index, packed().index)
+    assert ("the index lies: " in fault(told)) != same or lie == "columns: unsorted"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (0, 1, "the dense slabs of the first panel begin at 1, must be 0"),
+        (2, 9, "the dense slabs of panel 2 begin at 9 and end at 3"),
+        (4, 6, "the dense slabs of the last panel end at 6, and 5 are stored"),
+        (9, 4, "the 2:4 slabs of panel 3 begin at 6 and end at 4"),
+        (10, -1, "dense slab 0 lies at column -1, and K has 3 columns of 64"),
+        (-1, 3, "2:4 slab 6 lies at column 3, and K has 3 columns of 64"),
+        (-1, 0, "slab 0 of panel 3 is stored 2 times, must be once"),
+    ],
+)
+def test_the_fault_says_which_slab(place, value, said):
+    given = packed()
+    given.index[place] = value
+    assert fault(given) == f"the index lies: {said}"
+
+
+def test_its_size_and_type_are_those_of_the_slabs():
+    given = packed()
+    for index in (given.index[:-1], given.index.astype(np.int64), given.index[None]):
+        assert "4 panels, 5 dense and 7 2:4 slabs need int32 [22]" in index_fault(index, GRID.shape, 5, 7)
