@@ -6,7 +6,6 @@ bytes of equal files differ. Format of a file: 8 bytes of header length (little-
 
 import json
 import math
-import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.durable import whole_file
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import parse_json
 from masklearn.printable import shown
@@ -106,7 +106,7 @@ def write_shard(
     metadata: Mapping[str, str],
     like: Path | None = None,
 ) -> None:
-    """Write a safetensors file with one tensor in memory at a time, and rename it to `path` when it is complete.
+    """Write a safetensors file with one tensor in memory at a time, flush it, and rename it to `path` when it is complete.
 
     tensors: name to (dtype code, shape), in the order of the file; data: called once per name in that order, returns the
     tensor; like: a file whose permissions the new one does not exceed. The bytes of the file depend on the arguments only.
@@ -120,17 +120,12 @@ def write_shard(
         offset = end
     blob = json.dumps(header, separators=(",", ":")).encode()
     blob += b" " * (-len(blob) % 8)
-    part = path.with_name(f".{path.name}.part{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            if like is not None:
-                restrict(part, like)
-            file.write(struct.pack("<Q", len(blob)) + blob)
-            for name, (code, shape) in tensors.items():
-                _write_tensor(file, name, data(name), _nbytes(code, shape))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("wb") as file:
+        if like is not None:
+            restrict(part, like)
+        file.write(struct.pack("<Q", len(blob)) + blob)
+        for name, (code, shape) in tensors.items():
+            _write_tensor(file, name, data(name), _nbytes(code, shape))
 
 
 def restrict(new: Path, like: str | Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
+from masklearn.durable import whole_file
 from masklearn.recipe import LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
@@ -137,7 +138,8 @@ class Recipe(LearnSettings):
         settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
         if Path(self.prior).is_file():
             settings["prior"] = str(Path(self.prior).resolve())
-        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+        with whole_file(path) as part:
+            part.write_text(yaml.safe_dump(settings, sort_keys=False))
 
     def _check_ratio(self) -> None:
         """Require exactly one setting for the amount of pruning."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masklearn.device import usable_device
+from masklearn.durable import flush_folder
 from masklearn.errors import PatchCompileError
 from masklearn.feed import Arrays
 from masklearn.processes import process_rank
@@ -100,6 +101,7 @@ class PassCheckpoints:
     def close(self) -> None:
         """Mark the pass as complete, and delete its states. The results stay."""
         (self._folder / _COMPLETE).touch()
+        flush_folder(self._folder)
         self.complete = True
         self._delete_states()
 

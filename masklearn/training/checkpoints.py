@@ -9,6 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
+from masklearn.durable import flush_folder, flush_tree
+
 __all__ = ["Checkpoints", "History"]
 
 _FILE = "run.json"
@@ -90,9 +92,11 @@ class Checkpoints:
     def _publish(self, partial: Path, history: History) -> None:
         content = {"identity": self._identity, "seconds": history.seconds, "figures": history.figures}
         (partial / _FILE).write_text(json.dumps(content))
+        flush_tree(partial)
         older = list(self._folder.glob("checkpoint-*"))
         # Names sort by number: a kill before the older checkpoint is deleted leaves two, and `restore` takes the last.
         partial.rename(self._folder / f"checkpoint-{history.steps:08d}")
+        flush_folder(self._folder)
         for folder in older:
             shutil.rmtree(folder)
 

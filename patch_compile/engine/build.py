@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from masklearn.durable import whole_file
 from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
@@ -76,7 +75,7 @@ def build_engine(
     backend.let_parser_meet_plugins()
     if plugin is not None:
         load_plugin(backend, plugin)
-    with _replaced_when_whole(engine_path) as partial:
+    with whole_file(engine_path) as partial:
         logged = _write(job, partial, progress)
         check_engine(partial, backend=backend, expected=expected, profiles=profiles, targets=targets)
         nbytes = partial.stat().st_size
@@ -181,22 +180,12 @@ def _write(job: BuildJob, partial: Path, progress: OnBuildStep | None) -> tuple[
     return logged
 
 
-@contextmanager
-def _replaced_when_whole(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _copy_plugin(plugin: Path | None, folder: Path) -> Path | None:
     if plugin is None:
         return None
     beside = folder / LIBRARY_NAME
     if plugin.resolve() != beside.resolve():
-        with _replaced_when_whole(beside) as partial:
+        with whole_file(beside) as partial:
             shutil.copyfile(plugin, partial)
     return beside
 

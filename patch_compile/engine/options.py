@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masklearn.durable import whole_file
 from patch_compile.engine.backend import Backend, BackendName
 from patch_compile.errors import PatchCompileError, UsageError
 
@@ -87,7 +88,6 @@ class EngineOptions:
         """Write the timings of a finished build to the timing cache, atomically."""
         if self.timing_cache is None:
             return
-        part = self.timing_cache.with_name(f".{self.timing_cache.name}.part")
         self.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(config.get_timing_cache().serialize())
-        part.replace(self.timing_cache)
+        with whole_file(self.timing_cache) as part:
+            part.write_bytes(config.get_timing_cache().serialize())

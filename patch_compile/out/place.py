@@ -17,6 +17,7 @@ __all__ = [
     "check_free_space",
     "check_out",
     "check_replaceable",
+    "is_half_published",
     "name_aside",
     "partial_of",
     "place_of",
@@ -67,7 +68,7 @@ def check_out(out: Path, *, force: bool, resume: bool, held: bool = False) -> No
     """
     place = place_of(out)
     root = partial_of(place)
-    check_replaceable(place, force=force)
+    check_replaceable(place, force=force or (resume and is_half_published(place)))
     if not os.path.lexists(root):
         return
     if not is_workspace(root):
@@ -90,6 +91,14 @@ def check_free_space(out: Path, needed: int) -> None:
             f"It needs up to {needed / 1e9:.1f} GB, and {home} has {free / 1e9:.1f} GB.",
             "Make room, or write to another disk with -o.",
         )
+
+
+def is_half_published(place: Path) -> bool:
+    """Returns True if a build is at `place` whose run ended before it removed what only publishing needed.
+
+    `--resume` goes on with it: its stages are reused, and the build at `place` is whole until it is replaced.
+    """
+    return (place / MANIFEST).is_file() and (place / STATE).is_file()
 
 
 def check_replaceable(place: Path, *, force: bool) -> None:

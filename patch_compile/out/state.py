@@ -11,7 +11,7 @@ from typing import Any
 
 from masklearn.json_text import read_json
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.durable import write_json
+from patch_compile.out.durable import HALF_WRITTEN, write_json
 from patch_compile.out.layout import STATE
 from patch_compile.out.lock import LOCK
 
@@ -27,7 +27,7 @@ __all__ = [
 
 _MAKER = "patch-compile"
 # A run that was killed before or while it marked the folder leaves these files.
-_BEFORE_THE_MARK = {LOCK, STATE + ".tmp"}
+_BEFORE_THE_MARK = {LOCK, STATE + HALF_WRITTEN}
 _REPLACED = re.compile(r"\..+\.replaced-[0-9a-f]{16}")
 
 

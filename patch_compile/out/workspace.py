@@ -18,14 +18,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from masklearn.durable import flush_folder, flush_tree
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.durable import flush_folder, flush_tree, write_json
+from patch_compile.out.durable import write_json
 from patch_compile.out.layout import MANIFEST, SCRATCH, STATE
 from patch_compile.out.lock import LOCK, FolderLock
 from patch_compile.out.place import (
     RUNNING,
     check_out,
     check_replaceable,
+    is_half_published,
     name_aside,
     partial_of,
     place_of,
@@ -62,7 +64,7 @@ class Workspace:
         self.root.mkdir(parents=True, exist_ok=True)
         self._locks[self.root] = FolderLock(self.root, RUNNING)
         state = WorkspaceState.read(self.root)
-        self._force = _put_back(state, self.out) or force
+        self._force = _put_back(state, self.out) or force or (resume and is_half_published(self.out))
         # Again, since another run may have written it meanwhile.
         check_out(self.out, force=self._force, resume=resume, held=True)
         if self.out.exists():
@@ -99,6 +101,8 @@ class Workspace:
             _remove(self.root / name)
         with _disk_errors(self.root):
             work(self.root)
+            for name in outputs:  # before state.json says that they are whole
+                flush_tree(self.root / name)
             files = {name: sha256_of(self.root / name) for name in _files_under(self.root, outputs)}
             self.records[stage] = StageRecord(key, files)
             self._state.write(self.root)
@@ -125,13 +129,14 @@ class Workspace:
         """
         with _publishing_errors(
             f"{self.out} can't be put in place",
-            "mend that and run it again: --resume goes on from what is kept",
+            "Mend that and run it again: --resume goes on from what is kept.",
         ):
             shutil.rmtree(self.scratch)
             flush_tree(self.root)
             self._swap()
         with _publishing_errors(
-            f"{self.out} is whole, but what it replaced is not gone", "remove it by hand"
+            f"{self.out} is whole, but what only publishing needed is not gone",
+            "Check the disk, and run it again with --resume.",
         ):
             _finish_publishing(self.out)
         return self.out
@@ -224,7 +229,7 @@ def _put_back(state: WorkspaceState, out: Path) -> bool:
 
 def _finish_publishing(out: Path) -> None:
     """Remove from a published OUT the files that only publishing needed, and the build that OUT replaced."""
-    if not (out / STATE).is_file():
+    if not is_half_published(out):
         return
     replaces = WorkspaceState.read(out).replaces
     if replaces is not None and (aside := out.with_name(replaces)).exists():

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.linears import linear_modules
+from masklearn.durable import whole_file
 from masklearn.masks.budget import Budget
 from masklearn.masks.select import Selection
 from masklearn.masks.tiles import tile_weights
@@ -146,10 +147,8 @@ def _write_report(task: Task, report: TrainReport) -> None:
         "first": dict(report.first),
         "last": dict(report.last),
     }
-    path = report_path(task)
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(record))
-    beside.replace(path)
+    with whole_file(report_path(task)) as part:
+        part.write_text(json.dumps(record))
 
 
 def _whole(logits: Tensor | None) -> Tensor | None:

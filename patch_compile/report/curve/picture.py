@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from masklearn.durable import whole_file
 from patch_compile.out.compare import CompareReport
 from patch_compile.report.curve.curve import curve
 from patch_compile.report.page.rendering import asset, environment, themed
@@ -22,6 +23,5 @@ def draw(report: CompareReport, file: Path) -> None:
 
     style = Markup(themed(asset("chart.css") + asset("curve.css", _PACKAGE)))
     template = environment(_PACKAGE).get_template("curve.svg")
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(template.render(style=style, curve=curve(report)), encoding="utf-8")
-    part.replace(file)
+    with whole_file(file) as part:
+        part.write_text(template.render(style=style, curve=curve(report)), encoding="utf-8")

@@ -40,7 +40,8 @@ class Perplexities:
 class Sources:
     """Files of one build.
 
-    verify, bench: None if the command has not run; unread: reasons why a file of theirs is not shown.
+    out: the folder, by the name that the page shows; verify, bench: None if the command has not run; unread: reasons why
+    a file of theirs is not shown.
     """
 
     out: Path
@@ -53,8 +54,8 @@ class Sources:
     unread: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, out: Path) -> Sources:
-        """Read OUT. Raises PatchCompileError if it is no finished build."""
+    def read(cls, out: Path, *, place: Path | None = None) -> Sources:
+        """Read OUT. place: see `write_page`. Raises PatchCompileError if it is no finished build."""
         folder = OutFolder.open(out, check=False)
         verify, unread = _shown(out)
         report = read_report(out)
@@ -65,7 +66,7 @@ class Sources:
                 "Build it: `patch-compile build MODEL_DIR`.",
             )
         return cls(
-            out,
+            place or out,
             report,
             folder.manifest,
             (out / RECIPE).read_text(encoding="utf-8"),

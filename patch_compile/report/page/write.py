@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from masklearn.durable import whole_file
 from patch_compile.out.folder import OutFolder
 from patch_compile.out.layout import PAGE
 from patch_compile.out.workspace import key_of
@@ -25,35 +26,37 @@ from patch_compile.report.page.speed import speed
 from patch_compile.report.page.tile_maps import tile_maps
 from patch_compile.report.page.verdict import verdict
 
-__all__ = ["renew_page", "write_page"]
+__all__ = ["rendered", "renew_page", "write_page"]
 
 _STAGE = "page"
 _STYLES = ("theme.css", "page.css", "chart.css")
 
 
-def write_page(out: Path) -> Path:
+def write_page(out: Path, *, place: Path | None = None) -> Path:
     """Write OUT/report.html and return its path. The file is renamed into place when it is complete.
+
+    place: the folder that the page names, if `out` will be renamed to it.
 
     Its sources are report.json, manifest.json, recipe.yaml and masks.safetensors, and verify/verify.json and
     bench/bench.json if they exist. Equal files give equal pages. Raises PatchCompileError if OUT is no build or its
     masks are damaged.
     """
-    sources = Sources.read(out)
+    sources = Sources.read(out, place=place)
     page = out / PAGE
-    beside = page.with_name(f"{PAGE}.part")
-    beside.write_text(_rendered(sources), encoding="utf-8")
-    beside.replace(page)
+    with whole_file(page) as part:
+        part.write_text(rendered(sources), encoding="utf-8")
     return page
 
 
-def renew_page(out: Path) -> None:
-    """Write OUT/report.html anew and record it in the manifest. See `write_page` for its sources."""
+def renew_page(out: Path, *, place: Path | None = None) -> None:
+    """Write OUT/report.html anew and record it in the manifest. See `write_page` for its sources and for `place`."""
     folder = OutFolder.open(out, check=False)
     files = {name: digest for name, digest in folder.manifest.files.items() if name != PAGE}
-    folder.record(_STAGE, key_of(files), [str(write_page(out).relative_to(out))])
+    folder.record(_STAGE, key_of(files), [str(write_page(out, place=place).relative_to(out))])
 
 
-def _rendered(sources: Sources) -> str:
+def rendered(sources: Sources) -> str:
+    """Returns the page of a build, as HTML."""
     from markupsafe import Markup
 
     style, script = Markup("\n".join(map(asset, _STYLES))), Markup(asset("page.js"))

@@ -1,0 +1,82 @@
+"""Every file operation of a build fails once in every way, or is the last of the process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from tests.faults.runs import runner
+from tests.faults.scenario import SCENARIOS
+from tests.faults.shim import Fault
+from tests.faults.sweep import Attempt, Sweep, attempts
+from tests.torture.attack import Attack
+
+__all__ = ["WORDS", "run", "wanted"]
+
+WORDS = {
+    Fault.KILL: "killed before a file operation",
+    Fault.FULL: "disk full from a file operation on",
+    Fault.EIO: "input/output error of one file operation",
+    Fault.TORN: "killed with a write half done",
+    Fault.POWER: "power cut: killed, and what was not flushed is lost",
+    Fault.EIO_READ: "input/output error of one file operation that reads",
+}
+_SAMPLED = {
+    "TensorRT-RTX": 60,
+    "magnitude over an earlier build": 150,
+}  # attempts; all of the other scenarios
+_SMALL = 10
+
+
+def run(small: bool, seed: int = 0) -> list[Attack]:
+    """Returns the results by scenario and fault. small: some ten attempts of the fastest scenario."""
+    found: list[Attack] = []
+    for name in list(SCENARIOS)[: 1 if small else None]:
+        count = _SMALL if small else _SAMPLED.get(name)
+        processes = 1 if small else os.cpu_count() or 1
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            shares = [pool.submit(_share, name, count, seed, i, processes) for i in range(processes)]
+            tried = [attempt for share in shares for attempt in share.result()]
+        by_fault = defaultdict(list)
+        for attempt in tried:
+            by_fault[attempt.fault].append(attempt)
+        found += [
+            Attack.of(f"{WORDS[fault]} ({name})", len(of), [str(one) for one in of if one.problems])
+            for fault, of in sorted(by_fault.items())
+        ]
+    return found
+
+
+def wanted(sweep: Sweep, count: int | None, seed: int) -> Sequence[tuple[Fault, int]]:
+    """Returns all faults at all operations, or `count` of them, drawn at random and spread over the run."""
+    changes = [one for one in sweep.operations if one.kind != "r"]
+    reads = [one for one in sweep.operations if one.kind == "r"]
+    able = {
+        Fault.KILL: changes,
+        Fault.FULL: [one for one in changes if one.kind == "g"],
+        Fault.EIO: changes,
+        Fault.TORN: [one for one in changes if one.name == "write"],
+        Fault.POWER: changes,
+        Fault.EIO_READ: reads,
+    }
+    every = sorted((one.number / len(of), fault, one.number) for fault, of in able.items() for one in of)
+    if count is not None:
+        drawn = random.Random(seed)
+        step = len(every) / count
+        every = [every[int((i + drawn.random()) * step)] for i in range(count)]
+    return [(fault, number) for _, fault, number in every]
+
+
+def _share(name: str, count: int | None, seed: int, process: int, processes: int) -> list[Attempt]:
+    """The attempts of one process, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        here = Path(folder).resolve()
+        with runner(here / "runner", here / "cache") as made:
+            sweep = Sweep(SCENARIOS[name], made, here / "place")
+            return list(attempts(sweep, wanted(sweep, count, seed)[process::processes]))
