@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patch_compile.onnx_io.arrays import save_array
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_model
 
@@ -52,7 +53,7 @@ def answer(path: Path, feeds: Sequence[Feed], folder: Path) -> Outputs:
     for run, outputs in enumerate(run_model(path, feeds)):
         names = tuple(outputs)
         for place, array in enumerate(outputs.values()):
-            np.save(folder / f"{place}.{run}.npy", array)
+            save_array(folder / f"{place}.{run}.npy", array)
     return Outputs(folder, names, len(feeds))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patch_compile.onnx_io.arrays import save_array
 from patch_compile.runtime.decoder import pad_left
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 
@@ -67,7 +68,7 @@ def run_study(
     for number, window in enumerate(questions.windows):
         logits, _ = decoder.step(window[None], decoder.empty_cache(1))
         files.append(folder / f"{name}.{number}.npy")
-        np.save(files[-1], logits[0])
+        save_array(files[-1], logits[0])
         if progress:
             progress("window", number + 1, len(questions.windows))
     continuation = _continued(decoder, questions)

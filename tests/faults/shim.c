@@ -12,6 +12,9 @@
 // A FILE* of libc writes past this file, because its calls of `write` are libc's own. fdopen therefore
 // returns one that calls ours. fopen for writing returns libc's, of which C++ streams take the descriptor to
 // write with: its path is logged as "unseen", and so it was if no write to that path follows.
+//
+// System calls that a library makes without libc are not seen. Rust's rustix is one: safetensors renames its
+// temporary file with it, in the folder of a training checkpoint that is not called whole yet.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -18,6 +18,7 @@ from tests.torture.attack import RESULTS, Attack, write
 
 # By name on the command line. They run in this order.
 MODULES: dict[str, str] = {
+    "faults": "tests.faults.attacks",
     "readers": "tests.torture.readers",
     "mosaics": "tests.torture.mosaics",
 }

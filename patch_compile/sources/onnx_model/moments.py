@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from masklearn.device import available_memory, usable_device
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.arrays import save_array
 from patch_compile.onnx_io.feeds import Feeds
 from patch_compile.onnx_io.own_process import run_model
 from patch_compile.sources.onnx_model.linears import OnnxLinear
@@ -40,7 +41,7 @@ class Moments:
     def put(self, leader: str, total: NDArray[np.float64]) -> None:
         """Write the sum of the linear that represents all linears with the same X."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        np.save(self._file(leader), total.astype(np.float32))
+        save_array(self._file(leader), total.astype(np.float32))
 
     def _file(self, leader: str) -> Path:
         return self._folder / f"{list(self.leaders).index(leader)}.npy"

@@ -1,0 +1,30 @@
+"""Arrays that are saved are read back, and a disk that does not take their last bytes is an error."""
+
+import errno
+
+import numpy as np
+import pytest
+
+from patch_compile.onnx_io.arrays import save_array
+from tests.faults.shim import COMPILER, Fault
+from tests.faults.test_shim import do
+
+
+@pytest.mark.parametrize(
+    "array", [np.arange(12, dtype=np.float32).reshape(3, 4).T, np.float32(1.5), np.zeros((0, 3))]
+)
+def test_what_is_saved_is_read_back(tmp_path, array):
+    save_array(tmp_path / "a.npy", array)
+    found = np.load(tmp_path / "a.npy")
+    assert found.dtype == array.dtype and np.array_equal(found, array)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+@pytest.mark.parametrize("fault", [Fault.EIO, Fault.FULL])
+def test_bytes_that_the_disk_does_not_take_are_an_error(tmp_path, fault):
+    work = 'import patch_compile.onnx_io.arrays as a, numpy; a.save_array(folder / "a.npy", numpy.ones(1000, "u1"))'
+    _, _, operations = do(tmp_path / "whole", work)
+    written = [i for i, (name, _) in enumerate(operations, 1) if name == "write"]
+    for at in written:
+        number = errno.EIO if fault == Fault.EIO else errno.ENOSPC
+        assert do(tmp_path / f"at-{at}", work, fault, at)[1] == str(number)
