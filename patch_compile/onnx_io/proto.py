@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.expansion import check_expansion
 
 if TYPE_CHECKING:
     import onnx
@@ -23,7 +24,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
     """Load a file without its external data. Dimensions of unknown size, which exporters spell `-1` or `?`, become
     dimensions without size and name: one name for several of them would mean that they are equal.
 
-    Raises PatchCompileError if it is no ONNX model.
+    Raises PatchCompileError if it is no ONNX model, and as `check_expansion` does.
     """
     import onnx
 
@@ -43,6 +44,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
             "Neither ONNX Runtime nor TensorRT multiplies by them.",
             "Store the weights densely.",
         )
+    check_expansion(path, proto)
     _clear_unknown_sizes(proto.graph)
     return proto
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.expansion import nested_nodes
 from patch_compile.packing.function import DOMAIN
 
 if TYPE_CHECKING:
@@ -86,15 +87,7 @@ def _imported(proto: onnx.ModelProto | onnx.FunctionProto) -> dict[str, int]:
 def _all_nodes(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, dict[str, int]]]:
     """Yield every node with the opsets that apply to it. A function has its own opsets."""
     imported = _imported(proto)
-    yield from ((node, imported) for node in _nested(proto.graph.node))
+    yield from ((node, imported) for node in nested_nodes(proto.graph.node))
     for function in proto.functions:
         own = _imported(function)
-        yield from ((node, own) for node in _nested(function.node))
-
-
-def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nested(graph.node)
+        yield from ((node, own) for node in nested_nodes(function.node))

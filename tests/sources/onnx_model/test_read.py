@@ -7,9 +7,10 @@ import onnx
 import onnxruntime as ort
 import onnxruntime.datasets
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.inspect import inspect_path
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.sources.onnx_model.find import find_onnx_linears
 from patch_compile.sources.onnx_model.read import read_onnx
@@ -132,6 +133,50 @@ class TestFile:
         path.write_bytes(path.read_bytes()[:-1000])
         with pytest.raises(PatchCompileError, match="is not an ONNX model"):
             read_onnx(path)
+
+
+def functions(depth, calls, *, circle=False):
+    """A model of functions, each of which calls the next one `calls` times; in a circle, the last one calls the first."""
+
+    def call(level):
+        return helper.make_node(f"F{level}", ["x"], ["y"], domain="own")
+
+    made = []
+    for level in range(depth):
+        last = helper.make_node("Identity", ["x"], ["y"])
+        body = [call(level + 1)] * calls if level + 1 < depth else [call(0) if circle else last]
+        opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+        made.append(helper.make_function("own", f"F{level}", ["x"], ["y"], body, opsets))
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph([call(0)], "g", values[:1], values[1:])
+    return helper.make_model(
+        graph, functions=made, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (functions(25, 2), "expand to more than 524,288 nodes"),
+        (functions(3, 1, circle=True), "'F0' calls itself"),
+        (functions(80, 1), "more than 64 deep"),
+    ],
+    ids=["exponential", "circle", "deep"],
+)
+@pytest.mark.parametrize("reader", [read_onnx, inspect_path])
+def test_functions_are_counted_before_they_are_inlined(tmp_path, model, said, reader):
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(PatchCompileError, match=said):
+        reader(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (64, 0)])
+def test_an_empty_weight_stays_dense(tmp_path, shape):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, shape, [])
+    path = graphs.save(tmp_path / "m.onnx", nodes, [weight])
+    with pytest.raises(PatchCompileError, match="its weight is empty"):
+        find_onnx_linears(path, read_onnx(path))
 
 
 class TestExternalData:
