@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ def prepare(
         )
     source.check(asked)
     _check_patterns(source, asked)
-    for line in source.notes:
+    for line in (*source.notes, *_masks_of_another(source)):
         progress.note(line)
     out = _choose_out(source, progress)
     check_out(out, force=force, resume=resume)
@@ -87,6 +87,18 @@ def prepare(
     check_free_space(out, source.space(asked))
     return Job(
         source, out, asked, backend, targets, _plugin(source, backend, progress), costs, chooser, files
+    )
+
+
+def _masks_of_another(source: Source) -> Iterator[str]:
+    """Yield a warning if the given masks were made for another model, whose linears have the same names and shapes."""
+    file = source.recipe.mask
+    if file is None or source.given.masks.base_sha256 == source.fingerprint:
+        return
+    yield (
+        f"warning: the masks {file} were made for other weights than those of {source.model}: for the model "
+        f"{source.given.masks.base_model or 'of an unknown name'}, whose sha256 is another one; "
+        "they may zero weights that this model needs"
     )
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patch_compile.onnx_io.proto import load_proto
+
 if TYPE_CHECKING:
     import onnx
 
@@ -26,7 +28,7 @@ def with_all_logits(path: Path) -> Iterator[Path]:
     """
     import onnx
 
-    model = onnx.load(str(path), load_external_data=False)
+    model = load_proto(path)
     if not _drop_slice(model.graph):
         yield path
         return
@@ -43,10 +45,12 @@ def _drop_slice(graph: onnx.GraphProto) -> bool:
     """Remove the Slice before the head. Returns False if there is none."""
     makers = {output: node for node in graph.node for output in node.output}
     behind = [_LOGITS]  # values whose axis of positions grows
-    node = makers[_LOGITS]
-    while node.op_type not in _HEADS:  # Gemma caps its logits
-        behind.append(node.input[0])
-        node = makers[node.input[0]]
+    node = makers.pop(_LOGITS, None)
+    while node is not None and node.op_type not in _HEADS:  # Gemma caps its logits
+        behind += node.input[:1]
+        node = makers.pop(behind[-1], None)
+    if node is None or not node.input:
+        return False
     cut = makers.get(node.input[0])
     if cut is None or cut.op_type != "Slice":
         return False

@@ -76,4 +76,7 @@ def _key(name: Baseline, source: Source, recipe: LearnRecipe, windows: NDArray[n
 def _read(path: Path) -> BaselineRow | None:
     if not path.is_file():
         return None
-    return BaselineRow.model_validate_json(path.read_text(encoding="utf-8"))
+    try:
+        return BaselineRow.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError:  # a damaged file is written again
+        return None

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.names import depth_of
+from patch_compile.onnx_io.graph_inputs import load_graph
+from patch_compile.onnx_io.proto import load_proto
 from patch_compile.out.questions import FirstDifference
 from patch_compile.sources.rounding import rounding_tolerance
 
@@ -71,9 +73,7 @@ def find_first_difference(hybrid: Path, reference: Path, feed: Feed, dtype: str)
 
 def _shared(hybrid: Path, reference: Path) -> list[_Candidate]:
     """Returns the tensors that both graphs compute under the same name, in the order of the hybrid graph."""
-    import onnx
-
-    ours, theirs = (onnx.load(str(path), load_external_data=False).graph for path in (hybrid, reference))
+    ours, theirs = (load_graph(path) for path in (hybrid, reference))
     known = {name for node in theirs.node for name in node.output}
     candidates, blocks = [], 1
     for node in ours.node:
@@ -128,7 +128,7 @@ def _with_outputs(path: Path, names: list[str]) -> Iterator[Path]:
     """Yield a copy of the model with more outputs. It lies beside the model, because it uses the same data file."""
     import onnx
 
-    model = onnx.load(str(path), load_external_data=False)
+    model = load_proto(path)
     _declare(model, names)
     beside = path.with_name(f".{path.stem.lstrip('.')}.marked.onnx")
     try:

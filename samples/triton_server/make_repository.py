@@ -123,7 +123,7 @@ def _engine(out: Path) -> dict[str, Any]:
     try:
         entry = json.loads(report.read_text())["engine"] or {}
         return {key: entry[key] for key in ("backend", "version", "profiles")} if entry else {}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PatchCompileError(
             f"{report} is no report of patch-compile", f"{type(error).__name__}: {error}", "Build again."
         ) from None

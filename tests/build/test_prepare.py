@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.prepare import Job, prepare
@@ -86,3 +87,20 @@ def test_a_prompt_that_cannot_be_continued_is_refused_before_any_work(
     with pytest.raises(UsageError, match=said):
         prepared(settings | {"prompt": prompt})
     assert prepared(settings | {"prompt": prompt}, Stage.MASKS)  # which continues nothing
+
+
+def test_masks_of_another_checkpoint_are_warned_of(settings: dict[str, Any], mask: Path) -> None:
+    """The names and shapes of the linears are those of the model, so that nothing else would say so."""
+    masks = MaskSet.load(mask)
+    base = Checkpoint.open(settings["model"]).fingerprint()
+    own = mask.with_name("own.safetensors")
+    MaskSet(dict(masks), method="random", seed=0, base_model="m", base_sha256=base, ratio_asked=0.3).save(own)
+    said = {}
+    for file in (mask, own):
+        progress = Progress()
+        given = settings | {"mask": file, "ratio": None}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        prepare(Recipe.parse(chosen), progress, stages=[Stage.ONNX], force=False, resume=False)
+        said[file] = [note for note in progress.notes if note.startswith("warning: the masks")]
+    assert len(said[mask]) == 1 and said[own] == []
+    assert str(mask) in said[mask][0] and "made for other weights" in said[mask][0]
