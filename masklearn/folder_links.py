@@ -11,7 +11,7 @@ from pathlib import Path
 
 from masklearn.errors import PatchCompileError
 
-__all__ = ["check_links", "leads_out"]
+__all__ = ["check_link", "check_links", "leads_out"]
 
 
 def leads_out(folder: Path, file: Path) -> str:
@@ -31,25 +31,30 @@ def leads_out(folder: Path, file: Path) -> str:
 
 
 def check_links(folder: Path) -> None:
-    """Raises PatchCompileError for a link in a folder, or in its sub-folders, that leads out of it or to a folder.
+    """Raises PatchCompileError for a link in a folder, or in its sub-folders, that leads out of it or in a circle.
 
-    A link to a folder could lead in circles. Hidden sub-folders, such as .git and .cache, are not read and not checked.
+    Hidden sub-folders, such as .git and .cache, are not read and not checked.
     """
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in (*folders, *files):
             file = Path(place, name)
-            if not file.is_symlink():
-                continue
-            if name in folders:
-                raise PatchCompileError(
-                    f"{file} is a link to a folder",
-                    f"It leads to {file.readlink()}, and folders in a model's folder are copied as they are.",
-                    "Put a copy of the folder there, or remove the link.",
-                )
-            if target := leads_out(folder, file):
-                raise PatchCompileError(
-                    f"{file} is a link out of its folder",
-                    f"It leads to {target}, and a model's folder is read, and copied into a build, by itself.",
-                    "Put a copy of the file there, or give the folder in which the files lie.",
-                )
+            if file.is_symlink():
+                check_link(folder, file)
+
+
+def check_link(folder: Path, file: Path) -> None:
+    """Raises PatchCompileError for a link below a folder that leads out of it or in a circle."""
+    if target := leads_out(folder, file):
+        raise PatchCompileError(
+            f"{file} is a link out of its folder",
+            f"It leads to {target}, and a model's folder is read, and copied into a build, by itself.",
+            "Put a copy of the file there, or give the folder in which the files lie.",
+        )
+    # Folders that lie in sub-folders are copied with these, and a link to a folder could lead back.
+    if file.is_dir() and (file.parent != folder or file.resolve() == folder.resolve()):
+        raise PatchCompileError(
+            f"{file} is a link to a folder",
+            f"It leads to {file.readlink()}, and sub-folders of a model are copied as they are.",
+            "Put a copy of the folder there, or remove the link.",
+        )

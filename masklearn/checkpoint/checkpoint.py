@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
-from masklearn.folder_links import check_links
+from masklearn.folder_links import check_link, check_links
 from masklearn.json_text import read_json
 from masklearn.shard import Shard, TensorEntry, numpy_dtype
 
@@ -57,6 +57,7 @@ class Checkpoint:
         """
         path = Path(model_dir)
         config = _read_config(path)
+        check_links(path)
         index = path / _INDEX
         weight_map = _read_index(index) if index.is_file() else None
         files = sorted(set(weight_map.values())) if weight_map is not None else [_single_file(path)]
@@ -180,12 +181,13 @@ def _read_config(path: Path) -> dict[str, Any]:
             "A local Hugging Face directory is needed; nothing is downloaded.",
             "Give the path of a directory with config.json and *.safetensors.",
         )
-    check_links(path)
     file = path / "config.json"
     if not file.is_file():
         raise PatchCompileError(
             f"{path} has no config.json", "It is not a Hugging Face model.", "Give the directory it lies in."
         )
+    if file.is_symlink():
+        check_link(path, file)
     return _read_json(file)
 
 

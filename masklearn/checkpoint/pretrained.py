@@ -43,6 +43,7 @@ def load_tokenizer(model_dir: str | Path) -> Any:
     """Returns the tokenizer of a local model directory. Raises PatchCompileError if it has none."""
     from transformers import AutoTokenizer
 
+    _check_tokenizer_sizes(Path(model_dir))
     fix = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
     with _explained(f"{model_dir} has no tokenizer that transformers can load", fix):
         tokenizer = AutoTokenizer.from_pretrained(
@@ -52,11 +53,29 @@ def load_tokenizer(model_dir: str | Path) -> Any:
         return tokenizer
 
 
+def _check_tokenizer_sizes(model_dir: Path) -> None:
+    for name in _TOKENIZER_FILES:
+        file = model_dir / name
+        if file.is_file() and (size := file.stat().st_size) > _MOST_BYTES:
+            raise PatchCompileError(
+                f"{file} has {size >> 20} MiB",
+                f"At most {_MOST_BYTES >> 20} MiB of a tokenizer's file are read.",
+                "Fetch the model again from a source that you trust.",
+            )
+
+
 def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype") -> Any:
     """Returns the model of a local directory with its weights in `dtype`.
 
-    model_class: an auto class of transformers. Raises PatchCompileError if transformers can't load the model.
+    model_class: an auto class of transformers. Raises PatchCompileError if transformers can't load the model, or would
+    load another one.
     """
+    if (adapter := Path(model_dir) / "adapter_config.json").is_file():
+        raise PatchCompileError(
+            f"{adapter} lies beside the model's weights",
+            "With the package peft, transformers loads the model that it names in place of these weights.",
+            "Merge the adapter into the weights, or move the file away.",
+        )
     with _explained(_no_model(model_dir), _FETCH):
         return model_class.from_pretrained(
             str(model_dir), dtype=dtype, local_files_only=True, trust_remote_code=False
@@ -73,6 +92,11 @@ def build_model(model_class: Any, config: Any, **settings: Any) -> Any:
         return model_class.from_config(config, trust_remote_code=False, **settings)
 
 
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+)  # fmt: skip
+_MOST_BYTES = 256 << 20  # that of a vocabulary of 256 k tokens has about 35 MB
 _PROBE = "a word, 12 and \u2603"
 _PANIC = "PanicException"  # of the tokenizers library: no Exception, as the libraries in Rust raise it
 _FETCH = "Fetch the checkpoint again, or update transformers."

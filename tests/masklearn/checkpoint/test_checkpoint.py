@@ -26,6 +26,7 @@ def hub_like(model: Path, cache: Path) -> Path:
     ("name", "to"),
     [
         ("tokenizer.model", "/etc/hostname"),
+        ("data", "/etc"),
         ("onnx/data.json", "../../outside/x"),
         ("model.safetensors.index.json", "../outside/x"),
         ("gone", "../gone"),
@@ -44,14 +45,24 @@ def test_links_that_lead_out_of_the_folder(
     (model / name).symlink_to(to)
     with pytest.raises(PatchCompileError, match=f"{name} is a link out of its folder"):
         Checkpoint.open(model)
-    with pytest.raises(PatchCompileError, match=f"{name} is a link out of its folder"):
-        Checkpoint.of_config(model)
+    Checkpoint.of_config(model)  # it reads config.json alone
 
 
-@pytest.mark.parametrize(("name", "to"), [("data", "/etc"), ("onnx/again", ".."), ("more", "onnx")])
-def test_links_to_folders(make_model: ModelMaker, name: str, to: str) -> None:
+def test_a_config_that_is_a_link_out_of_its_folder(make_model: ModelMaker, tmp_path: Path) -> None:
     model = make_model()
-    (model / "onnx").mkdir()
+    (model / "config.json").rename(tmp_path / "config.json")
+    (model / "config.json").symlink_to("../config.json")
+    for opened in (Checkpoint.open, Checkpoint.of_config):
+        with pytest.raises(PatchCompileError, match=r"config\.json is a link out of its folder"):
+            opened(model)
+
+
+@pytest.mark.parametrize(("name", "to"), [("onnx/again", ".."), ("onnx/more", "data"), ("again", ".")])
+def test_links_to_folders_that_could_lead_in_circles(make_model: ModelMaker, name: str, to: str) -> None:
+    model = make_model()
+    (model / "onnx/data").mkdir(parents=True)
+    (model / "latest").symlink_to("onnx")  # such as training programs make
+    Checkpoint.open(model)
     (model / name).symlink_to(to)
     with pytest.raises(PatchCompileError, match=f"{name} is a link to a folder. It leads to {to}"):
         Checkpoint.open(model)

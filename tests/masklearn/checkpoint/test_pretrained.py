@@ -126,3 +126,18 @@ def test_a_text_model_in_a_class_that_has_none_is_explained(make_model: ModelMak
     (path / "config.json").write_text(json.dumps(config | {"text_config": {}}))
     with pytest.raises(PatchCompileError, match=r"'llama' has no text_config"):
         load_config(path)
+
+
+def test_a_huge_tokenizer_is_not_read(make_model: ModelMaker) -> None:
+    path = make_model()
+    with (path / "tokenizer.json").open("r+b") as file:
+        file.truncate(2**40)  # takes no space on the disk
+    with pytest.raises(PatchCompileError, match=r"tokenizer\.json has 1048576 MiB"):
+        load_tokenizer(path)
+
+
+def test_an_adapter_is_not_loaded_in_place_of_the_weights(make_model: ModelMaker) -> None:
+    path = make_model()
+    (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
+    with pytest.raises(PatchCompileError, match=r"adapter_config\.json lies beside the model's weights"):
+        load_pretrained(AutoModelForCausalLM, path, torch.float32)
