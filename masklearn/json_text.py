@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+from masklearn.regular_file import require_file
+
 __all__ = ["parse_json", "read_json"]
 
 _MOST_BYTES = 256 << 20  # the tokenizer.json of a vocabulary of 256 k tokens has about 35 MB
@@ -13,7 +15,7 @@ _MOST_BYTES = 256 << 20  # the tokenizer.json of a vocabulary of 256 k tokens ha
 
 def read_json(path: Path, *, finite: bool = True) -> Any:
     """Returns the content of a JSON file. Raises OSError, and ValueError as `parse_json` does and for a huge file."""
-    size = path.stat().st_size
+    size = require_file(path).st_size
     if size > _MOST_BYTES:
         raise ValueError(f"It has {size >> 20} MiB, and at most {_MOST_BYTES >> 20} are read.")
     return parse_json(path.read_bytes(), finite=finite)

@@ -18,6 +18,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.regular_file import require_file
+
 __all__ = ["ArrayArchive", "PickledError"]
 
 _SUFFIX = ".npy"
@@ -38,6 +40,7 @@ class ArrayArchive:
     def __init__(self, path: Path) -> None:
         """Raises OSError, and ValueError if the file is no archive of arrays."""
         self.path = path
+        require_file(path)
         with path.open("rb") as file:
             beginning = file.read(len(_NUMPY_FILE))
         if beginning == _NUMPY_FILE:

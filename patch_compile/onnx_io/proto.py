@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masklearn.regular_file import require_file
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.expansion import check_expansion
 
@@ -29,6 +30,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
     import onnx
 
     try:
+        require_file(path)
         proto = onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise PatchCompileError(

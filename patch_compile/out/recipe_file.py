@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from masklearn.regular_file import require_file
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import RECIPE
 
@@ -18,7 +19,7 @@ _MOST_BYTES = 1 << 20  # the parser takes minutes for larger files
 def read_recipe(path: Path) -> dict[str, Any]:
     """Returns the settings of a recipe.yaml. Raises PatchCompileError for a file that can't be read or holds no settings."""
     try:
-        if (size := path.stat().st_size) > _MOST_BYTES:
+        if (size := require_file(path).st_size) > _MOST_BYTES:
             raise ValueError(f"It has {size} bytes, and at most {_MOST_BYTES} are read")
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
