@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from patch_compile.bench.points import MakeFeed
 from patch_compile.errors import PatchCompileError, sentence
+from patch_compile.onnx_io.session import SILENT
 from patch_compile.out.bench import Phase
 
 __all__ = ["OnnxRunner"]
@@ -37,7 +38,7 @@ class OnnxRunner:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = SILENT
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:

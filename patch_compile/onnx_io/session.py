@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,25 @@ from numpy.typing import NDArray
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
 
-__all__ = ["CPU", "GPU", "open_session", "run_session"]
+__all__ = ["CPU", "GPU", "SILENT", "errors_of_runs", "open_session", "run_session"]
 
 # `[ONNXRuntimeError] : 1 : FAIL : `, and `/onnxruntime_src/…/reshape_helper.h:91 onnxruntime::F::F(int, bool) `
 _PLACES = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)( const)? "
 )
+SILENT = 4  # log severity; errors are raised, so logging them too is not needed
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 def open_session(path: Path, providers: tuple[str, ...] = (CPU,)) -> Any:
-    """Open an ONNX Runtime session. Its warnings, which are about constant folding, are not logged.
+    """Open an ONNX Runtime session. It logs nothing: its warnings are about constant folding.
 
     Raises PatchCompileError if the file can't be loaded.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
     try:
         return ort.InferenceSession(str(path), options, providers=list(providers))
@@ -54,7 +56,7 @@ def run_session(
     import onnxruntime as ort
 
     quiet = ort.RunOptions()
-    quiet.log_severity_level = 4  # errors are raised, so logging them too is not needed
+    quiet.log_severity_level = SILENT
     types = {i.name: i.type for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
     asked = [name for name in names if name not in feed]
@@ -70,6 +72,22 @@ def run_session(
             "Give inputs that the model takes with --calib, or other shapes with --opt-shapes.",
         ) from error
     return {name: feed[name] if name in feed else made[name] for name in names}
+
+
+@contextmanager
+def errors_of_runs(path: Path) -> Iterator[None]:
+    """Raise an error of ONNX Runtime as a PatchCompileError about the model, whose inputs are ours and right.
+
+    path: of the session's model.
+    """
+    try:
+        yield
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
+        raise PatchCompileError(
+            f"ONNX Runtime cannot run {path}",
+            _cause(error),
+            "The file is damaged or no decoder: `patch-compile inspect` it, or build it again.",
+        ) from error
 
 
 def _cause(error: Exception) -> str:

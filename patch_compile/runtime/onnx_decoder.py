@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
-from patch_compile.onnx_io.session import CPU, GPU, open_session
+from patch_compile.onnx_io.session import CPU, GPU, errors_of_runs, open_session
 from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
 
 __all__ = ["Cache", "OnnxDecoder", "open_onnx"]
@@ -63,6 +63,7 @@ class OnnxDecoder:
 
         self.limits = limits or Limits()
         on_gpu = gpu and GPU in ort.get_available_providers()
+        self.path = path
         self.session = open_session(path, (GPU, CPU) if on_gpu else (CPU,))
         # ONNX Runtime silently leaves out a provider that can't start, for example without a driver.
         self.device = "cuda" if GPU in self.session.get_providers() else "cpu"
@@ -89,7 +90,8 @@ class OnnxDecoder:
 
     def step(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> tuple[Logits, Cache]:
         """Returns the logits, fp32 `[batch, sequence, vocabulary]`, and the cache with the new tokens."""
-        out = dict(zip(self.outputs, self.session.run(None, self.feed(ids, cache, mask)), strict=True))
+        with errors_of_runs(self.path):
+            out = dict(zip(self.outputs, self.session.run(None, self.feed(ids, cache, mask)), strict=True))
         logits = out.pop("logits").astype(np.float32)
         return logits, {name.replace(_PRESENT, _PAST): value for name, value in out.items()}
 
@@ -133,15 +135,16 @@ class OnnxDecoding:
         self._cache = {name: _values(one)[list(rows), :, first:] for name, one in self._cache.items()}
 
     def _run(self, ids: Tokens) -> Logits:
-        binding = self._decoder.session.io_binding()
-        for name, value in self._decoder.feed(ids, self._cache, self._mask).items():
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, np.ascontiguousarray(value))
-            else:  # an output of the last step, on the session's device
-                binding.bind_ortvalue_input(name, value)
-        for name in self._decoder.outputs:
-            binding.bind_output(name, "cpu" if name == "logits" else self._decoder.device)
-        self._decoder.session.run_with_iobinding(binding)
+        with errors_of_runs(self._decoder.path):
+            binding = self._decoder.session.io_binding()
+            for name, value in self._decoder.feed(ids, self._cache, self._mask).items():
+                if isinstance(value, np.ndarray):
+                    binding.bind_cpu_input(name, np.ascontiguousarray(value))
+                else:  # an output of the last step, on the session's device
+                    binding.bind_ortvalue_input(name, value)
+            for name in self._decoder.outputs:
+                binding.bind_output(name, "cpu" if name == "logits" else self._decoder.device)
+            self._decoder.session.run_with_iobinding(binding)
         made = dict(zip(self._decoder.outputs, binding.get_outputs(), strict=True))
         logits: NDArray[Any] = made.pop("logits").numpy()
         self._cache = {name.replace(_PRESENT, _PAST): value for name, value in made.items()}
