@@ -24,6 +24,7 @@ __all__ = ["Checkpoint"]
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_LARGEST_WEIGHT = 1e15  # the sum of 10^8 squares of such weights is finite in fp32
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -121,13 +122,19 @@ class Checkpoint:
         return torch.from_numpy(array)
 
     def read_finite(self, name: str) -> "Tensor":
-        """Read a weight as an fp32 torch tensor. Raises PatchCompileError if it holds NaN or infinity."""
+        """Read a weight as an fp32 torch tensor. Raises PatchCompileError if it holds NaN, infinity, or numbers that are so
+        large that their squares are not finite."""
         weight = self.torch(name).float()
-        if not bool(weight.isfinite().all()):
+        if weight.numel() and not all(
+            abs(end) < _LARGEST_WEIGHT for end in weight.aminmax()
+        ):  # NaN is not below
             bad = int((~weight.isfinite()).sum())
+            many = f"{bad} of its {weight.numel()} weights are not finite"
             raise PatchCompileError(
-                f"{name} holds NaN or infinity",
-                f"{bad} of its {weight.numel()} weights are not finite, in {self.shard_of(name).name}.",
+                f"{name} holds NaN or infinity"
+                if bad
+                else f"{name} holds weights beyond ±{_LARGEST_WEIGHT:g}",
+                f"{many if bad else 'Their squares are not finite in fp32'}, in {self.shard_of(name)}.",
                 "The checkpoint is damaged or was saved from a diverged run: use another one.",
             )
         return weight

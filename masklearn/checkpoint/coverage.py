@@ -133,13 +133,13 @@ def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> 
     entry = checkpoint.entry(weight)
     if entry.shape != stored:
         raise PatchCompileError(
-            f"{weight} is {list(entry.shape)} in the checkpoint",
+            f"{weight} is {list(entry.shape)} in {checkpoint.path}",
             f"config.json makes it {list(stored)}.",
             "Use the config.json that belongs to the weights.",
         )
     if entry.dtype not in _DTYPES:
         raise PatchCompileError(
-            f"{weight} has dtype {entry.dtype}",
+            f"{weight} has dtype {entry.dtype} in {checkpoint.path}",
             f"Masks are learned on {', '.join(_DTYPES)} weights.",
             "Use a checkpoint that is not quantised.",
         )

@@ -92,7 +92,7 @@ def read_tensor(checkpoint: Checkpoint, name: str, shape: torch.Size) -> Tensor:
         )
     if checkpoint.shape(name) != stored:
         raise PatchCompileError(
-            f"{name} is {list(checkpoint.shape(name))} in the checkpoint",
+            f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
             f"config.json makes it {list(stored)}.",
             "Use the config.json that belongs to the weights.",
         )
