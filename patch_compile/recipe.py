@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +22,7 @@ from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
 from patch_compile.plan.speed_goal import SpeedGoal
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "settings_from"]
 
 _Fusions = Annotated[tuple[str, ...], BeforeValidator(parse_fusions), PlainSerializer(spell_fusions)]
 
@@ -190,3 +191,14 @@ class Recipe(LearnSettings):
                     why,
                     "Drop one of the two. `patch-compile plan` says which ratio the speed takes.",
                 )
+
+
+@contextmanager
+def settings_from(path: Path) -> Iterator[None]:
+    """Add the name of the file that settings come from to an error of the block, which may be about any of them."""
+    try:
+        yield
+    except PatchCompileError as error:
+        if str(path) not in str(error):
+            error.add_note(f"settings: {path}, where no option says otherwise")
+        raise

@@ -1,6 +1,7 @@
 """`build`: learn masks, compile the model, build the engine and measure the loss of quality."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -102,7 +103,7 @@ def build(
     require_extra("build", "`patch-compile build`")
     from patch_compile.build.build import build as run
     from patch_compile.errors import UsageError
-    from patch_compile.recipe import Recipe
+    from patch_compile.recipe import Recipe, settings_from
 
     settings = Recipe.load(Path(recipe)) if recipe is not None else {}
     settings |= {name: given[name] for name in Recipe.model_fields if name in given}
@@ -112,4 +113,5 @@ def build(
             "A build needs a checkpoint or an ONNX file.",
             "Give MODEL_DIR, or an earlier recipe with --recipe.",
         )
-    return FinishedBuild(run(Recipe.parse(settings), force=force, resume=resume))
+    with settings_from(Path(recipe)) if recipe is not None else nullcontext():
+        return FinishedBuild(run(Recipe.parse(settings), force=force, resume=resume))
