@@ -82,7 +82,7 @@ trace.trace_model = _TRACES  # `export_model` looks it up there
 
 
 # Folders whose tests share builds run in one process each, so that nothing is built twice.
-_ONE_PROCESS = ("runtime", "samples/serve_http")
+_ONE_PROCESS = ("hostile", "runtime", "samples/serve_http")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

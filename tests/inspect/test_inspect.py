@@ -87,9 +87,9 @@ def test_an_onnx_file_is_checked_node_by_node(chain):
     ("tensor", "edit", "said"),
     [
         ("meta", lambda a: a.fill(0), "metadata holds a pair"),
-        ("index", lambda a: a.__setitem__(-1, a[-2]), "the index lies: slab 0 of panel 1 is stored 0 times"),
+        ("index", lambda a: a.__setitem__(-1, a[-2]), "the index lies: slab 0 of panel 1 is stored 2 times"),
         ("index", lambda a: a.__setitem__(-1, 99), "lies at column 99, and K has 2 columns of 64"),
-        ("index", lambda a: a.__setitem__(-1, a[-1] - 2), "lies at column -2"),
+        ("index", lambda a: a.__setitem__(-1, a[-1] - 2), "lies at column -1"),
     ],
 )
 def test_what_is_broken_is_named(chain, tensor, edit, said):
