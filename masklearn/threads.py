@@ -1,8 +1,11 @@
-"""Keeps torch's threads from spinning, so that learning shares the processor with other programs.
+"""Keeps torch's threads from spinning, and results from depending on their number.
 
 The threads of an OpenMP region wait for each other at its end. By default they spin there for milliseconds. If another
 program runs on the core of one thread, the others burn their own time in waiting for it, and the scheduler then takes
 that time from them when they have work again. A factorisation of a small matrix has hundreds of such regions.
+
+Masks and weights must not depend on the number of threads either, or a recipe reproduces its run on some machines only.
+MKL divides a product by the number of threads unless it is told not to, and torch divides a sum over a whole tensor.
 """
 
 import math
@@ -13,9 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-__all__ = ["in_parallel", "one_thread", "settle_threads", "usable_cores"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["in_parallel", "one_thread", "settle_threads", "total", "usable_cores"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -23,18 +29,24 @@ _Result = TypeVar("_Result")
 # libgomp, which torch's wheels for Linux contain, reads the first one; LLVM's and Intel's OpenMP read both.
 _SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+# Products of matrices and triangular solves are then the same bytes with any number of threads ("strict CNR mode" of the
+# oneMKL developer guide), and up to 10 % slower; AUTO keeps the instructions that MKL would choose.
+_SAME_BYTES = {"MKL_CBWR": "AUTO,STRICT"}
 _COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def settle_threads(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let waiting threads sleep, and start no more of them than this process may use cores at a time.
+    """Let waiting threads sleep, start no more of them than this process may use cores at a time, and let products of
+    matrices not depend on their number.
 
-    OpenMP reads these settings when torch is loaded, so a later call has no effect. Settings of the user stay.
+    OpenMP and MKL read these settings when torch is loaded, so a later call has no effect. Settings of the user stay.
     """
     if "torch" in sys.modules:
         return
     if not _names_any(environment, _WAITING):
         environment.update(_SLEEP)
+    for name, value in _SAME_BYTES.items():
+        environment.setdefault(name, value)
     allowed = usable_cores()
     if allowed < len(os.sched_getaffinity(0)) and not _names_any(environment, _COUNT):
         environment["OMP_NUM_THREADS"] = str(allowed)
@@ -68,6 +80,12 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def total(values: "Tensor") -> "Tensor":
+    """Returns the sum of all values, a scalar of their type, whose bytes do not depend on the number of threads."""
+    with one_thread():
+        return values.sum()
 
 
 def in_parallel(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:

@@ -20,6 +20,7 @@ from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.hooks import watch_calls
 from masklearn.stream.logits import HEAD_CHUNK
+from masklearn.threads import total
 
 __all__ = ["Comparison", "compare_models"]
 
@@ -82,8 +83,8 @@ def _advance(
     _check_finite("dense", dense.hidden, number)
     _check_finite("pruned", pruned.hidden, number)
     pairs = list(zip(dense.hidden, pruned.hidden, strict=True))
-    apart = sum(float((b - a).double().square().sum()) for a, b in pairs)
-    energy = sum(float(a.double().square().sum()) for a, _ in pairs)
+    apart = sum(float(total((b - a).double().square())) for a, b in pairs)
+    energy = sum(float(total(a.double().square())) for a, _ in pairs)
     return math.sqrt(apart / energy) if energy else 0.0
 
 
@@ -96,8 +97,8 @@ def _advance_dense(dense: Block, pruned: Block, names: Collection[str]) -> dict[
         bias = dense.linears[name].bias
         product = output if bias is None else output - bias
         error = torch.nn.functional.linear(x, changes[name])
-        errors[name] += float(error.double().square().sum())
-        energies[name] += float(product.double().square().sum())
+        errors[name] += float(total(error.double().square()))
+        energies[name] += float(total(product.double().square()))
 
     with watch_calls({name: dense.linears[name] for name in names}, add):
         dense.advance()

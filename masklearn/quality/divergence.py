@@ -13,6 +13,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.progress import OnStep
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.logits import HEAD_CHUNK, log_probabilities, token_kl
+from masklearn.threads import total
 
 __all__ = ["divergences"]
 
@@ -76,6 +77,6 @@ def _kl_of_logits(dense: Tensor, pruned: Tensor) -> float:
 
 def _distance(dense: Block, pruned: Block) -> float:
     apart = sum(
-        float((a - b).double().square().sum()) for a, b in zip(dense.hidden, pruned.hidden, strict=True)
+        float(total((a - b).double().square())) for a, b in zip(dense.hidden, pruned.hidden, strict=True)
     )
-    return apart / sum(float(hidden.double().square().sum()) for hidden in dense.hidden)
+    return apart / sum(float(total(hidden.double().square())) for hidden in dense.hidden)

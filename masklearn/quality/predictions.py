@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from masklearn.stream.logits import log_probabilities, perplexity_of, token_kl, token_nll
+from masklearn.threads import total
 
 __all__ = ["LogitErrors", "Predictions"]
 
@@ -56,8 +57,8 @@ class LogitErrors:
         error = (pruned - dense).abs()
         self.scale = max(self.scale, float(dense.abs().max()))
         self.largest = max(self.largest, float(error.max()))
-        self.absolute += float(error.double().sum())
-        self.squared += float(error.double().square().sum())
+        self.absolute += float(total(error.double()))
+        self.squared += float(total(error.double().square()))
         self.logits += error.numel()
         first, last = _DECADES
         exponents = error.clamp(10.0**first, 10.0**last * 0.999).log10()

@@ -15,6 +15,7 @@ import torch
 from masklearn.feed import Group
 from masklearn.masks.patterns import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
+from masklearn.solvers.factors import cholesky, inverse_of_factor
 from masklearn.solvers.obs import with_damping
 from masklearn.threads import in_parallel
 
@@ -164,9 +165,9 @@ def _admm(weight: torch.Tensor, sparse: torch.Tensor, steps: _Steps) -> _Solved 
 def _inverse(hessian: torch.Tensor, rho: float) -> torch.Tensor | None:
     shifted = hessian.clone()
     shifted.diagonal().add_(rho)
-    lower, failed = torch.linalg.cholesky_ex(shifted)
+    lower = cholesky(shifted)
     del shifted
-    return None if int(failed) else torch.cholesky_inverse(lower)
+    return None if lower is None else inverse_of_factor(lower)
 
 
 def _fit(

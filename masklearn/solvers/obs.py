@@ -16,7 +16,8 @@ from masklearn.errors import PatchCompileError
 from masklearn.feed import Group
 from masklearn.masks.patterns import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
-from masklearn.threads import one_thread
+from masklearn.solvers.factors import upper_factor_of_inverse
+from masklearn.threads import one_thread, total
 
 __all__ = [
     "Solved",
@@ -61,7 +62,7 @@ def with_damping(
     PatchCompileError with the linear's name if H is not finite or λ = 1 does not suffice.
     """
     diagonal = hessian.diagonal()
-    mean = float(diagonal.mean())
+    mean = float(total(diagonal) / len(diagonal))
     if not torch.isfinite(hessian).all():
         raise PatchCompileError(
             f"The inputs of {name} are not finite",
@@ -93,17 +94,7 @@ def inverse_factor(
     """
     if not bool(hessian.any()):  # all inputs are 0, so every choice has the same error
         return torch.eye(len(hessian), device=hessian.device)
-    return with_damping(hessian, damping, name, note, _factor)
-
-
-def _factor(hessian: torch.Tensor) -> torch.Tensor | None:
-    lower, failed = torch.linalg.cholesky_ex(hessian)
-    if int(failed):
-        return None
-    inverse = torch.cholesky_inverse(lower)
-    del lower
-    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-    return None if int(failed) or not bool(torch.isfinite(upper).all()) else upper
+    return with_damping(hessian, damping, name, note, upper_factor_of_inverse)
 
 
 def solve_group(

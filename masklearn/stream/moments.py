@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from masklearn.stream.hooks import watch_calls
+from masklearn.threads import total
 
 __all__ = ["input_moments", "output_energy", "squared_input_norms"]
 
@@ -76,4 +77,4 @@ def _mirror(moment: torch.Tensor) -> None:
 
 def output_energy(weight: torch.Tensor, moment: torch.Tensor) -> float:
     """Returns ‖XWᵀ‖² over all tokens, from W `[N, K]` and XᵀX `[K, K]`."""
-    return float((weight @ moment).mul_(weight).sum())
+    return float(total((weight @ moment).mul_(weight)))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from masklearn.threads import total
 from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
 from masklearn.training.model import last_hidden
 
@@ -47,15 +48,15 @@ class Distillation:
         target = self._target(ids)
         hidden = last_hidden(model, ids)
         if self._encoder:
-            error = (hidden.float() - target).square().sum() / target.square().sum()
+            error = total((hidden.float() - target).square()) / total(target.square())
             return error, {self.figure: float(error.detach())}
         used = ids.shape[1] - bool(self._label_weight)  # the last token of a window has no label
         teacher = Teacher(target[:, :used].flatten(0, 1), Head.of(self._teacher))
         targets: list[tuple[float, TargetDistribution]] = [(1.0, teacher)]
         if self._label_weight:
             targets.append((self._label_weight, Labels(ids[:, 1:].flatten())))
-        total, losses = head_loss(hidden[:, :used].flatten(0, 1), Head.of(model), targets)
-        return total, {self.figure: losses[0]}
+        loss, losses = head_loss(hidden[:, :used].flatten(0, 1), Head.of(model), targets)
+        return loss, {self.figure: losses[0]}
 
     def begin(self, step: int, fraction: float) -> None:
         """Does nothing: the objective is the same at every step."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from masklearn.threads import total
 from masklearn.training.schedule import Schedule
 
 __all__ = ["optimizer_of"]
@@ -32,5 +33,5 @@ def _relative(learning_rate: float, parameter: Tensor) -> float:
 
     Adafactor's steps are relative to the parameter's RMS (arXiv 1804.04235, algorithm 5).
     """
-    rms = float(parameter.detach().float().square().mean().sqrt())
+    rms = float((total(parameter.detach().float().square()) / parameter.numel()).sqrt())
     return learning_rate / max(rms, _SMALLEST)

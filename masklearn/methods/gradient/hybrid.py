@@ -12,6 +12,7 @@ from torch import Tensor
 
 from masklearn.masks.patterns import PATTERNS
 from masklearn.masks.tiles import GROUP
+from masklearn.threads import one_thread
 
 __all__ = ["dense_share", "gumbel", "spread_tiles", "weight_of_codes", "weight_of_logits"]
 
@@ -106,7 +107,8 @@ class _FromCodes(torch.autograd.Function):
 
 def _masked(weight: Tensor, dense: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
     masked = _mask(dense, pattern).mul_(_planes(weight))
-    energy = masked.view(-1).dot(masked.view(-1))
+    with one_thread():
+        energy = masked.view(-1).dot(masked.view(-1))
     return masked.transpose(1, 2).reshape(weight.shape).to(weight.dtype), energy
 
 

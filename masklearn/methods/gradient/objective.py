@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from masklearn.methods.gradient.parametrization import Drawing, HybridMask, Sums
 from masklearn.methods.gradient.settings import MaskSettings
+from masklearn.threads import total
 from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
 from masklearn.training.model import last_hidden
 
@@ -123,7 +124,8 @@ class MaskObjective:
         hidden = last_hidden(model, ids)
         if self._encoder:
             assert dense is not None
-            apart = (hidden.float() - dense[0].float()).square().sum() / dense[0].float().square().sum()
+            target = dense[0].float()
+            apart = total((hidden.float() - target).square()) / total(target.square())
             return apart, {"hidden": float(apart.detach())}
         targets: list[tuple[float, TargetDistribution]] = [(1.0, Labels(ids[:, 1:].flatten()))]
         if dense is not None and dense[1] is not None:

@@ -14,6 +14,7 @@ from masklearn.methods.gradient.hybrid import (
     weight_of_codes,
     weight_of_logits,
 )
+from masklearn.threads import total
 
 __all__ = ["Drawing", "HybridMask", "Sums"]
 
@@ -105,7 +106,7 @@ class HybridMask(nn.Module):
             masked, energy = weight_of_logits(
                 weight, spread, self.pattern_logits, noise, drawing.pattern_scale, drawing.temperature
             )
-        return masked, Sums((self.areas * (1.0 - dense)).sum(), energy)
+        return masked, Sums(total(self.areas * (1.0 - dense)), energy)
 
     def _dense(self, weight: Tensor, generator: torch.Generator) -> Tensor:
         if self.tile_logits is None:

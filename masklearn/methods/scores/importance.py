@@ -5,6 +5,7 @@ import torch
 from masklearn.masks.patterns import patterns_from_scores, removed_scores
 from masklearn.masks.tiles import tile_sums
 from masklearn.methods.base import Candidate
+from masklearn.threads import total
 
 __all__ = ["candidate_from_importance"]
 
@@ -18,7 +19,7 @@ def candidate_from_importance(importance: torch.Tensor, tile: tuple[int, int]) -
     tokens): the perplexity is 845 with magnitude and 152 with Wanda. Plain sums, which make mostly early blocks sparse,
     give 959 and 183. Shares of each linear's sum, which make mostly large linears sparse, give 1861 and 167.
     """
-    mean = float(importance.mean(dtype=torch.float64))
+    mean = float(total(importance.double())) / importance.numel()
     score = tile_sums(removed_scores(importance).cpu().numpy(), tile)
     if mean > 0.0:  # every tile of an all-zero linear costs nothing
         score = score / mean

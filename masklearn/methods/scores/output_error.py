@@ -11,6 +11,7 @@ from masklearn.masks.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_
 from masklearn.methods.base import Candidate
 from masklearn.solvers import obs
 from masklearn.stream.moments import output_energy
+from masklearn.threads import total
 from masklearn.traits import Criterion, Need
 
 __all__ = ["candidates_by_error"]
@@ -85,5 +86,7 @@ def _without_inputs(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Can
             score = rng.random(areas.shape) * areas
         else:
             groups = weight.view(weight.shape[0], -1, GROUP).sum(dim=2)
-            score = tile_sums(groups.cpu().numpy(), feed.recipe.tile) / (float(weight.mean()) or 1.0)
+            score = tile_sums(groups.cpu().numpy(), feed.recipe.tile) / (
+                float(total(weight)) / weight.numel() or 1.0
+            )
         yield name, Candidate(patterns_from_scores(weight).cpu().numpy(), score.astype(np.float32))
