@@ -45,6 +45,10 @@ class FolderLock:
     ) -> None:
         self.release()
 
+    def holds(self) -> bool:
+        """Returns True if the folder is still the one that was locked, and not removed or replaced meanwhile."""
+        return self._descriptor is not None and _is_file_of(self._descriptor, self.folder / LOCK)
+
     def release(self) -> None:
         """Give up the lock. A second call does nothing."""
         if self._descriptor is None:

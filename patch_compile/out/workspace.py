@@ -32,6 +32,7 @@ from patch_compile.out.place import (
     partial_of,
     place_of,
 )
+from patch_compile.out.stage_files import files_under, intact, link, remove, sha256_of, sweep
 from patch_compile.out.state import StageRecord, WorkspaceState, read_records, stages_of
 
 __all__ = ["Workspace", "check_out", "key_of", "place_of", "sha256_of", "write_json"]
@@ -73,7 +74,7 @@ class Workspace:
             self._previous = read_records(self.out / MANIFEST)
         self._state = WorkspaceState(state.records if resume else {})
         self._state.write(self.root)
-        _sweep(self.root, self._state.records, (STATE, LOCK, *([SCRATCH] if resume else [])))
+        sweep(self.root, self._state.records, (STATE, LOCK, *([SCRATCH] if resume else [])))
         self.scratch.mkdir(exist_ok=True)
 
     @property
@@ -93,17 +94,19 @@ class Workspace:
 
     def run(self, stage: str, key: str, outputs: list[str], work: Callable[[Path], None]) -> None:
         """Run `work(root)`, which writes `outputs` (files or folders), unless its result is already there."""
+        self._check_ours()
         if self._reuse(stage, key):
             self.reused.append(stage)
             return
         self.records.pop(stage, None)
-        for name in outputs:
-            _remove(self.root / name)
-        with _disk_errors(self.root):
+        with self._removal_said(), _disk_errors(self.root):
+            for name in outputs:
+                remove(self.root / name)
             work(self.root)
+            self._check_ours()
             for name in outputs:  # before state.json says that they are whole
                 flush_tree(self.root / name)
-            files = {name: sha256_of(self.root / name) for name in _files_under(self.root, outputs)}
+            files = {name: sha256_of(self.root / name) for name in files_under(self.root, outputs)}
             self.records[stage] = StageRecord(key, files)
             self._state.write(self.root)
 
@@ -111,10 +114,11 @@ class Workspace:
         """Remove a finished stage that this run does not have, with its `outputs` (files or folders)."""
         if self.records.pop(stage, None) is None:
             return
+        self._check_ours()
         with _disk_errors(self.root):
             self._state.write(self.root)
             for name in outputs:
-                _remove(self.root / name)
+                remove(self.root / name)
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """Returns the finished stages in the form of state.json and manifest.json."""
@@ -127,6 +131,7 @@ class Workspace:
         finished, and the build that was to be replaced is still at OUT or is put back there. Raises PatchCompileError
         if OUT can't be replaced.
         """
+        self._check_complete()
         with _publishing_errors(
             f"{self.out} can't be put in place",
             "Mend that and run it again: --resume goes on from what is kept.",
@@ -147,10 +152,12 @@ class Workspace:
         aside = self._state.replaces
         if self.records or (aside and (self.out.parent / aside).exists()):
             return not self.root.exists()
+        if not self._locks[self.root].holds():  # what is there now is not ours
+            return not self.root.exists()
         if any(self.scratch.rglob("*checkpoint*")):
             return False
         with contextlib.suppress(OSError):
-            _sweep(self.root, {}, (STATE, LOCK))
+            sweep(self.root, {}, (STATE, LOCK))
             (self.root / STATE).unlink()
         self.release()
         with contextlib.suppress(OSError):
@@ -161,6 +168,35 @@ class Workspace:
         """Let other processes use OUT and its unfinished build. A second call does nothing."""
         while self._locks:
             self._locks.popitem()[1].release()
+
+    @contextmanager
+    def _removal_said(self) -> Iterator[None]:
+        """Replace an error that follows from the removal of the folder by one that says so."""
+        try:
+            yield
+        except Exception:
+            self._check_ours()
+            raise
+
+    def _check_ours(self) -> None:
+        """Raise PatchCompileError if the folder was removed or replaced since this process locked it."""
+        if not self._locks[self.root].holds():
+            raise PatchCompileError(
+                f"{self.root} was removed or replaced during the build",
+                "The unfinished build was in it.",
+                "Start again, and leave that folder alone until the build is done.",
+            )
+
+    def _check_complete(self) -> None:
+        """Raise PatchCompileError if a file of a finished stage is gone, since it would be missing in OUT."""
+        self._check_ours()
+        names = (name for record in self.records.values() for name in record.files)
+        if gone := [name for name in names if not (self.root / name).is_file()]:
+            raise PatchCompileError(
+                f"{self.root / gone[0]} was removed during the build",
+                f"OUT would lack it{f' and {len(gone) - 1} more' if gone[1:] else ''}.",
+                "Run it again with --resume, which makes it again.",
+            )
 
     def _lock_out(self) -> None:
         if self.out not in self._locks:
@@ -188,11 +224,11 @@ class Workspace:
     def _reuse(self, stage: str, key: str) -> bool:
         for home, records in ((self.root, self.records), (self.out, self._previous)):
             record = records.get(stage)
-            if record is None or record.key != key or not _intact(home, record):
+            if record is None or record.key != key or not intact(home, record):
                 continue
             if home is not self.root:
                 for name in record.files:
-                    _link(home / name, self.root / name)
+                    link(home / name, self.root / name)
                 self.records[stage] = record
                 self._state.write(self.root)
             return True
@@ -203,12 +239,6 @@ def key_of(*parts: object) -> str:
     """Returns a hash of JSON-able parts, which identifies a stage's inputs."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the sha256 of a file, which is read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _put_back(state: WorkspaceState, out: Path) -> bool:
@@ -236,49 +266,6 @@ def _finish_publishing(out: Path) -> None:
         shutil.rmtree(aside)
     (out / STATE).unlink()
     flush_folder(out)
-
-
-def _sweep(root: Path, records: dict[str, StageRecord], keep: tuple[str, ...]) -> None:
-    """Remove everything that no finished stage has written, such as half-written files of a killed run.
-
-    keep: names in `root` that stay.
-    """
-    files = {root / name for record in records.values() for name in record.files}
-    folders = {parent for file in files for parent in file.parents}
-    for top in [path for path in root.iterdir() if path.name not in keep]:
-        inside = sorted(top.rglob("*"), reverse=True) if top in folders else []
-        for path in [*inside, top]:
-            if path not in files and path not in folders and os.path.lexists(path):
-                _remove(path)
-
-
-def _intact(home: Path, record: StageRecord) -> bool:
-    return all((home / n).is_file() and sha256_of(home / n) == digest for n, digest in record.files.items())
-
-
-def _files_under(root: Path, outputs: list[str]) -> Iterator[str]:
-    for name in outputs:
-        path = root / name
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                yield str(file.relative_to(root))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make a hard link, or a copy if the file system has no links. Finished files are never written to again."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 @contextmanager

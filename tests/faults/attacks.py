@@ -26,6 +26,9 @@ WORDS = {
     Fault.TORN: "killed with a write half done",
     Fault.POWER: "power cut: killed, and what was not flushed is lost",
     Fault.EIO_READ: "input/output error of one file operation that reads",
+    Fault.INTERRUPT: "Ctrl-C at a file operation",
+    Fault.TERMINATE: "SIGTERM at a file operation",
+    Fault.HANG_UP: "SIGHUP at a file operation",
 }
 _SAMPLED = {
     "TensorRT-RTX": 60,
@@ -64,6 +67,9 @@ def wanted(sweep: Sweep, count: int | None, seed: int) -> Sequence[tuple[Fault, 
         Fault.TORN: [one for one in changes if one.name == "write"],
         Fault.POWER: changes,
         Fault.EIO_READ: reads,
+        Fault.INTERRUPT: changes,
+        Fault.TERMINATE: changes[::10],  # they end the process as a kill does
+        Fault.HANG_UP: changes[::10],
     }
     every = sorted((one.number / len(of), fault, one.number) for fault, of in able.items() for one in of)
     if count is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -57,6 +58,7 @@ def _forked(request: dict[str, Any]) -> dict[str, Any]:
 
 def _child(request: dict[str, Any]) -> int:
     os.chdir(request["cwd"])
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         _point(descriptor, request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)

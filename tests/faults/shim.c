@@ -34,7 +34,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum Fault { NONE, KILL, FULL, EIO_ONCE, TORN, POWER, EIO_READ };
+enum Fault { NONE, KILL, FULL, EIO_ONCE, TORN, POWER, EIO_READ, INTERRUPT, TERMINATE, HANG_UP };
 enum Kind { CHANGE = 'c', GROW = 'g', READ = 'r' };  // GROW: a change that needs room on the disk
 enum { MAX_ROOTS = 8, MAX_DIRTY = 256, FIRST_DIRTY_FD = 600 };
 
@@ -150,6 +150,12 @@ static int operation(enum Kind kind, const char* name, long bytes, const char* p
   if (fault != NONE && mine && (number == at || (fault == FULL && number > at && kind == GROW))) {
     if (fault != FULL || kind == GROW) say("fault\n");
     if (fault == KILL || fault == POWER) die();
+    if (fault >= INTERRUPT) {  // the operation goes on, if the signal does not end the process
+      int sent[] = {SIGINT, SIGTERM, SIGHUP};
+      pthread_mutex_unlock(&lock);
+      kill(getpid(), sent[fault - INTERRUPT]);
+      return 0;
+    }
     if (fault == TORN)
       result = 1;
     else if (fault != FULL || kind == GROW) {

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 from enum import IntEnum
 from pathlib import Path
@@ -27,10 +28,24 @@ class Fault(IntEnum):
     TORN = 4  # half of its bytes are written, then SIGKILL
     POWER = 5  # SIGKILL before it, and files lose half of their bytes if these were not flushed
     EIO_READ = 6  # it is the nth one that reads, and fails
+    INTERRUPT = 7  # SIGINT, as from Ctrl-C, before it
+    TERMINATE = 8  # SIGTERM
+    HANG_UP = 9  # SIGHUP
 
     @property
-    def kills(self) -> bool:
-        return self in (Fault.KILL, Fault.TORN, Fault.POWER)
+    def exit_codes(self) -> tuple[int, ...]:
+        """Exit codes with which a run may end; negative ones are signals."""
+        return _EXIT_CODES.get(self, (0, 1))
+
+
+_EXIT_CODES = {
+    Fault.KILL: (-signal.SIGKILL,),
+    Fault.TORN: (-signal.SIGKILL,),
+    Fault.POWER: (-signal.SIGKILL,),
+    Fault.INTERRUPT: (0, 130),  # 0: the run was already at its end
+    Fault.TERMINATE: (-signal.SIGTERM,),
+    Fault.HANG_UP: (-signal.SIGHUP,),
+}
 
 
 def compiled(folder: Path) -> Path:

@@ -87,9 +87,9 @@ class Sweep:
     def _of_run(self, run: Run, fault: Fault) -> Iterator[str]:
         assert run.hit is not None
         yield from self._of_ours_alone(run)
-        if fault.kills:
-            if run.code != -9:
-                yield f"exit code {run.code} of a killed run"
+        if run.code not in fault.exit_codes:
+            yield f"exit code {run.code}: {_first_line(run.stderr)}"
+        if run.code < 0:
             return
         yield from _of_words(run)
         if run.code == 0:
@@ -146,9 +146,9 @@ def _of_words(run: Run) -> Iterator[str]:
     yield from (
         f"stderr has {mark!r}: {_first_line(run.stderr)}" for mark in _OF_A_CRASH if mark in run.stderr
     )
-    if run.code not in (0, 1):
-        yield f"exit code {run.code}"
-    elif run.code == 1 and not ("error: " in run.stderr and "fix: " in run.stderr):
+    if run.code == 130 and "Interrupted." not in run.stderr:
+        yield f"interrupted without a word: {_first_line(run.stderr)}"
+    if run.code == 1 and not ("error: " in run.stderr and "fix: " in run.stderr):
         yield f"exit code 1 without words: {_first_line(run.stderr)}"
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,38 @@ def test_a_second_build_into_one_out_is_refused_and_harms_nothing(tmp_path, flag
     again.run("one", "key", ["a"], never)
     finish(again)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", MANIFEST}
+
+
+@pytest.mark.parametrize("spelled", [".", "./out", "..", "link", "folder/../out", "there/out"])
+def test_a_second_build_is_refused_however_out_is_spelled(tmp_path, monkeypatch, spelled):
+    """The first build replaces an earlier one, so that links to it and the current folder are there."""
+    out = tmp_path / "out"
+    workspace = Workspace(out)
+    workspace.run("one", "old", ["a"], writer("old"))
+    finish(workspace)
+    (tmp_path / "link").symlink_to("out")
+    (tmp_path / "there").symlink_to(".")
+    (tmp_path / "folder").mkdir()
+    with other_process(BUILD, out) as process:
+        monkeypatch.chdir(out if spelled == "." else out / "a" if spelled == ".." else tmp_path)
+        with pytest.raises(PatchCompileError) as refused:
+            Workspace(Path(spelled), force=True)
+        # The current folder and those above it are refused for what they are.
+        said = "OUT can't be" if spelled.startswith("..") or spelled == "." else f"(pid {process.pid})"
+        assert said in refused.value.what
+    assert (out / "a" / "file.txt").read_text() == "old"
+    assert (tmp_path / "out.partial" / "a").read_text() == "1"
+
+
+def test_a_build_beside_which_a_second_one_was_refused_is_published_right(tmp_path):
+    first = Workspace(tmp_path / "out")
+    first.run("one", "key", ["a"], writer("1"))
+    env = os.environ | {"PYTHONPATH": "."}
+    second = [sys.executable, "-c", BUILD, str(tmp_path / "out")]
+    refused = subprocess.run(second, capture_output=True, text=True, env=env, timeout=60)
+    assert refused.returncode == 1 and f"another build is running (pid {os.getpid()})" in refused.stderr
+    assert (finish(first) / "a" / "file.txt").read_text() == "1"
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
 def test_a_second_build_of_this_process_is_refused(tmp_path):

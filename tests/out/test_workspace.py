@@ -229,3 +229,60 @@ def test_litter_of_a_run_that_was_killed_does_not_reach_out(tmp_path):
     assert (again.scratch / "checkpoint-2").is_file()
     out = finish(again)
     assert {str(path.relative_to(out)) for path in out.rglob("*")} == {MANIFEST, "a", "a/file.txt"}
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("when", ["in a stage", "at its end", "between stages", "before the end"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_unfinished_build_that_is_removed_in_mid_build_is_one_clear_error(tmp_path, how, when, finished):
+    def removing(root):
+        root.rename(tmp_path / "gone")
+        if how == "replaced":
+            (root / "a").mkdir(parents=True)
+            (root / "a" / "mine").write_text("mine")
+        if when == "in a stage":
+            (root / "a" / "file.txt").write_text("1")
+            raise ValueError("a library that found its file missing")
+
+    build = Workspace(tmp_path / "out")
+    if finished:
+        build.run("one", "key", ["a"], writer("1"))
+    with pytest.raises(PatchCompileError, match=r"out\.partial was removed or replaced during the build"):
+        if when == "before the end":
+            removing(build.root)
+            build.publish()
+        elif when == "between stages":
+            removing(build.root)
+            build.run("two", "key", ["a"], writer("2"))
+        else:
+            build.run("two", "key", ["b"], removing)
+    build.discard_if_empty()
+    build.release()
+    assert not (tmp_path / "out").exists()
+    if how == "replaced":
+        assert (build.root / "a" / "mine").read_text() == "mine"
+    else:
+        assert not (build.root / "state.json").exists()
+
+
+def test_a_file_that_is_removed_in_mid_build_is_not_published_missing(tmp_path):
+    build = Workspace(tmp_path / "out")
+    build.run("one", "key", ["a"], writer("1"))
+    (build.root / "a" / "file.txt").unlink()
+    with pytest.raises(PatchCompileError, match=r"file\.txt was removed during the build"):
+        finish(build)
+    build.release()
+    again = Workspace(tmp_path / "out", resume=True)
+    again.run("one", "key", ["a"], writer("1"))
+    assert (finish(again) / "a" / "file.txt").read_text() == "1"
+
+
+def test_an_out_that_is_removed_while_it_is_replaced_is_built_all_the_same(tmp_path):
+    build = Workspace(tmp_path / "out")
+    build.run("one", "old", ["a"], writer("old"))
+    finish(build)
+    anew = Workspace(tmp_path / "out", force=True)
+    (tmp_path / "out").rename(tmp_path / "gone")
+    anew.run("one", "new", ["a"], writer("new"))
+    assert (finish(anew) / "a" / "file.txt").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "gone"}
