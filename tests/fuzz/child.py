@@ -32,6 +32,9 @@ def main(arguments: list[str]) -> None:
         from tests.fuzz.readers import READERS
 
         reader, folder, found = READERS[name], Path(made), Path(crashes)
+        attempt(
+            reader, reader.corpus()[0].read_bytes(), folder
+        )  # imports, which are no part of an input's time
 
         def one(data: bytes) -> None:
             crash = attempt(reader, data, folder)

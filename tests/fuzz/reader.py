@@ -24,13 +24,15 @@ class Reader:
 
     name: name of its folder in the corpus; read: reads the bytes, and may write into the folder that it is given, which
     stays the same in a process; mutate: changes bytes so that deeper layers of the format are reached; refuses: errors
-    with which it may refuse, of exactly these classes or of subclasses of `PatchCompileError`.
+    with which it may refuse, of exactly these classes or of subclasses of `PatchCompileError`; cost: how much slower it is
+    than most, so that tests and `make torture` read fewer inputs.
     """
 
     name: str
     read: Callable[[bytes, Path], object]
     mutate: Mutation
     refuses: tuple[type[Exception], ...] = ()
+    cost: int = 1
 
     def corpus(self) -> list[Path]:
         """Returns the committed inputs, in the order of their names."""

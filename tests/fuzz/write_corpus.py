@@ -21,7 +21,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord, TextRecord
 from masklearn.shard import write_shard
-from patch_compile.out.layout import MANIFEST, RECIPE, REPORT, STATE
+from patch_compile.out.layout import BENCH, MANIFEST, RECIPE, REPORT, STATE, VERIFY
 from patch_compile.out.manifest import Manifest, Ratio
 from patch_compile.out.plan import Plan
 from patch_compile.out.proof import OutputDifference, OutputsDifference
@@ -35,6 +35,7 @@ from tests.conftest import write_model
 from tests.engine.test_plan_program import TEXT as PROGRAM
 from tests.fuzz.dense import CONFIG, COVERED, write_dense
 from tests.fuzz.reader import CORPUS
+from tests.fuzz.readers.shown import sound_build
 from tests.masklearn.importers.sources import (
     maskllm_members,
     mosaic,
@@ -160,6 +161,9 @@ def _models(folder: Path) -> None:
     for kind in ("gpt2", "bert", "qwen3", "gemma3", "mixtral"):
         model, verdict = write_model(folder / kind, kind), "refused-" if kind == "mixtral" else ""
         _put("config-alone", f"{verdict}{kind}.json", (model / "config.json").read_bytes())
+    _put_json("generation-of-config", "llama.json", CONFIG | {"eos_token_id": [1, 2]})
+    generation = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.9, "eos_token_id": [1, 2]}
+    _put_json("generation", "sampling.json", generation)
     names = Checkpoint.open(folder / "dense").names()
     index = {"metadata": {"total_size": 9}, "weight_map": dict.fromkeys(names[:3], "model.safetensors")}
     _put_json("index", "one.json", index)
@@ -241,6 +245,15 @@ def _out(folder: Path) -> None:
     for name, record in records.items():
         _put_json("record", f"{name}.json", _without(record.as_json(), folder))
     _put_json("manifest-inspect", MANIFEST, manifest.as_json())
+    shown = sound_build(folder / "shown")
+    for reader, place in (
+        ("page-report", REPORT),
+        ("page-verify", VERIFY),
+        ("page-bench", BENCH),
+        ("page-recipe", RECIPE),
+    ):
+        _put(reader, Path(place).name, (shown / place).read_bytes().replace(bytes(folder), b"/builds"))
+    _put("compared", REPORT, (shown / REPORT).read_bytes().replace(bytes(folder), b"/builds"))
     _put_json("engine-described", "engine.json", engine_report().as_json())
     difference = OutputsDifference(
         outputs=(OutputDifference(output="y", largest=0.1, relative=0.2, floating=True),)

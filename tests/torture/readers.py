@@ -19,7 +19,7 @@ def run(small: bool) -> list[Attack]:
     """Read mutations of each reader's corpus; those that break it are kept in build/torture."""
     logging.disable(logging.ERROR)
     try:
-        return [_attack(reader, _SMALL if small else _FULL) for reader in READERS.values()]
+        return [_attack(reader, (_SMALL if small else _FULL) // reader.cost) for reader in READERS.values()]
     finally:
         logging.disable(logging.NOTSET)
 

@@ -40,13 +40,14 @@ class Perplexities:
 class Sources:
     """Files of one build.
 
-    out: the folder, by the name that the page shows; verify, bench: None if the command has not run; unread: reasons why
-    a file of theirs is not shown.
+    out: the folder, by the name that the page shows; recipe: the settings by name, as recipe_text spells them; verify,
+    bench: None if the command has not run; unread: reasons why a file of theirs is not shown.
     """
 
     out: Path
     report: Report
     manifest: Manifest
+    recipe: Row
     recipe_text: str
     masks: MaskSet
     verify: VerifyReport | None
@@ -55,7 +56,8 @@ class Sources:
 
     @classmethod
     def read(cls, out: Path, *, place: Path | None = None) -> Sources:
-        """Read OUT. place: see `write_page`. Raises PatchCompileError if it is no finished build."""
+        """Read OUT. place: see `write_page`. Raises PatchCompileError if it is no finished build, or a file of it is
+        damaged."""
         folder = OutFolder.open(out, check=False)
         verify, unread = _shown(out)
         report = read_report(out)
@@ -69,17 +71,13 @@ class Sources:
             place or out,
             report,
             folder.manifest,
+            read_recipe(out / RECIPE),
             (out / RECIPE).read_text(encoding="utf-8"),
             MaskSet.load(out / MASKS),
             verify,
             BenchReport.of(out),
             unread,
         )
-
-    @property
-    def recipe(self) -> Row:
-        """Returns the settings by name."""
-        return read_recipe(self.out / RECIPE)
 
     @property
     def kind(self) -> Kind:

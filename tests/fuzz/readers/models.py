@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.pretrained import load_tokenizer
@@ -10,6 +11,7 @@ from masklearn.json_text import parse_json
 from patch_compile.build.plan import plan
 from patch_compile.inspect.folders import inspect_checkpoint
 from patch_compile.recipe import Recipe
+from patch_compile.runtime import locate
 from tests.fuzz.dense import write_dense
 from tests.fuzz.mutations import change_json
 from tests.fuzz.reader import Reader, placed
@@ -47,6 +49,30 @@ def _tokenizer_config(data: bytes, folder: Path) -> None:
     load_tokenizer(placed(model, "tokenizer_config.json", data).parent)
 
 
+def _generation(data: bytes, folder: Path) -> None:
+    """Read the settings of generating as `open_generator` does, but without a decoder."""
+    model = folder / "generation"
+    model.mkdir(exist_ok=True)
+    path = placed(model, "generation_config.json", data)
+    found = locate._generation(path)
+    locate._sampling(path, found)
+    assert all(
+        isinstance(token, int) for token in locate._end_tokens(found, {}, SimpleNamespace(eos_token_id=1))
+    )
+
+
+def _generation_of_config(data: bytes, folder: Path) -> None:
+    model = folder / "generation-config"
+    model.mkdir(exist_ok=True)
+    config = locate._config(placed(model, "config.json", data))
+    assert locate._positions(config) is None or locate._positions(config) > 0
+    locate._window(config)
+    found = locate._generation(model / "generation_config.json")
+    assert all(
+        isinstance(token, int) for token in locate._end_tokens(found, config, SimpleNamespace(eos_token_id=1))
+    )
+
+
 def _model(folder: Path, name: str) -> Path:
     model = folder / name
     return model if model.is_dir() else write_dense(model)
@@ -57,6 +83,8 @@ READERS = (
     Reader("config-alone", _config_alone, change_json),
     Reader("config", _config, change_json),
     Reader("index", _index, change_json),
+    Reader("generation", _generation, change_json),
+    Reader("generation-of-config", _generation_of_config, change_json),
     Reader("tokenizer", _tokenizer, change_json),
     Reader("tokenizer-config", _tokenizer_config, change_json),
 )

@@ -70,7 +70,7 @@ def write_npz(path: Path, members: Mapping[str, bytes]) -> Path:
     """Write a zip archive of .npy files with the layout of np.savez_compressed."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
-            archive.writestr(f"{name}.npy", data)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data, zipfile.ZIP_DEFLATED)
     return path
 
 
