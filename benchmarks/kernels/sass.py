@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -29,6 +30,7 @@ JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
 KINDS = {"dense": "HMMA.16816", "sparse": "HMMA.SP.16832"}
 _COUNTED = ("HMMA.SP", "HMMA", "LDSM", "LDS.128", "LDS", "LDGSTS")  # the first match counts
 _LEAVES = ("EXIT", "RET")
+_UNIFORM = re.compile(r"\s*!?UP\d")
 
 
 def count_slab(code: Sequence[Instruction], config: Config, kind: str) -> dict[str, int]:
@@ -94,7 +96,8 @@ def _followers(loop: Sequence[Instruction], at: dict[int, int], n: int) -> list[
     target = at.get(i.target)
     if target is not None and target > n:
         found.append(target)
-    always = not i.guard and (i.branches or i.opcode in _LEAVES)
+    # Newer architectures write the predicate of a uniform branch as an operand: BRA.U !UP0, 0x100.
+    always = not i.guard and not _UNIFORM.match(i.operands) and (i.branches or i.opcode in _LEAVES)
     if not always and n + 1 < len(loop):
         found.append(n + 1)
     return found

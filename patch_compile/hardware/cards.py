@@ -134,14 +134,14 @@ class Target:
     card: Card | None
 
 
-# NVIDIA publishes no rate for the L2 of GA102 and AD10x: 32 bytes an SM and clock is assumed, less than on an A100. On
+# NVIDIA publishes no rate for the L2 of GA102, AD10x and GB20x: 32 bytes an SM and clock is assumed, less than on an A100. On
 # Hopper, mma.sync reaches 62 % of the rate of wgmma, see `_slower_than_wgmma` in plan/roofline/linear_roofline.py.
 ARCHITECTURES: tuple[GpuArchitecture, ...] = (
     GpuArchitecture(80, SmRates((164, 163), 1024)),
     GpuArchitecture(86, SmRates((100, 99), 512)),
     GpuArchitecture(89, SmRates((100, 99), 512)),
     GpuArchitecture(90, SmRates((228, 227), 2048, mma=0.62)),
-    GpuArchitecture(120),
+    GpuArchitecture(120, SmRates((100, 99), 512)),
 )
 
 _A100 = "NVIDIA A100 Tensor Core GPU Architecture (2020)"
@@ -152,6 +152,8 @@ _L40S = "NVIDIA L40S datasheet (2023)"
 _L4 = "NVIDIA L4 datasheet (2023)"
 _H100 = "NVIDIA H100 Tensor Core GPU Architecture (2022)"
 _H200 = "NVIDIA H200 Tensor Core GPU datasheet (2023)"
+_BLACKWELL = "NVIDIA RTX Blackwell GPU Architecture V1.1 (2025)"
+_BLACKWELL_PRO = "NVIDIA RTX PRO Blackwell GPU Architecture V1.0 (2025)"
 # The L2 of A100 and H100 gives 5120 bytes a clock (A100's paper; as many GB/s over the clock in doi
 # 10.1016/j.ultsonch.2023.106546, table 3). Tensor cores of GeForce cards sum in fp32 at half their rate: the papers'
 # "with FP32 Accumulate". Source of the cards' architectures: NVIDIA, "CUDA GPU compute capability"
@@ -231,14 +233,22 @@ CARDS: tuple[Card, ...] = (
     Card("H100 NVL", 90),
     Card("H800", 90),
     Card("GH200", 90, ("GH200 480GB",)),
-    Card("RTX 5090", 120),
-    Card("RTX 5080", 120),
+    RatedCard(
+        "RTX 5090", 120, memory=32, bandwidth=1792, dense=209.5, sms=170, clock=2.407, l2=96, source=_BLACKWELL
+    ),
+    RatedCard(
+        "RTX 5080", 120, memory=16, bandwidth=960, dense=112.6, sms=84, clock=2.617, l2=64, source=_BLACKWELL
+    ),
     Card("RTX 5070 Ti", 120),
     Card("RTX 5070", 120),
     Card("RTX 5060 Ti", 120),
     Card("RTX 5060", 120),
     Card("RTX 5050", 120),
-    Card("RTX PRO 6000", 120, ("RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000 Blackwell Server Edition")),
+    RatedCard(
+        "RTX PRO 6000", 120, ("RTX PRO 6000 Blackwell Workstation Edition",), memory=96, bandwidth=1792, dense=503.8,
+        sms=188, clock=2.617, l2=128, source=_BLACKWELL_PRO,
+    ),
+    Card("RTX PRO 6000 Server", 120, ("RTX PRO 6000 Blackwell Server Edition",)),
     Card("RTX PRO 5000", 120, ("RTX PRO 5000 Blackwell",)),
     Card("RTX PRO 4500", 120, ("RTX PRO 4500 Blackwell",)),
     Card("RTX PRO 4000", 120, ("RTX PRO 4000 Blackwell",)),

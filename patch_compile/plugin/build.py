@@ -1,6 +1,6 @@
 """Compiles the PatchLinear plugin on the user's machine, and reads the identity of a compiled one.
 
-Compiling needs nvcc 12.5 or newer (from a CUDA toolkit or the `nvidia-cuda-nvcc` wheels), a C++ compiler, and TensorRT's
+Compiling needs nvcc 12.8 or newer (from a CUDA toolkit or the `nvidia-cuda-nvcc` wheels), a C++ compiler, and TensorRT's
 headers (from an installation, else the Apache-2.0 headers of 10.14 in a pinned package). It does not need cmake, because
 nvcc is called directly; `plugins/CMakeLists.txt` is for building the same library by hand.
 """
@@ -47,7 +47,7 @@ __all__ = [
     "read_identity",
 ]
 
-ARCHS = (80, 86, 89, 90)
+ARCHS = (80, 86, 89, 90, 120)
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 LIBRARY_NAME = "libpatch_linear.so"
 
@@ -183,7 +183,7 @@ def _check_request(backend: str, archs: tuple[int, ...]) -> None:
         raise PatchCompileError(
             f"No plugin for {_sm_names(archs) or 'no architecture'}",
             "2:4 sparsity needs the tensor cores of Ampere (sm_80) or newer.",
-            "Choose architectures from 80, 86, 89, 90.",
+            f"Choose architectures from {', '.join(map(str, ARCHS))}.",
         )
 
 
@@ -200,9 +200,13 @@ def _units(sources: Path) -> list[Path]:
 
 
 def _code_flags(archs: tuple[int, ...]) -> list[str]:
-    """Returns flags for machine code of every architecture, and for PTX of the newest, which later GPUs can run."""
+    """Returns flags for machine code of every architecture, and for PTX, which GPUs of other ones run.
+
+    The PTX is of the newest architecture up to 90: sm_100 does not run the PTX of sm_120.
+    """
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
-    return [*flags, f"-gencode=arch=compute_{max(archs)},code=compute_{max(archs)}"]
+    ptx = max((a for a in archs if a <= 90), default=max(archs))
+    return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
 
 
 def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool) -> str:

@@ -36,14 +36,14 @@ __all__ = [
     "plugin_sources",
 ]
 
-_MIN_NVCC = (12, 5)  # the first with PTX 8.5, which has mma.sp::ordered_metadata
+_MIN_NVCC = (12, 8)  # the first that compiles for sm_120; mma.sp::ordered_metadata came with 12.5
 _MIN_HEADERS = (10, 0)  # the first with IPluginV3
 # Somebody else than NVIDIA publishes this package. Its headers are NVIDIA's, under Apache-2.0, and the hash pins them.
 HEADER_PACKAGE = "kernel-lens==2.0.1"
 HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
 _HEADER_FOLDER = "kernel_lens/include/tensorrt/"
 _NVCC_FIX = (
-    "Install a CUDA toolkit (12.5 or newer) or `pip install 'patch-compile[nvcc]'`, "
+    "Install a CUDA toolkit (12.8 or newer) or `pip install 'patch-compile[nvcc]'`, "
     "or set CUDACXX to the path of nvcc."
 )
 _HEADERS_FIX = "Set TENSORRT_ROOT to a TensorRT installation (a folder that holds include/NvInferRuntime.h)."
@@ -132,7 +132,7 @@ def find_nvcc() -> Tool:
             return Tool(path, version)
         too_old.append(f"{path} is {version}")
     if too_old:
-        why = f"{'; '.join(too_old)}; mma.sp::ordered_metadata needs 12.5 or newer."
+        why = f"{'; '.join(too_old)}; sm_120 needs 12.8 or newer."
         raise PatchCompileError("nvcc is too old", why, _NVCC_FIX)
     why = (
         f"CUDACXX is {named}, which can't be run."

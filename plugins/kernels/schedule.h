@@ -54,8 +54,8 @@ inline int32_t block_tokens(double bandwidth, int sms, double clock, int fma) {
 inline constexpr int32_t kUsualBlockTokens = 200;
 // fp16 with fp32 sums, by compute capability.  GeForce cards are half as fast, but can't be told from others.
 inline constexpr double fma_per_clock(int major, int minor) {
-  return major == 8 ? (minor == 0 ? 1024 : 512)
-                    : 0.62 * 2048;  // mma.sync reaches this share of the rate of wgmma
+  if (major == 8) return minor == 0 ? 1024 : 512;
+  return major == 12 ? 512 : 0.62 * 2048;  // mma.sync reaches this share of the rate of wgmma
 }
 // The rate of wgmma, which only Hopper has.
 inline constexpr int32_t dense_fma_per_clock(int major) { return major == 9 ? 2048 : 0; }
