@@ -40,7 +40,7 @@ from tests.plan.llama import LLAMA_2_7B, write_hollow_llama
         ("a10", "A6000", "A6000, which stands for a10"),
         ("a100", "A100-40", "A100-40, which stands for a100"),
         ("sm86, h100", "A6000", "A6000, which stands for sm86, h100"),
-        ("sm120,h100", "H100", "H100, which stands for sm120, h100"),
+        ("sm120,h100", "RTX 5090", "RTX 5090, which stands for sm120, h100"),
     ],
 )
 def test_a_target_is_predicted_for_its_card_or_the_first_of_its_architecture(target, name, words):
@@ -57,8 +57,10 @@ def test_an_unknown_target_is_refused_as_a_build_refuses_it(target):
     assert str(caught.value) == str(of_a_build.value)
 
 
-def test_a_known_architecture_without_a_data_sheet_is_told_from_an_unknown_one():
+def test_a_known_architecture_without_a_data_sheet_is_told_from_an_unknown_one(monkeypatch):
     """A build continues without predictions, but a plan is impossible."""
+    unrated = tuple(Card(card.name, card.sm) if card.sm == 120 else card for card in cards.CARDS)
+    monkeypatch.setattr("patch_compile.hardware.cards.CARDS", unrated)
     assert find_card("sm120") is None and find_card("rtx 5090") is None
     with pytest.raises(PatchCompileError, match="No speed is predicted for the target 'sm120'") as caught:
         card_of("sm120")
@@ -73,7 +75,8 @@ def test_a_known_architecture_without_a_data_sheet_is_told_from_an_unknown_one()
         ("NVIDIA A100-SXM4-80GB", (8, 0), "A100-80"),
         ("NVIDIA H200", (9, 0), "H200"),
         ("NVIDIA H100 80GB HBM3", (9, 0), "H100"),
-        ("NVIDIA GeForce RTX 5090", (12, 0), "None"),
+        ("NVIDIA GeForce RTX 5090", (12, 0), "RTX 5090"),
+        ("NVIDIA B200", (10, 0), "None"),
         ("NVIDIA GeForce GTX 1080 Ti", (6, 1), "None"),
     ],
 )

@@ -169,7 +169,7 @@ def test_without_nvcc_the_error_says_how_to_get_one(tmp_path, monkeypatch):
 def test_an_old_nvcc_is_refused(tmp_path, monkeypatch):
     old = executable(tmp_path / "nvcc", "echo 'Cuda compilation tools, release 11.8, V11.8.89'")
     monkeypatch.setenv("CUDACXX", str(old))
-    with pytest.raises(PatchCompileError, match=r"nvcc is too old.*is 11\.8\.89.*12\.5 or newer"):
+    with pytest.raises(PatchCompileError, match=r"nvcc is too old.*is 11\.8\.89.*12\.8 or newer"):
         build_plugin("tensorrt", cache_dir=tmp_path)
 
 
