@@ -21,6 +21,7 @@ MODULES: dict[str, str] = {
     "faults": "tests.faults.attacks",
     "readers": "tests.torture.readers",
     "mosaics": "tests.torture.mosaics",
+    "server": "tests.torture.server",
     "hostile": "tests.hostile.attack",
 }
 

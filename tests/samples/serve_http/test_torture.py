@@ -1,0 +1,11 @@
+"""The few attacks of `make torture` that run with the tests."""
+
+from pathlib import Path
+
+from tests.torture.server import attack
+
+
+def test_the_server_holds(out: Path, tmp_path: Path) -> None:
+    found = attack(out, tmp_path, small=True)
+    assert not [broken for one in found for broken in one.broken]
+    assert sum(one.tried for one in found) > 200
