@@ -6,11 +6,15 @@
 #   docker run --gpus all -v "$PWD/out/smollm2:/model:ro" patch-compile patch-compile run /model "The capital of France"
 #
 # BACKEND is the backend that built OUT's engine: rtx (TensorRT-RTX) or tensorrt (full TensorRT). FLAVOUR=runtime adds
-# cuBLAS, which engines of full TensorRT use on Hopper.
-ARG CUDA=13.0.2
+# cuBLAS, which engines of full TensorRT use on Hopper. Base images are pinned by digest, and Python packages of the image
+# by hash, except TensorRT's (docker/make-venv.sh); apt checks Ubuntu's signatures.
 ARG FLAVOUR=base
 
-FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS builder
+FROM nvidia/cuda:13.0.2-base-ubuntu24.04@sha256:2ab6381d970b211fb93853796dc6707eb8a72575a375c422b17cf4d8b2641701 AS cuda-base
+
+FROM nvidia/cuda:13.0.2-runtime-ubuntu24.04@sha256:6a0e31b59e70890446f2c17356d6efc0d54260090a8c63d6ca7c2ad049db95d2 AS cuda-runtime
+
+FROM nvidia/cuda:13.0.2-devel-ubuntu24.04@sha256:5dc1bca23d05bd37b011be68ec470c03b403a5da07ec3a86e41af9470e9d0cc6 AS builder
 COPY docker /opt/docker
 RUN --mount=type=cache,sharing=locked,target=/var/cache/apt --mount=type=cache,sharing=locked,target=/var/lib/apt/lists \
     /opt/docker/install-apt.sh /opt/docker/builder.apt
@@ -32,7 +36,8 @@ RUN docker/build-wheel.sh /opt/wheels
 RUN --mount=type=cache,uid=1000,gid=1000,target=/home/ubuntu/.cache/pip \
     docker/make-venv.sh /opt/patch-compile /opt/wheels/*.whl serve "${BACKEND}"
 
-FROM nvidia/cuda:${CUDA}-${FLAVOUR}-ubuntu24.04 AS runtime
+# hadolint ignore=DL3006
+FROM cuda-${FLAVOUR} AS runtime
 COPY docker/install-apt.sh docker/runtime.apt docker/healthcheck.sh /opt/app/docker/
 RUN --mount=type=cache,sharing=locked,target=/var/cache/apt --mount=type=cache,sharing=locked,target=/var/lib/apt/lists \
     /opt/app/docker/install-apt.sh /opt/app/docker/runtime.apt

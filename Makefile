@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside docs models clean
+.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside docs models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64: for a first look in minutes. The second command plans a model that people serve, from its config alone.
@@ -48,7 +48,8 @@ fuzz: .venv/installed
 # their signatures are no Python (a parameter called `in`, one without a default behind others with one), and the type
 # called `bool` hides Python's own.
 .venv/stubs: .venv/installed
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ 'tensorrt-stubs>=10.13,<11'
+	echo 'tensorrt-stubs==10.13.0.35.1 --hash=sha256:749a36a1f825db0800a82d0dabbf7ef49f3a9edc1e794c9545fb94a551613fea' > .venv/stubs.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --require-hashes --requirement .venv/stubs.txt
 	sed -i -E 's/, in: list/, inputs: list/; s/, channel_axis: int\)/, channel_axis: int = ...)/; /^bool: /d' $@/tensorrt_bindings/tensorrt.pyi
 	touch $@
 
@@ -100,6 +101,36 @@ models: .venv/installed
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[build,dev,rtx,serve$(NVCC_EXTRA)]'
+	touch $@
+
+# Asks public advisory services about the installed packages and about those of the image.
+audit: .venv/installed .cache/tools/installed
+	.cache/tools/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	.cache/tools/bin/pip-audit --disable-pip --requirement docker/serve.lock --requirement docker/rtx.lock
+
+# The lowest versions that pyproject.toml allows, and the newest that there are: each is installed into an environment of its own
+# and makes, proves, runs and serves builds of tiny models.
+DEPENDENCY_TESTS := tests/export tests/onnx_io tests/masklearn/checkpoint tests/runtime/test_generator.py tests/runtime/test_sampling.py \
+  tests/runtime/test_shared_batch.py tests/samples/serve_http/test_answers.py
+lowest newest: .venv/installed
+	rm -rf .cache/$@
+	$(PYTHON) -m venv .cache/$@
+	test $@ = newest || $(BIN)/python -m tests.dependencies.declared floors > .cache/$@/constraints.txt
+	touch .cache/$@/constraints.txt
+	.cache/$@/bin/pip install --quiet --constraint .cache/$@/constraints.txt --editable '.[build,rtx,serve]' \
+	  pytest pytest-xdist hypothesis httpx openai
+	OMP_NUM_THREADS=1 .cache/$@/bin/python -m pytest -n auto --dist loadgroup $(DEPENDENCY_TESTS)
+
+# The packages of the image, with their hashes.
+lock: .venv/installed .cache/tools/installed
+	.cache/tools/bin/uv pip compile $(LOCK) --extra serve pyproject.toml --output-file docker/serve.lock
+	$(BIN)/python -m tests.dependencies.declared rtx | \
+	  .cache/tools/bin/uv pip compile $(LOCK) --constraint docker/serve.lock - --output-file docker/rtx.lock
+LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
+
+.cache/tools/installed:
+	$(PYTHON) -m venv .cache/tools
+	.cache/tools/bin/pip install --quiet 'uv>=0.9,<1' 'pip-audit>=2.10,<3'
 	touch $@
 
 clean:

@@ -1,12 +1,19 @@
-"""Write docs/cli.md, the reference of the command line, from the commands themselves (`make docs`)."""
+"""Write the pages that follow from the program (`make docs`): docs/cli.md from the commands, and docs/licences.md."""
 
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import click
+from packaging.requirements import Requirement
 
 from patch_compile.cli.app import cli
 
 PAGE = Path(__file__).parent / "cli.md"
+LICENCES = Path(__file__).parent / "licences.md"
+_LONGEST = 200  # characters; a longer entry is the text of a licence
 
 
 def reference() -> str:
@@ -19,5 +26,54 @@ def reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def licences() -> str:
+    """The page: the licence of each package that pyproject.toml names, as its installed files state it.
+
+    A package that is not installed keeps the licence that the page already gives.
+    """
+    known = dict(re.findall(r"^\| ([\w.-]+) \| [^|]+ \| ([^|]+) \|$", LICENCES.read_text(), re.M))
+    rows = [
+        f"| {name} | {extra or '(none)'} | {_licence(name) or known.get(name, 'unknown')} |"
+        for name, extra in packages()
+    ]
+    return "\n".join(
+        [
+            "# Licences of the packages it needs",
+            "",
+            "patch-compile is under Apache-2.0. It uses the packages below, each under its own licence; those of `dev`",
+            "only for work on patch-compile. Written by `make docs` from what the installed packages say.",
+            "",
+            "| package | extra | licence |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def packages() -> Iterator[tuple[str, str]]:
+    """Yields each package that pyproject.toml names, with the first extra that asks for it."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    seen = set()
+    for extra, lines in {"": project["dependencies"], **project["optional-dependencies"]}.items():
+        for name in sorted(Requirement(line).name for line in lines):
+            if name not in seen:
+                seen.add(name)
+                yield name, extra
+
+
+def _licence(package: str) -> str:
+    """Returns what an installed package says of its licence, "" for one that is not installed or says nothing."""
+    try:
+        said = metadata.metadata(package)
+    except metadata.PackageNotFoundError:
+        return ""
+    named = [one.rpartition(" :: ")[2] for one in said.get_all("Classifier", []) if "License :: " in one]
+    stated = said.get("License-Expression") or said.get("License") or ""
+    text = stated if 0 < len(stated) <= _LONGEST else ", ".join(named)
+    return text.replace("|", "/").replace("\n", " ").strip()
+
+
 if __name__ == "__main__":
     PAGE.write_text(reference())
+    LICENCES.write_text(licences())

@@ -103,12 +103,16 @@ class TestLint:
     def test_images_are_pinned_and_stages_known(self):
         stages = [line.arguments.split() for line in of("FROM")]
         names = [words[-1] for words in stages]
-        assert names == ["builder", "packages", "runtime"]
+        assert names == ["cuda-base", "cuda-runtime", "builder", "packages", "runtime"]
+        pinned = r"nvidia/cuda:13\.\d+\.\d+-(\w+)-ubuntu24\.04@sha256:[0-9a-f]{64}"
+        flavours = []
         for image, word, _ in stages:
-            assert word == "AS" and "latest" not in image
-            assert image in names or re.fullmatch(r"nvidia/cuda:\$\{CUDA\}-[\w${}]+-ubuntu24\.04", image)
+            found = re.fullmatch(pinned, image)
+            assert word == "AS" and (found or image in (*names, "cuda-${FLAVOUR}"))
+            flavours += [found[1]] if found else []
+        assert flavours == ["base", "runtime", "devel"]
         defaults = dict(line.arguments.split("=") for line in of("ARG"))
-        assert re.fullmatch(r"13\.\d+\.\d+", defaults["CUDA"]) and defaults["BACKEND"] in EXTRAS
+        assert f"cuda-{defaults['FLAVOUR']}" in names and defaults["BACKEND"] in EXTRAS
         (made,) = [line.arguments for line in of("RUN") if "make-venv" in line.arguments]
         assert re.findall(r" ([a-z]+)(?= |$)", made)[0] in EXTRAS, (
             "an extra that pyproject.toml does not have"

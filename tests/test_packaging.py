@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -110,6 +111,15 @@ def test_the_reference_page_is_current():
     code = "import runpy; m = runpy.run_path('docs/generate.py'); print(m['PAGE'].read_text() == m['reference']())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True", "run `make docs`"
+
+
+def test_the_page_of_licences_names_each_package():
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    rows = [line.strip("| ").split(" | ") for line in generate["LICENCES"].read_text().splitlines()[7:]]
+    assert [(name, extra) for name, extra, _ in rows] == [
+        (name, extra or "(none)") for name, extra in generate["packages"]()
+    ], "run `make docs`"
+    assert len(rows) > 40 and not [name for name, _, licence in rows if licence == "unknown"]
 
 
 def test_plugins_holds_no_python():

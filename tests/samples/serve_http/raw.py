@@ -67,3 +67,13 @@ def to_the_end(client: socket.socket) -> bytes:
     while part := client.recv(1 << 16):
         got += part
     return got
+
+
+def until(client: socket.socket, said: bytes) -> bytes:
+    """Read until `said` has come."""
+    got = b""
+    while said not in got:
+        part = client.recv(1 << 16)
+        assert part, got
+        got += part
+    return got

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from patch_compile.runtime import Generator
-from tests.samples.serve_http.raw import EXTREMES, HEAD, connected, request, to_the_end
+from tests.samples.serve_http.raw import EXTREMES, HEAD, connected, request, to_the_end, until
 from tests.samples.serve_http.serving import LONG, Running, alone, serving
 
 
@@ -23,9 +23,9 @@ def test_extreme_values(tiny: Running, given: str) -> None:
     defaults = "" if '"max_tokens"' in given else '"max_tokens": 8, '
     body = f'{{"prompt": "the cat sat", {defaults}{given}}}'
     headers = {"content-type": "application/json"}
-    began = time.monotonic()
+    began = time.process_time()  # the server is a thread of this process
     answer = httpx.post(f"{tiny.url}/v1/completions", content=body.encode(), headers=headers, timeout=60)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     if answer.status_code == 200:
         assert answer.json()["choices"][0]["finish_reason"] in ("length", "stop")
     else:
@@ -36,9 +36,9 @@ def test_extreme_values(tiny: Running, given: str) -> None:
 def test_a_chat_with_many_wrong_messages(tiny: Running) -> None:
     """One of them is described: to describe all would take the server seconds, in which it answers nobody."""
     for messages in ([{}] * 300_000, [{f"k{i}": 1 for i in range(60_000)}]):
-        began = time.monotonic()
+        began = time.process_time()
         answer = tiny.post({"messages": messages}, "chat/completions")
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
         assert answer.status_code == 400 and answer.json()["error"]["param"].startswith("messages.0")
 
 
@@ -96,8 +96,8 @@ def test_a_request_that_does_not_arrive(generator: Generator, sent: bytes, answe
 def test_a_body_is_refused_before_it_is_read(generator: Generator) -> None:
     with serving(generator) as running, connected(running) as client:
         client.sendall(HEAD + b"Content-Length: 100000000\r\nExpect: 100-continue\r\n\r\n")
-        got = client.recv(1 << 16)
-        assert got.startswith(b"HTTP/1.1 413 ") and b"body_too_large" in got
+        got = until(client, b"body_too_large")
+        assert got.startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
@@ -135,8 +135,7 @@ def test_a_client_that_reads_nothing_is_left(generator: Generator) -> None:
 def test_a_flood_of_headers(generator: Generator) -> None:
     with serving(generator) as running, connected(running) as client:
         client.sendall(HEAD + b"".join(b"X-%d: flood\r\n" % i for i in range(5000)))
-        got = client.recv(1 << 16)
-        assert got.startswith(b"HTTP/1.1 400 ") and b'"type":"invalid_request_error"' in got
+        assert until(client, b'"type":"invalid_request_error"').startswith(b"HTTP/1.1 400 ")
 
 
 def test_too_many_connections(generator: Generator) -> None:
