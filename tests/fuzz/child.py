@@ -32,9 +32,8 @@ def main(arguments: list[str]) -> None:
         from tests.fuzz.readers import READERS
 
         reader, folder, found = READERS[name], Path(made), Path(crashes)
-        attempt(
-            reader, reader.corpus()[0].read_bytes(), folder
-        )  # imports, which are no part of an input's time
+        for file in reader.corpus():  # imports parts of the program, which is no part of an input's time
+            attempt(reader, file.read_bytes(), folder)
 
         def one(data: bytes) -> None:
             crash = attempt(reader, data, folder)

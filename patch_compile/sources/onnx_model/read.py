@@ -60,7 +60,8 @@ def _describe_by_tensors(model: ir.Model) -> None:
 
     for value in model.graph.initializers.values():
         if value.const_value is not None:
-            value.type, value.shape = ir.TensorType(value.const_value.dtype), value.const_value.shape
+            value.type = ir.TensorType(value.const_value.dtype)
+            value.shape = ir.Shape(value.const_value.shape.numpy())
 
 
 def _upgraded(path: Path, model: ir.Model) -> ir.Model:
