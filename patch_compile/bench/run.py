@@ -56,6 +56,7 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> BenchReport:
         check_calibration(place, subject.source)
     feeds = subject.feeds(runner)
     _check_runs(subject, place, list(feeds))
+    out.forget(BENCH_FOLDER)
     report = _Contest(subject, place, progress).run(feeds)
     _keep(out, subject, report)
     if asked.calibrate:
@@ -194,6 +195,7 @@ def _check_runs(subject: Subject, place: CpuPlace | GpuPlace, points: list[Point
 
 def _keep(out: OutFolder, subject: Subject, report: BenchReport) -> None:
     """Write bench.json, renew the page that shows it, and record the new files in the manifest."""
+    out.forget(BENCH_FOLDER)
     report.write(out.path / BENCH)
     kept = [
         str(file.relative_to(out.path))

@@ -53,6 +53,16 @@ class OutFolder:
         manifest.write(self.path / MANIFEST)
         return OutFolder(self.path, manifest)
 
+    def forget(self, stage: str) -> None:
+        """Take the files of a later step out of the manifest, before they are changed. They stay where they are.
+
+        Otherwise an interruption between changing and recording them would leave files that the manifest contradicts, and
+        every command would refuse the build. The caller must hold the folder exclusively, as for `record`.
+        """
+        manifest = Manifest.read(self.path / MANIFEST)
+        if stage in manifest.stages:
+            manifest.without_stage(stage).write(self.path / MANIFEST)
+
 
 @contextmanager
 def kept_for_writing(path: Path) -> Iterator[None]:

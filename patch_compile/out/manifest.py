@@ -85,6 +85,13 @@ class Manifest(FileRecord):
         stages = self.stages | {name: stage}
         return self.model_copy(update={"files": dict(sorted(files.items())), "stages": stages})
 
+    def without_stage(self, name: str) -> Self:
+        """Returns the manifest without a stage and its files."""
+        gone = self.stages[name].files if name in self.stages else {}
+        files = {path: digest for path, digest in self.files.items() if path not in gone}
+        stages = {one: stage for one, stage in self.stages.items() if one != name}
+        return self.model_copy(update={"files": files, "stages": stages})
+
 
 def write_manifest(
     workspace: Workspace, seed: int, model: ModelOrigin, masks: MaskSet, evaluated: EvalText | None

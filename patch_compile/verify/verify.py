@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from masklearn.durable import flush_tree
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.folder import OutFolder, kept_for_writing
 from patch_compile.out.layout import MASKS, MODEL, ONNX, PARTIAL, REPORT, SCRATCH, VERIFY_FOLDER, VERIFY_NAME
@@ -43,7 +44,7 @@ def _verify(path: Path, request: VerifyRequest) -> VerifyReport:
     recipe = _recipe(out, request)
     source = open_source(recipe)
     quiet_libraries([getattr(recipe, name) for name in source.texts])
-    with _new_folder(out.path) as folder:
+    with _new_folder(out) as folder:
         found = _result(request, Verification(out, source, request, folder, progress), progress)
         found.write(folder / VERIFY_NAME)
     _record(out, request)
@@ -68,16 +69,19 @@ def _recipe(out: OutFolder, request: VerifyRequest) -> Recipe:
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
+def _new_folder(out: OutFolder) -> Iterator[Path]:
     """Yield a folder that replaces OUT/verify once it is complete. An interruption leaves the old folder."""
-    folder = out / f"{VERIFY_FOLDER}{PARTIAL}"
+    place = out.path / VERIFY_FOLDER
+    folder = place.with_name(f"{VERIFY_FOLDER}{PARTIAL}")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / SCRATCH).mkdir(parents=True)
     try:
         yield folder
         shutil.rmtree(folder / SCRATCH)
-        shutil.rmtree(out / VERIFY_FOLDER, ignore_errors=True)
-        folder.rename(out / VERIFY_FOLDER)
+        flush_tree(folder)
+        out.forget(VERIFY_FOLDER)
+        shutil.rmtree(place, ignore_errors=True)
+        folder.rename(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

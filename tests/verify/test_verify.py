@@ -1,5 +1,7 @@
 """`patch-compile verify` on real tiny builds: sound builds pass, and faults are found and named."""
 
+import importlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -128,6 +130,38 @@ def test_out_stays_whole_and_polygraphy_reads_what_is_in_it(out):
     again = verify(out, asked(only="pruned"))  # replaces the first result
     assert again.compiled is None and not (out / "verify/inputs.json").exists()
     OutFolder.open(out)
+
+
+def test_an_interruption_at_any_step_of_keeping_the_answers_leaves_a_whole_build(out, monkeypatch):
+    found = verify(out, asked(only="pruned"))
+    monkeypatch.setattr(importlib.import_module("patch_compile.verify.verify"), "_result", lambda *_: found)
+    for step in range(1, 50):
+        with monkeypatch.context() as cut:
+            left = itertools.count(step, -1)
+            for owner, name in (
+                (Path, "rename"),
+                (Path, "replace"),
+                (Path, "write_text"),
+                (shutil, "rmtree"),
+            ):
+                cut.setattr(owner, name, interrupted(getattr(owner, name), left))
+            try:
+                verify(out, asked(only="pruned"))
+                break
+            except KeyboardInterrupt:
+                pass
+        OutFolder.open(out)  # every file that the manifest names is as it says
+    assert step > 8
+    assert {"verify/verify.json", "report.html"} <= set(OutFolder.open(out).manifest.files)
+
+
+def interrupted(function, left):
+    def run(*arguments, **settings):
+        if next(left) == 1:
+            raise KeyboardInterrupt
+        return function(*arguments, **settings)
+
+    return run
 
 
 def test_a_hybrid_that_is_compiled_wrongly_is_found_and_the_linear_named(out):

@@ -51,6 +51,7 @@ def write_page(out: Path, *, place: Path | None = None) -> Path:
 def renew_page(out: Path, *, place: Path | None = None) -> None:
     """Write OUT/report.html anew and record it in the manifest. See `write_page` for its sources and for `place`."""
     folder = OutFolder.open(out, check=False)
+    folder.forget(_STAGE)
     files = {name: digest for name, digest in folder.manifest.files.items() if name != PAGE}
     folder.record(_STAGE, key_of(files), [str(write_page(out, place=place).relative_to(out))])
 
