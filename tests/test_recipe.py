@@ -63,3 +63,25 @@ def test_a_file_that_is_no_recipe(tmp_path, text, what):
 def test_given_masks_are_not_permuted():
     with pytest.raises(PatchCompileError, match="--permute does not go with a mask"):
         Recipe.parse({"model": "m", "mask": "masks.safetensors", "permute": True})
+
+
+def test_the_recipe_of_a_build_writes_nowhere_else(tmp_path):
+    """OUT may be somebody else's, and `bench` builds engines with its settings."""
+    settings = {"model": "m", "ratio": 0.3, "timing_cache": "/home/me/.bashrc"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    assert Recipe.of_build(tmp_path).timing_cache is None
+
+
+def test_a_recipe_of_a_build_that_is_none_is_no_error_of_usage(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": "m", "ratio": 9}))
+    with pytest.raises(
+        PatchCompileError, match=r"recipe\.yaml holds settings that no build has.*ratio = 9"
+    ) as raised:
+        Recipe.of_build(tmp_path)
+    assert raised.value.exit_code == 1
+
+
+def test_a_huge_recipe_is_not_read(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("a: " + "x" * (1 << 20))
+    with pytest.raises(PatchCompileError, match="at most 1048576 are read"):
+        Recipe.load(tmp_path / "recipe.yaml")

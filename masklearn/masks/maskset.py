@@ -1,6 +1,7 @@
 """Hybrid masks of all covered linears of a model, and their file format. Learning writes them and compiling reads them."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ class MaskSet(Mapping[str, LinearMask]):
                 seed=int(meta["seed"]),
                 base_model=meta["base_model"],
                 base_sha256=meta["base_sha256"],
-                ratio_asked=float(meta["ratio_asked"]),
+                ratio_asked=_finite(meta["ratio_asked"]),
                 record=_record(path, meta["extra"]),
             )
             linears = parse_json(meta["linears"])
@@ -226,6 +227,13 @@ def _stored(shard: Shard, name: str, about: Mapping[str, Any]) -> _Stored:
     if entry.dtype != "U8" or entry.shape != (_nibble_bytes(stored),):
         raise ValueError(f"{name}.pattern is {list(entry.shape)}, its tiles need [{_nibble_bytes(stored)}]")
     return stored
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"ratio_asked is {number}")
+    return number
 
 
 def _record(path: Path, stored: str) -> MaskRecord:

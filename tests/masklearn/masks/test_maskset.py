@@ -163,6 +163,7 @@ def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) 
         ({"linears": '{"l": {"shape": [6, 16], "tile": [4, 6]}}'}, "columns a multiple of 4"),
         ({"linears": '{"k": {"shape": [6, 16], "tile": [4, 8]}}'}, "k.tiles"),
         ({"seed": "many"}, "damaged"),
+        ({"ratio_asked": "nan"}, "ratio_asked is nan"),
     ],
 )
 def test_metadata_faults(tmp_path: Path, meta: dict[str, str], message: str) -> None:
