@@ -86,7 +86,7 @@ def main() -> None:
     """Write every reader's inputs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in (_tensors, _published, _models, _texts, _onnx_files, _out, _engines):
+        for part in (_tensors, _published, _models, _requests, _texts, _onnx_files, _out, _engines):
             part(folder)
     for setting, texts in _SETTINGS.items():
         for i, text in enumerate(texts):
@@ -172,6 +172,23 @@ def _models(folder: Path) -> None:
     _put("json", "object", b'{"a": [1, -2.5e3, true, null, "\\u00e9\\n"], "b": {"c": {}}}')
     _put("json", "number", b" -0.5E-2 ")
     _put("json", "surrogates", b'["\\ud83d\\ude00", "\\ud800"]')
+
+
+def _requests(folder: Path) -> None:
+    common = {"max_tokens": 8, "temperature": 0.7, "top_p": 0.9, "seed": -3, "stop": ["."], "stream": True}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+    ]
+    _put_json("request", "completion.json", common | {"prompt": ["the cat", "sat"], "logprobs": 2})
+    _put_json("request", "tokens.json", {"prompt": [[1, 2], [3]], "n": 2, "best_of": 1, "logit_bias": {}})
+    chat = {
+        "messages": messages,
+        "logprobs": True,
+        "top_logprobs": 3,
+        "stream_options": {"include_usage": True},
+    }
+    _put_json("request", "chat.json", common | chat)
 
 
 def _texts(folder: Path) -> None:
