@@ -10,9 +10,14 @@ Importing this package is fast: the modules behind a name are imported when the 
 
 import importlib
 import inspect as _inspect
+import os as _os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime 1.32 reads this when it is imported. Without it, it writes an id of the machine and a database of events to
+# the user's cache folder, to send them. Who wants that sets the variable to 0.
+_os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet

@@ -79,6 +79,14 @@ def test_importing_is_light():
     assert fresh(f"import sys, patch_compile; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
+def test_onnx_runtime_collects_nothing_about_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    fresh("import patch_compile, onnxruntime")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_type_checkers_see_the_names():
     text = Path(str(patch_compile.__file__)).read_text()
     (block,) = (node for node in ast.parse(text).body if isinstance(node, ast.If))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from patch_compile.engine.backend import BackendName
+from patch_compile.plugin.build import build_plugin
 from tests.faults.runs import runner
 from tests.faults.scenario import SCENARIOS
 from tests.faults.shim import Fault
 from tests.faults.sweep import Attempt, Sweep, attempts
-from tests.torture.attack import Attack
+from tests.torture.attack import RESULTS, Attack
 
 __all__ = ["WORDS", "run", "wanted"]
 
@@ -30,11 +33,10 @@ WORDS = {
     Fault.TERMINATE: "SIGTERM at a file operation",
     Fault.HANG_UP: "SIGHUP at a file operation",
 }
-_SAMPLED = {
-    "TensorRT-RTX": 60,
-    "magnitude over an earlier build": 150,
-}  # attempts; all of the other scenarios
+# Number of attempts; the other scenarios have all.
+_SAMPLED = {"TensorRT-RTX": 60, "magnitude over an earlier build": 150}
 _SMALL = 10
+_PLUGINS = RESULTS.parent / "plugin"  # compiled once, for the caches of all processes
 
 
 def run(small: bool, seed: int = 0) -> list[Attack]:
@@ -42,10 +44,9 @@ def run(small: bool, seed: int = 0) -> list[Attack]:
     found: list[Attack] = []
     for name in list(SCENARIOS)[: 1 if small else None]:
         count = _SMALL if small else _SAMPLED.get(name)
-        processes = 1 if small else os.cpu_count() or 1
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            shares = [pool.submit(_share, name, count, seed, i, processes) for i in range(processes)]
-            tried = [attempt for share in shares for attempt in share.result()]
+        if SCENARIOS[name].engine:
+            build_plugin(BackendName.TENSORRT_RTX, cache_dir=_PLUGINS)
+        tried = _share(name, count, seed, 0, 1) if small else _shared_out(name, count, seed)
         by_fault = defaultdict(list)
         for attempt in tried:
             by_fault[attempt.fault].append(attempt)
@@ -79,10 +80,20 @@ def wanted(sweep: Sweep, count: int | None, seed: int) -> Sequence[tuple[Fault, 
     return [(fault, number) for _, fault, number in every]
 
 
+def _shared_out(name: str, count: int | None, seed: int) -> list[Attempt]:
+    """The attempts of as many processes as there are cores."""
+    processes = os.cpu_count() or 1
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        shares = [pool.submit(_share, name, count, seed, i, processes) for i in range(processes)]
+        return [attempt for share in shares for attempt in share.result()]
+
+
 def _share(name: str, count: int | None, seed: int, process: int, processes: int) -> list[Attempt]:
     """The attempts of one process, in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         here = Path(folder).resolve()
+        if SCENARIOS[name].engine:
+            shutil.copytree(_PLUGINS, here / "cache/patch-compile/plugin")
         with runner(here / "runner", here / "cache") as made:
             sweep = Sweep(SCENARIOS[name], made, here / "place")
             return list(attempts(sweep, wanted(sweep, count, seed)[process::processes]))
