@@ -65,10 +65,10 @@ def prepare(
     """
     settle_threads()
     asked, source = frozenset(stages), open_source(recipe)
-    files = FilesAsFound.of(files_of(source, recipe))  # before the first look at their content
-    quiet_libraries([getattr(recipe, name) for name in source.texts])
     if command := _ALONE.get(asked):
         source.require(command)
+    files = FilesAsFound.of(files_of(source, recipe))  # before the first look at their content
+    quiet_libraries([getattr(recipe, name) for name in source.texts])
     if Stage.MASKS not in asked and recipe.mask is None:
         raise PatchCompileError(
             "No mask is given", "`compile` learns nothing.", "Give --mask FILE, or use `build`."

@@ -6,6 +6,7 @@ Heavy packages are not imported here: `patch-compile --help` works without torch
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -167,7 +168,11 @@ class _PrintableFormatter(logging.Formatter):
 
 
 def _format_logs() -> None:
-    """Let no log line or warning reach the terminal with characters that it would obey."""
+    """Let no log line or warning reach the terminal with characters that it would obey.
+
+    transformers has a handler of its own, and its warnings quote a model's configuration.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if logging.lastResort is not None:  # the handler of loggers that have none
         logging.lastResort.setFormatter(_PrintableFormatter())
     warnings.formatwarning = lambda *given, **more: printable(_format_warning(*given, **more))

@@ -102,10 +102,10 @@ def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> MappedTensor:
 
 def _check_length(file: Path, name: str, tensor: ir.ExternalTensor) -> None:
     needed, offset = tensor.nbytes, tensor.offset or 0
-    if offset < 0:
+    if offset < 0 or min(tensor.shape.numpy(), default=0) < 0:
         raise PatchCompileError(
-            f"The model says that {name} begins at byte {offset}",
-            "No file has one.",
+            f"The model says that {name} of shape {list(tensor.shape.numpy())} begins at byte {offset}",
+            "Neither can be negative.",
             "Export the model again.",
         )
     if tensor.length is not None and tensor.length != needed:

@@ -124,7 +124,7 @@ def _why_dense(node: ir.Node, owner: str, product: _Product) -> Refusal | None:
     if weight.reader:
         words = "its weight is also read by {}: one packed form can't serve both"
         return Refusal(words.format(weight.reader), words.format("another node"))
-    if not all(product.shape):
+    if min(product.shape) < 1:
         return Refusal(f"its weight {list(product.shape)} is empty", "its weight is empty")
     if product.shape[1] % GROUP:
         return Refusal(

@@ -223,6 +223,16 @@ class TestExternalData:
         ):
             read_onnx(path)
 
+    @pytest.mark.parametrize(("entry", "dims"), [("-64", [64, 64]), ("0", [-64, -64])])
+    def test_negative_offset_or_shape(self, tmp_path, entry, dims):
+        path = product(tmp_path / "m.onnx", external=True)
+        self._edit(path, "offset", entry)
+        proto = onnx.load(path, load_external_data=False)
+        proto.graph.initializer[0].dims[:] = dims
+        path.write_bytes(proto.SerializeToString())
+        with pytest.raises(PatchCompileError, match=r"Neither can be negative|taken apart"):
+            read_onnx(path)
+
     @pytest.mark.parametrize("location", ["/etc/passwd", "../weights.bin"])
     def test_outside_the_models_folder(self, tmp_path, location):
         path = product(tmp_path / "m.onnx", external=True)
