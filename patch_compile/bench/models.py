@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from masklearn.durable import flush_tree
 from patch_compile.bench.contenders import write_contender
 from patch_compile.bench.engines import build_contender
 from patch_compile.out.bench import Contender
@@ -86,6 +87,7 @@ def _file_of(
         assert built == file
     elif onnx != file:  # the source is an ONNX file itself
         return onnx
+    flush_tree(home)  # before the key says that it is whole
     (home / _KEY).write_text(key)
     return file
 

@@ -14,9 +14,13 @@ __all__ = ["HALF_WRITTEN", "write_json"]
 HALF_WRITTEN = ".tmp"  # suffix of a JSON file that is being written
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON to a file beside `path`, flush it, and rename it to `path` when it is complete."""
+def write_json(path: Path, value: Mapping[str, Any], *, shared: bool = False) -> None:
+    """Write JSON to a file beside `path`, flush it, and rename it to `path` when it is complete.
+
+    shared: True if several processes may write the file at the same time, as in the user's cache.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name is known, so that a folder in which a run was killed before it wrote its first file is known as ours.
-    with whole_file(path, path.name + HALF_WRITTEN) as beside:
+    # In OUT the name is known, so that the next run overwrites what a killed one left, and so that a folder in which a run
+    # was killed before it wrote its first file is known as ours.
+    with whole_file(path, None if shared else path.name + HALF_WRITTEN) as beside:
         beside.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n")

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from masklearn.durable import flush_folder, flush_tree
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.plugin.toolchain import (
@@ -243,7 +244,9 @@ def _compile(library: PluginLibrary) -> None:
         fresh = Path(tmp) / LIBRARY_NAME
         _nvcc(library.nvcc, [*code, *_LINK_FLAGS, *objects, "-o", str(fresh)], LIBRARY_NAME)
         check_backend(fresh, library.backend)
+        flush_tree(fresh)
         fresh.replace(library.path)
+        flush_folder(library.path.parent)
 
 
 def _nvcc(nvcc: Path, arguments: list[str], what: str) -> None:

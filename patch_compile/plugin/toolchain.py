@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from masklearn.durable import flush_tree
 from patch_compile.errors import PatchCompileError
 
 __all__ = [
@@ -223,6 +224,7 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
         with tempfile.TemporaryDirectory(dir=cache) as tmp:
             fresh = Path(tmp) / "include"
             _extract_headers(_download(Path(tmp)), fresh)
+            flush_tree(fresh)
             try:
                 fresh.rename(folder)
             except OSError:  # another process was faster

@@ -52,7 +52,7 @@ def with_baselines(
             )
         for name, row in zip(missing, made, strict=True):
             rows[name] = row
-            write_json(cache / f"{keys[name]}.json", row.model_dump())
+            write_json(cache / f"{keys[name]}.json", row.model_dump(), shared=True)
     plain = BaselineRow(name=Baseline.DENSE, ratio=0.0, perplexity=dense, seconds=0.0, deployable=True)
     others = [plain, *(rows[name] for name in keys if name in rows)]
     return beside_baselines(result, others, windows)

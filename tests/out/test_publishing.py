@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.out.layout import MANIFEST
+from patch_compile.out.layout import MANIFEST, STATE
 from patch_compile.out.workspace import Workspace, write_json
 from tests.out.stages import finish, never, writer
 
@@ -149,6 +149,23 @@ def left_between_the_renames(out, monkeypatch):
         workspace.publish()
     workspace.release()
     assert not out.exists()
+
+
+def test_a_kill_after_the_second_rename_is_resumed_from(tmp_path):
+    """OUT is whole then, but holds what only publishing needed. Without --resume it is an OUT like any other."""
+    out = tmp_path / "out"
+    workspace = build(out, "1")
+    state = (workspace.root / STATE).read_bytes()
+    finish(workspace)
+    (out / STATE).write_bytes(state)
+    with pytest.raises(PatchCompileError, match=r"out exists"):
+        Workspace(out)
+    again = Workspace(out, resume=True)
+    again.run("one", "1", ["a"], never)
+    finish(again)
+    assert text_of(out) == "1"
+    assert {path.name for path in out.iterdir()} == {"a", MANIFEST}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def failing(numbers, error):
