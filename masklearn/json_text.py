@@ -10,7 +10,7 @@ from masklearn.regular_file import require_file
 
 __all__ = ["parse_json", "read_json"]
 
-_MOST_BYTES = 256 << 20  # the tokenizer.json of a vocabulary of 256 k tokens has about 35 MB
+_MOST_BYTES = 64 << 20  # an index of 90,000 tensors has 9 MB; empty lists take 20 times their text in memory
 
 
 def read_json(path: Path, *, finite: bool = True) -> Any:

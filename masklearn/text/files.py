@@ -18,9 +18,9 @@ BETWEEN = "\n\n"  # joins documents, as rows of WikiText-2 usually are joined to
 
 _CHUNK = 1_000_000  # characters
 _ROWS = 256  # rows of a Parquet file in memory at a time
-_LARGEST_ARRAY = 2**30  # bytes; a JSON array is parsed as a whole
+_LARGEST_ARRAY = 2**28  # bytes; a JSON array is parsed as a whole, and may take 20 times its text in memory
 _LARGEST_GROUP = 2**31  # bytes of a row group's text, and the format's largest page
-_LONGEST_LINE = 2**28  # characters; a line of JSON is parsed as a whole
+_LONGEST_LINE = 2**26  # characters; a line of JSON is parsed as a whole
 
 
 def file_text(path: Path, column: str | None = None) -> Iterator[str]:
