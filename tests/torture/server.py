@@ -32,14 +32,14 @@ def run(small: bool) -> list[Attack]:
 
 def attack(out: Path, folder: Path, *, small: bool) -> list[Attack]:
     """Attack a server of OUT. folder: for its log."""
-    options = "--client-timeout", "2", "--max-batch", "16", "--queue", "64"
+    options = "--client-timeout", "5", "--max-batch", "16", "--queue", "64"
     with process(out, folder / "log", *options) as running:
         attacks = [
             _many(
                 running, 60 if small else 1000
             ),  # first, so that its growth is not hidden by what others left
             _extremes(running, 20 if small else 600),
-            _at_once(running, 100 if small else 200),
+            _at_once(running, 90 if small else 200),
             _beside_abuse(running, 4 if small else 40),
             _bodies(running, 2 if small else 16, 10**7 if small else 10**8),
             _descriptors(running, 3 if small else 8),

@@ -86,7 +86,7 @@ def drip(client: socket.socket, seconds: float) -> None:
 )
 def test_a_request_that_does_not_arrive(generator: Generator, sent: bytes, answer: bytes) -> None:
     """Each byte in time does not help: the time is that of the whole request."""
-    with serving(generator, client_timeout=0.5) as running, connected(running) as client:
+    with serving(generator, client_timeout=1) as running, connected(running) as client:
         client.sendall(sent)
         if sent:
             drip(client, 10)
@@ -126,7 +126,7 @@ def test_a_client_that_ends_its_side_gets_its_answer(
 def test_a_client_that_reads_nothing_is_left(generator: Generator) -> None:
     """Its connection is ended, though it is open and its generation is long done, and so is a large answer's."""
     name = "tiny" * 1000  # every chunk contains the name, 10 MB in all
-    with serving(generator, client_timeout=0.5, model=name) as running, connected(running) as client:
+    with serving(generator, client_timeout=1, model=name) as running, connected(running) as client:
         client.sendall(request(prompt=["the cat"] * 16, max_tokens=160, stream=True))
         running.wait_for('generations_total{outcome="disconnected"}', 1)
         assert not to_the_end(client).endswith(b"\r\n0\r\n\r\n")  # the end of a whole stream
