@@ -8,4 +8,4 @@ from tests.torture.server import attack
 def test_the_server_holds(out: Path, tmp_path: Path) -> None:
     found = attack(out, tmp_path, small=True)
     assert not [broken for one in found for broken in one.broken]
-    assert sum(one.tried for one in found) > 200
+    assert sum(one.tried for one in found) > 150
