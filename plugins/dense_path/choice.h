@@ -10,15 +10,15 @@ namespace patch {
 
 inline constexpr int64_t kKernelTokens = 1000;  // one more kernel: latency of its first bytes, and its tail
 
-inline int64_t dense_path_cost(const Problem& p, const Epilogue& e, const Device& device) {
+inline Cost dense_path_cost(const Problem& p, const Epilogue& e, const Device& device) {
   const int64_t sms = std::max(device.sms, 1), sides = panels_per_tile(p.gated);
-  const auto moving = [&](int64_t bytes) { return bytes * device.block_tokens / (kBlockBytes * sms); };
+  const auto moving = [&](Cost bytes) { return bytes * device.block_tokens / (kBlockBytes * sms); };
   const int64_t rows = sides * p.out_features, outputs = 2 * p.tokens * p.out_features;
   const int64_t weight = piece_weight_bytes(p, panel_count(p)), plain = is_plain(p, e);
-  const int64_t product =
-      p.tokens * ceil_div(rows, 64) * slab_columns(p) * device.fma / (device.dense_fma * sms);
+  const Cost product =
+      Cost{p.tokens} * ceil_div(rows, 64) * slab_columns(p) * device.fma / (device.dense_fma * sms);
   const int64_t inputs = 2 * p.tokens * p.in_features;
-  int64_t cost = moving(weight_bytes(p) + weight);
+  Cost cost = moving(weight_bytes(p) + weight);
   cost += overlapped(product, moving(weight + inputs + (plain ? outputs : sides * outputs)));
   if (!plain) cost += moving((sides + 1 + e.residual) * outputs);
   return cost + choose_pieces(p, e).count * (plain ? 2 : 3) * kKernelTokens;

@@ -28,7 +28,7 @@ cudaError_t ask(int number, Device* device) {
   device->fma = fma_per_clock(major, minor);
   device->dense_fma = dense_fma_per_clock(major);
   device->block_tokens =
-      bandwidth > 0 ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma) : kUsualBlockTokens;
+      bandwidth > 0 && clock > 0 ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma) : kUsualBlockTokens;
   return cudaSuccess;
 }
 

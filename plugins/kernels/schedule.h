@@ -11,6 +11,10 @@
 
 namespace patch {
 
+// Limits of a problem.  Within them the int64 arithmetic here and on the device does not overflow.
+inline constexpr int32_t kMostFeatures = 1 << 24;
+inline constexpr int64_t kMostTokens = INT32_MAX;
+
 struct Problem {
   int64_t tokens;
   int32_t out_features;
@@ -97,6 +101,9 @@ inline size_t workspace_bound(const Problem& p) {
   return bound;
 }
 
+// The largest problem's cost has some 80 bits.
+using Cost = __int128;
+
 // Costs are times in units of one token times one dense 64x64 block of W on one SM (some 3 ns on an A100).
 // The numbers come from data sheets and are not measured; they only serve to rank the choices.
 inline constexpr int64_t kBlockBytes = 64 * 64 * 2;
@@ -125,19 +132,20 @@ inline int64_t weight_reads(const Problem& p, const Config& c, int parts, int64_
   for (int64_t j = 0; j < tokens; ++j) starts[j] = j * parts % tiles;
   std::sort(starts.begin(), starts.begin() + tokens);
   int64_t reads = 1;
-  for (int64_t j = 1; j < tokens; ++j) reads += (starts[j] - starts[j - 1]) * tokens * bytes > kept * tiles;
+  for (int64_t j = 1; j < tokens; ++j)
+    reads += Cost{starts[j] - starts[j - 1]} * tokens * bytes > Cost{kept} * tiles;
   return reads;
 }
 
 // Returns the bytes of X that are read from DRAM.  The panels of a stream read anywhere in X, and share what
 // fits into L2.  Tiles that run at the same time share the X of their group.
-inline int64_t x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
+inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
   const int64_t bytes = 2 * p.tokens * p.in_features, panels = panel_count(p);
-  if (c.kernel == Kernel::kStream) return bytes + (panels - 1) * std::max<int64_t>(0, bytes - kept);
+  if (c.kernel == Kernel::kStream) return bytes + Cost{panels - 1} * std::max<int64_t>(0, bytes - kept);
   const int64_t tokens = token_tiles(p, c), groups = ceil_div(tokens, kTilesPerGroup);
-  if (bytes <= kept * groups) return bytes;
+  if (bytes <= Cost{kept} * groups) return bytes;
   const int64_t at_once = std::max<int64_t>(1, sms / std::min<int64_t>(tokens, kTilesPerGroup));
-  return bytes * ceil_div(panels, at_once);
+  return Cost{bytes} * ceil_div(panels, at_once);
 }
 
 // Cost of a turn of the ring for one slab: the products, or the bytes through shared memory (128 per clock on
@@ -150,28 +158,35 @@ inline int64_t turn_cost(const Config& c, bool sparse, const Device& device) {
 }
 
 // Cost of two activities that overlap: the longer one, plus a share of the other for their interference.
-inline int64_t overlapped(int64_t a, int64_t b) { return std::max(a, b) + std::min(a, b) / 4; }
+inline Cost overlapped(Cost a, Cost b) { return std::max(a, b) + std::min(a, b) / 4; }
 
 // Predicts the cost of a launch from the products of the busiest SM and the reads of W and X from DRAM, which
 // overlap.  0 tokens cost nothing: there are no tiles to divide by.
-inline int64_t predicted_cost(const Problem& p, const Config& c, int parts, const Device& device) {
+inline Cost predicted_cost(const Problem& p, const Config& c, int parts, const Device& device) {
   if (p.tokens == 0) return 0;
   const int64_t sms = std::max(device.sms, 1), kept = device.l2_bytes / 2;
   const bool tile = c.kernel == Kernel::kTile;
   // If only some SMs are busy, each still gets little more than its share of the bandwidth.
   const int64_t busy = std::min<int64_t>(tile ? tile_count(p, c) : parts, sms);
-  const int64_t moved =
-      weight_bytes(p) * weight_reads(p, c, parts, kept) + x_bytes(p, c, static_cast<int>(sms), kept);
-  const int64_t dram = moved * device.block_tokens / (kBlockBytes * busy);
+  const Cost moved =
+      Cost{weight_bytes(p)} * weight_reads(p, c, parts, kept) + x_bytes(p, c, static_cast<int>(sms), kept);
+  const Cost dram = moved * device.block_tokens / (kBlockBytes * busy);
   const int64_t turn = turn_cost(c, false, device), tiles = tile_count(p, c);
   const int64_t turns = p.dense_slabs * turn + p.sparse_slabs * turn_cost(c, true, device);
-  if (tile) return overlapped(ceil_div(tiles, sms) * (turns / panel_count(p) + kFillTurns * turn), dram);
-  const int64_t ends = tiles * kTileCost * turn / kDenseCost;
-  const int64_t multiply = ceil_div(token_tiles(p, c) * turns + ends, busy) + kFillTurns * turn;
+  if (tile)
+    return overlapped(Cost{ceil_div(tiles, sms)} * (turns / panel_count(p) + kFillTurns * turn), dram);
+  const Cost ends = Cost{tiles} * kTileCost * turn / kDenseCost;
+  const Cost work = Cost{token_tiles(p, c)} * turns + ends;
+  const Cost multiply = (work + busy - 1) / busy + kFillTurns * turn;
   // The block that ends last reads the sums of all blocks that share its tile.
   const int64_t shared = std::min<int64_t>(parts, ceil_div(parts, tile_count(p, c)) + 1);
   const int64_t sums = shared * sums_per_tile(c);
   return overlapped(multiply, dram) + (parts > 1 ? kAddUp + sums / kSumsPerUnit : 0);
+}
+
+// Returns true if the positions of a stream's units, times its parts, fit into the kernel's int64.
+inline bool can_be_cut(const Problem& p, const Config& c) {
+  return total_cost(p, c) <= INT64_MAX / (2 * kMaxSms + 1);
 }
 
 // Chooses the cheapest schedule.  `config` fixes the configuration (a tactic); kAnyConfig considers all.
@@ -179,17 +194,17 @@ inline int64_t predicted_cost(const Problem& p, const Config& c, int parts, cons
 inline Schedule choose_schedule(const Problem& p, const Device& device, int config = kAnyConfig) {
   Schedule best{-1, 1};
   if (p.tokens < 0) return best;
-  int64_t best_cost = 0;
+  Cost best_cost = 0;
   for (int i = 0; i < kConfigCount; ++i) {
     const Config& c = kConfigs[i];
     if (!fits(c, p.panel_rows, p.gated) || (config != kAnyConfig && config != i)) continue;
-    if (shared_bytes(c) > device.shared_bytes) continue;
+    if (shared_bytes(c) > device.shared_bytes || !can_be_cut(p, c)) continue;
     const int sms = device.sms, most = max_parts(p, c, sms);
     // Only multiples of the number of tiles or of SMs: other numbers leave some of them with less work.
     for (const int64_t parts :
          {int64_t{1}, int64_t{most}, int64_t{std::min(most, sms)}, std::min<int64_t>(most, tile_count(p, c)),
           std::min<int64_t>(most, 2 * tile_count(p, c)), std::min<int64_t>(most, 4 * tile_count(p, c))}) {
-      const int64_t cost = predicted_cost(p, c, static_cast<int>(parts), device);
+      const Cost cost = predicted_cost(p, c, static_cast<int>(parts), device);
       if (best.config < 0 || cost < best_cost) best = {i, static_cast<int32_t>(parts)}, best_cost = cost;
     }
   }

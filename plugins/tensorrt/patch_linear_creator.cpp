@@ -1,5 +1,6 @@
 #include "tensorrt/patch_linear_creator.h"
 
+#include <cstring>
 #include <memory>
 #include <new>
 #include <string>
@@ -22,10 +23,13 @@ int32_t* attribute(Attributes* a, std::string_view name) {
   return nullptr;
 }
 
+constexpr int32_t kLongestName = 64;  // bytes of an activation's name; a longer one is no name
+
 // Returns the number of the activation that the field names, -1 if unknown.  The ONNX parser passes strings
 // with their length, and they may end in a NUL.
 int32_t activation_number(const PluginField& f) {
-  std::string_view name(static_cast<const char*>(f.data), f.data ? f.length : 0);
+  if (f.length < 0 || f.length > kLongestName || (!f.data && f.length > 0)) return -1;
+  std::string_view name(static_cast<const char*>(f.data), static_cast<size_t>(f.length));
   while (!name.empty() && name.back() == '\0') name.remove_suffix(1);
   for (int32_t i = 0; i < kActivationCount; ++i)
     if (name == kActivationNames[i]) return i;
@@ -34,8 +38,10 @@ int32_t activation_number(const PluginField& f) {
 
 // Reads the fields.  Returns an error, or "".
 std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a) {
+  if (fields.nbFields < 0 || (fields.nbFields > 0 && !fields.fields)) return "no attributes";
   for (int32_t i = 0; i < fields.nbFields; ++i) {
     const PluginField& f = fields.fields[i];
+    if (!f.name) return "attribute " + std::to_string(i) + " has no name";
     if (f.name == std::string_view("activation")) {
       if (f.type != PluginFieldType::kCHAR) return "activation must be a string";
       a->activation = activation_number(f);
@@ -45,10 +51,12 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a) {
     if (!value) continue;
     if (f.type != PluginFieldType::kINT32 || f.length != 1 || !f.data)
       return std::string(f.name) + " must be one INT32";
-    *value = *static_cast<const int32_t*>(f.data);
+    std::memcpy(value, f.data, sizeof(*value));  // it need not be aligned
   }
   if (a->in_features <= 0 || a->in_features % 4 != 0) return "in_features must be a positive multiple of 4";
   if (a->out_features <= 0) return "out_features must be positive";
+  if (a->in_features > kMostFeatures || a->out_features > kMostFeatures)
+    return "in_features and out_features must be at most " + std::to_string(kMostFeatures);
   if (a->panel_rows != 64 && a->panel_rows != 128) return "panel_rows must be 64 or 128";
   if (a->activation < 0) return "activation must be empty, gelu, gelu_tanh or silu";
   if ((a->gated | a->residual) & ~1) return "gated and residual must be 0 or 1";

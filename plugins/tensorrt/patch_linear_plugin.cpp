@@ -27,7 +27,11 @@ int32_t fail(const std::string& message) {
   return -1;
 }
 
+// Returns false for a shape without a rank, whose dimensions are not there.
+bool has_rank(const Dims& d) { return d.nbDims >= 0 && d.nbDims <= Dims::MAX_DIMS; }
+
 std::string text(const Dims& d) {
+  if (!has_rank(d)) return "of rank " + std::to_string(d.nbDims);
   std::string s = "[";
   for (int32_t i = 0; i < d.nbDims; ++i) s += (i ? ", " : "") + std::to_string(d.d[i]);
   return s + "]";
@@ -35,7 +39,6 @@ std::string text(const Dims& d) {
 
 // Returns the number of rows of X, -1 if a dimension is negative.  Above kMostTokens it is not exact, so that
 // the product of the dimensions can't overflow.
-constexpr int64_t kMostTokens = INT32_MAX;
 int64_t tokens_of(const Dims& x) {
   int64_t tokens = 1;
   for (int32_t i = 0; i + 1 < x.nbDims; ++i) {
@@ -53,7 +56,7 @@ int32_t check_tokens(const Dims& x) {
 
 bool is(const Dims& d, std::initializer_list<int64_t> expected) {
   int32_t i = 0;
-  if (d.nbDims != static_cast<int32_t>(expected.size())) return false;
+  if (!has_rank(d) || d.nbDims != static_cast<int32_t>(expected.size())) return false;
   for (const int64_t e : expected)
     if (d.d[i++] != e) return false;
   return true;
@@ -73,16 +76,29 @@ Problem problem(const Attributes& a, int64_t tokens, const Dims& dense, const Di
           a.gated};
 }
 
+// While the builder configures, a dimension may be unknown.
+enum class When { kBuild, kRun };
+bool is_size(int64_t dim, int64_t size, When when) {
+  return dim == size || (when == When::kBuild && dim == -1);
+}
+
 // Checks that the packed tensors fit together, because the kernels do not check their sizes.
 template <class DimsOf>
-int32_t check_shapes(const Attributes& a, int32_t inputs, const DimsOf& dims_of) {
+int32_t check_shapes(const Attributes& a, int32_t inputs, When when, const DimsOf& dims_of) {
   const Dims& x = dims_of(kX);
-  if (x.nbDims < 1 || (x.d[x.nbDims - 1] != a.in_features && x.d[x.nbDims - 1] != -1))
+  if (!has_rank(x) || x.nbDims < 1 || !is_size(x.d[x.nbDims - 1], a.in_features, when))
     return fail("X has shape " + text(x) +
                 ", its last dimension must be in_features = " + std::to_string(a.in_features));
   const int64_t rows = a.panel_rows, packed = panels_per_tile(a.gated),
                 panels = packed * ceil_div(a.out_features, rows);
+  if (dims_of(kDense).nbDims != 2 || dims_of(kSparse).nbDims != 2)
+    return fail("dense has shape " + text(dims_of(kDense)) + " and sparse " + text(dims_of(kSparse)) +
+                "; both must have two dimensions");
   const int64_t dense = dims_of(kDense).d[0], sparse = dims_of(kSparse).d[0];
+  const int64_t most = panels * ceil_div(a.in_features, kSlabColumns);  // slabs of zeros may be left out
+  if (dense < 0 || sparse < 0 || dense > most || sparse > most - dense || most > INT32_MAX / 2)
+    return fail(std::to_string(dense) + " dense and " + std::to_string(sparse) +
+                " 2:4 slabs; W has at most " + std::to_string(most) + ", and the kernels can count 2^30");
   const auto expect = [&](int32_t input, const char* name, std::initializer_list<int64_t> shape) {
     return is(dims_of(input), shape) ? 0
                                      : fail(std::string(name) + " has shape " + text(dims_of(input)) +
@@ -94,12 +110,28 @@ int32_t check_shapes(const Attributes& a, int32_t inputs, const DimsOf& dims_of)
     return -1;
   if (a.residual) {
     const Dims& y = dims_of(inputs - 1);
-    bool fits = y.nbDims == x.nbDims && (y.d[y.nbDims - 1] == a.out_features || y.d[y.nbDims - 1] == -1);
+    bool fits = y.nbDims == x.nbDims && is_size(y.d[y.nbDims - 1], a.out_features, when);
     for (int32_t i = 0; fits && i + 1 < x.nbDims; ++i)
-      fits = y.d[i] == x.d[i] || y.d[i] == -1 || x.d[i] == -1;
+      fits = is_size(y.d[i], x.d[i], when) || is_size(x.d[i], y.d[i], when);
     if (!fits) return fail("residual has shape " + text(y) + ", it must be that of Y");
   }
   return inputs > kBias + a.residual ? expect(kBias, "bias", {packed * a.out_features}) : 0;
+}
+
+// Checks the types, which supportsFormatCombination has offered; an engine may say others.
+template <class DescOf>
+int32_t check_types(int32_t inputs, const DescOf& desc_of) {
+  const DataType type = desc_of(kX).type;
+  bool known = type == DataType::kHALF || type == DataType::kBF16;
+  for (int32_t i = 0; known && i < inputs; ++i) {
+    const DataType wanted = i == kMeta || i == kIndex ? DataType::kINT32 : type;
+    known = desc_of(i).type == wanted && desc_of(i).format == nvinfer1::TensorFormat::kLINEAR;
+  }
+  return known
+             ? 0
+             : fail(
+                   "X, dense, sparse, bias and residual must be all fp16 or all bf16, meta and index INT32, "
+                   "and all of them linear");
 }
 
 // Returns the most shared memory of a block on this device.  Without a device, returns what every device has.
@@ -158,6 +190,13 @@ bool PatchLinearPlugin::takes(int32_t inputs) const noexcept {
   return inputs == least || inputs == least + 1;
 }
 
+int32_t PatchLinearPlugin::check_count(int32_t inputs, int32_t outputs) const {
+  if (takes(inputs) && outputs == 1) return 0;
+  return fail(std::string("takes X, dense, sparse, meta, index, optionally bias") +
+              (attributes_.residual ? " and residual" : "") + ", and has one output; got " +
+              std::to_string(inputs) + " inputs and " + std::to_string(outputs) + " outputs");
+}
+
 nvinfer1::IPluginCapability* PatchLinearPlugin::getCapabilityInterface(
     nvinfer1::PluginCapabilityType type) noexcept {
   switch (type) {
@@ -185,10 +224,17 @@ nvinfer1::IPluginV3* PatchLinearPlugin::clone() noexcept {
 }
 
 int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t inputs,
-                                           const DynamicPluginTensorDesc*, int32_t) noexcept {
+                                           const DynamicPluginTensorDesc*, int32_t outputs) noexcept {
+  if (check_count(inputs, outputs) != 0) return -1;
   has_bias_ = inputs > kBias + attributes_.residual;
-  if (check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
+  const auto desc_of = [in](int32_t i) -> const PluginTensorDesc& { return in[i].desc; };
+  if (check_types(inputs, desc_of) != 0) return -1;
+  if (check_shapes(attributes_, inputs, When::kBuild,
+                   [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
     return -1;
+  if (!has_rank(in[kX].max) || in[kX].max.nbDims != in[kX].desc.dims.nbDims)
+    return fail("X has shape " + text(in[kX].desc.dims) + ", and the largest of a profile " +
+                text(in[kX].max));
   if (tokens_of(in[kX].max) < 0)
     return fail("the largest X of a profile has shape " + text(in[kX].max) +
                 ", which has a negative dimension");
@@ -198,20 +244,18 @@ int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, in
   return 0;
 }
 
-int32_t PatchLinearPlugin::getOutputDataTypes(DataType* out, int32_t, const DataType* in,
-                                              int32_t) const noexcept {
+int32_t PatchLinearPlugin::getOutputDataTypes(DataType* out, int32_t outputs, const DataType* in,
+                                              int32_t inputs) const noexcept {
+  if (check_count(inputs, outputs) != 0) return -1;
   out[0] = in[kX];
   return 0;
 }
 
 int32_t PatchLinearPlugin::getOutputShapes(const nvinfer1::DimsExprs* in, int32_t inputs,
                                            const nvinfer1::DimsExprs*, int32_t, nvinfer1::DimsExprs* out,
-                                           int32_t, nvinfer1::IExprBuilder& builder) noexcept {
-  if (!takes(inputs))
-    return fail(std::string("takes X, dense, sparse, meta, index, optionally bias") +
-                (attributes_.residual ? " and residual" : "") + "; got " + std::to_string(inputs) +
-                " inputs");
-  if (in[kX].nbDims < 1) return fail("X must have at least one dimension");
+                                           int32_t outputs, nvinfer1::IExprBuilder& builder) noexcept {
+  if (check_count(inputs, outputs) != 0) return -1;
+  if (in[kX].nbDims < 1 || in[kX].nbDims > Dims::MAX_DIMS) return fail("X must have at least one dimension");
   out[0] = in[kX];
   out[0].d[out[0].nbDims - 1] = builder.constant(attributes_.out_features);
   return out[0].d[out[0].nbDims - 1] ? 0 : -1;
@@ -219,7 +263,7 @@ int32_t PatchLinearPlugin::getOutputShapes(const nvinfer1::DimsExprs* in, int32_
 
 bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* in_out,
                                                   int32_t inputs, int32_t outputs) noexcept {
-  if (!takes(inputs) || outputs != 1) return false;
+  if (!takes(inputs) || outputs != 1 || position < 0 || position > inputs) return false;
   const PluginTensorDesc& desc = in_out[position].desc;
   if (desc.format != nvinfer1::TensorFormat::kLINEAR) return false;
   if (position == kX) return desc.type == DataType::kHALF || desc.type == DataType::kBF16;
@@ -227,8 +271,13 @@ bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const Dynami
   return desc.type == in_out[kX].desc.type;
 }
 
-size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_t,
-                                           const DynamicPluginTensorDesc*, int32_t) const noexcept {
+size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_t inputs,
+                                           const DynamicPluginTensorDesc*, int32_t outputs) const noexcept {
+  // configurePlugin has refused the same, with a message.
+  if (!takes(inputs) || outputs != 1 || !has_rank(in[kX].max) ||
+      check_shapes(attributes_, inputs, When::kBuild,
+                   [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
+    return 0;
   const Problem most =
       problem(attributes_, most_tokens(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
   const size_t kernels = workspace_bound(most);
@@ -254,7 +303,7 @@ int32_t PatchLinearPlugin::getValidTactics(int32_t* tactics, int32_t count) noex
 }
 
 int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
-  const int32_t config = tactic - kFirstConfigTactic;
+  const int64_t config = int64_t{tactic} - kFirstConfigTactic;
   const bool fixed = config >= 0 && config < kConfigCount &&
                      fits(kConfigs[config], attributes_.panel_rows, attributes_.gated);
   const bool dense_path = tactic == kDensePathTactic;
@@ -268,12 +317,17 @@ int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
 }
 
 int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs, const PluginTensorDesc*,
-                                         int32_t) noexcept {
+                                         int32_t outputs) noexcept {
+  if (check_count(inputs, outputs) != 0) return -1;
+  if (check_types(inputs, [in](int32_t i) -> const PluginTensorDesc& { return in[i]; }) != 0) return -1;
+  if (!has_rank(in[kX].dims)) return fail("X has shape " + text(in[kX].dims));
   has_bias_ = inputs > kBias + attributes_.residual;
   if (check_tokens(in[kX].dims) != 0) return -1;
   // A builder that times tactics may run a plugin without attaching it to a context.
   if (have_counters() != 0) return -1;
-  if (check_shapes(attributes_, inputs, [&](int32_t i) -> const Dims& { return in[i].dims; }) != 0) return -1;
+  if (check_shapes(attributes_, inputs, When::kRun, [&](int32_t i) -> const Dims& { return in[i].dims; }) !=
+      0)
+    return -1;
   return have_schedule(in);
 }
 
@@ -305,6 +359,10 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
   a.panels = static_cast<int32_t>(panel_count(p));
   a.dense_slabs = p.dense_slabs;
   a.sparse_slabs = p.sparse_slabs;
+  const bool there = a.x && a.y && a.index && (a.dense || p.dense_slabs == 0) &&
+                     ((a.sparse && a.meta) || p.sparse_slabs == 0) && (!has_bias_ || a.bias) &&
+                     (!attributes_.residual || a.residual);
+  if (!there) return fail("a tensor of the linear has no memory");
   std::string why;
   if (dense_path_ && DensePath::takes(a))
     why = dense_path_->run(a, workspace, stream);
@@ -330,7 +388,8 @@ int32_t PatchLinearPlugin::have_schedule(const PluginTensorDesc* in) noexcept {
   const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);
   schedule_ = choose_schedule(p, device, any ? kAnyConfig : tactic_ - kFirstConfigTactic);
   if (schedule_.config < 0)
-    return fail("tactic " + std::to_string(tactic_) + " needs more shared memory than this device has");
+    return fail("tactic " + std::to_string(tactic_) + " for X of shape " + text(in[kX].dims) +
+                " needs more shared memory than this device has, or more work than a launch can divide");
   have_dense_path(p, device, scalar_of(in[kX]));
   scheduled_tokens_ = tokens;
   return 0;

@@ -79,6 +79,8 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
  private:
   // Returns true if a node may have this number of inputs.
   bool takes(int32_t inputs) const noexcept;
+  // Returns -1, and logs an error, for another number of inputs or outputs.
+  int32_t check_count(int32_t inputs, int32_t outputs) const;
   // Allocates the counters unless they exist.  Returns -1 if there is no memory.
   int32_t have_counters() noexcept;
   // Makes schedule_ and dense_path_ for this number of tokens, unless they are made or there are no tokens.

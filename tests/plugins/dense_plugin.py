@@ -34,6 +34,7 @@ __all__ = [
     "Unpack",
     "compile_driver",
     "compile_stand_in",
+    "compiled",
     "problem_of",
 ]
 
@@ -294,18 +295,19 @@ def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...
     read = [
         f for folder in ("kernels", "host", "dense_path", "tensorrt") for f in plugins.glob(f"{folder}/*")
     ]
-    return _compiled(cache, [str(nvcc.path), *flags, *map(str, sources)], nvcc.version, read, "plugin-driver")
+    return compiled(cache, [str(nvcc.path), *flags, *map(str, sources)], nvcc.version, read, "plugin-driver")
 
 
 def compile_stand_in(cache: Path) -> Path:
     """Compile a cuBLASLt that computes on the CPU."""
     nvcc, source = find_nvcc(), _HERE / "stand_in_cublaslt.cpp"
-    return _compiled(
+    return compiled(
         cache, [str(nvcc.path), *_FLAGS, "-cudart=none", str(source)], nvcc.version, [source], "cublaslt"
     )
 
 
-def _compiled(cache: Path, command: list[str], version: str, sources: list[Path], name: str) -> Path:
+def compiled(cache: Path, command: list[str], version: str, sources: list[Path], name: str) -> Path:
+    """Run a compiler, or take the result of the same command, version and sources from `cache`."""
     about = " ".join(part for part in command if os.sep not in part) + version
     digest = hashlib.sha256(about.encode())
     for source in sorted(sources):

@@ -1,0 +1,48 @@
+"""Random attributes, shapes, types and tactics against the plugin's host code, under AddressSanitizer and UBSan."""
+
+import re
+
+import pytest
+
+from tests.plugins.dense_path_cases import MARKS
+from tests.plugins.mutations import broken_copy, named
+from tests.plugins.sanitized import attack_plugin, compile_plugin_attack
+
+pytestmark = MARKS
+
+PLUGIN, CREATOR = "tensorrt/patch_linear_plugin.cpp", "tensorrt/patch_linear_creator.cpp"
+CASES = 10_000
+# name: (file, correct text, text with the bug)
+MUTATIONS = {
+    "a name that is null": (CREATOR, "if (!f.name) return", "if (false) return"),
+    "a name of negative length": (CREATOR, "f.length < 0 || f.length > kLongestName", "false"),
+    "fields that are not there": (CREATOR, "fields.nbFields > 0 && !fields.fields", "false"),
+    "a value that is not aligned": (
+        CREATOR,
+        "std::memcpy(value, f.data, sizeof(*value));",
+        "*value = *static_cast<const int32_t*>(f.data);",
+    ),
+    "features without a limit": (CREATOR, "a->in_features > kMostFeatures ||", "false &&"),
+    "costs of 64 bits": ("kernels/schedule.h", "using Cost = __int128;", "using Cost = int64_t;"),
+    "a cut beyond 64 bits": ("kernels/schedule.h", "!can_be_cut(p, c)", "false"),
+    "a rank that is none": (PLUGIN, "return d.nbDims >= 0 && d.nbDims <= Dims::MAX_DIMS;", "return true;"),
+    "tokens that overflow": (PLUGIN, "x.d[i] > kMostTokens / tokens", "false"),
+    "no tokens": ("kernels/schedule.h", "  if (p.tokens == 0) return 0;\n", ""),
+    "a tactic far below": (PLUGIN, "int64_t{tactic} - kFirst", "tactic - kFirst"),
+    "any number of inputs": (PLUGIN, "if (takes(inputs) && outputs == 1) return 0;", "return 0;"),
+    "more slabs than W has": (PLUGIN, "dense > most || sparse > most - dense ||", "false ||"),
+}
+
+
+def test_nothing_that_an_engine_may_say_is_a_fault(library_cache):
+    said, fault = attack_plugin(compile_plugin_attack(library_cache), 1, CASES)
+    assert fault == ""
+    cases, refused, launched = map(int, re.findall(r"\d+", said))
+    assert cases == CASES and refused > CASES // 4 and launched > CASES // 4
+
+
+@pytest.mark.parametrize("name", [each for each in named(MUTATIONS, ()) if each.marks])
+def test_a_missing_check_is_a_fault(name, tmp_path, library_cache):
+    folders = ("kernels", "host", "dense_path", "tensorrt")
+    plugins = broken_copy(tmp_path, folders, MUTATIONS[name])
+    assert attack_plugin(compile_plugin_attack(library_cache, plugins), 1, 10 * CASES)[1]
