@@ -24,7 +24,7 @@ class Calls {
 template <class T>
 auto setter(Status (*set)(T, int32_t, const void*, size_t), T object) {
   return [set, object](int32_t attribute, const auto& value) {
-    return [=] { return set(object, attribute, &value, sizeof(value)); };
+    return [=] { return set(object, attribute, static_cast<const void*>(&value), sizeof(value)); };
   };
 }
 

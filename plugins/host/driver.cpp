@@ -77,9 +77,9 @@ std::string run(const Call& c, Machine* m) {
   if (!choose_vectors(&call.arguments)) return "misaligned arguments";
   add_tensors(&m->global, call);
   const auto numbers = std::make_integer_sequence<int, kConfigCount>();
-  const std::string error = static_cast<Scalar>(c.scalar) == Scalar::kHalf
-                                ? run_by_number<Half>(m, call, numbers)
-                                : run_by_number<BFloat16>(m, call, numbers);
+  std::string error = static_cast<Scalar>(c.scalar) == Scalar::kHalf
+                          ? run_by_number<Half>(m, call, numbers)
+                          : run_by_number<BFloat16>(m, call, numbers);
   if (!error.empty() || c.index_lies) return error;
   const std::string missing = c.first_block ? "" : m->global.complete("Y");
   return missing.empty() ? m->global.counters_reset() : missing;

@@ -27,6 +27,8 @@ class StackPool {
   ~StackPool() { munmap(base_, bytes_); }
   StackPool(const StackPool&) = delete;
   StackPool& operator=(const StackPool&) = delete;
+  StackPool(StackPool&&) = delete;
+  StackPool& operator=(StackPool&&) = delete;
 
   uint8_t* operator[](size_t i) const { return base_ + i * kStackBytes; }
 

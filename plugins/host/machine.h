@@ -88,6 +88,7 @@ class Machine {
     for (auto& b : blocks_)
       if (error_.empty() && b->live) error_ = "deadlock: a barrier that not all threads of the block reach";
     for (auto& b : blocks_) b->live = 0;
+    current_machine() = nullptr;
     return error_;
   }
 
@@ -166,8 +167,8 @@ class Machine {
     ++stats.copies;
     if (valid) check(global.read(from, bytes));
     check(block_->shared.write(shared, bytes, static_cast<uint16_t>(thread_), true));
-    Copy copy{shared, from, bytes, valid,
-              mode_ == CopyMode::kEager || (mode_ == CopyMode::kMixed && random_.next() & 1)};
+    const Copy copy{shared, from, bytes, valid,
+                    mode_ == CopyMode::kEager || (mode_ == CopyMode::kMixed && random_.next() & 1)};
     if (copy.landed)
       perform(copy);
     else
@@ -182,7 +183,7 @@ class Machine {
   void wait_copies(size_t still_open) {
     Lane& me = block_->lanes[thread_];
     for (; me.groups.size() > still_open; me.groups.pop_front())
-      for (Copy& c : me.groups.front()) {
+      for (const Copy& c : me.groups.front()) {
         if (!c.landed) perform(c);
         block_->shared.land(c.to, c.bytes);
       }

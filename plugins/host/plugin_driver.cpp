@@ -22,8 +22,8 @@ using nvinfer1::PluginTensorDesc;
 
 struct Linear {
   Attributes attributes;
-  int32_t bias, scalar, dense_slabs, sparse_slabs;
-  int64_t tokens;
+  int32_t bias = 0, scalar = 0, dense_slabs = 0, sparse_slabs = 0;
+  int64_t tokens = 0;
 };
 struct Tensors {
   const void *x, *dense, *sparse, *meta, *index, *bias, *residual;

@@ -41,7 +41,7 @@ inline void load_shared(uint32_t (&r)[4], const void* p) {
 }
 inline uint32_t load_shared_word(const void* p) {
   host::Machine::get().read_shared(p, 4);
-  uint32_t v;
+  uint32_t v = 0;
   std::memcpy(&v, p, 4);
   return v;
 }
@@ -59,7 +59,7 @@ inline int32_t load_index(const int32_t* p) { return load_global(p); }
 inline uint16_t load_bias(const uint16_t* p) { return load_global(p); }
 inline uint16_t load_value(const uint16_t* p) { return load_global(p); }
 inline uint32_t load_pair(const uint16_t* p) {
-  uint32_t pair;
+  uint32_t pair = 0;
   host::Machine::get().check(host::Machine::get().global.read(p, 4));
   if (reinterpret_cast<uintptr_t>(p) % 4) host::Machine::get().note_fault("misaligned load of a pair");
   std::memcpy(&pair, p, 4);
@@ -209,7 +209,7 @@ inline const float* half_table() {
   static const std::unique_ptr<float[]> table = [] {
     auto t = std::make_unique<float[]>(65536);
     for (uint32_t v = 0; v < 65536; ++v) {
-      const int exponent = v >> 10 & 31, fraction = v & 1023;
+      const auto exponent = static_cast<int>(v >> 10 & 31), fraction = static_cast<int>(v & 1023);
       const float magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
                               : exponent == 0
                                   ? std::ldexp(static_cast<float>(fraction), -24)
@@ -266,7 +266,7 @@ struct Half : HostScalar<Half> {
     if (magnitude >= 65520.f) return sign | 0x7c00;
     if (magnitude < 6.103515625e-05f)  // subnormal: steps of 2^-24
       return sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(magnitude, 24)));
-    uint32_t bits;
+    uint32_t bits = 0;
     std::memcpy(&bits, &magnitude, 4);
     bits += 0xfff + ((bits >> 13) & 1);
     return sign | static_cast<uint16_t>((bits >> 13) - (112u << 10));
@@ -276,13 +276,13 @@ struct Half : HostScalar<Half> {
 struct BFloat16 : HostScalar<BFloat16> {
   static float widen(uint16_t v) {
     const uint32_t bits = static_cast<uint32_t>(v) << 16;
-    float f;
+    float f = 0;
     std::memcpy(&f, &bits, 4);
     return f;
   }
   static uint16_t narrow_one(float f) {
     if (std::isnan(f)) return 0x7fff;
-    uint32_t bits;
+    uint32_t bits = 0;
     std::memcpy(&bits, &f, 4);
     return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
   }

@@ -25,7 +25,7 @@ cudaError_t ask(int number, Device* device) {
   // memory_clock is in kHz, bus in bits; DRAM makes two transfers per clock.
   const double bandwidth = 2e3 * memory_clock * bus / 8;
   device->l2_bytes = l2;
-  device->fma = fma_per_clock(major, minor);
+  device->fma = static_cast<int32_t>(fma_per_clock(major, minor));
   device->dense_fma = dense_fma_per_clock(major);
   device->block_tokens =
       bandwidth > 0 && clock > 0 ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma) : kUsualBlockTokens;

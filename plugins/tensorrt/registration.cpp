@@ -27,7 +27,7 @@ PatchLinearCreator& creator() {
 std::atomic<bool> self_registered{false};
 
 struct SelfRegistration {
-  SelfRegistration() { self_registered = register_creator(creator()); }
+  SelfRegistration() noexcept { self_registered = register_creator(creator()); }
 };
 const SelfRegistration at_load;
 
