@@ -30,7 +30,8 @@ chromium: .venv/installed
 
 # Every injected kernel bug must be caught: some minutes.
 mutate: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py tests/plugins/dense_path/test_faults.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py tests/plugins/dense_path/test_faults.py \
+	  tests/plugins/tensorrt/test_attack.py
 
 # Attacks the program at full size: an hour or more on all cores. What held and what broke goes to build/torture/RESULTS.jsonl.
 # ATTACKS="faults server" runs some. Exit code 2 when anything broke.
@@ -59,6 +60,7 @@ lint: .venv/installed .venv/stubs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	git ls-files '*.cu' '*.cuh' '*.cpp' '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/python -m tests.plugins.tidy
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -10,13 +10,20 @@
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace patch::host {
 
 // Stacks of all fibers in one mapping.  A page takes memory only once a fiber touches it.
 class StackPool {
  public:
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t kStackBytes = 256 << 10;  // its frames are larger
+#else
   static constexpr size_t kStackBytes = 32 << 10;
+#endif
 
   explicit StackPool(size_t count) : bytes_(count * kStackBytes) {
     void* p =
@@ -30,7 +37,14 @@ class StackPool {
   StackPool(StackPool&&) = delete;
   StackPool& operator=(StackPool&&) = delete;
 
-  uint8_t* operator[](size_t i) const { return base_ + i * kStackBytes; }
+  // Returns a stack for a new fiber.  The one before may have ended inside of its functions, whose frames
+  // AddressSanitizer still guards.
+  uint8_t* operator[](size_t i) const {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(base_ + i * kStackBytes, kStackBytes);
+#endif
+    return base_ + i * kStackBytes;
+  }
 
  private:
   size_t bytes_;

@@ -27,8 +27,9 @@ cudaError_t ask(int number, Device* device) {
   device->l2_bytes = l2;
   device->fma = static_cast<int32_t>(fma_per_clock(major, minor));
   device->dense_fma = dense_fma_per_clock(major);
-  device->block_tokens =
-      bandwidth > 0 && clock > 0 ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma) : kUsualBlockTokens;
+  device->block_tokens = bandwidth > 0 && clock > 0
+                             ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma)
+                             : kUsualBlockTokens;
   return cudaSuccess;
 }
 

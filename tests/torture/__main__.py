@@ -23,6 +23,7 @@ MODULES: dict[str, str] = {
     "mosaics": "tests.torture.mosaics",
     "server": "tests.torture.server",
     "hostile": "tests.hostile.attack",
+    "plugin": "tests.torture.plugin",
 }
 
 
