@@ -19,7 +19,7 @@ BETWEEN = "\n\n"  # joins documents, as rows of WikiText-2 usually are joined to
 _CHUNK = 1_000_000  # characters
 _ROWS = 256  # rows of a Parquet file in memory at a time
 _LARGEST_ARRAY = 2**28  # bytes; a JSON array is parsed as a whole, and may take 20 times its text in memory
-_LARGEST_GROUP = 2**31  # bytes of a row group's text, and the format's largest page
+_LARGEST_GROUP = 2**31  # bytes of a row group, and the format's largest page
 _LONGEST_LINE = 2**26  # characters; a line of JSON is parsed as a whole
 
 
@@ -126,7 +126,7 @@ def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
         name = text_column(columns_of_schema(parquet.read_schema(path)), str(path), column)
         # A text that is stored once and repeated stays stored once: its copies would fill the memory.
         with parquet.ParquetFile(path, read_dictionary=[name]) as file:
-            _check_groups(path, name, file.metadata)
+            _check_groups(path, file.metadata)
             for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
                 yield from (value.as_py() for value in batch.column(0))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -135,16 +135,18 @@ def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
         ) from error
 
 
-def _check_groups(path: Path, column: str, metadata: Any) -> None:
-    """Refuse a row group whose texts take more memory than is read at once, by the sizes that the file's footer gives."""
+def _check_groups(path: Path, metadata: Any) -> None:
+    """Refuse a row group that takes more memory than is read at once, by the sizes that the file's footer gives.
+
+    The sizes of single columns are not asked for: where their statistics are malformed, pyarrow 26.0.1 ends the process.
+    """
     for group in range(metadata.num_row_groups):
-        parts = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
-        size = sum(part.total_uncompressed_size for part in parts if part.path_in_schema == column)
+        size = metadata.row_group(group).total_byte_size
         if size > _LARGEST_GROUP:
             raise PatchCompileError(
-                f"{path} has {size / 2**30:.1f} GiB of {column!r} in row group {group}",
+                f"{path} has {size / 2**30:.1f} GiB in row group {group}",
                 f"At most {_LARGEST_GROUP >> 30} GiB of a row group are read.",
-                "Write the file again with smaller row groups.",
+                "Write the file again with smaller row groups, or with the text alone.",
             )
 
 

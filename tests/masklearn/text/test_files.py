@@ -75,7 +75,7 @@ def test_a_text_that_a_parquet_file_repeats_is_in_memory_once(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("bound", "name", "said"),
     [
-        ("_LARGEST_GROUP", "a.parquet", "of 'text' in row group 0. At most .* of a row group are read"),
+        ("_LARGEST_GROUP", "a.parquet", "GiB in row group 0. At most .* of a row group are read"),
         ("_LONGEST_LINE", "a.jsonl", "line 1 has more than 16 characters"),
         ("_LARGEST_ARRAY", "a.json", "is one JSON array of"),
     ],
