@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside docs models audit lowest newest lock clean
+.PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
 # 12 steps of repair instead of the default's 64: for a first look in minutes. The second command plans a model that people serve, from its config alone.
@@ -18,10 +18,11 @@ demo: .venv/installed models
 	@echo; echo "LLaMA-2-7B on an A6000, from its config.json alone:"
 	@$(BIN)/patch-compile plan samples/configs/llama-2-7b --ratio 0.35 --target a6000
 
-# One thread in each of pytest's processes: more of them than cores wait for each other most of the time.
+# One thread in each of pytest's processes: more of them than cores wait for each other most of the time. They load torch
+# before patch-compile could tell MKL to compute the same with any number of threads.
 test: .venv/installed models chromium
 	$(BIN)/python samples/models.py minilm .cache/models/minilm
-	OMP_NUM_THREADS=1 PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
 
 # report.html is tested in a Chromium: Debian's, where none is found and it may be installed; else those tests are skipped.
 chromium: .venv/installed
@@ -90,6 +91,12 @@ bench-beside: .venv/installed
 # than benchmarks/onnx_packages.py says.
 bench-onnx-files: .venv/installed
 	$(BIN)/python -m benchmarks.onnx_files
+
+# The same model twice: with other threads, working folder, name of OUT, hashes, time zone, locale and umask. Exit code 1 when
+# a byte differs that is neither a time nor a path. On the sample model some twenty minutes.
+reproduce: .venv/installed models
+	$(BIN)/python -m benchmarks.reproduce $(MODEL) --calib $(TEXTS)/calib.txt --eval $(TEXTS)/eval.txt --ratio 0.3 \
+	  --windows 8 --length 256 --repair-steps 4 --lowering plugin --backend onnx
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

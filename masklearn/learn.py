@@ -25,7 +25,7 @@ from masklearn.methods import Method, method_of
 from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
-from masklearn.threads import settle_threads
+from masklearn.threads import settle_threads, threads_of_torch
 from masklearn.traits import lacking
 
 __all__ = ["FoundMasks", "Learned", "by_ratio", "find_masks", "learn", "learn_task"]
@@ -77,7 +77,8 @@ def learn(
 ) -> Learned:
     """Learn hybrid masks for every covered linear of a model directory, and new weights that fit the masks.
 
-    The result depends on the checkpoint's bytes, the recipe and the text only, unless the recipe has a budget in minutes.
+    The result depends on the checkpoint's bytes, the recipe and the text only, unless the recipe has a budget in minutes. On
+    a CPU that computes in bf16 it depends on the number of threads too (`LearnRecipe.threads`).
 
     scratch: folder for new weights, for data that does not fit in memory and for the state of training, from which a later
     call with the same arguments resumes; progress: see `OnStep`; note: called with lines for the user; choose: chooses
@@ -89,7 +90,8 @@ def learn(
     checkpoint = Checkpoint.open(model_dir)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     task = Task(checkpoint, coverage, recipe, scratch, progress or _silent, note or _unsaid, choose)
-    return learn_task(task)
+    with threads_of_torch(recipe.threads):
+        return learn_task(task)
 
 
 def learn_task(task: Task) -> Learned:

@@ -39,7 +39,8 @@ class LearnSettings(Settings):
     method: one of `METHODS`; per_layer: True if every linear has the ratio, False if all linears together have it; tile:
     (rows, cols), cols a multiple of 4; include, exclude: patterns of `masks.names`; calib: a text of `masklearn.text`,
     None for text that the model writes itself; windows: number of calibration windows; length: tokens per window; seed:
-    seed of all random draws; device: device of the model, None for CUDA if there is one.
+    seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number of threads on a
+    CPU, None for as many as torch takes. It changes results in bf16 alone, by rounding.
 
     criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
     permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).
@@ -65,6 +66,7 @@ class LearnSettings(Settings):
     length: Annotated[int, Field(ge=2)] = 512
     seed: Annotated[int, Field(ge=0)] = 0
     device: str | None = None
+    threads: _Positive | None = None
     criterion: Criterion | None = None
     damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
     permute: bool = False

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["in_parallel", "one_thread", "settle_threads", "total", "usable_cores"]
+__all__ = ["in_parallel", "one_thread", "settle_threads", "threads_of_torch", "total", "usable_cores"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -69,13 +69,18 @@ def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
     return min(cores, math.ceil(share)) if share > 0 else cores
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Let torch compute on the calling thread alone, for operations that are too small to be worth dividing."""
+    return threads_of_torch(1)
+
+
+@contextmanager
+def threads_of_torch(count: int | None) -> Iterator[None]:
+    """Let torch compute with this number of threads. None changes nothing."""
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count or threads)
     try:
         yield
     finally:

@@ -127,7 +127,8 @@ class Recipe(LearnSettings):
         return LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
 
     def save(self, path: Path, texts: Collection[str] = ("calib", "eval_text")) -> None:
-        """Write the effective settings. `build --recipe` with this file reproduces the run.
+        """Write the effective settings. `build --recipe` with this file reproduces the run, byte for byte on CPUs with the
+        same instructions and with the same versions, unless repair had a budget in minutes.
 
         texts: names of the settings that hold a text. If `calib` is not among them, it holds the path of a file.
         """
@@ -139,8 +140,24 @@ class Recipe(LearnSettings):
         settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
         if Path(self.prior).is_file():
             settings["prior"] = str(Path(self.prior).resolve())
+        if (
+            texts and self.mask is None and self._computes_in_bf16_on_a_cpu()
+        ):  # an ONNX file is learned in fp32
+            import torch
+
+            settings.setdefault("threads", torch.get_num_threads())
         with whole_file(path) as part:
             part.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+    def _computes_in_bf16_on_a_cpu(self) -> bool:
+        """Returns True if learning has products of bf16 on a CPU, which oneDNN rounds by the number of threads: it divides
+        them for the CPU's matrix unit, and no setting of it stops that without leaving the unit idle."""
+        from masklearn.checkpoint.precision import computes_in_bf16
+        from masklearn.device import usable_device
+
+        device = usable_device(self.device)
+        learns_in_it = self.traits.solves or self.trains
+        return learns_in_it and device.type == "cpu" and computes_in_bf16(self.precision, device)
 
     def _check_ratio(self) -> None:
         """Require exactly one setting for the amount of pruning."""

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from masklearn.learn import LearnRecipe
@@ -24,7 +25,18 @@ def test_a_saved_recipe_gives_the_same_settings(tmp_path):
     )
     recipe.save(tmp_path / "recipe.yaml")
     again = Recipe.parse(Recipe.load(tmp_path / "recipe.yaml"))
-    assert again == recipe.model_copy(update={"out": None})
+    assert again == recipe.model_copy(update={"out": None, "threads": again.threads})
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_number_of_threads_is_recorded_where_results_depend_on_it(tmp_path, monkeypatch, bf16):
+    monkeypatch.setattr("masklearn.checkpoint.precision.computes_in_bf16", lambda *_: bf16)
+    recipe = Recipe.parse({"model": tmp_path, "ratio": 0.3, "device": "cpu"})
+    recipe.save(tmp_path / "recipe.yaml")
+    recorded = Recipe.load(tmp_path / "recipe.yaml").get("threads")
+    assert recorded == (torch.get_num_threads() if bf16 else None)
+    recipe.model_copy(update={"threads": 7}).save(tmp_path / "recipe.yaml")
+    assert Recipe.load(tmp_path / "recipe.yaml")["threads"] == 7
 
 
 def test_saved_paths_do_not_depend_on_the_folder_one_is_in(tmp_path, monkeypatch):

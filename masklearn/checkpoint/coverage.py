@@ -116,6 +116,8 @@ def _reason(
         return f"the {what} is left dense unless included by name"
     if not include and linear.module.endswith(architecture.gates):
         return "it routes tokens to experts, and is left dense unless included by name"
+    if 0 in linear.shape:
+        return "it has no weights"
     if linear.shape[1] % GROUP:
         return f"K = {linear.shape[1]} is not a multiple of {GROUP}"
     return ""

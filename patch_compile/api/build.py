@@ -29,6 +29,7 @@ def build(
     length: int = 512,
     seed: int = 0,
     device: str | None = None,
+    threads: int | None = None,
     criterion: str | None = None,
     damping: float = 0.01,
     permute: bool = False,

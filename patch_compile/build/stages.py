@@ -211,7 +211,7 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
 def _masks_key(job: Job) -> str:
     source, r = job.source, job.recipe
     given = sha256_of(r.mask) if r.mask else None
-    learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib"})
+    learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib", "threads"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
     # Predicted costs choose the tiles for a speed, and the linears that gain.
     fuse = r.fuse if job.costs else None  # it changes costs alone

@@ -35,9 +35,9 @@ class Outputs:
 class Difference:
     """Difference between a and the reference b in one output, over all runs.
 
-    largest: largest |a - b| / largest |b|; relative: ‖a - b‖₂ / ‖b‖₂. Both are infinite if the shapes differ, or if an
-    element is finite in only one of a and b. For outputs that are not floating-point, both are the share of unequal
-    elements. floating: True for a floating-point output.
+    largest: largest |a - b| / largest |b|; relative: ‖a - b‖₂ / ‖b‖₂. Both are infinite if the shapes differ, if an
+    element is finite in only one of a and b, or if no element of a run is finite, which compares nothing. For outputs that
+    are not floating-point, both are the share of unequal elements. floating: True for a floating-point output.
     """
 
     output: str
@@ -75,7 +75,7 @@ def _compare(a: Outputs, b: Outputs, place: int) -> Difference:
             error, energy = error + unequal.sum(), energy + unequal.size
             continue
         finite = np.isfinite(reference)
-        if not np.array_equal(np.isfinite(mine), finite):
+        if not np.array_equal(np.isfinite(mine), finite) or (finite.size and not finite.any()):
             return Difference(b.outputs[place], np.inf, np.inf, floating)
         reference = reference[finite].astype(np.float64)
         apart = np.abs(mine[finite] - reference)

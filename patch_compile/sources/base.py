@@ -261,8 +261,16 @@ class Source(ABC):
         """The tokenizer of transformers."""
         raise self._lack(Ability.NEXT_TOKENS)
 
-    def pruned_logits(self, pruned: Path) -> Callable[[Feed], NDArray[np.float32]]:  # noqa: ARG002
-        """Load the pruned model, and return a function that computes its logits for a feed of the hybrid graph."""
+    def pruned_logits(
+        self,
+        pruned: Path,  # noqa: ARG002
+        *,
+        sixteen_bits: bool = False,  # noqa: ARG002
+    ) -> Callable[[Feed], NDArray[np.float32]]:
+        """Load the pruned model, and return a function that computes its logits for a feed of the hybrid graph.
+
+        sixteen_bits: compute in the graph's type, False for fp32.
+        """
         raise self._lack(Ability.NEXT_TOKENS)
 
     def _lack(self, ability: Ability) -> PatchCompileError:

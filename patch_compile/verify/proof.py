@@ -21,7 +21,7 @@ from patch_compile.out.proof import (
 )
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Source
-from patch_compile.verify.agreement import judge_agreement, run_pruned
+from patch_compile.verify.agreement import judge_agreement, measured_tolerance, run_pruned
 from patch_compile.verify.all_logits import with_all_logits
 from patch_compile.verify.outputs import compare_outputs
 from patch_compile.verify.quality import compare_logits
@@ -75,7 +75,9 @@ def _prove_next_tokens(
         dense = run_study("dense", dense_path, questions, scratch, hybrid.feeds, update)
     with progress.stage("pruned reference"):
         checkpoint = run_pruned(source, pruned, hybrid.feeds)
-    agreement = judge_agreement(hybrid, dense, checkpoint, r.dtype)
+    reference = [run["logits"] for run in checkpoint[0][1]]
+    measure = partial(measured_tolerance, source, pruned, hybrid.feeds, reference, hybrid.layers)
+    agreement = judge_agreement(hybrid, dense, checkpoint, r.dtype, measure)
     quality = compare_logits(dense.logits, hybrid.logits, windows)
     perplexity, (windows_read, length) = quality.perplexity, windows.shape
     on = TextWindows(

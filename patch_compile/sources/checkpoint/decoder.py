@@ -34,6 +34,7 @@ class DecoderSource(CheckpointSource):
         super().check(stages)
         if Stage.PROOF in stages:
             self._check_prompt()
+            self._check_float16()
 
     def _check_prompt(self) -> None:
         """Raise UsageError for a prompt without tokens, or with more tokens than the model can continue."""
@@ -55,11 +56,15 @@ class DecoderSource(CheckpointSource):
         return evaluation_windows(self.recipe, self.tokenizer, progress)
 
     @override
-    def pruned_logits(self, pruned: Path) -> Callable[[Feed], NDArray[np.float32]]:
-        """Returns logits by transformers, with weights rounded as in the graph and arithmetic in fp32."""
+    def pruned_logits(
+        self, pruned: Path, *, sixteen_bits: bool = False
+    ) -> Callable[[Feed], NDArray[np.float32]]:
+        """Returns logits by transformers, with weights rounded as in the graph, and arithmetic in fp32 or in the type of
+        the graph."""
         import torch
 
-        model = load_model(pruned, dtype=getattr(torch, self.recipe.dtype)).float()
+        model = load_model(pruned, dtype=getattr(torch, self.recipe.dtype))
+        model = model if sixteen_bits else model.float()
         return lambda feed: _logits(model, feed)
 
 
@@ -71,9 +76,11 @@ def _logits(model: Any, feed: Feed) -> NDArray[np.float32]:
     given = {name: torch.from_numpy(np.asarray(value)) for name, value in feed.items()}
     cache = DynamicCache(config=model.config)
     for layer in range(model.config.get_text_config().num_hidden_layers):
-        key, value = (given.pop(f"past_key_values.{layer}.{part}").float() for part in ("key", "value"))
+        key, value = (
+            given.pop(f"past_key_values.{layer}.{part}").to(model.dtype) for part in ("key", "value")
+        )
         if key.shape[2]:
             cache.update(key, value, layer)
     with torch.no_grad():
-        logits: NDArray[np.float32] = model(**given, **{cache_argument(model): cache}).logits.numpy()
+        logits: NDArray[np.float32] = model(**given, **{cache_argument(model): cache}).logits.float().numpy()
     return logits

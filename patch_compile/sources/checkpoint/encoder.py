@@ -57,6 +57,8 @@ class EncoderSource(CheckpointSource, OutputSource):
                 "It is an encoder, which writes no text of its own.",
                 "Give text with --eval, or with --calib.",
             )
+        if Stage.PROOF in stages:
+            self._check_float16()
 
     @override
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:

@@ -17,6 +17,7 @@ from masklearn.checkpoint.coverage import Coverage, covered_linears_of
 from masklearn.checkpoint.pretrained import load_config, load_tokenizer
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
+from patch_compile.errors import PatchCompileError
 from patch_compile.out.layout import MODEL
 from patch_compile.out.report import Kind
 from patch_compile.plan.lowering import LinearPlan
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["CheckpointSource"]
 
 _STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
+_RANGE_TOKENS = 64  # the largest activations of language models are at the first tokens of a text
 _PACKED_SHARE = 1.1  # packed weights and engine are no larger than this share of the 16-bit weights
 
 
@@ -50,6 +52,7 @@ class CheckpointSource(Source):
     def __init__(self, recipe: Recipe, checkpoint: Checkpoint) -> None:
         super().__init__(recipe.model)
         self._recipe, self._checkpoint = recipe, checkpoint
+        self._notes: tuple[str, ...] = ()
 
     @property
     @override
@@ -62,6 +65,11 @@ class CheckpointSource(Source):
     def name(self) -> str:
         """Name of the folder, after resolving links."""
         return self.model.resolve().name
+
+    @property
+    @override
+    def notes(self) -> Sequence[str]:
+        return self._notes
 
     @property
     @override
@@ -145,6 +153,26 @@ class CheckpointSource(Source):
         for text in (self._recipe.calib, self._recipe.eval_text):
             if text is not None:
                 open_text(text)
+
+    def _check_float16(self) -> None:
+        """Raise PatchCompileError if float16 does not hold the dense model's activations, and note the weights that it
+        does not hold. A few tokens are run through the model, which takes a small part of the time of learning."""
+        from masklearn.quality.range import float16_fit
+
+        tokens = self.tokenizer(self._recipe.prompt)["input_ids"][:_RANGE_TOKENS]
+        if self._recipe.dtype != "float16" or not tokens:
+            return
+        fit = float16_fit(self._checkpoint, tokens, self._recipe.device)
+        if fit.overflow is not None:
+            place, largest = fit.overflow
+            raise PatchCompileError(
+                f"{self.name} does not compute in float16",
+                f"In the dense model {place} reaches {largest:.6g}, and float16 ends at 65504.",
+                "Choose bf16 (--dtype bfloat16), which has the range of fp32.",
+            )
+        if fit.vanished:
+            lost = f"{fit.vanished} weights in {fit.linears} linears are too small for it and become 0"
+            self._notes = (f"float16: {lost} (up to {fit.largest:.2g}); --dtype bfloat16 keeps them",)
 
     @override
     def space(self, stages: Collection[Stage]) -> int:

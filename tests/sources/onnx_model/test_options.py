@@ -64,6 +64,6 @@ def test_what_makes_no_sense_is_refused_by_name(settings, says):
 def test_a_saved_recipe_is_taken_again(tmp_path):
     """A saved recipe holds every setting; settings without a meaning have their defaults."""
     effective = recipe(calib="inputs.npz")
-    effective.save(tmp_path / "recipe.yaml")
+    effective.save(tmp_path / "recipe.yaml", ())
     again = effective_recipe(Recipe.parse(Recipe.load(tmp_path / "recipe.yaml")), "bfloat16")
     assert again.model_copy(update={"model": effective.model, "calib": effective.calib}) == effective

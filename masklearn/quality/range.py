@@ -1,0 +1,76 @@
+"""Finds out, by one short pass over the dense model, if float16 holds its activations and weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from masklearn.checkpoint.architectures import architecture_of
+from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.stream.blocks import stream_blocks
+from masklearn.stream.hooks import watch_calls
+
+__all__ = ["Float16Fit", "float16_fit"]
+
+_OVERFLOWS = 65520.0  # the smallest number that rounds to infinity
+
+
+@dataclass(frozen=True)
+class Float16Fit:
+    """What float16 does not hold of a model.
+
+    overflow: the first place, in the order of the model, with an activation that becomes infinite, and the largest
+    |activation| there, infinite or NaN if fp32 does not hold it either; None if all are held. vanished: number of weights
+    of linears that become 0; linears: number of linears that they belong to; largest: the largest |weight| of them.
+    """
+
+    overflow: tuple[str, float] | None = None
+    vanished: int = 0
+    linears: int = 0
+    largest: float = 0.0
+
+
+def float16_fit(checkpoint: Checkpoint, tokens: Sequence[int], device: str | None = None) -> Float16Fit:
+    """Run a few tokens through the dense model in fp32, one block in memory at a time, and look at inputs and outputs of
+    linears and blocks.
+
+    Raises PatchCompileError as `stream_blocks` does.
+    """
+    overflow: list[tuple[str, float]] = []
+    vanished: list[tuple[int, float]] = []
+
+    def see(name: str, x: Tensor, y: Tensor) -> None:
+        for what, values in (("input", x), ("output", y)):
+            _look(f"the {what} of {name}", values)
+
+    def _look(where: str, values: Tensor) -> None:
+        largest = float(values.abs().amax()) if values.numel() else 0.0  # an expert may get no token
+        if not largest < _OVERFLOWS:  # also for NaN
+            overflow.append((where, largest))
+
+    head = not architecture_of(checkpoint).encoder
+    window = np.array([tokens], np.int64)
+    for number, block in enumerate(stream_blocks(checkpoint, window, device, head=head)):
+        vanished += [_vanished(linear.weight) for linear in block.linears.values()]
+        with watch_calls(block.linears, see):
+            block.advance()
+        if not block.is_head:
+            _look(f"the output of block {number}", block.hidden[0])
+        if overflow:
+            break
+    counted = [one for one in vanished if one[0]]
+    return Float16Fit(
+        overflow[0] if overflow else None,
+        sum(count for count, _ in counted),
+        len(counted),
+        max((largest for _, largest in counted), default=0.0),
+    )
+
+
+@torch.no_grad()
+def _vanished(weight: Tensor) -> tuple[int, float]:
+    """Returns the number of weights that float16 rounds to 0, and the largest |weight| of them."""
+    lost = weight.abs()[(weight != 0) & (weight.half() == 0)]
+    return lost.numel(), float(lost.amax()) if lost.numel() else 0.0
