@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ from masklearn.regular_file import require_file
 
 __all__ = ["parse_json", "read_json"]
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MOST_BYTES = 64 << 20  # an index of 90,000 tensors has 9 MB; empty lists take 20 times their text in memory
 
 
@@ -25,13 +27,19 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """Returns the value of a JSON text.
 
     Raises ValueError, with the reason as a sentence, for anything else: text that is not UTF-8, nesting that is too deep for
-    the parser, a key twice in one object, and the numbers NaN and Infinity, which JSON does not have.
+    the parser, a key twice in one object, half of a surrogate pair, and the numbers NaN and Infinity, which JSON does not
+    have.
 
     finite: False allows these numbers, which transformers writes into some models' config.json.
     """
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
-        return json.loads(decoded, object_pairs_hook=_object, parse_constant=_no_number if finite else None)
+        value = json.loads(decoded, object_pairs_hook=_object, parse_constant=_no_number if finite else None)
+        if _SURROGATE.search(decoded):  # rare, and whole pairs are well
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except UnicodeEncodeError:
+        raise ValueError("A text in it has half of a surrogate pair, which is no character.") from None
     except RecursionError:
         raise ValueError("It is nested too deeply.") from None
     except UnicodeDecodeError as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from masklearn.regular_file import require_file
 from patch_compile.errors import PatchCompileError
@@ -45,6 +45,10 @@ def load_proto(path: Path) -> onnx.ModelProto:
             f"{path} holds sparse initializers",
             "Neither ONNX Runtime nor TensorRT multiplies by them.",
             "Store the weights densely.",
+        )
+    if (garbled := _garbled(proto)) is not None:
+        raise PatchCompileError(
+            f"{path} is not an ONNX model", f"A {garbled} in it is not UTF-8.", "Fetch the file again."
         )
     check_expansion(path, proto)
     _clear_unknown_sizes(proto.graph)
@@ -94,6 +98,20 @@ def _fault_of(path: Path) -> str | None:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # errors of C++ come as many types
         return f"{' '.join(str(error).split()).rstrip('.')}."
+    return None
+
+
+def _garbled(proto: onnx.ModelProto) -> str | None:
+    """Returns the name of a text field that is not UTF-8, which protobuf gives as bytes; None if there is none."""
+    waiting: list[Any] = [proto]
+    while waiting:
+        for field, value in waiting.pop().ListFields():
+            if field.message_type is not None:
+                waiting += value if isinstance(value, Sequence) else [value]
+            elif field.type == field.TYPE_STRING:
+                texts = [value] if isinstance(value, str | bytes) else value
+                if any(isinstance(text, bytes) for text in texts):
+                    return str(field.name)
     return None
 
 

@@ -15,6 +15,7 @@ from masklearn.json_text import parse_json, read_json
         ('{"a": 1, "b": {"c": 1, "c": 2}}', "An object has the key 'c' twice."),
         ('{"a": NaN}', "NaN is no JSON number."),
         ("[-Infinity]", "-Infinity is no JSON number."),
+        (r'{"a": ["\ud83d", 1]}', "half of a surrogate pair"),
         ("", "Expecting value in line 1, column 1."),
         ("9" * 10_000, "Exceeds the limit"),
     ],
@@ -26,7 +27,7 @@ def test_what_is_no_json_has_a_reason(text: str | bytes, reason: str) -> None:
 
 
 def test_json_is_read(tmp_path: Path) -> None:
-    value = {"a": [1, 2.5, None, True], "b": {"c": "é"}}
+    value = {"a": [1, 2.5, None, True], "b": {"c": "é\N{GRINNING FACE}"}}
     file = tmp_path / "a.json"
     file.write_text(json.dumps(value))
     assert read_json(file) == parse_json(json.dumps(value).encode()) == value
