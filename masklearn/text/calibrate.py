@@ -106,7 +106,9 @@ def token_pool(
     source = open_text(recipe.calib)
     tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[source.kind]
     ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
-    windows = _draw(_cut(ids, length, count), count, training, seed, alone // length)
+    windows = _draw(
+        _cut(ids, length, count, f"The text at {source.spec}"), count, training, seed, alone // length
+    )
     return pool_of(windows, recipe, source.kind, source.name)
 
 
@@ -144,8 +146,9 @@ def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> 
 
     spec: see `open_text`. Raises PatchCompileError if the text is missing, empty or too short.
     """
-    ids, _ = _read_ids(tokenizer, open_text(spec), count * length, 0, 0)
-    return _cut(ids, length, count)[:count].astype(np.int64)
+    source = open_text(spec)
+    ids, _ = _read_ids(tokenizer, source, count * length, 0, 0)
+    return _cut(ids, length, count, f"The text at {source.spec}")[:count].astype(np.int64)
 
 
 def token_windows(
@@ -228,16 +231,16 @@ def _tokenised_together(pieces: Iterator[str]) -> Iterator[str]:
     yield "".join(held)
 
 
-def _cut(ids: NDArray[np.int32], length: int, count: int | None) -> NDArray[np.int32]:
+def _cut(ids: NDArray[np.int32], length: int, count: int | None, what: str = "The text") -> NDArray[np.int32]:
     """Returns all windows of a text, `[available, length]`.
 
-    Raises PatchCompileError if there are fewer than `count`, or none.
+    what: name of the text for errors. Raises PatchCompileError if there are fewer than `count`, or none.
     """
     available = ids.size // length
     wanted = max(available if count is None else count, 1)
     if available < wanted:
         raise PatchCompileError(
-            "The text is too short",
+            f"{what} is too short",
             f"{wanted} windows of {length} tokens need {wanted * length}; it has {ids.size}.",
             "Give a longer text, or fewer or shorter windows.",
         )

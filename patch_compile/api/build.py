@@ -106,13 +106,13 @@ def build(
     from patch_compile.errors import UsageError
     from patch_compile.recipe import Recipe, settings_from
 
-    settings = Recipe.load(Path(recipe)) if recipe is not None else {}
-    settings |= {name: given[name] for name in Recipe.model_fields if name in given}
-    if "model" not in settings:
-        raise UsageError(
-            "No model is given",
-            "A build needs a checkpoint or an ONNX file.",
-            "Give MODEL_DIR, or an earlier recipe with --recipe.",
-        )
     with settings_from(Path(recipe)) if recipe is not None else nullcontext():
+        settings = Recipe.load(Path(recipe)) if recipe is not None else {}
+        settings |= {name: given[name] for name in Recipe.model_fields if name in given}
+        if "model" not in settings:
+            raise UsageError(
+                "No model is given",
+                "A build needs a checkpoint or an ONNX file.",
+                "Give MODEL_DIR, or an earlier recipe with --recipe.",
+            )
         return FinishedBuild(run(Recipe.parse(settings), force=force, resume=resume))

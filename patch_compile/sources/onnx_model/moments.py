@@ -92,7 +92,8 @@ def gather_moments(
 
 def _moment(linear: OnnxLinear, x: NDArray[Any]) -> NDArray[np.float32]:
     rows = linear.rows(x)
-    moment: NDArray[np.float32] = rows.T @ rows
+    with np.errstate(over="ignore", invalid="ignore"):  # told below, in words
+        moment: NDArray[np.float32] = rows.T @ rows
     if not bool(np.isfinite(moment).all()):
         raise PatchCompileError(
             f"The inputs of {linear.name} are not finite",
