@@ -159,6 +159,14 @@ def _indented(text: str) -> str:
     return printable(text).replace("\n", "\n    ")
 
 
+class _PrintableRecord(logging.LogRecord):
+    """A record of any logger, also of libraries that bring a handler of their own."""
+
+    def getMessage(self) -> str:
+        """Returns the message, in which the terminal finds nothing to obey."""
+        return printable(super().getMessage())
+
+
 class _PrintableFormatter(logging.Formatter):
     """Formats records of libraries, which quote what they read."""
 
@@ -175,4 +183,5 @@ def _format_logs() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if logging.lastResort is not None:  # the handler of loggers that have none
         logging.lastResort.setFormatter(_PrintableFormatter())
+    logging.setLogRecordFactory(_PrintableRecord)
     warnings.formatwarning = lambda *given, **more: printable(_format_warning(*given, **more))

@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -131,3 +132,11 @@ def test_an_error_of_the_operating_system_is_told_in_words(monkeypatch, capsys):
     assert "--resume" in said
     assert broken(monkeypatch, MemoryError()) == 1
     assert "not enough memory" in capsys.readouterr().err
+
+
+def test_a_terminal_obeys_no_line_of_a_library_s_log(monkeypatch, capsys):
+    logger = logging.getLogger("a library with a handler of its own")
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(sys.stderr)])
+    broken(monkeypatch, ValueError("x"))  # it runs main, which sets up the logs
+    logger.warning("%s is unknown", "\x1b[31m\x07")
+    assert r"\x1b[31m\x07 is unknown" in capsys.readouterr().err
