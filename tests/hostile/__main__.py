@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument(
         "words", nargs="*", metavar="WORD", help="take inputs whose kind and name contain one"
     )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth of those chosen")
     parser.add_argument("--sample", action="store_true", help="take some inputs of each kind")
     parser.add_argument(
         "--folder", type=Path, default=FOLDER, help="folder for the files that inputs are made from"
@@ -40,6 +41,7 @@ def main() -> int:
         cases = sample(cases)
     if given.words:
         cases = [case for case in cases if any(word in str(case) for word in given.words)]
+    cases = cases[:: given.every]
     prepare()
     count, broken = Counter[str](), Counter[str]()
     with (given.to or Path(os.devnull)).open("w") as file:

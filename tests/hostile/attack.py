@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.hostile.cases import KINDS
 from tests.torture.attack import Attack
 
-__all__ = ["run"]
+__all__ = ["attacks_of", "run"]
 
 
 def run(small: bool) -> list[Attack]:
@@ -23,13 +25,19 @@ def run(small: bool) -> list[Attack]:
         if done.returncode not in (0, 1):
             raise RuntimeError(done.stderr)
         verdicts = [json.loads(line) for line in to.read_text().splitlines()]
+    return attacks_of(verdicts)
+
+
+def attacks_of(verdicts: Sequence[Mapping[str, Any]]) -> list[Attack]:
+    """Returns one attack for each kind of input. verdicts: of commands, as `python -m tests.hostile --to` writes them."""
     attacks = []
     for kind, words in KINDS.items():
-        names = {one["name"] for one in verdicts if one["kind"] == kind}
-        broken = {
-            one["name"]: f"{kind}: {one['name']} | {one['command']} | {'; '.join(one['faults'])}"
-            for one in verdicts
-            if one["kind"] == kind and one["faults"]
-        }
-        attacks.append(Attack.of(words, len(names), broken.values()))
+        mine = [one for one in verdicts if one["kind"] == kind]
+        broken = {one["name"]: _line(one) for one in mine if one["faults"]}
+        if mine:
+            attacks.append(Attack.of(words, len({one["name"] for one in mine}), broken.values()))
     return attacks
+
+
+def _line(verdict: Mapping[str, Any]) -> str:
+    return "{kind}: {name} | {command} | ".format(**verdict) + "; ".join(verdict["faults"])

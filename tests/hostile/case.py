@@ -39,8 +39,8 @@ class Case:
     """A hostile input.
 
     kind: class of input; name: name of the change, unique in its kind; make: writes the input to the current folder of
-    the commands; commands: command lines to run, each on an input made anew; named: text that each complaint must
-    contain; env: additional environment variables; writes: beginnings of the paths that the commands may write,
+    the commands; commands: command lines to run, each on an input made anew; named: texts of which each complaint must
+    contain one; env: additional environment variables; writes: beginnings of the paths that the commands may write,
     beside `out`.
     """
 
@@ -48,7 +48,7 @@ class Case:
     name: str
     make: Make
     commands: tuple[str, ...]
-    named: str = "stranger"
+    named: tuple[str, ...] = ("stranger",)
     env: Mapping[str, str] = field(default_factory=dict)
     writes: tuple[str, ...] = ()
     codes: tuple[int, ...] = ALLOWED

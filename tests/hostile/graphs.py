@@ -318,20 +318,23 @@ def _bytes() -> Iterator[Case]:
                 )
             (folder / FILE).write_bytes(bytes(made if number % 3 else made[: random.randrange(len(made))]))
 
-        yield Case("onnx", f"damaged {number}", make, _PLAIN)
+        yield _case(f"damaged {number}", make)
     for name, content in {
         "a long length": b"\x3a\xff\xff\xff\xff\x0f", "a long number": b"\xff" * 100, "a group": b"\x3b" * 10_000,
         "text": b"<html>stranger",
     }.items():  # fmt: skip
-        yield Case(
-            "onnx", name, lambda sound, folder, c=content: (folder / FILE).write_bytes(c) and None, _PLAIN
-        )
+        yield _case(name, lambda sound, folder, c=content: (folder / FILE).write_bytes(c) and None)
     for name, put in PLACES.items():
-        yield Case("onnx", name, lambda sound, folder, put=put: put(folder / FILE), _PLAIN)
+        yield _case(name, lambda sound, folder, put=put: put(folder / FILE))
+
+
+def _case(name: str, make: Callable[[Sound, Path], None]) -> Case:
+    """Returns a case whose complaints name the file or a weight in it."""
+    return Case("onnx", name, make, _PLAIN, named=("stranger", "first", "second", "input x"))
 
 
 def graph_cases() -> Iterator[Case]:
     """Yield the cases of this file."""
     yield from _bytes()
     for name, change in _plain():
-        yield Case("onnx", name, model_of(change), _PLAIN)
+        yield _case(name, model_of(change))

@@ -43,7 +43,11 @@ layout.VERIFY: (1, 60),
 
 
 def _case(
-    kind: str, name: str, make: Callable[[Sound, Path], None], *commands: str, named: str = "stranger"
+    kind: str,
+    name: str,
+    make: Callable[[Sound, Path], None],
+    *commands: str,
+    named: tuple[str, ...] = ("stranger",),
 ) -> Case:
     return Case(kind, name, make, commands, named, writes=WRITES)
 
@@ -190,7 +194,7 @@ def _planted(sound: Sound) -> Iterator[Case]:
             _ENGINE_RUN,
             INSPECT,
             f"inspect stranger/{layout.ENGINE}",
-            "verify stranger --only built",
+            "verify stranger --only built --lengths 1,4",
             COMPARE,
         ):
             yield _case("planted code", f"{place}, {command}", _build(_write(place, library)), command)

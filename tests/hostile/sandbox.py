@@ -100,8 +100,8 @@ class Running:
             faults.append(f"dies of {signal.Signals(-code).name}")
         elif code not in self.case.codes:
             faults.append(f"exits with {code}")
-        elif code in (1, 2) and self.case.named not in output:
-            faults.append(f"complains without naming {self.case.named}")
+        elif code in (1, 2) and not any(name in output for name in self.case.named):
+            faults.append(f"complains without naming {self.case.named[0]}")
         if "There is not enough memory" in output:
             faults.append(f"needs more than {MEMORY >> 20} MiB")
         if noise := _NOISE.search(output):

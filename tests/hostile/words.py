@@ -99,7 +99,7 @@ def _options() -> Iterator[Case]:
                     continue
                 words = f"{line} --{option} {shlex.quote(word)}"
                 yield Case(
-                    "words", f"{command} --{option} {name}", _folders, (words,), named="", writes=_WRITES
+                    "words", f"{command} --{option} {name}", _folders, (words,), named=("",), writes=_WRITES
                 )
 
 
@@ -126,7 +126,7 @@ def _paths() -> Iterator[Case]:
                 f"{command} {name}",
                 _folders,
                 (line.format(shlex.quote(word)),),
-                named="",
+                named=("",),
                 writes=_WRITES,
             )
     outs = ("", "/", ".", "..", "/dev/null", "/dev/zero/out", "stranger", "stranger/config.json", "stranger/..",
@@ -139,7 +139,7 @@ def _paths() -> Iterator[Case]:
             f"OUT {out[:20]!r}",
             _linked,
             (line, line + " --force"),
-            named="",
+            named=("",),
             writes=(*_WRITES, "a", "\x1b", "\udcff"),
         )
 
@@ -157,7 +157,7 @@ def _variables() -> Iterator[Case]:
         "COLUMNS": "-7",
         "TERM": "\x1b[31m", "HOME": "/nowhere/at/all", "TMPDIR": "/nowhere/at/all",
         "XDG_CACHE_HOME": "stranger/config.json", "LANG": "C",
-        "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "NO_COLOR": "1", "FORCE_COLOR": "1", "HF_HOME": "/nowhere/at/all",
+        "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "NO_COLOR": "1", "HF_HOME": "/nowhere/at/all",
         "OMP_NUM_THREADS": "-4",
         "PYTHONWARNINGS": "error", "CUDA_VISIBLE_DEVICES": "stranger", "WORLD_SIZE": "stranger", "RANK": "7",
         "LOCAL_RANK": "-1", "CUDA_HOME": "stranger",
@@ -171,7 +171,7 @@ def _variables() -> Iterator[Case]:
                 f"{name} for {command.split()[0]}",
                 _folders,
                 (command,),
-                named="",
+                named=("",),
                 env={name: value},
                 writes=_WRITES,
             )
