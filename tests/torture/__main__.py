@@ -3,6 +3,7 @@
     python -m tests.torture                 # every kind of attack
     python -m tests.torture faults server   # some of them
     python -m tests.torture --small faults  # the few attempts that `make test` makes too
+    python -m tests.torture --page docs/reliability.md  # no attack: the results as a table of the page
 
 Each module of MODULES has a function `run(small: bool) -> list[Attack]`. The exit code is 1 if anything broke.
 """
@@ -13,8 +14,10 @@ import argparse
 import importlib
 import sys
 import time
+from pathlib import Path
 
 from tests.torture.attack import RESULTS, Attack, write
+from tests.torture.page import facts_of_run, renew_page
 
 # By name on the command line. They run in this order.
 MODULES: dict[str, str] = {
@@ -31,7 +34,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}; default: all")
     parser.add_argument("--small", action="store_true", help="the few attempts that the tests make too")
+    parser.add_argument("--page", type=Path, help="only renew this page's table of the results")
     given = parser.parse_args(arguments)
+    if given.page:
+        renew_page(given.page, RESULTS)
+        return 0
     if unknown := set(given.names) - set(MODULES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     if not given.names:
@@ -40,9 +47,10 @@ def main(arguments: list[str]) -> int:
     for name in given.names or MODULES:
         started = time.monotonic()
         attacks: list[Attack] = importlib.import_module(MODULES[name]).run(small=given.small)
-        write(attacks, RESULTS)
+        seconds = time.monotonic() - started
+        write(attacks, RESULTS, facts_of_run(name, small=given.small, seconds=seconds))
         broken += sum(len(one.broken) for one in attacks)
-        _show(name, attacks, time.monotonic() - started)
+        _show(name, attacks, seconds)
     return 1 if broken else 0
 
 

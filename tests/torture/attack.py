@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parents[2] / "build/torture/RESULTS.jsonl"
 
@@ -36,8 +37,10 @@ class Attack:
         return cls(attack, tried, tried - len(lines), lines)
 
 
-def write(attacks: Iterable[Attack], path: Path) -> None:
-    """Append one JSON object a line: {"attack": str, "tried": int, "held": int, "broken": [str, ...]}."""
+def write(attacks: Iterable[Attack], path: Path, run: Mapping[str, Any] | None = None) -> None:
+    """Append one JSON object a line: {"attack": str, "tried": int, "held": int, "broken": [str, ...]}, and under "run" the
+    facts of the run if they are given."""
+    facts = {} if run is None else {"run": dict(run)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.writelines(json.dumps(asdict(one)) + "\n" for one in attacks)
+        file.writelines(json.dumps(asdict(one) | facts) + "\n" for one in attacks)
