@@ -24,7 +24,7 @@ __all__ = [
 
 PLUGINS = plugin_sources()
 SOURCES = {name: PLUGINS / "kernels" / f"launch_{name}.cu" for name in ("half", "bfloat16")}
-ARCHS = (80, 86, 89, 90, 120)
+ARCHS = (80, 86, 89, 90)
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin", "-Xptxas=-v")
 
 _ENTRY = re.compile(
@@ -35,7 +35,11 @@ _ENTRY = re.compile(
 _CONFIG = re.compile(
     r"patch_(?:tiles|stream)I.*?ELi(\d+)E"
 )  # number of the configuration in the template's arguments
-_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)([^;]*);")
+# Address, predicate, opcode, operands; the instruction's 128 bits are two words, the second on a line of its own.
+_INSTRUCTION = re.compile(
+    r"/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)([^;]*);"
+    r"(?:\s+/\* 0x[0-9a-f]{16} \*/\s+/\* 0x([0-9a-f]{16}) \*/)?"
+)
 
 
 class Kernel(NamedTuple):
@@ -49,12 +53,36 @@ class Kernel(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One line of SASS. guard: its predicate, empty for none."""
+    """One line of SASS. guard: its predicate, empty for none. upper: the upper 64 of its 128 bits.
+
+    Bits 41 and above of `upper` control issue since sm_70: Jia et al. 2018 (arXiv 1804.06826), section 2.1.
+    """
 
     address: int
     guard: str
     opcode: str
     operands: str
+    upper: int = 0
+
+    @property
+    def stall(self) -> int:
+        """Returns the cycles until the warp's next instruction may issue."""
+        return self.upper >> 41 & 15
+
+    @property
+    def writes(self) -> int:
+        """Returns the scoreboard that is released when the result is there; 7 for none."""
+        return self.upper >> 46 & 7
+
+    @property
+    def reads(self) -> int:
+        """Returns the scoreboard that is released when the operands are read; 7 for none."""
+        return self.upper >> 49 & 7
+
+    @property
+    def waits(self) -> int:
+        """Returns a bit for each scoreboard that must be released before."""
+        return self.upper >> 52 & 63
 
     @property
     def branches(self) -> bool:
@@ -86,7 +114,10 @@ def disassemble(cubin: Path, cuobjdump: Path) -> dict[int, list[Instruction]]:
     functions = (text.partition("\n") for text in said.split("Function : ")[1:])
     named = ((_CONFIG.search(name), body) for name, _, body in functions)
     return {
-        int(match[1]): [Instruction(int(a, 16), *rest) for a, *rest in _INSTRUCTION.findall(body)]
+        int(match[1]): [
+            Instruction(int(a, 16), *rest, int(upper or "0", 16))
+            for a, *rest, upper in _INSTRUCTION.findall(body)
+        ]
         for match, body in named
         if match
     }

@@ -23,7 +23,7 @@ from cubin import ARCHS, FLAGS, SOURCES, Instruction, compile_cubin, disassemble
 from patch_compile.plan.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
-__all__ = ["JSON", "KINDS", "count_slab", "loop_of", "sass_counts"]
+__all__ = ["JSON", "KINDS", "count_slab", "loop_of", "sass_counts", "way_of"]
 
 JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
 # Instruction that multiplies a slab, by kind: m16n8k16 dense, m16n8k32 with 2:4 operand A.
@@ -35,10 +35,13 @@ _UNIFORM = re.compile(r"\s*!?UP\d")
 
 def count_slab(code: Sequence[Instruction], config: Config, kind: str) -> dict[str, int]:
     """Instructions of one warp for one slab of `kind`, by opcode."""
-    loop = loop_of(code, KINDS[kind])
-    way = _shortest_way(loop, _copies(config, kind))
-    counts = Counter(_class_of(i) for i in way)
+    counts = Counter(_class_of(i) for i in way_of(code, config, kind))
     return {name: counts[name] for name in (*_COUNTED, "other")}
+
+
+def way_of(code: Sequence[Instruction], config: Config, kind: str) -> list[Instruction]:
+    """Instructions of one warp for one slab of `kind`, in order."""
+    return _shortest_way(loop_of(code, KINDS[kind]), _copies(config, kind))
 
 
 def _class_of(i: Instruction) -> str:

@@ -1,0 +1,272 @@
+"""Plays the loop over slabs of a kernel on one SM, from its machine code, and says how many cycles a slab takes.
+
+    python benchmarks/kernels/issue.py [--arch 80]
+
+It reads what ptxas writes into an instruction's control word (cycles to stall, scoreboards to set and to wait for), and
+models in-order issue by four schedulers, the rate of the tensor cores, one queue for all accesses of shared memory,
+barriers, and the groups of cp.async. It has no instruction cache, no register banks and no DRAM. Nothing is calibrated on a
+GPU: figures serve to compare two versions of a loop, within some 10 %, and promise nothing. Needs nvcc and cuobjdump.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from cubin import ARCHS, SOURCES, Instruction, Kernel, compile_cubin, disassemble, find_cuobjdump
+from sass import KINDS, way_of
+
+from patch_compile.hardware.cards import architecture_of
+from patch_compile.plan.roofline.schedule import CONFIGS, Config
+from patch_compile.plugin.toolchain import find_nvcc
+
+__all__ = [
+    "Loop",
+    "Timing",
+    "blocks_of",
+    "cycles_per_slab",
+    "figures_of",
+    "loop_figures",
+    "stalls_to_first_product",
+    "timing_of",
+]
+
+_PLAYED = (80, 86)  # those of sm_89 are sm_86's; prefill on sm_90 takes the dense path
+
+_SCHEDULERS = 4
+_REGISTERS, _GRANULE = 65536, 256  # of an SM, and the multiple that a warp's registers are rounded up to
+_FMA = 16 * 8 * 16  # of an HMMA.16816; an HMMA.SP.16832 takes as long where 2:4 products are twice as fast
+_NO_SCOREBOARD = 7
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Cycles of an SM. hmma: between two HMMA of a scheduler; others: from issue to result, if no queue is in the way.
+
+    Abdelkhalik et al. 2022 (arXiv 2208.11174) measure on an A100 23 for shared memory, 33 for L1, 200 for L2 and 290 for
+    DRAM, Sun et al. 2022 (arXiv 2206.02874) 29 for ldmatrix.x4. Reads of the index find 31 of 32 columns in L1. Copies get
+    400, with room for queues.
+    """
+
+    hmma: float
+    lds: int = 25
+    ldsm: int = 33
+    index: int = 40
+    copy: int = 400
+    barrier: int = 20
+    shared_bytes: int = 128  # of shared memory in a cycle
+
+
+def timing_of(arch: int, geforce: bool = False) -> Timing:
+    """Returns the timing of an architecture. `geforce`: half the rate of products with fp32 sums."""
+    rates = architecture_of(arch).rates
+    assert rates is not None
+    return Timing(_FMA * _SCHEDULERS / rates.kernel_fma * (2 if geforce else 1))
+
+
+@dataclass
+class _Warp:
+    block: int
+    scheduler: int
+    at: int = 0  # next instruction
+    turn: int = 0
+    free: float = 0  # first cycle at which it may issue
+    scoreboards: list[float] = field(default_factory=lambda: [0.0] * 6)
+    waits: bool = False  # at the barrier
+    copied: float = 0  # when the copies since the last group arrive
+    groups: list[float] = field(default_factory=list)
+
+
+class _Sm:
+    def __init__(
+        self, way: Sequence[Instruction], warps: int, blocks: int, timing: Timing, turns: int
+    ) -> None:
+        self.way, self.timing, self.turns, self.size = way, timing, turns, warps
+        self.warps = [_Warp(b, (b * warps + w) % _SCHEDULERS) for b in range(blocks) for w in range(warps)]
+        self.issue_free = [0.0] * _SCHEDULERS
+        self.tensor_free = [0.0] * _SCHEDULERS
+        self.shared_free = 0.0
+        self.issued = 0  # instructions of all warps
+        self.marks: list[tuple[float, int]] = []  # time and `issued` at each barrier of the first block
+
+    def run(self) -> float:
+        """Cycles per slab of the SM, from the second barrier of the first block to its last."""
+        while len(self.marks) < self.turns:
+            warp = min(
+                (w for w in self.warps if not w.waits), key=self.ready
+            )  # the oldest of those ready first
+            self.step(warp, self.ready(warp))
+        (begin, before), (end, after) = self.marks[1], self.marks[-1]
+        slabs = (after - before) / (len(self.way) * self.size)
+        return (end - begin) / slabs
+
+    def ready(self, warp: _Warp) -> float:
+        i = self.way[warp.at]
+        time = max(warp.free, self.issue_free[warp.scheduler])
+        for board in range(6):
+            if i.waits >> board & 1:
+                time = max(time, warp.scoreboards[board])
+        if i.opcode.startswith("HMMA"):
+            time = max(time, self.tensor_free[warp.scheduler])
+        return time
+
+    def step(self, warp: _Warp, now: float) -> None:
+        i = self.way[warp.at]
+        self.issue_free[warp.scheduler] = now + 1
+        done = self.execute(i, warp, now)
+        if i.writes != _NO_SCOREBOARD:
+            warp.scoreboards[i.writes] = max(warp.scoreboards[i.writes], done)
+        if i.reads != _NO_SCOREBOARD:  # operands are read soon after issue
+            warp.scoreboards[i.reads] = max(warp.scoreboards[i.reads], min(done, now + 12))
+        warp.free = max(warp.free, now + max(1, i.stall))
+        self.issued += 1
+        warp.at += 1
+        if warp.at == len(self.way):
+            warp.at, warp.turn = 0, warp.turn + 1
+        if i.opcode.startswith("BAR"):
+            self.arrive(warp, now)
+
+    def execute(self, i: Instruction, warp: _Warp, now: float) -> float:
+        """Returns the cycle at which an instruction's result is there."""
+        t, op = self.timing, i.opcode
+        if i.guard == "@!PT":  # padding of ptxas
+            return now + 1
+        if op.startswith("HMMA"):
+            self.tensor_free[warp.scheduler] = now + t.hmma
+            return now + t.hmma + 20
+        if op.startswith("LDGSTS"):
+            warp.copied = max(warp.copied, now + t.copy)
+            return self.share(now, 512) + 10
+        if op.startswith("LDSM"):
+            return self.share(now, 512) + t.ldsm
+        if op.startswith(("LDS", "STS")):
+            return self.share(now, 512 if ".128" in op else 128) + t.lds
+        if op == "LDGDEPBAR":
+            warp.groups.append(warp.copied)
+            warp.copied = 0
+        elif op.startswith("DEPBAR"):
+            open_groups = int(i.operands.split(",")[-1], 16)
+            landed = warp.groups[: len(warp.groups) - open_groups]
+            warp.free = max([warp.free, *landed[-1:]])
+        return now + (t.index if op.startswith("LDG") else 12)
+
+    def share(self, now: float, size: int) -> float:
+        """Returns the cycle at which shared memory begins an access, after those before it."""
+        begin = max(now, self.shared_free)
+        self.shared_free = begin + size / self.timing.shared_bytes
+        return begin
+
+    def arrive(self, warp: _Warp, now: float) -> None:
+        warp.waits = True
+        block = [w for w in self.warps if w.block == warp.block]
+        if not all(w.waits for w in block):
+            return
+        for w in block:
+            w.waits, w.free = False, max(w.free, now + self.timing.barrier)
+        if warp.block == 0:
+            self.marks.append((now, self.issued))
+
+
+def cycles_per_slab(
+    way: Sequence[Instruction], warps: int, timing: Timing, blocks: int = 1, turns: int = 7
+) -> float:
+    """Returns the cycles that an SM takes for a slab of one block, in the steady state.
+
+    way: instructions of one turn, with one barrier. warps: of a block. blocks: resident on the SM. If two warps could
+    issue at the same cycle, the older one does.
+    """
+    return _Sm(way, warps, blocks, timing, turns).run()
+
+
+def stalls_to_first_product(way: Sequence[Instruction]) -> int:
+    """Returns the cycles that a warp spends on issuing and stalling between its barrier and the next HMMA."""
+    barrier = next(n for n, i in enumerate(way) if i.opcode.startswith("BAR"))
+    around = [*way[barrier:], *way[:barrier]]
+    first = next(n for n, i in enumerate(around) if i.opcode.startswith("HMMA"))
+    return sum(max(1, i.stall) for i in around[:first])
+
+
+def blocks_of(config: Config, registers: int, arch: int) -> int:
+    """Returns the blocks of a configuration that run on an SM: as many as fit, or as many as a stream is cut for."""
+    rates = architecture_of(arch).rates
+    assert rates is not None
+    a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
+    fit = min(rates.shared[0] * 1024 // (config.shared_bytes + 1024), _REGISTERS // (a_warp * config.warps))
+    return min(fit, config.blocks_per_sm) if config.streams else fit
+
+
+class Loop(NamedTuple):
+    """Figures of the loop over slabs of one kind. peak: share of the tensor cores' rate."""
+
+    cycles: int
+    peak: float
+    stalls: int
+    instructions: int
+    products: int
+
+
+def loop_figures(
+    code: Sequence[Instruction], config: Config, kind: str, registers: int, arch: int, geforce: bool = False
+) -> Loop:
+    """Returns the figures of one kernel's loop over slabs of `kind`."""
+    way, timing = way_of(code, config, kind), timing_of(arch, geforce)
+    cycles = cycles_per_slab(way, config.warps, timing, blocks_of(config, registers, arch))
+    products = sum(i.opcode.startswith("HMMA") for i in way)
+    ideal = products * config.warps / _SCHEDULERS * timing.hmma
+    return Loop(round(cycles), round(ideal / cycles, 3), stalls_to_first_product(way), len(way), products)
+
+
+def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int) -> dict[str, Any]:
+    """Returns registers, spilled bytes and the figures of both loops of all kernels of one binary, by configuration."""
+    return {
+        CONFIGS[k.config].name: {"registers": k.registers, "spills": k.spill_stores + k.spill_loads}
+        | {kind: loop_figures(code[k.config], CONFIGS[k.config], kind, k.registers, arch) for kind in KINDS}
+        for k in kernels
+    }
+
+
+def _table(found: dict[str, Any]) -> str:
+    heads = ["architecture", "configuration", "registers", "spills", "kind", "cycles a slab"]
+    heads += ["of the tensor cores' rate", "stalls to the first product", "instructions a product"]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for arch, configs in found.items():
+        for name, about in configs.items():
+            for kind in KINDS:
+                loop = about[kind]
+                cells = [
+                    arch, name, about["registers"], about["spills"], kind, loop.cycles, f"{loop.peak:.0%}",
+                    loop.stalls, f"{loop.instructions / loop.products:.1f}",
+                ]  # fmt: skip
+                lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile the fp16 kernels, play their loops, print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arch", type=int, action="append", choices=ARCHS)
+    asked = parser.parse_args(argv)
+    nvcc, cuobjdump = find_nvcc(), find_cuobjdump()
+    if cuobjdump is None:
+        print("error: cuobjdump and nvdisasm are in no CUDA toolkit here", file=sys.stderr)
+        return 1
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for arch in asked.arch or _PLAYED:
+            cubin = Path(folder) / f"half-{arch}.cubin"
+            kernels = compile_cubin(SOURCES["half"], arch, nvcc.path, cubin)
+            found[f"sm_{arch}"] = figures_of(kernels, disassemble(cubin, cuobjdump), arch)
+    print(_table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

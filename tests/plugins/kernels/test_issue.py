@@ -1,0 +1,76 @@
+"""The simulator of a loop's issue, on loops short enough to count their cycles by hand."""
+
+import importlib
+import sys
+
+import pytest
+
+from tests.plugins.host_kernel import BENCH
+
+sys.path.insert(0, str(BENCH))
+issue, cubin = importlib.import_module("issue"), importlib.import_module("cubin")
+
+TIMING = issue.timing_of(80)
+NONE = 7
+
+
+def instruction(opcode, operands="", guard="", stall=1, writes=NONE, reads=NONE, waits=0):
+    upper = stall << 41 | writes << 46 | reads << 49 | waits << 52
+    return cubin.Instruction(0, guard, opcode, operands, upper)
+
+
+HMMA, BARRIER = instruction("HMMA.16816.F32"), instruction("BAR.SYNC", "0x0")
+
+
+def test_control_words_are_read():
+    i = instruction("LDS.128", stall=5, writes=3, reads=2, waits=0b100101)
+    assert (i.stall, i.writes, i.reads, i.waits) == (5, 3, 2, 0b100101)
+
+
+def test_rates_are_those_of_the_table_of_cards():
+    """An SM does 1024 multiply-adds a clock on sm_80 and 512 on sm_86; an HMMA has 2048, and there are four schedulers."""
+    assert [issue.timing_of(arch).hmma for arch in (80, 86)] == [8, 16]
+    assert issue.timing_of(86, geforce=True).hmma == 32
+
+
+@pytest.mark.parametrize(
+    ("warps", "blocks", "expected"), [(4, 1, 8 * 64), (8, 1, 2 * 8 * 64), (4, 2, 8 * 64)]
+)
+def test_products_alone_take_the_tensor_cores_time(warps, blocks, expected):
+    """One warp per scheduler multiplies a slab in 8 cycles a product; a second block hides the first one's barrier."""
+    cycles = issue.cycles_per_slab([BARRIER, *[HMMA] * 64], warps, TIMING, blocks)
+    assert expected <= cycles <= expected + (TIMING.barrier + 2 if blocks == 1 else 10)
+
+
+def test_a_stall_delays_the_next_instruction():
+    way = [BARRIER, *[instruction("IADD3", stall=6)] * 50]
+    assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(TIMING.barrier + 50 * 6, abs=1)
+
+
+def test_a_scoreboard_is_waited_for():
+    way = [BARRIER, instruction("LDS.128", writes=2), instruction("IADD3", waits=0b100)]
+    alone = issue.cycles_per_slab(way, 4, TIMING)
+    assert alone == pytest.approx(
+        TIMING.barrier + TIMING.lds + 3 * 4 + 1, abs=2
+    )  # behind three other warps' reads
+    assert issue.cycles_per_slab([way[0], way[1], instruction("IADD3")], 4, TIMING) < alone - 20
+
+
+def test_shared_memory_moves_128_bytes_a_cycle():
+    way = [BARRIER, *[instruction("LDSM.16.M88.4", writes=0)] * 40, instruction("IADD3", waits=1)]
+    assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(
+        40 * 4 * 4 + TIMING.ldsm + TIMING.barrier, abs=8
+    )
+
+
+def test_a_group_of_copies_is_waited_for():
+    copy, group = instruction("LDGSTS.E.BYPASS.128", "[R0], [R2.64]"), instruction("LDGDEPBAR", writes=0)
+    at_once = [copy, group, instruction("DEPBAR.LE", "SB0, 0x0"), BARRIER]
+    assert issue.cycles_per_slab(at_once, 4, TIMING) > TIMING.copy
+    a_turn_later = [copy, group, instruction("DEPBAR.LE", "SB0, 0x1"), *[HMMA] * 100, BARRIER]
+    assert issue.cycles_per_slab(a_turn_later, 4, TIMING) < 8 * 100 + TIMING.barrier + 30
+
+
+def test_stalls_are_counted_from_the_barrier_around_the_loop():
+    way = [instruction("IADD3", stall=4), HMMA, instruction("IADD3"), BARRIER, instruction("IADD3", stall=7)]
+    assert issue.stalls_to_first_product(way) == 1 + 7 + 4
