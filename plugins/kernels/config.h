@@ -49,7 +49,8 @@ inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
 
 inline constexpr int kSlabColumns = 64;   // K covered by one slab
 inline constexpr int kTilesPerGroup = 8;  // token tiles that walk over the panels together
-// cudaDevAttrMaxSharedMemoryPerBlockOptin: sm_86, sm_89 and sm_120 have the least of all devices, sm_90 the most.
+// cudaDevAttrMaxSharedMemoryPerBlockOptin: sm_86, sm_89 and sm_120 have the least of all devices, sm_90 the
+// most.
 inline constexpr int kSharedEverywhere = 99 * 1024;
 inline constexpr int kSharedMost = 227 * 1024;
 

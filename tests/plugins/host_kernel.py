@@ -36,6 +36,7 @@ __all__ = [
     "Stats",
     "arguments_of",
     "compile_host_kernel",
+    "host_library",
 ]
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
@@ -233,8 +234,15 @@ def compile_host_kernel(
     cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = (), opt: str = "-O2"
 ) -> HostKernel:
     """Compile `plugins/host/driver.cpp`, or take the library of the same sources from `cache`."""
+    return HostKernel(host_library(cache, plugins, defines, (opt,)))
+
+
+def host_library(
+    cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = (), options: tuple[str, ...] = ()
+) -> Path:
+    """Return the path of the library. options: of the compiler, besides the usual."""
     assert COMPILER is not None
-    flags = [*_FLAGS, opt, *(f"-D{d}" for d in ("PATCH_HOST_EMULATION", *defines))]
+    flags = [*_FLAGS, *options, *(f"-D{d}" for d in ("PATCH_HOST_EMULATION", *defines))]
     digest = hashlib.sha256(" ".join([COMPILER, *flags]).encode())
     for source in sorted([*plugins.glob("kernels/*"), *plugins.glob("host/*")]):
         digest.update(source.name.encode() + source.read_bytes())
@@ -247,7 +255,7 @@ def compile_host_kernel(
                 check=True,
             )
             fresh.replace(library)
-    return HostKernel(library)
+    return library
 
 
 def _aligned(array: NDArray[np.generic]) -> NDArray[np.generic]:

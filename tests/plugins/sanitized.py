@@ -10,7 +10,7 @@ from patch_compile.plugin.toolchain import fetch_headers, find_headers, find_nvc
 from tests.plugins.dense_plugin import compiled
 from tests.plugins.host_kernel import PLUGINS
 
-__all__ = ["attack_plugin", "compile_plugin_attack"]
+__all__ = ["SANITIZERS", "attack_plugin", "compile_plugin_attack"]
 
 SANITIZERS = ("-fsanitize=address", "-fsanitize=undefined", "-fno-sanitize-recover=all")
 _HERE = Path(__file__).resolve().parent

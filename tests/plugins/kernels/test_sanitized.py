@@ -1,0 +1,52 @@
+"""The kernels and the emulation that runs them, under AddressSanitizer and UBSan, in a process of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.host_kernel import COMPILER, CopyMode, HostKernel, Launch, host_library
+from tests.plugins.lying_index import LIES, lying
+from tests.plugins.mosaic_cases import make_case
+from tests.plugins.sanitized import SANITIZERS
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
+
+CONFIGS = 1 << 0 | 1 << 6  # decode-64 and gated-decode-64
+PLAIN = {"residual": True}
+GATED = {"gated": True, "activation": "silu", "residual": True}
+
+
+def battery(kernel):
+    """Raise RuntimeError at a fault of the emulation's own checks; a sanitizer ends the process."""
+    for config, how in ((0, PLAIN), (6, GATED)):
+        case = make_case(19, (67, 132), 64, **how)
+        for mode in CopyMode:
+            y = kernel.run(
+                case.packed, case.x, case.bias, Launch(config, parts=3, mode=mode), **case.epilogue
+            )
+            assert case.worst(y) <= 1
+        for lie in LIES:
+            launch = Launch(config, parts=3, index_lies=True)
+            kernel.run(lying(case.packed, lie), case.x, case.bias, launch, **case.epilogue)
+
+
+def test_the_kernels_are_without_a_fault(library_cache):
+    """Python is no sanitized program, so the sanitizer's library is loaded before it, and leaks are not looked for."""
+    assert COMPILER is not None
+    options = ("-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS)
+    library = host_library(library_cache, defines=(f"PATCH_HOST_CONFIGS={CONFIGS}",), options=options)
+    found = subprocess.run([COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout
+    if not Path(found.strip()).is_file():
+        pytest.skip(f"{COMPILER} has no libasan.so")
+    settings = {"LD_PRELOAD": found.strip(), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.plugins.kernels.test_sanitized", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings)
+    assert (done.returncode, done.stdout) == (0, "no fault\n"), done.stderr[-3000:]
+
+
+if __name__ == "__main__":
+    battery(HostKernel(Path(sys.argv[1])))
+    print("no fault")
