@@ -104,6 +104,7 @@ def _parse(job: BuildJob, parser: tensorrt.OnnxParser, errors: list[str]) -> Non
     raise PatchCompileError(
         f"{job.backend.name} can't parse {job.onnx_path}",
         "; ".join(dict.fromkeys(reasons)) or _said(errors),
+        "Check the disk if the file can't be read; else stop at the ONNX file (--backend onnx), or choose another backend.",
     )
 
 
