@@ -70,8 +70,8 @@ class Attack {
     attributes_.panel_rows = attributes_.gated || chance(2) ? 64 : 128;
     attributes_.residual = chance(3);
     attributes_.activation = static_cast<int32_t>(below(patch::kActivationCount));
-    if (chance(8)) attributes_.in_features = large(4);
-    if (chance(8)) attributes_.out_features = large(1);
+    if (chance(4)) attributes_.in_features = large(4);
+    if (chance(4)) attributes_.out_features = large(1);
     const std::unique_ptr<IPluginV3> made(create());
     if (!made) return refused("createPlugin");
     auto& plugin = static_cast<patch::PatchLinearPlugin&>(*made);
@@ -83,7 +83,7 @@ class Attack {
   }
 
  private:
-  int32_t large(int32_t step) { return static_cast<int32_t>(below((1 << 24) / step) + 1) * step; }
+  int32_t large(int32_t step) { return static_cast<int32_t>(below((2 << below(24)) / step + 1) + 1) * step; }
   static void require(bool holds, const char* what) {
     if (holds) return;
     std::fprintf(stderr, "fault: %s\n", what);
