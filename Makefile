@@ -112,10 +112,10 @@ models: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[build,dev,rtx,serve$(NVCC_EXTRA)]'
 	touch $@
 
-# Asks public advisory services about the installed packages and about those of the image.
+# Asks public advisory services about the installed packages and about those of the image. Fails if one could not be asked about.
 audit: .venv/installed .cache/tools/installed
-	.cache/tools/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	.cache/tools/bin/pip-audit --disable-pip --requirement docker/serve.lock --requirement docker/rtx.lock
+	.cache/tools/bin/pip-audit --strict --skip-editable --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	.cache/tools/bin/pip-audit --strict --disable-pip --requirement docker/serve.lock --requirement docker/rtx.lock
 
 # The lowest versions that pyproject.toml allows, and the newest that there are: each is installed into an environment of its own
 # and makes, proves, runs and serves builds of tiny models.
