@@ -1,6 +1,6 @@
 """Plays the loop over slabs of a kernel on one SM, from its machine code, and says how many cycles a slab takes.
 
-    python benchmarks/kernels/issue.py [--arch 80]
+    python benchmarks/kernels/issue.py [--arch 80] [--budgets benchmarks/kernels/budgets.json]
 
 It reads what ptxas writes into an instruction's control word (cycles to stall, scoreboards to set and to wait for), and
 models in-order issue by four schedulers, the rate of the tensor cores, one queue for all accesses of shared memory,
@@ -11,6 +11,7 @@ GPU: figures serve to compare two versions of a loop, within some 10 %, and prom
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,9 +28,12 @@ from patch_compile.plan.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
 __all__ = [
+    "BUDGETS",
+    "BUDGET_ARCHS",
     "Loop",
     "Timing",
     "blocks_of",
+    "budget_of",
     "cycles_per_slab",
     "figures_of",
     "loop_figures",
@@ -37,7 +41,8 @@ __all__ = [
     "timing_of",
 ]
 
-_PLAYED = (80, 86)  # those of sm_89 are sm_86's; prefill on sm_90 takes the dense path
+BUDGETS = Path(__file__).resolve().with_name("budgets.json")
+BUDGET_ARCHS = (80, 86)  # those of sm_89 are sm_86's; prefill on sm_90 takes the dense path
 
 _SCHEDULERS = 4
 _REGISTERS, _GRANULE = 65536, 256  # of an SM, and the multiple that a warp's registers are rounded up to
@@ -228,7 +233,21 @@ def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], ar
         CONFIGS[k.config].name: {"registers": k.registers, "spills": k.spill_stores + k.spill_loads}
         | {kind: loop_figures(code[k.config], CONFIGS[k.config], kind, k.registers, arch) for kind in KINDS}
         for k in kernels
+        if blocks_of(CONFIGS[k.config], k.registers, arch)  # else it needs more shared memory than there is
     }
+
+
+def budget_of(figures: dict[str, Any]) -> dict[str, Any]:
+    """Returns the bounds for one configuration: its figures with some room for edits that do not touch the loop."""
+    loops = {
+        kind: {
+            "cycles": round(1.05 * figures[kind].cycles),
+            "stalls": figures[kind].stalls + 20,
+            "instructions per product": round(1.05 * figures[kind].instructions / figures[kind].products, 2),
+        }
+        for kind in KINDS
+    }
+    return {"registers": figures["registers"], "spills": figures["spills"]} | loops
 
 
 def _table(found: dict[str, Any]) -> str:
@@ -248,11 +267,12 @@ def _table(found: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile the fp16 kernels, play their loops, print a table."""
+    """Compile the fp16 kernels, play their loops, print a table and write the budgets if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--arch", type=int, action="append", choices=ARCHS)
+    parser.add_argument("--budgets", type=Path, help="write the bounds that tests hold the kernels to")
     asked = parser.parse_args(argv)
     nvcc, cuobjdump = find_nvcc(), find_cuobjdump()
     if cuobjdump is None:
@@ -260,11 +280,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for arch in asked.arch or _PLAYED:
+        for arch in asked.arch or BUDGET_ARCHS:
             cubin = Path(folder) / f"half-{arch}.cubin"
             kernels = compile_cubin(SOURCES["half"], arch, nvcc.path, cubin)
             found[f"sm_{arch}"] = figures_of(kernels, disassemble(cubin, cuobjdump), arch)
     print(_table(found))
+    if asked.budgets:
+        bounds = {
+            arch: {name: budget_of(f) for name, f in configs.items()} for arch, configs in found.items()
+        }
+        asked.budgets.write_text(json.dumps({"nvcc": nvcc.version} | bounds, indent=1) + "\n")
     return 0
 
 

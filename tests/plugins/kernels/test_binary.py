@@ -10,7 +10,7 @@ from patch_compile.plan.roofline import schedule
 from patch_compile.plugin.build import ARCHS
 from tests.plugins.machine_code import CUOBJDUMP, NVCC, MachineCodeOf, cubin, machine_code
 
-sass = importlib.import_module("sass")
+sass, issue = (importlib.import_module(name) for name in ("sass", "issue"))
 
 pytestmark = [
     pytest.mark.skipif(NVCC is None or CUOBJDUMP is None, reason="no nvcc, or no cuobjdump with an nvdisasm"),
@@ -106,6 +106,25 @@ def test_the_stored_counts_are_those_of_the_kernels(binary):
                 config.name
             )
             assert fresh == {name: count for name, count in counts[kind].items() if name != "other"}
+
+
+@pytest.mark.parametrize("arch", issue.BUDGET_ARCHS)
+def test_the_loops_keep_their_budgets(binary, arch):
+    """If a budget is broken for a good reason, run `python benchmarks/kernels/issue.py --budgets FILE`."""
+    budgets = json.loads(issue.BUDGETS.read_text())
+    if budgets["nvcc"] != NVCC.version:
+        pytest.skip(f"the budgets are for the code of nvcc {budgets['nvcc']}, and this is {NVCC.version}")
+    found = binary("half", arch)
+    figures = issue.figures_of(found.kernels, found.code, arch)
+    assert list(figures) == list(budgets[f"sm_{arch}"])
+    for name, bounds in budgets[f"sm_{arch}"].items():
+        about = figures[name]
+        assert about["registers"] <= bounds["registers"] and about["spills"] <= bounds["spills"], name
+        for kind in sass.KINDS:
+            loop, bound = about[kind], bounds[kind]
+            assert loop.cycles <= bound["cycles"], (name, kind)
+            assert loop.stalls <= bound["stalls"], (name, kind)
+            assert loop.instructions <= bound["instructions per product"] * loop.products, (name, kind)
 
 
 def test_code_without_the_loop_is_refused():
