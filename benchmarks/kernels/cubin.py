@@ -24,7 +24,7 @@ __all__ = [
 
 PLUGINS = plugin_sources()
 SOURCES = {name: PLUGINS / "kernels" / f"launch_{name}.cu" for name in ("half", "bfloat16")}
-ARCHS = (80, 86, 89, 90)
+ARCHS = (80, 86, 89, 90, 120)
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin", "-Xptxas=-v")
 
 _ENTRY = re.compile(
