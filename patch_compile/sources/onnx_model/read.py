@@ -14,6 +14,7 @@ from patch_compile.onnx_io.proto import load_proto, model_of
 from patch_compile.sources.onnx_model.opsets import OLDEST_OPSET, check_opsets, shorten_standard_domain
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
 __all__ = ["read_onnx"]
@@ -35,10 +36,10 @@ def read_onnx(path: Path) -> ir.Model:
     proto = load_proto(path)
     shorten_standard_domain(proto)
     check_opsets(path, proto)
-    model = model_of(path, proto)
+    model = model_of(path, _inlined(proto))
     with _quiet():
         for graph_pass in (
-            common.InlinePass(),
+            common.InlinePass(),  # functions of another opset than the graph's
             common.RemoveInitializersFromInputsPass(),
             common.LiftConstantsToInitializersPass(),
             common.LiftSubgraphInitializersToMainGraphPass(),
@@ -52,6 +53,13 @@ def read_onnx(path: Path) -> ir.Model:
         common.LiftSubgraphInitializersToMainGraphPass()(model)
         common.NameFixPass()(model)
         return common.ShapeInferencePass()(model).model
+
+
+def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Inline functions of the graph's own opset. onnx_ir's pass takes a time that grows with the square of the nodes."""
+    from onnx import inliner
+
+    return inliner.inline_local_functions(proto) if proto.functions else proto
 
 
 def _describe_by_tensors(model: ir.Model) -> None:
