@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from problems import panel_rows
 from rows import Row, read_rows
 
-from patch_compile.errors import PatchCompileError
+from patch_compile import PatchCompileError
 from patch_compile.hardware.gpu import Gpu
 from patch_compile.plan.cards import PlanCard, card_of_gpu
 from patch_compile.plan.measured import MeasuredCard
