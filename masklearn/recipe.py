@@ -40,7 +40,7 @@ class LearnSettings(Settings):
     (rows, cols), cols a multiple of 4; include, exclude: patterns of `masks.names`; calib: a text of `masklearn.text`,
     None for text that the model writes itself; windows: number of calibration windows; length: tokens per window; seed:
     seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number of threads on a
-    CPU, None for as many as torch takes. It changes results in bf16 alone, by rounding.
+    CPU, None for as many as torch takes. It changes results in bf16, and of an ONNX file, by rounding.
 
     criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
     permute: reorder hidden channels of feed-forward parts first (see `masklearn.permute`).

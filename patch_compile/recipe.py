@@ -140,9 +140,8 @@ class Recipe(LearnSettings):
         settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
         if Path(self.prior).is_file():
             settings["prior"] = str(Path(self.prior).resolve())
-        if (
-            texts and self.mask is None and self._computes_in_bf16_on_a_cpu()
-        ):  # an ONNX file is learned in fp32
+        # An ONNX file is learned in fp32, and its recipe has a number if one matters.
+        if texts and self.mask is None and self._computes_in_bf16_on_a_cpu():
             import torch
 
             settings.setdefault("threads", torch.get_num_threads())

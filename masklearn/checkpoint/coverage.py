@@ -65,6 +65,8 @@ def covered_linears_of(
     skipped: dict[str, str] = {}
     for name, shape in linears.items():
         reason = _reason(name, found[name], architecture, include, exclude)
+        if not reason and 0 in shape and f"{name}.weight" in checkpoint:
+            reason = "its weight is empty"
         if reason:
             skipped[name] = reason
         else:
@@ -116,8 +118,6 @@ def _reason(
         return f"the {what} is left dense unless included by name"
     if not include and linear.module.endswith(architecture.gates):
         return "it routes tokens to experts, and is left dense unless included by name"
-    if 0 in linear.shape:
-        return "it has no weights"
     if linear.shape[1] % GROUP:
         return f"K = {linear.shape[1]} is not a multiple of {GROUP}"
     return ""

@@ -7,7 +7,7 @@ import torch
 from masklearn.stream.hooks import watch_calls
 from masklearn.threads import total
 
-__all__ = ["input_moments", "output_energy", "squared_input_norms"]
+__all__ = ["input_moments", "output_energy", "second_moment", "squared_input_norms"]
 
 # Rows of XᵀX per product: a smaller number skips more of the lower triangle, a larger one multiplies faster.
 _BLOCK = 384
@@ -39,6 +39,15 @@ def input_moments(
     for moment in moments.values():
         _mirror(moment)
     return {name: moments[leaders[name]] for name in linears}
+
+
+def second_moment(rows: torch.Tensor) -> torch.Tensor:
+    """Returns XᵀX `[K, K]` of X `[rows, K]`, both fp32, whose bytes do not depend on the number of threads where MKL
+    multiplies (`masklearn.threads`)."""
+    moment = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
+    _add_upper(moment, rows)
+    _mirror(moment)
+    return moment
 
 
 def squared_input_norms(

@@ -35,15 +35,16 @@ _GIVEN_FIX = "Export the model again, by another exporter or at another opset, o
 
 
 def run_model(
-    path: Path, feeds: Sequence[Feed], outputs: Sequence[str] | None = None
+    path: Path, feeds: Sequence[Feed], outputs: Sequence[str] | None = None, threads: int | None = None
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the outputs of each run by name.
 
-    outputs: names of the outputs to return, which may also be inputs of the graph; None means all outputs.
+    outputs: names of the outputs to return, which may also be inputs of the graph; None means all outputs; threads: number
+    of threads of an operator, None for one per core.
 
     Raises PatchCompileError if the model can't be loaded, does not run on a feed, or makes ONNX Runtime crash.
     """
-    with _Process(path, _OWN_FIX) as process:
+    with _Process(path, _OWN_FIX, threads) as process:
         for feed in feeds:
             yield process.ask(feed, outputs)
 
@@ -54,20 +55,21 @@ def check_loads(path: Path) -> None:
         pass
 
 
-def check_runs(path: Path, feed: Feed, fix: str) -> None:
-    """Run a model that was given by the user.
+def check_runs(path: Path, feed: Feed, fix: str) -> dict[str, NDArray[Any]]:
+    """Run a model that was given by the user, and return its outputs by name.
 
     fix: what helps if it does not run on the feed. Raises PatchCompileError as `check_loads` does, or if it does not run.
     """
     with _Process(path, _GIVEN_FIX) as process:
-        process.ask(feed, None, fix=fix)
+        outputs: dict[str, NDArray[Any]] = process.ask(feed, None, fix=fix)
+    return outputs
 
 
 class _Process:
-    """A process that has loaded a model. fix: what helps if it crashes."""
+    """A process that has loaded a model. fix: what helps if it crashes; threads: as in `open_session`."""
 
-    def __init__(self, path: Path, fix: str) -> None:
-        self._path, self._fix = path, fix
+    def __init__(self, path: Path, fix: str, threads: int | None = None) -> None:
+        self._path, self._fix, self._threads = path, fix, threads
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", __spec__.name],
@@ -78,7 +80,7 @@ class _Process:
 
     def __enter__(self) -> Self:
         try:
-            self.ask(self._path)
+            self.ask(self._path, self._threads)
         except BaseException:
             self._end()
             raise
@@ -133,10 +135,10 @@ def _send(stream: IO[bytes], what: object) -> None:
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Load the model whose path is sent first, and run it on each feed that follows, until there are no more."""
-    (path,) = pickle.load(requests)
+    """Load the model whose path and threads are sent first, and run it on each feed that follows, until no more come."""
+    path, threads = pickle.load(requests)
     try:
-        session = open_session(path)
+        session = open_session(path, threads=threads)
     except Exception as error:
         _send(answers, (None, _told(error)))
         return

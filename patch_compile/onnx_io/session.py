@@ -24,8 +24,11 @@ SILENT = 4  # log severity; errors are raised, so logging them too is not needed
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
-def open_session(path: Path, providers: tuple[str, ...] = (CPU,)) -> Any:
+def open_session(path: Path, providers: tuple[str, ...] = (CPU,), threads: int | None = None) -> Any:
     """Open an ONNX Runtime session. It logs nothing: its warnings are about constant folding.
+
+    threads: number of threads of an operator on a CPU, None for one per core. Some operators, such as a ReduceMean over
+    neither the first nor the last axis, round by their number.
 
     Raises PatchCompileError if the file can't be loaded.
     """
@@ -33,7 +36,7 @@ def open_session(path: Path, providers: tuple[str, ...] = (CPU,)) -> Any:
 
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     try:
         return ort.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own

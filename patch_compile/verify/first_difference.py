@@ -28,7 +28,7 @@ from patch_compile.sources.rounding import rounding_tolerance
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["find_first_difference"]
+__all__ = ["find_first_difference", "with_outputs"]
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -116,7 +116,7 @@ def _run(path: Path, names: list[str], feed: Feed) -> list[NDArray[Any]]:
     """Run the model once, and return the named tensors."""
     from patch_compile.onnx_io.session import open_session
 
-    with _with_outputs(path, names) as marked:
+    with with_outputs(path, names) as marked:
         session = open_session(marked)
     wanted = {given.name for given in session.get_inputs()}
     made: list[NDArray[Any]] = session.run(names, {name: feed[name] for name in wanted})
@@ -124,7 +124,7 @@ def _run(path: Path, names: list[str], feed: Feed) -> list[NDArray[Any]]:
 
 
 @contextmanager
-def _with_outputs(path: Path, names: list[str]) -> Iterator[Path]:
+def with_outputs(path: Path, names: list[str]) -> Iterator[Path]:
     """Yield a copy of the model with more outputs. It lies beside the model, because it uses the same data file."""
     import onnx
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from patch_compile.progress import Progress
 from patch_compile.report.proof import tolerance_words
 from patch_compile.sources.base import OutputSource
 from patch_compile.sources.rounding import tolerance_of
+from patch_compile.verify.first_overflow import first_overflow
 
 __all__ = ["compare_outputs"]
 
@@ -62,16 +63,22 @@ def compare_outputs(
         ),
         difference=OutputsDifference(outputs=tuple(OutputDifference(**vars(one)) for one in lost)),
     )
-    return proof, _fault(source, worst, tolerance)
+    return proof, _fault(
+        source, worst, tolerance, lambda: first_overflow(runnable_onnx(hybrid, scratch), probe.feeds)
+    )
 
 
-def _fault(source: OutputSource, worst: Difference | None, tolerance: Tolerance) -> AccuracyError | None:
+def _fault(
+    source: OutputSource, worst: Difference | None, tolerance: Tolerance, overflow: Callable[[], str | None]
+) -> AccuracyError | None:
+    """Returns the error of a hybrid model that is wrong; overflow: finds what of which linear its type does not hold."""
     if worst is None or worst.largest <= tolerance.share:
         return None
     if not np.isfinite(worst.largest):
+        place = overflow() or "an input or output of a linear"
         return AccuracyError(
             f"{worst.output!r} of the hybrid is not finite where that of the pruned model is",
-            f"An input or output of a linear exceeds what {source.recipe.dtype} holds.",
+            f"{place[0].upper()}{place[1:]} exceeds what {source.recipe.dtype} holds.",
             "Choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude.",
         )
     return AccuracyError(

@@ -68,9 +68,12 @@ def gather_moments(
     feeds: Feeds,
     folder: Path,
     progress: Callable[[str, int, int], object],
+    threads: int | None = None,
 ) -> Moments:
     """Run the model of `write_probe`, and sum XᵀX of every linear in fp64, for as many linears at a time as fit into
     memory.
+
+    threads: number of ONNX Runtime's threads, None for one per core. The sums may depend on it, by rounding.
 
     Raises PatchCompileError if the model does not run on the feeds, or if an X is not finite.
     """
@@ -80,7 +83,7 @@ def gather_moments(
     for group in groups:
         sums = {name: np.zeros((linear.shape[1],) * 2) for name, linear in group.items()}
         outputs = [str(linear.x.name) for linear in group.values()]
-        for values in run_model(probe, feeds, outputs):
+        for values in run_model(probe, feeds, outputs, threads):
             for (name, linear), x in zip(group.items(), values.values(), strict=True):
                 sums[name] += _moment(linear, x)
             done += 1
@@ -91,9 +94,11 @@ def gather_moments(
 
 
 def _moment(linear: OnnxLinear, x: NDArray[Any]) -> NDArray[np.float32]:
-    rows = linear.rows(x)
-    with np.errstate(over="ignore", invalid="ignore"):  # told below, in words
-        moment: NDArray[np.float32] = rows.T @ rows
+    import torch
+
+    from masklearn.stream.moments import second_moment
+
+    moment: NDArray[np.float32] = second_moment(torch.from_numpy(linear.rows(x))).numpy()
     if not bool(np.isfinite(moment).all()):
         raise PatchCompileError(
             f"The inputs of {linear.name} are not finite",

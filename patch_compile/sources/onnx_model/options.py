@@ -37,8 +37,8 @@ _FLAGS = {"eval_text": "eval"}  # settings whose flag has a different name
 
 
 def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"] | None) -> Recipe:
-    """Returns the recipe with the defaults of an ONNX file: its own 16-bit type, and oneshot with --calib, else
-    magnitude.
+    """Returns the recipe with the defaults of an ONNX file: its own 16-bit type, oneshot with --calib, else
+    magnitude, and the number of threads if the method looks at inputs.
 
     sixteen_bit: type of the model's linears, None if they are fp32. Raises UsageError for a setting that has no meaning
     here, and for a method that needs inputs if none are given.
@@ -56,6 +56,11 @@ def effective_recipe(recipe: Recipe, sixteen_bit: Literal["float16", "bfloat16"]
     recipe = recipe.model_copy(update=changed)
     if recipe.mask is None:
         _check_method(recipe)
+        if Need.INPUTS in recipe.traits.needs and recipe.threads is None:
+            import torch
+
+            # ONNX Runtime rounds some reductions by the number of its threads, so recipe.yaml records it.
+            recipe = recipe.model_copy(update={"threads": torch.get_num_threads()})
     return recipe
 
 

@@ -20,8 +20,8 @@ from masklearn.masks.record import MaskRecord
 from masklearn.masks.select import Choose
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import method_of
+from masklearn.threads import threads_of_torch
 from masklearn.traits import Need
-from patch_compile.onnx_io.feeds import Feeds
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.progress import Progress, Update
@@ -105,10 +105,15 @@ def learn_pruning(
     choose: chooses tiles by their scores, None for the recipe's ratio over all linears.
     """
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
+    with threads_of_torch(facts.recipe.threads):
+        return _learned(facts, scratch, progress, choose)
+
+
+def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose | None) -> OnnxPruning:
     model, linears = facts.read(facts.recipe.model)
     store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
     if Need.INPUTS in recipe.traits.needs:
-        moments = _moments(model, linears, facts.feeds, progress, scratch)
+        moments = _moments(model, linears, facts, progress, scratch)
     with progress.stage("masks", ahead=recipe.phases(loss=False)) as update:
         feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
         found = find_masks(feed, store, choose or by_ratio(recipe, linears, progress.note))
@@ -117,12 +122,13 @@ def learn_pruning(
 
 
 def _moments(
-    model: Any, linears: Mapping[str, OnnxLinear], feeds: Feeds, progress: Progress, scratch: Path
+    model: Any, linears: Mapping[str, OnnxLinear], facts: OnnxFacts, progress: Progress, scratch: Path
 ) -> Moments:
     with progress.stage("inputs of linears") as update:
         probe = scratch / "probe.onnx"
         write_probe(model, linears, probe)
-        return gather_moments(runnable_onnx(probe, scratch), linears, feeds, scratch / "moments", update)
+        runnable, folder = runnable_onnx(probe, scratch), scratch / "moments"
+        return gather_moments(runnable, linears, facts.feeds, folder, update, facts.recipe.threads)
 
 
 def _mask_set(facts: OnnxFacts, masks: dict[str, LinearMask], budget: Budget) -> MaskSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from masklearn.checkpoint.coverage import Coverage
 from masklearn.masks.linear_mask import LinearMask
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import Outputs, answer
 from patch_compile.onnx_io.external import data_files
 from patch_compile.onnx_io.feeds import Feed
@@ -122,14 +123,26 @@ class OnnxSource(OutputSource):
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
-        """Check that ONNX Runtime runs the file on the first of its inputs. A bfloat16 model is skipped, because only a copy
-        of it is ever run."""
+        """Check that ONNX Runtime runs the file on the first of its inputs, and that its outputs are finite.
+
+        A bfloat16 model is skipped, because only a copy of it is ever run."""
         from patch_compile.onnx_io.own_process import check_runs
 
         if not holds_bfloat16(self.model):
-            check_runs(self.model, self._facts.feeds[0], self._how_to_feed())
+            self._check_outputs(check_runs(self.model, self._facts.feeds[0], self._how_to_feed()))
         if self.recipe.mask is not None:
             assert self.given
+
+    def _check_outputs(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+        """Raise PatchCompileError if no element of an output is finite, which leaves nothing to compare."""
+        for name, values in outputs.items():
+            if values.dtype.kind == "f" and values.size and not bool(np.isfinite(values).any()):
+                raise PatchCompileError(
+                    f"The output {name!r} of {self.model} is not finite",
+                    "All of its values are NaN or infinite on the first of the inputs, before anything is pruned: the "
+                    "weights are damaged, or the model's own type does not hold what it computes.",
+                    f"{self._how_to_feed()} Or export the model in fp32.",
+                )
 
     def _how_to_feed(self) -> str:
         if self.recipe.calib is not None:

@@ -144,6 +144,16 @@ def test_k_that_groups_do_not_divide_stays_dense(make_model: ModelMaker) -> None
     assert coverage.linears["model.layers.0.mlp.up_proj"] == (70, 48)  # only K must be a multiple of 4
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_an_empty_weight_stays_dense(make_model: ModelMaker) -> None:
+    """N = 0 and K = 0: an expert of no hidden channels, which a mixture may have."""
+    coverage = covered_linears(make_model("qwen2_moe", shared_expert_intermediate_size=0))
+    empty = {name for name, reason in coverage.skipped.items() if reason == "its weight is empty"}
+    expert = "model.layers.1.mlp.shared_expert"
+    assert {f"{expert}.{kind}_proj" for kind in ("gate", "up", "down")} <= empty
+    assert coverage.linears and not any("shared_expert" in name for name in coverage.linears)
+
+
 def test_no_weight_is_read(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a weight was read"))
     assert len(covered_linears(make_model(shard="30KB")).linears) == 21

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
@@ -87,6 +88,7 @@ def test_the_recipe_reproduces_the_build(settings, tmp_path):
     build(settings)
     again = Recipe.load(settings["out"] / "recipe.yaml") | {"out": tmp_path / "again"}
     build(again)
+    assert again["threads"] == torch.get_num_threads()  # by which ONNX Runtime rounds reductions
     for name in ("masks.safetensors", "model/model.onnx.data", "onnx/model.onnx", "onnx/model.onnx.data"):
         assert sha256_of(settings["out"] / name) == sha256_of(tmp_path / "again" / name), name
 
@@ -185,7 +187,38 @@ def test_activations_above_the_range_of_fp16(tmp_path):
     with pytest.raises(AccuracyError, match="'y' of the hybrid is not finite") as error:
         build(given)
     assert "--dtype bfloat16" in error.value.fix
+    assert error.value.why == "The input of fc exceeds what float16 holds."
     assert build(given | {"dtype": "bfloat16"}, force=True)["agreement"]["error"] < 0.03
+
+
+def test_the_first_linear_that_overflows_is_named(tmp_path):
+    """The outputs are finite again in fp32, and the second linear's input is finite in both."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"], "first"),
+        helper.make_node("Clip", ["p", "low", "high"], ["q"], "clip"),
+        helper.make_node("MatMul", ["q", "b"], ["r"], "second"),
+        helper.make_node("MatMul", ["r", "c"], ["y"], "third"),
+    ]
+    weights = [graphs.tensor("a", 64, 64), graphs.tensor("b", 64, 64, scale=1e4)]
+    limits = [helper.make_tensor("low", 1, [], [-9.0]), helper.make_tensor("high", 1, [], [9.0])]
+    path = graphs.save(tmp_path / "m.onnx", nodes, [*weights, graphs.tensor("c", 64, 64), *limits])
+    given = {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
+    with pytest.raises(AccuracyError) as error:
+        build(given)
+    assert error.value.why == "The output of second exceeds what float16 holds."
+
+
+def test_a_model_whose_own_outputs_are_not_finite_is_refused_before_any_work(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"], "first"),
+        helper.make_node("MatMul", ["p", "b"], ["y"], "second"),
+    ]
+    weights = [graphs.tensor(name, 64, 64, dtype=np.float16, scale=1e4) for name in "ab"]
+    path = graphs.save(tmp_path / "m.onnx", nodes, weights, elem=TensorProto.FLOAT16)
+    with pytest.raises(PatchCompileError, match=r"The output 'y' of .* is not finite") as error:
+        build({"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"})
+    assert "before anything is pruned" in error.value.why
+    assert not (tmp_path / "out.partial").exists()
 
 
 def test_a_hybrid_that_computes_something_else_is_not_published(settings, monkeypatch):

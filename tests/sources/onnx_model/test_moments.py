@@ -5,9 +5,11 @@ import pytest
 import torch
 from onnx import helper
 
+from masklearn.stream.moments import second_moment
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
+from patch_compile.onnx_io.session import open_session
 from patch_compile.out.proof import InputsFile
 from patch_compile.sources.onnx_model import moments as subject
 from patch_compile.sources.onnx_model.find import find_onnx_linears
@@ -16,7 +18,7 @@ from patch_compile.sources.onnx_model.read import read_onnx
 from tests.sources.onnx_model import graphs
 
 
-def gather(path, folder, feeds=None):
+def gather(path, folder, feeds=None, threads=None):
     model = read_onnx(path)
     linears = find_onnx_linears(path, model).linears
     feeds = feeds or random_feeds(read_inputs(path), input_dtypes(model), {}, seed=0)
@@ -24,7 +26,7 @@ def gather(path, folder, feeds=None):
     assert [value.name for value in model.graph.outputs] == ["y"]  # unchanged
     steps = []
     found = gather_moments(
-        folder / "probe.onnx", linears, feeds, folder / "moments", lambda *step: steps.append(step)
+        folder / "probe.onnx", linears, feeds, folder / "moments", lambda *step: steps.append(step), threads
     )
     assert steps[-1][1] == steps[-1][2]
     return found, feeds
@@ -116,3 +118,23 @@ def test_a_model_that_does_not_take_the_inputs(tmp_path):
         gather(path, tmp_path)
     assert "The inputs were x [2, 64]" in error.value.why
     assert "--calib" in error.value.fix
+
+
+def test_inputs_are_computed_with_the_given_number_of_threads(tmp_path):
+    """ONNX Runtime divides a ReduceMean over an axis in the middle by the number of its threads, and rounds by that."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axis"], ["r"], "mean", keepdims=0),
+        helper.make_node("MatMul", ["r", "w"], ["y"], "linear"),
+    ]
+    axis = helper.make_tensor("axis", 7, [1], [1])
+    path = graphs.save(
+        tmp_path / "m.onnx", nodes, [axis, graphs.tensor("w", 772, 64)], x=(3, 513, 772), y=(3, 64)
+    )
+    x = np.random.default_rng(1).standard_normal((3, 513, 772)).astype(np.float32)
+    feeds = Feeds(({"x": x},), InputsFile(name="x.npz", runs=1))
+    for threads in (1, 5):
+        session = open_session(tmp_path / "m.onnx", threads=threads)
+        assert session.get_session_options().intra_op_num_threads == threads
+        found, _ = gather(path, tmp_path, feeds, threads)
+        (rows,) = open_session(tmp_path / "probe.onnx", threads=threads).run(["r"], {"x": x})
+        assert np.array_equal(found.read("linear"), second_moment(torch.from_numpy(rows)).numpy())

@@ -1,6 +1,7 @@
 """Settings that an ONNX file takes, and settings that are refused by name."""
 
 import pytest
+import torch
 
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.recipe import Recipe
@@ -15,6 +16,12 @@ def test_the_method_follows_from_the_inputs():
     assert recipe().method == "magnitude"
     assert recipe(calib="inputs.npz").method == "oneshot"
     assert recipe(calib="inputs.npz", method="wanda").method == "wanda"
+
+
+def test_the_number_of_threads_is_recorded_where_results_depend_on_it():
+    assert recipe(calib="inputs.npz").threads == torch.get_num_threads()
+    assert recipe(calib="inputs.npz", threads=7).threads == 7
+    assert recipe().threads is None
 
 
 @pytest.mark.parametrize("criterion", ["relative", "raw", "magnitude", "random"])
