@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,12 +30,12 @@ from patch_compile.plugin.toolchain import find_nvcc
 
 __all__ = [
     "BUDGETS",
-    "BUDGET_ARCHS",
     "Loop",
     "Timing",
     "blocks_of",
     "budget_of",
     "cycles_per_slab",
+    "executed",
     "figures_of",
     "loop_figures",
     "stalls_to_first_product",
@@ -140,7 +141,7 @@ class _Sm:
     def execute(self, i: Instruction, warp: _Warp, now: float) -> float:
         """Returns the cycle at which an instruction's result is there."""
         t, op = self.timing, i.opcode
-        if i.guard == "@!PT":  # padding of ptxas
+        if i.guard == "@!PT":  # padding of ptxas, or a copy that this kind of slab does not need
             return now + 1
         if op.startswith("HMMA"):
             self.tensor_free[warp.scheduler] = now + t.hmma
@@ -220,11 +221,28 @@ def loop_figures(
     code: Sequence[Instruction], config: Config, kind: str, registers: int, arch: int, geforce: bool = False
 ) -> Loop:
     """Returns the figures of one kernel's loop over slabs of `kind`."""
-    way, timing = way_of(code, config, kind), timing_of(arch, geforce)
+    way, timing = executed(way_of(code, kind), config, kind), timing_of(arch, geforce)
     cycles = cycles_per_slab(way, config.warps, timing, blocks_of(config, registers, arch))
     products = sum(i.opcode.startswith("HMMA") for i in way)
     ideal = products * config.warps / _SCHEDULERS * timing.hmma
     return Loop(round(cycles), round(ideal / cycles, 3), stalls_to_first_product(way), len(way), products)
+
+
+def executed(way: Sequence[Instruction], config: Config, kind: str) -> list[Instruction]:
+    """Marks the copies that a slab of `kind` does not need, and those of X by 8 bytes, as not executed.
+
+    Copies of X have the predicate that fills with zeros as an operand, those of W have none and come in order.
+    """
+    needed = -(-(config.dense_bytes if kind == "dense" else config.sparse_bytes) // (512 * config.warps))
+    found, copies = [], 0
+    for i in way:
+        if i.opcode.startswith("LDGSTS"):
+            of_x = re.search(r",\s*!?U?P\d\s*$", i.operands) is not None
+            copies += not of_x
+            if (of_x and ".64" in i.opcode) or (not of_x and copies > needed):
+                i = i._replace(guard="@!PT")
+        found.append(i)
+    return found
 
 
 def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int) -> dict[str, Any]:
@@ -233,7 +251,6 @@ def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], ar
         CONFIGS[k.config].name: {"registers": k.registers, "spills": k.spill_stores + k.spill_loads}
         | {kind: loop_figures(code[k.config], CONFIGS[k.config], kind, k.registers, arch) for kind in KINDS}
         for k in kernels
-        if blocks_of(CONFIGS[k.config], k.registers, arch)  # else it needs more shared memory than there is
     }
 
 

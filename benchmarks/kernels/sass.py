@@ -1,9 +1,9 @@
-"""Counts the instructions that a slab costs in the kernels' machine code, and writes them to sass.json.
+"""Counts the instructions and cycles that a slab costs in the kernels' machine code, and writes them to sass.json.
 
     python benchmarks/kernels/sass.py [--out plugins/kernels/sass.json]
 
 Needs nvcc and cuobjdump. The instructions of one slab are the shortest path through the loop that multiplies it which
-requests a slab of that kind by 16-byte copies and reads the place of the next slab.
+issues all copies and reads the place of the next slab.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from cubin import ARCHS, FLAGS, SOURCES, Instruction, compile_cubin, disassemble, find_cuobjdump
+from cubin import ARCHS, FLAGS, SOURCES, Instruction, Kernel, compile_cubin, disassemble, find_cuobjdump
 
-from patch_compile.plan.roofline.schedule import CONFIGS, Config
+from patch_compile.plan.roofline.schedule import CONFIGS
 from patch_compile.plugin.toolchain import find_nvcc
 
 __all__ = ["JSON", "KINDS", "count_slab", "loop_of", "sass_counts", "way_of"]
@@ -33,28 +33,16 @@ _LEAVES = ("EXIT", "RET")
 _UNIFORM = re.compile(r"\s*!?UP\d")
 
 
-def count_slab(code: Sequence[Instruction], config: Config, kind: str) -> dict[str, int]:
-    """Instructions of one warp for one slab of `kind`, by opcode."""
-    counts = Counter(_class_of(i) for i in way_of(code, config, kind))
+def count_slab(code: Sequence[Instruction], kind: str) -> dict[str, int]:
+    """Instructions of one warp for one slab of `kind`, by opcode, with those that a predicate turns off."""
+    counts = Counter(_class_of(i) for i in way_of(code, kind))
     return {name: counts[name] for name in (*_COUNTED, "other")}
-
-
-def way_of(code: Sequence[Instruction], config: Config, kind: str) -> list[Instruction]:
-    """Instructions of one warp for one slab of `kind`, in order."""
-    return _shortest_way(loop_of(code, KINDS[kind]), _copies(config, kind))
 
 
 def _class_of(i: Instruction) -> str:
     if i.guard == "@!PT":  # padding of ptxas: issued, never executed
         return "other"
     return next((name for name in _COUNTED if f"{i.opcode}.".startswith(f"{name}.")), "other")
-
-
-def _copies(config: Config, kind: str) -> int:
-    """Number of 16-byte cp.async that a thread issues for a slab. Some threads issue one more for the metadata."""
-    threads = 32 * config.warps
-    weights = config.dense_bytes if kind == "dense" else config.dense_bytes // 2
-    return (weights + config.x_bytes) // (16 * threads) + (kind == "sparse")
 
 
 def loop_of(code: Sequence[Instruction], multiply: str) -> Sequence[Instruction]:
@@ -70,26 +58,25 @@ def loop_of(code: Sequence[Instruction], multiply: str) -> Sequence[Instruction]
     return min(loops, key=len)
 
 
-def _shortest_way(loop: Sequence[Instruction], copies: int) -> list[Instruction]:
-    """Shortest path from the loop's first to its last instruction with `copies` 16-byte LDGSTS, no other, and an index read.
+def way_of(code: Sequence[Instruction], kind: str) -> list[Instruction]:
+    """Shortest path through the loop over slabs of `kind` that issues all copies and reads the place of the next slab.
 
     Branches back (loops over tiles without a slab) are never taken, so addresses order the search.
     """
+    loop = loop_of(code, KINDS[kind])
     at = {i.address: n for n, i in enumerate(loop)}
     # per instruction: (LDGSTS so far, index read) -> shortest path to it
     ways: list[dict[tuple[int, bool], list[int]]] = [{} for _ in loop]
     ways[0] = {(0, False): []}
     for n, i in enumerate(loop):
-        copy = i.opcode.startswith("LDGSTS")
-        if copy and not i.opcode.endswith(".128"):
-            continue  # a copy of X by 8 bytes
         for (copied, read), way in ways[n].items():
-            state = (copied + copy, read or i.opcode.startswith("LDG."))
+            state = (copied + i.opcode.startswith("LDGSTS"), read or i.opcode.startswith("LDG."))
             for follower in _followers(loop, at, n):
                 known = ways[follower].get(state)
                 if known is None or len(way) + 1 < len(known):
                     ways[follower][state] = [*way, n]
-    if (copies, True) not in ways[-1]:
+    copies = sum(i.opcode.startswith("LDGSTS") for i in loop)
+    if copies == 0 or (copies, True) not in ways[-1]:
         raise ValueError(f"no way through the loop with {copies} copies")
     return [*(loop[n] for n in ways[-1][copies, True]), loop[-1]]
 
@@ -107,13 +94,29 @@ def _followers(loop: Sequence[Instruction], at: dict[int, int], n: int) -> list[
 
 
 def sass_counts(arch: int, nvcc: Path, cuobjdump: Path, folder: Path) -> dict[str, dict[str, object]]:
-    """Registers and instructions per slab of the fp16 kernel of every configuration that the roofline knows."""
+    """Registers, instructions and cycles per slab of the fp16 kernel of every configuration that the roofline knows.
+
+    cycles: by kind, of an SM with the architecture's full tensor rate, and of one with a GeForce card's half.
+    """
+    from issue import loop_figures  # which finds the loops by this module
+
     cubin = folder / f"half-{arch}.cubin"
     kernels = compile_cubin(SOURCES["half"], arch, nvcc, cubin)
     code = disassemble(cubin, cuobjdump)
+
+    def cycles(kernel: Kernel, kind: str) -> list[int]:
+        config = CONFIGS[kernel.config]
+        rates = (False, True)
+        return [
+            loop_figures(code[kernel.config], config, kind, kernel.registers, arch, g).cycles for g in rates
+        ]
+
     return {
-        CONFIGS[k.config].name: {"registers": k.registers}
-        | {kind: count_slab(code[k.config], CONFIGS[k.config], kind) for kind in KINDS}
+        CONFIGS[k.config].name: {
+            "registers": k.registers,
+            "cycles": {kind: cycles(k, kind) for kind in KINDS},
+        }
+        | {kind: count_slab(code[k.config], kind) for kind in KINDS}
         for k in kernels
         if not CONFIGS[k.config].gated
     }

@@ -2,7 +2,7 @@
 //
 //   GlobalMemory   tensors of a launch.  Checks bounds, alignment, "written before read", "written once", and
 //                  for sums that blocks pass on "written, fenced and counted before another block reads".
-//   SharedMemory   of one block.  Checks bounds, alignment, "written before read", and races.
+//   SharedMemory   of one block.  Checks bounds, alignment and races.  What is not written yet is NaN.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -178,7 +178,7 @@ class SharedMemory {
  public:
   static constexpr uint16_t kMany = 0xffff;  // more than one reader, or a whole warp
 
-  // `only_bounds`: races and reads of what is not written are no faults.
+  // `only_bounds`: races are no faults.
   void reset(size_t bytes, bool only_bounds) {
     only_bounds_ = only_bounds;
     storage_.assign(bytes + 128, 0xff);  // 0xffff is a NaN in fp16 and bf16
@@ -194,7 +194,6 @@ class SharedMemory {
     if (const char* e = address(p, bytes); e || only_bounds_) return e;
     for (Word *w = word(p), *end = w + bytes / 4; w != end; ++w) {
       if (w->pending) return "shared memory read while cp.async is filling it (missing wait)";
-      if (w->write_epoch == 0) return "shared memory read before anything is written to it";
       if (w->write_epoch == epoch_ && w->writer != reader)
         return "race: shared memory read in the epoch another thread wrote it (missing barrier)";
       w->reader = w->read_epoch == epoch_ && w->reader != reader ? kMany : reader;

@@ -19,15 +19,23 @@ inline int64_t block_index() { return host::Machine::get().block(); }
 inline void sync_block() { host::Machine::get().barrier(); }
 inline bool sync_block_any(bool vote) { return host::Machine::get().barrier_any(vote); }
 
-template <int Bytes>
-void copy_async(void* shared, const void* global, bool valid) {
-  host::Machine::get().copy_async(shared, global, Bytes, valid);
+template <int Offset>
+void copy_tokens_async(void* shared, const void* global, bool low, bool high, int vector) {
+  host::Machine& m = host::Machine::get();
+  auto* to = static_cast<uint8_t*>(shared) + Offset;
+  if (vector == 8) return m.copy_async(to, global, 16, low);
+  m.copy_async(to, global, 8, low);
+  m.copy_async(to + 8, static_cast<const uint8_t*>(global) + 8, 8, high);
 }
 using Policy = uint64_t;
+struct NoPolicy {};
 inline Policy weights_read_once() { return 1; }
 inline Policy weights_read_again() { return 0; }
-inline void copy_weights_async(void* shared, const void* global, Policy) {
-  host::Machine::get().copy_async(shared, global, 16, true);
+template <int Offset, class Hint>
+void copy_weights_async(void* shared, const void* global, Hint, bool here) {
+  if (!here) return;
+  host::Machine::get().copy_async(static_cast<uint8_t*>(shared) + Offset,
+                                  static_cast<const uint8_t*>(global) + Offset, 16, true);
 }
 inline void commit_copies() { host::Machine::get().commit_copies(); }
 template <int Groups>
@@ -223,9 +231,10 @@ inline const float* half_table() {
 
 }  // namespace host
 
-inline void load_matrices(uint32_t (&r)[4], const void* row) {
-  host::Machine::get().read_shared_by_warp(row, 16);
-  host::MatrixLane lane{static_cast<const uint8_t*>(row), r};
+template <int Offset>
+void load_matrices(uint32_t (&r)[4], const uint8_t* row) {
+  host::Machine::get().read_shared_by_warp(row + Offset, 16);
+  host::MatrixLane lane{row + Offset, r};
   host::Machine::get().collective(host::compute_ldmatrix, &lane);
 }
 inline int count_votes(bool vote) {

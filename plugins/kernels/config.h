@@ -24,26 +24,28 @@ struct Config {
 
 // Shared memory is the limit: a slot holds one dense slab (128 B per panel row) and the X tile beside it
 // (128 B per token).  sm_86 and sm_89 give a block 99 KiB, so a configuration with two blocks per SM stays
-// below 49 KiB.  A configuration above 99 KiB is for sm_80 (163 KiB) and sm_90 (227 KiB), and is skipped on
-// other devices.
+// below 49 KiB.  A configuration above 99 KiB would be for sm_80 (163 KiB) and sm_90 (227 KiB), and be
+// skipped on other devices.  Tile kernels have two slots: their slabs take long enough for the next one to
+// arrive, and two blocks fit on an SM, one of which multiplies while the other waits at its barrier: those of
+// 64x64 warps on sm_80 and sm_90, the smaller ones everywhere.
 inline constexpr Config kConfigs[] = {
     {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false},    // 40 KiB, 4 warps of 16x16
     {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false},       // 48 KiB, 4 warps of 32x32
-    {"prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, false},    // 96 KiB, 4 warps of 32x64
+    {"prefill-64", Kernel::kTile, 64, 128, 2, 2, 2, 1, false},    // 48 KiB, 4 warps of 32x64
     {"decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1, false},  // 72 KiB, 4 warps of 32x16
     {"mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1, false},     // 96 KiB, 8 warps of 32x32
-    {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, false},  // 96 KiB, 4 warps of 64x64
+    {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 2, 1, false},  // 64 KiB, 4 warps of 64x64
     // Gated weights have panels of 64 rows only: two of them make a tile as large as one panel of 128 rows.
     {"gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true},  // 40 KiB, 4 warps of 2 x 16x16
     {"gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true},     // 48 KiB, 4 warps of 2 x 32x32
-    {"gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, true},  // 96 KiB, 4 warps of 2 x 32x64
+    {"gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 2, 1, true},  // 48 KiB, 4 warps of 2 x 32x64
     // Streams for problems with few tiles of 128 tokens per SM, whose last wave would leave most SMs idle.
     {"broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, false},       // 96 KiB, 4 warps of 32x64
     {"broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, false},     // 96 KiB, 8 warps of 64x32
     {"gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true},  // 96 KiB, 8 warps of 2 x 32x32
-    // On an A100, 2:4 products are limited by reads of shared memory.  256 tokens use each fragment of W
-    // twice as often.
-    {"wide-128", Kernel::kTile, 128, 256, 2, 4, 3, 1, false},  // 144 KiB, 8 warps of 64x64
+    // 256 tokens use each fragment of W twice as often, where reads of shared memory limit 2:4 products, and
+    // leave two warps to a scheduler.
+    {"wide-128", Kernel::kTile, 128, 256, 2, 4, 2, 1, false},  // 96 KiB, 8 warps of 64x64
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
 
@@ -90,6 +92,7 @@ struct Geometry {
   static constexpr int kMetaBytes = kPanelRows * 8;
   static constexpr int kXBytes = kTokens * kSlabColumns * 2;
   static constexpr int kStageBytes = stage_bytes(kConfigs[C]);
+  static constexpr int kRingBytes = kStages * kStageBytes;
 
   static constexpr int kTileSums = kTokens * kPanelRows * kPanels;
 

@@ -9,8 +9,9 @@ template <class Arguments>
 cudaError_t start(void (*kernel)(Arguments), const Arguments& a, int threads, size_t shared,
                   cudaStream_t stream) {
   if (a.blocks() > INT32_MAX) return cudaErrorInvalidConfiguration;
-  kernel<<<static_cast<unsigned>(a.blocks()), threads, shared, stream>>>(a);
-  return cudaGetLastError();
+  void* arguments[] = {const_cast<Arguments*>(&a)};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(a.blocks())),
+                          dim3(threads), arguments, shared, stream);
 }
 
 }  // namespace

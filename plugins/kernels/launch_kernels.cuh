@@ -39,8 +39,11 @@ cudaError_t launch_config(const LinearArguments& a, cudaStream_t stream) {
   const int64_t blocks = tiles ? a.panels * ceil_div(a.tokens, G::kTokens) : a.parts;
   if (blocks > INT32_MAX || (tiles && a.parts != 1)) return cudaErrorInvalidConfiguration;
   if (const cudaError_t e = allow_shared_memory<T, C>(); e != cudaSuccess) return e;
-  kernel_of<T, C>()<<<static_cast<unsigned>(blocks), G::kThreads, G::kSharedBytes, stream>>>(a);
-  return cudaGetLastError();
+  // Unlike <<<>>> with cudaGetLastError(), this leaves an earlier error to the application that caused it.
+  void* arguments[] = {const_cast<LinearArguments*>(&a)};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel_of<T, C>()),
+                          dim3(static_cast<unsigned>(blocks)), dim3(G::kThreads), arguments, G::kSharedBytes,
+                          stream);
 }
 
 template <class T, int... C>

@@ -26,24 +26,30 @@ PATCH_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// cp.async (PTX ISA, "cp.async"): with src-size 0 it fills the destination with zeros and reads nothing.
-// 16-byte copies bypass L1 (.cg); smaller ones exist only as .ca.
-template <int Bytes>
-PATCH_DEVICE void copy_async(void* shared, const void* global, bool valid) {
-  static_assert(Bytes == 16 || Bytes == 8);
-  const int size = valid ? Bytes : 0;
-  if constexpr (Bytes == 16) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)),
-                 "l"(global), "r"(size)
-                 : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 8, %2;\n" ::"r"(shared_address(shared)),
-                 "l"(global), "r"(size)
-                 : "memory");
-  }
+// cp.async (PTX ISA, "cp.async"): with a src-size below the copy's it fills the rest of the destination with
+// zeros, and with src-size 0 it reads nothing.  16-byte copies bypass L1 (.cg); smaller ones exist only as
+// .ca.
+//
+// Offsets are immediate, so that one register addresses all copies of a thread.
+//
+// Copies 8 values of X, or fills with zeros what does not exist: all of them if not `low`, the upper four if
+// not `high`.  `vector`: 8 to copy them at once, from an aligned address; 4 to make two copies.  The compiler
+// must not see that two copies have one condition, or it makes a branch of it.
+template <int Offset>
+PATCH_DEVICE void copy_tokens_async(void* shared, const void* global, bool low, bool high, int vector) {
+  asm volatile(
+      "{\n.reg .pred %%p1, %%p2, %%p3;\n"
+      "setp.eq.s32 %%p1, %5, 8;\nsetp.eq.s32 %%p2, %5, 4;\nsetp.lt.s32 %%p3, %5, 8;\n"
+      "@%%p1 cp.async.cg.shared.global.L2::128B [%0+%6], [%1], 16, %2;\n"
+      "@%%p2 cp.async.ca.shared.global.L2::128B [%0+%6], [%1], 8, %3;\n"
+      "@%%p3 cp.async.ca.shared.global.L2::128B [%0+%7], [%1+8], 8, %4;\n}\n" ::"r"(shared_address(shared)),
+      "l"(global), "r"(low ? 16 : 0), "r"(low ? 8 : 0), "r"(high ? 8 : 0), "r"(vector), "n"(Offset),
+      "n"(Offset + 8)
+      : "memory");
 }
 // L2 eviction policy for weights.
 using Policy = uint64_t;
+struct NoPolicy {};
 PATCH_DEVICE Policy weights_read_once() {
   Policy p;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(p));
@@ -54,11 +60,23 @@ PATCH_DEVICE Policy weights_read_again() {
   asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;\n" : "=l"(p));
   return p;
 }
-// Copies 16 bytes.
-PATCH_DEVICE void copy_weights_async(void* shared, const void* global, Policy policy) {
+// Copies 16 bytes if they are `here`.
+template <int Offset>
+PATCH_DEVICE void copy_weights_async(void* shared, const void* global, Policy policy, bool here) {
   asm volatile(
-      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)),
-      "l"(global), "l"(policy)
+      "{\n.reg .pred %%p1;\nsetp.ne.b32 %%p1, %3, 0;\n"
+      "@%%p1 cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0+%4], [%1+%4], 16, %2;\n}\n" ::"r"(
+          shared_address(shared)),
+      "l"(global), "l"(policy), "r"(static_cast<int>(here)), "n"(Offset)
+      : "memory");
+}
+// The same without a policy.
+template <int Offset>
+PATCH_DEVICE void copy_weights_async(void* shared, const void* global, NoPolicy, bool here) {
+  asm volatile(
+      "{\n.reg .pred %%p1;\nsetp.ne.b32 %%p1, %2, 0;\n"
+      "@%%p1 cp.async.cg.shared.global.L2::128B [%0+%3], [%1+%3], 16;\n}\n" ::"r"(shared_address(shared)),
+      "l"(global), "r"(static_cast<int>(here)), "n"(Offset)
       : "memory");
 }
 PATCH_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
@@ -70,10 +88,11 @@ PATCH_DEVICE void wait_copies() {
 
 // ldmatrix.x4: lanes 8j .. 8j + 7 give the row addresses of 8x8 matrix j.  Lane l gets row l / 4, columns
 // 2 (l % 4) and 2 (l % 4) + 1.
-PATCH_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+template <int Offset>
+PATCH_DEVICE void load_matrices(uint32_t (&r)[4], const uint8_t* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4+%5];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(shared_address(row)), "n"(Offset)
                : "memory");
 }
 // movmatrix.trans: transposes the warp's 8x8 matrix of 16-bit values, in the layout of ldmatrix.

@@ -107,10 +107,11 @@ using Cost = __int128;
 // Costs are times in units of one token times one dense 64x64 block of W on one SM (some 3 ns on an A100).
 // The numbers come from data sheets and are not measured; they only serve to rank the choices.
 inline constexpr int64_t kBlockBytes = 64 * 64 * 2;
-inline constexpr int64_t kL2Tokens = 64;       // a 64x64 block from L2
-inline constexpr int64_t kTurnTokens = 16;     // overhead of a turn of the ring, per 64 rows
-inline constexpr int64_t kFillTurns = 3;       // turns until the first slab has arrived
-inline constexpr int64_t kAddUp = 300;         // a fence and a count
+inline constexpr int64_t kL2Tokens = 64;  // a 64x64 block from L2
+inline constexpr int64_t kTurnTokens =
+    8;                                    // overhead of a turn of the ring, per 64 rows (simulated: issue.py)
+inline constexpr int64_t kFillTurns = 3;  // turns until the first slab has arrived
+inline constexpr int64_t kAddUp = 300;    // a fence and a count
 inline constexpr int64_t kSumsPerUnit = 700;   // partial sums read per unit
 inline constexpr int64_t kMaxTokenTiles = 64;  // streams with more token tiles are taken to share nothing
 

@@ -11,6 +11,7 @@
 // order of the parts, so that results repeat bit for bit.  No block waits for another.  The ring continues
 // across tiles.
 #pragma once
+#include "kernels/multiply.cuh"
 #include "kernels/output.cuh"
 
 namespace patch {
@@ -66,13 +67,16 @@ class Cursor {
     slab = 0;
     end = more() ? slabs_before(stop_ - start, panel.dense, panel.sparse) : 0;
   }
-  // Goes to the next slab, across tiles without slabs.  For a cursor that is used slab by slab.
-  PATCH_DEVICE void next_slab(const LinearArguments& a) {
+  // Goes to the next slab, across tiles without slabs.  Returns true if it lies in another tile.  For a
+  // cursor that is used slab by slab.
+  PATCH_DEVICE bool next_slab(const LinearArguments& a) {
     ++slab;
-    skip_empty(a);
+    return skip_empty(a);
   }
-  PATCH_DEVICE void skip_empty(const LinearArguments& a) {
+  PATCH_DEVICE bool skip_empty(const LinearArguments& a) {
+    if (slab < end || !more()) return false;
     while (slab >= end && more()) next_tile(a);
+    return true;
   }
 
  private:
@@ -145,6 +149,41 @@ PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int
   return true;
 }
 
+// The slabs of a block's part, across its tiles.
+template <class T, class G>
+class PartSupply {
+ public:
+  PATCH_DEVICE PartSupply(const LinearArguments& a, const Cursor<G>& begin, Policy policy, int thread)
+      : a_(a), ahead_(begin), copies_(a, policy, thread) {
+    ahead_.skip_empty(a);
+    if (!ahead_.more()) return;
+    column_ = ahead_.panel.column(a_, ahead_.slab);
+    copies_.begin_tile(ahead_.first_token());
+    aim();
+  }
+  template <int Share, int Shares>
+  PATCH_DEVICE void copy(uint8_t* slot) const {
+    copies_.template copy<Share, Shares>(slot);
+  }
+  PATCH_DEVICE bool more() const { return more_; }
+  PATCH_DEVICE void next() { aim(); }
+
+ private:
+  // Aims at the slab of the cursor, and moves the cursor on to load the next column.
+  PATCH_DEVICE void aim() {
+    more_ = ahead_.more();
+    copies_.aim(ahead_.panel, ahead_.slab, column_, more_);
+    if (ahead_.next_slab(a_)) copies_.begin_tile(ahead_.first_token());
+    column_ = ahead_.panel.column(a_, ahead_.slab);
+  }
+
+  const LinearArguments& a_;
+  Cursor<G> ahead_;
+  SlabCopies<T, G, Policy> copies_;
+  bool more_ = false;  // there is a slab to copy
+  int column_ = 0;     // K / 64 of the cursor's slab
+};
+
 // Grid: x = parts.
 template <class T, int C>
 PATCH_KERNEL(Geometry<C>::kThreads)
@@ -156,20 +195,13 @@ patch_stream(const LinearArguments a) {
   // With one tile of tokens each weight is read once, so it need not evict X from L2.
   const Policy policy = a.tokens <= G::kTokens ? weights_read_once() : weights_read_again();
 
-  Cursor<G> work(a, total), ahead = work;
-  ahead.skip_empty(a);
-  int column = ahead.more() ? ahead.panel.column(ahead.slab) : 0;  // loaded one slab ahead
-  const auto request = [&](uint8_t* slot) {
-    if (!ahead.more()) return;
-    copy_slab<G>(a, ahead.panel, ahead.slab, column, ahead.first_token(), policy, slot, at.thread);
-    ahead.next_slab(a);
-    if (ahead.more()) column = ahead.panel.column(ahead.slab);
-  };
-  Ring<G> ring(shared, request);
+  Cursor<G> work(a, total);
+  PartSupply<T, G> supply(a, work, policy, at.thread);
+  Ring<G, PartSupply<T, G>> ring(shared, supply, SlabCopies<T, G, Policy>::place(at.thread));
   for (; work.more(); work.next_tile(a)) {
     Sums<G> sums;
     clear<G>(sums);
-    multiply_slabs<T, G>(sums, work.panel, work.slab, work.end, [&] { return ring.turn(request); }, at);
+    multiply_slabs<T, G>(sums, work.panel, work.slab, work.end, ring, at);
 
     const int first = part_of(work.start, total, a.parts);
     const int last = at_most(
@@ -178,6 +210,7 @@ patch_stream(const LinearArguments a) {
     finish<T, G>(sums, a, work.panel.number, work.first_token(), at);
     write_from_registers<T, G>(sums[0], a, work.panel.number, work.first_token(), at);
   }
+  ring.finish();
 }
 
 }  // namespace patch

@@ -1,6 +1,7 @@
 // The kernel for many tokens.  A block computes one tile of Y, a panel times `kTokens` rows of X, over all of
 // K.  The hardware starts a new block when one ends, which balances panels of different cost.
 #pragma once
+#include "kernels/multiply.cuh"
 #include "kernels/output.cuh"
 
 namespace patch {
@@ -20,6 +21,40 @@ struct Assignment {
   }
 };
 
+// The slabs of one panel, in order.
+template <class T, class G>
+class PanelSupply {
+ public:
+  PATCH_DEVICE PanelSupply(const LinearArguments& a, const Panel<G>& panel, int first_token, int thread)
+      : a_(a), panel_(panel), copies_(a, NoPolicy(), thread), end_(panel.dense + panel.sparse) {
+    copies_.begin_tile(first_token);
+    if (end_ == 0) return;
+    column_ = panel_.column(a_, 0);
+    aim();
+  }
+  template <int Share, int Shares>
+  PATCH_DEVICE void copy(uint8_t* slot) const {
+    copies_.template copy<Share, Shares>(slot);
+  }
+  PATCH_DEVICE bool more() const { return slab_ < end_; }
+  PATCH_DEVICE void next() {
+    ++slab_;
+    aim();
+  }
+
+ private:
+  PATCH_DEVICE void aim() {
+    copies_.aim(panel_, slab_, column_, slab_ < end_);
+    column_ = panel_.column(a_, slab_ + 1);
+  }
+
+  const LinearArguments& a_;
+  const Panel<G>& panel_;
+  SlabCopies<T, G, NoPolicy> copies_;
+  int end_, slab_ = 0;
+  int column_ = 0;  // K / 64 of the next slab, loaded one slab ahead
+};
+
 // Grid: x = panels * token tiles.
 template <class T, int C>
 PATCH_KERNEL(Geometry<C>::kThreads)
@@ -30,22 +65,15 @@ patch_tiles(const LinearArguments a) {
   const Assignment block(a, G::kTokens);
   const Panel<G> panel(a, block.panel);
   const int first_token = block.token_tile * G::kTokens;
-  const int end = panel.dense + panel.sparse;
 
-  int next = 0;                                // the next slab to request
-  int column = end > 0 ? panel.column(0) : 0;  // its K / 64, loaded one slab ahead
-  const auto request = [&](uint8_t* slot) {
-    if (next >= end) return;
-    copy_slab<G>(a, panel, next, column, first_token, weights_read_again(), slot, at.thread);
-    if (++next < end) column = panel.column(next);
-  };
+  PanelSupply<T, G> supply(a, panel, first_token, at.thread);
+  Ring<G, PanelSupply<T, G>> ring(shared, supply, SlabCopies<T, G, NoPolicy>::place(at.thread));
   Sums<G> sums;
   clear<G>(sums);
-  Ring<G> ring(shared, request);
-  multiply_slabs<T, G>(sums, panel, 0, end, [&] { return ring.turn(request); }, at);
+  multiply_slabs<T, G>(sums, panel, 0, panel.dense + panel.sparse, ring, at);
 
   finish<T, G>(sums, a, block.panel, first_token, at);
-  wait_copies<0>();
+  ring.finish();
   sync_block();  // the output tile overwrites the ring
   write_through_shared<T, G>(sums[0], a, block.panel, first_token, shared, at);
 }

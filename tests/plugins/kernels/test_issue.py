@@ -2,9 +2,11 @@
 
 import importlib
 import sys
+from dataclasses import replace
 
 import pytest
 
+from patch_compile.plan.roofline.schedule import CONFIGS
 from tests.plugins.host_kernel import BENCH
 
 sys.path.insert(0, str(BENCH))
@@ -74,3 +76,18 @@ def test_a_group_of_copies_is_waited_for():
 def test_stalls_are_counted_from_the_barrier_around_the_loop():
     way = [instruction("IADD3", stall=4), HMMA, instruction("IADD3"), BARRIER, instruction("IADD3", stall=7)]
     assert issue.stalls_to_first_product(way) == 1 + 7 + 4
+
+
+def test_copies_that_a_slab_does_not_need_are_not_executed():
+    config = replace(
+        CONFIGS[0], tokens=16
+    )  # 64 rows and 4 warps: a 2:4 slab takes 3 of a dense slab's 4 copies
+    copy = instruction("LDGSTS.E.BYPASS.LTC128B.128", " [R0], desc[UR4][R2.64] ", guard="@!P1")
+    of_x = instruction("LDGSTS.E.BYPASS.LTC128B.128", " [R0+0x2000], [R2.64], P2 ", guard="@!P3")
+    narrow = instruction("LDGSTS.E.LTC128B.64", " [R0+0x2000], [R2.64], !P2 ", guard="@!P4")
+    way = [copy, of_x, narrow, copy, copy, copy]
+    off = {
+        kind: [i.guard == "@!PT" for i in issue.executed(way, config, kind)] for kind in ("dense", "sparse")
+    }
+    assert off["dense"] == [False, False, True, False, False, False]
+    assert off["sparse"] == [False, False, True, False, False, True]

@@ -1,0 +1,125 @@
+// The loop over slabs: a ring of slots in shared memory, and the products of what lies in them.
+//
+//   units of slab i    | 0 | 1 | 2 | ...     | U-3 | U-2 | U-1 |        and of slab i + 1, if operands are
+//   loaded loads of unit      | 3 | 4 | 5 | ...     |  0  |  1  |  2  |        kAhead = 3 units before their
+//   products
+//                                            ^ turn: wait until slab i + 1 is there, barrier
+//   copies             ...........           [..................        of slab i + kStages, into slab i's
+//   slot
+//
+// So tensor cores need not wait for shared memory at the begin of a slab, and copies are spread between
+// products.  After a turn no thread reads the slot of slab i.
+#pragma once
+#include "kernels/copies.cuh"
+
+namespace patch {
+
+// Slots in shared memory, filled up to kStages slabs ahead.  Supply gives the slabs: `more` says if there is
+// a current one, `copy` issues a share of its copies, `next` goes to the one after it.
+template <class G, class Supply>
+class Ring {
+ public:
+  PATCH_DEVICE Ring(uint8_t* shared, Supply& supply, int place)
+      : shared_(shared), fill_(shared + place), supply_(supply) {
+    for_each_index<G::kStages - 1>([&](auto) {
+      supply_.template copy<0, 1>(fill_);
+      commit_copies();
+      if (supply_.more()) supply_.next();
+      fill_ += G::kStageBytes;
+    });
+    // The last slot is filled as after a turn: the first slab's units issue the shares that are left.
+    constexpr int shares = Plan::kFills < Plan::kAhead ? Plan::kFills : Plan::kAhead;
+    for_each_index<shares>([&](auto share) { fill<decltype(share)::value>(); });
+    wait_copies<G::kStages - (Plan::kFills > shares ? 2 : 1)>();
+    sync_block();  // all copies of the first slab are done
+  }
+  // The slot of the slab that is multiplied.
+  PATCH_DEVICE const uint8_t* slot() const { return shared_ + read_; }
+  // Goes to the next slab, after all loads from this one.  All threads call this.  A run of slabs of one kind
+  // ends by loading, in vain, what lies in the slot after its last one, whatever that is.
+  PATCH_DEVICE void turn() {
+    wait_copies<G::kStages - 2>();
+    sync_block();  // all copies of the next slab are done, and no thread reads this one's slot
+    read_ = read_ + G::kStageBytes == G::kRingBytes ? 0 : read_ + G::kStageBytes;
+  }
+  // Prepares the copies into the slot that the next turn frees.
+  PATCH_DEVICE void prepare() { supply_.next(); }
+  // Issues a share of them, after that turn.
+  template <int Share>
+  PATCH_DEVICE void fill() {
+    if constexpr (Share < Plan::kFills) supply_.template copy<Share, Plan::kFills>(fill_);
+    if constexpr (Share + 1 != Plan::kFills) return;
+    commit_copies();  // also when there was nothing to copy: wait_copies counts groups
+    fill_ += read_ == 0 ? G::kStageBytes - G::kRingBytes : G::kStageBytes;
+  }
+  // Waits for all copies, before shared memory is used otherwise.
+  PATCH_DEVICE void finish() {
+    commit_copies();
+    wait_copies<0>();
+  }
+
+ private:
+  using Plan = Units<G, false>;
+
+  uint8_t *shared_, *fill_;  // of all threads, and this thread's place in the slot that is filled next
+  Supply& supply_;
+  int read_ = 0;
+};
+
+// Multiplies `slabs` slabs of one kind.
+template <class Decoder, class G, class Ring>
+PATCH_DEVICE void multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, const Place<G>& at) {
+  if (slabs <= 0) return;
+  using U = Units<G, Decoder::kSparse>;
+  const int place = U::place(at);
+  Decoder weights;
+  uint32_t tokens[U::kSlots][4];
+  const auto load = [&](auto index) {
+    constexpr int unit = decltype(index)::value;
+    if constexpr (unit % U::kPerStep == 0) weights.template load<unit / U::kPerStep>(ring.slot(), at);
+    U::template load<unit>(tokens[unit % U::kSlots], ring.slot(), place);
+  };
+  for_each_index<U::kAhead>(load);
+  do {
+    weights.begin_slab();
+    for_each_index<U::kCount>([&](auto index) {
+      constexpr int unit = decltype(index)::value, later = (unit + U::kAhead) % U::kCount;
+      constexpr int step = unit / U::kPerStep, n = unit % U::kPerStep;
+      if constexpr (later == 0) {
+        ring.prepare();
+        ring.turn();
+      }
+      load(Index<later>());
+      ring.template fill<later>();
+      const uint32_t (&b)[4] = tokens[unit % U::kSlots];
+      PATCH_UNROLL
+      for (int m = 0; m < G::kWarpRows; ++m) {
+        if constexpr (Decoder::kSparse) {
+          weights.template multiply<step>(acc[m][n], m, b);
+        } else {
+          weights.template multiply<step>(acc[m][2 * n], m, b[0], b[1]);
+          weights.template multiply<step>(acc[m][2 * n + 1], m, b[2], b[3]);
+        }
+      }
+    });
+  } while (--slabs);
+}
+
+// Multiplies the slabs from i to `end` of a panel into their sums.
+template <class T, class G, class Ring>
+PATCH_DEVICE void multiply_slabs(Sums<G>& sums, const Panel<G>& p, int i, int end, Ring& ring,
+                                 const Place<G>& at) {
+  using Dense = typename Streams<T, G>::Dense;
+  using Sparse = typename Streams<T, G>::Sparse;
+  const auto multiply = [&](auto decoder, int panel, int stop) {
+    stop = stop < end ? stop : end;
+    multiply_stream<typename decltype(decoder)::Type, G>(sums[panel], stop - i, ring, at);
+    if (i < stop) i = stop;
+  };
+  if constexpr (G::kGated) multiply(Named<Dense>(), 0, p.gate_dense);
+  multiply(Named<Dense>(), G::kPanels - 1, p.dense);
+  if constexpr (G::kGated) multiply(Named<Sparse>(), 0, p.dense + p.gate_sparse);
+  multiply(Named<Sparse>(), G::kPanels - 1, end);
+}
+
+}  // namespace patch

@@ -1,0 +1,67 @@
+// What each thread of a block holds of a tile of Y.
+#pragma once
+#include "kernels/config.h"
+#include "kernels/ptx.cuh"
+
+namespace patch {
+
+// Warp and lane of this thread.
+template <class G>
+struct Place {
+  int thread = thread_index();
+  int lane = thread & 31;
+  int feature_warp = (thread >> 5) % G::kFeatureWarps;
+  int token_warp = (thread >> 5) / G::kFeatureWarps;
+  int group = lane >> 2;  // PTX's groupID: the fragment row of this lane
+  int quad = lane & 3;    // PTX's threadID_in_group
+  // Bytes of a step's fragments before this lane's first one, if a lane has 16 bytes of each row block.
+  int fragment = feature_warp * G::kWarpRows * 512 + lane * 16;
+};
+
+template <class G>
+using Accumulators = float[G::kWarpRows][G::kWarpTokens][4];
+// Accumulators of each packed panel of a tile.
+template <class G>
+using Sums = float[G::kPanels][G::kWarpRows][G::kWarpTokens][4];
+
+template <class G>
+PATCH_DEVICE void clear(Sums<G>& sums) {
+  PATCH_UNROLL
+  for (int f = 0; f < G::kPanels; ++f) {
+    PATCH_UNROLL
+    for (int m = 0; m < G::kWarpRows; ++m) {
+      PATCH_UNROLL
+      for (int n = 0; n < G::kWarpTokens; ++n) {
+        PATCH_UNROLL
+        for (int j = 0; j < 4; ++j) sums[f][m][n][j] = 0.f;
+      }
+    }
+  }
+}
+
+// Returns the first of the 8 rows of W (features of Y) in the lower or upper half of a warp's fragment m.
+template <class G>
+PATCH_DEVICE int64_t first_row(int panel, int m, int half, const Place<G>& at) {
+  return static_cast<int64_t>(panel) * G::kPanelRows + (at.feature_warp * G::kWarpRows + m) * 16 + half * 8;
+}
+
+// Calls function(Index<0>()) to function(Index<N - 1>()): a loop whose index is a constant.
+template <int I>
+struct Index {
+  static constexpr int value = I;
+};
+template <int N, int First = 0, class Function>
+PATCH_DEVICE void for_each_index(const Function& function) {
+  if constexpr (First < N) {
+    function(Index<First>());
+    for_each_index<N, First + 1>(function);
+  }
+}
+
+// A type as a value.
+template <class C>
+struct Named {
+  using Type = C;
+};
+
+}  // namespace patch
