@@ -72,8 +72,10 @@ _PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
 SENSITIVITY: tuple[tuple[str, dict[str, Any]], ...] = (
     ("share of bandwidth .80 instead of .90", {"bandwidth": 0.80}),
     ("share of bandwidth .95", {"bandwidth": 0.95}),
-    ("share of tensor rate .75 instead of .85", {"tensor": 0.75}),
-    ("share of tensor rate .95", {"tensor": 0.95}),
+    ("tensor rate .9 of the table's", {"tensor": 0.9}),
+    ("tensor rate 1.1 of the table's", {"tensor": 1.1}),
+    ("shared memory and issue slots at .75 instead of .85", {"units": 0.75}),
+    ("shared memory and issue slots at .95", {"units": 0.95}),
     ("hybrid kernels reach .95 of the dense ones' shares", {"hybrid": 0.95}),
     ("hybrid kernels reach .90 of the dense ones' shares", {"hybrid": 0.90}),
     ("sustained clock .80 of boost", {"clock": 0.80}),

@@ -75,7 +75,7 @@ def test_tiles_narrower_than_a_slab_are_nothing_for_the_plugin_but_split_has_no_
     assert planned((256, 256), 0.1, tile=(128, 4)).reason == expected
 
 
-@pytest.mark.parametrize(("prompt", "way", "speedup"), [(2048, Way.DENSE_PATH, 0.99), (32, Way.MMA_SP, 0.66)])
+@pytest.mark.parametrize(("prompt", "way", "speedup"), [(2048, Way.DENSE_PATH, 0.99), (32, Way.MMA_SP, 0.69)])
 def test_on_hopper_a_workload_of_prompts_stays_dense_and_the_reason_says_why(prompt, way, speedup):
     prompts = planned((11008, 4096), 0.4, "h100", load=Workload(16, prompt, 2))
     assert prompts.lowering == "dense"

@@ -69,7 +69,7 @@ def test_the_newest_counts_and_one_of_the_same_state_is_replaced(folder):
 
 @pytest.mark.parametrize("spoil", [
     lambda content: "{",
-    lambda content: json.dumps(content | {"schema": 2}),
+    lambda content: json.dumps(content | {"schema": 1}),
     lambda content: json.dumps(content | {"assumptions": {"bandwidth": 5.0}}),
     lambda content: json.dumps(content | {"assumptions": {"luck": 0.5}}),
     lambda content: json.dumps(content | {"assumptions": {"merged": True}}),
@@ -104,4 +104,4 @@ def test_a_plan_shows_what_it_goes_by(tmp_path):
     assert "driver 580.82, tensorrt 11.0.1" in said and "predicted by a roofline" not in said
     for phase, least in (("prefill", 1.3), ("decode", 1.2)):
         slower = found["whole"][phase]["dense_ms"] / assumed["whole"][phase]["dense_ms"]
-        assert least < slower < 1.45  # .85/.60 and .90/.70 by the part that each bounds
+        assert least < slower < 1.7  # 1/.60 and .90/.70 by the part that each bounds

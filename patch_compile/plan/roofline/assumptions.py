@@ -17,7 +17,8 @@ class Assumptions:
     """Values that no data sheet gives. They hold for hybrid and dense products unless `what` says otherwise."""
 
     bandwidth: float = _assumed(0.90, "share of DRAM bandwidth, and of L2's, that a product reaches")
-    tensor: float = _assumed(0.85, "share of the rates of tensor cores, shared memory and issue slots")
+    tensor: float = _assumed(1.0, "tensor rate over that which cuBLAS reaches by the table of cards")
+    units: float = _assumed(0.85, "share of the rates of shared memory and issue slots")
     hybrid: float = _assumed(1.0, "of these shares, what the hybrid kernels reach")
     clock: float = _assumed(1.0, "sustained clock over boost clock")
     launch: float = _assumed(1.0, "µs between kernels of a CUDA graph")

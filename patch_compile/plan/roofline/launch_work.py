@@ -61,25 +61,30 @@ class Rates:
 
 def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
     """Returns the rates that hybrid kernels reach on a card."""
-    bandwidth, rest = assume.bandwidth * assume.hybrid, assume.tensor * assume.hybrid
-    fma = card.fma * card.rates.mma * rest
+    bandwidth, units = assume.bandwidth * assume.hybrid, assume.units * assume.hybrid
+    fma = card.fma * card.rates.mma * card.tensor * assume.tensor * assume.hybrid
     l2 = card.l2_bytes / card.sms * bandwidth * assume.l2_rate
     return Rates(
         card.bandwidth * 1e3 * bandwidth,
         card.clock * 1e3 * assume.clock,
         fma,
         fma * card.rates.sparse * assume.sparse,
-        _SHARED_BYTES * rest,
+        _SHARED_BYTES * units,
         l2,
-        _SCHEDULERS * rest,
+        _SCHEDULERS * units,
     )
 
 
 def _slab_clocks(
     card: RatedCard, config: Config, kind: str, tokens: int, assume: Assumptions
 ) -> dict[str, float]:
-    """Returns the clocks of an SM for one slab, by the resource that could limit them."""
+    """Returns the clocks of an SM for one slab, by the resource that could limit them.
+
+    "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated cycles
+    of benchmarks/kernels/issue.py, or the instructions over the issue slots, whichever is more.
+    """
     counts, rates = _code(card)[config.name][kind], rates_of(card, assume)
+    turn = _code(card)[config.name]["cycles"][kind][card.is_geforce] / assume.hybrid
     weights = config.dense_bytes if kind == "dense" else config.sparse_bytes
     read = config.warps * sum(counts[name] * lane for name, lane in _LANE_BYTES.items())
     x_read = min(tokens, config.tokens) * SLAB * 2  # rows beyond the tokens are filled with zeros, not read
@@ -90,7 +95,7 @@ def _slab_clocks(
         ),
         "shared": (read + weights + config.x_bytes) / rates.shared,
         "l2": (weights + x_read) / rates.l2,
-        "issue": config.warps * sum(counts.values()) / rates.issue,
+        "issue": max(config.warps * sum(counts.values()) / rates.issue, turn),
     }
 
 

@@ -23,11 +23,13 @@ __all__ = [
     "first_bytes",
     "linear",
     "predict",
+    "product_rate",
     "speedup_limit",
 ]
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
+_TILE = 128  # rows and tokens of a tile of the dense product
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,33 @@ def dense_time(
 ) -> tuple[float, Bound]:
     """Returns the microseconds of the dense product, and its bound.
 
-    It runs at its roof, apart from one launch and one trip to DRAM.
+    It runs at its roof, apart from its edges: one launch, one trip to DRAM, and the end, in which Y is stored. A product
+    with fewer 128×128 tiles than the card has SMs is split along K; its parts are stored, counted and added up, which
+    takes three more trips to L2, as in the hybrid kernels.
     """
     n, k = shape.out_features, shape.in_features
     moved = 2 * (n * k + tokens * (n + k)) / (card.bandwidth * 1e3 * assume.bandwidth)
-    rate = card.dense * 1e6 * assume.tensor * assume.clock
-    product = 2 * tokens * n * k / rate
-    if assume.waves and tokens >= 128:
-        tiles = -(-n // 128) * -(-tokens // 128)
+    product = 2 * tokens * n * k / product_rate(card, assume)
+    tiles = -(-n // _TILE) * -(-tokens // _TILE)
+    if assume.waves and tokens >= _TILE:
         product *= -(-tiles // card.sms) * card.sms / tiles
-    return first_bytes(card, assume) + max(moved, product), "bytes" if moved > product else "tensor"
+    edges = first_bytes(card, assume) + _trips_at_end(tiles < card.sms) * l2_trip(card, assume)
+    return edges + max(moved, product), "bytes" if moved > product else "tensor"
+
+
+def product_rate(card: RatedCard, assume: Assumptions) -> float:
+    """Returns the operations a microsecond that a dense product reaches."""
+    return card.dense * 1e6 * card.tensor * assume.tensor * assume.clock
+
+
+def l2_trip(card: RatedCard, assume: Assumptions) -> float:
+    """Returns the microseconds of a trip to L2."""
+    return assume.l2_latency / rates_of(card, assume).clocks
+
+
+def _trips_at_end(split: bool) -> int:
+    """Returns the trips to L2 after the last product: Y is stored; before that, parts of a split product are added up."""
+    return 4 if split else 1
 
 
 def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from masklearn.checkpoint.sizes import Sizes
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.plan.roofline.linear_roofline import Linear, dense_time, first_bytes
+from patch_compile.plan.roofline.linear_roofline import Linear, dense_time, first_bytes, product_rate
 
 __all__ = ["Model", "gating_time", "rest_of"]
 
@@ -44,7 +44,7 @@ def gating_time(card: RatedCard, intermediate: int, tokens: int, assume: Assumpt
 def _kernel(card: RatedCard, moved: float, assume: Assumptions, flops: float = 0, part: float = 1) -> float:
     """Returns the microseconds of a kernel that reaches `part` of a product's share of the card."""
     at_bandwidth = moved / (card.bandwidth * 1e3 * assume.bandwidth * part)
-    at_rate = flops / (card.dense * 1e6 * assume.tensor * assume.clock * part)
+    at_rate = flops / (product_rate(card, assume) * part)
     return first_bytes(card, assume) + max(at_bandwidth, at_rate)
 
 

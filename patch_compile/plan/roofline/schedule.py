@@ -17,7 +17,7 @@ __all__ = ["CONFIGS", "Config", "DeviceLimits", "Problem", "choose_schedule", "l
 SLAB = 64  # columns of K
 _TILE_COST, _DENSE_COST, _SPARSE_COST = 4, 16, 9  # plugins/kernels/work.h
 _MAX_SMS, _MIN_SLABS_PER_PART = 192, 2
-_L2_TOKENS, _TURN_TOKENS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 16, 3, 300, 700
+_L2_TOKENS, _TURN_TOKENS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 3, 300, 700
 _TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES = 8, 64, 64 * 64 * 2
 _LINE = re.compile(r'\{"([\w-]+)", Kernel::k(\w+), ' + ", ".join([r"(\d+)"] * 6) + r"(, true)?[,}]")
 

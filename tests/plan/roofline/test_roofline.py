@@ -109,8 +109,9 @@ def test_without_sparse_slabs_only_the_kernels_own_overhead_is_lost(device):
         assert 0 < decode.microseconds - decode.dense_microseconds < 4
         assert decode.speedup > 0.87
         n, tokens = shape[0], 4096
-        tiles = -(-n // 128) * -(-tokens // 128)
         prefill = roofline.predict(device, roofline.linear(*shape, 0.0), tokens)
+        config = next(c for c in schedule.CONFIGS if c.name == prefill.config)
+        tiles = -(-n // config.panel_rows) * -(-tokens // config.tokens)
         cut = prefill.parts > 1  # cut into one equal part per SM
         whole_tiles = 1 if cut else -(-tiles // device.sms) * device.sms / tiles
         assert 0.95 < prefill.speedup * whole_tiles <= 1.0
