@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from masklearn.checkpoint.architectures import architecture_of
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
+from patch_compile.errors import PatchCompileError
 from patch_compile.inspect.inspection import Inspection
 from patch_compile.out.folder import faulty_files
-from patch_compile.out.layout import MANIFEST
+from patch_compile.out.layout import MANIFEST, ONNX
 from patch_compile.out.manifest import Manifest
 
 __all__ = ["inspect_build", "inspect_checkpoint"]
 
 
 def inspect_build(path: Path) -> Inspection:
-    """Inspect an OUT folder by its manifest. It hashes every file."""
+    """Inspect an OUT folder by its manifest. It hashes every file, and looks where the packed linears of its ONNX file say
+    that their slabs lie. Its engine is not opened."""
     manifest = Manifest.read(path / MANIFEST)
     rows: list[dict[str, Any]] = []
     for name in manifest.files:
         file = path / name
         rows.append({"file": name, "bytes": file.stat().st_size if file.is_file() else None})
-    faults = list(faulty_files(path, manifest))
+    faults = [*faulty_files(path, manifest), *_onnx_faults(path)]
     known = set(manifest.files) | {MANIFEST}
     files = (str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file())
     facts = {
@@ -41,8 +44,26 @@ def inspect_build(path: Path) -> Inspection:
         "not in the manifest": [name for name in files if name not in known],
     }
     return Inspection(
-        path, "build", facts, rows, "every file is there and has the sha256 of the manifest", faults
+        path,
+        "build",
+        facts,
+        rows,
+        "every file is there and has the sha256 of the manifest, and every slab of a packed linear is stored once",
+        faults,
     )
+
+
+def _onnx_faults(out: Path) -> Iterator[str]:
+    """Yield the faults of the ONNX file's packed linears, in words. A manifest says nothing of them: whoever writes an ONNX
+    file writes the manifest too."""
+    from patch_compile.inspect.onnx_graph import index_faults
+
+    if not (out / ONNX).is_file():
+        return
+    try:
+        yield from (f"{ONNX}: {fault}" for fault in index_faults(out / ONNX))
+    except PatchCompileError as error:
+        yield f"{ONNX} can't be looked into: {error.what}. {error.why}"
 
 
 def inspect_checkpoint(path: Path) -> Inspection:

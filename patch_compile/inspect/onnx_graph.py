@@ -18,7 +18,7 @@ from patch_compile.packing.function import DOMAIN, NAME
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["inspect_onnx"]
+__all__ = ["index_faults", "inspect_onnx"]
 
 _SIXTEEN_BITS = ("float16", "bfloat16")
 # Number of axes and types of each packed tensor.
@@ -39,18 +39,37 @@ def inspect_onnx(path: Path) -> Inspection:
         return _inspected(path)
 
 
-def _inspected(path: Path) -> Inspection:
-    from patch_compile.onnx_io.external import data_files, map_external_data
+def index_faults(path: Path) -> list[str]:
+    """Returns what is wrong with the attributes, shapes and indices of an ONNX file's PatchLinears, in words.
+
+    Unlike `inspect_onnx` it decodes no slab: of the packed tensors it reads the indices alone. Raises PatchCompileError as
+    `inspect_onnx` does.
+    """
+    with refusing_invalid(path):
+        _, _, faults = _patch_linears(path, decode=False)
+        return faults
+
+
+def _patch_linears(path: Path, *, decode: bool) -> tuple[ir.Model, list[dict[str, Any]], list[str]]:
+    """Returns the model, a row for each PatchLinear, and their faults in words; decode: also decode each slab."""
+    from patch_compile.onnx_io.external import map_external_data
 
     model = model_of(path, load_proto(path))
     map_external_data(path, model)
-    graph = model.graph
     rows, faults = [], []
-    for node in graph:
+    for node in model.graph:
         if (node.domain, node.op_type) == (DOMAIN, NAME):
-            row, why = _patch_linear(node)
+            row, why = _patch_linear(node, decode=decode)
             rows.append(row)
             faults += [f"{node.name}: {why}"] if why else []
+    return model, rows, faults
+
+
+def _inspected(path: Path) -> Inspection:
+    from patch_compile.onnx_io.external import data_files
+
+    model, rows, faults = _patch_linears(path, decode=True)
+    graph = model.graph
     operators = Counter(node.op_type for node in graph)
     files = [path, *data_files(model)]
     facts = {
@@ -99,7 +118,7 @@ class _Attributes(BaseModel):
         return " + ".join(filter(None, [*words, "residual" * self.residual]))
 
 
-def _patch_linear(node: ir.Node) -> tuple[dict[str, Any], str]:
+def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
     """Returns the row of a PatchLinear, and the fault of its packed tensors in words, empty if there is none."""
     constants, why = _constants(node)
     try:
@@ -117,7 +136,7 @@ def _patch_linear(node: ir.Node) -> tuple[dict[str, Any], str]:
         "dtype": str(constants["dense"].dtype) if constants else None,
         "bytes": sum(array.nbytes for array in constants.values()) if constants else None,
     }
-    return row, why or (_why_broken(constants, found) if found else "")
+    return row, why or (_why_broken(constants, found, decode=decode) if found else "")
 
 
 def _constants(node: ir.Node) -> tuple[dict[str, NDArray[Any]], str]:
@@ -138,7 +157,7 @@ def _why_other_types(constants: dict[str, NDArray[Any]]) -> str:
     return ""
 
 
-def _why_broken(constants: dict[str, NDArray[Any]], about: _Attributes) -> str:
+def _why_broken(constants: dict[str, NDArray[Any]], about: _Attributes, *, decode: bool) -> str:
     """Returns the fault of packed tensors that a kernel would fail on, in words, empty if there is none."""
     rows, columns, panel_rows, gated = (
         about.out_features,
@@ -169,6 +188,9 @@ def _why_broken(constants: dict[str, NDArray[Any]], about: _Attributes) -> str:
         constants["index"],
     )
     try:
+        if not decode:
+            packed.places()
+            return ""
         bits = unpack(packed)
     except ValueError as error:
         return str(error)

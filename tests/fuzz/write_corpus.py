@@ -171,7 +171,7 @@ def _models(folder: Path) -> None:
         _put(reader, "word-level.json", (folder / "bert" / f"{file}.json").read_bytes())
     _put("json", "object", b'{"a": [1, -2.5e3, true, null, "\\u00e9\\n"], "b": {"c": {}}}')
     _put("json", "number", b" -0.5E-2 ")
-    _put("json", "surrogates", b'["\\ud83d\\ude00", "\\ud800"]')
+    _put("json", "refused-surrogates", b'["\\ud83d\\ude00", "\\ud800"]')
 
 
 def _requests(folder: Path) -> None:

@@ -18,6 +18,7 @@ from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.inspect import inspect_path
+from patch_compile.out.workspace import sha256_of
 from patch_compile.plugin.build import build_plugin
 from patch_compile.report.terminal.inspect import found_parts
 from patch_compile.report.terminal.parts import show
@@ -87,9 +88,9 @@ def test_an_onnx_file_is_checked_node_by_node(chain):
     ("tensor", "edit", "said"),
     [
         ("meta", lambda a: a.fill(0), "metadata holds a pair"),
-        ("index", lambda a: a.__setitem__(-1, a[-2]), "the index lies: slab 0 of panel 1 is stored 2 times"),
+        ("index", lambda a: a.__setitem__(-1, a[-2]), "the index lies: slab 0 of panel 1 is stored 0 times"),
         ("index", lambda a: a.__setitem__(-1, 99), "lies at column 99, and K has 2 columns of 64"),
-        ("index", lambda a: a.__setitem__(-1, a[-1] - 2), "lies at column -1"),
+        ("index", lambda a: a.__setitem__(-1, a[-1] - 2), "lies at column -2"),
     ],
 )
 def test_what_is_broken_is_named(chain, tensor, edit, said):
@@ -149,12 +150,34 @@ def test_a_build_whose_files_were_changed(settings, tmp_path):
     (out / "notes.txt").write_text("mine")
     found = inspect_path(out)
     assert found.facts["not in the manifest"] == ["notes.txt"]
-    assert sorted(found.faults) == [
-        "masks.safetensors is missing",
-        "onnx/model.onnx is not the file that was written: its sha256 is another one",
-    ]
+    missing, unread, other = sorted(found.faults)
+    assert missing == "masks.safetensors is missing"
+    assert unread.startswith("onnx/model.onnx can't be looked into: ")
+    assert other == "onnx/model.onnx is not the file that was written: its sha256 is another one"
     done = run_here("inspect", out, "--json")
     assert done.returncode == 1 and json.loads(done.stdout)["faults"] == list(found.faults)
+
+
+def test_a_build_whose_packed_index_lies(settings, tmp_path, monkeypatch):
+    """Its manifest is whole, as a stranger would write it. No slab is decoded, and its engine is not opened."""
+    build(settings | {"lowering": "plugin"})
+    out = tmp_path / "out"
+    path = out / "onnx" / "model.onnx"
+    index = next(
+        i.name
+        for i in onnx.load(str(path), load_external_data=False).graph.initializer
+        if i.name.endswith(".index")
+    )
+    rewrite(path, lambda stored: changed(stored[index], lambda a: a.__setitem__(-1, 99)))
+    (out / "engine").mkdir(exist_ok=True)
+    (out / "engine" / "model.engine").write_bytes(b"no engine")
+    manifest = json.loads((out / "manifest.json").read_text())
+    names = [*manifest["files"], "engine/model.engine"]
+    manifest["files"] = {name: sha256_of(out / name) for name in names}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr("patch_compile.inspect.onnx_graph.unpack", lambda _: pytest.fail("a slab is decoded"))
+    (fault,) = inspect_path(out).faults
+    assert fault.startswith(f"onnx/model.onnx: {index.removesuffix('.index')}: the index lies: ")
 
 
 def test_a_model(make_model):
