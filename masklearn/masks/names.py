@@ -3,10 +3,16 @@
 A pattern is either a glob that fits the whole name or its end after any dot (`v_proj`, `mlp.*`; `*` also matches dots), or
 `re:` and a regular expression for the whole name. `--ratio`, `--lowering`, `--include` and `--exclude` all take these. In
 `PATTERN=VALUE,PATTERN=VALUE,…` the last pattern that fits a linear determines its value.
+
+A pattern may come from a stranger's recipe, and some expressions take for ever. Matching one with a name is stopped after a
+second, in the main thread, which alone gets signals.
 """
 
 import re
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -29,6 +35,7 @@ Value = TypeVar("Value")
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 _EXPRESSION = "re:"
+_SECONDS = 1.0  # a sound pattern takes microseconds
 _ENDS_WITH_VALUE = re.compile(r"=\s*[\w.+-]+\s*$")
 
 
@@ -76,6 +83,10 @@ def parse_pattern(pattern: str) -> str:
             re.compile(pattern.removeprefix(_EXPRESSION))
         except re.error as error:
             raise ValueError(f"{pattern!r} is not a regular expression: {error}.") from None
+        except (RecursionError, OverflowError):
+            raise ValueError(
+                "It is a regular expression that is nested too deeply or counts too far."
+            ) from None
     return pattern
 
 
@@ -133,21 +144,50 @@ def decide(
 
 def _fits(name: str, pattern: str) -> bool:
     if pattern.startswith(_EXPRESSION):
-        return re.fullmatch(pattern.removeprefix(_EXPRESSION), name) is not None
+        expression = re.compile(pattern.removeprefix(_EXPRESSION))
+        with _bounded(name, pattern):
+            return expression.fullmatch(name) is not None
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+
+
+@contextmanager
+def _bounded(name: str, pattern: str) -> Iterator[None]:
+    """Raise PatchCompileError in the body after a second of the process's time; `re` looks for signals while it matches.
+
+    Outside the main thread, which alone may handle signals, the body is not bounded.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise PatchCompileError(
+            f"The pattern {pattern!r} takes too long",
+            f"It was matched with the name {name!r} for {_SECONDS:g} s without an end. Repetitions of repetitions, as in "
+            "(a+)+, do that.",
+            "Write it without them, or as a glob.",
+        )
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _entries(text: str) -> Iterator[str]:
     """Split at commas, except in a regular expression, which ends after its `=VALUE`."""
-    entry = ""
+    parts: list[str] = []
     for piece in text.split(","):
-        entry = f"{entry},{piece}" if entry else piece
-        if entry.strip().startswith(_EXPRESSION) and not _ENDS_WITH_VALUE.search(entry):
+        parts.append(piece)
+        if parts[0].strip().startswith(_EXPRESSION) and not _ENDS_WITH_VALUE.search(piece):
             continue
-        yield entry
-        entry = ""
-    if entry:  # a regular expression without a value
-        yield entry
+        yield ",".join(parts)
+        parts = []
+    if parts:  # a regular expression without a value
+        yield ",".join(parts)
 
 
 def _shortest_end(kind: str, others: list[str]) -> str:

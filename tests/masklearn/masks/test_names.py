@@ -1,6 +1,17 @@
+import signal
+
 import pytest
 
-from masklearn.masks.names import depth_of, kind_of, kinds_of, short_kinds
+from masklearn.errors import PatchCompileError
+from masklearn.masks.names import (
+    depth_of,
+    kind_of,
+    kinds_of,
+    matches,
+    parse_pairs,
+    parse_pattern,
+    short_kinds,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,3 +47,23 @@ def test_short_kinds_are_the_shortest_ends_that_differ() -> None:
         "intermediate.dense",
     ]
     assert short_kinds(["dense", "a.dense"]) == {"dense": "dense", "a.dense": "a.dense"}
+
+
+@pytest.mark.parametrize("expression", ["(.*)*x", "(.|..)+$y"])
+def test_a_pattern_that_takes_for_ever_is_stopped(expression: str) -> None:
+    before = signal.getsignal(signal.SIGVTALRM)
+    with pytest.raises(PatchCompileError, match="takes too long"):
+        matches("model.layers.0.self_attn.q_proj" * 2, f"re:{expression}")
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+    assert signal.getsignal(signal.SIGVTALRM) is before
+
+
+@pytest.mark.parametrize("expression", ["(" * 5000 + ")" * 5000, "a{99999999999999}"])
+def test_an_expression_beyond_the_limits_of_re_is_refused(expression: str) -> None:
+    with pytest.raises(ValueError, match="nested too deeply or counts too far"):
+        parse_pattern(f"re:{expression}")
+
+
+def test_commas_in_an_expression_are_read_in_linear_time() -> None:
+    expression = "re:" + "," * 300_000
+    assert list(parse_pairs(f"a=1,{expression}=0.3", "RATIO")) == [("a", "1"), (expression, "0.3")]
