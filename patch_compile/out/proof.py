@@ -68,7 +68,7 @@ class Tolerance(Record):
 
     share: float
     origin: ToleranceOrigin
-    dtype: str | None = None
+    dtype: Annotated[str, Field(pattern="^(float16|bfloat16)$")] | None = None
     roundings: int | None = None
     layers: int | None = None
     rounding_models: Literal[1, 2] = 1
@@ -146,9 +146,9 @@ class OutputDifference(Record):
 
 
 class OutputsDifference(Record):
-    """Differences of all outputs."""
+    """Differences of all outputs, of which every model has one."""
 
-    outputs: tuple[OutputDifference, ...]
+    outputs: Annotated[tuple[OutputDifference, ...], Field(min_length=1)]
 
     @property
     def worst(self) -> OutputDifference:

@@ -3,8 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.proof import OutputsDifference
 from patch_compile.out.report import REPORT_SCHEMA, DecoderReport, Kind, read_report
 from tests.report.page.outs import Out
 
@@ -40,6 +42,21 @@ def test_another_version_or_kind_is_refused_by_name(out: Path, changed: dict[str
         read_report(out)
     assert raised.value.why.startswith(why)
     assert f"patch-compile build --recipe {out}/recipe.yaml -o {out} --force" in raised.value.fix
+
+
+def test_a_type_without_a_roundoff_is_refused(out: Path) -> None:
+    path = out / "report.json"
+    content = json.loads(path.read_text())
+    content["agreement"]["tolerance"]["dtype"] = "float1"
+    path.write_text(json.dumps(content))
+    with pytest.raises(PatchCompileError) as raised:
+        read_report(out)
+    assert raised.value.why.startswith("decoder.agreement.tolerance.dtype: ")
+
+
+def test_a_comparison_of_no_output_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        OutputsDifference(outputs=())
 
 
 def test_a_report_that_is_read_is_written_as_it_was(out: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def build_parts(report: Report, *, every: bool = False) -> Iterator[Part]:
     yield from split_lines(report.linears)
     yield from _ratio_lines(report)
     yield from _tokens_lines(report) if isinstance(report, DecoderReport) else _outputs_lines(report)
-    yield f"report: {Path(report.path).with_name(PAGE)}"
+    yield f"report: {Path(report.path).parent / PAGE}"
 
 
 def masks_parts(answer: LearnedAnswer) -> Iterator[Part]:
@@ -238,7 +238,8 @@ def _plan_lines(report: Report) -> Iterator[str]:
 
 
 def _differ(report: Report) -> str:
-    return f"{pruned_words(report.kind)} differ by {report.agreement.error:.2e}"
+    error = report.agreement.error
+    return f"{pruned_words(report.kind)} differ by {'no finite number' if error is None else f'{error:.2e}'}"
 
 
 def _allowed(report: Report) -> str:
