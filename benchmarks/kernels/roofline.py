@@ -117,12 +117,25 @@ def _card(name: str) -> RatedCard:
 
 def device_table() -> str:
     """The cards and the sources of their numbers."""
-    header = ["card", "sm", "GB", "GB/s", "fp16 TFLOP/s", "by mma.sync", "SMs", "GHz", "L2 MB", "source"]
+    header = [
+        "card",
+        "sm",
+        "GB",
+        "GB/s",
+        "fp16 TFLOP/s",
+        "cuBLAS's share",
+        "by mma.sync",
+        "SMs",
+        "GHz",
+        "L2 MB",
+        "source",
+    ]
     return table(header, (_device_row(d) for d in rated_cards()))
 
 
 def _device_row(d: RatedCard) -> list[str]:
-    numbers = [d.sm, d.memory, d.bandwidth, d.dense, f"{d.rates.mma:.0%}", d.sms, f"{d.clock:.3f}", d.l2]
+    shares = f"{d.tensor:.0%}", f"{d.rates.mma:.0%}"
+    numbers = [d.sm, d.memory, d.bandwidth, d.dense, *shares, d.sms, f"{d.clock:.3f}", d.l2]
     return [d.name, *map(str, numbers), d.source]
 
 
