@@ -72,7 +72,7 @@ PATCH_DEVICE void multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, c
   if (slabs <= 0) return;
   using U = Units<G, Decoder::kSparse>;
   const int place = U::place(at);
-  Decoder weights;
+  Decoder weights;  // NOLINT(cppcoreguidelines-pro-type-member-init): each unit is loaded before its products
   uint32_t tokens[U::kSlots][4];
   const auto load = [&](auto index) {
     constexpr int unit = decltype(index)::value;
