@@ -82,6 +82,7 @@ BAD = {
     "task_limit": COUNT,
     "iterations": COUNT,
     "warm_up": NUMBER,
+    "threads": COUNT,
     "against": ["prayer", "hybrid", "dense,prayer", ""],
 }
 BAD_IN = {  # options that take other values in this command

@@ -111,8 +111,9 @@ def test_nan_is_named(make_model: ModelMaker, text_file: Path, tmp_path: Path, m
 def test_infinite_activations_are_named(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     path = make_model()
     tensors = load_file(path / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e25
-    tensors["model.layers.1.mlp.gate_proj.weight"] *= 1e25
+    tensors["model.layers.1.post_attention_layernorm.weight"] *= 1e10
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e14
+    tensors["model.layers.1.mlp.gate_proj.weight"] *= 1e14
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
     with pytest.raises(PatchCompileError, match=r"inputs of model.layers.1.mlp.down_proj are not finite"):
         learn(path, recipe(text_file, method="sparsegpt"), tmp_path / "s")

@@ -36,7 +36,8 @@ def test_a_recipe_keeps_them(tmp_path, fuse):
     settings = {"model": tmp_path, "ratio": 0.3} | ({} if fuse is None else {"fuse": fuse})
     recipe = Recipe.parse(settings)
     recipe.save(tmp_path / "recipe.yaml")
-    assert Recipe.parse(Recipe.load(tmp_path / "recipe.yaml")) == recipe
+    again = Recipe.parse(Recipe.load(tmp_path / "recipe.yaml"))
+    assert again == recipe.model_copy(update={"threads": again.threads})
     assert recipe.fuse == {None: tuple(FUSIONS), "gated,qkv": ("gated", "qkv")}.get(fuse, ())
 
 

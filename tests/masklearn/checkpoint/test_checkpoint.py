@@ -158,7 +158,7 @@ def test_index_without_a_map(make_model: ModelMaker, weight_map: object) -> None
 @pytest.mark.parametrize(
     "file",
     ["", ".", "..", "../other/model.safetensors", "sub/model.safetensors", "sub\\model.safetensors", "/etc/passwd",
-     "model.safetensors\0", "model.safetensors\n", "\ud800", 7, None, ["model.safetensors"], {"a": "b"}],
+     "model.safetensors\0", "model.safetensors\n", 7, None, ["model.safetensors"], {"a": "b"}],
 )  # fmt: skip
 def test_index_that_names_no_file_of_the_folder(make_model: ModelMaker, file: object) -> None:
     """A path that exists is refused too, because it leaves the folder."""

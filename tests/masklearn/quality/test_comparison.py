@@ -113,8 +113,8 @@ def test_an_activation_that_overflows_is_named(make_model: ModelMaker) -> None:
     path = make_model("llama")
     file = path / "model.safetensors"
     tensors = load_file(file)
-    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e30
-    tensors["model.layers.1.mlp.down_proj.weight"] *= 1e30
+    for name in ("gate", "up", "down"):
+        tensors[f"model.layers.1.mlp.{name}_proj.weight"] *= 1e14
     broken = path.with_name("broken")
     broken.mkdir()
     for other in path.iterdir():

@@ -119,7 +119,7 @@ def test_every_linear_by_the_dense_path(load, driver, small_driver, name, dtype)
     ):
         if how.get("gated"):
             panel_rows = 64
-        case = make_case(150, (rows, columns), panel_rows, dtype=dtype, seed=i, rounded=not plain, **how)
+        case = make_case(200, (rows, columns), panel_rows, dtype=dtype, seed=i, rounded=not plain, **how)
         plugin = load(used)
         code, y = run(plugin, case)
         assert code == 0 and case.worst(y) <= 1
