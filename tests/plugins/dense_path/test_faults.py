@@ -161,7 +161,7 @@ def whole(plugin):
         )
     ):
         rounded = bool(how.get("activation"))
-        case = make_case(200, (264, 328), 64, seed=seed, rounded=rounded, **how)
+        case = make_case(300, (264, 328), 64, seed=seed, rounded=rounded, **how)
         linear = Linear.of(case)
         made = plugin.configured(linear)
         ready = plugin.set_tactic(made, DENSE_PATH) == 0 and plugin.shapes(made, linear) == 0
