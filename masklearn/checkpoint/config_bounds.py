@@ -28,7 +28,7 @@ _MOST = {
     "image_size": 2**13,
     "patch_size": 2**13,
 }
-# Of these a model may have none.
+# Settings that may be 0: a model without experts, for example.
 _MOST_OR_NONE = {
     **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok"), 2**12),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 2**24),

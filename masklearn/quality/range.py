@@ -19,7 +19,7 @@ _OVERFLOWS = 65520.0  # the smallest number that rounds to infinity
 
 @dataclass(frozen=True)
 class Float16Fit:
-    """What float16 does not hold of a model.
+    """Counts of the values of a model that float16 does not hold.
 
     overflow: the first place, in the order of the model, with an activation that becomes infinite, and the largest
     |activation| there, infinite or NaN if fp32 does not hold it either; None if all are held. vanished: number of weights

@@ -1,4 +1,4 @@
-"""What pyproject.toml requires, as lines for pip.
+"""Prints the requirements of pyproject.toml as lines for pip.
 
 python -m tests.dependencies.declared floors   # NAME==LOWEST for each package, as constraints: `make lowest`
 python -m tests.dependencies.declared rtx      # the requirements of an extra: `make lock`

@@ -1,4 +1,4 @@
-"""What the attempts of a sweep run, where, and what an undisturbed run leaves."""
+"""The command that a sweep attempts, its folders, and the files that an undisturbed run leaves."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _FLAGS = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror")
 
 
 class Fault(IntEnum):
-    """What happens at an operation. The numbers are those of `shim.c`."""
+    """Fault that the shim injects at an operation. The numbers are those of `shim.c`."""
 
     NONE = 0
     KILL = 1  # SIGKILL before it

@@ -29,7 +29,7 @@ _TAIL = 3000  # characters of a log that an error shows
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """What became of a reader. cpu: seconds; crashes: files of the inputs that broke it."""
+    """Result of fuzzing one reader. cpu: seconds; crashes: files of the inputs that broke it."""
 
     name: str
     inputs: int

@@ -1,4 +1,4 @@
-"""What is no file is refused before it is opened."""
+"""FIFOs, devices and folders are refused before they are opened."""
 
 import os
 from pathlib import Path

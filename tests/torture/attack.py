@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parents[2] / "build/torture/RESULTS.jsonl"
 
 @dataclass(frozen=True)
 class Attack:
-    """What one kind of attack came to.
+    """Result of one kind of attack.
 
     attack: what was tried, in words that a user of the program understands; tried: number of attempts; held: number of
     attempts that ended as they should; broken: one line for each of the others, with what it takes to replay it.

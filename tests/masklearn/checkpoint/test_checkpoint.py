@@ -155,6 +155,13 @@ def test_index_without_a_map(make_model: ModelMaker, weight_map: object) -> None
         Checkpoint.open(path)
 
 
+def test_index_with_half_of_a_surrogate_pair_is_no_json(make_model: ModelMaker) -> None:
+    path = make_model()
+    break_index(path, {"model.norm.weight": "\ud800"})
+    with pytest.raises(PatchCompileError, match=r"model\.safetensors\.index\.json is not JSON"):
+        Checkpoint.open(path)
+
+
 @pytest.mark.parametrize(
     "file",
     ["", ".", "..", "../other/model.safetensors", "sub/model.safetensors", "sub\\model.safetensors", "/etc/passwd",
