@@ -98,7 +98,7 @@ def test_the_schedule_is_about_the_best_there_is(device):
             if c.panel_rows == 128 and c.shared_bytes <= schedule.limits_of(device).shared_bytes
         )
         lost.append(roofline.predict(device, asked, tokens).microseconds / best)
-    assert np.exp(np.mean(np.log(lost))) < 1.04 and max(lost) < 1.5
+    assert np.exp(np.mean(np.log(lost))) < 1.03 and max(lost) < 1.5
 
 
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
