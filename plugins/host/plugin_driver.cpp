@@ -33,6 +33,7 @@ struct Tensors {
 Device device{};
 std::string messages, fault;  // log messages; first fault found by the emulation
 int launched[3];              // launches of the other kernels, of unpack and of activate
+Schedule scheduled{-1, 1};    // of the last launch of the other kernels
 Linear now;                   // the linear that is being enqueued
 Tensors tensors;
 bool index_lies;  // only bounds are checked in the memory of unpack
@@ -63,12 +64,13 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
   return in;
 }
 
-std::vector<DynamicPluginTensorDesc> profile_of(const Linear& l) {
+// A profile of 1 to l.tokens tokens, timed with `timed` tokens.
+std::vector<DynamicPluginTensorDesc> profile_of(const Linear& l, int64_t timed = 1) {
   std::vector<DynamicPluginTensorDesc> out;
   for (const PluginTensorDesc& d : inputs_of(l)) {
     DynamicPluginTensorDesc dynamic{};
     dynamic.desc = d, dynamic.min = dynamic.opt = dynamic.max = d.dims;
-    if (d.dims.nbDims == 3) dynamic.desc.dims.d[1] = -1, dynamic.min.d[1] = dynamic.opt.d[1] = 1;
+    if (d.dims.nbDims == 3) dynamic.desc.dims.d[1] = -1, dynamic.min.d[1] = 1, dynamic.opt.d[1] = timed;
     out.push_back(dynamic);
   }
   return out;
@@ -116,8 +118,9 @@ cudaError_t make_counters(Counters* counters) noexcept {
   counters->reset(static_cast<int32_t*>(std::calloc(kCounterBytes, 1)));
   return cudaSuccess;
 }
-cudaError_t launch(LinearArguments, Scalar, const Schedule&, cudaStream_t) noexcept {
+cudaError_t launch(LinearArguments, Scalar, const Schedule& schedule, cudaStream_t) noexcept {
   ++host::launched[0];
+  host::scheduled = schedule;
   return cudaSuccess;
 }
 
@@ -170,9 +173,9 @@ void* patch_plugin_clone(void* p) { return plugin_of(p)->clone(); }
 void patch_plugin_delete(void* p) { delete plugin_of(p); }
 const char* patch_plugin_timing_id(void* p) { return plugin_of(p)->getTimingCacheID(); }
 
-// l->tokens: the largest number of tokens of the profile.
-int patch_plugin_configure(void* p, const Linear* l) {
-  const auto in = patch::host::profile_of(*l);
+// l->tokens: the largest number of tokens of the profile; timed: the number that the builder times.
+int patch_plugin_configure(void* p, const Linear* l, int64_t timed) {
+  const auto in = patch::host::profile_of(*l, timed);
   return plugin_of(p)->configurePlugin(in.data(), static_cast<int32_t>(in.size()), nullptr, 1);
 }
 size_t patch_plugin_workspace(void* p, const Linear* l) {
@@ -209,6 +212,9 @@ const char* patch_plugin_fault() { return patch::host::fault.c_str(); }
 void patch_plugin_launched(int* counts) {
   for (int i = 0; i < 3; ++i) counts[i] = patch::host::launched[i], patch::host::launched[i] = 0;
 }
+
+// Returns the configuration of the last launch of the other kernels.
+int patch_plugin_scheduled() { return patch::host::scheduled.config; }
 
 void patch_plugin_pieces(const patch::Problem* p, int bias, int residual, int activation, int64_t* out) {
   const patch::Epilogue e{bias != 0, residual != 0, static_cast<patch::Activation>(activation)};

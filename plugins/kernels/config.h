@@ -1,5 +1,4 @@
-// The kernel configurations, as data.  A new configuration is one more line at the END of the table: its
-// position is written into engines (see tactic numbers in tensorrt/patch_linear_plugin.h).
+// The kernel configurations, as data.  A new configuration is one more line of the table.
 #pragma once
 #include <cstdint>
 

@@ -190,7 +190,7 @@ inline bool can_be_cut(const Problem& p, const Config& c) {
   return total_cost(p, c) <= INT64_MAX / (2 * kMaxSms + 1);
 }
 
-// Chooses the cheapest schedule.  `config` fixes the configuration (a tactic); kAnyConfig considers all.
+// Chooses the cheapest schedule.  `config` fixes the configuration (benchmarks do); kAnyConfig considers all.
 // With a negative number of tokens no configuration fits.
 inline Schedule choose_schedule(const Problem& p, const Device& device, int config = kAnyConfig) {
   Schedule best{-1, 1};

@@ -134,12 +134,6 @@ int32_t check_types(int32_t inputs, const DescOf& desc_of) {
                    "and all of them linear");
 }
 
-// Returns the most shared memory of a block on this device.  Without a device, returns what every device has.
-int32_t shared_here() {
-  Device device{};
-  return current_device(&device) == cudaSuccess ? device.shared_bytes : kSharedEverywhere;
-}
-
 Scalar scalar_of(const PluginTensorDesc& x) {
   return x.type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
 }
@@ -151,24 +145,21 @@ bool has_dense_path() {
   return current_device(&device) == cudaSuccess && device.dense_fma > 0 && cublaslt::functions(&why);
 }
 
-// Returns true if the dense path's tactic is worth its workspace for up to p.tokens tokens.  Warns if it
-// would be but cuBLASLt is missing.
-bool offers_dense_path(const Problem& p, const Epilogue& e) {
+// Returns the tactics for a profile with up to p.tokens tokens that is timed with `timed` tokens.  Warns if
+// the dense path would be worth its workspace but cuBLASLt is missing.
+Offer offer_of(Problem p, int64_t timed, const Epilogue& e) {
   static std::atomic<bool> warned{false};
   Device device{};
-  if (current_device(&device) != cudaSuccess || !takes_dense_path(p, e, device)) return false;
+  if (current_device(&device) != cudaSuccess || !takes_dense_path(p, e, device)) return Offer::kKernels;
+  p.tokens = timed;
   std::string why;
-  if (cublaslt::functions(&why)) return true;
+  if (cublaslt::functions(&why)) return takes_dense_path(p, e, device) ? Offer::kBoth : Offer::kDensePath;
   if (!warned.exchange(true))
     log(Severity::kWARNING,
         "prompts are multiplied by mma.sp, which on this GPU is slower than unpacking the "
         "weights for cuBLASLt: " +
             why);
-  return false;
-}
-
-bool is_tactic(const Config& c, const Attributes& a, int32_t shared) {
-  return fits(c, a.panel_rows, a.gated) && shared_bytes(c) <= shared;
+  return Offer::kKernels;
 }
 
 }  // namespace
@@ -215,7 +206,7 @@ nvinfer1::IPluginV3* PatchLinearPlugin::clone() noexcept {
     auto copy = std::make_unique<PatchLinearPlugin>(attributes_);
     copy->tactic_ = tactic_;
     copy->has_bias_ = has_bias_;
-    copy->offers_dense_path_ = offers_dense_path_;
+    copy->offer_ = offer_;
     return copy.release();
   } catch (const std::bad_alloc&) {
     fail("out of memory while copying the plugin");
@@ -232,15 +223,16 @@ int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, in
   if (check_shapes(attributes_, inputs, When::kBuild,
                    [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
     return -1;
-  if (!has_rank(in[kX].max) || in[kX].max.nbDims != in[kX].desc.dims.nbDims)
-    return fail("X has shape " + text(in[kX].desc.dims) + ", and the largest of a profile " +
-                text(in[kX].max));
+  for (const auto& [dims, name] : {std::pair(&in[kX].max, "largest"), std::pair(&in[kX].opt, "timed one")})
+    if (!has_rank(*dims) || dims->nbDims != in[kX].desc.dims.nbDims)
+      return fail("X has shape " + text(in[kX].desc.dims) + ", and the " + name + " of a profile " +
+                  text(*dims));
   if (tokens_of(in[kX].max) < 0)
     return fail("the largest X of a profile has shape " + text(in[kX].max) +
                 ", which has a negative dimension");
   const Problem most =
       problem(attributes_, most_tokens(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
-  offers_dense_path_ = offers_dense_path(most, epilogue());
+  offer_ = offer_of(most, most_tokens(in[kX].opt), epilogue());
   return 0;
 }
 
@@ -281,37 +273,25 @@ size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, in
   const Problem most =
       problem(attributes_, most_tokens(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
   const size_t kernels = workspace_bound(most);
-  const bool dense_path = offers_dense_path_ || tactic_ == kDensePathTactic;
+  const bool dense_path = offer_ != Offer::kKernels || tactic_ == kDensePathTactic;
   return dense_path ? std::max(kernels, dense_path_workspace(most, epilogue())) : kernels;
 }
 
-int32_t PatchLinearPlugin::getNbTactics() noexcept {
-  const int32_t shared = shared_here();
-  int32_t count = 1 + offers_dense_path_;
-  for (const Config& c : kConfigs) count += is_tactic(c, attributes_, shared);
-  return count;
-}
+int32_t PatchLinearPlugin::getNbTactics() noexcept { return offer_ == Offer::kBoth ? 2 : 1; }
 
 int32_t PatchLinearPlugin::getValidTactics(int32_t* tactics, int32_t count) noexcept {
   if (count != getNbTactics()) return fail("TensorRT asks for another number of tactics than it was given");
-  const int32_t shared = shared_here();
-  *tactics++ = kAutoTactic;
-  for (int32_t i = 0; i < kConfigCount; ++i)
-    if (is_tactic(kConfigs[i], attributes_, shared)) *tactics++ = kFirstConfigTactic + i;
-  if (offers_dense_path_) *tactics++ = kDensePathTactic;
+  if (offer_ != Offer::kDensePath) *tactics++ = kAutoTactic;
+  if (offer_ != Offer::kKernels) *tactics++ = kDensePathTactic;
   return 0;
 }
 
 int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
-  const int64_t config = int64_t{tactic} - kFirstConfigTactic;
-  const bool fixed = config >= 0 && config < kConfigCount &&
-                     fits(kConfigs[config], attributes_.panel_rows, attributes_.gated);
-  const bool dense_path = tactic == kDensePathTactic;
   // TensorRT passes 0 for "no custom tactic".
-  if (tactic != 0 && tactic != kAutoTactic && !dense_path && !fixed)
+  if (tactic != 0 && tactic != kAutoTactic && tactic != kDensePathTactic)
     return fail("no tactic " + std::to_string(tactic) +
-                "; the engine was built with another version of this plugin");
-  tactic_ = fixed || dense_path ? tactic : kAutoTactic;
+                ": the engine was built with another version of this plugin; build it again");
+  tactic_ = tactic == kDensePathTactic ? tactic : kAutoTactic;
   scheduled_tokens_ = -1;
   return 0;
 }
@@ -384,11 +364,10 @@ int32_t PatchLinearPlugin::have_schedule(const PluginTensorDesc* in) noexcept {
   Device device{};
   if (const cudaError_t error = current_device(&device); error != cudaSuccess)
     return fail(std::string("no device: ") + cudaGetErrorString(error));
-  const bool any = tactic_ == kAutoTactic || tactic_ == kDensePathTactic;
   const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);
-  schedule_ = choose_schedule(p, device, any ? kAnyConfig : tactic_ - kFirstConfigTactic);
+  schedule_ = choose_schedule(p, device);
   if (schedule_.config < 0)
-    return fail("tactic " + std::to_string(tactic_) + " for X of shape " + text(in[kX].dims) +
+    return fail("X of shape " + text(in[kX].dims) +
                 " needs more shared memory than this device has, or more work than a launch can divide");
   have_dense_path(p, device, scalar_of(in[kX]));
   scheduled_tokens_ = tokens;

@@ -25,15 +25,18 @@ struct Attributes {
   int32_t activation = 0;  // number of an Activation
 };
 
-// The first tactic chooses a configuration at run time from the shape, because a build without a GPU records
-// the first tactic untimed.  Tactic kFirstConfigTactic + i is configuration i of kernels/config.h.
+// TensorRT times tactics at one shape of a profile, and the winner serves every shape of it.  So no tactic is
+// a single configuration: each chooses one at run time, from the shape (kernels/schedule.h).  The automatic
+// tactic comes first, because a build without a GPU records the first one untimed.
 inline constexpr int32_t kAutoTactic = 1;
-inline constexpr int32_t kFirstConfigTactic = 2;
-// Takes the dense path for many tokens and does the same as tactic 1 for few.  It is offered only if the
-// dense path can be taken, so an engine that records it was built with the workspace that it needs.  Tactic 1
-// never takes the dense path.
+// Takes the dense path for many tokens and does the same as the automatic tactic for few.  An engine that
+// records it was built with the workspace that the dense path needs.  The automatic tactic never takes it.
 inline constexpr int32_t kDensePathTactic = 1000;
-static_assert(kFirstConfigTactic + kConfigCount <= kDensePathTactic);
+
+// Which tactics there are.  If the dense path is taken for the most tokens of a profile, but not for those at
+// which TensorRT times, both tactics do the same there, and noise would decide about long prompts: then the
+// dense path's tactic is offered alone.
+enum class Offer { kKernels, kDensePath, kBoth };
 
 class PatchLinearPlugin final : public nvinfer1::IPluginV3,
                                 public nvinfer1::IPluginV3OneCore,
@@ -96,7 +99,7 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   Schedule schedule_{-1, 1};
   std::unique_ptr<DensePath> dense_path_;  // null: run the kernels as in schedule_
   bool has_bias_ = false;
-  bool offers_dense_path_ = false;
+  Offer offer_ = Offer::kKernels;
   Counters counters_;
   std::string timing_id_;
   std::vector<nvinfer1::PluginField> fields_;

@@ -163,10 +163,15 @@ class DensePlugin:
     def new(self, linear: Linear) -> ctypes.c_void_p:
         return ctypes.c_void_p(self.lib.patch_plugin_new(ctypes.byref(linear)))
 
-    def configured(self, linear: Linear) -> ctypes.c_void_p:
+    def configure(self, plugin: ctypes.c_void_p, linear: Linear, timed: int | None = None) -> int:
+        """Configure a plugin for 1 to `linear.tokens` tokens. timed: the number that the builder times; None: the most."""
+        tokens = ctypes.c_int64(linear.tokens if timed is None else timed)
+        return int(self.lib.patch_plugin_configure(plugin, ctypes.byref(linear), tokens))
+
+    def configured(self, linear: Linear, timed: int | None = None) -> ctypes.c_void_p:
         """Create a plugin and configure it, as the builder does before it asks for tactics."""
         plugin = self.new(linear)
-        assert self.lib.patch_plugin_configure(plugin, ctypes.byref(linear)) == 0
+        assert self.configure(plugin, linear, timed) == 0
         return plugin
 
     def tactics(self, plugin: ctypes.c_void_p) -> list[int]:

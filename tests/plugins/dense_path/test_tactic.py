@@ -75,7 +75,7 @@ def test_a_plugin_of_an_engine_asks_for_the_same_workspace(load, driver):
     assert plugin.workspace(engine, linear) == plugin.workspace(builder, linear) > kernels
 
 
-@pytest.mark.parametrize("tactic", [0, 1, 5])
+@pytest.mark.parametrize("tactic", [0, 1])
 def test_other_tactics_never_take_it(load, driver, tactic):
     """An engine that was built for another tactic has no workspace for the dense path."""
     plugin, case = load(driver), make_case(150, (264, 328), 128)
@@ -92,9 +92,10 @@ def test_pointers_that_are_less_aligned_go_by_the_kernels(load, driver):
 
 def test_an_unknown_tactic_is_refused(load, driver):
     plugin = load(driver)
-    for tactic in (999, 1001):
+    for tactic in (-(2**31), -1, 2, 5, 999, 1001, 2**31 - 1):  # 2 to 14 were configurations
         assert plugin.set_tactic(plugin.configured(large(16)), tactic) == FAILS
-        assert f"no tactic {tactic}" in plugin.messages()[0]
+        (error,) = plugin.messages()
+        assert f"no tactic {tactic}: " in error and error.endswith("; build it again")
 
 
 def test_without_cublaslt_one_warning_says_how_to_get_it(load, driver, tmp_path, library):

@@ -117,7 +117,7 @@ def test_a_small_linear_is_not_cut_into_crumbs(kernel):
     assert parts <= 81 // 2 + 1
 
 
-def test_a_tactic_fixes_the_configuration(kernel):
+def test_a_benchmark_may_fix_the_configuration(kernel):
     for number, config in enumerate(kernel.configs().values()):
         for rows, gated in PACKINGS:
             asked = problem(1, (4096, 4096), rows, gated=gated)

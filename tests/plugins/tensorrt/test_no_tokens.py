@@ -101,7 +101,7 @@ def test_a_refused_number_of_tokens_is_not_launched_either(load, driver):
 
 def test_a_profile_with_a_negative_maximum_is_refused(load, driver):
     plugin, linear = load(driver), large(-1)
-    assert plugin.lib.patch_plugin_configure(plugin.new(linear), ctypes.byref(linear)) == FAILS
+    assert plugin.configure(plugin.new(linear), linear, timed=1) == FAILS
     (error,) = plugin.messages()
     assert error.startswith("1 the largest X of a profile has shape [1, -1, 4096], which has a negative")
 
