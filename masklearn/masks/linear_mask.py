@@ -1,33 +1,41 @@
 """Hybrid mask of one linear."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.patterns import PATTERNS
-from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups
+from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, PRUNED, TWO_FOUR
+from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups, tile_weights
 
-__all__ = ["LinearMask"]
+__all__ = ["LinearMask", "check_kinds", "kept_per_group", "weights_by_kind", "zeroed_weights"]
 
-# The four booleans of a group as one 32-bit word, which numpy copies faster than four booleans.
-_KEPT = PATTERNS.view(np.uint32)[:, 0]
-_ALL_KEPT = np.ones(GROUP, np.bool_).view(np.uint32)[0]
+_TWO_OF_FOUR, _OF_SIXTEEN = FAMILIES["2:4"], FAMILIES["n:16"]
+_NONE = np.zeros(0, np.uint16)
+_ALL = np.uint16(0xFFFF)  # code of n:16 that keeps all
 
 
 @dataclass(frozen=True, eq=False)
 class LinearMask:
-    """Tile map of a linear, and the pattern of every group of four weights in its sparse tiles.
+    """Kinds of a linear's tiles, and which weights are kept in every group of those that are pruned.
 
     shape: (N, K); tile: (rows, cols), cols % 4 == 0; tiles: bool `[ceil(N/rows), ceil(K/cols)]`, True =
-    2:4; pattern: uint8 codes 0..5 `[n]`, one per group of 4 in the sparse tiles, row-major over the
-    `[N, K/4]` grid of groups. Raises ValueError if these do not fit together.
+    2:4; pattern: uint8 codes 0..5 `[n]`, one per group of 4 in the 2:4 tiles, row-major over the
+    `[N, K/4]` grid of groups; others: uint8 codes of kinds `[grid]` of tiles that are not 2:4, None if all of these are
+    dense; mask16: uint16 `[m]`, one per group of 16 in the n:16 tiles, row-major over the `[N, K/16]` grid of groups (see
+    `kinds.of_sixteen`). Raises ValueError if these do not fit together.
     """
 
     shape: tuple[int, int]
     tile: tuple[int, int]
     tiles: NDArray[np.bool_]
     pattern: NDArray[np.uint8]
+    others: NDArray[np.uint8] | None = None
+    mask16: NDArray[np.uint16] = field(default_factory=lambda: _NONE)
 
     def __post_init__(self) -> None:
         check_tile(self.shape, self.tile)
@@ -36,8 +44,26 @@ class LinearMask:
         groups = sparse_groups(self.tiles, self.shape, self.tile)
         if self.pattern.dtype != np.uint8 or self.pattern.shape != (groups,):
             raise ValueError(f"pattern {self.pattern.dtype} {self.pattern.shape}, {groups} groups are sparse")
-        if self.pattern.size and int(self.pattern.max()) >= len(PATTERNS):
-            raise ValueError(f"pattern code {int(self.pattern.max())}, the highest is {len(PATTERNS) - 1}")
+        _TWO_OF_FOUR.check(self.pattern, np.zeros(0, np.uint8))
+        self._check_others()
+
+    def _check_others(self) -> None:
+        kept = np.zeros(0, np.uint8)
+        if self.others is not None:
+            if self.others.dtype != np.uint8 or self.others.shape != self.tiles.shape:
+                raise ValueError(
+                    f"kinds {self.others.dtype} {self.others.shape} for {self.tiles.shape} tiles"
+                )
+            if bool((self.others[self.tiles] != DENSE.code).any()):
+                raise ValueError("a 2:4 tile has another kind too")
+            if bool((self.others == TWO_FOUR.code).any()):
+                raise ValueError("a tile is 2:4 among the kinds that are not")
+            check_kinds(self.others, self.shape, self.tile)
+            counts = kept_per_group(self.others, self.shape, self.tile, _OF_SIXTEEN.name)
+            kept = counts[counts < _OF_SIXTEEN.group]
+        if self.mask16.dtype != np.uint16 or self.mask16.shape != kept.shape:
+            raise ValueError(f"mask16 {self.mask16.dtype} {self.mask16.shape}, {kept.size} groups are n:16")
+        _OF_SIXTEEN.check(self.mask16, kept)
 
     @classmethod
     def from_candidate(
@@ -47,11 +73,49 @@ class LinearMask:
         shape = (pattern.shape[0], pattern.shape[1] * GROUP)
         return cls(shape, tile, tiles, pattern[expand_tiles(tiles, shape, tile)])
 
+    @classmethod
+    def from_codes(
+        cls,
+        shape: tuple[int, int],
+        tile: tuple[int, int],
+        kinds: NDArray[np.uint8],
+        codes: Mapping[str, NDArray[Any]],
+    ) -> "LinearMask":
+        """Makes a mask from kinds of tiles, and codes of all groups by family, `[N, K/group]`, in other tiles too.
+
+        kinds: uint8 codes of kinds `[grid]`; codes: by name of the family, for every family among the kinds.
+        """
+        tiles = kinds == TWO_FOUR.code
+        pattern, mask16 = np.zeros(0, np.uint8), _NONE
+        if tiles.any():
+            pattern = codes[_TWO_OF_FOUR.name][expand_tiles(tiles, shape, tile)]
+        others = np.where(tiles, np.uint8(DENSE.code), kinds)
+        if not others.any():
+            return cls(shape, tile, tiles, pattern)
+        pruned = expand_tiles(others != DENSE.code, shape, tile, _OF_SIXTEEN.group)
+        mask16 = codes[_OF_SIXTEEN.name][pruned].astype(np.uint16)
+        return cls(shape, tile, tiles, pattern, others, mask16)
+
+    @cached_property
+    def kinds(self) -> NDArray[np.uint8]:
+        """Codes of the kinds of all tiles, `[grid]`; see `kinds.table`."""
+        return self.tiles.astype(np.uint8) if self.others is None else self.others + self.tiles
+
     def keep(self) -> NDArray[np.bool_]:
         """Returns the mask of the weight, bool `[N, K]`: True = kept."""
-        groups = np.full((self.shape[0], self.shape[1] // GROUP), _ALL_KEPT)
-        groups[expand_tiles(self.tiles, self.shape, self.tile)] = _KEPT[self.pattern]
-        return groups.view(np.bool_)
+        rows, columns = self.shape
+        patterns = np.full((rows, columns // GROUP, GROUP), True)
+        where = expand_tiles(self.tiles, self.shape, self.tile)
+        words = patterns.view(np.uint32)[..., 0]
+        words[where] = _TWO_OF_FOUR.keep(self.pattern).view(np.uint32)
+        keep = patterns.reshape(rows, columns)
+        if self.mask16.size:
+            assert self.others is not None
+            codes = np.full((rows, columns // _OF_SIXTEEN.group), _ALL)
+            pruned = expand_tiles(self.others != DENSE.code, self.shape, self.tile, _OF_SIXTEEN.group)
+            codes[pruned] = self.mask16
+            keep &= _OF_SIXTEEN.keep(codes)
+        return keep
 
     @property
     def weights(self) -> int:
@@ -60,10 +124,54 @@ class LinearMask:
 
     @property
     def sparse_weights(self) -> int:
-        """Number of weights in sparse tiles."""
+        """Number of weights in 2:4 tiles."""
         return int(self.pattern.size) * GROUP
 
     @property
     def zeroed(self) -> int:
-        """Number of weights zeroed by pattern: half of the weights in sparse tiles, whatever other weights are zero."""
-        return self.sparse_weights // 2
+        """Number of weights zeroed by pattern: half of those in 2:4 tiles, for example, whatever other weights are zero."""
+        return zeroed_weights(self.kinds, self.shape, self.tile)
+
+    def by_kind(self) -> dict[Kind, int]:
+        """Returns the number of weights in tiles of each kind that the linear has, in the table's order."""
+        return weights_by_kind(self.kinds, self.shape, self.tile)
+
+
+def weights_by_kind(
+    kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int]
+) -> dict[Kind, int]:
+    """Returns the number of weights in tiles of each kind; kinds: codes `[grid]`."""
+    areas = tile_weights(shape, tile)
+    counts = {kind: int(areas[kinds == kind.code].sum()) for kind in BY_CODE.values()}
+    return {kind: count for kind, count in counts.items() if count}
+
+
+def zeroed_weights(kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int]) -> int:
+    """Returns the number of weights that tiles of these kinds zero; kinds: codes `[grid]`."""
+    found = weights_by_kind(kinds, shape, tile)
+    return sum(count // kind.group * (kind.group - kind.kept) for kind, count in found.items())
+
+
+def kept_per_group(
+    kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int], family: str
+) -> NDArray[np.uint8]:
+    """Returns the weights that each group of a family keeps, `[N, K/group]`; all of them in tiles of other kinds."""
+    ours = FAMILIES[family]
+    kept = np.full(max(BY_CODE) + 1, ours.group, np.uint8)
+    for kind in PRUNED.values():
+        if kind.family is ours:
+            kept[kind.code] = kind.kept
+    return expand_tiles(kept[kinds], shape, tile, ours.group)
+
+
+def check_kinds(kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int]) -> None:
+    """Raises ValueError for a code of no kind, or a kind whose groups the tiles would cut; kinds: codes `[grid]`."""
+    for code in np.unique(kinds).tolist():
+        if code not in BY_CODE:
+            raise ValueError(f"kind {code} is not in the table of kinds")
+        kind = BY_CODE[code]
+        if not (kind.fits(shape[1]) and (tile[1] >= shape[1] or kind.fits(tile[1]))):
+            raise ValueError(
+                f"{kind} needs K and the columns of a tile to be multiples of {kind.span}, "
+                f"they are {shape[1]} and {tile[1]}"
+            )

@@ -1,6 +1,6 @@
 """Tile algebra: the grid of tiles over a weight `[N, K]`. Tiles in the last row and column may be ragged."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ GROUP = 4  # consecutive k that share one 2:4 pattern
 WHOLE = 1 << 20  # more rows and columns than any linear has: one ragged tile covers all of them
 
 Shape = tuple[int, int]
+_T = TypeVar("_T", bound=np.generic)
 
 
 def parse_tile(text: str) -> tuple[int, int]:
@@ -71,9 +72,9 @@ def sparse_groups(tiles: NDArray[np.bool_], shape: Shape, tile: Shape) -> int:
     return int(tile_weights(shape, tile)[tiles].sum()) // GROUP
 
 
-def expand_tiles(tiles: NDArray[np.bool_], shape: Shape, tile: Shape) -> NDArray[np.bool_]:
-    """Expand the tile map to a map of groups: `[grid]` to `[N, K/4]`."""
-    per_row = np.repeat(tiles, _extents(shape[1], tile[1]) // GROUP, axis=1)
+def expand_tiles(tiles: NDArray[_T], shape: Shape, tile: Shape, group: int = GROUP) -> NDArray[_T]:
+    """Expand values of tiles to values of groups: `[grid]` to `[N, K/group]`."""
+    per_row = np.repeat(tiles, _extents(shape[1], tile[1]) // group, axis=1)
     return np.repeat(per_row, _extents(shape[0], tile[0]), axis=0)
 
 

@@ -1,0 +1,93 @@
+"""Families of kinds of tiles, and a kind: one row of the table of kinds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BYTES_DENSE", "Family", "Kind"]
+
+BYTES_DENSE = 2.0  # bytes of a 16-bit weight
+
+
+class Family(ABC):
+    """Kinds that share a group, and differ in the number of weights that each group keeps.
+
+    Arrays are of numpy or torch, and results are of the same library and on the same device.
+
+    name: name in errors and of the codes in a mask file; group: weights of one row that share one code; span: consecutive
+    columns whose groups lie among them, so that K and the columns of a tile are multiples of it; code_bits: bits that a
+    group's code takes beside its kept weights in packed slabs; stored: numpy type of a code.
+    """
+
+    name: ClassVar[str]
+    group: ClassVar[int]
+    span: ClassVar[int]
+    code_bits: ClassVar[int]
+    stored: ClassVar[type[np.unsignedinteger[Any]]]
+
+    @abstractmethod
+    def best(self, scores: Any, kept: Any) -> Any:
+        """Returns codes `[..., K/group]` that keep the `kept` weights of each group with the highest scores.
+
+        scores: `[..., K]`, without NaN, K a multiple of `span`; kept: a number, or integers that broadcast to
+        `[..., K/group]`. Of equal scores the one whose position in the group is lower is kept.
+        """
+
+    @abstractmethod
+    def keep(self, codes: Any) -> Any:
+        """Returns the mask of kept weights, bool `[..., K]`; codes: `[..., K/group]`."""
+
+    @abstractmethod
+    def groups(self, values: Any) -> Any:
+        """Returns `[..., K]` as `[..., K/group, group]`, with each group's weights in the order of their positions."""
+
+    @abstractmethod
+    def check(self, codes: NDArray[Any], kept: NDArray[np.uint8]) -> None:
+        """Raises ValueError unless every code is one that keeps `kept` weights; both `[n]`."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of tile.
+
+    name: value on the command line, and in reports; code: number in mask files; family: its family, None for dense;
+    kept: weights that each group keeps.
+    """
+
+    name: str
+    code: int
+    family: Family | None
+    kept: int
+
+    @property
+    def group(self) -> int:
+        """Weights in a group; 1 for dense."""
+        return self.family.group if self.family else 1
+
+    @property
+    def span(self) -> int:
+        """Columns that K and a tile's columns are multiples of; 1 for dense."""
+        return self.family.span if self.family else 1
+
+    @property
+    def zeros(self) -> float:
+        """Zeroed weights / weights of a tile, exact in binary."""
+        return (self.group - self.kept) / self.group
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Bytes of a weight of 16 bits in packed slabs, with its share of the codes."""
+        codes = self.family.code_bits / 8 / self.family.group if self.family else 0.0
+        return BYTES_DENSE * self.kept / self.group + codes
+
+    def fits(self, columns: int) -> bool:
+        """True if groups of this kind divide `columns` (K, or the columns of a tile)."""
+        return columns % self.span == 0
+
+    def __str__(self) -> str:
+        return self.name

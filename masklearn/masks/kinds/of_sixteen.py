@@ -1,0 +1,105 @@
+"""The family of n:16: of 16 weights of a row n are kept, in the order in which a lane of the kernel holds them.
+
+A lane t of `mma.m16n8k16` holds, of a row of the A operand, columns 2t, 2t+1, 2t+8 and 2t+9 of each step of 16 columns. Over
+a slab of 64 columns, four steps, these are 16 weights. They are the group, so that every lane holds exactly n kept weights:
+
+    slab of 64 columns     step 0            step 1            step 2            step 3
+    group t, positions     0  1  2  3        4  5  6  7        8  9 10 11       12 13 14 15
+             columns       2t 2t+1 2t+8 2t+9   …+16              …+32              …+48
+
+The four groups of a slab are those of t = 0 … 3. In the bits of a group's code, bit p stands for position p, 1 for kept.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.kinds.base import Family
+
+__all__ = ["OfSixteen"]
+
+_STEPS, _HALVES, _LANES, _PAIR = 4, 2, 4, 2  # column = 16·step + 8·half + 2·lane + pair
+
+
+class OfSixteen(Family):
+    """A code is a mask of 16 bits. In torch, which has few operations on uint16, codes are int32."""
+
+    name = "n:16"
+    group = 16
+    span = 64
+    code_bits = 16
+    stored = np.uint16
+
+    def best(self, scores: Any, kept: Any) -> Any:
+        """Ranks the 16 scores of each group by comparing every two, so that the tie rule holds on every machine."""
+        planes = _planes(scores)  # [16, ..., K/16]: each operation is on long rows, not on short groups
+        ranks = _zeros_like(planes)  # number of scores of the group that go before this one
+        for i in range(self.group - 1):
+            wins = planes[i] >= planes[i + 1 :]
+            ranks[i + 1 :] += _small(wins)
+            ranks[i] += (self.group - 1 - i) - _small(wins).sum(0, dtype=ranks.dtype)
+        codes = _codes_like(ranks[0])
+        for position in range(self.group):
+            codes |= _wide(ranks[position] < kept) << position
+        return codes
+
+    def keep(self, codes: Any) -> Any:
+        """Spreads the bits of each code to the columns of its group."""
+        if isinstance(codes, np.ndarray):
+            bits = np.unpackbits(codes.astype("<u2").view(np.uint8), bitorder="little").view(np.bool_)
+            return _columns(bits.reshape(*codes.shape, self.group))
+        shifts = codes.new_tensor(range(self.group))
+        return _columns(((codes[..., None] >> shifts) & 1).bool())
+
+    def groups(self, values: Any) -> Any:
+        """Gathers the columns of each lane."""
+        lead = values.shape[:-1]
+        steps = values.reshape(*lead, values.shape[-1] // self.span, _STEPS, _HALVES, _LANES, _PAIR)
+        lanes = _move(steps, -2, -4)  # [..., slab, lane, step, half, pair]
+        return lanes.reshape(*lead, values.shape[-1] // self.group, self.group)
+
+    def check(self, codes: NDArray[Any], kept: NDArray[np.uint8]) -> None:
+        """Counts the bits of each code."""
+        counts = np.bitwise_count(codes)
+        if not np.array_equal(counts, kept):
+            first = int(np.flatnonzero(counts != kept)[0])
+            raise ValueError(
+                f"a group of 16 keeps {counts[first]} weights in a tile that keeps {kept[first]}"
+            )
+
+
+def _columns(groups: Any) -> Any:
+    """Inverse of `OfSixteen.groups`: `[..., K/16, 16]` to `[..., K]`."""
+    *lead, count, size = groups.shape
+    lanes = groups.reshape(*lead, count // _LANES, _LANES, _STEPS, _HALVES, _PAIR)
+    return _move(lanes, -4, -2).reshape(*lead, count * size)
+
+
+def _planes(scores: Any) -> Any:
+    planes = _move(OfSixteen().groups(scores), -1, 0)
+    return np.ascontiguousarray(planes) if isinstance(planes, np.ndarray) else planes.contiguous()
+
+
+def _move(values: Any, axis: int, to: int) -> Any:
+    return np.moveaxis(values, axis, to) if isinstance(values, np.ndarray) else values.movedim(axis, to)
+
+
+def _zeros_like(planes: Any) -> Any:
+    if isinstance(planes, np.ndarray):
+        return np.zeros(planes.shape, np.uint8)
+    return planes.new_zeros(planes.shape, dtype=planes.new_empty(0).byte().dtype)
+
+
+def _small(wins: Any) -> Any:
+    return wins.view(np.uint8) if isinstance(wins, np.ndarray) else wins.byte()
+
+
+def _codes_like(ranks: Any) -> Any:
+    if isinstance(ranks, np.ndarray):
+        return np.zeros(ranks.shape, np.uint16)
+    return ranks.int() & 0
+
+
+def _wide(bits: Any) -> Any:
+    return bits.astype(np.uint16) if isinstance(bits, np.ndarray) else bits.int()
