@@ -12,9 +12,10 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.stream.blocks import stream_blocks
 from masklearn.stream.hooks import watch_calls
 
-__all__ = ["Float16Fit", "float16_fit"]
+__all__ = ["LARGEST", "OVERFLOWS", "Float16Fit", "float16_fit"]
 
-_OVERFLOWS = 65520.0  # the smallest number that rounds to infinity
+LARGEST = 65504  # of float16
+OVERFLOWS = 65520.0  # the smallest number that float16 rounds to infinity
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def float16_fit(checkpoint: Checkpoint, tokens: Sequence[int], device: str | Non
 
     def _look(where: str, values: Tensor) -> None:
         largest = float(values.abs().amax()) if values.numel() else 0.0  # an expert may get no token
-        if not largest < _OVERFLOWS:  # also for NaN
+        if not largest < OVERFLOWS:  # also for NaN
             overflow.append((where, largest))
 
     head = not architecture_of(checkpoint).encoder

@@ -25,7 +25,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.session import open_session, run_session
 
-__all__ = ["check_loads", "check_runs", "run_model"]
+__all__ = ["check_loads", "check_runs", "run_in_turns", "run_model"]
 
 _OWN_FIX = (
     "Leave the linears dense that it crashes on (--exclude, or --include for the others), and please report it with the "
@@ -46,6 +46,16 @@ def run_model(
     """
     with _Process(path, _OWN_FIX, threads) as process:
         for feed in feeds:
+            yield process.ask(feed, outputs)
+
+
+def run_in_turns(path: Path, feed: Feed, turns: Sequence[Sequence[str]]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Run the model on the same inputs once for each turn, and yield the outputs of the turn by name.
+
+    turns: names of outputs, which may also be inputs of the graph. Raises PatchCompileError as `run_model` does.
+    """
+    with _Process(path, _OWN_FIX) as process:
+        for outputs in turns:
             yield process.ask(feed, outputs)
 
 

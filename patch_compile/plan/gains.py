@@ -26,14 +26,14 @@ from patch_compile.out.plan import Gaining
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
 
-__all__ = ["GainBudget", "TilesThatGain", "unpatterned"]
+__all__ = ["ALL_SPARSE", "GainBudget", "TilesThatGain", "unpatterned"]
 
 Grids = Mapping[str, NDArray[Any]]
 Shape = tuple[int, int]
 Plans = Mapping[str, LinearPlan]
 PlanMasks = Callable[[Mapping[str, LinearMask]], Plans]
 
-_ALL = 0.5  # ratio of a linear with all tiles 2:4
+ALL_SPARSE = 0.5  # ratio of a linear with all tiles 2:4
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class GainBudget:
     ) -> GainBudget:
         """Find the linears that can gain. plan_at: plans linears that have these ratios, as they are compiled."""
         counted = budget.counted(list(linears))
-        most = {name: ratio if budget.per_layer else _ALL for name, ratio in counted.items()}
+        most = {name: ratio if budget.per_layer else ALL_SPARSE for name, ratio in counted.items()}
         plans = plan_at({name: most.get(name, 0.0) for name in linears})
         dense = frozenset(name for name, plan in plans.items() if plan.lowering == "dense")
         return cls(replace(budget, uncounted=dense), linears, len(counted))

@@ -157,7 +157,7 @@ class CheckpointSource(Source):
     def _check_float16(self) -> None:
         """Raise PatchCompileError if float16 does not hold the dense model's activations, and note the weights that it
         does not hold. A few tokens are run through the model, which takes a small part of the time of learning."""
-        from masklearn.quality.range import float16_fit
+        from masklearn.quality.range import LARGEST, float16_fit
 
         tokens = self.tokenizer(self._recipe.prompt)["input_ids"][:_RANGE_TOKENS]
         if self._recipe.dtype != "float16" or not tokens:
@@ -167,7 +167,7 @@ class CheckpointSource(Source):
             place, largest = fit.overflow
             raise PatchCompileError(
                 f"{self.name} does not compute in float16",
-                f"In the dense model {place} reaches {largest:.6g}, and float16 ends at 65504.",
+                f"In the dense model {place} reaches {largest:.6g}, and float16 ends at {LARGEST}.",
                 "Choose bf16 (--dtype bfloat16), which has the range of fp32.",
             )
         if fit.vanished:

@@ -47,15 +47,17 @@ class Moments:
         return self._folder / f"{list(self.leaders).index(leader)}.npy"
 
 
-def write_probe(model: Any, linears: Mapping[str, OnnxLinear], path: Path) -> None:
-    """Write the model with the input of every linear as an additional output of the graph."""
+def write_probe(
+    model: Any, linears: Mapping[str, OnnxLinear], path: Path, *, with_outputs: bool = False
+) -> None:
+    """Write the model with the input of every linear as an additional output of the graph, and if asked its output."""
     from patch_compile.onnx_io.write import write_onnx
 
     own = list(model.graph.outputs)
     for linear in linears.values():
-        x = linear.x
-        if x not in model.graph.outputs and not x.is_graph_input():
-            model.graph.outputs.append(x)
+        for value in (linear.x, linear.output) if with_outputs else (linear.x,):
+            if value not in model.graph.outputs and not value.is_graph_input():
+                model.graph.outputs.append(value)
     try:
         write_onnx(model, path)
     finally:

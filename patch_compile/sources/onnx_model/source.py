@@ -22,6 +22,7 @@ from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
 from patch_compile.out.layout import PRUNED_ONNX
 from patch_compile.out.report import Kind
 from patch_compile.out.workspace import sha256_of
+from patch_compile.plan.gains import ALL_SPARSE
 from patch_compile.plan.lowering import LinearPlan
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
@@ -171,8 +172,18 @@ class OnnxSource(OutputSource):
     @override
     def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
         from patch_compile.sources.onnx_model.pruning import learn_pruning
+        from patch_compile.sources.onnx_model.range import check_float16
 
+        with progress.stage("range of float16"):
+            folder = scratch / "range"
+            folder.mkdir(parents=True, exist_ok=True)
+            check_float16(self._facts, self._compiled_at_most(), folder)
         return learn_pruning(self._facts, scratch, progress, choose)
+
+    def _compiled_at_most(self) -> list[str]:
+        """Returns the linears that are compiled if all of their tiles are 2:4."""
+        plans = self.plan_at(dict.fromkeys(self.coverage.linears, ALL_SPARSE), None)
+        return [name for name, plan in plans.items() if plan.lowering != "dense"]
 
     @override
     def take_given(self) -> Pruning:

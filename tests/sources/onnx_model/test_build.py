@@ -1,5 +1,7 @@
 """Builds from ONNX files with every stage real: masks, pruned model, packing, engine and proof."""
 
+import re
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -14,7 +16,7 @@ from patch_compile.errors import AccuracyError, PatchCompileError
 from patch_compile.out.workspace import sha256_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources import rounding as tolerance
-from patch_compile.sources.onnx_model import rounding
+from patch_compile.sources.onnx_model import pruning, rounding
 from tests.builds import build, check_out
 from tests.sources.onnx_model import graphs
 
@@ -175,20 +177,31 @@ def test_a_model_of_16_bits_and_no_inputs(tmp_path, dtype):
     assert {t.data_type for t in stored if t.name.endswith((".dense", ".sparse"))} == {kind}
 
 
-def test_activations_above_the_range_of_fp16(tmp_path):
-    """The weights fit into fp16 and the activations do not, so the hybrid differs from the pruned model."""
+@pytest.fixture
+def beyond_fp16(tmp_path):
+    """The settings of a model that multiplies by 10⁶ between two linears."""
     nodes = [
-        helper.make_node("Mul", ["x", "large"], ["h"], "scale"),
-        helper.make_node("MatMul", ["h", "w"], ["y"], "fc"),
+        helper.make_node("MatMul", ["x", "w"], ["g"], "small"),
+        helper.make_node("Mul", ["g", "large"], ["h"], "scale"),
+        helper.make_node("MatMul", ["h", "v"], ["y"], "fc"),
     ]
-    weights = [graphs.tensor("w", 64, 64), helper.make_tensor("large", 1, [], [1e6])]
+    large = helper.make_tensor("large", 1, [], [1e6])
+    weights = [graphs.tensor("w", 64, 64), graphs.tensor("v", 64, 64), large]
     path = graphs.save(tmp_path / "m.onnx", nodes, weights)
-    given = {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
-    with pytest.raises(AccuracyError, match="'y' of the hybrid is not finite") as error:
-        build(given)
-    assert "--dtype bfloat16" in error.value.fix
-    assert error.value.why == "The input of fc exceeds what float16 holds."
-    assert build(given | {"dtype": "bfloat16"}, force=True)["agreement"]["error"] < 0.03
+    return {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
+
+
+def test_activations_above_the_range_of_fp16_are_told_before_masks_are_learned(beyond_fp16, monkeypatch):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(PatchCompileError, match="does not compute") as error,
+    ):
+        patched.setattr(pruning, "learn_pruning", None)  # must not be called
+        build(beyond_fp16)
+    assert re.search(r"the input of fc reaches \d\.\d+e\+06, and float16 ends at 65504", error.value.why)
+    assert "--dtype bfloat16" in error.value.fix and "--exclude 'fc'" in error.value.fix
+    assert build(beyond_fp16 | {"dtype": "bfloat16"}, force=True)["agreement"]["error"] < 0.03
+    build(beyond_fp16 | {"lowering": "*=plugin,fc=dense"}, force=True)  # fc stays in fp32
 
 
 def test_the_first_linear_that_overflows_is_named(tmp_path):
@@ -203,9 +216,14 @@ def test_the_first_linear_that_overflows_is_named(tmp_path):
     limits = [helper.make_tensor("low", 1, [], [-9.0]), helper.make_tensor("high", 1, [], [9.0])]
     path = graphs.save(tmp_path / "m.onnx", nodes, [*weights, graphs.tensor("c", 64, 64), *limits])
     given = {"model": path, "ratio": 0.5, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"}
-    with pytest.raises(AccuracyError) as error:
+    with pytest.raises(PatchCompileError, match="does not compute in float16") as error:
         build(given)
-    assert error.value.why == "The output of second exceeds what float16 holds."
+    assert error.value.why.startswith("In the dense model the output of second reaches ")
+    x = np.random.default_rng(0).standard_normal((2, 3, 64)) * [[[1e-4]], [[1]]]
+    np.savez(tmp_path / "inputs.npz", x=x.astype(np.float32))
+    with pytest.raises(AccuracyError) as late:  # the first input alone is looked at before masks are learned
+        build(given | {"calib": str(tmp_path / "inputs.npz")})
+    assert late.value.why == "The output of second exceeds what float16 holds."
 
 
 def test_a_model_whose_own_outputs_are_not_finite_is_refused_before_any_work(tmp_path):
