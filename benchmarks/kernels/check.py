@@ -14,6 +14,7 @@ from problems import Layout
 
 from masklearn import LinearMask
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs
+from tests.oracles.fp32_sums import fp32_sum_error
 
 __all__ = ["TOKENS", "Fault", "check", "names"]
 
@@ -158,7 +159,7 @@ def _epilogue(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
 def _error(
     y: torch.Tensor, x: torch.Tensor, weights: Sequence[torch.Tensor], epilogue: Epilogue, rounded: bool
 ) -> float:
-    """Largest error as a share of the error that fp32 sums in any order and the epilogue may have, to first order.
+    """Largest error as a share of the error that tensor cores' sums and the epilogue may have, to first order.
 
     rounded: X Wᵀ is rounded to the output type before the rest is computed.
     """
@@ -168,7 +169,7 @@ def _error(
         biases += epilogue.bias.double().view(len(weights), n)
     sums = [x64 @ w.double().T + bias for w, bias in zip(weights, biases, strict=True)]
     slacks = [
-        (k + 32) * 2.0**-24 * (x64.abs() @ w.double().abs().T + bias.abs())
+        fp32_sum_error(k) * (x64.abs() @ w.double().abs().T + bias.abs())
         for w, bias in zip(weights, biases, strict=True)
     ]
     if rounded:

@@ -106,7 +106,7 @@ class Config(NamedTuple):
 @dataclass
 class Launch:
     """One launch. config: index into the table; scalar: 0 is fp16, 1 is bf16; parts: at most so many parts of a stream;
-    index_lies: only bounds and alignment are checked.
+    index_lies: only bounds and alignment are checked. offsets: bytes, by tensor, from a multiple of 256 to its first one.
     """
 
     config: int
@@ -115,6 +115,7 @@ class Launch:
     mode: CopyMode = CopyMode.LAZY
     seed: int = 1
     index_lies: bool = False
+    offsets: Mapping[str, int] = field(default_factory=dict)
     stats: Stats = field(default_factory=Stats)
 
 
@@ -159,6 +160,34 @@ class HostKernel:
     def workspace_bound(self, problem: Problem) -> int:
         """Workspace bytes that the plugin asks TensorRT for."""
         return int(self.lib.patch_host_workspace_bound(ctypes.byref(problem)))
+
+    def mma_sp(
+        self,
+        selector: int,
+        compressed: NDArray[Any],
+        b: NDArray[Any],
+        words: NDArray[Any],
+        c: NDArray[Any] | float = 0.0,
+    ) -> NDArray[np.float32]:
+        """Return c [16, 8] plus compressed [16, 16] times b [8, 32] of one fp16 mma.sp. words: metadata of each lane."""
+        lanes_a, lanes_b = np.zeros((32, 8), np.float16), np.zeros((32, 8), np.float16)
+        sums, out = np.zeros((32, 4), np.float32), np.zeros((16, 8), np.float32)
+        out[...] = c
+        places = [
+            (lane // 4 + 8 * (j >> 1), 2 * (lane % 4) + (j & 1)) for lane in range(32) for j in range(4)
+        ]
+        for lane in range(32):
+            g, t = divmod(lane, 4)
+            for i in range(8):
+                lanes_a[lane, i] = compressed[g + 8 * ((i >> 1) & 1), 2 * t + (i & 1) + 8 * (i >= 4)]
+                lanes_b[lane, i] = b[g, 2 * t + (i & 1) + 8 * (i >> 1)]
+        rows, columns = np.array(places).T
+        sums.reshape(-1)[:] = out[rows, columns]
+        tensors = (lanes_a, lanes_b, np.ascontiguousarray(words, np.uint32), sums)
+        if self.lib.patch_host_mma_sp(selector, *(a.ctypes.data_as(ctypes.c_void_p) for a in tensors)):
+            raise RuntimeError(self.lib.patch_host_error().decode())
+        out[rows, columns] = sums.reshape(-1)
+        return out
 
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
         """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab."""
@@ -205,7 +234,7 @@ class HostKernel:
         """Return Y [tokens, out] in bits; raises RuntimeError with the first fault that the emulation found."""
         parts = self.parts(packed, len(x), launch)
         tensors = self.tensors(packed, x, bias, launch, residual)
-        tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
+        tensors = {name: _placed(tensor, launch.offsets.get(name, 0)) for name, tensor in tensors.items()}
         addresses = {name: tensor.ctypes.data for name, tensor in tensors.items()}
         call = Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
         call.index_lies = launch.index_lies
@@ -258,10 +287,10 @@ def host_library(
     return library
 
 
-def _aligned(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Copy to memory that begins at a multiple of 256 bytes, as device memory does."""
-    buffer = np.empty(array.nbytes + 256, np.uint8)
-    offset = -buffer.ctypes.data % 256
+def _placed(array: NDArray[np.generic], offset: int) -> NDArray[np.generic]:
+    """Copy to memory that begins `offset` bytes after a multiple of 256, of which device memory is allocated."""
+    buffer = np.empty(array.nbytes + 512, np.uint8)
+    offset += -buffer.ctypes.data % 256
     out = buffer[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
     out[...] = array
     return out

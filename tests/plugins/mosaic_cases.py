@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune_2_of_4
+from tests.oracles.fp32_sums import fp32_sum_error
 
 __all__ = ["ACTIVATIONS", "DTYPES", "Case", "answer", "make_case", "without_panels"]
 
@@ -66,13 +67,6 @@ class Case:
     def epilogue(self) -> dict[str, Any]:
         """Arguments of `HostKernel.run` and `PtxKernel.run` besides the packed weight, X and bias."""
         return {"residual": self.residual, "activation": self.activation}
-
-
-def _summation(columns: int) -> float:
-    """Error bound of an fp32 sum of K exact products in any order, as a share of the sum of magnitudes: (K + 32) 2^-24
-    (Higham 2002, eq. 3.5; 32 covers bias, splits and the tensor cores' truncation).
-    """
-    return (columns + 32) * 2.0**-24
 
 
 def without_panels(case: Case, keep: NDArray[np.bool_]) -> Case:
@@ -166,7 +160,7 @@ def answer(
         w64 = weight.astype(np.float64)
         b64 = np.zeros(len(weight)) if biases is None else biases[i].astype(np.float64)
         sums.append(x64 @ w64.T + b64)
-        errors.append(_summation(x.shape[1]) * (np.abs(x64) @ np.abs(w64).T + np.abs(b64)))
+        errors.append(fp32_sum_error(x.shape[1]) * (np.abs(x64) @ np.abs(w64).T + np.abs(b64)))
         if rounded:
             errors[-1] += 2.0 ** -_MANTISSA[x.dtype] * np.abs(x64 @ w64.T) + _SMALLEST[x.dtype]
     y, slack = ACTIVATIONS[activation](sums[0]), errors[0]

@@ -1,7 +1,5 @@
 """The emulated mma.sp against vectors that do not come from this project."""
 
-import ctypes
-
 import numpy as np
 import pytest
 
@@ -10,30 +8,11 @@ from tests.plugins.host_kernel import COMPILER
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
 
-def mma_sp(kernel, selector, compressed, b, words):
-    """Multiply compressed [16, 16] by b [8, 32] in fp16, with metadata `words` per lane; returns [16, 8]."""
-    lanes_a, lanes_b = np.zeros((32, 8), np.float16), np.zeros((32, 8), np.float16)
-    for lane in range(32):
-        g, t = divmod(lane, 4)
-        for i in range(8):
-            lanes_a[lane, i] = compressed[g + 8 * ((i >> 1) & 1), 2 * t + (i & 1) + 8 * (i >= 4)]
-            lanes_b[lane, i] = b[g, 2 * t + (i & 1) + 8 * (i >> 1)]
-    c, words = np.zeros((32, 4), np.float32), np.ascontiguousarray(words, np.uint32)
-    pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in (lanes_a, lanes_b, words, c)]
-    if kernel.lib.patch_host_mma_sp(selector, *pointers):
-        raise RuntimeError(kernel.lib.patch_host_error().decode())
-    out = np.zeros((16, 8), np.float32)
-    for lane in range(32):
-        for j in range(4):
-            out[lane // 4 + 8 * (j >> 1), 2 * (lane % 4) + (j & 1)] = c[lane, j]
-    return out
-
-
 def test_the_golden_vector_of_llvm(kernel):
     """Vector from LLVM's sparse-mma-2-4-f16.mlir, an integration test that runs on the hardware."""
     compressed = np.add.outer(np.arange(16), np.arange(16)) + 1.0
     b = np.subtract.outer(np.arange(8), np.arange(32)).astype(float)
-    out = mma_sp(kernel, 0, compressed, b, np.full(32, 0x88888888))
+    out = kernel.mma_sp(0, compressed, b, np.full(32, 0x88888888))
     assert out[0].tolist() == [-2720, -2584, -2448, -2312, -2176, -2040, -1904, -1768]
     assert out[7].tolist() == [-4400, -4152, -3904, -3656, -3408, -3160, -2912, -2664]
     assert out[15].tolist() == [-6320, -5944, -5568, -5192, -4816, -4440, -4064, -3688]
@@ -55,13 +34,13 @@ def test_each_lane_pair_serves_its_selector(kernel, selector):
             ]
             lane = 4 * (row % 8) + 2 * selector + group // 4
             words[lane] |= np.uint32((first | second << 2) << (16 * (row // 8) + 4 * (group % 4)))
-    out = mma_sp(kernel, selector, compressed, b, words)
+    out = kernel.mma_sp(selector, compressed, b, words)
     np.testing.assert_allclose(out, dense @ b.T.astype(np.float64), atol=1e-5)
 
 
 def test_unordered_metadata_is_refused(kernel):
     with pytest.raises(RuntimeError, match="unordered pair"):
-        mma_sp(kernel, 0, np.ones((16, 16)), np.ones((8, 32)), np.full(32, 0x22222222))
+        kernel.mma_sp(0, np.ones((16, 16)), np.ones((8, 32)), np.full(32, 0x22222222))
 
 
 @pytest.mark.parametrize(("scalar", "dtype"), [(0, "float16"), (1, "bfloat16")])
