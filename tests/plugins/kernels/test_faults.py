@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch, compile_host_kernel
+from tests.plugins.kernels.loop_mutations import LOOP_MUTATIONS
 from tests.plugins.lying_index import LIES, lying
 from tests.plugins.mosaic_cases import make_case, without_panels
 from tests.plugins.mutations import broken_copy, named
@@ -148,17 +149,13 @@ MUTATIONS = {
         "slabs_until(end, first, slabs - first)",
         "slabs_until(end, first, slabs)",
     ),
-    "trusts the gate's slabs": (
-        SLABS,
-        "packed + 1), first_dense, dense);",
-        "packed + 1), first_dense, 1 << 30);",
-    ),
+    "a kind of slabs beyond the part's end": (LOOP, "    stop = stop < end ? stop : end;\n", ""),
     "trusts a column": (
         COPIES,
         "low_left_ = exists && k < columns ?",
         "low_left_ = exists && static_cast<int>(k) < a_.in_features ?",
     ),
-    "trusts that there is a next column": (SLABS, "(slab < last ? slab : last)", "slab"),
+    "trusts that there is a next column": (SLABS, "(slab < last ? slab : last)", "(last < 0 ? last : slab)"),
     "trusts that a panel begins first": (STREAM, "votes > 0 ? (votes - 1) * step : 0", "(votes - 1) * step"),
     "trusts that panels end with the part": (
         STREAM,
@@ -169,7 +166,7 @@ MUTATIONS = {
     "trusts that a tile ends with the parts": (STREAM, "a.parts), a.parts - 1);", "a.parts), 1 << 30);"),
     "2:4 slabs counted as dense": (WORK, "if (whole <= dense) return", "if (whole <= dense + sparse) return"),
     "the last unit one too early": (WORK, "tile_cost(dense, sparse - 1)", "tile_cost(dense, sparse) - 20"),
-}
+} | LOOP_MUTATIONS
 CASES = [  # config, tokens, (rows, columns), parts
     (0, 5, (130, 324), 1),
     (0, 5, (130, 324), 7),
@@ -189,30 +186,34 @@ CONFIGS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 6  # bits of the configurations that a
 
 
 def faults(kernel):
-    """Faults that the checks found in a battery of runs, and results beyond the bound."""
-    found = []
+    """Gives the faults that the checks find in a battery of runs, and results beyond the bound."""
     problems = [(config, make_case(m, shape, 64, seed=m), parts) for config, m, shape, parts in CASES]
+    # Panels of one cost, so that parts begin where panels do.
+    problems += [(0, make_case(20, (256, 128), 64, share=0), parts) for parts in (2, 4, 8)]
     emptied = make_case(5, (5 * 64, 260), 64, seed=3)
     keep = np.repeat([True, False, False, True, False], 64)
     problems += [(0, without_panels(emptied, keep), parts) for parts in (1, 2, 5)]
     for config, tokens, shape, parts, epilogue in EPILOGUES:
         problems.append((config, make_case(tokens, shape, 64, seed=tokens, **epilogue), parts))
-    for config, case, parts in problems:
+    launches = [(*problem, {}) for problem in problems]
+    for config, offsets in ((0, {"x": 8}), (0, {"y": 2}), (2, {"y": 4}), (0, {"residual": 2})):
+        case = make_case(20, (72, 136), 64, activation="gelu", residual=True)
+        launches.append((config, case, 2, offsets))
+    for config, case, parts, offsets in launches:
         for mode in CopyMode:
             try:
-                launch = Launch(config, parts=parts, mode=mode, seed=mode + 1)
+                launch = Launch(config, parts=parts, mode=mode, seed=mode + 1, offsets=offsets)
                 y = kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)
             except RuntimeError as error:
-                found.append(str(error))
+                yield str(error)
                 continue
             if case.worst(y) > 1:
-                found.append("wrong result")
-    return found + lies_found(kernel)
+                yield "wrong result"
+    yield from lies_found(kernel)
 
 
 def lies_found(kernel):
-    """Accesses out of bounds to which an index leads that lies."""
-    found = []
+    """Gives the accesses out of bounds to which an index leads that lies."""
     for config, tokens, parts, how in LYING:
         case = make_case(tokens, (130, 132), 64, **how)
         for lie in LIES:
@@ -220,8 +221,7 @@ def lies_found(kernel):
             try:
                 kernel.run(lying(case.packed, lie), case.x, case.bias, launch, **case.epilogue)
             except RuntimeError as error:
-                found.append(f"{lie}: {error}")
-    return found
+                yield f"{lie}: {error}"
 
 
 # Every run of the tests takes one bug per kind of check; `make mutate` takes all.
@@ -247,4 +247,5 @@ OFTEN = (
 def test_broken_kernels_are_caught(name, tmp_path, library_cache):
     plugins = broken_copy(tmp_path, ("kernels", "host"), MUTATIONS.get(name))
     broken = compile_host_kernel(library_cache, plugins, (f"PATCH_HOST_CONFIGS={CONFIGS}",), opt="-O1")
-    assert bool(faults(broken)) == (name in MUTATIONS)
+    found = next(faults(broken), None)
+    assert (found is not None) == (name in MUTATIONS), found
