@@ -59,6 +59,7 @@ def _rows_of(
         return {
             "seconds": time_of([call] * hybrid.copies),
             "chosen": chosen == (number, parts),
+            "beyond": parts > kernels.max_parts(hybrid.problem(tokens), device, number),
             "slabs": [layout.dense, layout.sparse],
             "panels": layout.panels,
         }
@@ -77,10 +78,22 @@ def _rows_of(
 
 
 def _parts(kernels: Kernels, problem: Problem, device: Device, number: int) -> list[int]:
-    """Numbers of parts worth a row: the plugin's choice, one, the SMs, and what the kernels take at most."""
-    most = kernels.max_parts(problem, device, number)
+    """Numbers of parts worth a row: the plugin's choice, one, the SMs, and what the kernels take at most.
+
+    A decode kernel is cut for one block an SM. Where two fit, they have twice the bytes in flight (in_flight.py), which may
+    be faster.
+    """
+    most, about = kernels.max_parts(problem, device, number), kernels.configs()[number]
     chosen = kernels.schedule(problem, device, number)[1]
-    return sorted({min(most, n) for n in (1, device.sms // 2, device.sms, most, chosen)})
+    found = {min(most, n) for n in (1, device.sms // 2, device.sms, most, chosen)}
+    # A block takes 1 KiB more than it asks for. An SM has 1 KiB more than a block may ask for.
+    if (
+        about.tokens <= 16
+        and most == device.sms
+        and 2 * (about.shared_bytes + 1024) <= device.shared_bytes + 1024
+    ):
+        found.add(2 * most)
+    return sorted(found)
 
 
 def best_table(rows: Sequence[Row]) -> str:
@@ -113,8 +126,9 @@ def slab_clocks(rows: Sequence[Row], sms: int, mhz: float, tokens_of: dict[str, 
     """Clocks of an SM for a dense and a 2:4 slab, and of a launch, by configuration: least squares over its rows.
 
     The model is  seconds · clock = launch + dense · turns of dense slabs + sparse · turns of 2:4 slabs,  where a turn
-    is a slab for one token tile on one SM. Rows whose blocks fill less than a tenth of the SMs are left out. mhz: clock
-    while the rows ran; tokens_of: tokens of a block by configuration. error: median of the relative misses.
+    is a slab for one token tile on one SM. Rows whose blocks fill less than a tenth of the SMs, or that the plugin would
+    not run, are left out. mhz: clock while the rows ran; tokens_of: tokens of a block by configuration. error: median of
+    the relative misses.
     """
     by_config: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for row in rows:
@@ -122,7 +136,7 @@ def slab_clocks(rows: Sequence[Row], sms: int, mhz: float, tokens_of: dict[str, 
         tiles = -(-key["tokens"] // tokens_of[key["config"]])
         blocks = key["parts"] if key["parts"] > 1 else row["panels"] * tiles
         busy = min(blocks, sms)
-        if busy < sms / 10:
+        if busy < sms / 10 or row["beyond"]:
             continue
         turns = [slabs * tiles / busy for slabs in row["slabs"]]
         by_config[key["config"]].append((*turns, row["seconds"] * mhz * 1e6))

@@ -14,7 +14,7 @@ def row(config, tokens, parts, dense, sparse, *, panels=86, seconds=None, chosen
     clocks = 3000 + (700 * dense + 400 * sparse) * tiles / busy
     key = {"shape": [11008, 4096], "share": share, "tokens": tokens, "config": config, "parts": parts}
     figures = {"seconds": seconds or clocks / (MHZ * 1e6), "slabs": [dense, sparse], "panels": panels}
-    return {"key": key, "chosen": chosen, **figures}
+    return {"key": key, "chosen": chosen, "beyond": parts > SMS, **figures}
 
 
 def test_clocks_of_a_slab_are_found():
@@ -25,6 +25,7 @@ def test_clocks_of_a_slab_are_found():
         for dense in (0, 2752, 5504)
     ]
     rows.append(row("stream", 1, 2, 5504, 0, seconds=1.0))  # two of a hundred SMs: left out
+    rows.append(row("stream", 1, 2 * SMS, 5504, 0, seconds=1.0))  # the plugin never has so many parts
     found = sweep.slab_clocks([*rows, row("tile", 2048, 1, 0, 5504)], SMS, MHZ, TOKENS)
     assert set(found) == {"stream"}  # one row determines nothing
     fit = found["stream"]
