@@ -1,8 +1,9 @@
 """Runs a PTX kernel in numpy: all threads of a block at once, blocks one after another, memory between them.
 
 It executes nvcc's output, so it sees the operand order and the immediates of inline asm. It finds no races: diverged
-threads run in the order of the code, and nothing is observed half done. Unknown opcodes, modifiers and directives are
-faults, and so are accesses that are unaligned or outside a tensor, and threads that wait for ever.
+threads run in the order of the code, and nothing is observed half done. In a kernel with mbarriers, warps take turns in
+an order drawn from the seed. Unknown opcodes, modifiers and directives are faults, and so are accesses that are
+unaligned or outside a tensor, and threads that wait for ever.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from tests.ptx.arithmetic import ARITHMETIC
 from tests.ptx.floats import FLOATS
 from tests.ptx.matrices import MATRICES
 from tests.ptx.memory import Array, Memory
-from tests.ptx.parser import Entry, Instruction, PtxFault
+from tests.ptx.parser import Entry, Instruction, Operand, PtxFault
 from tests.ptx.state import Mask, State, Step
 from tests.ptx.transfers import TRANSFERS
+from tests.ptx.warpgroups import WARPGROUPS, WIDTH, Late, warpgroups_of
 
 __all__ = ["Machine"]
 
@@ -29,6 +31,7 @@ Threads = NDArray[np.bool_]
 _BARRIER = re.compile(
     r"(?:bar|barrier)(?:\.cta)?(?:\.sync|\.red\.(?P<reduce>or|and|popc)\.(?:pred|u32))(?:\.aligned)?"
 )
+_PHASE = "mbarrier.try_wait.parity.shared::cta.b64"
 _MOST_STEPS = 300_000  # limit for one block, so that an endless loop is a fault
 
 
@@ -40,7 +43,9 @@ class Machine:
         self.state = State(entry, entry.threads, shared_bytes)
         self.steps: list[Step] = []
         self.controls: dict[int, Callable[[int, Threads], None]] = {}
-        self.together: set[int] = set()  # positions where a warp must be whole
+        self.together: dict[
+            int, int
+        ] = {}  # positions where a warp or a warpgroup must be whole, and its width
         for position, instruction in enumerate(entry.code):
             try:
                 self._decode(position, instruction)
@@ -51,17 +56,27 @@ class Machine:
         self.ready: dict[int, Threads] = {}
         self.parked: dict[int, Threads] = {}
         self.waiting: dict[int, Threads] = {}
+        self.sleeping: dict[int, Threads] = {}  # at an mbarrier
+        self.random = np.random.default_rng(0)
         self.left: Threads = np.zeros(entry.threads, np.bool_)
         self.budget = 0
 
-    def launch(self, blocks: int, parameters: bytes, memory: Memory, seed: int = 0) -> None:
-        """Run all blocks on `memory` in an order given by `seed`. The kernel's one parameter is a struct."""
+    def launch(
+        self, blocks: int, parameters: bytes, memory: Memory, seed: int = 0, late: Late = Late.ALL
+    ) -> None:
+        """Run all blocks on `memory` in an order given by `seed`. The kernel's one parameter is a struct.
+
+        late: when the bulk copies and products of warpgroups happen.
+        """
         (held,) = self.state.parameters.values()
         if len(parameters) != len(held):
             raise PtxFault(f"the parameter has {len(held)} bytes, not {len(parameters)}")
         held[:] = np.frombuffer(parameters, np.uint8)
         self.state.memory = memory
         self.state.blocks[:] = blocks
+        self.random = np.random.default_rng(seed)
+        if self.state.warpgroups is not None:
+            self.state.warpgroups.late, self.state.warpgroups.random = late, self.random
         with np.errstate(all="ignore"):  # idle threads compute too, and their results are dropped
             for block in np.random.default_rng(seed).permutation(blocks):
                 self._run(int(block))
@@ -79,10 +94,14 @@ class Machine:
             if predicate is not None:
                 raise PtxFault("a barrier under a predicate is not modelled")
             self.controls[position] = self._arrive
+        elif opcode == _PHASE:
+            if predicate is not None:
+                raise PtxFault("a wait under a predicate is not modelled")
+            self.controls[position] = self._wait_phase(operands)
         else:
             self.steps.append(self._step(instruction, predicate))
             if ".sync" in opcode:
-                self.together.add(position)
+                self.together[position] = WIDTH if opcode.startswith("wgmma.") else 32
             return
         self.steps.append(lambda mask: None)
 
@@ -93,7 +112,7 @@ class Machine:
         return (lambda: ~holds) if instruction.negated else (lambda: holds)
 
     def _step(self, instruction: Instruction, predicate: Callable[[], Array] | None) -> Step:
-        for table in (ARITHMETIC, FLOATS, TRANSFERS, MATRICES):
+        for table in (ARITHMETIC, FLOATS, TRANSFERS, MATRICES, WARPGROUPS):
             step = table.step(self.state, instruction)
             if step is not None:
                 break
@@ -125,14 +144,30 @@ class Machine:
         self.left[:] = False
         self.budget = _MOST_STEPS
         self.ready, self.parked, self.waiting = {0: np.ones(self.entry.threads, np.bool_)}, {}, {}
-        while self.ready or self._release():
-            position = min(self.ready)
+        self.sleeping = {}
+        while self.ready or self._wake() or self._release():
+            if self.sleeping and self.random.integers(2):
+                self._look()
+            position = self._turn()
             self._advance(position, self.ready.pop(position))
+
+    def _turn(self) -> int:
+        """The position to go on from. Where there are mbarriers, any that no other thread of its warps is behind."""
+        first = min(self.ready)
+        if self.state.warpgroups is None or len(self.ready) == 1:
+            return first
+        behind, free = np.zeros(self.entry.threads // 32, np.bool_), []
+        for position in sorted(self.ready):
+            warps = self.ready[position].reshape(-1, 32).any(1)
+            if not (behind & warps).any():
+                free.append(position)
+            behind |= warps
+        return int(self.random.choice(free))
 
     def _advance(self, position: int, threads: Threads) -> None:
         """Run until the threads diverge, wait, or meet others. Threads that are behind go first and catch up."""
         mask: Mask = True if threads.all() else threads
-        behind = min(self.ready, default=len(self.steps))
+        behind = min((other for other in self.ready if other > position), default=len(self.steps))
         while position < len(self.steps):
             stop = min(self.stops[position], behind)
             self._plain(position, stop, mask)
@@ -187,14 +222,16 @@ class Machine:
         def leave(position: int, threads: Threads) -> None:
             gone = threads if predicate is None else threads & predicate()
             self.left |= gone
+            if self.state.warpgroups is not None:
+                self.state.warpgroups.ended(self.left)
             self._add(position + 1, threads & ~gone)
 
         return leave
 
     def _whole_warps(self, position: int, threads: Threads) -> Threads:
-        """Threads whose warp has arrived in full; the others wait for the rest of their warp."""
-        here = threads | self.parked.pop(position, False)
-        whole = np.repeat(here.reshape(-1, 32).all(1), 32)
+        """Threads whose warp, or warpgroup, has arrived in full; the others wait for the rest of it."""
+        here, width = threads | self.parked.pop(position, False), self.together[position]
+        whole = np.repeat(here.reshape(-1, width).all(1), width)
         if (here & ~whole).any():
             self.parked[position] = here & ~whole
         return here & whole
@@ -203,11 +240,48 @@ class Machine:
         others = self.waiting.get(position)
         self.waiting[position] = threads if others is None else threads | others
 
+    def _wait_phase(self, operands: tuple[Operand, ...]) -> Callable[[int, Threads], None]:
+        """mbarrier.try_wait: waits until the phase of a parity is over; then its predicate is true."""
+        out, address = self.state.target(operands[0], "pred"), self.state.address(operands[1])
+        parity, shared = self.state.source(operands[2], "u32"), warpgroups_of(self.state)
+
+        def wait(position: int, threads: Threads) -> None:
+            at, over = address(), np.zeros(len(threads), np.bool_)
+            for place, of in {(int(at[t]), int(parity[t])) for t in np.flatnonzero(threads)}:
+                if of not in (0, 1):
+                    raise PtxFault("a parity is 0 or 1")
+                over |= (at == place) & (parity == of) & (shared.barrier(place).phases % 2 != of)
+            out[threads & over] = True
+            self._add(position + 1, threads & over)
+            others = self.sleeping.pop(position, None)
+            still = threads & ~over if others is None else others | threads & ~over
+            if still.any():
+                self.sleeping[position] = still
+
+        return wait
+
+    def _look(self) -> None:
+        """Let threads at mbarriers go on whose phase is over."""
+        for position, threads in list(self.sleeping.items()):
+            del self.sleeping[position]
+            self.controls[position](position, threads)
+
+    def _wake(self) -> bool:
+        """Land bulk copies, one by one, until a thread at an mbarrier goes on. Returns False when none does."""
+        while self.sleeping:
+            self._look()
+            if self.ready or not self.state.warpgroups.land(self.state):
+                break
+        return bool(self.ready)
+
     def _release(self) -> bool:
         """Open the barrier that all threads have reached; False when all threads have ended."""
         if self.parked:
             where = self.entry.code[min(self.parked)].text
             raise PtxFault(f"{where}: a warp waits for threads that do not come")
+        if self.sleeping:
+            where = self.entry.code[min(self.sleeping)].text
+            raise PtxFault(f"{where}: threads wait for a phase that never ends")
         if not self.waiting:
             return False
         code = [self.entry.code[position] for position in self.waiting]

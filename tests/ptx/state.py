@@ -86,6 +86,9 @@ class Copies:
         reads = due & (copy.size > 0)
         values[reads] = state.memory.load(copy.source[reads], np.dtype(np.uint8), copy.width)
         state.shared.store(copy.target[due], values[due])
+        if state.warpgroups is not None:
+            places = copy.target[due][:, None] - state.shared.base + np.arange(copy.width)
+            state.warpgroups.unseen[places] = 1 + np.flatnonzero(due)[:, None]
 
 
 class State:
@@ -96,6 +99,7 @@ class State:
         self.shared = Memory.shared(shared_bytes)
         self.memory = Memory.holding({}, ())
         self.copies = Copies(threads)
+        self.warpgroups: Any = None  # what warpgroups.py keeps, if an instruction of it occurs
         self.parameters = {name: np.zeros(size, np.uint8) for name, size in entry.parameters.items()}
         self.registers: dict[str, Array] = {}
         self.files: list[Array] = []
@@ -119,6 +123,8 @@ class State:
             file.view(np.uint8)[...] = 1 if file.dtype == np.bool_ else POISON
         self.shared.poison()
         self.copies.clear()
+        if self.warpgroups is not None:
+            self.warpgroups.begin(self)
         self.block[:] = block
 
     def active(self, mask: Mask) -> NDArray[np.bool_]:
