@@ -20,6 +20,7 @@ __all__ = [
     "compile_cubin",
     "disassemble",
     "find_cuobjdump",
+    "functions_of",
 ]
 
 PLUGINS = plugin_sources()
@@ -106,20 +107,24 @@ def compile_cubin(source: Path, arch: int, nvcc: Path, cubin: Path) -> list[Kern
 
 def disassemble(cubin: Path, cuobjdump: Path) -> dict[int, list[Instruction]]:
     """Instructions of every kernel, by its index in the table of configurations."""
+    named = ((_CONFIG.search(name), code) for name, code in functions_of(cubin, cuobjdump).items())
+    return {int(match[1]): code for match, code in named if match}
+
+
+def functions_of(cubin: Path, cuobjdump: Path) -> dict[str, list[Instruction]]:
+    """Instructions of every kernel, by its mangled name."""
     path = os.pathsep.join([str(cuobjdump.parent), os.environ.get("PATH", "")])  # cuobjdump calls nvdisasm
     command = [str(cuobjdump), "-sass", str(cubin)]
     said = subprocess.run(
         command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
     ).stdout
     functions = (text.partition("\n") for text in said.split("Function : ")[1:])
-    named = ((_CONFIG.search(name), body) for name, _, body in functions)
     return {
-        int(match[1]): [
+        name.strip(): [
             Instruction(int(a, 16), *rest, int(upper or "0", 16))
             for a, *rest, upper in _INSTRUCTION.findall(body)
         ]
-        for match, body in named
-        if match
+        for name, _, body in functions
     }
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from patch_compile.plugin.toolchain import find_nvcc, plugin_sources
+from patch_compile.plugin.toolchain import code_flags, find_nvcc, plugin_sources
 
 __all__ = ["Arguments", "Config", "DensePath", "Device", "Kernels", "Problem", "build_library"]
 
@@ -43,6 +43,7 @@ class Device(ctypes.Structure):
     _fields_ = [
         ("sms", ctypes.c_int32), ("shared_bytes", ctypes.c_int32), ("l2_bytes", ctypes.c_int64),
         ("block_tokens", ctypes.c_int32), ("fma", ctypes.c_int32), ("dense_fma", ctypes.c_int32),
+        ("warpgroups", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -65,12 +66,14 @@ def build_library(folder: Path, arch: str) -> Path:
         for f in sorted(plugins.glob(pattern))
     ]
     sources.append(Path(__file__).resolve().with_name("library.cpp"))
-    flags = [*_FLAGS, f"-arch={arch}", "-I", str(plugins)]
+    flags, archs = [*_FLAGS, "-I", str(plugins)], (int(arch.removeprefix("sm_")),)
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_unit(source: Path) -> str:
         out = folder / f"{source.name}.o"
-        subprocess.run([compiler, *flags, "-c", str(source), "-o", str(out)], check=True)
+        subprocess.run(
+            [compiler, *flags, *code_flags(source, archs), "-c", str(source), "-o", str(out)], check=True
+        )
         return str(out)
 
     with ThreadPoolExecutor() as pool:

@@ -28,6 +28,7 @@ from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
     Tool,
+    code_flags,
     fetch_headers,
     find_cxx,
     find_headers,
@@ -200,19 +201,10 @@ def _units(sources: Path) -> list[Path]:
     return sorted(p for folder in _FOLDERS for p in (sources / folder).glob("*.c*") if p.suffix != ".cuh")
 
 
-def _code_flags(archs: tuple[int, ...]) -> list[str]:
-    """Returns flags for machine code of every architecture, and for PTX, which GPUs of other ones run.
-
-    The PTX is of the newest architecture up to 90: sm_100 does not run the PTX of sm_120.
-    """
-    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
-    ptx = max((a for a in archs if a <= 90), default=max(archs))
-    return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
-
-
 def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool) -> str:
     sources = plugin_sources()
-    flags = [*_COMPILE_FLAGS, *_LINK_FLAGS, *_code_flags(archs)]
+    code = [flag for unit in _units(sources) for flag in code_flags(unit, archs)]
+    flags = [*_COMPILE_FLAGS, *_LINK_FLAGS, *code]
     digest = hashlib.sha256(json.dumps([backend, nvcc.version, cxx.version, flags]).encode())
     for folder in (*(sources / name for name in _FOLDERS), headers.path):
         pattern = "NvInfer*.h" if folder == headers.path else "*"
@@ -223,7 +215,6 @@ def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, he
 
 def _compile(library: PluginLibrary) -> None:
     sources = plugin_sources()
-    code = _code_flags(library.archs)
     flags = [
         *_COMPILE_FLAGS,
         f"-DPATCH_BACKEND={library.backend}",
@@ -236,12 +227,14 @@ def _compile(library: PluginLibrary) -> None:
 
         def compile_unit(unit: Path) -> str:
             out = str(Path(tmp) / f"{unit.name}.o")
+            code = code_flags(unit, library.archs)
             _nvcc(library.nvcc, [*flags, *code, "-c", str(unit), "-o", out], unit.name)
             return out
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compile_unit, sorted(_units(sources), key=lambda u: u.suffix != ".cu")))
         fresh = Path(tmp) / LIBRARY_NAME
+        code = code_flags(fresh, library.archs)
         _nvcc(library.nvcc, [*code, *_LINK_FLAGS, *objects, "-o", str(fresh)], LIBRARY_NAME)
         check_backend(fresh, library.backend)
         flush_tree(fresh)

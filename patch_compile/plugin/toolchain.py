@@ -27,6 +27,7 @@ __all__ = [
     "HEADER_SHA256",
     "Tool",
     "ToolchainItem",
+    "code_flags",
     "cuda_folders",
     "describe_toolchain",
     "fetch_headers",
@@ -42,6 +43,7 @@ _MIN_HEADERS = (10, 0)  # the first with IPluginV3
 # Somebody else than NVIDIA publishes this package. Its headers are NVIDIA's, under Apache-2.0, and the hash pins them.
 HEADER_PACKAGE = "kernel-lens==2.0.1"
 HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
+_HOPPER_UNIT = "launch_warpgroup.cu"
 _HEADER_FOLDER = "kernel_lens/include/tensorrt/"
 _NVCC_FIX = (
     "Install a CUDA toolkit (12.8 or newer) or `pip install 'patch-compile[nvcc]'`, "
@@ -92,6 +94,19 @@ def _describe(what: str, find: Callable[[], Tool], fix: str) -> ToolchainItem:
     except PatchCompileError as error:
         return ToolchainItem(what, False, error.why, error.fix or fix)
     return ToolchainItem(what, True, f"{tool.path} ({tool.version})", "")
+
+
+def code_flags(unit: Path, archs: tuple[int, ...]) -> list[str]:
+    """Returns nvcc's flags for the machine code of one file of the plugin, and for PTX, which other GPUs run.
+
+    The PTX is of the newest architecture up to 90: sm_100 does not run the PTX of sm_120. The kernels for Hopper are
+    compiled for sm_90a alone, without PTX: no other GPU has their instructions.
+    """
+    if unit.name == _HOPPER_UNIT and 90 in archs:
+        return ["-gencode=arch=compute_90a,code=sm_90a", "-DPATCH_SM90A"]
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    ptx = max((a for a in archs if a <= 90), default=max(archs))
+    return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
 
 
 def plugin_sources() -> Path:

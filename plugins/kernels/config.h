@@ -5,8 +5,9 @@
 namespace patch {
 
 enum class Kernel : int8_t {
-  kStream,  // blocks take equal shares of all slabs, and add up tiles that they share (stream_kernel.cuh)
-  kTile,    // a block takes a tile of Y (tile_kernel.cuh)
+  kStream,      // blocks take equal shares of all slabs, and add up tiles that they share (stream_kernel.cuh)
+  kTile,        // a block takes a tile of Y (tile_kernel.cuh)
+  kWarpgroups,  // the same with the instructions of Hopper (warpgroup_kernel.cuh)
 };
 
 struct Config {
@@ -64,6 +65,9 @@ constexpr int output_stride(const Config& c) { return c.panel_rows + 8; }
 // Shared memory of a block.  A tile kernel puts its output where the ring was.  A stream writes from
 // registers, while its ring goes on.
 constexpr int shared_bytes(const Config& c) {
+  // Its ring begins at a multiple of 1024 bytes, wherever the block's memory begins; two barriers for each
+  // slot follow it.
+  if (c.kernel == Kernel::kWarpgroups) return 1024 + c.stages * (stage_bytes(c) + 2 * 8);
   const int ring = c.stages * stage_bytes(c), output = c.tokens * output_stride(c) * 2;
   return c.kernel == Kernel::kTile && output > ring ? output : ring;
 }

@@ -1,5 +1,7 @@
 #include "kernels/launch.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <initializer_list>
 #include <map>
@@ -9,6 +11,12 @@
 namespace patch {
 
 namespace {
+
+// The user's switch: no GPU has run the kernels of warpgroup.h yet, so they are off.
+bool wants_warpgroups() {
+  const char* said = std::getenv("PATCH_WGMMA");
+  return said && std::strcmp(said, "1") == 0;
+}
 
 cudaError_t ask(int number, Device* device) {
   int32_t l2 = 0, clock = 0, memory_clock = 0, bus = 0, major = 0, minor = 0;
@@ -27,6 +35,8 @@ cudaError_t ask(int number, Device* device) {
   device->l2_bytes = l2;
   device->fma = static_cast<int32_t>(fma_per_clock(major, minor));
   device->dense_fma = dense_fma_per_clock(major);
+  // Code for sm_90a runs on compute capability 9.0 only.
+  device->warpgroups = major == 9 && minor == 0 && has_warpgroup_kernels() && wants_warpgroups();
   device->block_tokens = bandwidth > 0 && clock > 0
                              ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma)
                              : kUsualBlockTokens;
@@ -56,6 +66,8 @@ cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, c
   if (a.tokens == 0 || a.out_features == 0) return cudaSuccess;
   a.parts = schedule.parts;
   if (!choose_vectors(&a)) return cudaErrorMisalignedAddress;
+  if (schedule.config >= kConfigCount)
+    return launch_warpgroups(a, scalar, schedule.config - kConfigCount, stream);
   return scalar == Scalar::kHalf ? launch_half(a, schedule.config, stream)
                                  : launch_bfloat16(a, schedule.config, stream);
 }

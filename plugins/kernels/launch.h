@@ -21,6 +21,12 @@ cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, c
 cudaError_t launch_half(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
 cudaError_t launch_bfloat16(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
 
+// Launches a configuration of kWarpgroupConfigs by its index there.
+cudaError_t launch_warpgroups(const LinearArguments& a, Scalar scalar, int config,
+                              cudaStream_t stream) noexcept;
+// Returns false if this library was built without them, as they need code for sm_90a.
+bool has_warpgroup_kernels() noexcept;
+
 // Launch the kernels before and after a dense product.  Return cudaErrorInvalidConfiguration as above.
 cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept;
 cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t stream) noexcept;

@@ -1,10 +1,10 @@
 // Launches any configuration of one scalar type by its number.
 #pragma once
 #include <array>
-#include <atomic>
 #include <utility>
 
 #include "kernels/launch.h"
+#include "kernels/launch_memory.cuh"
 #include "kernels/stream_kernel.cuh"
 #include "kernels/tile_kernel.cuh"
 
@@ -18,27 +18,14 @@ constexpr auto kernel_of() {
     return &patch_tiles<T, C>;
 }
 
-// Allows a kernel to use more than 48 KiB, once per device.  Doing it twice is harmless, so there is no lock.
-template <class T, int C>
-cudaError_t allow_shared_memory() {
-  static std::atomic<uint64_t> done{0};
-  int device = 0;
-  if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return e;
-  const uint64_t bit = uint64_t{1} << (device & 63);
-  if (device < 64 && (done.load(std::memory_order_acquire) & bit)) return cudaSuccess;
-  const cudaError_t e = cudaFuncSetAttribute(kernel_of<T, C>(), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             Geometry<C>::kSharedBytes);
-  if (e == cudaSuccess && device < 64) done.fetch_or(bit, std::memory_order_release);
-  return e;
-}
-
 template <class T, int C>
 cudaError_t launch_config(const LinearArguments& a, cudaStream_t stream) {
   using G = Geometry<C>;
   const bool tiles = G::kKernel == Kernel::kTile;
   const int64_t blocks = tiles ? a.panels * ceil_div(a.tokens, G::kTokens) : a.parts;
   if (blocks > INT32_MAX || (tiles && a.parts != 1)) return cudaErrorInvalidConfiguration;
-  if (const cudaError_t e = allow_shared_memory<T, C>(); e != cudaSuccess) return e;
+  if (const cudaError_t e = allow_shared_memory<kernel_of<T, C>()>(G::kSharedBytes); e != cudaSuccess)
+    return e;
   // Unlike <<<>>> with cudaGetLastError(), this leaves an earlier error to the application that caused it.
   void* arguments[] = {const_cast<LinearArguments*>(&a)};
   return cudaLaunchKernel(reinterpret_cast<const void*>(kernel_of<T, C>()),

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/config.h"
+#include "kernels/warpgroup.h"
 #include "kernels/work.h"
 
 namespace patch {
@@ -32,11 +32,12 @@ struct Device {
   int64_t l2_bytes;
   int32_t block_tokens;  // see block_tokens
   int32_t fma;           // dense multiply-adds per SM and clock
-  int32_t dense_fma;     // the same with instructions that only cuBLASLt issues; 0 if there are none
+  int32_t dense_fma;     // the same with wgmma; 0 if there is none
+  int32_t warpgroups;    // 1: the configurations of warpgroup.h may be chosen
 };
 
 struct Schedule {
-  int32_t config;  // index into kConfigs, -1 if none fits
+  int32_t config;  // a number for config_at, -1 if none fits
   int32_t parts;   // parts of a stream; 1 for a tile kernel
 };
 
@@ -87,7 +88,7 @@ inline size_t partial_bytes(const Config& c, int parts) {
 inline constexpr size_t kCounterBytes = sizeof(int32_t) * kMaxSms * 2;
 
 inline int max_parts(const Problem& p, const Config& c, int sms) {
-  if (c.kernel == Kernel::kTile) return 1;
+  if (c.kernel != Kernel::kStream) return 1;
   const int64_t fill = static_cast<int64_t>(c.blocks_per_sm) * std::clamp(sms, 1, kMaxSms);
   const int64_t deep = total_cost(p, c) / (kMinSlabsPerPart * kDenseCost);
   return static_cast<int>(std::clamp<int64_t>(std::min(fill, deep), 1, INT32_MAX));
@@ -113,6 +114,7 @@ inline constexpr int64_t kTurnTokens =
 inline constexpr int64_t kFillTurns = 3;  // turns until the first slab has arrived
 inline constexpr int64_t kAddUp = 300;    // a fence and a count
 inline constexpr int64_t kSumsPerUnit = 700;   // partial sums read per unit
+inline constexpr int64_t kHopperL2Bytes = 35;  // of an SM and clock: 90 % of an H100's 5120 for 132 SMs
 inline constexpr int64_t kMaxTokenTiles = 64;  // streams with more token tiles are taken to share nothing
 
 inline int64_t weight_bytes(const Problem& p) {
@@ -124,7 +126,7 @@ inline int64_t weight_bytes(const Problem& p) {
 inline int64_t weight_reads(const Problem& p, const Config& c, int parts, int64_t kept) {
   const int64_t bytes = weight_bytes(p), tokens = token_tiles(p, c), tiles = tile_count(p, c);
   if (tokens == 1 || bytes <= kept) return 1;
-  if (c.kernel == Kernel::kTile) return ceil_div(tokens, kTilesPerGroup);
+  if (c.kernel != Kernel::kStream) return ceil_div(tokens, kTilesPerGroup);
   if (tokens > kMaxTokenTiles) return parts % tiles == 0 ? 1 : tokens;
   // All parts run at the same time, and together they read W `tokens` times.  Measured in 1 / tiles of a
   // part's length, each token tile starts `parts` after the one before it, modulo `tiles`.  Two token tiles
@@ -150,12 +152,17 @@ inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
 }
 
 // Cost of a turn of the ring for one slab: the products, or the bytes through shared memory (128 per clock on
-// every device), whichever is larger.  Each feature warp reads X and each token warp reads W.
+// every device), whichever is larger.  Each feature warp reads X and each token warp reads W.  Where kernels
+// for Hopper are compared with others, L2 counts too: it bounds both.
 inline int64_t turn_cost(const Config& c, bool sparse, const Device& device) {
+  const bool groups = c.kernel == Kernel::kWarpgroups;  // a warpgroup reads X once, at the rate of wgmma
   const int64_t height = c.panel_rows / 64, weights = c.panel_rows * (sparse ? 72 : 128), x = c.tokens * 128;
-  const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps);
-  const int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
-  return std::max(tokens, bytes * device.fma / (128 * 64 * 64)) + kTurnTokens * height;
+  const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps / (groups ? 4 : 1));
+  int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
+  if (groups) tokens = tokens * device.fma / std::max(device.dense_fma, 1);
+  const int64_t l2 = device.warpgroups ? (weights + x) / kHopperL2Bytes : 0;
+  return std::max(tokens, std::max(bytes / 128, l2) * device.fma / (64 * 64)) +
+         (groups ? 0 : kTurnTokens * height);
 }
 
 // Cost of two activities that overlap: the longer one, plus a share of the other for their interference.
@@ -166,7 +173,7 @@ inline Cost overlapped(Cost a, Cost b) { return std::max(a, b) + std::min(a, b) 
 inline Cost predicted_cost(const Problem& p, const Config& c, int parts, const Device& device) {
   if (p.tokens == 0) return 0;
   const int64_t sms = std::max(device.sms, 1), kept = device.l2_bytes / 2;
-  const bool tile = c.kernel == Kernel::kTile;
+  const bool tile = c.kernel != Kernel::kStream;
   // If only some SMs are busy, each still gets little more than its share of the bandwidth.
   const int64_t busy = std::min<int64_t>(tile ? tile_count(p, c) : parts, sms);
   const Cost moved =
@@ -196,8 +203,9 @@ inline Schedule choose_schedule(const Problem& p, const Device& device, int conf
   Schedule best{-1, 1};
   if (p.tokens < 0) return best;
   Cost best_cost = 0;
-  for (int i = 0; i < kConfigCount; ++i) {
-    const Config& c = kConfigs[i];
+  const int count = device.warpgroups || config >= kConfigCount ? kAllConfigCount : kConfigCount;
+  for (int i = 0; i < count; ++i) {
+    const Config& c = config_at(i);
     if (!fits(c, p.panel_rows, p.gated) || (config != kAnyConfig && config != i)) continue;
     if (shared_bytes(c) > device.shared_bytes || !can_be_cut(p, c)) continue;
     const int sms = device.sms, most = max_parts(p, c, sms);

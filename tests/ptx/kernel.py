@@ -21,11 +21,11 @@ from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, entry_names, parse_entry
 
-__all__ = ["SCALARS", "PtxKernel", "compile_ptx", "compile_source"]
+__all__ = ["SCALARS", "PtxKernel", "choose_vectors", "compile_ptx", "compile_source"]
 
 SCALARS = ("Half", "BFloat16")  # index: Launch.scalar
 _SOURCES = ("launch_half.cu", "launch_bfloat16.cu")
-_FLAGS = (*plugin._COMPILE_FLAGS, "-ptx", "-arch=compute_80")
+_FLAGS = (*plugin._COMPILE_FLAGS, "-ptx")
 _WRITABLE = ("y", "partials", "counters")
 # Itanium mangling of patch_stream<Half, 0> and patch_tiles<Half, 2>
 _ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\w*?)ELi(?P<config>\d+)E.*")
@@ -36,13 +36,15 @@ def compile_ptx(folder: Path, scalar: int, plugins: Path = PLUGINS) -> str:
     return compile_source(folder, _SOURCES[scalar], plugins)
 
 
-def compile_source(folder: Path, name: str, plugins: Path = PLUGINS) -> str:
+def compile_source(
+    folder: Path, name: str, plugins: Path = PLUGINS, flags: tuple[str, ...] = ("-arch=compute_80",)
+) -> str:
     """PTX of a source in `kernels`, compiled or taken from `folder` when sources and compiler are unchanged.
 
     Raises PatchCompileError when there is no nvcc.
     """
     nvcc = find_nvcc()
-    digest = hashlib.sha256(" ".join([nvcc.version, *_FLAGS]).encode())
+    digest = hashlib.sha256(" ".join([nvcc.version, *_FLAGS, *flags]).encode())
     for source in sorted(plugins.glob("kernels/*")):
         digest.update(source.name.encode() + source.read_bytes())
     text = folder / f"{Path(name).stem}-{digest.hexdigest()[:20]}.ptx"
@@ -50,7 +52,7 @@ def compile_source(folder: Path, name: str, plugins: Path = PLUGINS) -> str:
         with tempfile.TemporaryDirectory(dir=folder) as tmp:
             fresh = Path(tmp) / text.name
             source = str(plugins / "kernels" / name)
-            command = [str(nvcc.path), *_FLAGS, "-I", str(plugins), source, "-o", str(fresh)]
+            command = [str(nvcc.path), *_FLAGS, *flags, "-I", str(plugins), source, "-o", str(fresh)]
             subprocess.run(command, check=True)
             fresh.replace(text)
     return text.read_text()
@@ -95,7 +97,7 @@ class PtxKernel:
         config = list(self.host.configs().values())[launch.config]
         parts = self.host.parts(packed, len(x), launch)
         arguments = arguments_of(packed, len(x), parts, addresses, activation)
-        _choose_vectors(arguments)
+        choose_vectors(arguments)
         blocks = parts if config.streams else arguments.panels * -(-len(x) // config.tokens)
         self.machine(launch.scalar, launch.config).launch(blocks, bytes(arguments), memory, launch.seed)
         if memory.tensor("counters", np.int32).any():
@@ -109,7 +111,7 @@ def _shared_bytes(config: Config) -> int:
     return ring if config.streams else max(ring, config.tokens * (config.panel_rows + 8) * 2)
 
 
-def _choose_vectors(a: Arguments) -> None:
+def choose_vectors(a: Arguments) -> None:
     """Vector widths that choose_vectors of arguments.h chooses when all tensors are aligned."""
     a.x_vector = 8 if a.in_features % 8 == 0 else 4
     a.y_vector = next(width for width in (8, 4, 2, 1) if a.out_features % width == 0)
