@@ -101,6 +101,7 @@ reproduce: .venv/installed models
 docs: .venv/installed
 	$(BIN)/python docs/generate.py
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/performance.md
+	$(BIN)/python benchmarks/kernels/warpgroups.py --page docs/performance.md
 
 models: .venv/installed
 	$(BIN)/python samples/models.py smollm2 $(MODEL)

@@ -1,0 +1,132 @@
+"""Predicts the kernel for Hopper, which no GPU has run and which is off by default, beside a dense product.
+
+    python benchmarks/kernels/warpgroups.py [--page docs/performance.md]
+
+A slab takes as long as the slowest of its products at the rate of wgmma, its bytes through shared memory, and the bytes
+of its slot from L2; waits for barriers and the latency of products count as nothing. The dense product and the rates of the
+card are those of the roofline. `--page` renews the part of a page that this program writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+from benchmarks.page_part import renewed
+from patch_compile.hardware.cards import RatedCard, card_named
+from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes
+from patch_compile.plan.roofline.linear_roofline import Linear, dense_time, first_bytes, l2_trip, predict
+from patch_compile.plan.roofline.schedule import SLAB
+from patch_compile.plugin.toolchain import plugin_sources
+
+__all__ = ["CONFIGS", "Config", "markdown", "slab_clocks", "warpgroup_time"]
+
+SHARES = (0.0, 0.5, 0.7, 0.9, 1.0)
+_SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008))
+_TOKENS = (512, 1024, 2048, 4096, 8192)
+_WARPGROUP_ROWS = 64
+_LINE = re.compile(r'\{"([\w-]+)", Kernel::kWarpgroups, ' + ", ".join([r"(\d+)"] * 6) + r", (true|false)\}")
+
+
+class Config(NamedTuple):
+    """A line of kWarpgroupConfigs in plugins/kernels/warpgroup.h."""
+
+    name: str
+    panel_rows: int
+    tokens: int
+    feature_warps: int
+    token_warps: int
+    stages: int
+    blocks_per_sm: int
+    gated: bool
+
+
+CONFIGS = tuple(
+    Config(name, *map(int, numbers), gated == "true")
+    for name, *numbers, gated in _LINE.findall((plugin_sources() / "kernels" / "warpgroup.h").read_text())
+)
+
+
+def slab_clocks(
+    card: RatedCard, config: Config, sparse: bool, assume: Assumptions = ASSUMED
+) -> dict[str, float]:
+    """Clocks of an SM for one slab, by the resource that could limit them.
+
+    Every warpgroup reads the X of its tokens once for its 64 rows, and every warpgroup along the tokens reads W.
+    """
+    rates = rates_of(card, assume)
+    weights = config.panel_rows * (72 if sparse else 2 * SLAB)
+    x = config.tokens * 2 * SLAB
+    fma = card.fma * card.tensor * assume.tensor * (2 if sparse else 1)
+    read = weights * config.token_warps + x * config.panel_rows // _WARPGROUP_ROWS
+    return {
+        "tensor": config.panel_rows * config.tokens * SLAB / fma,
+        "shared": (read + weights + x) / rates.shared,
+        "l2": (weights + x) / rates.l2,
+    }
+
+
+def warpgroup_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:
+    """Predicted microseconds of a hybrid linear without a gate. Raises StopIteration where no configuration fits."""
+    config = next(c for c in CONFIGS if c.panel_rows == shape.panel_rows and not c.gated)
+    problem, rates = shape.problem(tokens), rates_of(card, assume)
+    slabs = [(problem.dense_slabs, False), (problem.sparse_slabs, True)]
+    panel = (
+        sum(n * max(slab_clocks(card, config, kind, assume).values()) for n, kind in slabs) / problem.panels
+    )
+    rounds = -(-problem.panels * -(-tokens // config.tokens) // card.sms)
+    moved = weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features)
+    # Each block reads pointers, then its first slab, and ends by storing a tile; nothing overlaps them with another block's.
+    out = 2 * config.tokens * (config.panel_rows + 8) * 2 / rates.shared / rates.clocks
+    each = (2 * assume.l2_latency + assume.dram_latency) / rates.clocks + out + l2_trip(card, assume)
+    return first_bytes(card, assume) + max(moved / rates.bytes, rounds * (panel / rates.clocks + each))
+
+
+def markdown() -> str:
+    """The part that docs/performance.md shows."""
+    card = card_named("H100")
+    assert isinstance(card, RatedCard)
+    wide = next(c for c in CONFIGS if c.panel_rows == 128)
+    lines = [
+        "| a slab of `hopper-128`, clocks of an SM | tensor cores | shared memory | L2 |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, sparse in (("dense", False), ("2:4", True)):
+        clocks = slab_clocks(card, wide, sparse)
+        lines.append(
+            "| " + " | ".join([name, *(f"{clocks[of]:.0f}" for of in ("tensor", "shared", "l2"))]) + " |"
+        )
+    header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES), "p = 0.7 without it"]
+    lines += ["", "| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
+    for n, k in _SHAPES:
+        for tokens in _TOKENS:
+            dense, _ = dense_time(card, Linear(n, k, 0.0), tokens)
+            ratios = [dense / warpgroup_time(card, Linear(n, k, share), tokens) for share in SHARES]
+            today = predict(card, Linear(n, k, 0.7), tokens).speedup
+            lines.append(f"| {n}×{k} | {tokens} | " + " | ".join(f"{r:.2f}" for r in [*ratios, today]) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables, or write them to a page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--page", type=Path, help="renew its generated part, and print nothing")
+    asked = parser.parse_args(argv)
+    if asked.page:
+        asked.page.write_text(renewed(asked.page.read_text(), "wgmma", markdown()))
+    else:
+        print(markdown())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

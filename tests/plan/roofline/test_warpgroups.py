@@ -1,0 +1,45 @@
+"""The prediction for the kernel with wgmma: its bounds by hand, and the page."""
+
+import importlib
+import sys
+
+import pytest
+
+from benchmarks.page_part import renewed
+from patch_compile.hardware.cards import card_named
+from patch_compile.plan.roofline.linear_roofline import Linear, dense_time
+from tests.plan.roofline.test_roofline import PAGE
+from tests.plugins.host_kernel import BENCH
+
+sys.path.insert(0, str(BENCH))
+warpgroups = importlib.import_module("warpgroups")
+
+
+def test_the_page_is_that_of_this_prediction():
+    """When this fails, run `make docs`."""
+    page = PAGE.read_text()
+    assert renewed(page, "wgmma", warpgroups.markdown()) == page
+
+
+def test_a_slab_by_hand():
+    """128 rows and 256 tokens: 64 columns of X are 32 KiB, read by both warpgroups; 16 or 9 KiB of W, by one of them."""
+    (wide,) = (config for config in warpgroups.CONFIGS if config.name == "hopper-128")
+    card = card_named("H100")
+    dense, sparse = (warpgroups.slab_clocks(card, wide, kind) for kind in (False, True))
+    assert (
+        dense["tensor"]
+        == pytest.approx(2 * sparse["tensor"])
+        == pytest.approx(128 * 256 * 64 / (2048 * 0.8), rel=1e-3)
+    )
+    assert dense["shared"] == pytest.approx((3 * 32768 + 2 * 16384) / (128 * 0.85))
+    assert sparse["shared"] == pytest.approx((3 * 32768 + 2 * 9216) / (128 * 0.85))
+    assert dense["l2"] / sparse["l2"] == pytest.approx(48 / 41)
+
+
+def test_more_2_4_is_never_slower_and_never_twice_as_fast():
+    card = card_named("H100")
+    times = [warpgroups.warpgroup_time(card, Linear(11008, 4096, share), 4096) for share in (0, 0.3, 0.6, 1)]
+    assert times == sorted(times, reverse=True) and times[0] < 2 * times[-1]
+    assert (
+        times[0] > dense_time(card, Linear(11008, 4096, 0), 4096)[0]
+    )  # it does not beat cuBLAS with dense slabs
