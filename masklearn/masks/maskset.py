@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,26 @@ from pydantic import ValidationError
 
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import parse_json
-from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.kinds.base import BYTES_DENSE, Kind
+from masklearn.masks.kinds.table import BY_CODE
+from masklearn.masks.linear_mask import LinearMask, weights_by_kind, zeroed_weights
 from masklearn.masks.record import MaskRecord
-from masklearn.masks.tiles import GROUP, check_tile, grid_shape, sparse_groups
+from masklearn.masks.stored import (
+    KINDS_OF_24,
+    KINDS_OF_ALL,
+    Stored,
+    encoded,
+    encoded_tiles,
+    specs_of,
+    stored_mask,
+)
 from masklearn.shard import Shard, write_shard
 
 __all__ = ["FORMAT_VERSION", "MaskSet"]
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = KINDS_OF_ALL
+_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL)
 _FORMAT = "patch-compile.masks"
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Mask whose pattern is still in the file."""
-
-    shape: tuple[int, int]
-    tile: tuple[int, int]
-    tiles: NDArray[np.bool_]
 
 
 class MaskSet(Mapping[str, LinearMask]):
@@ -63,7 +64,7 @@ class MaskSet(Mapping[str, LinearMask]):
         self.ratio_asked = ratio_asked
         self.record = record or MaskRecord()
         self.orders: dict[str, NDArray[np.int32]] = dict(orders or {})
-        self._masks: dict[str, LinearMask | _Stored] = dict(masks)
+        self._masks: dict[str, LinearMask | Stored] = dict(masks)
         self._shard: Shard | None = None
 
     def __getitem__(self, name: str) -> LinearMask:
@@ -84,12 +85,31 @@ class MaskSet(Mapping[str, LinearMask]):
     @property
     def zeroed(self) -> int:
         """Number of weights zeroed by pattern."""
-        return sum(sparse_groups(m.tiles, m.shape, m.tile) for m in self._masks.values()) * GROUP // 2
+        return sum(zeroed_weights(m.kinds, m.shape, m.tile) for m in self._masks.values())
 
     @property
     def ratio(self) -> float:
         """Zeroed weights / weights by pattern, over the covered linears; 0.0 for an empty set."""
         return self.zeroed / self.weights if self._masks else 0.0
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Bytes of a covered weight of 16 bits in packed slabs, on average; those of a dense weight for an empty set."""
+        found = self.by_kind()
+        total = sum(found.values())
+        return sum(kind.bytes_per_weight * n for kind, n in found.items()) / total if total else BYTES_DENSE
+
+    @property
+    def version(self) -> str:
+        """Version of the format in which the set is written."""
+        plain = all(m.others is None or not m.others.any() for m in self._masks.values())
+        return KINDS_OF_24 if plain else KINDS_OF_ALL
+
+    def by_kind(self) -> dict[Kind, int]:
+        """Returns the number of weights in tiles of each kind that the set has, in the table's order."""
+        linears = [weights_by_kind(m.kinds, m.shape, m.tile) for m in self._masks.values()]
+        counts = {kind: sum(one.get(kind, 0) for one in linears) for kind in BY_CODE.values()}
+        return {kind: count for kind, count in counts.items() if count}
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Returns (N, K) of every linear. Reads no patterns."""
@@ -100,8 +120,12 @@ class MaskSet(Mapping[str, LinearMask]):
         return {name: mask.tile for name, mask in self._masks.items()}
 
     def tile_maps(self) -> dict[str, NDArray[np.bool_]]:
-        """Returns the tile map of every linear. Reads no patterns."""
+        """Returns the map of 2:4 tiles of every linear. Reads no patterns."""
         return {name: mask.tiles for name, mask in self._masks.items()}
+
+    def kind_maps(self) -> dict[str, NDArray[np.uint8]]:
+        """Returns the kinds of the tiles of every linear, codes of `kinds.table` `[grid]`. Reads no patterns."""
+        return {name: mask.kinds for name, mask in self._masks.items()}
 
     def check_covers(self, linears: Mapping[str, tuple[int, int]]) -> None:
         """Raises PatchCompileError unless the set has exactly the linears `linears` (name to shape)."""
@@ -122,15 +146,14 @@ class MaskSet(Mapping[str, LinearMask]):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write the set to `path`. Files of equal sets have equal bytes."""
+        """Write the set to `path`, in the earliest version of the format that holds it. Files of equal sets have equal
+        bytes."""
         orders = sorted(self.orders.items())
         specs: dict[str, tuple[str, tuple[int, ...]]] = {
             f"{name}.order": ("I32", o.shape) for name, o in orders
         }
         for name in sorted(self._masks):
-            mask = self._masks[name]
-            specs[f"{name}.tiles"] = ("U8", (-(-mask.tiles.size // 8),))
-            specs[f"{name}.pattern"] = ("U8", (_nibble_bytes(mask),))
+            specs |= specs_of(name, self._masks[name], self.version)
         write_shard(Path(path), specs, self._encoded, self._metadata())
 
     @classmethod
@@ -143,7 +166,7 @@ class MaskSet(Mapping[str, LinearMask]):
         if not path.is_file():
             raise PatchCompileError(f"No mask file at {path}", "", "Give the path of a masks.safetensors.")
         shard = Shard.open(path)
-        _check_version(path, shard)
+        version = _version(path, shard)
         try:
             meta = shard.metadata
             masks = cls(
@@ -156,7 +179,8 @@ class MaskSet(Mapping[str, LinearMask]):
                 record=_record(path, meta["extra"]),
             )
             linears = parse_json(meta["linears"])
-            masks._masks.update({name: _stored(shard, name, about) for name, about in linears.items()})
+            for name, about in linears.items():
+                masks._masks[name] = stored_mask(shard, name, about, version)
             masks.orders.update(_orders(shard))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise _damaged(path, f"its metadata do not describe its tensors: {error}") from error
@@ -167,7 +191,7 @@ class MaskSet(Mapping[str, LinearMask]):
         linears = {name: {"shape": m.shape, "tile": m.tile} for name, m in sorted(self._masks.items())}
         return {
             "format": _FORMAT,
-            "version": FORMAT_VERSION,
+            "version": self.version,
             "linears": json.dumps(linears, separators=(",", ":")),
             "ratio_asked": repr(float(self.ratio_asked)),
             "ratio": repr(self.ratio),
@@ -182,51 +206,16 @@ class MaskSet(Mapping[str, LinearMask]):
         name, kind = tensor.rsplit(".", 1)
         if kind == "order":
             return self.orders[name]
-        if kind == "tiles":
-            return np.packbits(self._masks[name].tiles, bitorder="little")
-        return _to_nibbles(self[name].pattern)
+        if kind in ("tiles", "kinds"):  # no patterns are read for these
+            return encoded_tiles(self._masks[name], kind)
+        return encoded(self[name], kind)
 
-    def _read(self, name: str, stored: _Stored) -> LinearMask:
+    def _read(self, name: str, stored: Stored) -> LinearMask:
         assert self._shard is not None
-        groups = sparse_groups(stored.tiles, stored.shape, stored.tile)
-        pattern = _from_nibbles(self._shard.read(f"{name}.pattern"), groups)
         try:
-            return LinearMask(stored.shape, stored.tile, stored.tiles, pattern)
+            return stored.read(self._shard, name)
         except ValueError as error:
             raise _damaged(self._shard.path, f"{name}: {error}") from error
-
-
-def _nibble_bytes(mask: LinearMask | _Stored) -> int:
-    return -(-sparse_groups(mask.tiles, mask.shape, mask.tile) // 2)
-
-
-def _to_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pack two codes per byte, low nibble first. The last high nibble is 0 if the number of codes is odd."""
-    even = np.append(codes, np.uint8(0)) if codes.size % 2 else codes
-    return even[0::2] | (even[1::2] << np.uint8(4))
-
-
-def _from_nibbles(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    codes = np.empty(packed.size * 2, dtype=np.uint8)
-    codes[0::2] = packed & 0xF
-    codes[1::2] = packed >> 4
-    return codes[:count]
-
-
-def _stored(shard: Shard, name: str, about: Mapping[str, Any]) -> _Stored:
-    """Check one linear's metadata against its tensors. Raises ValueError if they do not fit together."""
-    shape, tile = (about["shape"][0], about["shape"][1]), (about["tile"][0], about["tile"][1])
-    check_tile(shape, tile)
-    grid = grid_shape(shape, tile)
-    bits = shard.read(f"{name}.tiles")
-    if bits.dtype != np.uint8 or bits.shape != (-(-grid[0] * grid[1] // 8),):
-        raise ValueError(f"{name}.tiles is {list(bits.shape)} {bits.dtype} for {grid[0]}x{grid[1]} tiles")
-    tiles = np.unpackbits(bits, count=grid[0] * grid[1], bitorder="little").astype(np.bool_).reshape(grid)
-    stored = _Stored(shape, tile, tiles)
-    entry = shard.tensors[f"{name}.pattern"]
-    if entry.dtype != "U8" or entry.shape != (_nibble_bytes(stored),):
-        raise ValueError(f"{name}.pattern is {list(entry.shape)}, its tiles need [{_nibble_bytes(stored)}]")
-    return stored
 
 
 def _finite(text: str) -> float:
@@ -255,7 +244,7 @@ def _orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
     return orders
 
 
-def _check_version(path: Path, shard: Shard) -> None:
+def _version(path: Path, shard: Shard) -> str:
     if shard.metadata.get("format") != _FORMAT:
         raise PatchCompileError(
             f"{path} is not a mask file",
@@ -263,12 +252,13 @@ def _check_version(path: Path, shard: Shard) -> None:
             "Give a masks.safetensors.",
         )
     version = shard.metadata.get("version")
-    if version != FORMAT_VERSION:
+    if version not in _VERSIONS:
         raise PatchCompileError(
             f"{path} has mask format version {version}",
-            f"This release reads version {FORMAT_VERSION}.",
+            f"This release reads versions {' and '.join(_VERSIONS)}.",
             "Update patch-compile, or learn the masks again.",
         )
+    return version
 
 
 def _damaged(path: Path, why: str) -> PatchCompileError:

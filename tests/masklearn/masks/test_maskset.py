@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.kinds.table import FAMILIES
+from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.patterns import PATTERNS
 from masklearn.masks.record import MaskRecord
@@ -154,7 +155,8 @@ def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) 
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ({"version": "2"}, "mask format version 2. This release reads version 1"),
+        ({"version": "3"}, "mask format version 3. This release reads versions 1 and 2"),
+        ({"version": "2"}, "l.kinds"),
         ({"format": "other"}, "is not a mask file"),
         ({"linears": "{"}, "damaged"),
         ({"linears": '{"l": {"shape": [6, 16]}}'}, "damaged"),
@@ -199,3 +201,94 @@ def test_truncated_and_missing(tmp_path: Path) -> None:
         MaskSet.load(path)
     with pytest.raises(PatchCompileError, match="No mask file"):
         MaskSet.load(tmp_path / "nowhere")
+
+
+def mixed_mask(seed: int = 0) -> LinearMask:
+    """A mask of 24x192 in 16x64 tiles with every family, a ragged last row, and more than one count of n:16."""
+    random = np.random.default_rng(seed)
+    kinds = np.asarray([[1, 2, 3], [0, 4, 1]], np.uint8)
+    kept = kept_per_group(kinds, (24, 192), (16, 64), "n:16")
+    scores = random.random((24, 192))
+    codes = {"2:4": FAMILIES["2:4"].best(scores, 2), "n:16": FAMILIES["n:16"].best(scores, kept)}
+    return LinearMask.from_codes((24, 192), (16, 64), kinds, codes)
+
+
+def test_version_2_holds_other_kinds(tmp_path: Path) -> None:
+    made = MaskSet({"a": mixed_mask(), "b": known_mask()}, **ORIGIN)
+    made.save(tmp_path / "m")
+    assert Shard.open(tmp_path / "m").metadata["version"] == "2"
+    arrays = load_file(tmp_path / "m")
+    assert sorted(arrays) == ["a.kinds", "a.mask16", "a.pattern", "b.kinds", "b.mask16", "b.pattern"]
+    assert arrays["a.kinds"].tolist() == [[1, 2, 3], [0, 4, 1]]
+    # Groups of 16 of the tiles of kinds 2, 3 (16 rows each) and 4 (8 rows), with 64 / 16 = 4 groups in a row of a tile.
+    assert arrays["a.mask16"].dtype == np.uint16
+    assert arrays["a.mask16"].shape == ((16 + 16 + 8) * 4,)
+    loaded = MaskSet.load(tmp_path / "m")
+    for name in made:
+        np.testing.assert_array_equal(loaded[name].keep(), made[name].keep())
+        np.testing.assert_array_equal(loaded.kind_maps()[name], made.kind_maps()[name])
+    assert (loaded.zeroed, loaded.ratio, loaded.bytes_per_weight) == (
+        made.zeroed,
+        made.ratio,
+        made.bytes_per_weight,
+    )
+    assert {kind.name: n for kind, n in loaded.by_kind().items()} == {
+        "dense": 8 * 64 + 48, "2:4": 24 * 64 + 48, "8:16": 1024, "12:16": 1024, "10:16": 512
+    }  # fmt: skip
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
+
+
+def test_a_set_without_other_kinds_is_written_for_readers_of_version_1(tmp_path: Path) -> None:
+    """Also if a file of version 2 held it."""
+    MaskSet({"a": mixed_mask(), "b": known_mask()}, **ORIGIN).save(tmp_path / "two")
+    alone = MaskSet({"b": MaskSet.load(tmp_path / "two")["b"]}, **ORIGIN)
+    alone.save(tmp_path / "one")
+    MaskSet({"b": known_mask()}, **ORIGIN).save(tmp_path / "expected")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("meta", "arrays", "message"),
+    [
+        ({}, {"l.kinds": np.full((2, 3), 9, np.uint8)}, "kind 9 is not in the table of kinds"),
+        ({}, {"l.kinds": np.zeros(6, np.uint8)}, r"l.kinds is \[6\] U8 for 2x3 tiles"),
+        ({}, {"l.kinds": np.zeros((2, 3), np.int8)}, "l.kinds is"),
+        ({}, {"l.kinds": np.full((2, 3), 2, np.uint8)}, r"l.pattern is \[192\], its tiles need \[0\]"),
+        ({}, {"l.mask16": np.zeros(160, np.int16)}, "l.mask16 is I16, its type is U16"),
+        ({}, {"l.mask16": np.zeros(159, np.uint16)}, r"l.mask16 is \[159\], its tiles need \[160\]"),
+        ({}, {"l.mask16": None}, "l.mask16"),
+        ({"version": "1"}, {}, "l.tiles"),
+        ({"linears": '{"l": {"shape": [24, 192], "tile": [16, 65536]}}'}, {}, "for 2x1 tiles"),
+        (
+            {"linears": '{"l": {"shape": [24, 144], "tile": [16, 48]}}'},
+            {},
+            "multiples of 64, they are 144 and 48",
+        ),
+        # A claim of a petabyte is refused before any memory is taken for it.
+        (
+            {"linears": '{"l": {"shape": [1099511627776, 192], "tile": [549755813888, 64]}}'},
+            {},
+            "l.pattern is",
+        ),
+    ],
+)
+def test_faults_of_version_2(
+    tmp_path: Path, meta: dict[str, str], arrays: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "m"
+    MaskSet({"l": mixed_mask()}, **ORIGIN).save(path)
+    metadata = dict(Shard.open(path).metadata) | meta
+    content = load_file(path) | arrays
+    save_file({k: v for k, v in content.items() if v is not None}, path, metadata)
+    with pytest.raises(PatchCompileError, match=message):
+        MaskSet.load(path)
+
+
+def test_a_code_that_keeps_another_number_is_found_when_read(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    MaskSet({"l": mixed_mask()}, **ORIGIN).save(path)
+    content = load_file(path) | {"l.mask16": np.full(160, 1, np.uint16)}
+    save_file(content, path, dict(Shard.open(path).metadata))
+    with pytest.raises(PatchCompileError, match="l: a group of 16 keeps 1 weights in a tile that keeps 8"):
+        MaskSet.load(path)["l"]

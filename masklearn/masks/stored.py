@@ -1,0 +1,132 @@
+"""Masks in their file: the tensors of one linear, in both versions of the format.
+
+| version | tensors of a linear |
+|---|---|
+| 1 | `.tiles` uint8, numpy `packbits(bitorder="little")` of the row-major map of 2:4 tiles; `.pattern` |
+| 2 | `.kinds` uint8 `[grid]`, codes of `kinds.table`; `.pattern`; `.mask16` uint16, one code per group of 16 in n:16 tiles |
+
+`.pattern` is uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first. A set without n:16
+tiles is written in version 1, so that earlier releases read it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
+from masklearn.masks.linear_mask import LinearMask, check_kinds
+from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
+from masklearn.shard import Shard
+
+__all__ = ["KINDS_OF_24", "KINDS_OF_ALL", "Stored", "encoded", "encoded_tiles", "specs_of", "stored_mask"]
+
+KINDS_OF_24, KINDS_OF_ALL = "1", "2"
+"""The versions of the format."""
+
+_GROUP_16 = FAMILIES["n:16"].group
+_Specs = dict[str, tuple[str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Mask whose patterns are still in the file. others: see `LinearMask`."""
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    tiles: NDArray[np.bool_]
+    others: NDArray[np.uint8] | None = None
+
+    @property
+    def kinds(self) -> NDArray[np.uint8]:
+        """Codes of the kinds of all tiles, `[grid]`."""
+        return self.tiles.astype(np.uint8) if self.others is None else self.others + self.tiles
+
+    def read(self, shard: Shard, name: str) -> LinearMask:
+        """Read the patterns. Raises ValueError if they do not fit the tiles."""
+        groups = sparse_groups(self.tiles, self.shape, self.tile)
+        pattern = _from_nibbles(shard.read(f"{name}.pattern"), groups)
+        if self.others is None:
+            return LinearMask(self.shape, self.tile, self.tiles, pattern)
+        mask16 = shard.read(f"{name}.mask16").astype(np.uint16, copy=False)
+        return LinearMask(self.shape, self.tile, self.tiles, pattern, self.others, mask16)
+
+
+def specs_of(name: str, mask: LinearMask | Stored, version: str) -> _Specs:
+    """Returns (dtype code, shape) of each tensor of a linear."""
+    pattern = {f"{name}.pattern": ("U8", (_nibble_bytes(mask),))}
+    if version == KINDS_OF_24:
+        return {f"{name}.tiles": ("U8", (-(-mask.tiles.size // 8),)), **pattern}
+    return {
+        f"{name}.kinds": ("U8", mask.tiles.shape),
+        **pattern,
+        f"{name}.mask16": ("U16", (_groups_16(mask),)),
+    }
+
+
+def encoded(mask: LinearMask, kind: str) -> NDArray[Any]:
+    """Returns the tensor of a linear's patterns with this last part of its name."""
+    return mask.mask16 if kind == "mask16" else _to_nibbles(mask.pattern)
+
+
+def encoded_tiles(mask: LinearMask | Stored, kind: str) -> NDArray[np.uint8]:
+    """Returns the tensor of a linear's tiles with this last part of its name."""
+    return mask.kinds if kind == "kinds" else np.packbits(mask.tiles, bitorder="little")
+
+
+def stored_mask(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Stored:
+    """Check one linear's metadata against its tensors. Raises ValueError if they do not fit together."""
+    size, tile = (about["shape"][0], about["shape"][1]), (about["tile"][0], about["tile"][1])
+    check_tile(size, tile)
+    stored = (_tiles if version == KINDS_OF_24 else _kinds)(shard, name, size, tile)
+    for tensor, (dtype, shape) in specs_of(name, stored, version).items():
+        entry = shard.tensors[tensor]
+        if entry.shape != shape:
+            raise ValueError(f"{tensor} is {list(entry.shape)}, its tiles need {list(shape)}")
+        if entry.dtype != dtype:
+            raise ValueError(f"{tensor} is {entry.dtype}, its type is {dtype}")
+    return stored
+
+
+def _tiles(shard: Shard, name: str, shape: tuple[int, int], tile: tuple[int, int]) -> Stored:
+    grid = grid_shape(shape, tile)
+    bits = shard.read(f"{name}.tiles")
+    if bits.dtype != np.uint8 or bits.shape != (-(-grid[0] * grid[1] // 8),):
+        raise ValueError(f"{name}.tiles is {list(bits.shape)} {bits.dtype} for {grid[0]}x{grid[1]} tiles")
+    tiles = np.unpackbits(bits, count=grid[0] * grid[1], bitorder="little").astype(np.bool_).reshape(grid)
+    return Stored(shape, tile, tiles)
+
+
+def _kinds(shard: Shard, name: str, shape: tuple[int, int], tile: tuple[int, int]) -> Stored:
+    entry, grid = shard.tensors[f"{name}.kinds"], grid_shape(shape, tile)
+    if entry.dtype != "U8" or entry.shape != grid:
+        raise ValueError(f"{name}.kinds is {list(entry.shape)} {entry.dtype} for {grid[0]}x{grid[1]} tiles")
+    kinds = shard.read(f"{name}.kinds")
+    check_kinds(kinds, shape, tile)
+    tiles = kinds == TWO_FOUR.code
+    return Stored(shape, tile, tiles, np.where(tiles, np.uint8(DENSE.code), kinds))
+
+
+def _nibble_bytes(mask: LinearMask | Stored) -> int:
+    return -(-sparse_groups(mask.tiles, mask.shape, mask.tile) // 2)
+
+
+def _groups_16(mask: LinearMask | Stored) -> int:
+    if mask.others is None:
+        return 0
+    return int(tile_weights(mask.shape, mask.tile)[mask.others != DENSE.code].sum()) // _GROUP_16
+
+
+def _to_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pack two codes per byte, low nibble first. The last high nibble is 0 if the number of codes is odd."""
+    even = np.append(codes, np.uint8(0)) if codes.size % 2 else codes
+    return even[0::2] | (even[1::2] << np.uint8(4))
+
+
+def _from_nibbles(packed: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    codes = np.empty(packed.size * 2, dtype=np.uint8)
+    codes[0::2] = packed & 0xF
+    codes[1::2] = packed >> 4
+    return codes[:count]
