@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.masks.kinds.base import Kind
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Need
 
@@ -50,6 +53,11 @@ class Feed(ABC):
     shapes: Mapping[str, tuple[int, int]]
     note: Callable[[str], object]
     lacks: Mapping[Need, str]
+
+    @cached_property
+    def kinds(self) -> Mapping[str, tuple[Kind, ...]]:
+        """Kinds that the tiles of each linear may have besides dense. Raises PatchCompileError as `allowed_kinds` does."""
+        return allowed_kinds(self.recipe.kinds, self.shapes, self.recipe.tile)
 
     @abstractmethod
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:

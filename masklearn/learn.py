@@ -1,5 +1,6 @@
 """Learns hybrid masks for a model's linears by a recipe, and new values of the surviving weights."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,16 @@ from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError, UsageError
 from masklearn.feed import Feed
-from masklearn.masks.budget import Budget
+from masklearn.masks.budget import Budget, check_reachable
+from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
-from masklearn.masks.select import Choose, by_budget
-from masklearn.masks.tiles import tile_weights
+from masklearn.masks.select import Choose, Scores, by_budget
+from masklearn.masks.tiles import expand_tiles, tile_weights
 from masklearn.methods import Method, method_of
 from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
@@ -30,27 +34,22 @@ from masklearn.traits import lacking
 
 __all__ = ["FoundMasks", "Learned", "by_ratio", "find_masks", "learn", "learn_task"]
 
-Tiles = Mapping[str, NDArray[np.bool_]]
-Patterns = dict[str, NDArray[np.uint8]]
-Grids = Mapping[str, NDArray[Any]]
-
-# Ratios at which no tile or every tile is 2:4.
-_DENSE, _UNIFORM = 0.0, 0.5
+Kinds = Mapping[str, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
 class FoundMasks:
     """Result of a mask method.
 
-    masks: masks by linear; scores: scores `[grid]` of all tiles by linear; unit: their unit, in words; tiles: tile maps
-    that `choose` returned, which a method may change for `masks`; budget: the budget that they fill; train: record of a
-    method that trains, else None.
+    masks: masks by linear; scores: scores `[grid]` of all tiles by linear and kind; unit: their unit, in words; kinds: kinds
+    of tiles that `choose` returned, which a method may change for `masks`; budget: the budget that they fill; train: record
+    of a method that trains, else None.
     """
 
     masks: dict[str, LinearMask]
-    scores: Grids
+    scores: Scores
     unit: str
-    tiles: Tiles
+    kinds: Kinds
     budget: Budget
     train: TrainRecord | None
 
@@ -106,7 +105,7 @@ def learn_task(task: Task) -> Learned:
     if permuted is not None:
         task = task.of(permuted.checkpoint)
     solved = WeightStore(task.scratch / "solved", below=task.checkpoint.new)
-    found = find_masks(CheckpointFeed(task), solved, choose, decided=recipe.ratio in (_DENSE, _UNIFORM))
+    found = find_masks(CheckpointFeed(task), solved, choose, decided=_decided(task))
     learned = _finish(task, found, solved)
     _record_scores(task, learned.masks, found)
     if permuted is not None:
@@ -124,34 +123,95 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
     method = method_of(feed.recipe.method)
     _check_needs(method, feed)
     areas = _areas(feed.shapes, feed.recipe)
-    patterns: Patterns = {}
-    scores: dict[str, NDArray[np.floating]] = {}
+    patterns: dict[str, dict[Kind, NDArray[Any]]] = {}
+    scores: dict[str, dict[Kind, NDArray[np.floating]]] = {}
     if method.solves and decided:
-        scores = {name: np.zeros(grid.shape) for name, grid in areas.items()}
+        scores = {name: dict.fromkeys(feed.kinds[name], np.zeros(grid.shape)) for name, grid in areas.items()}
     else:
-        for name, candidate in method.candidates(feed):
-            scores[name] = candidate.score
+        for name, candidates in method.candidates(feed):
+            scores[name] = {kind: one.score for kind, one in candidates.items()}
             if not method.solves:  # patterns take a byte per 4 weights of the model: keep them only if needed
-                patterns[name] = candidate.pattern
-    tiles, budget = choose({name: scores[name] for name in feed.shapes}, areas)
-    settled = method.settle(feed, tiles, patterns, store)
+                patterns[name] = {kind: one.pattern for kind, one in candidates.items()}
+    chosen, budget = choose({name: scores[name] for name in feed.shapes}, areas)
+    codes = {name: _codes(feed, name, chosen.kinds[name], patterns.pop(name)) for name in list(patterns)}
+    settled = method.settle(feed, chosen.kinds, codes, store)
     masks = {
-        name: LinearMask.from_candidate(feed.recipe.tile, settled.tiles[name], settled.patterns.pop(name))
-        for name in feed.shapes
+        name: LinearMask.from_codes(shape, feed.recipe.tile, settled.kinds[name], settled.codes.pop(name))
+        for name, shape in feed.shapes.items()
     }
     unit = method.score_unit(feed.recipe, feed.lacks)
-    return FoundMasks(masks, scores, unit, tiles, budget, settled.train)
+    return FoundMasks(masks, scores, unit, chosen.kinds, budget, settled.train)
 
 
-def by_ratio(recipe: LearnRecipe, linears: Mapping[str, Any], note: Callable[[str], object]) -> Choose:
-    """Returns a function that chooses tile maps by the recipe's ratio.
+def _codes(
+    feed: Feed, name: str, chosen: NDArray[np.uint8], patterns: Mapping[Kind, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Returns the codes of all groups by family, in each tile those of its kind; chosen: codes of kinds `[grid]`."""
+    codes: dict[str, NDArray[Any]] = {}
+    for kind, pattern in patterns.items():
+        assert kind.family is not None
+        family = kind.family.name
+        if family not in codes:
+            codes[family] = pattern
+            continue
+        tiles = expand_tiles(chosen == kind.code, feed.shapes[name], feed.recipe.tile, kind.group)
+        codes[family] = np.where(tiles, pattern, codes[family])
+    return codes
 
-    Raises PatchCompileError at once, before any work, for a pattern that fits no linear.
+
+def by_ratio(
+    recipe: LearnRecipe, linears: Mapping[str, tuple[int, int]], note: Callable[[str], object]
+) -> Choose:
+    """Returns a function that chooses kinds of tiles by the recipe's ratio or bytes; linears: (N, K) by name.
+
+    Raises PatchCompileError at once, before any work, for a pattern that fits no linear, for kinds that do not fit a linear,
+    and for a ratio or bytes that the kinds do not reach.
     """
+    kinds = allowed_kinds(recipe.kinds, linears, recipe.tile)
+    if recipe.bytes_per_weight is not None:
+        return by_budget(_bytes_budget(recipe, recipe.bytes_per_weight, linears, kinds))
     budget = Budget.of(recipe.ratio, recipe.per_layer)
+    check_reachable(budget, linears, kinds)
     if left_dense := budget.left_dense(list(linears)):
         note(left_dense)
     return by_budget(budget)
+
+
+def _bytes_budget(
+    recipe: LearnRecipe,
+    per_weight: float,
+    linears: Mapping[str, tuple[int, int]],
+    kinds: Mapping[str, tuple[Kind, ...]],
+) -> Budget:
+    """Returns the budget of the recipe's bytes. Raises UsageError if the method or the kinds do not reach it."""
+    if recipe.traits.trains():
+        raise UsageError(
+            f"--bytes does not go with --method {recipe.method}",
+            "Its training steers towards a ratio.",
+            "Give --ratio, or another method.",
+        )
+    weights = {name: math.prod(shape) for name, shape in linears.items()}
+    total = sum(weights.values())
+    least = sum(weights[name] * min(kind.bytes_per_weight for kind in kinds[name]) for name in weights) / max(
+        total, 1
+    )
+    if per_weight < least:
+        raise UsageError(
+            f"{per_weight:g} bytes per weight cannot be reached with --kinds {recipe.kinds}",
+            f"With every tile of the smallest kind it is {least:.4g}.",
+            "Give more bytes, or smaller kinds.",
+        )
+    return Budget.of_bytes(per_weight, total)
+
+
+def _decided(task: Task) -> bool:
+    """True if the ratio alone determines every tile's kind: all are dense, or all have the one kind that is allowed."""
+    recipe = task.recipe
+    if recipe.bytes_per_weight is not None or isinstance(recipe.ratio, str):
+        return False
+    kinds = {*allowed_kinds(recipe.kinds, task.coverage.linears, recipe.tile).values()}
+    most = max((kind.zeros for own in kinds for kind in own), default=0.0)
+    return recipe.ratio == 0.0 or (recipe.ratio == most and len(kinds) == 1 and len(next(iter(kinds))) == 1)
 
 
 def _check_needs(method: Method, feed: Feed) -> None:
@@ -165,11 +225,15 @@ def _check_needs(method: Method, feed: Feed) -> None:
 
 def _record_scores(task: Task, masks: MaskSet, found: FoundMasks) -> None:
     """Record a summary of the scores, if they chose the tiles of the masks: a gradient method may keep its prior's tiles."""
-    kept = masks.tile_maps()
-    if any(not np.array_equal(found.tiles[name], kept[name]) for name in kept):
+    kept = masks.kind_maps()
+    if any(not np.array_equal(found.kinds[name], kept[name]) for name in kept):
         return
-    areas, scores = _areas(masks.shapes(), task.recipe), {name: found.scores[name] for name in kept}
-    if summary := summarise_scores(scores, areas, found.tiles, found.budget, found.unit):
+    if any({*by_kind} != {TWO_FOUR} for by_kind in found.scores.values()):
+        return  # a tile with several kinds has a score for each: the histogram has one
+    areas = _areas(masks.shapes(), task.recipe)
+    scores = {name: found.scores[name][TWO_FOUR] for name in kept}
+    tiles = {name: grid == TWO_FOUR.code for name, grid in found.kinds.items()}
+    if summary := summarise_scores(scores, areas, tiles, found.budget, found.unit):
         masks.record.scores = summary
 
 

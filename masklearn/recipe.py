@@ -2,15 +2,27 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from masklearn.masks.budget import parse_ratio
+from masklearn.masks.kinds.allowed import only_two_four, parse_kinds
+from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.names import parse_pattern
 from masklearn.masks.tiles import GROUP, parse_tile
 from masklearn.settings import Settings
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair
 
-__all__ = ["Criterion", "LearnRecipe", "LearnSettings", "Pattern", "Ratio", "Repair", "Tile"]
+__all__ = [
+    "BytesPerWeight",
+    "Criterion",
+    "Kinds",
+    "LearnRecipe",
+    "LearnSettings",
+    "Pattern",
+    "Ratio",
+    "Repair",
+    "Tile",
+]
 
 _Positive = Annotated[int, Field(ge=1)]
 Pattern = Annotated[str, AfterValidator(parse_pattern)]
@@ -33,13 +45,18 @@ def _known_method(name: str) -> str:
     return name
 
 
+# Kinds of tiles, or kinds by pattern.
+Kinds = Annotated[str, AfterValidator(parse_kinds)]
+
+
 class LearnSettings(Settings):
     """All settings of learning but the ratio, which a build may take from a masks file.
 
     method: one of `METHODS`; per_layer: True if every linear has the ratio, False if all linears together have it; tile:
-    (rows, cols), cols a multiple of 4; include, exclude: patterns of `masks.names`; calib: a text of `masklearn.text`,
-    None for text that the model writes itself; windows: number of calibration windows; length: tokens per window; seed:
-    seed of all random draws; device: device of the model, None for CUDA if there is one; threads: number of threads on a
+    (rows, cols), cols a multiple of 4; kinds: kinds of tiles beside dense, see `masks.kinds.allowed`; include, exclude:
+    patterns of `masks.names`; calib: a text of `masklearn.text`, None for text that the model writes itself; windows: number
+    of calibration windows; length: tokens per window; seed: seed of all random draws; device: device of the model, None for
+    CUDA if there is one; threads: number of threads on a
     CPU, None for as many as torch takes. It changes results in bf16, and of an ONNX file, by rounding.
 
     criterion: see `Criterion`, None for the method's default; damping: of the Hessian, as a share of its mean diagonal;
@@ -59,6 +76,7 @@ class LearnSettings(Settings):
     method: Annotated[str, AfterValidator(_known_method)] = "oneshot"
     per_layer: bool = False
     tile: Tile = (128, 128)
+    kinds: Kinds = "2:4"
     include: tuple[Pattern, ...] = ()
     exclude: tuple[Pattern, ...] = ()
     calib: str | None = None
@@ -124,11 +142,25 @@ class LearnSettings(Settings):
             raise ValueError(f"The columns of a tile are a multiple of {GROUP}.")
         return tile
 
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_of_the_method(cls, kinds: str, info: ValidationInfo) -> str:
+        method = info.data.get("method")
+        if method is not None and METHODS[method].only_two_four and not only_two_four(kinds):
+            raise ValueError(f"The method {method} learns 2:4 tiles only. oneshot learns all kinds.")
+        return kinds
+
+
+BytesPerWeight = Annotated[float, Field(gt=0.0, le=BYTES_DENSE, allow_inf_nan=False)]
+
 
 class LearnRecipe(LearnSettings):
     """All settings of `learn`.
 
-    ratio: zeroed weights / weights, 0 ... 0.5, or ratios by pattern such as `mlp.*=0.5,*.v_proj=0` (see `masks.budget`).
+    ratio: zeroed weights / weights, 0 ... 0.5, or ratios by pattern such as `mlp.*=0.5,*.v_proj=0` (see `masks.budget`);
+    bytes_per_weight: bytes of a 16-bit weight in packed slabs, on average over all covered linears, which the masks do not
+    exceed. It replaces the ratio; None for the ratio.
     """
 
     ratio: Ratio = 0.4
+    bytes_per_weight: BytesPerWeight | None = None

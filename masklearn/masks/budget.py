@@ -12,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import UsageError
+from masklearn.masks.kinds.base import BYTES_DENSE, Kind
 from masklearn.masks.names import decide, kinds_of, parse_pairs
 from masklearn.masks.record import BudgetRecord
 
-__all__ = ["Budget", "Share", "check_ratio", "parse_ratio"]
+__all__ = ["BYTES", "WEIGHTS", "Budget", "Share", "check_ratio", "check_reachable", "parse_ratio"]
 
+_ROUNDING = 1e-9
 _MOST = 0.5  # half of the weights are zeroed if every tile is 2:4
-WEIGHTS = "weights"
+WEIGHTS, BYTES = "weights", "bytes"
+"""Units of a budget for which `select` knows what each tile saves. Bytes are those of 16-bit weights in packed slabs."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Budget:
 
     @classmethod
     def saving(cls, amount: float, unit: str) -> "Budget":
-        """Makes a budget that saves at least `amount` of a unit (microseconds, bytes). `select` then needs `costs`.
+        """Makes a budget that saves at least `amount` of a unit (microseconds, bytes). `select` needs `costs` for all units
+        but bytes.
 
         Raises UsageError if the amount is negative or not finite.
         """
@@ -77,6 +81,11 @@ class Budget:
                 f"A saving of {amount} {unit} is not possible", "It is not 0 or more.", "Give 0 or more."
             )
         return cls(amount=amount, unit=unit)
+
+    @classmethod
+    def of_bytes(cls, per_weight: float, weights: int) -> "Budget":
+        """Makes a budget that leaves at most `per_weight` bytes of each of `weights` weights on average."""
+        return cls.saving((BYTES_DENSE - per_weight) * weights, BYTES)
 
     def by_linear(self, names: Sequence[str]) -> dict[str, tuple[str, float] | None]:
         """Returns the last (pattern, ratio) that fits each linear, or None if no pattern fits.
@@ -181,6 +190,27 @@ def check_ratio(ratio: float) -> None:
             "It is zeroed weights / weights; with every tile 2:4 half of the weights are zeroed.",
             "Give a ratio between 0 (dense) and 0.5 (uniform 2:4).",
         )
+
+
+def check_reachable(
+    budget: Budget, linears: Mapping[str, tuple[int, int]], kinds: Mapping[str, tuple[Kind, ...]]
+) -> None:
+    """Raises UsageError for a ratio that is more than the kinds of its linears zero.
+
+    linears: (N, K) by name; kinds: kinds that their tiles may have.
+    """
+    weights = {name: rows * columns for name, (rows, columns) in linears.items()}
+    for share in budget.shares({name: np.array([count]) for name, count in weights.items()}):
+        most = sum(weights[name] * max(kind.zeros for kind in kinds[name]) for name in share.names)
+        if share.saving > most * (1.0 + _ROUNDING):
+            total = sum(weights[name] for name in share.names)
+            where = f" in {share.spelled}" if share.spelled else ""
+            allowed = dict.fromkeys(kind.name for name in share.names for kind in kinds[name])
+            raise UsageError(
+                f"A ratio of {share.saving / total:g}{where} cannot be reached",
+                f"With every tile of the kind that zeroes most it is {most / total:g}; the kinds are {', '.join(allowed)}.",
+                "Give a lower ratio, or --kinds that zero more.",
+            )
 
 
 def _spell(ratios: Iterable[tuple[str, float]]) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "check_patterns",
     "decide",
     "depth_of",
+    "entries",
     "kind_of",
     "kinds_of",
     "matches",
@@ -36,7 +37,7 @@ Value = TypeVar("Value")
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 _EXPRESSION = "re:"
 _SECONDS = 1.0  # a sound pattern takes microseconds
-_ENDS_WITH_VALUE = re.compile(r"=\s*[\w.+-]+\s*$")
+_ENDS_WITH_VALUE = re.compile(r"=\s*[\w.:+-]+\s*$")
 
 
 def kind_of(name: str) -> str:
@@ -114,7 +115,7 @@ def parse_pairs(text: str, value: str) -> Iterator[tuple[str, str]]:
 
     Raises a ValueError of one line if the text is misspelled.
     """
-    for entry in _entries(text):
+    for entry in entries(text):
         pattern, equals, spelled = (part.strip() for part in entry.rpartition("="))
         if not equals or not pattern:
             raise ValueError(f"{entry.strip()!r} is not PATTERN={value}.")
@@ -177,8 +178,8 @@ def _bounded(name: str, pattern: str) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def _entries(text: str) -> Iterator[str]:
-    """Split at commas, except in a regular expression, which ends after its `=VALUE`."""
+def entries(text: str) -> Iterator[str]:
+    """Yield the parts of the text between commas, except in a regular expression, which ends after its `=VALUE`."""
     parts: list[str] = []
     for piece in text.split(","):
         parts.append(piece)

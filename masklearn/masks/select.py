@@ -1,4 +1,11 @@
-"""Selects the tiles to make 2:4, by scores and a budget: least cost, exact to less than one tile, deterministic."""
+"""Selects the kind of every tile, by scores and a budget: least cost, exact to less than one step, deterministic.
+
+Every tile has a few points (saving, cost), one for each kind that it may have, and dense at (0, 0). Their lower convex hull
+is a chain of steps of falling efficiency: each replaces the tile's kind by one that saves more. The steps of all tiles,
+sorted by cost per unit saved, are taken until the budget is met. This is the multiple-choice knapsack, and interpolation of
+the last step gives its linear program (Sinha and Zoltners, Operations Research 27, 1979). With 2:4 alone a tile has one
+step.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,12 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.budget import Budget, Share
+from masklearn.masks.budget import BYTES, WEIGHTS, Budget, Share
+from masklearn.masks.kinds.base import BYTES_DENSE, Kind
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 
-__all__ = ["Choose", "Fill", "Selection", "by_budget", "select"]
+__all__ = ["Choose", "Fill", "Grids", "Scores", "Selection", "by_budget", "select", "tile_savings"]
 
 Grids = Mapping[str, NDArray[Any]]
 
+Scores = Mapping[str, Any]
+"""Numbers of tiles by linear: a grid `[grid]` for 2:4, or grids by `Kind`, one for each kind that the tiles may have."""
+
+_NOTHING = np.zeros(1)
 _ROUNDING = 1e-12  # relative rounding error that sums of savings in fp64 may have
 
 
@@ -21,9 +34,9 @@ _ROUNDING = 1e-12  # relative rounding error that sums of savings in fp64 may ha
 class Fill:
     """Result of selecting tiles for one share of the budget.
 
-    saved: total saving, in the budget's unit; tiles: number of tiles made 2:4; cost: sum of their scores, the least of any
-    tile map that saves as much, even with fractions of tiles; bound: least cost of saving exactly the share's amount with
-    fractions of tiles (optimum of the linear program), a lower bound for every map that saves as much.
+    saved: total saving, in the budget's unit; tiles: number of pruned tiles; cost: sum of their scores, the least of any
+    choice that saves as much, even with fractions of tiles; bound: least cost of saving exactly the share's amount with
+    fractions of tiles (optimum of the linear program), a lower bound for every choice that saves as much.
     """
 
     share: Share
@@ -39,20 +52,23 @@ class Fill:
 
 
 class Selection(Mapping[str, NDArray[np.bool_]]):
-    """Tile maps by linear, bool `[grid]`, True = 2:4, with the result of each share of the budget."""
+    """Maps of 2:4 tiles by linear, bool `[grid]`, True = 2:4, with the result of each share of the budget.
 
-    def __init__(self, tiles: Mapping[str, NDArray[np.bool_]], fills: tuple[Fill, ...]) -> None:
+    kinds: codes of the kinds of all tiles by linear, uint8 `[grid]`.
+    """
+
+    def __init__(self, kinds: Mapping[str, NDArray[np.uint8]], fills: tuple[Fill, ...]) -> None:
         self.fills = fills
-        self._tiles = dict(tiles)
+        self.kinds = dict(kinds)
 
     def __getitem__(self, name: str) -> NDArray[np.bool_]:
-        return self._tiles[name]
+        return self.kinds[name] == TWO_FOUR.code
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tiles)
+        return iter(self.kinds)
 
     def __len__(self) -> int:
-        return len(self._tiles)
+        return len(self.kinds)
 
     @property
     def gap(self) -> float:
@@ -62,7 +78,7 @@ class Selection(Mapping[str, NDArray[np.bool_]]):
 
 # A function that returns tile maps and the budget that they fill, from `scores` and `areas` of `select`. It may be called
 # for several sets of scores. A linear that its budget leaves dense once stays so in later calls.
-Choose = Callable[[Grids, Grids], tuple[Selection, Budget]]
+Choose = Callable[[Scores, Grids], tuple[Selection, Budget]]
 
 
 def by_budget(budget: Budget) -> Choose:
@@ -70,53 +86,142 @@ def by_budget(budget: Budget) -> Choose:
     return lambda scores, areas: (select(scores, areas, budget), budget)
 
 
-def select(scores: Grids, areas: Grids, budget: Budget | float, costs: Grids | None = None) -> Selection:
-    """Make the tiles 2:4 that cost least per unit saved, until the budget is met.
+def tile_savings(kind: Kind, areas: NDArray[Any], unit: str) -> NDArray[np.float64]:
+    """Returns what tiles of these areas save of a unit if they have this kind: zeroed weights or bytes.
 
-    scores: name to `[grid]`, loss of quality if the tile is made 2:4; areas: name to int `[grid]`, weights in the tile
-    (`tiles.tile_weights`; ragged tiles have fewer); budget: a ratio over all linears, or a `Budget`; costs: name to
-    `[grid]`, the *saving* if the tile is made 2:4, in the budget's unit, None for zeroed weights, which are half of the
-    area. Tiles that save nothing are never chosen.
+    Raises ValueError for another unit.
+    """
+    if unit not in (WEIGHTS, BYTES):
+        raise ValueError(f"a saving of {unit} needs what each tile saves of it")
+    per_weight = kind.zeros if unit == WEIGHTS else BYTES_DENSE - kind.bytes_per_weight
+    return areas * per_weight
 
-    Each share of the budget is solved separately. A ratio is met as nearly as a number of tiles in that order can:
-    |reached - asked| is at most half of one tile's saving, a quarter of its weights. 0 and 0.5 are met exactly. A saving
-    (`Budget.saving`) is reached or exceeded by less than one tile. Among equal tiles the one of the first linear in
-    `scores` is chosen, then the one in the lowest row, then the one in the lowest column.
+
+def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores | None = None) -> Selection:
+    """Give tiles the kinds that cost least per unit saved, until the budget is met.
+
+    scores: name to `[grid]`, loss of quality if the tile is made 2:4, or name to such grids by kind; areas: name to int
+    `[grid]`, weights in the tile (`tiles.tile_weights`; ragged tiles have fewer); budget: a ratio over all linears, or a
+    `Budget`; costs: in the form of `scores`, the *saving* if the tile has the kind, in the budget's unit; None for zeroed
+    weights or bytes, which follow from area and kind. Tiles that save nothing are never pruned.
+
+    Each share of the budget is solved separately. A ratio is met as nearly as a number of steps in that order can:
+    |reached - asked| is at most half of one step's saving, with 2:4 a quarter of a tile's weights. 0 and 0.5 are met
+    exactly. A saving (`Budget.saving`) is reached or exceeded by less than one step. Among equal steps the one of the first
+    linear in `scores` is taken, then the one in the lowest row, then the one in the lowest column.
 
     Raises PatchCompileError for a ratio outside 0 ... 0.5, patterns that do not fit, or a saving that all tiles together
     do not reach, and ValueError for a score or a cost that is not finite, or a unit without costs.
     """
     budget = budget if isinstance(budget, Budget) else Budget.of(float(budget))
-    if costs is None and budget.unit != "weights":
-        raise ValueError(f"a saving of {budget.unit} needs what each tile saves of it")
-    savings = {name: areas[name] / 2 for name in scores} if costs is None else costs
-    _check_finite("score", scores)
-    _check_finite("cost", {name: savings[name] for name in scores})
-    tiles = {name: np.zeros(grid.shape, dtype=np.bool_) for name, grid in scores.items()}
-    shares = budget.shares({name: areas[name] for name in scores}) if scores else []
-    fills = tuple(_fill(share, scores, savings, tiles, budget.unit) for share in shares)
-    return Selection(tiles, fills)
+    losses = {name: _by_kind(grids) for name, grids in scores.items()}
+    if costs is None:
+        savings = {
+            name: {kind: tile_savings(kind, areas[name], budget.unit) for kind in by_kind}
+            for name, by_kind in losses.items()
+        }
+        if not savings and budget.unit not in (WEIGHTS, BYTES):
+            raise ValueError(f"a saving of {budget.unit} needs what each tile saves of it")
+    else:
+        savings = {name: _by_kind(costs[name]) for name in losses}
+    _check_finite("score", losses)
+    _check_finite("cost", savings)
+    kinds = {name: np.full(areas[name].shape, DENSE.code, np.uint8) for name in losses}
+    shares = budget.shares({name: areas[name] for name in losses}) if losses else []
+    fills = tuple(_fill(share, losses, savings, kinds, budget.unit) for share in shares)
+    return Selection(kinds, fills)
+
+
+_Points = dict[Kind, NDArray[Any]]
+
+
+def _by_kind(grids: Any) -> _Points:
+    return dict(grids) if isinstance(grids, Mapping) else {TWO_FOUR: np.asarray(grids)}
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Steps along the hulls of a share's tiles, in the order in which they are taken. All arrays are `[steps]`.
+
+    tile: index of the tile; kind: code of the kind that it gets; cost, saving: increments of both.
+    """
+
+    tile: NDArray[np.int64]
+    kind: NDArray[np.uint8]
+    cost: NDArray[np.float64]
+    saving: NDArray[np.float64]
 
 
 def _fill(
-    share: Share, scores: Grids, savings: Grids, tiles: dict[str, NDArray[np.bool_]], unit: str
+    share: Share,
+    losses: Mapping[str, _Points],
+    savings: Mapping[str, _Points],
+    kinds: dict[str, NDArray[np.uint8]],
+    unit: str,
 ) -> Fill:
-    """Select the tiles of one share by a stable sort on cost per saving, and write them into `tiles`."""
-    cost, saves = _flat(scores, share), _flat(savings, share)
-    useful = np.flatnonzero(saves > 0.0)
-    order = useful[np.argsort(cost[useful] / saves[useful], kind="stable")]
-    saved = np.concatenate(([0.0], np.cumsum(saves[order])))
+    """Take the steps of one share that cost least, and write the kinds of its tiles into `kinds`."""
+    steps = _steps([losses[name] for name in share.names], [savings[name] for name in share.names])
+    saved = np.concatenate(([0.0], np.cumsum(steps.saving)))
     count = _count(saved, share, unit)
-    chosen = np.zeros(cost.size, dtype=np.bool_)
-    chosen[order[:count]] = True
-    _put_back(chosen, share, tiles)
-    return Fill(
-        share, float(saved[count]), count, float(cost[order[:count]].sum()), _bound(cost[order], saved, share)
-    )
+    total = sum(kinds[name].size for name in share.names)
+    chosen = np.full(total, DENSE.code, np.uint8)
+    # Steps of a tile are in their own order, so the last one that is taken stands. numpy assigns in order.
+    chosen[steps.tile[:count]] = steps.kind[:count]
+    _put_back(chosen, share, kinds)
+    cost = np.concatenate(([0.0], np.cumsum(steps.cost)))
+    pruned = int((chosen != DENSE.code).sum())
+    taken = float(steps.cost[:count].sum())
+    return Fill(share, float(saved[count]), pruned, taken, float(np.interp(share.saving, saved, cost)))
+
+
+def _steps(losses: list[_Points], savings: list[_Points]) -> _Steps:
+    """Returns the steps of all tiles of some linears, sorted by cost per unit saved. Equal ones keep the order of tiles."""
+    kinds = list(dict.fromkeys(kind for points in losses for kind in points))
+    cost, saving = _flat(losses, kinds), _flat(savings, kinds)
+    at_cost, at_saving = np.zeros(cost.shape[1]), np.zeros(cost.shape[1])
+    slope = np.full(cost.shape[1], -np.inf)
+    tiles, codes, costs, saved, slopes = [], [], [], [], []
+    for _ in kinds:  # from the current point of each tile to the next one of its hull
+        ahead = saving - at_saving
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slopes_to = np.where(ahead > 0.0, (cost - at_cost) / ahead, np.inf)
+        least = slopes_to.min(axis=0)
+        there = np.flatnonzero(least < np.inf)
+        if not there.size:
+            break
+        to = np.where((slopes_to == least) & (ahead > 0.0), ahead, -np.inf).argmax(axis=0)[there]
+        slope[there] = np.maximum(
+            slope[there], least[there]
+        )  # rounding must not change the order of a tile's steps
+        tiles.append(there)
+        codes.append(np.array([kind.code for kind in kinds], np.uint8)[to])
+        costs.append(cost[to, there] - at_cost[there])
+        saved.append(ahead[to, there])
+        slopes.append(slope[there])
+        at_cost[there], at_saving[there] = cost[to, there], saving[to, there]
+    if not tiles:
+        none = np.zeros(0)
+        return _Steps(none.astype(np.int64), none.astype(np.uint8), none, none)
+    level = np.repeat(np.arange(len(tiles)), [one.size for one in tiles])
+    order = np.lexsort((level, np.concatenate(tiles), np.concatenate(slopes)))
+    return _Steps(*(np.concatenate(one)[order] for one in (tiles, codes, costs, saved)))
+
+
+def _flat(grids: list[_Points], kinds: list[Kind]) -> NDArray[np.float64]:
+    """Returns the numbers of all tiles, `[kinds, tiles]`, 0 for kinds that a linear's tiles may not have."""
+
+    def row(kind: Kind) -> NDArray[np.float64]:
+        parts = [np.asarray(points.get(kind, _NOTHING), np.float64) for points in grids]
+        sizes = [next(iter(points.values())).shape if points else (0,) for points in grids]
+        return np.concatenate(
+            [np.broadcast_to(part, size).ravel() for part, size in zip(parts, sizes, strict=True)]
+        )
+
+    return np.stack([row(kind) for kind in kinds]) if kinds else np.zeros((1, 0))
 
 
 def _count(saved: NDArray[np.float64], share: Share, unit: str) -> int:
-    """Returns the number of tiles to make 2:4; saved: total saving of the first 0, 1, 2 … tiles of the order."""
+    """Returns the number of steps to take; saved: total saving of the first 0, 1, 2 … steps."""
     if not share.at_least:
         return int(np.abs(saved - share.saving).argmin())
     if saved[-1] < share.saving * (1.0 - _ROUNDING):
@@ -128,26 +233,15 @@ def _count(saved: NDArray[np.float64], share: Share, unit: str) -> int:
     return int(np.searchsorted(saved, share.saving * (1.0 - _ROUNDING)))
 
 
-def _bound(cost: NDArray[np.float64], saved: NDArray[np.float64], share: Share) -> float:
-    """Returns the cost of saving exactly the share's amount with a fraction of the last tile, by interpolation."""
-    if not cost.size:
-        return 0.0
-    return float(np.interp(share.saving, saved, np.concatenate(([0.0], np.cumsum(cost)))))
-
-
-def _check_finite(what: str, grids: Grids) -> None:
-    for name, grid in grids.items():
-        if not bool(np.isfinite(grid).all()):
+def _check_finite(what: str, grids: Mapping[str, _Points]) -> None:
+    for name, points in grids.items():
+        if not all(bool(np.isfinite(grid).all()) for grid in points.values()):
             raise ValueError(f"a tile {what} of {name} is not finite")
 
 
-def _flat(grids: Grids, share: Share) -> NDArray[np.float64]:
-    return np.concatenate([np.asarray(grids[name], dtype=np.float64).ravel() for name in share.names])
-
-
-def _put_back(chosen: NDArray[np.bool_], share: Share, tiles: dict[str, NDArray[np.bool_]]) -> None:
+def _put_back(chosen: NDArray[np.uint8], share: Share, kinds: dict[str, NDArray[np.uint8]]) -> None:
     start = 0
     for name in share.names:
-        grid = tiles[name]
+        grid = kinds[name]
         grid[...] = chosen[start : start + grid.size].reshape(grid.shape)
         start += grid.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from masklearn.traits import METHODS, Criterion, MethodTraits, Need
 
@@ -15,35 +15,42 @@ if TYPE_CHECKING:
 
     from masklearn.checkpoint.store import WeightStore
     from masklearn.feed import Feed
+    from masklearn.masks.kinds.base import Kind
     from masklearn.masks.record import TrainRecord
     from masklearn.recipe import LearnSettings
 
-__all__ = ["Candidate", "Method", "Settled", "method_of"]
+__all__ = ["Candidate", "Candidates", "Codes", "Method", "Settled", "method_of"]
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Proposal for one linear, from which `select` chooses the tiles to make 2:4.
+    """Proposal to give tiles of one linear one kind, from which `select` chooses.
 
-    pattern: uint8 codes of a 2:4 pattern for every group of 4, `[N, K/4]`; score: fp32 `[grid]`, cost of making each tile
-    2:4, comparable across linears. A candidate has no new weights: a method solves them for the final masks
-    (`Method.settle`).
+    pattern: codes of every group, `[N, K/group]` in the type of the kind's family: uint8 `[N, K/4]` for 2:4. It may be empty
+    for other kinds if the method `solves`. score: fp32 `[grid]`, cost of giving each tile this kind, comparable across kinds
+    and linears. A candidate has no new weights: a method solves them for the final masks (`Method.settle`).
     """
 
-    pattern: NDArray[np.uint8]
+    pattern: NDArray[Any]
     score: NDArray[np.float32]
+
+
+Candidates = Mapping["Kind", Candidate]
+"""Proposals for one linear, by kind."""
+Codes = Mapping[str, "NDArray[Any]"]
+"""Codes of all groups of a linear, `[N, K/group]`, by name of the family."""
 
 
 @dataclass(frozen=True, eq=False)
 class Settled:
     """Final masks of a method.
 
-    tiles: tile maps `[grid]` by linear; patterns: uint8 codes `[N, K/4]` of all groups of 4 by linear; train: record of a
-    method that trains, else None.
+    kinds: codes of the kinds of tiles, uint8 `[grid]` by linear; codes: codes of all groups by linear, for the families of
+    its kinds; train: record of a method that trains, else None.
     """
 
-    tiles: Mapping[str, NDArray[np.bool_]]
-    patterns: dict[str, NDArray[np.uint8]]
+    kinds: Mapping[str, NDArray[np.uint8]]
+    codes: dict[str, Codes]
     train: TrainRecord | None = None
 
 
@@ -51,22 +58,22 @@ class Method(MethodTraits, ABC):
     """Way to find masks. Its traits describe it (see `MethodTraits`), and it has no state."""
 
     @abstractmethod
-    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
-        """Yield each linear's name and its candidate, once per linear of the feed."""
+    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
+        """Yield each linear's name and its candidates, one for each kind of `feed.kinds`, once per linear of the feed."""
 
     def settle(
         self,
         feed: Feed,  # noqa: ARG002
-        tiles: Mapping[str, NDArray[np.bool_]],
-        patterns: dict[str, NDArray[np.uint8]],
+        kinds: Mapping[str, NDArray[np.uint8]],
+        codes: dict[str, Codes],
         store: WeightStore,  # noqa: ARG002
     ) -> Settled:
-        """Finish the masks after the tiles are chosen. New weights go to `store`.
+        """Finish the masks after the kinds of tiles are chosen. New weights go to `store`.
 
-        tiles: chosen tile maps by linear; patterns: patterns of the candidates by linear, empty if the method `solves`.
-        The base class returns both unchanged and makes no new weights.
+        kinds: codes of the chosen kinds `[grid]` by linear; codes: the candidates' codes of all groups, of the chosen kind
+        in each tile, by linear; empty if the method `solves`. The base class returns both unchanged, without new weights.
         """
-        return Settled(tiles, patterns)
+        return Settled(kinds, codes)
 
     def criterion(self, settings: LearnSettings, lacks: Collection[Need]) -> Criterion | None:
         """Returns the criterion that ranks tiles, None for a method without criteria.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from masklearn.methods.base import Candidate, Method
+from masklearn.methods.base import Candidates, Method
 from masklearn.methods.scores import IMPORTANCE
 from masklearn.traits import METHODS
 
@@ -23,9 +23,9 @@ class Magnitude(Method):
     unit = IMPORTANCE
     summary = "keeps the largest weights; needs no text"
 
-    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
-        """Yield a candidate per linear, with w² as the importance."""
-        from masklearn.methods.scores.importance import candidate_from_importance
+    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
+        """Yield candidates per linear, with w² as the importance."""
+        from masklearn.methods.scores.importance import candidates_from_importance
 
         for name, weight in feed.weights():
-            yield name, candidate_from_importance(weight.square(), feed.recipe.tile)
+            yield name, candidates_from_importance(weight.square(), feed.recipe.tile, feed.kinds[name])

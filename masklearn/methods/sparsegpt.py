@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from masklearn.methods.base import Candidate, Method, Settled
+from masklearn.methods.base import Candidates, Codes, Method, Settled
 from masklearn.traits import METHODS, Criterion, Need
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class SparseGpt(Method):
     criteria = (Criterion.RELATIVE, Criterion.FISHER, Criterion.RAW, Criterion.MAGNITUDE, Criterion.RANDOM)
     solves = True
 
-    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
-        """Yield a candidate per linear, ranked by the recipe's criterion or the method's own."""
+    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
+        """Yield candidates per linear, ranked by the recipe's criterion or the method's own."""
         from masklearn.methods.scores.output_error import candidates_by_error
 
         criterion = self.criterion(feed.recipe, feed.lacks)
@@ -46,14 +46,14 @@ class SparseGpt(Method):
     def settle(
         self,
         feed: Feed,
-        tiles: Mapping[str, NDArray[np.bool_]],
-        patterns: dict[str, NDArray[np.uint8]],  # noqa: ARG002
+        kinds: Mapping[str, NDArray[np.uint8]],
+        codes: dict[str, Codes],  # noqa: ARG002
         store: WeightStore,
     ) -> Settled:
         """Choose patterns and solve weights for the tiles."""
         from masklearn.solvers.solve import solve
 
-        return Settled(tiles, solve(feed, tiles, store, self.solver))
+        return Settled(kinds, solve(feed, kinds, store, self.solver))
 
     @property
     def solver(self) -> Solver:

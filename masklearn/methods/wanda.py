@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from masklearn.methods.base import Candidate, Method
+from masklearn.methods.base import Candidates, Method
 from masklearn.methods.scores import IMPORTANCE
 from masklearn.traits import METHODS, Need
 
@@ -29,9 +29,12 @@ class Wanda(Method):
     summary = "keeps the largest products of weight and input norm"
     needs = frozenset({Need.INPUTS})
 
-    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
-        """Yield a candidate per linear, with (|w|·‖x‖)² as the importance."""
-        from masklearn.methods.scores.importance import candidate_from_importance
+    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
+        """Yield candidates per linear, with (|w|·‖x‖)² as the importance."""
+        from masklearn.methods.scores.importance import candidates_from_importance
 
         for name, weight, norms in feed.norms():
-            yield name, candidate_from_importance(weight.square() * norms, feed.recipe.tile)
+            yield (
+                name,
+                candidates_from_importance(weight.square() * norms, feed.recipe.tile, feed.kinds[name]),
+            )

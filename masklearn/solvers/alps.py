@@ -1,7 +1,7 @@
 """ALPS (arXiv 2406.07831) for hybrid masks: finds patterns by ADMM, then the best values for them by conjugate gradients.
 
-Both minimise the squared output error ‖X(W − D)ᵀ‖² = tr (W − D) H (W − D)ᵀ, H = XᵀX, over all D that are 2:4 in the
-sparse tiles. SparseGPT fixes one column at a time and never returns to earlier columns. ALPS updates all weights
+Both minimise the squared output error ‖X(W − D)ᵀ‖² = tr (W − D) H (W − D)ᵀ, H = XᵀX, over all D that keep in every tile
+what its kind keeps. SparseGPT fixes one column at a time and never returns to earlier columns. ALPS updates all weights
 together: on SmolLM2-135M at ratio .35 it leaves 12 % less error with SparseGPT's patterns, and 17 % less with the
 patterns of ADMM.
 """
@@ -13,10 +13,9 @@ from operator import mul
 import torch
 
 from masklearn.feed import Group
-from masklearn.masks.patterns import PATTERNS, patterns_from_scores
-from masklearn.masks.tiles import GROUP
 from masklearn.solvers.factors import cholesky, inverse_of_factor
 from masklearn.solvers.obs import with_damping
+from masklearn.solvers.projection import Codes, Projection
 from masklearn.threads import in_parallel
 
 __all__ = ["solve_group", "solve_rows"]
@@ -33,11 +32,11 @@ _ROWS, _WIDTH = 128, 2048
 
 def solve_group(
     group: Group,
-    sparse: Mapping[str, torch.Tensor],
-    patterns: Mapping[str, torch.Tensor] | None,
+    allowed: Mapping[str, Projection],
+    given: Mapping[str, Codes] | None,
     damping: float,
     note: Callable[[str], object],
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+) -> dict[str, tuple[torch.Tensor, Codes]]:
     """Solve the rows of all linears of a group together; see `solve.Solver`."""
     names = list(group.weights)
     values, codes = solve_rows(
@@ -46,12 +45,18 @@ def solve_group(
         damping,
         names[0],
         note,
-        torch.cat([sparse[name] for name in names]),
-        None if patterns is None else torch.cat([patterns[name] for name in names]),
+        Projection.together([allowed[name] for name in names]),
+        None if given is None else Codes.together([given[name] for name in names]),
     )
-    rows = [len(weight) for weight in group.weights.values()]
-    parts = zip(torch.split(values, rows), torch.split(codes, rows), strict=True)
-    return dict(zip(names, parts, strict=True))
+    found, start = {}, 0
+    for name, weight in group.weights.items():
+        rows = slice(start, start + len(weight))
+        own = codes[rows]
+        if allowed[name].kept16 is None:  # another linear of the group has n:16 tiles
+            own = Codes(own.pattern)
+        found[name] = values[rows], own
+        start += len(weight)
+    return found
 
 
 def solve_rows(
@@ -60,94 +65,96 @@ def solve_rows(
     damping: float,
     name: str,
     note: Callable[[str], object],
-    sparse: torch.Tensor,
-    patterns: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns new values `[N, K]`, in which pruned weights are 0, and uint8 codes `[N, K/4]` of all groups.
+    allowed: Projection,
+    given: Codes | None = None,
+) -> tuple[torch.Tensor, Codes]:
+    """Returns new values `[N, K]`, in which pruned weights are 0, and codes of all groups.
 
-    Rows are independent of each other. A row without sparse groups does not change.
+    Rows are independent of each other. A row with nothing to prune does not change.
 
-    weight: `[N, K]`, the rows of all linears that share their inputs; hessian: XᵀX `[K, K]`; sparse: bool `[N, K/4]`,
-    True for groups to prune 2:4; patterns: codes to use, None to choose them; damping, name, note: arguments of
-    `obs.with_damping`, whose errors are raised.
+    weight: `[N, K]`, the rows of all linears that share their inputs; hessian: XᵀX `[K, K]`; allowed: the masks that the
+    tiles allow; given: codes to use, None to choose them; damping, name, note: arguments of `obs.with_damping`, whose errors
+    are raised.
     """
-    weight, rows = weight.float(), sparse.any(dim=1)
+    weight, rows = weight.float(), allowed.pruned_rows
     if not bool(rows.all()):
         values = weight.clone()
-        codes = patterns_from_scores(weight.abs()) if patterns is None else patterns.clone()
-        given = None if patterns is None else patterns[rows]
+        codes = allowed.codes(weight.abs())
+        if given is not None:
+            codes.put(slice(None), given)
         if bool(rows.any()):
-            found = solve_rows(weight[rows], hessian, damping, name, note, sparse[rows], given)
-            values[rows], codes[rows] = found
+            own = None if given is None else given[rows]
+            values[rows], found = solve_rows(weight[rows], hessian, damping, name, note, allowed[rows], own)
+            codes.put(rows, found)
         return values, codes
     if not bool(hessian.diagonal().any()):  # all inputs are 0, so every choice has the same error
-        codes = patterns_from_scores(weight.abs()) if patterns is None else patterns
-        return weight * _kept(codes, sparse), codes
+        codes = allowed.codes(weight.abs()) if given is None else given
+        return weight * allowed.keep(codes), codes
 
-    def attempt(damped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def attempt(damped: torch.Tensor) -> tuple[torch.Tensor, Codes] | None:
         scale = damped.diagonal().sqrt()
         unit = damped / scale / scale[:, None]
-        found = _solve(weight * scale, unit, sparse, patterns)
+        found = _solve(weight * scale, unit, allowed, given)
         return None if found is None else (found[0] / scale, found[1])
 
     return with_damping(hessian.clone(), damping, name, note, attempt)
 
 
-_Solved = tuple[torch.Tensor, torch.Tensor]
+_Solved = tuple[torch.Tensor, Codes]
 _Steps = Iterable[tuple[float, torch.Tensor | None]]
 
 
 def _solve(
-    weight: torch.Tensor, hessian: torch.Tensor, sparse: torch.Tensor, patterns: torch.Tensor | None
+    weight: torch.Tensor, hessian: torch.Tensor, allowed: Projection, given: Codes | None
 ) -> _Solved | None:
     """Returns D and its codes, or None if a factorisation fails. hessian: scaled to a diagonal of 1."""
     growths = [_FIRST_RHO, *[_RHO_GROWTH] * (_ADMM_STEPS - 1)]
-    rhos = list(accumulate(growths, mul)) if patterns is None else []
+    rhos = list(accumulate(growths, mul)) if given is None else []
     if (
         weight.device.type != "cpu" or len(hessian) > _WIDTH
     ):  # every operation is large enough for all threads
-        return _solve_rows(weight, hessian, sparse, patterns, ((rho, _inverse(hessian, rho)) for rho in rhos))
+        return _solve_rows(weight, hessian, allowed, given, ((rho, _inverse(hessian, rho)) for rho in rhos))
     steps = list(zip(rhos, in_parallel(lambda rho: _inverse(hessian, rho), rhos), strict=True))
 
     def part(start: int) -> _Solved | None:
         rows = slice(start, start + _ROWS)
-        given = None if patterns is None else patterns[rows]
-        return _solve_rows(weight[rows], hessian, sparse[rows], given, steps)
+        own = None if given is None else given[rows]
+        return _solve_rows(weight[rows], hessian, allowed[rows], own, steps)
 
     parts = in_parallel(part, range(0, len(weight), _ROWS))
     solved = [one for one in parts if one is not None]
     if len(solved) < len(parts):
         return None
     values, codes = zip(*solved, strict=True)
-    return torch.cat(values), torch.cat(codes)
+    return torch.cat(values), Codes.together(codes)
 
 
 def _solve_rows(
     weight: torch.Tensor,
     hessian: torch.Tensor,
-    sparse: torch.Tensor,
-    patterns: torch.Tensor | None,
+    allowed: Projection,
+    given: Codes | None,
     admm: _Steps,
 ) -> _Solved | None:
-    if patterns is not None:
-        start, codes, steps = weight * _kept(patterns, sparse), patterns, _FIT_STEPS
+    if given is not None:
+        start, codes, steps = weight * allowed.keep(given), given, _FIT_STEPS
     else:
-        found = _admm(weight, sparse, admm)
+        found = _admm(weight, allowed, admm)
         if found is None:
             return None
         (start, codes), steps = found, _REFINE_STEPS
-    values = _fit(weight, start, _kept(codes, sparse), hessian, steps)
+    values = _fit(weight, start, allowed.keep(codes), hessian, steps)
     return None if values is None else (values, codes)
 
 
-def _admm(weight: torch.Tensor, sparse: torch.Tensor, steps: _Steps) -> _Solved | None:
+def _admm(weight: torch.Tensor, allowed: Projection, steps: _Steps) -> _Solved | None:
     """Returns D and its codes, or None if a factorisation fails. steps: ρ and (H + ρI)⁻¹ of each step.
 
     These are equations (5)–(8) of the paper with V = ρU: X = (H + ρI)⁻¹(HW + ρ(D − U)), D = projection of X + U, and
     U = U + X − D. In every step ρ grows by a factor and U shrinks by it.
     """
-    values = weight * _kept(patterns_from_scores(weight.abs()), sparse)
-    dual, codes = torch.zeros_like(weight), torch.empty(0)
+    codes = allowed.codes(weight.abs())
+    values, dual = weight * allowed.keep(codes), torch.zeros_like(weight)
     for rho, pull in steps:
         if pull is None:
             return None
@@ -155,8 +162,8 @@ def _admm(weight: torch.Tensor, sparse: torch.Tensor, steps: _Steps) -> _Solved 
         values -= dual
         values -= weight
         dual += torch.addmm(weight, values, pull, alpha=rho)  # X + U
-        codes = patterns_from_scores(dual.abs())
-        kept = _kept(codes, sparse)
+        codes = allowed.codes(dual.abs())
+        kept = allowed.keep(codes)
         values = dual * kept
         dual.masked_fill_(kept, 0.0).div_(_RHO_GROWTH)
     return values, codes
@@ -192,11 +199,3 @@ def _fit(
         before, energy = energy, residual.square().sum(dim=1, keepdim=True)
         direction.mul_(torch.where(before > 0, energy / before, 0.0)).add_(residual)
     return values
-
-
-def _kept(codes: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
-    """Returns the mask of kept weights, bool `[N, K]`."""
-    table = torch.from_numpy(PATTERNS.copy()).to(codes.device)
-    kept = table[codes.int()]
-    kept |= ~sparse[..., None]
-    return kept.view(codes.shape[0], codes.shape[1] * GROUP)

@@ -14,9 +14,11 @@ import torch
 
 from masklearn.errors import PatchCompileError
 from masklearn.feed import Group
+from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.patterns import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
 from masklearn.solvers.factors import upper_factor_of_inverse
+from masklearn.solvers.projection import Codes, Projection
 from masklearn.threads import one_thread, total
 
 __all__ = [
@@ -32,6 +34,7 @@ _Found = TypeVar("_Found")
 
 _BLOCK = 128  # columns between two updates of all later columns, the lazy batch of the paper
 _MAX_DAMPING = 1.0
+_SIXTEEN = FAMILIES["n:16"]
 # Rows from which torch divides an operation on the 4 columns of a group among threads: it gives each 32768 elements.
 _DIVIDED_ROWS = 8192
 
@@ -40,12 +43,12 @@ _DIVIDED_ROWS = 8192
 class Solved:
     """Pruned linear.
 
-    weight: `[N, K]`, pruned weights are 0; patterns: uint8 codes `[N, K/4]` of all groups; loss: `[N, K/4]`, squared output
-    error of pruning the group, summed over the tokens of H, 0 for dense groups.
+    weight: `[N, K]`, pruned weights are 0; codes: of all groups; loss: `[N, K/4]`, squared output error of pruning each 4
+    consecutive columns, summed over the tokens of H, 0 where nothing is pruned.
     """
 
     weight: torch.Tensor
-    patterns: torch.Tensor
+    codes: Codes
     loss: torch.Tensor
 
 
@@ -99,48 +102,54 @@ def inverse_factor(
 
 def solve_group(
     group: Group,
-    sparse: Mapping[str, torch.Tensor],
-    patterns: Mapping[str, torch.Tensor] | None,
+    allowed: Mapping[str, Projection],
+    given: Mapping[str, Codes] | None,
     damping: float,
     note: Callable[[str], object],
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+) -> dict[str, tuple[torch.Tensor, Codes]]:
     """Solve the linears of a group one by one, with one factor for all; see `solve.Solver`."""
-    if not any(bool(one.any()) for one in sparse.values()):  # nothing to prune
-        codes = patterns or {name: patterns_from_scores(one.abs()) for name, one in group.weights.items()}
+    if not any(bool(one.pruned_rows.any()) for one in allowed.values()):  # nothing to prune
+        codes = given or {name: allowed[name].codes(one.abs()) for name, one in group.weights.items()}
         return {name: (weight, codes[name]) for name, weight in group.weights.items()}
     factor = inverse_factor(group.moment.clone(), damping, next(iter(group.weights)), note)
     found = {}
     for name, weight in group.weights.items():
-        solved = solve_linear(weight, factor, sparse[name], None if patterns is None else patterns[name])
-        found[name] = solved.weight, solved.patterns
+        solved = solve_linear(weight, factor, allowed[name], None if given is None else given[name])
+        found[name] = solved.weight, solved.codes
     return found
 
 
 def solve_linear(
     weight: torch.Tensor,
     factor: torch.Tensor,
-    sparse: torch.Tensor | None = None,
-    patterns: torch.Tensor | None = None,
+    allowed: Projection | None = None,
+    given: Codes | None = None,
 ) -> Solved:
-    """Prune the sparse groups of `weight` `[N, K]` 2:4, and compensate in all later weights of the row.
+    """Prune `weight` `[N, K]` as its tiles allow, and compensate in all later weights of the row.
 
-    factor: result of `inverse_factor`; sparse: bool `[N, K/4]`, True for groups to prune, None for all; patterns: uint8
-    codes `[N, K/4]` to use, None to choose the cheapest pattern of each group when its columns are reached.
+    factor: result of `inverse_factor`; allowed: the masks that the tiles allow, None for 2:4 everywhere; given: codes to
+    use, None to choose the cheapest ones: of a group of 4 when its columns are reached, and of a group of 16 when the first
+    of the 64 columns is reached among which its own lie.
     """
+    if allowed is None:
+        shape = (weight.shape[0], weight.shape[1])
+        allowed = Projection.everywhere(TWO_FOUR, shape, weight.device)
     small = weight.device.type == "cpu" and len(weight) < _DIVIDED_ROWS
     with one_thread() if small else nullcontext():
-        return _solve_columns(weight, factor, sparse, patterns)
+        return _solve_columns(weight, factor, allowed, given)
 
 
 def _solve_columns(
     weight: torch.Tensor,
     factor: torch.Tensor,
-    sparse: torch.Tensor | None,
-    patterns: torch.Tensor | None,
+    allowed: Projection,
+    given: Codes | None,
 ) -> Solved:
     columns = weight.t().contiguous().float()  # [K, N], so that a column of weights is contiguous
     k, n = columns.shape
-    codes = torch.empty(k // GROUP, n, dtype=torch.uint8, device=weight.device)
+    codes = torch.zeros(k // GROUP, n, dtype=torch.uint8, device=weight.device)
+    mask16: list[torch.Tensor] = []
+    kept16 = torch.empty(0)
     loss = torch.zeros(k // GROUP, n, device=weight.device)
     table = torch.from_numpy(PATTERNS.copy()).to(weight.device)
     for start in range(0, k, _BLOCK):
@@ -149,20 +158,39 @@ def _solve_columns(
         for j in range(start, end, GROUP):
             group, rows = columns[j : j + GROUP], slice(j - start, j - start + GROUP)
             divisors = factor.diagonal()[j : j + GROUP, None]
-            if patterns is None:
+            if given is not None:
+                codes[j // GROUP] = given.pattern[:, j // GROUP]
+            elif allowed.has_two_four:
                 codes[j // GROUP] = patterns_from_scores((group / divisors).square().t()).view(-1)
-            else:
-                codes[j // GROUP] = patterns[:, j // GROUP]
             pruned = ~table[codes[j // GROUP].long()].t()
-            if sparse is not None:
-                pruned &= sparse[:, j // GROUP]
+            pruned &= allowed.sparse[:, j // GROUP]
+            if allowed.kept16 is not None:
+                if j % _SIXTEEN.span == 0:
+                    mask16.append(_slab_codes(columns, factor, allowed.kept16, given, j))
+                    kept16 = _SIXTEEN.keep(mask16[-1]).t()
+                pruned |= ~kept16[j % _SIXTEEN.span :][:GROUP]
             errors[rows] = _prune_columns(group, factor[j : j + GROUP, j : j + GROUP], pruned)
             loss[j // GROUP] = errors[rows].square().sum(dim=0)
             columns[j + GROUP : end].addmm_(
                 factor[j : j + GROUP, j + GROUP : end].t(), errors[rows], alpha=-1
             )
         columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
-    return Solved(columns.t().contiguous(), codes.t().contiguous(), loss.t().contiguous())
+    found = Codes(codes.t().contiguous(), torch.cat(mask16, dim=1) if mask16 else None)
+    return Solved(columns.t().contiguous(), found, loss.t().contiguous())
+
+
+def _slab_codes(
+    columns: torch.Tensor, factor: torch.Tensor, kept16: torch.Tensor, given: Codes | None, start: int
+) -> torch.Tensor:
+    """Returns the codes `[N, 4]` of the groups of 16 in 64 columns, chosen by the cost of each weight as it is now."""
+    groups = slice(start // _SIXTEEN.group, (start + _SIXTEEN.span) // _SIXTEEN.group)
+    if given is not None:
+        assert given.mask16 is not None
+        return given.mask16[:, groups]
+    slab = slice(start, start + _SIXTEEN.span)
+    costs = (columns[slab] / factor.diagonal()[slab, None]).square().t()
+    codes: torch.Tensor = _SIXTEEN.best(costs, kept16[:, groups])
+    return codes
 
 
 def solve_unstructured(weight: torch.Tensor, factor: torch.Tensor, ratio: float) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.feed import Feed, Group, Replaced
-from masklearn.masks.tiles import expand_tiles
 from masklearn.solvers import obs
+from masklearn.solvers.projection import Codes, Projection
 
 __all__ = ["Solver", "solve", "solve_unstructured"]
 
-Values = Mapping[str, torch.Tensor]
-_CODES = "codes"
+CodeArrays = Mapping[str, NDArray[Any]]
+"""Codes of all groups of a linear, `[N, K/group]`, by name of the family."""
 
 
 class Solver(Protocol):
@@ -26,71 +26,69 @@ class Solver(Protocol):
     def __call__(
         self,
         group: Group,
-        sparse: Values,
-        patterns: Values | None,
+        allowed: Mapping[str, Projection],
+        given: Mapping[str, Codes] | None,
         damping: float,
         note: Callable[[str], object],
-    ) -> Mapping[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Returns new values `[N, K]`, in which pruned weights are 0, and uint8 codes `[N, K/4]` of all groups, by name.
+    ) -> Mapping[str, tuple[torch.Tensor, Codes]]:
+        """Returns new values `[N, K]`, in which pruned weights are 0, and codes of all groups, by name.
 
-        sparse: bool `[N, K/4]` by name, True for groups of 4 to prune 2:4; patterns: codes to use, None to choose them;
-        damping, note: arguments of `obs.with_damping`, whose errors are raised.
+        allowed: the masks that the tiles allow, by name; given: codes to use, None to choose them; damping, note: arguments
+        of `obs.with_damping`, whose errors are raised.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """Tile maps and given patterns, at the resolution of groups of 4. patterns: None if the solver chooses them."""
+    """Kinds of tiles and given codes. codes: None if the solver chooses them."""
 
     feed: Feed
-    tiles: Mapping[str, NDArray[np.bool_]]
-    patterns: Mapping[str, NDArray[np.uint8]] | None
+    kinds: Mapping[str, NDArray[np.uint8]]
+    codes: Mapping[str, CodeArrays] | None
 
-    def sparse(self, group: Group) -> dict[str, torch.Tensor]:
+    def allowed(self, group: Group) -> dict[str, Projection]:
         shapes, tile = self.feed.shapes, self.feed.recipe.tile
         return {
-            name: torch.from_numpy(expand_tiles(self.tiles[name], shapes[name], tile)).to(weight.device)
+            name: Projection.of_tiles(self.kinds[name], shapes[name], tile, weight.device)
             for name, weight in group.weights.items()
         }
 
     def digest(self) -> str:
-        """Returns a hash of the tile maps and patterns."""
+        """Returns a hash of the kinds of tiles and the codes."""
         total = hashlib.sha256()
-        for name, grid in sorted(self.tiles.items()):
-            total.update(f"{name} {grid.shape}".encode() + np.packbits(grid).tobytes())
-        for name, codes in sorted((self.patterns or {}).items()):
-            total.update(name.encode() + codes.tobytes())
+        for name, grid in sorted(self.kinds.items()):
+            total.update(f"{name} {grid.shape}".encode() + grid.tobytes())
+        for name, codes in sorted((self.codes or {}).items()):
+            total.update(name.encode() + b"".join(codes[family].tobytes() for family in sorted(codes)))
         return total.hexdigest()
 
-    def codes(self, group: Group) -> dict[str, torch.Tensor] | None:
-        if self.patterns is None:
+    def given(self, group: Group) -> dict[str, Codes] | None:
+        if self.codes is None:
             return None
         return {
-            name: torch.from_numpy(self.patterns[name]).to(weight.device)
-            for name, weight in group.weights.items()
+            name: Codes.of_families(self.codes[name], weight.device) for name, weight in group.weights.items()
         }
 
 
 def solve(
     feed: Feed,
-    tiles: Mapping[str, NDArray[np.bool_]],
+    kinds: Mapping[str, NDArray[np.uint8]],
     store: WeightStore,
     solver: Solver,
-    patterns: Mapping[str, NDArray[np.uint8]] | None = None,
-) -> dict[str, NDArray[np.uint8]]:
-    """Solve the weights of all linears for given tile maps. Returns uint8 codes `[N, K/4]` of all groups of 4.
+    codes: Mapping[str, CodeArrays] | None = None,
+) -> dict[str, CodeArrays]:
+    """Solve the weights of all linears for given kinds of tiles. Returns the codes of all groups.
 
-    store: receives the new weights; patterns: 2:4 patterns to use, None to let the solver choose them. Raises
-    PatchCompileError as `obs.with_damping` and the feed do.
+    kinds: codes of the kinds `[grid]` by linear; store: receives the new weights; codes: codes of groups to use, None to let
+    the solver choose them. Raises PatchCompileError as `obs.with_damping` and the feed do.
     """
-    asked = _Asked(feed, tiles, patterns)
+    asked = _Asked(feed, kinds, codes)
 
     def prune(group: Group) -> dict[str, Replaced]:
-        found = solver(group, asked.sparse(group), asked.codes(group), feed.recipe.damping, feed.note)
-        return {name: (values, {_CODES: codes.cpu().numpy()}) for name, (values, codes) in found.items()}
+        found = solver(group, asked.allowed(group), asked.given(group), feed.recipe.damping, feed.note)
+        return {name: (values, chosen.by_family()) for name, (values, chosen) in found.items()}
 
-    kept = feed.replace(prune, store, f"{solver.__module__} {asked.digest()}")
-    return {name: arrays[_CODES] for name, arrays in kept.items()}
+    return feed.replace(prune, store, f"{solver.__module__} {asked.digest()}")
 
 
 def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:

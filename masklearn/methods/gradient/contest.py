@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import TrainRecord
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.gradient.prior import Prior, prior_path
@@ -35,6 +36,7 @@ __all__ = ["Masks", "held_out", "report_path", "solve_best"]
 Tiles = Mapping[str, NDArray[np.bool_]]
 Patterns = Mapping[str, NDArray[np.uint8]]
 
+_FAMILY = TWO_FOUR.name
 _HELD_OUT = 16  # windows; an eighth of the pool if that is less
 _LEARNED, _LEARNED_TILES, _PRIOR = "learned", "learned tiles, patterns of the solve", "prior"
 
@@ -103,7 +105,10 @@ def _write_best(
     solved = []
     for masks, own in zip(contenders, stores, strict=True):
         task.note(f"solving for: {masks.name}")
-        solved.append(solve(feed, masks.tiles, own, alps.solve_group, masks.patterns))
+        kinds = {name: grid.astype(np.uint8) for name, grid in masks.tiles.items()}
+        given = masks.patterns and {name: {_FAMILY: codes} for name, codes in masks.patterns.items()}
+        found = solve(feed, kinds, own, alps.solve_group, given)
+        solved.append({name: codes[_FAMILY] for name, codes in found.items()})
     _, windows = held_out(task.text)
     pruned = [task.checkpoint.with_weights(own) for own in stores]
     found = divergences(task.checkpoint, pruned, windows, task.recipe.device, task.progress, task.activations)

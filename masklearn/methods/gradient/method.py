@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from masklearn.methods.base import Candidate, Method, Settled, method_of
+from masklearn.methods.base import Candidates, Codes, Method, Settled, method_of
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.traits import Need, Repair, method_names
 
@@ -26,27 +26,37 @@ class GradientMethod(Method):
 
     needs = frozenset({Need.TRAINING})
     repair = Repair.DISTILL
+    only_two_four = True
     unit = "exp(tile logit) for each weight"
     settings: ClassVar[MaskSettings]
 
-    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
-        """Yield a candidate per linear. Patterns or scores that do not train are the prior's."""
+    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
+        """Yield a candidate per linear, of 2:4. Patterns or scores that do not train are the prior's."""
+        from masklearn.masks.kinds.table import TWO_FOUR
         from masklearn.methods.gradient.learner import learn_by_gradient
 
-        return learn_by_gradient(_task_of(feed), self.settings)
+        found = learn_by_gradient(_task_of(feed), self.settings)
+        return ((name, {TWO_FOUR: candidate}) for name, candidate in found)
 
     def settle(
         self,
         feed: Feed,
-        tiles: Mapping[str, NDArray[np.bool_]],
-        patterns: dict[str, NDArray[np.uint8]],
+        kinds: Mapping[str, NDArray[np.uint8]],
+        codes: dict[str, Codes],
         store: WeightStore,
     ) -> Settled:
         """Solve weights for the learned masks and for the prior's, and keep the better ones."""
+        import numpy as np
+
+        from masklearn.masks.kinds.table import TWO_FOUR
         from masklearn.methods.gradient.contest import solve_best
 
+        family = TWO_FOUR.name
+        tiles = {name: grid == TWO_FOUR.code for name, grid in kinds.items()}
+        patterns = {name: own[family] for name, own in codes.items()}
         best_tiles, best_patterns, record = solve_best(_task_of(feed), self.settings, tiles, patterns, store)
-        return Settled(best_tiles, best_patterns, record)
+        best_kinds = {name: grid.astype(np.uint8) for name, grid in best_tiles.items()}
+        return Settled(best_kinds, {name: {family: one} for name, one in best_patterns.items()}, record)
 
     def score_unit(self, settings: LearnSettings, lacks: Collection[Need]) -> str:
         """Returns the unit of a tile's score, which is the prior's if no tiles are learned."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.linears import read_linear
 from masklearn.errors import PatchCompileError
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.patterns import patterns_from_scores
@@ -71,7 +72,8 @@ def write_prior(task: Task, path: Path) -> None:
 def _candidates(task: Task) -> Iterator[tuple[str, Candidate]]:
     prior, one_shot = task.recipe.prior, method_names(trained=False)
     if prior in one_shot:
-        return method_of(prior).candidates(CheckpointFeed(task))
+        found = method_of(prior).candidates(CheckpointFeed(task))
+        return ((name, candidates[TWO_FOUR]) for name, candidates in found)
     if Path(prior).is_file():
         return _of_masks(task, MaskSet.load(prior))
     raise PatchCompileError(

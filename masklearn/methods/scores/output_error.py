@@ -1,15 +1,18 @@
 """Ranks tiles by SparseGPT's output error on the dense model's inputs, or by a reference criterion."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.feed import Arrays, Feed, Group
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.patterns import patterns_from_scores
 from masklearn.masks.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_weights
-from masklearn.methods.base import Candidate
+from masklearn.methods.base import Candidate, Candidates
 from masklearn.solvers import obs
+from masklearn.solvers.projection import Projection
 from masklearn.stream.moments import output_energy
 from masklearn.threads import total
 from masklearn.traits import Criterion, Need
@@ -17,14 +20,16 @@ from masklearn.traits import Criterion, Need
 __all__ = ["candidates_by_error"]
 
 _PATTERN, _ERRORS = "pattern", "errors"
+_NO_CODES = np.zeros(0, np.uint16)  # a method that ranks tiles by error solves patterns for the chosen kinds
 _SCORE_WINDOWS = 16  # windows of 512 tokens; the Fisher criterion was evaluated with as many
 _TOKENS_PER_INPUT = 2  # least tokens per input feature; with fewer the Hessian is far from full rank
 
 
-def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Candidate]]:
-    """Yield a candidate per linear, with SparseGPT's pattern for every group of 4 and scores by the criterion.
+def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Candidates]]:
+    """Yield candidates per linear, with scores by the criterion, and for 2:4 SparseGPT's pattern for every group of 4.
 
-    Reference criteria keep the two largest |w| of each group. Raises PatchCompileError as `obs.with_damping` and the feed
+    All kinds are solved with the same Hessian and in the same pass. Reference criteria keep the largest |w| of each group.
+    Raises PatchCompileError as `obs.with_damping` and the feed
     do.
     """
     if Need.INPUTS not in criterion.needs:
@@ -36,10 +41,14 @@ def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str,
 
     fisher = Need.LOSS in criterion.needs
     for name, pruned, sensitivity in feed.moments(prune, _score_windows(feed), criterion, fisher=fisher):
-        errors: NDArray[np.floating] = pruned[_ERRORS]
-        if sensitivity is not None:
-            errors = errors * _row_weights(sensitivity, by_output=feed.recipe.permute)
-        yield name, Candidate(pruned[_PATTERN], sum_rows(errors, feed.recipe.tile).astype(np.float32))
+        found = {}
+        for kind in feed.kinds[name]:
+            errors: NDArray[np.floating] = pruned[f"{_ERRORS} {kind}"]
+            if sensitivity is not None:
+                errors = errors * _row_weights(sensitivity, by_output=feed.recipe.permute)
+            pattern = pruned[_PATTERN] if kind is TWO_FOUR else _NO_CODES
+            found[kind] = Candidate(pattern, sum_rows(errors, feed.recipe.tile).astype(np.float32))
+        yield name, found
 
 
 def _row_weights(fisher: NDArray[np.float64], *, by_output: bool) -> NDArray[np.float64]:
@@ -58,25 +67,34 @@ def _score_windows(feed: Feed) -> int:
 
 
 def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Arrays]:
-    """Prune all groups of each linear 2:4. Returns patterns and errors, without weights.
+    """Prune each linear once for each kind. Returns patterns of 2:4 and errors, without weights.
 
-    The pattern is uint8 codes `[N, K/4]`. The errors, fp32 `[N, grid columns]`, are the cost of each row of a tile: its
-    squared output error per token, or as a share of the linear's output energy.
+    The pattern is uint8 codes `[N, K/4]`. The errors of each kind, fp32 `[N, grid columns]`, are the cost of each row of a
+    tile: its squared output error per token, or as a share of the linear's output energy.
     """
     first = next(iter(group.weights))
     factor = obs.inverse_factor(group.moment.clone(), feed.recipe.damping, first, feed.note)
     pruned: dict[str, Arrays] = {}
     for name, weight in group.weights.items():
-        solved = obs.solve_linear(weight, factor)
         relative = criterion is Criterion.RELATIVE
         scale = output_energy(weight, group.moment) if relative else float(group.samples)
-        errors = sum_columns(solved.loss.cpu().numpy(), feed.recipe.tile) / (scale or 1.0)
-        pruned[name] = {_PATTERN: solved.patterns.cpu().numpy(), _ERRORS: errors.astype(np.float32)}
+        found: dict[str, NDArray[Any]] = {}
+        for kind in feed.kinds[name]:
+            everywhere = Projection.everywhere(kind, feed.shapes[name], weight.device)
+            solved = obs.solve_linear(weight, factor, everywhere)
+            errors = sum_columns(solved.loss.cpu().numpy(), feed.recipe.tile) / (scale or 1.0)
+            found[f"{_ERRORS} {kind}"] = errors.astype(np.float32)
+            if kind is TWO_FOUR:
+                found[_PATTERN] = solved.codes.pattern.cpu().numpy()
+        pruned[name] = found
     return pruned
 
 
-def _without_inputs(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Candidate]]:
-    """Yield candidates of the reference criteria: Σ|w| of a tile in units of the linear's mean |w|, or a seeded draw."""
+def _without_inputs(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Candidates]]:
+    """Yield candidates of the reference criteria: Σ|w| of a tile in units of the linear's mean |w|, or a seeded draw.
+
+    A kind costs the share of it that it zeroes, so that the order of tiles is the same for every kind.
+    """
     rng = np.random.default_rng(feed.recipe.seed)
     for name, signed in feed.weights():
         weight = signed.abs()
@@ -89,4 +107,14 @@ def _without_inputs(feed: Feed, criterion: Criterion) -> Iterator[tuple[str, Can
             score = tile_sums(groups.cpu().numpy(), feed.recipe.tile) / (
                 float(total(weight)) / weight.numel() or 1.0
             )
-        yield name, Candidate(patterns_from_scores(weight).cpu().numpy(), score.astype(np.float32))
+        pattern = patterns_from_scores(weight).cpu().numpy()
+        yield (
+            name,
+            {
+                kind: Candidate(
+                    pattern if kind is TWO_FOUR else _NO_CODES,
+                    (score * (kind.zeros / TWO_FOUR.zeros)).astype(np.float32),
+                )
+                for kind in feed.kinds[name]
+            },
+        )

@@ -4,6 +4,7 @@ from safetensors.torch import load_file, save_file
 
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.patterns import PATTERNS
 from masklearn.methods import Candidate, method_of
 from masklearn.recipe import LearnRecipe
@@ -15,7 +16,8 @@ RECIPE = LearnRecipe(method="magnitude", tile=(32, 32))
 
 
 def run(path) -> dict[str, Candidate]:
-    return dict(method_of("magnitude").candidates(CheckpointFeed(task_of(path, RECIPE))))
+    found = method_of("magnitude").candidates(CheckpointFeed(task_of(path, RECIPE)))
+    return {name: candidates[TWO_FOUR] for name, candidates in found}
 
 
 def test_keeps_the_larger_and_scores_what_goes_in_units_of_the_mean(make_model: ModelMaker) -> None:

@@ -10,8 +10,9 @@ import pytest
 from masklearn.errors import PatchCompileError
 from masklearn.feed import Feed
 from masklearn.learn import learn
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.tiles import GROUP, grid_shape, tile_sums
-from masklearn.methods import Candidate, Method
+from masklearn.methods import Candidate, Candidates, Method
 from masklearn.methods.gradient.prior import Prior, write_prior
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import METHODS, Need, Repair
@@ -30,11 +31,11 @@ class FirstTwo(Method):
     summary = "keeps the first two of each four"
     unit = "Σ|w| of what goes"
 
-    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidate]]:
+    def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
         for name, weight in feed.weights():
             gone = weight.abs().view(weight.shape[0], -1, GROUP)[..., 2:].sum(dim=2)
             codes = np.zeros(gone.shape, np.uint8)
-            yield name, Candidate(codes, tile_sums(gone.numpy(), feed.recipe.tile))
+            yield name, {TWO_FOUR: Candidate(codes, tile_sums(gone.numpy(), feed.recipe.tile))}
 
 
 class Wanting(FirstTwo):

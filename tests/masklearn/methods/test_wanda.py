@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.patterns import KEPT_POSITIONS
 from masklearn.methods import Candidate, method_of
 from masklearn.recipe import LearnRecipe
@@ -20,7 +21,8 @@ _LAYOUTS = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def run(path: Path, recipe: LearnRecipe) -> dict[str, Candidate]:
-    return dict(method_of("wanda").candidates(CheckpointFeed(task_of(path, recipe))))
+    found = method_of("wanda").candidates(CheckpointFeed(task_of(path, recipe)))
+    return {name: candidates[TWO_FOUR] for name, candidates in found}
 
 
 def whole_model(path: Path, recipe: LearnRecipe) -> dict[str, tuple[np.ndarray, np.ndarray]]:

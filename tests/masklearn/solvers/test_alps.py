@@ -9,11 +9,16 @@ from masklearn.errors import PatchCompileError
 from masklearn.masks.patterns import PATTERNS, patterns_from_scores
 from masklearn.solvers.alps import solve_rows
 from masklearn.solvers.obs import inverse_factor, solve_linear
+from masklearn.solvers.projection import Codes, Projection
 from tests.masklearn.solvers.problems import damped, problem
 
 
 def solve(weight, hessian, sparse, patterns=None, damping=0.01):
-    return solve_rows(weight, hessian, damping, "linear", lambda line: pytest.fail(line), sparse, patterns)
+    given = None if patterns is None else Codes(patterns)
+    values, codes = solve_rows(
+        weight, hessian, damping, "linear", lambda line: pytest.fail(line), Projection(sparse), given
+    )
+    return values, codes.pattern
 
 
 def error(weight, values, hessian):
@@ -60,8 +65,8 @@ def test_less_error_than_sparsegpt_leaves(share):
     weight, hessian = problem(n=64)
     sparse = some((64, 75), share)
     factor = inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail)
-    greedy = solve_linear(weight, factor, sparse)
-    fitted, _ = solve(weight, hessian, sparse, greedy.patterns)
+    greedy = solve_linear(weight, factor, Projection(sparse))
+    fitted, _ = solve(weight, hessian, sparse, greedy.codes.pattern)
     values, _ = solve(weight, hessian, sparse)
     errors = [error(weight, w, hessian) for w in (greedy.weight, fitted, values)]
     assert errors[1] < 0.97 * errors[0] and errors[2] < 0.97 * errors[1]
@@ -111,12 +116,12 @@ def test_inputs_that_are_not_finite_are_refused():
 @pytest.mark.parametrize("given", [False, True])
 def test_an_indefinite_hessian_is_damped_more_and_said(given):
     weight, _ = problem(n=5, k=40)
-    codes = torch.zeros(5, 10, dtype=torch.uint8) if given else None
+    codes = Codes(torch.zeros(5, 10, dtype=torch.uint8)) if given else None
     hessian = torch.eye(40)
     hessian[0, 1] = hessian[1, 0] = 1.3
     hessian[0, 2] = hessian[2, 0] = 0.5  # pruned weights are correlated with kept ones
     said = []
-    sparse = torch.ones(5, 10, dtype=torch.bool)
+    sparse = Projection(torch.ones(5, 10, dtype=torch.bool))
     values, _ = solve_rows(weight, hessian, 0.01, "linear", said.append, sparse, codes)
     assert torch.isfinite(values).all()
     assert said and said[0].startswith("linear: the Hessian is not positive definite")
@@ -129,11 +134,12 @@ def test_an_indefinite_hessian_is_damped_more_and_said(given):
 _WIDE = """
 import hashlib, resource, torch
 from masklearn.solvers.alps import solve_rows
+from masklearn.solvers.projection import Projection
 weight, inputs = torch.randn(300, 384, generator=torch.Generator().manual_seed(0)), torch.randn(
     900, 384, generator=torch.Generator().manual_seed(1))
-sparse = torch.rand(300, 96, generator=torch.Generator().manual_seed(2)) < 0.6
+sparse = Projection(torch.rand(300, 96, generator=torch.Generator().manual_seed(2)) < 0.6)
 values, codes = solve_rows(weight, inputs.T @ inputs, 0.01, "linear", print, sparse)
-print(hashlib.sha256(values.numpy().tobytes() + codes.numpy().tobytes()).hexdigest(),
+print(hashlib.sha256(values.numpy().tobytes() + codes.pattern.numpy().tobytes()).hexdigest(),
       resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw)
 """
 

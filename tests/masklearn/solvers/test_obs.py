@@ -4,6 +4,7 @@ import torch
 from masklearn.errors import PatchCompileError
 from masklearn.masks.patterns import PATTERNS
 from masklearn.solvers.obs import inverse_factor, solve_linear, solve_unstructured
+from masklearn.solvers.projection import Codes, Projection
 from tests.masklearn.solvers.problems import damped, problem
 
 
@@ -38,9 +39,10 @@ def test_agrees_with_elimination_by_an_explicit_inverse(given):
     weight, hessian = problem()
     sparse = torch.rand(12, 75, generator=torch.Generator().manual_seed(1)) < 0.6
     codes = torch.randint(0, 6, (12, 75), dtype=torch.uint8) if given else None
-    solved = solve_linear(weight, factor_of(hessian), sparse, codes)
-    assert not given or torch.equal(solved.patterns, codes)
-    keep = torch.from_numpy(PATTERNS)[solved.patterns.long()].view(12, 300)
+    given_codes = None if codes is None else Codes(codes)
+    solved = solve_linear(weight, factor_of(hessian), Projection(sparse), given_codes)
+    assert not given or torch.equal(solved.codes.pattern, codes)
+    keep = torch.from_numpy(PATTERNS)[solved.codes.pattern.long()].view(12, 300)
     pruned = ~keep & sparse.repeat_interleave(4, dim=1)
     expected, loss = eliminate(weight, hessian, lambda _, j, __: pruned[:, j])
     torch.testing.assert_close(solved.weight.double(), expected, rtol=2e-3, atol=2e-3)
@@ -53,7 +55,7 @@ def test_a_group_keeps_what_costs_most_when_its_turn_comes():
     weight, hessian = problem(k=8)
     upper = factor_of(hessian)
     first = (weight[:, :4] / upper.diagonal()[:4]).square()
-    codes = solve_linear(weight, upper).patterns
+    codes = solve_linear(weight, upper).codes.pattern
     kept = first.topk(2, dim=1).indices.sort(dim=1).values
     expected = [
         torch.from_numpy(PATTERNS).nonzero()[:, 1].view(6, 2).tolist().index(k.tolist()) for k in kept
@@ -79,7 +81,9 @@ def test_compensation_beats_zeroing_and_nothing_sparse_changes_nothing():
         return float((((new - weight) @ hessian) * (new - weight)).sum())
 
     assert error(solved.weight) < 0.7 * error(zeroed)
-    assert torch.equal(solve_linear(weight, upper, torch.zeros(12, 75, dtype=torch.bool)).weight, weight)
+    assert torch.equal(
+        solve_linear(weight, upper, Projection(torch.zeros(12, 75, dtype=torch.bool))).weight, weight
+    )
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from masklearn.learn import learn
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.methods import method_of
 from masklearn.processes import leave, process_rank
 from masklearn.recipe import LearnRecipe
@@ -59,7 +60,8 @@ if __name__ == "__main__":
     recipe = LearnRecipe.model_validate_json(settings)
     task = task_of(Path(model), recipe, Path(scratch), progress=show, note=lambda _: None)
     found = {}
-    for name, candidate in method_of(recipe.method).candidates(CheckpointFeed(task)):
+    for name, candidates in method_of(recipe.method).candidates(CheckpointFeed(task)):
+        candidate = candidates[TWO_FOUR]
         found |= {f"{name}.pattern": candidate.pattern, f"{name}.score": candidate.score}
     np.savez(f"{out}{process_rank()}.npz", **found)
     if masks == "masks":

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from masklearn.checkpoint.store import WeightStore
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import TrainRecord
 from masklearn.masks.tiles import grid_shape
 from masklearn.methods.gradient.contest import held_out, report_path, solve_best
@@ -63,7 +64,9 @@ def masks_of(task: Task, *, sparse: bool) -> Masks:
 
 def solved(task: Task, tiles: Any, patterns: Any, scratch: Path) -> dict[str, np.ndarray]:
     store = WeightStore(scratch)
-    solve(CheckpointFeed(task), tiles, store, alps.solve_group, patterns)
+    kinds = {name: grid.astype(np.uint8) for name, grid in tiles.items()}
+    codes = patterns and {name: {TWO_FOUR.name: one} for name, one in patterns.items()}
+    solve(CheckpointFeed(task), kinds, store, alps.solve_group, codes)
     return {name: store.read(name) for name in store.names()}
 
 

@@ -1,0 +1,97 @@
+"""Kinds of tiles that a user allows: the value of `--kinds`, and what it means for each linear.
+
+It is `2:4`, `auto`, a list such as `8:16,12:16`, or `PATTERN=LIST,PATTERN=LIST,…` such as `mlp.*=8:16,12:16,v_proj=2:4`.
+The patterns are those of `masklearn.masks.names`; what stands between two patterns belongs to the first. A list in front of
+all patterns is for the linears that none of them fits, which else are 2:4. The last pattern that fits a linear decides. A
+tile may always stay dense.
+"""
+
+from collections.abc import Mapping
+
+from masklearn.errors import PatchCompileError
+from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
+from masklearn.masks.names import decide, entries, parse_pattern
+
+__all__ = ["AUTO", "AUTO_KINDS", "allowed_kinds", "only_two_four", "parse_kinds"]
+
+AUTO = "auto"
+
+AUTO_KINDS: tuple[Kind, ...] = tuple(PRUNED[name] for name in ("2:4", "8:16", "10:16", "12:16", "14:16"))
+"""Kinds that `auto` chooses from."""
+
+_Pairs = list[tuple[str, tuple[str, ...]]]
+
+
+def parse_kinds(text: str) -> str:
+    """Check a value of `--kinds` and return it in its shortest form. Raises a ValueError of one line if it is misspelled."""
+    pairs = _pairs(text)
+    return ",".join(
+        f"{pattern}={','.join(kinds)}" if pattern else ",".join(kinds) for pattern, kinds in pairs
+    )
+
+
+def only_two_four(text: str) -> bool:
+    """True if the value allows no other kind than 2:4 in any linear."""
+    return all(kinds == (TWO_FOUR.name,) for _, kinds in _pairs(text))
+
+
+def allowed_kinds(
+    text: str, shapes: Mapping[str, tuple[int, int]], tile: tuple[int, int]
+) -> dict[str, tuple[Kind, ...]]:
+    """Returns the kinds that each linear's tiles may have, besides dense.
+
+    shapes: (N, K) by linear; tile: (rows, columns). `auto` leaves out kinds whose groups do not divide K or the columns of
+    the tiles. Raises PatchCompileError for a named kind whose groups do not, and as `names.decide` does.
+    """
+    decided = decide(_pairs(text), list(shapes), "--kinds")
+    found = {}
+    for name, (_, columns) in shapes.items():
+        pair = decided[name]
+        fits = [
+            kind
+            for kind in PRUNED.values()
+            if kind.fits(columns) and (tile[1] >= columns or kind.fits(tile[1]))
+        ]
+        if pair is None:
+            found[name] = (TWO_FOUR,)
+        elif pair[1] == (AUTO,):
+            found[name] = tuple(kind for kind in AUTO_KINDS if kind in fits)
+        else:
+            found[name] = tuple(kind_named(one) for one in pair[1])
+            _check_fits(name, found[name], fits, columns, tile)
+    return found
+
+
+def _check_fits(
+    name: str, kinds: tuple[Kind, ...], fits: list[Kind], columns: int, tile: tuple[int, int]
+) -> None:
+    for kind in kinds:
+        if kind not in fits:
+            raise PatchCompileError(
+                f"{name} can't have tiles of kind {kind}",
+                f"Groups of {kind} lie in {kind.span} columns, so K and the columns of a tile are multiples of {kind.span}; "
+                f"here they are {columns} and {min(tile[1], columns)}.",
+                f"Give {name.rpartition('.')[2]}=2:4 behind a comma, another --tile, or --kinds auto, which leaves out what "
+                "does not fit.",
+            )
+
+
+def _pairs(text: str) -> _Pairs:
+    pairs: _Pairs = []
+    for entry in entries(text):
+        pattern, equals, kind = (part.strip() for part in entry.rpartition("="))
+        if equals and not pattern:
+            raise ValueError(f"{entry.strip()!r} has no pattern in front of the =.")
+        if kind != AUTO:
+            kind_named(kind)
+        if equals or not pairs:
+            pairs.append((parse_pattern(pattern) if equals else "", (kind,)))
+        else:
+            pairs[-1] = pairs[-1][0], (*pairs[-1][1], kind)
+    for _, kinds in pairs:
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"{','.join(kinds)} names a kind twice.")
+        if AUTO in kinds and len(kinds) > 1:
+            raise ValueError(f"{','.join(kinds)} names {AUTO} beside kinds. It stands alone.")
+    return pairs
