@@ -29,6 +29,7 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError, UsageError
 from masklearn.learn import Learned, learn_task
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import matches
 from masklearn.masks.select import Choose, by_budget
@@ -145,7 +146,7 @@ def _as_in(masks: MaskSet) -> Choose | None:
     gains = masks.record.gains
     if gains is None:
         return None
-    whole = frozenset(name for name, mask in masks.items() if not mask.tiles.any())
+    whole = frozenset(name for name, mask in masks.items() if not mask.kinds.any())
     return by_budget(replace(Budget.of(gains.ratio), uncounted=whole))
 
 
@@ -227,8 +228,13 @@ def _unstructured(task: Task) -> tuple[Learned, float]:
     from masklearn.stream.feed import CheckpointFeed
 
     areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
-    _, budget = task.choose({name: np.zeros(grid.shape) for name, grid in areas.items()}, areas)
-    ratio = budget.ratio(areas)
+    if (
+        task.recipe.bytes_per_weight is not None
+    ):  # without structure it needs no fewer bytes: as many zeros as it saves
+        ratio = 1.0 - task.recipe.bytes_per_weight / BYTES_DENSE
+    else:
+        _, budget = task.choose({name: np.zeros(grid.shape) for name, grid in areas.items()}, areas)
+        ratio = budget.ratio(areas)
     store = WeightStore(task.scratch / "weights")
     solve_unstructured(CheckpointFeed(task), ratio, store)
     return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio

@@ -11,7 +11,8 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
 from masklearn.durable import whole_file
-from masklearn.recipe import LearnRecipe, LearnSettings, Ratio
+from masklearn.masks.kinds.allowed import only_two_four
+from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
 from patch_compile.errors import PatchCompileError, UsageError
@@ -50,6 +51,7 @@ class Recipe(LearnSettings):
     model: Path
     out: Path | None = None
     ratio: Ratio | None = None
+    bytes_per_weight: BytesPerWeight | None = None
     mask: Path | None = None
     speedup: float | None = Field(None, gt=1.0, allow_inf_nan=False)
     budget_ms: float | None = Field(None, gt=0.0, allow_inf_nan=False)
@@ -118,6 +120,24 @@ class Recipe(LearnSettings):
         asked = self.speedup is not None or self.budget_ms is not None
         return SpeedGoal(self.speedup, self.budget_ms) if asked else None
 
+    def check_plannable(self) -> None:
+        """Raises UsageError for settings of learning that no plan takes: kinds of tiles that are not packed, and a goal in
+        bytes, which counts over linears that are compiled dense too."""
+        learns = "`patch-compile learn` without --target learns so"
+        if self.mask is None and not only_two_four(self.kinds):
+            raise UsageError(
+                f"--kinds {self.kinds} cannot be compiled",
+                "The kernels run dense and 2:4 tiles.",
+                f"{learns}; `build --mask OUT/masks.safetensors --lowering dense` compiles it as dense weights with "
+                "zeros.",
+            )
+        if self.bytes_per_weight is not None:
+            raise UsageError(
+                "--bytes does not go with a target",
+                "It counts over all covered linears, also over those that are compiled dense.",
+                f"Give --ratio. {learns}.",
+            )
+
     def engine_options(self) -> EngineOptions:
         """Returns the options of the engine."""
         return EngineOptions(**self.model_dump(include=set(EngineOptions.__dataclass_fields__)))
@@ -162,6 +182,7 @@ class Recipe(LearnSettings):
         """Require exactly one setting for the amount of pruning."""
         amounts = {
             "a ratio": self.ratio,
+            "bytes per weight": self.bytes_per_weight,
             "a mask": self.mask,
             "a speed-up": self.speedup,
             "a budget of milliseconds": self.budget_ms,
@@ -171,13 +192,13 @@ class Recipe(LearnSettings):
             raise UsageError(
                 "No ratio is given",
                 "A build needs to know how much to prune.",
-                "Give --ratio 0.4, --mask FILE, --speedup 1.3 or --budget-ms 2000.",
+                "Give --ratio 0.4, --bytes 1.3, --mask FILE, --speedup 1.3 or --budget-ms 2000.",
             )
         if len(given) > 1:
             raise UsageError(
                 f"Both {given[0]} and {given[1]} are given",
                 "Each of them says how much to prune.",
-                "Drop one of --ratio, --mask, --speedup and --budget-ms.",
+                "Drop one of --ratio, --bytes, --mask, --speedup and --budget-ms.",
             )
 
     def _check_permutation(self) -> None:

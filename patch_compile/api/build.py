@@ -19,9 +19,11 @@ def build(
     out: StrPath | None = None,
     *,
     ratio: float | str | None = None,
+    bytes_per_weight: float | None = None,
     per_layer: bool = False,
     method: str = "oneshot",
     tile: tuple[int, int] | str = (128, 128),
+    kinds: str = "2:4",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     calib: str | None = None,
@@ -80,12 +82,14 @@ def build(
     model: a Hugging Face checkpoint folder or an ONNX file. out: the folder to write, None for ./NAME-patch-RATIO. The
     other arguments are the options of `patch-compile build`; `docs/cli.md` describes each of them.
 
-    One of four arguments sets the amount of pruning. ratio: zeroed weights / weights, 0 … 0.5, or "PATTERN=RATIO,…".
+    One of five arguments sets the amount of pruning. ratio: zeroed weights / weights, 0 … 0.5, or "PATTERN=RATIO,…".
+    bytes_per_weight: bytes of a packed 16-bit weight on average, 2 for dense.
     mask: a file of masks; no masks are learned then. speedup: the predicted speed-up of the whole workload. budget_ms:
     the predicted milliseconds of the whole workload. The workload is `batch_size` prompts of `prompt_tokens`, each
     continued by `generated_tokens`.
 
-    Learning of the masks. method, criterion: names. tile: (rows, columns) or "128x*". include, exclude: patterns of
+    Learning of the masks. method, criterion: names. tile: (rows, columns) or "128x*". kinds: kinds of tiles beside dense,
+    "2:4", "auto" or names such as "8:16,12:16"; a build compiles "2:4" alone. include, exclude: patterns of
     linears. calib: calibration text of `windows` windows of `length` tokens, or an .npz of inputs for an ONNX file.
     repair: how the surviving weights are trained afterwards, for `repair_steps` or `repair_minutes`. device: the device
     that runs the model. None stands for the default of the method.

@@ -17,9 +17,11 @@ def learn(
     out: StrPath,
     *,
     ratio: float | str | None = None,
+    bytes_per_weight: float | None = None,
     per_layer: bool = False,
     method: str = "oneshot",
     tile: tuple[int, int] | str = (128, 128),
+    kinds: str = "2:4",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     calib: str | None = None,
@@ -56,10 +58,11 @@ def learn(
 ) -> LearnedMasks | None:
     """Learn the hybrid masks of a checkpoint and write them, with the pruned model, to the folder `out`.
 
-    The settings are those of `build` with the same names. baselines: simpler ways to prune that the masks are compared
-    with on eval_text, "all" or names such as "uniform-2:4". target: linears that gain nothing by pruning on this GPU, in the
-    workload of the sizes, stay whole; None prunes all covered linears. force: replace `out`. resume: continue an
-    interrupted run.
+    The settings are those of `build` with the same names. bytes_per_weight takes the place of ratio: the average bytes of a
+    packed 16-bit weight, by which masks with other kinds of tiles are compared. baselines: simpler ways to prune that the
+    masks are compared with on eval_text, "all" or names such as "uniform-2:4". target: linears that gain nothing by pruning
+    on this GPU, in the workload of the sizes, stay whole; None prunes all covered linears. force: replace `out`. resume:
+    continue an interrupted run.
 
     `build(model, mask=out/"masks.safetensors")` compiles the result. If several processes run this together (`accelerate
     launch`, torchrun), the first process gets the result and the others get None.

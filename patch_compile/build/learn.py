@@ -16,6 +16,7 @@ from patch_compile.out.manifest import write_manifest
 from patch_compile.out.workspace import Workspace
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
+from patch_compile.report.learned import kinds_line
 from patch_compile.sources.kinds import Stage
 
 __all__ = ["learn"]
@@ -40,6 +41,8 @@ def learn(
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
+        if line := kinds_line(masks):
+            progress.note(line)
         rows = tuple(MaskedLinear.of(name, mask) for name, mask in masks.items())
         answer = LearnedAnswer(
             path=str(job.out),

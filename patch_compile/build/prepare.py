@@ -64,7 +64,10 @@ def prepare(
     later, for a ratio at which no linear gains, and SpeedError for a speed that cannot be reached.
     """
     settle_threads()
-    asked, source = frozenset(stages), open_source(recipe)
+    asked = frozenset(stages)
+    if Stage.ONNX in asked or recipe.target is not None:
+        recipe.check_plannable()
+    source = open_source(recipe)
     if command := _ALONE.get(asked):
         source.require(command)
     files = FilesAsFound.of(files_of(source, recipe))  # before the first look at their content

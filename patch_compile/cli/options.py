@@ -28,9 +28,15 @@ def _tile(tile: tuple[int, int]) -> str:
 _SETTINGS = {
     "ratio": Option("Share of weights to zero, 0 … 0.5 (every tile 2:4), or PATTERN=RATIO,…. For a target it counts over "
                     "the linears that gain there (see --lowering).", "RATIO"),
+    "bytes_per_weight": Option("Prune until a packed 16-bit weight takes at most B bytes on average: 2 dense, 1.125 with "
+                               "every tile 2:4 or 8:16. It compares kinds of tiles, and takes the place of --ratio.", "B",
+                               flags=("--bytes",)),
     "per_layer": Option("Reach the ratio in every linear, not over all of them together."),
     "method": Option("Method that learns the masks.", choices=tuple(METHODS)),
     "tile": Option("Tile size; 128x* is 128 rows and all of K.", "ROWSxCOLS", spell=_tile),
+    "kinds": Option("Kinds of tiles beside dense: 2:4, auto (whichever loses least), a list such as 8:16,12:16, or "
+                    "PATTERN=LIST,…. n:16 keeps n of 16 weights of a row, n = 4, 6, … 14. Only learn takes others than "
+                    "2:4, and their masks compile with --lowering dense or split.", "KINDS"),
     "include": Option("Cover only matching linears. A PATTERN, here and in other options, is a name or its end from a dot "
                       "on (v_proj), a glob of such (mlp.*), or re: and a regular expression for the whole name.", "PATTERN"),
     "exclude": Option("Leave matching linears dense.", "PATTERN"),

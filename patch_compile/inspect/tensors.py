@@ -7,6 +7,7 @@ from pathlib import Path
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.stored import KINDS_OF_24
 from masklearn.masks.tiles import spell_tile
 from masklearn.shard import Shard
 from patch_compile.errors import PatchCompileError
@@ -31,7 +32,7 @@ def _masks(path: Path) -> Inspection:
     rows, faults = [], []
     for name, shape in masks.shapes().items():
         try:
-            rows.append(_mask_row(name, masks[name]))
+            rows.append(_mask_row(name, masks[name], several=masks.version != KINDS_OF_24))
         except PatchCompileError as error:
             faults.append(f"{name} {list(shape)}: {error.why or error.what}")
     facts = {
@@ -43,6 +44,8 @@ def _masks(path: Path) -> Inspection:
         "sha256 of the model": masks.base_sha256,
         "linears": len(masks),
         "weights": masks.weights,
+        "kinds of tiles": {kind.name: round(n / masks.weights, 4) for kind, n in masks.by_kind().items()},
+        "bytes per 16-bit weight": round(masks.bytes_per_weight, 4),
         "with new weights": masks.record.weights is not None,
         "feed-forward parts permuted": len(masks.orders),
         "bytes": path.stat().st_size,
@@ -51,13 +54,15 @@ def _masks(path: Path) -> Inspection:
     return Inspection(path, "masks", facts, rows, checked, faults)
 
 
-def _mask_row(name: str, mask: LinearMask) -> dict[str, object]:
+def _mask_row(name: str, mask: LinearMask, *, several: bool) -> dict[str, object]:
+    kinds = {"kinds": " ".join(kind.name for kind in mask.by_kind())} if several else {}
     return {
         "linear": name,
         "shape": list(mask.shape),
         "tile": spell_tile(mask.tile),
         "2:4 tiles": int(mask.tiles.sum()),
         "tiles": mask.tiles.size,
+        **kinds,
         "ratio": round(mask.zeroed / mask.weights, 4),
     }
 

@@ -25,11 +25,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
 from patch_compile.packing.index import csr_index, index_fault
 
 __all__ = [
+    "PACKED",
     "SLAB_K",
     "PackedLinear",
     "choose_panel_rows",
@@ -42,6 +44,9 @@ __all__ = [
 ]
 
 SLAB_K = 64
+PACKED = (DENSE, TWO_FOUR)
+"""Kinds of tiles that slabs hold."""
+
 _WIDE_PANEL, _NARROW_PANEL = 128, 64
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from masklearn.masks.linear_mask import LinearMask
+from patch_compile.errors import PatchCompileError
 from patch_compile.out.plan import (
     LinearRow,
     LinearTimes,
@@ -16,7 +17,7 @@ from patch_compile.out.plan import (
     Slabs,
     TileCount,
 )
-from patch_compile.packing.format import SLAB_K, choose_panel_rows, sparse_slabs
+from patch_compile.packing.format import PACKED, SLAB_K, choose_panel_rows, sparse_slabs
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
 from patch_compile.plan.split import Split
@@ -141,8 +142,10 @@ def plan_linear(
     """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is 2:4.
 
     A 2:4 slab has 1.125 bytes a weight, a dense one 2. `auto` is `plugin` if that is predicted to be faster than
-    `dense`, and without predictions.
+    `dense`, and without predictions. Raises PatchCompileError for tiles of kinds that no slab holds, unless `dense` or
+    `split` is asked for, which take them as dense tiles with zeros.
     """
+    _check_kinds(name, mask, asked)
     panel_rows = choose_panel_rows(mask.shape, mask.tile)
     dense, sparse = _count_slabs(mask, panel_rows)
     predicted = costs.of(mask.shape, panel_rows, dense, sparse) if costs else None
@@ -161,6 +164,17 @@ def plan_linear(
         node=_alone(name),
         predicted=predicted,
     )
+
+
+def _check_kinds(name: str, mask: LinearMask, asked: Asked) -> None:
+    unpacked = [kind.name for kind in mask.by_kind() if kind not in PACKED]
+    if unpacked and asked in ("auto", "plugin"):
+        raise PatchCompileError(
+            f"{name} has tiles of kind {' and '.join(unpacked)}, which are not packed",
+            f"--lowering {asked} packs tiles of kind {' and '.join(kind.name for kind in PACKED)}.",
+            "Give --lowering dense or split, which take other tiles as dense ones with zeros, or masks learned with --kinds "
+            "2:4.",
+        )
 
 
 def uncovered(name: str, shape: tuple[int, int]) -> LinearPlan:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from masklearn.masks.budget import BYTES
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, MaskRecord, PermutedRecord, RepairRecord, TrainRecord
+from masklearn.masks.stored import KINDS_OF_24
 from masklearn.methods.scores import IMPORTANCE
 from masklearn.traits import Criterion
 
-__all__ = ["learned_lines", "score_words"]
+__all__ = ["kinds_line", "learned_lines", "score_words"]
 
 _PER_WEIGHT = ", per zeroed weight"
 _SCORES = {
@@ -33,6 +36,14 @@ def learned_lines(record: MaskRecord) -> Iterator[tuple[str, str]]:
         yield "repair", _repair(record.repair)
 
 
+def kinds_line(masks: MaskSet) -> str:
+    """Returns the shares of the kinds of tiles and the bytes of a weight, empty for masks of dense and 2:4 tiles."""
+    if masks.version == KINDS_OF_24:
+        return ""
+    shares = ", ".join(f"{100 * n / masks.weights:.1f}% {kind}" for kind, n in masks.by_kind().items())
+    return f"tiles: {shares} (of the weights); a packed 16-bit weight takes {masks.bytes_per_weight:.3f} bytes on average"
+
+
 def score_words(unit: str) -> str:
     """Returns the meaning of a score. unit: that of a `ScoreRecord`; a unit of an unknown method is returned as it is."""
     words = _SCORES.get(unit.removesuffix(_PER_WEIGHT))
@@ -40,6 +51,8 @@ def score_words(unit: str) -> str:
 
 
 def _budget(budget: BudgetRecord) -> str:
+    if budget.amount is not None and budget.unit == BYTES:
+        return f"tiles that save {budget.amount / 1e6:.4g} MB of packed 16-bit weights"
     if budget.amount is not None:
         return f"tiles that save {budget.amount:.4g} {budget.unit}"
     if isinstance(budget.ratio, float):

@@ -73,12 +73,12 @@ def write_pruned(
 ) -> None:
     """Write `path` (+ .data) with one weight in memory at a time. The model's weights are replaced by lazy tensors.
 
-    Weights of linears with 2:4 tiles are rounded to `dtype`, the type that they are packed in, and stored in their
+    Weights of linears with pruned tiles are rounded to `dtype`, the type that they are packed in, and stored in their
     original type. Other weights stay unchanged, bit for bit. store: new values `[N, K]` by linear, before masking.
     """
     import onnx_ir as ir
 
-    sparse = [name for name in linears if masks[name].tiles.any()]
+    sparse = [name for name in linears if masks[name].kinds.any()]
     for done, name in enumerate(sparse, start=1):
         linear, tensor = linears[name], linears[name].weight.const_value
         assert tensor is not None
@@ -116,7 +116,7 @@ def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose
         moments = _moments(model, linears, facts, progress, scratch)
     with progress.stage("masks", ahead=recipe.phases(loss=False)) as update:
         feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
-        found = find_masks(feed, store, choose or by_ratio(recipe, linears, progress.note))
+        found = find_masks(feed, store, choose or by_ratio(recipe, feed.shapes, progress.note))
     shutil.rmtree(scratch / "moments", ignore_errors=True)
     return OnnxPruning(_mask_set(facts, found.masks, found.budget), model, linears, facts.dtype, store)
 

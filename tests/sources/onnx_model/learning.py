@@ -51,7 +51,7 @@ def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) 
         moments = gather_moments(folder / "probe.onnx", linears, feeds, folder / "moments", quiet)
     kind = ir.DataType[dtype]
     feed, store = OnnxFeed(linears, moments, recipe, kind, quiet, quiet), WeightStore(folder / "store")
-    masks = find_masks(feed, store, by_ratio(recipe, linears, quiet)).masks
+    masks = find_masks(feed, store, by_ratio(recipe, feed.shapes, quiet)).masks
     write_pruned(model, linears, masks, store, kind, folder / "pruned.onnx", quiet)
     return Learned(masks, feeds, folder / "pruned.onnx", kind)
 

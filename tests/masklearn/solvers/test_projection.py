@@ -1,0 +1,101 @@
+"""Both solvers with tiles of several kinds in one linear."""
+
+import numpy as np
+import pytest
+import torch
+
+from masklearn.feed import Group
+from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
+from masklearn.solvers.alps import solve_group, solve_rows
+from masklearn.solvers.obs import inverse_factor, solve_linear
+from masklearn.solvers.obs import solve_group as solve_group_by_obs
+from masklearn.solvers.projection import Projection
+from tests.masklearn.solvers.problems import damped, problem
+
+KINDS = np.array([[1, 2, 0, 3], [4, 0, 2, 1]], np.uint8)  # of 16 x 64 tiles of a linear of 24 x 256
+SHAPE, TILE = (24, 256), (16, 64)
+
+
+def mixed() -> tuple[torch.Tensor, torch.Tensor, Projection]:
+    weight, hessian = problem(n=24, k=256, tokens=600)
+    return weight, hessian, Projection.of_tiles(KINDS, SHAPE, TILE, torch.device("cpu"))
+
+
+def check_kept(values: torch.Tensor) -> None:
+    """Every group keeps what the kind of its tile keeps."""
+    kept = (values != 0).numpy()
+    for i, j in np.ndindex(KINDS.shape):
+        kind = BY_CODE[int(KINDS[i, j])]
+        tile = kept[16 * i : 16 * i + 16, 64 * j : 64 * j + 64]
+        if kind.family is None:
+            assert tile.all()
+        else:
+            assert (kind.family.groups(tile).sum(-1) == kind.kept).all()
+
+
+def error(weight: torch.Tensor, values: torch.Tensor, hessian: torch.Tensor) -> float:
+    change = (weight - values).double()
+    return float((change @ damped(hessian.double()) * change).sum())
+
+
+def test_alps_keeps_what_each_kind_keeps_and_beats_sparsegpt() -> None:
+    weight, hessian, allowed = mixed()
+    values, codes = solve_rows(weight, hessian, 0.01, "linear", pytest.fail, allowed)
+    check_kept(values)
+    assert torch.equal(values != 0, allowed.keep(codes))
+    greedy = solve_linear(weight, inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail), allowed)
+    check_kept(greedy.weight)
+    assert torch.equal(greedy.weight != 0, allowed.keep(greedy.codes))
+    fitted, _ = solve_rows(weight, hessian, 0.01, "linear", pytest.fail, allowed, greedy.codes)
+    errors = [error(weight, one, hessian) for one in (greedy.weight, fitted, values)]
+    assert errors[1] < 0.97 * errors[0] and errors[2] < 0.98 * errors[1]
+
+
+def test_sparsegpt_chooses_codes_of_16_when_their_slab_begins_and_compensates_in_order() -> None:
+    """The same elimination with an explicit inverse, weight by weight, and the losses of its columns."""
+    weight, hessian, allowed = mixed()
+    solved = solve_linear(weight, inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail), allowed)
+    pruned = ~allowed.keep(solved.codes)
+    w, inverse = weight.double().clone(), torch.linalg.inv(damped(hessian.double()))
+    loss = torch.zeros_like(w)
+    for j in range(256):
+        if j == 64:  # the costs of the second slab as they are now choose its codes
+            upper = torch.linalg.cholesky(inverse[64:, 64:], upper=True).diagonal()[:64]
+            costs = (w[:16, 64:128] / upper).square()
+            eight = PRUNED["8:16"].family
+            assert eight is not None
+            assert torch.equal(eight.best(costs.float(), 8), solved.codes.mask16[:16, 4:8])
+        gone = w[:, j] * pruned[:, j]
+        loss[:, j] = gone.square() / inverse[j, j]
+        w[:, j:] -= (gone / inverse[j, j])[:, None] * inverse[j, j:]
+        w[:, j] *= ~pruned[:, j]
+        inverse = inverse - inverse[:, j, None] * inverse[None, j] / inverse[j, j]
+        inverse[j, j] = 1.0
+    torch.testing.assert_close(solved.weight.double(), w, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(solved.loss.double(), loss.view(24, 64, 4).sum(2), rtol=1e-2, atol=1e-2)
+
+
+def test_at_equal_zeros_a_larger_group_loses_less() -> None:
+    """8:16 may keep what 2:4 may not, so both solvers leave less error with it."""
+    weight, hessian = problem(n=64, k=256, tokens=600)
+    factor = inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail)
+    for kind, other in ((PRUNED["8:16"], TWO_FOUR), (PRUNED["10:16"], PRUNED["8:16"])):
+        both = [Projection.everywhere(one, (64, 256), weight.device) for one in (kind, other)]
+        found = [solve_rows(weight, hessian, 0.01, "linear", pytest.fail, one)[0] for one in both]
+        assert error(weight, found[0], hessian) < 0.9 * error(weight, found[1], hessian)
+        losses = [float(solve_linear(weight, factor, one).loss.sum()) for one in both]
+        assert losses[0] < 0.9 * losses[1]
+
+
+@pytest.mark.parametrize("solve", [solve_group, solve_group_by_obs])
+def test_linears_of_a_group_may_have_different_kinds(solve) -> None:
+    weight, hessian, allowed = mixed()
+    plain = Projection.everywhere(TWO_FOUR, SHAPE, weight.device)
+    group = Group({"a": weight, "b": weight * 2, "c": weight}, hessian, 600)
+    nothing = Projection.of_tiles(np.zeros((1, 1), np.uint8), SHAPE, SHAPE, weight.device)
+    found = solve(group, {"a": allowed, "b": plain, "c": nothing}, None, 0.01, pytest.fail)
+    check_kept(found["a"][0])
+    assert ((found["b"][0] != 0).view(24, -1, 4).sum(-1) == 2).all()
+    assert torch.equal(found["c"][0], weight)
+    assert sorted(found["a"][1].by_family()) == ["2:4", "n:16"]
+    assert sorted(found["b"][1].by_family()) == ["2:4"]
