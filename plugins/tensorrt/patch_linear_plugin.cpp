@@ -145,6 +145,12 @@ bool has_dense_path() {
   return current_device(&device) == cudaSuccess && device.dense_fma > 0 && cublaslt::functions(&why);
 }
 
+// Returns true if the kernels for Hopper may be chosen.  Times of tactics are then others than without them.
+bool chooses_warpgroups() {
+  Device device{};
+  return current_device(&device) == cudaSuccess && device.warpgroups;
+}
+
 // Returns the tactics for a profile with up to p.tokens tokens that is timed with `timed` tokens.  Warns if
 // the dense path would be worth its workspace but cuBLASLt is missing.
 Offer offer_of(Problem p, int64_t timed, const Epilogue& e) {
@@ -170,7 +176,7 @@ PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes)
           "in=" + std::to_string(attributes.in_features) + " out=" + std::to_string(attributes.out_features) +
           " rows=" + std::to_string(attributes.panel_rows) + " gated=" + std::to_string(attributes.gated) +
           " residual=" + std::to_string(attributes.residual) + " " + kActivationNames[attributes.activation] +
-          (has_dense_path() ? " dense-path" : "")) {}
+          (has_dense_path() ? " dense-path" : "") + (chooses_warpgroups() ? " wgmma" : "")) {}
 
 Epilogue PatchLinearPlugin::epilogue() const noexcept {
   return {has_bias_, attributes_.residual != 0, static_cast<Activation>(attributes_.activation)};
