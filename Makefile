@@ -29,10 +29,10 @@ chromium: .venv/installed
 	@$(BIN)/python -m tests.report.page.chromium || ! command -v apt-get >/dev/null || test "$$(id -u)" != 0 || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || echo "no Chromium was installed"
 
-# Every injected kernel bug must be caught: some minutes.
+# Every injected kernel bug must be caught, and the machine code for every type and architecture is checked: some minutes.
 mutate: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py tests/plugins/dense_path/test_faults.py \
-	  tests/plugins/tensorrt/test_attack.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py \
+	  tests/plugins/kernels/test_binary.py tests/plugins/dense_path/test_faults.py tests/plugins/tensorrt/test_attack.py
 
 # Attacks the program at full size: an hour or more on all cores. What held and what broke goes to build/torture/RESULTS.jsonl.
 # ATTACKS="faults server" runs some. Exit code 2 when anything broke.

@@ -246,6 +246,7 @@ OFTEN = (
 @pytest.mark.parametrize("name", named(MUTATIONS, OFTEN))
 def test_broken_kernels_are_caught(name, tmp_path, library_cache):
     plugins = broken_copy(tmp_path, ("kernels", "host"), MUTATIONS.get(name))
-    broken = compile_host_kernel(library_cache, plugins, (f"PATCH_HOST_CONFIGS={CONFIGS}",), opt="-O1")
+    compiled = (f"PATCH_HOST_CONFIGS={CONFIGS}", "PATCH_HOST_SCALARS=1")  # the battery is in fp16
+    broken = compile_host_kernel(library_cache, plugins, compiled, opt="-O1")
     found = next(faults(broken), None)
     assert (found is not None) == (name in MUTATIONS), found

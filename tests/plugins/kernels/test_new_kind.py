@@ -29,7 +29,8 @@ def kernel(tmp_path_factory, library_cache):
         row.read_text().replace("#pragma once", f'#pragma once\n#include "kernels/{DECODER.name}"', 1)
     )
     bits = sum(1 << number for number in CONFIGS.values())
-    return compile_host_kernel(library_cache, plugins, (f"PATCH_HOST_CONFIGS={bits}",), opt="-O1")
+    defines = (f"PATCH_HOST_CONFIGS={bits}", "PATCH_HOST_SCALARS=1")
+    return compile_host_kernel(library_cache, plugins, defines, opt="-O1")
 
 
 def case_of(tokens, shape, seed):

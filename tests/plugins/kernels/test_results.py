@@ -41,7 +41,9 @@ def test_the_table_of_configurations_is_the_one_tested(kernel):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_number_of_tokens(kernel, config, dtype):
     panel_rows = kernel.configs()[config][0]
-    for tokens in TOKENS:
+    for tokens in (
+        TOKENS if dtype == DTYPES[0] else TOKENS[::4]
+    ):  # types differ in conversions and products alone
         rng = np.random.default_rng(tokens)
         shape = int(rng.integers(1, 2 * panel_rows + 40)), 4 * int(rng.integers(1, 100))
         bias, share = bool(tokens % 3), float(rng.random())

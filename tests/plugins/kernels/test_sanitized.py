@@ -37,7 +37,8 @@ def test_the_kernels_are_without_a_fault(library_cache):
     """Python is no sanitized program, so the sanitizer's library is loaded before it, and leaks are not looked for."""
     assert COMPILER is not None
     options = ("-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS)
-    library = host_library(library_cache, defines=(f"PATCH_HOST_CONFIGS={CONFIGS}",), options=options)
+    defines = (f"PATCH_HOST_CONFIGS={CONFIGS}", "PATCH_HOST_SCALARS=1")
+    library = host_library(library_cache, defines=defines, options=options)
     found = subprocess.run([COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout
     if not Path(found.strip()).is_file():
         pytest.skip(f"{COMPILER} has no libasan.so")
