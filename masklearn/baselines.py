@@ -4,12 +4,16 @@ Users can make all of them but the last with these settings (FFN stands for the 
 
     dense          the unpruned model
     uniform-2:4    --method sparsegpt --ratio 0.5
+    uniform-8:16   --method sparsegpt --kinds 8:16 --ratio 0.5     as many bytes as uniform-2:4
+    uniform-12:16  --method sparsegpt --kinds 12:16 --ratio 0.25
     ffn-only       --method sparsegpt --ratio '*=0,FFN=0.5'      the simplest use of 2:4: attention stays dense
     magnitude-tiles  --method sparsegpt --criterion magnitude    at the result's own ratio
     random-tiles   --method sparsegpt --criterion random         at the result's own ratio
     unstructured   SparseGPT without structure, the result's ratio in every linear: a reference that is not deployable
 
-Baselines are not repaired: their weights are SparseGPT's. PATCH (arXiv 2509.23410) and its reviews compare with these.
+Baselines are not repaired: their weights are SparseGPT's. The last three have the result's kinds of tiles. Those of 8:16 and
+12:16 are left out, with a note, for models that these do not fit. PATCH (arXiv 2509.23410) and its reviews compare with the
+others.
 """
 
 import shutil
@@ -29,6 +33,7 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError, UsageError
 from masklearn.learn import Learned, learn_task
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import matches
@@ -59,9 +64,10 @@ Note = Callable[[str], object]
 
 @dataclass(frozen=True)
 class _Learned:
-    """Settings of a baseline that `learn` makes. ratio: None for the recipe's."""
+    """Settings of a baseline that `learn` makes. ratio, kinds: None for the recipe's."""
 
     ratio: Callable[[Checkpoint, Coverage], float | str] | None = None
+    kinds: str | None = None
     # Magnitude is the cheapest to compute, for baselines in which the ratio alone determines every tile.
     criterion: Criterion = Criterion.MAGNITUDE
 
@@ -80,11 +86,17 @@ def _ffn_ratio(checkpoint: Checkpoint, coverage: Coverage) -> str:
 
 
 _LEARNED: dict[Baseline, _Learned] = {
-    Baseline.UNIFORM: _Learned(lambda _, __: 0.5),
-    Baseline.FFN_ONLY: _Learned(_ffn_ratio),
+    Baseline.UNIFORM: _Learned(lambda _, __: 0.5, "2:4"),
+    Baseline.UNIFORM_8_16: _Learned(lambda _, __: 0.5, "8:16"),
+    Baseline.UNIFORM_12_16: _Learned(lambda _, __: 0.25, "12:16"),
+    Baseline.FFN_ONLY: _Learned(_ffn_ratio, "2:4"),
     Baseline.MAGNITUDE_TILES: _Learned(),
     Baseline.RANDOM_TILES: _Learned(criterion=Criterion.RANDOM),
 }
+
+
+# No kernel runs these models sparse.
+_NOT_PACKED = (Baseline.UNSTRUCTURED, Baseline.UNIFORM_8_16, Baseline.UNIFORM_12_16)
 
 
 def parse_baselines(names: str) -> tuple[Baseline, ...]:
@@ -115,6 +127,9 @@ def baseline_settings(
     }
     if baseline.ratio is not None:
         changed |= {"ratio": baseline.ratio(checkpoint, coverage), "per_layer": False}
+        changed |= {"bytes_per_weight": None}
+    if baseline.kinds is not None:
+        changed |= {"kinds": baseline.kinds}
     return recipe.model_copy(update=changed)
 
 
@@ -182,7 +197,18 @@ def run_baselines(
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     progress, note = progress or (lambda *_: None), note or (lambda _: None)
     task = Task(checkpoint, coverage, recipe, scratch, progress, note, choose)
-    return [_baseline_row(name, task, windows) for name in names]
+    return [_baseline_row(name, task, windows) for name in names if _fits(name, task)]
+
+
+def _fits(name: Baseline, task: Task) -> bool:
+    """True if the kinds of a baseline fit the model's linears. Otherwise the user is told."""
+    kinds = _LEARNED[name].kinds if name in _LEARNED else None
+    try:
+        allowed_kinds(kinds or task.recipe.kinds, task.coverage.linears, task.recipe.tile)
+    except PatchCompileError as error:
+        task.note(f"baseline {name}: left out. {error.what}. {error.why}")
+        return False
+    return True
 
 
 def beaten_by(result: BaselineRow, baselines: Sequence[BaselineRow]) -> tuple[str, ...]:
@@ -206,7 +232,7 @@ def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
         value = measure(learned, windows, folder / "model", task.recipe, ours.progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return _row(name, ratio, value, seconds, deployable=name is not Baseline.UNSTRUCTURED)
+    return _row(name, ratio, value, seconds, deployable=name not in _NOT_PACKED)
 
 
 def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:

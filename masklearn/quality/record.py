@@ -23,6 +23,8 @@ class Baseline(StrEnum):
 
     DENSE = "dense"
     UNIFORM = "uniform-2:4"
+    UNIFORM_8_16 = "uniform-8:16"
+    UNIFORM_12_16 = "uniform-12:16"
     FFN_ONLY = "ffn-only"
     MAGNITUDE_TILES = "magnitude-tiles"
     RANDOM_TILES = "random-tiles"

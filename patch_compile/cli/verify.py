@@ -27,8 +27,9 @@ _OWN = {
     "sensitivity": Option("Also measure the loss with each linear pruned alone and with each restored alone; takes "
                           "minutes."),
     "sensitivity_tokens": Option("Tokens on which the sensitivity is measured.", "N"),
-    "baselines": Option("Also measure simpler ways to prune: all, or a comma-separated list of uniform-2:4, ffn-only, "
-                        "magnitude-tiles, random-tiles, unstructured. The user's cache keeps the results.", "NAMES",
+    "baselines": Option("Also measure simpler ways to prune: all, or a comma-separated list of uniform-2:4, "
+                        "uniform-8:16, uniform-12:16, ffn-only, magnitude-tiles, random-tiles, unstructured. The user's "
+                        "cache keeps the results.", "NAMES",
                         "those in the cache"),
     "tasks": Option("Tasks of lm-evaluation-harness on local data; builtin is a small set that comes with patch-compile.",
                     "NAMES"),

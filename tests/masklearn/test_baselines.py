@@ -54,10 +54,22 @@ def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_p
     path, scratch = make_model(), tmp_path / "scratch"
     scratch.mkdir()
     calls: list[str] = []
+    notes: list[str] = []
     rows = run_baselines(
-        path, recipe(text_file), tuple(Baseline), WINDOWS, scratch, lambda what, *_: calls.append(what)
+        path,
+        recipe(text_file),
+        tuple(Baseline),
+        WINDOWS,
+        scratch,
+        lambda what, *_: calls.append(what),
+        notes.append,
     )
-    assert [r.name for r in rows] == [str(name) for name in Baseline]
+    # Groups of 16 do not fit this model's 48 and 72 columns.
+    assert [r.name for r in rows] == [str(name) for name in Baseline if ":16" not in name]
+    assert [line.partition(": left out. ")[0] for line in notes] == [
+        "baseline uniform-8:16",
+        "baseline uniform-12:16",
+    ]
     found = {r.name: r for r in rows}
     weights = {name: n * k for name, (n, k) in covered_linears(path).linears.items()}
     ffn = sum(size for name, size in weights.items() if ".mlp." in name) / sum(weights.values())
@@ -73,6 +85,19 @@ def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_p
     assert found["dense"].perplexity == perplexity(dense, WINDOWS).value
     assert "ffn-only: perplexity" in calls
     assert not list(scratch.iterdir())
+
+
+def test_uniform_kinds_of_16(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    """They have their own ratio and bytes, whatever the result's are, and no kernel runs them."""
+    ours = recipe(text_file, tile=(16, 64), kinds="auto", bytes_per_weight=1.3, repair="none")
+    path = make_model(hidden_size=64, intermediate_size=64, num_hidden_layers=1)
+    names = [Baseline.UNIFORM_8_16, Baseline.UNIFORM_12_16, Baseline.MAGNITUDE_TILES, Baseline.UNSTRUCTURED]
+    rows = run_baselines(path, ours, names, WINDOWS, tmp_path / "scratch")
+    assert [(r.name, r.ratio, r.deployable) for r in rows[:2]] == [
+        ("uniform-8:16", 0.5, False), ("uniform-12:16", 0.25, False)
+    ]  # fmt: skip
+    assert rows[2].ratio >= 0.35
+    assert rows[3].ratio == pytest.approx(0.35)
 
 
 def test_a_baseline_is_what_its_flags_give(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:

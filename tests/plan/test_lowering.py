@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from patch_compile.errors import PatchCompileError
 from patch_compile.out.plan import Node, Reason, ReasonKind
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.joint import gated_panels
@@ -71,3 +72,28 @@ def test_tiles_too_small_for_a_slab_are_said():
     plan = plan_linear("x", half)
     assert plan.lowering == "dense"
     assert plan.reason == plan.row().reason == Reason(kind=ReasonKind.SMALL_TILES, tile=(64, 32))
+
+
+def other_kinds():
+    from masklearn.masks.kinds.table import FAMILIES
+    from masklearn.masks.linear_mask import LinearMask
+
+    scores = np.random.default_rng(0).random((128, 128))
+    kinds = np.array([[0, 1], [2, 1]], np.uint8)
+    codes = {"2:4": FAMILIES["2:4"].best(scores, 2), "n:16": FAMILIES["n:16"].best(scores, 8)}
+    return LinearMask.from_codes((128, 128), (64, 64), kinds, codes)
+
+
+@pytest.mark.parametrize("asked", ["auto", "plugin"])
+def test_a_kind_that_no_slab_holds_is_refused(asked):
+    with pytest.raises(
+        PatchCompileError, match=f"x has tiles of kind 8:16, which are not packed.*--lowering {asked}"
+    ):
+        plan_linear("x", other_kinds(), asked)
+
+
+@pytest.mark.parametrize("asked", ["dense", "split"])
+def test_lowerings_without_slabs_take_every_kind(asked):
+    plan = plan_linear("x", other_kinds(), asked)
+    assert plan.lowering == asked
+    assert plan.zeroed == 3 * 64 * 64 // 2

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.linears import read_linear
 from masklearn.errors import PatchCompileError
-from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.patterns import patterns_from_scores
@@ -118,6 +118,13 @@ def _check_masks(task: Task, masks: MaskSet) -> None:
             f"The prior {task.recipe.prior} was learned on other weights",
             f"It belongs to {masks.base_model}; the checkpoint at {task.checkpoint.path} differs from that.",
             "Give masks of this checkpoint, or name a one-shot method.",
+        )
+    others = [kind.name for kind in masks.by_kind() if kind not in (DENSE, TWO_FOUR)]
+    if others:
+        raise PatchCompileError(
+            f"The prior {task.recipe.prior} has tiles of kind {' and '.join(others)}",
+            f"The method {task.recipe.method} learns 2:4 tiles only.",
+            "Name a one-shot method as the prior, or give masks that were learned with --kinds 2:4.",
         )
     wanted = task.recipe.tile
     for name, mask in masks.items():
