@@ -29,18 +29,21 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def tensor_core(library_cache):
-    """The sums c + a·b of an architecture's mma.m16n8k16: a, b [..., K] in 16 bits, c [...] in fp32."""
+    """The sums c + a·b of an architecture's mma.m16n8k16 or of wgmma: a, b [..., K] in 16 bits, c [...] in fp32."""
     pytest.importorskip("mmasim", reason="no mmasim, which knows how tensor cores add")
     import torch
 
     with pytest.MonkeyPatch.context() as patch:  # its package compiles one C++ file when it is imported
         patch.setenv("TORCH_EXTENSIONS_DIR", str(library_cache))
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # ninja
-        from mmasim.nv_ptx import MMA
+        from mmasim.nv_ptx import MMA, WGMMA
     types = {"f16": torch.float16, "bf16": torch.bfloat16}
 
     def core(architecture, kind):
-        mma = MMA(architecture, f"m16n8k16.f32.{kind}.{kind}.f32")
+        if architecture == "Hopper, wgmma":
+            mma = WGMMA("Hopper", f"m64n128k16.f32.{kind}.{kind}")
+        else:
+            mma = MMA(architecture, f"m16n8k16.f32.{kind}.{kind}.f32")
 
         def dot(a, b, c):
             a, b = (torch.from_numpy(np.asarray(v, np.float32)).to(types[kind]) for v in (a, b))
@@ -66,9 +69,10 @@ def unlucky(kind, step, columns):
 
 
 @pytest.mark.parametrize("kind", BITS)
-@pytest.mark.parametrize("architecture", STEPS)
+@pytest.mark.parametrize("architecture", [*STEPS, "Hopper, wgmma"])
 def test_steps_are_those_of_the_model(tensor_core, architecture, kind):
-    assert tensor_core(architecture, kind).step == STEPS[architecture]
+    """Products by wgmma, of the dense path and of the kernel for Hopper, are added as those by mma."""
+    assert tensor_core(architecture, kind).step == STEPS[architecture.removesuffix(", wgmma")]
 
 
 @pytest.mark.parametrize(("architecture", "kind"), KINDS)
