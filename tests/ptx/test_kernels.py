@@ -62,13 +62,14 @@ def test_every_configuration_is_there_and_tested(ptx: PtxKernel, kernel: HostKer
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_ring_position(ptx: PtxKernel, kernel: HostKernel, config: str, dtype: np.dtype) -> None:
-    """K takes twice the ring, so slabs modulo stages takes every value, with dense, 2:4 and mixed slabs.
+    """K takes twice the ring, so slabs modulo stages takes every value in fp16, with dense, 2:4 and mixed slabs.
 
     The problems vary ragged K, N (every width of a store of Y) and M, panels, parts, activation, bias and residual.
     Together they run every asm statement of the kernel.
     """
     shape = kernel.configs()[config]
-    for slabs in range(1, 2 * shape.stages + 1):
+    step = 1 if dtype == DTYPES[0] else 2  # the types' rings are the same code
+    for slabs in range(1, 2 * shape.stages + 1, step):
         for i, share in enumerate((0.0, 1.0, 0.5)):
             n = 3 * slabs + i
             columns = 64 * slabs - 4 * (n % 4)
