@@ -192,7 +192,7 @@ class Attack {
       dynamic.desc = d, dynamic.min = dynamic.opt = dynamic.max = d.dims;
       if (in.empty() && chance(2)) dynamic.desc.dims.d[below(3)] = -1;
       if (chance(60)) dynamic.max.nbDims = static_cast<int32_t>(below(12)) - 2;
-      if (chance(60)) dynamic.opt.nbDims = static_cast<int32_t>(below(20)) - 2;
+      if (chance(60)) dynamic.opt.nbDims = static_cast<int32_t>(below(12)) - 2;
       if (chance(60)) dynamic.max.d[below(Dims::MAX_DIMS)] = pick(kNumbers);
       in.push_back(dynamic);
     }

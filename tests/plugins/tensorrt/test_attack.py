@@ -28,7 +28,6 @@ MUTATIONS = {
     "a rank that is none": (PLUGIN, "return d.nbDims >= 0 && d.nbDims <= Dims::MAX_DIMS;", "return true;"),
     "tokens that overflow": (PLUGIN, "x.d[i] > kMostTokens / tokens", "false"),
     "no tokens": ("kernels/schedule.h", "  if (p.tokens == 0) return 0;\n", ""),
-    "a timed shape without a rank": (PLUGIN, "std::pair(&in[kX].opt,", "std::pair(&in[kX].max,"),
     "any number of inputs": (PLUGIN, "if (takes(inputs) && outputs == 1) return 0;", "return 0;"),
     "more slabs than W has": (PLUGIN, "dense > most || sparse > most - dense ||", "false ||"),
 }
