@@ -71,10 +71,11 @@ class Hybrid:
         parts = usual if parts is None else parts
         partials = torch.empty(self._kernels.partial_bytes(config, parts) // 4, device=x.device)
         arguments = self._arguments(x, y, after, partials)
+        table = self._kernels.table(arguments[0], self.layout.index, config, parts)
         scalar = DTYPES.index(x.dtype)
 
         def call(copy: int, _kept: object = (x, y, after, partials)) -> None:
-            self._kernels.launch(arguments[copy % len(arguments)], scalar, config, parts, _stream(x))
+            self._kernels.launch(arguments[copy % len(arguments)], table, scalar, config, parts, _stream(x))
 
         return call
 

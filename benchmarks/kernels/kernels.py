@@ -8,9 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from patch_compile.plugin.toolchain import code_flags, find_nvcc, plugin_sources
 
-__all__ = ["Arguments", "Config", "DensePath", "Device", "Kernels", "Problem", "build_library"]
+__all__ = [
+    "Arguments",
+    "Config",
+    "DensePath",
+    "Device",
+    "Kernels",
+    "PartTable",
+    "Problem",
+    "build_library",
+]
 
 _FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
 
@@ -25,6 +37,12 @@ class Arguments(ctypes.Structure):
           ("tokens", "out_features", "in_features", "panels", "dense_slabs", "sparse_slabs", "parts",
            "x_vector", "y_vector", "activation")),
     ]  # fmt: skip
+
+
+class PartTable(ctypes.Structure):
+    """Mirror of `PartTable` in kernels/arguments.h."""
+
+    _fields_ = [("pointers", ctypes.c_int32), ("words", ctypes.c_uint32 * 980)]
 
 
 class Problem(ctypes.Structure):
@@ -121,6 +139,7 @@ class Kernels:
             getattr(lib, f"patch_bench_{name}").restype = ctypes.c_char_p
         lib.patch_bench_launch.argtypes = [
             ctypes.c_void_p,
+            ctypes.c_void_p,
             ctypes.c_int,
             ctypes.c_int,
             ctypes.c_int,
@@ -171,8 +190,22 @@ class Kernels:
         """Prepare the dense path; epilogue: has a bias, has a residual, number of the activation."""
         return DensePath(self._lib, problem, epilogue, scalar)
 
-    def launch(self, arguments: Arguments, scalar: int, config: int, parts: int, stream: int) -> None:
+    def table(self, arguments: Arguments, index: NDArray[np.int32], config: int, parts: int) -> PartTable:
+        """Return the table of parts of a launch, as the plugin makes it when shapes change; empty for a tile kernel.
+
+        index: of the weight, in the host's memory.
+        """
+        table = PartTable()
+        address = ctypes.c_void_p(index.ctypes.data)
+        self._lib.patch_bench_table(ctypes.byref(arguments), address, config, parts, ctypes.byref(table))
+        return table
+
+    def launch(
+        self, arguments: Arguments, table: PartTable, scalar: int, config: int, parts: int, stream: int
+    ) -> None:
         """Enqueue one launch on a CUDA stream. Raises RuntimeError with CUDA's message."""
-        error = self._lib.patch_bench_launch(ctypes.byref(arguments), scalar, config, parts, stream)
+        error = self._lib.patch_bench_launch(
+            ctypes.byref(arguments), ctypes.byref(table), scalar, config, parts, stream
+        )
         if error is not None:
             raise RuntimeError(error.decode())

@@ -60,11 +60,19 @@ const char* patch_bench_dense_path_run(const void* made, const patch::LinearArgu
   return wrong.empty() ? nullptr : wrong.c_str();
 }
 
+// The table of parts.  index: of the weight, in the host's memory.
+void patch_bench_table(const patch::LinearArguments* arguments, const int32_t* index, int config, int parts,
+                       patch::PartTable* table) {
+  if (config < 0 || patch::config_at(config).kernel != patch::Kernel::kStream) return;
+  patch::LinearArguments a = *arguments;
+  a.parts = parts;
+  patch::make_parts(table, a, index, patch::kConfigs[config]);
+}
 // Null when the launch went well, else CUDA's words.
-const char* patch_bench_launch(const patch::LinearArguments* arguments, int scalar, int config, int parts,
-                               void* stream) {
-  const cudaError_t error = patch::launch(*arguments, static_cast<patch::Scalar>(scalar), {config, parts},
-                                          static_cast<cudaStream_t>(stream));
+const char* patch_bench_launch(const patch::LinearArguments* arguments, const patch::PartTable* table,
+                               int scalar, int config, int parts, void* stream) {
+  const cudaError_t error = patch::launch(*arguments, *table, static_cast<patch::Scalar>(scalar),
+                                          {config, parts}, static_cast<cudaStream_t>(stream));
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

@@ -14,7 +14,7 @@ from patch_compile.errors import PatchCompileError
 
 __all__ = ["PlanExpectation", "PlanMismatchError", "check_programs", "expectation_from_onnx"]
 
-_DENSE, _SPARSE, _INDEX = 1, 2, 4  # inputs of PatchLinear; X is input 0
+_DENSE, _SPARSE, _META = 1, 2, 3  # inputs of PatchLinear; X is input 0
 _SHOWN = 5
 
 
@@ -111,11 +111,11 @@ def _swallowed(layer: PlanLayer, expected: PlanExpectation) -> Iterator[str]:
 
 
 def _wrong_constants(layer: PlanLayer, program: PlanProgram, expected: PlanExpectation) -> Iterator[str]:
-    names = layer.inputs[_DENSE : _INDEX + 1]
+    names = layer.inputs[_DENSE : _META + 1]
     tensors = [program.tensors.get(name) for name in names]
     sizes = [tensor.nbytes for tensor in tensors if tensor is not None and tensor.nbytes is not None]
     wanted = expected.patch_linears[layer.name]
-    if len(sizes) != _INDEX:
+    if len(sizes) != _META:
         yield f"{layer.name!r} reads packed tensors that are no constants"
     elif sum(sizes) != wanted:
         yield f"{layer.name!r} holds {sum(sizes)} bytes of packed weights, not {wanted}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME
+from patch_compile.packing.version import check_version
 from patch_compile.plan.split import PART
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanExpectation", "expectation_from_onnx"]
 
-_PACKED = INPUTS[1:]  # dense, sparse, meta, index
+_PACKED = INPUTS[1:]  # dense, sparse, meta
 _VALUES = INPUTS[1:3]
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
@@ -27,7 +28,7 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv")
 class PlanExpectation:
     """Contents that an engine must have.
 
-    patch_linears: name of each PatchLinear node → bytes of its packed tensors (dense, sparse, meta, index).
+    patch_linears: name of each PatchLinear node → bytes of its packed tensors (dense, sparse, meta).
     dtype: type of their values, `float16` or `bfloat16`; None in a graph without PatchLinear.
     sparse_parts: names of the products of split linears whose weights are 2:4. Each must be in the engine. TensorRT may
     merge it with other sparse parts only: merged with a dense product, it would be computed densely.
@@ -47,14 +48,15 @@ class PlanExpectation:
 def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     """Returns the expectation of an ONNX file.
 
-    Raises PatchCompileError for a file that is no model, and for PatchLinear nodes that share a name, that have packed
-    tensors which are not initializers, or that differ in type.
+    Raises PatchCompileError for a file that is no model, and for PatchLinear nodes of another version, that share a name,
+    that have packed tensors which are not initializers, or that differ in type.
     """
     from patch_compile.onnx_io.graph_inputs import load_graph
 
     graph = load_graph(onnx_path)
     stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes = [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
+    check_version(onnx_path, nodes)
     _check_names(node.name for node in nodes)
     dtypes = {_dtype(stored[name]) for node in nodes for name in _constants(node, stored)[: len(_VALUES)]}
     if len(dtypes) > 1:

@@ -10,12 +10,12 @@ from patch_compile.engine.backend import Backend
 from patch_compile.engine.cublaslt import name_cublaslt
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.workspace import sha256_of
-from patch_compile.packing.function import NAME
+from patch_compile.packing.function import NAME, VERSION
 from patch_compile.plugin.build import check_backend
 
 __all__ = ["load_plugin"]
 
-_VERSION, _NAMESPACE = "1", ""
+_NAMESPACE = ""
 
 _loaded: dict[str, str] = {}  # backend → sha256 of the library that registered PatchLinear
 
@@ -67,6 +67,6 @@ _REBUILD = "build it with `patch-compile plugin --force`"
 def _registered(backend: Backend) -> bool:
     creators: list[Any] = backend.trt.get_plugin_registry().all_creators
     return any(
-        (creator.name, creator.plugin_version, creator.plugin_namespace) == (NAME, _VERSION, _NAMESPACE)
+        (creator.name, creator.plugin_version, creator.plugin_namespace) == (NAME, str(VERSION), _NAMESPACE)
         for creator in creators
     )

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from patch_compile.inspect.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
 from patch_compile.packing.format import SLAB_K, PackedLinear, unpack
-from patch_compile.packing.function import DOMAIN, NAME
+from patch_compile.packing.function import DOMAIN, INPUTS, NAME
+from patch_compile.packing.index import index_from_attribute
+from patch_compile.packing.version import version_fault
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,7 +44,7 @@ def inspect_onnx(path: Path) -> Inspection:
 def index_faults(path: Path) -> list[str]:
     """Returns what is wrong with the attributes, shapes and indices of an ONNX file's PatchLinears, in words.
 
-    Unlike `inspect_onnx` it decodes no slab: of the packed tensors it reads the indices alone. Raises PatchCompileError as
+    Unlike `inspect_onnx` it decodes no slab: of packed tensors it reads nothing. Raises PatchCompileError as
     `inspect_onnx` does.
     """
     with refusing_invalid(path):
@@ -107,6 +109,7 @@ class _Attributes(BaseModel):
     out_features: int = Field(ge=1, lt=2**31)
     in_features: int = Field(ge=1, lt=2**31)
     panel_rows: Literal[64, 128]
+    kinds: Literal["dense,2:4"]
     activation: str = ""
     gated: Literal[0, 1] = 0
     residual: Literal[0, 1] = 0
@@ -134,18 +137,24 @@ def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
         "dense slabs": len(constants["dense"]) if constants else None,
         "2:4 slabs": len(constants["sparse"]) if constants else None,
         "dtype": str(constants["dense"].dtype) if constants else None,
-        "bytes": sum(array.nbytes for array in constants.values()) if constants else None,
+        "bytes": sum(constants[role].nbytes for role in INPUTS[1:]) if constants else None,
     }
     return row, why or (_why_broken(constants, found, decode=decode) if found else "")
 
 
 def _constants(node: ir.Node) -> tuple[dict[str, NDArray[Any]], str]:
     found = {}
-    for role, value in zip(("dense", "sparse", "meta", "index"), node.inputs[1:5], strict=False):
+    version = node.attributes.get("plugin_version")
+    if why := version_fault(version.value if version else None):
+        return {}, why
+    for role, value in zip(INPUTS[1:], node.inputs[1 : len(INPUTS)], strict=False):
         if value is None or value.const_value is None:
             return {}, f"{role} is not a constant"
         found[role] = value.const_value.numpy()
-    return (found, "") if len(found) == 4 else ({}, "it has too few inputs")
+    if len(found) < len(INPUTS) - 1:
+        return {}, "it has too few inputs"
+    index = node.attributes.get("index")
+    return {**found, "index": index_from_attribute(index.value if index else None)}, ""
 
 
 def _why_other_types(constants: dict[str, NDArray[Any]]) -> str:

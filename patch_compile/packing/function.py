@@ -1,9 +1,10 @@
 """PatchLinear as an ONNX model-local function: the executable definition of the packed format and of its epilogues.
 
 The body decodes the slabs with standard operators and multiplies in fp32. Everything before the MatMul depends on
-constants only and is data movement or integer arithmetic, so ONNX Runtime folds it when it loads the model. ONNX Runtime
-holds all intermediates of all linears while it folds, so the body has few of them and they are small. bf16 is first
-widened to fp32 (exact), because ONNX Runtime's CPU kernels do not move bf16.
+constants only and is data movement or integer arithmetic, so ONNX Runtime folds it when it loads the model. The index is
+an attribute, because TensorRT gives a plugin a host copy of attributes and of no input; the body takes it from there too.
+ONNX Runtime holds all intermediates of all linears while it folds, so the body has few of them and they are small. bf16 is
+first widened to fp32 (exact), because ONNX Runtime's CPU kernels do not move bf16.
 The epilogue, which follows the product, is in fp32 too and rounds once, at the end. With z = X Wᵀ + b:
 
     Y = activation(z) + residual                      N rows of W
@@ -19,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from patch_compile.packing.index import KINDS
+
 if TYPE_CHECKING:
     import onnx
 
@@ -26,8 +29,8 @@ __all__ = ["DOMAIN", "GATED_PANEL_ROWS", "INPUTS", "NAME", "VERSION", "Epilogue"
 
 DOMAIN = "patch"
 NAME = "PatchLinear"
-VERSION = 1
-INPUTS = ("X", "dense", "sparse", "meta", "index")
+VERSION = 2  # version 1 had the index as an input
+INPUTS = ("X", "dense", "sparse", "meta")
 GATED_PANEL_ROWS = 64
 
 # Value of the attribute `activation` -> lines that compute fp32 a from fp32 z.
@@ -41,8 +44,9 @@ _ACTIVATIONS = {
 _BODY = """
 <domain: "patch", opset_import: ["": {opset}]{overload}>
 PatchLinear <in_features: int, out_features: int, panel_rows: int,
+             kinds: string = "{kinds}", index: ints,
              activation: string = "", gated: int = 0, residual: int = 0,
-             plugin_namespace: string = "", plugin_version: string = "1">
+             plugin_namespace: string = "", plugin_version: string = "{version}">
             ({inputs}) => (Y)
 {{
   N = Constant <value_int: int = @out_features> ()
@@ -119,7 +123,7 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   blank = Expand (zero_moved, blank_shape)
   sparse_slabs = ScatterElements <axis = 3> (blank, positions, kept)
 
-  index_wide = Cast <to = 7> (index)
+  index_wide = Constant <value_ints: ints = @index> ()
   dense_dims = Shape (dense)
   nD = Gather <axis = 0> (dense_dims, axis0)
   one1 = Constant <value_ints = [1]> ()
@@ -219,7 +223,7 @@ class Epilogue:
 
     @property
     def attributes(self) -> dict[str, int | str]:
-        """Attributes of the node, all of them: TensorRT's parser warns of each that a node leaves at its default."""
+        """Attributes of the node's epilogue, all of them: TensorRT's parser warns of each that is left at its default."""
         return {"activation": self.activation, "gated": int(self.gated), "residual": int(self.residual)}
 
 
@@ -241,6 +245,8 @@ def patch_linear_function(
     lines, result = _epilogue(epilogue)
     text = _BODY.format(
         table=table,
+        kinds=KINDS,
+        version=VERSION,
         widen="Cast <to = 1>" if bfloat16 else "Identity",
         opset=opset,
         overload=f', overload: "{epilogue.overload}"' if epilogue.overload else "",

@@ -3,20 +3,23 @@
     dense_ptr [P + 1] ++ sparse_ptr [P + 1] ++ dense_k [nD] ++ sparse_k [nS]        int32
 
 Panel p owns the rows `dense_ptr[p] … dense_ptr[p + 1] - 1` of `dense`, and likewise of `sparse`; `dense_k` and `sparse_k`
-hold k / 64 of each slab. The kernels follow the index to addresses. They bound what it says, so that an index that lies
-can't lead outside of a tensor, but their results are then worthless: the index is checked here, before a kernel sees it.
+hold k / 64 of each slab. First come the pointers of each kind of slabs, then the columns of each kind, in the order of
+`KINDS`; a further kind adds to both lists. The index is the attribute `index` of a PatchLinear node, and `kinds` names its
+kinds. The kernels follow it to addresses and check nothing: it is checked here, and by the plugin when it is created
+(plugins/kernels/index.h).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["csr_index", "index_fault"]
+__all__ = ["KINDS", "csr_index", "index_fault", "index_from_attribute"]
 
-_KINDS = ("dense", "2:4")
+KINDS = "dense,2:4"  # of the attribute `kinds`
 
 
 def csr_index(is_sparse: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -26,6 +29,17 @@ def csr_index(is_sparse: NDArray[np.bool_]) -> NDArray[np.int32]:
         pointers.append(np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]))
         columns.append(np.nonzero(chosen)[1])
     return np.concatenate([*pointers, *columns]).astype(np.int32)
+
+
+def index_from_attribute(values: object) -> NDArray[Any]:
+    """Returns the numbers of the attribute `index`: int32, or of another type, which `index_fault` refuses."""
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        return np.zeros((), np.float64)
+    numbers = np.asarray(values)
+    if numbers.dtype.kind != "i":
+        return numbers
+    narrow = numbers.astype(np.int32)
+    return narrow if (narrow == numbers).all() else numbers
 
 
 def index_fault(index: NDArray[Any], grid: tuple[int, int], dense: int, sparse: int) -> str:
@@ -42,7 +56,7 @@ def index_fault(index: NDArray[Any], grid: tuple[int, int], dense: int, sparse: 
         )
     pointers = index[: 2 * (panels + 1)].astype(np.int64).reshape(2, -1)
     columns = np.split(index[2 * (panels + 1) :], [dense])
-    for kind, own, stored, places in zip(_KINDS, pointers, (dense, sparse), columns, strict=True):
+    for kind, own, stored, places in zip(KINDS.split(","), pointers, (dense, sparse), columns, strict=True):
         fault = _pointer_fault(kind, own, stored) or _column_fault(kind, places, along_k)
         if fault:
             return f"the index lies: {fault}"

@@ -82,6 +82,30 @@ Library open_first() {
   return library;
 }
 
+template <class Function>
+Function driver_function(const char* name) {
+  // The runtime has loaded the driver.  A process without one has no contexts.
+  void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+  if (!driver) return nullptr;
+  void* found = dlsym(driver, name);
+  dlclose(driver);  // drops the reference that dlopen took
+  return reinterpret_cast<Function>(found);
+}
+
+// Gets a number of the current context that no other context of the process ever has (cuCtxGetId, driver 12).
+// Without such a driver it is the device's number, which is right while an application has one context a
+// device.
+cudaError_t context_here(unsigned long long* number) {
+  static const auto current = driver_function<int (*)(void**)>("cuCtxGetCurrent");
+  static const auto id = driver_function<int (*)(void*, unsigned long long*)>("cuCtxGetId");
+  int device = 0;
+  if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return e;
+  *number = static_cast<unsigned long long>(device);
+  void* context = nullptr;
+  if (current && id && current(&context) == 0 && context) id(context, number);
+  return cudaSuccess;
+}
+
 }  // namespace
 
 const Functions* functions(std::string* why) {
@@ -92,17 +116,18 @@ const Functions* functions(std::string* why) {
 
 std::string handle_here(Handle* handle) {
   static std::mutex lock;
-  static std::map<int, Handle> known;  // handles are never destroyed: at exit the CUDA runtime may be gone
+  // Handles are never destroyed: at exit the CUDA runtime may be gone.
+  static std::map<unsigned long long, Handle> known;
   std::string why;
   const Functions* f = functions(&why);
   if (!f) return why;
-  int device = 0;
-  if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return cudaGetErrorString(e);
+  unsigned long long context = 0;
+  if (const cudaError_t e = context_here(&context); e != cudaSuccess) return cudaGetErrorString(e);
   const std::lock_guard<std::mutex> held(lock);
-  if (const auto found = known.find(device); found != known.end()) return *handle = found->second, "";
+  if (const auto found = known.find(context); found != known.end()) return *handle = found->second, "";
   if (const Status s = f->create(handle); s != kSuccess)
     return "cublasLtCreate failed with status " + std::to_string(s);
-  known.emplace(device, *handle);
+  known.emplace(context, *handle);
   return {};
 }
 

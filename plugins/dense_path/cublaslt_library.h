@@ -10,7 +10,7 @@ namespace patch::cublaslt {
 // fix it.  The result of the first call holds for the whole process.
 const Functions* functions(std::string* why);
 
-// Gets the handle of the current device, which is created at the first call and kept.  Returns an error, or
+// Gets the handle of the current context, which is created at the first call and kept.  Returns an error, or
 // "" on success.
 std::string handle_here(Handle* handle);
 

@@ -27,13 +27,12 @@ struct Call {
   int64_t first_block;  // earlier blocks are not run, so Y is incomplete if this is not 0
   int32_t scalar, config, copy_mode;
   uint32_t seed;
-  int32_t index_lies;  // 1: only bounds are checked
+  const PartTable* table;  // of a stream; null: the one that its index and parts lead to
 };
 
 void add_tensors(GlobalMemory* memory, const Call& c) {
   using Use = GlobalMemory::Use;
   const LinearArguments& a = c.arguments;
-  memory->only_bounds = c.index_lies != 0;
   const size_t tokens = a.tokens;
   memory->add("X", a.x, tokens * a.in_features * 2, 2, Use::kInput);
   memory->add("dense", a.dense, c.dense_values * 2, 2, Use::kInput);
@@ -59,11 +58,14 @@ std::string run_config(Machine* m, const Call& c) {
     const auto mode = static_cast<CopyMode>(c.copy_mode);
     constexpr bool kTiles = G::kKernel == Kernel::kTile;
     const int64_t blocks = kTiles ? a.panels * ceil_div(a.tokens, G::kTokens) : a.parts;
+    StreamArguments stream{a, {}};
+    if (!kTiles && c.table) stream.table = *c.table;
+    if (!kTiles && !c.table) make_parts(&stream.table, a, a.index, kConfigs[C]);
     const auto kernel = [&] {
       if constexpr (kTiles)
         patch_tiles<T, C>(a);
       else
-        patch_stream<T, C>(a);
+        patch_stream<T, C>(stream);
     };
     return m->run({blocks, c.first_block, G::kThreads, G::kSharedBytes}, mode, c.seed, kernel);
   }
@@ -88,7 +90,7 @@ std::string run(const Call& c, Machine* m) {
   std::string error = static_cast<Scalar>(c.scalar) == Scalar::kHalf
                           ? run_by_number<Half, Scalar::kHalf>(m, call, numbers)
                           : run_by_number<BFloat16, Scalar::kBFloat16>(m, call, numbers);
-  if (!error.empty() || c.index_lies) return error;
+  if (!error.empty()) return error;
   const std::string missing = c.first_block ? "" : m->global.complete("Y");
   return missing.empty() ? m->global.counters_reset() : missing;
 }
@@ -145,11 +147,14 @@ int64_t patch_host_workspace_bound(const patch::Problem* problem) {
 int patch_host_slabs_before(int64_t offset, int dense, int sparse) {
   return patch::slabs_before(offset, dense, sparse);
 }
-int patch_host_part_of(int64_t start, int64_t total, int parts) {
-  return patch::part_of(start, total, parts);
+// The table of parts of a stream.
+void patch_host_make_parts(const patch::LinearArguments* a, int config, patch::PartTable* table) {
+  patch::make_parts(table, *a, a->index, patch::kConfigs[config]);
 }
-int64_t patch_host_part_begin(int part, int64_t total, int parts) {
-  return patch::part_begin(part, total, parts);
+// Tile, slab and column where a part begins.
+void patch_host_part(const patch::PartTable* table, int part, int32_t* out) {
+  out[0] = patch::part_tile(*table, part), out[1] = patch::part_slab(*table, part),
+  out[2] = patch::part_column(*table, part);
 }
 uint32_t patch_host_narrow(int scalar, float v) {
   return (scalar == 0 ? patch::Half::narrow_one(v) : patch::BFloat16::narrow_one(v));

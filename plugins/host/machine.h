@@ -34,7 +34,6 @@ struct LaunchShape {
   int64_t first = 0;  // first block to run
   int threads = 32;
   size_t shared_bytes = 0;
-  bool only_bounds = false;  // threads may race in shared memory
 };
 
 class Random {
@@ -128,23 +127,22 @@ class Machine {
     block_->lanes[thread_].passed.push_back({to, bytes});
   }
   void take_sums(void* to, const void* from, size_t bytes) {
-    check(global.take(from, bytes, block_->id, block_->lanes[thread_].fenced == block_->arrivals));
+    check(global.take(from, bytes, block_->id, block_->lanes[thread_].acquired == block_->arrivals));
     std::memcpy(to, from, bytes);
   }
-  void fence() {
-    Lane& me = block_->lanes[thread_];
-    for (const auto& [p, bytes] : me.passed) global.fence(p, bytes);
-    me.fenced = block_->arrivals;
-  }
-  // Counts the block's arrival.  The partial sums that its threads have passed on count as arrived with it.
+  // Counts the block's arrival, with release and acquire: the partial sums of this thread, and those that
+  // others of the block passed on before its last barrier, count as arrived with it.
   int32_t arrive(int32_t* counter) {
     if (!global.counter(counter)) fail("an arrival is counted outside of the counters");
+    Lane& me = block_->lanes[thread_];
+    order(me);
     for (Lane& lane : block_->lanes) {
       for (const auto& [p, bytes] : lane.passed)
-        if (!global.count(p, bytes)) fail("race: a block counts itself before the fence of its partial sums");
+        if (!global.count(p, bytes))
+          fail("race: a block counts itself without a barrier behind its partial sums");
       lane.passed.clear();
     }
-    ++block_->arrivals;
+    me.acquired = ++block_->arrivals;
     return (*counter)++;
   }
   void reset(int32_t* counter) {
@@ -205,7 +203,7 @@ class Machine {
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
     std::vector<std::pair<void*, size_t>> passed;  // partial sums written since the block's last arrival
-    int fenced = 0;                                // block's arrivals before the latest fence of this thread
+    int acquired = 0;  // block's arrivals before this thread's latest one or barrier
   };
   struct Block {
     int64_t id = 0;
@@ -237,15 +235,19 @@ class Machine {
       std::memset(c.to, 0, c.bytes);
   }
 
+  void order(const Lane& lane) {
+    for (const auto& [p, bytes] : lane.passed) global.order(p, bytes);
+  }
+
   void start(Block& b, int64_t id) {
     b.id = id, b.live = shape_.threads / 32, b.waiting = 0;
     b.arrivals = 0, b.vote = b.voted = false;
-    b.shared.reset(shape_.shared_bytes, shape_.only_bounds);
+    b.shared.reset(shape_.shared_bytes);
     b.lanes.resize(shape_.threads);
     for (int i = 0; i < shape_.threads; ++i) {
       Lane& lane = b.lanes[i];
       lane.stop = Stop::kReady, lane.open.clear(), lane.groups.clear();
-      lane.passed.clear(), lane.fenced = 0;
+      lane.passed.clear(), lane.acquired = 0;
       lane.fiber.start(b.stacks[i], fiber_main);
     }
     for (int w = 0; w < b.live; ++w) ready_.push_back({&b, w});
@@ -315,6 +317,7 @@ class Machine {
     b.waiting = 0;
     b.voted = b.vote, b.vote = false;
     b.shared.pass_barrier();
+    for (Lane& lane : b.lanes) order(lane), lane.acquired = b.arrivals;
     ++stats.barriers;
     for (int w = 0; w < b.live; ++w) ready_.push_back({&b, w});
   }

@@ -1,7 +1,8 @@
 // Memory of the emulated device, checked on every access.
 //
 //   GlobalMemory   tensors of a launch.  Checks bounds, alignment, "written before read", "written once", and
-//                  for sums that blocks pass on "written, fenced and counted before another block reads".
+//                  for sums that blocks pass on "written, ordered by a barrier and counted before another
+//                  block reads".
 //   SharedMemory   of one block.  Checks bounds, alignment and races.  What is not written yet is NaN.
 #pragma once
 #include <algorithm>
@@ -38,9 +39,6 @@ class GlobalMemory {
   // kExchange: written by one block and read by another; kCounter: 0 before and after the launch.
   enum class Use { kInput, kOutput, kExchange, kCounter };
 
-  // For an index that lies: results may be wrong, so only bounds and alignment are checked.
-  bool only_bounds = false;
-
   // `unit`: bytes of one element.  Writes to outputs are counted by element.
   void add(const char* name, const void* begin, size_t bytes, size_t unit, Use use) {
     const auto first = reinterpret_cast<uintptr_t>(begin);
@@ -53,7 +51,7 @@ class GlobalMemory {
   std::string read(const void* p, size_t bytes) {
     const Region* r = find(p, bytes);
     if (!r) return outside("read", p, bytes);
-    if (r->use == Use::kInput || only_bounds) return misaligned(*r, p, bytes);
+    if (r->use == Use::kInput) return misaligned(*r, p, bytes);
     for (size_t i = 0; i < bytes / r->unit; ++i)
       if (r->writes[offset(*r, p) / r->unit + i] == 0) return "read of " + r->name + " before it is written";
     return misaligned(*r, p, bytes);
@@ -62,7 +60,7 @@ class GlobalMemory {
   std::string write(const void* p, size_t bytes) {
     const Region* r = find(p, bytes);
     if (!r || (r->use != Use::kOutput && r->use != Use::kExchange)) return outside("write", p, bytes);
-    for (size_t i = 0; i < bytes / r->unit && !only_bounds; ++i)
+    for (size_t i = 0; i < bytes / r->unit; ++i)
       if (++r->writes[offset(*r, p) / r->unit + i] != 1) return r->name + " element written twice";
     return misaligned(*r, p, bytes);
   }
@@ -78,23 +76,24 @@ class GlobalMemory {
       r->owners[offset(*r, p) / r->unit + i] = {block, State::kWritten};
     return {};
   }
-  // A read of such elements.  `acquired`: the reader has passed a fence since its block counted itself.
+  // A read of such elements.  `acquired`: the reader has counted its block itself, or passed a barrier
+  // since.
   std::string take(const void* p, size_t bytes, int64_t block, bool acquired) {
     std::string fault = read(p, bytes);
     if (!fault.empty()) return fault;
     const Region* r = find(p, bytes);
     if (r->use != Use::kExchange) return "partial sums read from " + r->name;
-    if (only_bounds) return {};
     for (size_t i = 0; i < bytes / r->unit; ++i) {
       const Owner& o = r->owners[offset(*r, p) / r->unit + i];
       if (o.block == block) continue;
       if (o.state != State::kCounted) return "race: partial sums read before their block has counted itself";
-      if (!acquired) return "race: partial sums read without a fence after counting";
+      if (!acquired) return "race: partial sums read without a barrier after counting";
     }
     return {};
   }
-  void fence(const void* p, size_t bytes) { advance(p, bytes, State::kFenced); }
-  // Returns false if the thread that wrote the elements has not passed a fence since.
+  // The thread that wrote the elements counts the block, or has passed a barrier since.
+  void order(const void* p, size_t bytes) { advance(p, bytes, State::kOrdered); }
+  // Returns false if the elements are not ordered before the count.
   bool count(const void* p, size_t bytes) { return advance(p, bytes, State::kCounted); }
   int32_t* counter(int32_t* p) {
     const Region* r = find(p, sizeof(int32_t));
@@ -123,7 +122,7 @@ class GlobalMemory {
   }
 
  private:
-  enum class State : uint8_t { kWritten, kFenced, kCounted };
+  enum class State : uint8_t { kWritten, kOrdered, kCounted };
   struct Owner {
     int64_t block = -1;
     State state = State::kWritten;
@@ -178,9 +177,7 @@ class SharedMemory {
  public:
   static constexpr uint16_t kMany = 0xffff;  // more than one reader, or a whole warp
 
-  // `only_bounds`: races are no faults.
-  void reset(size_t bytes, bool only_bounds) {
-    only_bounds_ = only_bounds;
+  void reset(size_t bytes) {
     storage_.assign(bytes + 128, 0xff);  // 0xffff is a NaN in fp16 and bf16
     base_ = storage_.data() + (128 - reinterpret_cast<uintptr_t>(storage_.data()) % 128) % 128;
     bytes_ = bytes;
@@ -191,7 +188,7 @@ class SharedMemory {
   uint8_t* data() { return base_; }
 
   const char* read(const void* p, size_t bytes, uint16_t reader) {
-    if (const char* e = address(p, bytes); e || only_bounds_) return e;
+    if (const char* e = address(p, bytes)) return e;
     for (Word *w = word(p), *end = w + bytes / 4; w != end; ++w) {
       if (w->pending) return "shared memory read while cp.async is filling it (missing wait)";
       if (w->write_epoch == epoch_ && w->writer != reader)
@@ -203,7 +200,7 @@ class SharedMemory {
   }
 
   const char* write(const void* p, size_t bytes, uint16_t writer, bool pending) {
-    if (const char* e = address(p, bytes); e || only_bounds_) return e;
+    if (const char* e = address(p, bytes)) return e;
     for (Word *w = word(p), *end = w + bytes / 4; w != end; ++w) {
       if (w->pending) return "shared memory written while cp.async is filling it";
       if (w->write_epoch == epoch_ && w->writer != writer)
@@ -239,7 +236,6 @@ class SharedMemory {
   std::vector<uint8_t> storage_;
   uint8_t* base_ = nullptr;
   size_t bytes_ = 0;
-  bool only_bounds_ = false;
   std::vector<Word> words_;
   uint32_t epoch_ = 1;
 };

@@ -36,7 +36,6 @@ int launched[3];              // launches of the other kernels, of unpack and of
 Schedule scheduled{-1, 1};    // of the last launch of the other kernels
 Linear now;                   // the linear that is being enqueued
 Tensors tensors;
-bool index_lies;  // only bounds are checked in the memory of unpack
 
 PatchLinearPlugin* plugin_of(void* p) { return static_cast<PatchLinearPlugin*>(p); }
 
@@ -46,8 +45,7 @@ int64_t panels_of(const Linear& l) { return ceil_div(l.attributes.out_features, 
 std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
   const Attributes& a = l.attributes;
   const auto type = l.scalar == 0 ? DataType::kHALF : DataType::kBF16;
-  const int64_t packed = panels_per_tile(a.gated) * panels_of(l), dense = l.dense_slabs,
-                sparse = l.sparse_slabs;
+  const int64_t dense = l.dense_slabs, sparse = l.sparse_slabs;
   const auto tensor = [](DataType of, std::initializer_list<int64_t> dims) {
     PluginTensorDesc d{};
     d.type = of, d.format = nvinfer1::TensorFormat::kLINEAR,
@@ -57,8 +55,7 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
   };
   std::vector<PluginTensorDesc> in{
       tensor(type, {batch, l.tokens, a.in_features}), tensor(type, {dense, a.panel_rows * 64}),
-      tensor(type, {sparse, a.panel_rows * 32}), tensor(DataType::kINT32, {sparse, a.panel_rows * 2}),
-      tensor(DataType::kINT32, {2 * (packed + 1) + dense + sparse})};
+      tensor(type, {sparse, a.panel_rows * 32}), tensor(DataType::kINT32, {sparse, a.panel_rows * 2})};
   if (l.bias) in.push_back(tensor(type, {panels_per_tile(a.gated) * int64_t{a.out_features}}));
   if (a.residual) in.push_back(tensor(type, {batch, l.tokens, a.out_features}));
   return in;
@@ -84,7 +81,7 @@ cudaError_t run(const GlobalMemory& memory, const char* output, bool all_of_it, 
   machine.global = memory;
   std::string error;
   try {
-    error = machine.run({blocks, 0, threads, shared, memory.only_bounds}, CopyMode::kLazy, ++seed, kernel);
+    error = machine.run({blocks, 0, threads, shared}, CopyMode::kLazy, ++seed, kernel);
   } catch (const std::exception& e) {
     error = e.what();
   }
@@ -114,11 +111,14 @@ cudaError_t current_device(Device* device) noexcept {
   *device = host::device;
   return cudaSuccess;
 }
-cudaError_t make_counters(Counters* counters) noexcept {
-  counters->reset(static_cast<int32_t*>(std::calloc(kCounterBytes, 1)));
+const int32_t* ContextMemory::index() const { return memory_.get() + kCounterBytes / sizeof(int32_t); }
+cudaError_t ContextMemory::make(const std::vector<int32_t>& index) noexcept {
+  memory_.reset(static_cast<int32_t*>(std::calloc(kCounterBytes + index.size() * sizeof(int32_t), 1)));
+  std::copy(index.begin(), index.end(), memory_.get() + kCounterBytes / sizeof(int32_t));
   return cudaSuccess;
 }
-cudaError_t launch(LinearArguments, Scalar, const Schedule& schedule, cudaStream_t) noexcept {
+cudaError_t launch(LinearArguments, const PartTable&, Scalar, const Schedule& schedule,
+                   cudaStream_t) noexcept {
   ++host::launched[0];
   host::scheduled = schedule;
   return cudaSuccess;
@@ -129,14 +129,13 @@ cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t) noexcept {
   const auto& [l, t] = std::tie(host::now, host::tensors);
   const size_t rows = a.panel_rows, dense = l.dense_slabs, sparse = l.sparse_slabs;
   host::GlobalMemory memory;
-  memory.only_bounds = host::index_lies;
   memory.add("dense", t.dense, dense * rows * 128, 2, Use::kInput);
   memory.add("sparse", t.sparse, sparse * rows * 64, 2, Use::kInput);
   memory.add("meta", t.meta, sparse * rows * 8, 4, Use::kInput);
-  memory.add("index", t.index, (2 * (a.all_panels * a.sides + 1) + dense + sparse) * 4, 4, Use::kInput);
+  memory.add("index", a.index, (2 * (a.all_panels * a.sides + 1) + dense + sparse) * 4, 4, Use::kInput);
   memory.add("W", a.weight, rows * a.sides * a.panels * a.slabs * kSlabColumns * 2, 2, Use::kOutput);
   ++host::launched[1];
-  return host::run(memory, "W", !host::index_lies, a.blocks(), kUnpackThreads, kUnpackShared,
+  return host::run(memory, "W", true, a.blocks(), kUnpackThreads, kUnpackShared,
                    [&] { a.panel_rows == 64 ? patch_unpack<64>(a) : patch_unpack<128>(a); });
 }
 
@@ -168,7 +167,17 @@ extern "C" {
 
 // No SMs: there is no device.
 void patch_plugin_device(const patch::Device* device) { patch::host::device = *device; }
-void* patch_plugin_new(const Linear* l) { return new patch::PatchLinearPlugin(l->attributes); }
+// index: as many numbers as the attributes ask for.  Null, and a message, for an index that lies.
+void* patch_plugin_new(const Linear* l, const int32_t* index, int64_t size) {
+  const patch::Attributes& a = l->attributes;
+  auto checked = std::make_shared<patch::PackedIndex>();
+  const int64_t panels = patch::panels_per_tile(a.gated) * patch::host::panels_of(*l);
+  const std::string fault = checked->take(std::vector<int32_t>(index, index + size), panels,
+                                          patch::ceil_div(a.in_features, patch::kSlabColumns));
+  if (fault.empty()) return new patch::PatchLinearPlugin(a, std::move(checked));
+  patch::log(patch::Severity::kERROR, fault);
+  return nullptr;
+}
 void* patch_plugin_clone(void* p) { return plugin_of(p)->clone(); }
 void patch_plugin_delete(void* p) { delete plugin_of(p); }
 const char* patch_plugin_timing_id(void* p) { return plugin_of(p)->getTimingCacheID(); }
@@ -193,7 +202,7 @@ int patch_plugin_shapes(void* p, const Linear* l, int64_t batch) {
 }
 int patch_plugin_enqueue(void* p, const Linear* l, const patch::host::Tensors* t, void* stream) {
   const auto in = patch::host::inputs_of(*l);
-  std::vector<const void*> inputs{t->x, t->dense, t->sparse, t->meta, t->index};
+  std::vector<const void*> inputs{t->x, t->dense, t->sparse, t->meta};
   if (t->bias) inputs.push_back(t->bias);
   if (t->residual) inputs.push_back(t->residual);
   patch::host::now = *l, patch::host::tensors = *t;
@@ -247,7 +256,6 @@ const char* patch_plugin_dense_path(const patch::Problem* p, int scalar, const p
   return why.empty() ? nullptr : why.c_str();
 }
 
-void patch_plugin_index_lies(int lies) { patch::host::index_lies = lies != 0; }
 // Launches the unpacking kernel alone.
 int patch_plugin_unpack(const Linear* l, const patch::host::Tensors* t, const patch::UnpackArguments* a) {
   patch::host::now = *l, patch::host::tensors = *t, patch::host::fault.clear();

@@ -82,7 +82,6 @@ inline float exp2_approximate(float x) { return std::exp2(x); }
 inline float reciprocal(float x) { return 1.f / x; }
 inline void load_partials(float (&v)[4], const float* p) { host::Machine::get().take_sums(v, p, 16); }
 inline void store_partials(float* p, const float (&v)[4]) { host::Machine::get().pass_sums(p, v, 16); }
-inline void fence_device() { host::Machine::get().fence(); }
 inline int32_t count_arrival(int32_t* counter) { return host::Machine::get().arrive(counter); }
 inline void reset_counter(int32_t* counter) { host::Machine::get().reset(counter); }
 inline void store_global(void* to, const void* from, size_t bytes) {
@@ -134,17 +133,6 @@ inline void compute_transpose(void* const* lanes) {
     static_cast<TransposeLane*>(lanes[l])->out = m[column][row] | static_cast<uint32_t>(m[column + 1][row])
                                                                       << 16;
   }
-}
-
-struct VoteLane {
-  bool vote;
-  int count;
-};
-
-inline void compute_votes(void* const* lanes) {
-  int count = 0;
-  for (int l = 0; l < 32; ++l) count += static_cast<VoteLane*>(lanes[l])->vote;
-  for (int l = 0; l < 32; ++l) static_cast<VoteLane*>(lanes[l])->count = count;
 }
 
 struct MmaLane {
@@ -236,11 +224,6 @@ void load_matrices(uint32_t (&r)[4], const uint8_t* row) {
   host::Machine::get().read_shared_by_warp(row + Offset, 16);
   host::MatrixLane lane{row + Offset, r};
   host::Machine::get().collective(host::compute_ldmatrix, &lane);
-}
-inline int count_votes(bool vote) {
-  host::VoteLane lane{vote, 0};
-  host::Machine::get().collective(host::compute_votes, &lane);
-  return lane.count;
 }
 inline uint32_t transpose_matrix(uint32_t r) {
   host::TransposeLane lane{r, 0};

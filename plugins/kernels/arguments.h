@@ -25,7 +25,8 @@ struct LinearArguments {
   const uint16_t* dense;     // [dense_slabs, panel_rows * 64]
   const uint16_t* sparse;    // [sparse_slabs, panel_rows * 32]
   const uint32_t* meta;      // [sparse_slabs, panel_rows * 2]
-  const int32_t* index;      // dense_ptr[p + 1], sparse_ptr[p + 1], dense_k, sparse_k; p packed panels
+  const int32_t* index;      // dense_ptr[p + 1], sparse_ptr[p + 1], dense_k, sparse_k; p packed panels.  The
+                             // kernels trust it: the host has checked it (kernels/index.h)
   const uint16_t* bias;      // [out], gated [2 * out], or null
   const uint16_t* residual;  // [tokens, out], contiguous, or null
   uint16_t* y;               // [tokens, out], contiguous
@@ -43,10 +44,20 @@ struct LinearArguments {
   Activation activation;
 
   PATCH_BOTH int32_t token_tiles(int tokens_per_tile) const { return (tokens - 1) / tokens_per_tile + 1; }
-  PATCH_BOTH int64_t total_cost(int64_t tiles) const {
-    return tiles * (static_cast<int64_t>(panels) * kTileCost + slabs_cost(dense_slabs, sparse_slabs));
-  }
 };
+
+// The begin of each part, and the index's pointers where they fit (kernels/parts.h).
+inline constexpr int kTableWords = 980;
+struct PartTable {
+  int32_t pointers;  // word at which the pointers lie, or -1: they are in device memory only
+  uint32_t words[kTableWords];
+};
+// What a stream takes.
+struct StreamArguments {
+  LinearArguments linear;
+  PartTable table;
+};
+static_assert(sizeof(StreamArguments) <= 4096, "kernel parameters");
 
 // Chooses x_vector and y_vector.  Rows of X and Y are not padded, so their alignment follows from in_features
 // and out_features.  Returns false if a pointer has less alignment than the kernels need.

@@ -107,6 +107,7 @@ struct Geometry {
   static_assert(kStages >= 2 && kStageBytes == kDenseBytes + kXBytes && kSharedBytes <= kSharedMost);
   // An SM has 1 KiB more than a block may request, and each block takes 1 KiB more than it requests.
   static_assert(kBlocksPerSm == 1 || kBlocksPerSm * (kSharedBytes + 1024) <= kSharedEverywhere + 1024);
+  static_assert(kBlocksPerSm <= 2, "kMostParts");
   // Copy loops have constant trip counts, so all threads must copy the same number of chunks.
   static_assert(kSparseBytes % (16 * kThreads) == 0 && kXBytes % (16 * kThreads) == 0);
   static_assert(kMetaBytes / 16 <= kThreads);

@@ -38,10 +38,7 @@ class SlabCopies {
               row * (dense ? Dense::kValueBytes : Sparse::kValueBytes) + place(thread_);
     extra_ = bytes(a_.meta) + row * Sparse::kExtraBytes + place(thread_) - Sparse::kValueBytes;
     dense_ = exists && dense, sparse_ = exists && !dense;
-    // A negative column is beyond `in_features` too, because k is unsigned; a huge one may wrap to another
-    // column.
-    const uint32_t k = static_cast<uint32_t>(column) * kSlabColumns + thread_ % kChunks * 8;
-    const uint32_t columns = a_.in_features;
+    const int k = column * kSlabColumns + thread_ % kChunks * 8, columns = a_.in_features;
     x_ = x_tile_ + k;
     low_left_ = exists && k < columns ? tokens_left_ : 0;
     high_left_ = exists && k < columns && columns - k > 4 ? tokens_left_ : 0;

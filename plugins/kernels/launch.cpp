@@ -62,14 +62,16 @@ cudaError_t current_device(Device* device) noexcept {
   }
 }
 
-cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, cudaStream_t stream) noexcept {
+cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, const Schedule& schedule,
+                   cudaStream_t stream) noexcept {
   if (a.tokens == 0 || a.out_features == 0) return cudaSuccess;
   a.parts = schedule.parts;
   if (!choose_vectors(&a)) return cudaErrorMisalignedAddress;
   if (schedule.config >= kConfigCount)
     return launch_warpgroups(a, scalar, schedule.config - kConfigCount, stream);
-  return scalar == Scalar::kHalf ? launch_half(a, schedule.config, stream)
-                                 : launch_bfloat16(a, schedule.config, stream);
+  const StreamArguments s{a, table};
+  return scalar == Scalar::kHalf ? launch_half(s, schedule.config, stream)
+                                 : launch_bfloat16(s, schedule.config, stream);
 }
 
 }  // namespace patch

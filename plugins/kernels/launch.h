@@ -5,6 +5,7 @@
 
 #include "kernels/arguments.h"
 #include "kernels/dense_path.h"
+#include "kernels/parts.h"
 #include "kernels/schedule.h"
 
 namespace patch {
@@ -12,14 +13,16 @@ namespace patch {
 // Gets the properties of the current device that schedules depend on.  Asks the driver once per device.
 cudaError_t current_device(Device* device) noexcept;
 
-// Fills in a.parts, a.x_vector and a.y_vector from `schedule` and the pointers.  Returns
+// Fills in a.parts, a.x_vector and a.y_vector from `schedule` and the pointers.  table: of the parts, made by
+// make_parts for the same sizes and schedule; a tile kernel does not look at it.  Returns
 // cudaErrorMisalignedAddress for pointers that the kernel can't use, and cudaErrorInvalidConfiguration for a
 // grid beyond CUDA's limit.
-cudaError_t launch(LinearArguments a, Scalar scalar, const Schedule& schedule, cudaStream_t stream) noexcept;
+cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, const Schedule& schedule,
+                   cudaStream_t stream) noexcept;
 
 // One per scalar type, each in its own file so that they compile in parallel.
-cudaError_t launch_half(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
-cudaError_t launch_bfloat16(const LinearArguments& a, int config, cudaStream_t stream) noexcept;
+cudaError_t launch_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
+cudaError_t launch_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept;
 
 // Launches a configuration of kWarpgroupConfigs by its index there.
 cudaError_t launch_warpgroups(const LinearArguments& a, Scalar scalar, int config,

@@ -2,8 +2,8 @@
 
 namespace patch {
 
-cudaError_t launch_bfloat16(const LinearArguments& a, int config, cudaStream_t stream) noexcept {
-  return launch_scalar<BFloat16>(a, config, stream);
+cudaError_t launch_bfloat16(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
+  return launch_scalar<BFloat16>(s, config, stream);
 }
 
 }  // namespace patch

@@ -2,8 +2,8 @@
 
 namespace patch {
 
-cudaError_t launch_half(const LinearArguments& a, int config, cudaStream_t stream) noexcept {
-  return launch_scalar<Half>(a, config, stream);
+cudaError_t launch_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
+  return launch_scalar<Half>(s, config, stream);
 }
 
 }  // namespace patch

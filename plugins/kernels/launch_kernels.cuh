@@ -19,32 +19,35 @@ constexpr auto kernel_of() {
 }
 
 template <class T, int C>
-cudaError_t launch_config(const LinearArguments& a, cudaStream_t stream) {
+cudaError_t launch_config(const StreamArguments& s, cudaStream_t stream) {
   using G = Geometry<C>;
+  const LinearArguments& a = s.linear;
   const bool tiles = G::kKernel == Kernel::kTile;
   const int64_t blocks = tiles ? a.panels * ceil_div(a.tokens, G::kTokens) : a.parts;
-  if (blocks > INT32_MAX || (tiles && a.parts != 1)) return cudaErrorInvalidConfiguration;
+  if (blocks > (tiles ? INT32_MAX : kMostParts) || (tiles && a.parts != 1))
+    return cudaErrorInvalidConfiguration;
   if (const cudaError_t e = allow_shared_memory<kernel_of<T, C>()>(G::kSharedBytes); e != cudaSuccess)
     return e;
   // Unlike <<<>>> with cudaGetLastError(), this leaves an earlier error to the application that caused it.
-  void* arguments[] = {const_cast<LinearArguments*>(&a)};
+  void* arguments[] = {tiles ? static_cast<void*>(const_cast<LinearArguments*>(&a))
+                             : static_cast<void*>(const_cast<StreamArguments*>(&s))};
   return cudaLaunchKernel(reinterpret_cast<const void*>(kernel_of<T, C>()),
                           dim3(static_cast<unsigned>(blocks)), dim3(G::kThreads), arguments, G::kSharedBytes,
                           stream);
 }
 
 template <class T, int... C>
-cudaError_t launch_by_number(const LinearArguments& a, int config, cudaStream_t stream,
+cudaError_t launch_by_number(const StreamArguments& s, int config, cudaStream_t stream,
                              std::integer_sequence<int, C...>) {
-  using Launcher = cudaError_t (*)(const LinearArguments&, cudaStream_t);
+  using Launcher = cudaError_t (*)(const StreamArguments&, cudaStream_t);
   static constexpr std::array<Launcher, sizeof...(C)> kLaunchers{launch_config<T, C>...};
   if (config < 0 || config >= static_cast<int>(kLaunchers.size())) return cudaErrorInvalidConfiguration;
-  return kLaunchers[config](a, stream);
+  return kLaunchers[config](s, stream);
 }
 
 template <class T>
-cudaError_t launch_scalar(const LinearArguments& a, int config, cudaStream_t stream) {
-  return launch_by_number<T>(a, config, stream, std::make_integer_sequence<int, kConfigCount>());
+cudaError_t launch_scalar(const StreamArguments& s, int config, cudaStream_t stream) {
+  return launch_by_number<T>(s, config, stream, std::make_integer_sequence<int, kConfigCount>());
 }
 
 }  // namespace patch

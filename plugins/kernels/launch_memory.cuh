@@ -2,23 +2,15 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include <atomic>
-#include <cstdint>
-
 namespace patch {
 
-// Allows a kernel to use `bytes`, once per device.  Doing it twice is harmless, so there is no lock.
+// Allows a kernel to use `bytes`.  A context forgets it when it ends, and nothing tells us, so it is said
+// anew before each launch; that takes well under a microsecond of the host.
 template <auto kKernel>
 cudaError_t allow_shared_memory(int bytes) {
-  static std::atomic<uint64_t> done{0};
-  int device = 0;
-  if (const cudaError_t e = cudaGetDevice(&device); e != cudaSuccess) return e;
-  const uint64_t bit = uint64_t{1} << (device & 63);
-  if (device < 64 && (done.load(std::memory_order_acquire) & bit)) return cudaSuccess;
-  const cudaError_t e = cudaFuncSetAttribute(reinterpret_cast<const void*>(kKernel),
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (e == cudaSuccess && device < 64) done.fetch_or(bit, std::memory_order_release);
-  return e;
+  if (bytes <= 48 * 1024) return cudaSuccess;
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kKernel),
+                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
 }  // namespace patch

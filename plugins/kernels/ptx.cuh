@@ -19,8 +19,6 @@ PATCH_DEVICE int64_t block_index() { return blockIdx.x; }
 PATCH_DEVICE void sync_block() { __syncthreads(); }
 // A barrier that also returns true if `vote` is true in any thread of the block.
 PATCH_DEVICE bool sync_block_any(bool vote) { return __syncthreads_or(vote) != 0; }
-// Returns the number of lanes of the warp in which `vote` is true.
-PATCH_DEVICE int count_votes(bool vote) { return __popc(__ballot_sync(0xffffffffu, vote)); }
 
 PATCH_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -141,9 +139,18 @@ PATCH_DEVICE void load_partials(float (&v)[4], const float* p) {
 PATCH_DEVICE void store_partials(float* p, const float (&v)[4]) {
   __stcg(reinterpret_cast<float4*>(p), make_float4(v[0], v[1], v[2], v[3]));
 }
-PATCH_DEVICE void fence_device() { __threadfence(); }
-// Returns the number of blocks that have arrived before this one.
-PATCH_DEVICE int count_arrival(int32_t* counter) { return atomicAdd(counter, 1); }
+// Returns the number of blocks that have arrived before this one.  Releases what this thread has written, and
+// what others of the block had written at the last barrier; acquires what the arrived blocks have released,
+// for this thread, and for others of the block after the next barrier (PTX ISA, "Memory Consistency Model":
+// release and acquire patterns, and causality order through bar.sync).
+PATCH_DEVICE int count_arrival(int32_t* counter) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;\n"
+               : "=r"(before)
+               : "l"(__cvta_generic_to_global(counter))
+               : "memory");
+  return before;
+}
 PATCH_DEVICE void reset_counter(int32_t* counter) { *counter = 0; }
 
 template <int Bytes>

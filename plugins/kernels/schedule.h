@@ -14,6 +14,7 @@ namespace patch {
 // Limits of a problem.  Within them the int64 arithmetic here and on the device does not overflow.
 inline constexpr int32_t kMostFeatures = 1 << 24;
 inline constexpr int64_t kMostTokens = INT32_MAX;
+inline constexpr int64_t kMostSlabs = INT32_MAX / 2;
 
 struct Problem {
   int64_t tokens;
@@ -48,6 +49,8 @@ inline constexpr int kAnyConfig = -1;
 inline constexpr int kMaxSms = 192;
 inline constexpr int kMinSlabsPerPart = 2;
 static_assert(kMinSlabsPerPart * kDenseCost >= kMinPartCost);
+inline constexpr int kMostParts = 2 * kMaxSms;        // two blocks on each SM
+inline constexpr int64_t kMostTiles = (1 << 26) - 1;  // of a stream: the table of parts has 26 bits for them
 
 // Time in which a 64x64 block of W comes from DRAM at an SM's share of the bandwidth, in units of one token
 // times such a block (see below): 150 on an A100, 200 on an A6000, 400 on an L4.  bandwidth: bytes per second
@@ -65,7 +68,7 @@ inline constexpr double fma_per_clock(int major, int minor) {
 // The rate of wgmma, which only Hopper has.
 inline constexpr int32_t dense_fma_per_clock(int major) { return major == 9 ? 2048 : 0; }
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t panel_count(const Problem& p) { return ceil_div(p.out_features, p.panel_rows); }
 inline int64_t token_tiles(const Problem& p, const Config& c) { return ceil_div(p.tokens, c.tokens); }
 inline int64_t tile_count(const Problem& p, const Config& c) { return panel_count(p) * token_tiles(p, c); }
@@ -85,7 +88,7 @@ inline bool fits(const Config& c, int32_t panel_rows, bool gated) {
 inline size_t partial_bytes(const Config& c, int parts) {
   return parts <= 1 ? 0 : sizeof(float) * 2 * parts * sums_per_tile(c);
 }
-inline constexpr size_t kCounterBytes = sizeof(int32_t) * kMaxSms * 2;
+inline constexpr size_t kCounterBytes = sizeof(int32_t) * kMostParts;
 
 inline int max_parts(const Problem& p, const Config& c, int sms) {
   if (c.kernel != Kernel::kStream) return 1;
@@ -192,9 +195,11 @@ inline Cost predicted_cost(const Problem& p, const Config& c, int parts, const D
   return overlapped(multiply, dram) + (parts > 1 ? kAddUp + sums / kSumsPerUnit : 0);
 }
 
-// Returns true if the positions of a stream's units, times its parts, fit into the kernel's int64.
+// Returns true if a stream's tiles fit into its table of parts, and the positions of its units, times its
+// parts, into int64.
 inline bool can_be_cut(const Problem& p, const Config& c) {
-  return total_cost(p, c) <= INT64_MAX / (2 * kMaxSms + 1);
+  if (c.kernel != Kernel::kStream) return true;
+  return tile_count(p, c) <= kMostTiles && total_cost(p, c) <= INT64_MAX / (kMostParts + 1);
 }
 
 // Chooses the cheapest schedule.  `config` fixes the configuration (benchmarks do); kAnyConfig considers all.

@@ -19,7 +19,7 @@
 //
 //      ring of kStages slots in shared memory          [ W slab | X tile ] [ W slab | X tile ] ...
 #pragma once
-#include "kernels/arguments.h"
+#include "kernels/parts.h"
 #include "kernels/place.cuh"
 
 namespace patch {
@@ -31,29 +31,39 @@ struct Panel {
   int number, dense, sparse, first_dense, first_sparse;
   int gate_dense, gate_sparse;  // the gate's slabs, if gated
 
-  PATCH_DEVICE Panel(const LinearArguments& a, int panel) : number(panel) {
-    const int32_t* dense_ptr = a.index;
-    const int32_t* sparse_ptr = dense_ptr + a.panels * G::kPanels + 1;
-    const int packed = panel * G::kPanels;
-    const Run dense_run = run_between(load_index(dense_ptr + packed),
-                                      load_index(dense_ptr + packed + G::kPanels), a.dense_slabs);
-    const Run sparse_run = run_between(load_index(sparse_ptr + packed),
-                                       load_index(sparse_ptr + packed + G::kPanels), a.sparse_slabs);
-    first_dense = dense_run.first, dense = dense_run.count;
-    first_sparse = sparse_run.first, sparse = sparse_run.count;
-    if constexpr (G::kGated) {
-      gate_dense = slabs_until(load_index(dense_ptr + packed + 1), first_dense, dense);
-      gate_sparse = slabs_until(load_index(sparse_ptr + packed + 1), first_sparse, sparse);
-    }
+  PATCH_DEVICE Panel(const LinearArguments& a, int panel) : number(panel) { read_memory(a); }
+  // The pointers of most streams lie in their parameters (parts.h).
+  PATCH_DEVICE Panel(const StreamArguments& s, int panel) : number(panel) {
+    const PartTable& t = s.table;
+    if (t.pointers < 0)
+      read_memory(s.linear);
+    else
+      read(s.linear, [&](int i) { return static_cast<int32_t>(t.words[t.pointers + i]); });
   }
+  PATCH_DEVICE int slabs() const { return dense + sparse; }
   // Row of slab i in the tensors of its kind.
   PATCH_DEVICE int row(int i) const { return i + (i < dense ? first_dense : first_sparse - dense); }
-  // K / 64 of slab i; any number, if the index lies (see SlabCopies).  W has slabs, though maybe not this
-  // one: its column is not used.
+  // K / 64 of slab i.  W has slabs, though maybe not this one: its column is not used.
   PATCH_DEVICE int column(const LinearArguments& a, int i) const {
     const int columns = 2 * (a.panels * G::kPanels + 1), last = a.dense_slabs + a.sparse_slabs - 1;
     const int slab = row(i) + (i < dense ? 0 : a.dense_slabs);
     return load_index(a.index + columns + (slab < last ? slab : last));
+  }
+
+ private:
+  PATCH_DEVICE void read_memory(const LinearArguments& a) {
+    read(a, [&](int i) { return load_index(a.index + i); });
+  }
+  // pointer(i): the index's.
+  template <class Pointer>
+  PATCH_DEVICE void read(const LinearArguments& a, const Pointer& pointer) {
+    const int packed = number * G::kPanels, other = a.panels * G::kPanels + 1 + packed;
+    first_dense = pointer(packed), dense = pointer(packed + G::kPanels) - first_dense;
+    first_sparse = pointer(other), sparse = pointer(other + G::kPanels) - first_sparse;
+    if constexpr (G::kGated) {
+      gate_dense = pointer(packed + 1) - first_dense;
+      gate_sparse = pointer(other + 1) - first_sparse;
+    }
   }
 };
 

@@ -7,6 +7,8 @@
 //      part 0        part 1        part 2         part 3
 //      |-------------|-------------|--------------|----------------|
 //
+// The table of parts (parts.h) says where each block begins, so a block searches nothing.
+//
 // If several parts share a tile, the block that ends last adds up their sums in fp32.  It always adds in the
 // order of the parts, so that results repeat bit for bit.  No block waits for another.  The ring continues
 // across tiles.
@@ -16,90 +18,85 @@
 
 namespace patch {
 
-// Returns the panel of the tile at position `start`.  All lanes of a warp search together, for the same
-// position.
-template <class G>
-PATCH_DEVICE int find_panel(const LinearArguments& a, int64_t tiles, int64_t start) {
-  const int32_t* dense_ptr = a.index;
-  const int32_t* sparse_ptr = dense_ptr + a.panels * G::kPanels + 1;
-  int low = 0, count = a.panels;  // panel `low` begins at or before `start`, panel low + count after it
-  while (count > 1) {
-    const int step = (count + 31) / 32, probe = (thread_index() & 31) * step;
-    bool before = false;
-    if (probe < count) {
-      const int panel = low + probe, packed = panel * G::kPanels;
-      const int64_t cost = static_cast<int64_t>(panel) * kTileCost +
-                           slabs_cost(load_index(dense_ptr + packed), load_index(sparse_ptr + packed));
-      before = tiles * cost <= start;
-    }
-    const int votes = count_votes(before);
-    const int passed = votes > 0 ? (votes - 1) * step : 0;  // none: the index lies
-    low += passed;
-    count = count - passed < step ? count - passed : step;
-  }
-  return low;
-}
-
 // Walks a block through its part, tile by tile, with the slabs of each tile that belong to the block.
 template <class G>
 class Cursor {
  public:
   Panel<G> panel;
   int token_tile;
-  int64_t start;  // position of the tile
+  int tile;       // number of the tile among all
   int slab, end;  // the tile's slabs that are left to do
 
-  PATCH_DEVICE Cursor(const LinearArguments& a, int64_t total)
-      : Cursor(a, part_begin(static_cast<int>(block_index()), total, a.parts),
-               part_begin(static_cast<int>(block_index()) + 1, total, a.parts)) {}
+  // begin, stop: tile and slab where the part begins, and where the next one does.
+  PATCH_DEVICE Cursor(const StreamArguments& s, int begin_tile, int begin_slab, int stop_tile, int stop_slab)
+      : panel(s, begin_tile / s.linear.token_tiles(G::kTokens)),
+        token_tile(begin_tile - panel.number * s.linear.token_tiles(G::kTokens)),
+        tile(begin_tile),
+        slab(begin_slab),
+        tiles_(s.linear.token_tiles(G::kTokens)),
+        left_(stop_tile - begin_tile + (stop_slab > 0)),
+        stop_(stop_slab) {
+    end = slabs_here();
+  }
 
   // Returns true if there is a current tile.
-  PATCH_DEVICE bool more() const { return start < stop_; }
+  PATCH_DEVICE bool more() const { return left_ > 0; }
   PATCH_DEVICE int first_token() const { return token_tile * G::kTokens; }
 
-  PATCH_DEVICE void next_tile(const LinearArguments& a) {
-    start += tile_cost(panel.dense, panel.sparse);
+  PATCH_DEVICE void next_tile(const StreamArguments& s) {
+    --left_;
+    ++tile;
     if (++token_tile == tiles_) {
       token_tile = 0;
-      // After the last panel there is nothing more, unless the index lies.
-      if (more()) panel = Panel<G>(a, at_most(panel.number + 1, a.panels - 1));
+      if (more()) panel = Panel<G>(s, panel.number + 1);
     }
     slab = 0;
-    end = more() ? slabs_before(stop_ - start, panel.dense, panel.sparse) : 0;
+    end = slabs_here();
   }
   // Goes to the next slab, across tiles without slabs.  Returns true if it lies in another tile.  For a
   // cursor that is used slab by slab.
-  PATCH_DEVICE bool next_slab(const LinearArguments& a) {
+  PATCH_DEVICE bool next_slab(const StreamArguments& s) {
     ++slab;
-    return skip_empty(a);
+    return skip_empty(s);
   }
-  PATCH_DEVICE bool skip_empty(const LinearArguments& a) {
+  PATCH_DEVICE bool skip_empty(const StreamArguments& s) {
     if (slab < end || !more()) return false;
-    while (slab >= end && more()) next_tile(a);
+    while (slab >= end && more()) next_tile(s);
     return true;
   }
 
  private:
-  PATCH_DEVICE Cursor(const LinearArguments& a, int64_t begin, int64_t stop)
-      : panel(a, find_panel<G>(a, a.token_tiles(G::kTokens), begin)),
-        tiles_(a.token_tiles(G::kTokens)),
-        stop_(stop) {
-    const int64_t cost = tile_cost(panel.dense, panel.sparse);
-    const int64_t before =
-        static_cast<int64_t>(panel.number) * kTileCost + slabs_cost(panel.first_dense, panel.first_sparse);
-    const int64_t tile = (begin - before * tiles_) / cost;
-    token_tile = static_cast<int>(tile);
-    // If the index lies, none of the panel's tiles may hold `begin`.  The block then does nothing.
-    start = tile >= 0 && tile < tiles_ ? before * tiles_ + tile * cost : stop_;
-    slab = slabs_before(begin - start, panel.dense, panel.sparse);
-    end = slabs_before(stop - start, panel.dense, panel.sparse);
-    // All units of the tile may start before `begin`; the tile then belongs to earlier parts.
-    if (begin > start && slab == panel.dense + panel.sparse) next_tile(a);
+  PATCH_DEVICE int slabs_here() const {
+    if (left_ <= 0) return 0;
+    return left_ == 1 && stop_ > 0 ? stop_ : panel.slabs();
   }
 
-  int tiles_;
-  int64_t stop_;
+  int tiles_;  // token tiles
+  int left_;   // tiles of the part from this one on
+  int stop_;   // slabs of the last of them that belong to the part; 0: all
 };
+
+template <class G>
+PATCH_DEVICE Cursor<G> begin_part(const StreamArguments& s, int part) {
+  return Cursor<G>(s, part_tile(s.table, part), part_slab(s.table, part), part_tile(s.table, part + 1),
+                   part_slab(s.table, part + 1));
+}
+
+// The parts that share a tile, first and last.
+struct Sharing {
+  int first, last;
+};
+// begins, ends: this part has slabs of the tile that are not the first, or not the last ones.  A part that
+// begins at a slab of the tile other than its first one shares it with the part before.
+PATCH_DEVICE Sharing parts_of(const PartTable& t, int part, int tile, bool begins, bool ends) {
+  Sharing s{part, part};
+  const auto begins_inside = [&](int p) { return part_tile(t, p) == tile && part_slab(t, p) > 0; };
+  if (begins) --s.first;
+  while (begins && begins_inside(s.first)) --s.first;
+  if (ends) ++s.last;
+  while (ends && begins_inside(s.last + 1)) ++s.last;
+  return s;
+}
 
 template <class G, class Function>
 PATCH_DEVICE void for_each_fragment(Sums<G>& sums, const Function& function) {
@@ -132,11 +129,9 @@ PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int
   for_each_fragment<G>(sums, [&](float (&values)[4], int fragment) {
     store_partials(partial_sums<G>(a, slot(part), fragment, at.thread), values);
   });
-  fence_device();  // makes the sums visible to other blocks before the block is counted
-  sync_block();
+  sync_block();  // the block's sums come before its count, which releases them to the block that ends last
   const bool ends = at.thread == 0 && count_arrival(a.counters + first) == last - first;
   if (!sync_block_any(ends)) return false;
-  fence_device();  // no sums are read before all blocks are counted
   clear<G>(sums);
   for (int from = first; from <= last; ++from)
     for_each_fragment<G>(sums, [&](float (&values)[4], int fragment) {
@@ -153,11 +148,12 @@ PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int
 template <class T, class G>
 class PartSupply {
  public:
-  PATCH_DEVICE PartSupply(const LinearArguments& a, const Cursor<G>& begin, Policy policy, int thread)
-      : a_(a), ahead_(begin), copies_(a, policy, thread) {
-    ahead_.skip_empty(a);
+  // column: K / 64 of the part's first slab.
+  PATCH_DEVICE PartSupply(const StreamArguments& s, const Cursor<G>& begin, int column, Policy policy,
+                          int thread)
+      : s_(s), ahead_(begin), copies_(s.linear, policy, thread), column_(column) {
+    if (ahead_.skip_empty(s) && ahead_.more()) column_ = ahead_.panel.column(s.linear, ahead_.slab);
     if (!ahead_.more()) return;
-    column_ = ahead_.panel.column(a_, ahead_.slab);
     copies_.begin_tile(ahead_.first_token());
     aim();
   }
@@ -173,39 +169,39 @@ class PartSupply {
   PATCH_DEVICE void aim() {
     more_ = ahead_.more();
     copies_.aim(ahead_.panel, ahead_.slab, column_, more_);
-    if (ahead_.next_slab(a_)) copies_.begin_tile(ahead_.first_token());
-    column_ = ahead_.panel.column(a_, ahead_.slab);
+    if (ahead_.next_slab(s_)) copies_.begin_tile(ahead_.first_token());
+    column_ = ahead_.panel.column(s_.linear, ahead_.slab);
   }
 
-  const LinearArguments& a_;
+  const StreamArguments& s_;
   Cursor<G> ahead_;
   SlabCopies<T, G, Policy> copies_;
   bool more_ = false;  // there is a slab to copy
-  int column_ = 0;     // K / 64 of the cursor's slab
+  int column_;         // K / 64 of the cursor's slab
 };
 
 // Grid: x = parts.
 template <class T, int C>
 PATCH_KERNEL(Geometry<C>::kThreads)
-patch_stream(const LinearArguments a) {
+patch_stream(const StreamArguments s) {
   using G = Geometry<C>;
   PATCH_SHARED(shared);
   const Place<G> at;
-  const int64_t total = a.total_cost(a.token_tiles(G::kTokens));
+  const LinearArguments& a = s.linear;
+  const int part = static_cast<int>(block_index());
   // With one tile of tokens each weight is read once, so it need not evict X from L2.
   const Policy policy = a.tokens <= G::kTokens ? weights_read_once() : weights_read_again();
 
-  Cursor<G> work(a, total);
-  PartSupply<T, G> supply(a, work, policy, at.thread);
+  Cursor<G> work = begin_part<G>(s, part);
+  PartSupply<T, G> supply(s, work, part_column(s.table, part), policy, at.thread);
   Ring<G, PartSupply<T, G>> ring(shared, supply, SlabCopies<T, G, Policy>::place(at.thread));
-  for (; work.more(); work.next_tile(a)) {
+  for (; work.more(); work.next_tile(s)) {
     Sums<G> sums;
     clear<G>(sums);
     multiply_slabs<T, G>(sums, work.panel, work.slab, work.end, ring, at);
 
-    const int first = part_of(work.start, total, a.parts);
-    const int last = at_most(
-        part_of(work.start + last_unit(work.panel.dense, work.panel.sparse), total, a.parts), a.parts - 1);
+    const auto [first, last] =
+        parts_of(s.table, part, work.tile, work.slab > 0, work.end < work.panel.slabs());
     if (first != last && !add_up<G>(sums, a, first, last, at)) continue;
     finish<T, G>(sums, a, work.panel.number, work.first_token(), at);
     write_from_registers<T, G>(sums[0], a, work.panel.number, work.first_token(), at);

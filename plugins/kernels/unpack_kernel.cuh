@@ -71,10 +71,8 @@ patch_unpack(const UnpackArguments a) {
   const int packed = a.first_panel * a.sides + panel, all = a.all_panels * a.sides;
   const int32_t *dense_ptr = a.index + packed, *sparse_ptr = a.index + all + 1 + packed;
   const int32_t* columns = a.index + 2 * (all + 1);
-  const auto [first_dense, dense] =
-      run_between(load_index(dense_ptr), load_index(dense_ptr + 1), a.dense_slabs);
-  const auto [first_sparse, sparse] =
-      run_between(load_index(sparse_ptr), load_index(sparse_ptr + 1), a.sparse_slabs);
+  const int32_t first_dense = load_index(dense_ptr), dense = load_index(dense_ptr + 1) - first_dense;
+  const int32_t first_sparse = load_index(sparse_ptr), sparse = load_index(sparse_ptr + 1) - first_sparse;
 
   if (thread < kUnpackSlabs) store_shared_word(slab_of + thread, static_cast<uint32_t>(kNoSlab));
   sync_block();

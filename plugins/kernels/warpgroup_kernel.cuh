@@ -64,7 +64,7 @@ class TokenCopies {
         x_(a.x + static_cast<int64_t>(first_token + thread / kChunks) * a.in_features) {}
 
   // Copies the 64 columns from 64 * `column`.  What is beyond `tokens` or `in_features` is zero and not read,
-  // as in SlabCopies, whatever the index says.
+  // as in SlabCopies.
   PATCH_DEVICE void copy(uint8_t* slot, int column) const {
     const uint32_t k = static_cast<uint32_t>(column) * kSlabColumns + column_;
     const uint32_t columns = a_.in_features;

@@ -5,6 +5,8 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "tensorrt/log.h"
 
@@ -23,21 +25,42 @@ int32_t* attribute(Attributes* a, std::string_view name) {
   return nullptr;
 }
 
-constexpr int32_t kLongestName = 64;  // bytes of an activation's name; a longer one is no name
+constexpr int32_t kLongestName = 64;  // bytes of a string; a longer one names nothing
 
-// Returns the number of the activation that the field names, -1 if unknown.  The ONNX parser passes strings
-// with their length, and they may end in a NUL.
+// Reads a string.  Returns false for one that is none, or is longer than any name.  The ONNX parser passes
+// strings with their length, and they may end in a NUL.
+bool read_name(const PluginField& f, std::string_view* name) {
+  if (f.length < 0 || f.length > kLongestName || (!f.data && f.length > 0)) return false;
+  *name = {static_cast<const char*>(f.data), static_cast<size_t>(f.length)};
+  while (!name->empty() && name->back() == '\0') name->remove_suffix(1);
+  return true;
+}
+
+// Returns the number of the activation that the field names, -1 if unknown.
 int32_t activation_number(const PluginField& f) {
-  if (f.length < 0 || f.length > kLongestName || (!f.data && f.length > 0)) return -1;
-  std::string_view name(static_cast<const char*>(f.data), static_cast<size_t>(f.length));
-  while (!name.empty() && name.back() == '\0') name.remove_suffix(1);
+  std::string_view name;
+  if (!read_name(f, &name)) return -1;
   for (int32_t i = 0; i < kActivationCount; ++i)
     if (name == kActivationNames[i]) return i;
   return -1;
 }
 
+std::string read_index(const PluginField& f, std::vector<int32_t>* index) {
+  if (f.type != PluginFieldType::kINT32 || f.length < 0 || (!f.data && f.length > 0))
+    return "index must be INT32 numbers";
+  index->resize(f.length);
+  if (f.length > 0) std::memcpy(index->data(), f.data, f.length * sizeof(int32_t));  // it need not be aligned
+  return {};
+}
+
+int64_t packed_panels(const Attributes& a) {
+  return panels_per_tile(a.gated) * ceil_div(a.out_features, a.panel_rows);
+}
+
 // Reads the fields.  Returns an error, or "".
-std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a) {
+std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, PackedIndex* index) {
+  std::vector<int32_t> numbers;
+  std::string_view kinds;
   if (fields.nbFields < 0 || (fields.nbFields > 0 && !fields.fields)) return "no attributes";
   for (int32_t i = 0; i < fields.nbFields; ++i) {
     const PluginField& f = fields.fields[i];
@@ -45,6 +68,14 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a) {
     if (f.name == std::string_view("activation")) {
       if (f.type != PluginFieldType::kCHAR) return "activation must be a string";
       a->activation = activation_number(f);
+      continue;
+    }
+    if (f.name == std::string_view("kinds")) {
+      if (f.type != PluginFieldType::kCHAR || !read_name(f, &kinds)) return "kinds must be a string";
+      continue;
+    }
+    if (f.name == std::string_view("index")) {
+      if (std::string wrong = read_index(f, &numbers); !wrong.empty()) return wrong;
       continue;
     }
     int32_t* value = attribute(a, f.name);
@@ -61,7 +92,11 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a) {
   if (a->activation < 0) return "activation must be empty, gelu, gelu_tanh or silu";
   if ((a->gated | a->residual) & ~1) return "gated and residual must be 0 or 1";
   if (a->gated && a->panel_rows != 64) return "panel_rows must be 64 where gated is 1";
-  return {};
+  if (kinds != kKinds)
+    return "kinds is '" + std::string(kinds) + "', and this plugin knows slabs of the kinds " + kKinds;
+  const int64_t panels = packed_panels(*a), columns = ceil_div(a->in_features, kSlabColumns);
+  if (panels * columns > kMostSlabs) return "W has more than 2^30 slabs";
+  return index->take(std::move(numbers), panels, columns);
 }
 
 }  // namespace
@@ -72,7 +107,9 @@ PatchLinearCreator::PatchLinearCreator()
               PluginField("panel_rows", nullptr, PluginFieldType::kINT32, 1),
               PluginField("gated", nullptr, PluginFieldType::kINT32, 1),
               PluginField("residual", nullptr, PluginFieldType::kINT32, 1),
-              PluginField("activation", nullptr, PluginFieldType::kCHAR, 1)},
+              PluginField("activation", nullptr, PluginFieldType::kCHAR, 1),
+              PluginField("kinds", nullptr, PluginFieldType::kCHAR, 1),
+              PluginField("index", nullptr, PluginFieldType::kINT32, 1)},
       collection_{static_cast<int32_t>(fields_.size()), fields_.data()} {}
 
 nvinfer1::IPluginV3* PatchLinearCreator::createPlugin(const char* name,
@@ -80,8 +117,9 @@ nvinfer1::IPluginV3* PatchLinearCreator::createPlugin(const char* name,
                                                       nvinfer1::TensorRTPhase) noexcept {
   try {
     Attributes attributes;
-    const std::string wrong = fields ? read(*fields, &attributes) : "no attributes";
-    if (wrong.empty()) return std::make_unique<PatchLinearPlugin>(attributes).release();
+    auto index = std::make_shared<PackedIndex>();
+    const std::string wrong = fields ? read(*fields, &attributes, index.get()) : "no attributes";
+    if (wrong.empty()) return std::make_unique<PatchLinearPlugin>(attributes, std::move(index)).release();
     log(Severity::kERROR, std::string(name ? name : "unnamed node") + ": " + wrong);
   } catch (const std::bad_alloc&) {
     log(Severity::kERROR, "out of memory while making a plugin");

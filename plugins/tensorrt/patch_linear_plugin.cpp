@@ -20,7 +20,7 @@ using nvinfer1::Dims;
 using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::PluginTensorDesc;
 
-enum Input : int32_t { kX, kDense, kSparse, kMeta, kIndex, kBias };
+enum Input : int32_t { kX, kDense, kSparse, kMeta, kBias };
 
 int32_t fail(const std::string& message) {
   log(Severity::kERROR, message);
@@ -66,14 +66,20 @@ bool is(const Dims& d, std::initializer_list<int64_t> expected) {
 // kMostTokens.
 int64_t most_tokens(const Dims& x) { return std::clamp<int64_t>(tokens_of(x), 0, kMostTokens); }
 
-Problem problem(const Attributes& a, int64_t tokens, const Dims& dense, const Dims& sparse) {
-  return {tokens,
-          a.out_features,
-          a.in_features,
-          a.panel_rows,
-          static_cast<int32_t>(dense.d[0]),
-          static_cast<int32_t>(sparse.d[0]),
-          a.gated};
+Problem problem(const Attributes& a, int64_t tokens, const PackedIndex& index) {
+  return {tokens, a.out_features, a.in_features, a.panel_rows, index.slabs(0), index.slabs(1), a.gated};
+}
+
+// The arguments that a problem gives.
+LinearArguments sizes_of(const Problem& p) {
+  LinearArguments a{};
+  a.tokens = static_cast<int32_t>(p.tokens);
+  a.out_features = p.out_features;
+  a.in_features = p.in_features;
+  a.panels = static_cast<int32_t>(panel_count(p));
+  a.dense_slabs = p.dense_slabs;
+  a.sparse_slabs = p.sparse_slabs;
+  return a;
 }
 
 // While the builder configures, a dimension may be unknown.
@@ -84,29 +90,21 @@ bool is_size(int64_t dim, int64_t size, When when) {
 
 // Checks that the packed tensors fit together, because the kernels do not check their sizes.
 template <class DimsOf>
-int32_t check_shapes(const Attributes& a, int32_t inputs, When when, const DimsOf& dims_of) {
+int32_t check_shapes(const Attributes& a, const PackedIndex& index, int32_t inputs, When when,
+                     const DimsOf& dims_of) {
   const Dims& x = dims_of(kX);
   if (!has_rank(x) || x.nbDims < 1 || !is_size(x.d[x.nbDims - 1], a.in_features, when))
     return fail("X has shape " + text(x) +
                 ", its last dimension must be in_features = " + std::to_string(a.in_features));
-  const int64_t rows = a.panel_rows, packed = panels_per_tile(a.gated),
-                panels = packed * ceil_div(a.out_features, rows);
-  if (dims_of(kDense).nbDims != 2 || dims_of(kSparse).nbDims != 2)
-    return fail("dense has shape " + text(dims_of(kDense)) + " and sparse " + text(dims_of(kSparse)) +
-                "; both must have two dimensions");
-  const int64_t dense = dims_of(kDense).d[0], sparse = dims_of(kSparse).d[0];
-  const int64_t most = panels * ceil_div(a.in_features, kSlabColumns);  // slabs of zeros may be left out
-  if (dense < 0 || sparse < 0 || dense > most || sparse > most - dense || most > INT32_MAX / 2)
-    return fail(std::to_string(dense) + " dense and " + std::to_string(sparse) +
-                " 2:4 slabs; W has at most " + std::to_string(most) + ", and the kernels can count 2^30");
+  const int64_t rows = a.panel_rows, dense = index.slabs(0), sparse = index.slabs(1);
   const auto expect = [&](int32_t input, const char* name, std::initializer_list<int64_t> shape) {
     return is(dims_of(input), shape) ? 0
                                      : fail(std::string(name) + " has shape " + text(dims_of(input)) +
-                                            ", which does not fit the other packed tensors");
+                                            ", which does not fit the index of " + std::to_string(dense) +
+                                            " dense and " + std::to_string(sparse) + " 2:4 slabs");
   };
   if (expect(kDense, "dense", {dense, rows * 64}) || expect(kSparse, "sparse", {sparse, rows * 32}) ||
-      expect(kMeta, "meta", {sparse, rows * 2}) ||
-      expect(kIndex, "index", {2 * (panels + 1) + dense + sparse}))
+      expect(kMeta, "meta", {sparse, rows * 2}))
     return -1;
   if (a.residual) {
     const Dims& y = dims_of(inputs - 1);
@@ -115,7 +113,9 @@ int32_t check_shapes(const Attributes& a, int32_t inputs, When when, const DimsO
       fits = is_size(y.d[i], x.d[i], when) || is_size(x.d[i], y.d[i], when);
     if (!fits) return fail("residual has shape " + text(y) + ", it must be that of Y");
   }
-  return inputs > kBias + a.residual ? expect(kBias, "bias", {packed * a.out_features}) : 0;
+  return inputs > kBias + a.residual
+             ? expect(kBias, "bias", {int64_t{panels_per_tile(a.gated)} * a.out_features})
+             : 0;
 }
 
 // Checks the types, which supportsFormatCombination has offered; an engine may say others.
@@ -124,14 +124,14 @@ int32_t check_types(int32_t inputs, const DescOf& desc_of) {
   const DataType type = desc_of(kX).type;
   bool known = type == DataType::kHALF || type == DataType::kBF16;
   for (int32_t i = 0; known && i < inputs; ++i) {
-    const DataType wanted = i == kMeta || i == kIndex ? DataType::kINT32 : type;
+    const DataType wanted = i == kMeta ? DataType::kINT32 : type;
     known = desc_of(i).type == wanted && desc_of(i).format == nvinfer1::TensorFormat::kLINEAR;
   }
   return known
              ? 0
              : fail(
-                   "X, dense, sparse, bias and residual must be all fp16 or all bf16, meta and index INT32, "
-                   "and all of them linear");
+                   "X, dense, sparse, bias and residual must be all fp16 or all bf16, meta INT32, and all of "
+                   "them linear");
 }
 
 Scalar scalar_of(const PluginTensorDesc& x) {
@@ -170,8 +170,9 @@ Offer offer_of(Problem p, int64_t timed, const Epilogue& e) {
 
 }  // namespace
 
-PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes)
+PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes, std::shared_ptr<const PackedIndex> index)
     : attributes_(attributes),
+      index_(std::move(index)),
       timing_id_(
           "in=" + std::to_string(attributes.in_features) + " out=" + std::to_string(attributes.out_features) +
           " rows=" + std::to_string(attributes.panel_rows) + " gated=" + std::to_string(attributes.gated) +
@@ -189,7 +190,7 @@ bool PatchLinearPlugin::takes(int32_t inputs) const noexcept {
 
 int32_t PatchLinearPlugin::check_count(int32_t inputs, int32_t outputs) const {
   if (takes(inputs) && outputs == 1) return 0;
-  return fail(std::string("takes X, dense, sparse, meta, index, optionally bias") +
+  return fail(std::string("takes X, dense, sparse, meta, optionally bias") +
               (attributes_.residual ? " and residual" : "") + ", and has one output; got " +
               std::to_string(inputs) + " inputs and " + std::to_string(outputs) + " outputs");
 }
@@ -209,7 +210,7 @@ nvinfer1::IPluginCapability* PatchLinearPlugin::getCapabilityInterface(
 
 nvinfer1::IPluginV3* PatchLinearPlugin::clone() noexcept {
   try {
-    auto copy = std::make_unique<PatchLinearPlugin>(attributes_);
+    auto copy = std::make_unique<PatchLinearPlugin>(attributes_, index_);
     copy->tactic_ = tactic_;
     copy->has_bias_ = has_bias_;
     copy->offer_ = offer_;
@@ -226,7 +227,7 @@ int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, in
   has_bias_ = inputs > kBias + attributes_.residual;
   const auto desc_of = [in](int32_t i) -> const PluginTensorDesc& { return in[i].desc; };
   if (check_types(inputs, desc_of) != 0) return -1;
-  if (check_shapes(attributes_, inputs, When::kBuild,
+  if (check_shapes(attributes_, *index_, inputs, When::kBuild,
                    [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
     return -1;
   for (const auto& [dims, name] : {std::pair(&in[kX].max, "largest"), std::pair(&in[kX].opt, "timed one")})
@@ -236,8 +237,7 @@ int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, in
   if (tokens_of(in[kX].max) < 0)
     return fail("the largest X of a profile has shape " + text(in[kX].max) +
                 ", which has a negative dimension");
-  const Problem most =
-      problem(attributes_, most_tokens(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
+  const Problem most = problem(attributes_, most_tokens(in[kX].max), *index_);
   offer_ = offer_of(most, most_tokens(in[kX].opt), epilogue());
   return 0;
 }
@@ -265,7 +265,7 @@ bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const Dynami
   const PluginTensorDesc& desc = in_out[position].desc;
   if (desc.format != nvinfer1::TensorFormat::kLINEAR) return false;
   if (position == kX) return desc.type == DataType::kHALF || desc.type == DataType::kBF16;
-  if (position == kMeta || position == kIndex) return desc.type == DataType::kINT32;
+  if (position == kMeta) return desc.type == DataType::kINT32;
   return desc.type == in_out[kX].desc.type;
 }
 
@@ -273,11 +273,10 @@ size_t PatchLinearPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, in
                                            const DynamicPluginTensorDesc*, int32_t outputs) const noexcept {
   // configurePlugin has refused the same, with a message.
   if (!takes(inputs) || outputs != 1 || !has_rank(in[kX].max) ||
-      check_shapes(attributes_, inputs, When::kBuild,
+      check_shapes(attributes_, *index_, inputs, When::kBuild,
                    [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
     return 0;
-  const Problem most =
-      problem(attributes_, most_tokens(in[kX].max), in[kDense].desc.dims, in[kSparse].desc.dims);
+  const Problem most = problem(attributes_, most_tokens(in[kX].max), *index_);
   const size_t kernels = workspace_bound(most);
   const bool dense_path = offer_ != Offer::kKernels || tactic_ == kDensePathTactic;
   return dense_path ? std::max(kernels, dense_path_workspace(most, epilogue())) : kernels;
@@ -310,9 +309,9 @@ int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inp
   has_bias_ = inputs > kBias + attributes_.residual;
   if (check_tokens(in[kX].dims) != 0) return -1;
   // A builder that times tactics may run a plugin without attaching it to a context.
-  if (have_counters() != 0) return -1;
-  if (check_shapes(attributes_, inputs, When::kRun, [&](int32_t i) -> const Dims& { return in[i].dims; }) !=
-      0)
+  if (have_memory() != 0) return -1;
+  if (check_shapes(attributes_, *index_, inputs, When::kRun,
+                   [&](int32_t i) -> const Dims& { return in[i].dims; }) != 0)
     return -1;
   return have_schedule(in);
 }
@@ -323,36 +322,30 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
   if (check_tokens(in[kX].dims) != 0) return -1;
   const int64_t tokens = tokens_of(in[kX].dims);
   if (tokens == 0) return 0;
-  // onShapeChange has made the counters and the schedule.
-  if (!counters_) return fail("enqueue before any shapes are known");
+  // onShapeChange has made the memory and the schedule.
+  if (!memory_.is_made()) return fail("enqueue before any shapes are known");
   if (have_schedule(in) != 0) return -1;
-  const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);
-  LinearArguments a{};
+  const Problem p = problem(attributes_, tokens, *index_);
+  LinearArguments a = sizes_of(p);
   a.x = static_cast<const uint16_t*>(inputs[kX]);
   a.dense = static_cast<const uint16_t*>(inputs[kDense]);
   a.sparse = static_cast<const uint16_t*>(inputs[kSparse]);
   a.meta = static_cast<const uint32_t*>(inputs[kMeta]);
-  a.index = static_cast<const int32_t*>(inputs[kIndex]);
+  a.index = memory_.index();
   a.bias = has_bias_ ? static_cast<const uint16_t*>(inputs[kBias]) : nullptr;
   a.residual = attributes_.residual ? static_cast<const uint16_t*>(inputs[kBias + has_bias_]) : nullptr;
   a.activation = static_cast<Activation>(attributes_.activation);
   a.y = static_cast<uint16_t*>(outputs[0]);
   a.partials = static_cast<float*>(workspace);
-  a.counters = counters_.get();
-  a.tokens = static_cast<int32_t>(tokens);
-  a.out_features = p.out_features;
-  a.in_features = p.in_features;
-  a.panels = static_cast<int32_t>(panel_count(p));
-  a.dense_slabs = p.dense_slabs;
-  a.sparse_slabs = p.sparse_slabs;
-  const bool there = a.x && a.y && a.index && (a.dense || p.dense_slabs == 0) &&
+  a.counters = memory_.counters();
+  const bool there = a.x && a.y && (a.dense || p.dense_slabs == 0) &&
                      ((a.sparse && a.meta) || p.sparse_slabs == 0) && (!has_bias_ || a.bias) &&
                      (!attributes_.residual || a.residual);
   if (!there) return fail("a tensor of the linear has no memory");
   std::string why;
   if (dense_path_ && DensePath::takes(a))
     why = dense_path_->run(a, workspace, stream);
-  else if (const cudaError_t e = launch(a, scalar_of(in[kX]), schedule_, stream); e != cudaSuccess)
+  else if (const cudaError_t e = launch(a, *table_, scalar_of(in[kX]), schedule_, stream); e != cudaSuccess)
     why = cudaGetErrorString(e);
   if (why.empty()) return 0;
   return fail("X " + text(in[kX].dims) + " to " + std::to_string(attributes_.out_features) +
@@ -361,7 +354,7 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
 
 nvinfer1::IPluginV3* PatchLinearPlugin::attachToContext(nvinfer1::IPluginResourceContext*) noexcept {
   std::unique_ptr<PatchLinearPlugin> attached(static_cast<PatchLinearPlugin*>(clone()));
-  return attached && attached->have_counters() == 0 ? attached.release() : nullptr;
+  return attached && attached->have_memory() == 0 ? attached.release() : nullptr;
 }
 
 int32_t PatchLinearPlugin::have_schedule(const PluginTensorDesc* in) noexcept {
@@ -370,11 +363,16 @@ int32_t PatchLinearPlugin::have_schedule(const PluginTensorDesc* in) noexcept {
   Device device{};
   if (const cudaError_t error = current_device(&device); error != cudaSuccess)
     return fail(std::string("no device: ") + cudaGetErrorString(error));
-  const Problem p = problem(attributes_, tokens, in[kDense].dims, in[kSparse].dims);
+  const Problem p = problem(attributes_, tokens, *index_);
   schedule_ = choose_schedule(p, device);
   if (schedule_.config < 0)
     return fail("X of shape " + text(in[kX].dims) +
                 " needs more shared memory than this device has, or more work than a launch can divide");
+  if (const Config& c = config_at(schedule_.config); c.kernel == Kernel::kStream) {
+    LinearArguments a = sizes_of(p);
+    a.parts = schedule_.parts;
+    make_parts(table_.get(), a, index_->values().data(), c);
+  }
   have_dense_path(p, device, scalar_of(in[kX]));
   scheduled_tokens_ = tokens;
   return 0;
@@ -392,12 +390,14 @@ void PatchLinearPlugin::have_dense_path(const Problem& p, const Device& device, 
     log(Severity::kWARNING, "multiplied by mma.sp, though the engine was built for cuBLASLt: " + why);
 }
 
-int32_t PatchLinearPlugin::have_counters() noexcept {
-  if (counters_) return 0;
-  const cudaError_t error = make_counters(&counters_);
-  return error == cudaSuccess
-             ? 0
-             : fail(std::string("no memory for the counters of a context: ") + cudaGetErrorString(error));
+int32_t PatchLinearPlugin::have_memory() noexcept {
+  if (!table_) table_.reset(new (std::nothrow) PartTable{});
+  if (!table_) return fail("out of memory for the table of a stream's parts");
+  if (memory_.is_made()) return 0;
+  const cudaError_t error = memory_.make(index_->values());
+  return error == cudaSuccess ? 0
+                              : fail(std::string("no memory for the counters and the index of a context: ") +
+                                     cudaGetErrorString(error));
 }
 
 const nvinfer1::PluginFieldCollection* PatchLinearPlugin::getFieldsToSerialize() noexcept {
@@ -409,6 +409,9 @@ const nvinfer1::PluginFieldCollection* PatchLinearPlugin::getFieldsToSerialize()
                {"panel_rows", &attributes_.panel_rows, PluginFieldType::kINT32, 1},
                {"gated", &attributes_.gated, PluginFieldType::kINT32, 1},
                {"residual", &attributes_.residual, PluginFieldType::kINT32, 1},
+               {"kinds", kKinds, PluginFieldType::kCHAR, static_cast<int32_t>(std::strlen(kKinds) + 1)},
+               {"index", index_->values().data(), PluginFieldType::kINT32,
+                static_cast<int32_t>(index_->values().size())},
                {"activation", activation, PluginFieldType::kCHAR,
                 static_cast<int32_t>(std::strlen(activation) + 1)}};
   } catch (const std::bad_alloc&) {

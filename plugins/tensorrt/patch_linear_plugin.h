@@ -1,4 +1,8 @@
-// PatchLinear as a TensorRT plugin:  Y = PatchLinear(X, dense, sparse, meta, index[, bias][, residual]).
+// PatchLinear as a TensorRT plugin:  Y = PatchLinear(X, dense, sparse, meta[, bias][, residual]).
+//
+// The index of the slabs is an attribute, so that the host can look at it: it is checked when a plugin is
+// created, and gives the table of a stream's parts when shapes change.  (TensorRT gives no host copy of an
+// input.)
 #pragma once
 #include <memory>
 #include <string>
@@ -7,13 +11,15 @@
 #include "NvInferRuntime.h"
 #include "dense_path/dense_path.h"
 #include "kernels/arguments.h"
+#include "kernels/index.h"
 #include "kernels/schedule.h"
-#include "tensorrt/counters.h"
+#include "tensorrt/context_memory.h"
 
 namespace patch {
 
 inline constexpr const char* kPluginName = "PatchLinear";
-inline constexpr const char* kPluginVersion = "1";
+// Version 1 had the index as an input (see outdated_creator.h).
+inline constexpr const char* kPluginVersion = "2";
 inline constexpr const char* kPluginNamespace = "";
 
 struct Attributes {
@@ -43,7 +49,8 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
                                 public nvinfer1::IPluginV3OneBuild,
                                 public nvinfer1::IPluginV3OneRuntime {
  public:
-  explicit PatchLinearPlugin(const Attributes& attributes);
+  // index: has been checked for these attributes.
+  PatchLinearPlugin(const Attributes& attributes, std::shared_ptr<const PackedIndex> index);
 
   nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
   nvinfer1::IPluginV3* clone() noexcept override;
@@ -75,7 +82,7 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   int32_t enqueue(const nvinfer1::PluginTensorDesc* in, const nvinfer1::PluginTensorDesc* out,
                   const void* const* inputs, void* const* outputs, void* workspace,
                   cudaStream_t stream) noexcept override;
-  // Returns a copy with its own counters, so that contexts may run at the same time.
+  // Returns a copy with its own memory, so that contexts may run at the same time.
   nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override;
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
@@ -84,23 +91,25 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   bool takes(int32_t inputs) const noexcept;
   // Returns -1, and logs an error, for another number of inputs or outputs.
   int32_t check_count(int32_t inputs, int32_t outputs) const;
-  // Allocates the counters unless they exist.  Returns -1 if there is no memory.
-  int32_t have_counters() noexcept;
-  // Makes schedule_ and dense_path_ for this number of tokens, unless they are made or there are no tokens.
-  // Returns -1 if the device can't run the tactic.
+  // Allocates the memory of a context unless it exists.  Returns -1 if there is none.
+  int32_t have_memory() noexcept;
+  // Makes schedule_, table_ and dense_path_ for this number of tokens, unless they are made or there are no
+  // tokens. Returns -1 if the device can't run the tactic.
   int32_t have_schedule(const nvinfer1::PluginTensorDesc* in) noexcept;
   // Makes dense_path_ if the tactic takes it for this problem.
   void have_dense_path(const Problem& p, const Device& device, Scalar scalar) noexcept;
   Epilogue epilogue() const noexcept;
 
   Attributes attributes_;
+  std::shared_ptr<const PackedIndex> index_;
   int32_t tactic_ = kAutoTactic;
   int64_t scheduled_tokens_ = -1;
   Schedule schedule_{-1, 1};
+  std::unique_ptr<PartTable> table_;       // of a stream
   std::unique_ptr<DensePath> dense_path_;  // null: run the kernels as in schedule_
   bool has_bias_ = false;
   Offer offer_ = Offer::kKernels;
-  Counters counters_;
+  ContextMemory memory_;
   std::string timing_id_;
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection collection_{};

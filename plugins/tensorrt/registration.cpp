@@ -1,7 +1,7 @@
 // Registers the plugin, in both ways in which TensorRT loads a plugin library:
 //
 //   dlopen alone                polygraphy --plugins, trtexec --staticPlugins, LD_PRELOAD.
-//                               The static constructor registers the creator.
+//                               The static constructor registers the creators.
 //   dlopen, then getCreators    registry.load_library, trtexec --dynamicPlugins, engines that embed it.
 //                               TensorRT registers the creators that getCreators returns.
 //
@@ -12,6 +12,7 @@
 
 #include "NvInferRuntime.h"
 #include "tensorrt/log.h"
+#include "tensorrt/outdated_creator.h"
 #include "tensorrt/patch_linear_creator.h"
 #include "tensorrt/registry.h"
 
@@ -22,12 +23,19 @@ PatchLinearCreator& creator() {
   static PatchLinearCreator instance;
   return instance;
 }
+OutdatedCreator& outdated() {
+  static OutdatedCreator instance;
+  return instance;
+}
 
 // True while the registry holds the creator that the constructor below registered.
-std::atomic<bool> self_registered{false};
+std::atomic<bool> self_registered{false}, outdated_registered{false};
 
 struct SelfRegistration {
-  SelfRegistration() noexcept { self_registered = register_creator(creator()); }
+  SelfRegistration() noexcept {
+    self_registered = register_creator(creator());
+    outdated_registered = register_creator(outdated());
+  }
 };
 const SelfRegistration at_load;
 
@@ -41,9 +49,10 @@ __attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFin
 }
 
 __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&patch::creator()};
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&patch::creator(), &patch::outdated()};
   if (patch::self_registered.exchange(false)) patch::deregister_creator(patch::creator());
-  count = 1;
+  if (patch::outdated_registered.exchange(false)) patch::deregister_creator(patch::outdated());
+  count = 2;
   return creators;
 }
 

@@ -7,6 +7,7 @@ from onnx import TensorProto, helper
 
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.function import DOMAIN, NAME, VERSION, Epilogue, patch_linear_function
+from patch_compile.packing.index import KINDS
 from patch_compile.packing.joint import gated_panels
 from tests.mosaics import random_mask, random_weight
 
@@ -100,6 +101,12 @@ def write_two_gemms(path):
     return save(path, nodes, inputs, outputs, weights, external=False)
 
 
+class PackedTensors(list):
+    """The tensors of a linear, and its index."""
+
+    index: list[int]
+
+
 def packed_tensors(name, shape, share, dtype, seed, up_share=None):
     """Packed tensors of a linear, or of a gate and an up when `up_share`, the up's share of 2:4 tiles, is given."""
     parts = []
@@ -110,16 +117,19 @@ def packed_tensors(name, shape, share, dtype, seed, up_share=None):
     together = len(parts) > 1
     packed = pack_together(parts, 64, gated_panels(shape[0], 64)) if together else pack(*parts[0], 64)
     kind = DTYPES[dtype][1]
-    return [
-        tensor(f"{name}.dense", packed.dense, kind),
-        tensor(f"{name}.sparse", packed.sparse, kind),
-        tensor(f"{name}.meta", packed.meta, TensorProto.INT32),
-        tensor(f"{name}.index", packed.index, TensorProto.INT32),
-    ]
+    tensors = PackedTensors(
+        [
+            tensor(f"{name}.dense", packed.dense, kind),
+            tensor(f"{name}.sparse", packed.sparse, kind),
+            tensor(f"{name}.meta", packed.meta, TensorProto.INT32),
+        ]
+    )
+    tensors.index = packed.index.tolist()
+    return tensors
 
 
 def patch_linear(name, x, tensors, y, shape, as_plugin=True, epilogue=NONE, more_inputs=()):
-    namespace = {"plugin_namespace": "", "plugin_version": "1"} if as_plugin else {}
+    namespace = {"plugin_namespace": "", "plugin_version": str(VERSION)} if as_plugin else {}
     return helper.make_node(
         NAME,
         [x, *(t.name for t in tensors), *more_inputs],
@@ -130,6 +140,8 @@ def patch_linear(name, x, tensors, y, shape, as_plugin=True, epilogue=NONE, more
         in_features=shape[1],
         out_features=shape[0],
         panel_rows=64,
+        kinds=KINDS,
+        index=tensors.index,
         **epilogue.attributes,
         **namespace,
     )

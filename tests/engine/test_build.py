@@ -328,7 +328,7 @@ class TestFreshProcess:
     @pytest.mark.parametrize("what", ["text", "library"])
     def test_plugin_that_only_looks_like_one(self, tmp_path, chain, out, what):
         """Both files carry the identity string; one can't be loaded, the other lacks the entry points."""
-        identity = b"patch-linear-plugin version=1 backend=tensorrt-rtx cuda=13.0 archs=800 headers=10.14\0"
+        identity = b"patch-linear-plugin version=2 backend=tensorrt-rtx cuda=13.0 archs=800 headers=10.14\0"
         library = b"no library" if what == "text" else name_only_library("fake.so", "libc.so.6", 62)
         fake = tmp_path / "fake.so"
         fake.write_bytes(library + identity)

@@ -7,14 +7,13 @@ import pytest
 from patch_compile.engine.check import PlanExpectation, PlanMismatchError, check_programs
 from patch_compile.engine.plan_program import PLUGIN, PlanLayer, PlanProgram, PlanTensor
 
-EXPECTED = PlanExpectation({"q": 100, "k": 0}, "float16")
-INPUTS = ("x", "dense", "sparse", "meta", "index")
+EXPECTED = PlanExpectation({"q": 88, "k": 0}, "float16")
+INPUTS = ("x", "dense", "sparse", "meta")
 TENSORS = {
     "x": PlanTensor("float16", (None, 8), None),
     "dense": PlanTensor("float16", (2, 8), 32),
     "sparse": PlanTensor("float16", (2, 8), 32),
     "meta": PlanTensor("int32", (6,), 24),
-    "index": PlanTensor("int32", (3,), 12),
     "none": PlanTensor("float16", (0, 8), None),
 }
 
@@ -27,7 +26,7 @@ def program(*layers, targets=("sm86",)):
     return PlanProgram(targets, layers, TENSORS)
 
 
-Q, K = plugin("q"), plugin("k", inputs=("x", "none", "none", "none", "none"))
+Q, K = plugin("q"), plugin("k", inputs=("x", "none", "none", "none"))
 GEMM = PlanLayer("fully_connected", "head", 0, ("x", "w"), ("head",))
 
 
@@ -76,7 +75,7 @@ def test_linear_swallowed_by_a_product():
 
 
 def test_weights_that_are_computed():
-    computed = plugin("q", inputs=("x", "dense", "x", "meta", "index"))
+    computed = plugin("q", inputs=("x", "dense", "x", "meta"))
     assert problems((program(computed, K),)) == "'q' reads packed tensors that are no constants"
     short = plugin("q", inputs=("x", "dense"))
     assert problems((program(short, K),)) == "'q' reads packed tensors that are no constants"
@@ -84,7 +83,7 @@ def test_weights_that_are_computed():
 
 def test_bytes():
     assert problems((program(Q, K),), replace(EXPECTED, patch_linears={"q": 96, "k": 0})) == (
-        "'q' holds 100 bytes of packed weights, not 96"
+        "'q' holds 88 bytes of packed weights, not 96"
     )
 
 

@@ -2,21 +2,24 @@
 
 import onnx
 import pytest
-from onnx import numpy_helper
 
+from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.packed_index import check_indexes
 from patch_compile.errors import PatchCompileError
 from tests.engine import graphs
 
 
+def attribute(node, name):
+    return next(each for each in node.attribute if each.name == name)
+
+
 def with_index(path, change):
     """Replace the index of the second linear."""
     model = onnx.load(path)
-    for stored in model.graph.initializer:
-        if stored.name == "layers.1.proj.index":
-            index = numpy_helper.to_array(stored).copy()
-            change(index)
-            stored.CopyFrom(numpy_helper.from_array(index, stored.name))
+    index = attribute(next(node for node in model.graph.node if node.name == "layers.1.proj"), "index")
+    values = list(index.ints)
+    change(values)
+    index.ints[:] = values
     onnx.save(model, path)
 
 
@@ -36,15 +39,36 @@ def test_a_lie_is_refused_with_the_name_of_the_linear(tmp_path, place, value):
     assert str(value) in refused.value.why
 
 
+@pytest.mark.parametrize("value", [2**31, 2**62, -(2**63)])
+def test_a_number_beyond_32_bits_is_refused(tmp_path, value):
+    path = graphs.write_chain(tmp_path / "m.onnx")
+    with_index(path, lambda index: index.__setitem__(0, value))
+    with pytest.raises(PatchCompileError, match="is damaged") as refused:
+        check_indexes(path)
+    assert "The index is int64 [" in refused.value.why
+
+
+@pytest.mark.parametrize("check", [check_indexes, expectation_from_onnx])
+def test_a_node_of_version_1_is_refused_with_the_command_that_builds_it_again(tmp_path, check):
+    path = graphs.write_chain(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    for node in model.graph.node[:2]:
+        attribute(node, "plugin_version").s = b"1"
+    onnx.save(model, path)
+    with pytest.raises(PatchCompileError, match="holds PatchLinears of version 1") as refused:
+        check(path)
+    assert "`patch-compile build --recipe OUT/recipe.yaml`" in str(refused.value.fix)
+
+
 @pytest.mark.parametrize("change", ["in_features", "panel_rows", "index"])
 def test_a_node_that_lacks_something_is_refused(tmp_path, change):
     path = graphs.write_chain(tmp_path / "m.onnx")
     model = onnx.load(path)
     node = model.graph.node[0]
     if change == "index":
-        node.input[4] = "x"
+        node.attribute.remove(attribute(node, "index"))
     else:
-        next(a for a in node.attribute if a.name == change).i = -4
+        attribute(node, change).i = -4
     onnx.save(model, path)
     with pytest.raises(PatchCompileError, match="is damaged"):
         check_indexes(path)

@@ -62,7 +62,7 @@ _OUT = Path("/builds/out")
 _IDENTITY = (
     b"\x7fELF"
     + bytes(12)
-    + b"patch-linear-plugin version=1 backend=tensorrt cuda=13.0 archs=800,860 headers=11.0.0\0"
+    + b"patch-linear-plugin version=2 backend=tensorrt cuda=13.0 archs=800,860 headers=11.0.0\0"
 )
 _SETTINGS = {
     "ratio": ("0.4", "mlp.*=0.5,q_proj=0", "re:.*(up|gate)_proj=0.3,*=0.1"),

@@ -38,7 +38,15 @@ def _changes() -> Iterator[tuple[str, Change]]:
         "another version",
         lambda m: [setattr(one, "version", 99) for one in m.opset_import if one.domain == "patch"] and None,
     )
-    for place, what in enumerate(("dense", "sparse", "meta", "index"), start=1):
+    for name, values in {
+        "zero": [0] * 9, "huge": [2**63 - 1] * 9, "empty": [], "floats": [0.5, 1.5], "text": "0,1", "one": 7,
+        "texts": ["0", "1"], "least": [-(2**63)] * 9,
+    }.items():  # fmt: skip
+        yield f"index {name}", lambda m, v=values: _attribute(patch(m), "index", v)
+    yield "the index turned", lambda m: patch(m) and _turned(patch(m))
+    for value in ("dense", "dense,8:16", "x" * 100_000, 7):
+        yield f"kinds {str(value)[:8]!r}", lambda m, v=value: _attribute(patch(m), "kinds", v)
+    for place, what in enumerate(("dense", "sparse", "meta"), start=1):
         for name, change in {
             "zero": lambda a: np.zeros_like(a), "ones": lambda a: np.full_like(a, -1 if a.dtype.kind == "i" else 1),
             "huge": lambda a: np.full_like(a, 2**31 - 1 if a.dtype.kind == "i" else 6e4),
@@ -58,6 +66,11 @@ def _attribute(node: Any, name: str, value: Any) -> None:
     kept = [one for one in node.attribute if one.name != name]
     del node.attribute[:]
     node.attribute.extend(kept + ([] if value is None else [helper.make_attribute(name, value)]))
+
+
+def _turned(node: Any) -> None:
+    held = next(one for one in node.attribute if one.name == "index")
+    held.ints[:] = list(held.ints)[::-1]
 
 
 def _inputs(node: Any, names: list[str]) -> None:

@@ -19,7 +19,7 @@ LEARN = (
     "--eval SOUND/text.txt --eval-windows 1 --eval-length 16"
 )
 BUILD = f"{LEARN} --backend onnx --lowering plugin --prompt 'the cat sat'"
-_IDENTITY = "patch-linear-plugin version=1 backend=tensorrt-rtx cuda=13.0 archs=860 headers=1.7.0"
+_IDENTITY = "patch-linear-plugin version=2 backend=tensorrt-rtx cuda=13.0 archs=860 headers=1.7.0"
 _SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 
 

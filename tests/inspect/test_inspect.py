@@ -49,6 +49,26 @@ def rewrite(path, change):
     onnx.save(model, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
 
 
+def edit_index(path, name, edit):
+    """Change the index of a linear, an attribute."""
+    model = onnx.load(str(path), load_external_data=False)
+    node = next(node for node in model.graph.node if node.name == name)
+    held = next(each for each in node.attribute if each.name == "index")
+    values = list(held.ints)
+    edit(values)
+    held.ints[:] = values
+    onnx.save(model, str(path))
+
+
+def test_a_node_of_version_1_is_named(chain):
+    model = onnx.load(str(chain), load_external_data=False)
+    next(a for a in model.graph.node[0].attribute if a.name == "plugin_version").s = b"1"
+    onnx.save(model, str(chain))
+    assert inspect_path(chain).faults == (
+        "layers.0.proj: it is a PatchLinear of version '1', and '2' is read here: build it again",
+    )
+
+
 def changed(tensor, edit):
     array = onnx.numpy_helper.to_array(tensor).copy()
     edit(array)
@@ -94,7 +114,10 @@ def test_an_onnx_file_is_checked_node_by_node(chain):
     ],
 )
 def test_what_is_broken_is_named(chain, tensor, edit, said):
-    rewrite(chain, lambda stored: changed(stored[f"layers.1.proj.{tensor}"], edit))
+    if tensor == "index":
+        edit_index(chain, "layers.1.proj", edit)
+    else:
+        rewrite(chain, lambda stored: changed(stored[f"layers.1.proj.{tensor}"], edit))
     (fault,) = inspect_path(chain).faults
     assert fault.startswith("layers.1.proj: ") and said in fault
 
@@ -160,12 +183,9 @@ def test_a_build_whose_packed_index_lies(settings, tmp_path, monkeypatch):
     build(settings | {"lowering": "plugin"})
     out = tmp_path / "out"
     path = out / "onnx" / "model.onnx"
-    index = next(
-        i.name
-        for i in onnx.load(str(path), load_external_data=False).graph.initializer
-        if i.name.endswith(".index")
-    )
-    rewrite(path, lambda stored: changed(stored[index], lambda a: a.__setitem__(-1, 99)))
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    name = next(node.name for node in nodes if node.op_type == "PatchLinear")
+    edit_index(path, name, lambda a: a.__setitem__(-1, 99))
     (out / "engine").mkdir(exist_ok=True)
     (out / "engine" / "model.engine").write_bytes(b"no engine")
     manifest = json.loads((out / "manifest.json").read_text())
@@ -174,7 +194,7 @@ def test_a_build_whose_packed_index_lies(settings, tmp_path, monkeypatch):
     (out / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setattr("patch_compile.inspect.onnx_graph.unpack", lambda _: pytest.fail("a slab is decoded"))
     (fault,) = inspect_path(out).faults
-    assert fault.startswith(f"onnx/model.onnx: {index.removesuffix('.index')}: the index lies: ")
+    assert fault.startswith(f"onnx/model.onnx: {name}: the index lies: ")
 
 
 def test_a_model(make_model):

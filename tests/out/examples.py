@@ -46,7 +46,7 @@ from patch_compile.out.report import BuildReport, DecoderReport, Kind, OnnxFile,
 _DETAILS: dict[str, Any] = {
     "backend": "tensorrt-rtx", "version": "1.7.0", "targets": ("sm86",), "profiles": ("prefill", "decode"),
     "dtype": "float16", "patch_linears": 120, "bytes": 229_000_000, "packed_bytes": 190_000_000, "sparse_parts": 0,
-    "sparse_tactics": None, "seconds": 31.4, "plugin_version": 1,
+    "sparse_tactics": None, "seconds": 31.4, "plugin_version": 2,
 }  # fmt: skip
 
 

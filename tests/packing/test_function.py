@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from patch_compile.packing.format import pack, pack_together
-from patch_compile.packing.function import DOMAIN, NAME, Epilogue, patch_linear_function
+from patch_compile.packing.function import DOMAIN, NAME, VERSION, Epilogue, patch_linear_function
 from patch_compile.packing.joint import gated_panels
 from tests.mosaics import masked_by_hand, random_mask, random_weight
 
@@ -28,7 +28,7 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
     epilogue = epilogue or Epilogue(bias=bias is not None)
     element = ELEMENT[dtype]
     rows = out_features or packed.shape[0]
-    tensors = {"dense": element, "sparse": element, "meta": TensorProto.INT32, "index": TensorProto.INT32}
+    tensors = {"dense": element, "sparse": element, "meta": TensorProto.INT32}
     raw = [
         helper.make_tensor(n, t, getattr(packed, n).shape, getattr(packed, n).tobytes(), raw=True)
         for n, t in tensors.items()
@@ -37,7 +37,8 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
         raw.append(helper.make_tensor("bias", element, bias.shape, bias.tobytes(), raw=True))
     node = helper.make_node(
         NAME, epilogue.inputs, ["Y"], domain=DOMAIN, overload=epilogue.overload, plugin_namespace="",
-        in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version="1",
+        in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version="2",
+        kinds="dense,2:4", index=packed.index.tolist(),
         **epilogue.attributes,
     )  # fmt: skip
     of_y = [helper.make_tensor_value_info(n, element, ["batch", "sequence", rows]) for n in ("residual", "Y")]
@@ -53,7 +54,7 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
     )
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)],
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
         functions=[patch_linear_function(epilogue, opset=opset, bfloat16=dtype is not np.float16)],
         ir_version=10,
     )

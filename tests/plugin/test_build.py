@@ -112,7 +112,7 @@ def test_cmake_builds_the_same_library(tmp_path, cache):
 def test_a_damaged_library_is_compiled_again(tmp_path, monkeypatch, content):
     """A file that a crash or a full disk left is not used as a plugin."""
     compiled = []
-    identity = b"patch-linear-plugin version=1 backend=tensorrt cuda=13.0 archs=800 headers=10.14\0"
+    identity = b"patch-linear-plugin version=2 backend=tensorrt cuda=13.0 archs=800 headers=10.14\0"
 
     def compile_(library):
         compiled.append(library)

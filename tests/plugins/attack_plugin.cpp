@@ -1,5 +1,5 @@
-// Attacks the TensorRT plugin's host code with random attributes, shapes, types and tactics.  It is built
-// with AddressSanitizer and UBSan, which end it at the first fault.  Usage: attack_plugin SEED CASES
+// Attacks the TensorRT plugin's host code with random attributes, indices, shapes, types and tactics.  It is
+// built with AddressSanitizer and UBSan, which end it at the first fault.  Usage: attack_plugin SEED CASES
 //
 // Most of a case is valid and a few things of it are not, so that every check is met from both sides.  What
 // is refused must say why in the log.
@@ -117,12 +117,43 @@ class Attack {
     std::memcpy(memory.back().get(), name.c_str(), name.size() + 1);
     fields.emplace_back("activation", memory.back().get(), PluginFieldType::kCHAR,
                         static_cast<int32_t>(name.size() + chance(2)));
+    const char* kinds = chance(60) ? "dense,8:16" : patch::kKinds;
+    fields.emplace_back("kinds", kinds, PluginFieldType::kCHAR, static_cast<int32_t>(std::strlen(kinds)));
+    index_ = index_of(attributes_);
+    while (chance(12) && !index_.empty())
+      index_[below(index_.size())] = static_cast<int32_t>(chance(2) ? pick(kNumbers) : below(9));
+    if (chance(60)) index_.resize(below(index_.size() + 9));
+    memory.emplace_back(new char[4 * index_.size() + 1]);
+    char* numbers = memory.back().get() + chance(4);
+    if (!index_.empty()) std::memcpy(numbers, index_.data(), 4 * index_.size());
+    fields.emplace_back("index", numbers, PluginFieldType::kINT32, static_cast<int32_t>(index_.size()));
     while (chance(12)) spoil(fields[below(fields.size())]);
     PluginFieldCollection all{static_cast<int32_t>(fields.size()), fields.data()};
     if (chance(100)) all = {chance(2) ? -3 : 4, nullptr};
     return creator_.createPlugin(chance(10) ? nullptr : "linear", chance(100) ? nullptr : &all,
                                  TensorRTPhase::kBUILD);
   }
+  // Slabs of random kinds, the columns of each panel in order; nothing for a weight with too many.
+  std::vector<int32_t> index_of(const patch::Attributes& a) {
+    const int64_t panels = (a.gated ? 2 : 1) * patch::ceil_div(a.out_features, a.panel_rows);
+    const int64_t columns = patch::ceil_div(a.in_features, 64);
+    if (panels * columns > 20000) return {};
+    std::vector<int32_t> pointers[2], places[2];
+    for (int64_t panel = 0; panel <= panels; ++panel)
+      for (int kind = 0; kind < 2; ++kind) {
+        pointers[kind].push_back(static_cast<int32_t>(places[kind].size()));
+        if (panel == panels || kind == 0) continue;
+        for (int64_t column = 0; column < columns; ++column)
+          places[below(2)].push_back(static_cast<int32_t>(column));
+      }
+    return joined({pointers[0], pointers[1], places[0], places[1]});
+  }
+  static std::vector<int32_t> joined(std::initializer_list<std::vector<int32_t>> lists) {
+    std::vector<int32_t> all;
+    for (const auto& list : lists) all.insert(all.end(), list.begin(), list.end());
+    return all;
+  }
+
   void spoil(PluginField& field) {
     switch (below(5)) {
       case 0:
@@ -145,8 +176,9 @@ class Attack {
   std::vector<PluginTensorDesc> inputs() {
     const patch::Attributes& a = attributes_;
     const int64_t sides = a.gated ? 2 : 1, panels = sides * patch::ceil_div(a.out_features, a.panel_rows);
-    const int64_t slabs = panels * patch::ceil_div(a.in_features, 64);
-    const int64_t sparse = static_cast<int64_t>(below(slabs + 1)), dense = slabs - sparse;
+    const bool whole = static_cast<int64_t>(index_.size()) > 2 * panels + 1;
+    const int64_t dense = whole ? index_[panels] : 3;
+    const int64_t sparse = whole ? index_[2 * panels + 1] : 4;
     const DataType type = chance(2) ? DataType::kHALF : DataType::kBF16;
     const int64_t tokens = chance(8) ? pick(kNumbers) : static_cast<int64_t>(below(9000));
     std::vector<PluginTensorDesc> in;
@@ -161,7 +193,6 @@ class Attack {
     add(type, {dense, a.panel_rows * 64});
     add(type, {sparse, a.panel_rows * 32});
     add(DataType::kINT32, {sparse, a.panel_rows * 2});
-    add(DataType::kINT32, {2 * (panels + 1) + dense + sparse});
     if (chance(2)) add(type, {sides * a.out_features});
     if (a.residual) add(type, {batch, tokens, a.out_features});
     while (chance(12)) spoil(in[below(in.size())]);
@@ -243,6 +274,7 @@ class Attack {
 
   patch::PatchLinearCreator creator_;
   patch::Attributes attributes_;
+  std::vector<int32_t> index_;
   alignas(256) std::array<char, 256> memory_{};
 };
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patch_compile.packing.index import csr_index
 from patch_compile.plugin.toolchain import fetch_headers, find_headers, find_nvcc
 from tests.oracles.element_packing import Packed
 from tests.plugins.host_kernel import PLUGINS, Device, Problem
@@ -63,14 +64,24 @@ class Linear(ctypes.Structure):
         ("tokens", ctypes.c_int64),
     ]  # fmt: skip
 
+    index: NDArray[np.int32] | None = None  # None: any with these numbers of slabs
+
     @classmethod
     def of(cls, case: Case) -> Linear:
         packed = case.packed
-        return cls(
+        linear = cls(
             packed.shape[1], packed.shape[0], packed.panel_rows, packed.gated, case.residual is not None,
             case.activation, case.bias is not None, DTYPES.index(case.dtype), len(packed.dense),
             len(packed.sparse), len(case.x),
         )  # fmt: skip
+        linear.index = packed.index
+        return linear
+
+    def some_index(self) -> NDArray[np.int32]:
+        """Return an index of as many dense and 2:4 slabs, the dense ones first."""
+        panels = (1 + self.gated) * -(-self.out_features // self.panel_rows)
+        is_sparse = np.arange(self.dense_slabs + self.sparse_slabs) >= self.dense_slabs
+        return csr_index(is_sparse.reshape(panels, -1))
 
 
 class Tensors(ctypes.Structure):
@@ -160,8 +171,13 @@ class DensePlugin:
         self.lib.patch_plugin_launched(counts)
         return list(counts)
 
-    def new(self, linear: Linear) -> ctypes.c_void_p:
-        return ctypes.c_void_p(self.lib.patch_plugin_new(ctypes.byref(linear)))
+    def new(self, linear: Linear, index: NDArray[np.int32] | None = None) -> ctypes.c_void_p:
+        """Create a plugin; null for an index that lies. index: None takes the linear's."""
+        if index is None:
+            index = linear.some_index() if linear.index is None else linear.index
+        size = ctypes.c_int64(len(index))
+        address = ctypes.c_void_p(index.ctypes.data)
+        return ctypes.c_void_p(self.lib.patch_plugin_new(ctypes.byref(linear), address, size))
 
     def configure(self, plugin: ctypes.c_void_p, linear: Linear, timed: int | None = None) -> int:
         """Configure a plugin for 1 to `linear.tokens` tokens. timed: the number that the builder times; None: the most."""

@@ -32,8 +32,10 @@ __all__ = [
     "Device",
     "HostKernel",
     "Launch",
+    "PartTable",
     "Problem",
     "Stats",
+    "StreamArguments",
     "arguments_of",
     "compile_host_kernel",
     "host_library",
@@ -45,6 +47,7 @@ BENCH = PLUGINS.parent / "benchmarks" / "kernels"
 sys.path[:0] = [str(BENCH)]
 _kernels = importlib.import_module("kernels")
 Arguments, Device, Problem = _kernels.Arguments, _kernels.Device, _kernels.Problem
+PartTable = _kernels.PartTable
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 _FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 
@@ -76,8 +79,14 @@ class Call(ctypes.Structure):
         ),
         *((n, ctypes.c_int32) for n in ["scalar", "config", "copy_mode"]),
         ("seed", ctypes.c_uint32),
-        ("index_lies", ctypes.c_int32),
+        ("table", ctypes.c_void_p),
     ]
+
+
+class StreamArguments(ctypes.Structure):
+    """Mirror of `StreamArguments` in kernels/arguments.h."""
+
+    _fields_ = [("linear", Arguments), ("table", PartTable)]
 
 
 class Stats(ctypes.Structure):
@@ -106,7 +115,7 @@ class Config(NamedTuple):
 @dataclass
 class Launch:
     """One launch. config: index into the table; scalar: 0 is fp16, 1 is bf16; parts: at most so many parts of a stream;
-    index_lies: only bounds and alignment are checked. offsets: bytes, by tensor, from a multiple of 256 to its first one.
+    offsets: bytes, by tensor, from a multiple of 256 to its first one.
     """
 
     config: int
@@ -114,7 +123,6 @@ class Launch:
     parts: int = 1
     mode: CopyMode = CopyMode.LAZY
     seed: int = 1
-    index_lies: bool = False
     offsets: Mapping[str, int] = field(default_factory=dict)
     stats: Stats = field(default_factory=Stats)
 
@@ -129,11 +137,9 @@ class HostKernel:
         for name, kinds in {
             "partial_bytes": [ctypes.c_int, ctypes.c_int],
             "workspace_bound": [ctypes.c_void_p],
-            "part_begin": [ctypes.c_int, ctypes.c_int64, ctypes.c_int],
         }.items():
             function = getattr(self.lib, f"patch_host_{name}")
             function.restype, function.argtypes = ctypes.c_int64, kinds
-        self.lib.patch_host_part_of.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
         self.lib.patch_host_slabs_before.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int]
         self.lib.patch_host_narrow.argtypes = [ctypes.c_int, ctypes.c_float]
         self.lib.patch_host_narrow.restype = ctypes.c_uint32
@@ -156,6 +162,18 @@ class HostKernel:
         out = (ctypes.c_int32 * 2)()
         self.lib.patch_host_schedule(ctypes.byref(problem), ctypes.byref(device), config, out)
         return out[0], out[1]
+
+    def table(self, arguments: Arguments, config: int) -> PartTable:
+        """Return the table of a stream's parts. arguments: its sizes, its parts, and the index in this process's memory."""
+        table = PartTable()
+        self.lib.patch_host_make_parts(ctypes.byref(arguments), config, ctypes.byref(table))
+        return table
+
+    def part(self, table: PartTable, part: int) -> tuple[int, int, int]:
+        """Return tile, slab and column where a part begins."""
+        out = (ctypes.c_int32 * 3)()
+        self.lib.patch_host_part(ctypes.byref(table), part, out)
+        return out[0], out[1], out[2]
 
     def workspace_bound(self, problem: Problem) -> int:
         """Workspace bytes that the plugin asks TensorRT for."""
@@ -237,7 +255,6 @@ class HostKernel:
         tensors = {name: _placed(tensor, launch.offsets.get(name, 0)) for name, tensor in tensors.items()}
         addresses = {name: tensor.ctypes.data for name, tensor in tensors.items()}
         call = Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
-        call.index_lies = launch.index_lies
         call.dense_values, call.sparse_values = packed.dense.size, packed.sparse.size
         call.meta_words, call.index_words = packed.meta.size, packed.index.size
         call.partial_values, call.counter_words = tensors["partials"].size, parts

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from patch_compile.plugin import build as plugin
 from patch_compile.plugin.toolchain import find_nvcc
 from tests.oracles.element_packing import Packed
-from tests.plugins.host_kernel import PLUGINS, Arguments, Config, HostKernel, Launch, arguments_of
+from tests.plugins.host_kernel import (
+    PLUGINS,
+    Arguments,
+    Config,
+    HostKernel,
+    Launch,
+    PartTable,
+    StreamArguments,
+    arguments_of,
+)
 from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, entry_names, parse_entry
@@ -99,10 +108,18 @@ class PtxKernel:
         arguments = arguments_of(packed, len(x), parts, addresses, activation)
         choose_vectors(arguments)
         blocks = parts if config.streams else arguments.panels * -(-len(x) // config.tokens)
-        self.machine(launch.scalar, launch.config).launch(blocks, bytes(arguments), memory, launch.seed)
+        held = bytes(arguments)
+        if config.streams:
+            held = bytes(StreamArguments(arguments, self._table(arguments, packed, launch.config)))
+        self.machine(launch.scalar, launch.config).launch(blocks, held, memory, launch.seed)
         if memory.tensor("counters", np.int32).any():
             raise PtxFault("a counter is not 0 after the launch")
         return memory.tensor("y", np.uint16).reshape(len(x), -1).copy()
+
+    def _table(self, arguments: Arguments, packed: Packed, config: int) -> PartTable:
+        on_host = Arguments.from_buffer_copy(arguments)
+        on_host.index = packed.index.ctypes.data
+        return self.host.table(on_host, config)
 
 
 def _shared_bytes(config: Config) -> int:

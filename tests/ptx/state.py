@@ -17,11 +17,22 @@ from numpy.typing import NDArray
 from tests.ptx.memory import POISON, Array, Memory
 from tests.ptx.parser import Entry, Instruction, Operand, PtxFault
 
-__all__ = ["Copies", "Instructions", "Mask", "State", "Step", "compute", "dtype_of", "elementwise"]
+__all__ = [
+    "PARAMETERS",
+    "Copies",
+    "Instructions",
+    "Mask",
+    "State",
+    "Step",
+    "compute",
+    "dtype_of",
+    "elementwise",
+]
 
 Mask = NDArray[np.bool_] | bool
 Step = Callable[[Mask], None]
 
+PARAMETERS = 1 << 40  # address of a parameter in its own state space
 _WIDTHS = {"b16": np.uint16, "b32": np.uint32, "b64": np.uint64, "pred": np.bool_}
 _KINDS = {"b": "u", "u": "u", "s": "i", "f": "f"}
 
@@ -137,6 +148,8 @@ class State:
             raise PtxFault(f"a vector where one value is expected: {operand}")
         if operand == self.entry.shared:
             return np.full(self.threads, self.shared.base, dtype)
+        if operand in self.parameters:
+            return np.full(self.threads, PARAMETERS, dtype)
         register = self.registers.get(operand, self.specials.get(operand))
         if register is None:
             return np.full(self.threads, _constant(operand, dtype))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.mosaics import shapes
 from tests.plugins.configs import CONFIGS, PLAIN, STREAMS, case_for
-from tests.plugins.host_kernel import HostKernel, Launch
+from tests.plugins.host_kernel import HostKernel, Launch, arguments_of
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, make_case, without_panels
 from tests.ptx.kernel import SCALARS, PtxKernel, compile_ptx
 from tests.ptx.parser import PtxFault
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"to make PTX of the kerne
 # the loop over 2:4 slabs contains copies of dense slabs too, and by then none is left to copy.
 ASM = re.compile(
     r"mma|ldmatrix|movmatrix|cp\.async(?!.*(?:cache_hint|, 16$))|createpolicy|cvt\.(?:rn\.b?f16x2|f32\.f16)"
-    r"|ex2|rcp|vote|membar|bar\.red"
+    r"|ex2|rcp|atom|bar\.red"
 )
 
 
@@ -126,9 +126,20 @@ def test_random_maps(
 
 @pytest.mark.parametrize("config", STREAMS)
 def test_more_panels_than_a_warp_has_lanes(ptx: PtxKernel, kernel: HostKernel, config: str) -> None:
-    """A part may begin at any of 70 panels, and a warp searches them in two rounds."""
+    """A part may begin at any of 70 panels."""
     rows = kernel.configs()[config].panel_rows
     check(ptx, case_for(kernel, config, 3, (70 * rows - 3, 64), seed=5), config, parts=37)
+
+
+@pytest.mark.parametrize("config", ["decode-64", "gated-decode-64"])
+def test_pointers_that_are_no_parameters(ptx: PtxKernel, kernel: HostKernel, config: str) -> None:
+    """An index with so many panels that its pointers do not fit beside the table of parts."""
+    case = case_for(kernel, config, 3, (480 * 64 - 3, 64), seed=5)
+    launch = Launch(CONFIGS.index(config), parts=30)
+    arguments = arguments_of(case.packed, 3, 30, {"index": case.packed.index.ctypes.data})
+    assert kernel.table(arguments, launch.config).pointers == -1
+    y = ptx.run(case.packed, case.x, case.bias, launch, **case.epilogue)
+    assert case.worst(y) <= 1
 
 
 @pytest.mark.parametrize("config", STREAMS)
@@ -194,8 +205,9 @@ MUTATIONS: dict[str, tuple[str, Replacement]] = {
     "copies half": (r"(cp\.async\.ca[^;]*), 8, (%r\d+);", r"\1, 4, \2;"),
     "one wait too few": (r"wait_group \d;", "wait_group 3;"),
     "groups not committed": (r"cp\.async\.commit_group;", ""),
-    "votes not counted": (r"vote\.sync\.ballot\.b32 \s*(%r\d+), %p\d+, %r\d+;", r"mov.u32 \1, 1;"),
-    "counts by two": (r"(atom\.global\.add\.u32[^;]*), 1;", r"\1, 2;"),
+    "the first part of all blocks": (r"mov\.u32 \s*(%r\d+), %ctaid\.x;", r"mov.u32 \1, 0;"),
+    "another word of the table": (r"(add\.s64[^;]*), 124;", r"\1, 128;"),
+    "counts by two": (r"(atom\.acq_rel\.gpu\.global\.add\.s32[^;]*), 1;", r"\1, 2;"),
     "all threads must end": (r"bar\.red\.or", "bar.red.and"),
     "counter not reset": (r"(mov\.u32 \s*(%r\d+), 0;)\s*st\.global\.u32 \s*\[%rd\d+\], \2;", r"\1"),
     "another argument": (r"_param_0\+80\]", "_param_0+88]"),

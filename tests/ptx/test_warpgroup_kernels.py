@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.mosaics import shapes
-from tests.plugins.lying_index import LIES, lying
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, make_case, without_panels
 from tests.plugins.mutations import broken_copy
 from tests.ptx.kernel import SCALARS
@@ -109,13 +107,6 @@ def test_a_nan_stays_in_its_token(kernel: WarpgroupKernel, config: int) -> None:
     for columns in (72, 76):
         case = case_for(config, 3, (20, columns), seed=columns)
         assert with_a_nan(kernel, case, config) <= 1
-
-
-def test_an_index_that_lies_reads_nothing_else(kernel: WarpgroupKernel) -> None:
-    """Whatever the index says, the kernel ends and stays inside the tensors; results may be wrong."""
-    case = case_for(WIDE, 9, (250, 328), seed=3)
-    for lie in list(LIES)[:: max(1, len(LIES) // 6)]:
-        kernel.run(replace(case, packed=lying(case.packed, lie)), WIDE, Late.SOME)
 
 
 @pytest.mark.mutation

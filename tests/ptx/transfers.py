@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.ptx.memory import Array, Memory
 from tests.ptx.parser import Operand, PtxFault
-from tests.ptx.state import Instructions, Mask, State, Step, dtype_of
+from tests.ptx.state import PARAMETERS, Instructions, Mask, State, Step, dtype_of
 
 __all__ = ["TRANSFERS"]
 
@@ -42,9 +42,33 @@ def _writers(state: State, targets: Operands, kind: str) -> list[tuple[Array, np
     ]
 
 
+def _parameter_at(state: State, match: Match, operands: Operands) -> Step:
+    """A load from an address within the kernel's one parameter."""
+    if len(state.parameters) != 1:
+        raise PtxFault("an address is modelled in the only parameter of a kernel")
+    (held,) = state.parameters.values()
+    targets, dtype = _vector(operands[0], match), dtype_of(match["kind"])
+    address, writers = state.address(operands[1]), _writers(state, targets, match["kind"])
+    whole = dtype.itemsize * len(targets)
+
+    def step(mask: Mask) -> None:
+        at = address()[mask].ravel() - PARAMETERS
+        if len(at) and (at.min() < 0 or at.max() > len(held) - whole):
+            raise PtxFault("there is no such parameter")
+        if (at % whole).any():
+            raise PtxFault("a parameter is not aligned")
+        values = held[at[:, None] + np.arange(whole)].reshape(-1).view(dtype).reshape(-1, len(targets))
+        for i, (out, _) in enumerate(writers):
+            out[mask] = values[:, i]
+
+    return step
+
+
 @TRANSFERS.define(rf"ld\.param{_TYPE}")
 def _parameter(state: State, match: Match, operands: Operands) -> Step:
     name, _, offset = str(operands[1]).strip("[]").partition("+")
+    if name in state.registers:
+        return _parameter_at(state, match, operands)
     width, start = dtype_of(match["kind"]).itemsize, int(offset or 0)
     targets = _vector(operands[0], match)
     if name not in state.parameters or start + width * len(targets) > len(state.parameters[name]):

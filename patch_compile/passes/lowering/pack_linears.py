@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir import passes
 
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.packing.function import DOMAIN, NAME, VERSION, patch_linear_function
+from patch_compile.packing.index import KINDS
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
 from patch_compile.passes.lowering.packed_initializers import ReadTensor, joint_bias, packed_initializers
 from patch_compile.plan.lowering import LinearPlan
@@ -18,10 +21,10 @@ __all__ = ["PackLinearsPass"]
 
 
 class PackLinearsPass(passes.InPlacePass):
-    """`Y = Linear(X, W, …)` -> `Y = PatchLinear(X, dense, sparse, meta, index[, b])`: all linears planned as `plugin`.
+    """`Y = Linear(X, W, …)` -> `Y = PatchLinear(X, dense, sparse, meta[, b])`: all linears planned as `plugin`.
 
-    1. Four packed initializers `<node>.dense|sparse|meta|index` replace the weights, and one bias replaces those of
-       several linears; see `packed_initializers`.
+    1. Three packed initializers `<node>.dense|sparse|meta` and the attribute `index` replace the weights, and one bias
+       replaces those of several linears; see `packed_initializers`.
     2. The model gets one function body per kind of epilogue.
     """
 
@@ -75,7 +78,7 @@ class PackLinearsPass(passes.InPlacePass):
 
     def _rewrite(self, graph: ir.Graph, node: ir.Node, linear: LinearNode) -> None:
         plans = [self._planned(name, linear) for name in linear.linears]
-        made = packed_initializers(linear, plans, self._masks, self._read, self._dtype)
+        made, index = packed_initializers(linear, plans, self._masks, self._read, self._dtype)
         biases = list(linear.biases)
         if len(biases) > 1:
             biases = [joint_bias(linear, self._read, self._dtype)]
@@ -85,8 +88,8 @@ class PackLinearsPass(passes.InPlacePass):
         packed = ir.Node(
             DOMAIN,
             NAME,
-            [linear.x, *made[:4], *biases, *filter(None, [linear.residual])],
-            _attributes(plans[0].panel_rows, linear),
+            [linear.x, *made[:3], *biases, *filter(None, [linear.residual])],
+            _attributes(plans[0].panel_rows, linear, index),
             overload=linear.epilogue.overload,
             name=linear.name,
         )
@@ -102,16 +105,18 @@ class PackLinearsPass(passes.InPlacePass):
         return self.plan[name]
 
 
-def _attributes(panel_rows: int, linear: LinearNode) -> list[ir.Attr]:
+def _attributes(panel_rows: int, linear: LinearNode, index: NDArray[np.int32]) -> list[ir.Attr]:
     attributes = {
         "in_features": linear.shapes[0][1],
         "out_features": sum(linear.rows),
         "panel_rows": panel_rows,
+        "kinds": KINDS,
         **linear.epilogue.attributes,
         "plugin_namespace": "",
         "plugin_version": str(VERSION),
     }
-    return [
+    simple = [
         ir.AttrInt64(name, value) if isinstance(value, int) else ir.AttrString(name, value)
         for name, value in attributes.items()
     ]
+    return [*simple, ir.AttrInt64s("index", index.tolist())]

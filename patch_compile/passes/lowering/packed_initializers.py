@@ -30,10 +30,10 @@ def packed_initializers(
     masks: Mapping[str, LinearMask],
     read: ReadTensor,
     dtype: ir.DataType,
-) -> list[ir.Value]:
-    """Returns `<node>.dense|sparse|meta|index`: gate and up alternate by panel, linears that share X are stacked.
+) -> tuple[list[ir.Value], NDArray[np.int32]]:
+    """Returns `<node>.dense|sparse|meta`, and the index: gate and up alternate by panel, linears that share X are stacked.
 
-    The index is made now. The other three are packed, and compared with `W∘M` bit for bit, when the first of them is
+    The index is made now. The three tensors are packed, and compared with `W∘M` bit for bit, when the first of them is
     written. They are freed after the last, so only the weights of one node are in memory at a time.
     """
     rows = plans[0].panel_rows
@@ -50,7 +50,7 @@ def packed_initializers(
         _lazy(f"{linear.name}.{part}", partial(once.take, part, kind), kind, shape)
         for part, (kind, shape) in shapes.items()
     ]
-    return [_value(tensor) for tensor in (*tensors, ir.Tensor(index, name=f"{linear.name}.index"))]
+    return [_value(tensor) for tensor in tensors], index
 
 
 def joint_bias(linear: LinearNode, read: ReadTensor, dtype: ir.DataType) -> ir.Value:

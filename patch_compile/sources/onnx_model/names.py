@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["constants_of", "linear_name", "node_name", "reserved_names", "unique"]
 
 _SUFFIX = ".weight"
-_MADE = (_SUFFIX, ".bias", ".dense", ".sparse", ".meta", ".index")
+_MADE = (_SUFFIX, ".bias", ".dense", ".sparse", ".meta")
 _SCOPES = "pkg.torch.onnx.name_scopes"  # written by torch's exporter: "['', 'layers.1', 'layers.1.linear2', 'linear_7']"
 
 

@@ -105,10 +105,10 @@ def test_a_wrong_answer_is_said(kernel, monkeypatch):
 
 def test_a_launch_that_fails_is_a_fault_and_the_rest_is_checked(kernel):
     class Broken(KernelsOnTheCpu):
-        def launch(self, arguments, scalar, config, parts, stream):
+        def launch(self, arguments, table, scalar, config, parts, stream):
             if self.configs()[config].name == "decode-64":
                 raise RuntimeError("an illegal memory access")
-            super().launch(arguments, scalar, config, parts, stream)
+            super().launch(arguments, table, scalar, config, parts, stream)
 
     kernels = Broken(kernel, "decode-64", "gated-decode-64")
     found = bench_check.check(kernels, DEVICE, "cpu", tokens=(5,))

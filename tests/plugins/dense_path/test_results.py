@@ -16,7 +16,6 @@ from tests.plugins.dense_plugin import (
     Linear,
     problem_of,
 )
-from tests.plugins.lying_index import LIES, lying
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
 
 pytestmark = MARKS
@@ -51,17 +50,6 @@ def test_unpacking_puts_the_gate_before_the_up(load, driver):
         for first in range(sparse.shape[1]):
             got = plugin.unpack(packed, first, 1)
             assert (got == np.concatenate([side[first * 64 : first * 64 + 64] for side in sides])).all()
-
-
-@pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (64, True), (128, False)])
-def test_unpacking_by_an_index_that_lies_touches_nothing_outside_of_its_tensors(
-    load, driver, panel_rows, gated
-):
-    plugin, packed = load(driver), make_case(1, (300, 324), panel_rows, gated=gated).packed
-    plugin.lib.patch_plugin_index_lies(1)
-    for seed, lie in enumerate(LIES):
-        assert plugin.unpack(lying(packed, lie, 3 * seed)).size, lie
-        assert plugin.unpack(lying(packed, lie, seed + 1), 1, 1).size, lie
 
 
 def test_slabs_that_were_dropped_become_zeros(load, driver):

@@ -60,7 +60,7 @@ LOOP_MUTATIONS: dict[str, Mutation] = {
     ),
     "a stream's column late": (
         STREAM,
-        "begin_tile(ahead_.first_token());\n    column_ = ahead_.panel.column(a_, ahead_.slab);\n  }\n\n  const",
+        "begin_tile(ahead_.first_token());\n    column_ = ahead_.panel.column(s_.linear, ahead_.slab);\n  }\n\n  const",
         "begin_tile(ahead_.first_token());\n  }\n\n  const",
     ),
     "X at once whatever its alignment": (ARGUMENTS, "&& aligned(a->x, 16) ? 8", "? 8"),

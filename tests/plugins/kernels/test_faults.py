@@ -5,7 +5,6 @@ import pytest
 
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch, compile_host_kernel
 from tests.plugins.kernels.loop_mutations import LOOP_MUTATIONS
-from tests.plugins.lying_index import LIES, lying
 from tests.plugins.mosaic_cases import make_case, without_panels
 from tests.plugins.mutations import broken_copy, named
 
@@ -15,6 +14,7 @@ SLABS, OUTPUT, EPILOGUE = "kernels/slabs.cuh", "kernels/output.cuh", "kernels/ep
 COPIES, UNITS, LOOP = "kernels/copies.cuh", "kernels/units.cuh", "kernels/multiply.cuh"
 DENSE, SPARSE = "kernels/decode_dense16.cuh", "kernels/decode_sparse24.cuh"
 TILE, STREAM, WORK = "kernels/tile_kernel.cuh", "kernels/stream_kernel.cuh", "kernels/work.h"
+PARTS = "kernels/parts.h"
 # name: (file, correct text, text with the bug)
 MUTATIONS = {
     "one wait too few": (LOOP, "wait_copies<G::kStages - 2>();", "wait_copies<G::kStages - 1>();"),
@@ -106,27 +106,64 @@ MUTATIONS = {
         "static_cast<uint16_t>(pair >> 16)",
         "static_cast<uint16_t>(pair)",
     ),
-    "parts overlap": (STREAM, "block_index()) + 1, total", "block_index()) + 2, total"),
-    "a part begins a slab late": (STREAM, "slabs_before(begin - start,", "slabs_before(begin - start + 1,"),
+    "parts overlap": (STREAM, "part_slab(s.table, part + 1));", "part_slab(s.table, part + 1) + 1);"),
+    "a part ends a tile late": (STREAM, "begin_tile + (stop_slab > 0)", "begin_tile + 1"),
+    "a part ends a tile early": (STREAM, "begin_tile + (stop_slab > 0)", "begin_tile"),
+    "the last tile of a part whole": (STREAM, "left_ == 1 && stop_ > 0 ? stop_ : panel", "panel"),
+    "the part before": (STREAM, "begin_part<G>(s, part);", "begin_part<G>(s, part > 0 ? part - 1 : 0);"),
+    "the first column of another part": (STREAM, "part_column(s.table, part),", "part_column(s.table, 0),"),
+    "the first column of an empty tile": (
+        STREAM,
+        "if (ahead_.skip_empty(s) && ahead_.more())",
+        "if (ahead_.skip_empty(s) && false)",
+    ),
+    "the first token tile": (STREAM, "token_tile(begin_tile - ", "token_tile(0 * begin_tile - 0 * "),
+    "the tile does not go on": (STREAM, "    ++tile;\n", ""),
+    "shares with one part before": (STREAM, "while (begins && begins_inside(s.first)) --s.first;", ""),
+    "shares with one part after": (STREAM, "while (ends && begins_inside(s.last + 1)) ++s.last;", ""),
+    "shares with no part before": (STREAM, "part, work.tile, work.slab > 0,", "part, work.tile, false,"),
+    "shares with no part after": (STREAM, "work.end < work.panel.slabs())", "false)"),
+    "shares over the end of a tile": (STREAM, "part_tile(t, p) == tile && part_slab", "part_slab"),
+    "a part begins a slab late in the table": (
+        PARTS,
+        "slabs_before(offset, dense, sparse), 0};",
+        "slabs_before(offset + 1, dense, sparse), 0};",
+    ),
     "a finished tile is not passed over": (
-        STREAM,
-        "if (begin > start && slab == panel.dense + panel.sparse) next_tile(a);",
-        "",
+        PARTS,
+        "if (offset > 0 && p.slab == dense + sparse)",
+        "if (false)",
     ),
-    "the wrong panel to begin with": (STREAM, "tiles * cost <= start", "tiles * cost < start"),
-    "token tiles of one panel only": (
-        STREAM,
-        "begin - before * tiles_) / cost",
-        "begin - before * tiles_) / cost * 0",
+    "the wrong panel to begin with": (
+        PARTS,
+        "if (start < begin + tiles * cost) break;",
+        "if (start <= begin + tiles * cost) break;",
     ),
+    "token tiles of one panel only": (PARTS, "(panel * tiles + tile)", "(panel * tiles)"),
+    "the column of a slab before": (
+        PARTS,
+        "columns[dense_ptr[sides * own] + p.slab]",
+        "columns[dense_ptr[sides * own] + 0 * p.slab]",
+    ),
+    "the column of a dense slab": (PARTS, "columns[a.dense_slabs + sparse_ptr", "columns[sparse_ptr"),
+    "the table ends a tile early": (
+        PARTS,
+        "static_cast<int32_t>(a.panels * tiles), 0, 0}",
+        "static_cast<int32_t>(a.panels * tiles - 1), 0, 0}",
+    ),
+    "pointers over the parts": (
+        PARTS,
+        "const int32_t used = kPartWords * (a.parts + 1);",
+        "const int32_t used = kPartWords * a.parts;",
+    ),
+    "pointers beside the table": (PARTS, "used + 2 * pointers <= kTableWords", "true"),
+    "bits of a column lost": (PARTS, "high << kLowColumnBits |", "high << 0 |"),
     "the ring does not pass empty tiles": (
         STREAM,
         "while (slab >= end && more())",
         "if (slab >= end && more())",
     ),
-    "no fence before counting": (STREAM, "});\n  fence_device();", "});"),
-    "no fence after counting": (STREAM, "return false;\n  fence_device();", "return false;"),
-    "no barrier before counting": (STREAM, "sync_block();\n  const bool ends", "const bool ends"),
+    "no barrier before counting": (STREAM, "releases them to the block that ends last\n  const", "\n  const"),
     "counts one block too few": (STREAM, "== last - first;", "== last - first - 1;"),
     "every thread counts": (STREAM, "at.thread == 0 && count_arrival", "at.thread < 2 && count_arrival"),
     "counters not reset": (STREAM, "if (at.thread == 0) reset_counter", "if (false) reset_counter"),
@@ -143,29 +180,9 @@ MUTATIONS = {
         "if (!sync_block_any(ends)) return false;",
         "sync_block_any(ends);",
     ),
-    "trusts the first slab of a panel": (WORK, "first = at_most(begin, slabs);", "first = begin;"),
-    "trusts the number of slabs of a panel": (
-        WORK,
-        "slabs_until(end, first, slabs - first)",
-        "slabs_until(end, first, slabs)",
-    ),
     "a kind of slabs beyond the part's end": (LOOP, "    stop = stop < end ? stop : end;\n", ""),
-    "trusts a column": (
-        COPIES,
-        "low_left_ = exists && k < columns ?",
-        "low_left_ = exists && static_cast<int>(k) < a_.in_features ?",
-    ),
     "trusts that there is a next column": (SLABS, "(slab < last ? slab : last)", "(last < 0 ? last : slab)"),
-    "trusts that a panel begins first": (STREAM, "votes > 0 ? (votes - 1) * step : 0", "(votes - 1) * step"),
-    "trusts that panels end with the part": (
-        STREAM,
-        "at_most(panel.number + 1, a.panels - 1)",
-        "panel.number + 1",
-    ),
-    "trusts the place of a tile": (STREAM, "tile >= 0 && tile < tiles_ ?", "true ?"),
-    "trusts that a tile ends with the parts": (STREAM, "a.parts), a.parts - 1);", "a.parts), 1 << 30);"),
     "2:4 slabs counted as dense": (WORK, "if (whole <= dense) return", "if (whole <= dense + sparse) return"),
-    "the last unit one too early": (WORK, "tile_cost(dense, sparse - 1)", "tile_cost(dense, sparse) - 20"),
 } | LOOP_MUTATIONS
 CASES = [  # config, tokens, (rows, columns), parts
     (0, 5, (130, 324), 1),
@@ -181,7 +198,6 @@ EPILOGUES = [  # config, tokens, (rows, columns), parts, the epilogue
     (2, 20, (72, 132), 1, {"activation": "gelu_tanh", "residual": True}),
     (6, 9, (130, 324), 5, {"activation": "silu", "gated": True, "residual": True}),
 ]
-LYING = [(0, 37, 1, {}), (0, 37, 5, {}), (2, 20, 1, {}), (6, 37, 3, {"gated": True})]
 CONFIGS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 6  # bits of the configurations that are compiled
 
 
@@ -209,19 +225,6 @@ def faults(kernel):
                 continue
             if case.worst(y) > 1:
                 yield "wrong result"
-    yield from lies_found(kernel)
-
-
-def lies_found(kernel):
-    """Gives the accesses out of bounds to which an index leads that lies."""
-    for config, tokens, parts, how in LYING:
-        case = make_case(tokens, (130, 132), 64, **how)
-        for lie in LIES:
-            launch = Launch(config, parts=parts, index_lies=True)
-            try:
-                kernel.run(lying(case.packed, lie), case.x, case.bias, launch, **case.epilogue)
-            except RuntimeError as error:
-                yield f"{lie}: {error}"
 
 
 # Every run of the tests takes one bug per kind of check; `make mutate` takes all.
@@ -236,7 +239,8 @@ OFTEN = (
     "reads columns that are not there",
     "stores tokens that are not there",
     "parts overlap",
-    "no fence before counting",
+    "no barrier before counting",
+    "shares with one part before",
     "counters not reset",
     "the up activated",
     "the residual not transposed",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.plugins.configs import CONFIGS
-from tests.plugins.host_kernel import COMPILER, Arguments, Call, Stats
+from tests.plugins.host_kernel import COMPILER, Arguments, Call, PartTable, Stats
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
@@ -35,13 +35,16 @@ def test_the_last_tile_of_the_largest_problem(kernel, config):
         x[last, column * 64 : (column + 1) * 64] = rng.integers(-2, 3, (about.tokens, 64))
     pointers = np.arange(panels + 1, dtype=np.int32) * SLABS
     index = np.concatenate([pointers, 0 * pointers, np.tile(np.arange(SLABS), panels)]).astype(np.int32)
-    blocks = panels * tiles  # one part of a stream per tile, so that no tile is shared
+    # The last part of a stream is its last tile, so that no tile is shared; a tile kernel has a block for each.
+    table, blocks = PartTable(pointers=-1), 2 if about.streams else panels * tiles
+    table.words[2], table.words[4] = (panels * tiles - 1) << 6, (panels * tiles) << 6
     call = Call(
-        config=number, dense_values=dense.size, index_words=index.size, first_block=blocks - 1, seed=1
-    )
+        config=number, dense_values=dense.size, index_words=index.size, first_block=blocks - 1, seed=1,
+        table=ctypes.addressof(table),
+    )  # fmt: skip
     call.arguments = Arguments(
         x=x.ctypes.data, dense=dense.ctypes.data, index=index.ctypes.data, y=y.ctypes.data,
-        tokens=M, out_features=N, in_features=K, panels=panels, dense_slabs=len(dense), parts=blocks,
+        tokens=M, out_features=N, in_features=K, panels=panels, dense_slabs=len(dense), parts=blocks if about.streams else 1,
     )  # fmt: skip
     if kernel.lib.patch_host_run(ctypes.byref(call), ctypes.byref(Stats())):
         raise AssertionError(kernel.lib.patch_host_error().decode())

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.plugins.host_kernel import COMPILER, CopyMode, HostKernel, Launch, host_library
-from tests.plugins.lying_index import LIES, lying
 from tests.plugins.mosaic_cases import make_case
 from tests.plugins.sanitized import SANITIZERS
 
@@ -28,9 +27,6 @@ def battery(kernel):
                 case.packed, case.x, case.bias, Launch(config, parts=3, mode=mode), **case.epilogue
             )
             assert case.worst(y) <= 1
-        for lie in LIES:
-            launch = Launch(config, parts=3, index_lies=True)
-            kernel.run(lying(case.packed, lie), case.x, case.bias, launch, **case.epilogue)
 
 
 def test_the_kernels_are_without_a_fault(library_cache):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.plugins.host_kernel import COMPILER, Device, Problem
+from tests.plugins.host_kernel import COMPILER, Arguments, Device, Problem
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
@@ -158,26 +158,80 @@ def starts_of(panels, tiles):
 
 
 @pytest.mark.parametrize("tiles", [1, 3])
-def test_every_unit_belongs_to_one_part_and_parts_are_equal(kernel, tiles):
+def test_every_slab_belongs_to_one_part_and_parts_are_equal(kernel, tiles):
+    """The table of parts says what a walk over all units says: a part begins at the first slab that starts in it."""
     rng = np.random.default_rng(tiles)
     for panels in (
         [(0, 0)],
         [(1, 0)],
         [(0, 1)],
         [(0, 0), (5, 5), (0, 0)],
+        [(0, 0), (0, 0), (1, 0), (0, 0)],
         rng.integers(0, 20, (7, 2)).tolist(),
+        rng.integers(0, 2, (500, 2)).tolist(),
     ):
         units, total = starts_of(panels, tiles)
         for parts in {1, 2, 3, 5, max(1, total // 40), max(1, total // 16)}:
-            if parts > max(1, total // 16):
+            if parts > min(384, max(1, total // 16)):
                 continue
-            begins = [kernel.lib.patch_host_part_begin(part, total, parts) for part in range(parts + 1)]
-            assert begins[0] == 0 and begins[-1] == total
-            dealt = [kernel.lib.patch_host_part_of(start, total, parts) for *_, start in units]
-            assert dealt == sorted(dealt) and set(dealt) == set(range(parts))
-            for part, (*_, start) in zip(dealt, units, strict=True):
-                assert begins[part] <= start < begins[part + 1]
-            assert max(np.diff(begins)) - min(np.diff(begins)) <= 1
+            index, columns = index_of(panels, rng)
+            table = kernel.table(stream_of(panels, tiles, parts, index), DECODE)
+            begins = [kernel.part(table, part) for part in range(parts + 1)]
+            assert begins[-1] == (len(panels) * tiles, 0, 0)
+            assert [b[:2] for b in begins] == sorted(b[:2] for b in begins) and begins[0][:2] == (0, 0)
+            for part, (tile, slab, column) in enumerate(begins[:-1]):
+                start = -(-part * total // parts)
+                # What starts in the part; the begin of a tile belongs to the tile's first slab.
+                panel, of, first, _ = next(unit for unit in units if unit[3] >= start)
+                assert (tile, slab) == (panel * tiles + of, max(first, 0))
+                own = columns[tile // tiles]
+                assert column == (own[slab] if slab < len(own) else 0)
+            words = np.array(table.words)
+            fits = 2 * (parts + 1) + 2 * (len(panels) + 1) <= len(words)
+            assert table.pointers == (2 * (parts + 1) if fits else -1)
+            if fits:
+                held = words[table.pointers :][: 2 * (len(panels) + 1)]
+                assert (held == index[: len(held)]).all()
+
+
+DECODE = 0  # decode-64, which has 16 tokens to a tile
+
+
+def index_of(panels, rng):
+    """An index of panels with (dense, 2:4) slabs at random columns, and the columns of each panel in order."""
+    counts = np.array(panels)
+    columns = [rng.integers(0, 1 << 18, counts[:, kind].sum()) for kind in (0, 1)]
+    pointers = [np.concatenate([[0], np.cumsum(counts[:, kind])]) for kind in (0, 1)]
+    split = [np.split(columns[kind], pointers[kind][1:-1]) for kind in (0, 1)]
+    own = [np.concatenate(pair).tolist() for pair in zip(*split, strict=True)]
+    return np.concatenate([*pointers, *columns]).astype(np.int32), own
+
+
+def stream_of(panels, tiles, parts, index):
+    dense, sparse = np.array(panels).sum(0)
+    return Arguments(
+        index=index.ctypes.data, tokens=16 * tiles, panels=len(panels), dense_slabs=dense, sparse_slabs=sparse,
+        parts=parts,
+    )  # fmt: skip
+
+
+def test_the_largest_numbers_fit_into_a_word_of_the_table(kernel):
+    """2^26 - 1 tiles, 2^19 slabs of a tile, and the last of 2^18 columns."""
+    last = (1 << 18) - 1
+    index = np.array([0, 1 << 19, 0, 0, *[last] * (1 << 19)], np.int32)
+    table = kernel.table(stream_of([(1 << 19, 0)], 1, 2, index), DECODE)
+    assert kernel.part(table, 1) == (0, 1 << 18, last)
+    many = (1 << 26) - 1
+    table = kernel.table(stream_of([(1, 0)], many, 384, np.array([0, 1, 0, 0, last], np.int32)), DECODE)
+    assert kernel.part(table, 384) == (many, 0, 0)
+    assert kernel.part(table, 383)[0] == -(-383 * many // 384)
+
+
+def test_a_stream_with_more_tiles_than_its_table_counts_is_not_chosen(kernel):
+    names = list(kernel.configs())
+    for tokens, fits in ((16 * ((1 << 26) - 1), True), (16 << 26, False)):
+        asked = problem(tokens, (64, 64), 64)
+        assert (kernel.schedule(asked, A100, names.index("decode-64"))[0] >= 0) == fits
 
 
 def test_slabs_before_a_place_are_those_that_start_there(kernel):

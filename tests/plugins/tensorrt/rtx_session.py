@@ -60,15 +60,15 @@ def register(order: str, library: str) -> dict[str, Any]:
     return {"known": [k for k in known if k[0] == "PatchLinear"], "errors": log.errors}
 
 
-def create(fields: dict[str, int | str], library: str) -> tuple[Log, Any]:
+def create(fields: dict[str, int | str | list[int]], library: str) -> tuple[Log, Any]:
     log = Log()
     builder = trt.Builder(log)
     trt.get_plugin_registry().load_library(library)
-    creator = trt.get_plugin_registry().get_creator("PatchLinear", "1", "")
+    creator = trt.get_plugin_registry().get_creator("PatchLinear", "2", "")
     made = [
         trt.PluginField(n, np.frombuffer(v.encode(), np.int8), trt.PluginFieldType.CHAR)
         if isinstance(v, str)
-        else trt.PluginField(n, np.array([v], np.int32), trt.PluginFieldType.INT32)
+        else trt.PluginField(n, np.array(np.atleast_1d(v), np.int32), trt.PluginFieldType.INT32)
         for n, v in fields.items()
     ]
     try:
@@ -92,7 +92,6 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
         "dense": (packed.dense, other),
         "sparse": (packed.sparse, kind),
         "meta": (packed.meta, onnx.TensorProto.INT32),
-        "index": (packed.index, onnx.TensorProto.INT32),
         "bias": (np.zeros(ROWS * (1 + gated), np.uint16), kind),
     }
     if variant == "nobias":
@@ -101,7 +100,15 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
         helper.make_tensor(name, dtype, array.shape, array.tobytes(), raw=True)
         for name, (array, dtype) in tensors.items()
     ]
-    attributes = {"in_features": COLUMNS, "out_features": ROWS, "panel_rows": PANEL_ROWS}
+    attributes = {
+        "in_features": COLUMNS,
+        "out_features": ROWS,
+        "panel_rows": PANEL_ROWS,
+        "kinds": "dense,2:4",
+    }
+    attributes["index"] = packed.index.tolist()
+    if variant == "lie":
+        attributes["index"][-1] = 99
     if gated:
         attributes |= {"gated": 1, "activation": "silu"}
     if residual:
@@ -110,7 +117,7 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
     if residual:
         wrong = variant.endswith("shape")
         inputs.append(helper.make_tensor_value_info("r", kind, ["batch", "tokens", ROWS + 4 * wrong]))
-    plugin = {"plugin_namespace": "", "plugin_version": "1"}
+    plugin = {"plugin_namespace": "", "plugin_version": "1" if variant == "version-1" else "2"}
     names = ["x", *tensors, *["r"] * residual]
     node = helper.make_node("PatchLinear", names, ["y"], domain="patch", **attributes, **plugin)
     graph = helper.make_graph(
@@ -120,14 +127,15 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", kind, ["batch", "tokens", ROWS])],
         initializers,
     )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("patch", 1)]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("patch", 2)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def build(variant: str, library: str) -> dict[str, Any]:
     """Build an engine of one PatchLinear.
 
-    Variants: fp16, bf16, nobias, gated, residual, shape (wrong), mixed (types), residual-shape (wrong).
+    Variants: fp16, bf16, nobias, gated, residual, shape (wrong), mixed (types), residual-shape (wrong), lie
+    (of the index), version-1.
     """
     log = Log()
     builder = trt.Builder(log)

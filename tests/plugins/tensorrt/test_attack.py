@@ -29,7 +29,15 @@ MUTATIONS = {
     "tokens that overflow": (PLUGIN, "x.d[i] > kMostTokens / tokens", "false"),
     "no tokens": ("kernels/schedule.h", "  if (p.tokens == 0) return 0;\n", ""),
     "any number of inputs": (PLUGIN, "if (takes(inputs) && outputs == 1) return 0;", "return 0;"),
-    "more slabs than W has": (PLUGIN, "dense > most || sparse > most - dense ||", "false ||"),
+    "an index of any size": ("kernels/index.h", "if (size != kKindCount * pointers + slabs)", "if (false)"),
+    "columns beyond K": ("kernels/index.h", "if (*column < 0 || *column >= columns)", "if (false)"),
+    "pointers that fall": ("kernels/index.h", "if (own[p + 1] < own[p])", "if (false)"),
+    "any number of slabs": ("kernels/index.h", "if (stored != slabs)", "if (false)"),
+    "an index that is not aligned": (
+        CREATOR,
+        "std::memcpy(index->data(), f.data, f.length * sizeof(int32_t));",
+        "for (int32_t j = 0; j < f.length; ++j) (*index)[j] = static_cast<const int32_t*>(f.data)[j];",
+    ),
 }
 
 

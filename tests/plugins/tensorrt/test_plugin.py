@@ -21,7 +21,10 @@ pytestmark = [
     ),
 ]
 
-GOOD = {"in_features": 64, "out_features": 100, "panel_rows": 64}
+# Two panels of one slab: the first is dense, the second 2:4.
+INDEX = [0, 1, 1, 0, 0, 1, 0, 0]
+GOOD = {"in_features": 64, "out_features": 100, "panel_rows": 64, "kinds": "dense,2:4", "index": INDEX}
+BOTH = [["PatchLinear", "1", ""], ["PatchLinear", "2", ""]]  # version 1 is there to be refused by name
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +67,12 @@ def session(library, environment):
 @pytest.mark.parametrize("order", ["d", "l", "dl", "ld", "dc"])
 def test_registers_once_whichever_way_it_is_loaded(session, order):
     got = session("register", order)
-    assert got["known"] == [["PatchLinear", "1", ""]]
+    assert sorted(got["known"]) == BOTH
     assert [e for e in got["errors"] if "exists already" not in e or order != "dc"] == []
 
 
 def test_loading_twice_is_harmless_and_unloading_leaves_nothing(session):
-    assert session("register", "ll")["known"] == [["PatchLinear", "1", ""]]
+    assert sorted(session("register", "ll")["known"]) == BOTH
     assert session("register", "lx")["known"] == []
 
 
@@ -80,7 +83,7 @@ def test_engine_builds_ahead_of_time(session, variant):
     assert got["shape"] == [-1, -1, 200]
 
 
-@pytest.mark.parametrize("variant", ["shape", "mixed", "residual-shape"])
+@pytest.mark.parametrize("variant", ["shape", "mixed", "residual-shape", "lie", "version-1"])
 def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
     got = session("build", variant)
     assert not got["built"] and got["errors"]
@@ -88,6 +91,8 @@ def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
         "shape": "last dimension must be in_features = 324",
         "mixed": "Failed to find any supported plugin/custom tactic format",
         "residual-shape": "it must be that of Y",
+        "lie": "the index lies: 2:4 slab 11 lies at column 99, and K has 6 columns of 64",
+        "version-1": "PatchLinear of version 1, and this plugin runs version 2. Build the model again",
     }
     assert any(message[variant] in e for e in got["errors"])
 
@@ -104,6 +109,16 @@ def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
         ({"residual": -1}, "gated and residual must be 0 or 1"),
         ({"activation": "quick_gelu"}, "activation must be empty, gelu, gelu_tanh or silu"),
         ({"activation": 1}, "activation must be a string"),
+        (
+            {"kinds": "dense,8:16"},
+            "kinds is 'dense,8:16', and this plugin knows slabs of the kinds dense,2:4",
+        ),
+        ({"kinds": None}, "kinds is '', and"),
+        ({"index": None}, "the index has 0 numbers; 2 panels of 1 slabs need 8"),
+        ({"index": [*INDEX, 0]}, "the index has 9 numbers"),
+        ({"index": [0, 1, 2, 0, 0, 1, 0, 0]}, "its pointers end at 3 slabs, and there are 2"),
+        ({"index": [0, 1, 1, 0, 0, 1, 0, 1]}, "2:4 slab 0 lies at column 1, and K has 1 columns of 64"),
+        ({"index": "01"}, "index must be INT32 numbers"),
     ],
 )
 def test_senseless_attributes_are_refused_by_name(session, change, message):
