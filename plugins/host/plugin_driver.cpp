@@ -178,6 +178,17 @@ void* patch_plugin_new(const Linear* l, const int32_t* index, int64_t size) {
   patch::log(patch::Severity::kERROR, fault);
   return nullptr;
 }
+// Copies the index that an engine would hold; returns its size.
+int patch_plugin_serialized_index(void* p, int32_t* out, int room) {
+  const nvinfer1::PluginFieldCollection* all = plugin_of(p)->getFieldsToSerialize();
+  for (int32_t i = 0; i < all->nbFields; ++i) {
+    const nvinfer1::PluginField& f = all->fields[i];
+    if (std::string(f.name) != "index") continue;
+    std::copy_n(static_cast<const int32_t*>(f.data), std::min(f.length, room), out);
+    return f.length;
+  }
+  return 0;
+}
 void* patch_plugin_clone(void* p) { return plugin_of(p)->clone(); }
 void patch_plugin_delete(void* p) { delete plugin_of(p); }
 const char* patch_plugin_timing_id(void* p) { return plugin_of(p)->getTimingCacheID(); }

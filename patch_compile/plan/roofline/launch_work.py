@@ -26,6 +26,7 @@ _FMA = {"HMMA": 16 * 8 * 16, "HMMA.SP": 16 * 8 * 32}
 _SHARED_BYTES, _SCHEDULERS = 128, 4
 # Registers of an SM, and the multiple that a warp's registers are rounded up to.
 _REGISTERS, _GRANULE = 65536, 256
+_TABLE_WORDS = 980  # of a stream's table of parts and pointers (plugins/kernels/arguments.h)
 _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
 
 
@@ -191,10 +192,11 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     if pieces:
         clocks["l2"] = clocks.get("l2", 0) + 2 * pieces * sums * busiest / rates.l2
     l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks
-    # Two rounds of probes, the panel and the column come one after the other, half of them from DRAM. The last tile is
-    # stored, counted and read piece by piece; then Y is stored.
+    # The begin of a part is a kernel parameter, which comes from L2. Pointers that do not fit beside it come from DRAM. The
+    # last tile is stored, counted and read piece by piece; then Y is stored.
     tail = l2 * ((3 + -(-parts // tiles) + 1) if pieces else 1)
-    edges = 2 * dram + 2 * l2 + tail
+    inside = 2 * (parts + 1) + 2 * (problem.panels + 1) <= _TABLE_WORDS
+    edges = l2 + (0 if inside else dram) + tail
     resident = min(parts, card.sms * _occupancy(card, config))
     slab_bytes = weights / (problem.dense_slabs + problem.sparse_slabs)
     return Work(passes * weights + activations, clocks, edges, resident * (config.stages - 1) * slab_bytes)
