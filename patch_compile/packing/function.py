@@ -20,17 +20,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from patch_compile.packing.index import KINDS
-
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DOMAIN", "GATED_PANEL_ROWS", "INPUTS", "NAME", "VERSION", "Epilogue", "patch_linear_function"]
+__all__ = [
+    "DOMAIN",
+    "GATED_PANEL_ROWS",
+    "INPUTS",
+    "KINDS",
+    "NAME",
+    "VERSION",
+    "Epilogue",
+    "patch_linear_function",
+]
 
 DOMAIN = "patch"
 NAME = "PatchLinear"
 VERSION = 2  # version 1 had the index as an input
 INPUTS = ("X", "dense", "sparse", "meta")
+KINDS = "dense,2:4"  # kinds of slabs, in the order of their inputs and of the index: the attribute `kinds`
 GATED_PANEL_ROWS = 64
 
 # Value of the attribute `activation` -> lines that compute fp32 a from fp32 z.

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "csr_index", "index_fault", "index_from_attribute"]
+from patch_compile.packing.function import KINDS
 
-KINDS = "dense,2:4"  # of the attribute `kinds`
+__all__ = ["csr_index", "index_fault", "index_from_attribute"]
 
 
 def csr_index(is_sparse: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -6,8 +6,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from patch_compile.packing.format import pack, pack_together
-from patch_compile.packing.function import DOMAIN, NAME, VERSION, Epilogue, patch_linear_function
-from patch_compile.packing.index import KINDS
+from patch_compile.packing.function import DOMAIN, KINDS, NAME, VERSION, Epilogue, patch_linear_function
 from patch_compile.packing.joint import gated_panels
 from tests.mosaics import random_mask, random_weight
 

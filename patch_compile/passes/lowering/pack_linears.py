@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from onnx_ir import passes
 
 from masklearn.masks.linear_mask import LinearMask
-from patch_compile.packing.function import DOMAIN, NAME, VERSION, patch_linear_function
-from patch_compile.packing.index import KINDS
+from patch_compile.packing.function import DOMAIN, KINDS, NAME, VERSION, patch_linear_function
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, take_over
 from patch_compile.passes.lowering.packed_initializers import ReadTensor, joint_bias, packed_initializers
 from patch_compile.plan.lowering import LinearPlan

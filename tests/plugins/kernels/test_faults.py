@@ -59,8 +59,8 @@ MUTATIONS = {
     "reads half of a chunk": (COPIES, "columns - k > 4 ?", "columns - k > 8 ?"),
     "rows of the tile before": (
         STREAM,
-        "if (ahead_.next_slab(a_)) copies_.begin_tile",
-        "if (ahead_.next_slab(a_) && !more_) copies_.begin_tile",
+        "if (ahead_.next_slab(s_)) copies_.begin_tile",
+        "if (ahead_.next_slab(s_) && !more_) copies_.begin_tile",
     ),
     "a column late": (TILE, "panel_.column(a_, slab_ + 1)", "panel_.column(a_, slab_)"),
     "second 2:4 slab of the panel before": (SLABS, "first_sparse - dense)", "first_sparse)"),
@@ -92,7 +92,11 @@ MUTATIONS = {
     "the wrong tail of erfc": (EPILOGUE, "x < 0.f ? tail : 1.f - tail", "x > 0.f ? tail : 1.f - tail"),
     "the up's dense slabs into the gate": (LOOP, "G::kPanels - 1, p.dense);", "0, p.dense);"),
     "the gate's 2:4 slabs into the up": (LOOP, "p.dense + p.gate_sparse", "p.gate_sparse"),
-    "gate and up not paired": (SLABS, "const int packed = panel * G::kPanels;", "const int packed = panel;"),
+    "gate and up not paired": (
+        SLABS,
+        "const int packed = number * G::kPanels,",
+        "const int packed = number,",
+    ),
     "sums of the gate for the up": (STREAM, "(f * G::kWarpRows + m) * G::kWarpTokens", "m * G::kWarpTokens"),
     "not transposed": (OUTPUT, "transpose_matrix(pair)", "pair"),
     "a stream stores tokens that are not there": (
