@@ -1,6 +1,6 @@
 """Makes a MaskSet from published masks: finds the tile size and verifies every linear, with one in memory at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +16,13 @@ from masklearn.importers.detect import detect_format
 from masklearn.importers.mosaic import Mosaic, mosaic_of, zeros_per_group
 from masklearn.importers.nonzero import nonzero
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
+from masklearn.masks.kinds.allowed import allowed_kinds, only_two_four
+from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ImportRecord, MaskRecord
-from masklearn.masks.tiles import GROUP, grid_shape
+from masklearn.masks.tiles import GROUP, WHOLE, grid_shape
 from masklearn.progress import OnStep
 
 __all__ = ["import_masks"]
@@ -35,10 +38,12 @@ def import_masks(
     tile: tuple[int, int] | None = None,
     progress: OnStep | None = None,
     note: Note | None = None,
+    kinds: str = TWO_FOUR.name,
 ) -> MaskSet:
     """Import the masks of `source` for the covered linears of a model.
 
-    format: a name of `IMPORTERS`, None to detect it; tile: (rows, columns), None to find it; progress: see `OnStep`;
+    format: a name of `IMPORTERS`, None to detect it; tile: (rows, columns), None to find it by its 2:4 tiles; kinds: kinds
+    of tiles that are looked for, see `kinds.allowed`: a tile gets the tightest one that holds it; progress: see `OnStep`;
     note: called with a line for each finding and decision. Memory: one weight, and the patterns.
 
     Raises PatchCompileError if the source is damaged, of another model or format, has no 2:4 tile, or violates 2:4 in a
@@ -50,7 +55,7 @@ def import_masks(
         note(f"format: {format} ({why})")
     importer = IMPORTERS[format]()
     published = importer.open(source, checkpoint, coverage)
-    run = _Import(source, importer, published, checkpoint, coverage, progress or _silent, note)
+    run = _Import(source, importer, published, checkpoint, coverage, progress or _silent, note, kinds)
     run.say_coverage()
     masks = dict(run.masks(tile or run.tile_size()))
     ratio = run.ratio(masks)
@@ -89,6 +94,7 @@ class _Import:
     coverage: Coverage
     progress: OnStep
     note: Note
+    kinds: str
     zeros: int = 0
     extra: int = 0
     nearly: dict[str, int] = field(default_factory=dict)
@@ -118,6 +124,11 @@ class _Import:
             search.add(self.published.read(name))
             self.progress("finding the tile size", done, len(mosaics))
         size = search.result()
+        if size is None and not only_two_four(self.kinds):
+            self.note(
+                f"tile: {_words(DEFAULT_TILE)} (too few 2:4 groups to find it by; --tile names another)"
+            )
+            return DEFAULT_TILE
         if size is None and not self.published.uniform:
             raise self._no_tile()
         self.note(f"tile: {_words(size or DEFAULT_TILE)} (the largest that loses no 2:4 area)")
@@ -126,9 +137,11 @@ class _Import:
     def masks(self, size: TileSize) -> Iterator[tuple[str, LinearMask]]:
         """Yield the hybrid mask of every covered linear. Linears without a mask in the source are dense."""
         masked = set(self.published.names)
+        tile = size[0] or WHOLE, size[1] or WHOLE
+        kinds = allowed_kinds(self.kinds, self.coverage.linears, tile)
         for done, (name, shape) in enumerate(self.coverage.linears.items(), start=1):
             tile = tile_of(size, shape)
-            yield name, self._mask(name, tile) if name in masked else _dense(shape, tile)
+            yield name, self._mask(name, tile, kinds[name]) if name in masked else _dense(shape, tile)
             self.progress("importing", done, len(self.coverage.linears))
 
     def ratio(self, masks: dict[str, LinearMask]) -> float:
@@ -150,16 +163,17 @@ class _Import:
             )
         return ratio
 
-    def _mask(self, name: str, tile: tuple[int, int]) -> LinearMask:
+    def _mask(self, name: str, tile: tuple[int, int], kinds: Sequence[Kind]) -> LinearMask:
         kept = self.published.read(name)
         if name in self.published.uniform:
             self._check_uniform(name, kept)
-        mosaic = mosaic_of(kept, tile)
+            kinds = (TWO_FOUR,)
+        mosaic = mosaic_of(kept, tile, kinds=kinds)
         self.zeros += mosaic.zeros
         if not self.importer.in_weights and bool(mosaic.dropped(kept).any()):
             weight = f"{name}.weight"
             held = from_stored(self.checkpoint, weight, nonzero(self.checkpoint, weight))
-            mosaic = mosaic_of(kept, tile, ~held)
+            mosaic = mosaic_of(kept, tile, ~held, kinds)
             self._check_dropped(name, mosaic, mosaic.dropped(kept) & held)
         if mosaic.nearly:
             self.nearly[name] = mosaic.nearly

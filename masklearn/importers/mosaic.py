@@ -1,12 +1,14 @@
 """Converts a published mask of zeros and ones to a hybrid mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.patterns import patterns_from_scores
+from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR, families_of
+from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
 
 __all__ = ["Mosaic", "mosaic_of", "zeros_per_group"]
@@ -29,34 +31,62 @@ class Mosaic:
 
     @property
     def sparse(self) -> NDArray[np.bool_]:
-        """Groups in sparse tiles, bool `[N, K/4]`."""
-        return expand_tiles(self.mask.tiles, self.mask.shape, self.mask.tile)
+        """Groups of 4 in pruned tiles, bool `[N, K/4]`."""
+        return expand_tiles(self.mask.kinds != DENSE.code, self.mask.shape, self.mask.tile)
 
     def dropped(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Returns the zeros of the published mask `kept` that the hybrid mask does not have, bool `[N, K]`.
 
-        They are the zeros in dense tiles, and the third and fourth zeros of a group in a sparse tile.
+        They are the zeros in dense tiles, and those of a group in a pruned tile beyond what its kind zeroes.
         """
         return self.mask.keep() & ~kept
 
 
 def mosaic_of(
-    kept: NDArray[np.bool_], tile: tuple[int, int], free: NDArray[np.bool_] | None = None
+    kept: NDArray[np.bool_],
+    tile: tuple[int, int],
+    free: NDArray[np.bool_] | None = None,
+    kinds: Sequence[Kind] = (TWO_FOUR,),
 ) -> Mosaic:
-    """Returns the hybrid mask of a published mask `[N, K]`. A tile is 2:4 if all its groups of 4 have two zeros or more.
+    """Returns the hybrid mask of a published mask `[N, K]`. A tile gets the tightest of the kinds that holds it.
 
-    A group with more than two zeros keeps first the weights that are not zero, then free weights, then the lower k.
+    A kind holds a tile if no group has more than `kind.kept` weights that are not zero: two of each 4 for 2:4. The tightest
+    one takes the fewest bytes, and of equal ones 2:4. A group with more zeros than its kind keeps first the weights that are
+    not zero, then free weights, then the lower position.
+
     free: bool `[N, K]`, True for weights that are zero in the model, which can be kept without any effect.
     """
     preference = kept.view(np.uint8) if free is None else 2 * kept.view(np.uint8) + free.view(np.uint8)
     shape = (kept.shape[0], kept.shape[1])
     zeros = zeros_per_group(kept)
     dense_groups = tile_sums(zeros < 2, tile)
-    tiles = dense_groups == 0
-    mask = LinearMask.from_candidate(tile, tiles, patterns_from_scores(preference))
+    chosen = np.full(dense_groups.shape, DENSE.code, np.uint8)
+    for kind in sorted(kinds, key=lambda one: (-one.bytes_per_weight, -one.code)):
+        chosen[_holds(kind, kept, tile)] = kind.code
+    codes = {
+        family.name: family.best(preference, kept_per_group(chosen, shape, tile, family.name))
+        for family in families_of(kinds)
+    }
+    mask = LinearMask.from_codes(shape, tile, chosen, codes)
     groups = tile_weights(shape, tile) // GROUP
-    nearly = (dense_groups > 0) & (dense_groups <= (1 - _NEARLY) * groups) & (groups >= _LARGE)
+    nearly = (
+        (chosen == DENSE.code)
+        & (dense_groups > 0)
+        & (dense_groups <= (1 - _NEARLY) * groups)
+        & (groups >= _LARGE)
+    )
     return Mosaic(mask, int(zeros.sum(dtype=np.int64)), int(nearly.sum()))
+
+
+def _holds(kind: Kind, kept: NDArray[np.bool_], tile: tuple[int, int]) -> NDArray[np.bool_]:
+    """Returns the tiles whose groups all keep at most what the kind keeps, bool `[grid]`."""
+    if kind is TWO_FOUR:
+        return tile_sums(zeros_per_group(kept) < TWO_FOUR.group - TWO_FOUR.kept, tile) == 0
+    assert kind.family is not None
+    over = kind.family.groups(kept.view(np.uint8)).sum(-1, dtype=np.uint8) > kind.kept
+    # A tile has as many groups of 16 in a row as one with a quarter of its columns has groups of 4.
+    narrower = tile[0], tile[1] * GROUP // kind.group
+    return tile_sums(over, narrower) == 0
 
 
 def zeros_per_group(kept: NDArray[np.bool_]) -> NDArray[np.uint8]:

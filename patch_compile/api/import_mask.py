@@ -18,6 +18,7 @@ def import_mask(
     model: StrPath,
     format: str = "auto",
     tile: tuple[int, int] | str | None = None,
+    kinds: str = "2:4",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     force: bool = False,
@@ -26,7 +27,8 @@ def import_mask(
 
     source: an .npz of MaskLLM or PATCH, a pruned Hugging Face folder, or a folder of compressed-tensors. format: "auto"
     detects it from the content. tile: (rows, columns) or "128x128"; None takes the largest tile that loses no 2:4 area.
-    include, exclude: patterns of linears. force: replace `out`.
+    kinds: kinds of tiles to look for, "2:4", "auto" or names; a tile gets the tightest one that holds it. include,
+    exclude: patterns of linears. force: replace `out`.
 
     Raises UsageError for an invalid setting, and PatchCompileError for masks that cannot be imported.
     """

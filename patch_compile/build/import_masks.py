@@ -11,12 +11,13 @@ from pydantic import AfterValidator
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.coverage import covered_linears_of
 from masklearn.importers.base import IMPORTERS
-from masklearn.recipe import Pattern, Tile
+from masklearn.recipe import Kinds, Pattern, Tile
 from masklearn.settings import Settings
 from patch_compile.build.summary import skipped_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.answers import ImportedAnswer, MaskedLinear
 from patch_compile.progress import Progress
+from patch_compile.report.learned import kinds_line
 
 __all__ = ["AUTO", "ImportRequest", "import_mask"]
 
@@ -32,7 +33,8 @@ def _known_format(name: str) -> str:
 class ImportRequest(Settings):
     """Settings of `import-mask`.
 
-    tile: None takes the largest tile that loses no 2:4 area; format: "auto" detects it from the content.
+    tile: None takes the largest tile that loses no 2:4 area; kinds: kinds of tiles that are looked for, of which a tile gets
+    the tightest; format: "auto" detects it from the content.
     """
 
     source: Path
@@ -40,6 +42,7 @@ class ImportRequest(Settings):
     model: Path
     format: Annotated[str, AfterValidator(_known_format)] = AUTO
     tile: Tile | None = None
+    kinds: Kinds = "2:4"
     include: tuple[Pattern, ...] = ()
     exclude: tuple[Pattern, ...] = ()
 
@@ -59,11 +62,13 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
     coverage = covered_linears_of(checkpoint, r.include, r.exclude)
     format = None if r.format == AUTO else r.format
     with progress.stage("masks") as update:
-        masks = import_masks(r.source, checkpoint, coverage, format, r.tile, update, progress.note)
+        masks = import_masks(r.source, checkpoint, coverage, format, r.tile, update, progress.note, r.kinds)
         masks.save(r.out)
     imported = masks.record.imported
     assert imported is not None
-    progress.note(f"build: {_command(r, imported.format)}")
+    if line := kinds_line(masks):
+        progress.note(line)
+    progress.note(f"build: {_command(r, imported.format, plain=not line)}")
     return ImportedAnswer(
         path=str(r.out),
         linears=tuple(MaskedLinear.of(name, mask) for name, mask in masks.items()),
@@ -75,11 +80,12 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
     )
 
 
-def _command(request: ImportRequest, format: str) -> str:
+def _command(request: ImportRequest, format: str, *, plain: bool) -> str:
     """Returns the command that compiles with the masks, and a remark about the weights that it takes."""
     pruned = IMPORTERS[format].in_weights
     model = request.source if pruned else request.model
     words = ["patch-compile", "build", str(model), "--mask", str(request.out)]
+    words += [] if plain else ["--lowering", "dense"]  # tiles of other kinds than 2:4 are not packed
     words += [word for pattern in request.include for word in ("--include", pattern)]
     words += [word for pattern in request.exclude for word in ("--exclude", pattern)]
     command = shlex.join(words)

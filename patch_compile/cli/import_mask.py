@@ -22,6 +22,11 @@ _OWN = {
         choices=("auto", *IMPORTERS),
     ),
     "tile": Option("Tile size.", "ROWSxCOLS", "the largest that loses no 2:4 area"),
+    "kinds": Option(
+        "Kinds of tiles to look for: 2:4, auto, a list such as 2:4,8:16, or PATTERN=LIST,…. A tile gets the tightest that "
+        "holds it.",
+        "KINDS",
+    ),
     "force": Option("Replace FILE if it exists."),
 }
 

@@ -8,7 +8,10 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.importers.nonzero import nonzero
+from masklearn.masks.kinds.table import FAMILIES
+from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.tiles import grid_shape
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 
@@ -145,3 +148,28 @@ def test_checkpoints_of_other_layouts(make_dense, tmp_path, model_type) -> None:
     masks = MaskSet(expected, method="x", seed=0, base_model="", base_sha256="", ratio_asked=0.1)
     write_pruned_checkpoint(dense.checkpoint, masks, tmp_path / "pruned")
     assert_same(dense.import_from(tmp_path / "pruned"), expected)
+
+
+def test_a_tile_gets_the_tightest_kind_that_holds_it(make_dense, tmp_path) -> None:
+    dense = make_dense(hidden_size=64, intermediate_size=128)
+    rng, keeps, kinds = np.random.default_rng(3), {}, {}
+    for name, shape in dense.coverage.linears.items():
+        kinds[name] = rng.choice([0, 1, 2, 3, 4], grid_shape(shape, (16, 64))).astype(np.uint8)
+        scores = rng.random(shape)
+        kept = kept_per_group(kinds[name], shape, (16, 64), "n:16")
+        codes = {"2:4": FAMILIES["2:4"].best(scores, 2), "n:16": FAMILIES["n:16"].best(scores, kept)}
+        keeps[name] = LinearMask.from_codes(shape, (16, 64), kinds[name], codes).keep()
+    source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
+    masks = dense.import_from(source, tile=(16, 64), kinds="auto")
+    for name, keep in keeps.items():
+        np.testing.assert_array_equal(masks[name].kinds, kinds[name])
+        np.testing.assert_array_equal(masks[name].keep(), keep)
+    plain = dense.import_from(source, tile=(16, 64))
+    for name in keeps:
+        np.testing.assert_array_equal(plain[name].tiles, kinds[name] == 1)
+        assert not plain[name].others
+    found = dense.import_from(source, tile=(16, 64), kinds="12:16")
+    for name in keeps:  # tiles of 8:16 and 10:16 keep all their weights in 12:16, and no other
+        assert {*np.unique(found[name].kinds).tolist()} <= {0, 3}
+        assert not (keeps[name] & ~found[name].keep()).any()
+        assert (found[name].kinds[(kinds[name] >= 2)] == 3).all()
