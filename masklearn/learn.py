@@ -25,7 +25,7 @@ from masklearn.masks.record import MaskRecord, TrainRecord
 from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import Choose, Scores, by_budget
 from masklearn.masks.tiles import expand_tiles, tile_weights
-from masklearn.methods import Method, method_of
+from masklearn.methods import Codes, Method, method_of
 from masklearn.progress import OnStep
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
@@ -133,7 +133,9 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
             if not method.solves:  # patterns take a byte per 4 weights of the model: keep them only if needed
                 patterns[name] = {kind: one.pattern for kind, one in candidates.items()}
     chosen, budget = choose({name: scores[name] for name in feed.shapes}, areas)
-    codes = {name: _codes(feed, name, chosen.kinds[name], patterns.pop(name)) for name in list(patterns)}
+    codes: dict[str, Codes] = {
+        name: _codes(feed, name, chosen.kinds[name], patterns.pop(name)) for name in list(patterns)
+    }
     settled = method.settle(feed, chosen.kinds, codes, store)
     masks = {
         name: LinearMask.from_codes(shape, feed.recipe.tile, settled.kinds[name], settled.codes.pop(name))

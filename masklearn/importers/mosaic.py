@@ -81,12 +81,13 @@ def mosaic_of(
 def _holds(kind: Kind, kept: NDArray[np.bool_], tile: tuple[int, int]) -> NDArray[np.bool_]:
     """Returns the tiles whose groups all keep at most what the kind keeps, bool `[grid]`."""
     if kind is TWO_FOUR:
-        return tile_sums(zeros_per_group(kept) < TWO_FOUR.group - TWO_FOUR.kept, tile) == 0
+        over = zeros_per_group(kept) < TWO_FOUR.group - TWO_FOUR.kept
+        return np.asarray(tile_sums(over, tile) == 0)
     assert kind.family is not None
     over = kind.family.groups(kept.view(np.uint8)).sum(-1, dtype=np.uint8) > kind.kept
     # A tile has as many groups of 16 in a row as one with a quarter of its columns has groups of 4.
     narrower = tile[0], tile[1] * GROUP // kind.group
-    return tile_sums(over, narrower) == 0
+    return np.asarray(tile_sums(over, narrower) == 0)
 
 
 def zeros_per_group(kept: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -62,7 +62,8 @@ class Selection(Mapping[str, NDArray[np.bool_]]):
         self.kinds = dict(kinds)
 
     def __getitem__(self, name: str) -> NDArray[np.bool_]:
-        return self.kinds[name] == TWO_FOUR.code
+        two_four: NDArray[np.bool_] = self.kinds[name] == TWO_FOUR.code
+        return two_four
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.kinds)

@@ -45,7 +45,7 @@ def allowed_kinds(
     the tiles. Raises PatchCompileError for a named kind whose groups do not, and as `names.decide` does.
     """
     decided = decide(_pairs(text), list(shapes), "--kinds")
-    found = {}
+    found: dict[str, tuple[Kind, ...]] = {}
     for name, (_, columns) in shapes.items():
         pair = decided[name]
         fits = [

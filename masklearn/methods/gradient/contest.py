@@ -106,9 +106,11 @@ def _write_best(
     for masks, own in zip(contenders, stores, strict=True):
         task.note(f"solving for: {masks.name}")
         kinds = {name: grid.astype(np.uint8) for name, grid in masks.tiles.items()}
-        given = masks.patterns and {name: {_FAMILY: codes} for name, codes in masks.patterns.items()}
-        found = solve(feed, kinds, own, alps.solve_group, given)
-        solved.append({name: codes[_FAMILY] for name, codes in found.items()})
+        given = None
+        if masks.patterns is not None:
+            given = {name: {_FAMILY: codes} for name, codes in masks.patterns.items()}
+        codes_of = solve(feed, kinds, own, alps.solve_group, given)
+        solved.append({name: codes[_FAMILY] for name, codes in codes_of.items()})
     _, windows = held_out(task.text)
     pruned = [task.checkpoint.with_weights(own) for own in stores]
     found = divergences(task.checkpoint, pruned, windows, task.recipe.device, task.progress, task.activations)
