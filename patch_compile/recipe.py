@@ -133,7 +133,7 @@ class Recipe(LearnSettings):
             )
         if self.bytes_per_weight is not None:
             raise UsageError(
-                "--bytes does not go with a target",
+                "--bytes goes with neither compiling nor a target",
                 "It counts over all covered linears, also over those that are compiled dense.",
                 f"Give --ratio. {learns}.",
             )

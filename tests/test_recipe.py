@@ -5,9 +5,12 @@ import torch
 import yaml
 
 from masklearn.learn import LearnRecipe
+from patch_compile.build.prepare import prepare
 from patch_compile.cli.build import build
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
+from patch_compile.sources.kinds import Stage
 
 
 def test_every_setting_has_a_flag_and_every_flag_a_setting():
@@ -97,3 +100,31 @@ def test_a_huge_recipe_is_not_read(tmp_path):
     (tmp_path / "recipe.yaml").write_text("a: " + "x" * (1 << 20))
     with pytest.raises(PatchCompileError, match="at most 1048576 are read"):
         Recipe.load(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"ratio": 0.4, "kinds": "8:16"}, r"--kinds 8:16 cannot be compiled.*--lowering dense"),
+        ({"ratio": 0.4, "kinds": "mlp.*=auto"}, r"--kinds mlp.\*=auto cannot be compiled"),
+        ({"bytes_per_weight": 1.4}, r"--bytes goes with neither.*Give --ratio"),
+    ],
+)
+def test_what_no_plan_takes_is_refused_before_the_model_is_opened(tmp_path, settings, why):
+    recipe = Recipe.parse({"model": tmp_path / "nowhere", "out": tmp_path / "out"} | settings)
+    for job in (recipe, recipe.model_copy(update={"target": "a6000"})):
+        stages = [Stage.MASKS, Stage.ONNX] if job.target is None else [Stage.MASKS]
+        with pytest.raises(UsageError, match=why):
+            prepare(job, Progress(), stages=stages, force=False, resume=False)
+
+
+def test_masks_from_a_file_may_have_any_kinds_as_far_as_the_recipe_knows(tmp_path):
+    Recipe.parse({"model": tmp_path, "mask": tmp_path / "m", "kinds": "auto"}).check_plannable()
+
+
+def test_bytes_are_an_amount_of_pruning(tmp_path):
+    with pytest.raises(UsageError, match="Both a ratio and bytes per weight are given"):
+        Recipe.parse({"model": tmp_path, "ratio": 0.3, "bytes_per_weight": 1.4})
+    for wrong in (0.0, 2.1, float("nan"), "many"):
+        with pytest.raises(UsageError, match="bytes_per_weight"):
+            Recipe.parse({"model": tmp_path, "bytes_per_weight": wrong})

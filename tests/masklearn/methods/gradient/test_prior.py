@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
@@ -101,3 +101,20 @@ def test_the_wrong_kind_of_file_is_refused(make_model: ModelMaker, text_file: Pa
     with pytest.raises(PatchCompileError, match=r"text\.txt"):
         prior_of(task)
     assert not (tmp_path / "s" / "prior.safetensors").exists()
+
+
+def test_masks_with_other_kinds_are_refused(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    model = make_model(hidden_size=64, intermediate_size=64)
+    task = make_task(model, text_file, tmp_path / "s", prior=str(tmp_path / "masks"))
+    linears, sha = task.coverage.linears, task.checkpoint.fingerprint()
+    kinds, scores = np.full((1, 1), 3, np.uint8), np.random.default_rng(0)
+    masks = {
+        name: LinearMask.from_codes(
+            shape, shape, kinds, {"n:16": FAMILIES["n:16"].best(scores.random(shape), 12)}
+        )
+        for name, shape in linears.items()
+    }
+    made = MaskSet(masks, method="x", seed=0, base_model="m", base_sha256=sha, ratio_asked=0.25)
+    made.save(tmp_path / "masks")
+    with pytest.raises(PatchCompileError, match=r"has tiles of kind 12:16.*learns 2:4 tiles only"):
+        prior_of(task)
