@@ -86,8 +86,10 @@ def _followers(loop: Sequence[Instruction], at: dict[int, int], n: int) -> list[
     target = at.get(i.target)
     if target is not None and target > n:
         found.append(target)
-    # Newer architectures write the predicate of a uniform branch as an operand: BRA.U !UP0, 0x100.
-    always = not i.guard and not _UNIFORM.match(i.operands) and (i.branches or i.opcode in _LEAVES)
+    # Newer architectures write the predicate of a uniform branch as an operand: BRA.U !UP0, 0x100. BRA.DIV is taken by a
+    # warp whose lanes have diverged, to a copy of the instruction after it that brings them together; none does.
+    conditional = i.guard or _UNIFORM.match(i.operands) or i.opcode == "BRA.DIV"
+    always = not conditional and (i.branches or i.opcode in _LEAVES)
     if not always and n + 1 < len(loop):
         found.append(n + 1)
     return found

@@ -47,6 +47,10 @@ inline void load_shared(uint32_t (&r)[4], const void* p) {
   host::Machine::get().read_shared(p, 16);
   std::memcpy(r, p, 16);
 }
+inline void load_shared_two(uint32_t (&r)[2], const void* p) {
+  host::Machine::get().read_shared(p, 8);
+  std::memcpy(r, p, 8);
+}
 inline uint32_t load_shared_word(const void* p) {
   host::Machine::get().read_shared(p, 4);
   uint32_t v = 0;
@@ -132,6 +136,17 @@ inline void compute_transpose(void* const* lanes) {
     const int row = l / 4, column = 2 * (l % 4);
     static_cast<TransposeLane*>(lanes[l])->out = m[column][row] | static_cast<uint32_t>(m[column + 1][row])
                                                                       << 16;
+  }
+}
+
+struct ShuffleLane {
+  uint32_t word, lane, out;
+};
+
+inline void compute_shuffle(void* const* lanes) {
+  for (int l = 0; l < 32; ++l) {
+    auto* lane = static_cast<ShuffleLane*>(lanes[l]);
+    lane->out = static_cast<const ShuffleLane*>(lanes[lane->lane % 32])->word;
   }
 }
 
@@ -224,6 +239,21 @@ void load_matrices(uint32_t (&r)[4], const uint8_t* row) {
   host::Machine::get().read_shared_by_warp(row + Offset, 16);
   host::MatrixLane lane{row + Offset, r};
   host::Machine::get().collective(host::compute_ldmatrix, &lane);
+}
+inline uint32_t shuffle(uint32_t word, uint32_t lane) {
+  host::ShuffleLane mine{word, lane, 0};
+  host::Machine::get().collective(host::compute_shuffle, &mine);
+  return mine.out;
+}
+inline uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
+  uint32_t r = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t nibble = selector >> (4 * i) & 15;
+    if (nibble >= 8) host::Machine::get().note_fault("prmt got a selector that replicates a sign");
+    r |= static_cast<uint32_t>(both >> (8 * (nibble & 7)) & 0xff) << (8 * i);
+  }
+  return r;
 }
 inline uint32_t transpose_matrix(uint32_t r) {
   host::TransposeLane lane{r, 0};

@@ -67,7 +67,8 @@ class SlabCopies {
   static_assert(kRows * 128 == kRound);
   static_assert(Dense::kValueBytes + Dense::kExtraBytes <= G::kDenseBytes);
   static_assert(Sparse::kValueBytes + Sparse::kExtraBytes <= G::kDenseBytes);
-  static_assert(Dense::kValueBytes % kRound == 0 && Sparse::kValueBytes % kRound == 0);
+  static_assert(Dense::kValueBytes % 128 == 0 && Sparse::kValueBytes % 128 == 0,
+                "threads that copy 128 bytes (see place) copy from one tensor");
   static_assert(Dense::kExtraBytes == 0, "the first stream has one tensor");
 
   template <class V>
@@ -76,27 +77,34 @@ class SlabCopies {
   }
   // Bytes of round j of a kind: from its first tensor, from its second one in all or some threads, or none.
   template <class Kind>
-  PATCH_DEVICE static constexpr bool has_values(int j) {
-    return j * kRound < Kind::kValueBytes;
-  }
-  template <class Kind>
   PATCH_DEVICE static constexpr bool has_some(int j) {
     return j * kRound < Kind::kValueBytes + Kind::kExtraBytes;
   }
-  template <class Kind, int J>
-  PATCH_DEVICE bool here() const {
-    constexpr int rest = Kind::kValueBytes + Kind::kExtraBytes - J * kRound;
+  template <int Bytes, int J>
+  PATCH_DEVICE bool within() const {
+    constexpr int rest = Bytes - J * kRound;
     if constexpr (rest <= 0 || rest >= kRound)
       return rest > 0;
     else
       return thread_ < rest / 16;
   }
+  template <class Kind, int J>
+  PATCH_DEVICE bool here() const {
+    return within<Kind::kValueBytes + Kind::kExtraBytes, J>();
+  }
+  // Which tensor round j comes from; where the kind has nothing to copy, the one that the other kind takes.
+  template <class Kind, class Other, int J>
+  PATCH_DEVICE bool from_values() const {
+    if constexpr (has_some<Kind>(J))
+      return within<Kind::kValueBytes, J>();
+    else
+      return within<Other::kValueBytes, J>();
+  }
 
   template <int J>
   PATCH_DEVICE void copy_weights(uint8_t* to) const {
-    constexpr bool kDenseValues = has_values<Dense>(J) || (!has_some<Dense>(J) && has_values<Sparse>(J));
-    constexpr bool kSparseValues = has_values<Sparse>(J) || (!has_some<Sparse>(J) && has_values<Dense>(J));
-    const uint8_t* from = (dense_ ? kDenseValues : kSparseValues) ? values_ : extra_;
+    const bool values = dense_ ? from_values<Dense, Sparse, J>() : from_values<Sparse, Dense, J>();
+    const uint8_t* from = values ? values_ : extra_;
     copy_weights_async<J * kRound>(to, from, policy_,
                                    (dense_ && here<Dense, J>()) || (sparse_ && here<Sparse, J>()));
   }

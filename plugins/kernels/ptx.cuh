@@ -20,6 +20,18 @@ PATCH_DEVICE void sync_block() { __syncthreads(); }
 // A barrier that also returns true if `vote` is true in any thread of the block.
 PATCH_DEVICE bool sync_block_any(bool vote) { return __syncthreads_or(vote) != 0; }
 
+// Returns the word of the lane that the low 5 bits of `lane` name.
+PATCH_DEVICE uint32_t shuffle(uint32_t word, uint32_t lane) {
+  return __shfl_sync(0xffffffffu, word, static_cast<int>(lane));
+}
+// prmt (PTX ISA 9.7.9.7): byte i of the result is the one of {high, low} that the low 3 bits of nibble i of
+// `selector` name.  The nibble's top bit must be 0, and the upper half of the selector is ignored.
+PATCH_DEVICE uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;\n" : "=r"(r) : "r"(low), "r"(high), "r"(selector));
+  return r;
+}
+
 PATCH_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
@@ -103,6 +115,10 @@ PATCH_DEVICE uint32_t transpose_matrix(uint32_t r) {
 PATCH_DEVICE void load_shared(uint32_t (&r)[4], const void* p) {
   const uint4 v = *static_cast<const uint4*>(p);
   r[0] = v.x, r[1] = v.y, r[2] = v.z, r[3] = v.w;
+}
+PATCH_DEVICE void load_shared_two(uint32_t (&r)[2], const void* p) {
+  const uint2 v = *static_cast<const uint2*>(p);
+  r[0] = v.x, r[1] = v.y;
 }
 PATCH_DEVICE uint32_t load_shared_word(const void* p) { return *static_cast<const uint32_t*>(p); }
 PATCH_DEVICE void store_shared_word(void* p, uint32_t v) { *static_cast<uint32_t*>(p) = v; }

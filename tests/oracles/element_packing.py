@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Packed", "pack_gated", "pack_slabs", "prune_2_of_4"]
+__all__ = ["Packed", "in_fragments", "pack_gated", "pack_of_sixteen", "pack_slabs", "prune_2_of_4"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,40 @@ def pack_gated(bits: NDArray[np.uint16], sparse: NDArray[np.bool_], panel_rows: 
     alternating = padded.reshape(2, panels, panel_rows, columns).swapaxes(0, 1).reshape(-1, columns)
     packed = pack_slabs(alternating, sparse.swapaxes(0, 1).reshape(2 * panels, -1), panel_rows)
     return replace(packed, shape=(rows, columns), gated=True)
+
+
+def pack_of_sixteen(
+    slab: NDArray[np.uint16], kept: NDArray[np.bool_], count: int
+) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
+    """Pack a slab [rows, 64] that keeps `count` of the 16 weights of a row that a lane has.
+
+    Returns values [rows * 4 * count] and masks [rows * 2].
+    """
+    blocks = len(slab) // 16
+    values, masks = np.zeros(len(slab) * 4 * count, np.uint16), np.zeros((blocks, 32), np.uint32)
+    fours = count // 8 * 2 * blocks * 256  # first value of the plane of fours, and of twos
+    twos = fours + (blocks * 256 if count % 8 >= 4 else 0)
+    for block, lane, half in itertools.product(range(blocks), range(32), range(2)):
+        g, t = divmod(lane, 4)
+        row = 16 * block + g + 8 * half
+        places = [16 * step + 2 * t + i for step in range(4) for i in (0, 1, 8, 9)]
+        taken = [p for p, column in enumerate(places) if kept[row, column]]
+        assert len(taken) == count
+        masks[block, lane] |= np.uint32(sum(1 << p for p in taken) << 16 * half)
+        for i, p in enumerate(taken):
+            if i < count // 8 * 8:
+                at = ((i // 8 * 2 + half) * blocks + block) * 256 + lane * 8 + i % 8
+            elif count % 4 == 2 and i >= count - 2:
+                at = twos + block * 128 + lane * 4 + half * 2 + i - (count - 2)
+            else:
+                at = fours + block * 256 + lane * 8 + half * 4 + i % 8
+            values[at] = slab[row, places[p]]
+    return values, masks.reshape(-1).view(np.int32)
+
+
+def in_fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Order a slab [rows, 64] as a dense slab is stored."""
+    return _fragments(slab)
 
 
 def _fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:

@@ -24,6 +24,7 @@ from tests.oracles.element_packing import Packed
 __all__ = [
     "BENCH",
     "COMPILER",
+    "HOST_FLAGS",
     "PLUGINS",
     "Arguments",
     "Call",
@@ -49,7 +50,7 @@ _kernels = importlib.import_module("kernels")
 Arguments, Device, Problem = _kernels.Arguments, _kernels.Device, _kernels.Problem
 PartTable = _kernels.PartTable
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-_FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+HOST_FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 
 
 class CopyMode(IntEnum):
@@ -288,7 +289,7 @@ def host_library(
 ) -> Path:
     """Return the path of the library. options: of the compiler, besides the usual."""
     assert COMPILER is not None
-    flags = [*_FLAGS, *options, *(f"-D{d}" for d in ("PATCH_HOST_EMULATION", *defines))]
+    flags = [*HOST_FLAGS, *options, *(f"-D{d}" for d in ("PATCH_HOST_EMULATION", *defines))]
     digest = hashlib.sha256(" ".join([COMPILER, *flags]).encode())
     for source in sorted([*plugins.glob("kernels/*"), *plugins.glob("host/*")]):
         digest.update(source.name.encode() + source.read_bytes())

@@ -30,7 +30,7 @@ from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, entry_names, parse_entry
 
-__all__ = ["SCALARS", "PtxKernel", "choose_vectors", "compile_ptx", "compile_source"]
+__all__ = ["SCALARS", "PtxKernel", "choose_vectors", "compile_file", "compile_ptx", "compile_source"]
 
 SCALARS = ("Half", "BFloat16")  # index: Launch.scalar
 _SOURCES = ("launch_half.cu", "launch_bfloat16.cu")
@@ -48,20 +48,24 @@ def compile_ptx(folder: Path, scalar: int, plugins: Path = PLUGINS) -> str:
 def compile_source(
     folder: Path, name: str, plugins: Path = PLUGINS, flags: tuple[str, ...] = ("-arch=compute_80",)
 ) -> str:
-    """PTX of a source in `kernels`, compiled or taken from `folder` when sources and compiler are unchanged.
+    """PTX of a source in `kernels`, by `compile_file`."""
+    return compile_file(folder, plugins / "kernels" / name, plugins, flags)
+
+
+def compile_file(folder: Path, source: Path, plugins: Path, flags: tuple[str, ...]) -> str:
+    """PTX of a source, compiled or taken from `folder` when it, the kernels and the compiler are unchanged.
 
     Raises PatchCompileError when there is no nvcc.
     """
     nvcc = find_nvcc()
-    digest = hashlib.sha256(" ".join([nvcc.version, *_FLAGS, *flags]).encode())
-    for source in sorted(plugins.glob("kernels/*")):
-        digest.update(source.name.encode() + source.read_bytes())
-    text = folder / f"{Path(name).stem}-{digest.hexdigest()[:20]}.ptx"
+    digest = hashlib.sha256(" ".join([nvcc.version, *_FLAGS, *flags]).encode() + source.read_bytes())
+    for other in sorted(plugins.glob("kernels/*")):
+        digest.update(other.name.encode() + other.read_bytes())
+    text = folder / f"{source.stem}-{digest.hexdigest()[:20]}.ptx"
     if not text.exists():
         with tempfile.TemporaryDirectory(dir=folder) as tmp:
             fresh = Path(tmp) / text.name
-            source = str(plugins / "kernels" / name)
-            command = [str(nvcc.path), *_FLAGS, *flags, "-I", str(plugins), source, "-o", str(fresh)]
+            command = [str(nvcc.path), *_FLAGS, *flags, "-I", str(plugins), str(source), "-o", str(fresh)]
             subprocess.run(command, check=True)
             fresh.replace(text)
     return text.read_text()

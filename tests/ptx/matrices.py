@@ -1,4 +1,4 @@
-"""PTX instructions that a warp executes together (PTX ISA 9.7.13, 9.7.14): votes, matrices, products.
+"""PTX instructions that a warp executes together (PTX ISA 9.7.13, 9.7.14): votes, shuffles, matrices, products.
 
 Fragments follow the ISA's figures: groupID is lane / 4, threadID_in_group is lane % 4.
 """
@@ -181,5 +181,30 @@ def _vote(state: State, match: Match, operands: Operands) -> Step:
         else:
             result = warps.any(1) if kind == "any.pred" else warps.all(1)
         np.copyto(out, np.repeat(result, 32), where=mask)
+
+    return step
+
+
+@MATRICES.define(r"shfl\.sync\.idx\.b32")
+def _shuffle(state: State, match: Match, operands: Operands) -> Step:
+    """The word of the lane that the low 5 bits of b name; the second target, a predicate, says if that lane is in range."""
+    if isinstance(operands[0], tuple) or str(operands[0]).count("|"):
+        target, _, in_range = str(operands[0]).partition("|")
+        outs = state.target(target, "b32"), state.target(in_range, "pred")
+    else:
+        outs = (state.target(operands[0], "b32"),)
+    words, lanes, clamp, members = (state.source(operand, "b32") for operand in operands[1:])
+
+    def step(mask: Mask) -> None:
+        active = state.active(mask)
+        if (members[active] != _WHOLE_WARP).any():
+            raise PtxFault("a shuffle of a part of a warp is not modelled")
+        if (clamp[active] != 31).any():
+            raise PtxFault("a shuffle in segments of a warp is not modelled")
+        first = np.arange(state.threads, dtype=np.intp) // 32 * 32
+        picked = words[first + (lanes & np.uint32(31)).astype(np.intp)]
+        np.copyto(outs[0], picked, where=mask)
+        if len(outs) > 1:
+            np.copyto(outs[1], True, where=mask)
 
     return step

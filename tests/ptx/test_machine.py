@@ -342,6 +342,15 @@ def test_a_barrier_tells_all_votes() -> None:
     assert set(got.tolist()) == {1063}
 
 
+def test_a_shuffle_reads_the_lane_that_five_bits_name() -> None:
+    body = """
+        xor.b32 %r1, %r0, 5; or.b32 %r2, %r1, 96; mul.lo.s32 %r3, %r0, 10;
+        shfl.sync.idx.b32 %r4|%p1, %r3, %r2, 31, -1; selp.u32 %r5, 1, 0, %p1; add.s32 %r4, %r4, %r5;
+        mul.wide.u32 %rd10, %r0, 4; add.s64 %rd11, %rd10, %rd0; st.global.u32 [%rd11], %r4;"""
+    got = execute(body, {"out": np.zeros(64, np.int32)}, threads=64).tensor("out", np.int32)
+    assert got.tolist() == [10 * (t ^ 5) + 1 for t in range(64)]
+
+
 def test_blocks_share_global_memory() -> None:
     body = "setp.ne.u32 %p1, %r0, 0; mov.u32 %r1, %ctaid.x; @!%p1 atom.global.add.u32 %r2, [%rd0], %r1;"
     assert execute(body, {"out": np.zeros(1, np.int32)}, blocks=5).tensor("out", np.int32)[0] == 10
@@ -405,6 +414,12 @@ FAULTS = {
         "setp.lt.u32 %p1, %r0, 7; @%p1 bra END; vote.sync.ballot.b32 %r1, %p1, -1; END:",
         "do not come",
     ),
+    "a part of a warp shuffles": (
+        "setp.lt.u32 %p1, %r0, 7; @%p1 bra END; shfl.sync.idx.b32 %r1, %r0, 3, 31, -1; END:",
+        "do not come",
+    ),
+    "a shuffle in segments": ("shfl.sync.idx.b32 %r1, %r0, 3, 4127, -1;", "segments"),
+    "a shuffle of some lanes": ("shfl.sync.idx.b32 %r1, %r0, 3, 31, 255;", "part of a warp"),
     "a part of the block waits": ("setp.lt.u32 %p1, %r0, 32; @%p1 bra END; bar.sync 0; END:",
         "have returned"),
     "two barriers": ("setp.lt.u32 %p1, %r0, 32; @%p1 bra A; bar.sync 0; bra END; A: bar.sync 1; END:", "others"),
