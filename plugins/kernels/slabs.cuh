@@ -31,6 +31,7 @@ struct Panel {
   int number, dense, sparse, first_dense, first_sparse;
   int gate_dense, gate_sparse;  // the gate's slabs, if gated
 
+  // NOLINTBEGIN(cppcoreguidelines-pro-type-member-init): `read` does it.
   PATCH_DEVICE Panel(const LinearArguments& a, int panel) : number(panel) { read_memory(a); }
   // The pointers of most streams lie in their parameters (parts.h).
   PATCH_DEVICE Panel(const StreamArguments& s, int panel) : number(panel) {
@@ -40,6 +41,7 @@ struct Panel {
     else
       read(s.linear, [&](int i) { return static_cast<int32_t>(t.words[t.pointers + i]); });
   }
+  // NOLINTEND(cppcoreguidelines-pro-type-member-init)
   PATCH_DEVICE int slabs() const { return dense + sparse; }
   // Row of slab i in the tensors of its kind.
   PATCH_DEVICE int row(int i) const { return i + (i < dense ? first_dense : first_sparse - dense); }

@@ -15,6 +15,8 @@ class RelaxedCapture {
   ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
   RelaxedCapture(const RelaxedCapture&) = delete;
   RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+  RelaxedCapture(RelaxedCapture&&) = delete;
+  RelaxedCapture& operator=(RelaxedCapture&&) = delete;
 
  private:
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
@@ -29,6 +31,8 @@ class OwnStream {
   }
   OwnStream(const OwnStream&) = delete;
   OwnStream& operator=(const OwnStream&) = delete;
+  OwnStream(OwnStream&&) = delete;
+  OwnStream& operator=(OwnStream&&) = delete;
 
   cudaError_t error() const { return error_; }
   cudaStream_t get() const { return stream_; }
