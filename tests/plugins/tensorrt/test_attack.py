@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.plugins.dense_path_cases import MARKS
-from tests.plugins.mutations import broken_copy, named
+from tests.plugins.mutations import AS_IT_IS, broken_copy, named
 from tests.plugins.sanitized import attack_plugin, compile_plugin_attack
 
 pytestmark = MARKS
@@ -48,7 +48,7 @@ def test_nothing_that_an_engine_may_say_is_a_fault(library_cache):
     assert cases == CASES and refused > CASES // 4 and launched > CASES // 4
 
 
-@pytest.mark.parametrize("name", [each for each in named(MUTATIONS, ()) if each.marks])
+@pytest.mark.parametrize("name", [each for each in named(MUTATIONS, (AS_IT_IS,)) if each.marks])
 def test_a_missing_check_is_a_fault(name, tmp_path, library_cache):
     folders = ("kernels", "host", "dense_path", "tensorrt")
     plugins = broken_copy(tmp_path, folders, MUTATIONS[name])
