@@ -32,7 +32,9 @@ SHARES = (0.0, 0.5, 0.7, 0.9, 1.0)
 _SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008))
 _TOKENS = (512, 1024, 2048, 4096, 8192)
 _WARPGROUP_ROWS = 64
-_LINE = re.compile(r'\{"([\w-]+)", Kernel::kWarpgroups, ' + ", ".join([r"(\d+)"] * 6) + r", (true|false)\}")
+_LINE = re.compile(
+    r'\{"([\w-]+)", Kernel::kWarpgroup(s|Pairs), ' + ", ".join([r"(\d+)"] * 6) + r", (true|false)\}"
+)
 
 
 class Config(NamedTuple):
@@ -46,11 +48,14 @@ class Config(NamedTuple):
     stages: int
     blocks_per_sm: int
     gated: bool
+    cluster: int
 
 
 CONFIGS = tuple(
-    Config(name, *map(int, numbers), gated == "true")
-    for name, *numbers, gated in _LINE.findall((plugin_sources() / "kernels" / "warpgroup.h").read_text())
+    Config(name, *map(int, numbers), gated == "true", 1 + (kind == "Pairs"))
+    for name, kind, *numbers, gated in _LINE.findall(
+        (plugin_sources() / "kernels" / "warpgroup.h").read_text()
+    )
 )
 
 
@@ -59,7 +64,8 @@ def slab_clocks(
 ) -> dict[str, float]:
     """Clocks of an SM for one slab, by the resource that could limit them.
 
-    Every warpgroup reads the X of its tokens once for its 64 rows, and every warpgroup along the tokens reads W.
+    Every warpgroup reads the X of its tokens once for its 64 rows, and every warpgroup along the tokens reads W. The
+    blocks of a cluster read a slab from L2 once.
     """
     rates = rates_of(card, assume)
     weights = config.panel_rows * (72 if sparse else 2 * SLAB)
@@ -69,19 +75,21 @@ def slab_clocks(
     return {
         "tensor": config.panel_rows * config.tokens * SLAB / fma,
         "shared": (read + weights + x) / rates.shared,
-        "l2": (weights + x) / rates.l2,
+        "l2": (weights / config.cluster + x) / rates.l2,
     }
 
 
-def warpgroup_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:
-    """Predicted microseconds of a hybrid linear without a gate. Raises StopIteration where no configuration fits."""
-    config = next(c for c in CONFIGS if c.panel_rows == shape.panel_rows and not c.gated)
+def warpgroup_time(
+    card: RatedCard, config: Config, shape: Linear, tokens: int, assume: Assumptions = ASSUMED
+) -> float:
+    """Predicted microseconds of a hybrid linear without a gate, whose panels have the configuration's rows."""
     problem, rates = shape.problem(tokens), rates_of(card, assume)
     slabs = [(problem.dense_slabs, False), (problem.sparse_slabs, True)]
     panel = (
         sum(n * max(slab_clocks(card, config, kind, assume).values()) for n, kind in slabs) / problem.panels
     )
-    rounds = -(-problem.panels * -(-tokens // config.tokens) // card.sms)
+    token_tiles = -(-tokens // (config.tokens * config.cluster)) * config.cluster
+    rounds = -(-problem.panels * token_tiles // card.sms)
     moved = weight_bytes(problem) + 2 * tokens * (shape.in_features + shape.out_features)
     # Each block reads pointers, then its first slab, and ends by storing a tile; nothing overlaps them with another block's.
     out = 2 * config.tokens * (config.panel_rows + 8) * 2 / rates.shared / rates.clocks
@@ -93,24 +101,27 @@ def markdown() -> str:
     """The part that docs/performance.md shows."""
     card = card_named("H100")
     assert isinstance(card, RatedCard)
-    wide = next(c for c in CONFIGS if c.panel_rows == 128)
+    wide = [config for config in CONFIGS if config.panel_rows == 128]
     lines = [
-        "| a slab of `hopper-128`, clocks of an SM | tensor cores | shared memory | L2 |",
+        "| a slab, clocks of an SM | tensor cores | shared memory | L2 |",
         "| --- | --- | --- | --- |",
     ]
-    for name, sparse in (("dense", False), ("2:4", True)):
-        clocks = slab_clocks(card, wide, sparse)
-        lines.append(
-            "| " + " | ".join([name, *(f"{clocks[of]:.0f}" for of in ("tensor", "shared", "l2"))]) + " |"
-        )
-    header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES), "p = 0.7 without it"]
+    for config in wide:
+        for name, sparse in (("dense", False), ("2:4", True)):
+            clocks = slab_clocks(card, config, sparse)
+            cells = (f"{clocks[of]:.0f}" for of in ("tensor", "shared", "l2"))
+            lines.append("| " + " | ".join([f"{config.name}, {name}", *cells]) + " |")
+    header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES)]
+    header += ["hopper-128, p = 0.7", "without them, p = 0.7"]
     lines += ["", "| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
+    alone, pair = (next(c for c in wide if c.cluster == blocks) for blocks in (1, 2))
     for n, k in _SHAPES:
         for tokens in _TOKENS:
             dense, _ = dense_time(card, Linear(n, k, 0.0), tokens)
-            ratios = [dense / warpgroup_time(card, Linear(n, k, share), tokens) for share in SHARES]
-            today = predict(card, Linear(n, k, 0.7), tokens).speedup
-            lines.append(f"| {n}×{k} | {tokens} | " + " | ".join(f"{r:.2f}" for r in [*ratios, today]) + " |")
+            ratios = [dense / warpgroup_time(card, pair, Linear(n, k, share), tokens) for share in SHARES]
+            ratios.append(dense / warpgroup_time(card, alone, Linear(n, k, 0.7), tokens))
+            ratios.append(predict(card, Linear(n, k, 0.7), tokens).speedup)
+            lines.append(f"| {n}×{k} | {tokens} | " + " | ".join(f"{r:.2f}" for r in ratios) + " |")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ namespace {
 template <class T, int C>
 cudaError_t launch_warpgroup_config(const LinearArguments& a, cudaStream_t stream) {
   using G = WarpgroupGeometry<C>;
-  const int64_t blocks = a.panels * ceil_div(a.tokens, G::kTokens);
+  const int64_t blocks = a.panels * ceil_div(a.tokens, G::kTokens * G::kCluster) * G::kCluster;
   if (blocks > INT32_MAX || a.parts != 1) return cudaErrorInvalidConfiguration;
   if (const cudaError_t e = allow_shared_memory<patch_warpgroups<T, C>>(G::kSharedBytes); e != cudaSuccess)
     return e;

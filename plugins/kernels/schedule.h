@@ -70,7 +70,9 @@ inline constexpr int32_t dense_fma_per_clock(int major) { return major == 9 ? 20
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t panel_count(const Problem& p) { return ceil_div(p.out_features, p.panel_rows); }
-inline int64_t token_tiles(const Problem& p, const Config& c) { return ceil_div(p.tokens, c.tokens); }
+inline int64_t token_tiles(const Problem& p, const Config& c) {
+  return ceil_div(p.tokens, int64_t{c.tokens} * cluster_blocks(c)) * cluster_blocks(c);
+}
 inline int64_t tile_count(const Problem& p, const Config& c) { return panel_count(p) * token_tiles(p, c); }
 inline int64_t total_cost(const Problem& p, const Config& c) {
   return token_tiles(p, c) * (panel_count(p) * kTileCost + slabs_cost(p.dense_slabs, p.sparse_slabs));
@@ -158,12 +160,12 @@ inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
 // every device), whichever is larger.  Each feature warp reads X and each token warp reads W.  Where kernels
 // for Hopper are compared with others, L2 counts too: it bounds both.
 inline int64_t turn_cost(const Config& c, bool sparse, const Device& device) {
-  const bool groups = c.kernel == Kernel::kWarpgroups;  // a warpgroup reads X once, at the rate of wgmma
+  const bool groups = is_for_hopper(c.kernel);  // a warpgroup reads X once, at the rate of wgmma
   const int64_t height = c.panel_rows / 64, weights = c.panel_rows * (sparse ? 72 : 128), x = c.tokens * 128;
   const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps / (groups ? 4 : 1));
   int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
   if (groups) tokens = tokens * device.fma / std::max(device.dense_fma, 1);
-  const int64_t l2 = device.warpgroups ? (weights + x) / kHopperL2Bytes : 0;
+  const int64_t l2 = device.warpgroups ? (weights / cluster_blocks(c) + x) / kHopperL2Bytes : 0;
   return std::max(tokens, std::max(bytes / 128, l2) * device.fma / (64 * 64)) +
          (groups ? 0 : kTurnTokens * height);
 }

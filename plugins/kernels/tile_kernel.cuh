@@ -10,11 +10,12 @@ namespace patch {
 // blocks which run at the same time share X and W in L2.
 struct Assignment {
   int panel, token_tile;
-  PATCH_DEVICE Assignment(const LinearArguments& a, int tokens_per_tile) {
+  // block: number of the block, or of its cluster, which then has a tile of all its blocks' tokens.
+  PATCH_DEVICE Assignment(const LinearArguments& a, int tokens_per_tile, int64_t block) {
     const int tiles = (a.tokens - 1) / tokens_per_tile + 1;
     const int64_t per_group = static_cast<int64_t>(kTilesPerGroup) * a.panels;
-    const int first = static_cast<int>(block_index() / per_group) * kTilesPerGroup;
-    const int inside = static_cast<int>(block_index() % per_group);
+    const int first = static_cast<int>(block / per_group) * kTilesPerGroup;
+    const int inside = static_cast<int>(block % per_group);
     const int height = tiles - first < kTilesPerGroup ? tiles - first : kTilesPerGroup;
     token_tile = first + inside % height;
     panel = inside / height;
@@ -62,7 +63,7 @@ patch_tiles(const LinearArguments a) {
   using G = Geometry<C>;
   PATCH_SHARED(shared);
   const Place<G> at;
-  const Assignment block(a, G::kTokens);
+  const Assignment block(a, G::kTokens, block_index());
   const Panel<G> panel(a, block.panel);
   const int first_token = block.token_tile * G::kTokens;
 

@@ -9,6 +9,9 @@
 //      a slot's barriers      full: all bytes of the slab, and X of every thread that copies
 //                             empty: every warp that multiplies
 //
+// Blocks of a cluster have the same panel and neighbouring token tiles.  Each copies a part of every slab to
+// all of them, so that a slab comes from L2 once; a slot is then empty when it is empty in all blocks.
+//
 // The registers of wgmma's A are those of mma, and X's swizzle is the one that its descriptors know, so the
 // packed format is the same.
 #pragma once
@@ -34,9 +37,24 @@ struct Slots {
     PATCH_UNROLL
     for (int i = 0; i < G::kStages; ++i) {
       init_mbarrier(full + i, G::kCopyThreads + 1);
-      init_mbarrier(empty + i, G::kThreads / 32);
+      init_mbarrier(empty + i, G::kThreads / 32 * G::kCluster);
     }
     fence_async_proxy();  // bulk copies see the barriers
+    if constexpr (G::kCluster > 1) fence_mbarriers();
+  }
+  // Copies a slab's values or metadata, or this block's part of them to all blocks of the cluster.
+  PATCH_DEVICE void copy(uint8_t* to, const void* from, int bytes, Mbarrier* bar) const {
+    if constexpr (G::kCluster == 1) return copy_bulk(to, from, bytes, bar);
+    const int part = bytes / G::kCluster, at = cluster_rank() * part;
+    copy_bulk_to(to + at, static_cast<const uint8_t*>(from) + at, part, bar, (1 << G::kCluster) - 1);
+  }
+  // Called by a warp that multiplies: its block no longer reads the slot of this barrier.
+  PATCH_DEVICE void give_back(Mbarrier* bar, int lane) const {
+    if constexpr (G::kCluster == 1) {
+      if (lane == 0) arrive(bar);
+    } else {
+      if (lane < G::kCluster) arrive_at(bar, lane);
+    }
   }
 };
 
@@ -108,11 +126,11 @@ PATCH_DEVICE void fill_slots(const Slots<G>& slots, const LinearArguments& a, co
         const int64_t row = panel.row(i);
         if (i < panel.dense) {
           arrive_expecting(full, G::kDenseBytes);
-          copy_bulk(slot, a.dense + row * (G::kDenseBytes / 2), G::kDenseBytes, full);
+          slots.copy(slot, a.dense + row * (G::kDenseBytes / 2), G::kDenseBytes, full);
         } else {
           arrive_expecting(full, G::kSparseBytes + G::kMetaBytes);
-          copy_bulk(slot, a.sparse + row * (G::kSparseBytes / 2), G::kSparseBytes, full);
-          copy_bulk(slot + G::kSparseBytes, a.meta + row * (G::kMetaBytes / 4), G::kMetaBytes, full);
+          slots.copy(slot, a.sparse + row * (G::kSparseBytes / 2), G::kSparseBytes, full);
+          slots.copy(slot + G::kSparseBytes, a.meta + row * (G::kMetaBytes / 4), G::kMetaBytes, full);
         }
       }
       tokens.copy(slot, column);
@@ -147,8 +165,8 @@ PATCH_DEVICE void multiply_slabs_of(Accumulators<G>& sums, int slabs, const Slot
       wait_products<1>();  // the products before those of the last half are done
       if constexpr (half == 0)
         wait_phase(slots.full + walk.slot, walk.parity);
-      else if (last && at.lane == 0)
-        arrive(last);
+      else if (last)
+        slots.give_back(last, at.lane);
       PATCH_UNROLL
       for (int s = 0; s < kSteps; ++s)
         load_shared(weights[half][s], slot + at.fragment + (half * kSteps + s) * G::kRowBlocks * 512);
@@ -169,25 +187,35 @@ PATCH_DEVICE void multiply_slabs_of(Accumulators<G>& sums, int slabs, const Slot
   }
   // Products of another shape may follow, or the sums are read.
   wait_products<0>();
-  if (last && at.lane == 0) arrive(last);
+  if (last) slots.give_back(last, at.lane);
 }
 
-// Grid: x = panels * token tiles.
+// A barrier of the block, or of its cluster.
+template <class G>
+PATCH_DEVICE void sync_all() {
+  if constexpr (G::kCluster > 1)
+    sync_cluster();
+  else
+    sync_block();
+}
+
+// Grid: x = panels * token tiles, a multiple of the cluster.
 template <class T, int C>
 PATCH_KERNEL(WarpgroupGeometry<C>::kBlockThreads)
-patch_warpgroups(const LinearArguments a) {
+PATCH_CLUSTER(WarpgroupGeometry<C>::kCluster) patch_warpgroups(const LinearArguments a) {
   using G = WarpgroupGeometry<C>;
   PATCH_SHARED(shared);
   Slots<G> slots(shared);
-  const Assignment block(a, G::kTokens);
+  const Assignment block(a, G::kTokens * G::kCluster, block_index() / G::kCluster);
   const Panel<G> panel(a, block.panel);
-  const int first_token = block.token_tile * G::kTokens;
+  const int rank = G::kCluster > 1 ? cluster_rank() : 0;
+  const int first_token = (block.token_tile * G::kCluster + rank) * G::kTokens;
   if (thread_index() == 0) slots.begin();
-  sync_block();
+  sync_all<G>();
   if (thread_index() >= G::kThreads) {
     give_registers<G::kCopyRegisters>();
     fill_slots<G>(slots, a, panel, first_token, thread_index() - G::kThreads);
-    sync_block();  // the two barriers around the output tile
+    sync_all<G>();  // the two barriers around the output tile
     sync_block();
     return;
   }
@@ -206,7 +234,7 @@ patch_warpgroups(const LinearArguments a) {
     multiply_slabs_of<T, G, true>(sums[0], panel.sparse, slots, walk, at);
   }
   finish<T, G>(sums, a, block.panel, first_token, at);
-  sync_block();  // the output tile overwrites the ring
+  sync_all<G>();  // the output tile overwrites the ring, and no other block arrives here or copies any more
   write_through_shared<T, G>(sums[0], a, block.panel, first_token, slots.ring, at);
 }
 

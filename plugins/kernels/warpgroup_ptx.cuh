@@ -3,6 +3,9 @@
 #pragma once
 #include "kernels/ptx.cuh"
 
+// A kernel whose blocks run in clusters of this many.
+#define PATCH_CLUSTER(blocks) __cluster_dims__(blocks, 1, 1)
+
 namespace patch {
 
 // The dynamic shared memory from the next address that a matrix descriptor's swizzle can begin at.
@@ -64,6 +67,37 @@ PATCH_DEVICE Matrix describe_matrix(const void* rows) {
 }
 // The same matrix from `bytes` further along its rows, inside the first 128.
 PATCH_DEVICE Matrix further_along(Matrix matrix, int bytes) { return matrix + bytes / 16; }
+
+// A cluster's blocks share barriers and copies.  "%cluster_ctarank": the number of this block in its cluster.
+PATCH_DEVICE int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+// "mapa" and "mbarrier.arrive": arrives at the same barrier of block `rank` of the cluster.
+PATCH_DEVICE void arrive_at(Mbarrier* bar, int rank) {
+  asm volatile(
+      "{\n.reg .b32 %%a;\nmapa.shared::cluster.u32 %%a, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%%a];\n}\n" ::"r"(shared_address(bar)),
+      "r"(rank)
+      : "memory");
+}
+// "cp.async.bulk" with .multicast::cluster: to the same place in all blocks of `mask`, whose barriers count
+// it.
+PATCH_DEVICE void copy_bulk_to(void* shared, const void* global, int bytes, Mbarrier* bar, int mask) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+      " [%0], [%1], %2, [%3], %4;\n" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(bar)), "h"(static_cast<uint16_t>(mask))
+      : "memory");
+}
+// "fence.mbarrier_init": the cluster's other blocks see the barriers that this thread has made.
+PATCH_DEVICE void fence_mbarriers() { asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory"); }
+// "barrier.cluster": a barrier of all threads of the cluster.
+PATCH_DEVICE void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n" ::
+                   : "memory");
+}
 
 // "setmaxnreg": a warpgroup gives registers back, or waits until it has more.
 template <int Registers>

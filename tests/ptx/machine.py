@@ -31,6 +31,7 @@ Threads = NDArray[np.bool_]
 _BARRIER = re.compile(
     r"(?:bar|barrier)(?:\.cta)?(?:\.sync|\.red\.(?P<reduce>or|and|popc)\.(?:pred|u32))(?:\.aligned)?"
 )
+_CLUSTER_BARRIER = "barrier.cluster.wait.acquire.aligned"
 _PHASE = "mbarrier.try_wait.parity.shared::cta.b64"
 _MOST_STEPS = 300_000  # limit for one block, so that an endless loop is a fault
 
@@ -38,9 +39,9 @@ _MOST_STEPS = 300_000  # limit for one block, so that an endless loop is a fault
 class Machine:
     """One kernel with its steps decoded. It can be launched many times."""
 
-    def __init__(self, entry: Entry, shared_bytes: int) -> None:
-        self.entry = entry
-        self.state = State(entry, entry.threads, shared_bytes)
+    def __init__(self, entry: Entry, shared_bytes: int, rank: int = 0) -> None:
+        self.entry, self.rank = entry, rank
+        self.state = State(entry, entry.threads, shared_bytes, rank)
         self.steps: list[Step] = []
         self.controls: dict[int, Callable[[int, Threads], None]] = {}
         self.together: dict[
@@ -60,6 +61,11 @@ class Machine:
         self.random = np.random.default_rng(0)
         self.left: Threads = np.zeros(entry.threads, np.bool_)
         self.budget = 0
+        self.cluster = [self]  # the machines of all blocks of a cluster
+        if rank == 0 and entry.cluster > 1:
+            self.cluster += [Machine(entry, shared_bytes, other) for other in range(1, entry.cluster)]
+            for machine in self.cluster:
+                machine.state.cluster = [member.state for member in self.cluster]
 
     def launch(
         self, blocks: int, parameters: bytes, memory: Memory, seed: int = 0, late: Late = Late.ALL
@@ -68,18 +74,21 @@ class Machine:
 
         late: when the bulk copies and products of warpgroups happen.
         """
-        (held,) = self.state.parameters.values()
-        if len(parameters) != len(held):
-            raise PtxFault(f"the parameter has {len(held)} bytes, not {len(parameters)}")
-        held[:] = np.frombuffer(parameters, np.uint8)
-        self.state.memory = memory
-        self.state.blocks[:] = blocks
-        self.random = np.random.default_rng(seed)
-        if self.state.warpgroups is not None:
-            self.state.warpgroups.late, self.state.warpgroups.random = late, self.random
+        if blocks % len(self.cluster):
+            raise PtxFault(f"{blocks} blocks are no whole clusters of {len(self.cluster)}")
+        random = np.random.default_rng(seed)
+        for machine in self.cluster:
+            (held,) = machine.state.parameters.values()
+            if len(parameters) != len(held):
+                raise PtxFault(f"the parameter has {len(held)} bytes, not {len(parameters)}")
+            held[:] = np.frombuffer(parameters, np.uint8)
+            machine.state.memory, machine.random = memory, random
+            machine.state.blocks[:] = blocks
+            if machine.state.warpgroups is not None:
+                machine.state.warpgroups.late, machine.state.warpgroups.random = late, random
         with np.errstate(all="ignore"):  # idle threads compute too, and their results are dropped
-            for block in np.random.default_rng(seed).permutation(blocks):
-                self._run(int(block))
+            for cluster in np.random.default_rng(seed).permutation(blocks // len(self.cluster)):
+                self._run(int(cluster) * len(self.cluster))
 
     def _decode(self, position: int, instruction: Instruction) -> None:
         opcode, operands = instruction.opcode, instruction.operands
@@ -93,6 +102,8 @@ class Machine:
         elif _BARRIER.fullmatch(opcode):
             if predicate is not None:
                 raise PtxFault("a barrier under a predicate is not modelled")
+            self.controls[position] = self._arrive
+        elif opcode == _CLUSTER_BARRIER:
             self.controls[position] = self._arrive
         elif opcode == _PHASE:
             if predicate is not None:
@@ -140,16 +151,33 @@ class Machine:
         return stops[::-1]
 
     def _run(self, block: int) -> None:
+        for machine in self.cluster:
+            machine._begin(block + machine.rank)
+        while True:
+            able = [machine for machine in self.cluster if machine.ready]
+            if able:
+                machine = able[self.random.integers(len(able))] if len(able) > 1 else able[0]
+                machine._go_on()
+                continue
+            released = [machine._release() for machine in self.cluster] if not self._wake() else [True]
+            if not any(released) and not self._meet():
+                break
+        for machine in self.cluster:
+            machine._check_end()
+
+    def _begin(self, block: int) -> None:
         self.state.begin(block)
         self.left[:] = False
         self.budget = _MOST_STEPS
         self.ready, self.parked, self.waiting = {0: np.ones(self.entry.threads, np.bool_)}, {}, {}
         self.sleeping = {}
-        while self.ready or self._wake() or self._release():
-            if self.sleeping and self.random.integers(2):
-                self._look()
-            position = self._turn()
-            self._advance(position, self.ready.pop(position))
+
+    def _go_on(self) -> None:
+        """Advance some threads of this block."""
+        if self.sleeping and self.random.integers(2):
+            self._look()
+        position = self._turn()
+        self._advance(position, self.ready.pop(position))
 
     def _turn(self) -> int:
         """The position to go on from. Where there are mbarriers, any that no other thread of its warps is behind."""
@@ -268,23 +296,24 @@ class Machine:
 
     def _wake(self) -> bool:
         """Land bulk copies, one by one, until a thread at an mbarrier goes on. Returns False when none does."""
-        while self.sleeping:
-            self._look()
-            if self.ready or not self.state.warpgroups.land(self.state):
-                break
-        return bool(self.ready)
+        while any(machine.sleeping for machine in self.cluster):
+            for machine in self.cluster:
+                machine._look()
+            if any(machine.ready for machine in self.cluster):
+                return True
+            order = self.random.permutation(len(self.cluster))
+            states = [self.cluster[int(i)].state for i in order]
+            if not any(state.warpgroups.land(state) for state in states):
+                return False
+        return False
 
     def _release(self) -> bool:
-        """Open the barrier that all threads have reached; False when all threads have ended."""
-        if self.parked:
-            where = self.entry.code[min(self.parked)].text
-            raise PtxFault(f"{where}: a warp waits for threads that do not come")
-        if self.sleeping:
-            where = self.entry.code[min(self.sleeping)].text
-            raise PtxFault(f"{where}: threads wait for a phase that never ends")
-        if not self.waiting:
+        """Open the barrier that all threads of the block have reached; False when there is none."""
+        if not self.waiting or self.parked or self.sleeping:
             return False
         code = [self.entry.code[position] for position in self.waiting]
+        if all(c.opcode == _CLUSTER_BARRIER for c in code):
+            return False
         arrived = np.logical_or.reduce(list(self.waiting.values()))
         if self.left.any():
             raise PtxFault(f"{code[0].text}: threads that have returned are waited for")
@@ -298,6 +327,27 @@ class Machine:
         self.ready = {position + 1: threads for position, threads in self.waiting.items()}
         self.waiting = {}
         return True
+
+    def _meet(self) -> bool:
+        """Open the cluster's barrier when all threads of all blocks have reached it."""
+        for machine in self.cluster:
+            code = {machine.entry.code[position].opcode for position in machine.waiting}
+            if code != {_CLUSTER_BARRIER} or machine.parked or machine.sleeping or machine.left.any():
+                return False
+        for machine in self.cluster:
+            machine.ready = {position + 1: threads for position, threads in machine.waiting.items()}
+            machine.waiting = {}
+        return True
+
+    def _check_end(self) -> None:
+        """Raise PtxFault if threads have not ended, for there is nothing that they could do."""
+        for waiters, what in (
+            (self.parked, "a warp waits for threads that do not come"),
+            (self.sleeping, "threads wait for a phase that never ends"),
+            (self.waiting, "threads wait for others that do not come"),
+        ):
+            if waiters:
+                raise PtxFault(f"{self.entry.code[min(waiters)].text}: {what}")
 
     def _reduce(self, arrived: Threads) -> None:
         """bar.red: every thread gets the reduction of all votes."""

@@ -105,8 +105,11 @@ class Copies:
 class State:
     """Registers of all threads, the block's shared memory, and the launch's global memory and parameters."""
 
-    def __init__(self, entry: Entry, threads: int, shared_bytes: int) -> None:
+    def __init__(self, entry: Entry, threads: int, shared_bytes: int, rank: int = 0) -> None:
         self.entry, self.threads = entry, threads
+        self.cluster: list[State] = [
+            self
+        ]  # of all blocks of the cluster; rank: this block's place among them
         self.shared = Memory.shared(shared_bytes)
         self.memory = Memory.holding({}, ())
         self.copies = Copies(threads)
@@ -126,6 +129,7 @@ class State:
             "%ntid.x": np.full(threads, threads, np.uint32),
             "%ctaid.x": self.block,
             "%nctaid.x": self.blocks,
+            "%cluster_ctarank": np.full(threads, rank, np.uint32),
         }
 
     def begin(self, block: int) -> None:

@@ -17,15 +17,18 @@ TOKENS = 16
 SHARED = 8192  # X from 1024 on, a multiple of 1024 as the interpreter's shared memory begins at 1024
 
 
-def execute(body: str, tensors: dict[str, NDArray[np.generic]], late: Late = Late.ALL) -> Memory:
-    """Run a warpgroup whose pointers %rd0, %rd1, ... are the tensors; out is writable."""
+def execute(
+    body: str, tensors: dict[str, NDArray[np.generic]], late: Late = Late.ALL, cluster: int = 1, seed: int = 0
+) -> Memory:
+    """Run a warpgroup, or a cluster of them, whose pointers %rd0, %rd1, ... are the tensors; out is writable."""
     loads = "\n".join(f"ld.param.u64 %rd{i}, [k_param_0+{8 * i}];" for i in range(len(tensors)))
     text = f"""
         .version 8.5 .target sm_90a .address_size 64
         .extern .shared .align 128 .b8 pool[];
         .visible .entry k(.param .align 8 .b8 k_param_0[{8 * len(tensors)}]) .maxntid 128, 1, 1
+        .reqnctapercluster {cluster}, 1, 1
         {{
-        .reg .pred %p<10>; .reg .b32 %r<40>; .reg .f32 %f<40>; .reg .b64 %rd<40>;
+        .reg .pred %p<10>; .reg .b16 %rs<4>; .reg .b32 %r<40>; .reg .f32 %f<40>; .reg .b64 %rd<40>;
         {loads}
         mov.u32 %r0, %tid.x; mov.u32 %r1, pool; setp.eq.u32 %p0, %r0, 0; setp.eq.u32 %p1, 0, 0;
         {body}
@@ -33,7 +36,7 @@ def execute(body: str, tensors: dict[str, NDArray[np.generic]], late: Late = Lat
         }}"""
     memory = Memory.holding(tensors, ["out"])
     pointers = np.array([memory.address(name) for name in tensors], np.uint64).tobytes()
-    Machine(parse_entry(text, "k"), SHARED).launch(1, pointers, memory, late=late)
+    Machine(parse_entry(text, "k"), SHARED).launch(cluster, pointers, memory, seed, late)
     return memory
 
 
@@ -244,3 +247,55 @@ def test_unordered_metadata_is_a_fault() -> None:
     tensors["meta"][:] = 0x22222222
     with pytest.raises(PtxFault, match="ascending"):
         execute(BEFORE + FENCE + product("f16", 0) + FINISH, tensors)
+
+
+# Block `rank` makes its barrier for one arrival of the other block and 256 bytes from each, and sends its part of X to both.
+CLUSTER = """mov.u32 %r9, %cluster_ctarank;
+    @!%p0 bra MADE; mbarrier.init.shared::cta.b64 [%r1], 2; fence.mbarrier_init.release.cluster; MADE:
+    barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;
+    @!%p0 bra SENT; mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], 512;
+    xor.b32 %r10, %r9, 1; mapa.shared::cluster.u32 %r11, %r1, %r10;
+    mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r11];
+    shl.b32 %r12, %r9, 8; add.s32 %r2, %r1, %r12; add.s32 %r2, %r2, 1024;
+    mul.wide.u32 %rd10, %r12, 1; add.s64 %rd11, %rd1, %rd10; mov.b16 %rs0, MASK;
+    cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%r2], [%rd11], 256, [%r1], %rs0;
+    SENT: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r1], 0;
+    shl.b32 %r3, %r0, 2; add.s32 %r3, %r3, %r1; ld.shared.u32 %r4, [%r3+1024];
+    shl.b32 %r5, %r9, 7; add.s32 %r5, %r5, %r0; mul.wide.u32 %rd10, %r5, 4; add.s64 %rd11, %rd0, %rd10;
+    st.global.u32 [%rd11], %r4; barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;"""
+
+
+def cluster_tensors() -> dict[str, NDArray[np.generic]]:
+    return {"out": np.zeros(256, np.uint32), "x": np.arange(128, dtype=np.uint32)}
+
+
+@pytest.mark.parametrize("late", Late)
+def test_blocks_of_a_cluster_copy_for_each_other(late: Late) -> None:
+    for seed in range(8):
+        memory = execute(CLUSTER.replace("MASK", "3"), cluster_tensors(), late, 2, seed)
+        np.testing.assert_array_equal(memory.tensor("out", np.uint32), np.tile(np.arange(128), 2))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("MASK", "1", "never ends|do not come"),  # block 1 gets nothing
+        ("MASK", "7", "no such block"),
+        ("xor.b32 %r10, %r9, 1;", "mov.u32 %r10, 2;", "no address"),
+        ("xor.b32 %r10, %r9, 1;", "mov.u32 %r10, 0;", "more arrivals|never ends"),
+        ("barrier.cluster.wait.acquire.aligned;\n    @!%p0 bra SENT;", "@!%p0 bra SENT;", "no mbarrier"),
+        ("%cluster_ctarank;", "%cluster_ctarank; setp.eq.u32 %p3, %r9, 1; @%p3 ret;", "do not come"),
+    ],
+)
+def test_faults_of_a_cluster(before: str, after: str, message: str) -> None:
+    assert before in CLUSTER
+    body = CLUSTER.replace(before, after, 1).replace("MASK", "3")
+    with pytest.raises(PtxFault, match=message):
+        for seed in range(8):
+            execute(body, cluster_tensors(), Late.NONE, 2, seed)
+
+
+def test_a_cluster_is_whole() -> None:
+    with pytest.raises(PtxFault, match="no whole clusters"):
+        text = ".visible .entry k(.param .align 8 .b8 p[8]) .maxntid 128, 1, 1 .reqnctapercluster 2, 1, 1 { ret; }"
+        Machine(parse_entry(text, "k"), 64).launch(3, bytes(8), Memory.holding({}, ()))

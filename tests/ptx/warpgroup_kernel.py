@@ -20,7 +20,9 @@ from tests.ptx.warpgroups import Late
 
 __all__ = ["WARPGROUP_CONFIGS", "WarpgroupConfig", "WarpgroupKernel", "compile_warpgroups"]
 
-_LINE = re.compile(r'\{"([\w-]+)", Kernel::kWarpgroups, ' + ", ".join([r"(\d+)"] * 6) + r", (true|false)\}")
+_LINE = re.compile(
+    r'\{"([\w-]+)", Kernel::kWarpgroup(s|Pairs), ' + ", ".join([r"(\d+)"] * 6) + r", (true|false)\}"
+)
 # Itanium mangling of patch_warpgroups<Half, 1>
 _ENTRY = re.compile(r"_ZN5patch\d+patch_warpgroupsINS_\d+(?P<scalar>[A-Z]\w*?)ELi(?P<config>\d+)E.*")
 
@@ -36,6 +38,7 @@ class WarpgroupConfig(NamedTuple):
     stages: int
     blocks_per_sm: int
     gated: bool
+    cluster: int
 
     @property
     def shared_bytes(self) -> int:
@@ -44,8 +47,8 @@ class WarpgroupConfig(NamedTuple):
 
 
 WARPGROUP_CONFIGS = tuple(
-    WarpgroupConfig(name, *map(int, numbers), gated == "true")
-    for name, *numbers, gated in _LINE.findall((PLUGINS / "kernels" / "warpgroup.h").read_text())
+    WarpgroupConfig(name, *map(int, numbers), gated == "true", 1 + (kind == "Pairs"))
+    for name, kind, *numbers, gated in _LINE.findall((PLUGINS / "kernels" / "warpgroup.h").read_text())
 )
 
 
@@ -87,7 +90,8 @@ class WarpgroupKernel:
         addresses = {name: memory.address(name) for name in memory.places}
         arguments = arguments_of(packed, tokens, 1, addresses, case.activation)
         choose_vectors(arguments)
-        blocks = arguments.panels * -(-tokens // WARPGROUP_CONFIGS[config].tokens)
+        about = WARPGROUP_CONFIGS[config]
+        blocks = arguments.panels * -(-tokens // (about.tokens * about.cluster)) * about.cluster
         machine = self.machine(DTYPES.index(case.dtype), config)
         machine.launch(blocks, bytes(arguments), memory, seed, late)
         return memory.tensor("y", np.uint16).reshape(tokens, -1).copy()

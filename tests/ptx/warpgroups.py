@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tests.ptx.memory import POISON, Array
 from tests.ptx.parser import Operand, PtxFault
-from tests.ptx.state import Instructions, Mask, State, Step
+from tests.ptx.state import Instructions, Mask, State, Step, compute
 
 __all__ = [
     "WARPGROUPS",
@@ -130,6 +130,8 @@ class Warpgroups:
         return True
 
     def start(self, state: State, copy: _Bulk) -> None:
+        if copy.target % 16 or copy.source % 16 or copy.width % 16:
+            raise PtxFault("a bulk copy is not aligned to 16 bytes, or not a multiple of them")
         everything = np.arange(copy.width)
         state.memory.load(copy.source + everything, np.dtype(np.uint8))
         state.shared.store(copy.target + everything, np.full((copy.width, 1), POISON, np.uint8))
@@ -216,7 +218,10 @@ def _arrive(state: State, match: Match, operands: Operands) -> Step:
     return step
 
 
-@WARPGROUPS.define(r"cp\.async\.bulk\.shared::cluster\.global\.mbarrier::complete_tx::bytes")
+_BULK = r"cp\.async\.bulk\.shared::cluster\.global\.mbarrier::complete_tx::bytes"
+
+
+@WARPGROUPS.define(_BULK)
 def _bulk_copy(state: State, match: Match, operands: Operands) -> Step:
     target, source, barrier = (state.address(operands[i]) for i in (0, 1, 3))
     size, shared = state.source(operands[2], "u32"), warpgroups_of(state)
@@ -224,12 +229,55 @@ def _bulk_copy(state: State, match: Match, operands: Operands) -> Step:
     def step(mask: Mask) -> None:
         to, at, bar = target(), source(), barrier()
         for thread in np.flatnonzero(state.active(mask)):
-            copy = _Bulk(int(to[thread]), int(at[thread]), int(size[thread]), int(bar[thread]))
-            if copy.target % 16 or copy.source % 16 or copy.width % 16:
-                raise PtxFault("a bulk copy is not aligned to 16 bytes, or not a multiple of them")
-            shared.start(state, copy)
+            shared.start(state, _Bulk(int(to[thread]), int(at[thread]), int(size[thread]), int(bar[thread])))
 
     return step
+
+
+@WARPGROUPS.define(rf"{_BULK}\.multicast::cluster")
+def _bulk_copy_to_all(state: State, match: Match, operands: Operands) -> Step:
+    """The same to the same place in all blocks of a mask, at whose barriers it counts."""
+    target, source, barrier = (state.address(operands[i]) for i in (0, 1, 3))
+    size, blocks = state.source(operands[2], "u32"), state.source(operands[4], "b16")
+
+    def step(mask: Mask) -> None:
+        to, at, bar = target(), source(), barrier()
+        for thread in np.flatnonzero(state.active(mask)):
+            if int(blocks[thread]) >> len(state.cluster):
+                raise PtxFault("the cluster has no such block")
+            for rank, peer in enumerate(state.cluster):
+                if int(blocks[thread]) >> rank & 1:
+                    copy = _Bulk(int(to[thread]), int(at[thread]), int(size[thread]), int(bar[thread]))
+                    warpgroups_of(peer).start(peer, copy)
+
+    return step
+
+
+@WARPGROUPS.define(r"mapa\.shared::cluster\.u32")
+def _address_elsewhere(state: State, match: Match, operands: Operands) -> Step:
+    """Address of the same place in block `rank`: its upper 8 bits are 1 + rank."""
+    a, rank = state.source(operands[1], "u32"), state.source(operands[2], "u32")
+    return compute(state, operands[0], "u32", lambda: a | (rank + np.uint32(1)) << np.uint32(24))
+
+
+@WARPGROUPS.define(r"mbarrier\.arrive\.release\.cluster\.shared::cluster\.b64")
+def _arrive_elsewhere(state: State, match: Match, operands: Operands) -> Step:
+    address = state.address(operands[1])
+
+    def step(mask: Mask) -> None:
+        at = address()
+        for thread in np.flatnonzero(state.active(mask)):
+            rank, place = int(at[thread]) >> 24, int(at[thread]) & 0xFFFFFF
+            if not 1 <= rank <= len(state.cluster):
+                raise PtxFault("this is no address in a block of the cluster")
+            warpgroups_of(state.cluster[rank - 1]).barrier(place).change(1, 0)
+
+    return step
+
+
+@WARPGROUPS.define(r"fence\.mbarrier_init\.release\.cluster|barrier\.cluster\.arrive\.release\.aligned")
+def _order(state: State, match: Match, operands: Operands) -> Step:
+    return lambda mask: None  # the wait that follows an arrival at the cluster's barrier does all of it
 
 
 @WARPGROUPS.define(r"fence\.proxy\.async\.shared::cta")

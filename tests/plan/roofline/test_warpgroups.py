@@ -13,6 +13,7 @@ from tests.plugins.host_kernel import BENCH
 
 sys.path.insert(0, str(BENCH))
 warpgroups = importlib.import_module("warpgroups")
+CONFIGS = {config.name: config for config in warpgroups.CONFIGS}
 
 
 def test_the_page_is_that_of_this_prediction():
@@ -23,7 +24,7 @@ def test_the_page_is_that_of_this_prediction():
 
 def test_a_slab_by_hand():
     """128 rows and 256 tokens: 64 columns of X are 32 KiB, read by both warpgroups; 16 or 9 KiB of W, by one of them."""
-    (wide,) = (config for config in warpgroups.CONFIGS if config.name == "hopper-128")
+    wide, pair = CONFIGS["hopper-128"], CONFIGS["hopper-pair-128"]
     card = card_named("H100")
     dense, sparse = (warpgroups.slab_clocks(card, wide, kind) for kind in (False, True))
     assert (
@@ -34,12 +35,13 @@ def test_a_slab_by_hand():
     assert dense["shared"] == pytest.approx((3 * 32768 + 2 * 16384) / (128 * 0.85))
     assert sparse["shared"] == pytest.approx((3 * 32768 + 2 * 9216) / (128 * 0.85))
     assert dense["l2"] / sparse["l2"] == pytest.approx(48 / 41)
+    assert dense["l2"] / warpgroups.slab_clocks(card, pair, False)["l2"] == pytest.approx(48 / 40)
 
 
 def test_more_2_4_is_never_slower_and_never_twice_as_fast():
     card = card_named("H100")
-    times = [warpgroups.warpgroup_time(card, Linear(11008, 4096, share), 4096) for share in (0, 0.3, 0.6, 1)]
-    assert times == sorted(times, reverse=True) and times[0] < 2 * times[-1]
-    assert (
-        times[0] > dense_time(card, Linear(11008, 4096, 0), 4096)[0]
-    )  # it does not beat cuBLAS with dense slabs
+    for config in (CONFIGS["hopper-128"], CONFIGS["hopper-pair-128"]):
+        shapes = [Linear(11008, 4096, share) for share in (0, 0.3, 0.6, 1)]
+        times = [warpgroups.warpgroup_time(card, config, shape, 4096) for shape in shapes]
+        assert times == sorted(times, reverse=True) and times[0] < 2 * times[-1]
+        assert times[0] > dense_time(card, shapes[0], 4096)[0]  # no faster than cuBLAS with dense slabs

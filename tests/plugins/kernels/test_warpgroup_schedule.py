@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for th
 OFF = Device(132, 227 << 10, 50 << 20, 183, 1269, 2048)
 ON = Device(132, 227 << 10, 50 << 20, 183, 1269, 2048, 1)
 NAMES = (*CONFIGS, *(config.name for config in WARPGROUP_CONFIGS))
-FITTING = {(128, 0): "hopper-128", (64, 0): "hopper-64", (64, 1): "gated-hopper-64"}
+FITTING = {(128, 0): "hopper-pair-128", (64, 0): "hopper-64", (64, 1): "gated-hopper-64"}
 
 
 def problem(tokens, rows, gated, share, shape=(11008, 4096)):

@@ -98,7 +98,7 @@ def test_a_builder_without_a_gpu_offers_the_automatic_tactic(load, driver):
 
 @pytest.mark.parametrize(
     ("shape", "rows", "gated", "name"),
-    [((11008, 4096), 128, 0, "hopper-128"), ((11008, 4096), 64, 1, "gated-hopper-64")],
+    [((11008, 4096), 128, 0, "hopper-pair-128"), ((11008, 4096), 64, 1, "gated-hopper-64")],
 )
 def test_the_kernel_with_wgmma_serves_prompts_where_it_is_on(load, driver, kernel, shape, rows, gated, name):
     """The dense path's tactic stays beside it, so that TensorRT times both; a cache of timings knows them apart."""
