@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.format import SLAB_K
-from patch_compile.packing.function import DOMAIN, INPUTS, NAME
+from patch_compile.packing.function import DOMAIN, INPUTS, KINDS, NAME
 from patch_compile.packing.index import index_fault, index_from_attribute
 from patch_compile.packing.version import check_version
 
@@ -39,6 +39,8 @@ def check_indexes(onnx_path: Path) -> None:
         grid = _grid(attributes)
         if grid is None or not (dense.dims and sparse.dims):
             raise _refused(onnx_path, node, "its attributes or the shapes of its packed tensors are none")
+        if attributes.get("kinds") != KINDS.encode():
+            raise _refused(onnx_path, node, f"its attribute kinds is not {KINDS!r}")
         index = index_from_attribute(attributes.get("index"))
         fault = index_fault(index, grid, dense.dims[0], sparse.dims[0])
         if fault:

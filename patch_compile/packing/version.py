@@ -19,8 +19,9 @@ _ATTRIBUTE = "plugin_version"
 
 def other_version(path: Path, version: int | str) -> PatchCompileError:
     """Returns the error for an ONNX file or an engine with PatchLinears of another version."""
+    shown = str(version)[:20]
     return PatchCompileError(
-        f"{path} holds PatchLinears of version {str(version)[:20]!s}",
+        f"{path} holds PatchLinears of version {shown if shown.isalnum() else repr(shown)}",
         f"This patch-compile reads version {VERSION}: the index of the packed weights is an attribute of the node.",
         "Build the model again: `patch-compile build --recipe OUT/recipe.yaml`.",
     )

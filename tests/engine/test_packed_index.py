@@ -60,6 +60,21 @@ def test_a_node_of_version_1_is_refused_with_the_command_that_builds_it_again(tm
     assert "`patch-compile build --recipe OUT/recipe.yaml`" in str(refused.value.fix)
 
 
+@pytest.mark.parametrize("kinds", [b"dense", b"dense,8:16", None])
+def test_slabs_of_other_kinds_are_refused(tmp_path, kinds):
+    path = graphs.write_chain(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    held = attribute(model.graph.node[0], "kinds")
+    if kinds is None:
+        model.graph.node[0].attribute.remove(held)
+    else:
+        held.s = kinds
+    onnx.save(model, path)
+    with pytest.raises(PatchCompileError, match="is damaged") as refused:
+        check_indexes(path)
+    assert refused.value.why == "Its attribute kinds is not 'dense,2:4'."
+
+
 @pytest.mark.parametrize("change", ["in_features", "panel_rows", "index"])
 def test_a_node_that_lacks_something_is_refused(tmp_path, change):
     path = graphs.write_chain(tmp_path / "m.onnx")

@@ -39,11 +39,13 @@ def _changes() -> Iterator[tuple[str, Change]]:
         lambda m: [setattr(one, "version", 99) for one in m.opset_import if one.domain == "patch"] and None,
     )
     for name, values in {
-        "zero": [0] * 9, "huge": [2**63 - 1] * 9, "empty": [], "floats": [0.5, 1.5], "text": "0,1", "one": 7,
+        "zero": [0] * 9, "huge": [2**63 - 1] * 9, "floats": [0.5, 1.5], "text": "0,1", "one": 7,
         "texts": ["0", "1"], "least": [-(2**63)] * 9,
     }.items():  # fmt: skip
         yield f"index {name}", lambda m, v=values: _attribute(patch(m), "index", v)
-    yield "the index turned", lambda m: patch(m) and _turned(patch(m))
+    yield "index turned", lambda m: _index(patch(m), lambda numbers: numbers[::-1])
+    yield "index cut", lambda m: _index(patch(m), lambda numbers: numbers[: len(numbers) // 2])
+    yield "index empty", lambda m: _index(patch(m), lambda numbers: [])
     for value in ("dense", "dense,8:16", "x" * 100_000, 7):
         yield f"kinds {str(value)[:8]!r}", lambda m, v=value: _attribute(patch(m), "kinds", v)
     for place, what in enumerate(("dense", "sparse", "meta"), start=1):
@@ -68,9 +70,9 @@ def _attribute(node: Any, name: str, value: Any) -> None:
     node.attribute.extend(kept + ([] if value is None else [helper.make_attribute(name, value)]))
 
 
-def _turned(node: Any) -> None:
+def _index(node: Any, change: Callable[[list[int]], list[int]]) -> None:
     held = next(one for one in node.attribute if one.name == "index")
-    held.ints[:] = list(held.ints)[::-1]
+    held.ints[:] = change(list(held.ints))
 
 
 def _inputs(node: Any, names: list[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.plugins.dense_plugin import DensePlugin, compile_driver, compile_stand_in
-from tests.plugins.host_kernel import COMPILER, Call, Device, Stats
+from tests.plugins.host_kernel import COMPILER, Arguments, Call, Device, PartTable, Stats
 
 bench_check, bench_kernels = (importlib.import_module(name) for name in ("check", "kernels"))
 
@@ -40,7 +40,14 @@ class KernelsOnTheCpu:
     def partial_bytes(self, config, parts):
         return int(self._kernel.lib.patch_host_partial_bytes(config, parts))
 
-    def launch(self, arguments, scalar, config, parts, stream):
+    def table(self, arguments, index, config, parts):
+        if not list(self._kernel.configs().values())[config].streams:
+            return PartTable()
+        own = Arguments.from_buffer_copy(arguments)
+        own.index, own.parts = index.ctypes.data, parts
+        return self._kernel.table(own, config)
+
+    def launch(self, arguments, table, scalar, config, parts, stream):
         about = self.configs()[config]
         panels = arguments.panels * (1 + about.gated)
         call = Call(scalar=scalar, config=config, copy_mode=self.launches % 3, seed=self.launches)
@@ -51,6 +58,7 @@ class KernelsOnTheCpu:
         call.partial_values, call.counter_words = self.partial_bytes(config, parts) // 4, parts
         call.arguments = arguments
         call.arguments.parts = parts
+        call.table = ctypes.addressof(table)
         self.launches += 1
         if self._kernel.lib.patch_host_run(ctypes.byref(call), ctypes.byref(Stats())):
             raise RuntimeError(self._kernel.lib.patch_host_error().decode())
