@@ -18,6 +18,8 @@ from onnx import TensorProto, helper
 from pyarrow import parquet
 
 from masklearn.checkpoint.checkpoint import Checkpoint
+from masklearn.masks.kinds.table import FAMILIES
+from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, ImportRecord, MaskRecord, RepairRecord, TextRecord
 from masklearn.shard import write_shard
@@ -71,6 +73,7 @@ _SETTINGS = {
     "target": ("a6000", "sm86,RTX 4090, 9.0"),
     "opt_shapes": ("batch=2,sequence=8,past=4", "ids:2x8,past.0:2x3x4,mask:2x12"),
     "max_shapes": ("batch=2,sequence=8,past=4",),
+    "kinds": ("auto", "8:16,12:16", "mlp.*=8:16,12:16,re:.*(q|k)_proj=2:4"),
     "include": ("mlp.*", "re:.*q_proj"),
     "fuse": ("all", "qkv,gated"),
     "method": ("wanda",),
@@ -126,6 +129,7 @@ def _tensors(folder: Path) -> None:
         )
         made.save(folder / "m")
         _put("masks", f"{name}.safetensors", _written(folder / "m"))
+    _kinds(folder)
     imported = ImportRecord(
         source="mask.npz",
         sha256="cd" * 32,
@@ -142,6 +146,21 @@ def _tensors(folder: Path) -> None:
     )  # fmt: skip
     made.save(folder / "m")
     _put("masks", "imported.safetensors", _written(folder / "m"))
+
+
+def _kinds(folder: Path) -> None:
+    """A mask file of version 2, with its own random numbers."""
+    rng, shape, tile = np.random.default_rng(1), (12, 192), (8, 64)
+    kinds = np.asarray([[1, 2, 3], [0, 4, 1]], np.uint8)
+    scores, kept = rng.random(shape), kept_per_group(kinds, shape, tile, "n:16")
+    codes = {"2:4": FAMILIES["2:4"].best(scores, 2), "n:16": FAMILIES["n:16"].best(scores, kept)}
+    masks = {
+        "model.layers.0.mlp.up_proj": LinearMask.from_codes(shape, tile, kinds, codes),
+        "model.layers.0.mlp.down_proj": mosaic(rng, (8, 16), (8, 8)),
+    }
+    made = MaskSet(masks, method="oneshot", seed=0, base_model="m", base_sha256="ab" * 32, ratio_asked=0.4)
+    made.save(folder / "m")
+    _put("masks", "kinds.safetensors", _written(folder / "m"))
 
 
 def _published(folder: Path) -> None:

@@ -30,7 +30,9 @@ def _masks(data: bytes, folder: Path) -> None:
     masks.save(again)
     same = MaskSet.load(again)
     assert same.tile_sizes() == masks.tile_sizes() and same.shapes() == masks.shapes()
-    assert all((same[name].pattern == mask.pattern).all() for name, mask in masks.items())
+    for name, mask in masks.items():
+        assert (same[name].pattern == mask.pattern).all() and (same[name].mask16 == mask.mask16).all()
+        assert (same[name].kinds == mask.kinds).all()
 
 
 @cache
