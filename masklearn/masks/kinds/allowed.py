@@ -17,7 +17,11 @@ __all__ = ["AUTO", "AUTO_KINDS", "allowed_kinds", "only_two_four", "parse_kinds"
 
 AUTO = "auto"
 
-AUTO_KINDS: tuple[Kind, ...] = tuple(PRUNED[name] for name in ("2:4", "8:16", "10:16", "12:16", "14:16"))
+# By the scores of SmolLM2-135M (64x64 tiles), at the bytes of 2:4 tiles with ratio .50, .45, .35 and .25, all of them
+# together lose 45, 10, 2 and 1 % less than without 6:16; at .25 they lose 1 % less than without 14:16.
+AUTO_KINDS: tuple[Kind, ...] = tuple(
+    PRUNED[name] for name in ("2:4", "6:16", "8:16", "10:16", "12:16", "14:16")
+)
 """Kinds that `auto` chooses from."""
 
 _Pairs = list[tuple[str, tuple[str, ...]]]
