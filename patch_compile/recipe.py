@@ -121,15 +121,16 @@ class Recipe(LearnSettings):
         return SpeedGoal(self.speedup, self.budget_ms) if asked else None
 
     def check_plannable(self) -> None:
-        """Raises UsageError for settings of learning that no plan takes: kinds of tiles that are not packed, and a goal in
+        """Raises UsageError for settings of learning that no plan takes: kinds of tiles that no kernel runs, and a goal in
         bytes, which counts over linears that are compiled dense too."""
         learns = "`patch-compile learn` without --target learns so"
-        if self.mask is None and not only_two_four(self.kinds):
+        packs_all = self.backend == "onnx" and self.lowering == "plugin"
+        if self.mask is None and not only_two_four(self.kinds) and not packs_all:
             raise UsageError(
                 f"--kinds {self.kinds} cannot be compiled",
                 "The kernels run dense and 2:4 tiles.",
                 f"{learns}; `build --mask OUT/masks.safetensors --lowering dense` compiles it as dense weights with "
-                "zeros.",
+                "zeros, and --backend onnx --lowering plugin packs all kinds for ONNX Runtime.",
             )
         if self.bytes_per_weight is not None:
             raise UsageError(

@@ -110,12 +110,18 @@ class LinearMask:
         words[where] = _TWO_OF_FOUR.keep(self.pattern).view(np.uint32)
         keep = patterns.reshape(rows, columns)
         if self.mask16.size:
+            keep &= _OF_SIXTEEN.keep(self.masks_of_sixteen())
+        return keep
+
+    def masks_of_sixteen(self) -> NDArray[np.uint16]:
+        """Returns the code of every group of 16, `[N, ⌊K/16⌋]`: all bits outside the n:16 tiles."""
+        rows, columns = self.shape
+        codes = np.full((rows, columns // _OF_SIXTEEN.group), _ALL)
+        if self.mask16.size:
             assert self.others is not None
-            codes = np.full((rows, columns // _OF_SIXTEEN.group), _ALL)
             pruned = expand_tiles(self.others != DENSE.code, self.shape, self.tile, _OF_SIXTEEN.group)
             codes[pruned] = self.mask16
-            keep &= _OF_SIXTEEN.keep(codes)
-        return keep
+        return codes
 
     @property
     def weights(self) -> int:

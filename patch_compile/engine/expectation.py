@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.packing.function import DOMAIN, INPUTS, NAME
+from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
+from patch_compile.packing.slab_kinds import kinds_from_attribute
 from patch_compile.packing.version import check_version
 from patch_compile.plan.split import PART
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanExpectation", "expectation_from_onnx"]
 
-_PACKED = INPUTS[1:]  # dense, sparse, meta
 _VALUES = INPUTS[1:3]
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
@@ -86,8 +86,12 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 def _constants(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> list[str]:
-    names = list(node.input[1 : 1 + len(_PACKED)])
-    for role, name in zip(_PACKED, names, strict=True):
+    from onnx import helper
+
+    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    roles = tensor_names(kinds_from_attribute(attributes["kinds"].decode()))
+    names = list(node.input[1 : 1 + len(roles)])
+    for role, name in zip(roles, names, strict=True):
         if name not in stored:
             raise PatchCompileError(
                 f"{role} of the PatchLinear {node.name!r} is not a constant",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.packing.format import SLAB_K
-from patch_compile.packing.function import DOMAIN, INPUTS, KINDS, NAME
+from patch_compile.packing.function import DOMAIN, NAME, tensor_names
 from patch_compile.packing.index import index_fault, index_from_attribute
+from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute
 from patch_compile.packing.version import check_version
 
 if TYPE_CHECKING:
@@ -31,23 +32,42 @@ def check_indexes(onnx_path: Path) -> None:
     nodes = [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
     check_version(onnx_path, nodes)
     for node in nodes:
-        given = dict(zip(INPUTS, node.input, strict=False))
-        dense, sparse = (stored.get(given.get(role, "")) for role in ("dense", "sparse"))
-        if dense is None or sparse is None:
-            raise _refused(onnx_path, node, "its packed tensors are no constants of the graph")
         attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-        grid = _grid(attributes)
-        if grid is None or not (dense.dims and sparse.dims):
-            raise _refused(onnx_path, node, "its attributes or the shapes of its packed tensors are none")
-        if attributes.get("kinds") != KINDS.encode():
-            raise _refused(onnx_path, node, f"its attribute kinds is not {KINDS!r}")
-        index = index_from_attribute(attributes.get("index"))
-        fault = index_fault(index, grid, dense.dims[0], sparse.dims[0])
+        fault = _fault(node, stored, attributes)
         if fault:
             raise _refused(onnx_path, node, fault)
 
 
-def _grid(attributes: dict[str, Any]) -> tuple[int, int] | None:
+def _fault(
+    node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto], attributes: Mapping[str, Any]
+) -> str:
+    """Returns what is wrong with the index of a node, in words; empty if nothing is."""
+    try:
+        kinds = kinds_from_attribute(_text(attributes.get("kinds")))
+    except ValueError as error:
+        return str(error)
+    if kinds != ALWAYS:
+        return (
+            f"no kernel runs its slabs of {' and '.join(kind.name for kind in kinds if kind not in ALWAYS)}"
+        )
+    roles = tensor_names(kinds)
+    tensors = [stored.get(name) for name in node.input[1 : 1 + len(roles)]]
+    if len(tensors) < len(roles) or None in tensors:
+        return "its packed tensors are no constants of the graph"
+    grid = _grid(attributes)
+    if grid is None or not all(tensor is not None and tensor.dims for tensor in tensors):
+        return "its attributes or the shapes of its packed tensors are none"
+    rows = [int(tensor.dims[0]) for tensor in tensors if tensor is not None]
+    # Behind the one tensor of dense slabs each kind has two, of values and of what tells their places.
+    counts = dict(zip((kind.name for kind in kinds), [rows[0], *rows[1::2]], strict=True))
+    return index_fault(index_from_attribute(attributes.get("index")), grid, counts)
+
+
+def _text(value: object) -> object:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _grid(attributes: Mapping[str, Any]) -> tuple[int, int] | None:
     """Returns the packed panels of a node, and its slabs along K; None if an attribute is missing or not positive."""
     sizes = [attributes.get(name, 0) for name in ("out_features", "in_features", "panel_rows")]
     gated = attributes.get("gated", 0)

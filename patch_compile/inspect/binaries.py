@@ -9,11 +9,12 @@ from typing import Any
 from patch_compile.engine.plan_program import ANY_TARGET, PLUGIN, PlanLayer, PlanProgram, read_programs
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspect.inspection import Inspection
+from patch_compile.packing.function import INPUTS
 from patch_compile.plugin.build import LIBRARY_NAME, PluginIdentity, read_identity
 
 __all__ = ["inspect_engine_file", "inspect_plugin"]
 
-_PACKED = 4  # number of packed tensors of a PatchLinear, its inputs after X
+_PACKED = len(INPUTS) - 1  # packed tensors of a PatchLinear, its inputs after X
 
 
 def inspect_plugin(path: Path) -> Inspection:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.table import KINDS
 from patch_compile.inspect.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
-from patch_compile.packing.format import SLAB_K, PackedLinear, unpack
-from patch_compile.packing.function import DOMAIN, INPUTS, NAME
+from patch_compile.packing.format import PackedLinear, SlabsOfSixteen, unpack
+from patch_compile.packing.function import DOMAIN, NAME, tensor_names
 from patch_compile.packing.index import index_from_attribute
+from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute
 from patch_compile.packing.version import version_fault
 
 if TYPE_CHECKING:
@@ -23,13 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["index_faults", "inspect_onnx"]
 
 _SIXTEEN_BITS = ("float16", "bfloat16")
-# Number of axes and types of each packed tensor.
-_TYPES = {
-    "dense": (2, _SIXTEEN_BITS),
-    "sparse": (2, _SIXTEEN_BITS),
-    "meta": (2, ("int32",)),
-    "index": (1, ("int32",)),
-}
+_BEFORE_SLABS = ("linear", "shape", "epilogue", "panel rows")
 
 
 def inspect_onnx(path: Path) -> Inspection:
@@ -64,7 +62,20 @@ def _patch_linears(path: Path, *, decode: bool) -> tuple[ir.Model, list[dict[str
             row, why = _patch_linear(node, decode=decode)
             rows.append(row)
             faults += [f"{node.name}: {why}"] if why else []
-    return model, rows, faults
+    return model, _with_all_kinds(rows), faults
+
+
+def _with_all_kinds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows with a column for each kind of slabs that a row has, in the table's order."""
+    slabs = [
+        f"{kind} slabs" for kind in KINDS if kind in ALWAYS or any(f"{kind} slabs" in row for row in rows)
+    ]
+    return [
+        {name: row[name] for name in _BEFORE_SLABS}
+        | {name: row.get(name, 0 if row["bytes"] is not None else None) for name in slabs}
+        | {name: row[name] for name in ("dtype", "bytes")}
+        for row in rows
+    ]
 
 
 def _inspected(path: Path) -> Inspection:
@@ -104,12 +115,12 @@ def _spelled(value: ir.Value) -> str:
 class _Attributes(BaseModel):
     """Attributes of a PatchLinear, of the types and sizes that the plugin takes."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
     out_features: int = Field(ge=1, lt=2**31)
     in_features: int = Field(ge=1, lt=2**31)
     panel_rows: Literal[64, 128]
-    kinds: Literal["dense,2:4"]
+    kinds: Annotated[tuple[Kind, ...], BeforeValidator(kinds_from_attribute)]
     activation: str = ""
     gated: Literal[0, 1] = 0
     residual: Literal[0, 1] = 0
@@ -123,35 +134,51 @@ class _Attributes(BaseModel):
 
 def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
     """Returns the row of a PatchLinear, and the fault of its packed tensors in words, empty if there is none."""
-    constants, why = _constants(node)
+    why = ""
     try:
         found = _Attributes(**{name: attribute.value for name, attribute in node.attributes.items()})
     except ValidationError as error:
         first = error.errors()[0]
         found, why = None, f"its attribute {first['loc'][0]}: {first['msg']}"
+    constants, missing = _constants(node, found.kinds) if found else ({}, "")
+    tensors = [array for role, array in constants.items() if role != "index"]
     row = {
         "linear": node.name,
         "shape": [found.out_features, found.in_features] if found else None,
         "epilogue": found.epilogue if found else None,
         "panel rows": found.panel_rows if found else None,
-        "dense slabs": len(constants["dense"]) if constants else None,
-        "2:4 slabs": len(constants["sparse"]) if constants else None,
+        **{f"{kind} slabs": len(constants[role]) if constants else None for kind, role in _firsts(found)},
         "dtype": str(constants["dense"].dtype) if constants else None,
-        "bytes": sum(constants[role].nbytes for role in INPUTS[1:]) if constants else None,
+        "bytes": sum(tensor.nbytes for tensor in tensors) if constants else None,
     }
-    return row, why or (_why_broken(constants, found, decode=decode) if found else "")
+    if missing or not found:
+        return row, _why_other_version(node) or missing or why
+    return row, _why_broken(constants, found, decode=decode)
 
 
-def _constants(node: ir.Node) -> tuple[dict[str, NDArray[Any]], str]:
-    found = {}
+def _firsts(found: _Attributes | None) -> Iterator[tuple[Kind, str]]:
+    """Yield each kind of slabs with the name of the tensor of its values."""
+    kinds = found.kinds if found else ALWAYS
+    roles = tensor_names(kinds)
+    yield from zip(kinds, (roles[0], *roles[1::2]), strict=True)
+
+
+def _why_other_version(node: ir.Node) -> str:
     version = node.attributes.get("plugin_version")
-    if why := version_fault(version.value if version else None):
+    return version_fault(version.value if version else None)
+
+
+def _constants(node: ir.Node, kinds: Sequence[Kind]) -> tuple[dict[str, NDArray[Any]], str]:
+    """Returns the packed tensors and the index by name, or what is missing."""
+    if why := _why_other_version(node):
         return {}, why
-    for role, value in zip(INPUTS[1:], node.inputs[1 : len(INPUTS)], strict=False):
+    found = {}
+    roles = tensor_names(kinds)
+    for role, value in zip(roles, node.inputs[1 : 1 + len(roles)], strict=False):
         if value is None or value.const_value is None:
             return {}, f"{role} is not a constant"
         found[role] = value.const_value.numpy()
-    if len(found) < len(INPUTS) - 1:
+    if len(found) < len(roles):
         return {}, "it has too few inputs"
     index = node.attributes.get("index")
     return {**found, "index": index_from_attribute(index.value if index else None)}, ""
@@ -159,8 +186,9 @@ def _constants(node: ir.Node) -> tuple[dict[str, NDArray[Any]], str]:
 
 def _why_other_types(constants: dict[str, NDArray[Any]]) -> str:
     """Returns the fault of a tensor that is no matrix (the index: no vector) of its type, empty if there is none."""
-    for role, (axes, types) in _TYPES.items():
-        array = constants[role]
+    for role, array in constants.items():
+        axes = 1 if role == "index" else 2
+        types = ("int32",) if role in ("index", "meta") or role.startswith("masks") else _SIXTEEN_BITS
         if array.ndim != axes or array.dtype.name not in types:
             return f"{role} is {array.dtype} {list(array.shape)}, and not of {axes} axes and {' or '.join(types)}"
     return ""
@@ -174,20 +202,10 @@ def _why_broken(constants: dict[str, NDArray[Any]], about: _Attributes, *, decod
         about.panel_rows,
         bool(about.gated),
     )
-    if why := _why_other_types(constants):
+    if why := _why_other_types(constants) or _why_other_widths(constants, about):
         return why
     panels = (1 + gated) * -(-rows // panel_rows)
-    slabs = panels * -(-columns // SLAB_K)
-    widths = {"dense": panel_rows * SLAB_K, "sparse": panel_rows * SLAB_K // 2, "meta": panel_rows * 2}
-    for role, width in widths.items():
-        if constants[role].shape[1] != width:
-            return f"{role} is {list(constants[role].shape)}, its rows must have {width}"
-    dense, sparse, index = (len(constants[role]) for role in ("dense", "sparse", "index"))
-    if dense + sparse != slabs or len(constants["meta"]) != sparse or index != 2 * (panels + 1) + slabs:
-        found = (
-            f"{dense} dense slabs, {sparse} 2:4, metadata of {len(constants['meta'])} and an index of {index}"
-        )
-        return f"{found} do not fit its shape"
+    names = tensor_names(about.kinds)[1 + 2 * (len(ALWAYS) - 1) :]
     packed = PackedLinear(
         (panels * panel_rows, -(-columns // SLAB_K) * SLAB_K),
         panel_rows,
@@ -195,6 +213,10 @@ def _why_broken(constants: dict[str, NDArray[Any]], about: _Attributes, *, decod
         constants["sparse"].view(np.uint16),
         constants["meta"],
         constants["index"],
+        tuple(
+            SlabsOfSixteen(kind, constants[values].view(np.uint16), constants[masks])
+            for kind, values, masks in zip(about.kinds[len(ALWAYS) :], names[::2], names[1::2], strict=True)
+        ),
     )
     try:
         if not decode:
@@ -207,4 +229,18 @@ def _why_broken(constants: dict[str, NDArray[Any]], about: _Attributes, *, decod
     whole = by_linear.reshape(1 + gated, -1, bits.shape[1])
     if whole[:, rows:].any() or whole[:, :, columns:].any():
         return "what lies beyond its rows or columns is not zero"
+    return ""
+
+
+def _why_other_widths(constants: dict[str, NDArray[Any]], about: _Attributes) -> str:
+    """Returns the fault of a tensor whose rows are no slabs of its kind, or of two of a kind with other numbers of rows."""
+    for kind, role in _firsts(about):
+        width = about.panel_rows * SLAB_K * kind.kept // kind.group
+        if constants[role].shape[1] != width:
+            return f"{role} is {list(constants[role].shape)}, its rows must have {width}"
+    roles = tensor_names(about.kinds)
+    for values, places in zip(roles[1::2], roles[2::2], strict=True):
+        shape = (len(constants[values]), 2 * about.panel_rows)
+        if constants[places].shape != shape:
+            return f"{places} is {list(constants[places].shape)}, it must be {list(shape)}"
     return ""

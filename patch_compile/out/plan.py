@@ -5,6 +5,7 @@ It holds no sentences. `patch_compile.report.prediction` puts it into words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar, Literal, Self
 
@@ -143,17 +144,18 @@ class LinearTimes(Record):
 
 
 class TileCount(Record):
-    """Numbers of tiles of a mask."""
+    """Numbers of tiles of a mask. sparse: those that are pruned."""
 
     sparse: int
     all: int
 
 
 class Slabs(Record):
-    """Numbers of slabs of a packed weight."""
+    """Numbers of slabs of a packed weight. sparse: those of 2:4; others: by the name of another kind."""
 
     dense: int
     sparse: int
+    others: Mapping[str, int] = {}
 
 
 class SplitRow(Record):
@@ -279,6 +281,7 @@ class Unpredicted(StrEnum):
 
     NO_CARD = "no-card"  # the table has no data sheet for the target
     NO_CHECKPOINT = "no-checkpoint"  # an ONNX file does not tell prompts from decode steps
+    NO_KERNEL = "no-kernel"  # no kernel runs slabs of these kinds
 
 
 class PlanSummary(Record):

@@ -2,7 +2,8 @@
 
 A linear `W: [N, K]` is cut into panels of `panel_rows` output rows, and a panel into slabs of 64 along K. N and K are
 zero-padded to whole slabs here and nowhere else. A slab is stored as 2:4 (two kept values and two 2-bit positions per
-group of four) if all its weights lie in sparse tiles. Any other slab is stored densely, with pruned weights as +0.
+group of four) or as n:16 (n kept values and a mask per group of 16) if all its weights lie in tiles of that kind. Any other
+slab is stored densely, with pruned weights as +0.
 
 The values of a slab are in the order in which the lanes of a warp hold them as operand A of the tensor-core
 instruction, so that a lane's fragment is one 16-byte load. With lane = 4 g + t:
@@ -12,6 +13,7 @@ instruction, so that a lane's fragment is one 16-byte load. With lane = 4 g + t:
     meta   [row block: PR/16][g: 8][t: 4]   low half word: row g, high: row g + 8; 16 columns each, a nibble a group
 
 (PTX ISA 9.7.14.5.8 and 9.7.14.6.2.2, figures 120-122.) A pair of neighbouring 16-bit values moves as one 32-bit word.
+`of_sixteen` describes slabs of n:16.
 """
 
 from __future__ import annotations
@@ -21,41 +23,51 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
-from patch_compile.packing.index import csr_index, index_fault
+from patch_compile.packing.index import csr_index, index_fault, split_columns
+from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_among, numbers_of, slab_kinds
 
 __all__ = [
-    "PACKED",
     "SLAB_K",
     "PackedLinear",
+    "SlabsOfSixteen",
     "choose_panel_rows",
+    "codes_together",
     "count_wrong",
-    "grid_together",
     "pack",
     "pack_together",
-    "sparse_slabs",
     "unpack",
 ]
 
-SLAB_K = 64
-PACKED = (DENSE, TWO_FOUR)
-"""Kinds of tiles that slabs hold."""
-
 _WIDE_PANEL, _NARROW_PANEL = 128, 64
+
+
+_OF_SIXTEEN = FAMILIES["n:16"]
+
+
+@dataclass(frozen=True)
+class SlabsOfSixteen:
+    """Slabs of one n:16. values: uint16 `[slabs, PR·4·n]`, raw bits; masks: int32 `[slabs, PR·2]`."""
+
+    kind: Kind
+    values: NDArray[np.uint16]
+    masks: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class PackedLinear:
     """Packed tensors of one linear; 16-bit values are raw bits.
 
-    dense: uint16 `[nD, PR·64]`; sparse: uint16 `[nS, PR·32]`; meta: int32 `[nS, PR·2]`;
-    index: int32 `[2·(P+1) + nD + nS]` as in `packing/index.py`, with P = ceil(N/PR) panels.
+    dense: uint16 `[nD, PR·64]`; sparse: uint16 `[nS, PR·32]`; meta: int32 `[nS, PR·2]`; index: int32 as in
+    `packing/index.py`, of P = ceil(N/PR) panels; others: slabs of the n:16 that are there, in the order of the index.
     """
 
     shape: tuple[int, int]
@@ -64,34 +76,52 @@ class PackedLinear:
     sparse: NDArray[np.uint16]
     meta: NDArray[np.int32]
     index: NDArray[np.int32]
+    others: tuple[SlabsOfSixteen, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all packed tensors."""
-        return self.dense.nbytes + self.sparse.nbytes + self.meta.nbytes + self.index.nbytes
+        return self.index.nbytes + sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def tensors(self) -> tuple[NDArray[Any], ...]:
+        """The tensors of the slabs, in the order of `function.tensor_names`."""
+        others = (array for one in self.others for array in (one.values, one.masks))
+        return (self.dense, self.sparse, self.meta, *others)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of slabs that have tensors, in the order of the index."""
+        return (*ALWAYS, *(one.kind for one in self.others))
+
+    @property
+    def stored(self) -> dict[str, int]:
+        """Number of stored slabs by the name of their kind."""
+        counts = (len(self.dense), len(self.sparse), *(len(one.values) for one in self.others))
+        return {kind.name: count for kind, count in zip(self.kinds, counts, strict=True)}
 
     def slab_is_sparse(self) -> NDArray[np.bool_]:
         """Returns a grid `[panels, slabs along K]`, True for slabs stored as 2:4. Raises ValueError as `places`."""
-        return self.places()[0]
+        return self.places()[0] == ALWAYS.index(TWO_FOUR)
 
-    def places(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Returns two grids `[panels, slabs along K]`: `slab_is_sparse`, and the slab's row in `dense` or in `sparse`.
+    def places(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Returns two grids `[panels, slabs along K]`: the place of the slab's kind in `kinds`, and the slab's row in the
+        tensors of that kind.
 
         Raises ValueError if the index lies: if it leads to no slab, or a slab is stored twice or not at all.
         """
         panels, slabs_along_k = _grid(self.shape, self.panel_rows)
-        fault = index_fault(self.index, (panels, slabs_along_k), len(self.dense), len(self.sparse))
-        if fault:
+        stored = self.stored
+        if fault := index_fault(self.index, (panels, slabs_along_k), stored):
             raise ValueError(fault)
-        is_sparse = np.zeros((panels, slabs_along_k), np.bool_)
+        numbers = np.zeros((panels, slabs_along_k), np.uint8)
         slots = np.zeros((panels, slabs_along_k), np.int64)
-        pointers = self.index[: 2 * (panels + 1)].reshape(2, -1)
-        columns = np.split(self.index[2 * (panels + 1) :], [len(self.dense)])
-        for kind in (0, 1):
-            at = np.repeat(np.arange(panels), np.diff(pointers[kind])), columns[kind]
-            is_sparse[at] = kind == 1
-            slots[at] = np.arange(len(columns[kind]))
-        return is_sparse, slots
+        pointers = self.index[: len(stored) * (panels + 1)].reshape(len(stored), -1)
+        for number, columns in enumerate(split_columns(self.index, panels, list(stored.values()))):
+            at = np.repeat(np.arange(panels), np.diff(pointers[number])), columns
+            numbers[at] = number
+            slots[at] = np.arange(len(columns))
+        return numbers, slots
 
 
 def choose_panel_rows(shape: tuple[int, int], tile: tuple[int, int]) -> int:
@@ -128,6 +158,7 @@ def pack_together(
     Raises ValueError if a weight and its mask differ in shape, or if the linears differ in K.
     """
     from patch_compile.packing import slabs
+    from patch_compile.packing.of_sixteen import pack_panel_of_sixteen
 
     for weight, mask in linears:
         if weight.shape != mask.shape:
@@ -136,36 +167,55 @@ def pack_together(
             raise ValueError(
                 f"linears of K = {linears[0][1].shape[1]} and {mask.shape[1]} can't be packed as one"
             )
-    grid = grid_together([sparse_slabs(mask, panel_rows) for _, mask in linears], panels)
-    slots, sparse_count = _slots(grid), int(grid.sum())
-    dense = np.zeros((grid.size - sparse_count, panel_rows * SLAB_K // 2), np.uint32)
-    sparse = np.zeros((sparse_count, panel_rows * SLAB_K // 4), np.uint32)
-    meta = np.zeros((sparse_count, panel_rows * 2), np.uint32)
+    codes = codes_together([slab_kinds(mask, panel_rows) for _, mask in linears], panels)
+    kinds = kinds_among([codes])
+    numbers = numbers_of(codes, kinds)
+    slots = _slots(numbers)
+    counts = np.bincount(numbers.ravel(), minlength=len(kinds))
+    packed = PackedLinear(
+        (len(codes) * panel_rows, linears[0][1].shape[1]),
+        panel_rows,
+        np.zeros((counts[0], panel_rows * SLAB_K), np.uint16),
+        np.zeros((counts[1], panel_rows * SLAB_K // 2), np.uint16),
+        np.zeros((counts[1], panel_rows * 2), np.int32),
+        csr_index(numbers, len(kinds)),
+        tuple(
+            SlabsOfSixteen(
+                kind,
+                np.zeros((count, panel_rows * SLAB_K // kind.group * kind.kept), np.uint16),
+                np.zeros((count, panel_rows * 2), np.int32),
+            )
+            for kind, count in zip(kinds[len(ALWAYS) :], counts[len(ALWAYS) :], strict=True)
+        ),
+    )
+    stored = _words(packed)
     for (weight, mask), own in zip(linears, panels, strict=True):
 
-        def pack_one(words: NDArray[np.uint32], codes: NDArray[np.uint8], panel: int) -> None:
-            slabs.pack_panel(words, codes, grid[panel], slots[panel], dense, sparse, meta)
+        def pack_one(part: _Panel, panel: int) -> None:
+            slabs.pack_panel(part.words, part.codes, numbers[panel], slots[panel], *stored)
+            for number, one in enumerate(packed.others, len(ALWAYS)):
+                pack_panel_of_sixteen(
+                    part.weight,
+                    part.masks,
+                    numbers[panel] == number,
+                    slots[panel],
+                    one.values,
+                    one.masks.view(np.uint32),
+                )
 
         _for_each_panel(weight, mask, panel_rows, own, pack_one)
-    return PackedLinear(
-        (len(grid) * panel_rows, linears[0][1].shape[1]),
-        panel_rows,
-        dense.view(np.uint16),
-        sparse.view(np.uint16),
-        meta.view(np.int32),
-        csr_index(grid),
-    )
+    return packed
 
 
-def grid_together(
-    grids: Sequence[NDArray[np.bool_]], panels: Sequence[NDArray[np.int64]]
-) -> NDArray[np.bool_]:
-    """Returns the grid of 2:4 slabs of linears packed together.
+def codes_together(
+    codes: Sequence[NDArray[np.uint8]], panels: Sequence[NDArray[np.int64]]
+) -> NDArray[np.uint8]:
+    """Returns the kinds of the slabs of linears packed together.
 
-    grids: grid `[panels, slabs]` of each linear; panels: as in `pack_together`.
+    codes: kinds of the slabs of each linear, `[panels, slabs]`; panels: as in `pack_together`.
     """
-    together = np.concatenate(grids)
-    together[np.concatenate(panels)] = np.concatenate(grids)
+    together = np.concatenate(codes)
+    together[np.concatenate(panels)] = np.concatenate(codes)
     return together
 
 
@@ -173,10 +223,10 @@ def unpack(packed: PackedLinear) -> NDArray[np.uint16]:
     """Returns the bits of `W∘M: [N, K]`: the exact inverse of `pack`. Raises ValueError for invalid index or metadata."""
     rows, columns = packed.shape
     words = np.empty((rows, columns // 2), np.uint32)
-    grid, slots = packed.places()
-    for panel in range(len(grid)):
+    numbers, slots = packed.places()
+    for panel in range(len(numbers)):
         own = slice(panel * packed.panel_rows, (panel + 1) * packed.panel_rows)
-        _unpack_panel(packed, grid[panel], slots[panel], words[own])
+        _unpack_panel(packed, numbers[panel], slots[panel], words[own])
     return words.view(np.uint16)
 
 
@@ -189,26 +239,52 @@ def count_wrong(
     """
     from patch_compile.packing import slabs
 
-    grid, slots = packed.places()
-    wrong = np.zeros(len(grid), np.int64)
+    numbers, slots = packed.places()
+    wrong = np.zeros(len(numbers), np.int64)
 
-    def count_one(words: NDArray[np.uint32], codes: NDArray[np.uint8], panel: int) -> None:
-        decoded = np.empty_like(words)
-        _unpack_panel(packed, grid[panel], slots[panel], decoded)
-        wrong[panel] = slabs.count_differences(decoded, words, codes)
+    def count_one(part: _Panel, panel: int) -> None:
+        decoded = np.empty_like(part.words)
+        _unpack_panel(packed, numbers[panel], slots[panel], decoded)
+        wrong[panel] = slabs.count_differences(decoded, part.words, part.codes)
 
     _for_each_panel(weight, mask, packed.panel_rows, panels, count_one)
     return int(wrong.sum())
 
 
 def _unpack_panel(
-    packed: PackedLinear, is_sparse: NDArray[np.bool_], slots: NDArray[np.int64], words: NDArray[np.uint32]
+    packed: PackedLinear, numbers: NDArray[np.uint8], slots: NDArray[np.int64], words: NDArray[np.uint32]
 ) -> None:
     from patch_compile.packing import slabs
 
-    stored = packed.dense.view(np.uint32), packed.sparse.view(np.uint32), packed.meta.view(np.uint32)
-    if slabs.unpack_panel(words, is_sparse, slots, *stored) == slabs.BAD_METADATA:
+    if slabs.unpack_panel(words, numbers, slots, *_words(packed)) == slabs.BAD_METADATA:
         raise ValueError("metadata holds a pair of positions that is not ascending")
+    if not packed.others:
+        return
+    from patch_compile.packing.of_sixteen import unpack_panel_of_sixteen
+
+    for number, one in enumerate(packed.others, len(ALWAYS)):
+        stored = one.values, one.masks.view(np.uint32)
+        if not unpack_panel_of_sixteen(words.view(np.uint16), numbers == number, slots, *stored):
+            raise ValueError(f"a mask of the {one.kind} slabs does not keep {one.kind.kept} weights")
+
+
+def _words(packed: PackedLinear) -> tuple[NDArray[np.uint32], ...]:
+    return packed.dense.view(np.uint32), packed.sparse.view(np.uint32), packed.meta.view(np.uint32)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Rows of a linear. weight: bits `[rows, K]`, where groups of n:16 are masked already; codes: of the groups of 2:4,
+    `[rows, K/4]`; masks: of the groups of n:16, `[rows, K/16]`, all bits where nothing is pruned."""
+
+    weight: NDArray[np.uint16]
+    codes: NDArray[np.uint8]
+    masks: NDArray[np.uint16]
+
+    @property
+    def words(self) -> NDArray[np.uint32]:
+        """The bits of two neighbouring weights a word, `[rows, K/2]`."""
+        return self.weight.view(np.uint32)
 
 
 def _for_each_panel(
@@ -216,50 +292,39 @@ def _for_each_panel(
     mask: LinearMask,
     panel_rows: int,
     panels: NDArray[np.int64],
-    work: Callable[[NDArray[np.uint32], NDArray[np.uint8], int], None],
+    work: Callable[[_Panel, int], None],
 ) -> None:
-    """Call `work(words, codes of the groups, number in the whole)` for each panel, in threads on all cores.
+    """Call `work(rows, number in the whole)` for each panel, in threads on all cores.
 
     Threads suffice: the loops of `slabs` release Python's global lock.
     """
     from patch_compile.packing import slabs
 
-    words = np.ascontiguousarray(weight).view(np.uint32)
+    bits = np.ascontiguousarray(weight)
     covered = expand_tiles(mask.tiles, mask.shape, mask.tile)
     starts = np.concatenate([[0], np.cumsum(covered.sum(axis=1))])
+    masks = mask.masks_of_sixteen()
 
     def one(number: int) -> None:
         rows = slice(number * panel_rows, (number + 1) * panel_rows)
         codes = slabs.panel_codes(mask.pattern, covered[rows], starts[rows])
-        work(words[rows], codes, int(panels[number]))
+        own = bits[rows]
+        if mask.mask16.size:
+            own = np.where(_OF_SIXTEEN.keep(masks[rows]), own, np.uint16(0))
+        work(_Panel(own, codes, masks[rows]), int(panels[number]))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         deque(pool.map(one, range(len(panels))), maxlen=0)
 
 
-def _slots(grid: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Returns the number of each slab `[panels, slabs]` among the slabs of its kind (dense or 2:4)."""
-    return np.where(grid, np.cumsum(grid).reshape(grid.shape), np.cumsum(~grid).reshape(grid.shape)) - 1
+def _slots(numbers: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Returns the place of each slab `[panels, slabs]` among the slabs of its kind."""
+    slots = np.zeros(numbers.shape, np.int64)
+    for number in np.unique(numbers):
+        chosen = numbers == number
+        slots[chosen] = np.arange(chosen.sum())
+    return slots
 
 
 def _grid(shape: tuple[int, int], panel_rows: int) -> tuple[int, int]:
     return -(-shape[0] // panel_rows), -(-shape[1] // SLAB_K)
-
-
-def sparse_slabs(mask: LinearMask, panel_rows: int) -> NDArray[np.bool_]:
-    """Returns a grid `[panels, slabs]`, True for slabs that lie in sparse tiles only.
-
-    A slab that also touches a dense tile is stored densely, which is always valid for weights of a sparse tile.
-    """
-    rows, columns = mask.shape
-    by_row = _all_between(mask.tiles, mask.tile[0], rows, panel_rows, axis=0)
-    return _all_between(by_row, mask.tile[1], columns, SLAB_K, axis=1)
-
-
-def _all_between(tiles: NDArray[np.bool_], tile: int, size: int, step: int, axis: int) -> NDArray[np.bool_]:
-    """Returns, for each run of `step` elements along `axis` (of `size` elements), the AND of the tiles it touches."""
-    cells = []
-    for start in range(0, size, step):
-        touched = np.arange(start // tile, (min(start + step, size) - 1) // tile + 1)
-        cells.append(tiles.take(touched, axis=axis).all(axis=axis))
-    return np.stack(cells, axis=axis)

@@ -10,15 +10,21 @@ The epilogue, which follows the product, is in fp32 too and rounds once, at the 
     Y = activation(z) + residual                      N rows of W
     Y = activation(z_gate) · z_up + residual          gated: N rows of the gate and N of the up, panel by panel
 
-A function has no optional inputs, so each combination is an overload with its own body. The text of the decoding is the
-same in all, except that a gated one separates the panels of gate and up.
+A function has no optional inputs, so each combination of an epilogue and of kinds of slabs is an overload with its own body.
+The text of the decoding is the same in all, except that a gated one separates the panels of gate and up, and that each n:16
+that is there adds its own.
 TensorRT runs the plugin of the same name instead of the function, because each node has the attribute `plugin_namespace`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from masklearn.masks.kinds.base import Kind
+from patch_compile.packing.function_of_sixteen import of_sixteen_lines
+from patch_compile.packing.slab_kinds import ALWAYS
 
 if TYPE_CHECKING:
     import onnx
@@ -27,18 +33,19 @@ __all__ = [
     "DOMAIN",
     "GATED_PANEL_ROWS",
     "INPUTS",
-    "KINDS",
     "NAME",
     "VERSION",
     "Epilogue",
+    "kinds_attribute",
+    "overload_of",
     "patch_linear_function",
+    "tensor_names",
 ]
 
 DOMAIN = "patch"
 NAME = "PatchLinear"
 VERSION = 2  # version 1 had the index as an input
 INPUTS = ("X", "dense", "sparse", "meta")
-KINDS = "dense,2:4"  # kinds of slabs, in the order of their inputs and of the index: the attribute `kinds`
 GATED_PANEL_ROWS = 64
 
 # Value of the attribute `activation` -> lines that compute fp32 a from fp32 z.
@@ -126,46 +133,17 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   zero_f32 = Constant <value_floats = [0.0]> ()
   zero_moved = CastLike (zero_f32, dense_moved)
   sparse_dims = Shape (sparse)
-  nS = Gather <axis = 0> (sparse_dims, axis0)
-  blank_shape = Concat <axis = 0> (nS, PR1, dims_groups)
+  sparse_n = Gather <axis = 0> (sparse_dims, axis0)
+  blank_shape = Concat <axis = 0> (sparse_n, PR1, dims_groups)
   blank = Expand (zero_moved, blank_shape)
   sparse_slabs = ScatterElements <axis = 3> (blank, positions, kept)
 
-  index_wide = Constant <value_ints: ints = @index> ()
-  dense_dims = Shape (dense)
-  nD = Gather <axis = 0> (dense_dims, axis0)
-  one1 = Constant <value_ints = [1]> ()
-  two1 = Constant <value_ints = [2]> ()
-  Q = Add (P1, one1)
-  Q2 = Mul (Q, two1)
-  after_dense = Add (Q2, nD)
-  after_sparse = Add (after_dense, nS)
-  Qp1 = Add (Q, one1)
-  dense_ends = Slice (index_wide, one1, Q)
-  sparse_ends = Slice (index_wide, Qp1, Q2)
-  dense_k = Slice (index_wide, Q2, after_dense)
-  sparse_k = Slice (index_wide, after_dense, after_sparse)
-
-  nD0 = Squeeze (nD, axis0)
-  nS0 = Squeeze (nS, axis0)
-  dense_ids = Range (zero, nD0, one)
-  sparse_ids = Range (zero, nS0, one)
-  dense_ids1 = Unsqueeze (dense_ids, axis1)
-  sparse_ids1 = Unsqueeze (sparse_ids, axis1)
-  dense_past = LessOrEqual (dense_ends, dense_ids1)
-  sparse_past = LessOrEqual (sparse_ends, sparse_ids1)
-  dense_past_int = Cast <to = 7> (dense_past)
-  sparse_past_int = Cast <to = 7> (sparse_past)
-  dense_panel = ReduceSum <keepdims = 0> (dense_past_int, axis1)
-  sparse_panel = ReduceSum <keepdims = 0> (sparse_past_int, axis1)
-  dense_row = Mul (dense_panel, S1)
-  sparse_row = Mul (sparse_panel, S1)
-  dense_slot = Add (dense_row, dense_k)
-  sparse_slot = Add (sparse_row, sparse_k)
-
-  slabs = Concat <axis = 0> (dense_slabs, sparse_slabs)
-  slots = Concat <axis = 0> (dense_slot, sparse_slot)
-  n0 = Add (nD0, nS0)
+  {others}
+  {index}
+  slabs = Concat <axis = 0> ({all_slabs})
+  slots = Concat <axis = 0> ({all_slots})
+  slots_shape = Shape (slots)
+  n0 = Squeeze (slots_shape, axis0)
   stored = Range (zero, n0, one)
   stored_at = ScatterElements <axis = 0> (stored, slots, stored)
   grid_shape = Concat <axis = 0> (P1, S1)
@@ -235,10 +213,30 @@ class Epilogue:
         return {"activation": self.activation, "gated": int(self.gated), "residual": int(self.residual)}
 
 
+def kinds_attribute(kinds: Sequence[Kind]) -> str:
+    """Returns the value of the attribute `kinds`: the names of the kinds of slabs, in the order of the index."""
+    return ",".join(kind.name for kind in kinds)
+
+
+def tensor_names(kinds: Sequence[Kind]) -> tuple[str, ...]:
+    """Returns the names of the inputs that hold slabs, in their order, behind X."""
+    of_sixteen = (f"{part}_{_prefix(kind)}" for kind in kinds[len(ALWAYS) :] for part in ("values", "masks"))
+    return (*INPUTS[1:], *of_sixteen)
+
+
+def overload_of(epilogue: Epilogue, kinds: Sequence[Kind]) -> str:
+    """Returns the name of the function's overload: that of the epilogue, behind the n:16 that are there: `n8_n12_bias`."""
+    return "_".join(filter(None, (*map(_prefix, kinds[len(ALWAYS) :]), epilogue.overload)))
+
+
 def patch_linear_function(
-    epilogue: Epilogue = Epilogue(), *, opset: int, bfloat16: bool
+    epilogue: Epilogue = Epilogue(),
+    *,
+    opset: int,
+    bfloat16: bool,
+    kinds: Sequence[Kind] = ALWAYS,
 ) -> onnx.FunctionProto:
-    """Returns the function for nodes with this epilogue, as the overload `epilogue.overload`.
+    """Returns the function for nodes with this epilogue and slabs of these kinds, as the overload `overload_of` them.
 
     X: T `[..., K]`, T = fp16 or bf16 → Y: T `[..., N]`; bias: T `[N]`, or `[2 N]` if gated (gate, then up); residual: T,
     shape of Y. Accumulates in fp32 and rounds once, at the end.
@@ -251,20 +249,69 @@ def patch_linear_function(
     if epilogue.gated:
         packed_panels = "P2 = Mul (P, two)\n  P1 = Unsqueeze (P2, axis0)"
     lines, result = _epilogue(epilogue)
+    widen = "Cast <to = 1>" if bfloat16 else "Identity"
+    overload, others = overload_of(epilogue, kinds), kinds[len(ALWAYS) :]
+    prefixes = ["dense", "sparse", *map(_prefix, others)]
     text = _BODY.format(
         table=table,
-        kinds=KINDS,
+        kinds=kinds_attribute(kinds),
         version=VERSION,
-        widen="Cast <to = 1>" if bfloat16 else "Identity",
+        widen=widen,
         opset=opset,
-        overload=f', overload: "{epilogue.overload}"' if epilogue.overload else "",
-        inputs=", ".join(epilogue.inputs),
+        overload=f', overload: "{overload}"' if overload else "",
+        inputs=", ".join(("X", *tensor_names(kinds), *epilogue.inputs[len(INPUTS) :])),
         packed_panels=packed_panels,
+        others="\n  ".join(
+            line for kind in others for line in of_sixteen_lines(_prefix(kind), kind.kept, widen)
+        ),
+        index="\n  ".join(_index_lines(prefixes)),
+        all_slabs=", ".join(f"{prefix}_slabs" for prefix in prefixes),
+        all_slots=", ".join(f"{prefix}_slot" for prefix in prefixes),
         weight=_GATED_WEIGHT if epilogue.gated else _WEIGHT,
         epilogue="\n  ".join(lines),
         result=result,
     )
     return parser.parse_function(text)
+
+
+def _prefix(kind: Kind) -> str:
+    return f"n{kind.kept}"
+
+
+def _index_lines(prefixes: Sequence[str]) -> list[str]:
+    """Returns the lines that compute the place `<prefix>_slot` in the grid of slabs of each slab of each kind."""
+    lines = [
+        "index_wide = Constant <value_ints: ints = @index> ()",
+        "one1 = Constant <value_ints = [1]> ()",
+        "two1 = Constant <value_ints = [2]> ()",
+        "Q = Add (P1, one1)",
+        f"kinds1 = Constant <value_ints = [{len(prefixes)}]> ()",
+        "pointers_end = Mul (Q, kinds1)",
+    ]
+    begin = "pointers_end"
+    for number, p in enumerate(prefixes):
+        tensor = p if number < len(ALWAYS) else f"values_{p}"
+        lines += [
+            f"{p}_number = Constant <value_ints = [{number}]> ()",
+            f"{p}_pointers = Mul (Q, {p}_number)",
+            f"{p}_second = Add ({p}_pointers, one1)",
+            f"{p}_past_last = Add ({p}_pointers, Q)",
+            f"{p}_ends = Slice (index_wide, {p}_second, {p}_past_last)",
+            f"{p}_all_dims = Shape ({tensor})",
+            f"{p}_count = Gather <axis = 0> ({p}_all_dims, axis0)",
+            f"{p}_columns_end = Add ({begin}, {p}_count)",
+            f"{p}_k = Slice (index_wide, {begin}, {p}_columns_end)",
+            f"{p}_count0 = Squeeze ({p}_count, axis0)",
+            f"{p}_ids = Range (zero, {p}_count0, one)",
+            f"{p}_ids1 = Unsqueeze ({p}_ids, axis1)",
+            f"{p}_past = LessOrEqual ({p}_ends, {p}_ids1)",
+            f"{p}_past_int = Cast <to = 7> ({p}_past)",
+            f"{p}_panel = ReduceSum <keepdims = 0> ({p}_past_int, axis1)",
+            f"{p}_row = Mul ({p}_panel, S1)",
+            f"{p}_slot = Add ({p}_row, {p}_k)",
+        ]
+        begin = f"{p}_columns_end"
+    return lines
 
 
 def _epilogue(epilogue: Epilogue) -> tuple[list[str], str]:

@@ -1,31 +1,31 @@
 """The index of packed tensors: it says which slabs a panel owns, and where along K each of them lies.
 
-    dense_ptr [P + 1] ++ sparse_ptr [P + 1] ++ dense_k [nD] ++ sparse_k [nS]        int32
+    dense_ptr [P + 1] ++ sparse_ptr [P + 1] ++ … ++ dense_k [nD] ++ sparse_k [nS] ++ …        int32
 
 Panel p owns the rows `dense_ptr[p] … dense_ptr[p + 1] - 1` of `dense`, and likewise of `sparse`; `dense_k` and `sparse_k`
-hold k / 64 of each slab. First come the pointers of each kind of slabs, then the columns of each kind, in the order of
-`KINDS`; a further kind adds to both lists. The index is the attribute `index` of a PatchLinear node, and `kinds` names its
-kinds. The kernels follow it to addresses and check nothing: it is checked here, and by the plugin when it is created
-(plugins/kernels/index.h).
+hold k / 64 of each slab. First come the pointers of each kind of slabs, then the columns of each kind, in the order of the
+attribute `kinds`: dense and 2:4, which are always there, and the n:16 that are. The index is the attribute `index` of a
+PatchLinear node. The kernels follow it to addresses and check nothing: it is checked here, and by the plugin when it is
+created (plugins/kernels/index.h).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.packing.function import KINDS
-
-__all__ = ["csr_index", "index_fault", "index_from_attribute"]
+__all__ = ["csr_index", "index_fault", "index_from_attribute", "split_columns"]
 
 
-def csr_index(is_sparse: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Returns the index of a grid of 2:4 slabs `[panels, slabs]`: dense_ptr ++ sparse_ptr ++ dense_k ++ sparse_k."""
+def csr_index(streams: NDArray[Any], kinds: int = 2) -> NDArray[np.int32]:
+    """Returns the index of slabs. streams: number of each slab's kind in the list of kinds, `[panels, slabs]`, where True
+    is 2:4; kinds: how many the list has."""
     pointers, columns = [], []
-    for chosen in (~is_sparse, is_sparse):
+    for number in range(kinds):
+        chosen = streams == number
         pointers.append(np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]))
         columns.append(np.nonzero(chosen)[1])
     return np.concatenate([*pointers, *columns]).astype(np.int32)
@@ -42,24 +42,30 @@ def index_from_attribute(values: object) -> NDArray[Any]:
     return narrow if (narrow == numbers).all() else numbers
 
 
-def index_fault(index: NDArray[Any], grid: tuple[int, int], dense: int, sparse: int) -> str:
+def index_fault(index: NDArray[Any], grid: tuple[int, int], stored: Mapping[str, int]) -> str:
     """Returns what is wrong with an index, in words; empty for an index that says where every slab lies, and lies nowhere.
 
-    grid: panels and slabs along K of the weight; dense, sparse: numbers of slabs that are stored.
+    grid: panels and slabs along K of the weight; stored: numbers of slabs that are stored, by kind, in the order of the
+    kinds.
     """
     panels, along_k = grid
-    size = 2 * (panels + 1) + dense + sparse
+    size = len(stored) * (panels + 1) + sum(stored.values())
     if index.dtype != np.int32 or index.shape != (size,):
+        counts = " and ".join(f"{count} {kind}" for kind, count in stored.items())
         return (
-            f"the index is {index.dtype} {list(index.shape)}; {panels} panels, {dense} dense and {sparse} 2:4 slabs "
+            f"the index is {index.dtype} {list(index.shape)}; {panels} panels, {counts} slabs "
             f"need int32 [{size}]"
         )
-    pointers = index[: 2 * (panels + 1)].astype(np.int64).reshape(2, -1)
-    columns = np.split(index[2 * (panels + 1) :], [dense])
-    for kind, own, stored, places in zip(KINDS.split(","), pointers, (dense, sparse), columns, strict=True):
-        fault = _pointer_fault(kind, own, stored) or _column_fault(kind, places, along_k)
+    pointers = index[: len(stored) * (panels + 1)].astype(np.int64).reshape(len(stored), -1)
+    columns = split_columns(index, panels, list(stored.values()))
+    for (kind, count), own, places in zip(stored.items(), pointers, columns, strict=True):
+        fault = _pointer_fault(kind, own, count) or _column_fault(kind, places, along_k)
         if fault:
             return f"the index lies: {fault}"
+    if (
+        sum(stored.values()) != panels * along_k
+    ):  # the sizes may come from anywhere: nothing that large is allocated
+        return f"{sum(stored.values())} slabs are stored, the weight has {panels} panels of {along_k}"
     owners = np.concatenate([np.repeat(np.arange(panels), np.diff(own)) for own in pointers])
     times = np.bincount(owners * along_k + np.concatenate(columns), minlength=panels * along_k)
     if (times != 1).any():
@@ -67,6 +73,11 @@ def index_fault(index: NDArray[Any], grid: tuple[int, int], dense: int, sparse: 
         where = f"slab {first % along_k} of panel {first // along_k}"
         return f"the index lies: {where} is stored {int(times[first])} times, must be once"
     return ""
+
+
+def split_columns(index: NDArray[Any], panels: int, stored: Sequence[int]) -> list[NDArray[Any]]:
+    """Returns the columns of each kind's slabs. stored: numbers of slabs by kind."""
+    return np.split(index[len(stored) * (panels + 1) :], np.cumsum(stored[:-1]))
 
 
 def _pointer_fault(kind: str, pointers: NDArray[np.int64], stored: int) -> str:

@@ -72,7 +72,7 @@ def panel_codes(
 def pack_panel(
     words: NDArray[np.uint32],
     codes: NDArray[np.uint8],
-    is_sparse: NDArray[np.bool_],
+    numbers: NDArray[np.uint8],
     slots: NDArray[np.int64],
     dense: NDArray[np.uint32],
     sparse: NDArray[np.uint32],
@@ -80,14 +80,17 @@ def pack_panel(
 ) -> None:
     """Write the slabs of a panel. Rows and columns beyond N and K become zero.
 
-    words: the panel's rows of the weight, `[rows, K/2]`; codes: `[rows, K/4]`; is_sparse: True for each slab along K that
-    is stored as 2:4; slots: row of each slab in `dense`, or in `sparse` and `meta`. These rows must be zero before.
+    words: the panel's rows of the weight, `[rows, K/2]`; codes: `[rows, K/4]`; numbers: for each slab along K 0 if it is
+    stored densely, 1 if as 2:4, and others are left to others; slots: row of each slab in `dense`, or in `sparse` and
+    `meta`. These rows must be zero before.
     """
     panel_rows, rows, groups = dense.shape[1] // 32, codes.shape[0], codes.shape[1]
     for slab in range(len(slots)):
         slot, first = slots[slab], slab * _GROUPS
         inside = min(_GROUPS, groups - first)
-        if not is_sparse[slab]:
+        if numbers[slab] > 1:
+            continue
+        if numbers[slab] == 0:
             for row in range(rows):
                 for j in range(inside):
                     code, at = codes[row, first + j], _dense_word(row, j, panel_rows)
@@ -110,7 +113,7 @@ def pack_panel(
 @njit(nogil=True, cache=True)
 def unpack_panel(
     words: NDArray[np.uint32],
-    is_sparse: NDArray[np.bool_],
+    numbers: NDArray[np.uint8],
     slots: NDArray[np.int64],
     dense: NDArray[np.uint32],
     sparse: NDArray[np.uint32],
@@ -120,10 +123,12 @@ def unpack_panel(
     panel_rows, rows, groups = dense.shape[1] // 32, words.shape[0], words.shape[1] // 2
     for slab in range(len(slots)):
         slot = slots[slab]
+        if numbers[slab] > 1:
+            continue
         for row in range(rows):
             for j in range(min(_GROUPS, groups - slab * _GROUPS)):
                 group = slab * _GROUPS + j
-                if not is_sparse[slab]:
+                if numbers[slab] == 0:
                     at = _dense_word(row, j, panel_rows)
                     words[row, 2 * group], words[row, 2 * group + 1] = dense[slot, at], dense[slot, at + 4]
                     continue

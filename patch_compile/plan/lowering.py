@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
-from patch_compile.errors import PatchCompileError
 from patch_compile.out.plan import (
     LinearRow,
     LinearTimes,
@@ -17,7 +17,8 @@ from patch_compile.out.plan import (
     Slabs,
     TileCount,
 )
-from patch_compile.packing.format import PACKED, SLAB_K, choose_panel_rows, sparse_slabs
+from patch_compile.packing.format import choose_panel_rows
+from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering_patterns import Asked, asked_lowerings
 from patch_compile.plan.split import Split
@@ -25,7 +26,6 @@ from patch_compile.plan.split import Split
 __all__ = ["LinearPlan", "plan_linear", "plan_linears", "uncovered"]
 
 _ELEMENT = 2  # bytes of an fp16 or bf16 number
-_SPARSE_BYTES_PER_WEIGHT = 1.125
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LinearPlan:
     reason: the reason why it is not `plugin`, else None. node: the PatchLinear node of a `plugin` linear, which gate
     and up share, and also q, k and v. Until the graph is known, a node has its linear's name and no other linear.
     predicted: times of the linear on its own, None if the card is unknown. split: the products of a linear lowered as
-    `split`, once they are chosen.
+    `split`, once they are chosen. others: numbers of slabs of further kinds, by the kind's name, in the table's order.
     """
 
     name: str
@@ -51,6 +51,12 @@ class LinearPlan:
     node: Node
     predicted: LinearTimes | None = None
     split: Split | None = None
+    others: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def slabs(self) -> dict[str, int]:
+        """Number of slabs by the name of their kind."""
+        return {DENSE.name: self.dense_slabs, TWO_FOUR.name: self.sparse_slabs, **dict(self.others)}
 
     @property
     def share(self) -> float:
@@ -67,16 +73,17 @@ class LinearPlan:
         """Returns the bytes of the constants that the compiled linear reads, with padding and index."""
         if self.lowering != "plugin":
             return self.bytes_before
-        slab = self.panel_rows * SLAB_K
+        slab, stored = self.panel_rows * SLAB_K, self.slabs
         panels = -(-self.shape[0] // self.panel_rows)
-        # Two rows of pointers with an end each, which the linears of a node share.
-        pointers = 2 * panels + 2 * (self.node.linears[0] == self.name)
-        index = 4 * (pointers + self.dense_slabs + self.sparse_slabs)
-        return (
-            self.dense_slabs * slab * _ELEMENT
-            + int(self.sparse_slabs * slab * _SPARSE_BYTES_PER_WEIGHT)
-            + index
+        # A row of pointers for each kind, with an end, which the linears of a node share.
+        pointers = len(stored) * (panels + (self.node.linears[0] == self.name))
+        packed = self.dense_slabs * slab * _ELEMENT
+        packed += sum(
+            int(count * slab * PRUNED[kind].bytes_per_weight)
+            for kind, count in stored.items()
+            if kind in PRUNED
         )
+        return packed + 4 * (pointers + sum(stored.values()))
 
     def row(self) -> LinearRow:
         """Returns the linear's row of plan.json and report.json."""
@@ -89,7 +96,7 @@ class LinearPlan:
             reason=self.reason,
             node=self.node if self.lowering == "plugin" else None,
             panel_rows=self.panel_rows,
-            slabs=Slabs(dense=self.dense_slabs, sparse=self.sparse_slabs),
+            slabs=Slabs(dense=self.dense_slabs, sparse=self.sparse_slabs, others=dict(self.others)),
             bytes_before=self.bytes_before,
             bytes_after=self.bytes_after,
             predicted=self.predicted,
@@ -115,13 +122,16 @@ class LinearPlan:
             row.slabs.dense,
             row.slabs.sparse,
             row.node or _alone(row.name),
+            others=tuple(row.slabs.others.items()),
         )
 
     def fused(self, mask: LinearMask, node: Node, panel_rows: int | None = None) -> LinearPlan:
         """Returns the plan with the node that the graph gave it. panel_rows: None keeps the panels."""
         rows = panel_rows or self.panel_rows
-        dense, sparse = _count_slabs(mask, rows)
-        return replace(self, node=node, panel_rows=rows, dense_slabs=dense, sparse_slabs=sparse)
+        dense, sparse, others = _count_slabs(mask, rows)
+        return replace(
+            self, node=node, panel_rows=rows, dense_slabs=dense, sparse_slabs=sparse, others=others
+        )
 
 
 def plan_linears(
@@ -139,21 +149,19 @@ def plan_linears(
 def plan_linear(
     name: str, mask: LinearMask, asked: Asked = "plugin", costs: CostModel | None = None
 ) -> LinearPlan:
-    """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is 2:4.
+    """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is pruned.
 
     A 2:4 slab has 1.125 bytes a weight, a dense one 2. `auto` is `plugin` if that is predicted to be faster than
-    `dense`, and without predictions. Raises PatchCompileError for tiles of kinds that no slab holds, unless `dense` or
-    `split` is asked for, which take them as dense tiles with zeros.
+    `dense`, and without predictions.
     """
-    _check_kinds(name, mask, asked)
     panel_rows = choose_panel_rows(mask.shape, mask.tile)
-    dense, sparse = _count_slabs(mask, panel_rows)
+    dense, sparse, others = _count_slabs(mask, panel_rows)
     predicted = costs.of(mask.shape, panel_rows, dense, sparse) if costs else None
-    chosen, reason = _choose(asked, _unfit(asked, mask, sparse > 0), costs, predicted)
+    chosen, reason = _choose(asked, _unfit(asked, mask, sparse > 0 or bool(others)), costs, predicted)
     return LinearPlan(
         name=name,
         shape=mask.shape,
-        sparse_tiles=int(mask.tiles.sum()),
+        sparse_tiles=int((mask.kinds != DENSE.code).sum()),
         tiles=mask.tiles.size,
         zeroed=mask.zeroed,
         lowering=chosen,
@@ -163,18 +171,8 @@ def plan_linear(
         sparse_slabs=sparse,
         node=_alone(name),
         predicted=predicted,
+        others=others,
     )
-
-
-def _check_kinds(name: str, mask: LinearMask, asked: Asked) -> None:
-    unpacked = [kind.name for kind in mask.by_kind() if kind not in PACKED]
-    if unpacked and asked in ("auto", "plugin"):
-        raise PatchCompileError(
-            f"{name} has tiles of kind {' and '.join(unpacked)}, which are not packed",
-            f"--lowering {asked} packs tiles of kind {' and '.join(kind.name for kind in PACKED)}.",
-            "Give --lowering dense or split, which take other tiles as dense ones with zeros, or masks learned with --kinds "
-            "2:4.",
-        )
 
 
 def uncovered(name: str, shape: tuple[int, int]) -> LinearPlan:
@@ -207,15 +205,16 @@ def _choose(
     return ("dense", slower) if slower else ("plugin", None)
 
 
-def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int]:
-    """Returns the numbers of dense and of 2:4 slabs."""
-    grid = sparse_slabs(mask, panel_rows)
-    return int((~grid).sum()), int(grid.sum())
+def _count_slabs(mask: LinearMask, panel_rows: int) -> tuple[int, int, tuple[tuple[str, int], ...]]:
+    """Returns the numbers of dense and of 2:4 slabs, and those of further kinds by name."""
+    codes = slab_kinds(mask, panel_rows)
+    dense, sparse, *others = ((kind.name, int((codes == kind.code).sum())) for kind in kinds_among([codes]))
+    return dense[1], sparse[1], tuple(others)
 
 
-def _unfit(asked: Asked, mask: LinearMask, any_sparse_slab: bool) -> Reason | None:
-    if not mask.tiles.any():
+def _unfit(asked: Asked, mask: LinearMask, any_pruned_slab: bool) -> Reason | None:
+    if not mask.kinds.any():
         return Reason(kind=ReasonKind.NO_SPARSE_TILE)
-    if not any_sparse_slab and asked in ("auto", "plugin"):  # the other lowerings have no slabs
+    if not any_pruned_slab and asked in ("auto", "plugin"):  # the other lowerings have no slabs
         return Reason(kind=ReasonKind.SMALL_TILES, tile=mask.tile)
     return None

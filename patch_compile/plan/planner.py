@@ -135,9 +135,12 @@ def unpredicted_plan(plans: Mapping[str, LinearPlan], why: Unpredicted) -> Plan:
 
 
 def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> PlanSummary:
-    """Returns card, workload, bytes, and times of the whole model. costs: None if the card is unknown."""
+    """Returns card, workload, bytes, and times of the whole model. costs: None if the card is unknown, or no
+    kernel runs the kinds of tiles."""
     if costs is None:
-        return PlanSummary(totals=_totals(plans), unpredicted=Unpredicted.NO_CARD)
+        unrun = any(plan.others for plan in plans.values())
+        why = Unpredicted.NO_KERNEL if unrun else Unpredicted.NO_CARD
+        return PlanSummary(totals=_totals(plans), unpredicted=why)
     return PlanSummary(
         card=costs.card.row(),
         workload=costs.workload.row(),

@@ -6,8 +6,16 @@ import onnx
 from onnx import TensorProto, helper
 
 from patch_compile.packing.format import pack, pack_together
-from patch_compile.packing.function import DOMAIN, KINDS, NAME, VERSION, Epilogue, patch_linear_function
+from patch_compile.packing.function import (
+    DOMAIN,
+    NAME,
+    VERSION,
+    Epilogue,
+    kinds_attribute,
+    patch_linear_function,
+)
 from patch_compile.packing.joint import gated_panels
+from patch_compile.packing.slab_kinds import ALWAYS
 from tests.mosaics import random_mask, random_weight
 
 OPSET = 23
@@ -139,7 +147,7 @@ def patch_linear(name, x, tensors, y, shape, as_plugin=True, epilogue=NONE, more
         in_features=shape[1],
         out_features=shape[0],
         panel_rows=64,
-        kinds=KINDS,
+        kinds=kinds_attribute(ALWAYS),
         index=tensors.index,
         **epilogue.attributes,
         **namespace,

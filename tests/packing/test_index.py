@@ -17,7 +17,7 @@ def packed(grid=GRID):
 
 
 def fault(given):
-    return index_fault(given.index, GRID.shape, len(given.dense), len(given.sparse))
+    return index_fault(given.index, GRID.shape, {"dense": len(given.dense), "2:4": len(given.sparse)})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -25,7 +25,8 @@ def test_an_index_of_this_package_is_true(share):
     for seed in range(20):
         rng = np.random.default_rng(seed)
         grid = rng.random(rng.integers(1, 9, 2)) < share
-        assert index_fault(csr_index(grid), grid.shape, int((~grid).sum()), int(grid.sum())) == ""
+        stored = {"dense": int((~grid).sum()), "2:4": int(grid.sum())}
+        assert index_fault(csr_index(grid), grid.shape, stored) == ""
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -58,4 +59,5 @@ def test_the_fault_says_which_slab(place, value, said):
 def test_its_size_and_type_are_those_of_the_slabs():
     given = packed()
     for index in (given.index[:-1], given.index.astype(np.int64), given.index[None]):
-        assert "4 panels, 5 dense and 7 2:4 slabs need int32 [22]" in index_fault(index, GRID.shape, 5, 7)
+        said = index_fault(index, GRID.shape, {"dense": 5, "2:4": 7})
+        assert "4 panels, 5 dense and 7 2:4 slabs need int32 [22]" in said

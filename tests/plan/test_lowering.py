@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from patch_compile.errors import PatchCompileError
 from patch_compile.out.plan import Node, Reason, ReasonKind
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.joint import gated_panels
@@ -85,11 +84,13 @@ def other_kinds():
 
 
 @pytest.mark.parametrize("asked", ["auto", "plugin"])
-def test_a_kind_that_no_slab_holds_is_refused(asked):
-    with pytest.raises(
-        PatchCompileError, match=f"x has tiles of kind 8:16, which are not packed.*--lowering {asked}"
-    ):
-        plan_linear("x", other_kinds(), asked)
+def test_slabs_of_every_kind_are_counted(asked):
+    mask = other_kinds()
+    plan = plan_linear("x", mask, asked)
+    assert (plan.lowering, plan.slabs) == ("plugin", {"dense": 1, "2:4": 2, "8:16": 1})
+    assert plan.row().slabs.others == {"8:16": 1}
+    assert plan.bytes_after == pack(np.zeros((128, 128), np.uint16), mask, plan.panel_rows).nbytes
+    assert LinearPlan.of(plan.row()) == plan
 
 
 @pytest.mark.parametrize("asked", ["dense", "split"])

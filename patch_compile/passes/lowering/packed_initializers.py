@@ -10,12 +10,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
-from patch_compile.packing.format import PackedLinear, grid_together, pack_together, sparse_slabs
+from patch_compile.packing.format import PackedLinear, codes_together, pack_together
+from patch_compile.packing.function import tensor_names
 from patch_compile.packing.index import csr_index
 from patch_compile.packing.joint import gated_panels, stacked_panels
+from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, numbers_of, slab_kinds
 from patch_compile.passes.linear_node import LinearNode
 from patch_compile.plan.lowering import LinearPlan
 
@@ -30,27 +34,36 @@ def packed_initializers(
     masks: Mapping[str, LinearMask],
     read: ReadTensor,
     dtype: ir.DataType,
-) -> tuple[list[ir.Value], NDArray[np.int32]]:
-    """Returns `<node>.dense|sparse|meta`, and the index: gate and up alternate by panel, linears that share X are stacked.
+) -> tuple[list[ir.Value], NDArray[np.int32], tuple[Kind, ...]]:
+    """Returns `<node>.dense|sparse|meta|…`, the index and the kinds of slabs: gate and up alternate by panel, linears that
+    share X are stacked.
 
-    The index is made now. The three tensors are packed, and compared with `W∘M` bit for bit, when the first of them is
-    written. They are freed after the last, so only the weights of one node are in memory at a time.
+    The index is made now. The tensors are packed, and compared with `W∘M` bit for bit, when the first of them is written.
+    They are freed after the last, so only the weights of one node are in memory at a time.
     """
     rows = plans[0].panel_rows
-    grids = [sparse_slabs(masks[plan.name], rows) for plan in plans]
-    index = csr_index(grid_together(grids, _panels(linear, rows)))
-    dense, sparse = sum(plan.dense_slabs for plan in plans), sum(plan.sparse_slabs for plan in plans)
-    once = _PackedOnce(partial(_pack, linear, plans, masks, read, index))
-    shapes = {
-        "dense": (dtype, (dense, rows * 64)),
-        "sparse": (dtype, (sparse, rows * 32)),
-        "meta": (ir.DataType.INT32, (sparse, rows * 2)),
-    }
+    codes = codes_together([slab_kinds(masks[plan.name], rows) for plan in plans], _panels(linear, rows))
+    kinds = kinds_among([codes])
+    index = csr_index(numbers_of(codes, kinds), len(kinds))
+    shapes = _shapes(plans, kinds, rows, dtype)
+    once = _PackedOnce(partial(_pack, linear, plans, masks, read, index), len(shapes))
     tensors: list[ir.TensorProtocol] = [
-        _lazy(f"{linear.name}.{part}", partial(once.take, part, kind), kind, shape)
-        for part, (kind, shape) in shapes.items()
+        _lazy(f"{linear.name}.{part}", partial(once.take, number, kind), kind, shape)
+        for number, (part, kind, shape) in enumerate(shapes)
     ]
-    return [_value(tensor) for tensor in tensors], index
+    return [_value(tensor) for tensor in tensors], index, kinds
+
+
+def _shapes(
+    plans: Sequence[LinearPlan], kinds: Sequence[Kind], rows: int, dtype: ir.DataType
+) -> list[tuple[str, ir.DataType, tuple[int, int]]]:
+    """Returns name, type and shape of each tensor, in their order."""
+    count = {kind.name: sum(plan.slabs.get(kind.name, 0) for plan in plans) for kind in kinds}
+    found = [(dtype, (count[DENSE.name], rows * SLAB_K))]
+    for kind in kinds[1:]:
+        found.append((dtype, (count[kind.name], rows * SLAB_K * kind.kept // kind.group)))
+        found.append((ir.DataType.INT32, (count[kind.name], rows * 2)))
+    return [(name, *one) for name, one in zip(tensor_names(kinds), found, strict=True)]
 
 
 def joint_bias(linear: LinearNode, read: ReadTensor, dtype: ir.DataType) -> ir.Value:
@@ -110,18 +123,18 @@ def _panels(linear: LinearNode, panel_rows: int) -> list[NDArray[np.int64]]:
 
 
 class _PackedOnce:
-    """Packs the weights of a node when the first of its three tensors is written, and frees them after the last."""
+    """Packs the weights of a node when the first of its tensors is written, and frees them after the last."""
 
-    def __init__(self, make: Callable[[], PackedLinear]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], PackedLinear], tensors: int) -> None:
+        self._make, self._tensors = make, tensors
         self._packed: PackedLinear | None = None
-        self._taken: set[str] = set()
+        self._taken: set[int] = set()
 
-    def take(self, part: str, dtype: ir.DataType) -> ir.TensorProtocol:
+    def take(self, number: int, dtype: ir.DataType) -> ir.TensorProtocol:
         if self._packed is None:
             self._packed = self._make()
-        array = getattr(self._packed, part)
-        self._taken.add(part)
-        if len(self._taken) == 3:
+        array = self._packed.tensors[number]
+        self._taken.add(number)
+        if len(self._taken) == self._tensors:
             self._packed, self._taken = None, set()
         return ir.Tensor(array.view(dtype.numpy()), dtype=dtype)

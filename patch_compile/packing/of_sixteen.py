@@ -1,0 +1,118 @@
+"""Inner loops of packing slabs of n:16, compiled by numba: a panel of a linear to its slabs, and back.
+
+`masklearn.masks.kinds.of_sixteen` says which 16 weights of a row are a group. A lane (4 g + t) of a row block of 16 rows
+holds group t of the rows g ("low") and g + 8 ("high"): n values of each, in the order of their positions, and two codes.
+PR = panel_rows; planes lie one behind the other, so that each load of a lane is aligned and lanes load side by side:
+
+    values  n // 8 times   [row half: 2][row block: PR/16][lane: 32][8]
+            if n % 8 >= 4  [row block: PR/16][lane: 32][row half: 2][4]
+            if n % 4 == 2  [row block: PR/16][lane: 32][row half: 2][2]
+    masks   [row block: PR/16][lane: 32]        low half word: code of the low row, high: of the high row
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["GROUP", "pack_panel_of_sixteen", "unpack_panel_of_sixteen"]
+
+GROUP = 16
+_COLUMNS = 64  # of a slab
+_GROUPS = 4  # groups in a row of a slab
+
+
+@njit(nogil=True, cache=True)
+def pack_panel_of_sixteen(
+    weight: NDArray[np.uint16],
+    codes: NDArray[np.uint16],
+    chosen: NDArray[np.bool_],
+    slots: NDArray[np.int64],
+    values: NDArray[np.uint16],
+    masks: NDArray[np.uint32],
+) -> None:
+    """Write the slabs of one kind of a panel. Rows beyond N become zero weights.
+
+    weight: the panel's rows, `[rows, K]`; codes: `[rows, K/16]`; chosen: True for each slab along K of this kind; slots:
+    row of each slab in `values` `[slabs, PR·4·n]` and `masks` `[slabs, PR·2]`, which must be zero before.
+    """
+    panel_rows, rows = masks.shape[1] // 2, codes.shape[0]
+    kept = values.shape[1] // (4 * panel_rows)
+    spare = (1 << kept) - 1  # a group beyond N keeps its first positions, which hold zeros
+    for slab in range(len(chosen)):
+        if not chosen[slab]:
+            continue
+        slot = slots[slab]
+        for row in range(panel_rows):
+            for t in range(_GROUPS):
+                code = np.uint32(codes[row, slab * _GROUPS + t]) if row < rows else np.uint32(spare)
+                masks[slot, _lane(row, t)] |= code << np.uint32(row % 16 // 8 * 16)
+                if row < rows:
+                    rank = 0
+                    for position in range(GROUP):
+                        if code >> np.uint32(position) & np.uint32(1):
+                            at = _value(row, t, rank, kept, panel_rows)
+                            values[slot, at] = weight[row, slab * _COLUMNS + _column(t, position)]
+                            rank += 1
+
+
+@njit(nogil=True, cache=True)
+def unpack_panel_of_sixteen(
+    weight: NDArray[np.uint16],
+    chosen: NDArray[np.bool_],
+    slots: NDArray[np.int64],
+    values: NDArray[np.uint16],
+    masks: NDArray[np.uint32],
+) -> bool:
+    """Fill the chosen slabs of `weight` (see `pack_panel_of_sixteen`). Returns False if a code does not keep n."""
+    panel_rows, rows = masks.shape[1] // 2, weight.shape[0]
+    kept = values.shape[1] // (4 * panel_rows)
+    for slab in range(len(chosen)):
+        if not chosen[slab]:
+            continue
+        slot = slots[slab]
+        for row in range(rows):
+            for t in range(_GROUPS):
+                code = masks[slot, _lane(row, t)] >> np.uint32(row % 16 // 8 * 16) & np.uint32(0xFFFF)
+                rank = 0
+                for position in range(GROUP):
+                    column = slab * _COLUMNS + _column(t, position)
+                    if not code >> np.uint32(position) & np.uint32(1):
+                        weight[row, column] = 0
+                    elif rank == kept:
+                        return False
+                    else:
+                        weight[row, column] = values[slot, _value(row, t, rank, kept, panel_rows)]
+                        rank += 1
+                if rank != kept:
+                    return False
+    return True
+
+
+@njit(inline="always")
+def _column(t: Any, position: Any) -> Any:
+    """Returns the column in the slab of a position of group t."""
+    return position // 4 * 16 + position % 4 // 2 * 8 + t * 2 + position % 2
+
+
+@njit(inline="always")
+def _lane(row: Any, t: Any) -> Any:
+    return row // 16 * 32 + row % 8 * 4 + t
+
+
+@njit(inline="always")
+def _value(row: Any, t: Any, rank: Any, kept: Any, panel_rows: Any) -> Any:
+    """Returns the offset in a slab of the kept value with this rank of group t of a row."""
+    lanes, lane, half = panel_rows * 2, _lane(row, t), row % 16 // 8
+    whole = kept // 8 * 8
+    if rank < whole:
+        return ((rank // 8 * 2 + half) * lanes + lane) * 8 + rank % 8
+    start, rank = whole * 2 * lanes, rank - whole
+    if kept % 8 >= 4:
+        if rank < 4:
+            return start + (lane * 2 + half) * 4 + rank
+        start, rank = start + 8 * lanes, rank - 4
+    return start + (lane * 2 + half) * 2 + rank

@@ -1,0 +1,70 @@
+"""Chooses the kind of every slab of a linear: the kind of the tiles that it lies in, or dense.
+
+A slab that touches tiles of different kinds is stored densely, which is always valid. Tensors of a PatchLinear are those
+of dense and of 2:4 slabs, and of each further kind that is there, in the order of the table of kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.linear_mask import LinearMask
+
+__all__ = ["ALWAYS", "SLAB_K", "kinds_among", "kinds_from_attribute", "numbers_of", "slab_kinds"]
+
+SLAB_K = 64
+ALWAYS: tuple[Kind, ...] = (DENSE, TWO_FOUR)
+_MIXED = 255
+
+
+def slab_kinds(mask: LinearMask, panel_rows: int) -> NDArray[np.uint8]:
+    """Returns the code of each slab's kind, `[panels, slabs]`."""
+    rows, columns = mask.shape
+    by_row = _if_equal(mask.kinds, mask.tile[0], rows, panel_rows, axis=0)
+    codes = _if_equal(by_row, mask.tile[1], columns, SLAB_K, axis=1)
+    codes[codes == _MIXED] = DENSE.code
+    return codes
+
+
+def kinds_among(codes: Iterable[NDArray[np.uint8]]) -> tuple[Kind, ...]:
+    """Returns the kinds of slabs with tensors of their own, in their order. codes: of the slabs of linears packed as one."""
+    there = {int(code) for one in codes for code in np.unique(one)}
+    return (*ALWAYS, *(kind for kind in KINDS if kind.code in there and kind not in ALWAYS))
+
+
+def kinds_from_attribute(text: object) -> tuple[Kind, ...]:
+    """Returns the kinds that the attribute `kinds` of a node names. Raises ValueError if it is not as it is written."""
+    names = text.split(",") if isinstance(text, str) else []
+    kinds = tuple(kind for kind in KINDS if kind.name in names)
+    ordered = (*ALWAYS, *(kind for kind in kinds if kind not in ALWAYS))
+    if names != [kind.name for kind in ordered]:
+        known = ", ".join(kind.name for kind in KINDS)
+        raise ValueError(
+            f"its kinds are {str(text)[:40]!r}, not dense,2:4 and others of {known} in this order"
+        )
+    return ordered
+
+
+def numbers_of(codes: NDArray[np.uint8], kinds: Sequence[Kind]) -> NDArray[np.uint8]:
+    """Returns the place of each slab's kind in `kinds`; codes: of slabs, all of them of these kinds."""
+    places = np.zeros(_MIXED + 1, np.uint8)
+    for number, kind in enumerate(kinds):
+        places[kind.code] = number
+    return places[codes]
+
+
+def _if_equal(codes: NDArray[np.uint8], tile: int, size: int, step: int, axis: int) -> NDArray[np.uint8]:
+    """Returns, for each run of `step` elements along `axis` (of `size` elements), the code that all tiles it touches
+    have, or _MIXED."""
+    cells = []
+    for start in range(0, size, step):
+        touched = codes.take(np.arange(start // tile, (min(start + step, size) - 1) // tile + 1), axis=axis)
+        first = touched.take([0], axis=axis)
+        same = (touched == first).all(axis=axis)
+        cells.append(np.where(same, first.squeeze(axis), np.uint8(_MIXED)))
+    return np.stack(cells, axis=axis)

@@ -1,0 +1,190 @@
+"""Slabs of n:16 beside dense and 2:4 ones: packed, unpacked, and computed by the function's body in ONNX Runtime."""
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from masklearn.masks.kinds.table import DENSE, FAMILIES, KINDS, PRUNED, TWO_FOUR
+from masklearn.masks.linear_mask import LinearMask
+from patch_compile.packing.checks import check_packed
+from patch_compile.packing.format import (
+    PackedLinear,
+    SlabsOfSixteen,
+    count_wrong,
+    pack,
+    pack_together,
+    unpack,
+)
+from patch_compile.packing.function import (
+    DOMAIN,
+    NAME,
+    VERSION,
+    Epilogue,
+    kinds_attribute,
+    overload_of,
+    patch_linear_function,
+    tensor_names,
+)
+from patch_compile.packing.joint import gated_panels
+from tests.mosaics import random_weight
+
+TILES = [(64, 64), (128, 128), (100, 64), (32, 192), (4096, 4096)]
+
+
+def mosaic(shape, tile, seed, kinds=KINDS):
+    """A mask with tiles of these kinds, and random patterns."""
+    rng = np.random.default_rng(seed)
+    grid = tuple(-(-size // step) for size, step in zip(shape, tile, strict=True))
+    codes = np.array([kind.code for kind in kinds], np.uint8)[rng.integers(0, len(kinds), grid)]
+    scores, patterns = rng.random(shape), {}
+    kept = np.full(max(kind.code for kind in KINDS) + 1, 16)
+    for kind in PRUNED.values():
+        if kind.family is FAMILIES["n:16"]:
+            kept[kind.code] = kind.kept
+    by_weight = kept[codes].repeat(tile[0], 0).repeat(tile[1], 1)[: shape[0], : shape[1]]
+    groups = by_weight.reshape(shape[0], -1, 64)[:, :, 0].repeat(4, 1)
+    patterns["n:16"] = FAMILIES["n:16"].best(scores, groups)
+    patterns["2:4"] = FAMILIES["2:4"].best(scores, 2)
+    return LinearMask.from_codes(shape, tile, codes, patterns)
+
+
+def masked(weight, mask):
+    """W∘M by the definition of a group in mosaic.md, element by element."""
+    out = weight.copy()
+    codes = mask.masks_of_sixteen()
+    for n, k in np.ndindex(weight.shape):
+        position = k % 64 // 16 * 4 + k % 16 // 8 * 2 + k % 2
+        if not codes[n, k // 64 * 4 + k % 8 // 2] >> position & 1:
+            out[n, k] = 0
+    pattern = np.zeros((weight.shape[0], weight.shape[1] // 4), np.uint8)
+    in_two_four = mask.tiles.repeat(mask.tile[0], 0).repeat(mask.tile[1] // 4, 1)
+    pattern_there = in_two_four[: pattern.shape[0], : pattern.shape[1]]
+    pattern[pattern_there] = mask.pattern
+    kept = np.array(
+        [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool
+    )
+    drop = pattern_there[:, :, None] & ~kept[pattern]
+    out[drop.reshape(weight.shape)] = 0
+    return out
+
+
+shapes = st.tuples(st.integers(1, 200), st.integers(1, 4).map(lambda slabs: slabs * 64))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.sampled_from(TILES), st.sampled_from([64, 128]), st.integers(0, 9))
+def test_unpack_gives_the_masked_weight_bit_for_bit(shape, tile, panel_rows, seed):
+    mask, weight = mosaic(shape, tile, seed), random_weight(shape, np.float16, seed).view(np.uint16)
+    packed = pack(weight, mask, panel_rows)
+    np.testing.assert_array_equal(unpack(packed), masked(weight, mask))
+    check_packed("linear", packed, weight, mask)
+    numbers, _ = packed.places()
+    for p, s in np.ndindex(numbers.shape):
+        rows = range(p * panel_rows, min((p + 1) * panel_rows, shape[0]))
+        touched = {mask.kinds[n // tile[0], k // tile[1]] for n in rows for k in range(s * 64, s * 64 + 64)}
+        code = packed.kinds[numbers[p, s]].code
+        assert code == (touched.pop() if len(touched) == 1 else DENSE.code)
+    assert all(len(one.values) for one in packed.others)  # no tensors without slabs
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (DENSE, TWO_FOUR)], ids=str)
+def test_a_lane_finds_its_values_in_planes_and_bytes_are_those_of_the_table(kind):
+    """By mosaic.md: whole planes of 8 values of the low and the high rows, then 4 and 2 of both."""
+    mask = mosaic((128, 128), (128, 128), 3, [kind])
+    weight = np.random.default_rng(0).integers(1, 2**16, (128, 128)).astype(np.uint16)
+    packed = pack(weight, mask, 128)
+    assert packed.kinds == (DENSE, TWO_FOUR, kind) and not len(packed.dense)
+    (slabs,) = packed.others
+    assert (packed.nbytes - packed.index.nbytes) == kind.bytes_per_weight * 128 * 128
+    codes, words = mask.masks_of_sixteen(), slabs.masks.view(np.uint32).reshape(2, 8, 32)
+    for row, slab, t in [(0, 0, 0), (9, 1, 3), (70, 0, 2), (127, 1, 1)]:
+        block, half, lane = row // 16, row % 16 // 8, row % 8 * 4 + t
+        code = int(codes[row, slab * 4 + t])
+        assert words[slab, block, lane] >> (16 * half) & 0xFFFF == code
+        columns = [16 * (p // 4) + 8 * (p // 2 % 2) + 2 * t + p % 2 for p in range(16) if code >> p & 1]
+        expected = weight[row, [slab * 64 + column for column in columns]]
+        stored, found = slabs.values[slab], []
+        for _ in range(kind.kept // 8):
+            plane, stored = np.split(stored, [2 * 8 * 32 * 8])
+            found += plane.reshape(2, 8, 32, 8)[half, block, lane].tolist()
+        for size in [4] * (kind.kept % 8 >= 4) + [2] * (kind.kept % 4 == 2):
+            plane, stored = np.split(stored, [8 * 32 * 2 * size])
+            found += plane.reshape(8, 32, 2, size)[block, lane, half].tolist()
+        assert found == expected.tolist() and not stored.size
+
+
+def test_damage_is_found():
+    mask = mosaic((128, 128), (64, 64), 5)
+    weight = random_weight((128, 128), np.float16, 1).view(np.uint16)
+    packed = pack(weight, mask, 64)
+    first, *rest = packed.others
+    other = first.masks.copy()
+    other[0, 0] ^= 1
+    damaged = (SlabsOfSixteen(first.kind, first.values, other), *rest)
+    parts = (packed.shape, 64, packed.dense, packed.sparse, packed.meta, packed.index)
+    with pytest.raises(ValueError, match=f"a mask of the {first.kind} slabs does not keep {first.kind.kept}"):
+        unpack(PackedLinear(*parts, damaged))
+    values = first.values + np.uint16(1)
+    changed = PackedLinear(*parts, (SlabsOfSixteen(first.kind, values, first.masks), *rest))
+    assert count_wrong(changed, weight, mask, np.arange(2)) == values.size
+    with pytest.raises(ValueError, match="the index is int32"):
+        unpack(PackedLinear(*parts))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["fp16", "bf16"])
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
+def test_the_function_body_computes_every_kind(dtype, gated):
+    shape, rows = (150, 320), 64
+    weights = [random_weight(shape, dtype, seed) for seed in range(1 + gated)]
+    masks = [mosaic(shape, (64, 64), 11 + seed) for seed in range(1 + gated)]
+    parts = [(weight.view(np.uint16), mask) for weight, mask in zip(weights, masks, strict=True)]
+    panels = gated_panels(shape[0], rows) if gated else [np.arange(-(-shape[0] // rows))]
+    packed = pack_together(parts, rows, panels)
+    assert len(packed.others) >= 4
+    epilogue = Epilogue(gated=gated, activation="silu" if gated else "")
+    x = np.random.default_rng(4).standard_normal((5, shape[1])).astype(dtype)
+    got = run(packed, epilogue, shape, x, dtype)
+    dense = [
+        x.astype(np.float64) @ masked(weight, mask).astype(np.float64).T
+        for weight, mask in zip(weights, masks, strict=True)
+    ]
+    expected = dense[0] / (1 + np.exp(-dense[0])) * dense[1] if gated else dense[0]
+    tolerance = 2.0 ** (-10 if dtype is np.float16 else -7) * np.abs(expected).max()
+    assert np.abs(got.astype(np.float64) - expected).max() < tolerance
+
+
+def run(packed, epilogue, shape, x, dtype):
+    element = {np.float16: TensorProto.FLOAT16, ml_dtypes.bfloat16: TensorProto.BFLOAT16}[dtype]
+    names = tensor_names(packed.kinds)
+    stored = [
+        helper.make_tensor(name, element if array.dtype == np.uint16 else TensorProto.INT32, array.shape,
+                           array.tobytes(), raw=True)
+        for name, array in zip(names, packed.tensors, strict=True)
+    ]  # fmt: skip
+    node = helper.make_node(
+        NAME, ["X", *names], ["Y"], domain=DOMAIN, overload=overload_of(epilogue, packed.kinds),
+        in_features=shape[1], out_features=shape[0], panel_rows=packed.panel_rows,
+        kinds=kinds_attribute(packed.kinds), index=packed.index.tolist(), **epilogue.attributes,
+    )  # fmt: skip
+    function = patch_linear_function(
+        epilogue, opset=23, bfloat16=dtype is ml_dtypes.bfloat16, kinds=packed.kinds
+    )
+    widened = helper.make_node("Cast", ["Y"], ["Y32"], to=TensorProto.FLOAT)
+    narrowed = helper.make_node("Cast", ["X32"], ["X"], to=element)
+    graph = helper.make_graph(
+        [narrowed, node, widened],
+        "graph",
+        [helper.make_tensor_value_info("X32", TensorProto.FLOAT, list(x.shape))],
+        [helper.make_tensor_value_info("Y32", TensorProto.FLOAT, [len(x), shape[0]])],
+        stored,
+    )
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, VERSION)]
+    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=10)
+    onnx.checker.check_model(model)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"X32": x.astype(np.float32)})[0]
