@@ -14,6 +14,7 @@ from patch_compile.plugin.toolchain import cuda_folders, plugin_sources
 __all__ = [
     "ARCHS",
     "FLAGS",
+    "PLUGINS",
     "SOURCES",
     "Instruction",
     "Kernel",
@@ -97,9 +98,9 @@ class Instruction(NamedTuple):
         return int(re.findall(r"0x([0-9a-f]+)", self.operands)[-1], 16)
 
 
-def compile_cubin(source: Path, arch: int, nvcc: Path, cubin: Path) -> list[Kernel]:
+def compile_cubin(source: Path, arch: int, nvcc: Path, cubin: Path, plugins: Path = PLUGINS) -> list[Kernel]:
     """Compile one source for one architecture and return its kernels in the order of the table of configurations."""
-    command = [str(nvcc), *FLAGS, f"-arch=sm_{arch}", "-I", str(PLUGINS), str(source), "-o", str(cubin)]
+    command = [str(nvcc), *FLAGS, f"-arch=sm_{arch}", "-I", str(plugins), str(source), "-o", str(cubin)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     found = ((_CONFIG.search(name), numbers) for name, *numbers in _ENTRY.findall(said))
     return sorted(Kernel(int(match[1]), *map(int, numbers)) for match, numbers in found if match)

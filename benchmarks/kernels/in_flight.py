@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cubin import ARCHS, SOURCES, Instruction, compile_cubin, disassemble, find_cuobjdump
-from issue import Timing, blocks_of, cycles_per_slab, executed, timing_of
+from issue import Timing, blocks_of, cycles_per_slab, executed, slab_bytes, timing_of
 from sass import KINDS, way_of
 
 from patch_compile.hardware.cards import RatedCard, rated_cards
@@ -30,11 +30,6 @@ __all__ = ["bytes_a_cycle", "bytes_in_flight", "longest_latency", "slab_bytes"]
 
 _LONGEST = 8192  # cycles
 _ARCHS = (80, 90)  # those of cards whose DRAM is fast for their SMs
-
-
-def slab_bytes(config: Config, kind: str) -> int:
-    """Returns the bytes of a slab of W, which come from DRAM; those of X come from L2."""
-    return config.dense_bytes if kind == "dense" else config.sparse_bytes
 
 
 def bytes_in_flight(config: Config, kind: str, blocks: int) -> int:
@@ -78,7 +73,7 @@ def _rows(code: dict[int, list[Instruction]], registers: dict[int, int], arch: i
             continue
         blocks = blocks_of(config, registers[number], arch)
         for kind in KINDS:
-            way = executed(way_of(code[number], kind), config, kind)
+            way = executed(way_of(code[number], kind), config, slab_bytes(config, kind))
             for card in rated_cards():
                 if card.sm != arch:
                     continue

@@ -38,6 +38,7 @@ __all__ = [
     "executed",
     "figures_of",
     "loop_figures",
+    "slab_bytes",
     "stalls_to_first_product",
     "timing_of",
 ]
@@ -151,7 +152,7 @@ class _Sm:
             return self.share(now, 512) + 10
         if op.startswith("LDSM"):
             return self.share(now, 512) + t.ldsm
-        if op.startswith(("LDS", "STS")):
+        if op.startswith(("LDS", "STS", "SHFL")):  # shuffles wait in the same queue
             return self.share(now, 512 if ".128" in op else 128) + t.lds
         if op == "LDGDEPBAR":
             warp.groups.append(warp.copied)
@@ -221,19 +222,24 @@ def loop_figures(
     code: Sequence[Instruction], config: Config, kind: str, registers: int, arch: int, geforce: bool = False
 ) -> Loop:
     """Returns the figures of one kernel's loop over slabs of `kind`."""
-    way, timing = executed(way_of(code, kind), config, kind), timing_of(arch, geforce)
+    way, timing = executed(way_of(code, kind), config, slab_bytes(config, kind)), timing_of(arch, geforce)
     cycles = cycles_per_slab(way, config.warps, timing, blocks_of(config, registers, arch))
     products = sum(i.opcode.startswith("HMMA") for i in way)
     ideal = products * config.warps / _SCHEDULERS * timing.hmma
     return Loop(round(cycles), round(ideal / cycles, 3), stalls_to_first_product(way), len(way), products)
 
 
-def executed(way: Sequence[Instruction], config: Config, kind: str) -> list[Instruction]:
-    """Marks the copies that a slab of `kind` does not need, and those of X by 8 bytes, as not executed.
+def slab_bytes(config: Config, kind: str) -> int:
+    """Returns the bytes of a slab of W, which come from DRAM; those of X come from L2."""
+    return config.dense_bytes if kind == "dense" else config.sparse_bytes
+
+
+def executed(way: Sequence[Instruction], config: Config, size: int) -> list[Instruction]:
+    """Marks the copies that a slab of W of `size` bytes does not need, and those of X by 8 bytes, as not executed.
 
     Copies of X have the predicate that fills with zeros as an operand, those of W have none and come in order.
     """
-    needed = -(-(config.dense_bytes if kind == "dense" else config.sparse_bytes) // (512 * config.warps))
+    needed = -(-size // (512 * config.warps))
     found, copies = [], 0
     for i in way:
         if i.opcode.startswith("LDGSTS"):

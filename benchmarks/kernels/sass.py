@@ -61,9 +61,11 @@ def loop_of(code: Sequence[Instruction], multiply: str) -> Sequence[Instruction]
 def way_of(code: Sequence[Instruction], kind: str) -> list[Instruction]:
     """Shortest path through the loop over slabs of `kind` that issues all copies and reads the place of the next slab.
 
+    kind: one of KINDS, or an opcode that only its loop has.
+
     Branches back (loops over tiles without a slab) are never taken, so addresses order the search.
     """
-    loop = loop_of(code, KINDS[kind])
+    loop = loop_of(code, KINDS.get(kind, kind))
     at = {i.address: n for n, i in enumerate(loop)}
     # per instruction: (LDGSTS so far, index read) -> shortest path to it
     ways: list[dict[tuple[int, bool], list[int]]] = [{} for _ in loop]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,24 +11,21 @@ import numpy as np
 
 from masklearn.masks.kinds.of_sixteen import OfSixteen
 from tests.oracles.element_packing import pack_of_sixteen, pack_slabs
+from tests.plugins.host_kernel import BENCH
 from tests.plugins.kernels.unpacked_slabs import codes_of
 from tests.plugins.mosaic_cases import Case, answer
 from tests.plugins.mutations import Mutation, broken_copy
 
-__all__ = ["case_of_sixteen", "sources_with"]
+__all__ = ["case_of_sixteen", "of_sixteen", "sources_with"]
 
-STREAMS = "kernels/streams.cuh"
-_ROW = "using Sparse = Sparse24<T, G>;"
+sys.path.insert(0, str(BENCH))
+of_sixteen = importlib.import_module("of_sixteen")
 
 
 def sources_with(folder: Path, count: int, mutation: Mutation | None = None) -> Path:
     """Copy the plugin's sources and give the second stream the decoder of n = `count`; a mutation may break them."""
     plugins = broken_copy(folder, ("kernels", "host"), mutation)
-    row = plugins / STREAMS
-    text = row.read_text()
-    assert text.count(_ROW) == 1
-    text = text.replace(_ROW, f"using Sparse = OfSixteen<T, G, {count}>;")
-    row.write_text(text.replace("#pragma once", '#pragma once\n#include "kernels/decode_of_sixteen.cuh"', 1))
+    of_sixteen.put_of_sixteen(plugins, count)
     return plugins
 
 

@@ -65,6 +65,13 @@ def test_shared_memory_moves_128_bytes_a_cycle():
     )
 
 
+def test_shuffles_wait_in_the_queue_of_shared_memory():
+    way = [BARRIER, *[instruction("SHFL.IDX", writes=0)] * 100, instruction("IADD3", waits=1)]
+    assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(
+        100 * 4 + TIMING.lds + TIMING.barrier, abs=8
+    )
+
+
 def test_a_group_of_copies_is_waited_for():
     copy, group = instruction("LDGSTS.E.BYPASS.128", "[R0], [R2.64]"), instruction("LDGDEPBAR", writes=0)
     at_once = [copy, group, instruction("DEPBAR.LE", "SB0, 0x0"), BARRIER]
@@ -87,7 +94,8 @@ def test_copies_that_a_slab_does_not_need_are_not_executed():
     narrow = instruction("LDGSTS.E.LTC128B.64", " [R0+0x2000], [R2.64], !P2 ", guard="@!P4")
     way = [copy, of_x, narrow, copy, copy, copy]
     off = {
-        kind: [i.guard == "@!PT" for i in issue.executed(way, config, kind)] for kind in ("dense", "sparse")
+        kind: [i.guard == "@!PT" for i in issue.executed(way, config, issue.slab_bytes(config, kind))]
+        for kind in ("dense", "sparse")
     }
     assert off["dense"] == [False, False, True, False, False, False]
     assert off["sparse"] == [False, False, True, False, False, True]

@@ -1,10 +1,12 @@
 """The kernels multiply dense and n:16 slabs of one panel, on the host emulation and as PTX."""
 
+import json
+
 import pytest
 
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch, compile_host_kernel
-from tests.plugins.kernels.of_sixteen_cases import case_of_sixteen, sources_with
-from tests.plugins.machine_code import NVCC
+from tests.plugins.kernels.of_sixteen_cases import case_of_sixteen, of_sixteen, sources_with
+from tests.plugins.machine_code import CUOBJDUMP, NVCC
 from tests.plugins.mosaic_cases import DTYPES
 from tests.plugins.mutations import named
 from tests.ptx.kernel import PtxKernel, compile_file
@@ -51,12 +53,6 @@ def host_of(folder, cache, count, configs=tuple(CONFIGS), mutation=None):
     return plugins, compile_host_kernel(cache, plugins, (f"PATCH_HOST_CONFIGS={bits}",), opt="-O1")
 
 
-def _instance(name, number):
-    if "prefill" in name:
-        return f"patch_tiles<patch::Half, {number}>(const patch::LinearArguments)"
-    return f"patch_stream<patch::Half, {number}>(const patch::StreamArguments)"
-
-
 def cases_of(count, rows, dtypes=DTYPES):
     for n, (tokens, shape, parts, share) in enumerate(
         [(5, (130, 324), 1, 0.5), (17, (130, 392), 7, 0.5), (3, (64, 1000), 3, 1.0), (16, (200, 64), 2, 0.3)]
@@ -82,10 +78,7 @@ def test_mosaics_of_dense_and_of_sixteen(tmp_path, library_cache, count):
 def test_their_ptx(request, tmp_path, library_cache, count):
     plugins, host = host_of(tmp_path, library_cache, count)
     source = tmp_path / "decode_half.cu"
-    includes = "".join(f'#include "kernels/{name}_kernel.cuh"\n' for name in ("stream", "tile"))
-    source.write_text(
-        includes + "".join(f"template __global__ void patch::{_instance(*c)};\n" for c in CONFIGS.items())
-    )
+    source.write_text(of_sixteen.instances(tuple(CONFIGS)))
     text = compile_file(request.config.cache.mkdir("patch-ptx"), source, plugins, ("-arch=compute_80",))
     ptx = PtxKernel(host, {0: text})
     for config, number in CONFIGS.items():
@@ -107,3 +100,19 @@ def test_a_broken_decoder_is_caught(tmp_path, library_cache, name):
             except RuntimeError:
                 caught = True
     assert caught != (name == "as it is")
+
+
+@pytest.mark.mutation
+@pytest.mark.skipif(NVCC is None or CUOBJDUMP is None, reason="no nvcc, or no cuobjdump with an nvdisasm")
+@pytest.mark.parametrize("count", of_sixteen.COUNTS)
+def test_unpacking_keeps_its_budgets(count):
+    """If a budget is broken for a good reason, run `python benchmarks/kernels/of_sixteen.py --budgets FILE`."""
+    budgets = json.loads(of_sixteen.BUDGETS.read_text())
+    if budgets["nvcc"] != NVCC.version:
+        pytest.skip(f"the budgets are for the code of nvcc {budgets['nvcc']}, and this is {NVCC.version}")
+    found = of_sixteen.figures_of(count, budgets["sm"], NVCC.path, CUOBJDUMP)
+    bounds = budgets["kinds"][f"{count}:16"]
+    assert list(found) == list(bounds)
+    for name, about in found.items():
+        over = {k: getattr(about, k) for k, bound in bounds[name].items() if getattr(about, k) > bound}
+        assert over == {}, name
