@@ -12,7 +12,13 @@ from tests.plugins.host_kernel import PLUGINS
 
 __all__ = ["SANITIZERS", "attack_plugin", "compile_plugin_attack"]
 
-SANITIZERS = ("-fsanitize=address", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+# bounds-strict: GCC else takes the last array of a struct, such as TensorRT's Dims, for one of any length.
+SANITIZERS = (
+    "-fsanitize=address",
+    "-fsanitize=undefined",
+    "-fsanitize=bounds-strict",
+    "-fno-sanitize-recover=all",
+)
 _HERE = Path(__file__).resolve().parent
 _SOURCES = ("tensorrt/patch_linear_plugin.cpp", "tensorrt/patch_linear_creator.cpp", "host/plugin_driver.cpp")
 
