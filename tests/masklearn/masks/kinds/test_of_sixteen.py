@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -31,6 +31,7 @@ def test_a_group_is_what_a_lane_holds() -> None:
     assert SIXTEEN.groups(row).tolist() == [columns_of(group) for group in range(12)]
 
 
+@settings(max_examples=40)
 @given(SCORES, KEPT)
 def test_the_best_are_kept_and_ties_go_to_the_lower_position(scores: np.ndarray, kept: int) -> None:
     codes = SIXTEEN.best(scores, kept)
@@ -43,6 +44,7 @@ def test_the_best_are_kept_and_ties_go_to_the_lower_position(scores: np.ndarray,
             assert codes[row, group] == sum(1 << i for i in ranked)
 
 
+@settings(max_examples=40)
 @given(SCORES, st.data())
 def test_torch_gives_the_same_codes_and_groups_may_keep_different_numbers(
     scores: np.ndarray, data: st.DataObject
