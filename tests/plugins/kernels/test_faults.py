@@ -128,17 +128,11 @@ MUTATIONS = {
     "shares with no part before": (STREAM, "part, work.tile, work.slab > 0,", "part, work.tile, false,"),
     "shares with no part after": (STREAM, "work.end < work.panel.slabs())", "false)"),
     "shares over the end of a tile": (STREAM, "part_tile(t, p) == tile &&", "tile >= 0 &&"),
-    "a part begins a slab late in the table": (
-        PARTS,
-        "slabs_before(offset, dense, sparse), 0};",
-        "slabs_before(offset + 1, dense, sparse), 0};",
-    ),
     "a finished tile is not passed over": (
         PARTS,
         "if (offset > 0 && p.slab == dense + sparse)",
         "if (false)",
     ),
-    "token tiles of one panel only": (PARTS, "(panel * tiles + tile)", "(panel * tiles)"),
     "the column of a slab before": (
         PARTS,
         "columns[dense_ptr[sides * own] + p.slab]",
