@@ -147,7 +147,7 @@ class OnnxSource(OutputSource):
 
     def _how_to_feed(self) -> str:
         if self.recipe.calib is not None:
-            return "Give other inputs with --calib."
+            return f"Give other inputs than those of {self.recipe.calib} with --calib."
         fix = "Give inputs that the model takes with --calib inputs.npz"
         if sizes := ",".join(f"{name}=SIZE" for name in dim_names(read_inputs(self.model))):
             fix += f", or sizes that it takes with --opt-shapes {sizes}"
