@@ -102,7 +102,8 @@ class PackedLinear:
 
     def slab_is_sparse(self) -> NDArray[np.bool_]:
         """Returns a grid `[panels, slabs along K]`, True for slabs stored as 2:4. Raises ValueError as `places`."""
-        return self.places()[0] == ALWAYS.index(TWO_FOUR)
+        sparse: NDArray[np.bool_] = self.places()[0] == ALWAYS.index(TWO_FOUR)
+        return sparse
 
     def places(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Returns two grids `[panels, slabs along K]`: the place of the slab's kind in `kinds`, and the slab's row in the
