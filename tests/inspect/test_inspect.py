@@ -64,9 +64,9 @@ def test_a_node_of_version_1_is_named(chain):
     model = onnx.load(str(chain), load_external_data=False)
     next(a for a in model.graph.node[0].attribute if a.name == "plugin_version").s = b"1"
     onnx.save(model, str(chain))
-    assert inspect_path(chain).faults == (
+    assert inspect_path(chain).faults == [
         "layers.0.proj: it is a PatchLinear of version '1', and '2' is read here: build it again",
-    )
+    ]
 
 
 def changed(tensor, edit):
