@@ -48,11 +48,6 @@ LOOP_MUTATIONS: dict[str, Mutation] = {
         "static_cast<int64_t>(J * kRows) * a_",
         "static_cast<int64_t>(J / 2 * kRows) * a_",
     ),
-    "upper halves of no columns": (
-        COPIES,
-        "high_left_ = exists && k < columns && columns",
-        "high_left_ = exists && columns",
-    ),
     "copies slabs that are not there": (
         COPIES,
         "dense_ = exists && dense, sparse_ = exists && !dense",

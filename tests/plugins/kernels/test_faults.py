@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for th
 SLABS, OUTPUT, EPILOGUE = "kernels/slabs.cuh", "kernels/output.cuh", "kernels/epilogue.cuh"
 COPIES, UNITS, LOOP = "kernels/copies.cuh", "kernels/units.cuh", "kernels/multiply.cuh"
 DENSE, SPARSE = "kernels/decode_dense16.cuh", "kernels/decode_sparse24.cuh"
-TILE, STREAM, WORK = "kernels/tile_kernel.cuh", "kernels/stream_kernel.cuh", "kernels/work.h"
+TILE, STREAM = "kernels/tile_kernel.cuh", "kernels/stream_kernel.cuh"
 PARTS = "kernels/parts.h"
 # name: (file, correct text, text with the bug)
 MUTATIONS = {
@@ -173,7 +173,6 @@ MUTATIONS = {
     ),
     "a kind of slabs beyond the part's end": (LOOP, "    stop = stop < end ? stop : end;\n", ""),
     "trusts that there is a next column": (SLABS, "(slab < last ? slab : last)", "(last < 0 ? last : slab)"),
-    "2:4 slabs counted as dense": (WORK, "if (whole <= dense) return", "if (whole <= dense + sparse) return"),
 } | LOOP_MUTATIONS
 CASES = [  # config, tokens, (rows, columns), parts
     (0, 5, (130, 324), 1),
