@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
+from masklearn.masks.kinds.table import FAMILIES, KINDS, PRUNED
 from masklearn.masks.linear_mask import LinearMask
 
 KEPT = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool)
@@ -15,6 +16,23 @@ def random_mask(shape, tile, sparse_share, seed):
     tiles = rng.random(grid) < sparse_share
     pattern = rng.integers(0, 6, (rows, columns // 4)).astype(np.uint8)
     return LinearMask.from_candidate(tile, tiles, pattern), pattern
+
+
+def mosaic(shape, tile, seed, kinds=KINDS):
+    """A mask with tiles of these kinds, and random patterns."""
+    rng = np.random.default_rng(seed)
+    grid = tuple(-(-size // step) for size, step in zip(shape, tile, strict=True))
+    codes = np.array([kind.code for kind in kinds], np.uint8)[rng.integers(0, len(kinds), grid)]
+    scores, patterns = rng.random(shape), {}
+    kept = np.full(max(kind.code for kind in KINDS) + 1, 16)
+    for kind in PRUNED.values():
+        if kind.family is FAMILIES["n:16"]:
+            kept[kind.code] = kind.kept
+    by_weight = kept[codes].repeat(tile[0], 0).repeat(tile[1], 1)[: shape[0], : shape[1]]
+    groups = by_weight.reshape(shape[0], -1, 64)[:, :, 0].repeat(4, 1)
+    patterns["n:16"] = FAMILIES["n:16"].best(scores, groups)
+    patterns["2:4"] = FAMILIES["2:4"].best(scores, 2)
+    return LinearMask.from_codes(shape, tile, codes, patterns)
 
 
 def random_weight(shape, dtype, seed):

@@ -7,13 +7,16 @@ of dense and of 2:4 slabs, and of each further kind that is there, in the order 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from masklearn.masks.kinds.base import Kind
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
-from masklearn.masks.linear_mask import LinearMask
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masklearn.masks.linear_mask import LinearMask
 
 __all__ = ["ALWAYS", "SLAB_K", "kinds_among", "kinds_from_attribute", "numbers_of", "slab_kinds"]
 
@@ -33,6 +36,8 @@ def slab_kinds(mask: LinearMask, panel_rows: int) -> NDArray[np.uint8]:
 
 def kinds_among(codes: Iterable[NDArray[np.uint8]]) -> tuple[Kind, ...]:
     """Returns the kinds of slabs with tensors of their own, in their order. codes: of the slabs of linears packed as one."""
+    import numpy as np
+
     there = {int(code) for one in codes for code in np.unique(one)}
     return (*ALWAYS, *(kind for kind in KINDS if kind.code in there and kind not in ALWAYS))
 
@@ -52,6 +57,8 @@ def kinds_from_attribute(text: object) -> tuple[Kind, ...]:
 
 def numbers_of(codes: NDArray[np.uint8], kinds: Sequence[Kind]) -> NDArray[np.uint8]:
     """Returns the place of each slab's kind in `kinds`; codes: of slabs, all of them of these kinds."""
+    import numpy as np
+
     places = np.zeros(_MIXED + 1, np.uint8)
     for number, kind in enumerate(kinds):
         places[kind.code] = number
@@ -61,6 +68,8 @@ def numbers_of(codes: NDArray[np.uint8], kinds: Sequence[Kind]) -> NDArray[np.ui
 def _if_equal(codes: NDArray[np.uint8], tile: int, size: int, step: int, axis: int) -> NDArray[np.uint8]:
     """Returns, for each run of `step` elements along `axis` (of `size` elements), the code that all tiles it touches
     have, or _MIXED."""
+    import numpy as np
+
     cells = []
     for start in range(0, size, step):
         touched = codes.take(np.arange(start // tile, (min(start + step, size) - 1) // tile + 1), axis=axis)

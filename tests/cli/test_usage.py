@@ -71,6 +71,8 @@ BAD = {
     "top_k": ["x", "-1"],
     "top_p": [*NUMBER, "0", "1.1"],
     "repetition_penalty": [*NUMBER, "0", "inf"],
+    "kinds": ["prayer", "3:4", "2:4,2:4", "auto,2:4", "=2:4", ""],
+    "bytes_per_weight": [*NUMBER, "0", "3", "inf"],
     "only": ["prayer", "built,prayer", ""],
     "lengths": SIZES,
     "atol": [*NUMBER, "inf"],

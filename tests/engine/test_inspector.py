@@ -23,13 +23,12 @@ def information(spelling, kind="PluginV3", name="q"):
         tensor("dense", [2, 4096], *half, spelling),
         tensor("sparse", [2, 2048], *half, spelling),
         tensor("meta", [2, 128], *whole, spelling),
-        tensor("index", [10], *whole, spelling),
     ]
     layer = {"Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": [], "Metadata": "[ONNX Layer: q]"}
     return {"Layers": [layer], "Bindings": []}
 
 
-EXPECTED = PlanExpectation({"q": 2 * 4096 * 2 + 2 * 2048 * 2 + 2 * 128 * 4 + 40}, "float16")
+EXPECTED = PlanExpectation({"q": 2 * 4096 * 2 + 2 * 2048 * 2 + 2 * 128 * 4}, "float16")
 
 
 @pytest.mark.parametrize("spelling", [10, 11])

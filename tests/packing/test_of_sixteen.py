@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from masklearn.masks.kinds.table import DENSE, FAMILIES, KINDS, PRUNED, TWO_FOUR
-from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import (
     PackedLinear,
@@ -31,26 +30,9 @@ from patch_compile.packing.function import (
     tensor_names,
 )
 from patch_compile.packing.joint import gated_panels
-from tests.mosaics import random_weight
+from tests.mosaics import mosaic, random_weight
 
 TILES = [(64, 64), (128, 128), (100, 64), (32, 192), (4096, 4096)]
-
-
-def mosaic(shape, tile, seed, kinds=KINDS):
-    """A mask with tiles of these kinds, and random patterns."""
-    rng = np.random.default_rng(seed)
-    grid = tuple(-(-size // step) for size, step in zip(shape, tile, strict=True))
-    codes = np.array([kind.code for kind in kinds], np.uint8)[rng.integers(0, len(kinds), grid)]
-    scores, patterns = rng.random(shape), {}
-    kept = np.full(max(kind.code for kind in KINDS) + 1, 16)
-    for kind in PRUNED.values():
-        if kind.family is FAMILIES["n:16"]:
-            kept[kind.code] = kind.kept
-    by_weight = kept[codes].repeat(tile[0], 0).repeat(tile[1], 1)[: shape[0], : shape[1]]
-    groups = by_weight.reshape(shape[0], -1, 64)[:, :, 0].repeat(4, 1)
-    patterns["n:16"] = FAMILIES["n:16"].best(scores, groups)
-    patterns["2:4"] = FAMILIES["2:4"].best(scores, 2)
-    return LinearMask.from_codes(shape, tile, codes, patterns)
 
 
 def masked(weight, mask):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-__all__ = ["BYTES_DENSE", "Family", "Kind"]
+__all__ = ["BYTES_DENSE", "Family", "Kind", "is_numpy"]
 
 BYTES_DENSE = 2.0  # bytes of a 16-bit weight
+
+
+def is_numpy(values: Any) -> bool:
+    """True for an array of numpy. The table imports no numpy before it is needed: the command line's help asks the table."""
+    return type(values).__module__ == "numpy"
 
 
 class Family(ABC):
@@ -21,14 +27,13 @@ class Family(ABC):
 
     name: name in errors and of the codes in a mask file; group: weights of one row that share one code; span: consecutive
     columns whose groups lie among them, so that K and the columns of a tile are multiples of it; code_bits: bits that a
-    group's code takes beside its kept weights in packed slabs; stored: numpy type of a code.
+    group's code takes beside its kept weights in packed slabs.
     """
 
     name: ClassVar[str]
     group: ClassVar[int]
     span: ClassVar[int]
     code_bits: ClassVar[int]
-    stored: ClassVar[type[np.unsignedinteger[Any]]]
 
     @abstractmethod
     def best(self, scores: Any, kept: Any) -> Any:

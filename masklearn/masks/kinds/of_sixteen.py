@@ -10,12 +10,15 @@ a slab of 64 columns, four steps, these are 16 weights. They are the group, so t
 The four groups of a slab are those of t = 0 … 3. In the bits of a group's code, bit p stands for position p, 1 for kept.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
-from masklearn.masks.kinds.base import Family
+from masklearn.masks.kinds.base import Family, is_numpy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["OfSixteen"]
 
@@ -29,7 +32,6 @@ class OfSixteen(Family):
     group = 16
     span = 64
     code_bits = 16
-    stored = np.uint16
 
     def best(self, scores: Any, kept: Any) -> Any:
         """Ranks the 16 scores of each group by comparing every two, so that the tie rule holds on every machine."""
@@ -46,7 +48,9 @@ class OfSixteen(Family):
 
     def keep(self, codes: Any) -> Any:
         """Spreads the bits of each code to the columns of its group."""
-        if isinstance(codes, np.ndarray):
+        if is_numpy(codes):
+            import numpy as np
+
             bits = np.unpackbits(codes.astype("<u2").view(np.uint8), bitorder="little").view(np.bool_)
             return _columns(bits.reshape(*codes.shape, self.group))
         shifts = codes.new_tensor(range(self.group))
@@ -61,6 +65,8 @@ class OfSixteen(Family):
 
     def check(self, codes: NDArray[Any], kept: NDArray[np.uint8]) -> None:
         """Counts the bits of each code."""
+        import numpy as np
+
         counts = np.bitwise_count(codes)
         if not np.array_equal(counts, kept):
             first = int(np.flatnonzero(counts != kept)[0])
@@ -78,28 +84,34 @@ def _columns(groups: Any) -> Any:
 
 def _planes(scores: Any) -> Any:
     planes = _move(OfSixteen().groups(scores), -1, 0)
-    return np.ascontiguousarray(planes) if isinstance(planes, np.ndarray) else planes.contiguous()
+    return planes.copy(order="C") if is_numpy(planes) else planes.contiguous()
 
 
 def _move(values: Any, axis: int, to: int) -> Any:
-    return np.moveaxis(values, axis, to) if isinstance(values, np.ndarray) else values.movedim(axis, to)
+    if not is_numpy(values):
+        return values.movedim(axis, to)
+    import numpy as np
+
+    return np.moveaxis(values, axis, to)
 
 
 def _zeros_like(planes: Any) -> Any:
-    if isinstance(planes, np.ndarray):
+    if is_numpy(planes):
+        import numpy as np
+
         return np.zeros(planes.shape, np.uint8)
     return planes.new_zeros(planes.shape, dtype=planes.new_empty(0).byte().dtype)
 
 
 def _small(wins: Any) -> Any:
-    return wins.view(np.uint8) if isinstance(wins, np.ndarray) else wins.byte()
+    return wins.view("u1") if is_numpy(wins) else wins.byte()
 
 
 def _codes_like(ranks: Any) -> Any:
-    if isinstance(ranks, np.ndarray):
-        return np.zeros(ranks.shape, np.uint16)
+    if is_numpy(ranks):
+        return ranks.astype("u2") & 0
     return ranks.int() & 0
 
 
 def _wide(bits: Any) -> Any:
-    return bits.astype(np.uint16) if isinstance(bits, np.ndarray) else bits.int()
+    return bits.astype("u2") if is_numpy(bits) else bits.int()

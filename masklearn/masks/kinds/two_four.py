@@ -1,17 +1,17 @@
 """The family of 2:4: of every 4 consecutive columns of a row 2 are kept, which sparse tensor cores multiply."""
 
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from masklearn.masks.kinds.base import Family
-from masklearn.masks.patterns import PATTERNS, patterns_from_scores
+from masklearn.masks.kinds.base import Family, is_numpy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["TwoOfFour"]
-
-# The four booleans of a group as one 32-bit word, which numpy copies faster than four booleans.
-_KEPT = PATTERNS.view(np.uint32)[:, 0]
 
 
 class TwoOfFour(Family):
@@ -21,16 +21,19 @@ class TwoOfFour(Family):
     group = 4
     span = 4
     code_bits = 4
-    stored = np.uint8
 
     def best(self, scores: Any, kept: Any = 2) -> Any:  # noqa: ARG002
         """Returns the codes of the two best of each four; `kept` is always 2."""
+        from masklearn.masks.patterns import patterns_from_scores
+
         return patterns_from_scores(scores)
 
     def keep(self, codes: Any) -> Any:
         """Looks codes up in the table of patterns."""
-        if isinstance(codes, np.ndarray):
-            return _KEPT[codes].view(np.bool_)
+        if is_numpy(codes):
+            return _kept_words()[codes].view("?")
+        from masklearn.masks.patterns import PATTERNS
+
         table = codes.new_tensor(PATTERNS.tolist()).bool()
         return table[codes.int()].view(*codes.shape[:-1], codes.shape[-1] * self.group)
 
@@ -40,5 +43,18 @@ class TwoOfFour(Family):
 
     def check(self, codes: NDArray[Any], kept: NDArray[np.uint8]) -> None:  # noqa: ARG002
         """All six patterns keep 2."""
+        from masklearn.masks.patterns import PATTERNS
+
         if codes.size and int(codes.max()) >= len(PATTERNS):
             raise ValueError(f"pattern code {int(codes.max())}, the highest is {len(PATTERNS) - 1}")
+
+
+@cache
+def _kept_words() -> NDArray[np.uint32]:
+    """Returns the four booleans of each pattern as one 32-bit word, which numpy copies faster than four booleans."""
+    import numpy as np
+
+    from masklearn.masks.patterns import PATTERNS
+
+    words: NDArray[np.uint32] = PATTERNS.view(np.uint32)[:, 0]
+    return words

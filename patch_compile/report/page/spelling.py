@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from masklearn.masks.kinds.table import PRUNED, TWO_FOUR
+
 __all__ = [
     "FILTERS",
     "bytes_of",
@@ -13,6 +15,7 @@ __all__ = [
     "count",
     "found_error",
     "joined",
+    "kind_class",
     "milliseconds",
     "number",
     "percent",
@@ -120,10 +123,16 @@ def _sign(text: str) -> str:
     return text.replace("-", "−")
 
 
+def kind_class(kind: str) -> str:
+    """Returns the class of page.css that colours tiles of a kind."""
+    return "two-four" if kind == TWO_FOUR.name else f"of-16-{PRUNED[kind].kept}"
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "bytes": bytes_of,
     "commas": count,
     "error": found_error,
+    "kind_class": kind_class,
     "ms": milliseconds,
     "number": number,
     "percent": percent,

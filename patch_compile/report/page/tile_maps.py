@@ -1,20 +1,23 @@
 """Draws tile maps in a grid, with a row for each kind of linear and a column for each block.
 
-A cell is one SVG path of its 2:4 tiles. Neighbouring 2:4 tiles are one rectangle, `M4 7h3v1h-3z`, so that the maps of a
-model of 7B weights take about a megabyte. The view box cuts off the tiles that the last row or column cuts off. Lines
-as wide as a tile would be shorter, but browsers draw lines thinner than a pixel too pale, and areas right.
+A cell has one SVG path for each kind of pruned tiles that it has. Neighbouring tiles of a kind are one rectangle,
+`M4 7h3v1h-3z`, so that the maps of a model of 7B weights take about a megabyte. The view box cuts off the tiles that the
+last row or column cuts off. Lines as wide as a tile would be shorter, but browsers draw lines thinner than a pixel too pale,
+and areas right. 2:4 has a hue of its own, and n:16 another one that is the paler the more weights it keeps: print and
+colour-blind readers see the lightness.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.names import depth_of, kind_of, short_kinds
 from masklearn.masks.tiles import spell_tile, tile_weights
@@ -30,15 +33,16 @@ _HEIGHT = 2.0  # height of the tallest map, in widths of a column
 class TileMap:
     """The map of one linear.
 
-    size: columns and rows in tiles, with fractions for tiles that are cut off; width, height: size of the drawing, in
-    widths of a column of the page; about: the linear's line in words.
+    size: columns and rows in tiles, with fractions for tiles that are cut off; paths: kind and path of the tiles of each
+    kind that prunes; width, height: size of the drawing, in widths of a column of the page; share: of weights in such tiles;
+    about: the linear's line in words.
     """
 
     name: str
     shape: tuple[int, int]
     tile: tuple[int, int]
     size: tuple[float, float]
-    path: str
+    paths: tuple[tuple[str, str], ...]
     width: float
     height: float
     share: float
@@ -48,11 +52,12 @@ class TileMap:
 def tile_maps(masks: MaskSet) -> dict[str, Any] | None:
     """Returns the maps by kind and depth for the template, or None without masks.
 
-    They are {depths, rows: [{kind, name, share, cells: [[TileMap, …], …]}], all: share by depth, squeezed}. share:
-    share of weights in 2:4 tiles. Linears outside the blocks, such as the head, are in the column of depth None.
+    They are {depths, rows: [{kind, name, share, cells: [[TileMap, …], …]}], all: share by depth, squeezed, kinds}. share:
+    share of weights in tiles that are pruned; kinds: their names, in the table's order. Linears outside the blocks, such as
+    the head, are in the column of depth None.
     """
     shapes, sizes = masks.shapes(), masks.tile_sizes()
-    maps = [_map(name, shapes[name], sizes[name], tiles) for name, tiles in masks.tile_maps().items()]
+    maps = [_map(name, shapes[name], sizes[name], codes) for name, codes in masks.kind_maps().items()]
     if not maps:
         return None
     depths = sorted(
@@ -73,11 +78,19 @@ def tile_maps(masks: MaskSet) -> dict[str, Any] | None:
     ]
     by_depth = [_share([one for one in maps if depth_of(one.name) == depth]) for depth in depths]
     squeezed = any(not _FLATTEST <= one.shape[0] / one.shape[1] <= _TALLEST for one in maps)
-    return {"depths": depths, "rows": rows, "all": by_depth, "share": _share(maps), "squeezed": squeezed}
+    there = {name for one in maps for name, _ in one.paths} or {TWO_FOUR.name}
+    return {
+        "depths": depths,
+        "rows": rows,
+        "all": by_depth,
+        "share": _share(maps),
+        "squeezed": squeezed,
+        "kinds": [name for name in PRUNED if name in there],
+    }
 
 
 def tile_path(tiles: NDArray[np.bool_]) -> str:
-    """Returns the 2:4 tiles of a map `[rows, columns]` as rectangles that do not overlap, empty for none."""
+    """Returns the true tiles of a map `[rows, columns]` as rectangles that do not overlap, empty for none."""
     path: list[str] = []
     # Runs that continue from the row above, and the row where each began.
     begun: dict[tuple[int, int], int] = {}
@@ -91,22 +104,29 @@ def tile_path(tiles: NDArray[np.bool_]) -> str:
 
 
 def _runs(row: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Yield the first column of each run of 2:4 neighbours, and the column after its last."""
+    """Yield the first column of each run of true neighbours, and the column after its last."""
     edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
     yield from zip(edges[::2], edges[1::2], strict=True)
 
 
-def _map(name: str, shape: tuple[int, int], tile: tuple[int, int], tiles: NDArray[np.bool_]) -> TileMap:
-    areas = tile_weights(shape, tile)
-    share = float(areas[tiles].sum() / areas.sum())
+def _map(name: str, shape: tuple[int, int], tile: tuple[int, int], codes: NDArray[np.uint8]) -> TileMap:
+    areas, pruned = tile_weights(shape, tile), codes != DENSE.code
+    share = float(areas[pruned].sum() / areas.sum())
+    counts = {kind.name: int((codes == kind.code).sum()) for kind in PRUNED.values()}
+    there = {name: count for name, count in counts.items() if count}
+    paths = tuple((kind, tile_path(codes == PRUNED[kind].code)) for kind in there)
     size = (shape[1] / min(tile[1], shape[1]), shape[0] / min(tile[0], shape[0]))
     tall = min(max(shape[0] / shape[1], _FLATTEST), _TALLEST)
     width = min(1.0, _HEIGHT / tall)
     about = (
-        f"{name}, {shape_of(shape)} in tiles of {spell_tile(tile)}: {int(tiles.sum())} of {tiles.size} tiles 2:4, "
+        f"{name}, {shape_of(shape)} in tiles of {spell_tile(tile)}: {_counted(there)} of {codes.size} tiles, "
         f"{percent(share)} of its weights"
     )
-    return TileMap(name, shape, tile, size, tile_path(tiles), width, width * tall, share, about)
+    return TileMap(name, shape, tile, size, paths, width, width * tall, share, about)
+
+
+def _counted(there: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in there.items()) or f"0 {TWO_FOUR}"
 
 
 def _share(maps: Sequence[TileMap]) -> float | None:

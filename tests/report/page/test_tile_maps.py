@@ -7,9 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from masklearn.masks.kinds.table import DENSE, KINDS, PRUNED
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import WHOLE
+from patch_compile.report.page.rendering import asset
+from patch_compile.report.page.spelling import kind_class
 from patch_compile.report.page.tile_maps import tile_maps, tile_path
+from tests.mosaics import mosaic
 from tests.report.page.outs import Out
 
 
@@ -56,7 +60,7 @@ def test_shares_are_of_weights_not_of_tiles(tmp_path: Path) -> None:
     (one,) = found["rows"][0]["cells"][0]
     assert one.share == found["share"] == 2 / 130
     assert one.size == (1.0, 130 / 128)
-    assert "1 of 2 tiles 2:4" in one.about
+    assert "1 2:4 of 2 tiles" in one.about
 
 
 def test_a_tile_may_be_as_wide_as_its_linear(tmp_path: Path) -> None:
@@ -64,6 +68,24 @@ def test_a_tile_may_be_as_wide_as_its_linear(tmp_path: Path) -> None:
     (one,) = found["rows"][0]["cells"][0]
     assert one.size == (1.0, 4.0)
     assert "tiles of 128x*" in one.about
+
+
+def test_each_kind_has_a_path_and_a_colour(tmp_path: Path) -> None:
+    mask = mosaic((256, 256), (64, 64), 1)
+    masks = MaskSet({"layers.0.up": mask}, method="x", seed=0, base_model="", base_sha256="", ratio_asked=0.3)
+    found = tile_maps(masks)
+    assert found is not None
+    (one,) = found["rows"][0]["cells"][0]
+    there = [kind for kind in KINDS if kind is not DENSE and (mask.kinds == kind.code).any()]
+    assert (
+        found["kinds"] == [kind for kind, _ in one.paths] == [str(kind) for kind in there] and len(there) > 5
+    )
+    for kind, path in one.paths:
+        assert np.array_equal(drawn(path, (4, 4)), mask.kinds == PRUNED[kind].code)
+    assert one.share == 1 - mask.by_kind()[DENSE] / mask.weights
+    assert f"{int((mask.kinds == 2).sum())} 8:16" in one.about
+    rules = asset("page.css")
+    assert all(f".{kind_class(kind.name)} {{ --kind:" in rules for kind in KINDS if kind is not DENSE)
 
 
 def test_experts_share_a_cell(tmp_path: Path) -> None:

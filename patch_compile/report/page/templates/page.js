@@ -135,10 +135,10 @@
       if (k < 0 || n < 0 || k >= drawn.columns || n >= drawn.rows) return "";
       const [height, width] = numbers(current.dataset.tile).map((size, i) => Math.min(size, [drawn.rows, drawn.columns][i]));
       const row = Math.floor(n / height), column = Math.floor(k / width);
-      const path = drawn.map.querySelector("path");
-      const sparse = path && path.isPointInFill(new DOMPoint(column + 0.25, row + 0.25));
+      const middle = new DOMPoint(column + 0.25, row + 0.25);
+      const path = [...drawn.map.querySelectorAll("path")].find((one) => one.isPointInFill(middle));
       const to = (i, size, end) => `${i * size}–${Math.min((i + 1) * size, end) - 1}`;
-      return `rows ${to(row, height, drawn.rows)}, columns ${to(column, width, drawn.columns)}: ${sparse ? "2:4" : "dense"}`;
+      return `rows ${to(row, height, drawn.rows)}, columns ${to(column, width, drawn.columns)}: ${path ? path.dataset.kind : "dense"}`;
     };
 
     const step = (by) => show(maps[(maps.indexOf(current) + by + maps.length) % maps.length]);
