@@ -1,4 +1,4 @@
-"""Summarises the sparsity of a MaskSet: the share of 2:4 tiles, by kind of linear and depth of the block."""
+"""Summarises the sparsity of a MaskSet: the share of pruned tiles, by kind of linear and depth of the block."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Part(BaseModel):
 
 
 class TileShares(_Part):
-    """Shares of 2:4 tiles.
+    """Shares of pruned tiles.
 
     share: of all tiles; by_depth: of the tiles in each group of blocks. None stands for no tiles; the head is in no
     block.
@@ -39,7 +39,7 @@ class KindShares(TileShares):
 
 
 class TileSummary(_Part):
-    """Shares of 2:4 tiles of a model. blocks: first and last block of each group of neighbouring blocks."""
+    """Shares of pruned tiles of a model. blocks: first and last block of each group of neighbouring blocks."""
 
     blocks: tuple[tuple[int, int], ...]
     kinds: tuple[KindShares, ...]
@@ -47,9 +47,9 @@ class TileSummary(_Part):
 
 
 def summarise_tiles(tile_maps: Mapping[str, NDArray[np.bool_]], buckets: int = _BUCKETS) -> TileSummary:
-    """Returns shares of 2:4 tiles, for a table.
+    """Returns shares of pruned tiles, for a table.
 
-    tile_maps: bool `[grid]` by linear, see `MaskSet.tile_maps`; buckets: largest number of groups of neighbouring blocks,
+    tile_maps: bool `[grid]` by linear, True for a pruned tile; buckets: largest number of groups of neighbouring blocks,
     which are as equal in size as possible.
     """
     groups = _groups(tile_maps, buckets)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from masklearn.checkpoint.coverage import Coverage
+from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.prepare import Job
 from patch_compile.out.engine import BuiltEngine, EngineReport, PluginHeaders
@@ -36,7 +37,7 @@ def masked_model(job: Job, masks: MaskSet, linears: Iterable[LinearRow]) -> Mask
     """Returns `pruned_model`, the places of the 2:4 tiles, and the record of how the masks were learned."""
     from masklearn.masks.summary import summarise_tiles
 
-    where = summarise_tiles(masks.tile_maps())
+    where = summarise_tiles({name: codes != DENSE.code for name, codes in masks.kind_maps().items()})
     return MaskedModel(**dict(pruned_model(job, masks, linears)), where_sparse=where, learned=masks.record)
 
 

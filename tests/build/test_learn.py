@@ -86,7 +86,7 @@ def test_learn_compares_with_baselines(settings, tmp_path, capsys):
     assert not list((tmp_path / "learned").glob("scratch"))
     show(masks_parts(answer))
     shown = capsys.readouterr().out
-    assert "ffn-only" in shown and "% of tiles 2:4" in shown
+    assert "ffn-only" in shown and "% of tiles pruned" in shown
     assert "`build` decides for its target how each linear is compiled" in shown
     assert not any(word in shown for word in ("plugin", "lowering", "MB"))  # only a build knows these
     with pytest.raises(PatchCompileError, match="does not name baselines"):

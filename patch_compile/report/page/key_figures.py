@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from masklearn.masks.kinds.base import BYTES_DENSE
 from patch_compile.plan.roofline.linear_roofline import speedup_limit
 from patch_compile.report.page.sources import Sources
 from patch_compile.report.page.spelling import bytes_of, change, percent, perplexity, times
@@ -33,7 +34,7 @@ def key_figures(sources: Sources) -> list[KeyFigure]:
 def _ratio(sources: Sources) -> Iterator[KeyFigure]:
     ratio, speed = sources.report.ratio, sources.report.learned.speed
     asked = f"found for {speed.goal}" if speed else f"{percent(ratio.asked, 1)} asked"
-    about = [asked, f"{percent(sources.share)} of weights in 2:4 tiles", f"method {sources.report.method}"]
+    about = [asked, _in_tiles(sources), f"method {sources.report.method}"]
     yield KeyFigure("Weights zeroed", percent(ratio.reached, 1), about)
 
 
@@ -80,11 +81,19 @@ def _speed(sources: Sources) -> Iterator[KeyFigure]:
         elif beside:
             about = [
                 "neither predicted nor measured",
-                f"with {percent(sources.share)} of weights in 2:4 tiles",
+                f"with {_in_tiles(sources)}",
             ]
             yield KeyFigure(label, f"≤ {times(limit)}", about)
 
 
 def _limit(sources: Sources, phase: str) -> float:
     """Returns the limit of a phase without predictions, 0 for a phase without a limit of its own."""
-    return speedup_limit(sources.share, _BOUND[phase]) if phase in _BOUND else 0.0
+    if phase not in _BOUND:
+        return 0.0
+    if _BOUND[phase] == "bytes":
+        return BYTES_DENSE / sources.masks.bytes_per_weight
+    return speedup_limit(sources.share, _BOUND[phase])
+
+
+def _in_tiles(sources: Sources) -> str:
+    return f"{percent(sources.pruned_share)} of weights in {sources.pruned_kinds} tiles"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.quality.record import BesideBaselines
 from patch_compile.errors import PatchCompileError
@@ -20,6 +21,7 @@ from patch_compile.out.questions import LostWhere, PrunedOutputs, PrunedTokens
 from patch_compile.out.recipe_file import read_recipe
 from patch_compile.out.report import DecoderReport, Kind, Report, read_report
 from patch_compile.out.verify import VerifyReport
+from patch_compile.report.page.spelling import joined
 from patch_compile.report.proof import text_words
 
 __all__ = ["Perplexities", "Row", "Sources"]
@@ -92,7 +94,17 @@ class Sources:
     @property
     def share(self) -> float:
         """Returns `p`: weights in 2:4 tiles over all covered weights."""
-        return 2 * self.report.ratio.reached
+        return self.masks.by_kind().get(TWO_FOUR, 0) / self.masks.weights
+
+    @property
+    def pruned_share(self) -> float:
+        """Returns the weights in tiles that are pruned over all covered weights."""
+        return 1 - self.masks.by_kind().get(DENSE, 0) / self.masks.weights
+
+    @property
+    def pruned_kinds(self) -> str:
+        """Returns the kinds of tiles that are pruned, in words."""
+        return joined([kind.name for kind in self.masks.by_kind() if kind != DENSE] or [TWO_FOUR.name])
 
     @property
     def linears(self) -> tuple[LinearRow, ...]:

@@ -52,7 +52,7 @@ def verdict(sources: Sources) -> Verdict:
 
 
 def _built(sources: Sources) -> str:
-    report, share = sources.report, sources.share
+    report, share = sources.report, sources.pruned_share
     ratio, engine = percent(report.ratio.reached, 1), report.engine
     many = len(report.linears)
     linears = f"its {many} covered linears" if many > 1 else "its covered linear"
@@ -60,8 +60,8 @@ def _built(sources: Sources) -> str:
     if engine:
         form = f"a {LIBRARY_NAMES[Library(engine.backend)]} engine for {joined(engine.targets)}"
     return (
-        f"{ratio} of the weights in {linears} are zeroed, for {percent(share)} of them lie in 2:4 tiles; the model is "
-        f"compiled to {form}."
+        f"{ratio} of the weights in {linears} are zeroed, for {percent(share)} of them lie in {sources.pruned_kinds} "
+        f"tiles; the model is compiled to {form}."
     )
 
 

@@ -120,7 +120,7 @@ def _skipped_counts(skipped: Iterable[Skipped]) -> Iterator[str]:
 def _linears_table(linears: Sequence[LinearRow]) -> Table:
     """Returns one row per kind of linear and lowering: `model.layers.7.mlp.up_proj` and its like are `up_proj`."""
     table = FoldingTable()
-    for header in ("linear", "count", "shape", "ratio", "2:4 tiles", "lowering", "MB before", "MB after"):
+    for header in ("linear", "count", "shape", "ratio", "pruned tiles", "lowering", "MB before", "MB after"):
         table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
     for (kind, shape, lowering), rows in by_kind(linears).items():
         table.add_row(kind, str(len(rows)), shape, *_ratio_and_tiles(rows), lowering, *_megabytes(rows))
@@ -132,7 +132,7 @@ def _linears_table(linears: Sequence[LinearRow]) -> Table:
 def _masks_table(linears: Sequence[MaskedLinear]) -> Table:
     """Returns one row per kind of linear, without what only a build knows."""
     table = FoldingTable()
-    for header in ("linear", "count", "shape", "ratio", "2:4 tiles"):
+    for header in ("linear", "count", "shape", "ratio", "pruned tiles"):
         table.add_column(header, no_wrap=True, justify="left" if header == "linear" else "right")
     for (kind, shape, _), rows in _grouped(linears, lambda _: "").items():
         table.add_row(kind, str(len(rows)), shape, *_ratio_and_tiles(rows))
@@ -171,11 +171,11 @@ def _megabytes(rows: Sequence[LinearRow]) -> tuple[str, str]:
 
 
 def _where_parts(where: TileSummary) -> Iterator[Part]:
-    """Yield a map: per cent of 2:4 tiles, with kinds as rows and blocks as columns."""
+    """Yield a map: per cent of pruned tiles, with kinds as rows and blocks as columns."""
     if not where.blocks:
         return
     table = FoldingTable(box=None, header_style="")
-    table.add_column("% of tiles 2:4", no_wrap=True)
+    table.add_column("% of tiles pruned", no_wrap=True)
     table.add_column("all", justify="right", no_wrap=True)
     for first, _ in where.blocks:
         table.add_column(str(first), justify="right", no_wrap=True)
