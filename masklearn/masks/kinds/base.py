@@ -27,13 +27,14 @@ class Family(ABC):
 
     name: name in errors and of the codes in a mask file; group: weights of one row that share one code; span: consecutive
     columns whose groups lie among them, so that K and the columns of a tile are multiples of it; code_bits: bits that a
-    group's code takes beside its kept weights in packed slabs.
+    group's code takes beside its kept weights in packed slabs; stored: name of the numpy type of a code.
     """
 
     name: ClassVar[str]
     group: ClassVar[int]
     span: ClassVar[int]
     code_bits: ClassVar[int]
+    stored: ClassVar[str]
 
     @abstractmethod
     def best(self, scores: Any, kept: Any) -> Any:

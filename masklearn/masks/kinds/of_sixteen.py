@@ -32,6 +32,7 @@ class OfSixteen(Family):
     group = 16
     span = 64
     code_bits = 16
+    stored = "uint16"
 
     def best(self, scores: Any, kept: Any) -> Any:
         """Ranks the 16 scores of each group by comparing every two, so that the tie rule holds on every machine."""
