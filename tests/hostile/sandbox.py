@@ -29,7 +29,7 @@ MEMORY = 1_500 << 20  # bytes of address space beyond what the imports take
 SECONDS = 20  # of the processor
 _PATIENCE = 6  # wall clock time / SECONDS, on a machine that is busy with other things
 _ESCAPED, _NOT_MADE = 99, 98  # exit codes of ours
-_NOISE = re.compile(r"Traceback \(most recent call last\)|\w+Warning: |^\[W\d+ ", re.MULTILINE)
+_NOISE = re.compile(r"Traceback \(most recent call last\)|\b\w{1,40}Warning: |^\[W\d+ ", re.MULTILINE)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _OUTPUTS = ("out", ".out", "masks-out", ".masks-out")
 
