@@ -17,7 +17,7 @@ from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import parse_targets
-from patch_compile.out.layout import RECIPE
+from patch_compile.out.layout import MASKS, RECIPE
 from patch_compile.out.recipe_file import read_recipe
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
@@ -129,7 +129,7 @@ class Recipe(LearnSettings):
             raise UsageError(
                 f"--kinds {self.kinds} cannot be compiled",
                 "The kernels run dense and 2:4 tiles.",
-                f"{learns}; `build --mask OUT/masks.safetensors --lowering dense` compiles it as dense weights with "
+                f"{learns}; `build --mask OUT/{MASKS} --lowering dense` compiles it as dense weights with "
                 "zeros, and --backend onnx --lowering plugin packs all kinds for ONNX Runtime.",
             )
         if self.bytes_per_weight is not None:

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masklearn.masks.budget import Budget
-from masklearn.masks.kinds.allowed import only_two_four
 from masklearn.threads import settle_threads
 from patch_compile.build.choose import Chooser, chooser_of
+from patch_compile.build.kernels import check_kernels, kernels_run
 from patch_compile.build.unchanged import FilesAsFound, files_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import check_free_space, check_out
-from patch_compile.packing.slab_kinds import ALWAYS
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.lowering_patterns import AUTO, asked_lowerings
+from patch_compile.plan.lowering_patterns import asked_lowerings
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
@@ -87,7 +86,7 @@ def prepare(
     backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
     asked = asked if targets else asked - {Stage.ENGINE}
     if targets:
-        _check_kernels(source)
+        check_kernels(source)
     lowers = Stage.ONNX in asked or recipe.target is not None
     costs = _costs(source) if lowers else None
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
@@ -193,7 +192,7 @@ def _costs(source: Source) -> CostModel | None:
     """
     from patch_compile.hardware.gpu import local_gpu
 
-    if source.workload is None or not _kernels_run(source):
+    if source.workload is None or not kernels_run(source):
         return None
     target, goal = source.recipe.target, source.recipe.goal
     gpu = local_gpu() if target is None else None
@@ -201,24 +200,6 @@ def _costs(source: Source) -> CostModel | None:
     if goal is not None and card is None:
         card = card_of(target or DEFAULT_TARGET)
     return CostModel(card, source.workload) if card else None
-
-
-def _check_kernels(source: Source) -> None:
-    """Raise PatchCompileError if an engine is asked for, and linears may be packed that no kernel runs."""
-    asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
-    if not _kernels_run(source) and {AUTO, "plugin"} & {*asked.values()}:
-        raise PatchCompileError(
-            f"No kernel runs all kinds of tiles of {source.recipe.mask or f'--kinds {source.recipe.kinds}'}",
-            f"The plugin runs {' and '.join(kind.name for kind in ALWAYS)}; ONNX Runtime computes the others.",
-            "Give --backend onnx, or --lowering dense, which compiles other tiles as dense ones with zeros.",
-        )
-
-
-def _kernels_run(source: Source) -> bool:
-    """True if the kernels run all kinds of tiles that the masks have, or may have once they are learned."""
-    if source.recipe.mask is None:
-        return only_two_four(source.recipe.kinds)
-    return not any(kind not in ALWAYS for mask in source.given.masks.values() for kind in mask.by_kind())
 
 
 def _plugin(source: Source, backend: str, progress: Progress) -> PluginLibrary | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.out.layout import RECIPE
 from patch_compile.packing.function import VERSION
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def other_version(path: Path, version: int | str) -> PatchCompileError:
     return PatchCompileError(
         f"{path} holds PatchLinears of version {shown if shown.isalnum() else repr(shown)}",
         f"This patch-compile reads version {VERSION}: the index of the packed weights is an attribute of the node.",
-        "Build the model again: `patch-compile build --recipe OUT/recipe.yaml`.",
+        f"Build the model again: `patch-compile build --recipe OUT/{RECIPE}`.",
     )
 
 

@@ -156,7 +156,10 @@ def plan_linear(
     """
     panel_rows = choose_panel_rows(mask.shape, mask.tile)
     dense, sparse, others = _count_slabs(mask, panel_rows)
-    predicted = costs.of(mask.shape, panel_rows, dense, sparse) if costs else None
+    whole = dense + sum(
+        count for _, count in others
+    )  # lowerings that take other kinds take them as dense tiles
+    predicted = costs.of(mask.shape, panel_rows, whole, sparse) if costs else None
     chosen, reason = _choose(asked, _unfit(asked, mask, sparse > 0 or bool(others)), costs, predicted)
     return LinearPlan(
         name=name,

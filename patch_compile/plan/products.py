@@ -69,7 +69,8 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
     if len(product) == 1 and product[0].predicted is not None:
         return product[0].predicted
     rows = _GATED_ROWS if gated else min(plan.panel_rows for plan in product)
-    dense, sparse = sum(plan.dense_slabs for plan in product), sum(plan.sparse_slabs for plan in product)
+    sparse = sum(plan.sparse_slabs for plan in product)
+    dense = sum(sum(plan.slabs.values()) for plan in product) - sparse
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
     return costs.of(shape, rows, dense, sparse, gated=gated)
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from masklearn.masks.maskset import MaskSet
+from patch_compile.build.plan import plan
 from patch_compile.build.prepare import prepare
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspect.onnx_graph import inspect_onnx
@@ -41,6 +42,10 @@ def test_masks_of_several_kinds_are_packed_and_proven(settings: dict[str, Any], 
     with pytest.raises(PatchCompileError, match=r"No kernel runs all kinds of tiles of .*masks.safetensors"):
         prepare(recipe, Progress(), force=False, resume=False)
     assert not given["out"].exists()
+    with pytest.raises(PatchCompileError, match=r"No kernel runs all kinds of tiles of .*masks.safetensors"):
+        plan(recipe)
+    dense = plan(recipe.model_copy(update={"lowering": "dense", "target": "a6000"}))
+    assert {row.lowering for row in dense.linears} == {"dense"}
 
 
 def _nodes(path: Path) -> list[Any]:

@@ -165,7 +165,7 @@ def test_the_workload_changes_the_plan(small):
 
 
 def test_linears_that_do_not_gain_have_no_ratio_and_the_plan_says_over_which_it_counts(capsys, tmp_path):
-    narrow = LLAMA_2_7B | {"num_hidden_layers": 2, "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 2,
+    narrow = LLAMA_2_7B | {"num_hidden_layers": 2, "hidden_size": 768, "num_attention_heads": 16, "num_key_value_heads": 2,
                            "intermediate_size": 8192}  # fmt: skip
     found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
     zeroed = {row.lowering: [] for row in found.linears}

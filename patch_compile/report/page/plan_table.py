@@ -56,7 +56,7 @@ def _row(row: LinearRow, kind: str, phases: Collection[str]) -> dict[str, Any]:
         "depth": depth_of(row.name),
         "shape": row.shape,
         "weights": weights,
-        "share": 2 * row.zeroed / weights,
+        "share": row.tiles.sparse / row.tiles.all if row.slabs.others else 2 * row.zeroed / weights,
         "lowering": row.lowering,
         "times": [(round(value, 2), milliseconds(value)) for value in times],
         "sizes": [(size, f"{size / 1e6:.2f}") for size in (row.bytes_before, row.bytes_after)],
