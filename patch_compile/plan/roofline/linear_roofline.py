@@ -30,6 +30,7 @@ __all__ = [
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
 _TILE = 128  # rows and tokens of a tile of the dense product
+_SMALLEST_TILE = 64  # of a dense product that is not split along K
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def dense_time(
     """Returns the microseconds of the dense product, and its bound.
 
     It runs at its roof, apart from its edges: one launch, one trip to DRAM, and the end, in which Y is stored. A product
-    with fewer 128×128 tiles than the card has SMs is split along K; its parts are stored, counted and added up, which
-    takes three more trips to L2, as in the hybrid kernels.
+    with fewer 64×64 tiles than the card has SMs is split along K; its parts are stored, counted and added up, which takes
+    three more trips to L2, as in the hybrid kernels.
     """
     n, k = shape.out_features, shape.in_features
     moved = 2 * (n * k + tokens * (n + k)) / (card.bandwidth * 1e3 * assume.bandwidth)
@@ -104,7 +105,8 @@ def dense_time(
     tiles = -(-n // _TILE) * -(-tokens // _TILE)
     if assume.waves and tokens >= _TILE:
         product *= -(-tiles // card.sms) * card.sms / tiles
-    edges = first_bytes(card, assume) + _trips_at_end(tiles < card.sms) * l2_trip(card, assume)
+    smallest = -(-n // _SMALLEST_TILE) * -(-tokens // _SMALLEST_TILE)
+    edges = first_bytes(card, assume) + _trips_at_end(smallest < card.sms) * l2_trip(card, assume)
     return edges + max(moved, product), "bytes" if moved > product else "tensor"
 
 
