@@ -15,6 +15,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.learn import learn
 from patch_compile.errors import PatchCompileError
+from patch_compile.progress import StageClock
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal.console import masks_parts
 from patch_compile.report.terminal.parts import show
@@ -173,11 +174,14 @@ def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
     """Checkpoints lie in the scratch folder, so the unfinished build is kept although no stage is finished."""
     repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
 
-    def progress_until(what, done, total):
+    whole = StageClock.update
+
+    def update_until(clock, what, done, total):
         if what.startswith("repair") and done == 4:
             raise KeyboardInterrupt
+        return whole(clock, what, done, total)
 
-    monkeypatch.setattr("patch_compile.progress._ignore", progress_until)
+    monkeypatch.setattr(StageClock, "update", update_until)
     with pytest.raises(KeyboardInterrupt):
         build(repairing)
     root = settings["out"].with_name("out.partial")

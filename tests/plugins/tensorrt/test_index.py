@@ -36,7 +36,7 @@ def test_the_plugin_refuses_what_the_compiler_refuses(load, driver, panel_rows, 
     for lie in LIES:
         for seed in range(6):
             index = lying(packed, lie, seed).index
-            fault = index_fault(index, grid, len(packed.dense), len(packed.sparse))
+            fault = index_fault(index, grid, {"dense": len(packed.dense), "2:4": len(packed.sparse)})
             said = refused(plugin, linear, index)
             assert bool(said) == bool(fault), (lie, seed, said, fault)
             if "column" in fault or "begin at" in fault:
