@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from masklearn.checkpoint.architectures import ARCHITECTURES
 from masklearn.checkpoint.models import auto_class
 from patch_compile.export import trace
+from patch_compile.hardware import cards
 from tests.builds import TINY
 from tests.traces import Traces
 
@@ -104,6 +105,13 @@ def no_measured_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Keeps a user's measurements out of the tests, and the tests' out of the user's folder."""
     monkeypatch.setattr("patch_compile.plan.measured.measured_folder", lambda: tmp_path / "measured")
     return tmp_path / "measured"
+
+
+@pytest.fixture
+def unrated_sm120(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the data sheets of the cards of sm120 away: an architecture without predictions."""
+    unrated = tuple(cards.Card(card.name, card.sm) if card.sm == 120 else card for card in cards.CARDS)
+    monkeypatch.setattr(cards, "CARDS", unrated)
 
 
 @pytest.fixture

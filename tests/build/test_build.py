@@ -98,7 +98,7 @@ def test_where_no_linear_gains_the_user_is_asked(settings, monkeypatch):
     "change",
     [
         {},
-        {"ratio": "*=0.3,mlp.*=0.5,o_proj=0"},
+        {"ratio": "*=0.3,mlp.*=0.5,down_proj=0"},
         {"per_layer": True},
         {"lowering": "up_proj=dense,q_proj=plugin"},
     ],
@@ -185,7 +185,7 @@ def test_a_speed_chooses_the_tiles(settings, make_model, capsys):
     assert "(for a speed-up of 1.06), method magnitude" in said and "(the linear program), a gap of" in said
 
 
-def test_a_target_without_a_card_is_built_for_without_predictions_but_has_no_speed(settings):
+def test_a_target_without_a_card_is_built_for_without_predictions_but_has_no_speed(settings, unrated_sm120):
     job = prepare(Recipe.parse(settings | {"target": "sm120"}), Progress(), force=False, resume=False)
     assert job.costs is None
     asked = {k: v for k, v in settings.items() if k != "ratio"} | {"target": "sm120", "speedup": 1.3}
@@ -416,7 +416,7 @@ def test_backend_and_target_are_chosen_and_said(settings, capsys):
     job = prepare(recipe, progress, force=False, resume=False)
     assert job.backend == default_backend()[0]
     said = [note.split(":")[0] for note in progress.notes]
-    assert said == (["backend"] if job.backend == "onnx" else ["backend", "target"])
+    assert said == (["backend"] if job.backend == "onnx" else ["backend", "target", "plugin"])
     assert "backend: " in capsys.readouterr().err
 
 

@@ -57,10 +57,8 @@ def test_an_unknown_target_is_refused_as_a_build_refuses_it(target):
     assert str(caught.value) == str(of_a_build.value)
 
 
-def test_a_known_architecture_without_a_data_sheet_is_told_from_an_unknown_one(monkeypatch):
+def test_a_known_architecture_without_a_data_sheet_is_told_from_an_unknown_one(unrated_sm120):
     """A build continues without predictions, but a plan is impossible."""
-    unrated = tuple(Card(card.name, card.sm) if card.sm == 120 else card for card in cards.CARDS)
-    monkeypatch.setattr("patch_compile.hardware.cards.CARDS", unrated)
     assert find_card("sm120") is None and find_card("rtx 5090") is None
     with pytest.raises(PatchCompileError, match="No speed is predicted for the target 'sm120'") as caught:
         card_of("sm120")
