@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.packing.function import VERSION
 from patch_compile.plugin import build as plugin
 from patch_compile.plugin import toolchain
 from patch_compile.plugin.build import (
@@ -46,7 +47,7 @@ def executable(path: Path, script: str) -> Path:
 def test_the_plugin_compiles_and_says_what_it_is(cache):
     library = build_plugin("tensorrt-rtx", cache_dir=cache)
     identity = read_identity(library.path)
-    assert (identity.version, identity.backend, identity.archs) == (1, "tensorrt-rtx", ARCHS)
+    assert (identity.version, identity.backend, identity.archs) == (VERSION, "tensorrt-rtx", ARCHS)
     assert library.nvcc_version.startswith(identity.cuda)
     assert library.headers_version.startswith(identity.headers)
     loaded = ctypes.CDLL(str(library.path))

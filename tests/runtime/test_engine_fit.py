@@ -25,6 +25,7 @@ from patch_compile.engine.profiles import profiles_from_onnx
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import Gpu, local_gpu
+from patch_compile.packing.function import VERSION
 from patch_compile.plugin.build import LIBRARY_NAME, build_plugin, read_identity
 from patch_compile.runtime import engine_fit
 from patch_compile.runtime.engine_fit import HostCode, engine_facts, host_code, why_not
@@ -164,30 +165,31 @@ def test_a_plugin_that_is_missing(out: Path, card: Card, elsewhere: Path) -> Non
     # The build's record knows the version that the engine has lost.
     shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
     (out / "engine" / LIBRARY_NAME).unlink()
-    assert "needs the PatchLinear plugin, version 1, and there is none" in run(out).stderr
+    assert f"needs the PatchLinear plugin, version {VERSION}, and there is none" in run(out).stderr
 
 
 def test_a_plugin_of_another_version(out: Path, card: Card, elsewhere: Path) -> None:
     """The error names both numbers, for a plugin that is named and for one beside an engine that carries none."""
     card(BLACKWELL)
     beside = out / "engine" / LIBRARY_NAME
-    other = of_version(beside, 2, out / "other.so")
+    other = of_version(beside, VERSION + 1, out / "other.so")
     said = refused(out, "--plugin", other)
-    assert (
-        f"{other} is version 2 of the plugin, and {out}/engine/model.engine was built with version 1" in said
-    )
+    assert f"{other} is version {VERSION + 1} of the plugin, and {out}/engine/model.engine was built" in said
+    assert f"was built with version {VERSION}" in said
     assert "Leave --plugin out: the engine carries its own" in said
     shutil.copy(out / "bare/model.engine", out / "engine/model.engine")
     shutil.copy(other, beside)
     said = refused(out, "--trust")
-    assert f"{beside} is version 2 of the plugin" in said and "built with version 1" in said
-    assert "Name version 1 with --plugin, or build the engine again" in said
+    assert (
+        f"{beside} is version {VERSION + 1} of the plugin" in said and f"built with version {VERSION}" in said
+    )
+    assert f"Name version {VERSION} with --plugin, or build the engine again" in said
 
 
 def test_a_plugin_beside_the_one_that_is_carried(out: Path, card: Card) -> None:
     card(BLACKWELL)
     said = refused(out, "--plugin", out / "engine" / LIBRARY_NAME)
-    assert "carries its own plugin, version 1" in said and "Leave --plugin out" in said
+    assert f"carries its own plugin, version {VERSION}" in said and "Leave --plugin out" in said
 
 
 def test_code_that_was_built_here_runs(out: Path) -> None:

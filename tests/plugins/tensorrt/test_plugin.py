@@ -128,7 +128,12 @@ def test_senseless_attributes_are_refused_by_name(session, change, message):
 
 
 @pytest.mark.parametrize(
-    "more", [{"unknown": 3}, {"activation": "silu", "gated": 1}, {"activation": "gelu\0", "residual": 1}]
+    "more",
+    [
+        {"unknown": 3},
+        {"activation": "silu", "gated": 1, "index": [0, 1, 2, 3, 4, *[0] * 5, *[0] * 4]},
+        {"activation": "gelu\0", "residual": 1},
+    ],
 )
 def test_good_attributes_make_a_plugin(session, more):
     assert session("create", json.dumps(GOOD | more)) == {"made": True, "errors": []}
