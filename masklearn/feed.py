@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from masklearn.checkpoint.store import WeightStore
 from masklearn.masks.kinds.allowed import allowed_kinds
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import Need
 
@@ -55,7 +55,7 @@ class Feed(ABC):
     lacks: Mapping[Need, str]
 
     @cached_property
-    def kinds(self) -> Mapping[str, tuple[Kind, ...]]:
+    def kinds(self) -> Mapping[str, tuple[TileKind, ...]]:
         """Kinds that the tiles of each linear may have besides dense. Raises PatchCompileError as `allowed_kinds` does."""
         return allowed_kinds(self.recipe.kinds, self.shapes, self.recipe.tile)
 

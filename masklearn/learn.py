@@ -17,7 +17,7 @@ from masklearn.errors import PatchCompileError, UsageError
 from masklearn.feed import Feed
 from masklearn.masks.budget import Budget, check_reachable
 from masklearn.masks.kinds.allowed import allowed_kinds
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
@@ -123,8 +123,8 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
     method = method_of(feed.recipe.method)
     _check_needs(method, feed)
     areas = _areas(feed.shapes, feed.recipe)
-    patterns: dict[str, dict[Kind, NDArray[Any]]] = {}
-    scores: dict[str, dict[Kind, NDArray[np.floating]]] = {}
+    patterns: dict[str, dict[TileKind, NDArray[Any]]] = {}
+    scores: dict[str, dict[TileKind, NDArray[np.floating]]] = {}
     if method.solves and decided:
         scores = {name: dict.fromkeys(feed.kinds[name], np.zeros(grid.shape)) for name, grid in areas.items()}
     else:
@@ -146,7 +146,7 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
 
 
 def _codes(
-    feed: Feed, name: str, chosen: NDArray[np.uint8], patterns: Mapping[Kind, NDArray[Any]]
+    feed: Feed, name: str, chosen: NDArray[np.uint8], patterns: Mapping[TileKind, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     """Returns the codes of all groups by family, in each tile those of its kind; chosen: codes of kinds `[grid]`."""
     codes: dict[str, NDArray[Any]] = {}
@@ -183,7 +183,7 @@ def _bytes_budget(
     recipe: LearnRecipe,
     per_weight: float,
     linears: Mapping[str, tuple[int, int]],
-    kinds: Mapping[str, tuple[Kind, ...]],
+    kinds: Mapping[str, tuple[TileKind, ...]],
 ) -> Budget:
     """Returns the budget of the recipe's bytes. Raises UsageError if the method or the kinds do not reach it."""
     if recipe.traits.trains():

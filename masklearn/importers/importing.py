@@ -17,7 +17,7 @@ from masklearn.importers.mosaic import Mosaic, mosaic_of, zeros_per_group
 from masklearn.importers.nonzero import nonzero
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
 from masklearn.masks.kinds.allowed import allowed_kinds, only_two_four
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
@@ -163,7 +163,7 @@ class _Import:
             )
         return ratio
 
-    def _mask(self, name: str, tile: tuple[int, int], kinds: Sequence[Kind]) -> LinearMask:
+    def _mask(self, name: str, tile: tuple[int, int], kinds: Sequence[TileKind]) -> LinearMask:
         kept = self.published.read(name)
         if name in self.published.uniform:
             self._check_uniform(name, kept)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR, families_of
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
@@ -46,7 +46,7 @@ def mosaic_of(
     kept: NDArray[np.bool_],
     tile: tuple[int, int],
     free: NDArray[np.bool_] | None = None,
-    kinds: Sequence[Kind] = (TWO_FOUR,),
+    kinds: Sequence[TileKind] = (TWO_FOUR,),
 ) -> Mosaic:
     """Returns the hybrid mask of a published mask `[N, K]`. A tile gets the tightest of the kinds that holds it.
 
@@ -78,7 +78,7 @@ def mosaic_of(
     return Mosaic(mask, int(zeros.sum(dtype=np.int64)), int(nearly.sum()))
 
 
-def _holds(kind: Kind, kept: NDArray[np.bool_], tile: tuple[int, int]) -> NDArray[np.bool_]:
+def _holds(kind: TileKind, kept: NDArray[np.bool_], tile: tuple[int, int]) -> NDArray[np.bool_]:
     """Returns the tiles whose groups all keep at most what the kind keeps, bool `[grid]`."""
     if kind is TWO_FOUR:
         over = zeros_per_group(kept) < TWO_FOUR.group - TWO_FOUR.kept

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.errors import UsageError
-from masklearn.masks.kinds.base import BYTES_DENSE, Kind
+from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.names import decide, kinds_of, parse_pairs
 from masklearn.masks.record import BudgetRecord
 
@@ -193,7 +193,7 @@ def check_ratio(ratio: float) -> None:
 
 
 def check_reachable(
-    budget: Budget, linears: Mapping[str, tuple[int, int]], kinds: Mapping[str, tuple[Kind, ...]]
+    budget: Budget, linears: Mapping[str, tuple[int, int]], kinds: Mapping[str, tuple[TileKind, ...]]
 ) -> None:
     """Raises UsageError for a ratio that is more than the kinds of its linears zero.
 

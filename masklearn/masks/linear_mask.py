@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups, tile_weights
 
@@ -138,14 +138,14 @@ class LinearMask:
         """Number of weights zeroed by pattern: half of those in 2:4 tiles, for example, whatever other weights are zero."""
         return zeroed_weights(self.kinds, self.shape, self.tile)
 
-    def by_kind(self) -> dict[Kind, int]:
+    def by_kind(self) -> dict[TileKind, int]:
         """Returns the number of weights in tiles of each kind that the linear has, in the table's order."""
         return weights_by_kind(self.kinds, self.shape, self.tile)
 
 
 def weights_by_kind(
     kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int]
-) -> dict[Kind, int]:
+) -> dict[TileKind, int]:
     """Returns the number of weights in tiles of each kind; kinds: codes `[grid]`."""
     areas = tile_weights(shape, tile)
     counts = {kind: int(areas[kinds == kind.code].sum()) for kind in BY_CODE.values()}

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from masklearn.errors import PatchCompileError
 from masklearn.json_text import parse_json
-from masklearn.masks.kinds.base import BYTES_DENSE, Kind
+from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import BY_CODE
 from masklearn.masks.linear_mask import LinearMask, weights_by_kind, zeroed_weights
 from masklearn.masks.record import MaskRecord
@@ -105,7 +105,7 @@ class MaskSet(Mapping[str, LinearMask]):
         plain = all(m.others is None or not m.others.any() for m in self._masks.values())
         return KINDS_OF_24 if plain else KINDS_OF_ALL
 
-    def by_kind(self) -> dict[Kind, int]:
+    def by_kind(self) -> dict[TileKind, int]:
         """Returns the number of weights in tiles of each kind that the set has, in the table's order."""
         linears = [weights_by_kind(m.kinds, m.shape, m.tile) for m in self._masks.values()]
         counts = {kind: sum(one.get(kind, 0) for one in linears) for kind in BY_CODE.values()}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from masklearn.errors import PatchCompileError
 from masklearn.masks.budget import BYTES, WEIGHTS, Budget, Share
-from masklearn.masks.kinds.base import BYTES_DENSE, Kind
+from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 
 __all__ = ["Choose", "Fill", "Grids", "Scores", "Selection", "by_budget", "select", "tile_savings"]
@@ -24,7 +24,7 @@ __all__ = ["Choose", "Fill", "Grids", "Scores", "Selection", "by_budget", "selec
 Grids = Mapping[str, NDArray[Any]]
 
 Scores = Mapping[str, Any]
-"""Numbers of tiles by linear: a grid `[grid]` for 2:4, or grids by `Kind`, one for each kind that the tiles may have."""
+"""Numbers of tiles by linear: a grid `[grid]` for 2:4, or grids by `TileKind`, one for each kind that the tiles may have."""
 
 _NOTHING = np.zeros(1)
 _ROUNDING = 1e-12  # relative rounding error that sums of savings in fp64 may have
@@ -87,7 +87,7 @@ def by_budget(budget: Budget) -> Choose:
     return lambda scores, areas: (select(scores, areas, budget), budget)
 
 
-def tile_savings(kind: Kind, areas: NDArray[Any], unit: str) -> NDArray[np.float64]:
+def tile_savings(kind: TileKind, areas: NDArray[Any], unit: str) -> NDArray[np.float64]:
     """Returns what tiles of these areas save of a unit if they have this kind: zeroed weights or bytes.
 
     Raises ValueError for another unit.
@@ -133,7 +133,7 @@ def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores |
     return Selection(kinds, fills)
 
 
-_Points = dict[Kind, NDArray[Any]]
+_Points = dict[TileKind, NDArray[Any]]
 
 
 def _by_kind(grids: Any) -> _Points:
@@ -208,10 +208,10 @@ def _steps(losses: list[_Points], savings: list[_Points]) -> _Steps:
     return _Steps(*(np.concatenate(one)[order] for one in (tiles, codes, costs, saved)))
 
 
-def _flat(grids: list[_Points], kinds: list[Kind]) -> NDArray[np.float64]:
+def _flat(grids: list[_Points], kinds: list[TileKind]) -> NDArray[np.float64]:
     """Returns the numbers of all tiles, `[kinds, tiles]`, 0 for kinds that a linear's tiles may not have."""
 
-    def row(kind: Kind) -> NDArray[np.float64]:
+    def row(kind: TileKind) -> NDArray[np.float64]:
         parts = [np.asarray(points.get(kind, _NOTHING), np.float64) for points in grids]
         sizes = [next(iter(points.values())).shape if points else (0,) for points in grids]
         return np.concatenate(

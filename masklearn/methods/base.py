@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from masklearn.checkpoint.store import WeightStore
     from masklearn.feed import Feed
-    from masklearn.masks.kinds.base import Kind
+    from masklearn.masks.kinds.base import TileKind
     from masklearn.masks.record import TrainRecord
     from masklearn.recipe import LearnSettings
 
@@ -35,7 +35,7 @@ class Candidate:
     score: NDArray[np.float32]
 
 
-Candidates = Mapping["Kind", Candidate]
+Candidates = Mapping["TileKind", Candidate]
 """Proposals for one linear, by kind."""
 Codes = Mapping[str, "NDArray[Any]"]
 """Codes of all groups of a linear, `[N, K/group]`, by name of the family."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import kept_per_group
 from masklearn.masks.patterns import PATTERNS, patterns_from_scores
@@ -75,7 +75,7 @@ class Projection:
     kept16: torch.Tensor | None = None
 
     @classmethod
-    def everywhere(cls, kind: Kind, shape: tuple[int, int], device: torch.device) -> "Projection":
+    def everywhere(cls, kind: TileKind, shape: tuple[int, int], device: torch.device) -> "Projection":
         """Returns the projection for which every tile has this kind."""
         return cls.of_tiles(np.full((1, 1), kind.code, np.uint8), shape, shape, device)
 

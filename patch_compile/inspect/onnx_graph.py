@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import KINDS
 from patch_compile.inspect.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
@@ -120,7 +120,7 @@ class _Attributes(BaseModel):
     out_features: int = Field(ge=1, lt=2**31)
     in_features: int = Field(ge=1, lt=2**31)
     panel_rows: Literal[64, 128]
-    kinds: Annotated[tuple[Kind, ...], BeforeValidator(kinds_from_attribute)]
+    kinds: Annotated[tuple[TileKind, ...], BeforeValidator(kinds_from_attribute)]
     activation: str = ""
     gated: Literal[0, 1] = 0
     residual: Literal[0, 1] = 0
@@ -156,7 +156,7 @@ def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
     return row, _why_broken(constants, found, decode=decode)
 
 
-def _firsts(found: _Attributes | None) -> Iterator[tuple[Kind, str]]:
+def _firsts(found: _Attributes | None) -> Iterator[tuple[TileKind, str]]:
     """Yield each kind of slabs with the name of the tensor of its values."""
     kinds = found.kinds if found else ALWAYS
     roles = tensor_names(kinds)
@@ -168,7 +168,7 @@ def _why_other_version(node: ir.Node) -> str:
     return version_fault(version.value if version else None)
 
 
-def _constants(node: ir.Node, kinds: Sequence[Kind]) -> tuple[dict[str, NDArray[Any]], str]:
+def _constants(node: ir.Node, kinds: Sequence[TileKind]) -> tuple[dict[str, NDArray[Any]], str]:
     """Returns the packed tensors and the index by name, or what is missing."""
     if why := _why_other_version(node):
         return {}, why

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
@@ -57,7 +57,7 @@ _OF_SIXTEEN = FAMILIES["n:16"]
 class SlabsOfSixteen:
     """Slabs of one n:16. values: uint16 `[slabs, PR·4·n]`, raw bits; masks: int32 `[slabs, PR·2]`."""
 
-    kind: Kind
+    kind: TileKind
     values: NDArray[np.uint16]
     masks: NDArray[np.int32]
 
@@ -90,7 +90,7 @@ class PackedLinear:
         return (self.dense, self.sparse, self.meta, *others)
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[TileKind, ...]:
         """The kinds of slabs that have tensors, in the order of the index."""
         return (*ALWAYS, *(one.kind for one in self.others))
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from patch_compile.packing.function_of_sixteen import of_sixteen_lines
 from patch_compile.packing.slab_kinds import ALWAYS
 
@@ -213,18 +213,18 @@ class Epilogue:
         return {"activation": self.activation, "gated": int(self.gated), "residual": int(self.residual)}
 
 
-def kinds_attribute(kinds: Sequence[Kind]) -> str:
+def kinds_attribute(kinds: Sequence[TileKind]) -> str:
     """Returns the value of the attribute `kinds`: the names of the kinds of slabs, in the order of the index."""
     return ",".join(kind.name for kind in kinds)
 
 
-def tensor_names(kinds: Sequence[Kind]) -> tuple[str, ...]:
+def tensor_names(kinds: Sequence[TileKind]) -> tuple[str, ...]:
     """Returns the names of the inputs that hold slabs, in their order, behind X."""
     of_sixteen = (f"{part}_{_prefix(kind)}" for kind in kinds[len(ALWAYS) :] for part in ("values", "masks"))
     return (*INPUTS[1:], *of_sixteen)
 
 
-def overload_of(epilogue: Epilogue, kinds: Sequence[Kind]) -> str:
+def overload_of(epilogue: Epilogue, kinds: Sequence[TileKind]) -> str:
     """Returns the name of the function's overload: that of the epilogue, behind the n:16 that are there: `n8_n12_bias`."""
     return "_".join(filter(None, (*map(_prefix, kinds[len(ALWAYS) :]), epilogue.overload)))
 
@@ -234,7 +234,7 @@ def patch_linear_function(
     *,
     opset: int,
     bfloat16: bool,
-    kinds: Sequence[Kind] = ALWAYS,
+    kinds: Sequence[TileKind] = ALWAYS,
 ) -> onnx.FunctionProto:
     """Returns the function for nodes with this epilogue and slabs of these kinds, as the overload `overload_of` them.
 
@@ -274,7 +274,7 @@ def patch_linear_function(
     return parser.parse_function(text)
 
 
-def _prefix(kind: Kind) -> str:
+def _prefix(kind: TileKind) -> str:
     return f"n{kind.kept}"
 
 

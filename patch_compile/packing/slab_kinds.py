@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ALWAYS", "SLAB_K", "kinds_among", "kinds_from_attribute", "numbers_of", "slab_kinds"]
 
 SLAB_K = 64
-ALWAYS: tuple[Kind, ...] = (DENSE, TWO_FOUR)
+ALWAYS: tuple[TileKind, ...] = (DENSE, TWO_FOUR)
 _MIXED = 255
 
 
@@ -34,7 +34,7 @@ def slab_kinds(mask: LinearMask, panel_rows: int) -> NDArray[np.uint8]:
     return codes
 
 
-def kinds_among(codes: Iterable[NDArray[np.uint8]]) -> tuple[Kind, ...]:
+def kinds_among(codes: Iterable[NDArray[np.uint8]]) -> tuple[TileKind, ...]:
     """Returns the kinds of slabs with tensors of their own, in their order. codes: of the slabs of linears packed as one."""
     import numpy as np
 
@@ -42,7 +42,7 @@ def kinds_among(codes: Iterable[NDArray[np.uint8]]) -> tuple[Kind, ...]:
     return (*ALWAYS, *(kind for kind in KINDS if kind.code in there and kind not in ALWAYS))
 
 
-def kinds_from_attribute(text: object) -> tuple[Kind, ...]:
+def kinds_from_attribute(text: object) -> tuple[TileKind, ...]:
     """Returns the kinds that the attribute `kinds` of a node names. Raises ValueError if it is not as it is written."""
     names = text.split(",") if isinstance(text, str) else []
     kinds = tuple(kind for kind in KINDS if kind.name in names)
@@ -55,7 +55,7 @@ def kinds_from_attribute(text: object) -> tuple[Kind, ...]:
     return ordered
 
 
-def numbers_of(codes: NDArray[np.uint8], kinds: Sequence[Kind]) -> NDArray[np.uint8]:
+def numbers_of(codes: NDArray[np.uint8], kinds: Sequence[TileKind]) -> NDArray[np.uint8]:
     """Returns the place of each slab's kind in `kinds`; codes: of slabs, all of them of these kinds."""
     import numpy as np
 

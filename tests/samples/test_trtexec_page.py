@@ -15,6 +15,7 @@ import pytest
 from masklearn.masks.maskset import MaskSet
 from patch_compile.engine.profiles import default_profiles
 from patch_compile.onnx_io.graph_inputs import GraphInput
+from patch_compile.packing.function import VERSION
 from tests.builds import build
 
 PAGE = Path(__file__).parents[2] / "samples" / "trtexec.md"
@@ -197,7 +198,7 @@ def test_polygraphy_converts_with_the_plugin(page):
         "targets: sm86",
         "programs: 2",
         "PatchLinear: 8",
-        "plugin beside: version 1, backend: tensorrt-rtx",
+        f"plugin beside: version {VERSION}, backend: tensorrt-rtx",
     ):
         assert fact in said, said
 

@@ -9,7 +9,7 @@ tile may always stay dense.
 from collections.abc import Mapping
 
 from masklearn.errors import PatchCompileError
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.names import decide, entries, parse_pattern
 
@@ -19,7 +19,7 @@ AUTO = "auto"
 
 # By the scores of SmolLM2-135M (64x64 tiles), at the bytes of 2:4 tiles with ratio .50, .45, .35 and .25, all of them
 # together lose 45, 10, 2 and 1 % less than without 6:16; at .25 they lose 1 % less than without 14:16.
-AUTO_KINDS: tuple[Kind, ...] = tuple(
+AUTO_KINDS: tuple[TileKind, ...] = tuple(
     PRUNED[name] for name in ("2:4", "6:16", "8:16", "10:16", "12:16", "14:16")
 )
 """Kinds that `auto` chooses from."""
@@ -42,14 +42,14 @@ def only_two_four(text: str) -> bool:
 
 def allowed_kinds(
     text: str, shapes: Mapping[str, tuple[int, int]], tile: tuple[int, int]
-) -> dict[str, tuple[Kind, ...]]:
+) -> dict[str, tuple[TileKind, ...]]:
     """Returns the kinds that each linear's tiles may have, besides dense.
 
     shapes: (N, K) by linear; tile: (rows, columns). `auto` leaves out kinds whose groups do not divide K or the columns of
     the tiles. Raises PatchCompileError for a named kind whose groups do not, and as `names.decide` does.
     """
     decided = decide(_pairs(text), list(shapes), "--kinds")
-    found: dict[str, tuple[Kind, ...]] = {}
+    found: dict[str, tuple[TileKind, ...]] = {}
     for name, (_, columns) in shapes.items():
         pair = decided[name]
         fits = [
@@ -68,7 +68,7 @@ def allowed_kinds(
 
 
 def _check_fits(
-    name: str, kinds: tuple[Kind, ...], fits: list[Kind], columns: int, tile: tuple[int, int]
+    name: str, kinds: tuple[TileKind, ...], fits: list[TileKind], columns: int, tile: tuple[int, int]
 ) -> None:
     for kind in kinds:
         if kind not in fits:

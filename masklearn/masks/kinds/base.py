@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BYTES_DENSE", "Family", "Kind", "is_numpy"]
+__all__ = ["BYTES_DENSE", "Family", "TileKind", "is_numpy"]
 
 BYTES_DENSE = 2.0  # bytes of a 16-bit weight
 
@@ -58,7 +58,7 @@ class Family(ABC):
 
 
 @dataclass(frozen=True)
-class Kind:
+class TileKind:
     """One kind of tile.
 
     name: value on the command line, and in reports; code: number in mask files; family: its family, None for dense;

@@ -10,7 +10,7 @@
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from masklearn.masks.kinds.base import Family, Kind
+from masklearn.masks.kinds.base import Family, TileKind
 from masklearn.masks.kinds.of_sixteen import OfSixteen
 from masklearn.masks.kinds.two_four import TwoOfFour
 
@@ -18,30 +18,30 @@ __all__ = ["BY_CODE", "DENSE", "FAMILIES", "KINDS", "PRUNED", "TWO_FOUR", "famil
 
 _TWO_OF_FOUR, _OF_SIXTEEN = TwoOfFour(), OfSixteen()
 
-DENSE = Kind("dense", 0, None, 1)
-TWO_FOUR = Kind("2:4", 1, _TWO_OF_FOUR, 2)
+DENSE = TileKind("dense", 0, None, 1)
+TWO_FOUR = TileKind("2:4", 1, _TWO_OF_FOUR, 2)
 
 # Codes are in mask files: a new kind takes the next free one, and none changes.
-KINDS: tuple[Kind, ...] = (
+KINDS: tuple[TileKind, ...] = (
     DENSE,
     TWO_FOUR,
-    Kind("8:16", 2, _OF_SIXTEEN, 8),
-    Kind("12:16", 3, _OF_SIXTEEN, 12),
-    Kind("10:16", 4, _OF_SIXTEEN, 10),
-    Kind("14:16", 5, _OF_SIXTEEN, 14),
-    Kind("6:16", 6, _OF_SIXTEEN, 6),
-    Kind("4:16", 7, _OF_SIXTEEN, 4),
+    TileKind("8:16", 2, _OF_SIXTEEN, 8),
+    TileKind("12:16", 3, _OF_SIXTEEN, 12),
+    TileKind("10:16", 4, _OF_SIXTEEN, 10),
+    TileKind("14:16", 5, _OF_SIXTEEN, 14),
+    TileKind("6:16", 6, _OF_SIXTEEN, 6),
+    TileKind("4:16", 7, _OF_SIXTEEN, 4),
 )
 
-PRUNED: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in KINDS if kind is not DENSE})
+PRUNED: Mapping[str, TileKind] = MappingProxyType({kind.name: kind for kind in KINDS if kind is not DENSE})
 """Kinds that prune, by name."""
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({one.name: one for one in (_TWO_OF_FOUR, _OF_SIXTEEN)})
 
-BY_CODE: Mapping[int, Kind] = MappingProxyType({kind.code: kind for kind in KINDS})
+BY_CODE: Mapping[int, TileKind] = MappingProxyType({kind.code: kind for kind in KINDS})
 
 
-def kind_named(name: str) -> Kind:
+def kind_named(name: str) -> TileKind:
     """Returns the kind that prunes and has this name. Raises a ValueError of one line if there is none."""
     try:
         return PRUNED[name]
@@ -49,7 +49,7 @@ def kind_named(name: str) -> Kind:
         raise ValueError(f"There is no kind {name!r}. The kinds are {', '.join(PRUNED)}.") from None
 
 
-def families_of(kinds: Iterable[Kind]) -> tuple[Family, ...]:
+def families_of(kinds: Iterable[TileKind]) -> tuple[Family, ...]:
     """Returns the families of these kinds, in the table's order."""
     theirs = {kind.family for kind in kinds}
     return tuple(family for family in FAMILIES.values() if family in theirs)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.patterns import patterns_from_scores, removed_scores
 from masklearn.masks.tiles import GROUP, tile_sums
@@ -17,7 +17,7 @@ __all__ = ["candidates_from_importance"]
 
 
 def candidates_from_importance(
-    importance: torch.Tensor, tile: tuple[int, int], kinds: Iterable[Kind]
+    importance: torch.Tensor, tile: tuple[int, int], kinds: Iterable[TileKind]
 ) -> Candidates:
     """Returns the candidates of a linear; importance: `[N, K]`, >= 0, increase of the squared error if a weight is zeroed.
 
@@ -38,7 +38,9 @@ def candidates_from_importance(
     return found
 
 
-def _removed(importance: torch.Tensor, kind: Kind) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32]]:
+def _removed(
+    importance: torch.Tensor, kind: TileKind
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32]]:
     """Returns the codes of all groups, and the importance that they prune in each 4 columns, `[N, K/4]`."""
     if kind is TWO_FOUR:
         return patterns_from_scores(importance).cpu().numpy(), removed_scores(importance).cpu().numpy()

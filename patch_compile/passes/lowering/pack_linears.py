@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir import passes
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.packing.function import (
     DOMAIN,
@@ -86,7 +86,7 @@ class PackLinearsPass(passes.InPlacePass):
         if left:
             raise passes.PostconditionError(f"weights stay beside their packed form: {left[:3]}")
 
-    def _rewrite(self, graph: ir.Graph, node: ir.Node, linear: LinearNode) -> tuple[Kind, ...]:
+    def _rewrite(self, graph: ir.Graph, node: ir.Node, linear: LinearNode) -> tuple[TileKind, ...]:
         """Returns the kinds of the node's slabs."""
         plans = [self._planned(name, linear) for name in linear.linears]
         made, index, kinds = packed_initializers(linear, plans, self._masks, self._read, self._dtype)
@@ -123,7 +123,7 @@ class PackLinearsPass(passes.InPlacePass):
 
 
 def _attributes(
-    panel_rows: int, linear: LinearNode, index: NDArray[np.int32], kinds: Sequence[Kind]
+    panel_rows: int, linear: LinearNode, index: NDArray[np.int32], kinds: Sequence[TileKind]
 ) -> list[ir.Attr]:
     attributes = {
         "in_features": linear.shapes[0][1],

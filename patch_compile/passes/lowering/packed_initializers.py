@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.base import Kind
+from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
 from patch_compile.errors import InvariantError
@@ -34,7 +34,7 @@ def packed_initializers(
     masks: Mapping[str, LinearMask],
     read: ReadTensor,
     dtype: ir.DataType,
-) -> tuple[list[ir.Value], NDArray[np.int32], tuple[Kind, ...]]:
+) -> tuple[list[ir.Value], NDArray[np.int32], tuple[TileKind, ...]]:
     """Returns `<node>.dense|sparse|meta|…`, the index and the kinds of slabs: gate and up alternate by panel, linears that
     share X are stacked.
 
@@ -55,7 +55,7 @@ def packed_initializers(
 
 
 def _shapes(
-    plans: Sequence[LinearPlan], kinds: Sequence[Kind], rows: int, dtype: ir.DataType
+    plans: Sequence[LinearPlan], kinds: Sequence[TileKind], rows: int, dtype: ir.DataType
 ) -> list[tuple[str, ir.DataType, tuple[int, int]]]:
     """Returns name, type and shape of each tensor, in their order."""
     count = {kind.name: sum(plan.slabs.get(kind.name, 0) for plan in plans) for kind in kinds}
