@@ -77,6 +77,7 @@ def test_the_whole_is_beside_its_limits(planned):
 
 def test_a_person_reads_it_in_100_columns(planned, model_dir, monkeypatch, capsys):
     monkeypatch.setattr("patch_compile.report.terminal.parts._PIPE_WIDTH", 100)
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest's workers have it
     show(plan_parts(planned_for(model_dir, ratio=0.4)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "predicted on A6000; batch 16, 128 prompt + 128 generated tokens"
