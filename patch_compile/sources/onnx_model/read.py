@@ -29,7 +29,7 @@ def read_onnx(path: Path) -> ir.Model:
     4. Shapes and types are inferred.
 
     Raises PatchCompileError for a file that is no model, has a version that the installed onnx does not know, has missing
-    or short external data, or is already compiled.
+    or short data, or is already compiled.
     """
     from onnx_ir.passes import common
 
@@ -46,6 +46,7 @@ def read_onnx(path: Path) -> ir.Model:
         ):
             model = graph_pass(model).model
         map_external_data(path, model)
+        _check_sizes(path, model)
         _describe_by_tensors(model)
         model = _upgraded(path, model)
         # Only now, because the converters of old opsets look for some small constants in nodes.
@@ -60,6 +61,24 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     from onnx import inliner
 
     return inliner.inline_local_functions(proto) if proto.functions else proto
+
+
+def _check_sizes(path: Path, model: ir.Model) -> None:
+    """Raise PatchCompileError for a tensor whose bytes are not those of its type and shape. ONNX Runtime finds them too, but
+    it does not run files of bfloat16."""
+    import onnx_ir as ir
+
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.serde.TensorProtoTensor) or not tensor.raw.HasField("raw_data"):
+            continue
+        if len(tensor.raw.raw_data) != tensor.nbytes:
+            raise PatchCompileError(
+                f"{path} is not a valid ONNX model",
+                f"The weight {name!r} is {tensor.dtype.name.lower()} {list(tensor.shape.numpy())}, {tensor.nbytes} bytes, "
+                f"and {len(tensor.raw.raw_data)} are there.",
+                "Export it again.",
+            )
 
 
 def _describe_by_tensors(model: ir.Model) -> None:

@@ -105,6 +105,16 @@ def test_a_function_of_the_model_is_inlined(tmp_path):
     assert linear.shape == (32, 64)
 
 
+def test_a_weight_with_the_bytes_of_another_type(tmp_path):
+    path = product(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.initializer[0].data_type = TensorProto.BFLOAT16
+    onnx.save(model, path)
+    with pytest.raises(PatchCompileError, match="is not a valid ONNX model") as caught:
+        read_onnx(path)
+    assert caught.value.why == "The weight 'w' is bfloat16 [64, 64], 8192 bytes, and 16384 are there."
+
+
 def test_the_result_of_a_build_is_no_input(tmp_path):
     nodes = [helper.make_node("PatchLinear", ["x"], ["y"], domain="patch")]
     path = graphs.save(tmp_path / "m.onnx", nodes, imports=[helper.make_opsetid("patch", 1)])
