@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -35,7 +36,10 @@ def main() -> int:
     parser.add_argument("--to", type=Path, help="file for all verdicts, as JSON lines")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="commands at a time")
     given = parser.parse_args()
-    sound = make_sound(given.folder.resolve() / "sound")
+    place = given.folder.resolve() / "sound"
+    if not (given.words or given.sample):  # those of an older version of the program would be hostile themselves
+        shutil.rmtree(place, ignore_errors=True)
+    sound = make_sound(place)
     cases = all_cases(sound)
     if given.sample:
         cases = sample(cases)
