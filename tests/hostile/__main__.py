@@ -37,7 +37,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="commands at a time")
     given = parser.parse_args()
     place = given.folder.resolve() / "sound"
-    if not (given.words or given.sample):  # those of an older version of the program would be hostile themselves
+    if not (
+        given.words or given.sample
+    ):  # those of an older version of the program would be hostile themselves
         shutil.rmtree(place, ignore_errors=True)
     sound = make_sound(place)
     cases = all_cases(sound)

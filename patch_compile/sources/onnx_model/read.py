@@ -34,6 +34,12 @@ def read_onnx(path: Path) -> ir.Model:
     from onnx_ir.passes import common
 
     proto = load_proto(path)
+    if not proto.graph.output:
+        raise PatchCompileError(
+            f"{path} has no outputs",
+            "Nothing that it computes is returned.",
+            "Export the model with its outputs.",
+        )
     shorten_standard_domain(proto)
     check_opsets(path, proto)
     model = model_of(path, _inlined(proto))

@@ -105,6 +105,15 @@ def test_a_function_of_the_model_is_inlined(tmp_path):
     assert linear.shape == (32, 64)
 
 
+def test_a_graph_without_outputs(tmp_path):
+    path = product(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    del model.graph.output[:]
+    onnx.save(model, path)
+    with pytest.raises(PatchCompileError, match="has no outputs"):
+        read_onnx(path)
+
+
 def test_a_weight_with_the_bytes_of_another_type(tmp_path):
     path = product(tmp_path / "m.onnx")
     model = onnx.load(path)
