@@ -29,7 +29,7 @@ def _raise() -> None:
 
 def _allocate() -> None:
     try:
-        bytearray(sandbox.MEMORY + (1 << 20))
+        bytearray(2 * sandbox.MEMORY)  # far beyond, since the process may have given memory back after it was measured
     except MemoryError:
         _say("error: There is not enough memory for stranger")
 
