@@ -29,7 +29,9 @@ def _raise() -> None:
 
 def _allocate() -> None:
     try:
-        bytearray(2 * sandbox.MEMORY)  # far beyond, since the process may have given memory back after it was measured
+        bytearray(
+            2 * sandbox.MEMORY
+        )  # far beyond, since the process may have given memory back after it was measured
     except MemoryError:
         _say("error: There is not enough memory for stranger")
 
