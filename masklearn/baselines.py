@@ -254,9 +254,8 @@ def _unstructured(task: Task) -> tuple[Learned, float]:
     from masklearn.stream.feed import CheckpointFeed
 
     areas = {name: tile_weights(shape, task.recipe.tile) for name, shape in task.coverage.linears.items()}
-    if (
-        task.recipe.bytes_per_weight is not None
-    ):  # without structure it needs no fewer bytes: as many zeros as it saves
+    if task.recipe.bytes_per_weight is not None:
+        # Weights without structure are stored densely. They get as many zeros as the bytes that were asked for save.
         ratio = 1.0 - task.recipe.bytes_per_weight / BYTES_DENSE
     else:
         _, budget = task.choose({name: np.zeros(grid.shape) for name, grid in areas.items()}, areas)

@@ -50,6 +50,11 @@ class Config(NamedTuple):
     gated: bool
     cluster: int
 
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block, as in shared_bytes of config.h."""
+        return 1024 + self.stages * ((self.panel_rows + self.tokens) * 128 + 16)
+
 
 CONFIGS = tuple(
     Config(name, *map(int, numbers), gated == "true", 1 + (kind == "Pairs"))

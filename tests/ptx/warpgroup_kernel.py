@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.kernels.warpgroups import CONFIGS as WARPGROUP_CONFIGS
 from tests.plugins.host_kernel import PLUGINS, arguments_of
 from tests.plugins.mosaic_cases import DTYPES, Case
 from tests.ptx.kernel import SCALARS, choose_vectors, compile_source
@@ -18,38 +18,10 @@ from tests.ptx.memory import Memory
 from tests.ptx.parser import PtxFault, entry_names, parse_entry
 from tests.ptx.warpgroups import Late
 
-__all__ = ["WARPGROUP_CONFIGS", "WarpgroupConfig", "WarpgroupKernel", "compile_warpgroups"]
+__all__ = ["WARPGROUP_CONFIGS", "WarpgroupKernel", "compile_warpgroups"]
 
-_LINE = re.compile(
-    r'\{"([\w-]+)", Kernel::kWarpgroup(s|Pairs), ' + ", ".join([r"(\d+)"] * 6) + r", (true|false)\}"
-)
 # Itanium mangling of patch_warpgroups<Half, 1>
 _ENTRY = re.compile(r"_ZN5patch\d+patch_warpgroupsINS_\d+(?P<scalar>[A-Z]\w*?)ELi(?P<config>\d+)E.*")
-
-
-class WarpgroupConfig(NamedTuple):
-    """A line of kWarpgroupConfigs."""
-
-    name: str
-    panel_rows: int
-    tokens: int
-    feature_warps: int
-    token_warps: int
-    stages: int
-    blocks_per_sm: int
-    gated: bool
-    cluster: int
-
-    @property
-    def shared_bytes(self) -> int:
-        """Shared memory of a block, as in shared_bytes of config.h."""
-        return 1024 + self.stages * ((self.panel_rows + self.tokens) * 128 + 16)
-
-
-WARPGROUP_CONFIGS = tuple(
-    WarpgroupConfig(name, *map(int, numbers), gated == "true", 1 + (kind == "Pairs"))
-    for name, kind, *numbers, gated in _LINE.findall((PLUGINS / "kernels" / "warpgroup.h").read_text())
-)
 
 
 def compile_warpgroups(folder: Path, plugins: Path = PLUGINS) -> str:

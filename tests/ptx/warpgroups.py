@@ -88,7 +88,7 @@ class _Product:
 
 @dataclass
 class Warpgroups:
-    """What is under way in a block."""
+    """The barriers of a block, and its copies and products that have not ended."""
 
     late: Late
     random: np.random.Generator
@@ -236,7 +236,7 @@ def _bulk_copy(state: State, match: Match, operands: Operands) -> Step:
 
 @WARPGROUPS.define(rf"{_BULK}\.multicast::cluster")
 def _bulk_copy_to_all(state: State, match: Match, operands: Operands) -> Step:
-    """The same to the same place in all blocks of a mask, at whose barriers it counts."""
+    """Copy to the same place in every block of the mask. The barrier of each of these blocks counts the bytes."""
     target, source, barrier = (state.address(operands[i]) for i in (0, 1, 3))
     size, blocks = state.source(operands[2], "u32"), state.source(operands[4], "b16")
 
@@ -282,7 +282,7 @@ def _order(state: State, match: Match, operands: Operands) -> Step:
 
 @WARPGROUPS.define(r"fence\.proxy\.async\.shared::cta")
 def _proxy_fence(state: State, match: Match, operands: Operands) -> Step:
-    """What these threads wrote, as far as it has landed, the async proxy sees from now on."""
+    """From now on the async proxy sees what these threads wrote before, if it has arrived in shared memory."""
     shared = warpgroups_of(state)
 
     def step(mask: Mask) -> None:

@@ -52,7 +52,7 @@ def test_alps_keeps_what_each_kind_keeps_and_beats_sparsegpt() -> None:
 
 
 def test_sparsegpt_chooses_codes_of_16_when_their_slab_begins_and_compensates_in_order() -> None:
-    """The same elimination with an explicit inverse, weight by weight, and the losses of its columns."""
+    """An elimination by an explicit inverse, one weight after another, gives the same weights and the same losses."""
     weight, hessian, allowed = mixed()
     solved = solve_linear(weight, inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail), allowed)
     pruned = ~allowed.keep(solved.codes)

@@ -30,7 +30,7 @@ _KERNEL = re.compile(r"patch_warpgroupsINS_\d+(\w+?)ELi(\d)E")
 
 @pytest.fixture(scope="module")
 def built(request):
-    """What nvcc said, and the path of the machine code; kept between test runs."""
+    """Returns the output of nvcc and the path of the machine code. Both are kept between test runs."""
     folder = request.config.cache.mkdir("patch-cubin")
     flags = [*cubin.FLAGS, *code_flags(UNIT, (90,))]
     digest = hashlib.sha256(" ".join([*flags, NVCC.version]).encode())

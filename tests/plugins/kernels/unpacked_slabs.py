@@ -93,7 +93,7 @@ class HostUnpacker:
 
 
 class PtxUnpacker:
-    """The same as nvcc's PTX."""
+    """The decoder as nvcc's PTX, which the interpreter runs."""
 
     def __init__(self, cache: Path) -> None:
         self.text = compile_file(cache, SOURCE, PLUGINS, ("-arch=compute_80",))
