@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from masklearn.masks.maskset import MaskSet
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.bench import BenchReport
 from patch_compile.out.compare import Measure, PredictedFor, PredictedSpeeds
@@ -44,8 +45,10 @@ class ComparedBuild:
     """One OUT.
 
     name: short and unique among the builds; permuted, repaired: done to the weights beside pruning, which affects quality
-    as much as the method; plan: the plan of report.json, for its predictions; bench: content of bench.json, None if the
-    build was not timed. Bytes are those of the ONNX file with its data, and of the dense model in the same form.
+    as much as the method; kinds: share of the covered weights in tiles of each kind, by its name; bytes_per_weight: of a
+    packed 16-bit weight, on average; plan: the plan of report.json, for its predictions; bench: content of bench.json,
+    None if the build was not timed. Bytes are those of the ONNX file with its data, and of the dense model in the same
+    form.
     """
 
     name: str
@@ -56,6 +59,8 @@ class ComparedBuild:
     permuted: bool
     repaired: bool
     ratio: float
+    kinds: Mapping[str, float]
+    bytes_per_weight: float
     quality: Quality
     nbytes: int
     dense_bytes: int
@@ -109,6 +114,7 @@ def _read(path: Path, name: str) -> ComparedBuild:
             f"Build it: `patch-compile build --mask {MASKS}`.",
         )
     totals, nbytes, learned = report.plan.totals, report.onnx.bytes, report.learned
+    masks = MaskSet.load(out.path / MASKS)
     return ComparedBuild(
         name,
         path,
@@ -118,6 +124,8 @@ def _read(path: Path, name: str) -> ComparedBuild:
         learned.permuted is not None,
         learned.repair is not None,
         report.ratio.reached,
+        {kind.name: weights / masks.weights for kind, weights in masks.by_kind().items()},
+        masks.bytes_per_weight,
         _quality(report),
         nbytes,
         nbytes + totals.bytes_before - totals.bytes_after,

@@ -82,6 +82,8 @@ def _row(
         permuted=build.permuted,
         repaired=build.repaired,
         ratio=build.ratio,
+        kinds=dict(build.kinds),
+        bytes_per_weight=build.bytes_per_weight,
         quality=build.quality.value,
         increase=build.quality.increase,
         bytes=build.nbytes,

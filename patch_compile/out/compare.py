@@ -8,6 +8,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from masklearn.masks.kinds.table import DENSE as DENSE_KIND
+from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.out.bench import Library, Phase
 from patch_compile.out.manifest import ModelOrigin
 from patch_compile.out.plan import CardRow, WorkloadRow
@@ -142,9 +144,11 @@ class LeftOut(Record):
 class BuildRow(Record):
     """A build in the comparison.
 
-    name: short and unique among the builds; increase: of the perplexity over the dense model's, None for other measures;
-    predicted: None if predictions can't be compared; measured: speed-up by phase; at: value on the axis; beaten_by: name
-    of the build that beats it, None for a Pareto point.
+    name: short and unique among the builds; kinds: share of the covered weights in tiles of each kind that the build has,
+    by the kind's name, in the order of the table of kinds; bytes_per_weight: of a packed 16-bit weight, on average over
+    the covered weights; increase: of the perplexity over the dense model's, None for other measures; bytes: of the ONNX
+    file; predicted: None if predictions can't be compared; measured: speed-up by phase; at: value on the axis; beaten_by:
+    name of the build that beats it, None for a Pareto point.
     """
 
     name: str
@@ -153,6 +157,8 @@ class BuildRow(Record):
     permuted: bool
     repaired: bool
     ratio: float
+    kinds: dict[str, float]
+    bytes_per_weight: float
     quality: float
     increase: float | None
     bytes: int
@@ -160,6 +166,11 @@ class BuildRow(Record):
     measured: dict[Phase, float]
     at: float
     beaten_by: str | None
+
+    @property
+    def two_four_alone(self) -> bool:
+        """True if the build has no other tiles than dense and 2:4 ones."""
+        return self.kinds.keys() <= {DENSE_KIND.name, TWO_FOUR.name}
 
 
 class CompareReport(VersionedRecord):
@@ -169,7 +180,7 @@ class CompareReport(VersionedRecord):
     builds that none beats; files: those that were written.
     """
 
-    SCHEMA: ClassVar[int] = 2  # 1 had sentences for axes, places and notes
+    SCHEMA: ClassVar[int] = 3  # 1 had sentences for axes, places and notes; 2 had no kinds of tiles
 
     model: ModelOrigin
     quality: QualityOfAll

@@ -286,3 +286,36 @@ def test_the_command(root):
     done = CliRunner().invoke(compare_command, [*outs, "--x", "bytes", "--json"], catch_exceptions=False)
     assert done.exit_code == 0 and json.loads(done.stdout)["axis"]["against"] == "bytes"
     assert CliRunner().invoke(compare_command, []).exit_code == 2
+
+
+def test_builds_with_other_kinds_are_compared_by_bytes_and_shares(root, tmp_path, capsys, monkeypatch):
+    """At ratio .5 all tiles are 2:4. With 8:16 and 12:16 some tiles take more bytes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    settings(root, 0.4, out=tmp_path / "mixed", kinds="8:16,12:16")
+    result = compare([root / "r0.5", tmp_path / "mixed"], against=Against.BYTES)
+    uniform, mixed = result.builds
+    assert uniform.kinds == {"2:4": 1.0} and uniform.bytes_per_weight == 1.125
+    assert {"8:16", "12:16"} <= mixed.kinds.keys() <= {"dense", "8:16", "12:16"}
+    taken = {"dense": 2.0, "8:16": 1.125, "12:16": 1.625}
+    assert mixed.bytes_per_weight == pytest.approx(sum(taken[kind] * n for kind, n in mixed.kinds.items()))
+    assert sum(mixed.kinds.values()) == pytest.approx(1.0) and 1.125 < mixed.bytes_per_weight < 2.0
+    show(compared_parts(result))
+    said = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in said.rpartition("tiles,")[2].splitlines()[2:5]}
+    assert rows["dense"] == ["100.0", "2.000"] and rows["r0.5"] == ["100.0", "1.125"]
+    shares = [f"{100 * n:.1f}" for n in mixed.kinds.values()]
+    assert rows["mixed"] == [*shares, f"{mixed.bytes_per_weight:.3f}"]
+    assert "compares builds by what they take" not in said
+    show(compared_parts(compare([root / "r0.5", tmp_path / "mixed"])))
+    assert "note: kinds of tiles take different bytes at one ratio; `--x bytes`" in capsys.readouterr().out
+
+
+def test_builds_of_2_4_alone_have_no_table_of_kinds(root, capsys):
+    result = compare([root / "r0.1", root / "r0.5"])
+    assert result.builds[1].kinds == {"2:4": 1.0}
+    assert result.builds[0].kinds == {
+        "dense": pytest.approx(0.8, abs=0.05),
+        "2:4": pytest.approx(0.2, abs=0.05),
+    }
+    show(compared_parts(result))
+    assert "bytes a weight" not in capsys.readouterr().out

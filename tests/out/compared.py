@@ -48,6 +48,8 @@ def compared(
             permuted=False,
             repaired=False,
             ratio=0.5,
+            kinds={"2:4": 1.0},
+            bytes_per_weight=1.125,
             quality=loss,
             increase=loss / dense - 1 if dense else None,
             bytes=229_000_000,

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.kinds.table import DENSE, KINDS
 from patch_compile.out.bench import Phase
-from patch_compile.out.compare import BuildRow, CompareReport, Measure
+from patch_compile.out.compare import Against, BuildRow, CompareReport, Measure
 from patch_compile.report.compare import (
     MEASURES,
     axis_words,
@@ -31,6 +33,8 @@ def compared_parts(report: CompareReport) -> Iterator[Part]:
     quality = report.quality
     yield f"{Path(report.model.path).stem}: {MEASURES[quality.measure]} on {quality.on}"
     yield _table(report)
+    if not all(row.two_four_alone for row in report.builds):
+        yield from _kinds(report)
     yield from _lines(report)
 
 
@@ -66,6 +70,24 @@ def _cells(row: BuildRow, measured: Sequence[Phase]) -> Iterator[str]:
         yield from (f"{getattr(row.predicted, name):.2f}" for name in _PREDICTED)
     yield from (f"{row.measured[phase]:.2f}" if phase in row.measured else "" for phase in measured)
     yield "" if row.beaten_by else "yes"
+
+
+def _kinds(report: CompareReport) -> Iterator[Part]:
+    """Yield the shares of the kinds of tiles, and what a weight takes with them."""
+    found = {DENSE.name}.union(*(row.kinds for row in report.builds))
+    kinds = [kind.name for kind in KINDS if kind.name in found]
+    table = FoldingTable()
+    table.add_column("tiles, % of the weights")
+    for name in kinds:
+        table.add_number(name)
+    table.add_number("bytes a weight")
+    table.add_row(DENSE.name, "100.0", *[""] * len(kinds[1:]), f"{BYTES_DENSE:.3f}")
+    for row in report.builds:
+        shares = [f"{100 * row.kinds[name]:.1f}" if name in row.kinds else "" for name in kinds]
+        table.add_row(row.name, *shares, f"{row.bytes_per_weight:.3f}")
+    yield table
+    if report.axis.against is Against.RATIO:
+        yield "note: kinds of tiles take different bytes at one ratio; `--x bytes` compares builds by what they take"
 
 
 def _figure(value: float) -> str:
