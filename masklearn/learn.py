@@ -18,7 +18,6 @@ from masklearn.feed import Feed
 from masklearn.masks.budget import Budget, check_reachable
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord, TrainRecord
@@ -230,12 +229,9 @@ def _record_scores(task: Task, masks: MaskSet, found: FoundMasks) -> None:
     kept = masks.kind_maps()
     if any(not np.array_equal(found.kinds[name], kept[name]) for name in kept):
         return
-    if any({*by_kind} != {TWO_FOUR} for by_kind in found.scores.values()):
-        return  # a tile with several kinds has a score for each: the histogram has one
     areas = _areas(masks.shapes(), task.recipe)
-    scores = {name: found.scores[name][TWO_FOUR] for name in kept}
-    tiles = {name: grid == TWO_FOUR.code for name, grid in found.kinds.items()}
-    if summary := summarise_scores(scores, areas, tiles, found.budget, found.unit):
+    scores = {name: found.scores[name] for name in kept}
+    if summary := summarise_scores(scores, areas, found.kinds, found.budget, found.unit):
         masks.record.scores = summary
 
 

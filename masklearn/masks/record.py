@@ -111,14 +111,14 @@ class ScoreCounts(_Part):
 
 
 class ZeroScores(_Part):
-    """Number of tiles whose score is 0."""
+    """Number of tiles whose score is 0. sparse: pruned ones."""
 
     dense: int
     sparse: int
 
 
 class ScoreRecord(_Part):
-    """Histogram of score per zeroed weight; see `summarise_scores`."""
+    """Histogram of score per saving; see `summarise_scores`. sparse: 2:4 tiles; others: tiles of other kinds, by name."""
 
     unit: str
     edges: list[float]
@@ -127,6 +127,7 @@ class ScoreRecord(_Part):
     zero: ZeroScores
     cut: float | None
     ranked: str
+    others: dict[str, ScoreCounts] = Field(default_factory=dict)
 
 
 class SpeedRecord(_Part):

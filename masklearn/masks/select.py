@@ -19,7 +19,17 @@ from masklearn.masks.budget import BYTES, WEIGHTS, Budget, Share
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 
-__all__ = ["Choose", "Fill", "Grids", "Scores", "Selection", "by_budget", "select", "tile_savings"]
+__all__ = [
+    "Choose",
+    "Fill",
+    "Grids",
+    "Scores",
+    "Selection",
+    "by_budget",
+    "points_of",
+    "select",
+    "tile_savings",
+]
 
 Grids = Mapping[str, NDArray[Any]]
 
@@ -115,7 +125,7 @@ def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores |
     do not reach, and ValueError for a score or a cost that is not finite, or a unit without costs.
     """
     budget = budget if isinstance(budget, Budget) else Budget.of(float(budget))
-    losses = {name: _by_kind(grids) for name, grids in scores.items()}
+    losses = {name: points_of(grids) for name, grids in scores.items()}
     if costs is None:
         savings = {
             name: {kind: tile_savings(kind, areas[name], budget.unit) for kind in by_kind}
@@ -124,7 +134,7 @@ def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores |
         if not savings and budget.unit not in (WEIGHTS, BYTES):
             raise ValueError(f"a saving of {budget.unit} needs what each tile saves of it")
     else:
-        savings = {name: _by_kind(costs[name]) for name in losses}
+        savings = {name: points_of(costs[name]) for name in losses}
     _check_finite("score", losses)
     _check_finite("cost", savings)
     kinds = {name: np.full(areas[name].shape, DENSE.code, np.uint8) for name in losses}
@@ -136,7 +146,8 @@ def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores |
 _Points = dict[TileKind, NDArray[Any]]
 
 
-def _by_kind(grids: Any) -> _Points:
+def points_of(grids: Any) -> _Points:
+    """Returns the grids of a linear's tiles by kind. A grid alone is that of 2:4."""
     return dict(grids) if isinstance(grids, Mapping) else {TWO_FOUR: np.asarray(grids)}
 
 

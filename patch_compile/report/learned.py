@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from masklearn.masks.budget import BYTES
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import BudgetRecord, MaskRecord, PermutedRecord, RepairRecord, TrainRecord
+from masklearn.masks.score_summary import PER_BYTE, PER_WEIGHT
 from masklearn.masks.stored import KINDS_OF_24
 from masklearn.methods.scores import IMPORTANCE
 from masklearn.traits import Criterion
 
 __all__ = ["kinds_line", "learned_lines", "score_words"]
 
-_PER_WEIGHT = ", per zeroed weight"
+_PER = {PER_WEIGHT: "for each weight that is zeroed", PER_BYTE: "for each byte that is saved"}
 _SCORES = {
     Criterion.FISHER.unit: "estimated harm to the model’s predictions",
     Criterion.RELATIVE.unit: "share of the linear’s output that is lost",
@@ -46,8 +47,10 @@ def kinds_line(masks: MaskSet) -> str:
 
 def score_words(unit: str) -> str:
     """Returns the meaning of a score. unit: that of a `ScoreRecord`; a unit of an unknown method is returned as it is."""
-    words = _SCORES.get(unit.removesuffix(_PER_WEIGHT))
-    return unit if words is None else f"{words}, for each weight that is zeroed"
+    for end, per in _PER.items():
+        if (words := _SCORES.get(unit.removesuffix(end))) and unit.endswith(end):
+            return f"{words}, {per}"
+    return unit
 
 
 def _budget(budget: BudgetRecord) -> str:

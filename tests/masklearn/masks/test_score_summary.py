@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masklearn.learn import learn
-from masklearn.masks.budget import Budget
+from masklearn.masks.budget import BYTES, WEIGHTS, Budget
+from masklearn.masks.kinds.table import BY_CODE, DENSE, PRUNED
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ZeroScores
 from masklearn.masks.score_summary import summarise_scores
-from masklearn.masks.select import select
+from masklearn.masks.select import select, tile_savings
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import method_of
 from masklearn.recipe import LearnRecipe
@@ -35,7 +36,7 @@ def test_every_tile_is_in_one_bin_and_the_cut_parts_them(seed: int, ratio: float
     scores, areas = scored(seed, spread)
     budget = Budget.of(ratio)
     tiles = select(scores, areas, budget)
-    summary = summarise_scores(scores, areas, tiles, budget, "loss")
+    summary = summarise_scores(scores, areas, tiles.kinds, budget, "loss")
     assert summary is not None
     for kind, chosen in (("sparse", True), ("dense", False)):
         which = [grid == chosen for grid in tiles.values()]
@@ -49,11 +50,67 @@ def test_every_tile_is_in_one_bin_and_the_cut_parts_them(seed: int, ratio: float
     assert len(summary.model_dump_json()) < 4096
 
 
+@given(st.integers(0, 10_000), st.floats(0.1, 0.8), st.sampled_from([WEIGHTS, BYTES]))
+def test_with_several_kinds_every_tile_is_in_the_histogram_of_its_kind_once(
+    seed: int, share: float, unit: str
+) -> None:
+    """Scores that rise with what a kind prunes. The cut is found from the selection: no cheaper step was left."""
+    base, areas = scored(seed)
+    kinds, rng = [PRUNED[name] for name in ("2:4", "8:16", "12:16")], np.random.default_rng(seed)
+    scores = {
+        name: {kind: grid * kind.zeros**2 * rng.lognormal(0, 0.3, grid.shape) for kind in kinds}
+        for name, grid in base.items()
+    }
+    weights = sum(int(grid.sum()) for grid in areas.values())
+    budget = Budget.of(share / 2) if unit == WEIGHTS else Budget.saving(0.875 * share * weights, BYTES)
+    chosen = select(scores, areas, budget).kinds
+    summary = summarise_scores(scores, areas, chosen, budget, "loss")
+    assert summary is not None and "over all linears together" in summary.ranked
+    assert summary.unit == ("loss, per zeroed weight" if unit == WEIGHTS else "loss, per saved byte")
+    codes = np.concatenate([grid.ravel() for grid in chosen.values()])
+    area = np.concatenate([grid.ravel() for grid in areas.values()])
+    counts = {"dense": summary.dense, "2:4": summary.sparse} | summary.others
+    assert all(name in summary.others for name in ("8:16", "12:16") if (codes == PRUNED[name].code).any())
+    for kind in (DENSE, *kinds):
+        held = counts.get(kind.name)
+        assert (sum(held.tiles) if held else 0) == (codes == kind.code).sum()
+        assert (sum(held.weights) if held else 0) == area[codes == kind.code].sum()
+    assert summary.cut is not None
+    for name, grid in chosen.items():
+        for place, code in np.ndenumerate(grid):
+            at = {
+                kind: (tile_savings(kind, areas[name], unit)[place], scores[name][kind][place])
+                for kind in kinds
+            }
+            saved, cost = at.get(BY_CODE[int(code)], (0.0, 0.0))
+            for (
+                more,
+                costs,
+            ) in at.values():  # a tile that saves more at less than the cut would have been taken
+                assert more <= saved or (costs - cost) / (more - saved) >= summary.cut * (1 - 1e-9)
+
+
+def test_a_tile_counts_at_the_score_of_its_own_kind_and_a_dense_one_at_its_cheapest() -> None:
+    kinds = [PRUNED["2:4"], PRUNED["12:16"]]
+    areas = {"a": np.full((1, 3), 64 * 64)}
+    per_weight = {kinds[0]: np.array([[4.0, 8.0, 40.0]]), kinds[1]: np.array([[2.0, 2.0, 20.0]])}
+    scores = {"a": {kind: grid * areas["a"] * kind.zeros for kind, grid in per_weight.items()}}
+    chosen = {"a": np.array([[kinds[0].code, kinds[1].code, 0]], np.uint8)}
+    summary = summarise_scores(scores, areas, chosen, Budget.of(0.25), "loss")
+    assert summary is not None and (summary.edges[0], summary.edges[-1]) == (2.0, 20.0)
+    bins = {name: counts.tiles.index(1) for name, counts in summary.others.items()}
+    assert bins == {"12:16": 0} and summary.dense.tiles[-1] == 1
+    at = summary.sparse.tiles.index(1)
+    assert summary.edges[at] <= 4.0 < summary.edges[at + 1]
+    # From 12:16, which costs 2 for each of a quarter of the weights, to 2:4, which costs 4 for each of a half.
+    assert summary.cut == pytest.approx((4 * 0.5 - 2 * 0.25) / 0.25)
+
+
 def test_a_bin_counts_what_lies_between_its_edges() -> None:
     scores, areas = scored(3)
     budget = Budget.of(0.3)
     tiles = select(scores, areas, budget)
-    summary = summarise_scores(scores, areas, tiles, budget, "loss")
+    summary = summarise_scores(scores, areas, tiles.kinds, budget, "loss")
     assert summary is not None and len(summary.edges) == 41
     values = {n: scores[n] / (areas[n] / 2) for n in scores}
     for place in (0, 7, 20, 39):
@@ -70,7 +127,8 @@ def test_a_bin_counts_what_lies_between_its_edges() -> None:
 def test_no_choice_no_summary(ratio: float) -> None:
     scores, areas = scored(1)
     budget = Budget.of(ratio)
-    assert summarise_scores(scores, areas, select(scores, areas, budget), budget, "loss") is None
+    chosen = select(scores, areas, budget).kinds
+    assert summarise_scores(scores, areas, chosen, budget, "loss") is None
 
 
 def test_free_tiles_lie_in_no_bin() -> None:
@@ -78,7 +136,7 @@ def test_free_tiles_lie_in_no_bin() -> None:
     scores["layers.0.up"][:2] = 0.0
     budget = Budget.of(0.3)
     tiles = select(scores, areas, budget)
-    summary = summarise_scores(scores, areas, tiles, budget, "loss")
+    summary = summarise_scores(scores, areas, tiles.kinds, budget, "loss")
     assert summary is not None
     assert summary.zero == ZeroScores(dense=0, sparse=scores["layers.0.up"][:2].size)
     every = sum(sum(getattr(summary, kind).tiles) for kind in ("dense", "sparse"))
@@ -88,11 +146,11 @@ def test_free_tiles_lie_in_no_bin() -> None:
 def test_several_budgets_have_no_common_cut() -> None:
     scores, areas = scored(1)
     by_pattern = Budget.of("up=0.4,down=0.1")
-    summary = summarise_scores(scores, areas, select(scores, areas, by_pattern), by_pattern, "loss")
+    summary = summarise_scores(scores, areas, select(scores, areas, by_pattern).kinds, by_pattern, "loss")
     assert summary is not None and summary.cut is None and "in 2 groups" in summary.ranked
     saving = Budget.saving(900.0, "µs")
     saves = {name: area / 10 for name, area in areas.items()}
-    summary = summarise_scores(scores, areas, select(scores, areas, saving, saves), saving, "loss")
+    summary = summarise_scores(scores, areas, select(scores, areas, saving, saves).kinds, saving, "loss")
     assert summary is not None and summary.cut is None and "µs" in summary.ranked
 
 
@@ -129,3 +187,24 @@ def test_learned_masks_hold_it(make_model: ModelMaker, text_file: Path, tmp_path
     scores = MaskSet.load(tmp_path / "masks").record.scores
     assert sum(scores.sparse.weights) == 2 * masks.zeroed
     assert sum(scores.dense.weights) == masks.weights - 2 * masks.zeroed
+
+
+def test_learned_masks_of_several_kinds_hold_it(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    recipe = LearnRecipe(
+        method="wanda", bytes_per_weight=1.5, kinds="2:4,8:16,12:16", tile=(64, 64), calib=str(text_file), windows=4,
+        length=16, repair="none", device="cpu", precision="fp32",
+    )  # fmt: skip
+    made = learn(
+        make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=1), recipe, tmp_path / "s"
+    )
+    made.masks.save(tmp_path / "masks")
+    masks = MaskSet.load(tmp_path / "masks")
+    scores, found = masks.record.scores, masks.by_kind()
+    assert scores is not None and scores.unit.endswith(", per saved byte") and scores.cut is not None
+    counts = {"dense": scores.dense, "2:4": scores.sparse} | scores.others
+    assert {name: sum(one.weights) for name, one in counts.items() if any(one.weights)} == {
+        kind.name: weights for kind, weights in found.items()
+    }
+    assert len(scores.others) >= 1

@@ -64,10 +64,11 @@ class Out:
         areas = {name: tile_weights(shape, tile) for name, shape in shapes.items()}
         scores = _scores(areas)
         budget = Budget.of(ratio)
-        self.tiles = dict(select(scores, areas, budget))
+        chosen = select(scores, areas, budget)
+        self.tiles = dict(chosen)
         unit = "twice the loss that it adds, to second order, in nats per token"
         self.record = MaskRecord(
-            budget=budget.record(), scores=summarise_scores(scores, areas, self.tiles, budget, unit)
+            budget=budget.record(), scores=summarise_scores(scores, areas, chosen.kinds, budget, unit)
         )
         self.report = self._report(ratio)
 

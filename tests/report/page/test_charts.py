@@ -1,11 +1,15 @@
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.record import ScoreCounts
 from patch_compile.out.questions import BlockError, LostWhere
+from patch_compile.report.page import write_page
 from patch_compile.report.page.chart import (
     Scale,
     decades,
@@ -67,10 +71,53 @@ def test_bars_are_2_4_before_the_cut_and_dense_behind_it(tmp_path: Path) -> None
     chart = score_chart(masks_of(Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)))
     assert chart is not None
     cut = chart["cut"]["x"]
+    assert chart["kinds"] == ["2:4"] and not chart["several"]
     for bar in chart["bars"]:
-        assert bar["sparse"][1] == 0 or bar["x"] <= cut
-        assert bar["dense"][1] == 0 or bar["x"] + bar["width"] + 1 >= cut
-        assert bar["dense"][0] + bar["dense"][1] == pytest.approx(bar["sparse"][0], abs=0.11)
+        there = [kind for kind, _, _ in bar["parts"]]
+        assert "2:4" not in there or bar["x"] <= cut
+        assert "dense" not in there or bar["x"] + bar["width"] + 1 >= cut
+    _check_parts(chart)
+
+
+def _check_parts(chart: dict[str, Any]) -> None:
+    """The parts of a bar stand on each other, in the order of the key, and the lowest stands on the axis."""
+    order = [*chart["kinds"], "dense"]
+    for bar in chart["bars"]:
+        places = [order.index(kind) for kind, _, _ in bar["parts"]]
+        assert places == sorted(set(places))
+        below = chart["base"]
+        for _, y, height in bar["parts"]:
+            assert y + height == pytest.approx(below, abs=0.11)
+            below = y
+        assert below >= chart["top"]
+
+
+def test_bars_have_a_part_for_each_kind_of_tile(tmp_path: Path) -> None:
+    out = Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)
+    assert out.record.scores is not None
+    halves = {
+        kind: ScoreCounts(
+            weights=[n // part for n in out.record.scores.sparse.weights],
+            tiles=out.record.scores.sparse.tiles,
+        )
+        for kind, part in (("12:16", 3), ("8:16", 2), ("6:16", 4))
+    }
+    none = ScoreCounts(weights=[0] * 40, tiles=[0] * 40)
+    out.record.scores = out.record.scores.model_copy(update={"others": halves, "sparse": none})
+    masks = masks_of(out)
+    assert masks.record.scores == out.record.scores
+    chart = score_chart(masks)
+    assert chart is not None and chart["several"]
+    assert chart["kinds"] == ["6:16", "8:16", "12:16"]  # what prunes most is lowest
+    _check_parts(chart)
+    assert max(len(bar["parts"]) for bar in chart["bars"]) >= 3
+    assert re.search(
+        r"[\d,]+ tiles are 6:16, [\d,]+ 8:16, [\d,]+ 12:16 and [\d,]+ dense, the cut lies at",
+        chart["summary"],
+    )
+    assert any(re.search(r": \d+ tiles 6:16, \d+ 8:16, \d+ 12:16$", bar["words"]) for bar in chart["bars"])
+    page = write_page(tmp_path).read_text(encoding="utf-8")
+    assert "a pruned tile in its own kind, a dense one in the kind that would cost least" in page
 
 
 def test_several_cuts_are_not_drawn(tmp_path: Path) -> None:
