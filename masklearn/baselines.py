@@ -151,7 +151,7 @@ def compare(
     `[count, length]` of held-out text. The other arguments are those of `run_baselines`, whose errors it raises.
     """
     value = _perplexity(pruned, windows, recipe, progress)
-    result = _row(masks.method, masks.ratio, value, seconds)
+    result = _row(masks.method, masks.ratio, value, seconds, masks.bytes_per_weight)
     rows = run_baselines(model_dir, recipe, names, windows, scratch, progress, note, _as_in(masks))
     return beside_baselines(result, rows, windows)
 
@@ -228,11 +228,11 @@ def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
     try:
         start = time.perf_counter()
         learned, ratio = learn_baseline(name, ours)
-        seconds = time.perf_counter() - start
+        seconds, taken = time.perf_counter() - start, learned.masks.bytes_per_weight
         value = measure(learned, windows, folder / "model", task.recipe, ours.progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return _row(name, ratio, value, seconds, deployable=name not in _NOT_PACKED)
+    return _row(name, ratio, value, seconds, taken, deployable=name not in _NOT_PACKED)
 
 
 def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float]:
@@ -292,9 +292,16 @@ def _perplexity(model_dir: Path, windows: Windows, recipe: LearnRecipe, progress
     return perplexity(load_model(model_dir).to(usable_device(recipe.device)), windows, progress).value
 
 
-def _row(name: str, ratio: float, value: float, seconds: float, *, deployable: bool = True) -> BaselineRow:
+def _row(
+    name: str, ratio: float, value: float, seconds: float, taken: float, *, deployable: bool = True
+) -> BaselineRow:
     return BaselineRow(
-        name=str(name), ratio=ratio, perplexity=value, seconds=round(seconds, 1), deployable=deployable
+        name=str(name),
+        ratio=ratio,
+        perplexity=value,
+        seconds=round(seconds, 1),
+        deployable=deployable,
+        bytes_per_weight=taken,
     )
 
 

@@ -39,7 +39,8 @@ class BaselineRow(_Part):
     """A pruned model in the comparison.
 
     ratio: the reached one; seconds: duration of learning without evaluation, None if it is unknown; deployable: False if
-    no kernel runs such a model.
+    no kernel runs such a model; bytes_per_weight: of a packed 16-bit weight, on average over the covered weights, None in
+    files of earlier releases.
     """
 
     name: str
@@ -47,6 +48,7 @@ class BaselineRow(_Part):
     perplexity: Unbounded
     seconds: float | None
     deployable: bool
+    bytes_per_weight: float | None = None
 
     def beats(self, other: BaselineRow) -> bool:
         """True if this row has a lower perplexity at no lower ratio. Ratios within 1e-3, the precision of tiles, are

@@ -96,7 +96,8 @@ def test_uniform_kinds_of_16(make_model: ModelMaker, text_file: Path, tmp_path: 
     assert [(r.name, r.ratio, r.deployable) for r in rows[:2]] == [
         ("uniform-8:16", 0.5, False), ("uniform-12:16", 0.25, False)
     ]  # fmt: skip
-    assert rows[2].ratio >= 0.35
+    assert [r.bytes_per_weight for r in rows if r is not rows[2]] == [1.125, 1.625, 2.0]
+    assert rows[2].ratio >= 0.35 and 1.2 < (rows[2].bytes_per_weight or 0) <= 1.3
     assert rows[3].ratio == pytest.approx(0.35)
 
 
@@ -186,7 +187,8 @@ def test_compare_puts_the_result_first(make_model: ModelMaker, text_file: Path, 
         path, ours, tmp_path / "pruned", learned.masks, 3.21, [Baseline.DENSE], WINDOWS, tmp_path / "scratch"
     )
     first, dense = compared.rows
-    assert first == row("magnitude", learned.masks.ratio, value).model_copy(update={"seconds": 3.2})
+    changed = {"seconds": 3.2, "bytes_per_weight": learned.masks.bytes_per_weight}
+    assert first == row("magnitude", learned.masks.ratio, value).model_copy(update=changed)
     assert dense.name == "dense" and compared.beaten_by == ()
     assert (compared.windows, compared.length, compared.dtype) == (3, 20, "float32")
 

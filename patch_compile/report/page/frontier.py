@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.quality.record import Baseline, BaselineRow
 from patch_compile.plan.roofline.linear_roofline import speedup_limit
 from patch_compile.report.page.chart import BOTTOM, LEFT, RIGHT, TOP, linear_axis, loss_axis
@@ -89,8 +90,9 @@ def _deployable(rows: Sequence[BaselineRow]) -> Iterator[BaselineRow]:
 
 
 def _baseline(row: BaselineRow, before: int) -> _Spot:
-    """Returns the spot of a baseline that was not packed: its bytes follow from the share of its 2:4 tiles."""
-    return _Spot(row.name, "baseline", before / speedup_limit(2 * row.ratio, "bytes"), row.perplexity)
+    """Returns the spot of a baseline that was not packed: its bytes follow from its tiles, 2:4 ones if it names no bytes."""
+    taken = row.bytes_per_weight or BYTES_DENSE / speedup_limit(2 * row.ratio, "bytes")
+    return _Spot(row.name, "baseline", before * taken / BYTES_DENSE, row.perplexity)
 
 
 def _mark(spot: _Spot, point: Point, better: str | None, loss: str) -> dict[str, Any]:

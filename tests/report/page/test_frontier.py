@@ -49,6 +49,17 @@ def test_baselines_lie_where_their_tiles_put_them(out: Out) -> None:
     assert picture["estimated"]
 
 
+def test_a_baseline_of_other_kinds_lies_where_its_bytes_put_it(out: Out) -> None:
+    """At a quarter of zeros 12:16 takes 1.625 bytes a weight, and 2:4 tiles 1.5625."""
+    uniform = next(row for row in baselines().rows if row.name == "uniform-2:4")
+    row = uniform.model_copy(update={"name": "uniform-12:16", "ratio": 0.25, "bytes_per_weight": 1.625})
+    changed = {"rows": (*baselines().rows, row)}
+    found = verified(out).model_copy(update={"baselines": baselines().model_copy(update=changed)})
+    marks = {mark["name"]: mark["words"] for mark in drawn(out, found)["marks"]}
+    before = out.report["plan"]["totals"]["bytes_before"]
+    assert f"{before * 1.625 / 2 / 1e6:.2f} MB" in marks["uniform-12:16"]
+
+
 def test_a_build_that_nothing_beats_is_told(out: Out) -> None:
     rows = tuple(row for row in baselines().rows if row.name != "ffn-only")
     found = verified(out).model_copy(update={"baselines": baselines().model_copy(update={"rows": rows})})
