@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from tests.fuzz import mosaic
-from tests.fuzz.mosaic import Mosaic, faults
+from tests.fuzz.drawn import Mosaic
+from tests.fuzz.mosaic import faults
 from tests.plugins.host_kernel import COMPILER
 
 SEEDS = 40
@@ -31,23 +33,28 @@ def test_the_seeds_of_the_tests_reach_every_kind():
         == {one.biases is not None for one in drawn}
         == {True, False}
     )
-    shares = [mask.tiles.mean() for one in drawn for mask in one.masks]
+    shares = [linear.mask.tiles.mean() for one in drawn for linear in one.linears]
     assert 0 in shares and 1 in shares and len({*shares}) > 10
+    slabs = [one.packed.kinds for one in drawn]
+    assert {kind for kinds in slabs for kind in kinds} == {*KINDS}
+    assert sum(kinds == (DENSE, TWO_FOUR) for kinds in slabs) > SEEDS / 3  # the host's kernels take these
+    assert max(map(len, slabs)) >= 4
 
 
 def test_a_seed_gives_the_same_problem_again():
     first, second = Mosaic.of(12), Mosaic.of(12)
     assert str(first) == str(second)
-    assert all(
-        (a.view(np.uint16) == b.view(np.uint16)).all()
-        for a, b in zip(first.weights, second.weights, strict=True)
-    )
+    for one, other in zip(first.linears, second.linears, strict=True):
+        assert np.array_equal(one.weight.view(np.uint16), other.weight.view(np.uint16))
+        assert np.array_equal(one.kept, other.kept)
 
 
 @pytest.mark.parametrize("tensor", ["dense", "sparse"])
 def test_one_wrong_value_is_found_by_each_check(request, monkeypatch, tensor):
     made = next(
-        one for one in map(Mosaic.of, range(SEEDS)) if {*one.packed.slab_is_sparse().flat} == {True, False}
+        one
+        for one in map(Mosaic.of, range(SEEDS))
+        if all(len(one.packed.stored) == 2 and count for count in one.packed.stored.values())
     )
     values = getattr(made.packed, tensor).copy()
     values[0, 0] = 0x5000  # 32 in fp16, 8.6e9 in bf16: row 0, column 0 of the first slab
@@ -56,8 +63,35 @@ def test_one_wrong_value_is_found_by_each_check(request, monkeypatch, tensor):
     kernel = request.getfixturevalue("kernel") if COMPILER else None
     found = list(faults(made.seed, kernel))
     expected = ["does not decode to W∘M", "own check refuses", "ONNX Runtime is off"]
+    expected += (
+        ["packer has another dense"] if tensor == "dense" else []
+    )  # zeros leave it a choice of kept values
     for said in [*expected, *(["parts is off"] if kernel else [])]:
         assert any(said in fault for fault in found), said
+    assert all(fault.endswith(f"replay: python -m tests.fuzz.mosaic {made.seed}") for fault in found)
+
+
+@pytest.mark.parametrize("part", ["values", "masks"])
+def test_one_wrong_value_of_n_16_is_found_by_each_check(monkeypatch, part):
+    made = next(one for one in map(Mosaic.of, range(SEEDS)) if one.packed.others)
+    first, *rest = made.packed.others
+    array = getattr(first, part).copy()
+    # Row 0 of the first panel: its first value, or another position of its first group that keeps one weight more.
+    array[0, 0] = 0x5000 if part == "values" else array[0, 0] | ~array[0, 0] & -(~array[0, 0])
+    made.__dict__["packed"] = replace(made.packed, others=(replace(first, **{part: array}), *rest))
+    monkeypatch.setattr(Mosaic, "of", lambda seed: made)
+    found = list(faults(made.seed, None))
+    expected = {
+        "values": [
+            "does not decode to W∘M",
+            "own check refuses",
+            "has other values of",
+            "ONNX Runtime is off",
+        ],
+        "masks": ["ValueError in format.py:", f"does not keep {first.kind.kept} weights"],
+    }
+    for said in expected[part]:
+        assert any(said in fault for fault in found), (said, found)
     assert all(fault.endswith(f"replay: python -m tests.fuzz.mosaic {made.seed}") for fault in found)
 
 

@@ -9,7 +9,17 @@ import pytest
 from onnx import TensorProto, helper
 
 from patch_compile.packing.format import pack, pack_together
-from patch_compile.packing.function import DOMAIN, NAME, VERSION, Epilogue, patch_linear_function
+from patch_compile.packing.function import (
+    DOMAIN,
+    INPUTS,
+    NAME,
+    VERSION,
+    Epilogue,
+    kinds_attribute,
+    overload_of,
+    patch_linear_function,
+    tensor_names,
+)
 from patch_compile.packing.joint import gated_panels
 from tests.mosaics import masked_by_hand, random_mask, random_weight
 
@@ -28,17 +38,20 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
     epilogue = epilogue or Epilogue(bias=bias is not None)
     element = ELEMENT[dtype]
     rows = out_features or packed.shape[0]
-    tensors = {"dense": element, "sparse": element, "meta": TensorProto.INT32}
+    names = tensor_names(packed.kinds)
     raw = [
-        helper.make_tensor(n, t, getattr(packed, n).shape, getattr(packed, n).tobytes(), raw=True)
-        for n, t in tensors.items()
+        helper.make_tensor(
+            n, element if t.dtype == np.uint16 else TensorProto.INT32, t.shape, t.tobytes(), raw=True
+        )
+        for n, t in zip(names, packed.tensors, strict=True)
     ]
     if bias is not None:
         raw.append(helper.make_tensor("bias", element, bias.shape, bias.tobytes(), raw=True))
     node = helper.make_node(
-        NAME, epilogue.inputs, ["Y"], domain=DOMAIN, overload=epilogue.overload, plugin_namespace="",
+        NAME, ["X", *names, *epilogue.inputs[len(INPUTS) :]], ["Y"], domain=DOMAIN,
+        overload=overload_of(epilogue, packed.kinds), plugin_namespace="",
         in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version="2",
-        kinds="dense,2:4", index=packed.index.tolist(),
+        kinds=kinds_attribute(packed.kinds), index=packed.index.tolist(),
         **epilogue.attributes,
     )  # fmt: skip
     of_y = [helper.make_tensor_value_info(n, element, ["batch", "sequence", rows]) for n in ("residual", "Y")]
@@ -55,7 +68,9 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
     model = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
-        functions=[patch_linear_function(epilogue, opset=opset, bfloat16=dtype is not np.float16)],
+        functions=[
+            patch_linear_function(epilogue, opset=opset, bfloat16=dtype is not np.float16, kinds=packed.kinds)
+        ],
         ir_version=10,
     )
     onnx.checker.check_model(model, full_check=True)

@@ -1,0 +1,251 @@
+"""Draws the problems of the mosaic fuzzer. What is in them is computed here without the code that they test.
+
+A seed decides everything: shapes that are no multiples of tiles, panels or slabs; maps of two to four kinds of tiles, with
+rows and columns of one kind, or a single tile of another; linears alone, a gate with its up, or q, k and v; the epilogue;
+values, among them zeros of both signs and subnormals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.linear_mask import LinearMask
+from patch_compile.packing.format import PackedLinear, choose_panel_rows, pack_together
+from patch_compile.packing.function import GATED_PANEL_ROWS, Epilogue
+from patch_compile.packing.joint import gated_panels, stacked_panels, stacked_rows
+from tests.mosaics import KEPT
+from tests.plugins.mosaic_cases import ACTIVATIONS, answer
+
+__all__ = ["Linear", "Mosaic", "columns_of_groups", "padded"]
+
+_MAPS = ("random", "one kind", "one kind", "rows", "columns", "one other", "one other")
+_TYPES = (np.float16, ml_dtypes.bfloat16)
+_TWO = (DENSE, TWO_FOUR)
+_OTHERS = tuple(kind for kind in KINDS if kind not in _TWO)
+_WITH_OTHERS = 0.5  # of the problems have other kinds of tiles than dense and 2:4
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear of a problem.
+
+    weight: before pruning `[N, K]`; tile: rows and columns; codes: those of the table of kinds, by tile; pattern: a number
+    of `KEPT` for each 4 neighbours `[N, K/4]`; kept16: False for weights `[N, K]` that a group of 16 prunes, which n:16
+    tiles alone do.
+    """
+
+    weight: NDArray[Any]
+    tile: tuple[int, int]
+    codes: NDArray[np.uint8]
+    pattern: NDArray[np.uint8]
+    kept16: NDArray[np.bool_]
+
+    @cached_property
+    def code_of_weight(self) -> NDArray[np.uint8]:
+        """The code of the kind of each weight's tile, `[N, K]`."""
+        rows, columns = (np.arange(n) // step for n, step in zip(self.weight.shape, self.tile, strict=True))
+        return self.codes[rows][:, columns]
+
+    @cached_property
+    def kept(self) -> NDArray[np.bool_]:
+        """True for each weight that is not pruned, `[N, K]`."""
+        by_pattern = KEPT[self.pattern].reshape(self.weight.shape)
+        return self.kept16 & (by_pattern | (self.code_of_weight != TWO_FOUR.code))
+
+    @cached_property
+    def pruned(self) -> NDArray[Any]:
+        """W∘M."""
+        return np.where(self.kept, self.weight, np.zeros((), self.weight.dtype))
+
+    @cached_property
+    def mask(self) -> LinearMask:
+        """The hybrid mask, in the program's form."""
+        codes: dict[str, NDArray[Any]] = {"2:4": self.pattern}
+        if self.weight.shape[1] % 64 == 0:
+            bits = self.kept16[:, columns_of_groups(self.weight.shape[1])]
+            codes["n:16"] = (
+                (bits.astype(np.uint32) << np.arange(16, dtype=np.uint32)).sum(-1).astype(np.uint16)
+            )
+        return LinearMask.from_codes(self.weight.shape, self.tile, self.codes, codes)
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """One problem. `panels`: those of each linear in the whole."""
+
+    seed: int
+    fusion: str
+    linears: tuple[Linear, ...]
+    panel_rows: int
+    panels: tuple[NDArray[np.int64], ...]
+    epilogue: Epilogue
+    x: NDArray[Any]
+    biases: tuple[NDArray[Any], ...] | None
+    residual: NDArray[Any] | None
+
+    @classmethod
+    def of(cls, seed: int) -> Mosaic:
+        """Draw the problem of a seed."""
+        rng = np.random.default_rng(seed)
+        fusion = str(rng.choice(["alone", "gated", "stacked"]))
+        dtype = _TYPES[rng.integers(2)]
+        kinds = _draw_kinds(rng)
+        step = max(kind.span for kind in kinds)  # that K and the columns of tiles are multiples of
+        columns = int(rng.integers(1, 5)) * step if step > 4 else 4 * int(rng.integers(1, 70))
+        count = {"alone": 1, "gated": 2, "stacked": int(rng.integers(2, 4))}[fusion]
+        rows = [int(n) for n in rng.integers(1, 200, count)]
+        rows = rows[:1] * count if fusion == "gated" else rows
+        wide = [64, 64, 128, 192, 4096] if step > 4 else [4, 20, 32, 64, 128, 256, 4096]
+        tile = int(rng.choice([1, 3, 32, 64, 100, 128, 4096])), int(rng.choice(wide))
+        linears = tuple(_linear(rng, (n, columns), tile, kinds, dtype) for n in rows)
+        panel_rows = GATED_PANEL_ROWS if fusion == "gated" else int(rng.choice([64, 128]))
+        if fusion != "gated" and rng.random() < 0.3:
+            panel_rows = choose_panel_rows((rows[0], columns), tile)
+        panels = gated_panels(rows[0], panel_rows) if fusion == "gated" else stacked_panels(rows, panel_rows)
+        bias, residual = rng.random(2) < 0.5
+        activation = "" if fusion == "stacked" else str(rng.choice(list(ACTIVATIONS)))
+        epilogue = Epilogue(bool(bias), activation, fusion == "gated", bool(residual) and fusion != "stacked")
+        tokens = int(rng.integers(1, 40))
+        x = (rng.standard_normal((tokens, columns)) * rng.choice([1.0, 2.0**-6, 2.0**-13])).astype(dtype)
+        biases = tuple(rng.standard_normal(n).astype(dtype) for n in rows) if epilogue.bias else None
+        added = rng.standard_normal((tokens, rows[0])).astype(dtype) if epilogue.residual else None
+        return cls(seed, fusion, linears, panel_rows, tuple(panels), epilogue, x, biases, added)
+
+    def __str__(self) -> str:
+        shapes = "+".join(f"{n}x{self.x.shape[1]}" for n in self.rows)
+        there = {int(code) for linear in self.linears for code in linear.codes.flat}
+        kinds = ",".join(kind.name for kind in KINDS if kind.code in there)
+        return (
+            f"{self.fusion} {shapes}, tiles {'x'.join(map(str, self.linears[0].tile))} of {kinds}, panels of "
+            f"{self.panel_rows}, {self.x.dtype}, {len(self.x)} tokens, {self.epilogue.overload or 'no epilogue'}"
+        )
+
+    @property
+    def rows(self) -> list[int]:
+        """Output features of each linear."""
+        return [len(linear.weight) for linear in self.linears]
+
+    @cached_property
+    def packed(self) -> PackedLinear:
+        """The linears, packed by the compiler."""
+        parts = [(linear.weight.view(np.uint16), linear.mask) for linear in self.linears]
+        whole = pack_together(parts, self.panel_rows, self.panels)
+        rows = self.rows[0] if self.fusion == "alone" else len(whole.places()[0]) * self.panel_rows
+        return PackedLinear(
+            (rows, whole.shape[1]),
+            self.panel_rows,
+            whole.dense,
+            whole.sparse,
+            whole.meta,
+            whole.index,
+            whole.others,
+        )
+
+    @property
+    def taken(self) -> list[int]:
+        """Output rows that each linear takes in Y: whole panels for all but the last of a stack."""
+        return stacked_rows(self.rows, self.panel_rows) if self.fusion == "stacked" else self.rows
+
+    @property
+    def out_features(self) -> int:
+        """Columns of Y. Gate and up have theirs in common."""
+        return sum(self.taken) if self.fusion == "stacked" else self.rows[0]
+
+    @cached_property
+    def bias(self) -> NDArray[Any] | None:
+        """The biases as the node takes them: one behind the other, with zeros between the linears of a stack."""
+        if self.biases is None:
+            return None
+        return np.concatenate([padded(b, n) for b, n in zip(self.biases, self.taken, strict=True)])
+
+    @cached_property
+    def answer(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Y `[tokens, out]` in float64, and the largest error of fp32 arithmetic. Y is 0 between the linears of a stack."""
+        weights = [linear.pruned for linear in self.linears]
+        biases = None if self.biases is None else [*self.biases]
+        if self.fusion == "stacked":
+            weights = [np.concatenate([padded(w, n) for w, n in zip(weights, self.taken, strict=True)])]
+            biases = None if self.bias is None else [self.bias]
+        return answer(self.x, weights, biases, self.epilogue.activation, self.residual, False)
+
+
+def padded(array: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Returns the array with zero rows behind it, `rows` in all."""
+    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
+
+
+def _draw_kinds(rng: np.random.Generator) -> tuple[TileKind, ...]:
+    if rng.random() >= _WITH_OTHERS:
+        return _TWO
+    drawn = rng.permutation(len(_OTHERS))[: rng.integers(1, 4)]
+    chosen = [_OTHERS[i] for i in drawn]
+    return (*(kind for kind in _TWO if rng.random() < 0.7), *chosen)
+
+
+def _linear(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    tile: tuple[int, int],
+    kinds: Sequence[TileKind],
+    dtype: type,
+) -> Linear:
+    grid = tuple(-(-size // step) for size, step in zip(shape, tile, strict=True))
+    numbers = np.array([kind.code for kind in kinds], np.uint8)
+    codes = rng.choice(numbers, grid, p=rng.dirichlet(np.ones(len(kinds))))
+    match str(rng.choice(_MAPS)):
+        case "one kind":
+            codes[:] = rng.choice(numbers)
+        case "rows":
+            codes[:] = codes[:, :1]
+        case "columns":
+            codes[:] = codes[:1]
+        case "one other":
+            codes[:] = rng.choice(numbers)
+            codes.flat[rng.integers(codes.size)] = rng.choice(numbers)
+    pattern = rng.integers(0, 6, (shape[0], shape[1] // 4)).astype(np.uint8)
+    weight = (rng.standard_normal(shape) * rng.choice([0.125, 2.0**-10])).astype(dtype)
+    zeros = rng.random(shape) < rng.choice([0.0, 0.05, 0.9])
+    weight[zeros] = rng.choice([0.0, -0.0], int(zeros.sum())).astype(dtype)
+    kept16 = np.ones(shape, np.bool_)
+    drawn = Linear(weight, tile, codes, pattern, kept16)
+    if any(kind in _OTHERS for kind in kinds):
+        kept16[:] = _draw_groups(rng, drawn.code_of_weight)
+    return drawn
+
+
+def _draw_groups(rng: np.random.Generator, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Returns a mask `[N, K]` that keeps, of each group of 16, as many random weights as the kind of its tile does.
+
+    codes: those of each weight's kind, `[N, K]`; groups of other kinds keep all.
+    """
+    places = columns_of_groups(codes.shape[1])
+    number_of = {kind.code: kind.kept for kind in _OTHERS}
+    count = np.vectorize(lambda code: number_of.get(int(code), 16), otypes=[np.int64])(codes[:, places[:, 0]])
+    order = rng.random((*count.shape, 16)).argsort(-1).argsort(-1)
+    kept = np.ones(codes.shape, np.bool_)
+    kept[:, places] = order < count[..., None]
+    return kept
+
+
+def columns_of_groups(columns: int) -> NDArray[np.int64]:
+    """Returns the columns of each group of 16, `[K/16, 16]`: those that lane t holds of a slab of 64, in their order."""
+    places = [
+        [
+            64 * slab + 16 * step + 8 * half + 2 * t + pair
+            for step in range(4)
+            for half in (0, 1)
+            for pair in (0, 1)
+        ]
+        for slab in range(columns // 64)
+        for t in range(4)
+    ]
+    return np.array(places, np.int64).reshape(-1, 16)
