@@ -1,8 +1,10 @@
 """Stores new values of a checkpoint's tensors, one file per tensor, so that the model need not fit in memory."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["WeightStore"]
+
+_SUFFIX = ".safetensors"
+_LONGEST = 150  # bytes of a file name without its suffix; file systems take 255, and a file that is written has a longer one
+_CUT = "%-"  # no quoted name has it
 
 
 class WeightStore:
@@ -38,7 +44,7 @@ class WeightStore:
 
     def names(self) -> list[str]:
         """Returns the names of all tensors, sorted."""
-        own = {file.name.removesuffix(".safetensors") for file in self.folder.glob("*.safetensors")}
+        own = {_name(file) for file in self.folder.glob(f"*{_SUFFIX}")}
         return sorted(own if self._below is None else own.union(self._below.names()))
 
     def read(self, name: str) -> NDArray[Any]:
@@ -70,7 +76,17 @@ class WeightStore:
         write_shard(self._file(name), {name: (entry.dtype, entry.shape)}, lambda _: array, {})
 
     def _file(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
+        """Returns the file of a tensor, in the folder itself for every name: names come from the files of strangers."""
+        stem = quote(name, safe="")
+        if len(stem) > _LONGEST:
+            stem = f"{stem[: _LONGEST // 2]}{_CUT}{hashlib.sha256(stem.encode()).hexdigest()[:32]}"
+        return self.folder / f"{stem}{_SUFFIX}"
+
+
+def _name(file: Path) -> str:
+    """Returns the name of the tensor in a file of a store."""
+    stem = file.name.removesuffix(_SUFFIX)
+    return next(iter(Shard.open(file).tensors)) if _CUT in stem else unquote(stem)
 
 
 def _numpy(values: "Tensor", code: str) -> NDArray[Any]:

@@ -6,6 +6,7 @@ import torch
 from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError
+from masklearn.shard import TensorEntry
 from tests.conftest import ModelMaker
 
 NAME = "model.layers.1.mlp.up_proj.weight"
@@ -48,6 +49,20 @@ def test_a_store_reads_through_to_the_one_below_and_never_writes_there(make_mode
     assert not store.read(NAME).any()
     assert store.read(OTHER).all() and below.read(NAME).all()
     assert OTHER in store and "lm_head.weight" not in store
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b", "../escaped", "/escaped", "..", "", "%2F", "x" * 300, "é" * 100, "x" * 149 + "/", "\0"],
+    ids=range(10),
+)
+def test_a_name_of_any_form_is_a_file_in_the_folder(tmp_path: Path, name: str) -> None:
+    store, entry = WeightStore(tmp_path / "above" / "new"), TensorEntry("F32", (2, 4), 0, 0)
+    for value, one in enumerate((name, f"{name}x")):
+        store.put(one, torch.full(entry.shape, float(value)), entry)
+    assert [*tmp_path.rglob("*.safetensors")] == [*store.folder.iterdir()]
+    assert store.names() == [name, f"{name}x"]
+    assert not store.read(name).any() and store.read(f"{name}x").all()
 
 
 def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Path) -> None:
