@@ -35,6 +35,8 @@ _PIECE = 1_000_000  # characters
 # Windows are drawn from this many characters at the beginning of a text. More is read only if they give too few windows.
 # A dataset is downloaded while it is read, so the number is smaller for it.
 _DRAWN_FROM = {SourceKind.FILE: 64_000_000, SourceKind.FOLDER: 64_000_000, SourceKind.DATASET: 16_000_000}
+# A text of fewer tokens in so many characters is none: a file of zeros or blanks would be read to its end, however large.
+_FEW_TOKENS, _OF_CHARACTERS = 16_000, 16_000_000
 # Windows that the model writes for training besides those for calibration. Writing takes half as long as training on
 # the text (SmolLM2-135M on 2 cores: 2.6 s and 4.8 s per window of 512 tokens).
 _WRITTEN_MORE = 64
@@ -179,6 +181,8 @@ def _read_ids(
 
     Reading stops after `tokens` + `more` tokens and `characters` characters, or at the end of the text. Returns the ids,
     and the number of ids that would have been read if `more` were 0.
+
+    Raises PatchCompileError for a text that has hardly a token in its first 16 million characters.
     """
     read, found, alone, blank, parts = 0, 0, 0, True, []
 
@@ -196,6 +200,12 @@ def _read_ids(
         found += ids.size
         if progress:
             progress("reading text", read, max(read, expected))
+        if read > _OF_CHARACTERS and found < _FEW_TOKENS:
+            raise PatchCompileError(
+                f"The text at {source.spec} holds hardly any words",
+                f"Its first {read:,} characters are {found:,} tokens of the model.",
+                "Give a text that the model's tokenizer can read.",
+            )
         enough = read >= characters
         if enough and found >= tokens and not alone:
             alone = found

@@ -21,6 +21,9 @@ _ROWS = 256  # rows of a Parquet file in memory at a time
 _LARGEST_ARRAY = 2**28  # bytes; a JSON array is parsed as a whole, and may take 20 times its text in memory
 _LARGEST_GROUP = 2**31  # bytes of a row group, and the format's largest page
 _LONGEST_LINE = 2**26  # characters; a line of JSON is parsed as a whole
+_MOST_BLANK = (
+    2**22
+)  # blank characters and rows one after another; a file of them would be read to its end, however large
 
 
 def file_text(path: Path, column: str | None = None) -> Iterator[str]:
@@ -38,7 +41,13 @@ def file_text(path: Path, column: str | None = None) -> Iterator[str]:
 def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
     """Yield the documents of a file of records in order, without blank ones. Raises PatchCompileError as `file_text`."""
     read = {".parquet": _parquet, ".json": _json}.get(path.suffix.lower(), _json_lines)
-    yield from (text for text in read(path, column) if text and not text.isspace())
+    blank = 0
+    for text in read(path, column):
+        if text and not text.isspace():
+            blank = 0
+            yield text
+        elif (blank := blank + len(text or "") + 1) > _MOST_BLANK:
+            raise _blank(path)
 
 
 def record_texts(
@@ -74,12 +83,13 @@ def _plain(path: Path) -> Iterator[str]:
 
 def _json_lines(path: Path, column: str | None) -> Iterator[str | None]:
     with _utf8(path), path.open(encoding="utf-8-sig") as file:
-        lines = ((f"{path}, line {i}", line) for i, line in _lines(path, file) if not line.isspace())
+        lines = ((f"{path}, line {i}", line) for i, line in _lines(path, file))
         yield from record_texts(((place, _record(place, line)) for place, line in lines), str(path), column)
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
-    """Yield the number of every line, and the line."""
+    """Yield the number of every line that is not blank, and the line."""
+    blank = 0
     for number in count(1):
         line = file.readline(_LONGEST_LINE)
         if not line:
@@ -90,15 +100,19 @@ def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
                 "A line is one document, and is parsed as a whole.",
                 "Write shorter documents, one a line.",
             )
-        yield number, line
+        if not line.isspace():
+            blank = 0
+            yield number, line
+        elif (blank := blank + len(line)) > _MOST_BLANK:
+            raise _blank(path)
 
 
 def _json(path: Path, column: str | None) -> Iterator[str | None]:
     """Read a .json file: an array of objects if it begins with `[`, else one object per line."""
     with _utf8(path), path.open(encoding="utf-8-sig") as file:
-        start = file.read(1)
-        while start.isspace():
-            start = file.read(1)
+        start = file.read(_MOST_BLANK).lstrip()[:1]
+        if not start and file.read(1):
+            raise _blank(path)
     if start != "[":
         yield from _json_lines(path, column)
         return
@@ -165,6 +179,14 @@ def _object(place: str, value: Any) -> Mapping[str, Any]:
             'Write {"text": "..."} for each document.',
         )
     return value
+
+
+def _blank(path: Path) -> PatchCompileError:
+    return PatchCompileError(
+        f"{path} is empty",
+        f"More than {_MOST_BLANK:,} characters or rows of it are blank, one after another.",
+        "Give a file of documents.",
+    )
 
 
 def _not_json(place: str, error: ValueError) -> PatchCompileError:

@@ -15,7 +15,7 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.pretrained import load_tokenizer
 from masklearn.errors import PatchCompileError
 from masklearn.recipe import LearnRecipe
-from masklearn.text import SourceKind, calibrate
+from masklearn.text import SourceKind, calibrate, files
 from masklearn.text.calibrate import (
     TokenPool,
     calibration_windows,
@@ -38,6 +38,25 @@ def test_first_windows_follow_the_text() -> None:
     assert windows.dtype == np.int64
     assert windows.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert token_windows(Letters(), "abcdefghijk", 3, count=2).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("content", [" " * 4000, "\0" * 4000, "ab" + " " * 4000])
+def test_a_text_of_hardly_any_tokens_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    class Words:
+        def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
+            return {"input_ids": [0] * len(text.split())}
+
+    monkeypatch.setattr(calibrate, "_PIECE", 100)
+    monkeypatch.setattr(calibrate, "_FEW_TOKENS", 100)
+    monkeypatch.setattr(calibrate, "_OF_CHARACTERS", 1000)
+    monkeypatch.setattr(files, "_CHUNK", 10)
+    (tmp_path / "a.txt").write_text(content)
+    with pytest.raises(
+        PatchCompileError, match=r"a\.txt holds hardly any words. Its first 1,\d\d0 characters are"
+    ):
+        first_windows(Words(), tmp_path / "a.txt", 50, 1)
 
 
 def test_draw_is_without_replacement_in_order_and_by_seed() -> None:

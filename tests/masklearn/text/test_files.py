@@ -48,6 +48,22 @@ def test_records_come_back_as_they_were_written(
     assert text_of(path / "a.jsonl") == text_of(path / "a.parquet") == expected
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "array.json", "blanks.jsonl", "a.parquet"])
+def test_a_file_of_blanks_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(files, "_MOST_BLANK", 50)
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"text": ["a", *[None] * 60, "b"]}), path)
+    elif name == "blanks.jsonl":
+        write_lines(path, [{"text": "a"}, *[{"text": "  "}] * 60, {"text": "b"}])
+    else:
+        path.write_text("\n" * 60 + '[{"text": "a"}]')
+    with pytest.raises(PatchCompileError, match=rf"{path} is empty. More than 50 characters or rows"):
+        text_of(path)
+
+
 def test_long_plain_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_CHUNK", 3)
     (tmp_path / "a.txt").write_text("abcdéfgh", encoding="utf-8")
