@@ -9,11 +9,15 @@ from difflib import get_close_matches
 import click
 
 from patch_compile.errors import UsageError
+from patch_compile.onnx_io.patience import VARIABLE
 
 __all__ = ["CommandWithVariables", "Lines", "name_variables"]
 
 _PREFIX = "PATCH_COMPILE_"
-_OF_TESTS = {"PATCH_COMPILE_MODEL", "PATCH_COMPILE_TEXTS"}  # the model and the texts of tests and samples
+_OTHERS = {
+    VARIABLE,
+    "PATCH_COMPILE_MODEL", "PATCH_COMPILE_TEXTS",  # the model and the texts of tests and samples
+}  # fmt: skip
 
 
 class Lines(click.types.StringParamType):
@@ -49,7 +53,7 @@ def _check_variables(ctx: click.Context) -> None:
     commands = (group, *group.commands.values())
     known = {str(option.envvar) for command in commands for option in _options(command) if option.envvar}
     for name in sorted(os.environ):
-        if name.startswith(_PREFIX) and name not in known | _OF_TESTS:
+        if name.startswith(_PREFIX) and name not in known | _OTHERS:
             near = get_close_matches(
                 name[len(_PREFIX) :], [one[len(_PREFIX) :] for one in sorted(known)], n=1
             )

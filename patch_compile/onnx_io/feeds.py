@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.npz import ArrayArchive
+from masklearn.printable import shown
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, resolve_dims
 from patch_compile.out.proof import InputsFile, RandomInputs
@@ -86,6 +87,7 @@ def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str
 
 
 def random_feeds(
+    path: Path,
     inputs: Sequence[GraphInput],
     dtypes: Mapping[str, np.dtype[Any]],
     sizes: Mapping[str, tuple[int, ...]],
@@ -93,8 +95,8 @@ def random_feeds(
 ) -> Feeds:
     """Returns four feeds: normally distributed floats, integers 0 or 1 (ids of any vocabulary), and random booleans.
 
-    sizes: shapes of dynamic inputs. A dynamic dimension of another input is 2 on the first axis, else 16.
-    Raises PatchCompileError for shapes that would fill the memory.
+    path: of the graph; sizes: shapes of dynamic inputs. A dynamic dimension of another input is 2 on the first axis,
+    else 16. Raises PatchCompileError for shapes that would fill the memory.
     """
     rng = np.random.default_rng(seed)
     assumed = _assumed(inputs)
@@ -103,8 +105,8 @@ def random_feeds(
     if sum(taken.values()) > _MOST_BYTES:
         largest = max(taken, key=taken.__getitem__)
         raise PatchCompileError(
-            f"Inputs of the graph would take {sum(taken.values()) / 2**30:.1f} GiB of memory",
-            f"At most {_MOST_BYTES >> 30} GiB are made; {largest!r} is {list(shapes[largest])}.",
+            f"The inputs of {path} would take {sum(taken.values()) / 2**30:.1f} GiB of memory",
+            f"At most {_MOST_BYTES >> 30} GiB are made; {largest!r} is {shown(list(shapes[largest]))}.",
             "Give smaller --opt-shapes, or export the model with smaller inputs.",
         )
     feeds = tuple(
@@ -123,7 +125,7 @@ def inputs_words(origin: InputsFile | RandomInputs) -> str:
     return f"random inputs ({about})"
 
 
-def input_dtypes(model: ir.Model) -> dict[str, np.dtype[Any]]:
+def input_dtypes(path: Path, model: ir.Model) -> dict[str, np.dtype[Any]]:
     """Returns the numpy type of each graph input. Raises PatchCompileError for an input that is no tensor of numbers."""
     import onnx_ir as ir
 
@@ -132,7 +134,7 @@ def input_dtypes(model: ir.Model) -> dict[str, np.dtype[Any]]:
         dtype = value.dtype if isinstance(value.type, ir.TensorType) else None
         if dtype is None or dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
             raise PatchCompileError(
-                f"The input {value.name!r} is no tensor of numbers",
+                f"The input {value.name!r} of {path} is no tensor of numbers",
                 f"It is {value.type}.",
                 "TensorRT takes tensors alone: export the model without it.",
             )

@@ -46,7 +46,7 @@ def read_inputs(onnx_path: Path) -> tuple[GraphInput, ...]:
     """
     graph = load_graph(onnx_path)
     stored = {tensor.name for tensor in graph.initializer}
-    return tuple(_read_input(value) for value in graph.input if value.name not in stored)
+    return tuple(_read_input(onnx_path, value) for value in graph.input if value.name not in stored)
 
 
 def load_graph(onnx_path: Path) -> onnx.GraphProto:
@@ -54,11 +54,11 @@ def load_graph(onnx_path: Path) -> onnx.GraphProto:
     return load_proto(onnx_path).graph
 
 
-def _read_input(value: onnx.ValueInfoProto) -> GraphInput:
+def _read_input(path: Path, value: onnx.ValueInfoProto) -> GraphInput:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         raise PatchCompileError(
-            f"The input {value.name} has no shape",
+            f"The input {value.name} of {path} has no shape",
             "A profile needs to know its rank.",
             "Export the model with shapes.",
         )

@@ -1,5 +1,5 @@
-"""Runs ONNX models in a process of its own: if ONNX Runtime crashes on a model, that is an error and not the end of the
-program.
+"""Runs ONNX models in a process of its own: if ONNX Runtime crashes on a model or never ends, that is an error and not the
+end of the program.
 
 The process is this module run as a program. It is no child of `multiprocessing`, which would run the caller's main module
 again.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.patience import patience, too_long
 from patch_compile.onnx_io.session import open_session, run_session
 
 __all__ = ["check_loads", "check_runs", "run_in_turns", "run_model"]
@@ -42,7 +44,8 @@ def run_model(
     outputs: names of the outputs to return, which may also be inputs of the graph; None means all outputs; threads: number
     of threads of an operator, None for one per core.
 
-    Raises PatchCompileError if the model can't be loaded, does not run on a feed, or makes ONNX Runtime crash.
+    Raises PatchCompileError if the model can't be loaded, does not run on a feed, takes longer than `patience` for either,
+    or makes ONNX Runtime crash.
     """
     with _Process(path, _OWN_FIX, threads) as process:
         for feed in feeds:
@@ -80,6 +83,7 @@ class _Process:
 
     def __init__(self, path: Path, fix: str, threads: int | None = None) -> None:
         self._path, self._fix, self._threads = path, fix, threads
+        self._patience = patience()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", __spec__.name],
@@ -107,6 +111,7 @@ class _Process:
         assert stdin is not None and stdout is not None
         try:
             _send(stdin, arguments)
+            self._wait(stdout)
             answer, error = pickle.load(stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise self._crashed() from None
@@ -116,6 +121,13 @@ class _Process:
         if error is not None:
             raise RuntimeError(f"in the process that runs {self._path}:\n{error}")
         return answer
+
+    def _wait(self, stdout: IO[bytes]) -> None:
+        """Wait until an answer begins."""
+        waiting = select.poll()
+        waiting.register(stdout, select.POLLIN)
+        if not waiting.poll(1000 * self._patience):
+            raise too_long(self._path, self._patience)
 
     def _end(self) -> None:
         self._process.kill()  # it holds nothing that would have to be saved

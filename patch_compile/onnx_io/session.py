@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
+from patch_compile.onnx_io.patience import patience, too_long
 
 __all__ = ["CPU", "GPU", "SILENT", "errors_of_runs", "open_session", "run_session"]
 
@@ -78,19 +80,31 @@ def run_session(
 
 
 @contextmanager
-def errors_of_runs(path: Path) -> Iterator[None]:
-    """Raise an error of ONNX Runtime as a PatchCompileError about the model, whose inputs are ours and right.
+def errors_of_runs(path: Path) -> Iterator[Any]:
+    """Yield the options of one run. Its errors become PatchCompileErrors about the model, whose inputs are ours and right.
 
+    The run ends with an error after the seconds of `patience`, as soon as the operator that runs then has ended.
     path: of the session's model.
     """
+    import onnxruntime as ort
+
+    options, seconds = ort.RunOptions(), patience()
+    options.log_severity_level = SILENT
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
     try:
-        yield
+        yield options
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
+        if options.terminate:
+            raise too_long(path, seconds) from error
         raise PatchCompileError(
             f"ONNX Runtime cannot run {path}",
             _cause(error),
             "The file is damaged or no decoder: `patch-compile inspect` it, or build it again.",
         ) from error
+    finally:
+        timer.cancel()
 
 
 def _cause(error: Exception) -> str:

@@ -73,7 +73,7 @@ class Continuation:
     def choose(self, logits: Logits) -> tuple[Tokens, list[Piece]]:
         """Returns the next token of every row, and a piece for each row that had not ended. logits: `[rows, vocabulary]`.
 
-        Raises PatchCompileError for logits that are not finite.
+        Raises LogitsError for logits that are not finite.
         """
         self._count += 1
         tokens = self._sampler.choose(logits)

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from patch_compile.errors import HOW_TO_CORRECT, UsageError
+from patch_compile.errors import HOW_TO_CORRECT, PatchCompileError, UsageError
 from patch_compile.runtime.continuation import Piece
 from patch_compile.runtime.generator import Completion, Generator
 from patch_compile.runtime.locate import open_generator
-from patch_compile.runtime.sampling import Sampling
+from patch_compile.runtime.sampling import LogitsError, Sampling
 
 __all__ = ["Continuations", "generate"]
 
@@ -77,7 +77,10 @@ def generate(
             show(piece.text)
 
     start = time.perf_counter()
-    made = generator.generate(ids, settings, new_tokens=new_tokens, stop=stop, each=each)
+    try:
+        made = generator.generate(ids, settings, new_tokens=new_tokens, stop=stop, each=each)
+    except LogitsError as error:
+        raise PatchCompileError(f"The logits of {path} are not finite", error.why, error.fix) from None
     steps = max(len(one.tokens) for one in made) - 1
     return Continuations(
         generator.about,

@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from patch_compile.errors import HOW_TO_CORRECT, PatchCompileError, UsageError
 from patch_compile.runtime.decoder import Logits, Tokens
 
-__all__ = ["Sampler", "Sampling"]
+__all__ = ["LogitsError", "Sampler", "Sampling"]
+
+
+class LogitsError(PatchCompileError):
+    """Error for logits that are not finite. It does not name the model's file: a server's clients need not know it."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,10 @@ class Sampler:
     def choose(self, logits: Logits) -> Tokens:
         """Returns the next token of each row, `[batch]`. logits: `[batch, vocabulary]`.
 
-        Raises PatchCompileError for logits that are not finite: an activation overflowed.
+        Raises LogitsError for logits that are not finite: an activation overflowed.
         """
         if not np.isfinite(logits).all():
-            raise PatchCompileError(
+            raise LogitsError(
                 "The model's logits are not finite",
                 "An activation overflowed fp16.",
                 "Build with --dtype bfloat16.",

@@ -201,5 +201,5 @@ class TestGraph:
         value = helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
         node = helper.make_node("Identity", ["x"], ["y"])
         save(helper.make_model(helper.make_graph([node], "g", [value], [value])), tmp_path / "m.onnx")
-        with pytest.raises(PatchCompileError, match="The input x has no shape"):
+        with pytest.raises(PatchCompileError, match=r"The input x of .*\.onnx has no shape"):
             read_inputs(tmp_path / "m.onnx")

@@ -15,6 +15,9 @@ FILE = "stranger.onnx"
 INSPECT = f"inspect {FILE}"
 _BUILD = f"build {FILE} -o out --ratio 0.4 --method magnitude --tile 32x32 --backend onnx --lowering plugin"
 _PLAIN = (INSPECT, _BUILD)
+_SOLVE = (
+    f"{_BUILD.replace('magnitude', 'sparsegpt')} --calib inputs.npz",
+)  # it keeps new weights by the linears' names
 Change = Callable[[Any], Any]
 
 
@@ -201,8 +204,30 @@ def _plain() -> Iterator[tuple[str, Change]]:
     yield "a function that calls itself", lambda m: _functions(m, 1, own=True)
     yield "branches nested 30 deep", lambda m: _branches(m, 30)  # protobuf ends at 100 messages in each other
     yield "branches nested 5000 deep", lambda m: _nested_bytes(5000)
-    yield "a loop that never ends", _endless
     yield "20,000 nodes", lambda m: _chain(m, 20_000)
+
+
+def _linears() -> Iterator[tuple[str, Change]]:
+    """Yield changes of the name of a linear."""
+    for name in ("a/b", "../../../../outside", "/outside", "..", "x" * 300, "\x1b[31m"):
+        yield f"a linear called {name[:20]!r}", lambda m, n=f"{name}.weight": _renamed(m, n)
+
+
+def _renamed(model: Any, name: str) -> None:
+    weight = model.graph.initializer[0]
+    for node in model.graph.node:
+        node.input[:] = [name if one == weight.name else one for one in node.input]
+    weight.name = name
+
+
+def _with_inputs(make: Callable[[Sound, Path], None]) -> Callable[[Sound, Path], None]:
+    def made(sound: Sound, folder: Path) -> None:
+        import numpy as np
+
+        make(sound, folder)
+        np.savez(folder / "inputs.npz", x=np.random.default_rng(0).standard_normal((2, 16, 64)).astype("f4"))
+
+    return made
 
 
 def _full(value: float) -> Any:
@@ -328,9 +353,9 @@ def _bytes() -> Iterator[Case]:
         yield _case(name, lambda sound, folder, put=put: put(folder / FILE))
 
 
-def _case(name: str, make: Callable[[Sound, Path], None]) -> Case:
+def _case(name: str, make: Callable[[Sound, Path], None], **settings: Any) -> Case:
     """Returns a case whose complaints name the file or a weight in it."""
-    return Case("onnx", name, make, _PLAIN, named=("stranger", "first", "second", "input x"))
+    return Case("onnx", name, make, named=("stranger", "first", "second"), **{"commands": _PLAIN} | settings)
 
 
 def graph_cases() -> Iterator[Case]:
@@ -338,3 +363,6 @@ def graph_cases() -> Iterator[Case]:
     yield from _bytes()
     for name, change in _plain():
         yield _case(name, model_of(change))
+    yield _case("a loop that never ends", model_of(_endless), env={"PATCH_COMPILE_ONNX_SECONDS": "8"})
+    for name, change in _linears():
+        yield _case(name, _with_inputs(model_of(change)), commands=_SOLVE)

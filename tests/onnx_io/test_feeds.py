@@ -1,15 +1,21 @@
 """Calibration inputs: an array per graph input, with runs or samples along its first axis, or random arrays."""
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io import feeds
-from patch_compile.onnx_io.feeds import feeds_from_npz, random_feeds
+from patch_compile.onnx_io.feeds import feeds_from_npz, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import GraphInput
+from patch_compile.sources.onnx_model.read import read_onnx
+from tests.sources.onnx_model import graphs
 
+FILE = Path("model.onnx")
 OPEN = (GraphInput("ids", ("batch", "length")), GraphInput("image", ("batch", 3, 4)))
 DTYPES = {"ids": np.dtype(np.int64), "image": np.dtype(np.float32)}
 
@@ -150,18 +156,34 @@ class TestRandom:
     def test_open_dimensions_agree_between_inputs(self):
         inputs = (GraphInput("ids", ("batch", "length")), GraphInput("mask", ("batch", 1, "length")))
         dtypes = {"ids": np.dtype(np.int64), "mask": np.dtype(np.bool_)}
-        feeds = random_feeds(inputs, dtypes, {}, seed=0)
+        feeds = random_feeds(FILE, inputs, dtypes, {}, seed=0)
         assert (feeds[0]["ids"].shape, feeds[0]["mask"].shape) == ((2, 16), (2, 1, 16))
         assert {*np.unique(feeds[0]["ids"])} == {0, 1}
         assert feeds[0]["mask"].dtype == np.bool_
 
     def test_depend_on_the_seed_alone(self):
-        first, again, other = (random_feeds(OPEN, DTYPES, {}, seed=seed) for seed in (0, 0, 1))
+        first, again, other = (random_feeds(FILE, OPEN, DTYPES, {}, seed=seed) for seed in (0, 0, 1))
         assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
         assert not np.array_equal(first[0]["image"], other[0]["image"])
         assert not np.array_equal(first[0]["image"], first[1]["image"])
 
+    @pytest.mark.parametrize("dims", [(2**40,), (2,) * 300])
+    def test_of_a_size_that_no_machine_holds(self, dims):
+        with pytest.raises(PatchCompileError, match=r"The inputs of model\.onnx would take .* GiB") as error:
+            random_feeds(FILE, (GraphInput("x", dims),), {"x": np.dtype(np.float32)}, {}, seed=0)
+        assert len(str(error.value)) < 500
+
     def test_take_the_shapes_given(self):
-        feeds = random_feeds(OPEN, DTYPES, {"ids": (3, 5), "image": (3, 3, 4)}, seed=0)
+        feeds = random_feeds(FILE, OPEN, DTYPES, {"ids": (3, 5), "image": (3, 3, 4)}, seed=0)
         assert feeds[0]["ids"].shape == (3, 5)
         assert "ids 3×5" in feeds.words
+
+
+def test_an_input_of_text_is_refused_with_the_file_named(tmp_path):
+    nodes = [helper.make_node("Shape", ["t"], ["s"]), helper.make_node("Identity", ["x"], ["y"])]
+    path = graphs.save(tmp_path / "m.onnx", nodes, x=("batch", 4))
+    model = onnx.load(path)
+    model.graph.input.append(helper.make_tensor_value_info("t", TensorProto.STRING, [4]))
+    onnx.save(model, path)
+    with pytest.raises(PatchCompileError, match=rf"The input 't' of {path} is no tensor of numbers"):
+        input_dtypes(path, read_onnx(path))

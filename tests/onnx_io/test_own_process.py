@@ -4,11 +4,14 @@ import os
 import signal
 
 import numpy as np
+import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.own_process import _Process, check_loads, check_runs, run_model
+from patch_compile.onnx_io.patience import VARIABLE
+from patch_compile.onnx_io.session import errors_of_runs, open_session
 from tests.sources.onnx_model import graphs
 
 X = {"x": np.ones((2, 4), np.float32)}
@@ -60,3 +63,50 @@ def test_no_process_is_left(doubled):
     process = results.gi_frame.f_locals["process"]._process
     results.close()
     assert process.poll() is not None
+
+
+@pytest.fixture
+def endless(tmp_path):
+    """A model whose loop takes 2**62 turns."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Relu", ["v"], ["w"])],
+        "body",
+        [
+            value("i", TensorProto.INT64, []),
+            value("c", TensorProto.BOOL, []),
+            value("v", TensorProto.FLOAT, None),
+        ],
+        [value("d", TensorProto.BOOL, []), value("w", TensorProto.FLOAT, None)],
+    )
+    nodes = [helper.make_node("Loop", ["turns", "go", "x"], ["y"], body=body)]
+    path = graphs.save(tmp_path / "endless.onnx", nodes, x=("batch", 4))
+    model = onnx.load(path)
+    model.graph.initializer.append(helper.make_tensor("turns", TensorProto.INT64, [], [2**62]))
+    model.graph.initializer.append(helper.make_tensor("go", TensorProto.BOOL, [], [True]))
+    onnx.save(model, path)
+    return path
+
+
+def test_a_model_that_never_ends_is_ended(endless, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "4")
+    with pytest.raises(PatchCompileError, match=rf"more than 4 s to load {endless}") as error:
+        check_runs(endless, X, "Do that.")
+    assert VARIABLE in error.value.fix
+
+
+def test_a_run_in_this_process_that_never_ends_is_ended(endless, monkeypatch):
+    session = open_session(endless)
+    monkeypatch.setenv(VARIABLE, "0.2")
+    with (
+        pytest.raises(PatchCompileError, match=rf"more than 0\.2 s to load {endless}"),
+        errors_of_runs(endless) as options,
+    ):
+        session.run(None, X, options)
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-1", "nan", "inf", "1e9"])
+def test_seconds_that_are_none(doubled, monkeypatch, given):
+    monkeypatch.setenv(VARIABLE, given)
+    with pytest.raises(UsageError, match=rf"{VARIABLE} is '{given}'"):
+        check_loads(doubled)

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -281,3 +282,14 @@ assert "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
     tokens = open_generator(out_of("llama")).generate(PROMPTS[:1], new_tokens=3)[0].tokens
     assert done.stdout.strip() == str(tokens)
+
+
+def test_logits_that_are_not_finite_name_the_model(out_of: OutOf, tmp_path: Path) -> None:
+    out = shutil.copytree(out_of("llama"), tmp_path / "damaged")
+    model = onnx.load(out / "onnx/model.onnx")
+    (words,) = [one for one in model.graph.initializer if one.name == "model.embed_tokens.weight"]
+    values = onnx.numpy_helper.to_array(words)
+    words.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.inf), words.name))
+    onnx.save(model, out / "onnx/model.onnx")
+    done = run_here("run", out, PROMPTS[0], "--runner", "onnx", "--new-tokens", "2")
+    assert (done.returncode, f"error: The logits of {out} are not finite" in done.stderr) == (1, True)

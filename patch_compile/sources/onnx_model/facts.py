@@ -91,7 +91,7 @@ def _examined(asked: Recipe) -> OnnxFacts:
     found = find_onnx_linears(path, model)
     recipe = effective_recipe(asked, _sixteen_bit(found))
     coverage = _covered(found, recipe.include, recipe.exclude)
-    recipe, feeds, notes = _feeds(recipe, read_inputs(path), input_dtypes(model))
+    recipe, feeds, notes = _feeds(recipe, read_inputs(path), input_dtypes(path, model))
     if recipe.mask is None:
         notes = (*notes, f"method: {recipe.method}, {_why(recipe)}")
     stored = list(model.graph.initializers.values())
@@ -156,7 +156,7 @@ def _feeds(
         low, opt, high = shapes
         profile = parse_profile(inputs, min_shapes=low, opt_shapes=opt, max_shapes=high)
         sizes = {name: one.opt for name, one in profile.shapes.items()}
-    feeds = random_feeds(inputs, dtypes, sizes, recipe.seed)
+    feeds = random_feeds(recipe.model, inputs, dtypes, sizes, recipe.seed)
     return recipe, feeds, (f"compared on {feeds.words}: no --calib given",)
 
 

@@ -21,7 +21,7 @@ from tests.sources.onnx_model import graphs
 def gather(path, folder, feeds=None, threads=None):
     model = read_onnx(path)
     linears = find_onnx_linears(path, model).linears
-    feeds = feeds or random_feeds(read_inputs(path), input_dtypes(model), {}, seed=0)
+    feeds = feeds or random_feeds(path, read_inputs(path), input_dtypes(path, model), {}, seed=0)
     write_probe(model, linears, folder / "probe.onnx")
     assert [value.name for value in model.graph.outputs] == ["y"]  # unchanged
     steps = []

@@ -1,0 +1,41 @@
+"""Number of seconds for which ONNX Runtime may load a model, or run it once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from patch_compile.errors import PatchCompileError, UsageError
+
+__all__ = ["VARIABLE", "patience", "too_long"]
+
+VARIABLE = "PATCH_COMPILE_ONNX_SECONDS"  # environment variable with another number
+_SECONDS = 900
+_MOST = 10**6  # 11 days
+
+
+def patience() -> float:
+    """Returns the number of seconds. Raises UsageError if the variable holds none."""
+    given = os.environ.get(VARIABLE)
+    if not given:
+        return _SECONDS
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _MOST:
+        raise UsageError(
+            f"The environment variable {VARIABLE} is {given!r}",
+            "It holds the number of seconds for which ONNX Runtime may load a model, or run it once.",
+            f"Set it to a number above 0, at most {_MOST:,}, or unset it: the default is {_SECONDS}.",
+        )
+    return seconds
+
+
+def too_long(path: Path, seconds: float) -> PatchCompileError:
+    """Returns the error of a model for which the seconds were not enough."""
+    return PatchCompileError(
+        f"ONNX Runtime takes more than {seconds:g} s to load {path}, or to run it once",
+        "A loop that never ends does that, and a large model on a slow machine.",
+        f"Set the environment variable {VARIABLE} to more seconds, or give a model that ends.",
+    )
