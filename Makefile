@@ -103,6 +103,7 @@ docs: .venv/installed
 	$(BIN)/python docs/generate.py
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/performance.md
 	$(BIN)/python benchmarks/kernels/warpgroups.py --page docs/performance.md
+	$(BIN)/python -m benchmarks.quality.frontier
 
 models: .venv/installed
 	$(BIN)/python samples/models.py smollm2 $(MODEL)

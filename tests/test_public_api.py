@@ -33,6 +33,10 @@ INNER = {
     "benchmarks/memory.py": ("masklearn.text",),
     # Bars of runs that take half an hour.
     "benchmarks/quality/child.py": ("patch_compile.progress",),
+    # It draws with the axes, marks and colours of the program's pictures, at the bytes of the table of kinds.
+    "benchmarks/quality/frontier.py": (
+        "masklearn.masks.kinds", "patch_compile.hardware", "patch_compile.report",
+    ),
 }  # fmt: skip
 FILES = sorted(
     str(path.relative_to(ROOT)) for room in ("benchmarks", "samples") for path in (ROOT / room).rglob("*.py")

@@ -35,6 +35,8 @@ _MASKS, _SOLVED = "masks.safetensors", "solved"
 def run(spec: dict[str, Any]) -> dict[str, Any]:
     """Learn, and measure ratio, perplexity, seconds and peak memory; returns them with the records of training and repair.
 
+    With masks it also returns the share of the weights in tiles of each kind, and the bytes of a packed weight.
+
     spec: model, recipe (settings of `LearnRecipe`), baseline or None, scratch, eval, eval_windows, eval_length; keep:
     folder that receives masks and solved weights; prior: such a folder of an earlier run, from which only the repair is
     done. The result equals that of a whole run.
@@ -63,10 +65,22 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         value = measure(learned, windows, scratch / "model", recipe, update)
     if "keep" in spec:
         _keep(learned, Path(spec["keep"]))
-    found = {"reached": ratio, "perplexity": value, "seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
+    found: dict[str, Any] = {
+        "reached": ratio,
+        "perplexity": value,
+        "seconds": round(seconds, 1),
+        "peak_gib": round(peak, 2),
+    }
+    if learned.masks:
+        found |= _tiles(learned.masks)
     stored = learned.masks.record.as_metadata()
     records = {name: stored.get(name) for name in ("train", "repair")}
     return found | records | {"notes": progress.notes}
+
+
+def _tiles(masks: MaskSet) -> dict[str, Any]:
+    shares = {kind.name: round(weights / masks.weights, 6) for kind, weights in masks.by_kind().items()}
+    return {"kinds": shares, "bytes_per_weight": round(masks.bytes_per_weight, 6)}
 
 
 def _keep(learned: Learned, folder: Path) -> None:

@@ -19,15 +19,24 @@ count as its own. Seconds depend on what else the machine does. Perplexity is ex
 log-likelihood; the evaluation text is never calibrated or trained on. Repair "with labels" learns the calibration
 text's own tokens as well, which lowers perplexity while the divergence from the dense model ends higher than without:
 such rows are not to be compared with the others."""
+_PICTURE = """Marks are rows of the tables below, at the median of their seeds; a thin line is the range of the seeds.
+Numbers are ratios. Times are predicted, not measured, and for a large model whose linears have the same share of 2:4 tiles:
+the model of the tables is too small to gain. Rows with tiles whose time is not predicted are in the upper picture alone.
+Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture is that of the rows."""
+_KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
+([learning.md](learning.md#kinds-of-tiles)); another share of the weights is zeroed."""
+_KERNELS_RUN = frozenset({"dense", "2:4"})  # kinds of tiles
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would
 take."""
 
 
-def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = ()) -> str:
-    """The whole page; asked: the command line; large: rows of `benchmarks.memory`."""
+def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = (), picture: str = "") -> str:
+    """The whole page; asked: the command line; large: rows of `benchmarks.memory`; picture: the file beside it, if any."""
     machines = _machines([*rows, *large])
     parts = [_heading([*rows, *large], asked, machines)]
+    if picture:
+        parts += ["## What bytes buy", f"![Perplexity against bytes, and against time]({picture})", _PICTURE]
     ours = [row for row in rows if "protocol" not in row]
     for tile in dict.fromkeys(row["tile"] for row in ours):
         these = [row for row in ours if row["tile"] == tile]
@@ -36,6 +45,8 @@ def page(rows: Sequence[Row], asked: argparse.Namespace, large: Sequence[Row] = 
             "Perplexity. Several seeds: median (lowest … highest).",
             _perplexities(these),
         ]
+        if any("kinds auto" in row["method"] for row in these):
+            parts.append(_KINDS)
         parts += [
             f"Seconds of learning, peak memory of it in GiB{_where(machines)}.",
             _costs(these, machines),
@@ -186,7 +197,8 @@ def _best(rows: Sequence[Row]) -> str:
 
 def _ranked(row: Row) -> bool:
     """True when the row's perplexity may be compared with others'."""
-    return "not deployable" not in row["method"] and not (row.get("repair") or {}).get("label_weight")
+    runs = "not deployable" not in row["method"] and _KERNELS_RUN.issuperset(row.get("kinds") or ())
+    return runs and not (row.get("repair") or {}).get("label_weight")
 
 
 def _peers(rows: Sequence[Row]) -> str:

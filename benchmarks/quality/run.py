@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import origin
+from benchmarks.quality.frontier import SERIES, bytes_of, draw
 from benchmarks.quality.page import page
 from masklearn import Baseline, LearnRecipe
 
 RATIOS = (0.45, 0.35, 0.25)
 _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"
+AUTO = f"{NO_REPAIR}, kinds auto"
 OWN_TEXT = "oneshot, no repair, self-written text"
 PERMUTED = ", permuted"  # suffix of a row's name
 _PATCH_STEPS = 60  # half an hour on 2 cores, prior and solves included
@@ -99,6 +101,13 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
             found.append(Entry(f"oneshot + {minutes:g} min of repair{PERMUTED}", ratio, settings))
             name = f"oneshot + {minutes:g} min of repair with labels{PERMUTED}"
             found.append(Entry(name, ratio, settings | _LABELS))
+    for ratio in RATIOS:
+        asked = {
+            "method": "oneshot",
+            "kinds": "auto",
+            "bytes_per_weight": round(bytes_of({"reached": ratio}), 6),
+        }
+        found.append(Entry(AUTO, ratio, asked | {"repair": "none"}))
     own_text = oneshot[_ONE_RATIO] | {"repair": "none", "calib": None}
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
     joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
@@ -161,6 +170,12 @@ def protocol(asked: argparse.Namespace) -> dict[str, Any]:
     return about | {"files": [_digest(Path(path)) for path in (asked.model, asked.calib, asked.evaluation)]}
 
 
+def _named(asked: argparse.Namespace) -> dict[str, Any]:
+    """The protocol with the names of model and texts, as rows keep it. Their digests are in the rows' keys."""
+    names = {"model": asked.model.resolve().name, "calib": asked.calib.name, "eval": asked.evaluation.name}
+    return names | {name: value for name, value in protocol(asked).items() if name != "files"}
+
+
 def cells(asked: argparse.Namespace) -> list[Cell]:
     """All cells of the command line, the first seed of every tile size first."""
     about = protocol(asked)
@@ -200,11 +215,17 @@ def _wanted(table: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 
 
 def _digest(path: Path) -> str:
-    """Digest of a text's bytes, or of the names and sizes of a folder's files."""
+    """Digest of a text, or of the weights and the tokenizer of a model, which decide its perplexity.
+
+    The other files of a model depend on the versions of the packages that wrote them.
+    """
     if path.is_dir():
-        files = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*"))
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        files = sorted([*path.glob("*.safetensors"), *path.glob("tokenizer.json")])
+        return hashlib.sha256(
+            "".join(f"{file.name} {_digest(file)}\n" for file in files).encode()
+        ).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
@@ -235,7 +256,7 @@ def _run(asked: argparse.Namespace, cell: Cell, state: State) -> dict[str, Any]:
             measured["peak_gib"] = max(measured["peak_gib"], before["peak_gib"])
     about = {"method": entry.method, "ratio": entry.ratio, "tile": settings["tile"], "seed": settings["seed"]}
     about |= {"deployable": _NOT_DEPLOYABLE not in entry.method}
-    row = about | origin() | measured
+    row = about | origin() | measured | {"under": _named(asked)}
     if "keep" in spec:
         (Path(spec["keep"]) / _ROW).write_text(json.dumps(row), encoding="utf-8")
     return row
@@ -327,7 +348,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; finished rows are in {asked.state}", file=sys.stderr)
         return 130
-    text = page(rows, asked, [row for row in state.rows.values() if "shape" in row])
+    drawn, picture = [row for row in state.rows.values() if row.get("under") == _named(asked)], ""
+    if any(row["method"] in SERIES for row in drawn):
+        picture = asked.out.with_suffix(".svg").name
+        asked.out.with_name(picture).write_text(draw(drawn), encoding="utf-8")
+    text = page(rows, asked, [row for row in state.rows.values() if "shape" in row], picture)
     asked.out.write_text(text, encoding="utf-8")
     print(text)
     for label in failed:

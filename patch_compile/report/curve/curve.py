@@ -14,7 +14,7 @@ from patch_compile.report.page.labels import REACH, SIZE, Box, Point, place_labe
 from patch_compile.report.page.spelling import number
 from patch_compile.report.page.text_width import lines_within, text_width
 
-__all__ = ["MARKERS", "curve"]
+__all__ = ["MARKERS", "STAR", "curve"]
 
 _PLOT, _EDGE, _LINE = 340, 20, 18  # height of the axes, margin, and height of a line of text, in pixels
 _TITLE = 14 * 1.15  # of the font, in pixels, and as much wider as bold is
@@ -29,7 +29,7 @@ MARKERS = {
     "pointing down": "M0 7L6.6 -5H-6.6Z",
     "cross": "M-2.4 -6.6h4.8v4.2h4.2v4.8h-4.2v4.2h-4.8v-4.2h-4.2v-4.8h4.2Z",
 }
-_STAR = "M" + "L".join(
+STAR = "M" + "L".join(
     f"{radius * math.sin(turn * math.pi / 5):.1f} {-radius * math.cos(turn * math.pi / 5):.1f}"
     for turn, radius in enumerate((8.5, 3.5) * 5)
 ) + "Z"  # fmt: skip
@@ -71,7 +71,7 @@ def curve(report: CompareReport) -> dict[str, Any]:
         "x_ticks": x_ticks, "y_ticks": y_ticks,
         "dashed": dashed, "pareto": pareto,
         "marks": _marks(report, points),
-        "star": {"x": points[DENSE][0], "y": points[DENSE][1], "outline": _STAR,
+        "star": {"x": points[DENSE][0], "y": points[DENSE][1], "outline": STAR,
                  "words": _words(report, "dense", quality.dense, axis.dense)},
         "labels": place_labels(names, inside, [dashed, pareto]),
         "summary": _summary(report),

@@ -127,6 +127,13 @@ def test_a_key_holds_all_that_decides_a_row(command: list[str], tmp_path: Path) 
         assert not keys & set(
             others[len(keys) if more[0] == "--tile" else 0 :]
         )  # the first tile size is unchanged
+    model = Path(command[0])
+    (model / "tokenizer_config.json").write_text("{}")  # depends on the version of transformers
+    assert keys == {cell.key for cell in cells(arguments(command))}
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    changed = {cell.key for cell in cells(arguments(command))}
+    assert not keys & changed
     Path(command[2]).write_text("the cat sat " * 100)
     assert not keys & {cell.key for cell in cells(arguments(command))}
 
@@ -260,6 +267,8 @@ def test_a_run_reports_what_repair_did(command: list[str], tmp_path: Path) -> No
     found = run(spec | {"eval": command[4], "eval_windows": 2, "eval_length": 20})
     assert found["repair"]["steps"] == 2
     assert found["perplexity"] > 1.0
+    assert found["kinds"].keys() <= {"dense", "2:4"} and sum(found["kinds"].values()) == pytest.approx(1.0)
+    assert found["bytes_per_weight"] == pytest.approx(2 - 1.75 * found["reached"], abs=1e-5)
     assert 0.0 < found["peak_gib"] <= peak_gib() + 0.005  # the peak is rounded to two digits
 
 

@@ -1,0 +1,279 @@
+"""Draws what a packed weight's bytes, and a decode step's time, buy in perplexity: the picture of docs/quality.md.
+
+    python -m benchmarks.quality.frontier [docs/quality.json] [--check]
+
+It takes the rows that `benchmarks.quality.run` measured, of the protocol that most rows have, and writes the picture beside
+them; `--check` only says if the picture is that of the rows. The page's command draws it too.
+
+A row lies where its bytes put it: those of its own masks, or of 2:4 tiles at its ratio for rows that were measured when
+there was no other kind. Times are those that the planner predicts for a large model with the same share of 2:4 tiles, for
+the model that was measured is too small to gain. A row with tiles that no prediction knows has no place on that axis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.kernels.roofline import BATCH, GENERATED, MODELS, PROMPT, predict_model
+from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from patch_compile.hardware.cards import RatedCard, card_named
+from patch_compile.report.curve.curve import MARKERS, STAR
+from patch_compile.report.page.chart import Scale, linear_axis, loss_axis
+from patch_compile.report.page.labels import REACH, SIZE, Box, Point, place_labels
+from patch_compile.report.page.rendering import asset, themed
+from patch_compile.report.page.text_width import text_width
+
+__all__ = ["SERIES", "Spot", "bytes_of", "draw", "kinds_of", "main", "spots"]
+
+Row = Mapping[str, Any]
+
+_CARD, _MODEL = "A6000", "LLaMA-2-7B"
+_PREDICTED = frozenset({DENSE.name, TWO_FOUR.name})  # kinds of tiles that the planner predicts times of
+
+# Rows by their method: the name in the legend, outline, number of the colour, and the line between a series' points.
+SERIES = {
+    "dense": ("dense", "cross", 6, ""),
+    "sparsegpt 2:4": ("2:4 everywhere, SparseGPT", "triangle", 3, ""),
+    "ffn-only 2:4": ("2:4 in the feed-forward part, SparseGPT", "pointing down", 3, ""),
+    "oneshot, no repair": ("dense and 2:4 tiles", "circle", 1, ""),
+    "oneshot + 30 min of repair": ("dense and 2:4 tiles, half an hour of repair", "square", 1, "6 3"),
+    "sparsegpt 8:16 (not deployable yet)": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
+    "sparsegpt 12:16 (not deployable yet)": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
+    "oneshot, no repair, kinds auto": ("tiles of all kinds (auto)", "star", 2, "2 3"),
+}
+_OUTLINES = MARKERS | {"star": STAR}
+_TIMED = (
+    f"predicted ms of a decode step of {_MODEL} with as many 2:4 tiles: less to the right\n{_CARD}, batch {BATCH}, "
+    f"{PROMPT} + {GENERATED} tokens"
+)
+_WIDTH, _PANEL, _EDGE, _LINE = 720, 280, 20, 18  # pixels; _PANEL: height of a pair of axes
+
+
+@dataclass(frozen=True)
+class Spot:
+    """The rows of one method at one ratio, of all seeds. ms: predicted milliseconds of a decode step, if there are any."""
+
+    method: str
+    label: str
+    taken: float
+    ms: float | None
+    losses: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """Median perplexity."""
+        return median(self.losses)
+
+
+def kinds_of(row: Row) -> frozenset[str]:
+    """Returns the names of the kinds of tiles that a row has. Rows without a record of them have dense and 2:4 tiles."""
+    return frozenset(row.get("kinds") or (DENSE.name, TWO_FOUR.name))
+
+
+def bytes_of(row: Row) -> float:
+    """Returns the bytes of a packed 16-bit weight, on average."""
+    if (taken := row.get("bytes_per_weight")) is not None:
+        return float(taken)
+    saved = (BYTES_DENSE - TWO_FOUR.bytes_per_weight) / TWO_FOUR.zeros
+    return float(BYTES_DENSE - saved * row["reached"])
+
+
+def spots(rows: Sequence[Row]) -> list[Spot]:
+    """Returns the spots of the picture, in the order of the legend: rows of its methods, at the tile size that most have."""
+    shown = [row for row in rows if row.get("method") in SERIES]
+    tile = Counter(row["tile"] for row in shown).most_common(1)[0][0] if shown else ""
+    found: dict[tuple[str, Any], list[Row]] = {}
+    for row in shown:
+        if row["tile"] == tile:
+            found.setdefault((row["method"], row["ratio"]), []).append(row)
+    made = [_spot(method, alike) for (method, _), alike in found.items()]
+    return sorted(made, key=lambda spot: (list(SERIES).index(spot.method), spot.taken))
+
+
+def _spot(method: str, rows: Sequence[Row]) -> Spot:
+    first = rows[0]
+    timed = kinds_of(first) <= _PREDICTED
+    label = (
+        f"{first['ratio']:.2f}" if first["ratio"] is not None else "" if timed else ",".join(kinds_of(first))
+    )
+    ms = _decode_ms(first["reached"]) if timed else None
+    return Spot(method, label, bytes_of(first), ms, tuple(sorted(row["perplexity"] for row in rows)))
+
+
+@cache
+def _decode_ms(ratio: float) -> float:
+    card = card_named(_CARD)
+    assert isinstance(card, RatedCard)
+    times = predict_model(card, MODELS[_MODEL], round(ratio, 3)).times.decode
+    return (times.planned if ratio else times.dense) / (GENERATED - 1)
+
+
+def draw(rows: Sequence[Row]) -> str:
+    """Returns the picture as SVG. Equal rows give equal text. Raises ValueError if no row is of a method that it shows."""
+    found = spots(rows)
+    if not found:
+        raise ValueError(f"no row is of a method that is drawn: {', '.join(SERIES)}")
+    legend, height = _legend(found)
+    parts = [legend]
+    losses = [loss for spot in found for loss in spot.losses]
+    left = _EDGE + 34
+    timed = [(spot, spot.ms) for spot in found if spot.ms is not None]
+    for values, words in (
+        (
+            [(spot, spot.taken) for spot in found],
+            "bytes of a packed 16-bit weight, on average: fewer to the right",
+        ),
+        (timed, _TIMED),
+    ):
+        top = height + 2 * _LINE
+        y, y_ticks = loss_axis(losses, top + _PANEL, top)
+        x, x_ticks = linear_axis([value for _, value in values], 0.07, _WIDTH - _EDGE, left)
+        lines = [
+            (_EDGE, top - 8, said_of(rows[0])),
+            ((left + _WIDTH - _EDGE) / 2, top + _PANEL + 2 * _LINE, words),
+        ]
+        parts += [_frame(left, top, x_ticks, y_ticks), *_texts(lines), _panel(values, x, y, left, top)]
+        height = top + _PANEL + (2.6 + words.count("\n")) * _LINE
+    style = themed(asset("chart.css") + asset("curve.css", "patch_compile.report.curve"))
+    what = "Perplexity against bytes of a weight, and against predicted time of a decode step"
+    size = f'width="{_WIDTH}" height="{height:.0f}" viewBox="0 0 {_WIDTH} {height:.0f}"'
+    return "\n".join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} role="img" aria-labelledby="what">',
+        f'<title id="what">{what}</title>', f"<style>\n{style}\n</style>",
+        '<rect class="paper" width="100%" height="100%"/>', *parts, "</svg>", "",
+    ])  # fmt: skip
+
+
+def said_of(row: Row) -> str:
+    """Returns the name of the vertical axis: what was measured, on which text."""
+    under = row["under"]
+    on = f"{under['eval']}, first {under['eval_windows']} windows × {under['eval_length']} tokens"
+    return f"perplexity of {under['model']} on {on} (lower is better)"
+
+
+def _texts(lines: Sequence[tuple[float, float, str]]) -> Iterator[str]:
+    """Yield texts at places, the later ones centred."""
+    for i, (x, y, words) in enumerate(lines):
+        for j, line in enumerate(words.split("\n")):
+            yield f'<text class="{"label " * (i > 0)}what" x="{x}" y="{y + j * 16:.1f}">{escape(line)}</text>'
+
+
+def _legend(found: Sequence[Spot]) -> tuple[str, float]:
+    """Returns the legend, and the pixel below it."""
+    there = Counter(SERIES[spot.method] for spot in found)
+    x, y, parts = float(_EDGE), float(_EDGE), []
+    for (words, outline, colour, dash), count in there.items():
+        width = 3 * REACH + text_width(words, SIZE)
+        if x > _EDGE and x + width > _WIDTH - _EDGE:
+            x, y = float(_EDGE), y + _LINE
+        if count > 1:
+            parts.append(_line([(x - 2, y), (x + 18, y)], colour, dash))
+        parts.append(_mark(outline, colour, (x + 8, y)))
+        parts.append(f'<text class="what" x="{x + 22:.1f}" y="{y + 4:.1f}">{escape(words)}</text>')
+        x += width + _LINE
+    return "\n".join(parts), y
+
+
+def _frame(
+    left: float,
+    top: float,
+    x_ticks: Sequence[tuple[float, str]],
+    y_ticks: Sequence[tuple[float, str]],
+) -> str:
+    right, base = _WIDTH - _EDGE, top + _PANEL
+    lines = [f'<line x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>' for y, _ in y_ticks]
+    beside = [f'<text x="{left - 8}" y="{y}" dy=".35em">{text}</text>' for y, text in y_ticks]
+    below = [f'<text x="{x}" y="{base + 18:.1f}">{text}</text>' for x, text in x_ticks]
+    return "\n".join([
+        f'<g class="grid">{"".join(lines)}</g>', f'<g class="ticks y">{"".join(beside)}</g>',
+        f'<g class="ticks x">{"".join(below)}</g>',
+        f'<line class="axis" x1="{left}" x2="{right}" y1="{base:.1f}" y2="{base:.1f}"/>',
+    ])  # fmt: skip
+
+
+def _panel(values: Sequence[tuple[Spot, float]], x: Scale, y: Scale, left: float, top: float) -> str:
+    """Returns lines, ranges of seeds, marks and labels. A mark's title says its numbers."""
+    parts, lines, labels = [], [], []
+    for series in dict.fromkeys(SERIES[spot.method] for spot, _ in values):
+        _, _, colour, dash = series
+        own = sorted((x(value), y(spot.loss)) for spot, value in values if SERIES[spot.method] == series)
+        if len(own) > 1:
+            lines.append(own)
+            parts.append(_line(own, colour, dash))
+    for spot, value in values:
+        words, outline, colour, _ = SERIES[spot.method]
+        point = x(value), y(spot.loss)
+        if len(spot.losses) > 1:
+            parts.append(_range(point[0], y(spot.losses[0]), y(spot.losses[-1]), colour))
+        said = f"{words}{', ' * bool(spot.label)}{spot.label}: perplexity {spot.loss:.2f}, {value:.4g}"
+        parts.append(_mark(outline, colour, point, said))
+        labels.append((spot.label, point))
+    inside = Box(left, top, _WIDTH - _EDGE, top + _PANEL)
+    for label in place_labels([one for one in labels if one[0]], inside, lines):
+        parts.append(f'<text class="name" x="{label.x}" y="{label.y}">{label.text}</text>')
+    return "\n".join(parts)
+
+
+def _mark(outline: str, colour: int, at: Point, words: str = "") -> str:
+    title = f"<title>{escape(words)}</title>" if words else ""
+    place = f"translate({at[0]:.1f} {at[1]:.1f})"
+    return f'<path class="mark c{colour}" transform="{place}" d="{_OUTLINES[outline]}">{title}</path>'
+
+
+def _range(x: float, low: float, high: float, colour: int) -> str:
+    """A thin line with ends, beside which a mark is large."""
+    path = f"M{x} {low}V{high}" + "".join(f"M{x - 4:.1f} {y}h8" for y in (low, high))
+    return f'<path class="mark c{colour}" style="fill:none;stroke-width:1" d="{path}"/>'
+
+
+def _line(points: Sequence[Point], colour: int, dash: str) -> str:
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<path class="mark c{colour}" style="fill:none"{dashed} d="M{path}"/>'
+
+
+def of_one_protocol(rows: Sequence[Row]) -> list[Row]:
+    """Returns our own rows of the protocol that most of them have."""
+    ours = [row for row in rows if "under" in row]
+    counts = Counter(json.dumps(row["under"], sort_keys=True) for row in ours)
+    most = counts.most_common(1)[0][0] if counts else ""
+    return [row for row in ours if json.dumps(row["under"], sort_keys=True) == most]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write or check the picture. Returns the exit code: 1 if the picture that is there is another one."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.frontier", description=__doc__)
+    parser.add_argument("state", type=Path, nargs="?", default=Path("docs/quality.json"))
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit with 1 if the picture is not that of the rows",
+    )
+    asked = parser.parse_args(argv)
+    rows = json.loads(asked.state.read_text(encoding="utf-8"))
+    drawn, picture = draw(of_one_protocol(list(rows.values()))), asked.state.with_suffix(".svg")
+    if not asked.check:
+        picture.write_text(drawn, encoding="utf-8")
+        return 0
+    if picture.is_file() and picture.read_text(encoding="utf-8") == drawn:
+        return 0
+    print(
+        f"{picture} is not the picture of {asked.state}: python -m benchmarks.quality.frontier",
+        file=sys.stderr,
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
