@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from patch_compile.bench.points import MakeFeed
 from patch_compile.errors import PatchCompileError, sentence
-from patch_compile.onnx_io.session import SILENT
+from patch_compile.onnx_io.session import CPU
 from patch_compile.out.bench import Phase
 
 __all__ = ["OnnxRunner"]
@@ -37,12 +37,14 @@ class OnnxRunner:
     def __init__(self, path: Path) -> None:
         import onnxruntime as ort
 
+        from patch_compile.onnx_io.limited import SILENT, LimitedSession
+
         options = ort.SessionOptions()
         options.log_severity_level = SILENT
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = LimitedSession(path, options, (CPU,))
         except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
             raise PatchCompileError(
                 f"ONNX Runtime cannot load {path}", sentence(str(error).splitlines()[0])
@@ -70,9 +72,10 @@ class OnnxRunner:
 
     def run(self) -> float:
         """See `TimedModel`."""
-        start = time.perf_counter()
-        self._session.run_with_iobinding(self._binding)
-        return (time.perf_counter() - start) * 1e3
+        with self._session.limited() as limit:
+            start = time.perf_counter()
+            self._session.run_with_iobinding(self._binding, limit)
+            return (time.perf_counter() - start) * 1e3
 
     def close(self) -> None:
         """See `TimedModel`."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
-from patch_compile.onnx_io.patience import patience, too_long
+from patch_compile.onnx_io.patience import MOST, VARIABLE, patience, too_long
 from patch_compile.onnx_io.session import open_session, run_session
 
 __all__ = ["check_loads", "check_runs", "run_in_turns", "run_model"]
@@ -84,7 +84,10 @@ class _Process:
     def __init__(self, path: Path, fix: str, threads: int | None = None) -> None:
         self._path, self._fix, self._threads = path, fix, threads
         self._patience = patience()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            VARIABLE: str(MOST),
+        }  # this one ends it
         self._process = subprocess.Popen(
             [sys.executable, "-m", __spec__.name],
             stdin=subprocess.PIPE,

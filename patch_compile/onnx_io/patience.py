@@ -7,11 +7,11 @@ from pathlib import Path
 
 from patch_compile.errors import PatchCompileError, UsageError
 
-__all__ = ["VARIABLE", "patience", "too_long"]
+__all__ = ["MOST", "VARIABLE", "patience", "too_long"]
 
 VARIABLE = "PATCH_COMPILE_ONNX_SECONDS"  # environment variable with another number
 _SECONDS = 900
-_MOST = 10**6  # 11 days
+MOST = 10**6  # 11 days
 
 
 def patience() -> float:
@@ -23,11 +23,11 @@ def patience() -> float:
         seconds = float(given)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds <= _MOST:
+    if not 0 < seconds <= MOST:
         raise UsageError(
             f"The environment variable {VARIABLE} is {given!r}",
             "It holds the number of seconds for which ONNX Runtime may load a model, or run it once.",
-            f"Set it to a number above 0, at most {_MOST:,}, or unset it: the default is {_SECONDS}.",
+            f"Set it to a number above 0, at most {MOST:,}, or unset it: the default is {_SECONDS}.",
         )
     return seconds
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,20 +13,18 @@ from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.feeds import Feed
-from patch_compile.onnx_io.patience import patience, too_long
 
-__all__ = ["CPU", "GPU", "SILENT", "errors_of_runs", "open_session", "run_session"]
+__all__ = ["CPU", "GPU", "errors_of_runs", "open_session", "run_session"]
 
 # `[ONNXRuntimeError] : 1 : FAIL : `, and `/onnxruntime_src/…/reshape_helper.h:91 onnxruntime::F::F(int, bool) `
 _PLACES = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)( const)? "
 )
-SILENT = 4  # log severity; errors are raised, so logging them too is not needed
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 def open_session(path: Path, providers: tuple[str, ...] = (CPU,), threads: int | None = None) -> Any:
-    """Open an ONNX Runtime session. It logs nothing: its warnings are about constant folding.
+    """Open an ONNX Runtime session whose runs end. It logs nothing: its warnings are about constant folding.
 
     threads: number of threads of an operator on a CPU, None for one per core. Some operators, such as a ReduceMean over
     neither the first nor the last axis, round by their number.
@@ -36,11 +33,13 @@ def open_session(path: Path, providers: tuple[str, ...] = (CPU,), threads: int |
     """
     import onnxruntime as ort
 
+    from patch_compile.onnx_io.limited import SILENT, LimitedSession
+
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     try:
-        return ort.InferenceSession(str(path), options, providers=list(providers))
+        return LimitedSession(path, options, providers)
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
         fix = "Check the file: `patch-compile inspect` it."
         if "NOT_IMPLEMENTED" in str(error):
@@ -58,17 +57,15 @@ def run_session(
 
     Raises PatchCompileError if the model does not run on the feed.
     """
-    import onnxruntime as ort
-
-    quiet = ort.RunOptions()
-    quiet.log_severity_level = SILENT
     types = {i.name: i.type for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
     asked = [name for name in names if name not in feed]
     widened = {name: _widened(array, types[name]) for name, array in feed.items()}
     try:
         # ONNX Runtime takes an empty list to mean all outputs.
-        made = dict(zip(asked, session.run(asked, widened, quiet), strict=True)) if asked else {}
+        made = dict(zip(asked, session.run(asked, widened), strict=True)) if asked else {}
+    except PatchCompileError:
+        raise
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
         raise PatchCompileError(
@@ -80,31 +77,21 @@ def run_session(
 
 
 @contextmanager
-def errors_of_runs(path: Path) -> Iterator[Any]:
-    """Yield the options of one run. Its errors become PatchCompileErrors about the model, whose inputs are ours and right.
+def errors_of_runs(path: Path) -> Iterator[None]:
+    """Raise an error of ONNX Runtime as a PatchCompileError about the model, whose inputs are ours and right.
 
-    The run ends with an error after the seconds of `patience`, as soon as the operator that runs then has ended.
     path: of the session's model.
     """
-    import onnxruntime as ort
-
-    options, seconds = ort.RunOptions(), patience()
-    options.log_severity_level = SILENT
-    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
-    timer.daemon = True
-    timer.start()
     try:
-        yield options
+        yield
+    except PatchCompileError:
+        raise
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
-        if options.terminate:
-            raise too_long(path, seconds) from error
         raise PatchCompileError(
             f"ONNX Runtime cannot run {path}",
             _cause(error),
             "The file is damaged or no decoder: `patch-compile inspect` it, or build it again.",
         ) from error
-    finally:
-        timer.cancel()
 
 
 def _cause(error: Exception) -> str:

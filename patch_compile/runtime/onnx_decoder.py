@@ -90,9 +90,8 @@ class OnnxDecoder:
 
     def step(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> tuple[Logits, Cache]:
         """Returns the logits, fp32 `[batch, sequence, vocabulary]`, and the cache with the new tokens."""
-        with errors_of_runs(self.path) as options:
-            made = self.session.run(None, self.feed(ids, cache, mask), options)
-        out = dict(zip(self.outputs, made, strict=True))
+        with errors_of_runs(self.path):
+            out = dict(zip(self.outputs, self.session.run(None, self.feed(ids, cache, mask)), strict=True))
         logits = out.pop("logits").astype(np.float32)
         return logits, {name.replace(_PRESENT, _PAST): value for name, value in out.items()}
 
@@ -136,7 +135,7 @@ class OnnxDecoding:
         self._cache = {name: _values(one)[list(rows), :, first:] for name, one in self._cache.items()}
 
     def _run(self, ids: Tokens) -> Logits:
-        with errors_of_runs(self._decoder.path) as options:
+        with errors_of_runs(self._decoder.path):
             binding = self._decoder.session.io_binding()
             for name, value in self._decoder.feed(ids, self._cache, self._mask).items():
                 if isinstance(value, np.ndarray):
@@ -145,7 +144,7 @@ class OnnxDecoding:
                     binding.bind_ortvalue_input(name, value)
             for name in self._decoder.outputs:
                 binding.bind_output(name, "cpu" if name == "logits" else self._decoder.device)
-            self._decoder.session.run_with_iobinding(binding, options)
+            self._decoder.session.run_with_iobinding(binding)
         made = dict(zip(self._decoder.outputs, binding.get_outputs(), strict=True))
         logits: NDArray[Any] = made.pop("logits").numpy()
         self._cache = {name.replace(_PRESENT, _PAST): value for name, value in made.items()}

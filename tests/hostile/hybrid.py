@@ -97,8 +97,41 @@ def _tensor(model: Any, name: str, change: Callable[[Any], Any], numpy_helper: A
     raise AssertionError(f"{name} is no initializer")
 
 
+def _endless(model: Any) -> None:
+    """The ids of tokens go through a loop of 2**62 turns."""
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info
+    model.graph.initializer.extend(
+        [
+            helper.make_tensor("turns", TensorProto.INT64, [], [2**62]),
+            helper.make_tensor("go", TensorProto.BOOL, [], [True]),
+        ]
+    )
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Abs", ["v"], ["w"])],
+        "body",
+        [
+            value("i", TensorProto.INT64, []),
+            value("c", TensorProto.BOOL, []),
+            value("v", TensorProto.INT64, None),
+        ],
+        [value("d", TensorProto.BOOL, []), value("w", TensorProto.INT64, None)],
+    )
+    for node in model.graph.node:
+        node.input[:] = ["looped" if name == "input_ids" else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Loop", ["turns", "go", "input_ids"], ["looped"], body=body))
+
+
 def hybrid_cases() -> Iterator[Case]:
     """Yield the cases of this file."""
     for number, (name, change) in enumerate(_changes()):
         commands = (INSPECT, _RUN) if number % 3 == 0 else (INSPECT,)
         yield Case("hybrid onnx", name, model_of(change, "out/onnx/model.onnx"), commands)
+    yield Case(
+        "hybrid onnx",
+        "a loop that never ends",
+        model_of(_endless, "out/onnx/model.onnx"),
+        (INSPECT, _RUN),
+        env={"PATCH_COMPILE_ONNX_SECONDS": "5"},
+    )

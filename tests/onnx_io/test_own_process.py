@@ -8,10 +8,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from patch_compile.bench.onnx_runner import OnnxRunner
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.own_process import _Process, check_loads, check_runs, run_model
 from patch_compile.onnx_io.patience import VARIABLE
-from patch_compile.onnx_io.session import errors_of_runs, open_session
+from patch_compile.onnx_io.session import open_session, run_session
+from patch_compile.out.bench import Phase
 from tests.sources.onnx_model import graphs
 
 X = {"x": np.ones((2, 4), np.float32)}
@@ -95,14 +97,25 @@ def test_a_model_that_never_ends_is_ended(endless, monkeypatch):
     assert VARIABLE in error.value.fix
 
 
+def timed(path):
+    runner = OnnxRunner(path)
+    runner.prepare(lambda: X, Phase.PREFILL)
+    return runner.run()
+
+
 def test_a_run_in_this_process_that_never_ends_is_ended(endless, monkeypatch):
     session = open_session(endless)
+    binding = session.io_binding()
+    binding.bind_cpu_input("x", X["x"])
+    binding.bind_output("y", "cpu")
     monkeypatch.setenv(VARIABLE, "0.2")
-    with (
-        pytest.raises(PatchCompileError, match=rf"more than 0\.2 s to load {endless}"),
-        errors_of_runs(endless) as options,
+    for run in (
+        lambda: run_session(session, endless, X),
+        lambda: session.run_with_iobinding(binding),
+        lambda: timed(endless),
     ):
-        session.run(None, X, options)
+        with pytest.raises(PatchCompileError, match=rf"more than 0\.2 s to load {endless}"):
+            run()
 
 
 @pytest.mark.parametrize("given", ["soon", "0", "-1", "nan", "inf", "1e9"])

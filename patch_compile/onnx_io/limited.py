@@ -1,0 +1,60 @@
+"""An ONNX Runtime session whose runs end. It is imported where ONNX Runtime is needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from patch_compile.onnx_io.patience import patience, too_long
+
+__all__ = ["SILENT", "LimitedSession"]
+
+SILENT = 4  # log severity; errors are raised, so logging them too is not needed
+
+
+class LimitedSession(ort.InferenceSession):  # type: ignore[misc]
+    """A session that ends a run after the seconds of `patience`, as soon as the operator that runs then has ended.
+
+    Its runs raise PatchCompileError in that case.
+    """
+
+    def __init__(self, path: Path, options: Any, providers: tuple[str, ...]) -> None:
+        super().__init__(str(path), options, providers=list(providers))
+        self._limited_path = path
+
+    @contextmanager
+    def limited(self) -> Iterator[Any]:
+        """Yield the options of one run in the block, which is limited and logs nothing."""
+        options, seconds = ort.RunOptions(), patience()
+        options.log_severity_level = SILENT
+        timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield options
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
+            if options.terminate:
+                raise too_long(self._limited_path, seconds) from error
+            raise
+        finally:
+            timer.cancel()
+
+    def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
+        """See `InferenceSession`. run_options: those of `limited`; None limits this run."""
+        if run_options is not None:
+            return super().run(output_names, input_feed, run_options)
+        with self.limited() as options:
+            return super().run(output_names, input_feed, options)
+
+    def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
+        """See `run`."""
+        if run_options is not None:
+            super().run_with_iobinding(iobinding, run_options)
+            return
+        with self.limited() as options:
+            super().run_with_iobinding(iobinding, options)
