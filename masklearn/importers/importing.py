@@ -13,10 +13,11 @@ from masklearn.checkpoint.orientation import from_stored
 from masklearn.errors import PatchCompileError
 from masklearn.importers.base import IMPORTERS, Importer, Published, first_few
 from masklearn.importers.detect import detect_format
+from masklearn.importers.kind_search import KindSearch
 from masklearn.importers.mosaic import Mosaic, mosaic_of, zeros_per_group
 from masklearn.importers.nonzero import nonzero
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, TileSize, tile_of
-from masklearn.masks.kinds.allowed import allowed_kinds, only_two_four
+from masklearn.masks.kinds.allowed import allowed_kinds, left_out_of_auto, only_two_four
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
@@ -42,7 +43,7 @@ def import_masks(
 ) -> MaskSet:
     """Import the masks of `source` for the covered linears of a model.
 
-    format: a name of `IMPORTERS`, None to detect it; tile: (rows, columns), None to find it by its 2:4 tiles; kinds: kinds
+    format: a name of `IMPORTERS`, None to detect it; tile: (rows, columns), None to find the largest that fits; kinds: kinds
     of tiles that are looked for, see `kinds.allowed`: a tile gets the tightest one that holds it; progress: see `OnStep`;
     note: called with a line for each finding and decision. Memory: one weight, and the patterns.
 
@@ -119,26 +120,47 @@ class _Import:
         if not mosaics:
             self.note(f"tile: {_words(DEFAULT_TILE)} (every group is 2:4, so any size would do)")
             return DEFAULT_TILE
-        search = TileSearch([self.coverage.linears[name] for name in mosaics], self.published.smallest)
-        for done, name in enumerate(mosaics, start=1):
-            search.add(self.published.read(name))
-            self.progress("finding the tile size", done, len(mosaics))
-        size = search.result()
-        if size is None and not only_two_four(self.kinds):
-            self.note(
-                f"tile: {_words(DEFAULT_TILE)} (too few 2:4 groups to find it by; --tile names another)"
-            )
-            return DEFAULT_TILE
-        if size is None and not self.published.uniform:
+        plain = only_two_four(self.kinds)
+        size = self._by_two_four(mosaics) if plain else self._by_kinds(mosaics)
+        if size is None and plain and not self.published.uniform:
             raise self._no_tile()
-        self.note(f"tile: {_words(size or DEFAULT_TILE)} (the largest that loses no 2:4 area)")
+        why = "loses no 2:4 area" if plain else "takes no more bytes than smaller ones"
+        why = (
+            f"the largest that {why}"
+            if size or plain
+            else "too few tiles of these kinds to find it by; --tile names another"
+        )
+        self.note(f"tile: {_words(size or DEFAULT_TILE)} ({why})")
         return size or DEFAULT_TILE
+
+    def _by_two_four(self, mosaics: Sequence[str]) -> TileSize | None:
+        search = TileSearch([self.coverage.linears[name] for name in mosaics], self.published.smallest)
+        for _, kept in self._searched(mosaics):
+            search.add(kept)
+        return search.result()
+
+    def _by_kinds(self, mosaics: Sequence[str]) -> TileSize | None:
+        kinds = allowed_kinds(self.kinds, self.coverage.linears, (WHOLE, WHOLE))
+        search = KindSearch(kinds, self.published.smallest)
+        for name, kept in self._searched(mosaics):
+            search.add(name, kept)
+        return search.result()
+
+    def _searched(self, mosaics: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        for done, name in enumerate(mosaics, start=1):
+            yield name, self.published.read(name)
+            self.progress("finding the tile size", done, len(mosaics))
 
     def masks(self, size: TileSize) -> Iterator[tuple[str, LinearMask]]:
         """Yield the hybrid mask of every covered linear. Linears without a mask in the source are dense."""
         masked = set(self.published.names)
         tile = size[0] or WHOLE, size[1] or WHOLE
         kinds = allowed_kinds(self.kinds, self.coverage.linears, tile)
+        for missing, names in left_out_of_auto(self.kinds, self.coverage.linears, tile).items():
+            self.note(
+                f"kinds: {missing} are not looked for in {first_few(names)}: K or the columns of a tile are no "
+                "multiple of 64"
+            )
         for done, (name, shape) in enumerate(self.coverage.linears.items(), start=1):
             tile = tile_of(size, shape)
             yield name, self._mask(name, tile, kinds[name]) if name in masked else _dense(shape, tile)
@@ -155,7 +177,10 @@ class _Import:
             raise self._no_tile()
         self.note(f"ratio: {ratio:.4f} by pattern; {self.zeros / weights:.4f} of the weights are zero")
         if self.extra:
-            self.note(f"kept: {self.extra} weights that the source zeroes beyond two of a group of 4")
+            beyond = (
+                "two of a group of 4" if only_two_four(self.kinds) else "what the kind of their tile zeroes"
+            )
+            self.note(f"kept: {self.extra} weights that the source zeroes beyond {beyond}")
         if self.nearly:
             self.note(
                 f"dense: {sum(self.nearly.values())} tiles that are 2:4 but for a tenth of their groups or less "
@@ -174,7 +199,7 @@ class _Import:
             weight = f"{name}.weight"
             held = from_stored(self.checkpoint, weight, nonzero(self.checkpoint, weight))
             mosaic = mosaic_of(kept, tile, ~held, kinds)
-            self._check_dropped(name, mosaic, mosaic.dropped(kept) & held)
+            self._check_dropped(name, mosaic, mosaic.dropped(kept) & held, kinds)
         if mosaic.nearly:
             self.nearly[name] = mosaic.nearly
         return mosaic.mask
@@ -191,31 +216,53 @@ class _Import:
             "or from the pruned checkpoint.",
         )
 
-    def _check_dropped(self, name: str, mosaic: Mosaic, lost: NDArray[np.bool_]) -> None:
+    def _check_dropped(
+        self, name: str, mosaic: Mosaic, lost: NDArray[np.bool_], kinds: Sequence[TileKind]
+    ) -> None:
         """Count the zeros of the source that the hybrid mask does not have.
 
         lost: bool `[N, K]`, True for these zeros if the model's weight is not zero. Raises PatchCompileError if one is in a
-        dense tile. In a sparse tile they are third and fourth zeros of a group, which a hybrid mask can't have.
+        dense tile. In a pruned tile they are zeros of a group beyond those of its kind, which a hybrid mask can't have.
         """
         dense = lost.reshape(lost.shape[0], -1, GROUP).any(axis=-1) & ~mosaic.sparse
         if bool(dense.any()):
             row, group = np.argwhere(dense)[0].tolist()
             rows, columns = mosaic.mask.tile
             raise PatchCompileError(
-                f"The mask of {name} in {self.source} zeroes weights where it is not 2:4",
+                f"The mask of {name} in {self.source} zeroes weights where it is not {self._sought}",
                 f"It zeroes weights of row {row}, {_place(group)}, which the model has; but in the {rows}x{columns} "
-                "tile around them some group of 4 keeps more than two.",
+                f"tile around them some group {_keeps_more(kinds)}.",
                 "Leave out --tile or give a smaller one; give the very model that the masks were made for.",
             )
         self.extra += int(lost.sum())
 
+    @property
+    def _sought(self) -> str:
+        return "2:4" if only_two_four(self.kinds) else f"of one of the kinds {self.kinds}"
+
     def _no_tile(self) -> PatchCompileError:
+        if only_two_four(self.kinds):
+            return PatchCompileError(
+                f"{self.source} holds no 2:4 tiles",
+                "Nowhere do all groups of 4 along K (in_features) in a tile have two zeros: it is dense, or sparse "
+                "without structure.",
+                "Give masks or a checkpoint pruned 2:4 or to a mosaic; a smaller --tile finds smaller tiles; --kinds auto "
+                "finds tiles that keep n of 16.",
+            )
         return PatchCompileError(
-            f"{self.source} holds no 2:4 tiles",
-            "Nowhere do all groups of 4 along K (in_features) in a tile have two zeros: it is dense, or sparse "
-            "without structure.",
-            "Give masks or a checkpoint pruned 2:4 or to a mosaic; a smaller --tile finds smaller tiles.",
+            f"{self.source} holds no tiles of the kinds {self.kinds}",
+            "Nowhere do all groups of a tile keep as few weights as one of these kinds does. A group of n:16 is 16 weights "
+            "that lie strided in 64 columns of a row, not 16 neighbours.",
+            "Give masks or a checkpoint pruned so; a smaller --tile finds smaller tiles, of 64 columns or a multiple for "
+            "n:16.",
         )
+
+
+def _keeps_more(kinds: Sequence[TileKind]) -> str:
+    """Returns what some group of a tile does that none of the kinds holds, for an error."""
+    if list(kinds) == [TWO_FOUR]:
+        return "of 4 keeps more than two"
+    return f"keeps more than {' and '.join(kind.name for kind in kinds) or 'no kind'} allow"
 
 
 def _dense(shape: tuple[int, int], tile: tuple[int, int]) -> LinearMask:

@@ -1,6 +1,6 @@
 """Converts a published mask of zeros and ones to a hybrid mask."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from masklearn.masks.kinds.table import DENSE, TWO_FOUR, families_of
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
 
-__all__ = ["Mosaic", "mosaic_of", "zeros_per_group"]
+__all__ = ["Mosaic", "by_tightness", "mosaic_of", "zeros_per_group"]
 
 _NEARLY = 0.9  # a dense tile with at least this share of 2:4 groups was probably 2:4 before later training
 _LARGE = 64  # least number of groups of such a tile; in smaller tiles it may be chance
@@ -61,7 +61,7 @@ def mosaic_of(
     zeros = zeros_per_group(kept)
     dense_groups = tile_sums(zeros < 2, tile)
     chosen = np.full(dense_groups.shape, DENSE.code, np.uint8)
-    for kind in sorted(kinds, key=lambda one: (-one.bytes_per_weight, -one.code)):
+    for kind in by_tightness(kinds):
         chosen[_holds(kind, kept, tile)] = kind.code
     codes = {
         family.name: family.best(preference, kept_per_group(chosen, shape, tile, family.name))
@@ -76,6 +76,11 @@ def mosaic_of(
         & (groups >= _LARGE)
     )
     return Mosaic(mask, int(zeros.sum(dtype=np.int64)), int(nearly.sum()))
+
+
+def by_tightness(kinds: Iterable[TileKind]) -> list[TileKind]:
+    """Returns the kinds from the one that takes most bytes to the tightest; of those that take equal bytes 2:4 is last."""
+    return sorted(kinds, key=lambda one: (-one.bytes_per_weight, -one.code))
 
 
 def _holds(kind: TileKind, kept: NDArray[np.bool_], tile: tuple[int, int]) -> NDArray[np.bool_]:

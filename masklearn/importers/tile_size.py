@@ -7,6 +7,7 @@ sparse tiles. At larger sizes some tiles are partly dense, and the evidence in t
 
 from collections.abc import Iterable
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from masklearn.importers.mosaic import zeros_per_group
 from masklearn.masks.tiles import GROUP, tile_sums
 
-__all__ = ["DEFAULT_TILE", "TileSearch", "TileSize", "tile_of"]
+__all__ = ["DEFAULT_TILE", "LEAST", "LOSS", "TileSearch", "TileSize", "cell_sums", "tile_of", "tile_sizes"]
+
+_Number = TypeVar("_Number", np.int64, np.float64)
 
 # (rows, columns); None stands for all rows or columns of a linear.
 TileSize = tuple[int | None, int | None]
@@ -23,8 +26,8 @@ DEFAULT_TILE = (128, 128)
 
 _SIDES: tuple[int | None, ...] = (4, 8, 16, 32, 64, 96, 128, 192, 256, None)
 _WHOLE = 2**20  # stands for None where sizes are compared
-_LOSS = 1e-3  # share of the evidence that a tile size may lose: zeros from before pruning look like evidence
-_LEAST = 1e-2  # least share of all groups that must be evidence; less may be chance
+LOSS = 1e-3  # share of the evidence that a tile size may lose: zeros from before pruning look like evidence
+LEAST = 1e-2  # least share of all groups that must be evidence; less may be chance
 
 
 class TileSearch:
@@ -38,7 +41,7 @@ class TileSearch:
         self.smallest = smallest
         self.groups = sum(rows * columns for rows, columns in shapes) // GROUP
         self.evidence = 0
-        self.lost: dict[TileSize, int] = dict.fromkeys(_sizes(smallest), 0)
+        self.lost: dict[TileSize, int] = dict.fromkeys(tile_sizes(smallest), 0)
 
     def add(self, kept: NDArray[np.bool_]) -> None:
         """Count the evidence in a mask, bool `[N, K]`, True = kept, and how much of it each size would lose."""
@@ -52,14 +55,14 @@ class TileSearch:
             return
         for size in list(self.lost):
             self.lost[size] += total - self._explained(size, dense, evidence)
-            if self.lost[size] > _LOSS * self.groups:
+            if self.lost[size] > LOSS * self.groups:
                 del self.lost[size]
 
     def result(self) -> tuple[int | None, int | None] | None:
         """Returns the tile size, 128x128 if every size fits, or None if there is too little evidence of 2:4 tiles."""
-        if self.evidence < _LEAST * self.groups:
+        if self.evidence < LEAST * self.groups:
             return None
-        fit = [size for size, lost in self.lost.items() if lost <= _LOSS * self.evidence]
+        fit = [size for size, lost in self.lost.items() if lost <= LOSS * self.evidence]
         return DEFAULT_TILE if fit[0] == (None, None) else fit[0]
 
     def _explained(self, size: TileSize, dense: NDArray[np.int64], evidence: NDArray[np.int64]) -> int:
@@ -67,7 +70,7 @@ class TileSearch:
             length if side is None else side // self.smallest
             for side, length in zip(size, dense.shape, strict=True)
         )
-        return int(_sums(evidence, rows, columns)[_sums(dense, rows, columns) == 0].sum())
+        return int(cell_sums(evidence, rows, columns)[cell_sums(dense, rows, columns) == 0].sum())
 
 
 def tile_of(size: TileSize, shape: tuple[int, int]) -> tuple[int, int]:
@@ -75,7 +78,7 @@ def tile_of(size: TileSize, shape: tuple[int, int]) -> tuple[int, int]:
     return size[0] or shape[0], size[1] or shape[1]
 
 
-def _sizes(smallest: int) -> list[TileSize]:
+def tile_sizes(smallest: int) -> list[TileSize]:
     """Returns all tile sizes by falling area, and of equal areas the one nearest to a square first."""
 
     def order(size: TileSize) -> tuple[int, int]:
@@ -86,7 +89,8 @@ def _sizes(smallest: int) -> list[TileSize]:
     return sorted(product(sides, sides), key=order)
 
 
-def _sums(cells: NDArray[np.int64], rows: int, columns: int) -> NDArray[np.int64]:
+def cell_sums(cells: NDArray[_Number], rows: int, columns: int) -> NDArray[_Number]:
+    """Sum blocks of rows x columns cells; the last ones may be smaller."""
     down = np.add.reduceat(cells, np.arange(0, cells.shape[0], rows), axis=0)
-    sums: NDArray[np.int64] = np.add.reduceat(down, np.arange(0, cells.shape[1], columns), axis=1)
+    sums: NDArray[_Number] = np.add.reduceat(down, np.arange(0, cells.shape[1], columns), axis=1)
     return sums

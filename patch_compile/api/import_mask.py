@@ -26,7 +26,7 @@ def import_mask(
     """Import masks for the linears of `model` and write them to the file `out`, for `build(model, mask=out)`.
 
     source: an .npz of MaskLLM or PATCH, a pruned Hugging Face folder, or a folder of compressed-tensors. format: "auto"
-    detects it from the content. tile: (rows, columns) or "128x128"; None takes the largest tile that loses no 2:4 area.
+    detects it from the content. tile: (rows, columns) or "128x128"; None takes the largest tile that loses no sparsity.
     kinds: kinds of tiles to look for, "2:4", "auto" or names; a tile gets the tightest one that holds it. include,
     exclude: patterns of linears. force: replace `out`.
 

@@ -33,7 +33,7 @@ def _known_format(name: str) -> str:
 class ImportRequest(Settings):
     """Settings of `import-mask`.
 
-    tile: None takes the largest tile that loses no 2:4 area; kinds: kinds of tiles that are looked for, of which a tile gets
+    tile: None takes the largest tile that loses no sparsity; kinds: kinds of tiles that are looked for, of which a tile gets
     the tightest; format: "auto" detects it from the content.
     """
 

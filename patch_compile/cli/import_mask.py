@@ -21,7 +21,7 @@ _OWN = {
         "auto detects it by the content.",
         choices=("auto", *IMPORTERS),
     ),
-    "tile": Option("Tile size.", "ROWSxCOLS", "the largest that loses no 2:4 area"),
+    "tile": Option("Tile size.", "ROWSxCOLS", "the largest that loses no sparsity"),
     "kinds": Option(
         "Kinds of tiles to look for: 2:4, auto, a list such as 2:4,8:16, or PATTERN=LIST,…. A tile gets the tightest that "
         "holds it.",

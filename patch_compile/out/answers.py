@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
+from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.summary import TileSummary
 from masklearn.quality.record import BesideBaselines
@@ -32,7 +33,7 @@ class MaskedLinear(Record):
     @classmethod
     def of(cls, name: str, mask: LinearMask) -> Self:
         """Returns the row of a mask."""
-        count = TileCount(sparse=int(mask.tiles.sum()), all=mask.tiles.size)
+        count = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)
         return cls(name=name, shape=mask.shape, zeroed=mask.zeroed, tiles=count)
 
 

@@ -13,7 +13,7 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.names import decide, entries, parse_pattern
 
-__all__ = ["AUTO", "AUTO_KINDS", "allowed_kinds", "only_two_four", "parse_kinds"]
+__all__ = ["AUTO", "AUTO_KINDS", "allowed_kinds", "left_out_of_auto", "only_two_four", "parse_kinds"]
 
 AUTO = "auto"
 
@@ -65,6 +65,23 @@ def allowed_kinds(
             found[name] = tuple(kind_named(one) for one in pair[1])
             _check_fits(name, found[name], fits, columns, tile)
     return found
+
+
+def left_out_of_auto(
+    text: str, shapes: Mapping[str, tuple[int, int]], tile: tuple[int, int]
+) -> dict[str, list[str]]:
+    """Returns the kinds that `auto` leaves out because their groups do not fit, and the linears in which it does.
+
+    The names of the kinds are one text. The arguments are those of `allowed_kinds`.
+    """
+    decided, found = decide(_pairs(text), list(shapes), "--kinds"), allowed_kinds(text, shapes, tile)
+    missing: dict[str, list[str]] = {}
+    for name, kinds in found.items():
+        pair = decided[name]
+        if pair is not None and pair[1] == (AUTO,) and len(kinds) < len(AUTO_KINDS):
+            names = ", ".join(kind.name for kind in AUTO_KINDS if kind not in kinds)
+            missing.setdefault(names, []).append(name)
+    return missing
 
 
 def _check_fits(

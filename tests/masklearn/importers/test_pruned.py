@@ -8,12 +8,13 @@ from masklearn.checkpoint.checkpoint import Checkpoint
 from masklearn.checkpoint.prune import write_pruned_checkpoint
 from masklearn.errors import PatchCompileError
 from masklearn.importers.nonzero import nonzero
-from masklearn.masks.kinds.table import FAMILIES
+from masklearn.masks.kinds.table import FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import grid_shape
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
+from tests.mosaics import mosaic as random_mosaic
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -173,3 +174,56 @@ def test_a_tile_gets_the_tightest_kind_that_holds_it(make_dense, tmp_path) -> No
         assert {*np.unique(found[name].kinds).tolist()} <= {0, 3}
         assert not (keeps[name] & ~found[name].keep()).any()
         assert (found[name].kinds[(kinds[name] >= 2)] == 3).all()
+
+
+@pytest.mark.parametrize("tile", [(16, 64), (64, 64), (32, 128), (64, 192)])
+def test_the_size_of_tiles_of_16_is_found_and_messages_say_the_kinds(make_dense, tmp_path, tile) -> None:
+    dense = make_dense(hidden_size=192, intermediate_size=384, num_hidden_layers=1)
+    expected = {
+        name: random_mosaic(shape, tile, seed)
+        for seed, (name, shape) in enumerate(dense.coverage.linears.items())
+    }
+    keeps = {name: mask.keep() for name, mask in expected.items()}
+    source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
+    masks = dense.import_from(source, kinds=",".join(PRUNED))
+    assert (
+        f"tile: {tile[0]}x{tile[1]} (the largest that takes no more bytes than smaller ones)" in dense.notes
+    )
+    for name, mask in expected.items():
+        np.testing.assert_array_equal(masks[name].keep(), keeps[name])
+        np.testing.assert_array_equal(masks[name].kinds, mask.kinds)
+
+
+def test_kinds_that_auto_leaves_out_are_said(make_dense, tmp_path) -> None:
+    """`down_proj` has 72 columns, which groups of 16 do not fit; the tiles of all others are too narrow."""
+    dense = make_dense(hidden_size=64, intermediate_size=72, num_hidden_layers=1)
+    keeps = {
+        name: random_mosaic(shape, (16, 32), 1, [TWO_FOUR]).keep()
+        if shape[1] == 64
+        else np.ones(shape, np.bool_)
+        for name, shape in dense.coverage.linears.items()
+    }
+    source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
+    dense.import_from(source, tile=(16, 64), kinds="auto")
+    (said,) = [note for note in dense.notes if note.startswith("kinds:")]
+    assert said.startswith(
+        "kinds: 6:16, 8:16, 10:16, 12:16, 14:16 are not looked for in model.layers.0.mlp.down_proj:"
+    )
+    dense.notes.clear()
+    dense.import_from(source, tile=(16, 32), kinds="auto")
+    (said,) = [note for note in dense.notes if note.startswith("kinds:")]
+    assert "q_proj" in said and said.endswith("K or the columns of a tile are no multiple of 64")
+
+
+def test_errors_of_kinds_say_what_was_sought(make_dense, tmp_path) -> None:
+    dense = make_dense(hidden_size=64, intermediate_size=128, num_hidden_layers=1)
+    with pytest.raises(PatchCompileError, match="holds no tiles of the kinds 8:16,12:16") as caught:
+        dense.import_from(dense.checkpoint.path, kinds="8:16,12:16")
+    assert "strided in 64 columns" in caught.value.why and "of 64 columns or a multiple" in caught.value.fix
+    assert "too few tiles of these kinds to find it by; --tile names another" in " ".join(dense.notes)
+    with pytest.raises(PatchCompileError, match="can't have tiles of kind 8:16") as caught:
+        dense.import_from(dense.checkpoint.path, tile=(64, 32), kinds="8:16")
+    assert "K and the columns of a tile are multiples of 64; here they are 64 and 32" in caught.value.why
+    with pytest.raises(PatchCompileError, match="holds no 2:4 tiles") as caught:
+        dense.import_from(dense.checkpoint.path)
+    assert "--kinds auto finds tiles that keep n of 16" in caught.value.fix

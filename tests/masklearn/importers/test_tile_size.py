@@ -3,10 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masklearn.importers.kind_search import KindSearch
 from masklearn.importers.mosaic import mosaic_of
 from masklearn.importers.tile_size import DEFAULT_TILE, TileSearch, tile_of
+from masklearn.masks.kinds.table import PRUNED
 from masklearn.masks.tiles import expand_tiles
 from tests.masklearn.importers import sources
+from tests.mosaics import mosaic as random_mosaic
 
 
 def search(keeps, smallest: int = 16):
@@ -39,6 +42,38 @@ def test_the_size_that_was_pruned_with_is_found(tile, smallest, natural, seed) -
         lost += int((expand_tiles(mask.tiles, mask.shape, tile) & ~found).sum())
         assert np.prod(tile_of(size, mask.shape)) >= min(np.prod(tile), mask.weights)
     assert lost <= 1e-3 * sum(mask.pattern.size for mask in masks)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([(16, 64), (64, 64), (96, 64), (32, 128), (64, 192), (128, 256)]),
+    st.sampled_from([4, 16]),
+    st.floats(0.0, 0.02),
+    st.integers(0, 10**6),
+)
+def test_the_size_of_tiles_of_several_kinds_is_found(tile, smallest, natural, seed) -> None:
+    """At the size that is found tiles take as few bytes as at that of the pruning."""
+    rng = np.random.default_rng(seed)
+    masks = [
+        random_mosaic(shape, tile, seed + i) for i, shape in enumerate([(256, 320), (192, 256), (576, 192)])
+    ]
+    keeps = [mask.keep() & (rng.random(mask.shape) >= natural) for mask in masks]
+    kinds = tuple(PRUNED.values())
+    search = KindSearch({str(i): kinds for i in range(len(masks))}, smallest)
+    for i, keep in enumerate(keeps):
+        search.add(str(i), keep)
+    size = search.result()
+    assert size is not None
+    found = [
+        mosaic_of(keep, tile_of(size, mask.shape), kinds=kinds).mask
+        for mask, keep in zip(masks, keeps, strict=True)
+    ]
+    assert _taken(found) <= _taken(masks) * (1 + 2e-3)
+    assert np.prod([side or 10**4 for side in size]) >= np.prod(tile) or natural
+
+
+def _taken(masks):
+    return sum(kind.bytes_per_weight * count for mask in masks for kind, count in mask.by_kind().items())
 
 
 @pytest.mark.parametrize("tile", [(128, 320), (256, 16)])
