@@ -2,18 +2,23 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from safetensors import SafetensorError
 
 from masklearn.durable import flush_folder, flush_tree
+from masklearn.errors import PatchCompileError
 
 __all__ = ["Checkpoints", "History"]
 
 _FILE = "run.json"
+# Errors of the disk, in the words of torch and of safetensors. Their classes are those of other errors too.
+_OF_THE_DISK = ("inline_container", "PytorchStreamReader", "iostream error", "I/O error", "IoError")
 _RUNNING = 10  # the figures of a progress line are means over this many steps
 
 
@@ -60,7 +65,10 @@ class Checkpoints:
             accelerator.register_save_state_pre_hook(_drop_frozen)
 
     def restore(self) -> History:
-        """Load the newest checkpoint with its random states. Returns an empty history if no checkpoint matches."""
+        """Load the newest checkpoint with its random states. Returns an empty history if no checkpoint matches.
+
+        Raises PatchCompileError for a checkpoint that the disk does not give back.
+        """
         newest = max(self._folder.glob("checkpoint-*"), default=None)
         content = json.loads((newest / _FILE).read_text()) if newest else {}
         if newest is None or content["identity"] != self._identity:
@@ -69,12 +77,16 @@ class Checkpoints:
                 shutil.rmtree(self._folder, ignore_errors=True)
             return History()
         # Not strict, because checkpoints hold no frozen weights.
-        self._accelerator.load_state(str(newest), **({} if self._sharded else {"strict": False}))
+        with _errors_of_the_disk("read", newest):
+            self._accelerator.load_state(str(newest), **({} if self._sharded else {"strict": False}))
         self._saved = len(content["figures"])
         return History(content["seconds"], content["figures"])
 
     def save(self, history: History) -> None:
-        """Save the run's state if it is new. A kill at any moment leaves this checkpoint or the previous one."""
+        """Save the run's state if it is new. A kill at any moment leaves this checkpoint or the previous one.
+
+        Raises PatchCompileError if the disk does not take it.
+        """
         if history.steps == self._saved:
             return
         partial = self._folder / "partial"
@@ -82,7 +94,8 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self._accelerator.wait_for_everyone()
-        self._accelerator.save_state(str(partial))
+        with _errors_of_the_disk("written", partial):
+            self._accelerator.save_state(str(partial))
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             self._publish(partial, history)
@@ -99,6 +112,22 @@ class Checkpoints:
         flush_folder(self._folder)
         for folder in older:
             shutil.rmtree(folder)
+
+
+@contextmanager
+def _errors_of_the_disk(done: str, folder: Path) -> Iterator[None]:
+    """Raise an error of the disk, for which torch and safetensors have no class of its own, as a PatchCompileError."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        why = str(error).splitlines()[0]
+        if not any(words in why for words in _OF_THE_DISK):
+            raise
+        raise PatchCompileError(
+            f"The state of the training in {folder} cannot be {done}",
+            f"{why}.",
+            "Check the disk: its free space, and its health. `--resume` continues from the last state that is whole.",
+        ) from error
 
 
 def _drop_frozen(models: list[Any], weights: list[dict[str, Any]], _folder: str) -> None:

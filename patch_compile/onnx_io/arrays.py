@@ -1,4 +1,4 @@
-"""Writes arrays to .npy files."""
+"""Reads and writes arrays in .npy files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["save_array"]
+__all__ = ["load_array", "save_array"]
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """Read a .npy file. Raises OSError if the disk does not give all of it.
+
+    `np.load` takes a failed read of a file for the end of the file, as `save_array` says of writing.
+    """
+    with path.open("rb") as file:
+        array: NDArray[Any] = np.lib.format.read_array(SimpleNamespace(read=file.read), allow_pickle=False)
+    return array
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.onnx_io.arrays import save_array
+from patch_compile.onnx_io.arrays import load_array, save_array
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_model
 
@@ -27,8 +27,7 @@ class Outputs:
 
     def read(self, output: int, run: int) -> NDArray[Any]:
         """Returns one output of one run."""
-        array: NDArray[Any] = np.load(self.folder / f"{output}.{run}.npy")
-        return array
+        return load_array(self.folder / f"{output}.{run}.npy")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from masklearn.quality.predictions import Predictions
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.arrays import load_array
 from patch_compile.runtime.decoder import Logits
 
 __all__ = ["compare_logits"]
@@ -22,7 +23,7 @@ def compare_logits(dense: list[Path], hybrid: list[Path], windows: NDArray[np.in
     """
     found = Predictions()
     for dense_file, hybrid_file, window in zip(dense, hybrid, windows, strict=True):
-        p, q = np.load(dense_file), np.load(hybrid_file)
+        p, q = load_array(dense_file), load_array(hybrid_file)
         _check_finite("dense", p)
         _check_finite("hybrid", q)
         found.add(torch.from_numpy(p[:-1]), torch.from_numpy(q[:-1]), torch.from_numpy(window[1:]))

@@ -5,7 +5,7 @@ import errno
 import numpy as np
 import pytest
 
-from patch_compile.onnx_io.arrays import save_array
+from patch_compile.onnx_io.arrays import load_array, save_array
 from tests.faults.shim import COMPILER, Fault
 from tests.faults.test_shim import do
 
@@ -15,8 +15,8 @@ from tests.faults.test_shim import do
 )
 def test_what_is_saved_is_read_back(tmp_path, array):
     save_array(tmp_path / "a.npy", array)
-    found = np.load(tmp_path / "a.npy")
-    assert found.dtype == array.dtype and np.array_equal(found, array)
+    for found in (load_array(tmp_path / "a.npy"), np.load(tmp_path / "a.npy")):
+        assert found.dtype == array.dtype and np.array_equal(found, array)
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
@@ -28,3 +28,12 @@ def test_bytes_that_the_disk_does_not_take_are_an_error(tmp_path, fault):
     for at in written:
         number = errno.EIO if fault == Fault.EIO else errno.ENOSPC
         assert do(tmp_path / f"at-{at}", work, fault, at)[1] == str(number)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+def test_bytes_that_the_disk_does_not_give_are_an_error(tmp_path):
+    work = 'import patch_compile.onnx_io.arrays as a; a.load_array(folder / "a.npy")'
+    for at in (1, 2, 3):  # to open it, its beginning, its content
+        (tmp_path / f"at-{at}").mkdir()
+        np.save(tmp_path / f"at-{at}" / "a.npy", np.ones(100_000, "u1"))
+        assert do(tmp_path / f"at-{at}", work, Fault.EIO_READ, at)[1] == str(errno.EIO)

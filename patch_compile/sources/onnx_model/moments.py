@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from masklearn.device import available_memory, usable_device
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.arrays import save_array
+from patch_compile.onnx_io.arrays import load_array, save_array
 from patch_compile.onnx_io.feeds import Feeds
 from patch_compile.onnx_io.own_process import run_model
 from patch_compile.sources.onnx_model.linears import OnnxLinear
@@ -35,8 +35,7 @@ class Moments:
 
     def read(self, name: str) -> NDArray[np.float32]:
         """Returns XᵀX `[K, K]` of a linear's inputs."""
-        moment: NDArray[np.float32] = np.load(self._file(self._leader[name]))
-        return moment
+        return load_array(self._file(self._leader[name]))
 
     def put(self, leader: str, total: NDArray[np.float64]) -> None:
         """Write the sum of the linear that represents all linears with the same X."""

@@ -1,6 +1,7 @@
 """The training loop learns a linear map with an objective of its own."""
 
 import math
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,29 @@ def test_what_was_half_written_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "cut" / "partial" / "model.safetensors").write_bytes(b"half")
     resumed, *_ = fit(tmp_path / "cut", schedule())
     assert torch.equal(resumed.weight, whole.weight)
+
+
+@pytest.mark.parametrize("taken", [10, 600, 1500])
+def test_a_disk_that_does_not_take_the_state_is_told_in_words(tmp_path: Path, taken: int) -> None:
+    """No file may have more than `taken` bytes, which stops the writers in safetensors and in torch."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (taken, limits[1]))
+    try:
+        with pytest.raises(PatchCompileError, match=r"state of the training in .*partial cannot be written"):
+            fit(tmp_path, schedule())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    whole, *_ = fit(tmp_path / "whole", schedule())
+    resumed, *_ = fit(tmp_path, schedule())
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_a_state_that_the_disk_does_not_give_back_is_told_in_words(tmp_path: Path) -> None:
+    fit(tmp_path, schedule(), stop=5)
+    (file,) = tmp_path.glob("checkpoint-*/optimizer.bin")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(PatchCompileError, match=r"state of the training in .*checkpoint-\d+ cannot be read"):
+        fit(tmp_path, schedule())
 
 
 def test_the_budget_in_minutes_ends_it(tmp_path: Path) -> None:
