@@ -16,7 +16,7 @@ from masklearn.checkpoint.store import WeightStore
 from masklearn.errors import PatchCompileError, UsageError
 from masklearn.feed import Feed
 from masklearn.masks.budget import Budget, check_reachable
-from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.masks.kinds.allowed import allowed_kinds, left_out_of_auto
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
@@ -121,6 +121,8 @@ def find_masks(feed: Feed, store: WeightStore, choose: Choose, *, decided: bool 
     """
     method = method_of(feed.recipe.method)
     _check_needs(method, feed)
+    for line in left_out_of_auto(feed.recipe.kinds, feed.shapes, feed.recipe.tile):
+        feed.note(line)
     areas = _areas(feed.shapes, feed.recipe)
     patterns: dict[str, dict[TileKind, NDArray[Any]]] = {}
     scores: dict[str, dict[TileKind, NDArray[np.floating]]] = {}

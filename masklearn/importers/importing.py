@@ -156,11 +156,8 @@ class _Import:
         masked = set(self.published.names)
         tile = size[0] or WHOLE, size[1] or WHOLE
         kinds = allowed_kinds(self.kinds, self.coverage.linears, tile)
-        for missing, names in left_out_of_auto(self.kinds, self.coverage.linears, tile).items():
-            self.note(
-                f"kinds: {missing} are not looked for in {first_few(names)}: K or the columns of a tile are no "
-                "multiple of 64"
-            )
+        for line in left_out_of_auto(self.kinds, self.coverage.linears, tile):
+            self.note(line)
         for done, (name, shape) in enumerate(self.coverage.linears.items(), start=1):
             tile = tile_of(size, shape)
             yield name, self._mask(name, tile, kinds[name]) if name in masked else _dense(shape, tile)

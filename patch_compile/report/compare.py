@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
+from masklearn.masks.kinds.table import DENSE, KINDS, families_of
 from patch_compile.out.compare import (
     Against,
     BuildRow,
@@ -58,8 +59,10 @@ def axis_label(report: CompareReport) -> str:
 
 
 def method_words(build: BuildRow) -> str:
-    """Returns the method, and what was done to weights beside pruning."""
-    return ", ".join([build.method, *["permuted"] * build.permuted, *["repaired"] * build.repaired])
+    """Returns the method, the families of pruned tiles unless all are 2:4, and what was done to weights beside pruning."""
+    families = families_of(kind for kind in KINDS if kind is not DENSE and kind.name in build.kinds)
+    tiles = [] if build.two_four_alone else [" and ".join(family.name for family in families)]
+    return ", ".join([build.method, *tiles, *["permuted"] * build.permuted, *["repaired"] * build.repaired])
 
 
 def size_words(size: TimedSize) -> str:

@@ -88,6 +88,16 @@ def test_masks_belong_to_their_model(make_model: ModelMaker, text_file: Path, tm
         MaskSet.load(tmp_path / "masks").check_covers(covered_linears(other).linears)
 
 
+def test_kinds_that_do_not_fit_are_said(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    given = recipe(text_file, method="magnitude", kinds="auto", repair="none")
+    masks = learn(make_model(), given, tmp_path / "s", note=notes.append).masks
+    assert any(
+        "auto leaves 6:16, 8:16, 10:16, 12:16, 14:16 out in 21 of 21 linears" in note for note in notes
+    )
+    assert {kind.name for kind in masks.by_kind()} == {"dense", "2:4"}
+
+
 def test_progress_ends_at_the_total(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     learn(make_model(), recipe(text_file), tmp_path / "s", progress=lambda *call: calls.append(call))

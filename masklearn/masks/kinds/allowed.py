@@ -6,7 +6,7 @@ all patterns is for the linears that none of them fits, which else are 2:4. The 
 tile may always stay dense.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from masklearn.errors import PatchCompileError
 from masklearn.masks.kinds.base import TileKind
@@ -69,19 +69,22 @@ def allowed_kinds(
 
 def left_out_of_auto(
     text: str, shapes: Mapping[str, tuple[int, int]], tile: tuple[int, int]
-) -> dict[str, list[str]]:
-    """Returns the kinds that `auto` leaves out because their groups do not fit, and the linears in which it does.
+) -> Iterator[str]:
+    """Yield lines for the user about kinds that `auto` leaves out, because their groups do not fit.
 
-    The names of the kinds are one text. The arguments are those of `allowed_kinds`.
+    The arguments are those of `allowed_kinds`.
     """
     decided, found = decide(_pairs(text), list(shapes), "--kinds"), allowed_kinds(text, shapes, tile)
-    missing: dict[str, list[str]] = {}
+    linears: dict[tuple[TileKind, ...], list[str]] = {}
     for name, kinds in found.items():
         pair = decided[name]
         if pair is not None and pair[1] == (AUTO,) and len(kinds) < len(AUTO_KINDS):
-            names = ", ".join(kind.name for kind in AUTO_KINDS if kind not in kinds)
-            missing.setdefault(names, []).append(name)
-    return missing
+            linears.setdefault(tuple(kind for kind in AUTO_KINDS if kind not in kinds), []).append(name)
+    for missing, names in linears.items():
+        yield (
+            f"kinds: auto leaves {', '.join(kind.name for kind in missing)} out in {len(names)} of {len(shapes)} linears, "
+            f"such as {names[0]}: K or the columns of a tile are no multiple of {max(kind.span for kind in missing)}"
+        )
 
 
 def _check_fits(

@@ -206,13 +206,14 @@ def test_kinds_that_auto_leaves_out_are_said(make_dense, tmp_path) -> None:
     source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
     dense.import_from(source, tile=(16, 64), kinds="auto")
     (said,) = [note for note in dense.notes if note.startswith("kinds:")]
-    assert said.startswith(
-        "kinds: 6:16, 8:16, 10:16, 12:16, 14:16 are not looked for in model.layers.0.mlp.down_proj:"
+    assert said == (
+        "kinds: auto leaves 6:16, 8:16, 10:16, 12:16, 14:16 out in 1 of 7 linears, such as model.layers.0.mlp.down_proj: "
+        "K or the columns of a tile are no multiple of 64"
     )
     dense.notes.clear()
     dense.import_from(source, tile=(16, 32), kinds="auto")
     (said,) = [note for note in dense.notes if note.startswith("kinds:")]
-    assert "q_proj" in said and said.endswith("K or the columns of a tile are no multiple of 64")
+    assert "out in 7 of 7 linears, such as model.layers.0.self_attn.q_proj" in said
 
 
 def test_errors_of_kinds_say_what_was_sought(make_dense, tmp_path) -> None:

@@ -3,7 +3,13 @@
 import pytest
 
 from masklearn.errors import PatchCompileError, UsageError
-from masklearn.masks.kinds.allowed import AUTO_KINDS, allowed_kinds, only_two_four, parse_kinds
+from masklearn.masks.kinds.allowed import (
+    AUTO_KINDS,
+    allowed_kinds,
+    left_out_of_auto,
+    only_two_four,
+    parse_kinds,
+)
 from masklearn.recipe import LearnRecipe
 
 SHAPES = {"layers.0.mlp.up": (96, 64), "layers.0.mlp.down": (64, 192), "layers.0.q": (64, 48)}
@@ -33,6 +39,16 @@ def test_auto_leaves_out_what_does_not_fit() -> None:
     assert allowed("auto") == {"up": every, "down": every, "q": "2:4"}
     assert allowed("auto", (64, 32)) == {"up": every.split()[0], "down": "2:4", "q": "2:4"} | ({"up": "2:4"})
     assert allowed("auto", (64, 1 << 20)) == {"up": every, "down": every, "q": "2:4"}
+
+
+def test_what_auto_leaves_out_is_said() -> None:
+    (line,) = left_out_of_auto("auto", SHAPES, (64, 64))
+    assert line.startswith(
+        "kinds: auto leaves 6:16, 8:16, 10:16, 12:16, 14:16 out in 1 of 3 linears, such as layers.0.q:"
+    )
+    assert "in 3 of 3 linears" in next(left_out_of_auto("auto", SHAPES, (64, 32)))
+    for text in ("2:4", "mlp.*=auto", "mlp.*=8:16"):
+        assert not list(left_out_of_auto(text, SHAPES, (64, 64)))
 
 
 def test_a_named_kind_that_does_not_fit_is_refused() -> None:
