@@ -4,7 +4,7 @@
 
 Finished rows are kept in a JSON file beside the page (`--state`), keyed by everything that decides them except the
 program's version, so that an interrupted sweep can continue; `--fresh` measures them again. The whole table is printed
-and written to docs/quality.md. `--only 'oneshot*'` measures only matching rows.
+and written to docs/quality.md. `--only 'oneshot*'` and `--ratio 0.45` measure matching rows only.
 """
 
 import argparse
@@ -191,7 +191,7 @@ def cells(asked: argparse.Namespace) -> list[Cell]:
 def sweep(asked: argparse.Namespace, state: State) -> tuple[list[dict[str, Any]], list[str]]:
     """Measure the rows of `--only` that are not known; returns all known rows of the page, and the failures."""
     table, failed = cells(asked), []
-    missing = [cell for cell in _wanted(table, asked.only) if cell.key not in state.rows]
+    missing = [cell for cell in _wanted(table, asked) if cell.key not in state.rows]
     for number, cell in enumerate(missing, start=1):
         print(f"[{number}/{len(missing)}] {cell}", file=sys.stderr, flush=True)
         try:
@@ -207,9 +207,14 @@ class RunFailed(Exception):
     """A run that ended without a row. Its message is on stderr."""
 
 
-def _wanted(table: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
-    """Cells of `--only`, and the cells that their training starts from."""
-    picked = [cell for cell in table if any(fnmatchcase(cell.entry.method, glob) for glob in only)]
+def _wanted(table: Sequence[Cell], asked: argparse.Namespace) -> list[Cell]:
+    """Cells of `--only` and `--ratio`, and the cells that their training starts from."""
+    picked = [
+        cell
+        for cell in table
+        if any(fnmatchcase(cell.entry.method, glob) for glob in asked.only)
+        and (not asked.ratio or cell.entry.ratio in asked.ratio)
+    ]
     needed = {cell.untrained().key for cell in picked if cell.entry.trains}
     return [cell for cell in table if cell in picked or cell.key in needed]
 
@@ -329,6 +334,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, nargs="*", default=[30.0], help="minutes of repair alone")
     parser.add_argument("--only", nargs="*", default=["*"], metavar="GLOB", help="rows by their name")
+    parser.add_argument("--ratio", type=float, nargs="*", help="rows by their ratio [all]")
     parser.add_argument("--out", type=Path, default=Path("docs/quality.md"))
     parser.add_argument("--state", type=Path, help="finished rows [OUT with .json]")
     parser.add_argument("--fresh", action="store_true", help="measure rows again that are finished")

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.quality.child import peak_gib, run
 from benchmarks.quality.page import page
 from benchmarks.quality.run import (
+    AUTO,
     NO_REPAIR,
     OWN_TEXT,
     PATCH,
@@ -117,6 +118,13 @@ def test_finished_rows_are_not_run_again(
     assert len(started) == len(first) + sum(entry.spread for entry in entries())
     sweep(arguments([*command, "--only", "dense"]), State(asked.state, fresh=True))
     assert started[-1] == started[0]
+    before = len(started)
+    one = arguments([*command, "--only", AUTO, "unstr*", "--ratio", "0.45"])
+    sweep(one, State(asked.state, fresh=True))
+    ours = {cell.key: cell.entry for cell in cells(asked)}
+    assert [(ours[key].method, ours[key].ratio) for key in started[before:]] == [
+        ("unstructured (not deployable)", 0.45), (AUTO, 0.45)
+    ]  # fmt: skip
 
 
 def test_a_key_holds_all_that_decides_a_row(command: list[str], tmp_path: Path) -> None:
