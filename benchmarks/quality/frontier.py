@@ -52,6 +52,7 @@ SERIES = {
     "sparsegpt 12:16 (not deployable yet)": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
     "oneshot, no repair, kinds auto": ("tiles of all kinds (auto)", "star", 2, "2 3"),
 }
+_LABELLED = "oneshot, no repair"
 _OUTLINES = MARKERS | {"star": STAR}
 _TIMED = (
     f"predicted ms of a decode step of {_MODEL} with as many 2:4 tiles: less to the right\n{_CARD}, batch {BATCH}, "
@@ -104,9 +105,10 @@ def spots(rows: Sequence[Row]) -> list[Spot]:
 def _spot(method: str, rows: Sequence[Row]) -> Spot:
     first = rows[0]
     timed = kinds_of(first) <= _PREDICTED
-    label = (
-        f"{first['ratio']:.2f}" if first["ratio"] is not None else "" if timed else ",".join(kinds_of(first))
-    )
+    # Rows of one ratio lie above each other, so one series says the ratios of all.
+    label = f"ratio {first['ratio']:.2f}" if method == _LABELLED else ""
+    if first["ratio"] is None and not timed:
+        label = ",".join(sorted(kinds_of(first)))
     ms = _decode_ms(first["reached"]) if timed else None
     return Spot(method, label, bytes_of(first), ms, tuple(sorted(row["perplexity"] for row in rows)))
 

@@ -44,13 +44,16 @@ def test_a_row_lies_at_its_bytes_and_at_its_time_if_one_is_predicted() -> None:
     found = {(spot.method, spot.label): spot for spot in spots(ROWS)}
     assert len(found) == 5  # neither other methods nor other tile sizes
     assert {key: round(spot.taken, 6) for key, spot in found.items()} == {
-        ("dense", ""): 2.0, (NO_REPAIR, "0.45"): 1.2125, (NO_REPAIR, "0.35"): 1.3875, (AUTO, "0.45"): 1.2125,
+        ("dense", ""): 2.0, (NO_REPAIR, "ratio 0.45"): 1.2125, (NO_REPAIR, "ratio 0.35"): 1.3875, (AUTO, ""): 1.2125,
         ("sparsegpt 12:16 (not deployable yet)", "12:16"): 1.625,
     }  # fmt: skip
-    assert found[NO_REPAIR, "0.45"].losses == (46.9, 48.0, 48.7) and found[NO_REPAIR, "0.45"].loss == 48.0
+    assert (
+        found[NO_REPAIR, "ratio 0.45"].losses == (46.9, 48.0, 48.7)
+        and found[NO_REPAIR, "ratio 0.45"].loss == 48.0
+    )
     times = {key: spot.ms for key, spot in found.items() if spot.ms is not None}
-    assert {*times} == {("dense", ""), (NO_REPAIR, "0.45"), (NO_REPAIR, "0.35")}
-    assert times[NO_REPAIR, "0.45"] < times[NO_REPAIR, "0.35"] < times["dense", ""]
+    assert {*times} == {("dense", ""), (NO_REPAIR, "ratio 0.45"), (NO_REPAIR, "ratio 0.35")}
+    assert times[NO_REPAIR, "ratio 0.45"] < times[NO_REPAIR, "ratio 0.35"] < times["dense", ""]
 
 
 def test_2_4_alone_takes_the_bytes_of_its_ratio() -> None:
@@ -61,8 +64,8 @@ def test_rows_without_a_time_are_in_the_upper_picture_alone() -> None:
     svg = ElementTree.fromstring(draw(ROWS))
     titles = [path.findtext("{*}title") for path in svg.iter("{http://www.w3.org/2000/svg}path")]
     said = [title for title in titles if title]
-    assert said.count("tiles of all kinds (auto), 0.45: perplexity 35.50, 1.212") == 1
-    assert sum(title.startswith("dense and 2:4 tiles, 0.45: perplexity 48.00") for title in said) == 2
+    assert said.count("tiles of all kinds (auto): perplexity 35.50, 1.212") == 1
+    assert sum(title.startswith("dense and 2:4 tiles, ratio 0.45: perplexity 48.00") for title in said) == 2
     assert sum(title.startswith("tiles of all kinds") for title in said) == 1
     assert sum(title.startswith("n:16 everywhere") for title in said) == 1
     words = " ".join(text.text or "" for text in svg.iter("{http://www.w3.org/2000/svg}text"))
