@@ -8,6 +8,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
+from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.kinds.table import TWO_FOUR
+
 __all__ = ["Baseline", "BaselineRow", "BesideBaselines", "Unbounded"]
 
 Unbounded = Annotated[
@@ -16,6 +19,10 @@ Unbounded = Annotated[
     PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
 ]
 """A number that may be infinite, such as a perplexity that overflowed. JSON, which has no infinity, holds null for it."""
+
+
+_TILE = 1e-3  # of a ratio: the precision of tiles
+_BYTES_OF_RATIO = (BYTES_DENSE - TWO_FOUR.bytes_per_weight) / TWO_FOUR.zeros
 
 
 class Baseline(StrEnum):
@@ -51,9 +58,17 @@ class BaselineRow(_Part):
     bytes_per_weight: float | None = None
 
     def beats(self, other: BaselineRow) -> bool:
-        """True if this row has a lower perplexity at no lower ratio. Ratios within 1e-3, the precision of tiles, are
-        equal."""
-        return other.perplexity > self.perplexity and other.ratio <= self.ratio + 1e-3
+        """True if this row has a lower perplexity and takes no more bytes, which kinds of tiles do at different ratios.
+
+        Where a row does not say its bytes, it must have no lower ratio. Values within a tile's of a small model are equal.
+        """
+        return other.perplexity > self.perplexity and self.no_larger_than(other)
+
+    def no_larger_than(self, other: BaselineRow) -> bool:
+        """True if this row takes no more bytes, or has no lower ratio than a row of which bytes are unknown."""
+        if self.bytes_per_weight is None or other.bytes_per_weight is None:
+            return other.ratio <= self.ratio + _TILE
+        return self.bytes_per_weight <= other.bytes_per_weight + _TILE * _BYTES_OF_RATIO
 
 
 class BesideBaselines(_Part):

@@ -18,7 +18,12 @@ def beaten_lines(found: BesideBaselines) -> Iterator[str]:
 
 def _beaten(result: BaselineRow, row: BaselineRow) -> str:
     if row.name != Baseline.FFN_ONLY:
-        return f"{result.name} is worse than {row.name} at no higher ratio"
+        known = result.bytes_per_weight is not None and row.bytes_per_weight is not None
+        return f"{result.name} is worse than {row.name} " + (
+            f"and takes as many bytes or more ({result.bytes_per_weight:.3f} a weight against {row.bytes_per_weight:.3f})"
+            if known
+            else "at no higher ratio"
+        )
     return (
         f"{result.name} at ratio {result.ratio:.3f} is worse than FFN-only 2:4 at {row.ratio:.3f} (perplexity "
         f"{result.perplexity:.2f} against {row.perplexity:.2f}): prune the feed-forward part alone instead, or repair longer"

@@ -201,6 +201,23 @@ def test_a_baseline_beats_a_result_of_no_higher_ratio() -> None:
     assert beaten_by(row("wanda", 0.3753, 90.0), [ffn]) == ("ffn-only",)  # equal ratios, to one tile
 
 
+def test_a_baseline_of_other_kinds_beats_by_its_bytes() -> None:
+    """At a quarter of zeros 12:16 takes 1.625 bytes a weight, and dense and 2:4 tiles 1.5625."""
+
+    def taking(name: str, ratio: float, value: float, taken: float) -> BaselineRow:
+        return row(name, ratio, value).model_copy(update={"bytes_per_weight": taken})
+
+    uniform = taking("uniform-12:16", 0.25, 30.0, 1.625)
+    assert beaten_by(taking("oneshot", 0.25, 40.0, 1.5625), [uniform]) == ()
+    assert beaten_by(taking("oneshot", 0.25, 40.0, 1.6245), [uniform]) == (
+        "uniform-12:16",
+    )  # equal, to a tile
+    assert beaten_by(taking("oneshot", 0.2, 40.0, 1.65), [uniform]) == ("uniform-12:16",)
+    assert beaten_by(row("oneshot", 0.25, 40.0), [uniform]) == (
+        "uniform-12:16",
+    )  # bytes unknown: by the ratio
+
+
 def test_only_deployable_baselines_shame_a_result() -> None:
     better = [row("unstructured", 0.35, 30.0, deployable=False), row("dense", 0.35, 20.0)]
     assert beaten_by(row("oneshot", 0.35, 40.0), better) == ()
