@@ -81,10 +81,7 @@ def _bars(
             share = below + found.weights[i] / total
             parts.append((kind, y(share), round(y(below) - y(share), 1)))
             below = share
-        tiles = ", ".join(
-            f"{count(found.tiles[i])}{' tiles' * (not place)} {kind}"
-            for place, (kind, found) in enumerate(there.items())
-        )
+        tiles = ", ".join(f"{count(found.tiles[i])} tiles {kind}" for kind, found in there.items())
         yield {
             "x": x(low),
             "width": round(max(x(high) - x(low) - 1, 0.5), 1),
@@ -104,8 +101,5 @@ def _cut(scores: ScoreRecord, x: Scale) -> dict[str, Any] | None:
 def _summary(scores: ScoreRecord) -> str:
     low, high = number(scores.edges[0]), number(scores.edges[-1])
     cut = f", the cut lies at {number(scores.cut)}" if scores.cut else ""
-    tiles = [(kind, sum(found.tiles)) for kind, found in _counts(scores).items()]
-    first, *others = [
-        f"{count(number_of)}{' tiles are' * (not i)} {kind}" for i, (kind, number_of) in enumerate(tiles)
-    ]
-    return f"Scores reach from {low} to {high}; {joined([first, *others])}{cut}."
+    tiles = [f"{count(sum(found.tiles))} tiles are {kind}" for kind, found in _counts(scores).items()]
+    return f"Scores reach from {low} to {high}; {joined(tiles)}{cut}."

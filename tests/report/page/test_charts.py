@@ -111,11 +111,12 @@ def test_bars_have_a_part_for_each_kind_of_tile(tmp_path: Path) -> None:
     assert chart["kinds"] == ["6:16", "8:16", "12:16"]  # what prunes most is lowest
     _check_parts(chart)
     assert max(len(bar["parts"]) for bar in chart["bars"]) >= 3
-    assert re.search(
-        r"[\d,]+ tiles are 6:16, [\d,]+ 8:16, [\d,]+ 12:16 and [\d,]+ dense, the cut lies at",
-        chart["summary"],
+    said = ["6:16", "8:16", "12:16", "dense"]
+    assert (
+        re.findall(r"[\d,]+ tiles are ([\w:]+)", chart["summary"]) == said
+        and "the cut lies at" in chart["summary"]
     )
-    assert any(re.search(r": \d+ tiles 6:16, \d+ 8:16, \d+ 12:16$", bar["words"]) for bar in chart["bars"])
+    assert any(re.findall(r"\d+ tiles ([\w:]+)", bar["words"]) == said[:3] for bar in chart["bars"])
     page = write_page(tmp_path).read_text(encoding="utf-8")
     assert "a pruned tile in its own kind, a dense one in the kind that would cost least" in page
 
