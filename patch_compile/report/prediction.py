@@ -72,7 +72,7 @@ def reason_words(reason: Reason) -> str:
     return {
         ReasonKind.NOT_COVERED: "it is not covered",
         ReasonKind.ASKED: "asked for by --lowering",
-        ReasonKind.NO_SPARSE_TILE: "none of its tiles is 2:4",
+        ReasonKind.NO_SPARSE_TILE: "none of its tiles is pruned",
         ReasonKind.SMALL_TILES: f"no {SLAB_K}-wide slab lies in 2:4 tiles alone: tiles of {tile} are too small",
         ReasonKind.SMALL_LINEAR: f"it is too small: {on} even all 2:4 it is predicted no faster than dense",
         ReasonKind.LITTLE_SPARSE: f"too little of it is 2:4: {on} hybrid is predicted no faster than dense",

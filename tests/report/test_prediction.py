@@ -47,7 +47,7 @@ def test_reasons_are_counted_by_kind():
     rows += [row(i, "mlp.up_proj", "dense", ReasonKind.NO_SPARSE_TILE) for i in range(2)]
     rows += [row(2, "mlp.up_proj", "split", ReasonKind.ASKED), row(0, "mlp.down_proj", "plugin", None)]
     assert list(reason_lines(rows)) == [
-        "dense: v_proj ×3, up_proj ×2: none of its tiles is 2:4",
+        "dense: v_proj ×3, up_proj ×2: none of its tiles is pruned",
         "split: up_proj ×1: asked for by --lowering",
     ]
 
@@ -57,7 +57,7 @@ def test_reasons_are_counted_by_kind():
     [
         ({"kind": "not-covered"}, "it is not covered"),
         ({"kind": "asked"}, "asked for by --lowering"),
-        ({"kind": "no-sparse-tile"}, "none of its tiles is 2:4"),
+        ({"kind": "no-sparse-tile"}, "none of its tiles is pruned"),
         (
             {"kind": "small-tiles", "tile": (128, 4)},
             "no 64-wide slab lies in 2:4 tiles alone: tiles of 128x4 are too small",
