@@ -1,10 +1,10 @@
 """Chooses the device of a run, and finds the free memory of a device."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masklearn.errors import PatchCompileError, UsageError
+from masklearn.processes import local_process_count
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def available_memory(device: "torch.device") -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    return min([free, *_group_limits()]) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min([free, *_group_limits()]) // local_process_count()
 
 
 def _group_limits() -> list[int]:

@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["is_main_process", "leave", "made_once", "process_count", "process_rank"]
+from masklearn.errors import UsageError
+
+__all__ = ["is_main_process", "leave", "local_process_count", "made_once", "process_count", "process_rank"]
 
 _POLL = 0.2  # seconds
 # Environment variables of torchrun, which `accelerate launch` uses too, and of the MPI launchers that accelerate supports.
@@ -14,8 +16,21 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def process_rank() -> int:
-    """Returns the number of this process among those that a launcher started together, 0 for a single process."""
-    return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0)
+    """Returns the number of this process among those that a launcher started together, 0 for a single process.
+
+    Raises UsageError for variables of a launcher that are no such number.
+    """
+    name = next((name for name in _RANKS if name in os.environ), None)
+    if name is None:
+        return 0
+    rank, count = _number(name, 0), process_count()
+    if rank >= count:
+        raise UsageError(
+            f"The environment variable {name} is {rank}, and the launcher started {count}",
+            "It is the number of this process among those that learn together, counted from 0.",
+            "Unset it, or start the command with torchrun or `accelerate launch`.",
+        )
+    return rank
 
 
 def is_main_process() -> bool:
@@ -24,8 +39,27 @@ def is_main_process() -> bool:
 
 
 def process_count() -> int:
-    """Returns the number of processes that a launcher started together, 1 for a single process."""
-    return next((int(os.environ[name]) for name in _COUNTS if name in os.environ), 1)
+    """Returns the number of processes that a launcher started together, 1 for a single process.
+
+    Raises UsageError for a variable of a launcher that is no such number.
+    """
+    return next((_number(name, 1) for name in _COUNTS if name in os.environ), 1)
+
+
+def local_process_count() -> int:
+    """Returns the number of processes that a launcher started on this machine. Raises as `process_count`."""
+    return _number("LOCAL_WORLD_SIZE", 1) if "LOCAL_WORLD_SIZE" in os.environ else 1
+
+
+def _number(name: str, least: int) -> int:
+    text = os.environ[name]
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        raise UsageError(
+            f"The environment variable {name} is {text!r}",
+            f"A launcher of several processes sets it to a number, at least {least}.",
+            "Unset it, or start the command with torchrun or `accelerate launch`.",
+        )
+    return int(text)
 
 
 def leave(folder: Path) -> None:

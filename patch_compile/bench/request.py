@@ -29,6 +29,7 @@ def _against(value: Any) -> Any:
     return parse_against(value if isinstance(value, str) else ",".join(value) or _NONE)
 
 
+_MOST_RUNS = 1_000_000  # of each model at each size
 _Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), Listed]
 
 
@@ -44,8 +45,8 @@ class BenchRequest(Settings):
     batch_size: _Sizes | None = None
     prompt_tokens: _Sizes | None = None
     past_tokens: _Sizes | None = None
-    iterations: int | None = Field(None, ge=1)
-    warm_up: int | None = Field(None, ge=0)
+    iterations: int | None = Field(None, ge=1, le=_MOST_RUNS)
+    warm_up: int | None = Field(None, ge=0, le=_MOST_RUNS)
     against: Annotated[tuple[Contender, ...], BeforeValidator(_against)] = (
         Contender.DENSE,
         Contender.UNIFORM,

@@ -21,7 +21,19 @@ _BEGINNING = 4096  # bytes that tell text from an engine
 
 
 def inspect_path(path: Path) -> Inspection:
-    """Inspect a file or folder. Raises PatchCompileError if it is missing, of an unknown kind, or can't be read."""
+    """Inspect a file or folder. Raises PatchCompileError if it is missing, of an unknown kind, or can't be read.
+
+    Raises OSError, with a name, if the operating system refuses it.
+    """
+    try:
+        return _inspected(path)
+    except OSError as error:
+        if error.filename is None:  # of reading or mapping a file that is open
+            error.filename = str(path)
+        raise
+
+
+def _inspected(path: Path) -> Inspection:
     if path.is_dir():
         return _inspect_folder(path)
     if not path.is_file():

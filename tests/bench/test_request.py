@@ -1,6 +1,7 @@
 """The points that are timed by default, and requests that are refused."""
 
 import pytest
+from pydantic import ValidationError
 
 from patch_compile.bench.points import Point, feed_of
 from patch_compile.bench.request import BenchRequest, parse_against
@@ -41,6 +42,12 @@ def test_an_encoder_has_prompts_alone():
     }
     with pytest.raises(PatchCompileError, match="--past-tokens does not go with an encoder"):
         BenchRequest(past_tokens=(8,)).points(Runner.ONNX, Sequences(99, None, decodes=False))
+
+
+@pytest.mark.parametrize("setting", ["iterations", "warm_up"])
+def test_runs_without_end_are_refused(setting):
+    with pytest.raises(ValidationError, match=rf"{setting}\n.*less than or equal to 1000000"):
+        BenchRequest(**{setting: 10**9})
 
 
 @pytest.mark.parametrize(("asked", "said"), [

@@ -1,7 +1,9 @@
 """`patch-compile inspect` tells the kind of a file, and finds damage."""
 
 import json
+import os
 import re
+import resource
 import struct
 
 import numpy as np
@@ -34,6 +36,19 @@ def masks(tmp_path):
     path = tmp_path / "masks.safetensors"
     MaskSet(made, method="wanda", seed=7, base_model="m", base_sha256="0", ratio_asked=0.25).save(path)
     return path
+
+
+def test_an_engine_that_does_not_fit_the_memory_is_named(tmp_path):
+    path = tmp_path / "huge.engine"
+    path.touch()
+    os.truncate(path, 1 << 42)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 41, limits[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(f"{path}")):
+            inspect_path(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 @pytest.fixture
