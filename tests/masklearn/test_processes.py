@@ -25,7 +25,7 @@ def test_what_a_launcher_says_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LOCAL_WORLD_SIZE", local_process_count),
     ],
 )
-def test_variables_that_are_no_number_are_named(monkeypatch, name, read, value) -> None:  # type: ignore[no-untyped-def]
+def test_variables_that_are_no_number_are_named(monkeypatch, name, read, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=f"The environment variable {name} is '{value}'"):
         read()
@@ -34,7 +34,7 @@ def test_variables_that_are_no_number_are_named(monkeypatch, name, read, value) 
 @pytest.mark.parametrize(
     ("name", "read"), [("WORLD_SIZE", process_count), ("LOCAL_WORLD_SIZE", local_process_count)]
 )
-def test_no_processes_are_none(monkeypatch, name, read) -> None:  # type: ignore[no-untyped-def]
+def test_no_processes_are_none(monkeypatch, name, read):
     monkeypatch.setenv(name, "0")
     with pytest.raises(UsageError, match=name):
         read()
