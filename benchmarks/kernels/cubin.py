@@ -18,6 +18,7 @@ __all__ = [
     "SOURCES",
     "Instruction",
     "Kernel",
+    "compile_all",
     "compile_cubin",
     "disassemble",
     "find_cuobjdump",
@@ -25,7 +26,10 @@ __all__ = [
 ]
 
 PLUGINS = plugin_sources()
-SOURCES = {name: PLUGINS / "kernels" / f"launch_{name}.cu" for name in ("half", "bfloat16")}
+# Kernels of each type for the kinds of PATCH, and for all kinds of slabs.
+SOURCES = {
+    name: PLUGINS / "kernels" / f"launch_{name}.cu" for name in ("half", "bfloat16", "all_half", "all_bfloat16")
+}
 ARCHS = (80, 86, 89, 90, 120)
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin", "-Xptxas=-v")
 
@@ -104,6 +108,19 @@ def compile_cubin(source: Path, arch: int, nvcc: Path, cubin: Path, plugins: Pat
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     found = ((_CONFIG.search(name), numbers) for name, *numbers in _ENTRY.findall(said))
     return sorted(Kernel(int(match[1]), *map(int, numbers)) for match, numbers in found if match)
+
+
+def compile_all(
+    scalar: str, arch: int, nvcc: Path, cuobjdump: Path, folder: Path
+) -> tuple[list[Kernel], dict[int, list[Instruction]]]:
+    """Compile all kernels of a scalar type, and return ptxas's figures and their instructions by configuration."""
+    kernels: list[Kernel] = []
+    code: dict[int, list[Instruction]] = {}
+    for name in (scalar, f"all_{scalar}"):
+        cubin = folder / f"{name}-{arch}.cubin"
+        kernels += compile_cubin(SOURCES[name], arch, nvcc, cubin)
+        code |= disassemble(cubin, cuobjdump)
+    return kernels, code
 
 
 def disassemble(cubin: Path, cuobjdump: Path) -> dict[int, list[Instruction]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from gpu import Call, copies_beyond_l2
-from kernels import Arguments, Device, Kernels, Problem
+from kernels import Arguments, Device, Kernels, Problem, problem_of
 from problems import Layout, random_layout, random_meta
 
 __all__ = ["ACTIVATIONS", "DENSE_PATH", "DTYPES", "Epilogue", "Hybrid", "random_hybrid"]
@@ -48,8 +48,8 @@ class Hybrid:
 
     def problem(self, tokens: int) -> Problem:
         """The problem that a schedule is chosen for."""
-        sizes = (self.layout.panel_rows, self.layout.dense, self.layout.sparse, self._gated)
-        return Problem(tokens, *self.shape, *sizes)
+        counts = self.layout.dense, self.layout.sparse
+        return problem_of(tokens, self.shape, self.layout.panel_rows, counts, self._gated)
 
     def caller(
         self,
@@ -98,10 +98,10 @@ class Hybrid:
         sizes = Arguments(
             x=x.data_ptr(), y=y.data_ptr(), partials=partials.data_ptr(),
             counters=self._counters.data_ptr(), tokens=len(x), out_features=n, in_features=k,
-            panels=-(-n // layout.panel_rows), dense_slabs=layout.dense, sparse_slabs=layout.sparse,
-            bias=_pointer(after.bias), residual=_pointer(after.residual),
+            panels=-(-n // layout.panel_rows), bias=_pointer(after.bias), residual=_pointer(after.residual),
             activation=ACTIVATIONS.index(after.activation),
         )  # fmt: skip
+        sizes.set_slabs(layout.panel_rows, (layout.dense, layout.sparse))
         return [_with(sizes, copy) for copy in self._weights]
 
 
@@ -142,6 +142,7 @@ def _pointer(tensor: torch.Tensor | None) -> int | None:
 
 def _with(sizes: Arguments, weights: Mapping[str, torch.Tensor]) -> Arguments:
     arguments = Arguments.from_buffer_copy(sizes)
-    for name, tensor in weights.items():
-        setattr(arguments, name, tensor.data_ptr())
+    dense, sparse = arguments.slabs[0], arguments.slabs[1]
+    dense.values, sparse.values = weights["dense"].data_ptr(), weights["sparse"].data_ptr()
+    sparse.extra, arguments.index = weights["meta"].data_ptr(), weights["index"].data_ptr()
     return arguments

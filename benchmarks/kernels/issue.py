@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from cubin import ARCHS, SOURCES, Instruction, Kernel, compile_cubin, disassemble, find_cuobjdump
-from sass import KINDS, way_of
+from cubin import ARCHS, Instruction, Kernel, compile_all, find_cuobjdump
+from sass import kinds_of, way_of
 
+from masklearn.masks.kinds.table import KINDS
 from patch_compile.hardware.cards import architecture_of
 from patch_compile.plan.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
@@ -46,6 +47,7 @@ __all__ = [
 BUDGETS = Path(__file__).resolve().with_name("budgets.json")
 BUDGET_ARCHS = (80, 86)  # those of sm_89 are sm_86's; prefill on sm_90 takes the dense path
 
+CODES = {kind.name: kind.code for kind in KINDS}
 _SCHEDULERS = 4
 _REGISTERS, _GRANULE = 65536, 256  # of an SM, and the multiple that a warp's registers are rounded up to
 _FMA = 16 * 8 * 16  # of an HMMA.16816; an HMMA.SP.16832 takes as long where 2:4 products are twice as fast
@@ -231,7 +233,7 @@ def loop_figures(
 
 def slab_bytes(config: Config, kind: str) -> int:
     """Returns the bytes of a slab of W, which come from DRAM; those of X come from L2."""
-    return config.dense_bytes if kind == "dense" else config.sparse_bytes
+    return config.slab_bytes(CODES[kind])
 
 
 def executed(way: Sequence[Instruction], config: Config, size: int) -> list[Instruction]:
@@ -255,7 +257,10 @@ def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], ar
     """Returns registers, spilled bytes and the figures of both loops of all kernels of one binary, by configuration."""
     return {
         CONFIGS[k.config].name: {"registers": k.registers, "spills": k.spill_stores + k.spill_loads}
-        | {kind: loop_figures(code[k.config], CONFIGS[k.config], kind, k.registers, arch) for kind in KINDS}
+        | {
+            kind: loop_figures(code[k.config], CONFIGS[k.config], kind, k.registers, arch)
+            for kind in kinds_of(CONFIGS[k.config])
+        }
         for k in kernels
     }
 
@@ -264,11 +269,12 @@ def budget_of(figures: dict[str, Any]) -> dict[str, Any]:
     """Returns the bounds for one configuration: its figures with some room for edits that do not touch the loop."""
     loops = {
         kind: {
-            "cycles": round(1.05 * figures[kind].cycles),
-            "stalls": figures[kind].stalls + 20,
-            "instructions per product": round(1.05 * figures[kind].instructions / figures[kind].products, 2),
+            "cycles": round(1.05 * loop.cycles),
+            "stalls": loop.stalls + 20,
+            "instructions per product": round(1.05 * loop.instructions / loop.products, 2),
         }
-        for kind in KINDS
+        for kind, loop in figures.items()
+        if isinstance(loop, Loop)
     }
     return {"registers": figures["registers"], "spills": figures["spills"]} | loops
 
@@ -279,8 +285,9 @@ def _table(found: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for arch, configs in found.items():
         for name, about in configs.items():
-            for kind in KINDS:
-                loop = about[kind]
+            for kind, loop in about.items():
+                if not isinstance(loop, Loop):
+                    continue
                 cells = [
                     arch, name, about["registers"], about["spills"], kind, loop.cycles, f"{loop.peak:.0%}",
                     loop.stalls, f"{loop.instructions / loop.products:.1f}",
@@ -304,9 +311,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for arch in asked.arch or BUDGET_ARCHS:
-            cubin = Path(folder) / f"half-{arch}.cubin"
-            kernels = compile_cubin(SOURCES["half"], arch, nvcc.path, cubin)
-            found[f"sm_{arch}"] = figures_of(kernels, disassemble(cubin, cuobjdump), arch)
+            kernels, code = compile_all("half", arch, nvcc.path, cuobjdump, Path(folder))
+            found[f"sm_{arch}"] = figures_of(kernels, code, arch)
     print(_table(found))
     if asked.budgets:
         bounds = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.masks.kinds.table import KINDS
 from patch_compile.plugin.toolchain import code_flags, find_nvcc, plugin_sources
 
 __all__ = [
@@ -21,28 +23,83 @@ __all__ = [
     "Kernels",
     "PartTable",
     "Problem",
+    "SlabCounts",
+    "Slabs",
     "build_library",
+    "device_index",
+    "problem_of",
+    "set_slabs",
 ]
 
 _FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
+
+
+class Slabs(ctypes.Structure):
+    """Mirror of `Slabs` in kernels/arguments.h."""
+
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in ("values", "extra")),
+        *((n, ctypes.c_int32) for n in ("count", "before", "value_bytes", "extra_bytes")),
+    ]
+
+
+class SlabCounts(ctypes.Structure):
+    """Mirror of `SlabCounts` in kernels/kinds.h."""
+
+    _fields_ = [("of", ctypes.c_int32 * len(KINDS))]
+
+    @classmethod
+    def by_kind(cls, counts: Sequence[int]) -> SlabCounts:
+        """Returns the numbers of slabs; kinds beyond the end of `counts` have none."""
+        made = cls()
+        made.of[: len(counts)] = [int(count) for count in counts]
+        return made
 
 
 class Arguments(ctypes.Structure):
     """Mirror of `LinearArguments` in kernels/arguments.h."""
 
     _fields_ = [
-        *((n, ctypes.c_void_p) for n in
-          ("x", "dense", "sparse", "meta", "index", "bias", "residual", "y", "partials", "counters")),
+        ("x", ctypes.c_void_p),
+        ("slabs", Slabs * len(KINDS)),
+        *((n, ctypes.c_void_p) for n in ("index", "bias", "residual", "y", "partials", "counters")),
         *((n, ctypes.c_int32) for n in
-          ("tokens", "out_features", "in_features", "panels", "dense_slabs", "sparse_slabs", "parts",
-           "x_vector", "y_vector", "activation")),
+          ("tokens", "out_features", "in_features", "panels", "parts", "x_vector", "y_vector", "activation")),
     ]  # fmt: skip
+
+    def set_slabs(self, panel_rows: int, counts: Sequence[int]) -> None:
+        """Set the sizes in `slabs`. counts: numbers of slabs by kind."""
+        set_slabs(self.slabs, panel_rows, counts)
+
+
+def set_slabs(slabs: ctypes.Array[Slabs], panel_rows: int, counts: Sequence[int]) -> None:
+    """Set the sizes of the slabs of each kind, as `set_slabs` of kernels/arguments.h does."""
+    before = 0
+    for own, kind, count in zip(slabs, KINDS, [*counts, *[0] * len(KINDS)], strict=False):
+        own.count, own.before = count, before
+        own.value_bytes = panel_rows * 128 * kind.kept // kind.group
+        own.extra_bytes = 0 if kind.family is None else panel_rows * 8
+        before += count
+
+
+def device_index(
+    index: NDArray[np.int32], there: Sequence[int], stored: int, kinds: int
+) -> NDArray[np.int32]:
+    """Returns an index as a kernel for the first `kinds` kinds of the table takes it.
+
+    index: with the kinds whose codes are `there`; stored: slabs in all.
+    """
+    pointers = index[: len(index) - stored].reshape(len(there), -1)
+    rows = [
+        pointers[there.index(kind)] if kind in there else np.zeros_like(pointers[0]) for kind in range(kinds)
+    ]
+    return np.concatenate([*rows, index[len(index) - stored :]])
 
 
 class PartTable(ctypes.Structure):
     """Mirror of `PartTable` in kernels/arguments.h."""
 
-    _fields_ = [("pointers", ctypes.c_int32), ("words", ctypes.c_uint32 * 980)]
+    _fields_ = [("pointers", ctypes.c_int32), ("words", ctypes.c_uint32 * 920)]
 
 
 class Problem(ctypes.Structure):
@@ -50,9 +107,17 @@ class Problem(ctypes.Structure):
 
     _fields_ = [
         ("tokens", ctypes.c_int64),
-        *((n, ctypes.c_int32) for n in
-          ("out_features", "in_features", "panel_rows", "dense_slabs", "sparse_slabs", "gated")),
-    ]  # fmt: skip
+        *((n, ctypes.c_int32) for n in ("out_features", "in_features", "panel_rows")),
+        ("slabs", SlabCounts),
+        ("gated", ctypes.c_int32),
+    ]
+
+
+def problem_of(
+    tokens: int, shape: tuple[int, int], panel_rows: int, counts: Sequence[int], gated: bool = False
+) -> Problem:
+    """Returns a problem. counts: numbers of slabs by kind."""
+    return Problem(tokens, *shape, panel_rows, SlabCounts.by_kind(counts), gated)
 
 
 class Device(ctypes.Structure):

@@ -18,19 +18,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from cubin import ARCHS, FLAGS, SOURCES, Instruction, Kernel, compile_cubin, disassemble, find_cuobjdump
+from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
 
-from patch_compile.plan.roofline.schedule import CONFIGS
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from patch_compile.plan.roofline.schedule import CONFIGS, Config
 from patch_compile.plugin.toolchain import find_nvcc
 
-__all__ = ["JSON", "KINDS", "count_slab", "loop_of", "sass_counts", "way_of"]
+__all__ = ["JSON", "count_slab", "kinds_of", "loop_of", "sass_counts", "way_of"]
 
 JSON = Path(__file__).resolve().parents[2] / "plugins" / "kernels" / "sass.json"
-# Instruction that multiplies a slab, by kind: m16n8k16 dense, m16n8k32 with 2:4 operand A.
-KINDS = {"dense": "HMMA.16816", "sparse": "HMMA.SP.16832"}
-_COUNTED = ("HMMA.SP", "HMMA", "LDSM", "LDS.128", "LDS", "LDGSTS")  # the first match counts
+_COUNTED = ("HMMA.SP", "HMMA", "LDSM", "LDS.128", "LDS.64", "LDS", "LDGSTS")  # the first match counts
 _LEAVES = ("EXIT", "RET")
 _UNIFORM = re.compile(r"\s*!?UP\d")
+
+
+def kinds_of(config: Config) -> tuple[str, ...]:
+    """Names of the kinds of slabs that a configuration multiplies."""
+    return tuple(kind.name for kind in KINDS[: config.kinds])
 
 
 def count_slab(code: Sequence[Instruction], kind: str) -> dict[str, int]:
@@ -45,27 +49,46 @@ def _class_of(i: Instruction) -> str:
     return next((name for name in _COUNTED if f"{i.opcode}.".startswith(f"{name}.")), "other")
 
 
-def loop_of(code: Sequence[Instruction], multiply: str) -> Sequence[Instruction]:
-    """The innermost loop around an instruction."""
+def loop_of(code: Sequence[Instruction], kind: str) -> Sequence[Instruction]:
+    """The loop that multiplies slabs of a kind. Raises ValueError if there is none, or more than one."""
     at = {i.address: n for n, i in enumerate(code)}
     loops = []
     for end, i in enumerate(code):
         begin = at.get(i.target, end + 1)
-        if begin <= end and any(inside.opcode.startswith(multiply) for inside in code[begin : end + 1]):
-            loops.append(code[begin : end + 1])
-    if not loops:
-        raise ValueError(f"no loop around {multiply}")
-    return min(loops, key=len)
+        if begin <= end and any(inside.opcode.startswith("HMMA") for inside in code[begin : end + 1]):
+            loops.append((begin, end))
+    inner = [one for one in loops if not any(_inside(other, one) for other in loops)]
+    found = [code[begin : end + 1] for begin, end in inner if _multiplies(code[begin : end + 1], kind)]
+    if not found:
+        raise ValueError(f"no loop over {kind} slabs")
+    # A gate's slabs and the up's have loops of their own, with the same instructions.
+    return min(found, key=len)
+
+
+def _inside(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one != other and other[0] <= one[0] and one[1] <= other[1]
+
+
+def _multiplies(loop: Sequence[Instruction], kind: str) -> bool:
+    """True if a loop has the products of a kind. Loops over n:16 are told apart by the loads of a row block's values."""
+    opcodes = Counter(_class_of(i) for i in loop)
+    if kind == TWO_FOUR.name:
+        return opcodes["HMMA.SP"] > 0
+    masks = opcodes["LDS"]  # one a row block
+    if not opcodes["HMMA"] or (kind == DENSE.name) != (masks == 0):
+        return False
+    if kind == DENSE.name:
+        return True
+    kept = 8 * (opcodes["LDS.128"] // masks) + 4 * (opcodes["LDS.64"] // masks)
+    return f"{kept // 2}:16" == kind
 
 
 def way_of(code: Sequence[Instruction], kind: str) -> list[Instruction]:
     """Shortest path through the loop over slabs of `kind` that issues all copies and reads the place of the next slab.
 
-    kind: one of KINDS, or an opcode that only its loop has.
-
     Branches back (loops over tiles without a slab) are never taken, so addresses order the search.
     """
-    loop = loop_of(code, KINDS.get(kind, kind))
+    loop = loop_of(code, kind)
     at = {i.address: n for n, i in enumerate(loop)}
     # per instruction: (LDGSTS so far, index read) -> shortest path to it
     ways: list[dict[tuple[int, bool], list[int]]] = [{} for _ in loop]
@@ -104,9 +127,7 @@ def sass_counts(arch: int, nvcc: Path, cuobjdump: Path, folder: Path) -> dict[st
     """
     from issue import loop_figures  # which finds the loops by this module
 
-    cubin = folder / f"half-{arch}.cubin"
-    kernels = compile_cubin(SOURCES["half"], arch, nvcc, cubin)
-    code = disassemble(cubin, cuobjdump)
+    kernels, code = compile_all("half", arch, nvcc, cuobjdump, folder)
 
     def cycles(kernel: Kernel, kind: str) -> list[int]:
         config = CONFIGS[kernel.config]
@@ -118,9 +139,9 @@ def sass_counts(arch: int, nvcc: Path, cuobjdump: Path, folder: Path) -> dict[st
     return {
         CONFIGS[k.config].name: {
             "registers": k.registers,
-            "cycles": {kind: cycles(k, kind) for kind in KINDS},
+            "cycles": {kind: cycles(k, kind) for kind in kinds_of(CONFIGS[k.config])},
         }
-        | {kind: count_slab(code[k.config], kind) for kind in KINDS}
+        | {kind: count_slab(code[k.config], kind) for kind in kinds_of(CONFIGS[k.config])}
         for k in kernels
         if not CONFIGS[k.config].gated
     }

@@ -48,9 +48,11 @@ std::string DensePath::prepare(const Problem& p, const Epilogue& e, Scalar scala
 }
 
 bool DensePath::takes(const LinearArguments& a) {
-  const void* const pointers[] = {a.x, a.dense, a.sparse, a.bias, a.residual, a.y};
-  return std::all_of(std::begin(pointers), std::end(pointers),
-                     [](const void* p) { return reinterpret_cast<uintptr_t>(p) % kProductAlignment == 0; });
+  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % kProductAlignment == 0; };
+  const void* const pointers[] = {a.x, a.bias, a.residual, a.y};
+  return std::all_of(std::begin(pointers), std::end(pointers), aligned) &&
+         std::all_of(std::begin(a.slabs), std::end(a.slabs),
+                     [&](const Slabs& s) { return aligned(s.values); });
 }
 
 std::string DensePath::run(const LinearArguments& a, void* workspace, cudaStream_t stream) const {
@@ -74,11 +76,11 @@ std::string DensePath::run_piece(const LinearArguments& a, int32_t first_panel, 
   const uint16_t* residual = a.residual ? a.residual + first : nullptr;
 
   UnpackArguments unpack{};
-  unpack.dense = a.dense, unpack.sparse = a.sparse, unpack.meta = a.meta, unpack.index = a.index;
-  unpack.weight = weight;
+  std::copy(std::begin(a.slabs), std::end(a.slabs), unpack.slabs);
+  unpack.index = a.index, unpack.kinds = kinds_for(problem_.slabs), unpack.weight = weight;
   unpack.panel_rows = problem_.panel_rows, unpack.sides = panels_per_tile(problem_.gated);
-  unpack.all_panels = a.panels, unpack.dense_slabs = a.dense_slabs, unpack.sparse_slabs = a.sparse_slabs;
-  unpack.first_panel = first_panel, unpack.panels = panels, unpack.slabs = slab_columns(problem_);
+  unpack.all_panels = a.panels, unpack.first_panel = first_panel, unpack.panels = panels;
+  unpack.columns = slab_columns(problem_);
   std::string why = words("unpacking W", launch_unpack(unpack, stream));
   if (!why.empty()) return why;
 

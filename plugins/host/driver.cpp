@@ -1,5 +1,6 @@
 // C interface of the host emulation, for the tests.
 #include <exception>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -23,21 +24,37 @@ std::string last_error;
 
 struct Call {
   LinearArguments arguments;
-  int64_t dense_values, sparse_values, meta_words, index_words, partial_values, counter_words;
+  int64_t slab_values[kKindCount], slab_words[kKindCount];
+  int64_t index_words, partial_values, counter_words;
   int64_t first_block;  // earlier blocks are not run, so Y is incomplete if this is not 0
   int32_t scalar, config, copy_mode;
   uint32_t seed;
   const PartTable* table;  // of a stream; null: the one that its index and parts lead to
 };
 
+// The tensors of the kinds, as they are called in faults.
+constexpr const char* kValueNames[] = {"dense", "sparse", "8:16", "12:16", "10:16", "14:16", "6:16", "4:16"};
+constexpr const char* kExtraNames[] = {"",
+                                       "meta",
+                                       "masks of 8:16",
+                                       "masks of 12:16",
+                                       "masks of 10:16",
+                                       "masks of 14:16",
+                                       "masks of 6:16",
+                                       "masks of 4:16"};
+static_assert(std::size(kValueNames) == kKindCount && std::size(kExtraNames) == kKindCount);
+
 void add_tensors(GlobalMemory* memory, const Call& c) {
   using Use = GlobalMemory::Use;
   const LinearArguments& a = c.arguments;
   const size_t tokens = a.tokens;
   memory->add("X", a.x, tokens * a.in_features * 2, 2, Use::kInput);
-  memory->add("dense", a.dense, c.dense_values * 2, 2, Use::kInput);
-  memory->add("sparse", a.sparse, c.sparse_values * 2, 2, Use::kInput);
-  memory->add("meta", a.meta, c.meta_words * 4, 4, Use::kInput);
+  for (int kind = 0; kind < kKindCount; ++kind) {
+    if (a.slabs[kind].values)
+      memory->add(kValueNames[kind], a.slabs[kind].values, c.slab_values[kind] * 2, 2, Use::kInput);
+    if (a.slabs[kind].extra)
+      memory->add(kExtraNames[kind], a.slabs[kind].extra, c.slab_words[kind] * 4, 4, Use::kInput);
+  }
   memory->add("index", a.index, c.index_words * 4, 4, Use::kInput);
   const size_t rows = static_cast<size_t>(a.out_features) * panels_per_tile(kConfigs[c.config].gated);
   if (a.bias) memory->add("bias", a.bias, rows * 2, 2, Use::kInput);
@@ -128,7 +145,8 @@ void patch_host_config(int i, int32_t* out) {
                             c.blocks_per_sm,
                             c.kernel == patch::Kernel::kStream,
                             c.gated,
-                            patch::shared_bytes(c)};
+                            patch::shared_bytes(c),
+                            c.kinds};
   std::copy(std::begin(fields), std::end(fields), out);
 }
 
@@ -144,8 +162,8 @@ int64_t patch_host_workspace_bound(const patch::Problem* problem) {
   return static_cast<int64_t>(patch::workspace_bound(*problem));
 }
 
-int patch_host_slabs_before(int64_t offset, int dense, int sparse) {
-  return patch::slabs_before(offset, dense, sparse);
+int patch_host_slabs_before(int64_t offset, const patch::SlabCounts* slabs) {
+  return patch::slabs_before(offset, *slabs);
 }
 // The table of parts of a stream.
 void patch_host_make_parts(const patch::LinearArguments* a, int config, patch::PartTable* table) {

@@ -22,11 +22,13 @@ using nvinfer1::PluginTensorDesc;
 
 struct Linear {
   Attributes attributes;
-  int32_t bias = 0, scalar = 0, dense_slabs = 0, sparse_slabs = 0;
+  int32_t bias = 0, scalar = 0;
+  SlabCounts slabs{};
+  int32_t kinds = kPatchKinds;  // those of PATCH, or all of the table
   int64_t tokens = 0;
 };
 struct Tensors {
-  const void *x, *dense, *sparse, *meta, *index, *bias, *residual;
+  const void *x, *values[kKindCount], *extra[kKindCount], *index, *bias, *residual;
   void *y, *workspace;
 };
 
@@ -45,7 +47,6 @@ int64_t panels_of(const Linear& l) { return ceil_div(l.attributes.out_features, 
 std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
   const Attributes& a = l.attributes;
   const auto type = l.scalar == 0 ? DataType::kHALF : DataType::kBF16;
-  const int64_t dense = l.dense_slabs, sparse = l.sparse_slabs;
   const auto tensor = [](DataType of, std::initializer_list<int64_t> dims) {
     PluginTensorDesc d{};
     d.type = of, d.format = nvinfer1::TensorFormat::kLINEAR,
@@ -53,9 +54,11 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
     std::copy(dims.begin(), dims.end(), d.dims.d);
     return d;
   };
-  std::vector<PluginTensorDesc> in{
-      tensor(type, {batch, l.tokens, a.in_features}), tensor(type, {dense, a.panel_rows * 64}),
-      tensor(type, {sparse, a.panel_rows * 32}), tensor(DataType::kINT32, {sparse, a.panel_rows * 2})};
+  std::vector<PluginTensorDesc> in{tensor(type, {batch, l.tokens, a.in_features})};
+  for (int kind = 0; kind < l.kinds; ++kind) {
+    in.push_back(tensor(type, {l.slabs.of[kind], a.panel_rows * 4 * kKinds[kind].values}));
+    if (kind > 0) in.push_back(tensor(DataType::kINT32, {l.slabs.of[kind], a.panel_rows * 2}));
+  }
   if (l.bias) in.push_back(tensor(type, {panels_per_tile(a.gated) * int64_t{a.out_features}}));
   if (a.residual) in.push_back(tensor(type, {batch, l.tokens, a.out_features}));
   return in;
@@ -127,13 +130,17 @@ cudaError_t launch(LinearArguments, const PartTable&, Scalar, const Schedule& sc
 cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t) noexcept {
   using Use = host::GlobalMemory::Use;
   const auto& [l, t] = std::tie(host::now, host::tensors);
-  const size_t rows = a.panel_rows, dense = l.dense_slabs, sparse = l.sparse_slabs;
+  const size_t rows = a.panel_rows;
   host::GlobalMemory memory;
-  memory.add("dense", t.dense, dense * rows * 128, 2, Use::kInput);
-  memory.add("sparse", t.sparse, sparse * rows * 64, 2, Use::kInput);
-  memory.add("meta", t.meta, sparse * rows * 8, 4, Use::kInput);
-  memory.add("index", a.index, (2 * (a.all_panels * a.sides + 1) + dense + sparse) * 4, 4, Use::kInput);
-  memory.add("W", a.weight, rows * a.sides * a.panels * a.slabs * kSlabColumns * 2, 2, Use::kOutput);
+  for (int kind = 0; kind < kinds_for(l.slabs); ++kind) {
+    const size_t count = l.slabs.of[kind];
+    if (t.values[kind])
+      memory.add("values", t.values[kind], count * rows * 8 * kKinds[kind].values, 2, Use::kInput);
+    if (t.extra[kind]) memory.add("extra", t.extra[kind], count * rows * 8, 4, Use::kInput);
+  }
+  const size_t numbers = a.kinds * (a.all_panels * a.sides + 1) + slabs_in_all(l.slabs);
+  memory.add("index", a.index, numbers * 4, 4, Use::kInput);
+  memory.add("W", a.weight, rows * a.sides * a.panels * a.columns * kSlabColumns * 2, 2, Use::kOutput);
   ++host::launched[1];
   return host::run(memory, "W", true, a.blocks(), kUnpackThreads, kUnpackShared,
                    [&] { a.panel_rows == 64 ? patch_unpack<64>(a) : patch_unpack<128>(a); });
@@ -172,7 +179,9 @@ void* patch_plugin_new(const Linear* l, const int32_t* index, int64_t size) {
   const patch::Attributes& a = l->attributes;
   auto checked = std::make_shared<patch::PackedIndex>();
   const int64_t panels = patch::panels_per_tile(a.gated) * patch::host::panels_of(*l);
-  const std::string fault = checked->take(std::vector<int32_t>(index, index + size), panels,
+  patch::Kinds kinds = patch::all_kinds();
+  kinds.resize(l->kinds);
+  const std::string fault = checked->take(std::vector<int32_t>(index, index + size), kinds, panels,
                                           patch::ceil_div(a.in_features, patch::kSlabColumns));
   if (fault.empty()) return new patch::PatchLinearPlugin(a, std::move(checked));
   patch::log(patch::Severity::kERROR, fault);
@@ -213,7 +222,11 @@ int patch_plugin_shapes(void* p, const Linear* l, int64_t batch) {
 }
 int patch_plugin_enqueue(void* p, const Linear* l, const patch::host::Tensors* t, void* stream) {
   const auto in = patch::host::inputs_of(*l);
-  std::vector<const void*> inputs{t->x, t->dense, t->sparse, t->meta};
+  std::vector<const void*> inputs{t->x};
+  for (int kind = 0; kind < l->kinds; ++kind) {
+    inputs.push_back(t->values[kind]);
+    if (kind > 0) inputs.push_back(t->extra[kind]);
+  }
   if (t->bias) inputs.push_back(t->bias);
   if (t->residual) inputs.push_back(t->residual);
   patch::host::now = *l, patch::host::tensors = *t;
@@ -255,9 +268,12 @@ const char* patch_plugin_dense_path(const patch::Problem* p, int scalar, const p
                                     void* workspace) {
   static std::string why;
   Linear& l = patch::host::now;
-  l = {}, l.bias = a->bias != nullptr, l.dense_slabs = a->dense_slabs, l.sparse_slabs = a->sparse_slabs;
-  patch::host::tensors = {a->x,    a->dense,    a->sparse, a->meta,  a->index,
-                          a->bias, a->residual, a->y,      workspace};
+  l = {}, l.bias = a->bias != nullptr, l.slabs = a->counts();
+  patch::host::Tensors& t = patch::host::tensors;
+  t = {}, t.x = a->x, t.index = a->index, t.bias = a->bias, t.residual = a->residual, t.y = a->y;
+  t.workspace = workspace;
+  for (int kind = 0; kind < patch::kKindCount; ++kind)
+    t.values[kind] = a->slabs[kind].values, t.extra[kind] = a->slabs[kind].extra;
   patch::host::fault.clear();
   patch::DensePath path;
   why = path.prepare(*p, {a->bias != nullptr, a->residual != nullptr, a->activation},

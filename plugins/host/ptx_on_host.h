@@ -67,6 +67,7 @@ V load_global(const V* p, size_t bytes = sizeof(V)) {
   host::Machine::get().check(host::Machine::get().global.read(p, bytes));
   return *p;
 }
+inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
 inline int32_t load_index(const int32_t* p) { return load_global(p); }
 inline uint16_t load_bias(const uint16_t* p) { return load_global(p); }
 inline uint16_t load_value(const uint16_t* p) { return load_global(p); }

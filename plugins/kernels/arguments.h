@@ -16,17 +16,23 @@ enum class Activation : int32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kSilu = 3
 inline constexpr const char* kActivationNames[] = {"", "gelu", "gelu_tanh", "silu"};
 inline constexpr int kActivationCount = sizeof(kActivationNames) / sizeof(kActivationNames[0]);
 
+// The slabs of one kind.
+struct Slabs {
+  const uint16_t* values;  // [count, value_bytes / 2]
+  const uint32_t* extra;   // [count, extra_bytes / 4], or null for dense ones
+  int32_t count;
+  int32_t before;                    // slabs of the kinds before this one
+  int32_t value_bytes, extra_bytes;  // of a slab
+};
+
 // Z = X W^T + bias, in fp32, and Y[tokens, out] = activation(Z) + residual, rounded once. Gated: Z has a gate
 // and an up of `out` columns each, and Y = activation(gate) * up + residual.  The panels of gate and up
 // alternate in the packed weight; bias holds the gate's values, then the up's.  All pointers are device
 // pointers.
 struct LinearArguments {
   const uint16_t* x;         // [tokens, in], contiguous
-  const uint16_t* dense;     // [dense_slabs, panel_rows * 64]
-  const uint16_t* sparse;    // [sparse_slabs, panel_rows * 32]
-  const uint32_t* meta;      // [sparse_slabs, panel_rows * 2]
-  const int32_t* index;      // dense_ptr[p + 1], sparse_ptr[p + 1], dense_k, sparse_k; p packed panels.  The
-                             // kernels trust it: the host has checked it (kernels/index.h)
+  Slabs slabs[kKindCount];   // of each kind
+  const int32_t* index;      // as kernels/index.h writes it for a device.  The kernels trust it
   const uint16_t* bias;      // [out], gated [2 * out], or null
   const uint16_t* residual;  // [tokens, out], contiguous, or null
   uint16_t* y;               // [tokens, out], contiguous
@@ -36,18 +42,31 @@ struct LinearArguments {
   int32_t out_features;
   int32_t in_features;  // a multiple of 4
   int32_t panels;       // panels of Y; W has as many packed panels, or twice as many if gated
-  int32_t dense_slabs;
-  int32_t sparse_slabs;
-  int32_t parts;     // blocks that share a stream's slabs
-  int32_t x_vector;  // values of X one copy moves: 8 or 4 (see choose_vectors)
-  int32_t y_vector;  // values of Y one store moves: 8, 4, 2 or 1
+  int32_t parts;        // blocks that share a stream's slabs
+  int32_t x_vector;     // values of X one copy moves: 8 or 4 (see choose_vectors)
+  int32_t y_vector;     // values of Y one store moves: 8, 4, 2 or 1
   Activation activation;
 
+  SlabCounts counts() const {
+    SlabCounts all{};
+    for (int kind = 0; kind < kKindCount; ++kind) all.of[kind] = slabs[kind].count;
+    return all;
+  }
+  // Sets the sizes in `slabs`.
+  void set_slabs(const SlabCounts& all, int32_t panel_rows) {
+    int32_t before = 0;
+    for (int kind = 0; kind < kKindCount; before += all.of[kind++]) {
+      Slabs& own = slabs[kind];
+      own.count = all.of[kind], own.before = before;
+      own.value_bytes = panel_rows * kUnitBytes * kKinds[kind].values;
+      own.extra_bytes = panel_rows * kUnitBytes * kKinds[kind].extra;
+    }
+  }
   PATCH_BOTH int32_t token_tiles(int tokens_per_tile) const { return (tokens - 1) / tokens_per_tile + 1; }
 };
 
 // The begin of each part, and the index's pointers where they fit (kernels/parts.h).
-inline constexpr int kTableWords = 980;
+inline constexpr int kTableWords = 920;
 struct PartTable {
   int32_t pointers;  // word at which the pointers lie, or -1: they are in device memory only
   uint32_t words[kTableWords];
@@ -71,9 +90,11 @@ inline bool choose_vectors(LinearArguments* a) {
   while (a->y_vector > 1 &&
          (a->out_features % a->y_vector != 0 || !aligned(a->y, 2 * a->y_vector) || !aligned(a->residual, 4)))
     a->y_vector /= 2;
-  return a->in_features % 4 == 0 && aligned(a->x, 8) && aligned(a->y, 2) && aligned(a->dense, 16) &&
-         aligned(a->sparse, 16) && aligned(a->meta, 16) && aligned(a->index, 4) && aligned(a->bias, 2) &&
-         aligned(a->residual, 2) && (a->parts <= 1 || (aligned(a->partials, 16) && aligned(a->counters, 4)));
+  for (const Slabs& own : a->slabs)
+    if (!aligned(own.values, 16) || !aligned(own.extra, 16)) return false;
+  return a->in_features % 4 == 0 && aligned(a->x, 8) && aligned(a->y, 2) && aligned(a->index, 4) &&
+         aligned(a->bias, 2) && aligned(a->residual, 2) &&
+         (a->parts <= 1 || (aligned(a->partials, 16) && aligned(a->counters, 4)));
 }
 
 }  // namespace patch

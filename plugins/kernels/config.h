@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/kinds.h"
+
 namespace patch {
 
 enum class Kernel : int8_t {
@@ -21,6 +23,7 @@ struct Config {
   int stages;         // slots of the cp.async ring
   int blocks_per_sm;  // number of blocks per SM that a stream is cut for
   bool gated;         // a tile is a gate's panel and the up's beside it (see epilogue.cuh)
+  int kinds;          // kinds of slabs that it multiplies: the first so many of the table
 };
 
 // Shared memory is the limit: a slot holds one dense slab (128 B per panel row) and the X tile beside it
@@ -30,25 +33,47 @@ struct Config {
 // arrive, and two blocks fit on an SM, one of which multiplies while the other waits at its barrier: those of
 // 64x64 warps on sm_80 and sm_90, the smaller ones everywhere.
 inline constexpr Config kConfigs[] = {
-    {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false},    // 40 KiB, 4 warps of 16x16
-    {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false},       // 48 KiB, 4 warps of 32x32
-    {"prefill-64", Kernel::kTile, 64, 128, 2, 2, 2, 1, false},    // 48 KiB, 4 warps of 32x64
-    {"decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1, false},  // 72 KiB, 4 warps of 32x16
-    {"mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1, false},     // 96 KiB, 8 warps of 32x32
-    {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 2, 1, false},  // 64 KiB, 4 warps of 64x64
+    {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false, kPatchKinds},    // 40 KiB, 4 warps of 16x16
+    {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false, kPatchKinds},       // 48 KiB, 4 warps of 32x32
+    {"prefill-64", Kernel::kTile, 64, 128, 2, 2, 2, 1, false, kPatchKinds},    // 48 KiB, 4 warps of 32x64
+    {"decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1, false, kPatchKinds},  // 72 KiB, 4 warps of 32x16
+    {"mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1, false, kPatchKinds},     // 96 KiB, 8 warps of 32x32
+    {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 2, 1, false, kPatchKinds},  // 64 KiB, 4 warps of 64x64
     // Gated weights have panels of 64 rows only: two of them make a tile as large as one panel of 128 rows.
-    {"gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true},  // 40 KiB, 4 warps of 2 x 16x16
-    {"gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true},     // 48 KiB, 4 warps of 2 x 32x32
-    {"gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 2, 1, true},  // 48 KiB, 4 warps of 2 x 32x64
+    {"gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true,
+     kPatchKinds},                                                             // 40 KiB, 4 warps of 2 x 16x16
+    {"gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true, kPatchKinds},  // 48 KiB, 4 warps of 2 x 32x32
+    {"gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 2, 1, true,
+     kPatchKinds},  // 48 KiB, 4 warps of 2 x 32x64
     // Streams for problems with few tiles of 128 tokens per SM, whose last wave would leave most SMs idle.
-    {"broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, false},       // 96 KiB, 4 warps of 32x64
-    {"broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, false},     // 96 KiB, 8 warps of 64x32
-    {"gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true},  // 96 KiB, 8 warps of 2 x 32x32
+    {"broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, false, kPatchKinds},    // 96 KiB, 4 warps of 32x64
+    {"broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, false, kPatchKinds},  // 96 KiB, 8 warps of 64x32
+    {"gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true,
+     kPatchKinds},  // 96 KiB, 8 warps of 2 x 32x32
     // 256 tokens use each fragment of W twice as often, where reads of shared memory limit 2:4 products, and
     // leave two warps to a scheduler.
-    {"wide-128", Kernel::kTile, 128, 256, 2, 4, 2, 1, false},  // 96 KiB, 8 warps of 64x64
+    {"wide-128", Kernel::kTile, 128, 256, 2, 4, 2, 1, false, kPatchKinds},  // 96 KiB, 8 warps of 64x64
+    // Streams for mosaics with n:16 slabs too.  They are kernels of their own, because every kind is a loop
+    // with its own registers.  Tiles of 64x64 warps have none left for the values of four row blocks: prompts
+    // take the broad streams.
+    {"all-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false, kKindCount},
+    {"all-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false, kKindCount},
+    {"all-broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, false, kKindCount},
+    {"all-decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1, false, kKindCount},
+    {"all-mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1, false, kKindCount},
+    {"all-broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, false, kKindCount},
+    {"all-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true, kKindCount},
+    {"all-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true, kKindCount},
+    {"all-gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true, kKindCount},
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
+// The first ones are for the kinds of PATCH, the others for all.
+constexpr int count_patch_configs() {
+  int count = 0;
+  while (count < kConfigCount && kConfigs[count].kinds == kPatchKinds) ++count;
+  return count;
+}
+inline constexpr int kPatchConfigCount = count_patch_configs();
 
 inline constexpr int kSlabColumns = 64;   // K covered by one slab
 inline constexpr int kTilesPerGroup = 8;  // token tiles that walk over the panels together
@@ -87,6 +112,7 @@ struct Geometry {
   static constexpr int kStages = kConfigs[C].stages;
   static constexpr int kBlocksPerSm = kConfigs[C].blocks_per_sm;
   static constexpr bool kGated = kConfigs[C].gated;
+  static constexpr int kKinds = kConfigs[C].kinds;
   static constexpr int kPanels = panels_per_tile(kGated);
   static constexpr int kThreads = 32 * kFeatureWarps * kTokenWarps;
 
@@ -95,8 +121,6 @@ struct Geometry {
   static constexpr int kWarpTokens = kTokens / (8 * kTokenWarps);  // 8-token blocks of one warp
 
   static constexpr int kDenseBytes = kPanelRows * kSlabColumns * 2;
-  static constexpr int kSparseBytes = kDenseBytes / 2;
-  static constexpr int kMetaBytes = kPanelRows * 8;
   static constexpr int kXBytes = kTokens * kSlabColumns * 2;
   static constexpr int kStageBytes = stage_bytes(kConfigs[C]);
   static constexpr int kRingBytes = kStages * kStageBytes;
@@ -113,8 +137,7 @@ struct Geometry {
   static_assert(kBlocksPerSm == 1 || kBlocksPerSm * (kSharedBytes + 1024) <= kSharedEverywhere + 1024);
   static_assert(kBlocksPerSm <= 2, "kMostParts");
   // Copy loops have constant trip counts, so all threads must copy the same number of chunks.
-  static_assert(kSparseBytes % (16 * kThreads) == 0 && kXBytes % (16 * kThreads) == 0);
-  static_assert(kMetaBytes / 16 <= kThreads);
+  static_assert(kDenseBytes % (16 * kThreads) == 0 && kXBytes % (16 * kThreads) == 0);
 };
 
 }  // namespace patch

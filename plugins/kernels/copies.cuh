@@ -10,9 +10,6 @@ namespace patch {
 // The copies of one slab at a time, those of one thread.
 template <class T, class G, class Hint>
 class SlabCopies {
-  using Dense = typename Streams<T, G>::Dense;
-  using Sparse = typename Streams<T, G>::Sparse;
-
  public:
   PATCH_DEVICE SlabCopies(const LinearArguments& a, Hint policy, int thread)
       : a_(a), policy_(policy), thread_(thread) {}
@@ -30,14 +27,25 @@ class SlabCopies {
     tokens_left_ = a_.tokens - row;
     x_tile_ = a_.x + static_cast<int64_t>(row) * a_.in_features;
   }
-  // Slab i of a panel is copied next, with the 64 columns of X from 64 * `column`, if there is such a slab.
-  PATCH_DEVICE void aim(const Panel<G>& p, int i, int column, bool exists) {
-    const bool dense = i < p.dense;
-    const int64_t row = p.row(i);
-    values_ = (dense ? bytes(a_.dense) : bytes(a_.sparse)) +
-              row * (dense ? Dense::kValueBytes : Sparse::kValueBytes) + place(thread_);
-    extra_ = bytes(a_.meta) + row * Sparse::kExtraBytes + place(thread_) - Sparse::kValueBytes;
-    dense_ = exists && dense, sparse_ = exists && !dense;
+  // The slabs from this row of a kind on are next.
+  PATCH_DEVICE void begin_run(int kind, int row) {
+    const Slabs& slabs = a_.slabs[kind];
+    value_bytes_ = slabs.value_bytes, extra_bytes_ = slabs.extra_bytes;
+    next_values_ = bytes(slabs.values) + static_cast<int64_t>(row) * value_bytes_ + place(thread_);
+    // Extra bytes lie behind the values in a slot.
+    next_extra_ =
+        bytes(slabs.extra) + static_cast<int64_t>(row) * extra_bytes_ + place(thread_) - value_bytes_;
+    next_column_ = columns_of<G>(a_, kind) + row;
+  }
+  // K / 64 of the next slab.
+  PATCH_DEVICE int column() const { return load_index(next_column_); }
+  // The next slab is copied, with the 64 columns of X from 64 * `column`, if there is such a slab.
+  PATCH_DEVICE void aim(int column, bool exists) {
+    values_ = next_values_, next_values_ += value_bytes_;
+    extra_ = next_extra_, next_extra_ += extra_bytes_;
+    ++next_column_;
+    values_left_ = value_bytes_ - thread_ / kChunks * 128;  // as `place`, within a row of 128 bytes
+    bytes_left_ = exists ? values_left_ + extra_bytes_ : 0;
     const int k = column * kSlabColumns + thread_ % kChunks * 8, columns = a_.in_features;
     x_ = x_tile_ + k;
     low_left_ = exists && k < columns ? tokens_left_ : 0;
@@ -65,48 +73,39 @@ class SlabCopies {
   static constexpr int kWeightCopies = G::kDenseBytes / kRound;
   static_assert(kRows % 8 == 0, "a thread stays in one column of the swizzle");
   static_assert(kRows * 128 == kRound);
-  static_assert(Dense::kValueBytes + Dense::kExtraBytes <= G::kDenseBytes);
-  static_assert(Sparse::kValueBytes + Sparse::kExtraBytes <= G::kDenseBytes);
-  static_assert(Dense::kValueBytes % 128 == 0 && Sparse::kValueBytes % 128 == 0,
-                "threads that copy 128 bytes (see place) copy from one tensor");
-  static_assert(Dense::kExtraBytes == 0, "the first stream has one tensor");
+  template <int Kind = 0>
+  PATCH_DEVICE static constexpr bool fit() {
+    if constexpr (Kind == G::kKinds) {
+      return true;
+    } else {
+      using D = Decoder<T, G, Kind>;
+      return D::kValueBytes + D::kExtraBytes <= G::kDenseBytes && D::kValueBytes % 128 == 0 &&
+             D::kExtraBytes % 128 == 0 && fit<Kind + 1>();
+    }
+  }
+  static_assert(fit(), "threads that copy 128 bytes (see place) copy all of them from one tensor");
 
   template <class V>
   PATCH_DEVICE static const uint8_t* bytes(const V* p) {
     return reinterpret_cast<const uint8_t*>(p);
   }
-  // Bytes of round j of a kind: from its first tensor, from its second one in all or some threads, or none.
-  template <class Kind>
-  PATCH_DEVICE static constexpr bool has_some(int j) {
-    return j * kRound < Kind::kValueBytes + Kind::kExtraBytes;
-  }
-  template <int Bytes, int J>
-  PATCH_DEVICE bool within() const {
-    constexpr int rest = Bytes - J * kRound;
-    if constexpr (rest <= 0 || rest >= kRound)
-      return rest > 0;
-    else
-      return thread_ < rest / 16;
-  }
-  template <class Kind, int J>
-  PATCH_DEVICE bool here() const {
-    return within<Kind::kValueBytes + Kind::kExtraBytes, J>();
-  }
-  // Which tensor round j comes from; where the kind has nothing to copy, the one that the other kind takes.
-  template <class Kind, class Other, int J>
-  PATCH_DEVICE bool from_values() const {
-    if constexpr (has_some<Kind>(J))
-      return within<Kind::kValueBytes, J>();
-    else
-      return within<Other::kValueBytes, J>();
+  // Returns true if round J copies extra bytes of some kind.
+  template <int J, int Kind = 0>
+  PATCH_DEVICE static constexpr bool has_extra() {
+    if constexpr (Kind == G::kKinds) {
+      return false;
+    } else {
+      constexpr int begin = Decoder<T, G, Kind>::kValueBytes;
+      constexpr int end = begin + Decoder<T, G, Kind>::kExtraBytes;
+      return (begin < end && begin < (J + 1) * kRound && end > J * kRound) || has_extra<J, Kind + 1>();
+    }
   }
 
   template <int J>
   PATCH_DEVICE void copy_weights(uint8_t* to) const {
-    const bool values = dense_ ? from_values<Dense, Sparse, J>() : from_values<Sparse, Dense, J>();
-    const uint8_t* from = values ? values_ : extra_;
-    copy_weights_async<J * kRound>(to, from, policy_,
-                                   (dense_ && here<Dense, J>()) || (sparse_ && here<Sparse, J>()));
+    const uint8_t* from = values_;
+    if constexpr (has_extra<J>()) from = values_left_ > J * kRound ? values_ : extra_;
+    copy_weights_async<J * kRound>(to, from, policy_, bytes_left_ > J * kRound);
   }
 
   // Fills rows beyond `tokens` and columns beyond `in_features` with zeros, without reading them.  The memory
@@ -121,11 +120,62 @@ class SlabCopies {
   const LinearArguments& a_;
   Hint policy_;
   int thread_;
-  bool dense_ = false, sparse_ = false;  // the kind of the slab, if it exists
-  int tokens_left_ = 0;                  // rows of X from this thread's first one on
-  int low_left_ = 0, high_left_ = 0;     // the same for the halves of a copy, 0 beyond the last column
-  const uint16_t *x_tile_ = nullptr, *x_ = nullptr;
+  // The run: addresses of its next slab, and bytes of a slab.
+  const uint8_t *next_values_ = nullptr, *next_extra_ = nullptr;
+  const int32_t* next_column_ = nullptr;
+  int value_bytes_ = 0, extra_bytes_ = 0;
+  // The slab: addresses, and the bytes from this thread's first one on.  No bytes if it does not exist.
   const uint8_t *values_ = nullptr, *extra_ = nullptr;
+  int values_left_ = 0, bytes_left_ = 0;
+  int tokens_left_ = 0;               // rows of X from this thread's first one on
+  int low_left_ = 0, high_left_ = 0;  // the same for the halves of a copy, 0 beyond the last column
+  const uint16_t *x_tile_ = nullptr, *x_ = nullptr;
+};
+
+// Stands for the column of a slab that is not known.
+inline constexpr int kNoColumn = -1;
+
+// Copies the slabs of a walk, one after another.
+template <class T, class G, class Arguments, class Hint>
+class SlabSupply {
+ public:
+  using Walk = SlabWalk<G, Arguments>;
+
+  // column: K / 64 of the slab with which the walk begins, if its first tile has one, or kNoColumn.
+  PATCH_DEVICE SlabSupply(const Arguments& s, const Walk& walk, int column, Hint policy, int thread)
+      : walk_(walk), copies_(linear_of(s), policy, thread), column_(column) {
+    if (!walk_.more()) return;
+    begin_run();
+    if (column == kNoColumn || walk_.moved()) column_ = copies_.column();
+    next();
+  }
+  template <int Share, int Shares>
+  PATCH_DEVICE void copy(uint8_t* slot) const {
+    copies_.template copy<Share, Shares>(slot);
+  }
+  PATCH_DEVICE bool more() const { return more_; }
+  // Aims at the next slab, and loads the column of the one after it.
+  PATCH_DEVICE void next() {
+    more_ = walk_.more();
+    copies_.aim(column_, more_);
+    if (!more_) return;
+    if (walk_.next()) {
+      if (!walk_.more()) return;
+      begin_run();
+    }
+    column_ = copies_.column();
+  }
+
+ private:
+  PATCH_DEVICE void begin_run() {
+    copies_.begin_tile(walk_.first_token());
+    copies_.begin_run(walk_.kind(), walk_.row());
+  }
+
+  Walk walk_;
+  SlabCopies<T, G, Hint> copies_;
+  bool more_ = false;  // there is a slab to copy
+  int column_;         // K / 64 of the walk's slab
 };
 
 }  // namespace patch

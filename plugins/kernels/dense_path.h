@@ -13,21 +13,18 @@ inline constexpr int kActivateThreads = 256;
 // Writes `panels` panels of W as plain rows.  If gated, the gate's panels come first, then as many of the
 // up's.
 struct UnpackArguments {
-  const uint16_t* dense;  // as in LinearArguments
-  const uint16_t* sparse;
-  const uint32_t* meta;
+  Slabs slabs[kKindCount];  // as in LinearArguments
   const int32_t* index;
-  uint16_t* weight;     // [sides * panels * panel_rows, slabs * 64], aligned to 16 bytes
+  uint16_t* weight;     // [sides * panels * panel_rows, columns * 64], aligned to 16 bytes
+  int32_t kinds;        // kinds in the index
   int32_t panel_rows;   // 64 or 128
   int32_t sides;        // packed panels per panel of Y: 1, or 2 if gated
   int32_t all_panels;   // panels of Y
-  int32_t dense_slabs;  // of the whole W
-  int32_t sparse_slabs;
   int32_t first_panel;  // first panel of Y to write
   int32_t panels;
-  int32_t slabs;  // slabs along K
+  int32_t columns;  // slabs along K
 
-  PATCH_BOTH int32_t groups() const { return (slabs - 1) / kUnpackSlabs + 1; }
+  PATCH_BOTH int32_t groups() const { return (columns - 1) / kUnpackSlabs + 1; }
   PATCH_BOTH int64_t blocks() const { return static_cast<int64_t>(sides) * panels * groups(); }
 };
 

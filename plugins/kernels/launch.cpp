@@ -70,6 +70,9 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
   if (schedule.config >= kConfigCount)
     return launch_warpgroups(a, scalar, schedule.config - kConfigCount, stream);
   const StreamArguments s{a, table};
+  if (schedule.config >= kPatchConfigCount)
+    return scalar == Scalar::kHalf ? launch_all_half(s, schedule.config, stream)
+                                   : launch_all_bfloat16(s, schedule.config, stream);
   return scalar == Scalar::kHalf ? launch_half(s, schedule.config, stream)
                                  : launch_bfloat16(s, schedule.config, stream);
 }

@@ -3,7 +3,7 @@
 namespace patch {
 
 cudaError_t launch_half(const StreamArguments& s, int config, cudaStream_t stream) noexcept {
-  return launch_scalar<Half>(s, config, stream);
+  return launch_scalar<Half, 0, kPatchConfigCount>(s, config, stream);
 }
 
 }  // namespace patch

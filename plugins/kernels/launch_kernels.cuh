@@ -1,4 +1,4 @@
-// Launches any configuration of one scalar type by its number.
+// Launches configurations of one scalar type by their number.
 #pragma once
 #include <array>
 #include <utility>
@@ -36,18 +36,20 @@ cudaError_t launch_config(const StreamArguments& s, cudaStream_t stream) {
                           stream);
 }
 
-template <class T, int... C>
+template <class T, int First, int... C>
 cudaError_t launch_by_number(const StreamArguments& s, int config, cudaStream_t stream,
                              std::integer_sequence<int, C...>) {
   using Launcher = cudaError_t (*)(const StreamArguments&, cudaStream_t);
-  static constexpr std::array<Launcher, sizeof...(C)> kLaunchers{launch_config<T, C>...};
-  if (config < 0 || config >= static_cast<int>(kLaunchers.size())) return cudaErrorInvalidConfiguration;
-  return kLaunchers[config](s, stream);
+  static constexpr std::array<Launcher, sizeof...(C)> kLaunchers{launch_config<T, First + C>...};
+  const int number = config - First;
+  if (number < 0 || number >= static_cast<int>(kLaunchers.size())) return cudaErrorInvalidConfiguration;
+  return kLaunchers[number](s, stream);
 }
 
-template <class T>
+// Launches one of the configurations First .. End - 1.
+template <class T, int First, int End>
 cudaError_t launch_scalar(const StreamArguments& s, int config, cudaStream_t stream) {
-  return launch_by_number<T>(s, config, stream, std::make_integer_sequence<int, kConfigCount>());
+  return launch_by_number<T, First>(s, config, stream, std::make_integer_sequence<int, End - First>());
 }
 
 }  // namespace patch

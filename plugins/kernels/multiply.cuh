@@ -67,12 +67,12 @@ class Ring {
 };
 
 // Multiplies `slabs` slabs of one kind.
-template <class Decoder, class G, class Ring>
+template <class D, class G, class Ring>
 PATCH_DEVICE void multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, const Place<G>& at) {
   if (slabs <= 0) return;
-  using U = Units<G, Decoder::kSparse>;
+  using U = Units<G, D::kSparse>;
   const int place = U::place(at);
-  Decoder weights;  // NOLINT(cppcoreguidelines-pro-type-member-init): each unit is loaded before its products
+  D weights;  // NOLINT(cppcoreguidelines-pro-type-member-init): each unit is loaded before its products
   uint32_t tokens[U::kSlots][4];
   const auto load = [&](auto index) {
     constexpr int unit = decltype(index)::value;
@@ -94,7 +94,7 @@ PATCH_DEVICE void multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, c
       const uint32_t (&b)[4] = tokens[unit % U::kSlots];
       PATCH_UNROLL
       for (int m = 0; m < G::kWarpRows; ++m) {
-        if constexpr (Decoder::kSparse) {
+        if constexpr (D::kSparse) {
           weights.template multiply<step>(acc[m][n], m, b);
         } else {
           weights.template multiply<step>(acc[m][2 * n], m, b[0], b[1]);
@@ -109,17 +109,17 @@ PATCH_DEVICE void multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, c
 template <class T, class G, class Ring>
 PATCH_DEVICE void multiply_slabs(Sums<G>& sums, const Panel<G>& p, int i, int end, Ring& ring,
                                  const Place<G>& at) {
-  using Dense = typename Streams<T, G>::Dense;
-  using Sparse = typename Streams<T, G>::Sparse;
   const auto multiply = [&](auto decoder, int panel, int stop) {
     stop = stop < end ? stop : end;
     multiply_stream<typename decltype(decoder)::Type, G>(sums[panel], stop - i, ring, at);
     if (i < stop) i = stop;
   };
-  if constexpr (G::kGated) multiply(Named<Dense>(), 0, p.gate_dense);
-  multiply(Named<Dense>(), G::kPanels - 1, p.dense);
-  if constexpr (G::kGated) multiply(Named<Sparse>(), 0, p.dense + p.gate_sparse);
-  multiply(Named<Sparse>(), G::kPanels - 1, end);
+  for_each_index<G::kKinds>([&](auto index) {
+    constexpr int kind = decltype(index)::value;
+    const Named<Decoder<T, G, kind>> decoder;
+    if constexpr (G::kGated) multiply(decoder, 0, p.begin(kind) + p.gate[kind]);
+    multiply(decoder, G::kPanels - 1, p.ends[kind]);
+  });
 }
 
 }  // namespace patch

@@ -51,45 +51,49 @@ PATCH_BOTH int32_t part_column(const PartTable& t, int part) {
                               (t.words[kPartWords * part + 1] & ((1u << kLowColumnBits) - 1)));
 }
 
-// Cuts a stream of configuration c.  a: its sizes and parts; index: of W, on the host.
+// Cuts a stream of configuration c.  a: its sizes and parts; index: of W for a device, on the host.
 inline void make_parts(PartTable* table, const LinearArguments& a, const int32_t* index, const Config& c) {
   const int32_t sides = panels_per_tile(c.gated), pointers = sides * a.panels + 1;
-  const int32_t *dense_ptr = index, *sparse_ptr = index + pointers, *columns = index + 2 * pointers;
+  const int32_t* columns = index + c.kinds * pointers;
+  const auto slabs_of = [&](int32_t panel) {
+    SlabCounts own{};
+    for (int kind = 0; kind < c.kinds; ++kind) {
+      const int32_t* at = index + kind * pointers + sides * panel;
+      own.of[kind] = at[sides] - at[0];
+    }
+    return own;
+  };
   const int64_t tiles = ceil_div(a.tokens, c.tokens);
-  const int64_t total = tiles * (int64_t{a.panels} * kTileCost + slabs_cost(a.dense_slabs, a.sparse_slabs));
+  const int64_t total = tiles * (int64_t{a.panels} * kTileCost + slabs_cost(a.counts()));
   int32_t panel = 0;
   int64_t begin = 0;  // start of the panel
   for (int32_t part = 0; part < a.parts; ++part) {
     const int64_t start = part_start(part, total, a.parts);
-    int32_t dense = 0, sparse = 0;
+    SlabCounts slabs{};
     int64_t cost = 0;
     for (;; ++panel) {
-      dense = dense_ptr[sides * (panel + 1)] - dense_ptr[sides * panel];
-      sparse = sparse_ptr[sides * (panel + 1)] - sparse_ptr[sides * panel];
-      cost = tile_cost(dense, sparse);
+      slabs = slabs_of(panel), cost = tile_cost(slabs);
       if (start < begin + tiles * cost) break;
       begin += tiles * cost;
     }
     const int64_t tile = (start - begin) / cost, offset = start - begin - tile * cost;
-    PartBegin p{static_cast<int32_t>(panel * tiles + tile), slabs_before(offset, dense, sparse), 0};
+    PartBegin p{static_cast<int32_t>(panel * tiles + tile), slabs_before(offset, slabs), 0};
     // All units of the tile may start before the part does.
-    if (offset > 0 && p.slab == dense + sparse) {
+    if (offset > 0 && p.slab == slabs_in_all(slabs)) {
       ++p.tile, p.slab = 0;
-      const auto next = static_cast<int32_t>(p.tile / tiles);
-      dense = dense_ptr[sides * (next + 1)] - dense_ptr[sides * next];
-      sparse = sparse_ptr[sides * (next + 1)] - sparse_ptr[sides * next];
+      slabs = slabs_of(static_cast<int32_t>(p.tile / tiles));
     }
     const auto own = static_cast<int32_t>(p.tile / tiles);
-    if (p.slab < dense)
-      p.column = columns[dense_ptr[sides * own] + p.slab];
-    else if (p.slab < dense + sparse)
-      p.column = columns[a.dense_slabs + sparse_ptr[sides * own] + p.slab - dense];
+    int32_t slab = p.slab, kind = 0;
+    while (kind < c.kinds && slab >= slabs.of[kind]) slab -= slabs.of[kind++];
+    if (kind < c.kinds)
+      p.column = columns[a.slabs[kind].before + index[kind * pointers + sides * own] + slab];
     write_part(table->words + kPartWords * part, p);
   }
   write_part(table->words + kPartWords * a.parts, {static_cast<int32_t>(a.panels * tiles), 0, 0});
   const int32_t used = kPartWords * (a.parts + 1);
-  table->pointers = used + 2 * pointers <= kTableWords ? used : -1;
-  if (table->pointers >= 0) std::copy_n(index, 2 * pointers, table->words + used);
+  table->pointers = used + c.kinds * pointers <= kTableWords ? used : -1;
+  if (table->pointers >= 0) std::copy_n(index, c.kinds * pointers, table->words + used);
 }
 
 }  // namespace patch

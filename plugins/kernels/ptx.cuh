@@ -123,6 +123,7 @@ PATCH_DEVICE void load_shared_two(uint32_t (&r)[2], const void* p) {
 PATCH_DEVICE uint32_t load_shared_word(const void* p) { return *static_cast<const uint32_t*>(p); }
 PATCH_DEVICE void store_shared_word(void* p, uint32_t v) { *static_cast<uint32_t*>(p) = v; }
 
+PATCH_DEVICE int count_bits(uint32_t word) { return __popc(word); }
 PATCH_DEVICE int32_t load_index(const int32_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_bias(const uint16_t* p) { return __ldg(p); }
 PATCH_DEVICE uint16_t load_value(const uint16_t* p) { return __ldg(p); }

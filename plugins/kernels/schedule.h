@@ -21,8 +21,7 @@ struct Problem {
   int32_t out_features;
   int32_t in_features;
   int32_t panel_rows;
-  int32_t dense_slabs;
-  int32_t sparse_slabs;
+  SlabCounts slabs;
   int32_t gated;  // 0 or 1; if 1, the slabs are those of gate and up together
 };
 
@@ -75,15 +74,15 @@ inline int64_t token_tiles(const Problem& p, const Config& c) {
 }
 inline int64_t tile_count(const Problem& p, const Config& c) { return panel_count(p) * token_tiles(p, c); }
 inline int64_t total_cost(const Problem& p, const Config& c) {
-  return token_tiles(p, c) * (panel_count(p) * kTileCost + slabs_cost(p.dense_slabs, p.sparse_slabs));
+  return token_tiles(p, c) * (panel_count(p) * kTileCost + slabs_cost(p.slabs));
 }
 
 inline int64_t sums_per_tile(const Config& c) {
   return static_cast<int64_t>(c.tokens) * c.panel_rows * panels_per_tile(c.gated);
 }
-// Returns true if a configuration is for weights that are packed like this.
-inline bool fits(const Config& c, int32_t panel_rows, bool gated) {
-  return c.panel_rows == panel_rows && c.gated == gated;
+// Returns true if a configuration is for weights that are packed like this one's.
+inline bool fits(const Config& c, const Problem& p) {
+  return c.panel_rows == p.panel_rows && c.gated == (p.gated != 0) && c.kinds == kinds_for(p.slabs);
 }
 
 // Each part has two slots for sums (see add_up) and one counter.
@@ -103,7 +102,7 @@ inline int max_parts(const Problem& p, const Config& c, int sms) {
 inline size_t workspace_bound(const Problem& p) {
   size_t bound = 0;
   for (const Config& c : kConfigs)
-    if (fits(c, p.panel_rows, p.gated)) bound = std::max(bound, partial_bytes(c, max_parts(p, c, kMaxSms)));
+    if (fits(c, p)) bound = std::max(bound, partial_bytes(c, max_parts(p, c, kMaxSms)));
   return bound;
 }
 
@@ -115,16 +114,15 @@ using Cost = __int128;
 inline constexpr int64_t kBlockBytes = 64 * 64 * 2;
 inline constexpr int64_t kL2Tokens = 64;  // a 64x64 block from L2
 inline constexpr int64_t kTurnTokens =
-    8;                                    // overhead of a turn of the ring, per 64 rows (simulated: issue.py)
-inline constexpr int64_t kFillTurns = 3;  // turns until the first slab has arrived
-inline constexpr int64_t kAddUp = 300;    // a fence and a count
-inline constexpr int64_t kSumsPerUnit = 700;   // partial sums read per unit
+    8;  // overhead of a turn of the ring, per 64 rows (simulated: issue.py)
+inline constexpr int64_t kUnpackTokens = 20;  // unpacking of n:16, per 64 rows and token warp (of_sixteen.py)
+inline constexpr int64_t kFillTurns = 3;      // turns until the first slab has arrived
+inline constexpr int64_t kAddUp = 300;        // a fence and a count
+inline constexpr int64_t kSumsPerUnit = 700;  // partial sums read per unit
 inline constexpr int64_t kHopperL2Bytes = 35;  // of an SM and clock: 90 % of an H100's 5120 for 132 SMs
 inline constexpr int64_t kMaxTokenTiles = 64;  // streams with more token tiles are taken to share nothing
 
-inline int64_t weight_bytes(const Problem& p) {
-  return slabs_cost(p.dense_slabs, p.sparse_slabs) * 8 * p.panel_rows;
-}
+inline int64_t weight_bytes(const Problem& p) { return slabs_cost(p.slabs) * kUnitBytes * p.panel_rows; }
 
 // Returns the number of times that W is read from DRAM.  A token tile reads a slab again if L2 has evicted it
 // since another token tile of the panel read it.  kept: bytes that L2 keeps.
@@ -159,15 +157,17 @@ inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
 // Cost of a turn of the ring for one slab: the products, or the bytes through shared memory (128 per clock on
 // every device), whichever is larger.  Each feature warp reads X and each token warp reads W.  Where kernels
 // for Hopper are compared with others, L2 counts too: it bounds both.
-inline int64_t turn_cost(const Config& c, bool sparse, const Device& device) {
+inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
+  const bool sparse = kind == 1, of_sixteen = kind >= kPatchKinds;
   const bool groups = is_for_hopper(c.kernel);  // a warpgroup reads X once, at the rate of wgmma
-  const int64_t height = c.panel_rows / 64, weights = c.panel_rows * (sparse ? 72 : 128), x = c.tokens * 128;
+  const int64_t height = c.panel_rows / 64, weights = c.panel_rows * kUnitBytes * slab_cost(kind),
+                x = c.tokens * 128;
   const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps / (groups ? 4 : 1));
   int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
   if (groups) tokens = tokens * device.fma / std::max(device.dense_fma, 1);
   const int64_t l2 = device.warpgroups ? (weights / cluster_blocks(c) + x) / kHopperL2Bytes : 0;
   return std::max(tokens, std::max(bytes / 128, l2) * device.fma / (64 * 64)) +
-         (groups ? 0 : kTurnTokens * height);
+         (groups ? 0 : kTurnTokens * height) + (of_sixteen ? kUnpackTokens * height * c.token_warps : 0);
 }
 
 // Cost of two activities that overlap: the longer one, plus a share of the other for their interference.
@@ -184,8 +184,9 @@ inline Cost predicted_cost(const Problem& p, const Config& c, int parts, const D
   const Cost moved =
       Cost{weight_bytes(p)} * weight_reads(p, c, parts, kept) + x_bytes(p, c, static_cast<int>(sms), kept);
   const Cost dram = moved * device.block_tokens / (kBlockBytes * busy);
-  const int64_t turn = turn_cost(c, false, device), tiles = tile_count(p, c);
-  const int64_t turns = p.dense_slabs * turn + p.sparse_slabs * turn_cost(c, true, device);
+  const int64_t turn = turn_cost(c, 0, device), tiles = tile_count(p, c);
+  int64_t turns = 0;
+  for (int kind = 0; kind < c.kinds; ++kind) turns += p.slabs.of[kind] * turn_cost(c, kind, device);
   if (tile)
     return overlapped(Cost{ceil_div(tiles, sms)} * (turns / panel_count(p) + kFillTurns * turn), dram);
   const Cost ends = Cost{tiles} * kTileCost * turn / kDenseCost;
@@ -213,7 +214,7 @@ inline Schedule choose_schedule(const Problem& p, const Device& device, int conf
   const int count = device.warpgroups || config >= kConfigCount ? kAllConfigCount : kConfigCount;
   for (int i = 0; i < count; ++i) {
     const Config& c = config_at(i);
-    if (!fits(c, p.panel_rows, p.gated) || (config != kAnyConfig && config != i)) continue;
+    if (!fits(c, p) || (config != kAnyConfig && config != i)) continue;
     if (shared_bytes(c) > device.shared_bytes || !can_be_cut(p, c)) continue;
     const int sms = device.sms, most = max_parts(p, c, sms);
     // Only multiples of the number of tiles or of SMs: other numbers leave some of them with less work.

@@ -4,18 +4,17 @@
 // W is stored as slabs of one panel (64 or 128 rows) x 64 columns, in the order of mma's registers:
 //
 //            K ->  slab 0   slab 1   slab 2   slab 3       in memory
-//   panel 0      | dense  |  2:4   | dense  |  2:4   |     `dense`:  dense slabs of panel 0, of panel 1, ...
-//   panel 1      |  2:4   |  2:4   | dense  | dense  |     `sparse`: 2:4 slabs of panel 0, of panel 1, ...
+//   panel 0      | dense  |  2:4   | dense  |  8:16  |     slabs[0]: dense slabs of panel 0, of panel 1, ...
+//   panel 1      |  2:4   |  2:4   | dense  | dense  |     slabs[1]: 2:4 slabs of panel 0, of panel 1, ...
 //
-// The bytes of a slab are those of its kind (decode_dense16.cuh, decode_sparse24.cuh).  A lane's A fragment
-// of mma has
+// The bytes of a slab are those of its kind (decode_*.cuh).  A lane's A fragment of mma has
 //
 //   one fragment (lane = 4g + t)       columns 2t, 2t+1   2t+8, 2t+9
 //                            row g          0, 1             4, 5
 //                            row g + 8      2, 3             6, 7      <- position among the lane's 8 values
 //
-// A block multiplies a panel by `kTokens` rows of X, dense slabs first and then 2:4 slabs, into the same fp32
-// accumulators:
+// A block multiplies a panel by `kTokens` rows of X, first its dense slabs, then those of the next kind, into
+// the same fp32 accumulators:
 //
 //      ring of kStages slots in shared memory          [ W slab | X tile ] [ W slab | X tile ] ...
 #pragma once
@@ -24,12 +23,14 @@
 
 namespace patch {
 
-// Slabs of one panel of Y: first `dense` dense slabs, then `sparse` 2:4 slabs.  If gated, these are the slabs
-// of two packed panels, and the gate's come first among those of each kind.
+// Slabs of one panel of Y, kind by kind.  If gated, these are the slabs of two packed panels, and the gate's
+// come first among those of each kind.
 template <class G>
 struct Panel {
-  int number, dense, sparse, first_dense, first_sparse;
-  int gate_dense, gate_sparse;  // the gate's slabs, if gated
+  int number;
+  int ends[G::kKinds];   // slabs of the panel up to the last one of each kind
+  int first[G::kKinds];  // row of its first slab in the tensors of the kind
+  int gate[G::kKinds];   // the gate's slabs of each kind, if gated
 
   // NOLINTBEGIN(cppcoreguidelines-pro-type-member-init): `read` does it.
   PATCH_DEVICE Panel(const LinearArguments& a, int panel) : number(panel) { read_memory(a); }
@@ -42,15 +43,8 @@ struct Panel {
       read(s.linear, [&](int i) { return static_cast<int32_t>(t.words[t.pointers + i]); });
   }
   // NOLINTEND(cppcoreguidelines-pro-type-member-init)
-  PATCH_DEVICE int slabs() const { return dense + sparse; }
-  // Row of slab i in the tensors of its kind.
-  PATCH_DEVICE int row(int i) const { return i + (i < dense ? first_dense : first_sparse - dense); }
-  // K / 64 of slab i.  W has slabs, though maybe not this one: its column is not used.
-  PATCH_DEVICE int column(const LinearArguments& a, int i) const {
-    const int columns = 2 * (a.panels * G::kPanels + 1), last = a.dense_slabs + a.sparse_slabs - 1;
-    const int slab = row(i) + (i < dense ? 0 : a.dense_slabs);
-    return load_index(a.index + columns + (slab < last ? slab : last));
-  }
+  PATCH_DEVICE int slabs() const { return ends[G::kKinds - 1]; }
+  PATCH_DEVICE int begin(int kind) const { return kind > 0 ? ends[kind - 1] : 0; }
 
  private:
   PATCH_DEVICE void read_memory(const LinearArguments& a) {
@@ -59,14 +53,95 @@ struct Panel {
   // pointer(i): the index's.
   template <class Pointer>
   PATCH_DEVICE void read(const LinearArguments& a, const Pointer& pointer) {
-    const int packed = number * G::kPanels, other = a.panels * G::kPanels + 1 + packed;
-    first_dense = pointer(packed), dense = pointer(packed + G::kPanels) - first_dense;
-    first_sparse = pointer(other), sparse = pointer(other + G::kPanels) - first_sparse;
-    if constexpr (G::kGated) {
-      gate_dense = pointer(packed + 1) - first_dense;
-      gate_sparse = pointer(other + 1) - first_sparse;
+    const int pointers = a.panels * G::kPanels + 1, packed = number * G::kPanels;
+    int count = 0;
+    PATCH_UNROLL
+    for (int kind = 0; kind < G::kKinds; ++kind) {
+      const int own = kind * pointers + packed;
+      first[kind] = pointer(own);
+      count += pointer(own + G::kPanels) - first[kind];
+      ends[kind] = count;
+      if constexpr (G::kGated) gate[kind] = pointer(own + 1) - first[kind];
     }
   }
+};
+
+// A pointer of the index.
+PATCH_DEVICE int32_t pointer_at(const LinearArguments& a, int i) { return load_index(a.index + i); }
+PATCH_DEVICE int32_t pointer_at(const StreamArguments& s, int i) {
+  const PartTable& t = s.table;
+  return t.pointers < 0 ? load_index(s.linear.index + i) : static_cast<int32_t>(t.words[t.pointers + i]);
+}
+PATCH_DEVICE const LinearArguments& linear_of(const LinearArguments& a) { return a; }
+PATCH_DEVICE const LinearArguments& linear_of(const StreamArguments& s) { return s.linear; }
+
+// Columns (K / 64) of the slabs of a kind.
+template <class G>
+PATCH_DEVICE const int32_t* columns_of(const LinearArguments& a, int kind) {
+  return a.index + G::kKinds * (a.panels * G::kPanels + 1) + a.slabs[kind].before;
+}
+
+// Walks over the slabs of a block: tile by tile, and in a tile kind by kind.  Slabs of one kind that follow
+// each other are a run.
+template <class G, class Arguments>
+class SlabWalk {
+ public:
+  // The slabs of `tiles` tiles, from one of the first tile on; of the last tile the first `stop`, or all if
+  // 0.
+  PATCH_DEVICE SlabWalk(const Arguments& s, int panel, int token_tile, int tiles, int slab, int stop)
+      : s_(s), panel_(panel), token_tile_(token_tile), tiles_(tiles), stop_(stop) {
+    budget_ = tile_budget() - slab;
+    find(slab);
+  }
+  // Returns true if there is a current slab.
+  PATCH_DEVICE bool more() const { return left_ > 0; }
+  // Goes to the next slab.  Returns true if it is not the next one of a run, which may be because there is
+  // none.
+  PATCH_DEVICE bool next() {
+    if (--left_ > 0) return false;
+    ++kind_;
+    find(0);
+    return true;
+  }
+  PATCH_DEVICE int first_token() const { return token_tile_ * G::kTokens; }
+  // Returns true if the slab does not lie in the first tile.
+  PATCH_DEVICE bool moved() const { return moved_; }
+  // Kind and row of the first slab of a run.
+  PATCH_DEVICE int kind() const { return kind_; }
+  PATCH_DEVICE int row() const { return row_; }
+
+ private:
+  PATCH_DEVICE int tile_budget() const { return tiles_ == 1 && stop_ > 0 ? stop_ : INT32_MAX; }
+
+  // Finds the first slab after `skip` of them, from kind_ on.
+  PATCH_DEVICE void find(int skip) {
+    const LinearArguments& a = linear_of(s_);
+    const int pointers = a.panels * G::kPanels + 1;
+    left_ = 0;
+    while (tiles_ > 0) {
+      if (kind_ == G::kKinds || budget_ <= 0) {
+        --tiles_, moved_ = true;
+        if (++token_tile_ == a.token_tiles(G::kTokens)) token_tile_ = 0, ++panel_;
+        kind_ = 0, budget_ = tile_budget();
+        continue;
+      }
+      const int own = kind_ * pointers + panel_ * G::kPanels, first = pointer_at(s_, own);
+      const int count = pointer_at(s_, own + G::kPanels) - first;
+      if (skip < count) {
+        row_ = first + skip;
+        left_ = count - skip < budget_ ? count - skip : budget_;
+        budget_ -= left_;
+        return;
+      }
+      skip -= count, ++kind_;
+    }
+  }
+
+  const Arguments& s_;
+  int panel_, token_tile_, tiles_, stop_;
+  int budget_;  // slabs of the tile that are left after the run
+  int kind_ = 0, row_ = 0, left_ = 0;
+  bool moved_ = false;
 };
 
 }  // namespace patch

@@ -53,16 +53,9 @@ class Cursor {
     slab = 0;
     end = slabs_here();
   }
-  // Goes to the next slab, across tiles without slabs.  Returns true if it lies in another tile.  For a
-  // cursor that is used slab by slab.
-  PATCH_DEVICE bool next_slab(const StreamArguments& s) {
-    ++slab;
-    return skip_empty(s);
-  }
-  PATCH_DEVICE bool skip_empty(const StreamArguments& s) {
-    if (slab < end || !more()) return false;
-    while (slab >= end && more()) next_tile(s);
-    return true;
+  // The slabs from here on.
+  PATCH_DEVICE SlabWalk<G, StreamArguments> walk(const StreamArguments& s) const {
+    return {s, panel.number, token_tile, left_, slab, stop_};
   }
 
  private:
@@ -144,42 +137,6 @@ PATCH_DEVICE bool add_up(Sums<G>& sums, const LinearArguments& a, int first, int
   return true;
 }
 
-// The slabs of a block's part, across its tiles.
-template <class T, class G>
-class PartSupply {
- public:
-  // column: K / 64 of the part's first slab.
-  PATCH_DEVICE PartSupply(const StreamArguments& s, const Cursor<G>& begin, int column, Policy policy,
-                          int thread)
-      : s_(s), ahead_(begin), copies_(s.linear, policy, thread), column_(column) {
-    if (ahead_.skip_empty(s) && ahead_.more()) column_ = ahead_.panel.column(s.linear, ahead_.slab);
-    if (!ahead_.more()) return;
-    copies_.begin_tile(ahead_.first_token());
-    aim();
-  }
-  template <int Share, int Shares>
-  PATCH_DEVICE void copy(uint8_t* slot) const {
-    copies_.template copy<Share, Shares>(slot);
-  }
-  PATCH_DEVICE bool more() const { return more_; }
-  PATCH_DEVICE void next() { aim(); }
-
- private:
-  // Aims at the slab of the cursor, and moves the cursor on to load the next column.
-  PATCH_DEVICE void aim() {
-    more_ = ahead_.more();
-    copies_.aim(ahead_.panel, ahead_.slab, column_, more_);
-    if (ahead_.next_slab(s_)) copies_.begin_tile(ahead_.first_token());
-    column_ = ahead_.panel.column(s_.linear, ahead_.slab);
-  }
-
-  const StreamArguments& s_;
-  Cursor<G> ahead_;
-  SlabCopies<T, G, Policy> copies_;
-  bool more_ = false;  // there is a slab to copy
-  int column_;         // K / 64 of the cursor's slab
-};
-
 // Grid: x = parts.
 template <class T, int C>
 PATCH_KERNEL(Geometry<C>::kThreads)
@@ -193,8 +150,9 @@ patch_stream(const StreamArguments s) {
   const Policy policy = a.tokens <= G::kTokens ? weights_read_once() : weights_read_again();
 
   Cursor<G> work = begin_part<G>(s, part);
-  PartSupply<T, G> supply(s, work, part_column(s.table, part), policy, at.thread);
-  Ring<G, PartSupply<T, G>> ring(shared, supply, SlabCopies<T, G, Policy>::place(at.thread));
+  using Supply = SlabSupply<T, G, StreamArguments, Policy>;
+  Supply supply(s, work.walk(s), part_column(s.table, part), policy, at.thread);
+  Ring<G, Supply> ring(shared, supply, SlabCopies<T, G, Policy>::place(at.thread));
   for (; work.more(); work.next_tile(s)) {
     Sums<G> sums;
     clear<G>(sums);

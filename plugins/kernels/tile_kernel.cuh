@@ -22,40 +22,6 @@ struct Assignment {
   }
 };
 
-// The slabs of one panel, in order.
-template <class T, class G>
-class PanelSupply {
- public:
-  PATCH_DEVICE PanelSupply(const LinearArguments& a, const Panel<G>& panel, int first_token, int thread)
-      : a_(a), panel_(panel), copies_(a, NoPolicy(), thread), end_(panel.dense + panel.sparse) {
-    copies_.begin_tile(first_token);
-    if (end_ == 0) return;
-    column_ = panel_.column(a_, 0);
-    aim();
-  }
-  template <int Share, int Shares>
-  PATCH_DEVICE void copy(uint8_t* slot) const {
-    copies_.template copy<Share, Shares>(slot);
-  }
-  PATCH_DEVICE bool more() const { return slab_ < end_; }
-  PATCH_DEVICE void next() {
-    ++slab_;
-    aim();
-  }
-
- private:
-  PATCH_DEVICE void aim() {
-    copies_.aim(panel_, slab_, column_, slab_ < end_);
-    column_ = panel_.column(a_, slab_ + 1);
-  }
-
-  const LinearArguments& a_;
-  const Panel<G>& panel_;
-  SlabCopies<T, G, NoPolicy> copies_;
-  int end_, slab_ = 0;
-  int column_ = 0;  // K / 64 of the next slab, loaded one slab ahead
-};
-
 // Grid: x = panels * token tiles.
 template <class T, int C>
 PATCH_KERNEL(Geometry<C>::kThreads)
@@ -67,11 +33,12 @@ patch_tiles(const LinearArguments a) {
   const Panel<G> panel(a, block.panel);
   const int first_token = block.token_tile * G::kTokens;
 
-  PanelSupply<T, G> supply(a, panel, first_token, at.thread);
-  Ring<G, PanelSupply<T, G>> ring(shared, supply, SlabCopies<T, G, NoPolicy>::place(at.thread));
+  using Supply = SlabSupply<T, G, LinearArguments, NoPolicy>;
+  Supply supply(a, {a, block.panel, block.token_tile, 1, 0, 0}, kNoColumn, NoPolicy(), at.thread);
+  Ring<G, Supply> ring(shared, supply, SlabCopies<T, G, NoPolicy>::place(at.thread));
   Sums<G> sums;
   clear<G>(sums);
-  multiply_slabs<T, G>(sums, panel, 0, panel.dense + panel.sparse, ring, at);
+  multiply_slabs<T, G>(sums, panel, 0, panel.slabs(), ring, at);
 
   finish<T, G>(sums, a, block.panel, first_token, at);
   ring.finish();

@@ -9,7 +9,7 @@
 #pragma once
 #include "kernels/config.h"
 #include "kernels/dense_path.h"
-#include "kernels/ptx.cuh"
+#include "kernels/place.cuh"
 
 namespace patch {
 
@@ -45,6 +45,32 @@ PATCH_DEVICE void read_sparse(uint32_t (&w)[4], const uint32_t* slab, const uint
   expand(w[2], w[3], load_word(from + 4), places >> 4);
 }
 
+// Reads values 8 * chunk .. + 7 of a row of an n:16 slab (decode_of_sixteen.cuh); `kept`: n.  Word t holds
+// two neighbouring positions of lane 4g + t.
+template <int Rows>
+PATCH_DEVICE void read_of_sixteen(uint32_t (&w)[4], const uint16_t* slab, const uint32_t* masks, int kept,
+                                  int row, int chunk) {
+  const int half = row / 8 % 2, first = chunk / 2 * 4 + chunk % 2 * 2;
+  const int planes = kept / 8 * 2, whole = kept & ~7;
+  PATCH_UNROLL
+  for (int t = 0; t < 4; ++t) {
+    const int lane = row / 16 * 32 + row % 8 * 4 + t;
+    const uint32_t mask = load_word(masks + lane) >> 16 * half & 0xffff;
+    const auto value = [&](int position) -> uint32_t {
+      if (!(mask >> position & 1)) return 0;
+      int rank = count_bits(mask & ((1u << position) - 1)), at = (half * Rows * 2 + lane) * 8 + rank;
+      if (rank >= whole) {
+        rank -= whole;
+        const bool twos = (kept & 4) == 0 || rank >= 4;
+        at = planes * Rows * 16 +
+             (twos ? (kept & 4) * Rows * 4 + lane * 4 + half * 2 + rank % 4 : lane * 8 + half * 4 + rank);
+      }
+      return load_value(slab + at);
+    };
+    w[t] = value(first) | value(first + 1) << 16;
+  }
+}
+
 // Writes a thread's part of a slab.  Issues all loads before the first store.  `width`: values per row of
 // `to`.
 template <int Rows, class Read>
@@ -64,45 +90,51 @@ template <int Rows>
 PATCH_KERNEL(kUnpackThreads)
 patch_unpack(const UnpackArguments a) {
   PATCH_SHARED(shared);
-  auto* slab_of = reinterpret_cast<int32_t*>(shared);  // dense slabs count from 0, 2:4 slabs from dense_slabs
+  auto* slab_of = reinterpret_cast<int32_t*>(shared);  // numbers count through all kinds
   const int thread = thread_index(), groups = a.groups();
   const int panel = static_cast<int>(block_index() / groups);  // among the packed panels of this launch
   const int first = static_cast<int>(block_index() % groups) * kUnpackSlabs;
-  const int packed = a.first_panel * a.sides + panel, all = a.all_panels * a.sides;
-  const int32_t *dense_ptr = a.index + packed, *sparse_ptr = a.index + all + 1 + packed;
-  const int32_t* columns = a.index + 2 * (all + 1);
-  const int32_t first_dense = load_index(dense_ptr), dense = load_index(dense_ptr + 1) - first_dense;
-  const int32_t first_sparse = load_index(sparse_ptr), sparse = load_index(sparse_ptr + 1) - first_sparse;
+  const int packed = a.first_panel * a.sides + panel, pointers = a.all_panels * a.sides + 1;
 
   if (thread < kUnpackSlabs) store_shared_word(slab_of + thread, static_cast<uint32_t>(kNoSlab));
   sync_block();
-  for (int i = thread; i < dense + sparse; i += kUnpackThreads) {
-    const int32_t slab = i < dense ? first_dense + i : a.dense_slabs + first_sparse + i - dense;
-    const uint32_t column = static_cast<uint32_t>(load_index(columns + slab)) - first;
-    if (column < kUnpackSlabs) store_shared_word(slab_of + column, static_cast<uint32_t>(slab));
+  for (int kind = 0; kind < a.kinds; ++kind) {
+    const int32_t* pointer = a.index + kind * pointers + packed;
+    const int32_t begin = load_index(pointer), count = load_index(pointer + 1) - begin;
+    for (int i = thread; i < count; i += kUnpackThreads) {
+      const int32_t slab = a.slabs[kind].before + begin + i;
+      const uint32_t column = static_cast<uint32_t>(load_index(a.index + a.kinds * pointers + slab)) - first;
+      if (column < kUnpackSlabs) store_shared_word(slab_of + column, static_cast<uint32_t>(slab));
+    }
   }
   sync_block();
 
   const int side = panel % a.sides, piece_panel = side * a.panels + panel / a.sides;
-  const int64_t width = static_cast<int64_t>(a.slabs) * kSlabColumns;
+  const int64_t width = static_cast<int64_t>(a.columns) * kSlabColumns;
   uint16_t* to = a.weight + static_cast<int64_t>(piece_panel) * Rows * width + first * kSlabColumns;
-  for (int s = 0; s < kUnpackSlabs && first + s < a.slabs; ++s, to += kSlabColumns) {
+  for (int s = 0; s < kUnpackSlabs && first + s < a.columns; ++s, to += kSlabColumns) {
     const auto slab = static_cast<int32_t>(load_shared_word(slab_of + s));
     if (slab == kNoSlab) {
       write_slab<Rows>(to, width, thread, [](uint32_t (&w)[4], int, int) { w[0] = w[1] = w[2] = w[3] = 0; });
-    } else if (slab < a.dense_slabs) {
-      const auto* from = reinterpret_cast<const uint32_t*>(a.dense) + int64_t{slab} * Rows * 32;
-      write_slab<Rows>(to, width, thread, [from](uint32_t (&w)[4], int row, int chunk) {
-        read_dense<Rows>(w, from, row, chunk);
-      });
-    } else {
-      const int64_t number = slab - a.dense_slabs;
-      const auto* from = reinterpret_cast<const uint32_t*>(a.sparse) + number * Rows * 16;
-      const uint32_t* meta = a.meta + number * Rows * 2;
-      write_slab<Rows>(to, width, thread, [from, meta](uint32_t (&w)[4], int row, int chunk) {
-        read_sparse<Rows>(w, from, meta, row, chunk);
-      });
+      continue;
     }
+    for_each_index<kKindCount>([&](auto index) {
+      constexpr int kind = decltype(index)::value;
+      const Slabs& own = a.slabs[kind];
+      const int64_t number = slab - own.before;
+      if (number < 0 || number >= own.count) return;
+      const uint16_t* values = own.values + number * Rows * 4 * kKinds[kind].values;
+      const uint32_t* extra = own.extra + number * Rows * 2;
+      write_slab<Rows>(to, width, thread, [values, extra](uint32_t (&w)[4], int row, int chunk) {
+        const auto* words = reinterpret_cast<const uint32_t*>(values);
+        if constexpr (kind == 0)
+          read_dense<Rows>(w, words, row, chunk);
+        else if constexpr (kind == 1)
+          read_sparse<Rows>(w, words, extra, row, chunk);
+        else
+          read_of_sixteen<Rows>(w, values, extra, kKinds[kind].values, row, chunk);
+      });
+    });
   }
 }
 

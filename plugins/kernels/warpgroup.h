@@ -7,10 +7,13 @@ namespace patch {
 // A block has 8 warps that multiply, which are two warpgroups, and 4 that copy.  A warpgroup has 64 rows of
 // the panel. 256 tokens, because the fill of a slot takes L2 longer than its products take the tensor cores.
 inline constexpr Config kWarpgroupConfigs[] = {
-    {"hopper-64", Kernel::kWarpgroups, 64, 256, 4, 2, 5, 1, false},       // 201 KiB, warpgroups of 64x128
-    {"hopper-128", Kernel::kWarpgroups, 128, 256, 8, 1, 4, 1, false},     // 193 KiB, warpgroups of 64x256
-    {"gated-hopper-64", Kernel::kWarpgroups, 64, 256, 4, 2, 5, 1, true},  // 201 KiB, warpgroups of 2 x 64x128
-    {"hopper-pair-128", Kernel::kWarpgroupPairs, 128, 256, 8, 1, 4, 1, false},  // as hopper-128
+    {"hopper-64", Kernel::kWarpgroups, 64, 256, 4, 2, 5, 1, false,
+     kPatchKinds},  // 201 KiB, warpgroups of 64x128
+    {"hopper-128", Kernel::kWarpgroups, 128, 256, 8, 1, 4, 1, false,
+     kPatchKinds},  // 193 KiB, warpgroups of 64x256
+    {"gated-hopper-64", Kernel::kWarpgroups, 64, 256, 4, 2, 5, 1, true,
+     kPatchKinds},  // 201 KiB, warpgroups of 2 x 64x128
+    {"hopper-pair-128", Kernel::kWarpgroupPairs, 128, 256, 8, 1, 4, 1, false, kPatchKinds},  // as hopper-128
 };
 inline constexpr int kWarpgroupConfigCount = sizeof(kWarpgroupConfigs) / sizeof(kWarpgroupConfigs[0]);
 
@@ -29,6 +32,7 @@ struct WarpgroupGeometry {
   static constexpr int kTokenWarps = kWarpgroupConfigs[C].token_warps;
   static constexpr int kStages = kWarpgroupConfigs[C].stages;
   static constexpr bool kGated = kWarpgroupConfigs[C].gated;
+  static constexpr int kKinds = kWarpgroupConfigs[C].kinds;
   static constexpr int kCluster = cluster_blocks(kWarpgroupConfigs[C]);
   static constexpr int kPanels = panels_per_tile(kGated);
   static constexpr int kThreads = 32 * kFeatureWarps * kTokenWarps;  // that multiply

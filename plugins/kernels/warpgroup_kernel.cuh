@@ -114,8 +114,12 @@ PATCH_DEVICE void fill_slots(const Slots<G>& slots, const LinearArguments& a, co
   // The slot of slab i + kStages is free only when slab i + 1 is multiplied (see multiply_slabs_of).
   constexpr int kBehind = G::kStages - 2;
   const TokenCopies<G> tokens(a, first_token, thread);
-  const int slabs = panel.dense + panel.sparse;
-  int column = slabs > 0 ? panel.column(a, 0) : 0;
+  const int slabs = panel.slabs(), dense = panel.ends[0];
+  const auto column_of = [&](int i) {
+    return i < dense ? load_index(columns_of<G>(a, 0) + panel.first[0] + i)
+                     : load_index(columns_of<G>(a, 1) + panel.first[1] + i - dense);
+  };
+  int column = slabs > 0 ? column_of(0) : 0;
   Walk<G> fill, done;
   for (int i = 0; i < slabs + kBehind; ++i) {
     if (i < slabs) {
@@ -123,18 +127,21 @@ PATCH_DEVICE void fill_slots(const Slots<G>& slots, const LinearArguments& a, co
       Mbarrier* full = slots.full + fill.slot;
       wait_phase(slots.empty + fill.slot, fill.parity ^ 1);
       if (thread == 0) {
-        const int64_t row = panel.row(i);
-        if (i < panel.dense) {
+        const int kind = i < dense ? 0 : 1;
+        const int64_t row = panel.first[kind] + i - panel.begin(kind);
+        const uint16_t* values = a.slabs[kind].values;
+        if (kind == 0) {
           arrive_expecting(full, G::kDenseBytes);
-          slots.copy(slot, a.dense + row * (G::kDenseBytes / 2), G::kDenseBytes, full);
+          slots.copy(slot, values + row * (G::kDenseBytes / 2), G::kDenseBytes, full);
         } else {
           arrive_expecting(full, G::kSparseBytes + G::kMetaBytes);
-          slots.copy(slot, a.sparse + row * (G::kSparseBytes / 2), G::kSparseBytes, full);
-          slots.copy(slot + G::kSparseBytes, a.meta + row * (G::kMetaBytes / 4), G::kMetaBytes, full);
+          slots.copy(slot, values + row * (G::kSparseBytes / 2), G::kSparseBytes, full);
+          slots.copy(slot + G::kSparseBytes, a.slabs[kind].extra + row * (G::kMetaBytes / 4), G::kMetaBytes,
+                     full);
         }
       }
       tokens.copy(slot, column);
-      column = panel.column(a, i + 1);
+      if (i + 1 < slabs) column = column_of(i + 1);
       fill.next();
     }
     commit_copies();
@@ -224,14 +231,15 @@ PATCH_CLUSTER(WarpgroupGeometry<C>::kCluster) patch_warpgroups(const LinearArgum
   Walk<G> walk;
   Sums<G> sums;
   clear<G>(sums);
+  const int dense = panel.ends[0], sparse = panel.ends[1] - dense;
   if constexpr (G::kGated) {
-    multiply_slabs_of<T, G, false>(sums[0], panel.gate_dense, slots, walk, at);
-    multiply_slabs_of<T, G, false>(sums[1], panel.dense - panel.gate_dense, slots, walk, at);
-    multiply_slabs_of<T, G, true>(sums[0], panel.gate_sparse, slots, walk, at);
-    multiply_slabs_of<T, G, true>(sums[1], panel.sparse - panel.gate_sparse, slots, walk, at);
+    multiply_slabs_of<T, G, false>(sums[0], panel.gate[0], slots, walk, at);
+    multiply_slabs_of<T, G, false>(sums[1], dense - panel.gate[0], slots, walk, at);
+    multiply_slabs_of<T, G, true>(sums[0], panel.gate[1], slots, walk, at);
+    multiply_slabs_of<T, G, true>(sums[1], sparse - panel.gate[1], slots, walk, at);
   } else {
-    multiply_slabs_of<T, G, false>(sums[0], panel.dense, slots, walk, at);
-    multiply_slabs_of<T, G, true>(sums[0], panel.sparse, slots, walk, at);
+    multiply_slabs_of<T, G, false>(sums[0], dense, slots, walk, at);
+    multiply_slabs_of<T, G, true>(sums[0], sparse, slots, walk, at);
   }
   finish<T, G>(sums, a, block.panel, first_token, at);
   sync_all<G>();  // the output tile overwrites the ring, and no other block arrives here or copies any more

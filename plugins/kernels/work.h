@@ -10,34 +10,41 @@
 #pragma once
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define PATCH_BOTH __host__ __device__ __forceinline__
-#else
-#define PATCH_BOTH inline
-#endif
+#include "kernels/kinds.h"
 
 namespace patch {
 
-// The cost of a slab is its bytes per panel row (128 and 72) in units of 8, because streams are limited by
-// bytes. Beginning and ending a tile costs about a quarter of a dense slab; this also gives an empty panel a
-// unit.
+// The cost of a slab is its bytes per panel row in units of 8, because streams are limited by bytes: 16 for a
+// dense one, 9 for 2:4, n + 1 for n:16.  Beginning and ending a tile costs about a quarter of a dense slab;
+// this also gives an empty panel a unit.
+constexpr int slab_cost(int kind) { return kKinds[kind].values + kKinds[kind].extra; }
 inline constexpr int kTileCost = 4;
-inline constexpr int kDenseCost = 16;
-inline constexpr int kSparseCost = 9;
+inline constexpr int kDenseCost = slab_cost(0);
 // Parts are at least as wide as any unit, so that the last part has one.
 inline constexpr int kMinPartCost = kDenseCost;
 
-inline int64_t slabs_cost(int64_t dense, int64_t sparse) { return dense * kDenseCost + sparse * kSparseCost; }
-inline int64_t tile_cost(int64_t dense, int64_t sparse) { return kTileCost + slabs_cost(dense, sparse); }
+inline int64_t slabs_cost(const SlabCounts& slabs) {
+  int64_t cost = 0;
+  for (int kind = 0; kind < kKindCount; ++kind) cost += int64_t{slabs.of[kind]} * slab_cost(kind);
+  return cost;
+}
+inline int64_t slabs_in_all(const SlabCounts& slabs) {
+  int64_t count = 0;
+  for (const int32_t own : slabs.of) count += own;
+  return count;
+}
+inline int64_t tile_cost(const SlabCounts& slabs) { return kTileCost + slabs_cost(slabs); }
 
-// Number of slabs of a tile (dense first) that start before `offset`, counted from the tile's beginning.
-inline int slabs_before(int64_t offset, int dense, int sparse) {
+// Number of slabs of a tile (kind by kind) that start before `offset`, counted from the tile's beginning.
+inline int slabs_before(int64_t offset, const SlabCounts& slabs) {
+  int64_t before = 0;
   offset -= kTileCost;
-  if (offset <= 0) return 0;
-  const int64_t whole = (offset + kDenseCost - 1) / kDenseCost;
-  if (whole <= dense) return static_cast<int>(whole);
-  const int64_t rest = (offset - static_cast<int64_t>(dense) * kDenseCost + kSparseCost - 1) / kSparseCost;
-  return dense + static_cast<int>(rest < sparse ? rest : sparse);
+  for (int kind = 0; kind < kKindCount && offset > 0; ++kind) {
+    const int64_t started = (offset + slab_cost(kind) - 1) / slab_cost(kind);
+    before += started < slabs.of[kind] ? started : slabs.of[kind];
+    offset -= int64_t{slabs.of[kind]} * slab_cost(kind);
+  }
+  return static_cast<int>(before);
 }
 
 // The least start that belongs to `part`.

@@ -92,11 +92,15 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, P
   if (a->activation < 0) return "activation must be empty, gelu, gelu_tanh or silu";
   if ((a->gated | a->residual) & ~1) return "gated and residual must be 0 or 1";
   if (a->gated && a->panel_rows != 64) return "panel_rows must be 64 where gated is 1";
-  if (kinds != kKinds)
-    return "kinds is '" + std::string(kinds) + "', and this plugin knows slabs of the kinds " + kKinds;
+  Kinds known = kinds_named(kinds);
+  if (known.empty())
+    return "kinds is '" + std::string(kinds) +
+           "', and must be dense,2:4 and others that this plugin knows, in "
+           "this order: " +
+           names_of(all_kinds());
   const int64_t panels = packed_panels(*a), columns = ceil_div(a->in_features, kSlabColumns);
   if (panels * columns > kMostSlabs) return "W has more than 2^30 slabs";
-  return index->take(std::move(numbers), panels, columns);
+  return index->take(std::move(numbers), std::move(known), panels, columns);
 }
 
 }  // namespace

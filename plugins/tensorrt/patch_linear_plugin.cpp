@@ -20,7 +20,18 @@ using nvinfer1::Dims;
 using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::PluginTensorDesc;
 
-enum Input : int32_t { kX, kDense, kSparse, kMeta, kBias };
+enum Input : int32_t { kX, kDense, kSparse, kMeta, kOthers };
+
+// The inputs with the slabs of a kind, which has this place among the kinds of the linear.  Dense slabs have
+// no second tensor.
+int32_t values_input(int place) { return place == 0 ? kDense : 2 * place; }
+int32_t extra_input(int place) { return 2 * place + 1; }
+static_assert(kSparse == 2 && kMeta == 3 && kOthers == 4);
+int32_t first_after_slabs(const PackedIndex& index) { return 2 * static_cast<int32_t>(index.kinds().size()); }
+// Returns true for an input of metadata or masks, which are words.
+bool is_extra(const PackedIndex& index, int32_t input) {
+  return input >= kMeta && input < first_after_slabs(index) && input % 2 == 1;
+}
 
 int32_t fail(const std::string& message) {
   log(Severity::kERROR, message);
@@ -67,7 +78,7 @@ bool is(const Dims& d, std::initializer_list<int64_t> expected) {
 int64_t most_tokens(const Dims& x) { return std::clamp<int64_t>(tokens_of(x), 0, kMostTokens); }
 
 Problem problem(const Attributes& a, int64_t tokens, const PackedIndex& index) {
-  return {tokens, a.out_features, a.in_features, a.panel_rows, index.slabs(0), index.slabs(1), a.gated};
+  return {tokens, a.out_features, a.in_features, a.panel_rows, index.slabs(), a.gated};
 }
 
 // The arguments that a problem gives.
@@ -77,8 +88,7 @@ LinearArguments sizes_of(const Problem& p) {
   a.out_features = p.out_features;
   a.in_features = p.in_features;
   a.panels = static_cast<int32_t>(panel_count(p));
-  a.dense_slabs = p.dense_slabs;
-  a.sparse_slabs = p.sparse_slabs;
+  a.set_slabs(p.slabs, p.panel_rows);
   return a;
 }
 
@@ -96,16 +106,29 @@ int32_t check_shapes(const Attributes& a, const PackedIndex& index, int32_t inpu
   if (!has_rank(x) || x.nbDims < 1 || !is_size(x.d[x.nbDims - 1], a.in_features, when))
     return fail("X has shape " + text(x) +
                 ", its last dimension must be in_features = " + std::to_string(a.in_features));
-  const int64_t rows = a.panel_rows, dense = index.slabs(0), sparse = index.slabs(1);
-  const auto expect = [&](int32_t input, const char* name, std::initializer_list<int64_t> shape) {
-    return is(dims_of(input), shape) ? 0
-                                     : fail(std::string(name) + " has shape " + text(dims_of(input)) +
-                                            ", which does not fit the index of " + std::to_string(dense) +
-                                            " dense and " + std::to_string(sparse) + " 2:4 slabs");
+  const int64_t rows = a.panel_rows;
+  const auto expect = [&](int32_t input, const std::string& name, std::initializer_list<int64_t> shape) {
+    if (is(dims_of(input), shape)) return 0;
+    std::string counts;
+    for (const int kind : index.kinds())
+      counts +=
+          (counts.empty() ? "" : ", ") + std::to_string(index.slabs().of[kind]) + " " + kKinds[kind].name;
+    return fail(name + " has shape " + text(dims_of(input)) + ", which does not fit the index of " + counts +
+                " slabs");
   };
-  if (expect(kDense, "dense", {dense, rows * 64}) || expect(kSparse, "sparse", {sparse, rows * 32}) ||
-      expect(kMeta, "meta", {sparse, rows * 2}))
-    return -1;
+  for (int place = 0; place < static_cast<int>(index.kinds().size()); ++place) {
+    const int kind = index.kinds()[place];
+    const int64_t count = index.slabs().of[kind];
+    const std::string of = std::string(" of ") + kKinds[kind].name;
+    if (expect(values_input(place),
+               place == 0   ? "dense"
+               : place == 1 ? "sparse"
+                            : "values" + of,
+               {count, rows * 4 * kKinds[kind].values}))
+      return -1;
+    if (place > 0 && expect(extra_input(place), place == 1 ? "meta" : "masks" + of, {count, rows * 2}))
+      return -1;
+  }
   if (a.residual) {
     const Dims& y = dims_of(inputs - 1);
     bool fits = y.nbDims == x.nbDims && is_size(y.d[y.nbDims - 1], a.out_features, when);
@@ -113,25 +136,26 @@ int32_t check_shapes(const Attributes& a, const PackedIndex& index, int32_t inpu
       fits = is_size(y.d[i], x.d[i], when) || is_size(x.d[i], y.d[i], when);
     if (!fits) return fail("residual has shape " + text(y) + ", it must be that of Y");
   }
-  return inputs > kBias + a.residual
-             ? expect(kBias, "bias", {int64_t{panels_per_tile(a.gated)} * a.out_features})
+  const int32_t bias = first_after_slabs(index);
+  return inputs > bias + a.residual
+             ? expect(bias, "bias", {int64_t{panels_per_tile(a.gated)} * a.out_features})
              : 0;
 }
 
 // Checks the types, which supportsFormatCombination has offered; an engine may say others.
 template <class DescOf>
-int32_t check_types(int32_t inputs, const DescOf& desc_of) {
+int32_t check_types(const PackedIndex& index, int32_t inputs, const DescOf& desc_of) {
   const DataType type = desc_of(kX).type;
   bool known = type == DataType::kHALF || type == DataType::kBF16;
   for (int32_t i = 0; known && i < inputs; ++i) {
-    const DataType wanted = i == kMeta ? DataType::kINT32 : type;
+    const DataType wanted = is_extra(index, i) ? DataType::kINT32 : type;
     known = desc_of(i).type == wanted && desc_of(i).format == nvinfer1::TensorFormat::kLINEAR;
   }
-  return known
-             ? 0
-             : fail(
-                   "X, dense, sparse, bias and residual must be all fp16 or all bf16, meta INT32, and all of "
-                   "them linear");
+  return known ? 0
+               : fail(
+                     "X, values of slabs, bias and residual must be all fp16 or all bf16, meta and masks "
+                     "INT32, "
+                     "and all of them linear");
 }
 
 Scalar scalar_of(const PluginTensorDesc& x) {
@@ -177,22 +201,27 @@ PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes, std::shared_p
           "in=" + std::to_string(attributes.in_features) + " out=" + std::to_string(attributes.out_features) +
           " rows=" + std::to_string(attributes.panel_rows) + " gated=" + std::to_string(attributes.gated) +
           " residual=" + std::to_string(attributes.residual) + " " + kActivationNames[attributes.activation] +
-          (has_dense_path() ? " dense-path" : "") + (chooses_warpgroups() ? " wgmma" : "")) {}
+          " " + index_->names() + (has_dense_path() ? " dense-path" : "") +
+          (chooses_warpgroups() ? " wgmma" : "")) {}
 
 Epilogue PatchLinearPlugin::epilogue() const noexcept {
   return {has_bias_, attributes_.residual != 0, static_cast<Activation>(attributes_.activation)};
 }
 
+int32_t PatchLinearPlugin::bias_input() const noexcept { return first_after_slabs(*index_); }
+
 bool PatchLinearPlugin::takes(int32_t inputs) const noexcept {
-  const int32_t least = kBias + attributes_.residual;
+  const int32_t least = bias_input() + attributes_.residual;
   return inputs == least || inputs == least + 1;
 }
 
 int32_t PatchLinearPlugin::check_count(int32_t inputs, int32_t outputs) const {
   if (takes(inputs) && outputs == 1) return 0;
-  return fail(std::string("takes X, dense, sparse, meta, optionally bias") +
-              (attributes_.residual ? " and residual" : "") + ", and has one output; got " +
-              std::to_string(inputs) + " inputs and " + std::to_string(outputs) + " outputs");
+  return fail(std::string("takes X, dense, sparse, meta") +
+              (bias_input() > kOthers ? ", values and masks of each of the other kinds" : "") +
+              ", optionally bias" + (attributes_.residual ? " and residual" : "") +
+              ", and has one output; got " + std::to_string(inputs) + " inputs and " +
+              std::to_string(outputs) + " outputs");
 }
 
 nvinfer1::IPluginCapability* PatchLinearPlugin::getCapabilityInterface(
@@ -224,9 +253,9 @@ nvinfer1::IPluginV3* PatchLinearPlugin::clone() noexcept {
 int32_t PatchLinearPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t inputs,
                                            const DynamicPluginTensorDesc*, int32_t outputs) noexcept {
   if (check_count(inputs, outputs) != 0) return -1;
-  has_bias_ = inputs > kBias + attributes_.residual;
+  has_bias_ = inputs > bias_input() + attributes_.residual;
   const auto desc_of = [in](int32_t i) -> const PluginTensorDesc& { return in[i].desc; };
-  if (check_types(inputs, desc_of) != 0) return -1;
+  if (check_types(*index_, inputs, desc_of) != 0) return -1;
   if (check_shapes(attributes_, *index_, inputs, When::kBuild,
                    [&](int32_t i) -> const Dims& { return in[i].desc.dims; }) != 0)
     return -1;
@@ -265,7 +294,7 @@ bool PatchLinearPlugin::supportsFormatCombination(int32_t position, const Dynami
   const PluginTensorDesc& desc = in_out[position].desc;
   if (desc.format != nvinfer1::TensorFormat::kLINEAR) return false;
   if (position == kX) return desc.type == DataType::kHALF || desc.type == DataType::kBF16;
-  if (position == kMeta) return desc.type == DataType::kINT32;
+  if (is_extra(*index_, position)) return desc.type == DataType::kINT32;
   return desc.type == in_out[kX].desc.type;
 }
 
@@ -304,9 +333,10 @@ int32_t PatchLinearPlugin::setTactic(int32_t tactic) noexcept {
 int32_t PatchLinearPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs, const PluginTensorDesc*,
                                          int32_t outputs) noexcept {
   if (check_count(inputs, outputs) != 0) return -1;
-  if (check_types(inputs, [in](int32_t i) -> const PluginTensorDesc& { return in[i]; }) != 0) return -1;
+  if (check_types(*index_, inputs, [in](int32_t i) -> const PluginTensorDesc& { return in[i]; }) != 0)
+    return -1;
   if (!has_rank(in[kX].dims)) return fail("X has shape " + text(in[kX].dims));
-  has_bias_ = inputs > kBias + attributes_.residual;
+  has_bias_ = inputs > bias_input() + attributes_.residual;
   if (check_tokens(in[kX].dims) != 0) return -1;
   // A builder that times tactics may run a plugin without attaching it to a context.
   if (have_memory() != 0) return -1;
@@ -328,19 +358,22 @@ int32_t PatchLinearPlugin::enqueue(const PluginTensorDesc* in, const PluginTenso
   const Problem p = problem(attributes_, tokens, *index_);
   LinearArguments a = sizes_of(p);
   a.x = static_cast<const uint16_t*>(inputs[kX]);
-  a.dense = static_cast<const uint16_t*>(inputs[kDense]);
-  a.sparse = static_cast<const uint16_t*>(inputs[kSparse]);
-  a.meta = static_cast<const uint32_t*>(inputs[kMeta]);
+  bool there = true;
+  for (int place = 0; place < static_cast<int>(index_->kinds().size()); ++place) {
+    Slabs& own = a.slabs[index_->kinds()[place]];
+    own.values = static_cast<const uint16_t*>(inputs[values_input(place)]);
+    if (place > 0) own.extra = static_cast<const uint32_t*>(inputs[extra_input(place)]);
+    there = there && (own.count == 0 || (own.values && (place == 0 || own.extra)));
+  }
   a.index = memory_.index();
-  a.bias = has_bias_ ? static_cast<const uint16_t*>(inputs[kBias]) : nullptr;
-  a.residual = attributes_.residual ? static_cast<const uint16_t*>(inputs[kBias + has_bias_]) : nullptr;
+  a.bias = has_bias_ ? static_cast<const uint16_t*>(inputs[bias_input()]) : nullptr;
+  a.residual =
+      attributes_.residual ? static_cast<const uint16_t*>(inputs[bias_input() + has_bias_]) : nullptr;
   a.activation = static_cast<Activation>(attributes_.activation);
   a.y = static_cast<uint16_t*>(outputs[0]);
   a.partials = static_cast<float*>(workspace);
   a.counters = memory_.counters();
-  const bool there = a.x && a.y && (a.dense || p.dense_slabs == 0) &&
-                     ((a.sparse && a.meta) || p.sparse_slabs == 0) && (!has_bias_ || a.bias) &&
-                     (!attributes_.residual || a.residual);
+  there = there && a.x && a.y && (!has_bias_ || a.bias) && (!attributes_.residual || a.residual);
   if (!there) return fail("a tensor of the linear has no memory");
   std::string why;
   if (dense_path_ && DensePath::takes(a))
@@ -371,7 +404,7 @@ int32_t PatchLinearPlugin::have_schedule(const PluginTensorDesc* in) noexcept {
   if (const Config& c = config_at(schedule_.config); c.kernel == Kernel::kStream) {
     LinearArguments a = sizes_of(p);
     a.parts = schedule_.parts;
-    make_parts(table_.get(), a, index_->values().data(), c);
+    make_parts(table_.get(), a, index_->for_device().data(), c);
   }
   have_dense_path(p, device, scalar_of(in[kX]));
   scheduled_tokens_ = tokens;
@@ -394,7 +427,7 @@ int32_t PatchLinearPlugin::have_memory() noexcept {
   if (!table_) table_.reset(new (std::nothrow) PartTable{});
   if (!table_) return fail("out of memory for the table of a stream's parts");
   if (memory_.is_made()) return 0;
-  const cudaError_t error = memory_.make(index_->values());
+  const cudaError_t error = memory_.make(index_->for_device());
   return error == cudaSuccess ? 0
                               : fail(std::string("no memory for the counters and the index of a context: ") +
                                      cudaGetErrorString(error));
@@ -409,7 +442,8 @@ const nvinfer1::PluginFieldCollection* PatchLinearPlugin::getFieldsToSerialize()
                {"panel_rows", &attributes_.panel_rows, PluginFieldType::kINT32, 1},
                {"gated", &attributes_.gated, PluginFieldType::kINT32, 1},
                {"residual", &attributes_.residual, PluginFieldType::kINT32, 1},
-               {"kinds", kKinds, PluginFieldType::kCHAR, static_cast<int32_t>(std::strlen(kKinds) + 1)},
+               {"kinds", index_->names().c_str(), PluginFieldType::kCHAR,
+                static_cast<int32_t>(index_->names().size() + 1)},
                {"index", index_->values().data(), PluginFieldType::kINT32,
                 static_cast<int32_t>(index_->values().size())},
                {"activation", activation, PluginFieldType::kCHAR,

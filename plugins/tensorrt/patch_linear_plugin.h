@@ -1,4 +1,8 @@
-// PatchLinear as a TensorRT plugin:  Y = PatchLinear(X, dense, sparse, meta[, bias][, residual]).
+// PatchLinear as a TensorRT plugin:
+//
+//   Y = PatchLinear(X, dense, sparse, meta[, values, masks]...[, bias][, residual])
+//
+// with values and masks for each further kind of slab that the attribute `kinds` names.
 //
 // The index of the slabs is an attribute, so that the host can look at it: it is checked when a plugin is
 // created, and gives the table of a stream's parts when shapes change.  (TensorRT gives no host copy of an
@@ -87,6 +91,8 @@ class PatchLinearPlugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
+  // Number of the input that is the bias, if there is one; X and the tensors of slabs come before it.
+  int32_t bias_input() const noexcept;
   // Returns true if a node may have this number of inputs.
   bool takes(int32_t inputs) const noexcept;
   // Returns -1, and logs an error, for another number of inputs or outputs.

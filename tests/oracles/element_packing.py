@@ -8,18 +8,41 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Packed", "in_fragments", "pack_gated", "pack_of_sixteen", "pack_slabs", "prune_2_of_4"]
+__all__ = [
+    "KEPT",
+    "OfSixteen",
+    "Packed",
+    "in_fragments",
+    "pack_gated",
+    "pack_of_sixteen",
+    "pack_slabs",
+    "prune",
+    "prune_2_of_4",
+]
+
+KEPT = (16, 8, 8, 12, 10, 14, 6, 4)
+"""Weights of 16 that a slab keeps, by the code of its kind: dense, 2:4, 8:16, 12:16, 10:16, 14:16, 6:16, 4:16."""
+
+
+@dataclass(frozen=True)
+class OfSixteen:
+    """Slabs of one n:16. kind: its code; values: uint16 `[slabs, PR·4·n]`; masks: int32 `[slabs, PR·2]`."""
+
+    kind: int
+    values: NDArray[np.uint16]
+    masks: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The four packed tensors and the shape of the weight; 16-bit values are raw bits.
+    """The packed tensors and the shape of the weight; 16-bit values are raw bits.
 
-    gated: the shape is that of gate and up alike, and their panels alternate.
+    gated: the shape is that of gate and up alike, and their panels alternate. others: slabs of n:16, by their code.
     """
 
     shape: tuple[int, int]
@@ -29,6 +52,38 @@ class Packed:
     meta: NDArray[np.int32]
     index: NDArray[np.int32]
     gated: bool = False
+    others: tuple[OfSixteen, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """Codes of the kinds in the index."""
+        return (0, 1, *(one.kind for one in self.others))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of slabs by the code of their kind."""
+        counts = [len(self.dense), len(self.sparse), *[0] * (len(KEPT) - 2)]
+        for one in self.others:
+            counts[one.kind] = len(one.values)
+        return tuple(counts)
+
+    @property
+    def tensors(self) -> dict[int, tuple[NDArray[np.uint16], NDArray[np.int32] | None]]:
+        """Values and metadata or masks, by the code of their kind."""
+        others = {one.kind: (one.values, one.masks) for one in self.others}
+        return {0: (self.dense, None), 1: (self.sparse, self.meta), **others}
+
+
+def prune(weight: NDArray[np.float32], kind: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Zero random weights as slabs of a kind do. weight: `[rows, K]`, K a multiple of 64 for n:16."""
+    if kind <= 1:
+        return prune_2_of_4(weight, rng) if kind else weight
+    rows, columns = weight.shape
+    # Column 16·step + 8·i + 2·t + j is position (step, i, j) of the group of lane t.
+    groups = weight.reshape(rows, columns // 64, 4, 2, 4, 2).transpose(0, 1, 4, 2, 3, 5).reshape(-1, 16)
+    order = rng.random(groups.shape).argsort(-1)
+    kept = np.where(order < KEPT[kind], groups, 0).reshape(rows, columns // 64, 4, 4, 2, 2)
+    return kept.transpose(0, 1, 3, 4, 2, 5).reshape(rows, columns).astype(np.float32)
 
 
 def prune_2_of_4(weight: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -38,74 +93,101 @@ def prune_2_of_4(weight: NDArray[np.float32], rng: np.random.Generator) -> NDArr
     return np.where(order < 2, groups, 0).reshape(weight.shape).astype(np.float32)
 
 
-def pack_slabs(bits: NDArray[np.uint16], sparse: NDArray[np.bool_], panel_rows: int) -> Packed:
-    """Pack `bits` [N, K]; slabs that are True in `sparse` [panels, slabs] must hold 2:4 and are stored 2:4."""
-    panels, slabs = sparse.shape
+def pack_slabs(bits: NDArray[np.uint16], grid: NDArray[Any], panel_rows: int) -> Packed:
+    """Pack `bits` [N, K]. grid: code of each slab's kind, [panels, slabs]; what the slab holds must be of its kind."""
+    panels, slabs = grid.shape
     padded = np.zeros((panels * panel_rows, slabs * 64), np.uint16)
     padded[: bits.shape[0], : bits.shape[1]] = bits
-    parts: dict[bool, list[NDArray[np.uint16]]] = {False: [], True: []}
-    words, pointers, columns = [], {False: [0], True: [0]}, {False: [], True: []}
+    kinds = (0, 1, *(kind for kind in range(2, len(KEPT)) if (grid == kind).any()))
+    parts: dict[int, list[NDArray[np.uint16]]] = {kind: [] for kind in kinds}
+    words: dict[int, list[NDArray[Any]]] = {kind: [] for kind in kinds}
+    pointers, columns = {kind: [0] for kind in kinds}, {kind: [] for kind in kinds}
     for p in range(panels):
         for k in range(slabs):
             slab = padded[p * panel_rows : (p + 1) * panel_rows, k * 64 : (k + 1) * 64]
-            kind = bool(sparse[p, k])
+            kind = int(grid[p, k])
             columns[kind].append(k)
-            if kind:
+            if kind == 0:
+                parts[kind].append(_fragments(slab))
+            elif kind == 1:
                 kept, nibbles = _compress(slab)
-                parts[True].append(_fragments(kept))
-                words.append(_meta_words(nibbles))
+                parts[kind].append(_fragments(kept))
+                words[kind].append(_meta_words(nibbles).view(np.int32))
             else:
-                parts[False].append(_fragments(slab))
-        for kind in (False, True):
+                values, masks = pack_of_sixteen(slab, None, KEPT[kind])
+                parts[kind].append(values)
+                words[kind].append(masks)
+        for kind in kinds:
             pointers[kind].append(len(columns[kind]))
-    index = pointers[False] + pointers[True] + columns[False] + columns[True]
+    index = [*itertools.chain(*pointers.values()), *itertools.chain(*columns.values())]
+
+    def values_of(kind: int) -> NDArray[np.uint16]:
+        return np.array(parts[kind], np.uint16).reshape(-1, panel_rows * 4 * KEPT[kind])
+
+    def words_of(kind: int) -> NDArray[np.int32]:
+        return np.array(words[kind], np.int32).reshape(-1, panel_rows * 2)
+
     return Packed(
         bits.shape,
         panel_rows,
-        np.array(parts[False], np.uint16).reshape(-1, panel_rows * 64),
-        np.array(parts[True], np.uint16).reshape(-1, panel_rows * 32),
-        np.array(words, np.uint32).reshape(-1, panel_rows * 2).view(np.int32),
+        values_of(0),
+        values_of(1),
+        words_of(1),
         np.array(index, np.int32),
+        others=tuple(OfSixteen(kind, values_of(kind), words_of(kind)) for kind in kinds[2:]),
     )
 
 
-def pack_gated(bits: NDArray[np.uint16], sparse: NDArray[np.bool_], panel_rows: int) -> Packed:
-    """Pack gate and up `[2, out, in]` with their maps of 2:4 slabs `[2, panels, slabs]`."""
+def pack_gated(bits: NDArray[np.uint16], grids: NDArray[Any], panel_rows: int) -> Packed:
+    """Pack gate and up `[2, out, in]` with the codes of their slabs `[2, panels, slabs]`."""
     _, rows, columns = bits.shape
-    panels = sparse.shape[1]
+    panels = grids.shape[1]
     padded = np.pad(bits, ((0, 0), (0, panels * panel_rows - rows), (0, 0)))
     alternating = padded.reshape(2, panels, panel_rows, columns).swapaxes(0, 1).reshape(-1, columns)
-    packed = pack_slabs(alternating, sparse.swapaxes(0, 1).reshape(2 * panels, -1), panel_rows)
+    packed = pack_slabs(alternating, grids.swapaxes(0, 1).reshape(2 * panels, -1), panel_rows)
     return replace(packed, shape=(rows, columns), gated=True)
 
 
 def pack_of_sixteen(
-    slab: NDArray[np.uint16], kept: NDArray[np.bool_], count: int
+    slab: NDArray[np.uint16], kept: NDArray[np.bool_] | None, count: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
     """Pack a slab [rows, 64] that keeps `count` of the 16 weights of a row that a lane has.
 
-    Returns values [rows * 4 * count] and masks [rows * 2].
+    kept: None keeps what is not zero, and first of what is zero. Returns values [rows * 4 * count], masks [rows * 2].
     """
     blocks = len(slab) // 16
-    values, masks = np.zeros(len(slab) * 4 * count, np.uint16), np.zeros((blocks, 32), np.uint32)
-    fours = count // 8 * 2 * blocks * 256  # first value of the plane of fours, and of twos
-    twos = fours + (blocks * 256 if count % 8 >= 4 else 0)
-    for block, lane, half in itertools.product(range(blocks), range(32), range(2)):
-        g, t = divmod(lane, 4)
-        row = 16 * block + g + 8 * half
-        places = [16 * step + 2 * t + i for step in range(4) for i in (0, 1, 8, 9)]
-        taken = [p for p, column in enumerate(places) if kept[row, column]]
-        assert len(taken) == count
-        masks[block, lane] |= np.uint32(sum(1 << p for p in taken) << 16 * half)
-        for i, p in enumerate(taken):
-            if i < count // 8 * 8:
-                at = ((i // 8 * 2 + half) * blocks + block) * 256 + lane * 8 + i % 8
-            elif count % 4 == 2 and i >= count - 2:
-                at = twos + block * 128 + lane * 4 + half * 2 + i - (count - 2)
-            else:
-                at = fours + block * 256 + lane * 8 + half * 4 + i % 8
-            values[at] = slab[row, places[p]]
-    return values, masks.reshape(-1).view(np.int32)
+    lanes, halves = np.arange(32)[:, None], np.arange(2)[None, :]
+    rows = lanes // 4 + 8 * halves  # of a block, [lane, half]
+    places = np.array(
+        [[16 * step + 2 * t + i for step in range(4) for i in (0, 1, 8, 9)] for t in range(4)]
+    )  # columns of the positions of lane 4g + t
+    columns = places[np.arange(32) % 4][:, None, :]
+
+    def by_lane(of: NDArray[Any]) -> NDArray[Any]:
+        """Order [rows, 64] as [block, lane, half, position]."""
+        return of.reshape(blocks, 16, 64)[:, rows[..., None], columns]
+
+    weights = by_lane(slab)
+    # -0.0 is a zero.
+    first = by_lane(kept) if kept is not None else (weights & 0x7FFF) != 0
+    taken = np.sort((~first).argsort(-1, kind="stable")[..., :count], -1)
+    held = np.zeros(weights.shape, np.bool_)
+    np.put_along_axis(held, taken, True, -1)
+    assert (held | ~first).all(), f"not {count}:16"
+    assert kept is None or (first.sum(-1) == count).all()
+    halfwords = (held.astype(np.uint32) << np.arange(16, dtype=np.uint32)).sum(-1, dtype=np.uint32)
+    masks = halfwords[..., 0] | halfwords[..., 1] << np.uint32(16)
+    values = np.take_along_axis(weights, taken, -1)
+    if kept is None:
+        values = np.where(values & 0x7FFF, values, 0)
+    whole, planes = count // 8 * 8, []
+    for begin in range(0, whole, 8):
+        planes += [values[:, :, half, begin : begin + 8] for half in (0, 1)]
+    if count % 8 >= 4:
+        planes.append(values[..., whole : whole + 4])
+    if count % 4 == 2:
+        planes.append(values[..., count - 2 :])
+    return np.concatenate([plane.reshape(-1) for plane in planes]), masks.reshape(-1).view(np.int32)
 
 
 def in_fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:

@@ -8,8 +8,10 @@ CONFIGS = (
     "decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128",
     "gated-decode-64", "gated-mid-64", "gated-prefill-64",
     "broad-64", "broad-128", "gated-broad-64", "wide-128",
+    "all-decode-64", "all-mid-64", "all-broad-64", "all-decode-128", "all-mid-128", "all-broad-128",
+    "all-gated-decode-64", "all-gated-mid-64", "all-gated-broad-64",
 )  # fmt: skip
-GATED = tuple(name for name in CONFIGS if name.startswith("gated"))
+GATED = tuple(name for name in CONFIGS if "gated" in name)
 PLAIN = tuple(name for name in CONFIGS if name not in GATED)
 STREAMS = tuple(name for name in CONFIGS if not name.startswith(("prefill", "gated-prefill", "wide")))
 
@@ -18,4 +20,4 @@ def case_for(kernel, config, tokens, shape, **how):
     """A problem packed as the configuration wants it; a gate is activated by SiLU."""
     about = kernel.configs()[config]
     gated = {"gated": True, "activation": "silu"} if about.gated else {}
-    return make_case(tokens, shape, about.panel_rows, **(gated | how))
+    return make_case(tokens, shape, about.panel_rows, **(gated | {"kinds": about.kinds} | how))

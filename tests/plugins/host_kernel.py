@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.oracles.element_packing import Packed
+from tests.oracles.element_packing import KEPT, Packed
 
 __all__ = [
     "BENCH",
@@ -35,11 +35,17 @@ __all__ = [
     "Launch",
     "PartTable",
     "Problem",
+    "SLAB_NAMES",
+    "SlabCounts",
+    "Slabs",
     "Stats",
     "StreamArguments",
     "arguments_of",
     "compile_host_kernel",
+    "device_index",
     "host_library",
+    "problem_of",
+    "set_slabs",
 ]
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
@@ -48,7 +54,15 @@ BENCH = PLUGINS.parent / "benchmarks" / "kernels"
 sys.path[:0] = [str(BENCH)]
 _kernels = importlib.import_module("kernels")
 Arguments, Device, Problem = _kernels.Arguments, _kernels.Device, _kernels.Problem
-PartTable = _kernels.PartTable
+PartTable, SlabCounts, Slabs = _kernels.PartTable, _kernels.SlabCounts, _kernels.Slabs
+device_index, problem_of = _kernels.device_index, _kernels.problem_of
+set_slabs = _kernels.set_slabs
+# Names of the two tensors of each kind, as driver.cpp calls them.
+SLAB_NAMES = (
+    ("dense", ""), ("sparse", "meta"),
+    *((f"{n}:16", f"masks of {n}:16") for n in KEPT[2:]),
+)  # fmt: skip
+_OF_SLABS = {name for names in SLAB_NAMES for name in names}
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 HOST_FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 
@@ -66,18 +80,8 @@ class Call(ctypes.Structure):
 
     _fields_ = [
         ("arguments", Arguments),
-        *(
-            (n, ctypes.c_int64)
-            for n in [
-                "dense_values",
-                "sparse_values",
-                "meta_words",
-                "index_words",
-                "partial_values",
-                "counter_words",
-                "first_block",
-            ]
-        ),
+        *((n, ctypes.c_int64 * len(KEPT)) for n in ["slab_values", "slab_words"]),
+        *((n, ctypes.c_int64) for n in ["index_words", "partial_values", "counter_words", "first_block"]),
         *((n, ctypes.c_int32) for n in ["scalar", "config", "copy_mode"]),
         ("seed", ctypes.c_uint32),
         ("table", ctypes.c_void_p),
@@ -111,6 +115,7 @@ class Config(NamedTuple):
     streams: bool
     gated: bool
     shared_bytes: int
+    kinds: int
 
 
 @dataclass
@@ -141,7 +146,7 @@ class HostKernel:
         }.items():
             function = getattr(self.lib, f"patch_host_{name}")
             function.restype, function.argtypes = ctypes.c_int64, kinds
-        self.lib.patch_host_slabs_before.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int]
+        self.lib.patch_host_slabs_before.argtypes = [ctypes.c_int64, ctypes.c_void_p]
         self.lib.patch_host_narrow.argtypes = [ctypes.c_int, ctypes.c_float]
         self.lib.patch_host_narrow.restype = ctypes.c_uint32
         self.lib.patch_host_widen.argtypes = [ctypes.c_int, ctypes.c_uint16]
@@ -151,10 +156,10 @@ class HostKernel:
         """The table of configurations by name, in order."""
         out = {}
         for i in range(self.lib.patch_host_config_count()):
-            fields = (ctypes.c_int32 * 9)()
+            fields = (ctypes.c_int32 * 10)()
             self.lib.patch_host_config(i, fields)
             out[self.lib.patch_host_config_name(i).decode()] = Config(
-                *fields[:6], bool(fields[6]), bool(fields[7]), fields[8]
+                *fields[:6], bool(fields[6]), bool(fields[7]), *fields[8:]
             )
         return out
 
@@ -215,7 +220,8 @@ class HostKernel:
             -(-packed.shape[0] // packed.panel_rows),
             -(-tokens // config.tokens),
         )  # panels and tiles of Y
-        total = tiles * (4 * panels + 16 * len(packed.dense) + 9 * len(packed.sparse))
+        costs = [16, *(kept + 1 for kept in KEPT[1:])]
+        total = tiles * (4 * panels + int(np.dot(costs, packed.counts)))
         return max(1, min(launch.parts, total // 16)) if config.streams else 1
 
     def tensors(
@@ -232,8 +238,12 @@ class HostKernel:
         sums = config.tokens * config.panel_rows * (1 + config.gated)
         partials = 2 * parts * sums if parts > 1 else 0
         tensors: dict[str, NDArray[np.generic]] = {
-            name: getattr(packed, name) for name in ("dense", "sparse", "meta", "index")
+            name: tensor
+            for kind, own in packed.tensors.items()
+            for name, tensor in zip(SLAB_NAMES[kind], own, strict=True)
+            if tensor is not None
         }
+        tensors["index"] = device_index(packed.index, packed.kinds, sum(packed.counts), config.kinds)
         tensors["x"] = x
         tensors["y"] = np.full((tokens, packed.shape[0]), 0x7E01, np.uint16)
         tensors["partials"] = np.full(partials, np.nan, np.float32)
@@ -256,8 +266,9 @@ class HostKernel:
         tensors = {name: _placed(tensor, launch.offsets.get(name, 0)) for name, tensor in tensors.items()}
         addresses = {name: tensor.ctypes.data for name, tensor in tensors.items()}
         call = Call(scalar=launch.scalar, config=launch.config, copy_mode=launch.mode, seed=launch.seed)
-        call.dense_values, call.sparse_values = packed.dense.size, packed.sparse.size
-        call.meta_words, call.index_words = packed.meta.size, packed.index.size
+        for kind, (values, words) in packed.tensors.items():
+            call.slab_values[kind], call.slab_words[kind] = values.size, 0 if words is None else words.size
+        call.index_words = tensors["index"].size
         call.partial_values, call.counter_words = tensors["partials"].size, parts
         call.arguments = arguments_of(packed, len(x), parts, addresses, activation)
         if self.lib.patch_host_run(ctypes.byref(call), ctypes.byref(launch.stats)):
@@ -269,10 +280,12 @@ def arguments_of(
     packed: Packed, tokens: int, parts: int, addresses: Mapping[str, int], activation: int = 0
 ) -> Arguments:
     """Arguments without the vector widths. addresses: by name, of the tensors that exist."""
-    a = Arguments(**addresses)
+    a = Arguments(**{name: address for name, address in addresses.items() if name not in _OF_SLABS})
     a.tokens, (a.out_features, a.in_features) = tokens, packed.shape
     a.panels, a.parts = -(-packed.shape[0] // packed.panel_rows), parts
-    a.dense_slabs, a.sparse_slabs = len(packed.dense), len(packed.sparse)
+    a.set_slabs(packed.panel_rows, packed.counts)
+    for own, (values, words) in zip(a.slabs, SLAB_NAMES, strict=True):
+        own.values, own.extra = addresses.get(values), addresses.get(words)
     a.activation = activation
     return a
 

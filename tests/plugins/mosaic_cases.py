@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune_2_of_4
+from tests.oracles.element_packing import OfSixteen, Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
 
 __all__ = ["ACTIVATIONS", "DTYPES", "Case", "answer", "make_case", "without_panels"]
@@ -77,18 +77,20 @@ def without_panels(case: Case, keep: NDArray[np.bool_]) -> Case:
     assert not case.packed.gated and not case.activation and case.residual is None
     rows, packed = case.packed.panel_rows, case.packed
     panels = keep[::rows]
-    dense_ptr, sparse_ptr = np.split(packed.index[: 2 * (len(panels) + 1)], 2)
-    columns = np.split(packed.index[2 * (len(panels) + 1) :], [len(packed.dense)])
-    parts, picked = [], []
-    for pointer, column in zip((dense_ptr, sparse_ptr), columns, strict=True):
-        counts = np.diff(pointer)
-        kept = np.repeat(panels, counts)
-        parts.append(np.concatenate([[0], np.cumsum(counts * panels)]).astype(np.int32))
-        picked.append((kept, column[kept]))
-    (dense, dense_columns), (sparse, sparse_columns) = picked
+    stored = sum(packed.counts)
+    pointers = packed.index[: len(packed.index) - stored].reshape(len(packed.kinds), -1)
+    counts = [packed.counts[kind] for kind in packed.kinds]
+    columns = np.split(packed.index[len(packed.index) - stored :], np.cumsum(counts[:-1]))
+    parts, places, left = [], [], {}
+    for kind, pointer, column in zip(packed.kinds, pointers, columns, strict=True):
+        own = np.diff(pointer)
+        kept = np.repeat(panels, own)
+        parts.append(np.concatenate([[0], np.cumsum(own * panels)]).astype(np.int32))
+        places.append(column[kept])
+        left[kind] = [None if tensor is None else tensor[kept] for tensor in packed.tensors[kind]]
     emptied = Packed(
-        packed.shape, rows, packed.dense[dense], packed.sparse[sparse], packed.meta[sparse],
-        np.concatenate([*parts, dense_columns, sparse_columns]),
+        packed.shape, rows, left[0][0], *left[1], np.concatenate([*parts, *places]),
+        others=tuple(OfSixteen(kind, *left[kind]) for kind in packed.kinds[2:]),
     )  # fmt: skip
     bias = np.zeros(len(keep)) if case.bias is None else case.bias.view(case.dtype).astype(np.float64)
     return replace(
@@ -111,9 +113,12 @@ def make_case(
     activation: str = "",
     residual: bool = False,
     rounded: bool = False,
+    kinds: int = 2,
     seed: int = 0,
 ) -> Case:
-    """A case of random slabs, `share` of them 2:4. Values have both signs, and zeros are among them.
+    """A case of random slabs, `share` of them pruned. Values have both signs, and zeros are among them.
+
+    kinds: how many kinds of the table the slabs have.
 
     rounded: X Wᵀ may be rounded to the output type before the rest is computed.
     """
@@ -121,12 +126,17 @@ def make_case(
     rows, columns = shape
     grids, weights, biases = [], [], []
     for _ in range(1 + gated):
-        sparse = rng.random((-(-rows // panel_rows), -(-columns // 64))) < share
+        grid = (-(-rows // panel_rows), -(-columns // 64))
+        codes = np.where(rng.random(grid) < share, rng.integers(1, kinds, grid), 0)
         weight = rng.standard_normal(shape, np.float32) / 8
         weight[rng.random(shape) < 0.05] = -0.0
-        inside = np.repeat(np.repeat(sparse, panel_rows, 0), 64, 1)[:rows, :columns]
-        grids.append(sparse)
-        weights.append(np.where(inside, prune_2_of_4(weight, rng), weight).astype(dtype))
+        padded = np.pad(weight, ((0, 0), (0, -columns % 64)))
+        inside = np.repeat(np.repeat(codes, panel_rows, 0), 64, 1)[:rows, :columns]
+        for kind in range(1, kinds):
+            if (codes == kind).any():
+                weight = np.where(inside == kind, prune(padded, kind, rng)[:, :columns], weight)
+        grids.append(codes)
+        weights.append(weight.astype(dtype))
         biases.append(rng.standard_normal(rows, np.float32).astype(dtype))
     x = rng.standard_normal((tokens, columns), np.float32).astype(dtype)
     added = rng.standard_normal((tokens, rows), np.float32).astype(dtype) if residual else None

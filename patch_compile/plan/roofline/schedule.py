@@ -9,17 +9,21 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
+from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["CONFIGS", "Config", "DeviceLimits", "Problem", "choose_schedule", "limits_of"]
+__all__ = ["CONFIGS", "PATCH_KINDS", "Config", "DeviceLimits", "Problem", "choose_schedule", "limits_of", "slab_cost"]
 
 SLAB = 64  # columns of K
-_TILE_COST, _DENSE_COST, _SPARSE_COST = 4, 16, 9  # plugins/kernels/work.h
+PATCH_KINDS = 2  # kinds of a mosaic as PATCH has it: dense and 2:4, the first of the table
+_TILE_COST = 4  # plugins/kernels/work.h
+_UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/kinds.h
+_TWO_FOUR = TWO_FOUR.code
 _MAX_SMS, _MIN_SLABS_PER_PART = 192, 2
-_L2_TOKENS, _TURN_TOKENS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 3, 300, 700
+_L2_TOKENS, _TURN_TOKENS, _UNPACK_TOKENS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 20, 3, 300, 700
 _TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES = 8, 64, 64 * 64 * 2
-_LINE = re.compile(r'\{"([\w-]+)", Kernel::k(\w+), ' + ", ".join([r"(\d+)"] * 6) + r"(, true)?[,}]")
+_LINE = re.compile(r'\{"([\w-]+)", Kernel::k(\w+), ' + r",\s*".join([r"(\d+)"] * 6) + r",\s*(true|false),\s*k(Patch|Kind)\w+\}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Config:
     stages: int
     blocks_per_sm: int
     gated: bool  # for a gate and an up packed together, which the roofline leaves out
+    kinds: int  # kinds of slabs that it multiplies, the first so many of the table
 
     @property
     def warps(self) -> int:
@@ -46,10 +51,9 @@ class Config:
         """Returns the bytes of a dense slab."""
         return self.panel_rows * SLAB * 2
 
-    @property
-    def sparse_bytes(self) -> int:
-        """Returns the bytes of a 2:4 slab, with its metadata."""
-        return self.panel_rows * 72
+    def slab_bytes(self, kind: int) -> int:
+        """Returns the bytes of a slab of a kind, with its metadata or masks. kind: its code."""
+        return self.panel_rows * slab_cost(kind) * _UNIT_BYTES
 
     @property
     def x_bytes(self) -> int:
@@ -71,8 +75,14 @@ class Config:
 def _read_configs() -> tuple[Config, ...]:
     header = plugin_sources() / "kernels" / "config.h"
     return tuple(
-        Config(name, kind == "Stream", *_six(numbers), bool(gated))
-        for name, kind, *numbers, gated in _LINE.findall(header.read_text())
+        Config(
+            name,
+            kernel == "Stream",
+            *_six(numbers),
+            gated == "true",
+            len(KINDS) if kinds == "Kind" else PATCH_KINDS,
+        )
+        for name, kernel, *numbers, gated, kinds in _LINE.findall(header.read_text())
     )
 
 
@@ -84,6 +94,14 @@ def _six(numbers: list[str]) -> tuple[int, int, int, int, int, int]:
 CONFIGS = _read_configs()
 
 
+def slab_cost(kind: int) -> int:
+    """Returns the bytes of a slab per panel row, in units of 8 (plugins/kernels/work.h). kind: its code."""
+    return int(SLAB * BY_CODE[kind].bytes_per_weight / _UNIT_BYTES)
+
+
+_DENSE_COST = slab_cost(DENSE.code)
+
+
 @dataclass(frozen=True)
 class Problem:
     """`Problem` of plugins/kernels/schedule.h."""
@@ -92,8 +110,7 @@ class Problem:
     out_features: int
     in_features: int
     panel_rows: int
-    dense_slabs: int
-    sparse_slabs: int
+    slabs: tuple[int, ...]  # numbers of them by the code of their kind
 
     @property
     def panels(self) -> int:
@@ -103,12 +120,17 @@ class Problem:
     @property
     def weight_bytes(self) -> int:
         """Returns the bytes of all slabs with their metadata."""
-        return self.slabs_cost * 8 * self.panel_rows
+        return self.slabs_cost * _UNIT_BYTES * self.panel_rows
 
     @property
     def slabs_cost(self) -> int:
         """Returns the cost of all slabs, in the units of plugins/kernels/work.h."""
-        return self.dense_slabs * _DENSE_COST + self.sparse_slabs * _SPARSE_COST
+        return sum(count * slab_cost(kind) for kind, count in enumerate(self.slabs))
+
+    @property
+    def kinds(self) -> int:
+        """Returns the number of kinds that a configuration must multiply: dense and 2:4, or all of the table."""
+        return len(KINDS) if any(self.slabs[PATCH_KINDS:]) else PATCH_KINDS
 
     def token_tiles(self, config: Config) -> int:
         """Returns the number of tiles of Y along the tokens."""
@@ -182,11 +204,13 @@ def _overlapped(a: int, b: int) -> int:
     return max(a, b) + min(a, b) // 4
 
 
-def _turn_cost(config: Config, weights: int, device: DeviceLimits, halved: int) -> int:
+def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
+    weights, halved = config.slab_bytes(kind), 2 if kind == _TWO_FOUR else 1
     moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
     height = config.panel_rows // 64
     tokens = max(config.tokens, _L2_TOKENS) * height // halved
-    return max(tokens, moved * device.fma // (128 * 64 * 64)) + _TURN_TOKENS * height
+    unpacking = _UNPACK_TOKENS * height * config.token_warps if kind >= PATCH_KINDS else 0
+    return max(tokens, moved * device.fma // (128 * 64 * 64)) + _TURN_TOKENS * height + unpacking
 
 
 def _predicted_cost(problem: Problem, config: Config, parts: int, device: DeviceLimits) -> int:
@@ -197,9 +221,8 @@ def _predicted_cost(problem: Problem, config: Config, parts: int, device: Device
     moved = problem.weight_bytes * _weight_reads(problem, config, parts, kept)
     moved += _x_bytes(problem, config, sms, kept)
     dram = moved * device.block_tokens // (_BLOCK_BYTES * busy)
-    turn = _turn_cost(config, config.dense_bytes, device, 1)
-    turns = problem.dense_slabs * turn
-    turns += problem.sparse_slabs * _turn_cost(config, config.sparse_bytes, device, 2)
+    turn = _turn_cost(config, 0, device)
+    turns = sum(count * _turn_cost(config, kind, device) for kind, count in enumerate(problem.slabs) if count)
     if not config.streams:
         return _overlapped(_ceil_div(tiles, sms) * (turns // problem.panels + _FILL_TURNS * turn), dram)
     ends = tiles * _TILE_COST * turn // _DENSE_COST
@@ -215,7 +238,9 @@ def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None =
     if problem.tokens < 0:
         return best
     for i, c in enumerate(CONFIGS):
-        if c.gated or c.panel_rows != problem.panel_rows or (config is not None and config != i):
+        if c.gated or c.panel_rows != problem.panel_rows or c.kinds != problem.kinds:
+            continue
+        if config is not None and config != i:
             continue
         if c.shared_bytes > device.shared_bytes:
             continue

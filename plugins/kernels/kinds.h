@@ -1,0 +1,41 @@
+// The table of kinds of slabs, by number.  Numbers and names are those of masklearn/masks/kinds/table.py.
+#pragma once
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define PATCH_BOTH __host__ __device__ __forceinline__
+#else
+#define PATCH_BOTH inline
+#endif
+
+namespace patch {
+
+struct Kind {
+  const char* name;
+  // A slab's bytes in the first and in the second of its two tensors, in units of 8 bytes per panel row.
+  int values, extra;
+};
+
+inline constexpr Kind kKinds[] = {
+    {"dense", 16, 0},  // decode_dense16.cuh
+    {"2:4", 8, 1},     // decode_sparse24.cuh; extra: metadata
+    {"8:16", 8, 1},    // n:16: decode_of_sixteen.cuh; extra: masks
+    {"12:16", 12, 1}, {"10:16", 10, 1}, {"14:16", 14, 1}, {"6:16", 6, 1}, {"4:16", 4, 1},
+};
+inline constexpr int kKindCount = sizeof(kKinds) / sizeof(kKinds[0]);
+// A mosaic as PATCH has it is of the first two kinds, which have tensors in every packed weight.
+inline constexpr int kPatchKinds = 2;
+inline constexpr int kUnitBytes = 8;
+
+// Numbers of slabs, by kind.
+struct SlabCounts {
+  int32_t of[kKindCount];
+};
+// Number of kinds that a kernel must know for these slabs: the first two of the table, or all.
+PATCH_BOTH int kinds_for(const SlabCounts& slabs) {
+  for (int kind = kPatchKinds; kind < kKindCount; ++kind)
+    if (slabs.of[kind] > 0) return kKindCount;
+  return kPatchKinds;
+}
+
+}  // namespace patch
