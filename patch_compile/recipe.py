@@ -11,13 +11,12 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
 from masklearn.durable import whole_file
-from masklearn.masks.kinds.allowed import only_two_four
 from masklearn.recipe import BytesPerWeight, LearnRecipe, LearnSettings, Ratio
 from patch_compile.engine.options import EngineOptions
 from patch_compile.engine.shape_text import read_shapes
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import parse_targets
-from patch_compile.out.layout import MASKS, RECIPE
+from patch_compile.out.layout import RECIPE
 from patch_compile.out.recipe_file import read_recipe
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.plan.lowering_patterns import parse_lowering
@@ -121,22 +120,13 @@ class Recipe(LearnSettings):
         return SpeedGoal(self.speedup, self.budget_ms) if asked else None
 
     def check_plannable(self) -> None:
-        """Raises UsageError for settings of learning that no plan takes: kinds of tiles that no kernel runs, and a goal in
-        bytes, which counts over linears that are compiled dense too."""
-        learns = "`patch-compile learn` without --target learns so"
-        packs_all = self.backend == "onnx" and self.lowering == "plugin"
-        if self.mask is None and not only_two_four(self.kinds) and not packs_all:
-            raise UsageError(
-                f"--kinds {self.kinds} cannot be compiled",
-                "The kernels run dense and 2:4 tiles.",
-                f"{learns}; `build --mask OUT/{MASKS} --lowering dense` compiles it as dense weights with "
-                "zeros, and --backend onnx --lowering plugin packs all kinds for ONNX Runtime.",
-            )
+        """Raises UsageError for settings of learning that no plan takes: a goal in bytes, which counts over linears that are
+        compiled dense too."""
         if self.bytes_per_weight is not None:
             raise UsageError(
                 "--bytes goes with neither compiling nor a target",
                 "It counts over all covered linears, also over those that are compiled dense.",
-                f"Give --ratio. {learns}.",
+                "Give --ratio. `patch-compile learn` without --target learns so.",
             )
 
     def engine_options(self) -> EngineOptions:

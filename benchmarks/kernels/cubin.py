@@ -28,7 +28,8 @@ __all__ = [
 PLUGINS = plugin_sources()
 # Kernels of each type for the kinds of PATCH, and for all kinds of slabs.
 SOURCES = {
-    name: PLUGINS / "kernels" / f"launch_{name}.cu" for name in ("half", "bfloat16", "all_half", "all_bfloat16")
+    name: PLUGINS / "kernels" / f"launch_{name}.cu"
+    for name in ("half", "bfloat16", "all_half", "all_bfloat16")
 }
 ARCHS = (80, 86, 89, 90, 120)
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin", "-Xptxas=-v")

@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from cubin import ARCHS, SOURCES, Instruction, compile_cubin, disassemble, find_cuobjdump
+from cubin import ARCHS, Instruction, compile_all, find_cuobjdump
 from issue import Timing, blocks_of, cycles_per_slab, executed, slab_bytes, timing_of
-from sass import KINDS, way_of
+from sass import kinds_of, way_of
 
 from patch_compile.hardware.cards import RatedCard, rated_cards
 from patch_compile.plan.roofline.schedule import CONFIGS, Config
@@ -72,7 +72,7 @@ def _rows(code: dict[int, list[Instruction]], registers: dict[int, int], arch: i
         if "decode" not in config.name:
             continue
         blocks = blocks_of(config, registers[number], arch)
-        for kind in KINDS:
+        for kind in kinds_of(config):
             way = executed(way_of(code[number], kind), config, slab_bytes(config, kind))
             for card in rated_cards():
                 if card.sm != arch:
@@ -110,10 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|", sep="\n")
     with tempfile.TemporaryDirectory() as folder:
         for arch in asked.arch or _ARCHS:
-            cubin = Path(folder) / f"half-{arch}.cubin"
-            kernels = compile_cubin(SOURCES["half"], arch, nvcc.path, cubin)
+            kernels, code = compile_all("half", arch, nvcc.path, cuobjdump, Path(folder))
             registers = {k.config: k.registers for k in kernels}
-            for row in _rows(disassemble(cubin, cuobjdump), registers, arch):
+            for row in _rows(code, registers, arch):
                 print(f"| {' | '.join(map(str, row))} |")
     return 0
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gpu import MeasuredGpu, time_of
 from hybrid import random_hybrid
-from kernels import Device, Kernels, Problem
+from kernels import Device, Kernels, Problem, problem_of
 from problems import random_layout
 from rows import Row
 
@@ -70,7 +70,7 @@ def _rows_of(
                 continue
             if about.shared_bytes > device.shared_bytes or about.tokens > _MOST_WASTE * max(tokens, 16):
                 continue
-            problem = Problem(tokens, *shape, rows, layout.dense, layout.sparse, 0)
+            problem = problem_of(tokens, shape, rows, (layout.dense, layout.sparse))
             for parts in _parts(kernels, problem, device, number):
                 key = {"shape": list(shape), "share": share, "tokens": tokens}
                 key |= {"config": about.name, "parts": parts}

@@ -33,7 +33,7 @@ _SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008))
 _TOKENS = (512, 1024, 2048, 4096, 8192)
 _WARPGROUP_ROWS = 64
 _LINE = re.compile(
-    r'\{"([\w-]+)", Kernel::kWarpgroup(s|Pairs), ' + ", ".join([r"(\d+)"] * 6) + r", (true|false)\}"
+    r'\{"([\w-]+)", Kernel::kWarpgroup(s|Pairs),\s*' + r",\s*".join([r"(\d+)"] * 6) + r",\s*(true|false),"
 )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from patch_compile.bench.points import Point
 from patch_compile.out.bench import Phase
 from patch_compile.out.folder import OutFolder
@@ -38,23 +40,28 @@ class PlannedModel:
         return whole.decode if steps else whole.prefill
 
     def evened(self) -> PlannedModel:
-        """Returns the build with the mean share of 2:4 slabs in all linears of equal shape.
+        """Returns the build with the mean share of each kind of slabs in all linears of equal shape.
 
         There are few shapes. A fit, which predicts thousands of times, would otherwise take seconds.
         """
         alike: dict[tuple[Any, ...], list[LinearPlan]] = {}
         for plan in self.plans:
             alike.setdefault((plan.shape, plan.panel_rows, plan.lowering), []).append(plan)
-        means = {key: round(fmean(plan.sparse_slabs for plan in same)) for key, same in alike.items()}
+        means = {key: _mean_slabs(same) for key, same in alike.items()}
 
         def even(plan: LinearPlan) -> LinearPlan:
-            sparse, slabs = (
-                means[plan.shape, plan.panel_rows, plan.lowering],
-                plan.dense_slabs + plan.sparse_slabs,
-            )
-            return replace(plan, dense_slabs=slabs - sparse, sparse_slabs=sparse)
+            pruned = dict(means[plan.shape, plan.panel_rows, plan.lowering])
+            dense = sum(plan.slabs.values()) - sum(pruned.values())
+            sparse = pruned.pop(TWO_FOUR.name)
+            return replace(plan, dense_slabs=dense, sparse_slabs=sparse, others=tuple(pruned.items()))
 
         return PlannedModel(tuple(map(even, self.plans)), self.outline)
+
+
+def _mean_slabs(plans: Sequence[LinearPlan]) -> dict[str, int]:
+    """Returns the mean numbers of slabs of each kind that prunes, 2:4 first."""
+    kinds = [TWO_FOUR.name, *(kind.name for kind in KINDS if any(kind.name in dict(p.others) for p in plans))]
+    return {kind: round(fmean(plan.slabs.get(kind, 0) for plan in plans)) for kind in kinds}
 
 
 def planned_model(out: OutFolder, source: Source) -> PlannedModel | None:
@@ -79,5 +86,5 @@ def costs_of(out: OutFolder) -> CostModel | None:
 
 
 def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
-    cost = costs.of(plan.shape, plan.panel_rows, plan.dense_slabs, plan.sparse_slabs)
+    cost = costs.of(plan.shape, plan.panel_rows, plan.slabs)
     return replace(plan, predicted=cost)

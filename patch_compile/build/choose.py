@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.allowed import allowed_kinds
 from patch_compile.errors import PatchCompileError
 from patch_compile.plan.gains import GainBudget, TilesThatGain
 from patch_compile.plan.lowering_patterns import AUTO, asked_lowerings
@@ -36,7 +37,10 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
     if r.goal is not None:
         assert costs is not None and source.outline is not None  # a goal without predictions was refused
         plans_with_speed(source, costs)
-        return TilesForSpeed(r.goal, costs, source.outline, source.coverage.linears, r.tile, r.lowering)
+        kinds = allowed_kinds(r.kinds, source.coverage.linears, r.tile)
+        return TilesForSpeed(
+            r.goal, costs, source.outline, source.coverage.linears, r.tile, r.lowering, kinds
+        )
     gains = gain_budget(source, costs)
     if gains is None:
         return None

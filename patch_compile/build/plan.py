@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.choose import gain_budget, plans_with_ratio, plans_with_speed
-from patch_compile.build.kernels import check_kernels
 from patch_compile.build.summary import skipped_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
@@ -63,7 +62,6 @@ def _plans(source: Source, costs: CostModel) -> tuple[dict[str, LinearPlan], Gai
     if r.mask is not None:
         masks = MaskSet.load(r.mask)
         masks.check_covers(source.coverage.linears)
-        check_kernels(source, masks)
         return source.plan(masks, costs), None
     if r.goal is not None:
         return plans_with_speed(source, costs), None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from masklearn.masks.budget import Budget
 from masklearn.threads import settle_threads
 from patch_compile.build.choose import Chooser, chooser_of
-from patch_compile.build.kernels import check_kernels, kernels_run
 from patch_compile.build.unchanged import FilesAsFound, files_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.place import check_free_space, check_out
@@ -85,8 +84,6 @@ def prepare(
     check_out(out, force=force, resume=resume)
     backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
     asked = asked if targets else asked - {Stage.ENGINE}
-    if targets:
-        check_kernels(source)
     lowers = Stage.ONNX in asked or recipe.target is not None
     costs = _costs(source) if lowers else None
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
@@ -185,14 +182,13 @@ def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[G
 
 
 def _costs(source: Source) -> CostModel | None:
-    """Returns the cost model of the target's card; None if no speed is predicted, the table of cards lacks the card, or no
-    kernel runs the kinds of tiles.
+    """Returns the cost model of the target's card; None if no speed is predicted, or the table of cards lacks the card.
 
     Raises PatchCompileError if a speed is requested and the table of cards lacks the card.
     """
     from patch_compile.hardware.gpu import local_gpu
 
-    if source.workload is None or not kernels_run(source):
+    if source.workload is None:
         return None
     target, goal = source.recipe.target, source.recipe.goal
     gpu = local_gpu() if target is None else None

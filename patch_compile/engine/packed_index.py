@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.packing.format import KERNEL_ROWS
 from patch_compile.packing.function import DOMAIN, NAME, tensor_names
 from patch_compile.packing.index import index_fault, index_from_attribute
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute
@@ -46,10 +47,8 @@ def _fault(
         kinds = kinds_from_attribute(_text(attributes.get("kinds")))
     except ValueError as error:
         return str(error)
-    if kinds != ALWAYS:
-        return (
-            f"no kernel runs its slabs of {' and '.join(kind.name for kind in kinds if kind not in ALWAYS)}"
-        )
+    if kinds != ALWAYS and attributes.get("panel_rows") != KERNEL_ROWS:
+        return f"its slabs of {kinds[-1].name} have panels of other than {KERNEL_ROWS} rows, which no kernel runs"
     roles = tensor_names(kinds)
     tensors = [stored.get(name) for name in node.input[1 : 1 + len(roles)]]
     if len(tensors) < len(roles) or None in tensors:

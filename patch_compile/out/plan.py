@@ -281,7 +281,6 @@ class Unpredicted(StrEnum):
 
     NO_CARD = "no-card"  # the table has no data sheet for the target
     NO_CHECKPOINT = "no-checkpoint"  # an ONNX file does not tell prompts from decode steps
-    NO_KERNEL = "no-kernel"  # no kernel runs slabs of these kinds
 
 
 class PlanSummary(Record):

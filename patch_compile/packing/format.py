@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +36,7 @@ from patch_compile.packing.index import csr_index, index_fault, split_columns
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_among, numbers_of, slab_kinds
 
 __all__ = [
+    "KERNEL_ROWS",
     "SLAB_K",
     "PackedLinear",
     "SlabsOfSixteen",
@@ -48,6 +49,8 @@ __all__ = [
 ]
 
 _WIDE_PANEL, _NARROW_PANEL = 128, 64
+KERNEL_ROWS = _NARROW_PANEL
+"""Rows of a panel with slabs of n:16: the kernels have no others."""
 
 
 _OF_SIXTEEN = FAMILIES["n:16"]
@@ -125,12 +128,17 @@ class PackedLinear:
         return numbers, slots
 
 
-def choose_panel_rows(shape: tuple[int, int], tile: tuple[int, int]) -> int:
+def choose_panel_rows(
+    shape: tuple[int, int], tile: tuple[int, int], kinds: Iterable[TileKind] = ALWAYS
+) -> int:
     """Returns the panel height of a linear: 128 rows, or 64 if 128 would split tiles or add over 5 % of padding.
 
-    With a tile height that is no multiple of 128, panels of 128 rows could be half sparse and would be stored densely.
+    With a tile height that is no multiple of 128, panels of 128 rows could be half sparse and would be stored densely. The
+    kernels for n:16 have panels of 64 rows. kinds: of the linear's tiles.
     """
     rows = shape[0]
+    if any(kind not in ALWAYS for kind in kinds):
+        return KERNEL_ROWS
     wide, narrow = (-(-rows // pr) * pr for pr in (_WIDE_PANEL, _NARROW_PANEL))
     if tile[0] % _WIDE_PANEL and tile[0] < rows:
         return _NARROW_PANEL

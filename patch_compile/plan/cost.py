@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.out.plan import LinearTimes, Reason, ReasonKind, Times
 from patch_compile.plan.cards import PlanCard
@@ -26,16 +28,22 @@ class CostModel:
     workload: Workload
 
     def of(
-        self, shape: Shape, panel_rows: int, dense_slabs: int, sparse_slabs: int, *, gated: bool = False
+        self, shape: Shape, panel_rows: int, slabs: Mapping[str, int], *, gated: bool = False
     ) -> LinearTimes:
-        """Returns the times of a linear `[N, K]` that is packed in so many slabs.
+        """Returns the times of a linear `[N, K]` that is packed in so many slabs. slabs: by the name of their kind.
 
         gated: True for a gate and its up, whose node computes their SiLU·mul too.
         """
-        share = sparse_slabs / (dense_slabs + sparse_slabs)
+        total = sum(slabs.values())
+        share = slabs.get(TWO_FOUR.name, 0) / total
+        others = tuple(
+            (kind.code, slabs[kind.name] / total)
+            for kind in KINDS
+            if kind not in (DENSE, TWO_FOUR) and slabs.get(kind.name)
+        )
 
         def times(tokens: int) -> Times:
-            linear = Linear(*shape, share, panel_rows)
+            linear = Linear(*shape, share, panel_rows, others)
             return _times(self.card.rated, linear, tokens, self.card.assume, gated)
 
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
@@ -67,7 +75,7 @@ class CostModel:
 @cache
 def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions, gated: bool) -> Times:
     found, all_sparse = (
-        predict(card, replace(linear, share=share), tokens, assume=assume) for share in (linear.share, 1.0)
+        predict(card, one, tokens, assume=assume) for one in (linear, replace(linear, share=1.0, others=()))
     )
     counted = gated and assume.gating
     gating = gating_time(card, linear.out_features // 2, tokens, assume) if counted else 0.0

@@ -14,26 +14,25 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.budget import Budget
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import GainRecord
-from masklearn.masks.select import Selection, select
-from masklearn.masks.tiles import sparse_groups
+from masklearn.masks.select import Scores, Selection, select
 from patch_compile.out.plan import Gaining
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
+from patch_compile.plan.unpatterned import unpatterned
 
-__all__ = ["ALL_SPARSE", "GainBudget", "TilesThatGain", "unpatterned"]
+__all__ = ["ALL_SPARSE", "GainBudget", "TilesThatGain"]
 
 Grids = Mapping[str, NDArray[Any]]
 Shape = tuple[int, int]
 Plans = Mapping[str, LinearPlan]
 PlanMasks = Callable[[Mapping[str, LinearMask]], Plans]
 
-ALL_SPARSE = 0.5  # ratio of a linear with all tiles 2:4
+ALL_SPARSE = 0.5  # ratio of a linear with all tiles 2:4, and the largest that can be asked for
 
 
 @dataclass(frozen=True)
@@ -121,23 +120,13 @@ class TilesThatGain:
             ratio=row.ratio,
         )
 
-    def __call__(self, scores: Grids, areas: Grids) -> tuple[Selection, Budget]:
-        """Returns tile maps and the budget that they fill. scores: the cost of each tile."""
+    def __call__(self, scores: Scores, areas: Grids) -> tuple[Selection, Budget]:
+        """Returns tile maps and the budget that they fill. scores: the cost of each tile, by kind or of 2:4 alone."""
 
         def plan_for(budget: Budget) -> Plans:
-            tiles = select(scores, areas, budget)
-            return self._plan(unpatterned(self._gains.linears, self._tile, tiles))
+            kinds = select(scores, areas, budget).kinds
+            return self._plan(unpatterned(self._gains.linears, self._tile, kinds))
 
         budget = self._gains.settled(plan_for)
         self._gains = replace(self._gains, budget=budget)
         return select(scores, areas, budget), budget
-
-
-def unpatterned(linears: Mapping[str, Shape], tile: Shape, tiles: Grids) -> dict[str, LinearMask]:
-    """Returns masks of these tile maps, in which every group of four weights keeps its first two."""
-    return {
-        name: LinearMask(
-            shape, tile, tiles[name], np.zeros(sparse_groups(tiles[name], shape, tile), np.uint8)
-        )
-        for name, shape in linears.items()
-    }

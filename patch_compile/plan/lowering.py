@@ -64,6 +64,24 @@ class LinearPlan:
         return 2 * self.zeroed / (self.shape[0] * self.shape[1])
 
     @property
+    def halved(self) -> float:
+        """Number of weights in 2:4 tiles."""
+        zeroed_elsewhere = sum(PRUNED[kind].zeros * count for kind, count in self._weights_of_others)
+        return max(0.0, 2 * (self.zeroed - zeroed_elsewhere))
+
+    @property
+    def saved_by_others(self) -> float:
+        """Number of dense weights whose bytes slabs of n:16 save."""
+        return sum(
+            (1 - PRUNED[kind].bytes_per_weight / _ELEMENT) * count for kind, count in self._weights_of_others
+        )
+
+    @property
+    def _weights_of_others(self) -> tuple[tuple[str, int], ...]:
+        """Numbers of weights in slabs of n:16, with the padding, by the name of their kind."""
+        return tuple((kind, count * self.panel_rows * SLAB_K) for kind, count in self.others)
+
+    @property
     def bytes_before(self) -> int:
         """Returns the bytes of the dense 16-bit weight."""
         return self.shape[0] * self.shape[1] * _ELEMENT
@@ -151,15 +169,15 @@ def plan_linear(
 ) -> LinearPlan:
     """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is pruned.
 
-    A 2:4 slab has 1.125 bytes a weight, a dense one 2. `auto` is `plugin` if that is predicted to be faster than
+    A 2:4 slab has 1.125 bytes a weight, one of n:16 n/8 + .125, a dense one 2.
+
+    `auto` is `plugin` if that is predicted to be faster than
     `dense`, and without predictions.
     """
-    panel_rows = choose_panel_rows(mask.shape, mask.tile)
+    panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind())
     dense, sparse, others = _count_slabs(mask, panel_rows)
-    whole = dense + sum(
-        count for _, count in others
-    )  # lowerings that take other kinds take them as dense tiles
-    predicted = costs.of(mask.shape, panel_rows, whole, sparse) if costs else None
+    slabs = {DENSE.name: dense, TWO_FOUR.name: sparse, **dict(others)}
+    predicted = costs.of(mask.shape, panel_rows, slabs) if costs else None
     chosen, reason = _choose(asked, _unfit(asked, mask, sparse > 0 or bool(others)), costs, predicted)
     return LinearPlan(
         name=name,

@@ -9,8 +9,10 @@ from itertools import product
 
 import numpy as np
 
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.tiles import grid_shape, sparse_groups
+from masklearn.masks.tiles import grid_shape
 from patch_compile.out.plan import Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan, plan_linear
@@ -18,6 +20,7 @@ from patch_compile.plan.lowering_patterns import AUTO, Asked, asked_lowerings
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.products import Together, cost_together, products_of
+from patch_compile.plan.unpatterned import unpatterned_mask
 
 __all__ = [
     "assumed_mask",
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 Shape = tuple[int, int]
+Kinds = tuple[TileKind, ...]
 Plans = Mapping[str, LinearPlan]
 
 
@@ -38,31 +42,43 @@ def assumed_plans(
     ratios: Mapping[str, float],
     lowering: str,
     costs: CostModel | None,
+    kinds: Mapping[str, Kinds] | None = None,
 ) -> dict[str, LinearPlan]:
-    """Returns the plan of every linear `[N, K]` at its ratio. lowering: a value of `--lowering`."""
+    """Returns the plan of every linear `[N, K]` at its ratio.
+
+    lowering: a value of `--lowering`; kinds: those that each linear's tiles may have, None for 2:4.
+    """
     asked = asked_lowerings(lowering, list(linears))
     return {
-        name: _plan_of(shape, tile, ratios[name], asked[name], costs).named(name)
+        name: _plan_of(
+            shape, tile, ratios[name], asked[name], costs, kinds[name] if kinds else (TWO_FOUR,)
+        ).named(name)
         for name, shape in linears.items()
     }
 
 
-def assumed_mask(shape: Shape, tile: Shape, ratio: float) -> LinearMask:
-    """Returns a mask of a linear `[N, K]`, of whose tiles a share of 2·ratio, to one tile, is 2:4.
+def assumed_mask(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> LinearMask:
+    """Returns a mask of a linear `[N, K]` with this ratio, to one tile, or with all tiles of the kind that zeroes most.
 
-    Every group of four weights in a 2:4 tile keeps its first two.
+    Its tiles have the two kinds whose zeros are nearest, dense among them: tiles that all lose alike are best so. Of kinds
+    with equal zeros it takes the last in the table, which loses less. Every group keeps its first weights.
     """
     grid = grid_shape(shape, tile)
-    tiles = np.zeros(grid[0] * grid[1], np.bool_)
-    tiles[: round(2 * ratio * tiles.size)] = True
-    tiles = np.random.default_rng(0).permutation(tiles).reshape(grid)
-    return LinearMask(shape, tile, tiles, np.zeros(sparse_groups(tiles, shape, tile), np.uint8))
+    steps = sorted({kind.zeros: kind for kind in (DENSE, *sorted(kinds, key=lambda one: one.code))}.items())
+    above = next((n for n, (zeros, _) in enumerate(steps) if zeros >= ratio), len(steps) - 1)
+    (low, few), (high, many) = steps[max(0, above - 1)], steps[above]
+    share = min(1.0, (ratio - low) / (high - low)) if high > low else 1.0
+    codes = np.full(grid[0] * grid[1], few.code, np.uint8)
+    codes[: round(share * codes.size)] = many.code
+    return unpatterned_mask(shape, tile, np.random.default_rng(0).permutation(codes).reshape(grid))
 
 
 @lru_cache(maxsize=4096)
-def _plan_of(shape: Shape, tile: Shape, ratio: float, asked: Asked, costs: CostModel | None) -> LinearPlan:
+def _plan_of(
+    shape: Shape, tile: Shape, ratio: float, asked: Asked, costs: CostModel | None, kinds: Kinds
+) -> LinearPlan:
     """Returns the plan of any linear of this shape. It is cached: there are few shapes and many linears."""
-    return plan_linear("", assumed_mask(shape, tile, ratio), asked, costs)
+    return plan_linear("", assumed_mask(shape, tile, ratio, kinds), asked, costs)
 
 
 def settle_together(
@@ -91,7 +107,7 @@ def settle_together(
 
 def _is_open(plan: LinearPlan) -> bool:
     """Returns True if predicted time alone decided the lowering."""
-    if plan.predicted is None or not plan.sparse_slabs:
+    if plan.predicted is None or not (plan.sparse_slabs or plan.others):
         return False
     return plan.reason is None or plan.reason.kind.by_time
 
@@ -135,12 +151,9 @@ def unpredicted_plan(plans: Mapping[str, LinearPlan], why: Unpredicted) -> Plan:
 
 
 def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> PlanSummary:
-    """Returns card, workload, bytes, and times of the whole model. costs: None if the card is unknown, or no
-    kernel runs the kinds of tiles."""
+    """Returns card, workload, bytes, and times of the whole model. costs: None if the card is unknown."""
     if costs is None:
-        unrun = any(plan.others for plan in plans.values())
-        why = Unpredicted.NO_KERNEL if unrun else Unpredicted.NO_CARD
-        return PlanSummary(totals=_totals(plans), unpredicted=why)
+        return PlanSummary(totals=_totals(plans), unpredicted=Unpredicted.NO_CARD)
     return PlanSummary(
         card=costs.card.row(),
         workload=costs.workload.row(),

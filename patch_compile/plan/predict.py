@@ -76,7 +76,9 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     dense = _costs(every, outline.together, costs)
     planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.together, costs)
     hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], outline.nodes, costs)
-    share = sum(2 * plan.zeroed for plan in plans) / sum(plan.shape[0] * plan.shape[1] for plan in plans)
+    weights = sum(plan.shape[0] * plan.shape[1] for plan in plans)
+    share = sum(plan.halved for plan in plans) / weights
+    saved = sum(plan.saved_by_others for plan in plans) / weights
     # With many sequences the tensor cores limit decode too, and 2:4 saves them more than it saves bytes.
     bound = "tensor" if any(cost.decode.bound == "tensor" for cost in dense) else "bytes"
 
@@ -87,7 +89,7 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
 
     return WholeModel(
         phase(lambda cost: cost.prefill, prefill, 1, speedup_limit(share, "tensor")),
-        phase(lambda cost: cost.decode, step, load.steps, speedup_limit(share, bound)),
+        phase(lambda cost: cost.decode, step, load.steps, speedup_limit(share, bound, saved)),
     )
 
 

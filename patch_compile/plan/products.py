@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -68,11 +69,13 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
     """Returns the times of linears that one product computes. A single linear has its own times."""
     if len(product) == 1 and product[0].predicted is not None:
         return product[0].predicted
-    rows = _GATED_ROWS if gated else min(plan.panel_rows for plan in product)
-    sparse = sum(plan.sparse_slabs for plan in product)
-    dense = sum(sum(plan.slabs.values()) for plan in product) - sparse
+    slabs: Counter[str] = Counter()
+    for plan in product:
+        slabs.update(plan.slabs)
+    wide = gated and not any(plan.others for plan in product)  # slabs of n:16 have panels of 64 rows alone
+    rows = _GATED_ROWS if wide else min(plan.panel_rows for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
-    return costs.of(shape, rows, dense, sparse, gated=gated)
+    return costs.of(shape, rows, slabs, gated=gated)
 
 
 def _siblings(linears: Collection[str], ends: Collection[str]) -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Microseconds that 2:4 tiles save in each linear, and the speed that they reach if they are spread evenly."""
+"""Microseconds that pruned tiles save in each linear, and the speed that they reach if they are spread evenly."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _ALL = 0.5  # ratio of a linear with all tiles 2:4
 
 
 def saved_per_weight(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel) -> dict[str, float]:
-    """Returns the microseconds of the whole workload that a weight in a 2:4 tile saves, for each linear in which it does.
+    """Returns the microseconds of the whole workload that a weight in a pruned tile saves, for each linear in which it does.
 
-    plans: those with all tiles 2:4. Linears that share a node save together. A node that is no faster than its dense
+    plans: those with all tiles of a kind. Linears that share a node save together. A node that is no faster than its dense
     product even so saves nothing.
     """
     saved: dict[str, float] = {}
@@ -61,5 +61,4 @@ def plans_for_speed(
 
 
 def _without_sparse_slabs(plan: LinearPlan) -> LinearPlan:
-    slabs = plan.dense_slabs + plan.sparse_slabs
-    return replace(plan, dense_slabs=slabs, sparse_slabs=0, predicted=None)
+    return replace(plan, dense_slabs=sum(plan.slabs.values()), sparse_slabs=0, others=(), predicted=None)

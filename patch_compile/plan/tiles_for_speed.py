@@ -9,20 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.record import SpeedRecord
-from masklearn.masks.select import Selection, select
+from masklearn.masks.select import Scores, Selection, select
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.gains import unpatterned
 from patch_compile.plan.lowering import LinearPlan, plan_linears
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.planner import settle_together
 from patch_compile.plan.predict import PhaseTimes, predict_whole
 from patch_compile.plan.savings import saved_per_weight
 from patch_compile.plan.speed_goal import SpeedGoal, unreachable
+from patch_compile.plan.unpatterned import unpatterned
 
 __all__ = ["TilesForSpeed"]
 
 Grids = Mapping[str, NDArray[Any]]
+Kinds = tuple[TileKind, ...]
+ByKind = dict[TileKind, NDArray[np.float64]]
 Shape = tuple[int, int]
 
 _UNIT = "µs"
@@ -33,9 +37,9 @@ _HALVINGS = 16
 class TilesForSpeed:
     """Chooses tiles greedily by score over saved microseconds, until the model is predicted to be as fast as asked.
 
-    1. A tile saves its share of the time that its linear, or the node that its linear shares, saves in the whole workload
-       with all tiles 2:4 over none. It saves nothing in a linear that is not lowered as `plugin`, or in a node that is no
-       faster than dense even with all tiles 2:4.
+    1. A tile of a kind saves its share of the time that its linear, or the node that its linear shares, saves in the whole
+       workload with all tiles of this kind over none. It saves nothing in a linear that is not lowered as `plugin`, or in a
+       node that is no faster than dense even so.
     2. `select` reaches a saving exactly, to one tile. Bisection finds the smallest saving with which the model, planned with
        its real lowerings, is as fast as asked.
     3. A linear with too few chosen tiles to pay for its launch is lowered dense. Its tiles are taken back, since they save
@@ -50,14 +54,20 @@ class TilesForSpeed:
         linears: Mapping[str, Shape],
         tile: Shape,
         lowering: str,
+        kinds: Mapping[str, Kinds] | None = None,
     ) -> None:
-        """Choose tiles for a goal. linears: the covered ones, name to `[N, K]`; lowering: a value of `--lowering`."""
+        """Choose tiles for a goal.
+
+        linears: the covered ones, name to `[N, K]`; lowering: a value of `--lowering`; kinds: those that the tiles of each
+        may have, None for 2:4.
+        """
         self._goal, self._costs, self._outline = goal, costs, outline
         self._linears, self._tile, self._lowering = linears, tile, lowering
+        self._kinds = kinds or dict.fromkeys(linears, (TWO_FOUR,))
         self.record: SpeedRecord | None = None  # set when tiles are chosen
 
-    def __call__(self, scores: Grids, areas: Grids) -> tuple[Selection, Budget]:
-        """Returns tile maps and the saving that they reach. scores: the cost of each tile.
+    def __call__(self, scores: Scores, areas: Grids) -> tuple[Selection, Budget]:
+        """Returns tile maps and the saving that they reach. scores: the cost of each tile, by kind or of 2:4 alone.
 
         Raises SpeedError if no saving is enough.
         """
@@ -66,21 +76,28 @@ class TilesForSpeed:
         budget = Budget.saving(amount, _UNIT)
         chosen = select(scores, areas, budget, saved)
         while wasted := self._wasted(chosen, saved):
-            saved |= {name: np.zeros_like(saved[name]) for name in wasted}
+            saved |= {name: {kind: 0 * grid for kind, grid in saved[name].items()} for name in wasted}
             budget = Budget.saving(max(0.0, (budget.amount or 0.0) - sum(wasted.values())), _UNIT)
             chosen = select(scores, areas, budget, saved)
         self.record = self._recorded(chosen)
         return chosen, budget
 
-    def _saved(self, areas: Grids) -> dict[str, NDArray[np.float64]]:
-        """Returns the microseconds that each tile saves, `[grid]`."""
-        all_sparse = {name: np.ones_like(areas[name], np.bool_) for name in self._linears}
-        saved = saved_per_weight(self._plans(all_sparse), self._outline, self._costs)
-        return {name: areas[name] * saved.get(name, 0.0) for name in self._linears}
+    def _saved(self, areas: Grids) -> dict[str, ByKind]:
+        """Returns the microseconds that each tile saves if it has a kind, `[grid]`."""
+        saved: dict[str, ByKind] = {name: {} for name in self._linears}
+        for kind in dict.fromkeys(kind for own in self._kinds.values() for kind in own):
+            theirs = {name: kind.code if kind in own else 0 for name, own in self._kinds.items()}
+            alike = {name: np.full(areas[name].shape, code, np.uint8) for name, code in theirs.items()}
+            found = saved_per_weight(self._plans(alike), self._outline, self._costs)
+            for name, code in theirs.items():
+                if code:
+                    saved[name][kind] = areas[name] * found.get(name, 0.0)
+        return saved
 
-    def _least(self, scores: Grids, areas: Grids, saved: Grids) -> float:
+    def _least(self, scores: Scores, areas: Grids, saved: Mapping[str, ByKind]) -> float:
         """Returns the smallest saving that is enough. Raises SpeedError if that of all tiles is not."""
-        low, high = 0.0, float(sum(grid.sum() for grid in saved.values()))
+        most = (np.max([*by_kind.values()], axis=0).sum() for by_kind in saved.values() if by_kind)
+        low, high = 0.0, float(sum(most))
         best = self._end_to_end(select(scores, areas, Budget.saving(high, _UNIT), saved))
         if not self._goal.met(best):
             raise unreachable(self._goal, best)
@@ -92,20 +109,20 @@ class TilesForSpeed:
             low, high = (low, middle) if enough else (middle, high)
         return high
 
-    def _wasted(self, chosen: Selection, saved: Grids) -> dict[str, float]:
+    def _wasted(self, chosen: Selection, saved: Mapping[str, ByKind]) -> dict[str, float]:
         """Returns the savings that were counted for tiles in linears that are lowered dense after all."""
-        plans = self._plans(chosen)
+        plans = self._plans(chosen.kinds)
         return {
-            name: float(saved[name][tiles].sum())
-            for name, tiles in chosen.items()
-            if tiles.any() and plans[name].lowering == "dense"
+            name: float(sum(grid[kinds == kind.code].sum() for kind, grid in saved[name].items()))
+            for name, kinds in chosen.kinds.items()
+            if kinds.any() and plans[name].lowering == "dense"
         }
 
-    def _end_to_end(self, tiles: Grids) -> PhaseTimes:
-        return predict_whole(self._plans(tiles).values(), self._outline, self._costs).end_to_end
+    def _end_to_end(self, chosen: Selection) -> PhaseTimes:
+        return predict_whole(self._plans(chosen.kinds).values(), self._outline, self._costs).end_to_end
 
-    def _plans(self, tiles: Grids) -> dict[str, LinearPlan]:
-        plans = plan_linears(unpatterned(self._linears, self._tile, tiles), self._lowering, self._costs)
+    def _plans(self, kinds: Grids) -> dict[str, LinearPlan]:
+        plans = plan_linears(unpatterned(self._linears, self._tile, kinds), self._lowering, self._costs)
         return settle_together(plans, self._lowering, self._outline, self._costs)
 
     def _recorded(self, chosen: Selection) -> SpeedRecord:

@@ -54,7 +54,6 @@ _UNPREDICTED = {
     Unpredicted.NO_CHECKPOINT: (
         f"speed is predicted for checkpoints alone: a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
     ),
-    Unpredicted.NO_KERNEL: "nothing is predicted, for no kernel runs slabs of n:16 yet: ONNX Runtime computes them",
 }
 _NOT_MEASURED = "these speeds are predicted by a roofline (docs/performance.md), not measured"
 _AS_COMPILED = (

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from masklearn.masks.kinds.allowed import allowed_kinds
 from patch_compile.errors import PatchCompileError
 from patch_compile.out.manifest import EvalText
 from patch_compile.out.plan import Plan, Unpredicted
@@ -203,7 +204,9 @@ class Source(ABC):
     def plan_at(self, ratios: Mapping[str, float], costs: CostModel | None) -> dict[str, LinearPlan]:
         """Choose the lowering of each linear without masks, as if it had this ratio."""
         r = self.recipe
-        return self._settled(assumed_plans(self.coverage.linears, r.tile, ratios, r.lowering, costs), costs)
+        linears = self.coverage.linears
+        kinds = allowed_kinds(r.kinds, linears, r.tile)
+        return self._settled(assumed_plans(linears, r.tile, ratios, r.lowering, costs, kinds), costs)
 
     def _settled(self, plans: dict[str, LinearPlan], costs: CostModel | None) -> dict[str, LinearPlan]:
         return settle_together(plans, self.recipe.lowering, self.outline, costs) if self.outline else plans

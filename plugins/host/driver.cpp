@@ -101,6 +101,7 @@ std::string run_by_number(Machine* m, const Call& c, std::integer_sequence<int, 
 
 std::string run(const Call& c, Machine* m) {
   Call call = c;
+  call.arguments.set_slabs(c.arguments.counts(), kConfigs[c.config].panel_rows);
   if (!choose_vectors(&call.arguments)) return "misaligned arguments";
   add_tensors(&m->global, call);
   const auto numbers = std::make_integer_sequence<int, kConfigCount>();

@@ -24,7 +24,7 @@ struct Linear {
   Attributes attributes;
   int32_t bias = 0, scalar = 0;
   SlabCounts slabs{};
-  int32_t kinds = kPatchKinds;  // those of PATCH, or all of the table
+  int32_t kinds = 3;  // bit i: kind i of the table has tensors
   int64_t tokens = 0;
 };
 struct Tensors {
@@ -43,6 +43,13 @@ PatchLinearPlugin* plugin_of(void* p) { return static_cast<PatchLinearPlugin*>(p
 
 int64_t panels_of(const Linear& l) { return ceil_div(l.attributes.out_features, l.attributes.panel_rows); }
 
+Kinds kinds_of(const Linear& l) {
+  Kinds kinds;
+  for (int kind = 0; kind < kKindCount; ++kind)
+    if (l.kinds >> kind & 1) kinds.push_back(kind);
+  return kinds;
+}
+
 // X is [batch, tokens, in_features].
 std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
   const Attributes& a = l.attributes;
@@ -55,7 +62,7 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
     return d;
   };
   std::vector<PluginTensorDesc> in{tensor(type, {batch, l.tokens, a.in_features})};
-  for (int kind = 0; kind < l.kinds; ++kind) {
+  for (const int kind : kinds_of(l)) {
     in.push_back(tensor(type, {l.slabs.of[kind], a.panel_rows * 4 * kKinds[kind].values}));
     if (kind > 0) in.push_back(tensor(DataType::kINT32, {l.slabs.of[kind], a.panel_rows * 2}));
   }
@@ -179,9 +186,7 @@ void* patch_plugin_new(const Linear* l, const int32_t* index, int64_t size) {
   const patch::Attributes& a = l->attributes;
   auto checked = std::make_shared<patch::PackedIndex>();
   const int64_t panels = patch::panels_per_tile(a.gated) * patch::host::panels_of(*l);
-  patch::Kinds kinds = patch::all_kinds();
-  kinds.resize(l->kinds);
-  const std::string fault = checked->take(std::vector<int32_t>(index, index + size), kinds, panels,
+  const std::string fault = checked->take(std::vector<int32_t>(index, index + size), patch::host::kinds_of(*l), panels,
                                           patch::ceil_div(a.in_features, patch::kSlabColumns));
   if (fault.empty()) return new patch::PatchLinearPlugin(a, std::move(checked));
   patch::log(patch::Severity::kERROR, fault);
@@ -223,7 +228,7 @@ int patch_plugin_shapes(void* p, const Linear* l, int64_t batch) {
 int patch_plugin_enqueue(void* p, const Linear* l, const patch::host::Tensors* t, void* stream) {
   const auto in = patch::host::inputs_of(*l);
   std::vector<const void*> inputs{t->x};
-  for (int kind = 0; kind < l->kinds; ++kind) {
+  for (const int kind : patch::host::kinds_of(*l)) {
     inputs.push_back(t->values[kind]);
     if (kind > 0) inputs.push_back(t->extra[kind]);
   }

@@ -54,14 +54,11 @@ inline constexpr Config kConfigs[] = {
     // leave two warps to a scheduler.
     {"wide-128", Kernel::kTile, 128, 256, 2, 4, 2, 1, false, kPatchKinds},  // 96 KiB, 8 warps of 64x64
     // Streams for mosaics with n:16 slabs too.  They are kernels of their own, because every kind is a loop
-    // with its own registers.  Tiles of 64x64 warps have none left for the values of four row blocks: prompts
-    // take the broad streams.
+    // with its own registers.  Their panels have 64 rows: warps of four row blocks have no registers for the
+    // values of all of them, and in decode two blocks of 64 rows hide more of the unpacking than one of 128.
     {"all-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false, kKindCount},
     {"all-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false, kKindCount},
     {"all-broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, false, kKindCount},
-    {"all-decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1, false, kKindCount},
-    {"all-mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1, false, kKindCount},
-    {"all-broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, false, kKindCount},
     {"all-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true, kKindCount},
     {"all-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true, kKindCount},
     {"all-gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true, kKindCount},

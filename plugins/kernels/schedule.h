@@ -115,10 +115,11 @@ inline constexpr int64_t kBlockBytes = 64 * 64 * 2;
 inline constexpr int64_t kL2Tokens = 64;  // a 64x64 block from L2
 inline constexpr int64_t kTurnTokens =
     8;  // overhead of a turn of the ring, per 64 rows (simulated: issue.py)
-inline constexpr int64_t kUnpackTokens = 20;  // unpacking of n:16, per 64 rows and token warp (of_sixteen.py)
-inline constexpr int64_t kFillTurns = 3;      // turns until the first slab has arrived
-inline constexpr int64_t kAddUp = 300;        // a fence and a count
-inline constexpr int64_t kSumsPerUnit = 700;  // partial sums read per unit
+inline constexpr int64_t kUnpackClocks =
+    90;                                   // to unpack n:16, per 64 rows and token warp (simulated: issue.py)
+inline constexpr int64_t kFillTurns = 3;  // turns until the first slab has arrived
+inline constexpr int64_t kAddUp = 300;    // a fence and a count
+inline constexpr int64_t kSumsPerUnit = 700;   // partial sums read per unit
 inline constexpr int64_t kHopperL2Bytes = 35;  // of an SM and clock: 90 % of an H100's 5120 for 132 SMs
 inline constexpr int64_t kMaxTokenTiles = 64;  // streams with more token tiles are taken to share nothing
 
@@ -167,7 +168,8 @@ inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
   if (groups) tokens = tokens * device.fma / std::max(device.dense_fma, 1);
   const int64_t l2 = device.warpgroups ? (weights / cluster_blocks(c) + x) / kHopperL2Bytes : 0;
   return std::max(tokens, std::max(bytes / 128, l2) * device.fma / (64 * 64)) +
-         (groups ? 0 : kTurnTokens * height) + (of_sixteen ? kUnpackTokens * height * c.token_warps : 0);
+         (groups ? 0 : kTurnTokens * height) +
+         (of_sixteen ? kUnpackClocks * height * c.token_warps * device.fma / (64 * 64) : 0);
 }
 
 // Cost of two activities that overlap: the longer one, plus a share of the other for their interference.

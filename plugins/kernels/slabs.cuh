@@ -23,6 +23,15 @@
 
 namespace patch {
 
+// A pointer of the index.  Those of most streams lie in their parameters (parts.h).
+PATCH_DEVICE int32_t pointer_at(const LinearArguments& a, int i) { return load_index(a.index + i); }
+PATCH_DEVICE int32_t pointer_at(const StreamArguments& s, int i) {
+  const PartTable& t = s.table;
+  return t.pointers < 0 ? load_index(s.linear.index + i) : static_cast<int32_t>(t.words[t.pointers + i]);
+}
+PATCH_DEVICE const LinearArguments& linear_of(const LinearArguments& a) { return a; }
+PATCH_DEVICE const LinearArguments& linear_of(const StreamArguments& s) { return s.linear; }
+
 // Slabs of one panel of Y, kind by kind.  If gated, these are the slabs of two packed panels, and the gate's
 // come first among those of each kind.
 template <class G>
@@ -32,48 +41,23 @@ struct Panel {
   int first[G::kKinds];  // row of its first slab in the tensors of the kind
   int gate[G::kKinds];   // the gate's slabs of each kind, if gated
 
-  // NOLINTBEGIN(cppcoreguidelines-pro-type-member-init): `read` does it.
-  PATCH_DEVICE Panel(const LinearArguments& a, int panel) : number(panel) { read_memory(a); }
-  // The pointers of most streams lie in their parameters (parts.h).
-  PATCH_DEVICE Panel(const StreamArguments& s, int panel) : number(panel) {
-    const PartTable& t = s.table;
-    if (t.pointers < 0)
-      read_memory(s.linear);
-    else
-      read(s.linear, [&](int i) { return static_cast<int32_t>(t.words[t.pointers + i]); });
-  }
-  // NOLINTEND(cppcoreguidelines-pro-type-member-init)
-  PATCH_DEVICE int slabs() const { return ends[G::kKinds - 1]; }
-  PATCH_DEVICE int begin(int kind) const { return kind > 0 ? ends[kind - 1] : 0; }
-
- private:
-  PATCH_DEVICE void read_memory(const LinearArguments& a) {
-    read(a, [&](int i) { return load_index(a.index + i); });
-  }
-  // pointer(i): the index's.
-  template <class Pointer>
-  PATCH_DEVICE void read(const LinearArguments& a, const Pointer& pointer) {
-    const int pointers = a.panels * G::kPanels + 1, packed = number * G::kPanels;
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): the loop does it.
+  template <class Arguments>
+  PATCH_DEVICE Panel(const Arguments& s, int panel) : number(panel) {
+    const int pointers = linear_of(s).panels * G::kPanels + 1, packed = panel * G::kPanels;
     int count = 0;
     PATCH_UNROLL
     for (int kind = 0; kind < G::kKinds; ++kind) {
       const int own = kind * pointers + packed;
-      first[kind] = pointer(own);
-      count += pointer(own + G::kPanels) - first[kind];
+      first[kind] = pointer_at(s, own);
+      count += pointer_at(s, own + G::kPanels) - first[kind];
       ends[kind] = count;
-      if constexpr (G::kGated) gate[kind] = pointer(own + 1) - first[kind];
+      if constexpr (G::kGated) gate[kind] = pointer_at(s, own + 1) - first[kind];
     }
   }
+  PATCH_DEVICE int slabs() const { return ends[G::kKinds - 1]; }
+  PATCH_DEVICE int begin(int kind) const { return kind > 0 ? ends[kind - 1] : 0; }
 };
-
-// A pointer of the index.
-PATCH_DEVICE int32_t pointer_at(const LinearArguments& a, int i) { return load_index(a.index + i); }
-PATCH_DEVICE int32_t pointer_at(const StreamArguments& s, int i) {
-  const PartTable& t = s.table;
-  return t.pointers < 0 ? load_index(s.linear.index + i) : static_cast<int32_t>(t.words[t.pointers + i]);
-}
-PATCH_DEVICE const LinearArguments& linear_of(const LinearArguments& a) { return a; }
-PATCH_DEVICE const LinearArguments& linear_of(const StreamArguments& s) { return s.linear; }
 
 // Columns (K / 64) of the slabs of a kind.
 template <class G>

@@ -98,6 +98,8 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, P
            "', and must be dense,2:4 and others that this plugin knows, in "
            "this order: " +
            names_of(all_kinds());
+  if (known.size() > kPatchKinds && a->panel_rows != 64)
+    return "panel_rows must be 64 where kinds has more than dense,2:4";
   const int64_t panels = packed_panels(*a), columns = ceil_div(a->in_features, kSlabColumns);
   if (panels * columns > kMostSlabs) return "W has more than 2^30 slabs";
   return index->take(std::move(numbers), std::move(known), panels, columns);

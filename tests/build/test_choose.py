@@ -11,8 +11,8 @@ from patch_compile.build.plan import plan
 from patch_compile.errors import SpeedError
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.gains import unpatterned
 from patch_compile.plan.predict import predict_whole
+from patch_compile.plan.unpatterned import unpatterned
 from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
 from tests.plan.llama import LLAMA_2_7B

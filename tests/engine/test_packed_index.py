@@ -62,7 +62,7 @@ def test_a_node_of_version_1_is_refused_with_the_command_that_builds_it_again(tm
     assert "`patch-compile build --recipe OUT/recipe.yaml`" in str(refused.value.fix)
 
 
-@pytest.mark.parametrize("kinds", [b"dense", b"dense,8:16", b"dense,2:4,8:16", b"dense,2:4,12:16,8:16", None])
+@pytest.mark.parametrize("kinds", [b"dense", b"dense,8:16", b"dense,2:4,12:16,8:16", None])
 def test_slabs_of_other_kinds_are_refused(tmp_path, kinds):
     path = graphs.write_chain(tmp_path / "m.onnx")
     model = onnx.load(path)
@@ -74,13 +74,7 @@ def test_slabs_of_other_kinds_are_refused(tmp_path, kinds):
     onnx.save(model, path)
     with pytest.raises(PatchCompileError, match="is damaged") as refused:
         check_indexes(path)
-    no_kernel = kinds == b"dense,2:4,8:16"
-    said = (
-        "No kernel runs its slabs of 8:16"
-        if no_kernel
-        else "Its kinds are .*, not dense,2:4 and others of .* in this order"
-    )
-    assert re.match(said, refused.value.why)
+    assert re.match("Its kinds are .*, not dense,2:4 and others of .* in this order", refused.value.why)
 
 
 @pytest.mark.parametrize("change", ["in_features", "panel_rows", "index"])

@@ -7,9 +7,10 @@ from masklearn.masks.budget import Budget
 from masklearn.masks.tiles import tile_weights
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.gains import GainBudget, TilesThatGain, unpatterned
+from patch_compile.plan.gains import GainBudget, TilesThatGain
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.planner import assumed_plans
+from patch_compile.plan.unpatterned import unpatterned
 from patch_compile.plan.workload import Workload
 
 TILE = (128, 128)

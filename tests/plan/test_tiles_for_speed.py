@@ -8,13 +8,13 @@ from patch_compile.errors import SpeedError
 from patch_compile.out.plan import ReasonKind
 from patch_compile.plan.cards import card_of
 from patch_compile.plan.cost import CostModel
-from patch_compile.plan.gains import unpatterned
 from patch_compile.plan.lowering import plan_linears
 from patch_compile.plan.outline import Outline
 from patch_compile.plan.predict import predict_whole
 from patch_compile.plan.roofline.rest import Model
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.plan.tiles_for_speed import TilesForSpeed
+from patch_compile.plan.unpatterned import unpatterned
 from patch_compile.plan.workload import Workload
 
 TILE = (128, 128)

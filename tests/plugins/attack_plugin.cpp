@@ -70,6 +70,12 @@ class Attack {
     attributes_.gated = chance(3);
     attributes_.panel_rows = attributes_.gated || chance(2) ? 64 : 128;
     attributes_.residual = chance(3);
+    kinds_ = {0, 1};
+    if (chance(2)) {
+      if (!chance(20)) attributes_.panel_rows = 64;
+      for (int kind = patch::kPatchKinds; kind < patch::kKindCount; ++kind)
+        if (chance(3)) kinds_.push_back(kind);
+    }
     attributes_.activation = static_cast<int32_t>(below(patch::kActivationCount));
     if (chance(4)) attributes_.in_features = large(4);
     if (chance(4)) attributes_.out_features = large(1);
@@ -118,8 +124,12 @@ class Attack {
     std::memcpy(memory.back().get(), name.c_str(), name.size() + 1);
     fields.emplace_back("activation", memory.back().get(), PluginFieldType::kCHAR,
                         static_cast<int32_t>(name.size() + chance(2)));
-    const char* kinds = chance(60) ? "dense,8:16" : patch::kKinds;
-    fields.emplace_back("kinds", kinds, PluginFieldType::kCHAR, static_cast<int32_t>(std::strlen(kinds)));
+    std::string kinds = patch::names_of(kinds_);
+    if (chance(60)) kinds = chance(2) ? "dense,8:16" : std::string(below(200), ',');
+    memory.emplace_back(new char[kinds.size() + 1]);
+    std::memcpy(memory.back().get(), kinds.data(), kinds.size());
+    fields.emplace_back("kinds", memory.back().get(), PluginFieldType::kCHAR,
+                        static_cast<int32_t>(kinds.size()));
     index_ = index_of(attributes_);
     while (chance(12) && !index_.empty())
       index_[below(index_.size())] = static_cast<int32_t>(chance(2) ? pick(kNumbers) : below(9));
@@ -139,17 +149,14 @@ class Attack {
     const int64_t panels = (a.gated ? 2 : 1) * patch::ceil_div(a.out_features, a.panel_rows);
     const int64_t columns = patch::ceil_div(a.in_features, 64);
     if (panels * columns > 20000) return {};
-    std::vector<int32_t> pointers[2], places[2];
-    for (int64_t panel = 0; panel <= panels; ++panel)
-      for (int kind = 0; kind < 2; ++kind) {
-        pointers[kind].push_back(static_cast<int32_t>(places[kind].size()));
-        if (panel == panels || kind == 0) continue;
-        for (int64_t column = 0; column < columns; ++column)
-          places[below(2)].push_back(static_cast<int32_t>(column));
-      }
-    return joined({pointers[0], pointers[1], places[0], places[1]});
-  }
-  static std::vector<int32_t> joined(std::initializer_list<std::vector<int32_t>> lists) {
+    const size_t kinds = kinds_.size();
+    std::vector<std::vector<int32_t>> lists(2 * kinds);  // pointers of each kind, then columns
+    for (int64_t panel = 0; panel <= panels; ++panel) {
+      for (size_t place = 0; place < kinds; ++place)
+        lists[place].push_back(static_cast<int32_t>(lists[kinds + place].size()));
+      for (int64_t column = 0; panel < panels && column < columns; ++column)
+        lists[kinds + below(kinds)].push_back(static_cast<int32_t>(column));
+    }
     std::vector<int32_t> all;
     for (const auto& list : lists) all.insert(all.end(), list.begin(), list.end());
     return all;
@@ -177,9 +184,8 @@ class Attack {
   std::vector<PluginTensorDesc> inputs() {
     const patch::Attributes& a = attributes_;
     const int64_t sides = a.gated ? 2 : 1, panels = sides * patch::ceil_div(a.out_features, a.panel_rows);
-    const bool whole = static_cast<int64_t>(index_.size()) > 2 * panels + 1;
-    const int64_t dense = whole ? index_[panels] : 3;
-    const int64_t sparse = whole ? index_[2 * panels + 1] : 4;
+    const auto kinds = static_cast<int64_t>(kinds_.size());
+    const bool whole = static_cast<int64_t>(index_.size()) >= kinds * (panels + 1);
     const DataType type = chance(2) ? DataType::kHALF : DataType::kBF16;
     const int64_t tokens = chance(8) ? pick(kNumbers) : static_cast<int64_t>(below(9000));
     std::vector<PluginTensorDesc> in;
@@ -191,13 +197,15 @@ class Attack {
     };
     const int64_t batch = chance(12) ? pick(kNumbers) : 1;
     add(type, {batch, tokens, a.in_features});
-    add(type, {dense, a.panel_rows * 64});
-    add(type, {sparse, a.panel_rows * 32});
-    add(DataType::kINT32, {sparse, a.panel_rows * 2});
+    for (int64_t place = 0; place < kinds; ++place) {
+      const int64_t count = whole ? index_[place * (panels + 1) + panels] : 3;
+      add(type, {count, a.panel_rows * 4 * patch::kKinds[kinds_[place]].values});
+      if (place > 0) add(DataType::kINT32, {count, a.panel_rows * 2});
+    }
     if (chance(2)) add(type, {sides * a.out_features});
     if (a.residual) add(type, {batch, tokens, a.out_features});
     while (chance(12)) spoil(in[below(in.size())]);
-    if (chance(30)) in.resize(below(9));
+    if (chance(30)) in.resize(below(in.size() + 4));
     in.shrink_to_fit();
     return in;
   }
@@ -275,6 +283,7 @@ class Attack {
 
   patch::PatchLinearCreator creator_;
   patch::Attributes attributes_;
+  patch::Kinds kinds_;
   std::vector<int32_t> index_;
   alignas(256) std::array<char, 256> memory_{};
 };

@@ -8,6 +8,7 @@ import pytest
 from patch_compile.plugin.toolchain import describe_toolchain
 from tests.oracles.element_packing import prune_2_of_4
 from tests.plugins.dense_plugin import DENSE_PATH, Linear
+from tests.plugins.host_kernel import SlabCounts
 
 MISSING = [item.what for item in describe_toolchain() if not item.found]
 MARKS = [
@@ -40,7 +41,8 @@ def random_bits(rng, shape, sparse_slabs, panel_rows):
 def large(tokens, shape=(4096, 4096), rows=128, gated=0, share=0.8, activation=0):
     slabs = (1 + gated) * -(-shape[0] // rows) * -(-shape[1] // 64)
     sparse = round(share * slabs)
-    return Linear(shape[1], shape[0], rows, gated, 0, activation, 0, 0, slabs - sparse, sparse, tokens)
+    counts = SlabCounts.by_kind((slabs - sparse, sparse))
+    return Linear(shape[1], shape[0], rows, gated, 0, activation, 0, 0, counts, 3, tokens)
 
 
 def run(plugin, case, **how):

@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 
 from patch_compile.packing.index import csr_index
 from patch_compile.plugin.toolchain import fetch_headers, find_headers, find_nvcc
-from tests.oracles.element_packing import Packed
-from tests.plugins.host_kernel import PLUGINS, Device, Problem
+from tests.oracles.element_packing import KEPT, Packed
+from tests.plugins.host_kernel import (
+    PLUGINS,
+    SLAB_NAMES,
+    Device,
+    SlabCounts,
+    Slabs,
+    device_index,
+    set_slabs,
+)
+from tests.plugins.host_kernel import problem_of as problem_for
 from tests.plugins.mosaic_cases import DTYPES, Case
 
 __all__ = [
@@ -36,7 +45,9 @@ __all__ = [
     "compile_driver",
     "compile_stand_in",
     "compiled",
+    "index_on_device",
     "problem_of",
+    "slab_tensors",
 ]
 
 A100 = Device(108, 163 << 10, 40 << 20, 153, 1024)
@@ -47,7 +58,12 @@ DENSE_PATH = 1000  # kDensePathTactic
 GUARD = 1 << 17  # bytes of guard before and after a tensor
 
 _HERE = Path(__file__).resolve().parent
-_FLAGS = ("-std=c++17", "-O2", "-shared", "-Xcompiler=-fPIC,-march=native,-Wall,-Wextra,-Werror")
+_FLAGS = (
+    "-std=c++17",
+    "-O2",
+    "-shared",
+    "-Xcompiler=-fPIC,-fno-gnu-unique,-march=native,-Wall,-Wextra,-Werror",
+)
 
 
 class Linear(ctypes.Structure):
@@ -58,9 +74,11 @@ class Linear(ctypes.Structure):
             (name, ctypes.c_int32)
             for name in (
                 "in_features", "out_features", "panel_rows", "gated", "residual", "activation",
-                "bias", "scalar", "dense_slabs", "sparse_slabs",
+                "bias", "scalar",
             )
         ),
+        ("slabs", SlabCounts),
+        ("kinds", ctypes.c_int32),
         ("tokens", ctypes.c_int64),
     ]  # fmt: skip
 
@@ -71,41 +89,84 @@ class Linear(ctypes.Structure):
         packed = case.packed
         linear = cls(
             packed.shape[1], packed.shape[0], packed.panel_rows, packed.gated, case.residual is not None,
-            case.activation, case.bias is not None, DTYPES.index(case.dtype), len(packed.dense),
-            len(packed.sparse), len(case.x),
+            case.activation, case.bias is not None, DTYPES.index(case.dtype), SlabCounts.by_kind(packed.counts),
+            sum(1 << kind for kind in packed.kinds), len(case.x),
         )  # fmt: skip
         linear.index = packed.index
         return linear
 
     def some_index(self) -> NDArray[np.int32]:
-        """Return an index of as many dense and 2:4 slabs, the dense ones first."""
+        """Return an index of as many slabs, kind by kind."""
         panels = (1 + self.gated) * -(-self.out_features // self.panel_rows)
-        is_sparse = np.arange(self.dense_slabs + self.sparse_slabs) >= self.dense_slabs
-        return csr_index(is_sparse.reshape(panels, -1))
+        kinds = [kind for kind in range(len(KEPT)) if self.kinds >> kind & 1]
+        streams = np.repeat(np.arange(len(kinds)), [self.slabs.of[kind] for kind in kinds])
+        return csr_index(streams.reshape(panels, -1), len(kinds))
 
 
 class Tensors(ctypes.Structure):
     """Mirror of `Tensors` in plugin_driver.cpp."""
 
     _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("x", "dense", "sparse", "meta", "index", "bias", "residual", "y", "workspace")
+        ("x", ctypes.c_void_p),
+        *((name, ctypes.c_void_p * len(KEPT)) for name in ("values", "extra")),
+        *((name, ctypes.c_void_p) for name in ("index", "bias", "residual", "y", "workspace")),
     ]
+
+    @classmethod
+    def at(cls, addresses: Mapping[str, int]) -> Tensors:
+        """Tensors at addresses; those of slabs have the names of SLAB_NAMES."""
+        slabs = {name for names in SLAB_NAMES for name in names}
+        tensors = cls(**{name: address for name, address in addresses.items() if name not in slabs})
+        for kind, (values, extra) in enumerate(SLAB_NAMES):
+            tensors.values[kind], tensors.extra[kind] = addresses.get(values), addresses.get(extra)
+        return tensors
+
+
+def slab_tensors(packed: Packed) -> dict[str, NDArray[Any]]:
+    """Tensors of the slabs, by the names of SLAB_NAMES."""
+    return {
+        name: tensor
+        for kind, own in packed.tensors.items()
+        for name, tensor in zip(SLAB_NAMES[kind], own, strict=True)
+        if tensor is not None
+    }
 
 
 class Unpack(ctypes.Structure):
     """Mirror of `UnpackArguments` in kernels/dense_path.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("dense", "sparse", "meta", "index", "weight")),
+        ("slabs", Slabs * len(KEPT)),
+        *((name, ctypes.c_void_p) for name in ("index", "weight")),
         *(
             (name, ctypes.c_int32)
-            for name in (
-                "panel_rows", "sides", "all_panels", "dense_slabs", "sparse_slabs", "first_panel",
-                "panels", "slabs",
-            )
+            for name in ("kinds", "panel_rows", "sides", "all_panels", "first_panel", "panels", "columns")
         ),
-    ]  # fmt: skip
+    ]
+
+    @classmethod
+    def of(cls, packed: Packed, addresses: Mapping[str, int], first_panel: int, panels: int) -> Unpack:
+        """Arguments that unpack some panels of Y. addresses: of the slabs' tensors, `index` and `weight`."""
+        sides, rows = 1 + packed.gated, packed.panel_rows
+        made = cls(
+            index=addresses["index"], weight=addresses["weight"], kinds=device_kinds(packed), panel_rows=rows,
+            sides=sides, all_panels=-(-packed.shape[0] // rows), first_panel=first_panel, panels=panels,
+            columns=-(-packed.shape[1] // 64),
+        )  # fmt: skip
+        set_slabs(made.slabs, rows, packed.counts)
+        for own, (values, extra) in zip(made.slabs, SLAB_NAMES, strict=True):
+            own.values, own.extra = addresses.get(values), addresses.get(extra)
+        return made
+
+
+def device_kinds(packed: Packed) -> int:
+    """Number of kinds in the index that a device gets."""
+    return len(KEPT) if any(packed.counts[2:]) else 2
+
+
+def index_on_device(packed: Packed) -> NDArray[np.int32]:
+    """The index that a device gets."""
+    return device_index(packed.index, packed.kinds, sum(packed.counts), device_kinds(packed))
 
 
 class Activate(ctypes.Structure):
@@ -208,7 +269,7 @@ class DensePlugin:
     ) -> tuple[int, NDArray[np.uint16]]:
         """Return the code and Y in bits; fails when anything but Y and the workspace was written."""
         packed = case.packed
-        given = {name: getattr(packed, name) for name in ("dense", "sparse", "meta", "index")}
+        given = slab_tensors(packed) | {"index": packed.index}
         given |= {"x": case.x, "y": np.full((len(case.x), packed.shape[0]), 0x7E01, np.uint16)}
         given |= {"bias": case.bias, "residual": case.residual}
         given["workspace"] = np.full(workspace_bytes, 0xFF, np.uint8)
@@ -217,7 +278,7 @@ class DensePlugin:
             for name, value in given.items()
             if value is not None
         }
-        tensors = Tensors(**{name: memory.array.ctypes.data for name, memory in held.items()})
+        tensors = Tensors.at({name: memory.array.ctypes.data for name, memory in held.items()})
         linear = Linear.of(case)
         code = self.lib.patch_plugin_enqueue(
             plugin, ctypes.byref(linear), ctypes.byref(tensors), ctypes.c_void_p(stream)
@@ -264,7 +325,7 @@ class DensePlugin:
         linear = Linear(bias="bias" in tensors, scalar=scalar)
         del addresses["z"]
         code = self.lib.patch_plugin_activate(
-            ctypes.byref(linear), ctypes.byref(Tensors(**addresses)), ctypes.byref(sizes)
+            ctypes.byref(linear), ctypes.byref(Tensors.at(addresses)), ctypes.byref(sizes)
         )
         if code or not held["y"].intact():
             raise RuntimeError(self.fault() or "written beside Y")
@@ -276,15 +337,14 @@ class DensePlugin:
         all_panels = -(-packed.shape[0] // packed.panel_rows)
         panels = all_panels - first_panel if panels is None else panels
         weight = np.full((sides * panels * packed.panel_rows, slabs * 64), 0x7E01, np.uint16)
-        held = {n: Guarded.holding(getattr(packed, n)) for n in ("dense", "sparse", "meta", "index")}
+        held = {name: Guarded.holding(tensor) for name, tensor in slab_tensors(packed).items()}
+        held["index"] = Guarded.holding(index_on_device(packed))
         held["weight"] = Guarded.holding(weight)
         addresses = {name: memory.array.ctypes.data for name, memory in held.items()}
-        counts = len(packed.dense), len(packed.sparse)
-        sizes = (packed.panel_rows, sides, all_panels, *counts, first_panel, panels, slabs)
-        arguments = Unpack(*addresses.values(), *sizes)
+        arguments = Unpack.of(packed, addresses, first_panel, panels)
         del addresses["weight"]
-        linear = Linear(dense_slabs=len(packed.dense), sparse_slabs=len(packed.sparse))
-        tensors = Tensors(**addresses)
+        linear = Linear(slabs=SlabCounts.by_kind(packed.counts))
+        tensors = Tensors.at(addresses)
         code = self.lib.patch_plugin_unpack(
             ctypes.byref(linear), ctypes.byref(tensors), ctypes.byref(arguments)
         )
@@ -296,9 +356,7 @@ class DensePlugin:
 def problem_of(case: Case) -> Any:
     """A case as the schedule sees it."""
     packed = case.packed
-    return Problem(
-        len(case.x), *packed.shape, packed.panel_rows, len(packed.dense), len(packed.sparse), packed.gated
-    )
+    return problem_for(len(case.x), packed.shape, packed.panel_rows, packed.counts, packed.gated)
 
 
 def compile_driver(cache: Path, plugins: Path = PLUGINS, defines: tuple[str, ...] = ()) -> Path:

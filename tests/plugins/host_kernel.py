@@ -26,6 +26,7 @@ __all__ = [
     "COMPILER",
     "HOST_FLAGS",
     "PLUGINS",
+    "SLAB_NAMES",
     "Arguments",
     "Call",
     "Config",
@@ -35,7 +36,6 @@ __all__ = [
     "Launch",
     "PartTable",
     "Problem",
-    "SLAB_NAMES",
     "SlabCounts",
     "Slabs",
     "Stats",
@@ -64,7 +64,11 @@ SLAB_NAMES = (
 )  # fmt: skip
 _OF_SLABS = {name for names in SLAB_NAMES for name in names}
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-HOST_FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+HOST_FLAGS: tuple[str, ...] = (
+    "-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror",
+)  # fmt: skip
+# Libraries of different sources are loaded side by side. By this, GCC gives each its own tables of kinds and configurations.
+HOST_FLAGS += ("-fno-gnu-unique",) if COMPILER and Path(COMPILER).name.startswith("g") else ()
 
 
 class CopyMode(IntEnum):
@@ -214,7 +218,7 @@ class HostKernel:
         return out
 
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
-        """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab."""
+        """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab, and a table holds 384."""
         config = list(self.configs().values())[launch.config]
         panels, tiles = (
             -(-packed.shape[0] // packed.panel_rows),
@@ -222,7 +226,12 @@ class HostKernel:
         )  # panels and tiles of Y
         costs = [16, *(kept + 1 for kept in KEPT[1:])]
         total = tiles * (4 * panels + int(np.dot(costs, packed.counts)))
-        return max(1, min(launch.parts, total // 16)) if config.streams else 1
+        return max(1, min(launch.parts, total // 16, 384)) if config.streams else 1
+
+    def index(self, packed: Packed, config: int) -> NDArray[np.int32]:
+        """The index as a kernel takes it."""
+        kinds = list(self.configs().values())[config].kinds
+        return device_index(packed.index, packed.kinds, sum(packed.counts), kinds)
 
     def tensors(
         self,
@@ -243,7 +252,7 @@ class HostKernel:
             for name, tensor in zip(SLAB_NAMES[kind], own, strict=True)
             if tensor is not None
         }
-        tensors["index"] = device_index(packed.index, packed.kinds, sum(packed.counts), config.kinds)
+        tensors["index"] = self.index(packed, launch.config)
         tensors["x"] = x
         tensors["y"] = np.full((tokens, packed.shape[0]), 0x7E01, np.uint16)
         tensors["partials"] = np.full(partials, np.nan, np.float32)

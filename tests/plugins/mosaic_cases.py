@@ -122,7 +122,7 @@ def make_case(
 
     rounded: X Wᵀ may be rounded to the output type before the rest is computed.
     """
-    rng = np.random.default_rng(seed)
+    rng, pruning = (np.random.default_rng([seed, number]) for number in range(2))  # X is that of any share
     rows, columns = shape
     grids, weights, biases = [], [], []
     for _ in range(1 + gated):
@@ -134,7 +134,7 @@ def make_case(
         inside = np.repeat(np.repeat(codes, panel_rows, 0), 64, 1)[:rows, :columns]
         for kind in range(1, kinds):
             if (codes == kind).any():
-                weight = np.where(inside == kind, prune(padded, kind, rng)[:, :columns], weight)
+                weight = np.where(inside == kind, prune(padded, kind, pruning)[:, :columns], weight)
         grids.append(codes)
         weights.append(weight.astype(dtype))
         biases.append(rng.standard_normal(rows, np.float32).astype(dtype))

@@ -33,7 +33,10 @@ from tests.ptx.parser import PtxFault, entry_names, parse_entry
 __all__ = ["SCALARS", "PtxKernel", "choose_vectors", "compile_file", "compile_ptx", "compile_source"]
 
 SCALARS = ("Half", "BFloat16")  # index: Launch.scalar
-_SOURCES = ("launch_half.cu", "launch_bfloat16.cu")
+_SOURCES = (
+    ("launch_half.cu", "launch_all_half.cu"),
+    ("launch_bfloat16.cu", "launch_all_bfloat16.cu"),
+)
 _FLAGS = (*plugin._COMPILE_FLAGS, "-ptx")
 _WRITABLE = ("y", "partials", "counters")
 # Itanium mangling of patch_stream<Half, 0> and patch_tiles<Half, 2>
@@ -41,8 +44,8 @@ _ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\
 
 
 def compile_ptx(folder: Path, scalar: int, plugins: Path = PLUGINS) -> str:
-    """PTX of the launch_*.cu of a scalar type, by `compile_source`."""
-    return compile_source(folder, _SOURCES[scalar], plugins)
+    """PTX of the launch_*.cu of a scalar type, one behind the other, by `compile_source`."""
+    return "\n".join(compile_source(folder, name, plugins) for name in _SOURCES[scalar])
 
 
 def compile_source(
@@ -122,7 +125,8 @@ class PtxKernel:
 
     def _table(self, arguments: Arguments, packed: Packed, config: int) -> PartTable:
         on_host = Arguments.from_buffer_copy(arguments)
-        on_host.index = packed.index.ctypes.data
+        index = self.host.index(packed, config)
+        on_host.index = index.ctypes.data
         return self.host.table(on_host, config)
 
 

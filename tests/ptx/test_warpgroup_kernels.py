@@ -215,7 +215,7 @@ SOURCES = {
     "the columns before": ("warpgroup_ptx.cuh", "matrix + bytes / 16", "matrix + bytes / 32"),
     "the ring begins anywhere": ("warpgroup_ptx.cuh", "-shared_address(shared) &", "64 -shared_address(shared) &"),
     "X without its swizzle": ("warpgroup_kernel.cuh", "^ (thread / kChunks & 7)", ""),
-    "X of other columns": ("warpgroup_kernel.cuh", "panel.column(a, i + 1)", "panel.column(a, i)"),
+    "X of other columns": ("warpgroup_kernel.cuh", "column_of(i + 1)", "column_of(i)"),
     "the first tokens twice": ("warpgroup_kernel.cuh", "at.token_warp * G::kWarpTokens", "0 * G::kWarpTokens"),
     "metadata of the values": ("warpgroup_kernel.cuh", "slot + G::kSparseBytes + at", "slot + at"),
     "halves in one register": ("warpgroup_kernel.cuh", "load_shared(weights[half][s],", "load_shared(weights[0][s],"),

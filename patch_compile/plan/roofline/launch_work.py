@@ -12,6 +12,8 @@ from itertools import pairwise
 from math import gcd
 from typing import Any
 
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import BY_CODE
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.plan.roofline.assumptions import Assumptions
 from patch_compile.plan.roofline.schedule import SLAB, Config, Problem
@@ -19,14 +21,19 @@ from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
 
-_LANE_BYTES = {"LDSM": 512, "LDS.128": 512, "LDS": 128}  # bytes that an instruction of a warp loads
+_LANE_BYTES = {
+    "LDSM": 512,
+    "LDS.128": 512,
+    "LDS.64": 256,
+    "LDS": 128,
+}  # bytes that an instruction of a warp loads
 # Multiply-adds of an instruction of a warp; HMMA.SP counts those of the weights before pruning.
 _FMA = {"HMMA": 16 * 8 * 16, "HMMA.SP": 16 * 8 * 32}
 # Bytes of shared memory that an SM moves in a clock, and its schedulers: equal on all of these architectures.
 _SHARED_BYTES, _SCHEDULERS = 128, 4
 # Registers of an SM, and the multiple that a warp's registers are rounded up to.
 _REGISTERS, _GRANULE = 65536, 256
-_TABLE_WORDS = 980  # of a stream's table of parts and pointers (plugins/kernels/arguments.h)
+_TABLE_WORDS = 920  # of a stream's table of parts and pointers (plugins/kernels/arguments.h)
 _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
 
 
@@ -77,16 +84,16 @@ def rates_of(card: RatedCard, assume: Assumptions) -> Rates:
 
 
 def _slab_clocks(
-    card: RatedCard, config: Config, kind: str, tokens: int, assume: Assumptions
+    card: RatedCard, config: Config, kind: TileKind, tokens: int, assume: Assumptions
 ) -> dict[str, float]:
-    """Returns the clocks of an SM for one slab, by the resource that could limit them.
+    """Returns the clocks of an SM for one slab of a kind, by the resource that could limit them.
 
     "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated cycles
     of benchmarks/kernels/issue.py, or the instructions over the issue slots, whichever is more.
     """
-    counts, rates = _code(card)[config.name][kind], rates_of(card, assume)
-    turn = _code(card)[config.name]["cycles"][kind][card.is_geforce] / assume.hybrid
-    weights = config.dense_bytes if kind == "dense" else config.sparse_bytes
+    counts, rates = _code(card)[config.name][kind.name], rates_of(card, assume)
+    turn = _code(card)[config.name]["cycles"][kind.name][card.is_geforce] / assume.hybrid
+    weights = config.slab_bytes(kind.code)
     read = config.warps * sum(counts[name] * lane for name, lane in _LANE_BYTES.items())
     x_read = min(tokens, config.tokens) * SLAB * 2  # rows beyond the tokens are filled with zeros, not read
     return {
@@ -127,8 +134,10 @@ def _slabs_clocks(
     Each kind of slab counts only for the resource that limits it most.
     """
     clocks: dict[str, float] = {}
-    for kind, slabs in (("dense", problem.dense_slabs), ("sparse", problem.sparse_slabs)):
-        limits = _slab_clocks(card, config, kind, problem.tokens, assume)
+    for code, slabs in enumerate(problem.slabs):
+        if not slabs:
+            continue
+        limits = _slab_clocks(card, config, BY_CODE[code], problem.tokens, assume)
         bound = max(limits, key=lambda name: limits[name])
         clocks[bound] = clocks.get(bound, 0) + times * slabs * limits[bound]
     return clocks
@@ -136,8 +145,7 @@ def _slabs_clocks(
 
 def weight_bytes(problem: Problem) -> int:
     """Returns the bytes of the packed slabs and their index."""
-    index = 4 * (2 * (problem.panels + 1) + problem.dense_slabs + problem.sparse_slabs)
-    return problem.panel_rows * (128 * problem.dense_slabs + 72 * problem.sparse_slabs) + index
+    return problem.weight_bytes + 4 * (problem.kinds * (problem.panels + 1) + sum(problem.slabs))
 
 
 def work_of(card: RatedCard, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
@@ -195,10 +203,10 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     # The begin of a part is a kernel parameter, which comes from L2. Pointers that do not fit beside it come from DRAM. The
     # last tile is stored, counted and read piece by piece; then Y is stored.
     tail = l2 * ((3 + -(-parts // tiles) + 1) if pieces else 1)
-    inside = 2 * (parts + 1) + 2 * (problem.panels + 1) <= _TABLE_WORDS
+    inside = 2 * (parts + 1) + problem.kinds * (problem.panels + 1) <= _TABLE_WORDS
     edges = l2 + (0 if inside else dram) + tail
     resident = min(parts, card.sms * _occupancy(card, config))
-    slab_bytes = weights / (problem.dense_slabs + problem.sparse_slabs)
+    slab_bytes = weights / sum(problem.slabs)
     return Work(passes * weights + activations, clocks, edges, resident * (config.stages - 1) * slab_bytes)
 
 

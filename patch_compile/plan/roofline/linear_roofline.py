@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.out.plan import Bound, Slower, Way
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
@@ -35,20 +36,26 @@ _SMALLEST_TILE = 64  # of a dense product that is not split along K
 
 @dataclass(frozen=True)
 class Linear:
-    """Y = X Wᵀ with W [out_features, in_features]. share: the share of its slabs that are 2:4."""
+    """Y = X Wᵀ with W [out_features, in_features].
+
+    share: the share of its slabs that are 2:4; others: shares of its slabs of n:16, by the code of their kind.
+    """
 
     out_features: int
     in_features: int
     share: float
     panel_rows: int = 128
+    others: tuple[tuple[int, float], ...] = ()
 
     def problem(self, tokens: int) -> Problem:
         """Returns the schedule's problem for `tokens` rows of X."""
         panels = -(-self.out_features // self.panel_rows)
         slabs = panels * -(-self.in_features // SLAB)
-        sparse = round(self.share * slabs)
-        sizes = (self.out_features, self.in_features, self.panel_rows)
-        return Problem(tokens, *sizes, slabs - sparse, sparse)
+        counts = [0] * len(KINDS)
+        for kind, share in ((TWO_FOUR.code, self.share), *self.others):
+            counts[kind] = round(share * slabs)
+        counts[DENSE.code] = max(0, slabs - sum(counts))
+        return Problem(tokens, self.out_features, self.in_features, self.panel_rows, tuple(counts))
 
 
 def linear(out_features: int, in_features: int, share: float, panel_rows: int = 128) -> Linear:
@@ -80,9 +87,12 @@ class Prediction:
         return self.dense_microseconds / self.microseconds
 
 
-def speedup_limit(share: float, bound: str) -> float:
-    """Returns the limit of a hybrid kernel's speed-up over a dense one bound by "bytes" or "tensor" cores."""
-    return 1 / (1 - (0.4375 if bound == "bytes" else 0.5) * share)
+def speedup_limit(share: float, bound: str, saved: float = 0.0) -> float:
+    """Returns the limit of a hybrid kernel's speed-up over a dense one bound by "bytes" or "tensor" cores.
+
+    share: of the weights, in 2:4 tiles; saved: of the bytes, by tiles of n:16, which save no products.
+    """
+    return 1 / (1 - (0.4375 * share + saved if bound == "bytes" else 0.5 * share))
 
 
 def first_bytes(card: RatedCard, assume: Assumptions) -> float:

@@ -13,7 +13,16 @@ from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.plugin.toolchain import plugin_sources
 
-__all__ = ["CONFIGS", "PATCH_KINDS", "Config", "DeviceLimits", "Problem", "choose_schedule", "limits_of", "slab_cost"]
+__all__ = [
+    "CONFIGS",
+    "PATCH_KINDS",
+    "Config",
+    "DeviceLimits",
+    "Problem",
+    "choose_schedule",
+    "limits_of",
+    "slab_cost",
+]
 
 SLAB = 64  # columns of K
 PATCH_KINDS = 2  # kinds of a mosaic as PATCH has it: dense and 2:4, the first of the table
@@ -21,9 +30,13 @@ _TILE_COST = 4  # plugins/kernels/work.h
 _UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/kinds.h
 _TWO_FOUR = TWO_FOUR.code
 _MAX_SMS, _MIN_SLABS_PER_PART = 192, 2
-_L2_TOKENS, _TURN_TOKENS, _UNPACK_TOKENS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 20, 3, 300, 700
+_L2_TOKENS, _TURN_TOKENS, _UNPACK_CLOCKS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 90, 3, 300, 700
 _TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES = 8, 64, 64 * 64 * 2
-_LINE = re.compile(r'\{"([\w-]+)", Kernel::k(\w+), ' + r",\s*".join([r"(\d+)"] * 6) + r",\s*(true|false),\s*k(Patch|Kind)\w+\}")
+_LINE = re.compile(
+    r'\{"([\w-]+)", Kernel::k(\w+), '
+    + r",\s*".join([r"(\d+)"] * 6)
+    + r",\s*(true|false),\s*k(Patch|Kind)\w+\}"
+)
 
 
 @dataclass(frozen=True)
@@ -209,7 +222,9 @@ def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
     moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
     height = config.panel_rows // 64
     tokens = max(config.tokens, _L2_TOKENS) * height // halved
-    unpacking = _UNPACK_TOKENS * height * config.token_warps if kind >= PATCH_KINDS else 0
+    unpacking = 0
+    if kind >= PATCH_KINDS:
+        unpacking = _UNPACK_CLOCKS * height * config.token_warps * device.fma // 64**2
     return max(tokens, moved * device.fma // (128 * 64 * 64)) + _TURN_TOKENS * height + unpacking
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from patch_compile.packing.format import PackedLinear
 from tests.oracles.element_packing import Packed
-from tests.plugins.host_kernel import BENCH, COMPILER, Device, Launch, Problem
+from tests.plugins.host_kernel import BENCH, COMPILER, Device, Launch, problem_of
 from tests.plugins.machine_code import NVCC
 
 sys.path.insert(0, str(BENCH))
@@ -109,7 +109,7 @@ def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, mon
     ]
     device = Device(108, 163 << 10, 40 << 20, 153, 1024)
     for tokens, gated in ((1, 0), (64, 0), (4096, 0), (4096, 1)):
-        problem = Problem(tokens, 4096, 4096, 64 if gated else 128, 400, 1648, gated)
+        problem = problem_of(tokens, (4096, 4096), 64 if gated else 128, (400, 1648), gated)
         chosen = library.schedule(problem, device)
         assert chosen == kernel.schedule(problem, device)
         assert library.max_parts(problem, device, chosen[0]) >= chosen[1]
@@ -117,4 +117,4 @@ def test_the_library_builds_and_chooses_as_the_plugin_does(kernel, tmp_path, mon
     assert library.counter_bytes >= 4 * 108
     monkeypatch.setenv("PATCH_CUBLASLT", str(tmp_path / "none.so"))
     with pytest.raises(RuntimeError, match=r"PATCH_CUBLASLT is .*none.so, which can't be opened"):
-        library.dense_path(Problem(4096, 4096, 4096, 128, 400, 1648, 0), (True, False, 0), 0)
+        library.dense_path(problem_of(4096, (4096, 4096), 128, (400, 1648)), (True, False, 0), 0)

@@ -23,7 +23,7 @@ from patch_compile.recipe import Recipe
 from tests.plan.llama import write_hollow_llama
 from tests.plugins.host_kernel import BENCH, COMPILER, PLUGINS
 from tests.plugins.host_kernel import Device as HostDevice
-from tests.plugins.host_kernel import Problem as HostProblem
+from tests.plugins.host_kernel import problem_of
 
 sys.path.insert(0, str(BENCH))
 problems, roofline = (importlib.import_module(name) for name in ("problems", "roofline"))
@@ -209,14 +209,17 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         )
         assert mine.warps == theirs.feature_warps * theirs.token_warps
         assert (mine.streams, mine.blocks_per_sm) == (theirs.streams, theirs.blocks_per_sm)
+        assert (mine.gated, mine.kinds) == (theirs.gated, theirs.kinds)
     rng = np.random.default_rng(0)
     for _ in range(4000):
         n, k = (int(64 * 2 ** rng.uniform(0, 9)) // 4 * 4 for _ in range(2))
         tokens, rows = int(2 ** rng.uniform(0, 13)), int(rng.choice([64, 128]))
         tokens = int(rng.choice([tokens, 0, -1], p=[0.98, 0.01, 0.01]))
         slabs = -(-n // rows) * -(-k // 64)
-        sparse = round(rng.random() * slabs)
-        sizes = (tokens, n, k, rows, slabs - sparse, sparse)
+        counts = rng.multinomial(slabs, rng.dirichlet(np.ones(8)))
+        if rng.random() < 0.5:
+            counts = np.array([counts[::2].sum(), counts[1::2].sum(), *[0] * 6])
+        sizes = (tokens, (n, k), rows, tuple(counts.tolist()))
         sms, shared = int(rng.choice([20, 58, 84, 108, 132, 300])), int(rng.choice([99, 163, 227])) << 10
         limits = (
             sms,
@@ -225,7 +228,7 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
             int(rng.integers(50, 400)),
             int(rng.integers(256, 1300)),
         )
-        mine, theirs = schedule.Problem(*sizes), HostProblem(*sizes)
+        mine, theirs = schedule.Problem(tokens, n, k, *sizes[2:]), problem_of(*sizes)
         fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
         for config in (None, fixed):
             found = schedule.choose_schedule(mine, schedule.DeviceLimits(*limits), config)

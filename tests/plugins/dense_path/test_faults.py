@@ -46,14 +46,14 @@ MUTATIONS = {
         "static_cast<uint32_t>(kNoSlab));",
     ),
     "no barrier before the places are read": (UNPACK, "  }\n  sync_block();\n", "  }\n"),
-    "columns that are not there": (UNPACK, "first + s < a.slabs", "first + s < a.slabs + 1"),
+    "columns that are not there": (UNPACK, "first + s < a.columns", "first + s < a.columns + 1"),
     "places of columns before": (
         UNPACK,
         "column < kUnpackSlabs)",
         "static_cast<int32_t>(column) < kUnpackSlabs)",
     ),
     "dropped slabs not cleared": (UNPACK, "w[0] = w[1] = w[2] = w[3] = 0;", "w[0] = w[1] = w[2] = w[3] = 1;"),
-    "2:4 slabs counted with the dense ones": (UNPACK, "slab - a.dense_slabs;", "slab;"),
+    "2:4 slabs counted with the dense ones": (UNPACK, "number = slab - own.before;", "number = slab;"),
     "gate and up over each other": (UNPACK, "side * a.panels + panel", "side + panel"),
     "the first panels for every piece": (UNPACK, "a.first_panel * a.sides + panel", "panel"),
     "the first rows left out": (

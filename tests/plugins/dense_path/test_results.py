@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from patch_compile.packing.format import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
-from tests.oracles.element_packing import Packed, pack_gated, pack_slabs
+from tests.oracles.element_packing import KEPT, Packed, pack_gated, pack_slabs, prune
 from tests.plugins.dense_path_cases import MARKS, plain_rows, random_bits, run
 from tests.plugins.dense_plugin import (
     DENSE_PATH,
@@ -50,6 +50,29 @@ def test_unpacking_puts_the_gate_before_the_up(load, driver):
         for first in range(sparse.shape[1]):
             got = plugin.unpack(packed, first, 1)
             assert (got == np.concatenate([side[first * 64 : first * 64 + 64] for side in sides])).all()
+
+
+@pytest.mark.parametrize("kind", range(2, len(KEPT)))
+def test_unpacking_slabs_of_sixteen(load, driver, kind):
+    """A kind alone with dense slabs, whose index names these kinds; values are the packer's, bit for bit."""
+    plugin, rng = load(driver), np.random.default_rng(kind)
+    codes = np.where(rng.random((3, 5)) < 0.6, kind, 0)
+    weight = rng.standard_normal((192, 320), np.float32)
+    inside = np.repeat(np.repeat(codes, 64, 0), 64, 1) > 0
+    bits = np.where(inside, prune(weight, kind, rng), weight).astype(np.float16).view(np.uint16)
+    packed = pack_slabs(bits, codes, 64)
+    assert packed.kinds == (0, 1, kind)
+    assert (plugin.unpack(packed) == bits).all() and (plugin.unpack(packed, 2, 1) == bits[128:]).all()
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_linear_of_all_kinds(load, driver, gated):
+    plugin = load(driver)
+    for tokens, shape in ((5, (200, 328)), (70, (64, 648))):
+        how = {"gated": gated, "activation": "silu" if gated else "", "rounded": gated}
+        case = make_case(tokens, shape, 64, share=0.8, kinds=len(KEPT), seed=tokens, **how)
+        code, y = run(plugin, case)
+        assert code == 0 and plugin.launched()[1] > 0 and case.worst(y) <= 1
 
 
 def test_slabs_that_were_dropped_become_zeros(load, driver):

@@ -20,7 +20,7 @@ from tests.plugins.dense_plugin import (
     H100,
     Linear,
 )
-from tests.plugins.host_kernel import Device, Problem
+from tests.plugins.host_kernel import Device, problem_of
 from tests.plugins.mosaic_cases import make_case
 
 pytestmark = MARKS
@@ -206,11 +206,11 @@ def test_pieces_cover_all_panels_and_fit_the_workspace(
     unpacker, tokens, rows, k, panel_rows, gated, activation, part
 ):
     """TensorRT asks for the workspace of a profile's most tokens, and a call may have any fewer."""
-    sizes = (rows, 8 * k, 64 if gated else panel_rows, 0, 0, gated)
-    bound = unpacker.pieces(Problem(tokens, *sizes), activation)[3]
+    sizes = ((rows, 8 * k), 64 if gated else panel_rows, (0, 0), gated)
+    bound = unpacker.pieces(problem_of(tokens, *sizes), activation)[3]
     for fewer in {max(1, int(tokens * part)), tokens}:
-        panels, count, used, _ = unpacker.pieces(Problem(fewer, *sizes), activation)
-        every = -(-rows // sizes[2])
+        panels, count, used, _ = unpacker.pieces(problem_of(fewer, *sizes), activation)
+        every = -(-rows // sizes[1])
         assert 1 <= panels <= every and (count - 1) * panels < every <= count * panels
         assert used <= bound and (used <= 64 << 20 or panels == 1)
 
@@ -223,7 +223,9 @@ def test_the_choice_follows_the_number_of_tokens(unpacker):
         for share in (0.0, 0.5, 0.9, 1.0):
             sparse = round(share * slabs)
             taken = [
-                unpacker.takes_dense_path(Problem(tokens, *shape, rows, slabs - sparse, sparse, gated), H100)
+                unpacker.takes_dense_path(
+                    problem_of(tokens, shape, rows, (slabs - sparse, sparse), gated), H100
+                )
                 for tokens in (1, 4, 16, 32, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
             ]
             assert taken == sorted(taken) and not taken[4] and taken[-1], (shape, share, taken)
@@ -243,7 +245,7 @@ def test_it_is_offered_wherever_the_plan_counts_on_it(unpacker):
     ):
         asked = Linear24(*shape, share)
         problem = asked.problem(tokens)
-        mine = Problem(tokens, *shape, 128, problem.dense_slabs, problem.sparse_slabs)
+        mine = problem_of(tokens, shape, 128, problem.slabs)
         found = predict(card, asked, tokens)
         chosen, _ = schedule.choose_schedule(problem, limits)
         kernels = predict(card, asked, tokens, chosen).microseconds

@@ -5,10 +5,10 @@ from tests.plugins.mutations import Mutation
 __all__ = ["LOOP_MUTATIONS"]
 
 ARGUMENTS, COPIES, LOOP = "kernels/arguments.h", "kernels/copies.cuh", "kernels/multiply.cuh"
-DENSE, SPARSE, STREAM = (
+DENSE, SPARSE, STREAMS = (
     "kernels/decode_dense16.cuh",
     "kernels/decode_sparse24.cuh",
-    "kernels/stream_kernel.cuh",
+    "kernels/streams.cuh",
 )
 # name: (file, correct text, text with the bug)
 LOOP_MUTATIONS: dict[str, Mutation] = {
@@ -50,13 +50,13 @@ LOOP_MUTATIONS: dict[str, Mutation] = {
     ),
     "copies slabs that are not there": (
         COPIES,
-        "dense_ = exists && dense, sparse_ = exists && !dense",
-        "dense_ = dense, sparse_ = !dense",
+        "bytes_left_ = exists ? values_left_ + extra_bytes_ : 0;",
+        "bytes_left_ = values_left_ + extra_bytes_;",
     ),
     "a stream's column late": (
-        STREAM,
-        "begin_tile(ahead_.first_token());\n    column_ = ahead_.panel.column(s_.linear, ahead_.slab);\n  }\n\n  const",
-        "begin_tile(ahead_.first_token());\n  }\n\n  const",
+        COPIES,
+        "      begin_run();\n    }\n    column_ = copies_.column();",
+        "      column_ = copies_.column();\n      begin_run();\n    } else {\n      column_ = copies_.column();\n    }",
     ),
     "X at once whatever its alignment": (ARGUMENTS, "&& aligned(a->x, 16) ? 8", "? 8"),
     "Y in vectors whatever its alignment": (ARGUMENTS, " || !aligned(a->y, 2 * a->y_vector)", ""),
@@ -64,25 +64,29 @@ LOOP_MUTATIONS: dict[str, Mutation] = {
     # kinds of slabs
     "2:4 slabs as far apart as dense ones": (
         COPIES,
-        ": Sparse::kValueBytes) + place",
-        ": Dense::kValueBytes) + place",
+        "next_values_ += value_bytes_;",
+        "next_values_ += G::kDenseBytes;",
     ),
-    "metadata as far apart as values": (COPIES, "row * Sparse::kExtraBytes +", "row * Sparse::kValueBytes +"),
-    "metadata over the values": (COPIES, "+ place(thread_) - Sparse::kValueBytes", "+ place(thread_)"),
+    "metadata as far apart as values": (
+        COPIES,
+        "next_extra_ += extra_bytes_;",
+        "next_extra_ += value_bytes_;",
+    ),
+    "metadata over the values": (COPIES, "+ place(thread_) - value_bytes_;", "+ place(thread_);"),
     "2:4 slabs decoded as dense": (
-        LOOP,
-        "multiply(Named<Sparse>(), G::kPanels - 1, end);",
-        "multiply(Named<Dense>(), G::kPanels - 1, end);",
+        STREAMS,
+        "using Type = Sparse24<T, G>;",
+        "using Type = Dense16<T, G>;",
     ),
     "dense slabs decoded as 2:4": (
-        LOOP,
-        "multiply(Named<Dense>(), G::kPanels - 1, p.dense);",
-        "multiply(Named<Sparse>(), G::kPanels - 1, p.dense);",
+        STREAMS,
+        "using Type = Dense16<T, G>;",
+        "using Type = Sparse24<T, G>;",
     ),
-    "the gate's 2:4 slabs decoded as dense": (
+    "the gate's slabs decoded as the kind before": (
         LOOP,
-        "multiply(Named<Sparse>(), 0,",
-        "multiply(Named<Dense>(), 0,",
+        "multiply(decoder, 0,",
+        "multiply(Named<Decoder<T, G, (kind > 0 ? kind - 1 : 0)>>(), 0,",
     ),
     # operands loaded ahead
     "metadata of the slab before": (LOOP, "    weights.begin_slab();\n", ""),

@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from patch_compile.plan.roofline import schedule
 from patch_compile.plugin.build import ARCHS
 from tests.plugins.machine_code import CUOBJDUMP, NVCC, MachineCodeOf, cubin, machine_code
@@ -23,9 +24,10 @@ REGISTERS_PER_SM = 65536
 REGISTER_GRANULE = 256  # a warp's registers are rounded up to a multiple of this
 NAMES = [config.name for config in schedule.CONFIGS]
 
-# A binary takes 20 seconds to compile. Those left to `make mutate` repeat another one: nvcc 13.0 makes the same machine code
+# A binary takes 20 seconds to compile, or 40 of the kernels for all kinds.
+# Those left to `make mutate` repeat another one: nvcc 13.0 makes the same machine code
 # for sm_89 as for sm_86, and bf16 kernels have the registers and spills of fp16 ones on every architecture.
-OFTEN = {("half", arch) for arch in ARCHS if arch != 89} | {("bfloat16", 80)}
+OFTEN = {("half", arch) for arch in ARCHS if arch != 89} | {("bfloat16", 80), ("all_half", 80)}
 every_binary = pytest.mark.parametrize(
     ("scalar", "arch"),
     [
@@ -49,7 +51,8 @@ def test_the_counts_are_made_for_the_architectures_of_the_plugin():
 @every_binary
 def test_every_configuration_has_its_kernels(binary, scalar, arch):
     found = binary(scalar, arch)
-    assert {kernel.config for kernel in found.kernels} == set(found.code) == set(range(len(NAMES)))
+    own = {n for n, c in enumerate(schedule.CONFIGS) if (c.kinds > schedule.PATCH_KINDS) == ("all" in scalar)}
+    assert {kernel.config for kernel in found.kernels} == set(found.code) == own
 
 
 @every_binary
@@ -71,11 +74,11 @@ def test_every_kernel_multiplies_dense_and_sparse_slabs_on_tensor_cores(binary, 
     for number, code in binary(scalar, arch).code.items():
         opcodes = {i.opcode for i in code}
         for multiply in ("HMMA.16816.F32", "HMMA.SP.16832.F32"):
-            wanted = multiply + (".BF16" if scalar == "bfloat16" else "")
+            wanted = multiply + (".BF16" if "bfloat16" in scalar else "")
             assert wanted in opcodes, NAMES[number]
         # Products of other shapes or sums in fp16 would be another kernel than the one the tests on the CPU run.
         assert {o for o in opcodes if "MMA" in o} == {
-            name + (".BF16" if scalar == "bfloat16" else "")
+            name + (".BF16" if "bfloat16" in scalar else "")
             for name in ("HMMA.16816.F32", "HMMA.SP.16832.F32")
         }
 
@@ -85,30 +88,35 @@ def test_a_slab_costs_the_instructions_it_must_and_touches_no_local_memory(binar
     for number, code in binary(scalar, arch).code.items():
         c = schedule.CONFIGS[number]
         row_blocks, token_blocks = c.panel_rows // 16 // c.feature_warps, c.tokens // 8 // c.token_warps
-        for kind, k_steps, name in (("dense", 4, "HMMA"), ("sparse", 2, "HMMA.SP")):
-            counts = sass.count_slab(code, kind)
+        for kind in KINDS[: c.kinds]:
+            counts = sass.count_slab(code, kind.name)
+            k_steps, name = (2, "HMMA.SP") if kind is TWO_FOUR else (4, "HMMA")
             assert counts[name] == k_steps * row_blocks * token_blocks
             assert counts["HMMA"] + counts["HMMA.SP"] == counts[name]
             assert counts["LDSM"] == 2 * token_blocks  # a matrix of X for every 8 columns, four at a time
-            assert counts["LDS.128"] == k_steps * row_blocks  # one fragment of W each
-            assert counts["LDS"] == (row_blocks if kind == "sparse" else 0)  # metadata
-            loop = sass.loop_of(code, sass.KINDS[kind])
-            assert not [i for i in loop if i.opcode.startswith(("LDL", "STL"))], c.name
+            # Fragments of W: 16 bytes each, n values of two rows from planes of 8, 4 and 2, or metadata and masks.
+            wide = k_steps if kind in (DENSE, TWO_FOUR) else kind.kept // 8 * 2 + kind.kept // 4 % 2
+            assert counts["LDS.128"] == wide * row_blocks
+            assert counts["LDS.64"] == (0 if kind in (DENSE, TWO_FOUR) else kind.kept // 2 % 2) * row_blocks
+            assert counts["LDS"] == (0 if kind is DENSE else row_blocks)
+            loop = sass.loop_of(code, kind.name)
+            assert not [i for i in loop if i.opcode.startswith(("LDL", "STL"))], (c.name, kind.name)
 
 
 def test_the_stored_counts_are_those_of_the_kernels(binary):
     """When this fails, run `python benchmarks/kernels/sass.py`, then `make docs`. Compilers differ in address arithmetic."""
-    found, stored = binary("half", 80), json.loads(sass.JSON.read_text())["kernels"]
+    stored = json.loads(sass.JSON.read_text())["kernels"]
     assert set(stored) == {f"sm_{arch}" for arch in ARCHS}
     known = {c.name: n for n, c in enumerate(schedule.CONFIGS) if not c.gated}
     assert list(stored["sm_80"]) == list(known)
-    for kernel in found.kernels:
+    of_both = [binary(scalar, 80) for scalar in ("half", "all_half")]
+    for found, kernel in [(one, kernel) for one in of_both for kernel in one.kernels]:
         config = schedule.CONFIGS[kernel.config]
         if config.gated:
             continue
         counts = stored["sm_80"][config.name]
         assert abs(kernel.registers - counts["registers"]) <= 8, config.name
-        for kind in sass.KINDS:
+        for kind in sass.kinds_of(config):
             fresh = sass.count_slab(found.code[kernel.config], kind)
             assert abs(fresh.pop("other") - counts[kind]["other"]) <= 0.15 * counts[kind]["other"], (
                 config.name
@@ -126,13 +134,17 @@ def test_the_loops_keep_their_budgets(binary, arch):
     budgets = json.loads(issue.BUDGETS.read_text())
     if budgets["nvcc"] != NVCC.version:
         pytest.skip(f"the budgets are for the code of nvcc {budgets['nvcc']}, and this is {NVCC.version}")
-    found = binary("half", arch)
-    figures = issue.figures_of(found.kernels, found.code, arch)
-    assert list(figures) == list(budgets[f"sm_{arch}"]) == NAMES
+    figures = {}
+    for scalar in ("half", "all_half") if arch == 80 else ("half",):
+        found = binary(scalar, arch)
+        figures |= issue.figures_of(found.kernels, found.code, arch)
+    assert list(budgets[f"sm_{arch}"]) == NAMES
     for name, bounds in budgets[f"sm_{arch}"].items():
+        if name not in figures:
+            continue  # the other architecture's are looked at
         about = figures[name]
         assert about["registers"] <= bounds["registers"] and about["spills"] <= bounds["spills"], name
-        for kind in sass.KINDS:
+        for kind in sass.kinds_of(next(c for c in schedule.CONFIGS if c.name == name)):
             loop, bound = about[kind], bounds[kind]
             assert loop.cycles <= bound["cycles"], (name, kind)
             assert loop.stalls <= bound["stalls"], (name, kind)
@@ -141,7 +153,7 @@ def test_the_loops_keep_their_budgets(binary, arch):
 
 def test_code_without_the_loop_is_refused():
     multiply = cubin.Instruction(0, "", "HMMA.16816.F32", " R0, R4, R8, R0 ")
-    with pytest.raises(ValueError, match="no loop around HMMA"):
+    with pytest.raises(ValueError, match="no loop over dense slabs"):
         sass.count_slab([multiply], "dense")
     back = cubin.Instruction(16, "@P0", "BRA", " 0x0 ")
     with pytest.raises(ValueError, match="no way through the loop"):

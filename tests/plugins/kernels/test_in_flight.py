@@ -20,7 +20,7 @@ def test_an_sm_gets_its_share_of_the_bandwidth():
     assert in_flight.bytes_a_cycle(card_named("A100-80")) == pytest.approx(2039 / 108 / 1.41)
 
 
-@pytest.mark.parametrize(("kind", "slab"), [("dense", 128 * 128), ("sparse", 128 * 72)])
+@pytest.mark.parametrize(("kind", "slab"), [("dense", 128 * 128), ("2:4", 128 * 72)])
 def test_all_slots_but_one_are_under_way(kind, slab):
     assert in_flight.slab_bytes(DECODE, kind) == slab
     assert in_flight.bytes_in_flight(DECODE, kind, 2) == 2 * 3 * slab

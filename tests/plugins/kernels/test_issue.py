@@ -95,7 +95,7 @@ def test_copies_that_a_slab_does_not_need_are_not_executed():
     way = [copy, of_x, narrow, copy, copy, copy]
     off = {
         kind: [i.guard == "@!PT" for i in issue.executed(way, config, issue.slab_bytes(config, kind))]
-        for kind in ("dense", "sparse")
+        for kind in ("dense", "2:4")
     }
     assert off["dense"] == [False, False, True, False, False, False]
-    assert off["sparse"] == [False, False, True, False, False, True]
+    assert off["2:4"] == [False, False, True, False, False, True]

@@ -39,13 +39,15 @@ def test_the_last_tile_of_the_largest_problem(kernel, config):
     table, blocks = PartTable(pointers=-1), 2 if about.streams else panels * tiles
     table.words[2], table.words[4] = (panels * tiles - 1) << 6, (panels * tiles) << 6
     call = Call(
-        config=number, dense_values=dense.size, index_words=index.size, first_block=blocks - 1, seed=1,
-        table=ctypes.addressof(table),
-    )  # fmt: skip
+        config=number, index_words=index.size, first_block=blocks - 1, seed=1, table=ctypes.addressof(table)
+    )
+    call.slab_values[0] = dense.size
     call.arguments = Arguments(
-        x=x.ctypes.data, dense=dense.ctypes.data, index=index.ctypes.data, y=y.ctypes.data,
-        tokens=M, out_features=N, in_features=K, panels=panels, dense_slabs=len(dense), parts=blocks if about.streams else 1,
+        x=x.ctypes.data, index=index.ctypes.data, y=y.ctypes.data, tokens=M, out_features=N, in_features=K,
+        panels=panels, parts=blocks if about.streams else 1,
     )  # fmt: skip
+    call.arguments.set_slabs(about.panel_rows, (len(dense),))
+    call.arguments.slabs[0].values = dense.ctypes.data
     if kernel.lib.patch_host_run(ctypes.byref(call), ctypes.byref(Stats())):
         raise AssertionError(kernel.lib.patch_host_error().decode())
     slabs = x[last].reshape(about.tokens, SLABS, 64).astype(np.float64).sum(axis=2)

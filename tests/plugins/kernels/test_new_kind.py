@@ -1,4 +1,4 @@
-"""A kind of slab that the kernels do not have: one file with its decoder and its name in streams.cuh are enough."""
+"""A kind of slab that the kernels do not have: a row of kinds.h, a file with its decoder and its name are enough."""
 
 import shutil
 from dataclasses import replace
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for th
 
 DECODER = Path(__file__).with_name("decode_float8.cuh")
 STREAMS = "kernels/streams.cuh"
-ROW = (STREAMS, "using Dense = Dense16<T, G>;", "using Dense = Float8<T, G>;")
+ROW = (STREAMS, "using Type = Dense16<T, G>;", "using Type = Float8<T, G>;")
 CONFIGS = {"decode-64": 0, "prefill-64": 2}
 
 
@@ -24,6 +24,8 @@ CONFIGS = {"decode-64": 0, "prefill-64": 2}
 def kernel(tmp_path_factory, library_cache):
     plugins = broken_copy(tmp_path_factory.mktemp("new-kind"), ("kernels", "host"), ROW)
     shutil.copy(DECODER, plugins / "kernels")
+    sizes = plugins / "kernels/kinds.h"
+    sizes.write_text(sizes.read_text().replace('{"dense", 16, 0}', '{"dense", 8, 0}'))
     row = plugins / STREAMS
     row.write_text(
         row.read_text().replace("#pragma once", f'#pragma once\n#include "kernels/{DECODER.name}"', 1)

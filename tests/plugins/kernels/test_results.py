@@ -130,6 +130,7 @@ def test_every_epilogue(kernel, config, activation, residual):
                 (150, 324),
                 kernel.configs()[config].panel_rows,
                 gated=kernel.configs()[config].gated,
+                kinds=kernel.configs()[config].kinds,
                 dtype=dtype,
                 bias=bias,
                 activation=activation,
@@ -167,7 +168,7 @@ def test_gate_and_up_keep_their_own_tiles(kernel):
         gate, up = (make_case(9, (70, 260), 64, share=s, bias=False, seed=4) for s in share)
         packed = interleaved(gate.packed, up.packed)
         z = [c.expected for c in (gate, up)]
-        for name in GATED:
+        for name in GATED:  # those for all kinds take an index without slabs of the others too
             launch = Launch(CONFIGS.index(name), parts=3)
             y = kernel.run(packed, gate.x, None, launch, activation=0).view(np.float16)
             assert np.allclose(y, z[0] * z[1], rtol=2e-3, atol=1e-4)
@@ -211,7 +212,7 @@ def interleaved(gate, up):
 def test_empty_panels(kernel, config):
     """Y is the bias in panels without a slab; the first and the last are among them."""
     rows = kernel.configs()[config].panel_rows
-    case = make_case(5, (5 * rows, 256), rows, share=0.5, seed=9)
+    case = make_case(5, (5 * rows, 256), rows, share=0.5, kinds=kernel.configs()[config].kinds, seed=9)
     keep = np.repeat([False, True, False, True, False], rows)
     emptied = without_panels(case, keep)
     for parts in (1, 2, 3, 5, 8):

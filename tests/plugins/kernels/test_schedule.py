@@ -1,9 +1,12 @@
 """The schedule: how work is dealt out, the configuration chosen for a problem, and a workspace that suffices."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
-from tests.plugins.host_kernel import COMPILER, Arguments, Device, Problem
+from tests.plugins.configs import CONFIGS
+from tests.plugins.host_kernel import COMPILER, Arguments, Device, SlabCounts, problem_of
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
@@ -30,7 +33,7 @@ SHAPES = (
 def problem(tokens, shape, panel_rows, share=0.8, gated=False):
     slabs = -(-shape[0] // panel_rows) * -(-shape[1] // 64) * (1 + gated)
     sparse = round(share * slabs)
-    return Problem(tokens, *shape, panel_rows, slabs - sparse, sparse, gated)
+    return problem_of(tokens, shape, panel_rows, (slabs - sparse, sparse), gated)
 
 
 PACKINGS = [(64, False), (128, False), (64, True)]  # rows of a panel, gated
@@ -42,7 +45,9 @@ def test_workspace_bound_covers_every_smaller_shape(kernel, packing, share):
     """TensorRT asks for the workspace of the largest shape, once, before it knows the device."""
     panel_rows, gated = packing
     configs = [
-        i for i, c in enumerate(kernel.configs().values()) if (c.panel_rows, c.gated) == (panel_rows, gated)
+        i
+        for i, c in enumerate(kernel.configs().values())
+        if (c.panel_rows, c.gated, c.kinds) == (panel_rows, gated, 2)
     ]
     shared = [c.shared_bytes for c in kernel.configs().values()]
     for shape in SHAPES:
@@ -122,7 +127,7 @@ def test_a_benchmark_may_fix_the_configuration(kernel):
         for rows, gated in PACKINGS:
             asked = problem(1, (4096, 4096), rows, gated=gated)
             chosen, parts = kernel.schedule(asked, H100, number)
-            fits = (rows, gated) == (config.panel_rows, config.gated)
+            fits = (rows, gated, 2) == (config.panel_rows, config.gated, config.kinds)
             assert chosen == (number if fits else -1) and (config.streams or parts == 1)
 
 
@@ -139,19 +144,23 @@ def test_no_tokens_have_a_schedule_and_need_no_workspace(kernel, packing, share)
             for fixed, c in ((-1, None), *enumerate(configs)):
                 chosen, parts = kernel.schedule(none, device, fixed)
                 fits = c is None or (
-                    (c.panel_rows, c.gated) == packing and c.shared_bytes <= device.shared_bytes
+                    (c.panel_rows, c.gated, c.kinds) == (*packing, 2)
+                    and c.shared_bytes <= device.shared_bytes
                 )
                 assert ((chosen >= 0) == fits and parts == 1 and chosen in (fixed, -1)) or c is None
                 assert kernel.schedule(fewer, device, fixed) == (-1, 1)
                 assert kernel.schedule(problem(-(2**63), shape, panel_rows), device, fixed) == (-1, 1)
 
 
+COSTS = (16, 9, 9, 13, 11, 15, 7, 5)  # of a slab, by kind
+
+
 def starts_of(panels, tiles):
     """Start of every unit in launch order: [(panel, tile, slab or None for the beginning, start)]."""
     found, at = [], 0
-    for panel, (dense, sparse) in enumerate(panels):
+    for panel, counts in enumerate(panels):
         for tile in range(tiles):
-            for slab, cost in enumerate([4] + [16] * dense + [9] * sparse):
+            for slab, cost in enumerate([4, *np.repeat(COSTS[: len(counts)], counts).tolist()]):
                 found.append((panel, tile, slab - 1, at))
                 at += cost
     return found, at
@@ -169,13 +178,16 @@ def test_every_slab_belongs_to_one_part_and_parts_are_equal(kernel, tiles):
         [(0, 0), (0, 0), (1, 0), (0, 0)],
         rng.integers(0, 20, (7, 2)).tolist(),
         rng.integers(0, 2, (500, 2)).tolist(),
+        rng.integers(0, 4, (9, 8)).tolist(),
+        rng.integers(0, 2, (90, 8)).tolist(),
     ):
+        config = DECODE if len(panels[0]) == 2 else ALL_DECODE
         units, total = starts_of(panels, tiles)
         for parts in {1, 2, 3, 5, max(1, total // 40), max(1, total // 16)}:
             if parts > min(384, max(1, total // 16)):
                 continue
             index, columns = index_of(panels, rng)
-            table = kernel.table(stream_of(panels, tiles, parts, index), DECODE)
+            table = kernel.table(stream_of(panels, tiles, parts, index), config)
             begins = [kernel.part(table, part) for part in range(parts + 1)]
             assert begins[-1] == (len(panels) * tiles, 0, 0)
             assert [b[:2] for b in begins] == sorted(b[:2] for b in begins) and begins[0][:2] == (0, 0)
@@ -187,32 +199,32 @@ def test_every_slab_belongs_to_one_part_and_parts_are_equal(kernel, tiles):
                 own = columns[tile // tiles]
                 assert column == (own[slab] if slab < len(own) else 0)
             words = np.array(table.words)
-            fits = 2 * (parts + 1) + 2 * (len(panels) + 1) <= len(words)
+            pointers = len(panels[0]) * (len(panels) + 1)
+            fits = 2 * (parts + 1) + pointers <= len(words)
             assert table.pointers == (2 * (parts + 1) if fits else -1)
             if fits:
-                held = words[table.pointers :][: 2 * (len(panels) + 1)]
+                held = words[table.pointers :][:pointers]
                 assert (held == index[: len(held)]).all()
 
 
-DECODE = 0  # decode-64, which has 16 tokens to a tile
+DECODE, ALL_DECODE = CONFIGS.index("decode-64"), CONFIGS.index("all-decode-64")  # 16 tokens to a tile
 
 
 def index_of(panels, rng):
-    """An index of panels with (dense, 2:4) slabs at random columns, and the columns of each panel in order."""
+    """An index of panels with slabs at random columns, by kind, and the columns of each panel in order."""
     counts = np.array(panels)
-    columns = [rng.integers(0, 1 << 18, counts[:, kind].sum()) for kind in (0, 1)]
-    pointers = [np.concatenate([[0], np.cumsum(counts[:, kind])]) for kind in (0, 1)]
-    split = [np.split(columns[kind], pointers[kind][1:-1]) for kind in (0, 1)]
+    kinds = range(counts.shape[1])
+    columns = [rng.integers(0, 1 << 18, counts[:, kind].sum()) for kind in kinds]
+    pointers = [np.concatenate([[0], np.cumsum(counts[:, kind])]) for kind in kinds]
+    split = [np.split(columns[kind], pointers[kind][1:-1]) for kind in kinds]
     own = [np.concatenate(pair).tolist() for pair in zip(*split, strict=True)]
     return np.concatenate([*pointers, *columns]).astype(np.int32), own
 
 
 def stream_of(panels, tiles, parts, index):
-    dense, sparse = np.array(panels).sum(0)
-    return Arguments(
-        index=index.ctypes.data, tokens=16 * tiles, panels=len(panels), dense_slabs=dense, sparse_slabs=sparse,
-        parts=parts,
-    )  # fmt: skip
+    made = Arguments(index=index.ctypes.data, tokens=16 * tiles, panels=len(panels), parts=parts)
+    made.set_slabs(64, np.array(panels).sum(0).tolist())
+    return made
 
 
 def test_the_largest_numbers_fit_into_a_word_of_the_table(kernel):
@@ -235,7 +247,10 @@ def test_a_stream_with_more_tiles_than_its_table_counts_is_not_chosen(kernel):
 
 
 def test_slabs_before_a_place_are_those_that_start_there(kernel):
-    for dense, sparse in [(0, 0), (3, 0), (0, 3), (4, 5)]:
-        starts = np.cumsum([4] + [16] * dense + [9] * sparse)[:-1] if dense + sparse else np.array([])
-        for offset in range(-2, 4 + 16 * dense + 9 * sparse + 30):
-            assert kernel.lib.patch_host_slabs_before(offset, dense, sparse) == int((starts < offset).sum())
+    for counts in [(0, 0), (3, 0), (0, 3), (4, 5), (1, 0, 2, 3, 0, 1, 1, 4), (0, 0, 0, 0, 0, 0, 0, 2)]:
+        costs = np.repeat(COSTS[: len(counts)], counts)
+        starts = np.cumsum([4, *costs])[:-1] if len(costs) else np.array([])
+        slabs = SlabCounts.by_kind(counts)
+        for offset in range(-2, 4 + int(costs.sum()) + 30):
+            found = kernel.lib.patch_host_slabs_before(offset, ctypes.byref(slabs))
+            assert found == int((starts < offset).sum())

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.plugins.configs import CONFIGS
-from tests.plugins.host_kernel import COMPILER, Device, Problem
+from tests.plugins.host_kernel import COMPILER, Device, problem_of
 from tests.ptx.warpgroup_kernel import WARPGROUP_CONFIGS
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
@@ -17,7 +17,7 @@ FITTING = {(128, 0): "hopper-pair-128", (64, 0): "hopper-64", (64, 1): "gated-ho
 def problem(tokens, rows, gated, share, shape=(11008, 4096)):
     slabs = (1 + gated) * -(-shape[0] // rows) * -(-shape[1] // 64)
     sparse = round(share * slabs)
-    return Problem(tokens, *shape, rows, slabs - sparse, sparse, gated)
+    return problem_of(tokens, shape, rows, (slabs - sparse, sparse), gated)
 
 
 @pytest.mark.parametrize(("rows", "gated"), FITTING)

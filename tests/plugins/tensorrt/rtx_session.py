@@ -19,7 +19,7 @@ import onnx
 import tensorrt_rtx as trt
 from onnx import helper
 
-from tests.oracles.element_packing import pack_gated, pack_slabs
+from tests.oracles.element_packing import KEPT, pack_gated, pack_slabs
 
 ROWS, COLUMNS, PANEL_ROWS = 200, 324, 64
 
@@ -83,15 +83,21 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
     """One PatchLinear node with zero weights."""
     rng = np.random.default_rng(0)
     gated, residual = variant.startswith("gated"), variant.startswith("residual")
-    sparse = rng.random((1 + gated, -(-ROWS // PANEL_ROWS), -(-COLUMNS // 64))) < 0.5
+    kinds = len(KEPT) if variant.endswith("kinds") else 2
+    codes = rng.integers(0, kinds, (1 + gated, -(-ROWS // PANEL_ROWS), -(-COLUMNS // 64)))
     weight = np.zeros((1 + gated, ROWS, COLUMNS), np.uint16)
-    packed = pack_gated(weight, sparse, PANEL_ROWS) if gated else pack_slabs(weight[0], sparse[0], PANEL_ROWS)
+    packed = pack_gated(weight, codes, PANEL_ROWS) if gated else pack_slabs(weight[0], codes[0], PANEL_ROWS)
     kind = onnx.TensorProto.BFLOAT16 if variant == "bf16" else onnx.TensorProto.FLOAT16
     other = onnx.TensorProto.BFLOAT16 if variant == "mixed" else kind
     tensors = {
         "dense": (packed.dense, other),
         "sparse": (packed.sparse, kind),
         "meta": (packed.meta, onnx.TensorProto.INT32),
+    }
+    for one in packed.others:
+        tensors[f"values_n{KEPT[one.kind]}"] = one.values, kind
+        tensors[f"masks_n{KEPT[one.kind]}"] = one.masks, onnx.TensorProto.INT32
+    tensors |= {
         "bias": (np.zeros(ROWS * (1 + gated), np.uint16), kind),
     }
     if variant == "nobias":
@@ -104,7 +110,7 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
         "in_features": COLUMNS,
         "out_features": ROWS,
         "panel_rows": PANEL_ROWS,
-        "kinds": "dense,2:4",
+        "kinds": ",".join(["dense", "2:4", *(f"{KEPT[one.kind]}:16" for one in packed.others)]),
     }
     attributes["index"] = packed.index.tolist()
     if variant == "lie":
@@ -134,8 +140,8 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
 def build(variant: str, library: str) -> dict[str, Any]:
     """Build an engine of one PatchLinear.
 
-    Variants: fp16, bf16, nobias, gated, residual, shape (wrong), mixed (types), residual-shape (wrong), lie
-    (of the index), version-1.
+    Variants: fp16, bf16, nobias, gated, residual, kinds (of slabs: many), gated-kinds, shape (wrong), mixed (types),
+    residual-shape (wrong), lie (of the index), version-1.
     """
     log = Log()
     builder = trt.Builder(log)

@@ -31,7 +31,7 @@ MUTATIONS = {
     ),
     "tokens that overflow": (PLUGIN, "x.d[i] > kMostTokens / tokens", "false"),
     "any number of inputs": (PLUGIN, "if (takes(inputs) && outputs == 1) return 0;", "return 0;"),
-    "an index of any size": ("kernels/index.h", "if (size != kKindCount * pointers + slabs)", "if (false)"),
+    "an index of any size": ("kernels/index.h", "if (size != count * pointers + slabs)", "if (false)"),
     "columns beyond K": ("kernels/index.h", "if (*column < 0 || *column >= columns)", "if (false)"),
     "pointers that fall": ("kernels/index.h", "if (own[p + 1] < own[p])", "if (false)"),
     "any number of slabs": ("kernels/index.h", "if (stored != slabs)", "if (false)"),

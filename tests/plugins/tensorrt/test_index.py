@@ -50,7 +50,7 @@ def test_an_index_of_another_size_is_refused(load, driver):
     linear, index = Linear.of(case), case.packed.index
     for wrong in (index[:-1], np.append(index, 0).astype(np.int32), index[:0]):
         assert refused(plugin, linear, wrong) == (
-            f"the index has {len(wrong)} numbers; 5 panels of 6 slabs need 42"
+            f"the index has {len(wrong)} numbers; 5 panels of 6 slabs of the kinds dense,2:4 need 42"
         )
 
 
@@ -59,13 +59,13 @@ def test_tensors_of_other_numbers_of_slabs_are_refused(load, driver):
     linear, index = Linear.of(case), case.packed.index
     for dense, sparse in ((1, 0), (0, 1), (1, -1), (-1, 0)):
         other = Linear.from_buffer_copy(linear)
-        other.dense_slabs += dense
-        other.sparse_slabs += sparse
+        other.slabs.of[0] += dense
+        other.slabs.of[1] += sparse
         made = plugin.new(linear, index)
         assert plugin.shapes(made, other) != 0 and plugin.configure(made, other) != 0
         for message in plugin.messages():
             assert (
-                f"does not fit the index of {linear.dense_slabs} dense and {linear.sparse_slabs} 2:4"
+                f"does not fit the index of {linear.slabs.of[0]} dense, {linear.slabs.of[1]} 2:4 slabs"
                 in message
             )
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.plugins.dense_path_cases import FAILS, MARKS, large
 from tests.plugins.dense_plugin import DENSE_PATH, EAGER, H100, Linear
-from tests.plugins.host_kernel import Arguments, Problem
+from tests.plugins.host_kernel import Arguments, problem_of
 from tests.plugins.mosaic_cases import make_case
 
 pytestmark = MARKS
@@ -58,7 +58,7 @@ def test_a_profile_may_have_no_tokens_at_most(load, driver):
 def test_the_dense_path_itself_takes_no_tokens(unpacker):
     unpacker.launched()  # what other tests have left
     for gated, activation in ((0, 0), (1, 3)):
-        problem = Problem(0, 264, 328, 64, 10, 20, gated)
+        problem = problem_of(0, (264, 328), 64, (10, 20), gated)
         arguments = Arguments(activation=activation)
         unpacker.dense_path(problem, 0, arguments, 0)
         assert unpacker.launched() == [0, 0, 0]

@@ -76,7 +76,7 @@ def test_loading_twice_is_harmless_and_unloading_leaves_nothing(session):
     assert session("register", "lx")["known"] == []
 
 
-@pytest.mark.parametrize("variant", ["fp16", "bf16", "nobias", "gated", "residual"])
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "nobias", "gated", "residual", "kinds", "gated-kinds"])
 def test_engine_builds_ahead_of_time(session, variant):
     got = session("build", variant)
     assert got["errors"] == [] and got["built"] and got["layers"] >= 1
@@ -111,10 +111,21 @@ def test_engine_with_tensors_that_do_not_fit_is_refused(session, variant):
         ({"activation": 1}, "activation must be a string"),
         (
             {"kinds": "dense,8:16"},
-            "kinds is 'dense,8:16', and this plugin knows slabs of the kinds dense,2:4",
+            "and must be dense,2:4 and others that this plugin knows, in this order: dense,2:4,8:16,12:16,10:16,",
         ),
+        ({"kinds": "dense,2:4,16:32"}, "kinds is 'dense,2:4,16:32', and"),
+        ({"kinds": "dense,2:4,12:16,8:16"}, "kinds is 'dense,2:4,12:16,8:16', and"),
+        ({"kinds": "dense,2:4,"}, "kinds is 'dense,2:4,', and"),
         ({"kinds": None}, "kinds is '', and"),
-        ({"index": None}, "the index has 0 numbers; 2 panels of 1 slabs need 8"),
+        (
+            {"kinds": "dense,2:4,8:16", "panel_rows": 128},
+            "panel_rows must be 64 where kinds has more than dense,2:4",
+        ),
+        (
+            {"kinds": "dense,2:4,8:16"},
+            "the index has 8 numbers; 2 panels of 1 slabs of the kinds dense,2:4,8:16 need 11",
+        ),
+        ({"index": None}, "the index has 0 numbers; 2 panels of 1 slabs of the kinds dense,2:4 need 8"),
         ({"index": [*INDEX, 0]}, "the index has 9 numbers"),
         ({"index": [0, 1, 2, 0, 0, 1, 0, 0]}, "its pointers end at 3 slabs, and there are 2"),
         ({"index": [0, 1, 1, 0, 0, 1, 0, 1]}, "2:4 slab 0 lies at column 1, and K has 1 columns of 64"),

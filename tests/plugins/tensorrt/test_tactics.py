@@ -6,7 +6,7 @@ import pytest
 
 from tests.plugins.dense_path_cases import MARKS, large
 from tests.plugins.dense_plugin import A100, DENSE_PATH, H100, Linear, Tensors
-from tests.plugins.host_kernel import Device, Problem
+from tests.plugins.host_kernel import Device, problem_of
 from tests.ptx.warpgroup_kernel import WARPGROUP_CONFIGS
 
 pytestmark = MARKS
@@ -31,7 +31,9 @@ def timed_by(plugin, builder, linear, winner):
 
 def configuration(plugin, context, linear):
     """Run a linear; returns the name's number of the configuration that was launched."""
-    tensors = Tensors(*[1 << 20] * 5, None, None, 1 << 20, 1 << 20)  # addresses that no kernel follows
+    tensors = Tensors.at(
+        dict.fromkeys(("x", "dense", "sparse", "meta", "y", "workspace"), 1 << 20)
+    )  # no kernel follows them
     assert plugin.shapes(context, linear) == 0
     assert plugin.lib.patch_plugin_enqueue(context, ctypes.byref(linear), ctypes.byref(tensors), None) == 0
     return int(plugin.lib.patch_plugin_scheduled())
@@ -54,7 +56,7 @@ def test_no_timing_gives_a_prompt_a_decode_configuration(
         for tokens in (*TOKENS, *reversed(TOKENS)):
             linear = large(tokens, shape, rows, gated)
             names = [list(configs)[configuration(plugin, made, linear)] for made in (builder, engine)]
-            problem = Problem(tokens, *shape, rows, linear.dense_slabs, linear.sparse_slabs, gated)
+            problem = problem_of(tokens, shape, rows, linear.slabs.of, gated)
             chosen = list(configs)[kernel.schedule(problem, device)[0]]
             assert names == [chosen, chosen]
             if tokens == MOST:

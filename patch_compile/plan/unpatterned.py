@@ -1,0 +1,44 @@
+"""Masks of tile maps alone: for plans, in which only the numbers of slabs count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masklearn.masks.kinds.table import BY_CODE, TWO_FOUR
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.tiles import expand_tiles
+
+__all__ = ["unpatterned", "unpatterned_mask"]
+
+Shape = tuple[int, int]
+
+
+def unpatterned(
+    linears: Mapping[str, Shape], tile: Shape, tiles: Mapping[str, NDArray[Any]]
+) -> dict[str, LinearMask]:
+    """Returns masks of these tile maps, in which every group keeps its first weights.
+
+    linears: `[N, K]`; tiles: codes of kinds `[grid]`, where True is 2:4.
+    """
+    return {name: unpatterned_mask(shape, tile, tiles[name]) for name, shape in linears.items()}
+
+
+def unpatterned_mask(shape: Shape, tile: Shape, tiles: NDArray[Any]) -> LinearMask:
+    """Returns the mask of one linear, as `unpatterned`."""
+    kinds = tiles.astype(np.uint8)
+    codes: dict[str, NDArray[Any]] = {}
+    for code in np.unique(kinds):
+        kind = BY_CODE[int(code)]
+        if kind.family is None:
+            continue
+        if kind is TWO_FOUR:
+            codes[kind.family.name] = np.zeros((shape[0], shape[1] // kind.group), np.uint8)
+        else:
+            empty = np.zeros((shape[0], shape[1] // kind.group), np.uint16)
+            first = codes.setdefault(kind.family.name, empty)
+            first[expand_tiles(kinds == code, shape, tile, kind.group)] = (1 << kind.kept) - 1
+    return LinearMask.from_codes(shape, tile, kinds, codes)
