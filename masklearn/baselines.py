@@ -95,8 +95,8 @@ _LEARNED: dict[Baseline, _Learned] = {
 }
 
 
-# No kernel runs these models sparse.
-_NOT_PACKED = (Baseline.UNSTRUCTURED, Baseline.UNIFORM_8_16, Baseline.UNIFORM_12_16)
+# No kernel runs this model sparse.
+_NOT_PACKED = (Baseline.UNSTRUCTURED,)
 
 
 def parse_baselines(names: str) -> tuple[Baseline, ...]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from hybrid import ACTIVATIONS, DENSE_PATH, DTYPES, Epilogue, Hybrid
-from kernels import Config, Device, Kernels
+from kernels import SLAB_NAMES, Config, Device, Kernels, device_index
 from numpy.typing import NDArray
 from problems import Layout
 
-from masklearn import LinearMask
-from tests.oracles.element_packing import Packed, pack_gated, pack_slabs
+from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
 
 __all__ = ["TOKENS", "Fault", "check", "names"]
@@ -22,12 +21,13 @@ _MANTISSA = {torch.float16: 11, torch.bfloat16: 8}  # significand bits
 _SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}  # spacing of the subnormals
 TOKENS = (1, 7, 16, 17, 64, 130, 300)
 _SHARES = (0.0, 0.6, 1.0)
+_PATCH_KINDS = 2
 # Largest slope and error of an activation, as in the tests on the CPU.
 _STEEPEST, _ACTIVATION_ERROR = 1.13, 2.0**-18
 
 
 class Case(NamedTuple):
-    """One check: a configuration, a type, the shape of W and the share of its tiles that are 2:4."""
+    """One check: a configuration, a type, the shape of W and the share of its tiles that are pruned."""
 
     config: int
     about: Config
@@ -87,7 +87,9 @@ def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
         rows = about.panel_rows
         for dtype in DTYPES:
             for shape in ((rows + 36, 452), (4 * rows, 1024)):
-                yield from (Case(number, about, dtype, shape, share) for share in _SHARES)
+                # Without a slab of n:16 no configuration for all kinds is chosen.
+                shares = _SHARES if about.kinds == _PATCH_KINDS else _SHARES[1:]
+                yield from (Case(number, about, dtype, shape, share) for share in shares)
     if device.dense_fma:
         for rows, gated in ((64, False), (128, False), (64, True)):
             about = Config("dense path", rows, gated, 0, 0)
@@ -102,8 +104,10 @@ def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, token
     halves = [_random_weight(rng, case) for _ in range(1 + case.about.gated)]
     packed = _packed(halves, case)
     whole = len(halves) * -(-case.shape[0] // packed.panel_rows) * packed.panel_rows, case.shape[1]
-    layout = Layout(whole, packed.panel_rows, packed.index, len(packed.dense), len(packed.sparse))
-    hybrid = Hybrid(kernels, case.shape, layout, _tensors(packed, place), gated=case.about.gated)
+    index = device_index(packed.index, packed.kinds, sum(packed.counts), case.about.kinds)
+    dense, sparse, *others = packed.counts[: case.about.kinds]
+    layout = Layout(whole, packed.panel_rows, index, dense, sparse, tuple(others))
+    hybrid = Hybrid(kernels, case.shape, layout, _tensors(packed, index, place), gated=case.about.gated)
     weights = [weight.to(place) for weight, _ in halves]
     worst = 0.0
     for turn, rows in enumerate(tokens):
@@ -121,16 +125,19 @@ def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, token
     return worst
 
 
-def _random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, NDArray[np.bool_]]:
-    """A masked weight, and its map of 2:4 slabs."""
+def _random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    """A pruned weight, and the kinds of its slabs."""
     rows, (n, k) = case.about.panel_rows, case.shape
-    tiles = rng.random((-(-n // rows), -(-k // 64))) < case.share
-    mask = LinearMask.from_candidate((rows, 64), tiles, rng.integers(0, 6, (n, k // 4)).astype(np.uint8))
-    weight = torch.from_numpy(rng.standard_normal((n, k), np.float32) / 8).to(case.dtype)
-    return weight.masked_fill_(torch.from_numpy(~mask.keep()), 0.0), tiles
+    grid = -(-n // rows), -(-k // 64)
+    codes = np.where(rng.random(grid) < case.share, rng.integers(1, case.about.kinds, grid), 0)
+    weight = np.pad(rng.standard_normal((n, k), np.float32) / 8, ((0, 0), (0, -k % 64)))
+    inside = np.repeat(np.repeat(codes, rows, 0), 64, 1)[:n]
+    for kind in range(1, case.about.kinds):
+        weight = np.where(inside == kind, prune(weight, kind, rng), weight)
+    return torch.from_numpy(np.ascontiguousarray(weight[:, :k])).to(case.dtype), codes
 
 
-def _packed(halves: Sequence[tuple[torch.Tensor, NDArray[np.bool_]]], case: Case) -> Packed:
+def _packed(halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case) -> Packed:
     bits = np.stack([weight.view(torch.int16).numpy().view(np.uint16) for weight, _ in halves])
     slabs = np.stack([tiles for _, tiles in halves])
     if case.about.gated:
@@ -138,9 +145,12 @@ def _packed(halves: Sequence[tuple[torch.Tensor, NDArray[np.bool_]]], case: Case
     return pack_slabs(bits[0], slabs[0], case.about.panel_rows)
 
 
-def _tensors(packed: Packed, place: str) -> dict[str, torch.Tensor]:
-    arrays = {"dense": packed.dense.view(np.int16), "sparse": packed.sparse.view(np.int16)}
-    arrays |= {"meta": packed.meta, "index": packed.index}
+def _tensors(packed: Packed, index: NDArray[np.int32], place: str) -> dict[str, torch.Tensor]:
+    arrays: dict[str, NDArray[Any]] = {"index": index}
+    for kind, (values, words) in packed.tensors.items():
+        arrays[SLAB_NAMES[kind][0]] = values.view(np.int16)
+        if words is not None:
+            arrays[SLAB_NAMES[kind][1]] = words
     return {name: torch.from_numpy(array).to(place) for name, array in arrays.items()}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from gpu import Call, copies_beyond_l2
-from kernels import Arguments, Device, Kernels, Problem, problem_of
+from kernels import SLAB_NAMES, Arguments, Device, Kernels, Problem, problem_of
 from problems import Layout, random_layout, random_meta
 
 __all__ = ["ACTIVATIONS", "DENSE_PATH", "DTYPES", "Epilogue", "Hybrid", "random_hybrid"]
@@ -48,8 +48,7 @@ class Hybrid:
 
     def problem(self, tokens: int) -> Problem:
         """The problem that a schedule is chosen for."""
-        counts = self.layout.dense, self.layout.sparse
-        return problem_of(tokens, self.shape, self.layout.panel_rows, counts, self._gated)
+        return problem_of(tokens, self.shape, self.layout.panel_rows, self.layout.counts, self._gated)
 
     def caller(
         self,
@@ -101,7 +100,7 @@ class Hybrid:
             panels=-(-n // layout.panel_rows), bias=_pointer(after.bias), residual=_pointer(after.residual),
             activation=ACTIVATIONS.index(after.activation),
         )  # fmt: skip
-        sizes.set_slabs(layout.panel_rows, (layout.dense, layout.sparse))
+        sizes.set_slabs(layout.panel_rows, layout.counts)
         return [_with(sizes, copy) for copy in self._weights]
 
 
@@ -142,7 +141,7 @@ def _pointer(tensor: torch.Tensor | None) -> int | None:
 
 def _with(sizes: Arguments, weights: Mapping[str, torch.Tensor]) -> Arguments:
     arguments = Arguments.from_buffer_copy(sizes)
-    dense, sparse = arguments.slabs[0], arguments.slabs[1]
-    dense.values, sparse.values = weights["dense"].data_ptr(), weights["sparse"].data_ptr()
-    sparse.extra, arguments.index = weights["meta"].data_ptr(), weights["index"].data_ptr()
+    arguments.index = weights["index"].data_ptr()
+    for own, names in zip(arguments.slabs, SLAB_NAMES, strict=True):
+        own.values, own.extra = (_pointer(weights.get(name)) for name in names)
     return arguments

@@ -16,6 +16,7 @@ from masklearn.masks.kinds.table import KINDS
 from patch_compile.plugin.toolchain import code_flags, find_nvcc, plugin_sources
 
 __all__ = [
+    "SLAB_NAMES",
     "Arguments",
     "Config",
     "DensePath",
@@ -30,6 +31,9 @@ __all__ = [
     "problem_of",
     "set_slabs",
 ]
+
+SLAB_NAMES = (("dense", ""), ("sparse", "meta"), *((one.name, f"masks of {one.name}") for one in KINDS[2:]))
+"""Names of the two tensors of each kind of slabs."""
 
 _FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC")
 
@@ -138,6 +142,7 @@ class Config(NamedTuple):
     gated: bool
     shared_bytes: int
     tokens: int
+    kinds: int = 2  # of slabs that it multiplies, the first so many of the table
 
 
 def build_library(folder: Path, arch: str) -> Path:
@@ -216,12 +221,12 @@ class Kernels:
 
     def configs(self) -> list[Config]:
         """All configurations, in the order of the table."""
-        found, numbers = [], (ctypes.c_int32 * 4)()
+        found, numbers = [], (ctypes.c_int32 * 5)()
         for i in range(self._lib.patch_bench_config_count()):
             self._lib.patch_bench_config(i, numbers)
-            rows, gated, shared, tokens = numbers
+            rows, gated, shared, tokens, kinds = numbers
             name = self._lib.patch_bench_config_name(i).decode()
-            found.append(Config(name, rows, bool(gated), shared, tokens))
+            found.append(Config(name, rows, bool(gated), shared, tokens, kinds))
         return found
 
     def device(self) -> Device:

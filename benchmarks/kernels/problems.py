@@ -28,13 +28,22 @@ def panel_rows(shape: tuple[int, int]) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """Places of a linear's slabs. index: the packed format's CSR, int32; dense, sparse: numbers of slabs."""
+    """Places of a linear's slabs. index: as a kernel takes it, int32; dense, sparse: numbers of slabs.
+
+    others: numbers of slabs of n:16, in the order of the table of kinds, or none.
+    """
 
     shape: tuple[int, int]
     panel_rows: int
     index: NDArray[np.int32]
     dense: int
     sparse: int
+    others: tuple[int, ...] = ()
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of slabs by kind."""
+        return (self.dense, self.sparse, *self.others)
 
     @property
     def panels(self) -> int:

@@ -66,7 +66,7 @@ def _rows_of(
 
     for tokens in TOKENS:
         for number, about in enumerate(kernels.configs()):
-            if about.panel_rows != rows or about.gated or about.name in wrong:
+            if about.panel_rows != rows or about.gated or about.kinds > 2 or about.name in wrong:
                 continue
             if about.shared_bytes > device.shared_bytes or about.tokens > _MOST_WASTE * max(tokens, 16):
                 continue

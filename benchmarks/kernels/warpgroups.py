@@ -19,6 +19,7 @@ from typing import NamedTuple
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from benchmarks.page_part import renewed
+from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard, card_named
 from patch_compile.plan.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.plan.roofline.launch_work import rates_of, weight_bytes
@@ -89,7 +90,7 @@ def warpgroup_time(
 ) -> float:
     """Predicted microseconds of a hybrid linear without a gate, whose panels have the configuration's rows."""
     problem, rates = shape.problem(tokens), rates_of(card, assume)
-    slabs = [(problem.dense_slabs, False), (problem.sparse_slabs, True)]
+    slabs = [(problem.slabs[kind], sparse) for kind, sparse in ((DENSE.code, False), (TWO_FOUR.code, True))]
     panel = (
         sum(n * max(slab_clocks(card, config, kind, assume).values()) for n, kind in slabs) / problem.panels
     )

@@ -24,13 +24,15 @@ def plan(
     fuse: str | Sequence[str] = "all",
     target: str | None = None,
     tile: tuple[int, int] | str = (128, 128),
+    kinds: str = "2:4",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Planned:
     """Predict what `build` would do with a checkpoint, without reading a weight.
 
     The settings are those of `build` with the same names. target: a card such as "a6000", or an architecture; None takes
-    the GPU of this machine, or sm86 without one. Without a mask the plan assumes that every linear has the ratio.
+    the GPU of this machine, or sm86 without one. Without a mask the plan assumes that every linear has the ratio,
+    and tiles of the two kinds that are nearest to it.
 
     Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for a
     model or masks that cannot be compiled.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.allowed import AUTO, only_two_four
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.choose import gain_budget, plans_with_ratio, plans_with_speed
 from patch_compile.build.summary import skipped_of
@@ -12,7 +14,15 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.export.architectures import check_exportable
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import local_gpu
-from patch_compile.out.plan import Asked, Builder, Gaining, Memory, PlanOfModel, TargetSource
+from patch_compile.out.plan import (
+    Asked,
+    Builder,
+    Gaining,
+    Memory,
+    OtherKinds,
+    PlanOfModel,
+    TargetSource,
+)
 from patch_compile.plan.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
 from patch_compile.plan.cost import CostModel
 from patch_compile.plan.lowering import LinearPlan
@@ -50,10 +60,37 @@ def plan(recipe: Recipe) -> PlanOfModel:
         target_source=target_source,
         builder=_builder(target) if target_source is TargetSource.ASKED else None,
         memory=_memory(source, plans, costs),
-        ratio=sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values()),
+        ratio=_ratio(plans),
+        kinds=recipe.kinds,
+        other=_other_kinds(recipe, costs) if recipe.mask is None else None,
         gaining=gaining,
         skipped=skipped_of(source.coverage),
     )
+
+
+def _other_kinds(recipe: Recipe, costs: CostModel) -> OtherKinds | None:
+    """Returns what `auto` would give in the place of 2:4, or 2:4 in the place of other kinds; None if it doesn't reach the
+    speed or no linear gains."""
+    kinds = AUTO if only_two_four(recipe.kinds) else TWO_FOUR.name
+    source = open_source(recipe.model_copy(update={"kinds": kinds}), weights=False)
+    assert source.outline is not None
+    try:
+        plans, _ = _plans(source, costs)
+    except PatchCompileError:  # SpeedError is one
+        return None
+    made = plan_of(plans, source.outline, costs)
+    if made.whole is None:
+        return None
+    return OtherKinds(
+        kinds=kinds,
+        ratio=_ratio(plans),
+        speedup=made.whole.end_to_end.speedup,
+        bytes_after=made.totals.bytes_after,
+    )
+
+
+def _ratio(plans: Mapping[str, LinearPlan]) -> float:
+    return sum(p.zeroed for p in plans.values()) / sum(p.shape[0] * p.shape[1] for p in plans.values())
 
 
 def _plans(source: Source, costs: CostModel) -> tuple[dict[str, LinearPlan], Gaining | None]:

@@ -35,8 +35,8 @@ _SETTINGS = {
     "method": Option("Method that learns the masks.", choices=tuple(METHODS)),
     "tile": Option("Tile size; 128x* is 128 rows and all of K.", "ROWSxCOLS", spell=_tile),
     "kinds": Option("Kinds of tiles beside dense: 2:4, auto (whichever loses least), a list such as 8:16,12:16, or "
-                    "PATTERN=LIST,…. n:16 keeps n of 16 weights of a row, n = 4, 6, … 14. Only learn takes others than "
-                    "2:4, and their masks compile with --lowering dense or split.", "KINDS"),
+                    "PATTERN=LIST,…. n:16 keeps n of 16 weights of a row, n = 4, 6, … 14: more quality at the bytes "
+                    "of 2:4, and as fast where bytes are the limit, as in decode; prompts gain by 2:4 alone.", "KINDS"),
     "include": Option("Cover only matching linears. A PATTERN, here and in other options, is a name or its end from a dot "
                       "on (v_proj), a glob of such (mlp.*), or re: and a regular expression for the whole name.", "PATTERN"),
     "exclude": Option("Leave matching linears dense.", "PATTERN"),

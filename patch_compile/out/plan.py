@@ -26,6 +26,7 @@ __all__ = [
     "Lowering",
     "Memory",
     "Node",
+    "OtherKinds",
     "PhaseRow",
     "Plan",
     "PlanOfModel",
@@ -404,11 +405,25 @@ class Skipped(Record):
     reason: str
 
 
+class OtherKinds(Record):
+    """What the same request would give with other kinds of tiles.
+
+    kinds: a value of `--kinds`; ratio: of all covered weights; speedup: of the whole workload, end to end; bytes_after: of
+    the linears.
+    """
+
+    kinds: str
+    ratio: float
+    speedup: float
+    bytes_after: int
+
+
 class PlanOfModel(Plan):
     """Result of `patch-compile plan` for a model.
 
     target: the one asked for, or the GPU's name; builder: None if no target was asked for, or this machine builds no
-    engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name.
+    engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name;
+    kinds: those that tiles may have; other: None for given masks, and if other kinds don't reach what was asked for.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -420,5 +435,7 @@ class PlanOfModel(Plan):
     builder: Builder | None = None
     memory: Memory
     ratio: float
+    kinds: str = "2:4"
+    other: OtherKinds | None = None
     gaining: Gaining | None = None
     skipped: tuple[Skipped, ...]

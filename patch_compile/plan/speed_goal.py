@@ -58,10 +58,10 @@ def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseTimes]) -> float:
 
 
 def unreachable(goal: SpeedGoal, best: PhaseTimes) -> SpeedError:
-    """Returns the error for a goal that even the fastest plan, with all tiles 2:4, does not meet."""
+    """Returns the error for a goal that even the plan with the largest ratio does not meet."""
     return SpeedError(
         f"The goal of {goal} is out of reach",
-        f"With every tile 2:4 the workload is predicted to take {best.planned:.1f} ms, and {best.dense:.1f} ms with the "
+        f"At the largest ratio the workload is predicted to take {best.planned:.1f} ms, and {best.dense:.1f} ms with the "
         f"dense model: a speed-up of {best.speedup:.2f}. No kernel can pass {best.limit:.2f}.",
         "Ask for less, or plan for another card or workload.",
     )

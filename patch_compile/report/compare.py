@@ -85,7 +85,7 @@ def left_out_words(left_out: LeftOut) -> str:
     all_names = ", ".join(chain.from_iterable(left_out.builds))
     match left_out.kind:
         case LeftOutKind.NOT_PREDICTED:
-            why = "no card of the table was known, no checkpoint, or no kernel for the kinds of tiles"
+            why = "no card of the table was known, or no checkpoint"
             return f"nothing is predicted for {all_names}: {why}"
         case LeftOutKind.PREDICTED_DIFFERENTLY:
             said = _by(left_out, map(predicted_for_words, left_out.predicted_for))

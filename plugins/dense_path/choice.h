@@ -15,8 +15,8 @@ inline Cost dense_path_cost(const Problem& p, const Epilogue& e, const Device& d
   const auto moving = [&](Cost bytes) { return bytes * device.block_tokens / (kBlockBytes * sms); };
   const int64_t rows = sides * p.out_features, outputs = 2 * p.tokens * p.out_features;
   const int64_t weight = piece_weight_bytes(p, panel_count(p)), plain = is_plain(p, e);
-  const Cost product =
-      Cost{p.tokens} * ceil_div(rows, 64) * slab_columns(p) * device.fma / (device.dense_fma * sms);
+  const Cost product = Cost{p.tokens} * ceil_div(rows, 64) * slab_columns(p) * device.fma /
+                       (std::max(device.dense_fma, device.fma) * sms);
   const int64_t inputs = 2 * p.tokens * p.in_features;
   Cost cost = moving(weight_bytes(p) + weight);
   cost += overlapped(product, moving(weight + inputs + (plain ? outputs : sides * outputs)));
@@ -24,12 +24,19 @@ inline Cost dense_path_cost(const Problem& p, const Epilogue& e, const Device& d
   return cost + choose_pieces(p, e).count * (plain ? 2 : 3) * kKernelTokens;
 }
 
+// Returns true if a dense product may be faster than the kernels on this device: where dense products have
+// instructions of their own, and everywhere for slabs of n:16, which the kernels unpack once for every 128
+// tokens.
+inline bool may_gain_densely(const SlabCounts& slabs, const Device& device) {
+  return device.dense_fma > 0 || (device.fma > 0 && kinds_for(slabs) > kPatchKinds);
+}
+
 // Asked under the dense path's tactic only, which TensorRT chose because the dense path was faster for the
 // usual number of tokens.  The kernels are therefore taken only if they are predicted to be faster by a
 // third, as they are for few tokens.  (The rate of mma.sp on Hopper is the least certain number:
 // docs/performance.md.)
 inline bool takes_dense_path(const Problem& p, const Epilogue& e, const Device& device) {
-  if (device.dense_fma == 0 || p.tokens <= 0 || !suits_dense_path(p)) return false;
+  if (!may_gain_densely(p.slabs, device) || p.tokens <= 0 || !suits_dense_path(p)) return false;
   const Schedule s = choose_schedule(p, device);
   return s.config >= 0 &&
          3 * dense_path_cost(p, e, device) <= 4 * predicted_cost(p, config_at(s.config), s.parts, device);

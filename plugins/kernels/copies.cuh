@@ -7,6 +7,11 @@
 
 namespace patch {
 
+template <class V>
+PATCH_DEVICE const uint8_t* bytes_of(const V* p) {
+  return reinterpret_cast<const uint8_t*>(p);
+}
+
 // The copies of one slab at a time, those of one thread.
 template <class T, class G, class Hint>
 class SlabCopies {
@@ -21,31 +26,22 @@ class SlabCopies {
     return row * 128 + ((chunk ^ (row & 7)) << 4);
   }
 
+  PATCH_DEVICE int place() const { return place(thread_); }
+
   // Rows first_token .. of X are copied from now on.
   PATCH_DEVICE void begin_tile(int first_token) {
     const int row = first_token + thread_ / kChunks;
     tokens_left_ = a_.tokens - row;
     x_tile_ = a_.x + static_cast<int64_t>(row) * a_.in_features;
   }
-  // The slabs from this row of a kind on are next.
-  PATCH_DEVICE void begin_run(int kind, int row) {
-    const Slabs& slabs = a_.slabs[kind];
-    value_bytes_ = slabs.value_bytes, extra_bytes_ = slabs.extra_bytes;
-    next_values_ = bytes(slabs.values) + static_cast<int64_t>(row) * value_bytes_ + place(thread_);
-    // Extra bytes lie behind the values in a slot.
-    next_extra_ =
-        bytes(slabs.extra) + static_cast<int64_t>(row) * extra_bytes_ + place(thread_) - value_bytes_;
-    next_column_ = columns_of<G>(a_, kind) + row;
-  }
-  // K / 64 of the next slab.
-  PATCH_DEVICE int column() const { return load_index(next_column_); }
-  // The next slab is copied, with the 64 columns of X from 64 * `column`, if there is such a slab.
-  PATCH_DEVICE void aim(int column, bool exists) {
-    values_ = next_values_, next_values_ += value_bytes_;
-    extra_ = next_extra_, next_extra_ += extra_bytes_;
-    ++next_column_;
-    values_left_ = value_bytes_ - thread_ / kChunks * 128;  // as `place`, within a row of 128 bytes
-    bytes_left_ = exists ? values_left_ + extra_bytes_ : 0;
+  // A slab is copied next, with the 64 columns of X from 64 * `column`, if it exists.  values, extra:
+  // addresses of this thread's first bytes, if the slab were wholly in the first or in the second tensor of
+  // its kind.
+  PATCH_DEVICE void aim(const uint8_t* values, const uint8_t* extra, int value_bytes, int extra_bytes,
+                        int column, bool exists) {
+    values_ = values, extra_ = extra;
+    values_left_ = value_bytes - thread_ / kChunks * 128;  // as `place`, within a row of 128 bytes
+    bytes_left_ = exists ? values_left_ + extra_bytes : 0;
     const int k = column * kSlabColumns + thread_ % kChunks * 8, columns = a_.in_features;
     x_ = x_tile_ + k;
     low_left_ = exists && k < columns ? tokens_left_ : 0;
@@ -85,10 +81,6 @@ class SlabCopies {
   }
   static_assert(fit(), "threads that copy 128 bytes (see place) copy all of them from one tensor");
 
-  template <class V>
-  PATCH_DEVICE static const uint8_t* bytes(const V* p) {
-    return reinterpret_cast<const uint8_t*>(p);
-  }
   // Returns true if round J copies extra bytes of some kind.
   template <int J, int Kind = 0>
   PATCH_DEVICE static constexpr bool has_extra() {
@@ -120,10 +112,6 @@ class SlabCopies {
   const LinearArguments& a_;
   Hint policy_;
   int thread_;
-  // The run: addresses of its next slab, and bytes of a slab.
-  const uint8_t *next_values_ = nullptr, *next_extra_ = nullptr;
-  const int32_t* next_column_ = nullptr;
-  int value_bytes_ = 0, extra_bytes_ = 0;
   // The slab: addresses, and the bytes from this thread's first one on.  No bytes if it does not exist.
   const uint8_t *values_ = nullptr, *extra_ = nullptr;
   int values_left_ = 0, bytes_left_ = 0;
@@ -132,21 +120,18 @@ class SlabCopies {
   const uint16_t *x_tile_ = nullptr, *x_ = nullptr;
 };
 
-// Stands for the column of a slab that is not known.
-inline constexpr int kNoColumn = -1;
-
-// Copies the slabs of a walk, one after another.
-template <class T, class G, class Arguments, class Hint>
-class SlabSupply {
+// Copies the slabs of a stream's walk, one after another.
+template <class T, class G>
+class StreamSupply {
  public:
-  using Walk = SlabWalk<G, Arguments>;
+  using Walk = SlabWalk<G>;
 
-  // column: K / 64 of the slab with which the walk begins, if its first tile has one, or kNoColumn.
-  PATCH_DEVICE SlabSupply(const Arguments& s, const Walk& walk, int column, Hint policy, int thread)
-      : walk_(walk), copies_(linear_of(s), policy, thread), column_(column) {
+  // column: K / 64 of the slab with which the walk begins, if its first tile has one.
+  PATCH_DEVICE StreamSupply(const LinearArguments& a, const Walk& walk, int column, Policy policy, int thread)
+      : a_(a), walk_(walk), copies_(a, policy, thread), column_(column) {
     if (!walk_.more()) return;
     begin_run();
-    if (column == kNoColumn || walk_.moved()) column_ = copies_.column();
+    if (walk_.moved()) column_ = load_index(columns_);
     next();
   }
   template <int Share, int Shares>
@@ -157,25 +142,94 @@ class SlabSupply {
   // Aims at the next slab, and loads the column of the one after it.
   PATCH_DEVICE void next() {
     more_ = walk_.more();
-    copies_.aim(column_, more_);
+    copies_.aim(values_, extra_, value_bytes_, extra_bytes_, column_, more_);
     if (!more_) return;
+    values_ += value_bytes_, extra_ += extra_bytes_, ++columns_;
     if (walk_.next()) {
       if (!walk_.more()) return;
       begin_run();
     }
-    column_ = copies_.column();
+    column_ = load_index(columns_);
   }
 
  private:
   PATCH_DEVICE void begin_run() {
+    const Slabs& slabs = a_.slabs[walk_.kind()];
+    const int64_t row = walk_.row();
     copies_.begin_tile(walk_.first_token());
-    copies_.begin_run(walk_.kind(), walk_.row());
+    value_bytes_ = slabs.value_bytes, extra_bytes_ = slabs.extra_bytes;
+    values_ = bytes_of(slabs.values) + row * value_bytes_ + copies_.place();
+    // Extra bytes lie behind the values in a slot.
+    extra_ = bytes_of(slabs.extra) + row * extra_bytes_ + copies_.place() - value_bytes_;
+    columns_ = columns_of<G>(a_, walk_.kind()) + row;
   }
 
+  const LinearArguments& a_;
   Walk walk_;
-  SlabCopies<T, G, Hint> copies_;
+  SlabCopies<T, G, Policy> copies_;
+  // The run: addresses of its next slab and of that one's column, and bytes of a slab.
+  const uint8_t *values_ = nullptr, *extra_ = nullptr;
+  const int32_t* columns_ = nullptr;
+  int value_bytes_ = 0, extra_bytes_ = 0;
   bool more_ = false;  // there is a slab to copy
   int column_;         // K / 64 of the walk's slab
+};
+
+// Copies the slabs of one panel, one after another.  With two kinds the place of a slab is quickly found, and
+// takes fewer registers than a walk.
+template <class T, class G>
+class PanelSupply {
+ public:
+  PATCH_DEVICE PanelSupply(const LinearArguments& a, const Panel<G>& panel, int first_token, int thread)
+      : a_(a), panel_(panel), copies_(a, NoPolicy(), thread) {
+    copies_.begin_tile(first_token);
+    if (panel_.slabs() == 0) return;
+    column_ = column(0);
+    aim();
+  }
+  template <int Share, int Shares>
+  PATCH_DEVICE void copy(uint8_t* slot) const {
+    copies_.template copy<Share, Shares>(slot);
+  }
+  PATCH_DEVICE bool more() const { return slab_ < panel_.slabs(); }
+  PATCH_DEVICE void next() {
+    ++slab_;
+    aim();
+  }
+
+ private:
+  using First = Decoder<T, G, 0>;
+  using Second = Decoder<T, G, 1>;
+  static_assert(G::kKinds == 2 && First::kExtraBytes == 0);
+
+  PATCH_DEVICE bool is_first(int i) const { return i < panel_.ends[0]; }
+  // Row of slab i in the tensors of its kind.
+  PATCH_DEVICE int row(int i) const {
+    return i + (is_first(i) ? panel_.first[0] : panel_.first[1] - panel_.ends[0]);
+  }
+  // K / 64 of slab i.  W has slabs, though maybe not this one: its column is not used.
+  PATCH_DEVICE int column(int i) const {
+    const int slab = row(i) + (is_first(i) ? 0 : a_.slabs[1].before);
+    const int last = a_.slabs[0].count + a_.slabs[1].count - 1;
+    return load_index(columns_of<G>(a_, 0) + (slab < last ? slab : last));
+  }
+  // Aims at the slab, and loads the column of the next one.
+  PATCH_DEVICE void aim() {
+    const bool first = is_first(slab_);
+    const int64_t at = row(slab_);
+    const int bytes = first ? First::kValueBytes : Second::kValueBytes;
+    const uint8_t* values = bytes_of(first ? a_.slabs[0].values : a_.slabs[1].values) + at * bytes;
+    const uint8_t* extra = bytes_of(a_.slabs[1].extra) + at * Second::kExtraBytes - bytes;
+    copies_.aim(values + copies_.place(), extra + copies_.place(), bytes, first ? 0 : Second::kExtraBytes,
+                column_, more());
+    column_ = column(slab_ + 1);
+  }
+
+  const LinearArguments& a_;
+  const Panel<G>& panel_;
+  SlabCopies<T, G, NoPolicy> copies_;
+  int slab_ = 0;
+  int column_ = 0;  // K / 64 of the next slab, loaded one slab ahead
 };
 
 }  // namespace patch

@@ -65,14 +65,14 @@ PATCH_DEVICE const int32_t* columns_of(const LinearArguments& a, int kind) {
   return a.index + G::kKinds * (a.panels * G::kPanels + 1) + a.slabs[kind].before;
 }
 
-// Walks over the slabs of a block: tile by tile, and in a tile kind by kind.  Slabs of one kind that follow
-// each other are a run.
-template <class G, class Arguments>
+// Walks over the slabs of a stream's block: tile by tile, and in a tile kind by kind.  Slabs of one kind that
+// follow each other are a run.
+template <class G>
 class SlabWalk {
  public:
   // The slabs of `tiles` tiles, from one of the first tile on; of the last tile the first `stop`, or all if
   // 0.
-  PATCH_DEVICE SlabWalk(const Arguments& s, int panel, int token_tile, int tiles, int slab, int stop)
+  PATCH_DEVICE SlabWalk(const StreamArguments& s, int panel, int token_tile, int tiles, int slab, int stop)
       : s_(s), panel_(panel), token_tile_(token_tile), tiles_(tiles), stop_(stop) {
     budget_ = tile_budget() - slab;
     find(slab);
@@ -99,7 +99,7 @@ class SlabWalk {
 
   // Finds the first slab after `skip` of them, from kind_ on.
   PATCH_DEVICE void find(int skip) {
-    const LinearArguments& a = linear_of(s_);
+    const LinearArguments& a = s_.linear;
     const int pointers = a.panels * G::kPanels + 1;
     left_ = 0;
     while (tiles_ > 0) {
@@ -121,7 +121,7 @@ class SlabWalk {
     }
   }
 
-  const Arguments& s_;
+  const StreamArguments& s_;
   int panel_, token_tile_, tiles_, stop_;
   int budget_;  // slabs of the tile that are left after the run
   int kind_ = 0, row_ = 0, left_ = 0;

@@ -54,7 +54,7 @@ class Cursor {
     end = slabs_here();
   }
   // The slabs from here on.
-  PATCH_DEVICE SlabWalk<G, StreamArguments> walk(const StreamArguments& s) const {
+  PATCH_DEVICE SlabWalk<G> walk(const StreamArguments& s) const {
     return {s, panel.number, token_tile, left_, slab, stop_};
   }
 
@@ -150,9 +150,8 @@ patch_stream(const StreamArguments s) {
   const Policy policy = a.tokens <= G::kTokens ? weights_read_once() : weights_read_again();
 
   Cursor<G> work = begin_part<G>(s, part);
-  using Supply = SlabSupply<T, G, StreamArguments, Policy>;
-  Supply supply(s, work.walk(s), part_column(s.table, part), policy, at.thread);
-  Ring<G, Supply> ring(shared, supply, SlabCopies<T, G, Policy>::place(at.thread));
+  StreamSupply<T, G> supply(a, work.walk(s), part_column(s.table, part), policy, at.thread);
+  Ring<G, StreamSupply<T, G>> ring(shared, supply, SlabCopies<T, G, Policy>::place(at.thread));
   for (; work.more(); work.next_tile(s)) {
     Sums<G> sums;
     clear<G>(sums);

@@ -33,9 +33,8 @@ patch_tiles(const LinearArguments a) {
   const Panel<G> panel(a, block.panel);
   const int first_token = block.token_tile * G::kTokens;
 
-  using Supply = SlabSupply<T, G, LinearArguments, NoPolicy>;
-  Supply supply(a, {a, block.panel, block.token_tile, 1, 0, 0}, kNoColumn, NoPolicy(), at.thread);
-  Ring<G, Supply> ring(shared, supply, SlabCopies<T, G, NoPolicy>::place(at.thread));
+  PanelSupply<T, G> supply(a, panel, first_token, at.thread);
+  Ring<G, PanelSupply<T, G>> ring(shared, supply, SlabCopies<T, G, NoPolicy>::place(at.thread));
   Sums<G> sums;
   clear<G>(sums);
   multiply_slabs<T, G>(sums, panel, 0, panel.slabs(), ring, at);

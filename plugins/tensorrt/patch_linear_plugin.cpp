@@ -162,11 +162,11 @@ Scalar scalar_of(const PluginTensorDesc& x) {
   return x.type == DataType::kHALF ? Scalar::kHalf : Scalar::kBFloat16;
 }
 
-// Returns true if this GPU has a dense path and cuBLASLt is found.
-bool has_dense_path() {
+// Returns true if this GPU has a dense path for such slabs and cuBLASLt is found.
+bool has_dense_path(const SlabCounts& slabs) {
   Device device{};
   std::string why;
-  return current_device(&device) == cudaSuccess && device.dense_fma > 0 && cublaslt::functions(&why);
+  return current_device(&device) == cudaSuccess && may_gain_densely(slabs, device) && cublaslt::functions(&why);
 }
 
 // Returns true if the kernels for Hopper may be chosen.  Times of tactics are then others than without them.
@@ -186,8 +186,8 @@ Offer offer_of(Problem p, int64_t timed, const Epilogue& e) {
   if (cublaslt::functions(&why)) return takes_dense_path(p, e, device) ? Offer::kBoth : Offer::kDensePath;
   if (!warned.exchange(true))
     log(Severity::kWARNING,
-        "prompts are multiplied by mma.sp, which on this GPU is slower than unpacking the "
-        "weights for cuBLASLt: " +
+        "prompts are multiplied by the plugin's kernels, which here is slower than unpacking the weights for "
+        "cuBLASLt: " +
             why);
   return Offer::kKernels;
 }
@@ -201,7 +201,7 @@ PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes, std::shared_p
           "in=" + std::to_string(attributes.in_features) + " out=" + std::to_string(attributes.out_features) +
           " rows=" + std::to_string(attributes.panel_rows) + " gated=" + std::to_string(attributes.gated) +
           " residual=" + std::to_string(attributes.residual) + " " + kActivationNames[attributes.activation] +
-          " " + index_->names() + (has_dense_path() ? " dense-path" : "") +
+          " " + index_->names() + (has_dense_path(index_->slabs()) ? " dense-path" : "") +
           (chooses_warpgroups() ? " wgmma" : "")) {}
 
 Epilogue PatchLinearPlugin::epilogue() const noexcept {
@@ -420,7 +420,7 @@ void PatchLinearPlugin::have_dense_path(const Problem& p, const Device& device, 
   if (why.empty())
     dense_path_ = std::move(made);
   else if (!warned.exchange(true))  // the kernels can multiply it too
-    log(Severity::kWARNING, "multiplied by mma.sp, though the engine was built for cuBLASLt: " + why);
+    log(Severity::kWARNING, "multiplied by the kernels, though the engine was built for cuBLASLt: " + why);
 }
 
 int32_t PatchLinearPlugin::have_memory() noexcept {

@@ -1,4 +1,4 @@
-"""Builds with tiles of several kinds: learned, packed, proven on ONNX Runtime, and refused where no kernel runs them."""
+"""Builds with tiles of several kinds: learned, packed, proven on ONNX Runtime, and compiled to an engine."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,7 @@ import pytest
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.build.plan import plan
-from patch_compile.build.prepare import prepare
-from patch_compile.errors import PatchCompileError
 from patch_compile.inspect.onnx_graph import inspect_onnx
-from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from tests.builds import build, check_out
 
@@ -35,17 +32,34 @@ def test_masks_of_several_kinds_are_packed_and_proven(settings: dict[str, Any], 
     assert sum(row["bytes_after"] for row in packed) == sum(row["bytes"] for row in found.rows) + 4 * sum(
         len(node.attributes["index"].value) for node in _nodes(out / "onnx/model.onnx")
     )
-    assert report["plan"]["unpredicted"] == "no-kernel"
+    assert report["plan"]["unpredicted"] is None and report["plan"]["whole"]
 
-    given = {"mask": out / "masks.safetensors", "out": out.with_name("engine"), "backend": "tensorrt-rtx"}
-    recipe = Recipe.parse({name: value for name, value in settings.items() if name != "ratio"} | given)
-    with pytest.raises(PatchCompileError, match=r"No kernel runs all kinds of tiles of .*masks.safetensors"):
-        prepare(recipe, Progress(), force=False, resume=False)
-    assert not given["out"].exists()
-    with pytest.raises(PatchCompileError, match=r"No kernel runs all kinds of tiles of .*masks.safetensors"):
-        plan(recipe)
-    dense = plan(recipe.model_copy(update={"lowering": "dense", "target": "a6000"}))
+    given = {name: value for name, value in settings.items() if name != "ratio"}
+    recipe = Recipe.parse(given | {"mask": out / "masks.safetensors", "out": out.with_name("engine")})
+    hybrid, dense = (
+        plan(recipe.model_copy(update={"lowering": how, "target": "a6000"})) for how in ("plugin", "dense")
+    )
     assert {row.lowering for row in dense.linears} == {"dense"}
+    # A node's index lists the kinds of all of its linears, which a plan does not know yet.
+    packed_bytes = sum(row["bytes_after"] for row in report["linears"])
+    assert hybrid.totals.bytes_after == pytest.approx(packed_bytes, rel=1e-3)
+    times = [row.predicted.decode for row in hybrid.linears if row.slabs.others]
+    assert times and all(time.hybrid > 0 and time.sparse <= time.hybrid for time in times)
+
+
+@pytest.mark.rtx
+def test_an_engine_of_several_kinds(settings: dict[str, Any], make_model: Any) -> None:
+    """With `auto` lowering, tiles chosen for the linears that gain on the target; the plugin takes all of its nodes."""
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
+    settings["model"] = make_model(**sizes)
+    asked = {"kinds": "auto", "ratio": 0.4, "lowering": "plugin", "tile": (64, 64), "backend": "tensorrt-rtx"}
+    report = build(settings | asked | {"target": "sm86", "max_shapes": "batch=2,sequence=32,past=0"})
+    packed = [row for row in report["linears"] if row["lowering"] == "plugin"]
+    kinds = {kind for row in packed for kind in row["slabs"]["others"]}
+    assert len(kinds) > 1 and report["engine"]["patch_linears"] == len(
+        {row["node"]["name"] for row in packed}
+    )
+    assert not inspect_onnx(settings["out"] / "onnx/model.onnx").faults
 
 
 def _nodes(path: Path) -> list[Any]:

@@ -94,7 +94,7 @@ def test_uniform_kinds_of_16(make_model: ModelMaker, text_file: Path, tmp_path: 
     names = [Baseline.UNIFORM_8_16, Baseline.UNIFORM_12_16, Baseline.MAGNITUDE_TILES, Baseline.UNSTRUCTURED]
     rows = run_baselines(path, ours, names, WINDOWS, tmp_path / "scratch")
     assert [(r.name, r.ratio, r.deployable) for r in rows[:2]] == [
-        ("uniform-8:16", 0.5, False), ("uniform-12:16", 0.25, False)
+        ("uniform-8:16", 0.5, True), ("uniform-12:16", 0.25, True)
     ]  # fmt: skip
     assert [r.bytes_per_weight for r in rows if r is not rows[2]] == [1.125, 1.625, 2.0]
     assert rows[2].ratio >= 0.35 and 1.2 < (rows[2].bytes_per_weight or 0) <= 1.3

@@ -57,11 +57,7 @@ Arguments, Device, Problem = _kernels.Arguments, _kernels.Device, _kernels.Probl
 PartTable, SlabCounts, Slabs = _kernels.PartTable, _kernels.SlabCounts, _kernels.Slabs
 device_index, problem_of = _kernels.device_index, _kernels.problem_of
 set_slabs = _kernels.set_slabs
-# Names of the two tensors of each kind, as driver.cpp calls them.
-SLAB_NAMES = (
-    ("dense", ""), ("sparse", "meta"),
-    *((f"{n}:16", f"masks of {n}:16") for n in KEPT[2:]),
-)  # fmt: skip
+SLAB_NAMES = _kernels.SLAB_NAMES  # as driver.cpp calls them
 _OF_SLABS = {name for names in SLAB_NAMES for name in names}
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 HOST_FLAGS: tuple[str, ...] = (
@@ -218,7 +214,10 @@ class HostKernel:
         return out
 
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
-        """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab, and a table holds 384."""
+        """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab.
+
+        A table holds 384.
+        """
         config = list(self.configs().values())[launch.config]
         panels, tiles = (
             -(-packed.shape[0] // packed.panel_rows),

@@ -211,7 +211,7 @@ MUTATIONS: dict[str, tuple[str, Replacement]] = {
     "counts by two": (r"(atom\.acq_rel\.gpu\.global\.add\.s32[^;]*), 1;", r"\1, 2;"),
     "all threads must end": (r"bar\.red\.or", "bar.red.and"),
     "counter not reset": (r"(mov\.u32 \s*(%r\d+), 0;)\s*st\.global\.u32 \s*\[%rd\d+\], \2;", r"\1"),
-    "another argument": (r"_param_0\+312\]", "_param_0+320]"),
+    "another argument": (r"(ld\.param\.v2\.u32[^;]*)\+320\]", r"\1+312]"),
 }  # fmt: skip
 
 

@@ -153,11 +153,12 @@ def predict(
 ) -> Prediction:
     """Predict the time of a hybrid linear and of the dense one. Raises ValueError if no configuration fits.
 
-    config: None takes the plugin's choice, and on Hopper the faster of the kernels and the dense path, which TensorRT
-    chooses by timing.
+    config: None takes the plugin's choice, and on Hopper, and everywhere with slabs of n:16, the faster of the kernels and
+    the dense path, which TensorRT chooses by timing.
     """
     kernels = _by_kernels(card, shape, tokens, config, assume)
-    if config is not None or card.rates.mma == 1 or shape.out_features % 8 or shape.in_features % 8:
+    gains_densely = card.rates.mma < 1 or bool(shape.others)  # plugins/dense_path/choice.h
+    if config is not None or not gains_densely or shape.out_features % 8 or shape.in_features % 8:
         return kernels
     dense_path = dense_path_time(card, shape, tokens, assume)
     if dense_path >= kernels.microseconds:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from rich.table import Table
 
 from masklearn.masks.budget import Budget
+from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.out.plan import Asked, LinearRow, PlanOfModel, TargetSource, WholeRow
 from patch_compile.plan.speed_goal import SpeedGoal
 from patch_compile.report.deployment import builder_line, memory_line
@@ -35,7 +37,10 @@ def plan_parts(result: PlanOfModel) -> Iterator[Part]:
     """Yield the result of `plan`: linears by kind, reasons, the whole model, and the assumptions behind it."""
     yield f"predicted on {result.card}; {result.workload}"
     yield _linears_table(result.linears)
-    yield "µs: one linear on its own, for all prompts and for a decode step; p: share of weights in 2:4 tiles"
+    tiles = (
+        "tiles: share of slabs by kind" if _has_others(result.linears) else "p: share of weights in 2:4 tiles"
+    )
+    yield f"µs: one linear on its own, for all prompts and for a decode step; {tiles}"
     if result.whole and result.memory.fits:
         yield _whole_table(result.whole)
     if result.card:
@@ -47,9 +52,27 @@ def _lines(result: PlanOfModel) -> Iterator[str]:
     yield f"ratio: {result.ratio:.4f} (asked: {_asked(result.asked)})"
     if line := gain_line(result.gaining, result.card):
         yield line
+    yield from filter(None, [_other_line(result)])
     yield from reason_lines(result.linears)
     yield from (f"left dense: {row.name}: {row.reason}" for row in result.skipped)
     yield from (f"note: {note}" for note in (*_notes(result), *remarks(result.linears, result)))
+
+
+def _other_line(result: PlanOfModel) -> str:
+    """Returns the sentence on what other kinds of tiles would give; empty if nothing is known of it."""
+    other, whole = result.other, result.whole
+    if other is None or whole is None:
+        return ""
+    found = (
+        f"with --kinds {other.kinds}: {other.speedup:.2f} of dense end to end instead of "
+        f"{whole.end_to_end.speedup:.2f}, linears of {other.bytes_after / 1e9:.2f} GB instead of "
+        f"{result.totals.bytes_after / 1e9:.2f}"
+    )
+    return found if other.ratio == result.ratio else f"{found}, ratio {other.ratio:.4f}"
+
+
+def _has_others(linears: Sequence[LinearRow]) -> bool:
+    return any(row.slabs.others for row in linears)
 
 
 def _asked(asked: Asked) -> str:
@@ -75,7 +98,8 @@ def _linears_table(linears: Sequence[LinearRow]) -> Table:
     """Returns one row per kind of linear, shape and lowering. Times are means of the row's linears."""
     table = FoldingTable(padding=0)
     table.add_column("\nlinear")
-    headers = ["count", "shape", "p", "lowering", *_TIMES, *_TIMES, "before", "after"]
+    share = "tiles" if _has_others(linears) else "p"
+    headers = ["count", "shape", share, "lowering", *_TIMES, *_TIMES, "before", "after"]
     above = {4: "prefill", 5: "µs", 7: "decode", 8: "µs", 10: "MB"}
     for i, header in enumerate(headers):
         table.add_number(f"{above.get(i, '')}\n{header}", joined=i in _JOINED)
@@ -89,6 +113,12 @@ def _linears_table(linears: Sequence[LinearRow]) -> Table:
 
 
 def _share(rows: Sequence[LinearRow]) -> str:
+    if _has_others(rows):
+        counts: Counter[str] = Counter()
+        for row in rows:
+            counts.update({TWO_FOUR.name: row.slabs.sparse, **row.slabs.others})
+        total = sum(row.slabs.dense for row in rows) + counts.total()
+        return " ".join(f"{kind} {count / total:.2f}" for kind, count in counts.items() if count)
     weights = sum(row.shape[0] * row.shape[1] for row in rows)
     return f"{2 * sum(row.zeroed for row in rows) / weights:.2f}"
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from patch_compile.plugin.toolchain import describe_toolchain
+from tests.oracles.element_packing import KEPT
 from tests.plugins.dense_plugin import DensePlugin, compile_driver, compile_stand_in
 from tests.plugins.host_kernel import COMPILER, Arguments, Call, Device, PartTable, Stats
 
@@ -29,7 +30,8 @@ class KernelsOnTheCpu:
     def configs(self):
         about = self._kernel.configs()
         found = [
-            bench_kernels.Config(n, c.panel_rows, c.gated, c.shared_bytes, c.tokens) for n, c in about.items()
+            bench_kernels.Config(n, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds)
+            for n, c in about.items()
         ]
         # Excluded configurations ask for more shared memory than any device has.
         return [c if c.name in self._only else c._replace(shared_bytes=1 << 30) for c in found]
@@ -51,10 +53,11 @@ class KernelsOnTheCpu:
         about = self.configs()[config]
         panels = arguments.panels * (1 + about.gated)
         call = Call(scalar=scalar, config=config, copy_mode=self.launches % 3, seed=self.launches)
-        call.dense_values = arguments.dense_slabs * about.panel_rows * 64
-        call.sparse_values = arguments.sparse_slabs * about.panel_rows * 32
-        call.meta_words = arguments.sparse_slabs * about.panel_rows * 2
-        call.index_words = 2 * (panels + 1) + arguments.dense_slabs + arguments.sparse_slabs
+        counts = [slabs.count for slabs in arguments.slabs]
+        for kind, count in enumerate(counts):
+            call.slab_values[kind] = count * about.panel_rows * 4 * KEPT[kind]
+            call.slab_words[kind] = count * about.panel_rows * 2
+        call.index_words = about.kinds * (panels + 1) + sum(counts)
         call.partial_values, call.counter_words = self.partial_bytes(config, parts) // 4, parts
         call.arguments = arguments
         call.arguments.parts = parts
@@ -65,10 +68,10 @@ class KernelsOnTheCpu:
 
 
 def test_right_kernels_pass(kernel):
-    """Both kinds of kernel and a gated one run here; other tests run all configurations."""
-    kernels = KernelsOnTheCpu(kernel, "gated-decode-64", "prefill-128")
+    """Both kinds of kernel, a gated one and one for all kinds of slabs run here; other tests run all configurations."""
+    kernels = KernelsOnTheCpu(kernel, "gated-decode-64", "prefill-128", "all-decode-64")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 7, 17)) == []
-    assert kernels.launches == 2 * 3 * 12 * 2  # two launches for each number of tokens
+    assert kernels.launches == (2 * 12 + 8) * 3 * 2  # two launches for each number of tokens
 
 
 class DensePathOnTheCpu(KernelsOnTheCpu):

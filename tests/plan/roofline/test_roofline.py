@@ -21,9 +21,8 @@ from patch_compile.plan.outline import outline_of_llama
 from patch_compile.plan.roofline import assumptions, launch_work, linear_roofline, schedule
 from patch_compile.recipe import Recipe
 from tests.plan.llama import write_hollow_llama
-from tests.plugins.host_kernel import BENCH, COMPILER, PLUGINS
+from tests.plugins.host_kernel import BENCH, COMPILER, PLUGINS, problem_of
 from tests.plugins.host_kernel import Device as HostDevice
-from tests.plugins.host_kernel import problem_of
 
 sys.path.insert(0, str(BENCH))
 problems, roofline = (importlib.import_module(name) for name in ("problems", "roofline"))
@@ -54,7 +53,7 @@ def test_no_prediction_exceeds_the_limits(device):
         problem = roofline.linear(*shape, share, height).problem(tokens)
         p = roofline.predict(device, roofline.linear(*shape, share, height), tokens)
         # the share is rounded to whole slabs
-        exact = problem.sparse_slabs / (problem.sparse_slabs + problem.dense_slabs)
+        exact = problem.slabs[1] / sum(problem.slabs)
         assert 0 < p.speedup <= linear_roofline.speedup_limit(exact, p.dense_bound) + 1e-9
         assert p.speedup <= 1 / (1 - exact / 2) + 1e-9 and 0 < p.share < 1
         if tokens <= 16:

@@ -50,13 +50,13 @@ LOOP_MUTATIONS: dict[str, Mutation] = {
     ),
     "copies slabs that are not there": (
         COPIES,
-        "bytes_left_ = exists ? values_left_ + extra_bytes_ : 0;",
-        "bytes_left_ = values_left_ + extra_bytes_;",
+        "bytes_left_ = exists ? values_left_ + extra_bytes : 0;",
+        "bytes_left_ = values_left_ + extra_bytes;",
     ),
     "a stream's column late": (
         COPIES,
-        "      begin_run();\n    }\n    column_ = copies_.column();",
-        "      column_ = copies_.column();\n      begin_run();\n    } else {\n      column_ = copies_.column();\n    }",
+        "      begin_run();\n    }\n    column_ = load_index(columns_);",
+        "      begin_run();\n    } else {\n      column_ = load_index(columns_);\n    }",
     ),
     "X at once whatever its alignment": (ARGUMENTS, "&& aligned(a->x, 16) ? 8", "? 8"),
     "Y in vectors whatever its alignment": (ARGUMENTS, " || !aligned(a->y, 2 * a->y_vector)", ""),
@@ -64,15 +64,19 @@ LOOP_MUTATIONS: dict[str, Mutation] = {
     # kinds of slabs
     "2:4 slabs as far apart as dense ones": (
         COPIES,
-        "next_values_ += value_bytes_;",
-        "next_values_ += G::kDenseBytes;",
+        "values_ += value_bytes_, extra_",
+        "values_ += G::kDenseBytes, extra_",
     ),
     "metadata as far apart as values": (
         COPIES,
-        "next_extra_ += extra_bytes_;",
-        "next_extra_ += value_bytes_;",
+        "extra_ += extra_bytes_, ++",
+        "extra_ += value_bytes_, ++",
     ),
-    "metadata over the values": (COPIES, "+ place(thread_) - value_bytes_;", "+ place(thread_);"),
+    "metadata over the values": (
+        COPIES,
+        "extra_bytes_ + copies_.place() - value_bytes_;",
+        "extra_bytes_ + copies_.place();",
+    ),
     "2:4 slabs decoded as dense": (
         STREAMS,
         "using Type = Sparse24<T, G>;",

@@ -62,7 +62,14 @@ MUTATIONS = {
         "    copies_.begin_tile(walk_.first_token());\n",
         "    if (!more_) copies_.begin_tile(walk_.first_token());\n",
     ),
-    "a column late": (COPIES, "    ++next_column_;\n", ""),
+    "a column late": (COPIES, "extra_ += extra_bytes_, ++columns_;", "extra_ += extra_bytes_;"),
+    "a column late in a tile": (COPIES, "column_ = column(slab_ + 1);", "column_ = column(slab_);"),
+    "second 2:4 slab of the panel before": (COPIES, "panel_.first[1] - panel_.ends[0]", "panel_.first[1]"),
+    "trusts that a tile has a next column": (
+        COPIES,
+        "(slab < last ? slab : last)",
+        "(last < 0 ? last : slab)",
+    ),
     "second slabs of the panel before": (SLABS, "row_ = first + skip;", "row_ = skip;"),
     "the slabs before a part again": (SLABS, "row_ = first + skip;", "row_ = first;"),
     "a run beyond the part": (SLABS, "count - skip < budget_ ? count - skip : budget_", "count - skip"),
@@ -71,8 +78,8 @@ MUTATIONS = {
     "metadata from the values": (COPIES, "? values_ : extra_;", "? values_ : values_;"),
     "half of the metadata": (
         COPIES,
-        "values_left_ + extra_bytes_ : 0",
-        "values_left_ + extra_bytes_ / 2 : 0",
+        "values_left_ + extra_bytes : 0",
+        "values_left_ + extra_bytes / 2 : 0",
     ),
     "bytes of the run before": (
         COPIES,
@@ -130,8 +137,8 @@ MUTATIONS = {
     "the first column of another part": (STREAM, "part_column(s.table, part),", "part_column(s.table, 0),"),
     "the first column of an empty tile": (
         COPIES,
-        "column == kNoColumn || walk_.moved()",
-        "column == kNoColumn",
+        "if (walk_.moved()) column_",
+        "if (false) column_",
     ),
     "the first token tile": (STREAM, "token_tile(begin_tile - ", "token_tile(0 * begin_tile - 0 * "),
     "the tile does not go on": (STREAM, "    ++tile;\n", ""),
