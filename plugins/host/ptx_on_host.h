@@ -11,6 +11,7 @@
 #define PATCH_KERNEL(threads) void
 #define PATCH_SHARED(name) uint8_t* name = ::patch::host::Machine::get().shared()
 #define PATCH_UNROLL
+#define PATCH_NO_UNROLL
 
 namespace patch {
 

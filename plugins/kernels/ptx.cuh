@@ -11,6 +11,7 @@
 #define PATCH_KERNEL(threads) __global__ void __launch_bounds__(threads)
 #define PATCH_SHARED(name) extern __shared__ __align__(128) uint8_t name[]
 #define PATCH_UNROLL _Pragma("unroll")
+#define PATCH_NO_UNROLL _Pragma("unroll 1")
 
 namespace patch {
 

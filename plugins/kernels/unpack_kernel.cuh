@@ -85,6 +85,19 @@ PATCH_DEVICE void write_slab(uint16_t* to, int64_t width, int thread, const Read
     store_eight(to + (row + j * (kUnpackThreads / 8)) * width + chunk * 8, w[j]);
 }
 
+// The same for a slab of n:16, row by row: its reads of single values would take too many registers at once.
+template <int Rows>
+PATCH_DEVICE void write_of_sixteen(uint16_t* to, int64_t width, int thread, const uint16_t* values,
+                                   const uint32_t* masks, int kept) {
+  const int chunk = thread % 8;
+  PATCH_NO_UNROLL
+  for (int row = thread / 8; row < Rows; row += kUnpackThreads / 8) {
+    uint32_t w[4];
+    read_of_sixteen<Rows>(w, values, masks, kept, row, chunk);
+    store_eight(to + row * width + chunk * 8, w);
+  }
+}
+
 // Grid: x = a.blocks().
 template <int Rows>
 PATCH_KERNEL(kUnpackThreads)
@@ -118,23 +131,29 @@ patch_unpack(const UnpackArguments a) {
       write_slab<Rows>(to, width, thread, [](uint32_t (&w)[4], int, int) { w[0] = w[1] = w[2] = w[3] = 0; });
       continue;
     }
+    int kept = 0;  // of 16, if it is a slab of n:16
+    const uint16_t* values = nullptr;
+    const uint32_t* extra = nullptr;
     for_each_index<kKindCount>([&](auto index) {
       constexpr int kind = decltype(index)::value;
       const Slabs& own = a.slabs[kind];
       const int64_t number = slab - own.before;
       if (number < 0 || number >= own.count) return;
-      const uint16_t* values = own.values + number * Rows * 4 * kKinds[kind].values;
-      const uint32_t* extra = own.extra + number * Rows * 2;
-      write_slab<Rows>(to, width, thread, [values, extra](uint32_t (&w)[4], int row, int chunk) {
-        const auto* words = reinterpret_cast<const uint32_t*>(values);
-        if constexpr (kind == 0)
+      values = own.values + number * Rows * 4 * kKinds[kind].values;
+      extra = own.extra + number * Rows * 2;
+      const auto* words = reinterpret_cast<const uint32_t*>(values);
+      if constexpr (kind == 0)
+        write_slab<Rows>(to, width, thread, [words](uint32_t (&w)[4], int row, int chunk) {
           read_dense<Rows>(w, words, row, chunk);
-        else if constexpr (kind == 1)
+        });
+      else if constexpr (kind == 1)
+        write_slab<Rows>(to, width, thread, [words, extra](uint32_t (&w)[4], int row, int chunk) {
           read_sparse<Rows>(w, words, extra, row, chunk);
-        else
-          read_of_sixteen<Rows>(w, values, extra, kKinds[kind].values, row, chunk);
-      });
+        });
+      else
+        kept = kKinds[kind].values;
     });
+    if (kept > 0) write_of_sixteen<Rows>(to, width, thread, values, extra, kept);
   }
 }
 
