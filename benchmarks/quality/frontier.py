@@ -6,8 +6,8 @@ It takes the rows that `benchmarks.quality.run` measured, of the protocol that m
 them; `--check` only says if the picture is that of the rows. The page's command draws it too.
 
 A row lies where its bytes put it: those of its own masks, or of 2:4 tiles at its ratio for rows that were measured when
-there was no other kind. Times are those that the planner predicts for a large model with the same share of 2:4 tiles, for
-the model that was measured is too small to gain. A row with tiles that no prediction knows has no place on that axis.
+there was no other kind. Times are those that the planner predicts for a large model with the same shares of kinds, for
+the model that was measured is too small to gain.
 """
 
 from __future__ import annotations
@@ -24,10 +24,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from benchmarks.kernels.roofline import BATCH, GENERATED, MODELS, PROMPT, predict_model
 from masklearn.masks.kinds.base import BYTES_DENSE
-from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
+from masklearn.masks.tiles import grid_shape
 from patch_compile.hardware.cards import RatedCard, card_named
+from patch_compile.plan.cards import PlanCard
+from patch_compile.plan.cost import CostModel
+from patch_compile.plan.lowering import plan_linear
+from patch_compile.plan.outline import outline_of_llama
+from patch_compile.plan.planner import settle_together
+from patch_compile.plan.predict import predict_whole
+from patch_compile.plan.unpatterned import unpatterned_mask
+from patch_compile.plan.workload import Workload
 from patch_compile.report.curve.curve import MARKERS, STAR
 from patch_compile.report.page.chart import Scale, linear_axis, loss_axis
 from patch_compile.report.page.labels import REACH, SIZE, Box, Point, place_labels
@@ -38,8 +49,7 @@ __all__ = ["SERIES", "Spot", "bytes_of", "draw", "kinds_of", "main", "spots"]
 
 Row = Mapping[str, Any]
 
-_CARD, _MODEL = "A6000", "LLaMA-2-7B"
-_PREDICTED = frozenset({DENSE.name, TWO_FOUR.name})  # kinds of tiles that the planner predicts times of
+_CARD, _MODEL, _TILE = "A6000", "LLaMA-2-7B", (128, 128)
 
 # Rows by their method: the name in the legend, outline, number of the colour, and the line between a series' points.
 SERIES = {
@@ -48,8 +58,8 @@ SERIES = {
     "ffn-only 2:4": ("2:4 in the feed-forward part, SparseGPT", "pointing down", 3, ""),
     "oneshot, no repair": ("dense and 2:4 tiles", "circle", 1, ""),
     "oneshot + 30 min of repair": ("dense and 2:4 tiles, half an hour of repair", "square", 1, "6 3"),
-    "sparsegpt 8:16 (not deployable yet)": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
-    "sparsegpt 12:16 (not deployable yet)": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
+    "sparsegpt 8:16": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
+    "sparsegpt 12:16": ("n:16 everywhere, SparseGPT", "diamond", 4, "1 3"),
     "oneshot, no repair, kinds auto": ("tiles of all kinds (auto)", "star", 2, "2 3"),
 }
 _LABELLED = "oneshot, no repair"
@@ -63,12 +73,12 @@ _WIDTH, _PANEL, _EDGE, _LINE = 720, 280, 20, 18  # pixels; _PANEL: height of a p
 
 @dataclass(frozen=True)
 class Spot:
-    """The rows of one method at one ratio, of all seeds. ms: predicted milliseconds of a decode step, if there are any."""
+    """The rows of one method at one ratio, of all seeds. ms: predicted milliseconds of a decode step."""
 
     method: str
     label: str
     taken: float
-    ms: float | None
+    ms: float
     losses: tuple[float, ...]
 
     @property
@@ -104,12 +114,12 @@ def spots(rows: Sequence[Row]) -> list[Spot]:
 
 def _spot(method: str, rows: Sequence[Row]) -> Spot:
     first = rows[0]
-    timed = kinds_of(first) <= _PREDICTED
+    usual = kinds_of(first) <= {DENSE.name, TWO_FOUR.name}
     # Rows of one ratio lie above each other, so one series says the ratios of all.
     label = f"ratio {first['ratio']:.2f}" if method == _LABELLED else ""
-    if first["ratio"] is None and not timed:
+    if first["ratio"] is None and not usual:
         label = ",".join(sorted(kinds_of(first)))
-    ms = _decode_ms(first["reached"]) if timed else None
+    ms = _decode_ms(first["reached"]) if usual else _decode_ms_of(tuple(sorted(first["kinds"].items())))
     return Spot(method, label, bytes_of(first), ms, tuple(sorted(row["perplexity"] for row in rows)))
 
 
@@ -121,6 +131,27 @@ def _decode_ms(ratio: float) -> float:
     return (times.planned if ratio else times.dense) / (GENERATED - 1)
 
 
+@cache
+def _decode_ms_of(shares: tuple[tuple[str, float], ...]) -> float:
+    """Returns the milliseconds of a decode step if all linears have tiles of these kinds. shares: of the weights."""
+    card = card_named(_CARD)
+    assert isinstance(card, RatedCard)
+    linears, outline = outline_of_llama(MODELS[_MODEL])
+    costs = CostModel(PlanCard(card), Workload(BATCH, PROMPT, GENERATED))
+    by_shape = {}
+    for shape in {*linears.values()}:
+        grid = grid_shape(shape, _TILE)
+        kinds = np.full(grid[0] * grid[1], DENSE.code, np.uint8)
+        ends = np.cumsum([0, *(round(share * kinds.size) for _, share in shares)])
+        for (name, _), begin, end in zip(shares, ends[:-1], ends[1:], strict=True):
+            kinds[begin:end] = PRUNED[name].code if name in PRUNED else DENSE.code
+        spread = np.random.default_rng(0).permutation(kinds).reshape(grid)
+        by_shape[shape] = plan_linear("", unpatterned_mask(shape, _TILE, spread), costs=costs)
+    plans = {name: by_shape[shape].named(name) for name, shape in linears.items()}
+    whole = predict_whole(settle_together(plans, "plugin", outline, costs).values(), outline, costs)
+    return whole.decode.planned / (GENERATED - 1)
+
+
 def draw(rows: Sequence[Row]) -> str:
     """Returns the picture as SVG. Equal rows give equal text. Raises ValueError if no row is of a method that it shows."""
     found = spots(rows)
@@ -130,7 +161,7 @@ def draw(rows: Sequence[Row]) -> str:
     parts = [legend]
     losses = [loss for spot in found for loss in spot.losses]
     left = _EDGE + 34
-    timed = [(spot, spot.ms) for spot in found if spot.ms is not None]
+    timed = [(spot, spot.ms) for spot in found]
     for values, words in (
         (
             [(spot, spot.taken) for spot in found],

@@ -25,7 +25,6 @@ the model of the tables is too small to gain. Rows with tiles whose time is not 
 Made by `python -m benchmarks.quality.frontier`; with `--check` it says if the picture is that of the rows."""
 _KINDS = """`kinds auto`: tiles of all kinds, in as many bytes as dense and 2:4 tiles take at the ratio of the column
 ([learning.md](learning.md#kinds-of-tiles)); another share of the weights is zeroed."""
-_KERNELS_RUN = frozenset({"dense", "2:4"})  # kinds of tiles
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
 blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would
 take."""
@@ -197,8 +196,7 @@ def _best(rows: Sequence[Row]) -> str:
 
 def _ranked(row: Row) -> bool:
     """True when the row's perplexity may be compared with others'."""
-    runs = "not deployable" not in row["method"] and _KERNELS_RUN.issuperset(row.get("kinds") or ())
-    return runs and not (row.get("repair") or {}).get("label_weight")
+    return "not deployable" not in row["method"] and not (row.get("repair") or {}).get("label_weight")
 
 
 def _peers(rows: Sequence[Row]) -> str:

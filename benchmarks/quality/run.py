@@ -70,8 +70,8 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
     found = [
         Entry("dense", None, baseline=Baseline.DENSE),
         Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}, spread=True),
-        Entry(f"sparsegpt 8:16 ({_NOT_DEPLOYABLE} yet)", None, baseline=Baseline.UNIFORM_8_16),
-        Entry(f"sparsegpt 12:16 ({_NOT_DEPLOYABLE} yet)", None, baseline=Baseline.UNIFORM_12_16),
+        Entry("sparsegpt 8:16", None, baseline=Baseline.UNIFORM_8_16),
+        Entry("sparsegpt 12:16", None, baseline=Baseline.UNIFORM_12_16),
         Entry("ffn-only 2:4", None, baseline=Baseline.FFN_ONLY, spread=True),
     ]
     oneshot: dict[float, dict[str, Any]] = {ratio: {"method": "oneshot", "ratio": ratio} for ratio in RATIOS}
