@@ -109,7 +109,7 @@ class Mosaic:
         linears = tuple(_linear(rng, (n, columns), tile, kinds, dtype) for n in rows)
         panel_rows = GATED_PANEL_ROWS if fusion == "gated" else int(rng.choice([64, 128]))
         if fusion != "gated" and rng.random() < 0.3:
-            panel_rows = choose_panel_rows((rows[0], columns), tile)
+            panel_rows = choose_panel_rows((rows[0], columns), tile, kinds)
         panels = gated_panels(rows[0], panel_rows) if fusion == "gated" else stacked_panels(rows, panel_rows)
         bias, residual = rng.random(2) < 0.5
         activation = "" if fusion == "stacked" else str(rng.choice(list(ACTIVATIONS)))

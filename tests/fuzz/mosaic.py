@@ -25,7 +25,7 @@ from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import SlabsOfSixteen, unpack
 from tests.fuzz.drawn import Linear, Mosaic, columns_of_groups, padded
-from tests.oracles.element_packing import Packed, pack_of_sixteen, pack_slabs
+from tests.oracles.element_packing import OfSixteen, Packed, pack_of_sixteen, pack_slabs
 from tests.packing.test_function import one_linear, run
 from tests.plugins.host_kernel import COMPILER, CopyMode, HostKernel, Launch, compile_host_kernel
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, without_panels
@@ -33,9 +33,6 @@ from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, without_panels
 __all__ = ["CACHE", "faults", "host_kernel", "main"]
 
 CACHE = Path(__file__).parents[2] / "build/fuzz"
-
-# Kinds of slabs that the host's kernels multiply. Problems with others are not given to them.
-_KERNELS_TAKE = frozenset({DENSE, TWO_FOUR})
 
 
 def faults(seed: int, kernel: HostKernel | None) -> Iterator[str]:
@@ -164,12 +161,13 @@ def _function(mosaic: Mosaic) -> Iterator[str]:
 
 
 def _case(mosaic: Mosaic) -> Case:
-    """The problem as the kernels take it, with its answer. Slabs of n:16 are not in it."""
+    """The problem as the kernels take it, with its answer."""
     packed, (y, slack) = mosaic.packed, mosaic.answer
     shape = mosaic.out_features, mosaic.x.shape[1]
     tensors = packed.dense, packed.sparse, packed.meta, packed.index
+    others = tuple(OfSixteen(one.kind.code, one.values, one.masks) for one in packed.others)
     return Case(
-        Packed(shape, mosaic.panel_rows, *tensors, mosaic.epilogue.gated),
+        Packed(shape, mosaic.panel_rows, *tensors, mosaic.epilogue.gated, others),
         mosaic.x.view(np.uint16),
         None if mosaic.bias is None else mosaic.bias.view(np.uint16),
         y,
@@ -181,14 +179,17 @@ def _case(mosaic: Mosaic) -> Case:
 
 
 def _kernels(kernel: HostKernel, mosaic: Mosaic) -> Iterator[str]:
-    if not _KERNELS_TAKE.issuperset(mosaic.packed.kinds):
-        return
+    needed = max(kind.code for kind in mosaic.packed.kinds) + 1
     case, rng = _case(mosaic), np.random.default_rng(mosaic.seed)
     fitting = [
         number
         for number, config in enumerate(kernel.configs().values())
-        if config.gated == mosaic.epilogue.gated and config.panel_rows == mosaic.panel_rows
+        if config.gated == mosaic.epilogue.gated
+        and config.panel_rows == mosaic.panel_rows
+        and config.kinds >= needed
     ]
+    if not fitting:
+        return  # n:16 in panels of 128 rows, which the kernels don't have
     if mosaic.epilogue.overload in ("", "bias") and mosaic.fusion == "alone" and rng.random() < 0.4:
         keep = np.repeat(rng.random(len(mosaic.panels[0])) < 0.5, mosaic.panel_rows)[: case.packed.shape[0]]
         case = without_panels(case, keep)
