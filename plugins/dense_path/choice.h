@@ -25,7 +25,7 @@ inline Cost dense_path_cost(const Problem& p, const Epilogue& e, const Device& d
 }
 
 // Returns true if a dense product may be faster than the kernels on this device: where dense products have
-// instructions of their own, and everywhere for slabs of n:16, which the kernels unpack once for every 128
+// instructions of their own, and everywhere for slabs of n:16, which the kernels unpack once for every 64
 // tokens.
 inline bool may_gain_densely(const SlabCounts& slabs, const Device& device) {
   return device.dense_fma > 0 || (device.fma > 0 && kinds_for(slabs) > kPatchKinds);

@@ -53,15 +53,14 @@ inline constexpr Config kConfigs[] = {
     // 256 tokens use each fragment of W twice as often, where reads of shared memory limit 2:4 products, and
     // leave two warps to a scheduler.
     {"wide-128", Kernel::kTile, 128, 256, 2, 4, 2, 1, false, kPatchKinds},  // 96 KiB, 8 warps of 64x64
-    // Streams for mosaics with n:16 slabs too.  They are kernels of their own, because every kind is a loop
-    // with its own registers.  Their panels have 64 rows: warps of four row blocks have no registers for the
-    // values of all of them, and in decode two blocks of 64 rows hide more of the unpacking than one of 128.
+    // Streams for mosaics with n:16 slabs too; what is too many tokens for them is for the dense path.  They
+    // are kernels of their own, because every kind is a loop with its own registers.  Their panels have 64
+    // rows: warps of four row blocks have no registers for the values of all of them, and in decode two
+    // blocks of 64 rows hide more of the unpacking than one of 128.
     {"all-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false, kKindCount},
     {"all-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false, kKindCount},
-    {"all-broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, false, kKindCount},
     {"all-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true, kKindCount},
     {"all-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true, kKindCount},
-    {"all-gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true, kKindCount},
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
 // The first ones are for the kinds of PATCH, the others for all.
