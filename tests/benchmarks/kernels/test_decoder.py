@@ -29,7 +29,9 @@ def layer(kernels, rng):
         found = check._packed(halves, case)
         rows = len(halves) * -(-n // 64) * 64
         layout = problems.Layout((rows, k), 64, found.index, len(found.dense), len(found.sparse))
-        packed[name] = hybrid.Hybrid(kernels, (n, k), layout, check._tensors(found, found.index, "cpu"), gated=gated)
+        packed[name] = hybrid.Hybrid(
+            kernels, (n, k), layout, check._tensors(found, found.index, "cpu"), gated=gated
+        )
     return dense, packed
 
 
