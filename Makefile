@@ -22,7 +22,7 @@ demo: .venv/installed models
 # before patch-compile could tell MKL to compute the same with any number of threads.
 test: .venv/installed models chromium
 	$(BIN)/python samples/models.py minilm .cache/models/minilm
-	OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT PATCH_COMPILE_PLUGIN_ARCHS=80 PATCH_COMPILE_MODEL=$(MODEL) PATCH_COMPILE_TEXTS=$(TEXTS) $(BIN)/pytest -n auto --dist loadgroup
 
 # report.html is tested in a Chromium: Debian's, where none is found and it may be installed; else those tests are skipped.
 chromium: .venv/installed
@@ -33,7 +33,7 @@ chromium: .venv/installed
 mutate: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m 'mutation or not mutation' tests/plugins/kernels/test_faults.py tests/plugins/kernels/test_of_sixteen_kernels.py \
 	  tests/plugins/kernels/test_binary.py tests/plugins/dense_path/test_faults.py tests/plugins/tensorrt/test_attack.py \
-	  tests/ptx/test_warpgroup_kernels.py
+	  tests/ptx/test_warpgroup_kernels.py tests/plugin/test_build.py
 
 # Attacks the program at full size: an hour or more on all cores. What held and what broke goes to build/torture/RESULTS.jsonl.
 # ATTACKS="faults server" runs some. Exit code 2 when anything broke.

@@ -10,12 +10,14 @@ import click
 
 from patch_compile.errors import UsageError
 from patch_compile.onnx_io.patience import VARIABLE
+from patch_compile.plugin.build import VARIABLE as ARCHS_VARIABLE
 
 __all__ = ["CommandWithVariables", "Lines", "name_variables"]
 
 _PREFIX = "PATCH_COMPILE_"
 _OTHERS = {
     VARIABLE,
+    ARCHS_VARIABLE,
     "PATCH_COMPILE_MODEL", "PATCH_COMPILE_TEXTS",  # the model and the texts of tests and samples
 }  # fmt: skip
 

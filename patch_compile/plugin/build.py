@@ -41,15 +41,19 @@ __all__ = [
     "ARCHS",
     "BACKENDS",
     "LIBRARY_NAME",
+    "VARIABLE",
     "PluginIdentity",
     "PluginLibrary",
     "build_plugin",
     "cached_plugins",
     "check_backend",
     "read_identity",
+    "wanted_archs",
 ]
 
 ARCHS = (80, 86, 89, 90, 120)
+VARIABLE = "PATCH_COMPILE_PLUGIN_ARCHS"
+"""Names the architectures to compile for in the place of all of them: 86, say, for one's own GPU in less time."""
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 LIBRARY_NAME = "libpatch_linear.so"
 
@@ -102,7 +106,7 @@ class PluginIdentity:
 def build_plugin(
     backend: str,
     *,
-    archs: tuple[int, ...] = ARCHS,
+    archs: tuple[int, ...] | None = None,
     cache_dir: Path | None = None,
     force: bool = False,
     log: Log = _LOGGER.info,
@@ -112,12 +116,14 @@ def build_plugin(
     The key of the cache covers the content of sources and headers, the compilers, `archs`, backend and flags. Several
     processes may call this at the same time.
 
-    archs: compute capabilities times ten; cache_dir: the cache, None for `~/.cache/patch-compile/plugin` (or below
+    archs: compute capabilities times ten, None for those of PATCH_COMPILE_PLUGIN_ARCHS, or all of ARCHS;
+    cache_dir: the cache, None for `~/.cache/patch-compile/plugin` (or below
     XDG_CACHE_HOME); force: compile even if the cache has the library; log: called with messages.
 
     Raises UsageError for an unknown backend, and PatchCompileError if nvcc, the C++ compiler or the headers are missing or
     unsuitable, or nvcc fails.
     """
+    archs = wanted_archs() if archs is None else archs
     _check_request(backend, archs)
     cache = cache_dir or _default_cache()
     cache.mkdir(parents=True, exist_ok=True)
@@ -135,6 +141,25 @@ def build_plugin(
             log(f"compiling the plugin for {backend}, {_sm_names(archs)}, with nvcc {nvcc.version}")
             _compile(library)
     return library
+
+
+def wanted_archs() -> tuple[int, ...]:
+    """Returns the architectures that a plugin is compiled for unless the caller names others.
+
+    Raises UsageError for a value of the variable that is no list of numbers.
+    """
+    said = os.environ.get(VARIABLE, "")
+    try:
+        named = tuple(sorted({int(one) for one in said.split(",")})) if said else ARCHS
+    except ValueError:
+        named = ()
+    if not {*named} <= {*ARCHS} or not named:
+        raise UsageError(
+            f"{VARIABLE} is {said!r}",
+            f"It names architectures of {', '.join(map(str, ARCHS))}, with commas between them.",
+            "Correct it, or unset it.",
+        )
+    return named
 
 
 def read_identity(path: Path) -> PluginIdentity:

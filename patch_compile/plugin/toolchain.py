@@ -100,12 +100,11 @@ def code_flags(unit: Path, archs: tuple[int, ...]) -> list[str]:
     """Returns nvcc's flags for the machine code of one file of the plugin, and for PTX, which other GPUs run.
 
     The PTX is of the newest architecture up to 90: sm_100 does not run the PTX of sm_120. The kernels for Hopper are
-    compiled for sm_90a alone, without PTX: no other GPU has their instructions. GPUs of sm_89 run the code of sm_86, which
-    nvcc would make for them once more.
+    compiled for sm_90a alone, without PTX: no other GPU has their instructions.
     """
     if unit.name == _HOPPER_UNIT and 90 in archs:
         return ["-gencode=arch=compute_90a,code=sm_90a", "-DPATCH_SM90A"]
-    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs if a != 89 or 86 not in archs]
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
     ptx = max((a for a in archs if a <= 90), default=max(archs))
     return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
 

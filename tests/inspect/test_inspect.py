@@ -21,7 +21,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import parse_architectures
 from patch_compile.inspect import inspect_path
 from patch_compile.out.workspace import sha256_of
-from patch_compile.plugin.build import ARCHS, build_plugin
+from patch_compile.plugin.build import build_plugin, wanted_archs
 from patch_compile.report.terminal.inspect import found_parts
 from patch_compile.report.terminal.parts import show
 from tests.builds import build
@@ -171,7 +171,7 @@ def test_an_engine_and_its_plugin(chain, tmp_path):
     build_engine(chain, embedded, profiles=profiles, expected=expected, options=options, **settings)
     assert inspect_path(embedded).facts["plugin inside"]["backend"] == "tensorrt-rtx"
     assert inspect_path(engine.parent / "libpatch_linear.so").facts["archs"] == [
-        f"sm{arch}" for arch in ARCHS
+        f"sm{arch}" for arch in wanted_archs()
     ]
 
 

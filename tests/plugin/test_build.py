@@ -18,9 +18,11 @@ from patch_compile.plugin import toolchain
 from patch_compile.plugin.build import (
     ARCHS,
     LIBRARY_NAME,
+    VARIABLE,
     build_plugin,
     check_backend,
     read_identity,
+    wanted_archs,
 )
 from patch_compile.plugin.toolchain import Tool, describe_toolchain
 
@@ -43,11 +45,17 @@ def executable(path: Path, script: str) -> Path:
     return path
 
 
+# `make test` compiles for one architecture. All of them take minutes; test_binary.py compiles the kernels for each.
+every_arch = pytest.param(ARCHS, marks=pytest.mark.mutation)
+
+
 @needs_tools
-def test_the_plugin_compiles_and_says_what_it_is(cache):
-    library = build_plugin("tensorrt-rtx", cache_dir=cache)
+@pytest.mark.parametrize("archs", [None, every_arch], ids=["wanted", "all"])
+def test_the_plugin_compiles_and_says_what_it_is(cache, archs):
+    library = build_plugin("tensorrt-rtx", archs=archs, cache_dir=cache)
     identity = read_identity(library.path)
-    assert (identity.version, identity.backend, identity.archs) == (VERSION, "tensorrt-rtx", ARCHS)
+    expected = (VERSION, "tensorrt-rtx", archs or wanted_archs())
+    assert (identity.version, identity.backend, identity.archs) == expected
     assert library.nvcc_version.startswith(identity.cuda)
     assert library.headers_version.startswith(identity.headers)
     loaded = ctypes.CDLL(str(library.path))
@@ -107,6 +115,17 @@ def test_cmake_builds_the_same_library(tmp_path, cache):
         subprocess.run([CMAKE, *command], check=True, capture_output=True, text=True)
     identity = read_identity(tmp_path / LIBRARY_NAME)
     assert (identity.backend, identity.archs) == ("tensorrt", (80,))
+
+
+def test_a_variable_names_the_architectures(monkeypatch, tmp_path):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert wanted_archs() == ARCHS
+    monkeypatch.setenv(VARIABLE, "90,86")
+    assert wanted_archs() == (86, 90)
+    for wrong in ("75", "sm_86", "86;90", ","):
+        monkeypatch.setenv(VARIABLE, wrong)
+        with pytest.raises(PatchCompileError, match=f"{VARIABLE} is '{wrong}'"):
+            build_plugin("tensorrt", cache_dir=tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"cut off in the middle", None])

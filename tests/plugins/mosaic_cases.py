@@ -114,11 +114,12 @@ def make_case(
     residual: bool = False,
     rounded: bool = False,
     kinds: int = 2,
+    only: int = 0,
     seed: int = 0,
 ) -> Case:
     """A case of random slabs, `share` of them pruned. Values have both signs, and zeros are among them.
 
-    kinds: how many kinds of the table the slabs have.
+    kinds: how many kinds of the table the slabs have; only: code of the kind that all pruned slabs have, 0 for any.
 
     rounded: X Wᵀ may be rounded to the output type before the rest is computed.
     """
@@ -127,7 +128,7 @@ def make_case(
     grids, weights, biases = [], [], []
     for _ in range(1 + gated):
         grid = (-(-rows // panel_rows), -(-columns // 64))
-        codes = np.where(rng.random(grid) < share, rng.integers(1, kinds, grid), 0)
+        codes = np.where(rng.random(grid) < share, only or rng.integers(1, kinds, grid), 0)
         weight = rng.standard_normal(shape, np.float32) / 8
         weight[rng.random(shape) < 0.05] = -0.0
         padded = np.pad(weight, ((0, 0), (0, -columns % 64)))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from patch_compile.packing.format import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
-from tests.oracles.element_packing import Packed, pack_slabs
+from tests.oracles.element_packing import KEPT, Packed, pack_slabs
 from tests.oracles.fp32_sums import fp32_sum_error
 from tests.plugins.configs import CONFIGS, GATED, PLAIN, STREAMS, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
@@ -74,6 +74,17 @@ def test_all_dense_and_all_sparse(kernel, config, share):
     assert 0 in (len(case.packed.dense), len(case.packed.sparse))
     for parts in (1, 3):
         check(kernel, case, config, DTYPES[0], parts=parts)
+
+
+@pytest.mark.parametrize("kind", range(2, len(KEPT)), ids=lambda kind: f"{KEPT[kind]}:16")
+@pytest.mark.parametrize("config", [name for name in CONFIGS if name.startswith("all-")])
+def test_a_kind_alone(kernel, config, kind):
+    """With all slabs of it, and among dense ones."""
+    for share, parts in ((1.0, 1), (1.0, 5), (0.6, 3)):
+        dtype = DTYPES[kind % 2]
+        case = case_for(kernel, config, 19, (130, 520), dtype=dtype, share=share, only=kind, seed=kind)
+        assert len(case.packed.dense) == 0 if share == 1 else len(case.packed.dense) > 0
+        check(kernel, case, config, dtype, parts=parts, mode=CopyMode(parts % 3), seed=parts)
 
 
 @pytest.mark.parametrize("columns", [4, 8, 60, 64, 68, 124, 132])
