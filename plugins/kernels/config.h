@@ -23,7 +23,7 @@ struct Config {
   int stages;         // slots of the cp.async ring
   int blocks_per_sm;  // number of blocks per SM that a stream is cut for
   bool gated;         // a tile is a gate's panel and the up's beside it (see epilogue.cuh)
-  int kinds;          // kinds of slabs that it multiplies: the first so many of the table
+  uint8_t kinds;      // kinds of slabs that it multiplies: the first so many of the table
 };
 
 // Shared memory is the limit: a slot holds one dense slab (128 B per panel row) and the X tile beside it

@@ -57,6 +57,7 @@ struct KeptTable {
 
 // See Dense16 for what a decoder has.
 template <class T, class G, int Kept>
+// NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): `load` and `begin_slab` do it.
 class OfSixteen {
  public:
   static constexpr int kValueBytes = G::kPanelRows * 8 * Kept;

@@ -29,8 +29,8 @@ PATCH_DEVICE int32_t pointer_at(const StreamArguments& s, int i) {
   const PartTable& t = s.table;
   return t.pointers < 0 ? load_index(s.linear.index + i) : static_cast<int32_t>(t.words[t.pointers + i]);
 }
-PATCH_DEVICE const LinearArguments& linear_of(const LinearArguments& a) { return a; }
-PATCH_DEVICE const LinearArguments& linear_of(const StreamArguments& s) { return s.linear; }
+PATCH_DEVICE int panels_of(const LinearArguments& a) { return a.panels; }
+PATCH_DEVICE int panels_of(const StreamArguments& s) { return s.linear.panels; }
 
 // Slabs of one panel of Y, kind by kind.  If gated, these are the slabs of two packed panels, and the gate's
 // come first among those of each kind.
@@ -41,10 +41,10 @@ struct Panel {
   int first[G::kKinds];  // row of its first slab in the tensors of the kind
   int gate[G::kKinds];   // the gate's slabs of each kind, if gated
 
-  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): the loop does it.
+  // NOLINTBEGIN(cppcoreguidelines-pro-type-member-init): the loop does it.
   template <class Arguments>
   PATCH_DEVICE Panel(const Arguments& s, int panel) : number(panel) {
-    const int pointers = linear_of(s).panels * G::kPanels + 1, packed = panel * G::kPanels;
+    const int pointers = panels_of(s) * G::kPanels + 1, packed = panel * G::kPanels;
     int count = 0;
     PATCH_UNROLL
     for (int kind = 0; kind < G::kKinds; ++kind) {
@@ -55,6 +55,7 @@ struct Panel {
       if constexpr (G::kGated) gate[kind] = pointer_at(s, own + 1) - first[kind];
     }
   }
+  // NOLINTEND(cppcoreguidelines-pro-type-member-init)
   PATCH_DEVICE int slabs() const { return ends[G::kKinds - 1]; }
   PATCH_DEVICE int begin(int kind) const { return kind > 0 ? ends[kind - 1] : 0; }
 };
