@@ -111,11 +111,12 @@ def _swallowed(layer: PlanLayer, expected: PlanExpectation) -> Iterator[str]:
 
 
 def _wrong_constants(layer: PlanLayer, program: PlanProgram, expected: PlanExpectation) -> Iterator[str]:
-    names = layer.inputs[_DENSE : _META + 1]
+    count = expected.packed_inputs.get(layer.name, _META)
+    names = layer.inputs[_DENSE : _DENSE + count]
     tensors = [program.tensors.get(name) for name in names]
     sizes = [tensor.nbytes for tensor in tensors if tensor is not None and tensor.nbytes is not None]
     wanted = expected.patch_linears[layer.name]
-    if len(sizes) != _META:
+    if len(sizes) != count:
         yield f"{layer.name!r} reads packed tensors that are no constants"
     elif sum(sizes) != wanted:
         yield f"{layer.name!r} holds {sum(sizes)} bytes of packed weights, not {wanted}"

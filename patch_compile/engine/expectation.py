@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
-from patch_compile.packing.slab_kinds import kinds_from_attribute
+from patch_compile.packing.slab_kinds import ALWAYS, kinds_from_attribute
 from patch_compile.packing.version import check_version
 from patch_compile.plan.split import PART
 
@@ -28,17 +28,20 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv")
 class PlanExpectation:
     """Contents that an engine must have.
 
-    patch_linears: name of each PatchLinear node → bytes of its packed tensors (dense, sparse, meta).
+    patch_linears: name of each PatchLinear node → bytes of its packed tensors (dense, sparse, meta, and values and masks of
+    further kinds of slabs).
     dtype: type of their values, `float16` or `bfloat16`; None in a graph without PatchLinear.
     sparse_parts: names of the products of split linears whose weights are 2:4. Each must be in the engine. TensorRT may
     merge it with other sparse parts only: merged with a dense product, it would be computed densely.
     products: names of all other matrix products of the graph.
+    packed_inputs: number of the packed tensors of each node that has more than dense, sparse and meta.
     """
 
     patch_linears: Mapping[str, int]
     dtype: str | None
     sparse_parts: frozenset[str] = frozenset()
     products: frozenset[str] = frozenset()
+    packed_inputs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def packed_bytes(self) -> int:
@@ -68,7 +71,18 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     sizes = {node.name: sum(_nbytes(stored[name]) for name in _constants(node, stored)) for node in nodes}
     products = {node.name: _is_sparse_part(node) for node in graph.node if node.op_type in _PRODUCTS}
     sparse = frozenset(name for name, is_sparse in products.items() if is_sparse)
-    return PlanExpectation(sizes, dtypes.pop() if dtypes else None, sparse, frozenset(products) - sparse)
+    return PlanExpectation(
+        sizes,
+        dtypes.pop() if dtypes else None,
+        sparse,
+        frozenset(products) - sparse,
+        _more_inputs(nodes, stored),
+    )
+
+
+def _more_inputs(nodes: Iterable[onnx.NodeProto], stored: Mapping[str, onnx.TensorProto]) -> dict[str, int]:
+    counts = {node.name: len(_constants(node, stored)) for node in nodes}
+    return {name: count for name, count in counts.items() if count != len(tensor_names(ALWAYS))}
 
 
 def _is_sparse_part(node: onnx.NodeProto) -> bool:

@@ -61,14 +61,15 @@ def _lines(result: PlanOfModel) -> Iterator[str]:
 def _other_line(result: PlanOfModel) -> str:
     """Returns the sentence on what other kinds of tiles would give; empty if nothing is known of it."""
     other, whole = result.other, result.whole
-    if other is None or whole is None:
+    if other is None or whole is None or not result.memory.fits:
         return ""
     found = (
-        f"with --kinds {other.kinds}: {other.speedup:.2f} of dense end to end instead of "
+        f"with --kinds {other.kinds}: {other.speedup:.2f} times as fast as dense instead of "
         f"{whole.end_to_end.speedup:.2f}, linears of {other.bytes_after / 1e9:.2f} GB instead of "
         f"{result.totals.bytes_after / 1e9:.2f}"
     )
-    return found if other.ratio == result.ratio else f"{found}, ratio {other.ratio:.4f}"
+    same = round(other.ratio, 3) == round(result.ratio, 3)
+    return found if same else f"{found}, ratio {other.ratio:.4f}"
 
 
 def _has_others(linears: Sequence[LinearRow]) -> bool:
