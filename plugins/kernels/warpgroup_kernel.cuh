@@ -127,16 +127,15 @@ PATCH_DEVICE void fill_slots(const Slots<G>& slots, const LinearArguments& a, co
       Mbarrier* full = slots.full + fill.slot;
       wait_phase(slots.empty + fill.slot, fill.parity ^ 1);
       if (thread == 0) {
-        const int kind = i < dense ? 0 : 1;
-        const int64_t row = panel.first[kind] + i - panel.begin(kind);
-        const uint16_t* values = a.slabs[kind].values;
-        if (kind == 0) {
+        if (i < dense) {
+          const int64_t row = panel.first[0] + i;
           arrive_expecting(full, G::kDenseBytes);
-          slots.copy(slot, values + row * (G::kDenseBytes / 2), G::kDenseBytes, full);
+          slots.copy(slot, a.slabs[0].values + row * (G::kDenseBytes / 2), G::kDenseBytes, full);
         } else {
+          const int64_t row = panel.first[1] + i - dense;
           arrive_expecting(full, G::kSparseBytes + G::kMetaBytes);
-          slots.copy(slot, values + row * (G::kSparseBytes / 2), G::kSparseBytes, full);
-          slots.copy(slot + G::kSparseBytes, a.slabs[kind].extra + row * (G::kMetaBytes / 4), G::kMetaBytes,
+          slots.copy(slot, a.slabs[1].values + row * (G::kSparseBytes / 2), G::kSparseBytes, full);
+          slots.copy(slot + G::kSparseBytes, a.slabs[1].extra + row * (G::kMetaBytes / 4), G::kMetaBytes,
                      full);
         }
       }

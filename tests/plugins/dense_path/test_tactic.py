@@ -104,7 +104,10 @@ def test_without_cublaslt_one_warning_says_how_to_get_it(load, driver, tmp_path,
     for linear in (large(4096), large(8192)):
         assert DENSE_PATH not in plugin.tactics(plugin.configured(linear))
     (warning,) = plugin.messages()
-    assert warning.startswith("2 prompts are multiplied by mma.sp") and "PATCH_CUBLASLT is " in warning
+    assert (
+        warning.startswith("2 prompts are multiplied by the plugin's kernels")
+        and "PATCH_CUBLASLT is " in warning
+    )
     assert not plugin.lib.patch_plugin_timing_id(plugin.new(large(4096))).endswith(b"dense-path")
     # An engine that was built with cuBLASLt still runs without it.
     context, case = plugin.configured(large(4096)), make_case(150, (264, 328), 64)
@@ -113,7 +116,7 @@ def test_without_cublaslt_one_warning_says_how_to_get_it(load, driver, tmp_path,
     assert plugin.set_tactic(context, DENSE_PATH) == 0 and plugin.shapes(context, Linear.of(case)) == 0
     (warning,) = plugin.messages()
     assert warning.startswith(
-        "2 multiplied by mma.sp, though the engine was built for cuBLASLt: PATCH_CUBLASLT"
+        "2 multiplied by the kernels, though the engine was built for cuBLASLt: PATCH_CUBLASLT"
     )
     assert plugin.enqueue(context, case, 1 << 20)[0] == 0 and plugin.launched() == [1, 0, 0]
 

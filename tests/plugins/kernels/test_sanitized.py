@@ -7,20 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.oracles.element_packing import KEPT
+from tests.plugins.configs import CONFIGS as ALL
 from tests.plugins.host_kernel import COMPILER, CopyMode, HostKernel, Launch, host_library
 from tests.plugins.mosaic_cases import make_case
 from tests.plugins.sanitized import SANITIZERS
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-CONFIGS = 1 << 0 | 1 << 6  # decode-64 and gated-decode-64
+NAMES = ("decode-64", "gated-decode-64", "all-decode-64")
 PLAIN = {"residual": True}
+ALL_KINDS = PLAIN | {"kinds": len(KEPT), "share": 0.9}
 GATED = {"gated": True, "activation": "silu", "residual": True}
 
 
 def battery(kernel):
     """Raise RuntimeError at a fault of the emulation's own checks; a sanitizer ends the process."""
-    for config, how in ((0, PLAIN), (6, GATED)):
+    for name, how in zip(NAMES, (PLAIN, GATED, ALL_KINDS), strict=True):
+        config = ALL.index(name)
         case = make_case(19, (67, 132), 64, **how)
         for mode in CopyMode:
             y = kernel.run(
@@ -33,7 +37,8 @@ def test_the_kernels_are_without_a_fault(library_cache):
     """Python is no sanitized program, so the sanitizer's library is loaded before it, and leaks are not looked for."""
     assert COMPILER is not None
     options = ("-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS)
-    defines = (f"PATCH_HOST_CONFIGS={CONFIGS}", "PATCH_HOST_SCALARS=1")
+    bits = sum(1 << ALL.index(name) for name in NAMES)
+    defines = (f"PATCH_HOST_CONFIGS={bits}", "PATCH_HOST_SCALARS=1")
     library = host_library(library_cache, defines=defines, options=options)
     found = subprocess.run([COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout
     if not Path(found.strip()).is_file():
