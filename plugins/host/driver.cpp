@@ -104,6 +104,10 @@ std::string run(const Call& c, Machine* m) {
   call.arguments.set_slabs(c.arguments.counts(), kConfigs[c.config].panel_rows);
   if (!choose_vectors(&call.arguments)) return "misaligned arguments";
   add_tensors(&m->global, call);
+  // Kernels add to the address of a tensor that a kind does not have, and don't follow it.  Here it is no
+  // null.
+  for (Slabs& own : call.arguments.slabs)
+    if (!own.extra) own.extra = reinterpret_cast<const uint32_t*>(own.values);
   const auto numbers = std::make_integer_sequence<int, kConfigCount>();
   std::string error = static_cast<Scalar>(c.scalar) == Scalar::kHalf
                           ? run_by_number<Half, Scalar::kHalf>(m, call, numbers)

@@ -159,9 +159,8 @@ class StreamSupply {
     copies_.begin_tile(walk_.first_token());
     value_bytes_ = slabs.value_bytes, extra_bytes_ = slabs.extra_bytes;
     values_ = bytes_of(slabs.values) + row * value_bytes_ + copies_.place();
-    // Extra bytes lie behind the values in a slot.  A kind without them has no such tensor.
-    const uint8_t* extra = extra_bytes_ > 0 ? bytes_of(slabs.extra) : bytes_of(slabs.values);
-    extra_ = extra + row * extra_bytes_ + copies_.place() - value_bytes_;
+    // Extra bytes lie behind the values in a slot.
+    extra_ = bytes_of(slabs.extra) + row * extra_bytes_ + copies_.place() - value_bytes_;
     columns_ = columns_of<G>(a_, walk_.kind()) + row;
   }
 
