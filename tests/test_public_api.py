@@ -18,10 +18,11 @@ import patch_compile
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"masklearn": masklearn, "patch_compile": patch_compile}
 INNER = {
-    # The kernels' programs predict, pack and compile what they time. `out.plan` has the types of a plan's rows.
+    # The kernels' programs predict, pack and compile what they time. `out.plan` has the types of a plan's rows, and
+    # `masks.kinds` the table of kinds.
     "benchmarks/kernels/": (
-        "patch_compile.hardware", "patch_compile.out.plan", "patch_compile.packing", "patch_compile.plan",
-        "patch_compile.plugin",
+        "masklearn.masks.kinds", "patch_compile.hardware", "patch_compile.out.plan", "patch_compile.packing",
+        "patch_compile.plan", "patch_compile.plugin",
     ),
     # It times packing and its check without the disk, and the engine's build without the stages before it.
     "benchmarks/compile.py": ("patch_compile.engine", "patch_compile.hardware", "patch_compile.packing"),
@@ -33,9 +34,11 @@ INNER = {
     "benchmarks/memory.py": ("masklearn.text",),
     # Bars of runs that take half an hour.
     "benchmarks/quality/child.py": ("patch_compile.progress",),
-    # It draws with the axes, marks and colours of the program's pictures, at the bytes of the table of kinds.
+    # It draws with the axes, marks and colours of the program's pictures, at the bytes of the table of kinds, and predicts
+    # the time of mosaics that have no file.
     "benchmarks/quality/frontier.py": (
-        "masklearn.masks.kinds", "patch_compile.hardware", "patch_compile.report",
+        "masklearn.masks.kinds", "masklearn.masks.tiles", "patch_compile.hardware", "patch_compile.plan",
+        "patch_compile.report",
     ),
 }  # fmt: skip
 FILES = sorted(
