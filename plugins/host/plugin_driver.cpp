@@ -186,8 +186,9 @@ void* patch_plugin_new(const Linear* l, const int32_t* index, int64_t size) {
   const patch::Attributes& a = l->attributes;
   auto checked = std::make_shared<patch::PackedIndex>();
   const int64_t panels = patch::panels_per_tile(a.gated) * patch::host::panels_of(*l);
-  const std::string fault = checked->take(std::vector<int32_t>(index, index + size), patch::host::kinds_of(*l), panels,
-                                          patch::ceil_div(a.in_features, patch::kSlabColumns));
+  const std::string fault =
+      checked->take(std::vector<int32_t>(index, index + size), patch::host::kinds_of(*l), panels,
+                    patch::ceil_div(a.in_features, patch::kSlabColumns));
   if (fault.empty()) return new patch::PatchLinearPlugin(a, std::move(checked));
   patch::log(patch::Severity::kERROR, fault);
   return nullptr;

@@ -166,7 +166,8 @@ Scalar scalar_of(const PluginTensorDesc& x) {
 bool has_dense_path(const SlabCounts& slabs) {
   Device device{};
   std::string why;
-  return current_device(&device) == cudaSuccess && may_gain_densely(slabs, device) && cublaslt::functions(&why);
+  return current_device(&device) == cudaSuccess && may_gain_densely(slabs, device) &&
+         cublaslt::functions(&why);
 }
 
 // Returns true if the kernels for Hopper may be chosen.  Times of tactics are then others than without them.
