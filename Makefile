@@ -9,7 +9,8 @@ NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/
 .PHONY: demo test chromium mutate fuzz torture lint format plugin bench-compile bench-quality bench-memory bench-onnx-files bench-beside reproduce docs models audit lowest newest lock clean
 
 # The linears of this small model gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text.
-# 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second command plans a model that people serve, from its config alone.
+# 12 steps of repair instead of the default's 64, and a plugin for one architecture: for a first look in minutes. The second
+# command plans a model that people serve, from its config alone.
 demo: .venv/installed models
 	PATCH_COMPILE_PLUGIN_ARCHS=89 PATCH_COMPILE_BUILD_WINDOWS=16 PATCH_COMPILE_BUILD_REPAIR_STEPS=12 \
 	  PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_EVAL=$(TEXTS)/eval.txt \

@@ -113,7 +113,9 @@ def test_what_no_plan_takes_is_refused_before_the_model_is_opened(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"mask": "m"}, {"ratio": 0.4}, {"speedup": 1.2}])
 def test_all_kinds_are_compiled(tmp_path, settings):
-    Recipe.parse({"model": tmp_path, "kinds": "auto"} | settings).check_plannable()
+    recipe = Recipe.parse({"model": tmp_path, "kinds": "auto"} | settings)
+    recipe.check_plannable()
+    assert recipe.kinds == "auto"
 
 
 def test_bytes_are_an_amount_of_pruning(tmp_path):

@@ -12,6 +12,7 @@ from kernels import SLAB_NAMES, Config, Device, Kernels, device_index
 from numpy.typing import NDArray
 from problems import Layout
 
+from patch_compile.plan.roofline.schedule import PATCH_KINDS
 from tests.oracles.element_packing import Packed, pack_gated, pack_slabs, prune
 from tests.oracles.fp32_sums import fp32_sum_error
 
@@ -21,7 +22,6 @@ _MANTISSA = {torch.float16: 11, torch.bfloat16: 8}  # significand bits
 _SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}  # spacing of the subnormals
 TOKENS = (1, 7, 16, 17, 64, 130, 300)
 _SHARES = (0.0, 0.6, 1.0)
-_PATCH_KINDS = 2
 # Largest slope and error of an activation, as in the tests on the CPU.
 _STEEPEST, _ACTIVATION_ERROR = 1.13, 2.0**-18
 
@@ -88,7 +88,7 @@ def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
         for dtype in DTYPES:
             for shape in ((rows + 36, 452), (4 * rows, 1024)):
                 # Without a slab of n:16 no configuration for all kinds is chosen.
-                shares = _SHARES if about.kinds == _PATCH_KINDS else _SHARES[1:]
+                shares = _SHARES if about.kinds == PATCH_KINDS else _SHARES[1:]
                 yield from (Case(number, about, dtype, shape, share) for share in shares)
     if device.dense_fma:
         for rows, gated in ((64, False), (128, False), (64, True)):

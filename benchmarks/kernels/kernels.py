@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.table import KINDS
+from patch_compile.plan.roofline.schedule import TABLE_WORDS
 from patch_compile.plugin.toolchain import code_flags, find_nvcc, plugin_sources
 
 __all__ = [
@@ -103,7 +104,7 @@ def device_index(
 class PartTable(ctypes.Structure):
     """Mirror of `PartTable` in kernels/arguments.h."""
 
-    _fields_ = [("pointers", ctypes.c_int32), ("words", ctypes.c_uint32 * 920)]
+    _fields_ = [("pointers", ctypes.c_int32), ("words", ctypes.c_uint32 * TABLE_WORDS)]
 
 
 class Problem(ctypes.Structure):

@@ -11,7 +11,7 @@ from masklearn.masks.budget import Budget
 from masklearn.threads import settle_threads
 from patch_compile.build.choose import Chooser, chooser_of
 from patch_compile.build.unchanged import FilesAsFound, files_of
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.out.place import check_free_space, check_out
 from patch_compile.plan.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.plan.cost import CostModel
@@ -88,9 +88,8 @@ def prepare(
     costs = _costs(source) if lowers else None
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     check_free_space(out, source.space(asked))
-    return Job(
-        source, out, asked, backend, targets, _plugin(source, backend, progress), costs, chooser, files
-    )
+    plugin = _plugin(source, backend, targets, progress)
+    return Job(source, out, asked, backend, targets, plugin, costs, chooser, files)
 
 
 def _masks_of_another(source: Source) -> Iterator[str]:
@@ -198,18 +197,32 @@ def _costs(source: Source) -> CostModel | None:
     return CostModel(card, source.workload) if card else None
 
 
-def _plugin(source: Source, backend: str, progress: Progress) -> PluginLibrary | None:
+def _plugin(
+    source: Source, backend: str, targets: tuple[GpuArchitecture, ...], progress: Progress
+) -> PluginLibrary | None:
     """Compile the plugin for a backend or take it from the cache; None if there is no engine or the engine needs no
-    plugin."""
+    plugin.
+
+    Raises UsageError if PATCH_COMPILE_PLUGIN_ARCHS asks for a plugin that a target does not run.
+    """
     if backend == "onnx":
         return None
     asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
     if not {"auto", "plugin"} & {*asked.values()}:
         return None
-    from patch_compile.plugin.build import build_plugin
+    from patch_compile.plugin.build import VARIABLE, build_plugin, wanted_archs
+    from patch_compile.plugin.toolchain import runs_on
 
+    archs = wanted_archs()
+    for target in targets:
+        if not runs_on(target.sm, archs):
+            raise UsageError(
+                f"{target.name} does not run the plugin that {VARIABLE} asks for",
+                f"It is for {', '.join(f'sm{arch}' for arch in archs)}.",
+                f"Add {target.sm} to it, or unset it.",
+            )
     with progress.stage("plugin"):
-        library = build_plugin(backend)
+        library = build_plugin(backend, archs=archs)
     progress.note(_headers_line(library))
     return library
 

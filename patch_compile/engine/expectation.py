@@ -61,14 +61,16 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     nodes = [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
     check_version(onnx_path, nodes)
     _check_names(node.name for node in nodes)
-    dtypes = {_dtype(stored[name]) for node in nodes for name in _constants(node, stored)[: len(_VALUES)]}
+    packed = {node.name: [stored[name] for name in _constants(node, stored)] for node in nodes}
+    dtypes = {_dtype(tensor) for tensors in packed.values() for tensor in tensors[: len(_VALUES)]}
     if len(dtypes) > 1:
         raise PatchCompileError(
             f"{onnx_path} mixes types",
             f"Its PatchLinear nodes hold {' and '.join(sorted(dtypes))}.",
             "Compile the model again.",
         )
-    sizes = {node.name: sum(_nbytes(stored[name]) for name in _constants(node, stored)) for node in nodes}
+    sizes = {name: sum(map(_nbytes, tensors)) for name, tensors in packed.items()}
+    usual = len(tensor_names(ALWAYS))
     products = {node.name: _is_sparse_part(node) for node in graph.node if node.op_type in _PRODUCTS}
     sparse = frozenset(name for name, is_sparse in products.items() if is_sparse)
     return PlanExpectation(
@@ -76,13 +78,8 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
         dtypes.pop() if dtypes else None,
         sparse,
         frozenset(products) - sparse,
-        _more_inputs(nodes, stored),
+        {name: len(tensors) for name, tensors in packed.items() if len(tensors) != usual},
     )
-
-
-def _more_inputs(nodes: Iterable[onnx.NodeProto], stored: Mapping[str, onnx.TensorProto]) -> dict[str, int]:
-    counts = {node.name: len(_constants(node, stored)) for node in nodes}
-    return {name: count for name, count in counts.items() if count != len(tensor_names(ALWAYS))}
 
 
 def _is_sparse_part(node: onnx.NodeProto) -> bool:

@@ -406,7 +406,7 @@ class Skipped(Record):
 
 
 class OtherKinds(Record):
-    """What the same request would give with other kinds of tiles.
+    """The plan of the same request with other kinds of tiles, in four figures.
 
     kinds: a value of `--kinds`; ratio: of all covered weights; speedup: of the whole workload, end to end; bytes_after: of
     the linears.

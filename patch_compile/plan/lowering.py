@@ -171,8 +171,7 @@ def plan_linear(
 
     A 2:4 slab has 1.125 bytes a weight, one of n:16 n/8 + .125, a dense one 2.
 
-    `auto` is `plugin` if that is predicted to be faster than
-    `dense`, and without predictions.
+    `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions.
     """
     panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind())
     dense, sparse, others = _count_slabs(mask, panel_rows)

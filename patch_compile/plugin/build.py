@@ -116,9 +116,9 @@ def build_plugin(
     The key of the cache covers the content of sources and headers, the compilers, `archs`, backend and flags. Several
     processes may call this at the same time.
 
-    archs: compute capabilities times ten, None for those of PATCH_COMPILE_PLUGIN_ARCHS, or all of ARCHS;
-    cache_dir: the cache, None for `~/.cache/patch-compile/plugin` (or below
-    XDG_CACHE_HOME); force: compile even if the cache has the library; log: called with messages.
+    archs: compute capabilities times ten, None for those of PATCH_COMPILE_PLUGIN_ARCHS, or all of ARCHS; cache_dir: the
+    cache, None for `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the cache has the
+    library; log: called with messages.
 
     Raises UsageError for an unknown backend, and PatchCompileError if nvcc, the C++ compiler or the headers are missing or
     unsuitable, or nvcc fails.

@@ -36,6 +36,7 @@ __all__ = [
     "find_nvcc",
     "last_lines",
     "plugin_sources",
+    "runs_on",
 ]
 
 _MIN_NVCC = (12, 8)  # the first that compiles for sm_120; mma.sp::ordered_metadata came with 12.5
@@ -105,8 +106,21 @@ def code_flags(unit: Path, archs: tuple[int, ...]) -> list[str]:
     if unit.name == _HOPPER_UNIT and 90 in archs:
         return ["-gencode=arch=compute_90a,code=sm_90a", "-DPATCH_SM90A"]
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
-    ptx = max((a for a in archs if a <= 90), default=max(archs))
+    ptx = _ptx_arch(archs)
     return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
+
+
+def runs_on(sm: int, archs: tuple[int, ...]) -> bool:
+    """Returns True if a GPU runs a plugin of these architectures. sm, archs: compute capabilities times ten.
+
+    A GPU runs machine code of its own major version and of no higher minor one, and compiles older PTX (CUDA C++ programming
+    guide, binary and PTX compatibility).
+    """
+    return any(a <= sm < a // 10 * 10 + 10 for a in archs) or _ptx_arch(archs) <= sm
+
+
+def _ptx_arch(archs: tuple[int, ...]) -> int:
+    return max((a for a in archs if a <= 90), default=max(archs))
 
 
 def plugin_sources() -> Path:

@@ -32,17 +32,9 @@ struct Call {
   const PartTable* table;  // of a stream; null: the one that its index and parts lead to
 };
 
-// The tensors of the kinds, as they are called in faults.
-constexpr const char* kValueNames[] = {"dense", "sparse", "8:16", "12:16", "10:16", "14:16", "6:16", "4:16"};
-constexpr const char* kExtraNames[] = {"",
-                                       "meta",
-                                       "masks of 8:16",
-                                       "masks of 12:16",
-                                       "masks of 10:16",
-                                       "masks of 14:16",
-                                       "masks of 6:16",
-                                       "masks of 4:16"};
-static_assert(std::size(kValueNames) == kKindCount && std::size(kExtraNames) == kKindCount);
+// A kind's two tensors, as they are called in faults.
+std::string values_name(int kind) { return kind == 1 ? "sparse" : kKinds[kind].name; }
+std::string extra_name(int kind) { return kind == 1 ? "meta" : std::string("masks of ") + kKinds[kind].name; }
 
 void add_tensors(GlobalMemory* memory, const Call& c) {
   using Use = GlobalMemory::Use;
@@ -51,9 +43,9 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
   memory->add("X", a.x, tokens * a.in_features * 2, 2, Use::kInput);
   for (int kind = 0; kind < kKindCount; ++kind) {
     if (a.slabs[kind].values)
-      memory->add(kValueNames[kind], a.slabs[kind].values, c.slab_values[kind] * 2, 2, Use::kInput);
+      memory->add(values_name(kind), a.slabs[kind].values, c.slab_values[kind] * 2, 2, Use::kInput);
     if (a.slabs[kind].extra)
-      memory->add(kExtraNames[kind], a.slabs[kind].extra, c.slab_words[kind] * 4, 4, Use::kInput);
+      memory->add(extra_name(kind), a.slabs[kind].extra, c.slab_words[kind] * 4, 4, Use::kInput);
   }
   memory->add("index", a.index, c.index_words * 4, 4, Use::kInput);
   const size_t rows = static_cast<size_t>(a.out_features) * panels_per_tile(kConfigs[c.config].gated);

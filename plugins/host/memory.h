@@ -40,9 +40,9 @@ class GlobalMemory {
   enum class Use { kInput, kOutput, kExchange, kCounter };
 
   // `unit`: bytes of one element.  Writes to outputs are counted by element.
-  void add(const char* name, const void* begin, size_t bytes, size_t unit, Use use) {
+  void add(std::string name, const void* begin, size_t bytes, size_t unit, Use use) {
     const auto first = reinterpret_cast<uintptr_t>(begin);
-    Region region{name, first, first + bytes, unit, use, {}, {}};
+    Region region{std::move(name), first, first + bytes, unit, use, {}, {}};
     if (use == Use::kOutput || use == Use::kExchange) region.writes = Counts(bytes / unit);
     if (use == Use::kExchange) region.owners.assign(bytes / unit, {});
     regions_.push_back(std::move(region));

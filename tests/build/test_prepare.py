@@ -61,6 +61,20 @@ def test_patterns_that_fit_nothing_are_refused_before_any_work(settings: dict[st
     assert prepared(settings | {"lowering": "nothing=dense"}, Stage.MASKS)  # nothing is lowered
 
 
+def test_a_plugin_that_a_target_does_not_run_is_refused_before_it_is_compiled(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setenv("PATCH_COMPILE_PLUGIN_ARCHS", "89")
+    for_two = settings | {"backend": "tensorrt-rtx", "target": "sm89,sm86"}
+    with pytest.raises(
+        UsageError, match="sm86 does not run the plugin that PATCH_COMPILE_PLUGIN_ARCHS asks for"
+    ):
+        prepared(for_two)
+    alone = prepared(for_two | {"lowering": "split"})
+    assert alone.plugin is None and len(alone.targets) == 2
+
+
 def test_masks_are_needed_where_none_are_learned(settings: dict[str, Any], mask: Path) -> None:
     given = settings | {"ratio": None, "mask": mask}
     assert prepared(given, Stage.ONNX).source.given.weights == settings["model"]

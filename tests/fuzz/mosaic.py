@@ -78,7 +78,10 @@ def _packing(mosaic: Mosaic) -> Iterator[str]:
 
 
 def _kept_in_panels(linear: Linear, rows: int) -> NDArray[np.bool_]:
-    """What a linear keeps, with the rows behind it, in which a group of 16 keeps its first positions."""
+    """Returns the kept weights of a linear, padded to `rows`.
+
+    A group of n:16 keeps its first positions in the rows that padding adds.
+    """
     kept = padded(linear.kept, rows)
     if len(linear.kept) < rows and kept.shape[1] % 64 == 0:
         places = columns_of_groups(kept.shape[1])

@@ -24,7 +24,7 @@ from patch_compile.plugin.build import (
     read_identity,
     wanted_archs,
 )
-from patch_compile.plugin.toolchain import Tool, describe_toolchain
+from patch_compile.plugin.toolchain import Tool, describe_toolchain, runs_on
 
 TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
 needs_tools = pytest.mark.skipif(
@@ -126,6 +126,22 @@ def test_a_variable_names_the_architectures(monkeypatch, tmp_path):
         monkeypatch.setenv(VARIABLE, wrong)
         with pytest.raises(PatchCompileError, match=f"{VARIABLE} is '{wrong}'"):
             build_plugin("tensorrt", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("archs", "on"),
+    [
+        ((80,), {80, 86, 89, 90, 100, 120}),  # by PTX from 90 on
+        ((86,), {86, 89, 90, 100, 120}),
+        ((89,), {89, 90, 100, 120}),
+        ((90,), {90, 100, 120}),
+        ((120,), {120}),
+        ((80, 120), {80, 86, 89, 90, 100, 120}),
+        (ARCHS, {80, 86, 89, 90, 100, 120}),
+    ],
+)
+def test_a_gpu_runs_machine_code_of_its_major_version_and_older_ptx(archs, on):
+    assert {sm for sm in (75, 80, 86, 89, 90, 100, 120) if runs_on(sm, archs)} == on
 
 
 @pytest.mark.parametrize("content", [b"", b"cut off in the middle", None])

@@ -16,7 +16,7 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.plan.roofline.assumptions import Assumptions
-from patch_compile.plan.roofline.schedule import SLAB, Config, Problem
+from patch_compile.plan.roofline.schedule import SLAB, TABLE_WORDS, Config, Problem
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = ["Rates", "Work", "rates_of", "weight_bytes", "work_of"]
@@ -33,7 +33,6 @@ _FMA = {"HMMA": 16 * 8 * 16, "HMMA.SP": 16 * 8 * 32}
 _SHARED_BYTES, _SCHEDULERS = 128, 4
 # Registers of an SM, and the multiple that a warp's registers are rounded up to.
 _REGISTERS, _GRANULE = 65536, 256
-_TABLE_WORDS = 920  # of a stream's table of parts and pointers (plugins/kernels/arguments.h)
 _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
 
 
@@ -203,7 +202,7 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     # The begin of a part is a kernel parameter, which comes from L2. Pointers that do not fit beside it come from DRAM. The
     # last tile is stored, counted and read piece by piece; then Y is stored.
     tail = l2 * ((3 + -(-parts // tiles) + 1) if pieces else 1)
-    inside = 2 * (parts + 1) + problem.kinds * (problem.panels + 1) <= _TABLE_WORDS
+    inside = 2 * (parts + 1) + problem.kinds * (problem.panels + 1) <= TABLE_WORDS
     edges = l2 + (0 if inside else dram) + tail
     resident = min(parts, card.sms * _occupancy(card, config))
     slab_bytes = weights / sum(problem.slabs)

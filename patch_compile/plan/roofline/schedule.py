@@ -1,6 +1,7 @@
 """`plugins/kernels/config.h` and `plugins/kernels/schedule.h` in Python, for the roofline.
 
-The table of configurations is read from the header. The choice among them is repeated here; a test compares the two.
+The table of configurations and the size of a table of parts are read from the headers. The choice among configurations is
+repeated here; a test compares the two.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from itertools import pairwise
 
 from masklearn.masks.kinds.table import BY_CODE, DENSE, KINDS, TWO_FOUR
 from patch_compile.hardware.cards import RatedCard
+from patch_compile.packing.slab_kinds import ALWAYS
 from patch_compile.plugin.toolchain import plugin_sources
 
 __all__ = [
     "CONFIGS",
     "PATCH_KINDS",
+    "TABLE_WORDS",
     "Config",
     "DeviceLimits",
     "Problem",
@@ -25,7 +28,7 @@ __all__ = [
 ]
 
 SLAB = 64  # columns of K
-PATCH_KINDS = 2  # kinds of a mosaic as PATCH has it: dense and 2:4, the first of the table
+PATCH_KINDS = len(ALWAYS)  # kinds of a mosaic as PATCH has it: dense and 2:4, the first of the table
 _TILE_COST = 4  # plugins/kernels/work.h
 _UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/kinds.h
 _TWO_FOUR = TWO_FOUR.code
@@ -85,8 +88,11 @@ class Config:
         return ring if self.streams else max(ring, self.output_bytes)
 
 
+def _header(name: str) -> str:
+    return (plugin_sources() / "kernels" / name).read_text()
+
+
 def _read_configs() -> tuple[Config, ...]:
-    header = plugin_sources() / "kernels" / "config.h"
     return tuple(
         Config(
             name,
@@ -95,7 +101,7 @@ def _read_configs() -> tuple[Config, ...]:
             gated == "true",
             len(KINDS) if kinds == "Kind" else PATCH_KINDS,
         )
-        for name, kernel, *numbers, gated, kinds in _LINE.findall(header.read_text())
+        for name, kernel, *numbers, gated, kinds in _LINE.findall(_header("config.h"))
     )
 
 
@@ -105,6 +111,8 @@ def _six(numbers: list[str]) -> tuple[int, int, int, int, int, int]:
 
 
 CONFIGS = _read_configs()
+TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0])
+"""Words of a stream's table of parts and pointers."""
 
 
 def slab_cost(kind: int) -> int:

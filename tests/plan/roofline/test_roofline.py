@@ -18,7 +18,7 @@ from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
 from patch_compile.out.plan import Way
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.plan.outline import outline_of_llama
-from patch_compile.plan.roofline import assumptions, launch_work, linear_roofline, schedule
+from patch_compile.plan.roofline import assumptions, linear_roofline, schedule
 from patch_compile.recipe import Recipe
 from tests.plan.llama import write_hollow_llama
 from tests.plugins.host_kernel import BENCH, COMPILER, PLUGINS, problem_of
@@ -38,7 +38,7 @@ HOPPER = [d for d in DEVICES.values() if d.sm == 90]
 
 def test_the_table_of_parts_has_the_plugins_size():
     header = (PLUGINS / "kernels" / "arguments.h").read_text()
-    assert f"kTableWords = {launch_work._TABLE_WORDS};" in header
+    assert f"kTableWords = {schedule.TABLE_WORDS};" in header
 
 
 def whole(device, ratio, model="LLaMA-2-7B", fuse=tuple(FUSIONS), **changes):
